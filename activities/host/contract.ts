@@ -1,0 +1,89 @@
+import type { HostFacts, HostInventory } from '../../model/host.ts';
+import type { VmId } from '../../model/ids.ts';
+import type { ImageRef, VmSpec } from '../../model/vm.ts';
+
+/** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
+export interface InputFile {
+  path: string;
+  url: string;
+  /** `repository` URLs are ours; `outside` ones pass the address check and the size and time limits. */
+  source: 'repository' | 'outside';
+  sizeBytes: number | null;
+  sha256: string | null;
+}
+
+export interface StageIn {
+  vm: VmSpec;
+  inputs: InputFile[];
+  limits: { outsideBytes: number; outsideSeconds: number; allowInternal: boolean };
+}
+
+export interface RunCommand {
+  vm: VmSpec;
+  command: string[];
+  env: Record<string, string>;
+  timeoutS: number;
+  /** Where the live log goes: PUT with `Content-Range: bytes <from>-<to>/*`; repeating a range is harmless. */
+  log: { url: string; limitBytes: number };
+}
+
+export interface RunResult {
+  /** null when the command was ended because of its time. */
+  exitCode: number | null;
+  signal: number | null;
+  timedOut: boolean;
+  startedAt: string;
+  endedAt: string;
+  logBytes: number;
+}
+
+export interface StageOut {
+  vm: VmSpec;
+  node: number;
+  patterns: string[];
+  /** POST target for one output: the worker adds `?path=…`; answers `{file, sizeBytes, sha256}`. */
+  uploadUrl: string;
+  limits: { files: number; bytes: number };
+}
+
+export interface StoredOutput {
+  path: string;
+  node: number;
+  file: string;
+  sizeBytes: number;
+  sha256: string;
+}
+
+/**
+ * The durable steps on one host. Each observes first: what is already so is success, what belongs to somebody
+ * else is `not-ours`, and a generation older than the one recorded in vm.json is `stale-generation`.
+ * All may be repeated, and may be killed at any line.
+ */
+export interface HostActivities {
+  /** Measures this machine: capacity, CPU, accelerator, cached images. */
+  observeHost(): Promise<HostFacts>;
+  /** Heartbeats for as long as this worker lives; its end is the sign of the worker's absence. */
+  presence(): Promise<void>;
+  inventory(): Promise<HostInventory>;
+  /** Moves what belongs to nobody out of use; a second call, a day later, removes it. Never touches a live domain. */
+  quarantine(vmId: string): Promise<void>;
+
+  /** Brings an image into the cache: at once when it is there; one transfer however many ask. */
+  ensureImage(image: ImageRef): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
+  /** Records the generation, builds data.raw from the inputs. */
+  stageIn(order: StageIn): Promise<{ bytes: number }>;
+  /** Makes the overlay on the image and the owner's network on this host. */
+  ensureDisks(vm: VmSpec): Promise<void>;
+  /** Starts the domain, waits for the agent, gives the guest its identity and mounts /home/task. */
+  ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number }>;
+  /** Runs the command once, however often it is called, and follows it to its end. */
+  runCommand(order: RunCommand): Promise<RunResult>;
+  /** Ends the command of a task that is cancelled; the guest stays. */
+  stopCommand(vmId: VmId, generation: number): Promise<void>;
+  /** Unmounts in the guest, reads the data disk in user space, and streams what matches to the repository. */
+  stageOut(order: StageOut): Promise<{ outputs: StoredOutput[]; bytes: number; unmatched: string[] }>;
+  /** Ends the domain. Success only when the hypervisor says that it is gone. */
+  removeDomain(vmId: VmId, generation: number): Promise<void>;
+  /** Removes the VM's folder. Refuses while a domain may be alive. */
+  removeDisks(vmId: VmId, generation: number): Promise<void>;
+}

@@ -1,0 +1,80 @@
+import type { ErrorCode } from '../../model/errors.ts';
+import type { HostFacts, HostInventory } from '../../model/host.ts';
+import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
+import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
+
+/** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
+export interface TaskRecord {
+  id: TaskId;
+  owner: string;
+  spec: TaskSpec;
+  state: TaskState;
+  vmIds: VmId[];
+}
+
+export type Placement = { placed: true; vms: VmSpec[] } | { placed: false; refusal: Refusal; position: number };
+
+/** Orders for one VM's host, with URLs signed for the time that the step may take. */
+export interface TaskOrders {
+  stageIn: StageIn;
+  run: RunCommand;
+  stageOut: StageOut;
+}
+
+export interface TaskOutcome {
+  state: TerminalTaskState;
+  exitCode: number | null;
+  error: TaskError | null;
+  outputs: TaskOutput[];
+  bytesIn: number;
+  bytesOut: number;
+  /** When each VM's domain existed, from the host's clock; null when it never did. */
+  vms: { id: VmId; startedAt: string | null; endedAt: string | null }[];
+  timeline: { step: string; startedAt: string; endedAt: string | null }[];
+}
+
+/**
+ * Steps on the ledger: short, run as local activities of the control worker, each one transaction.
+ * Repeating one is harmless. Every fact that outsiders hear of writes its event in the same transaction.
+ */
+export interface LedgerActivities {
+  loadTask(id: TaskId): Promise<TaskRecord>;
+  /**
+   * Places queued tasks, oldest first, under the placement lock, and says what became of this one.
+   * A placed task's VMs are rows in state `reserved` that count against their hosts.
+   */
+  reserveTask(id: TaskId): Promise<Placement>;
+  /** Fresh signed URLs for one VM of a task. */
+  taskOrders(id: TaskId, vmId: VmId): Promise<TaskOrders>;
+  /** Moves the task along its states; `started` is an event, written with the first `running`. */
+  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline']): Promise<void>;
+  setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<void>;
+  /** Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. */
+  releaseVms(ids: VmId[]): Promise<TaskId[]>;
+  /** The task's end, its outputs and its completion event, in one transaction, once. */
+  finishTask(id: TaskId, outcome: TaskOutcome): Promise<void>;
+
+  /** Host rows. `hostArrived` also places what waits; both return the tasks that were placed. */
+  hostArrived(facts: HostFacts): Promise<TaskId[]>;
+  hostSilent(id: HostId): Promise<void>;
+  imageCached(host: HostId, imageId: string): Promise<void>;
+  /** What the ledger says this host should have, and what differs from what it has. */
+  compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
+  /** Accepted tasks whose workflow was never started, because the API died in between. */
+  tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
+  /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
+  sweep(): Promise<number>;
+}
+
+export interface HostDifference {
+  /** On the host, in nobody's row: to be quarantined. */
+  foreignDomains: string[];
+  foreignDisks: string[];
+  /** In the ledger as alive on this host, and not there. */
+  missing: VmId[];
+  /** Removed in the ledger, still on the host: to be removed again. */
+  leftovers: { vmId: VmId; generation: number }[];
+}

@@ -1,0 +1,91 @@
+/**
+ * Every error that Berth tells anyone, in one closed table. `status` is the HTTP status when it reaches a
+ * caller, `retryable` whether repeating the very same act can help, `fault` who can do something about it.
+ */
+export const errorTable = {
+  // what a caller sent
+  'bad-request': { status: 400, retryable: false, fault: 'caller', title: 'The request is not valid' },
+  unauthenticated: { status: 401, retryable: false, fault: 'caller', title: 'No valid API key' },
+  forbidden: { status: 403, retryable: false, fault: 'caller', title: 'This needs the operator role' },
+  'not-found': { status: 404, retryable: false, fault: 'caller', title: 'No such resource' },
+  'method-not-allowed': { status: 405, retryable: false, fault: 'caller', title: 'No such method here' },
+  'idempotency-mismatch': {
+    status: 409,
+    retryable: false,
+    fault: 'caller',
+    title: 'The Idempotency-Key was used with another body',
+  },
+  conflict: { status: 409, retryable: false, fault: 'caller', title: 'The resource is not in a state for this' },
+  'in-use': { status: 409, retryable: false, fault: 'caller', title: 'The resource is in use' },
+  'too-large': { status: 413, retryable: false, fault: 'caller', title: 'The body is too large' },
+  'unsupported-media-type': { status: 415, retryable: false, fault: 'caller', title: 'The body has the wrong media type' },
+  'range-not-satisfiable': { status: 416, retryable: false, fault: 'caller', title: 'The range lies outside the file' },
+  'digest-mismatch': {
+    status: 422,
+    retryable: false,
+    fault: 'caller',
+    title: 'The bytes do not have the digest that was announced',
+  },
+  'image-unknown': { status: 422, retryable: false, fault: 'caller', title: 'There is no such image' },
+  'file-unknown': { status: 422, retryable: false, fault: 'caller', title: 'There is no such file' },
+  'does-not-fit': { status: 422, retryable: false, fault: 'caller', title: 'No host of this site is large enough' },
+  'rate-limited': { status: 429, retryable: true, fault: 'caller', title: 'Too many requests' },
+  'quota-exceeded': { status: 403, retryable: false, fault: 'caller', title: 'The quota of this owner is used up' },
+  'queue-full': { status: 503, retryable: true, fault: 'site', title: 'The queue of tasks is full' },
+  // what a task met
+  'input-unavailable': { status: 422, retryable: false, fault: 'caller', title: 'An input could not be read' },
+  'address-refused': { status: 422, retryable: false, fault: 'caller', title: 'The URL leads to an address that is not allowed' },
+  'inputs-too-large': { status: 422, retryable: false, fault: 'caller', title: 'The inputs do not fit on the data disk' },
+  'output-missing': { status: 422, retryable: false, fault: 'caller', title: 'An output pattern matched nothing' },
+  'outputs-refused': { status: 422, retryable: false, fault: 'caller', title: 'The outputs could not be taken out' },
+  'command-failed': { status: 422, retryable: false, fault: 'caller', title: 'The command exited with an error' },
+  'command-not-started': { status: 422, retryable: false, fault: 'caller', title: 'The command could not be started' },
+  'task-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The task exceeded timeoutS' },
+  'lease-expired': { status: 422, retryable: false, fault: 'caller', title: 'The lease ended before the task did' },
+  'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
+  // what a host met
+  'no-capacity': { status: 503, retryable: true, fault: 'site', title: 'No host has room at the moment' },
+  'host-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The host does not answer' },
+  'host-busy': { status: 503, retryable: true, fault: 'site', title: 'The host answers too slowly' },
+  'disk-full': { status: 507, retryable: false, fault: 'site', title: 'The disk of the host is full' },
+  'stale-generation': { status: 409, retryable: false, fault: 'site', title: 'The placement of this VM has changed since' },
+  'not-ours': { status: 409, retryable: false, fault: 'site', title: 'Something of this name belongs to somebody else' },
+  'image-damaged': { status: 500, retryable: true, fault: 'site', title: 'An image does not have its digest' },
+  'boot-failed': { status: 500, retryable: false, fault: 'site', title: 'The VM did not come up' },
+  hypervisor: { status: 500, retryable: true, fault: 'site', title: 'The hypervisor refused' },
+  ambiguous: { status: 500, retryable: false, fault: 'site', title: 'The outcome cannot be known yet' },
+  internal: { status: 500, retryable: true, fault: 'site', title: 'Berth made a mistake' },
+} as const satisfies Record<string, { status: number; retryable: boolean; fault: 'caller' | 'site'; title: string }>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+/** One field of a request that is wrong: a JSON pointer, what was found, what was expected. */
+export interface FieldError {
+  pointer: string;
+  detail: string;
+}
+
+/** `message` says what was tried, what was found and what to do. */
+export class BerthError extends Error {
+  readonly code: ErrorCode;
+  readonly fields: FieldError[];
+
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; fields?: FieldError[] }) {
+    super(message, options?.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'BerthError';
+    this.code = code;
+    this.fields = options?.fields ?? [];
+  }
+
+  get status(): number {
+    return errorTable[this.code].status;
+  }
+
+  get retryable(): boolean {
+    return errorTable[this.code].retryable;
+  }
+}
+
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(errorTable, text);
+}

@@ -1,0 +1,35 @@
+import type { HostId, VmId } from './ids.ts';
+
+/** What VMs take from a host, and what a host has. Memory and disk in MiB (2^20 bytes). */
+export interface Resources {
+  vcpus: number;
+  memoryMiB: number;
+  diskMiB: number;
+}
+
+/** What a host worker measured of its machine; never configured, except `reserve`. */
+export interface HostFacts {
+  hostId: HostId;
+  /** Address on the hosts' network: NFS, migration, VXLAN. */
+  address: string;
+  provider: string;
+  capacity: Resources;
+  /** Kept back for the host itself; capacity less this is what VMs may take. */
+  reserve: Resources;
+  cpuModel: string;
+  /** `kvm` where a guest was seen to run on it, else `qemu` (TCG). */
+  accelerator: 'kvm' | 'qemu';
+  hypervisor: string;
+  /** Ids of the images in this host's cache. */
+  images: string[];
+  bootId: string;
+}
+
+/** What a host has, as against what the ledger says it should have. */
+export interface HostInventory {
+  domains: { name: string; vmId: VmId | null; state: string }[];
+  disks: { vmId: string; generation: number | null; bytes: number }[];
+  taps: string[];
+  networks: string[];
+  quarantined: string[];
+}

@@ -1,0 +1,168 @@
+import { z } from 'zod';
+import type { ErrorCode } from './errors.ts';
+import type { TaskState } from './states.ts';
+
+/** Bounds on everything a caller can ask of a task. */
+export const taskLimits = {
+  nameChars: 128,
+  commandWords: 256,
+  commandBytes: 64 * 1024,
+  envEntries: 128,
+  envBytes: 32 * 1024,
+  inputs: 1000,
+  outputs: 100,
+  pathBytes: 512,
+  vcpus: 64,
+  memoryMiB: 262_144,
+  diskMiB: 1_048_576,
+  nodes: 64,
+  timeoutS: 7 * 24 * 3600,
+  durationS: 30 * 24 * 3600,
+} as const;
+
+/** A path inside /home/task: relative, no empty, `.` or `..` part, no control characters. */
+export function isTaskPath(path: string): boolean {
+  if (path === '' || Buffer.byteLength(path) > taskLimits.pathBytes) return false;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: refusing them is the point
+  if (/[\u0000-\u001f\u007f\\]/.test(path)) return false;
+  return path.split('/').every((part) => part !== '' && part !== '.' && part !== '..' && Buffer.byteLength(part) <= 255);
+}
+
+const taskPath = z
+  .string()
+  .refine(isTaskPath, { error: 'expected a relative path inside /home/task without empty, "." or ".." parts, at most 512 bytes' })
+  .meta({ description: 'A path relative to /home/task', example: 'in/words' });
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: 'expected 64 lower-case hexadecimal digits' });
+
+export const TaskInput = z
+  .strictObject({
+    path: taskPath,
+    file: z.string().min(1).max(64).optional().meta({ description: 'Id of a file in the repository' }),
+    url: z
+      .url({ protocol: /^https?$/, error: 'expected an http or https URL' })
+      .max(2048)
+      .optional(),
+    sha256: sha256.optional(),
+  })
+  .refine((input) => (input.file === undefined) !== (input.url === undefined), {
+    error: 'expected exactly one of file and url',
+  })
+  .meta({ id: 'TaskInput' });
+
+export const ResourcesSpec = z
+  .strictObject({
+    vcpus: z.int().min(1).max(taskLimits.vcpus).default(1),
+    memoryMiB: z.int().min(128).max(taskLimits.memoryMiB).default(256),
+    diskMiB: z
+      .int()
+      .min(16)
+      .max(taskLimits.diskMiB)
+      .default(512)
+      .meta({ description: 'Size of the data disk at /home/task, in MiB' }),
+  })
+  .meta({ id: 'Resources' });
+
+export const LeaseSpec = z
+  .strictObject({
+    kind: z.enum(['bestEffort']).default('bestEffort'),
+    durationS: z.int().min(1).max(taskLimits.durationS).default(3600),
+  })
+  .meta({ id: 'Lease' });
+
+const envName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, { error: 'expected a name of letters, digits and _' });
+// biome-ignore lint/suspicious/noControlCharactersInRegex: a NUL ends a C string
+const noNul = (text: string) => !/\u0000/.test(text);
+
+export const TaskSpec = z
+  .strictObject({
+    name: z
+      .string()
+      .min(1)
+      .max(taskLimits.nameChars)
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._ -]*$/, { error: 'expected letters, digits, space, ".", "_" and "-"' })
+      .default('task'),
+    image: z.string().min(1).max(128).meta({ description: 'Name of an image', example: 'debian-12' }),
+    command: z
+      .array(z.string().refine(noNul, { error: 'expected no NUL character' }))
+      .min(1)
+      .max(taskLimits.commandWords)
+      .refine((words) => words[0] !== '', { error: 'expected a program as the first word' })
+      .refine((words) => words.reduce((sum, word) => sum + Buffer.byteLength(word) + 1, 0) <= taskLimits.commandBytes, {
+        error: `expected at most ${taskLimits.commandBytes} bytes in all`,
+      })
+      .meta({ description: 'argv; no shell is involved', example: ['sh', '-c', 'wc -l in/words > out/count'] }),
+    env: z
+      .record(envName, z.string().refine(noNul, { error: 'expected no NUL character' }))
+      .refine((env) => Object.keys(env).length <= taskLimits.envEntries, {
+        error: `expected at most ${taskLimits.envEntries} variables`,
+      })
+      .refine(
+        (env) => Object.entries(env).reduce((sum, [k, v]) => sum + k.length + Buffer.byteLength(v) + 2, 0) <= taskLimits.envBytes,
+        {
+          error: `expected at most ${taskLimits.envBytes} bytes in all`,
+        },
+      )
+      .default({}),
+    inputs: z
+      .array(TaskInput)
+      .max(taskLimits.inputs)
+      .refine((inputs) => new Set(inputs.map((i) => i.path)).size === inputs.length, { error: 'expected each path once' })
+      .refine((inputs) => !inputs.some((a) => inputs.some((b) => b.path.startsWith(`${a.path}/`))), {
+        error: 'expected no path to be a folder of another',
+      })
+      .default([]),
+    outputs: z
+      .array(taskPath)
+      .max(taskLimits.outputs)
+      .default([])
+      .meta({ description: 'Glob patterns relative to /home/task; each must match at least one regular file' }),
+    resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }),
+    nodes: z.int().min(1).max(taskLimits.nodes).default(1),
+    lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),
+    timeoutS: z.int().min(1).max(taskLimits.timeoutS).default(600),
+  })
+  .meta({ id: 'TaskSpec' });
+
+export type TaskSpec = z.infer<typeof TaskSpec>;
+
+/** Why a task waits: how many hosts failed which filter of the placement. */
+export interface Refusal {
+  hosts: number;
+  failed: Record<string, number>;
+}
+
+export interface TaskError {
+  code: ErrorCode;
+  message: string;
+}
+
+/** A regular file that a task left, now in the repository. `node` is the index of the VM that wrote it. */
+export interface TaskOutput {
+  path: string;
+  node: number;
+  file: string;
+  sizeBytes: number;
+  sha256: string;
+}
+
+export interface TimelineEntry {
+  step: string;
+  startedAt: string;
+  endedAt: string | null;
+}
+
+/** What billing needs of one VM of a task. */
+export interface Usage {
+  vm: string;
+  host: string;
+  provider: string;
+  vcpus: number;
+  memoryMiB: number;
+  startedAt: string;
+  endedAt: string;
+  vcpuSeconds: number;
+  memoryMiBSeconds: number;
+}
+
+export type { TaskState };

@@ -1,0 +1,29 @@
+import type { HostId, TaskId } from './ids.ts';
+
+/** The names by which workflows, queues and signals are known to each other and to operators. */
+export const controlQueue = 'control';
+export const hostQueue = (id: HostId): string => `host.${id}`;
+
+export const workflowId = {
+  task: (id: TaskId): string => `task-${id}`,
+  host: (id: HostId): string => `host-${id}`,
+  reconcile: (id: HostId): string => `reconcile-${id}`,
+  housekeeping: (): string => 'housekeeping',
+} as const;
+
+export const workflowType = {
+  task: 'runTask',
+  host: 'watchHost',
+  reconcile: 'reconcileHost',
+  housekeeping: 'keepHouse',
+} as const;
+
+export const signalName = {
+  /** To a task: it was placed; it should ask the ledger where. */
+  placed: 'placed',
+  /** To a host's workflow: its worker has started. Carries HostFacts. */
+  arrived: 'arrived',
+} as const;
+
+/** Keyword search attributes; the server must know them before the first workflow starts. */
+export const searchAttributes = ['BerthOwner', 'BerthHost', 'BerthVm', 'BerthState'] as const;

@@ -1,0 +1,52 @@
+import type { HostId, ImageId, OwnerId, VmId } from './ids.ts';
+
+/** A file by its content. `url` is short-lived and signed; it is how a host reads it from the repository. */
+export interface Blob {
+  sha256: string;
+  sizeBytes: number;
+  url: string;
+}
+
+/** An image as a host needs it: what it consists of, and which peers have it. */
+export interface ImageRef {
+  id: ImageId;
+  name: string;
+  digest: string;
+  virtualMiB: number;
+  cmdline: string;
+  parts: { disk: Blob; kernel: Blob; initrd: Blob };
+  /** Addresses of hosts that are known to have it, nearest first. */
+  peers: string[];
+}
+
+/**
+ * An owner's layer-2 segment: a VXLAN on the hosts' network with a bridge at each host that has a guest on it.
+ * Every host's bridge carries the same gateway address and MAC, so a guest keeps both when it moves.
+ */
+export interface NetworkRef {
+  vni: number;
+  /** CIDR of the owner's guests, e.g. 10.128.4.0/22. */
+  cidr: string;
+  gateway: string;
+  /** Addresses of the other hosts of the site, to which broadcast frames are flooded. */
+  peers: string[];
+}
+
+/** Everything a host needs to make one VM. The generation is that of this placement. */
+export interface VmSpec {
+  id: VmId;
+  owner: OwnerId;
+  /** Host name inside the guest and in the site's names: a DNS label. */
+  name: string;
+  generation: number;
+  host: HostId;
+  image: ImageRef;
+  vcpus: number;
+  memoryMiB: number;
+  diskMiB: number;
+  network: NetworkRef;
+  address: string;
+  mac: string;
+  /** Names that this guest can resolve: its siblings' (and its own). */
+  neighbours: { name: string; address: string }[];
+}
