@@ -23,7 +23,16 @@ export const signalName = {
   placed: 'placed',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
+  /** To a host's reconciliation: don't wait for the next round. */
+  lookNow: 'lookNow',
 } as const;
 
-/** Keyword search attributes; the server must know them before the first workflow starts. */
-export const searchAttributes = ['BerthOwner', 'BerthHost', 'BerthVm', 'BerthState'] as const;
+/** Search attributes; the server must know them, with their types, before the first workflow starts. */
+export const searchAttributeTypes = {
+  BerthOwner: 'Keyword',
+  /** A gang has several. */
+  BerthHost: 'KeywordList',
+  BerthVm: 'KeywordList',
+  BerthState: 'Keyword',
+} as const;
+export const searchAttributes = Object.keys(searchAttributeTypes) as (keyof typeof searchAttributeTypes)[];

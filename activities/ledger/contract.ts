@@ -13,6 +13,8 @@ export interface TaskRecord {
   spec: TaskSpec;
   state: TaskState;
   vmIds: VmId[];
+  /** Its owner asked for its end; the request itself may have been lost on its way to the workflow. */
+  cancelRequested: boolean;
 }
 
 export type Placement = { placed: true; vms: VmSpec[] } | { placed: false; refusal: Refusal; position: number };
@@ -49,10 +51,22 @@ export interface LedgerActivities {
   reserveTask(id: TaskId): Promise<Placement>;
   /** Fresh signed URLs for one VM of a task. */
   taskOrders(id: TaskId, vmId: VmId): Promise<TaskOrders>;
-  /** Moves the task along its states; `started` is an event, written with the first `running`. */
-  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline']): Promise<void>;
+  /**
+   * Moves the task along its states; `started` is an event, written with the first `running`. The state that it has
+   * already: only the timeline. `vmState` moves those of its VMs that can legally go there, in the same transaction.
+   * A task that has ended is left alone.
+   */
+  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline'], vmState?: VmState): Promise<void>;
+  /**
+   * Its hosts fell silent before any domain was asked for: back to the queue, the VMs without host and with a higher
+   * generation at the next placement. Returns the tasks that were placed in what it freed.
+   */
+  requeueTask(id: TaskId): Promise<TaskId[]>;
   setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<void>;
-  /** Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. */
+  /**
+   * Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. From every state, also
+   * of VMs that were never placed: called only when nothing of them is left on a host.
+   */
   releaseVms(ids: VmId[]): Promise<TaskId[]>;
   /** The task's end, its outputs and its completion event, in one transaction, once. */
   finishTask(id: TaskId, outcome: TaskOutcome): Promise<void>;
@@ -65,6 +79,8 @@ export interface LedgerActivities {
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
+  /** Tasks whose end was asked for that long ago and that have not ended: the request was lost. */
+  tasksToCancel(olderThanS: number): Promise<TaskId[]>;
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
   sweep(): Promise<number>;
 }
@@ -75,6 +91,8 @@ export interface HostDifference {
   foreignDisks: string[];
   /** In the ledger as alive on this host, and not there. */
   missing: VmId[];
-  /** Removed in the ledger, still on the host: to be removed again. */
+  /** On the host, and in the ledger removed, elsewhere, or of a newer generation than the one found: to be removed. */
   leftovers: { vmId: VmId; generation: number }[];
+  /** `stuck` on this host with their task at its end: to be removed again, and then released. */
+  stuck: { vmId: VmId; generation: number }[];
 }
