@@ -1,6 +1,6 @@
 /**
- * States and their legal transitions. The ledger enforces the same tables with a trigger
- * (prisma/migrations); test/unit/states.test.ts holds the two against each other.
+ * States and their legal transitions. The ledger enforces the same tables with triggers
+ * (prisma/migrations); test/ledger/transitions.test.ts holds the two against each other, in both directions.
  */
 export const taskTransitions = {
   queued: ['stagingIn', 'failed', 'cancelled'],
@@ -13,8 +13,10 @@ export const taskTransitions = {
   cancelled: [],
 } as const satisfies Record<string, readonly string[]>;
 
+/** `pending` waits for a host and takes nothing; a `removed` VM waits again when its task is queued again. */
 export const vmTransitions = {
-  reserved: ['creating', 'removing', 'removed'],
+  pending: ['reserved', 'removed'],
+  reserved: ['creating', 'removing', 'removed', 'stuck'],
   creating: ['running', 'removing', 'stuck'],
   running: ['paused', 'suspending', 'migrating', 'stopped', 'removing', 'stuck'],
   paused: ['running', 'stopped', 'removing', 'stuck'],
@@ -25,7 +27,7 @@ export const vmTransitions = {
   stopped: ['creating', 'removing', 'stuck'],
   stuck: ['running', 'paused', 'suspended', 'stopped', 'removing'],
   removing: ['removed', 'stuck'],
-  removed: [],
+  removed: ['pending'],
 } as const satisfies Record<string, readonly string[]>;
 
 /** `unknown` is a silent host: it gets no new work, and its VMs are not restarted elsewhere. */
@@ -40,6 +42,9 @@ export const imageTransitions = {
   failed: ['building'],
   retired: [],
 } as const satisfies Record<string, readonly string[]>;
+
+/** In these states a VM counts against no host's capacity, and has no address that is its own. */
+export const vmStatesWithoutResources = ['pending', 'removed'] as const satisfies readonly (keyof typeof vmTransitions)[];
 
 export type TaskState = keyof typeof taskTransitions;
 export type VmState = keyof typeof vmTransitions;
