@@ -13,10 +13,10 @@ export const taskTransitions = {
   cancelled: [],
 } as const satisfies Record<string, readonly string[]>;
 
-/** `pending` waits for a host and takes nothing; a `removed` VM waits again when its task is queued again. */
+/** `pending` waits for a host and takes nothing; a reservation goes back to it when its task is queued again. */
 export const vmTransitions = {
   pending: ['reserved', 'removed'],
-  reserved: ['creating', 'removing', 'removed', 'stuck'],
+  reserved: ['pending', 'creating', 'removing', 'removed', 'stuck'],
   creating: ['running', 'removing', 'stuck'],
   running: ['paused', 'suspending', 'migrating', 'stopped', 'removing', 'stuck'],
   paused: ['running', 'stopped', 'removing', 'stuck'],
@@ -27,7 +27,7 @@ export const vmTransitions = {
   stopped: ['creating', 'removing', 'stuck'],
   stuck: ['running', 'paused', 'suspended', 'stopped', 'removing'],
   removing: ['removed', 'stuck'],
-  removed: ['pending'],
+  removed: [],
 } as const satisfies Record<string, readonly string[]>;
 
 /** `unknown` is a silent host: it gets no new work, and its VMs are not restarted elsewhere. */

@@ -346,7 +346,7 @@ EXECUTE FUNCTION berth_check_transition(
 CREATE TRIGGER "Vm_transition" BEFORE UPDATE ON "Vm" FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state)
 EXECUTE FUNCTION berth_check_transition(
   'pending>reserved', 'pending>removed',
-  'reserved>creating', 'reserved>removing', 'reserved>removed', 'reserved>stuck',
+  'reserved>pending', 'reserved>creating', 'reserved>removing', 'reserved>removed', 'reserved>stuck',
   'creating>running', 'creating>removing', 'creating>stuck',
   'running>paused', 'running>suspending', 'running>migrating', 'running>stopped', 'running>removing', 'running>stuck',
   'paused>running', 'paused>stopped', 'paused>removing', 'paused>stuck',
@@ -356,8 +356,7 @@ EXECUTE FUNCTION berth_check_transition(
   'migrating>running', 'migrating>suspended', 'migrating>paused', 'migrating>stopped', 'migrating>stuck', 'migrating>removing',
   'stopped>creating', 'stopped>removing', 'stopped>stuck',
   'stuck>running', 'stuck>paused', 'stuck>suspended', 'stuck>stopped', 'stuck>removing',
-  'removing>removed', 'removing>stuck',
-  'removed>pending');
+  'removing>removed', 'removing>stuck');
 
 CREATE TRIGGER "Host_transition" BEFORE UPDATE ON "Host" FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state)
 EXECUTE FUNCTION berth_check_transition('up>unknown', 'unknown>up');
