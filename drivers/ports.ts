@@ -1,7 +1,160 @@
+import type { Readable } from 'node:stream';
+import type { HostFacts } from '../model/host.ts';
+import type { ImageId, VmId } from '../model/ids.ts';
+import type { ImageRef, NetworkRef } from '../model/vm.ts';
+
 /**
- * What Berth needs of a host, as ports. drivers/ has the real ones, drivers/fake the strict fake that enforces
- * the same preconditions; test/contract runs one suite against both.
+ * What Berth needs of a host, as ports: every effect of activities/host goes through one of these. drivers/ has the
+ * real ones, drivers/fake the strict fake that enforces the same preconditions; test/contract runs one suite against
+ * both. Errors are BerthErrors; sizes are in bytes unless the name says MiB (2^20 bytes); times in ms since 1970.
  */
+export interface HostPorts {
+  clock: Clock;
+  store: VmStore;
+  images: ImageCache;
+  inputs: InputFetcher;
+  repository: Repository;
+  disks: DiskTool;
+  network: HostNetwork;
+  hypervisor: Hypervisor;
+  guest: Guest;
+  probe: HostProbe;
+}
+
+export interface Clock {
+  nowMs(): number;
+  /** Rejects with the signal's reason when that aborts first. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+}
+
+/** What a host remembers of a VM, in its vm.json: written atomically, before anything that it describes. */
+export interface VmRecord {
+  vmId: VmId;
+  /** The highest generation that any order for this VM carried. */
+  generation: number;
+  image: ImageId;
+  vni: number;
+  /** Set once data.raw is complete. */
+  staged: { bytes: number } | null;
+  /** Set once the guest has its identity; cleared before a domain is created. */
+  ready: { createMs: number; bootMs: number; sinceMs: number } | null;
+  /** Set before the task's command is started. */
+  jobStartedMs: number | null;
+  /** Set once the guest's writes are on data.raw and no more can follow. */
+  settled: boolean;
+  /** The removal has begun: nothing of this generation may be made any more. */
+  removing: boolean;
+}
+
+export interface VmPaths {
+  folder: string;
+  overlay: string;
+  data: string;
+  console: string;
+  /** Where inputs are collected before they become data.raw. */
+  inputs: string;
+}
+
+/** The folders of VMs on this host's disk, and what is remembered of VMs that are gone. */
+export interface VmStore {
+  paths(vmId: string): VmPaths;
+  /** null when this host has no such VM. */
+  read(vmId: string): Promise<VmRecord | null>;
+  /** Atomic and durable; makes the VM's folder when it isn't there. */
+  write(record: VmRecord): Promise<void>;
+  /** An empty folder for inputs; what an earlier attempt left there is gone. */
+  emptyInputs(vmId: string): Promise<string>;
+  removeInputs(vmId: string): Promise<void>;
+  list(): Promise<{ vmId: string; record: VmRecord | null; bytes: number }[]>;
+  /** Remembers for a day that this VM was removed with this generation, then removes its folder; repeatable. */
+  remove(vmId: string, generation: number): Promise<void>;
+  /** The generation with which a VM was removed here; null when it wasn't. */
+  removedGeneration(vmId: string): Promise<number | null>;
+  /** Moves a VM's folder out of use. Nothing happens when it isn't there. */
+  quarantine(vmId: string): Promise<void>;
+  quarantined(): Promise<{ vmId: string; sinceMs: number }[]>;
+  removeQuarantined(vmId: string): Promise<void>;
+}
+
+export interface CachedImage {
+  disk: string;
+  kernel: string;
+  initrd: string;
+}
+
+export interface ImageCache {
+  /** At once when it is there; one transfer however many ask. `image-damaged`, `input-unavailable`, `disk-full`. */
+  ensure(image: ImageRef, signal: AbortSignal): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
+  /** Paths of an image in the cache, which count as a use of it; null when it isn't there. */
+  find(id: ImageId): Promise<CachedImage | null>;
+  list(): Promise<ImageId[]>;
+}
+
+export interface FetchOrder {
+  url: string;
+  source: 'repository' | 'outside';
+  sizeBytes: number | null;
+  sha256: string | null;
+  /** An absolute path, whose folder the fetcher makes. */
+  destination: string;
+  /** The most that this one may have. */
+  limitBytes: number;
+  limitSeconds: number;
+  allowInternal: boolean;
+}
+
+export interface InputFetcher {
+  /** `input-unavailable`, `address-refused`, `digest-mismatch`, `inputs-too-large`, `disk-full`. */
+  fetch(order: FetchOrder, signal: AbortSignal): Promise<{ sizeBytes: number; sha256: string }>;
+}
+
+/** The repository as a host writes to it: by signed URLs alone. */
+export interface Repository {
+  /** Stores one output; repeating replaces. The stream is read once, to `sizeBytes`. */
+  storeOutput(
+    url: string,
+    path: string,
+    sizeBytes: number,
+    content: Readable,
+    signal: AbortSignal,
+  ): Promise<{ file: string; sizeBytes: number; sha256: string }>;
+  /** Appends to a live log at an offset, and returns how many bytes the log has: fewer than `from` when there'd be a gap. */
+  appendLog(url: string, from: number, bytes: Buffer, signal: AbortSignal): Promise<number>;
+}
+
+export interface DiskTool {
+  /** Whether a disk is there, complete: makers rename it to its place when it is done. */
+  exists(path: string): Promise<boolean>;
+  /** A qcow2 overlay of `virtualMiB` on a backing file. */
+  createOverlay(path: string, backing: string, virtualMiB: number): Promise<void>;
+  /** An ext4 image of exactly `sizeMiB` with the content of a folder; `inputs-too-large`, `disk-full`. */
+  createDataDisk(path: string, folder: string, sizeMiB: number): Promise<void>;
+  /**
+   * Regular files of an ext4 image that a guest wrote, read in user space, never mounted. Symlinks, devices and
+   * lost+found are left out. Names are as the guest wrote them: check them. `outputs-refused` for what isn't a sound file system.
+   */
+  listFiles(image: string, limitFiles: number): Promise<DiskFile[]>;
+  /** The content of one listed file, exactly its `sizeBytes`. */
+  readFile(image: string, file: DiskFile): Readable;
+}
+
+export interface DiskFile {
+  path: string;
+  inode: number;
+  sizeBytes: number;
+}
+
+export interface HostNetwork {
+  /** The owner's bridge and VXLAN on this host, and its peers; idempotent; returns the bridge's name. */
+  ensure(network: NetworkRef): Promise<string>;
+  /**
+   * Removes an owner's bridge and VXLAN where no tap is left on it and nobody is about to put one there: `needed` is
+   * asked while no `ensure` of this network can run.
+   */
+  removeIdle(vni: number, needed: () => Promise<boolean>): Promise<void>;
+  list(): Promise<{ bridge: string; vni: number; taps: string[] }[]>;
+}
+
 export type DomainState = 'running' | 'paused' | 'shutdown' | 'shutoff' | 'crashed' | 'pmsuspended';
 
 export interface DomainStatus {
@@ -10,12 +163,14 @@ export interface DomainStatus {
   reason: string;
 }
 
+export type DiskSource = { kind: 'file'; path: string } | { kind: 'nfs'; host: string; path: string };
+
 export interface DomainDisk {
   target: string;
   format: 'qcow2' | 'raw';
   /** A local path, or an NFS path at another host with its backing chain. */
-  source: { kind: 'file'; path: string } | { kind: 'nfs'; host: string; path: string };
-  backing: { format: 'qcow2' | 'raw'; source: { kind: 'file'; path: string } | { kind: 'nfs'; host: string; path: string } }[];
+  source: DiskSource;
+  backing: { format: 'qcow2' | 'raw'; source: DiskSource }[];
 }
 
 export interface DomainConfig {
@@ -28,12 +183,14 @@ export interface DomainConfig {
   initrd: string;
   cmdline: string;
   disks: DomainDisk[];
-  nic: { mac: string; tap: string; bridge: string };
+  nic: { mac: string; tap: string; bridge: string; mtu: number };
   consoleLog: string;
+  /** `destroy` where a guest that reboots has lost what it was made for. */
+  onReboot: 'restart' | 'destroy';
 }
 
 export interface Hypervisor {
-  /** null when there is no such domain. Throws `host-busy` when the hypervisor doesn't answer in time. */
+  /** null when there is no such domain. `host-busy` when the hypervisor doesn't answer in time. */
   status(name: string): Promise<DomainStatus | null>;
   list(): Promise<{ name: string; uuid: string; status: DomainStatus }[]>;
   /** Starts a transient domain. `not-ours` when name, uuid, MAC or tap are in use by another. */
@@ -46,33 +203,53 @@ export interface Hypervisor {
   version(): Promise<string>;
 }
 
-export interface GuestAgent {
+export interface GuestIdentity {
+  hostname: string;
+  /** 32 hexadecimal digits. */
+  machineId: string;
+  address: string;
+  /** CIDR of the network that `address` is in. */
+  cidr: string;
+  gateway: string;
+  neighbours: { name: string; address: string }[];
+  timeMs: number;
+}
+
+export interface GuestJob {
+  argv: string[];
+  env: Record<string, string>;
+  /** After this the guest itself ends the command, first with TERM, then with KILL. */
+  timeoutS: number;
+  logLimitBytes: number;
+}
+
+export type JobEnd =
+  | { kind: 'exited'; exitCode: number; timedOut: boolean; stopped: boolean; seconds: number }
+  /** There is no such program, or it cannot be executed. */
+  | { kind: 'notStarted'; why: string };
+
+/**
+ * A running guest, through its agent. `vm-lost` when the domain is gone, `host-busy` when the agent doesn't answer
+ * in time, `hypervisor` when it refuses.
+ */
+export interface Guest {
+  /** Whether the agent answers now. */
   ping(domain: string): Promise<boolean>;
-  /** Starts a program in the guest with `input` on its standard input; waits for it to `deadlineMs`. */
-  exec(
-    domain: string,
-    argv: string[],
-    options: { input?: Buffer; deadlineMs: number },
-  ): Promise<{ exitCode: number; stdout: Buffer; stderr: Buffer }>;
-  /** Reads up to `limit` bytes of a file in the guest from an offset; null when there is no such file. */
-  readFile(domain: string, path: string, from: number, limit: number): Promise<Buffer | null>;
+  /** Gives the guest its name, address and clock, and mounts the data disk at /home/task; repeatable. */
+  adopt(domain: string, identity: GuestIdentity): Promise<void>;
+  /** Starts the job, unless one was started in this guest before. It outlives this process. */
+  startJob(domain: string, job: GuestJob): Promise<void>;
+  /** null as long as the job runs. */
+  jobEnd(domain: string): Promise<JobEnd | null>;
+  /** Up to `limit` bytes of the job's log from an offset; empty at its end. */
+  readLog(domain: string, from: number, limit: number): Promise<Buffer>;
+  /** Ends the job and all it started; where none was started, none can be any more. */
+  stopJob(domain: string): Promise<void>;
+  /** Brings what was written to /home/task to the data disk and stops further writes to it; repeatable. */
+  settle(domain: string): Promise<void>;
 }
 
-export interface DiskTool {
-  /** A qcow2 overlay of `virtualMiB` on a backing file. */
-  createOverlay(path: string, backing: string, virtualMiB: number): Promise<void>;
-  /** An ext4 image of exactly `sizeMiB` with the content of a folder; throws `inputs-too-large`. */
-  createDataDisk(path: string, folder: string, sizeMiB: number): Promise<void>;
-  /** Regular files of an ext4 image, read in user space; never mounted. Symlinks and devices are left out. */
-  listFiles(image: string): Promise<{ path: string; inode: number; sizeBytes: number }[]>;
-  /** The content of one file of an ext4 image, as a stream. */
-  readFile(image: string, inode: number): Promise<NodeJS.ReadableStream>;
-}
-
-export interface HostNetwork {
-  /** The owner's bridge and VXLAN on this host; idempotent; returns the bridge's name. */
-  ensureNetwork(network: { vni: number; cidr: string; gateway: string; peers: string[] }): Promise<string>;
-  /** Removes networks on which no tap is left. */
-  removeIdleNetworks(): Promise<void>;
-  list(): Promise<{ bridge: string; vni: number; taps: string[] }[]>;
+export interface HostProbe {
+  measure(): Promise<Omit<HostFacts, 'images'>>;
+  accelerator(): Promise<'kvm' | 'qemu'>;
 }

@@ -17,6 +17,7 @@ export const errorTable = {
   },
   conflict: { status: 409, retryable: false, fault: 'caller', title: 'The resource is not in a state for this' },
   'in-use': { status: 409, retryable: false, fault: 'caller', title: 'The resource is in use' },
+  'precondition-failed': { status: 412, retryable: false, fault: 'caller', title: 'The resource has changed since' },
   'too-large': { status: 413, retryable: false, fault: 'caller', title: 'The body is too large' },
   'unsupported-media-type': { status: 415, retryable: false, fault: 'caller', title: 'The body has the wrong media type' },
   'range-not-satisfiable': { status: 416, retryable: false, fault: 'caller', title: 'The range lies outside the file' },
@@ -45,6 +46,7 @@ export const errorTable = {
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
   // what a host met
   'no-capacity': { status: 503, retryable: true, fault: 'site', title: 'No host has room at the moment' },
+  'repository-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The repository does not answer' },
   'host-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The host does not answer' },
   'host-busy': { status: 503, retryable: true, fault: 'site', title: 'The host answers too slowly' },
   'disk-full': { status: 507, retryable: false, fault: 'site', title: 'The disk of the host is full' },
@@ -54,6 +56,7 @@ export const errorTable = {
   'boot-failed': { status: 500, retryable: false, fault: 'site', title: 'The VM did not come up' },
   hypervisor: { status: 500, retryable: true, fault: 'site', title: 'The hypervisor refused' },
   ambiguous: { status: 500, retryable: false, fault: 'site', title: 'The outcome cannot be known yet' },
+  unavailable: { status: 503, retryable: true, fault: 'site', title: 'A part that Berth needs does not answer' },
   internal: { status: 500, retryable: true, fault: 'site', title: 'Berth made a mistake' },
 } as const satisfies Record<string, { status: number; retryable: boolean; fault: 'caller' | 'site'; title: string }>;
 

@@ -1,0 +1,100 @@
+import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import { uuidOf } from '../../model/ids.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { domainName, machineId, tapName } from './names.ts';
+
+/** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
+const bootDeadlineMs = 180_000;
+const pingEveryMs = 10;
+/** VXLAN takes 50 bytes of the 1500 that every network carries. */
+const guestMtu = 1450;
+
+export interface Running {
+  createMs: number;
+  bootMs: number;
+}
+
+/**
+ * Starts the domain unless it runs, waits for its agent and gives the guest its identity. Every part can be repeated
+ * after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
+ */
+export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Running> {
+  const { hypervisor, guest, store, clock } = ports;
+  const name = domainName(vm.id);
+  const startedMs = clock.nowMs();
+  let current = record;
+  const found = await hypervisor.status(name);
+  if (found === null) {
+    if (record.jobStartedMs !== null)
+      throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
+    current = { ...record, ready: null };
+    if (record.ready !== null) await store.write(current);
+    await hypervisor.create(await domainConfig(ports, vm));
+  } else if (found.state !== 'running') {
+    throw new BerthError('conflict', `starting ${name}: its domain is ${found.state} (${found.reason})`);
+  } else if (record.ready !== null) return { createMs: record.ready.createMs, bootMs: record.ready.bootMs };
+
+  const createdMs = clock.nowMs();
+  await awaitAgent(ports, name, signal);
+  await guest.adopt(name, {
+    hostname: vm.name,
+    machineId: machineId(vm.id),
+    address: vm.address,
+    cidr: vm.network.cidr,
+    gateway: vm.network.gateway,
+    neighbours: vm.neighbours,
+    timeMs: clock.nowMs(),
+  });
+  const ready = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
+  await store.write({ ...current, ready });
+  return { createMs: ready.createMs, bootMs: ready.bootMs };
+}
+
+async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string, signal: AbortSignal): Promise<void> {
+  const deadlineMs = clock.nowMs() + bootDeadlineMs;
+  for (let polls = 0; !(await guest.ping(name)); polls += 1) {
+    signal.throwIfAborted();
+    // Asked now and then only: while the guest boots, each question costs time that it needs.
+    if (polls % 50 === 49 && (await hypervisor.status(name)) === null)
+      throw new BerthError('boot-failed', `waiting for the agent of ${name}: the domain ended; its console.log says why`);
+    if (clock.nowMs() > deadlineMs)
+      throw new BerthError(
+        'boot-failed',
+        `waiting for the agent of ${name}: no answer in ${bootDeadlineMs / 1000} s; see console.log`,
+      );
+    await clock.sleep(pingEveryMs, signal);
+  }
+}
+
+async function domainConfig({ images, network, probe, store }: HostPorts, vm: VmSpec): Promise<DomainConfig> {
+  const [image, bridge, accelerator] = await Promise.all([
+    images.find(vm.image.id),
+    network.ensure(vm.network),
+    probe.accelerator(),
+  ]);
+  if (image === null) throw new Error(`BUG: image ${vm.image.id} isn't in the cache, but an overlay needs it`);
+  const paths = store.paths(vm.id);
+  return {
+    name: domainName(vm.id),
+    uuid: uuidOf(vm.id),
+    vcpus: vm.vcpus,
+    memoryMiB: vm.memoryMiB,
+    accelerator,
+    kernel: image.kernel,
+    initrd: image.initrd,
+    cmdline: vm.image.cmdline,
+    disks: [
+      {
+        target: 'vda',
+        format: 'qcow2',
+        source: { kind: 'file', path: paths.overlay },
+        backing: [{ format: 'qcow2', source: { kind: 'file', path: image.disk } }],
+      },
+      { target: 'vdb', format: 'raw', source: { kind: 'file', path: paths.data }, backing: [] },
+    ],
+    nic: { mac: vm.mac, tap: tapName(vm.id), bridge, mtu: guestMtu },
+    consoleLog: paths.console,
+    onReboot: 'destroy',
+  };
+}

@@ -1,0 +1,20 @@
+import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostInventory } from '../../model/host.ts';
+import { vmOfDomain } from './names.ts';
+
+/** What there is, without a judgement: the ledger compares. */
+export async function inventory({ hypervisor, store, network }: HostPorts): Promise<HostInventory> {
+  const [domains, folders, networks, quarantined] = await Promise.all([
+    hypervisor.list(),
+    store.list(),
+    network.list(),
+    store.quarantined(),
+  ]);
+  return {
+    domains: domains.map(({ name, uuid, status }) => ({ name, vmId: vmOfDomain(name, uuid), state: status.state })),
+    disks: folders.map(({ vmId, record, bytes }) => ({ vmId, generation: record?.generation ?? null, bytes })),
+    taps: networks.flatMap(({ taps }) => taps),
+    networks: networks.map(({ bridge }) => bridge),
+    quarantined: quarantined.map(({ vmId }) => vmId),
+  };
+}

@@ -1,0 +1,133 @@
+import type { HostPorts, JobEnd, VmRecord } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { RunCommand, RunResult } from './contract.ts';
+import { domainName } from './names.ts';
+
+/** Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed. */
+const firstPollMs = 10;
+const lastPollMs = 250;
+/** How often the log is carried over while the command runs. */
+const logEveryMs = 500;
+const logChunkBytes = 256 * 1024;
+/** The guest ends the command itself at `timeoutS`; this much later the host no longer waits for it. */
+const graceMs = 30_000;
+/** An agent may be silent for this long (its guest is busy, libvirtd restarts) while the domain lives. */
+const silenceMs = 120_000;
+
+/** Starts the command unless this guest has started it, follows it to its end and carries its log to the repository. */
+export async function runCommand(ports: HostPorts, order: RunCommand, record: VmRecord, signal: AbortSignal): Promise<RunResult> {
+  const { guest, store, clock, hypervisor } = ports;
+  const name = domainName(order.vm.id);
+  if ((await hypervisor.status(name)) === null) throw lost(name);
+  const startedMs = record.jobStartedMs ?? clock.nowMs();
+  // Before the start: an attempt after a kill has to know that a command may have begun.
+  if (record.jobStartedMs === null) await store.write({ ...record, jobStartedMs: startedMs });
+  await patiently(ports, name, signal, () =>
+    guest.startJob(name, { argv: order.command, env: order.env, timeoutS: order.timeoutS, logLimitBytes: order.log.limitBytes }),
+  );
+  const log = createLogCarrier(ports, order, signal);
+  const end = await follow(ports, order, startedMs, signal, log.carry);
+  await log.finish();
+  if (end.kind === 'notStarted')
+    throw new BerthError('command-not-started', `running ${JSON.stringify(order.command[0])}: ${end.why}`);
+  return {
+    exitCode: end.timedOut ? null : end.exitCode,
+    // A shell's convention: 128 and the number of the signal that ended it.
+    signal: end.exitCode > 128 && end.exitCode <= 128 + 64 ? end.exitCode - 128 : null,
+    timedOut: end.timedOut,
+    startedAt: new Date(startedMs).toISOString(),
+    endedAt: new Date(startedMs + Math.round(end.seconds * 1000)).toISOString(),
+    logBytes: log.bytes(),
+  };
+}
+
+const lost = (name: string): BerthError =>
+  new BerthError('vm-lost', `following the command in ${name}: its domain is gone; submit the task again`);
+
+/** Waits for the end; a guest that doesn't end its command in time is stopped from here. */
+async function follow(
+  ports: HostPorts,
+  order: RunCommand,
+  startedMs: number,
+  signal: AbortSignal,
+  carryLog: () => Promise<void>,
+): Promise<JobEnd> {
+  const { guest, clock } = ports;
+  const name = domainName(order.vm.id);
+  const deadlineMs = startedMs + order.timeoutS * 1000 + graceMs;
+  let nextLogMs = clock.nowMs() + logEveryMs;
+  for (let pauseMs = firstPollMs; ; pauseMs = Math.min(lastPollMs, Math.ceil(pauseMs * 1.2))) {
+    const end = await patiently(ports, name, signal, () => guest.jobEnd(name));
+    if (end !== null) return end;
+    if (clock.nowMs() >= deadlineMs) {
+      await patiently(ports, name, signal, () => guest.stopJob(name));
+      return { kind: 'exited', exitCode: 137, timedOut: true, stopped: true, seconds: (clock.nowMs() - startedMs) / 1000 };
+    }
+    if (clock.nowMs() >= nextLogMs) {
+      await carryLog();
+      nextLogMs = clock.nowMs() + logEveryMs;
+    }
+    await clock.sleep(pauseMs, signal);
+  }
+}
+
+/** Repeats a question to the guest while it is merely slow; a domain that is gone, or silent for too long, is lost. */
+async function patiently<T>(
+  { clock, hypervisor }: HostPorts,
+  name: string,
+  signal: AbortSignal,
+  ask: () => Promise<T>,
+): Promise<T> {
+  const deadlineMs = clock.nowMs() + silenceMs;
+  for (;;) {
+    signal.throwIfAborted();
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof BerthError) || error.code !== 'host-busy') throw error;
+      if ((await hypervisor.status(name)) === null) throw lost(name);
+      if (clock.nowMs() >= deadlineMs)
+        throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
+          cause: error,
+        });
+      await clock.sleep(lastPollMs, signal);
+    }
+  }
+}
+
+interface LogCarrier {
+  /** Carries over what there is; a repository that doesn't answer is tried again the next time. */
+  carry(): Promise<void>;
+  /** Carries over the rest; here the repository has to answer. */
+  finish(): Promise<void>;
+  bytes(): number;
+}
+
+function createLogCarrier(ports: HostPorts, order: RunCommand, signal: AbortSignal): LogCarrier {
+  const { guest, repository } = ports;
+  const name = domainName(order.vm.id);
+  // A later attempt begins at the front again: the repository ignores what it has.
+  let carried = 0;
+  const rest = async (): Promise<void> => {
+    while (carried < order.log.limitBytes) {
+      const chunk = await patiently(ports, name, signal, () =>
+        guest.readLog(name, carried, Math.min(logChunkBytes, order.log.limitBytes - carried)),
+      );
+      if (chunk.length === 0) return;
+      const has = await repository.appendLog(order.log.url, carried, chunk, signal);
+      // Fewer than we thought: an earlier attempt's last bytes never arrived. They are still in the guest.
+      carried = has < carried ? has : carried + chunk.length;
+    }
+  };
+  return {
+    async carry() {
+      try {
+        await rest();
+      } catch (error) {
+        if (!(error instanceof BerthError) || error.code !== 'repository-unavailable') throw error;
+      }
+    },
+    finish: rest,
+    bytes: () => carried,
+  };
+}

@@ -1,0 +1,287 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { HostActivities } from '../../activities/host/contract.ts';
+import { createHostActivities } from '../../activities/host/index.ts';
+import { createFakeHost, type FakeHost, type FakeHostOptions } from '../../drivers/fake/host.ts';
+import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
+import { BerthError, type ErrorCode } from '../../model/errors.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { imageOf, ordersOf, vmOf } from './orders.ts';
+
+let repository: FakeRepository;
+let host: FakeHost;
+let activities: HostActivities;
+let vm: VmSpec;
+let orders: ReturnType<typeof ordersOf>;
+
+function open(options: Partial<FakeHostOptions> = {}, outputs?: string[]): void {
+  repository = createFakeRepository();
+  host = createFakeHost({ id: 'h1', repository, ...options });
+  activities = createHostActivities(host.ports);
+  vm = vmOf(imageOf(repository));
+  orders = ordersOf(repository, vm, outputs);
+}
+
+/** As a worker calls it: in the context of an activity. */
+function call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R> {
+  return new MockActivityEnvironment().run(act, ...args);
+}
+
+async function code(promise: Promise<unknown>): Promise<ErrorCode | 'fine' | string> {
+  try {
+    await promise;
+    return 'fine';
+  } catch (error) {
+    return error instanceof BerthError ? error.code : String(error);
+  }
+}
+
+async function toRunning(): Promise<void> {
+  await call(activities.ensureImage, vm.image);
+  await call(activities.stageIn, orders.stageIn);
+  await call(activities.ensureDisks, vm);
+  await call(activities.ensureRunning, vm);
+}
+
+beforeEach(() => open());
+
+describe('a task on a host', () => {
+  it('goes from an image to its outputs and leaves nothing', async () => {
+    await toRunning();
+    const result = await call(activities.runCommand, orders.run);
+    expect(result).toMatchObject({ exitCode: 0, timedOut: false, signal: null, logBytes: 5 });
+    const out = await call(activities.stageOut, orders.stageOut);
+    expect(out).toMatchObject({ bytes: 5, unmatched: [], outputs: [{ path: 'out/result', node: 0, sizeBytes: 5 }] });
+    await call(activities.removeDomain, vm.id, 1);
+    await call(activities.removeDisks, vm.id, 1);
+    expect(host.leftovers()).toEqual([]);
+    expect([...repository.logs.values()].map(String)).toEqual(['done\n']);
+  });
+
+  it('may repeat every step', async () => {
+    for (const step of [
+      () => call(activities.ensureImage, vm.image),
+      () => call(activities.stageIn, orders.stageIn),
+      () => call(activities.ensureDisks, vm),
+      () => call(activities.ensureRunning, vm),
+      () => call(activities.runCommand, orders.run),
+      () => call(activities.stageOut, orders.stageOut),
+      () => call(activities.removeDomain, vm.id, 1),
+      () => call(activities.removeDisks, vm.id, 1),
+    ]) {
+      const first: unknown = await step();
+      const second: unknown = await step();
+      if (step.toString().includes('ensureImage')) expect(second).toEqual({ from: 'cache', bytes: 0 });
+      else expect(second).toEqual(first);
+    }
+    expect(host.jobsStarted.get(vm.id)).toBe(1);
+    expect(host.leftovers()).toEqual([]);
+  });
+
+  it('may remove what was never made', async () => {
+    await call(activities.removeDomain, vm.id, 1);
+    await call(activities.removeDisks, vm.id, 1);
+    expect(host.leftovers()).toEqual([]);
+  });
+});
+
+describe('an older generation', () => {
+  it('is refused by every step that makes or removes something', async () => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, generation: 2 } });
+    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
+    expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
+    expect(await code(call(activities.ensureRunning, vm))).toBe('stale-generation');
+    expect(await code(call(activities.runCommand, orders.run))).toBe('stale-generation');
+    expect(await code(call(activities.stopCommand, vm.id, 1))).toBe('stale-generation');
+    expect(await code(call(activities.stageOut, orders.stageOut))).toBe('stale-generation');
+    expect(await code(call(activities.removeDomain, vm.id, 1))).toBe('stale-generation');
+    expect(await code(call(activities.removeDisks, vm.id, 1))).toBe('stale-generation');
+    expect(host.records.get(vm.id)?.generation).toBe(2);
+  });
+
+  it('is refused after a removal, and so is the same one; the next may come', async () => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.stageIn, orders.stageIn);
+    await call(activities.removeDomain, vm.id, 1);
+    expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
+    await call(activities.removeDisks, vm.id, 1);
+    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
+    expect(host.leftovers()).toEqual([]);
+    expect(await code(call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, generation: 2 } }))).toBe('fine');
+  });
+});
+
+describe('a domain', () => {
+  it('keeps its disks as long as it lives', async () => {
+    await toRunning();
+    expect(await code(call(activities.removeDisks, vm.id, 1))).toBe('in-use');
+    expect(await code(call(activities.quarantine, vm.id))).toBe('in-use');
+    expect(host.disks.size).toBe(2);
+  });
+
+  it('that vanishes under a command is lost, and is not started again', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 1e9, log: '', files: {} }) });
+    await toRunning();
+    const running = code(call(activities.runCommand, { ...orders.run, timeoutS: 1e7 }));
+    await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
+    host.crashDomain(vm.id);
+    expect(await running).toBe('vm-lost');
+    expect(await code(call(activities.ensureRunning, vm))).toBe('vm-lost');
+    expect(await code(call(activities.stageOut, orders.stageOut))).toBe('vm-lost');
+  });
+
+  it('that ends while it boots has not come up', async () => {
+    open({ bootMs: 1e9 });
+    await call(activities.ensureImage, vm.image);
+    await call(activities.stageIn, orders.stageIn);
+    await call(activities.ensureDisks, vm);
+    const booting = code(call(activities.ensureRunning, vm));
+    await expect.poll(() => host.domains.size).toBe(1);
+    host.crashDomain(vm.id);
+    expect(await booting).toBe('boot-failed');
+  });
+});
+
+describe('a command', () => {
+  it('that exits with an error is a result, and its outputs are taken out', async () => {
+    open({ run: () => ({ exitCode: 3, durationMs: 10, log: 'no\n', files: { 'out/a': 'a' } }) });
+    await toRunning();
+    expect(await call(activities.runCommand, orders.run)).toMatchObject({ exitCode: 3, timedOut: false });
+    expect((await call(activities.stageOut, orders.stageOut)).outputs).toHaveLength(1);
+  });
+
+  it('that takes too long is ended by the guest', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 1e6, log: '', files: {} }) });
+    await toRunning();
+    const result = await call(activities.runCommand, { ...orders.run, timeoutS: 5 });
+    expect(result).toMatchObject({ exitCode: null, timedOut: true });
+    expect(Date.parse(result.endedAt) - Date.parse(result.startedAt)).toBe(5000);
+  });
+
+  it('that does not exist says so', async () => {
+    open({ run: () => ({ exitCode: 127, durationMs: 0, log: '', files: {}, notStarted: 'no such program' }) });
+    await toRunning();
+    expect(await code(call(activities.runCommand, orders.run))).toBe('command-not-started');
+  });
+
+  it('can be stopped before it starts: then it never does', async () => {
+    await toRunning();
+    await call(activities.stopCommand, vm.id, 1);
+    expect(await code(call(activities.runCommand, orders.run))).toBe('command-not-started');
+    expect(host.jobsStarted.size).toBe(0);
+  });
+
+  it('is followed by a later attempt after the first was cancelled, and runs once', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 60_000, log: 'x'.repeat(100), files: {} }) });
+    await toRunning();
+    const first = new MockActivityEnvironment();
+    const cancelled = code(first.run(activities.runCommand, { ...orders.run, timeoutS: 100 }));
+    await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
+    first.cancel();
+    expect(await cancelled).toContain('CANCELLED');
+    expect(await call(activities.runCommand, { ...orders.run, timeoutS: 100 })).toMatchObject({ exitCode: 0, logBytes: 100 });
+    expect(host.jobsStarted.get(vm.id)).toBe(1);
+    expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
+  });
+
+  it('is followed by one attempt at a time: the newer takes over', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 20_000, log: '', files: {} }) });
+    await toRunning();
+    const late = code(call(activities.runCommand, orders.run));
+    await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
+    const next = call(activities.runCommand, orders.run);
+    expect(await late).toBe('host-busy');
+    expect(await next).toMatchObject({ exitCode: 0 });
+    expect(host.jobsStarted.get(vm.id)).toBe(1);
+  });
+});
+
+describe('outputs', () => {
+  const files = { 'out/a': 'a', 'out/.hidden': 'h', 'out/deep/b': 'b', 'log.txt': 'l', 'out/ba\nd': 'x' };
+  const openWith = (outputs: string[]) => open({ run: () => ({ exitCode: 0, durationMs: 10, log: '', files }) }, outputs);
+  const taken = async (outputs: string[]) => {
+    openWith(outputs);
+    await toRunning();
+    await call(activities.runCommand, orders.run);
+    const { outputs: stored, unmatched } = await call(activities.stageOut, orders.stageOut);
+    return { paths: stored.map(({ path }) => path), unmatched };
+  };
+
+  it('are what the patterns match: * within a folder, ** across, a dot only where it is said', async () => {
+    expect(await taken(['out/a'])).toEqual({ paths: ['out/a'], unmatched: [] });
+    expect(await taken(['out/*/*', '*.txt'])).toEqual({ paths: ['log.txt', 'out/deep/b'], unmatched: [] });
+    expect(await taken(['out/.h*', 'no/*'])).toEqual({ paths: ['out/.hidden'], unmatched: ['no/*'] });
+  });
+
+  it('with names that no output may have are refused', async () => {
+    expect(await code(taken(['out/*']))).toBe('outputs-refused');
+  });
+
+  it('beyond the limits are refused', async () => {
+    openWith(['out/a', 'log.txt']);
+    await toRunning();
+    await call(activities.runCommand, orders.run);
+    expect(await code(call(activities.stageOut, { ...orders.stageOut, limits: { files: 1, bytes: 100 } }))).toBe(
+      'outputs-refused',
+    );
+    expect(await code(call(activities.stageOut, { ...orders.stageOut, limits: { files: 9, bytes: 1 } }))).toBe('outputs-refused');
+    expect(repository.outputs.size).toBe(0);
+  });
+
+  it('can still be taken out when the domain is gone after its disk was settled', async () => {
+    await toRunning();
+    await call(activities.runCommand, orders.run);
+    await call(activities.stageOut, orders.stageOut);
+    host.crashDomain(vm.id);
+    expect((await call(activities.stageOut, orders.stageOut)).outputs).toHaveLength(1);
+  });
+});
+
+describe('inputs', () => {
+  it('that cannot be had fail with the reason of the first, and leave nothing but the record', async () => {
+    const url = 'http://nowhere.test/x';
+    const bad = {
+      ...orders.stageIn,
+      inputs: [...orders.stageIn.inputs, { path: 'x', url, source: 'outside', sizeBytes: null, sha256: null } as const],
+    };
+    expect(await code(call(activities.stageIn, bad))).toBe('input-unavailable');
+    await call(activities.removeDomain, vm.id, 1);
+    await call(activities.removeDisks, vm.id, 1);
+    expect(host.leftovers()).toEqual([]);
+  });
+
+  it('that climb out of /home/task or do not fit are refused', async () => {
+    const [input] = orders.stageIn.inputs;
+    expect(await code(call(activities.stageIn, { ...orders.stageIn, inputs: [{ ...input!, path: '../x' }] }))).toBe(
+      'bad-request',
+    );
+    expect(await code(call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, diskMiB: 0 } }))).toBe('inputs-too-large');
+  });
+});
+
+describe('what belongs to nobody', () => {
+  it('is moved out of use, and removed a day later', async () => {
+    await call(activities.stageIn, orders.stageIn);
+    await call(activities.quarantine, vm.id);
+    expect(await call(activities.inventory)).toMatchObject({ disks: [], quarantined: [vm.id] });
+    await call(activities.quarantine, vm.id);
+    expect(host.quarantined.size).toBe(1);
+    await host.ports.clock.sleep(25 * 3600 * 1000);
+    await call(activities.quarantine, vm.id);
+    expect(host.quarantined.size).toBe(0);
+  });
+});
+
+describe('networks', () => {
+  it('stay as long as a VM of this host needs them', async () => {
+    await toRunning();
+    const other = { ...vmOf(vm.image), network: vm.network };
+    await call(activities.ensureDisks, other);
+    await call(activities.removeDomain, vm.id, 1);
+    await call(activities.removeDisks, vm.id, 1);
+    expect(host.networks.size).toBe(1);
+    await call(activities.removeDisks, other.id, 1);
+    expect(host.networks.size).toBe(0);
+  });
+});
