@@ -79,8 +79,6 @@ export interface LedgerActivities {
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
-  /** Tasks whose end was asked for that long ago and that have not ended: the request was lost. */
-  tasksToCancel(olderThanS: number): Promise<TaskId[]>;
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
   sweep(): Promise<number>;
 }
@@ -93,6 +91,4 @@ export interface HostDifference {
   missing: VmId[];
   /** On the host, and in the ledger removed, elsewhere, or of a newer generation than the one found: to be removed. */
   leftovers: { vmId: VmId; generation: number }[];
-  /** `stuck` on this host with their task at its end: to be removed again, and then released. */
-  stuck: { vmId: VmId; generation: number }[];
 }
