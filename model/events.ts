@@ -1,0 +1,84 @@
+import { z } from 'zod';
+
+/**
+ * What outsiders hear of tasks, as the `data` of CloudEvents 1.0. Times are RFC 3339. A field is never taken away or
+ * given another meaning; a new one may appear.
+ */
+export const taskEventTypes = {
+  accepted: 'berth.task.accepted',
+  started: 'berth.task.started',
+  succeeded: 'berth.task.succeeded',
+  failed: 'berth.task.failed',
+  cancelled: 'berth.task.cancelled',
+} as const;
+
+export type TaskEventType = (typeof taskEventTypes)[keyof typeof taskEventTypes];
+
+/** Deterministic, so that a fact is written once, however often its step is repeated. */
+export function eventId(subject: string, type: string): string {
+  return `${subject}/${type}`;
+}
+
+const time = z.iso.datetime();
+const resources = z.strictObject({ vcpus: z.int(), memoryMiB: z.int(), diskMiB: z.int() });
+
+/** What billing needs of one VM of a task; the same shape as Usage in model/task.ts. */
+export const UsageData = z
+  .strictObject({
+    vm: z.string(),
+    host: z.string(),
+    provider: z.string(),
+    vcpus: z.int(),
+    memoryMiB: z.int(),
+    startedAt: time,
+    endedAt: time,
+    vcpuSeconds: z.number().min(0),
+    memoryMiBSeconds: z.number().min(0),
+  })
+  .meta({ id: 'Usage' });
+
+const named = { task: z.string(), name: z.string(), owner: z.string() };
+
+export const TaskAcceptedData = z
+  .strictObject({ ...named, image: z.string(), nodes: z.int(), resources, acceptedAt: time })
+  .meta({ id: 'TaskAccepted', description: 'The task has its row and its place in the queue' });
+
+export const TaskStartedData = z
+  .strictObject({
+    ...named,
+    vms: z.array(z.strictObject({ vm: z.string(), host: z.string(), provider: z.string() })),
+    startedAt: time,
+  })
+  .meta({ id: 'TaskStarted', description: 'Its command runs' });
+
+export const TaskEndedData = z
+  .strictObject({
+    ...named,
+    state: z.enum(['succeeded', 'failed', 'cancelled']),
+    exitCode: z.int().nullable(),
+    error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
+    acceptedAt: time,
+    startedAt: time.nullable(),
+    finishedAt: time,
+    /** One entry for each VM whose domain existed. */
+    usage: z.array(UsageData),
+    vcpuSeconds: z.number().min(0),
+    memoryMiBSeconds: z.number().min(0),
+    bytesIn: z.int().min(0),
+    bytesOut: z.int().min(0),
+    outputs: z.int().min(0),
+  })
+  .meta({ id: 'TaskEnded', description: 'The task has ended; what it used is final' });
+
+export type TaskAcceptedData = z.infer<typeof TaskAcceptedData>;
+export type TaskStartedData = z.infer<typeof TaskStartedData>;
+export type TaskEndedData = z.infer<typeof TaskEndedData>;
+
+/** The shape of `data` for each type. */
+export const taskEventData = {
+  'berth.task.accepted': TaskAcceptedData,
+  'berth.task.started': TaskStartedData,
+  'berth.task.succeeded': TaskEndedData,
+  'berth.task.failed': TaskEndedData,
+  'berth.task.cancelled': TaskEndedData,
+} as const satisfies Record<TaskEventType, z.ZodType>;

@@ -1,0 +1,192 @@
+import type { Resources } from '../model/host.ts';
+import type { Refusal } from '../model/task.ts';
+
+/** A host as placement sees it. `used` may stand above `capacity` where the machine shrank under its VMs. */
+export interface PlacementHost {
+  id: string;
+  state: 'up' | 'unknown';
+  schedulable: boolean;
+  capacity: Resources;
+  used: Resources;
+  /** Ids of the images in its cache. */
+  images: ReadonlySet<string>;
+}
+
+/** A task that waits: `nodes` VMs of one size each, all or none. */
+export interface PlacementRequest {
+  id: string;
+  nodes: number;
+  /** What each VM takes. */
+  each: Resources;
+  imageId: string | null;
+  /** How many younger tasks were placed while it waited for room. */
+  overtaken: number;
+}
+
+export interface PlacementLimits {
+  /** A task that was overtaken this often is overtaken no more. */
+  maxOvertaken: number;
+  /** How many waiting tasks are looked at, so that a pass over a long queue stays short. */
+  lookahead: number;
+}
+
+/** Why a host was passed over, in the order in which it is asked; each host is counted at its first. */
+export type Filter = 'unknown' | 'unschedulable' | 'vcpus' | 'memory' | 'disk';
+
+export type QueueVerdict =
+  /** The host of each node. */
+  | { kind: 'placed'; hosts: string[] }
+  /** `queue` among the filters: it might fit, but an older task must not be passed. */
+  | { kind: 'waits'; refusal: Refusal; overtaken: number }
+  /** Larger than this site could hold if it were empty and all its hosts were up. */
+  | { kind: 'impossible'; refusal: Refusal };
+
+/** The cheap questions about the host itself first, then its sizes. null: the VM fits. */
+function refuse(host: PlacementHost, each: Resources, used: Resources): Filter | null {
+  if (host.state !== 'up') return 'unknown';
+  if (!host.schedulable) return 'unschedulable';
+  return lacks(host.capacity, used, each);
+}
+
+function lacks(capacity: Resources, used: Resources, each: Resources): Filter | null {
+  if (used.vcpus + each.vcpus > capacity.vcpus) return 'vcpus';
+  if (used.memoryMiB + each.memoryMiB > capacity.memoryMiB) return 'memory';
+  if (used.diskMiB + each.diskMiB > capacity.diskMiB) return 'disk';
+  return null;
+}
+
+function plus(a: Resources, b: Resources): Resources {
+  return { vcpus: a.vcpus + b.vcpus, memoryMiB: a.memoryMiB + b.memoryMiB, diskMiB: a.diskMiB + b.diskMiB };
+}
+
+const nothing: Resources = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };
+
+/** The share of a host that stays free with this much used, 0 to 1: the mean over what a VM takes. */
+function slack(capacity: Resources, used: Resources): number {
+  const share = (have: number, taken: number) => (have === 0 ? 0 : (have - taken) / have);
+  return (
+    (share(capacity.vcpus, used.vcpus) + share(capacity.memoryMiB, used.memoryMiB) + share(capacity.diskMiB, used.diskMiB)) / 3
+  );
+}
+
+interface Candidate {
+  host: PlacementHost;
+  /** 0 where the image is cached: fetching it costs more than any other difference. */
+  fetch: 0 | 1;
+  /** Members of the same gang that are here already: spread, so that one host's end is not the whole gang's. */
+  siblings: number;
+  /** Best fit: the fullest host that still has room, which keeps large holes for large tasks. */
+  slack: number;
+}
+
+function better(a: Candidate, b: Candidate): number {
+  return a.fetch - b.fetch || a.siblings - b.siblings || a.slack - b.slack || (a.host.id < b.host.id ? -1 : 1);
+}
+
+/**
+ * Finds a host for each VM of one request, or says how many hosts failed which filter. The VMs are alike, so taking the
+ * best host for one after the other finds a placement whenever there is one.
+ * @param used what is taken of each host, by id; not changed
+ */
+export function placeGang(
+  request: PlacementRequest,
+  hosts: readonly PlacementHost[],
+  used: ReadonlyMap<string, Resources>,
+): { hosts: string[] } | { refusal: Refusal } {
+  const taken = new Map(used);
+  const chosen: string[] = [];
+  while (chosen.length < request.nodes) {
+    const failed: Record<string, number> = {};
+    let best: Candidate | null = null;
+    for (const host of hosts) {
+      const usedHere = taken.get(host.id) ?? nothing;
+      const filter = refuse(host, request.each, usedHere);
+      if (filter !== null) {
+        failed[filter] = (failed[filter] ?? 0) + 1;
+        continue;
+      }
+      const candidate: Candidate = {
+        host,
+        fetch: request.imageId !== null && host.images.has(request.imageId) ? 0 : 1,
+        siblings: chosen.filter((id) => id === host.id).length,
+        slack: slack(host.capacity, plus(usedHere, request.each)),
+      };
+      if (best === null || better(candidate, best) < 0) best = candidate;
+    }
+    if (best === null) return { refusal: { hosts: hosts.length, failed } };
+    chosen.push(best.host.id);
+    taken.set(best.host.id, plus(taken.get(best.host.id) ?? nothing, request.each));
+  }
+  return { hosts: chosen };
+}
+
+/** How many VMs of this size the host could hold if it were empty. */
+function holdsEmpty(host: PlacementHost, each: Resources): number {
+  const times = (have: number, one: number) => (one === 0 ? Number.POSITIVE_INFINITY : Math.floor(have / one));
+  return Math.min(
+    times(host.capacity.vcpus, each.vcpus),
+    times(host.capacity.memoryMiB, each.memoryMiB),
+    times(host.capacity.diskMiB, each.diskMiB),
+  );
+}
+
+function fitsEmpty(request: PlacementRequest, hosts: readonly PlacementHost[]): boolean {
+  return hosts.reduce((sum, host) => sum + holdsEmpty(host, request.each), 0) >= request.nodes;
+}
+
+/**
+ * Why the site could never hold the request, not even empty and with every host up; null when it could, or when no host
+ * has registered yet, which says nothing. Permanent, where a lack of room is temporary.
+ */
+export function neverFits(request: PlacementRequest, hosts: readonly PlacementHost[]): Refusal | null {
+  if (hosts.length === 0 || fitsEmpty(request, hosts)) return null;
+  const failed: Record<string, number> = {};
+  for (const host of hosts) {
+    const filter = lacks(host.capacity, nothing, request.each);
+    if (filter !== null) failed[filter] = (failed[filter] ?? 0) + 1;
+  }
+  // Each host could hold a VM of it, and all together not as many as it has.
+  if (Object.keys(failed).length === 0) failed.nodes = hosts.length;
+  return { hosts: hosts.length, failed };
+}
+
+/**
+ * One pass over the queue, oldest first: what fits is placed, also past an older task that doesn't, but past each of
+ * those at most `maxOvertaken` times; then nothing younger moves until it has its place, so that large tasks don't
+ * starve. Only a task that waits for room holds others up: one that waits for hosts (all that could hold it are unknown
+ * or not schedulable) would block the site for nothing. Pure, and the same answer for the same question.
+ * @param queue oldest first
+ * @returns a verdict for each request looked at, in the queue's order
+ */
+export function placeQueue(
+  queue: readonly PlacementRequest[],
+  hosts: readonly PlacementHost[],
+  limits: PlacementLimits,
+): { request: PlacementRequest; verdict: QueueVerdict }[] {
+  const ordered = [...hosts].sort((a, b) => (a.id < b.id ? -1 : 1));
+  const usable = ordered.filter((host) => host.state === 'up' && host.schedulable);
+  const used = new Map(ordered.map((host) => [host.id, host.used]));
+  const waiting: { verdict: { overtaken: number } }[] = [];
+  const answers: { request: PlacementRequest; verdict: QueueVerdict }[] = [];
+  for (const request of queue.slice(0, limits.lookahead)) {
+    const never = neverFits(request, ordered);
+    if (never !== null) {
+      answers.push({ request, verdict: { kind: 'impossible', refusal: never } });
+      continue;
+    }
+    const blocked = waiting.some((older) => older.verdict.overtaken >= limits.maxOvertaken);
+    const found = blocked
+      ? { refusal: { hosts: ordered.length, failed: { queue: ordered.length } } }
+      : placeGang(request, ordered, used);
+    if ('hosts' in found) {
+      for (const id of found.hosts) used.set(id, plus(used.get(id) ?? nothing, request.each));
+      for (const older of waiting) older.verdict.overtaken += 1;
+      answers.push({ request, verdict: { kind: 'placed', hosts: found.hosts } });
+      continue;
+    }
+    const verdict = { kind: 'waits' as const, refusal: found.refusal, overtaken: request.overtaken };
+    answers.push({ request, verdict });
+    if (fitsEmpty(request, usable)) waiting.push({ verdict });
+  }
+  return answers;
+}
