@@ -1,0 +1,177 @@
+import { randomUUID } from 'node:crypto';
+import { access, constants } from 'node:fs/promises';
+import express, { type Express, type RequestHandler, type Response } from 'express';
+import { pinoHttp } from 'pino-http';
+import type { readConfig } from '../model/config.ts';
+import { BerthError } from '../model/errors.ts';
+import type { Logger } from '../model/log.ts';
+import type { Ledger } from '../prisma/client.ts';
+import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './auth.ts';
+import { checkHealth, nameRoute, openMetrics } from './metrics.ts';
+import { describeApi } from './openapi.ts';
+import { type Answer, type Operation, streamed } from './operation.ts';
+import { answerWithProblem, notFound } from './problem.ts';
+import { limitRate } from './rate-limit.ts';
+import type { Repository } from './repository.ts';
+import { eventRoutes } from './routes/events.ts';
+import { fileRoutes } from './routes/files.ts';
+import { hostRoutes } from './routes/hosts.ts';
+import { imageRoutes } from './routes/images.ts';
+import { internalRoutes } from './routes/internal.ts';
+import { taskRoutes } from './routes/tasks.ts';
+import { vmRoutes } from './routes/vms.ts';
+import { expectBody } from './serve.ts';
+import type { TaskWorkflows } from './temporal.ts';
+
+export interface ApiDeps {
+  ledger: Ledger;
+  temporal: TaskWorkflows;
+  repository: Repository;
+  config: ReturnType<typeof readConfig<'api' | 'signing'>>;
+  log: Logger;
+  /** ms since 1970 */
+  clock: () => number;
+}
+
+const jsonLimit = '4mb';
+const healthDeadlineMs = 2_000;
+
+/** One id a request, in the answer, in every log line and in a problem: the caller's own, where it is one. */
+function requestLog(log: Logger): RequestHandler {
+  return pinoHttp({
+    logger: log,
+    genReqId: (req, res) => {
+      const given = req.headers['x-request-id'];
+      const id = typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
+      res.setHeader('X-Request-Id', id);
+      return id;
+    },
+    customProps: (req) => {
+      const { keyId, ownerId } = callerOf(req as express.Request);
+      return keyId === '' ? {} : { keyId, owner: ownerId };
+    },
+    customLogLevel: (_req, res, error) => (error || res.statusCode >= 500 ? 'error' : 'info'),
+    serializers: {
+      // Not the query: that of a signed URL is a right.
+      req: (req: { id: string; method: string; url: string }) => ({
+        id: req.id,
+        method: req.method,
+        path: req.url.split('?')[0],
+      }),
+      res: (res: { statusCode: number }) => ({ status: res.statusCode }),
+    },
+  });
+}
+
+const secure: RequestHandler = (_req, res, next) => {
+  res.setHeader('X-Content-Type-Options', 'nosniff');
+  res.setHeader('Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'");
+  res.setHeader('Referrer-Policy', 'no-referrer');
+  res.setHeader('Cache-Control', 'private, no-cache');
+  next();
+};
+
+const requireJson: RequestHandler = (req, res, next) => {
+  if (!req.is('application/json')) {
+    const found = req.get('content-type') ?? 'no Content-Type';
+    throw new BerthError('unsupported-media-type', `Found ${found}; expected Content-Type: application/json`);
+  }
+  expectBody(req, res);
+  next();
+};
+
+function send(res: Response, answer: Answer): void {
+  res.status(answer.status);
+  if (answer.location !== null) res.setHeader('Location', answer.location);
+  if (answer.text === null) res.end();
+  else res.set('Content-Type', 'application/json; charset=utf-8').end(answer.text);
+}
+
+function run(operation: Operation): RequestHandler {
+  return async (req, res) => {
+    const answer = await operation.run(req, res, callerOf(req));
+    if (answer !== streamed) send(res, answer);
+  };
+}
+
+interface Gates {
+  authenticate: RequestHandler;
+  limit: RequestHandler;
+  signature: RequestHandler;
+}
+
+/** What stands before a route's handler, by who may call it. */
+function gatesOf(operation: Operation, gates: Gates): RequestHandler[] {
+  const before: Record<Operation['access'], RequestHandler[]> = {
+    open: [],
+    signed: [gates.signature],
+    client: [gates.authenticate, gates.limit],
+    operator: [gates.authenticate, gates.limit, requireOperator],
+  };
+  const body = operation.body ? [requireJson, express.json({ limit: jsonLimit, inflate: false, strict: false })] : [];
+  return [...before[operation.access], ...body];
+}
+
+function mount(app: Express, operations: Operation[], gates: Gates): void {
+  const byPath = Map.groupBy(operations, (operation) => operation.path);
+  for (const [path, here] of byPath) {
+    const route = app.route(path.replaceAll(/\{(\w+)\}/g, ':$1'));
+    route.all(nameRoute(path));
+    for (const operation of here) route[operation.method](...gatesOf(operation, gates), run(operation));
+    const methods = here.flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]));
+    route.all((req, res) => {
+      res.setHeader('Allow', methods.join(', '));
+      throw new BerthError('method-not-allowed', `Found ${req.method}; ${path} takes ${methods.join(', ')}`);
+    });
+  }
+}
+
+function bareApp(log: Logger): Express {
+  const app = express();
+  app.disable('x-powered-by').disable('etag');
+  app.enable('strict routing').enable('case sensitive routing');
+  app.set('query parser', 'simple');
+  app.use(requestLog(log), secure);
+  return app;
+}
+
+/**
+ * The API, and the operators' port next to it. Neither listens: see api/serve.ts.
+ */
+export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
+  const { ledger, temporal, repository, config, log, clock } = deps;
+  const metrics = openMetrics(ledger);
+  const operations = [taskRoutes, fileRoutes, vmRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) => routes(deps));
+  const document = describeApi(operations);
+
+  const app = bareApp(log);
+  app.use(metrics.observe);
+  app.get('/openapi.json', nameRoute('/openapi.json'), (_req, res) => {
+    res.json(document);
+  });
+  mount(app, [...operations, ...internalRoutes(deps)], {
+    authenticate: authenticate(openKeyring(ledger, clock)),
+    limit: limitRate(config.api.BERTH_RATE_PER_MINUTE),
+    signature: requireSignature(config.signing.BERTH_SIGNING_KEY, clock),
+  });
+  app.use(notFound, answerWithProblem);
+
+  const operatorsApp = bareApp(log.child({}, { level: 'warn' }));
+  operatorsApp.get('/healthz', async (_req, res) => {
+    const health = await checkHealth(
+      {
+        ledger: () => ledger.$queryRaw`SELECT 1`,
+        temporal: () => temporal.ping(),
+        repository: () => access(repository.root, constants.W_OK),
+      },
+      healthDeadlineMs,
+      log,
+    );
+    res.status(health.healthy ? 200 : 503).json({ status: health.healthy ? 'ok' : 'failed', parts: health.parts });
+  });
+  operatorsApp.get('/metrics', async (_req, res) => {
+    res.set('Content-Type', metrics.registry.contentType).end(await metrics.registry.metrics());
+  });
+  operatorsApp.use(notFound, answerWithProblem);
+  return { app, operatorsApp, document };
+}

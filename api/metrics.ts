@@ -1,0 +1,130 @@
+import type { Request, RequestHandler, Response } from 'express';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Logger } from '../model/log.ts';
+import { hostStates, taskStates } from '../model/states.ts';
+import type { Ledger } from '../prisma/client.ts';
+
+/** Says which route a request took: the path as declared, not as sent, so that series stay few. */
+const routes = new WeakMap<Request, string>();
+
+export function nameRoute(path: string): RequestHandler {
+  return (req, _res, next) => {
+    routes.set(req, path);
+    next();
+  };
+}
+
+export interface Metrics {
+  registry: Registry;
+  observe: RequestHandler;
+}
+
+/** A gauge by state that is read from the ledger when it is asked for; states without rows are 0. */
+function stateGauge(
+  registry: Registry,
+  about: { name: string; help: string; states: readonly string[] },
+  read: () => Promise<{ state: string; rows: number }[]>,
+): void {
+  new Gauge({
+    name: about.name,
+    help: about.help,
+    labelNames: ['state'],
+    registers: [registry],
+    async collect() {
+      const rows = await read();
+      for (const state of about.states) this.set({ state }, rows.find((row) => row.state === state)?.rows ?? 0);
+    },
+  });
+}
+
+function ledgerGauges(registry: Registry, ledger: Ledger): void {
+  stateGauge(registry, { name: 'berth_tasks', help: 'Tasks by state', states: taskStates }, async () => {
+    const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
+    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+  });
+  stateGauge(registry, { name: 'berth_hosts', help: 'Hosts by state', states: hostStates }, async () => {
+    const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });
+    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+  });
+  new Gauge({
+    name: 'berth_queue_oldest_seconds',
+    help: 'Age of the oldest queued task',
+    registers: [registry],
+    async collect() {
+      const oldest = await ledger.task.findFirst({
+        where: { state: 'queued' },
+        orderBy: { createdAt: 'asc' },
+        select: { createdAt: true },
+      });
+      this.set(oldest ? (Date.now() - oldest.createdAt.getTime()) / 1000 : 0);
+    },
+  });
+}
+
+export function openMetrics(ledger: Ledger): Metrics {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  ledgerGauges(registry, ledger);
+  const duration = new Histogram({
+    name: 'berth_http_request_duration_seconds',
+    help: 'Time to the end of the answer, by route',
+    labelNames: ['method', 'route', 'status'],
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60],
+    registers: [registry],
+  });
+  const transferred = new Counter({
+    name: 'berth_http_bytes_total',
+    help: 'Bytes on the wire',
+    labelNames: ['direction'],
+    registers: [registry],
+  });
+  // A connection carries many requests: what was counted of it already.
+  const counted = new WeakMap<object, { in: number; out: number }>();
+
+  function countBytes(req: Request): void {
+    const { socket } = req;
+    const before = counted.get(socket) ?? { in: 0, out: 0 };
+    const now = { in: socket.bytesRead, out: socket.bytesWritten };
+    transferred.inc({ direction: 'in' }, now.in - before.in);
+    transferred.inc({ direction: 'out' }, now.out - before.out);
+    counted.set(socket, now);
+  }
+
+  return {
+    registry,
+    observe: (req: Request, res: Response, next) => {
+      const stop = duration.startTimer();
+      res.once('close', () => {
+        const status = res.writableFinished ? String(res.statusCode) : 'aborted';
+        stop({ method: req.method, route: routes.get(req) ?? 'unknown', status });
+        countBytes(req);
+      });
+      next();
+    },
+  };
+}
+
+/** Liveness of what this process needs, each asked with a deadline (ms). */
+export async function checkHealth(
+  checks: Record<string, () => Promise<unknown>>,
+  deadlineMs: number,
+  log: Logger,
+): Promise<{ healthy: boolean; parts: Record<string, 'ok' | 'failed'> }> {
+  const parts: Record<string, 'ok' | 'failed'> = {};
+  await Promise.all(
+    Object.entries(checks).map(async ([name, check]) => {
+      const late = Promise.withResolvers<never>();
+      const timer = setTimeout(() => late.reject(new Error(`no answer within ${deadlineMs} ms`)), deadlineMs);
+      try {
+        await Promise.race([check(), late.promise]);
+        parts[name] = 'ok';
+      } catch (error) {
+        log.warn({ err: error, part: name }, 'a health check failed');
+        parts[name] = 'failed';
+      } finally {
+        clearTimeout(timer);
+      }
+    }),
+  );
+  return { healthy: Object.values(parts).every((part) => part === 'ok'), parts };
+}

@@ -1,0 +1,153 @@
+import type { Request, Response } from 'express';
+import { z } from 'zod';
+import { BerthError } from '../../model/errors.ts';
+import type { ApiDeps } from '../app.ts';
+import type { Caller } from '../auth.ts';
+import { json, noContent, type Operation, operation, streamed } from '../operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { asFile, type FileRow } from '../repository.ts';
+import { File } from '../schemas.ts';
+import { sendBytes } from '../send-bytes.ts';
+import { incoming } from '../uploads.ts';
+
+const Id = z.strictObject({ id: z.string() });
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: refusing them is the point
+const noControls = (name: string) => !/[\u0000-\u001f\u007f]/.test(name);
+
+const UploadQuery = z.strictObject({
+  name: z
+    .string({ error: 'expected a name' })
+    .min(1)
+    .max(512)
+    .refine(noControls, { error: 'expected no control characters' })
+    .meta({ description: 'What the file is called when it is downloaded' }),
+  sha256: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/, { error: 'expected 64 lower-case hexadecimal digits' })
+    .optional()
+    .meta({ description: 'Refuse the bytes unless this is their SHA-256' }),
+});
+
+function show(row: FileRow): z.input<typeof File> {
+  return {
+    id: row.id,
+    name: row.name,
+    sizeBytes: Number(row.sizeBytes),
+    sha256: row.sha256,
+    owner: row.ownerId,
+    createdAt: row.createdAt.toISOString(),
+  };
+}
+
+export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
+  /** Files that the caller may see. */
+  const visible = (caller: Caller) => ({ state: 'ready' as const, ...(caller.role === 'client' && { ownerId: caller.ownerId }) });
+
+  async function find(caller: Caller, id: string): Promise<FileRow> {
+    const row = await ledger.file.findFirst({ where: { id, ...visible(caller) } });
+    if (!row) throw new BerthError('not-found', `There is no file ${id}`);
+    return asFile(row);
+  }
+
+  function upload(
+    req: Request,
+    res: Response,
+    caller: Caller,
+    query: z.output<typeof UploadQuery>,
+    idempotencyKey: string | null,
+  ) {
+    return repository.upload(
+      { ...incoming(req, res, query.sha256), ownerId: caller.ownerId, name: query.name, idempotencyKey, route: '/v1/files' },
+      (row) => json(201, show(row), `/v1/files/${row.id}`),
+    );
+  }
+
+  return [
+    operation({
+      method: 'post',
+      path: '/v1/files',
+      id: 'createFile',
+      tag: 'files',
+      summary: 'Store a file',
+      description: 'The body is the bytes. `Repr-Digest`, `Content-Digest` or `?sha256=` has them checked on arrival.',
+      access: 'client',
+      query: UploadQuery,
+      bytes: { description: 'The bytes, of any media type but multipart' },
+      answers: { 201: { description: 'Stored, durable and visible', schema: File, headers: { Location: 'The file' } } },
+      problems: ['too-large', 'quota-exceeded', 'digest-mismatch', 'unsupported-media-type', 'disk-full'],
+      handle: ({ req, res, caller, query, idempotencyKey }) => upload(req, res, caller, query, idempotencyKey),
+    }),
+    operation({
+      method: 'get',
+      path: '/v1/files',
+      id: 'listFiles',
+      tag: 'files',
+      summary: 'List files, newest first',
+      access: 'client',
+      query: PageQuery,
+      answers: { 200: { description: 'A page', schema: pageOf(File) } },
+      problems: [],
+      handle: async ({ caller, query }) => {
+        const { where, ...rest } = pageQuery('files', query);
+        const rows = await ledger.file.findMany({ where: { AND: [visible(caller), where] }, ...rest });
+        return json(200, page('files', query.limit, rows.map(asFile), show));
+      },
+    }),
+    operation({
+      method: 'get',
+      path: '/v1/files/{id}',
+      id: 'getFile',
+      tag: 'files',
+      summary: 'Describe a file',
+      access: 'client',
+      params: Id,
+      answers: { 200: { description: 'The file', schema: File } },
+      problems: ['not-found'],
+      handle: async ({ caller, params }) => json(200, show(await find(caller, params.id))),
+    }),
+    operation({
+      method: 'get',
+      path: '/v1/files/{id}/content',
+      id: 'getFileContent',
+      tag: 'files',
+      summary: 'Download a file',
+      description: 'With `Range`, `If-Range`, `If-None-Match`; the ETag is the SHA-256 of the bytes.',
+      access: 'client',
+      params: Id,
+      answers: {
+        200: {
+          description: 'The bytes',
+          media: 'application/octet-stream',
+          headers: { ETag: 'The SHA-256', 'Repr-Digest': 'RFC 9530' },
+        },
+        206: { description: 'The range', media: 'application/octet-stream', headers: { 'Content-Range': 'Which bytes' } },
+        304: { description: 'Not changed' },
+      },
+      problems: ['not-found', 'range-not-satisfiable', 'precondition-failed'],
+      handle: async ({ req, res, caller, params }) => {
+        const file = await find(caller, params.id);
+        await sendBytes(req, res, repository.bytes, file);
+        return streamed;
+      },
+    }),
+    operation({
+      method: 'delete',
+      path: '/v1/files/{id}',
+      id: 'deleteFile',
+      tag: 'files',
+      summary: 'Delete a file',
+      description: 'Downloads under way end well. A file that a task which is not over or an image needs is `in-use`.',
+      access: 'client',
+      params: Id,
+      answers: { 204: { description: 'Deleted' } },
+      problems: ['not-found', 'in-use'],
+      handle: async ({ caller, params }) => {
+        const file = await find(caller, params.id);
+        await repository.remove(file);
+        log.info({ fileId: file.id, owner: file.ownerId }, 'file deleted');
+        return noContent;
+      },
+    }),
+  ];
+}

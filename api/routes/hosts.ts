@@ -1,0 +1,85 @@
+import { z } from 'zod';
+import type { Host as HostRow } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { ApiDeps } from '../app.ts';
+import { json, type Operation, operation } from '../operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { Host, HostChange } from '../schemas.ts';
+
+const Id = z.strictObject({ id: z.string() });
+
+function show(row: HostRow): z.input<typeof Host> {
+  return {
+    id: row.id,
+    address: row.address,
+    provider: row.provider,
+    state: row.state,
+    schedulable: row.schedulable,
+    acceptsMigrations: row.acceptsMigrations,
+    capacity: { vcpus: row.vcpus, memoryMiB: row.memoryMiB, diskMiB: row.diskMiB },
+    used: { vcpus: row.usedVcpus, memoryMiB: row.usedMemoryMiB, diskMiB: row.usedDiskMiB },
+    cpuModel: row.cpuModel,
+    accelerator: row.accelerator,
+    hypervisor: row.hypervisor,
+    seenAt: row.seenAt.toISOString(),
+    createdAt: row.createdAt.toISOString(),
+  };
+}
+
+export function hostRoutes({ ledger, log }: ApiDeps): Operation[] {
+  const unknown = (id: string) => new BerthError('not-found', `There is no host ${id}`);
+  return [
+    operation({
+      method: 'get',
+      path: '/v1/hosts',
+      id: 'listHosts',
+      tag: 'hosts',
+      summary: 'List hosts, newest first',
+      access: 'operator',
+      query: PageQuery,
+      answers: { 200: { description: 'A page', schema: pageOf(Host) } },
+      problems: [],
+      handle: async ({ query }) =>
+        json(200, page('hosts', query.limit, await ledger.host.findMany(pageQuery('hosts', query)), show)),
+    }),
+    operation({
+      method: 'get',
+      path: '/v1/hosts/{id}',
+      id: 'getHost',
+      tag: 'hosts',
+      summary: 'Describe a host',
+      access: 'operator',
+      params: Id,
+      answers: { 200: { description: 'The host', schema: Host } },
+      problems: ['not-found'],
+      handle: async ({ params: { id } }) => {
+        const row = await ledger.host.findUnique({ where: { id } });
+        if (!row) throw unknown(id);
+        return json(200, show(row));
+      },
+    }),
+    operation({
+      method: 'patch',
+      path: '/v1/hosts/{id}',
+      id: 'changeHost',
+      tag: 'hosts',
+      summary: 'Take a host out of scheduling, or back in',
+      description: 'VMs that are on the host stay. What waits is placed the next time anything is placed.',
+      access: 'operator',
+      params: Id,
+      body: HostChange,
+      answers: { 200: { description: 'The host after the change', schema: Host } },
+      problems: ['not-found'],
+      handle: async ({ params: { id }, body: { schedulable, acceptsMigrations }, caller }) => {
+        const data = {
+          ...(schedulable !== undefined && { schedulable }),
+          ...(acceptsMigrations !== undefined && { acceptsMigrations }),
+        };
+        const [row] = await ledger.host.updateManyAndReturn({ where: { id }, data });
+        if (!row) throw unknown(id);
+        log.info({ hostId: id, keyId: caller.keyId, ...data }, 'host changed by an operator');
+        return json(200, show(row));
+      },
+    }),
+  ];
+}

@@ -1,0 +1,136 @@
+import { z } from 'zod';
+import { type ErrorCode, errorTable } from '../model/errors.ts';
+import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
+import { TaskSpec } from '../model/task.ts';
+
+/** What the API answers with. Sizes carry their unit in the name; times are RFC 3339 in UTC. */
+const time = z.iso.datetime().meta({ example: '2026-11-21T12:00:00.000Z' });
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const bytes = z.int().min(0);
+const codes = Object.keys(errorTable) as [ErrorCode, ...ErrorCode[]];
+
+export const Problem = z
+  .looseObject({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().meta({ description: 'What was tried, what was found, what to do' }),
+    code: z.enum(codes),
+    errors: z.array(
+      z.strictObject({
+        pointer: z.string().meta({ description: 'A JSON pointer into the body, or `query.x`, `path.x`, `header.x`' }),
+        detail: z.string(),
+      }),
+    ),
+    requestId: z.string(),
+  })
+  .meta({ id: 'Problem', description: 'RFC 9457' });
+
+export const File = z
+  .strictObject({
+    id: z.string().meta({ example: 'file_01jd7x3v8ve5hb1f5wwfb2x5r1' }),
+    name: z.string(),
+    sizeBytes: bytes,
+    sha256,
+    owner: z.string(),
+    createdAt: time,
+  })
+  .meta({ id: 'File' });
+
+export const Task = TaskSpec.extend({
+  id: z.string().meta({ example: 'task_01jd7x3v8ve5hb1f5wwfb2x5r1' }),
+  owner: z.string(),
+  state: z.enum(taskStates),
+  workflowId: z.string().meta({ description: "The workflow that runs it, in Temporal's own UI" }),
+  vms: z.array(z.string()).meta({ description: 'Its VMs, by node' }),
+  hosts: z.array(z.string()).meta({ description: 'Where they run or ran, by node; empty until the task is placed' }),
+  waiting: z
+    .strictObject({ hosts: z.int(), failed: z.record(z.string(), z.int()) })
+    .nullable()
+    .meta({ description: 'Why it is queued: of so many hosts, how many failed which filter' }),
+  exitCode: z.int().nullable(),
+  error: z.strictObject({ code: z.enum(codes), message: z.string() }).nullable(),
+  outputs: z.array(z.strictObject({ path: z.string(), node: z.int(), file: z.string(), sizeBytes: bytes, sha256 })),
+  timeline: z.array(z.strictObject({ step: z.string(), startedAt: time, endedAt: time.nullable() })),
+  cancelRequestedAt: time.nullable(),
+  createdAt: time,
+  startedAt: time.nullable(),
+  finishedAt: time.nullable(),
+}).meta({ id: 'Task' });
+
+export const Image = z
+  .strictObject({
+    id: z.string(),
+    name: z.string(),
+    digest: z.string(),
+    state: z.enum(imageStates),
+    owner: z.string().nullable().meta({ description: 'null: published by the operator, for everybody' }),
+    sizeBytes: bytes,
+    virtualMiB: z.int(),
+    hosts: z.array(z.string()).meta({ description: 'Hosts that have it in their cache' }),
+    createdAt: time,
+  })
+  .meta({ id: 'Image' });
+
+const resources = z.strictObject({ vcpus: z.int(), memoryMiB: z.int(), diskMiB: z.int() });
+
+export const Host = z
+  .strictObject({
+    id: z.string(),
+    address: z.string(),
+    provider: z.string(),
+    state: z.enum(hostStates),
+    schedulable: z.boolean(),
+    acceptsMigrations: z.boolean(),
+    capacity: resources.meta({ description: 'What VMs may take together' }),
+    used: resources,
+    cpuModel: z.string(),
+    accelerator: z.string(),
+    hypervisor: z.string(),
+    seenAt: time,
+    createdAt: time,
+  })
+  .meta({ id: 'Host' });
+
+export const HostChange = z
+  .strictObject({
+    schedulable: z.boolean().optional().meta({ description: 'Whether new work may be placed on it' }),
+    acceptsMigrations: z.boolean().optional(),
+  })
+  .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
+  .meta({ id: 'HostChange' });
+
+export const Vm = z
+  .strictObject({
+    id: z.string(),
+    owner: z.string(),
+    name: z.string(),
+    state: z.enum(vmStates),
+    resources,
+    host: z.string().nullable().meta({ description: 'Where it runs or ran' }),
+    home: z.string().nullable().meta({ description: 'The host whose disk holds its image' }),
+    address: z.string().nullable(),
+    generation: z.int(),
+    task: z.string().nullable(),
+    node: z.int().nullable(),
+    problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck' }),
+    startedAt: time.nullable(),
+    endedAt: time.nullable(),
+    createdAt: time,
+  })
+  .meta({ id: 'Vm' });
+
+export const Event = z
+  .strictObject({
+    specversion: z.literal('1.0'),
+    id: z.string(),
+    source: z.string(),
+    type: z.string(),
+    subject: z.string(),
+    time,
+    datacontenttype: z.literal('application/json'),
+    owner: z.string(),
+    sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
+    data: z.unknown(),
+  })
+  .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });
