@@ -1,0 +1,61 @@
+import { asyncLocalStorage, type Context } from '@temporalio/activity';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { BerthError } from '../model/errors.ts';
+
+/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/failure.ts reads it. */
+export function toFailure(error: unknown): Error {
+  if (error instanceof ApplicationFailure || error instanceof CancelledFailure) return error;
+  const known =
+    error instanceof BerthError
+      ? error
+      : new BerthError('internal', error instanceof Error ? error.message : String(error), { cause: error });
+  return ApplicationFailure.create({
+    message: known.message,
+    type: known.code,
+    nonRetryable: !known.retryable,
+    details: [{ fields: known.fields }],
+    ...(error instanceof Error ? { cause: error } : {}),
+  });
+}
+
+/** What an activity that stopped early says: it was asked to (and is not retried), or its worker leaves (and it is). */
+function whyStopped(context: Context, error: unknown): Error {
+  if (context.cancellationDetails?.workerShutdown)
+    return toFailure(new BerthError('host-unavailable', 'The worker was stopped during this step', { cause: error }));
+  return error instanceof CancelledFailure ? error : new CancelledFailure('The step was cancelled', [], error as Error);
+}
+
+/**
+ * Heartbeats for as long as the attempt runs, where somebody listens. It says only that this process is alive: a step
+ * that hangs is ended by its own deadlines and by startToClose.
+ */
+function beating(context: Context): Disposable {
+  const timeoutMs = context.info.heartbeatTimeoutMs;
+  if (timeoutMs === undefined || context.info.isLocal) return { [Symbol.dispose]: () => undefined };
+  context.heartbeat();
+  const timer = setInterval(() => context.heartbeat(), timeoutMs / 4);
+  return { [Symbol.dispose]: () => clearInterval(timer) };
+}
+
+async function attempt<R>(act: () => Promise<R>): Promise<R> {
+  const context = asyncLocalStorage.getStore();
+  if (context === undefined) return act();
+  using _ = beating(context);
+  try {
+    return await act();
+  } catch (error) {
+    throw context.cancellationSignal.aborted ? whyStopped(context, error) : toFailure(error);
+  }
+}
+
+/**
+ * Wraps every activity of a contract for its worker: errors by the table of model/errors.ts, cancellation as
+ * cancellation, heartbeats where the attempt has a heartbeat timeout.
+ */
+export function guard<T extends object>(activities: T): T {
+  const guarded: Record<string, unknown> = {};
+  for (const [name, act] of Object.entries(activities))
+    guarded[name] = (...args: unknown[]) =>
+      attempt(() => (act as (...args: unknown[]) => Promise<unknown>).apply(activities, args));
+  return guarded as T;
+}

@@ -1,0 +1,4 @@
+export { keepHouse } from './keep-house.ts';
+export { reconcileHost } from './reconcile-host.ts';
+export { runTask } from './run-task.ts';
+export { watchHost } from './watch-host.ts';

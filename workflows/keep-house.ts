@@ -1,0 +1,35 @@
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { continueAsNew, ParentClosePolicy, sleep, startChild, workflowInfo } from '@temporalio/workflow';
+import type { TaskId } from '../model/ids.ts';
+import { workflowId } from '../model/temporal.ts';
+import { onLedger } from './on-host.ts';
+import { now, Progress } from './progress.ts';
+import { runTask } from './run-task.ts';
+import { waits } from './timeouts.ts';
+
+/** What nobody else would do: starts the workflows of tasks whose acceptance outlived the API process, and sweeps. */
+export async function keepHouse(pace = 1): Promise<never> {
+  const progress = new Progress();
+  const ledger = onLedger(pace);
+  const { housekeepingEvery, lostAfterS, sweepEveryRounds } = waits(pace);
+  for (let round = 0; !workflowInfo().continueAsNewSuggested; round += 1) {
+    const lost = await ledger.tasksWithoutWorkflow(lostAfterS);
+    await Promise.all(lost.map((id) => startTask(id, pace)));
+    if (lost.length > 0) progress.say('lost', `started ${lost.length} tasks at ${now()}: ${lost.slice(0, 10).join(', ')}`);
+    if (round % sweepEveryRounds === 0) progress.say('sweep', `swept ${await ledger.sweep()} rows at ${now()}`);
+    await sleep(housekeepingEvery);
+  }
+  return continueAsNew<typeof keepHouse>(pace);
+}
+
+async function startTask(id: TaskId, pace: number): Promise<void> {
+  try {
+    await startChild(runTask, {
+      workflowId: workflowId.task(id),
+      args: [id, pace],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}

@@ -1,0 +1,48 @@
+import { CancellationScope, proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
+import type { HostActivities } from '../activities/host/contract.ts';
+import type { LedgerActivities } from '../activities/ledger/contract.ts';
+import type { HostId } from '../model/ids.ts';
+import { hostQueue } from '../model/temporal.ts';
+import { neverStarted } from './failure.ts';
+import { hostOptions, ledgerOptions, waits } from './timeouts.ts';
+
+type Step = keyof HostActivities;
+
+/** What to do when nobody takes a step from a host's queue: say so and wait for the host, or throw and go elsewhere. */
+export type WhenSilent = { wait: (step: Step) => void } | 'throw';
+
+/**
+ * The steps on one host. A silent host is no failed step: the saga waits, and whoever called decides for how long
+ * (a lease ends, a cancellation comes). One question is asked with a limit, so that the silence is seen; what waits
+ * after it waits without one, because each limit that passes would lengthen the history.
+ */
+export function onHost(host: HostId, pace: number, silent: WhenSilent): HostActivities {
+  const call =
+    (step: Step) =>
+    async (...args: unknown[]): Promise<unknown> => {
+      const options = { ...hostOptions(step, pace), taskQueue: hostQueue(host) };
+      const act = (more: { scheduleToStartTimeout?: number }) =>
+        proxyActivities<Record<Step, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[step](...args);
+      try {
+        return await act({ scheduleToStartTimeout: waits(pace).silentAfter });
+      } catch (error) {
+        if (!neverStarted(error) || silent === 'throw') throw error;
+        silent.wait(step);
+        return act({});
+      }
+    };
+  return new Proxy({} as HostActivities, { get: (_, step) => call(step as Step) });
+}
+
+/**
+ * The steps on the ledger, in the control worker's own process. They are short and always finish: a cancellation is
+ * noticed by the next step on a host, so that what a transaction did is known before it is undone.
+ */
+export function onLedger(pace: number): LedgerActivities {
+  const proxied = proxyLocalActivities<Record<string, (...args: unknown[]) => Promise<unknown>>>(ledgerOptions(pace));
+  const call =
+    (step: string) =>
+    (...args: unknown[]) =>
+      CancellationScope.nonCancellable(async () => proxied[step]!(...args));
+  return new Proxy({} as LedgerActivities, { get: (_, step) => call(String(step)) });
+}

@@ -1,0 +1,207 @@
+import {
+  CancellationScope,
+  ContinueAsNew,
+  condition,
+  continueAsNew,
+  defineSignal,
+  setHandler,
+  workflowInfo,
+} from '@temporalio/workflow';
+import type { Placement, TaskOutcome } from '../activities/ledger/contract.ts';
+import type { TaskId } from '../model/ids.ts';
+import { isTerminal, type TerminalTaskState } from '../model/states.ts';
+import type { TaskError } from '../model/task.ts';
+import { signalName, workflowId } from '../model/temporal.ts';
+import { failure, neverStarted, taskErrorOf } from './failure.ts';
+import { onLedger } from './on-host.ts';
+import { Progress } from './progress.ts';
+import { within } from './scopes.ts';
+import { boot, type Node, nodeOf, runCommands, stageIn, stageOut, type TaskRun, type Verdict, verdictOf } from './task-nodes.ts';
+import { tell, tellPlaced } from './tell.ts';
+import { waits } from './timeouts.ts';
+
+const placedSignal = defineSignal(signalName.placed);
+const lookNowSignal = defineSignal(signalName.lookNow);
+
+/**
+ * One task, from the queue to its end.
+ *
+ *   step       on each node                          undone by
+ *   (reserve)  VMs placed by the ledger              releaseVms
+ *   stageIn    data disk, image, overlay             removeDisks
+ *   create     the domain is started                 removeDomain
+ *   boot       agent, identity, /home/task           (with create)
+ *   run        the command, once                     (ends with its domain)
+ *   stageOut   outputs into the repository           (files that an ended task doesn't name are swept)
+ *   destroy    the undos above, last one first: a task's end and its undoing are one path
+ *
+ * @param pace scales every wait of workflows/timeouts.ts; 1 at a site.
+ */
+export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> {
+  const root = CancellationScope.current();
+  const ledger = onLedger(pace);
+  const task = await ledger.loadTask(id);
+  if (isTerminal(task.state)) return task.state;
+  // The request may have come before there was a workflow to cancel.
+  if (task.cancelRequested) root.cancel();
+  const run: TaskRun = {
+    task,
+    ledger,
+    progress: new Progress(),
+    pace,
+    state: task.state,
+    exitCode: null,
+    outputs: [],
+    bytesIn: 0,
+    bytesOut: 0,
+    looks: 0,
+  };
+
+  setHandler(lookNowSignal, () => {
+    run.looks += 1;
+  });
+
+  const nodes: Node[] = [];
+  const verdict = await conclude(run, nodes).catch((error): Verdict => {
+    if (error instanceof ContinueAsNew) throw error;
+    return root.consideredCancelled ? { state: 'cancelled', error: null } : { state: 'failed', error: taskErrorOf(error) };
+  });
+  return CancellationScope.nonCancellable(() => end(run, nodes, verdict));
+}
+
+/** Queue and work, as often as it takes. `nodes` are those of the placement that holds. */
+async function conclude(run: TaskRun, nodes: Node[]): Promise<Verdict> {
+  for (;;) {
+    nodes.push(...(await placed(run)));
+    const verdict = await work(run, nodes);
+    if (verdict !== 'elsewhere') return verdict;
+    await requeue(run, nodes);
+    nodes.length = 0;
+  }
+}
+
+/** Waits until the ledger has placed the task. A signal says when to ask; the poll is for one that was lost. */
+async function placed(run: TaskRun): Promise<Node[]> {
+  let asked = false;
+  setHandler(placedSignal, () => {
+    asked = true;
+  });
+  const { owner } = run.task;
+  for (;;) {
+    asked = false;
+    const answer = await run.ledger.reserveTask(run.task.id);
+    if (answer.placed) {
+      const nodes = answer.vms.map((vm, index) => nodeOf(run, vm, index));
+      run.progress.mark({ owner, hosts: [...new Set(answer.vms.map((vm) => vm.host))], vms: run.task.vmIds });
+      return nodes;
+    }
+    run.progress.mark({ owner, state: 'queued' });
+    run.progress.say('step', queueLine(answer));
+    await condition(() => asked, waits(run.pace).queuePoll);
+    // The ledger holds all that this run knows, a signal that came meanwhile included.
+    if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof runTask>(run.task.id, run.pace);
+  }
+}
+
+function queueLine({ position, refusal }: Extract<Placement, { placed: false }>): string {
+  const reasons = Object.entries(refusal.failed).map(([filter, hosts]) => `${hosts} failed ${filter}`);
+  return `**queued** at position ${position}; of ${refusal.hosts} hosts ${reasons.join(', ') || 'none was asked'}`;
+}
+
+/** The steps on the hosts, for as long as the lease lasts. */
+async function work(run: TaskRun, nodes: Node[]): Promise<Verdict | 'elsewhere'> {
+  const leaseMs = run.task.spec.lease.durationS * 1000;
+  run.progress.due(new Date(Date.now() + leaseMs).toISOString());
+  const expired = () => failure('lease-expired', `The lease of ${leaseMs / 1000} s ended while the task was ${run.state}`);
+  return within(leaseMs, expired, async () => {
+    try {
+      await stageIn(run, nodes);
+    } catch (error) {
+      if (neverStarted(error)) return 'elsewhere';
+      throw error;
+    }
+    await boot(run, nodes);
+    const result = await runCommands(run, nodes);
+    const unmatched = await stageOut(run, nodes);
+    return verdictOf(run, result, unmatched);
+  });
+}
+
+/**
+ * A host fell silent before any domain was asked for, so nothing runs there: the task is placed anew, with a higher
+ * generation. What was staged is left where it is; the hosts' reconciliation removes it as soon as they answer.
+ */
+async function requeue(run: TaskRun, nodes: Node[]): Promise<void> {
+  run.progress.forget();
+  await tellPlaced(await run.ledger.requeueTask(run.task.id));
+  run.state = 'queued';
+  for (const { vm } of nodes) await tell(workflowId.reconcile(vm.host), signalName.lookNow);
+}
+
+/** Removes what there is, frees what was reserved and tells the task's end, once, whatever the verdict. */
+async function end(run: TaskRun, nodes: Node[], verdict: Verdict): Promise<TerminalTaskState> {
+  const { ledger, progress, task } = run;
+  const open = new Set(nodes);
+  const removals = nodes.length === 0 ? [] : await destroy(run, nodes, open);
+  const kept = new Set([...open].map(({ vm }) => vm.id));
+  await tellPlaced(await ledger.releaseVms(task.vmIds.filter((id) => !kept.has(id))));
+  await ledger.finishTask(task.id, outcomeOf(run, nodes, verdict));
+  progress.mark({ state: kept.size > 0 ? 'stuck' : verdict.state });
+  if (kept.size > 0) {
+    // The owner has an answer; the VM keeps its resources until it is certain that nothing of it is left.
+    await Promise.all(removals);
+    await tellPlaced(await ledger.releaseVms([...kept]));
+    progress.mark({ state: verdict.state });
+  }
+  return verdict.state;
+}
+
+/** Starts the removals and gives them time. Whoever is still in `open` then is marked stuck, and goes on being removed. */
+async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Promise<void>[]> {
+  const { ledger, progress, task, pace } = run;
+  await ledger.advanceTask(task.id, run.state, progress.timeline, 'removing');
+  const labels = nodes.map((node) => node.label);
+  return progress.during('destroy', labels, async (done) => {
+    const removals = nodes.map(async (node) => {
+      await removed(run, node);
+      open.delete(node);
+      done(node.label);
+    });
+    await condition(() => [...open].every((node) => node.stuck), waits(pace).removalPatience);
+    for (const node of open) if (!node.stuck) await markStuck(run, node, stillTrying(node));
+    return removals;
+  });
+}
+
+const stillTrying = ({ vm }: Node): TaskError => ({
+  code: 'host-unavailable',
+  message: `${vm.id} could not be removed from ${vm.host} yet. It is tried again for ever: bring the host back, or see the pending step of its task's workflow`,
+});
+
+/** Removes one VM, for ever. What the host refuses is tried again in growing pauses, or at once after `lookNow`. */
+async function removed(run: TaskRun, node: Node): Promise<void> {
+  const { first, longest } = waits(run.pace).stuckPause;
+  for (let pause = first; ; pause = Math.min(pause * 2, longest)) {
+    const stuck = await node.saga.unwind();
+    if (stuck === null) return;
+    const { code, message } = taskErrorOf(stuck.error);
+    await markStuck(run, node, {
+      code,
+      message: `${message}. Put it right on ${node.vm.host}, then signal lookNow to this workflow`,
+    });
+    const { looks } = run;
+    await condition(() => run.looks > looks, pause);
+  }
+}
+
+async function markStuck(run: TaskRun, node: Node, why: TaskError): Promise<void> {
+  node.stuck = true;
+  run.progress.say(`stuck ${node.index}`, `**${node.vm.id} is stuck** on ${node.vm.host} (${why.code}): ${why.message}`);
+  await run.ledger.setVmState(node.vm.id, 'stuck', why);
+}
+
+function outcomeOf(run: TaskRun, nodes: Node[], { state, error }: Verdict): TaskOutcome {
+  const { exitCode, outputs, bytesIn, bytesOut, progress } = run;
+  const vms = nodes.map(({ vm, startedAt, endedAt }) => ({ id: vm.id, startedAt, endedAt }));
+  return { state, exitCode, error, outputs, bytesIn, bytesOut, vms, timeline: progress.timeline };
+}

@@ -1,0 +1,52 @@
+import { CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
+
+/**
+ * Runs acts side by side, all or none: when one fails, the others are cancelled, and the first failure is thrown when
+ * every one of them has stopped. So whatever undoes them finds nothing at work.
+ */
+export async function together<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
+  const scope = new CancellationScope();
+  return scope.run(async () => {
+    const failures: unknown[] = [];
+    const running = acts.map(async (act) => {
+      try {
+        return await act();
+      } catch (error) {
+        failures.push(error);
+        scope.cancel();
+        throw error;
+      }
+    });
+    const ends = await Promise.allSettled(running);
+    if (failures.length > 0) throw failures[0];
+    return ends.map((end) => (end as PromiseFulfilledResult<T>).value);
+  });
+}
+
+/**
+ * Runs an act for at most `ms`. When they have passed, cancels it, waits until it has stopped and throws `expired()`.
+ * An act that ends well all the same has ended well.
+ */
+export async function within<T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
+  const outer = CancellationScope.current();
+  const scope = new CancellationScope();
+  const clock = new CancellationScope();
+  let late = false;
+  const alarm = clock.run(async () => {
+    await sleep(ms);
+    late = true;
+    scope.cancel();
+  });
+  try {
+    return await scope.run(act);
+  } catch (error) {
+    throw late && !outer.consideredCancelled ? expired() : error;
+  } finally {
+    clock.cancel();
+    await alarm.catch(onlyCancellation);
+  }
+}
+
+function onlyCancellation(error: unknown): void {
+  if (!isCancellation(error)) throw error;
+}

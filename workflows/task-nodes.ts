@@ -1,0 +1,203 @@
+import type { HostActivities, RunResult } from '../activities/host/contract.ts';
+import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/ledger/contract.ts';
+import type { TaskState } from '../model/states.ts';
+import type { TaskError, TaskOutput } from '../model/task.ts';
+import type { VmSpec } from '../model/vm.ts';
+import { failure } from './failure.ts';
+import { onHost } from './on-host.ts';
+import { now, type Progress } from './progress.ts';
+import { Saga } from './saga.ts';
+import { together, within } from './scopes.ts';
+import { waits } from './timeouts.ts';
+
+/** A task at work: what it is, where it stands, and what it has to show for it so far. */
+export interface TaskRun {
+  readonly task: TaskRecord;
+  readonly ledger: LedgerActivities;
+  readonly progress: Progress;
+  readonly pace: number;
+  state: TaskState;
+  exitCode: number | null;
+  outputs: TaskOutput[];
+  bytesIn: number;
+  bytesOut: number;
+  /** How often an operator has said that a stuck VM may be tried again. */
+  looks: number;
+}
+
+/** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
+export interface Node {
+  readonly index: number;
+  readonly label: string;
+  readonly vm: VmSpec;
+  /** Before the domain was ever asked for, a silent host is left; from then on it is waited for. */
+  readonly staging: HostActivities;
+  readonly host: HostActivities;
+  readonly saga: Saga;
+  startedAt: string | null;
+  endedAt: string | null;
+  stuck: boolean;
+}
+
+export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
+  const label = run.task.vmIds.length === 1 ? vm.host : `${vm.host} (node${index})`;
+  const wait = (step: string): void =>
+    run.progress.say(
+      `silent ${index}`,
+      `**${vm.host} does not answer** since ${now()}; ${step} of ${vm.id} waits for its worker`,
+    );
+  return {
+    index,
+    label,
+    vm,
+    staging: onHost(vm.host, run.pace, 'throw'),
+    host: onHost(vm.host, run.pace, { wait }),
+    saga: new Saga(),
+    startedAt: null,
+    endedAt: null,
+    stuck: false,
+  };
+}
+
+/** A step on all nodes side by side; one that fails stops the others. */
+async function onAll<T>(run: TaskRun, step: string, nodes: Node[], act: (node: Node) => Promise<T>): Promise<T[]> {
+  const labels = nodes.map((node) => node.label);
+  return run.progress.during(step, labels, (done) =>
+    together(
+      nodes.map((node) => async () => {
+        const result = await act(node);
+        run.progress.say(`silent ${node.index}`, null);
+        done(node.label);
+        return result;
+      }),
+    ),
+  );
+}
+
+async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'running'): Promise<void> {
+  await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState);
+  run.state = state;
+  run.progress.mark({ state });
+}
+
+/** Asked for right before their use, because the URLs in them are short-lived. */
+const ordersFor = (run: TaskRun, node: Node): Promise<TaskOrders> => run.ledger.taskOrders(run.task.id, node.vm.id);
+
+/** Image and data disk side by side, then the overlay. Undone by the removal of the VM's folder. */
+export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
+  await enter(run, 'stagingIn');
+  const staged = await onAll(run, 'stageIn', nodes, (node) =>
+    node.saga.step(
+      'disks',
+      async () => {
+        const orders = await ordersFor(run, node);
+        const bytes = async () => (await node.staging.stageIn(orders.stageIn)).bytes;
+        const [bytesIn] = await together([bytes, () => fetchImage(run, node)]);
+        await node.staging.ensureDisks(node.vm);
+        return bytesIn ?? 0;
+      },
+      () => node.host.removeDisks(node.vm.id, node.vm.generation),
+    ),
+  );
+  run.bytesIn = sum(staged);
+}
+
+/** @returns bytes that came over the network. Images stay: the host's cache bounds itself. */
+async function fetchImage(run: TaskRun, { staging, vm }: Node): Promise<number> {
+  const { from, bytes } = await staging.ensureImage(vm.image);
+  if (from !== 'cache') await run.ledger.imageCached(vm.host, vm.image.id);
+  return bytes;
+}
+
+/** From the domain to a guest that takes commands. Undone by the domain's end. */
+export async function boot(run: TaskRun, nodes: Node[]): Promise<void> {
+  await enter(run, 'starting', 'creating');
+  const took = await onAll(run, 'boot', nodes, (node) =>
+    node.saga.step(
+      'domain',
+      async () => {
+        const { createMs, bootMs } = await node.host.ensureRunning(node.vm);
+        node.startedAt = new Date(Date.now() - bootMs).toISOString();
+        return createMs;
+      },
+      async () => {
+        await node.host.removeDomain(node.vm.id, node.vm.generation);
+        if (node.startedAt !== null) node.endedAt = now();
+      },
+    ),
+  );
+  run.progress.split('create', Math.max(...took), 'boot');
+}
+
+/** Thrown to stop the other nodes: this one's command has ended, and not well. */
+class CommandEnded extends Error {}
+
+const endedWell = (result: RunResult): boolean => result.exitCode === 0 && !result.timedOut;
+
+/**
+ * The command on every node; it ends with its domain, so there is nothing to undo. The guest enforces timeoutS; the
+ * saga's own timer is for the case that nobody can ask the guest.
+ * @returns the result that decides: of the node that failed first, else of the first node.
+ */
+export async function runCommands(run: TaskRun, nodes: Node[]): Promise<RunResult> {
+  await enter(run, 'running', 'running');
+  const { timeoutS } = run.task.spec;
+  const late = () => failure('task-timeout', `The command did not end within ${timeoutS} s, and its host does not say why`);
+  const results = await within(timeoutS * 1000 + waits(run.pace).runMargin, late, () => allCommands(run, nodes));
+  const decides = results.find((result) => !endedWell(result)) ?? results[0];
+  if (decides === undefined) throw new Error('BUG: a task without nodes');
+  run.exitCode = decides.exitCode;
+  return decides;
+}
+
+async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
+  const results = new Map<Node, RunResult>();
+  try {
+    await onAll(run, 'run', nodes, async (node) => {
+      const orders = await ordersFor(run, node);
+      const result = await node.host.runCommand(orders.run);
+      results.set(node, result);
+      if (!endedWell(result)) throw new CommandEnded();
+    });
+  } catch (error) {
+    if (!(error instanceof CommandEnded)) throw error;
+    // Their outputs are wanted all the same, so the guests stay and the commands go.
+    const others = nodes.filter((node) => !results.has(node));
+    await together(others.map((node) => () => node.host.stopCommand(node.vm.id, node.vm.generation)));
+  }
+  return nodes.flatMap((node) => results.get(node) ?? []);
+}
+
+/**
+ * The outputs of every node, also of a command that failed. What was stored before a later failure is no output of
+ * the task: the API sweeps files of an ended task that it does not name.
+ * @returns the patterns that matched nothing on any node.
+ */
+export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
+  await enter(run, 'stagingOut');
+  if (run.task.spec.outputs.length === 0) return [];
+  const taken = await onAll(run, 'stageOut', nodes, async (node) => {
+    const orders = await ordersFor(run, node);
+    return node.host.stageOut(orders.stageOut);
+  });
+  run.outputs = taken.flatMap((part) => part.outputs);
+  run.bytesOut = sum(taken.map((part) => part.bytes));
+  return run.task.spec.outputs.filter((pattern) => taken.every((part) => part.unmatched.includes(pattern)));
+}
+
+export interface Verdict {
+  state: 'succeeded' | 'failed' | 'cancelled';
+  error: TaskError | null;
+}
+
+export function verdictOf(run: TaskRun, result: RunResult, unmatched: string[]): Verdict {
+  const failed = (code: TaskError['code'], message: string): Verdict => ({ state: 'failed', error: { code, message } });
+  if (result.timedOut) return failed('task-timeout', `The command was ended after timeoutS, ${run.task.spec.timeoutS} s`);
+  if (result.signal !== null) return failed('command-failed', `The command was ended by signal ${result.signal}`);
+  if (result.exitCode !== 0) return failed('command-failed', `The command exited with ${result.exitCode}; its log says more`);
+  if (unmatched.length > 0)
+    return failed('output-missing', `Nothing in /home/task matched ${unmatched.map((one) => JSON.stringify(one)).join(', ')}`);
+  return { state: 'succeeded', error: null };
+}
+
+const sum = (numbers: number[]): number => numbers.reduce((total, one) => total + one, 0);

@@ -1,0 +1,120 @@
+import {
+  ActivityCancellationType,
+  type ActivityOptions,
+  type LocalActivityOptions,
+  type RetryPolicy,
+} from '@temporalio/workflow';
+import type { HostActivities } from '../activities/host/contract.ts';
+
+const second = 1000;
+const minute = 60 * second;
+const hour = 60 * minute;
+
+/**
+ * Every wait of every workflow, in ms. `pace` scales them all: 1 at a site, less in tests.
+ */
+export interface Waits {
+  /** A step that nobody took from a host's queue for this long: the host is silent. Longer than a worker's restart. */
+  silentAfter: number;
+  /** Between two attempts to be placed: signals do the work, this finds a lost one. */
+  queuePoll: number;
+  /** How long past timeoutS the guest's own clock is trusted to end the command. */
+  runMargin: number;
+  /** How long a task's end waits for the removal of its VMs, before it is told with a VM that is stuck. */
+  removalPatience: number;
+  /** A removal that was refused: first pause and longest. An operator has to look; a signal `lookNow` shortens it. */
+  stuckPause: { first: number; longest: number };
+  /** Between a host's reconciliations. Two sightings make a finding, so one is acted on after ten minutes. */
+  reconcileEvery: number;
+  housekeepingEvery: number;
+  /** Rounds of housekeeping between two sweeps. */
+  sweepEveryRounds: number;
+  /** An accepted task without workflow for this long: the API process that should have started it has died. */
+  lostAfterS: number;
+}
+
+export function waits(pace: number): Waits {
+  return {
+    silentAfter: 30 * second * pace,
+    queuePoll: minute * pace,
+    runMargin: 30 * second * pace,
+    removalPatience: 2 * minute * pace,
+    stuckPause: { first: 10 * second * pace, longest: hour * pace },
+    reconcileEvery: 5 * minute * pace,
+    housekeepingEvery: 15 * second * pace,
+    sweepEveryRounds: 40,
+    lostAfterS: Math.ceil(20 * pace),
+  };
+}
+
+/**
+ * Ledger steps run in the control worker's own process. A task can't go on without the ledger, so they are repeated
+ * for ever; ten seconds are a hundred times what one takes.
+ */
+export function ledgerOptions(pace: number): LocalActivityOptions {
+  return {
+    startToCloseTimeout: 10 * second * pace,
+    retry: { initialInterval: 50, backoffCoefficient: 2, maximumInterval: 5 * second * pace },
+  };
+}
+
+/**
+ * Ten seconds without a heartbeat: the worker was killed, and its successor takes the step up again. This is what
+ * decides how soon after a SIGKILL a task goes on. A cancelled step is waited for, so that nothing that undoes it
+ * finds it still at work.
+ */
+const watched = (pace: number): ActivityOptions => ({
+  heartbeatTimeout: 10 * second * pace,
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+});
+
+/** Six attempts over about half a minute: more than a restart of libvirtd or of the worker takes. */
+const bounded = (pace: number): RetryPolicy => ({
+  initialInterval: second * pace,
+  backoffCoefficient: 2,
+  maximumInterval: 10 * second * pace,
+  maximumAttempts: 6,
+});
+
+/** For ever, at most 15 s apart: what must be gone stays wanted gone, however long its host is away. */
+const unbounded = (pace: number): RetryPolicy => ({
+  initialInterval: second * pace,
+  backoffCoefficient: 2,
+  maximumInterval: 15 * second * pace,
+});
+
+/** A row a class of host activity: how long one attempt may take, and how often it is tried. */
+const classes = {
+  /** qemu-img, a few files, one question: a minute is a disk in trouble. */
+  quick: (pace: number) => ({ startToCloseTimeout: minute * pace, retry: bounded(pace) }),
+  /** An image, or inputs and outputs, over the network: the largest at 10 MB/s. */
+  transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: bounded(pace) }),
+  /** A cold boot takes 3 s, under full emulation on a busy machine a minute; it has its own deadline inside. */
+  boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: bounded(pace) }),
+  /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
+  run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: bounded(pace) }),
+  /** Ends a domain or removes a folder. */
+  remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
+  /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
+  presence: (pace: number) => ({ startToCloseTimeout: 24 * hour * pace, retry: { maximumAttempts: 1 } }),
+} as const satisfies Record<string, (pace: number) => ActivityOptions>;
+
+const classOf = {
+  observeHost: 'quick',
+  presence: 'presence',
+  inventory: 'quick',
+  quarantine: 'quick',
+  ensureImage: 'transfer',
+  stageIn: 'transfer',
+  ensureDisks: 'quick',
+  ensureRunning: 'boot',
+  runCommand: 'run',
+  stopCommand: 'quick',
+  stageOut: 'transfer',
+  removeDomain: 'remove',
+  removeDisks: 'remove',
+} as const satisfies Record<keyof HostActivities, keyof typeof classes>;
+
+export function hostOptions(step: keyof HostActivities, pace: number): ActivityOptions {
+  return { ...watched(pace), ...classes[classOf[step]](pace) };
+}
