@@ -7,14 +7,14 @@ import {
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { Placement, TaskOutcome } from '../activities/ledger/contract.ts';
-import type { TaskId } from '../model/ids.ts';
+import type { LedgerActivities, Placement, TaskOutcome } from '../activities/ledger/contract.ts';
+import type { TaskId, VmId } from '../model/ids.ts';
 import { isTerminal, type TerminalTaskState } from '../model/states.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { failure, neverStarted, taskErrorOf } from './failure.ts';
 import { onLedger } from './on-host.ts';
-import { Progress } from './progress.ts';
+import { now, Progress } from './progress.ts';
 import { within } from './scopes.ts';
 import { boot, type Node, nodeOf, runCommands, stageIn, stageOut, type TaskRun, type Verdict, verdictOf } from './task-nodes.ts';
 import { tell, tellPlaced } from './tell.ts';
@@ -140,26 +140,33 @@ async function requeue(run: TaskRun, nodes: Node[]): Promise<void> {
 
 /** Removes what there is, frees what was reserved and tells the task's end, once, whatever the verdict. */
 async function end(run: TaskRun, nodes: Node[], verdict: Verdict): Promise<TerminalTaskState> {
-  const { ledger, progress, task } = run;
+  const { progress, task } = run;
   const open = new Set(nodes);
   const removals = nodes.length === 0 ? [] : await destroy(run, nodes, open);
   const kept = new Set([...open].map(({ vm }) => vm.id));
-  await tellPlaced(await ledger.releaseVms(task.vmIds.filter((id) => !kept.has(id))));
-  await ledger.finishTask(task.id, outcomeOf(run, nodes, verdict));
+  await release(
+    run,
+    task.vmIds.filter((id) => !kept.has(id)),
+  );
+  await recorded(run, 'the end of the task', (ledger) => ledger.finishTask(task.id, outcomeOf(run, nodes, verdict)));
   progress.mark({ state: kept.size > 0 ? 'stuck' : verdict.state });
   if (kept.size > 0) {
     // The owner has an answer; the VM keeps its resources until it is certain that nothing of it is left.
     await Promise.all(removals);
-    await tellPlaced(await ledger.releaseVms([...kept]));
+    await release(run, [...kept]);
     progress.mark({ state: verdict.state });
   }
   return verdict.state;
 }
 
+async function release(run: TaskRun, vms: VmId[]): Promise<void> {
+  await tellPlaced(await recorded(run, 'the release of the VMs', (ledger) => ledger.releaseVms(vms)));
+}
+
 /** Starts the removals and gives them time. Whoever is still in `open` then is marked stuck, and goes on being removed. */
 async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Promise<void>[]> {
-  const { ledger, progress, task, pace } = run;
-  await ledger.advanceTask(task.id, run.state, progress.timeline, 'removing');
+  const { progress, task, state } = run;
+  await recorded(run, 'the removal', (ledger) => ledger.advanceTask(task.id, state, progress.timeline, 'removing'));
   const labels = nodes.map((node) => node.label);
   return progress.during('destroy', labels, async (done) => {
     const removals = nodes.map(async (node) => {
@@ -167,7 +174,7 @@ async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Pr
       open.delete(node);
       done(node.label);
     });
-    await condition(() => [...open].every((node) => node.stuck), waits(pace).removalPatience);
+    await condition(() => [...open].every((node) => node.stuck), waits(run.pace).removalPatience);
     for (const node of open) if (!node.stuck) await markStuck(run, node, stillTrying(node));
     return removals;
   });
@@ -178,30 +185,52 @@ const stillTrying = ({ vm }: Node): TaskError => ({
   message: `${vm.id} could not be removed from ${vm.host} yet. It is tried again for ever: bring the host back, or see the pending step of its task's workflow`,
 });
 
-/** Removes one VM, for ever. What the host refuses is tried again in growing pauses, or at once after `lookNow`. */
+/** Removes one VM, for ever: it is nobody else's task to. */
 async function removed(run: TaskRun, node: Node): Promise<void> {
-  const { first, longest } = waits(run.pace).stuckPause;
-  for (let pause = first; ; pause = Math.min(pause * 2, longest)) {
+  const unwind = async (): Promise<void> => {
     const stuck = await node.saga.unwind();
-    if (stuck === null) return;
-    const { code, message } = taskErrorOf(stuck.error);
-    await markStuck(run, node, {
-      code,
-      message: `${message}. Put it right on ${node.vm.host}, then signal lookNow to this workflow`,
-    });
-    const { looks } = run;
-    await condition(() => run.looks > looks, pause);
-  }
+    if (stuck !== null) throw stuck.error;
+  };
+  await forEver(run, unwind, async (error) => {
+    const { code, message } = taskErrorOf(error);
+    const help = `Put it right on ${node.vm.host}, then signal lookNow to this workflow`;
+    await markStuck(run, node, { code, message: `${message}. ${help}` });
+  });
 }
 
 async function markStuck(run: TaskRun, node: Node, why: TaskError): Promise<void> {
   node.stuck = true;
   run.progress.say(`stuck ${node.index}`, `**${node.vm.id} is stuck** on ${node.vm.host} (${why.code}): ${why.message}`);
-  await run.ledger.setVmState(node.vm.id, 'stuck', why);
+  await recorded(run, 'the stuck VM', (ledger) => ledger.setVmState(node.vm.id, 'stuck', why));
+}
+
+/** An end has to be written down, whatever the ledger thinks of it: a refusal is a mistake of ours, and waits for us. */
+async function recorded<T>(run: TaskRun, what: string, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
+  const refused = (error: unknown) =>
+    run.progress.say('refused', `**the ledger refuses ${what}**: ${taskErrorOf(error).message}`);
+  const result = await forEver(run, () => act(run.ledger), refused);
+  run.progress.say('refused', null);
+  return result;
+}
+
+/** Tries until it succeeds, in growing pauses, or at once after a signal `lookNow`. */
+async function forEver<T>(run: TaskRun, act: () => Promise<T>, refused: (error: unknown) => void | Promise<void>): Promise<T> {
+  const { first, longest } = waits(run.pace).stuckPause;
+  for (let pause = first; ; pause = Math.min(pause * 2, longest)) {
+    try {
+      return await act();
+    } catch (error) {
+      await refused(error);
+    }
+    const { looks } = run;
+    await condition(() => run.looks > looks, pause);
+  }
 }
 
 function outcomeOf(run: TaskRun, nodes: Node[], { state, error }: Verdict): TaskOutcome {
   const { exitCode, outputs, bytesIn, bytesOut, progress } = run;
-  const vms = nodes.map(({ vm, startedAt, endedAt }) => ({ id: vm.id, startedAt, endedAt }));
+  // A VM that is stuck is no longer its owner's to pay for.
+  const endOf = (node: Node) => (node.startedAt === null ? null : (node.endedAt ?? now()));
+  const vms = nodes.map((node) => ({ id: node.vm.id, startedAt: node.startedAt, endedAt: endOf(node) }));
   return { state, exitCode, error, outputs, bytesIn, bytesOut, vms, timeline: progress.timeline };
 }
