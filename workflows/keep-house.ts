@@ -7,7 +7,7 @@ import { now, Progress } from './progress.ts';
 import { runTask } from './run-task.ts';
 import { waits } from './timeouts.ts';
 
-/** What nobody else would do: starts the workflows of tasks whose acceptance outlived the API process, and sweeps. */
+/** What an API process that died has left undone: starts accepted tasks, cancels unwanted ones. And sweeps. */
 export async function keepHouse(pace = 1): Promise<never> {
   const progress = new Progress();
   const ledger = onLedger(pace);
@@ -15,6 +15,8 @@ export async function keepHouse(pace = 1): Promise<never> {
   for (let round = 0; !workflowInfo().continueAsNewSuggested; round += 1) {
     const lost = await ledger.tasksWithoutWorkflow(lostAfterS);
     await Promise.all(lost.map((id) => startTask(id, pace)));
+    const unheard = await ledger.tasksToCancel(lostAfterS);
+    await Promise.all(unheard.map(cancelTask));
     if (lost.length > 0) progress.say('lost', `started ${lost.length} tasks at ${now()}: ${lost.slice(0, 10).join(', ')}`);
     if (round % sweepEveryRounds === 0) progress.say('sweep', `swept ${await ledger.sweep()} rows at ${now()}`);
     await sleep(housekeepingEvery);
@@ -31,5 +33,14 @@ async function startTask(id: TaskId, pace: number): Promise<void> {
     });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+async function cancelTask(id: TaskId): Promise<void> {
+  try {
+    await getExternalWorkflowHandle(workflowId.task(id)).cancel();
+  } catch (error) {
+    // It has ended meanwhile; the next round would see otherwise.
+    log.info('A task could not be cancelled', { taskId: id, error: String(error) });
   }
 }

@@ -29,7 +29,7 @@ export interface Waits {
   housekeepingEvery: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
-  /** An accepted task without workflow for this long: the API process that should have started it has died. */
+  /** An accepted task without workflow, or a wish for its end that it has not heard, for this long: the API has died. */
   lostAfterS: number;
 }
 
@@ -49,11 +49,11 @@ export function waits(pace: number): Waits {
 
 /**
  * Ledger steps run in the control worker's own process. A task can't go on without the ledger, so they are repeated
- * for ever; ten seconds are a hundred times what one takes.
+ * for ever. Ten seconds are a hundred times what one takes, and not scaled: the ledger's own limits are just below.
  */
 export function ledgerOptions(pace: number): LocalActivityOptions {
   return {
-    startToCloseTimeout: 10 * second * pace,
+    startToCloseTimeout: 10 * second,
     retry: { initialInterval: 50, backoffCoefficient: 2, maximumInterval: 5 * second * pace },
   };
 }

@@ -79,6 +79,8 @@ export interface LedgerActivities {
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
+  /** Tasks with a workflow whose end was asked for that long ago and that have not ended: the request was lost. */
+  tasksToCancel(olderThanS: number): Promise<TaskId[]>;
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
   sweep(): Promise<number>;
 }
