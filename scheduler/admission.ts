@@ -1,0 +1,172 @@
+import { findWitness } from './binding.ts';
+import type { Lease } from './lease.ts';
+import { linkCarries } from './staging.ts';
+import {
+  addUpcoming,
+  beginsAt,
+  createRecord,
+  enqueue,
+  type LeaseRecord,
+  type PlanState,
+  setClaims,
+  transferS,
+  vacatableAt,
+  workOf,
+} from './state.ts';
+import { earliestFit } from './timeline.ts';
+
+export type RefusalReason =
+  /** Larger than the site, or than any of its hosts, ever has free. */
+  | 'too-large'
+  /** The hosts are promised to others in that interval. */
+  | 'no-capacity'
+  /** The start is past, or nearer than it takes to vacate hosts and boot. */
+  | 'too-soon'
+  /** The repository's link can't bring the image in time. */
+  | 'image-too-late'
+  /** Best effort that can't be promised to end by its deadline. */
+  | 'deadline'
+  /** The image is larger than a host's cache. */
+  | 'image-too-large';
+
+/** A reservation that could be had. */
+export interface Alternative {
+  change: 'later' | 'fewer' | 'shorter';
+  startAtS: number;
+  nodes: number;
+  durationS: number;
+}
+
+export type Answer =
+  | { accepted: true; promise: { startAtS: number; endAtS: number } | null }
+  | { accepted: false; reason: RefusalReason; detail: string; alternatives: Alternative[] };
+
+/** Decides on a new lease. What is accepted is in the plan; what is refused has left no trace. */
+export function admit(state: PlanState, lease: Lease, now: number): Answer {
+  const refused = impossible(state, lease);
+  if (refused !== null) return refused;
+  switch (lease.kind) {
+    case 'reservation':
+      return reserve(state, lease, lease.startAtS!, now);
+    case 'immediate':
+      return reserve(state, lease, now + readyAfterS(state, lease, now), now);
+    case 'bestEffort':
+      if (lease.deadlineAtS !== undefined) return byDeadline(state, lease, lease.deadlineAtS, now);
+      accept(state, createRecord(state, lease, null));
+      return { accepted: true, promise: null };
+  }
+}
+
+function accept(state: PlanState, record: LeaseRecord): void {
+  state.leases.set(record.lease.id, record);
+  if (record.promise === null) enqueue(state, record);
+  else addUpcoming(state, record);
+}
+
+function refuse(reason: RefusalReason, detail: string, alternatives: Alternative[] = []): Answer {
+  return { accepted: false, reason, detail, alternatives };
+}
+
+function impossible(state: PlanState, lease: Lease): Answer | null {
+  const { shape } = createRecord(state, lease, null);
+  let room = 0;
+  for (const { capacity } of state.hosts) {
+    const fit = Math.min(
+      shape.cpuMilli > 0 ? Math.floor(capacity.cpuMilli / shape.cpuMilli) : lease.nodes,
+      shape.memoryMiB > 0 ? Math.floor(capacity.memoryMiB / shape.memoryMiB) : lease.nodes,
+      shape.diskMiB > 0 ? Math.floor(capacity.diskMiB / shape.diskMiB) : lease.nodes,
+    );
+    room += Math.min(lease.nodes, fit);
+  }
+  if (room < lease.nodes) return refuse('too-large', `${lease.nodes} VMs of this size are asked for; the empty site holds ${room}`);
+  const { images } = state.policy;
+  if (images !== null && images.cacheMiB > 0 && lease.imageMiB > images.cacheMiB) {
+    return refuse('image-too-large', `the image has ${lease.imageMiB} MiB, a host's cache ${images.cacheMiB} MiB`);
+  }
+  return null;
+}
+
+/** How long it takes until any host can be ready: vacated, with the image, booted. */
+function readyAfterS(state: PlanState, lease: Lease, now: number): number {
+  const record = createRecord(state, lease, null);
+  let vacated = Number.POSITIVE_INFINITY;
+  for (const [host, profile] of state.timeline.planned.entries()) {
+    const free = profile.fits(now, now + lease.durationS, record.shape, 1) > 0;
+    vacated = Math.min(vacated, free ? now : vacatableAt(state, host, now));
+  }
+  const sent = state.policy.images === null ? now : Math.max(now, state.transfer?.until ?? now) + transferS(state, record);
+  return Math.max(vacated, sent) + state.policy.marginS + state.policy.bootS - now;
+}
+
+function reserve(state: PlanState, lease: Lease, startAt: number, now: number): Answer {
+  const record = createRecord(state, lease, { startAt, endAt: startAt + lease.durationS });
+  if (beginsAt(state, record) < now) {
+    return refuse('too-soon', `the start is ${now - beginsAt(state, record)} s too near`, alternatives(state, lease, startAt, now));
+  }
+  if (!linkCarries(state, record, now)) {
+    return refuse('image-too-late', 'the link is taken by images that are due earlier', alternatives(state, lease, startAt, now));
+  }
+  if (!findWitness(state, record, now)) {
+    return refuse('no-capacity', 'the hosts are promised to others', alternatives(state, lease, startAt, now));
+  }
+  accept(state, record);
+  return { accepted: true, promise: { startAtS: startAt, endAtS: record.promise!.endAt } };
+}
+
+/** Work with a deadline gets the earliest fixed start that meets it. */
+function byDeadline(state: PlanState, lease: Lease, deadline: number, now: number): Answer {
+  const durationS = workOf(lease, state.policy);
+  const later = nextStart(state, { ...lease, durationS }, now + readyAfterS(state, lease, now), now);
+  if (later === null || later + durationS > deadline) {
+    return refuse('deadline', later === null ? 'there is never room' : `it would end at ${later + durationS}`);
+  }
+  return reserve(state, { ...lease, durationS }, later, now);
+}
+
+/** Up to three: the next start, fewer VMs, a shorter time. Each can be had as it stands. */
+function alternatives(state: PlanState, lease: Lease, startAt: number, now: number): Alternative[] {
+  const found: Alternative[] = [];
+  const { nodes, durationS } = lease;
+  const later = nextStart(state, lease, Math.max(startAt, now + readyAfterS(state, lease, now)), now);
+  if (later !== null) found.push({ change: 'later', startAtS: later, nodes, durationS });
+  const fewer = largest(1, nodes - 1, (count) => couldBeHad(state, { ...lease, nodes: count }, startAt, now));
+  if (fewer !== null) found.push({ change: 'fewer', startAtS: startAt, nodes: fewer, durationS });
+  const shorter = largest(1, Math.floor(durationS) - 1, (time) => couldBeHad(state, { ...lease, durationS: time }, startAt, now));
+  if (shorter !== null) found.push({ change: 'shorter', startAtS: startAt, nodes, durationS: shorter });
+  return found;
+}
+
+/** The next start at which a reservation could be had, the hosts of the others staying as they are. */
+function nextStart(state: PlanState, lease: Lease, notBefore: number, now: number): number | null {
+  const { bootS } = state.policy;
+  const hosts = state.hosts.flatMap((host, i) => (host.up ? [i] : []));
+  const { shape } = createRecord(state, lease, null);
+  let from = notBefore - bootS;
+  for (let tries = 0; tries < 100; tries++) {
+    const fit = earliestFit(state.timeline.promised, hosts, lease.nodes, shape, lease.durationS + bootS, from);
+    if (fit === null) return null;
+    if (couldBeHad(state, lease, fit.from + bootS, now)) return fit.from + bootS;
+    from = fit.from + Math.max(1, transferS(state, createRecord(state, lease, null)));
+  }
+  return null;
+}
+
+function couldBeHad(state: PlanState, lease: Lease, startAt: number, now: number): boolean {
+  const record = createRecord(state, { ...lease, kind: 'reservation' }, { startAt, endAt: startAt + lease.durationS });
+  if (beginsAt(state, record) < now || !linkCarries(state, record, now) || !findWitness(state, record, now)) return false;
+  setClaims(state, record, 'promise', []);
+  return true;
+}
+
+/** The largest whole number in [low, high] that passes, when all smaller ones pass too. */
+function largest(low: number, high: number, passes: (n: number) => boolean): number | null {
+  if (high < low || !passes(low)) return null;
+  let good = low;
+  let bad = high + 1;
+  while (bad - good > 1) {
+    const middle = (good + bad) >> 1;
+    if (passes(middle)) good = middle;
+    else bad = middle;
+  }
+  return good;
+}

@@ -1,0 +1,292 @@
+import type { Action } from './actions.ts';
+import { repack } from './binding.ts';
+import { touch } from './cache.ts';
+import type { Shape } from './lease.ts';
+import { Openings } from './openings.ts';
+import {
+  claimsOn,
+  hasImage,
+  type LeaseRecord,
+  memoryOpS,
+  opsUntil,
+  type PlanState,
+  removeFrom,
+  setClaims,
+  vacatableAt,
+  wholeSeconds,
+} from './state.ts';
+import { earliestFit } from './timeline.ts';
+
+/** How far down the queue backfilling looks in one pass. */
+const backfillDepth = 1000;
+/** Repacking reservations to make room for a start is for sites up to this size; on larger ones there is room elsewhere. */
+const makeRoomHosts = 64;
+/** Work that will be cut runs at least this many suspends long, or it isn't worth the trouble. */
+const leastRunOps = 1;
+
+/**
+ * Starts and resumes best-effort work that can go now, in the queue's order. Who can't is passed over if the policy
+ * allows, and the first (aggressive) or each (conservative) of them keeps a booking that nobody after it may delay.
+ */
+export function dispatch(state: PlanState, now: number, emit: (action: Action) => void): void {
+  const openings = new Openings(state, now);
+  const pass: Pass = { state, now, openings, emit, hopeless: Number.POSITIVE_INFINITY };
+  const bookings = state.policy.backfilling === 'conservative' ? Number.POSITIVE_INFINITY : 1;
+  let booked = 0;
+  for (const record of state.queue.slice(0, backfillDepth)) {
+    if (record.transferUntil !== null || record.phase === 'migrating') continue;
+    if (booked >= bookings && record.claims.length === 0 && openings.none(record.shape)) {
+      if (state.policy.images === null) break;
+      continue;
+    }
+    if (record.claims.length > 0) unbook(pass, record);
+    if (start(pass, record)) continue;
+    if (booked < bookings || record.copies.length > 0) {
+      if (book(pass, record) && record.copies.length === 0) booked++;
+    }
+    if (state.policy.backfilling === 'none') break;
+  }
+}
+
+interface Pass {
+  state: PlanState;
+  now: number;
+  openings: Openings;
+  emit: (action: Action) => void;
+  /** Work this long and longer can't be helped by repacking in this pass. */
+  hopeless: number;
+}
+
+/** Seconds that a host is taken before the work goes on there, when `vms` of the lease are on it. */
+function headS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
+  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : state.policy.bootS;
+}
+
+/** What the whole rest of the work takes on a host, with what precedes it. */
+export function wholeS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
+  return headS(state, record, host, vms) + record.workS;
+}
+
+/** The least time on a host that is worth starting for, when a reservation will cut it. */
+export function leastS(state: PlanState, record: LeaseRecord, host: number, vms: number, now: number): number {
+  const op = memoryOpS(state, host, record.shape);
+  const vacating = vacatableAt(state, host, now) - now + vms * op;
+  return headS(state, record, host, vms) + leastRunOps * op + vacating + state.policy.marginS;
+}
+
+function start(pass: Pass, record: LeaseRecord): boolean {
+  const hosts = record.phase === 'suspended' ? whereItIs(pass, record) : anywhere(pass, record);
+  if (hosts === null) return false;
+  launch(pass, record, hosts);
+  return true;
+}
+
+/** Suspended work goes on where its memory is. */
+function whereItIs(pass: Pass, record: LeaseRecord): number[] | null {
+  const { state, now } = pass;
+  const counts = countByHost(record.hosts);
+  const need = Math.max(...[...counts].map(([host, vms]) => headS(state, record, host, vms))) + record.workS;
+  for (const [host, vms] of counts) {
+    if (!state.hosts[host]!.up || opsUntil(state, host, now) > now || !mayResume(pass, record, host, vms)) return null;
+    const lane = pass.openings.on(host, record.shape)[vms - 1];
+    if (lane === undefined) return null;
+    if (lane.booked >= now + need) continue;
+    if (!mayBeCut(pass, record, host, vms, lane)) return null;
+  }
+  return record.hosts;
+}
+
+/** A resume must not be in the way of the suspends that a promise on this host needs. */
+function mayResume(pass: Pass, record: LeaseRecord, host: number, vms: number): boolean {
+  const { state, now } = pass;
+  const overloaded = state.timeline.planned[host]!.freeUntil(now, record.shape, 0);
+  return vacatableAt(state, host, now) + headS(state, record, host, vms) <= overloaded - state.policy.marginS;
+}
+
+function mayBeCut(pass: Pass, record: LeaseRecord, host: number, vms: number, lane: { booked: number; planned: number }): boolean {
+  const { state, now } = pass;
+  if (!state.policy.suspension || !record.preemptible || lane.booked < lane.planned) return false;
+  return lane.planned - now >= leastS(state, record, host, vms, now);
+}
+
+/** New work: where all of it fits, as tightly as possible; else by moving reservations; else where it is cut latest. */
+function anywhere(pass: Pass, record: LeaseRecord): number[] | null {
+  const { state, now, openings } = pass;
+  const { nodes } = record.lease;
+  if (openings.total(record.shape) < nodes) return null;
+  const ready = openings.hosts(record.shape).filter((host) => hasImage(state, record, host, now));
+  const whole: { host: number; vms: number; until: number }[] = [];
+  const cut: { host: number; until: number }[] = [];
+  for (const host of ready) {
+    const lanes = openings.on(host, record.shape);
+    const end = now + wholeS(state, record, host, 1);
+    let vms = 0;
+    while (vms < lanes.length && lanes[vms]!.booked >= end) vms++;
+    if (vms > 0) whole.push({ host, vms, until: lanes[vms - 1]!.booked });
+    for (const [i, lane] of lanes.entries()) {
+      if (i < vms || mayBeCut(pass, record, host, i + 1, lane)) cut.push({ host, until: lane.planned });
+    }
+  }
+  const fit = fewest(whole, nodes);
+  if (fit !== null) return fit;
+  if (!state.policy.suspension || !record.preemptible) return makeRoom(pass, record, ready);
+  if (cut.length < nodes) return null;
+  cut.sort((a, b) => b.until - a.until || a.host - b.host);
+  return cut.slice(0, nodes).map(({ host }) => host);
+}
+
+function fewest(whole: { host: number; vms: number; until: number }[], nodes: number): number[] | null {
+  if (nodes === 1) {
+    let best = whole[0];
+    for (const option of whole) if (option.until < best!.until) best = option;
+    return best === undefined ? null : [best.host];
+  }
+  whole.sort((a, b) => a.until - b.until || a.host - b.host);
+  const hosts: number[] = [];
+  for (const { host, vms } of whole) {
+    for (let i = 0; i < vms && hosts.length < nodes; i++) hosts.push(host);
+  }
+  return hosts.length === nodes ? hosts : null;
+}
+
+/** Exchanges the hosts of reservations, so that single-VM work that can't be cut fits after all. */
+function makeRoom(pass: Pass, record: LeaseRecord, ready: readonly number[]): number[] | null {
+  const { state, now, openings } = pass;
+  if (record.lease.nodes > 1 || ready.length === 0 || state.hosts.length > makeRoomHosts) return null;
+  const need = record.workS + state.policy.bootS;
+  if (need >= pass.hopeless || openings.lastsUntil(record.shape) < now + need) return null;
+  let host = ready[0]!;
+  for (const other of ready) {
+    if (openings.on(other, record.shape)[0]!.booked > openings.on(host, record.shape)[0]!.booked) host = other;
+  }
+  setClaims(state, record, 'running', claimsOn([host], now, now + need));
+  if (repack(state, [], now, { displacing: false, weighImages: false })) {
+    openings.changedAll();
+    return [host];
+  }
+  setClaims(state, record, 'running', []);
+  pass.hopeless = need;
+  return null;
+}
+
+/** Sets work in motion on its hosts. */
+function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
+  const { state, now } = pass;
+  const resumed = record.phase === 'suspended';
+  const ids = hosts.map((host) => state.hosts[host]!.spec.id);
+  removeFrom(state.queue, record);
+  record.hosts = hosts;
+  record.bound = true;
+  let workFrom = now + state.policy.bootS;
+  const vms = [];
+  if (resumed) {
+    workFrom = now;
+    for (const [vm, host] of hosts.entries()) {
+      const from = opsUntil(state, host, now);
+      const until = from + memoryOpS(state, host, record.shape);
+      state.hosts[host]!.ops.push({ from, until });
+      vms.push({ vm, host: ids[vm]!, fromS: from, untilS: until });
+      workFrom = Math.max(workFrom, until);
+    }
+  }
+  record.phase = resumed ? 'resuming' : 'running';
+  record.runFrom = workFrom;
+  record.expectedEnd = workFrom + record.workS;
+  setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn(hosts, now, record.expectedEnd));
+  if (record.preemptible) for (const host of hosts) state.residents[host]!.add(record);
+  touch(state, record, now);
+  for (const host of hosts) pass.openings.changed(host);
+  const common = { lease: record.lease.id, fromS: now, workFromS: workFrom, untilS: record.expectedEnd };
+  pass.emit(resumed ? { do: 'resume', ...common, vms } : { do: 'start', ...common, hosts: ids });
+}
+
+function unbook(pass: Pass, record: LeaseRecord): void {
+  for (const { host } of record.claims) pass.openings.changed(host);
+  setClaims(pass.state, record, 'booking', []);
+}
+
+/** Keeps the earliest place for work that is ready but has no room now. */
+function book(pass: Pass, record: LeaseRecord): boolean {
+  const { state, now } = pass;
+  const place = earliestPlace(state, record, now, now);
+  if (place === null) return false;
+  setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
+  for (const host of place.hosts) pass.openings.changed(host);
+  return true;
+}
+
+export interface Place {
+  hosts: number[];
+  from: number;
+  to: number;
+}
+
+/**
+ * The earliest place for waiting work, on hosts that are ready for it: where all of it fits, or, if it may be cut,
+ * where enough of it does.
+ */
+export function earliestPlace(
+  state: PlanState,
+  record: LeaseRecord,
+  notBefore: number,
+  now: number,
+  mayUse: (host: number) => boolean = (host) => hasImage(state, record, host, now),
+): Place | null {
+  const counts = countByHost(record.hosts);
+  const hosts =
+    record.phase === 'suspended'
+      ? [...counts.keys()]
+      : state.hosts.flatMap((host, i) => (host.up && mayUse(i) ? [i] : []));
+  if (hosts.length === 0) return null;
+  const vmsPerHost = record.phase === 'suspended' ? Math.max(...counts.values()) : 1;
+  const whole = wholeS(state, record, hosts[0]!, vmsPerHost);
+  const least = leastAnywhere(state, record, vmsPerHost);
+  const duration = state.policy.suspension && record.preemptible ? Math.min(whole, least) : whole;
+  if (record.phase === 'suspended') return onItsHosts(state, record, counts, notBefore, duration, whole);
+  const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
+  if (fit === null) return null;
+  const chosen = fit.parts.flatMap(({ host, count }) => Array.from({ length: count }, () => host));
+  return { hosts: chosen, from: fit.from, to: cutAt(state, chosen, record.shape, fit.from, whole) };
+}
+
+/** As leastS, on a host full of VMs of this size. */
+function leastAnywhere(state: PlanState, record: LeaseRecord, vms: number): number {
+  const { suspendMiBPerS, marginS } = state.policy;
+  const op = wholeSeconds(record.shape.memoryMiB / suspendMiBPerS);
+  const head = record.phase === 'suspended' ? vms * op : state.policy.bootS;
+  return head + (leastRunOps + 2 * vms) * op + marginS;
+}
+
+function onItsHosts(
+  state: PlanState,
+  record: LeaseRecord,
+  counts: ReadonlyMap<number, number>,
+  notBefore: number,
+  duration: number,
+  whole: number,
+): Place | null {
+  let from = notBefore;
+  for (;;) {
+    let later = from;
+    for (const [host, vms] of counts) {
+      later = Math.max(later, state.timeline.booked[host]!.earliest(from, duration, record.shape, vms));
+    }
+    if (later === Number.POSITIVE_INFINITY) return null;
+    if (later === from) break;
+    from = later;
+  }
+  return { hosts: record.hosts, from, to: cutAt(state, record.hosts, record.shape, from, whole) };
+}
+
+/** Where a booking ends: at the end of the work or where a promise cuts it. */
+function cutAt(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): number {
+  let to = from + whole;
+  for (const [host, vms] of countByHost(hosts)) to = Math.min(to, state.timeline.planned[host]!.freeUntil(from, shape, vms));
+  return Math.max(to, from + 1);
+}
+
+function countByHost(hosts: readonly number[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const host of hosts) counts.set(host, (counts.get(host) ?? 0) + 1);
+  return counts;
+}

@@ -1,0 +1,183 @@
+import type { Action, Observation } from './actions.ts';
+import type { Answer } from './admission.ts';
+import { hostsOf, type Trace, type TraceLease } from './lease.ts';
+import { LeasePlanner } from './planner.ts';
+import type { Policy } from './policy.ts';
+import { wholeSeconds } from './state.ts';
+
+/** Everything that was decided and what came of it: what the metrics, the audit and the plot read. */
+export interface Schedule {
+  trace: string;
+  policy: Policy;
+  actions: Action[];
+  answers: Map<string, Answer>;
+  /** When each lease's work was done. */
+  endedAtS: Map<string, number>;
+}
+
+interface Happening {
+  at: number;
+  order: number;
+  seq: number;
+  event: { submit: TraceLease } | { see: Observation; valid: () => boolean } | { wake: true };
+}
+
+/**
+ * Runs a trace through the planner. The simulator is the world: it knows how long work really takes, carries the
+ * planner's actions out and reports what happened. Events of one moment come in a fixed order: what is over, then
+ * what is submitted, then the planner's decision.
+ */
+export function simulate(trace: Trace, policy: Policy): Schedule {
+  return new Simulation(trace, policy).run();
+}
+
+class Simulation {
+  private readonly trace: Trace;
+  private readonly policy: Policy;
+  private readonly planner: LeasePlanner;
+  private readonly events = new EventQueue();
+  private readonly leases: Map<string, TraceLease>;
+  /** Work done so far, and since when it runs again; the run's number tells a stale end from a current one. */
+  private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
+  private readonly schedule: Schedule;
+
+  constructor(trace: Trace, policy: Policy) {
+    this.trace = trace;
+    this.policy = policy;
+    this.planner = new LeasePlanner(hostsOf(trace), policy);
+    this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
+    this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map() };
+  }
+
+  run(): Schedule {
+    for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
+    for (;;) {
+      const at = this.events.nextAt();
+      if (at === null) return this.schedule;
+      this.events.takeAll(at, (event) => this.happen(event, at));
+      for (const action of this.planner.decide(at)) this.carryOut(action);
+      const wake = this.planner.wakeAt(at);
+      if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
+        this.events.push(wake, 2, { wake: true });
+      }
+    }
+  }
+
+  private happen(event: Happening['event'], at: number): void {
+    if ('submit' in event) {
+      const { actualDurationS: _, ...lease } = event.submit;
+      this.schedule.answers.set(lease.id, this.planner.submit(lease, at));
+    } else if ('see' in event && event.valid()) {
+      if (event.see.saw === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
+      this.planner.observe(event.see, at);
+    }
+  }
+
+  private carryOut(action: Action): void {
+    this.schedule.actions.push(action);
+    switch (action.do) {
+      case 'transfer':
+        this.report(action.untilS, { saw: 'transferred' });
+        return;
+      case 'start':
+        this.progress.set(action.lease, { doneS: 0, runFrom: null, run: 0 });
+        this.runWork(action.lease, action.workFromS);
+        return;
+      case 'resume':
+        this.report(action.workFromS, { saw: 'resumed', lease: action.lease });
+        this.runWork(action.lease, action.workFromS);
+        return;
+      case 'suspend': {
+        this.pauseWork(action.lease, action.fromS);
+        this.report(action.untilS, { saw: 'suspended', lease: action.lease });
+        return;
+      }
+      case 'stop':
+        this.pauseWork(action.lease, action.atS);
+        return;
+      case 'evict':
+      case 'migrate':
+      case 'breakPromise':
+        return;
+    }
+  }
+
+  private report(at: number, see: Observation, valid: () => boolean = () => true): void {
+    this.events.push(at, 0, { see, valid });
+  }
+
+  private runWork(id: string, from: number): void {
+    const progress = this.progress.get(id)!;
+    progress.runFrom = from;
+    const run = ++progress.run;
+    this.report(from + this.workS(id) - progress.doneS, { saw: 'ended', lease: id }, () => progress.run === run);
+  }
+
+  private pauseWork(id: string, at: number): void {
+    const progress = this.progress.get(id)!;
+    progress.doneS += Math.max(0, at - progress.runFrom!);
+    progress.runFrom = null;
+    progress.run++;
+  }
+
+  /** What the work takes in truth: never more than what was asked for, which is when the lease is over. */
+  private workS(id: string): number {
+    const lease = this.leases.get(id)!;
+    const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);
+    return lease.kind === 'bestEffort' ? wholeSeconds(asked * (1 + this.policy.runtimeOverhead)) : asked;
+  }
+}
+
+/** A binary heap by time, then kind, then order of arrival. */
+class EventQueue {
+  private readonly heap: Happening[] = [];
+  private seq = 0;
+
+  nextAt(): number | null {
+    return this.heap[0]?.at ?? null;
+  }
+
+  push(at: number, order: number, event: Happening['event']): void {
+    this.heap.push({ at, order, seq: this.seq++, event });
+    let i = this.heap.length - 1;
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      if (!before(this.heap[i]!, this.heap[parent]!)) break;
+      this.swap(i, parent);
+      i = parent;
+    }
+  }
+
+  takeAll(at: number, take: (event: Happening['event']) => void): void {
+    while (this.heap[0]?.at === at) take(this.pop().event);
+  }
+
+  private pop(): Happening {
+    const top = this.heap[0]!;
+    const last = this.heap.pop()!;
+    if (this.heap.length > 0) {
+      this.heap[0] = last;
+      let i = 0;
+      for (;;) {
+        let least = i;
+        for (const child of [2 * i + 1, 2 * i + 2]) {
+          if (child < this.heap.length && before(this.heap[child]!, this.heap[least]!)) least = child;
+        }
+        if (least === i) break;
+        this.swap(i, least);
+        i = least;
+      }
+    }
+    return top;
+  }
+
+  private swap(a: number, b: number): void {
+    const held = this.heap[a]!;
+    this.heap[a] = this.heap[b]!;
+    this.heap[b] = held;
+  }
+}
+
+function before(a: Happening, b: Happening): boolean {
+  return a.at !== b.at ? a.at < b.at : a.order !== b.order ? a.order < b.order : a.seq < b.seq;
+}

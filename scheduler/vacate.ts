@@ -1,0 +1,127 @@
+import type { Shape } from './lease.ts';
+import { beginsAt, type LeaseRecord, memoryOpS, type PlanState } from './state.ts';
+
+/** Work to be suspended (or, without suspension, stopped) from `at` on, so that its hosts are free in time. */
+export interface Displacement {
+  record: LeaseRecord;
+  at: number;
+  /** When each of its VMs is written. */
+  ops: { vm: number; host: number; from: number; until: number }[];
+}
+
+/** What takes hosts away from best-effort work at a moment: a bound reservation that has not begun, or a drain. */
+interface Taker {
+  begins: number;
+  hosts: readonly number[];
+}
+
+/**
+ * Who must give way to what is bound to begin, and when. Computed afresh from what runs now, so that work that ends
+ * early spares others. On each host the suspends run one after the other and the last ends when the taker begins.
+ */
+export function displacements(state: PlanState): Displacement[] {
+  const gone = new Set<LeaseRecord>();
+  const found: { record: LeaseRecord; taker: Taker }[] = [];
+  for (const taker of takers(state)) {
+    for (const host of new Set(taker.hosts)) {
+      while (overloadedBy(state, host, taker.begins, gone)) {
+        const victim = chooseVictim(state, host, taker.begins, gone);
+        if (victim === undefined) break;
+        found.push({ record: victim, taker });
+        gone.add(victim);
+      }
+    }
+  }
+  return found.length === 0 ? [] : lastMoments(state, found);
+}
+
+function takers(state: PlanState): Taker[] {
+  const list: Taker[] = state.upcoming
+    .filter((record) => record.bound)
+    .map((record) => ({ begins: beginsAt(state, record), hosts: record.hosts }));
+  for (const [host, { drain }] of state.hosts.entries()) if (drain !== null) list.push({ begins: drain.from, hosts: [host] });
+  return list.sort((a, b) => a.begins - b.begins);
+}
+
+function overloadedBy(state: PlanState, host: number, at: number, gone: ReadonlySet<LeaseRecord>): boolean {
+  const taken = { ...state.timeline.promised[host]!.taken(at) };
+  for (const resident of state.residents[host]!) {
+    if (gone.has(resident) || resident.expectedEnd <= at) continue;
+    for (const place of resident.hosts) if (place === host) addShape(taken, resident.shape);
+  }
+  const { capacity } = state.hosts[host]!;
+  return taken.cpuMilli > capacity.cpuMilli || taken.memoryMiB > capacity.memoryMiB || taken.diskMiB > capacity.diskMiB;
+}
+
+function addShape(sum: Shape, shape: Shape): void {
+  sum.cpuMilli += shape.cpuMilli;
+  sum.memoryMiB += shape.memoryMiB;
+  sum.diskMiB += shape.diskMiB;
+}
+
+/**
+ * With suspension, single VMs before gangs (whose siblings would idle), then whoever has most left to do. Without, whoever
+ * loses least.
+ */
+function chooseVictim(state: PlanState, host: number, at: number, gone: ReadonlySet<LeaseRecord>): LeaseRecord | undefined {
+  const running = [...state.residents[host]!].filter((r) => !gone.has(r) && r.expectedEnd > at);
+  const harm = (r: LeaseRecord) =>
+    state.policy.suspension ? r.lease.nodes * 1e9 - r.expectedEnd : (at - r.runFrom) * r.lease.nodes;
+  return running.sort((a, b) => harm(a) - harm(b) || b.rank - a.rank || b.seq - a.seq)[0];
+}
+
+/**
+ * From the last victim backwards: what a taker needs written is written as late as possible, one VM at a time on each
+ * host. Then the siblings of those VMs on other hosts, as soon as their work has stopped.
+ */
+function lastMoments(state: PlanState, found: readonly { record: LeaseRecord; taker: Taker }[]): Displacement[] {
+  if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
+  const busy = state.hosts.map((host) => host.ops);
+  const take = (host: number, from: number, until: number) => {
+    busy[host] = [...busy[host]!, { from, until }].sort((a, b) => a.from - b.from);
+  };
+  const list: Displacement[] = [];
+  for (const { record, taker } of found.toReversed()) {
+    const displacement: Displacement = { record, at: taker.begins, ops: [] };
+    for (const [vm, host] of record.hosts.entries()) {
+      if (!taker.hosts.includes(host)) continue;
+      const length = memoryOpS(state, host, record.shape);
+      const from = latestGap(busy[host]!, taker.begins - state.policy.marginS, length);
+      take(host, from, from + length);
+      displacement.ops.push({ vm, host, from, until: from + length });
+      displacement.at = Math.min(displacement.at, from);
+    }
+    list.push(displacement);
+  }
+  for (const { record, at, ops } of list) {
+    for (const [vm, host] of record.hosts.entries()) {
+      if (ops.some((op) => op.vm === vm)) continue;
+      const length = memoryOpS(state, host, record.shape);
+      const from = earliestGap(busy[host]!, at, length);
+      take(host, from, from + length);
+      ops.push({ vm, host, from, until: from + length });
+    }
+  }
+  return list;
+}
+
+type Busy = readonly { from: number; until: number }[];
+
+function latestGap(busy: Busy, end: number, length: number): number {
+  let until = end;
+  for (const op of busy.toReversed()) {
+    if (op.until <= until - length) break;
+    if (op.from < until) until = op.from;
+  }
+  return until - length;
+}
+
+/** The first free moment from `from` on; `busy` by start. */
+export function earliestGap(busy: Busy, from: number, length: number): number {
+  let start = from;
+  for (const op of busy) {
+    if (op.from >= start + length) break;
+    start = Math.max(start, op.until);
+  }
+  return start;
+}
