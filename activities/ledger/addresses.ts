@@ -1,0 +1,70 @@
+import ipaddr from 'ipaddr.js';
+
+/** A CIDR as numbers: its first and last address. */
+interface Range {
+  first: number;
+  last: number;
+}
+
+/** Prefix length of an owner's network: 1021 guests beside the gateway. */
+const networkPrefix = 22;
+
+function toNumber(address: string): number {
+  return ipaddr.IPv4.parse(address)
+    .toByteArray()
+    .reduce((sum, byte) => sum * 256 + byte, 0);
+}
+
+function bytesOf(address: number): number[] {
+  return [24, 16, 8, 0].map((shift) => Math.floor(address / 2 ** shift) % 256);
+}
+
+function toText(address: number): string {
+  return bytesOf(address).join('.');
+}
+
+function rangeOf(cidr: string): Range {
+  const [address, prefix] = ipaddr.IPv4.parseCIDR(cidr);
+  const size = 2 ** (32 - prefix);
+  const first = Math.floor(toNumber(address.toString()) / size) * size;
+  return { first, last: first + size - 1 };
+}
+
+/**
+ * The first network of the site's guests that overlaps none of those that are taken; null when the supernet is full.
+ * Its gateway is the network's first address.
+ */
+export function nextNetwork(supernet: string, taken: readonly string[]): { cidr: string; gateway: string } | null {
+  const site = rangeOf(supernet);
+  const size = 2 ** (32 - networkPrefix);
+  let first = site.first;
+  for (const used of taken.map(rangeOf).sort((a, b) => a.first - b.first)) {
+    if (used.last < first) continue;
+    if (used.first > first + size - 1) break;
+    first = Math.ceil((used.last + 1) / size) * size;
+  }
+  if (first + size - 1 > site.last) return null;
+  return { cidr: `${toText(first)}/${networkPrefix}`, gateway: toText(first + 1) };
+}
+
+/**
+ * A free address for a guest; null when there is none. The search starts at a point that `seed` chooses: an address
+ * that was just given back is seldom the next one given out, while the hosts' bridges still remember where it was.
+ */
+export function freeAddress(cidr: string, taken: ReadonlySet<string>, seed: number): string | null {
+  const { first, last } = rangeOf(cidr);
+  // Neither the network, the gateway nor the broadcast address.
+  const from = first + 2;
+  const count = last - from;
+  for (let tried = 0; tried < count; tried += 1) {
+    const address = toText(from + ((seed + tried) % count));
+    if (!taken.has(address)) return address;
+  }
+  return null;
+}
+
+/** Locally administered, and the address itself in the last four bytes: as unique as that, and readable in a trace. */
+export function macOf(address: string): string {
+  const bytes = [0x52, 0x54, ...bytesOf(toNumber(address))];
+  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}

@@ -1,0 +1,76 @@
+import { BerthError } from '../../model/errors.ts';
+import { type TaskStartedData, taskEventTypes } from '../../model/events.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
+import type { TaskOutcome } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { writeEvent } from './write-event.ts';
+
+interface Moved {
+  name: string;
+  ownerId: string;
+  /** Whether the task still moves. */
+  live: boolean;
+  begunBefore: boolean;
+  vms: TaskStartedData['vms'];
+}
+
+/** States from which a VM may go to this one. A placement or its end is never made here, but with its host's sums. */
+function sources(state: VmState): VmState[] {
+  if (state === 'pending' || state === 'reserved' || state === 'removed')
+    throw new BerthError('internal', `BUG: a task's step cannot make its VMs ${state}`);
+  return vmStates.filter((from) => (vmTransitions[from] as readonly VmState[]).includes(state));
+}
+
+async function move(
+  tx: Transaction,
+  id: TaskId,
+  state: TaskState,
+  timeline: TaskOutcome['timeline'],
+  now: string,
+): Promise<Moved | undefined> {
+  const rows = await tx.$queryRaw<Moved[]>`
+    WITH was AS (
+      SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live
+      FROM "Task" WHERE id = ${id} FOR UPDATE
+    ), moved AS (
+      UPDATE "Task" t SET state = ${state}::"TaskState", timeline = ${JSON.stringify(timeline)}::jsonb,
+        "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE(t."startedAt", ${now}::timestamptz) ELSE t."startedAt" END
+      FROM was WHERE t.id = was.id AND was.live
+    )
+    SELECT was.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
+                   FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = was.id) AS vms
+    FROM was`;
+  return rows[0];
+}
+
+async function moveVms(tx: Transaction, id: TaskId, state: VmState, now: string): Promise<void> {
+  await tx.$executeRaw`
+    UPDATE "Vm" SET state = ${state}::"VmState",
+      "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${now}::timestamptz) ELSE "startedAt" END,
+      problem = CASE WHEN ${state} = 'stuck' THEN problem END
+    WHERE "taskId" = ${id} AND state::text = ANY(${sources(state)})`;
+}
+
+/**
+ * Moves a task to a state (or only its timeline, when it is there already), and its VMs with it. The first time that it
+ * runs is an event. A task that has ended is left alone. Throws not-found, and conflict for a move that isn't legal.
+ */
+export async function advanceTask(
+  deps: LedgerDeps,
+  id: TaskId,
+  state: TaskState,
+  timeline: TaskOutcome['timeline'],
+  vmState?: VmState,
+): Promise<void> {
+  const now = isoNow(deps);
+  await inTransaction(deps.ledger, async (tx) => {
+    const task = await move(tx, id, state, timeline, now);
+    if (task === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
+    if (!task.live) return;
+    if (vmState !== undefined) await moveVms(tx, id, vmState, now);
+    if (state !== 'running' || task.begunBefore) return;
+    const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
+    await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });
+  });
+}

@@ -1,0 +1,110 @@
+import { BerthError } from '../../model/errors.ts';
+import { type TaskEndedData, taskEventTypes } from '../../model/events.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { isTerminal, type TaskState } from '../../model/states.ts';
+import type { TaskOutcome } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { releaseVms } from './release.ts';
+import { totals, usageOf } from './usage.ts';
+import { writeEvent } from './write-event.ts';
+
+interface Row {
+  name: string;
+  ownerId: string;
+  state: TaskState;
+  createdAt: Date;
+  startedAt: Date | null;
+  vms: { id: VmId; state: string; hostId: string | null; provider: string | null; vcpus: number; memoryMiB: number }[];
+}
+
+async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
+  const rows = await tx.$queryRaw<Row[]>`
+    SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB") ORDER BY v.node), '[]')
+       FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
+    FROM "Task" t WHERE t.id = ${id} FOR UPDATE`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
+  return rows[0];
+}
+
+/** The end of all its rows in one statement. Outputs that it doesn't name are nobody's: their rows go, the bytes after. */
+async function writeEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
+  const times = JSON.stringify(outcome.vms);
+  const kept = outcome.outputs.map((output) => output.file);
+  await tx.$executeRaw`
+    WITH task AS (
+      UPDATE "Task" SET state = ${outcome.state}::"TaskState", "exitCode" = ${outcome.exitCode}::int, refusal = NULL,
+        error = ${outcome.error === null ? null : JSON.stringify(outcome.error)}::jsonb,
+        outputs = ${JSON.stringify(outcome.outputs)}::jsonb, timeline = ${JSON.stringify(outcome.timeline)}::jsonb,
+        "finishedAt" = ${now}::timestamptz
+      WHERE id = ${id} RETURNING "leaseId"
+    ), lease AS (
+      UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM task)
+    ), discarded AS (
+      DELETE FROM "File" WHERE "taskId" = ${id} AND NOT (id = ANY(${kept}))
+    )
+    UPDATE "Vm" v SET "startedAt" = COALESCE(o."startedAt", v."startedAt"), "endedAt" = COALESCE(o."endedAt", v."endedAt"),
+      state = CASE WHEN v.state = 'pending' THEN 'removed' ELSE v.state END
+    FROM "Vm" one LEFT JOIN jsonb_to_recordset(${times}::jsonb) AS o(id text, "startedAt" timestamptz, "endedAt" timestamptz)
+      ON o.id = one.id
+    WHERE v.id = one.id AND one."taskId" = ${id}`;
+}
+
+function endedData(id: TaskId, row: Row, outcome: TaskOutcome, now: string): TaskEndedData {
+  const times = new Map(outcome.vms.map((vm) => [vm.id, vm]));
+  const usage = row.vms.flatMap((vm) => {
+    const { startedAt = null, endedAt = null } = times.get(vm.id) ?? {};
+    return usageOf({ ...vm, startedAt, endedAt }, now) ?? [];
+  });
+  return {
+    task: id,
+    name: row.name,
+    owner: row.ownerId,
+    state: outcome.state,
+    exitCode: outcome.exitCode,
+    error: outcome.error,
+    acceptedAt: row.createdAt.toISOString(),
+    startedAt: row.startedAt?.toISOString() ?? null,
+    finishedAt: now,
+    usage,
+    ...totals(usage),
+    bytesIn: outcome.bytesIn,
+    bytesOut: outcome.bytesOut,
+    outputs: outcome.outputs.length,
+  };
+}
+
+/** VMs that a pass placed after the workflow stopped waiting; no host has heard of them while the task is queued. */
+function unseen(row: Row): VmId[] {
+  return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
+}
+
+async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    const row = await lockTask(tx, id);
+    if (isTerminal(row.state)) {
+      if (row.state === outcome.state) return [];
+      throw new BerthError('conflict', `Task ${id} is ${row.state} already; it cannot end as ${outcome.state}`);
+    }
+    const reserved = unseen(row);
+    if (reserved.length > 0) return reserved;
+    await writeEnd(tx, id, outcome, now);
+    const data = endedData(id, row, outcome, now);
+    await writeEvent(tx, { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data });
+    return [];
+  });
+}
+
+/**
+ * The task's end, its outputs and its completion event with the usage, once: a repeat changes nothing. VMs that were
+ * never placed are removed; one that is stuck keeps its resources. Throws not-found, and conflict when the task ended
+ * otherwise or cannot end so from where it is.
+ */
+export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<void> {
+  // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own. What it places
+  // is told by the next pass. Once its VMs are removed, nothing can place the task again.
+  for (let reserved = await finish(deps, id, outcome); reserved.length > 0; reserved = await finish(deps, id, outcome))
+    await releaseVms(deps, reserved);
+}

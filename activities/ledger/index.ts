@@ -1,0 +1,35 @@
+import { advanceTask } from './advance-task.ts';
+import { compareHost } from './compare-host.ts';
+import type { LedgerActivities } from './contract.ts';
+import type { LedgerDeps } from './deps.ts';
+import { finishTask } from './finish-task.ts';
+import { hostArrived, hostSilent, imageCached } from './hosts.ts';
+import { sweep, tasksToCancel, tasksWithoutWorkflow } from './housekeeping.ts';
+import { loadTask } from './load-task.ts';
+import { releaseVms, requeueTask } from './release.ts';
+import { reserveTask } from './reserve-task.ts';
+import { taskOrders } from './task-orders.ts';
+import { setVmState } from './vm-state.ts';
+
+export type { LedgerDeps } from './deps.ts';
+
+/** The steps on the ledger, over one database. Errors are BerthErrors, or the driver's where the database is away. */
+export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
+  return {
+    loadTask: (id) => loadTask(deps, id),
+    reserveTask: (id) => reserveTask(deps, id),
+    taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
+    advanceTask: (id, state, timeline, vmState) => advanceTask(deps, id, state, timeline, vmState),
+    requeueTask: (id) => requeueTask(deps, id),
+    setVmState: (id, state, why) => setVmState(deps, id, state, why),
+    releaseVms: (ids) => releaseVms(deps, ids),
+    finishTask: (id, outcome) => finishTask(deps, id, outcome),
+    hostArrived: (facts) => hostArrived(deps, facts),
+    hostSilent: (id) => hostSilent(deps, id),
+    imageCached: (host, imageId) => imageCached(deps, host, imageId),
+    compareHost: (id, found) => compareHost(deps, id, found),
+    tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
+    tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
+    sweep: () => sweep(deps),
+  };
+}

@@ -1,0 +1,193 @@
+import { createHash } from 'node:crypto';
+import type { Resources } from '../../model/host.ts';
+import type { TaskId } from '../../model/ids.ts';
+import type { Refusal } from '../../model/task.ts';
+import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
+import { freeAddress, macOf } from './addresses.ts';
+import { isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { type OwnerNetwork, ownerNetworks } from './networks.ts';
+
+/** How many waiting tasks one pass looks at; the rest wait behind them. */
+const lookahead = 256;
+
+interface QueueRow {
+  id: TaskId;
+  owner: string;
+  overtaken: number;
+  refusal: Refusal | null;
+  imageId: string | null;
+  each: Resources;
+  vms: { id: string; generation: number }[];
+}
+
+interface HostRow {
+  id: string;
+  state: 'up' | 'unknown';
+  schedulable: boolean;
+  capacity: Resources;
+  used: Resources;
+  images: string[];
+}
+
+interface Waiting {
+  hosts: HostRow[] | null;
+  queue: QueueRow[] | null;
+  /** Placed by an earlier pass and not begun yet. */
+  placed: TaskId[] | null;
+}
+
+interface PlacedVm {
+  vm: string;
+  host: string;
+  address: string;
+  mac: string;
+}
+
+type Answer = { row: QueueRow; verdict: QueueVerdict };
+
+/** What a pass found. */
+export interface Pass {
+  /** Tasks whose workflows should ask where they were placed, or hear that they never will be. */
+  wake: TaskId[];
+  /** What became of each task that was looked at, in the queue's order. */
+  verdicts: Map<TaskId, QueueVerdict>;
+  hosts: number;
+}
+
+async function readWaiting(tx: Transaction): Promise<Waiting> {
+  const rows = await tx.$queryRaw<Waiting[]>`
+    SELECT
+      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'state', h.state, 'schedulable', h.schedulable,
+        'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
+        'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
+        'images', ARRAY(SELECT i."imageId" FROM "HostImage" i WHERE i."hostId" = h.id)))
+      FROM "Host" h) AS hosts,
+      (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
+        'imageId', v.image, 'vms', v.vms,
+        'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
+      FROM (SELECT * FROM "Task" WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
+            ORDER BY "createdAt", id LIMIT ${lookahead}) t
+      JOIN LATERAL (
+        SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
+          jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
+        FROM "Vm" WHERE "taskId" = t.id HAVING count(*) > 0) v ON true) AS queue,
+      (SELECT jsonb_agg(id) FROM "Task"
+       WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL) AS placed`;
+  return rows[0]!;
+}
+
+function decide(queue: QueueRow[], hosts: HostRow[], maxOvertaken: number): Answer[] {
+  const rows = new Map<string, QueueRow>(queue.map((row) => [row.id, row]));
+  const requests: PlacementRequest[] = queue.map((row) => ({
+    id: row.id,
+    nodes: row.vms.length,
+    each: row.each,
+    imageId: row.imageId,
+    overtaken: row.overtaken,
+  }));
+  const candidates: PlacementHost[] = hosts.map((host) => ({ ...host, images: new Set(host.images) }));
+  return placeQueue(requests, candidates, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
+    row: rows.get(request.id)!,
+    verdict,
+  }));
+}
+
+/** A number from an id and a generation, the same every time, spread evenly. */
+function seedOf(vm: { id: string; generation: number }): number {
+  return createHash('sha256').update(`${vm.id}/${vm.generation}`).digest().readUInt32BE();
+}
+
+/** Addresses for all VMs of a task; null when its owner's network has not enough. */
+function addresses(row: QueueRow, hosts: string[], network: OwnerNetwork): PlacedVm[] | null {
+  const placed: PlacedVm[] = [];
+  for (const [node, vm] of row.vms.entries()) {
+    const address = freeAddress(network.cidr, network.taken, seedOf(vm));
+    if (address === null) {
+      for (const { address: given } of placed) network.taken.delete(given);
+      return null;
+    }
+    network.taken.add(address);
+    placed.push({ vm: vm.id, host: hosts[node]!, address, mac: macOf(address) });
+  }
+  return placed;
+}
+
+/** Gives the placed VMs their addresses; a task for which there are none goes on waiting. */
+async function address(deps: LedgerDeps, tx: Transaction, answers: Answer[], hosts: number): Promise<PlacedVm[]> {
+  const owners = [...new Set(answers.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row.owner] : [])))];
+  if (owners.length === 0) return [];
+  const networks = await ownerNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners);
+  const placed: PlacedVm[] = [];
+  for (const answer of answers) {
+    if (answer.verdict.kind !== 'placed') continue;
+    const network = networks.get(answer.row.owner) ?? null;
+    const vms = network === null ? null : addresses(answer.row, answer.verdict.hosts, network);
+    if (vms === null)
+      answer.verdict = {
+        kind: 'waits',
+        refusal: { hosts, failed: { [network === null ? 'network' : 'address']: hosts } },
+        overtaken: answer.row.overtaken,
+      };
+    else placed.push(...vms);
+  }
+  return placed;
+}
+
+/** The tasks whose row does not say yet why they wait, and how often they were overtaken. */
+function changed(answers: Answer[]): { id: string; refusal: Refusal; overtaken: number }[] {
+  return answers.flatMap(({ row, verdict }) => {
+    if (verdict.kind === 'placed') return [];
+    const overtaken = verdict.kind === 'waits' ? verdict.overtaken : row.overtaken;
+    if (overtaken === row.overtaken && same(row.refusal, verdict.refusal)) return [];
+    return [{ id: row.id, refusal: verdict.refusal, overtaken }];
+  });
+}
+
+function same(a: Refusal | null, b: Refusal): boolean {
+  if (a === null || a.hosts !== b.hosts) return false;
+  const filters = new Set([...Object.keys(a.failed), ...Object.keys(b.failed)]);
+  return [...filters].every((filter) => a.failed[filter] === b.failed[filter]);
+}
+
+/** All rows of a pass in one statement. The clock of a best-effort lease starts here. */
+async function write(tx: Transaction, now: string, placed: PlacedVm[], tasks: string[], waits: ReturnType<typeof changed>) {
+  if (placed.length === 0 && waits.length === 0) return;
+  await tx.$executeRaw`
+    WITH vm AS (
+      UPDATE "Vm" v SET state = 'reserved', "hostId" = p.host, "homeId" = p.host, generation = v.generation + 1,
+        address = p.address, mac = p.mac
+      FROM jsonb_to_recordset(${JSON.stringify(placed)}::jsonb) AS p(vm text, host text, address text, mac text)
+      WHERE v.id = p.vm
+    ), begun AS (
+      UPDATE "Task" SET "placedAt" = ${now}::timestamptz, refusal = NULL WHERE id = ANY(${tasks}) RETURNING "leaseId"
+    ), lease AS (
+      UPDATE "Lease" SET "startedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM begun)
+    )
+    UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken
+    FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
+    WHERE t.id = w.id`;
+}
+
+/**
+ * Takes the lock under which VMs are placed and freed, to the end of the transaction. One pass at a time: each sees all
+ * that the one before it did, and the hosts' rows are never locked crosswise.
+ */
+export async function lockPlacement(tx: Transaction): Promise<void> {
+  await tx.$executeRaw`SELECT pg_advisory_xact_lock(7305, 2)`;
+}
+
+/** Places what waits and now fits. The caller holds the placement lock. */
+export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<Pass> {
+  const waiting = await readWaiting(tx);
+  const hosts = waiting.hosts ?? [];
+  const answers = decide(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
+  const placed = await address(deps, tx, answers, hosts.length);
+  const ids = (kind: QueueVerdict['kind']) => answers.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
+  await write(tx, isoNow(deps), placed, ids('placed'), changed(answers));
+  return {
+    // Also those of earlier passes: whoever was to tell them may have died before doing it.
+    wake: [...(waiting.placed ?? []), ...ids('placed'), ...ids('impossible')],
+    verdicts: new Map(answers.map(({ row, verdict }) => [row.id, verdict])),
+    hosts: hosts.length,
+  };
+}

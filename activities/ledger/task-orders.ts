@@ -1,0 +1,88 @@
+import type { FileState } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { signUrl } from '../../model/signed-url.ts';
+import { TaskSpec } from '../../model/task.ts';
+import type { InputFile } from '../host/contract.ts';
+import type { TaskOrders } from './contract.ts';
+import type { LedgerDeps } from './deps.ts';
+import { fileLifetimeS, fileUrl, readPlaced, vmSpecs } from './vm-specs.ts';
+
+/** How many files one VM may leave. Their bytes are bounded by its data disk. */
+const maxOutputFiles = 10_000;
+
+interface Stored {
+  id: string;
+  state: FileState;
+  sizeBytes: bigint;
+  sha256: string | null;
+}
+
+function input(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, Stored>): InputFile {
+  if (wanted.file === undefined)
+    return { path: wanted.path, url: wanted.url!, source: 'outside', sizeBytes: null, sha256: wanted.sha256 ?? null };
+  const file = files.get(wanted.file);
+  if (file === undefined || file.state !== 'ready')
+    throw new BerthError('input-unavailable', `The input ${wanted.path} names the file ${wanted.file}, which was deleted since`);
+  return {
+    path: wanted.path,
+    url: fileUrl(deps, file.id),
+    source: 'repository',
+    sizeBytes: Number(file.sizeBytes),
+    sha256: file.sha256,
+  };
+}
+
+async function inputs(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
+  const ids = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
+  const files =
+    ids.length === 0
+      ? []
+      : await deps.ledger.file.findMany({
+          where: { id: { in: ids }, ownerId: owner },
+          select: { id: true, state: true, sizeBytes: true, sha256: true },
+        });
+  const byId = new Map<string, Stored>(files.map((file) => [file.id, file]));
+  return spec.inputs.map((wanted) => input(deps, wanted, byId));
+}
+
+/**
+ * The orders for one VM's host, with fresh URLs. Throws input-unavailable when an input's file was deleted since the
+ * task was accepted, conflict when the VM has no place.
+ */
+export async function taskOrders(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskOrders> {
+  const task = await readPlaced(deps.ledger, id);
+  const node = task.vms.findIndex((vm) => vm.id === vmId);
+  const vm = vmSpecs(deps, task)[node];
+  if (vm === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
+  const spec = TaskSpec.parse(task.spec);
+  const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
+  // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
+  const lifetimeS = spec.timeoutS + fileLifetimeS;
+  const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
+  return {
+    stageIn: {
+      vm,
+      inputs: await inputs(deps, spec, task.owner),
+      limits: {
+        outsideBytes: deps.control.BERTH_INPUT_URL_MAX_BYTES,
+        outsideSeconds: deps.control.BERTH_INPUT_URL_MAX_SECONDS,
+        allowInternal: deps.control.BERTH_ALLOW_INTERNAL_URLS,
+      },
+    },
+    run: {
+      vm,
+      command: spec.command,
+      env: { ...spec.env, BERTH_NODE: String(node), BERTH_NODES: String(spec.nodes), BERTH_TASK: id },
+      timeoutS: spec.timeoutS,
+      log: { url: sign('PUT', `/internal/tasks/${id}/log/${node}`), limitBytes: deps.control.BERTH_LOG_LIMIT_BYTES },
+    },
+    stageOut: {
+      vm,
+      node,
+      patterns: spec.outputs,
+      uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`),
+      limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20 },
+    },
+  };
+}

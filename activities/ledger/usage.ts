@@ -1,0 +1,39 @@
+import type { Usage } from '../../model/task.ts';
+
+/** A VM of a task, and when its domain existed. */
+export interface UsedVm {
+  id: string;
+  hostId: string | null;
+  provider: string | null;
+  vcpus: number;
+  memoryMiB: number;
+  startedAt: string | null;
+  endedAt: string | null;
+}
+
+/**
+ * What billing needs of one VM; null when its domain never existed. A domain whose end nobody saw counts to `now`.
+ * Both times are one host's clock, so their difference is right also where the hosts' clocks differ.
+ */
+export function usageOf(vm: UsedVm, now: string): Usage | null {
+  if (vm.startedAt === null || vm.hostId === null || vm.provider === null) return null;
+  const endedAt = vm.endedAt ?? now;
+  const ms = Math.max(0, Date.parse(endedAt) - Date.parse(vm.startedAt));
+  return {
+    vm: vm.id,
+    host: vm.hostId,
+    provider: vm.provider,
+    vcpus: vm.vcpus,
+    memoryMiB: vm.memoryMiB,
+    startedAt: vm.startedAt,
+    endedAt,
+    // Whole milliseconds times whole units: exact until the division.
+    vcpuSeconds: (vm.vcpus * ms) / 1000,
+    memoryMiBSeconds: (vm.memoryMiB * ms) / 1000,
+  };
+}
+
+export function totals(usage: readonly Usage[]): { vcpuSeconds: number; memoryMiBSeconds: number } {
+  const sum = (of: (one: Usage) => number) => usage.reduce((ms, one) => ms + Math.round(of(one) * 1000), 0) / 1000;
+  return { vcpuSeconds: sum((one) => one.vcpuSeconds), memoryMiBSeconds: sum((one) => one.memoryMiBSeconds) };
+}

@@ -1,0 +1,23 @@
+import { eventId, type TaskEventType, taskEventData } from '../../model/events.ts';
+import type { Transaction } from './deps.ts';
+
+export interface TaskFact {
+  type: TaskEventType;
+  subject: string;
+  owner: string;
+  /** RFC 3339 */
+  time: string;
+  data: unknown;
+}
+
+/**
+ * Writes an event in the transaction of its fact; one that is there already stays as it is. The last statement of its
+ * transaction: it holds the lock that orders events until the commit.
+ */
+export async function writeEvent(tx: Transaction, fact: TaskFact): Promise<void> {
+  const data = JSON.stringify(taskEventData[fact.type].parse(fact.data));
+  await tx.$executeRaw`
+    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+    VALUES (${eventId(fact.subject, fact.type)}, ${fact.type}, ${fact.subject}, ${fact.owner}, ${fact.time}::timestamptz, ${data}::jsonb)
+    ON CONFLICT (id) DO NOTHING`;
+}
