@@ -12,7 +12,8 @@ import type { TaskId, VmId } from '../model/ids.ts';
 import { isTerminal, type TerminalTaskState } from '../model/states.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
-import { failure, neverStarted, taskErrorOf } from './failure.ts';
+import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
+import { Insistence } from './insistence.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { within } from './scopes.ts';
@@ -21,7 +22,6 @@ import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const placedSignal = defineSignal(signalName.placed);
-const lookNowSignal = defineSignal(signalName.lookNow);
 
 /**
  * One task, from the queue to its end.
@@ -40,7 +40,13 @@ const lookNowSignal = defineSignal(signalName.lookNow);
 export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> {
   const root = CancellationScope.current();
   const ledger = onLedger(pace);
-  const task = await ledger.loadTask(id);
+  const insistence = new Insistence(pace);
+  const task = await insistence.on(
+    () => ledger.loadTask(id),
+    (error) => {
+      if (codeOf(error) === 'not-found') throw error;
+    },
+  );
   if (isTerminal(task.state)) return task.state;
   // The request may have come before there was a workflow to cancel.
   if (task.cancelRequested) root.cancel();
@@ -48,18 +54,14 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     task,
     ledger,
     progress: new Progress(),
+    insistence,
     pace,
     state: task.state,
     exitCode: null,
     outputs: [],
     bytesIn: 0,
     bytesOut: 0,
-    looks: 0,
   };
-
-  setHandler(lookNowSignal, () => {
-    run.looks += 1;
-  });
 
   const nodes: Node[] = [];
   const verdict = await conclude(run, nodes).catch((error): Verdict => {
@@ -191,7 +193,7 @@ async function removed(run: TaskRun, node: Node): Promise<void> {
     const stuck = await node.saga.unwind();
     if (stuck !== null) throw stuck.error;
   };
-  await forEver(run, unwind, async (error) => {
+  await run.insistence.on(unwind, async (error) => {
     const { code, message } = taskErrorOf(error);
     const help = `Put it right on ${node.vm.host}, then signal lookNow to this workflow`;
     await markStuck(run, node, { code, message: `${message}. ${help}` });
@@ -208,23 +210,9 @@ async function markStuck(run: TaskRun, node: Node, why: TaskError): Promise<void
 async function recorded<T>(run: TaskRun, what: string, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
   const refused = (error: unknown) =>
     run.progress.say('refused', `**the ledger refuses ${what}**: ${taskErrorOf(error).message}`);
-  const result = await forEver(run, () => act(run.ledger), refused);
+  const result = await run.insistence.on(() => act(run.ledger), refused);
   run.progress.say('refused', null);
   return result;
-}
-
-/** Tries until it succeeds, in growing pauses, or at once after a signal `lookNow`. */
-async function forEver<T>(run: TaskRun, act: () => Promise<T>, refused: (error: unknown) => void | Promise<void>): Promise<T> {
-  const { first, longest } = waits(run.pace).stuckPause;
-  for (let pause = first; ; pause = Math.min(pause * 2, longest)) {
-    try {
-      return await act();
-    } catch (error) {
-      await refused(error);
-    }
-    const { looks } = run;
-    await condition(() => run.looks > looks, pause);
-  }
 }
 
 function outcomeOf(run: TaskRun, nodes: Node[], { state, error }: Verdict): TaskOutcome {

@@ -4,6 +4,7 @@ import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import { failure } from './failure.ts';
+import type { Insistence } from './insistence.ts';
 import { onHost } from './on-host.ts';
 import { now, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
@@ -15,14 +16,13 @@ export interface TaskRun {
   readonly task: TaskRecord;
   readonly ledger: LedgerActivities;
   readonly progress: Progress;
+  readonly insistence: Insistence;
   readonly pace: number;
   state: TaskState;
   exitCode: number | null;
   outputs: TaskOutput[];
   bytesIn: number;
   bytesOut: number;
-  /** How often an operator has said that a stuck VM may be tried again. */
-  looks: number;
 }
 
 /** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
