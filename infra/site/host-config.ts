@@ -1,0 +1,125 @@
+/**
+ * The configuration files that make a machine a Berth host, as texts: the local site's hosts and real ones
+ * (infra/systemd) have the same.
+ */
+export interface HostConfig {
+  /** Address on the hosts' network; the services listen there and nowhere else. */
+  address: string;
+  /** Addresses of the other hosts of the site. */
+  peers: readonly string[];
+  /** How libvirt tells hosts apart. On a machine of its own: null, the machine's. */
+  uuid: string | null;
+  /** Whether libvirtd may put guests into cgroups and mount namespaces of its own; not where it runs in a namespace itself. */
+  confine: boolean;
+}
+
+/** Ports that a host offers to the other hosts. */
+export const hostPorts = {
+  rpcbind: 111,
+  nfs: 2049,
+  mountd: 20_048,
+  libvirt: 16_509,
+  /** libvirt's range for incoming migrations, and disks copied along. */
+  migration: [49_152, 49_215],
+  vxlan: 4789,
+} as const;
+
+/** With a lost peer both ends of a migration clean up after interval × (count + 1): measured 10 to 12 s. */
+const keepalive = ['keepalive_interval = 2', 'keepalive_count = 5'];
+
+export function libvirtdConf(host: HostConfig): string {
+  return [
+    'listen_tls = 0',
+    'listen_tcp = 1',
+    // Who may connect is the firewall's to say: the site's hosts, see hostRules.
+    'auth_tcp = "none"',
+    'auth_unix_rw = "none"',
+    `listen_addr = "${host.address}"`,
+    ...(host.uuid === null ? [] : [`host_uuid = "${host.uuid}"`]),
+    ...keepalive,
+    '',
+  ].join('\n');
+}
+
+export function qemuConf(host: HostConfig): string {
+  return [
+    ...(host.confine ? [] : ['security_driver = "none"', 'cgroup_controllers = [ ]', 'namespaces = [ ]']),
+    'user = "root"',
+    'group = "root"',
+    'dynamic_ownership = 0',
+    'remember_owner = 0',
+    'migration_address = "0.0.0.0"',
+    `migration_host = "${host.address}"`,
+    `migration_port_min = ${hostPorts.migration[0]}`,
+    `migration_port_max = ${hostPorts.migration[1]}`,
+    ...keepalive,
+    '',
+  ].join('\n');
+}
+
+/** A guest writes to its console at will: virtlogd bounds what is kept of it. */
+export function virtlogdConf(): string {
+  return ['max_size = 2097152', 'max_backups = 1', ''].join('\n');
+}
+
+/**
+ * NFS-Ganesha serving /var/lib/berth to the peers alone, from privileged ports alone. Attr_Expiration_Time = 0, because
+ * QEMU writes to the files behind Ganesha's back, and it would go on telling peers their old sizes.
+ */
+export function ganeshaConf(host: HostConfig): string {
+  const client =
+    host.peers.length === 0
+      ? ''
+      : `\n  CLIENT { Clients = ${host.peers.join(', ')}; Access_Type = RW; Squash = No_Root_Squash; }`;
+  return `NFS_CORE_PARAM {
+  Protocols = 3;
+  NFS_Port = ${hostPorts.nfs};
+  MNT_Port = ${hostPorts.mountd};
+  Enable_NLM = false;
+  Enable_RQUOTA = false;
+  Enable_UDP = false;
+  Bind_addr = ${host.address};
+}
+NFSv4 { Grace_Period = 1; Lease_Lifetime = 10; }
+EXPORT_DEFAULTS { Access_Type = None; Attr_Expiration_Time = 0; }
+EXPORT {
+  Export_Id = 1;
+  Path = /var/lib/berth;
+  Pseudo = /berth;
+  Access_Type = None;
+  Squash = No_Root_Squash;
+  SecType = sys;
+  Protocols = 3;
+  PrivilegedPort = true;
+  Attr_Expiration_Time = 0;
+  FSAL { Name = VFS; }${client}
+}
+`;
+}
+
+/**
+ * iptables-restore's input for a host: its services are open to the site's hosts alone, and everything else that is not
+ * an answer is dropped, also what comes from a guest's bridge. What guests may reach is in drivers/network.ts.
+ * @param uplink the interface on the hosts' network
+ * @param ssh true on a machine of its own, which operators reach by ssh on any address
+ */
+export function hostRules(host: HostConfig, uplink: string, ssh: boolean): string {
+  const tcp = [hostPorts.rpcbind, hostPorts.nfs, hostPorts.mountd, hostPorts.libvirt, hostPorts.migration.join(':')].join(',');
+  const from = host.peers.flatMap((peer) => [
+    `-A BERTH-HOST -i ${uplink} -s ${peer} -p tcp -m multiport --dports ${tcp} -j ACCEPT`,
+    `-A BERTH-HOST -i ${uplink} -s ${peer} -p udp -m multiport --dports ${hostPorts.rpcbind},${hostPorts.vxlan} -j ACCEPT`,
+    `-A BERTH-HOST -i ${uplink} -s ${peer} -p icmp -j ACCEPT`,
+  ]);
+  return [
+    '*filter',
+    // Declaring a chain empties it: applying the rules again replaces them, with no moment in between.
+    ':BERTH-HOST - [0:0]',
+    '-A BERTH-HOST -i lo -j ACCEPT',
+    '-A BERTH-HOST -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
+    ...from,
+    ...(ssh ? ['-A BERTH-HOST -p tcp --dport 22 ! -i bg+ -j ACCEPT'] : []),
+    '-A BERTH-HOST -j DROP',
+    'COMMIT',
+    '',
+  ].join('\n');
+}

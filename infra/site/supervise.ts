@@ -1,0 +1,188 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { childrenOf, isAlive, signal } from './processes.ts';
+import { until } from './until.ts';
+
+/** One long-lived process of the site. */
+export interface ChildSpec {
+  /** What tests and operators call it, e.g. `api` or `host1/libvirtd`. */
+  name: string;
+  argv: readonly string[];
+  env: Record<string, string>;
+  cwd?: string;
+  logFile: string;
+  /** Whether it serves now. Asked again and again after each start. */
+  isReady: (pid: number) => boolean | Promise<boolean>;
+  readyDeadlineMs?: number;
+  /** What asks it to end in order, and how long it may take until it is killed. */
+  stopSignal?: NodeJS.Signals;
+  stopMs?: number;
+  /** What was started is only a launcher (nsenter): the process itself is its one child. */
+  launched?: boolean;
+  /** Called when it died without being asked to. */
+  onDeath?: () => void;
+  /** Called after it died and serves again. */
+  onRestart?: () => void;
+}
+
+export interface Child {
+  readonly name: string;
+  /** Resolves once it served for the first time; rejects when it couldn't. */
+  readonly ready: Promise<void>;
+  /** The process itself, as seen from the machine; null between two lives. */
+  pid(): number | null;
+  /** How often it was started again. */
+  restarts(): number;
+  /** Sends a signal, e.g. SIGKILL, after which it is started again. */
+  kill(name: NodeJS.Signals): void;
+  /** Resolves when it serves again after the given number of restarts. */
+  servesAgain(afterRestarts: number, deadlineMs: number): Promise<void>;
+  stop(): Promise<void>;
+}
+
+const firstBackoffMs = 100;
+const longestBackoffMs = 5000;
+/** One that lived this long is healthy: its next death starts the backoff anew. */
+const healthyMs = 10_000;
+const rotateBytes = 16 * 2 ** 20;
+
+/**
+ * Starts a process and keeps it: when it dies it is started again, after a pause that doubles up to 5 s. It is its
+ * own session, so that Ctrl-C at the terminal reaches the supervisor alone, and it dies with the supervisor (PDEATHSIG).
+ */
+export function supervise(spec: ChildSpec, note: (text: string) => void): Child {
+  let current: ChildProcess | null = null;
+  let serving = -1;
+  let restarts = 0;
+  let stopping = false;
+  let wake: () => void = () => undefined;
+  const ready = Promise.withResolvers<void>();
+  // Whoever waits for it is told; a site that is stopped before anyone does isn't an unhandled rejection.
+  ready.promise.catch(() => undefined);
+
+  const pid = (): number | null => {
+    if (current?.pid === undefined || current.exitCode !== null || current.signalCode !== null) return null;
+    return spec.launched ? (childrenOf(current.pid)[0] ?? null) : current.pid;
+  };
+
+  async function live(): Promise<void> {
+    let backoffMs = firstBackoffMs;
+    for (;;) {
+      const startedMs = Date.now();
+      const { child, ended } = launch(spec);
+      current = child;
+      const served = await Promise.race([watchReadiness(spec, pid).then(() => true), ended.then(() => false)]).catch(
+        (error: unknown) => error,
+      );
+      if (served === true) {
+        serving = restarts;
+        if (restarts === 0) ready.resolve();
+        else {
+          note(`${spec.name} serves again after ${((Date.now() - startedMs) / 1000).toFixed(1)} s`);
+          spec.onRestart?.();
+        }
+      } else if (served !== false) note(`${spec.name} doesn't serve: ${String(served)}`);
+      if (restarts === 0 && served !== true && !stopping) {
+        stopping = true;
+        endGroup(child);
+        ready.reject(
+          new Error(`${spec.name} did not start; the end of ${spec.logFile}:\n${lastLines(spec.logFile)}`, { cause: served }),
+        );
+        return;
+      }
+      if (served !== true && served !== false) endGroup(child);
+      const how = await ended;
+      if (stopping) return;
+      spec.onDeath?.();
+      if (Date.now() - startedMs > healthyMs) backoffMs = firstBackoffMs;
+      note(`${spec.name} ended (${how}); it is started again in ${backoffMs} ms`);
+      const pause = Promise.withResolvers<void>();
+      wake = pause.resolve;
+      const timer = setTimeout(pause.resolve, backoffMs);
+      await pause.promise;
+      clearTimeout(timer);
+      if (stopping) return;
+      backoffMs = Math.min(backoffMs * 2, longestBackoffMs);
+      restarts += 1;
+    }
+  }
+  const life = live();
+
+  return {
+    name: spec.name,
+    ready: ready.promise,
+    pid,
+    restarts: () => restarts,
+    kill(name) {
+      const target = pid();
+      if (target !== null) signal(target, name);
+    },
+    async servesAgain(afterRestarts, deadlineMs) {
+      await until(`${spec.name} to serve again`, deadlineMs, () => restarts > afterRestarts && serving === restarts);
+    },
+    async stop() {
+      stopping = true;
+      ready.reject(new Error(`${spec.name} was stopped`));
+      wake();
+      const target = pid();
+      if (target !== null) signal(target, spec.stopSignal ?? 'SIGTERM');
+      const killer = new AbortController();
+      const deadline = delay(spec.stopMs ?? 5000, undefined, { signal: killer.signal })
+        .then(() => {
+          if (current !== null) endGroup(current, pid());
+        })
+        .catch((error: unknown) => {
+          if (!killer.signal.aborted) throw error;
+        });
+      await life;
+      killer.abort();
+      await deadline;
+    },
+  };
+}
+
+/** Starts it with its output appended to its log, and says when and how it ended. */
+function launch(spec: ChildSpec): { child: ChildProcess; ended: Promise<string> } {
+  const log = openLogFile(spec.logFile);
+  try {
+    writeSync(log, `--- ${new Date().toISOString()} ${spec.argv.join(' ')}\n`);
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', ...spec.argv], {
+      stdio: ['ignore', log, log],
+      env: spec.env,
+      detached: true,
+      ...(spec.cwd === undefined ? {} : { cwd: spec.cwd }),
+    });
+    const ended = new Promise<string>((resolve) => {
+      child.once('error', (error) => resolve(error.message));
+      child.once('exit', (code, name) => resolve(name ?? `exit ${code}`));
+    });
+    return { child, ended };
+  } finally {
+    closeSync(log);
+  }
+}
+
+function openLogFile(path: string): number {
+  mkdirSync(dirname(path), { recursive: true });
+  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  if (size > rotateBytes) renameSync(path, `${path}.1`);
+  return openSync(path, 'a', 0o640);
+}
+
+async function watchReadiness(spec: ChildSpec, pid: () => number | null): Promise<void> {
+  await until(`${spec.name} to serve`, spec.readyDeadlineMs ?? 30_000, async () => {
+    const found = pid();
+    return found !== null && isAlive(found) && (await spec.isReady(found));
+  });
+}
+
+function endGroup(child: ChildProcess, inner: number | null = null): void {
+  if (inner !== null) signal(inner, 'SIGKILL');
+  if (child.pid !== undefined) signal(-child.pid, 'SIGKILL');
+}
+
+function lastLines(path: string): string {
+  return readFileSync(path, 'utf8').split('\n').slice(-15).join('\n');
+}

@@ -1,0 +1,27 @@
+import { setTimeout as delay } from 'node:timers/promises';
+
+/**
+ * Asks again every `everyMs` until the answer isn't null, undefined or false. Throws after `deadlineMs`, with `what` and
+ * the last error that asking itself threw.
+ */
+export async function until<T>(
+  what: string,
+  deadlineMs: number,
+  ask: () => T | null | undefined | false | Promise<T | null | undefined | false>,
+  everyMs = 25,
+): Promise<T> {
+  const deadline = Date.now() + deadlineMs;
+  let last: unknown;
+  for (;;) {
+    try {
+      const answer = await ask();
+      if (answer !== null && answer !== undefined && answer !== false) return answer;
+      last = undefined;
+    } catch (error) {
+      last = error;
+    }
+    if (Date.now() > deadline)
+      throw new Error(`${what}: not so after ${deadlineMs} ms`, last === undefined ? {} : { cause: last });
+    await delay(everyMs);
+  }
+}
