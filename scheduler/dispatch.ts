@@ -41,9 +41,8 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
     }
     if (record.claims.length > 0) unbook(pass, record);
     if (start(pass, record)) continue;
-    if (booked < bookings || record.copies.length > 0) {
-      if (book(pass, record) && record.copies.length === 0) booked++;
-    }
+    const staged = record.phase === 'waiting' && record.copies.length > 0;
+    if ((staged || booked < bookings) && book(pass, record) && !staged) booked++;
     if (state.policy.backfilling === 'none') break;
   }
 }
@@ -201,8 +200,9 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
 }
 
 function unbook(pass: Pass, record: LeaseRecord): void {
-  for (const { host } of record.claims) pass.openings.changed(host);
+  const before = record.claims;
   setClaims(pass.state, record, 'booking', []);
+  for (const { host } of before) pass.openings.changed(host);
 }
 
 /** Keeps the earliest place for work that is ready but has no room now. */

@@ -65,29 +65,27 @@ export class LeasePlanner {
     const actions: Action[] = [];
     const emit = (action: Action) => actions.push(action);
     for (const host of this.state.hosts) host.ops = host.ops.filter((op) => op.until > now);
-    this.bindDue(now);
-    this.displaceDue(now, emit);
-    this.beginDue(now, emit);
-    do dispatch(this.state, now, emit);
-    while (stage(this.state, now, emit));
+    // What is started makes hosts slower to vacate, and what is sent makes a reservation's hosts final: look again.
+    do {
+      this.bindDue(now);
+      this.displaceDue(now, emit);
+      this.beginDue(now, emit);
+      dispatch(this.state, now, emit);
+    } while (stage(this.state, now, emit) || this.nextToBind(now) <= now);
     return actions;
   }
 
   /** When `decide` has something to do again even if nothing happens; Infinity: only when something does. */
   wakeAt(now: number): number {
     let at = Number.POSITIVE_INFINITY;
-    const next = this.state.upcoming.find((record) => !record.bound);
-    if (next !== undefined) at = Math.min(at, this.bindAt(next, now));
-    for (const record of this.state.upcoming) {
-      const begins = beginsAt(this.state, record);
-      if (begins > now) {
-        at = Math.min(at, begins);
-        break;
-      }
-    }
-    for (const displacement of displacements(this.state)) at = Math.min(at, displacement.at);
-    if (this.state.transfer === null) at = Math.min(at, latestTransfers(this.state)[0]?.at ?? Number.POSITIVE_INFINITY);
-    return Math.max(at, now);
+    const consider = (moment: number | undefined) => {
+      if (moment !== undefined && moment > now && moment < at) at = moment;
+    };
+    consider(this.nextToBind(now));
+    consider(this.state.upcoming.map((record) => beginsAt(this.state, record)).find((begins) => begins > now));
+    for (const displacement of displacements(this.state)) consider(displacement.at);
+    if (this.state.transfer === null) consider(latestTransfers(this.state)[0]?.at);
+    return at;
   }
 
   private with(id: string, phase: LeaseRecord['phase'], act: (record: LeaseRecord) => void): void {
@@ -102,6 +100,11 @@ export class LeasePlanner {
       longest = Math.max(longest, vacatableAt(this.state, host, now) - now);
     }
     return beginsAt(this.state, record) - this.state.policy.marginS - longest;
+  }
+
+  private nextToBind(now: number): number {
+    const next = this.state.upcoming.find((record) => !record.bound);
+    return next === undefined ? Number.POSITIVE_INFINITY : this.bindAt(next, now);
   }
 
   private bindDue(now: number): void {
