@@ -1,0 +1,142 @@
+import pg from 'pg';
+import { afterAll, beforeAll } from 'vitest';
+import type { LedgerActivities } from '../../activities/ledger/contract.ts';
+import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import { readConfig } from '../../model/config.ts';
+import type { HostFacts, Resources } from '../../model/host.ts';
+import { type HostId, newId, type TaskId } from '../../model/ids.ts';
+import { TaskSpec } from '../../model/task.ts';
+import { acceptTask } from '../../prisma/accept-task.ts';
+import { type Ledger, openLedger } from '../../prisma/client.ts';
+import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
+
+export const hex64 = 'ab'.repeat(32);
+export const signingKey = 'a key of this test alone, 32 or more';
+
+/** One database of this file, the ledger's activities over it, and a clock that the test moves. */
+export interface LedgerFixture {
+  database: FreshDatabase;
+  ledger: Ledger;
+  activities: LedgerActivities;
+  /** Raw SQL, past Prisma and past the activities. */
+  sql: <R extends pg.QueryResultRow = pg.QueryResultRow>(text: string, values?: unknown[]) => Promise<R[]>;
+  pool: pg.Pool;
+  /** Milliseconds since 1970; each accepted task is a second younger than the one before. */
+  now: number;
+  maxOvertaken: number;
+  /** The activities of another control worker, with another setting. */
+  activitiesWith: (env: Record<string, string>) => LedgerActivities;
+}
+
+/** For the top of a describe or a file: the fixture is filled before the first test. */
+export function useLedger(): LedgerFixture {
+  const fixture = { now: Date.parse('2026-11-21T10:00:00Z'), maxOvertaken: 2 } as LedgerFixture;
+  beforeAll(async () => {
+    fixture.database = await startPostgres();
+    fixture.ledger = openLedger(fixture.database.url, 20);
+    fixture.pool = new pg.Pool({ connectionString: fixture.database.url, max: 60 });
+    // Its connections are cut when the database is dropped.
+    fixture.pool.on('error', () => undefined);
+    fixture.sql = async <R extends pg.QueryResultRow>(text: string, values: unknown[] = []) =>
+      (await fixture.pool.query<R>(text, values)).rows;
+    fixture.activitiesWith = (env) => {
+      const config = readConfig(['signing', 'control'], {
+        BERTH_SIGNING_KEY: signingKey,
+        BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
+        BERTH_MAX_OVERTAKEN: String(fixture.maxOvertaken),
+        ...env,
+      });
+      return createLedgerActivities({ ledger: fixture.ledger, ...config, clock: () => fixture.now });
+    };
+    fixture.activities = fixture.activitiesWith({});
+  });
+  afterAll(async () => {
+    await fixture.ledger?.$disconnect();
+    await fixture.pool?.end();
+    await fixture.database?.stop();
+  });
+  return fixture;
+}
+
+/** No rows, so that each test starts from nothing. */
+export async function empty(fixture: LedgerFixture): Promise<void> {
+  await fixture.sql(
+    'TRUNCATE "Event", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "Network", "Idempotency", "ApiKey", "Owner"',
+  );
+}
+
+export async function addOwner(fixture: LedgerFixture, name = 'alice', maxBytes: bigint | null = null): Promise<string> {
+  const owner = await fixture.ledger.owner.create({ data: { id: newId('owner'), name, maxBytes } });
+  return owner.id;
+}
+
+export async function addImage(fixture: LedgerFixture, name = 'debian-12', virtualMiB = 0): Promise<string> {
+  const part = (file: string) => ({ file, sha256: hex64, sizeBytes: 10 });
+  const image = await fixture.ledger.image.create({
+    data: {
+      id: newId('image'),
+      name,
+      digest: newId('image'),
+      state: 'ready',
+      recipe: {},
+      virtualMiB,
+      cmdline: 'root=/dev/vda',
+      sizeBytes: 30n,
+      parts: { disk: part('file_disk'), kernel: part('file_kernel'), initrd: part('file_initrd') },
+    },
+  });
+  return image.id;
+}
+
+let hosts = 0;
+
+export function hostFacts(id: string, capacity: Resources, more: Partial<HostFacts> = {}): HostFacts {
+  hosts += 1;
+  return {
+    hostId: id as HostId,
+    address: `192.0.2.${hosts % 250}`,
+    provider: 'site',
+    capacity,
+    reserve: { vcpus: 0, memoryMiB: 0, diskMiB: 0 },
+    cpuModel: 'test',
+    accelerator: 'qemu',
+    hypervisor: 'none',
+    images: [],
+    bootId: 'boot-1',
+    ...more,
+  };
+}
+
+export const roomy: Resources = { vcpus: 8, memoryMiB: 8192, diskMiB: 100_000 };
+
+export async function accept(fixture: LedgerFixture, owner: string, spec: Record<string, unknown> = {}): Promise<TaskId> {
+  fixture.now += 1000;
+  const nowMs = fixture.now;
+  const parsed = TaskSpec.parse({ image: 'debian-12', command: ['true'], ...spec });
+  return fixture.ledger.$transaction((tx) => acceptTask(tx, { owner, spec: parsed, nowMs }));
+}
+
+/** What VMs take of each host according to their rows, against what the host's row says. */
+export async function usage(
+  fixture: LedgerFixture,
+): Promise<{ id: string; said: number[]; summed: number[]; capacity: number[] }[]> {
+  return fixture.sql(`
+    SELECT h.id, ARRAY[h."usedVcpus", h."usedMemoryMiB", h."usedDiskMiB"] AS said,
+      ARRAY[h.vcpus, h."memoryMiB", h."diskMiB"] AS capacity,
+      ARRAY[COALESCE(sum(v.vcpus) FILTER (WHERE v."hostId" = h.id), 0)::int,
+            COALESCE(sum(v."memoryMiB") FILTER (WHERE v."hostId" = h.id), 0)::int,
+            COALESCE(sum(v."diskMiB" + v."overlayMiB") FILTER (WHERE v."homeId" = h.id), 0)::int] AS summed
+    FROM "Host" h LEFT JOIN "Vm" v ON (v."hostId" = h.id OR v."homeId" = h.id) AND v.state NOT IN ('pending', 'removed')
+    GROUP BY h.id ORDER BY h.id`);
+}
+
+/** Runs the promise and gives the error that it ends with. */
+export async function failure(promise: Promise<unknown>): Promise<Error & { code?: string; constraint?: string }> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof Error) return error;
+    throw error;
+  }
+  throw new Error('expected an error, and there was none');
+}
