@@ -50,7 +50,9 @@ function requestLog(log: Logger): RequestHandler {
       const { keyId, ownerId } = callerOf(req as express.Request);
       return keyId === '' ? {} : { keyId, owner: ownerId };
     },
-    customLogLevel: (_req, res, error) => (error || res.statusCode >= 500 ? 'error' : 'info'),
+    customLogLevel: (_req, res, error) => (error || res.statusCode === 500 ? 'error' : res.statusCode > 500 ? 'warn' : 'info'),
+    // What failed is logged where it is answered, with its stack.
+    customErrorObject: (_req, _res, _error, values: object) => ({ ...values, err: undefined }),
     serializers: {
       // Not the query: that of a signed URL is a right.
       req: (req: { id: string; method: string; url: string }) => ({

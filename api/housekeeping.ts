@@ -59,17 +59,17 @@ async function sweepOutputs({ ledger }: Deps, before: number): Promise<number> {
  */
 async function sweepBytes({ ledger, repository }: Deps, before: number): Promise<number> {
   let removed = 0;
-  let waiting: { fileId: string; sha256: string }[] = [];
+  let waiting: { fileId: string; sha256: string; path: string }[] = [];
   const flush = async () => {
     const rows = await ledger.file.findMany({
       where: { id: { in: waiting.map(({ fileId }) => fileId) } },
       select: { id: true, sha256: true },
     });
     const known = new Map(rows.map(({ id, sha256 }) => [id, sha256]));
-    for (const { fileId, sha256 } of waiting) {
+    for (const { fileId, sha256, path } of waiting) {
       // A row without a digest is an upload whose commit may be under way.
       if (known.get(fileId) === sha256 || known.get(fileId) === null) continue;
-      await repository.bytes.remove(fileId, sha256);
+      await rm(path, { force: true });
       removed += 1;
     }
     waiting = [];

@@ -74,10 +74,14 @@ export function notFound(req: Request): never {
   throw new BerthError('not-found', `There is nothing at ${req.path}`);
 }
 
-/** The last handler: logs what is ours to mend, and answers unless the answer has begun. */
+/** The last handler: logs what is ours to mend, and answers unless the answer has begun or nobody waits for it. */
 export const answerWithProblem: ErrorRequestHandler = (thrown: unknown, req, res, _next) => {
+  if (req.socket.destroyed) {
+    req.log.info({ err: thrown }, 'the caller went away');
+    return;
+  }
   const error = toBerthError(thrown);
-  if (error.status >= 500) req.log.error({ err: thrown, code: error.code }, error.message);
+  if (error.code === 'internal' || error.code === 'unavailable') req.log.error({ err: thrown, code: error.code }, error.message);
   if (res.headersSent) res.destroy();
   else sendProblem(req, res, error);
 };

@@ -50,6 +50,7 @@ export const Task = TaskSpec.extend({
     .meta({ description: 'Why it is queued: of so many hosts, how many failed which filter' }),
   exitCode: z.int().nullable(),
   error: z.strictObject({ code: z.enum(codes), message: z.string() }).nullable(),
+  outputPatterns: z.array(z.string()).meta({ description: 'The `outputs` that were asked for' }),
   outputs: z.array(z.strictObject({ path: z.string(), node: z.int(), file: z.string(), sizeBytes: bytes, sha256 })),
   timeline: z.array(z.strictObject({ step: z.string(), startedAt: time, endedAt: time.nullable() })),
   cancelRequestedAt: time.nullable(),

@@ -18,7 +18,7 @@ const EventsQuery = z.strictObject({
     .meta({ description: 'How many events at most' }),
   after: z
     .string()
-    .regex(/^\d{1,19}$/, { error: 'expected the `next` of an answer before' })
+    .regex(/^\d{1,19}$/, { error: 'expected the `next` of an answer before', abort: true })
     .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the `next` of an answer before' })
     .default('0')
     .meta({ description: 'The `next` of the answer before; without it, from the first event on' }),

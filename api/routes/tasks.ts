@@ -41,8 +41,10 @@ const stored = {
 
 function show(row: TaskRow): z.input<typeof Task> {
   const hosts = row.vms.map(({ hostId }) => hostId).filter((host) => host !== null);
+  const { outputs: outputPatterns, ...spec } = stored.spec.parse(row.spec);
   return {
-    ...stored.spec.parse(row.spec),
+    ...spec,
+    outputPatterns,
     id: row.id,
     owner: row.ownerId,
     state: row.state,

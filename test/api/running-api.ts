@@ -4,16 +4,19 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import pg from 'pg';
+import type { z } from 'zod';
 import { createApp } from '../../api/app.ts';
 import { openRepository, type Repository } from '../../api/repository.ts';
+import type { File, Problem, Task } from '../../api/schemas.ts';
 import { close, serve } from '../../api/serve.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import { newId, type TaskId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
+import { signUrl } from '../../model/signed-url.ts';
+import { isTerminal, type TaskState } from '../../model/states.ts';
 import { type Ledger, openLedger } from '../../prisma/client.ts';
-import { applyMigrations } from '../../prisma/migrate.ts';
+import { startPostgres } from '../services/postgres.ts';
 import { Contract } from './contract.ts';
 
 export interface Party {
@@ -41,21 +44,40 @@ export function fakeWorkflows() {
   };
 }
 
-async function createDatabase(server: string): Promise<{ url: string; drop(): Promise<void> }> {
-  const name = `berth_api_${randomUUID().replaceAll('-', '')}`;
-  const admin = new pg.Client({ connectionString: server });
-  await admin.connect();
-  await admin.query(`CREATE DATABASE ${name}`);
-  const url = new URL(server);
-  url.pathname = `/${name}`;
-  return {
-    url: url.href,
-    drop: async () => {
-      await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
-      await admin.end();
-    },
-  };
+export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of items) all.push(item);
+  return all;
 }
+
+export type Init = Omit<RequestInit, 'method'> & { json?: unknown };
+export type FileBody = z.output<typeof File>;
+export type TaskBody = z.output<typeof Task>;
+export type ProblemBody = z.output<typeof Problem>;
+export interface Page<T> {
+  items: T[];
+  next: string | null;
+}
+export interface Answer<T> {
+  status: number;
+  headers: Headers;
+  text: string;
+  body: T;
+}
+
+type Method =
+  | 'alice'
+  | 'bob'
+  | 'operator'
+  | 'fetch'
+  | 'call'
+  | 'put'
+  | 'signed'
+  | 'advance'
+  | 'addOwner'
+  | 'addHost'
+  | 'addImage'
+  | 'end';
 
 /** The API as a process has it: listening, on a PostgreSQL of its own, with two clients and an operator. */
 export class RunningApi {
@@ -74,10 +96,7 @@ export class RunningApi {
   operator!: Party;
   readonly #end: () => Promise<void>;
 
-  constructor(
-    parts: Omit<RunningApi, 'alice' | 'bob' | 'operator' | 'call' | 'addOwner' | 'addHost' | 'addImage' | 'end'>,
-    end: () => Promise<void>,
-  ) {
+  constructor(parts: Omit<RunningApi, Method>, end: () => Promise<void>) {
     this.base = parts.base;
     this.operatorsBase = parts.operatorsBase;
     this.signingKey = parts.signingKey;
@@ -95,18 +114,45 @@ export class RunningApi {
     await this.#end();
   }
 
-  /** A request whose answer is checked against the OpenAPI document. */
-  async call(party: Party | null, method: string, path: string, init: RequestInit & { json?: unknown } = {}): Promise<Response> {
+  /** A request as its sender writes it; its answer is checked against the OpenAPI document. */
+  async fetch(party: Party | null, method: string, path: string, init: Init = {}): Promise<Response> {
+    const { json, ...rest } = init;
     const headers = new Headers(init.headers);
     if (party) headers.set('authorization', `Bearer ${party.key}`);
-    const { json, ...rest } = init;
-    if (json !== undefined) {
-      headers.set('content-type', 'application/json');
-      rest.body = JSON.stringify(json);
-    }
-    const response = await fetch(new URL(path, this.base), { ...rest, method, headers });
+    if (json !== undefined) headers.set('content-type', 'application/json');
+    const body = json === undefined ? (init.body ?? null) : JSON.stringify(json);
+    const response = await fetch(new URL(path, this.base), { ...rest, method, headers, body });
     await this.contract.check(method, path, response.clone());
     return response;
+  }
+
+  /** The same for answers in JSON, with their body. */
+  async call<T = ProblemBody>(party: Party | null, method: string, path: string, init: Init = {}): Promise<Answer<T>> {
+    const response = await this.fetch(party, method, path, init);
+    const text = await response.text();
+    return { status: response.status, headers: response.headers, text, body: (text === '' ? null : JSON.parse(text)) as T };
+  }
+
+  /** Stores a file and returns what was answered. */
+  async put(party: Party, name: string, bytes: string | Uint8Array): Promise<FileBody> {
+    const { status, body, text } = await this.call<FileBody>(party, 'POST', `/v1/files?name=${encodeURIComponent(name)}`, {
+      body: bytes,
+    });
+    if (status !== 201) throw new Error(`The file was not stored: ${text}`);
+    return body;
+  }
+
+  /** A URL as the control workers mint them for hosts. */
+  signed(method: string, path: string, lifetimeS = 60): string {
+    return signUrl(this.signingKey, this.base, method, path, Date.now(), lifetimeS);
+  }
+
+  /** Moves a task along to where its workflow would have brought it. */
+  async advance(id: string, ...states: TaskState[]): Promise<void> {
+    for (const state of states) {
+      const finishedAt = isTerminal(state) ? new Date(Date.now() + this.clock.offsetMs) : null;
+      await this.ledger.task.update({ where: { id }, data: { state, finishedAt } });
+    }
   }
 
   async addOwner(
@@ -140,10 +186,9 @@ function address(server: Server): string {
 }
 
 /** @param env options of the API that differ from their defaults */
-export async function startApi(server: string, env: Record<string, string> = {}): Promise<RunningApi> {
+export async function startApi(env: Record<string, string> = {}): Promise<RunningApi> {
   const root = await mkdtemp(join(tmpdir(), 'berth-api-'));
-  const database = await createDatabase(server);
-  await applyMigrations(database.url);
+  const database = await startPostgres();
   const signingKey = randomUUID();
   const config = readConfig(['api', 'signing'], {
     BERTH_REPOSITORY: root,
@@ -189,7 +234,7 @@ export async function startApi(server: string, env: Record<string, string> = {})
     async () => {
       await Promise.all(servers.map((one) => close(one, 1_000)));
       await ledger.$disconnect();
-      await database.drop();
+      await database.stop();
       await rm(root, { recursive: true, force: true });
     },
   );

@@ -1,0 +1,181 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { signUrl } from '../../model/signed-url.ts';
+import { collect, type FileBody, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
+
+let api: RunningApi;
+let task: TaskBody;
+beforeAll(async () => {
+  api = await startApi({ BERTH_QUOTA_BYTES: '2000000' });
+  await api.addImage('debian-12');
+});
+afterAll(() => api.end());
+beforeEach(async () => {
+  const json = { image: 'debian-12', command: ['true'], nodes: 2 };
+  task = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body;
+});
+
+const sha256 = (bytes: string | Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+const codeOf = async (answer: Response) => ((await answer.json()) as ProblemBody).code;
+
+describe('a signed URL', () => {
+  let file: FileBody;
+  let path: string;
+  beforeAll(async () => {
+    file = await api.put(api.alice, 'in', 'some words');
+    path = `/internal/files/${file.id}`;
+  });
+
+  test('opens one file, whole or in ranges, with no key', async () => {
+    const url = api.signed('GET', path);
+    expect(await (await fetch(url)).text()).toBe('some words');
+    const range = await fetch(url, { headers: { Range: 'bytes=5-' } });
+    expect([range.status, await range.text()]).toEqual([206, 'words']);
+  });
+
+  test.each<[string, () => string]>([
+    ['without a signature', () => `${api.base}${path}`],
+    ['for another path', () => api.signed('GET', `/internal/files/file_x`).replace('file_x', file.id)],
+    ['for another method', () => api.signed('PUT', path)],
+    ['by another key', () => signUrl('another key', api.base, 'GET', path, Date.now(), 60)],
+    ['that has expired', () => api.signed('GET', path, -2)],
+    ['whose expiry was moved', () => api.signed('GET', path, 1).replace(/expires=\d+/, `expires=${Date.now()}`)],
+    ['that is given twice', () => `${api.signed('GET', path)}&signature=x`],
+    ['with an empty signature', () => `${api.base}${path}?expires=9999999999&signature=`],
+  ])('%s opens nothing', async (_name, url) => {
+    const answer = await fetch(url());
+    expect([answer.status, await codeOf(answer)]).toEqual([403, 'forbidden']);
+  });
+
+  test('an API key is no signature', async () => {
+    const answer = await fetch(`${api.base}${path}`, { headers: { authorization: `Bearer ${api.operator.key}` } });
+    expect(answer.status).toBe(403);
+  });
+
+  test('a file that is not there is a 404', async () => {
+    expect((await fetch(api.signed('GET', '/internal/files/file_x'))).status).toBe(404);
+  });
+});
+
+describe('outputs', () => {
+  const store = (node: number, path: string, body: string | Uint8Array, query = '') =>
+    fetch(`${api.signed('POST', `/internal/tasks/${task.id}/outputs/${node}`)}&path=${encodeURIComponent(path)}${query}`, {
+      method: 'POST',
+      body,
+    });
+  type Stored = { file: string; sizeBytes: number; sha256: string };
+  const stored = async (answer: Promise<Response>) => (await (await answer).json()) as Stored;
+
+  test("are files of the task's owner", async () => {
+    const bytes = randomBytes(100_000);
+    const output = await stored(store(0, 'out/count', bytes));
+    expect(output).toMatchObject({ sizeBytes: 100_000, sha256: sha256(bytes) });
+    const { body } = await api.call<FileBody>(api.alice, 'GET', `/v1/files/${output.file}`);
+    expect(body).toMatchObject({ name: 'out/count', owner: api.alice.ownerId, sha256: sha256(bytes) });
+    expect((await api.call(api.bob, 'GET', `/v1/files/${output.file}`)).status).toBe(404);
+  });
+
+  test('keep their id when they are stored again, with the same bytes or others; the last bytes stay', async () => {
+    const one = await stored(store(0, 'out/a', 'one'));
+    expect(await stored(store(0, 'out/a', 'one'))).toEqual(one);
+    const two = await stored(store(0, 'out/a', 'two!'));
+    expect(two).toEqual({ file: one.file, sizeBytes: 4, sha256: sha256('two!') });
+    expect(await (await api.fetch(api.alice, 'GET', `/v1/files/${one.file}/content`)).text()).toBe('two!');
+    const kept = (await collect(api.repository.bytes.kept())).filter(({ fileId }) => fileId === one.file);
+    expect(kept.map((bytes) => bytes.sha256)).toEqual([sha256('two!')]);
+    expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
+  });
+
+  test('of several nodes and paths do not meet', async () => {
+    const all = await Promise.all([stored(store(0, 'o', 'a')), stored(store(1, 'o', 'b')), stored(store(0, 'o/x', 'c'))]);
+    expect(new Set(all.map(({ file }) => file)).size).toBe(3);
+  });
+
+  test('stored by two attempts at once are one file', async () => {
+    const all = await Promise.all(Array.from({ length: 6 }, () => stored(store(0, 'raced', 'same bytes'))));
+    expect(new Set(all.map(({ file }) => file)).size).toBe(1);
+    expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
+  });
+
+  test.each(['../x', '/etc/passwd', 'a//b', ''])('a path like %j is refused', async (path) => {
+    expect((await store(0, path, 'x')).status).toBe(400);
+  });
+
+  test('bytes other than announced are refused', async () => {
+    const answer = await store(0, 'o', 'x', `&sha256=${sha256('y')}`);
+    expect([answer.status, await codeOf(answer)]).toEqual([422, 'digest-mismatch']);
+  });
+
+  test("count against the owner's quota", async () => {
+    const answer = await store(0, 'big', Buffer.alloc(2_000_001));
+    expect([answer.status, await codeOf(answer)]).toEqual([403, 'quota-exceeded']);
+    expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(0);
+  });
+
+  test('of a task that is over, or is none, are refused and leave nothing', async () => {
+    await api.advance(task.id, 'cancelled');
+    const late = await store(0, 'late', 'x');
+    expect([late.status, await codeOf(late)]).toEqual([409, 'conflict']);
+    expect(
+      (await fetch(`${api.signed('POST', '/internal/tasks/task_x/outputs/0')}&path=o`, { method: 'POST', body: 'x' })).status,
+    ).toBe(404);
+    expect(await api.ledger.file.count({ where: { state: 'uploading' } })).toBe(0);
+    expect(await collect(api.repository.bytes.partials())).toEqual([]);
+  });
+
+  test('cannot be deleted while their task may still list them', async () => {
+    const { file } = await stored(store(0, 'o', 'x'));
+    expect((await api.call(api.alice, 'DELETE', `/v1/files/${file}`)).body.code).toBe('in-use');
+    await api.advance(task.id, 'failed');
+    expect((await api.fetch(api.alice, 'DELETE', `/v1/files/${file}`)).status).toBe(204);
+  });
+});
+
+describe('a log', () => {
+  const append = (from: number, text: string, range = `bytes ${from}-${from + text.length - 1}/*`) =>
+    fetch(api.signed('PUT', `/internal/tasks/${task.id}/log/0`), {
+      method: 'PUT',
+      body: text,
+      headers: { 'Content-Range': range },
+    });
+  const read = async () => (await api.fetch(api.alice, 'GET', `/v1/tasks/${task.id}/log`)).text();
+
+  test('grows by ranges; what is there already is left as it is', async () => {
+    expect(await (await append(0, 'abc')).json()).toEqual({ sizeBytes: 3 });
+    expect(await (await append(3, 'def')).json()).toEqual({ sizeBytes: 6 });
+    expect(await (await append(0, 'XXX')).json()).toEqual({ sizeBytes: 6 });
+    expect(await (await append(2, 'XXXXgh')).json()).toEqual({ sizeBytes: 8 });
+    expect(await read()).toBe('abcdefgh');
+  });
+
+  test('takes the same range many times at once', async () => {
+    const text = 'x'.repeat(200_000);
+    await Promise.all(Array.from({ length: 8 }, () => append(0, text)));
+    expect(await read()).toBe(text);
+  });
+
+  test('says where it ends when a range would leave a gap', async () => {
+    await append(0, 'abc');
+    const gap = await append(5, 'def');
+    expect([gap.status, await gap.json()]).toMatchObject([409, { code: 'conflict', sizeBytes: 3 }]);
+    expect(await read()).toBe('abc');
+  });
+
+  test.each(['', 'bytes 0-2', 'bytes 0-2/3', 'bytes 2-0/*', 'bytes 0-5/*', 'lines 0-2/*'])(
+    'Content-Range: %j is refused',
+    async (range) => {
+      const answer = await append(0, 'abc', range);
+      expect([answer.status, await codeOf(answer)]).toEqual([400, 'bad-request']);
+    },
+  );
+
+  test('is bounded', async () => {
+    const answer = await append(2 ** 30 - 1, 'abc');
+    expect([answer.status, await codeOf(answer)]).toEqual([413, 'too-large']);
+  });
+
+  test('of no task is a 404', async () => {
+    const url = api.signed('PUT', '/internal/tasks/task_x/log/0');
+    expect((await fetch(url, { method: 'PUT', body: 'x', headers: { 'Content-Range': 'bytes 0-0/*' } })).status).toBe(404);
+  });
+});
