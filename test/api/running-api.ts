@@ -185,8 +185,14 @@ function address(server: Server): string {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-/** @param env options of the API that differ from their defaults */
-export async function startApi(env: Record<string, string> = {}): Promise<RunningApi> {
+/**
+ * @param env options of the API that differ from their defaults
+ * @param route the database's address as the API is to have it
+ */
+export async function startApi(
+  env: Record<string, string> = {},
+  route: (databaseUrl: string) => Promise<string> = async (url) => url,
+): Promise<RunningApi> {
   const root = await mkdtemp(join(tmpdir(), 'berth-api-'));
   const database = await startPostgres();
   const signingKey = randomUUID();
@@ -197,7 +203,7 @@ export async function startApi(env: Record<string, string> = {}): Promise<Runnin
     BERTH_RATE_PER_MINUTE: '0',
     ...env,
   });
-  const ledger = openLedger(database.url);
+  const ledger = openLedger(await route(database.url));
   const repositoryRoot = config.api.BERTH_REPOSITORY;
   const repository = await openRepository({
     root: repositoryRoot,
@@ -212,7 +218,7 @@ export async function startApi(env: Record<string, string> = {}): Promise<Runnin
     repository,
     config,
     temporal: workflows.port,
-    log: openLog('api', process.env.BERTH_LOG_LEVEL ?? 'error'),
+    log: openLog('api', process.env.BERTH_LOG_LEVEL ?? 'silent'),
     clock: () => Date.now() + clock.offsetMs,
   };
   const { app, operatorsApp, document } = createApp(deps);

@@ -1,0 +1,68 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type FileBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
+
+let api: RunningApi;
+let file: FileBody;
+let task: TaskBody;
+const json = { image: 'debian-12', command: ['true'] };
+beforeAll(async () => {
+  api = await startApi();
+  await api.addImage('debian-12');
+  await api.addHost('host-a');
+  file = await api.put(api.operator, 'words', 'words');
+  task = (await api.call<TaskBody>(api.operator, 'POST', '/v1/tasks', { json })).body;
+});
+afterAll(() => api.end());
+
+/** A call of each route that succeeds, and what it answers. */
+const calls: Record<string, () => Promise<Response>> = {
+  'POST /v1/files': () => api.fetch(api.operator, 'POST', '/v1/files?name=x', { body: 'x' }),
+  'GET /v1/files': () => api.fetch(api.operator, 'GET', '/v1/files'),
+  'GET /v1/files/{id}': () => api.fetch(api.operator, 'GET', `/v1/files/${file.id}`),
+  'GET /v1/files/{id}/content': () => api.fetch(api.operator, 'GET', `/v1/files/${file.id}/content`),
+  'DELETE /v1/files/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/files/${file.id}`),
+  'POST /v1/tasks': () => api.fetch(api.operator, 'POST', '/v1/tasks', { json }),
+  'GET /v1/tasks': () => api.fetch(api.operator, 'GET', '/v1/tasks'),
+  'GET /v1/tasks/{id}': () => api.fetch(api.operator, 'GET', `/v1/tasks/${task.id}`),
+  'GET /v1/tasks/{id}/log': () => api.fetch(api.operator, 'GET', `/v1/tasks/${task.id}/log`),
+  'DELETE /v1/tasks/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/tasks/${task.id}`),
+  'GET /v1/vms': () => api.fetch(api.operator, 'GET', '/v1/vms'),
+  'GET /v1/vms/{id}': () => api.fetch(api.operator, 'GET', `/v1/vms/${task.vms[0]}`),
+  'GET /v1/images': () => api.fetch(api.operator, 'GET', '/v1/images'),
+  'GET /v1/images/{name}': () => api.fetch(api.operator, 'GET', '/v1/images/debian-12'),
+  'GET /v1/hosts': () => api.fetch(api.operator, 'GET', '/v1/hosts'),
+  'GET /v1/hosts/{id}': () => api.fetch(api.operator, 'GET', '/v1/hosts/host-a'),
+  'PATCH /v1/hosts/{id}': () => api.fetch(api.operator, 'PATCH', '/v1/hosts/host-a', { json: { schedulable: true } }),
+  'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
+};
+
+test('the document describes every route, and every route answers as the document says', async () => {
+  expect(api.contract.operations().toSorted()).toEqual(Object.keys(calls).toSorted());
+  const inOrder = Object.entries(calls).toSorted(([a], [b]) => Number(a.startsWith('DELETE')) - Number(b.startsWith('DELETE')));
+  for (const [name, call] of inOrder) expect([name, (await call()).ok]).toEqual([name, true]);
+});
+
+test('every route refuses a parameter that it does not know', async () => {
+  for (const operation of api.contract.operations()) {
+    const [method, path] = operation.split(' ') as [string, string];
+    const body = method === 'PATCH' || operation === 'POST /v1/tasks' ? { json: {} } : {};
+    const answer = await api.call(api.operator, method, `${path.replace(/\{\w+\}/, 'x')}?unheard=of`, body);
+    expect([operation, answer.status, answer.body.errors.map(({ pointer }) => pointer)]).toEqual([
+      operation,
+      400,
+      expect.arrayContaining(['query.unheard']),
+    ]);
+  }
+});
+
+test('the document is served to everybody, and is a valid one', async () => {
+  const answer = await fetch(new URL('/openapi.json', api.base));
+  expect(await answer.json()).toEqual(JSON.parse(JSON.stringify(api.contract.document)));
+  const text = JSON.stringify(api.contract.document);
+  for (const [, reference] of text.matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
+    expect(Object.keys(api.contract.document.components?.schemas ?? {})).toContain(reference);
+  }
+  const ids = [...text.matchAll(/"operationId":"(\w+)"/g)].map(([, id]) => id);
+  expect(new Set(ids).size).toBe(api.contract.operations().length);
+  expect(text).not.toContain('/internal/');
+});

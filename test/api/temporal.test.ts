@@ -1,0 +1,65 @@
+import { WorkflowNotFoundError } from '@temporalio/client';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openTaskWorkflows, type TaskWorkflows } from '../../api/temporal.ts';
+import { newId } from '../../model/ids.ts';
+import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import { type FreshTemporal, startTemporal } from '../services/temporal.ts';
+import { type RunningTemporal, startTemporalServer } from '../services/temporal-server.ts';
+
+let server: RunningTemporal;
+let temporal: FreshTemporal;
+let workflows: TaskWorkflows;
+beforeAll(async () => {
+  server = await startTemporalServer();
+  process.env.TEMPORAL_ADDRESS = server.address;
+  temporal = await startTemporal();
+  workflows = openTaskWorkflows(temporal.client);
+});
+afterAll(async () => {
+  await temporal.stop();
+  await server.stop();
+});
+
+const describe = (id: string) => temporal.client.workflow.getHandle(id).describe();
+
+test('a task is started as the workflow that control workers run, once', async () => {
+  const id = newId('task');
+  await workflows.startTask(id);
+  const first = await describe(workflowId.task(id));
+  expect(first).toMatchObject({ type: workflowType.task, taskQueue: controlQueue, status: { name: 'RUNNING' } });
+  await workflows.startTask(id);
+  expect((await describe(workflowId.task(id))).runId).toBe(first.runId);
+});
+
+test('a workflow that is over is not started again', async () => {
+  const id = newId('task');
+  await workflows.startTask(id);
+  await temporal.client.workflow.getHandle(workflowId.task(id)).terminate();
+  await workflows.startTask(id);
+  expect((await describe(workflowId.task(id))).status.name).toBe('TERMINATED');
+});
+
+test('a cancel reaches the workflow, and may be repeated', async () => {
+  const id = newId('task');
+  await workflows.startTask(id);
+  await workflows.cancelTask(id);
+  await workflows.cancelTask(id);
+  const { events } = await temporal.client.workflow.getHandle(workflowId.task(id)).fetchHistory();
+  const requests = events?.filter((event) => event.workflowExecutionCancelRequestedEventAttributes);
+  expect(requests).toHaveLength(1);
+});
+
+test('a cancel of a task that was never started starts it: only its workflow may end it', async () => {
+  const id = newId('task');
+  await expect(describe(workflowId.task(id))).rejects.toThrow(WorkflowNotFoundError);
+  await workflows.cancelTask(id);
+  expect((await describe(workflowId.task(id))).status.name).toBe('RUNNING');
+});
+
+test('a cancel of a task that is over does nothing', async () => {
+  const id = newId('task');
+  await workflows.startTask(id);
+  await temporal.client.workflow.getHandle(workflowId.task(id)).terminate();
+  await workflows.cancelTask(id);
+  expect((await describe(workflowId.task(id))).status.name).toBe('TERMINATED');
+});
