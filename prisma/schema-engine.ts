@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { PrismaPg } from '@prisma/adapter-pg';
-import { bindMigrationAwareSqlAdapterFactory } from '@prisma/driver-adapter-utils';
+import { bindMigrationAwareSqlAdapterFactory, ColumnTypeEnum, DriverAdapterError } from '@prisma/driver-adapter-utils';
 import * as bindings from '@prisma/schema-engine-wasm/schema_engine_bg';
 import pg from 'pg';
 
@@ -25,16 +25,56 @@ export async function readSchema(): Promise<bindings.SchemasContainer> {
 
 let instantiated: Promise<void> | undefined;
 
+/**
+ * What the engine imports. Its deadline for a lock (ten seconds) is left running when the lock was had; it must not
+ * keep a process alive that has nothing else to do.
+ */
+function imports(): object {
+  const timer = (act: () => void, ms: number) => setTimeout(act, ms).unref();
+  const entries = Object.entries(bindings).map(([name, value]) => [name, name.startsWith('__wbg_setTimeout_') ? timer : value]);
+  return Object.fromEntries(entries);
+}
+
 async function instantiate(): Promise<void> {
   const folder = dirname(createRequire(import.meta.url).resolve('@prisma/schema-engine-wasm/schema_engine_bg'));
   const bytes = await readFile(join(folder, 'schema_engine_bg.wasm'));
-  const { instance } = await WebAssembly.instantiate(bytes, { './schema_engine_bg.js': { ...bindings } });
+  const { instance } = await WebAssembly.instantiate(bytes, { './schema_engine_bg.js': imports() });
   bindings.__wbg_set_wasm(instance.exports);
   const start = instance.exports.__wbindgen_start;
   if (typeof start === 'function') start();
 }
 
-class WholeScripts extends PrismaPg {
+/**
+ * PostgreSQL's own type "char", one byte, in which its catalogue keeps flags. The engine expects it and the adapter does
+ * not know it: on its way through the adapter it goes by the name of a type that the catalogue has nowhere.
+ */
+const charOid = 18;
+const uuidOid = 2950;
+
+/** One connection. */
+function openPool(databaseUrl: string): pg.Pool {
+  const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 });
+  const ask = pool.query.bind(pool);
+  const relabelled = async (config: pg.QueryArrayConfig) => {
+    const result = await ask(config);
+    // A script of several statements has an array of results.
+    for (const field of result.fields ?? []) if (field.dataTypeID === charOid) field.dataTypeID = uuidOid;
+    return result;
+  };
+  return Object.assign(pool, { query: relabelled });
+}
+
+async function runScript(pool: pg.Pool, script: string): Promise<void> {
+  try {
+    await pool.query(script);
+  } catch (error) {
+    if (!(error instanceof pg.DatabaseError)) throw error;
+    const { code = '', severity = '', message, detail, column, hint } = error;
+    throw new DriverAdapterError({ kind: 'postgres', code, severity, message, detail, column, hint });
+  }
+}
+
+class EngineAdapter extends PrismaPg {
   readonly #pool: pg.Pool;
 
   constructor(pool: pg.Pool) {
@@ -48,9 +88,13 @@ class WholeScripts extends PrismaPg {
    */
   override async connect() {
     const adapter = await super.connect();
-    adapter.executeScript = async (script) => {
-      await this.#pool.query(script);
+    const queryRaw = adapter.queryRaw.bind(adapter);
+    adapter.queryRaw = async (query) => {
+      const result = await queryRaw(query);
+      const columnTypes = result.columnTypes.map((type) => (type === ColumnTypeEnum.Uuid ? ColumnTypeEnum.Character : type));
+      return { ...result, columnTypes };
     };
+    adapter.executeScript = (script) => runScript(this.#pool, script);
     return adapter;
   }
 }
@@ -62,8 +106,8 @@ class WholeScripts extends PrismaPg {
 export async function withSchemaEngine<T>(databaseUrl: string, work: (engine: SchemaEngine) => Promise<T>): Promise<T> {
   instantiated ??= instantiate();
   await instantiated;
-  const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 });
-  const factory = bindMigrationAwareSqlAdapterFactory(new WholeScripts(pool));
+  const pool = openPool(databaseUrl);
+  const factory = bindMigrationAwareSqlAdapterFactory(new EngineAdapter(pool));
   try {
     const schema = await readSchema();
     const datamodels = schema.files.map((file): [string, string] => [file.path, file.content]);

@@ -1,0 +1,68 @@
+import { randomUUID } from 'node:crypto';
+import pg from 'pg';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { drift } from '../../prisma/drift.ts';
+import { applyMigrations } from '../../prisma/migrate.ts';
+import { query, withDatabase } from '../services/postgres-server.ts';
+
+const server = process.env.DATABASE_URL ?? '';
+let name: string;
+let url: string;
+
+beforeEach(async () => {
+  name = `berth_migrate_${randomUUID().replaceAll('-', '')}`;
+  await query(server, `CREATE DATABASE ${name}`);
+  url = withDatabase(server, name);
+});
+afterEach(() => query(server, `DROP DATABASE ${name} WITH (FORCE)`));
+
+it('brings an empty database to the schema, and does nothing the second time', async () => {
+  expect(await applyMigrations(url)).toContain('20261121000000_init');
+  expect(await applyMigrations(url)).toEqual([]);
+});
+
+it('lets several processes start at once', async () => {
+  const applied = await Promise.all(Array.from({ length: 5 }, () => applyMigrations(url)));
+  expect(applied.filter((names) => names.length > 0)).toHaveLength(1);
+});
+
+it('leads to what schema.prisma says', async () => {
+  await applyMigrations(url);
+  expect(await drift(url)).toBe('');
+  await query(
+    url,
+    'ALTER TABLE "Owner" DROP COLUMN "maxQueued"; ALTER TYPE "FileState" ADD VALUE \'lost\'; DROP INDEX "Task_state_createdAt_idx"',
+  );
+  const script = await drift(url);
+  expect(script).toContain('ADD COLUMN     "maxQueued"');
+  expect(script).toContain('"Task_state_createdAt_idx"');
+  expect(script).toContain('"FileState"');
+});
+
+it('refuses a database of a newer version', async () => {
+  await applyMigrations(url);
+  await query(
+    url,
+    `INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at) VALUES ('x', 'x', '29990101000000_later', now())`,
+  );
+  await expect(applyMigrations(url)).rejects.toThrow(/29990101000000_later, which this version of Berth does not know/);
+});
+
+it('refuses a database whose migration has another text', async () => {
+  await applyMigrations(url);
+  await query(url, `UPDATE _prisma_migrations SET checksum = 'another'`);
+  await expect(applyMigrations(url)).rejects.toThrow(/is not the one that was applied/);
+});
+
+it('applies all of a migration or nothing, and says how to go on', async () => {
+  await query(url, "CREATE FUNCTION berth_keep_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+  await expect(applyMigrations(url)).rejects.toThrow(/berth_keep_event/);
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  const tables = await client.query(`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`);
+  await client.end();
+  expect(tables.rows.map((row) => row.tablename)).toEqual(['_prisma_migrations']);
+  await expect(applyMigrations(url)).rejects.toThrow(/delete its row from _prisma_migrations/);
+  await query(url, 'DROP FUNCTION berth_keep_event; DELETE FROM _prisma_migrations');
+  expect(await applyMigrations(url)).toContain('20261121000000_init');
+});
