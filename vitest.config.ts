@@ -39,10 +39,9 @@ function configure([name, project]: [string, Project]): TestProjectConfiguration
       globalSetup: project.services ?? [],
       testTimeout: project.testTimeoutMs,
       hookTimeout: project.testTimeoutMs,
-      teardownTimeout: 30_000,
       fileParallelism: !project.oneByOne,
     },
   };
 }
 
-export default defineConfig({ test: { projects: Object.entries(projects).map(configure) } });
+export default defineConfig({ test: { teardownTimeout: 30_000, projects: Object.entries(projects).map(configure) } });

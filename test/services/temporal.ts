@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Client, Connection } from '@temporalio/client';
+import { msToTs } from '@temporalio/common/lib/time.js';
 import proto from '@temporalio/proto';
 import { searchAttributeTypes } from '../../model/temporal.ts';
 
@@ -12,7 +13,7 @@ export interface FreshTemporal {
 }
 
 /** Long enough for any run, and the least that the server accepts. */
-const retention = { seconds: 24 * 3600 };
+const retention = msToTs('1 day');
 
 /**
  * For tests of the projects sagas and replay, once a file, as startPostgres: a namespace with Berth's search attributes
