@@ -1,6 +1,6 @@
 import { findWitness } from './binding.ts';
 import type { Lease } from './lease.ts';
-import { linkCarries } from './staging.ts';
+import { linkCarries } from './link.ts';
 import {
   addUpcoming,
   beginsAt,

@@ -12,6 +12,7 @@ export function audit(trace: Trace, schedule: Schedule): string[] {
   audit.capacity();
   audit.operations();
   audit.link();
+  audit.network();
   audit.images();
   return audit.broken;
 }
@@ -106,6 +107,15 @@ class Audit {
           done += Math.max(0, action.fromS - workFrom);
           readyAt = action.untilS;
           break;
+        case 'migrate':
+          if (since !== null) this.say(`${lease.id} migrates while it runs`);
+          if (action.fromS < readyAt - slack) this.say(`${lease.id} migrates before it is written`);
+          for (const { vm, from, to } of action.vms) {
+            if (hosts[vm] !== from) this.say(`${lease.id} migrates from where it is not`);
+            hosts = hosts.with(vm, to);
+          }
+          readyAt = action.untilS;
+          break;
         case 'stop':
           if (since !== null) leave(() => action.atS);
           readyAt = action.atS;
@@ -190,6 +200,25 @@ class Audit {
     }
     const list = transfers.map(({ fromS, untilS, leases }) => ({ from: fromS, to: untilS, lease: leases.join(' ') }));
     this.oneAtATime('the link sends', list);
+  }
+
+  /** A migration takes what its bytes need, and each host's network carries one at a time, and no image besides. */
+  network(): void {
+    const { migration, networkMiBPerS, images } = this.schedule.policy;
+    const leases = new Map(this.trace.leases.map((lease) => [lease.id, lease]));
+    const byHost = new Map<string, { from: number; to: number; lease: string }[]>();
+    for (const action of this.schedule.actions) {
+      if (action.do !== 'migrate' && action.do !== 'transfer') continue;
+      const hosts = action.do === 'transfer' ? action.hosts : action.vms.flatMap(({ from, to }) => [from, to]);
+      const id = action.do === 'transfer' ? action.image : action.lease;
+      for (const host of hosts) byHost.set(host, [...(byHost.get(host) ?? []), { from: action.fromS, to: action.untilS, lease: id }]);
+      if (action.do === 'transfer') continue;
+      const lease = leases.get(id)!;
+      const disk = migration === 'memoryAndDisk' && images !== null ? lease.imageMiB : 0;
+      if (migration === 'none') this.say(`${id} migrates where that is not allowed`);
+      if (action.untilS - action.fromS < (lease.memoryMiB + disk) / networkMiBPerS - slack) this.say(`${id} migrates too fast`);
+    }
+    for (const [host, list] of byHost) this.oneAtATime(`the network of ${host} carries`, list);
   }
 
   private oneAtATime(what: string, list: { from: number; to: number; lease: string }[]): void {

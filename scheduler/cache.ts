@@ -10,7 +10,7 @@ export function pinnedImages(state: PlanState, host: number): Set<string> {
   const pinned = new Set<string>();
   for (const record of state.leases.values()) {
     if (record.phase === 'ended' || !record.hosts.includes(host)) continue;
-    const needed = record.phase !== 'waiting' || record.bound || record.transferUntil !== null || record.layer === 'booking';
+    const needed = record.phase !== 'waiting' || record.bound || record.transferUntil !== null;
     if (needed) pinned.add(record.lease.image);
   }
   return pinned;

@@ -1,8 +1,9 @@
 import type { Action } from './actions.ts';
 import { repack } from './binding.ts';
 import { touch } from './cache.ts';
-import type { Shape } from './lease.ts';
+import { migrate } from './migrate.ts';
 import { Openings } from './openings.ts';
+import { countByHost, earliestPlace, headS, leastS, readyHosts, wholeS } from './places.ts';
 import {
   claimsOn,
   hasImage,
@@ -13,17 +14,12 @@ import {
   removeFrom,
   setClaims,
   vacatableAt,
-  wholeSeconds,
 } from './state.ts';
-import { earliestFit } from './timeline.ts';
 
 /** How far down the queue backfilling looks in one pass. */
 const backfillDepth = 1000;
 /** Repacking reservations to make room for a start is for sites up to this size; on larger ones there is room elsewhere. */
 const makeRoomHosts = 64;
-/** Work that will be cut runs at least this many suspends long, or it isn't worth the trouble. */
-const leastRunOps = 1;
-
 /**
  * Starts and resumes best-effort work that can go now, in the queue's order. Who can't is passed over if the policy
  * allows, and the first (aggressive) or each (conservative) of them keeps a booking that nobody after it may delay.
@@ -45,6 +41,11 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
     if ((staged || booked < bookings) && book(pass, record) && !staged) booked++;
     if (state.policy.backfilling === 'none') break;
   }
+  // Only what nobody can use at once is worth the wait for a migration.
+  for (const record of state.queue.slice(0, backfillDepth)) {
+    if (openings.none(record.shape)) continue;
+    if (record.phase === 'suspended') migrate(state, record, now, openings, emit);
+  }
 }
 
 interface Pass {
@@ -54,23 +55,6 @@ interface Pass {
   emit: (action: Action) => void;
   /** Work this long and longer can't be helped by repacking in this pass. */
   hopeless: number;
-}
-
-/** Seconds that a host is taken before the work goes on there, when `vms` of the lease are on it. */
-function headS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
-  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : state.policy.bootS;
-}
-
-/** What the whole rest of the work takes on a host, with what precedes it. */
-export function wholeS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
-  return headS(state, record, host, vms) + record.workS;
-}
-
-/** The least time on a host that is worth starting for, when a reservation will cut it. */
-export function leastS(state: PlanState, record: LeaseRecord, host: number, vms: number, now: number): number {
-  const op = memoryOpS(state, host, record.shape);
-  const vacating = vacatableAt(state, host, now) - now + vms * op;
-  return headS(state, record, host, vms) + leastRunOps * op + vacating + state.policy.marginS;
 }
 
 function start(pass: Pass, record: LeaseRecord): boolean {
@@ -208,85 +192,9 @@ function unbook(pass: Pass, record: LeaseRecord): void {
 /** Keeps the earliest place for work that is ready but has no room now. */
 function book(pass: Pass, record: LeaseRecord): boolean {
   const { state, now } = pass;
-  const place = earliestPlace(state, record, now, now);
+  const place = earliestPlace(state, record, now, readyHosts(state, record, now));
   if (place === null) return false;
   setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
   for (const host of place.hosts) pass.openings.changed(host);
   return true;
-}
-
-export interface Place {
-  hosts: number[];
-  from: number;
-  to: number;
-}
-
-/**
- * The earliest place for waiting work, on hosts that are ready for it: where all of it fits, or, if it may be cut,
- * where enough of it does.
- */
-export function earliestPlace(
-  state: PlanState,
-  record: LeaseRecord,
-  notBefore: number,
-  now: number,
-  mayUse: (host: number) => boolean = (host) => hasImage(state, record, host, now),
-): Place | null {
-  const counts = countByHost(record.hosts);
-  const hosts =
-    record.phase === 'suspended'
-      ? [...counts.keys()]
-      : state.hosts.flatMap((host, i) => (host.up && mayUse(i) ? [i] : []));
-  if (hosts.length === 0) return null;
-  const vmsPerHost = record.phase === 'suspended' ? Math.max(...counts.values()) : 1;
-  const whole = wholeS(state, record, hosts[0]!, vmsPerHost);
-  const least = leastAnywhere(state, record, vmsPerHost);
-  const duration = state.policy.suspension && record.preemptible ? Math.min(whole, least) : whole;
-  if (record.phase === 'suspended') return onItsHosts(state, record, counts, notBefore, duration, whole);
-  const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
-  if (fit === null) return null;
-  const chosen = fit.parts.flatMap(({ host, count }) => Array.from({ length: count }, () => host));
-  return { hosts: chosen, from: fit.from, to: cutAt(state, chosen, record.shape, fit.from, whole) };
-}
-
-/** As leastS, on a host full of VMs of this size. */
-function leastAnywhere(state: PlanState, record: LeaseRecord, vms: number): number {
-  const { suspendMiBPerS, marginS } = state.policy;
-  const op = wholeSeconds(record.shape.memoryMiB / suspendMiBPerS);
-  const head = record.phase === 'suspended' ? vms * op : state.policy.bootS;
-  return head + (leastRunOps + 2 * vms) * op + marginS;
-}
-
-function onItsHosts(
-  state: PlanState,
-  record: LeaseRecord,
-  counts: ReadonlyMap<number, number>,
-  notBefore: number,
-  duration: number,
-  whole: number,
-): Place | null {
-  let from = notBefore;
-  for (;;) {
-    let later = from;
-    for (const [host, vms] of counts) {
-      later = Math.max(later, state.timeline.booked[host]!.earliest(from, duration, record.shape, vms));
-    }
-    if (later === Number.POSITIVE_INFINITY) return null;
-    if (later === from) break;
-    from = later;
-  }
-  return { hosts: record.hosts, from, to: cutAt(state, record.hosts, record.shape, from, whole) };
-}
-
-/** Where a booking ends: at the end of the work or where a promise cuts it. */
-function cutAt(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): number {
-  let to = from + whole;
-  for (const [host, vms] of countByHost(hosts)) to = Math.min(to, state.timeline.planned[host]!.freeUntil(from, shape, vms));
-  return Math.max(to, from + 1);
-}
-
-function countByHost(hosts: readonly number[]): Map<number, number> {
-  const counts = new Map<number, number>();
-  for (const host of hosts) counts.set(host, (counts.get(host) ?? 0) + 1);
-  return counts;
 }

@@ -3,8 +3,10 @@ import { admit, type Answer } from './admission.ts';
 import { bind } from './binding.ts';
 import { dispatch } from './dispatch.ts';
 import type { HostSpec, Lease } from './lease.ts';
+import { latestTransfers } from './link.ts';
+import { migrated } from './migrate.ts';
 import type { Policy } from './policy.ts';
-import { latestTransfers, stage, transferred } from './staging.ts';
+import { stage, transferred } from './staging.ts';
 import {
   beginsAt,
   claimsOn,
@@ -54,6 +56,8 @@ export class LeasePlanner {
         return;
       }
       case 'migrated':
+        this.with(event.lease, 'migrating', (record) => migrated(record));
+        return;
       case 'hostLost':
       case 'hostBack':
         return;

@@ -44,7 +44,7 @@ const bare: Policy = {
 };
 const vm: Policy = { ...bare, runtimeOverhead: 0.1 };
 const transferred: Policy = { ...vm, images: { rateMiBPerS: 12.5, cacheMiB: 0, shared: false } };
-const cached: Policy = { ...vm, suspension: true, images: { rateMiBPerS: 12.5, cacheMiB: 6000, shared: false } };
+const cached: Policy = { ...vm, suspension: true, migration: 'memoryAndDisk', images: { rateMiBPerS: 12.5, cacheMiB: 6000, shared: false } };
 
 /** By name: those of test/traces/haizea.csv, then those of Sotomayor's paper (its caches hold 3 images of 600 MB). */
 export const configurations: Record<string, Policy> = {
@@ -52,14 +52,14 @@ export const configurations: Record<string, Policy> = {
   'novm-nobackfill': { ...bare, backfilling: 'none' },
   'novm-conservative': { ...bare, backfilling: 'conservative' },
   'predeploy-nosusp': vm,
-  'predeploy-susp': { ...vm, suspension: true },
+  'predeploy-susp': { ...vm, suspension: true, migration: 'memoryAndDisk' },
   'transfer-nosusp': transferred,
-  'transfer-susp': { ...transferred, suspension: true },
+  'transfer-susp': { ...transferred, suspension: true, migration: 'memoryAndDisk' },
   'cacheonly-susp': cached,
   'reuse-susp': { ...cached, images: { rateMiBPerS: 12.5, cacheMiB: 6000, shared: true } },
   noVM_nosuspend: bare,
   VM_nosuspend: { ...transferred, runtimeOverhead: 0 },
   VM_nosuspend_ov10: transferred,
-  VM_suspend_ov10: { ...transferred, suspension: true },
+  VM_suspend_ov10: { ...transferred, suspension: true, migration: 'memoryAndDisk' },
   VM_suspend_cache_ov10: { ...cached, images: { rateMiBPerS: 12.5, cacheMiB: 1800, shared: false } },
 };

@@ -95,8 +95,10 @@ class Simulation {
       case 'stop':
         this.pauseWork(action.lease, action.atS);
         return;
-      case 'evict':
       case 'migrate':
+        this.report(action.untilS, { saw: 'migrated', lease: action.lease });
+        return;
+      case 'evict':
       case 'breakPromise':
         return;
     }

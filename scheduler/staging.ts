@@ -1,49 +1,14 @@
 import type { Action } from './actions.ts';
 import { bind } from './binding.ts';
 import { drop, evictions } from './cache.ts';
-import { earliestPlace, type Place } from './dispatch.ts';
-import { beginsAt, claimsOn, type LeaseRecord, type PlanState, setClaims, transferS } from './state.ts';
+import { holdsOrAwaits, latestTransfers } from './link.ts';
+import { earliestPlace, type Place, readyHosts } from './places.ts';
+import { claimsOn, type LeaseRecord, type PlanState, setClaims, transferS } from './state.ts';
 
 /** Images are sent ahead for work that can start this long after they have arrived, at the latest. */
 const aheadS = 900;
 /** How many in the queue are looked at when the link is free. */
 const lookahead = 64;
-
-/** Whether a reservation's image must still be sent: unknown hosts are taken to lack it. */
-function needsTransfer(state: PlanState, record: LeaseRecord): boolean {
-  const { images } = state.policy;
-  if (images === null || record.lease.imageMiB === 0 || record.transferUntil !== null) return false;
-  if (!record.bound) return true;
-  return record.hosts.some((host) => !holdsOrAwaits(state, record, host));
-}
-
-function holdsOrAwaits(state: PlanState, record: LeaseRecord, host: number): boolean {
-  if (state.policy.images!.cacheMiB === 0) return record.copies.includes(host);
-  return state.hosts[host]!.cache.some((cached) => cached.image === record.lease.image);
-}
-
-/**
- * The latest moments at which the reservations' transfers can start: from the last reservation backwards, each ends
- * when its reservation begins or when the next transfer must start. Earliest deadline first is optimal on one link;
- * that the latest is chosen leaves the choice of hosts open and the link free for others.
- */
-export function latestTransfers(state: PlanState, extra?: LeaseRecord): { record: LeaseRecord; at: number }[] {
-  const pending = state.upcoming.filter((record) => needsTransfer(state, record));
-  if (extra !== undefined && needsTransfer(state, extra)) pending.push(extra);
-  pending.sort((a, b) => beginsAt(state, b) - beginsAt(state, a) || b.seq - a.seq);
-  let next = Number.POSITIVE_INFINITY;
-  const list = pending.map((record) => {
-    next = Math.min(next, beginsAt(state, record) - state.policy.marginS) - transferS(state, record);
-    return { record, at: next };
-  });
-  return list.reverse();
-}
-
-/** Whether the link can carry all images in time, with one more reservation. */
-export function linkCarries(state: PlanState, extra: LeaseRecord, now: number): boolean {
-  const first = latestTransfers(state, extra)[0];
-  return first === undefined || first.at >= Math.max(now, state.transfer?.until ?? now);
-}
 
 /**
  * Decides what the link sends next, if it is free. Reservations' images go last of all moments that are in time;
@@ -61,6 +26,7 @@ export function stage(state: PlanState, now: number, emit: (action: Action) => v
     const next = nextInQueue(state, now);
     if (next === null) return changed;
     if (first === undefined || now + transferS(state, next.record) <= first.at) sendForQueue(state, next, now, emit);
+    else if (state.hosts.some((host) => host.movingUntil > now)) return changed;
     else sendForReservation(state, first.record, now, emit); // rather early than an idle link
     changed = true;
   }
@@ -90,7 +56,7 @@ function nextInQueue(state: PlanState, now: number): Staged | null {
     setClaims(state, record, 'booking', []);
     const place = placeForTransfer(state, record, now);
     if (place === null) continue;
-    const cached = earliestPlace(state, record, now, now);
+    const cached = earliestPlace(state, record, now, readyHosts(state, record, now));
     if (cached !== null && cached.from <= place.from + transferS(state, record)) {
       setClaims(state, record, 'booking', claimsOn(cached.hosts, cached.from, cached.to));
       relying.push(record);
@@ -108,7 +74,8 @@ function wantsImage(record: LeaseRecord): boolean {
 }
 
 function placeForTransfer(state: PlanState, record: LeaseRecord, now: number): Place | null {
-  return earliestPlace(state, record, now + transferS(state, record), now, () => true);
+  const hosts = state.hosts.flatMap((host, i) => (host.up && host.movingUntil <= now ? [i] : []));
+  return earliestPlace(state, record, now + transferS(state, record), hosts);
 }
 
 function sendForQueue(state: PlanState, { record, place }: Staged, now: number, emit: (action: Action) => void): void {
