@@ -11,6 +11,12 @@ const flag = z
   .default(false);
 const count = (fallback: number) => z.coerce.number().int().min(0).default(fallback);
 
+const metrics = {
+  /** GET /metrics of a worker; the port above it is taken as well, on 127.0.0.1. 0: no metrics. */
+  BERTH_METRICS_PORT: z.coerce.number().int().min(0).max(65534).default(0),
+  BERTH_METRICS_LISTEN: z.string().default('127.0.0.1'),
+} as const;
+
 const groups = {
   log: z.object({
     /** pino level: trace, debug, info, warn, error */
@@ -55,7 +61,9 @@ const groups = {
     /** A younger task may overtake a waiting one this often, and no more. */
     BERTH_MAX_OVERTAKEN: count(8),
     BERTH_GUEST_SUPERNET: z.string().default('10.128.0.0/9'),
-    BERTH_METRICS_PORT: port.default(0),
+    /** Where the bundled workflows are kept, so that a start needn't make them again; not given: nowhere. */
+    BERTH_BUNDLE_FOLDER: z.string().optional(),
+    ...metrics,
   }),
   host: z.object({
     BERTH_HOST_ID: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, { error: 'expected a DNS label' }),
@@ -76,7 +84,7 @@ const groups = {
     /** vCPUs promised for each processor. */
     BERTH_VCPU_RATIO: z.coerce.number().gt(0).max(64).default(4),
     BERTH_IMAGE_CACHE_MIB: count(20 * 1024),
-    BERTH_METRICS_PORT: port.default(0),
+    ...metrics,
   }),
 } as const;
 

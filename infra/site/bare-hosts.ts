@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { type Ground, takeGround } from './ground.ts';
 import { type Host, hostName, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
@@ -27,8 +28,8 @@ export async function startBareHosts(homePath: string, count: number, note: (tex
 }
 
 function bare(ground: Ground, index: number, count: number, note: (text: string) => void): Parameters<typeof startHost>[0] {
-  const { home, network, libvirtCache, env } = ground;
-  return { home, network, libvirtCache, env, index, count, worker: null, note };
+  const { home, network, cache, env } = ground;
+  return { home, network, libvirtCache: join(cache, 'libvirt'), env, index, count, worker: null, note };
 }
 
 if (import.meta.main) {

@@ -1,3 +1,4 @@
+import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { type Home, lockHome, openHome, readRecord, type SiteRecord, writeRecord } from './home.ts';
 import { freePort, isFree, lowerNetwork, raiseNetwork, type SiteNetwork } from './network.ts';
@@ -10,8 +11,8 @@ export interface Ground {
   network: SiteNetwork;
   /** The environment that every process of the site gets: this process's, marked, without secrets of other parts. */
   env: Record<string, string>;
-  /** Where libvirt keeps what it found out about QEMU. */
-  libvirtCache: string;
+  /** What all sites on this machine share, because it takes long to make. */
+  cache: string;
   /** A free port on all the addresses; the one of the last run where it is still free. */
   port: (name: string, addresses: readonly string[], asked?: number) => Promise<number>;
   release: () => Promise<void>;
@@ -37,7 +38,7 @@ export async function takeGround(homePath: string, note: (text: string) => void)
       home,
       network,
       env: siteEnvironment(home),
-      libvirtCache: join(home.run, 'libvirt-cache'),
+      cache: process.env.BERTH_CACHE ?? join(homedir(), '.cache', 'berth'),
       port: (name, addresses, asked) => takePort(home, record, name, addresses, asked),
       release: async () => {
         await lowerNetwork(home.tag);
@@ -63,11 +64,11 @@ async function takePort(home: Home, record: SiteRecord, name: string, addresses:
   return port;
 }
 
-/** Nobody's secrets but what each part is given by name; no setting of another Temporal. */
+/** No secrets: each part is given its own by name. No settings of another Temporal, or of a test runner around this. */
 function siteEnvironment(home: Home): Record<string, string> {
   const own = Object.entries(process.env).filter(
     (entry): entry is [string, string] =>
-      entry[1] !== undefined && !/^(DATABASE_URL|TEMPORAL_.*|BERTH_SIGNING_KEY)$/.test(entry[0]),
+      entry[1] !== undefined && !/^(DATABASE_URL|TEMPORAL_.*|BERTH_SIGNING_KEY|NODE_OPTIONS|VITEST.*)$/.test(entry[0]),
   );
   return { ...Object.fromEntries(own), [siteMarker]: home.path };
 }

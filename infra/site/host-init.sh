@@ -35,6 +35,9 @@ mount -t tmpfs -o size=16k,mode=700 berth-hidden "$home"
 mount -t tmpfs -o mode=755 berth-run /run
 mkdir -p /run/lock /run/libvirt /run/rpcbind /run/ganesha /run/berth "$(dirname "$resolv")"
 [ -e "$resolv" ] || printf '%s\n' "$dns" > "$resolv"
+# A host that starts again has booted, though the machine has not.
+cat /proc/sys/kernel/random/uuid > /run/berth/boot_id
+mount --bind /run/berth/boot_id /proc/sys/kernel/random/boot_id
 
 : > /run/berth/made
 exec sleep infinity

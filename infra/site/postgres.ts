@@ -15,10 +15,10 @@ function programs(): string {
 }
 
 /**
- * PostgreSQL refuses to run as root. In a user namespace that maps root to another number it doesn't, needs no user on
+ * PostgreSQL refuses to run as root. In a user namespace that maps root to `nobody` it doesn't, needs no user on
  * the machine, and can read its programs wherever the checkout is.
  */
-const notAsRoot = ['unshare', '--user', '--map-user=70', '--map-group=70', '--'] as const;
+const notAsRoot = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
 
 const databaseName = 'berth';
 
@@ -38,53 +38,40 @@ async function ensureFiles(home: Home, password: string, env: Record<string, str
   renameSync(half, home.postgres);
 }
 
-/**
- * @returns the process, and the URL of its database once that can be used
- */
-export function startPostgres(
+/** @returns the process, and the URL of its database once that can be used */
+export async function startPostgres(
   home: Home,
   port: number,
   env: Record<string, string>,
   note: (text: string) => void,
-): { database: Promise<string>; stop: () => Promise<void>; child: Promise<Child> } {
-  const child = (async () => {
-    const password = keptSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
-    await ensureFiles(home, password, env);
-    // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
-    rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
-    const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];
-    return supervise(
-      {
-        name: 'postgres',
-        argv: [
-          ...notAsRoot,
-          'setpriv',
-          '--pdeathsig',
-          'KILL',
-          '--',
-          join(programs(), 'postgres'),
-          '-D',
-          home.postgres,
-          ...settings.flatMap((s) => ['-c', s]),
-        ],
-        env,
-        logFile: join(home.logs, 'postgres.log'),
-        isReady: () => answers(url(password, port, 'postgres')),
-        // Fast shutdown: sessions are ended, what was committed is written.
-        stopSignal: 'SIGINT',
-      },
-      note,
-    );
-  })();
-  const database = (async () => {
-    const { ready } = await child;
-    await ready;
-    const password = keptSecret(join(home.keys, 'postgres'), () => '');
-    await ensureDatabase(url(password, port, 'postgres'));
+): Promise<{ child: Child; database: Promise<string> }> {
+  const password = keptSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
+  await ensureFiles(home, password, env);
+  // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
+  rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
+  const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];
+  const server = [join(programs(), 'postgres'), '-D', home.postgres, ...settings.flatMap((setting) => ['-c', setting])];
+  const maintenance = url(password, port, 'postgres');
+  const child = supervise(
+    {
+      name: 'postgres',
+      // Entering a user namespace forgets what supervise() asked for.
+      argv: [...notAsRoot, 'setpriv', '--pdeathsig', 'KILL', '--', ...server],
+      env,
+      logFile: join(home.logs, 'postgres.log'),
+      isReady: () => answers(maintenance),
+      // Fast shutdown: sessions are ended, what was committed is written.
+      stopSignal: 'SIGINT',
+    },
+    note,
+  );
+  const database = child.ready.then(async () => {
+    await ensureDatabase(maintenance);
     return url(password, port, databaseName);
-  })();
+  });
+  // Whoever waits for it is told.
   database.catch(() => undefined);
-  return { child, database, stop: async () => (await child).stop() };
+  return { child, database };
 }
 
 const url = (password: string, port: number, database: string): string =>

@@ -1,0 +1,264 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openLedger } from '../../prisma/client.ts';
+import { applyMigrations } from '../../prisma/migrate.ts';
+import { type Ground, takeGround } from './ground.ts';
+import { type Host, hostName, startHost } from './host.ts';
+import { applyMachineRules, machineRules } from './network.ts';
+import { startPostgres } from './postgres.ts';
+import { isListening } from './processes.ts';
+import { keptSecret } from './secrets.ts';
+import { type KeyFiles, seedImage, seedOwners } from './seed.ts';
+import { type Child, type ChildSpec, supervise } from './supervise.ts';
+import { startTemporal } from './temporal.ts';
+import { until } from './until.ts';
+
+export interface SiteOptions {
+  /** The site's folder; it keeps all that must survive a restart. */
+  home: string;
+  hosts: number;
+  /** 0: any free one. */
+  apiPort: number;
+  /** Further settings (model/config.ts) for the API, the control worker and the host workers. */
+  settings?: Record<string, string>;
+  /** Told of each step, and of each process that dies and comes back. */
+  note: (text: string) => void;
+}
+
+/** What a user needs of a running site: the READY line. */
+export interface Ready extends KeyFiles {
+  api: string;
+  temporalUi: string;
+  /** There is no operators' page yet. */
+  console: null;
+}
+
+export interface Site {
+  ready: Ready;
+  /** host:port of Temporal's frontend. */
+  temporalAddress: string;
+  databaseUrl: string;
+  /** Health and metrics of the API. */
+  operatorsUrl: string;
+  hosts: readonly Host[];
+  /** `postgres`, `temporal`, `api`, `control`, or a host's: `host1/worker`, `host1/libvirtd`, … */
+  child: (name: string) => Child;
+  stop: () => Promise<void>;
+}
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entry)];
+
+/**
+ * Starts a whole site on this machine and returns once a task can run on it. What can start side by side does. When it
+ * throws, nothing is left.
+ */
+export async function startSite(options: SiteOptions): Promise<Site> {
+  const ground = await takeGround(options.home, options.note);
+  const running: Running = { children: new Map(), hosts: [] };
+  const stop = (): Promise<void> => stopAll(ground, running);
+  try {
+    return { ...(await startParts(options, ground, running)), hosts: running.hosts, child: (name) => find(running, name), stop };
+  } catch (error) {
+    await stop().catch((failure: unknown) => options.note(String(failure)));
+    throw error;
+  }
+}
+
+interface Running {
+  children: Map<string, Child>;
+  hosts: Host[];
+}
+
+interface Places {
+  temporal: { ip: string; port: number; uiPort: number; metricsPort: number };
+  postgres: number;
+  api: number;
+  operators: number;
+  control: number;
+}
+
+async function choosePorts(ground: Ground, options: SiteOptions): Promise<Places> {
+  const local = ['127.0.0.1'];
+  const { gateway } = ground.network;
+  return {
+    api: await ground.port('api', [...local, gateway], options.apiPort),
+    operators: await ground.port('operators', local),
+    postgres: await ground.port('postgres', local),
+    control: await ground.port('control-metrics', local),
+    temporal: {
+      ip: gateway,
+      port: await ground.port('temporal', [gateway]),
+      uiPort: await ground.port('temporal-ui', local),
+      metricsPort: await ground.port('temporal-metrics', ['0.0.0.0']),
+    },
+  };
+}
+
+async function startParts(
+  options: SiteOptions,
+  ground: Ground,
+  running: Running,
+): Promise<Omit<Site, 'stop' | 'child' | 'hosts'>> {
+  const { home, network } = ground;
+  const { note } = options;
+  const startedMs = Date.now();
+  const places = await choosePorts(ground, options);
+  await applyMachineRules(machineRules(home.tag, network, [places.temporal.port, places.api]));
+  note(`the hosts' network is ${network.cidr}`);
+
+  const settings = settingsOf(options, ground, places);
+  const temporal = startTemporal(home, places.temporal, ground.env, note);
+  running.children.set('temporal', temporal);
+  const databaseUrl = startDatabase(ground, places.postgres, running, note);
+  startHosts(options, ground, running, settings.host);
+  const standing = Promise.all([
+    temporal.ready.then(() => note('Temporal serves')),
+    ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
+  ]);
+  // Waited for below; until then a failure of theirs is nobody's.
+  standing.catch(() => undefined);
+
+  const database = await databaseUrl;
+  await applyMigrations(database);
+  note('PostgreSQL serves, and has the schema');
+  const ledger = openLedger(database, 2);
+  try {
+    const withLedger = { ...settings.control, DATABASE_URL: database };
+    startProcess(ground, running, 'api', withLedger, (pid) => isListening(pid, places.operators), note);
+    startProcess(ground, running, 'control', withLedger, (pid) => isListening(pid, places.control), note);
+    const keys = await seedOwners(ledger, home.keys);
+    const api = `http://127.0.0.1:${places.api}`;
+    await find(running, 'api').ready;
+    note('the API serves');
+    await Promise.all([
+      standing,
+      publishImage(ground, ledger, api, keys, note),
+      find(running, 'control').ready.then(() => note('the control worker runs')),
+      hostsArrived(ledger, running.hosts, startedMs).then(() => note('all hosts have registered')),
+    ]);
+    return {
+      ready: { api, temporalUi: `http://127.0.0.1:${places.temporal.uiPort}`, console: null, ...keys },
+      temporalAddress: settings.host.TEMPORAL_ADDRESS,
+      databaseUrl: database,
+      operatorsUrl: `http://127.0.0.1:${places.operators}`,
+    };
+  } finally {
+    await ledger.$disconnect();
+  }
+}
+
+/** DATABASE_URL wins where it is set: then no PostgreSQL is started. */
+async function startDatabase(ground: Ground, port: number, running: Running, note: (text: string) => void): Promise<string> {
+  const given = process.env.DATABASE_URL;
+  if (given !== undefined) return given;
+  const { child, database } = await startPostgres(ground.home, port, ground.env, note);
+  running.children.set('postgres', child);
+  return database;
+}
+
+function settingsOf(options: SiteOptions, ground: Ground, places: Places) {
+  const { network, home, cache } = ground;
+  const common = {
+    // Starting Node's own compiler anew for every process would cost each of them half a second.
+    NODE_COMPILE_CACHE: join(cache, 'node-compile'),
+    TEMPORAL_ADDRESS: `${network.gateway}:${places.temporal.port}`,
+    BERTH_TEMPORAL_UI: `http://127.0.0.1:${places.temporal.uiPort}`,
+    BERTH_REPOSITORY_URL: `http://${network.gateway}:${places.api}`,
+    ...options.settings,
+  };
+  return {
+    control: {
+      ...common,
+      BERTH_SIGNING_KEY: keptSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
+      BERTH_API_PORT: String(places.api),
+      BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
+      BERTH_OPERATORS_PORT: String(places.operators),
+      BERTH_REPOSITORY: home.repository,
+      BERTH_BUNDLE_FOLDER: join(cache, 'workflows'),
+      BERTH_METRICS_PORT: String(places.control),
+    },
+    host: {
+      ...common,
+      BERTH_HOSTS_CIDR: network.cidr,
+      BERTH_HOST_SHARE: (1 / options.hosts).toFixed(4),
+      BERTH_METRICS_PORT: '9464',
+    },
+  };
+}
+
+function startHosts(options: SiteOptions, ground: Ground, running: Running, settings: Record<string, string>): void {
+  const { home, network, cache, env } = ground;
+  for (let index = 1; index <= options.hosts; index += 1) {
+    const identity = { BERTH_HOST_ID: hostName(index), BERTH_HOST_ADDRESS: `${network.subnet}.${10 + index}` };
+    const worker = { argv: nodeArgv('workers/host.ts'), env: { ...env, ...settings, ...identity } };
+    const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
+    running.hosts.push(startHost({ ...place, env, worker, note: options.note }));
+  }
+}
+
+function startProcess(
+  ground: Ground,
+  running: Running,
+  name: 'api' | 'control',
+  env: Record<string, string>,
+  isReady: ChildSpec['isReady'],
+  note: (text: string) => void,
+): void {
+  const logFile = join(ground.home.logs, `${name}.log`);
+  const argv = nodeArgv(`workers/${name}.ts`);
+  running.children.set(name, supervise({ name, argv, env: { ...ground.env, ...env }, logFile, isReady, stopMs: 10_000 }, note));
+}
+
+async function publishImage(
+  ground: Ground,
+  ledger: ReturnType<typeof openLedger>,
+  api: string,
+  keys: KeyFiles,
+  note: (text: string) => void,
+): Promise<void> {
+  const folder = join(ground.cache, 'images', 'debian-12', 'current');
+  if (!existsSync(folder)) throw new Error(`There is no image at ${folder}: run npm run setup`);
+  const published = await seedImage(ledger, api, keys.operatorKeyFile, folder);
+  if (published !== null) note(`published the image ${published}`);
+}
+
+/** Every host of this run has told the ledger what it has. */
+async function hostsArrived(ledger: ReturnType<typeof openLedger>, hosts: readonly Host[], sinceMs: number): Promise<void> {
+  const id = { in: hosts.map((host) => host.id) };
+  await Promise.all(hosts.map((host) => host.ready));
+  await until(
+    'all hosts to have registered',
+    60_000,
+    async () => {
+      const up = await ledger.host.count({ where: { id, state: 'up', seenAt: { gte: new Date(sinceMs) } } });
+      return up === hosts.length;
+    },
+    50,
+  );
+}
+
+function find(running: Running, name: string): Child {
+  const [host, part] = name.split('/');
+  const child = part === undefined ? running.children.get(name) : running.hosts.find(({ id }) => id === host)?.child(part);
+  if (child === undefined) throw new Error(`The site has no process ${name}`);
+  return child;
+}
+
+/** Work first, then what it stands on; a part that can't be stopped doesn't keep the others from it. */
+async function stopAll(ground: Ground, running: Running): Promise<void> {
+  const stage = async (stops: (Promise<unknown> | undefined)[]): Promise<unknown[]> =>
+    (await Promise.allSettled(stops)).flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+  const failures = [
+    ...(await stage([
+      running.children.get('api')?.stop(),
+      running.children.get('control')?.stop(),
+      ...running.hosts.map((host) => host.stop()),
+    ])),
+    ...(await stage([running.children.get('temporal')?.stop(), running.children.get('postgres')?.stop()])),
+    ...(await stage([ground.release()])),
+  ];
+  if (failures.length > 0) throw new AggregateError(failures, 'The site did not stop in order');
+}

@@ -1,0 +1,47 @@
+import { once } from 'node:events';
+import { Client, Connection } from '@temporalio/client';
+import { createApp } from '../api/app.ts';
+import { startHousekeeping } from '../api/housekeeping.ts';
+import { openRepository } from '../api/repository.ts';
+import { close, serve } from '../api/serve.ts';
+import { openTaskWorkflows } from '../api/temporal.ts';
+import { readConfig } from '../model/config.ts';
+import { openLog } from '../model/log.ts';
+import { openLedger } from '../prisma/client.ts';
+import { applyMigrations } from '../prisma/migrate.ts';
+import { insist } from './insist.ts';
+
+/** The API: the public listeners, and the operators' with health and metrics. SIGTERM: answers what it began, ends. */
+const graceMs = 5000;
+const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
+const log = openLog('api', config.log.BERTH_LOG_LEVEL);
+const clock = () => Date.now();
+
+await insist('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
+const ledger = openLedger(config.ledger.DATABASE_URL);
+// Lazy: the API answers what it can while Temporal is away.
+const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+const repository = await openRepository({
+  root: config.api.BERTH_REPOSITORY,
+  ledger,
+  maxFileBytes: config.api.BERTH_MAX_FILE_BYTES,
+  quotaBytes: config.api.BERTH_QUOTA_BYTES,
+});
+const { app, operatorsApp } = createApp({ ledger, temporal: openTaskWorkflows(client), repository, config, log, clock });
+const housekeeping = startHousekeeping({ ledger, repository, log, clock });
+const listen = (addresses: string, port: number, handler: typeof app) =>
+  addresses.split(',').map((host) => serve(handler, { host: host.trim(), port }));
+const servers = await Promise.all([
+  ...listen(config.api.BERTH_API_LISTEN, config.api.BERTH_API_PORT, app),
+  ...listen(config.api.BERTH_OPERATORS_LISTEN, config.api.BERTH_OPERATORS_PORT, operatorsApp),
+]);
+log.info({ addresses: servers.map((server) => server.address()) }, 'the API listens');
+
+await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+await Promise.all(servers.map((server) => close(server, graceMs)));
+await housekeeping.stop();
+await connection.close();
+await ledger.$disconnect();
+log.info('the API has ended');
+process.exit(0);

@@ -1,0 +1,59 @@
+import { Client, WorkflowIdConflictPolicy } from '@temporalio/client';
+import { Worker } from '@temporalio/worker';
+import { guard } from '../activities/failure.ts';
+import { createLedgerActivities } from '../activities/ledger/index.ts';
+import { readConfig } from '../model/config.ts';
+import { openLog } from '../model/log.ts';
+import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
+import { openLedger } from '../prisma/client.ts';
+import { applyMigrations } from '../prisma/migrate.ts';
+import { insist } from './insist.ts';
+import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
+import { workflowBundle } from './workflow-bundle.ts';
+
+/**
+ * The control worker: all workflows, and the activities on the ledger. Any number of them share the queue `control`.
+ * SIGTERM: takes no new work, finishes its workflow tasks, ends.
+ */
+const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control'], process.env);
+const log = openLog('control', config.log.BERTH_LOG_LEVEL);
+const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.control;
+const sdkAddress = installRuntime(log, metricsPort);
+
+const [bundle, connection] = await Promise.all([
+  workflowBundle(config.control.BERTH_BUNDLE_FOLDER ?? null, log),
+  connectWorker(config.temporal.TEMPORAL_ADDRESS, log),
+  insist('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL)),
+]);
+const ledger = openLedger(config.ledger.DATABASE_URL);
+const { signing, control } = config;
+const worker = await Worker.create({
+  connection,
+  namespace: config.temporal.TEMPORAL_NAMESPACE,
+  taskQueue: controlQueue,
+  workflowBundle: bundle,
+  activities: guard(createLedgerActivities({ ledger, signing, control, clock: () => Date.now() })),
+  // A little more than the ledger's connections: the rest waits here instead of in the pool, where waits are short.
+  maxConcurrentLocalActivityExecutions: 16,
+  maxConcurrentActivityTaskExecutions: 16,
+  maxConcurrentWorkflowTaskExecutions: 40,
+  shutdownForceTime: '8s',
+});
+const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
+
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+const running = worker.run();
+void insist('starting the housekeeping', log, () =>
+  client.workflow.start(workflowType.housekeeping, {
+    workflowId: workflowId.housekeeping(),
+    taskQueue: controlQueue,
+    workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+  }),
+);
+log.info('the control worker runs');
+await running;
+metrics?.close();
+await ledger.$disconnect();
+await connection.close();
+log.info('the control worker has ended');
+process.exit(0);

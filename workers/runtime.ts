@@ -1,0 +1,55 @@
+import { createServer } from 'node:http';
+import { NativeConnection, Runtime } from '@temporalio/worker';
+import { collectDefaultMetrics, Registry } from 'prom-client';
+import type { Logger } from '../model/log.ts';
+import { insist } from './insist.ts';
+
+/**
+ * Sends the SDK's own log through ours, and lets it count for Prometheus. Must run before anything else of the SDK
+ * does. @returns the address at which the SDK serves its figures; null without a metrics port
+ */
+export function installRuntime(log: Logger, metricsPort: number): string | null {
+  // The SDK wants an address of its own for its figures; it isn't shown to anybody: see serveMetrics.
+  const address = metricsPort === 0 ? null : `127.0.0.1:${metricsPort + 1}`;
+  const say = (level: 'trace' | 'debug' | 'info' | 'warn' | 'error') => (message: string, meta?: object) =>
+    log[level](meta ?? {}, message);
+  Runtime.install({
+    logger: {
+      log: (level, message, meta) => say(level.toLowerCase() as 'info')(message, meta),
+      trace: say('trace'),
+      debug: say('debug'),
+      info: say('info'),
+      warn: say('warn'),
+      error: say('error'),
+    },
+    telemetryOptions: address === null ? {} : { metrics: { prometheus: { bindAddress: address, countersTotalSuffix: true } } },
+  });
+  return address;
+}
+
+/** GET /metrics: this process's figures and, after them, the SDK's (temporal_…). */
+export function serveMetrics(listen: string, port: number, sdkAddress: string, log: Logger): { close: () => void } {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const server = createServer(async (request, response) => {
+    if (request.url !== '/metrics') return response.writeHead(404).end();
+    try {
+      const sdk = await fetch(`http://${sdkAddress}/metrics`, { signal: AbortSignal.timeout(2000) });
+      const text = `${await registry.metrics()}${await sdk.text()}`;
+      response.writeHead(200, { 'content-type': registry.contentType }).end(text);
+    } catch (error) {
+      log.warn({ err: error }, 'the metrics could not be collected');
+      response.writeHead(503).end();
+    }
+  });
+  server.headersTimeout = 5000;
+  server.requestTimeout = 10_000;
+  server.on('error', (error) => log.error({ err: error, listen, port }, 'metrics are not served'));
+  server.listen(port, listen);
+  server.unref();
+  return { close: () => server.close() };
+}
+
+export function connectWorker(address: string, log: Logger): Promise<NativeConnection> {
+  return insist(`connecting to Temporal at ${address}`, log, () => NativeConnection.connect({ address }));
+}
