@@ -37,9 +37,10 @@ const jsonLimit = '4mb';
 const healthDeadlineMs = 2_000;
 
 /** One id a request, in the answer, in every log line and in a problem: the caller's own, where it is one. */
-function requestLog(log: Logger): RequestHandler {
+function requestLog(log: Logger, eachRequest: boolean): RequestHandler {
   return pinoHttp({
     logger: log,
+    autoLogging: eachRequest,
     genReqId: (req, res) => {
       const given = req.headers['x-request-id'];
       const id = typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
@@ -128,12 +129,12 @@ function mount(app: Express, operations: Operation[], gates: Gates): void {
   }
 }
 
-function bareApp(log: Logger): Express {
+function bareApp(log: Logger, eachRequest: boolean): Express {
   const app = express();
   app.disable('x-powered-by').disable('etag');
   app.enable('strict routing').enable('case sensitive routing');
   app.set('query parser', 'simple');
-  app.use(requestLog(log), secure);
+  app.use(requestLog(log, eachRequest), secure);
   return app;
 }
 
@@ -146,7 +147,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   const operations = [taskRoutes, fileRoutes, vmRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
 
-  const app = bareApp(log);
+  const app = bareApp(log, true);
   app.use(metrics.observe);
   app.get('/openapi.json', nameRoute('/openapi.json'), (_req, res) => {
     res.json(document);
@@ -158,7 +159,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   });
   app.use(notFound, answerWithProblem);
 
-  const operatorsApp = bareApp(log.child({}, { level: 'warn' }));
+  const operatorsApp = bareApp(log, false);
   operatorsApp.get('/healthz', async (_req, res) => {
     const health = await checkHealth(
       {
