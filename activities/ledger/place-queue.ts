@@ -54,6 +54,7 @@ export interface Pass {
   hosts: number;
 }
 
+/** A task that waits has all its VMs pending; one whose VMs were released already is on its way to its end. */
 async function readWaiting(tx: Transaction): Promise<Waiting> {
   const rows = await tx.$queryRaw<Waiting[]>`
     SELECT
@@ -70,7 +71,7 @@ async function readWaiting(tx: Transaction): Promise<Waiting> {
       JOIN LATERAL (
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
           jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
-        FROM "Vm" WHERE "taskId" = t.id HAVING count(*) > 0) v ON true) AS queue,
+        FROM "Vm" WHERE "taskId" = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
       (SELECT jsonb_agg(id) FROM "Task"
        WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL) AS placed`;
   return rows[0]!;

@@ -243,6 +243,13 @@ describe('the queue', () => {
     expect((await reserve(task)).placed).toBe(false);
   });
 
+  it('leaves a task alone whose VMs were released before its end is written', async () => {
+    const task = await accept(fixture, owner);
+    const next = await accept(fixture, owner);
+    await release(task);
+    expect(await arrive('a', 2)).toEqual([next]);
+  });
+
   it('says so when an owner’s network is full', async () => {
     const narrow = fixture.activitiesWith({ BERTH_GUEST_SUPERNET: '10.200.0.0/22' });
     await arrive('a', 4);

@@ -1,0 +1,361 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { TaskOutcome } from '../../activities/ledger/contract.ts';
+import { TaskEndedData, taskEventData } from '../../model/events.ts';
+import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
+
+const fixture = useLedger();
+let owner: string;
+
+beforeEach(async () => {
+  await empty(fixture);
+  owner = await addOwner(fixture);
+  await addImage(fixture);
+  await fixture.activities.hostArrived(hostFacts('a', roomy));
+});
+
+const at = (second: number) => new Date(Date.parse('2026-11-21T12:00:00Z') + second * 1000).toISOString();
+const timeline = [{ step: 'stageIn', startedAt: at(0), endedAt: at(1) }];
+
+function outcome(more: Partial<TaskOutcome> = {}): TaskOutcome {
+  return { state: 'succeeded', exitCode: 0, error: null, outputs: [], bytesIn: 0, bytesOut: 0, vms: [], timeline, ...more };
+}
+
+async function placed(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vms: VmSpec[] }> {
+  const task = await accept(fixture, owner, spec);
+  const placement = await fixture.activities.reserveTask(task);
+  if (!placement.placed) throw new Error('not placed');
+  return { task, vms: placement.vms };
+}
+
+async function advance(task: TaskId, to: TaskState): Promise<void> {
+  const { advanceTask } = fixture.activities;
+  await advanceTask(task, 'stagingIn', timeline);
+  if (to === 'stagingIn') return;
+  await advanceTask(task, 'starting', timeline, 'creating');
+  if (to === 'starting') return;
+  await advanceTask(task, 'running', timeline, 'running');
+  if (to === 'running') return;
+  await advanceTask(task, 'stagingOut', timeline);
+}
+
+const row = (task: TaskId) =>
+  fixture.ledger.task.findUniqueOrThrow({ where: { id: task }, include: { vms: { orderBy: { node: 'asc' } }, lease: true } });
+const events = async (task: TaskId) =>
+  (await fixture.ledger.event.findMany({ where: { subject: task }, orderBy: { seq: 'asc' } })).map((event) =>
+    event.type.replace('berth.task.', ''),
+  );
+
+/** All that outsiders can see, to compare before and after a repeat. */
+async function everything(): Promise<unknown> {
+  const tables = ['Task', 'Vm', 'Lease', 'Host', 'HostImage', 'Event', 'File', 'Network'];
+  return Promise.all(tables.map((table) => fixture.sql(`SELECT to_jsonb(t) AS row FROM "${table}" t ORDER BY 1`)));
+}
+
+describe('a task that succeeds', () => {
+  it('writes its facts as events, each once, in their order and in their shape', async () => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    await fixture.activities.finishTask(task, outcome());
+    expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
+    for (const event of await fixture.ledger.event.findMany({ where: { subject: task } })) {
+      expect(event.id).toBe(`${task}/${event.type}`);
+      expect(taskEventData[event.type as keyof typeof taskEventData].parse(event.data)).toEqual(event.data);
+    }
+  });
+
+  it('is billed for what its VMs took while they existed', async () => {
+    const { task, vms } = await placed({ nodes: 3, resources: { vcpus: 2, memoryMiB: 512, diskMiB: 100 } });
+    await advance(task, 'stagingOut');
+    const times = [
+      { startedAt: at(0), endedAt: at(10.5) },
+      { startedAt: at(1), endedAt: at(2.25) },
+      { startedAt: null, endedAt: null },
+    ];
+    await fixture.activities.finishTask(
+      task,
+      outcome({ bytesIn: 123, bytesOut: 45, vms: vms.map((vm, i) => ({ id: vm.id, ...(times[i] as (typeof times)[number]) })) }),
+    );
+    const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.succeeded` } });
+    const data = TaskEndedData.parse(event.data);
+    expect(data).toMatchObject({
+      task,
+      owner,
+      state: 'succeeded',
+      exitCode: 0,
+      bytesIn: 123,
+      bytesOut: 45,
+      vcpuSeconds: 23.5,
+      memoryMiBSeconds: 6016,
+    });
+    expect(data.usage).toEqual([
+      {
+        vm: vms[0]?.id,
+        host: 'a',
+        provider: 'site',
+        vcpus: 2,
+        memoryMiB: 512,
+        ...times[0],
+        vcpuSeconds: 21,
+        memoryMiBSeconds: 5376,
+      },
+      {
+        vm: vms[1]?.id,
+        host: 'a',
+        provider: 'site',
+        vcpus: 2,
+        memoryMiB: 512,
+        ...times[1],
+        vcpuSeconds: 2.5,
+        memoryMiBSeconds: 640,
+      },
+    ]);
+    const after = await row(task);
+    expect(after.vms.map((vm) => vm.startedAt?.toISOString())).toEqual([at(0), at(1), after.startedAt?.toISOString()]);
+    expect(after.lease.endedAt).toEqual(after.finishedAt);
+  });
+
+  it('keeps the outputs that it names and discards the others', async () => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    const file = (id: string, taskId: string | null) =>
+      fixture.ledger.file.create({
+        data: {
+          id,
+          ownerId: owner,
+          name: id,
+          state: 'ready',
+          sizeBytes: 5n,
+          sha256: hex64,
+          taskId,
+          node: taskId === null ? null : 0,
+        },
+      });
+    await file('file_kept', task);
+    await file('file_left', task);
+    await file('file_mine', null);
+    await fixture.activities.finishTask(
+      task,
+      outcome({ outputs: [{ path: 'out/count', node: 0, file: 'file_kept', sizeBytes: 5, sha256: hex64 }] }),
+    );
+    expect((await fixture.ledger.file.findMany({ orderBy: { id: 'asc' } })).map((kept) => kept.id)).toEqual([
+      'file_kept',
+      'file_mine',
+    ]);
+    expect((await fixture.ledger.owner.findUniqueOrThrow({ where: { id: owner } })).usedBytes).toBe(10n);
+    expect((await row(task)).outputs).toEqual([{ path: 'out/count', node: 0, file: 'file_kept', sizeBytes: 5, sha256: hex64 }]);
+  });
+});
+
+/** An answer, but for the expiry and signature of its URLs. */
+const withoutRights = (answer: unknown) => JSON.stringify(answer ?? null).replaceAll(/\?expires=[^"]*/g, '');
+
+describe('each step', () => {
+  it('may be repeated', async () => {
+    const { activities } = fixture;
+    const task = await accept(fixture, owner, { nodes: 2 });
+    const vmIds = (await activities.loadTask(task)).vmIds;
+    const file = {
+      id: 'file_left',
+      ownerId: owner,
+      name: 'f',
+      state: 'ready' as const,
+      sizeBytes: 5n,
+      sha256: hex64,
+      taskId: task,
+      node: 0,
+    };
+    await fixture.ledger.file.create({ data: file });
+    const end = outcome({ vms: vmIds.map((id) => ({ id, startedAt: at(0), endedAt: at(2) })) });
+    const steps: (() => Promise<unknown>)[] = [
+      () => activities.loadTask(task),
+      () => activities.reserveTask(task),
+      () => activities.advanceTask(task, 'stagingIn', timeline),
+      () => activities.requeueTask(task),
+      () => activities.reserveTask(task),
+      () => activities.advanceTask(task, 'stagingIn', timeline),
+      () => activities.taskOrders(task, vmIds[0] as VmId),
+      () => activities.advanceTask(task, 'starting', timeline, 'creating'),
+      () => activities.advanceTask(task, 'running', timeline, 'running'),
+      () => activities.hostSilent('a' as HostId),
+      () => activities.advanceTask(task, 'stagingOut', timeline, 'removing'),
+      () => activities.setVmState(vmIds[0] as VmId, 'stuck', { code: 'ambiguous', message: 'why' }),
+      () => activities.finishTask(task, end),
+      () => activities.releaseVms(vmIds),
+      () => activities.sweep(),
+    ];
+    for (const step of steps) {
+      const first = await step();
+      const before = await everything();
+      // The clock went on between an attempt and its repeat: nothing that was written may move with it.
+      fixture.now += 60_000;
+      const second = await step();
+      expect(await everything()).toEqual(before);
+      expect(withoutRights(second)).toBe(withoutRights(first));
+    }
+    expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
+    expect((await usage(fixture)).map((host) => host.said)).toEqual([[0, 0, 0]]);
+    expect((await row(task)).vms.map((vm) => [vm.state, vm.generation])).toEqual([
+      ['removed', 2],
+      ['removed', 2],
+    ]);
+  });
+
+  it('may run many times at once', async () => {
+    const { task, vms } = await placed();
+    const ids = vms.map((vm) => vm.id);
+    const at10 = <T>(act: () => Promise<T>) => Promise.all(Array.from({ length: 10 }, act));
+    await at10(() => fixture.activities.reserveTask(task));
+    await at10(() => fixture.activities.advanceTask(task, 'stagingIn', timeline));
+    await at10(() => fixture.activities.advanceTask(task, 'starting', timeline, 'creating'));
+    await at10(() => fixture.activities.advanceTask(task, 'running', timeline, 'running'));
+    await at10(() => fixture.activities.advanceTask(task, 'stagingOut', timeline, 'removing'));
+    await at10(() => fixture.activities.finishTask(task, outcome()));
+    await at10(() => fixture.activities.releaseVms(ids));
+    expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
+    expect((await row(task)).vms[0]).toMatchObject({ state: 'removed', generation: 1 });
+  });
+
+  it('refuses what is not there', async () => {
+    const none = 'task_none' as TaskId;
+    const { activities } = fixture;
+    for (const act of [
+      () => activities.loadTask(none),
+      () => activities.reserveTask(none),
+      () => activities.requeueTask(none),
+      () => activities.advanceTask(none, 'running', []),
+      () => activities.finishTask(none, outcome()),
+      () => activities.taskOrders(none, 'vm_none' as VmId),
+      () => activities.setVmState('vm_none' as VmId, 'running'),
+      () => activities.hostSilent('none' as HostId),
+      () => activities.imageCached('a' as HostId, 'image_none'),
+    ])
+      expect(await failure(act())).toMatchObject({ code: 'not-found' });
+  });
+});
+
+describe('advanceTask', () => {
+  it('refuses a move that is not legal, and leaves all as it was', async () => {
+    const { task } = await placed();
+    const before = await everything();
+    expect(await failure(fixture.activities.advanceTask(task, 'running', timeline, 'running'))).toMatchObject({
+      code: 'conflict',
+    });
+    expect(await everything()).toEqual(before);
+  });
+
+  it('moves only the VMs that can go there', async () => {
+    const { task, vms } = await placed({ nodes: 2 });
+    await advance(task, 'starting');
+    await fixture.activities.setVmState(vms[1]?.id as VmId, 'stuck', { code: 'boot-failed', message: 'no answer' });
+    await fixture.activities.advanceTask(task, 'starting', timeline, 'removing');
+    await fixture.activities.setVmState(vms[1]?.id as VmId, 'stuck', { code: 'ambiguous', message: 'still there' });
+    expect((await row(task)).vms.map((vm) => [vm.state, vm.problem])).toEqual([
+      ['removing', null],
+      ['stuck', { code: 'ambiguous', message: 'still there' }],
+    ]);
+    // Stuck is no state of rest: an operator's repair takes it out again.
+    await fixture.activities.setVmState(vms[1]?.id as VmId, 'removing');
+    expect((await row(task)).vms[1]?.problem).toBeNull();
+  });
+
+  it.each(terminalTaskStates)('leaves a task alone that has %s', async (state) => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    await fixture.activities.finishTask(task, outcome({ state }));
+    const before = await everything();
+    await fixture.activities.advanceTask(task, 'running', [], 'running');
+    expect(await everything()).toEqual(before);
+  });
+});
+
+describe('requeueTask', () => {
+  it('gives back the place and keeps the age', async () => {
+    const { task, vms } = await placed({ resources: { ...roomy } });
+    const waiting = await accept(fixture, owner);
+    await fixture.activities.advanceTask(task, 'stagingIn', timeline);
+    await fixture.activities.hostSilent('a' as HostId);
+    expect(await fixture.activities.requeueTask(task)).toEqual([]);
+    expect(await row(task)).toMatchObject({
+      state: 'queued',
+      placedAt: null,
+      lease: { startedAt: null },
+      vms: [{ state: 'pending' }],
+    });
+    expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
+    // The oldest still comes first, and a host of yesterday's generation is told apart.
+    expect(await fixture.activities.hostArrived(hostFacts('b', roomy))).toEqual([task]);
+    const again = await fixture.activities.reserveTask(task);
+    expect(again).toMatchObject({ placed: true, vms: [{ id: vms[0]?.id, host: 'b', generation: 2 }] });
+    expect((await fixture.activities.reserveTask(waiting)).placed).toBe(false);
+  });
+
+  it('refuses a task whose VMs were created', async () => {
+    const { task } = await placed();
+    await advance(task, 'starting');
+    expect(await failure(fixture.activities.requeueTask(task))).toMatchObject({ code: 'conflict' });
+    expect((await row(task)).state).toBe('starting');
+  });
+});
+
+describe('finishTask', () => {
+  it('ends a task that was never placed', async () => {
+    const task = await accept(fixture, owner, { resources: { ...roomy, vcpus: 8 } });
+    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }));
+    expect(await row(task)).toMatchObject({ state: 'cancelled', vms: [{ state: 'removed', hostId: null }] });
+    const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.cancelled` } });
+    expect(event.data).toMatchObject({ usage: [], vcpuSeconds: 0, startedAt: null });
+  });
+
+  it('frees what a pass gave a task that had stopped waiting', async () => {
+    const { task } = await placed();
+    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }));
+    expect((await row(task)).vms[0]?.state).toBe('removed');
+    expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
+  });
+
+  it('leaves a stuck VM what it takes', async () => {
+    const { task, vms } = await placed();
+    await advance(task, 'running');
+    await fixture.activities.setVmState(vms[0]?.id as VmId, 'stuck', { code: 'ambiguous', message: 'why' });
+    const error = { code: 'vm-lost' as const, message: 'it disappeared' };
+    await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: null, error }));
+    expect(await row(task)).toMatchObject({ state: 'failed', error, vms: [{ state: 'stuck' }] });
+    expect((await usage(fixture))[0]?.said[0]).toBe(1);
+    await fixture.activities.releaseVms([vms[0]?.id as VmId]);
+    expect((await usage(fixture))[0]?.said[0]).toBe(0);
+  });
+
+  it('knows one end: another one is refused', async () => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    await fixture.activities.finishTask(task, outcome());
+    const other = fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 1 }));
+    expect(await failure(other)).toMatchObject({ code: 'conflict' });
+    expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
+  });
+
+  it('writes nothing when its event cannot be written', async () => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    await fixture.sql(`ALTER TABLE "Event" ADD CONSTRAINT "no_end" CHECK (type <> 'berth.task.succeeded') NOT VALID`);
+    const before = await everything();
+    await failure(fixture.activities.finishTask(task, outcome()));
+    expect(await everything()).toEqual(before);
+    await fixture.sql('ALTER TABLE "Event" DROP CONSTRAINT "no_end"');
+    await fixture.activities.finishTask(task, outcome());
+    expect((await row(task)).state).toBe('succeeded');
+  });
+
+  it.each(taskStates.filter((state) => !(terminalTaskStates as readonly string[]).includes(state)))(
+    'can fail from %s',
+    async (state) => {
+      const { task } = await placed();
+      if (state !== 'queued') await advance(task, state);
+      await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 3 }));
+      expect(await row(task)).toMatchObject({ state: 'failed', exitCode: 3 });
+    },
+  );
+});
