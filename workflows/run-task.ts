@@ -167,8 +167,9 @@ async function release(run: TaskRun, vms: VmId[]): Promise<void> {
 
 /** Starts the removals and gives them time. Whoever is still in `open` then is marked stuck, and goes on being removed. */
 async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Promise<void>[]> {
-  const { progress, task, state } = run;
-  await recorded(run, 'the removal', (ledger) => ledger.advanceTask(task.id, state, progress.timeline, 'removing'));
+  const { progress } = run;
+  const removing = ({ vm }: Node) => recorded(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
+  await Promise.all(nodes.map(removing));
   const labels = nodes.map((node) => node.label);
   return progress.during('destroy', labels, async (done) => {
     const removals = nodes.map(async (node) => {

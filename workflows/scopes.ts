@@ -32,18 +32,20 @@ export async function within<T>(ms: number, expired: () => Error, act: () => Pro
   const scope = new CancellationScope();
   const clock = new CancellationScope();
   let late = false;
-  const alarm = clock.run(async () => {
-    await sleep(ms);
-    late = true;
-    scope.cancel();
-  });
+  const alarm = clock
+    .run(async () => {
+      await sleep(ms);
+      late = true;
+      scope.cancel();
+    })
+    .catch(onlyCancellation);
   try {
     return await scope.run(act);
   } catch (error) {
     throw late && !outer.consideredCancelled ? expired() : error;
   } finally {
     clock.cancel();
-    await alarm.catch(onlyCancellation);
+    await alarm;
   }
 }
 

@@ -1,0 +1,258 @@
+import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import type { Client, WorkflowHandle } from '@temporalio/client';
+import {
+  bundleWorkflowCode,
+  DefaultLogger,
+  NativeConnection,
+  Runtime,
+  Worker,
+  type WorkflowBundleWithSourceMap,
+} from '@temporalio/worker';
+import { guard } from '../../activities/failure.ts';
+import { createHostActivities } from '../../activities/host/index.ts';
+import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
+import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
+import { readConfig } from '../../model/config.ts';
+import { type HostId, newId, type TaskId } from '../../model/ids.ts';
+import type { TerminalTaskState } from '../../model/states.ts';
+import { TaskSpec } from '../../model/task.ts';
+import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { acceptTask } from '../../prisma/accept-task.ts';
+import { type Ledger, openLedger } from '../../prisma/client.ts';
+import { startPostgres } from '../services/postgres.ts';
+import { startTemporal } from '../services/temporal.ts';
+import { Faults } from './faults.ts';
+
+/** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
+export const pace = 0.2;
+
+/** A signed URL differs each time; here it leads to the same bytes by its path. */
+class SourcesByPath extends Map<string, Buffer> {
+  override get(url: string): Buffer | undefined {
+    return super.get(new URL(url).pathname);
+  }
+}
+
+export interface FakeSiteOptions {
+  hosts?: number;
+  capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
+  run?: (env: Record<string, string>, command: string[]) => FakeRun;
+}
+
+/** A whole site but for its machines: Temporal, PostgreSQL, the control worker and host workers over strict fakes. */
+export class FakeSite {
+  readonly client: Client;
+  readonly namespace: string;
+  readonly address: string;
+  readonly databaseUrl: string;
+  readonly ledger: Ledger;
+  readonly hosts: FakeHost[];
+  readonly faults: Faults;
+  readonly owner: string;
+  readonly repository: FakeRepository;
+  readonly #workers = new Map<string, { worker: Worker; done: Promise<void> }>();
+  readonly #connection: NativeConnection;
+  readonly #ends: (() => Promise<unknown>)[];
+
+  constructor(
+    parts: Pick<
+      FakeSite,
+      'client' | 'namespace' | 'address' | 'databaseUrl' | 'ledger' | 'hosts' | 'faults' | 'owner' | 'repository'
+    >,
+    connection: NativeConnection,
+    ends: (() => Promise<unknown>)[],
+  ) {
+    this.client = parts.client;
+    this.namespace = parts.namespace;
+    this.address = parts.address;
+    this.databaseUrl = parts.databaseUrl;
+    this.ledger = parts.ledger;
+    this.hosts = parts.hosts;
+    this.faults = parts.faults;
+    this.owner = parts.owner;
+    this.repository = parts.repository;
+    this.#connection = connection;
+    this.#ends = ends;
+  }
+
+  async startControl(): Promise<void> {
+    const activities = createLedgerActivities({ ledger: this.ledger, ...ledgerConfig(), clock: Date.now });
+    await this.#start('control', {
+      taskQueue: controlQueue,
+      workflowBundle: await bundle(),
+      activities: this.faults.wrap(guard(activities)),
+    });
+  }
+
+  /** A host's worker starts, and says so. */
+  async startHost(host: FakeHost): Promise<void> {
+    const activities = createHostActivities(host.ports);
+    await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(guard(activities)) });
+    await this.client.workflow.signalWithStart(workflowType.host, {
+      taskQueue: controlQueue,
+      workflowId: workflowId.host(host.id),
+      args: [host.id, pace],
+      signal: signalName.arrived,
+      signalArgs: [await factsOf(host)],
+    });
+    await this.until(
+      `${host.id} is up`,
+      async () => (await this.ledger.host.findUnique({ where: { id: host.id } }))?.state === 'up',
+    );
+  }
+
+  async stopWorker(name: 'control' | HostId): Promise<void> {
+    const entry = this.#workers.get(name);
+    if (entry === undefined) throw new Error(`there is no worker ${name}`);
+    this.#workers.delete(name);
+    entry.worker.shutdown();
+    await entry.done;
+  }
+
+  async #start(name: string, options: Partial<Parameters<typeof Worker.create>[0]> & { taskQueue: string }): Promise<void> {
+    const worker = await Worker.create({
+      connection: this.#connection,
+      namespace: this.namespace,
+      maxHeartbeatThrottleInterval: '250ms',
+      maxConcurrentActivityTaskExecutions: 300,
+      shutdownForceTime: '5s',
+      ...options,
+    });
+    this.#workers.set(name, { worker, done: worker.run() });
+  }
+
+  /** Accepts a task as the API does, with an image of its own, so that each has to be fetched. */
+  async accept(order: Record<string, unknown> = {}): Promise<TaskId> {
+    const image = await this.#publishImage();
+    const spec = TaskSpec.parse({ image, command: ['work'], outputs: ['out/*'], ...order });
+    return this.ledger.$transaction((tx) => acceptTask(tx, { owner: this.owner, spec, nowMs: Date.now() }));
+  }
+
+  async start(id: TaskId): Promise<WorkflowHandle> {
+    return this.client.workflow.start(workflowType.task, {
+      taskQueue: controlQueue,
+      workflowId: workflowId.task(id),
+      args: [id, pace],
+    });
+  }
+
+  async submit(order: Record<string, unknown> = {}): Promise<TaskId> {
+    const id = await this.accept(order);
+    await this.start(id);
+    return id;
+  }
+
+  async ended(id: TaskId): Promise<TerminalTaskState> {
+    return (await this.client.workflow.getHandle(workflowId.task(id)).result()) as TerminalTaskState;
+  }
+
+  async cancel(id: TaskId): Promise<void> {
+    await this.ledger.task.update({ where: { id }, data: { cancelRequestedAt: new Date() } });
+    await this.client.workflow.getHandle(workflowId.task(id)).cancel();
+  }
+
+  async detailsOf(workflow: string): Promise<string> {
+    const metadata = await this.client.workflow
+      .getHandle(workflow)
+      .query<{ currentDetails?: string }>('__temporal_workflow_metadata');
+    return metadata.currentDetails ?? '';
+  }
+
+  async until(what: string, met: () => Promise<boolean>, deadlineMs = 30_000): Promise<void> {
+    for (const end = Date.now() + deadlineMs; !(await met()); await new Promise((resolve) => setTimeout(resolve, 20)))
+      if (Date.now() > end) throw new Error(`after ${deadlineMs} ms it is still not so that ${what}`);
+  }
+
+  async #publishImage(): Promise<string> {
+    const id = newId('image');
+    const part = (name: string) => {
+      const content = Buffer.from(`${name} of ${id}`);
+      const file = newId('file');
+      this.repository.sources.set(`/internal/files/${file}`, content);
+      return { file, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+    };
+    const parts = { disk: part('disk'), kernel: part('kernel'), initrd: part('initrd') };
+    await this.ledger.image.create({
+      data: {
+        id,
+        name: id,
+        digest: id,
+        state: 'ready',
+        recipe: {},
+        virtualMiB: 64,
+        cmdline: 'root=/dev/vda',
+        sizeBytes: 100n,
+        parts,
+      },
+    });
+    return id;
+  }
+
+  async stop(): Promise<void> {
+    const workers = [...this.#workers.values()];
+    for (const { worker } of workers) worker.shutdown();
+    await Promise.allSettled(workers.map(({ done }) => done));
+    for (const end of this.#ends) await end();
+  }
+}
+
+export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeSite> {
+  installQuietRuntime();
+  const [database, temporal] = await Promise.all([startPostgres(), startTemporal()]);
+  const ledger = openLedger(database.url);
+  const owner = newId('owner');
+  await ledger.owner.create({ data: { id: owner, name: owner } });
+  const repository: FakeRepository = { ...createFakeRepository(), sources: new SourcesByPath() };
+  const capacity = options.capacity ?? { vcpus: 64, memoryMiB: 65_536, diskMiB: 262_144 };
+  const hosts = Array.from({ length: options.hosts ?? 3 }, (_, index) =>
+    createFakeHost({
+      id: `host-${index + 1}`,
+      repository,
+      capacity,
+      ...(options.run === undefined ? {} : { run: (job) => options.run!(job.env, job.argv) }),
+    }),
+  );
+  const connection = await NativeConnection.connect({ address: temporal.address });
+  const { client, namespace, address } = temporal;
+  const faults = new Faults((id) => client.workflow.getHandle(id).cancel());
+  const site = new FakeSite(
+    { client, namespace, address, databaseUrl: database.url, ledger, hosts, faults, owner, repository },
+    connection,
+    [() => connection.close(), () => ledger.$disconnect(), () => database.stop(), () => temporal.stop()],
+  );
+  await site.startControl();
+  await Promise.all(hosts.map((host) => site.startHost(host)));
+  return site;
+}
+
+async function factsOf(host: FakeHost) {
+  const facts = await host.ports.probe.measure();
+  const images = await host.ports.images.list();
+  // The fakes all say the same address, and a site's hosts have one each.
+  return { ...facts, hostId: host.id, address: `10.77.0.${host.id.split('-')[1]}`, images };
+}
+
+export function ledgerConfig() {
+  return readConfig(['signing', 'control'], {
+    BERTH_SIGNING_KEY: 'k'.repeat(32),
+    BERTH_REPOSITORY_URL: 'http://repository.test',
+  });
+}
+
+let bundled: Promise<WorkflowBundleWithSourceMap> | undefined;
+
+/** The workflows as a control worker runs them, bundled once a test file. */
+export function bundle(): Promise<WorkflowBundleWithSourceMap> {
+  bundled ??= bundleWorkflowCode({
+    workflowsPath: fileURLToPath(new URL('../../workflows/index.ts', import.meta.url)),
+    logger: new DefaultLogger('ERROR'),
+  });
+  return bundled;
+}
+
+/** What these tests do to activities would fill the screen with warnings. */
+function installQuietRuntime(): void {
+  Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { forward: {}, filter: 'ERROR' } } });
+}
