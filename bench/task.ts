@@ -1,0 +1,124 @@
+import { randomBytes } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { run } from '../drivers/process.ts';
+import { inside } from '../infra/site/host.ts';
+import type { TaskAnswer } from '../test/site/client.ts';
+import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
+import { median, printLine, say } from './line.ts';
+import type { BenchOptions } from './main.ts';
+
+const inputBytes = 10 * 10 ** 6;
+const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
+const command = ['sh', '-c', 'mkdir -p out && sha256sum in/data >out/sum'];
+
+/**
+ * `task.overhead`: a small task with 10 MB of input on a warm site, against bench/bare-task.sh, which issues the same
+ * commands on the same host with no orchestration. In turn, so that both see the same machine; less the boot, in both.
+ */
+export async function benchTask({ runs }: BenchOptions): Promise<void> {
+  const count = Math.max(runs ?? 9, 3);
+  const test = await openSite(1);
+  try {
+    const file = await test.client.upload('data', randomBytes(inputBytes));
+    // Keeps the owner's network on the host, and shows what a domain of ours looks like.
+    const idle = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600 });
+    const holder = await test.client.until(idle.id, ['running']);
+    const bare = await prepareBare(test, holder, file);
+    const ours: Timing[] = [];
+    const theirs: Timing[] = [];
+    for (let round = -1; round < count; round += 1) {
+      const pair = [await oneTask(test, file), await bare()] as const;
+      say(
+        `run ${round + 1}: task ${pair[0].total - pair[0].boot} ms, bare ${pair[1].total - pair[1].boot} ms without boot${round < 0 ? ' (warm-up)' : ''}`,
+      );
+      if (round < 0) continue;
+      ours.push(pair[0]);
+      theirs.push(pair[1]);
+    }
+    const withoutBoot = (timings: Timing[]) => median(timings.map(({ total, boot }) => total - boot)) / 1000;
+    printLine('task.overhead', withoutBoot(ours), 's', withoutBoot(theirs), {
+      runs: count,
+      boot: { value: median(ours.map(({ boot }) => boot)) / 1000, baseline: median(theirs.map(({ boot }) => boot)) / 1000 },
+      steps: medians(ours),
+      baselineSteps: medians(theirs),
+    });
+  } finally {
+    await test.stop();
+  }
+}
+
+/** Milliseconds. */
+interface Timing {
+  total: number;
+  boot: number;
+  steps: Record<string, number>;
+}
+
+async function oneTask(test: TestSite, file: string): Promise<Timing> {
+  const began = performance.now();
+  const { id } = await test.client.submit({ ...spec, command, inputs: [{ path: 'in/data', file }], outputs: ['out/sum'] });
+  const task = await followed(test, id);
+  const total = Math.round(performance.now() - began);
+  if (task.state !== 'succeeded') throw new Error(`${id} is ${task.state}: ${JSON.stringify(task.error)}`);
+  const steps: Record<string, number> = {};
+  for (const { step, startedAt, endedAt } of task.timeline)
+    steps[step] = (steps[step] ?? 0) + Date.parse(endedAt!) - Date.parse(startedAt);
+  return { total, boot: steps.boot!, steps };
+}
+
+/** The log's end is the task's end: it is told at once, and nothing has to be asked again and again. */
+async function followed(test: TestSite, id: string): Promise<TaskAnswer> {
+  await test.client.call('GET', `/v1/tasks/${id}/log?follow=1`);
+  return test.client.over(id);
+}
+
+async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Promise<() => Promise<Timing>> {
+  const host = test.site.hosts[0]!;
+  const vm = holder.vms[0]!;
+  const xml = await onHost(test, host.id, ['virsh', '-q', 'dumpxml', vm, '--migratable']);
+  const image = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^']+)'/.exec(xml)?.[1];
+  const bridge = /<source bridge='([^']+)'/.exec(xml)?.[1];
+  if (image === undefined || bridge === undefined) throw new Error(`no image or bridge in the domain's XML: ${xml}`);
+  const gateway = /inet ([0-9.]+)\/([0-9]+)/.exec(await onHost(test, host.id, ['ip', '-4', '-o', 'addr', 'show', 'dev', bridge]));
+  if (gateway === null) throw new Error(`bridge ${bridge} has no address`);
+  const place = `/var/lib/berth/staging`;
+  await onHost(test, host.id, ['mkdir', '-p', place]);
+  const root = join(test.home, 'hosts', host.id, 'staging');
+  await writeFile(join(root, 'bare.xml'), asTemplate(xml));
+  await writeFile(join(root, 'bare.key'), test.key);
+  const script = fileURLToPath(new URL('./bare-task.sh', import.meta.url));
+  // Far from where the ledger gives addresses.
+  const address = `${gateway[1]!.replace(/\.\d+$/, '.250')}/${gateway[2]!}`;
+  const repository = test.site.ready.api.replace('127.0.0.1', test.site.hosts[0]!.address.replace(/\.\d+$/, '.1'));
+  const argv = inside(host.pid()!, [
+    script,
+    `${place}/bare.xml`,
+    image,
+    address,
+    gateway[1]!,
+    repository,
+    `${place}/bare.key`,
+    file,
+  ]);
+  return async () => JSON.parse(await run(argv, { deadlineMs: 120_000 })) as Timing;
+}
+
+/** What differs from one VM to the next becomes a placeholder; everything else is as Berth asked for it. */
+function asTemplate(xml: string): string {
+  return xml
+    .replace(/<name>[^<]*<\/name>/, '<name>@NAME@</name>')
+    .replace(/<uuid>[^<]*<\/uuid>/, '<uuid>@UUID@</uuid>')
+    .replace(/<mac address='[^']*'\/>/, "<mac address='@MAC@'/>")
+    .replace(/<target dev='bt[^']*'\/>/, "<target dev='@TAP@'/>")
+    .replace(/<source file='[^']*\/disk\.qcow2'(?=[^>]*>\s*<backingStore)/, "<source file='@OVERLAY@'")
+    .replace(/<source file='[^']*\/data\.raw'/, "<source file='@DATA@'")
+    .replace(/<source path='[^']*console\.log'/g, "<source path='@CONSOLE@'")
+    .replace(/<source mode='bind' path='[^']*'\/>/g, "<source mode='bind'/>");
+}
+
+function medians(timings: Timing[]): Record<string, number> {
+  const steps = Object.keys(timings[0]!.steps);
+  return Object.fromEntries(steps.map((step) => [step, median(timings.map((timing) => timing.steps[step]!)) / 1000]));
+}

@@ -1,0 +1,62 @@
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expectNothingLeft, expectOneCompletion, openSite, type TestSite } from './the-site.ts';
+
+let here: TestSite;
+let bytes: string;
+beforeAll(async () => {
+  here = await openSite();
+  bytes = await here.client.upload('bytes', randomBytes(48 * 2 ** 20));
+});
+afterAll(() => here.stop());
+
+const order = {
+  image: 'debian-12',
+  command: ['sh', '-c', 'cp in/bytes copy; sleep 3'],
+  inputs: [] as { path: string; file: string }[],
+  outputs: ['copy'],
+  resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
+};
+
+test.each(['stagingIn', 'starting', 'running', 'stagingOut'])(
+  'a task that is cancelled while %s is undone, or was done',
+  async (phase) => {
+    const { id } = await here.client.submit({ ...order, inputs: [{ path: 'in/bytes', file: bytes }] });
+    const seen = await here.client.until(id, [phase, 'succeeded']);
+    const answer = await here.client.call('DELETE', `/v1/tasks/${id}`);
+    expect([200, 202]).toContain(answer.status);
+    const task = await here.client.over(id);
+    // Only a task that had come to its last phase may have got away.
+    if (seen.state === phase && phase !== 'stagingOut') expect(task.state).toBe('cancelled');
+    else expect(['cancelled', 'succeeded']).toContain(task.state);
+    if (task.state === 'cancelled') expect(task.outputs).toEqual([]);
+    await expectOneCompletion(here.client, task);
+    await expectNothingLeft(here);
+  },
+);
+
+test('a task that is cancelled while it waits in the queue never takes anything', async () => {
+  const whole = { ...order, command: ['sleep', '60'], outputs: [], nodes: 1 };
+  const { body } = await here.operator.call<{ items: { capacity: { memoryMiB: number } }[] }>('GET', '/v1/hosts');
+  const memoryMiB = Math.min(...body.items.map(({ capacity }) => capacity.memoryMiB));
+  const held = await here.client.submit({
+    ...whole,
+    nodes: 3,
+    resources: { ...order.resources, memoryMiB: 256, vcpus: 1, diskMiB: 64 },
+  });
+  await here.client.until(held.id, ['running']);
+  const waiting = await here.client.submit({ ...whole, resources: { ...order.resources, memoryMiB } });
+  await expect
+    .poll(async () => (await here.client.task(waiting.id)) as unknown, { timeout: 20_000 })
+    .toMatchObject({
+      state: 'queued',
+      refusal: { hosts: 3, failed: { memory: 3 } },
+    });
+  await here.client.call('DELETE', `/v1/tasks/${waiting.id}`);
+  const task = await here.client.over(waiting.id);
+  expect(task).toMatchObject({ state: 'cancelled', timeline: [] });
+  await here.client.call('DELETE', `/v1/tasks/${held.id}`);
+  await here.client.over(held.id);
+  await expectOneCompletion(here.client, task);
+  await expectNothingLeft(here);
+});

@@ -1,0 +1,54 @@
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expectNothingLeft, expectOneCompletion, openSite, sha256, type TestSite } from './the-site.ts';
+
+const bytes = randomBytes(48 * 2 ** 20);
+let here: TestSite;
+let input: string;
+beforeAll(async () => {
+  here = await openSite();
+  input = await here.client.upload('bytes', bytes);
+});
+afterAll(() => here.stop());
+
+const phases = ['stagingIn', 'starting', 'running', 'stagingOut'] as const;
+const order = () => ({
+  image: 'debian-12',
+  // The command says how often it was started: at most once, whatever dies.
+  command: ['sh', '-c', 'echo started; cp in/bytes copy; sleep 3; echo ended'],
+  inputs: [{ path: 'in/bytes', file: input }],
+  outputs: ['copy'],
+  resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
+});
+
+/** One task a phase: each is killed under when it gets there, and then waited for. Tasks of earlier kills run beside it. */
+async function killedInEachPhase(victim: (host: string) => string): Promise<void> {
+  const ids: string[] = [];
+  for (const phase of phases) {
+    const { id } = await here.client.submit(order());
+    ids.push(id);
+    const task = await here.client.until(id, [phase, 'succeeded']);
+    const child = here.site.child(victim(task.hosts[0]!));
+    const restarts = child.restarts();
+    child.kill('SIGKILL');
+    await child.servesAgain(restarts, 30_000);
+    const againMs = Date.now();
+    await here.client.over(id, 120);
+    // Within a minute of the restart, on a machine that does nothing else.
+    expect(Date.now() - againMs, `ms to the end after the kill while ${phase}`).toBeLessThan(60_000);
+  }
+  for (const id of ids) {
+    const task = await here.client.task(id);
+    expect(task, JSON.stringify(task.error)).toMatchObject({ state: 'succeeded', exitCode: 0 });
+    expect(task.outputs).toMatchObject([{ path: 'copy', sizeBytes: bytes.length, sha256: sha256(bytes) }]);
+    expect((await here.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body).toBe('started\nended\n');
+    await expectOneCompletion(here.client, task);
+  }
+  await expectNothingLeft(here);
+}
+
+test('SIGKILL of the host worker in each phase', () => killedInEachPhase((host) => `${host}/worker`));
+test('SIGKILL of the control worker in each phase', () => killedInEachPhase(() => 'control'));
+test('SIGKILL of the API in each phase', () => killedInEachPhase(() => 'api'));
+test('SIGKILL of Temporal in each phase', () => killedInEachPhase(() => 'temporal'));
+test('SIGKILL of libvirtd in each phase', () => killedInEachPhase((host) => `${host}/libvirtd`));

@@ -1,0 +1,101 @@
+import { createHash } from 'node:crypto';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'vitest';
+import { run } from '../../drivers/process.ts';
+import { inside } from '../../infra/site/host.ts';
+import { type Site, startSite } from '../../infra/site/site.ts';
+import { hashApiKey, newApiKey } from '../../model/api-key.ts';
+import { newId } from '../../model/ids.ts';
+import { openLedger } from '../../prisma/client.ts';
+import { type HostAnswer, SiteClient, type TaskAnswer } from './client.ts';
+
+/** A site of a test file's own, in a temporary home, with the two parties that use it. */
+export interface TestSite {
+  site: Site;
+  client: SiteClient;
+  operator: SiteClient;
+  home: string;
+  /** The client's API key. */
+  key: string;
+  stop(): Promise<void>;
+}
+
+export async function openSite(hosts = 3, settings: Record<string, string> = {}): Promise<TestSite> {
+  const home = await mkdtemp(join(tmpdir(), 'berth-site-'));
+  const notes: string[] = [];
+  try {
+    const site = await startSite({ home, hosts, apiPort: 0, settings, note: (text) => notes.push(text) });
+    const { api, clientKeyFile, operatorKeyFile } = site.ready;
+    return {
+      site,
+      client: await SiteClient.fromKeyFile(api, clientKeyFile),
+      operator: await SiteClient.fromKeyFile(api, operatorKeyFile),
+      home,
+      key: (await readFile(clientKeyFile, 'utf8')).trim(),
+      stop: async () => {
+        await site.stop();
+        await rm(home, { recursive: true, force: true });
+      },
+    };
+  } catch (error) {
+    throw new Error(`the site did not start; it said: ${notes.join('; ')}`, { cause: error });
+  }
+}
+
+/** Another client of the same site, an owner of its own. */
+export async function anotherClient({ site }: TestSite): Promise<SiteClient> {
+  const ledger = openLedger(site.databaseUrl, 1);
+  try {
+    const key = newApiKey();
+    const id = newId('owner');
+    await ledger.owner.create({
+      data: { id, name: id, keys: { create: { id: newId('key'), role: 'client', hash: hashApiKey(key) } } },
+    });
+    return new SiteClient(site.ready.api, key);
+  } finally {
+    await ledger.$disconnect();
+  }
+}
+
+export async function onHost({ site }: TestSite, host: string, argv: readonly string[]): Promise<string> {
+  const found = site.hosts.find(({ id }) => id === host);
+  const pid = found?.pid() ?? null;
+  if (pid === null) throw new Error(`${host} does not run`);
+  return run(inside(pid, argv), { deadlineMs: 30_000 });
+}
+
+/** What is on the hosts and what the ledger says is taken, when there should be nothing. */
+export async function leftovers(test: TestSite): Promise<string[]> {
+  const found: string[] = [];
+  const hosts = await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts');
+  for (const { id, used } of hosts.body.items)
+    if (used.vcpus + used.memoryMiB + used.diskMiB > 0) found.push(`${id}: the ledger counts ${JSON.stringify(used)}`);
+  for (const { id } of test.site.hosts) {
+    const domains = await onHost(test, id, ['virsh', '-q', 'list', '--all', '--name']);
+    const folders = await onHost(test, id, ['sh', '-c', 'ls -A /var/lib/berth/vms /var/lib/berth/staging 2>/dev/null || true']);
+    const taps = await onHost(test, id, ['sh', '-c', 'ls /sys/class/net']);
+    for (const domain of domains.split('\n').filter((line) => line.trim() !== '')) found.push(`${id}: domain ${domain.trim()}`);
+    for (const line of folders.split('\n').filter((line) => line !== '' && !line.endsWith(':'))) found.push(`${id}: ${line}`);
+    for (const tap of taps.split(/\s+/).filter((name) => /^(bt|vnet)/.test(name))) found.push(`${id}: tap ${tap}`);
+  }
+  return found;
+}
+
+/** The last undo may still be on its way when a task's end can be read; nothing else may be. */
+export async function expectNothingLeft(test: TestSite): Promise<void> {
+  await expect.poll(() => leftovers(test), { timeout: 60_000, interval: 250 }).toEqual([]);
+}
+
+const completions = ['berth.task.succeeded', 'berth.task.failed', 'berth.task.cancelled'];
+
+/** A task that is over has told so exactly once, in the event of its state. */
+export async function expectOneCompletion(client: SiteClient, task: TaskAnswer): Promise<Record<string, unknown>> {
+  const ends = (await client.eventsOf(task.id)).filter(({ type }) => completions.includes(type));
+  expect(ends.map(({ type }) => type)).toEqual([`berth.task.${task.state}`]);
+  return ends[0]!.data;
+}
+
+export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+export const gpl = (): Promise<Buffer> => readFile('/usr/share/common-licenses/GPL-3');
