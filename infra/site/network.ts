@@ -97,7 +97,7 @@ export function machineRules(tag: string, network: SiteNetwork, ports: readonly 
     '*filter',
     `-I INPUT 1 -i ${bridge} ${comment} -j DROP`,
     `-I INPUT 1 -i ${bridge} -p icmp ${comment} -j ACCEPT`,
-    `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp -m multiport --dports ${ports.join(',')} ${comment} -j ACCEPT`,
+    ...ports.map((port) => `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j ACCEPT`),
     `-I INPUT 1 -i ${bridge} -m conntrack --ctstate ESTABLISHED,RELATED ${comment} -j ACCEPT`,
     `-I FORWARD 1 -o ${bridge} ! -i ${bridge} -m conntrack --ctstate NEW,INVALID ${comment} -j DROP`,
     `-A FORWARD -i ${bridge} ${comment} -j ACCEPT`,
