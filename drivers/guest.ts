@@ -1,0 +1,163 @@
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { BerthError } from '../model/errors.ts';
+import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
+import { jobFolder, parseStatus, scriptEnv, startArgv, stopArgv, taskFolder } from './guest-job.ts';
+import type { Guest, GuestIdentity } from './ports.ts';
+
+const dataDevice = '/dev/vdb';
+const nic = 'eth0';
+const identityProgram = '/usr/local/sbin/berth-identity';
+const execDeadlineMs = 60_000;
+/** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
+const drainMs = 2000;
+const drainPollMs = 10;
+
+/** What Berth does inside a guest, in as few calls as it takes: under emulation each program started costs 0.1 s and more. */
+export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
+  async function exec(domain: string, argv: string[], input?: Buffer): Promise<void> {
+    const { exitCode, stdout, stderr } = await agent.exec(domain, argv, {
+      deadlineMs: execDeadlineMs,
+      env: scriptEnv,
+      ...(input === undefined ? {} : { input }),
+    });
+    if (exitCode !== 0)
+      throw new BerthError(
+        'hypervisor',
+        `${argv[0]} in ${domain}: exit ${exitCode}: ${`${stderr} ${stdout}`.trim().slice(-500)}`,
+      );
+  }
+
+  return {
+    ping: (domain) => agent.ping(domain),
+    adopt: (domain, identity) =>
+      refusedAsHypervisor(async () => {
+        const files = identityFiles(identity, nameservers);
+        try {
+          await exec(domain, [identityProgram], identityRecords(identity, files));
+        } catch (error) {
+          if (!(error instanceof AgentRefusal) || !/No such file/.test(error.message)) throw error;
+          await exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]);
+        }
+      }),
+    startJob: (domain, job) => refusedAsHypervisor(() => exec(domain, startArgv(job))),
+    jobEnd: (domain) =>
+      refusedAsHypervisor(async () => {
+        const status = await agent.readFile(domain, `${jobFolder}/status`, 0, 4096);
+        const end = status === null ? null : parseStatus(status.toString(), 'of that name');
+        if (end !== null) await drained(agent, domain);
+        return end;
+      }),
+    readLog: (domain, from, limit) =>
+      refusedAsHypervisor(async () => (await agent.readFile(domain, `${jobFolder}/log`, from, limit)) ?? Buffer.alloc(0)),
+    stopJob: (domain) =>
+      refusedAsHypervisor(async () => {
+        // A frozen disk means that the command is over, and the agent starts nothing any more.
+        if (!(await agent.isFrozen(domain))) await exec(domain, stopArgv());
+      }),
+    settle: (domain) => refusedAsHypervisor(() => settle(agent, domain, exec)),
+  };
+}
+
+async function refusedAsHypervisor<T>(act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    if (error instanceof AgentRefusal) throw new BerthError('hypervisor', error.message, { cause: error });
+    throw error;
+  }
+}
+
+async function drained(agent: GuestAgent, domain: string): Promise<void> {
+  for (const untilMs = performance.now() + drainMs; performance.now() < untilMs; await delay(drainPollMs))
+    if ((await agent.readFile(domain, `${jobFolder}/drained`, 0, 1)) !== null) return;
+}
+
+/**
+ * Freezing brings the file system and its journal to the disk whatever still has files open on it, and needs no program
+ * in the guest. Where the kernel or the agent can't, the disk is unmounted, or at least made read-only.
+ */
+async function settle(agent: GuestAgent, domain: string, exec: (domain: string, argv: string[]) => Promise<void>): Promise<void> {
+  if (await agent.isFrozen(domain)) return;
+  try {
+    if ((await agent.freeze(domain, [taskFolder])) > 0) return;
+  } catch (error) {
+    if (!(error instanceof AgentRefusal)) throw error;
+  }
+  const unmount = `cd /; sync; mountpoint -q ${taskFolder} || exit 0; umount ${taskFolder} || mount -o remount,ro ${taskFolder}`;
+  await exec(domain, ['/bin/sh', '-c', unmount]);
+}
+
+interface IdentityFile {
+  path: string;
+  mode: string;
+  content: string;
+}
+
+function identityFiles({ hostname, neighbours }: GuestIdentity, nameservers: string[]): IdentityFile[] {
+  const hosts = ['127.0.0.1 localhost', '::1 localhost', ...neighbours.map(({ name, address }) => `${address} ${name}`)];
+  if (!neighbours.some(({ name }) => name === hostname)) hosts.push(`127.0.1.1 ${hostname}`);
+  return [
+    { path: '/etc/hosts', mode: '0644', content: lines(hosts) },
+    { path: '/etc/resolv.conf', mode: '0644', content: lines(nameservers.map((server) => `nameserver ${server}`)) },
+  ];
+}
+
+const lines = (list: string[]): string => list.map((line) => `${line}\n`).join('');
+const clock = (timeMs: number): string => (timeMs / 1000).toFixed(3);
+const cidrAddress = ({ address, cidr }: GuestIdentity): string => `${address}/${cidr.slice(cidr.indexOf('/') + 1)}`;
+
+/** The records that berth-identity reads (infra/guest). Seed and clock first: whatever follows may use them. */
+export function identityRecords(identity: GuestIdentity, files: IdentityFile[]): Buffer {
+  const records = [
+    `seed ${randomBytes(64).toString('hex')}`,
+    `time ${clock(identity.timeMs)}`,
+    `host ${identity.hostname}`,
+    `mid ${identity.machineId}`,
+    `addr ${nic} ${cidrAddress(identity)} ${identity.gateway}`,
+    ...files.map(
+      ({ path, mode, content }) => `file ${path} ${mode} ${Buffer.byteLength(content)}\n${content.replace(/\n$/, '')}`,
+    ),
+    `mount ${dataDevice} ${taskFolder}`,
+  ];
+  return Buffer.from(lines(records));
+}
+
+/** For images without our program. Words: hostname, machine id, address, gateway, seconds, then path and content in turn. */
+const identityScript = `
+set -e
+hostname "$1" 2>/dev/null || echo "$1" >/proc/sys/kernel/hostname
+echo "$1" >/etc/hostname; echo "$2" >/etc/machine-id
+date -u -s "@$5" >/dev/null || :
+ip link set ${nic} up
+ip address replace "$3" dev ${nic}
+ip route replace default via "$4" || :
+shift 5
+while [ $# -ge 2 ]; do rm -f "$1"; printf '%s' "$2" >"$1"; shift 2; done
+mkdir -p ${taskFolder}
+mountpoint -q ${taskFolder} || mount ${dataDevice} ${taskFolder}
+`;
+
+function identityWords(identity: GuestIdentity, files: IdentityFile[]): string[] {
+  const { hostname, machineId, gateway, timeMs } = identity;
+  return [
+    hostname,
+    machineId,
+    cidrAddress(identity),
+    gateway,
+    clock(timeMs),
+    ...files.flatMap(({ path, content }) => [path, content]),
+  ];
+}
+
+/** The host's own resolvers, less those on a loopback, which no guest reaches. */
+export async function hostNameservers(path = '/etc/resolv.conf'): Promise<string[]> {
+  const text = await readFile(path, 'utf8').catch((error: unknown) => {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return '';
+    throw error;
+  });
+  return [...text.matchAll(/^nameserver\s+([0-9.]+)\s*$/gm)]
+    .map((match) => match[1] ?? '')
+    .filter((server) => !server.startsWith('127.'));
+}

@@ -1,0 +1,186 @@
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { killGroup } from './process.ts';
+
+/** What virsh answered to one command: an error is whatever it printed on standard error. */
+export type VirshAnswer = { ok: true; output: string } | { ok: false; error: string };
+
+/** virsh died, or didn't answer in time: nothing is known about what the command did. */
+export class VirshSilent extends Error {
+  constructor(command: readonly string[], why: string) {
+    super(`virsh ${command[0]}: ${why}`);
+    this.name = 'VirshSilent';
+  }
+}
+
+export interface Virsh {
+  /** Runs one command; waits for its answer to `deadlineMs`. Throws VirshSilent. */
+  call(command: readonly [string, ...string[]], deadlineMs: number): Promise<VirshAnswer>;
+  close(): void;
+}
+
+/**
+ * A few virsh processes that are kept, because starting one costs a hundred times what a call costs (20 ms to 0.2 ms).
+ * Each does one command at a time, so that a command that blocks doesn't hold up others; one that dies or misses a
+ * deadline is replaced by the next call.
+ */
+export function openVirsh(uri: string, processes = 6): Virsh {
+  const idle: Session[] = [];
+  const waiting: ((session: Session) => void)[] = [];
+  let alive = 0;
+  let closed = false;
+
+  const give = (session: Session): void => {
+    const next = waiting.shift();
+    if (next !== undefined) next(session);
+    else idle.push(session);
+  };
+  const take = (): Promise<Session> | Session => {
+    for (let session = idle.pop(); session !== undefined; session = idle.pop()) {
+      if (session.usable()) return session;
+      alive -= 1;
+    }
+    if (alive < processes) {
+      alive += 1;
+      return startSession(uri);
+    }
+    return new Promise((resolve) => waiting.push(resolve));
+  };
+  const put = (session: Session): void => {
+    if (closed) session.end();
+    else if (session.usable()) give(session);
+    else if (waiting.length > 0) give(startSession(uri));
+    else alive -= 1;
+  };
+  return {
+    async call(command, deadlineMs) {
+      const line = command.map(quoteForVirsh).join(' ');
+      const session = await take();
+      try {
+        return await session.ask(line, command, deadlineMs);
+      } finally {
+        put(session);
+      }
+    },
+    close() {
+      closed = true;
+      for (const session of idle.splice(0)) session.end();
+    },
+  };
+}
+
+/**
+ * One word for virsh's own parser. It reads lines through readline, which takes control characters as commands and
+ * bytes above ASCII as it pleases: they are refused, and JSON is to be escaped before it comes here.
+ */
+export function quoteForVirsh(word: string): string {
+  if (/[^ -~]/.test(word)) throw new Error(`BUG: virsh can't be told ${JSON.stringify(word.slice(0, 200))}`);
+  return `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+interface Session {
+  ask(line: string, command: readonly string[], deadlineMs: number): Promise<VirshAnswer>;
+  usable(): boolean;
+  end(): void;
+}
+
+/** Far above what an agent's answer may have. */
+const answerBytes = 32 * 2 ** 20;
+
+function startSession(uri: string): Session {
+  // Standard output to a pipe is line-buffered only when stdbuf says so; readline's own settings must not matter.
+  const env = { PATH: process.env.PATH ?? '', LC_ALL: 'C.UTF-8', TERM: 'dumb', INPUTRC: '/dev/null' };
+  const child: ChildProcessWithoutNullStreams = spawn('stdbuf', ['-oL', 'virsh', '-q', '-c', uri], { env, detached: true });
+  let out = '';
+  let err = '';
+  let broken: string | null = null;
+  let changed = (): void => undefined;
+  const on = (read: (text: string) => void) => (chunk: string) => {
+    read(chunk);
+    if (out.length + err.length > answerBytes) broken ??= `answered more than ${answerBytes} bytes`;
+    changed();
+  };
+  child.stdout.setEncoding('utf8').on(
+    'data',
+    on((text) => {
+      out += text;
+    }),
+  );
+  child.stderr.setEncoding('utf8').on(
+    'data',
+    on((text) => {
+      err += text;
+    }),
+  );
+  child.stdin.on('error', (error) => {
+    broken ??= error.message;
+    changed();
+  });
+  child.once('error', (error) => {
+    broken ??= error.message;
+    changed();
+  });
+  child.once('exit', (exitCode, signal) => {
+    broken ??= `virsh ended (${exitCode ?? signal}): ${err.trim().slice(-500)}`;
+    changed();
+  });
+
+  return {
+    usable: () => broken === null,
+    end: () => {
+      broken ??= 'closed';
+      killGroup(child);
+    },
+    ask(line, command, deadlineMs) {
+      // Nobody can guess the mark, so no output can pretend to be an end.
+      const mark = `end-${randomBytes(12).toString('hex')}`;
+      out = '';
+      err = '';
+      child.stdin.write(`${line}\necho ${mark}\necho --err ${mark}\n`);
+      return new Promise((resolve, reject) => {
+        // Set by the first of: the answer, the deadline, the end of virsh.
+        const settle = (act: () => void): void => {
+          clearTimeout(timer);
+          changed = () => undefined;
+          act();
+        };
+        const fail = (why: string): void => {
+          broken ??= why;
+          killGroup(child);
+          settle(() => reject(new VirshSilent(command, why)));
+        };
+        const timer = setTimeout(() => fail(`no answer in ${deadlineMs} ms`), deadlineMs);
+        changed = () => {
+          if (broken !== null) fail(broken);
+          else if (isComplete(out, err, mark)) {
+            const answer = answerOf(out, err, mark);
+            if (!answer.ok && disconnected.test(answer.error)) fail(answer.error);
+            else settle(() => resolve(answer));
+          }
+        };
+        changed();
+      });
+    },
+  };
+}
+
+/** virsh lost libvirtd: whatever else it says of the command is of no worth, and a new process is sooner connected. */
+const disconnected =
+  /Disconnected from|Failed to reconnect|failed to connect|client socket is closed|Cannot (recv|write) data|End of file while/i;
+
+const errorMark = (mark: string): string => `error: ${mark}\n`;
+/** Where the prompt's echo of the closing command ends and its output begins. */
+const outputMark = (mark: string): string => `echo ${mark}\n${mark}`;
+
+function isComplete(out: string, err: string, mark: string): boolean {
+  return err.endsWith(errorMark(mark)) && out.includes(outputMark(mark));
+}
+
+/** Standard output is: the prompt with the echoed command, a line feed, the output, and the prompt with the closing command. */
+function answerOf(out: string, err: string, mark: string): VirshAnswer {
+  const error = err.slice(0, -errorMark(mark).length).trim();
+  if (error !== '') return { ok: false, error: error.replaceAll(/^error: /gm, '') };
+  const end = out.lastIndexOf(outputMark(mark));
+  const output = out.slice(out.indexOf('\n') + 1, end);
+  return { ok: true, output: output.replace(/virsh # $/, '') };
+}

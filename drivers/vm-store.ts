@@ -1,0 +1,147 @@
+import { randomBytes } from 'node:crypto';
+import { readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { isId, type VmId } from '../model/ids.ts';
+import { isErrno, makeFolder, readText, syncFolder, writeAtomically } from './files.ts';
+import type { VmPaths, VmRecord, VmStore } from './ports.ts';
+
+const millis = z.int().min(0);
+const recordSchema = z.strictObject({
+  vmId: z.string().refine((text): text is VmId => isId('vm', text)),
+  generation: z.int().min(0),
+  image: z.string().refine((text): text is VmRecord['image'] => isId('image', text)),
+  vni: z
+    .int()
+    .min(1)
+    .max(2 ** 24 - 1),
+  staged: z.strictObject({ bytes: z.number() }).nullable(),
+  ready: z.strictObject({ createMs: millis, bootMs: millis, sinceMs: millis }).nullable(),
+  jobStartedMs: millis.nullable(),
+  settled: z.boolean(),
+  removing: z.boolean(),
+});
+
+/** How long a removed VM is remembered: longer than any attempt at it can still be under way. */
+const rememberedMs = 24 * 3600 * 1000;
+
+/** Folders of VMs under `root`: vms/<id>/, removed/<id>, quarantine/<id>/, and staging/ for what is on its way out. */
+export function openVmStore(root: string): VmStore {
+  const vms = join(root, 'vms');
+  const removed = join(root, 'removed');
+  const quarantine = join(root, 'quarantine');
+  const staging = join(root, 'staging');
+
+  /** Ids come from the ledger or from this folder; either way they become part of a path only when they are one word. */
+  const one = (folder: string, vmId: string): string => {
+    if (!/^[A-Za-z0-9_-]{1,96}$/.test(vmId)) throw new Error(`BUG: ${JSON.stringify(vmId)} can't name a folder`);
+    return join(folder, vmId);
+  };
+  const paths = (vmId: string): VmPaths => {
+    const folder = one(vms, vmId);
+    return {
+      folder,
+      overlay: join(folder, 'disk.qcow2'),
+      data: join(folder, 'data.raw'),
+      console: join(folder, 'console.log'),
+      inputs: join(folder, 'inputs'),
+    };
+  };
+  const read = async (vmId: string): Promise<VmRecord | null> => {
+    const text = await readText(join(paths(vmId).folder, 'vm.json'));
+    return text === null ? null : recordSchema.parse(JSON.parse(text));
+  };
+  /** Out of its place in one step, then away: a kill in between leaves it in staging, which is swept. */
+  const discard = async (path: string): Promise<void> => {
+    await makeFolder(staging);
+    const away = join(staging, `${randomBytes(8).toString('hex')}.discarded`);
+    try {
+      await rename(path, away);
+    } catch (error) {
+      if (isErrno(error, 'ENOENT')) return;
+      throw error;
+    }
+    await rm(away, { recursive: true, force: true });
+  };
+  const forgetOld = async (): Promise<void> => {
+    for (const name of await names(removed)) {
+      const { mtimeMs } = await stat(join(removed, name));
+      if (Date.now() - mtimeMs > rememberedMs) await rm(join(removed, name), { force: true });
+    }
+  };
+
+  return {
+    paths,
+    read,
+    async write(record) {
+      const { folder } = paths(record.vmId);
+      await makeFolder(folder);
+      await writeAtomically(join(folder, 'vm.json'), `${JSON.stringify(record)}\n`);
+      await syncFolder(vms);
+    },
+    async emptyInputs(vmId) {
+      const { inputs } = paths(vmId);
+      await rm(inputs, { recursive: true, force: true });
+      await makeFolder(inputs, 0o755);
+      return inputs;
+    },
+    async removeInputs(vmId) {
+      await rm(paths(vmId).inputs, { recursive: true, force: true });
+    },
+    async list() {
+      return Promise.all(
+        (await names(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
+      );
+    },
+    async remove(vmId, generation) {
+      await makeFolder(removed);
+      // A file that is replaced whole: half a generation would be another one.
+      await writeAtomically(one(removed, vmId), `${generation}\n`);
+      await discard(paths(vmId).folder);
+      await forgetOld();
+    },
+    async removedGeneration(vmId) {
+      const text = await readText(one(removed, vmId));
+      return text === null ? null : z.coerce.number().int().parse(text.trim());
+    },
+    async quarantine(vmId) {
+      await makeFolder(quarantine);
+      try {
+        await rename(paths(vmId).folder, one(quarantine, vmId));
+      } catch (error) {
+        if (isErrno(error, 'ENOENT')) return;
+        throw error;
+      }
+      const now = new Date();
+      await utimes(one(quarantine, vmId), now, now);
+    },
+    async quarantined() {
+      return Promise.all(
+        (await names(quarantine)).map(async (vmId) => ({ vmId, sinceMs: (await stat(join(quarantine, vmId))).mtimeMs })),
+      );
+    },
+    removeQuarantined: (vmId) => discard(one(quarantine, vmId)),
+  };
+}
+
+async function names(folder: string): Promise<string[]> {
+  try {
+    return (await readdir(folder)).filter((name) => !name.endsWith('.partial'));
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+/** What a folder takes of the disk, by blocks: its images are sparse. A file that goes meanwhile counts for nothing. */
+async function bytesIn(folder: string): Promise<number> {
+  let bytes = 0;
+  for (const name of await names(folder))
+    try {
+      const { blocks } = await stat(join(folder, name));
+      bytes += blocks * 512;
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT')) throw error;
+    }
+  return bytes;
+}
