@@ -1,6 +1,8 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtemp, rm, utimes, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -46,8 +48,11 @@ describe('a quota', () => {
     expect(await used(party)).toBe(900_000n);
   });
 
-  test('ends an upload that does not say how long it is', async () => {
-    const party = await api.addOwner('endless', 'client', { maxBytes: 20_000_000n });
+  test.each([
+    ["of the owner's row", { maxBytes: 20_000_000n }],
+    ['of the site', {}],
+  ])('%s ends an upload that does not say how long it is', async (name, limits) => {
+    const party = await api.addOwner(`endless ${name}`, 'client', limits);
     async function* endless() {
       for (;;) yield randomBytes(1_000_000);
     }
@@ -55,6 +60,19 @@ describe('a quota', () => {
     const answer = await api.call(party, 'POST', '/v1/files?name=f', { body, duplex: 'half' } as RequestInit);
     expect([answer.status, answer.body.code]).toEqual([403, 'quota-exceeded']);
     expect(await used(party)).toBe(0n);
+  });
+
+  test('refuses an upload that says how long it is before its bytes are sent', async () => {
+    const party = await api.addOwner('announcer', 'client');
+    const headers = { expect: '100-continue', 'content-length': 50_000_001, authorization: `Bearer ${party.key}` };
+    const upload = request(new URL('/v1/files?name=f', api.base), { method: 'POST', headers });
+    upload.flushHeaders();
+    const [what, response] = await Promise.race([
+      once(upload, 'response').then(([answer]) => ['response', answer] as const),
+      once(upload, 'continue').then(() => ['continue', null] as const),
+    ]);
+    upload.destroy();
+    expect([what, response?.statusCode]).toEqual(['response', 403]);
   });
 
   test('is given back by a deletion', async () => {
