@@ -86,6 +86,17 @@ const groups = {
     BERTH_IMAGE_CACHE_MIB: count(20 * 1024),
     ...metrics,
   }),
+  /** Read once, when a machine is made a host (infra/systemd). */
+  hostSetup: z.object({
+    /** Addresses of the site's other hosts, comma-separated: they alone reach this one's services. */
+    BERTH_HOST_PEERS: z
+      .string()
+      .transform((text) => text.split(',').map((address) => address.trim()))
+      .transform((addresses) => addresses.filter((address) => address !== ''))
+      .pipe(z.array(z.ipv4())),
+    /** The interface on the hosts' network. */
+    BERTH_HOST_UPLINK: z.string().regex(/^[A-Za-z0-9._-]{1,15}$/, { error: 'expected the name of a network interface' }),
+  }),
 } as const;
 
 type Groups = typeof groups;

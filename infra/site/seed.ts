@@ -20,12 +20,21 @@ export interface KeyFiles {
 
 /** An owner with an API key for the operator, and one for a client; the keys in files that only root can read. */
 export async function seedOwners(ledger: Ledger, keysFolder: string): Promise<KeyFiles> {
-  for (const { owner, role, file } of people) {
-    const hash = hashApiKey(keptSecret(join(keysFolder, file), newApiKey));
-    const row = await ledger.owner.upsert({ where: { name: owner }, create: { id: newId('owner'), name: owner }, update: {} });
-    await ledger.apiKey.upsert({ where: { hash }, create: { id: newId('key'), ownerId: row.id, role, hash }, update: {} });
-  }
+  for (const { owner, role, file } of people) await giveKey(ledger, owner, role, keptSecret(join(keysFolder, file), newApiKey));
   return { operatorKeyFile: join(keysFolder, 'operator'), clientKeyFile: join(keysFolder, 'client') };
+}
+
+async function giveKey(ledger: Ledger, name: string, role: 'client' | 'operator', key: string): Promise<void> {
+  const hash = hashApiKey(key);
+  const owner = await ledger.owner.upsert({ where: { name }, create: { id: newId('owner'), name }, update: {} });
+  await ledger.apiKey.upsert({ where: { hash }, create: { id: newId('key'), ownerId: owner.id, role, hash }, update: {} });
+}
+
+/** A new key for an owner, who is made where there is none of that name. The ledger keeps its hash alone. */
+export async function addOwner(ledger: Ledger, name: string, role: 'client' | 'operator'): Promise<string> {
+  const key = newApiKey();
+  await giveKey(ledger, name, role, key);
+  return key;
 }
 
 const Part = z.object({ sha256: z.string(), sizeBytes: z.number() });
@@ -44,7 +53,7 @@ const partFiles = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as 
  * @param folder of the built image, with image.json
  * @returns what was published; null when it was there already
  */
-export async function seedImage(ledger: Ledger, api: string, operatorKeyFile: string, folder: string): Promise<string | null> {
+export async function publishImage(ledger: Ledger, api: string, operatorKeyFile: string, folder: string): Promise<string | null> {
   const home = await realpath(folder);
   const image = BuiltImage.parse(JSON.parse(await readFile(join(home, 'image.json'), 'utf8')));
   const where = { name_digest: { name: image.name, digest: image.digest } };

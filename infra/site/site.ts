@@ -10,7 +10,7 @@ import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening } from './processes.ts';
 import { keptSecret } from './secrets.ts';
-import { type KeyFiles, seedImage, seedOwners } from './seed.ts';
+import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
 import { type Child, type ChildSpec, supervise } from './supervise.ts';
 import { startTemporal } from './temporal.ts';
 import { until } from './until.ts';
@@ -135,7 +135,7 @@ async function startParts(
     note('the API serves');
     await Promise.all([
       standing,
-      publishImage(ground, ledger, api, keys, note),
+      seedImage(ground, ledger, api, keys, note),
       find(running, 'control').ready.then(() => note('the control worker runs')),
       hostsArrived(ledger, running.hosts, startedMs).then(() => note('all hosts have registered')),
     ]);
@@ -212,7 +212,7 @@ function startProcess(
   running.children.set(name, supervise({ name, argv, env: { ...ground.env, ...env }, logFile, isReady, stopMs: 10_000 }, note));
 }
 
-async function publishImage(
+async function seedImage(
   ground: Ground,
   ledger: ReturnType<typeof openLedger>,
   api: string,
@@ -221,7 +221,7 @@ async function publishImage(
 ): Promise<void> {
   const folder = join(ground.cache, 'images', 'debian-12', 'current');
   if (!existsSync(folder)) throw new Error(`There is no image at ${folder}: run npm run setup`);
-  const published = await seedImage(ledger, api, keys.operatorKeyFile, folder);
+  const published = await publishImage(ledger, api, keys.operatorKeyFile, folder);
   if (published !== null) note(`published the image ${published}`);
 }
 

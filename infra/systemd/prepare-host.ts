@@ -1,0 +1,56 @@
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { run } from '../../drivers/process.ts';
+import { readConfig } from '../../model/config.ts';
+import { ganeshaConf, type HostConfig, hostPorts, hostRules, libvirtdConf, qemuConf, virtlogdConf } from '../site/host-config.ts';
+
+/** The files by which a machine becomes a host. They are Berth's whole: what else was in them is replaced. */
+export function filesOf(host: HostConfig): Record<string, string> {
+  return {
+    '/etc/libvirt/libvirtd.conf': libvirtdConf(host),
+    '/etc/libvirt/qemu.conf': qemuConf(host),
+    '/etc/libvirt/virtlogd.conf': virtlogdConf(),
+    '/etc/ganesha/ganesha.conf': ganeshaConf(host),
+    // systemd listens for libvirtd, on this one address.
+    '/etc/systemd/system/libvirtd-tcp.socket.d/berth.conf': [
+      '[Socket]',
+      'ListenStream=',
+      `ListenStream=${host.address}:${hostPorts.libvirt}`,
+      'FreeBind=yes',
+      '',
+    ].join('\n'),
+  };
+}
+
+async function replaceChanged(path: string, text: string): Promise<boolean> {
+  const found = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return null;
+  });
+  if (found === text) return false;
+  await mkdir(dirname(path), { recursive: true });
+  await writeFile(`${path}.berth`, text, { flush: true });
+  await rename(`${path}.berth`, path);
+  return true;
+}
+
+/** The rules are replaced whole; the jump to them is first in INPUT, once. */
+async function applyRules(host: HostConfig, uplink: string): Promise<void> {
+  const iptables = (...argv: string[]): Promise<string> => run(['iptables', '--wait', '10', ...argv], { deadlineMs: 15_000 });
+  await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: hostRules(host, uplink, true) });
+  const first = (await iptables('--list-rules', 'INPUT')).split('\n').find((line) => line.startsWith('-A'));
+  if (first === '-A INPUT -j BERTH-HOST') return;
+  await iptables('-I', 'INPUT', '1', '-j', 'BERTH-HOST');
+}
+
+if (import.meta.main) {
+  const { host, hostSetup } = readConfig(['host', 'hostSetup'], process.env);
+  const config: HostConfig = { address: host.BERTH_HOST_ADDRESS, peers: hostSetup.BERTH_HOST_PEERS, uuid: null, confine: true };
+  await applyRules(config, hostSetup.BERTH_HOST_UPLINK);
+  const changed: string[] = [];
+  for (const [path, text] of Object.entries(filesOf(config))) if (await replaceChanged(path, text)) changed.push(path);
+  if (changed.length > 0) await run(['systemctl', 'daemon-reload'], { deadlineMs: 60_000 });
+  console.log(
+    changed.length === 0 ? 'nothing changed' : `written: ${changed.join(', ')}; restart what reads them (docs/operations.md)`,
+  );
+}

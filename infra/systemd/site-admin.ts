@@ -1,0 +1,24 @@
+import { readConfig } from '../../model/config.ts';
+import { openLedger } from '../../prisma/client.ts';
+import { applyMigrations } from '../../prisma/migrate.ts';
+import { addOwner, publishImage } from '../site/seed.ts';
+
+/**
+ * What a site's operator does on the ledger itself, with /etc/berth/site.env in the environment:
+ *   node infra/systemd/site-admin.ts add-owner NAME client|operator     prints a new API key, once
+ *   node infra/systemd/site-admin.ts publish-image FOLDER API KEYFILE   for every owner; FOLDER as infra/setup leaves it
+ */
+const [command, ...args] = process.argv.slice(2);
+const { ledger: config } = readConfig(['ledger'], process.env);
+await applyMigrations(config.DATABASE_URL);
+const ledger = openLedger(config.DATABASE_URL, 1);
+try {
+  if (command === 'add-owner' && args[0] !== undefined && (args[1] === 'client' || args[1] === 'operator'))
+    console.log(await addOwner(ledger, args[0], args[1]));
+  else if (command === 'publish-image' && args.length === 3)
+    console.log((await publishImage(ledger, String(args[1]), String(args[2]), String(args[0]))) ?? 'it was published already');
+  else throw new Error('Usage: site-admin.ts add-owner NAME client|operator, or publish-image FOLDER API KEYFILE');
+} finally {
+  await ledger.$disconnect();
+}
+process.exit(0);
