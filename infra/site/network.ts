@@ -12,7 +12,7 @@ export interface SiteNetwork {
   gateway: string;
 }
 
-/** Room for the 50 bytes of VXLAN around guests' frames of 1500. */
+/** Room for VXLAN around the largest frames of guests. */
 export const hostsMtu = 1600;
 const deadlineMs = 10_000;
 
