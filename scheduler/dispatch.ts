@@ -18,6 +18,8 @@ import {
 
 /** How far down the queue backfilling looks in one pass. */
 const backfillDepth = 1000;
+/** How many in the queue are tried for an exact fit. */
+const exactDepth = 64;
 /** Repacking reservations to make room for a start is for sites up to this size; on larger ones there is room elsewhere. */
 const makeRoomHosts = 64;
 /**
@@ -27,6 +29,10 @@ const makeRoomHosts = 64;
 export function dispatch(state: PlanState, now: number, emit: (action: Action) => void): void {
   const openings = new Openings(state, now);
   const pass: Pass = { state, now, openings, emit, hopeless: Number.POSITIVE_INFINITY };
+  if (state.policy.backfilling !== 'none') {
+    startExactFits(pass, false);
+    if (process.env.PAIRS && !(state.policy.suspension && process.env.PAIRS==='1')) startExactFits(pass, true);
+  }
   const bookings = state.policy.backfilling === 'conservative' ? Number.POSITIVE_INFINITY : 1;
   let booked = 0;
   for (const record of state.queue.slice(0, backfillDepth)) {
@@ -46,6 +52,51 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
     if (openings.none(record.shape)) continue;
     if (record.phase === 'suspended') migrate(state, record, now, openings, emit);
   }
+}
+
+/**
+ * Before all others, work that fills the time before a reservation almost exactly, alone or with a second one after it:
+ * what is left idle then is less than suspending and resuming somebody longer would take. Nobody's booking is delayed.
+ */
+function startExactFits(pass: Pass, pairs: boolean): void {
+  const { state, openings } = pass;
+  const tried = state.queue.slice(0, exactDepth).filter((record) => isSingle(record));
+  const lengths = pairs ? tried.map((record) => record.workS).sort((a, b) => a - b) : [];
+  for (const record of tried) {
+    if (record.claims.length === 0 && openings.none(record.shape)) continue;
+    const booking = record.claims;
+    if (booking.length > 0) unbook(pass, record);
+    const hosts = record.phase === 'suspended' ? record.hosts : openings.hosts(record.shape);
+    const fitting = hosts.find((host) => fitsExactly(pass, record, host, lengths));
+    if (fitting !== undefined) launch(pass, record, [fitting]);
+    else if (booking.length > 0) {
+      setClaims(state, record, 'booking', booking);
+      for (const { host } of booking) openings.changed(host);
+    }
+  }
+}
+
+function isSingle(record: LeaseRecord): boolean {
+  return record.lease.nodes === 1 && record.transferUntil === null && record.phase !== 'migrating';
+}
+
+function fitsExactly(pass: Pass, record: LeaseRecord, host: number, lengths: readonly number[]): boolean {
+  const { state, now, openings } = pass;
+  const until = openings.on(host, record.shape)[0]?.booked ?? now;
+  const idle = until - now - wholeS(state, record, host, 1);
+  if (idle < 0 || until === Number.POSITIVE_INFINITY) return false;
+  const most = exactS(state, record, host);
+  if (idle > most && !hasBetween(lengths, idle - most, idle)) return false;
+  if (record.phase !== 'suspended') return hasImage(state, record, host, now);
+  return state.hosts[host]!.up && opsUntil(state, host, now) <= now && mayResume(pass, record, host, 1);
+}
+
+function hasBetween(sorted: readonly number[], low: number, high: number): boolean {
+  return sorted.some((value) => value >= low && value <= high);
+}
+
+function exactS(state: PlanState, record: LeaseRecord, host: number): number {
+  return state.policy.suspension ? 3 * memoryOpS(state, host, record.shape) : Number(process.env.EX ?? 45);
 }
 
 interface Pass {

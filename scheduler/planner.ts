@@ -14,6 +14,7 @@ import {
   enqueue,
   type LeaseRecord,
   type PlanState,
+  rankOf,
   removeFrom,
   setClaims,
   vacatableAt,
@@ -183,6 +184,7 @@ export class LeasePlanner {
 function suspended(state: PlanState, record: LeaseRecord): void {
   setClaims(state, record, 'running', []);
   record.phase = 'suspended';
+  record.rank = rankOf(record.lease, record.workS, state.policy);
   enqueue(state, record);
 }
 

@@ -17,7 +17,7 @@ export interface LeaseRecord {
   readonly promise: { startAt: number; endAt: number } | null;
   readonly preemptible: boolean;
   /** Where the queue has it: lower goes first. */
-  readonly rank: number;
+  rank: number;
   phase: Phase;
   /** Seconds of work that are left, runtime overhead included. */
   workS: number;
@@ -121,11 +121,12 @@ export function workOf(lease: Lease, policy: Policy): number {
  * lease may be overtaken by a longer one that came a little later, at most `headStart` times the difference in length
  * later: nobody is overtaken for ever.
  */
-export const headStart = 1;
+const headStart = Number(process.env.ALPHA??6);
 const priorityS = 1e11;
 
-export function rankOf(lease: Lease): number {
-  return lease.submittedAtS - headStart * lease.durationS - (lease.priority ?? 0) * priorityS;
+export function rankOf(lease: Lease, leftS: number, policy: Policy): number {
+  const ahead = policy.backfilling === 'none' ? 0 : headStart * leftS;
+  return lease.submittedAtS - ahead - (lease.priority ?? 0) * priorityS;
 }
 
 export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecord['promise']): LeaseRecord {
@@ -135,7 +136,7 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     shape: vmShape(lease),
     promise,
     preemptible: promise === null && (lease.preemptible ?? true),
-    rank: rankOf(lease),
+    rank: rankOf(lease, lease.durationS, state.policy),
     phase: 'waiting',
     workS: promise === null ? workOf(lease, state.policy) : promise.endAt - promise.startAt,
     hosts: [],

@@ -32,7 +32,7 @@ export function displacements(state: PlanState): Displacement[] {
       }
     }
   }
-  return found.length === 0 ? [] : lastMoments(state, found);
+  return found.length === 0 ? [] : lastMoments(state, found, takers(state));
 }
 
 function takers(state: PlanState): Taker[] {
@@ -74,7 +74,11 @@ function chooseVictim(state: PlanState, host: number, at: number, gone: Readonly
  * From the last victim backwards: what a taker needs written is written as late as possible, one VM at a time on each
  * host. Then the siblings of those VMs on other hosts, as soon as their work has stopped.
  */
-function lastMoments(state: PlanState, found: readonly { record: LeaseRecord; taker: Taker }[]): Displacement[] {
+function lastMoments(
+  state: PlanState,
+  found: readonly { record: LeaseRecord; taker: Taker }[],
+  all: readonly Taker[],
+): Displacement[] {
   if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
   const busy = state.hosts.map((host) => host.ops);
   const take = (host: number, from: number, until: number) => {
@@ -93,13 +97,17 @@ function lastMoments(state: PlanState, found: readonly { record: LeaseRecord; ta
     }
     list.push(displacement);
   }
-  for (const { record, at, ops } of list) {
+  for (const displacement of list) {
+    const { record, ops } = displacement;
     for (const [vm, host] of record.hosts.entries()) {
       if (ops.some((op) => op.vm === vm)) continue;
       const length = memoryOpS(state, host, record.shape);
-      const from = earliestGap(busy[host]!, at, length);
+      const end = (all.find((taker) => taker.hosts.includes(host))?.begins ?? Number.POSITIVE_INFINITY) - state.policy.marginS;
+      let from = earliestGap(busy[host]!, displacement.at, length);
+      if (from + length > end) from = latestGap(busy[host]!, end, length);
       take(host, from, from + length);
       ops.push({ vm, host, from, until: from + length });
+      displacement.at = Math.min(displacement.at, from);
     }
   }
   return list;
