@@ -28,6 +28,9 @@ import { Faults } from './faults.ts';
 /** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
 export const pace = 0.2;
 
+/** In the fakes' time, which passes about 200 times as fast: longer than any test. */
+export const endless = 30 * 24 * 3600 * 1000;
+
 /** A signed URL differs each time; here it leads to the same bytes by its path. */
 class SourcesByPath extends Map<string, Buffer> {
   override get(url: string): Buffer | undefined {

@@ -1,5 +1,6 @@
 import { Context } from '@temporalio/activity';
 import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
 import { toFailure } from '../../activities/failure.ts';
 import { BerthError } from '../../model/errors.ts';
 
@@ -71,7 +72,7 @@ export class Faults {
   async runLate(workflowId: string): Promise<void> {
     const act = this.#late.get(workflowId);
     if (act === undefined) throw new Error(`nothing was held back of ${workflowId}`);
-    await new MockActivityEnvironment().run(act).catch(() => undefined);
+    await new MockActivityEnvironment(undefined, { logger: new DefaultLogger('ERROR') }).run(act).catch(() => undefined);
   }
 
   wrap<T extends object>(activities: T): T {

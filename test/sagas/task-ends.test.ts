@@ -1,0 +1,101 @@
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import type { FakeRun } from '../../drivers/fake/host.ts';
+import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
+import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+
+vi.setConfig({ maxConcurrency: 12 });
+
+const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
+const programs: Record<string, FakeRun> = {
+  work: done,
+  fail: { ...done, exitCode: 3 },
+  nothing: { ...done, files: {} },
+  absent: { ...done, notStarted: 'no such program' },
+  endless: { ...done, durationMs: endless },
+};
+
+let site: FakeSite;
+beforeAll(async () => {
+  site = await openFakeSite({ run: (_, [program]) => programs[program ?? ''] ?? done });
+});
+afterAll(() => site.stop());
+
+async function end(order: Record<string, unknown>) {
+  const id = await site.submit(order);
+  await site.ended(id);
+  await expectEverythingOrNothing(site, id);
+  return (await rowsOf(site, id)).task;
+}
+
+test.concurrent('a task that succeeds says when each of its steps was', async () => {
+  const task = await end({});
+  expect(task).toMatchObject({ state: 'succeeded', exitCode: 0, error: null });
+  const timeline = task.timeline as { step: string; startedAt: string; endedAt: string }[];
+  expect(timeline.map(({ step }) => step)).toEqual(['stageIn', 'create', 'boot', 'run', 'stageOut', 'destroy']);
+  const times = timeline.flatMap(({ startedAt, endedAt }) => [startedAt, endedAt]);
+  expect(times).toEqual([...times].sort());
+});
+
+test.concurrent('a command that exits with 3 is a failed task with its outputs', async () => {
+  const task = await end({ command: ['fail'] });
+  expect(task).toMatchObject({ state: 'failed', exitCode: 3, error: { code: 'command-failed' } });
+  expect(task.outputs).toMatchObject([{ path: 'out/result' }]);
+});
+
+test.concurrent('a pattern that matches nothing fails the task, and what the others matched is stored', async () => {
+  const task = await end({ outputs: ['out/*', 'absent/*'] });
+  expect(task).toMatchObject({ state: 'failed', exitCode: 0, error: { code: 'output-missing' } });
+  expect((task.error as { message: string }).message).toContain('absent/*');
+  expect(task.outputs).toMatchObject([{ path: 'out/result' }]);
+});
+
+test.concurrent('a task may leave nothing', async () => {
+  const id = await site.submit({ command: ['nothing'], outputs: [] });
+  expect(await site.ended(id)).toBe('succeeded');
+  expect((await rowsOf(site, id)).task.outputs).toEqual([]);
+});
+
+test.concurrent('a program that is not there fails the task with its own error', async () => {
+  expect(await end({ command: ['absent'] })).toMatchObject({
+    state: 'failed',
+    exitCode: null,
+    error: { code: 'command-not-started' },
+  });
+});
+
+test.concurrent('a command is ended after timeoutS', async () => {
+  expect(await end({ command: ['endless'], timeoutS: 5, outputs: [] })).toMatchObject({
+    state: 'failed',
+    exitCode: null,
+    error: { code: 'task-timeout' },
+  });
+});
+
+test.concurrent('a task ends with its lease', async () => {
+  const order = { command: ['endless'], timeoutS: 7 * 24 * 3600, lease: { kind: 'bestEffort', durationS: 2 } };
+  expect(await end(order)).toMatchObject({ state: 'failed', exitCode: null, error: { code: 'lease-expired' } });
+});
+
+test.concurrent('a running task is cancelled', async () => {
+  const id = await site.submit({ command: ['endless'], timeoutS: 7 * 24 * 3600 });
+  await site.until('it runs', async () => (await rowsOf(site, id)).task.state === 'running');
+  await site.cancel(id);
+  expect(await site.ended(id)).toBe('cancelled');
+  await expectEverythingOrNothing(site, id);
+});
+
+test.concurrent('a task that was cancelled before its workflow began ends as cancelled', async () => {
+  const id = await site.accept();
+  await site.ledger.task.update({ where: { id }, data: { cancelRequestedAt: new Date() } });
+  await site.start(id);
+  expect(await site.ended(id)).toBe('cancelled');
+  await expectEverythingOrNothing(site, id);
+});
+
+test.concurrent('twelve tasks at once all succeed', async () => {
+  const ids = await Promise.all(Array.from({ length: 12 }, () => site.submit()));
+  expect(await Promise.all(ids.map((id) => site.ended(id)))).toEqual(ids.map(() => 'succeeded'));
+  for (const id of ids) await expectEverythingOrNothing(site, id);
+});
+
+test('afterwards the site is empty', () => expectEmptySite(site));
