@@ -1,0 +1,33 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { totals, usageOf } from '../../activities/ledger/usage.ts';
+
+const start = Date.parse('2026-11-21T12:00:00Z');
+const at = (ms: number) => new Date(start + ms).toISOString();
+const vm = { id: 'vm', hostId: 'a', provider: 'site', vcpus: 3, memoryMiB: 256, startedAt: at(0), endedAt: at(1500) };
+
+describe('usage', () => {
+  it('is what a VM took, times how long it existed', () => {
+    expect(usageOf(vm, at(9000))).toMatchObject({ vm: 'vm', host: 'a', vcpuSeconds: 4.5, memoryMiBSeconds: 384 });
+  });
+
+  it('counts to now when nobody saw the end', () => {
+    expect(usageOf({ ...vm, endedAt: null }, at(9000))).toMatchObject({ endedAt: at(9000), vcpuSeconds: 27 });
+  });
+
+  it('is nothing where no domain ever was, and never below zero', () => {
+    expect(usageOf({ ...vm, startedAt: null }, at(0))).toBeNull();
+    expect(usageOf({ ...vm, hostId: null }, at(0))).toBeNull();
+    expect(usageOf({ ...vm, endedAt: at(-5000) }, at(0))).toMatchObject({ vcpuSeconds: 0, memoryMiBSeconds: 0 });
+  });
+
+  it('adds up to the millisecond', () => {
+    const spans = fc.array(fc.tuple(fc.integer({ min: 1, max: 64 }), fc.nat(10 ** 9)), { maxLength: 64 });
+    fc.assert(
+      fc.property(spans, (vms) => {
+        const usage = vms.flatMap(([vcpus, ms]) => usageOf({ ...vm, vcpus, endedAt: at(ms) }, at(0)) ?? []);
+        expect(totals(usage).vcpuSeconds).toBe(vms.reduce((sum, [vcpus, ms]) => sum + vcpus * ms, 0) / 1000);
+      }),
+    );
+  });
+});
