@@ -11,6 +11,7 @@ import {
 } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
@@ -26,7 +27,7 @@ import { startTemporal } from '../services/temporal.ts';
 import { Faults } from './faults.ts';
 
 /** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
-export const pace = 0.2;
+const usualPace = 0.2;
 
 /** In the fakes' time, which passes about 200 times as fast: longer than any test. */
 export const endless = 30 * 24 * 3600 * 1000;
@@ -40,6 +41,8 @@ class SourcesByPath extends Map<string, Buffer> {
 
 export interface FakeSiteOptions {
   hosts?: number;
+  /** What the waits of workflows/timeouts.ts are multiplied by. */
+  pace?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
   run?: (env: Record<string, string>, command: string[]) => FakeRun;
 }
@@ -55,6 +58,7 @@ export class FakeSite {
   readonly faults: Faults;
   readonly owner: string;
   readonly repository: FakeRepository;
+  readonly pace: number;
   readonly #workers = new Map<string, { worker: Worker; done: Promise<void> }>();
   readonly #connection: NativeConnection;
   readonly #ends: (() => Promise<unknown>)[];
@@ -62,7 +66,7 @@ export class FakeSite {
   constructor(
     parts: Pick<
       FakeSite,
-      'client' | 'namespace' | 'address' | 'databaseUrl' | 'ledger' | 'hosts' | 'faults' | 'owner' | 'repository'
+      'client' | 'namespace' | 'address' | 'databaseUrl' | 'ledger' | 'hosts' | 'faults' | 'owner' | 'repository' | 'pace'
     >,
     connection: NativeConnection,
     ends: (() => Promise<unknown>)[],
@@ -76,12 +80,18 @@ export class FakeSite {
     this.faults = parts.faults;
     this.owner = parts.owner;
     this.repository = parts.repository;
+    this.pace = parts.pace;
     this.#connection = connection;
     this.#ends = ends;
   }
 
+  /** The ledger's activities, for a test to do by hand what a workflow does. */
+  ledgerSteps(): LedgerActivities {
+    return createLedgerActivities({ ledger: this.ledger, ...ledgerConfig(), clock: Date.now });
+  }
+
   async startControl(): Promise<void> {
-    const activities = createLedgerActivities({ ledger: this.ledger, ...ledgerConfig(), clock: Date.now });
+    const activities = this.ledgerSteps();
     await this.#start('control', {
       taskQueue: controlQueue,
       workflowBundle: await bundle(),
@@ -96,7 +106,7 @@ export class FakeSite {
     await this.client.workflow.signalWithStart(workflowType.host, {
       taskQueue: controlQueue,
       workflowId: workflowId.host(host.id),
-      args: [host.id, pace],
+      args: [host.id, this.pace],
       signal: signalName.arrived,
       signalArgs: [await factsOf(host)],
     });
@@ -137,7 +147,7 @@ export class FakeSite {
     return this.client.workflow.start(workflowType.task, {
       taskQueue: controlQueue,
       workflowId: workflowId.task(id),
-      args: [id, pace],
+      args: [id, this.pace],
     });
   }
 
@@ -221,7 +231,18 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   const { client, namespace, address } = temporal;
   const faults = new Faults((id) => client.workflow.getHandle(id).cancel());
   const site = new FakeSite(
-    { client, namespace, address, databaseUrl: database.url, ledger, hosts, faults, owner, repository },
+    {
+      client,
+      namespace,
+      address,
+      databaseUrl: database.url,
+      ledger,
+      hosts,
+      faults,
+      owner,
+      repository,
+      pace: options.pace ?? usualPace,
+    },
     connection,
     [() => connection.close(), () => ledger.$disconnect(), () => database.stop(), () => temporal.stop()],
   );

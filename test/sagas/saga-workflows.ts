@@ -1,0 +1,107 @@
+import { ApplicationFailure, CancellationScope, sleep } from '@temporalio/workflow';
+import { Saga } from '../../workflows/saga.ts';
+import { together, within } from '../../workflows/scopes.ts';
+
+/** Which steps fail, and which undos, the first time. */
+export interface Script {
+  acts: string[];
+  undos: string[];
+}
+
+const failure = (what: string) => ApplicationFailure.nonRetryable(what);
+
+/** Three steps, then the unwinding, twice if it got stuck; returns what happened in order. */
+export async function threeSteps(script: Script): Promise<string[]> {
+  const log: string[] = [];
+  const undone = new Set<string>();
+  const saga = new Saga();
+  try {
+    for (const name of ['one', 'two', 'three'])
+      await saga.step(
+        name,
+        async () => {
+          log.push(`act ${name}`);
+          if (script.acts.includes(name)) throw failure(name);
+        },
+        async () => {
+          log.push(`undo ${name}`);
+          if (script.undos.includes(name) && !undone.has(name)) {
+            undone.add(name);
+            throw failure(name);
+          }
+        },
+      );
+  } catch (error) {
+    log.push(`failed ${(error as Error).message}`);
+  }
+  const stuck = await saga.unwind();
+  if (stuck === null) return log;
+  log.push(`stuck ${stuck.step}`);
+  await saga.unwind();
+  return log;
+}
+
+/** Is cancelled in its step; the undo takes a timer, which a cancellation would end. */
+export async function cancelledStep(): Promise<string[]> {
+  const log: string[] = [];
+  const saga = new Saga();
+  const act = () => sleep('1 hour');
+  const undo = async () => {
+    await sleep(10);
+    log.push('undone');
+  };
+  try {
+    await saga.step('wait', act, undo);
+  } catch {
+    log.push(`cancelled ${CancellationScope.current().consideredCancelled}`);
+  }
+  await saga.unwind();
+  return log;
+}
+
+/** One of three fails; the others are stopped, and have stopped when the failure arrives. */
+export async function oneOfThreeFails(): Promise<string[]> {
+  const log: string[] = [];
+  const slow = (name: string) => async () => {
+    try {
+      await sleep('1 hour');
+    } finally {
+      await CancellationScope.nonCancellable(() => sleep(10));
+      log.push(`${name} stopped`);
+    }
+  };
+  const fails = async () => {
+    await sleep(10);
+    throw failure('the second');
+  };
+  try {
+    await together<void>([slow('first'), fails, slow('third')]);
+  } catch (error) {
+    log.push((error as Error).message);
+  }
+  return log;
+}
+
+export async function tooLate(): Promise<string[]> {
+  const log: string[] = [];
+  const act = async () => {
+    try {
+      await sleep('1 hour');
+    } finally {
+      log.push('stopped');
+    }
+  };
+  try {
+    await within(20, () => failure('late'), act);
+  } catch (error) {
+    log.push((error as Error).message);
+  }
+  log.push(
+    await within(
+      60_000,
+      () => failure('late'),
+      async () => 'in time',
+    ),
+  );
+  return log;
+}

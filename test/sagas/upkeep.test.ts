@@ -1,0 +1,138 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import type { FakeHost } from '../../drivers/fake/host.ts';
+import { newId, type VmId } from '../../model/ids.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { expectEmptySite, expectEverythingOrNothing, rowsOf, tracesOf } from './everything-or-nothing.ts';
+import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+
+const week = 7 * 24 * 3600;
+
+let site: FakeSite;
+let host: FakeHost;
+beforeAll(async () => {
+  site = await openFakeSite({
+    hosts: 1,
+    run: (_, [program]) => ({
+      exitCode: 0,
+      durationMs: program === 'long' ? endless : 50,
+      log: '',
+      files: { 'out/result': 'done\n' },
+    }),
+  });
+  host = site.hosts[0]!;
+});
+afterAll(() => site.stop());
+beforeEach(() => expectEmptySite(site));
+
+/** The host's reconciliation looks once more, and has seen what there is. */
+async function look(): Promise<void> {
+  const id = workflowId.reconcile(host.id);
+  const before = await site.detailsOf(id);
+  await site.client.workflow.getHandle(id).signal(signalName.lookNow);
+  await site.until('there was another look', async () => (await site.detailsOf(id)) !== before);
+}
+
+test('the housekeeper starts what was accepted and never started, and cancels what did not hear of its end', async () => {
+  const lost = await site.accept();
+  const unheard = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('it runs', async () => (await rowsOf(site, unheard)).task.state === 'running');
+  await site.ledger.task.update({ where: { id: unheard }, data: { cancelRequestedAt: new Date() } });
+  const house = await site.client.workflow.start(workflowType.housekeeping, {
+    taskQueue: controlQueue,
+    workflowId: workflowId.housekeeping(),
+    args: [site.pace],
+  });
+  await site.until('the lost one has begun', async () => (await rowsOf(site, lost)).task.workflowAt !== null);
+  expect(await site.ended(lost)).toBe('succeeded');
+  expect(await site.ended(unheard)).toBe('cancelled');
+  await house.terminate();
+  for (const id of [lost, unheard]) await expectEverythingOrNothing(site, id);
+});
+
+test('what a removed VM has left on a host is removed', async () => {
+  const id = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('it runs', async () => host.jobsStarted.size > 0 && host.domains.size === 1);
+  const kept = { domains: [...host.domains], disks: [...host.disks], records: [...host.records], networks: [...host.networks] };
+  await site.cancel(id);
+  await site.ended(id);
+  for (const [name, domain] of kept.domains) host.domains.set(name, domain);
+  for (const [path, disk] of kept.disks) host.disks.set(path, disk);
+  for (const [vm, record] of kept.records) host.records.set(vm, record);
+  for (const [vni, network] of kept.networks) host.networks.set(vni, network);
+  expect(
+    tracesOf(
+      site,
+      (await rowsOf(site, id)).vms.map((vm) => vm.id),
+    ),
+  ).not.toEqual([]);
+  await look();
+  await expectEverythingOrNothing(site, id);
+});
+
+test('what belongs to nobody is put aside when it was seen twice, and a live domain of a stranger is never touched', async () => {
+  const stranger = newId('vm');
+  host.records.set(stranger, {
+    vmId: stranger,
+    generation: 1,
+    image: newId('image'),
+    vni: 1,
+    staged: null,
+    ready: null,
+    jobStartedMs: null,
+    settled: false,
+    removing: false,
+  });
+  const id = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('it runs', async () => host.domains.size === 1);
+  const [name, domain] = [...host.domains][0]!;
+  host.domains.set('somebody-else', {
+    ...domain,
+    config: { ...domain.config, name: 'somebody-else', uuid: 'another', disks: [] },
+  });
+  await look();
+  expect([...host.quarantined.keys()]).toEqual([]);
+  await look();
+  expect([...host.quarantined.keys()]).toEqual([stranger]);
+  expect([...host.domains.keys()].sort()).toEqual([name, 'somebody-else'].sort());
+  expect(await site.detailsOf(workflowId.reconcile(host.id))).toContain('somebody-else');
+  host.domains.delete('somebody-else');
+  host.quarantined.clear();
+  await site.cancel(id);
+  await site.ended(id);
+});
+
+test('a VM that should be there and is not is reported when it was missed twice, and its row is kept', async () => {
+  const id = await site.accept();
+  const steps = site.ledgerSteps();
+  const { vmIds } = await steps.loadTask(id);
+  await steps.reserveTask(id);
+  await steps.advanceTask(id, 'stagingIn', []);
+  await steps.advanceTask(id, 'starting', [], 'creating');
+  await steps.advanceTask(id, 'running', [], 'running');
+  await look();
+  expect((await rowsOf(site, id)).vms[0]?.state).toBe('running');
+  await look();
+  expect((await rowsOf(site, id)).vms[0]).toMatchObject({ state: 'stuck', problem: { code: 'vm-lost' }, hostId: host.id });
+  await steps.releaseVms(vmIds as VmId[]);
+});
+
+test('a VM whose removal is refused is stuck, says why, keeps its resources, and goes when an operator has put it right', async () => {
+  const id = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('its command runs', async () => (await rowsOf(site, id)).vms.some((vm) => host.jobsStarted.has(vm.id)));
+  const [name, domain] = [...host.domains][0]!;
+  const record = [...host.records.values()][0]!;
+  // Somebody else's domain under our name, and no record of ours: not ours to end.
+  host.records.clear();
+  host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  await site.cancel(id);
+  await site.until('the owner has an answer', async () => (await rowsOf(site, id)).task.state === 'cancelled');
+  expect((await rowsOf(site, id)).vms[0]).toMatchObject({ state: 'stuck', problem: { code: 'not-ours' } });
+  expect(host.domains.has(name)).toBe(true);
+  expect(host.disks.size).toBe(2);
+  expect(await site.detailsOf(workflowId.task(id))).toContain('lookNow');
+  host.domains.set(name, domain);
+  host.records.set(record.vmId, record);
+  await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.lookNow);
+  expect(await site.ended(id)).toBe('cancelled');
+  await expectEverythingOrNothing(site, id);
+});
