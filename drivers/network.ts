@@ -107,9 +107,8 @@ async function makeLinks({ vni, cidr, gateway }: NetworkRef, { address }: Networ
   const vxlan = vxlanName(vni);
   const lines: string[] = [];
   if (!present.has(bridge)) lines.push(`link add ${bridge} type bridge`);
-  if (!present.has(vxlan)) lines.push(`link add ${vxlan} type vxlan id ${vni} local ${address} dstport ${vxlanPort} nolearning`);
+  if (!present.has(vxlan)) lines.push(`link add ${vxlan} type vxlan id ${vni} local ${address} dstport ${vxlanPort}`);
   lines.push(
-    // The gateway answers at every host by itself, so its frames never cross; and guests get no say in the tree.
     `link set dev ${bridge} address ${gatewayMac} mtu ${mtu} type bridge stp_state 0 mcast_snooping 0`,
     `link set dev ${bridge} addrgenmode none`,
     `link set dev ${vxlan} mtu ${mtu} addrgenmode none master ${bridge}`,
@@ -186,6 +185,8 @@ export function firewallRules({ hostsCidr, guestSupernet }: NetworkOptions): str
 /** Replaces our chains whole, in one step, then makes sure that the built-in chains begin with them. */
 async function ensureFirewall(options: NetworkOptions): Promise<void> {
   await sysctl('net/ipv4/ip_forward', '1');
+  // Frames between guests of one owner are bridged: they are no business of rules for what is routed.
+  await sysctl('net/bridge/bridge-nf-call-iptables', '0');
   // `--noflush` leaves other chains alone; a chain that is declared is emptied first.
   await run(['iptables-restore', '-w', '10', '--noflush'], { deadlineMs, input: firewallRules(options) });
   for (const [table, chain, target] of [
@@ -197,4 +198,17 @@ async function ensureFirewall(options: NetworkOptions): Promise<void> {
     if (!rules.includes(`-A ${chain} -j ${target}\n`))
       await run(['iptables', '-w', '10', '-t', table, '-I', chain, '1', '-j', target], { deadlineMs });
   }
+  for (const [chain, ...rule] of gatewayRules) {
+    const rules = await run(['ebtables', '-t', 'filter', '-L', chain], { deadlineMs });
+    if (!rules.includes(rule.join(' '))) await run(['ebtables', '-t', 'filter', '-A', chain, ...rule], { deadlineMs });
+  }
 }
+
+/**
+ * Each host answers for the gateway by itself: its frames don't cross to the peers, whose gateways have the same address,
+ * and no guest speaks in its name.
+ */
+const gatewayRules = [
+  ['OUTPUT', '-s', gatewayMac, '-o', 'vx+', '-j', 'DROP'],
+  ['FORWARD', '-s', gatewayMac, '-j', 'DROP'],
+] as const;

@@ -1,0 +1,249 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { type Dispatcher, request } from 'undici';
+import { BerthError } from '../model/errors.ts';
+import type { ImageId } from '../model/ids.ts';
+import type { Logger } from '../model/log.ts';
+import type { Blob, ImageRef } from '../model/vm.ts';
+import { diskFullOr, exists, isErrno, makeFolder, syncFolder, writeAtomically } from './files.ts';
+import type { CachedImage, ImageCache, VmStore } from './ports.ts';
+import { ProcessError, run } from './process.ts';
+
+export interface ImageCacheOptions {
+  /** The host's folder; images/ and staging/ are in it, and in that of the peers, who export theirs over NFS. */
+  root: string;
+  budgetMiB: number;
+  store: VmStore;
+  repository: Dispatcher;
+  log: Logger;
+}
+
+const partNames = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as const;
+type Part = keyof typeof partNames;
+const parts = Object.keys(partNames) as Part[];
+
+const bodyTimeoutMs = 60_000;
+/** nfs-cp hung once; 1 MiB/s is slower than any network that a site would have. */
+const peerDeadlineMs = (sizeBytes: number): number => 20_000 + sizeBytes / 1048.576;
+/** An image that was used this recently may be about to get an overlay. */
+const warmMs = 15 * 60_000;
+
+type Source = 'cache' | 'peer' | 'repository';
+
+/**
+ * Images by id under images/<id>/, complete and checked: they are collected in staging/ and renamed as a whole. What is
+ * in the folder was verified; `image.json`'s time is that of the last use.
+ */
+export function openImageCache(options: ImageCacheOptions): ImageCache {
+  const images = join(options.root, 'images');
+  const underWay = new Map<string, Promise<{ from: Source; bytes: number }>>();
+  const folderOf = (id: string): string => {
+    if (!/^[A-Za-z0-9_-]{1,96}$/.test(id)) throw new Error(`BUG: ${JSON.stringify(id)} can't name a folder`);
+    return join(images, id);
+  };
+
+  async function find(id: ImageId): Promise<CachedImage | null> {
+    const folder = folderOf(id);
+    const now = new Date();
+    try {
+      await utimes(join(folder, 'image.json'), now, now);
+    } catch (error) {
+      if (isErrno(error, 'ENOENT')) return null;
+      throw error;
+    }
+    return { disk: join(folder, partNames.disk), kernel: join(folder, partNames.kernel), initrd: join(folder, partNames.initrd) };
+  }
+
+  async function transfer(image: ImageRef): Promise<{ from: Source; bytes: number }> {
+    const sizeBytes = parts.reduce((sum, part) => sum + image.parts[part].sizeBytes, 0);
+    await makeRoom(options, images, sizeBytes);
+    const partial = join(options.root, 'staging', `${image.id}.${randomBytes(6).toString('hex')}.partial`);
+    await makeFolder(partial, 0o755);
+    try {
+      const from = await collect(options, image, partial);
+      await writeAtomically(
+        join(partial, 'image.json'),
+        `${JSON.stringify({ id: image.id, name: image.name, digest: image.digest })}\n`,
+      );
+      await makeFolder(images, 0o755);
+      await publish(partial, folderOf(image.id));
+      await syncFolder(images);
+      return { from, bytes: sizeBytes };
+    } catch (error) {
+      throw diskFullOr(error, `fetching image ${image.name}`);
+    } finally {
+      await rm(partial, { recursive: true, force: true });
+    }
+  }
+
+  return {
+    find,
+    async ensure(image, signal) {
+      if ((await find(image.id)) !== null) return { from: 'cache', bytes: 0 };
+      // The transfer belongs to all who wait for it: one that is cancelled leaves it to the others.
+      let shared = underWay.get(image.id);
+      if (shared === undefined) {
+        shared = transfer(image).finally(() => underWay.delete(image.id));
+        underWay.set(image.id, shared);
+      }
+      return unlessAborted(shared, signal);
+    },
+    async list() {
+      const found = await Promise.all(
+        (await names(images)).map(async (id) => ((await exists(join(images, id, 'image.json'))) ? id : null)),
+      );
+      return found.filter((id) => id !== null) as ImageId[];
+    },
+  };
+}
+
+/** Another worker of this host may have been first: its copy has been checked as well as ours. */
+async function publish(partial: string, folder: string): Promise<void> {
+  try {
+    await rename(partial, folder);
+  } catch (error) {
+    if (!isErrno(error, 'ENOTEMPTY', 'EEXIST')) throw error;
+  }
+}
+
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}
+
+/** From the nearest peer that has it whole, else from the repository. */
+async function collect(options: ImageCacheOptions, image: ImageRef, folder: string): Promise<Source> {
+  for (const peer of image.peers) {
+    try {
+      for (const part of parts) await fromPeer(options, image, part, peer, join(folder, partNames[part]));
+      return 'peer';
+    } catch (error) {
+      if (!(error instanceof ProcessError) && !(error instanceof BerthError && error.code === 'image-damaged')) throw error;
+      options.log.warn({ peer, image: image.id, error: error.message }, 'a peer could not give an image');
+    }
+  }
+  for (const part of parts) await fromRepository(options, image, image.parts[part], join(folder, partNames[part]));
+  return 'repository';
+}
+
+async function fromPeer(
+  { root }: ImageCacheOptions,
+  image: ImageRef,
+  part: Part,
+  peer: string,
+  destination: string,
+): Promise<void> {
+  // nfs-cp refuses a destination that is there, from a peer before this one for example.
+  await rm(destination, { force: true });
+  const source = `nfs://${peer}${join(root, 'images', image.id, partNames[part])}`;
+  await run(['nfs-cp', source, destination], { deadlineMs: peerDeadlineMs(image.parts[part].sizeBytes) });
+  await verify(image, image.parts[part], destination);
+}
+
+/** nfs-cp's word isn't enough: the bytes that are on this disk are read again. */
+async function verify(image: ImageRef, blob: Blob, path: string): Promise<void> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer);
+  requireDigest(image, blob, hash.digest('hex'), path);
+  const file = await open(path, 'r+');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function requireDigest(image: ImageRef, blob: Blob, found: string, path: string): void {
+  if (found !== blob.sha256)
+    throw new BerthError(
+      'image-damaged',
+      `fetching image ${image.name}: ${basename(path)} has sha256 ${found}, not ${blob.sha256}; it was not kept`,
+    );
+}
+
+async function fromRepository(
+  { repository }: ImageCacheOptions,
+  image: ImageRef,
+  blob: Blob,
+  destination: string,
+): Promise<void> {
+  const hash = createHash('sha256');
+  const file = await open(destination, 'w', 0o644);
+  try {
+    let bytes = 0;
+    for await (const chunk of await download(repository, image, blob)) {
+      bytes += chunk.length;
+      if (bytes > blob.sizeBytes)
+        throw new BerthError('image-damaged', `fetching image ${image.name}: more than ${blob.sizeBytes} bytes`);
+      hash.update(chunk);
+      await file.write(chunk);
+    }
+    await file.sync();
+  } catch (error) {
+    if (error instanceof BerthError || isErrno(error, 'ENOSPC', 'EDQUOT', 'EIO', 'EROFS')) throw error;
+    throw new BerthError('repository-unavailable', `fetching image ${image.name}: ${String(error)}`, { cause: error });
+  } finally {
+    await file.close();
+  }
+  requireDigest(image, blob, hash.digest('hex'), destination);
+}
+
+async function download(dispatcher: Dispatcher, image: ImageRef, blob: Blob): Promise<AsyncIterable<Buffer>> {
+  const { statusCode, body } = await request(blob.url, { dispatcher, headersTimeout: bodyTimeoutMs, bodyTimeout: bodyTimeoutMs });
+  if (statusCode === 200) return body;
+  await body.dump();
+  throw new BerthError('repository-unavailable', `fetching image ${image.name}: the repository answered ${statusCode}`);
+}
+
+interface Kept {
+  id: string;
+  bytes: number;
+  usedMs: number;
+}
+
+/**
+ * Drops the longest unused images until a new one fits into the budget. Never one that an overlay is made on, nor one
+ * used minutes ago: then the budget is exceeded, and the disk's own size is the bound.
+ */
+async function makeRoom({ root, budgetMiB, store, log }: ImageCacheOptions, images: string, neededBytes: number): Promise<void> {
+  const kept: Kept[] = [];
+  for (const id of await names(images)) kept.push({ id, ...(await usage(join(images, id))) });
+  let bytes = kept.reduce((sum, image) => sum + image.bytes, neededBytes);
+  for (const image of kept.sort((a, b) => a.usedMs - b.usedMs)) {
+    if (bytes <= budgetMiB * 2 ** 20) return;
+    if (Date.now() - image.usedMs < warmMs) continue;
+    // Asked for each, at the last moment: a VM's record names its image before its overlay is made.
+    if ((await store.list()).some(({ record }) => record === null || record.image === image.id)) continue;
+    const away = join(root, 'staging', `${image.id}.${randomBytes(6).toString('hex')}.discarded`);
+    await rename(join(images, image.id), away);
+    await rm(away, { recursive: true, force: true });
+    bytes -= image.bytes;
+    log.info({ image: image.id, bytes: image.bytes }, 'an image left the cache');
+  }
+}
+
+async function usage(folder: string): Promise<{ bytes: number; usedMs: number }> {
+  let bytes = 0;
+  let usedMs = 0;
+  for (const name of await names(folder)) {
+    const { blocks, mtimeMs } = await stat(join(folder, name));
+    bytes += blocks * 512;
+    if (name === 'image.json') usedMs = mtimeMs;
+  }
+  return { bytes, usedMs };
+}
+
+async function names(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+}

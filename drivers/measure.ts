@@ -1,0 +1,99 @@
+import { readFile, statfs } from 'node:fs/promises';
+import { availableParallelism, cpus, totalmem } from 'node:os';
+import { join, join } from 'node:path';
+import type { HostId } from '../model/ids.ts';
+import { isErrno, readText, writeAtomically } from './files.ts';
+import { probeKvm } from './kvm-probe.ts';
+import type { HostProbe, Hypervisor } from './ports.ts';
+
+export interface MeasureOptions {
+  hostId: HostId;
+  address: string;
+  provider: string;
+  root: string;
+  reserve: { vcpus: number; memoryMiB: number; diskMiB: number };
+  /** The share of this machine that this host may count: below 1 where a machine plays several. */
+  share: number;
+  vcpuRatio: number;
+  hypervisor: Hypervisor;
+  images: ImageCache;
+  store: VmStore;
+}
+
+const mib = 2 ** 20;
+
+/** What this machine has. Measured at each start, except the accelerator, which is tried once a boot. */
+export function openProbe(options: MeasureOptions): HostProbe {
+  let finding: ReturnType<typeof findAccelerator> | null = null;
+  const probe: HostProbe = {
+    async accelerator() {
+      finding ??= findAccelerator(options);
+      const mine = finding;
+      try {
+        const { kind, final } = await mine;
+        if (!final && finding === mine) finding = null;
+        return kind;
+      } catch (error) {
+        if (finding === mine) finding = null;
+        throw error;
+      }
+    },
+    async measure() {
+      const [disk, folders, memoryBytes, bootId, kind, hypervisor] = await Promise.all([
+        statfs(options.root),
+        options.store.list(),
+        memoryLimitBytes(),
+        readFile('/proc/sys/kernel/random/boot_id', 'utf8'),
+        probe.accelerator(),
+        options.hypervisor.version(),
+      ]);
+      const oursBytes = folders.reduce((sum, { bytes }) => sum + bytes, 0);
+      const shared = (amount: number): number => Math.floor(amount * options.share);
+      return {
+        hostId: options.hostId,
+        address: options.address,
+        provider: options.provider,
+        capacity: {
+          vcpus: Math.max(1, shared(availableParallelism() * options.vcpuRatio)),
+          memoryMiB: shared(memoryBytes / mib),
+          // What is free and what our VMs take: the ledger counts these, what others take is lost to us.
+          diskMiB: Math.floor((disk.bavail * disk.bsize * options.share + oursBytes) / mib),
+        },
+        reserve: options.reserve,
+        cpuModel: cpus()[0]?.model ?? 'unknown',
+        accelerator: kind,
+        hypervisor,
+        bootId: bootId.trim(),
+      };
+    },
+  };
+  return probe;
+}
+
+/** The machine's memory, or less where a control group says so (v2, then v1). */
+async function memoryLimitBytes(): Promise<number> {
+  let bytes = totalmem();
+  for (const path of ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']) {
+    const limit = Number((await readText(path))?.trim());
+    if (Number.isFinite(limit) && limit > 0) bytes = Math.min(bytes, limit);
+  }
+  return bytes;
+}
+
+/** A finding is good for as long as the machine is up; without one, guests run emulated, which works everywhere. */
+async function findAccelerator({ root, images }: MeasureOptions): Promise<{ kind: 'kvm' | 'qemu'; final: boolean }> {
+  const path = join(root, 'accelerator');
+  const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  const [cachedBoot, cached] = ((await readText(path)) ?? '').trim().split(' ');
+  if (cachedBoot === boot && (cached === 'kvm' || cached === 'qemu')) return { kind: cached, final: true };
+  const [image] = await images.list();
+  const found = await probeKvm(image === undefined ? null : ((await images.find(image))?.kernel ?? null));
+  if (found === 'unknown') return { kind: 'qemu', final: false };
+  try {
+    await writeAtomically(path, `${boot} ${found}\n`);
+  } catch (error) {
+    // A full or read-only disk costs another probe at the next start, no more.
+    if (!isErrno(error, 'ENOSPC', 'EDQUOT', 'EROFS')) throw error;
+  }
+  return { kind: found, final: true };
+}

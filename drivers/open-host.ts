@@ -1,0 +1,74 @@
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Agent } from 'undici';
+import type { readConfig } from '../model/config.ts';
+import type { HostId } from '../model/ids.ts';
+import type { Logger } from '../model/log.ts';
+import { systemClock } from './clock.ts';
+import { openDiskTool } from './disks.ts';
+import { openInputFetcher } from './fetch-input.ts';
+import { hostNameservers, openGuest } from './guest.ts';
+import { openGuestAgent } from './guest-agent.ts';
+import { openImageCache } from './images.ts';
+import { openLibvirt } from './libvirt.ts';
+import { openProbe } from './measure.ts';
+import { openNetwork } from './network.ts';
+import type { HostPorts } from './ports.ts';
+import { openRepositoryClient } from './repository.ts';
+import { openVirsh } from './virsh.ts';
+import { openVmStore } from './vm-store.ts';
+
+type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
+
+/** The folders of DESIGN.md, "On a host", and what of an earlier worker's unfinished work can only be in the way. */
+async function prepareFolders(root: string): Promise<void> {
+  for (const name of ['images', 'vms', 'staging', 'removed', 'quarantine']) await mkdir(join(root, name), { recursive: true });
+  const staging = join(root, 'staging');
+  await Promise.all((await readdir(staging)).map((name) => rm(join(staging, name), { recursive: true, force: true })));
+}
+
+/** All ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
+export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
+  const root = config.BERTH_DISK;
+  await prepareFolders(root);
+  const virsh = openVirsh('qemu:///system');
+  const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
+  const store = openVmStore(root);
+  const hypervisor = openLibvirt(virsh, join(root, 'staging'));
+  const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
+  return {
+    clock: systemClock,
+    store,
+    images,
+    inputs: openInputFetcher(dispatcher),
+    repository: openRepositoryClient(dispatcher),
+    disks: openDiskTool(),
+    network: openNetwork({
+      address: config.BERTH_HOST_ADDRESS,
+      hostsCidr: config.BERTH_HOSTS_CIDR,
+      guestSupernet: config.BERTH_GUEST_SUPERNET,
+    }),
+    hypervisor,
+    guest: openGuest(openGuestAgent(virsh), await hostNameservers()),
+    probe: openProbe({
+      hostId: config.BERTH_HOST_ID as HostId,
+      address: config.BERTH_HOST_ADDRESS,
+      provider: config.BERTH_PROVIDER,
+      root,
+      reserve: {
+        vcpus: config.BERTH_RESERVE_VCPUS,
+        memoryMiB: config.BERTH_RESERVE_MEMORY_MIB,
+        diskMiB: config.BERTH_RESERVE_DISK_MIB,
+      },
+      share: config.BERTH_HOST_SHARE,
+      vcpuRatio: config.BERTH_VCPU_RATIO,
+      hypervisor,
+      images,
+      store,
+    }),
+    async close() {
+      virsh.close();
+      await dispatcher.close();
+    },
+  };
+}
