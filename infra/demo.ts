@@ -171,12 +171,14 @@ async function runDemo(site: Site): Promise<Record<string, unknown>> {
 }
 
 async function main(): Promise<Record<string, unknown>> {
-  // Heard from the first moment on, but the site stands or has failed before it is stopped.
+  const interruption = new AbortController();
   const interrupted = new Promise<never>((_, reject) => {
-    for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => reject(new Error(name)));
+    interruption.signal.addEventListener('abort', () => reject(interruption.signal.reason));
   });
   interrupted.catch(() => undefined);
-  const site = await startSite({ home: process.env.BERTH_HOME ?? '.berth-demo', hosts: 3, apiPort: 0, note: say });
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => interruption.abort(new Error(name)));
+  const home = process.env.BERTH_HOME ?? '.berth-demo';
+  const site = await startSite({ home, hosts: 3, apiPort: 0, signal: interruption.signal, note: say });
   say(`the site is ready: API ${site.ready.api}, Temporal's UI ${site.ready.temporalUi}`);
   try {
     return await Promise.race([runDemo(site), interrupted]);

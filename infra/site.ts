@@ -12,22 +12,28 @@ const number = (name: string, fallback: number, least: number, most: number): nu
   return value;
 };
 
+const interruption = new AbortController();
 const interrupted = new Promise<string>((resolve) => {
-  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => resolve(name));
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(name, () => {
+      interruption.abort(new Error(name));
+      resolve(name);
+    });
 });
 const starting = startSite({
   home: process.env.BERTH_HOME ?? '.berth',
   hosts: number('BERTH_HOSTS', 3, 1, 200),
   apiPort: number('BERTH_API_PORT', 0, 0, 65_535),
+  signal: interruption.signal,
   note,
 });
-// Interrupted while it starts: it is stopped all the same, once it stands or has failed.
-const site = await starting;
-if ((await Promise.race([interrupted, Promise.resolve('up')])) === 'up') {
-  note('ready');
-  console.log(`READY ${JSON.stringify(site.ready)}`);
-}
-const why = await interrupted;
-note(`${why}: stopping`);
+const site = await starting.catch((error: unknown) => {
+  // What isn't known to be somebody's doing is shown whole.
+  console.error(interruption.signal.aborted ? `${String(error)}: the site was stopped while it started` : error);
+  process.exit(1);
+});
+note('ready');
+console.log(`READY ${JSON.stringify(site.ready)}`);
+note(`${await interrupted}: stopping`);
 await site.stop();
 note('stopped');

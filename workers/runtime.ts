@@ -22,7 +22,10 @@ export function installRuntime(log: Logger, metricsPort: number): string | null 
       warn: say('warn'),
       error: say('error'),
     },
-    telemetryOptions: address === null ? {} : { metrics: { prometheus: { bindAddress: address, countersTotalSuffix: true } } },
+    telemetryOptions: {
+      logging: { forward: {}, filter: 'WARN' },
+      ...(address === null ? {} : { metrics: { prometheus: { bindAddress: address, countersTotalSuffix: true } } }),
+    },
   });
   return address;
 }

@@ -17,7 +17,7 @@ export async function startBareHosts(homePath: string, count: number, note: (tex
     await ground.release();
   };
   try {
-    await applyMachineRules(machineRules(ground.home.tag, ground.network, []));
+    await applyMachineRules(machineRules(ground.home.tag, ground.network, { there: [], local: [] }));
     for (let index = 1; index <= count; index += 1) hosts.push(startHost(bare(ground, index, count, note)));
     await Promise.all(hosts.map((host) => host.ready));
     return { hosts, stop };

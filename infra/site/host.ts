@@ -19,7 +19,7 @@ export interface HostOrder {
   /** For the host's daemons. */
   env: Record<string, string>;
   /** The host worker: started last; null for a host without one. */
-  worker: { argv: readonly string[]; env: Record<string, string> } | null;
+  worker: { argv: readonly string[]; env: Record<string, string>; isReady: (pid: number) => boolean } | null;
   note: (text: string) => void;
 }
 
@@ -160,7 +160,8 @@ export function startHost(order: HostOrder): Host {
     );
     await Promise.all([nfs, hypervisor]);
     const worker = order.worker;
-    if (worker !== null) await start({ part: 'worker', argv: worker.argv, env: worker.env, isReady: () => true, stopMs: 10_000 });
+    if (worker !== null)
+      await start({ part: 'worker', argv: worker.argv, env: worker.env, isReady: worker.isReady, stopMs: 10_000 });
   }
 
   async function dropChildren(): Promise<void> {

@@ -44,6 +44,8 @@ export async function raiseNetwork(tag: string, wanted: string | null): Promise<
   await run(['ip', 'link', 'add', bridge, 'mtu', String(hostsMtu), 'type', 'bridge', 'forward_delay', '0'], { deadlineMs });
   await run(['ip', 'link', 'set', bridge, 'alias', forwardWasOff ? aliasForwardOff : 'berth'], { deadlineMs });
   writeFileSync(`/proc/sys/net/ipv6/conf/${bridge}/disable_ipv6`, '1');
+  // Lets the DNAT rule below lead to 127.0.0.1; whatever else comes for such an address is dropped (INPUT).
+  writeFileSync(`/proc/sys/net/ipv4/conf/${bridge}/route_localnet`, '1');
   const subnet = await claimSubnet(tag, bridge, wanted);
   await run(['ip', 'link', 'set', bridge, 'up'], { deadlineMs });
   setForwarding(true);
@@ -84,11 +86,19 @@ async function isTaken(subnet: string, butFor: string): Promise<boolean> {
   return inside || routes.some((route) => route.dev !== butFor);
 }
 
+/** TCP ports of the machine that hosts reach at the gateway's address. */
+export interface OfferedPorts {
+  /** Of a server that listens there. */
+  there: readonly number[];
+  /** Of one that listens on 127.0.0.1 alone, on the same port. */
+  local: readonly number[];
+}
+
 /**
- * What the machine itself filters for the site: hosts reach the given TCP ports of the machine and the outside, nothing
+ * What the machine itself filters for the site: hosts reach the offered ports of the machine and the outside, nothing
  * else reaches the hosts, and the hosts no other service of the machine. Each rule carries the site's comment.
  */
-export function machineRules(tag: string, network: SiteNetwork, ports: readonly number[]): string {
+export function machineRules(tag: string, network: SiteNetwork, ports: OfferedPorts): string {
   const comment = `-m comment --comment "${ruleComment(tag)}"`;
   const { bridge, gateway, cidr } = network;
   // Inserted at 1 one after the other, so the last one here is looked at first. The accepting rules for forwarding are
@@ -97,7 +107,10 @@ export function machineRules(tag: string, network: SiteNetwork, ports: readonly 
     '*filter',
     `-I INPUT 1 -i ${bridge} ${comment} -j DROP`,
     `-I INPUT 1 -i ${bridge} -p icmp ${comment} -j ACCEPT`,
-    ...ports.map((port) => `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j ACCEPT`),
+    ...ports.there.map((port) => `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j ACCEPT`),
+    ...ports.local.map(
+      (port) => `-I INPUT 1 -i ${bridge} -p tcp --dport ${port} -m conntrack --ctstate DNAT ${comment} -j ACCEPT`,
+    ),
     `-I INPUT 1 -i ${bridge} -m conntrack --ctstate ESTABLISHED,RELATED ${comment} -j ACCEPT`,
     `-I FORWARD 1 -o ${bridge} ! -i ${bridge} -m conntrack --ctstate NEW,INVALID ${comment} -j DROP`,
     `-A FORWARD -i ${bridge} ${comment} -j ACCEPT`,
@@ -109,6 +122,9 @@ export function machineRules(tag: string, network: SiteNetwork, ports: readonly 
     `-A FORWARD -o ${bridge} -p tcp --tcp-flags SYN,RST SYN ${comment} -j TCPMSS --clamp-mss-to-pmtu`,
     'COMMIT',
     '*nat',
+    ...ports.local.map(
+      (port) => `-A PREROUTING -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j DNAT --to-destination 127.0.0.1`,
+    ),
     `-A POSTROUTING -s ${cidr} ! -o ${bridge} ${comment} -j MASQUERADE`,
     'COMMIT',
     '',

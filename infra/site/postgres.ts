@@ -38,15 +38,20 @@ async function ensureFiles(home: Home, password: string, env: Record<string, str
   renameSync(half, home.postgres);
 }
 
-/** @returns the process, and the URL of its database once that can be used */
+/**
+ * @param mayStart throws when nothing shall be started any more
+ * @returns the process, and the URL of its database once that can be used
+ */
 export async function startPostgres(
   home: Home,
   port: number,
   env: Record<string, string>,
   note: (text: string) => void,
+  mayStart: () => void,
 ): Promise<{ child: Child; database: Promise<string> }> {
   const password = keptSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
   await ensureFiles(home, password, env);
+  mayStart();
   // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
   rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
   const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];

@@ -99,7 +99,7 @@ async function uploadPart(
       'content-length': String(sizeBytes),
       'idempotency-key': `seed-${sha256}`,
     },
-    body: createReadStream(path),
+    body: createReadStream(path, { highWaterMark: 2 ** 20 }),
     duplex: 'half',
   });
   const answer = (await response.json()) as { id?: string; sha256?: string };

@@ -23,6 +23,8 @@ export interface SiteOptions {
   apiPort: number;
   /** Further settings (model/config.ts) for the API, the control worker and the host workers. */
   settings?: Record<string, string>;
+  /** Gives up starting, and stops what runs already. */
+  signal?: AbortSignal;
   /** Told of each step, and of each process that dies and comes back. */
   note: (text: string) => void;
 }
@@ -49,6 +51,8 @@ export interface Site {
 }
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
+/** A worker serves its metrics once it takes work. */
+const hostMetricsPort = 9464;
 const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entry)];
 
 /**
@@ -57,10 +61,11 @@ const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entr
  */
 export async function startSite(options: SiteOptions): Promise<Site> {
   const ground = await takeGround(options.home, options.note);
-  const running: Running = { children: new Map(), hosts: [] };
+  const running: Running = { children: new Map(), hosts: [], stopping: false };
   const stop = (): Promise<void> => stopAll(ground, running);
   try {
-    return { ...(await startParts(options, ground, running)), hosts: running.hosts, child: (name) => find(running, name), stop };
+    const started = await Promise.race([startParts(options, ground, running), aborted(options.signal)]);
+    return { ...started, hosts: running.hosts, child: (name) => find(running, name), stop };
   } catch (error) {
     await stop().catch((failure: unknown) => options.note(String(failure)));
     throw error;
@@ -68,12 +73,25 @@ export async function startSite(options: SiteOptions): Promise<Site> {
 }
 
 interface Running {
+  /** From here on nothing is started any more. */
+  stopping: boolean;
   children: Map<string, Child>;
   hosts: Host[];
 }
 
+function aborted(signal: AbortSignal | undefined): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal?.aborted) reject(signal.reason);
+    signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
+}
+
+function refuseWhenStopping(running: Running): void {
+  if (running.stopping) throw new Error('the site is being stopped');
+}
+
 interface Places {
-  temporal: { ip: string; port: number; uiPort: number; metricsPort: number };
+  temporal: { port: number; uiPort: number; metricsPort: number };
   postgres: number;
   api: number;
   operators: number;
@@ -89,10 +107,9 @@ async function choosePorts(ground: Ground, options: SiteOptions): Promise<Places
     postgres: await ground.port('postgres', local),
     control: await ground.port('control-metrics', local),
     temporal: {
-      ip: gateway,
-      port: await ground.port('temporal', [gateway]),
+      port: await ground.port('temporal', [...local, gateway]),
       uiPort: await ground.port('temporal-ui', local),
-      metricsPort: await ground.port('temporal-metrics', ['0.0.0.0']),
+      metricsPort: await ground.port('temporal-metrics', local),
     },
   };
 }
@@ -106,10 +123,11 @@ async function startParts(
   const { note } = options;
   const startedMs = Date.now();
   const places = await choosePorts(ground, options);
-  await applyMachineRules(machineRules(home.tag, network, [places.temporal.port, places.api]));
+  await applyMachineRules(machineRules(home.tag, network, { there: [places.api], local: [places.temporal.port] }));
   note(`the hosts' network is ${network.cidr}`);
 
   const settings = settingsOf(options, ground, places);
+  refuseWhenStopping(running);
   const temporal = startTemporal(home, places.temporal, ground.env, note);
   running.children.set('temporal', temporal);
   const databaseUrl = startDatabase(ground, places.postgres, running, note);
@@ -141,7 +159,7 @@ async function startParts(
     ]);
     return {
       ready: { api, temporalUi: `http://127.0.0.1:${places.temporal.uiPort}`, console: null, ...keys },
-      temporalAddress: settings.host.TEMPORAL_ADDRESS,
+      temporalAddress: settings.control.TEMPORAL_ADDRESS,
       databaseUrl: database,
       operatorsUrl: `http://127.0.0.1:${places.operators}`,
     };
@@ -154,7 +172,7 @@ async function startParts(
 async function startDatabase(ground: Ground, port: number, running: Running, note: (text: string) => void): Promise<string> {
   const given = process.env.DATABASE_URL;
   if (given !== undefined) return given;
-  const { child, database } = await startPostgres(ground.home, port, ground.env, note);
+  const { child, database } = await startPostgres(ground.home, port, ground.env, note, () => refuseWhenStopping(running));
   running.children.set('postgres', child);
   return database;
 }
@@ -164,7 +182,6 @@ function settingsOf(options: SiteOptions, ground: Ground, places: Places) {
   const common = {
     // Starting Node's own compiler anew for every process would cost each of them half a second.
     NODE_COMPILE_CACHE: join(cache, 'node-compile'),
-    TEMPORAL_ADDRESS: `${network.gateway}:${places.temporal.port}`,
     BERTH_TEMPORAL_UI: `http://127.0.0.1:${places.temporal.uiPort}`,
     BERTH_REPOSITORY_URL: `http://${network.gateway}:${places.api}`,
     ...options.settings,
@@ -172,6 +189,7 @@ function settingsOf(options: SiteOptions, ground: Ground, places: Places) {
   return {
     control: {
       ...common,
+      TEMPORAL_ADDRESS: `127.0.0.1:${places.temporal.port}`,
       BERTH_SIGNING_KEY: keptSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
       BERTH_API_PORT: String(places.api),
       BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
@@ -182,9 +200,10 @@ function settingsOf(options: SiteOptions, ground: Ground, places: Places) {
     },
     host: {
       ...common,
+      TEMPORAL_ADDRESS: `${network.gateway}:${places.temporal.port}`,
       BERTH_HOSTS_CIDR: network.cidr,
       BERTH_HOST_SHARE: (1 / options.hosts).toFixed(4),
-      BERTH_METRICS_PORT: '9464',
+      BERTH_METRICS_PORT: String(hostMetricsPort),
     },
   };
 }
@@ -193,7 +212,11 @@ function startHosts(options: SiteOptions, ground: Ground, running: Running, sett
   const { home, network, cache, env } = ground;
   for (let index = 1; index <= options.hosts; index += 1) {
     const identity = { BERTH_HOST_ID: hostName(index), BERTH_HOST_ADDRESS: `${network.subnet}.${10 + index}` };
-    const worker = { argv: nodeArgv('workers/host.ts'), env: { ...env, ...settings, ...identity } };
+    const worker = {
+      argv: nodeArgv('workers/host.ts'),
+      env: { ...env, ...settings, ...identity },
+      isReady: (pid: number) => isListening(pid, hostMetricsPort),
+    };
     const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
     running.hosts.push(startHost({ ...place, env, worker, note: options.note }));
   }
@@ -207,6 +230,7 @@ function startProcess(
   isReady: ChildSpec['isReady'],
   note: (text: string) => void,
 ): void {
+  refuseWhenStopping(running);
   const logFile = join(ground.home.logs, `${name}.log`);
   const argv = nodeArgv(`workers/${name}.ts`);
   running.children.set(name, supervise({ name, argv, env: { ...ground.env, ...env }, logFile, isReady, stopMs: 10_000 }, note));
@@ -249,6 +273,7 @@ function find(running: Running, name: string): Child {
 
 /** Work first, then what it stands on; a part that can't be stopped doesn't keep the others from it. */
 async function stopAll(ground: Ground, running: Running): Promise<void> {
+  running.stopping = true;
   const stage = async (stops: (Promise<unknown> | undefined)[]): Promise<unknown[]> =>
     (await Promise.allSettled(stops)).flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
   const failures = [

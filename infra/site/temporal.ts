@@ -6,8 +6,6 @@ import { isListening } from './processes.ts';
 import { type Child, supervise } from './supervise.ts';
 
 export interface TemporalPlace {
-  /** Address and port of the frontend: on the hosts' network, because host workers poll it. */
-  ip: string;
   port: number;
   uiPort: number;
   metricsPort: number;
@@ -25,6 +23,7 @@ const queueReads = ['transfer', 'timer', 'outbound', 'visibility'].flatMap((queu
 /** WAL with synchronous=NORMAL: a killed server loses nothing, a machine that loses its power the last moments. */
 const onFile = ['--sqlite-pragma', 'journal_mode=WAL', '--sqlite-pragma', 'synchronous=1'];
 
+/** It listens on 127.0.0.1: given another address, its own parts look for each other at the wrong one. */
 export function startTemporal(
   home: Home,
   place: TemporalPlace,
@@ -42,11 +41,9 @@ export function startTemporal(
         '--db-filename',
         join(home.temporal, 'temporal.db'),
         '--ip',
-        place.ip,
+        '127.0.0.1',
         '--port',
         String(place.port),
-        '--ui-ip',
-        '127.0.0.1',
         '--ui-port',
         String(place.uiPort),
         '--metrics-port',
@@ -61,7 +58,7 @@ export function startTemporal(
       logFile: join(home.logs, 'temporal.log'),
       isReady: async (pid) => {
         if (!isListening(pid, place.port)) return false;
-        return knowsNamespace(`${place.ip}:${place.port}`);
+        return knowsNamespace(`127.0.0.1:${place.port}`);
       },
       // Its own orderly end takes five seconds, and saves nothing that isn't in the file already.
       stopSignal: 'SIGKILL',

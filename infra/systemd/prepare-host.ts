@@ -34,13 +34,12 @@ async function replaceChanged(path: string, text: string): Promise<boolean> {
   return true;
 }
 
-/** The rules are replaced whole; the jump to them is first in INPUT, once. */
+/** The rules are replaced whole; the jump to them is in INPUT once, before what was there. */
 async function applyRules(host: HostConfig, uplink: string): Promise<void> {
   const iptables = (...argv: string[]): Promise<string> => run(['iptables', '--wait', '10', ...argv], { deadlineMs: 15_000 });
   await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: hostRules(host, uplink, true) });
-  const first = (await iptables('--list-rules', 'INPUT')).split('\n').find((line) => line.startsWith('-A'));
-  if (first === '-A INPUT -j BERTH-HOST') return;
-  await iptables('-I', 'INPUT', '1', '-j', 'BERTH-HOST');
+  const found = (await iptables('--list-rules', 'INPUT')).split('\n');
+  if (!found.includes('-A INPUT -j BERTH-HOST')) await iptables('-I', 'INPUT', '1', '-j', 'BERTH-HOST');
 }
 
 if (import.meta.main) {
