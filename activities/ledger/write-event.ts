@@ -11,13 +11,12 @@ export interface TaskFact {
 }
 
 /**
- * Writes an event in the transaction of its fact; one that is there already stays as it is. The last statement of its
- * transaction: it holds the lock that orders events until the commit.
+ * Writes an event in the transaction of its fact, which the caller knows to be new: a second one of the same id would
+ * undo the transaction. The last statement of it: it holds the lock that orders events until the commit.
  */
 export async function writeEvent(tx: Transaction, fact: TaskFact): Promise<void> {
   const data = JSON.stringify(taskEventData[fact.type].parse(fact.data));
   await tx.$executeRaw`
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${eventId(fact.subject, fact.type)}, ${fact.type}, ${fact.subject}, ${fact.owner}, ${fact.time}::timestamptz, ${data}::jsonb)
-    ON CONFLICT (id) DO NOTHING`;
+    VALUES (${eventId(fact.subject, fact.type)}, ${fact.type}, ${fact.subject}, ${fact.owner}, ${fact.time}::timestamptz, ${data}::jsonb)`;
 }
