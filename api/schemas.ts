@@ -99,7 +99,7 @@ export const HostChange = z
     acceptsMigrations: z.boolean().optional(),
   })
   .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
-  .meta({ id: 'HostChange' });
+  .meta({ id: 'HostChange', minProperties: 1 });
 
 export const Vm = z
   .strictObject({

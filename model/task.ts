@@ -48,7 +48,7 @@ export const TaskInput = z
   .refine((input) => (input.file === undefined) !== (input.url === undefined), {
     error: 'expected exactly one of file and url',
   })
-  .meta({ id: 'TaskInput' });
+  .meta({ id: 'TaskInput', oneOf: [{ required: ['file'] }, { required: ['url'] }] });
 
 export const ResourcesSpec = z
   .strictObject({
