@@ -1,10 +1,10 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, totalmem } from 'node:os';
-import { join, join } from 'node:path';
+import { join } from 'node:path';
 import type { HostId } from '../model/ids.ts';
 import { isErrno, readText, writeAtomically } from './files.ts';
 import { probeKvm } from './kvm-probe.ts';
-import type { HostProbe, Hypervisor } from './ports.ts';
+import type { HostProbe, Hypervisor, ImageCache, VmStore } from './ports.ts';
 
 export interface MeasureOptions {
   hostId: HostId;
