@@ -99,13 +99,14 @@ export function findWitness(state: PlanState, record: LeaseRecord, now: number):
 
 /**
  * Places all reservations that aren't bound anew, in the order of their starts, and `extra` with them. All or nothing.
- * `displacing: false` refuses an outcome in which a reservation would displace more running work than before.
+ * `displacing: false` refuses an outcome in which a reservation would displace more running work than before; `guest`
+ * is the work for which room is made, with its claims in place.
  */
 export function repack(
   state: PlanState,
   extra: readonly LeaseRecord[],
   now: number,
-  how: { displacing: boolean; weighImages: boolean },
+  how: { displacing: boolean; weighImages: boolean; guest?: LeaseRecord },
 ): boolean {
   const movable = state.upcoming.filter((record) => !record.bound);
   for (const record of extra) if (!movable.includes(record)) movable.push(record);
@@ -117,7 +118,7 @@ export function repack(
   const before = movable.map((record) => ({ record, hosts: record.hosts, claims: record.claims }));
   const displacedBefore = how.displacing ? 0 : overcommitted(state, movable);
   for (const record of movable) setClaims(state, record, 'promise', []);
-  const fits = movable.every((record) => {
+  const fits = (how.guest === undefined || hasRoom(state, how.guest)) && movable.every((record) => {
     const hosts = chooseHosts(state, record, now, how.weighImages && extra.includes(record));
     if (hosts !== null) claim(state, record, hosts);
     return hosts !== null;
@@ -129,6 +130,11 @@ export function repack(
     setClaims(state, record, 'promise', claims);
   }
   return false;
+}
+
+/** Whether claims that are in place overload no host while nothing else is moved. */
+function hasRoom(state: PlanState, record: LeaseRecord): boolean {
+  return record.claims.every(({ host, from, to }) => state.timeline.booked[host]!.freeUntil(from, record.shape, 0) >= to);
 }
 
 /** How many of the reservations' VMs sit where running work would have to go. */

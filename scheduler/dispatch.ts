@@ -20,6 +20,7 @@ import {
 const backfillDepth = 1000;
 /** How many in the queue are tried for an exact fit. */
 const exactDepth = 64;
+const exactWithoutSuspensionS = 45;
 /** Repacking reservations to make room for a start is for sites up to this size; on larger ones there is room elsewhere. */
 const makeRoomHosts = 64;
 /**
@@ -30,22 +31,29 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
   const openings = new Openings(state, now);
   const pass: Pass = { state, now, openings, emit, hopeless: Number.POSITIVE_INFINITY };
   if (state.policy.backfilling !== 'none') {
-    startExactFits(pass, false);
-    if (process.env.PAIRS && !(state.policy.suspension && process.env.PAIRS==='1')) startExactFits(pass, true);
+    startExactFits(pass);
+  }
+  // Bookings are made anew in the queue's order; those for which an image was sent to certain hosts stay.
+  for (const record of state.queue) {
+    if (record.claims.length > 0 && record.transferUntil === null && !isStaged(record) && record.phase !== 'migrating') {
+      unbook(pass, record);
+    }
   }
   const bookings = state.policy.backfilling === 'conservative' ? Number.POSITIVE_INFINITY : 1;
   let booked = 0;
+  let blocked = false; // without backfilling: by the first that waits, for all but those whose place is kept already
   for (const record of state.queue.slice(0, backfillDepth)) {
     if (record.transferUntil !== null || record.phase === 'migrating') continue;
+    if (blocked && !isStaged(record)) continue;
     if (booked >= bookings && record.claims.length === 0 && openings.none(record.shape)) {
       if (state.policy.images === null) break;
-      continue;
+      continue; // those whose image was sent are further down, with their place kept
     }
     if (record.claims.length > 0) unbook(pass, record);
     if (start(pass, record)) continue;
-    const staged = record.phase === 'waiting' && record.copies.length > 0;
+    const staged = isStaged(record);
     if ((staged || booked < bookings) && book(pass, record) && !staged) booked++;
-    if (state.policy.backfilling === 'none') break;
+    if (state.policy.backfilling === 'none') blocked = true;
   }
   // Only what nobody can use at once is worth the wait for a migration.
   for (const record of state.queue.slice(0, backfillDepth)) {
@@ -55,19 +63,18 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
 }
 
 /**
- * Before all others, work that fills the time before a reservation almost exactly, alone or with a second one after it:
- * what is left idle then is less than suspending and resuming somebody longer would take. Nobody's booking is delayed.
+ * Before all others, work that fills the time before a reservation almost exactly: what is left idle then is less than
+ * suspending and resuming somebody longer would take. Nobody's booking is delayed by it.
  */
-function startExactFits(pass: Pass, pairs: boolean): void {
+function startExactFits(pass: Pass): void {
   const { state, openings } = pass;
   const tried = state.queue.slice(0, exactDepth).filter((record) => isSingle(record));
-  const lengths = pairs ? tried.map((record) => record.workS).sort((a, b) => a - b) : [];
   for (const record of tried) {
     if (record.claims.length === 0 && openings.none(record.shape)) continue;
     const booking = record.claims;
     if (booking.length > 0) unbook(pass, record);
     const hosts = record.phase === 'suspended' ? record.hosts : openings.hosts(record.shape);
-    const fitting = hosts.find((host) => fitsExactly(pass, record, host, lengths));
+    const fitting = hosts.find((host) => fitsExactly(pass, record, host));
     if (fitting !== undefined) launch(pass, record, [fitting]);
     else if (booking.length > 0) {
       setClaims(state, record, 'booking', booking);
@@ -76,27 +83,27 @@ function startExactFits(pass: Pass, pairs: boolean): void {
   }
 }
 
+/** Its own copy of the image waits for it on certain hosts. */
+function isStaged(record: LeaseRecord): boolean {
+  return record.phase === 'waiting' && record.copies.length > 0;
+}
+
 function isSingle(record: LeaseRecord): boolean {
   return record.lease.nodes === 1 && record.transferUntil === null && record.phase !== 'migrating';
 }
 
-function fitsExactly(pass: Pass, record: LeaseRecord, host: number, lengths: readonly number[]): boolean {
+function fitsExactly(pass: Pass, record: LeaseRecord, host: number): boolean {
   const { state, now, openings } = pass;
   const until = openings.on(host, record.shape)[0]?.booked ?? now;
   const idle = until - now - wholeS(state, record, host, 1);
   if (idle < 0 || until === Number.POSITIVE_INFINITY) return false;
-  const most = exactS(state, record, host);
-  if (idle > most && !hasBetween(lengths, idle - most, idle)) return false;
+  if (idle > exactS(state, record, host)) return false;
   if (record.phase !== 'suspended') return hasImage(state, record, host, now);
   return state.hosts[host]!.up && opsUntil(state, host, now) <= now && mayResume(pass, record, host, 1);
 }
 
-function hasBetween(sorted: readonly number[], low: number, high: number): boolean {
-  return sorted.some((value) => value >= low && value <= high);
-}
-
 function exactS(state: PlanState, record: LeaseRecord, host: number): number {
-  return state.policy.suspension ? 3 * memoryOpS(state, host, record.shape) : Number(process.env.EX ?? 45);
+  return state.policy.suspension ? 3 * memoryOpS(state, host, record.shape) : exactWithoutSuspensionS;
 }
 
 interface Pass {
@@ -193,8 +200,8 @@ function makeRoom(pass: Pass, record: LeaseRecord, ready: readonly number[]): nu
   for (const other of ready) {
     if (openings.on(other, record.shape)[0]!.booked > openings.on(host, record.shape)[0]!.booked) host = other;
   }
-  setClaims(state, record, 'running', claimsOn([host], now, now + need));
-  if (repack(state, [], now, { displacing: false, weighImages: false })) {
+  setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn([host], now, now + need));
+  if (repack(state, [], now, { displacing: false, weighImages: false, guest: record })) {
     openings.changedAll();
     return [host];
   }

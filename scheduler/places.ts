@@ -42,17 +42,41 @@ export function earliestPlace(state: PlanState, record: LeaseRecord, notBefore: 
   const counts = countByHost(record.hosts);
   const vms = Math.max(...counts.values());
   const whole = wholeS(state, record, record.hosts[0]!, vms);
-  return onItsHosts(state, record, counts, notBefore, worthwhile(state, record, vms, whole), whole);
+  return firstValid(state, record, vms, whole, (duration) => {
+    const from = earliestOnItsHosts(state, record, counts, notBefore, duration);
+    return from === null ? null : { hosts: record.hosts, from };
+  });
 }
 
 export function earliestPlaceOn(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Place | null {
   if (hosts.length === 0) return null;
-  const whole = wholeS(state, record, hosts[0]!, 1);
-  const duration = worthwhile(state, record, 1, whole);
-  const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
-  if (fit === null) return null;
-  const chosen = fit.parts.flatMap(({ host, count }) => Array.from({ length: count }, () => host));
-  return { hosts: chosen, from: fit.from, to: cutAt(state, chosen, record.shape, fit.from, whole) };
+  return firstValid(state, record, 1, wholeS(state, record, hosts[0]!, 1), (duration) => {
+    const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
+    if (fit === null) return null;
+    return { hosts: fit.parts.flatMap(({ host, count }) => Array.from({ length: count }, () => host)), from: fit.from };
+  });
+}
+
+/** A place for a part of the work counts when it is a promise that cuts it, not a booking; else all of it must fit. */
+function firstValid(
+  state: PlanState,
+  record: LeaseRecord,
+  vms: number,
+  whole: number,
+  find: (duration: number) => { hosts: number[]; from: number } | null,
+): Place | null {
+  const part = worthwhile(state, record, vms, whole);
+  let found = find(part);
+  if (found !== null && part < whole && cutByBooking(state, found.hosts, record.shape, found.from, whole)) found = find(whole);
+  return found === null ? null : { ...found, to: cutAt(state, found.hosts, record.shape, found.from, whole) };
+}
+
+function cutByBooking(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): boolean {
+  for (const [host, vms] of countByHost(hosts)) {
+    const booked = state.timeline.booked[host]!.freeUntil(from, shape, vms);
+    if (booked < from + whole && booked < state.timeline.planned[host]!.freeUntil(from, shape, vms)) return true;
+  }
+  return false;
 }
 
 /** How much of the work must fit for its place to count. */
@@ -68,14 +92,13 @@ function leastAnywhere(state: PlanState, record: LeaseRecord, vms: number): numb
   return head + (leastRunOps + 2 * vms) * op + marginS;
 }
 
-function onItsHosts(
+function earliestOnItsHosts(
   state: PlanState,
   record: LeaseRecord,
   counts: ReadonlyMap<number, number>,
   notBefore: number,
   duration: number,
-  whole: number,
-): Place | null {
+): number | null {
   let from = notBefore;
   for (;;) {
     let later = from;
@@ -83,10 +106,9 @@ function onItsHosts(
       later = Math.max(later, state.timeline.booked[host]!.earliest(from, duration, record.shape, vms));
     }
     if (later === Number.POSITIVE_INFINITY) return null;
-    if (later === from) break;
+    if (later === from) return from;
     from = later;
   }
-  return { hosts: record.hosts, from, to: cutAt(state, record.hosts, record.shape, from, whole) };
 }
 
 /** Where a booking ends: at the end of the work or where a promise cuts it. */

@@ -32,7 +32,7 @@ export function displacements(state: PlanState): Displacement[] {
       }
     }
   }
-  return found.length === 0 ? [] : lastMoments(state, found, takers(state));
+  return found.length === 0 ? [] : lastMoments(state, found, gone);
 }
 
 function takers(state: PlanState): Taker[] {
@@ -77,7 +77,7 @@ function chooseVictim(state: PlanState, host: number, at: number, gone: Readonly
 function lastMoments(
   state: PlanState,
   found: readonly { record: LeaseRecord; taker: Taker }[],
-  all: readonly Taker[],
+  gone: ReadonlySet<LeaseRecord>,
 ): Displacement[] {
   if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
   const busy = state.hosts.map((host) => host.ops);
@@ -102,7 +102,7 @@ function lastMoments(
     for (const [vm, host] of record.hosts.entries()) {
       if (ops.some((op) => op.vm === vm)) continue;
       const length = memoryOpS(state, host, record.shape);
-      const end = (all.find((taker) => taker.hosts.includes(host))?.begins ?? Number.POSITIVE_INFINITY) - state.policy.marginS;
+      const end = mustLeaveBy(state, record, host, gone) - state.policy.marginS;
       let from = earliestGap(busy[host]!, displacement.at, length);
       if (from + length > end) from = latestGap(busy[host]!, end, length);
       take(host, from, from + length);
@@ -111,6 +111,14 @@ function lastMoments(
     }
   }
   return list;
+}
+
+/** When somebody else needs a host from which the work has to go anyway. */
+function mustLeaveBy(state: PlanState, record: LeaseRecord, host: number, gone: ReadonlySet<LeaseRecord>): number {
+  const others = new Set(gone);
+  others.delete(record);
+  const taker = takers(state).find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others));
+  return taker?.begins ?? Number.POSITIVE_INFINITY;
 }
 
 type Busy = readonly { from: number; until: number }[];
