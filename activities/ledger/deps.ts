@@ -19,7 +19,7 @@ export type Transaction = Prisma.TransactionClient;
  * Waiting for a connection and the transaction itself, together below the ten seconds after which a step is tried
  * again (workflows/timeouts.ts): an attempt that was given up must not take effect after its successor.
  */
-const limits = { maxWait: 3000, timeout: 6000 };
+const limits = { maxWait: 4500, timeout: 5000 };
 
 /** One transaction; what the ledger's own constraints refuse is thrown as the BerthError that it stands for. */
 export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) => Promise<T>): Promise<T> {

@@ -33,7 +33,7 @@ export function useLedger(): LedgerFixture {
   const fixture = { now: Date.parse('2026-11-21T10:00:00Z'), maxOvertaken: 2 } as LedgerFixture;
   beforeAll(async () => {
     fixture.database = await startPostgres();
-    fixture.ledger = openLedger(fixture.database.url, 20);
+    fixture.ledger = openLedger(fixture.database.url, 40);
     fixture.pool = new pg.Pool({ connectionString: fixture.database.url, max: 60 });
     // Its connections are cut when the database is dropped.
     fixture.pool.on('error', () => undefined);
