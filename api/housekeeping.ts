@@ -20,7 +20,6 @@ export interface Swept {
   partials: number;
   uploads: number;
   bytes: number;
-  outputs: number;
 }
 
 /** Partial files whose upload is dead. */
@@ -43,14 +42,6 @@ async function sweepUploads({ ledger }: Deps, before: number, alive: Set<string>
     where: { state: 'uploading', createdAt: { lt: new Date(before) }, id: { notIn: [...alive] } },
   });
   return count;
-}
-
-/** Outputs that a task which is over does not list: its end came before they did, or it was undone. */
-async function sweepOutputs({ ledger }: Deps, before: number): Promise<number> {
-  return ledger.$executeRaw`
-    DELETE FROM "File" f USING "Task" t
-    WHERE f."taskId" = t."id" AND t."finishedAt" < ${new Date(before)}
-      AND NOT t."outputs" @> jsonb_build_array(jsonb_build_object('file', f."id"))`;
 }
 
 /**
@@ -87,9 +78,8 @@ export async function sweepRepository(deps: Deps): Promise<Swept> {
   const before = deps.clock() - orphanMs;
   const partials = await sweepPartials(deps, before);
   const uploads = await sweepUploads(deps, before, partials.alive);
-  const outputs = await sweepOutputs(deps, before);
   const bytes = await sweepBytes(deps, before);
-  return { partials: partials.removed, uploads, outputs, bytes };
+  return { partials: partials.removed, uploads, bytes };
 }
 
 /** Sweeps now and then until stopped; a failed round is logged, and the next one does its work. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
+import { TaskAcceptedData, TaskEndedData, TaskStartedData } from '../model/events.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 
@@ -132,6 +133,10 @@ export const Event = z
     datacontenttype: z.literal('application/json'),
     owner: z.string(),
     sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
-    data: z.unknown(),
+    data: z
+      .union([TaskAcceptedData, TaskStartedData, TaskEndedData, z.looseObject({})])
+      .meta({
+        description: 'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; others to come',
+      }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

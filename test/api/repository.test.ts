@@ -164,23 +164,6 @@ describe('after a crash', () => {
     expect(left).not.toContain(replaced);
     await rm(young);
   });
-
-  test('outputs that a finished task does not list go; those that it lists stay', async () => {
-    const json = { image: 'debian-12', command: ['true'] };
-    const { id } = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body;
-    const url = api.signed('POST', `/internal/tasks/${id}/outputs/0`);
-    const output = async (path: string) =>
-      ((await (await fetch(`${url}&path=${path}`, { method: 'POST', body: path })).json()) as { file: string }).file;
-    const [listed, unlisted] = [await output('a'), await output('b')];
-    await api.advance(id, 'failed');
-    const outputs = [{ path: 'a', node: 0, file: listed, sizeBytes: 1, sha256: '' }];
-    await api.ledger.task.update({ where: { id }, data: { outputs } });
-    expect(await sweep()).toMatchObject({ outputs: 0 });
-    await api.ledger.task.update({ where: { id }, data: { finishedAt: hoursAgo(2) } });
-    expect(await sweep()).toMatchObject({ outputs: 1 });
-    expect((await api.fetch(api.alice, 'GET', `/v1/files/${listed}`)).status).toBe(200);
-    expect((await api.fetch(api.alice, 'GET', `/v1/files/${unlisted}`)).status).toBe(404);
-  });
 });
 
 test('a full disk is told, and leaves nothing', async () => {
