@@ -62,6 +62,7 @@ supervise() {
 become() {
   exec 2>&1
   cd "$home" || exit 126
+  unset OLDPWD
   while [ -n "$1" ]; do export "$1"; shift; done
   shift
   case $1 in

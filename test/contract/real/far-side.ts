@@ -1,0 +1,56 @@
+import { createInterface } from 'node:readline';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { createHostActivities } from '../../../activities/host/index.ts';
+import { openHost } from '../../../drivers/open-host.ts';
+import { readConfig } from '../../../model/config.ts';
+import { BerthError } from '../../../model/errors.ts';
+import { openLog } from '../../../model/log.ts';
+import { installSilence } from '../silence.ts';
+
+/**
+ * Runs inside a host's namespaces and does there what the test asks for on standard input: a call of a port, or of an
+ * activity, as JSON lines `{id, port | activity, method, args}`. `"$signal"` among the arguments is an AbortSignal, and
+ * a stream comes back as base64.
+ */
+installSilence();
+const log = openLog('test', 'error');
+const ports = await openHost(readConfig(['host'], process.env).host, log);
+const activities = createHostActivities(ports);
+
+interface Order {
+  id: number;
+  port: string | null;
+  method: string;
+  args: unknown[];
+}
+
+type Call = (...args: unknown[]) => unknown;
+
+async function perform({ port, method, args }: Order): Promise<unknown> {
+  const full = args.map((arg) => (arg === '$signal' ? new AbortController().signal : arg));
+  if (port === null) {
+    const activity = (activities as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[method]!;
+    return new MockActivityEnvironment().run(activity, ...full);
+  }
+  const target = (ports as unknown as Record<string, Record<string, Call>>)[port]!;
+  const result = target[method]!(...full);
+  if (method !== 'readFile') return result;
+  const chunks: Buffer[] = [];
+  for await (const chunk of result as AsyncIterable<Buffer>) chunks.push(chunk);
+  return Buffer.concat(chunks).toString('base64');
+}
+
+const say = (message: object): void => {
+  process.stdout.write(`${JSON.stringify(message)}\n`);
+};
+createInterface({ input: process.stdin })
+  .on('line', (line) => {
+    const order = JSON.parse(line) as Order;
+    perform(order).then(
+      (result) => say({ id: order.id, result: result ?? null }),
+      (error: unknown) =>
+        say({ id: order.id, error: { code: error instanceof BerthError ? error.code : 'thrown', message: String(error) } }),
+    );
+  })
+  .on('close', () => process.exit(0));
+say({ id: 0, result: 'ready' });

@@ -1,0 +1,76 @@
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import type { HostActivities } from '../../../activities/host/contract.ts';
+import type { HostPorts } from '../../../drivers/ports.ts';
+import { inside } from '../../../infra/site/host.ts';
+import { BerthError, isErrorCode } from '../../../model/errors.ts';
+
+/** A process on a host that does what it is told: its ports and its activities, as if they were here. */
+export interface FarSide {
+  ports: HostPorts;
+  activities: HostActivities;
+  /** SIGKILL, and the end of every call that is under way. */
+  kill(): Promise<void>;
+  close(): Promise<void>;
+}
+
+interface Answer {
+  id: number;
+  result?: unknown;
+  error?: { code: string; message: string };
+}
+
+/** @param pid PID 1 of the host. */
+export async function openFarSide(pid: number, env: Record<string, string>): Promise<FarSide> {
+  const far = new URL('./far-side.ts', import.meta.url).pathname;
+  const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  const [program, ...args] = inside(pid, ['env', ...words, process.execPath, far]);
+  const child: ChildProcessWithoutNullStreams = spawn(program, args, {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    detached: true,
+  }) as never;
+  const waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: unknown) => void }>();
+  let sent = 0;
+  const ready = new Promise((resolve, reject) => waiting.set(0, { resolve, reject }));
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    const { id, result, error } = JSON.parse(line) as Answer;
+    const call = waiting.get(id);
+    waiting.delete(id);
+    if (error === undefined) call?.resolve(result);
+    else call?.reject(isErrorCode(error.code) ? new BerthError(error.code, error.message) : new Error(error.message));
+  });
+  const ended = new Promise<void>((resolve) =>
+    child.once('close', () => {
+      for (const { reject } of waiting.values()) reject(new Error('the far side ended'));
+      resolve();
+    }),
+  );
+  const call = (port: string | null, method: string, args: unknown[]): Promise<unknown> => {
+    sent += 1;
+    const id = sent;
+    child.stdin.write(
+      `${JSON.stringify({ id, port, method, args: args.map((arg) => (arg instanceof AbortSignal ? '$signal' : arg)) })}\n`,
+    );
+    return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+  };
+  const proxy = <T extends object>(port: string | null): T =>
+    new Proxy({} as T, {
+      get:
+        (_, method) =>
+        (...args: unknown[]) =>
+          call(port, String(method), args),
+    });
+  await ready;
+  return {
+    ports: new Proxy({} as HostPorts, { get: (_, port) => proxy(String(port)) }),
+    activities: proxy<HostActivities>(null),
+    async kill() {
+      process.kill(-child.pid!, 'SIGKILL');
+      await ended;
+    },
+    async close() {
+      child.stdin.end();
+      await ended;
+    },
+  };
+}
