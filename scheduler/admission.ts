@@ -78,7 +78,8 @@ function impossible(state: PlanState, lease: Lease): Answer | null {
     );
     room += Math.min(lease.nodes, fit);
   }
-  if (room < lease.nodes) return refuse('too-large', `${lease.nodes} VMs of this size are asked for; the empty site holds ${room}`);
+  if (room < lease.nodes)
+    return refuse('too-large', `${lease.nodes} VMs of this size are asked for; the empty site holds ${room}`);
   const { images } = state.policy;
   if (images !== null && images.cacheMiB > 0 && lease.imageMiB > images.cacheMiB) {
     return refuse('image-too-large', `the image has ${lease.imageMiB} MiB, a host's cache ${images.cacheMiB} MiB`);
@@ -101,7 +102,11 @@ function readyAfterS(state: PlanState, lease: Lease, now: number): number {
 function reserve(state: PlanState, lease: Lease, startAt: number, now: number): Answer {
   const record = createRecord(state, lease, { startAt, endAt: startAt + lease.durationS });
   if (beginsAt(state, record) < now) {
-    return refuse('too-soon', `the start is ${now - beginsAt(state, record)} s too near`, alternatives(state, lease, startAt, now));
+    return refuse(
+      'too-soon',
+      `the start is ${now - beginsAt(state, record)} s too near`,
+      alternatives(state, lease, startAt, now),
+    );
   }
   if (!linkCarries(state, record, now)) {
     return refuse('image-too-late', 'the link is taken by images that are due earlier', alternatives(state, lease, startAt, now));

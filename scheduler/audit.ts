@@ -146,7 +146,10 @@ class Audit {
     for (const stay of this.stays) {
       const list = changes.get(stay.host) ?? [];
       changes.set(stay.host, list);
-      list.push({ at: stay.from, sign: 1, lease: size.get(stay.lease)! }, { at: stay.to, sign: -1, lease: size.get(stay.lease)! });
+      list.push(
+        { at: stay.from, sign: 1, lease: size.get(stay.lease)! },
+        { at: stay.to, sign: -1, lease: size.get(stay.lease)! },
+      );
     }
     const { vcpus, memoryMiB, diskMiB } = this.trace.hosts;
     for (const [host, list] of changes) {
@@ -211,7 +214,8 @@ class Audit {
       if (action.do !== 'migrate' && action.do !== 'transfer') continue;
       const hosts = action.do === 'transfer' ? action.hosts : action.vms.flatMap(({ from, to }) => [from, to]);
       const id = action.do === 'transfer' ? action.image : action.lease;
-      for (const host of hosts) byHost.set(host, [...(byHost.get(host) ?? []), { from: action.fromS, to: action.untilS, lease: id }]);
+      for (const host of hosts)
+        byHost.set(host, [...(byHost.get(host) ?? []), { from: action.fromS, to: action.untilS, lease: id }]);
       if (action.do === 'transfer') continue;
       const lease = leases.get(id)!;
       const disk = migration === 'memoryAndDisk' && images !== null ? lease.imageMiB : 0;
@@ -238,7 +242,8 @@ class Audit {
     const copies = new Map<string, { hosts: string[]; from: number }>(); // lease → its own copies
     for (const action of this.schedule.actions) {
       if (action.do === 'evict') {
-        if (caches.get(action.host)?.delete(action.image) !== true) this.say(`${action.host} drops ${action.image}, which it has not`);
+        if (caches.get(action.host)?.delete(action.image) !== true)
+          this.say(`${action.host} drops ${action.image}, which it has not`);
       } else if (action.do === 'transfer') {
         for (const id of action.leases) {
           const lease = size.get(id)!;
@@ -250,8 +255,7 @@ class Audit {
         const lease = size.get(action.lease)!;
         if (lease.imageMiB === 0) continue;
         for (const host of action.hosts) {
-          const there =
-            images.cacheMiB > 0 ? caches.get(host)?.get(lease.image) : this.ownCopy(copies.get(lease.id), host);
+          const there = images.cacheMiB > 0 ? caches.get(host)?.get(lease.image) : this.ownCopy(copies.get(lease.id), host);
           if (there === undefined || there > action.fromS + slack) this.say(`${lease.id} starts on ${host} without its image`);
         }
         copies.delete(lease.id); // what has run is not pristine any more
@@ -280,7 +284,10 @@ class Audit {
     const inUse = new Set([transfer.image]);
     for (const [id, lease] of leases) {
       const ended = this.schedule.endedAtS.get(id) ?? Number.POSITIVE_INFINITY;
-      if (ended > transfer.fromS && this.byLease.get(id)?.some((action) => action.do === 'start' && action.hosts.includes(host))) {
+      if (
+        ended > transfer.fromS &&
+        this.byLease.get(id)?.some((action) => action.do === 'start' && action.hosts.includes(host))
+      ) {
         inUse.add(lease.image);
       }
     }

@@ -118,11 +118,13 @@ export function repack(
   const before = movable.map((record) => ({ record, hosts: record.hosts, claims: record.claims }));
   const displacedBefore = how.displacing ? 0 : overcommitted(state, movable);
   for (const record of movable) setClaims(state, record, 'promise', []);
-  const fits = (how.guest === undefined || hasRoom(state, how.guest)) && movable.every((record) => {
-    const hosts = chooseHosts(state, record, now, how.weighImages && extra.includes(record));
-    if (hosts !== null) claim(state, record, hosts);
-    return hosts !== null;
-  });
+  const fits =
+    (how.guest === undefined || hasRoom(state, how.guest)) &&
+    movable.every((record) => {
+      const hosts = chooseHosts(state, record, now, how.weighImages && extra.includes(record));
+      if (hosts !== null) claim(state, record, hosts);
+      return hosts !== null;
+    });
   if (fits && (how.displacing || overcommitted(state, movable) <= displacedBefore)) return true;
   for (const { record } of before) setClaims(state, record, 'promise', []);
   for (const { record, hosts, claims } of before) {

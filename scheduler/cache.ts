@@ -66,4 +66,3 @@ export function touch(state: PlanState, record: LeaseRecord, now: number): void 
     if (cached !== undefined) cached.lastUsedAt = now;
   }
 }
-

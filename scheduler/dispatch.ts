@@ -144,7 +144,13 @@ function mayResume(pass: Pass, record: LeaseRecord, host: number, vms: number): 
   return vacatableAt(state, host, now) + headS(state, record, host, vms) <= overloaded - state.policy.marginS;
 }
 
-function mayBeCut(pass: Pass, record: LeaseRecord, host: number, vms: number, lane: { booked: number; planned: number }): boolean {
+function mayBeCut(
+  pass: Pass,
+  record: LeaseRecord,
+  host: number,
+  vms: number,
+  lane: { booked: number; planned: number },
+): boolean {
   const { state, now } = pass;
   if (!state.policy.suspension || !record.preemptible || lane.booked < lane.planned) return false;
   return lane.planned - now >= leastS(state, record, host, vms, now);
@@ -232,6 +238,8 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
   }
   record.phase = resumed ? 'resuming' : 'running';
   record.runFrom = workFrom;
+  record.operation = { from: now, planned: workFrom, until: workFrom };
+  state.underway.add(record);
   record.expectedEnd = workFrom + record.workS;
   setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn(hosts, now, record.expectedEnd));
   if (record.preemptible) for (const host of hosts) state.residents[host]!.add(record);

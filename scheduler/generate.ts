@@ -1,5 +1,5 @@
-import { countSlots, type Interval } from './slots.ts';
 import type { Trace, TraceLease } from './lease.ts';
+import { countSlots, type Interval } from './slots.ts';
 
 /**
  * Traces made from a seed, of the kinds that the papers used: the same name and seed give the same trace, whatever
@@ -79,7 +79,12 @@ export function experiment3Names(): string[] {
 
 /** Four hours at full use: reservations known from the start and jointly feasible, batch of one VM all along. */
 export function generateExperiment3(name: string, seed: number): Trace {
-  const [, batch, ar, be] = name.split('_') as [string, keyof typeof experiment3.batch, keyof typeof experiment3.reservation, keyof typeof experiment3.share];
+  const [, batch, ar, be] = name.split('_') as [
+    string,
+    keyof typeof experiment3.batch,
+    keyof typeof experiment3.reservation,
+    keyof typeof experiment3.share,
+  ];
   const dice = new Dice(name, seed);
   const slots = cluster.count * 2;
   const lastsS = 4 * 3600;
@@ -185,7 +190,8 @@ function reserveLater(
   for (let tries = 0; tries < 20; tries++) {
     const nodes = dice.integer(1, kind === 'par' ? Math.max(1, Math.floor(slots / 4)) : 8);
     const startAtS = now + dice.integer(1800, 10_800);
-    if (free.take({ from: startAtS, to: startAtS + durationS }, Math.min(nodes, slots))) return { startAtS, nodes: Math.min(nodes, slots) };
+    if (free.take({ from: startAtS, to: startAtS + durationS }, Math.min(nodes, slots)))
+      return { startAtS, nodes: Math.min(nodes, slots) };
   }
   return null;
 }
@@ -198,8 +204,7 @@ export function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
   const lastsS = 2 * 3600;
   for (let tries = 0; tries < 400 && leases.length < 17; tries++) {
     const nodes = dice.integer(2, 4);
-    const startAtS =
-      trace === 'I' ? dice.integer(600, lastsS) : 900 * dice.integer(1, lastsS / 900) + dice.integer(0, 100);
+    const startAtS = trace === 'I' ? dice.integer(600, lastsS) : 900 * dice.integer(1, lastsS / 900) + dice.integer(0, 100);
     if (!free.take({ from: startAtS, to: startAtS + 1800 }, nodes)) continue;
     const vm = { vcpus: 1, memoryMiB: 256, image: image(dice.integer(0, 5)), imageMiB: 600 };
     leases.push({ kind: 'reservation', submittedAtS: 0, startAtS, durationS: 1800, nodes, ...vm });

@@ -73,7 +73,12 @@ export type TraceLease = z.infer<typeof TraceLease>;
 
 export const Trace = z.object({
   name: z.string().max(256),
-  hosts: z.object({ count: z.int().min(1).max(limits.hosts), vcpus: positive, memoryMiB: positive, diskMiB: positive.optional() }),
+  hosts: z.object({
+    count: z.int().min(1).max(limits.hosts),
+    vcpus: positive,
+    memoryMiB: positive,
+    diskMiB: positive.optional(),
+  }),
   leases: z
     .array(TraceLease)
     .max(limits.leases)
@@ -94,7 +99,11 @@ export interface Shape {
 }
 
 export function vmShape(lease: Lease): Shape {
-  return { cpuMilli: Math.ceil(lease.vcpus * 1000), memoryMiB: Math.ceil(lease.memoryMiB), diskMiB: Math.ceil(lease.diskMiB ?? 0) };
+  return {
+    cpuMilli: Math.ceil(lease.vcpus * 1000),
+    memoryMiB: Math.ceil(lease.memoryMiB),
+    diskMiB: Math.ceil(lease.diskMiB ?? 0),
+  };
 }
 
 /** A host that does not say how large its disk is is taken to have enough of it. */

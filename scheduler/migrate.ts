@@ -34,6 +34,8 @@ export function migrate(
   const to = away.hosts[0]!;
   for (const host of [from, to]) state.hosts[host]!.movingUntil = until;
   record.phase = 'migrating';
+  record.operation = { from: now, planned: until, until };
+  state.underway.add(record);
   record.hosts = away.hosts;
   setClaims(state, record, 'booking', claimsOn(away.hosts, away.from, away.to));
   openings.changed(to);
@@ -42,6 +44,7 @@ export function migrate(
   return true;
 }
 
-export function migrated(record: LeaseRecord): void {
+export function migrated(state: PlanState, record: LeaseRecord): void {
+  state.underway.delete(record);
   record.phase = 'suspended';
 }

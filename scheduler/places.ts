@@ -48,7 +48,12 @@ export function earliestPlace(state: PlanState, record: LeaseRecord, notBefore: 
   });
 }
 
-export function earliestPlaceOn(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Place | null {
+export function earliestPlaceOn(
+  state: PlanState,
+  record: LeaseRecord,
+  notBefore: number,
+  hosts: readonly number[],
+): Place | null {
   if (hosts.length === 0) return null;
   return firstValid(state, record, 1, wholeS(state, record, hosts[0]!, 1), (duration) => {
     const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);

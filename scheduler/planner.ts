@@ -1,25 +1,17 @@
 import type { Action, Observation } from './actions.ts';
-import { admit, type Answer } from './admission.ts';
-import { bind } from './binding.ts';
+import { type Answer, admit } from './admission.ts';
 import { dispatch } from './dispatch.ts';
+import { beginDue, bindDue, displaceDue, nextToBind } from './due.ts';
 import type { HostSpec, Lease } from './lease.ts';
+import { end, resumed, settleOverdue, suspended } from './lifecycle.ts';
 import { latestTransfers } from './link.ts';
 import { migrated } from './migrate.ts';
+import { type DrainAnswer, drainHost, loseHost, returnHost, undrainHost } from './outages.ts';
 import type { Policy } from './policy.ts';
+import { drawPlan, type Plan, type Quote } from './quotes.ts';
+import { fromSnapshot, type Snapshot, takeSnapshot } from './snapshot.ts';
 import { stage, transferred } from './staging.ts';
-import {
-  beginsAt,
-  claimsOn,
-  createState,
-  enqueue,
-  type LeaseRecord,
-  type PlanState,
-  rankOf,
-  removeFrom,
-  setClaims,
-  vacatableAt,
-  workOf,
-} from './state.ts';
+import { beginsAt, createState, type LeaseRecord, type PlanState } from './state.ts';
 import { displacements } from './vacate.ts';
 
 /**
@@ -30,8 +22,34 @@ import { displacements } from './vacate.ts';
 export class LeasePlanner {
   readonly state: PlanState;
 
-  constructor(hosts: readonly HostSpec[], policy: Policy) {
-    this.state = createState(hosts, policy);
+  private constructor(state: PlanState) {
+    this.state = state;
+  }
+
+  static create(hosts: readonly HostSpec[], policy: Policy): LeasePlanner {
+    return new LeasePlanner(createState(hosts, policy));
+  }
+
+  /** Goes on where a snapshot was taken. */
+  static restore(snapshot: Snapshot): LeasePlanner {
+    return new LeasePlanner(fromSnapshot(snapshot));
+  }
+
+  /** All that it knows, as plain JSON. */
+  snapshot(): Snapshot {
+    return takeSnapshot(this.state);
+  }
+
+  /** The plan as it stands, with a quote for every lease. */
+  plan(now: number): Plan {
+    return drawPlan(this.state, now);
+  }
+
+  /** What `submit` would answer, and the quote that the lease would get; nothing is booked. */
+  quote(lease: Lease, now: number): { answer: Answer; quote: Quote | null } {
+    const trial = LeasePlanner.restore(this.snapshot());
+    const answer = trial.submit(lease, now);
+    return { answer, quote: trial.plan(now).quotes.find((each) => each.lease === lease.id) ?? null };
   }
 
   /** Accepts a lease, with a promise if it is a reservation, or says why not and what could be had instead. */
@@ -46,37 +64,59 @@ export class LeasePlanner {
         transferred(this.state, now);
         return;
       case 'suspended':
-        this.with(event.lease, 'suspending', (record) => suspended(this.state, record));
+        this.with(event.lease, 'suspending', (record) => suspended(this.state, record, now));
         return;
       case 'resumed':
         this.with(event.lease, 'resuming', (record) => resumed(this.state, record, now));
         return;
       case 'ended': {
         const record = this.state.leases.get(event.lease);
-        if (record !== undefined) this.end(record);
+        if (record !== undefined) end(this.state, record);
         return;
       }
       case 'migrated':
-        this.with(event.lease, 'migrating', (record) => migrated(record));
+        this.with(event.lease, 'migrating', (record) => migrated(this.state, record));
         return;
       case 'hostLost':
+        loseHost(this.state, event.host, now);
+        return;
       case 'hostBack':
+        returnHost(this.state, event.host);
         return;
     }
   }
 
+  /** The lease is not wanted any more: whatever it has is given back. Unknown leases are ignored. */
+  cancel(id: string, now: number): void {
+    const record = this.state.leases.get(id);
+    if (record === undefined) return;
+    if (record.phase !== 'waiting') this.state.pending.push({ do: 'stop', lease: id, atS: now, reason: 'cancelled' });
+    end(this.state, record);
+  }
+
+  /** Empties a host over [from, until): see DrainAnswer. */
+  drain(host: string, from: number, until: number, now: number): DrainAnswer {
+    return drainHost(this.state, host, from, until, now);
+  }
+
+  /** The host is not emptied after all, or takes work again. */
+  undrain(host: string): void {
+    undrainHost(this.state, host);
+  }
+
   /** Everything that is to be done now, in the order in which it is to be begun. */
   decide(now: number): Action[] {
-    const actions: Action[] = [];
+    const actions: Action[] = this.state.pending.splice(0);
     const emit = (action: Action) => actions.push(action);
     for (const host of this.state.hosts) host.ops = host.ops.filter((op) => op.until > now);
+    settleOverdue(this.state, now, emit);
     // What is started makes hosts slower to vacate, and what is sent makes a reservation's hosts final: look again.
     do {
-      this.bindDue(now);
-      this.displaceDue(now, emit);
-      this.beginDue(now, emit);
+      bindDue(this.state, now);
+      displaceDue(this.state, now, emit);
+      beginDue(this.state, now, emit);
       dispatch(this.state, now, emit);
-    } while (stage(this.state, now, emit) || this.nextToBind(now) <= now);
+    } while (stage(this.state, now, emit) || nextToBind(this.state, now) <= now);
     return actions;
   }
 
@@ -86,8 +126,9 @@ export class LeasePlanner {
     const consider = (moment: number | undefined) => {
       if (moment !== undefined && moment > now && moment < at) at = moment;
     };
-    consider(this.nextToBind(now));
+    consider(nextToBind(this.state, now));
     consider(this.state.upcoming.map((record) => beginsAt(this.state, record)).find((begins) => begins > now));
+    for (const record of this.state.underway) consider(record.phase === 'running' ? record.expectedEnd : record.operation.until);
     for (const displacement of displacements(this.state)) consider(displacement.at);
     if (this.state.transfer === null) consider(latestTransfers(this.state)[0]?.at);
     return at;
@@ -97,101 +138,11 @@ export class LeasePlanner {
     const record = this.state.leases.get(id);
     if (record?.phase === phase) act(record);
   }
-
-  /** Hosts are made final early enough to vacate any of them. */
-  private bindAt(record: LeaseRecord, now: number): number {
-    let longest = 0;
-    for (let host = 0; host < this.state.hosts.length; host++) {
-      longest = Math.max(longest, vacatableAt(this.state, host, now) - now);
-    }
-    return beginsAt(this.state, record) - this.state.policy.marginS - longest;
-  }
-
-  private nextToBind(now: number): number {
-    const next = this.state.upcoming.find((record) => !record.bound);
-    return next === undefined ? Number.POSITIVE_INFINITY : this.bindAt(next, now);
-  }
-
-  private bindDue(now: number): void {
-    for (const record of this.state.upcoming) {
-      if (record.bound) continue;
-      if (this.bindAt(record, now) > now) return;
-      bind(this.state, record, now);
-    }
-  }
-
-  private displaceDue(now: number, emit: (action: Action) => void): void {
-    for (const { record, at, ops } of displacements(this.state)) {
-      if (at > now) continue;
-      if (!this.state.policy.suspension) {
-        this.requeue(record);
-        emit({ do: 'stop', lease: record.lease.id, atS: now, reason: 'displaced' });
-        continue;
-      }
-      record.workS -= Math.max(0, now - record.runFrom);
-      record.phase = 'suspending';
-      this.leaveHosts(record);
-      const claims = ops.map(({ host, until }) => ({ host, from: now, to: until }));
-      setClaims(this.state, record, 'running', claims);
-      for (const { host, from, until } of ops) this.state.hosts[host]!.ops.push({ from, until });
-      const vms = ops
-        .map(({ vm, host, from, until }) => ({ vm, host: this.state.hosts[host]!.spec.id, fromS: from, untilS: until }))
-        .sort((a, b) => a.vm - b.vm);
-      const until = Math.max(...ops.map((op) => op.until));
-      emit({ do: 'suspend', lease: record.lease.id, fromS: now, untilS: until, vms });
-    }
-  }
-
-  private beginDue(now: number, emit: (action: Action) => void): void {
-    for (const record of [...this.state.upcoming]) {
-      if (beginsAt(this.state, record) > now) return;
-      removeFrom(this.state.upcoming, record);
-      record.phase = 'running';
-      record.runFrom = now + this.state.policy.bootS;
-      record.expectedEnd = record.runFrom + record.workS;
-      setClaims(this.state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));
-      const hosts = record.hosts.map((host) => this.state.hosts[host]!.spec.id);
-      const times = { fromS: now, workFromS: record.runFrom, untilS: record.expectedEnd };
-      emit({ do: 'start', lease: record.lease.id, hosts, ...times });
-    }
-  }
-
-  private leaveHosts(record: LeaseRecord): void {
-    for (const host of record.hosts) this.state.residents[host]!.delete(record);
-  }
-
-  private requeue(record: LeaseRecord): void {
-    this.leaveHosts(record);
-    setClaims(this.state, record, 'running', []);
-    record.phase = 'waiting';
-    record.workS = workOf(record.lease, this.state.policy);
-    record.hosts = [];
-    record.bound = false;
-    record.copies = [];
-    enqueue(this.state, record);
-  }
-
-  private end(record: LeaseRecord): void {
-    this.leaveHosts(record);
-    setClaims(this.state, record, 'running', []);
-    removeFrom(this.state.queue, record);
-    removeFrom(this.state.upcoming, record);
-    record.phase = 'ended';
-    this.state.leases.delete(record.lease.id);
-  }
 }
 
-function suspended(state: PlanState, record: LeaseRecord): void {
-  setClaims(state, record, 'running', []);
-  record.phase = 'suspended';
-  record.rank = rankOf(record.lease, record.workS, state.policy);
-  enqueue(state, record);
+/** The same as a pure function: what to do now, the plan after it, and the state to go on from. */
+export function plan(snapshot: Snapshot, now: number): { actions: Action[]; plan: Plan; wakeAtS: number; next: Snapshot } {
+  const planner = LeasePlanner.restore(snapshot);
+  const actions = planner.decide(now);
+  return { actions, plan: planner.plan(now), wakeAtS: planner.wakeAt(now), next: planner.snapshot() };
 }
-
-function resumed(state: PlanState, record: LeaseRecord, now: number): void {
-  record.phase = 'running';
-  record.runFrom = now;
-  record.expectedEnd = now + record.workS;
-  setClaims(state, record, record.layer, claimsOn(record.hosts, now, record.expectedEnd));
-}
-

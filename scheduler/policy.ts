@@ -44,7 +44,12 @@ const bare: Policy = {
 };
 const vm: Policy = { ...bare, runtimeOverhead: 0.1 };
 const transferred: Policy = { ...vm, images: { rateMiBPerS: 12.5, cacheMiB: 0, shared: false } };
-const cached: Policy = { ...vm, suspension: true, migration: 'memoryAndDisk', images: { rateMiBPerS: 12.5, cacheMiB: 6000, shared: false } };
+const cached: Policy = {
+  ...vm,
+  suspension: true,
+  migration: 'memoryAndDisk',
+  images: { rateMiBPerS: 12.5, cacheMiB: 6000, shared: false },
+};
 
 /** By name: those of test/traces/haizea.csv, then those of Sotomayor's paper (its caches hold 3 images of 600 MB). */
 export const configurations: Record<string, Policy> = {

@@ -44,7 +44,7 @@ class Simulation {
   constructor(trace: Trace, policy: Policy) {
     this.trace = trace;
     this.policy = policy;
-    this.planner = new LeasePlanner(hostsOf(trace), policy);
+    this.planner = LeasePlanner.create(hostsOf(trace), policy);
     this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
     this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map() };
   }

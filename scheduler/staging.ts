@@ -144,4 +144,3 @@ export function transferred(state: PlanState, now: number): void {
     }
   }
 }
-

@@ -1,3 +1,4 @@
+import type { Action } from './actions.ts';
 import { type HostSpec, hostShape, type Lease, type Shape, vmShape } from './lease.ts';
 import type { Policy } from './policy.ts';
 import { type Claim, type Layer, Timeline } from './timeline.ts';
@@ -30,6 +31,8 @@ export interface LeaseRecord {
   /** While running or resuming: when the work (re)starts and when it ends at the latest. */
   runFrom: number;
   expectedEnd: number;
+  /** The suspend, resume or migration under way: as it was planned, and when it is expected to be over now. */
+  operation: { from: number; planned: number; until: number };
   /** Hosts that hold or are getting this lease's own copy of the image, when hosts keep no cache. */
   copies: number[];
   /** When the pending transfer for this lease is over; null: none is under way. */
@@ -78,8 +81,12 @@ export interface PlanState {
   readonly queue: LeaseRecord[];
   /** Best effort on each host that a reservation may displace. */
   readonly residents: Set<LeaseRecord>[];
+  /** Whatever has VMs on hosts, but for what is suspended. */
+  readonly underway: Set<LeaseRecord>;
   readonly timeline: Timeline;
   transfer: Transfer | null;
+  /** Decided outside of `decide`, to be said by the next one. */
+  pending: Action[];
   seq: number;
 }
 
@@ -101,8 +108,10 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     upcoming: [],
     queue: [],
     residents: records.map(() => new Set()),
+    underway: new Set(),
     timeline: new Timeline(records.map((host) => host.capacity)),
     transfer: null,
+    pending: [],
     seq: 0,
   };
 }
@@ -121,7 +130,7 @@ export function workOf(lease: Lease, policy: Policy): number {
  * lease may be overtaken by a longer one that came a little later, at most `headStart` times the difference in length
  * later: nobody is overtaken for ever.
  */
-const headStart = Number(process.env.ALPHA??6);
+const headStart = Number(process.env.ALPHA ?? 6);
 const priorityS = 1e11;
 
 export function rankOf(lease: Lease, leftS: number, policy: Policy): number {
@@ -145,6 +154,7 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     layer: promise === null ? 'running' : 'promise',
     runFrom: 0,
     expectedEnd: 0,
+    operation: { from: 0, planned: 0, until: 0 },
     copies: [],
     transferUntil: null,
   };

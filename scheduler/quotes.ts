@@ -1,0 +1,120 @@
+import { latestTransfers } from './link.ts';
+import { earliestPlace, type Place, readyHosts } from './places.ts';
+import { claimsOn, hasImage, type LeaseRecord, memoryOpS, type PlanState, setClaims, transferS } from './state.ts';
+import { displacements } from './vacate.ts';
+
+/** When a lease is expected to begin (or go on) and to end. `firm`: promised; else it may only be better or displaced. */
+export interface Quote {
+  lease: string;
+  phase: LeaseRecord['phase'];
+  hosts: string[];
+  startAtS: number;
+  endAtS: number;
+  firm: boolean;
+}
+
+/** The whole plan as it stands: what is known of every lease, and what is going to be done. */
+export interface Plan {
+  atS: number;
+  quotes: Quote[];
+  transfers: { image: string; leases: string[]; fromS: number; untilS: number }[];
+  suspensions: { lease: string; atS: number }[];
+}
+
+/** How many times in a row a quote reckons with being cut by reservations. */
+const cutsLookedAt = 20;
+
+/**
+ * Draws up the plan. Decisions don't need it: the places of those who wait are worked out here, in the queue's order,
+ * and let go again. Linear in the queue times what one place costs.
+ */
+export function drawPlan(state: PlanState, now: number): Plan {
+  const quotes: Quote[] = [];
+  for (const record of state.leases.values()) {
+    if (record.promise !== null)
+      quotes.push(quote(state, record, record.hosts, record.promise.startAt, record.promise.endAt, true));
+    else if (record.phase === 'running' || record.phase === 'resuming') {
+      quotes.push(quote(state, record, record.hosts, record.runFrom, record.expectedEnd, false));
+    }
+  }
+  quotes.push(...quoteWaiting(state, now));
+  const sending = state.transfer;
+  const transfers = latestTransfers(state).map(({ record, at }) => ({
+    image: record.lease.image,
+    leases: [record.lease.id],
+    fromS: at,
+    untilS: at + transferS(state, record),
+  }));
+  if (sending !== null) {
+    transfers.unshift({ image: sending.image, leases: sending.leases, fromS: sending.from, untilS: sending.until });
+  }
+  const suspensions = displacements(state).map(({ record, at }) => ({ lease: record.lease.id, atS: at }));
+  return { atS: now, quotes, transfers, suspensions };
+}
+
+function quote(
+  state: PlanState,
+  record: LeaseRecord,
+  hosts: readonly number[],
+  startAtS: number,
+  endAtS: number,
+  firm: boolean,
+): Quote {
+  const ids = hosts.map((host) => state.hosts[host]!.spec.id);
+  return { lease: record.lease.id, phase: record.phase, hosts: ids, startAtS, endAtS, firm };
+}
+
+function quoteWaiting(state: PlanState, now: number): Quote[] {
+  const waiting = [...state.queue, ...[...state.underway].filter((record) => record.phase === 'suspending')];
+  const before = waiting.map((record) => ({ record, layer: record.layer, claims: record.claims }));
+  let linkFreeAt = Math.max(now, state.transfer?.until ?? now);
+  const quotes: Quote[] = [];
+  for (const record of waiting) {
+    const imageAt = hasSomewhere(state, record, now) ? now : linkFreeAt + transferS(state, record);
+    if (record.phase === 'waiting' && imageAt > now) linkFreeAt = imageAt;
+    const places = placesUntilDone(state, record, Math.max(now, imageAt), now);
+    const first = places[0];
+    if (first === undefined) continue;
+    quotes.push(quote(state, record, first.hosts, first.from, places.at(-1)!.to, false));
+    if (record.phase !== 'suspending') {
+      setClaims(
+        state,
+        record,
+        'booking',
+        places.flatMap((place) => claimsOn(place.hosts, place.from, place.to)),
+      );
+    }
+  }
+  for (const { record, layer, claims } of before) setClaims(state, record, layer, claims);
+  return quotes;
+}
+
+function hasSomewhere(state: PlanState, record: LeaseRecord, now: number): boolean {
+  return record.phase !== 'waiting' || readyHosts(state, record, now).length >= 1;
+}
+
+/** One place after the other, until all of the work has one; each cut costs a suspend and a resume. */
+function placesUntilDone(state: PlanState, record: LeaseRecord, notBefore: number, now: number): Place[] {
+  const places: Place[] = [];
+  const probe = { ...record, claims: [] as LeaseRecord['claims'] };
+  if (probe.phase === 'suspending') probe.phase = 'suspended';
+  const ready = state.hosts.flatMap((host, i) => (host.up && (notBefore > now || hasImage(state, record, i, now)) ? [i] : []));
+  let from = notBefore;
+  for (let cuts = 0; cuts < cutsLookedAt && probe.workS > 0; cuts++) {
+    const place = earliestPlace(state, probe, from, ready);
+    if (place === null) return places;
+    places.push(place);
+    const op = memoryOpS(state, place.hosts[0]!, record.shape);
+    const head = probe.phase === 'suspended' ? op : state.policy.bootS;
+    const room = place.to - place.from - head;
+    if (room >= probe.workS) {
+      place.to = place.from + head + probe.workS;
+      return places;
+    }
+    probe.workS -= Math.max(1, room - op);
+    probe.phase = 'suspended';
+    probe.hosts = place.hosts;
+    from = place.to;
+  }
+  return places;
+}
