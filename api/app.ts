@@ -143,7 +143,7 @@ function bareApp(log: Logger, eachRequest: boolean): Express {
  */
 export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
   const { ledger, temporal, repository, config, log, clock } = deps;
-  const metrics = openMetrics(ledger);
+  const metrics = openMetrics(ledger, clock);
   const operations = [taskRoutes, fileRoutes, vmRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
 

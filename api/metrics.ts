@@ -37,7 +37,7 @@ function stateGauge(
   });
 }
 
-function ledgerGauges(registry: Registry, ledger: Ledger): void {
+function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
   stateGauge(registry, { name: 'berth_tasks', help: 'Tasks by state', states: taskStates }, async () => {
     const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
@@ -56,15 +56,15 @@ function ledgerGauges(registry: Registry, ledger: Ledger): void {
         orderBy: { createdAt: 'asc' },
         select: { createdAt: true },
       });
-      this.set(oldest ? (Date.now() - oldest.createdAt.getTime()) / 1000 : 0);
+      this.set(oldest ? (clock() - oldest.createdAt.getTime()) / 1000 : 0);
     },
   });
 }
 
-export function openMetrics(ledger: Ledger): Metrics {
+export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
-  ledgerGauges(registry, ledger);
+  ledgerGauges(registry, ledger, clock);
   const duration = new Histogram({
     name: 'berth_http_request_duration_seconds',
     help: 'Time to the end of the answer, by route',

@@ -133,10 +133,8 @@ export const Event = z
     datacontenttype: z.literal('application/json'),
     owner: z.string(),
     sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
-    data: z
-      .union([TaskAcceptedData, TaskStartedData, TaskEndedData, z.looseObject({})])
-      .meta({
-        description: 'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; others to come',
-      }),
+    data: z.union([TaskAcceptedData, TaskStartedData, TaskEndedData, z.looseObject({})]).meta({
+      description: 'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; others to come',
+    }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

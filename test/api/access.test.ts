@@ -178,6 +178,19 @@ describe('every answer', () => {
   });
 });
 
+test('the log tells requests by their ids, and has no key and no signature in it', async () => {
+  const headers = { 'X-Request-Id': 'logged-1' };
+  const json = { image: 'debian-12', command: ['true'] };
+  const { body } = await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json, headers });
+  await (await fetch(api.signed('GET', `/internal/files/${file.id}`), { headers })).text();
+  await expect.poll(() => api.logged.filter((line) => line.includes('"logged-1"')).length).toBeGreaterThanOrEqual(2);
+  const lines = api.logged.map((line) => JSON.parse(line) as Record<string, unknown>);
+  expect(lines).toContainEqual(expect.objectContaining({ taskId: body.id, owner: api.alice.ownerId, keyId: api.alice.keyId }));
+  const text = api.logged.join('');
+  expect(text).not.toContain(api.alice.key);
+  expect(text).not.toContain('signature=');
+});
+
 test('requests are limited by key, and a limited caller is told when to come back', async () => {
   const limited = await startApi({ BERTH_RATE_PER_MINUTE: '5' });
   try {

@@ -4,6 +4,7 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import type { z } from 'zod';
 import { createApp } from '../../api/app.ts';
 import { openRepository, type Repository } from '../../api/repository.ts';
@@ -12,7 +13,6 @@ import { close, serve } from '../../api/serve.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import { newId, type TaskId } from '../../model/ids.ts';
-import { openLog } from '../../model/log.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import { type Ledger, openLedger } from '../../prisma/client.ts';
@@ -91,6 +91,8 @@ export class RunningApi {
   readonly workflows: ReturnType<typeof fakeWorkflows>;
   readonly contract: Contract;
   readonly clock: { offsetMs: number };
+  /** Lines of the API's log. */
+  readonly logged: string[];
   alice!: Party;
   bob!: Party;
   operator!: Party;
@@ -107,6 +109,7 @@ export class RunningApi {
     this.workflows = parts.workflows;
     this.contract = parts.contract;
     this.clock = parts.clock;
+    this.logged = parts.logged;
     this.#end = end;
   }
 
@@ -212,13 +215,14 @@ export async function startApi(
     quotaBytes: config.api.BERTH_QUOTA_BYTES,
   });
   const workflows = fakeWorkflows();
+  const logged: string[] = [];
   const clock = { offsetMs: 0 };
   const deps = {
     ledger,
     repository,
     config,
     temporal: workflows.port,
-    log: openLog('api', process.env.BERTH_LOG_LEVEL ?? 'silent'),
+    log: pino({ level: 'info' }, { write: (line) => void logged.push(line) }),
     clock: () => Date.now() + clock.offsetMs,
   };
   const { app, operatorsApp, document } = createApp(deps);
@@ -235,6 +239,7 @@ export async function startApi(
       root: repositoryRoot,
       workflows,
       clock,
+      logged,
       contract: new Contract(document),
     },
     async () => {
