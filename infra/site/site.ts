@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openLedger } from '../../prisma/client.ts';
@@ -59,8 +59,9 @@ const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entr
  * Starts a whole site on this machine and returns once a task can run on it. What can start side by side does. When it
  * throws, nothing is left.
  */
-export async function startSite(options: SiteOptions): Promise<Site> {
-  const ground = await takeGround(options.home, options.note);
+export async function startSite(given: SiteOptions): Promise<Site> {
+  const ground = await takeGround(given.home, given.note);
+  const options = { ...given, note: alsoToLog(given.note, join(ground.home.logs, 'site.log')) };
   const running: Running = { children: new Map(), hosts: [], stopping: false };
   const stop = (): Promise<void> => stopAll(ground, running);
   try {
@@ -77,6 +78,14 @@ interface Running {
   stopping: boolean;
   children: Map<string, Child>;
   hosts: Host[];
+}
+
+/** What is told is kept as well, next to the logs of those of whom it is told. */
+function alsoToLog(note: SiteOptions['note'], path: string): SiteOptions['note'] {
+  return (text) => {
+    appendFileSync(path, `${new Date().toISOString()} ${text}\n`);
+    note(text);
+  };
 }
 
 function aborted(signal: AbortSignal | undefined): Promise<never> {
