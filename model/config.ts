@@ -11,6 +11,13 @@ const flag = z
   .default(false);
 const count = (fallback: number) => z.coerce.number().int().min(0).default(fallback);
 
+const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((word) => word.trim())
+    .filter((word) => word !== ''),
+);
+
 const metrics = {
   /** GET /metrics of a worker; the port above it is taken as well, on 127.0.0.1. 0: no metrics. */
   BERTH_METRICS_PORT: z.coerce.number().int().min(0).max(65534).default(0),
@@ -89,11 +96,9 @@ const groups = {
   /** Read once, when a machine is made a host (infra/systemd). */
   hostSetup: z.object({
     /** Addresses of the site's other hosts, comma-separated: they alone reach this one's services. */
-    BERTH_HOST_PEERS: z
-      .string()
-      .transform((text) => text.split(',').map((address) => address.trim()))
-      .transform((addresses) => addresses.filter((address) => address !== ''))
-      .pipe(z.array(z.ipv4())),
+    BERTH_HOST_PEERS: list.pipe(z.array(z.ipv4())),
+    /** TCP ports that everybody but guests may reach, comma-separated. */
+    BERTH_HOST_OPEN_PORTS: list.pipe(z.array(z.coerce.number().int().min(1).max(65535))).default([22]),
     /** The interface on the hosts' network. */
     BERTH_HOST_UPLINK: z.string().regex(/^[A-Za-z0-9._-]{1,15}$/, { error: 'expected the name of a network interface' }),
   }),

@@ -101,9 +101,9 @@ EXPORT {
  * iptables-restore's input for a host: its services are open to the site's hosts alone, and everything else that is not
  * an answer is dropped, also what comes from a guest's bridge. What guests may reach is in drivers/network.ts.
  * @param uplink the interface on the hosts' network
- * @param ssh true on a machine of its own, which operators reach by ssh on any address
+ * @param open TCP ports that everybody but guests may reach, such as ssh's on a machine of its own
  */
-export function hostRules(host: HostConfig, uplink: string, ssh: boolean): string {
+export function hostRules(host: HostConfig, uplink: string, open: readonly number[]): string {
   const tcp = [hostPorts.rpcbind, hostPorts.nfs, hostPorts.mountd, hostPorts.libvirt, hostPorts.migration.join(':')].join(',');
   const from = host.peers.flatMap((peer) => [
     `-A BERTH-HOST -i ${uplink} -s ${peer} -p tcp -m multiport --dports ${tcp} -j ACCEPT`,
@@ -117,7 +117,7 @@ export function hostRules(host: HostConfig, uplink: string, ssh: boolean): strin
     '-A BERTH-HOST -i lo -j ACCEPT',
     '-A BERTH-HOST -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
     ...from,
-    ...(ssh ? ['-A BERTH-HOST -p tcp --dport 22 ! -i bg+ -j ACCEPT'] : []),
+    ...open.map((port) => `-A BERTH-HOST -p tcp --dport ${port} ! -i bg+ -j ACCEPT`),
     '-A BERTH-HOST -j DROP',
     'COMMIT',
     '',

@@ -249,7 +249,7 @@ function prepareFolders(
       logs,
       order.libvirtCache,
     ],
-    folders: { config, rules: hostRules(host, 'eth0', false) },
+    folders: { config, rules: hostRules(host, 'eth0', []) },
   };
 }
 

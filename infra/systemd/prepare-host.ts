@@ -35,9 +35,9 @@ async function replaceChanged(path: string, text: string): Promise<boolean> {
 }
 
 /** The rules are replaced whole; the jump to them is in INPUT once, before what was there. */
-async function applyRules(host: HostConfig, uplink: string): Promise<void> {
+async function applyRules(host: HostConfig, uplink: string, open: readonly number[]): Promise<void> {
   const iptables = (...argv: string[]): Promise<string> => run(['iptables', '--wait', '10', ...argv], { deadlineMs: 15_000 });
-  await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: hostRules(host, uplink, true) });
+  await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: hostRules(host, uplink, open) });
   const found = (await iptables('--list-rules', 'INPUT')).split('\n');
   if (!found.includes('-A INPUT -j BERTH-HOST')) await iptables('-I', 'INPUT', '1', '-j', 'BERTH-HOST');
 }
@@ -45,7 +45,7 @@ async function applyRules(host: HostConfig, uplink: string): Promise<void> {
 if (import.meta.main) {
   const { host, hostSetup } = readConfig(['host', 'hostSetup'], process.env);
   const config: HostConfig = { address: host.BERTH_HOST_ADDRESS, peers: hostSetup.BERTH_HOST_PEERS, uuid: null, confine: true };
-  await applyRules(config, hostSetup.BERTH_HOST_UPLINK);
+  await applyRules(config, hostSetup.BERTH_HOST_UPLINK, hostSetup.BERTH_HOST_OPEN_PORTS);
   const changed: string[] = [];
   for (const [path, text] of Object.entries(filesOf(config))) if (await replaceChanged(path, text)) changed.push(path);
   if (changed.length > 0) await run(['systemctl', 'daemon-reload'], { deadlineMs: 60_000 });

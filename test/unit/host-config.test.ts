@@ -37,7 +37,7 @@ describe('the configuration of a host', () => {
   });
 
   test('the last rule drops, and only peers and answers are accepted before it', () => {
-    const rules = hostRules(host, 'eth0', false)
+    const rules = hostRules(host, 'eth0', [])
       .split('\n')
       .filter((line) => line.startsWith('-A'));
     expect(rules.at(-1)).toBe('-A BERTH-HOST -j DROP');
