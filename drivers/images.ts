@@ -20,7 +20,8 @@ export interface ImageCacheOptions {
   log: Logger;
 }
 
-const partNames = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as const;
+/** Smallest first: what is missing altogether shows early. */
+const partNames = { initrd: 'initrd', kernel: 'kernel', disk: 'disk.qcow2' } as const;
 type Part = keyof typeof partNames;
 const parts = Object.keys(partNames) as Part[];
 

@@ -104,7 +104,7 @@ export function parseState(name: string, output: string): DomainStatus {
 
 /** What libvirt 11 says when a name, UUID, MAC or tap belongs to another, and when it merely is too slow. */
 const inUse =
-  /already exists with uuid|already exists|is already defined with uuid|already active as|already in use|Device or resource busy/i;
+  /already exists with uuid|already exists|is already defined with uuid|is already active|already in use|Device or resource busy/i;
 const slow = /Timed out during operation|cannot acquire state change lock|timed out/i;
 const full = /No space left on device/i;
 

@@ -1,4 +1,4 @@
-import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { DomainConfig, DomainStatus, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -30,9 +30,9 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
       throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
     current = { ...record, ready: null };
     if (record.ready !== null) await store.write(current);
-    await hypervisor.create(await domainConfig(ports, vm));
+    await create(ports, vm);
   } else if (found.state !== 'running') {
-    throw new BerthError('conflict', `starting ${name}: its domain is ${found.state} (${found.reason})`);
+    refuseState(name, found);
   } else if (record.ready !== null) return { createMs: record.ready.createMs, bootMs: record.ready.bootMs };
 
   const createdMs = clock.nowMs();
@@ -49,6 +49,23 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   const ready = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
   await store.write({ ...current, ready });
   return { createMs: ready.createMs, bootMs: ready.bootMs };
+}
+
+/** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */
+async function create(ports: HostPorts, vm: VmSpec): Promise<void> {
+  try {
+    await ports.hypervisor.create(await domainConfig(ports, vm));
+  } catch (error) {
+    if (!(error instanceof BerthError) || error.code !== 'not-ours') throw error;
+    const ours = (await ports.hypervisor.list()).some(({ name, uuid }) => name === domainName(vm.id) && uuid === uuidOf(vm.id));
+    if (!ours) throw error;
+  }
+}
+
+/** A domain that is being made or is on its way out will be something else in a moment; one that somebody paused won't. */
+function refuseState(name: string, { state, reason }: DomainStatus): never {
+  const lasting = state === 'paused' && reason !== 'starting up';
+  throw new BerthError(lasting ? 'conflict' : 'host-busy', `starting ${name}: its domain is ${state} (${reason})`);
 }
 
 async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string, signal: AbortSignal): Promise<void> {

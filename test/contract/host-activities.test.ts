@@ -7,6 +7,9 @@ import { createFakeRepository, type FakeRepository } from '../../drivers/fake/re
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { imageOf, ordersOf, vmOf } from './orders.ts';
+import { installSilence } from './silence.ts';
+
+installSilence();
 
 let repository: FakeRepository;
 let host: FakeHost;

@@ -6,11 +6,11 @@ import { readConfig } from '../../../model/config.ts';
 import { BerthError } from '../../../model/errors.ts';
 import { openLog } from '../../../model/log.ts';
 import { installSilence } from '../silence.ts';
+import { pack, settled, unpack } from './wire.ts';
 
 /**
  * Runs inside a host's namespaces and does there what the test asks for on standard input: a call of a port, or of an
- * activity, as JSON lines `{id, port | activity, method, args}`. `"$signal"` among the arguments is an AbortSignal, and
- * a stream comes back as base64.
+ * activity (where the port is null), as lines of JSON.
  */
 installSilence();
 const log = openLog('test', 'error');
@@ -27,25 +27,20 @@ interface Order {
 type Call = (...args: unknown[]) => unknown;
 
 async function perform({ port, method, args }: Order): Promise<unknown> {
-  const full = args.map((arg) => (arg === '$signal' ? new AbortController().signal : arg));
   if (port === null) {
     const activity = (activities as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[method]!;
-    return new MockActivityEnvironment().run(activity, ...full);
+    return new MockActivityEnvironment().run(activity, ...args);
   }
   const target = (ports as unknown as Record<string, Record<string, Call>>)[port]!;
-  const result = target[method]!(...full);
-  if (method !== 'readFile') return result;
-  const chunks: Buffer[] = [];
-  for await (const chunk of result as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString('base64');
+  return settled(await target[method]!(...args));
 }
 
 const say = (message: object): void => {
-  process.stdout.write(`${JSON.stringify(message)}\n`);
+  process.stdout.write(`${pack(message)}\n`);
 };
 createInterface({ input: process.stdin })
   .on('line', (line) => {
-    const order = JSON.parse(line) as Order;
+    const order = unpack(line) as Order;
     perform(order).then(
       (result) => say({ id: order.id, result: result ?? null }),
       (error: unknown) =>

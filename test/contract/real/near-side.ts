@@ -4,6 +4,7 @@ import type { HostActivities } from '../../../activities/host/contract.ts';
 import type { HostPorts } from '../../../drivers/ports.ts';
 import { inside } from '../../../infra/site/host.ts';
 import { BerthError, isErrorCode } from '../../../model/errors.ts';
+import { pack, unpack } from './wire.ts';
 
 /** A process on a host that does what it is told: its ports and its activities, as if they were here. */
 export interface FarSide {
@@ -33,7 +34,7 @@ export async function openFarSide(pid: number, env: Record<string, string>): Pro
   let sent = 0;
   const ready = new Promise((resolve, reject) => waiting.set(0, { resolve, reject }));
   createInterface({ input: child.stdout }).on('line', (line) => {
-    const { id, result, error } = JSON.parse(line) as Answer;
+    const { id, result, error } = unpack(line) as Answer;
     const call = waiting.get(id);
     waiting.delete(id);
     if (error === undefined) call?.resolve(result);
@@ -48,9 +49,8 @@ export async function openFarSide(pid: number, env: Record<string, string>): Pro
   const call = (port: string | null, method: string, args: unknown[]): Promise<unknown> => {
     sent += 1;
     const id = sent;
-    child.stdin.write(
-      `${JSON.stringify({ id, port, method, args: args.map((arg) => (arg instanceof AbortSignal ? '$signal' : arg)) })}\n`,
-    );
+    child.stdin.write(`${pack({ id, port, method, args })}
+`);
     return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
   };
   const proxy = <T extends object>(port: string | null): T =>

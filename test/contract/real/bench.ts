@@ -1,0 +1,131 @@
+import { spawn } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { run } from '../../../drivers/process.ts';
+import { startBareHosts } from '../../../infra/site/bare-hosts.ts';
+import { type Host, inside } from '../../../infra/site/host.ts';
+import { newId } from '../../../model/ids.ts';
+import type { ImageRef } from '../../../model/vm.ts';
+import type { Bench } from '../suite.ts';
+import { type FarSide, openFarSide } from './near-side.ts';
+
+export interface RealHost extends Bench {
+  host: Host;
+  far(): FarSide;
+  /** Runs a program on the host. */
+  on(argv: [string, ...string[]]): Promise<string>;
+}
+
+/** Real hosts with the real drivers, and a repository on each that serves from one folder. */
+export async function openRealHosts(count: number): Promise<{ hosts: RealHost[]; stop(): Promise<void> }> {
+  const folder = mkdtempSync(join(tmpdir(), 'berth-contract-'));
+  const bare = await startBareHosts(join(folder, 'home'), count, () => undefined);
+  const image = readImage();
+  const hosts: RealHost[] = [];
+  const stop = async (): Promise<void> => {
+    await Promise.all(hosts.map((host) => host.close()));
+    await bare.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  try {
+    for (const host of bare.hosts) hosts.push(await openRealHost(host, join(folder, host.id), image));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { hosts, stop };
+}
+
+async function openRealHost(host: Host, folder: string, image: BuiltImage): Promise<RealHost> {
+  mkdirSync(join(folder, 'files'), { recursive: true });
+  for (const name of ['disk.qcow2', 'kernel', 'initrd']) symlinkSync(join(image.folder, name), join(folder, 'files', name));
+  const script = new URL('./repository.ts', import.meta.url).pathname;
+  const [program, ...args] = inside(host.pid()!, [process.execPath, script, folder]);
+  const repository = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const port = await new Promise<string>((resolve) => repository.stdout.once('data', (text) => resolve(String(text).trim())));
+  const url = (path: string): string => `http://127.0.0.1:${port}${path}`;
+  const env = {
+    PATH: process.env.PATH ?? '',
+    BERTH_HOST_ID: host.id,
+    BERTH_HOST_ADDRESS: host.address,
+    BERTH_HOSTS_CIDR: host.address.replace(/\.\d+$/, '.0/24'),
+    BERTH_REPOSITORY_URL: url('/'),
+  };
+  let far = await openFarSide(host.pid()!, env);
+  const ref = imageRef(image, url);
+  const read = (path: string): Buffer => (existsSync(path) ? readFileSync(path) : Buffer.alloc(0));
+  return {
+    host,
+    far: () => far,
+    on: (argv) => run(inside(host.pid()!, argv), { deadlineMs: 30_000 }),
+    ports: () => far.ports,
+    activities: () => far.activities,
+    call: (act, ...args) => act(...args),
+    serve(name, content) {
+      writeFileSync(join(folder, 'files', name), content);
+      return url(`/files/${name}`);
+    },
+    url,
+    image: () => ref,
+    outputs: () => {
+      const outputs = join(folder, 'outputs');
+      const names = existsSync(outputs) ? readdirSync(outputs) : [];
+      return new Map(names.map((name) => [decodeURIComponent(name), read(join(outputs, name))]));
+    },
+    log: () => read(join(folder, 'log')),
+    async restart() {
+      await far.kill();
+      far = await openFarSide(host.pid()!, env);
+    },
+    async crash(name) {
+      const qemu = (await run(inside(host.pid()!, ['cat', `/run/libvirt/qemu/${name}.pid`]), { deadlineMs: 5000 })).trim();
+      await run(inside(host.pid()!, ['kill', '-KILL', qemu]), { deadlineMs: 5000 });
+    },
+    async close() {
+      await far.close();
+      repository.kill();
+    },
+  };
+}
+
+interface BuiltImage {
+  folder: string;
+  virtualMiB: number;
+  digest: string;
+  cmdline: string;
+  parts: Record<'disk' | 'kernel' | 'initrd', { sha256: string; sizeBytes: number }>;
+}
+
+/** What infra/setup built. */
+function readImage(): BuiltImage {
+  const cache = process.env.BERTH_CACHE ?? join(homedir(), '.cache/berth');
+  const folder = realpathSync(join(cache, 'images/debian-12/current'));
+  return { folder, ...(JSON.parse(readFileSync(join(folder, 'image.json'), 'utf8')) as Omit<BuiltImage, 'folder'>) };
+}
+
+function imageRef(built: BuiltImage, url: (path: string) => string): ImageRef {
+  return {
+    id: newId('image'),
+    name: 'debian-12',
+    digest: built.digest,
+    virtualMiB: built.virtualMiB,
+    cmdline: built.cmdline,
+    peers: [],
+    parts: {
+      disk: { ...built.parts.disk, url: url('/files/disk.qcow2') },
+      kernel: { ...built.parts.kernel, url: url('/files/kernel') },
+      initrd: { ...built.parts.initrd, url: url('/files/initrd') },
+    },
+  };
+}

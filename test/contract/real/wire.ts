@@ -1,0 +1,39 @@
+import { Readable } from 'node:stream';
+
+/**
+ * What goes between the two sides as JSON: besides plain data, bytes, signals that never abort, and questions whose
+ * answer is known before.
+ */
+const bytes = '$bytes';
+const words = { signal: '$signal', no: '$no' };
+
+export function pack(value: unknown): string {
+  return JSON.stringify(marked(value));
+}
+
+function marked(value: unknown): unknown {
+  if (value instanceof Uint8Array) return { [bytes]: Buffer.from(value).toString('base64') };
+  if (value instanceof AbortSignal) return words.signal;
+  if (typeof value === 'function') return words.no;
+  if (Array.isArray(value)) return value.map(marked);
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, marked(item)]));
+  return value;
+}
+
+export function unpack(text: string): unknown {
+  return JSON.parse(text, (_, value: unknown) => {
+    if (value === words.signal) return new AbortController().signal;
+    if (value === words.no) return async () => false;
+    if (typeof value === 'object' && value !== null && bytes in value) return Buffer.from(String(value[bytes]), 'base64');
+    return value;
+  });
+}
+
+/** A stream as the bytes that come out of it; everything else as it is. */
+export async function settled(value: unknown): Promise<unknown> {
+  if (!(value instanceof Readable)) return value;
+  const chunks: Buffer[] = [];
+  for await (const chunk of value as AsyncIterable<Buffer>) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}

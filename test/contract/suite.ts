@@ -1,0 +1,397 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import type { HostActivities } from '../../activities/host/contract.ts';
+import { domainName, machineId, tapName } from '../../activities/host/names.ts';
+import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import { newId, uuidOf, type VmId } from '../../model/ids.ts';
+import type { ImageRef, VmSpec } from '../../model/vm.ts';
+
+/** One host under test: the fake, or a real one in its namespaces. */
+export interface Bench {
+  ports(): HostPorts;
+  activities(): HostActivities;
+  /** As a worker calls an activity. */
+  call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R>;
+  /** What the guest's command `write` does: leaves this content at out/result. */
+  serve(name: string, content: Buffer): string;
+  url(path: string): string;
+  image(): ImageRef;
+  outputs(): Map<string, Buffer>;
+  log(): Buffer;
+  /** The worker dies by SIGKILL and another one starts. */
+  restart(): Promise<void>;
+  close(): Promise<void>;
+  /** A domain dies under us. */
+  crash(name: string): Promise<void>;
+}
+
+export const codeOf = async (promise: Promise<unknown>): Promise<string> => {
+  try {
+    await promise;
+    return 'fine';
+  } catch (error) {
+    return error instanceof BerthError ? error.code : `not a BerthError: ${String(error)}`;
+  }
+};
+
+const never = new AbortController().signal;
+const digest = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
+
+/** What every set of ports has to do, said once. `real`: what only the real thing can be asked. */
+export function portsContract(what: string, open: () => Promise<Bench>, bootDeadlineMs: number): void {
+  describe(what, () => {
+    let bench: Bench;
+    let ports: HostPorts;
+    let image: ImageRef;
+    let made: VmId[];
+    let number = 10;
+
+    beforeAll(async () => {
+      bench = await open();
+      ports = bench.ports();
+      image = bench.image();
+      await ports.images.ensure(image, never);
+    });
+    beforeEach(() => {
+      ports = bench.ports();
+      made = [];
+    });
+    afterEach(async () => {
+      for (const id of made) {
+        await ports.hypervisor.destroy(domainName(id));
+        await ports.store.remove(id, 99);
+      }
+      await ports.network.removeIdle(7, async () => false);
+    });
+    afterAll(() => bench?.close());
+
+    function newVm(): VmSpec {
+      number += 1;
+      const id = newId('vm');
+      made.push(id);
+      const address = `10.128.8.${number}`;
+      return {
+        id,
+        owner: newId('owner'),
+        name: 'node0',
+        generation: 1,
+        host: 'host1' as VmSpec['host'],
+        image,
+        vcpus: 1,
+        memoryMiB: 256,
+        diskMiB: 64,
+        network: { vni: 7, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: ['10.90.255.254'] },
+        address,
+        mac: `52:54:00:00:01:${number.toString(16).padStart(2, '0')}`,
+        neighbours: [{ name: 'node0', address }],
+      };
+    }
+    const recordOf = (vm: VmSpec): VmRecord => ({
+      vmId: vm.id,
+      generation: vm.generation,
+      image: vm.image.id,
+      vni: vm.network.vni,
+      staged: null,
+      ready: null,
+      jobStartedMs: null,
+      settled: false,
+      removing: false,
+    });
+    /** A folder, both disks with one input, and the network: all that a domain needs. */
+    async function prepare(vm: VmSpec, input = Buffer.from('one two three\n')): Promise<void> {
+      await ports.store.write(recordOf(vm));
+      const folder = await ports.store.emptyInputs(vm.id);
+      const url = bench.serve(`words-${vm.id}`, input);
+      const order = { url, source: 'repository', sizeBytes: input.length, sha256: digest(input) } as const;
+      const limits = { limitBytes: 2 ** 24, limitSeconds: 30, allowInternal: false };
+      await ports.inputs.fetch({ ...order, ...limits, destination: `${folder}/in/words` }, never);
+      const paths = await pathsOf(vm.id);
+      await ports.disks.createDataDisk(paths.data, folder, vm.diskMiB);
+      const cached = await ports.images.find(image.id);
+      await ports.disks.createOverlay(paths.overlay, cached!.disk, image.virtualMiB);
+      await ports.network.ensure(vm.network);
+    }
+    // Over a pipe even what is synchronous takes a while.
+    const pathsOf = async (id: string) => await ports.store.paths(id);
+    async function configOf(vm: VmSpec): Promise<DomainConfig> {
+      const paths = await pathsOf(vm.id);
+      const cached = (await ports.images.find(image.id))!;
+      return {
+        name: domainName(vm.id),
+        uuid: uuidOf(vm.id),
+        vcpus: 1,
+        memoryMiB: 256,
+        accelerator: 'qemu',
+        kernel: cached.kernel,
+        initrd: cached.initrd,
+        cmdline: image.cmdline,
+        disks: [
+          {
+            target: 'vda',
+            format: 'qcow2',
+            source: { kind: 'file', path: paths.overlay },
+            backing: [{ format: 'qcow2', source: { kind: 'file', path: cached.disk } }],
+          },
+          { target: 'vdb', format: 'raw', source: { kind: 'file', path: paths.data }, backing: [] },
+        ],
+        nic: { mac: vm.mac, tap: tapName(vm.id), bridge: 'bg7', mtu: 1450 },
+        consoleLog: paths.console,
+        onReboot: 'destroy',
+      };
+    }
+
+    describe('the store of VMs', () => {
+      it('keeps a record as it was written, and replaces it whole', async () => {
+        const vm = newVm();
+        expect(await ports.store.read(vm.id)).toBeNull();
+        const record = { ...recordOf(vm), staged: { bytes: 5 }, ready: { createMs: 1, bootMs: 2, sinceMs: 3 }, jobStartedMs: 4 };
+        await ports.store.write(record);
+        await ports.store.write({ ...record, generation: 2 });
+        expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2 });
+        expect((await ports.store.list()).find(({ vmId }) => vmId === vm.id)?.record?.generation).toBe(2);
+      });
+
+      it('remembers the generation of what was removed, whether it was there or not', async () => {
+        const vm = newVm();
+        expect(await ports.store.removedGeneration(vm.id)).toBeNull();
+        await ports.store.remove(vm.id, 3);
+        await ports.store.write(recordOf(vm));
+        await ports.store.remove(vm.id, 4);
+        await ports.store.remove(vm.id, 4);
+        expect(await ports.store.removedGeneration(vm.id)).toBe(4);
+        expect(await ports.store.read(vm.id)).toBeNull();
+      });
+
+      it('moves what is quarantined out of use and keeps it until it is removed', async () => {
+        const vm = newVm();
+        await ports.store.quarantine(vm.id);
+        await ports.store.write(recordOf(vm));
+        await ports.store.quarantine(vm.id);
+        expect(await ports.store.read(vm.id)).toBeNull();
+        expect((await ports.store.quarantined()).map(({ vmId }) => vmId)).toContain(vm.id);
+        await ports.store.removeQuarantined(vm.id);
+        await ports.store.removeQuarantined(vm.id);
+        expect((await ports.store.quarantined()).map(({ vmId }) => vmId)).not.toContain(vm.id);
+      });
+    });
+
+    describe('the cache of images', () => {
+      it('has an image after it was asked for, and then at once', async () => {
+        expect(await ports.images.ensure(image, never)).toEqual({ from: 'cache', bytes: 0 });
+        expect(await ports.images.list()).toContain(image.id);
+        expect(await ports.images.find(newId('image'))).toBeNull();
+      });
+
+      it('does not keep an image that lacks its digest', async () => {
+        const broken = {
+          ...image,
+          id: newId('image'),
+          parts: { ...image.parts, disk: { ...image.parts.kernel, sha256: 'f'.repeat(64) } },
+        };
+        expect(await codeOf(ports.images.ensure(broken, never))).toBe('image-damaged');
+        expect(await ports.images.find(broken.id)).toBeNull();
+      });
+
+      it('says when the repository has it not', async () => {
+        const gone = { ...image.parts.initrd, url: bench.url('/files/nowhere') };
+        const missing = { ...image, id: newId('image'), parts: { ...image.parts, initrd: gone } };
+        expect(await codeOf(ports.images.ensure(missing, never))).toBe('repository-unavailable');
+      });
+    });
+
+    describe('inputs', () => {
+      const order = (vm: VmSpec, more: object) => ({
+        source: 'repository' as const,
+        sizeBytes: null,
+        sha256: null,
+        destination: `/var/lib/berth/vms/${vm.id}/inputs/x`,
+        limitBytes: 1000,
+        limitSeconds: 10,
+        allowInternal: false,
+        url: '',
+        ...more,
+      });
+      it('are refused when they are not there, too large, or not what was announced', async () => {
+        const vm = newVm();
+        await ports.store.write(recordOf(vm));
+        await ports.store.emptyInputs(vm.id);
+        const url = bench.serve('x', Buffer.from('content'));
+        expect(await codeOf(ports.inputs.fetch(order(vm, { url: bench.url('/files/nowhere') }), never))).toBe(
+          'input-unavailable',
+        );
+        expect(await codeOf(ports.inputs.fetch(order(vm, { url, limitBytes: 3 }), never))).toBe('inputs-too-large');
+        expect(await codeOf(ports.inputs.fetch(order(vm, { url, sha256: '0'.repeat(64) }), never))).toBe('digest-mismatch');
+        expect(await ports.inputs.fetch(order(vm, { url }), never)).toEqual({
+          sizeBytes: 7,
+          sha256: digest(Buffer.from('content')),
+        });
+      });
+    });
+
+    describe('disks', () => {
+      it('are there once they are made', async () => {
+        const vm = newVm();
+        const paths = await pathsOf(vm.id);
+        expect(await ports.disks.exists(paths.data)).toBe(false);
+        await prepare(vm);
+        expect([await ports.disks.exists(paths.data), await ports.disks.exists(paths.overlay)]).toEqual([true, true]);
+      });
+
+      it('give back what was put on them', async () => {
+        const vm = newVm();
+        const content = randomBytes(300_000);
+        await prepare(vm, content);
+        const { data } = await pathsOf(vm.id);
+        const files = await ports.disks.listFiles(data, 10);
+        expect(files.map(({ path, sizeBytes }) => ({ path, sizeBytes }))).toEqual([{ path: 'in/words', sizeBytes: 300_000 }]);
+        expect(digest(await contentOf(ports, data, files[0]!))).toBe(digest(content));
+        expect(await codeOf(ports.disks.listFiles(data, 0))).toBe('outputs-refused');
+      });
+
+      it('are too small for what is larger than they are', async () => {
+        const vm = newVm();
+        expect(await codeOf(prepare({ ...vm, diskMiB: 8 }, randomBytes(9 * 2 ** 20)))).toBe('inputs-too-large');
+        expect(await ports.disks.exists((await pathsOf(vm.id)).data)).toBe(false);
+      });
+    });
+
+    describe("owners' networks", () => {
+      it('come by being ensured, however often, and go when nothing needs them', async () => {
+        const { network } = newVm();
+        expect([await ports.network.ensure(network), await ports.network.ensure(network)]).toEqual(['bg7', 'bg7']);
+        expect(await ports.network.list()).toContainEqual({ bridge: 'bg7', vni: 7, taps: [] });
+        await ports.network.removeIdle(7, async () => false);
+        await ports.network.removeIdle(7, async () => false);
+        expect((await ports.network.list()).map(({ vni }) => vni)).not.toContain(7);
+      });
+    });
+
+    describe('a domain', () => {
+      it('runs with what it was given, is refused a second time, and is gone when it is destroyed', async () => {
+        const vm = newVm();
+        const name = domainName(vm.id);
+        expect(await ports.hypervisor.status(name)).toBeNull();
+        await prepare(vm);
+        await ports.hypervisor.create(await configOf(vm));
+        expect(await ports.hypervisor.status(name)).toMatchObject({ state: 'running' });
+        expect((await ports.hypervisor.list()).map(({ name: n, uuid }) => [n, uuid])).toContainEqual([name, uuidOf(vm.id)]);
+        expect(await ports.network.list()).toContainEqual({ bridge: 'bg7', vni: 7, taps: [tapName(vm.id)] });
+        expect(await codeOf(ports.hypervisor.create(await configOf(vm)))).toBe('not-ours');
+        // A network with a tap on it stays, whoever says that nobody needs it.
+        await ports.network.removeIdle(7, async () => false);
+        expect((await ports.network.list()).map(({ vni }) => vni)).toContain(7);
+        await ports.hypervisor.suspendCpus(name);
+        expect(await ports.hypervisor.status(name)).toMatchObject({ state: 'paused', reason: 'user' });
+        await ports.hypervisor.resumeCpus(name);
+        await ports.hypervisor.destroy(name);
+        await ports.hypervisor.destroy(name);
+        expect(await ports.hypervisor.status(name)).toBeNull();
+      });
+
+      it("is refused another's name, UUID or tap, and does not disturb the other", async () => {
+        const [one, two] = [newVm(), newVm()];
+        await prepare(one);
+        await prepare(two);
+        await ports.hypervisor.create(await configOf(one));
+        const config = await configOf(two);
+        for (const theft of [
+          { name: domainName(one.id) },
+          { uuid: uuidOf(one.id) },
+          { nic: { ...config.nic, tap: tapName(one.id) } },
+        ])
+          expect([Object.keys(theft), await codeOf(ports.hypervisor.create({ ...config, ...theft }))]).toEqual([
+            Object.keys(theft),
+            'not-ours',
+          ]);
+        expect(await ports.hypervisor.status(domainName(one.id))).toMatchObject({ state: 'running' });
+        expect(await ports.hypervisor.status(domainName(two.id))).toBeNull();
+      });
+
+      it('without its disk, its kernel or its bridge is refused', async () => {
+        const vm = newVm();
+        await prepare(vm);
+        const config = await configOf(vm);
+        const { data, overlay } = await pathsOf(vm.id);
+        const missing = { ...config.disks[1]!, source: { kind: 'file', path: `${data}.not` } } as const;
+        expect(overlay).not.toBe(data);
+        for (const lack of [
+          { disks: [config.disks[0]!, missing] },
+          { kernel: `${config.kernel}.not` },
+          { nic: { ...config.nic, bridge: 'bgfff' } },
+        ])
+          expect(await codeOf(ports.hypervisor.create({ ...config, ...lack }))).toBe('hypervisor');
+        expect(await ports.hypervisor.status(config.name)).toBeNull();
+      });
+    });
+
+    describe('a guest', () => {
+      it(
+        'boots, takes its identity, runs its command once, and settles its disk',
+        async () => {
+          const vm = newVm();
+          const name = domainName(vm.id);
+          await prepare(vm);
+          await ports.hypervisor.create(await configOf(vm));
+          await expect.poll(() => ports.guest.ping(name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
+          const identity = {
+            hostname: vm.name,
+            machineId: machineId(vm.id),
+            address: vm.address,
+            cidr: vm.network.cidr,
+            gateway: vm.network.gateway,
+            neighbours: vm.neighbours,
+            timeMs: Date.now(),
+          };
+          await ports.guest.adopt(name, identity);
+          await ports.guest.adopt(name, identity);
+          expect(await ports.guest.readLog(name, 0, 100)).toHaveLength(0);
+          const argv = ['sh', '-c', 'mkdir -p out; echo done; echo done >out/result; hostname >&2'];
+          const job = { argv, env: {}, timeoutS: 60, logLimitBytes: 5 };
+          await ports.guest.startJob(name, job);
+          await ports.guest.startJob(name, { ...job, argv: ['sh', '-c', 'echo twice >out/twice'] });
+          await expect.poll(() => ports.guest.jobEnd(name), { timeout: 30_000, interval: 20 }).not.toBeNull();
+          expect(await ports.guest.jobEnd(name)).toMatchObject({ kind: 'exited', exitCode: 0, timedOut: false, stopped: false });
+          const log = await ports.guest.readLog(name, 0, 100);
+          expect(Buffer.from(log).toString().slice(0, 5)).toBe('done\n');
+          await ports.guest.stopJob(name);
+          await ports.guest.settle(name);
+          await ports.guest.settle(name);
+          await ports.guest.stopJob(name);
+          const { data } = await pathsOf(vm.id);
+          const files = await ports.disks.listFiles(data, 100);
+          expect(files.map(({ path }) => path).sort()).toEqual(['in/words', 'out/result']);
+          const result = files.find(({ path }) => path === 'out/result')!;
+          expect((await contentOf(ports, data, result)).toString()).toBe('done\n');
+        },
+        bootDeadlineMs + 60_000,
+      );
+
+      it('that has gone answers nothing', async () => {
+        const name = domainName(newId('vm'));
+        expect(await ports.guest.ping(name)).toBe(false);
+        for (const ask of [ports.guest.jobEnd(name), ports.guest.settle(name), ports.guest.readLog(name, 0, 1)])
+          expect(await codeOf(ask)).toMatch(/^(vm-lost|host-busy)$/);
+      });
+    });
+
+    describe('the repository', () => {
+      it('stores a log piece by piece, in any order and again', async () => {
+        const url = bench.url('/log');
+        expect(await ports.repository.appendLog(url, 0, Buffer.from('abc'), never)).toBe(3);
+        expect(await ports.repository.appendLog(url, 5, Buffer.from('xyz'), never)).toBe(3);
+        expect(await ports.repository.appendLog(url, 1, Buffer.from('bcd'), never)).toBe(4);
+        expect(bench.log().toString()).toBe('abcd');
+      });
+    });
+  });
+}
+
+/** Streams come back whole from a far side, and as streams from a near one. */
+async function contentOf(ports: HostPorts, image: string, file: Parameters<HostPorts['disks']['readFile']>[1]): Promise<Buffer> {
+  const content: unknown = await ports.disks.readFile(image, file);
+  if (Buffer.isBuffer(content)) return content;
+  const chunks: Buffer[] = [];
+  for await (const chunk of content as AsyncIterable<Buffer>) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
