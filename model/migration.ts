@@ -8,7 +8,7 @@ export type MigrationId = Id<'migration'>;
  * the other two. The ledger enforces the same table.
  */
 export const migrationTransitions = {
-  running: ['succeeded', 'rolledBack', 'stuck'],
+  running: ['stuck', 'succeeded', 'rolledBack'],
   stuck: ['succeeded', 'rolledBack'],
   succeeded: [],
   rolledBack: [],
