@@ -44,6 +44,11 @@ export const errorTable = {
   'task-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The task exceeded timeoutS' },
   'lease-expired': { status: 422, retryable: false, fault: 'caller', title: 'The lease ended before the task did' },
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
+  'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
+  // what a migration met
+  'migration-refused': { status: 409, retryable: false, fault: 'caller', title: 'No host can take this VM' },
+  'migration-aborted': { status: 409, retryable: false, fault: 'caller', title: 'The migration was aborted' },
+  'not-converging': { status: 409, retryable: false, fault: 'caller', title: 'The VM writes faster than it can be moved' },
   // what a host met
   'no-capacity': { status: 503, retryable: true, fault: 'site', title: 'No host has room at the moment' },
   'repository-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The repository does not answer' },

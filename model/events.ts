@@ -70,6 +70,34 @@ export const TaskEndedData = z
   })
   .meta({ id: 'TaskEnded', description: 'The task has ended; what it used is final' });
 
+export const vmMigratedType = 'berth.vm.migrated';
+
+const place = z.strictObject({ host: z.string(), provider: z.string() });
+
+export const VmMigratedData = z
+  .strictObject({
+    vm: z.string(),
+    owner: z.string(),
+    task: z.string().nullable(),
+    migration: z.string(),
+    mode: z.enum(['live']),
+    from: place,
+    to: place,
+    /** Where its disk is. */
+    home: z.string(),
+    generation: z.int(),
+    requestedBy: z.string(),
+    reason: z.string().nullable(),
+    startedAt: time,
+    migratedAt: time,
+    seconds: z.number().min(0),
+    /** As the source's host measured it; null when the hand-over was completed by others. */
+    downtimeMs: z.int().min(0).nullable(),
+    bytes: z.int().min(0),
+  })
+  .meta({ id: 'VmMigrated', description: 'The VM runs at another host; usage counts there from migratedAt on' });
+
+export type VmMigratedData = z.infer<typeof VmMigratedData>;
 export type TaskAcceptedData = z.infer<typeof TaskAcceptedData>;
 export type TaskStartedData = z.infer<typeof TaskStartedData>;
 export type TaskEndedData = z.infer<typeof TaskEndedData>;

@@ -15,6 +15,7 @@ const prefixes = {
   lease: 'lease',
   event: 'event',
   network: 'net',
+  migration: 'migration',
 } as const;
 
 export type IdKind = keyof typeof prefixes;

@@ -1,4 +1,4 @@
-import type { HostId, TaskId } from './ids.ts';
+import type { HostId, TaskId, VmId } from './ids.ts';
 
 /** The names by which workflows, queues and signals are known to each other and to operators. */
 export const controlQueue = 'control';
@@ -8,6 +8,7 @@ export const workflowId = {
   task: (id: TaskId): string => `task-${id}`,
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
+  migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
   housekeeping: (): string => 'housekeeping',
 } as const;
 
@@ -15,12 +16,15 @@ export const workflowType = {
   task: 'runTask',
   host: 'watchHost',
   reconcile: 'reconcileHost',
+  migration: 'migrateVm',
   housekeeping: 'keepHouse',
 } as const;
 
 export const signalName = {
   /** To a task: it was placed; it should ask the ledger where. */
   placed: 'placed',
+  /** To a task or a migration: where one of its VMs is has changed, or room for it; it should ask the ledger. */
+  moved: 'moved',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
   /** To a host's reconciliation: don't wait for the next round. */

@@ -40,6 +40,8 @@ export interface VmSpec {
   name: string;
   generation: number;
   host: HostId;
+  /** The host whose disk holds its image; where it is not `host`, that one opens it over NFS. */
+  home: HostId;
   image: ImageRef;
   vcpus: number;
   memoryMiB: number;

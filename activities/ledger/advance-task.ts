@@ -19,7 +19,8 @@ interface Moved {
 function sources(state: VmState): VmState[] {
   if (state === 'pending' || state === 'reserved' || state === 'removed')
     throw new BerthError('internal', `BUG: a task's step cannot make its VMs ${state}`);
-  return vmStates.filter((from) => (vmTransitions[from] as readonly VmState[]).includes(state));
+  // A VM that moves is its migration's: it alone knows when it runs again.
+  return vmStates.filter((from) => from !== 'migrating' && (vmTransitions[from] as readonly VmState[]).includes(state));
 }
 
 async function move(

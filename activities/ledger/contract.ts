@@ -1,6 +1,7 @@
 import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -36,6 +37,31 @@ export interface TaskOutcome {
   /** When each VM's domain existed, from the host's clock; null when it never did. */
   vms: { id: VmId; startedAt: string | null; endedAt: string | null }[];
   timeline: { step: string; startedAt: string; endedAt: string | null }[];
+}
+
+/** Where a migration leads, once it is its turn. */
+export interface MigrationPlace {
+  from: { id: HostId; address: string };
+  to: { id: HostId; address: string };
+  home: { id: HostId; address: string };
+  /** The VM as it will be at the target: its host and its generation there. */
+  vm: VmSpec;
+  /** Its generation where it runs now. */
+  sourceGeneration: number;
+}
+
+export type MigrationTurn = { turn: true; place: MigrationPlace } | { turn: false; why: string };
+
+export interface MigrationResult {
+  downtimeMs: number | null;
+  bytes: number;
+  phases: PhaseEntry[];
+}
+
+/** Why a migration came to nothing; `lost`: neither host has the VM any more. */
+export interface MigrationFailure extends MigrationResult {
+  error: TaskError;
+  lost: boolean;
 }
 
 /**
@@ -81,6 +107,26 @@ export interface LedgerActivities {
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
   /** Tasks with a workflow whose end was asked for that long ago and that have not ended: the request was lost. */
   tasksToCancel(olderThanS: number): Promise<TaskId[]>;
+  loadMigration(id: MigrationId): Promise<MigrationRecord & { task: TaskId | null }>;
+  /**
+   * Chooses the target and takes room there, next to what the VM takes where it runs; or says why it has to wait.
+   * Throws migration-refused with every host's reason, conflict when the VM is in no state to move.
+   */
+  reserveMigration(id: MigrationId): Promise<MigrationTurn>;
+  /** How it goes, for whoever asks. */
+  noteMigration(id: MigrationId, phases: PhaseEntry[], job: MigrationJob | null): Promise<void>;
+  /**
+   * The VM is at the target: host, generation, the end of its stay at the source and `berth.vm.migrated`, in one
+   * transaction, once. Returns the tasks that were placed in what it freed.
+   */
+  commitMigration(id: MigrationId, result: MigrationResult): Promise<TaskId[]>;
+  /** The VM is where it was, with the new generation; or stopped, when it was lost. Returns the tasks placed. */
+  rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<TaskId[]>;
+  /** Nobody can know yet where it is: it keeps its room at both hosts. */
+  stickMigration(id: MigrationId, why: TaskError): Promise<void>;
+  /** Accepted migrations whose workflow was never started. */
+  migrationsWithoutWorkflow(olderThanS: number): Promise<MigrationRecord[]>;
+
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
   sweep(): Promise<number>;
 }

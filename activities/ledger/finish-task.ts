@@ -5,7 +5,7 @@ import { isTerminal, type TaskState } from '../../model/states.ts';
 import type { TaskOutcome } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { releaseVms } from './release.ts';
-import { totals, usageOf } from './usage.ts';
+import { type Stay, totals, usageByHost } from './usage.ts';
 import { writeEvent } from './write-event.ts';
 
 interface Row {
@@ -14,14 +14,25 @@ interface Row {
   state: TaskState;
   createdAt: Date;
   startedAt: Date | null;
-  vms: { id: VmId; state: string; hostId: string | null; provider: string | null; vcpus: number; memoryMiB: number }[];
+  vms: {
+    id: VmId;
+    state: string;
+    hostId: string | null;
+    provider: string | null;
+    vcpus: number;
+    memoryMiB: number;
+    stays: Stay[];
+  }[];
 }
 
 async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
   const rows = await tx.$queryRaw<Row[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB") ORDER BY v.node), '[]')
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'stays',
+        (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'until', s.until)
+          ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
+        ORDER BY v.node), '[]')
        FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
     FROM "Task" t WHERE t.id = ${id} FOR UPDATE`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
@@ -55,7 +66,7 @@ function endedData(id: TaskId, row: Row, outcome: TaskOutcome, now: string): Tas
   const times = new Map(outcome.vms.map((vm) => [vm.id, vm]));
   const usage = row.vms.flatMap((vm) => {
     const { startedAt = null, endedAt = null } = times.get(vm.id) ?? {};
-    return usageOf({ ...vm, startedAt, endedAt }, now) ?? [];
+    return usageByHost({ ...vm, startedAt, endedAt }, vm.stays, now);
   });
   return {
     task: id,

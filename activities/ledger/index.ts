@@ -2,10 +2,12 @@ import { advanceTask } from './advance-task.ts';
 import { compareHost } from './compare-host.ts';
 import type { LedgerActivities } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
+import { commitMigration, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
 import { sweep, tasksToCancel, tasksWithoutWorkflow } from './housekeeping.ts';
 import { loadTask } from './load-task.ts';
+import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
 import { releaseVms, requeueTask } from './release.ts';
 import { reserveTask } from './reserve-task.ts';
 import { taskOrders } from './task-orders.ts';
@@ -30,6 +32,13 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     compareHost: (id, found) => compareHost(deps, id, found),
     tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
     tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
+    loadMigration: (id) => loadMigration(deps, id),
+    reserveMigration: (id) => reserveMigration(deps, id),
+    noteMigration: (id, phases, job) => noteMigration(deps, id, phases, job),
+    commitMigration: (id, result) => commitMigration(deps, id, result),
+    rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
+    stickMigration: (id, why) => stickMigration(deps, id, why),
+    migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
     sweep: () => sweep(deps),
   };
 }

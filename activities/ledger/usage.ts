@@ -33,6 +33,34 @@ export function usageOf(vm: UsedVm, now: string): Usage | null {
   };
 }
 
+/** A host where the VM was before it moved on. */
+export interface Stay {
+  hostId: string;
+  provider: string;
+  until: string;
+}
+
+/**
+ * One entry a host that it was at, in their order: each counts from where the one before ended, so nothing is billed
+ * twice and nothing is left out. A VM that never moved has one.
+ * @param stays in the order in which they ended
+ */
+export function usageByHost(vm: UsedVm, stays: readonly Stay[], now: string): Usage[] {
+  const end = vm.endedAt ?? now;
+  let from = vm.startedAt;
+  const parts = [...stays, { hostId: vm.hostId, provider: vm.provider, until: end }].map(({ hostId, provider, until }) => {
+    const startedAt = from;
+    // The moves were timed by another clock than the VM's start and end: none may reach beyond them.
+    const endedAt = startedAt === null ? until : new Date(latest(startedAt, earliest(until, end))).toISOString();
+    if (startedAt !== null) from = endedAt;
+    return usageOf({ ...vm, hostId, provider, startedAt, endedAt }, now);
+  });
+  return parts.filter((part) => part !== null);
+}
+
+const earliest = (a: string, b: string): string => (Date.parse(a) <= Date.parse(b) ? a : b);
+const latest = (a: string, b: string): string => (Date.parse(a) >= Date.parse(b) ? a : b);
+
 export function totals(usage: readonly Usage[]): { vcpuSeconds: number; memoryMiBSeconds: number } {
   const sum = (of: (one: Usage) => number) => usage.reduce((ms, one) => ms + Math.round(of(one) * 1000), 0) / 1000;
   return { vcpuSeconds: sum((one) => one.vcpuSeconds), memoryMiBSeconds: sum((one) => one.memoryMiBSeconds) };

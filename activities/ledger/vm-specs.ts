@@ -15,6 +15,7 @@ interface VmRow {
   generation: number;
   state: string;
   hostId: HostId | null;
+  homeId: HostId | null;
   vcpus: number;
   memoryMiB: number;
   diskMiB: number;
@@ -54,7 +55,7 @@ export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTas
   const rows = await tx.$queryRaw<PlacedTask[]>`
     SELECT t.id, t."ownerId" AS owner, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
-        'state', v.state, 'hostId', v."hostId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
+        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
         'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]') FROM "Vm" v WHERE v."taskId" = t.id) AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
@@ -117,6 +118,7 @@ function vmSpec(deps: LedgerDeps, task: PlacedTask, vm: VmRow): VmSpec {
     name: vm.name,
     generation: vm.generation,
     host: here.id,
+    home: vm.homeId ?? here.id,
     image: imageFor(deps, task, here),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,

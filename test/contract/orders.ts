@@ -40,6 +40,7 @@ export function vmOf(image: ImageRef, host = 'h1', id: VmId = newId('vm')): VmSp
     name: 'node0',
     generation: 1,
     host: host as HostId,
+    home: host as HostId,
     image,
     vcpus: 1,
     memoryMiB: 256,

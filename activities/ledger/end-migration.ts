@@ -1,0 +1,100 @@
+import { BerthError } from '../../model/errors.ts';
+import { eventId, VmMigratedData, vmMigratedType } from '../../model/events.ts';
+import type { TaskId } from '../../model/ids.ts';
+import type { MigrationId } from '../../model/migration.ts';
+import type { MigrationFailure, MigrationResult } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { lockMigration, type MigrationRow } from './migrations.ts';
+import { lockPlacement, placeWaiting } from './place-queue.ts';
+
+/** The fact for outsiders, last in its transaction: it holds the lock that orders events until the commit. */
+async function writeMigrated(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
+  const hosts = await tx.host.findMany({ where: { id: { in: [row.fromId, row.toId!] } }, select: { id: true, provider: true } });
+  const place = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const startedAt = (row.startedAt ?? row.createdAt).toISOString();
+  const data = VmMigratedData.parse({
+    vm: row.vmId,
+    owner: row.ownerId,
+    task: row.taskId,
+    migration: row.id,
+    mode: row.mode,
+    from: place(row.fromId),
+    to: place(row.toId!),
+    home: row.homeId,
+    generation: row.generation,
+    requestedBy: row.requestedBy,
+    reason: row.reason,
+    startedAt,
+    migratedAt: now,
+    seconds: Math.max(0, Date.parse(now) - Date.parse(startedAt)) / 1000,
+    downtimeMs: result.downtimeMs,
+    bytes: result.bytes,
+  });
+  await tx.$executeRaw`
+    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+    VALUES (${`${eventId(row.vmId, vmMigratedType)}/${row.generation}`}, ${vmMigratedType}, ${row.vmId}, ${row.ownerId},
+            ${now}::timestamptz, ${JSON.stringify(data)}::jsonb)`;
+}
+
+async function writeEnd(
+  tx: Transaction,
+  row: MigrationRow,
+  state: 'succeeded' | 'rolledBack',
+  end: MigrationResult & { error: MigrationFailure['error'] | null },
+  now: string,
+): Promise<void> {
+  const error = end.error === null ? null : JSON.stringify(end.error);
+  await tx.$executeRaw`
+    UPDATE "Migration" SET state = ${state}::"MigrationState", reserved = false, waiting = NULL, error = ${error}::jsonb,
+      phases = ${JSON.stringify(end.phases)}::jsonb, "downtimeMs" = ${end.downtimeMs}::int, bytes = ${end.bytes}::bigint,
+      "finishedAt" = ${now}::timestamptz, "committedAt" = CASE WHEN ${state} = 'succeeded' THEN ${now}::timestamptz END
+    WHERE id = ${row.id}`;
+}
+
+/**
+ * The VM is at the target, and nowhere else: its row follows. A VM whose removal has begun meanwhile goes on being
+ * removed, from there. Throws conflict when the migration ended otherwise.
+ */
+export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<TaskId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.state === 'rolledBack' || (row.state !== 'succeeded' && !row.reserved))
+      throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
+    if (row.state !== 'succeeded') {
+      await writeEnd(tx, row, 'succeeded', { ...result, error: null }, now);
+      await tx.$executeRaw`
+        INSERT INTO "VmStay" ("vmId", generation, "hostId", until)
+        VALUES (${row.vmId}, ${row.vmGeneration}, ${row.fromId}, ${now}::timestamptz)`;
+      await tx.$executeRaw`
+        UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL,
+          state = CASE WHEN state IN ('migrating', 'stuck') THEN 'running' ELSE state END WHERE id = ${row.vmId}`;
+    }
+    const { wake } = await placeWaiting(deps, tx);
+    if (row.state !== 'succeeded') await writeMigrated(tx, row, result, now);
+    return wake;
+  });
+}
+
+/**
+ * The VM is where it was. Its generation is the attempt's all the same, where one had begun: what that attempt has left
+ * under way anywhere is of the past. Throws conflict when the migration was committed.
+ */
+export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<TaskId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.state === 'succeeded') throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
+    if (row.state !== 'rolledBack') {
+      await writeEnd(tx, row, 'rolledBack', failure, now);
+      if (row.reserved)
+        await tx.$executeRaw`
+          UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
+            state = CASE WHEN state IN ('migrating', 'stuck') THEN ${failure.lost ? 'stopped' : 'running'}::"VmState" ELSE state END
+          WHERE id = ${row.vmId}`;
+    }
+    return (await placeWaiting(deps, tx)).wake;
+  });
+}

@@ -1,0 +1,194 @@
+import { BerthError } from '../../model/errors.ts';
+import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { MigrationId, MigrationJob, MigrationRecord, MigrationState, PhaseEntry } from '../../model/migration.ts';
+import { migrationEtaS } from '../../model/migration.ts';
+import type { TaskState, VmState } from '../../model/states.ts';
+import type { TaskError } from '../../model/task.ts';
+import { chooseTarget, type TargetHost } from '../../scheduler/migration-target.ts';
+import type { MigrationPlace, MigrationTurn } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { lockPlacement } from './place-queue.ts';
+import { readPlaced, vmSpecs } from './vm-specs.ts';
+
+/** A migration with what its decisions need of the VM. */
+export interface MigrationRow {
+  id: MigrationId;
+  vmId: VmId;
+  ownerId: string;
+  generation: number;
+  state: MigrationState;
+  fromId: HostId;
+  toId: HostId | null;
+  reserved: boolean;
+  mode: 'live';
+  requestedBy: string;
+  reason: string | null;
+  createdAt: Date;
+  startedAt: Date | null;
+  vcpus: number;
+  memoryMiB: number;
+  vmState: VmState;
+  vmGeneration: number;
+  hostId: HostId | null;
+  homeId: HostId | null;
+  taskId: TaskId | null;
+  taskState: TaskState | null;
+}
+
+/** Reads a migration and its VM, both locked. Throws not-found. */
+export async function lockMigration(tx: Transaction, id: MigrationId): Promise<MigrationRow> {
+  const rows = await tx.$queryRaw<MigrationRow[]>`
+    SELECT m.*, v.state AS "vmState", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId",
+      (SELECT t.state FROM "Task" t WHERE t.id = v."taskId") AS "taskState"
+    FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" WHERE m.id = ${id} FOR UPDATE OF m, v`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no migration ${id} in the ledger`);
+  return rows[0];
+}
+
+export async function loadMigration(deps: LedgerDeps, id: MigrationId): Promise<MigrationRecord & { task: TaskId | null }> {
+  const row = await deps.ledger.migration.findUnique({ where: { id }, include: { vm: { select: { taskId: true } } } });
+  if (row === null) throw new BerthError('not-found', `There is no migration ${id} in the ledger`);
+  return { ...record(row), task: row.vm.taskId as TaskId | null };
+}
+
+interface Stored {
+  id: string;
+  vmId: string;
+  ownerId: string;
+  generation: number;
+  state: MigrationState;
+  fromId: string;
+  toId: string | null;
+  abortRequestedAt: Date | null;
+  error: unknown;
+}
+
+function record(row: Stored): MigrationRecord {
+  return {
+    id: row.id as MigrationId,
+    vmId: row.vmId as VmId,
+    owner: row.ownerId,
+    generation: row.generation,
+    state: row.state,
+    from: row.fromId as HostId,
+    to: row.toId as HostId | null,
+    abortRequested: row.abortRequestedAt !== null,
+    error: row.error as TaskError | null,
+  };
+}
+
+async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
+  return tx.$queryRaw<TargetHost[]>`
+    SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
+      EXISTS (SELECT FROM "HostImage" i JOIN "Vm" v ON v."imageId" = i."imageId" WHERE i."hostId" = h.id AND v.id = ${vmId}) AS "hasImage",
+      jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
+      jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
+      (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."toId" = h.id) AS arriving,
+      (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."fromId" = h.id) AS leaving
+    FROM "Host" h ORDER BY h.id`;
+}
+
+/** An older one that waits, and leaves the same host or goes to the same, comes first. */
+async function olderWaiting(tx: Transaction, row: MigrationRow): Promise<string | null> {
+  const rows = await tx.$queryRaw<{ id: string }[]>`
+    SELECT id FROM "Migration" WHERE state = 'running' AND NOT reserved AND "abortRequestedAt" IS NULL
+      AND ("fromId" = ${row.fromId} OR "toId" = ${row.toId}) AND ("createdAt", id) < (${row.createdAt}, ${row.id})
+    ORDER BY "createdAt", id LIMIT 1`;
+  return rows[0]?.id ?? null;
+}
+
+function refuseUnmovable(row: MigrationRow): void {
+  if (row.state !== 'running') throw new BerthError('conflict', `Migration ${row.id} is ${row.state} already; it cannot begin`);
+  if (row.vmState !== 'running' || row.hostId !== row.fromId)
+    throw new BerthError(
+      'conflict',
+      `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: only one that runs can move`,
+    );
+  if (row.taskState !== null && row.taskState !== 'running')
+    throw new BerthError('conflict', `Task ${row.taskId} is ${row.taskState}: its VMs move only while its command runs`);
+}
+
+async function waits(tx: Transaction, id: MigrationId, why: string): Promise<MigrationTurn> {
+  await tx.$executeRaw`UPDATE "Migration" SET waiting = ${why} WHERE id = ${id}`;
+  return { turn: false, why };
+}
+
+/** Chooses the target and takes room there. What is promised grows under the placement lock, as for every placement. */
+export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promise<MigrationTurn> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.reserved) return { turn: true, place: await placeOf(deps, tx, row) };
+    refuseUnmovable(row);
+    const older = await olderWaiting(tx, row);
+    if (older !== null) return waits(tx, id, `${older} was asked for earlier`);
+    const choice = chooseTarget(
+      { host: row.fromId, vcpus: row.vcpus, memoryMiB: row.memoryMiB, to: row.toId },
+      await readTargets(tx, row.vmId),
+    );
+    if (choice.kind === 'wait') return waits(tx, id, choice.why);
+    if (choice.kind === 'none') {
+      const reasons = choice.refused.map(({ host, filter }) => `${host}: ${filter}`).join(', ') || 'there is no such host';
+      throw new BerthError('migration-refused', `Moving ${row.vmId} away from ${row.fromId}: ${reasons}`);
+    }
+    await tx.$executeRaw`
+      UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz
+      WHERE id = ${id}`;
+    await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
+    return { turn: true, place: await placeOf(deps, tx, { ...row, toId: choice.to as HostId }) };
+  });
+}
+
+async function placeOf(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Promise<MigrationPlace> {
+  if (row.taskId === null) throw new BerthError('internal', `BUG: VM ${row.vmId} belongs to no task, and nothing else makes VMs`);
+  const task = await readPlaced(tx, row.taskId);
+  const vms = task.vms.map((vm) => (vm.id === row.vmId ? { ...vm, hostId: row.toId, generation: row.generation } : vm));
+  const vm = vmSpecs(deps, { ...task, vms }).find((one) => one.id === row.vmId);
+  const hostOf = (id: HostId | null) => {
+    const host = task.hosts.find((one) => one.id === id);
+    if (host === undefined) throw new BerthError('internal', `BUG: migration ${row.id} names the host ${id}, which is none`);
+    return { id: host.id, address: host.address };
+  };
+  if (vm === undefined) throw new BerthError('internal', `BUG: VM ${row.vmId} is none of task ${row.taskId}`);
+  return { from: hostOf(row.fromId), to: hostOf(row.toId), home: hostOf(row.homeId), vm, sourceGeneration: row.vmGeneration };
+}
+
+/** How it goes. One that has ended keeps what was written then. */
+export async function noteMigration(
+  deps: LedgerDeps,
+  id: MigrationId,
+  phases: PhaseEntry[],
+  job: MigrationJob | null,
+): Promise<void> {
+  const progress = job === null ? null : JSON.stringify({ ...job, etaS: migrationEtaS(job) });
+  await deps.ledger.$executeRaw`
+    UPDATE "Migration" SET phases = ${JSON.stringify(phases)}::jsonb, progress = COALESCE(${progress}::jsonb, progress)
+    WHERE id = ${id} AND state IN ('running', 'stuck')`;
+}
+
+/** It keeps its room at both hosts. What has ended is left alone. */
+export async function stickMigration(deps: LedgerDeps, id: MigrationId, why: TaskError): Promise<void> {
+  await inTransaction(deps.ledger, async (tx) => {
+    const row = await lockMigration(tx, id);
+    if (row.state !== 'running' && row.state !== 'stuck') return;
+    const problem = JSON.stringify(why);
+    await tx.$executeRaw`UPDATE "Migration" SET state = 'stuck', error = ${problem}::jsonb WHERE id = ${id}`;
+    await tx.$executeRaw`
+      UPDATE "Vm" SET state = 'stuck', problem = ${problem}::jsonb WHERE id = ${row.vmId} AND state IN ('migrating', 'stuck')`;
+  });
+}
+
+/** Accepted migrations for which no workflow has ever asked, oldest first: the API died before it could start one. */
+export async function migrationsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<MigrationRecord[]> {
+  const rows = await deps.ledger.migration.findMany({
+    where: {
+      state: 'running',
+      reserved: false,
+      waiting: null,
+      createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) },
+    },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+    take: 100,
+  });
+  return rows.map(record);
+}

@@ -1,0 +1,215 @@
+import type { HostId, Id, VmId } from './ids.ts';
+import type { TaskError } from './task.ts';
+
+export type MigrationId = Id<'migration'>;
+
+/**
+ * States of a migration. `stuck` is one whose outcome can't be known yet: it goes on being observed, and ends as one of
+ * the other two. The ledger enforces the same table.
+ */
+export const migrationTransitions = {
+  running: ['stuck', 'succeeded', 'rolledBack'],
+  stuck: ['succeeded', 'rolledBack'],
+  succeeded: [],
+  rolledBack: [],
+} as const satisfies Record<string, readonly string[]>;
+
+export type MigrationState = keyof typeof migrationTransitions;
+export const migrationStates = Object.keys(migrationTransitions) as [MigrationState, ...MigrationState[]];
+
+/** In the order in which a migration passes through them. An abort is heard before `switch`, never after it began. */
+export const migrationPhases = ['reserve', 'prepare', 'preCopy', 'switch', 'verify', 'commit', 'release'] as const;
+export type MigrationPhase = (typeof migrationPhases)[number];
+
+/** A phase that has begun; `seconds` is null while it lasts. `bytes` are those that went over the network in it. */
+export interface PhaseEntry {
+  name: MigrationPhase;
+  startedAt: string;
+  seconds: number | null;
+  bytes: number;
+}
+
+/** What a saga needs of a migration's row. The generation is that of the placement at the target. */
+export interface MigrationRecord {
+  id: MigrationId;
+  vmId: VmId;
+  owner: string;
+  generation: number;
+  state: MigrationState;
+  from: HostId;
+  to: HostId | null;
+  abortRequested: boolean;
+  error: TaskError | null;
+}
+
+/** What can be seen of a VM at the host that it leaves. */
+export const sourceViews = ['running', 'paused', 'switching', 'gone', 'dead', 'unknown'] as const;
+/** What can be seen of it at the host that it goes to. */
+export const targetViews = ['absent', 'incoming', 'arrived', 'running', 'dead', 'unknown'] as const;
+/** The hypervisor's migration job, which lives at the source. */
+export const jobViews = ['active', 'none', 'unknown'] as const;
+export type SourceView = (typeof sourceViews)[number];
+export type TargetView = (typeof targetViews)[number];
+export type JobView = (typeof jobViews)[number];
+
+/**
+ * What is to be done next. The first four change something, and are followed by another look; the others say where the
+ * VM is, or that nothing may be touched.
+ */
+export const migrationActions = [
+  'resumeTarget',
+  'removeTarget',
+  'resumeSource',
+  'removeSource',
+  'committed',
+  'stayed',
+  'lost',
+  'observe',
+  'alarm',
+] as const;
+export type MigrationAction = (typeof migrationActions)[number];
+
+type Row = Record<TargetView, MigrationAction>;
+
+/**
+ * Where a VM is, when no job is at work any more. Rows are the source, columns the target; the reasons are in
+ * docs/migration.md. What isn't known on either side is never acted upon.
+ */
+const settled: Record<SourceView, Row> = {
+  running: {
+    absent: 'stayed',
+    // It never took over: the hypervisor had not said so to it. What is there is a copy that nobody runs.
+    incoming: 'removeTarget',
+    arrived: 'removeTarget',
+    running: 'alarm',
+    dead: 'removeTarget',
+    unknown: 'observe',
+  },
+  paused: {
+    absent: 'resumeSource',
+    incoming: 'removeTarget',
+    // The source holds back for a reason of its own, and the target is complete: both could go on, so neither is chosen.
+    arrived: 'alarm',
+    running: 'alarm',
+    dead: 'removeTarget',
+    unknown: 'observe',
+  },
+  switching: {
+    absent: 'resumeSource',
+    // The target may still be told to finish, or to give up: it does one of them by itself within its keepalive.
+    incoming: 'observe',
+    arrived: 'removeSource',
+    running: 'removeSource',
+    dead: 'removeTarget',
+    unknown: 'observe',
+  },
+  gone: {
+    absent: 'lost',
+    incoming: 'observe',
+    arrived: 'resumeTarget',
+    running: 'committed',
+    dead: 'lost',
+    unknown: 'observe',
+  },
+  dead: {
+    absent: 'lost',
+    // Its memory is not complete, and never will be.
+    incoming: 'removeTarget',
+    arrived: 'removeSource',
+    running: 'removeSource',
+    dead: 'removeTarget',
+    unknown: 'observe',
+  },
+  unknown: {
+    absent: 'observe',
+    incoming: 'observe',
+    arrived: 'observe',
+    running: 'observe',
+    dead: 'observe',
+    unknown: 'observe',
+  },
+};
+
+/** The decision for what was seen at both hosts. A job that works, or of which nothing is known, decides by itself. */
+export function decideMigration(source: SourceView, target: TargetView, job: JobView): MigrationAction {
+  // Two that run are two that run, whatever the job says.
+  if (source === 'running' && target === 'running') return 'alarm';
+  // Where the source is gone, its job is as well.
+  if (job !== 'none' && source !== 'gone') return 'observe';
+  return settled[source][target];
+}
+
+/** What a host says of one domain: as DomainStatus in drivers/ports.ts; null where there is none. */
+export interface SeenDomain {
+  state: string;
+  /** libvirt's reason, e.g. `migrating`, `user`. */
+  reason: string;
+}
+
+export function sourceView(seen: SeenDomain | null | 'unknown'): SourceView {
+  if (seen === 'unknown') return 'unknown';
+  if (seen === null) return 'gone';
+  if (seen.state === 'running') return 'running';
+  if (seen.state === 'paused') return seen.reason === 'migrating' ? 'switching' : 'paused';
+  return seen.state === 'shutoff' && seen.reason === 'migrated' ? 'gone' : 'dead';
+}
+
+export function targetView(seen: SeenDomain | null | 'unknown'): TargetView {
+  if (seen === 'unknown') return 'unknown';
+  if (seen === null) return 'absent';
+  if (seen.state === 'running') return 'running';
+  if (seen.state === 'paused') {
+    // Only what the hypervisor has finished and left paused, as it was asked to, says `user`.
+    return seen.reason === 'user' ? 'arrived' : 'incoming';
+  }
+  return 'dead';
+}
+
+/** How the pre-copy goes, from the hypervisor's own figures. */
+export interface MigrationJob {
+  active: boolean;
+  elapsedMs: number;
+  totalBytes: number;
+  processedBytes: number;
+  remainingBytes: number;
+  /** What the guest writes, and what the network carries. */
+  dirtyBytesPerS: number;
+  bytesPerS: number;
+  iterations: number;
+}
+
+export interface ConvergencePolicy {
+  /** The downtime that is allowed at first, and at most; it doubles in between. */
+  firstDowntimeMs: number;
+  lastDowntimeMs: number;
+  /** How long a step is tried before the next. */
+  stepMs: number;
+  /** When a pre-copy that hasn't ended is given up. */
+  deadlineMs: number;
+}
+
+export const convergencePolicy: ConvergencePolicy = {
+  firstDowntimeMs: 30,
+  lastDowntimeMs: 2000,
+  stepMs: 5000,
+  deadlineMs: 120_000,
+};
+
+export type Convergence = { kind: 'goOn'; downtimeMs: number } | { kind: 'giveUp'; why: string };
+
+/** What is allowed after so long: pre-copy converges when what is left can be sent within the allowed downtime. */
+export function converge(policy: ConvergencePolicy, elapsedMs: number, job: MigrationJob): Convergence {
+  if (elapsedMs >= policy.deadlineMs) {
+    const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
+    const why = `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s, ${mib(job.bytesPerS)} MiB/s are carried over, ${mib(job.remainingBytes)} MiB are left after ${Math.round(elapsedMs / 1000)} s`;
+    return { kind: 'giveUp', why };
+  }
+  const steps = Math.floor(elapsedMs / policy.stepMs);
+  return { kind: 'goOn', downtimeMs: Math.min(policy.lastDowntimeMs, policy.firstDowntimeMs * 2 ** Math.min(steps, 30)) };
+}
+
+/** Seconds until what is left has been carried over; null when the guest writes as fast as that. */
+export function migrationEtaS(job: MigrationJob): number | null {
+  const gain = job.bytesPerS - job.dirtyBytesPerS;
+  return gain <= 0 ? null : Math.ceil(job.remainingBytes / gain);
+}

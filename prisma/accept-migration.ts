@@ -1,0 +1,60 @@
+import type { Prisma } from '../generated/prisma/client.ts';
+import { BerthError } from '../model/errors.ts';
+import { newId } from '../model/ids.ts';
+import type { MigrationId } from '../model/migration.ts';
+
+export interface AcceptedMigration {
+  vm: string;
+  /** null: the site chooses. */
+  to: string | null;
+  requestedBy: string;
+  reason: string | null;
+  nowMs: number;
+}
+
+/**
+ * Accepts a migration within the caller's transaction: its row alone, which waits for its turn. The VM's row is locked
+ * until the commit, so that of two that are asked for at once one is refused.
+ *
+ * Throws not-found; conflict for a VM that doesn't run or moves already; migration-refused for a target that is none.
+ */
+export async function acceptMigration(tx: Prisma.TransactionClient, order: AcceptedMigration): Promise<MigrationId> {
+  const rows = await tx.$queryRaw<
+    { ownerId: string; state: string; hostId: string | null; generation: number; vcpus: number; memoryMiB: number }[]
+  >`SELECT "ownerId", state, "hostId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
+  const vm = rows[0];
+  if (vm === undefined) throw new BerthError('not-found', `There is no VM ${order.vm}`);
+  const before = await tx.migration.findMany({
+    where: { vmId: order.vm },
+    select: { id: true, state: true, generation: true },
+    orderBy: { generation: 'desc' },
+    take: 1,
+  });
+  const last = before[0];
+  if (last !== undefined && (last.state === 'running' || last.state === 'stuck'))
+    throw new BerthError('conflict', `VM ${order.vm} moves already: see migration ${last.id}`);
+  if (vm.state !== 'running' || vm.hostId === null)
+    throw new BerthError('conflict', `VM ${order.vm} is ${vm.state}: only one that runs can be moved live`);
+  if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
+  if (order.to !== null && (await tx.host.count({ where: { id: order.to } })) === 0)
+    throw new BerthError('migration-refused', `There is no host ${order.to}; GET /v1/hosts lists those that are`);
+  const id: MigrationId = newId('migration');
+  await tx.migration.create({
+    data: {
+      id,
+      vmId: order.vm,
+      ownerId: vm.ownerId,
+      state: 'running',
+      generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
+      mode: 'live',
+      fromId: vm.hostId,
+      toId: order.to,
+      vcpus: vm.vcpus,
+      memoryMiB: vm.memoryMiB,
+      requestedBy: order.requestedBy,
+      reason: order.reason,
+      createdAt: new Date(order.nowMs),
+    },
+  });
+  return id;
+}

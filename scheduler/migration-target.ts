@@ -1,0 +1,78 @@
+import type { Resources } from '../model/host.ts';
+
+/** A host as the target of a migration. */
+export interface TargetHost {
+  id: string;
+  state: 'up' | 'unknown';
+  acceptsMigrations: boolean;
+  accelerator: string;
+  cpuModel: string;
+  hasImage: boolean;
+  capacity: Pick<Resources, 'vcpus' | 'memoryMiB'>;
+  used: Pick<Resources, 'vcpus' | 'memoryMiB'>;
+  /** Migrations under way to this host, and from it. */
+  arriving: number;
+  leaving: number;
+}
+
+export interface MovingVm {
+  host: string;
+  vcpus: number;
+  memoryMiB: number;
+  /** Where it was asked to go; null: wherever it fits best. */
+  to: string | null;
+}
+
+/** Migrations at a time: each gets a share of the network, and four side by side take four times as long. */
+export const migrationLimits = { arriving: 2, leaving: 2 } as const;
+
+/** Why a host can't take a VM, in the order in which it is asked. The last two pass with time. */
+export type TargetFilter =
+  | 'here'
+  | 'unknown'
+  | 'closed'
+  | 'accelerator'
+  | 'cpuModel'
+  | 'image'
+  | 'vcpus'
+  | 'memory'
+  | 'arriving'
+  | 'leaving';
+
+export type TargetChoice =
+  | { kind: 'go'; to: string }
+  /** Every host that could take it has as many migrations as it may have. */
+  | { kind: 'wait'; why: string }
+  | { kind: 'none'; refused: { host: string; filter: TargetFilter }[] };
+
+function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilter | null {
+  if (host.id === vm.host) return 'here';
+  if (host.state !== 'up') return 'unknown';
+  if (!host.acceptsMigrations) return 'closed';
+  if (host.accelerator !== source.accelerator) return 'accelerator';
+  // Under emulation every guest has the same plain model.
+  if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
+  if (!host.hasImage) return 'image';
+  if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
+  if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
+  if (host.arriving >= migrationLimits.arriving) return 'arriving';
+  return source.leaving >= migrationLimits.leaving ? 'leaving' : null;
+}
+
+const passing: readonly TargetFilter[] = ['arriving', 'leaving'];
+const freeMemory = ({ capacity, used }: TargetHost): number => capacity.memoryMiB - used.memoryMiB;
+
+/** Where a VM may go: the host with the most free memory, by id among equals, or the reason of every host for its no. */
+export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): TargetChoice {
+  const source = hosts.find((host) => host.id === vm.host);
+  if (source === undefined) throw new Error(`BUG: ${vm.host}, which a VM is to leave, is no host`);
+  const asked = hosts.filter((host) => vm.to === null || host.id === vm.to);
+  const answers = asked.map((host) => ({ host, filter: refuse(vm, source, host) }));
+  const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
+  const best = fit.sort((a, b) => freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1))[0];
+  if (best !== undefined) return { kind: 'go', to: best.id };
+  const refused = answers.flatMap(({ host, filter }) => (filter === null ? [] : [{ host: host.id, filter }]));
+  const later = refused.filter(({ filter }) => passing.includes(filter));
+  if (later.length === 0) return { kind: 'none', refused };
+  return { kind: 'wait', why: later.map(({ host, filter }) => `${host}: as many are ${filter} as may be`).join('; ') };
+}

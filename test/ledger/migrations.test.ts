@@ -1,0 +1,237 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { MigrationPlace } from '../../activities/ledger/contract.ts';
+import { VmMigratedData } from '../../model/events.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
+
+const fixture = useLedger();
+let owner: string;
+let image: string;
+
+beforeEach(async () => {
+  await empty(fixture);
+  owner = await addOwner(fixture);
+  image = await addImage(fixture);
+  await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image] }));
+});
+
+const arrive = (id: string, more = {}, room = roomy) =>
+  fixture.activities.hostArrived(hostFacts(id, room, { images: [image], ...more }));
+
+/** A task whose command runs on host a. */
+async function running(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vm: VmId }> {
+  const task = await accept(fixture, owner, spec);
+  const placement = await fixture.activities.reserveTask(task);
+  if (!placement.placed) throw new Error('not placed');
+  await fixture.activities.advanceTask(task, 'stagingIn', []);
+  await fixture.activities.advanceTask(task, 'starting', [], 'creating');
+  await fixture.activities.advanceTask(task, 'running', [], 'running');
+  return { task, vm: placement.vms[0]!.id };
+}
+
+function ask(vm: VmId, to: string | null = null): Promise<MigrationId> {
+  fixture.now += 1000;
+  const order = { vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
+  return fixture.ledger.$transaction((tx) => acceptMigration(tx, order));
+}
+
+async function begin(vm: VmId, to: string | null = null): Promise<{ id: MigrationId; place: MigrationPlace }> {
+  const id = await ask(vm, to);
+  const turn = await fixture.activities.reserveMigration(id);
+  if (!turn.turn) throw new Error(turn.why);
+  return { id, place: turn.place };
+}
+
+const vmRow = (id: VmId) => fixture.ledger.vm.findUniqueOrThrow({ where: { id } });
+const used = async () =>
+  Object.fromEntries((await fixture.ledger.host.findMany()).map((host) => [host.id, [host.usedVcpus, host.usedMemoryMiB]]));
+const result = { downtimeMs: 120, bytes: 4096, phases: [] };
+const failed = { ...result, downtimeMs: null, error: { code: 'migration-aborted' as const, message: 'enough' }, lost: false };
+
+describe('a migration that succeeds', () => {
+  it('takes room at both hosts while it is under way, and at one before and after', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    expect(await used()).toEqual({ a: [1, 256], b: [0, 0] });
+    const { id } = await begin(vm);
+    expect(await used()).toEqual({ a: [1, 256], b: [1, 256] });
+    await fixture.activities.commitMigration(id, result);
+    expect(await used()).toEqual({ a: [0, 0], b: [1, 256] });
+  });
+
+  it('moves the VM, keeps its home, and says so once, however often its steps are repeated', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id, place } = await begin(vm, 'b');
+    expect(place).toMatchObject({ from: { id: 'a' }, to: { id: 'b' }, home: { id: 'a' }, sourceGeneration: 1 });
+    expect(place.vm).toMatchObject({ host: 'b', home: 'a', generation: 2 });
+    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ turn: true });
+    await fixture.activities.commitMigration(id, result);
+    await fixture.activities.commitMigration(id, result);
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', generation: 2, state: 'running' });
+    const events = await fixture.ledger.event.findMany({ where: { type: 'berth.vm.migrated' } });
+    expect(events).toHaveLength(1);
+    expect(VmMigratedData.parse(events[0]!.data)).toMatchObject({ vm, from: { host: 'a' }, to: { host: 'b' }, downtimeMs: 120 });
+    expect((await failure(fixture.activities.rollBackMigration(id, failed))).message).toContain('was committed');
+  });
+
+  it('splits what the VM used between the hosts, to the millisecond, with nothing left out', async () => {
+    const { task, vm } = await running({ resources: { vcpus: 2, memoryMiB: 256, diskMiB: 64 } });
+    const start = new Date(fixture.now).toISOString();
+    await arrive('b', { provider: 'another' });
+    const { id } = await begin(vm);
+    fixture.now += 10_500;
+    await fixture.activities.commitMigration(id, result);
+    fixture.now += 4_250;
+    const end = new Date(fixture.now).toISOString();
+    await fixture.activities.finishTask(task, {
+      state: 'cancelled',
+      exitCode: null,
+      error: null,
+      outputs: [],
+      bytesIn: 0,
+      bytesOut: 0,
+      vms: [{ id: vm, startedAt: start, endedAt: end }],
+      timeline: [],
+    });
+    const event = await fixture.ledger.event.findFirstOrThrow({ where: { type: 'berth.task.cancelled' } });
+    const { usage, vcpuSeconds } = event.data as unknown as { usage: Record<string, unknown>[]; vcpuSeconds: number };
+    expect(usage.map((part) => [part.host, part.provider, part.vcpuSeconds])).toEqual([
+      ['a', 'site', 2 * 11.5],
+      ['b', 'another', 2 * 4.25],
+    ]);
+    expect(vcpuSeconds).toBe((2 * (Date.parse(end) - Date.parse(start))) / 1000);
+  });
+
+  it('leaves a VM to its removal that has begun meanwhile, at the host where it is', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    await fixture.activities.setVmState(vm, 'removing');
+    await fixture.activities.commitMigration(id, result);
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', state: 'removing' });
+    expect(await used()).toEqual({ a: [0, 0], b: [1, 256] });
+  });
+});
+
+describe('a migration that comes to nothing', () => {
+  it('gives the room back, and leaves the VM where it was with a generation of its own', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    await fixture.activities.rollBackMigration(id, failed);
+    await fixture.activities.rollBackMigration(id, failed);
+    expect(await used()).toEqual({ a: [1, 256], b: [0, 0] });
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'a', generation: 2, state: 'running' });
+    expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.migrated' } })).toBe(0);
+    expect((await begin(vm)).place.vm.generation).toBe(3);
+    expect((await failure(fixture.activities.commitMigration(id, result))).message).toContain('is rolledBack');
+  });
+
+  it('reports a VM that neither host has as stopped', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    await fixture.activities.rollBackMigration(id, { ...failed, lost: true });
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'a', state: 'stopped' });
+  });
+
+  it('keeps its room at both hosts while nobody knows where the VM is, and may end either way', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    await fixture.activities.stickMigration(id, { code: 'ambiguous', message: 'b does not answer' });
+    expect(await used()).toEqual({ a: [1, 256], b: [1, 256] });
+    expect(await vmRow(vm)).toMatchObject({ state: 'stuck', problem: { code: 'ambiguous' } });
+    await fixture.activities.commitMigration(id, result);
+    expect(await vmRow(vm)).toMatchObject({ state: 'running', problem: null });
+  });
+});
+
+describe('what a migration needs', () => {
+  it('is told of every host that lacks it', async () => {
+    const { vm } = await running();
+    await arrive('closed');
+    await fixture.ledger.host.update({ where: { id: 'closed' }, data: { acceptsMigrations: false } });
+    await arrive('imageless', { images: [] });
+    await arrive('kvm', { accelerator: 'kvm' });
+    await arrive('small', {}, { ...roomy, memoryMiB: 255 });
+    const error = await failure(begin(vm));
+    expect(error.code).toBe('migration-refused');
+    expect(error.message).toContain('a: here, closed: closed, imageless: image, kvm: accelerator, small: memory');
+    expect(await vmRow(vm)).toMatchObject({ state: 'running', generation: 1 });
+  });
+
+  it('is one at a time for a VM, however many ask at once', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const asked = await Promise.allSettled(Array.from({ length: 8 }, () => ask(vm)));
+    expect(asked.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    for (const one of asked) if (one.status === 'rejected') expect(one.reason.code).toBe('conflict');
+  });
+
+  it('is a VM that runs, of a task that runs', async () => {
+    const { task, vm } = await running();
+    await arrive('b');
+    const id = await ask(vm);
+    await fixture.activities.advanceTask(task, 'stagingOut', []);
+    expect((await failure(fixture.activities.reserveMigration(id))).message).toContain('is stagingOut');
+  });
+
+  it('is its turn: at most two leave a host at once, and the older goes first', async () => {
+    const vms: VmId[] = [];
+    for (let i = 0; i < 4; i += 1) vms.push((await running()).vm);
+    await arrive('b');
+    await arrive('c');
+    const ids = [];
+    for (const vm of vms) ids.push(await ask(vm));
+    const turns = [];
+    for (const id of [ids[0]!, ids[1]!, ids[3]!, ids[2]!]) turns.push((await fixture.activities.reserveMigration(id)).turn);
+    expect(turns).toEqual([true, true, false, false]);
+    await fixture.activities.commitMigration(ids[0]!, result);
+    expect(await fixture.activities.reserveMigration(ids[3]!)).toEqual({ turn: false, why: `${ids[2]} was asked for earlier` });
+    expect((await fixture.activities.reserveMigration(ids[2]!)).turn).toBe(true);
+  });
+
+  it('never takes more at a target than there is, whoever asks at once', async () => {
+    const vms = [(await running()).vm, (await running()).vm];
+    await arrive('b', {}, { ...roomy, memoryMiB: 300 });
+    const begun = await Promise.allSettled(vms.map((vm) => begin(vm, 'b')));
+    expect(begun.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    expect((await used()).b).toEqual([1, 256]);
+  });
+});
+
+it('the ledger lets a migration go where the model does, and nowhere else', async () => {
+  const { vm } = await running();
+  await arrive('b');
+  const states = Object.keys(migrationTransitions) as (keyof typeof migrationTransitions)[];
+  const labels = await fixture.sql<{ label: string }>(
+    `SELECT enumlabel AS label FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid WHERE typname = 'MigrationState' ORDER BY enumsortorder`,
+  );
+  expect(labels.map(({ label }) => label)).toEqual(['running', 'stuck', 'succeeded', 'rolledBack']);
+  const id = await ask(vm);
+  const committed = (state: string) => (state === 'succeeded' ? 'now()' : 'NULL');
+  await fixture.sql(`UPDATE "Migration" SET state = 'rolledBack' WHERE id = $1`, [id]);
+  for (const from of states)
+    for (const to of states.filter((state) => state !== from)) {
+      await fixture.sql(`DELETE FROM "Migration" WHERE id = 'm'`);
+      await fixture.sql(
+        `INSERT INTO "Migration" SELECT (jsonb_populate_record(m, jsonb_build_object('id', 'm', 'generation', 99, 'state', $2::text,
+           'committedAt', ${committed(from)}))).* FROM "Migration" m WHERE id = $1`,
+        [id, from],
+      );
+      const move = fixture.sql(
+        `UPDATE "Migration" SET state = $1::"MigrationState", "committedAt" = ${committed(to)} WHERE id = 'm'`,
+        [to],
+      );
+      const refused = await move.then(
+        () => undefined,
+        (error: { code?: string }) => error.code,
+      );
+      const legal = (migrationTransitions[from] as readonly string[]).includes(to);
+      expect([from, to, refused]).toEqual([from, to, legal ? undefined : 'BE001']);
+    }
+});
