@@ -98,7 +98,7 @@ const groups = {
     /** Addresses of the site's other hosts, comma-separated: they alone reach this one's services. */
     BERTH_HOST_PEERS: list.pipe(z.array(z.ipv4())),
     /** TCP ports that everybody but guests may reach, comma-separated. */
-    BERTH_HOST_OPEN_PORTS: list.pipe(z.array(z.coerce.number().int().min(1).max(65535))).default([22]),
+    BERTH_HOST_OPEN_PORTS: list.pipe(z.array(z.coerce.number<string>().int().min(1).max(65535))).default([22]),
     /** The interface on the hosts' network. */
     BERTH_HOST_UPLINK: z.string().regex(/^[A-Za-z0-9._-]{1,15}$/, { error: 'expected the name of a network interface' }),
   }),
