@@ -15,7 +15,6 @@ import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
-import { readConfig } from '../../model/config.ts';
 import { type HostId, newId, type TaskId } from '../../model/ids.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
@@ -25,6 +24,7 @@ import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
 import { Faults } from './faults.ts';
+import { ledgerConfig } from './ledger-config.ts';
 
 /** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
 const usualPace = 0.2;
@@ -256,13 +256,6 @@ async function factsOf(host: FakeHost) {
   const images = await host.ports.images.list();
   // The fakes all say the same address, and a site's hosts have one each.
   return { ...facts, hostId: host.id, address: `10.77.0.${host.id.split('-')[1]}`, images };
-}
-
-export function ledgerConfig() {
-  return readConfig(['signing', 'control'], {
-    BERTH_SIGNING_KEY: 'k'.repeat(32),
-    BERTH_REPOSITORY_URL: 'http://repository.test',
-  });
 }
 
 let bundled: Promise<WorkflowBundleWithSourceMap> | undefined;
