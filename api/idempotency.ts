@@ -6,6 +6,9 @@ import type { Answer } from './operation.ts';
 
 export type Transaction = Parameters<Parameters<Ledger['$transaction']>[0]>[0];
 
+/** How long (ms) a transaction waits for a connection, and how long it may take: equal requests wait for each other. */
+export const patience = { maxWait: 20_000, timeout: 30_000 } as const;
+
 const keyPattern = /^[\x21-\x7e]{1,255}$/;
 
 /** The Idempotency-Key header, or null; `bad-request` when it is no key. */
@@ -60,30 +63,27 @@ export async function once(
     const known = await recall(ledger, claim, key);
     if (known) return { answer: known, replayed: true };
   }
-  return ledger.$transaction(
-    async (tx) => {
-      if (key === null) return { answer: await act(tx), replayed: false };
-      // Waits here while another transaction has the key and is not committed.
-      const inserted = await tx.$executeRaw`
+  return ledger.$transaction(async (tx) => {
+    if (key === null) return { answer: await act(tx), replayed: false };
+    // Waits here while another transaction has the key and is not committed.
+    const inserted = await tx.$executeRaw`
         INSERT INTO "Idempotency" ("ownerId", "key", "method", "path", "fingerprint")
         VALUES (${claim.ownerId}, ${key}, ${claim.method}, ${claim.path}, ${claim.fingerprint})
         ON CONFLICT ("ownerId", "key") DO NOTHING`;
-      if (inserted === 0) {
-        const known = await recall(tx, claim, key);
-        if (!known)
-          throw new BerthError('conflict', `The request with the Idempotency-Key ${key} is still under way; repeat this one`);
-        return { answer: known, replayed: true };
-      }
-      const answer = await act(tx);
-      // As a JSON string: jsonb would reorder the members of an object, and the answer is to be the same byte for byte.
-      await tx.idempotency.update({
-        where: { ownerId_key: { ownerId: claim.ownerId, key } },
-        data: { status: answer.status, response: answer.text ?? '', location: answer.location },
-      });
-      return { answer, replayed: false };
-    },
-    { maxWait: 20_000, timeout: 30_000 },
-  );
+    if (inserted === 0) {
+      const known = await recall(tx, claim, key);
+      if (!known)
+        throw new BerthError('conflict', `The request with the Idempotency-Key ${key} is still under way; repeat this one`);
+      return { answer: known, replayed: true };
+    }
+    const answer = await act(tx);
+    // As a JSON string: jsonb would reorder the members of an object, and the answer is to be the same byte for byte.
+    await tx.idempotency.update({
+      where: { ownerId_key: { ownerId: claim.ownerId, key } },
+      data: { status: answer.status, response: answer.text ?? '', location: answer.location },
+    });
+    return { answer, replayed: false };
+  }, patience);
 }
 
 /** Whether this key has named a request before; its answer is not looked at. */

@@ -1,7 +1,7 @@
 import { BerthError } from '../model/errors.ts';
 import type { Ledger } from '../prisma/client.ts';
 import { ledgerError } from '../prisma/ledger-error.ts';
-import type { Transaction } from './idempotency.ts';
+import { patience, type Transaction } from './idempotency.ts';
 
 /** A claim on an owner's quota: a file's row in state `uploading` with the bytes claimed so far. */
 export interface Claimed {
@@ -32,7 +32,7 @@ export function openQuota(ledger: Ledger, quotaBytes: number): Quota {
 
   async function guarded(act: (tx: Transaction) => Promise<void>): Promise<void> {
     try {
-      await ledger.$transaction(act, { maxWait: 20_000, timeout: 30_000 });
+      await ledger.$transaction(act, patience);
     } catch (error) {
       // The ledger's own constraint says the same where the owner's row has a limit, and says it first.
       throw ledgerError(error) ?? error;

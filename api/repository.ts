@@ -5,7 +5,7 @@ import { newId } from '../model/ids.ts';
 import { terminalTaskStates } from '../model/states.ts';
 import type { Ledger } from '../prisma/client.ts';
 import { type ByteStore, openByteStore, type Received } from './bytes.ts';
-import { type Claim, fingerprint, isKnown, once, type Transaction } from './idempotency.ts';
+import { type Claim, fingerprint, isKnown, once, patience, type Transaction } from './idempotency.ts';
 import type { Answer } from './operation.ts';
 import { type Claimed, openQuota } from './quota.ts';
 import { openTaskLogs, type TaskLogs } from './task-logs.ts';
@@ -66,8 +66,6 @@ export interface RepositoryDeps {
 
 /** An upload that doesn't say its size claims quota in steps of this size as it grows. */
 const claimStepBytes = 16 * 2 ** 20;
-
-const patience = { maxWait: 20_000, timeout: 30_000 } as const;
 
 export function asFile<T extends { id: string; sha256: string | null }>(row: T): T & { sha256: string } {
   const { sha256 } = row;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { type Prisma, Prisma as sql } from '../../generated/prisma/client.ts';
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, type TaskState, taskStates } from '../../model/states.ts';
@@ -83,7 +83,7 @@ async function refuseWhenFull(tx: Transaction, ownerId: string, limits: { site: 
 async function lockInputs(tx: Transaction, spec: TaskSpec): Promise<void> {
   const files = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
   if (files.length === 0) return;
-  await tx.$queryRaw`SELECT "id" FROM "File" WHERE "id" IN (${sql.join(files)}) ORDER BY "id" FOR SHARE`;
+  await tx.$queryRaw`SELECT "id" FROM "File" WHERE "id" IN (${Prisma.join(files)}) ORDER BY "id" FOR SHARE`;
 }
 
 export function taskRoutes({ ledger, temporal, repository, config, log, clock }: ApiDeps): Operation[] {
