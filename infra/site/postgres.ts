@@ -83,7 +83,7 @@ const url = (password: string, port: number, database: string): string =>
   `postgresql://${databaseName}:${password}@127.0.0.1:${port}/${database}`;
 
 async function withClient<T>(connectionString: string, act: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString, connectionTimeoutMillis: 2000 });
+  const client = new pg.Client({ connectionString, connectionTimeoutMillis: 10_000 });
   // A connection that breaks later is told by the query that runs.
   client.on('error', () => undefined);
   await client.connect();
