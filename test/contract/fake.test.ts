@@ -1,7 +1,7 @@
-import { MockActivityEnvironment } from '@temporalio/testing';
 import { createHostActivities } from '../../activities/host/index.ts';
 import { createFakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
+import { newAttempt } from './attempt.ts';
 import { imageOf } from './orders.ts';
 import { portsContract } from './suite.ts';
 
@@ -20,7 +20,7 @@ portsContract(
     return {
       ports: () => host.ports,
       activities: () => createHostActivities(host.ports),
-      call: (act, ...args) => new MockActivityEnvironment().run(act, ...args),
+      call: (act, ...args) => newAttempt().run(act, ...args),
       serve(name, content) {
         repository.sources.set(url(`/files/${name}`), content);
         return url(`/files/${name}`);

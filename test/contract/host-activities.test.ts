@@ -1,4 +1,3 @@
-import { MockActivityEnvironment } from '@temporalio/testing';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
@@ -6,10 +5,8 @@ import { createFakeHost, type FakeHost, type FakeHostOptions } from '../../drive
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { newAttempt } from './attempt.ts';
 import { imageOf, ordersOf, vmOf } from './orders.ts';
-import { installSilence } from './silence.ts';
-
-installSilence();
 
 let repository: FakeRepository;
 let host: FakeHost;
@@ -27,7 +24,7 @@ function open(options: Partial<FakeHostOptions> = {}, outputs?: string[]): void 
 
 /** As a worker calls it: in the context of an activity. */
 function call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R> {
-  return new MockActivityEnvironment().run(act, ...args);
+  return newAttempt().run(act, ...args);
 }
 
 async function code(promise: Promise<unknown>): Promise<ErrorCode | 'fine' | string> {
@@ -178,7 +175,7 @@ describe('a command', () => {
   it('is followed by a later attempt after the first was cancelled, and runs once', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 60_000, log: 'x'.repeat(100), files: {} }) });
     await toRunning();
-    const first = new MockActivityEnvironment();
+    const first = newAttempt();
     const cancelled = code(first.run(activities.runCommand, { ...orders.run, timeoutS: 100 }));
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     first.cancel();

@@ -77,6 +77,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         name: 'node0',
         generation: 1,
         host: 'host1' as VmSpec['host'],
+        home: 'host1' as VmSpec['home'],
         image,
         vcpus: 1,
         memoryMiB: 256,

@@ -1,18 +1,16 @@
 import { createInterface } from 'node:readline';
-import { MockActivityEnvironment } from '@temporalio/testing';
 import { createHostActivities } from '../../../activities/host/index.ts';
 import { openHost } from '../../../drivers/open-host.ts';
 import { readConfig } from '../../../model/config.ts';
 import { BerthError } from '../../../model/errors.ts';
 import { openLog } from '../../../model/log.ts';
-import { installSilence } from '../silence.ts';
+import { newAttempt } from '../attempt.ts';
 import { pack, settled, unpack } from './wire.ts';
 
 /**
  * Runs inside a host's namespaces and does there what the test asks for on standard input: a call of a port, or of an
  * activity (where the port is null), as lines of JSON.
  */
-installSilence();
 const log = openLog('test', 'error');
 const ports = await openHost(readConfig(['host'], process.env).host, log);
 const activities = createHostActivities(ports);
@@ -29,7 +27,7 @@ type Call = (...args: unknown[]) => unknown;
 async function perform({ port, method, args }: Order): Promise<unknown> {
   if (port === null) {
     const activity = (activities as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[method]!;
-    return new MockActivityEnvironment().run(activity, ...args);
+    return newAttempt().run(activity, ...args);
   }
   const target = (ports as unknown as Record<string, Record<string, Call>>)[port]!;
   return settled(await target[method]!(...args));

@@ -1,0 +1,128 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
+import { type HostId, newId } from '../../model/ids.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { openRealHosts, type RealHost } from './real/bench.ts';
+import { codeOf } from './suite.ts';
+
+/** The phases of a task on a real host: QEMU, a real guest, and a worker that is killed again and again. */
+let host: RealHost;
+let stop: () => Promise<void>;
+
+beforeAll(async () => {
+  const opened = await openRealHosts(1);
+  stop = opened.stop;
+  host = opened.hosts[0]!;
+  await host.activities().ensureImage(host.image());
+});
+afterAll(() => stop?.());
+
+function orders(command: string[], input: Buffer) {
+  const id = newId('vm');
+  const vm: VmSpec = {
+    id,
+    owner: newId('owner'),
+    name: 'node0',
+    generation: 1,
+    host: 'host1' as HostId,
+    home: 'host1' as HostId,
+    image: host.image(),
+    vcpus: 1,
+    memoryMiB: 256,
+    diskMiB: 128,
+    network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
+    address: '10.128.12.10',
+    mac: '52:54:00:00:09:10',
+    neighbours: [{ name: 'node0', address: '10.128.12.10' }],
+  };
+  const url = host.serve(`input-${id}`, input);
+  const sha256 = createHash('sha256').update(input).digest('hex');
+  const stageIn: StageIn = {
+    vm,
+    inputs: [{ path: 'in/data', url, source: 'repository', sizeBytes: input.length, sha256 }],
+    limits: { outsideBytes: 2 ** 20, outsideSeconds: 5, allowInternal: false },
+  };
+  const run: RunCommand = {
+    vm,
+    command,
+    env: { GREETING: 'hello' },
+    timeoutS: 120,
+    log: { url: host.url('/log'), limitBytes: 2 ** 16 },
+  };
+  const limits = { files: 100, bytes: 2 ** 26 };
+  const stageOut: StageOut = { vm, node: 0, patterns: ['out/*', 'none/*'], uploadUrl: host.url('/outputs'), limits };
+  return { vm, stageIn, run, stageOut, sha256 };
+}
+
+/** Calls an activity, and kills its worker after a while, over and over, until one attempt gets through. */
+async function insist<T>(act: () => Promise<T>, killAfterMs: number[]): Promise<T> {
+  for (const ms of killAfterMs) {
+    const attempt = act().then(
+      (result) => ({ result }),
+      () => null,
+    );
+    const outcome = await Promise.race([attempt, delay(ms, 'killed' as const)]);
+    if (outcome !== 'killed' && outcome !== null) return outcome.result;
+    await host.restart();
+  }
+  return act();
+}
+
+describe('a task of 10 MB on a real host', () => {
+  it('ends well although its worker is killed at any moment, and leaves nothing', async () => {
+    const input = randomBytes(10_000_000);
+    const script = 'echo $GREETING; mkdir -p out; sleep 2; sha256sum in/data >>out/sums; cp in/data out/copy; sync; echo bye';
+    const { vm, stageIn, run, stageOut, sha256 } = orders(['sh', '-c', script], input);
+    expect(await insist(() => host.activities().stageIn(stageIn), [5, 20, 60, 120])).toEqual({ bytes: 10_000_000 });
+    await insist(() => host.activities().ensureDisks(vm), [2, 10, 30, 60]);
+    await insist(() => host.activities().ensureRunning(vm), [30, 100, 200, 400, 800, 1600, 3200]);
+    const result = await insist(() => host.activities().runCommand(run), [3, 10, 30, 100, 300, 600, 1000]);
+    expect(result).toMatchObject({ exitCode: 0, timedOut: false, logBytes: 10 });
+    expect(host.log().toString()).toBe('hello\nbye\n');
+    const staged = await insist(() => host.activities().stageOut(stageOut), [5, 30, 100]);
+    expect(staged).toMatchObject({ unmatched: ['none/*'], bytes: 10_000_000 + sha256.length + '  in/data\n'.length });
+    // Once: the command appends.
+    expect(host.outputs().get('out/sums')?.toString()).toBe(`${sha256}  in/data\n`);
+    expect(createHash('sha256').update(host.outputs().get('out/copy')!).digest('hex')).toBe(sha256);
+    await insist(() => host.activities().removeDomain(vm.id, 1), [2, 20, 60]);
+    await insist(() => host.activities().removeDisks(vm.id, 1), [2, 5, 20]);
+    expect(await host.activities().inventory()).toEqual({ domains: [], disks: [], taps: [], networks: [], quarantined: [] });
+    expect(
+      (await host.on(['ls', '/var/lib/berth/vms', '/var/lib/berth/staging']))
+        .split('\n')
+        .filter((line) => line.startsWith('vm_')),
+    ).toEqual([]);
+  });
+
+  it('is lost when its domain dies, and says when there is no such program', async () => {
+    const { vm, stageIn, run } = orders(['no-such-program'], Buffer.from('x'));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureDisks(vm);
+    await host.activities().ensureRunning(vm);
+    expect(await codeOf(host.activities().runCommand(run))).toBe('command-not-started');
+    await host.crash(vm.id);
+    expect(await codeOf(host.activities().runCommand(run))).toBe('vm-lost');
+    expect(await codeOf(host.activities().ensureRunning(vm))).toBe('vm-lost');
+    await host.activities().removeDomain(vm.id, 1);
+    await host.activities().removeDisks(vm.id, 1);
+  });
+
+  it('that is stopped ends, and the guest stays', async () => {
+    const { vm, stageIn, run, stageOut } = orders(
+      ['sh', '-c', 'mkdir out; echo some >out/part; trap "" TERM; while :; do sleep 1; done'],
+      Buffer.from('x'),
+    );
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureDisks(vm);
+    await host.activities().ensureRunning(vm);
+    const running = host.activities().runCommand({ ...run, timeoutS: 2 });
+    expect(await running).toMatchObject({ timedOut: true, exitCode: null });
+    await host.activities().stopCommand(vm.id, 1);
+    expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/part']);
+    expect(await codeOf(host.activities().removeDisks(vm.id, 1))).toBe('in-use');
+    await host.activities().removeDomain(vm.id, 1);
+    await host.activities().removeDisks(vm.id, 1);
+  });
+});
