@@ -1,0 +1,29 @@
+import { projects } from '../../test/projects.ts';
+import { runStep, type StepResult } from './step.ts';
+import { type ProjectResult, runProjects } from './vitest.ts';
+
+const deadlineMs = 5 * 60_000;
+
+export interface QuickResult {
+  format: StepResult;
+  types: StepResult;
+  tests: ProjectResult;
+}
+
+/** Format and lint, types, and the tests that need no server: at once. `report` is called as each one ends. */
+export async function runQuickChecks(stop: AbortSignal, report: (result: StepResult) => void): Promise<QuickResult> {
+  const done = async <T extends StepResult>(running: Promise<T>): Promise<T> => {
+    const result = await running;
+    report(result);
+    return result;
+  };
+  const biome = ['node_modules/@biomejs/biome/bin/biome', 'check', '--colors=off', '--error-on-warnings', '.'];
+  const tsc = ['node_modules/typescript/bin/tsc', '-p', '.'];
+  const quick = Object.keys(projects).filter((name) => projects[name]?.quick);
+  const [format, types, tests] = await Promise.all([
+    done(runStep({ name: 'format and lint', argv: biome, deadlineMs }, stop)),
+    done(runStep({ name: 'types', argv: tsc, deadlineMs }, stop)),
+    done(runProjects(quick, { deadlineMs, live: false }, stop)),
+  ]);
+  return { format, types, tests };
+}

@@ -1,0 +1,72 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { runStep, type StepResult } from './step.ts';
+
+export interface ProjectResult extends StepResult {
+  passed: number;
+  failed: number;
+  /** What stands for a failure beside the tests: no file found, a file that can't be loaded, a test that was skipped. */
+  problems: string[];
+}
+
+/** What we read of vitest's JSON report. */
+const reportSchema = z.object({
+  numPassedTests: z.number(),
+  numFailedTests: z.number(),
+  numPendingTests: z.number(),
+  numTodoTests: z.number(),
+  testResults: z.array(
+    z.object({
+      name: z.string(),
+      status: z.string(),
+      message: z.string(),
+      assertionResults: z.array(z.object({ status: z.string() })),
+    }),
+  ),
+});
+type Report = z.infer<typeof reportSchema>;
+
+/** Runs vitest on the named projects of test/projects.ts, and counts. */
+export async function runProjects(
+  names: readonly string[],
+  options: { deadlineMs: number; live: boolean },
+  stop: AbortSignal,
+): Promise<ProjectResult> {
+  const folder = await mkdtemp(join(tmpdir(), 'berth-report-'));
+  const reportFile = join(folder, 'report.json');
+  try {
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`];
+    const argv = ['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...names.flatMap((name) => ['--project', name])];
+    const result = await runStep({ name: `tests: ${names.join(', ')}`, argv, ...options }, stop);
+    return { ...result, ...judge(result, await readReport(reportFile)) };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function readReport(path: string): Promise<Report | null> {
+  try {
+    return reportSchema.parse(JSON.parse(await readFile(path, 'utf8')));
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+function judge(result: StepResult, report: Report | null): Pick<ProjectResult, 'passed' | 'failed' | 'problems'> {
+  if (report === null)
+    return { passed: 0, failed: 0, problems: [`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) without a report`] };
+  const problems: string[] = [];
+  const skipped = report.numPendingTests + report.numTodoTests;
+  if (report.testResults.length === 0) problems.push(`${result.name}: no test file found`);
+  if (skipped > 0) problems.push(`${result.name}: ${skipped} tests were skipped`);
+  for (const file of report.testResults)
+    if (file.status === 'failed' && !file.assertionResults.some((test) => test.status === 'failed'))
+      problems.push(`${file.name}: ${file.message.split('\n')[0] ?? ''}`);
+  // Errors outside of any test: an unhandled rejection, a teardown that failed.
+  if (result.exitCode !== 0 && report.numFailedTests === 0 && problems.length === 0)
+    problems.push(`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) though no test failed`);
+  return { passed: report.numPassedTests, failed: report.numFailedTests, problems };
+}
