@@ -1,0 +1,128 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import proto from '@temporalio/proto';
+import type { FakeRun } from '../../drivers/fake/host.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
+import { startPostgresServer } from '../services/postgres-server.ts';
+import { startTemporalServer } from '../services/temporal-server.ts';
+
+/**
+ * Records the histories that replay.test.ts replays, anew:
+ *
+ *   node test/replay/record.ts
+ *
+ * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
+ * any site (a version gate, patched() of the SDK, is for the others).
+ */
+const { History } = proto.temporal.api.history.v1;
+const { EventType } = proto.temporal.api.enums.v1;
+
+const folder = join(import.meta.dirname, 'histories');
+const week = 7 * 24 * 3600;
+const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
+
+/** What differs from machine to machine and no replay looks at. */
+function withoutTraces(key: string, value: unknown): unknown {
+  if (key === 'stackTrace') return undefined;
+  return key === 'identity' ? 'worker' : value;
+}
+
+/** A history that ends where its workflow waits, not in the middle of a workflow task. */
+async function settledHistory(site: FakeSite, id: string) {
+  for (;;) {
+    const history = await site.client.workflow.getHandle(id).fetchHistory();
+    const last = history.events?.at(-1)?.eventType;
+    if (last !== EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED && last !== EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
+      return history;
+  }
+}
+
+async function write(site: FakeSite, name: string, id: string): Promise<void> {
+  const history = await settledHistory(site, id);
+  const plain = History.toObject(History.create(history), {
+    longs: String,
+    enums: String,
+    bytes: String,
+  });
+  await writeFile(join(folder, `${name}.json`), `${JSON.stringify({ workflowId: id, history: plain }, withoutTraces)}\n`);
+}
+
+async function recordTask(site: FakeSite, name: string, id: TaskId): Promise<void> {
+  await site.ended(id);
+  await write(site, `runTask-${name}`, workflowId.task(id));
+}
+
+const stateOf = async (site: FakeSite, id: TaskId) => (await site.ledger.task.findUniqueOrThrow({ where: { id } })).state;
+const until = (site: FakeSite, id: TaskId, state: string) =>
+  site.until(`${id} is ${state}`, async () => (await stateOf(site, id)) === state);
+
+async function recordTasks(site: FakeSite): Promise<void> {
+  await recordTask(site, 'succeeded', await site.submit());
+  await recordTask(site, 'failed', await site.submit({ command: ['fail'] }));
+  await recordTask(site, 'gang', await site.submit({ nodes: 2 }));
+
+  const boots = await site.accept();
+  site.faults.plan(workflowId.task(boots), { name: 'ensureRunning', nth: 1 }, 'refusedAfter');
+  await site.start(boots);
+  await recordTask(site, 'undone', boots);
+
+  const running = await site.submit({ command: ['endless'], timeoutS: week, nodes: 2 });
+  await until(site, running, 'running');
+  const queued = await site.submit();
+  await site.until('it waits', async () => (await site.detailsOf(workflowId.task(queued))).includes('queued'));
+  await site.cancel(running);
+  await recordTask(site, 'cancelled', running);
+  await recordTask(site, 'queued', queued);
+
+  const expired = await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', durationS: 1 } });
+  await recordTask(site, 'expired', expired);
+}
+
+/** A host that was away, with a task that was first placed there. */
+async function recordHosts(site: FakeSite): Promise<void> {
+  const [host] = site.hosts;
+  await site.stopWorker(host!.id);
+  const ids = await Promise.all([site.submit(), site.submit(), site.submit(), site.submit()]);
+  await Promise.all(ids.map((id) => site.ended(id)));
+  const generations = await Promise.all(ids.map((id) => site.ledger.vm.findFirstOrThrow({ where: { taskId: id } })));
+  const moved = ids[generations.findIndex(({ generation }) => generation > 1)];
+  if (moved === undefined) throw new Error('no task was placed on the silent host; record again');
+  await recordTask(site, 'elsewhere', moved);
+  const isUnknown = async () => (await site.ledger.host.findUniqueOrThrow({ where: { id: host!.id } })).state === 'unknown';
+  await site.until('the host is unknown', isUnknown);
+  await site.startHost(host!);
+  await site.client.workflow.getHandle(workflowId.reconcile(host!.id)).signal(signalName.lookNow);
+  await site.until('what was left is gone', async () => host!.leftovers().length === 0);
+  await write(site, 'watchHost', workflowId.host(host!.id));
+  await write(site, 'reconcileHost', workflowId.reconcile(host!.id));
+}
+
+async function recordHouse(site: FakeSite): Promise<void> {
+  const lost = await site.accept();
+  const id = workflowId.housekeeping();
+  await site.client.workflow.start(workflowType.housekeeping, { taskQueue: controlQueue, workflowId: id, args: [site.pace] });
+  await until(site, lost, 'succeeded');
+  await write(site, 'keepHouse', id);
+}
+
+const postgres = await startPostgresServer();
+const temporal = await startTemporalServer();
+process.env.DATABASE_URL = postgres.url;
+process.env.TEMPORAL_ADDRESS = temporal.address;
+const site = await openFakeSite({
+  hosts: 2,
+  pace: 0.1,
+  capacity: { vcpus: 1, memoryMiB: 65_536, diskMiB: 262_144 },
+  run: (_, [program]) => ({ ...done, exitCode: program === 'fail' ? 3 : 0, durationMs: program === 'endless' ? endless : 50 }),
+});
+try {
+  await recordTasks(site);
+  await recordHosts(site);
+  await recordHouse(site);
+} finally {
+  await site.stop();
+  await temporal.stop();
+  await postgres.stop();
+}
