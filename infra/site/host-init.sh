@@ -10,6 +10,14 @@ hostname "$name"
 # /sys shows the network devices of the namespace in which it was mounted.
 mount -t sysfs sysfs /sys
 
+# Guests have IPv4 alone, and frames between guests of one bridge are not the IP firewall's business. The firewall is
+# complete before there is a cable.
+sysctl -qew net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 net.ipv4.ip_forward=1 \
+  net.bridge.bridge-nf-call-iptables=0
+iptables-restore < "$config/firewall"
+iptables -A INPUT -j BERTH-HOST
+ip link set lo up
+
 # Everything that comes from the machine is taken hold of before anything covers it.
 dns=$(cat /run/systemd/resolve/resolv.conf 2>/dev/null || cat /etc/resolv.conf)
 resolv=$(readlink -m /etc/resolv.conf)

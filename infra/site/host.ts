@@ -19,7 +19,7 @@ export interface HostOrder {
   /** For the host's daemons. */
   env: Record<string, string>;
   /** The host worker: started last; null for a host without one. */
-  worker: { argv: readonly string[]; env: Record<string, string>; isReady: (pid: number) => boolean } | null;
+  worker: { argv: readonly string[]; env: Record<string, string>; isReady: ChildSpec['isReady'] } | null;
   note: (text: string) => void;
 }
 
@@ -63,7 +63,7 @@ export function startHost(order: HostOrder): Host {
   const children = new Map<string, Child>();
   let stopping = false;
   let down = false;
-  const { argv, folders } = prepareFolders(order, id, address);
+  const { argv, config } = prepareFolders(order, id, address);
 
   // The namespaces are a child like any other: when they die, the host starts again with everything in it.
   const body: Child = supervise(
@@ -92,7 +92,7 @@ export function startHost(order: HostOrder): Host {
     const pid = body.pid();
     if (pid === null || stopping) return;
     down = false;
-    await plugIn(order, pid, address, folders.rules);
+    await plugIn(order, pid, address);
     writeFileSync(pidFile(order.home, id), `${pid}\n`);
     const start = (
       spec: Omit<ChildSpec, 'name' | 'logFile' | 'launched' | 'argv'> & { part: string; argv: readonly string[] },
@@ -119,7 +119,7 @@ export function startHost(order: HostOrder): Host {
       part: 'rpcbind',
       argv: ['rpcbind', '-f', '-w', '-h', address],
       env,
-      isReady: (own) => isListening(own, hostPorts.rpcbind),
+      isReady: (own) => existsSync(`/proc/${own}/root/run/rpcbind.sock`),
       // What was registered with the one that died is lost, and QEMU asks here for the NFS server's port.
       onRestart: () => children.get('ganesha')?.kill('SIGTERM'),
     }).then(() =>
@@ -138,7 +138,7 @@ export function startHost(order: HostOrder): Host {
           '/run/ganesha/pid',
         ],
         env,
-        isReady: (own) => isListening(own, hostPorts.nfs) && isListening(own, hostPorts.mountd),
+        isReady: async (own) => (await isListening(own, hostPorts.nfs)) && isListening(own, hostPorts.mountd),
       }),
     );
     const hypervisor = start({
@@ -152,7 +152,7 @@ export function startHost(order: HostOrder): Host {
         argv: ['libvirtd', '--listen', '-f', '/etc/libvirt/libvirtd.conf'],
         env,
         isReady: async (own) => {
-          if (!isListening(own, hostPorts.libvirt)) return false;
+          if (!existsSync(`/proc/${own}/root/run/libvirt/libvirt-sock`)) return false;
           await run(inside(pid, ['virsh', '-c', 'qemu:///system', 'version']), { deadlineMs: 30_000 });
           return true;
         },
@@ -196,17 +196,13 @@ export function startHost(order: HostOrder): Host {
       down = true;
       await Promise.all([body.stop(), dropChildren()]);
       rmSync(pidFile(order.home, id), { force: true });
-      rmSync(folders.config, { recursive: true, force: true });
+      rmSync(config, { recursive: true, force: true });
     },
   };
 }
 
 /** Writes the host's configuration, and says how its first process is started. */
-function prepareFolders(
-  order: HostOrder,
-  id: string,
-  address: string,
-): { argv: string[]; folders: { config: string; rules: string } } {
+function prepareFolders(order: HostOrder, id: string, address: string): { argv: string[]; config: string } {
   const { home } = order;
   const all = Array.from({ length: order.count }, (_, i) => i + 1);
   const host: HostConfig = {
@@ -225,6 +221,7 @@ function prepareFolders(
   writeFileSync(join(config, 'libvirt', 'qemu.conf'), qemuConf(host));
   writeFileSync(join(config, 'libvirt', 'virtlogd.conf'), virtlogdConf());
   writeFileSync(join(config, 'ganesha', 'ganesha.conf'), ganeshaConf(host));
+  writeFileSync(join(config, 'firewall'), hostRules(host, 'eth0', []));
   const names = all.map((other) => `${hostAddress(order.network, other)} ${hostName(other)}`);
   writeFileSync(join(config, 'hosts'), `${['127.0.0.1 localhost', ...names].join('\n')}\n`);
   const init = join(import.meta.dirname, 'host-init.sh');
@@ -249,7 +246,7 @@ function prepareFolders(
       logs,
       order.libvirtCache,
     ],
-    folders: { config, rules: hostRules(host, 'eth0', []) },
+    config,
   };
 }
 
@@ -259,31 +256,18 @@ function hostUuid(seed: string): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
 }
 
-/** The cable from the host to the site's bridge, its address, its route, and its firewall before its first service. */
-async function plugIn(order: HostOrder, pid: number, address: string, rules: string): Promise<void> {
+/** The cable from the host to the site's bridge, its address and its route. Its firewall is up already: host-init.sh. */
+async function plugIn(order: HostOrder, pid: number, address: string): Promise<void> {
   const cable = cableName(order.home.tag, order.index);
   const { bridge, gateway } = order.network;
-  await run(inside(pid, ['sysctl', '-qew', ...hostSysctls]), { deadlineMs });
-  await run(inside(pid, ['iptables-restore', '--wait', '10', '--noflush']), { deadlineMs, input: rules });
-  await run(inside(pid, ['iptables', '--wait', '10', '-A', 'INPUT', '-j', 'BERTH-HOST']), { deadlineMs });
-  const mtu = String(hostsMtu);
+  const batch = (lines: string[]): { deadlineMs: number; input: string } => ({ deadlineMs, input: `${lines.join('\n')}\n` });
   // The cable of a host that just died goes with its namespace, but not at once.
   if (existsSync(`/sys/class/net/${cable}`)) await run(['ip', 'link', 'delete', cable], { deadlineMs });
-  await run(['ip', 'link', 'add', cable, 'mtu', mtu, 'type', 'veth', 'peer', 'name', 'eth0', 'mtu', mtu, 'netns', String(pid)], {
-    deadlineMs,
-  });
-  await run(['ip', 'link', 'set', cable, 'master', bridge, 'up'], { deadlineMs });
-  const own = [`address add ${address}/24 dev eth0`, 'link set lo up', 'link set eth0 up', `route add default via ${gateway}`];
-  await run(inside(pid, ['ip', '-batch', '-']), { deadlineMs, input: `${own.join('\n')}\n` });
+  const made = `link add ${cable} mtu ${hostsMtu} type veth peer name eth0 mtu ${hostsMtu} netns ${pid}`;
+  await run(['ip', '-batch', '-'], batch([made, `link set ${cable} master ${bridge} up`]));
+  const own = [`address add ${address}/24 dev eth0`, 'link set eth0 up', `route add default via ${gateway}`];
+  await run(inside(pid, ['ip', '-batch', '-']), batch(own));
 }
-
-/** Guests have IPv4 alone; frames between guests of one bridge are not the IP firewall's business. */
-const hostSysctls = [
-  'net.ipv6.conf.all.disable_ipv6=1',
-  'net.ipv6.conf.default.disable_ipv6=1',
-  'net.ipv4.ip_forward=1',
-  'net.bridge.bridge-nf-call-iptables=0',
-];
 
 async function cutOff(order: HostOrder, body: Child, addresses?: readonly string[]): Promise<() => Promise<void>> {
   if (addresses === undefined) {

@@ -1,4 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 
 /** The environment variable that marks every process of a site; its value is the real path of the site's home. */
 export const siteMarker = 'BERTH_SITE';
@@ -8,10 +10,14 @@ function readProc(path: string): string | null {
   try {
     return readFileSync(path, 'latin1');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && ['ENOENT', 'ESRCH', 'EACCES', 'EINVAL'].includes(String(error.code)))
-      return null;
-    throw error;
+    return absent(error);
   }
+}
+
+function absent(error: unknown): null {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  if (['ENOENT', 'ESRCH', 'EACCES', 'EINVAL'].includes(code)) return null;
+  throw error;
 }
 
 function everyPid(): number[] {
@@ -47,12 +53,28 @@ export function processesOfSite(home: string): number[] {
   );
 }
 
-/** Whether something listens on a TCP port in the network namespace of a process. */
-export function isListening(pid: number, port: number): boolean {
+/**
+ * Whether something listens on a TCP port in the network namespace of a process. For namespaces that this process isn't
+ * in: the kernel walks all of the machine's connections for it, which takes milliseconds.
+ */
+export async function isListening(pid: number, port: number): Promise<boolean> {
   const hexPort = port.toString(16).toUpperCase().padStart(4, '0');
   // Columns of /proc/PID/net/tcp: slot, local address:port, remote address:port, state (0A: LISTEN).
   const row = new RegExp(`^\\s*\\d+: [0-9A-F]+:${hexPort} [0-9A-F]+:0000 0A `, 'm');
-  return ['tcp', 'tcp6'].some((table) => row.test(readProc(`/proc/${pid}/net/${table}`) ?? ''));
+  for (const table of ['tcp', 'tcp6']) {
+    const text = await readFile(`/proc/${pid}/net/${table}`, 'latin1').catch(absent);
+    if (row.test(text ?? '')) return true;
+  }
+  return false;
+}
+
+/** Whether somebody takes connections on a TCP port of 127.0.0.1. */
+export function takesConnections(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: '127.0.0.1', port });
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+    socket.once('connect', () => socket.destroy());
+  });
 }
 
 /** Sends a signal; a process that is gone already is no error. Returns whether it was there. */

@@ -8,7 +8,7 @@ import { type Ground, takeGround } from './ground.ts';
 import { type Host, hostName, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
-import { isListening } from './processes.ts';
+import { isListening, takesConnections } from './processes.ts';
 import { keptSecret } from './secrets.ts';
 import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
 import { type Child, type ChildSpec, supervise } from './supervise.ts';
@@ -154,8 +154,8 @@ async function startParts(
   const ledger = openLedger(database, 2);
   try {
     const withLedger = { ...settings.control, DATABASE_URL: database };
-    startProcess(ground, running, 'api', withLedger, (pid) => isListening(pid, places.operators), note);
-    startProcess(ground, running, 'control', withLedger, (pid) => isListening(pid, places.control), note);
+    startProcess(ground, running, 'api', withLedger, () => takesConnections(places.operators), note);
+    startProcess(ground, running, 'control', withLedger, () => takesConnections(places.control), note);
     const keys = await seedOwners(ledger, home.keys);
     const api = `http://127.0.0.1:${places.api}`;
     await find(running, 'api').ready;
@@ -262,15 +262,10 @@ async function seedImage(
 async function hostsArrived(ledger: ReturnType<typeof openLedger>, hosts: readonly Host[], sinceMs: number): Promise<void> {
   const id = { in: hosts.map((host) => host.id) };
   await Promise.all(hosts.map((host) => host.ready));
-  await until(
-    'all hosts to have registered',
-    60_000,
-    async () => {
-      const up = await ledger.host.count({ where: { id, state: 'up', seenAt: { gte: new Date(sinceMs) } } });
-      return up === hosts.length;
-    },
-    50,
-  );
+  await until('all hosts to have registered', 60_000, async () => {
+    const up = await ledger.host.count({ where: { id, state: 'up', seenAt: { gte: new Date(sinceMs) } } });
+    return up === hosts.length;
+  });
 }
 
 function find(running: Running, name: string): Child {

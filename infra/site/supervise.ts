@@ -54,6 +54,7 @@ const rotateBytes = 16 * 2 ** 20;
  */
 export function supervise(spec: ChildSpec, note: (text: string) => void): Child {
   let current: ChildProcess | null = null;
+  let inner: number | null = null;
   let serving = -1;
   let restarts = 0;
   let stopping = false;
@@ -64,7 +65,10 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
 
   const pid = (): number | null => {
     if (current?.pid === undefined || current.exitCode !== null || current.signalCode !== null) return null;
-    return spec.launched ? (childrenOf(current.pid)[0] ?? null) : current.pid;
+    if (!spec.launched) return current.pid;
+    // Looked for once a life: it means reading all of /proc.
+    inner ??= childrenOf(current.pid)[0] ?? null;
+    return inner;
   };
 
   async function live(): Promise<void> {
@@ -73,6 +77,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       const startedMs = Date.now();
       const { child, ended } = launch(spec);
       current = child;
+      inner = null;
       const served = await Promise.race([watchReadiness(spec, pid).then(() => true), ended.then(() => false)]).catch(
         (error: unknown) => error,
       );

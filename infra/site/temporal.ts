@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { Connection } from '@temporalio/client';
 import { searchAttributes, searchAttributeTypes } from '../../model/temporal.ts';
 import type { Home } from './home.ts';
-import { isListening } from './processes.ts';
+import { takesConnections } from './processes.ts';
 import { type Child, supervise } from './supervise.ts';
 
 export interface TemporalPlace {
@@ -56,8 +56,8 @@ export function startTemporal(
       ],
       env,
       logFile: join(home.logs, 'temporal.log'),
-      isReady: async (pid) => {
-        if (!isListening(pid, place.port)) return false;
+      isReady: async () => {
+        if (!(await takesConnections(place.port))) return false;
         return knowsNamespace(`127.0.0.1:${place.port}`);
       },
       // Its own orderly end takes five seconds, and saves nothing that isn't in the file already.
