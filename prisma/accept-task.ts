@@ -77,7 +77,7 @@ async function checkSize(tx: Prisma.TransactionClient, spec: TaskSpec, overlayMi
   );
 }
 
-/** The lease, the task and its VMs (pending, node0…) in one statement, and last the event that says so. */
+/** The lease, the task and its VMs (pending, node0…) in one statement, and the event that says so. */
 async function insert(
   tx: Prisma.TransactionClient,
   order: AcceptedTask,
@@ -117,8 +117,8 @@ async function insert(
 }
 
 /**
- * Accepts a task within the caller's transaction: its rows, queued, and `berth.task.accepted`. Call it last in the
- * transaction: the event holds the lock that orders events until the commit.
+ * Accepts a task within the caller's transaction: its rows, queued, and `berth.task.accepted`, which
+ * gets its number when the transaction commits.
  *
  * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's) and does-not-fit; bounds on
  * the queue's length are the caller's.

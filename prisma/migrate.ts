@@ -51,17 +51,25 @@ function missing(migrations: Migration[], recorded: Recorded[]): Migration[] {
       throw new Error(
         `The database has the migration ${row.migration_name}, which this version of Berth does not know: it was written by a newer version. Start that version, or give DATABASE_URL another database.`,
       );
-    if (!row.finished)
-      throw new Error(
-        `The migration ${row.migration_name} was begun on this database and did not finish. It is one transaction, so nothing of it is there: delete its row from _prisma_migrations, and start again.`,
-      );
     if (row.checksum !== migration.checksum)
       throw new Error(
         `The migration ${row.migration_name} is not the one that was applied to this database: its text has changed since. Restore it, and put the change into a new migration.`,
       );
   }
-  const done = new Set(recorded.map((row) => row.migration_name));
+  // One that another process is at this moment applying is missing as well: under the lock there is none.
+  const done = new Set(recorded.filter((row) => row.finished).map((row) => row.migration_name));
   return migrations.filter((migration) => !done.has(migration.name));
+}
+
+/**
+ * Tidies up after a process that died or failed in the middle. A script is one transaction that also counts its step
+ * (see schema-engine.ts), so the record says whether all of it is there or nothing. The caller holds the lock.
+ */
+async function settle(client: pg.Client): Promise<void> {
+  if ((await readRecorded(client)).every((row) => row.finished)) return;
+  const unfinished = 'finished_at IS NULL AND rolled_back_at IS NULL';
+  await client.query(`UPDATE _prisma_migrations SET finished_at = now() WHERE ${unfinished} AND applied_steps_count > 0`);
+  await client.query(`UPDATE _prisma_migrations SET rolled_back_at = now() WHERE ${unfinished}`);
 }
 
 async function applyWithEngine(databaseUrl: string, migrations: Migration[]): Promise<void> {
@@ -76,18 +84,22 @@ async function applyWithEngine(databaseUrl: string, migrations: Migration[]): Pr
 
 /**
  * Brings the database to this version's schema with Prisma's own engine and returns the names of the migrations that
- * it applied: none, after one query, when there is nothing to do. Any number of processes may call it at once.
- * Throws an Error with what to do when the database has migrations that are unknown, changed or unfinished.
+ * it applied: none, after one query, when there is nothing to do. Any number of processes may call it at once, and one
+ * that died in the middle is no obstacle. Throws an Error with what to do when the database has migrations that are
+ * unknown or were changed.
  */
 export async function applyMigrations(databaseUrl: string): Promise<string[]> {
   const migrations = await readMigrations();
   const client = new pg.Client({ connectionString: databaseUrl });
+  // A connection that breaks is also told to whoever waits for its query, which is enough.
+  client.on('error', () => undefined);
   await client.connect();
   try {
     if (missing(migrations, await readRecorded(client)).length === 0) return [];
     await client.query(`SET lock_timeout = ${lockTimeoutMs}`);
     // 7305, 3: see the first migration. Held by this session, so it ends with this process at the latest.
     await client.query('SELECT pg_advisory_lock(7305, 3)');
+    await settle(client);
     const todo = missing(migrations, await readRecorded(client));
     if (todo.length > 0) await applyWithEngine(databaseUrl, migrations);
     return todo.map((migration) => migration.name);

@@ -54,6 +54,8 @@ const uuidOid = 2950;
 /** One connection. */
 function openPool(databaseUrl: string): pg.Pool {
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 });
+  // A connection that breaks is also told to whoever waits for its query, which is enough.
+  pool.on('error', () => undefined);
   const ask = pool.query.bind(pool);
   const relabelled = async (config: pg.QueryArrayConfig) => {
     const result = await ask(config);
@@ -64,9 +66,17 @@ function openPool(databaseUrl: string): pg.Pool {
   return Object.assign(pool, { query: relabelled });
 }
 
+/** Counts a migration's step in the transaction of its script: what is recorded is there, and what is there recorded. */
+const countStep = `
+DO $$ BEGIN
+  IF to_regclass('_prisma_migrations') IS NOT NULL THEN
+    UPDATE _prisma_migrations SET applied_steps_count = 1 WHERE finished_at IS NULL AND rolled_back_at IS NULL;
+  END IF;
+END $$`;
+
 async function runScript(pool: pg.Pool, script: string): Promise<void> {
   try {
-    await pool.query(script);
+    await pool.query(`${script}\n;${countStep}`);
   } catch (error) {
     if (!(error instanceof pg.DatabaseError)) throw error;
     const { code = '', severity = '', message, detail, column, hint } = error;

@@ -7,7 +7,7 @@ import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps
 import { lockMigration, type MigrationRow } from './migrations.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
-/** The fact for outsiders, last in its transaction: it holds the lock that orders events until the commit. */
+/** The fact for outsiders, in the transaction that makes it true. */
 async function writeMigrated(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
   const hosts = await tx.host.findMany({ where: { id: { in: [row.fromId, row.toId!] } }, select: { id: true, provider: true } });
   const place = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });

@@ -27,22 +27,14 @@ async function create(tx: Transaction, supernet: string, owner: string): Promise
 }
 
 /**
- * The networks of these owners, made where an owner has none yet; null where the site's supernet is used up. The caller
- * holds the placement lock, so that no two owners are given the same.
+ * Makes the networks of those owners that have none yet; null where the site's supernet is used up. The caller holds the
+ * placement lock, so that no two owners are given the same.
  */
-export async function ownerNetworks(
+export async function addNetworks(
   tx: Transaction,
   supernet: string,
   owners: readonly string[],
-): Promise<Map<string, OwnerNetwork | null>> {
-  const rows = await tx.$queryRaw<{ ownerId: string; cidr: string; taken: string[] }[]>`
-    SELECT n."ownerId", n.cidr, ARRAY(
-      SELECT v.address FROM "Vm" v
-      WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL) AS taken
-    FROM "Network" n WHERE n."ownerId" = ANY(${owners})`;
-  const networks = new Map<string, OwnerNetwork | null>(
-    rows.map((row) => [row.ownerId, { cidr: row.cidr, taken: new Set(row.taken) }]),
-  );
+  networks: Map<string, OwnerNetwork | null>,
+): Promise<void> {
   for (const owner of owners) if (!networks.has(owner)) networks.set(owner, await create(tx, supernet, owner));
-  return networks;
 }

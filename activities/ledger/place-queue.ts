@@ -5,7 +5,7 @@ import type { Refusal } from '../../model/task.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
 import { freeAddress, macOf } from './addresses.ts';
 import { isoNow, type LedgerDeps, type Transaction } from './deps.ts';
-import { type OwnerNetwork, ownerNetworks } from './networks.ts';
+import { addNetworks, type OwnerNetwork } from './networks.ts';
 
 /** How many waiting tasks one pass looks at; the rest wait behind them. */
 const lookahead = 256;
@@ -32,6 +32,8 @@ interface HostRow {
 interface Waiting {
   hosts: HostRow[] | null;
   queue: QueueRow[] | null;
+  /** Of the owners in the queue that have one, with the addresses that are in use there. */
+  networks: { owner: string; cidr: string; taken: string[] }[] | null;
   /** Placed by an earlier pass and not begun yet. */
   placed: TaskId[] | null;
 }
@@ -57,6 +59,11 @@ export interface Pass {
 /** A task that waits has all its VMs pending; one whose VMs were released already is on its way to its end. */
 async function readWaiting(tx: Transaction): Promise<Waiting> {
   const rows = await tx.$queryRaw<Waiting[]>`
+    WITH waiting AS (
+      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
+      WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
+      ORDER BY "createdAt", id LIMIT ${lookahead}
+    )
     SELECT
       (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'state', h.state, 'schedulable', h.schedulable,
         'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
@@ -66,12 +73,14 @@ async function readWaiting(tx: Transaction): Promise<Waiting> {
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
         'imageId', v.image, 'vms', v.vms,
         'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
-      FROM (SELECT * FROM "Task" WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
-            ORDER BY "createdAt", id LIMIT ${lookahead}) t
-      JOIN LATERAL (
+      FROM waiting t JOIN LATERAL (
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
           jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
         FROM "Vm" WHERE "taskId" = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
+      (SELECT jsonb_agg(jsonb_build_object('owner', n."ownerId", 'cidr', n.cidr, 'taken', ARRAY(
+        SELECT v.address FROM "Vm" v
+        WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL)))
+       FROM "Network" n WHERE n."ownerId" IN (SELECT "ownerId" FROM waiting)) AS networks,
       (SELECT jsonb_agg(id) FROM "Task"
        WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL) AS placed`;
   return rows[0]!;
@@ -114,10 +123,13 @@ function addresses(row: QueueRow, hosts: string[], network: OwnerNetwork): Place
 }
 
 /** Gives the placed VMs their addresses; a task for which there are none goes on waiting. */
-async function address(deps: LedgerDeps, tx: Transaction, answers: Answer[], hosts: number): Promise<PlacedVm[]> {
+async function address(deps: LedgerDeps, tx: Transaction, answers: Answer[], waiting: Waiting): Promise<PlacedVm[]> {
+  const hosts = waiting.hosts?.length ?? 0;
   const owners = [...new Set(answers.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row.owner] : [])))];
-  if (owners.length === 0) return [];
-  const networks = await ownerNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners);
+  const networks = new Map<string, OwnerNetwork | null>(
+    (waiting.networks ?? []).map(({ owner, cidr, taken }) => [owner, { cidr, taken: new Set(taken) }]),
+  );
+  await addNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners, networks);
   const placed: PlacedVm[] = [];
   for (const answer of answers) {
     if (answer.verdict.kind !== 'placed') continue;
@@ -177,12 +189,15 @@ export async function lockPlacement(tx: Transaction): Promise<void> {
   await tx.$executeRaw`SELECT pg_advisory_xact_lock(7305, 2)`;
 }
 
-/** Places what waits and now fits. The caller holds the placement lock. */
+/**
+ * Places what waits and now fits. The caller holds the placement lock, and ends its transaction next: everybody who
+ * places or frees waits for it, so it holds the lock for one read and one write.
+ */
 export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<Pass> {
   const waiting = await readWaiting(tx);
   const hosts = waiting.hosts ?? [];
   const answers = decide(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
-  const placed = await address(deps, tx, answers, hosts.length);
+  const placed = await address(deps, tx, answers, waiting);
   const ids = (kind: QueueVerdict['kind']) => answers.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
   await write(tx, isoNow(deps), placed, ids('placed'), changed(answers));
   return {

@@ -4,10 +4,14 @@ import type { TaskState } from '../../model/states.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
-/** To `removed`, by way of `removing` where the states demand it. The trigger on Vm gives the hosts their room back. */
-async function remove(tx: Transaction, ids: readonly VmId[]): Promise<void> {
+/** What may have run is being removed first; it goes on taking its room, so no lock is needed yet. */
+async function removing(tx: Transaction, ids: readonly VmId[]): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removing' WHERE id = ANY(${ids}) AND state NOT IN ('pending', 'reserved', 'removing', 'removed')`;
+}
+
+/** The trigger on Vm gives the hosts their room back. */
+async function removed(tx: Transaction, ids: readonly VmId[]): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removed', problem = NULL WHERE id = ANY(${ids}) AND state <> 'removed'`;
 }
@@ -18,8 +22,9 @@ async function remove(tx: Transaction, ids: readonly VmId[]): Promise<void> {
  */
 export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<TaskId[]> {
   return inTransaction(deps.ledger, async (tx) => {
+    await removing(tx, ids);
     await lockPlacement(tx);
-    await remove(tx, ids);
+    await removed(tx, ids);
     return (await placeWaiting(deps, tx)).wake;
   });
 }

@@ -5,7 +5,7 @@ import type { Refusal } from '../../model/task.ts';
 import type { Placement } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, type Pass, placeWaiting } from './place-queue.ts';
-import { type PlacedTask, readPlaced, vmSpecs } from './vm-specs.ts';
+import { readPlaced, vmSpecs } from './vm-specs.ts';
 
 async function waitingBefore(tx: Transaction, id: TaskId): Promise<number> {
   const rows = await tx.$queryRaw<{ older: number }[]>`
@@ -20,18 +20,10 @@ function behind(pass: Pass): Refusal {
   return { hosts: pass.hosts, failed: { queue: pass.hosts } };
 }
 
-type Answer = { task: PlacedTask } | { refusal: Refusal; position: number } | { never: Refusal };
-
-async function passFor(deps: LedgerDeps, id: TaskId): Promise<Answer> {
+async function pass(deps: LedgerDeps): Promise<Pass> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
-    const pass = await placeWaiting(deps, tx);
-    const verdict = pass.verdicts.get(id);
-    if (verdict?.kind === 'impossible') return { never: verdict.refusal };
-    if (verdict?.kind === 'waits') return { refusal: verdict.refusal, position: await waitingBefore(tx, id) };
-    // Placed now, or by another pass while this one waited for the lock; else out of the pass's sight.
-    const task = await readPlaced(tx, id);
-    return task.placed ? { task } : { refusal: behind(pass), position: await waitingBefore(tx, id) };
+    return placeWaiting(deps, tx);
   });
 }
 
@@ -43,10 +35,15 @@ export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placeme
   const known = await readPlaced(deps.ledger, id);
   if (isTerminal(known.state)) throw new BerthError('conflict', `Task ${id} is ${known.state}; it cannot be placed`);
   if (known.placed) return { placed: true, vms: vmSpecs(deps, known) };
-  const answer = await passFor(deps, id);
-  if ('never' in answer) throw doesNotFit(id, answer.never);
-  if ('task' in answer) return { placed: true, vms: vmSpecs(deps, answer.task) };
-  return { placed: false, ...answer };
+  const found = await pass(deps);
+  const verdict = found.verdicts.get(id);
+  if (verdict?.kind === 'impossible') throw doesNotFit(id, verdict.refusal);
+  if (verdict?.kind === 'waits')
+    return { placed: false, refusal: verdict.refusal, position: await waitingBefore(deps.ledger, id) };
+  // Placed now, or by another pass while this one waited for the lock; else out of the pass's sight.
+  const task = await readPlaced(deps.ledger, id);
+  if (task.placed) return { placed: true, vms: vmSpecs(deps, task) };
+  return { placed: false, refusal: behind(found), position: await waitingBefore(deps.ledger, id) };
 }
 
 function doesNotFit(id: TaskId, refusal: Refusal): BerthError {

@@ -12,7 +12,7 @@ export interface TaskFact {
 
 /**
  * Writes an event in the transaction of its fact, which the caller knows to be new: a second one of the same id would
- * undo the transaction. The last statement of it: it holds the lock that orders events until the commit.
+ * undo the transaction. It gets its number when the transaction commits.
  */
 export async function writeEvent(tx: Transaction, fact: TaskFact): Promise<void> {
   const data = JSON.stringify(taskEventData[fact.type].parse(fact.data));

@@ -261,6 +261,22 @@ describe('an event', () => {
     expect((await failure(fixture.sql(`UPDATE "Event" SET type = 'u'`))).code).toBe('BE005');
     expect((await failure(fixture.sql('DELETE FROM "Event"'))).code).toBe('BE005');
     expect((await failure(add('one'))).constraint).toBe('Event_id_key');
+    expect((await failure(fixture.sql('UPDATE "Event" SET seq = seq + 1'))).code).toBe('BE005');
+  });
+
+  it('is not changed by the transaction that writes it either', async () => {
+    const client = await fixture.pool.connect();
+    try {
+      await client.query('BEGIN');
+      await client.query(
+        `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES ('one', 't', 's', $1, now(), '{}')`,
+        [owner],
+      );
+      expect((await failure(client.query(`UPDATE "Event" SET type = 'u', seq = 1`))).code).toBe('BE005');
+      await client.query('ROLLBACK');
+    } finally {
+      client.release();
+    }
   });
 
   it('gets its number from the ledger alone, without gaps', async () => {

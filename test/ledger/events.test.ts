@@ -59,22 +59,25 @@ it('are numbered in the order of their commits: a reader with a cursor never mis
   expect(seen).toHaveLength(expected);
 });
 
-it('wait for an earlier one that is not committed yet', async () => {
-  const first = await fixture.pool.connect();
+it('are not held up by a transaction that has written one and does not end', async () => {
+  const slow = await fixture.pool.connect();
   try {
-    await first.query('BEGIN');
-    await first.query(insert, ['first', owner]);
-    const second = fixture.sql(insert, ['second', owner]);
-    // Until the second one is seen to wait for the lock, its outcome says nothing.
-    for (let waiting = 0; waiting === 0; )
-      waiting = (
-        await fixture.sql(`SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`)
-      ).length;
-    expect(await fixture.sql('SELECT 1 FROM "Event"')).toEqual([]);
-    await first.query('COMMIT');
-    await second;
+    await slow.query('BEGIN');
+    await slow.query(insert, ['slow', owner]);
+    await fixture.sql(insert, ['quick', owner]);
+    expect(await fixture.sql('SELECT id, seq::int FROM "Event"')).toEqual([{ id: 'quick', seq: 1 }]);
+    await slow.query('COMMIT');
   } finally {
-    first.release();
+    slow.release();
   }
-  expect((await fixture.sql('SELECT id FROM "Event" ORDER BY seq')).map((row) => row.id)).toEqual(['first', 'second']);
+  expect((await fixture.sql('SELECT id FROM "Event" ORDER BY seq')).map((row) => row.id)).toEqual(['quick', 'slow']);
+});
+
+it('of one transaction follow each other as they were written', async () => {
+  await fixture.sql(
+    `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) SELECT 'e' || i, 't', 's', $1, now(), '{}' FROM generate_series(1, 5) i`,
+    [owner],
+  );
+  const rows = await fixture.sql('SELECT id, seq::int AS seq FROM "Event" ORDER BY seq');
+  expect(rows).toEqual([1, 2, 3, 4, 5].map((i) => ({ id: `e${i}`, seq: i })));
 });

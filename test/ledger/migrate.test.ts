@@ -54,15 +54,40 @@ it('refuses a database whose migration has another text', async () => {
   await expect(applyMigrations(url)).rejects.toThrow(/is not the one that was applied/);
 });
 
-it('applies all of a migration or nothing, and says how to go on', async () => {
-  await query(url, "CREATE FUNCTION berth_keep_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
-  await expect(applyMigrations(url)).rejects.toThrow(/berth_keep_event/);
+async function sql(text: string): Promise<Record<string, unknown>[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
-  const tables = await client.query(`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`);
-  await client.end();
-  expect(tables.rows.map((row) => row.tablename)).toEqual(['_prisma_migrations']);
-  await expect(applyMigrations(url)).rejects.toThrow(/delete its row from _prisma_migrations/);
-  await query(url, 'DROP FUNCTION berth_keep_event; DELETE FROM _prisma_migrations');
+  try {
+    return (await client.query(text)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+const recorded = () =>
+  sql(`SELECT migration_name AS name, finished_at IS NOT NULL AS finished, rolled_back_at IS NOT NULL AS "rolledBack"
+       FROM _prisma_migrations ORDER BY started_at`);
+
+it('applies all of a migration or nothing, and goes on where it failed', async () => {
+  await sql("CREATE FUNCTION berth_keep_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+  for (let attempt = 0; attempt < 2; attempt += 1) await expect(applyMigrations(url)).rejects.toThrow(/berth_keep_event/);
+  expect(await sql(`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`)).toEqual([{ tablename: '_prisma_migrations' }]);
+  await sql('DROP FUNCTION berth_keep_event');
   expect(await applyMigrations(url)).toContain('20261121000000_init');
+  expect(await drift(url)).toBe('');
+  expect((await recorded()).slice(0, 3).map(({ finished, rolledBack }) => [finished, rolledBack])).toEqual([
+    [false, true],
+    [false, true],
+    [true, false],
+  ]);
+});
+
+it('goes on after a process that was killed before its script had run, or just after', async () => {
+  await applyMigrations(url);
+  const [{ name: last } = { name: '' }] = (await recorded()).slice(-1);
+  // Its script has run, and counted its step in the same transaction; the process never wrote that it was finished.
+  await sql(`UPDATE _prisma_migrations SET finished_at = NULL WHERE migration_name = '${String(last)}'`);
+  expect(await applyMigrations(url)).toEqual([]);
+  expect((await recorded()).at(-1)).toEqual({ name: last, finished: true, rolledBack: false });
+  expect(await drift(url)).toBe('');
 });
