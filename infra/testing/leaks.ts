@@ -1,0 +1,124 @@
+import { createHash } from 'node:crypto';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from '../../drivers/process.ts';
+import { siteMarker } from '../site/processes.ts';
+
+/** In the environment of everything that a test run starts; its value is the run's temporary folder. */
+export const runMarker = 'BERTH_TEST_RUN';
+
+const deadlineMs = 10_000;
+
+/** What of this machine a test run could leave behind, each as a line that a person can read. */
+export type Traces = ReadonlySet<string>;
+
+/** null where it is gone, or not ours to read. */
+async function readProc(path: string): Promise<string | null> {
+  try {
+    return await readFile(path, 'latin1');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && ['ENOENT', 'ESRCH', 'EACCES'].includes(String(error.code))) return null;
+    throw error;
+  }
+}
+
+interface Process {
+  pid: number;
+  command: string;
+  env: ReadonlyMap<string, string>;
+}
+
+async function readProcess(pid: number): Promise<Process | null> {
+  const [environ, cmdline] = await Promise.all([readProc(`/proc/${pid}/environ`), readProc(`/proc/${pid}/cmdline`)]);
+  // A kernel thread, or a zombie, has neither.
+  if (environ === null || !cmdline) return null;
+  const env = environ.split('\0').map((entry): [string, string] => {
+    const at = entry.indexOf('=');
+    return [entry.slice(0, at), entry.slice(at + 1)];
+  });
+  return { pid, command: cmdline.replaceAll('\0', ' ').trim(), env: new Map(env) };
+}
+
+async function readProcesses(): Promise<Process[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^[0-9]+$/.test(name)).map(Number);
+  const found = await Promise.all(pids.filter((pid) => pid !== process.pid).map(readProcess));
+  return found.filter((one) => one !== null);
+}
+
+/** Of a test run, by its marker, or because a site of it lives in the run's temporary folder. */
+export async function processesOfRun(folder: string): Promise<Process[]> {
+  return (await readProcesses()).filter(
+    ({ env }) => env.get(runMarker) === folder || (env.get(siteMarker) ?? '').startsWith(`${folder}/`),
+  );
+}
+
+/** As infra/site/home.ts names a site's bridge and rules. */
+const tagOf = (home: string): string => createHash('sha256').update(home).digest('hex').slice(0, 6);
+
+/** Of the sites that run beside this test run: what has their tags is theirs. */
+async function foreignTags(folder: string): Promise<string[]> {
+  const homes = (await readProcesses()).map(({ env }) => env.get(siteMarker)).filter((home) => home !== undefined);
+  return [...new Set(homes)].filter((home) => !home.startsWith(`${folder}/`)).map(tagOf);
+}
+
+async function interfaces(): Promise<string[]> {
+  const links = JSON.parse(await run(['ip', '-json', 'link', 'show'], { deadlineMs })) as { ifname: string }[];
+  return links.map(({ ifname }) => `network interface ${ifname}`);
+}
+
+async function namespaces(): Promise<string[]> {
+  const names = await run(['ip', 'netns', 'list'], { deadlineMs });
+  return names
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => `network namespace ${line}`);
+}
+
+async function rules(): Promise<string[]> {
+  if (process.getuid?.() !== 0) return [];
+  const saved = await run(['iptables-save'], { deadlineMs });
+  return saved
+    .split('\n')
+    .filter((line) => /^(:|-A)/.test(line))
+    .map((line) => `firewall rule ${line.replace(/ \[[0-9:]*\]$/, '')}`);
+}
+
+async function mounts(): Promise<string[]> {
+  const table = await readFile('/proc/self/mountinfo', 'utf8');
+  // Columns: id, parent, device, root, mount point, …
+  return table
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => `mount ${line.split(' ')[4]}`);
+}
+
+/** Whatever of Berth's lies in the temporary folders; other test runs' folders are theirs. */
+async function temporaryFiles(): Promise<string[]> {
+  const found = await Promise.all(
+    ['/tmp', '/var/tmp', '/dev/shm'].map(async (folder) => {
+      const names = (await readdir(folder)).filter((name) => name.startsWith('berth') && !name.startsWith('berth-test-run-'));
+      return names.map((name) => `file ${join(folder, name)}`);
+    }),
+  );
+  return found.flat();
+}
+
+async function settings(): Promise<string[]> {
+  return [`net.ipv4.ip_forward = ${(await readFile('/proc/sys/net/ipv4/ip_forward', 'utf8')).trim()}`];
+}
+
+/** Everything that is there now. */
+export async function readTraces(): Promise<Traces> {
+  const all = await Promise.all([interfaces(), namespaces(), rules(), mounts(), temporaryFiles(), settings()]);
+  return new Set(all.flat());
+}
+
+/** What is there that wasn't, and belongs to no other site of this machine; then the run's processes and its files. */
+export async function findLeaks(before: Traces, folder: string): Promise<string[]> {
+  const tags = await foreignTags(folder);
+  const added = [...(await readTraces())].filter((trace) => !before.has(trace) && !tags.some((tag) => trace.includes(tag)));
+  const left = (await processesOfRun(folder)).map(({ pid, command }) => `process ${pid} ${command.slice(0, 120)}`);
+  const files = (await readdir(folder)).map((name) => `file ${join(folder, name)}`);
+  // Another site beside us may have switched forwarding on meanwhile.
+  return [...added.filter((trace) => tags.length === 0 || !trace.startsWith('net.')), ...left, ...files];
+}
