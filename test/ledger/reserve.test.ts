@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { Placement } from '../../activities/ledger/contract.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
@@ -92,6 +94,25 @@ describe('many at once', () => {
       expect([vm.network.gateway, vm.network.cidr.split('/')[0]]).not.toContain(vm.address);
     }
   });
+});
+
+it('a process that is stopped while it places holds the others up for seconds only', async () => {
+  await arrive('a', 1);
+  const task = await accept(fixture, owner);
+  const stopped = new Worker(new URL('./stopped-process.ts', import.meta.url), { workerData: fixture.database.url });
+  try {
+    await once(stopped, 'message');
+    const deadline = Date.now() + 15_000;
+    // What waits for the lock may time out first; it is tried again, as its workflow does.
+    const attempt = (): Promise<Placement> =>
+      reserve(task).catch((error) => {
+        if (Date.now() > deadline) throw error;
+        return attempt();
+      });
+    expect(where(await attempt())).toEqual(['a']);
+  } finally {
+    await stopped.terminate();
+  }
 });
 
 describe('a placed task', () => {
