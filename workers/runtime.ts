@@ -24,7 +24,7 @@ export function installRuntime(log: Logger, metricsPort: number): string | null 
     },
     telemetryOptions: {
       logging: { forward: {}, filter: 'WARN' },
-      ...(address === null ? {} : { metrics: { prometheus: { bindAddress: address, countersTotalSuffix: true } } }),
+      ...(address === null ? {} : { metrics: { prometheus: { bindAddress: address } } }),
     },
   });
   return address;
