@@ -7,7 +7,7 @@ import { runStep, type StepResult } from './step.ts';
 export interface ProjectResult extends StepResult {
   passed: number;
   failed: number;
-  /** What stands for a failure beside the tests: no file found, a file that can't be loaded, a test that was skipped. */
+  /** What stands for a failure beside the tests: no file, a file that can't be loaded, a test that was skipped. */
   problems: string[];
 }
 
@@ -60,7 +60,7 @@ function judge(result: StepResult, report: Report | null): Pick<ProjectResult, '
     return { passed: 0, failed: 0, problems: [`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) without a report`] };
   const problems: string[] = [];
   const skipped = report.numPendingTests + report.numTodoTests;
-  if (report.testResults.length === 0) problems.push(`${result.name}: no test file found`);
+  if (report.testResults.length === 0) problems.push(`${result.name}: no test file was run`);
   if (skipped > 0) problems.push(`${result.name}: ${skipped} tests were skipped`);
   for (const file of report.testResults)
     if (file.status === 'failed' && !file.assertionResults.some((test) => test.status === 'failed'))

@@ -52,7 +52,7 @@ async function stop(child: ChildProcess, stopSignal: NodeJS.Signals): Promise<vo
   clearTimeout(timer);
 }
 
-/** Asks until it answers without throwing. Rejects when the service ended, or after the deadline with the last reason. */
+/** Asks, each question with an end of its own, until it answers without throwing. Rejects when the service ended, or after the deadline with the last reason. */
 export async function untilReady(
   service: Service,
   what: string,
@@ -62,7 +62,8 @@ export async function untilReady(
   const deadline = Date.now() + deadlineMs;
   for (;;) {
     try {
-      await Promise.race([ask(), service.failed]);
+      // Not in a race with its end: a question that is left behind would fail later, with nobody to hear it.
+      await ask();
       return;
     } catch (error) {
       if (Date.now() > deadline) throw new Error(`${what} is not ready after ${deadlineMs} ms`, { cause: error });
