@@ -29,7 +29,7 @@ const directory = 0x4000;
 /** Depth of folders and of extent trees, and the most that all folders together may have. */
 const maxDepth = 64;
 const maxTreeDepth = 5;
-const maxDirectoryBytes = 256 * 2 ** 20;
+const maxDirectoryBytes = 128 * 2 ** 20;
 const maxExtents = 1_000_000;
 const chunkBytes = 1024 * 1024;
 
@@ -219,11 +219,10 @@ export async function listExt4(image: FileHandle, limitFiles: number): Promise<D
     if (depth > maxDepth || directoryBytes > maxDirectoryBytes || inode.sizeBytes % geometry.blockBytes !== 0)
       throw refused('its folders are too many, too deep or damaged');
     const extents = await readExtents(image, geometry, inode);
-    const content: Buffer[] = [];
-    for await (const chunk of readContent(image, geometry, extents, inode.sizeBytes)) content.push(chunk);
-    const bytes = Buffer.concat(content);
-    for (let at = 0; at < bytes.length; at += geometry.blockBytes)
-      for (const entry of parseDirectory(bytes.subarray(at, at + geometry.blockBytes))) await look(entry, path, depth);
+    // Chunks are whole blocks, since a folder is.
+    for await (const chunk of readContent(image, geometry, extents, inode.sizeBytes))
+      for (let at = 0; at < chunk.length; at += geometry.blockBytes)
+        for (const entry of parseDirectory(chunk.subarray(at, at + geometry.blockBytes))) await look(entry, path, depth);
   };
   const look = async (entry: Entry, folder: string, depth: number): Promise<void> => {
     if (depth === 0 && entry.name === 'lost+found') return;

@@ -1,0 +1,81 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { domainXml, escapeXml } from '../../drivers/domain-xml.ts';
+import { parseState, refusal } from '../../drivers/libvirt.ts';
+import type { DomainConfig } from '../../drivers/ports.ts';
+import { run } from '../../drivers/process.ts';
+
+const config: DomainConfig = {
+  name: 'vm_1',
+  uuid: '01890a5d-ac96-774b-bcce-b302099a8057',
+  vcpus: 2,
+  memoryMiB: 256,
+  accelerator: 'qemu',
+  kernel: '/k',
+  initrd: '/i',
+  cmdline: 'a="b" <c> & d',
+  disks: [
+    {
+      target: 'vda',
+      format: 'qcow2',
+      source: { kind: 'nfs', host: '10.0.0.1', path: '/var/lib/berth/vms/x/disk.qcow2' },
+      backing: [{ format: 'qcow2', source: { kind: 'file', path: '/var/lib/berth/images/y/disk.qcow2' } }],
+    },
+    { target: 'vdb', format: 'raw', source: { kind: 'file', path: '/data.raw' }, backing: [] },
+  ],
+  nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
+  consoleLog: '/console.log',
+  onReboot: 'destroy',
+};
+
+describe("libvirt's description of a domain", () => {
+  it('is what libvirt itself accepts', async () => {
+    const xml = domainXml(config);
+    // Its schema is libvirt's own, the one that `virsh define --validate` uses.
+    await run(['xmllint', '--noout', '--relaxng', '/usr/share/libvirt/schemas/domain.rng', '-'], {
+      deadlineMs: 20_000,
+      input: xml,
+    }).catch((error: unknown) => {
+      if (!String(error).includes('ENOENT')) throw error;
+    });
+    expect(xml).toContain('<cmdline>a=&quot;b&quot; &lt;c&gt; &amp; d</cmdline>');
+    expect(xml).toContain(
+      '<backingStore type="file"><format type="qcow2"/><source file="/var/lib/berth/images/y/disk.qcow2"/><backingStore/></backingStore>',
+    );
+    expect(xml).toContain('<source protocol="nfs" name="/var/lib/berth/vms/x/disk.qcow2"><host name="10.0.0.1"/>');
+  });
+
+  it('uses the processor of the machine only with KVM', () => {
+    expect(domainXml(config)).toContain('<domain type="qemu">');
+    expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm">.*<cpu mode="host-model"\/>/);
+  });
+
+  it('cannot be broken out of by any text', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme' }), (text) => {
+        const escaped = escapeXml(text);
+        expect(escaped).not.toMatch(/[<>"'\n\t]|&(?!(amp|lt|gt|quot|apos|#\d+);)/);
+      }),
+    );
+    expect(() => escapeXml('\0')).toThrow('BUG');
+    expect(() => escapeXml('\ud800')).toThrow('BUG');
+  });
+});
+
+describe('what virsh says', () => {
+  it('of a state', () => {
+    expect(parseState('x', 'running (migration canceled)\n')).toEqual({ state: 'running', reason: 'migration canceled' });
+    expect(parseState('x', 'shut off (migrated)\n')).toEqual({ state: 'shutoff', reason: 'migrated' });
+    expect(parseState('x', 'paused\n')).toEqual({ state: 'paused', reason: 'unknown' });
+    expect(() => parseState('x', 'dreaming')).toThrow('dreaming');
+  });
+
+  it('of a refusal', () => {
+    const code = (error: string): string => refusal(['create'], error).code;
+    expect(code("operation failed: domain 'x' already exists with uuid 1")).toBe('not-ours');
+    expect(code('Requested operation is not valid: The bt1 interface already exists')).toBe('not-ours');
+    expect(code('Timed out during operation: cannot acquire state change lock')).toBe('host-busy');
+    expect(code('No space left on device')).toBe('disk-full');
+    expect(code('internal error: whatever')).toBe('hypervisor');
+  });
+});
