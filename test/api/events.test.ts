@@ -76,12 +76,12 @@ test('the cursor never passes an event whose transaction is still open', async (
   await Promise.all([slow.connect(), fast.connect()]);
   await slow.query('BEGIN');
   await slow.query(...insert('slow', reader));
-  const second = fast.query(...insert('fast', reader));
+  // It is not held up by the other, and gets the number before.
+  await fast.query(...insert('fast', reader));
   const { next, items } = await read(reader);
-  expect(items).toEqual([]);
+  expect(items.map(({ id }) => id)).toEqual(['fast']);
   await slow.query('COMMIT');
-  await second;
-  expect((await read(reader, `?after=${next}`)).items.map(({ id }) => id)).toEqual(['slow', 'fast']);
+  expect((await read(reader, `?after=${next}`)).items.map(({ id }) => id)).toEqual(['slow']);
   await Promise.all([slow.end(), fast.end()]);
 });
 
