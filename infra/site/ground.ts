@@ -38,7 +38,7 @@ export async function takeGround(homePath: string, note: (text: string) => void)
       home,
       network,
       env: siteEnvironment(home),
-      cache: process.env.BERTH_CACHE ?? join(homedir(), '.cache', 'berth'),
+      cache: process.env.BERTH_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'berth'),
       port: (name, addresses, asked) => takePort(home, record, name, addresses, asked),
       release: async () => {
         await lowerNetwork(home.tag);
