@@ -1,0 +1,150 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Ended, Machine, machineIdOfImage } from './machine.ts';
+
+let machine: Machine;
+let bootMs: number;
+
+beforeAll(async () => {
+  const began = performance.now();
+  machine = await Machine.start();
+  await machine.untilAgent();
+  bootMs = performance.now() - began;
+});
+afterAll(() => machine.stop());
+
+const identity = (records: string): Promise<Ended> => machine.exec(['/usr/local/sbin/berth-identity'], records);
+const applied: Ended = { exitCode: 0, stdout: 'ok\n', stderr: '' };
+
+describe('the image', () => {
+  test('starts to its agent in seconds, and then settles with no unit failed', async () => {
+    console.log(`agent after ${(bootMs / 1000).toFixed(2)} s`);
+    expect(bootMs).toBeLessThan(30_000);
+    expect(await machine.shell('systemctl is-system-running --wait')).toBe('running');
+    expect(await machine.shell('systemctl list-jobs')).toBe('No jobs running.');
+  });
+
+  test('has nothing that two machines must not share', async () => {
+    const secrets = 'ls /etc/ssh/ssh_host_* /var/lib/systemd/random-seed 2>/dev/null || true';
+    expect(await machine.shell(secrets)).toBe('');
+    // systemd has made an id for this machine: what the image itself has is read from its disk.
+    expect(await machineIdOfImage()).toBe('');
+  });
+
+  test('has what a task expects: a writable root, standard programs, UTF-8', async () => {
+    expect(await machine.shell('touch /root/x && command -v ip ping tar gzip awk sed ps >/dev/null && echo fine')).toBe('fine');
+  });
+});
+
+describe('berth-identity', () => {
+  test('makes a guest itself in one call', async () => {
+    const records = [
+      `seed ${'5a'.repeat(64)}`,
+      'time 1900000000.25',
+      'host node0',
+      'mid 0123456789abcdef0123456789abcdef',
+      'mtu eth0 1400',
+      'addr eth0 10.130.0.7/24 10.130.0.1',
+      'mkdir /etc/berth/deep 0750',
+      'file /etc/berth/deep/key 0600 9\nline\nmore',
+      'file /etc/hosts 0644 22\n10.130.0.7 node0\nüü\n',
+      'mount /dev/vdb /home/task',
+      '',
+    ].join('\n');
+    expect(await identity(records)).toEqual(applied);
+    expect(await machine.shell('hostname; cat /etc/hostname /etc/machine-id')).toBe(
+      'node0\nnode0\n0123456789abcdef0123456789abcdef',
+    );
+    expect(await machine.shell('ip -4 -br address show eth0')).toMatch(/^eth0 +UP +10\.130\.0\.7\/24$/);
+    expect(await machine.shell('ip route show default; cat /sys/class/net/eth0/mtu')).toBe(
+      'default via 10.130.0.1 dev eth0 \n1400',
+    );
+    expect(Number(await machine.shell('date +%s')) - 1_900_000_000).toBeLessThan(60);
+    expect(await machine.shell('stat -c %a /etc/berth/deep /etc/berth/deep/key; cat /etc/berth/deep/key')).toBe(
+      '750\n600\nline\nmore',
+    );
+    expect(await machine.shell('cat /etc/hosts; ls -A /etc/berth/deep')).toBe('10.130.0.7 node0\nüü\nkey');
+    expect(await machine.shell('findmnt -no SOURCE,FSTYPE /home/task; ls /home/task')).toMatch(/^\/dev\/vdb ext4\nlost\+found$/);
+  });
+
+  test('may be repeated, and replaces what was', async () => {
+    const records = 'host other\naddr eth0 10.131.2.3/16 10.131.0.1\nmount /dev/vdb /home/task ext4\n';
+    expect(await identity(records)).toEqual(applied);
+    expect(await identity(records)).toEqual(applied);
+    expect(await machine.shell('hostname; ip -4 -br address show eth0; ip route')).toMatch(
+      /^other\neth0 +UP +10\.131\.2\.3\/16 *\ndefault via 10\.131\.0\.1 dev eth0 *\n10\.131\.0\.0\/16 .*$/,
+    );
+    expect(await machine.shell('grep -c /home/task /proc/mounts')).toBe('1');
+    expect(await identity('addr eth0 10.131.2.3/16 -\n')).toEqual(applied);
+    expect(await machine.shell('ip route show default')).toBe('');
+  });
+
+  test('tells a process to read its files again', async () => {
+    const script = 'trap "echo told > /tmp/told; exit" HUP; echo $$ > /tmp/pid; while :; do sleep 0.05; done';
+    await machine.shell(
+      `(${script.replace('$$', "$(exec sh -c 'echo $PPID')")}) >/dev/null 2>&1 & while ! [ -s /tmp/pid ]; do sleep 0.05; done`,
+    );
+    expect(await identity('hup /tmp/pid\n')).toEqual(applied);
+    expect(
+      await machine.shell('n=0; while ! [ -s /tmp/told ] && [ $n -lt 100 ]; do sleep 0.05; n=$((n+1)); done; cat /tmp/told'),
+    ).toBe('told');
+  });
+
+  const invalid: [records: string, complaint: string][] = [
+    ['nonsense x\n', 'record 1 (nonsense): no such record'],
+    ['host a\nhost\n', 'record 2 (host): has 1 words'],
+    ['host a b\n', 'record 1 (host): has 3 words'],
+    ['host -a\n', 'record 1 (host): -a is not a host name'],
+    ['host a/b\n', 'record 1 (host): a/b is not a host name'],
+    [`host ${'a'.repeat(65)}\n`, 'is not a host name'],
+    ['host a', 'record 1 (host a): has no end: the input is cut off'],
+    ['host  a\n', 'record 1 (host): words are parted by one space'],
+    ['mid 0123\n', 'record 1 (mid): expected 32 hexadecimal digits'],
+    [`mid ${'g'.repeat(32)}\n`, 'record 1 (mid): not hexadecimal'],
+    ['addr eth0 10.0.0.1 -\n', 'record 1 (addr): expected IP/PLEN'],
+    ['addr eth0 10.0.0.256/24 -\n', 'record 1 (addr): 10.0.0.256 is not an IPv4 address'],
+    ['addr eth0 10.0.0.1/33 -\n', 'record 1 (addr): 33 is not a number from 1 to 32 (base 10)'],
+    ['addr eth0/../x 10.0.0.1/24 -\n', 'is not the name of a network device'],
+    ['mtu eth0 67\n', 'record 1 (mtu): 67 is not a number from 68 to 65535 (base 10)'],
+    ['time 12.\n', 'record 1 (time): a fraction has 1 to 9 digits'],
+    ['time -1\n', 'record 1 (time): -1 is not a number'],
+    ['seed 0\n', 'record 1 (seed): expected an even number of digits'],
+    [`seed ${'00'.repeat(513)}\n`, 'record 1 (seed): expected an even number of digits'],
+    ['file relative 0644 0\n', 'record 1 (file): relative is not an absolute path'],
+    ['file /a/../b 0644 0\n', 'record 1 (file): /a/../b is not an absolute path'],
+    ['file /tmp/x 0999 0\n', 'record 1 (file): 0999 is not a number from 0 to 4095 (base 8)'],
+    ['file /tmp/x 0644 9\nshort\n', 'record 1 (file): announces more bytes than there are'],
+    ['host a\nfile /tmp/x 0644 0\n\nmount vdb /x\n', 'record 4 (mount): vdb is not an absolute path'],
+  ];
+  test.each(invalid)('refuses %j as a whole', async (records, complaint) => {
+    const before = await machine.shell('hostname; cat /etc/hostname');
+    const { exitCode, stdout, stderr } = await identity(records);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: '' });
+    expect(stderr).toContain(complaint);
+    expect(stderr).toMatch(/^berth-identity: [^\n]*\n$/);
+    expect(await machine.shell('hostname; cat /etc/hostname')).toBe(before);
+  });
+
+  const impossible: [records: string, complaint: string][] = [
+    ['addr eth7 10.0.0.1/24 -\n', 'record 1 (addr): setting the address: No such device'],
+    ['addr eth0 10.131.2.3/16 192.0.2.1\n', 'record 1 (addr): adding the default route: Network is unreachable'],
+    ['file /nowhere/x 0644 1\ny', 'record 1 (file): /nowhere/x.berth: No such file or directory'],
+    ['mkdir /etc/hostname/x 0755\n', 'record 1 (mkdir): /etc/hostname/x: Not a directory'],
+    ['mount /dev/vdb /mnt btrfs\n', 'record 1 (mount): /dev/vdb:'],
+    ['hup /tmp\n', 'record 1 (hup): /tmp holds no pid'],
+  ];
+  test.each(impossible)('says what it could not do: %j', async (records, complaint) => {
+    const { exitCode, stdout, stderr } = await identity(records);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: '' });
+    expect(stderr).toContain(complaint);
+  });
+});
+
+test('a machine whose disk is no root file system says so on its console and switches itself off', async () => {
+  const lost = await Machine.start('empty');
+  try {
+    await lost.untilOff(60_000);
+    expect(await lost.console()).toContain("berth-init: can't mount /dev/vda: Invalid argument");
+  } finally {
+    await lost.stop();
+  }
+});
