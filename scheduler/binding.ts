@@ -19,8 +19,8 @@ import type { Claim } from './timeline.ts';
  * dead end while the sum fits (interval graphs are perfect).
  */
 
-/** Beyond this many VMs to move, a full repacking is not tried. */
-const repackLimitVms = 4000;
+/** Beyond this many VMs to move times hosts to look at, a full repacking is not tried: on so large a site there is room. */
+const repackLimit = 250_000;
 
 interface Candidate {
   host: number;
@@ -112,7 +112,7 @@ export function repack(
   for (const record of extra) if (!movable.includes(record)) movable.push(record);
   let vms = 0;
   for (const record of movable) vms += record.lease.nodes;
-  if (vms > repackLimitVms) return false;
+  if (vms * state.hosts.length > repackLimit) return false;
   movable.sort((a, b) => a.promise!.startAt - b.promise!.startAt || b.promise!.endAt - a.promise!.endAt || a.seq - b.seq);
 
   const before = movable.map((record) => ({ record, hosts: record.hosts, claims: record.claims }));
@@ -155,7 +155,8 @@ function overcommitted(state: PlanState, records: readonly LeaseRecord[]): numbe
 /** Makes a reservation's hosts final, the best that can be had now. */
 export function bind(state: PlanState, record: LeaseRecord, now: number): void {
   if (record.bound) return;
-  if (!repack(state, [record], now, { displacing: true, weighImages: true })) improveAlone(state, record, now);
+  const perfect = state.policy.images === null && overcommitted(state, [record]) === 0;
+  if (!perfect && !repack(state, [record], now, { displacing: true, weighImages: true })) improveAlone(state, record, now);
   record.bound = true;
 }
 

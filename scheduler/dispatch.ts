@@ -11,6 +11,7 @@ import {
   memoryOpS,
   opsUntil,
   type PlanState,
+  reckonVacating,
   removeFrom,
   setClaims,
   vacatableAt,
@@ -124,7 +125,8 @@ function start(pass: Pass, record: LeaseRecord): boolean {
 
 /** Suspended work goes on where its memory is. */
 function whereItIs(pass: Pass, record: LeaseRecord): number[] | null {
-  const { state, now } = pass;
+  const { state, now, openings } = pass;
+  if (record.hosts.some((host) => openings.on(host, record.shape).length === 0)) return null;
   const counts = countByHost(record.hosts);
   const need = Math.max(...[...counts].map(([host, vms]) => headS(state, record, host, vms))) + record.workS;
   for (const [host, vms] of counts) {
@@ -242,7 +244,10 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
   state.underway.add(record);
   record.expectedEnd = workFrom + record.workS;
   setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn(hosts, now, record.expectedEnd));
-  if (record.preemptible) for (const host of hosts) state.residents[host]!.add(record);
+  if (record.preemptible) {
+    for (const host of hosts) state.residents[host]!.add(record);
+    for (const host of new Set(hosts)) reckonVacating(state, host);
+  }
   touch(state, record, now);
   for (const host of hosts) pass.openings.changed(host);
   const common = { lease: record.lease.id, fromS: now, workFromS: workFrom, untilS: record.expectedEnd };

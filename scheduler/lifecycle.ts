@@ -1,5 +1,15 @@
 import type { Action } from './actions.ts';
-import { claimsOn, enqueue, type LeaseRecord, type PlanState, rankOf, removeFrom, setClaims, workOf } from './state.ts';
+import {
+  claimsOn,
+  enqueue,
+  type LeaseRecord,
+  type PlanState,
+  rankOf,
+  reckonVacating,
+  removeFrom,
+  setClaims,
+  workOf,
+} from './state.ts';
 
 /** What becomes of a lease's record when something happened to it. */
 
@@ -9,7 +19,7 @@ const patienceS = 5;
 const slowestRatio = 16;
 
 export function leaveHosts(state: PlanState, record: LeaseRecord): void {
-  for (const host of record.hosts) state.residents[host]!.delete(record);
+  for (const host of record.hosts) if (state.residents[host]!.delete(record)) reckonVacating(state, host);
 }
 
 /** All that was done is lost: it waits to start anew. */
@@ -62,6 +72,7 @@ function learn(state: PlanState, record: LeaseRecord, now: number): void {
     const host = state.hosts[index]!;
     host.slowness = Math.min(slowestRatio, ratio > 1 ? host.slowness * ratio : Math.max(1, 0.9 * host.slowness + 0.1 * ratio));
     host.ops = host.ops.filter((op) => op.until > now);
+    reckonVacating(state, index);
   }
 }
 

@@ -14,6 +14,9 @@ import { stage, transferred } from './staging.ts';
 import { beginsAt, createState, type LeaseRecord, type PlanState } from './state.ts';
 import { displacements } from './vacate.ts';
 
+/** How many decisions apart the past is dropped from the timeline. */
+const forgetEvery = 64;
+
 /**
  * Plans the leases of one site. It is told what is asked (`submit`) and what happened (`observe`), and answers what to
  * do now (`decide`) and when to ask again at the latest (`wakeAt`). It has no clock and does nothing itself: the
@@ -21,6 +24,7 @@ import { displacements } from './vacate.ts';
  */
 export class LeasePlanner {
   readonly state: PlanState;
+  private decisions = 0;
 
   private constructor(state: PlanState) {
     this.state = state;
@@ -109,6 +113,7 @@ export class LeasePlanner {
     const actions: Action[] = this.state.pending.splice(0);
     const emit = (action: Action) => actions.push(action);
     for (const host of this.state.hosts) host.ops = host.ops.filter((op) => op.until > now);
+    if (++this.decisions % forgetEvery === 0) this.state.timeline.forgetBefore(now);
     settleOverdue(this.state, now, emit);
     // What is started makes hosts slower to vacate, and what is sent makes a reservation's hosts final: look again.
     do {

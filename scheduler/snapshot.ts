@@ -1,6 +1,6 @@
 import type { Action } from './actions.ts';
 import type { Policy } from './policy.ts';
-import { addUpcoming, createState, enqueue, type HostRecord, type LeaseRecord, type PlanState, type Transfer } from './state.ts';
+import { addUpcoming, createState, enqueue, type HostRecord, type LeaseRecord, type PlanState, reckonVacating, type Transfer } from './state.ts';
 
 /** All that the planner knows, as plain JSON: what survives a restart. */
 export interface Snapshot {
@@ -39,5 +39,6 @@ export function fromSnapshot(snapshot: Snapshot): PlanState {
     const displaceable = record.preemptible && (record.phase === 'running' || record.phase === 'resuming');
     if (displaceable) for (const host of record.hosts) state.residents[host]!.add(record);
   }
+  for (const host of state.hosts.keys()) reckonVacating(state, host);
   return Object.assign(state, { transfer, pending, seq });
 }

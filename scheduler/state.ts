@@ -81,6 +81,8 @@ export interface PlanState {
   readonly queue: LeaseRecord[];
   /** Best effort on each host that a reservation may displace. */
   readonly residents: Set<LeaseRecord>[];
+  /** What it takes to write all residents of a host, one after the other. */
+  readonly vacatingS: number[];
   /** Whatever has VMs on hosts, but for what is suspended. */
   readonly underway: Set<LeaseRecord>;
   readonly timeline: Timeline;
@@ -108,6 +110,7 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     upcoming: [],
     queue: [],
     residents: records.map(() => new Set()),
+    vacatingS: records.map(() => 0),
     underway: new Set(),
     timeline: new Timeline(records.map((host) => host.capacity)),
     transfer: null,
@@ -211,12 +214,16 @@ export function opsUntil(state: PlanState, host: number, now: number): number {
 
 /** When all best effort on a host can be out of it, written one VM after the other, what is under way first. */
 export function vacatableAt(state: PlanState, host: number, now: number): number {
-  if (!state.policy.suspension) return now;
-  let at = opsUntil(state, host, now);
+  return state.policy.suspension ? opsUntil(state, host, now) + state.vacatingS[host]! : now;
+}
+
+/** To be called when a host's residents or its speed have changed. */
+export function reckonVacating(state: PlanState, host: number): void {
+  let seconds = 0;
   for (const resident of state.residents[host]!) {
-    for (const place of resident.hosts) if (place === host) at += memoryOpS(state, host, resident.shape);
+    for (const place of resident.hosts) if (place === host) seconds += memoryOpS(state, host, resident.shape);
   }
-  return at;
+  state.vacatingS[host] = seconds;
 }
 
 /** A host from which nothing is missing that VMs of an image need: the image itself. */

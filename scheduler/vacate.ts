@@ -22,7 +22,8 @@ interface Taker {
 export function displacements(state: PlanState): Displacement[] {
   const gone = new Set<LeaseRecord>();
   const found: { record: LeaseRecord; taker: Taker }[] = [];
-  for (const taker of takers(state)) {
+  const all = takers(state);
+  for (const taker of all) {
     for (const host of new Set(taker.hosts)) {
       while (overloadedBy(state, host, taker.begins, gone)) {
         const victim = chooseVictim(state, host, taker.begins, gone);
@@ -32,7 +33,7 @@ export function displacements(state: PlanState): Displacement[] {
       }
     }
   }
-  return found.length === 0 ? [] : lastMoments(state, found, gone);
+  return found.length === 0 ? [] : lastMoments(state, found, all, gone);
 }
 
 function takers(state: PlanState): Taker[] {
@@ -77,6 +78,7 @@ function chooseVictim(state: PlanState, host: number, at: number, gone: Readonly
 function lastMoments(
   state: PlanState,
   found: readonly { record: LeaseRecord; taker: Taker }[],
+  all: readonly Taker[],
   gone: ReadonlySet<LeaseRecord>,
 ): Displacement[] {
   if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
@@ -102,7 +104,7 @@ function lastMoments(
     for (const [vm, host] of record.hosts.entries()) {
       if (ops.some((op) => op.vm === vm)) continue;
       const length = memoryOpS(state, host, record.shape);
-      const end = mustLeaveBy(state, record, host, gone) - state.policy.marginS;
+      const end = mustLeaveBy(state, all, record, host, gone) - state.policy.marginS;
       let from = earliestGap(busy[host]!, displacement.at, length);
       if (from + length > end) from = latestGap(busy[host]!, end, length);
       take(host, from, from + length);
@@ -114,10 +116,16 @@ function lastMoments(
 }
 
 /** When somebody else needs a host from which the work has to go anyway. */
-function mustLeaveBy(state: PlanState, record: LeaseRecord, host: number, gone: ReadonlySet<LeaseRecord>): number {
+function mustLeaveBy(
+  state: PlanState,
+  all: readonly Taker[],
+  record: LeaseRecord,
+  host: number,
+  gone: ReadonlySet<LeaseRecord>,
+): number {
   const others = new Set(gone);
   others.delete(record);
-  const taker = takers(state).find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others));
+  const taker = all.find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others));
   return taker?.begins ?? Number.POSITIVE_INFINITY;
 }
 
