@@ -67,6 +67,7 @@ function quote(
 function quoteWaiting(state: PlanState, now: number): Quote[] {
   const waiting = [...state.queue, ...[...state.underway].filter((record) => record.phase === 'suspending')];
   const before = waiting.map((record) => ({ record, layer: record.layer, claims: record.claims }));
+  for (const record of waiting) if (record.phase !== 'suspending') setClaims(state, record, 'booking', []);
   let linkFreeAt = Math.max(now, state.transfer?.until ?? now);
   const quotes: Quote[] = [];
   for (const record of waiting) {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
-import { configurations, type Policy } from '../../scheduler/policy.ts';
 import type { Trace, TraceLease } from '../../scheduler/lease.ts';
+import { configurations, type Policy } from '../../scheduler/policy.ts';
 
 /** Random workloads for properties: small sites under heavy and mixed load, where everything collides. */
 
@@ -16,7 +16,13 @@ const policy: fc.Arbitrary<Policy> = fc
 
 const lease = fc
   .record({
-    kind: fc.constantFrom('reservation' as const, 'bestEffort' as const, 'bestEffort' as const, 'bestEffort' as const, 'immediate' as const),
+    kind: fc.constantFrom(
+      'reservation' as const,
+      'bestEffort' as const,
+      'bestEffort' as const,
+      'bestEffort' as const,
+      'immediate' as const,
+    ),
     submittedAtS: fc.integer({ min: 0, max: 3000 }),
     aheadS: fc.integer({ min: 0, max: 2500 }),
     durationS: fc.integer({ min: 1, max: 900 }),
