@@ -6,7 +6,7 @@ import { dirname } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import { Agent, type Dispatcher, request } from 'undici';
 import { BerthError, type ErrorCode } from '../model/errors.ts';
-import { diskFullOr, isErrno, makeFolder } from './files.ts';
+import { diskFullOr, isErrno, makeFolder, writeStream } from './files.ts';
 import type { FetchOrder, InputFetcher } from './ports.ts';
 
 const maxRedirects = 5;
@@ -102,6 +102,9 @@ function redirected(order: FetchOrder, location: string, from: URL): URL {
   return next;
 }
 
+/** What this host's own disk says, as against the network. */
+const ownDisk = ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS'];
+
 /** Streams to the destination, hashing and counting on the way; whatever was announced. */
 async function receive(order: FetchOrder, body: AsyncIterable<Buffer>): Promise<Fetched> {
   await makeFolder(dirname(order.destination), 0o755);
@@ -109,16 +112,13 @@ async function receive(order: FetchOrder, body: AsyncIterable<Buffer>): Promise<
   let sizeBytes = 0;
   const file = await open(order.destination, 'w', 0o644);
   try {
-    for await (const chunk of body) {
+    await writeStream(file, body, (chunk) => {
       sizeBytes += chunk.length;
       if (sizeBytes > order.limitBytes) throw tooLarge(order, sizeBytes);
       hash.update(chunk);
-      await file.write(chunk).catch((error: unknown) => {
-        throw diskFullOr(error, `writing ${order.destination}`);
-      });
-    }
+    });
   } catch (error) {
-    if (error instanceof BerthError || isErrno(error, 'EIO', 'EROFS')) throw error;
+    if (error instanceof BerthError || isErrno(error, ...ownDisk)) throw diskFullOr(error, `writing ${order.destination}`);
     throw unavailable(order, messageOf(error), error);
   } finally {
     await file.close();

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readFile, rename, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { BerthError } from '../model/errors.ts';
 
@@ -59,5 +59,38 @@ export async function readText(path: string): Promise<string | null> {
   } catch (error) {
     if (isErrno(error, 'ENOENT', 'ENOTDIR')) return null;
     throw error;
+  }
+}
+
+/** Large enough that a write's own cost is nothing, small enough to be held twice. */
+const pieceBytes = 2 ** 20;
+
+/**
+ * Writes a stream to a file in large pieces, each while the next one is on its way. `look` sees every chunk before it is
+ * written, and may throw.
+ */
+export async function writeStream(file: FileHandle, body: AsyncIterable<Buffer>, look: (chunk: Buffer) => void): Promise<void> {
+  let piece: Buffer[] = [];
+  let bytes = 0;
+  let writing: Promise<unknown> = Promise.resolve();
+  const flush = async (): Promise<void> => {
+    await writing;
+    if (bytes > 0) writing = file.writev(piece);
+    // Its failure is met at the next flush; until then nobody listens.
+    writing.catch(() => undefined);
+    piece = [];
+    bytes = 0;
+  };
+  try {
+    for await (const chunk of body) {
+      look(chunk);
+      piece.push(chunk);
+      bytes += chunk.length;
+      if (bytes >= pieceBytes) await flush();
+    }
+    await flush();
+  } finally {
+    // The file must not be closed under a write.
+    await writing;
   }
 }

@@ -7,7 +7,7 @@ import { BerthError } from '../model/errors.ts';
 import type { ImageId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
 import type { Blob, ImageRef } from '../model/vm.ts';
-import { diskFullOr, exists, isErrno, makeFolder, syncFolder, writeAtomically } from './files.ts';
+import { diskFullOr, exists, isErrno, makeFolder, syncFolder, writeAtomically, writeStream } from './files.ts';
 import type { CachedImage, ImageCache, VmStore } from './ports.ts';
 import { ProcessError, run } from './process.ts';
 
@@ -178,13 +178,12 @@ async function fromRepository(
   const file = await open(destination, 'w', 0o644);
   try {
     let bytes = 0;
-    for await (const chunk of await download(repository, image, blob)) {
+    await writeStream(file, await download(repository, image, blob), (chunk) => {
       bytes += chunk.length;
       if (bytes > blob.sizeBytes)
         throw new BerthError('image-damaged', `fetching image ${image.name}: more than ${blob.sizeBytes} bytes`);
       hash.update(chunk);
-      await file.write(chunk);
-    }
+    });
     await file.sync();
   } catch (error) {
     if (error instanceof BerthError || isErrno(error, 'ENOSPC', 'EDQUOT', 'EIO', 'EROFS')) throw error;

@@ -41,13 +41,12 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
       throw error;
     });
     await firewall;
-    const links = await readLinks();
+    const present = await linkNames();
     const bridge = bridgeName(network.vni);
-    const complete = links.some(({ ifname, master }) => ifname === vxlanName(network.vni) && master === bridge);
     const wanted = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
-    if (complete && ensured.get(network.vni) === wanted) return bridge;
-    await makeLinks(network, options, new Set(links.map(({ ifname }) => ifname)));
-    await floodTo(network);
+    if (present.has(bridge) && present.has(vxlanName(network.vni)) && ensured.get(network.vni) === wanted) return bridge;
+    await makeLinks(network, options, present);
+    await floodTo(network, present.has(vxlanName(network.vni)));
     ensured.set(network.vni, wanted);
     return bridge;
   }
@@ -56,12 +55,13 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     ensure: (network) => turns(network.vni, () => ensure(network)),
     removeIdle: (vni, needed) =>
       turns(vni, async () => {
-        const links = await readLinks();
-        const taps = links.filter(({ ifname, master }) => master === bridgeName(vni) && ifname !== vxlanName(vni));
-        if (taps.length > 0 || (await needed())) return;
+        const present = await linkNames();
+        const mine = [vxlanName(vni), bridgeName(vni)].filter((name) => present.has(name));
+        if (mine.length === 0 || (await needed())) return;
+        const taps = (await readLinks()).filter(({ ifname, master }) => master === bridgeName(vni) && ifname !== vxlanName(vni));
+        if (taps.length > 0) return;
         ensured.delete(vni);
-        const mine = [vxlanName(vni), bridgeName(vni)].filter((name) => links.some(({ ifname }) => ifname === name));
-        if (mine.length > 0) await ip(mine.map((name) => `link delete dev ${name}`));
+        await ip(mine.map((name) => `link delete dev ${name}`));
       }),
     async list() {
       const links = await readLinks();
@@ -91,6 +91,12 @@ function createTurns() {
   };
 }
 
+/** The names alone, without starting a program. */
+async function linkNames(): Promise<Set<string>> {
+  const text = await readFile('/proc/self/net/dev', 'utf8');
+  return new Set([...text.matchAll(/^\s*([^\s:]+):/gm)].map((match) => match[1] ?? ''));
+}
+
 async function readLinks(): Promise<{ ifname: string; master?: string | undefined }[]> {
   const text = await run(['ip', '-json', 'link', 'show'], { deadlineMs, limitBytes: 16 * 2 ** 20 });
   return linksSchema.parse(JSON.parse(text === '' ? '[]' : text));
@@ -113,6 +119,9 @@ async function makeLinks({ vni, cidr, gateway }: NetworkRef, { address }: Networ
     `link set dev ${bridge} addrgenmode none`,
     `link set dev ${vxlan} mtu ${mtu} addrgenmode none master ${bridge}`,
     `link set dev ${vxlan} type bridge_slave learning on`,
+    `address replace ${gateway}/${cidr.slice(cidr.indexOf('/') + 1)} dev ${bridge}`,
+    `link set dev ${vxlan} up`,
+    `link set dev ${bridge} up`,
   );
   await ip(lines);
   // Strict reverse path: a packet with a source that isn't of this network goes nowhere.
@@ -120,17 +129,12 @@ async function makeLinks({ vni, cidr, gateway }: NetworkRef, { address }: Networ
   await sysctl(`net/ipv4/conf/${bridge}/send_redirects`, '0');
   await sysctl(`net/ipv6/conf/${bridge}/disable_ipv6`, '1');
   await sysctl(`net/ipv6/conf/${vxlan}/disable_ipv6`, '1');
-  await ip([
-    `address replace ${gateway}/${cidr.slice(cidr.indexOf('/') + 1)} dev ${bridge}`,
-    `link set dev ${vxlan} up`,
-    `link set dev ${bridge} up`,
-  ]);
 }
 
 /** Frames whose place isn't known yet go to the peers, and to nobody else. */
-async function floodTo({ vni, peers }: NetworkRef): Promise<void> {
+async function floodTo({ vni, peers }: NetworkRef, wasThere: boolean): Promise<void> {
   const vxlan = vxlanName(vni);
-  const text = await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs });
+  const text = wasThere ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
   const entries = entriesSchema.parse(JSON.parse(text === '' ? '[]' : text));
   const flood = '00:00:00:00:00:00';
   const present = new Set(entries.filter(({ mac, dst }) => mac === flood && dst !== undefined).map(({ dst }) => dst));

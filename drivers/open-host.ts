@@ -13,7 +13,7 @@ import { openImageCache } from './images.ts';
 import { openLibvirt } from './libvirt.ts';
 import { openProbe } from './measure.ts';
 import { openNetwork } from './network.ts';
-import type { HostPorts } from './ports.ts';
+import type { HostNetwork, HostPorts, VmStore } from './ports.ts';
 import { openRepositoryClient } from './repository.ts';
 import { openVirsh } from './virsh.ts';
 import { openVmStore } from './vm-store.ts';
@@ -27,6 +27,13 @@ async function prepareFolders(root: string): Promise<void> {
   await Promise.all((await readdir(staging)).map((name) => rm(join(staging, name), { recursive: true, force: true })));
 }
 
+/** Networks that a killed worker left: nothing leads to them again once their last VM's record is gone. */
+async function removeOrphans(network: HostNetwork, store: VmStore): Promise<void> {
+  for (const { vni, taps } of await network.list())
+    if (taps.length === 0)
+      await network.removeIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
+}
+
 /** All ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
 export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
   const root = config.BERTH_DISK;
@@ -36,6 +43,12 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, join(root, 'staging'));
   const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
+  const network = openNetwork({
+    address: config.BERTH_HOST_ADDRESS,
+    hostsCidr: config.BERTH_HOSTS_CIDR,
+    guestSupernet: config.BERTH_GUEST_SUPERNET,
+  });
+  await removeOrphans(network, store);
   return {
     clock: systemClock,
     store,
@@ -43,11 +56,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     inputs: openInputFetcher(dispatcher),
     repository: openRepositoryClient(dispatcher),
     disks: openDiskTool(),
-    network: openNetwork({
-      address: config.BERTH_HOST_ADDRESS,
-      hostsCidr: config.BERTH_HOSTS_CIDR,
-      guestSupernet: config.BERTH_GUEST_SUPERNET,
-    }),
+    network,
     hypervisor,
     guest: openGuest(openGuestAgent(virsh), await hostNameservers()),
     probe: openProbe({

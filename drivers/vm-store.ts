@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isId, type VmId } from '../model/ids.ts';
@@ -75,9 +75,9 @@ export function openVmStore(root: string): VmStore {
     read,
     async write(record) {
       const { folder } = paths(record.vmId);
-      await makeFolder(folder);
+      const isNew = (await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined;
       await writeAtomically(join(folder, 'vm.json'), `${JSON.stringify(record)}\n`);
-      await syncFolder(vms);
+      if (isNew) await syncFolder(vms);
     },
     async emptyInputs(vmId) {
       const { inputs } = paths(vmId);

@@ -5,16 +5,26 @@ import { domainName } from './names.ts';
 
 /** Removes the VM's folder, and its owner's network when no VM of this host needs it any more. */
 export async function removeDisks(ports: HostPorts, vmId: VmId, generation: number, record: VmRecord | null): Promise<void> {
-  const { hypervisor, store, network } = ports;
+  const { hypervisor, store } = ports;
   const status = await hypervisor.status(domainName(vmId));
   if (status !== null)
     throw new BerthError(
       'in-use',
       `removing the disks of ${vmId}: its domain is ${status.state} (${status.reason}); end it first`,
     );
+  if (record !== null) {
+    if (!record.removing) await store.write({ ...record, generation, removing: true });
+    // Before the record goes: it is what leads a repeated attempt here again.
+    await removeIdleNetwork(ports, record);
+  }
   await store.remove(vmId, generation);
-  if (record === null) return;
-  const { vni } = record;
-  // A network is needed by every VM that is recorded, not only by those that have a tap already.
-  await network.removeIdle(vni, async () => (await store.list()).some((other) => other.record?.vni === vni));
+}
+
+/**
+ * A network is needed by every VM that is recorded here, not only by those that have a tap already. Those on their way
+ * out don't count, or two that leave together would each leave the network to the other.
+ */
+function removeIdleNetwork({ store, network }: HostPorts, { vni }: VmRecord): Promise<void> {
+  const needed = async (): Promise<boolean> => (await store.list()).some(({ record }) => record?.vni === vni && !record.removing);
+  return network.removeIdle(vni, needed);
 }

@@ -284,4 +284,13 @@ describe('networks', () => {
     await call(activities.removeDisks, other.id, 1);
     expect(host.networks.size).toBe(0);
   });
+
+  it('go when the last two VMs leave together', async () => {
+    await toRunning();
+    const other = { ...vmOf(vm.image), network: vm.network };
+    await call(activities.ensureDisks, other);
+    await call(activities.removeDomain, vm.id, 1);
+    await Promise.all([call(activities.removeDisks, vm.id, 1), call(activities.removeDisks, other.id, 1)]);
+    expect(host.leftovers()).toEqual([]);
+  });
 });
