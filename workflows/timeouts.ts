@@ -18,7 +18,7 @@ export interface Waits {
   silentAfter: number;
   /** Between two attempts to be placed: signals do the work, this finds a lost one. */
   queuePoll: number;
-  /** How long past timeoutS the guest's own clock is trusted to end the command. */
+  /** How long past timeoutS the guest, and after it the host, are trusted to end the command. */
   runMargin: number;
   /** How long a task's end waits for the removal of its VMs, before it is told with a VM that is stuck. */
   removalPatience: number;
@@ -37,7 +37,7 @@ export function waits(pace: number): Waits {
   return {
     silentAfter: 30 * second * pace,
     queuePoll: minute * pace,
-    runMargin: 30 * second * pace,
+    runMargin: 90 * second * pace,
     removalPatience: 2 * minute * pace,
     stuckPause: { first: 10 * second * pace, longest: hour * pace },
     reconcileEvery: 5 * minute * pace,
@@ -76,6 +76,14 @@ const bounded = (pace: number): RetryPolicy => ({
   maximumAttempts: 6,
 });
 
+/** Twenty attempts over eight minutes: these need the repository as well, and an API process may be away that long. */
+const patient = (pace: number): RetryPolicy => ({
+  initialInterval: second * pace,
+  backoffCoefficient: 2,
+  maximumInterval: 30 * second * pace,
+  maximumAttempts: 20,
+});
+
 /** For ever, at most 15 s apart: what must be gone stays wanted gone, however long its host is away. */
 const unbounded = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
@@ -88,11 +96,11 @@ const classes = {
   /** qemu-img, a few files, one question: a minute is a disk in trouble. */
   quick: (pace: number) => ({ startToCloseTimeout: minute * pace, retry: bounded(pace) }),
   /** An image, or inputs and outputs, over the network: the largest at 10 MB/s. */
-  transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: bounded(pace) }),
+  transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: patient(pace) }),
   /** A cold boot takes 3 s, under full emulation on a busy machine a minute; it has its own deadline inside. */
   boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: bounded(pace) }),
   /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
-  run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: bounded(pace) }),
+  run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: patient(pace) }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
   /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */

@@ -10,6 +10,7 @@ import {
   type WorkflowBundleWithSourceMap,
 } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
+import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
 import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
@@ -45,6 +46,8 @@ export interface FakeSiteOptions {
   pace?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
   run?: (env: Record<string, string>, command: string[]) => FakeRun;
+  /** The activities of a host's worker, where they are not the plain ones. */
+  hostActivities?: (host: FakeHost) => HostActivities;
 }
 
 /** A whole site but for its machines: Temporal, PostgreSQL, the control worker and host workers over strict fakes. */
@@ -61,6 +64,7 @@ export class FakeSite {
   readonly pace: number;
   readonly #workers = new Map<string, { worker: Worker; done: Promise<void> }>();
   readonly #connection: NativeConnection;
+  readonly #hostActivities: (host: FakeHost) => HostActivities;
   readonly #ends: (() => Promise<unknown>)[];
 
   constructor(
@@ -69,6 +73,7 @@ export class FakeSite {
       'client' | 'namespace' | 'address' | 'databaseUrl' | 'ledger' | 'hosts' | 'faults' | 'owner' | 'repository' | 'pace'
     >,
     connection: NativeConnection,
+    hostActivities: (host: FakeHost) => HostActivities,
     ends: (() => Promise<unknown>)[],
   ) {
     this.client = parts.client;
@@ -82,6 +87,7 @@ export class FakeSite {
     this.repository = parts.repository;
     this.pace = parts.pace;
     this.#connection = connection;
+    this.#hostActivities = hostActivities;
     this.#ends = ends;
   }
 
@@ -101,8 +107,7 @@ export class FakeSite {
 
   /** A host's worker starts, and says so. */
   async startHost(host: FakeHost): Promise<void> {
-    const activities = createHostActivities(host.ports);
-    await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(guard(activities)) });
+    await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(this.#hostActivities(host)) });
     await this.client.workflow.signalWithStart(workflowType.host, {
       taskQueue: controlQueue,
       workflowId: workflowId.host(host.id),
@@ -244,6 +249,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
       pace: options.pace ?? usualPace,
     },
     connection,
+    options.hostActivities ?? ((host) => guard(createHostActivities(host.ports))),
     [() => connection.close(), () => ledger.$disconnect(), () => database.stop(), () => temporal.stop()],
   );
   await site.startControl();

@@ -37,7 +37,7 @@ const refusal = (): Error => toFailure(new BerthError('disk-full', 'injected: re
 const failure = (): Error => toFailure(new BerthError('internal', 'injected: failed, may be tried again'));
 
 /** A killed worker says nothing more: no result, no heartbeat. Only the end of this process's worker ends the wait. */
-function killed(): Promise<never> {
+export function killed(): Promise<never> {
   const { cancellationSignal } = Context.current();
   return new Promise((_, reject) => {
     cancellationSignal.addEventListener('abort', () => reject(cancellationSignal.reason));
