@@ -1,25 +1,19 @@
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../drivers/process.ts';
-import type { Home } from './home.ts';
-import { ganeshaConf, type HostConfig, hostPorts, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
-import { cableName, hostAddress, hostsMtu, type SiteNetwork } from './network.ts';
-import { isListening } from './processes.ts';
-import { type Child, type ChildSpec, supervise } from './supervise.ts';
+import { type Daemon, daemonsOf, inside } from './host-daemons.ts';
+import { type HostPlace, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
+import { cableName, hostAddress, hostsMtu } from './network.ts';
+import { type Child, supervise } from './supervise.ts';
 
-export interface HostOrder {
-  home: Home;
-  network: SiteNetwork;
-  /** 1 for the first host. */
-  index: number;
-  count: number;
-  /** Where libvirt keeps what it found out about QEMU; shared, because finding out takes a second. */
-  libvirtCache: string;
+export { inside } from './host-daemons.ts';
+export { hostName, pidFile } from './host-folders.ts';
+
+export interface HostOrder extends HostPlace {
   /** For the host's daemons. */
   env: Record<string, string>;
-  /** The host worker: started last; null for a host without one. */
-  worker: { argv: readonly string[]; env: Record<string, string>; isReady: ChildSpec['isReady'] } | null;
+  /** The host worker, which is started last; null for a host without one. */
+  worker: Pick<Daemon, 'argv' | 'env' | 'isReady'> | null;
   note: (text: string) => void;
 }
 
@@ -40,36 +34,24 @@ export interface Host {
 }
 
 const deadlineMs = 10_000;
-export const hostName = (index: number): string => `host${index}`;
-export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
 
-/** argv that runs a program in all of a host's namespaces. */
-export const inside = (pid: number, argv: readonly string[]): [string, ...string[]] => [
-  'nsenter',
-  `--target=${pid}`,
-  '--mount',
-  '--net',
-  '--uts',
-  '--pid',
-  '--wdns=/',
-  ...argv,
-];
+/** What a host consists of at the moment. */
+interface State {
+  children: Map<string, Child>;
+  stopping: boolean;
+  /** Its end was wanted, so that of its parts is not worth a word. */
+  down: boolean;
+}
 
 /** A host of the local site: a machine of its own in everything but the kernel. */
 export function startHost(order: HostOrder): Host {
   const id = hostName(order.index);
-  const address = hostAddress(order.network, order.index);
-  const name = (part: string): string => `${id}/${part}`;
-  const children = new Map<string, Child>();
-  let stopping = false;
-  let down = false;
-  const { argv, config } = prepareFolders(order, id, address);
-
+  const state: State = { children: new Map(), stopping: false, down: false };
   // The namespaces are a child like any other: when they die, the host starts again with everything in it.
   const body: Child = supervise(
     {
       name: id,
-      argv,
+      argv: prepareHost(order),
       env: order.env,
       logFile: join(order.home.logs, `${id}.log`),
       isReady: (pid) => existsSync(`/proc/${pid}/root/run/berth/made`),
@@ -77,9 +59,9 @@ export function startHost(order: HostOrder): Host {
       // Nothing in there needs more than its end: what matters was stopped before.
       stopSignal: 'SIGKILL',
       // At once: a process that is started again must not enter the namespaces of whoever gets this pid next.
-      onDeath: () => void dropChildren(),
+      onDeath: () => void dropChildren(state),
       onRestart: () => {
-        void bringUp().catch((error: unknown) => {
+        void bringUp(order, body, state).catch((error: unknown) => {
           order.note(`${id} did not come up: ${String(error)}`);
           body.kill('SIGKILL');
         });
@@ -87,173 +69,90 @@ export function startHost(order: HostOrder): Host {
     },
     order.note,
   );
-
-  async function bringUp(): Promise<void> {
-    const pid = body.pid();
-    if (pid === null || stopping) return;
-    down = false;
-    await plugIn(order, pid, address);
-    writeFileSync(pidFile(order.home, id), `${pid}\n`);
-    const start = (
-      spec: Omit<ChildSpec, 'name' | 'logFile' | 'launched' | 'argv'> & { part: string; argv: readonly string[] },
-    ): Promise<void> => {
-      const { part, ...rest } = spec;
-      const child = supervise(
-        {
-          ...rest,
-          name: name(part),
-          argv: inside(pid, spec.argv),
-          logFile: join(order.home.logs, id, `${part}.log`),
-          launched: true,
-        },
-        (text) => {
-          // Without its PID 1 nothing of the host can live: not their failure.
-          if (body.pid() === pid && !down) order.note(text);
-        },
-      );
-      children.set(part, child);
-      return child.ready;
-    };
-    const env = order.env;
-    const nfs = start({
-      part: 'rpcbind',
-      argv: ['rpcbind', '-f', '-w', '-h', address],
-      env,
-      isReady: (own) => existsSync(`/proc/${own}/root/run/rpcbind.sock`),
-      // What was registered with the one that died is lost, and QEMU asks here for the NFS server's port.
-      onRestart: () => children.get('ganesha')?.kill('SIGTERM'),
-    }).then(() =>
-      start({
-        part: 'ganesha',
-        argv: [
-          'ganesha.nfsd',
-          '-F',
-          '-f',
-          '/etc/ganesha/ganesha.conf',
-          '-L',
-          '/var/log/ganesha-server.log',
-          '-N',
-          'NIV_EVENT',
-          '-p',
-          '/run/ganesha/pid',
-        ],
-        env,
-        isReady: async (own) => (await isListening(own, hostPorts.nfs)) && isListening(own, hostPorts.mountd),
-      }),
-    );
-    const hypervisor = start({
-      part: 'virtlogd',
-      argv: ['virtlogd', '-f', '/etc/libvirt/virtlogd.conf'],
-      env,
-      isReady: (own) => existsSync(`/proc/${own}/root/run/libvirt/virtlogd-sock`),
-    }).then(() =>
-      start({
-        part: 'libvirtd',
-        argv: ['libvirtd', '--listen', '-f', '/etc/libvirt/libvirtd.conf'],
-        env,
-        isReady: async (own) => {
-          if (!existsSync(`/proc/${own}/root/run/libvirt/libvirt-sock`)) return false;
-          await run(inside(pid, ['virsh', '-c', 'qemu:///system', 'version']), { deadlineMs: 30_000 });
-          return true;
-        },
-      }),
-    );
-    await Promise.all([nfs, hypervisor]);
-    const worker = order.worker;
-    if (worker !== null)
-      await start({ part: 'worker', argv: worker.argv, env: worker.env, isReady: worker.isReady, stopMs: 10_000 });
-  }
-
-  async function dropChildren(): Promise<void> {
-    const old = [...children.values()];
-    children.clear();
-    await Promise.all(old.map((child) => child.stop()));
-  }
-
-  const ready = body.ready.then(bringUp);
+  const ready = body.ready.then(() => bringUp(order, body, state));
+  // Whoever waits for it is told.
   ready.catch(() => undefined);
-
   return {
     id,
-    address,
+    address: hostAddress(order.network, order.index),
     ready,
     pid: () => body.pid(),
-    child(part) {
-      const found = children.get(part);
-      if (found === undefined)
-        throw new Error(`${id} has no process ${part} at the moment; it has: ${[...children.keys()].join(', ')}`);
-      return found;
-    },
+    child: (part) => find(state, id, part),
     crash() {
-      down = true;
+      state.down = true;
       body.kill('SIGKILL');
     },
     cutOff: (addresses) => cutOff(order, body, addresses),
     async stop() {
-      stopping = true;
+      state.stopping = true;
       // The worker first: it gives its work back while it still can.
-      await children.get('worker')?.stop();
-      down = true;
-      await Promise.all([body.stop(), dropChildren()]);
+      await state.children.get('worker')?.stop();
+      state.down = true;
+      await Promise.all([body.stop(), dropChildren(state)]);
       rmSync(pidFile(order.home, id), { force: true });
-      rmSync(config, { recursive: true, force: true });
+      removeConfig(order);
     },
   };
 }
 
-/** Writes the host's configuration, and says how its first process is started. */
-function prepareFolders(order: HostOrder, id: string, address: string): { argv: string[]; config: string } {
-  const { home } = order;
-  const all = Array.from({ length: order.count }, (_, i) => i + 1);
-  const host: HostConfig = {
-    address,
-    peers: all.filter((other) => other !== order.index).map((other) => hostAddress(order.network, other)),
-    uuid: hostUuid(`${home.path}/${id}`),
-    confine: false,
-  };
-  const config = join(home.run, id);
-  const disk = join(home.hosts, id);
-  const logs = join(home.logs, id);
-  rmSync(config, { recursive: true, force: true });
-  for (const folder of [join(config, 'libvirt'), join(config, 'ganesha'), disk, logs, join(logs, 'libvirt'), order.libvirtCache])
-    mkdirSync(folder, { recursive: true });
-  writeFileSync(join(config, 'libvirt', 'libvirtd.conf'), libvirtdConf(host));
-  writeFileSync(join(config, 'libvirt', 'qemu.conf'), qemuConf(host));
-  writeFileSync(join(config, 'libvirt', 'virtlogd.conf'), virtlogdConf());
-  writeFileSync(join(config, 'ganesha', 'ganesha.conf'), ganeshaConf(host));
-  writeFileSync(join(config, 'firewall'), hostRules(host, 'eth0', []));
-  const names = all.map((other) => `${hostAddress(order.network, other)} ${hostName(other)}`);
-  writeFileSync(join(config, 'hosts'), `${['127.0.0.1 localhost', ...names].join('\n')}\n`);
-  const init = join(import.meta.dirname, 'host-init.sh');
-  return {
-    // unshare gets PDEATHSIG from supervise(), and gives it to tini, PID 1: with that, all of the host dies.
-    argv: [
-      'unshare',
-      '--net',
-      '--mount',
-      '--uts',
-      '--pid',
-      '--fork',
-      '--kill-child=SIGKILL',
-      '--mount-proc',
-      'tini',
-      '--',
-      init,
-      id,
-      home.path,
-      config,
-      disk,
-      logs,
-      order.libvirtCache,
-    ],
-    config,
-  };
+/** Plugs the host in, and starts its daemons and its worker, each as soon as what it needs serves. */
+async function bringUp(order: HostOrder, body: Child, state: State): Promise<void> {
+  const pid = body.pid();
+  if (pid === null || state.stopping) return;
+  state.down = false;
+  const address = hostAddress(order.network, order.index);
+  await plugIn(order, pid, address);
+  writeFileSync(pidFile(order.home, hostName(order.index)), `${pid}\n`);
+  const worker: Daemon[] =
+    order.worker === null ? [] : [{ ...order.worker, part: 'worker', after: ['ganesha', 'libvirtd'], stopMs: 10_000 }];
+  const serving = new Map<string, Promise<unknown>>();
+  for (const daemon of [...daemonsOf(address, order.env), ...worker]) {
+    const before = Promise.all(daemon.after.map((part) => serving.get(part)));
+    serving.set(
+      daemon.part,
+      before.then(() => startDaemon(order, daemon, pid, body, state)),
+    );
+  }
+  await Promise.all(serving.values());
 }
 
-/** A version 4 UUID made of a digest, so that a host keeps its own from run to run. */
-function hostUuid(seed: string): string {
-  const hex = createHash('sha256').update(seed).digest('hex');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
+async function startDaemon(order: HostOrder, daemon: Daemon, pid: number, body: Child, state: State): Promise<void> {
+  const id = hostName(order.index);
+  const lives = (): boolean => body.pid() === pid && !state.down;
+  if (state.stopping || !lives()) throw new Error(`${id} went down while it started`);
+  const { part, argv, env, isReady, stopMs } = daemon;
+  const child = supervise(
+    {
+      name: `${id}/${part}`,
+      argv: inside(pid, argv),
+      env,
+      logFile: join(order.home.logs, id, `${part}.log`),
+      isReady,
+      launched: true,
+      ...(stopMs === undefined ? {} : { stopMs }),
+      onRestart: () => {
+        if (daemon.takesAlong !== undefined) state.children.get(daemon.takesAlong)?.kill('SIGTERM');
+      },
+    },
+    (text) => {
+      // Without its PID 1 nothing of the host can live: not their failure.
+      if (lives()) order.note(text);
+    },
+  );
+  state.children.set(part, child);
+  await child.ready;
+}
+
+async function dropChildren(state: State): Promise<void> {
+  const old = [...state.children.values()];
+  state.children.clear();
+  await Promise.all(old.map((child) => child.stop()));
+}
+
+function find(state: State, id: string, part: string): Child {
+  const found = state.children.get(part);
+  if (found === undefined) throw new Error(`${id} has no process ${part} now; it has: ${[...state.children.keys()].join(', ')}`);
+  return found;
 }
 
 /** The cable from the host to the site's bridge, its address and its route. Its firewall is up already: host-init.sh. */
@@ -277,15 +176,14 @@ async function cutOff(order: HostOrder, body: Child, addresses?: readonly string
       await run(['ip', 'link', 'set', cable, 'up'], { deadlineMs });
     };
   }
-  const rules = addresses.flatMap((peer) => [
-    ['INPUT', '-s', peer],
-    ['OUTPUT', '-d', peer],
-  ]);
+  const pid = body.pid();
+  if (pid === null) throw new Error(`${hostName(order.index)} is down`);
   const change = async (how: '-I' | '-D'): Promise<void> => {
-    const pid = body.pid();
-    if (pid === null) return;
-    for (const [chain, ...match] of rules)
-      await run(inside(pid, ['iptables', '--wait', '10', how, String(chain), ...match, '-j', 'DROP']), { deadlineMs });
+    // A host that went down meanwhile comes back without these rules.
+    if (body.pid() !== pid) return;
+    const rules = addresses.flatMap((peer) => [`${how} INPUT -s ${peer} -j DROP`, `${how} OUTPUT -d ${peer} -j DROP`]);
+    const input = `${['*filter', ...rules, 'COMMIT'].join('\n')}\n`;
+    await run(inside(pid, ['iptables-restore', '--wait', '10', '--noflush']), { deadlineMs, input });
   };
   await change('-I');
   return () => change('-D');

@@ -1,0 +1,80 @@
+import { existsSync } from 'node:fs';
+import { run } from '../../drivers/process.ts';
+import { hostPorts } from './host-config.ts';
+import { isListening } from './processes.ts';
+import type { ChildSpec } from './supervise.ts';
+
+/** A process that a host keeps running. */
+export interface Daemon extends Pick<ChildSpec, 'isReady' | 'stopMs'> {
+  /** Its name on the host. */
+  part: string;
+  argv: readonly string[];
+  env: Record<string, string>;
+  /** What must serve before it is started. */
+  after: readonly string[];
+  /** What must be started again with it. */
+  takesAlong?: string;
+}
+
+/** argv that runs a program in all of a host's namespaces. */
+export const inside = (pid: number, argv: readonly string[]): [string, ...string[]] => [
+  'nsenter',
+  `--target=${pid}`,
+  '--mount',
+  '--net',
+  '--uts',
+  '--pid',
+  '--wdns=/',
+  ...argv,
+];
+
+/** libvirt and NFS, as a machine of its own has them from systemd. In an order in which each comes after what it needs. */
+export function daemonsOf(address: string, env: Record<string, string>): Daemon[] {
+  const exists = (pid: number, path: string): boolean => existsSync(`/proc/${pid}/root${path}`);
+  const ganesha = [
+    '-f',
+    '/etc/ganesha/ganesha.conf',
+    '-L',
+    '/var/log/ganesha-server.log',
+    '-N',
+    'NIV_EVENT',
+    '-p',
+    '/run/ganesha/pid',
+  ];
+  return [
+    {
+      part: 'rpcbind',
+      argv: ['rpcbind', '-f', '-w', '-h', address],
+      env,
+      after: [],
+      isReady: (pid) => exists(pid, '/run/rpcbind.sock'),
+      // What was registered with the one that died is lost, and QEMU asks here for the NFS server's port.
+      takesAlong: 'ganesha',
+    },
+    {
+      part: 'ganesha',
+      argv: ['ganesha.nfsd', '-F', ...ganesha],
+      env,
+      after: ['rpcbind'],
+      isReady: async (pid) => (await isListening(pid, hostPorts.nfs)) && isListening(pid, hostPorts.mountd),
+    },
+    {
+      part: 'virtlogd',
+      argv: ['virtlogd', '-f', '/etc/libvirt/virtlogd.conf'],
+      env,
+      after: [],
+      isReady: (pid) => exists(pid, '/run/libvirt/virtlogd-sock'),
+    },
+    {
+      part: 'libvirtd',
+      argv: ['libvirtd', '--listen', '-f', '/etc/libvirt/libvirtd.conf'],
+      env,
+      after: ['virtlogd'],
+      isReady: async (pid) => {
+        if (!exists(pid, '/run/libvirt/libvirt-sock')) return false;
+        await run(inside(pid, ['virsh', '-c', 'qemu:///system', 'version']), { deadlineMs: 30_000 });
+        return true;
+      },
+    },
+  ];
+}

@@ -1,0 +1,69 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Home } from './home.ts';
+import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
+import { hostAddress, type SiteNetwork } from './network.ts';
+
+export interface HostPlace {
+  home: Home;
+  network: SiteNetwork;
+  /** 1 for the first host. */
+  index: number;
+  /** How many hosts the site has. */
+  count: number;
+  /** Where libvirt keeps what it found out about QEMU; shared, because finding out takes a second. */
+  libvirtCache: string;
+}
+
+export const hostName = (index: number): string => `host${index}`;
+export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
+const configFolder = (place: HostPlace): string => join(place.home.run, hostName(place.index));
+
+/** Writes the host's configuration, and says how its first process is started. */
+export function prepareHost(place: HostPlace): string[] {
+  const { home, index, libvirtCache } = place;
+  const id = hostName(index);
+  const config = configFolder(place);
+  const [disk, logs] = [join(home.hosts, id), join(home.logs, id)];
+  removeConfig(place);
+  for (const folder of [config, disk, logs, join(logs, 'libvirt'), libvirtCache]) mkdirSync(folder, { recursive: true });
+  for (const [path, text] of Object.entries(configFiles(place))) {
+    mkdirSync(join(config, path, '..'), { recursive: true });
+    writeFileSync(join(config, path), text);
+  }
+  // unshare gets PDEATHSIG from supervise(), and gives it to tini, PID 1: with that, all of the host dies.
+  const namespaces = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc'];
+  const init = join(import.meta.dirname, 'host-init.sh');
+  return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache];
+}
+
+export function removeConfig(place: HostPlace): void {
+  rmSync(configFolder(place), { recursive: true, force: true });
+}
+
+/** By their places in the folder that host-init.sh gets. */
+function configFiles({ home, network, index, count }: HostPlace): Record<string, string> {
+  const all = Array.from({ length: count }, (_, i) => i + 1);
+  const host: HostConfig = {
+    address: hostAddress(network, index),
+    peers: all.filter((other) => other !== index).map((other) => hostAddress(network, other)),
+    uuid: hostUuid(`${home.path}/${hostName(index)}`),
+    confine: false,
+  };
+  const names = all.map((other) => `${hostAddress(network, other)} ${hostName(other)}`);
+  return {
+    'libvirt/libvirtd.conf': libvirtdConf(host),
+    'libvirt/qemu.conf': qemuConf(host),
+    'libvirt/virtlogd.conf': virtlogdConf(),
+    'ganesha/ganesha.conf': ganeshaConf(host),
+    firewall: hostRules(host, 'eth0', []),
+    hosts: `${['127.0.0.1 localhost', ...names].join('\n')}\n`,
+  };
+}
+
+/** A version 4 UUID made of a digest, so that a host keeps its own from run to run. */
+function hostUuid(seed: string): string {
+  const hex = createHash('sha256').update(seed).digest('hex');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
+}
