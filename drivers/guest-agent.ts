@@ -34,6 +34,8 @@ export class AgentRefusal extends Error {
 
 /** An overcommitted guest under emulation may need seconds for the simplest answer. */
 const answerS = 20;
+/** Asked again anyway. */
+const pingS = 5;
 const firstPollMs = 3;
 const lastPollMs = 100;
 /** What qemu-ga reads at most in one call is 48 MiB; this keeps an answer small. */
@@ -42,11 +44,11 @@ const readBytes = 1024 * 1024;
 type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
 
 export function openGuestAgent(virsh: Virsh): GuestAgent {
-  async function ask(domain: string, command: string, args?: { [key: string]: Json }): Promise<Json> {
+  async function ask(domain: string, command: string, args?: { [key: string]: Json }, waitS = answerS): Promise<Json> {
     const order = asciiJson({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
     let answer: Awaited<ReturnType<Virsh['call']>>;
     try {
-      answer = await virsh.call(['qemu-agent-command', domain, order, '--timeout', String(answerS)], (answerS + 5) * 1000);
+      answer = await virsh.call(['qemu-agent-command', domain, order, '--timeout', String(waitS)], (waitS + 5) * 1000);
     } catch (error) {
       if (!(error instanceof VirshSilent)) throw error;
       throw new BerthError('host-busy', `asking the agent of ${domain}: ${error.message}`, { cause: error });
@@ -58,7 +60,7 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
   return {
     async ping(domain) {
       try {
-        await ask(domain, 'guest-ping');
+        await ask(domain, 'guest-ping', undefined, pingS);
         return true;
       } catch (error) {
         if (error instanceof BerthError && error.code === 'host-busy') return false;

@@ -38,7 +38,9 @@ async function removeOrphans(network: HostNetwork, store: VmStore): Promise<void
 export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
   const root = config.BERTH_DISK;
   await prepareFolders(root);
-  const virsh = openVirsh('qemu:///system');
+  const virsh = openVirsh('qemu:///system', 6);
+  // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
+  const agents = openVirsh('qemu:///system', 24);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, join(root, 'staging'));
@@ -58,7 +60,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     disks: openDiskTool(),
     network,
     hypervisor,
-    guest: openGuest(openGuestAgent(virsh), await hostNameservers()),
+    guest: openGuest(openGuestAgent(agents), await hostNameservers()),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
@@ -77,6 +79,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     }),
     async close() {
       virsh.close();
+      agents.close();
       await dispatcher.close();
     },
   };

@@ -24,7 +24,7 @@ export interface Virsh {
  * Each does one command at a time, so that a command that blocks doesn't hold up others; one that dies or misses a
  * deadline is replaced by the next call.
  */
-export function openVirsh(uri: string, processes = 6): Virsh {
+export function openVirsh(uri: string, processes: number): Virsh {
   const idle: Session[] = [];
   const waiting: ((session: Session) => void)[] = [];
   let alive = 0;
