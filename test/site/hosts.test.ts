@@ -131,7 +131,7 @@ describe('hosts in namespaces', () => {
     const mend = await site.hosts[0]!.cutOff(from(peer));
     await expect(look()).rejects.toThrow(/ended after|exit/);
     await mend();
-    await until('the peer to be reached again', deadlineMs, async () => (await look()) !== '');
+    await until('the peer to be reached again', deadlineMs, () => look().then(() => true));
   });
 });
 
