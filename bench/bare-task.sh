@@ -15,14 +15,14 @@ coproc VIRSH { exec stdbuf -oL virsh -q -c qemu:///system 2>&1; }
 calls=0
 trap '{ echo "destroy $name" >&"${VIRSH[1]}"; } 2>/dev/null || true; rm -rf "$work"' EXIT
 
-# One kept virsh: its answer lies between two marks. An error of virsh is left in `answer`, and returned.
+# One kept virsh: its answer ends at a mark, which `pwd` brings the end of line for. An error is left in `answer`, and returned.
 virsh_do() {
   calls=$((calls + 1)) answer= failed=0
-  printf '%s\necho @%s@\n' "$1" "$calls" >&"${VIRSH[1]}"
+  printf '%s\necho @%s@\npwd\n' "$1" "$calls" >&"${VIRSH[1]}"
   local line
   while IFS= read -r line <&"${VIRSH[0]}"; do
     case $line in
-      *"@$calls@") [ "${line#*echo @}" = "$line" ] && break ;;
+      "@$calls@"*) break ;;
       *error:*) failed=1 answer+=$line ;;
       '{'*) answer+=$line ;;
     esac

@@ -1,0 +1,38 @@
+import { parseArgs } from 'node:util';
+
+/**
+ * `npm run bench -- [--runs N] [name …]`: JSON lines on standard output, each figure against its baseline in the
+ * same run. Without names, all of them.
+ */
+export interface BenchOptions {
+  /** Measured repetitions of each side; each benchmark has its own least number. */
+  runs: number | null;
+}
+
+const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
+  task: async () => (await import('./task.ts')).benchTask,
+  rate: async () => (await import('./rate.ts')).benchRate,
+  leases: async () => (await import('./leases.ts')).benchLeases,
+};
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { runs: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+});
+const unknown = positionals.filter((name) => !Object.hasOwn(benchmarks, name));
+if (values.help || unknown.length > 0) {
+  if (unknown.length > 0) console.error(`no such benchmark: ${unknown.join(', ')}`);
+  console.error(
+    `usage: npm run bench -- [--runs N] [${Object.keys(benchmarks).join('|')} …]\nexample: npm run bench -- task --runs 9`,
+  );
+  process.exit(values.help ? 0 : 2);
+}
+const runs = values.runs === undefined ? null : Number(values.runs);
+if (runs !== null && !(Number.isInteger(runs) && runs > 0)) {
+  console.error(`--runs: found ${values.runs}; expected a whole number above 0`);
+  process.exit(2);
+}
+for (const name of positionals.length > 0 ? positionals : Object.keys(benchmarks)) {
+  const bench = await benchmarks[name]!();
+  await bench({ runs });
+}
