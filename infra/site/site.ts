@@ -1,16 +1,15 @@
-import { randomBytes } from 'node:crypto';
 import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openLedger } from '../../prisma/client.ts';
+import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { type Ground, takeGround } from './ground.ts';
-import { type Host, hostName, startHost } from './host.ts';
+import { type Host, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';
-import { keptSecret } from './secrets.ts';
 import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
+import { choosePorts, hostMetricsPort, type Ports, type Settings, settingsOf } from './settings.ts';
 import { type Child, type ChildSpec, supervise } from './supervise.ts';
 import { startTemporal } from './temporal.ts';
 import { until } from './until.ts';
@@ -19,8 +18,8 @@ export interface SiteOptions {
   /** The site's folder; it keeps all that must survive a restart. */
   home: string;
   hosts: number;
-  /** 0: any free one. */
-  apiPort: number;
+  /** 0: any free one; null: the usual one where it is free. */
+  apiPort: number | null;
   /** Further settings (model/config.ts) for the API, the control worker and the host workers. */
   settings?: Record<string, string>;
   /** Gives up starting, and stops what runs already. */
@@ -51,8 +50,6 @@ export interface Site {
 }
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-/** A worker serves its metrics once it takes work. */
-const hostMetricsPort = 9464;
 const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entry)];
 
 /**
@@ -99,78 +96,66 @@ function refuseWhenStopping(running: Running): void {
   if (running.stopping) throw new Error('the site is being stopped');
 }
 
-interface Places {
-  temporal: { port: number; uiPort: number; metricsPort: number };
-  postgres: number;
-  api: number;
-  operators: number;
-  control: number;
-}
+/** The rest of Site is what runs: see startSite. */
+type Started = Omit<Site, 'stop' | 'child' | 'hosts'>;
 
-async function choosePorts(ground: Ground, options: SiteOptions): Promise<Places> {
-  const local = ['127.0.0.1'];
-  const { gateway } = ground.network;
-  return {
-    api: await ground.port('api', [...local, gateway], options.apiPort),
-    operators: await ground.port('operators', local),
-    postgres: await ground.port('postgres', local),
-    control: await ground.port('control-metrics', local),
-    temporal: {
-      port: await ground.port('temporal', [...local, gateway]),
-      uiPort: await ground.port('temporal-ui', local),
-      metricsPort: await ground.port('temporal-metrics', local),
-    },
-  };
-}
-
-async function startParts(
-  options: SiteOptions,
-  ground: Ground,
-  running: Running,
-): Promise<Omit<Site, 'stop' | 'child' | 'hosts'>> {
-  const { home, network } = ground;
+async function startParts(options: SiteOptions, ground: Ground, running: Running): Promise<Started> {
   const { note } = options;
-  const startedMs = Date.now();
-  const places = await choosePorts(ground, options);
-  await applyMachineRules(machineRules(home.tag, network, { there: [places.api], local: [places.temporal.port] }));
-  note(`the hosts' network is ${network.cidr}`);
-
-  const settings = settingsOf(options, ground, places);
+  const sinceMs = Date.now();
+  const ports = await choosePorts(ground, options.apiPort);
+  const offered = { there: [ports.api], local: [ports.temporal.port] };
+  await applyMachineRules(machineRules(ground.home.tag, ground.network, offered));
+  note(`the hosts' network is ${ground.network.cidr}`);
+  const settings = settingsOf(ground, ports, options.hosts, options.settings ?? {});
   refuseWhenStopping(running);
-  const temporal = startTemporal(home, places.temporal, ground.env, note);
+  const temporal = startTemporal(ground.home, ports.temporal, ground.env, note);
   running.children.set('temporal', temporal);
-  const databaseUrl = startDatabase(ground, places.postgres, running, note);
-  startHosts(options, ground, running, settings.host);
+  const databaseUrl = startDatabase(ground, ports.postgres, running, note);
+  startHosts(options, ground, running, settings);
   const standing = Promise.all([
     temporal.ready.then(() => note('Temporal serves')),
     ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
   ]);
   // Waited for below; until then a failure of theirs is nobody's.
   standing.catch(() => undefined);
+  const started = await startBerth({ options, ground, running, ports, settings }, await databaseUrl, sinceMs);
+  await standing;
+  return started;
+}
 
-  const database = await databaseUrl;
-  await applyMigrations(database);
+interface Plan {
+  options: SiteOptions;
+  ground: Ground;
+  running: Running;
+  ports: Ports;
+  settings: Settings;
+}
+
+/** The schema, the API and the control worker, what a new site begins with; then all hosts have come. */
+async function startBerth(plan: Plan, databaseUrl: string, sinceMs: number): Promise<Started> {
+  const { ground, running, ports, settings } = plan;
+  const { note } = plan.options;
+  await applyMigrations(databaseUrl);
   note('PostgreSQL serves, and has the schema');
-  const ledger = openLedger(database, 2);
+  const ledger = openLedger(databaseUrl, 2);
   try {
-    const withLedger = { ...settings.control, DATABASE_URL: database };
-    startProcess(ground, running, 'api', withLedger, () => takesConnections(places.operators), note);
-    startProcess(ground, running, 'control', withLedger, () => takesConnections(places.control), note);
-    const keys = await seedOwners(ledger, home.keys);
-    const api = `http://127.0.0.1:${places.api}`;
+    const env = { ...ground.env, ...settings.control, DATABASE_URL: databaseUrl };
+    startProcess(plan, 'api', env, () => takesConnections(ports.operators));
+    startProcess(plan, 'control', env, () => takesConnections(ports.control));
+    const keys = await seedOwners(ledger, ground.home.keys);
+    const api = `http://127.0.0.1:${ports.api}`;
     await find(running, 'api').ready;
     note('the API serves');
     await Promise.all([
-      standing,
-      seedImage(ground, ledger, api, keys, note),
+      seedImage(plan, ledger, api, keys),
       find(running, 'control').ready.then(() => note('the control worker runs')),
-      hostsArrived(ledger, running.hosts, startedMs).then(() => note('all hosts have registered')),
+      hostsArrived(ledger, running.hosts, sinceMs).then(() => note('all hosts have registered')),
     ]);
     return {
-      ready: { api, temporalUi: `http://127.0.0.1:${places.temporal.uiPort}`, console: null, ...keys },
-      temporalAddress: settings.control.TEMPORAL_ADDRESS,
-      databaseUrl: database,
-      operatorsUrl: `http://127.0.0.1:${places.operators}`,
+      ready: { api, temporalUi: `http://127.0.0.1:${ports.temporal.uiPort}`, console: null, ...keys },
+      temporalAddress: `127.0.0.1:${ports.temporal.port}`,
+      databaseUrl,
+      operatorsUrl: `http://127.0.0.1:${ports.operators}`,
     };
   } finally {
     await ledger.$disconnect();
@@ -186,44 +171,13 @@ async function startDatabase(ground: Ground, port: number, running: Running, not
   return database;
 }
 
-function settingsOf(options: SiteOptions, ground: Ground, places: Places) {
-  const { network, home, cache } = ground;
-  const common = {
-    // Starting Node's own compiler anew for every process would cost each of them half a second.
-    NODE_COMPILE_CACHE: join(cache, 'node-compile'),
-    BERTH_TEMPORAL_UI: `http://127.0.0.1:${places.temporal.uiPort}`,
-    BERTH_REPOSITORY_URL: `http://${network.gateway}:${places.api}`,
-    ...options.settings,
-  };
-  return {
-    control: {
-      ...common,
-      TEMPORAL_ADDRESS: `127.0.0.1:${places.temporal.port}`,
-      BERTH_SIGNING_KEY: keptSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
-      BERTH_API_PORT: String(places.api),
-      BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
-      BERTH_OPERATORS_PORT: String(places.operators),
-      BERTH_REPOSITORY: home.repository,
-      BERTH_BUNDLE_FOLDER: join(cache, 'workflows'),
-      BERTH_METRICS_PORT: String(places.control),
-    },
-    host: {
-      ...common,
-      TEMPORAL_ADDRESS: `${network.gateway}:${places.temporal.port}`,
-      BERTH_HOSTS_CIDR: network.cidr,
-      BERTH_HOST_SHARE: (1 / options.hosts).toFixed(4),
-      BERTH_METRICS_PORT: String(hostMetricsPort),
-    },
-  };
-}
-
-function startHosts(options: SiteOptions, ground: Ground, running: Running, settings: Record<string, string>): void {
+function startHosts(options: SiteOptions, ground: Ground, running: Running, settings: Settings): void {
   const { home, network, cache, env } = ground;
   for (let index = 1; index <= options.hosts; index += 1) {
-    const identity = { BERTH_HOST_ID: hostName(index), BERTH_HOST_ADDRESS: `${network.subnet}.${10 + index}` };
     const worker = {
       argv: nodeArgv('workers/host.ts'),
-      env: { ...env, ...settings, ...identity },
+      env: { ...env, ...settings.host(index) },
+      // A worker serves its metrics once it takes work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
     const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
@@ -231,35 +185,22 @@ function startHosts(options: SiteOptions, ground: Ground, running: Running, sett
   }
 }
 
-function startProcess(
-  ground: Ground,
-  running: Running,
-  name: 'api' | 'control',
-  env: Record<string, string>,
-  isReady: ChildSpec['isReady'],
-  note: (text: string) => void,
-): void {
-  refuseWhenStopping(running);
-  const logFile = join(ground.home.logs, `${name}.log`);
+function startProcess(plan: Plan, name: 'api' | 'control', env: Record<string, string>, isReady: ChildSpec['isReady']): void {
+  refuseWhenStopping(plan.running);
+  const logFile = join(plan.ground.home.logs, `${name}.log`);
   const argv = nodeArgv(`workers/${name}.ts`);
-  running.children.set(name, supervise({ name, argv, env: { ...ground.env, ...env }, logFile, isReady, stopMs: 10_000 }, note));
+  plan.running.children.set(name, supervise({ name, argv, env, logFile, isReady, stopMs: 10_000 }, plan.options.note));
 }
 
-async function seedImage(
-  ground: Ground,
-  ledger: ReturnType<typeof openLedger>,
-  api: string,
-  keys: KeyFiles,
-  note: (text: string) => void,
-): Promise<void> {
-  const folder = join(ground.cache, 'images', 'debian-12', 'current');
+async function seedImage(plan: Plan, ledger: Ledger, api: string, keys: KeyFiles): Promise<void> {
+  const folder = join(plan.ground.cache, 'images', 'debian-12', 'current');
   if (!existsSync(folder)) throw new Error(`There is no image at ${folder}: run npm run setup`);
   const published = await publishImage(ledger, api, keys.operatorKeyFile, folder);
-  if (published !== null) note(`published the image ${published}`);
+  if (published !== null) plan.options.note(`published the image ${published}`);
 }
 
 /** Every host of this run has told the ledger what it has. */
-async function hostsArrived(ledger: ReturnType<typeof openLedger>, hosts: readonly Host[], sinceMs: number): Promise<void> {
+async function hostsArrived(ledger: Ledger, hosts: readonly Host[], sinceMs: number): Promise<void> {
   const id = { in: hosts.map((host) => host.id) };
   await Promise.all(hosts.map((host) => host.ready));
   await until('all hosts to have registered', 60_000, async () => {

@@ -1,0 +1,83 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import type { Ground } from './ground.ts';
+import { hostName } from './host-folders.ts';
+import { hostAddress } from './network.ts';
+import { keptSecret } from './secrets.ts';
+
+/** TCP ports of the machine's own part of a site. */
+export interface Ports {
+  api: number;
+  operators: number;
+  postgres: number;
+  /** The control worker's metrics. */
+  control: number;
+  temporal: { port: number; uiPort: number; metricsPort: number };
+}
+
+/** The same at each host: it has an address of its own. */
+export const hostMetricsPort = 9464;
+const usualApiPort = 8080;
+
+/** @param apiPort 0: any free one; null: the usual one where it is free */
+export async function choosePorts(ground: Ground, apiPort: number | null): Promise<Ports> {
+  const local = ['127.0.0.1'];
+  const shared = [...local, ground.network.gateway];
+  const api = apiPort === null ? { usual: usualApiPort } : { asked: apiPort };
+  return {
+    api: await ground.port('api', shared, api),
+    operators: await ground.port('operators', local),
+    postgres: await ground.port('postgres', local),
+    control: await ground.port('control-metrics', local),
+    temporal: {
+      port: await ground.port('temporal', shared),
+      uiPort: await ground.port('temporal-ui', local),
+      metricsPort: await ground.port('temporal-metrics', local),
+    },
+  };
+}
+
+export interface Settings {
+  /** For the API and the control worker; the database's URL is added when there is one. */
+  control: Record<string, string>;
+  /** For each host worker, by its index, from 1. */
+  host: (index: number) => Record<string, string>;
+}
+
+/**
+ * The environment (model/config.ts) of the site's own processes.
+ * @param given what a caller wants otherwise
+ */
+export function settingsOf(ground: Ground, ports: Ports, hosts: number, given: Record<string, string>): Settings {
+  const { network, home, cache } = ground;
+  const common = {
+    // Starting Node's own compiler anew for every process would cost each of them half a second.
+    NODE_COMPILE_CACHE: join(cache, 'node-compile'),
+    BERTH_TEMPORAL_UI: `http://127.0.0.1:${ports.temporal.uiPort}`,
+    BERTH_REPOSITORY_URL: `http://${network.gateway}:${ports.api}`,
+  };
+  return {
+    control: {
+      ...common,
+      TEMPORAL_ADDRESS: `127.0.0.1:${ports.temporal.port}`,
+      BERTH_SIGNING_KEY: keptSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
+      BERTH_API_PORT: String(ports.api),
+      BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
+      BERTH_OPERATORS_PORT: String(ports.operators),
+      BERTH_REPOSITORY: home.repository,
+      BERTH_BUNDLE_FOLDER: join(cache, 'workflows'),
+      BERTH_METRICS_PORT: String(ports.control),
+      ...given,
+    },
+    host: (index) => ({
+      ...common,
+      TEMPORAL_ADDRESS: `${network.gateway}:${ports.temporal.port}`,
+      BERTH_HOST_ID: hostName(index),
+      BERTH_HOST_ADDRESS: hostAddress(network, index),
+      BERTH_HOSTS_CIDR: network.cidr,
+      BERTH_HOST_SHARE: (1 / hosts).toFixed(4),
+      BERTH_METRICS_PORT: String(hostMetricsPort),
+      ...given,
+    }),
+  };
+}
