@@ -1,0 +1,43 @@
+import { Readable } from 'node:stream';
+import { BerthError } from '../../model/errors.ts';
+import type { DiskTool } from '../ports.ts';
+import { bug, type FakeDataDisk, type FakeState, liveUserOf, refuseLive } from './state.ts';
+
+export function createFakeDisks(state: FakeState): DiskTool {
+  /** A data disk that nobody writes to any more: of a live guest only once it was settled. */
+  const settledDisk = (path: string): FakeDataDisk => {
+    const disk = state.disks.get(path);
+    if (disk?.kind !== 'data') throw bug(`reading ${path}, which is no data disk`);
+    const user = liveUserOf(state, path);
+    if (user !== undefined && !user.settled) throw bug(`reading ${path} while ${user.config.name} may still write to it`);
+    return disk;
+  };
+  return {
+    exists: async (path) => state.disks.has(path),
+    async createOverlay(path, backing, virtualMiB) {
+      refuseLive(state, path, 'overwriting');
+      const image = /\/images\/([^/]+)\/disk\.qcow2$/.exec(backing)?.[1];
+      if (image === undefined || !state.images.has(image)) throw bug(`an overlay on ${backing}, which isn't there`);
+      state.disks.set(path, { kind: 'overlay', backing, virtualMiB });
+    },
+    async createDataDisk(path, folder, sizeMiB) {
+      refuseLive(state, path, 'overwriting');
+      const vmId = /\/vms\/([^/]+)\/inputs$/.exec(folder)?.[1];
+      const files = vmId === undefined ? undefined : state.inputs.get(vmId);
+      if (files === undefined) throw bug(`a data disk from ${folder}, which isn't there`);
+      const bytes = [...files.values()].reduce((sum, content) => sum + content.length, 0);
+      if (bytes > sizeMiB * 2 ** 20) throw new BerthError('inputs-too-large', `${bytes} bytes do not fit into ${sizeMiB} MiB`);
+      state.disks.set(path, { kind: 'data', sizeMiB, files: new Map(files), unwritten: new Map() });
+    },
+    async listFiles(image, limitFiles) {
+      const { files } = settledDisk(image);
+      if (files.size > limitFiles) throw new BerthError('outputs-refused', `${image} has more than ${limitFiles} files`);
+      return [...files].map(([path, content], index) => ({ path, inode: index + 12, sizeBytes: content.length }));
+    },
+    readFile(image, file) {
+      const content = settledDisk(image).files.get(file.path);
+      if (content === undefined) throw bug(`reading ${file.path} of ${image}, which isn't there`);
+      return Readable.from([content]);
+    },
+  };
+}

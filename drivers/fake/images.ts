@@ -1,0 +1,52 @@
+import { createHash } from 'node:crypto';
+import { BerthError } from '../../model/errors.ts';
+import type { ImageId } from '../../model/ids.ts';
+import type { ImageCache, InputFetcher } from '../ports.ts';
+import { bug, type FakeState, imagePath } from './state.ts';
+
+const digest = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
+
+export function createFakeImages(state: FakeState): ImageCache {
+  return {
+    async ensure(image, signal) {
+      signal.throwIfAborted();
+      if (state.images.has(image.id)) return { from: 'cache', bytes: 0 };
+      let bytes = 0;
+      for (const part of Object.values(image.parts)) {
+        const content = state.repository.sources.get(part.url);
+        if (content === undefined)
+          throw new BerthError('repository-unavailable', `fetching ${image.name}: nothing at ${part.url}`);
+        if (digest(content) !== part.sha256)
+          throw new BerthError('image-damaged', `fetching ${image.name}: ${part.url} does not have its digest`);
+        bytes += content.length;
+      }
+      state.images.set(image.id, { fetched: 1 });
+      return { from: 'repository', bytes };
+    },
+    find: async (id) =>
+      state.images.has(id)
+        ? { disk: imagePath(id, 'disk.qcow2'), kernel: imagePath(id, 'kernel'), initrd: imagePath(id, 'initrd') }
+        : null,
+    list: async () => [...state.images.keys()] as ImageId[],
+  };
+}
+
+export function createFakeInputs(state: FakeState): InputFetcher {
+  return {
+    async fetch(order, signal) {
+      signal.throwIfAborted();
+      const content = state.repository.sources.get(order.url);
+      if (content === undefined) throw new BerthError('input-unavailable', `fetching ${order.url}: it answered 404`);
+      if (content.length > order.limitBytes)
+        throw new BerthError('inputs-too-large', `fetching ${order.url}: ${content.length} bytes, at most ${order.limitBytes}`);
+      const sha256 = digest(content);
+      if (order.sha256 !== null && order.sha256 !== sha256)
+        throw new BerthError('digest-mismatch', `fetching ${order.url}: expected ${order.sha256}, found ${sha256}`);
+      const match = /\/vms\/([^/]+)\/inputs\/(.+)$/.exec(order.destination);
+      const folder = match?.[1] === undefined ? undefined : state.inputs.get(match[1]);
+      if (folder === undefined || match?.[2] === undefined) throw bug(`${order.destination} is in no folder of inputs`);
+      folder.set(match[2], content);
+      return { sizeBytes: content.length, sha256 };
+    },
+  };
+}

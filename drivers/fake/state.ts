@@ -1,0 +1,96 @@
+import type { HostId } from '../../model/ids.ts';
+import type { NetworkRef } from '../../model/vm.ts';
+import type { Clock, DomainConfig, DomainStatus, GuestIdentity, GuestJob, VmPaths, VmRecord } from '../ports.ts';
+import type { FakeRepository } from './repository.ts';
+
+/** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
+export interface FakeRun {
+  exitCode: number;
+  durationMs: number;
+  log: string;
+  files: Record<string, string>;
+  /** There is no such program. */
+  notStarted?: string;
+}
+
+export interface FakeDataDisk {
+  kind: 'data';
+  sizeMiB: number;
+  files: Map<string, Buffer>;
+  /** In the guest's memory still. */
+  unwritten: Map<string, Buffer>;
+}
+
+export type FakeDisk = { kind: 'overlay'; backing: string; virtualMiB: number } | FakeDataDisk;
+
+export interface FakeJob {
+  job: GuestJob;
+  startedMs: number;
+  run: FakeRun;
+  endedMs: number | null;
+  timedOut: boolean;
+  stopped: boolean;
+}
+
+export interface FakeDomain {
+  config: DomainConfig;
+  status: DomainStatus;
+  createdMs: number;
+  identity: GuestIdentity | null;
+  settled: boolean;
+  /** `none` until one starts, `forbidden` after a stop without one. */
+  job: FakeJob | 'none' | 'forbidden';
+}
+
+/** Everything that a fake host is; the ports of drivers/fake work on it. */
+export interface FakeState {
+  id: HostId;
+  clock: Clock;
+  repository: FakeRepository;
+  /** From a domain's creation to its agent's first answer. */
+  bootMs: number;
+  /** What commands do. */
+  run: (job: GuestJob, inputs: Map<string, Buffer>) => FakeRun;
+  domains: Map<string, FakeDomain>;
+  disks: Map<string, FakeDisk>;
+  records: Map<string, VmRecord>;
+  inputs: Map<string, Map<string, Buffer>>;
+  removed: Map<string, number>;
+  quarantined: Map<string, number>;
+  images: Map<string, { fetched: number }>;
+  networks: Map<number, NetworkRef>;
+  /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
+  jobsStarted: Map<string, number>;
+}
+
+/** A caller broke a precondition that the real thing may not notice: never a BerthError, never retried. */
+export const bug = (message: string): Error => new Error(`BUG: ${message}`);
+
+const root = '/var/lib/berth';
+export const imagePath = (id: string, part: string): string => `${root}/images/${id}/${part}`;
+export const bridgeOf = (vni: number): string => `bg${vni.toString(16)}`;
+
+export function pathsOf(vmId: string): VmPaths {
+  const folder = `${root}/vms/${vmId}`;
+  return {
+    folder,
+    overlay: `${folder}/disk.qcow2`,
+    data: `${folder}/data.raw`,
+    console: `${folder}/console.log`,
+    inputs: `${folder}/inputs`,
+  };
+}
+
+/** The live domain that has this file open, as a disk or beneath one. */
+export function liveUserOf(state: FakeState, path: string): FakeDomain | undefined {
+  return [...state.domains.values()].find(({ config }) =>
+    config.disks.some(({ source, backing }) =>
+      [source, ...backing.map((below) => below.source)].some((from) => from.kind === 'file' && from.path === path),
+    ),
+  );
+}
+
+export function refuseLive(state: FakeState, path: string, act: string): void {
+  const user = liveUserOf(state, path);
+  if (user !== undefined) throw bug(`${act} ${path} under the live domain ${user.config.name}`);
+}

@@ -1,0 +1,48 @@
+import type { VmStore } from '../ports.ts';
+import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
+
+export function createFakeStore(state: FakeState): VmStore {
+  const refuseLiveFolder = (vmId: string, act: string): void => {
+    refuseLive(state, pathsOf(vmId).overlay, act);
+    refuseLive(state, pathsOf(vmId).data, act);
+  };
+  const dropFolder = (vmId: string): void => {
+    state.disks.delete(pathsOf(vmId).overlay);
+    state.disks.delete(pathsOf(vmId).data);
+    state.inputs.delete(vmId);
+    state.records.delete(vmId);
+  };
+  return {
+    paths: pathsOf,
+    read: async (vmId) => structuredClone(state.records.get(vmId) ?? null),
+    async write(record) {
+      state.records.set(record.vmId, structuredClone(record));
+    },
+    async emptyInputs(vmId) {
+      if (!state.records.has(vmId)) throw bug(`inputs of ${vmId} before its record`);
+      state.inputs.set(vmId, new Map());
+      return pathsOf(vmId).inputs;
+    },
+    async removeInputs(vmId) {
+      state.inputs.delete(vmId);
+    },
+    list: async () =>
+      [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
+    async remove(vmId, generation) {
+      refuseLiveFolder(vmId, 'removing');
+      state.removed.set(vmId, Math.max(generation, state.removed.get(vmId) ?? 0));
+      dropFolder(vmId);
+    },
+    removedGeneration: async (vmId) => state.removed.get(vmId) ?? null,
+    async quarantine(vmId) {
+      refuseLiveFolder(vmId, 'quarantining');
+      if (!state.records.has(vmId)) return;
+      dropFolder(vmId);
+      state.quarantined.set(vmId, state.clock.nowMs());
+    },
+    quarantined: async () => [...state.quarantined].map(([vmId, sinceMs]) => ({ vmId, sinceMs })),
+    async removeQuarantined(vmId) {
+      state.quarantined.delete(vmId);
+    },
+  };
+}
