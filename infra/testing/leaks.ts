@@ -45,20 +45,30 @@ async function readProcesses(): Promise<Process[]> {
   return found.filter((one) => one !== null);
 }
 
-/** Of a test run, by its marker, or because a site of it lives in the run's temporary folder. */
+/** By its marker, or because it is of a site that lives in the run's temporary folder. */
+const isOfRun = ({ env }: Process, folder: string): boolean =>
+  env.get(runMarker) === folder || (env.get(siteMarker) ?? '').startsWith(`${folder}/`);
+
+/** Those of a test run that still live. */
 export async function processesOfRun(folder: string): Promise<Process[]> {
-  return (await readProcesses()).filter(
-    ({ env }) => env.get(runMarker) === folder || (env.get(siteMarker) ?? '').startsWith(`${folder}/`),
-  );
+  return (await readProcesses()).filter((one) => isOfRun(one, folder));
 }
 
 /** As infra/site/home.ts names a site's bridge and rules. */
 const tagOf = (home: string): string => createHash('sha256').update(home).digest('hex').slice(0, 6);
 
-/** Of the sites that run beside this test run: what has their tags is theirs. */
-async function foreignTags(folder: string): Promise<string[]> {
-  const homes = (await readProcesses()).map(({ env }) => env.get(siteMarker)).filter((home) => home !== undefined);
-  return [...new Set(homes)].filter((home) => !home.startsWith(`${folder}/`)).map(tagOf);
+/** Whether it belongs to what runs beside this test run: has the tag of another site, or is named by another process. */
+async function ownedElsewhere(folder: string): Promise<(trace: string) => boolean> {
+  const others = (await readProcesses()).filter((one) => !isOfRun(one, folder));
+  const homes = others.map(({ env }) => env.get(siteMarker)).filter((home) => home !== undefined);
+  const tags = [...new Set(homes)].map(tagOf);
+  const words = [...homes, ...others.map(({ command }) => command)];
+  return (trace) => {
+    if (tags.some((tag) => trace.includes(tag))) return true;
+    // Another site may have switched forwarding on meanwhile.
+    if (trace.startsWith('net.')) return tags.length > 0;
+    return trace.startsWith('file ') && words.some((word) => word.includes(trace.slice('file '.length)));
+  };
 }
 
 async function interfaces(): Promise<string[]> {
@@ -113,12 +123,11 @@ export async function readTraces(): Promise<Traces> {
   return new Set(all.flat());
 }
 
-/** What is there that wasn't, and belongs to no other site of this machine; then the run's processes and its files. */
+/** What is there that wasn't, and belongs to nothing else on this machine; then the run's processes and its files. */
 export async function findLeaks(before: Traces, folder: string): Promise<string[]> {
-  const tags = await foreignTags(folder);
-  const added = [...(await readTraces())].filter((trace) => !before.has(trace) && !tags.some((tag) => trace.includes(tag)));
+  const isForeign = await ownedElsewhere(folder);
+  const added = [...(await readTraces())].filter((trace) => !before.has(trace) && !isForeign(trace));
   const left = (await processesOfRun(folder)).map(({ pid, command }) => `process ${pid} ${command.slice(0, 120)}`);
   const files = (await readdir(folder)).map((name) => `file ${join(folder, name)}`);
-  // Another site beside us may have switched forwarding on meanwhile.
-  return [...added.filter((trace) => tags.length === 0 || !trace.startsWith('net.')), ...left, ...files];
+  return [...added, ...left, ...files];
 }
