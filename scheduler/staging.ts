@@ -111,7 +111,7 @@ function send(
   const until = now + transferS(state, first);
   const { image, imageMiB } = first.lease;
   for (const record of served) record.transferUntil = until;
-  if (state.policy.images!.cacheMiB === 0) first.copies = hosts;
+  if (state.policy.images!.cacheMiB === 0) first.copies = [...new Set([...first.copies, ...hosts])];
   else {
     for (const host of hosts) {
       for (const dropped of evictions(state, host, imageMiB)) {

@@ -139,7 +139,7 @@ describe('when reality differs', () => {
     expect(did(planner.decide(484))).toEqual(['suspend a']);
     expect(planner.decide(500)).toEqual([]); // not written yet: the reservation waits for it
     planner.observe({ saw: 'suspended', lease: 'a' }, 508);
-    expect(planner.decide(508)).toMatchObject([{ do: 'start', lease: 'r', workFromS: 508, untilS: 600 }]);
+    expect(planner.decide(508)).toMatchObject([{ do: 'start', lease: 'r', workFromS: 508, untilS: 608 }]);
     expect(planner.state.hosts[0]!.slowness).toBe(1.5);
   });
 
