@@ -1,6 +1,15 @@
 import type { Action } from './actions.ts';
 import type { Policy } from './policy.ts';
-import { addUpcoming, createState, enqueue, type HostRecord, type LeaseRecord, type PlanState, reckonVacating, type Transfer } from './state.ts';
+import {
+  addUpcoming,
+  createState,
+  enqueue,
+  type HostRecord,
+  type LeaseRecord,
+  type PlanState,
+  reckonVacating,
+  type Transfer,
+} from './state.ts';
 
 /** All that the planner knows, as plain JSON: what survives a restart. */
 export interface Snapshot {
