@@ -49,7 +49,7 @@ function orders(command: string[], input: Buffer) {
     command,
     env: { GREETING: 'hello' },
     timeoutS: 120,
-    log: { url: host.url('/log'), limitBytes: 2 ** 16 },
+    log: { url: host.url(`/log/${id}`), limitBytes: 2 ** 16 },
   };
   const limits = { files: 100, bytes: 2 ** 26 };
   const stageOut: StageOut = { vm, node: 0, patterns: ['out/*', 'none/*'], uploadUrl: host.url('/outputs'), limits };
@@ -80,7 +80,7 @@ describe('a task of 10 MB on a real host', () => {
     await insist(() => host.activities().ensureRunning(vm), [30, 100, 200, 400, 800, 1600, 3200]);
     const result = await insist(() => host.activities().runCommand(run), [3, 10, 30, 100, 300, 600, 1000]);
     expect(result).toMatchObject({ exitCode: 0, timedOut: false, logBytes: 10 });
-    expect(host.log().toString()).toBe('hello\nbye\n');
+    expect(host.log(vm.id).toString()).toBe('hello\nbye\n');
     const staged = await insist(() => host.activities().stageOut(stageOut), [5, 30, 100]);
     expect(staged).toMatchObject({ unmatched: ['none/*'], bytes: 10_000_000 + sha256.length + '  in/data\n'.length });
     // Once: the command appends.
@@ -116,7 +116,7 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const running = host.activities().runCommand(run);
-    await expect.poll(() => host.log().toString(), { timeout: 60_000 }).toContain('begun');
+    await expect.poll(() => host.log(vm.id).toString(), { timeout: 60_000 }).toContain('begun');
     host.host.child('libvirtd').kill('SIGKILL');
     expect(await running).toMatchObject({ exitCode: 0 });
     const identity = {

@@ -1,7 +1,5 @@
-import { createHostActivities } from '../../activities/host/index.ts';
 import { createFakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
-import { newAttempt } from './attempt.ts';
 import { imageOf } from './orders.ts';
 import { portsContract } from './suite.ts';
 
@@ -19,19 +17,14 @@ portsContract(
     const url = (path: string): string => `http://repository.test${path}`;
     return {
       ports: () => host.ports,
-      activities: () => createHostActivities(host.ports),
-      call: (act, ...args) => newAttempt().run(act, ...args),
       serve(name, content) {
         repository.sources.set(url(`/files/${name}`), content);
         return url(`/files/${name}`);
       },
       url,
       image: () => imageOf(repository),
-      outputs: () => new Map([...repository.outputs.values()].map(({ path, content }) => [path, content])),
-      log: () => repository.logs.get(url('/log')) ?? Buffer.alloc(0),
-      restart: async () => undefined,
+      log: (name) => repository.logs.get(url(`/log/${name}`)) ?? Buffer.alloc(0),
       close: async () => undefined,
-      crash: async (name) => host.crashDomain(name),
     };
   },
   1000,

@@ -1,6 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { domainName, machineId, tapName } from '../../activities/host/names.ts';
 import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
@@ -10,20 +9,14 @@ import type { ImageRef, VmSpec } from '../../model/vm.ts';
 /** One host under test: the fake, or a real one in its namespaces. */
 export interface Bench {
   ports(): HostPorts;
-  activities(): HostActivities;
-  /** As a worker calls an activity. */
-  call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R>;
-  /** What the guest's command `write` does: leaves this content at out/result. */
+  /** Has the repository serve this, and returns its URL. */
   serve(name: string, content: Buffer): string;
+  /** Another URL of the repository. */
   url(path: string): string;
   image(): ImageRef;
-  outputs(): Map<string, Buffer>;
-  log(): Buffer;
-  /** The worker dies by SIGKILL and another one starts. */
-  restart(): Promise<void>;
+  /** The log at /log/<name>. */
+  log(name: string): Buffer;
   close(): Promise<void>;
-  /** A domain dies under us. */
-  crash(name: string): Promise<void>;
 }
 
 export const codeOf = async (promise: Promise<unknown>): Promise<string> => {
@@ -38,7 +31,7 @@ export const codeOf = async (promise: Promise<unknown>): Promise<string> => {
 const never = new AbortController().signal;
 const digest = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
 
-/** What every set of ports has to do, said once. `real`: what only the real thing can be asked. */
+/** What every set of ports has to do, said once. */
 export function portsContract(what: string, open: () => Promise<Bench>, bootDeadlineMs: number): void {
   describe(what, () => {
     let bench: Bench;
@@ -378,11 +371,11 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
 
     describe('the repository', () => {
       it('stores a log piece by piece, in any order and again', async () => {
-        const url = bench.url('/log');
+        const url = bench.url('/log/one');
         expect(await ports.repository.appendLog(url, 0, Buffer.from('abc'), never)).toBe(3);
         expect(await ports.repository.appendLog(url, 5, Buffer.from('xyz'), never)).toBe(3);
         expect(await ports.repository.appendLog(url, 1, Buffer.from('bcd'), never)).toBe(4);
-        expect(bench.log().toString()).toBe('abcd');
+        expect(bench.log('one').toString()).toBe('abcd');
       });
     });
   });

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { HostActivities } from '../../../activities/host/contract.ts';
 import { run } from '../../../drivers/process.ts';
 import { startBareHosts } from '../../../infra/site/bare-hosts.ts';
 import { type Host, inside } from '../../../infra/site/host.ts';
@@ -23,6 +24,13 @@ import { type FarSide, openFarSide } from './near-side.ts';
 export interface RealHost extends Bench {
   host: Host;
   far(): FarSide;
+  activities(): HostActivities;
+  /** What was stored, by path. */
+  outputs(): Map<string, Buffer>;
+  /** The worker dies by SIGKILL and another one starts. */
+  restart(): Promise<void>;
+  /** QEMU dies under libvirt. */
+  crash(name: string): Promise<void>;
   /** Runs a program on the host. */
   on(argv: [string, ...string[]]): Promise<string>;
 }
@@ -71,7 +79,6 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage): Prom
     on: (argv) => run(inside(host.pid()!, argv), { deadlineMs: 30_000 }),
     ports: () => far.ports,
     activities: () => far.activities,
-    call: (act, ...args) => act(...args),
     serve(name, content) {
       writeFileSync(join(folder, 'files', name), content);
       return url(`/files/${name}`);
@@ -83,7 +90,7 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage): Prom
       const names = existsSync(outputs) ? readdirSync(outputs) : [];
       return new Map(names.map((name) => [decodeURIComponent(name), read(join(outputs, name))]));
     },
-    log: () => read(join(folder, 'log')),
+    log: (name) => read(join(folder, `log-${name}`)),
     async restart() {
       await far.kill();
       far = await openFarSide(host.pid()!, env);

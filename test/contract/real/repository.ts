@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 
 /**
- * The part of the repository that a host sees, on a folder: files/<name> are served, outputs/ and log are written.
+ * The part of the repository that a host sees, on a folder: files/<name> are served, outputs/ and log-<name> are written.
  * Runs inside a host's namespaces; prints its port.
  */
 const [, , folder = ''] = process.argv;
@@ -29,7 +29,7 @@ const server = createServer((request, response) => {
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
     if (method === 'POST') await store(url.searchParams.get('path') ?? '', body);
-    else await append(body);
+    else await append(join(folder, `log-${name}`), body);
   }
 
   async function store(path: string, body: Buffer): Promise<void> {
@@ -40,16 +40,16 @@ const server = createServer((request, response) => {
     response.end(JSON.stringify({ file: `file_${sha256.slice(0, 26)}`, sizeBytes: body.length, sha256 }));
   }
 
-  async function append(body: Buffer): Promise<void> {
+  async function append(path: string, body: Buffer): Promise<void> {
     const from = Number(/^bytes (\d+)-/.exec(request.headers['content-range'] ?? '')?.[1] ?? -1);
-    const log = await readFile(join(folder, 'log')).catch(() => Buffer.alloc(0));
+    const log = await readFile(path).catch(() => Buffer.alloc(0));
     if (from < 0 || from > log.length) {
       response.writeHead(409, { 'content-type': 'application/problem+json' });
       response.end(JSON.stringify({ code: 'conflict', sizeBytes: log.length }));
       return;
     }
     const next = from + body.length > log.length ? Buffer.concat([log.subarray(0, from), body]) : log;
-    await writeFile(join(folder, 'log'), next);
+    await writeFile(path, next);
     response.writeHead(200, { 'content-type': 'application/json' });
     response.end(JSON.stringify({ sizeBytes: next.length }));
   }
