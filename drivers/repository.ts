@@ -98,8 +98,11 @@ function parseJson(text: string): unknown {
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 const problemSchema = z.object({ code: z.string(), detail: z.string().optional() });
-/** What a repository may say of a task's output that only the task's owner can change. */
-const passedOn = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict']);
+/**
+ * What a repository may say of a task's output that only the task's owner can change; and that the right to store it
+ * has run out, for which the saga asks for another.
+ */
+const passedOn = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict', 'forbidden']);
 
 function refusal(act: string, { status, json }: Answer): BerthError {
   const problem = problemSchema.safeParse(json);

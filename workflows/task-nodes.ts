@@ -3,7 +3,7 @@ import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/led
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
-import { failure } from './failure.ts';
+import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
 import { onHost } from './on-host.ts';
 import { now, type Progress } from './progress.ts';
@@ -83,6 +83,16 @@ async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'run
 /** Asked for right before their use, because the URLs in them are short-lived. */
 const ordersFor = (run: TaskRun, node: Node): Promise<TaskOrders> => run.ledger.taskOrders(run.task.id, node.vm.id);
 
+/** The rights in an order run out while its step waits for a silent host: the repository says `forbidden`, and new ones are asked for. */
+async function ordered<T>(run: TaskRun, node: Node, act: (orders: TaskOrders) => Promise<T>): Promise<T> {
+  try {
+    return await act(await ordersFor(run, node));
+  } catch (error) {
+    if (codeOf(error) !== 'forbidden') throw error;
+    return act(await ordersFor(run, node));
+  }
+}
+
 /** Image and data disk side by side, then the overlay. Undone by the removal of the VM's folder. */
 export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
   await enter(run, 'stagingIn');
@@ -154,8 +164,7 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
   const results = new Map<Node, RunResult>();
   try {
     await onAll(run, 'run', nodes, async (node) => {
-      const orders = await ordersFor(run, node);
-      const result = await node.host.runCommand(orders.run);
+      const result = await ordered(run, node, (orders) => node.host.runCommand(orders.run));
       results.set(node, result);
       if (!endedWell(result)) throw new CommandEnded();
     });
@@ -176,10 +185,9 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
 export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
   await enter(run, 'stagingOut');
   if (run.task.spec.outputs.length === 0) return [];
-  const taken = await onAll(run, 'stageOut', nodes, async (node) => {
-    const orders = await ordersFor(run, node);
-    return node.host.stageOut(orders.stageOut);
-  });
+  const taken = await onAll(run, 'stageOut', nodes, (node) =>
+    ordered(run, node, (orders) => node.host.stageOut(orders.stageOut)),
+  );
   run.outputs = taken.flatMap((part) => part.outputs);
   run.bytesOut = sum(taken.map((part) => part.bytes));
   return run.task.spec.outputs.filter((pattern) => taken.every((part) => part.unmatched.includes(pattern)));

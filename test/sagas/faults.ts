@@ -2,7 +2,7 @@ import { Context } from '@temporalio/activity';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { toFailure } from '../../activities/failure.ts';
-import { BerthError } from '../../model/errors.ts';
+import { BerthError, type ErrorCode } from '../../model/errors.ts';
 
 /** What can befall one call of an activity. Each happens once: its retry meets none. */
 export const faults = {
@@ -27,13 +27,14 @@ export interface Call {
 
 interface Plan extends Call {
   fault: Fault;
+  /** With which a refusal comes. */
+  code: ErrorCode;
   fired: boolean;
 }
 
 type Act = (...args: unknown[]) => Promise<unknown>;
 
-/** What a task met with the code `disk-full` in it, it met because of us. */
-const refusal = (): Error => toFailure(new BerthError('disk-full', 'injected: refused for good'));
+const refusal = (code: ErrorCode): Error => toFailure(new BerthError(code, 'injected: refused for good'));
 const failure = (): Error => toFailure(new BerthError('internal', 'injected: failed, may be tried again'));
 
 /** A killed worker says nothing more: no result, no heartbeat. Only the end of this process's worker ends the wait. */
@@ -55,8 +56,8 @@ export class Faults {
     this.#cancel = cancel;
   }
 
-  plan(workflowId: string, call: Call, fault: Fault): void {
-    this.#plans.set(workflowId, { ...call, fault, fired: false });
+  plan(workflowId: string, call: Call, fault: Fault, code: ErrorCode = 'disk-full'): void {
+    this.#plans.set(workflowId, { ...call, fault, code, fired: false });
   }
 
   /** Whether the planned call came at all. */
@@ -99,21 +100,21 @@ export class Faults {
     const plan = this.#plans.get(workflowId);
     if (plan === undefined || plan.fired || plan.name !== call.name || plan.nth !== call.nth) return act();
     plan.fired = true;
-    return this.#befall(plan.fault, workflowId, act);
+    return this.#befall(plan, workflowId, act);
   }
 
-  async #befall(fault: Fault, workflowId: string, act: () => Promise<unknown>): Promise<unknown> {
+  async #befall({ fault, code }: Plan, workflowId: string, act: () => Promise<unknown>): Promise<unknown> {
     switch (fault) {
       case 'failsBefore':
         throw failure();
       case 'refusedBefore':
-        throw refusal();
+        throw refusal(code);
       case 'failsAfter':
         await act();
         throw failure();
       case 'refusedAfter':
         await act();
-        throw refusal();
+        throw refusal(code);
       case 'twice':
         await act();
         return act();

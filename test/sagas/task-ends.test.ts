@@ -112,6 +112,15 @@ test.concurrent('a task that was cancelled before its workflow began ends as can
   await expectEverythingOrNothing(site, id);
 });
 
+test.concurrent.each(['runCommand', 'stageOut'])('when the rights in its order have run out, %s gets new ones', async (name) => {
+  const id = await site.accept();
+  site.faults.plan(workflowId.task(id), { name, nth: 1 }, 'refusedAfter', 'forbidden');
+  await site.start(id);
+  expect(await site.ended(id)).toBe('succeeded');
+  expect(site.faults.callsOf(workflowId.task(id))).toContainEqual({ name, nth: 2 });
+  await expectEverythingOrNothing(site, id);
+});
+
 test.concurrent('twelve tasks at once all succeed', async () => {
   const ids = await Promise.all(Array.from({ length: 12 }, () => site.submit()));
   expect(await Promise.all(ids.map((id) => site.ended(id)))).toEqual(ids.map(() => 'succeeded'));
