@@ -13,7 +13,6 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   task: async () => (await import('./task.ts')).benchTask,
   rate: async () => (await import('./rate.ts')).benchRate,
   leases: async () => (await import('./leases.ts')).benchLeases,
-  leases: async () => (await import('./leases.ts')).benchLeases,
 };
 
 const { values, positionals } = parseArgs({
