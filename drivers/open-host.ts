@@ -12,6 +12,7 @@ import { openGuestAgent } from './guest-agent.ts';
 import { openImageCache } from './images.ts';
 import { openLibvirt } from './libvirt.ts';
 import { openProbe } from './measure.ts';
+import { openMigrator } from './migrator.ts';
 import { openNetwork } from './network.ts';
 import type { HostNetwork, HostPorts, VmStore } from './ports.ts';
 import { openRepositoryClient } from './repository.ts';
@@ -39,6 +40,8 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const root = config.BERTH_DISK;
   await prepareFolders(root);
   const virsh = openVirsh('qemu:///system');
+  // A migration holds its client for as long as it lasts; questions to the guests must not wait for that.
+  const movers = openVirsh('qemu:///system', 8);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, join(root, 'staging'));
@@ -58,6 +61,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     disks: openDiskTool(),
     network,
     hypervisor,
+    migrator: openMigrator(movers, join(root, 'staging')),
     guest: openGuest(openGuestAgent(virsh), await hostNameservers()),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,
@@ -77,6 +81,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     }),
     async close() {
       virsh.close();
+      movers.close();
       await dispatcher.close();
     },
   };

@@ -5,6 +5,7 @@ import type { HostId, ImageId } from '../../model/ids.ts';
 import type { NetworkRef } from '../../model/vm.ts';
 import type {
   Clock,
+  DiskSource,
   DomainConfig,
   DomainStatus,
   GuestIdentity,
@@ -15,6 +16,7 @@ import type {
   VmRecord,
 } from '../ports.ts';
 import { createFakeClock } from './clock.ts';
+import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
@@ -64,6 +66,10 @@ export interface FakeHostOptions {
 }
 
 export interface FakeHost {
+  /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
+  mesh: Map<string, FakeHost>;
+  /** What must never happen to a VM that moves, and did. */
+  violations: string[];
   id: HostId;
   ports: HostPorts;
   domains: Map<string, FakeDomain>;
@@ -76,6 +82,8 @@ export interface FakeHost {
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
+  /** Refuses what the hypervisor of a target would refuse. */
+  acceptIncoming(config: DomainConfig): void;
   /** The guest or its hypervisor dies. */
   crashDomain(name: string): void;
   /** What is left here of any VM: empty when all is undone. */
@@ -109,21 +117,28 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     images: new Map<string, { fetched: number }>(),
     networks: new Map<number, NetworkRef>(),
     jobsStarted: new Map<string, number>(),
+    mesh: new Map<string, FakeHost>(),
+    violations: [] as string[],
   };
   const bootMs = options.bootMs ?? 200;
   const run = options.run ?? (() => ({ exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } }));
 
-  const liveUserOf = (path: string): string | undefined =>
-    [...state.domains.values()].find((domain) =>
-      domain.config.disks.some(
-        (disk) =>
-          (disk.source.kind === 'file' && disk.source.path === path) ||
-          disk.backing.some((b) => b.source.kind === 'file' && b.source.path === path),
-      ),
-    )?.config.name;
+  /** Whose disk a source is: this host's, or a peer's. */
+  const disksOf = (source: DiskSource): Map<string, FakeDisk> | undefined =>
+    source.kind === 'file' ? state.disks : state.mesh.get(source.host)?.disks;
+  const liveUserOf = (path: string): FakeDomain | undefined => {
+    const opens = (host: Pick<FakeHost, 'disks' | 'domains'>) =>
+      [...host.domains.values()].find((domain) =>
+        domain.config.disks
+          .flatMap((disk) => [disk.source, ...disk.backing.map((one) => one.source)])
+          .some((source) => source.path === path && (source.kind === 'file' ? host.disks : disksOf(source)) === state.disks),
+      );
+    const peers = [...state.mesh.values()].filter((peer) => peer.disks !== state.disks);
+    return [state, ...peers].map(opens).find((user) => user !== undefined);
+  };
   const refuseLive = (path: string, act: string): void => {
     const user = liveUserOf(path);
-    if (user !== undefined) throw bug(`${act} ${path} under the live domain ${user}`);
+    if (user !== undefined) throw bug(`${act} ${path} under the live domain ${user.config.name}`);
   };
   const refuseLiveFolder = (vmId: string, act: string): void => {
     const paths = pathsOf(vmId);
@@ -138,8 +153,8 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     state.records.delete(vmId);
   };
   const dataOf = (domain: FakeDomain) => {
-    const path = domain.config.disks.find((disk) => disk.target === 'vdb')?.source.path;
-    const disk = path === undefined ? undefined : state.disks.get(path);
+    const source = domain.config.disks.find((one) => one.target === 'vdb')?.source;
+    const disk = source === undefined ? undefined : disksOf(source)?.get(source.path);
     if (disk?.kind !== 'data') throw bug(`${domain.config.name} has no data disk`);
     return disk;
   };
@@ -307,6 +322,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
             if (mine === theirs)
               throw new BerthError('not-ours', `creating ${config.name}: its ${what} ${mine} is in use by ${other.config.name}`);
         refuseMissingParts(config);
+        for (const disk of config.disks) refuseLive(disk.source.path, 'opening');
         state.domains.set(config.name, {
           config: structuredClone(config),
           status: { state: 'running', reason: 'booted' },
@@ -323,10 +339,12 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
         live(name).status = { state: 'paused', reason: 'user' };
       },
       async resumeCpus(name) {
+        refuseSecond(name);
         live(name).status = { state: 'running', reason: 'unpaused' };
       },
       version: async () => 'fake 1.0',
     },
+    migrator: createFakeMigrator({ clock, state, bug }),
     guest: {
       async ping(name) {
         const domain = state.domains.get(name);
@@ -397,17 +415,23 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     },
   };
 
+  /** A VM must never run while another copy of it exists. */
+  function refuseSecond(name: string): void {
+    const others = [...state.mesh.values()].filter((peer) => peer.disks !== state.disks && peer.domains.has(name));
+    if (others.length === 0) return;
+    state.violations.push(`${name} resumed on ${state.id} while ${others.map(({ id }) => id).join()} has a copy`);
+    throw bug(state.violations.at(-1)!);
+  }
+
   function refuseUnsettled(image: string): void {
     const user = liveUserOf(image);
-    if (user !== undefined && state.domains.get(user)?.settled !== true)
-      throw bug(`reading ${image} while ${user} may still write to it`);
+    if (user !== undefined && !user.settled) throw bug(`reading ${image} while ${user.config.name} may still write to it`);
   }
 
   function refuseMissingParts(config: DomainConfig): void {
     for (const disk of config.disks) {
-      const there = disk.source.kind === 'file' && state.disks.has(disk.source.path);
+      const there = disksOf(disk.source)?.has(disk.source.path) === true;
       if (!there) throw new BerthError('hypervisor', `creating ${config.name}: its disk ${disk.source.path} isn't there`);
-      refuseLive(disk.source.path, 'opening');
     }
     const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
     if (image === undefined || !state.images.has(image))
@@ -420,6 +444,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
   return {
     ...state,
     ports: latencyMs === 0 ? ports : withLatency(ports, latencyMs),
+    acceptIncoming: refuseMissingParts,
     crashDomain(name) {
       if (!state.domains.delete(name)) throw bug(`no domain ${name} to crash`);
     },
@@ -456,6 +481,7 @@ function withLatency(ports: HostPorts, ms: number): HostPorts {
     disks: slow(ports.disks),
     network: slow(ports.network),
     hypervisor: slow(ports.hypervisor),
+    migrator: slow(ports.migrator),
     guest: slow(ports.guest),
     probe: slow(ports.probe),
   };
