@@ -87,7 +87,9 @@ async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, a
     try {
       return await ask();
     } catch (error) {
-      if (!(error instanceof BerthError) || error.code !== 'host-busy') throw error;
+      if (!(error instanceof BerthError)) throw error;
+      if (error.code === 'vm-lost') throw await lost(ports, vmId);
+      if (error.code !== 'host-busy') throw error;
       if ((await hypervisor.status(name)) === null) throw await lost(ports, vmId);
       if (clock.nowMs() >= deadlineMs)
         throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
