@@ -131,16 +131,16 @@ async function run(move: Move, task: TaskId | null, root: CancellationScope): Pr
     if (cause !== null) await abort(move);
     splitSwitch(move, moved);
     const outcome = await during(move, 'verify', () => settleMigration(move));
-    const result = { ...moved, phases: move.phases };
+    const result = () => ({ ...moved, phases: phasesNow(move) });
     const state = outcome === 'committed' ? 'succeeded' : 'rolledBack';
     if (outcome === 'committed') {
-      const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result)));
+      const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);
       await leave(move, 'from');
     } else {
       await leave(move, 'to');
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
-      const failure = { ...result, error, lost: outcome === 'lost' };
+      const failure = { ...result(), error, lost: outcome === 'lost' };
       await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
     }
     if (task !== null) await tell(workflowId.task(task), signalName.moved);
@@ -236,6 +236,11 @@ async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>
   } finally {
     entry.seconds = since(entry.startedAt);
   }
+}
+
+/** As they are to be read later: one that lasts ends with what is being written. */
+function phasesNow({ phases }: Move): PhaseEntry[] {
+  return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? since(entry.startedAt) }));
 }
 
 /** The source's host measured the switch; it was the end of what the saga saw as one step. */
