@@ -9,7 +9,7 @@ let vm: string;
 beforeAll(async () => {
   api = await startApi();
   await api.addImage('debian-12');
-  await api.addHost('host-a');
+  await api.addHost('host-a', { vcpus: 64, memoryMiB: 65_536, diskMiB: 1_000_000 });
   await api.addHost('host-b');
 });
 beforeEach(async () => {
