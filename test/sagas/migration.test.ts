@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
-import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationState } from '../../model/migration.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
-import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 8, testTimeout: 60_000 });
@@ -26,7 +26,6 @@ beforeAll(async () => {
 afterAll(() => site.stop());
 
 const week = 7 * 24 * 3600;
-const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
 const hostOf = (id: string): FakeHost => site.hosts.find((host) => host.id === id)!;
 
 interface Moving {
