@@ -50,7 +50,7 @@ export function waits(pace: number): Waits {
     reconcileEvery: 5 * minute * pace,
     turnPoll: 2 * second * pace,
     progressEvery: 2 * second * pace,
-    unclearPause: { first: second * pace, longest: minute * pace },
+    unclearPause: { first: second * pace, longest: 5 * minute * pace },
     unclearPatience: minute * pace,
     housekeepingEvery: 15 * second * pace,
     sweepEveryRounds: 40,
