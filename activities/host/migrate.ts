@@ -56,6 +56,9 @@ export async function observeMoving({ hypervisor, migrator }: HostPorts, vmId: V
 
 export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number): Promise<Carried> {
   const { staged, ready, jobStartedMs } = await recordAtSource(store, vmId, generation);
+  // Until then runCommand is about to write this record, and would undo what the migration writes there.
+  if (jobStartedMs === null)
+    throw new BerthError('host-busy', `moving ${vmId}: its command is only being started; in a moment it can move`);
   return { staged, ready, jobStartedMs };
 }
 
