@@ -30,15 +30,7 @@ export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
     if (!answer.ok) throw refusal(command, answer.error);
     return answer.output;
   }
-  const names = async (): Promise<string[]> => (await ask(['list', '--all', '--name'])).split('\n').filter((name) => name !== '');
-
-  async function status(name: string): Promise<DomainStatus | null> {
-    const answer = await quick(virsh, ['domstate', '--reason', name], askDeadlineMs);
-    if (answer.ok) return parseState(name, answer.output);
-    // "Failed to get domain" is also what a dying connection says. That it is gone is proved by a whole list without it.
-    if (!(await names()).includes(name)) return null;
-    throw refusal(['domstate', name], answer.error);
-  }
+  const status = (name: string): Promise<DomainStatus | null> => domainStatus(virsh, name, askDeadlineMs);
 
   return {
     status,
@@ -84,7 +76,18 @@ export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
   };
 }
 
-async function quick(virsh: Virsh, command: [string, ...string[]], deadlineMs: number) {
+/** Through any connection, this host's or another's. null: proved by a list without it. */
+export async function domainStatus(virsh: Virsh, name: string, deadlineMs: number): Promise<DomainStatus | null> {
+  const answer = await quick(virsh, ['domstate', '--reason', name], deadlineMs);
+  if (answer.ok) return parseState(name, answer.output);
+  // "Failed to get domain" is also what a dying connection says. That it is gone is proved by a whole list without it.
+  const list = await quick(virsh, ['list', '--all', '--name'], deadlineMs);
+  if (!list.ok) throw refusal(['list'], list.error);
+  if (!list.output.split('\n').includes(name)) return null;
+  throw refusal(['domstate', name], answer.error);
+}
+
+export async function quick(virsh: Virsh, command: [string, ...string[]], deadlineMs: number) {
   try {
     return await virsh.call(command, deadlineMs);
   } catch (error) {

@@ -12,6 +12,7 @@ import { openGuestAgent } from './guest-agent.ts';
 import { openImageCache } from './images.ts';
 import { openLibvirt } from './libvirt.ts';
 import { openProbe } from './measure.ts';
+import { openMigrator } from './migrator.ts';
 import { openNetwork } from './network.ts';
 import type { HostNetwork, HostPorts, VmStore } from './ports.ts';
 import { openRepositoryClient } from './repository.ts';
@@ -41,6 +42,8 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const virsh = openVirsh('qemu:///system', 6);
   // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
   const agents = openVirsh('qemu:///system', 24);
+  // A migration holds its client for as long as it lasts; questions to the guests must not wait for that.
+  const movers = openVirsh('qemu:///system', 8);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, join(root, 'staging'));
@@ -60,6 +63,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     disks: openDiskTool(),
     network,
     hypervisor,
+    migrator: openMigrator(movers, join(root, 'staging')),
     guest: openGuest(openGuestAgent(agents), await hostNameservers()),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,
@@ -80,6 +84,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     async close() {
       virsh.close();
       agents.close();
+      movers.close();
       await dispatcher.close();
     },
   };

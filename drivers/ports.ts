@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
+import type { MigrationJob } from '../model/migration.ts';
 import type { ImageRef, NetworkRef } from '../model/vm.ts';
 
 /**
@@ -17,6 +18,7 @@ export interface HostPorts {
   disks: DiskTool;
   network: HostNetwork;
   hypervisor: Hypervisor;
+  migrator: Migrator;
   guest: Guest;
   probe: HostProbe;
 }
@@ -44,6 +46,8 @@ export interface VmRecord {
   settled: boolean;
   /** The removal has begun: nothing of this generation may be made any more. */
   removing: boolean;
+  /** The generation with which this VM leaves, or left, for another host: its end here is no loss. */
+  departing: number | null;
 }
 
 export interface VmPaths {
@@ -201,6 +205,42 @@ export interface Hypervisor {
   resumeCpus(name: string): Promise<void>;
   /** The version string, e.g. `QEMU 10.0.3, libvirt 11.3.0`. */
   version(): Promise<string>;
+}
+
+export interface MigrationOrder {
+  /** The domain as the target is to have it: the same machine, its disks from where they are. */
+  config: DomainConfig;
+  /** Address of the target on the hosts' network. */
+  to: string;
+  /** When the hypervisor's client is given up; the migration itself goes on. */
+  deadlineMs: number;
+}
+
+/**
+ * Live migration, as the source's host works on it. The guest arrives paused, and is resumed only when the source is
+ * known to be gone: so no lost contact makes two of it.
+ */
+export interface Migrator {
+  /**
+   * Moves a domain's memory, to its end; returns what the hypervisor said of it. That is no evidence of where the VM
+   * is: ask both hosts. `host-busy` when it said nothing.
+   */
+  start(order: MigrationOrder): Promise<void>;
+  /** The job of a domain that leaves this host; null where there is no domain, `active: false` where it has no job. */
+  job(name: string): Promise<MigrationJob | null>;
+  /** Ends a migration from here; harmless where there is none. */
+  abort(name: string): Promise<void>;
+  allowDowntime(name: string, ms: number): Promise<void>;
+  /** Watches the process of a domain of this host; null where there is none. */
+  watch(name: string): Promise<{ ended(): boolean } | null>;
+  /** The other host, asked from here, for the moment of the switch. */
+  peer(address: string): PeerHypervisor;
+}
+
+export interface PeerHypervisor {
+  status(name: string): Promise<DomainStatus | null>;
+  resume(name: string): Promise<void>;
+  close(): void;
 }
 
 export interface GuestIdentity {

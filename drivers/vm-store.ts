@@ -20,6 +20,8 @@ const recordSchema = z.strictObject({
   jobStartedMs: millis.nullable(),
   settled: z.boolean(),
   removing: z.boolean(),
+  // Not in records of before there were migrations.
+  departing: z.int().min(0).nullable().default(null),
 });
 
 /** How long a removed VM is remembered: longer than any attempt at it can still be under way. */

@@ -3,8 +3,9 @@ import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/led
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
-import { failure } from './failure.ts';
+import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
+import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
 import { onHost } from './on-host.ts';
 import { now, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
@@ -23,16 +24,19 @@ export interface TaskRun {
   outputs: TaskOutput[];
   bytesIn: number;
   bytesOut: number;
+  /** How often the task was told that one of its VMs has moved. */
+  moves: number;
 }
 
 /** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
 export interface Node {
   readonly index: number;
   readonly label: string;
-  readonly vm: VmSpec;
+  /** As it is now: its host, home and generation change when it moves. */
+  vm: VmSpec;
   /** Before the domain was ever asked for, a silent host is left; from then on it is waited for. */
   readonly staging: HostActivities;
-  readonly host: HostActivities;
+  host: HostActivities;
   readonly saga: Saga;
   startedAt: string | null;
   endedAt: string | null;
@@ -41,17 +45,12 @@ export interface Node {
 
 export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
   const label = run.task.vmIds.length === 1 ? vm.host : `${vm.host} (node${index})`;
-  const wait = (step: string): void =>
-    run.progress.say(
-      `silent ${index}`,
-      `**${vm.host} does not answer** since ${now()}; ${step} of ${vm.id} waits for its worker`,
-    );
   return {
     index,
     label,
     vm,
     staging: onHost(vm.host, run.pace, 'throw'),
-    host: onHost(vm.host, run.pace, { wait }),
+    host: onHostOf(run, vm.host, index, vm.id),
     saga: new Saga(),
     startedAt: null,
     endedAt: null,
@@ -96,10 +95,17 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
         await node.staging.ensureDisks(node.vm);
         return bytesIn ?? 0;
       },
-      () => node.host.removeDisks(node.vm.id, node.vm.generation),
+      () => removeFolders(run, node),
     ),
   );
   run.bytesIn = sum(staged);
+}
+
+/** A VM that moved has its disks at home, and a folder where it runs. */
+async function removeFolders(run: TaskRun, node: Node): Promise<void> {
+  const { id, host, home, generation } = node.vm;
+  await node.host.removeDisks(id, generation);
+  if (home !== host) await onHostOf(run, home, node.index, id).removeDisks(id, generation);
 }
 
 /** @returns bytes that came over the network. Images stay: the host's cache bounds itself. */
@@ -154,8 +160,7 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
   const results = new Map<Node, RunResult>();
   try {
     await onAll(run, 'run', nodes, async (node) => {
-      const orders = await ordersFor(run, node);
-      const result = await node.host.runCommand(orders.run);
+      const result = await followCommand(run, node);
       results.set(node, result);
       if (!endedWell(result)) throw new CommandEnded();
     });
@@ -163,9 +168,33 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
     if (!(error instanceof CommandEnded)) throw error;
     // Their outputs are wanted all the same, so the guests stay and the commands go.
     const others = nodes.filter((node) => !results.has(node));
-    await together(others.map((node) => () => node.host.stopCommand(node.vm.id, node.vm.generation)));
+    await together(others.map((node) => () => stopCommand(run, node)));
   }
   return nodes.flatMap((node) => results.get(node) ?? []);
+}
+
+/** The command of one node, wherever its VM is: it takes its command along when it moves. */
+async function followCommand(run: TaskRun, node: Node): Promise<RunResult> {
+  for (;;) {
+    const orders = await ordersFor(run, node);
+    relocate(run, node, orders.run.vm);
+    try {
+      return await node.host.runCommand(orders.run);
+    } catch (error) {
+      if (codeOf(error) !== 'vm-moved') throw error;
+    }
+    const place = await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), false);
+    if (place.state !== 'running' || place.generation === orders.run.vm.generation)
+      throw failure(
+        'vm-lost',
+        `${node.vm.id} left ${node.vm.host} and is ${place.state}: its command is lost; submit the task again`,
+      );
+  }
+}
+
+async function stopCommand(run: TaskRun, node: Node): Promise<void> {
+  settleAt(run, node, await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true));
+  await node.host.stopCommand(node.vm.id, node.vm.generation);
 }
 
 /**
@@ -177,12 +206,27 @@ export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
   await enter(run, 'stagingOut');
   if (run.task.spec.outputs.length === 0) return [];
   const taken = await onAll(run, 'stageOut', nodes, async (node) => {
-    const orders = await ordersFor(run, node);
-    return node.host.stageOut(orders.stageOut);
+    const { stageOut: order } = await stillOrders(run, node);
+    if (order.vm.home === order.vm.host) return node.host.stageOut(order);
+    // The guest's writes are brought to the disk where it runs; the disk is read where it is.
+    await node.host.settleHere(order.vm);
+    return onHostOf(run, order.vm.home, node.index, order.vm.id).stageOut({ ...order, settledElsewhere: true });
   });
   run.outputs = taken.flatMap((part) => part.outputs);
   run.bytesOut = sum(taken.map((part) => part.bytes));
   return run.task.spec.outputs.filter((pattern) => taken.every((part) => part.unmatched.includes(pattern)));
+}
+
+/** Orders for a VM that nobody moves: no migration begins any more, and one that was under way is ended. */
+async function stillOrders(run: TaskRun, node: Node): Promise<TaskOrders> {
+  let orders = await ordersFor(run, node);
+  // Workflows that were under way when this was new have no such field in their history.
+  if (orders.movedBy != null) {
+    await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true);
+    orders = await ordersFor(run, node);
+  }
+  relocate(run, node, orders.stageOut.vm);
+  return orders;
 }
 
 export interface Verdict {

@@ -26,6 +26,13 @@ export interface Waits {
   stuckPause: { first: number; longest: number };
   /** Between a host's reconciliations. Two sightings make a finding, so one is acted on after ten minutes. */
   reconcileEvery: number;
+  /** A migration asks whether it is its turn. */
+  turnPoll: number;
+  /** Between two looks at how a pre-copy goes. */
+  progressEvery: number;
+  /** Between two looks at both hosts while nothing may be touched: first and longest; and when that is told. */
+  unclearPause: { first: number; longest: number };
+  unclearPatience: number;
   housekeepingEvery: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
@@ -41,6 +48,10 @@ export function waits(pace: number): Waits {
     removalPatience: 2 * minute * pace,
     stuckPause: { first: 10 * second * pace, longest: hour * pace },
     reconcileEvery: 5 * minute * pace,
+    turnPoll: 2 * second * pace,
+    progressEvery: 2 * second * pace,
+    unclearPause: { first: second * pace, longest: 5 * minute * pace },
+    unclearPatience: minute * pace,
     housekeepingEvery: 15 * second * pace,
     sweepEveryRounds: 40,
     lostAfterS: Math.ceil(20 * pace),
@@ -101,6 +112,10 @@ const classes = {
   boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: bounded(pace) }),
   /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
   run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: patient(pace) }),
+  /** One question to a hypervisor. What isn't known is asked again by the saga, which has both hosts in view. */
+  look: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
+  /** Bounded by its own deadlines, two minutes of pre-copy; a later attempt only takes up what an earlier one began. */
+  move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
   /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
@@ -121,6 +136,15 @@ const classOf = {
   stageOut: 'transfer',
   removeDomain: 'remove',
   removeDisks: 'remove',
+  observeMoving: 'look',
+  readCarried: 'quick',
+  prepareIncoming: 'quick',
+  migrateOut: 'move',
+  abortOut: 'quick',
+  resumeHere: 'look',
+  dropCopy: 'look',
+  leaveHost: 'remove',
+  settleHere: 'quick',
 } as const satisfies Record<keyof HostActivities, keyof typeof classes>;
 
 export function hostOptions(step: keyof HostActivities, pace: number): ActivityOptions {

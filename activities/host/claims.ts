@@ -88,6 +88,7 @@ async function claim(store: VmStore, vm: VmSpec): Promise<VmRecord> {
       jobStartedMs: null,
       settled: false,
       removing: false,
+      departing: null,
     };
     await store.write(fresh);
     return fresh;
@@ -97,7 +98,7 @@ async function claim(store: VmStore, vm: VmSpec): Promise<VmRecord> {
     if (record.removing) throw stale(vm.id, vm.generation, 'its removal has begun');
     return record;
   }
-  const taken: VmRecord = { ...record, generation: vm.generation, removing: false };
+  const taken: VmRecord = { ...record, generation: vm.generation, removing: false, departing: null };
   await store.write(taken);
   return taken;
 }

@@ -1,6 +1,10 @@
+import type { DomainConfig } from '../../drivers/ports.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
+import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
+
+export type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 
 /** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
 export interface InputFile {
@@ -44,6 +48,8 @@ export interface StageOut {
   /** POST target for one output: the worker adds `?path=…`; answers `{file, sizeBytes, sha256}`. */
   uploadUrl: string;
   limits: { files: number; bytes: number };
+  /** The guest runs elsewhere and was settled there. */
+  settledElsewhere?: boolean;
 }
 
 export interface StoredOutput {
@@ -86,4 +92,23 @@ export interface HostActivities {
   removeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Removes the VM's folder. Refuses while a domain may be alive. */
   removeDisks(vmId: VmId, generation: number): Promise<void>;
+
+  /** What this host has of a VM that moves, and its migration job. */
+  observeMoving(vmId: VmId): Promise<SeenMoving>;
+  /** At the source: what the target's record has to say as well. */
+  readCarried(vmId: VmId, generation: number): Promise<Carried>;
+  /** At the target: the record, the network; returns the domain as it is to be here. Undone by leaveHost. */
+  prepareIncoming(order: PrepareIncoming): Promise<DomainConfig>;
+  /** At the source: moves the memory, hands over, resumes the target. Where the VM is then has to be asked of both. */
+  migrateOut(order: MigrateOut): Promise<MigratedOut>;
+  /** At the source: ends a migration that is under way. */
+  abortOut(vmId: VmId, generation: number): Promise<void>;
+  /** Where both hosts were asked, and this copy is the only one. */
+  resumeHere(vmId: VmId, generation: number): Promise<void>;
+  /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */
+  dropCopy(vmId: VmId, generation: number): Promise<void>;
+  /** Removes what is left of a VM where it isn't; at its home only the record changes. */
+  leaveHost(vmId: VmId, generation: number, home: boolean): Promise<void>;
+  /** At the host where it runs, before its outputs are read at its home. */
+  settleHere(vm: VmSpec): Promise<void>;
 }

@@ -1,14 +1,13 @@
-import type { DomainConfig, DomainStatus, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { DomainStatus, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { domainName, machineId, tapName } from './names.ts';
+import { domainConfig } from './domain-config.ts';
+import { domainName, machineId } from './names.ts';
 
 /** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
 const bootDeadlineMs = 180_000;
 const pingEveryMs = 10;
-/** VXLAN takes 50 bytes of the 1500 that every network carries. */
-const guestMtu = 1450;
 
 export interface Running {
   createMs: number;
@@ -54,7 +53,7 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
 /** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */
 async function create(ports: HostPorts, vm: VmSpec): Promise<void> {
   try {
-    await ports.hypervisor.create(await domainConfig(ports, vm));
+    await ports.hypervisor.create(await domainConfig(ports, vm, null));
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'not-ours') throw error;
     const ours = (await ports.hypervisor.list()).some(({ name, uuid }) => name === domainName(vm.id) && uuid === uuidOf(vm.id));
@@ -82,36 +81,4 @@ async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string,
       );
     await clock.sleep(pingEveryMs, signal);
   }
-}
-
-async function domainConfig({ images, network, probe, store }: HostPorts, vm: VmSpec): Promise<DomainConfig> {
-  const [image, bridge, accelerator] = await Promise.all([
-    images.find(vm.image.id),
-    network.ensure(vm.network),
-    probe.accelerator(),
-  ]);
-  if (image === null) throw new Error(`BUG: image ${vm.image.id} isn't in the cache, but an overlay needs it`);
-  const paths = store.paths(vm.id);
-  return {
-    name: domainName(vm.id),
-    uuid: uuidOf(vm.id),
-    vcpus: vm.vcpus,
-    memoryMiB: vm.memoryMiB,
-    accelerator,
-    kernel: image.kernel,
-    initrd: image.initrd,
-    cmdline: vm.image.cmdline,
-    disks: [
-      {
-        target: 'vda',
-        format: 'qcow2',
-        source: { kind: 'file', path: paths.overlay },
-        backing: [{ format: 'qcow2', source: { kind: 'file', path: image.disk } }],
-      },
-      { target: 'vdb', format: 'raw', source: { kind: 'file', path: paths.data }, backing: [] },
-    ],
-    nic: { mac: vm.mac, tap: tapName(vm.id), bridge, mtu: guestMtu },
-    consoleLog: paths.console,
-    onReboot: 'destroy',
-  };
 }

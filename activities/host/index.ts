@@ -1,10 +1,23 @@
 import { Context } from '@temporalio/activity';
 import type { HostPorts } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { ensureRunning } from './ensure-running.ts';
 import { inventory } from './inventory.ts';
+import {
+  abortOut,
+  dropCopy,
+  leaveHost,
+  migrateOut,
+  observeMoving,
+  prepareIncoming,
+  readCarried,
+  resumeHere,
+  settleHere,
+} from './migrate.ts';
 import { observeHost } from './observe-host.ts';
 import { quarantine } from './quarantine.ts';
 import { removeDisks } from './remove-disks.ts';
@@ -38,5 +51,24 @@ export function createHostActivities(ports: HostPorts): HostActivities {
       claims.removing(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>
       claims.removing(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
+    observeMoving: (vmId) => observeMoving(ports, vmId),
+    readCarried: (vmId, generation) => readCarried(ports, vmId, generation),
+    prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),
+    // Takes no turn: the command of a VM is followed while it moves.
+    migrateOut: (order) => migrateOut(ports, order, cancelled()),
+    abortOut: (vmId, generation) => abortOut(ports, vmId, generation),
+    resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId, cancelled())),
+    dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
+    leaveHost: (vmId, generation, home) =>
+      claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),
+    settleHere: (vm) => claims.making(vm, cancelled(), (record) => settleHere(ports, vm.id, record)),
   };
+}
+
+/** For orders that come while another step of the same VM may be under way: they are refused when they are of the past. */
+async function fresh<T>({ store }: HostPorts, vmId: VmId, generation: number, act: () => Promise<T>): Promise<T> {
+  const recorded = (await store.read(vmId))?.generation ?? 0;
+  if (recorded > generation)
+    throw new BerthError('stale-generation', `acting on ${vmId} with generation ${generation}: ${recorded} is recorded`);
+  return act();
 }

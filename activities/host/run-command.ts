@@ -1,5 +1,6 @@
 import type { HostPorts, JobEnd, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
 import type { RunCommand, RunResult } from './contract.ts';
 import { domainName } from './names.ts';
 
@@ -18,11 +19,11 @@ const silenceMs = 120_000;
 export async function runCommand(ports: HostPorts, order: RunCommand, record: VmRecord, signal: AbortSignal): Promise<RunResult> {
   const { guest, store, clock, hypervisor } = ports;
   const name = domainName(order.vm.id);
-  if ((await hypervisor.status(name)) === null) throw lost(name);
+  if ((await hypervisor.status(name)) === null) throw await lost(ports, order.vm.id);
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
   if (record.jobStartedMs === null) await store.write({ ...record, jobStartedMs: startedMs });
-  await patiently(ports, name, signal, () =>
+  await patiently(ports, order.vm.id, signal, () =>
     guest.startJob(name, { argv: order.command, env: order.env, timeoutS: order.timeoutS, logLimitBytes: order.log.limitBytes }),
   );
   const log = createLogCarrier(ports, order, signal);
@@ -41,8 +42,13 @@ export async function runCommand(ports: HostPorts, order: RunCommand, record: Vm
   };
 }
 
-const lost = (name: string): BerthError =>
-  new BerthError('vm-lost', `following the command in ${name}: its domain is gone; submit the task again`);
+/** A domain that is gone from here: it moved, or it is lost. The record was written before it could leave. */
+async function lost({ store }: HostPorts, vmId: VmId): Promise<BerthError> {
+  const departing = (await store.read(vmId))?.departing ?? null;
+  if (departing === null)
+    return new BerthError('vm-lost', `following the command in ${vmId}: its domain is gone; submit the task again`);
+  return new BerthError('vm-moved', `following the command in ${vmId}: it left with generation ${departing}; ask the ledger`);
+}
 
 /** Waits for the end; a guest that doesn't end its command in time is stopped from here. */
 async function follow(
@@ -57,10 +63,10 @@ async function follow(
   const deadlineMs = startedMs + order.timeoutS * 1000 + graceMs;
   let nextLogMs = clock.nowMs() + logEveryMs;
   for (let pauseMs = firstPollMs; ; pauseMs = Math.min(lastPollMs, Math.ceil(pauseMs * 1.2))) {
-    const end = await patiently(ports, name, signal, () => guest.jobEnd(name));
+    const end = await patiently(ports, order.vm.id, signal, () => guest.jobEnd(name));
     if (end !== null) return end;
     if (clock.nowMs() >= deadlineMs) {
-      await patiently(ports, name, signal, () => guest.stopJob(name));
+      await patiently(ports, order.vm.id, signal, () => guest.stopJob(name));
       return { kind: 'exited', exitCode: 137, timedOut: true, stopped: true, seconds: (clock.nowMs() - startedMs) / 1000 };
     }
     if (clock.nowMs() >= nextLogMs) {
@@ -72,20 +78,19 @@ async function follow(
 }
 
 /** Repeats a question to the guest while it is merely slow; a domain that is gone, or silent for too long, is lost. */
-async function patiently<T>(
-  { clock, hypervisor }: HostPorts,
-  name: string,
-  signal: AbortSignal,
-  ask: () => Promise<T>,
-): Promise<T> {
+async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
+  const { clock, hypervisor } = ports;
+  const name = domainName(vmId);
   const deadlineMs = clock.nowMs() + silenceMs;
   for (;;) {
     signal.throwIfAborted();
     try {
       return await ask();
     } catch (error) {
-      if (!(error instanceof BerthError) || error.code !== 'host-busy') throw error;
-      if ((await hypervisor.status(name)) === null) throw lost(name);
+      if (!(error instanceof BerthError)) throw error;
+      if (error.code === 'vm-lost') throw await lost(ports, vmId);
+      if (error.code !== 'host-busy') throw error;
+      if ((await hypervisor.status(name)) === null) throw await lost(ports, vmId);
       if (clock.nowMs() >= deadlineMs)
         throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
           cause: error,
@@ -110,7 +115,7 @@ function createLogCarrier(ports: HostPorts, order: RunCommand, signal: AbortSign
   let carried = 0;
   const rest = async (): Promise<void> => {
     while (carried < order.log.limitBytes) {
-      const chunk = await patiently(ports, name, signal, () =>
+      const chunk = await patiently(ports, order.vm.id, signal, () =>
         guest.readLog(name, carried, Math.min(logChunkBytes, order.log.limitBytes - carried)),
       );
       if (chunk.length === 0) return;

@@ -34,7 +34,7 @@ export async function stageOut(ports: HostPorts, order: StageOut, record: VmReco
 
 /** Once: afterwards the record says so, and the domain may even be gone. */
 async function settle({ guest, hypervisor, store }: HostPorts, order: StageOut, record: VmRecord): Promise<void> {
-  if (record.settled) return;
+  if (record.settled || order.settledElsewhere === true) return;
   const name = domainName(order.vm.id);
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `taking the outputs out of ${name}: its domain ended before its disk was complete`);

@@ -1,6 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { Guest, JobEnd } from '../ports.ts';
-import { bug, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
+import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
 export function createFakeGuest(state: FakeState): Guest {
   const isUp = ({ createdMs }: FakeDomain): boolean => state.clock.nowMs() - createdMs >= state.bootMs;
@@ -57,8 +57,8 @@ export function createFakeGuest(state: FakeState): Guest {
 }
 
 function dataOf(state: FakeState, { config }: FakeDomain): FakeDataDisk {
-  const path = config.disks.find(({ target }) => target === 'vdb')?.source.path;
-  const disk = path === undefined ? undefined : state.disks.get(path);
+  const source = config.disks.find(({ target }) => target === 'vdb')?.source;
+  const disk = source === undefined ? undefined : disksAt(state, source)?.get(source.path);
   if (disk?.kind !== 'data') throw bug(`${config.name} has no data disk`);
   return disk;
 }

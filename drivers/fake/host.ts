@@ -5,6 +5,7 @@ import { createFakeDisks } from './disks.ts';
 import { createFakeGuest } from './guest.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
 import { createFakeImages, createFakeInputs } from './images.ts';
+import { createFakeMigrator } from './migrator.ts';
 import { createFakeNetwork } from './network.ts';
 import type { FakeRepository } from './repository.ts';
 import { bug, type FakeRun, type FakeState } from './state.ts';
@@ -50,6 +51,8 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     images: new Map(),
     networks: new Map(),
     jobsStarted: new Map(),
+    mesh: new Map(),
+    violations: [],
   };
   const ports: HostPorts = {
     clock: state.clock,
@@ -60,6 +63,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     disks: createFakeDisks(state),
     network: createFakeNetwork(state),
     hypervisor: createFakeHypervisor(state),
+    migrator: createFakeMigrator(state),
     guest: createFakeGuest(state),
     probe: createFakeProbe(state, options),
   };

@@ -1,6 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { DomainConfig, DomainStatus, Hypervisor } from '../ports.ts';
-import { bridgeOf, type FakeState, refuseLive } from './state.ts';
+import { bridgeOf, bug, disksAt, type FakeState, peersOf, refuseLive } from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {
   const setStatus = (name: string, status: DomainStatus): void => {
@@ -19,6 +19,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
     async create(config) {
       refuseInUse(state, config);
       refuseMissing(state, config);
+      for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       state.domains.set(config.name, {
         config: structuredClone(config),
         status: { state: 'running', reason: 'booted' },
@@ -32,7 +33,10 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       state.domains.delete(name);
     },
     suspendCpus: async (name) => setStatus(name, { state: 'paused', reason: 'user' }),
-    resumeCpus: async (name) => setStatus(name, { state: 'running', reason: 'unpaused' }),
+    async resumeCpus(name) {
+      refuseSecond(state, name);
+      setStatus(name, { state: 'running', reason: 'unpaused' });
+    },
     version: async () => 'fake 1.0',
   };
 }
@@ -48,11 +52,20 @@ function refuseInUse(state: FakeState, config: DomainConfig): void {
       if (mine === theirs) throw new BerthError('not-ours', `creating ${config.name}: its ${what} is in use by ${other.name}`);
 }
 
-function refuseMissing(state: FakeState, config: DomainConfig): void {
+/** A VM must never run while another copy of it exists. */
+function refuseSecond(state: FakeState, name: string): void {
+  const others = peersOf(state).filter((peer) => peer.domains.has(name));
+  if (others.length === 0) return;
+  const violation = `${name} resumed on ${state.id} while ${others.map(({ id }) => id).join()} has a copy`;
+  state.violations.push(violation);
+  throw bug(violation);
+}
+
+/** Also what the hypervisor of a migration's target refuses. */
+export function refuseMissing(state: FakeState, config: DomainConfig): void {
   const lacks = (what: string): BerthError => new BerthError('hypervisor', `creating ${config.name}: there is no ${what}`);
   for (const { source } of config.disks) {
-    if (source.kind !== 'file' || !state.disks.has(source.path)) throw lacks(`disk ${source.path}`);
-    refuseLive(state, source.path, 'opening');
+    if (disksAt(state, source)?.has(source.path) !== true) throw lacks(`disk ${source.path}`);
   }
   const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
   if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);

@@ -1,6 +1,6 @@
 import type { HostId } from '../../model/ids.ts';
 import type { NetworkRef } from '../../model/vm.ts';
-import type { Clock, DomainConfig, DomainStatus, GuestIdentity, GuestJob, VmPaths, VmRecord } from '../ports.ts';
+import type { Clock, DiskSource, DomainConfig, DomainStatus, GuestIdentity, GuestJob, VmPaths, VmRecord } from '../ports.ts';
 import type { FakeRepository } from './repository.ts';
 
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
@@ -61,6 +61,10 @@ export interface FakeState {
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
+  /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
+  mesh: Map<string, FakeState>;
+  /** What must never happen to a VM that moves, and did. */
+  violations: string[];
 }
 
 /** A caller broke a precondition that the real thing may not notice: never a BerthError, never retried. */
@@ -81,13 +85,25 @@ export function pathsOf(vmId: string): VmPaths {
   };
 }
 
-/** The live domain that has this file open, as a disk or beneath one. */
+/** The disks that a source is among: this host's, or a peer's over NFS. */
+export function disksAt(state: FakeState, source: DiskSource): Map<string, FakeDisk> | undefined {
+  return source.kind === 'file' ? state.disks : state.mesh.get(source.host)?.disks;
+}
+
+/** The other hosts of the site; their maps are what they are known by. */
+export function peersOf(state: FakeState): FakeState[] {
+  return [...state.mesh.values()].filter((peer) => peer.domains !== state.domains);
+}
+
+/** The live domain that has this file open, as a disk or beneath one, here or at a peer. */
 export function liveUserOf(state: FakeState, path: string): FakeDomain | undefined {
-  return [...state.domains.values()].find(({ config }) =>
-    config.disks.some(({ source, backing }) =>
-      [source, ...backing.map((below) => below.source)].some((from) => from.kind === 'file' && from.path === path),
-    ),
-  );
+  const opens =
+    (host: FakeState) =>
+    ({ config }: FakeDomain): boolean =>
+      config.disks
+        .flatMap(({ source, backing }) => [source, ...backing.map((below) => below.source)])
+        .some((from) => from.path === path && disksAt(host, from) === state.disks);
+  return [state, ...peersOf(state)].flatMap((host) => [...host.domains.values()].filter(opens(host)))[0];
 }
 
 export function refuseLive(state: FakeState, path: string, act: string): void {

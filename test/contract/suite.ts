@@ -98,6 +98,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       jobStartedMs: null,
       settled: false,
       removing: false,
+      departing: null,
     });
     /** A folder, both disks with one input, and the network: all that a domain needs. */
     async function prepare(vm: VmSpec, input = Buffer.from('one two three\n')): Promise<void> {

@@ -81,6 +81,7 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     jobStartedMs: null,
     settled: false,
     removing: false,
+    departing: null,
   });
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => host.domains.size === 1);

@@ -114,7 +114,16 @@ describe('the cache of images', () => {
     const [needed, old, fresh, last] = [image(1), image(1), image(1), image(1)];
     for (const one of [needed, old, fresh]) await cache.ensure(one, never);
     const vmId = newId('vm');
-    const record = { generation: 1, vni: 1, staged: null, ready: null, jobStartedMs: null, settled: false, removing: false };
+    const record = {
+      generation: 1,
+      vni: 1,
+      staged: null,
+      ready: null,
+      jobStartedMs: null,
+      settled: false,
+      removing: false,
+      departing: null,
+    };
     await store.write({ ...record, vmId, image: needed.id });
     age(needed.id);
     age(old.id);

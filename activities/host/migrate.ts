@@ -1,0 +1,272 @@
+import type { DomainConfig, DomainStatus, HostPorts, Migrator, VmRecord } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
+import { type ConvergencePolicy, converge, type MigrationJob } from '../../model/migration.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { domainConfig } from './domain-config.ts';
+import { domainName } from './names.ts';
+import { removeDisks } from './remove-disks.ts';
+
+/** What a host has of a VM that moves; `unknown` never appears here: a host that can't say throws. */
+export interface SeenMoving {
+  domain: DomainStatus | null;
+  job: MigrationJob | null;
+}
+
+/** What the record at the source says, and the target's has to say as well. */
+export type Carried = Pick<VmRecord, 'staged' | 'ready' | 'jobStartedMs'>;
+
+export interface PrepareIncoming {
+  /** As it will be here: this host, and the generation of this placement. */
+  vm: VmSpec;
+  /** Address of the host that has its disks; null: this one. */
+  disksAt: string | null;
+  carried: Carried;
+}
+
+export interface MigrateOut {
+  vmId: VmId;
+  /** Here, and at the target. */
+  generation: number;
+  targetGeneration: number;
+  config: DomainConfig;
+  to: string;
+  policy: ConvergencePolicy;
+}
+
+export interface MigratedOut {
+  /** From the guest's pause here to its resumption there; null when it wasn't resumed from here. */
+  downtimeMs: number | null;
+  bytes: number;
+}
+
+const watchEveryMs = 20;
+/** Once the guest is paused, every millisecond is its downtime. */
+const switchEveryMs = 2;
+const sampleEveryMs = 250;
+/** After the end of the source, how long its host may still resume the target; later the saga does it. */
+const handOverMs = 4000;
+
+export async function observeMoving({ hypervisor, migrator }: HostPorts, vmId: VmId): Promise<SeenMoving> {
+  const name = domainName(vmId);
+  // The job first: one that ends between the two questions is then still `active`, and is asked for again.
+  const job = await migrator.job(name);
+  return { domain: await hypervisor.status(name), job };
+}
+
+export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number): Promise<Carried> {
+  const { staged, ready, jobStartedMs } = await recordAtSource(store, vmId, generation);
+  // Until then runCommand is about to write this record, and would undo what the migration writes there.
+  if (jobStartedMs === null)
+    throw new BerthError('host-busy', `moving ${vmId}: its command is only being started; in a moment it can move`);
+  return { staged, ready, jobStartedMs };
+}
+
+async function recordAtSource(store: HostPorts['store'], vmId: VmId, generation: number): Promise<VmRecord> {
+  const record = await store.read(vmId);
+  if (record === null) throw new BerthError('vm-lost', `moving ${vmId}: this host has no record of it`);
+  if (record.generation > generation)
+    throw new BerthError(
+      'stale-generation',
+      `moving ${vmId} with generation ${generation}: ${record.generation} is recorded; ask the ledger where it is`,
+    );
+  if (record.removing || record.settled)
+    throw new BerthError('conflict', `moving ${vmId}: its ${record.removing ? 'removal has begun' : 'disk is settled'}`);
+  return record;
+}
+
+/** The record, the network and the console's folder at the target; returns the domain as it is to be here. */
+export async function prepareIncoming(ports: HostPorts, order: PrepareIncoming, record: VmRecord): Promise<DomainConfig> {
+  const { hypervisor, store, images } = ports;
+  const { vm, disksAt, carried } = order;
+  const found = await hypervisor.status(domainName(vm.id));
+  if (found !== null)
+    throw new BerthError('conflict', `preparing for ${vm.id}: a domain of this name is ${found.state} (${found.reason}) here`);
+  if ((await images.find(vm.image.id)) === null)
+    throw new BerthError('migration-refused', `preparing for ${vm.id}: its image ${vm.image.name} left this host's cache`);
+  const config = await domainConfig(ports, vm, disksAt);
+  await store.write({ ...record, ...carried, settled: false });
+  return config;
+}
+
+/**
+ * Moves the memory, hands over and resumes the target. Also takes up a migration that an earlier attempt began. However
+ * it ends, where the VM is has to be asked of both hosts: this one's word is no evidence.
+ */
+export async function migrateOut(ports: HostPorts, order: MigrateOut, signal: AbortSignal): Promise<MigratedOut> {
+  const { store, hypervisor, migrator } = ports;
+  const name = domainName(order.vmId);
+  const record = await recordAtSource(store, order.vmId, order.generation);
+  if (record.departing !== order.targetGeneration) await store.write({ ...record, departing: order.targetGeneration });
+  const process = await migrator.watch(name);
+  if (process === null || (await hypervisor.status(name)) === null) return { downtimeMs: null, bytes: 0 };
+  const peer = migrator.peer(order.to);
+  try {
+    // Connected before it matters.
+    await peer.status(name);
+    const client = await begin(migrator, name, order);
+    const course = await follow(ports, order, process, client, signal);
+    const resumedMs = process.ended() ? await resumeThere(ports, peer, name) : null;
+    if (client.refusal !== null && resumedMs === null) throw client.refusal;
+    const downtimeMs = resumedMs === null || course.pausedMs === null ? null : Math.round(resumedMs - course.pausedMs);
+    return { downtimeMs, bytes: course.bytes };
+  } finally {
+    peer.close();
+  }
+}
+
+interface Client {
+  ended: boolean;
+  refusal: unknown;
+}
+
+/** Starts the hypervisor's client, unless a job of an earlier attempt is at work: a client that died is no migration that died. */
+async function begin(migrator: Migrator, name: string, order: MigrateOut): Promise<Client> {
+  const client: Client = { ended: false, refusal: null };
+  if ((await migrator.job(name))?.active === true) {
+    client.ended = true;
+    return client;
+  }
+  await migrator.allowDowntime(name, order.policy.firstDowntimeMs);
+  const deadlineMs = order.policy.deadlineMs * 2 + 60_000;
+  void migrator
+    .start({ config: order.config, to: order.to, deadlineMs })
+    .catch((error: unknown) => {
+      client.refusal = error;
+    })
+    .finally(() => {
+      client.ended = true;
+    });
+  return client;
+}
+
+interface Course {
+  pausedMs: number | null;
+  bytes: number;
+}
+
+/** Until the source's process has ended, or no job is at work any more. Steers the pre-copy, and gives it up in time. */
+async function follow(
+  { hypervisor, migrator, clock }: HostPorts,
+  order: MigrateOut,
+  process: { ended(): boolean },
+  client: Client,
+  signal: AbortSignal,
+): Promise<Course> {
+  const name = domainName(order.vmId);
+  const startedMs = clock.nowMs();
+  const course: Course = { pausedMs: null, bytes: 0 };
+  let allowedMs = order.policy.firstDowntimeMs;
+  for (let sampleAtMs = startedMs; !process.ended(); ) {
+    signal.throwIfAborted();
+    if (course.pausedMs === null) {
+      const status = await hypervisor.status(name);
+      if (status?.state === 'paused') course.pausedMs = clock.nowMs();
+    }
+    if (clock.nowMs() >= sampleAtMs || client.ended) {
+      sampleAtMs = clock.nowMs() + sampleEveryMs;
+      const job = await migrator.job(name);
+      if (job !== null) course.bytes = Math.max(course.bytes, job.processedBytes);
+      if (job?.active !== true && client.ended) return course;
+      if (job?.active === true && course.pausedMs === null) {
+        const step = converge(order.policy, clock.nowMs() - startedMs, job);
+        if (step.kind === 'giveUp') {
+          await migrator.abort(name);
+          throw new BerthError('not-converging', `moving ${name}: ${step.why}`);
+        }
+        if (step.downtimeMs > allowedMs) await migrator.allowDowntime(name, step.downtimeMs);
+        allowedMs = step.downtimeMs;
+      }
+    }
+    await clock.sleep(course.pausedMs === null ? watchEveryMs : switchEveryMs, signal);
+  }
+  return course;
+}
+
+/**
+ * The source's process has ended: the copy at the target is the only one. It is resumed when it is complete, which is
+ * when the hypervisor left it paused as it was asked to. null: not from here, the saga sees to it.
+ */
+async function resumeThere(
+  { clock }: HostPorts,
+  peer: { status(name: string): Promise<DomainStatus | null>; resume(name: string): Promise<void> },
+  name: string,
+): Promise<number | null> {
+  for (const untilMs = clock.nowMs() + handOverMs; clock.nowMs() < untilMs; await clock.sleep(switchEveryMs)) {
+    const found = await unlessSilent(() => peer.status(name));
+    if (found === null) return null;
+    if (found.state === 'running') return null;
+    if (found.state !== 'paused' || found.reason !== 'user') continue;
+    const resumed = await unlessSilent(() => peer.resume(name).then(() => true));
+    return resumed === null ? null : clock.nowMs();
+  }
+  return null;
+}
+
+/** The target doesn't answer its peer at the moment: its own worker will. */
+async function unlessSilent<T>(ask: () => Promise<T>): Promise<T | null> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (error instanceof BerthError && (error.code === 'host-busy' || error.code === 'hypervisor')) return null;
+    throw error;
+  }
+}
+
+export async function abortOut({ hypervisor, migrator, store }: HostPorts, vmId: VmId, generation: number): Promise<void> {
+  const record = await store.read(vmId);
+  if (record === null || record.generation > generation) return;
+  const name = domainName(vmId);
+  if ((await hypervisor.status(name)) === null) return;
+  if ((await migrator.job(name))?.active === true) await migrator.abort(name);
+}
+
+/** At either side, after both were asked: this is the only copy, and it is complete. Checks with the guest's agent. */
+export async function resumeHere({ hypervisor, guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<void> {
+  const name = domainName(vmId);
+  const found = await hypervisor.status(name);
+  if (found === null) throw new BerthError('vm-lost', `resuming ${name}: there is no such domain`);
+  if (found.state === 'paused') await hypervisor.resumeCpus(name);
+  else if (found.state !== 'running')
+    throw new BerthError('ambiguous', `resuming ${name}: it is ${found.state} (${found.reason})`);
+  for (const untilMs = clock.nowMs() + agentDeadlineMs; !(await guest.ping(name)); await clock.sleep(100, signal))
+    if (clock.nowMs() > untilMs) return;
+}
+
+/** An overcommitted guest may be slow to answer; its hypervisor's word that it runs is what counts. */
+const agentDeadlineMs = 20_000;
+
+/** Ends a copy that doesn't run, after both hosts were asked. One that runs is never ended here. */
+export async function dropCopy({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
+  const name = domainName(vmId);
+  const found = await hypervisor.status(name);
+  if (found === null) return;
+  if (found.state === 'running')
+    throw new BerthError('ambiguous', `dropping the copy of ${name}: it runs (${found.reason}), which it was seen not to`);
+  await hypervisor.destroy(name);
+  const left = await hypervisor.status(name);
+  if (left !== null)
+    throw new BerthError('host-busy', `dropping the copy of ${name}: the hypervisor still says ${left.state} (${left.reason})`);
+}
+
+/** What is left of a VM where it isn't any more, or never came to be. Its disks stay where they are at home. */
+export async function leaveHost(
+  ports: HostPorts,
+  vmId: VmId,
+  generation: number,
+  home: boolean,
+  record: VmRecord | null,
+): Promise<void> {
+  if (!home) return removeDisks(ports, vmId, generation, record);
+  if (record !== null && record.generation < generation) await ports.store.write({ ...record, generation });
+}
+
+/** Before its outputs are read elsewhere: the guest's writes are on the disk, and no more can follow. */
+export async function settleHere({ hypervisor, guest, store }: HostPorts, vmId: VmId, record: VmRecord): Promise<void> {
+  if (record.settled) return;
+  const name = domainName(vmId);
+  if ((await hypervisor.status(name)) === null)
+    throw new BerthError('vm-lost', `settling ${name}: its domain ended before its disk was complete`);
+  await guest.settle(name);
+  await store.write({ ...record, settled: true });
+}

@@ -1,0 +1,109 @@
+import { BerthError } from '../../model/errors.ts';
+import type { MigrationJob } from '../../model/migration.ts';
+import type { DomainConfig, Migrator } from '../ports.ts';
+import { createFakeHypervisor, refuseMissing } from './hypervisor.ts';
+import { bug, type FakeDomain, type FakeState } from './state.ts';
+
+const steps = 10;
+const stepMs = 20;
+const memoryBytes = 64 * 2 ** 20;
+
+/** Memory that moves between fake hosts in steps of the clock; every moment of a real migration is one here. */
+export function createFakeMigrator(state: FakeState): Migrator {
+  const { clock } = state;
+  const jobs = new Map<string, { aborted: boolean; step: number }>();
+  const refused = (name: string, why: string) => new BerthError('hypervisor', `virsh migrate ${name}: ${why}`);
+
+  function targetOf(config: DomainConfig, to: string): FakeState {
+    const target = state.mesh.get(to);
+    if (target === undefined) throw refused(config.name, `unable to connect to ${to}`);
+    if (target.domains.has(config.name)) throw refused(config.name, 'already exists at the target');
+    refuseMissing(target, config);
+    return target;
+  }
+
+  /** The copy at the target, with its clock: the guest's own work goes on there. */
+  function arrive(domain: FakeDomain, config: DomainConfig, target: FakeState): FakeDomain {
+    const shiftMs = target.clock.nowMs() - clock.nowMs();
+    const { job } = domain;
+    if (typeof job !== 'string') {
+      job.startedMs += shiftMs;
+      if (job.endedMs !== null) job.endedMs += shiftMs;
+    }
+    const copy = { ...domain, config: structuredClone(config), createdMs: domain.createdMs + shiftMs };
+    return { ...copy, status: { state: 'paused', reason: 'user' } };
+  }
+
+  return {
+    async start({ config, to }) {
+      const { name } = config;
+      const domain = state.domains.get(name);
+      if (domain?.status.state !== 'running') throw refused(name, 'the domain is not running');
+      if (jobs.has(name)) throw refused(name, 'another job is active');
+      const target = targetOf(config, to);
+      const job = { aborted: false, step: 0 };
+      jobs.set(name, job);
+      const incoming: FakeDomain = { ...domain, config, status: { state: 'paused', reason: 'migrating' } };
+      target.domains.set(name, incoming);
+      try {
+        for (; job.step < steps; job.step += 1) {
+          await clock.sleep(stepMs);
+          if (job.aborted || state.domains.get(name) !== domain || target.domains.get(name) !== incoming) {
+            if (target.domains.get(name) === incoming) target.domains.delete(name);
+            throw refused(name, 'operation aborted');
+          }
+        }
+        domain.status = { state: 'paused', reason: 'migrating' };
+        await clock.sleep(stepMs);
+        target.domains.set(name, arrive(domain, config, target));
+        await clock.sleep(stepMs);
+        if (state.domains.get(name) === domain) state.domains.delete(name);
+      } finally {
+        jobs.delete(name);
+      }
+    },
+    async job(name): Promise<MigrationJob | null> {
+      if (!state.domains.has(name)) return null;
+      const job = jobs.get(name);
+      const processedBytes = ((job?.step ?? 0) * memoryBytes) / steps;
+      return {
+        active: job !== undefined,
+        elapsedMs: (job?.step ?? 0) * stepMs,
+        totalBytes: memoryBytes,
+        processedBytes,
+        remainingBytes: memoryBytes - processedBytes,
+        dirtyBytesPerS: 0,
+        bytesPerS: memoryBytes,
+        iterations: 1,
+      };
+    },
+    async abort(name) {
+      const job = jobs.get(name);
+      if (job !== undefined) job.aborted = true;
+      // As the real one: it answers when the job is over.
+      while (jobs.has(name)) await clock.sleep(stepMs);
+    },
+    async allowDowntime(name) {
+      if (!state.domains.has(name)) throw refused(name, 'no such domain');
+    },
+    async watch(name) {
+      const domain = state.domains.get(name);
+      return domain === undefined ? null : { ended: () => state.domains.get(name) !== domain };
+    },
+    peer(address) {
+      const peer = () => {
+        const host = state.mesh.get(address);
+        if (host === undefined) throw new BerthError('host-busy', `asking ${address}: no route`);
+        return host;
+      };
+      return {
+        status: async (name) => structuredClone(peer().domains.get(name)?.status ?? null),
+        async resume(name) {
+          if (state.domains.has(name)) throw bug(`${name} resumed at ${address} while ${state.id} has it`);
+          await createFakeHypervisor(peer()).resumeCpus(name);
+        },
+        close: () => undefined,
+      };
+    },
+  };
+}

@@ -1,0 +1,140 @@
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { MigrationJob } from '../model/migration.ts';
+import { domainXml } from './domain-xml.ts';
+import { isErrno } from './files.ts';
+import { domainStatus, quick, refusal } from './libvirt.ts';
+import type { Migrator, PeerHypervisor } from './ports.ts';
+import { openVirsh, type Virsh } from './virsh.ts';
+
+const askDeadlineMs = 10_000;
+/** Aborting takes two seconds; in the last phase it waits for that phase. */
+const abortDeadlineMs = 30_000;
+/** At the switch a peer that doesn't answer at once is left to the saga. */
+const peerDeadlineMs = 3000;
+
+const noDomain = /failed to get domain|Domain not found/i;
+const noJob = /no job is active|domain is not running|not running/i;
+
+/** Live migration over libvirt, peer to peer. `virsh` should be kept for this alone: a migration holds one process. */
+export function openMigrator(virsh: Virsh, scratch: string): Migrator {
+  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<void> {
+    const answer = await quick(virsh, command, deadlineMs);
+    if (!answer.ok) throw refusal(command, answer.error);
+  }
+  return {
+    async start({ config, to, deadlineMs }) {
+      await mkdir(scratch, { recursive: true });
+      const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
+      await writeFile(file, domainXml(config), { mode: 0o600 });
+      try {
+        await ask(migrateCommand(config.name, to, file), deadlineMs);
+      } finally {
+        await rm(file, { force: true });
+      }
+    },
+    async job(name) {
+      const answer = await quick(virsh, ['domjobinfo', name, '--rawstats'], askDeadlineMs);
+      if (answer.ok) return parseJob(answer.output);
+      if (noDomain.test(answer.error) && (await domainStatus(virsh, name, askDeadlineMs)) === null) return null;
+      throw refusal(['domjobinfo', name], answer.error);
+    },
+    async abort(name) {
+      const answer = await quick(virsh, ['domjobabort', name], abortDeadlineMs);
+      if (!answer.ok && !noDomain.test(answer.error) && !noJob.test(answer.error))
+        throw refusal(['domjobabort', name], answer.error);
+    },
+    allowDowntime: (name, ms) => ask(['migrate-setmaxdowntime', name, String(Math.round(ms))]),
+    watch: watchProcess,
+    peer: openPeer,
+  };
+}
+
+/**
+ * `--unsafe`: the disks are opened over NFS with the host's cache, which is safe because source and target go through
+ * the one page cache of the home host, and the source writes everything out before it hands over.
+ */
+function migrateCommand(name: string, to: string, file: string): [string, ...string[]] {
+  const how = ['--live', '--p2p', '--suspend', '--unsafe', '--auto-converge'];
+  return ['migrate', ...how, '--xml', file, name, `qemu+tcp://${to}/system`, `tcp://${to}`];
+}
+
+/** `domjobinfo --rawstats`: a `Job type:` line, then `name: value` lines (libvirt's typed parameters). */
+export function parseJob(output: string): MigrationJob {
+  const values = new Map(
+    output.split('\n').flatMap((line): [string, string][] => {
+      const match = /^([^:]+):\s+(.*?)\s*$/.exec(line);
+      return match?.[1] === undefined || match[2] === undefined ? [] : [[match[1].trim(), match[2]]];
+    }),
+  );
+  const number = (name: string): number => {
+    const value = Number(values.get(name) ?? 0);
+    return Number.isFinite(value) && value >= 0 ? value : 0;
+  };
+  const type = values.get('Job type') ?? 'None';
+  return {
+    active: type === 'Bounded' || type === 'Unbounded',
+    elapsedMs: number('time_elapsed'),
+    totalBytes: number('memory_total'),
+    processedBytes: number('memory_processed'),
+    remainingBytes: number('memory_remaining'),
+    dirtyBytesPerS: number('memory_dirty_rate') * number('memory_page_size'),
+    bytesPerS: number('memory_bps'),
+    iterations: number('memory_iteration'),
+  };
+}
+
+/** What /proc says of a process: its state, and when it started, so that its number given to another isn't taken for it. */
+function lookAt(pid: number): { state: string; since: string } | null {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    return { state: fields[0] ?? '', since: fields[19] ?? '' };
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
+    throw error;
+  }
+}
+
+function threadsOf(pid: number): number {
+  try {
+    return readdirSync(`/proc/${pid}/task`).length;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return 0;
+    throw error;
+  }
+}
+
+/** QEMU's own process, by the file that libvirt keeps of it. A zombie without other threads runs nothing any more. */
+async function watchProcess(name: string): Promise<{ ended(): boolean } | null> {
+  let pid: number;
+  try {
+    pid = Number((await readFile(`/run/libvirt/qemu/${name}.pid`, 'utf8')).trim());
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return null;
+    throw error;
+  }
+  const first = Number.isSafeInteger(pid) && pid > 0 ? lookAt(pid) : null;
+  if (first === null) return null;
+  return {
+    ended() {
+      const now = lookAt(pid);
+      if (now === null || now.since !== first.since) return true;
+      return 'ZX'.includes(now.state) && threadsOf(pid) <= 1;
+    },
+  };
+}
+
+function openPeer(address: string): PeerHypervisor {
+  const virsh = openVirsh(`qemu+tcp://${address}/system`, 1);
+  return {
+    status: (name) => domainStatus(virsh, name, peerDeadlineMs),
+    async resume(name) {
+      const answer = await quick(virsh, ['resume', name], peerDeadlineMs);
+      if (!answer.ok) throw refusal(['resume', name], answer.error);
+    },
+    close: () => virsh.close(),
+  };
+}

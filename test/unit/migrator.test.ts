@@ -1,0 +1,33 @@
+import { describe, expect, it } from 'vitest';
+import { parseJob } from '../../drivers/migrator.ts';
+
+describe('what virsh says of a migration job', () => {
+  it('is read in bytes and milliseconds while it works', () => {
+    const output = [
+      'Job type:         Unbounded   ',
+      'operation: 3',
+      'time_elapsed: 412',
+      'memory_total: 218963968',
+      'memory_processed: 86949765',
+      'memory_remaining: 1048576',
+      'memory_bps: 110200000',
+      'memory_dirty_rate: 25',
+      'memory_page_size: 4096',
+      'memory_iteration: 2',
+      '',
+    ].join('\n');
+    expect(parseJob(output)).toEqual({
+      active: true,
+      elapsedMs: 412,
+      totalBytes: 218_963_968,
+      processedBytes: 86_949_765,
+      remainingBytes: 1_048_576,
+      dirtyBytesPerS: 25 * 4096,
+      bytesPerS: 110_200_000,
+      iterations: 2,
+    });
+  });
+  it.each(['Job type:         None        \n', 'Job type:         Completed   \n', ''])('%j is no active job', (output) => {
+    expect(parseJob(output)).toMatchObject({ active: false, processedBytes: 0 });
+  });
+});
