@@ -98,3 +98,42 @@ test('a VM moves while its command runs, no image is copied, and each host is cr
   const [moved] = (await here.client.eventsOf(task.vms[0]!)).filter(({ type }) => type === 'berth.vm.migrated');
   expect(moved?.data).toMatchObject({ from: { host: migration.from }, to: { host: migration.to } });
 });
+
+/** A moment in the course of a migration, which takes about two seconds here: said in the log, to be tried again. */
+function moment(): Promise<number> {
+  const ms = Math.round(Math.random() * 2000);
+  return new Promise((resolve) => setTimeout(() => resolve(ms), ms));
+}
+
+const numbers = 60;
+test.each([
+  ['the source’s worker', ({ from }: MigrationAnswer) => `${from}/worker`],
+  ['the target’s worker', ({ to }: MigrationAnswer) => `${to}/worker`],
+  ['the control worker', () => 'control'],
+])('SIGKILL of %s at a random moment leaves one copy, unharmed', async (what, victim) => {
+  const task = await counting(numbers);
+  const to = here.site.hosts.map(({ id }) => id).find((id) => id !== task.hosts[0])!;
+  const asked = await move(task.vms[0]!, to);
+  const ms = await moment();
+  const child = here.site.child(victim(asked));
+  const restarts = child.restarts();
+  child.kill('SIGKILL');
+  await child.servesAgain(restarts, 60_000);
+  const migration = await over(asked.id);
+  console.log(`killed ${what} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
+  await expectUnharmed(task, migration, numbers);
+});
+
+test('hosts that lose each other at a random moment leave one copy, unharmed', async () => {
+  // Longer than the hosts are apart: a task that ends meanwhile ends its migration.
+  const task = await counting(4 * numbers);
+  const to = here.site.hosts.find(({ id }) => id !== task.hosts[0])!;
+  const asked = await move(task.vms[0]!, to.id);
+  const ms = await moment();
+  const mend = await here.site.hosts.find(({ id }) => id === asked.from)!.cutOff([to.address]);
+  await new Promise((resolve) => setTimeout(resolve, 15_000));
+  await mend();
+  const migration = await over(asked.id);
+  console.log(`cut ${asked.from} off from ${to.id} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
+  await expectUnharmed(task, migration, 4 * numbers);
+});
