@@ -13,7 +13,7 @@ import {
 import type { HostFacts } from '../model/host.ts';
 import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
-import { taskErrorOf } from './failure.ts';
+import { codeOf, taskErrorOf } from './failure.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { reconcileHost } from './reconcile-host.ts';
@@ -49,7 +49,13 @@ export async function watchHost(id: HostId, pace = 1): Promise<never> {
 }
 
 async function welcome(facts: HostFacts, progress: Progress, pace: number): Promise<void> {
-  await tellPlaced(await onLedger(pace).hostArrived(facts));
+  try {
+    await tellPlaced(await onLedger(pace).hostArrived(facts));
+  } catch (error) {
+    // Such as an address that another host has: for its operator to put right, and to start its worker again.
+    progress.mark({ state: 'refused' });
+    return progress.say('host', `**the ledger refuses ${facts.hostId}** since ${now()}: ${taskErrorOf(error).message}`);
+  }
   progress.mark({ state: 'up' });
   progress.say('host', `**${facts.hostId}** is up since ${now()}: ${facts.hypervisor}, ${facts.accelerator}`);
   await reconcile(facts.hostId, pace);
@@ -85,7 +91,7 @@ async function seek(id: HostId, pace: number, arrivals: HostFacts[], progress: P
   } catch (error) {
     progress.say('host', `**${id} does not answer** since ${now()}: ${taskErrorOf(error).message}`);
   }
-  await onLedger(pace).hostSilent(id);
+  await markSilent(id, pace);
   progress.mark({ state: 'unknown' });
   const asking = new CancellationScope();
   const asked = asking
@@ -93,4 +99,13 @@ async function seek(id: HostId, pace: number, arrivals: HostFacts[], progress: P
     .catch(() => (asking.consideredCancelled ? undefined : sleep(waits(pace).silentAfter)));
   await Promise.race([asked, condition(() => arrivals.length > 0)]);
   asking.cancel();
+}
+
+async function markSilent(id: HostId, pace: number): Promise<void> {
+  try {
+    await onLedger(pace).hostSilent(id);
+  } catch (error) {
+    // Refused when it came: it has no row that could say so.
+    if (codeOf(error) !== 'not-found') throw error;
+  }
 }

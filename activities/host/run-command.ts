@@ -1,4 +1,4 @@
-import type { HostPorts, JobEnd, VmRecord } from '../../drivers/ports.ts';
+import type { HostPorts, Hypervisor, JobEnd, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { RunCommand, RunResult } from './contract.ts';
@@ -19,7 +19,7 @@ const silenceMs = 120_000;
 export async function runCommand(ports: HostPorts, order: RunCommand, record: VmRecord, signal: AbortSignal): Promise<RunResult> {
   const { guest, store, clock, hypervisor } = ports;
   const name = domainName(order.vm.id);
-  if ((await hypervisor.status(name)) === null) throw await lost(ports, order.vm.id);
+  if (await isGone(hypervisor, name)) throw await lost(ports, order.vm.id);
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
   if (record.jobStartedMs === null) await store.write({ ...record, jobStartedMs: startedMs });
@@ -90,13 +90,23 @@ async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, a
       if (!(error instanceof BerthError)) throw error;
       if (error.code === 'vm-lost') throw await lost(ports, vmId);
       if (error.code !== 'host-busy') throw error;
-      if ((await hypervisor.status(name)) === null) throw await lost(ports, vmId);
+      if (await isGone(hypervisor, name)) throw await lost(ports, vmId);
       if (clock.nowMs() >= deadlineMs)
         throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
           cause: error,
         });
       await clock.sleep(lastPollMs, signal);
     }
+  }
+}
+
+/** Gone is what the hypervisor says is gone; one that doesn't answer, because it restarts for example, says nothing. */
+async function isGone(hypervisor: Hypervisor, name: string): Promise<boolean> {
+  try {
+    return (await hypervisor.status(name)) === null;
+  } catch (error) {
+    if (error instanceof BerthError && error.code === 'host-busy') return false;
+    throw error;
   }
 }
 
@@ -120,8 +130,9 @@ function createLogCarrier(ports: HostPorts, order: RunCommand, signal: AbortSign
       );
       if (chunk.length === 0) return;
       const has = await repository.appendLog(order.log.url, carried, chunk, signal);
-      // Fewer than we thought: an earlier attempt's last bytes never arrived. They are still in the guest.
-      carried = has < carried ? has : carried + chunk.length;
+      if (has === carried) throw new BerthError('repository-unavailable', `carrying the log of ${name}: nothing was taken`);
+      // Fewer than we thought, should the repository have lost some: all of it is still in the guest.
+      carried = Math.min(has, carried + chunk.length);
     }
   };
   return {

@@ -91,13 +91,13 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       } else if (served !== false) note(`${spec.name} doesn't serve: ${String(served)}`);
       if (restarts === 0 && served !== true && !stopping) {
         stopping = true;
-        endGroup(child);
+        endGroup(child, pid());
         ready.reject(
           new Error(`${spec.name} did not start; the end of ${spec.logFile}:\n${lastLines(spec.logFile)}`, { cause: served }),
         );
         return;
       }
-      if (served !== true && served !== false) endGroup(child);
+      if (served !== true && served !== false) endGroup(child, pid());
       const how = await ended;
       if (stopping) return;
       spec.onDeath?.();
@@ -183,7 +183,7 @@ async function watchReadiness(spec: ChildSpec, pid: () => number | null): Promis
   });
 }
 
-function endGroup(child: ChildProcess, inner: number | null = null): void {
+function endGroup(child: ChildProcess, inner: number | null): void {
   if (inner !== null) signal(inner, 'SIGKILL');
   if (child.pid !== undefined) signal(-child.pid, 'SIGKILL');
 }

@@ -109,6 +109,29 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeDisks(vm.id, 1);
   });
 
+  it('goes on when libvirtd is killed under it, and with a guest that has none of our programs', async () => {
+    const script = 'echo begun; mv /usr/local/sbin/berth-identity /root; sleep 4; mkdir out; echo fine >out/a';
+    const { vm, stageIn, run, stageOut } = orders(['sh', '-c', script], Buffer.from('x'));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureDisks(vm);
+    await host.activities().ensureRunning(vm);
+    const running = host.activities().runCommand(run);
+    await expect.poll(() => host.log().toString(), { timeout: 60_000 }).toContain('begun');
+    host.host.child('libvirtd').kill('SIGKILL');
+    expect(await running).toMatchObject({ exitCode: 0 });
+    const identity = {
+      hostname: 'node0',
+      machineId: 'a'.repeat(32),
+      cidr: vm.network.cidr,
+      gateway: vm.network.gateway,
+      timeMs: Date.now(),
+    };
+    await host.ports().guest.adopt(vm.id, { ...identity, address: vm.address, neighbours: vm.neighbours });
+    expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/a']);
+    await host.activities().removeDomain(vm.id, 1);
+    await host.activities().removeDisks(vm.id, 1);
+  });
+
   it('that is stopped ends, and the guest stays', async () => {
     const { vm, stageIn, run, stageOut } = orders(
       ['sh', '-c', 'mkdir out; echo some >out/part; trap "" TERM; while :; do sleep 1; done'],

@@ -185,6 +185,21 @@ describe('a command', () => {
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
   });
 
+  it('has its whole log in the repository, though that forgot some and took nothing once', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 5000, log: 'x'.repeat(1_000_000), files: {} }) });
+    await toRunning();
+    const { appendLog } = host.ports.repository;
+    let calls = 0;
+    host.ports.repository.appendLog = async (url, from, bytes, signal) => {
+      calls += 1;
+      if (calls === 1) return 0;
+      if (calls === 3) repository.logs.clear();
+      return appendLog(url, from, bytes, signal);
+    };
+    expect(await call(activities.runCommand, orders.run)).toMatchObject({ exitCode: 0, logBytes: 1_000_000 });
+    expect([...repository.logs.values()].map((log) => log.length)).toEqual([1_000_000]);
+  });
+
   it('is followed by one attempt at a time: the newer takes over', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 20_000, log: '', files: {} }) });
     await toRunning();

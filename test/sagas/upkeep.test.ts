@@ -137,3 +137,21 @@ test('a VM whose removal is refused is stuck, says why, keeps its resources, and
   expect(await site.ended(id)).toBe('cancelled');
   await expectEverythingOrNothing(site, id);
 });
+
+test('a host with the address of another is refused, says so, and is taken when that was put right', async () => {
+  const facts = { ...(await host.ports.probe.measure()), hostId: 'host-9', images: [] };
+  const arrive = (address: string) =>
+    site.client.workflow.signalWithStart(workflowType.host, {
+      taskQueue: controlQueue,
+      workflowId: 'host-host-9',
+      args: ['host-9', site.pace],
+      signal: signalName.arrived,
+      signalArgs: [{ ...facts, address }],
+    });
+  const row = () => site.ledger.host.findUnique({ where: { id: 'host-9' } });
+  await arrive((await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).address);
+  await site.until('it says that it was refused', async () => (await site.detailsOf('host-host-9')).includes('refuses'));
+  expect(await row()).toBeNull();
+  await arrive('10.77.0.9');
+  await site.until('it is up', async () => (await row())?.state === 'up');
+});
