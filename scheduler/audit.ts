@@ -10,6 +10,7 @@ export function audit(trace: Trace, schedule: Schedule): string[] {
   const audit = new Audit(trace, schedule);
   audit.leases();
   audit.capacity();
+  audit.drains();
   audit.operations();
   audit.link();
   audit.network();
@@ -117,6 +118,7 @@ class Audit {
           readyAt = action.untilS;
           break;
         case 'stop':
+        case 'breakPromise':
           if (since !== null) leave(() => action.atS);
           readyAt = action.atS;
           break;
@@ -165,6 +167,14 @@ class Audit {
           (diskMiB !== undefined && taken.diskMiB > diskMiB + slack);
         if (over) this.say(`${host} holds more than it has at ${at} (${lease.id})`);
       }
+    }
+  }
+
+  /** Nothing is on a host while it is drained. */
+  drains(): void {
+    for (const { host, fromS, untilS } of this.schedule.drained) {
+      const there = this.stays.find((stay) => stay.host === host && stay.from < untilS - slack && stay.to > fromS + slack);
+      if (there !== undefined) this.say(`${there.lease} is on ${host} from ${there.from} to ${there.to} while it is drained`);
     }
   }
 

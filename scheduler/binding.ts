@@ -60,17 +60,33 @@ function killedWork(state: PlanState, host: number, at: number): number {
   return least === Number.POSITIVE_INFINITY ? 1 : least;
 }
 
-function cheapest(candidates: Candidate[], nodes: number): { hosts: number[]; cost: number } | null {
+function cheapest(candidates: readonly Candidate[], nodes: number): { hosts: number[]; cost: number } | null {
   if (candidates.length < nodes) return null;
-  candidates.sort((a, b) => a.cost - b.cost || a.until - b.until || a.host - b.host);
-  const chosen = candidates.slice(0, nodes);
+  const chosen: Candidate[] = [];
+  for (const candidate of candidates) {
+    if (chosen.length === nodes && !isCheaper(candidate, chosen[nodes - 1]!)) continue;
+    let low = 0;
+    let high = chosen.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (isCheaper(candidate, chosen[middle]!)) high = middle;
+      else low = middle + 1;
+    }
+    chosen.splice(low, 0, candidate);
+    if (chosen.length > nodes) chosen.pop();
+  }
   return { hosts: chosen.map((c) => c.host), cost: chosen.reduce((sum, c) => sum + c.cost, 0) };
+}
+
+function isCheaper(a: Candidate, b: Candidate): boolean {
+  if (a.cost !== b.cost) return a.cost < b.cost;
+  return a.until !== b.until ? a.until < b.until : a.host < b.host;
 }
 
 /** Hosts for a reservation that has none: those with room, where least must be displaced, tightest first. */
 function chooseHosts(state: PlanState, record: LeaseRecord, now: number, weighImages: boolean): number[] | null {
   const candidates = state.hosts.flatMap((_, host) => candidatesOn(state, record, host, now));
-  const any = cheapest([...candidates], record.lease.nodes);
+  const any = cheapest(candidates, record.lease.nodes);
   if (any === null || !weighImages || state.policy.images === null) return any?.hosts ?? null;
   const having = cheapest(
     candidates.filter((c) => hasImage(state, record, c.host, now)),

@@ -9,9 +9,8 @@ import type { LeaseRecord, PlanState } from './state.ts';
 export function pinnedImages(state: PlanState, host: number): Set<string> {
   const pinned = new Set<string>();
   for (const record of state.leases.values()) {
-    if (record.phase === 'ended' || !record.hosts.includes(host)) continue;
-    const needed = record.phase !== 'waiting' || record.bound || record.transferUntil !== null;
-    if (needed) pinned.add(record.lease.image);
+    const waits = record.phase === 'waiting' && (record.bound || record.transferUntil !== null);
+    if (record.basedOn.includes(host) || (waits && record.hosts.includes(host))) pinned.add(record.lease.image);
   }
   return pinned;
 }

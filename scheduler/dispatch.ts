@@ -226,6 +226,7 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
   removeFrom(state.queue, record);
   record.hosts = hosts;
   record.bound = true;
+  if (!resumed) record.basedOn = hosts;
   let workFrom = now + state.policy.bootS;
   const vms = [];
   if (resumed) {

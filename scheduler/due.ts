@@ -63,14 +63,26 @@ export function beginDue(state: PlanState, now: number, emit: (action: Action) =
     if (!isReady(state, record, now)) continue;
     removeFrom(state.upcoming, record);
     record.phase = 'running';
+    record.basedOn = record.hosts;
     record.runFrom = now + state.policy.bootS;
-    record.expectedEnd = record.promise!.endAt;
+    record.expectedEnd = record.runFrom + record.workS;
     state.underway.add(record);
     setClaims(state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));
+    if (record.expectedEnd > record.promise!.endAt && isInTheWay(state, record)) {
+      record.expectedEnd = Math.max(now + 1, record.promise!.endAt);
+      setClaims(state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));
+    }
     const hosts = record.hosts.map((host) => state.hosts[host]!.spec.id);
     const times = { fromS: now, workFromS: record.runFrom, untilS: record.expectedEnd };
     emit({ do: 'start', lease: record.lease.id, hosts, ...times });
   }
+}
+
+/** Whether a late reservation, with all of its time, would take from another's. */
+function isInTheWay(state: PlanState, record: LeaseRecord): boolean {
+  return record.hosts.some(
+    (host) => state.timeline.promised[host]!.freeUntil(record.runFrom, record.shape, 0) < record.expectedEnd,
+  );
 }
 
 function isReady(state: PlanState, record: LeaseRecord, now: number): boolean {

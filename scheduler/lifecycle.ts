@@ -34,6 +34,7 @@ export function requeue(state: PlanState, record: LeaseRecord): void {
   record.hosts = [];
   record.bound = false;
   record.copies = [];
+  record.basedOn = [];
   enqueue(state, record);
 }
 

@@ -37,6 +37,7 @@ export function migrate(
   record.operation = { from: now, planned: until, until };
   state.underway.add(record);
   record.hosts = away.hosts;
+  record.basedOn = [];
   setClaims(state, record, 'booking', claimsOn(away.hosts, away.from, away.to));
   openings.changed(to);
   const vms = [{ vm: 0, from: state.hosts[from]!.spec.id, to: state.hosts[to]!.spec.id }];

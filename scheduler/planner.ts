@@ -112,7 +112,10 @@ export class LeasePlanner {
   decide(now: number): Action[] {
     const actions: Action[] = this.state.pending.splice(0);
     const emit = (action: Action) => actions.push(action);
-    for (const host of this.state.hosts) host.ops = host.ops.filter((op) => op.until > now);
+    for (const host of this.state.hosts) {
+      host.ops = host.ops.filter((op) => op.until > now);
+      if (host.drain !== null && host.drain.until <= now) host.drain = null;
+    }
     if (++this.decisions % forgetEvery === 0) this.state.timeline.forgetBefore(now);
     settleOverdue(this.state, now, emit);
     // What is started makes hosts slower to vacate, and what is sent makes a reservation's hosts final: look again.
@@ -134,6 +137,7 @@ export class LeasePlanner {
     consider(nextToBind(this.state, now));
     consider(this.state.upcoming.map((record) => beginsAt(this.state, record)).find((begins) => begins > now));
     for (const record of this.state.underway) consider(record.phase === 'running' ? record.expectedEnd : record.operation.until);
+    for (const { drain } of this.state.hosts) consider(drain?.until);
     for (const displacement of displacements(this.state)) consider(displacement.at);
     if (this.state.transfer === null) consider(latestTransfers(this.state)[0]?.at);
     return at;

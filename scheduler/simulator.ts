@@ -13,13 +13,31 @@ export interface Schedule {
   answers: Map<string, Answer>;
   /** When each lease's work was done. */
   endedAtS: Map<string, number>;
+  /** Drains that were accepted. */
+  drained: { host: string; fromS: number; untilS: number }[];
+}
+
+/** What befalls hosts during a simulation. */
+export type Outage =
+  | { lose: string; atS: number; untilS: number }
+  /** Asked for at `atS`; the planner may refuse it. */
+  | { drain: string; atS: number; fromS: number; untilS: number };
+
+export interface Disturbance {
+  outages?: readonly Outage[];
+  /** The planner is replaced by one restored from its snapshot before every decision. */
+  restarts?: boolean;
 }
 
 interface Happening {
   at: number;
   order: number;
   seq: number;
-  event: { submit: TraceLease } | { see: Observation; valid: () => boolean } | { wake: true };
+  event:
+    | { submit: TraceLease }
+    | { see: Observation; valid: () => boolean }
+    | { drain: Extract<Outage, { drain: string }> }
+    | { wake: true };
 }
 
 /**
@@ -27,34 +45,38 @@ interface Happening {
  * planner's actions out and reports what happened. Events of one moment come in a fixed order: what is over, then
  * what is submitted, then the planner's decision.
  */
-export function simulate(trace: Trace, policy: Policy): Schedule {
-  return new Simulation(trace, policy).run();
+export function simulate(trace: Trace, policy: Policy, disturbance: Disturbance = {}): Schedule {
+  return new Simulation(trace, policy, disturbance).run();
 }
 
 class Simulation {
   private readonly trace: Trace;
   private readonly policy: Policy;
-  private readonly planner: LeasePlanner;
+  private readonly disturbance: Disturbance;
+  private planner: LeasePlanner;
   private readonly events = new EventQueue();
   private readonly leases: Map<string, TraceLease>;
   /** Work done so far, and since when it runs again; the run's number tells a stale end from a current one. */
   private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
   private readonly schedule: Schedule;
 
-  constructor(trace: Trace, policy: Policy) {
+  constructor(trace: Trace, policy: Policy, disturbance: Disturbance) {
     this.trace = trace;
+    this.disturbance = disturbance;
     this.policy = policy;
     this.planner = LeasePlanner.create(hostsOf(trace), policy);
     this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
-    this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map() };
+    this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map(), drained: [] };
   }
 
   run(): Schedule {
     for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
+    for (const outage of this.disturbance.outages ?? []) this.befall(outage);
     for (;;) {
       const at = this.events.nextAt();
       if (at === null) return this.schedule;
       this.events.takeAll(at, (event) => this.happen(event, at));
+      if (this.disturbance.restarts === true) this.planner = LeasePlanner.restore(this.planner.snapshot());
       for (const action of this.planner.decide(at)) this.carryOut(action);
       const wake = this.planner.wakeAt(at);
       if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
@@ -63,10 +85,21 @@ class Simulation {
     }
   }
 
+  private befall(outage: Outage): void {
+    if ('drain' in outage) this.events.push(outage.atS, 1, { drain: outage });
+    else {
+      this.report(outage.atS, { saw: 'hostLost', host: outage.lose });
+      this.report(outage.untilS, { saw: 'hostBack', host: outage.lose });
+    }
+  }
+
   private happen(event: Happening['event'], at: number): void {
     if ('submit' in event) {
       const { actualDurationS: _, ...lease } = event.submit;
       this.schedule.answers.set(lease.id, this.planner.submit(lease, at));
+    } else if ('drain' in event) {
+      const { drain: host, fromS, untilS } = event.drain;
+      if (this.planner.drain(host, fromS, untilS, at).accepted) this.schedule.drained.push({ host, fromS, untilS });
     } else if ('see' in event && event.valid()) {
       if (event.see.saw === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
       this.planner.observe(event.see, at);
@@ -84,24 +117,33 @@ class Simulation {
         this.runWork(action.lease, action.workFromS);
         return;
       case 'resume':
-        this.report(action.workFromS, { saw: 'resumed', lease: action.lease });
         this.runWork(action.lease, action.workFromS);
+        this.report(action.workFromS, { saw: 'resumed', lease: action.lease }, this.unlessStopped(action.lease));
         return;
       case 'suspend': {
         this.pauseWork(action.lease, action.fromS);
-        this.report(action.untilS, { saw: 'suspended', lease: action.lease });
+        this.report(action.untilS, { saw: 'suspended', lease: action.lease }, this.unlessStopped(action.lease));
         return;
       }
       case 'stop':
         this.pauseWork(action.lease, action.atS);
         return;
       case 'migrate':
-        this.report(action.untilS, { saw: 'migrated', lease: action.lease });
+        this.report(action.untilS, { saw: 'migrated', lease: action.lease }, this.unlessStopped(action.lease));
+        return;
+      case 'breakPromise':
+        if (this.progress.has(action.lease)) this.pauseWork(action.lease, action.atS);
         return;
       case 'evict':
-      case 'breakPromise':
         return;
     }
+  }
+
+  /** A report about work that was stopped in the meantime is never made. */
+  private unlessStopped(id: string): () => boolean {
+    const progress = this.progress.get(id)!;
+    const { run } = progress;
+    return () => progress.run === run && this.progress.get(id) === progress;
   }
 
   private report(at: number, see: Observation, valid: () => boolean = () => true): void {
@@ -117,7 +159,7 @@ class Simulation {
 
   private pauseWork(id: string, at: number): void {
     const progress = this.progress.get(id)!;
-    progress.doneS += Math.max(0, at - progress.runFrom!);
+    if (progress.runFrom !== null) progress.doneS += Math.max(0, at - progress.runFrom);
     progress.runFrom = null;
     progress.run++;
   }

@@ -35,6 +35,8 @@ export interface LeaseRecord {
   operation: { from: number; planned: number; until: number };
   /** Hosts that hold or are getting this lease's own copy of the image, when hosts keep no cache. */
   copies: number[];
+  /** Hosts whose image the disks of its VMs are based on; a migrated disk stands alone. */
+  basedOn: number[];
   /** When the pending transfer for this lease is over; null: none is under way. */
   transferUntil: number | null;
 }
@@ -159,6 +161,7 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     expectedEnd: 0,
     operation: { from: 0, planned: 0, until: 0 },
     copies: [],
+    basedOn: [],
     transferUntil: null,
   };
 }

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import {
@@ -16,6 +17,7 @@ import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
+import type { Clock } from '../../drivers/ports.ts';
 import { type HostId, newId, type TaskId } from '../../model/ids.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
@@ -30,8 +32,26 @@ import { ledgerConfig } from './ledger-config.ts';
 /** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
 const usualPace = 0.2;
 
-/** In the fakes' time, which passes about 200 times as fast: longer than any test. */
+/** In the fakes' time, which passes fifty times as fast: longer than any test. */
 export const endless = 30 * 24 * 3600 * 1000;
+
+/**
+ * Time passes by being slept through, a fiftieth of it for real: a host that polls a command for days is not idle, and a
+ * dozen of them are still no load.
+ */
+function quickClock(): Clock {
+  let nowMs = Date.UTC(2026, 0, 1);
+  return {
+    nowMs: () => nowMs,
+    async sleep(ms, signal) {
+      signal?.throwIfAborted();
+      const untilMs = nowMs + ms;
+      await delay(Math.min(ms / 50, 20));
+      signal?.throwIfAborted();
+      nowMs = Math.max(nowMs, untilMs);
+    },
+  };
+}
 
 /** A signed URL differs each time; here it leads to the same bytes by its path. */
 class SourcesByPath extends Map<string, Buffer> {
@@ -179,7 +199,7 @@ export class FakeSite {
   }
 
   async until(what: string, met: () => Promise<boolean>, deadlineMs = 30_000): Promise<void> {
-    for (const end = Date.now() + deadlineMs; !(await met()); await new Promise((resolve) => setTimeout(resolve, 20)))
+    for (const end = Date.now() + deadlineMs; !(await met()); await delay(20))
       if (Date.now() > end) throw new Error(`after ${deadlineMs} ms it is still not so that ${what}`);
   }
 
@@ -229,6 +249,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
       id: `host-${index + 1}`,
       repository,
       capacity,
+      clock: quickClock(),
       ...(options.run === undefined ? {} : { run: (job) => options.run!(job.env, job.argv) }),
     }),
   );

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { workflowId } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -82,6 +83,25 @@ test.concurrent('a running task is cancelled', async () => {
   await site.cancel(id);
   expect(await site.ended(id)).toBe('cancelled');
   await expectEverythingOrNothing(site, id);
+});
+
+test.concurrent('operators find a running task by its owner, host and state, and read where it stands', async () => {
+  const id = await site.submit({ command: ['endless'], timeoutS: 7 * 24 * 3600, lease: { kind: 'bestEffort', durationS: 3600 } });
+  await site.until('it runs', async () => (await rowsOf(site, id)).task.state === 'running');
+  const host = (await rowsOf(site, id)).vms[0]!.hostId;
+  const query = `BerthOwner = '${site.owner}' AND BerthHost = '${host}' AND BerthState = 'running'`;
+  const found = async () => {
+    for await (const workflow of site.client.workflow.list({ query }))
+      if (workflow.workflowId === workflowId.task(id)) return true;
+    return false;
+  };
+  await site.until('it is found', found);
+  const details = await site.detailsOf(workflowId.task(id));
+  expect(details).toContain(`**run** on ${host} since`);
+  expect(details).toContain('0 of 1 done');
+  expect(details).toMatch(/ends by \d{4}-.* at the latest/);
+  await site.cancel(id);
+  expect(await site.ended(id)).toBe('cancelled');
 });
 
 test.concurrent('a task that was cancelled before its workflow began ends as cancelled', async () => {

@@ -18,22 +18,23 @@ const order = {
   resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
 };
 
-test.each(['stagingIn', 'starting', 'running', 'stagingOut'])(
-  'a task that is cancelled while %s is undone, or was done',
-  async (phase) => {
-    const { id } = await here.client.submit({ ...order, inputs: [{ path: 'in/bytes', file: bytes }] });
-    const seen = await here.client.until(id, [phase, 'succeeded']);
-    const answer = await here.client.call('DELETE', `/v1/tasks/${id}`);
-    expect([200, 202]).toContain(answer.status);
-    const task = await here.client.over(id);
-    // Only a task that had come to its last phase may have got away.
-    if (seen.state === phase && phase !== 'stagingOut') expect(task.state).toBe('cancelled');
-    else expect(['cancelled', 'succeeded']).toContain(task.state);
-    if (task.state === 'cancelled') expect(task.outputs).toEqual([]);
-    await expectOneCompletion(here.client, task);
-    await expectNothingLeft(here);
-  },
-);
+async function cancelledWhile(phase: string): Promise<void> {
+  const { id } = await here.client.submit({ ...order, inputs: [{ path: 'in/bytes', file: bytes }] });
+  const seen = await here.client.until(id, [phase, 'succeeded']);
+  const answer = await here.client.call('DELETE', `/v1/tasks/${id}`);
+  expect([200, 202]).toContain(answer.status);
+  const task = await here.client.over(id);
+  // Only a task that had come to its last phase may have got away.
+  if (seen.state === phase && phase !== 'stagingOut') expect(task.state, phase).toBe('cancelled');
+  else expect(['cancelled', 'succeeded']).toContain(task.state);
+  if (task.state === 'cancelled') expect(task.outputs).toEqual([]);
+  await expectOneCompletion(here.client, task);
+}
+
+test('a task that is cancelled in a phase is undone, or was done', async () => {
+  await Promise.all(['stagingIn', 'starting', 'running', 'stagingOut'].map(cancelledWhile));
+  await expectNothingLeft(here);
+});
 
 test('a task that is cancelled while it waits in the queue never takes anything', async () => {
   const whole = { ...order, command: ['sleep', '60'], outputs: [], nodes: 1 };

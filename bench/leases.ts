@@ -1,0 +1,230 @@
+import { audit } from '../scheduler/audit.ts';
+import { experiment3Names, generate } from '../scheduler/generate.ts';
+import { hostsOf, type Lease, type Trace } from '../scheduler/lease.ts';
+import { type Metrics, measure } from '../scheduler/metrics.ts';
+import { LeasePlanner } from '../scheduler/planner.ts';
+import { configurations, type Policy } from '../scheduler/policy.ts';
+import { simulate } from '../scheduler/simulator.ts';
+import { type HaizeaRow, loadHaizea, loadTrace, mean } from './haizea.ts';
+import { median, printLine, say } from './line.ts';
+
+interface Timed {
+  metrics: Metrics;
+  cpuS: number;
+}
+
+function timed(trace: Trace, policy: Policy, checked: boolean): Timed {
+  const before = process.cpuUsage();
+  const schedule = simulate(trace, policy);
+  const spent = process.cpuUsage(before);
+  const broken = checked ? audit(trace, schedule) : [];
+  if (broken.length > 0) throw new Error(`BUG: ${trace.name}: ${broken[0]}`);
+  return { metrics: measure(trace, schedule), cpuS: (spent.user + spent.system) / 1e6 };
+}
+
+/** `npm run bench -- leases`: tables for people on standard error, a JSON line a figure on standard output. */
+export async function benchLeases(): Promise<void> {
+  benchHaizea();
+  benchSpeed();
+  benchOneMore();
+  benchPaper();
+}
+
+/** Ours and Haizea's side by side, on every trace in each configuration; every schedule is audited. */
+function benchHaizea(): void {
+  const rows = loadHaizea();
+  // The first runs pay for the compiler: they would count as scheduling.
+  for (const row of rows.slice(0, 5)) simulate(loadTrace(row.trace), configurations[row.config]!);
+  const results = rows.map((row) => ({ row, ...timed(loadTrace(row.trace), configurations[row.config]!, true) }));
+  say('                                              complete (s)            mean wait (s)    refused       leases/s');
+  say('trace                    configuration      Haizea   ours  ratio     Haizea   ours  Haizea ours  Haizea    ours');
+  for (const { row, metrics, cpuS } of results) say(haizeaLine(row, metrics, cpuS));
+  for (const transfers of [true, false]) {
+    const kind = transfers ? 'transfers' : 'noTransfers';
+    const group = results.filter(({ row }) => row.transfers === transfers && row.completionS !== null);
+    const ratios = group.map(({ row, metrics }) => metrics.all_be_completion_s / row.completionS!);
+    const worst = ratios.indexOf(Math.max(...ratios));
+    const { row } = group[worst]!;
+    say(`${kind}: on average ${((1 - mean(ratios)) * 100).toFixed(2)} % earlier; worst case ${row.trace} ${row.config}`);
+    const completion = mean(group.map(({ metrics }) => metrics.all_be_completion_s));
+    const theirs = mean(group.map((each) => each.row.completionS!));
+    printLine(`leases.completion.${kind}.mean`, completion, 's', theirs);
+    const worstOurs = group[worst]!.metrics.all_be_completion_s;
+    const worstName = `leases.completion.${kind}.worst.${row.trace}.${row.config}`;
+    printLine(worstName, worstOurs, 's', row.completionS!);
+    printLine(
+      `leases.wait.${kind}.mean`,
+      mean(group.map((g) => g.metrics.wait_mean_s)),
+      's',
+      mean(group.map((g) => g.row.waitMeanS)),
+    );
+    printLine(
+      `leases.refused.${kind}`,
+      sum(group.map((g) => g.metrics.ar_rejected)),
+      'reservations',
+      sum(group.map((g) => g.row.rejected)),
+    );
+  }
+}
+
+function haizeaLine(row: HaizeaRow, metrics: Metrics, cpuS: number): string {
+  const ratio = row.completionS === null ? 'failed' : (metrics.all_be_completion_s / row.completionS).toFixed(4);
+  return [
+    row.trace.padEnd(24),
+    row.config.padEnd(17),
+    String(row.completionS ?? '–').padStart(7),
+    String(metrics.all_be_completion_s).padStart(6),
+    ratio.padStart(6),
+    row.waitMeanS.toFixed(0).padStart(9),
+    metrics.wait_mean_s.toFixed(0).padStart(6),
+    String(row.rejected).padStart(6),
+    String(metrics.ar_rejected).padStart(4),
+    (row.leasesPerS?.toFixed(0) ?? '–').padStart(8),
+    (metrics.leases / cpuS).toFixed(0).padStart(7),
+  ].join(' ');
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
+
+/** Leases per second of CPU, on the traces that Haizea was timed on and on ones of 1000 hosts, which it was not. */
+function benchSpeed(): void {
+  const haizea = loadHaizea();
+  for (const name of ['scale_par_n8_l1000', 'scale_par_n100_l1000', 'scale_ser_n100_l1000']) {
+    for (const config of ['novm', 'predeploy-susp']) {
+      const trace = loadTrace(name);
+      const { cpuS } = timed(trace, configurations[config]!, true);
+      const theirs = haizea.find((row) => row.trace === name && row.config === config)?.leasesPerS ?? null;
+      const value = trace.leases.length / cpuS;
+      printLine(`leases.speed.${name}.${config}`, value, 'leases/s', theirs);
+    }
+  }
+  for (const name of ['scale_ser_n1000_l5000', 'scale_par_n1000_l5000']) {
+    const trace = generate(name, 1)!;
+    const { cpuS } = timed(trace, configurations['predeploy-susp']!, false);
+    // The baseline is the target: a minute of CPU.
+    printLine(`leases.cpu.${name}.predeploy-susp`, cpuS, 's', 60);
+  }
+}
+
+const probes = 200;
+
+/** What one more lease costs, by the number of hosts and by the number of leases that wait; baseline: the smallest. */
+function benchOneMore(): void {
+  const policy = configurations['predeploy-susp']!;
+  for (const kind of ['bestEffort', 'reservation'] as const) {
+    let least: number | null = null;
+    for (const [hosts, pending] of [
+      [100, 100],
+      [200, 100],
+      [400, 100],
+      [800, 100],
+      [100, 200],
+      [100, 400],
+      [100, 800],
+    ] as const) {
+      const value = oneMoreMs(hosts, pending, kind, policy);
+      least ??= value;
+      printLine(`leases.oneMore.${kind}.${hosts}hosts.${pending}pending`, value, 'ms', least);
+    }
+  }
+}
+
+/** The median time of a submission and the decision after it, on a full site with leases that wait. */
+function oneMoreMs(hosts: number, pending: number, kind: 'bestEffort' | 'reservation', policy: Policy): number {
+  const size = { name: 'full', hosts: { count: hosts, vcpus: 2, memoryMiB: 1024 }, leases: [] };
+  const planner = LeasePlanner.create(hostsOf(size), policy);
+  const vm = { submittedAtS: 0, vcpus: 1, memoryMiB: 512, image: '', imageMiB: 0 };
+  const submit = (lease: Omit<Lease, keyof typeof vm>) => planner.submit({ ...vm, ...lease }, 0);
+  for (let i = 0; i < hosts * 2; i++) submit({ id: `running${i}`, kind: 'bestEffort', durationS: 5000 + i, nodes: 1 });
+  planner.decide(0);
+  for (let i = 0; i < pending; i++) {
+    if (i % 4 === 0) submit({ id: `r${i}`, kind: 'reservation', startAtS: 1000 + 200 * i, durationS: 150, nodes: 4 });
+    else submit({ id: `p${i}`, kind: 'bestEffort', durationS: 900, nodes: 1 });
+  }
+  planner.decide(0);
+  const times: number[] = [];
+  for (let i = 0; i < probes; i++) {
+    const id = `probe${i}`;
+    const start = process.hrtime.bigint();
+    if (kind === 'bestEffort') submit({ id, kind, durationS: 900, nodes: 1 });
+    else submit({ id, kind, startAtS: 2500, durationS: 300, nodes: 4 });
+    planner.decide(0);
+    times.push(Number(process.hrtime.bigint() - start) / 1e6);
+    planner.cancel(id, 0);
+  }
+  return median(times);
+}
+
+/** Sotomayor's findings from generated traces, with the five configurations of the paper. */
+function benchPaper(): void {
+  const five = ['noVM_nosuspend', 'VM_nosuspend', 'VM_nosuspend_ov10', 'VM_suspend_ov10', 'VM_suspend_cache_ov10'];
+  const figures = new Map<string, { util: number[]; end: number[] }>();
+  for (const name of experiment3Names()) {
+    const trace = generate(name, 1)!;
+    for (const config of five) {
+      const { metrics } = timed(trace, configurations[config]!, true);
+      const batch = name.split('_')[1]!;
+      for (const key of [`all ${config}`, `${batch} ${config}`, `${name} ${config}`]) {
+        const entry = figures.get(key) ?? { util: [], end: [] };
+        figures.set(key, entry);
+        entry.util.push(metrics.util_useful);
+        entry.end.push(metrics.all_be_completion_s);
+      }
+    }
+  }
+  const groups = ['p4h_long_ar100_be25', 'long', 'medium', 'short', 'all'];
+  say(`\n${''.padEnd(22)}${five.map((config) => config.padStart(22)).join('')}   utilization, then completion of all batch (s)`);
+  for (const group of groups) {
+    const cells = five.map((config) => {
+      const { util, end } = figures.get(`${group} ${config}`)!;
+      return `${(100 * mean(util)).toFixed(1)} % ${mean(end).toFixed(0)}`.padStart(22);
+    });
+    say(`${group.padEnd(22)}${cells.join('')}`);
+    for (const config of five) {
+      const value = mean(figures.get(`${group} ${config}`)!.util);
+      printLine(`leases.paper.utilization.${group}.${config}`, value, '1', mean(figures.get(`${group} ${five[0]}`)!.util));
+    }
+  }
+  benchSatisfaction();
+  benchDeployed();
+}
+
+/** Client satisfaction: the time that clients got of the time that they asked for. */
+function benchSatisfaction(): void {
+  for (const name of ['I', 'II']) {
+    const trace = generate(name, 1)!;
+    const policy = configurations.VM_suspend_ov10!;
+    const schedule = simulate(trace, policy);
+    const got = trace.leases.map((lease) => {
+      const start = schedule.actions.find((action) => action.do === 'start' && action.lease === lease.id);
+      return start?.do === 'start' ? (schedule.endedAtS.get(lease.id)! - start.workFromS) / lease.durationS : 0;
+    });
+    const without = mean(unscheduledSatisfaction(trace, policy));
+    say(`trace ${name}: client satisfaction ${mean(got).toFixed(3)} with scheduled transfers, ${without.toFixed(3)} without`);
+    printLine(`leases.paper.satisfaction.${name}`, mean(got), '1', without);
+  }
+}
+
+/** What clients get when an image is asked for at the start of its reservation and the link serves as they come. */
+function unscheduledSatisfaction(trace: Trace, policy: Policy): number[] {
+  let linkFreeAt = 0;
+  const byStart = trace.leases.toSorted((a, b) => a.startAtS! - b.startAtS!);
+  return byStart.map((lease) => {
+    linkFreeAt = Math.max(linkFreeAt, lease.startAtS!) + lease.imageMiB / policy.images!.rateMiBPerS;
+    return Math.max(0, lease.startAtS! + lease.durationS - linkFreeAt) / lease.durationS;
+  });
+}
+
+/** MB that reach hosts, with and without caches. */
+function benchDeployed(): void {
+  for (const name of ['III', 'IV']) {
+    const trace = generate(name, 1)!;
+    const [without, cached] = ['VM_suspend_ov10', 'VM_suspend_cache_ov10'].map(
+      (config) => timed(trace, configurations[config]!, true).metrics,
+    );
+    say(`trace ${name}: ${cached!.mb_deployed} MB deployed with caches of 3 images, ${without!.mb_deployed} without`);
+    printLine(`leases.paper.deployed.${name}`, cached!.mb_deployed, 'MB', without!.mb_deployed);
+  }
+}
