@@ -128,9 +128,8 @@ async function run(move: Move, task: TaskId | null, root: CancellationScope): Pr
     cause = whyEnded(root, error);
   }
   return CancellationScope.nonCancellable(async () => {
-    if (cause !== null) await abort(move);
     splitSwitch(move, moved);
-    const outcome = await during(move, 'verify', () => settleMigration(move));
+    const outcome = await during(move, 'verify', () => settleMigration(move, cause === null ? null : () => abort(move)));
     const result = () => ({ ...moved, phases: phasesNow(move) });
     const state = outcome === 'committed' ? 'succeeded' : 'rolledBack';
     if (outcome === 'committed') {
@@ -196,11 +195,13 @@ function onlyCancellation({ progress }: Move, error: unknown): void {
 }
 
 /** What was begun at the source ends there. Whether it came in time is for both hosts to say. */
-async function abort({ source, place, vmId, progress }: Move): Promise<void> {
+async function abort({ place, vmId, progress, pace }: Move): Promise<boolean> {
   try {
-    await source.abortOut(vmId, place.sourceGeneration);
+    await onHost(place.from.id, pace, 'throw').abortOut(vmId, place.sourceGeneration, place.vm.generation);
+    return true;
   } catch (error) {
     progress.say('abort', `the migration could not be ended at ${place.from.id}: ${taskErrorOf(error).message}`);
+    return false;
   }
 }
 

@@ -12,13 +12,16 @@ export type Settled = 'committed' | 'stayed' | 'lost';
 /**
  * Asks both hosts what they have until the table says where the VM is, and does on the way what the table is certain
  * of. For ever, if need be: what isn't known is touched by nobody, and after a while an operator hears of it.
+ * @param end ends what may have been begun at the source; what is seen counts only once it has succeeded. null: it ended.
  */
-export async function settleMigration(move: Move): Promise<Settled> {
+export async function settleMigration(move: Move, end: (() => Promise<boolean>) | null): Promise<Settled> {
   const { first, longest } = waits(move.pace).unclearPause;
   const unclearFrom = Date.now();
   let told = false;
+  let over = end === null;
   for (let pause = first; ; ) {
-    const { action, seen } = await look(move);
+    if (end !== null && !over) over = await end();
+    const { action, seen }: Look = over ? await look(move) : { action: 'observe', seen: `${move.place.from.id}: unknown` };
     if (action === 'stayed' || action === 'lost') return action;
     if (action === 'committed' && (await verified(move))) return action;
     if (await acted(move, action)) continue;

@@ -101,8 +101,8 @@ export interface HostActivities {
   prepareIncoming(order: PrepareIncoming): Promise<DomainConfig>;
   /** At the source: moves the memory, hands over, resumes the target. Where the VM is then has to be asked of both. */
   migrateOut(order: MigrateOut): Promise<MigratedOut>;
-  /** At the source: ends a migration that is under way. */
-  abortOut(vmId: VmId, generation: number): Promise<void>;
+  /** At the source: ends a migration that is under way; no attempt of it begins any more. */
+  abortOut(vmId: VmId, generation: number, targetGeneration: number): Promise<void>;
   /** Where both hosts were asked, and this copy is the only one. */
   resumeHere(vmId: VmId, generation: number): Promise<void>;
   /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */

@@ -10,6 +10,7 @@ import { inventory } from './inventory.ts';
 import {
   abortOut,
   dropCopy,
+  type Ended,
   leaveHost,
   migrateOut,
   observeMoving,
@@ -35,6 +36,7 @@ const cancelled = (): AbortSignal => Context.current().cancellationSignal;
  */
 export function createHostActivities(ports: HostPorts): HostActivities {
   const claims = createClaims(ports.store);
+  const ended: Ended = new Map();
   return {
     observeHost: () => observeHost(ports),
     presence: () => Context.current().cancelled,
@@ -55,8 +57,8 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     readCarried: (vmId, generation) => readCarried(ports, vmId, generation),
     prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),
     // Takes no turn: the command of a VM is followed while it moves.
-    migrateOut: (order) => migrateOut(ports, order, cancelled()),
-    abortOut: (vmId, generation) => abortOut(ports, vmId, generation),
+    migrateOut: (order) => migrateOut(ports, order, ended, cancelled()),
+    abortOut: (vmId, generation, targetGeneration) => abortOut(ports, vmId, generation, targetGeneration, ended),
     resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId, cancelled())),
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>

@@ -93,7 +93,7 @@ export async function prepareIncoming(ports: HostPorts, order: PrepareIncoming, 
  * Moves the memory, hands over and resumes the target. Also takes up a migration that an earlier attempt began. However
  * it ends, where the VM is has to be asked of both hosts: this one's word is no evidence.
  */
-export async function migrateOut(ports: HostPorts, order: MigrateOut, signal: AbortSignal): Promise<MigratedOut> {
+export async function migrateOut(ports: HostPorts, order: MigrateOut, ended: Ended, signal: AbortSignal): Promise<MigratedOut> {
   const { store, hypervisor, migrator } = ports;
   const name = domainName(order.vmId);
   const record = await recordAtSource(store, order.vmId, order.generation);
@@ -104,7 +104,7 @@ export async function migrateOut(ports: HostPorts, order: MigrateOut, signal: Ab
   try {
     // Connected before it matters.
     await peer.status(name);
-    const client = await begin(migrator, name, order);
+    const client = await begin(migrator, name, order, ended);
     const course = await follow(ports, order, process, client, signal);
     const resumedMs = process.ended() ? await resumeThere(ports, peer, name) : null;
     if (client.refusal !== null && resumedMs === null) throw client.refusal;
@@ -115,13 +115,16 @@ export async function migrateOut(ports: HostPorts, order: MigrateOut, signal: Ab
   }
 }
 
+/** Migrations that were ended from here, by VM the last one's generation: for as long as the process lives, as its attempts do. */
+export type Ended = Map<VmId, number>;
+
 interface Client {
   ended: boolean;
   refusal: unknown;
 }
 
 /** Starts the hypervisor's client, unless a job of an earlier attempt is at work: a client that died is no migration that died. */
-async function begin(migrator: Migrator, name: string, order: MigrateOut): Promise<Client> {
+async function begin(migrator: Migrator, name: string, order: MigrateOut, ended: Ended): Promise<Client> {
   const client: Client = { ended: false, refusal: null };
   if ((await migrator.job(name))?.active === true) {
     client.ended = true;
@@ -129,6 +132,9 @@ async function begin(migrator: Migrator, name: string, order: MigrateOut): Promi
   }
   await migrator.allowDowntime(name, order.policy.firstDowntimeMs);
   const deadlineMs = order.policy.deadlineMs * 2 + 60_000;
+  // Nothing may come between this look and the start: an attempt that was given up must not begin when all is over.
+  if ((ended.get(order.vmId) ?? -1) >= order.targetGeneration)
+    throw new BerthError('stale-generation', `moving ${name} with generation ${order.targetGeneration}: that was ended`);
   void migrator
     .start({ config: order.config, to: order.to, deadlineMs })
     .catch((error: unknown) => {
@@ -213,7 +219,14 @@ async function unlessSilent<T>(ask: () => Promise<T>): Promise<T | null> {
   }
 }
 
-export async function abortOut({ hypervisor, migrator, store }: HostPorts, vmId: VmId, generation: number): Promise<void> {
+export async function abortOut(
+  { hypervisor, migrator, store }: HostPorts,
+  vmId: VmId,
+  generation: number,
+  targetGeneration: number,
+  ended: Ended,
+): Promise<void> {
+  ended.set(vmId, Math.max(targetGeneration, ended.get(vmId) ?? 0));
   const record = await store.read(vmId);
   if (record === null || record.generation > generation) return;
   const name = domainName(vmId);
