@@ -30,12 +30,22 @@ async function traces(home: string): Promise<string[]> {
   ];
 }
 
+/** Somewhere outside that this machine surely knows: where its packages come from. */
+const outside = async (): Promise<string> => {
+  const archives = await run(['apt-get', 'indextargets', '--format', '$(REPO_URI)'], { deadlineMs });
+  const [first] = archives.split('\n');
+  if (!first) throw new Error('this machine has no package archive to reach: run apt-get update');
+  return first;
+};
+
 /** Whether the outside answers: of a host as much is asked as of the machine on which it is. */
-const reaches = (on: (argv: [string, ...string[]]) => Promise<string>): Promise<boolean> =>
-  on(['curl', '--silent', '--max-time', '10', '--output', '/dev/null', 'http://archive.example/']).then(
+const reaches = async (on: (argv: [string, ...string[]]) => Promise<string>): Promise<boolean> => {
+  const argv = ['curl', '--silent', '--max-time', '10', '--output', '/dev/null', await outside()] as const;
+  return on([...argv]).then(
     () => true,
     () => false,
   );
+};
 
 const newHome = (): Promise<string> => mkdtemp(join(tmpdir(), 'berth-hosts-'));
 
