@@ -51,7 +51,7 @@ test('a task that is cancelled while it waits in the queue never takes anything'
     .poll(async () => (await here.client.task(waiting.id)) as unknown, { timeout: 20_000 })
     .toMatchObject({
       state: 'queued',
-      refusal: { hosts: 3, failed: { memory: 3 } },
+      waiting: { hosts: 3, failed: { memory: 3 } },
     });
   await here.client.call('DELETE', `/v1/tasks/${waiting.id}`);
   const task = await here.client.over(waiting.id);
