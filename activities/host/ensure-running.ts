@@ -19,11 +19,11 @@ export interface Running {
  * after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
  */
 export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Running> {
-  const { hypervisor, guest, store, clock } = ports;
+  const { guest, store, clock } = ports;
   const name = domainName(vm.id);
   const startedMs = clock.nowMs();
   let current = record;
-  const found = await hypervisor.status(name);
+  const found = await begun(ports, name, record, signal);
   if (found === null) {
     if (record.jobStartedMs !== null)
       throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
@@ -48,6 +48,27 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   const ready = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
   await store.write({ ...current, ready });
   return { createMs: ready.createMs, bootMs: ready.bootMs };
+}
+
+const startingUpMs = 5000;
+const startingUpPollMs = 250;
+
+/**
+ * The domain's state, once its start is over. A libvirtd that was killed between making QEMU and letting it run leaves it
+ * paused (starting up) for ever. Not one instruction of a guest without identity and command was anybody's, so such a
+ * domain is ended, to be made anew.
+ */
+async function begun(ports: HostPorts, name: string, record: VmRecord, signal: AbortSignal): Promise<DomainStatus | null> {
+  const { hypervisor, clock } = ports;
+  const isStartingUp = (status: DomainStatus | null) => status?.state === 'paused' && status.reason === 'starting up';
+  let found = await hypervisor.status(name);
+  for (const endMs = clock.nowMs() + startingUpMs; isStartingUp(found) && clock.nowMs() < endMs; ) {
+    await clock.sleep(startingUpPollMs, signal);
+    found = await hypervisor.status(name);
+  }
+  if (!isStartingUp(found) || record.ready !== null || record.jobStartedMs !== null) return found;
+  await hypervisor.destroy(name);
+  return null;
 }
 
 /** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */

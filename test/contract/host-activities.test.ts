@@ -131,6 +131,20 @@ describe('a domain', () => {
     expect(await code(call(activities.stageOut, orders.stageOut))).toBe('vm-lost');
   });
 
+  it('that libvirtd left starting up when it was killed is made anew; one that had its command is not', async () => {
+    await toRunning();
+    const record = (await host.ports.store.read(vm.id))!;
+    const left = host.domains.get(vm.id)!;
+    const stuck = { state: 'paused', reason: 'starting up' } as const;
+    left.status = { ...stuck };
+    expect(await code(call(activities.ensureRunning, vm))).toBe('host-busy');
+    expect(host.domains.get(vm.id)).toBe(left);
+    await host.ports.store.write({ ...record, ready: null });
+    expect(await code(call(activities.ensureRunning, vm))).toBe('fine');
+    expect(host.domains.get(vm.id)).not.toBe(left);
+    expect(host.domains.get(vm.id)?.status.state).toBe('running');
+  });
+
   it('that ends while it boots has not come up', async () => {
     open({ bootMs: 1e9 });
     await call(activities.ensureImage, vm.image);
