@@ -59,19 +59,13 @@ interface Timing {
 async function oneTask(test: TestSite, file: string): Promise<Timing> {
   const began = performance.now();
   const { id } = await test.client.submit({ ...spec, command, inputs: [{ path: 'in/data', file }], outputs: ['out/sum'] });
-  const task = await followed(test, id);
+  const task = await test.client.over(id);
   const total = Math.round(performance.now() - began);
   if (task.state !== 'succeeded') throw new Error(`${id} is ${task.state}: ${JSON.stringify(task.error)}`);
   const steps: Record<string, number> = {};
   for (const { step, startedAt, endedAt } of task.timeline)
     steps[step] = (steps[step] ?? 0) + Date.parse(endedAt!) - Date.parse(startedAt);
   return { total, boot: steps.boot!, steps };
-}
-
-/** The log's end is the task's end: it is told at once, and nothing has to be asked again and again. */
-async function followed(test: TestSite, id: string): Promise<TaskAnswer> {
-  await test.client.call('GET', `/v1/tasks/${id}/log?follow=1`);
-  return test.client.over(id);
 }
 
 async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Promise<() => Promise<Timing>> {
