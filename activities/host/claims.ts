@@ -78,18 +78,7 @@ async function claim(store: VmStore, vm: VmSpec): Promise<VmRecord> {
     const removed = await store.removedGeneration(vm.id);
     if (removed !== null && removed >= vm.generation)
       throw stale(vm.id, vm.generation, `it was removed with generation ${removed}`);
-    const fresh: VmRecord = {
-      vmId: vm.id,
-      generation: vm.generation,
-      image: vm.image.id,
-      vni: vm.network.vni,
-      staged: null,
-      ready: null,
-      jobStartedMs: null,
-      settled: false,
-      removing: false,
-      departing: null,
-    };
+    const fresh = freshRecord(vm);
     await store.write(fresh);
     return fresh;
   }
@@ -101,4 +90,20 @@ async function claim(store: VmStore, vm: VmSpec): Promise<VmRecord> {
   const taken: VmRecord = { ...record, generation: vm.generation, removing: false, departing: null };
   await store.write(taken);
   return taken;
+}
+
+/** What a host remembers of a VM for which nothing was done yet. */
+export function freshRecord(vm: VmSpec): VmRecord {
+  return {
+    vmId: vm.id,
+    generation: vm.generation,
+    image: vm.image.id,
+    vni: vm.network.vni,
+    staged: null,
+    ready: null,
+    jobStartedMs: null,
+    settled: false,
+    removing: false,
+    departing: null,
+  };
 }

@@ -1,7 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { freshRecord } from '../../activities/host/claims.ts';
 import { domainName, machineId, tapName } from '../../activities/host/names.ts';
-import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { DomainConfig, HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
@@ -81,21 +82,9 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         neighbours: [{ name: 'node0', address }],
       };
     }
-    const recordOf = (vm: VmSpec): VmRecord => ({
-      vmId: vm.id,
-      generation: vm.generation,
-      image: vm.image.id,
-      vni: vm.network.vni,
-      staged: null,
-      ready: null,
-      jobStartedMs: null,
-      settled: false,
-      removing: false,
-      departing: null,
-    });
     /** A folder, both disks with one input, and the network: all that a domain needs. */
     async function prepare(vm: VmSpec, input = Buffer.from('one two three\n')): Promise<void> {
-      await ports.store.write(recordOf(vm));
+      await ports.store.write(freshRecord(vm));
       const folder = await ports.store.emptyInputs(vm.id);
       const url = bench.serve(`words-${vm.id}`, input);
       const order = { url, source: 'repository', sizeBytes: input.length, sha256: digest(input) } as const;
@@ -140,7 +129,12 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       it('keeps a record as it was written, and replaces it whole', async () => {
         const vm = newVm();
         expect(await ports.store.read(vm.id)).toBeNull();
-        const record = { ...recordOf(vm), staged: { bytes: 5 }, ready: { createMs: 1, bootMs: 2, sinceMs: 3 }, jobStartedMs: 4 };
+        const record = {
+          ...freshRecord(vm),
+          staged: { bytes: 5 },
+          ready: { createMs: 1, bootMs: 2, sinceMs: 3 },
+          jobStartedMs: 4,
+        };
         await ports.store.write(record);
         await ports.store.write({ ...record, generation: 2 });
         expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2 });
@@ -151,7 +145,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const vm = newVm();
         expect(await ports.store.removedGeneration(vm.id)).toBeNull();
         await ports.store.remove(vm.id, 3);
-        await ports.store.write(recordOf(vm));
+        await ports.store.write(freshRecord(vm));
         await ports.store.remove(vm.id, 4);
         await ports.store.remove(vm.id, 4);
         expect(await ports.store.removedGeneration(vm.id)).toBe(4);
@@ -161,7 +155,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       it('moves what is quarantined out of use and keeps it until it is removed', async () => {
         const vm = newVm();
         await ports.store.quarantine(vm.id);
-        await ports.store.write(recordOf(vm));
+        await ports.store.write(freshRecord(vm));
         await ports.store.quarantine(vm.id);
         expect(await ports.store.read(vm.id)).toBeNull();
         expect((await ports.store.quarantined()).map(({ vmId }) => vmId)).toContain(vm.id);
@@ -209,7 +203,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       });
       it('are refused when they are not there, too large, or not what was announced', async () => {
         const vm = newVm();
-        await ports.store.write(recordOf(vm));
+        await ports.store.write(freshRecord(vm));
         await ports.store.emptyInputs(vm.id);
         const url = bench.serve('x', Buffer.from('content'));
         expect(await codeOf(ports.inputs.fetch(order(vm, { url: bench.url('/files/nowhere') }), never))).toBe(
