@@ -135,7 +135,7 @@ export function workOf(lease: Lease, policy: Policy): number {
  * lease may be overtaken by a longer one that came a little later, at most `headStart` times the difference in length
  * later: nobody is overtaken for ever.
  */
-const headStart = Number(process.env.ALPHA ?? 6);
+const headStart = 6;
 const priorityS = 1e11;
 
 export function rankOf(lease: Lease, leftS: number, policy: Policy): number {
