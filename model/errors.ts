@@ -49,6 +49,7 @@ export const errorTable = {
   'migration-refused': { status: 409, retryable: false, fault: 'caller', title: 'No host can take this VM' },
   'migration-aborted': { status: 409, retryable: false, fault: 'caller', title: 'The migration was aborted' },
   'not-converging': { status: 409, retryable: false, fault: 'caller', title: 'The VM writes faster than it can be moved' },
+  'drain-impossible': { status: 409, retryable: false, fault: 'caller', title: 'The host cannot be empty by then' },
   // what a host met
   'no-capacity': { status: 503, retryable: true, fault: 'site', title: 'No host has room at the moment' },
   'repository-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The repository does not answer' },

@@ -97,6 +97,31 @@ export const VmMigratedData = z
   })
   .meta({ id: 'VmMigrated', description: 'The VM runs at another host; usage counts there from migratedAt on' });
 
+/** What operators hear of drains. `remaining` says what is still on the host, and why. */
+export const drainEventTypes = {
+  accepted: 'berth.drain.accepted',
+  started: 'berth.drain.started',
+  emptied: 'berth.drain.emptied',
+  incomplete: 'berth.drain.incomplete',
+  cancelled: 'berth.drain.cancelled',
+  returned: 'berth.drain.returned',
+} as const;
+
+export type DrainEventType = (typeof drainEventTypes)[keyof typeof drainEventTypes];
+
+export const DrainData = z
+  .strictObject({
+    drain: z.string(),
+    host: z.string(),
+    state: z.string(),
+    deadline: time,
+    reason: z.string().nullable(),
+    remaining: z.array(z.strictObject({ what: z.string(), why: z.string() })),
+    at: time,
+  })
+  .meta({ id: 'DrainEvent', description: 'How the vacating of a host goes' });
+
+export type DrainData = z.infer<typeof DrainData>;
 export type VmMigratedData = z.infer<typeof VmMigratedData>;
 export type TaskAcceptedData = z.infer<typeof TaskAcceptedData>;
 export type TaskStartedData = z.infer<typeof TaskStartedData>;

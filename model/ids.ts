@@ -16,6 +16,8 @@ const prefixes = {
   event: 'event',
   network: 'net',
   migration: 'migration',
+  drain: 'drain',
+  reservation: 'reservation',
 } as const;
 
 export type IdKind = keyof typeof prefixes;

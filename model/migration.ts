@@ -204,8 +204,12 @@ export function converge(policy: ConvergencePolicy, elapsedMs: number, job: Migr
     const why = `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s, ${mib(job.bytesPerS)} MiB/s are carried over, ${mib(job.remainingBytes)} MiB are left after ${Math.round(elapsedMs / 1000)} s`;
     return { kind: 'giveUp', why };
   }
+  return { kind: 'goOn', downtimeMs: allowedDowntimeMs(policy, elapsedMs) };
+}
+
+export function allowedDowntimeMs(policy: ConvergencePolicy, elapsedMs: number): number {
   const steps = Math.floor(elapsedMs / policy.stepMs);
-  return { kind: 'goOn', downtimeMs: Math.min(policy.lastDowntimeMs, policy.firstDowntimeMs * 2 ** Math.min(steps, 30)) };
+  return Math.min(policy.lastDowntimeMs, policy.firstDowntimeMs * 2 ** Math.min(steps, 30));
 }
 
 /** Seconds until what is left has been carried over; null when the guest writes as fast as that. */

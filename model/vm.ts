@@ -52,3 +52,11 @@ export interface VmSpec {
   /** Names that this guest can resolve: its siblings' (and its own). */
   neighbours: { name: string; address: string }[];
 }
+
+/** What a VM is seen to do with its memory. null: the hypervisor doesn't say. */
+export interface VmLoad {
+  /** What its process holds of the machine's memory. */
+  residentMiB: number | null;
+  /** Distinct memory written in a second. */
+  dirtyMiBPerS: number | null;
+}

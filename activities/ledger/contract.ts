@@ -4,7 +4,7 @@ import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
-import type { VmSpec } from '../../model/vm.ts';
+import type { VmLoad, VmSpec } from '../../model/vm.ts';
 import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
 
 /** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
@@ -126,6 +126,9 @@ export interface LedgerActivities {
   stickMigration(id: MigrationId, why: TaskError): Promise<void>;
   /** Accepted migrations whose workflow was never started. */
   migrationsWithoutWorkflow(olderThanS: number): Promise<MigrationRecord[]>;
+
+  /** What a host saw its VMs do with their memory. */
+  noteLoads(loads: { vmId: VmId; load: VmLoad }[]): Promise<void>;
 
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
   sweep(): Promise<number>;

@@ -4,6 +4,8 @@ import type { TaskId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { MigrationFailure, MigrationResult } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+
+import { measureMigration } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migrations.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
@@ -64,6 +66,7 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
       throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
     if (row.state !== 'succeeded') {
       await writeEnd(tx, row, 'succeeded', { ...result, error: null }, now);
+      await measureMigration(tx, row, result, now);
       await tx.$executeRaw`
         INSERT INTO "VmStay" ("vmId", generation, "hostId", until)
         VALUES (${row.vmId}, ${row.vmGeneration}, ${row.fromId}, ${now}::timestamptz)`;

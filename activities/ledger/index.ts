@@ -7,6 +7,7 @@ import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
 import { sweep, tasksToCancel, tasksWithoutWorkflow } from './housekeeping.ts';
 import { loadTask } from './load-task.ts';
+import { noteLoads } from './measurements.ts';
 import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
 import { releaseVms, requeueTask } from './release.ts';
 import { reserveTask } from './reserve-task.ts';
@@ -39,6 +40,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
     stickMigration: (id, why) => stickMigration(deps, id, why),
     migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
+    noteLoads: (loads) => noteLoads(deps, loads),
     sweep: () => sweep(deps),
   };
 }

@@ -235,3 +235,64 @@ it('the ledger lets a migration go where the model does, and nowhere else', asyn
       expect([from, to, refused]).toEqual([from, to, legal ? undefined : 'BE001']);
     }
 });
+
+describe('what a migration took', () => {
+  const phases = [
+    { name: 'reserve' as const, startedAt: '2026-11-21T10:00:00.000Z', seconds: 0.1, bytes: 0 },
+    { name: 'preCopy' as const, startedAt: '2026-11-21T10:00:00.000Z', seconds: 2, bytes: 4096 },
+    { name: 'switch' as const, startedAt: '2026-11-21T10:00:00.000Z', seconds: 0.12, bytes: 0 },
+  ];
+  const rows = () => fixture.ledger.measurement.findMany({ orderBy: { at: 'asc' } });
+
+  it('is measured once, in the transaction of its commit, with what was known of the VM before', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3 } }]);
+    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 171.5, dirtyMiBPerS: null } }]);
+    const { id } = await begin(vm);
+    fixture.now += 3000;
+    await fixture.activities.commitMigration(id, { ...result, phases });
+    await fixture.activities.commitMigration(id, { ...result, phases });
+    expect(await rows()).toMatchObject([
+      {
+        id: `${id}/live`,
+        kind: 'live',
+        fromId: 'a',
+        toId: 'b',
+        memoryMiB: 256,
+        residentMiB: 171.5,
+        dirtyMiBPerS: 3,
+        concurrency: 1,
+        seconds: 3,
+        transferS: 2.12,
+        bytes: 4096n,
+        downtimeMs: 120,
+      },
+    ]);
+  });
+
+  it('says how much of its time it shared with others', async () => {
+    const [one, other] = [await running(), await running()];
+    await arrive('b');
+    const first = await begin(one.vm, 'b');
+    fixture.now += 4000;
+    const second = await begin(other.vm, 'b');
+    fixture.now += 5000;
+    await fixture.activities.commitMigration(first.id, { ...result, phases });
+    fixture.now += 5000;
+    await fixture.activities.commitMigration(second.id, { ...result, phases });
+    // Ten seconds of which five were shared; and again ten, of which five were.
+    expect((await rows()).map(({ seconds, concurrency }) => [seconds, concurrency])).toEqual([
+      [10, 1.5],
+      [10, 1.5],
+    ]);
+  });
+
+  it('is no measurement when it came to nothing', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    await fixture.activities.rollBackMigration(id, failed);
+    expect(await rows()).toEqual([]);
+  });
+});

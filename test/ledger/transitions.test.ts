@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
+import { type DrainState, drainTransitions, isDrainOver } from '../../model/drain.ts';
 import { hostTransitions, imageTransitions, taskTransitions, vmTransitions } from '../../model/states.ts';
 import { addOwner, failure, useLedger } from './ledger-fixture.ts';
 
@@ -32,6 +33,14 @@ const insert: Record<string, (id: string, state: string) => Promise<unknown>> = 
        VALUES ($1, $1, 'site', $2::"HostState", 1, 1, 1, '', 'qemu', '', '', now())`,
       [id, state],
     ),
+  Drain: async (id, state) => {
+    await insert.Host?.(`host-${id}`, 'up');
+    await fixture.sql(
+      `INSERT INTO "Drain" (id, "hostId", number, "ownerId", state, deadline, strategy, confidence, "wasSchedulable", "wasAccepting", "emptiedAt", "finishedAt")
+       VALUES ($1, 'host-' || $1, 1, $2, $3::"DrainState", now(), 'auto', 0.99, true, true, now(), CASE WHEN $4 THEN now() END)`,
+      [id, owner, state, isDrainOver(state as DrainState)],
+    );
+  },
   Image: (id, state) =>
     fixture.sql(
       `INSERT INTO "Image" (id, name, digest, state, recipe, "virtualMiB", cmdline, "sizeBytes", parts)
@@ -45,6 +54,7 @@ describe.each([
   ['Vm', vmTransitions],
   ['Host', hostTransitions],
   ['Image', imageTransitions],
+  ['Drain', drainTransitions],
 ] as const)('%s', (table, transitions: Record<string, readonly string[]>) => {
   const states = Object.keys(transitions);
 
@@ -63,7 +73,11 @@ describe.each([
       const id = `${table}-${from}-${to}`;
       await insert[table]?.(id, from);
       const generation = table === 'Vm' ? ', generation = generation + 1' : '';
-      const move = fixture.sql(`UPDATE "${table}" SET state = $2::"${table}State"${generation} WHERE id = $1`, [id, to]);
+      const finished = table === 'Drain' && isDrainOver(to as DrainState) ? ', "finishedAt" = now()' : '';
+      const move = fixture.sql(`UPDATE "${table}" SET state = $2::"${table}State"${generation}${finished} WHERE id = $1`, [
+        id,
+        to,
+      ]);
       const refused = await move.then(
         () => null,
         (error: { code?: string }) => error.code,

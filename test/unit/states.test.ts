@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { drainTransitions } from '../../model/drain.ts';
 import {
   hostTransitions,
   imageTransitions,
@@ -12,7 +13,13 @@ import {
 } from '../../model/states.ts';
 
 /** That the ledger enforces the same tables is shown by test/ledger/transitions.test.ts. */
-const tables = { task: taskTransitions, vm: vmTransitions, host: hostTransitions, image: imageTransitions };
+const tables = {
+  task: taskTransitions,
+  vm: vmTransitions,
+  host: hostTransitions,
+  image: imageTransitions,
+  drain: drainTransitions,
+};
 
 function reachable(transitions: Record<string, readonly string[]>, from: string): Set<string> {
   const seen = new Set([from]);

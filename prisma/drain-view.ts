@@ -1,0 +1,139 @@
+import type { Prisma } from '../generated/prisma/client.ts';
+import type { DrainStrategy } from '../model/drain.ts';
+import type { TaskState, VmState } from '../model/states.ts';
+import type { DrainQuestion, DrainTarget, DrainVm } from '../scheduler/drain-plan.ts';
+import { fitMigrationModel, type MigrationModel, type OperationKind, type Sample } from '../scheduler/migration-model.ts';
+
+type Transaction = Prisma.TransactionClient;
+
+/** How many of the newest measurements are learned from. */
+const newestSamples = 400;
+/** How a VM can be moved today. */
+const modes = ['live'] as const;
+/** How long past timeoutS a command may run: as runMargin in workflows/timeouts.ts. */
+const commandMarginMs = 90_000;
+
+/** The model, from what was measured last. */
+export async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
+  const rows = await tx.measurement.findMany({ orderBy: [{ at: 'desc' }, { id: 'asc' }], take: newestSamples });
+  return fitMigrationModel(
+    rows.map(
+      (row): Sample => ({
+        kind: row.kind as OperationKind,
+        from: row.fromId,
+        to: row.toId,
+        load: { vm: row.vmId, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
+        concurrency: row.concurrency,
+        atMs: row.at.getTime(),
+        seconds: row.seconds,
+        transferS: row.transferS,
+        bytes: Number(row.bytes),
+      }),
+    ),
+  );
+}
+
+interface VmRow {
+  id: string;
+  state: VmState;
+  vcpus: number;
+  memoryMiB: number;
+  residentMiB: number | null;
+  dirtyMiBPerS: number | null;
+  taskState: TaskState | null;
+  /** Epoch milliseconds; null where there is no such end. */
+  leaseEndMs: number | null;
+  commandEndMs: number | null;
+  migration: { state: string; to: string | null; sinceMs: number } | null;
+  failed: { to: string; why: string; atMs: number }[];
+}
+
+/** A VM of the host, and when it was last sent away in vain. */
+export type SeenVm = DrainVm & { failedMs: number | null };
+
+/** The VMs that a host has, or that are on their way to it. @param drain whose own attempts are looked at; '' for none */
+export async function readVmsOf(tx: Transaction, host: string, drain: string): Promise<SeenVm[]> {
+  const rows = await tx.$queryRaw<VmRow[]>`
+    SELECT v.id, v.state, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
+      (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
+      (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
+      (SELECT jsonb_build_object('state', m.state, 'to', m."toId",
+          'sinceMs', extract(epoch FROM COALESCE(m."startedAt", m."createdAt")) * 1000)
+        FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
+      COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
+          'atMs', extract(epoch FROM m."finishedAt") * 1000) ORDER BY m."finishedAt")
+        FROM "Migration" m WHERE m."vmId" = v.id AND m.state = 'rolledBack' AND m."requestedBy" = ${drain}
+          AND m."toId" IS NOT NULL AND m."fromId" = ${host}), '[]') AS failed
+    FROM "Vm" v LEFT JOIN "VmLoad" w ON w."vmId" = v.id LEFT JOIN "Task" t ON t.id = v."taskId"
+      LEFT JOIN "Lease" l ON l.id = v."leaseId"
+    WHERE v.state NOT IN ('pending', 'removed') AND (v."hostId" = ${host}
+      OR EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."toId" = ${host} AND m.reserved))
+    ORDER BY v.id`;
+  return rows.map((row) => ({
+    id: row.id,
+    vcpus: row.vcpus,
+    memoryMiB: row.memoryMiB,
+    load: { vm: row.id, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
+    phase: phaseOf(row, host),
+    endsByMs: endOf(row),
+    failed: row.failed,
+    failedMs: row.failed.at(-1)?.atMs ?? null,
+  }));
+}
+
+function phaseOf({ state, migration, taskState }: VmRow, host: string): DrainVm['phase'] {
+  if (migration !== null) {
+    if (migration.state === 'stuck') return { kind: 'fixed', why: 'nobody can know yet where its migration has left it' };
+    if (migration.to === host) return { kind: 'settling', why: 'it is on its way here' };
+    return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to };
+  }
+  switch (state) {
+    case 'running':
+      if (taskState === null || taskState === 'running') return { kind: 'movable' };
+      return { kind: 'settling', why: `its task is ${taskState}` };
+    case 'reserved':
+    case 'creating':
+    case 'restoring':
+    case 'suspending':
+    case 'migrating':
+    case 'removing':
+      return { kind: 'settling', why: `it is ${state}` };
+    default:
+      return { kind: 'fixed', why: `it is ${state}: only a VM that runs can be moved` };
+  }
+}
+
+/** The first of the ends that are known; null where it stays until somebody removes it. */
+function endOf({ leaseEndMs, commandEndMs }: VmRow): number | null {
+  const ends = [leaseEndMs, commandEndMs].filter((end) => end !== null);
+  return ends.length === 0 ? null : Math.min(...ends);
+}
+
+/** Every host as a target, with what this drain has brought there. */
+async function readHosts(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
+  return tx.$queryRaw<DrainTarget[]>`
+    SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
+      jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
+      jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
+      (SELECT count(*)::int FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = h.id AND v.state <> 'removed'
+        WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m."toId" = h.id AND m."fromId" = ${host}) AS given
+    FROM "Host" h ORDER BY h.id`;
+}
+
+export interface DrainOrder {
+  host: string;
+  /** Its id; '' before there is one. */
+  drain: string;
+  deadlineMs: number;
+  strategy: DrainStrategy;
+  confidence: number;
+  nowMs: number;
+}
+
+/** All that the plan of a drain depends on. */
+export async function readDrainQuestion(tx: Transaction, order: DrainOrder): Promise<DrainQuestion & { vms: SeenVm[] }> {
+  const { host, drain, deadlineMs, strategy, confidence, nowMs } = order;
+  const vms = await readVmsOf(tx, host, drain);
+  const hosts = await readHosts(tx, host, drain);
+  return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, modes, model: await readMigrationModel(tx) };
+}

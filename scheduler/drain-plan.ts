@@ -1,0 +1,263 @@
+import type { DrainStrategy } from '../model/drain.ts';
+import { type Load, type MigrationModel, type MoveMode, type Operation, operationsOf } from './migration-model.ts';
+import { chooseTarget, migrationLimits, type TargetFilter, type TargetHost } from './migration-target.ts';
+import { type Prediction, plus, upperBound } from './regression.ts';
+
+/** What a drain has to know of one VM of its host. */
+export interface DrainVm {
+  id: string;
+  vcpus: number;
+  memoryMiB: number;
+  load: Load;
+  /**
+   * `movable` now; `moving` already, which this drain or somebody else asked for; `settling`: it is being made, or its
+   * host is about to be left in another way; `fixed`: it can't be moved as it is, and `why` says so.
+   */
+  phase:
+    | { kind: 'movable' }
+    | { kind: 'moving'; sinceMs: number; to: string | null }
+    | { kind: 'settling'; why: string }
+    | { kind: 'fixed'; why: string };
+  /** When it is gone at the latest, because its lease or its command's time ends; null: it stays until it is told. */
+  endsByMs: number | null;
+  /** Targets at which it failed during this drain, and what they said. */
+  failed: { to: string; why: string }[];
+}
+
+/** A host that VMs may go to. That it lacks an image is no obstacle: the drain brings it there first. */
+export type DrainTarget = Omit<TargetHost, 'hasImage' | 'arriving' | 'leaving'> & {
+  /** VMs that this drain has brought there so far. */
+  given: number;
+};
+
+export interface DrainQuestion {
+  nowMs: number;
+  deadlineMs: number;
+  host: string;
+  strategy: DrainStrategy;
+  /** With which the host is to be empty by the deadline, e.g. 0.99. */
+  confidence: number;
+  vms: readonly DrainVm[];
+  hosts: readonly DrainTarget[];
+  modes: readonly MoveMode[];
+  model: MigrationModel;
+}
+
+export interface PlannedMove {
+  vm: string;
+  to: string;
+  mode: MoveMode;
+  meanS: number;
+}
+
+export interface DrainPlan {
+  strategy: 'sequential' | 'parallel';
+  /** In the order in which they begin. */
+  moves: PlannedMove[];
+  /** How many at a time. */
+  width: number;
+  leaving: { vm: string; byMs: number | null }[];
+  blockers: { vm: string; why: string }[];
+  meanS: number;
+  boundS: number;
+  /** The latest start that meets the deadline with the confidence asked for; may have passed. */
+  startMs: number;
+  /** When the host is empty, as expected and with that confidence, if the moves start at `startMs`; null with blockers. */
+  expectedMs: number | null;
+  emptyByMs: number | null;
+  /** The earliest deadline that could be promised now; null with blockers that nothing is known to end. */
+  earliestMs: number | null;
+}
+
+/** From the decision to the first move, and from the last one's end to the proof that the host is empty. */
+const aroundS: Prediction = { mean: 1, spread: 0.5, dof: 10 };
+/** A VM whose time ends is removed after it: its saga takes so long, at most, and a removal is quick. */
+const removalMs = 20_000;
+
+/**
+ * How to empty a host by a deadline, and when to begin. Largest VMs first, each to the target that has been given the
+ * fewest; of equals, to the one with the most free memory. One at a time, unless that is too late.
+ */
+export function planDrain(question: DrainQuestion): DrainPlan {
+  const { nowMs, deadlineMs, strategy } = question;
+  const sorted = sortOut(question);
+  const sequential = course(question, sorted, 1);
+  const together = course(question, sorted, migrationLimits.leaving);
+  const inTime = (one: Course) => nowMs + one.boundS * 1000 <= deadlineMs;
+  const useParallel =
+    strategy === 'parallel' || (strategy === 'auto' && !inTime(sequential) && together.boundS < sequential.boundS);
+  const chosen = useParallel ? together : sequential;
+  const startMs = Math.max(nowMs, deadlineMs - chosen.boundS * 1000);
+  const lastMs = Math.max(0, ...sorted.leaving.map(({ byMs }) => byMs ?? 0), ...sorted.waitsMs);
+  const blocked = sorted.blockers.length > 0;
+  const idle = chosen.moves.length === 0 && sorted.underWay === 0;
+  const end = (seconds: number) => Math.max(idle ? nowMs : startMs + seconds * 1000, lastMs);
+  const ends = blocked && sorted.endsMs === null;
+  return {
+    ...chosen,
+    strategy: useParallel ? 'parallel' : 'sequential',
+    leaving: sorted.leaving,
+    blockers: sorted.blockers,
+    startMs,
+    expectedMs: blocked ? null : end(chosen.meanS),
+    emptyByMs: blocked ? null : end(chosen.boundS),
+    earliestMs: ends
+      ? null
+      : Math.max(nowMs + (idle ? 0 : best(question, sequential, together).boundS) * 1000, lastMs, sorted.endsMs ?? 0),
+  };
+}
+
+function best({ strategy }: DrainQuestion, sequential: Course, together: Course): Course {
+  if (strategy === 'sequential') return sequential;
+  return strategy === 'parallel' || together.boundS < sequential.boundS ? together : sequential;
+}
+
+interface Sorted {
+  moves: { vm: DrainVm; to: string; mode: MoveMode }[];
+  leaving: DrainPlan['leaving'];
+  blockers: DrainPlan['blockers'];
+  /** When what stands in the way ends by itself; null: at least one of them never does, or nothing stands in the way. */
+  endsMs: number | null;
+  waitsMs: number[];
+  /** How many move already. */
+  underWay: number;
+  moving: DrainVm[];
+}
+
+/** Who has to go where, who goes by itself, and who is in the way. */
+function sortOut(question: DrainQuestion): Sorted {
+  const { deadlineMs, vms } = question;
+  const sorted: Sorted = { moves: [], leaving: [], blockers: [], endsMs: null, waitsMs: [], underWay: 0, moving: [] };
+  const room = new Room(question);
+  const blockedEnds: (number | null)[] = [];
+  const block = (vm: DrainVm, why: string) => {
+    sorted.blockers.push({ vm: vm.id, why });
+    blockedEnds.push(vm.endsByMs === null ? null : vm.endsByMs + removalMs);
+  };
+  for (const vm of [...vms].sort((a, b) => b.memoryMiB - a.memoryMiB || (a.id < b.id ? -1 : 1))) {
+    if (vm.phase.kind === 'moving') {
+      sorted.underWay += 1;
+      sorted.moving.push(vm);
+    } else if (vm.endsByMs !== null && vm.endsByMs + removalMs <= deadlineMs)
+      sorted.leaving.push({ vm: vm.id, byMs: vm.endsByMs + removalMs });
+    else if (vm.phase.kind === 'fixed') block(vm, vm.phase.why);
+    else if (vm.phase.kind === 'settling') sorted.leaving.push({ vm: vm.id, byMs: null });
+    else {
+      const found = room.find(vm);
+      if ('why' in found) block(vm, found.why);
+      else sorted.moves.push({ vm, ...found });
+    }
+  }
+  if (blockedEnds.length > 0 && !blockedEnds.includes(null)) sorted.endsMs = Math.max(...(blockedEnds as number[]));
+  return sorted;
+}
+
+/** The targets as they fill. */
+class Room {
+  readonly #question: DrainQuestion;
+  readonly #hosts: DrainTarget[];
+
+  constructor(question: DrainQuestion) {
+    this.#question = question;
+    this.#hosts = question.hosts.map((host) => ({ ...host, used: { ...host.used } }));
+    // What is on its way to a host counts as given to it.
+    for (const vm of question.vms) {
+      const { phase } = vm;
+      const host = phase.kind === 'moving' ? this.#hosts.find(({ id }) => id === phase.to) : undefined;
+      if (host !== undefined) host.given += 1;
+    }
+  }
+
+  find(vm: DrainVm): { to: string; mode: MoveMode } | { why: string } {
+    const { host } = this.#question;
+    const refused: string[] = [];
+    const fit = this.#hosts.filter((candidate) => {
+      if (candidate.id === host) return false;
+      const why = this.#refuse(vm, candidate);
+      if (why !== null) refused.push(`${candidate.id}: ${why}`);
+      return why === null;
+    });
+    const free = ({ capacity, used }: DrainTarget) => capacity.memoryMiB - used.memoryMiB;
+    const tries = (candidate: DrainTarget) => vm.failed.filter(({ to }) => to === candidate.id).length;
+    // Where it failed, it is tried again only when it was tried everywhere else.
+    const [best] = fit.sort((a, b) => tries(a) - tries(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1));
+    if (best === undefined)
+      return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.join(', ')})` };
+    const mode = this.#mode(vm, best.id);
+    if (mode === null) return { why: `it writes its memory faster than it can be carried to ${best.id}` };
+    best.given += 1;
+    best.used.vcpus += vm.vcpus;
+    best.used.memoryMiB += vm.memoryMiB;
+    return { to: best.id, mode };
+  }
+
+  #refuse(vm: DrainVm, candidate: DrainTarget): TargetFilter | string | null {
+    const { host, hosts } = this.#question;
+    const source = hosts.find(({ id }) => id === host);
+    if (source === undefined) throw new Error(`BUG: ${host}, which is to be drained, is no host`);
+    const failures = vm.failed.filter(({ to }) => to === candidate.id);
+    if (failures.length >= maxTries) return failures.at(-1)!.why;
+    const atRest = (one: DrainTarget): TargetHost => ({ ...one, hasImage: true, arriving: 0, leaving: 0 });
+    const moving = { host, vcpus: vm.vcpus, memoryMiB: vm.memoryMiB, to: candidate.id };
+    const choice = chooseTarget(moving, [atRest(source), atRest(candidate)]);
+    return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
+  }
+
+  /** Live where that is expected to end; else with the VM suspended on the way. */
+  #mode(vm: DrainVm, to: string): MoveMode | null {
+    const { host, modes, model } = this.#question;
+    const live: Operation = { kind: 'live', from: host, to, load: vm.load, concurrency: 1 };
+    if (modes.includes('live') && model.preCopy(live).converges) return 'live';
+    return modes.includes('cold') ? 'cold' : null;
+  }
+}
+
+/** How often a VM is sent to the same target. */
+const maxTries = 2;
+
+interface Course {
+  moves: PlannedMove[];
+  width: number;
+  meanS: number;
+  boundS: number;
+}
+
+/** The longest first, each in the lane that is free first: at most a third longer than the best (Graham, 1969). */
+function course(question: DrainQuestion, sorted: Sorted, width: number): Course {
+  const { host, model, confidence, nowMs } = question;
+  const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.moving.length));
+  const operations = (vm: DrainVm, to: string, mode: MoveMode) =>
+    operationsOf(mode, { from: host, to, load: vm.load, concurrency: lanesUsed });
+  const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0 }));
+  const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
+  for (const vm of sorted.moving) {
+    if (vm.phase.kind !== 'moving') continue;
+    const lane = soonest();
+    const rest = operations(vm, vm.phase.to ?? host, 'live');
+    const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, model.predict(rest).mean);
+    lane.operations.push(...rest);
+    lane.goneS += goneS;
+    lane.meanS += model.predict(rest).mean - goneS;
+  }
+  const moves = sorted.moves.map(({ vm, to, mode }) => {
+    const these = operations(vm, to, mode);
+    const { mean } = model.predict(these);
+    const lane = soonest();
+    lane.operations.push(...these);
+    lane.meanS += mean;
+    return { vm: vm.id, to, mode, meanS: mean };
+  });
+  if (lanes.every((lane) => lane.operations.length === 0)) return { moves, width, meanS: 0, boundS: 0 };
+  // All lanes have to be done: each with its part of the doubt.
+  const each = 1 - (1 - confidence) / lanesUsed;
+  const ends = lanes.map((lane) => {
+    const all = plus([model.predict(lane.operations), aroundS]);
+    return { meanS: all.mean - lane.goneS, boundS: upperBound(all, each) - lane.goneS };
+  });
+  return {
+    moves,
+    width,
+    meanS: Math.max(...ends.map(({ meanS }) => meanS)),
+    boundS: Math.max(...ends.map(({ boundS }) => boundS)),
+  };
+}

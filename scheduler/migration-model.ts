@@ -1,0 +1,263 @@
+import { convergencePolicy } from '../model/migration.ts';
+import { type PreCopy, simulatePreCopy } from './pre-copy.ts';
+import {
+  crossValidate,
+  type Observation,
+  type Prediction,
+  type Prior,
+  plus,
+  type Regression,
+  regress,
+  type Term,
+} from './regression.ts';
+import { median } from './statistics.ts';
+
+/** `live` is one operation; a cold migration is the three others, one after the other. */
+export const operationKinds = ['live', 'suspend', 'copy', 'resume'] as const;
+export type OperationKind = (typeof operationKinds)[number];
+export const moveModes = ['live', 'cold'] as const;
+export type MoveMode = (typeof moveModes)[number];
+
+/** What is known of a VM before it moves. */
+export interface Load {
+  vm: string;
+  memoryMiB: number;
+  /** What the hypervisor's process holds of the machine; null: never looked at. */
+  residentMiB: number | null;
+  /** Distinct memory that the guest writes in a second; null: never measured. */
+  dirtyMiBPerS: number | null;
+}
+
+/** One operation to come. For suspend and resume, `from` and `to` are the same. */
+export interface Operation {
+  kind: OperationKind;
+  from: string;
+  to: string;
+  load: Load;
+  /** Operations that share the hosts with it, itself included, on average over its time. */
+  concurrency: number;
+}
+
+/** One that was measured. */
+export interface Sample extends Operation {
+  atMs: number;
+  /** All of it, as whoever waits for it sees it, and the part in which bytes flowed. */
+  seconds: number;
+  transferS: number;
+  bytes: number;
+}
+
+export interface MigrationModel {
+  /** Samples that it has learned from, by kind. */
+  counts: Record<OperationKind, number>;
+  /** The form that cross-validation chose, and its mean error in it; null where there is no data. */
+  chosen: Record<OperationKind, { form: string; error: number | null }>;
+  predict(operations: readonly Operation[]): Prediction;
+  preCopy(operation: Operation): PreCopy;
+  /** MiB/s of one pair of hosts with nothing else under way. */
+  bandwidth(kind: OperationKind, from: string, to: string): number;
+}
+
+/** How many samples of a kind are kept in mind, and after how many more one counts half. */
+const memory = { samples: 80, halfLife: 20 } as const;
+/** From so many on, forms other than the plain one are tried; fewer can't tell them apart. */
+const leastForForms = 6;
+/** A form with more coefficients has to be better by so much. */
+const advantage = 0.9;
+
+/** MiB/s before anything was measured: what emulated hosts were seen to do. */
+const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, suspend: 150, resume: 150 };
+/** The part of a machine's memory that is carried over. */
+const priorFraction = 0.6;
+/** Of a guest that nobody has looked at. */
+const priorDirtyMiBPerS = 2;
+/** A flow shorter than this says little about bandwidth. */
+const leastFlowS = 0.05;
+
+/** What the features of an operation are made of: seconds of its flow alone, and with its share of the network. */
+interface Flow {
+  alone: number;
+  shared: number;
+  crowd: number;
+}
+
+interface Form {
+  name: string;
+  features(flow: Flow): number[];
+  prior: Prior;
+}
+
+const noise = { noise: 0.35, strength: 2 } as const;
+/** No operation is done sooner, whatever a line through few points says. */
+const leastS = 0.05;
+/** Seconds that do not depend on the flow. */
+const overheadS: Record<OperationKind, number> = { live: 1.2, suspend: 0.4, copy: 0.3, resume: 0.5 };
+
+function formsOf(kind: OperationKind): Form[] {
+  const constant = overheadS[kind];
+  return [
+    {
+      name: 'linear',
+      features: ({ shared, crowd }) => [1, shared, crowd],
+      prior: { mean: [constant, 1, 0.3], sd: [constant, 0.5, 0.5], ...noise },
+    },
+    {
+      // Where the processor and not the network is what they share.
+      name: 'linear, unshared',
+      features: ({ alone, crowd }) => [1, alone, crowd, alone * crowd],
+      prior: { mean: [constant, 1, 0.3, 0.5], sd: [constant, 0.5, 0.5, 0.5], ...noise },
+    },
+    {
+      // Copies onto a disk were seen to grow faster than their size (Zhao and Figueiredo, figure 4).
+      name: 'polynomial',
+      features: ({ shared, crowd }) => [1, shared, crowd, shared ** 2 / 10],
+      prior: { mean: [constant, 1, 0.3, 0], sd: [constant, 0.5, 0.5, 0.3], ...noise },
+    },
+  ];
+}
+
+/** What was seen so far of bandwidths and of what is carried over: all that a prediction may use. */
+class Experience {
+  readonly #bandwidth = new Map<string, number[]>();
+  readonly #bytesOfVm = new Map<string, number>();
+  readonly #fractions: number[] = [];
+
+  learn(sample: Sample): void {
+    const { kind, from, to, load } = sample;
+    const mib = sample.bytes / 2 ** 20;
+    if (mib <= 0) return;
+    if (sample.transferS >= leastFlowS)
+      for (const key of keys(kind, from, to)) {
+        const seen = this.#bandwidth.get(key) ?? [];
+        seen.push((mib / sample.transferS) * Math.max(1, sample.concurrency));
+        this.#bandwidth.set(key, seen.slice(-5));
+      }
+    this.#bytesOfVm.set(load.vm, mib);
+    this.#fractions.push(Math.min(1, mib / load.memoryMiB));
+    if (this.#fractions.length > 20) this.#fractions.shift();
+  }
+
+  bandwidth(kind: OperationKind, from: string, to: string): number {
+    for (const key of keys(kind, from, to)) {
+      const seen = this.#bandwidth.get(key);
+      if (seen !== undefined) return median(seen);
+    }
+    return priorBandwidth[kind];
+  }
+
+  /** What is carried over of a machine at rest: what was, the last time; else the usual part of it. */
+  carriedMiB({ vm, memoryMiB, residentMiB }: Load): number {
+    const before = this.#bytesOfVm.get(vm);
+    if (before !== undefined) return Math.min(before, memoryMiB);
+    const usual = memoryMiB * (this.#fractions.length === 0 ? priorFraction : median(this.#fractions));
+    return residentMiB === null ? usual : Math.min(memoryMiB, residentMiB);
+  }
+
+  preCopy({ kind, from, to, load }: Operation, share: number): PreCopy {
+    return simulatePreCopy({
+      memoryMiB: this.carriedMiB(load),
+      dirtyMiBPerS: load.dirtyMiBPerS ?? priorDirtyMiBPerS,
+      bandwidthMiBPerS: this.bandwidth(kind, from, to) / share,
+      policy: convergencePolicy,
+    });
+  }
+
+  flow(operation: Operation): Flow {
+    const { kind, from, to, load } = operation;
+    const share = Math.max(1, operation.concurrency);
+    const crowd = share - 1;
+    if (kind === 'live') {
+      const alone = this.preCopy(operation, 1);
+      const shared = this.preCopy(operation, share);
+      return { alone: alone.seconds + alone.downtimeS, shared: shared.seconds + shared.downtimeS, crowd };
+    }
+    // What the guest writes while it is being saved is written as well: suspending grows with the dirty rate.
+    const dirty = kind === 'suspend' ? (load.dirtyMiBPerS ?? priorDirtyMiBPerS) : 0;
+    const alone = (this.carriedMiB(load) + dirty) / this.bandwidth(kind, from, to);
+    return { alone, shared: alone * share, crowd };
+  }
+}
+
+/** The pair's own figures, then those of its source, then the site's. */
+function keys(kind: OperationKind, from: string, to: string): string[] {
+  return [`${kind} ${from} ${to}`, `${kind} ${from}`, kind];
+}
+
+const scaleOf = (kind: OperationKind, flow: Flow): number => overheadS[kind] + flow.shared;
+
+interface Learned {
+  form: Form;
+  regression: Regression;
+  error: number | null;
+}
+
+/**
+ * Learns from what was measured. Each sample is described by what was known before it, so that the interval holds what
+ * an estimate of bandwidth or memory is off by, and not only the noise around it.
+ */
+export function fitMigrationModel(samples: readonly Sample[]): MigrationModel {
+  const experience = new Experience();
+  const flows = new Map<OperationKind, { flow: Flow; seconds: number }[]>(operationKinds.map((kind) => [kind, []]));
+  for (const sample of samples.toSorted((a, b) => a.atMs - b.atMs)) {
+    flows.get(sample.kind)!.push({ flow: experience.flow(sample), seconds: sample.seconds });
+    experience.learn(sample);
+  }
+  const learned = new Map(operationKinds.map((kind) => [kind, learn(kind, flows.get(kind)!.slice(-memory.samples))]));
+  const of = (kind: OperationKind): Learned => learned.get(kind)!;
+  const byKind = <T>(value: (kind: OperationKind) => T) =>
+    Object.fromEntries(operationKinds.map((kind) => [kind, value(kind)])) as Record<OperationKind, T>;
+  return {
+    counts: byKind((kind) => flows.get(kind)!.length),
+    chosen: byKind((kind) => ({ form: of(kind).form.name, error: of(kind).error })),
+    bandwidth: (kind, from, to) => experience.bandwidth(kind, from, to),
+    preCopy: (operation) => experience.preCopy(operation, Math.max(1, operation.concurrency)),
+    predict(operations) {
+      const parts: Prediction[] = [];
+      for (const kind of operationKinds) {
+        const flowsHere = operations.filter((one) => one.kind === kind).map((one) => experience.flow(one));
+        if (flowsHere.length === 0) continue;
+        const { form, regression } = of(kind);
+        const terms = flowsHere.map((flow): Term => ({ x: form.features(flow), scale: scaleOf(kind, flow) }));
+        const part = regression.predict(terms);
+        // A line through few points may fall below what no network can do.
+        const least = flowsHere.reduce((sum, { alone }) => sum + leastS + alone / 4, 0);
+        parts.push({ ...part, mean: Math.max(part.mean, least) });
+      }
+      return plus(parts);
+    },
+  };
+}
+
+function learn(kind: OperationKind, seen: readonly { flow: Flow; seconds: number }[]): Learned {
+  const candidates = formsOf(kind).map((form) => {
+    const observations = seen.map(
+      ({ flow, seconds }, i): Observation => ({
+        x: form.features(flow),
+        y: seconds,
+        scale: scaleOf(kind, flow),
+        weight: 0.5 ** ((seen.length - 1 - i) / memory.halfLife),
+      }),
+    );
+    return { form, observations };
+  });
+  const [plain, ...others] = candidates;
+  if (plain === undefined) throw new Error('BUG: a kind of operation without a form');
+  let best = { ...plain, error: seen.length === 0 ? null : crossValidate(plain.observations, plain.form.prior) };
+  if (best.error !== null && seen.length >= leastForForms)
+    for (const other of others) {
+      const error = crossValidate(other.observations, other.form.prior);
+      if (error < best.error! * advantage) best = { ...other, error };
+    }
+  return { form: best.form, regression: regress(best.observations, best.form.prior), error: best.error };
+}
+
+/** The operations that make up one move. */
+export function operationsOf(mode: MoveMode, move: Omit<Operation, 'kind'>): Operation[] {
+  if (mode === 'live') return [{ ...move, kind: 'live' }];
+  const { from, to } = move;
+  return [
+    { ...move, kind: 'suspend', to: from },
+    { ...move, kind: 'copy' },
+    { ...move, kind: 'resume', from: to },
+  ];
+}

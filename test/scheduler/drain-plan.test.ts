@@ -1,0 +1,206 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { drainStrategies } from '../../model/drain.ts';
+import { type DrainQuestion, type DrainTarget, type DrainVm, planDrain } from '../../scheduler/drain-plan.ts';
+import { fitMigrationModel, operationsOf } from '../../scheduler/migration-model.ts';
+import { migrationLimits } from '../../scheduler/migration-target.ts';
+
+const now = 1_000_000;
+const model = fitMigrationModel([]);
+
+const vm = (id: string, memoryMiB = 256, more: Partial<DrainVm> = {}): DrainVm => ({
+  id,
+  vcpus: 1,
+  memoryMiB,
+  load: { vm: id, memoryMiB, residentMiB: null, dirtyMiBPerS: null },
+  phase: { kind: 'movable' },
+  endsByMs: null,
+  failed: [],
+  ...more,
+});
+const host = (id: string, more: Partial<DrainTarget> = {}): DrainTarget => ({
+  id,
+  state: 'up',
+  acceptsMigrations: id !== 'h',
+  accelerator: 'qemu',
+  cpuModel: 'qemu64',
+  capacity: { vcpus: 16, memoryMiB: 8192 },
+  used: { vcpus: 0, memoryMiB: 0 },
+  given: 0,
+  ...more,
+});
+const question = (more: Partial<DrainQuestion> = {}): DrainQuestion => ({
+  nowMs: now,
+  deadlineMs: now + 3600_000,
+  host: 'h',
+  strategy: 'auto',
+  confidence: 0.99,
+  vms: [vm('vm1'), vm('vm2'), vm('vm3')],
+  hosts: [host('h'), host('a'), host('b')],
+  modes: ['live'],
+  model,
+  ...more,
+});
+
+/** Of a site where moving side by side costs each half as much again. */
+const measured = fitMigrationModel(
+  Array.from({ length: 24 }, (_, i) => {
+    const concurrency = 1 + (i % 2);
+    const transferS = (3 + (i % 3) / 10) * (1 + (concurrency - 1) / 2);
+    const load = { vm: `m${i}`, memoryMiB: 256, residentMiB: null, dirtyMiBPerS: null };
+    const pair = { kind: 'live' as const, from: 'h', to: 'a' };
+    return { ...pair, load, concurrency, atMs: i, bytes: 130 * 2 ** 20, transferS, seconds: 1 + transferS };
+  }),
+);
+
+describe('the plan of a drain', () => {
+  it('begins as late as is safe, and not before', () => {
+    const plan = planDrain(question());
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - plan.boundS * 1000, 0);
+    expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
+    expect(plan.boundS).toBeGreaterThan(plan.meanS);
+    expect(planDrain(question({ confidence: 0.9 })).startMs).toBeGreaterThan(plan.startMs);
+  });
+
+  it('moves one at a time while there is time, and several at once when there is not', () => {
+    const patient = planDrain(question({ model: measured }));
+    expect(patient).toMatchObject({ strategy: 'sequential', width: 1 });
+    const hurried = planDrain(question({ model: measured, deadlineMs: now + patient.boundS * 900 }));
+    expect(hurried).toMatchObject({ strategy: 'parallel', width: migrationLimits.leaving });
+    expect(hurried.boundS).toBeLessThan(patient.boundS);
+  });
+
+  it('says at once what cannot be, and when it could', () => {
+    const plan = planDrain(question({ deadlineMs: now + 500 }));
+    expect(plan.emptyByMs).toBeGreaterThan(now + 500);
+    expect(plan.earliestMs).toBeGreaterThan(now + 500);
+    const later = planDrain(question({ deadlineMs: plan.earliestMs! + 1 }));
+    expect(later.emptyByMs).toBeLessThanOrEqual(plan.earliestMs! + 1);
+  });
+
+  it('leaves what ends by itself in time, and moves what does not', () => {
+    const vms = [vm('soon', 256, { endsByMs: now + 60_000 }), vm('late', 256, { endsByMs: now + 7200_000 })];
+    const plan = planDrain(question({ vms }));
+    expect(plan.leaving.map(({ vm: id }) => id)).toEqual(['soon']);
+    expect(plan.moves.map(({ vm: id }) => id)).toEqual(['late']);
+    expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
+  });
+
+  it('names the VM that is in the way, each host’s reason, and when it is out of it', () => {
+    const big = vm('big', 20_000, { endsByMs: now + 7200_000 });
+    const plan = planDrain(question({ vms: [vm('vm1'), big] }));
+    expect(plan.blockers).toEqual([{ vm: 'big', why: 'no host can take it (a: memory, b: memory)' }]);
+    expect(plan.emptyByMs).toBeNull();
+    expect(plan.earliestMs).toBeGreaterThanOrEqual(now + 7200_000);
+    expect(planDrain(question({ vms: [vm('x', 20_000)] })).earliestMs).toBeNull();
+    const fixed = vm('p', 256, { phase: { kind: 'fixed', why: 'it is paused' } });
+    expect(planDrain(question({ vms: [fixed] })).blockers).toEqual([{ vm: 'p', why: 'it is paused' }]);
+  });
+
+  it('sends what cannot be moved while it runs by suspending it, where that is possible', () => {
+    const wild = vm('wild', 8000, {
+      load: { vm: 'wild', memoryMiB: 8000, residentMiB: 8000, dirtyMiBPerS: 50_000 },
+    });
+    const hosts = [host('h'), host('a', { capacity: { vcpus: 16, memoryMiB: 65_536 } })];
+    expect(planDrain(question({ vms: [wild], hosts })).blockers[0]?.why).toContain('faster than it can be carried');
+    expect(planDrain(question({ vms: [wild], hosts, modes: ['live', 'cold'] })).moves[0]).toMatchObject({
+      mode: 'cold',
+      to: 'a',
+    });
+  });
+
+  it('tries another target before the same again, and gives up after two tries at each', () => {
+    const failed = (...to: string[]) => vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died` })) });
+    expect(planDrain(question({ vms: [failed('a')] })).moves[0]?.to).toBe('b');
+    expect(planDrain(question({ vms: [failed('a', 'b')] })).moves).toHaveLength(1);
+    const plan = planDrain(question({ vms: [failed('a', 'b', 'a', 'b')] }));
+    expect(plan.moves).toEqual([]);
+    expect(plan.blockers[0]?.why).toContain('a: a died, b: b died');
+  });
+
+  it('goes to no host that is silent or closed', () => {
+    const hosts = [host('h'), host('a', { state: 'unknown' }), host('b', { acceptsMigrations: false }), host('c')];
+    expect(new Set(planDrain(question({ hosts })).moves.map(({ to }) => to))).toEqual(new Set(['c']));
+  });
+
+  it('begins earlier when a VM starts to write its memory', () => {
+    const calm = planDrain(question());
+    const load = { vm: 'vm1', memoryMiB: 256, residentMiB: null, dirtyMiBPerS: 50 };
+    const busy = planDrain(question({ vms: [vm('vm1', 256, { load }), vm('vm2'), vm('vm3')] }));
+    expect(busy.startMs).toBeLessThan(calm.startMs);
+  });
+
+  it('counts what is under way', () => {
+    const moving = vm('vm1', 256, { phase: { kind: 'moving', sinceMs: now - 1000, to: 'a' } });
+    const plan = planDrain(question({ vms: [moving, vm('vm2')] }));
+    expect(plan.moves.map(({ vm: id, to }) => [id, to])).toEqual([['vm2', 'b']]);
+    expect(plan.meanS).toBeGreaterThan(planDrain(question({ vms: [vm('vm2')] })).meanS);
+    expect(planDrain(question({ vms: [] }))).toMatchObject({ moves: [], meanS: 0, boundS: 0 });
+  });
+});
+
+const anyVm = fc
+  .record({ memoryMiB: fc.constantFrom(128, 256, 512, 1024), vcpus: fc.integer({ min: 1, max: 4 }) })
+  .map(({ memoryMiB, vcpus }) => ({ memoryMiB, vcpus }));
+
+describe('whatever is asked', () => {
+  it('no target is given more than it has, nor more than one VM above another that could have taken it', () => {
+    fc.assert(
+      fc.property(
+        fc.array(anyVm, { maxLength: 16 }),
+        fc.integer({ min: 1, max: 5 }),
+        fc.constantFrom(...drainStrategies),
+        fc.integer({ min: 0, max: 600 }),
+        (sizes, targets, strategy, seconds) => {
+          const vms = sizes.map((size, i) => vm(`vm${i}`, size.memoryMiB, { vcpus: size.vcpus }));
+          const hosts = [host('h'), ...Array.from({ length: targets }, (_, i) => host(`t${i}`))];
+          const plan = planDrain(question({ vms, hosts, strategy, deadlineMs: now + seconds * 1000 }));
+          expect(plan.moves.length + plan.blockers.length).toBe(vms.length);
+          const given = new Map(hosts.slice(1).map(({ id }) => [id, 0]));
+          const taken = new Map(hosts.slice(1).map(({ id }) => [id, { vcpus: 0, memoryMiB: 0 }]));
+          for (const { vm: id, to } of plan.moves) {
+            const size = vms.find((one) => one.id === id)!;
+            given.set(to, given.get(to)! + 1);
+            const here = taken.get(to)!;
+            taken.set(to, { vcpus: here.vcpus + size.vcpus, memoryMiB: here.memoryMiB + size.memoryMiB });
+          }
+          for (const { vcpus, memoryMiB } of taken.values()) {
+            expect(vcpus).toBeLessThanOrEqual(16);
+            expect(memoryMiB).toBeLessThanOrEqual(8192);
+          }
+          const everywhere = [...taken.values()].every(({ vcpus }) => vcpus + 4 <= 16);
+          if (everywhere) expect(Math.max(...given.values()) - Math.min(...given.values())).toBeLessThanOrEqual(1);
+        },
+      ),
+    );
+  });
+
+  it('a plan that is in time is in time by its own figures, and one that is not says when it would be', () => {
+    fc.assert(
+      fc.property(fc.array(anyVm, { minLength: 1, maxLength: 8 }), fc.integer({ min: 0, max: 900 }), (sizes, seconds) => {
+        const vms = sizes.map((size, i) => vm(`vm${i}`, size.memoryMiB));
+        const deadlineMs = now + seconds * 1000;
+        const plan = planDrain(question({ vms, deadlineMs }));
+        expect(plan.startMs).toBeGreaterThanOrEqual(now);
+        const sum = vms.reduce(
+          (total, one) =>
+            total + model.predict(operationsOf('live', { from: 'h', to: 'a', load: one.load, concurrency: 1 })).mean,
+          0,
+        );
+        if (plan.strategy === 'sequential') expect(plan.meanS).toBeGreaterThanOrEqual(sum);
+        if (plan.emptyByMs! <= deadlineMs) expect(plan.startMs + plan.boundS * 1000).toBeLessThanOrEqual(deadlineMs + 1);
+        else expect(plan.earliestMs!).toBeGreaterThan(deadlineMs);
+      }),
+    );
+  });
+
+  it('the same question has the same answer, in whatever order its parts come', () => {
+    fc.assert(
+      fc.property(fc.array(anyVm, { minLength: 1, maxLength: 8 }), fc.integer(), (sizes, seed) => {
+        const vms = sizes.map((size, i) => vm(`vm${i}`, size.memoryMiB));
+        const turned = vms.map((_, i) => vms[(i + Math.abs(seed)) % vms.length]!);
+        expect(planDrain(question({ vms: turned }))).toEqual(planDrain(question({ vms })));
+      }),
+    );
+  });
+});
