@@ -37,14 +37,7 @@ export function domainXml(config: DomainConfig): string {
     text('uuid', config.uuid),
     element('memory', { unit: 'MiB' }, escapeXml(String(config.memoryMiB))),
     text('vcpu', config.vcpus),
-    element(
-      'os',
-      {},
-      element('type', { arch: 'x86_64', machine: 'pc' }, 'hvm'),
-      text('kernel', config.kernel),
-      text('initrd', config.initrd),
-      text('cmdline', config.cmdline),
-    ),
+    element('os', {}, element('type', { arch: 'x86_64', machine: 'pc' }, 'hvm'), ...bootFrom(config)),
     element('features', {}, element('acpi', {})),
     // Under TCG a plain model, the same at every host; under KVM what the machine has.
     kvm ? element('cpu', { mode: 'host-model' }) : element('cpu', { mode: 'custom' }, text('model', 'qemu64')),
@@ -53,6 +46,11 @@ export function domainXml(config: DomainConfig): string {
     text('on_crash', 'destroy'),
     element('devices', {}, ...devices(config)),
   );
+}
+
+function bootFrom({ kernel, initrd, cmdline }: DomainConfig): string[] {
+  if (kernel === null || initrd === null) return [element('boot', { dev: 'hd' })];
+  return [text('kernel', kernel), text('initrd', initrd), text('cmdline', cmdline)];
 }
 
 function devices(config: DomainConfig): string[] {

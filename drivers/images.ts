@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream } from 'node:fs';
+import { createReadStream, type Dirent } from 'node:fs';
 import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { type Dispatcher, request } from 'undici';
@@ -7,7 +7,7 @@ import { BerthError } from '../model/errors.ts';
 import type { ImageId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
 import type { Blob, ImageRef } from '../model/vm.ts';
-import { diskFullOr, exists, isErrno, makeFolder, syncFolder, writeAtomically, writeStream } from './files.ts';
+import { diskFullOr, exists, isErrno, makeFolder, readText, syncFolder, writeAtomically, writeStream } from './files.ts';
 import type { CachedImage, ImageCache, VmStore } from './ports.ts';
 import { ProcessError, run } from './process.ts';
 
@@ -24,6 +24,14 @@ export interface ImageCacheOptions {
 const partNames = { initrd: 'initrd', kernel: 'kernel', disk: 'disk.qcow2' } as const;
 type Part = keyof typeof partNames;
 const parts = Object.keys(partNames) as Part[];
+
+/** What an image consists of, in the order of `partNames`. */
+function partsOf({ parts: blobs }: ImageRef): { part: Part; blob: Blob }[] {
+  return parts.flatMap((part) => {
+    const blob = blobs[part];
+    return blob === null ? [] : [{ part, blob }];
+  });
+}
 
 const bodyTimeoutMs = 60_000;
 /** nfs-cp hung once; 1 MiB/s is slower than any network that a site would have. */
@@ -54,11 +62,13 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
       if (isErrno(error, 'ENOENT')) return null;
       throw error;
     }
-    return { disk: join(folder, partNames.disk), kernel: join(folder, partNames.kernel), initrd: join(folder, partNames.initrd) };
+    const [kernel, initrd] = [join(folder, partNames.kernel), join(folder, partNames.initrd)];
+    const boots = await exists(kernel);
+    return { disk: join(folder, partNames.disk), kernel: boots ? kernel : null, initrd: boots ? initrd : null };
   }
 
   async function transfer(image: ImageRef): Promise<{ from: Source; bytes: number }> {
-    const sizeBytes = parts.reduce((sum, part) => sum + image.parts[part].sizeBytes, 0);
+    const sizeBytes = partsOf(image).reduce((sum, { blob }) => sum + blob.sizeBytes, 0);
     await makeRoom(options, images, sizeBytes);
     const partial = join(options.root, 'staging', `${image.id}.${randomBytes(6).toString('hex')}.partial`);
     await makeFolder(partial, 0o755);
@@ -91,6 +101,17 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
       }
       return unlessAborted(shared, signal);
     },
+    async pin(id, untilMs) {
+      const path = join(folderOf(id), pinFile);
+      if ((await pinnedUntil(folderOf(id))) < untilMs) await writeAtomically(path, `${untilMs}\n`);
+    },
+    async remove(id) {
+      const folder = folderOf(id);
+      if (!(await exists(folder))) return;
+      if (await isUsed(options, id))
+        throw new BerthError('in-use', `removing image ${id}: a VM of this host was made from it; end that one first`);
+      await discard(options, folder, id);
+    },
     async list() {
       const found = await Promise.all(
         (await names(images)).map(async (id) => ((await exists(join(images, id, 'image.json'))) ? id : null)),
@@ -122,14 +143,15 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
 async function collect(options: ImageCacheOptions, image: ImageRef, folder: string): Promise<Source> {
   for (const peer of image.peers) {
     try {
-      for (const part of parts) await fromPeer(options, image, part, peer, join(folder, partNames[part]));
+      for (const { part, blob } of partsOf(image))
+        await fromPeer(options, image, part, blob, peer, join(folder, partNames[part]));
       return 'peer';
     } catch (error) {
       if (!(error instanceof ProcessError) && !(error instanceof BerthError && error.code === 'image-damaged')) throw error;
       options.log.warn({ peer, image: image.id, error: error.message }, 'a peer could not give an image');
     }
   }
-  for (const part of parts) await fromRepository(options, image, image.parts[part], join(folder, partNames[part]));
+  for (const { part, blob } of partsOf(image)) await fromRepository(options, image, blob, join(folder, partNames[part]));
   return 'repository';
 }
 
@@ -137,14 +159,15 @@ async function fromPeer(
   { root }: ImageCacheOptions,
   image: ImageRef,
   part: Part,
+  blob: Blob,
   peer: string,
   destination: string,
 ): Promise<void> {
   // nfs-cp refuses a destination that is there, from a peer before this one for example.
   await rm(destination, { force: true });
   const source = `nfs://${peer}${join(root, 'images', image.id, partNames[part])}`;
-  await run(['nfs-cp', source, destination], { deadlineMs: peerDeadlineMs(image.parts[part].sizeBytes) });
-  await verify(image, image.parts[part], destination);
+  await run(['nfs-cp', source, destination], { deadlineMs: peerDeadlineMs(blob.sizeBytes) });
+  await verify(image, blob, destination);
 }
 
 /** nfs-cp's word isn't enough: the bytes that are on this disk are read again. */
@@ -201,6 +224,25 @@ async function download(dispatcher: Dispatcher, image: ImageRef, blob: Blob): Pr
   throw new BerthError('repository-unavailable', `fetching image ${image.name}: the repository answered ${statusCode}`);
 }
 
+/** Until when an image is kept, in ms since 1970. */
+const pinFile = 'pinned-until';
+
+async function pinnedUntil(folder: string): Promise<number> {
+  return Number((await readText(join(folder, pinFile))) ?? 0);
+}
+
+/** A VM's record names its image before its overlay is made. A record that can't be read may name any. */
+async function isUsed({ store }: ImageCacheOptions, id: string): Promise<boolean> {
+  return (await store.list()).some(({ record }) => record === null || record.image === id);
+}
+
+/** Out of everybody's sight at once, then gone with all that was made of it. */
+async function discard({ root }: ImageCacheOptions, folder: string, id: string): Promise<void> {
+  const away = join(root, 'staging', `${id}.${randomBytes(6).toString('hex')}.discarded`);
+  await rename(folder, away);
+  await rm(away, { recursive: true, force: true });
+}
+
 interface Kept {
   id: string;
   bytes: number;
@@ -208,35 +250,50 @@ interface Kept {
 }
 
 /**
- * Drops the longest unused images until a new one fits into the budget. Never one that an overlay is made on, nor one
- * used minutes ago: then the budget is exceeded, and the disk's own size is the bound.
+ * Drops the longest unused images until a new one fits into the budget. Never one that an overlay is made on or that is
+ * pinned, nor one used minutes ago: then the budget is exceeded, and the disk's own size is the bound.
  */
-async function makeRoom({ root, budgetMiB, store, log }: ImageCacheOptions, images: string, neededBytes: number): Promise<void> {
+async function makeRoom(options: ImageCacheOptions, images: string, neededBytes: number): Promise<void> {
+  const { budgetMiB, log } = options;
   const kept: Kept[] = [];
   for (const id of await names(images)) kept.push({ id, ...(await usage(join(images, id))) });
   let bytes = kept.reduce((sum, image) => sum + image.bytes, neededBytes);
   for (const image of kept.sort((a, b) => a.usedMs - b.usedMs)) {
     if (bytes <= budgetMiB * 2 ** 20) return;
     if (Date.now() - image.usedMs < warmMs) continue;
-    // Asked for each, at the last moment: a VM's record names its image before its overlay is made.
-    if ((await store.list()).some(({ record }) => record === null || record.image === image.id)) continue;
-    const away = join(root, 'staging', `${image.id}.${randomBytes(6).toString('hex')}.discarded`);
-    await rename(join(images, image.id), away);
-    await rm(away, { recursive: true, force: true });
+    if ((await pinnedUntil(join(images, image.id))) > Date.now()) continue;
+    // Asked for each, at the last moment.
+    if (await isUsed(options, image.id)) continue;
+    await discard(options, join(images, image.id), image.id);
     bytes -= image.bytes;
     log.info({ image: image.id, bytes: image.bytes }, 'an image left the cache');
   }
 }
 
+/** What an image takes of the disk, with the templates beneath it. A file that goes meanwhile takes nothing. */
 async function usage(folder: string): Promise<{ bytes: number; usedMs: number }> {
   let bytes = 0;
   let usedMs = 0;
-  for (const name of await names(folder)) {
-    const { blocks, mtimeMs } = await stat(join(folder, name));
-    bytes += blocks * 512;
-    if (name === 'image.json') usedMs = mtimeMs;
+  for (const entry of await entries(folder)) {
+    const path = join(entry.parentPath, entry.name);
+    try {
+      const { blocks, mtimeMs } = await stat(path);
+      bytes += blocks * 512;
+      if (path === join(folder, 'image.json')) usedMs = mtimeMs;
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT')) throw error;
+    }
   }
   return { bytes, usedMs };
+}
+
+async function entries(folder: string): Promise<Dirent[]> {
+  try {
+    return await readdir(folder, { recursive: true, withFileTypes: true });
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
 }
 
 async function names(folder: string): Promise<string[]> {

@@ -80,14 +80,21 @@ async function memoryLimitBytes(): Promise<number> {
   return bytes;
 }
 
+async function anyKernel(images: MeasureOptions['images']): Promise<string | null> {
+  for (const image of await images.list()) {
+    const kernel = (await images.find(image))?.kernel ?? null;
+    if (kernel !== null) return kernel;
+  }
+  return null;
+}
+
 /** A finding is good for as long as the machine is up; without one, guests run emulated, which works everywhere. */
 async function findAccelerator({ root, images }: MeasureOptions): Promise<{ kind: 'kvm' | 'qemu'; final: boolean }> {
   const path = join(root, 'accelerator');
   const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const [cachedBoot, cached] = ((await readText(path)) ?? '').trim().split(' ');
   if (cachedBoot === boot && (cached === 'kvm' || cached === 'qemu')) return { kind: cached, final: true };
-  const [image] = await images.list();
-  const found = await probeKvm(image === undefined ? null : ((await images.find(image))?.kernel ?? null));
+  const found = await probeKvm(await anyKernel(images));
   if (found === 'unknown') return { kind: 'qemu', final: false };
   try {
     await writeAtomically(path, `${boot} ${found}\n`);

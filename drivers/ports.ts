@@ -82,8 +82,9 @@ export interface VmStore {
 
 export interface CachedImage {
   disk: string;
-  kernel: string;
-  initrd: string;
+  /** null where the image boots by its disk. */
+  kernel: string | null;
+  initrd: string | null;
 }
 
 export interface ImageCache {
@@ -92,6 +93,10 @@ export interface ImageCache {
   /** Paths of an image in the cache, which count as a use of it; null when it isn't there. */
   find(id: ImageId): Promise<CachedImage | null>;
   list(): Promise<ImageId[]>;
+  /** Keeps an image that is there until this moment, whatever the budget says; a later one that was said before holds. */
+  pin(id: ImageId, untilMs: number): Promise<void>;
+  /** Removes an image and all that was made of it; `in-use` while a VM of this host needs it. Success when it isn't there. */
+  remove(id: ImageId): Promise<void>;
 }
 
 export interface FetchOrder {
@@ -183,8 +188,9 @@ export interface DomainConfig {
   vcpus: number;
   memoryMiB: number;
   accelerator: 'kvm' | 'qemu';
-  kernel: string;
-  initrd: string;
+  /** null: the firmware boots the first disk, and there is no command line. */
+  kernel: string | null;
+  initrd: string | null;
   cmdline: string;
   disks: DomainDisk[];
   nic: { mac: string; tap: string; bridge: string; mtu: number };

@@ -1,4 +1,4 @@
-import type { HostId, TaskId, VmId } from './ids.ts';
+import type { HostId, ImageId, TaskId, VmId } from './ids.ts';
 
 /** The names by which workflows, queues and signals are known to each other and to operators. */
 export const controlQueue = 'control';
@@ -9,6 +9,8 @@ export const workflowId = {
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
+  /** `purpose` tells apart who wants it: a lease, a drain. */
+  prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
   housekeeping: (): string => 'housekeeping',
 } as const;
 
@@ -17,6 +19,7 @@ export const workflowType = {
   host: 'watchHost',
   reconcile: 'reconcileHost',
   migration: 'migrateVm',
+  prestage: 'prestage',
   housekeeping: 'keepHouse',
 } as const;
 

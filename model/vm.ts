@@ -14,7 +14,8 @@ export interface ImageRef {
   digest: string;
   virtualMiB: number;
   cmdline: string;
-  parts: { disk: Blob; kernel: Blob; initrd: Blob };
+  /** Without a kernel and an initrd it boots by its disk, as the firmware finds it. Both or neither. */
+  parts: { disk: Blob; kernel: Blob | null; initrd: Blob | null };
   /** Addresses of hosts that are known to have it, nearest first. */
   peers: string[];
 }

@@ -2,7 +2,7 @@ import type { HostActivities, RunResult } from '../activities/host/contract.ts';
 import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
-import type { VmSpec } from '../model/vm.ts';
+import type { ImageRef, VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
 import { onHost } from './on-host.ts';
@@ -102,7 +102,7 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
       async () => {
         const orders = await ordersFor(run, node);
         const bytes = async () => (await node.staging.stageIn(orders.stageIn)).bytes;
-        const [bytesIn] = await together([bytes, () => fetchImage(run, node)]);
+        const [bytesIn] = await together([bytes, () => fetchImage(run, node, orders.stageIn.vm.image)]);
         await node.staging.ensureDisks(node.vm);
         return bytesIn ?? 0;
       },
@@ -112,9 +112,13 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
   run.bytesIn = sum(staged);
 }
 
-/** @returns bytes that came over the network. Images stay: the host's cache bounds itself. */
-async function fetchImage(run: TaskRun, { staging, vm }: Node): Promise<number> {
-  const { from, bytes } = await staging.ensureImage(vm.image);
+/**
+ * Images stay: the host's cache bounds itself.
+ * @param image as the ledger says just now: with the peers that have it by now
+ * @returns bytes that came over the network.
+ */
+async function fetchImage(run: TaskRun, { staging, vm }: Node, image: ImageRef): Promise<number> {
+  const { from, bytes } = await staging.ensureImage(image);
   if (from !== 'cache') await run.ledger.imageCached(vm.host, vm.image.id);
   return bytes;
 }

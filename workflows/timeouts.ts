@@ -128,6 +128,7 @@ const classOf = {
   inventory: 'quick',
   quarantine: 'quick',
   ensureImage: 'transfer',
+  removeImage: 'remove',
   stageIn: 'transfer',
   ensureDisks: 'quick',
   ensureRunning: 'boot',

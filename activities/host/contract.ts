@@ -1,6 +1,6 @@
 import type { DomainConfig } from '../../drivers/ports.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
-import type { VmId } from '../../model/ids.ts';
+import type { ImageId, VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 
@@ -74,8 +74,13 @@ export interface HostActivities {
   /** Moves what belongs to nobody out of use; a second call, a day later, removes it. Never touches a live domain. */
   quarantine(vmId: string): Promise<void>;
 
-  /** Brings an image into the cache: at once when it is there; one transfer however many ask. */
-  ensureImage(image: ImageRef): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
+  /**
+   * Brings an image into the cache: at once when it is there; one transfer however many ask.
+   * @param pinnedUntil RFC 3339: it stays until then, also unused
+   */
+  ensureImage(image: ImageRef, pinnedUntil?: string): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
+  /** An image that was retired leaves the cache. Throws in-use while a VM of this host needs it. */
+  removeImage(id: ImageId): Promise<void>;
   /** Records the generation, builds data.raw from the inputs. */
   stageIn(order: StageIn): Promise<{ bytes: number }>;
   /** Makes the overlay on the image and the owner's network on this host. */

@@ -5,6 +5,7 @@ import type { VmId } from '../../model/ids.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
 import { ensureDisks } from './ensure-disks.ts';
+import { ensureImage } from './ensure-image.ts';
 import { ensureRunning } from './ensure-running.ts';
 import { inventory } from './inventory.ts';
 import {
@@ -42,7 +43,8 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     presence: () => Context.current().cancelled,
     inventory: () => inventory(ports),
     quarantine: (vmId) => quarantine(ports, vmId),
-    ensureImage: (image) => ports.images.ensure(image, cancelled()),
+    ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, cancelled()),
+    removeImage: (id) => ports.images.remove(id),
     stageIn: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageIn(ports, order, record, signal)),
     ensureDisks: (vm) => claims.making(vm, cancelled(), (_, signal) => ensureDisks(ports, vm, signal)),
     ensureRunning: (vm) => claims.making(vm, cancelled(), (record, signal) => ensureRunning(ports, vm, record, signal)),

@@ -1,10 +1,10 @@
 import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
-import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
-import type { VmLoad, VmSpec } from '../../model/vm.ts';
+import type { ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
 
 /** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
@@ -101,6 +101,8 @@ export interface LedgerActivities {
   hostArrived(facts: HostFacts): Promise<TaskId[]>;
   hostSilent(id: HostId): Promise<void>;
   imageCached(host: HostId, imageId: string): Promise<void>;
+  /** An image as one host is to fetch it now: fresh URLs, and the peers that have it. Throws image-unknown. */
+  imageFor(id: ImageId, host: HostId): Promise<ImageRef>;
   /** What the ledger says this host should have, and what differs from what it has. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */

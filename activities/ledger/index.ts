@@ -6,6 +6,7 @@ import { commitMigration, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
 import { sweep, tasksToCancel, tasksWithoutWorkflow } from './housekeeping.ts';
+import { imageFor } from './image-refs.ts';
 import { loadTask } from './load-task.ts';
 import { noteLoads } from './measurements.ts';
 import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
@@ -30,6 +31,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     hostArrived: (facts) => hostArrived(deps, facts),
     hostSilent: (id) => hostSilent(deps, id),
     imageCached: (host, imageId) => imageCached(deps, host, imageId),
+    imageFor: (id, host) => imageFor(deps, id, host),
     compareHost: (id, found) => compareHost(deps, id, found),
     tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
     tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),

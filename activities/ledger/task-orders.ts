@@ -6,7 +6,8 @@ import { TaskSpec } from '../../model/task.ts';
 import type { InputFile } from '../host/contract.ts';
 import type { TaskOrders } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
-import { fileLifetimeS, fileUrl, readPlaced, vmSpecs } from './vm-specs.ts';
+import { fileLifetimeS, fileUrl } from './image-refs.ts';
+import { readPlaced, vmSpecs } from './vm-specs.ts';
 
 /** How many files one VM may leave. Their bytes are bounded by its data disk. */
 const maxOutputFiles = 10_000;

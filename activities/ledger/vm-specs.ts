@@ -1,12 +1,9 @@
 import { BerthError } from '../../model/errors.ts';
-import type { HostId, ImageId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
-import { signUrl } from '../../model/signed-url.ts';
+import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
-import type { Blob, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
+import type { NetworkRef, VmSpec } from '../../model/vm.ts';
 import type { LedgerDeps, Transaction } from './deps.ts';
-
-/** For how long a URL to a file holds, in seconds. */
-export const fileLifetimeS = 3600;
+import { type ImageHolder, type ImageRow, imageRef } from './image-refs.ts';
 
 interface VmRow {
   id: VmId;
@@ -23,20 +20,6 @@ interface VmRow {
   mac: string | null;
 }
 
-interface HostRow {
-  id: HostId;
-  address: string;
-  provider: string;
-  /** It is up, and the image is in its cache. */
-  hasImage: boolean;
-}
-
-interface StoredPart {
-  file: string;
-  sha256: string;
-  sizeBytes: number;
-}
-
 /** A task with everything that its hosts need to know of it. */
 export interface PlacedTask {
   id: TaskId;
@@ -45,9 +28,9 @@ export interface PlacedTask {
   placed: boolean;
   spec: unknown;
   vms: VmRow[];
-  image: { id: ImageId; name: string; digest: string; virtualMiB: number; cmdline: string; parts: Record<string, StoredPart> };
+  image: ImageRow;
   network: { vni: number; cidr: string; gateway: string } | null;
-  hosts: HostRow[];
+  hosts: ImageHolder[];
 }
 
 /** Reads a task, its VMs, their image and network and the site's hosts in one statement. Throws not-found. */
@@ -70,40 +53,7 @@ export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTas
   return rows[0];
 }
 
-/** A right to read one file of the repository. */
-export function fileUrl(deps: LedgerDeps, file: string): string {
-  const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
-  return signUrl(key, base, 'GET', `/internal/files/${file}`, deps.clock(), fileLifetimeS);
-}
-
-function blob(deps: LedgerDeps, task: PlacedTask, name: string): Blob {
-  const part = task.image.parts[name];
-  if (part === undefined)
-    throw new BerthError(
-      'image-unknown',
-      `The image ${task.image.name} (${task.image.id}) has no part ${name}: publish it again`,
-    );
-  return { sha256: part.sha256, sizeBytes: part.sizeBytes, url: fileUrl(deps, part.file) };
-}
-
-/** Nearest first: hosts of the same provider before others, each group in the order of ids. */
-function imageFor(deps: LedgerDeps, task: PlacedTask, here: HostRow): ImageRef {
-  const { id, name, digest, virtualMiB, cmdline } = task.image;
-  const others = task.hosts.filter((host) => host.hasImage && host.id !== here.id);
-  const near = others.filter((host) => host.provider === here.provider);
-  const far = others.filter((host) => host.provider !== here.provider);
-  return {
-    id,
-    name,
-    digest,
-    virtualMiB,
-    cmdline,
-    parts: { disk: blob(deps, task, 'disk'), kernel: blob(deps, task, 'kernel'), initrd: blob(deps, task, 'initrd') },
-    peers: [...near, ...far].map((host) => host.address),
-  };
-}
-
-function networkFor(task: PlacedTask, here: HostRow): NetworkRef {
+function networkFor(task: PlacedTask, here: ImageHolder): NetworkRef {
   if (task.network === null) throw new BerthError('internal', `BUG: task ${task.id} was placed without a network`);
   return { ...task.network, peers: task.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
 }
@@ -119,7 +69,7 @@ function vmSpec(deps: LedgerDeps, task: PlacedTask, vm: VmRow): VmSpec {
     generation: vm.generation,
     host: here.id,
     home: vm.homeId ?? here.id,
-    image: imageFor(deps, task, here),
+    image: imageRef(deps, task.image, task.hosts, here.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,

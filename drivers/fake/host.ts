@@ -49,6 +49,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     removed: new Map(),
     quarantined: new Map(),
     images: new Map(),
+    peersOffered: new Map(),
     networks: new Map(),
     jobsStarted: new Map(),
     mesh: new Map(),

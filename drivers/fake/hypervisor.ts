@@ -67,7 +67,9 @@ export function refuseMissing(state: FakeState, config: DomainConfig): void {
   for (const { source } of config.disks) {
     if (disksAt(state, source)?.has(source.path) !== true) throw lacks(`disk ${source.path}`);
   }
-  const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
-  if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);
+  if (config.kernel !== null) {
+    const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
+    if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);
+  }
   if (![...state.networks.keys()].some((vni) => bridgeOf(vni) === config.nic.bridge)) throw lacks(`bridge ${config.nic.bridge}`);
 }

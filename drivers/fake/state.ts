@@ -57,7 +57,10 @@ export interface FakeState {
   inputs: Map<string, Map<string, Buffer>>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
-  images: Map<string, { fetched: number }>;
+  /** `boots`: has a kernel to boot from. */
+  images: Map<string, { boots: boolean; pinnedUntilMs: number }>;
+  /** The peers that each image could have come from when it was fetched. */
+  peersOffered: Map<string, string[]>;
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;

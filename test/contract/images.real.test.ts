@@ -21,8 +21,8 @@ describe('an image', () => {
     const nowhere = two.url('/files/nowhere');
     const parts = {
       disk: { ...image.parts.disk, url: nowhere },
-      kernel: { ...image.parts.kernel, url: nowhere },
-      initrd: { ...image.parts.initrd, url: nowhere },
+      kernel: { ...image.parts.kernel!, url: nowhere },
+      initrd: { ...image.parts.initrd!, url: nowhere },
     };
     const atPeer = { ...image, parts, peers: [one.host.address] };
     expect((await two.activities().ensureImage(atPeer)).from).toBe('peer');

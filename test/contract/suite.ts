@@ -176,15 +176,15 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const broken = {
           ...image,
           id: newId('image'),
-          parts: { ...image.parts, disk: { ...image.parts.kernel, sha256: 'f'.repeat(64) } },
+          parts: { ...image.parts, disk: { ...image.parts.disk, sha256: 'f'.repeat(64) } },
         };
         expect(await codeOf(ports.images.ensure(broken, never))).toBe('image-damaged');
         expect(await ports.images.find(broken.id)).toBeNull();
       });
 
       it('says when the repository has it not', async () => {
-        const gone = { ...image.parts.initrd, url: bench.url('/files/nowhere') };
-        const missing = { ...image, id: newId('image'), parts: { ...image.parts, initrd: gone } };
+        const gone = { ...image.parts.disk, url: bench.url('/files/nowhere') };
+        const missing = { ...image, id: newId('image'), parts: { ...image.parts, disk: gone } };
         expect(await codeOf(ports.images.ensure(missing, never))).toBe('repository-unavailable');
       });
     });

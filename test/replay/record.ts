@@ -4,6 +4,7 @@ import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import type { PrestageOrder } from '../../workflows/prestage.ts';
 import { endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
@@ -107,6 +108,20 @@ async function recordHouse(site: FakeSite): Promise<void> {
   await write(site, 'keepHouse', id);
 }
 
+async function recordPrestage(site: FakeSite): Promise<void> {
+  const image = await site.publishImage();
+  const id = workflowId.prestage(image, 'recorded');
+  const order: PrestageOrder = {
+    image,
+    hosts: site.hosts.map((host) => host.id),
+    before: new Date(Date.now() + 60_000).toISOString(),
+    keepUntil: new Date(Date.now() + 120_000).toISOString(),
+  };
+  const options = { taskQueue: controlQueue, workflowId: id, args: [order, site.pace] };
+  await site.client.workflow.execute(workflowType.prestage, options);
+  await write(site, 'prestage-succeeded', id);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -120,6 +135,7 @@ const site = await openFakeSite({
 try {
   await recordTasks(site);
   await recordHosts(site);
+  await recordPrestage(site);
   await recordHouse(site);
 } finally {
   await site.stop();

@@ -18,7 +18,7 @@ import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
 import type { Clock } from '../../drivers/ports.ts';
-import { type HostId, newId, type TaskId } from '../../model/ids.ts';
+import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
@@ -163,7 +163,7 @@ export class FakeSite {
 
   /** Accepts a task as the API does, with an image of its own, so that each has to be fetched. */
   async accept(order: Record<string, unknown> = {}): Promise<TaskId> {
-    const image = await this.#publishImage();
+    const image = await this.publishImage();
     const spec = TaskSpec.parse({ image, command: ['work'], outputs: ['out/*'], ...order });
     return this.ledger.$transaction((tx) => acceptTask(tx, { owner: this.owner, spec, nowMs: Date.now() }));
   }
@@ -203,7 +203,8 @@ export class FakeSite {
       if (Date.now() > end) throw new Error(`after ${deadlineMs} ms it is still not so that ${what}`);
   }
 
-  async #publishImage(): Promise<string> {
+  /** An image that is ready, with the name of its id, on no host yet. */
+  async publishImage(): Promise<ImageId> {
     const id = newId('image');
     const part = (name: string) => {
       const content = Buffer.from(`${name} of ${id}`);

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -63,6 +63,17 @@ function image(megabytes = 0.001): ImageRef {
 const age = (id: string): void => utimesSync(join(root, 'images', id, 'image.json'), 0, 0);
 const staged = (): string[] => readdirSync(join(root, 'staging'));
 
+const record = {
+  generation: 1,
+  vni: 1,
+  staged: null,
+  ready: null,
+  jobStartedMs: null,
+  settled: false,
+  removing: false,
+  departing: null,
+};
+
 describe('the cache of images', () => {
   it('transfers an image once, however many ask at once, and then never again', async () => {
     const cache = open();
@@ -71,7 +82,7 @@ describe('the cache of images', () => {
     expect(new Set(answers.map(({ from }) => from))).toEqual(new Set(['repository']));
     expect(asked).toHaveLength(3);
     expect(await open().ensure(one, never)).toEqual({ from: 'cache', bytes: 0 });
-    expect(readFileSync((await cache.find(one.id))!.kernel, 'utf8')).toBe('k');
+    expect(readFileSync((await cache.find(one.id))!.kernel!, 'utf8')).toBe('k');
     expect(staged()).toEqual([]);
   });
 
@@ -114,20 +125,37 @@ describe('the cache of images', () => {
     const [needed, old, fresh, last] = [image(1), image(1), image(1), image(1)];
     for (const one of [needed, old, fresh]) await cache.ensure(one, never);
     const vmId = newId('vm');
-    const record = {
-      generation: 1,
-      vni: 1,
-      staged: null,
-      ready: null,
-      jobStartedMs: null,
-      settled: false,
-      removing: false,
-      departing: null,
-    };
     await store.write({ ...record, vmId, image: needed.id });
     age(needed.id);
     age(old.id);
     await cache.ensure(last, never);
     expect((await cache.list()).sort()).toEqual([needed.id, fresh.id, last.id].sort());
+  });
+
+  it('keeps one that is pinned, and counts what was made of an image with it', async () => {
+    const cache = open(3);
+    const [pinned, grown, last] = [image(1), image(1), image(1)];
+    for (const one of [pinned, grown]) await cache.ensure(one, never);
+    await cache.pin(pinned.id, Date.now() + 60_000);
+    await cache.pin(pinned.id, Date.now() + 1);
+    const templates = join(root, 'images', grown.id, 'templates', '1-256');
+    mkdirSync(templates, { recursive: true });
+    writeFileSync(join(templates, 'memory'), Buffer.alloc(2 ** 20, 1));
+    age(pinned.id);
+    age(grown.id);
+    await cache.ensure(last, never);
+    expect((await cache.list()).sort()).toEqual([pinned.id, last.id].sort());
+  });
+
+  it('removes an image with all that was made of it, but none that a VM needs', async () => {
+    const cache = open();
+    const [needed, gone] = [image(), image()];
+    for (const one of [needed, gone]) await cache.ensure(one, never);
+    await store.write({ ...record, vmId: newId('vm'), image: needed.id });
+    await cache.remove(gone.id);
+    await cache.remove(gone.id);
+    expect(await codeOf(cache.remove(needed.id))).toBe('in-use');
+    expect(await cache.list()).toEqual([needed.id]);
+    expect(staged()).toEqual([]);
   });
 });

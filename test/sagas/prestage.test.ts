@@ -1,0 +1,75 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { HostId, ImageId } from '../../model/ids.ts';
+import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import type { Prestaged, PrestageOrder } from '../../workflows/prestage.ts';
+import { type FakeSite, openFakeSite } from './fake-site.ts';
+
+let site: FakeSite;
+let image: ImageId;
+beforeAll(async () => {
+  site = await openFakeSite({ hosts: 5 });
+});
+afterAll(() => site.stop());
+beforeEach(async () => {
+  image = await site.publishImage();
+});
+
+const soon = (ms: number) => new Date(Date.now() + ms).toISOString();
+const allHosts = () => site.hosts.map(({ id }) => id);
+
+async function prestage(more: Partial<PrestageOrder> = {}): Promise<Prestaged> {
+  const order: PrestageOrder = { image, hosts: allHosts(), before: soon(20_000), keepUntil: soon(3600_000), ...more };
+  const options = { taskQueue: controlQueue, workflowId: workflowId.prestage(image, 'test'), args: [order, site.pace] };
+  return site.client.workflow.execute<(order: PrestageOrder, pace: number) => Promise<Prestaged>>(workflowType.prestage, {
+    ...options,
+    args: [order, site.pace],
+  });
+}
+
+const holders = async (): Promise<string[]> =>
+  (await site.ledger.hostImage.findMany({ where: { imageId: image }, orderBy: { hostId: 'asc' } })).map(({ hostId }) => hostId);
+
+describe('an image that hosts are to have before a moment', () => {
+  test('is on all of them, pinned there, and the ledger knows', async () => {
+    const { ready, missing } = await prestage();
+    expect([...ready].sort()).toEqual(allHosts());
+    expect(missing).toEqual([]);
+    expect(await holders()).toEqual(allHosts());
+    for (const host of site.hosts) expect(host.images.get(image)?.pinnedUntilMs).toBeGreaterThan(Date.now());
+  });
+
+  test('comes out of the repository once, and from the other hosts after that', async () => {
+    await prestage();
+    const offered = site.hosts.map((host) => host.peersOffered.get(image)?.length ?? -1);
+    expect(offered.filter((peers) => peers === 0)).toHaveLength(1);
+  });
+
+  test('is said to be missing where its host does not answer, and is on the others', async () => {
+    const silent = site.hosts[2]!.id as HostId;
+    await site.stopWorker(silent);
+    try {
+      const { ready, missing } = await prestage();
+      expect([...ready].sort()).toEqual(allHosts().filter((id) => id !== silent));
+      expect(missing).toMatchObject([{ host: silent, error: { code: 'host-unavailable' } }]);
+    } finally {
+      await site.startHost(site.hosts[2]!);
+    }
+  });
+
+  test('is given up where it is not there in time', async () => {
+    for (const host of site.hosts) await site.stopWorker(host.id);
+    try {
+      const { ready, missing } = await prestage({ before: soon(1000) });
+      expect(ready).toEqual([]);
+      expect(missing.map(({ error }) => error.code)).toEqual(allHosts().map(() => 'host-busy'));
+    } finally {
+      for (const host of site.hosts) await site.startHost(host);
+    }
+  });
+
+  test('is missing everywhere when there is no such image', async () => {
+    await site.ledger.image.update({ where: { id: image }, data: { state: 'retired' } });
+    const { missing } = await prestage();
+    expect(missing.map(({ error }) => error.code)).toEqual(allHosts().map(() => 'image-unknown'));
+  });
+});
