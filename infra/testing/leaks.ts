@@ -87,10 +87,15 @@ async function namespaces(): Promise<string[]> {
 async function rules(): Promise<string[]> {
   if (process.getuid?.() !== 0) return [];
   const saved = await run(['iptables-save'], { deadlineMs });
+  return rulesIn(saved).map((rule) => `firewall rule ${rule}`);
+}
+
+/** Rules, chains and policies of iptables-save, but for a built-in chain that accepts: a table's first use makes that. */
+export function rulesIn(saved: string): string[] {
   return saved
     .split('\n')
-    .filter((line) => /^(:|-A)/.test(line))
-    .map((line) => `firewall rule ${line.replace(/ \[[0-9:]*\]$/, '')}`);
+    .map((line) => line.replace(/ \[[0-9:]*\]$/, ''))
+    .filter((line) => /^(:|-A)/.test(line) && !/^:[A-Z]+ ACCEPT$/.test(line));
 }
 
 async function mounts(): Promise<string[]> {

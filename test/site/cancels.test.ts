@@ -39,7 +39,7 @@ test('a task that is cancelled in a phase is undone, or was done', async () => {
 test('a task that is cancelled while it waits in the queue never takes anything', async () => {
   const whole = { ...order, command: ['sleep', '60'], outputs: [], nodes: 1 };
   const { body } = await here.operator.call<{ items: { capacity: { memoryMiB: number } }[] }>('GET', '/v1/hosts');
-  const memoryMiB = Math.min(...body.items.map(({ capacity }) => capacity.memoryMiB));
+  const memoryMiB = Math.max(...body.items.map(({ capacity }) => capacity.memoryMiB));
   const held = await here.client.submit({
     ...whole,
     nodes: 3,

@@ -23,6 +23,7 @@ export interface TaskAnswer {
   error: { code: string; message: string } | null;
   outputs: { path: string; node: number; file: string; sizeBytes: number; sha256: string }[];
   timeline: { step: string; startedAt: string; endedAt: string | null }[];
+  createdAt: string;
   finishedAt: string | null;
 }
 
