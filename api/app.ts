@@ -18,6 +18,7 @@ import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/hosts.ts';
 import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
+import { migrationRoutes } from './routes/migrations.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
@@ -144,7 +145,9 @@ function bareApp(log: Logger, eachRequest: boolean): Express {
 export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
   const { ledger, temporal, repository, config, log, clock } = deps;
   const metrics = openMetrics(ledger, clock);
-  const operations = [taskRoutes, fileRoutes, vmRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) => routes(deps));
+  const operations = [taskRoutes, fileRoutes, vmRoutes, migrationRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) =>
+    routes(deps),
+  );
   const document = describeApi(operations);
 
   const app = bareApp(log, true);

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
-import { TaskAcceptedData, TaskEndedData, TaskStartedData } from '../model/events.ts';
+import { TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from '../model/events.ts';
+import { migrationPhases, migrationStates } from '../model/migration.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 
@@ -122,6 +123,58 @@ export const Vm = z
   })
   .meta({ id: 'Vm' });
 
+export const MigrationOrder = z
+  .strictObject({
+    to: z.string().max(63).optional().meta({ description: 'The host to go to; without it, the site chooses' }),
+    mode: z.enum(['live']).default('live').meta({ description: 'live: the memory streams while the VM runs' }),
+    reason: z.string().max(200).optional().meta({ description: 'For those who read the event' }),
+  })
+  .meta({ id: 'MigrationOrder' });
+
+export const Migration = z
+  .strictObject({
+    id: z.string(),
+    vm: z.string(),
+    owner: z.string(),
+    state: z
+      .enum(migrationStates)
+      .meta({ description: 'stuck: it cannot be known yet where the VM runs; nothing is touched, and it is asked again' }),
+    mode: z.enum(['live']),
+    from: z.string(),
+    to: z.string().nullable().meta({ description: 'null until its turn, where the site chooses' }),
+    generation: z.int(),
+    workflowId: z.string(),
+    waiting: z.string().nullable().meta({ description: 'Why it is not its turn yet' }),
+    phases: z.array(
+      z.strictObject({
+        name: z.enum(migrationPhases),
+        startedAt: time,
+        seconds: z.number().nullable().meta({ description: 'null while it lasts' }),
+        bytes: z.int(),
+      }),
+    ),
+    progress: z
+      .strictObject({
+        processedBytes: z.int(),
+        remainingBytes: z.int(),
+        dirtyBytesPerS: z.number(),
+        bytesPerS: z.number(),
+        etaS: z.number().nullable().meta({ description: 'null: the guest writes as fast as its memory is carried over' }),
+      })
+      .nullable()
+      .meta({ description: 'How the pre-copy goes, a few seconds old at most' }),
+    downtimeMs: z.int().nullable(),
+    bytes,
+    error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
+    requestedBy: z.string(),
+    reason: z.string().nullable(),
+    abortRequestedAt: time.nullable(),
+    createdAt: time,
+    startedAt: time.nullable(),
+    finishedAt: time.nullable(),
+  })
+  .meta({ id: 'Migration' });
+
 export const Event = z
   .strictObject({
     specversion: z.literal('1.0'),
@@ -133,8 +186,9 @@ export const Event = z
     datacontenttype: z.literal('application/json'),
     owner: z.string(),
     sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
-    data: z.union([TaskAcceptedData, TaskStartedData, TaskEndedData, z.looseObject({})]).meta({
-      description: 'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; others to come',
+    data: z.union([TaskAcceptedData, TaskStartedData, TaskEndedData, VmMigratedData, z.looseObject({})]).meta({
+      description:
+        'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled, of berth.vm.migrated; others to come',
     }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

@@ -4,8 +4,16 @@ import {
   WorkflowIdReusePolicy,
   WorkflowNotFoundError,
 } from '@temporalio/client';
-import type { TaskId } from '../model/ids.ts';
+import type { TaskId, VmId } from '../model/ids.ts';
+import type { MigrationId } from '../model/migration.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
+
+/** A migration and what its workflow's id is made of. */
+export interface MigrationName {
+  id: MigrationId;
+  vmId: VmId;
+  generation: number;
+}
 
 /** All that the API asks of Temporal. */
 export interface TaskWorkflows {
@@ -13,6 +21,10 @@ export interface TaskWorkflows {
   startTask(id: TaskId): Promise<void>;
   /** Asks the task's workflow to cancel; starts it first where it isn't, since only it may end a task. */
   cancelTask(id: TaskId): Promise<void>;
+  /** Success also when it was started before. */
+  startMigration(move: MigrationName): Promise<void>;
+  /** Asks for the abort, as cancelTask does. */
+  abortMigration(move: MigrationName): Promise<void>;
   ping(): Promise<void>;
 }
 
@@ -22,12 +34,12 @@ const deadlineMs = 3_000;
 export function openTaskWorkflows(client: Client): TaskWorkflows {
   const soon = <T>(act: () => Promise<T>): Promise<T> => client.withDeadline(Date.now() + deadlineMs, act);
 
-  async function startTask(id: TaskId): Promise<void> {
+  async function start(type: string, workflow: string, id: string): Promise<void> {
     try {
       await soon(() =>
-        client.workflow.start(workflowType.task, {
+        client.workflow.start(type, {
           taskQueue: controlQueue,
-          workflowId: workflowId.task(id),
+          workflowId: workflow,
           workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
           args: [id],
         }),
@@ -37,18 +49,22 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     }
   }
 
-  return {
-    startTask,
+  /** One that was never started, or is over, is started: the ledger holds the wish already, and the workflow reads it first. */
+  async function cancel(type: string, workflow: string, id: string): Promise<void> {
+    try {
+      await soon(() => client.workflow.getHandle(workflow).cancel());
+    } catch (error) {
+      if (!(error instanceof WorkflowNotFoundError)) throw error;
+      await start(type, workflow, id);
+    }
+  }
 
-    async cancelTask(id) {
-      try {
-        await soon(() => client.workflow.getHandle(workflowId.task(id)).cancel());
-      } catch (error) {
-        if (!(error instanceof WorkflowNotFoundError)) throw error;
-        // Never started, or over. The ledger holds the wish already, and the workflow reads it first.
-        await startTask(id);
-      }
-    },
+  const nameOf = ({ vmId, generation }: MigrationName) => workflowId.migration(vmId, generation);
+  return {
+    startTask: (id) => start(workflowType.task, workflowId.task(id), id),
+    cancelTask: (id) => cancel(workflowType.task, workflowId.task(id), id),
+    startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
+    abortMigration: (move) => cancel(workflowType.migration, nameOf(move), move.id),
 
     async ping() {
       await soon(() => client.workflowService.getSystemInfo({}));

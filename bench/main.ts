@@ -12,6 +12,7 @@ export interface BenchOptions {
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
   task: async () => (await import('./task.ts')).benchTask,
   rate: async () => (await import('./rate.ts')).benchRate,
+  migrate: async () => (await import('./migrate.ts')).benchMigrate,
   leases: async () => (await import('./leases.ts')).benchLeases,
 };
 

@@ -9,8 +9,10 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { TaskId } from '../model/ids.ts';
+import type { MigrationRecord } from '../model/migration.ts';
 import { workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
+import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { runTask } from './run-task.ts';
@@ -39,6 +41,7 @@ async function keep(pace: number, progress: Progress, sweeping: boolean): Promis
   const lost = await ledger.tasksWithoutWorkflow(lostAfterS);
   await Promise.all(lost.map((id) => startTask(id, pace)));
   if (lost.length > 0) progress.say('lost', `started ${lost.length} tasks at ${now()}: ${lost.slice(0, 10).join(', ')}`);
+  await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
   if (sweeping) progress.say('sweep', `swept ${await ledger.sweep()} rows at ${now()}`);
@@ -48,6 +51,18 @@ async function startTask(id: TaskId, pace: number): Promise<void> {
   try {
     await startChild(runTask, {
       workflowId: workflowId.task(id),
+      args: [id, pace],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+async function startMigration({ id, vmId, generation }: MigrationRecord, pace: number): Promise<void> {
+  try {
+    await startChild(migrateVm, {
+      workflowId: workflowId.migration(vmId, generation),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,
     });

@@ -14,6 +14,7 @@ import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
+import { settleAt, stillPlace } from './moved-node.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { within } from './scopes.ts';
@@ -22,6 +23,7 @@ import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const placedSignal = defineSignal(signalName.placed);
+const movedSignal = defineSignal(signalName.moved);
 
 /**
  * One task, from the queue to its end.
@@ -61,7 +63,11 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     outputs: [],
     bytesIn: 0,
     bytesOut: 0,
+    moves: 0,
   };
+  setHandler(movedSignal, () => {
+    run.moves += 1;
+  });
 
   const nodes: Node[] = [];
   const verdict = await conclude(run, nodes).catch((error): Verdict => {
@@ -168,11 +174,15 @@ async function release(run: TaskRun, vms: VmId[]): Promise<void> {
 /** Starts the removals and gives them time. Whoever is still in `open` then is marked stuck, and goes on being removed. */
 async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Promise<void>[]> {
   const { progress } = run;
+  // From here on no migration of it begins.
   const removing = ({ vm }: Node) => recorded(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
-  await Promise.all(nodes.map(removing));
+  const places = await Promise.all(nodes.map(removing));
   const labels = nodes.map((node) => node.label);
   return progress.during('destroy', labels, async (done) => {
-    const removals = nodes.map(async (node) => {
+    const removals = nodes.map(async (node, index) => {
+      const place = places[index];
+      // One that is under way ends first, and the VM is removed from where it is then.
+      if (place !== undefined) settleAt(run, node, await stillPlace(run, node, place, true));
       await removed(run, node);
       open.delete(node);
       done(node.label);

@@ -5,6 +5,7 @@ import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { ImageRef, VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
+import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
 import { onHost } from './on-host.ts';
 import { now, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
@@ -23,16 +24,19 @@ export interface TaskRun {
   outputs: TaskOutput[];
   bytesIn: number;
   bytesOut: number;
+  /** How often the task was told that one of its VMs has moved. */
+  moves: number;
 }
 
 /** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
 export interface Node {
   readonly index: number;
   readonly label: string;
-  readonly vm: VmSpec;
+  /** As it is now: its host, home and generation change when it moves. */
+  vm: VmSpec;
   /** Before the domain was ever asked for, a silent host is left; from then on it is waited for. */
   readonly staging: HostActivities;
-  readonly host: HostActivities;
+  host: HostActivities;
   readonly saga: Saga;
   startedAt: string | null;
   endedAt: string | null;
@@ -41,17 +45,12 @@ export interface Node {
 
 export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
   const label = run.task.vmIds.length === 1 ? vm.host : `${vm.host} (node${index})`;
-  const wait = (step: string): void =>
-    run.progress.say(
-      `silent ${index}`,
-      `**${vm.host} does not answer** since ${now()}; ${step} of ${vm.id} waits for its worker`,
-    );
   return {
     index,
     label,
     vm,
     staging: onHost(vm.host, run.pace, 'throw'),
-    host: onHost(vm.host, run.pace, { wait }),
+    host: onHostOf(run, vm.host, index, vm.id),
     saga: new Saga(),
     startedAt: null,
     endedAt: null,
@@ -84,12 +83,12 @@ async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'run
 const ordersFor = (run: TaskRun, node: Node): Promise<TaskOrders> => run.ledger.taskOrders(run.task.id, node.vm.id);
 
 /** The rights in an order run out while its step waits for a silent host: the repository says `forbidden`, and new ones are asked for. */
-async function ordered<T>(run: TaskRun, node: Node, act: (orders: TaskOrders) => Promise<T>): Promise<T> {
+async function ordered<T>(ask: () => Promise<TaskOrders>, act: (orders: TaskOrders) => Promise<T>): Promise<T> {
   try {
-    return await act(await ordersFor(run, node));
+    return await act(await ask());
   } catch (error) {
     if (codeOf(error) !== 'forbidden') throw error;
-    return act(await ordersFor(run, node));
+    return act(await ask());
   }
 }
 
@@ -106,10 +105,17 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
         await node.staging.ensureDisks(node.vm);
         return bytesIn ?? 0;
       },
-      () => node.host.removeDisks(node.vm.id, node.vm.generation),
+      () => removeFolders(run, node),
     ),
   );
   run.bytesIn = sum(staged);
+}
+
+/** A VM that moved has its disks at home, and a folder where it runs. */
+async function removeFolders(run: TaskRun, node: Node): Promise<void> {
+  const { id, host, home, generation } = node.vm;
+  await node.host.removeDisks(id, generation);
+  if (home !== host) await onHostOf(run, home, node.index, id).removeDisks(id, generation);
 }
 
 /**
@@ -168,7 +174,7 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
   const results = new Map<Node, RunResult>();
   try {
     await onAll(run, 'run', nodes, async (node) => {
-      const result = await ordered(run, node, (orders) => node.host.runCommand(orders.run));
+      const result = await followCommand(run, node);
       results.set(node, result);
       if (!endedWell(result)) throw new CommandEnded();
     });
@@ -176,9 +182,37 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
     if (!(error instanceof CommandEnded)) throw error;
     // Their outputs are wanted all the same, so the guests stay and the commands go.
     const others = nodes.filter((node) => !results.has(node));
-    await together(others.map((node) => () => node.host.stopCommand(node.vm.id, node.vm.generation)));
+    await together(others.map((node) => () => stopCommand(run, node)));
   }
   return nodes.flatMap((node) => results.get(node) ?? []);
+}
+
+/** The command of one node, wherever its VM is: it takes its command along when it moves. */
+async function followCommand(run: TaskRun, node: Node): Promise<RunResult> {
+  for (;;) {
+    try {
+      return await ordered(
+        () => ordersFor(run, node),
+        (orders) => {
+          relocate(run, node, orders.run.vm);
+          return node.host.runCommand(orders.run);
+        },
+      );
+    } catch (error) {
+      if (codeOf(error) !== 'vm-moved') throw error;
+    }
+    const place = await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), false);
+    if (place.state !== 'running' || place.generation === node.vm.generation)
+      throw failure(
+        'vm-lost',
+        `${node.vm.id} left ${node.vm.host} and is ${place.state}: its command is lost; submit the task again`,
+      );
+  }
+}
+
+async function stopCommand(run: TaskRun, node: Node): Promise<void> {
+  settleAt(run, node, await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true));
+  await node.host.stopCommand(node.vm.id, node.vm.generation);
 }
 
 /**
@@ -190,11 +224,32 @@ export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
   await enter(run, 'stagingOut');
   if (run.task.spec.outputs.length === 0) return [];
   const taken = await onAll(run, 'stageOut', nodes, (node) =>
-    ordered(run, node, (orders) => node.host.stageOut(orders.stageOut)),
+    ordered(
+      () => stillOrders(run, node),
+      (orders) => takeOutputs(run, node, orders),
+    ),
   );
   run.outputs = taken.flatMap((part) => part.outputs);
   run.bytesOut = sum(taken.map((part) => part.bytes));
   return run.task.spec.outputs.filter((pattern) => taken.every((part) => part.unmatched.includes(pattern)));
+}
+
+/** The guest's writes are brought to the disk where it runs; the disk is read where it is. */
+async function takeOutputs(run: TaskRun, node: Node, { stageOut: order }: TaskOrders) {
+  if (order.vm.home === order.vm.host) return node.host.stageOut(order);
+  await node.host.settleHere(order.vm);
+  return onHostOf(run, order.vm.home, node.index, order.vm.id).stageOut({ ...order, settledElsewhere: true });
+}
+
+/** Orders for a VM that nobody moves: no migration begins any more, and one that was under way is ended. */
+async function stillOrders(run: TaskRun, node: Node): Promise<TaskOrders> {
+  let orders = await ordersFor(run, node);
+  if (orders.movedBy !== null) {
+    await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true);
+    orders = await ordersFor(run, node);
+  }
+  relocate(run, node, orders.stageOut.vm);
+  return orders;
 }
 
 export interface Verdict {

@@ -25,6 +25,17 @@ export interface TaskOrders {
   stageIn: StageIn;
   run: RunCommand;
   stageOut: StageOut;
+  /** The workflow that moves this VM at the moment; null: it stays where it is. */
+  movedBy: string | null;
+}
+
+/** Where a VM is, and who moves it. */
+export interface VmPlace {
+  state: VmState;
+  host: HostId | null;
+  home: HostId | null;
+  generation: number;
+  movedBy: string | null;
 }
 
 export interface TaskOutcome {
@@ -88,7 +99,9 @@ export interface LedgerActivities {
    * generation at the next placement. Returns the tasks that were placed in what it freed.
    */
   requeueTask(id: TaskId): Promise<TaskId[]>;
-  setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<void>;
+  /** Returns where the VM is now: it may have moved since it was placed. */
+  setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmPlace>;
+  vmPlace(id: VmId): Promise<VmPlace>;
   /**
    * Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. From every state, also
    * of VMs that were never placed: called only when nothing of them is left on a host.

@@ -13,7 +13,7 @@ import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigrati
 import { releaseVms, requeueTask } from './release.ts';
 import { reserveTask } from './reserve-task.ts';
 import { taskOrders } from './task-orders.ts';
-import { setVmState } from './vm-state.ts';
+import { setVmState, vmPlace } from './vm-state.ts';
 
 export type { LedgerDeps } from './deps.ts';
 
@@ -26,6 +26,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     advanceTask: (id, state, timeline, vmState) => advanceTask(deps, id, state, timeline, vmState),
     requeueTask: (id) => requeueTask(deps, id),
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
+    vmPlace: (id) => vmPlace(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),
     finishTask: (id, outcome) => finishTask(deps, id, outcome),
     hostArrived: (facts) => hostArrived(deps, facts),

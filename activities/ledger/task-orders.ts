@@ -8,6 +8,7 @@ import type { TaskOrders } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
 import { fileLifetimeS, fileUrl } from './image-refs.ts';
 import { readPlaced, vmSpecs } from './vm-specs.ts';
+import { vmPlace } from './vm-state.ts';
 
 /** How many files one VM may leave. Their bytes are bounded by its data disk. */
 const maxOutputFiles = 10_000;
@@ -61,7 +62,9 @@ export async function taskOrders(deps: LedgerDeps, id: TaskId, vmId: VmId): Prom
   // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
   const lifetimeS = spec.timeoutS + fileLifetimeS;
   const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
+  const { movedBy } = await vmPlace(deps, vmId);
   return {
+    movedBy,
     stageIn: {
       vm,
       inputs: await inputs(deps, spec, task.owner),

@@ -1,7 +1,9 @@
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
-import type { VmId } from '../../model/ids.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
-import { inTransaction, isoNow, type LedgerDeps } from './deps.ts';
+import { workflowId } from '../../model/temporal.ts';
+import type { VmPlace } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
 /**
  * Moves a VM along its states; the state that it has already is no move. `why` is kept while it is stuck, for the
@@ -12,15 +14,30 @@ export async function setVmState(
   id: VmId,
   state: VmState,
   why?: { code: ErrorCode; message: string },
-): Promise<void> {
+): Promise<VmPlace> {
   const problem = state === 'stuck' && why !== undefined ? JSON.stringify(why) : null;
-  const changed = await inTransaction(
-    deps.ledger,
-    (tx) => tx.$executeRaw`
+  return inTransaction(deps.ledger, async (tx) => {
+    const changed = await tx.$executeRaw`
       UPDATE "Vm" SET state = ${state}::"VmState",
         problem = CASE WHEN ${state} = 'stuck' THEN COALESCE(${problem}::jsonb, problem) END,
         "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${isoNow(deps)}::timestamptz) ELSE "startedAt" END
-      WHERE id = ${id}`,
-  );
-  if (changed === 0) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
+      WHERE id = ${id}`;
+    if (changed === 0) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
+    return readPlace(tx, id);
+  });
 }
+
+async function readPlace(tx: Transaction, id: VmId): Promise<VmPlace> {
+  const rows = await tx.$queryRaw<
+    { state: VmState; host: HostId | null; home: HostId | null; generation: number; moving: number | null }[]
+  >`
+    SELECT state, "hostId" AS host, "homeId" AS home, generation,
+      (SELECT m.generation FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND m.reserved) AS moving
+    FROM "Vm" v WHERE id = ${id}`;
+  const row = rows[0];
+  if (row === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
+  const { moving, ...place } = row;
+  return { ...place, movedBy: moving === null ? null : workflowId.migration(id, moving) };
+}
+
+export const vmPlace = (deps: LedgerDeps, id: VmId): Promise<VmPlace> => readPlace(deps.ledger, id);

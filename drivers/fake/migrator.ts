@@ -65,7 +65,8 @@ export function createFakeMigrator(state: FakeState): Migrator {
     async job(name): Promise<MigrationJob | null> {
       if (!state.domains.has(name)) return null;
       const job = jobs.get(name);
-      const processedBytes = ((job?.step ?? 0) * memoryBytes) / steps;
+      // Whole bytes, as a hypervisor counts them.
+      const processedBytes = Math.floor(((job?.step ?? 0) * memoryBytes) / steps);
       return {
         active: job !== undefined,
         elapsedMs: (job?.step ?? 0) * stepMs,

@@ -4,13 +4,21 @@ import { type FileBody, type RunningApi, startApi, type TaskBody } from './runni
 let api: RunningApi;
 let file: FileBody;
 let task: TaskBody;
+let runs: string;
+let migration: string;
 const json = { image: 'debian-12', command: ['true'] };
 beforeAll(async () => {
   api = await startApi();
   await api.addImage('debian-12');
   await api.addHost('host-a');
+  await api.addHost('host-b');
   file = await api.put(api.operator, 'words', 'words');
   task = (await api.call<TaskBody>(api.operator, 'POST', '/v1/tasks', { json })).body;
+  const moving = (await api.call<TaskBody>(api.operator, 'POST', '/v1/tasks', { json: { ...json, nodes: 2 } })).body;
+  const [first, second] = moving.vms as [string, string];
+  for (const vm of [first, second]) await api.runOn(vm, 'host-a');
+  runs = second;
+  migration = (await api.call<{ id: string }>(api.operator, 'POST', `/v1/vms/${first}/migrations`, { json: {} })).body.id;
 });
 afterAll(() => api.end());
 
@@ -28,6 +36,10 @@ const calls: Record<string, () => Promise<Response>> = {
   'DELETE /v1/tasks/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/tasks/${task.id}`),
   'GET /v1/vms': () => api.fetch(api.operator, 'GET', '/v1/vms'),
   'GET /v1/vms/{id}': () => api.fetch(api.operator, 'GET', `/v1/vms/${task.vms[0]}`),
+  'POST /v1/vms/{id}/migrations': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/migrations`, { json: {} }),
+  'GET /v1/migrations': () => api.fetch(api.operator, 'GET', '/v1/migrations'),
+  'GET /v1/migrations/{id}': () => api.fetch(api.operator, 'GET', `/v1/migrations/${migration}`),
+  'DELETE /v1/migrations/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/migrations/${migration}`),
   'GET /v1/images': () => api.fetch(api.operator, 'GET', '/v1/images'),
   'GET /v1/images/{name}': () => api.fetch(api.operator, 'GET', '/v1/images/debian-12'),
   'GET /v1/hosts': () => api.fetch(api.operator, 'GET', '/v1/hosts'),
@@ -45,7 +57,7 @@ test('the document describes every route, and every route answers as the documen
 test('every route refuses a parameter that it does not know', async () => {
   for (const operation of api.contract.operations()) {
     const [method, path] = operation.split(' ') as [string, string];
-    const body = method === 'PATCH' || operation === 'POST /v1/tasks' ? { json: {} } : {};
+    const body = method === 'PATCH' || ['POST /v1/tasks', 'POST /v1/vms/{id}/migrations'].includes(operation) ? { json: {} } : {};
     const answer = await api.call(api.operator, method, `${path.replace(/\{\w+\}/, 'x')}?unheard=of`, body);
     expect([operation, answer.status, answer.body.errors.map(({ pointer }) => pointer)]).toEqual([
       operation,

@@ -10,9 +10,11 @@ import { createApp } from '../../api/app.ts';
 import { openRepository, type Repository } from '../../api/repository.ts';
 import type { File, Problem, Task } from '../../api/schemas.ts';
 import { close, serve } from '../../api/serve.ts';
+import type { MigrationName } from '../../api/temporal.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import { newId, type TaskId } from '../../model/ids.ts';
+import type { MigrationId } from '../../model/migration.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import { type Ledger, openLedger } from '../../prisma/client.ts';
@@ -27,8 +29,14 @@ export interface Party {
 
 /** Temporal as the API sees it; what it was asked is recorded, and it can be away. */
 export function fakeWorkflows() {
-  const asked: { started: TaskId[]; cancelled: TaskId[]; away: boolean } = { started: [], cancelled: [], away: false };
-  const answer = async (list: TaskId[], id: TaskId) => {
+  const asked: { started: TaskId[]; cancelled: TaskId[]; moved: MigrationId[]; aborted: MigrationId[]; away: boolean } = {
+    started: [],
+    cancelled: [],
+    moved: [],
+    aborted: [],
+    away: false,
+  };
+  const answer = async <T>(list: T[], id: T) => {
     if (asked.away) throw new Error('Temporal does not answer');
     list.push(id);
   };
@@ -37,6 +45,8 @@ export function fakeWorkflows() {
     port: {
       startTask: (id: TaskId) => answer(asked.started, id),
       cancelTask: (id: TaskId) => answer(asked.cancelled, id),
+      startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
+      abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
       ping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
       },
@@ -77,6 +87,7 @@ type Method =
   | 'addOwner'
   | 'addHost'
   | 'addImage'
+  | 'runOn'
   | 'end';
 
 /** The API as a process has it: listening, on a PostgreSQL of its own, with two clients and an operator. */
@@ -174,6 +185,13 @@ export class RunningApi {
     const address = `192.0.2.${1 + (await this.ledger.host.count())}`;
     const facts = { provider: 'test', cpuModel: 'qemu64', accelerator: 'qemu', hypervisor: 'QEMU', bootId: 'boot' };
     await this.ledger.host.create({ data: { id, address, state: 'up', ...size, ...facts, seenAt: new Date() } });
+  }
+
+  /** As if a task's VM were placed and had booted. */
+  async runOn(vm: string, hostId: string): Promise<void> {
+    await this.ledger.vm.update({ where: { id: vm }, data: { state: 'reserved', hostId, homeId: hostId, generation: 1 } });
+    await this.ledger.vm.update({ where: { id: vm }, data: { state: 'creating' } });
+    await this.ledger.vm.update({ where: { id: vm }, data: { state: 'running' } });
   }
 
   async addImage(name: string, owner: Party | null = null): Promise<string> {

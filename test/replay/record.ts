@@ -2,17 +2,18 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
-import type { TaskId } from '../../model/ids.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
 import type { PrestageOrder } from '../../workflows/prestage.ts';
-import { endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
+import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
 
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts
+ *   node test/replay/record.ts [tasks|hosts|prestage|house|migration]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -122,6 +123,29 @@ async function recordPrestage(site: FakeSite): Promise<void> {
   await write(site, 'prestage-succeeded', id);
 }
 
+/** A VM that moves while its task's command runs. */
+async function recordMigration(site: FakeSite): Promise<void> {
+  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+  const task = await site.submit({ command: ['endless'], timeoutS: week });
+  await until(site, task, 'running');
+  const vm = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
+  const cached = site.hosts.find(({ id }) => id === vm.hostId)!.images.get(vm.imageId!)!;
+  for (const host of site.hosts) {
+    host.images.set(vm.imageId!, { ...cached });
+    const key = { hostId: host.id, imageId: vm.imageId! };
+    await site.ledger.hostImage.upsert({ where: { hostId_imageId: key }, create: key, update: {} });
+  }
+  const order = { vm: vm.id, to: null, requestedBy: site.owner, reason: null, nowMs: Date.now() };
+  const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
+  const workflow = workflowId.migration(vm.id as VmId, 2);
+  const options = { taskQueue: controlQueue, workflowId: workflow, args: [id, site.pace] };
+  await site.client.workflow.start(workflowType.migration, options);
+  await site.client.workflow.getHandle(workflow).result();
+  await write(site, 'migrateVm', workflow);
+  await site.cancel(task);
+  await recordTask(site, 'moved', task);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -133,10 +157,15 @@ const site = await openFakeSite({
   run: (_, [program]) => ({ ...done, exitCode: program === 'fail' ? 3 : 0, durationMs: program === 'endless' ? endless : 50 }),
 });
 try {
-  await recordTasks(site);
-  await recordHosts(site);
-  await recordPrestage(site);
-  await recordHouse(site);
+  const [only] = process.argv.slice(2);
+  const parts = {
+    tasks: recordTasks,
+    hosts: recordHosts,
+    prestage: recordPrestage,
+    house: recordHouse,
+    migration: recordMigration,
+  };
+  for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {
   await site.stop();
   await temporal.stop();

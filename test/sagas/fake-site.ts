@@ -279,11 +279,14 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   return site;
 }
 
+/** Of a fake host on the hosts' network. */
+export const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
+
 async function factsOf(host: FakeHost) {
   const facts = await host.ports.probe.measure();
   const images = await host.ports.images.list();
   // The fakes all say the same address, and a site's hosts have one each.
-  return { ...facts, hostId: host.id, address: `10.77.0.${host.id.split('-')[1]}`, images };
+  return { ...facts, hostId: host.id, address: addressOf(host.id), images };
 }
 
 let bundled: Promise<WorkflowBundleWithSourceMap> | undefined;

@@ -1,0 +1,243 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { domainXml } from '../drivers/domain-xml.ts';
+import type { DiskSource, DomainConfig } from '../drivers/ports.ts';
+import { run } from '../drivers/process.ts';
+import { inside } from '../infra/site/host.ts';
+import { newId, uuidOf } from '../model/ids.ts';
+import { move, moveOver } from '../test/site/moves.ts';
+import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
+import { median, printLine, say } from './line.ts';
+import type { BenchOptions } from './main.ts';
+import { openProbe, type Probe } from './probe.ts';
+
+/** Writes 8 MiB of its memory anew ten times a second or so, as fast as emulation lets it. */
+const dirtying = 'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=8 conv=notrunc 2>/dev/null; sleep 0.2; done';
+const kinds: Kind[] = [
+  { name: '128', memoryMiB: 128, command: 'sleep 3600' },
+  { name: '256', memoryMiB: 256, command: 'sleep 3600' },
+  { name: '512', memoryMiB: 512, command: 'sleep 3600' },
+  { name: 'dirty256', memoryMiB: 256, command: dirtying },
+];
+
+interface Kind {
+  name: string;
+  memoryMiB: number;
+  command: string;
+}
+
+interface Move {
+  totalMs: number;
+  downtimeMs: number;
+  imageBytes: number;
+}
+
+/**
+ * `migrate.total.<MiB>`, `migrate.downtime.<MiB>`, `migrate.imageBytes`: a VM that moves between two hosts and back,
+ * against bare `virsh migrate` of a VM made of the same description, in turn. The total is from the request to the
+ * answer that it is over; the downtime is the longest gap in a 10 ms ping from the third host.
+ */
+export async function benchMigrate({ runs }: BenchOptions): Promise<void> {
+  const count = Math.max(runs ?? 7, 3);
+  const test = await openSite(3);
+  try {
+    // The image and the owner's network are at every host.
+    const holder = await test.client.submit({
+      image: 'debian-12',
+      command: ['sleep', '3600'],
+      nodes: 3,
+      resources: { vcpus: 1, memoryMiB: 128, diskMiB: 64 },
+      timeoutS: 3600,
+      lease: { kind: 'bestEffort', durationS: 7200 },
+    });
+    await test.client.until(holder.id, ['running']);
+    const imageBytes: number[] = [];
+    let probe: Probe | null = null;
+    for (const kind of kinds) {
+      const { id } = await test.client.submit({
+        image: 'debian-12',
+        command: ['sh', '-c', kind.command],
+        resources: { vcpus: 1, memoryMiB: kind.memoryMiB, diskMiB: 64 },
+        timeoutS: 3600,
+        lease: { kind: 'bestEffort', durationS: 7200 },
+      });
+      const task = await test.client.until(id, ['running']);
+      const vm = await describe(test, task.vms[0]!);
+      probe ??= await openProbe(test, test.site.hosts[2]!.id, vm.bridge, station(vm.network, 251));
+      const bare = await makeBare(test, vm, kind);
+      const ours: Move[] = [];
+      const theirs: Move[] = [];
+      for (let round = -1; round < count; round += 1) {
+        const pair = [await moveOurs(test, vm, probe), await moveBare(test, bare, probe)] as const;
+        say(
+          `${kind.name} run ${round + 1}: Berth ${Math.round(pair[0].totalMs)} ms, gap ${Math.round(pair[0].downtimeMs)} ms; bare ${Math.round(pair[1].totalMs)} ms, gap ${Math.round(pair[1].downtimeMs)} ms${round < 0 ? ' (warm-up)' : ''}`,
+        );
+        if (round < 0) continue;
+        ours.push(pair[0]);
+        theirs.push(pair[1]);
+        imageBytes.push(pair[0].imageBytes);
+      }
+      const of = (moves: Move[], what: keyof Move) => median(moves.map((one) => one[what]));
+      printLine(`migrate.total.${kind.name}`, of(ours, 'totalMs') / 1000, 's', of(theirs, 'totalMs') / 1000, { runs: count });
+      printLine(`migrate.downtime.${kind.name}`, of(ours, 'downtimeMs'), 'ms', of(theirs, 'downtimeMs'), { runs: count });
+      await endBare(test, bare);
+      await test.client.insist('DELETE', `/v1/tasks/${id}`);
+      await test.client.over(id);
+    }
+    printLine('migrate.imageBytes', Math.max(...imageBytes), 'bytes', null, { migrations: imageBytes.length });
+  } finally {
+    await test.stop();
+  }
+}
+
+interface Described {
+  id: string;
+  host: string;
+  address: string;
+  xml: string;
+  bridge: string;
+  /** Gateway with the network's length. */
+  network: string;
+}
+
+async function describe(test: TestSite, id: string): Promise<Described> {
+  const { host, address } = (await test.client.insist<{ host: string; address: string }>('GET', `/v1/vms/${id}`)).body;
+  const xml = await onHost(test, host, ['virsh', '-q', 'dumpxml', id, '--migratable']);
+  const bridge = bridgePattern.exec(xml)?.[1];
+  if (bridge === undefined) throw new Error(`no bridge in the domain's XML: ${xml}`);
+  const network = /inet ([0-9./]+)/.exec(await onHost(test, host, ['ip', '-4', '-o', 'addr', 'show', 'dev', bridge]))?.[1];
+  if (network === undefined) throw new Error(`bridge ${bridge} has no address`);
+  return { id, host, address: address.split('/')[0]!, xml, bridge, network };
+}
+
+const bridgePattern = /<source bridge='([^']+)'/;
+const imagePattern = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^']+)'/;
+
+/** An address of the owner's network far from where the ledger gives them. */
+const station = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
+
+/** From one of the first two hosts to the other. */
+async function moveOurs(test: TestSite, vm: Described, probe: Probe): Promise<Move> {
+  const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
+  const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
+  const before = await diskBytes(test, to, vm.id);
+  let totalMs = 0;
+  const { longestGapMs } = await probe.during(vm.address, async () => {
+    const startedMs = performance.now();
+    const over = await moveOver(test, (await move(test, vm.id, { to })).id);
+    totalMs = performance.now() - startedMs;
+    if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
+  });
+  const imageBytes = Math.max(0, (await diskBytes(test, to, vm.id)) - before);
+  return { totalMs, downtimeMs: longestGapMs, imageBytes };
+}
+
+/** What a host has of images and of this VM's disks, on its own disk. */
+async function diskBytes(test: TestSite, host: string, vm: string): Promise<number> {
+  const script = `du -sB1 /var/lib/berth/images /var/lib/berth/vms/${vm}/*.qcow2 /var/lib/berth/vms/${vm}/*.raw 2>/dev/null | awk '{sum += $1} END {print sum + 0}'`;
+  return Number((await onHost(test, host, ['sh', '-c', script])).trim());
+}
+
+interface Bare {
+  name: string;
+  uuid: string;
+  /** Index among the site's hosts of where it is. */
+  at: number;
+  address: string;
+  folder: string;
+}
+
+const agent = (test: TestSite, host: string, name: string, command: object): Promise<string> =>
+  onHost(test, host, ['virsh', '-q', 'qemu-agent-command', name, JSON.stringify(command)]);
+
+/** A domain of the same description as one of ours, on disks of its own, which nobody but libvirt knows. */
+async function makeBare(test: TestSite, vm: Described, kind: Kind): Promise<Bare> {
+  const home = test.site.hosts.findIndex(({ id }) => id === vm.host);
+  const name = `bare${kind.name}`;
+  const folder = `/var/lib/berth/staging/${name}`;
+  const bare: Bare = { name, at: home, address: station(vm.network, 250).split('/')[0]!, folder, uuid: uuidOf(newId('vm')) };
+  const image = imagePattern.exec(vm.xml)?.[1] ?? '';
+  const make = `mkdir -p ${folder}; qemu-img create -q -f qcow2 -b ${image} -F qcow2 ${folder}/disk.qcow2; truncate -s 64M ${folder}/data.raw; mkfs.ext4 -q -F ${folder}/data.raw`;
+  await onHost(test, vm.host, ['sh', '-ec', make]);
+  for (const host of test.site.hosts.slice(0, 2)) {
+    await onHost(test, host.id, ['mkdir', '-p', folder]);
+    const away = host.id !== vm.host;
+    const config = bareConfig(vm.xml, bare, kind, away ? test.site.hosts[home]!.address : null);
+    await writeFile(join(test.home, 'hosts', host.id, 'staging', name, 'domain.xml'), domainXml(config));
+  }
+  await onHost(test, vm.host, ['virsh', '-q', 'create', `${folder}/domain.xml`]);
+  for (const untilMs = Date.now() + 90_000; ; await delay(200)) {
+    const answer = await agent(test, vm.host, name, { execute: 'guest-ping' }).catch((error: unknown) => String(error));
+    if (answer.includes('return')) break;
+    if (Date.now() > untilMs) throw new Error(`${name} does not boot: ${answer}`);
+  }
+  const network = station(vm.network, 250);
+  const records = `time ${Date.now() / 1000}\nhost ${name}\nmid ${'0'.repeat(31)}1\naddr eth0 ${network} ${vm.network.split('/')[0]}\nmount /dev/vdb /home/task\n`;
+  const identity = { path: '/usr/local/sbin/berth-identity', 'input-data': Buffer.from(records).toString('base64') };
+  await agent(test, vm.host, name, { execute: 'guest-exec', arguments: identity });
+  await agent(test, vm.host, name, { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', kind.command] } });
+  return bare;
+}
+
+/** As one of ours, but for its name, its addresses and its disks. */
+function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null): DomainConfig {
+  const { name, folder, uuid } = bare;
+  const text = (pattern: RegExp): string => {
+    const found = pattern.exec(xml)?.[1];
+    if (found === undefined) throw new Error(`nothing in the domain's XML matches ${pattern}: ${xml}`);
+    return found;
+  };
+  const at = (path: string): DiskSource => (disksAt === null ? { kind: 'file', path } : { kind: 'nfs', host: disksAt, path });
+  const backing = { format: 'qcow2', source: { kind: 'file', path: text(imagePattern) } } as const;
+  return {
+    name,
+    uuid,
+    vcpus: 1,
+    memoryMiB: kind.memoryMiB,
+    accelerator: text(/<domain type='([a-z]+)'/) === 'kvm' ? 'kvm' : 'qemu',
+    kernel: text(/<kernel>([^<]+)</),
+    initrd: text(/<initrd>([^<]+)</),
+    cmdline: text(/<cmdline>([^<]+)</),
+    disks: [
+      { target: 'vda', format: 'qcow2', source: at(`${folder}/disk.qcow2`), backing: [backing] },
+      { target: 'vdb', format: 'raw', source: at(`${folder}/data.raw`), backing: [] },
+    ],
+    nic: { mac: '52:54:00:fe:00:01', tap: `t${name}`, bridge: text(bridgePattern), mtu: 1450 },
+    consoleLog: `${folder}/console.log`,
+    onReboot: 'destroy',
+  };
+}
+
+/** The command of the manual, to its end. */
+async function moveBare(test: TestSite, bare: Bare, probe: Probe): Promise<Move> {
+  const from = test.site.hosts[bare.at]!;
+  const to = test.site.hosts[1 - bare.at]!;
+  const flags = ['--live', '--p2p', '--unsafe', '--xml', `${bare.folder}/to.xml`];
+  // The description of the other host, where this one's virsh can read it.
+  const there = join(test.home, 'hosts', to.id, 'staging', bare.name, 'domain.xml');
+  const here = join(test.home, 'hosts', from.id, 'staging', bare.name, 'to.xml');
+  await run(['cp', there, here], { deadlineMs: 5000 });
+  const argv = inside(from.pid()!, [
+    'virsh',
+    '-q',
+    'migrate',
+    ...flags,
+    bare.name,
+    `qemu+tcp://${to.address}/system`,
+    `tcp://${to.address}`,
+  ]);
+  let totalMs = 0;
+  const { longestGapMs } = await probe.during(bare.address, async () => {
+    const startedMs = performance.now();
+    await run(argv, { deadlineMs: 120_000 });
+    totalMs = performance.now() - startedMs;
+  });
+  bare.at = 1 - bare.at;
+  return { totalMs, downtimeMs: longestGapMs, imageBytes: 0 };
+}
+
+async function endBare(test: TestSite, { name, at, folder }: Bare): Promise<void> {
+  await onHost(test, test.site.hosts[at]!.id, ['virsh', '-q', 'destroy', name]);
+  for (const { id } of test.site.hosts.slice(0, 2)) await onHost(test, id, ['rm', '-rf', folder]);
+}

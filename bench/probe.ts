@@ -1,0 +1,64 @@
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+import { inside } from '../infra/site/host.ts';
+import { onHost, type TestSite } from '../test/site/the-site.ts';
+
+/** A station of its own on an owner's network, at one host: it pings a guest a hundred times a second. */
+export interface Probe {
+  /** Pings while `act` runs, and returns its result with the longest time between two answers, ms. */
+  during<T>(address: string, act: () => Promise<T>): Promise<{ result: T; longestGapMs: number }>;
+}
+
+/** @param bridge the owner's bridge at that host. @param station an address/length that the ledger gives to nobody */
+export async function openProbe(test: TestSite, host: string, bridge: string, station: string): Promise<Probe> {
+  const commands = [
+    'ip netns add probe',
+    `ip link add probe0 mtu 1450 type veth peer name probe1 mtu 1450 netns probe`,
+    `ip link set probe0 master ${bridge} up`,
+    `ip -n probe address add ${station} dev probe1`,
+    'ip -n probe link set probe1 up',
+  ];
+  await onHost(test, host, ['sh', '-ec', commands.join('\n')]);
+  const pid = test.site.hosts.find(({ id }) => id === host)!.pid()!;
+  return {
+    async during(address, act) {
+      const [program, ...argv] = inside(pid, ['ip', 'netns', 'exec', 'probe', 'ping', '-n', '-D', '-i', '0.01', address]);
+      const child = spawn(program, argv, { stdio: ['ignore', 'pipe', 'inherit'] });
+      const answers = collect(child);
+      try {
+        await answersCome(answers, 5);
+        const result = await act();
+        // The end of a gap is the answer after it.
+        await answersCome(answers, answers.length + 20);
+        return { result, longestGapMs: longestGap(answers) };
+      } finally {
+        child.kill('SIGINT');
+      }
+    },
+  };
+}
+
+/** When each answer came, ms. */
+function collect(child: ChildProcessByStdio<null, Readable, null>): number[] {
+  const answers: number[] = [];
+  let rest = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      const at = /^\[(\d+\.\d+)\] \d+ bytes from/.exec(line)?.[1];
+      if (at !== undefined) answers.push(Number(at) * 1000);
+    }
+  });
+  return answers;
+}
+
+async function answersCome(answers: readonly number[], count: number): Promise<void> {
+  for (const untilMs = Date.now() + 30_000; answers.length < count; await delay(10))
+    if (Date.now() > untilMs) throw new Error(`the guest answered ${answers.length} pings in 30 s, not ${count}`);
+}
+
+function longestGap(answers: readonly number[]): number {
+  return answers.slice(1).reduce((longest, at, index) => Math.max(longest, at - answers[index]!), 0);
+}

@@ -1,0 +1,89 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import type { z } from 'zod';
+import type { Migration } from '../../api/schemas.ts';
+import { type Page, type Party, type RunningApi, startApi, type TaskBody } from './running-api.ts';
+
+type MigrationBody = z.output<typeof Migration>;
+let api: RunningApi;
+let vm: string;
+beforeAll(async () => {
+  api = await startApi();
+  await api.addImage('debian-12');
+  await api.addHost('host-a', { vcpus: 64, memoryMiB: 65_536, diskMiB: 1_000_000 });
+  await api.addHost('host-b');
+});
+beforeEach(async () => {
+  const json = { image: 'debian-12', command: ['true'] };
+  vm = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body.vms[0]!;
+  await api.runOn(vm, 'host-a');
+});
+afterAll(() => api.end());
+
+const ask = (who: Party, json: object = {}, headers: Record<string, string> = {}) =>
+  api.call<MigrationBody>(who, 'POST', `/v1/vms/${vm}/migrations`, { json, headers });
+
+test('a migration that is asked for has its row and its workflow, and is described at its Location', async () => {
+  const asked = await ask(api.alice, { to: 'host-b', reason: 'a change of air' });
+  expect(asked.status).toBe(202);
+  expect(asked.headers.get('location')).toBe(`/v1/migrations/${asked.body.id}`);
+  expect(asked.body).toMatchObject({
+    vm,
+    state: 'running',
+    from: 'host-a',
+    to: 'host-b',
+    generation: 2,
+    workflowId: `migrate-${vm}-2`,
+    reason: 'a change of air',
+    phases: [],
+    error: null,
+  });
+  expect(api.workflows.asked.moved).toContain(asked.body.id);
+  const read = await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${asked.body.id}`);
+  expect(read.body).toEqual(asked.body);
+  const list = await api.call<Page<MigrationBody>>(api.alice, 'GET', `/v1/migrations?vm=${vm}&state=running`);
+  expect(list.body.items.map(({ id }) => id)).toEqual([asked.body.id]);
+});
+
+test('is asked for once, however often the request is sent, and by its Idempotency-Key', async () => {
+  const headers = { 'idempotency-key': `move-${vm}` };
+  const answers = await Promise.all(Array.from({ length: 4 }, () => ask(api.alice, {}, headers)));
+  expect(new Set(answers.map(({ status, body }) => `${status} ${body.id}`)).size).toBe(1);
+  const another = await ask(api.alice);
+  expect([another.status, (another.body as unknown as { code: string }).code]).toEqual([409, 'conflict']);
+});
+
+test.each([
+  [{ to: 'nowhere' }, 409, 'migration-refused'],
+  [{ to: 'host-a' }, 409, 'migration-refused'],
+  [{ mode: 'cold' }, 400, 'bad-request'],
+  [{ moveDisk: true }, 400, 'bad-request'],
+])('%j is refused', async (json, status, code) => {
+  const answer = await ask(api.alice, json);
+  expect([answer.status, (answer.body as unknown as { code: string }).code]).toEqual([status, code]);
+});
+
+test('a VM that does not run is not moved', async () => {
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removing' } });
+  expect((await ask(api.alice)).status).toBe(409);
+});
+
+test('somebody else sees neither the VM nor its migration; an operator sees both', async () => {
+  expect((await ask(api.bob)).status).toBe(404);
+  const { id } = (await ask(api.operator)).body;
+  for (const method of ['GET', 'DELETE']) expect((await api.call(api.bob, method, `/v1/migrations/${id}`)).status).toBe(404);
+  expect((await api.call<Page<MigrationBody>>(api.bob, 'GET', '/v1/migrations')).body.items).toEqual([]);
+  expect((await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${id}`)).status).toBe(200);
+});
+
+test('an abort is written down and told to the workflow; where Temporal is away, the caller hears of it', async () => {
+  const { id } = (await ask(api.alice)).body;
+  api.workflows.asked.away = true;
+  expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(503);
+  api.workflows.asked.away = false;
+  const aborted = await api.call<MigrationBody>(api.alice, 'DELETE', `/v1/migrations/${id}`);
+  expect(aborted.status).toBe(202);
+  expect(aborted.body.abortRequestedAt).not.toBeNull();
+  expect(api.workflows.asked.aborted).toEqual([id]);
+  await api.ledger.migration.update({ where: { id }, data: { state: 'rolledBack' } });
+  expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(200);
+});

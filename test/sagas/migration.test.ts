@@ -1,0 +1,184 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { FakeHost } from '../../drivers/fake/host.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import type { MigrationId, MigrationState } from '../../model/migration.ts';
+import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
+import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
+import { type Call, type Fault, faults } from './faults.ts';
+
+vi.setConfig({ maxConcurrency: 8, testTimeout: 120_000 });
+
+let site: FakeSite;
+beforeAll(async () => {
+  site = await openFakeSite({
+    // In the fakes' time, which passes hundreds of times as fast: long enough to move in between.
+    run: (_, [command]) => ({
+      exitCode: 0,
+      durationMs: command === 'work' ? endless : 1,
+      log: 'done\n',
+      files: { 'out/result': 'done\n' },
+    }),
+  });
+  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+});
+afterAll(() => site.stop());
+
+const week = 7 * 24 * 3600;
+const hostOf = (id: string): FakeHost => site.hosts.find((host) => host.id === id)!;
+
+interface Moving {
+  task: TaskId;
+  vm: VmId;
+  from: FakeHost;
+  workflow: string;
+  id: MigrationId;
+}
+
+/** A task whose command runs, with its image at every host, and a migration of its VM that was asked for. */
+async function moving(): Promise<Moving> {
+  const task = await site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
+  await site.until('it runs', async () => {
+    const row = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
+    return row.state === 'running' && (hostOf(row.hostId!)?.jobsStarted.get(row.id) ?? 0) === 1;
+  });
+  const row = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
+  const cached = hostOf(row.hostId!).images.get(row.imageId!)!;
+  for (const host of site.hosts) {
+    host.images.set(row.imageId!, { ...cached });
+    await site.ledger.hostImage.upsert({
+      where: { hostId_imageId: { hostId: host.id, imageId: row.imageId! } },
+      create: { hostId: host.id, imageId: row.imageId! },
+      update: {},
+    });
+  }
+  const vm = row.id as VmId;
+  const id = await ask(vm);
+  const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
+  return { task, vm, from: hostOf(row.hostId!), workflow: workflowId.migration(vm, generation), id };
+}
+
+function ask(vm: VmId, to: string | null = null): Promise<MigrationId> {
+  const order = { vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
+  return site.ledger.$transaction((tx) => acceptMigration(tx, order));
+}
+
+async function begin({ id, workflow }: Pick<Moving, 'id' | 'workflow'>): Promise<void> {
+  await site.client.workflow.start(workflowType.migration, { taskQueue: controlQueue, workflowId: workflow, args: [id, 0.2] });
+}
+const ended = (workflow: string): Promise<MigrationState> => site.client.workflow.getHandle(workflow).result();
+
+/** Exactly one copy, which runs, where the ledger says; room is taken there alone; never were there two. */
+async function expectOneCopy({ vm, id }: Moving, state: MigrationState): Promise<FakeHost> {
+  const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+  const migration = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
+  expect(migration).toMatchObject({ state, reserved: false });
+  expect(row).toMatchObject({ state: 'running', hostId: state === 'succeeded' ? migration.toId : migration.fromId });
+  const copies = site.hosts.filter((host) => host.domains.has(vm));
+  expect(copies.map(({ id: host }) => host)).toEqual([row.hostId]);
+  expect(copies[0]!.domains.get(vm)!.status.state).toBe('running');
+  for (const host of site.hosts) expect(host.violations).toEqual([]);
+  const events = await site.ledger.event.count({ where: { type: 'berth.vm.migrated', subject: vm } });
+  expect(events).toBe(state === 'succeeded' ? 1 : 0);
+  return copies[0]!;
+}
+
+/** The command goes to its end where the VM is now, once, and nothing is left anywhere. */
+async function finish({ task, vm }: Pick<Moving, 'task' | 'vm'>): Promise<void> {
+  const host = site.hosts.find((one) => one.domains.has(vm))!;
+  const { job } = host.domains.get(vm)!;
+  if (typeof job === 'string') throw new Error('it has no job');
+  job.run = { ...job.run, durationMs: 1 };
+  const state = await site.ended(task);
+  const { error } = await site.ledger.task.findUniqueOrThrow({ where: { id: task } });
+  expect([state, error]).toEqual(['succeeded', null]);
+  await expectEverythingOrNothing(site, task);
+  expect(site.hosts.reduce((sum, one) => sum + (one.jobsStarted.get(vm) ?? 0), 0)).toBe(1);
+}
+
+test('a task’s VM moves while its command runs, there and back, and the task never notices', async () => {
+  const move = await moving();
+  await begin(move);
+  expect(await ended(move.workflow)).toBe('succeeded');
+  const there = await expectOneCopy(move, 'succeeded');
+  expect(there.id).not.toBe(move.from.id);
+  const back = await ask(move.vm, move.from.id);
+  const workflow = workflowId.migration(move.vm, 3);
+  await begin({ id: back, workflow });
+  expect(await ended(workflow)).toBe('succeeded');
+  expect([...move.from.domains.keys()]).toContain(move.vm);
+  expect(there.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+  await finish(move);
+  const event = await site.ledger.event.findFirstOrThrow({ where: { subject: move.task, type: 'berth.task.succeeded' } });
+  const { usage } = event.data as unknown as { usage: { host: string }[] };
+  expect(usage.map(({ host }) => host)).toEqual([move.from.id, there.id, move.from.id]);
+});
+
+test('its outputs are read at home when it ends elsewhere', async () => {
+  const move = await moving();
+  await begin(move);
+  await ended(move.workflow);
+  await finish(move);
+});
+
+const call = (name: string, nth = 1): Call => ({ name, nth });
+const forward = [
+  call('loadMigration'),
+  call('reserveMigration'),
+  call('readCarried'),
+  call('prepareIncoming'),
+  call('migrateOut'),
+];
+const backward = [
+  call('observeMoving', 1),
+  call('observeMoving', 2),
+  call('resumeHere'),
+  call('commitMigration'),
+  call('leaveHost'),
+];
+
+test('the matrix covers every call of a migration', async () => {
+  const move = await moving();
+  await begin(move);
+  await ended(move.workflow);
+  const recorded = site.faults.callsOf(move.workflow).map(({ name, nth }) => `${name} ${nth}`);
+  expect(recorded.sort()).toEqual([...forward, ...backward].map(({ name, nth }) => `${name} ${nth}`).sort());
+  await finish(move);
+});
+
+describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
+  test.concurrent.each([...forward, ...backward])('$name $nth', async (at) => {
+    const move = await moving();
+    site.faults.plan(move.workflow, at, fault);
+    await begin(move);
+    const state = await ended(move.workflow);
+    expect(site.faults.fired(move.workflow)).toBe(true);
+    if (fault === 'late') await site.faults.runLate(move.workflow);
+    await expectOneCopy(move, state);
+    await finish(move);
+  });
+});
+
+test('a task that is cancelled while its VM moves ends as if it had stayed', async () => {
+  const move = await moving();
+  await begin(move);
+  await site.until(
+    'it moves',
+    async () => (await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } })).state === 'migrating',
+  );
+  await site.cancel(move.task);
+  expect(await site.ended(move.task)).toBe('cancelled');
+  await expectEverythingOrNothing(site, move.task);
+});
+
+test('a VM whose both copies are gone is reported, and its task fails', async () => {
+  const move = await moving();
+  move.from.crashDomain(move.vm);
+  await begin(move);
+  expect(await ended(move.workflow)).toBe('rolledBack');
+  expect(await site.ended(move.task)).toBe('failed');
+  await expectEverythingOrNothing(site, move.task);
+});
+
+test('afterwards the site is empty', () => expectEmptySite(site));

@@ -1,0 +1,105 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { TaskAnswer } from './client.ts';
+import { onHost, type TestSite } from './the-site.ts';
+
+export interface MigrationAnswer {
+  id: string;
+  state: string;
+  mode: string;
+  from: string;
+  to: string | null;
+  generation: number;
+  downtimeMs: number | null;
+  bytes: number;
+  phases: { name: string; startedAt: string; seconds: number | null; bytes: number }[];
+  error: { code: string; message: string } | null;
+}
+
+export interface MoveOrder {
+  to?: string;
+  mode?: 'live' | 'cold';
+  moveDisk?: boolean;
+}
+
+/** Asks for a migration; anything but 202 is an answer as well. */
+export async function askMove({ client }: TestSite, vm: string, order: MoveOrder = {}) {
+  const headers = { 'idempotency-key': crypto.randomUUID() };
+  return client.insist<MigrationAnswer & { code?: string }>('POST', `/v1/vms/${vm}/migrations`, order, headers);
+}
+
+export async function move(test: TestSite, vm: string, order: MoveOrder = {}): Promise<MigrationAnswer> {
+  const answer = await askMove(test, vm, order);
+  if (answer.status !== 202) throw new Error(`migrate ${vm}: ${answer.status} ${JSON.stringify(answer.body)}`);
+  return answer.body;
+}
+
+export async function readMove({ client }: TestSite, id: string): Promise<MigrationAnswer> {
+  return (await client.insist<MigrationAnswer>('GET', `/v1/migrations/${id}`)).body;
+}
+
+/** Waits for the end, one way or the other. */
+export async function moveOver(test: TestSite, id: string, seconds = 150): Promise<MigrationAnswer> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(50)) {
+    const found = await readMove(test, id);
+    if (found.state === 'succeeded' || found.state === 'rolledBack') return found;
+    if (Date.now() > untilMs) throw new Error(`${id} is ${found.state} after ${seconds} s: ${JSON.stringify(found)}`);
+  }
+}
+
+/** Where a domain of this VM is, by every host's own hypervisor. */
+export async function copiesOf(test: TestSite, vm: string): Promise<{ host: string; state: string }[]> {
+  const found: { host: string; state: string }[] = [];
+  for (const { id } of test.site.hosts) {
+    const list = await onHost(test, id, ['virsh', '-q', 'list', '--all']);
+    for (const line of list.split('\n')) {
+      const [, name, ...state] = line.trim().split(/\s+/);
+      if (name === vm) found.push({ host: id, state: state.join(' ') });
+    }
+  }
+  return found;
+}
+
+/**
+ * Counts, five times a second, and writes each number to its disk before it says it; to the end, or until there is a
+ * file `stop`.
+ */
+export const counter = (until: number, memoryMiB = 192) => ({
+  image: 'debian-12',
+  command: [
+    'sh',
+    '-c',
+    `i=0; while [ $i -lt ${until} ] && [ ! -e stop ]; do i=$((i+1)); echo $i >> numbers; sync numbers; echo $i; sleep 0.2; done`,
+  ],
+  outputs: ['numbers'],
+  resources: { vcpus: 1, memoryMiB, diskMiB: 64 },
+  timeoutS: 3600,
+  lease: { kind: 'bestEffort', durationS: 7200 },
+});
+
+export async function numbersOf({ client }: TestSite, task: string): Promise<string[]> {
+  return (await client.insist<string>('GET', `/v1/tasks/${task}/log`)).body.split('\n').filter((line) => line !== '');
+}
+
+/** A task that counts, and has begun to. */
+export async function counting(test: TestSite, until: number, memoryMiB?: number): Promise<TaskAnswer> {
+  const { id } = await test.client.submit(counter(until, memoryMiB));
+  await countsPast(test, id, 3, 90);
+  return test.client.task(id);
+}
+
+/** Waits until the count has gone past a number, and returns all that was counted. */
+export async function countsPast(test: TestSite, task: string, past: number, seconds = 60): Promise<string[]> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(100)) {
+    const numbers = await numbersOf(test, task);
+    if (numbers.length > past) return numbers;
+    if (Date.now() > untilMs) throw new Error(`${task} has counted to ${numbers.length} after ${seconds} s, not past ${past}`);
+  }
+}
+
+/** Where the count has a gap or a repetition; null: nowhere. */
+export function faultOf(numbers: readonly string[]): string | null {
+  const at = numbers.findIndex((number, index) => number !== String(index + 1));
+  return at < 0
+    ? null
+    : `number ${at + 1} of the count is ${numbers[at]}: ${numbers.slice(Math.max(0, at - 3), at + 3).join(' ')}`;
+}

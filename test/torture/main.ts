@@ -1,0 +1,45 @@
+import { parseArgs } from 'node:util';
+
+/**
+ * `npm run torture -- NAME [--runs N] [--seed S]`: long runs of faults at random moments on a real site, which no
+ * test run has the time for. A seed repeats the choices of a run: what befalls it, and when. One JSON line a run, and a
+ * last one that sums up; exit code 1 when any was wrong.
+ */
+export interface TortureOptions {
+  runs: number;
+  seed: number;
+  /** Only these cases; null: all. */
+  cases: string[] | null;
+}
+
+const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
+  migrate: async () => (await import('./migrate.ts')).tortureMigrations,
+};
+
+function whole(name: string, text: string | undefined, otherwise: number): number {
+  const value = text === undefined ? otherwise : Number(text);
+  if (Number.isSafeInteger(value) && value >= 0) return value;
+  console.error(`--${name}: found ${text}; expected a whole number`);
+  process.exit(2);
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    runs: { type: 'string' },
+    seed: { type: 'string' },
+    case: { type: 'string', multiple: true },
+    help: { type: 'boolean', short: 'h' },
+  },
+});
+const [name, ...more] = positionals;
+if (values.help || name === undefined || more.length > 0 || !Object.hasOwn(tortures, name)) {
+  console.error(
+    `usage: npm run torture -- ${Object.keys(tortures).join('|')} [--runs N] [--seed S] [--case NAME …]\nexample: npm run torture -- migrate --runs 20 --seed 7`,
+  );
+  process.exit(values.help ? 0 : 2);
+}
+const torture = await tortures[name]!();
+const runs = whole('runs', values.runs, 20);
+const seed = whole('seed', values.seed, Date.now() % 100_000);
+process.exit((await torture({ runs, seed, cases: values.case ?? null })) ? 0 : 1);

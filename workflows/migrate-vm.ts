@@ -1,0 +1,264 @@
+import { CancellationScope, condition, defineSignal, isCancellation, setHandler, sleep } from '@temporalio/workflow';
+import type { HostActivities, MigratedOut } from '../activities/host/contract.ts';
+import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
+import type { TaskId, VmId } from '../model/ids.ts';
+import {
+  convergencePolicy,
+  type MigrationId,
+  type MigrationPhase,
+  type MigrationRecord,
+  type MigrationState,
+  migrationEtaS,
+  type PhaseEntry,
+} from '../model/migration.ts';
+import type { TaskError } from '../model/task.ts';
+import { signalName, workflowId } from '../model/temporal.ts';
+import { codeOf, taskErrorOf } from './failure.ts';
+import { Insistence } from './insistence.ts';
+import { onHost, onLedger } from './on-host.ts';
+import { now, Progress } from './progress.ts';
+import { settleMigration } from './settle-migration.ts';
+import { tell, tellPlaced } from './tell.ts';
+import { waits } from './timeouts.ts';
+
+const movedSignal = defineSignal(signalName.moved);
+
+/** A migration at work. */
+export interface Move {
+  readonly id: MigrationId;
+  readonly vmId: VmId;
+  readonly place: MigrationPlace;
+  readonly ledger: LedgerActivities;
+  readonly source: HostActivities;
+  readonly target: HostActivities;
+  readonly progress: Progress;
+  readonly insistence: Insistence;
+  readonly pace: number;
+  readonly phases: PhaseEntry[];
+}
+
+/**
+ * One migration of one VM, from its turn to one of two ends: it runs at the target, or at the source as before.
+ *
+ *   phase     does                                             undone by
+ *   reserve   room at the target, next to that at the source   the end, either way, in one transaction with it
+ *   prepare   record, network and domain at the target         leaveHost
+ *   preCopy   memory streams while the guest runs              abortOut, then whatever both hosts say
+ *   switch    the guest is paused, handed over, resumed        nothing: an abort is no longer heard
+ *   verify    both hypervisors are asked until they agree      (changes only what is certain: settle-migration.ts)
+ *   commit    host, generation, usage and event                nothing: it is so
+ *   release   what is left at the host where it isn't          that host's reconciliation, should it be silent
+ *
+ * Cancelling this workflow is the abort. @param pace scales every wait.
+ */
+export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationState> {
+  const root = CancellationScope.current();
+  const ledger = onLedger(pace);
+  const insistence = new Insistence(pace);
+  const record = await insistence.on(
+    () => ledger.loadMigration(id),
+    (error) => {
+      if (codeOf(error) === 'not-found') throw error;
+    },
+  );
+  if (record.state === 'succeeded' || record.state === 'rolledBack') return record.state;
+  if (record.abortRequested) root.cancel();
+  const progress = new Progress();
+  progress.mark({ owner: record.owner, vms: [record.vmId], state: record.state });
+  const begunAt = now();
+  let place: MigrationPlace;
+  try {
+    place = await turn(record, ledger, progress, pace);
+  } catch (error) {
+    // Nothing was taken and nobody was asked to do anything: the ledger alone has to hear of it.
+    const phases: PhaseEntry[] = [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }];
+    const failure = { error: whyEnded(root, error), lost: false, downtimeMs: null, bytes: 0, phases };
+    await CancellationScope.nonCancellable(async () =>
+      tellPlaced(await insistence.on(() => ledger.rollBackMigration(id, failure), refusedBy(progress))),
+    );
+    progress.mark({ state: 'rolledBack' });
+    return 'rolledBack';
+  }
+  const wait = (host: string) => ({
+    wait: (step: string) => progress.say(`silent ${host}`, `**${host} does not answer** since ${now()}; ${step} waits for it`),
+  });
+  const move: Move = {
+    id,
+    vmId: record.vmId,
+    place,
+    ledger,
+    source: onHost(place.from.id, pace, wait(place.from.id)),
+    target: onHost(place.to.id, pace, wait(place.to.id)),
+    progress,
+    insistence,
+    pace,
+    phases: [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }],
+  };
+  progress.mark({ hosts: [place.from.id, place.to.id] });
+  return run(move, record.task, root);
+}
+
+/** Waits until there is room for one more migration at both hosts. A signal says when to ask; the poll is for a lost one. */
+async function turn(
+  record: MigrationRecord,
+  ledger: LedgerActivities,
+  progress: Progress,
+  pace: number,
+): Promise<MigrationPlace> {
+  let asked = false;
+  setHandler(movedSignal, () => {
+    asked = true;
+  });
+  for (;;) {
+    asked = false;
+    const answer = await ledger.reserveMigration(record.id);
+    if (answer.turn) return answer.place;
+    progress.say('step', `**waits** for its turn: ${answer.why}`);
+    await condition(() => asked, waits(pace).turnPoll);
+  }
+}
+
+async function run(move: Move, task: TaskId | null, root: CancellationScope): Promise<MigrationState> {
+  let moved: MigratedOut = { downtimeMs: null, bytes: 0 };
+  let cause: TaskError | null = null;
+  try {
+    const config = await during(move, 'prepare', () => prepare(move));
+    moved = await during(move, 'preCopy', () => preCopy(move, config));
+  } catch (error) {
+    cause = whyEnded(root, error);
+  }
+  return CancellationScope.nonCancellable(async () => {
+    splitSwitch(move, moved);
+    const outcome = await during(move, 'verify', () => settleMigration(move, cause === null ? null : () => abort(move)));
+    const result = () => ({ ...moved, phases: phasesNow(move) });
+    const state = outcome === 'committed' ? 'succeeded' : 'rolledBack';
+    if (outcome === 'committed') {
+      const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
+      await tellPlaced(wake);
+      await leave(move, 'from');
+    } else {
+      await leave(move, 'to');
+      const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
+      const failure = { ...result(), error, lost: outcome === 'lost' };
+      await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
+    }
+    if (task !== null) await tell(workflowId.task(task), signalName.moved);
+    move.progress.mark({ state });
+    return state;
+  });
+}
+
+async function prepare({ source, target, place, vmId }: Move) {
+  const carried = await source.readCarried(vmId, place.sourceGeneration);
+  const disksAt = place.home.id === place.to.id ? null : place.home.address;
+  return target.prepareIncoming({ vm: place.vm, disksAt, carried });
+}
+
+/** The memory, with a look at it now and then for whoever asks. */
+async function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]['config']): Promise<MigratedOut> {
+  const { source, place, vmId } = move;
+  const looking = new CancellationScope();
+  const looks = looking.run(() => watchPreCopy(move)).catch((error) => onlyCancellation(move, error));
+  try {
+    return await source.migrateOut({
+      vmId,
+      generation: place.sourceGeneration,
+      targetGeneration: place.vm.generation,
+      config,
+      to: place.to.address,
+      policy: convergencePolicy,
+    });
+  } finally {
+    looking.cancel();
+    await looks;
+  }
+}
+
+async function watchPreCopy({ source, ledger, progress, id, vmId, phases, pace }: Move): Promise<never> {
+  for (;;) {
+    await sleep(waits(pace).progressEvery);
+    const { job } = await source.observeMoving(vmId);
+    if (job?.active !== true) continue;
+    const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
+    const eta = migrationEtaS(job);
+    progress.say(
+      'job',
+      `${mib(job.processedBytes)} MiB carried over, ${mib(job.remainingBytes)} MiB left; the guest writes ${mib(job.dirtyBytesPerS)} MiB/s; ${eta === null ? 'no end in sight' : `about ${eta} s left`}`,
+    );
+    await ledger.noteMigration(id, phases, job);
+  }
+}
+
+/** A look that failed is no failure of the migration. */
+function onlyCancellation({ progress }: Move, error: unknown): void {
+  if (!isCancellation(error)) progress.say('job', `how it goes can't be seen: ${taskErrorOf(error).message}`);
+}
+
+/** What was begun at the source ends there. Whether it came in time is for both hosts to say. */
+async function abort({ place, vmId, progress, pace }: Move): Promise<boolean> {
+  try {
+    await onHost(place.from.id, pace, 'throw').abortOut(vmId, place.sourceGeneration, place.vm.generation);
+    return true;
+  } catch (error) {
+    progress.say('abort', `the migration could not be ended at ${place.from.id}: ${taskErrorOf(error).message}`);
+    return false;
+  }
+}
+
+/** Once: a host that is silent now is cleaned by its own reconciliation, which knows the generations. */
+async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
+  const { place, pace, vmId, progress } = move;
+  const host = place[which];
+  const generation = which === 'from' ? place.sourceGeneration : place.vm.generation;
+  try {
+    await during(move, 'release', () => onHost(host.id, pace, 'throw').leaveHost(vmId, generation, place.home.id === host.id));
+  } catch (error) {
+    progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
+  }
+}
+
+/** The end has to be written down, whatever the ledger thinks of it. */
+function insist<T>({ insistence, ledger, progress }: Move, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
+  return insistence.on(() => act(ledger), refusedBy(progress));
+}
+
+const refusedBy = (progress: Progress) => (error: unknown) =>
+  progress.say('refused', `**the ledger refuses the end of the migration**: ${taskErrorOf(error).message}`);
+
+async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>): Promise<T> {
+  const entry: PhaseEntry = { name, startedAt: now(), seconds: null, bytes: 0 };
+  move.phases.push(entry);
+  move.progress.say(
+    'step',
+    `**${name}** of ${move.vmId} from ${move.place.from.id} to ${move.place.to.id} since ${entry.startedAt}`,
+  );
+  try {
+    return await act();
+  } finally {
+    entry.seconds = since(entry.startedAt);
+  }
+}
+
+/** As they are to be read later: one that lasts ends with what is being written. */
+function phasesNow({ phases }: Move): PhaseEntry[] {
+  return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? since(entry.startedAt) }));
+}
+
+/** The source's host measured the switch; it was the end of what the saga saw as one step. */
+function splitSwitch({ phases }: Move, { downtimeMs, bytes }: MigratedOut): void {
+  const entry = phases.find(({ name }) => name === 'preCopy');
+  if (entry === undefined || entry.seconds === null) return;
+  entry.bytes = bytes;
+  if (downtimeMs === null) return;
+  const preCopyMs = Math.max(0, entry.seconds * 1000 - downtimeMs);
+  entry.seconds = preCopyMs / 1000;
+  const startedAt = new Date(Date.parse(entry.startedAt) + preCopyMs).toISOString();
+  phases.push({ name: 'switch', startedAt, seconds: downtimeMs / 1000, bytes: 0 });
+}
+
+const since = (at: string): number => Math.max(0, Date.now() - Date.parse(at)) / 1000;
+
+function whyEnded(root: CancellationScope, error: unknown): TaskError {
+  if (root.consideredCancelled) return { code: 'migration-aborted', message: 'The migration was aborted before the switch' };
+  return taskErrorOf(error);
+}
