@@ -27,6 +27,12 @@ export async function exists(path: string): Promise<boolean> {
 
 /** Old or new, never half: temporary file, fsync, rename, fsync of the folder. */
 export async function writeAtomically(path: string, content: string): Promise<void> {
+  await replaceWhole(path, content);
+  await syncFolder(dirname(path));
+}
+
+/** Old or new, never half, but a power cut may bring back the old: half the price. */
+export async function replaceWhole(path: string, content: string): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.partial`;
   const file = await open(temporary, 'wx', 0o600);
   try {
@@ -36,7 +42,6 @@ export async function writeAtomically(path: string, content: string): Promise<vo
     await file.close();
   }
   await rename(temporary, path);
-  await syncFolder(dirname(path));
 }
 
 export async function syncFolder(path: string): Promise<void> {

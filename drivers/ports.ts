@@ -64,8 +64,10 @@ export interface VmStore {
   paths(vmId: string): VmPaths;
   /** null when this host has no such VM. */
   read(vmId: string): Promise<VmRecord | null>;
-  /** Atomic and durable; makes the VM's folder when it isn't there. */
+  /** Atomic and durable; makes the VM's folder when it isn't there. For generations: they outlive the machine's power. */
   write(record: VmRecord): Promise<void>;
+  /** Atomic; a power cut may bring back the record before it. For what ends with the power anyway, as a domain does. */
+  note(record: VmRecord): Promise<void>;
   /** An empty folder for inputs; what an earlier attempt left there is gone. */
   emptyInputs(vmId: string): Promise<string>;
   removeInputs(vmId: string): Promise<void>;
@@ -270,7 +272,15 @@ export interface GuestJob {
 }
 
 export type JobEnd =
-  | { kind: 'exited'; exitCode: number; timedOut: boolean; stopped: boolean; seconds: number }
+  | {
+      kind: 'exited';
+      exitCode: number;
+      timedOut: boolean;
+      stopped: boolean;
+      seconds: number;
+      /** The length of the complete log; null where only reading it tells. */
+      logBytes: number | null;
+    }
   /** There is no such program, or it cannot be executed. */
   | { kind: 'notStarted'; why: string };
 

@@ -3,7 +3,7 @@ import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isId, type VmId } from '../model/ids.ts';
-import { isErrno, makeFolder, readText, syncFolder, writeAtomically } from './files.ts';
+import { isErrno, makeFolder, readText, replaceWhole, syncFolder, writeAtomically } from './files.ts';
 import type { VmPaths, VmRecord, VmStore } from './ports.ts';
 
 const millis = z.int().min(0);
@@ -80,6 +80,9 @@ export function openVmStore(root: string): VmStore {
       const isNew = (await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined;
       await writeAtomically(join(folder, 'vm.json'), `${JSON.stringify(record)}\n`);
       if (isNew) await syncFolder(vms);
+    },
+    async note(record) {
+      await replaceWhole(join(paths(record.vmId).folder, 'vm.json'), `${JSON.stringify(record)}\n`);
     },
     async emptyInputs(vmId) {
       const { inputs } = paths(vmId);

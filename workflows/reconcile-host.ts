@@ -48,12 +48,10 @@ async function look(id: HostId, pace: number, last: string[], progress: Progress
   return sightings;
 }
 
-/** The same two steps by which its saga removes it. A newer generation on the host is somebody at work: not ours to end. */
+/** The same step by which its saga removes it. A newer generation on the host is somebody at work: not ours to end. */
 async function removeAgain(id: HostId, pace: number, vmId: VmId, generation: number): Promise<void> {
-  const host = onHost(id, pace, 'throw');
   try {
-    await host.removeDomain(vmId, generation);
-    await host.removeDisks(vmId, generation);
+    await onHost(id, pace, 'throw').removeVm(vmId, generation);
   } catch (error) {
     if (codeOf(error) !== 'stale-generation') throw error;
   }

@@ -8,7 +8,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { LedgerActivities, Placement, TaskOutcome } from '../activities/ledger/contract.ts';
-import type { TaskId, VmId } from '../model/ids.ts';
+import type { TaskId } from '../model/ids.ts';
 import { isTerminal, type TerminalTaskState } from '../model/states.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
@@ -29,10 +29,10 @@ const movedSignal = defineSignal(signalName.moved);
  * One task, from the queue to its end.
  *
  *   step       on each node                          undone by
- *   (reserve)  VMs placed by the ledger              releaseVms
- *   stageIn    data disk, image, overlay             removeDisks
- *   create     the domain is started                 removeDomain
- *   boot       agent, identity, /home/task           (with create)
+ *   (reserve)  VMs placed by the ledger              finishTask, which frees them
+ *   stageIn    data disk, image, overlay, network    removeVm
+ *   create     the domain is started                 (with stageIn: removeVm ends what there is, from every state)
+ *   boot       agent, identity, /home/task           (with stageIn)
  *   run        the command, once                     (ends with its domain)
  *   stageOut   outputs into the repository           (files that an ended task doesn't name are swept)
  *   destroy    the undos above, last one first: a task's end and its undoing are one path
@@ -152,23 +152,18 @@ async function end(run: TaskRun, nodes: Node[], verdict: Verdict): Promise<Termi
   const open = new Set(nodes);
   const removals = nodes.length === 0 ? [] : await destroy(run, nodes, open);
   const kept = new Set([...open].map(({ vm }) => vm.id));
-  await release(
-    run,
-    task.vmIds.filter((id) => !kept.has(id)),
-  );
-  await recorded(run, 'the end of the task', (ledger) => ledger.finishTask(task.id, outcomeOf(run, nodes, verdict)));
+  const free = task.vmIds.filter((id) => !kept.has(id));
+  const finish = (ledger: LedgerActivities) => ledger.finishTask(task.id, outcomeOf(run, nodes, verdict), free);
+  const placed = await recorded(run, 'the end of the task', finish);
   progress.mark({ state: kept.size > 0 ? 'stuck' : verdict.state });
+  await tellPlaced(placed);
   if (kept.size > 0) {
     // The owner has an answer; the VM keeps its resources until it is certain that nothing of it is left.
     await Promise.all(removals);
-    await release(run, [...kept]);
+    await tellPlaced(await recorded(run, 'the release of the VMs', (ledger) => ledger.releaseVms([...kept])));
     progress.mark({ state: verdict.state });
   }
   return verdict.state;
-}
-
-async function release(run: TaskRun, vms: VmId[]): Promise<void> {
-  await tellPlaced(await recorded(run, 'the release of the VMs', (ledger) => ledger.releaseVms(vms)));
 }
 
 /** Starts the removals and gives them time. Whoever is still in `open` then is marked stuck, and goes on being removed. */
@@ -176,13 +171,13 @@ async function destroy(run: TaskRun, nodes: Node[], open: Set<Node>): Promise<Pr
   const { progress } = run;
   // From here on no migration of it begins.
   const removing = ({ vm }: Node) => recorded(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
-  const places = await Promise.all(nodes.map(removing));
+  const places = await Promise.all(nodes.map(async (node) => (node.leaving ? null : removing(node))));
   const labels = nodes.map((node) => node.label);
   return progress.during('destroy', labels, async (done) => {
     const removals = nodes.map(async (node, index) => {
       const place = places[index];
       // One that is under way ends first, and the VM is removed from where it is then.
-      if (place !== undefined) settleAt(run, node, await stillPlace(run, node, place, true));
+      if (place != null) settleAt(run, node, await stillPlace(run, node, place, true));
       await removed(run, node);
       open.delete(node);
       done(node.label);

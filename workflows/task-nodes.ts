@@ -1,4 +1,4 @@
-import type { HostActivities, RunResult } from '../activities/host/contract.ts';
+import type { HostActivities, RunResult, StagedOut } from '../activities/host/contract.ts';
 import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
@@ -40,6 +40,8 @@ export interface Node {
   readonly saga: Saga;
   startedAt: string | null;
   endedAt: string | null;
+  /** The ledger has it as on its way out: no migration of it begins any more. */
+  leaving: boolean;
   stuck: boolean;
 }
 
@@ -54,6 +56,7 @@ export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
     saga: new Saga(),
     startedAt: null,
     endedAt: null,
+    leaving: false,
     stuck: false,
   };
 }
@@ -73,14 +76,26 @@ async function onAll<T>(run: TaskRun, step: string, nodes: Node[], act: (node: N
   );
 }
 
-async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'running'): Promise<void> {
-  await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState);
+/**
+ * The task's next state, with what its step needs on each node. The orders come with the state, right before their use,
+ * because the URLs in them are short-lived, and because a round trip to the ledger is as dear as its work.
+ */
+async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'running' | 'removing'): Promise<TaskOrders[]> {
+  const orders = await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState);
   run.state = state;
   run.progress.mark({ state });
+  return orders;
 }
 
-/** Asked for right before their use, because the URLs in them are short-lived. */
-const ordersFor = (run: TaskRun, node: Node): Promise<TaskOrders> => run.ledger.taskOrders(run.task.id, node.vm.id);
+/** How a node's step comes by its orders: those that came with the state, and fresh ones each time after that. */
+function asking(run: TaskRun, node: Node, orders: TaskOrders[]): () => Promise<TaskOrders> {
+  let given = orders[node.index];
+  return async () => {
+    const mine = given ?? (await run.ledger.taskOrders(run.task.id, node.vm.id));
+    given = undefined;
+    return mine;
+  };
+}
 
 /** The rights in an order run out while its step waits for a silent host: the repository says `forbidden`, and new ones are asked for. */
 async function ordered<T>(ask: () => Promise<TaskOrders>, act: (orders: TaskOrders) => Promise<T>): Promise<T> {
@@ -92,60 +107,44 @@ async function ordered<T>(ask: () => Promise<TaskOrders>, act: (orders: TaskOrde
   }
 }
 
-/** Image and data disk side by side, then the overlay. Undone by the removal of the VM's folder. */
+/**
+ * Data disk, image, overlay and network, in one step of the host. Undone, as all that follows, by the removal of the VM:
+ * one path from every state.
+ */
 export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
-  await enter(run, 'stagingIn');
+  const orders = await enter(run, 'stagingIn');
   const staged = await onAll(run, 'stageIn', nodes, (node) =>
     node.saga.step(
-      'disks',
-      async () => {
-        const orders = await ordersFor(run, node);
-        const bytes = async () => (await node.staging.stageIn(orders.stageIn)).bytes;
-        const [bytesIn] = await together([bytes, () => fetchImage(run, node, orders.stageIn.vm.image)]);
-        await node.staging.ensureDisks(node.vm);
-        return bytesIn ?? 0;
-      },
-      () => removeFolders(run, node),
+      'VM',
+      () =>
+        ordered(asking(run, node, orders), async ({ stageIn: order }) => {
+          const { bytes, image } = await node.staging.stageIn(order);
+          // Images stay: the host's cache bounds itself.
+          if (image !== 'cache') await run.ledger.imageCached(node.vm.host, node.vm.image.id);
+          return bytes;
+        }),
+      () => removeVm(run, node),
     ),
   );
   run.bytesIn = sum(staged);
 }
 
-/** A VM that moved has its disks at home, and a folder where it runs. */
-async function removeFolders(run: TaskRun, node: Node): Promise<void> {
+/** The domain, then its disks. A VM that moved has a folder where it runs, and its disks at home. */
+async function removeVm(run: TaskRun, node: Node): Promise<void> {
   const { id, host, home, generation } = node.vm;
-  await node.host.removeDisks(id, generation);
+  await node.host.removeVm(id, generation);
+  if (node.startedAt !== null) node.endedAt ??= now();
   if (home !== host) await onHostOf(run, home, node.index, id).removeDisks(id, generation);
 }
 
-/**
- * Images stay: the host's cache bounds itself.
- * @param image as the ledger says just now: with the peers that have it by now
- * @returns bytes that came over the network.
- */
-async function fetchImage(run: TaskRun, { staging, vm }: Node, image: ImageRef): Promise<number> {
-  const { from, bytes } = await staging.ensureImage(image);
-  if (from !== 'cache') await run.ledger.imageCached(vm.host, vm.image.id);
-  return bytes;
-}
-
-/** From the domain to a guest that takes commands. Undone by the domain's end. */
+/** From the domain to a guest that takes commands. Undone by the VM's removal, see stageIn. */
 export async function boot(run: TaskRun, nodes: Node[]): Promise<void> {
   await enter(run, 'starting', 'creating');
-  const took = await onAll(run, 'boot', nodes, (node) =>
-    node.saga.step(
-      'domain',
-      async () => {
-        const { createMs, bootMs } = await node.host.ensureRunning(node.vm);
-        node.startedAt = new Date(Date.now() - bootMs).toISOString();
-        return createMs;
-      },
-      async () => {
-        await node.host.removeDomain(node.vm.id, node.vm.generation);
-        if (node.startedAt !== null) node.endedAt = now();
-      },
-    ),
-  );
+  const took = await onAll(run, 'boot', nodes, async (node) => {
+    const { createMs, bootMs } = await node.host.ensureRunning(node.vm);
+    node.startedAt = new Date(Date.now() - bootMs).toISOString();
+    return createMs;
+  });
   run.progress.split('create', Math.max(...took), 'boot');
 }
 
@@ -160,21 +159,21 @@ const endedWell = (result: RunResult): boolean => result.exitCode === 0 && !resu
  * @returns the result that decides: of the node that failed first, else of the first node.
  */
 export async function runCommands(run: TaskRun, nodes: Node[]): Promise<RunResult> {
-  await enter(run, 'running', 'running');
+  const orders = await enter(run, 'running', 'running');
   const { timeoutS } = run.task.spec;
   const late = () => failure('task-timeout', `The command did not end within ${timeoutS} s, and its host does not say why`);
-  const results = await within(timeoutS * 1000 + waits(run.pace).runMargin, late, () => allCommands(run, nodes));
+  const results = await within(timeoutS * 1000 + waits(run.pace).runMargin, late, () => allCommands(run, nodes, orders));
   const decides = results.find((result) => !endedWell(result)) ?? results[0];
   if (decides === undefined) throw new Error('BUG: a task without nodes');
   run.exitCode = decides.exitCode;
   return decides;
 }
 
-async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
+async function allCommands(run: TaskRun, nodes: Node[], orders: TaskOrders[]): Promise<RunResult[]> {
   const results = new Map<Node, RunResult>();
   try {
     await onAll(run, 'run', nodes, async (node) => {
-      const result = await followCommand(run, node);
+      const result = await followCommand(run, node, asking(run, node, orders));
       results.set(node, result);
       if (!endedWell(result)) throw new CommandEnded();
     });
@@ -188,16 +187,13 @@ async function allCommands(run: TaskRun, nodes: Node[]): Promise<RunResult[]> {
 }
 
 /** The command of one node, wherever its VM is: it takes its command along when it moves. */
-async function followCommand(run: TaskRun, node: Node): Promise<RunResult> {
+async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOrders>): Promise<RunResult> {
   for (;;) {
     try {
-      return await ordered(
-        () => ordersFor(run, node),
-        (orders) => {
-          relocate(run, node, orders.run.vm);
-          return node.host.runCommand(orders.run);
-        },
-      );
+      return await ordered(ask, (orders) => {
+        relocate(run, node, orders.run.vm);
+        return node.host.runCommand(orders.run);
+      });
     } catch (error) {
       if (codeOf(error) !== 'vm-moved') throw error;
     }
@@ -216,37 +212,41 @@ async function stopCommand(run: TaskRun, node: Node): Promise<void> {
 }
 
 /**
- * The outputs of every node, also of a command that failed. What was stored before a later failure is no output of
- * the task: the API sweeps files of an ended task that it does not name.
+ * The outputs of every node, also of a command that failed. Its VMs are on their way out from here on. What was stored
+ * before a later failure is no output of the task: the API sweeps files of an ended task that it does not name.
  * @returns the patterns that matched nothing on any node.
  */
 export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
-  await enter(run, 'stagingOut');
+  const orders = await enter(run, 'stagingOut', 'removing');
+  for (const node of nodes) node.leaving = orders[node.index]?.movedBy === null;
   if (run.task.spec.outputs.length === 0) return [];
-  const taken = await onAll(run, 'stageOut', nodes, (node) =>
-    ordered(
-      () => stillOrders(run, node),
-      (orders) => takeOutputs(run, node, orders),
-    ),
-  );
+  const taken = await onAll(run, 'stageOut', nodes, async (node) => {
+    const ask = asking(run, node, orders);
+    const part = await ordered(
+      () => stillOrders(run, node, ask),
+      (order) => takeOutputs(run, node, order),
+    );
+    node.endedAt = part.endedAt;
+    return part;
+  });
   run.outputs = taken.flatMap((part) => part.outputs);
   run.bytesOut = sum(taken.map((part) => part.bytes));
   return run.task.spec.outputs.filter((pattern) => taken.every((part) => part.unmatched.includes(pattern)));
 }
 
 /** The guest's writes are brought to the disk where it runs; the disk is read where it is. */
-async function takeOutputs(run: TaskRun, node: Node, { stageOut: order }: TaskOrders) {
+async function takeOutputs(run: TaskRun, node: Node, { stageOut: order }: TaskOrders): Promise<StagedOut> {
   if (order.vm.home === order.vm.host) return node.host.stageOut(order);
   await node.host.settleHere(order.vm);
   return onHostOf(run, order.vm.home, node.index, order.vm.id).stageOut({ ...order, settledElsewhere: true });
 }
 
 /** Orders for a VM that nobody moves: no migration begins any more, and one that was under way is ended. */
-async function stillOrders(run: TaskRun, node: Node): Promise<TaskOrders> {
-  let orders = await ordersFor(run, node);
+async function stillOrders(run: TaskRun, node: Node, ask: () => Promise<TaskOrders>): Promise<TaskOrders> {
+  let orders = await ask();
   if (orders.movedBy !== null) {
     await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true);
-    orders = await ordersFor(run, node);
+    orders = await ask();
   }
   relocate(run, node, orders.stageOut.vm);
   return orders;

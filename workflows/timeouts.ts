@@ -137,6 +137,7 @@ const classOf = {
   stageOut: 'transfer',
   removeDomain: 'remove',
   removeDisks: 'remove',
+  removeVm: 'remove',
   observeMoving: 'look',
   readCarried: 'quick',
   prepareIncoming: 'quick',

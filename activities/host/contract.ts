@@ -22,6 +22,15 @@ export interface StageIn {
   limits: { outsideBytes: number; outsideSeconds: number; allowInternal: boolean };
 }
 
+/** From where an image came into the host's cache; `cache`: it was there. */
+export type ImageSource = 'cache' | 'peer' | 'repository';
+
+export interface StagedIn {
+  /** Of the inputs. */
+  bytes: number;
+  image: ImageSource;
+}
+
 export interface RunCommand {
   vm: VmSpec;
   command: string[];
@@ -52,6 +61,14 @@ export interface StageOut {
   settledElsewhere?: boolean;
 }
 
+export interface StagedOut {
+  outputs: StoredOutput[];
+  bytes: number;
+  unmatched: string[];
+  /** When the domain was gone; null where its end is left to its removal. */
+  endedAt: string | null;
+}
+
 export interface StoredOutput {
   path: string;
   node: number;
@@ -78,25 +95,30 @@ export interface HostActivities {
    * Brings an image into the cache: at once when it is there; one transfer however many ask.
    * @param pinnedUntil RFC 3339: it stays until then, also unused
    */
-  ensureImage(image: ImageRef, pinnedUntil?: string): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
+  ensureImage(image: ImageRef, pinnedUntil?: string): Promise<{ from: ImageSource; bytes: number }>;
   /** An image that was retired leaves the cache. Throws in-use while a VM of this host needs it. */
   removeImage(id: ImageId): Promise<void>;
-  /** Records the generation, builds data.raw from the inputs. */
-  stageIn(order: StageIn): Promise<{ bytes: number }>;
-  /** Makes the overlay on the image and the owner's network on this host. */
-  ensureDisks(vm: VmSpec): Promise<void>;
+  /** Records the generation, builds data.raw from the inputs, and does what ensureDisks does. */
+  stageIn(order: StageIn): Promise<StagedIn>;
+  /** Makes the overlay on the image, which it fetches when missing, and the owner's network on this host. */
+  ensureDisks(vm: VmSpec): Promise<ImageSource>;
   /** Starts the domain, waits for the agent, gives the guest its identity and mounts /home/task. */
   ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number }>;
   /** Runs the command once, however often it is called, and follows it to its end. */
   runCommand(order: RunCommand): Promise<RunResult>;
   /** Ends the command of a task that is cancelled; the guest stays. */
   stopCommand(vmId: VmId, generation: number): Promise<void>;
-  /** Unmounts in the guest, reads the data disk in user space, and streams what matches to the repository. */
-  stageOut(order: StageOut): Promise<{ outputs: StoredOutput[]; bytes: number; unmatched: string[] }>;
+  /**
+   * Settles the data disk, then reads it in user space and streams what matches to the repository. The domain, which has
+   * nothing left to do, is ended meanwhile.
+   */
+  stageOut(order: StageOut): Promise<StagedOut>;
   /** Ends the domain. Success only when the hypervisor says that it is gone. */
   removeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Removes the VM's folder. Refuses while a domain may be alive. */
   removeDisks(vmId: VmId, generation: number): Promise<void>;
+  /** Both, of a VM that has its disks where it runs. */
+  removeVm(vmId: VmId, generation: number): Promise<void>;
 
   /** What this host has of a VM that moves, and its migration job. */
   observeMoving(vmId: VmId): Promise<SeenMoving>;

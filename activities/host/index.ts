@@ -24,6 +24,7 @@ import { observeHost } from './observe-host.ts';
 import { quarantine } from './quarantine.ts';
 import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
+import { removeVm } from './remove-vm.ts';
 import { runCommand } from './run-command.ts';
 import { stageIn } from './stage-in.ts';
 import { stageOut } from './stage-out.ts';
@@ -55,6 +56,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
       claims.removing(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>
       claims.removing(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
+    removeVm: (vmId, generation) => claims.removing(vmId, generation, (record) => removeVm(ports, vmId, generation, record)),
     observeMoving: (vmId) => observeMoving(ports, vmId),
     readCarried: (vmId, generation) => readCarried(ports, vmId, generation),
     prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),

@@ -2,6 +2,7 @@ import type { HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { domainName } from './names.ts';
+import { onItsWayOut } from './remove-domain.ts';
 
 /** Removes the VM's folder, and its owner's network when no VM of this host needs it any more. */
 export async function removeDisks(ports: HostPorts, vmId: VmId, generation: number, record: VmRecord | null): Promise<void> {
@@ -13,7 +14,7 @@ export async function removeDisks(ports: HostPorts, vmId: VmId, generation: numb
       `removing the disks of ${vmId}: its domain is ${status.state} (${status.reason}); end it first`,
     );
   if (record !== null) {
-    if (!record.removing) await store.write({ ...record, generation, removing: true });
+    await onItsWayOut(store, record, generation);
     // Before the record goes: it is what leads a repeated attempt here again.
     await removeIdleNetwork(ports, record);
   }

@@ -7,6 +7,8 @@ import { domainName } from './names.ts';
 /** Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed. */
 const firstPollMs = 10;
 const lastPollMs = 250;
+/** A command's end is known later by this share of what it took, at most. */
+const pollShare = 0.05;
 /** How often the log is carried over while the command runs. */
 const logEveryMs = 500;
 const logChunkBytes = 256 * 1024;
@@ -22,13 +24,13 @@ export async function runCommand(ports: HostPorts, order: RunCommand, record: Vm
   if (await isGone(hypervisor, name)) throw await lost(ports, order.vm.id);
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
-  if (record.jobStartedMs === null) await store.write({ ...record, jobStartedMs: startedMs });
+  if (record.jobStartedMs === null) await store.note({ ...record, jobStartedMs: startedMs });
   await patiently(ports, order.vm.id, signal, () =>
     guest.startJob(name, { argv: order.command, env: order.env, timeoutS: order.timeoutS, logLimitBytes: order.log.limitBytes }),
   );
   const log = createLogCarrier(ports, order, signal);
   const end = await follow(ports, order, startedMs, signal, log.carry);
-  await log.finish();
+  await log.finish(end.kind === 'exited' ? end.logBytes : null);
   if (end.kind === 'notStarted')
     throw new BerthError('command-not-started', `running ${JSON.stringify(order.command[0])}: ${end.why}`);
   return {
@@ -62,18 +64,26 @@ async function follow(
   const name = domainName(order.vm.id);
   const deadlineMs = startedMs + order.timeoutS * 1000 + graceMs;
   let nextLogMs = clock.nowMs() + logEveryMs;
-  for (let pauseMs = firstPollMs; ; pauseMs = Math.min(lastPollMs, Math.ceil(pauseMs * 1.2))) {
+  for (;;) {
     const end = await patiently(ports, order.vm.id, signal, () => guest.jobEnd(name));
     if (end !== null) return end;
     if (clock.nowMs() >= deadlineMs) {
       await patiently(ports, order.vm.id, signal, () => guest.stopJob(name));
-      return { kind: 'exited', exitCode: 137, timedOut: true, stopped: true, seconds: (clock.nowMs() - startedMs) / 1000 };
+      return {
+        kind: 'exited',
+        exitCode: 137,
+        timedOut: true,
+        stopped: true,
+        seconds: (clock.nowMs() - startedMs) / 1000,
+        logBytes: null,
+      };
     }
     if (clock.nowMs() >= nextLogMs) {
       await carryLog();
       nextLogMs = clock.nowMs() + logEveryMs;
     }
-    await clock.sleep(pauseMs, signal);
+    const share = Math.ceil((clock.nowMs() - startedMs) * pollShare);
+    await clock.sleep(Math.min(lastPollMs, Math.max(firstPollMs, share)), signal);
   }
 }
 
@@ -113,8 +123,8 @@ async function isGone(hypervisor: Hypervisor, name: string): Promise<boolean> {
 interface LogCarrier {
   /** Carries over what there is; a repository that doesn't answer is tried again the next time. */
   carry(): Promise<void>;
-  /** Carries over the rest; here the repository has to answer. */
-  finish(): Promise<void>;
+  /** Carries over the rest, to the log's length where it is known; here the repository has to answer. */
+  finish(logBytes: number | null): Promise<void>;
   bytes(): number;
 }
 
@@ -123,10 +133,10 @@ function createLogCarrier(ports: HostPorts, order: RunCommand, signal: AbortSign
   const name = domainName(order.vm.id);
   // A later attempt begins at the front again: the repository ignores what it has.
   let carried = 0;
-  const rest = async (): Promise<void> => {
-    while (carried < order.log.limitBytes) {
+  const rest = async (untilBytes: number): Promise<void> => {
+    while (carried < untilBytes) {
       const chunk = await patiently(ports, order.vm.id, signal, () =>
-        guest.readLog(name, carried, Math.min(logChunkBytes, order.log.limitBytes - carried)),
+        guest.readLog(name, carried, Math.min(logChunkBytes, untilBytes - carried)),
       );
       if (chunk.length === 0) return;
       const has = await repository.appendLog(order.log.url, carried, chunk, signal);
@@ -138,12 +148,12 @@ function createLogCarrier(ports: HostPorts, order: RunCommand, signal: AbortSign
   return {
     async carry() {
       try {
-        await rest();
+        await rest(order.log.limitBytes);
       } catch (error) {
         if (!(error instanceof BerthError) || error.code !== 'repository-unavailable') throw error;
       }
     },
-    finish: rest,
+    finish: (logBytes) => rest(Math.min(logBytes ?? order.log.limitBytes, order.log.limitBytes)),
     bytes: () => carried,
   };
 }

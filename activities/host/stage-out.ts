@@ -2,32 +2,52 @@ import picomatch from 'picomatch';
 import type { DiskFile, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath } from '../../model/task.ts';
-import type { StageOut, StoredOutput } from './contract.ts';
+import { allOrNone } from './all-or-none.ts';
+import type { StagedOut, StageOut, StoredOutput } from './contract.ts';
 import { domainName } from './names.ts';
 
 const parallelUploads = 4;
 /** Files on the data disk, matching or not: more than this aren't looked at. */
 const listedFiles = 200_000;
 
-export interface StagedOut {
-  outputs: StoredOutput[];
-  bytes: number;
-  unmatched: string[];
-}
-
 /**
- * Settles the data disk and stores what matches. The guest may live on, it no longer writes there.
+ * Settles the data disk and stores what matches, while the domain is being ended.
  *
  * Patterns are picomatch globs on paths relative to /home/task: `*` stays within a folder, `**` doesn't, and neither
  * matches a name that begins with a dot unless the pattern says the dot.
  */
 export async function stageOut(ports: HostPorts, order: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
-  const { store, disks } = ports;
   await settle(ports, order, record);
   signal.throwIfAborted();
+  const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], endedAt: null };
+  await allOrNone(signal, [
+    async () => {
+      if (order.settledElsewhere !== true) staged.endedAt = await endDomain(ports, order);
+    },
+    async (either) => {
+      Object.assign(staged, await storeMatching(ports, order, either));
+    },
+  ]);
+  return staged;
+}
+
+/** A head start for the removal, whose task it is to end the domain: where that is refused, it is refused there. */
+async function endDomain({ hypervisor, clock }: HostPorts, order: StageOut): Promise<string | null> {
+  try {
+    await hypervisor.destroy(domainName(order.vm.id));
+    return new Date(clock.nowMs()).toISOString();
+  } catch (error) {
+    if (error instanceof BerthError) return null;
+    throw error;
+  }
+}
+
+type Stored = Omit<StagedOut, 'endedAt'>;
+
+async function storeMatching(ports: HostPorts, order: StageOut, signal: AbortSignal): Promise<Stored> {
   if (order.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [] };
-  const { data } = store.paths(order.vm.id);
-  const { chosen, unmatched } = choose(await disks.listFiles(data, listedFiles), order);
+  const { data } = ports.store.paths(order.vm.id);
+  const { chosen, unmatched } = choose(await ports.disks.listFiles(data, listedFiles), order);
   const outputs = await storeAll(ports, order, data, chosen, signal);
   return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched };
 }
@@ -39,7 +59,7 @@ async function settle({ guest, hypervisor, store }: HostPorts, order: StageOut, 
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `taking the outputs out of ${name}: its domain ended before its disk was complete`);
   await guest.settle(name);
-  await store.write({ ...record, settled: true });
+  await store.note({ ...record, settled: true });
 }
 
 function choose(files: DiskFile[], { patterns, limits }: StageOut): { chosen: DiskFile[]; unmatched: string[] } {
@@ -70,22 +90,18 @@ async function storeAll(
   files: DiskFile[],
   signal: AbortSignal,
 ): Promise<StoredOutput[]> {
-  const failed = new AbortController();
-  const either = AbortSignal.any([signal, failed.signal]);
   const outputs: StoredOutput[] = [];
   const queue = [...files];
-  const worker = async (): Promise<void> => {
+  const worker = async (either: AbortSignal): Promise<void> => {
     for (let file = queue.shift(); file !== undefined && !either.aborted; file = queue.shift()) {
       const content = ports.disks.readFile(image, file);
       const stored = await ports.repository.storeOutput(order.uploadUrl, file.path, file.sizeBytes, content, either);
       outputs.push({ path: file.path, node: order.node, ...stored });
     }
   };
-  await Promise.allSettled(
-    Array.from({ length: Math.min(parallelUploads, files.length) }, () =>
-      worker().catch((error: unknown) => failed.abort(error)),
-    ),
+  await allOrNone(
+    signal,
+    Array.from({ length: Math.min(parallelUploads, files.length) }, () => worker),
   );
-  either.throwIfAborted();
   return outputs.sort((a, b) => (a.path < b.path ? -1 : 1));
 }

@@ -2,8 +2,9 @@ import { BerthError } from '../../model/errors.ts';
 import { type TaskStartedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
-import type { TaskOutcome } from './contract.ts';
+import type { TaskOrders, TaskOutcome } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { ordersOfTask } from './task-orders.ts';
 import { writeEvent } from './write-event.ts';
 
 interface Moved {
@@ -53,9 +54,14 @@ async function moveVms(tx: Transaction, id: TaskId, state: VmState, now: string)
     WHERE "taskId" = ${id} AND state::text = ANY(${sources(state)})`;
 }
 
+/** Those whose step on the hosts takes orders. */
+const ordered: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
+
 /**
  * Moves a task to a state (or only its timeline, when it is there already), and its VMs with it. The first time that it
- * runs is an event. A task that has ended is left alone. Throws not-found, and conflict for a move that isn't legal.
+ * runs is an event. A task that has ended is left alone. Returns the orders for the step that begins, taken after the
+ * move: so that the saga has them in the same round trip. Throws not-found, conflict for a move that isn't legal, and
+ * what ordersOfTask does.
  */
 export async function advanceTask(
   deps: LedgerDeps,
@@ -63,15 +69,17 @@ export async function advanceTask(
   state: TaskState,
   timeline: TaskOutcome['timeline'],
   vmState?: VmState,
-): Promise<void> {
+): Promise<TaskOrders[]> {
   const now = isoNow(deps);
-  await inTransaction(deps.ledger, async (tx) => {
+  const live = await inTransaction(deps.ledger, async (tx) => {
     const task = await move(tx, id, state, timeline, now);
     if (task === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
-    if (!task.live) return;
+    if (!task.live) return false;
     if (vmState !== undefined) await moveVms(tx, id, vmState, now);
-    if (state !== 'running' || task.begunBefore) return;
+    if (state !== 'running' || task.begunBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
     await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });
+    return true;
   });
+  return live && ordered.has(state) ? ordersOfTask(deps, id) : [];
 }

@@ -86,14 +86,15 @@ export interface LedgerActivities {
    * A placed task's VMs are rows in state `reserved` that count against their hosts.
    */
   reserveTask(id: TaskId): Promise<Placement>;
-  /** Fresh signed URLs for one VM of a task. */
+  /** Fresh signed URLs for one VM of a task, where those that it got with its step ran out. */
   taskOrders(id: TaskId, vmId: VmId): Promise<TaskOrders>;
   /**
    * Moves the task along its states; `started` is an event, written with the first `running`. The state that it has
    * already: only the timeline. `vmState` moves those of its VMs that can legally go there, in the same transaction.
-   * A task that has ended is left alone.
+   * Returns what the step that begins needs: an order a VM, by node, with fresh signed URLs; none for a step that needs
+   * none. A task that has ended is left alone.
    */
-  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline'], vmState?: VmState): Promise<void>;
+  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline'], vmState?: VmState): Promise<TaskOrders[]>;
   /**
    * Its hosts fell silent before any domain was asked for: back to the queue, the VMs without host and with a higher
    * generation at the next placement. Returns the tasks that were placed in what it freed.
@@ -107,8 +108,11 @@ export interface LedgerActivities {
    * of VMs that were never placed: called only when nothing of them is left on a host.
    */
   releaseVms(ids: VmId[]): Promise<TaskId[]>;
-  /** The task's end, its outputs and its completion event, in one transaction, once. */
-  finishTask(id: TaskId, outcome: TaskOutcome): Promise<void>;
+  /**
+   * Frees these VMs as releaseVms does; then the task's end, its outputs and its completion event, in one transaction,
+   * once. Returns the tasks that were placed in what it freed.
+   */
+  finishTask(id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<TaskId[]>;
 
   /** Host rows. `hostArrived` also places what waits; both return the tasks that were placed. */
   hostArrived(facts: HostFacts): Promise<TaskId[]>;

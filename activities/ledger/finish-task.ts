@@ -109,13 +109,16 @@ async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promi
 }
 
 /**
- * The task's end, its outputs and its completion event with the usage, once: a repeat changes nothing. VMs that were
- * never placed are removed; one that is stuck keeps its resources. Throws not-found, and conflict when the task ended
- * otherwise or cannot end so from where it is.
+ * Frees what nothing is left of; then the task's end, its outputs and its completion event with the usage, once: a repeat
+ * changes nothing. VMs that were never placed are removed; one that is stuck keeps its resources. Returns the tasks to
+ * be told that they were placed. Throws not-found, and conflict when the task ended otherwise or cannot end so from
+ * where it is.
  */
-export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<void> {
-  // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own. What it places
-  // is told by the next pass. Once its VMs are removed, nothing can place the task again.
+export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<TaskId[]> {
+  // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own, and the first. Once
+  // its VMs are removed, nothing can place the task again.
+  let placed = free.length === 0 ? [] : await releaseVms(deps, free);
   for (let reserved = await finish(deps, id, outcome); reserved.length > 0; reserved = await finish(deps, id, outcome))
-    await releaseVms(deps, reserved);
+    placed = await releaseVms(deps, reserved);
+  return placed;
 }

@@ -28,7 +28,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
     vmPlace: (id) => vmPlace(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),
-    finishTask: (id, outcome) => finishTask(deps, id, outcome),
+    finishTask: (id, outcome, free) => finishTask(deps, id, outcome, free),
     hostArrived: (facts) => hostArrived(deps, facts),
     hostSilent: (id) => hostSilent(deps, id),
     imageCached: (host, imageId) => imageCached(deps, host, imageId),

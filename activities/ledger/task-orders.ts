@@ -3,11 +3,12 @@ import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { TaskSpec } from '../../model/task.ts';
+import type { VmSpec } from '../../model/vm.ts';
 import type { InputFile } from '../host/contract.ts';
 import type { TaskOrders } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
 import { fileLifetimeS, fileUrl } from './image-refs.ts';
-import { readPlaced, vmSpecs } from './vm-specs.ts';
+import { type PlacedTask, readPlaced, vmSpecs } from './vm-specs.ts';
 import { vmPlace } from './vm-state.ts';
 
 /** How many files one VM may leave. Their bytes are bounded by its data disk. */
@@ -48,26 +49,44 @@ async function inputs(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<
   return spec.inputs.map((wanted) => input(deps, wanted, byId));
 }
 
-/**
- * The orders for one VM's host, with fresh URLs. Throws input-unavailable when an input's file was deleted since the
- * task was accepted, conflict when the VM has no place.
- */
+/** The orders for one VM's host; see ordersOfTask for what it throws. */
 export async function taskOrders(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskOrders> {
+  const orders = (await ordersOfTask(deps, id)).find(({ run }) => run.vm.id === vmId);
+  if (orders === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
+  return orders;
+}
+
+/**
+ * The orders for the hosts of all its VMs, by node, with fresh URLs. Throws input-unavailable when an input's file was
+ * deleted since the task was accepted, conflict when a VM has no place.
+ */
+export async function ordersOfTask(deps: LedgerDeps, id: TaskId): Promise<TaskOrders[]> {
   const task = await readPlaced(deps.ledger, id);
-  const node = task.vms.findIndex((vm) => vm.id === vmId);
-  const vm = vmSpecs(deps, task)[node];
-  if (vm === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
   const spec = TaskSpec.parse(task.spec);
+  const files = await inputs(deps, spec, task.owner);
+  const places = await Promise.all(task.vms.map((vm) => vmPlace(deps, vm.id)));
+  return vmSpecs(deps, task).map((vm, node) => ({
+    movedBy: places[node]?.movedBy ?? null,
+    ...ordersFor(deps, task, spec, files, vm, node),
+  }));
+}
+
+function ordersFor(
+  deps: LedgerDeps,
+  { id }: PlacedTask,
+  spec: TaskSpec,
+  files: InputFile[],
+  vm: VmSpec,
+  node: number,
+): Omit<TaskOrders, 'movedBy'> {
   const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
   // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
   const lifetimeS = spec.timeoutS + fileLifetimeS;
   const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
-  const { movedBy } = await vmPlace(deps, vmId);
   return {
-    movedBy,
     stageIn: {
       vm,
-      inputs: await inputs(deps, spec, task.owner),
+      inputs: files,
       limits: {
         outsideBytes: deps.control.BERTH_INPUT_URL_MAX_BYTES,
         outsideSeconds: deps.control.BERTH_INPUT_URL_MAX_SECONDS,

@@ -86,5 +86,6 @@ function endOf(entry: FakeJob | 'none' | 'forbidden'): JobEnd | null {
     timedOut: entry.timedOut,
     stopped: entry.stopped,
     seconds: (entry.endedMs - entry.startedMs) / 1000,
+    logBytes: Math.min(Buffer.byteLength(entry.run.log), entry.job.logLimitBytes),
   };
 }

@@ -18,6 +18,11 @@ export function createFakeStore(state: FakeState): VmStore {
     async write(record) {
       state.records.set(record.vmId, structuredClone(record));
     },
+    async note(record) {
+      const known = state.records.get(record.vmId);
+      if (known?.generation !== record.generation) throw bug(`a generation of ${record.vmId} that is only noted`);
+      state.records.set(record.vmId, structuredClone(record));
+    },
     async emptyInputs(vmId) {
       if (!state.records.has(vmId)) throw bug(`inputs of ${vmId} before its record`);
       state.inputs.set(vmId, new Map());

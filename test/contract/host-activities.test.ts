@@ -37,9 +37,7 @@ async function code(promise: Promise<unknown>): Promise<ErrorCode | 'fine' | str
 }
 
 async function toRunning(): Promise<void> {
-  await call(activities.ensureImage, vm.image);
   await call(activities.stageIn, orders.stageIn);
-  await call(activities.ensureDisks, vm);
   await call(activities.ensureRunning, vm);
 }
 
@@ -52,8 +50,7 @@ describe('a task on a host', () => {
     expect(result).toMatchObject({ exitCode: 0, timedOut: false, signal: null, logBytes: 5 });
     const out = await call(activities.stageOut, orders.stageOut);
     expect(out).toMatchObject({ bytes: 5, unmatched: [], outputs: [{ path: 'out/result', node: 0, sizeBytes: 5 }] });
-    await call(activities.removeDomain, vm.id, 1);
-    await call(activities.removeDisks, vm.id, 1);
+    await call(activities.removeVm, vm.id, 1);
     expect(host.leftovers()).toEqual([]);
     expect([...repository.logs.values()].map(String)).toEqual(['done\n']);
   });
@@ -68,6 +65,7 @@ describe('a task on a host', () => {
       () => call(activities.stageOut, orders.stageOut),
       () => call(activities.removeDomain, vm.id, 1),
       () => call(activities.removeDisks, vm.id, 1),
+      () => call(activities.removeVm, vm.id, 1),
     ]) {
       const first: unknown = await step();
       const second: unknown = await step();
@@ -76,6 +74,24 @@ describe('a task on a host', () => {
     }
     expect(host.jobsStarted.get(vm.id)).toBe(1);
     expect(host.leftovers()).toEqual([]);
+  });
+
+  it('has its domain ended when its outputs are stored', async () => {
+    await toRunning();
+    await call(activities.runCommand, orders.run);
+    const out = await call(activities.stageOut, orders.stageOut);
+    expect(host.domains.size).toBe(0);
+    expect(out.endedAt).toMatch(/^\d{4}-.*Z$/);
+    await call(activities.removeVm, vm.id, 1);
+    expect(host.leftovers()).toEqual([]);
+  });
+
+  it('is removed in one step, whatever there is of it', async () => {
+    await toRunning();
+    await call(activities.removeVm, vm.id, 1);
+    expect(host.leftovers()).toEqual([]);
+    await call(activities.removeVm, vm.id, 1);
+    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
   });
 
   it('may remove what was never made', async () => {
@@ -97,6 +113,7 @@ describe('an older generation', () => {
     expect(await code(call(activities.stageOut, orders.stageOut))).toBe('stale-generation');
     expect(await code(call(activities.removeDomain, vm.id, 1))).toBe('stale-generation');
     expect(await code(call(activities.removeDisks, vm.id, 1))).toBe('stale-generation');
+    expect(await code(call(activities.removeVm, vm.id, 1))).toBe('stale-generation');
     expect(host.records.get(vm.id)?.generation).toBe(2);
   });
 
@@ -262,7 +279,7 @@ describe('outputs', () => {
     await toRunning();
     await call(activities.runCommand, orders.run);
     await call(activities.stageOut, orders.stageOut);
-    host.crashDomain(vm.id);
+    expect(host.domains.size).toBe(0);
     expect((await call(activities.stageOut, orders.stageOut)).outputs).toHaveLength(1);
   });
 });

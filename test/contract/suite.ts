@@ -138,6 +138,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         await ports.store.write(record);
         await ports.store.write({ ...record, generation: 2 });
         expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2 });
+        await ports.store.note({ ...record, generation: 2, settled: true });
+        expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2, settled: true });
         expect((await ports.store.list()).find(({ vmId }) => vmId === vm.id)?.record?.generation).toBe(2);
       });
 

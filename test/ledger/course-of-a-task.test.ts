@@ -58,7 +58,7 @@ describe('a task that succeeds', () => {
   it('writes its facts as events, each once, in their order and in their shape', async () => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
-    await fixture.activities.finishTask(task, outcome());
+    await fixture.activities.finishTask(task, outcome(), []);
     expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
     for (const event of await fixture.ledger.event.findMany({ where: { subject: task } })) {
       expect(event.id).toBe(`${task}/${event.type}`);
@@ -77,6 +77,7 @@ describe('a task that succeeds', () => {
     await fixture.activities.finishTask(
       task,
       outcome({ bytesIn: 123, bytesOut: 45, vms: vms.map((vm, i) => ({ id: vm.id, ...(times[i] as (typeof times)[number]) })) }),
+      [],
     );
     const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.succeeded` } });
     const data = TaskEndedData.parse(event.data);
@@ -139,6 +140,7 @@ describe('a task that succeeds', () => {
     await fixture.activities.finishTask(
       task,
       outcome({ outputs: [{ path: 'out/count', node: 0, file: 'file_kept', sizeBytes: 5, sha256: hex64 }] }),
+      [],
     );
     expect((await fixture.ledger.file.findMany({ orderBy: { id: 'asc' } })).map((kept) => kept.id)).toEqual([
       'file_kept',
@@ -182,7 +184,7 @@ describe('each step', () => {
       () => activities.hostSilent('a' as HostId),
       () => activities.advanceTask(task, 'stagingOut', timeline, 'removing'),
       () => activities.setVmState(vmIds[0] as VmId, 'stuck', { code: 'ambiguous', message: 'why' }),
-      () => activities.finishTask(task, end),
+      () => activities.finishTask(task, end, vmIds.slice(1)),
       () => activities.releaseVms(vmIds),
       () => activities.sweep(),
     ];
@@ -212,7 +214,7 @@ describe('each step', () => {
     await at10(() => fixture.activities.advanceTask(task, 'starting', timeline, 'creating'));
     await at10(() => fixture.activities.advanceTask(task, 'running', timeline, 'running'));
     await at10(() => fixture.activities.advanceTask(task, 'stagingOut', timeline, 'removing'));
-    await at10(() => fixture.activities.finishTask(task, outcome()));
+    await at10(() => fixture.activities.finishTask(task, outcome(), []));
     await at10(() => fixture.activities.releaseVms(ids));
     expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
     expect((await row(task)).vms[0]).toMatchObject({ state: 'removed', generation: 1 });
@@ -226,7 +228,7 @@ describe('each step', () => {
       () => activities.reserveTask(none),
       () => activities.requeueTask(none),
       () => activities.advanceTask(none, 'running', []),
-      () => activities.finishTask(none, outcome()),
+      () => activities.finishTask(none, outcome(), []),
       () => activities.taskOrders(none, 'vm_none' as VmId),
       () => activities.setVmState('vm_none' as VmId, 'running'),
       () => activities.hostSilent('none' as HostId),
@@ -264,7 +266,7 @@ describe('advanceTask', () => {
   it.each(terminalTaskStates)('leaves a task alone that has %s', async (state) => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
-    await fixture.activities.finishTask(task, outcome({ state }));
+    await fixture.activities.finishTask(task, outcome({ state }), []);
     const before = await everything();
     await fixture.activities.advanceTask(task, 'running', [], 'running');
     expect(await everything()).toEqual(before);
@@ -301,9 +303,20 @@ describe('requeueTask', () => {
 });
 
 describe('finishTask', () => {
+  it('frees what nothing is left of, and tells whom that helps', async () => {
+    const { task, vms } = await placed({ resources: { ...roomy } });
+    const waiting = await accept(fixture, owner);
+    expect((await fixture.activities.reserveTask(waiting)).placed).toBe(false);
+    await advance(task, 'stagingOut');
+    const free = vms.map((vm) => vm.id);
+    expect(await fixture.activities.finishTask(task, outcome(), free)).toEqual([waiting]);
+    expect(await row(task)).toMatchObject({ state: 'succeeded', vms: [{ state: 'removed' }] });
+    expect((await fixture.activities.reserveTask(waiting)).placed).toBe(true);
+  });
+
   it('ends a task that was never placed', async () => {
     const task = await accept(fixture, owner, { resources: { ...roomy, vcpus: 8 } });
-    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }));
+    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }), []);
     expect(await row(task)).toMatchObject({ state: 'cancelled', vms: [{ state: 'removed', hostId: null }] });
     const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.cancelled` } });
     expect(event.data).toMatchObject({ usage: [], vcpuSeconds: 0, startedAt: null });
@@ -311,7 +324,7 @@ describe('finishTask', () => {
 
   it('frees what a pass gave a task that had stopped waiting', async () => {
     const { task } = await placed();
-    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }));
+    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }), []);
     expect((await row(task)).vms[0]?.state).toBe('removed');
     expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
   });
@@ -321,7 +334,7 @@ describe('finishTask', () => {
     await advance(task, 'running');
     await fixture.activities.setVmState(vms[0]?.id as VmId, 'stuck', { code: 'ambiguous', message: 'why' });
     const error = { code: 'vm-lost' as const, message: 'it disappeared' };
-    await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: null, error }));
+    await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: null, error }), []);
     expect(await row(task)).toMatchObject({ state: 'failed', error, vms: [{ state: 'stuck' }] });
     expect((await usage(fixture))[0]?.said[0]).toBe(1);
     await fixture.activities.releaseVms([vms[0]?.id as VmId]);
@@ -331,8 +344,8 @@ describe('finishTask', () => {
   it('knows one end: another one is refused', async () => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
-    await fixture.activities.finishTask(task, outcome());
-    const other = fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 1 }));
+    await fixture.activities.finishTask(task, outcome(), []);
+    const other = fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 1 }), []);
     expect(await failure(other)).toMatchObject({ code: 'conflict' });
     expect(await events(task)).toEqual(['accepted', 'started', 'succeeded']);
   });
@@ -342,10 +355,10 @@ describe('finishTask', () => {
     await advance(task, 'stagingOut');
     await fixture.sql(`ALTER TABLE "Event" ADD CONSTRAINT "no_end" CHECK (type <> 'berth.task.succeeded') NOT VALID`);
     const before = await everything();
-    await failure(fixture.activities.finishTask(task, outcome()));
+    await failure(fixture.activities.finishTask(task, outcome(), []));
     expect(await everything()).toEqual(before);
     await fixture.sql('ALTER TABLE "Event" DROP CONSTRAINT "no_end"');
-    await fixture.activities.finishTask(task, outcome());
+    await fixture.activities.finishTask(task, outcome(), []);
     expect((await row(task)).state).toBe('succeeded');
   });
 
@@ -354,7 +367,7 @@ describe('finishTask', () => {
     async (state) => {
       const { task } = await placed();
       if (state !== 'queued') await advance(task, state);
-      await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 3 }));
+      await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: 3 }), []);
       expect(await row(task)).toMatchObject({ state: 'failed', exitCode: 3 });
     },
   );

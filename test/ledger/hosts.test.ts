@@ -223,7 +223,7 @@ describe('housekeeping', () => {
       vms: [],
       timeline: [],
     };
-    await fixture.activities.finishTask(one, end);
+    await fixture.activities.finishTask(one, end, []);
     expect(await fixture.activities.tasksToCancel(30)).toEqual([two]);
   });
 

@@ -86,16 +86,16 @@ describe('a migration that succeeds', () => {
     await fixture.activities.commitMigration(id, result);
     fixture.now += 4_250;
     const end = new Date(fixture.now).toISOString();
-    await fixture.activities.finishTask(task, {
-      state: 'cancelled',
+    const outcome = {
+      state: 'cancelled' as const,
       exitCode: null,
       error: null,
       outputs: [],
       bytesIn: 0,
       bytesOut: 0,
-      vms: [{ id: vm, startedAt: start, endedAt: end }],
       timeline: [],
-    });
+    };
+    await fixture.activities.finishTask(task, { ...outcome, vms: [{ id: vm, startedAt: start, endedAt: end }] }, []);
     const event = await fixture.ledger.event.findFirstOrThrow({ where: { type: 'berth.task.cancelled' } });
     const { usage, vcpuSeconds } = event.data as unknown as { usage: Record<string, unknown>[]; vcpuSeconds: number };
     expect(usage.map((part) => [part.host, part.provider, part.vcpuSeconds])).toEqual([

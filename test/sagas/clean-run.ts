@@ -10,29 +10,18 @@ export const forward: Call[] = [
   call('loadTask'),
   call('reserveTask'),
   call('advanceTask', 1),
-  call('taskOrders', 1),
   call('stageIn'),
-  call('ensureImage'),
   call('imageCached'),
-  call('ensureDisks'),
   call('advanceTask', 2),
   call('ensureRunning'),
   call('advanceTask', 3),
-  call('taskOrders', 2),
   call('runCommand'),
   call('advanceTask', 4),
-  call('taskOrders', 3),
   call('stageOut'),
 ];
 
 /** From here on the verdict stands, and what has to be done is done until it succeeds. */
-export const backward: Call[] = [
-  call('setVmState'),
-  call('removeDomain'),
-  call('removeDisks'),
-  call('releaseVms'),
-  call('finishTask'),
-];
+export const backward: Call[] = [call('removeVm'), call('finishTask')];
 
 export const cleanRun: Call[] = [...forward, ...backward];
 

@@ -18,8 +18,6 @@ const deaths = [
     'advanceTask starting',
     'advanceTask running',
     'advanceTask stagingOut',
-    'setVmState',
-    'releaseVms',
     'finishTask',
   ].map((call) => ({ call, when: 'after' as const })),
   { call: 'finishTask', when: 'before' as const },
