@@ -9,12 +9,22 @@ import { type Virsh, VirshSilent } from './virsh.ts';
 export interface GuestAgent {
   ping(domain: string): Promise<boolean>;
   /** Runs a program to its end. `env` replaces the agent's own. Throws AgentRefusal when it can't be started. */
-  exec(domain: string, argv: string[], options: ExecOptions): Promise<{ exitCode: number; stdout: string; stderr: string }>;
+  exec(domain: string, argv: string[], options: ExecOptions): Promise<Ended>;
+  /** Starts a program and returns its pid, by which this agent, and no later one, knows it. Throws as exec does. */
+  start(domain: string, argv: string[], options: Omit<ExecOptions, 'deadlineMs'>): Promise<number>;
+  /** How a started program ended, told once; null as long as it runs. Throws AgentRefusal for a pid that it doesn't know. */
+  outcome(domain: string, pid: number): Promise<Ended | null>;
   /** Up to `limit` bytes of a file from an offset; null when there is no such file. */
   readFile(domain: string, path: string, from: number, limit: number): Promise<Buffer | null>;
   /** Freezes mounted file systems; returns how many were. */
   freeze(domain: string, mountpoints: string[]): Promise<number>;
   isFrozen(domain: string): Promise<boolean>;
+}
+
+export interface Ended {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
 }
 
 export interface ExecOptions {
@@ -57,6 +67,26 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
     return field(JSON.parse(answer.output) as Json, 'return');
   }
 
+  async function start(
+    domain: string,
+    [path = '', ...arg]: string[],
+    { input, env, capture = true }: Omit<ExecOptions, 'deadlineMs'>,
+  ): Promise<number> {
+    const started = await ask(domain, 'guest-exec', {
+      path,
+      arg,
+      'capture-output': capture,
+      ...(env === undefined ? {} : { env }),
+      ...(input === undefined ? {} : { 'input-data': input.toString('base64') }),
+    });
+    return number(field(started, 'pid'));
+  }
+
+  async function outcome(domain: string, pid: number): Promise<Ended | null> {
+    const status = await ask(domain, 'guest-exec-status', { pid });
+    return field(status, 'exited') === true ? endOf(status) : null;
+  }
+
   return {
     async ping(domain) {
       try {
@@ -67,20 +97,16 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
         throw error;
       }
     },
-    async exec(domain, [path = '', ...arg], { deadlineMs, input, env, capture = true }) {
-      const started = await ask(domain, 'guest-exec', {
-        path,
-        arg,
-        'capture-output': capture,
-        ...(env === undefined ? {} : { env }),
-        ...(input === undefined ? {} : { 'input-data': input.toString('base64') }),
-      });
-      const pid = number(field(started, 'pid'));
+    start,
+    outcome,
+    async exec(domain, argv, { deadlineMs, ...options }) {
+      const pid = await start(domain, argv, options);
       const untilMs = performance.now() + deadlineMs;
       for (let pauseMs = firstPollMs; ; pauseMs = Math.min(lastPollMs, pauseMs * 1.5)) {
-        const status = await ask(domain, 'guest-exec-status', { pid });
-        if (field(status, 'exited') === true) return outcome(status);
-        if (performance.now() > untilMs) throw new BerthError('host-busy', `${path} in ${domain} didn't end in ${deadlineMs} ms`);
+        const ended = await outcome(domain, pid);
+        if (ended !== null) return ended;
+        if (performance.now() > untilMs)
+          throw new BerthError('host-busy', `${argv[0]} in ${domain} didn't end in ${deadlineMs} ms`);
         await delay(pauseMs);
       }
     },
@@ -144,7 +170,7 @@ function decoded(value: Json, name: string): Buffer {
   return typeof text === 'string' ? Buffer.from(text, 'base64') : Buffer.alloc(0);
 }
 
-function outcome(status: Json): { exitCode: number; stdout: string; stderr: string } {
+function endOf(status: Json): Ended {
   const has = typeof status === 'object' && status !== null && !Array.isArray(status) ? status : {};
   // A program that a signal ended has no exit code: 128 and the signal, as a shell has it.
   const exitCode = typeof has.exitcode === 'number' ? has.exitcode : 128 + (typeof has.signal === 'number' ? has.signal : 0);

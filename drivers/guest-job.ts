@@ -1,11 +1,13 @@
 import type { GuestJob, JobEnd } from './ports.ts';
 
 /**
- * How a task's command runs in a guest: a POSIX sh script that we send, because a foreign image has a sh and nothing of
- * ours. Under emulation each fork costs milliseconds, so it uses builtins wherever there is one.
+ * How a task's command runs in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX
+ * sh script that we send, because a foreign image has a sh and nothing of ours. Under emulation each program started
+ * costs 10 ms, and the script's dozen were most of what a short task took longer than its command; so the script, too,
+ * uses builtins wherever there is one.
  *
- * In the folder `job`: `pid` (of the command, which leads its own session), `log` (both outputs, bounded), `status` (one
- * line, when the command is over), `drained` (the log is complete).
+ * In the folder `job`, from either: `pid` (of the command, which leads its own session), `log` (both outputs, bounded),
+ * `status` (one line, when the command is over), `drained` (the log is complete).
  */
 export const jobFolder = '/run/berth/job';
 export const taskFolder = '/home/task';
@@ -105,32 +107,51 @@ export interface JobPlace {
 
 const inGuest: JobPlace = { folder: jobFolder, home: taskFolder, graceS };
 
-/** argv of the starter. The environment isn't the script's own, so that no variable of a task can disturb it. */
-export function startArgv(job: GuestJob, place: JobPlace = inGuest): string[] {
-  const blocks = Math.ceil(job.logLimitBytes / 512);
+/** The two ways to run a job, as argv for the guest's agent. */
+export interface JobTool {
+  start(job: GuestJob, place?: JobPlace): string[];
+  stop(place?: JobPlace): string[];
+}
+
+/** `limit` is of the log, in the tool's unit. The job's environment is in words, so that it can't disturb the tool. */
+function words(job: GuestJob, place: JobPlace, limit: number): string[] {
   const env = Object.entries(job.env).map(([name, value]) => `${name}=${value}`);
-  const words = [place.folder, place.home, String(job.timeoutS), String(place.graceS), String(blocks), ...env, '', ...job.argv];
-  return ['/bin/sh', '-c', startScript, 'berth-job', ...words];
+  return [place.folder, place.home, String(job.timeoutS), String(place.graceS), String(limit), ...env, '', ...job.argv];
 }
 
-export function stopArgv(place: JobPlace = inGuest): string[] {
-  return ['/bin/sh', '-c', stopScript, 'berth-stop', place.folder, String(place.graceS)];
-}
+/** Ends when it has started the job, which it leaves behind. */
+export const jobScript: JobTool = {
+  start: (job, place = inGuest) => [
+    '/bin/sh',
+    '-c',
+    startScript,
+    'berth-job',
+    ...words(job, place, Math.ceil(job.logLimitBytes / 512)),
+  ],
+  stop: (place = inGuest) => ['/bin/sh', '-c', stopScript, 'berth-stop', place.folder, String(place.graceS)],
+};
 
-/** Reads `status`; null as long as its line isn't complete. */
+/** Ends with the job and says its status, unless somebody else has started it. */
+export const jobProgram = (path = '/usr/local/sbin/berth-job'): JobTool => ({
+  start: (job, place = inGuest) => [path, 'run', ...words(job, place, job.logLimitBytes)],
+  stop: (place = inGuest) => [path, 'stop', place.folder, String(place.graceS)],
+});
+
+/** Reads `status`; null as long as its line isn't complete. Only the program knows how long the log is. */
 export function parseStatus(text: string, program: string): JobEnd | null {
   if (!text.endsWith('\n')) return null;
   const line = text.trim();
   if (line === 'absent') return { kind: 'notStarted', why: `the image has no executable program ${program}` };
   if (line === 'stopped') return { kind: 'notStarted', why: 'it was stopped before it started' };
-  const match = /^exit (\d+) ([01]) ([01]) (\d+\.\d+) (\d+\.\d+)$/.exec(line);
+  const match = /^exit (\d+) ([01]) ([01]) (\d+\.\d+) (\d+\.\d+)(?: (\d+))?$/.exec(line);
   if (match === null) throw new Error(`the guest's job ended with "${line.slice(0, 200)}"`);
-  const [, code, timedOut, stopped, began, ended] = match;
+  const [, code, timedOut, stopped, began, ended, logBytes] = match;
   return {
     kind: 'exited',
     exitCode: Number(code),
     timedOut: timedOut === '1',
     stopped: stopped === '1',
     seconds: Math.max(0, Number(ended) - Number(began)),
+    logBytes: logBytes === undefined ? null : Number(logBytes),
   };
 }

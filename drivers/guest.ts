@@ -3,12 +3,13 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
-import { jobFolder, parseStatus, scriptEnv, startArgv, stopArgv, taskFolder } from './guest-job.ts';
-import type { Guest, GuestIdentity } from './ports.ts';
+import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
+import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
 
 const dataDevice = '/dev/vdb';
 const nic = 'eth0';
 const identityProgram = '/usr/local/sbin/berth-identity';
+const program = jobProgram();
 const execDeadlineMs = 60_000;
 /** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
 const drainMs = 2000;
@@ -29,24 +30,54 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
       );
   }
 
+  // Jobs that this process has started by the program: its end is then asked of the agent, in one call instead of three.
+  const started = new Map<string, number>();
+
+  /** What the job's own program said at its end; null as long as it runs, and where another process has started it. */
+  async function said(domain: string, pid: number): Promise<JobEnd | 'running' | null> {
+    try {
+      const ended = await agent.outcome(domain, pid);
+      if (ended === null) return 'running';
+      started.delete(domain);
+      if (ended.exitCode !== 0)
+        throw new BerthError('hypervisor', `berth-job in ${domain}: exit ${ended.exitCode}: ${ended.stderr.slice(-500)}`);
+      return parseStatus(ended.stdout, 'of that name');
+    } catch (error) {
+      if (!(error instanceof AgentRefusal)) throw error;
+      // An agent that was started anew doesn't know it: the job's folder says how it stands.
+      started.delete(domain);
+      return null;
+    }
+  }
+
   return {
     ping: (domain) => agent.ping(domain),
     adopt: (domain, identity) =>
       refusedAsHypervisor(async () => {
         const files = identityFiles(identity, nameservers);
-        try {
-          await exec(domain, [identityProgram], identityRecords(identity, files));
-        } catch (error) {
-          if (!(error instanceof AgentRefusal) || !/No such file/.test(error.message)) throw error;
-          await exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]);
-        }
+        await unlessMissing(
+          () => exec(domain, [identityProgram], identityRecords(identity, files)),
+          () => exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]),
+        );
       }),
-    startJob: (domain, job) => refusedAsHypervisor(() => exec(domain, startArgv(job))),
+    startJob: (domain, job) =>
+      refusedAsHypervisor(() =>
+        unlessMissing(
+          async () => {
+            started.set(domain, await agent.start(domain, program.start(job), { env: scriptEnv }));
+          },
+          () => exec(domain, jobScript.start(job)),
+        ),
+      ),
     jobEnd: (domain) =>
       refusedAsHypervisor(async () => {
+        const pid = started.get(domain);
+        const heard = pid === undefined ? null : await said(domain, pid);
+        if (heard === 'running') return null;
+        if (heard !== null) return heard;
         const status = await agent.readFile(domain, `${jobFolder}/status`, 0, 4096);
         const end = status === null ? null : parseStatus(status.toString(), 'of that name');
-        if (end !== null) await drained(agent, domain);
+        if (end?.kind === 'exited' && end.logBytes === null) await drained(agent, domain);
         return end;
       }),
     readLog: (domain, from, limit) =>
@@ -54,10 +85,25 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
     stopJob: (domain) =>
       refusedAsHypervisor(async () => {
         // A frozen disk means that the command is over, and the agent starts nothing any more.
-        if (!(await agent.isFrozen(domain))) await exec(domain, stopArgv());
+        if (await agent.isFrozen(domain)) return;
+        const stop = (tool: JobTool) => exec(domain, tool.stop());
+        await unlessMissing(
+          () => stop(program),
+          () => stop(jobScript),
+        );
       }),
     settle: (domain) => refusedAsHypervisor(() => settle(agent, domain, exec)),
   };
+}
+
+/** Our own program, or the script that stands for it in a foreign image. */
+async function unlessMissing(ours: () => Promise<void>, elsewhere: () => Promise<void>): Promise<void> {
+  try {
+    await ours();
+  } catch (error) {
+    if (!(error instanceof AgentRefusal) || !/No such file/.test(error.message)) throw error;
+    await elsewhere();
+  }
 }
 
 async function refusedAsHypervisor<T>(act: () => Promise<T>): Promise<T> {

@@ -1,12 +1,27 @@
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type JobPlace, parseStatus, scriptEnv, startArgv, stopArgv } from '../../drivers/guest-job.ts';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type JobPlace, type JobTool, jobProgram, jobScript, parseStatus, scriptEnv } from '../../drivers/guest-job.ts';
 import type { GuestJob, JobEnd } from '../../drivers/ports.ts';
 
-/** The scripts run here with this machine's sh, as a guest's agent would run them. */
+/** Both run here, with this machine's sh and compiler, as a guest's agent would run them. */
+const source = fileURLToPath(new URL('../../infra/guest/job.c', import.meta.url));
+const built = mkdtempSync(join(tmpdir(), 'berth-job-built-'));
+const program = join(built, 'berth-job');
+const tools: [string, JobTool][] = [
+  ['the program', jobProgram(program)],
+  ['the script', jobScript],
+];
+beforeAll(() => {
+  execFileSync('gcc', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-o', program, source]);
+});
+afterAll(() => rmSync(built, { recursive: true }));
+
+let tool: JobTool;
 let root: string;
 let job: string;
 let place: JobPlace;
@@ -20,25 +35,33 @@ beforeEach(() => {
   place = { folder: job, home: root, graceS: 1 };
 });
 afterEach(() => {
-  run(stopArgv(place));
+  run(tool.stop(place));
   rmSync(root, { recursive: true });
 });
 
 function run([program, ...args]: string[]): number | null {
   return spawnSync(program!, args, { env, stdio: 'ignore', timeout: 20_000 }).status;
 }
-const start = (argv: string[], more: Partial<GuestJob> = {}): number | null =>
-  run(startArgv({ argv, env: {}, timeoutS: 30, logLimitBytes: 65_536, ...more }, place));
+/** Its own exit code: the script's when the job has begun, the program's when it has ended. */
+async function start(argv: string[], more: Partial<GuestJob> = {}): Promise<number> {
+  const [program, ...args] = tool.start({ argv, env: {}, timeoutS: 30, logLimitBytes: 65_536, ...more }, place);
+  const [exitCode] = await once(spawn(program!, args, { env, stdio: 'ignore' }), 'exit');
+  return exitCode as number;
+}
 const read = (name: string): string => (existsSync(join(job, name)) ? readFileSync(join(job, name), 'latin1') : '');
 async function end(): Promise<JobEnd> {
   await expect.poll(() => existsSync(join(job, 'drained')), { timeout: 15_000, interval: 5 }).toBe(true);
   return parseStatus(read('status'), 'x')!;
 }
 
-describe("a task's command in its guest", () => {
+describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
+  beforeEach(() => {
+    tool = under;
+  });
+
   it('gets its argv and its environment as they are, and both outputs go to the log', async () => {
     const odd = ['', ' ', '$HOME', '`id`', "it's", '"', '\\', '*', 'a\nb', 'ü', '-n', '--'];
-    start(['sh', '-c', 'printf "<%s>" "$@"; printf "%s|%s|%s" "$A" "$PATH" "$job" >&2', 'x', ...odd], {
+    await start(['sh', '-c', 'printf "<%s>" "$@"; printf "%s|%s|%s" "$A" "$PATH" "$job" >&2', 'x', ...odd], {
       env: { A: 'x y\n$z', PATH: '/usr/bin:/bin', IFS: 'x', job: 'mine', home: '/nowhere', n: '7' },
     });
     expect(await end()).toMatchObject({ kind: 'exited', exitCode: 0, timedOut: false, stopped: false });
@@ -48,73 +71,82 @@ describe("a task's command in its guest", () => {
   });
 
   it('starts in the working folder and inherits nothing else', async () => {
-    start(['/usr/bin/env', '-i', 'sh', '-c', 'pwd']);
+    await start(['/usr/bin/env', '-i', 'sh', '-c', 'pwd']);
     await end();
     expect(read('log')).toBe(`${root}\n`);
   });
 
   it('keeps its exit code, also those that look like signals', async () => {
-    start(['sh', '-c', 'exit 143']);
+    await start(['sh', '-c', 'exit 143']);
     expect(await end()).toMatchObject({ exitCode: 143, timedOut: false });
   });
 
   it('runs once, however often it is started', async () => {
     const count = ['sh', '-c', `echo x >>${join(root, 'runs')}`];
-    expect([start(count), start(count), start(count)]).toEqual([0, 0, 0]);
+    expect(await Promise.all([start(count), start(count), start(count)])).toEqual([0, 0, 0]);
     await end();
-    expect(start(count)).toBe(0);
+    expect(await start(count)).toBe(0);
     expect(readFileSync(join(root, 'runs'), 'utf8')).toBe('x\n');
   });
 
   it('that is no program never starts', async () => {
-    start(['/nowhere/at-all']);
+    await start(['/nowhere/at-all']);
     expect(await end()).toMatchObject({ kind: 'notStarted' });
   });
 
   it('that is not on the PATH never starts', async () => {
-    start(['no-such-program']);
+    await start(['no-such-program']);
     expect(await end()).toMatchObject({ kind: 'notStarted' });
   });
 
   it('is ended after its time with everything that it started in its session', async () => {
     const began = performance.now();
     const [one, other] = [`1001.${process.pid}`, `1002.${process.pid}`];
-    start(['bash', '-c', `set -m; trap '' TERM; sleep ${one} & sleep ${other}`], { timeoutS: 1 });
+    await start(['bash', '-c', `set -m; trap '' TERM; sleep ${one} & sleep ${other}`], { timeoutS: 1 });
     expect(await end()).toMatchObject({ kind: 'exited', timedOut: true });
     expect(performance.now() - began).toBeGreaterThan(900);
     for (const left of [one, other]) await expect.poll(() => pids(`sleep ${left}`)).toEqual([]);
   });
 
   it('is ended by a stop, with KILL where TERM is not heard', async () => {
-    start(['sh', '-c', `trap '' TERM; echo ready; while :; do sleep 0.2; done`]);
-    await expect.poll(() => read('log')).toBe('ready\n');
-    expect(run(stopArgv(place))).toBe(0);
+    const stopped = async (): Promise<void> => {
+      await expect.poll(() => read('log'), { timeout: 10_000 }).toBe('ready\n');
+      expect(run(tool.stop(place))).toBe(0);
+    };
+    await Promise.all([start(['sh', '-c', `trap '' TERM; echo ready; while :; do sleep 0.2; done`]), stopped()]);
     expect(await end()).toMatchObject({ stopped: true, exitCode: 137, timedOut: false });
   });
 
   it('that was stopped before its start never starts', async () => {
-    expect(run(stopArgv(place))).toBe(0);
-    start(['sh', '-c', `echo x >${join(root, 'ran')}`]);
+    expect(run(tool.stop(place))).toBe(0);
+    await start(['sh', '-c', `echo x >${join(root, 'ran')}`]);
     expect(await end()).toMatchObject({ kind: 'notStarted' });
     expect(existsSync(join(root, 'ran'))).toBe(false);
   });
 
   it('is live in the log, which ends at its limit without disturbing it', async () => {
-    start(
-      [
-        'sh',
-        '-c',
-        `echo first; until [ -e ${join(root, 'go')} ]; do sleep 0.05; done; head -c 200000 /dev/zero; echo end >${join(root, 'end')}`,
-      ],
-      {
-        logLimitBytes: 10_240,
-      },
-    );
-    await expect.poll(() => read('log')).toBe('first\n');
-    execFileSync('touch', [join(root, 'go')]);
+    const [go, ended] = [join(root, 'go'), join(root, 'end')];
+    const script = `echo first; until [ -e ${go} ]; do sleep 0.05; done; head -c 200000 /dev/zero; echo end >${ended}`;
+    const seen = async (): Promise<void> => {
+      await expect.poll(() => read('log'), { timeout: 10_000 }).toBe('first\n');
+      execFileSync('touch', [go]);
+    };
+    await Promise.all([start(['sh', '-c', script], { logLimitBytes: 10_240 }), seen()]);
     expect(await end()).toMatchObject({ exitCode: 0 });
     expect(read('log').length).toBe(10_240);
     expect(existsSync(join(root, 'end'))).toBe(true);
+  });
+});
+
+describe("the program's own answer", () => {
+  it('is the status line, with the length of the log, once', async () => {
+    tool = jobProgram(program);
+    const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
+    const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 20_000 }).stdout;
+    expect(said).toBe(read('status'));
+    expect(parseStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
+    // Whoever comes later has not started it, and reads the folder.
+    expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 20_000 })).toMatchObject({ status: 0, stdout: '' });
   });
 });
 
@@ -122,7 +154,7 @@ describe('the status line', () => {
   it('counts only when it is complete', () => {
     expect(parseStatus('', 'x')).toBeNull();
     expect(parseStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
-    expect(parseStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5 });
+    expect(parseStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
     expect(() => parseStatus('whatever\n', 'x')).toThrow();
   });
 });

@@ -1,0 +1,355 @@
+/*
+ * berth-job: runs a task's command in its guest, once. One small process does what a shell needs a dozen for, each of
+ * which costs an emulated guest 10 ms.
+ *
+ *   berth-job run FOLDER HOME SECONDS GRACE LIMIT [NAME=VALUE …] "" PROGRAM [ARG …]
+ *   berth-job stop FOLDER GRACE
+ *
+ * `run` makes FOLDER, which decides who starts: where it is there already, somebody else has, and it ends at once with
+ * nothing said. Else it starts PROGRAM in HOME, as the leader of a session of its own, with its environment and the
+ * given values; writes both its outputs to FOLDER/log, at most LIMIT bytes; ends it after SECONDS with TERM, and GRACE
+ * seconds later with KILL, and with it whatever is in its session; and says how that went, on standard output and in
+ * FOLDER/status, in one line:
+ *
+ *   exit CODE TIMEDOUT STOPPED BEGAN ENDED LOGBYTES      CODE is 128 + its number for a signal; times since the boot
+ *   absent                                               there is no such program, or it is none
+ *   stopped                                              it was stopped before it started
+ *
+ * `stop` ends the command likewise and waits for the line. A FOLDER that isn't there is made: nothing starts any more.
+ * Exit 0, or 1 with the reason on standard error.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A process that holds the log's end open isn't waited for longer than this after the command's end. */
+enum { drain_ms = 2000, poll_ms = 20, kill_patience_ms = 5000 };
+
+static _Noreturn void stop_with(const char *what) {
+  fprintf(stderr, "berth-job: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static double uptime(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static long number(const char *word) {
+  char *end;
+  errno = 0;
+  long value = strtol(word, &end, 10);
+  if (errno != 0 || end == word || *end != '\0' || value < 0) {
+    errno = EINVAL;
+    stop_with(word);
+  }
+  return value;
+}
+
+/* ---- the folder ---- */
+
+/* Makes it, and the one above it. false: it is there, so somebody was first. */
+static bool claim(const char *folder) {
+  char above[PATH_MAX];
+  snprintf(above, sizeof above, "%s", folder);
+  char *slash = strrchr(above, '/');
+  if (slash != NULL && slash != above) {
+    *slash = '\0';
+    if (mkdir(above, 0700) != 0 && errno != EEXIST) stop_with(above);
+  }
+  if (mkdir(folder, 0755) == 0) return true;
+  if (errno != EEXIST) stop_with(folder);
+  return false;
+}
+
+static bool is_there(const char *name) {
+  return access(name, F_OK) == 0;
+}
+
+/* Beside it and renamed: who reads it reads all of it. */
+static void write_whole(const char *name, const char *text) {
+  char partial[NAME_MAX];
+  snprintf(partial, sizeof partial, "%s.partial", name);
+  int file = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0 || write(file, text, strlen(text)) != (ssize_t)strlen(text) || close(file) != 0) stop_with(partial);
+  if (rename(partial, name) != 0) stop_with(name);
+}
+
+static void mark(const char *name) {
+  int file = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (file < 0 || close(file) != 0) stop_with(name);
+}
+
+/* ---- the session ---- */
+
+static bool is_in_session(const char *pid, pid_t session) {
+  char path[64], stat[512];
+  snprintf(path, sizeof path, "/proc/%.16s/stat", pid);
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  ssize_t length = read(file, stat, sizeof stat - 1);
+  close(file);
+  if (length <= 0) return false;
+  stat[length] = '\0';
+  /* After the name, which may hold anything: state, parent, group, session. */
+  const char *rest = strrchr(stat, ')');
+  int found;
+  return rest != NULL && sscanf(rest + 1, " %*c %*d %*d %d", &found) == 1 && found == session;
+}
+
+/* To its leader's group, and to what made itself another group. */
+static void signal_session(pid_t session, int number) {
+  kill(-session, number);
+  DIR *processes = opendir("/proc");
+  if (processes == NULL) stop_with("/proc");
+  for (struct dirent *entry; (entry = readdir(processes)) != NULL;) {
+    if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
+    if (is_in_session(entry->d_name, session)) kill((pid_t)atol(entry->d_name), number);
+  }
+  closedir(processes);
+}
+
+/* ---- the command ---- */
+
+static bool is_program(const char *path) {
+  struct stat found;
+  return stat(path, &found) == 0 && S_ISREG(found.st_mode) && access(path, X_OK) == 0;
+}
+
+static bool exists_on_path(const char *name) {
+  if (*name == '\0') return false;
+  if (strchr(name, '/') != NULL) return is_program(name);
+  const char *path = getenv("PATH");
+  for (const char *at = path == NULL ? "" : path; *at != '\0';) {
+    char candidate[PATH_MAX];
+    size_t length = strcspn(at, ":");
+    snprintf(candidate, sizeof candidate, "%.*s/%s", (int)length, length == 0 ? "." : at, name);
+    if (is_program(candidate)) return true;
+    at += length + (at[length] == ':');
+  }
+  return false;
+}
+
+static void write_oom_score(const char *score) {
+  int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  /* Without the right to it, or without such a file, the command and its keeper are equally likely to go. */
+  if (file < 0) return;
+  if (write(file, score, strlen(score)) < 0) errno = 0;
+  close(file);
+}
+
+/* In the child. `absent` is told when there is nothing to start; it closes by itself when the command begins. */
+static _Noreturn void become(const char *home, char **env, char **argv, int output, int absent) {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  signal(SIGPIPE, SIG_DFL);
+  write_oom_score("0");
+  setsid();
+  int input = open("/dev/null", O_RDONLY);
+  if (input < 0 || dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0) _exit(126);
+  if (input > 2) close(input);
+  if (chdir(home) != 0) {
+    fprintf(stderr, "%s: %s\n", home, strerror(errno));
+    _exit(126);
+  }
+  for (; **env != '\0'; env++) putenv(*env);
+  if (!exists_on_path(argv[0])) {
+    if (write(absent, "a", 1) == 1) _exit(127);
+    _exit(127);
+  }
+  execvp(argv[0], argv);
+  fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
+  _exit(126);
+}
+
+struct job {
+  pid_t child;
+  /* -1 once everybody has closed the other end. */
+  int output;
+  int log;
+  long room;
+  long logged;
+};
+
+/* What there is of the output, at most one piece of it; beyond the limit it is read and dropped. */
+static void carry(struct job *job) {
+  static char piece[65536];
+  ssize_t length = read(job->output, piece, sizeof piece);
+  if (length < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  if (length <= 0) {
+    close(job->output);
+    job->output = -1;
+    return;
+  }
+  size_t wanted = (size_t)length < (size_t)job->room ? (size_t)length : (size_t)job->room;
+  for (size_t done = 0; done < wanted;) {
+    ssize_t more = write(job->log, piece + done, wanted - done);
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) {
+      /* The guest has no room for it: a log that ends early disturbs nobody. */
+      job->room = 0;
+      return;
+    }
+    done += (size_t)more;
+    job->logged += more;
+    job->room -= more;
+  }
+}
+
+/* Waits for output, a signal or the moment; carries what there is. */
+static void wait_for(struct job *job, int signals, double until) {
+  double left_ms = (until - uptime()) * 1000;
+  int timeout = left_ms <= 0 ? 0 : left_ms > 3600e3 ? 3600000 : (int)left_ms + 1;
+  struct pollfd fds[2] = {{.fd = job->output, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+  if (poll(fds, 2, timeout) <= 0) return;
+  if (fds[0].revents != 0) carry(job);
+  if (fds[1].revents != 0) {
+    struct signalfd_siginfo info;
+    if (read(signals, &info, sizeof info) < 0) return;
+  }
+}
+
+/* Follows the command to its end, ends it when its time is over. Returns its exit code. */
+static int follow(struct job *job, int signals, double deadline, double grace, bool *timed_out) {
+  bool killed = false;
+  for (;;) {
+    int status;
+    if (waitpid(job->child, &status, WNOHANG) == job->child)
+      return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    double now = uptime();
+    if (now >= deadline && !*timed_out) {
+      *timed_out = true;
+      signal_session(job->child, SIGTERM);
+    }
+    if (now >= deadline + grace && !killed) {
+      killed = true;
+      signal_session(job->child, SIGKILL);
+    }
+    wait_for(job, signals, *timed_out ? (killed ? now + 1 : deadline + grace) : deadline);
+  }
+}
+
+static void say_status(const char *line) {
+  mark("drained");
+  write_whole("status", line);
+  fputs(line, stdout);
+  fflush(stdout);
+}
+
+static int run(int count, char **words) {
+  if (count < 7) {
+    errno = EINVAL;
+    stop_with("run");
+  }
+  const char *folder = words[0], *home = words[1];
+  double seconds = (double)number(words[2]), grace = (double)number(words[3]);
+  char **env = words + 5, **argv = env;
+  while (*argv != NULL && **argv != '\0') argv++;
+  if (*argv == NULL || *++argv == NULL) {
+    errno = EINVAL;
+    stop_with("no program");
+  }
+  if (!claim(folder)) return 0;
+  if (chdir(folder) != 0) stop_with(folder);
+  write_oom_score("-1000");
+  signal(SIGPIPE, SIG_IGN);
+
+  sigset_t child_ends;
+  sigemptyset(&child_ends);
+  sigaddset(&child_ends, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &child_ends, NULL);
+  int signals = signalfd(-1, &child_ends, SFD_CLOEXEC | SFD_NONBLOCK);
+  int output[2], absent[2];
+  if (signals < 0 || pipe2(output, O_CLOEXEC) != 0 || pipe2(absent, O_CLOEXEC) != 0) stop_with("starting");
+  struct job job = {.output = output[0], .room = number(words[4])};
+  job.log = open("log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+  if (job.log < 0) stop_with("log");
+
+  double began = uptime();
+  job.child = fork();
+  if (job.child < 0) stop_with("fork");
+  if (job.child == 0) become(home, env, argv, output[1], absent[1]);
+  close(output[1]);
+  close(absent[1]);
+  char text[160];
+  snprintf(text, sizeof text, "%d\n", (int)job.child);
+  write_whole("pid", text);
+
+  bool timed_out = false;
+  int code = follow(&job, signals, began + seconds, grace, &timed_out);
+  double ended = uptime();
+  bool stopped = is_there("stopped");
+  if (timed_out || stopped) signal_session(job.child, SIGKILL);
+  else kill(-job.child, SIGKILL);
+  while (job.output >= 0 && uptime() < ended + drain_ms / 1e3) wait_for(&job, signals, ended + drain_ms / 1e3);
+
+  char nothing;
+  bool was_absent = read(absent[0], &nothing, 1) == 1;
+  if (was_absent) snprintf(text, sizeof text, "absent\n");
+  else snprintf(text, sizeof text, "exit %d %d %d %.2f %.2f %ld\n", code, timed_out, stopped, began, ended, job.logged);
+  say_status(text);
+  return 0;
+}
+
+static int stop(int count, char **words) {
+  if (count != 2) {
+    errno = EINVAL;
+    stop_with("stop");
+  }
+  double grace = (double)number(words[1]);
+  bool first = claim(words[0]);
+  if (chdir(words[0]) != 0) stop_with(words[0]);
+  if (first) {
+    say_status("stopped\n");
+    return 0;
+  }
+  if (is_there("status")) return 0;
+  mark("stopped");
+  pid_t child = 0;
+  double since = uptime();
+  for (bool killing = false; !is_there("status"); usleep(poll_ms * 1000)) {
+    if (child == 0) {
+      FILE *file = fopen("pid", "re");
+      int found;
+      if (file != NULL && fscanf(file, "%d", &found) == 1 && found > 1) {
+        child = found;
+        signal_session(child, SIGTERM);
+      }
+      if (file != NULL) fclose(file);
+    }
+    double passed = uptime() - since;
+    if (passed > grace && child != 0 && !killing) {
+      killing = true;
+      signal_session(child, SIGKILL);
+    }
+    if (passed > grace + kill_patience_ms / 1e3) {
+      errno = ETIMEDOUT;
+      stop_with(words[0]);
+    }
+  }
+  return 0;
+}
+
+int main(int count, char **words) {
+  if (count > 2 && strcmp(words[1], "run") == 0) return run(count - 2, words + 2);
+  if (count > 2 && strcmp(words[1], "stop") == 0) return stop(count - 2, words + 2);
+  errno = EINVAL;
+  stop_with("berth-job run|stop");
+}
