@@ -2,7 +2,7 @@ import type { HostActivities, RunResult, StagedOut } from '../activities/host/co
 import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
-import type { ImageRef, VmSpec } from '../model/vm.ts';
+import type { VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
 import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
