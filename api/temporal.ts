@@ -6,7 +6,7 @@ import {
 } from '@temporalio/client';
 import type { TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
-import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
 
 /** A migration and what its workflow's id is made of. */
 export interface MigrationName {
@@ -25,6 +25,8 @@ export interface TaskWorkflows {
   startMigration(move: MigrationName): Promise<void>;
   /** Asks for the abort, as cancelTask does. */
   abortMigration(move: MigrationName): Promise<void>;
+  /** There may be room for what waits: the housekeeping looks at once, and anyway soon. */
+  roomChanged(): Promise<void>;
   ping(): Promise<void>;
 }
 
@@ -65,6 +67,10 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     cancelTask: (id) => cancel(workflowType.task, workflowId.task(id), id),
     startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
     abortMigration: (move) => cancel(workflowType.migration, nameOf(move), move.id),
+
+    async roomChanged() {
+      await soon(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.lookNow));
+    },
 
     async ping() {
       await soon(() => client.workflowService.getSystemInfo({}));

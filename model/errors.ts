@@ -44,6 +44,7 @@ export const errorTable = {
   'task-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The task exceeded timeoutS' },
   'lease-expired': { status: 422, retryable: false, fault: 'caller', title: 'The lease ended before the task did' },
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
+  interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
   // what a migration met
   'migration-refused': { status: 409, retryable: false, fault: 'caller', title: 'No host can take this VM' },

@@ -30,7 +30,7 @@ export const signalName = {
   moved: 'moved',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
-  /** To a host's reconciliation: don't wait for the next round. */
+  /** To a host's reconciliation, or to the housekeeping: don't wait for the next round. */
   lookNow: 'lookNow',
 } as const;
 

@@ -1,41 +1,61 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
+  condition,
   continueAsNew,
+  defineSignal,
   getExternalWorkflowHandle,
   log,
   ParentClosePolicy,
-  sleep,
+  setHandler,
   startChild,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { TaskId } from '../model/ids.ts';
 import type { MigrationRecord } from '../model/migration.ts';
-import { workflowId } from '../model/temporal.ts';
+import { signalName, workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
 import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { runTask } from './run-task.ts';
+import { tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
-/** What an API process that died has left undone: starts accepted tasks, cancels unwanted ones. And sweeps. */
+const lookNowSignal = defineSignal(signalName.lookNow);
+
+/**
+ * What an API process that died has left undone: starts accepted tasks, cancels unwanted ones. Takes up tasks whose
+ * workflow was ended from outside, places what waits though nobody was told of the room, and sweeps. The signal lookNow
+ * begins a round at once.
+ */
 export async function keepHouse(pace = 1): Promise<never> {
   const progress = new Progress();
   const { housekeepingEvery, sweepEveryRounds } = waits(pace);
+  const lookedAt: LookedAt = { after: null };
+  let asked = false;
+  setHandler(lookNowSignal, () => {
+    asked = true;
+  });
   for (let round = 0; !workflowInfo().continueAsNewSuggested; round += 1) {
+    asked = false;
     try {
-      await keep(pace, progress, round % sweepEveryRounds === 0);
+      await keep(pace, progress, lookedAt, round % sweepEveryRounds === 0);
       progress.say('failed', null);
     } catch (error) {
       // The next round tries again what this one could not: nothing of it is lost.
       progress.say('failed', `the round at ${now()} was not finished: ${taskErrorOf(error).message}`);
     }
-    await sleep(housekeepingEvery);
+    await condition(() => asked, housekeepingEvery);
   }
   return continueAsNew<typeof keepHouse>(pace);
 }
 
-async function keep(pace: number, progress: Progress, sweeping: boolean): Promise<void> {
+/** The last of the tasks under way that were looked at: each round looks at those after it, then at the first again. */
+interface LookedAt {
+  after: TaskId | null;
+}
+
+async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweeping: boolean): Promise<void> {
   const ledger = onLedger(pace);
   const { lostAfterS } = waits(pace);
   const lost = await ledger.tasksWithoutWorkflow(lostAfterS);
@@ -44,18 +64,27 @@ async function keep(pace: number, progress: Progress, sweeping: boolean): Promis
   await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
+  const page = await ledger.tasksUnderWay(lookedAt.after);
+  lookedAt.after = page.at(-1) ?? null;
+  const interrupted = (await Promise.all(page.map(async (id) => ((await startTask(id, pace)) ? [id] : [])))).flat();
+  if (interrupted.length > 0) progress.say('interrupted', `took up at ${now()}, without workflow: ${interrupted.join(', ')}`);
+  // To free nothing is to place what fits by now: a host that takes tasks again tells nobody else.
+  await tellPlaced(await ledger.releaseVms([]));
   if (sweeping) progress.say('sweep', `swept ${await ledger.sweep()} rows at ${now()}`);
 }
 
-async function startTask(id: TaskId, pace: number): Promise<void> {
+/** @returns whether there was none. */
+async function startTask(id: TaskId, pace: number): Promise<boolean> {
   try {
     await startChild(runTask, {
       workflowId: workflowId.task(id),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,
     });
+    return true;
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    return false;
   }
 }
 

@@ -9,7 +9,7 @@ import {
 } from '@temporalio/workflow';
 import type { LedgerActivities, Placement, TaskOutcome } from '../activities/ledger/contract.ts';
 import type { TaskId } from '../model/ids.ts';
-import { isTerminal, type TerminalTaskState } from '../model/states.ts';
+import { isTerminal, type TaskState, type TerminalTaskState } from '../model/states.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
@@ -18,7 +18,18 @@ import { settleAt, stillPlace } from './moved-node.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { within } from './scopes.ts';
-import { boot, type Node, nodeOf, runCommands, stageIn, stageOut, type TaskRun, type Verdict, verdictOf } from './task-nodes.ts';
+import {
+  boot,
+  type Node,
+  nodeOf,
+  removeVm,
+  runCommands,
+  stageIn,
+  stageOut,
+  type TaskRun,
+  type Verdict,
+  verdictOf,
+} from './task-nodes.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
@@ -79,6 +90,7 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
 
 /** Queue and work, as often as it takes. `nodes` are those of the placement that holds. */
 async function conclude(run: TaskRun, nodes: Node[]): Promise<Verdict> {
+  if (begun.has(run.state)) await foundInterrupted(run, nodes);
   for (;;) {
     nodes.push(...(await placed(run)));
     const verdict = await work(run, nodes);
@@ -86,6 +98,24 @@ async function conclude(run: TaskRun, nodes: Node[]): Promise<Verdict> {
     await requeue(run, nodes);
     nodes.length = 0;
   }
+}
+
+/** States that no workflow finds its task in when it begins, unless there was one before it that is no more. */
+const begun: ReadonlySet<TaskState> = new Set(['starting', 'running', 'stagingOut']);
+
+/**
+ * An operator has terminated the task's workflow, or Temporal has lost it; how its command fared is not known any more.
+ * So the task ends, and its VMs, which the ledger knows, are removed as ever.
+ */
+async function foundInterrupted(run: TaskRun, nodes: Node[]): Promise<never> {
+  nodes.push(...(await placed(run)));
+  for (const node of nodes)
+    await node.saga.step(
+      'VM',
+      async () => undefined,
+      () => removeVm(run, node),
+    );
+  throw failure('interrupted', `Its workflow was ended from outside while it was ${run.state}; submit the task again`);
 }
 
 /** Waits until the ledger has placed the task. A signal says when to ask; the poll is for one that was lost. */

@@ -130,7 +130,7 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
 }
 
 /** The domain, then its disks. A VM that moved has a folder where it runs, and its disks at home. */
-async function removeVm(run: TaskRun, node: Node): Promise<void> {
+export async function removeVm(run: TaskRun, node: Node): Promise<void> {
   const { id, host, home, generation } = node.vm;
   await node.host.removeVm(id, generation);
   if (node.startedAt !== null) node.endedAt ??= now();

@@ -124,6 +124,11 @@ export interface LedgerActivities {
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
+  /**
+   * Tasks that have begun and not ended, a page at a time in the order of their ids, to see that each has its workflow
+   * still: those behind `after`; fewer than a page at the end.
+   */
+  tasksUnderWay(after: TaskId | null): Promise<TaskId[]>;
   /** Tasks with a workflow whose end was asked for that long ago and that have not ended: the request was lost. */
   tasksToCancel(olderThanS: number): Promise<TaskId[]>;
   loadMigration(id: MigrationId): Promise<MigrationRecord & { task: TaskId | null }>;

@@ -21,6 +21,24 @@ export async function tasksWithoutWorkflow(deps: LedgerDeps, olderThanS: number)
   return tasks.map((task) => task.id as TaskId);
 }
 
+/** Few: for each of them Temporal is asked for a second workflow, which it refuses. */
+const underWayPage = 20;
+
+/** Tasks that a workflow has asked for and that have not ended, a page at a time, in the order of their ids. */
+export async function tasksUnderWay(deps: LedgerDeps, after: TaskId | null): Promise<TaskId[]> {
+  const tasks = await deps.ledger.task.findMany({
+    where: {
+      state: { notIn: [...terminalTaskStates] },
+      workflowAt: { not: null },
+      ...(after === null ? {} : { id: { gt: after } }),
+    },
+    orderBy: { id: 'asc' },
+    select: { id: true },
+    take: underWayPage,
+  });
+  return tasks.map((task) => task.id as TaskId);
+}
+
 /** Tasks with a workflow whose end was asked for that long ago and that still have none: the request was lost on its way. */
 export async function tasksToCancel(deps: LedgerDeps, olderThanS: number): Promise<TaskId[]> {
   const tasks = await deps.ledger.task.findMany({

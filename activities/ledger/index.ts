@@ -5,7 +5,7 @@ import type { LedgerDeps } from './deps.ts';
 import { commitMigration, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
-import { sweep, tasksToCancel, tasksWithoutWorkflow } from './housekeeping.ts';
+import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './housekeeping.ts';
 import { imageFor } from './image-refs.ts';
 import { loadTask } from './load-task.ts';
 import { noteLoads } from './measurements.ts';
@@ -35,6 +35,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     imageFor: (id, host) => imageFor(deps, id, host),
     compareHost: (id, found) => compareHost(deps, id, found),
     tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
+    tasksUnderWay: (after) => tasksUnderWay(deps, after),
     tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
     loadMigration: (id) => loadMigration(deps, id),
     reserveMigration: (id) => reserveMigration(deps, id),

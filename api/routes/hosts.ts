@@ -26,8 +26,16 @@ function show(row: HostRow): z.input<typeof Host> {
   };
 }
 
-export function hostRoutes({ ledger, log }: ApiDeps): Operation[] {
+export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
   const unknown = (id: string) => new BerthError('not-found', `There is no host ${id}`);
+  /** The change holds whatever becomes of this. */
+  async function roomChanged(): Promise<void> {
+    try {
+      await temporal.roomChanged();
+    } catch (error) {
+      log.warn({ err: error }, 'the housekeeping could not be told; its next round places what fits');
+    }
+  }
   return [
     operation({
       method: 'get',
@@ -64,7 +72,7 @@ export function hostRoutes({ ledger, log }: ApiDeps): Operation[] {
       id: 'changeHost',
       tag: 'hosts',
       summary: 'Take a host out of scheduling, or back in',
-      description: 'VMs that are on the host stay. What waits is placed the next time anything is placed.',
+      description: 'VMs that are on the host stay. What waits and fits on a host that takes VMs again is placed soon.',
       access: 'operator',
       params: Id,
       body: HostChange,
@@ -78,6 +86,7 @@ export function hostRoutes({ ledger, log }: ApiDeps): Operation[] {
         const [row] = await ledger.host.updateManyAndReturn({ where: { id }, data });
         if (!row) throw unknown(id);
         log.info({ hostId: id, keyId: caller.keyId, ...data }, 'host changed by an operator');
+        if (schedulable === true) await roomChanged();
         return json(200, show(row));
       },
     }),

@@ -108,6 +108,19 @@ describe('hosts', () => {
     });
   });
 
+  test('what waits is looked at when a host takes VMs again, whether Temporal answers or not', async () => {
+    const change = (json: unknown) => api.call(api.operator, 'PATCH', '/v1/hosts/host-a', { json });
+    const before = api.workflows.asked.looks;
+    await change({ schedulable: false });
+    await change({ acceptsMigrations: true });
+    expect(api.workflows.asked.looks).toBe(before);
+    await change({ schedulable: true });
+    expect(api.workflows.asked.looks).toBe(before + 1);
+    api.workflows.asked.away = true;
+    expect((await change({ schedulable: true })).status).toBe(200);
+    api.workflows.asked.away = false;
+  });
+
   test.each([{}, { schedulable: 'no' }, { state: 'up' }, { vcpus: 100 }])('%j is refused', async (json) => {
     expect((await api.call(api.operator, 'PATCH', '/v1/hosts/host-a', { json })).status).toBe(400);
   });

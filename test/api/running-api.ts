@@ -29,11 +29,12 @@ export interface Party {
 
 /** Temporal as the API sees it; what it was asked is recorded, and it can be away. */
 export function fakeWorkflows() {
-  const asked: { started: TaskId[]; cancelled: TaskId[]; moved: MigrationId[]; aborted: MigrationId[]; away: boolean } = {
-    started: [],
-    cancelled: [],
-    moved: [],
-    aborted: [],
+  const asked = {
+    started: [] as TaskId[],
+    cancelled: [] as TaskId[],
+    moved: [] as MigrationId[],
+    aborted: [] as MigrationId[],
+    looks: 0,
     away: false,
   };
   const answer = async <T>(list: T[], id: T) => {
@@ -47,6 +48,10 @@ export function fakeWorkflows() {
       cancelTask: (id: TaskId) => answer(asked.cancelled, id),
       startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
       abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
+      roomChanged: async () => {
+        if (asked.away) throw new Error('Temporal does not answer');
+        asked.looks += 1;
+      },
       ping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
       },

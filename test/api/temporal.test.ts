@@ -2,7 +2,7 @@ import { WorkflowNotFoundError } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openTaskWorkflows, type TaskWorkflows } from '../../api/temporal.ts';
 import { newId } from '../../model/ids.ts';
-import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { type FreshTemporal, startTemporal } from '../services/temporal.ts';
 import { type RunningTemporal, startTemporalServer } from '../services/temporal-server.ts';
 
@@ -54,6 +54,15 @@ test('a cancel of a task that was never started starts it: only its workflow may
   await expect(describe(workflowId.task(id))).rejects.toThrow(WorkflowNotFoundError);
   await workflows.cancelTask(id);
   expect((await describe(workflowId.task(id))).status.name).toBe('RUNNING');
+});
+
+test('the housekeeping hears of room', async () => {
+  const id = workflowId.housekeeping();
+  await temporal.client.workflow.start(workflowType.housekeeping, { workflowId: id, taskQueue: controlQueue });
+  await workflows.roomChanged();
+  const { events } = await temporal.client.workflow.getHandle(id).fetchHistory();
+  const signals = events?.flatMap(({ workflowExecutionSignaledEventAttributes: signal }) => signal?.signalName ?? []);
+  expect(signals).toEqual([signalName.lookNow]);
 });
 
 test('a cancel of a task that is over does nothing', async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
-import { newId, type VmId } from '../../model/ids.ts';
+import { newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf, tracesOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
@@ -47,6 +47,33 @@ test('the housekeeper starts what was accepted and never started, and cancels wh
   expect(await site.ended(unheard)).toBe('cancelled');
   await house.terminate();
   for (const id of [lost, unheard]) await expectEverythingOrNothing(site, id);
+});
+
+test('the housekeeper ends a task whose workflow was terminated, and takes up one that had not begun', async () => {
+  const running = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('it runs', async () => (await rowsOf(site, running)).task.state === 'running');
+  const cancelled = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('the other runs', async () => (await rowsOf(site, cancelled)).task.state === 'running');
+  await site.ledger.task.update({ where: { id: cancelled }, data: { cancelRequestedAt: new Date() } });
+  await site.ledger.host.update({ where: { id: host.id }, data: { schedulable: false } });
+  const queued = await site.submit();
+  await site.until('it waits', async () => (await site.detailsOf(workflowId.task(queued))).includes('queued'));
+  for (const id of [running, cancelled, queued]) await site.client.workflow.getHandle(workflowId.task(id)).terminate();
+  const house = await site.client.workflow.start(workflowType.housekeeping, {
+    taskQueue: controlQueue,
+    workflowId: workflowId.housekeeping(),
+    args: [site.pace],
+  });
+  const is = async (id: TaskId, state: string) => (await rowsOf(site, id)).task.state === state;
+  await site.until('the one that ran has failed', () => is(running, 'failed'));
+  expect((await rowsOf(site, running)).task.error).toMatchObject({ code: 'interrupted' });
+  await site.until('the other is cancelled', () => is(cancelled, 'cancelled'));
+  // Nobody tells the queue that its host is back but the housekeeper.
+  await site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } });
+  await house.signal(signalName.lookNow);
+  await site.until('what waited has run', () => is(queued, 'succeeded'));
+  await house.terminate();
+  for (const id of [running, cancelled, queued]) await expectEverythingOrNothing(site, id);
 });
 
 test('what a removed VM has left on a host is removed', async () => {
