@@ -8,18 +8,22 @@ import type { Repository } from './repository.ts';
 const orphanMs = 3_600_000;
 const everyMs = 600_000;
 const batch = 500;
+const dayMs = 24 * 3_600_000;
 
 interface Deps {
   ledger: Ledger;
   repository: Repository;
   log: Logger;
   clock: () => number;
+  /** For how long a task's log is kept after its end. */
+  logRetentionDays: number;
 }
 
 export interface Swept {
   partials: number;
   uploads: number;
   bytes: number;
+  logs: number;
 }
 
 /** Partial files whose upload is dead. */
@@ -73,13 +77,38 @@ async function sweepBytes({ ledger, repository }: Deps, before: number): Promise
   return removed;
 }
 
+/** Logs of tasks that ended long ago, or that no row speaks of: a row comes before the first byte, so such a task is gone. */
+async function sweepLogs({ ledger, repository, clock, logRetentionDays }: Deps): Promise<number> {
+  const before = new Date(clock() - logRetentionDays * dayMs);
+  let removed = 0;
+  let waiting: string[] = [];
+  const flush = async () => {
+    const kept = await ledger.task.findMany({
+      where: { id: { in: waiting }, OR: [{ finishedAt: null }, { finishedAt: { gte: before } }] },
+      select: { id: true },
+    });
+    const keep = new Set(kept.map(({ id }) => id));
+    for (const taskId of waiting.filter((id) => !keep.has(id))) {
+      await repository.logs.remove(taskId);
+      removed += 1;
+    }
+    waiting = [];
+  };
+  for await (const taskId of repository.logs.tasks()) {
+    waiting.push(taskId);
+    if (waiting.length >= batch) await flush();
+  }
+  await flush();
+  return removed;
+}
+
 /** Brings rows and bytes together again after crashes. May run in several processes at once, and at any time. */
 export async function sweepRepository(deps: Deps): Promise<Swept> {
   const before = deps.clock() - orphanMs;
   const partials = await sweepPartials(deps, before);
   const uploads = await sweepUploads(deps, before, partials.alive);
   const bytes = await sweepBytes(deps, before);
-  return { partials: partials.removed, uploads, bytes };
+  return { partials: partials.removed, uploads, bytes, logs: await sweepLogs(deps) };
 }
 
 /** Sweeps now and then until stopped; a failed round is logged, and the next one does its work. */

@@ -1,5 +1,5 @@
 import { constants, createReadStream } from 'node:fs';
-import { mkdir, open, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { asDiskError, isNoSuchFile } from './bytes.ts';
@@ -20,6 +20,10 @@ export interface TaskLogs {
   size(taskId: string, node: number): Promise<number>;
   /** The bytes from an offset to just before another. */
   read(taskId: string, node: number, from: number, to: number): Readable;
+  /** The tasks that have logs, in no order. */
+  tasks(): AsyncIterable<string>;
+  /** All logs of a task; nothing happens where there are none. */
+  remove(taskId: string): Promise<void>;
 }
 
 export async function openTaskLogs(root: string): Promise<TaskLogs> {
@@ -65,6 +69,12 @@ export async function openTaskLogs(root: string): Promise<TaskLogs> {
       }
       return { sizeBytes: await size(taskId, node), gap: false };
     },
+
+    async *tasks() {
+      for (const group of await readdir(logs)) yield* await readdir(join(logs, group));
+    },
+
+    remove: (taskId) => rm(dirname(pathOf(taskId, 0)), { recursive: true, force: true }),
 
     read: (taskId, node, from, to) => createReadStream(pathOf(taskId, node), { start: from, end: to - 1 }),
   };

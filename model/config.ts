@@ -54,9 +54,11 @@ const groups = {
     BERTH_MAX_FILE_BYTES: count(64 * 2 ** 30),
     /** Bytes an owner may keep, where the owner's row says nothing. */
     BERTH_QUOTA_BYTES: count(256 * 2 ** 30),
+    /** Days for which a task's log is kept after its end, bounded while it runs by BERTH_LOG_LIMIT_BYTES a node. */
+    BERTH_LOG_RETENTION_DAYS: z.coerce.number().min(0).max(3650).default(30),
     BERTH_MAX_QUEUED: count(1000),
     BERTH_MAX_QUEUED_PER_OWNER: count(200),
-    /** Requests a minute and key; 0: no limit. */
+    /** Requests a minute and key, counted by each API process for itself; 0: no limit. */
     BERTH_RATE_PER_MINUTE: count(6000),
   }),
   control: z.object({

@@ -29,7 +29,13 @@ const repository = await openRepository({
   quotaBytes: config.api.BERTH_QUOTA_BYTES,
 });
 const { app, operatorsApp } = createApp({ ledger, temporal: openTaskWorkflows(client), repository, config, log, clock });
-const housekeeping = startHousekeeping({ ledger, repository, log, clock });
+const housekeeping = startHousekeeping({
+  ledger,
+  repository,
+  log,
+  clock,
+  logRetentionDays: config.api.BERTH_LOG_RETENTION_DAYS,
+});
 const listen = (addresses: string, port: number, handler: typeof app) =>
   addresses.split(',').map((host) => serve(handler, { host: host.trim(), port }));
 const servers = await Promise.all([

@@ -21,7 +21,13 @@ afterAll(() => api.end());
 
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000);
 const sweep = () =>
-  sweepRepository({ ledger: api.ledger, repository: api.repository, log: openLog('test', 'error'), clock: Date.now });
+  sweepRepository({
+    ledger: api.ledger,
+    repository: api.repository,
+    log: openLog('test', 'error'),
+    clock: Date.now,
+    logRetentionDays: 2,
+  });
 const store = (party: typeof api.alice, bytes: number) =>
   api.call(party, 'POST', '/v1/files?name=f', { body: Buffer.alloc(bytes) });
 const used = async (party: typeof api.alice) =>
@@ -164,6 +170,24 @@ describe('after a crash', () => {
     expect(left).not.toContain(replaced);
     await rm(young);
   });
+});
+
+test("a task's log goes when its retention is over, and not before its task has ended", async () => {
+  const accept = async () => {
+    const json = { image: 'debian-12', command: ['true'] };
+    return (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body.id;
+  };
+  const [runs, young, old] = [await accept(), await accept(), await accept()];
+  const nobodys = newId('task');
+  async function* line() {
+    yield Buffer.from('a line\n');
+  }
+  for (const id of [runs, young, old, nobodys]) await api.repository.logs.append(id, 0, 0, line());
+  await api.ledger.task.update({ where: { id: young }, data: { finishedAt: hoursAgo(47) } });
+  await api.ledger.task.update({ where: { id: old }, data: { finishedAt: hoursAgo(49) } });
+  expect(await sweep()).toMatchObject({ logs: 2 });
+  expect((await collect(api.repository.logs.tasks())).sort()).toEqual([runs, young].sort());
+  expect((await api.call(api.alice, 'GET', `/v1/tasks/${old}/log`)).text).toBe('');
 });
 
 test('a full disk is told, and leaves nothing', async () => {
