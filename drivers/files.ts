@@ -44,6 +44,16 @@ export async function replaceWhole(path: string, content: string): Promise<void>
   await rename(temporary, path);
 }
 
+/** Brings to the disk what another process has written to a file. */
+export async function syncFile(path: string): Promise<void> {
+  const file = await open(path, 'r+');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {

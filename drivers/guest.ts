@@ -93,6 +93,16 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
         );
       }),
     settle: (domain) => refusedAsHypervisor(() => settle(agent, domain, exec)),
+    bootId: (domain) =>
+      refusedAsHypervisor(async () => {
+        const id = await agent.readFile(domain, '/proc/sys/kernel/random/boot_id', 0, 64);
+        if (id === null) throw new BerthError('hypervisor', `${domain} has no boot_id: is it Linux?`);
+        return id.toString().trim();
+      }),
+    reboot: (domain) =>
+      refusedAsHypervisor(async () => {
+        await agent.start(domain, ['/bin/sh', '-c', 'exec reboot'], { env: scriptEnv });
+      }),
   };
 }
 

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BerthError } from '../model/errors.ts';
 import { domainXml } from './domain-xml.ts';
-import type { DomainState, DomainStatus, Hypervisor } from './ports.ts';
+import { isErrno } from './files.ts';
+import type { DomainConfig, DomainState, DomainStatus, Hypervisor } from './ports.ts';
 import { type Virsh, VirshSilent } from './virsh.ts';
 
 /** libvirt answers these from memory; a few seconds are already a sign of trouble. */
@@ -12,6 +13,11 @@ const askDeadlineMs = 10_000;
 const createDeadlineMs = 60_000;
 /** QEMU gets 15 s from libvirt to go before it is killed, and the same again. */
 const destroyDeadlineMs = 45_000;
+/** The largest guest's memory at 100 MB/s. libvirt goes on when its client is given up; whoever asks again sees that. */
+const saveDeadlineMs = 45 * 60_000;
+
+/** The first bytes of what `virsh save` wrote: it ends in `Part` until all of it is there (qemu_saveimage.h). */
+const savedMagic = 'LibvirtQemudSave';
 
 const states = {
   running: 'running',
@@ -23,14 +29,27 @@ const states = {
   pmsuspended: 'pmsuspended',
 } as const satisfies Record<string, DomainState>;
 
-/** The hypervisor of this host, through kept virsh processes. `scratch` is a folder for what virsh reads from files. */
-export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
-  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<string> {
-    const answer = await quick(virsh, command, deadlineMs);
+/**
+ * The hypervisor of this host, through kept virsh processes: those of `movers` may be held for as long as a guest's memory
+ * takes to be written. `scratch` is a folder for what virsh reads from files.
+ */
+export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hypervisor {
+  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs, through = virsh): Promise<string> {
+    const answer = await quick(through, command, deadlineMs);
     if (!answer.ok) throw refusal(command, answer.error);
     return answer.output;
   }
   const status = (name: string): Promise<DomainStatus | null> => domainStatus(virsh, name, askDeadlineMs);
+  async function described(config: DomainConfig, act: (file: string) => Promise<unknown>): Promise<void> {
+    await mkdir(scratch, { recursive: true });
+    const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
+    await writeFile(file, domainXml(config), { mode: 0o600 });
+    try {
+      await act(file);
+    } finally {
+      await rm(file, { force: true });
+    }
+  }
 
   return {
     status,
@@ -48,14 +67,7 @@ export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
       return domains.filter((domain) => domain !== null);
     },
     async create(config) {
-      await mkdir(scratch, { recursive: true });
-      const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
-      await writeFile(file, domainXml(config), { mode: 0o600 });
-      try {
-        await ask(['create', file], createDeadlineMs);
-      } finally {
-        await rm(file, { force: true });
-      }
+      await described(config, (file) => ask(['create', file], createDeadlineMs));
     },
     async destroy(name) {
       const answer = await quick(virsh, ['destroy', name], destroyDeadlineMs);
@@ -67,6 +79,18 @@ export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
     async resumeCpus(name) {
       await ask(['resume', name]);
     },
+    async reset(name) {
+      await ask(['reset', name]);
+    },
+    async save(name, file) {
+      await ask(['save', name, file, '--running'], saveDeadlineMs, movers);
+    },
+    async isSaved(file) {
+      return (await firstBytes(file, savedMagic.length)) === savedMagic;
+    },
+    async restore(file, config) {
+      await described(config, (xml) => ask(['restore', file, '--xml', xml, '--paused'], saveDeadlineMs, movers));
+    },
     async version() {
       const text = await ask(['version']);
       const qemu = /Running hypervisor: (.+)/.exec(text)?.[1] ?? 'unknown hypervisor';
@@ -74,6 +98,22 @@ export function openLibvirt(virsh: Virsh, scratch: string): Hypervisor {
       return `${qemu}, libvirt ${library}`;
     },
   };
+}
+
+/** Fewer where the file has fewer, none where there is no file. */
+async function firstBytes(path: string, count: number): Promise<string> {
+  try {
+    const file = await open(path, 'r');
+    try {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(count), 0, count, 0);
+      return buffer.toString('latin1', 0, bytesRead);
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return '';
+    throw error;
+  }
 }
 
 /** Through any connection, this host's or another's. null: proved by a list without it. */

@@ -42,11 +42,11 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const virsh = openVirsh('qemu:///system', 6);
   // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
   const agents = openVirsh('qemu:///system', 24);
-  // A migration holds its client for as long as it lasts; questions to the guests must not wait for that.
+  // A migration or a save holds its client for as long as it lasts; questions to the guests must not wait for that.
   const movers = openVirsh('qemu:///system', 8);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
-  const hypervisor = openLibvirt(virsh, join(root, 'staging'));
+  const hypervisor = openLibvirt(virsh, movers, join(root, 'staging'));
   const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
   const network = openNetwork({
     address: config.BERTH_HOST_ADDRESS,

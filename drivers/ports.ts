@@ -48,6 +48,15 @@ export interface VmRecord {
   removing: boolean;
   /** The generation with which this VM leaves, or left, for another host: its end here is no loss. */
   departing: number | null;
+  /**
+   * Set before its memory is saved, and `saved` once the file is whole. Cleared before a restored guest executes its
+   * first instruction: what is in the file may then never be used again.
+   */
+  suspended: { sinceMs: number; saved: boolean } | null;
+  /** Since when its processors are stopped on demand; null while they aren't. */
+  pausedSinceMs: number | null;
+  /** How long it has been suspended or paused so far: what a command's time is not counted in. */
+  idleMs: number;
 }
 
 export interface VmPaths {
@@ -57,6 +66,9 @@ export interface VmPaths {
   console: string;
   /** Where inputs are collected before they become data.raw. */
   inputs: string;
+  /** The memory of a suspended VM, and where it is written before it is whole. */
+  memory: string;
+  memoryPartial: string;
 }
 
 /** The folders of VMs on this host's disk, and what is remembered of VMs that are gone. */
@@ -71,6 +83,12 @@ export interface VmStore {
   /** An empty folder for inputs; what an earlier attempt left there is gone. */
   emptyInputs(vmId: string): Promise<string>;
   removeInputs(vmId: string): Promise<void>;
+  /** Brings memoryPartial to the disk and to its place; nothing happens where it is there already. */
+  sealMemory(vmId: string): Promise<void>;
+  /** Removes saved memory, whole or not. */
+  removeMemory(vmId: string): Promise<void>;
+  /** What the saved memory takes; 0 where there is none. */
+  memoryBytes(vmId: string): Promise<number>;
   list(): Promise<{ vmId: string; record: VmRecord | null; bytes: number }[]>;
   /** Remembers for a day that this VM was removed with this generation, then removes its folder; repeatable. */
   remove(vmId: string, generation: number): Promise<void>;
@@ -197,7 +215,6 @@ export interface DomainConfig {
   disks: DomainDisk[];
   nic: { mac: string; tap: string; bridge: string; mtu: number };
   consoleLog: string;
-  /** `destroy` where a guest that reboots has lost what it was made for. */
   onReboot: 'restart' | 'destroy';
 }
 
@@ -211,6 +228,17 @@ export interface Hypervisor {
   destroy(name: string): Promise<void>;
   suspendCpus(name: string): Promise<void>;
   resumeCpus(name: string): Promise<void>;
+  /** Presses the reset button: the same machine boots again. Only where `onReboot` is `restart`. */
+  reset(name: string): Promise<void>;
+  /**
+   * Writes a running domain's memory to a file and ends it. A failure leaves it running; after `host-busy` that has to
+   * be seen. `disk-full` where there is no room.
+   */
+  save(name: string, file: string): Promise<void>;
+  /** Whether a file holds a domain's whole memory: neither where there is none, nor where its save was interrupted. */
+  isSaved(file: string): Promise<boolean>;
+  /** Starts a domain from its saved memory, paused: not one instruction of it is executed. The file stays. */
+  restore(file: string, config: DomainConfig): Promise<void>;
   /** The version string, e.g. `QEMU 10.0.3, libvirt 11.3.0`. */
   version(): Promise<string>;
 }
@@ -303,6 +331,10 @@ export interface Guest {
   stopJob(domain: string): Promise<void>;
   /** Brings what was written to /home/task to the data disk and stops further writes to it; repeatable. */
   settle(domain: string): Promise<void>;
+  /** The kernel's id of this boot. */
+  bootId(domain: string): Promise<string>;
+  /** Has the guest shut down and boot again; doesn't wait for it. */
+  reboot(domain: string): Promise<void>;
 }
 
 export interface HostProbe {

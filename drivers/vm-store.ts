@@ -3,7 +3,7 @@ import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isId, type VmId } from '../model/ids.ts';
-import { isErrno, makeFolder, readText, replaceWhole, syncFolder, writeAtomically } from './files.ts';
+import { exists, isErrno, makeFolder, readText, replaceWhole, syncFile, syncFolder, writeAtomically } from './files.ts';
 import type { VmPaths, VmRecord, VmStore } from './ports.ts';
 
 const millis = z.int().min(0);
@@ -22,6 +22,10 @@ const recordSchema = z.strictObject({
   removing: z.boolean(),
   // Not in records of before there were migrations.
   departing: z.int().min(0).nullable().default(null),
+  // Nor in those of before VMs could be suspended.
+  suspended: z.strictObject({ sinceMs: millis, saved: z.boolean() }).nullable().default(null),
+  pausedSinceMs: millis.nullable().default(null),
+  idleMs: millis.default(0),
 });
 
 /** How long a removed VM is remembered: longer than any attempt at it can still be under way. */
@@ -47,6 +51,8 @@ export function openVmStore(root: string): VmStore {
       data: join(folder, 'data.raw'),
       console: join(folder, 'console.log'),
       inputs: join(folder, 'inputs'),
+      memory: join(folder, 'memory.save'),
+      memoryPartial: join(folder, 'memory.save.partial'),
     };
   };
   const read = async (vmId: string): Promise<VmRecord | null> => {
@@ -93,6 +99,20 @@ export function openVmStore(root: string): VmStore {
     async removeInputs(vmId) {
       await rm(paths(vmId).inputs, { recursive: true, force: true });
     },
+    async sealMemory(vmId) {
+      const { folder, memory, memoryPartial } = paths(vmId);
+      if (!(await exists(memoryPartial))) return;
+      await syncFile(memoryPartial);
+      await rename(memoryPartial, memory);
+      await syncFolder(folder);
+    },
+    async removeMemory(vmId) {
+      const { folder, memory, memoryPartial } = paths(vmId);
+      await rm(memoryPartial, { force: true });
+      await rm(memory, { force: true });
+      await syncFolder(folder);
+    },
+    memoryBytes: (vmId) => bytesOf(paths(vmId).memory),
     async list() {
       return Promise.all(
         (await names(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
@@ -141,12 +161,15 @@ async function names(folder: string): Promise<string[]> {
 /** What a folder takes of the disk, by blocks: its images are sparse. A file that goes meanwhile counts for nothing. */
 async function bytesIn(folder: string): Promise<number> {
   let bytes = 0;
-  for (const name of await names(folder))
-    try {
-      const { blocks } = await stat(join(folder, name));
-      bytes += blocks * 512;
-    } catch (error) {
-      if (!isErrno(error, 'ENOENT')) throw error;
-    }
+  for (const name of await names(folder)) bytes += await bytesOf(join(folder, name));
   return bytes;
+}
+
+async function bytesOf(path: string): Promise<number> {
+  try {
+    return (await stat(path)).blocks * 512;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return 0;
+    throw error;
+  }
 }

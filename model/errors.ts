@@ -46,6 +46,7 @@ export const errorTable = {
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
+  'vm-suspended': { status: 409, retryable: false, fault: 'site', title: 'The VM is suspended' },
   // what a migration met
   'migration-refused': { status: 409, retryable: false, fault: 'caller', title: 'No host can take this VM' },
   'migration-aborted': { status: 409, retryable: false, fault: 'caller', title: 'The migration was aborted' },

@@ -15,8 +15,8 @@ export const taskEventTypes = {
 export type TaskEventType = (typeof taskEventTypes)[keyof typeof taskEventTypes];
 
 /** Deterministic, so that a fact is written once, however often its step is repeated. */
-export function eventId(subject: string, type: string): string {
-  return `${subject}/${type}`;
+export function eventId(subject: string, type: string, n: number | null = null): string {
+  return n === null ? `${subject}/${type}` : `${subject}/${type}/${n}`;
 }
 
 const time = z.iso.datetime();
@@ -122,6 +122,39 @@ export const DrainData = z
   .meta({ id: 'DrainEvent', description: 'How the vacating of a host goes' });
 
 export type DrainData = z.infer<typeof DrainData>;
+
+export const vmEventTypes = {
+  suspended: 'berth.vm.suspended',
+  restored: 'berth.vm.restored',
+} as const;
+
+export type VmEventType = (typeof vmEventTypes)[keyof typeof vmEventTypes];
+
+const vmNamed = {
+  vm: z.string(),
+  name: z.string(),
+  owner: z.string(),
+  /** null: a VM that stands alone. */
+  task: z.string().nullable(),
+  ...place.shape,
+  generation: z.int(),
+};
+
+export const VmSuspendedData = z
+  .strictObject({
+    ...vmNamed,
+    suspendedAt: time,
+    /** Of the time since it started, moved or came back; the completion event of a task, or the end of a VM, names all. */
+    usage: z.array(UsageData),
+  })
+  .meta({ id: 'VmSuspended', description: 'Its memory is in a file: it takes neither processors nor memory' });
+
+export const VmRestoredData = z
+  .strictObject({ ...vmNamed, restoredAt: time })
+  .meta({ id: 'VmRestored', description: 'It runs again; usage counts from here on' });
+
+export type VmSuspendedData = z.infer<typeof VmSuspendedData>;
+export type VmRestoredData = z.infer<typeof VmRestoredData>;
 export type VmMigratedData = z.infer<typeof VmMigratedData>;
 export type TaskAcceptedData = z.infer<typeof TaskAcceptedData>;
 export type TaskStartedData = z.infer<typeof TaskStartedData>;
@@ -135,3 +168,10 @@ export const taskEventData = {
   'berth.task.failed': TaskEndedData,
   'berth.task.cancelled': TaskEndedData,
 } as const satisfies Record<TaskEventType, z.ZodType>;
+
+export const vmEventData = {
+  'berth.vm.suspended': VmSuspendedData,
+  'berth.vm.restored': VmRestoredData,
+} as const satisfies Record<VmEventType, z.ZodType>;
+
+export const eventData = { ...taskEventData, ...vmEventData };

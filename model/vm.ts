@@ -50,6 +50,8 @@ export interface VmSpec {
   network: NetworkRef;
   address: string;
   mac: string;
+  /** `destroy` where a guest that boots again has lost what it was made for: a task's. */
+  onReboot: 'restart' | 'destroy';
   /** Names that this guest can resolve: its siblings' (and its own). */
   neighbours: { name: string; address: string }[];
 }

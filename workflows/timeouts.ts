@@ -116,6 +116,8 @@ const classes = {
   look: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
   /** Bounded by its own deadlines, two minutes of pre-copy; a later attempt only takes up what an earlier one began. */
   move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
+  /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
+  memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: bounded(pace) }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
   /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
@@ -135,6 +137,11 @@ const classOf = {
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',
+  suspendVm: 'memory',
+  restoreVm: 'memory',
+  pauseVm: 'quick',
+  resumeVm: 'boot',
+  rebootVm: 'boot',
   removeDomain: 'remove',
   removeDisks: 'remove',
   removeVm: 'remove',

@@ -11,8 +11,13 @@ import type { VmSpec } from '../../model/vm.ts';
  * one stops the older and waits for its end, so that two never write the same disk.
  */
 export interface Claims {
-  /** For activities that make things: records the VM, or refuses. */
-  making<T>(vm: VmSpec, signal: AbortSignal, body: (record: VmRecord, signal: AbortSignal) => Promise<T>): Promise<T>;
+  /** For activities that make things: records the VM, or refuses. `takeOver` is what whoever is at work is stopped with. */
+  making<T>(
+    vm: VmSpec,
+    signal: AbortSignal,
+    body: (record: VmRecord, signal: AbortSignal) => Promise<T>,
+    takeOver?: BerthError,
+  ): Promise<T>;
   /** For activities that remove things: also where nothing was recorded. */
   removing<T>(vmId: VmId, generation: number, body: (record: VmRecord | null) => Promise<T>): Promise<T>;
 }
@@ -39,10 +44,11 @@ export function createClaims(store: VmStore): Claims {
     generation: number,
     signal: AbortSignal | null,
     body: (signal: AbortSignal) => Promise<T>,
+    takeOver?: BerthError,
   ) {
     for (let holder = holders.get(vmId); holder !== undefined; holder = holders.get(vmId)) {
       if (holder.generation > generation) throw stale(vmId, generation, `generation ${holder.generation} is at work`);
-      holder.abort.abort(new BerthError('host-busy', `acting on ${vmId}: another attempt took over`));
+      holder.abort.abort(takeOver ?? new BerthError('host-busy', `acting on ${vmId}: another attempt took over`));
       await holder.ended;
     }
     const abort = new AbortController();
@@ -57,8 +63,8 @@ export function createClaims(store: VmStore): Claims {
   }
 
   return {
-    making(vm, signal, body) {
-      return alone(vm.id, vm.generation, signal, async (both) => body(await claim(store, vm), both));
+    making(vm, signal, body, takeOver) {
+      return alone(vm.id, vm.generation, signal, async (both) => body(await claim(store, vm), both), takeOver);
     },
     removing(vmId, generation, body) {
       return alone(vmId, generation, null, async () => {
@@ -105,5 +111,8 @@ export function freshRecord(vm: VmSpec): VmRecord {
     settled: false,
     removing: false,
     departing: null,
+    suspended: null,
+    pausedSinceMs: null,
+    idleMs: 0,
   };
 }

@@ -3,8 +3,10 @@ import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
+import type { RestoreVm } from './suspend.ts';
 
 export type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
+export type { RestoreVm } from './suspend.ts';
 
 /** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
 export interface InputFile {
@@ -113,6 +115,18 @@ export interface HostActivities {
    * nothing left to do, is ended meanwhile.
    */
   stageOut(order: StageOut): Promise<StagedOut>;
+  /**
+   * Saves the guest's memory beside its disks and ends the domain: then it takes neither processors nor memory. Whoever
+   * follows its command is told `vm-suspended`. However it ends, the VM runs or is suspended; restoreVm is its undo.
+   */
+  suspendVm(vm: VmSpec): Promise<{ bytes: number }>;
+  /** Goes on where it was suspended, with the clock of today; also makes a VM run whose suspension failed. */
+  restoreVm(order: RestoreVm): Promise<void>;
+  /** Stops the guest's processors; it keeps its memory. */
+  pauseVm(vm: VmSpec): Promise<void>;
+  resumeVm(vm: VmSpec): Promise<void>;
+  /** Boots the guest again: asked through its agent, or by the reset button; back when it answers with its identity. */
+  rebootVm(vm: VmSpec): Promise<void>;
   /** Ends the domain. Success only when the hypervisor says that it is gone. */
   removeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Removes the VM's folder. Refuses while a domain may be alive. */

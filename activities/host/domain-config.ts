@@ -43,6 +43,6 @@ export async function domainConfig(
     ],
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge, mtu: guestMtu },
     consoleLog: paths.console,
-    onReboot: 'destroy',
+    onReboot: vm.onReboot,
   };
 }

@@ -2,12 +2,9 @@ import type { DomainStatus, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { adopt } from './adopt.ts';
 import { domainConfig } from './domain-config.ts';
-import { domainName, machineId } from './names.ts';
-
-/** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
-const bootDeadlineMs = 180_000;
-const pingEveryMs = 10;
+import { domainName } from './names.ts';
 
 export interface Running {
   createMs: number;
@@ -19,7 +16,7 @@ export interface Running {
  * after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
  */
 export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Running> {
-  const { guest, store, clock } = ports;
+  const { store, clock } = ports;
   const name = domainName(vm.id);
   const startedMs = clock.nowMs();
   let current = record;
@@ -35,16 +32,7 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   } else if (record.ready !== null) return { createMs: record.ready.createMs, bootMs: record.ready.bootMs };
 
   const createdMs = clock.nowMs();
-  await awaitAgent(ports, name, signal);
-  await guest.adopt(name, {
-    hostname: vm.name,
-    machineId: machineId(vm.id),
-    address: vm.address,
-    cidr: vm.network.cidr,
-    gateway: vm.network.gateway,
-    neighbours: vm.neighbours,
-    timeMs: clock.nowMs(),
-  });
+  await adopt(ports, vm, signal);
   const ready = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
   await store.write({ ...current, ready });
   return { createMs: ready.createMs, bootMs: ready.bootMs };
@@ -86,20 +74,4 @@ async function create(ports: HostPorts, vm: VmSpec): Promise<void> {
 function refuseState(name: string, { state, reason }: DomainStatus): never {
   const lasting = state === 'paused' && reason !== 'starting up';
   throw new BerthError(lasting ? 'conflict' : 'host-busy', `starting ${name}: its domain is ${state} (${reason})`);
-}
-
-async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string, signal: AbortSignal): Promise<void> {
-  const deadlineMs = clock.nowMs() + bootDeadlineMs;
-  for (let polls = 0; !(await guest.ping(name)); polls += 1) {
-    signal.throwIfAborted();
-    // Asked now and then only: while the guest boots, each question costs time that it needs.
-    if (polls % 50 === 49 && (await hypervisor.status(name)) === null)
-      throw new BerthError('boot-failed', `waiting for the agent of ${name}: the domain ended; its console.log says why`);
-    if (clock.nowMs() > deadlineMs)
-      throw new BerthError(
-        'boot-failed',
-        `waiting for the agent of ${name}: no answer in ${bootDeadlineMs / 1000} s; see console.log`,
-      );
-    await clock.sleep(pingEveryMs, signal);
-  }
 }

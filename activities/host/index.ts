@@ -21,6 +21,7 @@ import {
   settleHere,
 } from './migrate.ts';
 import { observeHost } from './observe-host.ts';
+import { pauseVm, rebootVm, resumeVm } from './power.ts';
 import { quarantine } from './quarantine.ts';
 import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
@@ -29,6 +30,7 @@ import { runCommand } from './run-command.ts';
 import { stageIn } from './stage-in.ts';
 import { stageOut } from './stage-out.ts';
 import { stopCommand } from './stop-command.ts';
+import { restoreVm, suspended, suspendVm } from './suspend.ts';
 
 const cancelled = (): AbortSignal => Context.current().cancellationSignal;
 
@@ -52,6 +54,11 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     runCommand: (order) => claims.making(order.vm, cancelled(), (record, signal) => runCommand(ports, order, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
     stageOut: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageOut(ports, order, record, signal)),
+    suspendVm: (vm) => claims.making(vm, cancelled(), (record, signal) => suspendVm(ports, vm, record, signal), suspended(vm.id)),
+    restoreVm: (order) => claims.making(order.vm, cancelled(), (record, signal) => restoreVm(ports, order, record, signal)),
+    pauseVm: (vm) => claims.making(vm, cancelled(), (record) => pauseVm(ports, vm, record)),
+    resumeVm: (vm) => claims.making(vm, cancelled(), (record, signal) => resumeVm(ports, vm, record, signal)),
+    rebootVm: (vm) => claims.making(vm, cancelled(), (record, signal) => rebootVm(ports, vm, record, signal)),
     removeDomain: (vmId, generation) =>
       claims.removing(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>

@@ -1,8 +1,9 @@
-import type { HostPorts, Hypervisor, JobEnd, VmRecord } from '../../drivers/ports.ts';
+import type { DomainState, HostPorts, Hypervisor, JobEnd, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { RunCommand, RunResult } from './contract.ts';
 import { domainName } from './names.ts';
+import { suspended } from './suspend.ts';
 
 /** Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed. */
 const firstPollMs = 10;
@@ -21,7 +22,8 @@ const silenceMs = 120_000;
 export async function runCommand(ports: HostPorts, order: RunCommand, record: VmRecord, signal: AbortSignal): Promise<RunResult> {
   const { guest, store, clock, hypervisor } = ports;
   const name = domainName(order.vm.id);
-  if (await isGone(hypervisor, name)) throw await lost(ports, order.vm.id);
+  if (record.suspended !== null) throw suspended(order.vm.id);
+  if ((await seenBy(hypervisor, name)) === 'gone') throw await lost(ports, order.vm.id);
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
   if (record.jobStartedMs === null) await store.note({ ...record, jobStartedMs: startedMs });
@@ -39,17 +41,26 @@ export async function runCommand(ports: HostPorts, order: RunCommand, record: Vm
     signal: end.exitCode > 128 && end.exitCode <= 128 + 64 ? end.exitCode - 128 : null,
     timedOut: end.timedOut,
     startedAt: new Date(startedMs).toISOString(),
-    endedAt: new Date(startedMs + Math.round(end.seconds * 1000)).toISOString(),
+    endedAt: new Date(startedMs + (await idleMs(ports, order.vm.id)) + Math.round(end.seconds * 1000)).toISOString(),
     logBytes: log.bytes(),
   };
 }
 
 /** A domain that is gone from here: it moved, or it is lost. The record was written before it could leave. */
 async function lost({ store }: HostPorts, vmId: VmId): Promise<BerthError> {
-  const departing = (await store.read(vmId))?.departing ?? null;
+  const record = await store.read(vmId);
+  if (record !== null && record.suspended !== null) return suspended(vmId);
+  const departing = record?.departing ?? null;
   if (departing === null)
     return new BerthError('vm-lost', `following the command in ${vmId}: its domain is gone; submit the task again`);
   return new BerthError('vm-moved', `following the command in ${vmId}: it left with generation ${departing}; ask the ledger`);
+}
+
+/** How long the guest has stood still since its command began: suspended or paused. */
+async function idleMs({ store, clock }: HostPorts, vmId: VmId): Promise<number> {
+  const record = await store.read(vmId);
+  if (record === null) return 0;
+  return record.idleMs + (record.pausedSinceMs === null ? 0 : Math.max(0, clock.nowMs() - record.pausedSinceMs));
 }
 
 /** Waits for the end; a guest that doesn't end its command in time is stopped from here. */
@@ -67,7 +78,8 @@ async function follow(
   for (;;) {
     const end = await patiently(ports, order.vm.id, signal, () => guest.jobEnd(name));
     if (end !== null) return end;
-    if (clock.nowMs() >= deadlineMs) {
+    // The guest's own clock stands still with it; the host's doesn't.
+    if (clock.nowMs() >= deadlineMs && clock.nowMs() >= deadlineMs + (await idleMs(ports, order.vm.id))) {
       await patiently(ports, order.vm.id, signal, () => guest.stopJob(name));
       return {
         kind: 'exited',
@@ -91,7 +103,7 @@ async function follow(
 async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
   const { clock, hypervisor } = ports;
   const name = domainName(vmId);
-  const deadlineMs = clock.nowMs() + silenceMs;
+  let deadlineMs = clock.nowMs() + silenceMs;
   for (;;) {
     signal.throwIfAborted();
     try {
@@ -100,7 +112,10 @@ async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, a
       if (!(error instanceof BerthError)) throw error;
       if (error.code === 'vm-lost') throw await lost(ports, vmId);
       if (error.code !== 'host-busy') throw error;
-      if (await isGone(hypervisor, name)) throw await lost(ports, vmId);
+      const seen = await seenBy(hypervisor, name);
+      if (seen === 'gone') throw await lost(ports, vmId);
+      // Whoever stopped its processors can't expect an answer.
+      if (seen === 'paused') deadlineMs = clock.nowMs() + silenceMs;
       if (clock.nowMs() >= deadlineMs)
         throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
           cause: error,
@@ -111,11 +126,11 @@ async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, a
 }
 
 /** Gone is what the hypervisor says is gone; one that doesn't answer, because it restarts for example, says nothing. */
-async function isGone(hypervisor: Hypervisor, name: string): Promise<boolean> {
+async function seenBy(hypervisor: Hypervisor, name: string): Promise<DomainState | 'gone' | 'unknown'> {
   try {
-    return (await hypervisor.status(name)) === null;
+    return (await hypervisor.status(name))?.state ?? 'gone';
   } catch (error) {
-    if (error instanceof BerthError && error.code === 'host-busy') return false;
+    if (error instanceof BerthError && error.code === 'host-busy') return 'unknown';
     throw error;
   }
 }

@@ -20,8 +20,9 @@ interface Moved {
 function sources(state: VmState): VmState[] {
   if (state === 'pending' || state === 'reserved' || state === 'removed')
     throw new BerthError('internal', `BUG: a task's step cannot make its VMs ${state}`);
-  // A VM that moves is its migration's: it alone knows when it runs again.
-  return vmStates.filter((from) => from !== 'migrating' && (vmTransitions[from] as readonly VmState[]).includes(state));
+  // A VM that moves, is suspended or comes back is its migration's or its suspension's: it alone knows when it runs again.
+  const others: readonly VmState[] = ['migrating', 'suspending', 'restoring'];
+  return vmStates.filter((from) => !others.includes(from) && (vmTransitions[from] as readonly VmState[]).includes(state));
 }
 
 async function move(

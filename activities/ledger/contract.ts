@@ -6,6 +6,9 @@ import type { TaskState, TerminalTaskState, VmState } from '../../model/states.t
 import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
 import type { ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
+import type { PowerOrder } from './suspension.ts';
+
+export type { PowerOrder } from './suspension.ts';
 
 /** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
 export interface TaskRecord {
@@ -100,6 +103,16 @@ export interface LedgerActivities {
    * generation at the next placement. Returns the tasks that were placed in what it freed.
    */
   requeueTask(id: TaskId): Promise<TaskId[]>;
+  /**
+   * The ledger's side of a suspension and a restoration (activities/host: suspendVm, restoreVm). Each begins with a new
+   * generation. A VM that is suspended keeps its disks and its address, and frees its processors and its memory.
+   */
+  beginSuspension(id: VmId): Promise<PowerOrder>;
+  commitSuspension(id: VmId): Promise<TaskId[]>;
+  beginRestoration(id: VmId): Promise<PowerOrder>;
+  commitRestoration(id: VmId): Promise<void>;
+  /** Back to where it was; `lost`: to `stuck`, since it neither runs nor has its memory. */
+  rollBackPower(id: VmId, why: TaskError, lost: boolean): Promise<TaskId[]>;
   /** Returns where the VM is now: it may have moved since it was placed. */
   setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmPlace>;
   vmPlace(id: VmId): Promise<VmPlace>;

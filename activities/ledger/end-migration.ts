@@ -68,10 +68,10 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
       await writeEnd(tx, row, 'succeeded', { ...result, error: null }, now);
       await measureMigration(tx, row, result, now);
       await tx.$executeRaw`
-        INSERT INTO "VmStay" ("vmId", generation, "hostId", until)
-        VALUES (${row.vmId}, ${row.vmGeneration}, ${row.fromId}, ${now}::timestamptz)`;
+        INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
+        SELECT id, ${row.vmGeneration}, ${row.fromId}, "resumedAt", ${now}::timestamptz FROM "Vm" WHERE id = ${row.vmId} AND NOT asleep`;
       await tx.$executeRaw`
-        UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL,
+        UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
           state = CASE WHEN state IN ('migrating', 'stuck') THEN 'running' ELSE state END WHERE id = ${row.vmId}`;
     }
     const { wake } = await placeWaiting(deps, tx);

@@ -21,6 +21,8 @@ interface Row {
     provider: string | null;
     vcpus: number;
     memoryMiB: number;
+    resumedAt: string | null;
+    asleep: boolean;
     stays: Stay[];
   }[];
 }
@@ -29,8 +31,8 @@ async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
   const rows = await tx.$queryRaw<Row[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'stays',
-        (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'until', s.until)
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'stays',
+        (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
           ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
         ORDER BY v.node), '[]')
        FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms

@@ -12,6 +12,7 @@ import { noteLoads } from './measurements.ts';
 import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
 import { releaseVms, requeueTask } from './release.ts';
 import { reserveTask } from './reserve-task.ts';
+import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
 import { taskOrders } from './task-orders.ts';
 import { setVmState, vmPlace } from './vm-state.ts';
 
@@ -25,6 +26,11 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
     advanceTask: (id, state, timeline, vmState) => advanceTask(deps, id, state, timeline, vmState),
     requeueTask: (id) => requeueTask(deps, id),
+    beginSuspension: (id) => beginSuspension(deps, id),
+    commitSuspension: (id) => commitSuspension(deps, id),
+    beginRestoration: (id) => beginRestoration(deps, id),
+    commitRestoration: (id) => commitRestoration(deps, id),
+    rollBackPower: (id, why, lost) => rollBackPower(deps, id, why, lost),
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
     vmPlace: (id) => vmPlace(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),

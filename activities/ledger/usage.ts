@@ -9,6 +9,10 @@ export interface UsedVm {
   memoryMiB: number;
   startedAt: string | null;
   endedAt: string | null;
+  /** When it last came back from a suspension. */
+  resumedAt: string | null;
+  /** It is suspended: whatever it used, its stays say. */
+  asleep: boolean;
 }
 
 /**
@@ -33,23 +37,26 @@ export function usageOf(vm: UsedVm, now: string): Usage | null {
   };
 }
 
-/** A host where the VM was before it moved on. */
+/** A host where the VM ran before it moved on or was suspended. */
 export interface Stay {
   hostId: string;
   provider: string;
+  /** null: since the stay before it ended, or since the VM's start. */
+  since: string | null;
   until: string;
 }
 
 /**
  * One entry a host that it was at, in their order: each counts from where the one before ended, so nothing is billed
- * twice and nothing is left out. A VM that never moved has one.
+ * twice and nothing is left out; what it was suspended is between them. A VM that never moved has one.
  * @param stays in the order in which they ended
  */
 export function usageByHost(vm: UsedVm, stays: readonly Stay[], now: string): Usage[] {
   const end = vm.endedAt ?? now;
   let from = vm.startedAt;
-  const parts = [...stays, { hostId: vm.hostId, provider: vm.provider, until: end }].map(({ hostId, provider, until }) => {
-    const startedAt = from;
+  const current = { hostId: vm.hostId, provider: vm.provider, since: vm.resumedAt, until: end };
+  const parts = [...stays, ...(vm.asleep ? [] : [current])].map(({ hostId, provider, since, until }) => {
+    const startedAt = from === null || since === null ? from : new Date(latest(from, since)).toISOString();
     // The moves were timed by another clock than the VM's start and end: none may reach beyond them.
     const endedAt = startedAt === null ? until : new Date(latest(startedAt, earliest(until, end))).toISOString();
     if (startedAt !== null) from = endedAt;

@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
@@ -20,67 +21,85 @@ interface VmRow {
   mac: string | null;
 }
 
-/** A task with everything that its hosts need to know of it. */
-export interface PlacedTask {
-  id: TaskId;
+/** VMs that were placed together, with everything that their hosts need to know of them. */
+export interface PlacedVms {
+  /** null: the VM stands alone. */
+  task: TaskId | null;
   owner: OwnerId;
-  state: TaskState;
-  placed: boolean;
-  spec: unknown;
   vms: VmRow[];
   image: ImageRow;
   network: { vni: number; cidr: string; gateway: string } | null;
   hosts: ImageHolder[];
 }
 
+export interface PlacedTask extends PlacedVms {
+  id: TaskId;
+  state: TaskState;
+  placed: boolean;
+  spec: unknown;
+}
+
 /** Reads a task, its VMs, their image and network and the site's hosts in one statement. Throws not-found. */
 export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTask> {
   const rows = await tx.$queryRaw<PlacedTask[]>`
-    SELECT t.id, t."ownerId" AS owner, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
-      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
-        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
-        'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]') FROM "Vm" v WHERE v."taskId" = t.id) AS vms,
-      (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
-        'cmdline', i.cmdline, 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
-      (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
-       FROM "Network" n WHERE n."ownerId" = t."ownerId") AS network,
-      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
-        'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId"))
-        ORDER BY h.id), '[]') FROM "Host" h) AS hosts
+    SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec, ${placedVms}
     FROM "Task" t JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
     WHERE t.id = ${id}`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} with VMs in the ledger`);
   return rows[0];
 }
 
-function networkFor(task: PlacedTask, here: ImageHolder): NetworkRef {
-  if (task.network === null) throw new BerthError('internal', `BUG: task ${task.id} was placed without a network`);
-  return { ...task.network, peers: task.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
+/** The same of a VM and those of its task, or of a VM that stands alone. Throws not-found. */
+export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms> {
+  const rows = await tx.$queryRaw<PlacedVms[]>`SELECT ${placedVms} FROM "Vm" one WHERE one.id = ${id}`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
+  return rows[0];
 }
 
-function vmSpec(deps: LedgerDeps, task: PlacedTask, vm: VmRow): VmSpec {
-  const here = task.hosts.find((host) => host.id === vm.hostId);
+/** Columns of PlacedVms; `one` is one of the VMs. */
+const placedVms = Prisma.sql`
+      one."taskId" AS task, one."ownerId" AS owner,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
+        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
+        'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]')
+       FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
+      (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
+        'cmdline', i.cmdline, 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
+      (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
+       FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
+        'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId"))
+        ORDER BY h.id), '[]') FROM "Host" h) AS hosts`;
+
+function networkFor(placed: PlacedVms, here: ImageHolder): NetworkRef {
+  if (placed.network === null) throw new BerthError('internal', `BUG: VMs of ${placed.owner} were placed without a network`);
+  return { ...placed.network, peers: placed.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
+}
+
+function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
+  const here = placed.hosts.find((host) => host.id === vm.hostId);
   if (here === undefined || vm.address === null || vm.mac === null)
-    throw new BerthError('conflict', `VM ${vm.id} of task ${task.id} is ${vm.state}: it has no place to describe`);
+    throw new BerthError('conflict', `VM ${vm.id} is ${vm.state}: it has no place to describe`);
   return {
     id: vm.id,
-    owner: task.owner,
+    owner: placed.owner,
     name: vm.name,
     generation: vm.generation,
     host: here.id,
     home: vm.homeId ?? here.id,
-    image: imageRef(deps, task.image, task.hosts, here.id),
+    image: imageRef(deps, placed.image, placed.hosts, here.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,
-    network: networkFor(task, here),
+    network: networkFor(placed, here),
     address: vm.address,
     mac: vm.mac,
-    neighbours: task.vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }])),
+    onReboot: placed.task === null ? 'restart' : 'destroy',
+    neighbours: placed.vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }])),
   };
 }
 
 /** What each VM's host needs to make it, with fresh URLs. Throws conflict when one of them has no place. */
-export function vmSpecs(deps: LedgerDeps, task: PlacedTask): VmSpec[] {
-  return task.vms.map((vm) => vmSpec(deps, task, vm));
+export function vmSpecs(deps: LedgerDeps, placed: PlacedVms): VmSpec[] {
+  return placed.vms.map((vm) => vmSpec(deps, placed, vm));
 }

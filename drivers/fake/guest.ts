@@ -1,5 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { Guest, JobEnd } from '../ports.ts';
+import { bootAgain } from './hypervisor.ts';
 import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
 export function createFakeGuest(state: FakeState): Guest {
@@ -7,6 +8,7 @@ export function createFakeGuest(state: FakeState): Guest {
   const live = (name: string): FakeDomain => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('vm-lost', `asking the agent of ${name}: there is no such domain`);
+    if (domain.status.state !== 'running') throw new BerthError('host-busy', `the agent of ${name} stands still with its guest`);
     if (!isUp(domain)) throw new BerthError('host-busy', `the agent of ${name} doesn't answer yet`);
     advance(state, domain);
     return domain;
@@ -14,7 +16,7 @@ export function createFakeGuest(state: FakeState): Guest {
   return {
     async ping(name) {
       const domain = state.domains.get(name);
-      return domain !== undefined && isUp(domain);
+      return domain !== undefined && domain.status.state === 'running' && isUp(domain);
     },
     async adopt(name, identity) {
       const domain = live(name);
@@ -45,6 +47,10 @@ export function createFakeGuest(state: FakeState): Guest {
       if (domain.job === 'forbidden' || domain.job.endedMs !== null) return;
       domain.job.endedMs = state.clock.nowMs();
       domain.job.stopped = true;
+    },
+    bootId: async (name) => `boot-${live(name).boot}`,
+    async reboot(name) {
+      bootAgain(state, live(name));
     },
     async settle(name) {
       const domain = live(name);

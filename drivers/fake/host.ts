@@ -46,6 +46,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     disks: new Map(),
     records: new Map(),
     inputs: new Map(),
+    memories: new Map(),
     removed: new Map(),
     quarantined: new Map(),
     images: new Map(),
@@ -102,6 +103,7 @@ function leftovers(state: FakeState): string[] {
     ...named('disk', state.disks.keys()),
     ...named('record', state.records.keys()),
     ...named('inputs', state.inputs.keys()),
+    ...named('memory', state.memories.keys()),
     ...named('network', state.networks.keys()),
     ...named('quarantined', state.quarantined.keys()),
   ];

@@ -1,6 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { DomainConfig, DomainStatus, Hypervisor } from '../ports.ts';
-import { bridgeOf, bug, disksAt, type FakeState, peersOf, refuseLive } from './state.ts';
+import { bridgeOf, bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, peersOf, refuseLive } from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {
   const setStatus = (name: string, status: DomainStatus): void => {
@@ -26,6 +26,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
         createdMs: state.clock.nowMs(),
         identity: null,
         settled: false,
+        boot: 1,
         job: 'none',
       });
     },
@@ -37,8 +38,70 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       refuseSecond(state, name);
       setStatus(name, { state: 'running', reason: 'unpaused' });
     },
+    async reset(name) {
+      const domain = state.domains.get(name);
+      if (domain === undefined) throw new BerthError('hypervisor', `there is no domain ${name}`);
+      bootAgain(state, domain);
+    },
+    save: (name, file) => save(state, name, file),
+    isSaved: async (file) => state.memories.get(file)?.whole === true,
+    async restore(file, config) {
+      const memory = state.memories.get(file);
+      if (memory?.whole !== true) throw new BerthError('hypervisor', `restoring ${config.name}: ${file} has no saved domain`);
+      refuseInUse(state, config);
+      refuseMissing(state, config);
+      refuseSecond(state, config.name);
+      for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
+      if (memory.domain.config.uuid !== config.uuid) throw bug(`${config.name} from the memory of ${memory.domain.config.name}`);
+      const domain = structuredClone(memory.domain);
+      // Its own time stood still.
+      shiftTime(domain, state.clock.nowMs() - memory.savedMs);
+      state.domains.set(config.name, {
+        ...domain,
+        config: structuredClone(config),
+        status: { state: 'paused', reason: 'restored' },
+      });
+    },
     version: async () => 'fake 1.0',
   };
+}
+
+const savingSteps = 4;
+const savingStepMs = 20;
+
+/** A domain whose memory is being written is paused, and is gone once all of it is there. */
+async function save(state: FakeState, name: string, file: string): Promise<void> {
+  const domain = state.domains.get(name);
+  const refused = (why: string) => new BerthError('hypervisor', `virsh save ${name}: ${why}`);
+  if (domain?.status.state !== 'running') throw refused('the domain is not running');
+  if (!state.records.has(name)) throw refused(`no folder for ${file}`);
+  domain.status = { state: 'paused', reason: 'saving' };
+  const memory: FakeMemory = { domain, savedMs: state.clock.nowMs(), whole: false };
+  state.memories.set(file, memory);
+  for (let step = 0; step < savingSteps; step += 1) {
+    await state.clock.sleep(savingStepMs);
+    if (state.domains.get(name) !== domain) throw refused('the domain ended');
+  }
+  memory.domain = { ...structuredClone(domain), status: { state: 'running', reason: 'restored' } };
+  memory.whole = true;
+  state.domains.delete(name);
+}
+
+/** What a guest counts from, moved by the time that it did not see. */
+export function shiftTime(domain: FakeDomain, ms: number): void {
+  domain.createdMs += ms;
+  if (typeof domain.job === 'string') return;
+  domain.job.startedMs += ms;
+  if (domain.job.endedMs !== null) domain.job.endedMs += ms;
+}
+
+/** A guest that boots has forgotten all that was in its memory. */
+export function bootAgain(state: FakeState, domain: FakeDomain): void {
+  if (domain.config.onReboot !== 'restart') {
+    state.domains.delete(domain.config.name);
+    return;
+  }
+  Object.assign(domain, { createdMs: state.clock.nowMs(), identity: null, settled: false, boot: domain.boot + 1, job: 'none' });
 }
 
 function refuseInUse(state: FakeState, config: DomainConfig): void {

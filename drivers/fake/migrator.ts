@@ -1,7 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
 import type { DomainConfig, Migrator } from '../ports.ts';
-import { createFakeHypervisor, refuseMissing } from './hypervisor.ts';
+import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
 import { bug, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
@@ -25,13 +25,9 @@ export function createFakeMigrator(state: FakeState): Migrator {
   /** The copy at the target, with its clock: the guest's own work goes on there. */
   function arrive(domain: FakeDomain, config: DomainConfig, target: FakeState): FakeDomain {
     const shiftMs = target.clock.nowMs() - clock.nowMs();
-    const { job } = domain;
-    if (typeof job !== 'string') {
-      job.startedMs += shiftMs;
-      if (job.endedMs !== null) job.endedMs += shiftMs;
-    }
-    const copy = { ...domain, config: structuredClone(config), createdMs: domain.createdMs + shiftMs };
-    return { ...copy, status: { state: 'paused', reason: 'user' } };
+    const copy: FakeDomain = { ...domain, config: structuredClone(config), status: { state: 'paused', reason: 'user' } };
+    shiftTime(copy, shiftMs);
+    return copy;
   }
 
   return {
@@ -68,7 +64,7 @@ export function createFakeMigrator(state: FakeState): Migrator {
       // Whole bytes, as a hypervisor counts them.
       const processedBytes = Math.floor(((job?.step ?? 0) * memoryBytes) / steps);
       return {
-        active: job !== undefined,
+        active: job !== undefined || state.domains.get(name)?.status.reason === 'saving',
         elapsedMs: (job?.step ?? 0) * stepMs,
         totalBytes: memoryBytes,
         processedBytes,

@@ -38,8 +38,18 @@ export interface FakeDomain {
   createdMs: number;
   identity: GuestIdentity | null;
   settled: boolean;
+  /** Changes with every boot. */
+  boot: number;
   /** `none` until one starts, `forbidden` after a stop without one. */
   job: FakeJob | 'none' | 'forbidden';
+}
+
+/** What a save leaves in a file. */
+export interface FakeMemory {
+  domain: FakeDomain;
+  savedMs: number;
+  /** False while it is being written, and for ever where that was interrupted. */
+  whole: boolean;
 }
 
 /** Everything that a fake host is; the ports of drivers/fake work on it. */
@@ -55,6 +65,8 @@ export interface FakeState {
   disks: Map<string, FakeDisk>;
   records: Map<string, VmRecord>;
   inputs: Map<string, Map<string, Buffer>>;
+  /** Guests' memories in files, by path. */
+  memories: Map<string, FakeMemory>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   /** `boots`: has a kernel to boot from. */
@@ -85,6 +97,8 @@ export function pathsOf(vmId: string): VmPaths {
     data: `${folder}/data.raw`,
     console: `${folder}/console.log`,
     inputs: `${folder}/inputs`,
+    memory: `${folder}/memory.save`,
+    memoryPartial: `${folder}/memory.save.partial`,
   };
 }
 

@@ -1,6 +1,8 @@
 import type { VmStore } from '../ports.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
+const fakeMemoryBytes = 64 * 2 ** 20;
+
 export function createFakeStore(state: FakeState): VmStore {
   const refuseLiveFolder = (vmId: string, act: string): void => {
     refuseLive(state, pathsOf(vmId).overlay, act);
@@ -10,6 +12,8 @@ export function createFakeStore(state: FakeState): VmStore {
     state.disks.delete(pathsOf(vmId).overlay);
     state.disks.delete(pathsOf(vmId).data);
     state.inputs.delete(vmId);
+    state.memories.delete(pathsOf(vmId).memory);
+    state.memories.delete(pathsOf(vmId).memoryPartial);
     state.records.delete(vmId);
   };
   return {
@@ -31,6 +35,19 @@ export function createFakeStore(state: FakeState): VmStore {
     async removeInputs(vmId) {
       state.inputs.delete(vmId);
     },
+    async sealMemory(vmId) {
+      const { memory, memoryPartial } = pathsOf(vmId);
+      const saved = state.memories.get(memoryPartial);
+      if (saved === undefined) return;
+      if (!saved.whole) throw bug(`sealing ${memoryPartial}, which is not whole`);
+      state.memories.delete(memoryPartial);
+      state.memories.set(memory, saved);
+    },
+    async removeMemory(vmId) {
+      state.memories.delete(pathsOf(vmId).memory);
+      state.memories.delete(pathsOf(vmId).memoryPartial);
+    },
+    memoryBytes: async (vmId) => (state.memories.has(pathsOf(vmId).memory) ? fakeMemoryBytes : 0),
     list: async () =>
       [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
     async remove(vmId, generation) {

@@ -35,6 +35,7 @@ function orders(command: string[], input: Buffer) {
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address: '10.128.12.10',
     mac: '52:54:00:00:09:10',
+    onReboot: 'destroy',
     neighbours: [{ name: 'node0', address: '10.128.12.10' }],
   };
   const url = host.serve(`input-${id}`, input);
@@ -130,6 +131,44 @@ describe('a task of 10 MB on a real host', () => {
     expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/a']);
     await host.activities().removeDomain(vm.id, 1);
     await host.activities().removeDisks(vm.id, 1);
+  });
+
+  it('goes on after it was suspended and restored by workers that are killed at any moment', async () => {
+    const script = 'mkdir out; for i in $(seq 1 200); do echo $i; sleep 0.1; done; date +%s >out/clock; hostname >out/name';
+    const { vm, stageIn, run, stageOut } = orders(['sh', '-c', script], Buffer.from('x'));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureDisks(vm);
+    await host.activities().ensureRunning(vm);
+    const at = (generation: number): VmSpec => ({ ...vm, generation });
+    let generation = 1;
+    for (const killAfterMs of [
+      [20, 60, 100, 150],
+      [200, 300],
+      [400, 600],
+    ]) {
+      const running = codeOf(host.activities().runCommand({ ...run, vm: at(generation) }));
+      await expect.poll(() => host.log(vm.id).toString(), { timeout: 60_000 }).toContain('1\n');
+      generation += 1;
+      const { bytes } = await insist(() => host.activities().suspendVm(at(generation)), killAfterMs);
+      expect(bytes).toBeGreaterThan(2 ** 20);
+      expect(await running).not.toBe('fine');
+      expect((await host.activities().inventory()).domains).toEqual([]);
+      generation += 1;
+      await insist(() => host.activities().restoreVm({ vm: at(generation), disksAt: null }), killAfterMs);
+      expect((await host.activities().inventory()).domains).toMatchObject([{ vmId: vm.id, state: 'running' }]);
+    }
+    const restoredS = Date.now() / 1000;
+    const result = await host.activities().runCommand({ ...run, vm: at(generation) });
+    const endedS = Date.now() / 1000;
+    expect(result).toMatchObject({ exitCode: 0, timedOut: false });
+    const numbers = Array.from({ length: 200 }, (_, index) => `${index + 1}\n`).join('');
+    expect(host.log(vm.id).toString()).toBe(numbers);
+    await host.activities().stageOut({ ...stageOut, vm: at(generation) });
+    const clock = Number(host.outputs().get('out/clock')?.toString());
+    expect([clock >= restoredS - 2, clock <= endedS + 2]).toEqual([true, true]);
+    await host.activities().removeDomain(vm.id, generation);
+    await host.activities().removeDisks(vm.id, generation);
+    expect(await host.activities().inventory()).toMatchObject({ domains: [], disks: [], taps: [], networks: [] });
   });
 
   it('that is stopped ends, and the guest stays', async () => {

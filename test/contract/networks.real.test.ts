@@ -38,6 +38,7 @@ function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string
         .slice(2)
         .map((part) => Number(part).toString(16).padStart(2, '0'))
         .join(':')}`,
+      onReboot: 'destroy',
       neighbours: names,
     },
   };

@@ -79,6 +79,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         network: { vni: 7, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: ['10.90.255.254'] },
         address,
         mac: `52:54:00:00:01:${number.toString(16).padStart(2, '0')}`,
+        onReboot: 'destroy',
         neighbours: [{ name: 'node0', address }],
       };
     }
@@ -356,6 +357,45 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           expect((await contentOf(ports, data, result)).toString()).toBe('done\n');
         },
         bootDeadlineMs + 60_000,
+      );
+
+      it(
+        'goes on from its saved memory, and boots again when it is reset',
+        async () => {
+          const vm = newVm();
+          const name = domainName(vm.id);
+          await prepare(vm);
+          const config: DomainConfig = { ...(await configOf(vm)), onReboot: 'restart' };
+          await ports.hypervisor.create(config);
+          const answers = () => expect.poll(() => ports.guest.ping(name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
+          await answers();
+          const boot = await ports.guest.bootId(name);
+          const { memory, memoryPartial } = await pathsOf(vm.id);
+          expect(await ports.hypervisor.isSaved(memoryPartial)).toBe(false);
+          await ports.hypervisor.save(name, memoryPartial);
+          expect([await ports.hypervisor.status(name), await ports.hypervisor.isSaved(memoryPartial)]).toEqual([null, true]);
+          expect(await codeOf(ports.hypervisor.save(name, memoryPartial))).toBe('hypervisor');
+          await ports.store.sealMemory(vm.id);
+          await ports.store.sealMemory(vm.id);
+          expect(await ports.hypervisor.isSaved(memoryPartial)).toBe(false);
+          expect(await ports.store.memoryBytes(vm.id)).toBeGreaterThan(2 ** 20);
+          expect(await codeOf(ports.hypervisor.restore(memoryPartial, config))).toBe('hypervisor');
+          await ports.hypervisor.restore(memory, config);
+          expect(await ports.hypervisor.status(name)).toMatchObject({ state: 'paused' });
+          expect(await codeOf(ports.hypervisor.restore(memory, config))).toBe('not-ours');
+          await ports.hypervisor.resumeCpus(name);
+          await answers();
+          expect(await ports.guest.bootId(name)).toBe(boot);
+          await ports.store.removeMemory(vm.id);
+          expect([await ports.hypervisor.isSaved(memory), await ports.store.memoryBytes(vm.id)]).toEqual([false, 0]);
+          await ports.hypervisor.reset(name);
+          const booted = async () => {
+            const now = await ports.guest.bootId(name).catch(() => boot);
+            return now !== boot;
+          };
+          await expect.poll(booted, { timeout: bootDeadlineMs, interval: 50 }).toBe(true);
+        },
+        2 * bootDeadlineMs + 60_000,
       );
 
       it('that has gone answers nothing', async () => {

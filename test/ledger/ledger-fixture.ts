@@ -123,9 +123,11 @@ export async function usage(
   return fixture.sql(`
     SELECT h.id, ARRAY[h."usedVcpus", h."usedMemoryMiB", h."usedDiskMiB"] AS said,
       ARRAY[h.vcpus, h."memoryMiB", h."diskMiB"] AS capacity,
-      ARRAY[COALESCE(sum(v.vcpus) FILTER (WHERE v."hostId" = h.id), 0)::int,
-            COALESCE(sum(v."memoryMiB") FILTER (WHERE v."hostId" = h.id), 0)::int,
-            COALESCE(sum(v."diskMiB" + v."overlayMiB") FILTER (WHERE v."homeId" = h.id), 0)::int] AS summed
+      ARRAY[COALESCE(sum(v.vcpus) FILTER (WHERE v."hostId" = h.id AND NOT v.asleep), 0)::int,
+            COALESCE(sum(v."memoryMiB") FILTER (WHERE v."hostId" = h.id AND NOT v.asleep), 0)::int,
+            COALESCE(sum(v."diskMiB" + v."overlayMiB") FILTER (WHERE v."homeId" = h.id), 0)::int +
+            COALESCE(sum(v."memoryMiB") FILTER (WHERE v."hostId" = h.id AND (v.asleep OR v.state IN ('suspending', 'restoring'))), 0)::int
+      ] AS summed
     FROM "Host" h LEFT JOIN "Vm" v ON (v."hostId" = h.id OR v."homeId" = h.id) AND v.state NOT IN ('pending', 'removed')
     GROUP BY h.id ORDER BY h.id`);
 }

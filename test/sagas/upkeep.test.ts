@@ -109,6 +109,9 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     settled: false,
     removing: false,
     departing: null,
+    suspended: null,
+    pausedSinceMs: null,
+    idleMs: 0,
   });
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => host.domains.size === 1);

@@ -72,6 +72,9 @@ const record = {
   settled: false,
   removing: false,
   departing: null,
+  suspended: null,
+  pausedSinceMs: null,
+  idleMs: 0,
 };
 
 describe('the cache of images', () => {

@@ -1,0 +1,43 @@
+import type { HostPorts } from '../../drivers/ports.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { domainName, machineId } from './names.ts';
+
+/** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
+const bootDeadlineMs = 180_000;
+const pingEveryMs = 10;
+
+/**
+ * Waits for the guest's agent and gives the guest everything that makes it itself, its clock included: after a boot, and
+ * after every time that it stood still. Repeatable.
+ */
+export async function adopt(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<void> {
+  const { guest, clock } = ports;
+  const name = domainName(vm.id);
+  await awaitAgent(ports, name, signal);
+  await guest.adopt(name, {
+    hostname: vm.name,
+    machineId: machineId(vm.id),
+    address: vm.address,
+    cidr: vm.network.cidr,
+    gateway: vm.network.gateway,
+    neighbours: vm.neighbours,
+    timeMs: clock.nowMs(),
+  });
+}
+
+async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string, signal: AbortSignal): Promise<void> {
+  const deadlineMs = clock.nowMs() + bootDeadlineMs;
+  for (let polls = 0; !(await guest.ping(name)); polls += 1) {
+    signal.throwIfAborted();
+    // Asked now and then only: while the guest boots, each question costs time that it needs.
+    if (polls % 50 === 49 && (await hypervisor.status(name)) === null)
+      throw new BerthError('boot-failed', `waiting for the agent of ${name}: the domain ended; its console.log says why`);
+    if (clock.nowMs() > deadlineMs)
+      throw new BerthError(
+        'boot-failed',
+        `waiting for the agent of ${name}: no answer in ${bootDeadlineMs / 1000} s; see console.log`,
+      );
+    await clock.sleep(pingEveryMs, signal);
+  }
+}

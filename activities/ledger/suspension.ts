@@ -1,0 +1,154 @@
+import { BerthError } from '../../model/errors.ts';
+import { type VmRestoredData, type VmSuspendedData, vmEventTypes } from '../../model/events.ts';
+import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { VmState } from '../../model/states.ts';
+import type { TaskError } from '../../model/task.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { lockPlacement, placeWaiting } from './place-queue.ts';
+import { type Stay, usageByHost } from './usage.ts';
+import { readPlacedVm, vmSpecs } from './vm-specs.ts';
+import { writeEvent } from './write-event.ts';
+
+export interface PowerOrder {
+  /** With the generation of this operation, which whatever came before it is older than. */
+  vm: VmSpec;
+  /** Address of the host that has its disks; null: the one where it runs. */
+  disksAt: string | null;
+}
+
+interface Row {
+  id: VmId;
+  ownerId: string;
+  name: string;
+  taskId: TaskId | null;
+  state: VmState;
+  generation: number;
+  hostId: HostId;
+  provider: string;
+  vcpus: number;
+  memoryMiB: number;
+  startedAt: Date | null;
+  resumedAt: Date | null;
+  asleep: boolean;
+  moving: boolean;
+}
+
+async function lockVm(tx: Transaction, id: VmId): Promise<Row> {
+  const rows = await tx.$queryRaw<Row[]>`
+    SELECT v.*, h.provider, EXISTS (
+      SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS moving
+    FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v.id = ${id} FOR UPDATE OF v`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
+  return rows[0];
+}
+
+async function placeOf(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<PowerOrder> {
+  const placed = await readPlacedVm(tx, id);
+  const vm = vmSpecs(deps, placed).find((one) => one.id === id);
+  if (vm === undefined) throw new BerthError('internal', `BUG: VM ${id} is none of those that were placed with it`);
+  const home = placed.hosts.find((host) => host.id === vm.home);
+  return { vm, disksAt: vm.home === vm.host ? null : (home?.address ?? null) };
+}
+
+/**
+ * Begins an operation on a VM where it runs: a state of its own and a new generation, so that nothing that was asked of
+ * its host before can act any more. A repeat finds it begun. Throws conflict from any other state, and while it moves.
+ */
+async function begin(deps: LedgerDeps, id: VmId, from: VmState, state: VmState, act: string): Promise<PowerOrder> {
+  return inTransaction(deps.ledger, async (tx) => {
+    // Restoring takes room, and what is promised grows under this lock alone.
+    await lockPlacement(tx);
+    const row = await lockVm(tx, id);
+    if (row.state !== state) {
+      if (row.state !== from)
+        throw new BerthError('conflict', `VM ${id} is ${row.state}: only one that is ${from} can be ${act}`);
+      if (row.moving) throw new BerthError('conflict', `VM ${id} moves: it cannot be ${act} before its migration has ended`);
+      await tx.$executeRaw`UPDATE "Vm" SET state = ${state}::"VmState", generation = generation + 1 WHERE id = ${id}`;
+    }
+    return placeOf(deps, tx, id);
+  });
+}
+
+/** running → suspending; the file for its memory takes room on its host's disk from here on, or no-capacity is thrown. */
+export const beginSuspension = (deps: LedgerDeps, id: VmId): Promise<PowerOrder> =>
+  begin(deps, id, 'running', 'suspending', 'suspended');
+
+/**
+ * suspended → restoring: it takes processors and memory again, where it was suspended. Throws no-capacity when they were
+ * given to others since.
+ */
+export const beginRestoration = (deps: LedgerDeps, id: VmId): Promise<PowerOrder> =>
+  begin(deps, id, 'suspended', 'restoring', 'restored');
+
+const named = (row: Row) => ({
+  vm: row.id,
+  name: row.name,
+  owner: row.ownerId,
+  task: row.taskId,
+  host: row.hostId,
+  provider: row.provider,
+  generation: row.generation,
+});
+
+/** What it used since its start or since it came back: the stays before this one have been told. */
+async function lastStretch(tx: Transaction, row: Row, now: string) {
+  const stays = await tx.$queryRaw<(Stay & { until: string })[]>`
+    SELECT s."hostId", g.provider, to_json(s.since)#>>'{}' AS since, to_json(s.until)#>>'{}' AS until
+    FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = ${row.id} ORDER BY s.generation`;
+  const startedAt = row.startedAt?.toISOString() ?? null;
+  const resumedAt = row.resumedAt?.toISOString() ?? null;
+  return usageByHost({ ...row, startedAt, endedAt: now, resumedAt, asleep: false }, stays, now).slice(-1);
+}
+
+/** suspending → suspended: it takes neither processors nor memory. Once; returns whom what was freed was given to. */
+export async function commitSuspension(deps: LedgerDeps, id: VmId): Promise<TaskId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockVm(tx, id);
+    if (row.state === 'suspending') {
+      const data: VmSuspendedData = { ...named(row), suspendedAt: now, usage: await lastStretch(tx, row, now) };
+      await tx.$executeRaw`
+        INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
+        VALUES (${id}, ${row.generation}, ${row.hostId}, ${row.resumedAt?.toISOString() ?? null}::timestamptz, ${now}::timestamptz)`;
+      await tx.$executeRaw`UPDATE "Vm" SET state = 'suspended', "resumedAt" = NULL WHERE id = ${id}`;
+      const fact = { type: vmEventTypes.suspended, subject: id, owner: row.ownerId, time: now, data } as const;
+      await writeEvent(tx, fact, row.generation);
+    } else refuseUnless(row, 'suspended', 'suspended');
+    return (await placeWaiting(deps, tx)).wake;
+  });
+}
+
+/** restoring → running. Once. */
+export async function commitRestoration(deps: LedgerDeps, id: VmId): Promise<void> {
+  const now = isoNow(deps);
+  await inTransaction(deps.ledger, async (tx) => {
+    const row = await lockVm(tx, id);
+    if (row.state !== 'restoring') return refuseUnless(row, 'running', 'restored');
+    const data: VmRestoredData = { ...named(row), restoredAt: now };
+    await tx.$executeRaw`UPDATE "Vm" SET state = 'running', "resumedAt" = ${now}::timestamptz, problem = NULL WHERE id = ${id}`;
+    const fact = { type: vmEventTypes.restored, subject: id, owner: row.ownerId, time: now, data } as const;
+    await writeEvent(tx, fact, row.generation);
+  });
+}
+
+/**
+ * What was begun came to nothing: a VM that should be suspended runs, one that should run is suspended. `lost`: it is
+ * neither, which is for an operator. Returns whom what was freed was given to.
+ */
+export async function rollBackPower(deps: LedgerDeps, id: VmId, why: TaskError, lost: boolean): Promise<TaskId[]> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockVm(tx, id);
+    const back = lost ? 'stuck' : row.state === 'suspending' ? 'running' : 'suspended';
+    if (row.state === 'suspending' || row.state === 'restoring')
+      await tx.$executeRaw`
+        UPDATE "Vm" SET state = ${back}::"VmState", problem = ${JSON.stringify(why)}::jsonb WHERE id = ${id}`;
+    return (await placeWaiting(deps, tx)).wake;
+  });
+}
+
+function refuseUnless(row: Row, state: VmState, act: string): void {
+  if (row.state !== state) throw new BerthError('conflict', `VM ${row.id} is ${row.state}; it cannot be ${act}`);
+}
