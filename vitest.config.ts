@@ -11,6 +11,8 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       pool: 'forks',
       globalSetup: project.services ?? [],
       testTimeout: project.testTimeoutMs,
+      // The condition decides; a second, vitest's own, is what a busy machine takes to start a process.
+      expect: { poll: { timeout: 15_000 } },
       hookTimeout: project.testTimeoutMs,
       fileParallelism: !project.oneByOne,
     },

@@ -21,6 +21,8 @@ export interface StepResult {
 
 const keptBytes = 2 ** 20;
 const graceMs = 60_000;
+/** After its end, for what is left of its output. */
+const outputMs = 5000;
 
 /**
  * Runs Node with `argv` in a process group of its own. When `stop` aborts it gets SIGINT, as from a terminal, and the
@@ -54,6 +56,8 @@ export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult
     const exitCode = await new Promise<number | null>((resolve, reject) => {
       child.once('error', reject);
       child.once('close', resolve);
+      // A process that it has left behind may hold its output open for ever.
+      child.once('exit', (code) => setTimeout(() => resolve(code), outputMs).unref());
     });
     return { name: step.name, exitCode, seconds: (performance.now() - began) / 1000, output };
   } finally {

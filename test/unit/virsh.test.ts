@@ -60,11 +60,19 @@ describe('the kept virsh', () => {
 
   it('serves others while one call blocks, and those that wait when it is over', async () => {
     const two = openVirsh('test:///default', 2);
-    const blocked = two.call(['event', '--all', '--loop'], 1000).catch((error: unknown) => error);
-    const began = performance.now();
-    expect(await two.call(['echo', 'meanwhile'], 10_000)).toEqual({ ok: true, output: 'meanwhile' });
-    expect(performance.now() - began).toBeLessThan(1000);
-    expect(await blocked).toBeInstanceOf(VirshSilent);
+    const over: string[] = [];
+    const note = async (name: string, call: Promise<unknown>): Promise<unknown> => {
+      const answer = await call.catch((error: unknown) => error);
+      over.push(name);
+      return answer;
+    };
+    const [blocked, meanwhile] = await Promise.all([
+      note('blocked', two.call(['event', '--all', '--loop'], 3000)),
+      note('meanwhile', two.call(['echo', 'meanwhile'], 10_000)),
+    ]);
+    expect(over).toEqual(['meanwhile', 'blocked']);
+    expect(meanwhile).toEqual({ ok: true, output: 'meanwhile' });
+    expect(blocked).toBeInstanceOf(VirshSilent);
     two.close();
   });
 
