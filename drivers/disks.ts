@@ -27,11 +27,11 @@ export function openDiskTool(): DiskTool {
         });
       await inPlace(path, (partial) => copyFile(empty, partial, constants.COPYFILE_FICLONE));
     },
+    createEmpty: (path, sizeMiB) => inPlace(path, (partial) => makeEmpty(partial, sizeMiB)),
+    remove: (path) => rm(path, { force: true }),
     createDataDisk: (path, folder, sizeMiB) =>
       inPlace(path, async (partial) => {
-        const file = await open(partial, 'wx', 0o600);
-        await file.close();
-        await truncate(partial, sizeMiB * 2 ** 20);
+        await makeEmpty(partial, sizeMiB);
         await makeFileSystem(partial, folder, sizeMiB);
       }),
     async listFiles(image, limitFiles) {
@@ -55,6 +55,12 @@ export function openDiskTool(): DiskTool {
         { objectMode: false },
       ),
   };
+}
+
+async function makeEmpty(path: string, sizeMiB: number): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  await file.close();
+  await truncate(path, sizeMiB * 2 ** 20);
 }
 
 async function inPlace(path: string, make: (partial: string) => Promise<void>): Promise<void> {

@@ -75,12 +75,15 @@ function devices(config: DomainConfig): string[] {
   ];
 }
 
-function disk(config: DomainDisk): string {
+const disk = (config: DomainDisk): string => diskXml(config, {});
+
+/** One disk, as `virsh blockcopy` reads it as well. @param driver further attributes of its driver */
+export function diskXml(config: DomainDisk, driver: Record<string, string>): string {
   return element(
     'disk',
     { type: typeOf(config.source), device: 'disk' },
     // Writeback: the host reads a settled data disk through the same page cache that QEMU writes to.
-    element('driver', { name: 'qemu', type: config.format, cache: 'writeback', discard: 'unmap' }),
+    element('driver', { name: 'qemu', type: config.format, cache: 'writeback', discard: 'unmap', ...driver }),
     source(config.source),
     backingChain(config.backing),
     element('target', { dev: config.target, bus: 'virtio' }),

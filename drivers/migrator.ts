@@ -18,8 +18,11 @@ const peerDeadlineMs = 3000;
 const noDomain = /failed to get domain|Domain not found/i;
 const noJob = /no job is active|domain is not running|not running/i;
 
-/** Live migration over libvirt, peer to peer. `virsh` should be kept for this alone: a migration holds one process. */
-export function openMigrator(virsh: Virsh, scratch: string): Migrator {
+/**
+ * Live migration over libvirt, peer to peer. `virsh` should be kept for this alone: a migration holds one process.
+ * @param mibPerS what one migration may carry; null: as much as the network does
+ */
+export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | null): Migrator {
   async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<void> {
     const answer = await quick(virsh, command, deadlineMs);
     if (!answer.ok) throw refusal(command, answer.error);
@@ -30,7 +33,7 @@ export function openMigrator(virsh: Virsh, scratch: string): Migrator {
       const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
       await writeFile(file, domainXml(config), { mode: 0o600 });
       try {
-        await ask(migrateCommand(config.name, to, file), deadlineMs);
+        await ask(migrateCommand(config.name, to, file, mibPerS), deadlineMs);
       } finally {
         await rm(file, { force: true });
       }
@@ -56,8 +59,9 @@ export function openMigrator(virsh: Virsh, scratch: string): Migrator {
  * `--unsafe`: the disks are opened over NFS with the host's cache, which is safe because source and target go through
  * the one page cache of the home host, and the source writes everything out before it hands over.
  */
-function migrateCommand(name: string, to: string, file: string): [string, ...string[]] {
+function migrateCommand(name: string, to: string, file: string, mibPerS: number | null): [string, ...string[]] {
   const how = ['--live', '--p2p', '--suspend', '--unsafe', '--auto-converge'];
+  if (mibPerS !== null) how.push('--bandwidth', String(mibPerS));
   return ['migrate', ...how, '--xml', file, name, `qemu+tcp://${to}/system`, `tcp://${to}`];
 }
 

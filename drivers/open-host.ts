@@ -5,6 +5,7 @@ import type { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
 import { systemClock } from './clock.ts';
+import { openDiskMover } from './disk-mover.ts';
 import { openDiskTool } from './disks.ts';
 import { openInputFetcher } from './fetch-input.ts';
 import { hostNameservers, openGuest } from './guest.ts';
@@ -63,7 +64,8 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     disks: openDiskTool(),
     network,
     hypervisor,
-    migrator: openMigrator(movers, join(root, 'staging')),
+    migrator: openMigrator(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    diskMover: openDiskMover(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     guest: openGuest(openGuestAgent(agents), await hostNameservers()),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,

@@ -19,6 +19,7 @@ export interface HostPorts {
   network: HostNetwork;
   hypervisor: Hypervisor;
   migrator: Migrator;
+  diskMover: DiskMover;
   guest: Guest;
   probe: HostProbe;
 }
@@ -57,6 +58,8 @@ export interface VmRecord {
   pausedSinceMs: number | null;
   /** How long it has been suspended or paused so far: what a command's time is not counted in. */
   idleMs: number;
+  /** Its disks were copied here completely, and it goes on with the copies: they count, whatever the ledger says yet. */
+  disksHere: boolean;
 }
 
 export interface VmPaths {
@@ -156,6 +159,10 @@ export interface DiskTool {
   exists(path: string): Promise<boolean>;
   /** A qcow2 overlay of `virtualMiB` on a backing file. */
   createOverlay(path: string, backing: string, virtualMiB: number): Promise<void>;
+  /** A file of zeros, or nothing but a hole. */
+  createEmpty(path: string, sizeMiB: number): Promise<void>;
+  /** Success also when it isn't there. */
+  remove(path: string): Promise<void>;
   /** An ext4 image of exactly `sizeMiB` with the content of a folder; `inputs-too-large`, `disk-full`. */
   createDataDisk(path: string, folder: string, sizeMiB: number): Promise<void>;
   /**
@@ -277,6 +284,27 @@ export interface PeerHypervisor {
   status(name: string): Promise<DomainStatus | null>;
   resume(name: string): Promise<void>;
   close(): void;
+}
+
+export interface CopyJob {
+  copiedBytes: number;
+  totalBytes: number;
+  /** All is copied, and what the guest writes goes to both. */
+  ready: boolean;
+}
+
+/** Copies disks of a live domain to this host, and lets it go on with the copies. */
+export interface DiskMover {
+  /** From where a domain has each of its disks open, by target. */
+  sources(name: string): Promise<Map<string, DiskSource>>;
+  /** Begins to copy a disk into the file `disk.source`, which is there. */
+  begin(name: string, disk: DomainDisk): Promise<void>;
+  /** null where no copy is at work. */
+  job(name: string, target: string): Promise<CopyJob | null>;
+  /** From now on the domain works with the copy alone. */
+  pivot(name: string, target: string): Promise<void>;
+  /** Ends a copy, which is of no use then; harmless where there is none. */
+  end(name: string, target: string): Promise<void>;
 }
 
 export interface GuestIdentity {

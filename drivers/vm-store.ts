@@ -26,6 +26,8 @@ const recordSchema = z.strictObject({
   suspended: z.strictObject({ sinceMs: millis, saved: z.boolean() }).nullable().default(null),
   pausedSinceMs: millis.nullable().default(null),
   idleMs: millis.default(0),
+  // Not in records of before disks followed their VMs.
+  disksHere: z.boolean().default(false),
 });
 
 /** How long a removed VM is remembered: longer than any attempt at it can still be under way. */

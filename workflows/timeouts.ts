@@ -118,6 +118,8 @@ const classes = {
   move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
   /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
   memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: bounded(pace) }),
+  /** Disks that follow their VM: the largest at 10 MB/s, in the background; each attempt goes on with what is copied. */
+  copy: (pace: number) => ({ startToCloseTimeout: 6 * hour * pace, retry: bounded(pace) }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
   /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
@@ -153,6 +155,8 @@ const classOf = {
   resumeHere: 'look',
   dropCopy: 'look',
   leaveHost: 'remove',
+  bringDisks: 'copy',
+  settleDisks: 'quick',
   settleHere: 'quick',
 } as const satisfies Record<keyof HostActivities, keyof typeof classes>;
 

@@ -114,5 +114,6 @@ export function freshRecord(vm: VmSpec): VmRecord {
     suspended: null,
     pausedSinceMs: null,
     idleMs: 0,
+    disksHere: false,
   };
 }

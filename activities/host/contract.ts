@@ -150,6 +150,13 @@ export interface HostActivities {
   dropCopy(vmId: VmId, generation: number): Promise<void>;
   /** Removes what is left of a VM where it isn't; at its home only the record changes. */
   leaveHost(vmId: VmId, generation: number, home: boolean): Promise<void>;
+  /**
+   * At the host where it runs: its disks follow it from its home, in the background, and it goes on with them. Cancelled
+   * before that, it leaves nothing here. How it ended is for settleDisks to say.
+   */
+  bringDisks(vm: VmSpec): Promise<{ bytes: number }>;
+  /** Where its disks are now; ends what is neither here nor there. */
+  settleDisks(vm: VmSpec): Promise<'here' | 'there'>;
   /** At the host where it runs, before its outputs are read at its home. */
   settleHere(vm: VmSpec): Promise<void>;
 }

@@ -2,6 +2,7 @@ import { Context } from '@temporalio/activity';
 import type { HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import { bringDisks, settleDisks } from './bring-disks.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
 import { ensureDisks } from './ensure-disks.ts';
@@ -74,6 +75,9 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>
       claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),
+    // Nor do these: its disks follow a VM in the background.
+    bringDisks: (vm) => fresh(ports, vm.id, vm.generation, () => bringDisks(ports, vm, cancelled())),
+    settleDisks: (vm) => fresh(ports, vm.id, vm.generation, () => settleDisks(ports, vm)),
     settleHere: (vm) => claims.making(vm, cancelled(), (record) => settleHere(ports, vm.id, record)),
   };
 }

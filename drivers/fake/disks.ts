@@ -20,6 +20,14 @@ export function createFakeDisks(state: FakeState): DiskTool {
       if (image === undefined || !state.images.has(image)) throw bug(`an overlay on ${backing}, which isn't there`);
       state.disks.set(path, { kind: 'overlay', backing, virtualMiB });
     },
+    async createEmpty(path, sizeMiB) {
+      refuseLive(state, path, 'overwriting');
+      state.disks.set(path, { kind: 'data', sizeMiB, files: new Map(), unwritten: new Map() });
+    },
+    async remove(path) {
+      refuseLive(state, path, 'removing');
+      state.disks.delete(path);
+    },
     async createDataDisk(path, folder, sizeMiB) {
       refuseLive(state, path, 'overwriting');
       const vmId = /\/vms\/([^/]+)\/inputs$/.exec(folder)?.[1];

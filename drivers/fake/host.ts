@@ -1,6 +1,7 @@
 import type { HostId } from '../../model/ids.ts';
 import type { Clock, HostPorts, HostProbe } from '../ports.ts';
 import { createFakeClock } from './clock.ts';
+import { createFakeDiskMover } from './disk-mover.ts';
 import { createFakeDisks } from './disks.ts';
 import { createFakeGuest } from './guest.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
@@ -66,6 +67,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     network: createFakeNetwork(state),
     hypervisor: createFakeHypervisor(state),
     migrator: createFakeMigrator(state),
+    diskMover: createFakeDiskMover(state),
     guest: createFakeGuest(state),
     probe: createFakeProbe(state, options),
   };

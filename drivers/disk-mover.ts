@@ -1,0 +1,88 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { XMLParser } from 'fast-xml-parser';
+import { z } from 'zod';
+import { diskXml } from './domain-xml.ts';
+import { quick, refusal } from './libvirt.ts';
+import type { CopyJob, DiskMover, DiskSource } from './ports.ts';
+import type { Virsh } from './virsh.ts';
+
+const askDeadlineMs = 15_000;
+/** Both wait for what is on its way to the disk. */
+const endDeadlineMs = 60_000;
+
+const noJob = /No current block job|no active (block )?job|not found|has no block job|does not have an active block job/i;
+
+/**
+ * Block copies of live disks over libvirt: https://libvirt.org/manpages/virsh.html#blockcopy
+ * @param mibPerS what one copy may carry; null: as much as the network does
+ */
+export function openDiskMover(virsh: Virsh, scratch: string, mibPerS: number | null): DiskMover {
+  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<string> {
+    const answer = await quick(virsh, command, deadlineMs);
+    if (!answer.ok) throw refusal(command, answer.error);
+    return answer.output;
+  }
+  return {
+    sources: async (name) => parseSources(await ask(['dumpxml', name])),
+    async begin(name, disk) {
+      await mkdir(scratch, { recursive: true });
+      const file = join(scratch, `${name}.${disk.target}.${randomBytes(6).toString('hex')}.xml`);
+      // Zeros that the guest never wrote stay holes in the copy.
+      await writeFile(file, diskXml(disk, { detect_zeroes: 'unmap' }), { mode: 0o600 });
+      const how = ['--reuse-external', '--transient-job', '--synchronous-writes'];
+      if (disk.backing.length > 0) how.push('--shallow');
+      if (mibPerS !== null) how.push('--bandwidth', String(mibPerS));
+      try {
+        await ask(['blockcopy', name, disk.target, '--xml', file, ...how], endDeadlineMs);
+      } finally {
+        await rm(file, { force: true });
+      }
+    },
+    async job(name, target) {
+      const answer = await quick(virsh, ['blockjob', name, target, '--info', '--raw'], askDeadlineMs);
+      if (answer.ok) return parseCopyJob(answer.output);
+      if (noJob.test(answer.error)) return null;
+      throw refusal(['blockjob', name, target, '--info'], answer.error);
+    },
+    async pivot(name, target) {
+      await ask(['blockjob', name, target, '--pivot'], endDeadlineMs);
+    },
+    async end(name, target) {
+      const answer = await quick(virsh, ['blockjob', name, target, '--abort'], endDeadlineMs);
+      if (!answer.ok && !noJob.test(answer.error)) throw refusal(['blockjob', name, target, '--abort'], answer.error);
+    },
+  };
+}
+
+/** `blockjob --info --raw`: ` type=Copy`, ` bandwidth=0`, ` cur=123`, ` end=456`; nothing where there is no job. */
+export function parseCopyJob(output: string): CopyJob | null {
+  const value = (name: string): number => Number(new RegExp(`^\\s*${name}=(\\d+)\\s*$`, 'm').exec(output)?.[1] ?? Number.NaN);
+  const [copiedBytes, totalBytes] = [value('cur'), value('end')];
+  if (Number.isNaN(copiedBytes) || Number.isNaN(totalBytes)) return null;
+  // A job that has only begun says 0 of 0.
+  return { copiedBytes, totalBytes, ready: totalBytes > 0 && copiedBytes === totalBytes };
+}
+
+const one = <T extends z.ZodType>(item: T) => z.union([item.transform((found) => [found]), z.array(item)]);
+const diskSchema = z.looseObject({
+  target: z.looseObject({ dev: z.string() }),
+  source: z
+    .looseObject({ file: z.string().optional(), name: z.string().optional(), host: z.looseObject({ name: z.string() }).optional() })
+    .optional(),
+});
+const domainSchema = z.looseObject({ domain: z.looseObject({ devices: z.looseObject({ disk: one(diskSchema) }) }) });
+
+/** From where a live domain has its disks open, by their targets. */
+export function parseSources(xml: string): Map<string, DiskSource> {
+  const parser = new XMLParser({ ignoreAttributes: false, attributeNamePrefix: '' });
+  const found = domainSchema.parse(parser.parse(xml));
+  const sources = found.domain.devices.disk.map(({ target, source }): [string, DiskSource] => {
+    if (source?.file !== undefined) return [target.dev, { kind: 'file', path: source.file }];
+    if (source?.name !== undefined && source.host !== undefined)
+      return [target.dev, { kind: 'nfs', host: source.host.name, path: source.name }];
+    throw new Error(`the disk ${target.dev} of a domain has neither a file nor an NFS path: ${JSON.stringify(source)}`);
+  });
+  return new Map(sources);
+}
