@@ -127,6 +127,10 @@ export const MigrationOrder = z
   .strictObject({
     to: z.string().max(63).optional().meta({ description: 'The host to go to; without it, the site chooses' }),
     mode: z.enum(['live']).default('live').meta({ description: 'live: the memory streams while the VM runs' }),
+    moveDisk: z
+      .boolean()
+      .default(false)
+      .meta({ description: 'Afterwards its disks follow it, while it runs, and the target becomes its home' }),
     reason: z.string().max(200).optional().meta({ description: 'For those who read the event' }),
   })
   .meta({ id: 'MigrationOrder' });
@@ -140,6 +144,7 @@ export const Migration = z
       .enum(migrationStates)
       .meta({ description: 'stuck: it cannot be known yet where the VM runs; nothing is touched, and it is asked again' }),
     mode: z.enum(['live']),
+    moveDisk: z.boolean().meta({ description: 'It is under way until the disks have followed, or stayed where they were' }),
     from: z.string(),
     to: z.string().nullable().meta({ description: 'null until its turn, where the site chooses' }),
     generation: z.int(),
@@ -164,7 +169,7 @@ export const Migration = z
       .nullable()
       .meta({ description: 'How the pre-copy goes, a few seconds old at most' }),
     downtimeMs: z.int().nullable(),
-    bytes,
+    bytes: bytes.meta({ description: 'Memory that went over the network; what disks took is in their phase' }),
     error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
     requestedBy: z.string(),
     reason: z.string().nullable(),

@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { CallError, type Connection, connection, UsageError } from './client.ts';
 import { addFileCommands } from './files.ts';
+import { addMigrationCommands } from './migrations.ts';
 import { addEventCommand, addHostCommands } from './operators.ts';
 import type { Screen } from './show.ts';
 import { addTaskCommands } from './tasks.ts';
@@ -36,6 +37,7 @@ const screen = (): Screen => ({ out: process.stdout, err: process.stderr, json: 
 
 addFileCommands(program, connect, screen);
 addTaskCommands(program, connect, screen);
+addMigrationCommands(program, connect, screen);
 addHostCommands(program, connect, screen);
 addEventCommand(program, connect, screen);
 

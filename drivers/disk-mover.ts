@@ -69,7 +69,11 @@ const one = <T extends z.ZodType>(item: T) => z.union([item.transform((found) =>
 const diskSchema = z.looseObject({
   target: z.looseObject({ dev: z.string() }),
   source: z
-    .looseObject({ file: z.string().optional(), name: z.string().optional(), host: z.looseObject({ name: z.string() }).optional() })
+    .looseObject({
+      file: z.string().optional(),
+      name: z.string().optional(),
+      host: z.looseObject({ name: z.string() }).optional(),
+    })
     .optional(),
 });
 const domainSchema = z.looseObject({ domain: z.looseObject({ devices: z.looseObject({ disk: one(diskSchema) }) }) });

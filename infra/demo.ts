@@ -4,11 +4,11 @@ import { type Site, startSite } from './site/site.ts';
 
 /**
  * `npm run demo`: a site of three hosts, and on it the main job: a text goes in, a VM counts its words while the worker
- * of its host is killed, the count comes out and is compared with one made here. Each step is printed as it happens;
+ * of its host is killed and the VM moves to another host, the count comes out and is compared with one made here. Each step is printed as it happens;
  * the last line is JSON.
  */
 const textPath = '/usr/share/common-licenses/GPL-3';
-const passes = 6;
+const passes = 20;
 /** Counts again and again, with a line each time, so that there is a middle in which something can die. */
 const script = `mkdir -p out
 for pass in $(seq ${passes}); do echo "pass $pass: $(wc -w < in/words) words"; sleep 1; done
@@ -18,12 +18,23 @@ interface Task {
   id: string;
   state: string;
   workflowId: string;
+  vms: string[];
   hosts: string[];
   exitCode: number | null;
   error: { code: string; message: string } | null;
   outputs: { path: string; file: string; sizeBytes: number; sha256: string }[];
   timeline: { step: string; startedAt: string; endedAt: string | null }[];
   finishedAt: string | null;
+}
+
+interface Migration {
+  id: string;
+  state: string;
+  from: string;
+  to: string | null;
+  downtimeMs: number | null;
+  bytes: number;
+  error: { code: string; message: string } | null;
 }
 
 interface CloudEvent {
@@ -111,6 +122,22 @@ async function killItsWorker(site: Site, client: Client, id: string): Promise<vo
   await worker.servesAgain(before, 30_000);
 }
 
+/** Moves the VM to another host while the command runs in it, and says what that took. */
+async function moveIt(client: Client, id: string): Promise<Migration> {
+  const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
+  const vm = task.vms[0];
+  const asked = await client.json<Migration>('POST', `/v1/vms/${vm}/migrations`, JSON.stringify({ reason: 'the demo' }));
+  say(`asked for ${vm} to be moved away from ${asked.from} while it runs: ${asked.id}`);
+  const over = await wait(`${asked.id} to end`, 180, async () => {
+    const found = await client.json<Migration>('GET', `/v1/migrations/${asked.id}`);
+    return found.state === 'succeeded' || found.state === 'rolledBack' ? found : null;
+  });
+  if (over.state !== 'succeeded') throw new Error(`${over.id} is ${over.state}: ${JSON.stringify(over.error)}`);
+  const mib = (over.bytes / 2 ** 20).toFixed(0);
+  say(`it runs on ${over.to} now: ${over.downtimeMs} ms of standstill, ${mib} MiB of memory carried over, no image`);
+  return over;
+}
+
 /** Prints each step when it has begun, and each change of the state, until the task is over. */
 async function follow(client: Client, id: string): Promise<Task> {
   let shown = '';
@@ -150,7 +177,11 @@ async function runDemo(site: Site): Promise<Record<string, unknown>> {
   const client = openClient(site.ready.api, (await readFile(site.ready.clientKeyFile, 'utf8')).trim());
   const accepted = await submit(client);
   say(`see it in Temporal: ${site.ready.temporalUi}/namespaces/default/workflows/${accepted.workflowId}`);
-  const [task] = await Promise.all([follow(client, accepted.id), killItsWorker(site, client, accepted.id)]);
+  const strike = async (): Promise<Migration> => {
+    await killItsWorker(site, client, accepted.id);
+    return moveIt(client, accepted.id);
+  };
+  const [task, migration] = await Promise.all([follow(client, accepted.id), strike()]);
   const output = task.outputs.find(({ path }) => path === 'out/count');
   if (task.state !== 'succeeded' || output === undefined)
     throw new Error(`${task.id} is ${task.state}: ${JSON.stringify(task.error)}`);
@@ -165,6 +196,14 @@ async function runDemo(site: Site): Promise<Record<string, unknown>> {
   return {
     ok: counted === expected,
     task: { id, state, workflowId, hosts, exitCode, outputs, words: Number(counted), expected: Number(expected) },
+    migration: {
+      id: migration.id,
+      state: migration.state,
+      from: migration.from,
+      to: migration.to,
+      downtimeMs: migration.downtimeMs,
+      bytes: migration.bytes,
+    },
     seconds: secondsBySteps(task),
     event,
   };

@@ -18,7 +18,7 @@ export type MigrationState = keyof typeof migrationTransitions;
 export const migrationStates = Object.keys(migrationTransitions) as [MigrationState, ...MigrationState[]];
 
 /** In the order in which a migration passes through them. An abort is heard before `switch`, never after it began. */
-export const migrationPhases = ['reserve', 'prepare', 'preCopy', 'switch', 'verify', 'commit', 'release'] as const;
+export const migrationPhases = ['reserve', 'prepare', 'preCopy', 'switch', 'verify', 'commit', 'release', 'moveDisk'] as const;
 export type MigrationPhase = (typeof migrationPhases)[number];
 
 /** A phase that has begun; `seconds` is null while it lasts. `bytes` are those that went over the network in it. */
@@ -38,6 +38,8 @@ export interface MigrationRecord {
   state: MigrationState;
   from: HostId;
   to: HostId | null;
+  /** Its disks are to follow it. */
+  moveDisk: boolean;
   abortRequested: boolean;
   error: TaskError | null;
 }

@@ -7,6 +7,8 @@ export interface AcceptedMigration {
   vm: string;
   /** null: the site chooses. */
   to: string | null;
+  /** Without it, the disks stay where they are. */
+  moveDisk?: boolean;
   requestedBy: string;
   reason: string | null;
   nowMs: number;
@@ -47,6 +49,7 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode: 'live',
+      moveDisk: order.moveDisk ?? false,
       fromId: vm.hostId,
       toId: order.to,
       vcpus: vm.vcpus,

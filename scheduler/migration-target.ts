@@ -10,6 +10,8 @@ export interface TargetHost {
   hasImage: boolean;
   capacity: Pick<Resources, 'vcpus' | 'memoryMiB'>;
   used: Pick<Resources, 'vcpus' | 'memoryMiB'>;
+  /** Needed where disks are to follow. */
+  freeDiskMiB?: number;
   /** Migrations under way to this host, and from it. */
   arriving: number;
   leaving: number;
@@ -19,6 +21,8 @@ export interface MovingVm {
   host: string;
   vcpus: number;
   memoryMiB: number;
+  /** Its disks are to follow it: where they are, and what they take. */
+  disk?: { home: string | null; diskMiB: number };
   /** Where it was asked to go; null: wherever it fits best. */
   to: string | null;
 }
@@ -33,9 +37,9 @@ export type TargetFilter =
   | 'closed'
   | 'accelerator'
   | 'cpuModel'
-  | 'image'
   | 'vcpus'
   | 'memory'
+  | 'disk'
   | 'arriving'
   | 'leaving';
 
@@ -52,9 +56,9 @@ function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilte
   if (host.accelerator !== source.accelerator) return 'accelerator';
   // Under emulation every guest has the same plain model.
   if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
-  if (!host.hasImage) return 'image';
   if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
   if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
+  if (vm.disk !== undefined && host.id !== vm.disk.home && (host.freeDiskMiB ?? 0) < vm.disk.diskMiB) return 'disk';
   if (host.arriving >= migrationLimits.arriving) return 'arriving';
   return source.leaving >= migrationLimits.leaving ? 'leaving' : null;
 }
@@ -62,14 +66,19 @@ function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilte
 const passing: readonly TargetFilter[] = ['arriving', 'leaving'];
 const freeMemory = ({ capacity, used }: TargetHost): number => capacity.memoryMiB - used.memoryMiB;
 
-/** Where a VM may go: the host with the most free memory, by id among equals, or the reason of every host for its no. */
+/**
+ * Where a VM may go: a host that has its image before one that has to fetch it first, among those the one with the most
+ * free memory, by id among equals; or the reason of every host for its no.
+ */
 export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): TargetChoice {
   const source = hosts.find((host) => host.id === vm.host);
   if (source === undefined) throw new Error(`BUG: ${vm.host}, which a VM is to leave, is no host`);
   const asked = hosts.filter((host) => vm.to === null || host.id === vm.to);
   const answers = asked.map((host) => ({ host, filter: refuse(vm, source, host) }));
   const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
-  const best = fit.sort((a, b) => freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1))[0];
+  const best = fit.sort(
+    (a, b) => Number(b.hasImage) - Number(a.hasImage) || freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1),
+  )[0];
   if (best !== undefined) return { kind: 'go', to: best.id };
   const refused = answers.flatMap(({ host, filter }) => (filter === null ? [] : [{ host: host.id, filter }]));
   const later = refused.filter(({ filter }) => passing.includes(filter));

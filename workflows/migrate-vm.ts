@@ -14,6 +14,7 @@ import {
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
+import { followWithDisks } from './follow-disks.ts';
 import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
@@ -34,6 +35,8 @@ export interface Move {
   readonly progress: Progress;
   readonly insistence: Insistence;
   readonly pace: number;
+  /** Its disks are to follow, and aren't there already. */
+  readonly moveDisk: boolean;
   readonly phases: PhaseEntry[];
 }
 
@@ -48,6 +51,7 @@ export interface Move {
  *   verify    both hypervisors are asked until they agree      (changes only what is certain: settle-migration.ts)
  *   commit    host, generation, usage and event                nothing: it is so
  *   release   what is left at the host where it isn't          that host's reconciliation, should it be silent
+ *   moveDisk  where asked: its disks follow (follow-disks.ts)  they stay where they are, and it runs on
  *
  * Cancelling this workflow is the abort. @param pace scales every wait.
  */
@@ -92,6 +96,7 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
     progress,
     insistence,
     pace,
+    moveDisk: record.moveDisk && place.home.id !== place.to.id,
     phases: [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }],
   };
   progress.mark({ hosts: [place.from.id, place.to.id] });
@@ -142,13 +147,24 @@ async function run(move: Move, task: TaskId | null, root: CancellationScope): Pr
       const failure = { ...result(), error, lost: outcome === 'lost' };
       await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
     }
-    if (task !== null) await tell(workflowId.task(task), signalName.moved);
+    const tellTask = async (): Promise<void> => {
+      if (task !== null) await tell(workflowId.task(task), signalName.moved);
+    };
+    await tellTask();
+    if (outcome === 'committed' && move.moveDisk) {
+      // The command goes on at the target, while the disks follow in the background.
+      await followWithDisks(move, root);
+      await tellTask();
+    }
     move.progress.mark({ state });
     return state;
   });
 }
 
-async function prepare({ source, target, place, vmId }: Move) {
+async function prepare({ source, target, ledger, place, vmId }: Move) {
+  // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
+  const { from } = await target.ensureImage(place.vm.image);
+  if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
   const carried = await source.readCarried(vmId, place.sourceGeneration);
   const disksAt = place.home.id === place.to.id ? null : place.home.address;
   return target.prepareIncoming({ vm: place.vm, disksAt, carried });
@@ -218,14 +234,14 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
 }
 
 /** The end has to be written down, whatever the ledger thinks of it. */
-function insist<T>({ insistence, ledger, progress }: Move, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
+export function insist<T>({ insistence, ledger, progress }: Move, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
   return insistence.on(() => act(ledger), refusedBy(progress));
 }
 
 const refusedBy = (progress: Progress) => (error: unknown) =>
   progress.say('refused', `**the ledger refuses the end of the migration**: ${taskErrorOf(error).message}`);
 
-async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>): Promise<T> {
+export async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>): Promise<T> {
   const entry: PhaseEntry = { name, startedAt: now(), seconds: null, bytes: 0 };
   move.phases.push(entry);
   move.progress.say(
@@ -240,7 +256,7 @@ async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>
 }
 
 /** As they are to be read later: one that lasts ends with what is being written. */
-function phasesNow({ phases }: Move): PhaseEntry[] {
+export function phasesNow({ phases }: Move): PhaseEntry[] {
   return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? since(entry.startedAt) }));
 }
 

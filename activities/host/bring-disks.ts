@@ -72,7 +72,10 @@ async function copyAll(ports: HostPorts, vm: VmSpec, away: DomainDisk[], signal:
     if (jobs.every((job) => job?.ready === true)) return;
     // It says nothing when its place is full: it is no more.
     if (jobs.some((job) => job === null))
-      throw new BerthError('disk-full', `copying the disks of ${vm.id}: a copy ended before it was complete; look at the room on this host's disk`);
+      throw new BerthError(
+        'disk-full',
+        `copying the disks of ${vm.id}: a copy ended before it was complete; look at the room on this host's disk`,
+      );
     await clock.sleep(lookEveryMs, signal);
   }
 }

@@ -72,6 +72,12 @@ export interface MigrationResult {
   phases: PhaseEntry[];
 }
 
+/** How the disks followed their VM; with an error, they didn't. */
+export interface DiskMoveEnd {
+  error: TaskError | null;
+  phases: PhaseEntry[];
+}
+
 /** Why a migration came to nothing; `lost`: neither host has the VM any more. */
 export interface MigrationFailure extends MigrationResult {
   error: TaskError;
@@ -159,6 +165,8 @@ export interface LedgerActivities {
   commitMigration(id: MigrationId, result: MigrationResult): Promise<TaskId[]>;
   /** The VM is where it was, with the new generation; or stopped, when it was lost. Returns the tasks placed. */
   rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<TaskId[]>;
+  /** The disks have followed, and the target is the VM's home; or they stay where they were. Returns the tasks placed. */
+  endDiskMove(id: MigrationId, end: DiskMoveEnd): Promise<TaskId[]>;
   /** Nobody can know yet where it is: it keeps its room at both hosts. */
   stickMigration(id: MigrationId, why: TaskError): Promise<void>;
   /** Accepted migrations whose workflow was never started. */

@@ -2,7 +2,7 @@ import { BerthError } from '../../model/errors.ts';
 import { eventId, VmMigratedData, vmMigratedType } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
-import type { MigrationFailure, MigrationResult } from './contract.ts';
+import type { DiskMoveEnd, MigrationFailure, MigrationResult } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
 import { measureMigration } from './measurements.ts';
@@ -41,31 +41,34 @@ async function writeMigrated(tx: Transaction, row: MigrationRow, result: Migrati
 async function writeEnd(
   tx: Transaction,
   row: MigrationRow,
-  state: 'succeeded' | 'rolledBack',
+  state: 'running' | 'succeeded' | 'rolledBack',
   end: MigrationResult & { error: MigrationFailure['error'] | null },
   now: string,
 ): Promise<void> {
   const error = end.error === null ? null : JSON.stringify(end.error);
   await tx.$executeRaw`
-    UPDATE "Migration" SET state = ${state}::"MigrationState", reserved = false, waiting = NULL, error = ${error}::jsonb,
+    UPDATE "Migration" SET state = CASE WHEN ${state} = 'running' THEN state ELSE ${state}::"MigrationState" END, reserved = false, waiting = NULL, error = ${error}::jsonb,
       phases = ${JSON.stringify(end.phases)}::jsonb, "downtimeMs" = ${end.downtimeMs}::int, bytes = ${end.bytes}::bigint,
-      "finishedAt" = ${now}::timestamptz, "committedAt" = CASE WHEN ${state} = 'succeeded' THEN ${now}::timestamptz END
+      "diskMiB" = CASE WHEN ${state} = 'running' THEN "diskMiB" ELSE 0 END,
+      "finishedAt" = CASE WHEN ${state} <> 'running' THEN ${now}::timestamptz END,
+      "committedAt" = CASE WHEN ${state} <> 'rolledBack' THEN ${now}::timestamptz END
     WHERE id = ${row.id}`;
 }
 
 /**
  * The VM is at the target, and nowhere else: its row follows. A VM whose removal has begun meanwhile goes on being
- * removed, from there. Throws conflict when the migration ended otherwise.
+ * removed, from there. Where its disks are to follow, the migration stays under way until they have. Throws conflict when
+ * it ended otherwise.
  */
 export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<TaskId[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    if (row.state === 'rolledBack' || (row.state !== 'succeeded' && !row.reserved))
-      throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
-    if (row.state !== 'succeeded') {
-      await writeEnd(tx, row, 'succeeded', { ...result, error: null }, now);
+    const isNew = row.committedAt === null;
+    if (isNew && !row.reserved) throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
+    if (isNew) {
+      await writeEnd(tx, row, row.diskMiB > 0 ? 'running' : 'succeeded', { ...result, error: null }, now);
       await measureMigration(tx, row, result, now);
       await tx.$executeRaw`
         INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
@@ -75,7 +78,7 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
           state = CASE WHEN state IN ('migrating', 'stuck') THEN 'running' ELSE state END WHERE id = ${row.vmId}`;
     }
     const { wake } = await placeWaiting(deps, tx);
-    if (row.state !== 'succeeded') await writeMigrated(tx, row, result, now);
+    if (isNew) await writeMigrated(tx, row, result, now);
     return wake;
   });
 }
@@ -89,7 +92,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    if (row.state === 'succeeded') throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
+    if (row.committedAt !== null) throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
     if (row.state !== 'rolledBack') {
       await writeEnd(tx, row, 'rolledBack', failure, now);
       if (row.reserved)
@@ -97,6 +100,30 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
           UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
             state = CASE WHEN state IN ('migrating', 'stuck') THEN ${failure.lost ? 'stopped' : 'running'}::"VmState" ELSE state END
           WHERE id = ${row.vmId}`;
+    }
+    return (await placeWaiting(deps, tx)).wake;
+  });
+}
+
+/**
+ * The disks of a VM that moved have followed it, and its home is the target; or they stay where they were, and the error
+ * says why. Either way the migration is over. Throws conflict when it was not committed.
+ */
+export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveEnd): Promise<TaskId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.committedAt === null)
+      throw new BerthError('conflict', `Migration ${id} is ${row.state}: its VM has to arrive before its disks do`);
+    if (row.state !== 'succeeded') {
+      const error = end.error === null ? null : JSON.stringify(end.error);
+      // The room that was held for them is theirs now.
+      await tx.$executeRaw`
+        UPDATE "Migration" SET state = 'succeeded', "diskMiB" = 0, error = ${error}::jsonb,
+          phases = ${JSON.stringify(end.phases)}::jsonb, "finishedAt" = ${now}::timestamptz
+        WHERE id = ${row.id}`;
+      if (end.error === null) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
     }
     return (await placeWaiting(deps, tx)).wake;
   });

@@ -2,7 +2,7 @@ import { advanceTask } from './advance-task.ts';
 import { compareHost } from './compare-host.ts';
 import type { LedgerActivities } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
-import { commitMigration, rollBackMigration } from './end-migration.ts';
+import { commitMigration, endDiskMove, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
 import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './housekeeping.ts';
@@ -48,6 +48,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     noteMigration: (id, phases, job) => noteMigration(deps, id, phases, job),
     commitMigration: (id, result) => commitMigration(deps, id, result),
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
+    endDiskMove: (id, end) => endDiskMove(deps, id, end),
     stickMigration: (id, why) => stickMigration(deps, id, why),
     migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
     noteLoads: (loads) => noteLoads(deps, loads),

@@ -27,6 +27,12 @@ export interface MigrationRow {
   startedAt: Date | null;
   vcpus: number;
   memoryMiB: number;
+  moveDisk: boolean;
+  /** Room that is held at the target for disks that are to follow. */
+  diskMiB: number;
+  /** What the VM's disks may take. */
+  vmDiskMiB: number;
+  committedAt: Date | null;
   vmState: VmState;
   vmGeneration: number;
   hostId: HostId | null;
@@ -39,6 +45,7 @@ export interface MigrationRow {
 export async function lockMigration(tx: Transaction, id: MigrationId): Promise<MigrationRow> {
   const rows = await tx.$queryRaw<MigrationRow[]>`
     SELECT m.*, v.state AS "vmState", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId",
+      v."diskMiB" + v."overlayMiB" AS "vmDiskMiB",
       (SELECT t.state FROM "Task" t WHERE t.id = v."taskId") AS "taskState"
     FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" WHERE m.id = ${id} FOR UPDATE OF m, v`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no migration ${id} in the ledger`);
@@ -59,6 +66,7 @@ interface Stored {
   state: MigrationState;
   fromId: string;
   toId: string | null;
+  moveDisk: boolean;
   abortRequestedAt: Date | null;
   error: unknown;
 }
@@ -72,6 +80,7 @@ function record(row: Stored): MigrationRecord {
     state: row.state,
     from: row.fromId as HostId,
     to: row.toId as HostId | null,
+    moveDisk: row.moveDisk,
     abortRequested: row.abortRequestedAt !== null,
     error: row.error as TaskError | null,
   };
@@ -83,6 +92,7 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
       EXISTS (SELECT FROM "HostImage" i JOIN "Vm" v ON v."imageId" = i."imageId" WHERE i."hostId" = h.id AND v.id = ${vmId}) AS "hasImage",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
+      h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
       (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."toId" = h.id) AS arriving,
       (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."fromId" = h.id) AS leaving
     FROM "Host" h ORDER BY h.id`;
@@ -91,7 +101,7 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
 /** An older one that waits, and leaves the same host or goes to the same, comes first. */
 async function olderWaiting(tx: Transaction, row: MigrationRow): Promise<string | null> {
   const rows = await tx.$queryRaw<{ id: string }[]>`
-    SELECT id FROM "Migration" WHERE state = 'running' AND NOT reserved AND "abortRequestedAt" IS NULL
+    SELECT id FROM "Migration" WHERE state = 'running' AND NOT reserved AND "committedAt" IS NULL AND "abortRequestedAt" IS NULL
       AND ("fromId" = ${row.fromId} OR "toId" = ${row.toId}) AND ("createdAt", id) < (${row.createdAt}, ${row.id})
     ORDER BY "createdAt", id LIMIT 1`;
   return rows[0]?.id ?? null;
@@ -123,7 +133,13 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
     const older = await olderWaiting(tx, row);
     if (older !== null) return waits(tx, id, `${older} was asked for earlier`);
     const choice = chooseTarget(
-      { host: row.fromId, vcpus: row.vcpus, memoryMiB: row.memoryMiB, to: row.toId },
+      {
+        host: row.fromId,
+        vcpus: row.vcpus,
+        memoryMiB: row.memoryMiB,
+        to: row.toId,
+        ...(row.moveDisk ? { disk: { home: row.homeId, diskMiB: row.vmDiskMiB } } : {}),
+      },
       await readTargets(tx, row.vmId),
     );
     if (choice.kind === 'wait') return waits(tx, id, choice.why);
@@ -132,7 +148,8 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
       throw new BerthError('migration-refused', `Moving ${row.vmId} away from ${row.fromId}: ${reasons}`);
     }
     await tx.$executeRaw`
-      UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz
+      UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
+        "diskMiB" = ${row.moveDisk && choice.to !== row.homeId ? row.vmDiskMiB : 0}
       WHERE id = ${id}`;
     await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
     return { turn: true, place: await placeOf(deps, tx, { ...row, toId: choice.to as HostId }) };
@@ -184,6 +201,7 @@ export async function migrationsWithoutWorkflow(deps: LedgerDeps, olderThanS: nu
     where: {
       state: 'running',
       reserved: false,
+      committedAt: null,
       waiting: null,
       createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) },
     },

@@ -32,7 +32,8 @@ async function readPlace(tx: Transaction, id: VmId): Promise<VmPlace> {
     { state: VmState; host: HostId | null; home: HostId | null; generation: number; moving: number | null }[]
   >`
     SELECT state, "hostId" AS host, "homeId" AS home, generation,
-      (SELECT m.generation FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND m.reserved) AS moving
+      (SELECT m.generation FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')
+        AND (m.reserved OR m."committedAt" IS NOT NULL)) AS moving
     FROM "Vm" v WHERE id = ${id}`;
   const row = rows[0];
   if (row === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);

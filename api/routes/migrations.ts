@@ -36,6 +36,7 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     owner: row.ownerId,
     state: row.state,
     mode: 'live',
+    moveDisk: row.moveDisk,
     from: row.fromId,
     to: row.toId,
     generation: row.generation,
@@ -75,8 +76,8 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
     // Somebody else's VM is none.
     const mine = await tx.vm.count({ where: { id: vm, ...visible(caller) } });
     if (mine === 0) throw new BerthError('not-found', `There is no VM ${vm}`);
-    const { to = null, reason = null } = order;
-    const id = await acceptMigration(tx, { vm, to, reason, requestedBy: caller.ownerId, nowMs: clock() });
+    const { to = null, reason = null, moveDisk } = order;
+    const id = await acceptMigration(tx, { vm, to, reason, moveDisk, requestedBy: caller.ownerId, nowMs: clock() });
     const row = await tx.migration.findUniqueOrThrow({ where: { id } });
     return json(202, show(row), `/v1/migrations/${id}`);
   }
@@ -98,7 +99,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       tag: 'migrations',
       summary: 'Move a VM to another host while it runs',
       description:
-        'It ends in one of two ways: the VM runs at the target, or where it was. The disk stays where it is: no image is copied.',
+        'It ends in one of two ways: the VM runs at the target, or where it was. The disk stays where it is, unless `moveDisk` lets it follow: no image is copied. Operators move any VM, clients their own.',
       access: 'client',
       params: Id,
       body: MigrationOrder,

@@ -56,7 +56,7 @@ test.each([
   [{ to: 'nowhere' }, 409, 'migration-refused'],
   [{ to: 'host-a' }, 409, 'migration-refused'],
   [{ mode: 'cold' }, 400, 'bad-request'],
-  [{ moveDisk: true }, 400, 'bad-request'],
+  [{ moveDisk: 'yes' }, 400, 'bad-request'],
 ])('%j is refused', async (json, status, code) => {
   const answer = await ask(api.alice, json);
   expect([answer.status, (answer.body as unknown as { code: string }).code]).toEqual([status, code]);

@@ -112,6 +112,7 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     suspended: null,
     pausedSinceMs: null,
     idleMs: 0,
+    disksHere: false,
   });
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => host.domains.size === 1);

@@ -75,6 +75,7 @@ const record = {
   suspended: null,
   pausedSinceMs: null,
   idleMs: 0,
+  disksHere: false,
 };
 
 describe('the cache of images', () => {

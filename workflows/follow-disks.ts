@@ -1,0 +1,43 @@
+import { CancellationScope } from '@temporalio/workflow';
+import type { TaskError } from '../model/task.ts';
+import { taskErrorOf } from './failure.ts';
+import { during, insist, type Move, phasesNow } from './migrate-vm.ts';
+import { onHost } from './on-host.ts';
+import { tellPlaced } from './tell.ts';
+
+/**
+ * The disks of a VM that has moved follow it, while it runs. An abort, or the end of its task, ends that: then they stay
+ * at their home, as after every other migration. Which of the two it is, its host says in the end, and nobody guesses.
+ */
+export async function followWithDisks(move: Move, root: CancellationScope): Promise<void> {
+  const { target, place, progress } = move;
+  let cause: TaskError | null = null;
+  const copying = new CancellationScope();
+  root.cancelRequested.catch(() => copying.cancel());
+  try {
+    const { bytes } = await during(move, 'moveDisk', () => copying.run(() => target.bringDisks(place.vm)));
+    const entry = move.phases.find(({ name }) => name === 'moveDisk');
+    if (entry !== undefined) entry.bytes = bytes;
+  } catch (error) {
+    cause = root.consideredCancelled
+      ? { code: 'migration-aborted', message: 'The disks stay at their home: the migration was aborted before they had followed' }
+      : taskErrorOf(error);
+  }
+  const where = await move.insistence.on(
+    () => target.settleDisks(place.vm),
+    (error) => progress.say('disks', `**it isn't known where the disks are**: ${taskErrorOf(error).message}`),
+  );
+  const stayed = cause ?? { code: 'hypervisor', message: 'The copy of the disks came to nothing, and nobody said why' };
+  const end = { error: where === 'here' ? null : stayed, phases: phasesNow(move) };
+  await tellPlaced(await insist(move, (ledger) => ledger.endDiskMove(move.id, end)));
+  if (where === 'here') await leaveOldHome(move);
+}
+
+/** Once: a home that is silent now is cleaned by its own reconciliation. */
+async function leaveOldHome({ place, pace, vmId, progress }: Move): Promise<void> {
+  try {
+    await onHost(place.home.id, pace, 'throw').leaveHost(vmId, place.vm.generation, false);
+  } catch (error) {
+    progress.say('release', `${place.home.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
+  }
+}
