@@ -37,7 +37,7 @@ interface Moving {
 }
 
 /** A task whose command runs, with its image at every host, and a migration of its VM that was asked for. */
-async function moving(): Promise<Moving> {
+async function moving(order: { moveDisk?: boolean } = {}): Promise<Moving> {
   const task = await site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
   await site.until('it runs', async () => {
     const row = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
@@ -54,13 +54,13 @@ async function moving(): Promise<Moving> {
     });
   }
   const vm = row.id as VmId;
-  const id = await ask(vm);
+  const id = await ask(vm, null, order);
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
   return { task, vm, from: hostOf(row.hostId!), workflow: workflowId.migration(vm, generation), id };
 }
 
-function ask(vm: VmId, to: string | null = null): Promise<MigrationId> {
-  const order = { vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
+function ask(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}): Promise<MigrationId> {
+  const order = { ...more, vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
   return site.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
 
@@ -126,6 +126,7 @@ const call = (name: string, nth = 1): Call => ({ name, nth });
 const forward = [
   call('loadMigration'),
   call('reserveMigration'),
+  call('ensureImage'),
   call('readCarried'),
   call('prepareIncoming'),
   call('migrateOut'),
@@ -170,6 +171,44 @@ test('a task that is cancelled while its VM moves ends as if it had stayed', asy
   await site.cancel(move.task);
   expect(await site.ended(move.task)).toBe('cancelled');
   await expectEverythingOrNothing(site, move.task);
+});
+
+/** Its disks are at one host alone, which is its home; the room for them is taken there and nowhere else. */
+async function expectOneHome(vm: VmId, home: string): Promise<void> {
+  const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+  expect(row.homeId).toBe(home);
+  const disks = site.hosts.flatMap((host) => [...host.disks.keys()].filter((path) => path.includes(vm)).map(() => host.id));
+  expect(disks).toEqual([home, home]);
+}
+
+describe('whose disks are to follow', () => {
+  test('it has them at the target in the end, and moves on from there', async () => {
+    const move = await moving({ moveDisk: true });
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    const there = await expectOneCopy(move, 'succeeded');
+    await expectOneHome(move.vm, there.id);
+    expect(move.from.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+    await finish(move);
+  });
+
+  const after = [call('bringDisks'), call('settleDisks'), call('endDiskMove'), call('leaveHost', 2)];
+  test.concurrent.each(Object.keys(faults).flatMap((fault) => after.map((at) => ({ fault: fault as Fault, ...at }))))(
+    'it runs at the target, with its disks there or at its old home: $name $fault',
+    async ({ fault, ...at }) => {
+      const move = await moving({ moveDisk: true });
+      site.faults.plan(move.workflow, at, fault);
+      await begin(move);
+      expect(await ended(move.workflow)).toBe('succeeded');
+      expect(site.faults.fired(move.workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(move.workflow);
+      await expectOneCopy(move, 'succeeded');
+      const { homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
+      // A home that was silent is cleaned by its own reconciliation.
+      if (at.name !== 'leaveHost') await expectOneHome(move.vm, homeId!);
+      await finish(move);
+    },
+  );
 });
 
 test('a VM whose both copies are gone is reported, and its task fails', async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TaskAnswer } from './client.ts';
 import { copiesOf, counting, faultOf, type MigrationAnswer, move, moveOver, numbersOf } from './moves.ts';
-import { expectNothingLeft, expectOneCompletion, openSite, type TestSite } from './the-site.ts';
+import { expectNothingLeft, expectOneCompletion, onHost, openSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
@@ -81,4 +81,17 @@ test('hosts that lose each other at a random moment leave one copy, unharmed', a
   const migration = await moveOver(here, asked.id);
   console.log(`cut ${asked.from} off from ${to.id} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
   await expectUnharmed(task, migration, 4 * numbers);
+});
+
+test('the disks follow a VM that moved, while it runs, and the host that it left keeps nothing of it', async () => {
+  const task = await counting(here, 150);
+  const vm = task.vms[0]!;
+  const migration = await moveOver(here, (await move(here, vm, { moveDisk: true })).id);
+  expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', error: null });
+  expect(migration.phases.map(({ name }) => name)).toContain('moveDisk');
+  console.log(JSON.stringify(migration.phases));
+  const { home, host } = (await here.client.insist<{ home: string; host: string }>('GET', `/v1/vms/${vm}`)).body;
+  expect([home, host]).toEqual([migration.to, migration.to]);
+  await expect.poll(() => onHost(here, migration.from, ['ls', '/var/lib/berth/vms'])).not.toContain(vm);
+  await expectUnharmed(task, migration, 150);
 });
