@@ -1,6 +1,7 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Logger } from '../model/log.ts';
+import { migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
 import type { Ledger } from '../prisma/client.ts';
 
@@ -42,6 +43,10 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
   });
+  stateGauge(registry, { name: 'berth_migrations', help: 'Migrations by state', states: migrationStates }, async () => {
+    const groups = await ledger.migration.groupBy({ by: ['state'], _count: { id: true } });
+    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+  });
   stateGauge(registry, { name: 'berth_hosts', help: 'Hosts by state', states: hostStates }, async () => {
     const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
@@ -61,10 +66,47 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
   });
 }
 
+interface MigrationSums {
+  outcome: string;
+  migrations: number;
+  seconds: number;
+  downtimeS: number;
+  bytes: number;
+}
+
+/** What migrations took, as sums over all that have ended: a rate of one by a rate of another is a mean. */
+function migrationSums(registry: Registry, ledger: Ledger): void {
+  const outcomes = ['succeeded', 'rolledBack'];
+  const read = () => ledger.$queryRaw<MigrationSums[]>`
+    SELECT state::text AS outcome, count(*)::int AS migrations,
+      COALESCE(sum(extract(epoch FROM "finishedAt" - COALESCE("startedAt", "createdAt"))), 0)::float8 AS seconds,
+      COALESCE(sum("downtimeMs"), 0)::float8 / 1000 AS "downtimeS", COALESCE(sum(bytes), 0)::float8 AS bytes
+    FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY state`;
+  const sums: Record<Exclude<keyof MigrationSums, 'outcome'>, { name: string; help: string }> = {
+    migrations: { name: 'berth_migrations_ended_total', help: 'Migrations that have ended' },
+    seconds: { name: 'berth_migration_seconds_total', help: 'Time from their turn to their end' },
+    downtimeS: { name: 'berth_migration_downtime_seconds_total', help: 'Time that guests stood still' },
+    bytes: { name: 'berth_migration_bytes_total', help: 'Memory that went over the network' },
+  };
+  for (const [key, { name, help }] of Object.entries(sums))
+    new Gauge({
+      name,
+      help,
+      labelNames: ['outcome'],
+      registers: [registry],
+      async collect() {
+        const rows = await read();
+        for (const outcome of outcomes)
+          this.set({ outcome }, rows.find((row) => row.outcome === outcome)?.[key as keyof typeof sums] ?? 0);
+      },
+    });
+}
+
 export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   ledgerGauges(registry, ledger, clock);
+  migrationSums(registry, ledger);
   const duration = new Histogram({
     name: 'berth_http_request_duration_seconds',
     help: 'Time to the end of the answer, by route',

@@ -31,17 +31,17 @@ async function running(spec: Record<string, unknown> = {}): Promise<{ task: Task
   return { task, vm: placement.vms[0]!.id };
 }
 
-function ask(vm: VmId, to: string | null = null): Promise<MigrationId> {
+function ask(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}): Promise<MigrationId> {
   fixture.now += 1000;
-  const order = { vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
+  const order = { ...more, vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
   return fixture.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
 
-async function begin(vm: VmId, to: string | null = null): Promise<{ id: MigrationId; place: MigrationPlace }> {
-  const id = await ask(vm, to);
+async function begin(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}) {
+  const id = await ask(vm, to, more);
   const turn = await fixture.activities.reserveMigration(id);
   if (!turn.turn) throw new Error(turn.why);
-  return { id, place: turn.place };
+  return { id, place: turn.place satisfies MigrationPlace };
 }
 
 const vmRow = (id: VmId) => fixture.ledger.vm.findUniqueOrThrow({ where: { id } });
@@ -150,18 +150,77 @@ describe('a migration that comes to nothing', () => {
   });
 });
 
+describe('disks that follow', () => {
+  const diskAt = async () =>
+    Object.fromEntries((await fixture.ledger.host.findMany()).map((host) => [host.id, host.usedDiskMiB]));
+  const end = { error: null, phases: [] };
+
+  it('have room at both hosts from the beginning, and in the end at their new home alone', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { a: taken } = await diskAt();
+    const { id } = await begin(vm, 'b', { moveDisk: true });
+    expect(await diskAt()).toEqual({ a: taken, b: taken });
+    await fixture.activities.commitMigration(id, result);
+    expect(await diskAt()).toEqual({ a: taken, b: taken });
+    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'a', movedBy: `migrate-${vm}-2` });
+    await fixture.activities.endDiskMove(id, end);
+    await fixture.activities.endDiskMove(id, end);
+    expect(await diskAt()).toEqual({ a: 0, b: taken });
+    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'b', movedBy: null });
+    expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({
+      state: 'succeeded',
+      error: null,
+    });
+  });
+
+  it('stay at their home when the copy comes to nothing, and the migration says why', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { a: taken } = await diskAt();
+    const { id } = await begin(vm, 'b', { moveDisk: true });
+    expect((await failure(fixture.activities.endDiskMove(id, end))).code).toBe('conflict');
+    await fixture.activities.commitMigration(id, result);
+    await fixture.activities.endDiskMove(id, { ...end, error: { code: 'disk-full', message: 'no room' } });
+    expect(await diskAt()).toEqual({ a: taken, b: 0 });
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', state: 'running' });
+  });
+
+  it('keep their VM from moving on before they have followed', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { moveDisk: true });
+    await fixture.activities.commitMigration(id, result);
+    expect((await failure(ask(vm))).code).toBe('conflict');
+    await fixture.activities.endDiskMove(id, end);
+    await ask(vm);
+  });
+
+  it('are no reason to move to a host without room for them', async () => {
+    const { vm } = await running();
+    await arrive('b', {}, { ...roomy, diskMiB: 8 });
+    expect((await failure(begin(vm, 'b', { moveDisk: true }))).message).toContain('b: disk');
+  });
+});
+
 describe('what a migration needs', () => {
   it('is told of every host that lacks it', async () => {
     const { vm } = await running();
     await arrive('closed');
     await fixture.ledger.host.update({ where: { id: 'closed' }, data: { acceptsMigrations: false } });
-    await arrive('imageless', { images: [] });
     await arrive('kvm', { accelerator: 'kvm' });
     await arrive('small', {}, { ...roomy, memoryMiB: 255 });
     const error = await failure(begin(vm));
     expect(error.code).toBe('migration-refused');
-    expect(error.message).toContain('a: here, closed: closed, imageless: image, kvm: accelerator, small: memory');
+    expect(error.message).toContain('a: here, closed: closed, kvm: accelerator, small: memory');
     expect(await vmRow(vm)).toMatchObject({ state: 'running', generation: 1 });
+  });
+
+  it('is an image only in so far as a host that has it comes before one that has to fetch it', async () => {
+    const { vm } = await running();
+    await arrive('b', { images: [] });
+    await arrive('c', {}, { ...roomy, memoryMiB: roomy.memoryMiB / 2 });
+    expect((await begin(vm)).place.to.id).toBe('c');
   });
 
   it('is one at a time for a VM, however many ask at once', async () => {
