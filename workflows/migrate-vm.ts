@@ -18,6 +18,7 @@ import { followWithDisks } from './follow-disks.ts';
 import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
+import { together } from './scopes.ts';
 import { settleMigration } from './settle-migration.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
@@ -162,10 +163,14 @@ async function run(move: Move, task: TaskId | null, root: CancellationScope): Pr
 }
 
 async function prepare({ source, target, ledger, place, vmId }: Move) {
-  // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
-  const { from } = await target.ensureImage(place.vm.image);
-  if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
-  const carried = await source.readCarried(vmId, place.sourceGeneration);
+  const fetched = async (): Promise<null> => {
+    // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
+    const { from } = await target.ensureImage(place.vm.image);
+    if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
+    return null;
+  };
+  const [carried] = await together([() => source.readCarried(vmId, place.sourceGeneration), fetched]);
+  if (carried == null) throw new Error('BUG: nothing was carried');
   const disksAt = place.home.id === place.to.id ? null : place.home.address;
   return target.prepareIncoming({ vm: place.vm, disksAt, carried });
 }
@@ -230,6 +235,7 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
     await during(move, 'release', () => onHost(host.id, pace, 'throw').leaveHost(vmId, generation, place.home.id === host.id));
   } catch (error) {
     progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
+    await tell(workflowId.reconcile(host.id), signalName.lookNow);
   }
 }
 

@@ -35,18 +35,19 @@ function foundByVm(found: HostInventory): Map<string, Found> {
 type Judgement = 'belongs' | 'leftover' | 'foreign';
 
 /**
- * Only what the ledger says is over here is a leftover. What is recorded with the row's generation or a newer one is not
- * ours to judge, nor is a VM that moves: its own workflow asks both hosts.
+ * Only what the ledger says is over here is a leftover. What is recorded with a newer generation than the row's is not
+ * ours to judge, nor is a VM that moves: its own workflow asks both hosts. The row's own generation, where the row isn't,
+ * is what a migration that was rolled back has left.
  */
 function judge(host: HostId, row: Row | undefined, thing: Found): Judgement {
   if (row === undefined) return 'foreign';
   if (row.state === 'removed') return 'leftover';
   if (row.state === 'migrating') return 'belongs';
-  const older = thing.generation !== null && thing.generation < row.generation;
+  const over = thing.generation !== null && thing.generation <= row.generation;
   // Waiting in the queue again: what the last placement left here is of its generation.
   if (row.state === 'pending') return row.hostId === null ? 'foreign' : 'leftover';
   if (row.hostId === host || row.homeId === host) return 'belongs';
-  return older ? 'leftover' : 'foreign';
+  return over ? 'leftover' : 'foreign';
 }
 
 /** States in which a domain must be there; in the others a workflow is just making or removing it. */

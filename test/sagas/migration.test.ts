@@ -204,8 +204,12 @@ describe('whose disks are to follow', () => {
       if (fault === 'late') await site.faults.runLate(move.workflow);
       await expectOneCopy(move, 'succeeded');
       const { homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
-      // A home that was silent is cleaned by its own reconciliation.
-      if (at.name !== 'leaveHost') await expectOneHome(move.vm, homeId!);
+      // A home that was silent is cleaned by its own reconciliation, which was told.
+      await site.until('its old home has nothing of it', async () => {
+        const traces = move.from.leftovers().filter((trace) => trace.includes(move.vm));
+        return homeId === move.from.id || traces.length === 0;
+      });
+      await expectOneHome(move.vm, homeId!);
       await finish(move);
     },
   );
