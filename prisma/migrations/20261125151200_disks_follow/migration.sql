@@ -13,8 +13,8 @@ ALTER TABLE "Migration"
     (state <> 'succeeded' OR "committedAt" IS NOT NULL) AND (state <> 'rolledBack' OR "committedAt" IS NULL)
     AND (NOT reserved OR "committedAt" IS NULL)),
   ADD CONSTRAINT "Migration_mode" CHECK (mode IN ('live', 'cold')),
-  -- Room for disks is held for as long as they may come: from the reservation to the end.
-  ADD CONSTRAINT "Migration_disk" CHECK ("diskMiB" >= 0 AND ("diskMiB" = 0 OR ("moveDisk" AND "toId" IS NOT NULL AND state IN ('running', 'stuck'))));
+  -- Room for disks, and for memory that comes as a file, is held for as long as they may come: from the reservation to the end.
+  ADD CONSTRAINT "Migration_disk" CHECK ("diskMiB" >= 0 AND ("diskMiB" = 0 OR ("toId" IS NOT NULL AND state IN ('running', 'stuck'))));
 
 -- As before, and the room for disks that are to follow.
 CREATE OR REPLACE FUNCTION berth_account_migration() RETURNS trigger LANGUAGE plpgsql AS $$
