@@ -2,7 +2,7 @@ import { CancellationScope } from '@temporalio/workflow';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
-import { during, insist, type Move, phasesNow } from './migrate-vm.ts';
+import { during, insist, type Move, phasesNow, soon } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import { tell, tellPlaced } from './tell.ts';
 
@@ -34,10 +34,10 @@ export async function followWithDisks(move: Move, root: CancellationScope): Prom
   if (where === 'here') await leaveOldHome(move);
 }
 
-/** Once: a home that is silent now is cleaned by its own reconciliation. */
+/** A home that is silent now is cleaned by its own reconciliation. */
 async function leaveOldHome({ place, pace, vmId, progress }: Move): Promise<void> {
   try {
-    await onHost(place.home.id, pace, 'throw').leaveHost(vmId, place.vm.generation, false);
+    await soon(pace, () => onHost(place.home.id, pace, 'throw').leaveHost(vmId, place.vm.generation, false));
   } catch (error) {
     progress.say('release', `${place.home.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
     await tell(workflowId.reconcile(place.home.id), signalName.lookNow);

@@ -13,12 +13,12 @@ import {
 } from '../model/migration.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
-import { codeOf, taskErrorOf } from './failure.ts';
+import { codeOf, failure, taskErrorOf } from './failure.ts';
 import { followWithDisks } from './follow-disks.ts';
 import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
-import { together } from './scopes.ts';
+import { together, within } from './scopes.ts';
 import { settleMigration } from './settle-migration.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
@@ -226,17 +226,25 @@ async function abort({ place, vmId, progress, pace }: Move): Promise<boolean> {
   }
 }
 
-/** Once: a host that is silent now is cleaned by its own reconciliation, which knows the generations. */
+/** A host that is silent now, or refuses for too long, is cleaned by its own reconciliation, which knows the generations. */
 async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
   const { place, pace, vmId, progress } = move;
   const host = place[which];
   const generation = which === 'from' ? place.sourceGeneration : place.vm.generation;
   try {
-    await during(move, 'release', () => onHost(host.id, pace, 'throw').leaveHost(vmId, generation, place.home.id === host.id));
+    await during(move, 'release', () =>
+      soon(pace, () => onHost(host.id, pace, 'throw').leaveHost(vmId, generation, place.home.id === host.id)),
+    );
   } catch (error) {
     progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
     await tell(workflowId.reconcile(host.id), signalName.lookNow);
   }
+}
+
+/** What a removal, which is tried for ever, may take here: the migration is over without it. */
+export function soon<T>(pace: number, act: () => Promise<T>): Promise<T> {
+  const ms = waits(pace).leavePatience;
+  return within(ms, () => failure('host-busy', `it could not be cleaned up within ${ms / 1000} s`), act);
 }
 
 /** The end has to be written down, whatever the ledger thinks of it. */

@@ -30,6 +30,8 @@ export interface Waits {
   turnPoll: number;
   /** Between two looks at how a pre-copy goes. */
   progressEvery: number;
+  /** How long a migration waits for what it left at a host to be removed. */
+  leavePatience: number;
   /** Between two looks at both hosts while nothing may be touched: first and longest; and when that is told. */
   unclearPause: { first: number; longest: number };
   unclearPatience: number;
@@ -50,6 +52,7 @@ export function waits(pace: number): Waits {
     reconcileEvery: 5 * minute * pace,
     turnPoll: 2 * second * pace,
     progressEvery: 2 * second * pace,
+    leavePatience: 30 * second * pace,
     unclearPause: { first: second * pace, longest: 5 * minute * pace },
     unclearPatience: minute * pace,
     housekeepingEvery: 15 * second * pace,

@@ -74,13 +74,19 @@ const partedFor = (ms: number, parts: (struck: Struck) => [Host, string]): Fault
 /** Where the site's Temporal and repository are, for its hosts. */
 const outside = ({ from }: Struck): string => from.address.replace(/\.\d+$/, '.1');
 
-/** A file system without room where the target keeps its VMs. */
+/** Whatever the target's worker writes goes to a file system without room; what is there can be read. */
 const diskFull: Fault = async ({ test, to }) => {
-  const folder = '/var/lib/berth/vms';
-  await onHost(test, to.id, ['mount', '-t', 'tmpfs', '-o', 'size=4k,nr_inodes=2', 'berth-full', folder]);
-  await onHost(test, to.id, ['sh', '-c', `head -c 8192 /dev/zero > ${folder}/full || true`]);
+  const [root, layer] = ['/var/lib/berth', '/run/berth/full'];
+  const fill = [
+    `mkdir -p ${layer}`,
+    `mount -t tmpfs -o size=256k berth-full ${layer}`,
+    `mkdir ${layer}/upper ${layer}/work`,
+    `mount -t overlay -o lowerdir=${root},upperdir=${layer}/upper,workdir=${layer}/work berth-full ${root}`,
+    `head -c 1000000 /dev/zero > ${root}/full 2>/dev/null || true`,
+  ];
+  await onHost(test, to.id, ['sh', '-ec', fill.join('\n')]);
   return async () => {
-    await onHost(test, to.id, ['umount', folder]);
+    await onHost(test, to.id, ['sh', '-ec', `umount --lazy ${root}; umount --lazy ${layer}`]);
   };
 };
 
