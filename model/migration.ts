@@ -164,7 +164,8 @@ export function targetView(seen: SeenDomain | null | 'unknown'): TargetView {
     // Only what the hypervisor has finished and left paused, as it was asked to, says `user`.
     return seen.reason === 'user' ? 'arrived' : 'incoming';
   }
-  return 'dead';
+  // What isn't running and is defined all the same is somebody else's: ours are transient.
+  return seen.state === 'shutoff' ? 'absent' : 'dead';
 }
 
 /** How the pre-copy goes, from the hypervisor's own figures. */

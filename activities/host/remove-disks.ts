@@ -8,7 +8,8 @@ import { onItsWayOut } from './remove-domain.ts';
 export async function removeDisks(ports: HostPorts, vmId: VmId, generation: number, record: VmRecord | null): Promise<void> {
   const { hypervisor, store } = ports;
   const status = await hypervisor.status(domainName(vmId));
-  if (status !== null)
+  // One that is only defined, with our name, was made by somebody else, and runs nothing: ours are transient.
+  if (status !== null && status.state !== 'shutoff')
     throw new BerthError(
       'in-use',
       `removing the disks of ${vmId}: its domain is ${status.state} (${status.reason}); end it first`,

@@ -125,7 +125,9 @@ describe('what is seen', () => {
     expect(targetView({ state: 'paused', reason: 'starting up' })).toBe('incoming');
     expect(targetView({ state: 'paused', reason: 'user' })).toBe('arrived');
     expect(targetView({ state: 'running', reason: 'migrated' })).toBe('running');
-    expect(targetView({ state: 'shutoff', reason: 'failed' })).toBe('dead');
+    expect(targetView({ state: 'crashed', reason: 'panicked' })).toBe('dead');
+    // Somebody's definition of the same name, which runs nothing.
+    expect(targetView({ state: 'shutoff', reason: 'unknown' })).toBe('absent');
   });
 });
 
