@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
 import { TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from '../model/events.ts';
-import { migrationPhases, migrationStates } from '../model/migration.ts';
+import { migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 
@@ -126,7 +126,10 @@ export const Vm = z
 export const MigrationOrder = z
   .strictObject({
     to: z.string().max(63).optional().meta({ description: 'The host to go to; without it, the site chooses' }),
-    mode: z.enum(['live']).default('live').meta({ description: 'live: the memory streams while the VM runs' }),
+    mode: z
+      .enum(migrationModes)
+      .default('live')
+      .meta({ description: 'live: the memory streams while the VM runs; cold: it is suspended for it, or is so already' }),
     moveDisk: z
       .boolean()
       .default(false)
@@ -143,7 +146,7 @@ export const Migration = z
     state: z
       .enum(migrationStates)
       .meta({ description: 'stuck: it cannot be known yet where the VM runs; nothing is touched, and it is asked again' }),
-    mode: z.enum(['live']),
+    mode: z.enum(migrationModes),
     moveDisk: z.boolean().meta({ description: 'It is under way until the disks have followed, or stayed where they were' }),
     from: z.string(),
     to: z.string().nullable().meta({ description: 'null until its turn, where the site chooses' }),

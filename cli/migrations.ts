@@ -20,6 +20,7 @@ interface Migration {
 
 interface MoveOptions {
   to?: string;
+  cold?: boolean;
   moveDisk?: boolean;
   reason?: string;
   wait?: boolean;
@@ -56,13 +57,16 @@ export function addMigrationCommands(program: Command, connect: () => Connection
     .description('move a VM to another host while it runs')
     .argument('<vm>')
     .option('--to <host>', 'where to; without it, the site chooses')
+    .option('--cold', 'suspend it for the journey')
     .option('--move-disk', 'let its disks follow it')
     .option('--reason <text>', 'for those who read the event')
     .option('--wait', 'wait for the end; exit code 1 when it stays where it was')
     .addHelpText('after', '\nExample:\n  berth vms migrate vm_01… --to host-b --wait')
-    .action(async (vm: string, { to, moveDisk, reason, wait }: MoveOptions) => {
+    .action(async (vm: string, { to, cold, moveDisk, reason, wait }: MoveOptions) => {
       const [connected, shown] = [connect(), screen()];
-      const json = Object.fromEntries(Object.entries({ to, moveDisk, reason }).filter(([, value]) => value !== undefined));
+      const json = Object.fromEntries(
+        Object.entries({ to, mode: cold ? 'cold' : undefined, moveDisk, reason }).filter(([, value]) => value !== undefined),
+      );
       const headers = { 'idempotency-key': randomUUID() };
       const asked = await patiently(() =>
         callJson<Migration>(connected, `/v1/vms/${encodeURIComponent(vm)}/migrations`, { method: 'POST', json, headers }),

@@ -4,6 +4,7 @@ import { Agent } from 'undici';
 import type { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
+import { openCarrier } from './carrier.ts';
 import { systemClock } from './clock.ts';
 import { openDiskMover } from './disk-mover.ts';
 import { openDiskTool } from './disks.ts';
@@ -65,6 +66,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     network,
     hypervisor,
     migrator: openMigrator(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    carrier: openCarrier(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     guest: openGuest(openGuestAgent(agents), await hostNameservers()),
     probe: openProbe({

@@ -20,6 +20,7 @@ export interface HostPorts {
   hypervisor: Hypervisor;
   migrator: Migrator;
   diskMover: DiskMover;
+  carrier: Carrier;
   guest: Guest;
   probe: HostProbe;
 }
@@ -284,6 +285,28 @@ export interface PeerHypervisor {
   status(name: string): Promise<DomainStatus | null>;
   resume(name: string): Promise<void>;
   close(): void;
+}
+
+export type CarriedFile = 'memory' | 'overlay' | 'data';
+
+/** A VM that doesn't run, as files that go from host to host. */
+export interface Carrier {
+  /** Writes down, for whoever packs for this host, what it still has of an earlier version. */
+  offer(vmId: VmId): Promise<{ chunks: number }>;
+  /** Makes the pack: what `offer` names is left out. */
+  pack(
+    vmId: VmId,
+    files: readonly CarriedFile[],
+    offer: { address: string; chunks: number } | null,
+  ): Promise<{ bytes: number; totalBytes: number }>;
+  /** Fetches another host's pack and makes its files here, in their places; `disk-full`. */
+  unpack(vmId: VmId, pack: { address: string; bytes: number }): Promise<void>;
+  /** Puts files of a VM that went elsewhere aside as an earlier version, within a budget. */
+  keep(vmId: VmId, files: readonly CarriedFile[]): Promise<void>;
+  /** Removes pack and offer. */
+  clear(vmId: VmId): Promise<void>;
+  /** Removes all of that. */
+  forget(vmId: VmId): Promise<void>;
 }
 
 export interface CopyJob {

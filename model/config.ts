@@ -93,6 +93,8 @@ const groups = {
     /** vCPUs promised for each processor. */
     BERTH_VCPU_RATIO: z.coerce.number().gt(0).max(64).default(4),
     BERTH_IMAGE_CACHE_MIB: count(20 * 1024),
+    /** What versions of VMs that were moved elsewhere suspended may take, so that coming back carries only what changed. */
+    BERTH_KEPT_VERSIONS_MIB: count(4096),
     /** What one migration away from this host, or one disk on its way to it, may take of the network; 0: no limit. */
     BERTH_MIGRATION_MIB_PER_S: count(0),
     ...metrics,

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { migrationModes } from './migration.ts';
 
 /**
  * What outsiders hear of tasks, as the `data` of CloudEvents 1.0. Times are RFC 3339. A field is never taken away or
@@ -80,7 +81,7 @@ export const VmMigratedData = z
     owner: z.string(),
     task: z.string().nullable(),
     migration: z.string(),
-    mode: z.enum(['live']),
+    mode: z.enum(migrationModes),
     from: place,
     to: place,
     /** Where its disk is. */

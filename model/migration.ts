@@ -17,8 +17,26 @@ export const migrationTransitions = {
 export type MigrationState = keyof typeof migrationTransitions;
 export const migrationStates = Object.keys(migrationTransitions) as [MigrationState, ...MigrationState[]];
 
+/** `live`: the memory streams while the VM runs. `cold`: it is suspended, and goes as files. */
+export const migrationModes = ['live', 'cold'] as const;
+export type MigrationMode = (typeof migrationModes)[number];
+
 /** In the order in which a migration passes through them. An abort is heard before `switch`, never after it began. */
-export const migrationPhases = ['reserve', 'prepare', 'preCopy', 'switch', 'verify', 'commit', 'release', 'moveDisk'] as const;
+export const migrationPhases = [
+  'reserve',
+  'prepare',
+  // of a live one
+  'preCopy',
+  'switch',
+  // of a cold one
+  'suspend',
+  'copy',
+  'restore',
+  'verify',
+  'commit',
+  'release',
+  'moveDisk',
+] as const;
 export type MigrationPhase = (typeof migrationPhases)[number];
 
 /** A phase that has begun; `seconds` is null while it lasts. `bytes` are those that went over the network in it. */
@@ -38,6 +56,7 @@ export interface MigrationRecord {
   state: MigrationState;
   from: HostId;
   to: HostId | null;
+  mode: MigrationMode;
   /** Its disks are to follow it. */
   moveDisk: boolean;
   abortRequested: boolean;

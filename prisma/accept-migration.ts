@@ -1,12 +1,14 @@
 import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
 import { newId } from '../model/ids.ts';
-import type { MigrationId } from '../model/migration.ts';
+import type { MigrationId, MigrationMode } from '../model/migration.ts';
 
 export interface AcceptedMigration {
   vm: string;
   /** null: the site chooses. */
   to: string | null;
+  /** Without it, `live`. */
+  mode?: MigrationMode;
   /** Without it, the disks stay where they are. */
   moveDisk?: boolean;
   requestedBy: string;
@@ -35,8 +37,12 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
   const last = before[0];
   if (last !== undefined && (last.state === 'running' || last.state === 'stuck'))
     throw new BerthError('conflict', `VM ${order.vm} moves already: see migration ${last.id}`);
-  if (vm.state !== 'running' || vm.hostId === null)
-    throw new BerthError('conflict', `VM ${order.vm} is ${vm.state}: only one that runs can be moved live`);
+  const mode = order.mode ?? 'live';
+  if (!(vm.state === 'running' || (mode === 'cold' && vm.state === 'suspended')) || vm.hostId === null)
+    throw new BerthError(
+      'conflict',
+      `VM ${order.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
+    );
   if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
   if (order.to !== null && (await tx.host.count({ where: { id: order.to } })) === 0)
     throw new BerthError('migration-refused', `There is no host ${order.to}; GET /v1/hosts lists those that are`);
@@ -48,7 +54,7 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       ownerId: vm.ownerId,
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
-      mode: 'live',
+      mode,
       moveDisk: order.moveDisk ?? false,
       fromId: vm.hostId,
       toId: order.to,

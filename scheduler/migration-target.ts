@@ -21,11 +21,21 @@ export interface MovingVm {
   host: string;
   vcpus: number;
   memoryMiB: number;
-  /** Its disks are to follow it: where they are, and what they take. */
-  disk?: { home: string | null; diskMiB: number };
+  /** What it needs of a target's disk: for disks that are to come along, unless they are there, and for its memory as a file. */
+  disk?: DiskRoom;
   /** Where it was asked to go; null: wherever it fits best. */
   to: string | null;
 }
+
+export interface DiskRoom {
+  /** Where its disks are. */
+  home: string | null;
+  diskMiB: number;
+  memoryMiB: number;
+}
+
+export const diskNeeded = ({ home, diskMiB, memoryMiB }: DiskRoom, host: string): number =>
+  memoryMiB + (host === home ? 0 : diskMiB);
 
 /** Migrations at a time: each gets a share of the network, and four side by side take four times as long. */
 export const migrationLimits = { arriving: 2, leaving: 2 } as const;
@@ -58,7 +68,8 @@ function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilte
   if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
   if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
   if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
-  if (vm.disk !== undefined && host.id !== vm.disk.home && (host.freeDiskMiB ?? 0) < vm.disk.diskMiB) return 'disk';
+  const diskMiB = vm.disk === undefined ? 0 : diskNeeded(vm.disk, host.id);
+  if (diskMiB > 0 && (host.freeDiskMiB ?? 0) < diskMiB) return 'disk';
   if (host.arriving >= migrationLimits.arriving) return 'arriving';
   return source.leaving >= migrationLimits.leaving ? 'leaving' : null;
 }

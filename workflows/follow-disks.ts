@@ -1,10 +1,9 @@
 import { CancellationScope } from '@temporalio/workflow';
 import type { TaskError } from '../model/task.ts';
-import { signalName, workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
 import { during, insist, type Move, phasesNow, soon } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
-import { tell, tellPlaced } from './tell.ts';
+import { tellPlaced, tellReconciliation } from './tell.ts';
 
 /**
  * The disks of a VM that has moved follow it, while it runs. An abort, or the end of its task, ends that: then they stay
@@ -40,6 +39,6 @@ async function leaveOldHome({ place, pace, vmId, progress }: Move): Promise<void
     await soon(pace, () => onHost(place.home.id, pace, 'throw').leaveHost(vmId, place.vm.generation, false));
   } catch (error) {
     progress.say('release', `${place.home.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
-    await tell(workflowId.reconcile(place.home.id), signalName.lookNow);
+    await tellReconciliation(place.home.id);
   }
 }

@@ -1,5 +1,5 @@
 import { CancellationScope, condition, defineSignal, isCancellation, setHandler, sleep } from '@temporalio/workflow';
-import type { HostActivities, MigratedOut } from '../activities/host/contract.ts';
+import type { Carried, HostActivities, MigratedOut } from '../activities/host/contract.ts';
 import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
 import type { TaskId, VmId } from '../model/ids.ts';
 import {
@@ -16,11 +16,12 @@ import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, failure, taskErrorOf } from './failure.ts';
 import { followWithDisks } from './follow-disks.ts';
 import { Insistence } from './insistence.ts';
+import { leaveColdly, moveCold, settleCold } from './migrate-cold.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { together, within } from './scopes.ts';
 import { settleMigration } from './settle-migration.ts';
-import { tell, tellPlaced } from './tell.ts';
+import { tell, tellPlaced, tellReconciliation } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const movedSignal = defineSignal(signalName.moved);
@@ -39,6 +40,8 @@ export interface Move {
   /** Its disks are to follow, and aren't there already. */
   readonly moveDisk: boolean;
   readonly phases: PhaseEntry[];
+  /** Of a cold one: what was begun, and has an undo from then on. */
+  readonly cold: { suspended: boolean; restoring: boolean };
 }
 
 /**
@@ -54,7 +57,7 @@ export interface Move {
  *   release   what is left at the host where it isn't          that host's reconciliation, should it be silent
  *   moveDisk  where asked: its disks follow (follow-disks.ts)  they stay where they are, and it runs on
  *
- * Cancelling this workflow is the abort. @param pace scales every wait.
+ * The phases of a cold one are in migrate-cold.ts. Cancelling this workflow is the abort. @param pace scales every wait.
  */
 export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationState> {
   const root = CancellationScope.current();
@@ -99,9 +102,10 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
     pace,
     moveDisk: record.moveDisk && place.home.id !== place.to.id,
     phases: [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }],
+    cold: { suspended: false, restoring: false },
   };
   progress.mark({ hosts: [place.from.id, place.to.id] });
-  return run(move, record.task, root);
+  return run(move, record, root);
 }
 
 /** Waits until there is room for one more migration at both hosts. A signal says when to ask; the poll is for a lost one. */
@@ -124,26 +128,42 @@ async function turn(
   }
 }
 
-async function run(move: Move, task: TaskId | null, root: CancellationScope): Promise<MigrationState> {
-  let moved: MigratedOut = { downtimeMs: null, bytes: 0 };
-  let cause: TaskError | null = null;
+interface Course {
+  moved: MigratedOut;
+  cause: TaskError | null;
+}
+
+async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
   try {
     const config = await during(move, 'prepare', () => prepare(move));
-    moved = await during(move, 'preCopy', () => preCopy(move, config));
-  } catch (error) {
-    cause = whyEnded(root, error);
-  }
-  return CancellationScope.nonCancellable(async () => {
+    const moved = await during(move, 'preCopy', () => preCopy(move, config));
     splitSwitch(move, moved);
-    const outcome = await during(move, 'verify', () => settleMigration(move, cause === null ? null : () => abort(move)));
+    return { moved, cause: null };
+  } catch (error) {
+    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error) };
+  }
+}
+
+async function run(
+  move: Move,
+  { mode, task }: Pick<MigrationRecord, 'mode'> & { task: TaskId | null },
+  root: CancellationScope,
+): Promise<MigrationState> {
+  const isCold = mode === 'cold';
+  const course = isCold ? await moveCold(move, root) : await moveLive(move, root);
+  return CancellationScope.nonCancellable(async () => {
+    const { moved, cause } = course;
+    const outcome = await during(move, 'verify', () =>
+      isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move)),
+    );
+    const committed = outcome === 'committed';
     const result = () => ({ ...moved, phases: phasesNow(move) });
-    const state = outcome === 'committed' ? 'succeeded' : 'rolledBack';
-    if (outcome === 'committed') {
+    if (committed) {
       const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);
-      await leave(move, 'from');
+      await (isCold ? leaveColdly(move, true) : leave(move, 'from'));
     } else {
-      await leave(move, 'to');
+      await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
       const failure = { ...result(), error, lost: outcome === 'lost' };
       await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
@@ -152,17 +172,19 @@ async function run(move: Move, task: TaskId | null, root: CancellationScope): Pr
       if (task !== null) await tell(workflowId.task(task), signalName.moved);
     };
     await tellTask();
-    if (outcome === 'committed' && move.moveDisk) {
+    if (committed && move.moveDisk && !isCold) {
       // The command goes on at the target, while the disks follow in the background.
       await followWithDisks(move, root);
       await tellTask();
     }
+    const state = committed ? 'succeeded' : 'rolledBack';
     move.progress.mark({ state });
     return state;
   });
 }
 
-async function prepare({ source, target, ledger, place, vmId }: Move) {
+/** The image is at the target, and the source has said what its record holds. */
+export async function prepareTarget({ source, target, ledger, place, vmId }: Move): Promise<Carried> {
   const fetched = async (): Promise<null> => {
     // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
     const { from } = await target.ensureImage(place.vm.image);
@@ -171,6 +193,12 @@ async function prepare({ source, target, ledger, place, vmId }: Move) {
   };
   const [carried] = await together([() => source.readCarried(vmId, place.sourceGeneration), fetched]);
   if (carried == null) throw new Error('BUG: nothing was carried');
+  return carried;
+}
+
+async function prepare(move: Move) {
+  const { place, target } = move;
+  const carried = await prepareTarget(move);
   const disksAt = place.home.id === place.to.id ? null : place.home.address;
   return target.prepareIncoming({ vm: place.vm, disksAt, carried });
 }
@@ -237,7 +265,7 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
     );
   } catch (error) {
     progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
-    await tell(workflowId.reconcile(host.id), signalName.lookNow);
+    await tellReconciliation(host.id);
   }
 }
 
@@ -288,7 +316,7 @@ function splitSwitch({ phases }: Move, { downtimeMs, bytes }: MigratedOut): void
 
 const since = (at: string): number => Math.max(0, Date.now() - Date.parse(at)) / 1000;
 
-function whyEnded(root: CancellationScope, error: unknown): TaskError {
+export function whyEnded(root: CancellationScope, error: unknown): TaskError {
   if (root.consideredCancelled) return { code: 'migration-aborted', message: 'The migration was aborted before the switch' };
   return taskErrorOf(error);
 }

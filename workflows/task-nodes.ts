@@ -195,7 +195,8 @@ async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOr
         return node.host.runCommand(orders.run);
       });
     } catch (error) {
-      if (codeOf(error) !== 'vm-moved') throw error;
+      // It left for another host: running, or suspended for the journey.
+      if (codeOf(error) !== 'vm-moved' && codeOf(error) !== 'vm-suspended') throw error;
     }
     const place = await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), false);
     if (place.state !== 'running' || place.generation === node.vm.generation)

@@ -1,5 +1,5 @@
 import { getExternalWorkflowHandle, log } from '@temporalio/workflow';
-import type { TaskId } from '../model/ids.ts';
+import type { HostId, TaskId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 
 /** Signals another workflow. One that has ended needs no telling; whoever waits also polls, so nothing hangs on it. */
@@ -14,3 +14,6 @@ export async function tell(id: string, signal: string): Promise<void> {
 export async function tellPlaced(tasks: TaskId[]): Promise<void> {
   await Promise.all(tasks.map((task) => tell(workflowId.task(task), signalName.placed)));
 }
+
+/** What was left at a host that didn't answer is found by its reconciliation: at its next look, or now, if it is back. */
+export const tellReconciliation = (host: HostId): Promise<void> => tell(workflowId.reconcile(host), signalName.lookNow);

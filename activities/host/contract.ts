@@ -2,9 +2,12 @@ import type { DomainConfig } from '../../drivers/ports.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
+import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 import type { RestoreVm } from './suspend.ts';
 
+export type { CarriedFile } from '../../drivers/ports.ts';
+export type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
 export type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 export type { RestoreVm } from './suspend.ts';
 
@@ -127,6 +130,16 @@ export interface HostActivities {
   resumeVm(vm: VmSpec): Promise<void>;
   /** Boots the guest again: asked through its agent, or by the reset button; back when it answers with its identity. */
   rebootVm(vm: VmSpec): Promise<void>;
+  /** At the target of a cold migration: what it still has of an earlier version. */
+  offerKept(vmId: VmId): Promise<{ chunks: number }>;
+  /** Where its memory is, or its disks: packs them for the target. `sinceMs`: when it was suspended, where it was. */
+  packVm(order: PackVm): Promise<{ bytes: number; totalBytes: number; sinceMs: number | null }>;
+  /** At the target: the VM is here, suspended. Undone by leaveCold. */
+  unpackVm(order: UnpackVm): Promise<void>;
+  /** What became of restoreVm here, for whoever may have to restore it elsewhere. */
+  settleRestored(vm: VmSpec): Promise<'untouched' | 'running' | 'lost'>;
+  /** What it left here is of the past; nothing restores it here any more. */
+  leaveCold(order: LeaveCold): Promise<void>;
   /** Ends the domain. Success only when the hypervisor says that it is gone. */
   removeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Removes the VM's folder. Refuses while a domain may be alive. */

@@ -3,6 +3,7 @@ import type { HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { bringDisks, settleDisks } from './bring-disks.ts';
+import { leaveCold, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
 import { ensureDisks } from './ensure-disks.ts';
@@ -75,6 +76,11 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>
       claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),
+    offerKept: (vmId) => offerKept(ports, vmId),
+    packVm: (order) => packVm(ports, order),
+    unpackVm: (order) => claims.making(order.vm, cancelled(), (record) => unpackVm(ports, order, record)),
+    settleRestored: (vm) => claims.making(vm, cancelled(), (record) => settleRestored(ports, vm, record)),
+    leaveCold: (order) => claims.removing(order.vmId, order.generation, (record) => leaveCold(ports, order, record)),
     // Nor do these: its disks follow a VM in the background.
     bringDisks: (vm) => fresh(ports, vm.id, vm.generation, () => bringDisks(ports, vm, cancelled())),
     settleDisks: (vm) => fresh(ports, vm.id, vm.generation, () => settleDisks(ports, vm)),

@@ -60,6 +60,8 @@ export interface MigrationPlace {
   home: { id: HostId; address: string };
   /** The VM as it will be at the target: its host and its generation there. */
   vm: VmSpec;
+  /** It is suspended, and stays that. */
+  asleep: boolean;
   /** Its generation where it runs now. */
   sourceGeneration: number;
 }

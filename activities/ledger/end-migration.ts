@@ -47,7 +47,8 @@ async function writeEnd(
 ): Promise<void> {
   const error = end.error === null ? null : JSON.stringify(end.error);
   await tx.$executeRaw`
-    UPDATE "Migration" SET state = CASE WHEN ${state} = 'running' THEN state ELSE ${state}::"MigrationState" END, reserved = false, waiting = NULL, error = ${error}::jsonb,
+    UPDATE "Migration" SET state = CASE WHEN ${state} = 'running' THEN state ELSE ${state}::"MigrationState" END, reserved = false,
+      waiting = NULL, error = ${error}::jsonb,
       phases = ${JSON.stringify(end.phases)}::jsonb, "downtimeMs" = ${end.downtimeMs}::int, bytes = ${end.bytes}::bigint,
       "diskMiB" = CASE WHEN ${state} = 'running' THEN "diskMiB" ELSE 0 END,
       "finishedAt" = CASE WHEN ${state} <> 'running' THEN ${now}::timestamptz END,
@@ -68,14 +69,19 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
     const isNew = row.committedAt === null;
     if (isNew && !row.reserved) throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
     if (isNew) {
-      await writeEnd(tx, row, row.diskMiB > 0 ? 'running' : 'succeeded', { ...result, error: null }, now);
-      await measureMigration(tx, row, result, now);
+      const follows = row.mode === 'live' && row.diskMiB > 0;
+      await writeEnd(tx, row, follows ? 'running' : 'succeeded', { ...result, error: null }, now);
+      if (row.mode === 'live') await measureMigration(tx, row, result, now);
+      // The disks of a cold one came along.
+      if (row.mode === 'cold' && row.moveDisk)
+        await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
       await tx.$executeRaw`
         INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
         SELECT id, ${row.vmGeneration}, ${row.fromId}, "resumedAt", ${now}::timestamptz FROM "Vm" WHERE id = ${row.vmId} AND NOT asleep`;
       await tx.$executeRaw`
         UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
-          state = CASE WHEN state IN ('migrating', 'stuck') THEN 'running' ELSE state END WHERE id = ${row.vmId}`;
+          state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
+        WHERE id = ${row.vmId}`;
     }
     const { wake } = await placeWaiting(deps, tx);
     if (isNew) await writeMigrated(tx, row, result, now);
@@ -98,7 +104,8 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
       if (row.reserved)
         await tx.$executeRaw`
           UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
-            state = CASE WHEN state IN ('migrating', 'stuck') THEN ${failure.lost ? 'stopped' : 'running'}::"VmState" ELSE state END
+            state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${failure.lost} THEN 'stopped'
+              WHEN asleep THEN 'suspended' ELSE 'running' END
           WHERE id = ${row.vmId}`;
     }
     return (await placeWaiting(deps, tx)).wake;

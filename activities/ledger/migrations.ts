@@ -1,14 +1,21 @@
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
-import type { MigrationId, MigrationJob, MigrationRecord, MigrationState, PhaseEntry } from '../../model/migration.ts';
+import type {
+  MigrationId,
+  MigrationJob,
+  MigrationMode,
+  MigrationRecord,
+  MigrationState,
+  PhaseEntry,
+} from '../../model/migration.ts';
 import { migrationEtaS } from '../../model/migration.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
-import { chooseTarget, type TargetHost } from '../../scheduler/migration-target.ts';
+import { chooseTarget, diskNeeded, type TargetHost } from '../../scheduler/migration-target.ts';
 import type { MigrationPlace, MigrationTurn } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement } from './place-queue.ts';
-import { readPlaced, vmSpecs } from './vm-specs.ts';
+import { readPlacedVm, vmSpecs } from './vm-specs.ts';
 
 /** A migration with what its decisions need of the VM. */
 export interface MigrationRow {
@@ -20,7 +27,7 @@ export interface MigrationRow {
   fromId: HostId;
   toId: HostId | null;
   reserved: boolean;
-  mode: 'live';
+  mode: MigrationMode;
   requestedBy: string;
   reason: string | null;
   createdAt: Date;
@@ -34,6 +41,7 @@ export interface MigrationRow {
   vmDiskMiB: number;
   committedAt: Date | null;
   vmState: VmState;
+  asleep: boolean;
   vmGeneration: number;
   hostId: HostId | null;
   homeId: HostId | null;
@@ -44,7 +52,7 @@ export interface MigrationRow {
 /** Reads a migration and its VM, both locked. Throws not-found. */
 export async function lockMigration(tx: Transaction, id: MigrationId): Promise<MigrationRow> {
   const rows = await tx.$queryRaw<MigrationRow[]>`
-    SELECT m.*, v.state AS "vmState", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId",
+    SELECT m.*, v.state AS "vmState", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId", v.asleep,
       v."diskMiB" + v."overlayMiB" AS "vmDiskMiB",
       (SELECT t.state FROM "Task" t WHERE t.id = v."taskId") AS "taskState"
     FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" WHERE m.id = ${id} FOR UPDATE OF m, v`;
@@ -66,6 +74,7 @@ interface Stored {
   state: MigrationState;
   fromId: string;
   toId: string | null;
+  mode: string;
   moveDisk: boolean;
   abortRequestedAt: Date | null;
   error: unknown;
@@ -80,6 +89,7 @@ function record(row: Stored): MigrationRecord {
     state: row.state,
     from: row.fromId as HostId,
     to: row.toId as HostId | null,
+    mode: row.mode as MigrationMode,
     moveDisk: row.moveDisk,
     abortRequested: row.abortRequestedAt !== null,
     error: row.error as TaskError | null,
@@ -109,14 +119,22 @@ async function olderWaiting(tx: Transaction, row: MigrationRow): Promise<string 
 
 function refuseUnmovable(row: MigrationRow): void {
   if (row.state !== 'running') throw new BerthError('conflict', `Migration ${row.id} is ${row.state} already; it cannot begin`);
-  if (row.vmState !== 'running' || row.hostId !== row.fromId)
+  const movable: VmState[] = row.mode === 'cold' ? ['running', 'suspended'] : ['running'];
+  if (!movable.includes(row.vmState) || row.hostId !== row.fromId)
     throw new BerthError(
       'conflict',
-      `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: only one that runs can move`,
+      `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: only one that is ${movable.join(' or ')} can move`,
     );
   if (row.taskState !== null && row.taskState !== 'running')
     throw new BerthError('conflict', `Task ${row.taskId} is ${row.taskState}: its VMs move only while its command runs`);
 }
+
+/** What a VM needs on the disk of a host that it goes to: for its memory as a file, and for disks that come along. */
+const roomFor = (row: MigrationRow) => ({
+  home: row.homeId,
+  diskMiB: row.moveDisk ? row.vmDiskMiB : 0,
+  memoryMiB: row.mode === 'cold' ? row.memoryMiB : 0,
+});
 
 async function waits(tx: Transaction, id: MigrationId, why: string): Promise<MigrationTurn> {
   await tx.$executeRaw`UPDATE "Migration" SET waiting = ${why} WHERE id = ${id}`;
@@ -132,13 +150,14 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
     refuseUnmovable(row);
     const older = await olderWaiting(tx, row);
     if (older !== null) return waits(tx, id, `${older} was asked for earlier`);
+    const room = roomFor(row);
     const choice = chooseTarget(
       {
         host: row.fromId,
-        vcpus: row.vcpus,
-        memoryMiB: row.memoryMiB,
+        vcpus: row.asleep ? 0 : row.vcpus,
+        memoryMiB: row.asleep ? 0 : row.memoryMiB,
         to: row.toId,
-        ...(row.moveDisk ? { disk: { home: row.homeId, diskMiB: row.vmDiskMiB } } : {}),
+        disk: room,
       },
       await readTargets(tx, row.vmId),
     );
@@ -149,7 +168,8 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
     }
     await tx.$executeRaw`
       UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
-        "diskMiB" = ${row.moveDisk && choice.to !== row.homeId ? row.vmDiskMiB : 0}
+        "diskMiB" = ${diskNeeded(room, choice.to)}::int,
+        vcpus = CASE WHEN ${row.asleep} THEN 0 ELSE vcpus END, "memoryMiB" = CASE WHEN ${row.asleep} THEN 0 ELSE "memoryMiB" END
       WHERE id = ${id}`;
     await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
     return { turn: true, place: await placeOf(deps, tx, { ...row, toId: choice.to as HostId }) };
@@ -157,17 +177,23 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
 }
 
 async function placeOf(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Promise<MigrationPlace> {
-  if (row.taskId === null) throw new BerthError('internal', `BUG: VM ${row.vmId} belongs to no task, and nothing else makes VMs`);
-  const task = await readPlaced(tx, row.taskId);
-  const vms = task.vms.map((vm) => (vm.id === row.vmId ? { ...vm, hostId: row.toId, generation: row.generation } : vm));
-  const vm = vmSpecs(deps, { ...task, vms }).find((one) => one.id === row.vmId);
+  const placed = await readPlacedVm(tx, row.vmId);
+  const vms = placed.vms.map((vm) => (vm.id === row.vmId ? { ...vm, hostId: row.toId, generation: row.generation } : vm));
+  const vm = vmSpecs(deps, { ...placed, vms }).find((one) => one.id === row.vmId);
   const hostOf = (id: HostId | null) => {
-    const host = task.hosts.find((one) => one.id === id);
+    const host = placed.hosts.find((one) => one.id === id);
     if (host === undefined) throw new BerthError('internal', `BUG: migration ${row.id} names the host ${id}, which is none`);
     return { id: host.id, address: host.address };
   };
-  if (vm === undefined) throw new BerthError('internal', `BUG: VM ${row.vmId} is none of task ${row.taskId}`);
-  return { from: hostOf(row.fromId), to: hostOf(row.toId), home: hostOf(row.homeId), vm, sourceGeneration: row.vmGeneration };
+  if (vm === undefined) throw new BerthError('internal', `BUG: VM ${row.vmId} is none of those that were placed with it`);
+  return {
+    from: hostOf(row.fromId),
+    to: hostOf(row.toId),
+    home: hostOf(row.homeId),
+    vm,
+    asleep: row.asleep,
+    sourceGeneration: row.vmGeneration,
+  };
 }
 
 /** How it goes. One that has ended keeps what was written then. */

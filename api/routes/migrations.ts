@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { Migration as MigrationRow } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { type MigrationId, type MigrationState, migrationStates } from '../../model/migration.ts';
+import { type MigrationId, type MigrationState, migrationModes, migrationStates } from '../../model/migration.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import type { ApiDeps } from '../app.ts';
@@ -35,7 +35,7 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     vm: row.vmId,
     owner: row.ownerId,
     state: row.state,
-    mode: 'live',
+    mode: z.enum(migrationModes).parse(row.mode),
     moveDisk: row.moveDisk,
     from: row.fromId,
     to: row.toId,
@@ -76,8 +76,8 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
     // Somebody else's VM is none.
     const mine = await tx.vm.count({ where: { id: vm, ...visible(caller) } });
     if (mine === 0) throw new BerthError('not-found', `There is no VM ${vm}`);
-    const { to = null, reason = null, moveDisk } = order;
-    const id = await acceptMigration(tx, { vm, to, reason, moveDisk, requestedBy: caller.ownerId, nowMs: clock() });
+    const { to = null, reason = null, mode, moveDisk } = order;
+    const id = await acceptMigration(tx, { vm, to, reason, mode, moveDisk, requestedBy: caller.ownerId, nowMs: clock() });
     const row = await tx.migration.findUniqueOrThrow({ where: { id } });
     return json(202, show(row), `/v1/migrations/${id}`);
   }

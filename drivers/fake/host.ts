@@ -1,5 +1,6 @@
 import type { HostId } from '../../model/ids.ts';
 import type { Clock, HostPorts, HostProbe } from '../ports.ts';
+import { createFakeCarrier } from './carrier.ts';
 import { createFakeClock } from './clock.ts';
 import { createFakeDiskMover } from './disk-mover.ts';
 import { createFakeDisks } from './disks.ts';
@@ -54,6 +55,8 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     peersOffered: new Map(),
     networks: new Map(),
     jobsStarted: new Map(),
+    packs: new Map(),
+    kept: new Set(),
     mesh: new Map(),
     violations: [],
   };
@@ -68,6 +71,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     hypervisor: createFakeHypervisor(state),
     migrator: createFakeMigrator(state),
     diskMover: createFakeDiskMover(state),
+    carrier: createFakeCarrier(state),
     guest: createFakeGuest(state),
     probe: createFakeProbe(state, options),
   };

@@ -45,6 +45,11 @@ export interface FakeDomain {
 }
 
 /** What a save leaves in a file. */
+export interface FakePack {
+  memory: FakeMemory | null;
+  disks: Map<string, FakeDisk>;
+}
+
 export interface FakeMemory {
   domain: FakeDomain;
   savedMs: number;
@@ -76,6 +81,9 @@ export interface FakeState {
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
+  /** What is packed here of each VM, and of which VMs earlier versions are kept. */
+  packs: Map<string, FakePack>;
+  kept: Set<string>;
   /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
   mesh: Map<string, FakeState>;
   /** What must never happen to a VM that moves, and did. */

@@ -1,0 +1,63 @@
+import { BerthError } from '../../model/errors.ts';
+import type { CarriedFile, Carrier } from '../ports.ts';
+import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
+
+const chunks = 1024;
+const packedBytes = 8 * 2 ** 20;
+
+/** Files go from fake host to fake host by way of packs; only those of VMs that don't run. */
+export function createFakeCarrier(state: FakeState): Carrier {
+  const diskPath = (vmId: string, file: 'overlay' | 'data'): string => pathsOf(vmId)[file];
+  const disksOf = (files: readonly CarriedFile[]) => files.filter((file) => file !== 'memory');
+  return {
+    offer: async (vmId) => ({ chunks: state.kept.has(vmId) ? chunks : 0 }),
+    async pack(vmId, files, offer) {
+      if (offer !== null && offer.chunks > 0 && state.mesh.get(offer.address)?.kept.has(vmId) !== true)
+        throw bug(`packing ${vmId} for what ${offer.address} doesn't have`);
+      const memory = state.memories.get(pathsOf(vmId).memory) ?? null;
+      if (files.includes('memory') && memory?.whole !== true) throw bug(`packing the memory of ${vmId}, which is not whole`);
+      const disks = disksOf(files).map((file) => {
+        const path = diskPath(vmId, file);
+        refuseLive(state, path, 'packing');
+        const disk = state.disks.get(path);
+        if (disk === undefined) throw bug(`packing ${path}, which isn't there`);
+        return [path, structuredClone(disk)] as const;
+      });
+      state.packs.set(vmId, { memory: files.includes('memory') ? structuredClone(memory) : null, disks: new Map(disks) });
+      return { bytes: offer !== null && offer.chunks > 0 ? packedBytes / 8 : packedBytes, totalBytes: packedBytes };
+    },
+    async unpack(vmId, { address }) {
+      const from = state.mesh.get(address);
+      if (from === undefined) throw new BerthError('host-busy', `fetching from ${address}: no route`);
+      const pack = from.packs.get(vmId);
+      if (pack === undefined) throw new BerthError('internal', `nfs-cp: ${address} has no pack of ${vmId}`);
+      if (!state.records.has(vmId)) throw bug(`unpacking ${vmId} before its record`);
+      // Time at the two hosts differs.
+      const shiftMs = state.clock.nowMs() - from.clock.nowMs();
+      if (pack.memory !== null) {
+        const memory = structuredClone(pack.memory);
+        memory.savedMs += shiftMs;
+        state.memories.set(pathsOf(vmId).memory, memory);
+      }
+      for (const [path, disk] of pack.disks) {
+        refuseLive(state, path, 'overwriting');
+        state.disks.set(path, structuredClone(disk));
+      }
+    },
+    async keep(vmId, files) {
+      for (const file of disksOf(files)) {
+        refuseLive(state, diskPath(vmId, file), 'putting aside');
+        state.disks.delete(diskPath(vmId, file));
+      }
+      if (files.includes('memory')) state.memories.delete(pathsOf(vmId).memory);
+      state.kept.add(vmId);
+    },
+    async clear(vmId) {
+      state.packs.delete(vmId);
+    },
+    async forget(vmId) {
+      state.packs.delete(vmId);
+      state.kept.delete(vmId);
+    },
+  };
+}
