@@ -1,14 +1,8 @@
-import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
-import { z } from 'zod';
-import { BerthError } from '../model/errors.ts';
-import { chunksOf, mostBytes } from './chunks.ts';
+import { chunksOf } from './chunks.ts';
 import { diskFullOr, exists } from './files.ts';
+import { readPack, writePack } from './pack.ts';
 import type { CarriedFile, Carrier, VmStore } from './ports.ts';
 import { run } from './process.ts';
 
@@ -16,21 +10,6 @@ import { run } from './process.ts';
 const carryDeadlineMs = (bytes: number): number => 30_000 + (bytes / 2 ** 20) * 1000;
 /** An old version that nobody came back for in a day is only in the way, and somebody's data. */
 const keptForMs = 24 * 3600 * 1000;
-
-const headerSchema = z.strictObject({
-  files: z.array(
-    z.strictObject({
-      name: z.enum(['memory', 'overlay', 'data']),
-      sizeBytes: z.int().min(0),
-      sha256: z.string(),
-      chunks: z.int().min(0),
-    }),
-  ),
-});
-type Header = z.output<typeof headerSchema>;
-
-const entryBytes = 20;
-const zeros = Buffer.alloc(mostBytes);
 
 /**
  * VMs as files, from host to host: what the target still has of an earlier version isn't carried again, and the rest is
@@ -56,7 +35,7 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
     async offer(vmId) {
       await mkdir(versions, { recursive: true, mode: 0o700 });
       const hashes = new Set<string>();
-      for (const { file } of await keptFiles(keptIn(vmId))) {
+      for (const file of await keptFiles(keptIn(vmId))) {
         const handle = await open(file, 'r');
         try {
           for await (const { hash } of chunksOf(handle)) hashes.add(hash);
@@ -122,11 +101,11 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
   };
 }
 
-async function keptFiles(folder: string): Promise<{ file: string }[]> {
+async function keptFiles(folder: string): Promise<string[]> {
   if (!(await exists(folder))) return [];
   const now = new Date();
   await utimes(folder, now, now);
-  return (await readdir(folder)).map((name) => ({ file: join(folder, name) }));
+  return (await readdir(folder)).map((name) => join(folder, name));
 }
 
 /** Oldest first, until the rest fits; and what is too old in any case. */
@@ -144,159 +123,4 @@ async function trim(versions: string, budgetMiB: number): Promise<void> {
     taken += bytes;
     if (taken > budgetMiB * 2 ** 20 || Date.now() - atMs > keptForMs) await rm(path, { recursive: true, force: true });
   }
-}
-
-interface Recipe {
-  name: CarriedFile;
-  path: string;
-  sizeBytes: number;
-  sha256: string;
-  /** Hash and length of each chunk. */
-  entries: Buffer;
-}
-
-/**
- * Length of the header, the header, the files' recipes, then every chunk that the target hasn't got, once, where it is
- * first needed; all of it compressed. @returns what the files have together.
- */
-async function writePack(pack: string, files: { name: CarriedFile; path: string }[], have: Set<string>): Promise<number> {
-  const recipes: Recipe[] = [];
-  const handles: FileHandle[] = [];
-  try {
-    for (const { name, path } of files) {
-      const handle = await open(path, 'r');
-      handles.push(handle);
-      recipes.push({ name, path, ...(await recipeOf(handle)) });
-    }
-    const header: Header = {
-      files: recipes.map(({ name, sizeBytes, sha256, entries }) => ({
-        name,
-        sizeBytes,
-        sha256,
-        chunks: entries.length / entryBytes,
-      })),
-    };
-    async function* content(): AsyncGenerator<Buffer> {
-      const text = Buffer.from(JSON.stringify(header));
-      const length = Buffer.alloc(4);
-      length.writeUInt32LE(text.length);
-      yield Buffer.concat([length, text]);
-      for (const { entries } of recipes) yield entries;
-      const sent = new Set<string>();
-      for (const [index, { entries }] of recipes.entries()) {
-        let offset = 0;
-        for (const { hash, bytes } of readEntries(entries)) {
-          if (!have.has(hash) && !sent.has(hash)) {
-            sent.add(hash);
-            const chunk = Buffer.allocUnsafe(bytes);
-            await handles[index]!.read(chunk, 0, bytes, offset);
-            yield chunk;
-          }
-          offset += bytes;
-        }
-      }
-    }
-    const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: 1 } });
-    await pipeline(Readable.from(content()), compress, createWriteStream(pack, { mode: 0o600 }));
-  } finally {
-    for (const handle of handles) await handle.close();
-  }
-  return recipes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-}
-
-async function recipeOf(handle: FileHandle): Promise<Pick<Recipe, 'sizeBytes' | 'sha256' | 'entries'>> {
-  const whole = createHash('sha256');
-  const entries: Buffer[] = [];
-  let sizeBytes = 0;
-  for await (const { hash, length, bytes } of chunksOf(handle)) {
-    whole.update(bytes);
-    sizeBytes += length;
-    const entry = Buffer.alloc(entryBytes);
-    entry.write(hash, 'hex');
-    entry.writeUInt32LE(length, 16);
-    entries.push(entry);
-  }
-  return { sizeBytes, sha256: whole.digest('hex'), entries: Buffer.concat(entries) };
-}
-
-function* readEntries(entries: Buffer): Generator<{ hash: string; bytes: number }> {
-  for (let at = 0; at < entries.length; at += entryBytes)
-    yield { hash: entries.toString('hex', at, at + 16), bytes: entries.readUInt32LE(at + 16) };
-}
-
-interface Found {
-  handle: FileHandle;
-  offset: number;
-  length: number;
-}
-
-/** Makes the files of a pack from what it brings and what is kept here, and compares their digests. */
-async function readPack(pack: string, kept: { file: string }[], placeOf: (name: CarriedFile) => string): Promise<void> {
-  const handles: FileHandle[] = [];
-  const opened = async (path: string, flags: string): Promise<FileHandle> => {
-    const handle = await open(path, flags, 0o600);
-    handles.push(handle);
-    return handle;
-  };
-  try {
-    const known = new Map<string, Found>();
-    for (const { file } of kept) {
-      const handle = await opened(file, 'r');
-      for await (const { hash, offset, length } of chunksOf(handle)) known.set(hash, { handle, offset, length });
-    }
-    const reader = byteReader(createReadStream(pack).pipe(createZstdDecompress()));
-    const headerBytes = (await reader(4)).readUInt32LE();
-    const { files } = headerSchema.parse(JSON.parse((await reader(headerBytes)).toString()));
-    const recipes = new Map<string, Buffer>();
-    for (const { name, chunks } of files) recipes.set(name, await reader(chunks * entryBytes));
-    for (const { name, sizeBytes, sha256 } of files) {
-      const path = placeOf(name);
-      const partial = `${path}.unpacking`;
-      await rm(partial, { force: true });
-      const handle = await opened(partial, 'w+');
-      await handle.truncate(sizeBytes);
-      const digest = createHash('sha256');
-      let offset = 0;
-      for (const { hash, bytes } of readEntries(recipes.get(name)!)) {
-        const chunk = await chunkOf(known.get(hash), () => reader(bytes));
-        if (!known.has(hash)) known.set(hash, { handle, offset, length: bytes });
-        digest.update(chunk);
-        // What is only zeros stays a hole.
-        if (!chunk.equals(zeros.subarray(0, bytes))) await handle.write(chunk, 0, bytes, offset);
-        offset += bytes;
-      }
-      if (digest.digest('hex') !== sha256)
-        throw new BerthError('internal', `unpacking ${name}: its bytes are not those that were packed; it is fetched again`);
-      await handle.sync();
-      await rename(partial, path);
-    }
-  } finally {
-    for (const handle of handles) await handle.close();
-  }
-}
-
-async function chunkOf(found: Found | undefined, next: () => Promise<Buffer>): Promise<Buffer> {
-  if (found === undefined) return next();
-  const chunk = Buffer.allocUnsafe(found.length);
-  await found.handle.read(chunk, 0, found.length, found.offset);
-  return chunk;
-}
-
-/** Exactly as many bytes as are asked for, from a stream. */
-function byteReader(stream: AsyncIterable<Buffer>): (count: number) => Promise<Buffer> {
-  const source = stream[Symbol.asyncIterator]();
-  let held: Buffer[] = [];
-  let bytes = 0;
-  return async (count) => {
-    while (bytes < count) {
-      const { value, done } = await source.next();
-      if (done) throw new BerthError('internal', `unpacking: the pack ends ${count - bytes} bytes too early`);
-      held.push(value);
-      bytes += value.length;
-    }
-    const all = Buffer.concat(held);
-    held = [all.subarray(count)];
-    bytes -= count;
-    return all.subarray(0, count);
-  };
 }

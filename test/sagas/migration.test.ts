@@ -36,8 +36,10 @@ interface Moving {
   id: MigrationId;
 }
 
+type Order = { mode?: 'live' | 'cold'; moveDisk?: boolean };
+
 /** A task whose command runs, with its image at every host, and a migration of its VM that was asked for. */
-async function moving(order: { moveDisk?: boolean } = {}): Promise<Moving> {
+async function moving(order: Order = {}): Promise<Moving> {
   const task = await site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
   await site.until('it runs', async () => {
     const row = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
@@ -59,7 +61,7 @@ async function moving(order: { moveDisk?: boolean } = {}): Promise<Moving> {
   return { task, vm, from: hostOf(row.hostId!), workflow: workflowId.migration(vm, generation), id };
 }
 
-function ask(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}): Promise<MigrationId> {
+function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   const order = { ...more, vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
   return site.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
@@ -210,6 +212,45 @@ describe('whose disks are to follow', () => {
         return homeId === move.from.id || traces.length === 0;
       });
       await expectOneHome(move.vm, homeId!);
+      await finish(move);
+    },
+  );
+});
+
+describe('that goes as files', () => {
+  test('goes on at the target where it was suspended, there and back, with and without its disks', async () => {
+    const move = await moving({ mode: 'cold', moveDisk: true });
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    const there = await expectOneCopy(move, 'succeeded');
+    await expectOneHome(move.vm, there.id);
+    expect(move.from.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+    const back = await ask(move.vm, move.from.id, { mode: 'cold' });
+    const workflow = workflowId.migration(move.vm, 3);
+    await begin({ id: back, workflow });
+    expect(await ended(workflow)).toBe('succeeded');
+    await expectOneHome(move.vm, there.id);
+    expect([...move.from.domains.keys()]).toContain(move.vm);
+    await finish(move);
+  });
+
+  const calls = ['readCarried', 'ensureImage', 'offerKept', 'suspendVm', 'packVm', 'unpackVm', 'restoreVm', 'settleRestored'];
+  const cold = [...calls, 'commitMigration', 'leaveCold'].map((name) => call(name));
+  test.concurrent.each(Object.keys(faults).flatMap((fault) => cold.map((at) => ({ fault: fault as Fault, ...at }))))(
+    'runs at the target, or at the source as before: $name $fault',
+    async ({ fault, ...at }) => {
+      const move = await moving({ mode: 'cold', moveDisk: true });
+      site.faults.plan(move.workflow, at, fault);
+      await begin(move);
+      const state = await ended(move.workflow);
+      expect(site.faults.fired(move.workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(move.workflow);
+      await site.until('what it left is gone', async () => {
+        const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
+        return site.hosts.every((host) => host.id === hostId || !host.leftovers().some((trace) => trace.includes(move.vm)));
+      });
+      const host = await expectOneCopy(move, state);
+      await expectOneHome(move.vm, host.id);
       await finish(move);
     },
   );
