@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TaskAnswer } from './client.ts';
-import { copiesOf, counting, faultOf, type MigrationAnswer, move, moveOver, numbersOf } from './moves.ts';
+import { copiesOf, counting, countsPast, faultOf, type MigrationAnswer, move, moveOver, numbersOf } from './moves.ts';
 import { expectNothingLeft, expectOneCompletion, onHost, openSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
@@ -94,4 +94,22 @@ test('the disks follow a VM that moved, while it runs, and the host that it left
   expect([home, host]).toEqual([migration.to, migration.to]);
   await expect.poll(() => onHost(here, migration.from, ['ls', '/var/lib/berth/vms'])).not.toContain(vm);
   await expectUnharmed(task, migration, 150);
+});
+
+test('a VM goes to another host as files, and back, and on the way back only what changed is carried', async () => {
+  const task = await counting(here, 200);
+  const vm = task.vms[0]!;
+  const there = await moveOver(here, (await move(here, vm, { mode: 'cold', moveDisk: true })).id);
+  expect(there, JSON.stringify(there)).toMatchObject({ state: 'succeeded', mode: 'cold', error: null });
+  await countsPast(here, task.id, (await numbersOf(here, task.id)).length + 3);
+  const back = await moveOver(here, (await move(here, vm, { mode: 'cold', moveDisk: true, to: there.from })).id);
+  expect(back, JSON.stringify(back)).toMatchObject({ state: 'succeeded', to: there.from });
+  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+  console.log(
+    `${mib(there.bytes)} MiB there, ${mib(back.bytes)} MiB back; stood still for ${there.downtimeMs} and ${back.downtimeMs} ms; ${JSON.stringify(there.phases)}`,
+  );
+  expect(back.bytes).toBeLessThan(there.bytes / 2);
+  const { home, host } = (await here.client.insist<{ home: string; host: string }>('GET', `/v1/vms/${vm}`)).body;
+  expect([home, host]).toEqual([there.from, there.from]);
+  await expectUnharmed(task, back, 200);
 });
