@@ -3,7 +3,7 @@ import type { Carried, CarriedFile, MigratedOut } from '../activities/host/contr
 import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { during, type Move, prepareTarget, whyEnded } from './migrate-vm.ts';
+import { during, type Move, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import type { Settled } from './settle-migration.ts';
 import { tellReconciliation } from './tell.ts';
@@ -66,7 +66,7 @@ export async function settleCold(move: Move, cause: TaskError | null): Promise<S
   }
 }
 
-/** What is of the past at either side goes, once; a host that is silent is cleaned by its own reconciliation. */
+/** What is of the past at either side goes; a host that is silent, or refuses, is cleaned by its own reconciliation. */
 export async function leaveColdly(move: Move, committed: boolean): Promise<void> {
   const { place, pace, progress } = move;
   const homeLeft = committed && move.moveDisk && place.home.id !== place.from.id;
@@ -78,7 +78,7 @@ export async function leaveColdly(move: Move, committed: boolean): Promise<void>
     : [{ host: place.to.id, order: leaving(move, 'to') }];
   for (const { host, order } of leaves) {
     try {
-      await during(move, 'release', () => onHost(host, pace, 'throw').leaveCold(order));
+      await during(move, 'release', () => soon(pace, () => onHost(host, pace, 'throw').leaveCold(order)));
     } catch (error) {
       progress.say('release', `${host} is left to its reconciliation: ${taskErrorOf(error).message}`);
       await tellReconciliation(host);
