@@ -13,6 +13,8 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   task: async () => (await import('./task.ts')).benchTask,
   rate: async () => (await import('./rate.ts')).benchRate,
   migrate: async () => (await import('./migrate.ts')).benchMigrate,
+  'migrate-cold': async () => (await import('./migrate-cold.ts')).benchMigrateCold,
+  'migrate-cpu': async () => (await import('./migrate-cpu.ts')).benchMigrateCpu,
   leases: async () => (await import('./leases.ts')).benchLeases,
 };
 

@@ -1,5 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import type { CarriedFile, Carrier } from '../ports.ts';
+import { shiftTime } from './hypervisor.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
 const chunks = 1024;
@@ -37,6 +38,7 @@ export function createFakeCarrier(state: FakeState): Carrier {
       if (pack.memory !== null) {
         const memory = structuredClone(pack.memory);
         memory.savedMs += shiftMs;
+        shiftTime(memory.domain, shiftMs);
         state.memories.set(pathsOf(vmId).memory, memory);
       }
       for (const [path, disk] of pack.disks) {
