@@ -41,6 +41,8 @@ export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | nu
     async job(name) {
       const answer = await quick(virsh, ['domjobinfo', name, '--rawstats'], askDeadlineMs);
       if (answer.ok) return parseJob(answer.output);
+      // One that is only defined has no jobs.
+      if (noJob.test(answer.error)) return null;
       if (noDomain.test(answer.error) && (await domainStatus(virsh, name, askDeadlineMs)) === null) return null;
       throw refusal(['domjobinfo', name], answer.error);
     },
