@@ -191,7 +191,10 @@ export async function prepareTarget({ source, target, ledger, place, vmId }: Mov
     if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
     return null;
   };
-  const [carried] = await together([() => source.readCarried(vmId, place.sourceGeneration), fetched]);
+  const [carried] = await together([
+    () => source.readCarried(vmId, place.sourceGeneration, place.vm.onReboot === 'destroy'),
+    fetched,
+  ]);
   if (carried == null) throw new Error('BUG: nothing was carried');
   return carried;
 }

@@ -149,8 +149,8 @@ export interface HostActivities {
 
   /** What this host has of a VM that moves, and its migration job. */
   observeMoving(vmId: VmId): Promise<SeenMoving>;
-  /** At the source: what the target's record has to say as well. */
-  readCarried(vmId: VmId, generation: number): Promise<Carried>;
+  /** At the source: what the target's record has to say as well. `commanded`: it runs one command, which has to have begun. */
+  readCarried(vmId: VmId, generation: number, commanded: boolean): Promise<Carried>;
   /** At the target: the record, the network; returns the domain as it is to be here. Undone by leaveHost. */
   prepareIncoming(order: PrepareIncoming): Promise<DomainConfig>;
   /** At the source: moves the memory, hands over, resumes the target. Where the VM is then has to be asked of both. */

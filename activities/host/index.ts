@@ -67,7 +67,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
       claims.removing(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
     removeVm: (vmId, generation) => claims.removing(vmId, generation, (record) => removeVm(ports, vmId, generation, record)),
     observeMoving: (vmId) => observeMoving(ports, vmId),
-    readCarried: (vmId, generation) => readCarried(ports, vmId, generation),
+    readCarried: (vmId, generation, commanded) => readCarried(ports, vmId, generation, commanded),
     prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),
     // Takes no turn: the command of a VM is followed while it moves.
     migrateOut: (order) => migrateOut(ports, order, ended, cancelled()),

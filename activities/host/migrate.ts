@@ -54,10 +54,10 @@ export async function observeMoving({ hypervisor, migrator }: HostPorts, vmId: V
   return { domain: await hypervisor.status(name), job };
 }
 
-export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number): Promise<Carried> {
+export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number, commanded: boolean): Promise<Carried> {
   const { staged, ready, jobStartedMs, idleMs } = await recordAtSource(store, vmId, generation);
   // Until then runCommand is about to write this record, and would undo what the migration writes there.
-  if (jobStartedMs === null)
+  if (commanded && jobStartedMs === null)
     throw new BerthError('host-busy', `moving ${vmId}: its command is only being started; in a moment it can move`);
   return { staged, ready, jobStartedMs, idleMs };
 }
