@@ -6,6 +6,7 @@ export const hostQueue = (id: HostId): string => `host.${id}`;
 
 export const workflowId = {
   task: (id: TaskId): string => `task-${id}`,
+  vm: (id: VmId): string => `vm-${id}`,
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,

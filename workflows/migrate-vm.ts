@@ -168,14 +168,13 @@ async function run(
       const failure = { ...result(), error, lost: outcome === 'lost' };
       await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
     }
-    const tellTask = async (): Promise<void> => {
-      if (task !== null) await tell(workflowId.task(task), signalName.moved);
-    };
-    await tellTask();
+    // Whoever looks after the VM: its task, or the VM itself where it stands alone.
+    const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
+    await tell(keeper, signalName.moved);
     if (committed && move.moveDisk && !isCold) {
       // The command goes on at the target, while the disks follow in the background.
       await followWithDisks(move, root);
-      await tellTask();
+      await tell(keeper, signalName.moved);
     }
     const state = committed ? 'succeeded' : 'rolledBack';
     move.progress.mark({ state });
