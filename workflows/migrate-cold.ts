@@ -3,7 +3,7 @@ import type { Carried, CarriedFile, MigratedOut } from '../activities/host/contr
 import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { during, type Move, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
+import { type Course, during, type Move, prepared, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import type { Settled } from './settle-migration.ts';
 import { tellReconciliation } from './tell.ts';
@@ -20,12 +20,14 @@ import { tellReconciliation } from './tell.ts';
  *
  * It is restored at the source only after the target has said that nothing was executed there, and can't be any more.
  */
-export async function moveCold(move: Move, root: CancellationScope): Promise<{ moved: MigratedOut; cause: TaskError | null }> {
+export async function moveCold(move: Move, root: CancellationScope): Promise<Course> {
   const { source, target, place } = move;
   const { asleep } = place;
   const moved: MigratedOut = { downtimeMs: null, bytes: 0 };
+  const ready = await prepared(move, root, () => prepare(move));
+  if ('cause' in ready) return ready;
+  const { carried, chunks } = ready;
   try {
-    const { carried, chunks } = await during(move, 'prepare', () => prepare(move));
     const stoodStillFrom = Date.now();
     if (!asleep) {
       move.cold.suspended = true;
@@ -94,7 +96,7 @@ const disksAt = ({ place, moveDisk }: Move): string | null =>
 
 async function prepare(move: Move): Promise<{ carried: Carried; chunks: number }> {
   const carried = await prepareTarget(move);
-  const { chunks } = await move.target.offerKept(move.vmId);
+  const { chunks } = await onHost(move.place.to.id, move.pace, 'throw').offerKept(move.vmId);
   return { carried, chunks };
 }
 

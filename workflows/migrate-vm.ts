@@ -13,7 +13,7 @@ import {
 } from '../model/migration.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
-import { codeOf, failure, taskErrorOf } from './failure.ts';
+import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
 import { followWithDisks } from './follow-disks.ts';
 import { Insistence } from './insistence.ts';
 import { leaveColdly, moveCold, settleCold } from './migrate-cold.ts';
@@ -128,14 +128,26 @@ async function turn(
   }
 }
 
-interface Course {
+export interface Course {
   moved: MigratedOut;
   cause: TaskError | null;
+  /** Nothing of it was begun at either host. */
+  untouched?: boolean;
+}
+
+/** The first steps go to a host that may have died since it was chosen: nobody waits for one to come back to move there. */
+export async function prepared<T>(move: Move, root: CancellationScope, act: () => Promise<T>): Promise<T | Course> {
+  try {
+    return await during(move, 'prepare', act);
+  } catch (error) {
+    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error), untouched: neverStarted(error) };
+  }
 }
 
 async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
+  const config = await prepared(move, root, () => prepare(move));
+  if ('cause' in config) return config;
   try {
-    const config = await during(move, 'prepare', () => prepare(move));
     const moved = await during(move, 'preCopy', () => preCopy(move, config));
     splitSwitch(move, moved);
     return { moved, cause: null };
@@ -152,25 +164,25 @@ async function run(
   const isCold = mode === 'cold';
   const course = isCold ? await moveCold(move, root) : await moveLive(move, root);
   return CancellationScope.nonCancellable(async () => {
-    const { moved, cause } = course;
-    const outcome = await during(move, 'verify', () =>
-      isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move)),
-    );
+    const { moved, cause, untouched = false } = course;
+    const settle = () => (isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move)));
+    const outcome = untouched ? 'stayed' : await during(move, 'verify', settle);
     const committed = outcome === 'committed';
+    // Whoever looks after the VM: its task, or the VM itself where it stands alone.
+    const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
     const result = () => ({ ...moved, phases: phasesNow(move) });
     if (committed) {
       const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);
+      await tell(keeper, signalName.moved);
       await (isCold ? leaveColdly(move, true) : leave(move, 'from'));
     } else {
-      await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
+      if (!untouched) await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
       const failure = { ...result(), error, lost: outcome === 'lost' };
       await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
+      await tell(keeper, signalName.moved);
     }
-    // Whoever looks after the VM: its task, or the VM itself where it stands alone.
-    const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
-    await tell(keeper, signalName.moved);
     if (committed && move.moveDisk && !isCold) {
       // The command goes on at the target, while the disks follow in the background.
       await followWithDisks(move, root);
@@ -183,10 +195,10 @@ async function run(
 }
 
 /** The image is at the target, and the source has said what its record holds. */
-export async function prepareTarget({ source, target, ledger, place, vmId }: Move): Promise<Carried> {
+export async function prepareTarget({ source, ledger, place, vmId, pace }: Move): Promise<Carried> {
   const fetched = async (): Promise<null> => {
     // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
-    const { from } = await target.ensureImage(place.vm.image);
+    const { from } = await onHost(place.to.id, pace, 'throw').ensureImage(place.vm.image);
     if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
     return null;
   };
@@ -199,7 +211,8 @@ export async function prepareTarget({ source, target, ledger, place, vmId }: Mov
 }
 
 async function prepare(move: Move) {
-  const { place, target } = move;
+  const { place, pace } = move;
+  const target = onHost(place.to.id, pace, 'throw');
   const carried = await prepareTarget(move);
   const disksAt = place.home.id === place.to.id ? null : place.home.address;
   return target.prepareIncoming({ vm: place.vm, disksAt, carried });
