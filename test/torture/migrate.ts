@@ -40,6 +40,8 @@ export async function tortureMigrations({ runs, seed, cases }: TortureOptions): 
   const names = cases ?? Object.keys(migrationCases);
   for (const name of names) if (!Object.hasOwn(migrationCases, name)) throw new Error(`there is no case ${JSON.stringify(name)}`);
   const test = await openSite();
+  // A site that is left standing is a machine full of namespaces.
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => void test.stop().finally(() => process.exit(130)));
   const tally: Record<string, number> = {};
   let wrong = 0;
   try {
