@@ -52,6 +52,17 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
   });
   new Gauge({
+    name: 'berth_vm_boots',
+    help: 'VMs in the ledger by how they came to life: warm, from a template, or cold, and then why so',
+    labelNames: ['boot', 'why'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      const groups = await ledger.vm.groupBy({ by: ['boot', 'bootWhy'], where: { boot: { not: null } }, _count: { id: true } });
+      for (const { boot, bootWhy, _count } of groups) this.set({ boot: boot ?? '', why: bootWhy ?? '' }, _count.id);
+    },
+  });
+  new Gauge({
     name: 'berth_queue_oldest_seconds',
     help: 'Age of the oldest queued task',
     registers: [registry],

@@ -4,6 +4,7 @@ import { TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from
 import { migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
+import { coldReasons } from '../model/vm.ts';
 
 /** What the API answers with. Sizes carry their unit in the name; times are RFC 3339 in UTC. */
 const time = z.iso.datetime().meta({ example: '2026-11-21T12:00:00.000Z' });
@@ -54,7 +55,14 @@ export const Task = TaskSpec.extend({
   error: z.strictObject({ code: z.enum(codes), message: z.string() }).nullable(),
   outputPatterns: z.array(z.string()).meta({ description: 'The `outputs` that were asked for' }),
   outputs: z.array(z.strictObject({ path: z.string(), node: z.int(), file: z.string(), sizeBytes: bytes, sha256 })),
-  timeline: z.array(z.strictObject({ step: z.string(), startedAt: time, endedAt: time.nullable() })),
+  timeline: z.array(
+    z.strictObject({
+      step: z.string(),
+      startedAt: time,
+      endedAt: time.nullable(),
+      detail: z.string().optional().meta({ description: 'Of `boot`: how its VMs came to life, warm or cold, and then why' }),
+    }),
+  ),
   cancelRequestedAt: time.nullable(),
   createdAt: time,
   startedAt: time.nullable(),
@@ -116,6 +124,10 @@ export const Vm = z
     generation: z.int(),
     task: z.string().nullable(),
     node: z.int().nullable(),
+    boot: z
+      .strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() })
+      .nullable()
+      .meta({ description: "How it came to life: warm, from a template's memory, or cold, by a boot of its own, and then why" }),
     problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck' }),
     startedAt: time.nullable(),
     endedAt: time.nullable(),

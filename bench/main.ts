@@ -11,6 +11,8 @@ export interface BenchOptions {
 
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
   task: async () => (await import('./task.ts')).benchTask,
+  create: async () => (await import('./create.ts')).benchCreate,
+  templates: async () => (await import('./templates.ts')).benchTemplates,
   rate: async () => (await import('./rate.ts')).benchRate,
   migrate: async () => (await import('./migrate.ts')).benchMigrate,
   'migrate-cold': async () => (await import('./migrate-cold.ts')).benchMigrateCold,

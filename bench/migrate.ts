@@ -203,6 +203,7 @@ function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null)
     name,
     uuid,
     vcpus: 1,
+    memory: { kind: 'own' },
     memoryMiB: kind.memoryMiB,
     accelerator: text(/<domain type='([a-z]+)'/) === 'kvm' ? 'kvm' : 'qemu',
     kernel: text(/<kernel>([^<]+)</),

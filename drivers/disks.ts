@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { constants, copyFile, open, rename, rm, truncate } from 'node:fs/promises';
+import { chmod, constants, copyFile, open, rename, rm, stat, truncate } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { BerthError } from '../model/errors.ts';
@@ -26,6 +26,14 @@ export function openDiskTool(): DiskTool {
           });
         });
       await inPlace(path, (partial) => copyFile(empty, partial, constants.COPYFILE_FICLONE));
+    },
+    async copyOverlay(path, from, virtualMiB) {
+      await inPlace(path, async (partial) => {
+        await copyFile(from, partial, constants.COPYFILE_FICLONE);
+        await chmod(partial, 0o600);
+        if ((await virtualBytes(partial, 'qcow2')) < virtualMiB * 2 ** 20)
+          await run(['qemu-img', 'resize', '-q', '-f', 'qcow2', partial, `${virtualMiB}M`], { deadlineMs: overlayDeadlineMs });
+      });
     },
     createEmpty: (path, sizeMiB) => inPlace(path, (partial) => makeEmpty(partial, sizeMiB)),
     remove: (path) => rm(path, { force: true }),
@@ -61,6 +69,19 @@ async function makeEmpty(path: string, sizeMiB: number): Promise<void> {
   const file = await open(path, 'wx', 0o600);
   await file.close();
   await truncate(path, sizeMiB * 2 ** 20);
+}
+
+/** The size that a guest sees of a disk (for qcow2: docs/interop/qcow2.txt in QEMU's source, bytes 24 to 31). */
+export async function virtualBytes(path: string, format: 'qcow2' | 'raw'): Promise<number> {
+  if (format === 'raw') return (await stat(path)).size;
+  const file = await open(path, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(32), 0, 32, 0);
+    if (bytesRead < 32 || buffer.readUInt32BE(0) !== 0x514649fb) throw new Error(`BUG: ${path} is no qcow2 file`);
+    return Number(buffer.readBigUInt64BE(24));
+  } finally {
+    await file.close();
+  }
 }
 
 async function inPlace(path: string, make: (partial: string) => Promise<void>): Promise<void> {

@@ -1,4 +1,4 @@
-import type { DiskSource, DomainConfig, DomainDisk } from './ports.ts';
+import type { DiskSource, DomainConfig, DomainDisk, GuestMemory } from './ports.ts';
 
 /** Text for XML content and for attributes in either quotes. What XML 1.0 has no way to write is refused. */
 export function escapeXml(text: string): string {
@@ -32,7 +32,7 @@ export function domainXml(config: DomainConfig): string {
   const kvm = config.accelerator === 'kvm';
   return element(
     'domain',
-    { type: kvm ? 'kvm' : 'qemu' },
+    { type: kvm ? 'kvm' : 'qemu', 'xmlns:qemu': 'http://libvirt.org/schemas/domain/qemu/1.0' },
     text('name', config.name),
     text('uuid', config.uuid),
     element('memory', { unit: 'MiB' }, escapeXml(String(config.memoryMiB))),
@@ -45,12 +45,35 @@ export function domainXml(config: DomainConfig): string {
     text('on_reboot', config.onReboot),
     text('on_crash', 'destroy'),
     element('devices', {}, ...devices(config)),
+    element('qemu:commandline', {}, ...memoryArguments(config).map((value) => element('qemu:arg', { value }))),
   );
 }
 
 function bootFrom({ kernel, initrd, cmdline }: DomainConfig): string[] {
   if (kernel === null || initrd === null) return [element('boot', { dev: 'hd' })];
   return [text('kernel', kernel), text('initrd', initrd), text('cmdline', cmdline)];
+}
+
+/**
+ * QEMU names a guest's memory in what it saves and sends after the object that holds it. libvirt has no element for a
+ * file of one's own choice, so every domain gets its memory by an object of ours, under one name: then a guest on a
+ * template's memory can go on, at another host, on memory of its own (docs/decisions/0043). The object that libvirt makes
+ * besides is never touched, and takes nothing.
+ */
+function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
+  const object = { ...backend(memory), id: 'berth.ram', size: memoryMiB * 2 ** 20 };
+  const args = ['-object', JSON.stringify(object), '-machine', 'memory-backend=berth.ram'];
+  if (memory.kind !== 'copy') return args;
+  // A monitor that reads from a file: its commands are carried out long before libvirt's own, which come one by one.
+  const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.prelude.replaceAll(',', ',,')}`;
+  return [...args, '-chardev', chardev, '-mon', 'chardev=berth.prelude,mode=control'];
+}
+
+function backend(memory: GuestMemory): Record<string, string | boolean> {
+  if (memory.kind === 'own') return { 'qom-type': 'memory-backend-ram' };
+  const file = { 'qom-type': 'memory-backend-file', 'mem-path': memory.file };
+  // The template's file is opened for reading alone: no guest can write to what its siblings see.
+  return memory.kind === 'template' ? { ...file, share: true } : { ...file, share: false, readonly: true, rom: 'off' };
 }
 
 function devices(config: DomainConfig): string[] {
@@ -60,9 +83,9 @@ function devices(config: DomainConfig): string[] {
     ...config.disks.map(disk),
     element(
       'interface',
-      { type: 'bridge' },
+      { type: nic.bridge === null ? 'ethernet' : 'bridge' },
       element('mac', { address: nic.mac }),
-      element('source', { bridge: nic.bridge }),
+      nic.bridge === null ? null : element('source', { bridge: nic.bridge }),
       element('target', { dev: nic.tap }),
       element('model', { type: 'virtio' }),
       element('mtu', { size: nic.mtu }),

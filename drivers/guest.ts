@@ -1,9 +1,10 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
 import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
+import { newHostKey } from './host-key.ts';
 import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
 
 const dataDevice = '/dev/vdb';
@@ -11,6 +12,8 @@ const nic = 'eth0';
 const identityProgram = '/usr/local/sbin/berth-identity';
 const program = jobProgram();
 const execDeadlineMs = 60_000;
+/** A boot's last units take seconds after the agent answers, under emulation on a busy machine a minute. */
+const calmDeadlineMs = 180_000;
 /** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
 const drainMs = 2000;
 const drainPollMs = 10;
@@ -52,12 +55,23 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
 
   return {
     ping: (domain) => agent.ping(domain),
+    async calm(domain) {
+      const argv = ['/bin/sh', '-c', calmScript];
+      const { exitCode, stdout, stderr } = await refusedAsHypervisor(() =>
+        agent.exec(domain, argv, { deadlineMs: calmDeadlineMs, env: scriptEnv }),
+      );
+      if (exitCode !== 0)
+        throw new BerthError('boot-failed', `calming ${domain}: exit ${exitCode}: ${`${stderr} ${stdout}`.trim().slice(-500)}`);
+    },
     adopt: (domain, identity) =>
       refusedAsHypervisor(async () => {
         const files = identityFiles(identity, nameservers);
         await unlessMissing(
           () => exec(domain, [identityProgram], identityRecords(identity, files)),
-          () => exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]),
+          () => {
+            if (identity.birth === 'warm') throw new Error(`BUG: ${domain} came from a template without ${identityProgram}`);
+            return exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]);
+          },
         );
       }),
     startJob: (domain, job) =>
@@ -151,12 +165,22 @@ interface IdentityFile {
   content: string;
 }
 
-function identityFiles({ hostname, neighbours }: GuestIdentity, nameservers: string[]): IdentityFile[] {
+function identityFiles({ hostname, neighbours, birth }: GuestIdentity, nameservers: string[]): IdentityFile[] {
   const hosts = ['127.0.0.1 localhost', '::1 localhost', ...neighbours.map(({ name, address }) => `${address} ${name}`)];
   if (!neighbours.some(({ name }) => name === hostname)) hosts.push(`127.0.1.1 ${hostname}`);
   return [
     { path: '/etc/hosts', mode: '0644', content: lines(hosts) },
     { path: '/etc/resolv.conf', mode: '0644', content: lines(nameservers.map((server) => `nameserver ${server}`)) },
+    ...(birth === null ? [] : hostKeyFiles(hostname)),
+  ];
+}
+
+function hostKeyFiles(hostname: string): IdentityFile[] {
+  const key = newHostKey(`root@${hostname}`);
+  const path = '/etc/ssh/ssh_host_ed25519_key';
+  return [
+    { path, mode: '0600', content: key.private },
+    { path: `${path}.pub`, mode: '0644', content: key.public },
   ];
 }
 
@@ -171,7 +195,9 @@ export function identityRecords(identity: GuestIdentity, files: IdentityFile[]):
     `time ${clock(identity.timeMs)}`,
     `host ${identity.hostname}`,
     `mid ${identity.machineId}`,
+    ...(identity.birth === 'warm' ? [`boot ${randomUUID()}`, `mac ${nic} ${identity.mac}`] : []),
     `addr ${nic} ${cidrAddress(identity)} ${identity.gateway}`,
+    ...(identity.birth === null ? [] : ['mkdir /etc/ssh 0755']),
     ...files.map(
       ({ path, mode, content }) => `file ${path} ${mode} ${Buffer.byteLength(content)}\n${content.replace(/\n$/, '')}`,
     ),
@@ -180,7 +206,23 @@ export function identityRecords(identity: GuestIdentity, files: IdentityFile[]):
   return Buffer.from(lines(records));
 }
 
-/** For images without our program. Words: hostname, machine id, address, gateway, seconds, then path and content in turn. */
+/**
+ * Quiet: nothing is being started any more, what a VM needs first is in the page cache, and nothing waits to be written.
+ * Our program must be there and know of network cards: without it a guest from a template would be its template.
+ */
+const calmScript = `
+set -e
+if command -v systemctl >/dev/null; then systemctl is-system-running --wait >/dev/null || :; fi
+read -r mac </sys/class/net/${nic}/address
+echo "mac ${nic} $mac" | ${identityProgram} >/dev/null
+/usr/bin/setsid true || /bin/setsid true
+cat /usr/local/sbin/berth-job >/dev/null 2>&1 || :
+mkdir -p ${taskFolder}
+rm -f /etc/ssh/ssh_host_*
+sync
+`;
+
+/** For images without our program. Words: hostname, machine id, address, gateway, seconds, then path, mode and content in turn. */
 const identityScript = `
 set -e
 hostname "$1" 2>/dev/null || echo "$1" >/proc/sys/kernel/hostname
@@ -190,7 +232,7 @@ ip link set ${nic} up
 ip address replace "$3" dev ${nic}
 ip route replace default via "$4" || :
 shift 5
-while [ $# -ge 2 ]; do rm -f "$1"; printf '%s' "$2" >"$1"; shift 2; done
+while [ $# -ge 3 ]; do mkdir -p "\${1%/*}"; rm -f "$1"; ( umask 077; printf '%s' "$3" >"$1" ); chmod "$2" "$1"; shift 3; done
 mkdir -p ${taskFolder}
 mountpoint -q ${taskFolder} || mount ${dataDevice} ${taskFolder}
 `;
@@ -203,7 +245,7 @@ function identityWords(identity: GuestIdentity, files: IdentityFile[]): string[]
     cidrAddress(identity),
     gateway,
     clock(timeMs),
-    ...files.flatMap(({ path, content }) => [path, content]),
+    ...files.flatMap(({ path, mode, content }) => [path, mode, content]),
   ];
 }
 

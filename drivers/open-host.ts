@@ -18,6 +18,7 @@ import { openMigrator } from './migrator.ts';
 import { openNetwork } from './network.ts';
 import type { HostNetwork, HostPorts, VmStore } from './ports.ts';
 import { openRepositoryClient } from './repository.ts';
+import { openTemplates } from './templates.ts';
 import { openVirsh } from './virsh.ts';
 import { openVmStore } from './vm-store.ts';
 
@@ -46,6 +47,8 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const agents = openVirsh('qemu:///system', 24);
   // A migration or a save holds its client for as long as it lasts; questions to the guests must not wait for that.
   const movers = openVirsh('qemu:///system', 8);
+  // A restore holds its client too, and is the quickest way to a VM.
+  const starters = openVirsh('qemu:///system', 4);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, movers, join(root, 'staging'));
@@ -60,6 +63,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     clock: systemClock,
     store,
     images,
+    templates: openTemplates({ root, virsh: starters, hypervisor, log }),
     inputs: openInputFetcher(dispatcher),
     repository: openRepositoryClient(dispatcher),
     disks: openDiskTool(),
@@ -89,6 +93,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
       virsh.close();
       agents.close();
       movers.close();
+      starters.close();
       await dispatcher.close();
     },
   };

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
 import type { MigrationJob } from '../model/migration.ts';
-import type { ImageRef, NetworkRef } from '../model/vm.ts';
+import type { Boot, ImageRef, NetworkRef } from '../model/vm.ts';
 
 /**
  * What Berth needs of a host, as ports: every effect of activities/host goes through one of these. drivers/ has the
@@ -13,6 +13,7 @@ export interface HostPorts {
   clock: Clock;
   store: VmStore;
   images: ImageCache;
+  templates: Templates;
   inputs: InputFetcher;
   repository: Repository;
   disks: DiskTool;
@@ -46,6 +47,10 @@ export interface VmRecord {
   jobStartedMs: number | null;
   /** Set once the guest's writes are on data.raw and no more can follow. */
   settled: boolean;
+  /** How its domain was last started, and why so. Written before it is asked for. */
+  boot: Boot | null;
+  /** Set once a guest was given its identity on this overlay: from then on what is there is its own. */
+  adopted: boolean;
   /** The removal has begun: nothing of this generation may be made any more. */
   removing: boolean;
   /** The generation with which this VM leaves, or left, for another host: its end here is no loss. */
@@ -73,6 +78,9 @@ export interface VmPaths {
   /** The memory of a suspended VM, and where it is written before it is whole. */
   memory: string;
   memoryPartial: string;
+  /** Of a VM that becomes a template. */
+  templateMemory: string;
+  templateState: string;
 }
 
 /** The folders of VMs on this host's disk, and what is remembered of VMs that are gone. */
@@ -123,6 +131,44 @@ export interface ImageCache {
   remove(id: ImageId): Promise<void>;
 }
 
+/** A machine that was booted once from an image and saved with its memory: what others of its kind start from. */
+export interface Template {
+  image: ImageId;
+  /** Which machines start from it: their size, hardware, hypervisor and processor. */
+  key: string;
+  /** The overlay as it was at that moment; a VM gets a copy. */
+  disk: string;
+}
+
+/** Where a machine that becomes a template has its parts: all on the disk that holds the images. */
+export interface TemplateParts {
+  disk: string;
+  /** Its memory, as a file that its guest writes to. */
+  memory: string;
+  /** To be written: the state of its processors and devices. */
+  state: string;
+}
+
+/**
+ * Templates, beneath their images: complete, sealed, and gone with their image. What starts from one maps its memory and
+ * copies each page at the first write, so that it shares the rest with its siblings.
+ */
+export interface Templates {
+  key(config: DomainConfig): Promise<string>;
+  /** Counts as a use. `retired`: it failed too often, and no other is to be made. */
+  find(image: ImageId, key: string): Promise<Template | 'none' | 'retired'>;
+  /** Saves a running domain, which ends with that, and makes a template of it; one that is there already stays. */
+  save(image: ImageId, key: string, config: DomainConfig, parts: TemplateParts): Promise<{ bytes: number }>;
+  /**
+   * Starts a domain from a template: a guest that runs where the template stopped, with the template's identity. Its
+   * first disk must be a copy of the template's. `hypervisor` when it can't be restored; then there is no domain.
+   */
+  start(config: DomainConfig, template: Template): Promise<void>;
+  /** A guest that started from it came up, or didn't. Returns whether that was one failure too many. */
+  note(template: Template, outcome: 'started' | { failed: string }): Promise<'kept' | 'retired'>;
+  list(): Promise<{ image: ImageId; key: string; bytes: number }[]>;
+}
+
 export interface FetchOrder {
   url: string;
   source: 'repository' | 'outside';
@@ -160,6 +206,8 @@ export interface DiskTool {
   exists(path: string): Promise<boolean>;
   /** A qcow2 overlay of `virtualMiB` on a backing file. */
   createOverlay(path: string, backing: string, virtualMiB: number): Promise<void>;
+  /** The overlay of a template, for a VM that starts from it, with at least `virtualMiB`. Replaces what is there. */
+  copyOverlay(path: string, from: string, virtualMiB: number): Promise<void>;
   /** A file of zeros, or nothing but a hole. */
   createEmpty(path: string, sizeMiB: number): Promise<void>;
   /** Success also when it isn't there. */
@@ -210,18 +258,28 @@ export interface DomainDisk {
   backing: { format: 'qcow2' | 'raw'; source: DiskSource }[];
 }
 
+/** What a guest's memory is made of. */
+export type GuestMemory =
+  | { kind: 'own' }
+  /** A file that keeps what the guest wrote: a template in the making. */
+  | { kind: 'template'; file: string }
+  /** A template's file, of which each page is copied when it is written to. `prelude`: what QEMU is told as it starts. */
+  | { kind: 'copy'; file: string; prelude: string };
+
 export interface DomainConfig {
   name: string;
   uuid: string;
   vcpus: number;
   memoryMiB: number;
+  memory: GuestMemory;
   accelerator: 'kvm' | 'qemu';
   /** null: the firmware boots the first disk, and there is no command line. */
   kernel: string | null;
   initrd: string | null;
   cmdline: string;
   disks: DomainDisk[];
-  nic: { mac: string; tap: string; bridge: string; mtu: number };
+  /** `bridge` null: a network device that leads nowhere. */
+  nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
   onReboot: 'restart' | 'destroy';
 }
@@ -331,6 +389,12 @@ export interface DiskMover {
 }
 
 export interface GuestIdentity {
+  /**
+   * What it has to be given because it has just come to be: after its first boot, host keys of its own; from a template
+   * in addition its network card's address and a boot id. null: it has them, and keeps them.
+   */
+  birth: Boot['kind'] | null;
+  mac: string;
   hostname: string;
   /** 32 hexadecimal digits. */
   machineId: string;
@@ -370,6 +434,8 @@ export type JobEnd =
 export interface Guest {
   /** Whether the agent answers now. */
   ping(domain: string): Promise<boolean>;
+  /** Waits until its boot has settled and brings it to a state from which others can start; `boot-failed` when it can't be. */
+  calm(domain: string): Promise<void>;
   /** Gives the guest its name, address and clock, and mounts the data disk at /home/task; repeatable. */
   adopt(domain: string, identity: GuestIdentity): Promise<void>;
   /** Starts the job, unless one was started in this guest before. It outlives this process. */

@@ -3,6 +3,7 @@ import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isId, type VmId } from '../model/ids.ts';
+import { coldReasons } from '../model/vm.ts';
 import { exists, isErrno, makeFolder, readText, replaceWhole, syncFile, syncFolder, writeAtomically } from './files.ts';
 import type { VmPaths, VmRecord, VmStore } from './ports.ts';
 
@@ -18,6 +19,12 @@ const recordSchema = z.strictObject({
   staged: z.strictObject({ bytes: z.number() }).nullable(),
   ready: z.strictObject({ createMs: millis, bootMs: millis, sinceMs: millis }).nullable(),
   jobStartedMs: millis.nullable(),
+  boot: z
+    .union([z.strictObject({ kind: z.literal('warm') }), z.strictObject({ kind: z.literal('cold'), why: z.enum(coldReasons) })])
+    .nullable()
+    .default(null),
+  // A record of before there were templates may have a guest's work on its disk.
+  adopted: z.boolean().default(true),
   settled: z.boolean(),
   removing: z.boolean(),
   // Not in records of before there were migrations.
@@ -55,6 +62,8 @@ export function openVmStore(root: string): VmStore {
       inputs: join(folder, 'inputs'),
       memory: join(folder, 'memory.save'),
       memoryPartial: join(folder, 'memory.save.partial'),
+      templateMemory: join(folder, 'template.memory'),
+      templateState: join(folder, 'template.state'),
     };
   };
   const read = async (vmId: string): Promise<VmRecord | null> => {

@@ -150,6 +150,8 @@ export interface TimelineEntry {
   step: string;
   startedAt: string;
   endedAt: string | null;
+  /** What is worth knowing of it: of `boot`, how each VM came to life. */
+  detail?: string;
 }
 
 /** What billing needs of one VM of a task. */

@@ -9,6 +9,7 @@ export const workflowId = {
   vm: (id: VmId): string => `vm-${id}`,
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
+  templates: (id: HostId): string => `templates-${id}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
   /** `purpose` tells apart who wants it: a lease, a drain. */
   prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
@@ -19,6 +20,7 @@ export const workflowType = {
   task: 'runTask',
   host: 'watchHost',
   reconcile: 'reconcileHost',
+  templates: 'keepTemplates',
   migration: 'migrateVm',
   prestage: 'prestage',
   housekeeping: 'keepHouse',
@@ -31,6 +33,8 @@ export const signalName = {
   moved: 'moved',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
+  /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */
+  wanted: 'wanted',
   /** To a host's reconciliation, or to the housekeeping: don't wait for the next round. */
   lookNow: 'lookNow',
 } as const;

@@ -63,3 +63,12 @@ export interface VmLoad {
   /** Distinct memory written in a second. */
   dirtyMiBPerS: number | null;
 }
+
+/**
+ * Why a VM booted by itself. `no-template`: none was made of its image in its size yet; `template-failed`: one was tried,
+ * and didn't start; `template-retired`: it has failed too often; `used-disk`: it goes on with a disk that it has used.
+ */
+export const coldReasons = ['no-template', 'template-failed', 'template-retired', 'used-disk'] as const;
+
+/** How a VM came to life: from a template's memory, or by a boot of its own. */
+export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldReasons)[number] };

@@ -87,7 +87,7 @@ export class Progress {
   }
 
   /** Splits the last step where its actor says that its first part ended. */
-  split(first: string, afterMs: number, second: string): void {
+  split(first: string, afterMs: number, second: string, detail?: string): void {
     const entry = this.#timeline.at(-1);
     if (entry?.endedAt == null) throw new Error('BUG: only a finished step can be split');
     const middle = Math.min(Date.parse(entry.startedAt) + afterMs, Date.parse(entry.endedAt));
@@ -96,7 +96,7 @@ export class Progress {
       -1,
       1,
       { step: first, startedAt: entry.startedAt, endedAt: at },
-      { step: second, startedAt: at, endedAt: entry.endedAt },
+      { step: second, startedAt: at, endedAt: entry.endedAt, ...(detail === undefined ? {} : { detail }) },
     );
   }
 }

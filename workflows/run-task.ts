@@ -75,6 +75,7 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     bytesIn: 0,
     bytesOut: 0,
     moves: 0,
+    boots: [],
   };
   setHandler(movedSignal, () => {
     run.moves += 1;
@@ -97,6 +98,7 @@ async function conclude(run: TaskRun, nodes: Node[]): Promise<Verdict> {
     if (verdict !== 'elsewhere') return verdict;
     await requeue(run, nodes);
     nodes.length = 0;
+    run.boots.length = 0;
   }
 }
 

@@ -1,8 +1,8 @@
 import type { HostActivities, RunResult, StagedOut } from '../activities/host/contract.ts';
-import type { LedgerActivities, TaskOrders, TaskRecord } from '../activities/ledger/contract.ts';
+import type { LedgerActivities, TaskOrders, TaskRecord, VmBoot } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
-import type { VmSpec } from '../model/vm.ts';
+import type { Boot, VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
 import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
@@ -11,6 +11,7 @@ import { now, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
 import { together, within } from './scopes.ts';
 import { waits } from './timeouts.ts';
+import { wantTemplate } from './want-template.ts';
 
 /** A task at work: what it is, where it stands, and what it has to show for it so far. */
 export interface TaskRun {
@@ -26,6 +27,8 @@ export interface TaskRun {
   bytesOut: number;
   /** How often the task was told that one of its VMs has moved. */
   moves: number;
+  /** How its VMs came to life. */
+  boots: VmBoot[];
 }
 
 /** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
@@ -81,7 +84,7 @@ async function onAll<T>(run: TaskRun, step: string, nodes: Node[], act: (node: N
  * because the URLs in them are short-lived, and because a round trip to the ledger is as dear as its work.
  */
 async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'running' | 'removing'): Promise<TaskOrders[]> {
-  const orders = await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState);
+  const orders = await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState, run.boots);
   run.state = state;
   run.progress.mark({ state });
   return orders;
@@ -137,15 +140,34 @@ export async function removeVm(run: TaskRun, node: Node): Promise<void> {
   if (home !== host) await onHostOf(run, home, node.index, id).removeDisks(id, generation);
 }
 
+/** Runs that began before VMs came from templates have steps whose results say nothing of it. */
+function noteBoot(run: TaskRun, { vm }: Node, boot: Boot | undefined): void {
+  if (boot === undefined) return;
+  run.boots.push({ vm: vm.id, boot });
+  wantTemplate(vm, boot, run.pace);
+}
+
+/** Such as `warm`, or `2 × warm, cold (template-failed)`. */
+function bootsOf({ boots }: TaskRun): string | undefined {
+  const counts = new Map<string, number>();
+  for (const { boot } of boots) {
+    const kind = boot.kind === 'warm' ? 'warm' : `cold (${boot.why})`;
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  }
+  if (counts.size === 0) return undefined;
+  return [...counts].map(([kind, count]) => (count === 1 ? kind : `${count} × ${kind}`)).join(', ');
+}
+
 /** From the domain to a guest that takes commands. Undone by the VM's removal, see stageIn. */
 export async function boot(run: TaskRun, nodes: Node[]): Promise<void> {
   await enter(run, 'starting', 'creating');
   const took = await onAll(run, 'boot', nodes, async (node) => {
-    const { createMs, bootMs } = await node.host.ensureRunning(node.vm);
+    const { createMs, bootMs, boot } = await node.host.ensureRunning(node.vm);
+    noteBoot(run, node, boot);
     node.startedAt = new Date(Date.now() - bootMs).toISOString();
     return createMs;
   });
-  run.progress.split('create', Math.max(...took), 'boot');
+  run.progress.split('create', Math.max(...took), 'boot', bootsOf(run));
 }
 
 /** Thrown to stop the other nodes: this one's command has ended, and not well. */

@@ -3,9 +3,9 @@ import type { HostId, TaskId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 
 /** Signals another workflow. One that has ended needs no telling; whoever waits also polls, so nothing hangs on it. */
-export async function tell(id: string, signal: string): Promise<void> {
+export async function tell(id: string, signal: string, ...args: unknown[]): Promise<void> {
   try {
-    await getExternalWorkflowHandle(id).signal(signal);
+    await getExternalWorkflowHandle(id).signal(signal, ...args);
   } catch (error) {
     log.info('A workflow could not be told', { workflowId: id, signal, error: String(error) });
   }

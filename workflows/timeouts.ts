@@ -26,6 +26,8 @@ export interface Waits {
   stuckPause: { first: number; longest: number };
   /** Between a host's reconciliations. Two sightings make a finding, so one is acted on after ten minutes. */
   reconcileEvery: number;
+  /** A template that there was no room for is tried again. It's nobody's task that waits. */
+  templateRetry: number;
   /** A migration asks whether it is its turn. */
   turnPoll: number;
   /** Between two looks at how a pre-copy goes. */
@@ -50,6 +52,7 @@ export function waits(pace: number): Waits {
     removalPatience: 2 * minute * pace,
     stuckPause: { first: 10 * second * pace, longest: hour * pace },
     reconcileEvery: 5 * minute * pace,
+    templateRetry: minute * pace,
     turnPoll: 2 * second * pace,
     progressEvery: 2 * second * pace,
     leavePatience: 30 * second * pace,
@@ -113,6 +116,8 @@ const classes = {
   transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: patient(pace) }),
   /** A cold boot takes 3 s, under full emulation on a busy machine a minute; it has its own deadline inside. */
   boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: bounded(pace) }),
+  /** A cold boot, its last units and a few megabytes; once more at most, because VMs boot well without. */
+  make: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 2 } }),
   /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
   run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: patient(pace) }),
   /** One question to a hypervisor. What isn't known is asked again by the saga, which has both hosts in view. */
@@ -139,6 +144,7 @@ const classOf = {
   stageIn: 'transfer',
   ensureDisks: 'quick',
   ensureRunning: 'boot',
+  makeTemplate: 'make',
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',

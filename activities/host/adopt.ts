@@ -1,21 +1,30 @@
 import type { HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { VmSpec } from '../../model/vm.ts';
+import type { Boot, VmSpec } from '../../model/vm.ts';
 import { domainName, machineId } from './names.ts';
 
 /** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
-const bootDeadlineMs = 180_000;
+export const bootDeadlineMs = 180_000;
 const pingEveryMs = 10;
 
 /**
  * Waits for the guest's agent and gives the guest everything that makes it itself, its clock included: after a boot, and
  * after every time that it stood still. Repeatable.
+ * @param birth how it came to be, where it has no identity of its own yet
  */
-export async function adopt(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<void> {
+export async function adopt(
+  ports: HostPorts,
+  vm: VmSpec,
+  signal: AbortSignal,
+  birth: Boot['kind'] | null = null,
+  deadlineMs = bootDeadlineMs,
+): Promise<void> {
   const { guest, clock } = ports;
   const name = domainName(vm.id);
-  await awaitAgent(ports, name, signal);
+  await awaitAgent(ports, name, deadlineMs, signal);
   await guest.adopt(name, {
+    birth,
+    mac: vm.mac,
     hostname: vm.name,
     machineId: machineId(vm.id),
     address: vm.address,
@@ -26,17 +35,22 @@ export async function adopt(ports: HostPorts, vm: VmSpec, signal: AbortSignal): 
   });
 }
 
-async function awaitAgent({ guest, hypervisor, clock }: HostPorts, name: string, signal: AbortSignal): Promise<void> {
-  const deadlineMs = clock.nowMs() + bootDeadlineMs;
+export async function awaitAgent(
+  { guest, hypervisor, clock }: HostPorts,
+  name: string,
+  deadlineMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const untilMs = clock.nowMs() + deadlineMs;
   for (let polls = 0; !(await guest.ping(name)); polls += 1) {
     signal.throwIfAborted();
     // Asked now and then only: while the guest boots, each question costs time that it needs.
     if (polls % 50 === 49 && (await hypervisor.status(name)) === null)
       throw new BerthError('boot-failed', `waiting for the agent of ${name}: the domain ended; its console.log says why`);
-    if (clock.nowMs() > deadlineMs)
+    if (clock.nowMs() > untilMs)
       throw new BerthError(
         'boot-failed',
-        `waiting for the agent of ${name}: no answer in ${bootDeadlineMs / 1000} s; see console.log`,
+        `waiting for the agent of ${name}: no answer in ${deadlineMs / 1000} s; see console.log`,
       );
     await clock.sleep(pingEveryMs, signal);
   }

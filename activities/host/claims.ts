@@ -108,6 +108,8 @@ export function freshRecord(vm: VmSpec): VmRecord {
     staged: null,
     ready: null,
     jobStartedMs: null,
+    boot: null,
+    adopted: false,
     settled: false,
     removing: false,
     departing: null,

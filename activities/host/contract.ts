@@ -1,13 +1,15 @@
 import type { DomainConfig } from '../../drivers/ports.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
-import type { ImageRef, VmSpec } from '../../model/vm.ts';
+import type { Boot, ImageRef, VmSpec } from '../../model/vm.ts';
 import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
+import type { MadeTemplate } from './make-template.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 import type { RestoreVm } from './suspend.ts';
 
 export type { CarriedFile } from '../../drivers/ports.ts';
 export type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
+export type { MadeTemplate } from './make-template.ts';
 export type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
 export type { RestoreVm } from './suspend.ts';
 
@@ -107,8 +109,10 @@ export interface HostActivities {
   stageIn(order: StageIn): Promise<StagedIn>;
   /** Makes the overlay on the image, which it fetches when missing, and the owner's network on this host. */
   ensureDisks(vm: VmSpec): Promise<ImageSource>;
-  /** Starts the domain, waits for the agent, gives the guest its identity and mounts /home/task. */
-  ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number }>;
+  /** Starts the domain, from a template where one fits, gives the guest its identity and mounts /home/task. */
+  ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
+  /** Boots a VM that becomes a template for VMs like it, unless there is one. What it leaves is removed like any VM. */
+  makeTemplate(vm: VmSpec): Promise<MadeTemplate>;
   /** Runs the command once, however often it is called, and follows it to its end. */
   runCommand(order: RunCommand): Promise<RunResult>;
   /** Ends the command of a task that is cancelled; the guest stays. */

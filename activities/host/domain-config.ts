@@ -10,16 +10,19 @@ const guestMtu = 1450;
  * A VM's domain on this host: the same machine on every host, wherever its disks are.
  * @param disksAt address of the host that has its disks; null: this one
  */
-export async function domainConfig(
-  { images, network, probe, store }: HostPorts,
-  vm: VmSpec,
-  disksAt: string | null,
-): Promise<DomainConfig> {
-  const [image, bridge, accelerator] = await Promise.all([
-    images.find(vm.image.id),
-    network.ensure(vm.network),
-    probe.accelerator(),
-  ]);
+export async function domainConfig(ports: HostPorts, vm: VmSpec, disksAt: string | null): Promise<DomainConfig> {
+  const [machine, bridge] = await Promise.all([unplugged(ports, vm, disksAt), ports.network.ensure(vm.network)]);
+  return { ...machine, nic: { ...machine.nic, bridge } };
+}
+
+/** The same machine on a network that leads nowhere, with its memory in a file: as it becomes a template. */
+export async function templateConfig(ports: HostPorts, vm: VmSpec): Promise<DomainConfig> {
+  const machine = await unplugged(ports, vm, null);
+  return { ...machine, memory: { kind: 'template', file: ports.store.paths(vm.id).templateMemory } };
+}
+
+async function unplugged({ images, probe, store }: HostPorts, vm: VmSpec, disksAt: string | null): Promise<DomainConfig> {
+  const [image, accelerator] = await Promise.all([images.find(vm.image.id), probe.accelerator()]);
   if (image === null) throw new Error(`BUG: image ${vm.image.id} isn't in the cache, but an overlay needs it`);
   const paths = store.paths(vm.id);
   const at = (path: string): DiskSource => (disksAt === null ? { kind: 'file', path } : { kind: 'nfs', host: disksAt, path });
@@ -28,6 +31,7 @@ export async function domainConfig(
     uuid: uuidOf(vm.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
+    memory: { kind: 'own' },
     accelerator,
     kernel: image.kernel,
     initrd: image.initrd,
@@ -41,7 +45,7 @@ export async function domainConfig(
       },
       { target: 'vdb', format: 'raw', source: at(paths.data), backing: [] },
     ],
-    nic: { mac: vm.mac, tap: tapName(vm.id), bridge, mtu: guestMtu },
+    nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,
     onReboot: vm.onReboot,
   };

@@ -1,19 +1,22 @@
-import type { DomainStatus, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { DomainStatus, HostPorts, Template, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
-import type { VmSpec } from '../../model/vm.ts';
+import type { Boot, VmSpec } from '../../model/vm.ts';
 import { adopt } from './adopt.ts';
 import { domainConfig } from './domain-config.ts';
+import { ensureDisks } from './ensure-disks.ts';
 import { domainName } from './names.ts';
 
 export interface Running {
   createMs: number;
   bootMs: number;
+  /** How the guest that runs came to life. */
+  boot: Boot;
 }
 
 /**
- * Starts the domain unless it runs, waits for its agent and gives the guest its identity. Every part can be repeated
- * after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
+ * Starts the domain unless it runs, from a template where there is one, and gives the guest its identity. Every part can
+ * be repeated after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
  */
 export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Running> {
   const { store, clock } = ports;
@@ -24,18 +27,75 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   if (found === null) {
     if (record.jobStartedMs !== null)
       throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
-    current = { ...record, ready: null };
-    if (record.ready !== null) await store.write(current);
+    const warm = await fromTemplate(ports, vm, { ...record, ready: null }, signal);
+    if (warm.kind === 'warm') return warm.running;
+    current = { ...record, ready: null, boot: { kind: 'cold', why: warm.why } };
+    await store.write(current);
     await create(ports, vm);
   } else if (found.state !== 'running') {
     refuseState(name, found);
-  } else if (record.ready !== null) return { createMs: record.ready.createMs, bootMs: record.ready.bootMs };
+  } else if (record.ready !== null) return runningOf(record, record.ready);
 
   const createdMs = clock.nowMs();
-  await adopt(ports, vm, signal);
-  const ready = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
-  await store.write({ ...current, ready });
-  return { createMs: ready.createMs, bootMs: ready.bootMs };
+  await adopt(ports, vm, signal, record.adopted ? null : 'cold');
+  return ready(ports, current, startedMs, createdMs);
+}
+
+const runningOf = ({ boot }: VmRecord, { createMs, bootMs }: { createMs: number; bootMs: number }): Running => ({
+  createMs,
+  bootMs,
+  boot: boot ?? { kind: 'cold', why: 'no-template' },
+});
+
+async function ready({ store, clock }: HostPorts, record: VmRecord, startedMs: number, createdMs: number): Promise<Running> {
+  const times = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
+  await store.write({ ...record, ready: times, adopted: true });
+  return runningOf(record, times);
+}
+
+type Warm = { kind: 'warm'; running: Running } | { kind: 'cold'; why: Exclude<Boot, { kind: 'warm' }>['why'] };
+
+/** Under emulation the first answer takes 0.1 s, with twelve at once some seconds; past this a boot is the better way. */
+const warmDeadlineMs = 20_000;
+
+/**
+ * From a template's memory, where there is one that fits. What doesn't come up is ended, and leaves a fresh overlay for a
+ * boot: no attempt of this kind fails the VM.
+ */
+async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Warm> {
+  const { disks, store, templates, clock, hypervisor } = ports;
+  if (record.adopted) return { kind: 'cold', why: 'used-disk' };
+  const config = await domainConfig(ports, vm, null);
+  const template = await templates.find(vm.image.id, await templates.key(config));
+  if (template === 'none') return { kind: 'cold', why: 'no-template' };
+  if (template === 'retired') return { kind: 'cold', why: 'template-retired' };
+  const current: VmRecord = { ...record, boot: { kind: 'warm' } };
+  await store.write(current);
+  const startedMs = clock.nowMs();
+  try {
+    await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.image.virtualMiB);
+    await templates.start(config, template);
+    const createdMs = clock.nowMs();
+    await adopt(ports, vm, signal, 'warm', warmDeadlineMs);
+    const running = await ready(ports, current, startedMs, createdMs);
+    await templates.note(template, 'started');
+    return { kind: 'warm', running };
+  } catch (error) {
+    signal.throwIfAborted();
+    await blame(ports, template, error);
+    await hypervisor.destroy(config.name);
+    await disks.remove(store.paths(vm.id).overlay);
+    await ensureDisks(ports, vm, signal);
+    return { kind: 'cold', why: 'template-failed' };
+  }
+}
+
+/** A host that is too slow or full would have failed with any template. Mistakes of ours are not to be hidden by a boot. */
+async function blame({ templates }: HostPorts, template: Template, error: unknown): Promise<void> {
+  if (!(error instanceof BerthError)) throw error;
+  if (error.code === 'hypervisor' || error.code === 'boot-failed' || error.code === 'vm-lost')
+    await templates.note(template, { failed: error.message });
+  else if (error.code !== 'host-busy') throw error;
 }
 
 const startingUpMs = 5000;
@@ -43,18 +103,23 @@ const startingUpPollMs = 250;
 
 /**
  * The domain's state, once its start is over. A libvirtd that was killed between making QEMU and letting it run leaves it
- * paused (starting up) for ever. Not one instruction of a guest without identity and command was anybody's, so such a
- * domain is ended, to be made anew.
+ * paused (starting up) for ever; an attempt of ours that was killed leaves a guest with its template's identity. Not one
+ * instruction of a guest without identity and command was anybody's, so such a domain is ended, to be made anew.
  */
 async function begun(ports: HostPorts, name: string, record: VmRecord, signal: AbortSignal): Promise<DomainStatus | null> {
   const { hypervisor, clock } = ports;
   const isStartingUp = (status: DomainStatus | null) => status?.state === 'paused' && status.reason === 'starting up';
   let found = await hypervisor.status(name);
+  const nobodys = record.ready === null && record.jobStartedMs === null;
+  if (found !== null && nobodys && !record.adopted && record.boot?.kind === 'warm') {
+    await hypervisor.destroy(name);
+    return null;
+  }
   for (const endMs = clock.nowMs() + startingUpMs; isStartingUp(found) && clock.nowMs() < endMs; ) {
     await clock.sleep(startingUpPollMs, signal);
     found = await hypervisor.status(name);
   }
-  if (!isStartingUp(found) || record.ready !== null || record.jobStartedMs !== null) return found;
+  if (!isStartingUp(found) || !nobodys) return found;
   await hypervisor.destroy(name);
   return null;
 }

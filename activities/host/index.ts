@@ -10,6 +10,7 @@ import { ensureDisks } from './ensure-disks.ts';
 import { ensureImage } from './ensure-image.ts';
 import { ensureRunning } from './ensure-running.ts';
 import { inventory } from './inventory.ts';
+import { makeTemplate } from './make-template.ts';
 import {
   abortOut,
   dropCopy,
@@ -53,6 +54,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     stageIn: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageIn(ports, order, record, signal)),
     ensureDisks: (vm) => claims.making(vm, cancelled(), (_, signal) => ensureDisks(ports, vm, signal)),
     ensureRunning: (vm) => claims.making(vm, cancelled(), (record, signal) => ensureRunning(ports, vm, record, signal)),
+    makeTemplate: (vm) => claims.making(vm, cancelled(), (_, signal) => makeTemplate(ports, vm, signal)),
     runCommand: (order) => claims.making(order.vm, cancelled(), (record, signal) => runCommand(ports, order, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
     stageOut: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageOut(ports, order, record, signal)),

@@ -14,7 +14,7 @@ export interface SeenMoving {
 }
 
 /** What the record at the source says, and the target's has to say as well. */
-export type Carried = Pick<VmRecord, 'staged' | 'ready' | 'jobStartedMs' | 'idleMs'>;
+export type Carried = Pick<VmRecord, 'staged' | 'ready' | 'jobStartedMs' | 'idleMs' | 'boot' | 'adopted'>;
 
 export interface PrepareIncoming {
   /** As it will be here: this host, and the generation of this placement. */
@@ -55,11 +55,11 @@ export async function observeMoving({ hypervisor, migrator }: HostPorts, vmId: V
 }
 
 export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number, commanded: boolean): Promise<Carried> {
-  const { staged, ready, jobStartedMs, idleMs } = await recordAtSource(store, vmId, generation);
+  const { staged, ready, jobStartedMs, idleMs, boot, adopted } = await recordAtSource(store, vmId, generation);
   // Until then runCommand is about to write this record, and would undo what the migration writes there.
   if (commanded && jobStartedMs === null)
     throw new BerthError('host-busy', `moving ${vmId}: its command is only being started; in a moment it can move`);
-  return { staged, ready, jobStartedMs, idleMs };
+  return { staged, ready, jobStartedMs, idleMs, boot, adopted };
 }
 
 async function recordAtSource(store: HostPorts['store'], vmId: VmId, generation: number): Promise<VmRecord> {

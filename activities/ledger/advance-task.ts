@@ -2,7 +2,7 @@ import { BerthError } from '../../model/errors.ts';
 import { type TaskStartedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
-import type { TaskOrders, TaskOutcome } from './contract.ts';
+import type { TaskOrders, TaskOutcome, VmBoot } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { ordersOfTask } from './task-orders.ts';
 import { writeEvent } from './write-event.ts';
@@ -58,6 +58,15 @@ async function moveVms(tx: Transaction, id: TaskId, state: VmState, now: string)
 /** Those whose step on the hosts takes orders. */
 const ordered: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
 
+/** How VMs came to life, for their owners and the metrics. */
+export async function noteBoots(tx: Transaction, boots: VmBoot[]): Promise<void> {
+  const rows = boots.map(({ vm, boot }) => ({ vm, boot: boot.kind, why: boot.kind === 'cold' ? boot.why : null }));
+  await tx.$executeRaw`
+    UPDATE "Vm" v SET boot = b.boot, "bootWhy" = b.why
+    FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS b(vm text, boot text, why text)
+    WHERE v.id = b.vm AND (v.boot, v."bootWhy") IS DISTINCT FROM (b.boot, b.why)`;
+}
+
 /**
  * Moves a task to a state (or only its timeline, when it is there already), and its VMs with it. The first time that it
  * runs is an event. A task that has ended is left alone. Returns the orders for the step that begins, taken after the
@@ -70,6 +79,7 @@ export async function advanceTask(
   state: TaskState,
   timeline: TaskOutcome['timeline'],
   vmState?: VmState,
+  boots: VmBoot[] = [],
 ): Promise<TaskOrders[]> {
   const now = isoNow(deps);
   const live = await inTransaction(deps.ledger, async (tx) => {
@@ -77,6 +87,7 @@ export async function advanceTask(
     if (task === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
     if (!task.live) return false;
     if (vmState !== undefined) await moveVms(tx, id, vmState, now);
+    if (boots.length > 0) await noteBoots(tx, boots);
     if (state !== 'running' || task.begunBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
     await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });

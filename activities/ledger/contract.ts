@@ -3,8 +3,8 @@ import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
-import type { Refusal, TaskError, TaskOutput, TaskSpec } from '../../model/task.ts';
-import type { ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
+import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../../model/task.ts';
+import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
 import type { PowerOrder } from './suspension.ts';
 
@@ -41,6 +41,16 @@ export interface VmPlace {
   movedBy: string | null;
 }
 
+export interface VmBoot {
+  vm: VmId;
+  boot: Boot;
+}
+
+export type TemplatePlace =
+  | { kind: 'reserved'; vm: VmSpec }
+  | { kind: 'left'; vm: VmId; generation: number }
+  | { kind: 'waits'; why: string };
+
 export interface TaskOutcome {
   state: TerminalTaskState;
   exitCode: number | null;
@@ -50,7 +60,7 @@ export interface TaskOutcome {
   bytesOut: number;
   /** When each VM's domain existed, from the host's clock; null when it never did. */
   vms: { id: VmId; startedAt: string | null; endedAt: string | null }[];
-  timeline: { step: string; startedAt: string; endedAt: string | null }[];
+  timeline: TimelineEntry[];
 }
 
 /** Where a migration leads, once it is its turn. */
@@ -102,10 +112,16 @@ export interface LedgerActivities {
   /**
    * Moves the task along its states; `started` is an event, written with the first `running`. The state that it has
    * already: only the timeline. `vmState` moves those of its VMs that can legally go there, in the same transaction.
-   * Returns what the step that begins needs: an order a VM, by node, with fresh signed URLs; none for a step that needs
+   * `boots` are noted as well. Returns what the step that begins needs: an order a VM, by node, with fresh signed URLs; none for a step that needs
    * none. A task that has ended is left alone.
    */
-  advanceTask(id: TaskId, state: TaskState, timeline: TaskOutcome['timeline'], vmState?: VmState): Promise<TaskOrders[]>;
+  advanceTask(
+    id: TaskId,
+    state: TaskState,
+    timeline: TaskOutcome['timeline'],
+    vmState?: VmState,
+    boots?: VmBoot[],
+  ): Promise<TaskOrders[]>;
   /**
    * Its hosts fell silent before any domain was asked for: back to the queue, the VMs without host and with a higher
    * generation at the next placement. Returns the tasks that were placed in what it freed.
@@ -143,6 +159,11 @@ export interface LedgerActivities {
   imageFor(id: ImageId, host: HostId): Promise<ImageRef>;
   /** What the ledger says this host should have, and what differs from what it has. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
+  /**
+   * Takes room on a VM's host for one that becomes a template of its kind: a VM of nobody's, one at a time on a host.
+   * `left`: what an earlier attempt still has there, to be removed first; `waits`: no room that no task waits for.
+   */
+  reserveTemplate(like: VmSpec): Promise<TemplatePlace>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
   tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
   /**

@@ -14,6 +14,7 @@ import { releaseVms, requeueTask } from './release.ts';
 import { reserveTask } from './reserve-task.ts';
 import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
 import { taskOrders } from './task-orders.ts';
+import { reserveTemplate } from './templates.ts';
 import { setVmState, vmPlace } from './vm-state.ts';
 
 export type { LedgerDeps } from './deps.ts';
@@ -24,7 +25,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     loadTask: (id) => loadTask(deps, id),
     reserveTask: (id) => reserveTask(deps, id),
     taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
-    advanceTask: (id, state, timeline, vmState) => advanceTask(deps, id, state, timeline, vmState),
+    advanceTask: (id, state, timeline, vmState, boots) => advanceTask(deps, id, state, timeline, vmState, boots),
     requeueTask: (id) => requeueTask(deps, id),
     beginSuspension: (id) => beginSuspension(deps, id),
     commitSuspension: (id) => commitSuspension(deps, id),
@@ -40,6 +41,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     imageCached: (host, imageId) => imageCached(deps, host, imageId),
     imageFor: (id, host) => imageFor(deps, id, host),
     compareHost: (id, found) => compareHost(deps, id, found),
+    reserveTemplate: (like) => reserveTemplate(deps, like),
     tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
     tasksUnderWay: (after) => tasksUnderWay(deps, after),
     tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),

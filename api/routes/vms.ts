@@ -1,12 +1,14 @@
 import { z } from 'zod';
 import type { Vm as VmRow } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
+import { coldReasons } from '../../model/vm.ts';
 import type { ApiDeps } from '../app.ts';
 import type { Caller } from '../auth.ts';
 import { json, type Operation, operation } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Vm } from '../schemas.ts';
 
+const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() });
 const Problem = z.record(z.string(), z.unknown()).nullable();
 
 function show(row: VmRow): z.input<typeof Vm> {
@@ -22,6 +24,7 @@ function show(row: VmRow): z.input<typeof Vm> {
     generation: row.generation,
     task: row.taskId,
     node: row.node,
+    boot: row.boot === null ? null : Boot.parse({ kind: row.boot, why: row.bootWhy }),
     problem: Problem.parse(row.problem),
     startedAt: row.startedAt?.toISOString() ?? null,
     endedAt: row.endedAt?.toISOString() ?? null,

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { BerthError } from '../../model/errors.ts';
 import type { DiskTool } from '../ports.ts';
-import { bug, type FakeDataDisk, type FakeState, liveUserOf, refuseLive } from './state.ts';
+import { bug, type FakeDataDisk, type FakeState, imagePath, liveUserOf, refuseLive } from './state.ts';
 
 export function createFakeDisks(state: FakeState): DiskTool {
   /** A data disk that nobody writes to any more: of a live guest only once it was settled. */
@@ -14,6 +14,12 @@ export function createFakeDisks(state: FakeState): DiskTool {
   };
   return {
     exists: async (path) => state.disks.has(path),
+    async copyOverlay(path, from, virtualMiB) {
+      refuseLive(state, path, 'overwriting');
+      const [, image, key] = /\/images\/([^/]+)\/templates\/([^/]+)\/disk\.qcow2$/.exec(from) ?? [];
+      if (!state.templates.has(`${image}/${key}`)) throw bug(`a copy of ${from}, which isn't there`);
+      state.disks.set(path, { kind: 'overlay', backing: imagePath(image!, 'disk.qcow2'), virtualMiB, copyOf: from });
+    },
     async createOverlay(path, backing, virtualMiB) {
       refuseLive(state, path, 'overwriting');
       const image = /\/images\/([^/]+)\/disk\.qcow2$/.exec(backing)?.[1];

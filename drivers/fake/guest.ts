@@ -18,8 +18,13 @@ export function createFakeGuest(state: FakeState): Guest {
       const domain = state.domains.get(name);
       return domain !== undefined && domain.status.state === 'running' && isUp(domain);
     },
+    async calm(name) {
+      live(name).calm = true;
+    },
     async adopt(name, identity) {
       const domain = live(name);
+      if (domain.born === 'warm' && domain.identity === null && identity.birth !== 'warm')
+        throw bug(`${name} would keep what its template has`);
       if (domain.settled) throw bug(`adopting ${name} after it was settled`);
       domain.identity = structuredClone(identity);
     },

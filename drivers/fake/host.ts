@@ -12,6 +12,7 @@ import { createFakeNetwork } from './network.ts';
 import type { FakeRepository } from './repository.ts';
 import { bug, type FakeRun, type FakeState } from './state.ts';
 import { createFakeStore } from './store.ts';
+import { createFakeTemplates } from './templates.ts';
 
 export type { FakeRun } from './state.ts';
 
@@ -53,6 +54,8 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     quarantined: new Map(),
     images: new Map(),
     peersOffered: new Map(),
+    templates: new Map(),
+    templateTrouble: { kind: 'none' },
     networks: new Map(),
     jobsStarted: new Map(),
     packs: new Map(),
@@ -64,6 +67,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     clock: state.clock,
     store: createFakeStore(state),
     images: createFakeImages(state),
+    templates: createFakeTemplates(state),
     inputs: createFakeInputs(state),
     repository: state.repository,
     disks: createFakeDisks(state),

@@ -24,6 +24,8 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
         config: structuredClone(config),
         status: { state: 'running', reason: 'booted' },
         createdMs: state.clock.nowMs(),
+        born: 'cold',
+        calm: false,
         identity: null,
         settled: false,
         boot: 1,
@@ -101,10 +103,12 @@ export function bootAgain(state: FakeState, domain: FakeDomain): void {
     state.domains.delete(domain.config.name);
     return;
   }
-  Object.assign(domain, { createdMs: state.clock.nowMs(), identity: null, settled: false, boot: domain.boot + 1, job: 'none' });
+  const anew = { createdMs: state.clock.nowMs(), born: 'cold', identity: null, settled: false, job: 'none' };
+  Object.assign(domain, { ...anew, boot: domain.boot + 1 });
 }
 
-function refuseInUse(state: FakeState, config: DomainConfig): void {
+/** Also what starting from a template is refused for. */
+export function refuseInUse(state: FakeState, config: DomainConfig): void {
   for (const { config: other } of state.domains.values())
     for (const [what, mine, theirs] of [
       ['name', config.name, other.name],
@@ -134,5 +138,6 @@ export function refuseMissing(state: FakeState, config: DomainConfig): void {
     const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
     if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);
   }
-  if (![...state.networks.keys()].some((vni) => bridgeOf(vni) === config.nic.bridge)) throw lacks(`bridge ${config.nic.bridge}`);
+  if (config.nic.bridge !== null && ![...state.networks.keys()].some((vni) => bridgeOf(vni) === config.nic.bridge))
+    throw lacks(`bridge ${config.nic.bridge}`);
 }

@@ -21,7 +21,8 @@ export interface FakeDataDisk {
   unwritten: Map<string, Buffer>;
 }
 
-export type FakeDisk = { kind: 'overlay'; backing: string; virtualMiB: number } | FakeDataDisk;
+/** `copyOf`: the template's disk whose content it has; else it is as empty as a new one. */
+export type FakeDisk = { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string } | FakeDataDisk;
 
 export interface FakeJob {
   job: GuestJob;
@@ -36,6 +37,10 @@ export interface FakeDomain {
   config: DomainConfig;
   status: DomainStatus;
   createdMs: number;
+  /** By a boot, or from a template, whose identity it has until it is given its own. */
+  born: 'cold' | 'warm';
+  /** Nothing in it is being started. */
+  calm: boolean;
   identity: GuestIdentity | null;
   settled: boolean;
   /** Changes with every boot. */
@@ -78,6 +83,10 @@ export interface FakeState {
   images: Map<string, { boots: boolean; pinnedUntilMs: number }>;
   /** The peers that each image could have come from when it was fetched. */
   peersOffered: Map<string, string[]>;
+  /** Templates by image and key; those that aren't ready were retired. */
+  templates: Map<string, { ready: boolean; failures: number }>;
+  /** What happens to a guest that starts from one. */
+  templateTrouble: { kind: 'none' | 'refused' | 'silent' };
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
@@ -107,6 +116,8 @@ export function pathsOf(vmId: string): VmPaths {
     inputs: `${folder}/inputs`,
     memory: `${folder}/memory.save`,
     memoryPartial: `${folder}/memory.save.partial`,
+    templateMemory: `${folder}/template.memory`,
+    templateState: `${folder}/template.state`,
   };
 }
 

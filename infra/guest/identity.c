@@ -6,6 +6,8 @@
  *   time SECONDS[.FRACTION]  sets the clock, UTC
  *   host NAME                host name, now and in /etc/hostname
  *   mid ID                   32 hexadecimal digits: /etc/machine-id
+ *   boot UUID                what /proc/sys/kernel/random/boot_id says from now on
+ *   mac DEV ADDRESS          six hexadecimal bytes, parted by colons
  *   addr DEV IP/PLEN GW      DEV's one IPv4 address and the default route, "-" for none; brings DEV up
  *   mtu DEV N                68 to 65535
  *   mkdir PATH MODE          and the folders above it; MODE is octal, of the last one
@@ -26,6 +28,7 @@
 #include <limits.h>
 #include <linux/random.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <net/route.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -199,6 +202,22 @@ static void set_machine_id(struct record *r, bool apply) {
   write_line(r, "/etc/machine-id", r->word[1], 0444);
 }
 
+/* The kernel chooses it once a boot, so all that came of one saved machine have the same: another is laid over it. */
+static void set_boot_id(struct record *r, bool apply) {
+  static const char *kernels = "/proc/sys/kernel/random/boot_id", *ours = "/run/berth/boot_id";
+  const char *id = r->word[1];
+  if (strlen(id) != 36) INVALID(r, "expected a UUID");
+  for (int i = 0; i < 36; i++) {
+    bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    if (dash ? id[i] != '-' : !isxdigit((unsigned char)id[i])) INVALID(r, "%.40s is not a UUID", id);
+  }
+  if (!apply) return;
+  if (umount2(kernels, MNT_DETACH) != 0 && errno != EINVAL) FAILED(r, kernels);
+  if (mkdir("/run/berth", 0700) != 0 && errno != EEXIST) FAILED(r, "/run/berth");
+  write_line(r, ours, id, 0444);
+  if (mount(ours, kernels, NULL, MS_BIND, NULL) != 0) FAILED(r, kernels);
+}
+
 static void interface_call(const struct record *r, int s, unsigned long call, struct ifreq *request, const char *what) {
   if (ioctl(s, call, request) != 0) FAILED(r, what);
 }
@@ -253,6 +272,25 @@ static void set_address(struct record *r, bool apply) {
   request.ifr_flags |= IFF_UP | IFF_RUNNING;
   interface_call(r, s, SIOCSIFFLAGS, &request, "bringing the device up");
   set_default_route(r, s, gateway, device, routed);
+  close(s);
+}
+
+/* A machine that was saved goes on with the address that it had, whatever its new network card says. */
+static void set_mac(struct record *r, bool apply) {
+  struct ifreq request = request_for(device_name(r, r->word[1]));
+  const char *text = r->word[2];
+  if (strlen(text) != 17) INVALID(r, "expected six bytes, parted by colons");
+  for (int i = 0; i < 6; i++) {
+    const char *byte = text + 3 * i;
+    if (i < 5 && byte[2] != ':') INVALID(r, "expected six bytes, parted by colons");
+    request.ifr_hwaddr.sa_data[i] = (char)(hex_digit(r, byte[0]) << 4 | hex_digit(r, byte[1]));
+  }
+  if (request.ifr_hwaddr.sa_data[0] & 1) INVALID(r, "%.20s is an address of groups", text);
+  if (!apply) return;
+  int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (s < 0) FAILED(r, "socket");
+  request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+  interface_call(r, s, SIOCSIFHWADDR, &request, "setting the hardware address");
   close(s);
 }
 
@@ -316,6 +354,7 @@ static const struct {
   void (*handle)(struct record *, bool);
 } kinds[] = {
     {"seed", 2, 2, set_seed},   {"time", 2, 2, set_time},    {"host", 2, 2, set_host},  {"mid", 2, 2, set_machine_id},
+    {"boot", 2, 2, set_boot_id}, {"mac", 3, 3, set_mac},
     {"addr", 4, 4, set_address}, {"mtu", 3, 3, set_mtu},      {"mkdir", 3, 3, put_folder}, {"file", 4, 4, put_file},
     {"mount", 3, 4, put_mount}, {"hup", 2, 2, send_hup},
 };

@@ -11,6 +11,12 @@ export function filesOf(host: HostConfig): Record<string, string> {
     '/etc/libvirt/qemu.conf': qemuConf(host),
     '/etc/libvirt/virtlogd.conf': virtlogdConf(),
     '/etc/ganesha/ganesha.conf': ganeshaConf(host),
+    // libvirt's profiles for QEMU know what is in a domain's devices; its memory and monitor aren't (drivers/domain-xml.ts).
+    '/etc/apparmor.d/local/abstractions/libvirt-qemu': [
+      '/var/lib/berth/images/*/templates/*/{memory,prelude} r,',
+      '/var/lib/berth/vms/*/template.memory rw,',
+      '',
+    ].join('\n'),
     // systemd listens for libvirtd, on this one address.
     '/etc/systemd/system/libvirtd-tcp.socket.d/berth.conf': [
       '[Socket]',

@@ -44,6 +44,10 @@ test('metrics count requests by route, bytes, tasks and hosts by state', async (
   expect(await metric('berth_tasks{state="queued"}')).toBe(1);
   expect(await metric('berth_tasks{state="running"}')).toBe(0);
   expect(await metric('berth_hosts{state="up"}')).toBe(1);
+  await api.ledger.vm.updateMany({ data: { boot: 'cold', bootWhy: 'no-template' } });
+  expect(await metric('berth_vm_boots{boot="cold",why="no-template"}')).toBe(1);
+  const { body } = await api.call<{ items: { boot: unknown }[] }>(api.alice, 'GET', '/v1/vms');
+  expect(body.items.map(({ boot }) => boot)).toEqual([{ kind: 'cold', why: 'no-template' }]);
   expect(await metric('berth_queue_oldest_seconds')).toBeGreaterThanOrEqual(0);
   await expect.poll(() => metric('berth_http_bytes_total{direction="in"}')).toBeGreaterThan(100_000);
   expect(await metric('berth_http_bytes_total{direction="out"}')).toBeGreaterThan(500);

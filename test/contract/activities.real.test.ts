@@ -119,6 +119,8 @@ describe('a task of 10 MB on a real host', () => {
     host.host.child('libvirtd').kill('SIGKILL');
     expect(await running).toMatchObject({ exitCode: 0 });
     const identity = {
+      birth: null,
+      mac: vm.mac,
       hostname: 'node0',
       machineId: 'a'.repeat(32),
       cidr: vm.network.cidr,

@@ -174,6 +174,101 @@ describe('a domain', () => {
   });
 });
 
+describe('a guest from a template', () => {
+  const template = () => ({ ...vmOf(vm.image), memoryMiB: vm.memoryMiB });
+  /** A VM like the first one, made ready to start. */
+  async function another(): Promise<VmSpec> {
+    const next = vmOf(vm.image);
+    await call(activities.stageIn, ordersOf(repository, next).stageIn);
+    await call(activities.ensureDisks, next);
+    return next;
+  }
+  const retries = [1, 2, 3];
+
+  it('comes to life without a boot, with an identity of its own', async () => {
+    await call(activities.ensureImage, vm.image);
+    const made = template();
+    expect(await call(activities.makeTemplate, made)).toMatchObject({ outcome: 'made' });
+    await call(activities.removeDomain, made.id, 1);
+    await call(activities.removeDisks, made.id, 1);
+    expect(host.leftovers()).toEqual([]);
+    const vms = [await another(), await another()];
+    for (const one of vms) {
+      expect(await call(activities.ensureRunning, one)).toMatchObject({ boot: { kind: 'warm' }, bootMs: 0 });
+      expect(host.domains.get(one.id)?.identity).toMatchObject({ birth: 'warm', mac: one.mac, address: one.address });
+    }
+  });
+
+  it('is made of the first that boots, once, however often it is asked for', async () => {
+    await toRunning();
+    expect(await call(activities.ensureRunning, vm)).toMatchObject({ boot: { kind: 'cold', why: 'no-template' } });
+    const made = template();
+    expect((await call(activities.makeTemplate, made)).outcome).toBe('made');
+    expect((await call(activities.makeTemplate, made)).outcome).toBe('already');
+    expect((await call(activities.makeTemplate, template())).outcome).toBe('already');
+    expect(await host.ports.templates.list()).toHaveLength(1);
+  });
+
+  it('has to be the same machine: another size boots by itself', async () => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.makeTemplate, { ...template(), memoryMiB: 512 });
+    await toRunning();
+    expect((await call(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'no-template' });
+  });
+
+  it.each(['refused', 'silent'] as const)('that is %s boots by itself, and the template is retired in the end', async (kind) => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.makeTemplate, template());
+    host.templateTrouble.kind = kind;
+    for (const _ of retries) {
+      const one = await another();
+      expect((await call(activities.ensureRunning, one)).boot).toEqual({ kind: 'cold', why: 'template-failed' });
+      expect(host.disks.get(host.ports.store.paths(one.id).overlay)).not.toHaveProperty('copyOf');
+      expect(host.domains.get(one.id)).toMatchObject({ born: 'cold', identity: { birth: 'cold' } });
+    }
+    host.templateTrouble.kind = 'none';
+    expect((await call(activities.ensureRunning, await another())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
+    expect((await call(activities.makeTemplate, template())).outcome).toBe('retired');
+  });
+
+  it('that fails now and then keeps its template', async () => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.makeTemplate, template());
+    for (const kind of ['refused', 'none', 'refused', 'silent', 'none', 'refused'] as const) {
+      host.templateTrouble.kind = kind;
+      await call(activities.ensureRunning, await another());
+    }
+    host.templateTrouble.kind = 'none';
+    expect((await call(activities.ensureRunning, await another())).boot.kind).toBe('warm');
+  });
+
+  it('whose worker was killed before it had its identity is made anew', async () => {
+    await call(activities.ensureImage, vm.image);
+    await call(activities.makeTemplate, template());
+    const one = await another();
+    const { adopt } = host.ports.guest;
+    host.ports.guest.adopt = async () => {
+      throw new Error('killed');
+    };
+    expect(await code(call(activities.ensureRunning, one))).toContain('killed');
+    const left = host.domains.get(one.id);
+    expect(left).toMatchObject({ born: 'warm', identity: null });
+    host.ports.guest.adopt = adopt;
+    expect((await call(activities.ensureRunning, one)).boot.kind).toBe('warm');
+    expect(host.domains.get(one.id)).not.toBe(left);
+  });
+
+  it('never replaces the disk of one that had an identity', async () => {
+    await toRunning();
+    await call(activities.makeTemplate, template());
+    host.crashDomain(vm.id);
+    const overlay = host.disks.get(host.ports.store.paths(vm.id).overlay);
+    expect((await call(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'used-disk' });
+    expect(host.disks.get(host.ports.store.paths(vm.id).overlay)).toBe(overlay);
+    expect(host.domains.get(vm.id)?.identity?.birth).toBeNull();
+  });
+});
+
 describe('a command', () => {
   it('that exits with an error is a result, and its outputs are taken out', async () => {
     open({ run: () => ({ exitCode: 3, durationMs: 10, log: 'no\n', files: { 'out/a': 'a' } }) });

@@ -107,6 +107,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         uuid: uuidOf(vm.id),
         vcpus: 1,
         memoryMiB: 256,
+        memory: { kind: 'own' },
         accelerator: 'qemu',
         kernel: cached.kernel,
         initrd: cached.initrd,
@@ -327,6 +328,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.hypervisor.create(await configOf(vm));
           await expect.poll(() => ports.guest.ping(name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
           const identity = {
+            birth: 'cold' as const,
+            mac: vm.mac,
             hostname: vm.name,
             machineId: machineId(vm.id),
             address: vm.address,
@@ -405,6 +408,73 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const asks = [() => ports.guest.jobEnd(name), () => ports.guest.settle(name), () => ports.guest.readLog(name, 0, 1)];
         for (const ask of asks) expect(await codeOf(ask())).toMatch(/^(vm-lost|host-busy)$/);
       });
+    });
+
+    describe('a template', () => {
+      it(
+        'is made of a calm machine on no network, starts others like it, and is retired when it fails three times',
+        async () => {
+          const { templates, hypervisor, guest, disks } = ports;
+          const first = newVm();
+          await prepare(first);
+          const paths = await pathsOf(first.id);
+          const plain = await configOf(first);
+          const config: DomainConfig = {
+            ...plain,
+            memory: { kind: 'template', file: paths.templateMemory },
+            nic: { ...plain.nic, bridge: null },
+          };
+          const key = await templates.key(config);
+          expect(await templates.find(image.id, key)).toBe('none');
+          await hypervisor.create(config);
+          await expect.poll(() => guest.ping(config.name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
+          await guest.calm(config.name);
+          const parts = { disk: paths.overlay, memory: paths.templateMemory, state: paths.templateState };
+          const { bytes } = await templates.save(image.id, key, config, parts);
+          expect(bytes).toBeGreaterThan(0);
+          expect(await hypervisor.status(config.name)).toBeNull();
+          expect(await templates.list()).toEqual([{ image: image.id, key, bytes }]);
+
+          const vm = newVm();
+          await prepare(vm);
+          const wanted = await configOf(vm);
+          expect(await templates.key(wanted)).toBe(key);
+          expect(await templates.key({ ...wanted, memoryMiB: 512 })).not.toBe(key);
+          const template = await templates.find(image.id, key);
+          if (typeof template === 'string') throw new Error(`the template is ${template}`);
+          await disks.copyOverlay((await pathsOf(vm.id)).overlay, template.disk, image.virtualMiB);
+          await templates.start(wanted, template);
+          expect(await hypervisor.status(wanted.name)).toMatchObject({ state: 'running' });
+          await expect.poll(() => guest.ping(wanted.name), { timeout: 20_000, interval: 20 }).toBe(true);
+          await guest.adopt(wanted.name, {
+            birth: 'warm',
+            mac: vm.mac,
+            hostname: vm.name,
+            machineId: machineId(vm.id),
+            address: vm.address,
+            cidr: vm.network.cidr,
+            gateway: vm.network.gateway,
+            neighbours: vm.neighbours,
+            timeMs: Date.now(),
+          });
+          expect(await codeOf(templates.start(wanted, template))).toBe('not-ours');
+          expect(await hypervisor.status(wanted.name)).toMatchObject({ state: 'running' });
+
+          const outcomes = [
+            { failed: 'a' },
+            { failed: 'b' },
+            'started',
+            { failed: 'c' },
+            { failed: 'd' },
+            { failed: 'e' },
+          ] as const;
+          const verdicts: string[] = [];
+          for (const outcome of outcomes) verdicts.push(await templates.note(template, outcome));
+          expect(verdicts).toEqual(['kept', 'kept', 'kept', 'kept', 'kept', 'retired']);
+          expect([await templates.find(image.id, key), await templates.list()]).toEqual(['retired', []]);
+        },
+        bootDeadlineMs + 60_000,
+      );
     });
 
     describe('the repository', () => {

@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { createFakeTemplates } from '../../drivers/fake/templates.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
@@ -13,7 +14,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|house|migration]
+ *   node test/replay/record.ts [tasks|hosts|prestage|house|migration|templates]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -146,6 +147,22 @@ async function recordMigration(site: FakeSite): Promise<void> {
   await recordTask(site, 'moved', task);
 }
 
+/** One template, for a VM that was placed and is gone. */
+async function recordTemplates(site: FakeSite): Promise<void> {
+  const id = await site.accept();
+  const placement = await site.ledgerSteps().reserveTask(id);
+  if (!placement.placed) throw new Error('there is no room for a VM');
+  const [vm] = placement.vms;
+  await site.ledgerSteps().releaseVms([vm!.id]);
+  await site.ledger.task.update({ where: { id }, data: { state: 'cancelled' } });
+  const host = site.hosts.find((one) => one.id === vm!.host)!;
+  host.ports.templates = createFakeTemplates(host);
+  const workflow = workflowId.templates(host.id);
+  const options = { taskQueue: controlQueue, workflowId: workflow, args: [host.id, site.pace, [vm]] };
+  await site.client.workflow.execute(workflowType.templates, options);
+  await write(site, 'keepTemplates', workflow);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -164,6 +181,7 @@ try {
     prestage: recordPrestage,
     house: recordHouse,
     migration: recordMigration,
+    templates: recordTemplates,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {

@@ -65,6 +65,8 @@ export interface FakeSiteOptions {
   /** What the waits of workflows/timeouts.ts are multiplied by. */
   pace?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
+  /** Whether VMs that boot ask for a template: else all boot, and nothing goes on behind a test's back. */
+  templates?: boolean;
   run?: (env: Record<string, string>, command: string[]) => FakeRun;
   /** The activities of a host's worker, where they are not the plain ones. */
   hostActivities?: (host: FakeHost) => HostActivities;
@@ -254,6 +256,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
       ...(options.run === undefined ? {} : { run: (job) => options.run!(job.env, job.argv) }),
     }),
   );
+  if (options.templates !== true) for (const { ports } of hosts) ports.templates.find = async () => 'retired';
   const connection = await NativeConnection.connect({ address: temporal.address });
   const { client, namespace, address } = temporal;
   const faults = new Faults((id) => client.workflow.getHandle(id).cancel());

@@ -106,6 +106,8 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     staged: null,
     ready: null,
     jobStartedMs: null,
+    boot: null,
+    adopted: false,
     settled: false,
     removing: false,
     departing: null,

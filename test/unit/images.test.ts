@@ -69,6 +69,8 @@ const record = {
   staged: null,
   ready: null,
   jobStartedMs: null,
+  boot: null,
+  adopted: false,
   settled: false,
   removing: false,
   departing: null,

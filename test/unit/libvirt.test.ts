@@ -9,6 +9,7 @@ const config: DomainConfig = {
   uuid: '01890a5d-ac96-774b-bcce-b302099a8057',
   vcpus: 2,
   memoryMiB: 256,
+  memory: { kind: 'own' },
   accelerator: 'qemu',
   kernel: '/k',
   initrd: '/i',
@@ -39,8 +40,21 @@ describe("libvirt's description of a domain", () => {
   });
 
   it('uses the processor of the machine only with KVM', () => {
-    expect(domainXml(config)).toContain('<domain type="qemu">');
-    expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm">.*<cpu mode="host-model"\/>/);
+    expect(domainXml(config)).toMatch(/^<domain type="qemu" /);
+    expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm" .*<cpu mode="host-model"\/>/);
+  });
+
+  it('has the memory under one name, whatever it is made of', () => {
+    const memoryOf = (memory: DomainConfig['memory']): Record<string, unknown> => {
+      const [, json] = /<qemu:arg value="-object"\/><qemu:arg value="([^"]*)"\/>/.exec(domainXml({ ...config, memory })) ?? [];
+      return JSON.parse((json ?? '').replaceAll('&quot;', '"')) as Record<string, unknown>;
+    };
+    const same = { id: 'berth.ram', size: 256 * 2 ** 20 };
+    expect(memoryOf({ kind: 'own' })).toEqual({ ...same, 'qom-type': 'memory-backend-ram' });
+    const file = { ...same, 'qom-type': 'memory-backend-file', 'mem-path': '/m' };
+    expect(memoryOf({ kind: 'template', file: '/m' })).toEqual({ ...file, share: true });
+    // No guest may write to what its siblings see.
+    expect(memoryOf({ kind: 'copy', file: '/m', prelude: '/p' })).toEqual({ ...file, share: false, readonly: true, rom: 'off' });
   });
 
   it('cannot be broken out of by any text', () => {

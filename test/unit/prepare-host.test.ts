@@ -10,6 +10,8 @@ test('a machine that becomes a host keeps its own uuid and its confinement, and 
   expect(files['/etc/systemd/system/libvirtd-tcp.socket.d/berth.conf']).toMatch(
     /ListenStream=\nListenStream=10\.20\.0\.107:16509\n/,
   );
+  // Read alone: no guest may change what its siblings start from.
+  expect(files['/etc/apparmor.d/local/abstractions/libvirt-qemu']).toMatch(/templates.* r,$/m);
   expect(files['/etc/ganesha/ganesha.conf']).toContain('Clients = 10.20.0.106;');
 });
 

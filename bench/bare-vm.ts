@@ -1,0 +1,127 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { copyFile, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { openDiskTool } from '../drivers/disks.ts';
+import { domainXml } from '../drivers/domain-xml.ts';
+import { identityRecords } from '../drivers/guest.ts';
+import { openGuestAgent } from '../drivers/guest-agent.ts';
+import type { DomainConfig, GuestIdentity } from '../drivers/ports.ts';
+import { parseSaveHeader, writeSaveHeader } from '../drivers/save-file.ts';
+import { openVirsh } from '../drivers/virsh.ts';
+
+/**
+ * The bare commands of one VM's creation, with no orchestration: the baseline of `create`. Runs inside a host for as long
+ * as its input is open: each line, `warm` or `cold`, is answered with `{"total": ms, "steps": {…}}`.
+ *
+ *   warm: overlay, rewritten state over the RAM file, restore through a kept virsh, identity in one agent call
+ *   cold: overlay, create, the agent's first answer, identity
+ */
+const root = '/var/lib/berth';
+const [image, key, address = '', gateway = ''] = process.argv.slice(2);
+if (image === undefined || key === undefined) throw new Error('Usage: bare-vm.ts IMAGE TEMPLATE ADDRESS/PLEN GATEWAY');
+const folder = join(root, 'images', image);
+const template = join(folder, 'templates', key);
+const virsh = openVirsh('qemu:///system', 1);
+const agent = openGuestAgent(virsh);
+const disks = openDiskTool();
+const saved = await readFile(join(template, 'state'));
+const header = parseSaveHeader(saved);
+const cmdline = /<cmdline>([^<]*)<\/cmdline>/.exec(header.xml)?.[1];
+if (cmdline === undefined) throw new Error('no command line in the template');
+
+async function virshDo(...command: [string, ...string[]]): Promise<void> {
+  const answer = await virsh.call(command, 60_000);
+  if (!answer.ok) throw new Error(`${command.join(' ')}: ${answer.error}`);
+}
+
+function configOf(work: string, name: string, kind: string): DomainConfig {
+  const [vcpus, memoryMiB] = (/^(\d+)x(\d+)-/.exec(key!)?.slice(1) ?? []).map(Number) as [number, number];
+  const at = (path: string) => ({ kind: 'file', path }) as const;
+  return {
+    name,
+    uuid: randomUUID(),
+    vcpus,
+    memoryMiB,
+    memory:
+      kind === 'cold' ? { kind: 'own' } : { kind: 'copy', file: join(template, 'memory'), prelude: join(template, 'prelude') },
+    accelerator: header.xml.startsWith("<domain type='kvm'") ? 'kvm' : 'qemu',
+    kernel: join(folder, 'kernel'),
+    initrd: join(folder, 'initrd'),
+    cmdline: cmdline!,
+    disks: [
+      {
+        target: 'vda',
+        format: 'qcow2',
+        source: at(join(work, 'disk.qcow2')),
+        backing: [{ format: 'qcow2', source: at(join(folder, 'disk.qcow2')) }],
+      },
+      { target: 'vdb', format: 'raw', source: at(join(work, 'data.raw')), backing: [] },
+    ],
+    nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
+    consoleLog: join(work, 'console.log'),
+    onReboot: 'destroy',
+  };
+}
+
+async function create(kind: string): Promise<{ total: number; steps: Record<string, number> }> {
+  const name = `bare${randomBytes(3).toString('hex')}`;
+  const work = join(root, 'staging', name);
+  await mkdir(work);
+  const config = configOf(work, name, kind);
+  const began = performance.now();
+  const steps: Record<string, number> = {};
+  let last = began;
+  const lap = (step: string): void => {
+    steps[step] = performance.now() - last;
+    last = performance.now();
+  };
+  await writeFile(join(work, 'data.raw'), '');
+  await truncate(join(work, 'data.raw'), 512 * 2 ** 20);
+  if (kind === 'cold') await disks.createOverlay(join(work, 'disk.qcow2'), join(folder, 'disk.qcow2'), 2048);
+  else await copyFile(join(template, 'disk.qcow2'), join(work, 'disk.qcow2'));
+  lap('overlay');
+  if (kind === 'cold') {
+    await writeFile(join(work, 'domain.xml'), domainXml(config));
+    await virshDo('create', join(work, 'domain.xml'));
+    lap('create');
+  } else {
+    const file = await open(join(work, 'state'), 'wx');
+    await file.writev([writeSaveHeader(header, domainXml(config)), saved.subarray(header.streamAt)]);
+    await file.close();
+    lap('state');
+    await virshDo('restore', join(work, 'state'));
+    lap('restore');
+  }
+  while (!(await agent.ping(name))) await new Promise((resolve) => setTimeout(resolve, 10));
+  lap('agent');
+  const [own, bits] = address.split('/');
+  const identity: GuestIdentity = {
+    birth: kind === 'cold' ? 'cold' : 'warm',
+    mac: config.nic.mac,
+    hostname: name,
+    machineId: config.uuid.replaceAll('-', ''),
+    address: own ?? '',
+    cidr: `${own}/${bits}`,
+    gateway,
+    neighbours: [],
+    timeMs: Date.now(),
+  };
+  const records = identityRecords(identity, [])
+    .toString()
+    .replace(/^mount .*\n/m, '');
+  const { exitCode, stderr } = await agent.exec(name, ['/usr/local/sbin/berth-identity'], {
+    deadlineMs: 60_000,
+    input: Buffer.from(records),
+  });
+  if (exitCode !== 0) throw new Error(`berth-identity: exit ${exitCode}: ${stderr}`);
+  lap('identity');
+  const total = last - began;
+  await virshDo('destroy', name);
+  await rm(work, { recursive: true });
+  return { total, steps };
+}
+
+await readdir(template);
+for await (const line of createInterface({ input: process.stdin })) console.log(JSON.stringify(await create(line.trim())));
+virsh.close();

@@ -1,0 +1,143 @@
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { readdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { inside } from '../infra/site/host.ts';
+import { openSite, type TestSite } from '../test/site/the-site.ts';
+import { median, printLine, say } from './line.ts';
+import type { BenchOptions } from './main.ts';
+
+const spec = { image: 'debian-12', command: ['true'], resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
+const templateDeadlineMs = 120_000;
+
+interface Timing {
+  total: number;
+  steps: Record<string, number>;
+}
+
+/**
+ * `create.warm` and `create.cold`: from a POST's acceptance to the guest's agent having answered with its new identity, on
+ * a host with the image cached; against bench/bare-vm.ts, the bare commands of the same on the same host. In turn, so that
+ * both see the same machine.
+ */
+export async function benchCreate({ runs }: BenchOptions): Promise<void> {
+  const count = Math.max(runs ?? 15, 3);
+  const test = await openSite(1);
+  try {
+    const host = test.site.hosts[0]!;
+    // Keeps the owner's network on the host, and is the one that boots for want of a template.
+    const holder = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600 });
+    await test.client.until(holder.id, ['running']);
+    const place = await untilTemplate(join(test.home, 'hosts', host.id, 'images'));
+    const bare = openBare(host.pid()!, place);
+    const warm = await inTurn(test, bare, 'warm', count);
+    await retire(place);
+    const cold = await inTurn(test, bare, 'cold', count);
+    await bare.end();
+    const [ours, theirs] = [median(totals(warm.ours)) / 1000, median(totals(warm.theirs)) / 1000];
+    const booted = median(totals(cold.ours)) / 1000;
+    printLine('create.warm', ours, 's', theirs, {
+      runs: count,
+      ofCold: Number((ours / booted).toPrecision(4)),
+      steps: medians(warm.ours),
+      baselineSteps: medians(warm.theirs),
+    });
+    printLine('create.cold', booted, 's', median(totals(cold.theirs)) / 1000, {
+      runs: count,
+      steps: medians(cold.ours),
+      baselineSteps: medians(cold.theirs),
+    });
+  } finally {
+    await test.stop();
+  }
+}
+
+interface Place {
+  image: string;
+  key: string;
+  folder: string;
+}
+
+async function untilTemplate(images: string): Promise<Place> {
+  for (const endMs = Date.now() + templateDeadlineMs; Date.now() < endMs; await delay(100))
+    for (const image of await readdir(images)) {
+      const folder = join(images, image, 'templates');
+      const keys = await readdir(folder).catch(() => []);
+      const key = keys.find((name) => !name.includes('.'));
+      if (key !== undefined) return { image, key, folder };
+    }
+  throw new Error(`no template was made in ${templateDeadlineMs / 1000} s`);
+}
+
+/** As if it had failed too often: what comes next boots by itself, and asks for no other. */
+async function retire({ folder, key }: Place): Promise<void> {
+  await writeFile(
+    join(folder, `${key}.trouble`),
+    JSON.stringify({ failures: 3, why: 'retired by the benchmark', retired: true }),
+  );
+  await rename(join(folder, key), join(folder, `${key}.kept`));
+}
+
+interface Bare {
+  create(kind: 'warm' | 'cold'): Promise<Timing>;
+  end(): Promise<void>;
+}
+
+function openBare(pid: number, { image, key }: Place): Bare {
+  const script = fileURLToPath(new URL('./bare-vm.ts', import.meta.url));
+  const [program, ...args] = inside(pid, [process.execPath, script, image, key, '10.254.254.2/24', '10.254.254.1']);
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] }) as unknown as ChildProcessWithoutNullStreams;
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    async create(kind) {
+      child.stdin.write(`${kind}\n`);
+      const { value, done } = await lines.next();
+      if (done === true) throw new Error('the bare commands failed');
+      return JSON.parse(value) as Timing;
+    },
+    async end() {
+      child.stdin.end();
+      await ended;
+    },
+  };
+}
+
+async function inTurn(test: TestSite, bare: Bare, kind: 'warm' | 'cold', count: number) {
+  const [ours, theirs]: [Timing[], Timing[]] = [[], []];
+  for (let round = -1; round < count; round += 1) {
+    const pair = [await create(test, kind), await bare.create(kind)] as const;
+    say(
+      `${kind} ${round + 1}: VM ${Math.round(pair[0].total)} ms, bare ${Math.round(pair[1].total)} ms${round < 0 ? ' (warm-up)' : ''}`,
+    );
+    if (round < 0) continue;
+    ours.push(pair[0]);
+    theirs.push(pair[1]);
+  }
+  return { ours, theirs };
+}
+
+async function create({ client }: TestSite, kind: 'warm' | 'cold'): Promise<Timing> {
+  const { id } = await client.submit(spec);
+  const accepted = Date.now();
+  const task = await client.over(id);
+  if (task.state !== 'succeeded') throw new Error(`${id} is ${task.state}: ${JSON.stringify(task.error)}`);
+  const vm = (await client.call<{ boot: { kind: string; why: string | null } }>('GET', `/v1/vms/${task.vms[0]}`)).body;
+  if (vm.boot.kind !== kind) throw new Error(`${task.vms[0]} came to life ${vm.boot.kind} (${vm.boot.why}), not ${kind}`);
+  const steps: Record<string, number> = {};
+  for (const { step, startedAt, endedAt } of task.timeline) steps[step] = Date.parse(endedAt!) - Date.parse(startedAt);
+  const booted = task.timeline.find(({ step }) => step === 'boot')!.endedAt!;
+  const { stageIn = 0, create: made = 0, boot = 0 } = steps;
+  return { total: Date.parse(booted) - accepted, steps: { stageIn, create: made, boot } };
+}
+
+const totals = (timings: Timing[]): number[] => timings.map(({ total }) => total);
+
+function medians(timings: Timing[]): Record<string, number> {
+  const steps = Object.keys(timings[0]!.steps);
+  return Object.fromEntries(
+    steps.map((step) => [step, Number((median(timings.map((one) => one.steps[step]!)) / 1000).toPrecision(4))]),
+  );
+}

@@ -1,0 +1,126 @@
+import { readdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { leftovers, onHost, openSite, type TestSite } from '../test/site/the-site.ts';
+import { printLine, say } from './line.ts';
+import type { BenchOptions } from './main.ts';
+
+const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 64 } };
+const siblings = 10;
+const deadlineMs = 180_000;
+
+interface VmAnswer {
+  boot: { kind: string };
+}
+
+/**
+ * `templates.memory`: what ten idle VMs from one template take of a host's memory, by PSS, against ten that booted.
+ * `templates.churn`: VMs created and removed in a row on three hosts; its value counts what they leave, and bytes of disk.
+ */
+export async function benchTemplates({ runs }: BenchOptions): Promise<void> {
+  await memory();
+  await churn(Math.max(runs ?? 50, 3));
+}
+
+async function memory(): Promise<void> {
+  const test = await openSite(1, { BERTH_VCPU_RATIO: '8' });
+  try {
+    await templateOn(test, 'host1');
+    const warm = await pssOf(test, 'warm');
+    const folder = await templatesFolder(test, 'host1');
+    const key = (await readdir(folder)).find((name) => !name.includes('.'))!;
+    await writeFile(
+      join(folder, `${key}.trouble`),
+      JSON.stringify({ failures: 3, why: 'retired by the benchmark', retired: true }),
+    );
+    await rename(join(folder, key), join(folder, `${key}.kept`));
+    const cold = await pssOf(test, 'cold');
+    printLine('templates.memory', warm, 'MiB', cold, { vms: siblings });
+  } finally {
+    await test.stop();
+  }
+}
+
+async function templatesFolder(test: TestSite, host: string): Promise<string> {
+  const images = join(test.home, 'hosts', host, 'images');
+  const [image] = await readdir(images);
+  return join(images, image!, 'templates');
+}
+
+/** A first VM, and then the template that it asks for. */
+async function templateOn(test: TestSite, host: string): Promise<void> {
+  await test.client.over((await test.client.submit({ ...spec, command: ['true'] })).id);
+  for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(250)) {
+    const listed = await onHost(test, host, ['sh', '-c', 'ls -d /var/lib/berth/images/*/templates/*x*/ 2>/dev/null || true']);
+    if (listed !== '' && (await leftovers(test)).length === 0) return;
+  }
+  throw new Error(`no template was made on ${host} in ${deadlineMs / 1000} s`);
+}
+
+/** Of all QEMU processes together, once the guests' own work is over. */
+async function pssOf(test: TestSite, kind: string): Promise<number> {
+  const { id } = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600, nodes: siblings });
+  const task = await test.client.until(id, ['running'], deadlineMs / 1000);
+  for (const vm of task.vms) {
+    const { boot } = (await test.client.call<VmAnswer>('GET', `/v1/vms/${vm}`)).body;
+    if (boot.kind !== kind) throw new Error(`${vm} came to life ${boot.kind}, not ${kind}`);
+  }
+  await delay(5000);
+  const script = 'for p in $(pidof qemu-system-x86_64); do cat /proc/$p/smaps_rollup; done';
+  const text = await onHost(test, 'host1', ['sh', '-c', script]);
+  const sizes = [...text.matchAll(/^Pss:\s+(\d+) kB$/gm)].map((match) => Number(match[1]));
+  if (sizes.length !== siblings) throw new Error(`${sizes.length} QEMU processes, where ${siblings} were expected`);
+  await test.client.call('DELETE', `/v1/tasks/${id}`);
+  await test.client.over(id);
+  const pssMiB = sizes.reduce((sum, size) => sum + size, 0) / 1024;
+  say(`${siblings} ${kind} VMs: ${Math.round(pssMiB)} MiB`);
+  return pssMiB;
+}
+
+async function churn(count: number): Promise<void> {
+  const test = await openSite(3);
+  try {
+    // One on each host, so that each has the image and its template.
+    const { id } = await test.client.submit({ ...spec, command: ['true'], nodes: 3 });
+    await test.client.over(id);
+    await settled(test);
+    await delay(20_000);
+    await settled(test);
+    const before = await diskBytes(test);
+    const boots: Record<string, number> = {};
+    let succeeded = 0;
+    for (let n = 0; n < count; n += 1) {
+      const task = await test.client.over((await test.client.submit({ ...spec, command: ['true'] })).id);
+      if (task.state === 'succeeded') succeeded += 1;
+      const { boot } = (await test.client.call<VmAnswer>('GET', `/v1/vms/${task.vms[0]}`)).body;
+      const place = `${boot.kind} on ${task.hosts[0]}`;
+      boots[place] = (boots[place] ?? 0) + 1;
+    }
+    await settled(test);
+    const left = await leftovers(test);
+    printLine('templates.churn', left.length, 'things left', null, {
+      vms: count,
+      succeeded,
+      boots,
+      diskBytes: (await diskBytes(test)) - before,
+    });
+  } finally {
+    await test.stop();
+  }
+}
+
+/** Until nothing is on its way out any more, or for as long as that may take. */
+async function settled(test: TestSite): Promise<void> {
+  for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(500))
+    if ((await leftovers(test)).length === 0) return;
+}
+
+async function diskBytes(test: TestSite): Promise<number> {
+  const sizes = await Promise.all(
+    test.site.hosts.map(async ({ id }) => {
+      const text = await onHost(test, id, ['du', '-s', '--block-size=1', '/var/lib/berth']);
+      return Number(text.split('\t')[0]);
+    }),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
+}

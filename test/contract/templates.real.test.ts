@@ -1,0 +1,154 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { RunCommand, StageIn } from '../../activities/host/contract.ts';
+import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { openRealHosts, type RealHost } from './real/bench.ts';
+
+/** VMs from a template on a real host: what they share, what they don't, and what happens when it doesn't work. */
+let host: RealHost;
+let stop: () => Promise<void>;
+const alive: VmId[] = [];
+let made = 0;
+
+beforeAll(async () => {
+  const opened = await openRealHosts(1);
+  stop = opened.stop;
+  host = opened.hosts[0]!;
+  await host.activities().ensureImage(host.image());
+  const template = newVm();
+  // A worker that is killed in the middle begins anew.
+  for (const ms of [300, 1500]) {
+    await Promise.race([
+      host
+        .activities()
+        .makeTemplate(template)
+        .catch(() => null),
+      delay(ms),
+    ]);
+    await host.restart();
+  }
+  expect((await host.activities().makeTemplate(template)).outcome).toBe('made');
+  await remove(template.id);
+});
+afterEach(async () => {
+  for (const id of alive.splice(0)) await remove(id);
+});
+afterAll(() => stop?.());
+
+function newVm(diskMiB = 128): VmSpec {
+  made += 1;
+  const address = `10.128.12.${made + 10}`;
+  return {
+    id: newId('vm'),
+    owner: newId('owner'),
+    name: `node${made}`,
+    generation: 1,
+    host: 'host1' as HostId,
+    home: 'host1' as HostId,
+    image: host.image(),
+    vcpus: 1,
+    memoryMiB: 256,
+    diskMiB,
+    network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
+    address,
+    onReboot: 'destroy',
+    mac: `52:54:00:00:09:${(made + 16).toString(16)}`,
+    neighbours: [{ name: `node${made}`, address }],
+  };
+}
+
+async function remove(id: VmId): Promise<void> {
+  await host.activities().removeDomain(id, 1);
+  await host.activities().removeDisks(id, 1);
+}
+
+async function prepared(diskMiB?: number): Promise<VmSpec> {
+  const vm = newVm(diskMiB);
+  alive.push(vm.id);
+  const input = Buffer.from(vm.name);
+  const url = host.serve(`input-${vm.id}`, input);
+  const sha256 = createHash('sha256').update(input).digest('hex');
+  const stageIn: StageIn = {
+    vm,
+    inputs: [{ path: 'in/name', url, source: 'repository', sizeBytes: input.length, sha256 }],
+    limits: { outsideBytes: 2 ** 20, outsideSeconds: 5, allowInternal: false },
+  };
+  await host.activities().stageIn(stageIn);
+  await host.activities().ensureDisks(vm);
+  return vm;
+}
+
+/** What a command in the guest prints. */
+async function ask(vm: VmSpec, script: string): Promise<string[]> {
+  const log = { url: host.url(`/log/${vm.id}`), limitBytes: 2 ** 16 };
+  const run: RunCommand = { vm, command: ['sh', '-ec', script], env: {}, timeoutS: 60, log };
+  const result = await host.activities().runCommand(run);
+  const said = host.log(vm.id).toString();
+  expect([result.exitCode, said]).toEqual([0, said]);
+  return said.trim().split('\n');
+}
+
+const introduce = `
+hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address in/name; echo
+head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \\n'; echo
+cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub
+ip -4 -o addr show dev eth0 | awk '{print $4}'
+ls /etc/ssh/ | grep -c '_key$'
+cat /sys/block/vdb/size; date +%s
+`;
+
+describe('guests from one template', () => {
+  it('share nothing that names them, and nothing secret', async () => {
+    const vms = await Promise.all([prepared(64), prepared(1000), prepared()]);
+    const running = await Promise.all(vms.map((vm) => host.activities().ensureRunning(vm)));
+    expect(running.map(({ boot }) => boot.kind)).toEqual(['warm', 'warm', 'warm']);
+    const said = await Promise.all(vms.map((vm) => ask(vm, introduce)));
+    for (const [index, vm] of vms.entries()) {
+      const [name, machineId, , mac, input, , , address, keys, sectors, seconds] = said[index]!;
+      expect([name, mac, input, address, keys]).toEqual([vm.name, vm.mac, vm.name, `${vm.address}/24`, '1']);
+      expect(machineId).toBe(vm.id && machineId);
+      expect(Number(sectors)).toBe(vm.diskMiB * 2048);
+      expect(Math.abs(Number(seconds) - Date.now() / 1000)).toBeLessThan(60);
+    }
+    for (const line of [1, 2, 5, 6]) expect(new Set(said.map((lines) => lines[line])).size).toBe(vms.length);
+  });
+
+  it('come to life though their worker is killed at any moment, with their own identity', async () => {
+    const vm = await prepared();
+    for (const ms of [5, 30, 80, 150, 250, 400]) {
+      const outcome = await Promise.race([
+        host
+          .activities()
+          .ensureRunning(vm)
+          .catch(() => null),
+        delay(ms),
+      ]);
+      if (outcome) break;
+      await host.restart();
+    }
+    expect((await host.activities().ensureRunning(vm)).boot.kind).toBe('warm');
+    expect((await ask(vm, 'hostname; cat /sys/class/net/eth0/address')).slice(0, 2)).toEqual([vm.name, vm.mac]);
+  });
+});
+
+describe('a template that is broken', () => {
+  it('does not keep a VM from coming to life, is retired after three failures, and leaves nothing', async () => {
+    const folder = `/var/lib/berth/images/${host.image().id}/templates`;
+    await host.on([
+      'sh',
+      '-c',
+      `f=$(echo ${folder}/*/state); head -c 300000 $f > /tmp/short; cat /tmp/short > $f; rm /tmp/short`,
+    ]);
+    for (const _ of [1, 2, 3]) {
+      const vm = await prepared();
+      expect((await host.activities().ensureRunning(vm)).boot).toEqual({ kind: 'cold', why: 'template-failed' });
+      expect((await ask(vm, 'hostname'))[0]).toBe(vm.name);
+      await remove(vm.id);
+    }
+    expect((await host.activities().ensureRunning(await prepared())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
+    expect((await host.activities().makeTemplate(newVm())).outcome).toBe('retired');
+    expect(await host.ports().templates.list()).toEqual([]);
+  });
+});

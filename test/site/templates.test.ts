@@ -1,0 +1,55 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { TaskAnswer } from './client.ts';
+import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+
+let here: TestSite;
+beforeAll(async () => {
+  here = await openSite(1, { BERTH_VCPU_RATIO: '8' });
+});
+afterAll(() => here.stop());
+
+const small = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 } };
+const introduce = `mkdir out; { hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address
+cut -d ' ' -f 2 /etc/ssh/ssh_host_ed25519_key.pub; od -An -vtx1 -N32 /dev/urandom | tr -d ' \\n'; } >out/me`;
+
+interface VmAnswer {
+  boot: { kind: string; why: string | null };
+}
+
+async function bootsOf({ vms }: TaskAnswer): Promise<VmAnswer['boot'][]> {
+  const answers = vms.map((id) => here.client.call<VmAnswer>('GET', `/v1/vms/${id}`));
+  return (await Promise.all(answers)).map(({ body }) => body.boot);
+}
+
+const templates = () => onHost(here, 'host1', ['sh', '-c', 'ls -d /var/lib/berth/images/*/templates/*x*/ 2>/dev/null || true']);
+
+test('ten VMs from one template have ten names, ids, keys, addresses and random numbers', async () => {
+  const first = await here.client.over((await here.client.submit({ ...small, command: ['true'] })).id);
+  expect(await bootsOf(first)).toEqual([{ kind: 'cold', why: 'no-template' }]);
+  expect(first.timeline.find(({ step }) => step === 'boot')).toMatchObject({ detail: 'cold (no-template)' });
+  await expect.poll(templates, { timeout: 120_000, interval: 250 }).toContain('1x192-');
+  await expectNothingLeft(here);
+
+  const order = { ...small, command: ['sh', '-c', introduce], outputs: ['out/me'], nodes: 10 };
+  const task = await here.client.over((await here.client.submit(order)).id);
+  expect(task).toMatchObject({ state: 'succeeded', error: null });
+  expect(await bootsOf(task)).toEqual(task.vms.map(() => ({ kind: 'warm', why: null })));
+  const said = await Promise.all(
+    task.outputs.map(async ({ file }) => (await here.client.download(file)).toString().trim().split('\n')),
+  );
+  expect(said.map((lines) => lines.length)).toEqual(task.vms.map(() => 6));
+  for (const line of said[0]!.keys()) expect(new Set(said.map((lines) => lines[line])).size).toBe(10);
+  await expectNothingLeft(here);
+});
+
+test('a VM whose template is broken boots, and says so', async () => {
+  await onHost(here, 'host1', [
+    'sh',
+    '-c',
+    'for f in /var/lib/berth/images/*/templates/1x192-*/memory; do truncate -s 1M $f; done',
+  ]);
+  const task = await here.client.over((await here.client.submit({ ...small, command: ['true'] })).id);
+  expect(task.state).toBe('succeeded');
+  expect(await bootsOf(task)).toEqual([{ kind: 'cold', why: 'template-failed' }]);
+  await expectNothingLeft(here);
+});

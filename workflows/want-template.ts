@@ -1,0 +1,29 @@
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { CancellationScope, log, ParentClosePolicy, startChild } from '@temporalio/workflow';
+import { signalName, workflowId } from '../model/temporal.ts';
+import type { Boot, VmSpec } from '../model/vm.ts';
+import { keepTemplates } from './keep-templates.ts';
+import { tell } from './tell.ts';
+
+/** A VM that booted for want of a template asks for one, for those that come after it; it waits for nothing. */
+export function wantTemplate(vm: VmSpec, boot: Boot, pace: number): void {
+  if (boot.kind !== 'cold' || boot.why !== 'no-template') return;
+  void CancellationScope.nonCancellable(() => ask(vm, pace)).catch((error: unknown) => {
+    // The next VM that boots asks again.
+    log.info('A template could not be asked for', { vm: vm.id, error: String(error) });
+  });
+}
+
+async function ask(vm: VmSpec, pace: number): Promise<void> {
+  const id = workflowId.templates(vm.host);
+  try {
+    await startChild(keepTemplates, {
+      workflowId: id,
+      args: [vm.host, pace, [vm]],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    await tell(id, signalName.wanted, vm);
+  }
+}
