@@ -55,11 +55,19 @@ test('is asked for once, however often the request is sent, and by its Idempoten
 test.each([
   [{ to: 'nowhere' }, 409, 'migration-refused'],
   [{ to: 'host-a' }, 409, 'migration-refused'],
-  [{ mode: 'cold' }, 400, 'bad-request'],
+  [{ mode: 'post-copy' }, 400, 'bad-request'],
   [{ moveDisk: 'yes' }, 400, 'bad-request'],
 ])('%j is refused', async (json, status, code) => {
   const answer = await ask(api.alice, json);
   expect([answer.status, (answer.body as unknown as { code: string }).code]).toEqual([status, code]);
+});
+
+test('a VM that is suspended moves as files, and in no other way', async () => {
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspending' } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspended' } });
+  expect((await ask(api.alice)).status).toBe(409);
+  const asked = await ask(api.alice, { mode: 'cold', moveDisk: true });
+  expect([asked.status, asked.body.mode, asked.body.moveDisk]).toEqual([202, 'cold', true]);
 });
 
 test('a VM that does not run is not moved', async () => {

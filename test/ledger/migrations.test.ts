@@ -31,13 +31,15 @@ async function running(spec: Record<string, unknown> = {}): Promise<{ task: Task
   return { task, vm: placement.vms[0]!.id };
 }
 
-function ask(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}): Promise<MigrationId> {
+type Order = { mode?: 'live' | 'cold'; moveDisk?: boolean };
+
+function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   fixture.now += 1000;
   const order = { ...more, vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
   return fixture.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
 
-async function begin(vm: VmId, to: string | null = null, more: { moveDisk?: boolean } = {}) {
+async function begin(vm: VmId, to: string | null = null, more: Order = {}) {
   const id = await ask(vm, to, more);
   const turn = await fixture.activities.reserveMigration(id);
   if (!turn.turn) throw new Error(turn.why);
@@ -200,6 +202,55 @@ describe('disks that follow', () => {
     const { vm } = await running();
     await arrive('b', {}, { ...roomy, diskMiB: 8 });
     expect((await failure(begin(vm, 'b', { moveDisk: true }))).message).toContain('b: disk');
+  });
+});
+
+describe('a migration as files', () => {
+  const taken = async () =>
+    Object.fromEntries(
+      (await fixture.ledger.host.findMany()).map((host) => [host.id, [host.usedVcpus, host.usedMemoryMiB, host.usedDiskMiB]]),
+    );
+  const suspend = async (vm: VmId) => {
+    await fixture.activities.beginSuspension(vm);
+    await fixture.activities.commitSuspension(vm);
+  };
+
+  it('of a VM that runs takes room for its memory on the target’s disk as well, until it is there', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { a } = await taken();
+    const { id, place } = await begin(vm, 'b', { mode: 'cold', moveDisk: true });
+    expect(place.asleep).toBe(false);
+    expect(await taken()).toEqual({ a, b: [a![0], a![1], a![2]! + 256] });
+    await fixture.activities.commitMigration(id, result);
+    expect(await taken()).toEqual({ a: [0, 0, 0], b: a });
+    expect(await vmRow(vm)).toMatchObject({ state: 'running', hostId: 'b', homeId: 'b' });
+    expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'succeeded', diskMiB: 0 });
+  });
+
+  it('of one that is suspended takes neither processors nor memory anywhere, and leaves it suspended', async () => {
+    const { vm } = await running();
+    await suspend(vm);
+    await arrive('b');
+    const { a } = await taken();
+    const { id, place } = await begin(vm, 'b', { mode: 'cold', moveDisk: true });
+    expect(place.asleep).toBe(true);
+    expect(await taken()).toEqual({ a, b: [0, 0, a![2]] });
+    await fixture.activities.commitMigration(id, result);
+    expect(await taken()).toEqual({ a: [0, 0, 0], b: a });
+    expect(await vmRow(vm)).toMatchObject({ state: 'suspended', hostId: 'b', homeId: 'b' });
+  });
+
+  it('that came to nothing leaves the VM as it was: running or suspended', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { mode: 'cold' });
+    await fixture.activities.rollBackMigration(id, failed);
+    expect(await vmRow(vm)).toMatchObject({ state: 'running', hostId: 'a', homeId: 'a' });
+    await suspend(vm);
+    const again = await begin(vm, 'b', { mode: 'cold' });
+    await fixture.activities.rollBackMigration(again.id, failed);
+    expect(await vmRow(vm)).toMatchObject({ state: 'suspended', hostId: 'a', homeId: 'a' });
   });
 });
 
