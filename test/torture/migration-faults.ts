@@ -82,6 +82,8 @@ const diskFull: Fault = async ({ test, to }) => {
     `mount -t tmpfs -o size=256k berth-full ${layer}`,
     `mkdir ${layer}/upper ${layer}/work`,
     `mount -t overlay -o lowerdir=${root},upperdir=${layer}/upper,workdir=${layer}/work berth-full ${root}`,
+    // A use of a cached image is noted in its file: there is room for that on a full disk.
+    `touch ${root}/images/*/image.json`,
     `head -c 1000000 /dev/zero > ${root}/full 2>/dev/null || true`,
   ];
   await onHost(test, to.id, ['sh', '-ec', fill.join('\n')]);
