@@ -1,7 +1,7 @@
 import { CancellationScope } from '@temporalio/workflow';
 import type { TaskError } from '../model/task.ts';
 import { taskErrorOf } from './failure.ts';
-import { during, insist, type Move, phasesNow, soon } from './migrate-vm.ts';
+import { countBytes, during, insist, type Move, phasesNow, soon } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import { tellPlaced, tellReconciliation } from './tell.ts';
 
@@ -16,8 +16,7 @@ export async function followWithDisks(move: Move, root: CancellationScope): Prom
   root.cancelRequested.catch(() => copying.cancel());
   try {
     const { bytes } = await during(move, 'moveDisk', () => copying.run(() => target.bringDisks(place.vm)));
-    const entry = move.phases.find(({ name }) => name === 'moveDisk');
-    if (entry !== undefined) entry.bytes = bytes;
+    countBytes(move, 'moveDisk', bytes);
   } catch (error) {
     cause = root.consideredCancelled
       ? { code: 'migration-aborted', message: 'The disks stay at their home: the migration was aborted before they had followed' }

@@ -3,7 +3,7 @@ import type { Carried, CarriedFile, MigratedOut } from '../activities/host/contr
 import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { type Course, during, type Move, prepared, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
+import { type Course, countBytes, during, type Move, prepared, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import type { Settled } from './settle-migration.ts';
 import { tellReconciliation } from './tell.ts';
@@ -34,6 +34,7 @@ export async function moveCold(move: Move, root: CancellationScope): Promise<Cou
       await during(move, 'suspend', () => source.suspendVm(atSource(move)));
     }
     moved.bytes = await during(move, 'copy', () => carry(move, carried, chunks));
+    countBytes(move, 'copy', moved.bytes);
     if (!asleep) {
       move.cold.restoring = true;
       await during(move, 'restore', () => target.restoreVm({ vm: atTarget(move), disksAt: disksAt(move) }));

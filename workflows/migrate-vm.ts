@@ -312,6 +312,12 @@ export async function during<T>(move: Move, name: MigrationPhase, act: () => Pro
   }
 }
 
+/** What went over the network in a phase is known at its end. */
+export function countBytes({ phases }: Move, name: MigrationPhase, bytes: number): void {
+  const entry = phases.find((one) => one.name === name);
+  if (entry !== undefined) entry.bytes = bytes;
+}
+
 /** As they are to be read later: one that lasts ends with what is being written. */
 export function phasesNow({ phases }: Move): PhaseEntry[] {
   return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? since(entry.startedAt) }));
