@@ -13,12 +13,14 @@ import { type Answer, type Operation, streamed } from './operation.ts';
 import { answerWithProblem, notFound } from './problem.ts';
 import { limitRate } from './rate-limit.ts';
 import type { Repository } from './repository.ts';
+import { drainRoutes } from './routes/drains.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/hosts.ts';
 import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { migrationRoutes } from './routes/migrations.ts';
+import { reservationRoutes } from './routes/reservations.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
@@ -145,9 +147,17 @@ function bareApp(log: Logger, eachRequest: boolean): Express {
 export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
   const { ledger, temporal, repository, config, log, clock } = deps;
   const metrics = openMetrics(ledger, clock);
-  const operations = [taskRoutes, fileRoutes, vmRoutes, migrationRoutes, imageRoutes, hostRoutes, eventRoutes].flatMap((routes) =>
-    routes(deps),
-  );
+  const operations = [
+    taskRoutes,
+    fileRoutes,
+    vmRoutes,
+    migrationRoutes,
+    imageRoutes,
+    hostRoutes,
+    drainRoutes,
+    reservationRoutes,
+    eventRoutes,
+  ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
 
   const app = bareApp(log, true);

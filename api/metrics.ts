@@ -1,5 +1,6 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { type DrainOutline, drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
@@ -113,11 +114,54 @@ function migrationSums(registry: Registry, ledger: Ledger): void {
     });
 }
 
+/** Of drains that are under way, by host; as seen at their last look. */
+function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
+  stateGauge(registry, { name: 'berth_drains', help: 'Drains by state', states: drainStates }, async () => {
+    const groups = await ledger.drain.groupBy({ by: ['state'], _count: { id: true } });
+    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+  });
+  const figures: { name: string; help: string; of: (drain: DrainSeen, now: number) => number | null }[] = [
+    { name: 'vms_left', help: 'VMs that are still to leave', of: ({ plan }) => plan.moves.length + plan.leaving.length },
+    { name: 'blockers', help: 'VMs that are in the way', of: ({ plan }) => plan.blockers.length },
+    {
+      name: 'eta_seconds',
+      help: 'Until the host is expected to be empty',
+      of: ({ plan }, now) => (plan.expectedAt === null ? null : (Date.parse(plan.expectedAt) - now) / 1000),
+    },
+    {
+      name: 'slack_seconds',
+      help: 'From the time by which it is sure to be empty to its deadline; below 0 it is late',
+      of: ({ plan, deadline }) => (plan.emptyBy === null ? null : (deadline.getTime() - Date.parse(plan.emptyBy)) / 1000),
+    },
+  ];
+  for (const { name, help, of } of figures)
+    new Gauge({
+      name: `berth_drain_${name}`,
+      help,
+      labelNames: ['host'],
+      registers: [registry],
+      async collect() {
+        this.reset();
+        const rows = await ledger.drain.findMany({ where: { state: { in: ['waiting', 'moving', 'paused'] } } });
+        for (const { hostId, plan, deadline } of rows) {
+          const value = plan === null ? null : of({ plan: plan as unknown as DrainOutline, deadline }, clock());
+          if (value !== null) this.set({ host: hostId }, value);
+        }
+      },
+    });
+}
+
+interface DrainSeen {
+  plan: DrainOutline;
+  deadline: Date;
+}
+
 export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   ledgerGauges(registry, ledger, clock);
   migrationSums(registry, ledger);
+  drainGauges(registry, ledger, clock);
   const duration = new Histogram({
     name: 'berth_http_request_duration_seconds',
     help: 'Time to the end of the answer, by route',

@@ -1,7 +1,9 @@
 import { z } from 'zod';
+import { drainStates, drainStrategies } from '../model/drain.ts';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
-import { TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from '../model/events.ts';
+import { DrainData, ReservationData, TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from '../model/events.ts';
 import { migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
+import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 import { coldReasons } from '../model/vm.ts';
@@ -195,6 +197,123 @@ export const Migration = z
   })
   .meta({ id: 'Migration' });
 
+const soon = z.iso.datetime({ offset: true });
+const confidence = z.number().min(0.6).max(0.9999);
+
+export const DrainOrder = z
+  .strictObject({
+    deadline: soon.meta({ description: 'When the host is to be empty', example: '2026-11-25T18:00:00Z' }),
+    strategy: z
+      .enum(drainStrategies)
+      .default('auto')
+      .meta({ description: 'sequential harms each VM less, parallel is done sooner; auto: sequential, if that is in time' }),
+    confidence: confidence.optional().meta({ description: 'With which it is to be empty by then; 0.99 where nothing is said' }),
+    returnAfter: soon.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
+    reason: z.string().max(200).optional(),
+  })
+  .refine((order) => order.returnAfter === undefined || Date.parse(order.returnAfter) >= Date.parse(order.deadline), {
+    error: 'expected no time before the deadline',
+    path: ['returnAfter'],
+  })
+  .meta({ id: 'DrainOrder' });
+
+export const DrainChange = z.strictObject({ deadline: soon }).meta({ id: 'DrainChange' });
+export const DrainCancel = z
+  .strictObject({ goBack: z.boolean().default(false).meta({ description: 'Bring back the VMs that have left' }) })
+  .meta({ id: 'DrainCancel' });
+
+export const ReservationOrder = z
+  .strictObject({
+    nodes: z.int().min(1).max(1000).optional().meta({ description: 'So many hosts, those that cost least to vacate' }),
+    hosts: z.array(z.string().min(1).max(63)).min(1).max(1000).optional().meta({ description: 'These hosts' }),
+    startAt: soon,
+    durationS: z
+      .int()
+      .min(1)
+      .max(366 * 86_400),
+    purpose: z.string().min(1).max(200),
+    returnVms: z.boolean().default(false).meta({ description: 'Bring back the VMs that had to leave, at the end' }),
+  })
+  .refine(({ nodes, hosts }) => (nodes === undefined) !== (hosts === undefined), {
+    error: 'expected either nodes or hosts',
+    path: ['nodes'],
+  })
+  .refine(({ hosts = [] }) => new Set(hosts).size === hosts.length, { error: 'expected each host once', path: ['hosts'] })
+  .meta({ id: 'ReservationOrder' });
+
+const found = z.strictObject({ what: z.string(), why: z.string() });
+
+export const Reservation = z
+  .strictObject({
+    id: z.string(),
+    state: z.enum(reservationStates).meta({ description: 'active: the hosts are empty, and whoever reserved them has them' }),
+    hosts: z.array(z.string()),
+    startAt: time,
+    endAt: time,
+    durationS: z.int(),
+    purpose: z.string(),
+    returnVms: z.boolean(),
+    workflowId: z.string(),
+    drains: z.array(z.string()).meta({ description: 'What empties its hosts, once that has begun' }),
+    problem: z.array(found).meta({ description: 'Why it failed' }),
+    createdAt: time,
+    cancelRequestedAt: time.nullable(),
+    finishedAt: time.nullable(),
+  })
+  .meta({ id: 'Reservation' });
+
+const blocker = z.strictObject({ vm: z.string(), why: z.string() });
+
+export const Drain = z
+  .strictObject({
+    id: z.string(),
+    host: z.string(),
+    state: z.enum(drainStates).meta({
+      description: 'held: empty until returnAfter. Ends: empty, incomplete (remaining says why), cancelled, returned',
+    }),
+    deadline: time,
+    strategy: z.enum(drainStrategies),
+    confidence: z.number(),
+    returnAfter: time.nullable(),
+    reason: z.string().nullable(),
+    workflowId: z.string(),
+    plan: z
+      .strictObject({
+        strategy: z.enum(['sequential', 'parallel']),
+        moves: z.array(z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold']), meanS: z.number() })),
+        leaving: z.array(z.strictObject({ vm: z.string(), by: time.nullable() })),
+        blockers: z.array(blocker),
+        meanS: z.number().meta({ description: 'What the rest is expected to take' }),
+        boundS: z.number().meta({ description: 'What it takes at most, with the confidence' }),
+        startAt: time.meta({ description: 'The latest start that is safe' }),
+        expectedAt: time.nullable(),
+        emptyBy: time.nullable(),
+      })
+      .nullable()
+      .meta({ description: 'What is still to be done, as seen at the last look; null when it is over' }),
+    etaAt: time.nullable().meta({ description: 'When the host is expected to be empty, or was; null: not to be foreseen' }),
+    progress: z.strictObject({ moved: z.int(), moving: z.int(), left: z.int() }),
+    blockers: z.array(blocker),
+    remaining: z.array(z.strictObject({ what: z.string(), why: z.string() })),
+    moves: z.array(
+      z.strictObject({
+        migration: z.string(),
+        vm: z.string(),
+        from: z.string(),
+        to: z.string().nullable(),
+        state: z.enum(migrationStates),
+      }),
+    ),
+    predictedS: z.number().nullable().meta({ description: 'What was predicted when the first migration began' }),
+    boundS: z.number().nullable(),
+    createdAt: time,
+    startedAt: time.nullable(),
+    emptiedAt: time.nullable(),
+    cancelRequestedAt: time.nullable(),
+    finishedAt: time.nullable(),
+  })
+  .meta({ id: 'Drain' });
+
 export const Event = z
   .strictObject({
     specversion: z.literal('1.0'),
@@ -206,9 +325,11 @@ export const Event = z
     datacontenttype: z.literal('application/json'),
     owner: z.string(),
     sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
-    data: z.union([TaskAcceptedData, TaskStartedData, TaskEndedData, VmMigratedData, z.looseObject({})]).meta({
-      description:
-        'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled, of berth.vm.migrated; others to come',
-    }),
+    data: z
+      .union([TaskAcceptedData, TaskStartedData, TaskEndedData, VmMigratedData, DrainData, ReservationData, z.looseObject({})])
+      .meta({
+        description:
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled, of berth.vm.migrated, of berth.drain.…, of berth.reservation.…; others to come',
+      }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

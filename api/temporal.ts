@@ -4,8 +4,10 @@ import {
   WorkflowIdReusePolicy,
   WorkflowNotFoundError,
 } from '@temporalio/client';
-import type { TaskId, VmId } from '../model/ids.ts';
+import type { DrainId } from '../model/drain.ts';
+import type { HostId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
+import type { ReservationId } from '../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
 
 /** A migration and what its workflow's id is made of. */
@@ -13,6 +15,13 @@ export interface MigrationName {
   id: MigrationId;
   vmId: VmId;
   generation: number;
+}
+
+/** A drain and what its workflow's id is made of. */
+export interface DrainName {
+  id: DrainId;
+  host: HostId;
+  number: number;
 }
 
 /** All that the API asks of Temporal. */
@@ -27,6 +36,14 @@ export interface TaskWorkflows {
   abortMigration(move: MigrationName): Promise<void>;
   /** There may be room for what waits: the housekeeping looks at once, and anyway soon. */
   roomChanged(): Promise<void>;
+  /** Success also when it was started before. */
+  startDrain(drain: DrainName): Promise<void>;
+  /** Says that the ledger has something new of it; one that was never started is started. */
+  changeDrain(drain: DrainName): Promise<void>;
+  /** Success also when it was started before. */
+  startReservation(id: ReservationId): Promise<void>;
+  /** As changeDrain. */
+  changeReservation(id: ReservationId): Promise<void>;
   ping(): Promise<void>;
 }
 
@@ -61,6 +78,15 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     }
   }
 
+  async function change(type: string, workflow: string, id: string): Promise<void> {
+    try {
+      await soon(() => client.workflow.getHandle(workflow).signal(signalName.changed));
+    } catch (error) {
+      if (!(error instanceof WorkflowNotFoundError)) throw error;
+      await start(type, workflow, id);
+    }
+  }
+
   const nameOf = ({ vmId, generation }: MigrationName) => workflowId.migration(vmId, generation);
   return {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
@@ -71,6 +97,10 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     async roomChanged() {
       await soon(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.lookNow));
     },
+    startDrain: (drain) => start(workflowType.drain, workflowId.drain(drain.host, drain.number), drain.id),
+    changeDrain: ({ id, host, number }) => change(workflowType.drain, workflowId.drain(host, number), id),
+    startReservation: (id) => start(workflowType.reservation, workflowId.reservation(id), id),
+    changeReservation: (id) => change(workflowType.reservation, workflowId.reservation(id), id),
 
     async ping() {
       await soon(() => client.workflowService.getSystemInfo({}));

@@ -17,6 +17,8 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   migrate: async () => (await import('./migrate.ts')).benchMigrate,
   'migrate-cold': async () => (await import('./migrate-cold.ts')).benchMigrateCold,
   'migrate-cpu': async () => (await import('./migrate-cpu.ts')).benchMigrateCpu,
+  drain: async () => (await import('./drain.ts')).benchDrain,
+  drainSlow: async () => (await import('./drain.ts')).benchSlowDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
 };
 

@@ -1,9 +1,12 @@
 #!/usr/bin/env node
 import { Command } from 'commander';
+import { addCalibrateCommand } from './calibrate.ts';
 import { CallError, type Connection, connection, UsageError } from './client.ts';
+import { addDrainCommands } from './drains.ts';
 import { addFileCommands } from './files.ts';
 import { addMigrationCommands } from './migrations.ts';
 import { addEventCommand, addHostCommands } from './operators.ts';
+import { addReservationCommands } from './reservations.ts';
 import type { Screen } from './show.ts';
 import { addTaskCommands } from './tasks.ts';
 
@@ -38,7 +41,9 @@ const screen = (): Screen => ({ out: process.stdout, err: process.stderr, json: 
 addFileCommands(program, connect, screen);
 addTaskCommands(program, connect, screen);
 addMigrationCommands(program, connect, screen);
-addHostCommands(program, connect, screen);
+addDrainCommands(program, addHostCommands(program, connect, screen), connect, screen);
+addReservationCommands(program, connect, screen);
+addCalibrateCommand(program, connect, screen);
 addEventCommand(program, connect, screen);
 
 /** A reader like `head` has seen enough. */

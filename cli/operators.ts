@@ -29,7 +29,7 @@ interface Event {
 const lookMs = 1_000;
 const yesNo = ['yes', 'no'];
 
-export function addHostCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+export function addHostCommands(program: Command, connect: () => Connection, screen: () => Screen): Command {
   const hosts = program.command('hosts').description('list hosts, and take them out of scheduling (operators)');
   const of = (used: number, capacity: number) => `${used}/${capacity}`;
 
@@ -65,6 +65,7 @@ export function addHostCommands(program: Command, connect: () => Connection, scr
       const json = Object.fromEntries(Object.entries(options).map(([name, answer]) => [name, answer === 'yes']));
       printOne(screen(), await callJson<Host>(connect(), `/v1/hosts/${encodeURIComponent(id)}`, { method: 'PATCH', json }));
     });
+  return hosts;
 }
 
 export function addEventCommand(program: Command, connect: () => Connection, screen: () => Screen): void {

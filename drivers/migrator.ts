@@ -2,7 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { MigrationJob } from '../model/migration.ts';
+import type { VmLoad } from '../model/vm.ts';
 import { domainXml } from './domain-xml.ts';
 import { isErrno } from './files.ts';
 import { domainStatus, quick, refusal } from './libvirt.ts';
@@ -52,6 +54,7 @@ export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | nu
         throw refusal(['domjobabort', name], answer.error);
     },
     allowDowntime: (name, ms) => ask(['migrate-setmaxdowntime', name, String(Math.round(ms))]),
+    load: (name) => readLoad(virsh, name),
     watch: watchProcess,
     peer: openPeer,
   };
@@ -65,6 +68,42 @@ function migrateCommand(name: string, to: string, file: string, mibPerS: number 
   const how = ['--live', '--p2p', '--suspend', '--unsafe', '--auto-converge'];
   if (mibPerS !== null) how.push('--bandwidth', String(mibPerS));
   return ['migrate', ...how, '--xml', file, name, `qemu+tcp://${to}/system`, `tcp://${to}`];
+}
+
+/** QEMU samples pages for this long; it is asked how far it is a few times more. */
+const dirtySeconds = 1;
+const dirtyLooks = 10;
+const dirtyLookMs = 250;
+
+/** QEMU hashes a sample of the pages before and after a second: it needs no dirty log, and slows the guest down by nothing. */
+async function readLoad(virsh: Virsh, name: string): Promise<VmLoad | null> {
+  const status = await domainStatus(virsh, name, askDeadlineMs);
+  if (status?.state !== 'running') return null;
+  const begun = await quick(virsh, ['domdirtyrate-calc', name, '--seconds', String(dirtySeconds)], askDeadlineMs);
+  const memory = await quick(virsh, ['dommemstat', name], askDeadlineMs);
+  const residentMiB = memory.ok ? parseResident(memory.output) : null;
+  if (!begun.ok) return { residentMiB, dirtyMiBPerS: null };
+  await delay(dirtySeconds * 1000);
+  for (let look = 0; look < dirtyLooks; look += 1) {
+    const stats = await quick(virsh, ['domstats', name, '--dirtyrate'], askDeadlineMs);
+    const dirtyMiBPerS = stats.ok ? parseDirtyRate(stats.output) : null;
+    if (dirtyMiBPerS !== null) return { residentMiB, dirtyMiBPerS };
+    await delay(dirtyLookMs);
+  }
+  return { residentMiB, dirtyMiBPerS: null };
+}
+
+/** `dommemstat` prints `name value` lines, in KiB; `rss` is there also without a balloon driver in the guest. */
+export function parseResident(output: string): number | null {
+  const kib = /^rss (\d+)$/m.exec(output)?.[1];
+  return kib === undefined ? null : Number(kib) / 1024;
+}
+
+/** `domstats --dirtyrate` says `calc_status=2` once it has measured. */
+export function parseDirtyRate(output: string): number | null {
+  if (!/^\s*dirtyrate\.calc_status=2$/m.test(output)) return null;
+  const rate = /^\s*dirtyrate\.megabytes_per_second=(\d+)$/m.exec(output)?.[1];
+  return rate === undefined ? null : Number(rate);
 }
 
 /** `domjobinfo --rawstats`: a `Job type:` line, then `name: value` lines (libvirt's typed parameters). */

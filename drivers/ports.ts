@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
 import type { MigrationJob } from '../model/migration.ts';
-import type { Boot, ImageRef, NetworkRef } from '../model/vm.ts';
+import type { Boot, ImageRef, NetworkRef, VmLoad } from '../model/vm.ts';
 
 /**
  * What Berth needs of a host, as ports: every effect of activities/host goes through one of these. drivers/ has the
@@ -333,6 +333,8 @@ export interface Migrator {
   /** Ends a migration from here; harmless where there is none. */
   abort(name: string): Promise<void>;
   allowDowntime(name: string, ms: number): Promise<void>;
+  /** What a domain does with its memory, looked at for a second; null where there is no domain that runs. */
+  load(name: string): Promise<VmLoad | null>;
   /** Watches the process of a domain of this host; null where there is none. */
   watch(name: string): Promise<{ ended(): boolean } | null>;
   /** The other host, asked from here, for the moment of the switch. */

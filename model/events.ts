@@ -122,6 +122,30 @@ export const DrainData = z
   })
   .meta({ id: 'DrainEvent', description: 'How the vacating of a host goes' });
 
+/** What is heard of reservations of whole hosts; `started` hands them over. */
+export const reservationEventTypes = {
+  accepted: 'berth.reservation.accepted',
+  started: 'berth.reservation.started',
+  ended: 'berth.reservation.ended',
+  failed: 'berth.reservation.failed',
+  cancelled: 'berth.reservation.cancelled',
+} as const;
+
+export type ReservationEventType = (typeof reservationEventTypes)[keyof typeof reservationEventTypes];
+
+export const ReservationData = z
+  .strictObject({
+    reservation: z.string(),
+    hosts: z.array(z.string()),
+    state: z.string(),
+    startAt: time,
+    endAt: time,
+    purpose: z.string(),
+    problem: z.array(z.strictObject({ what: z.string(), why: z.string() })),
+    at: time,
+  })
+  .meta({ id: 'ReservationEvent', description: 'A reservation of whole hosts' });
+
 export type DrainData = z.infer<typeof DrainData>;
 
 export const vmEventTypes = {

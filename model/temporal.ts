@@ -1,5 +1,7 @@
 import type { HostId, ImageId, TaskId, VmId } from './ids.ts';
 
+import type { ReservationId } from './reservation.ts';
+
 /** The names by which workflows, queues and signals are known to each other and to operators. */
 export const controlQueue = 'control';
 export const hostQueue = (id: HostId): string => `host.${id}`;
@@ -10,6 +12,8 @@ export const workflowId = {
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
   templates: (id: HostId): string => `templates-${id}`,
+  reservation: (id: ReservationId): string => `reservation-${id}`,
+  drain: (host: HostId, number: number): string => `drain-${host}-${number}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
   /** `purpose` tells apart who wants it: a lease, a drain. */
   prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
@@ -23,6 +27,8 @@ export const workflowType = {
   templates: 'keepTemplates',
   migration: 'migrateVm',
   prestage: 'prestage',
+  drain: 'drainHost',
+  reservation: 'reserveHosts',
   housekeeping: 'keepHouse',
 } as const;
 
@@ -31,6 +37,8 @@ export const signalName = {
   placed: 'placed',
   /** To a task or a migration: where one of its VMs is has changed, or room for it; it should ask the ledger. */
   moved: 'moved',
+  /** To a drain: what was asked of it has changed; it should ask the ledger. */
+  changed: 'changed',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
   /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */

@@ -15,6 +15,8 @@ export interface AcceptedDrain {
   /** With which the host is to be empty by the deadline. */
   confidence: number;
   returnAfterMs: number | null;
+  /** Whether its VMs are brought back then. */
+  bringBack: boolean;
   owner: string;
   reason: string | null;
   nowMs: number;
@@ -52,6 +54,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
       strategy: order.strategy,
       confidence: order.confidence,
       returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
+      goBack: order.bringBack,
       wasSchedulable: before.schedulable,
       wasAccepting: before.acceptsMigrations,
       reason: order.reason,

@@ -131,7 +131,10 @@ export interface DrainOrder {
 }
 
 /** All that the plan of a drain depends on. */
-export async function readDrainQuestion(tx: Transaction, order: DrainOrder): Promise<DrainQuestion & { vms: SeenVm[] }> {
+export async function readDrainQuestion(
+  tx: Transaction,
+  order: DrainOrder,
+): Promise<Omit<DrainQuestion, 'vms'> & { vms: SeenVm[] }> {
   const { host, drain, deadlineMs, strategy, confidence, nowMs } = order;
   const vms = await readVmsOf(tx, host, drain);
   const hosts = await readHosts(tx, host, drain);

@@ -183,12 +183,10 @@ class Room {
     const [best] = fit.sort((a, b) => tries(a) - tries(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1));
     if (best === undefined)
       return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.join(', ')})` };
-    const mode = this.#mode(vm, best.id);
-    if (mode === null) return { why: `it writes its memory faster than it can be carried to ${best.id}` };
     best.given += 1;
     best.used.vcpus += vm.vcpus;
     best.used.memoryMiB += vm.memoryMiB;
-    return { to: best.id, mode };
+    return { to: best.id, mode: this.#mode(vm, best.id) };
   }
 
   #refuse(vm: DrainVm, candidate: DrainTarget): TargetFilter | string | null {
@@ -203,12 +201,14 @@ class Room {
     return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
   }
 
-  /** Live where that is expected to end; else with the VM suspended on the way. */
-  #mode(vm: DrainVm, to: string): MoveMode | null {
+  /**
+   * Live where that is expected to end; else with the VM suspended on the way. Where that can't be done, live all the
+   * same: it is given up after its deadline, which is what is counted on.
+   */
+  #mode(vm: DrainVm, to: string): MoveMode {
     const { host, modes, model } = this.#question;
     const live: Operation = { kind: 'live', from: host, to, load: vm.load, concurrency: 1 };
-    if (modes.includes('live') && model.preCopy(live).converges) return 'live';
-    return modes.includes('cold') ? 'cold' : null;
+    return !modes.includes('cold') || (modes.includes('live') && model.preCopy(live).converges) ? 'live' : 'cold';
   }
 }
 

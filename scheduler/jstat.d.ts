@@ -1,7 +1,10 @@
-/** The part of jstat that is used; the package has no types of its own. */
+/** The part of jstat that is used; the package has no types of its own. It is a CommonJS module: one object. */
 declare module 'jstat' {
-  export const studentt: {
-    /** The quantile function of Student's t distribution. */
-    inv(probability: number, degreesOfFreedom: number): number;
+  const jstat: {
+    studentt: {
+      /** The quantile function of Student's t distribution. */
+      inv(probability: number, degreesOfFreedom: number): number;
+    };
   };
+  export default jstat;
 }

@@ -1,4 +1,4 @@
-import { studentt } from 'jstat';
+import jstat from 'jstat';
 import { CholeskyDecomposition, Matrix } from 'ml-matrix';
 
 /**
@@ -83,7 +83,7 @@ export function regress(observations: readonly Observation[], prior: Prior): Reg
 
 /** What the thing stays below with this probability. */
 export function upperBound({ mean, spread, dof }: Prediction, confidence: number): number {
-  return spread === 0 ? mean : mean + studentt.inv(confidence, dof) * spread;
+  return spread === 0 ? mean : mean + jstat.studentt.inv(confidence, dof) * spread;
 }
 
 /**

@@ -10,13 +10,17 @@ import {
   startChild,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { TaskId } from '../model/ids.ts';
+import type { DrainId } from '../model/drain.ts';
+import type { HostId, TaskId } from '../model/ids.ts';
 import type { MigrationRecord } from '../model/migration.ts';
+import type { ReservationId } from '../model/reservation.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
+import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
 import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
+import { reserveHosts } from './reserve-hosts.ts';
 import { runTask } from './run-task.ts';
 import { tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
@@ -62,6 +66,8 @@ async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweepi
   await Promise.all(lost.map((id) => startTask(id, pace)));
   if (lost.length > 0) progress.say('lost', `started ${lost.length} tasks at ${now()}: ${lost.slice(0, 10).join(', ')}`);
   await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
+  await Promise.all((await ledger.drainsWithoutWorkflow(lostAfterS)).map((one) => startDrain(one, pace)));
+  await Promise.all((await ledger.reservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
   const page = await ledger.tasksUnderWay(lookedAt.after);
@@ -92,6 +98,30 @@ async function startMigration({ id, vmId, generation }: MigrationRecord, pace: n
   try {
     await startChild(migrateVm, {
       workflowId: workflowId.migration(vmId, generation),
+      args: [id, pace],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+async function startReservation(id: ReservationId, pace: number): Promise<void> {
+  try {
+    await startChild(reserveHosts, {
+      workflowId: workflowId.reservation(id),
+      args: [id, pace],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+async function startDrain({ id, host, number }: { id: DrainId; host: HostId; number: number }, pace: number): Promise<void> {
+  try {
+    await startChild(drainHost, {
+      workflowId: workflowId.drain(host, number),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,
     });

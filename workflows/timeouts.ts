@@ -37,6 +37,9 @@ export interface Waits {
   /** Between two looks at both hosts while nothing may be touched: first and longest; and when that is told. */
   unclearPause: { first: number; longest: number };
   unclearPatience: number;
+  /** Between two looks at a drain that moves VMs, and between two at what its VMs do with their memory. */
+  drainLook: number;
+  loadLook: number;
   housekeepingEvery: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
@@ -58,6 +61,8 @@ export function waits(pace: number): Waits {
     leavePatience: 30 * second * pace,
     unclearPause: { first: second * pace, longest: 5 * minute * pace },
     unclearPatience: minute * pace,
+    drainLook: 5 * second * pace,
+    loadLook: 20 * second * pace,
     housekeepingEvery: 15 * second * pace,
     sweepEveryRounds: 40,
     lostAfterS: Math.ceil(20 * pace),
@@ -156,6 +161,7 @@ const classOf = {
   removeDomain: 'remove',
   removeDisks: 'remove',
   removeVm: 'remove',
+  observeLoads: 'look',
   observeMoving: 'look',
   readCarried: 'quick',
   prepareIncoming: 'quick',

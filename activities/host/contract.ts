@@ -1,7 +1,7 @@
 import type { DomainConfig } from '../../drivers/ports.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
-import type { Boot, ImageRef, VmSpec } from '../../model/vm.ts';
+import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
 import type { MadeTemplate } from './make-template.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
@@ -151,6 +151,8 @@ export interface HostActivities {
   /** Both, of a VM that has its disks where it runs. */
   removeVm(vmId: VmId, generation: number): Promise<void>;
 
+  /** What VMs do with their memory, looked at for a second; those that aren't here are left out. */
+  observeLoads(vmIds: VmId[]): Promise<{ vmId: VmId; load: VmLoad }[]>;
   /** What this host has of a VM that moves, and its migration job. */
   observeMoving(vmId: VmId): Promise<SeenMoving>;
   /** At the source: what the target's record has to say as well. `commanded`: it runs one command, which has to have begun. */

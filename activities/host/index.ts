@@ -24,6 +24,7 @@ import {
   settleHere,
 } from './migrate.ts';
 import { observeHost } from './observe-host.ts';
+import { observeLoads } from './observe-loads.ts';
 import { pauseVm, rebootVm, resumeVm } from './power.ts';
 import { quarantine } from './quarantine.ts';
 import { removeDisks } from './remove-disks.ts';
@@ -68,6 +69,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     removeDisks: (vmId, generation) =>
       claims.removing(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
     removeVm: (vmId, generation) => claims.removing(vmId, generation, (record) => removeVm(ports, vmId, generation, record)),
+    observeLoads: (vmIds) => observeLoads(ports, vmIds),
     observeMoving: (vmId) => observeMoving(ports, vmId),
     readCarried: (vmId, generation, commanded) => readCarried(ports, vmId, generation, commanded),
     prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),

@@ -1,7 +1,9 @@
+import type { DrainId, DrainMove, DrainState } from '../../model/drain.ts';
 import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
+import type { HostDrain, ReservationId, ReservationState } from '../../model/reservation.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../../model/task.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
@@ -94,6 +96,39 @@ export interface DiskMoveEnd {
 export interface MigrationFailure extends MigrationResult {
   error: TaskError;
   lost: boolean;
+}
+
+/** What a reservation of hosts has to do now. */
+export interface ReservationStep {
+  state: ReservationState;
+  /** To be started where they aren't, and followed. */
+  drains: HostDrain[];
+  /** To be told that they were called off. */
+  tell: HostDrain[];
+  waitMs: number | null;
+  says: string;
+}
+
+/** What a drain has to do now. */
+export interface DrainStep {
+  state: DrainState;
+  host: HostId;
+  /** Its migrations that are under way: to be started where they aren't, and followed. */
+  moves: DrainMove[];
+  /** Of these, the ones to be ended. */
+  abort: DrainMove[];
+  /** What its targets have to fetch before the VMs come. */
+  images: { host: HostId; image: ImageId }[];
+  /** The ledger has nothing on the host any more: ask it what it has. */
+  prove: boolean;
+  /** Tasks that were placed by this step. */
+  wake: TaskId[];
+  /** Until the next look, if nothing happens before; null: as usual. */
+  waitMs: number | null;
+  /** VMs whose memory is worth a look. */
+  watch: VmId[];
+  /** For operators. */
+  says: string;
 }
 
 /**
@@ -195,6 +230,19 @@ export interface LedgerActivities {
   /** Accepted migrations whose workflow was never started. */
   migrationsWithoutWorkflow(olderThanS: number): Promise<MigrationRecord[]>;
 
+  /** Where a drain stands and what is next, decided and written down in one transaction. Throws not-found. */
+  stepDrain(id: DrainId): Promise<DrainStep>;
+  /** What its host has, when the ledger says that it has nothing. false: it is not empty yet, and the drain says why. */
+  proveEmpty(id: DrainId, found: HostInventory): Promise<boolean>;
+  /** Its host could not be asked. */
+  missProof(id: DrainId, why: string): Promise<void>;
+  requestDrainEnd(id: DrainId): Promise<void>;
+  /** Accepted drains whose workflow was never started. */
+  drainsWithoutWorkflow(olderThanS: number): Promise<{ id: DrainId; host: HostId; number: number }[]>;
+  /** Where a reservation of hosts stands and what is next, decided and written down in one transaction. */
+  stepReservation(id: ReservationId): Promise<ReservationStep>;
+  requestReservationEnd(id: ReservationId): Promise<void>;
+  reservationsWithoutWorkflow(olderThanS: number): Promise<ReservationId[]>;
   /** What a host saw its VMs do with their memory. */
   noteLoads(loads: { vmId: VmId; load: VmLoad }[]): Promise<void>;
 

@@ -2,6 +2,7 @@ import { advanceTask } from './advance-task.ts';
 import { compareHost } from './compare-host.ts';
 import type { LedgerActivities } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
+import { drainsWithoutWorkflow, missProof, proveEmpty, requestDrainEnd, stepDrain } from './drains.ts';
 import { commitMigration, endDiskMove, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
@@ -11,6 +12,7 @@ import { loadTask } from './load-task.ts';
 import { noteLoads } from './measurements.ts';
 import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
 import { releaseVms, requeueTask } from './release.ts';
+import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
 import { reserveTask } from './reserve-task.ts';
 import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
 import { taskOrders } from './task-orders.ts';
@@ -53,6 +55,14 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     endDiskMove: (id, end) => endDiskMove(deps, id, end),
     stickMigration: (id, why) => stickMigration(deps, id, why),
     migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
+    stepDrain: (id) => stepDrain(deps, id),
+    proveEmpty: (id, found) => proveEmpty(deps, id, found),
+    missProof: (id, why) => missProof(deps, id, why),
+    requestDrainEnd: (id) => requestDrainEnd(deps, id),
+    drainsWithoutWorkflow: (olderThanS) => drainsWithoutWorkflow(deps, olderThanS),
+    stepReservation: (id) => stepReservation(deps, id),
+    requestReservationEnd: (id) => requestReservationEnd(deps, id),
+    reservationsWithoutWorkflow: (olderThanS) => reservationsWithoutWorkflow(deps, olderThanS),
     noteLoads: (loads) => noteLoads(deps, loads),
     sweep: () => sweep(deps),
   };

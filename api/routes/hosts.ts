@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { Host as HostRow } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
+import { ledgerError } from '../../prisma/ledger-error.ts';
 import type { ApiDeps } from '../app.ts';
 import { json, type Operation, operation } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
@@ -36,6 +37,11 @@ export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
       log.warn({ err: error }, 'the housekeeping could not be told; its next round places what fits');
     }
   }
+  /** A host that is being emptied takes nothing: the ledger refuses, and says which drain it is. */
+  const changed = <T>(rows: Promise<T>): Promise<T> =>
+    rows.catch((error: unknown) => {
+      throw ledgerError(error) ?? error;
+    });
   return [
     operation({
       method: 'get',
@@ -77,13 +83,13 @@ export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
       params: Id,
       body: HostChange,
       answers: { 200: { description: 'The host after the change', schema: Host } },
-      problems: ['not-found'],
+      problems: ['not-found', 'conflict'],
       handle: async ({ params: { id }, body: { schedulable, acceptsMigrations }, caller }) => {
         const data = {
           ...(schedulable !== undefined && { schedulable }),
           ...(acceptsMigrations !== undefined && { acceptsMigrations }),
         };
-        const [row] = await ledger.host.updateManyAndReturn({ where: { id }, data });
+        const [row] = await changed(ledger.host.updateManyAndReturn({ where: { id }, data }));
         if (!row) throw unknown(id);
         log.info({ hostId: id, keyId: caller.keyId, ...data }, 'host changed by an operator');
         if (schedulable === true) await roomChanged();

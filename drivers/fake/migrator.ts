@@ -83,6 +83,10 @@ export function createFakeMigrator(state: FakeState): Migrator {
     async allowDowntime(name) {
       if (!state.domains.has(name)) throw refused(name, 'no such domain');
     },
+    async load(name) {
+      if (state.domains.get(name)?.status.state !== 'running') return null;
+      return state.loads.get(name) ?? { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0 };
+    },
     async watch(name) {
       const domain = state.domains.get(name);
       return domain === undefined ? null : { ended: () => state.domains.get(name) !== domain };

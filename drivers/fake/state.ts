@@ -1,5 +1,5 @@
 import type { HostId } from '../../model/ids.ts';
-import type { NetworkRef } from '../../model/vm.ts';
+import type { NetworkRef, VmLoad } from '../../model/vm.ts';
 import type { Clock, DiskSource, DomainConfig, DomainStatus, GuestIdentity, GuestJob, VmPaths, VmRecord } from '../ports.ts';
 import type { FakeRepository } from './repository.ts';
 
@@ -77,6 +77,8 @@ export interface FakeState {
   inputs: Map<string, Map<string, Buffer>>;
   /** Guests' memories in files, by path. */
   memories: Map<string, FakeMemory>;
+  /** What domains do with their memory, where a test says so. */
+  loads: Map<string, VmLoad>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   /** `boots`: has a kernel to boot from. */

@@ -6,6 +6,10 @@ let file: FileBody;
 let task: TaskBody;
 let runs: string;
 let migration: string;
+let drain: string;
+let reservation: string;
+const reserve = (host: string) => ({ hosts: [host], startAt: inAnHour().deadline, durationS: 60, purpose: 'a test' });
+const inAnHour = () => ({ deadline: new Date(Date.now() + 3600_000).toISOString() });
 const json = { image: 'debian-12', command: ['true'] };
 beforeAll(async () => {
   api = await startApi();
@@ -19,6 +23,12 @@ beforeAll(async () => {
   for (const vm of [first, second]) await api.runOn(vm, 'host-a');
   runs = second;
   migration = (await api.call<{ id: string }>(api.operator, 'POST', `/v1/vms/${first}/migrations`, { json: {} })).body.id;
+  await api.addHost('host-c');
+  await api.addHost('host-d');
+  drain = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/hosts/host-d/drains', { json: inAnHour() })).body.id;
+  await api.addHost('host-e');
+  await api.addHost('host-f');
+  reservation = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/reservations', { json: reserve('host-e') })).body.id;
 });
 afterAll(() => api.end());
 
@@ -45,6 +55,17 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/hosts': () => api.fetch(api.operator, 'GET', '/v1/hosts'),
   'GET /v1/hosts/{id}': () => api.fetch(api.operator, 'GET', '/v1/hosts/host-a'),
   'PATCH /v1/hosts/{id}': () => api.fetch(api.operator, 'PATCH', '/v1/hosts/host-a', { json: { schedulable: true } }),
+  'POST /v1/hosts/{id}/drains': () => api.fetch(api.operator, 'POST', '/v1/hosts/host-c/drains', { json: inAnHour() }),
+  'GET /v1/drains': () => api.fetch(api.operator, 'GET', '/v1/drains'),
+  'GET /v1/drains/{id}': () => api.fetch(api.operator, 'GET', `/v1/drains/${drain}`),
+  'PATCH /v1/drains/{id}': () => api.fetch(api.operator, 'PATCH', `/v1/drains/${drain}`, { json: inAnHour() }),
+  'POST /v1/drains/{id}/pause': () => api.fetch(api.operator, 'POST', `/v1/drains/${drain}/pause`),
+  'POST /v1/drains/{id}/resume': () => api.fetch(api.operator, 'POST', `/v1/drains/${drain}/resume`),
+  'POST /v1/drains/{id}/cancel': () => api.fetch(api.operator, 'POST', `/v1/drains/${drain}/cancel`, { json: {} }),
+  'POST /v1/reservations': () => api.fetch(api.operator, 'POST', '/v1/reservations', { json: reserve('host-f') }),
+  'GET /v1/reservations': () => api.fetch(api.operator, 'GET', '/v1/reservations'),
+  'GET /v1/reservations/{id}': () => api.fetch(api.operator, 'GET', `/v1/reservations/${reservation}`),
+  'DELETE /v1/reservations/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/reservations/${reservation}`),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
@@ -54,10 +75,19 @@ test('the document describes every route, and every route answers as the documen
   for (const [name, call] of inOrder) expect([name, (await call()).ok]).toEqual([name, true]);
 });
 
+/** POSTs that take a JSON body. */
+const bodies = [
+  'POST /v1/tasks',
+  'POST /v1/vms/{id}/migrations',
+  'POST /v1/hosts/{id}/drains',
+  'POST /v1/drains/{id}/cancel',
+  'POST /v1/reservations',
+];
+
 test('every route refuses a parameter that it does not know', async () => {
   for (const operation of api.contract.operations()) {
     const [method, path] = operation.split(' ') as [string, string];
-    const body = method === 'PATCH' || ['POST /v1/tasks', 'POST /v1/vms/{id}/migrations'].includes(operation) ? { json: {} } : {};
+    const body = method === 'PATCH' || bodies.includes(operation) ? { json: {} } : {};
     const answer = await api.call(api.operator, method, `${path.replace(/\{\w+\}/, 'x')}?unheard=of`, body);
     expect([operation, answer.status, answer.body.errors.map(({ pointer }) => pointer)]).toEqual([
       operation,

@@ -10,11 +10,13 @@ import { createApp } from '../../api/app.ts';
 import { openRepository, type Repository } from '../../api/repository.ts';
 import type { File, Problem, Task } from '../../api/schemas.ts';
 import { close, serve } from '../../api/serve.ts';
-import type { MigrationName } from '../../api/temporal.ts';
+import type { DrainName, MigrationName } from '../../api/temporal.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
+import type { DrainId } from '../../model/drain.ts';
 import { newId, type TaskId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
+import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import { type Ledger, openLedger } from '../../prisma/client.ts';
@@ -35,6 +37,9 @@ export function fakeWorkflows() {
     moved: [] as MigrationId[],
     aborted: [] as MigrationId[],
     looks: 0,
+    drained: [] as DrainId[],
+    changed: [] as DrainId[],
+    reserved: [] as ReservationId[],
     away: false,
   };
   const answer = async <T>(list: T[], id: T) => {
@@ -52,6 +57,10 @@ export function fakeWorkflows() {
         if (asked.away) throw new Error('Temporal does not answer');
         asked.looks += 1;
       },
+      startReservation: (id: ReservationId) => answer(asked.reserved, id),
+      changeReservation: (id: ReservationId) => answer(asked.reserved, id),
+      startDrain: ({ id }: DrainName) => answer(asked.drained, id),
+      changeDrain: ({ id }: DrainName) => answer(asked.changed, id),
       ping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
       },

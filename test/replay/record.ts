@@ -3,9 +3,11 @@ import { join } from 'node:path';
 import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
-import type { TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { acceptReservation } from '../../prisma/accept-reservation.ts';
 import type { PrestageOrder } from '../../workflows/prestage.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
@@ -14,7 +16,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|house|migration|templates]
+ *   node test/replay/record.ts [tasks|hosts|prestage|house|migration|templates|drains|reservation]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -163,6 +165,48 @@ async function recordTemplates(site: FakeSite): Promise<void> {
   await write(site, 'keepTemplates', workflow);
 }
 
+/** A host that is emptied while a task's command runs on it, and one whose drain is called off. */
+async function recordDrains(site: FakeSite): Promise<void> {
+  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+  const task = await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
+  await until(site, task, 'running');
+  const { hostId } = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
+  const drain = async () => {
+    const nowMs = Date.now();
+    const order = { host: hostId!, deadlineMs: nowMs + 3600_000, strategy: 'auto' as const, confidence: 0.99, nowMs };
+    const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
+    const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
+    const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });
+    const options = { taskQueue: controlQueue, workflowId: workflowId.drain(hostId as HostId, number), args: [id, site.pace] };
+    const handle = await site.client.workflow.start(workflowType.drain, options);
+    const looked = async () => (await site.ledger.vmLoad.count()) === 1;
+    await site.until('its VM was looked at', looked);
+    return { id, handle };
+  };
+  const cancelled = await drain();
+  await cancelled.handle.cancel();
+  await cancelled.handle.result();
+  await write(site, 'drainHost-cancelled', cancelled.handle.workflowId);
+  const emptied = await drain();
+  await site.ledger.drain.update({ where: { id: emptied.id }, data: { deadline: new Date() } });
+  await emptied.handle.signal(signalName.changed);
+  await emptied.handle.result();
+  await write(site, 'drainHost-empty', emptied.handle.workflowId);
+  await site.cancel(task);
+  await site.ended(task);
+  await site.ledger.host.update({ where: { id: hostId! }, data: { schedulable: true, acceptsMigrations: true } });
+}
+
+async function recordReservation(site: FakeSite): Promise<void> {
+  const nowMs = Date.now();
+  const order = { wanted: { nodes: 1 }, startAtMs: nowMs + 1000, endAtMs: nowMs + 3000, purpose: 'a recording', nowMs };
+  const id = await site.ledger.$transaction((tx) => acceptReservation(tx, { ...order, bringBack: true, owner: site.owner }));
+  const workflow = workflowId.reservation(id);
+  const options = { taskQueue: controlQueue, workflowId: workflow, args: [id, site.pace] };
+  await site.client.workflow.execute(workflowType.reservation, options);
+  await write(site, 'reserveHosts-ended', workflow);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -182,6 +226,8 @@ try {
     house: recordHouse,
     migration: recordMigration,
     templates: recordTemplates,
+    drains: recordDrains,
+    reservation: recordReservation,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {

@@ -97,12 +97,14 @@ describe('the plan of a drain', () => {
     expect(planDrain(question({ vms: [fixed] })).blockers).toEqual([{ vm: 'p', why: 'it is paused' }]);
   });
 
-  it('sends what cannot be moved while it runs by suspending it, where that is possible', () => {
+  it('sends what cannot be moved while it runs by suspending it; where that is not possible, it counts on the longest try', () => {
     const wild = vm('wild', 8000, {
       load: { vm: 'wild', memoryMiB: 8000, residentMiB: 8000, dirtyMiBPerS: 50_000 },
     });
     const hosts = [host('h'), host('a', { capacity: { vcpus: 16, memoryMiB: 65_536 } })];
-    expect(planDrain(question({ vms: [wild], hosts })).blockers[0]?.why).toContain('faster than it can be carried');
+    const tried = planDrain(question({ vms: [wild], hosts }));
+    expect(tried.moves[0]).toMatchObject({ mode: 'live', to: 'a' });
+    expect(tried.meanS).toBeGreaterThan(100);
     expect(planDrain(question({ vms: [wild], hosts, modes: ['live', 'cold'] })).moves[0]).toMatchObject({
       mode: 'cold',
       to: 'a',

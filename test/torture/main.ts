@@ -13,6 +13,7 @@ export interface TortureOptions {
 }
 
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
+  drain: async () => (await import('./drain.ts')).tortureDrains,
   migrate: async () => (await import('./migrate.ts')).tortureMigrations,
 };
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseJob } from '../../drivers/migrator.ts';
+import { parseDirtyRate, parseJob, parseResident } from '../../drivers/migrator.ts';
 
 describe('what virsh says of a migration job', () => {
   it('is read in bytes and milliseconds while it works', () => {
@@ -29,5 +29,25 @@ describe('what virsh says of a migration job', () => {
   });
   it.each(['Job type:         None        \n', 'Job type:         Completed   \n', ''])('%j is no active job', (output) => {
     expect(parseJob(output)).toMatchObject({ active: false, processedBytes: 0 });
+  });
+});
+
+describe('what virsh says of a guest’s memory', () => {
+  it('is read in MiB, and MiB a second', () => {
+    expect(parseResident('actual 196608\nlast_update 0\nrss 145408\n')).toBe(142);
+    const measured = [
+      "Domain: 'vm'",
+      '  dirtyrate.calc_status=2',
+      '  dirtyrate.calc_start_time=7',
+      '  dirtyrate.calc_period=1',
+      '  dirtyrate.megabytes_per_second=33',
+      '',
+    ];
+    expect(parseDirtyRate(measured.join('\n'))).toBe(33);
+  });
+  it('is not known before it was measured', () => {
+    expect(parseResident('actual 196608\n')).toBeNull();
+    expect(parseDirtyRate("Domain: 'vm'\n  dirtyrate.calc_status=1\n")).toBeNull();
+    expect(parseDirtyRate("Domain: 'vm'\n")).toBeNull();
   });
 });

@@ -1,0 +1,10 @@
+import type { HostPorts } from '../../drivers/ports.ts';
+import type { VmId } from '../../model/ids.ts';
+import type { VmLoad } from '../../model/vm.ts';
+import { domainName } from './names.ts';
+
+/** All at once: each is looked at for a second. One that is gone or doesn't run has nothing to be said of. */
+export async function observeLoads({ migrator }: HostPorts, vmIds: VmId[]): Promise<{ vmId: VmId; load: VmLoad }[]> {
+  const seen = await Promise.all(vmIds.map(async (vmId) => ({ vmId, load: await migrator.load(domainName(vmId)) })));
+  return seen.flatMap(({ vmId, load }) => (load === null ? [] : [{ vmId, load }]));
+}

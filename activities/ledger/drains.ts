@@ -1,0 +1,361 @@
+import {
+  type DrainId,
+  type DrainMove,
+  type DrainState,
+  type DrainStrategy,
+  isDrainOver,
+  type Remaining,
+} from '../../model/drain.ts';
+import { BerthError } from '../../model/errors.ts';
+import { type DrainEventType, drainEventTypes } from '../../model/events.ts';
+import type { HostInventory } from '../../model/host.ts';
+import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
+import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
+import { type DrainPlan, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
+import type { DrainStep } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { lockPlacement, placeWaiting } from './place-queue.ts';
+
+interface DrainRow {
+  id: DrainId;
+  hostId: HostId;
+  ownerId: string;
+  state: DrainState;
+  deadline: Date;
+  strategy: DrainStrategy;
+  confidence: number;
+  returnAfter: Date | null;
+  goBack: boolean;
+  wasSchedulable: boolean;
+  wasAccepting: boolean;
+  reason: string | null;
+  remaining: Remaining[] | null;
+  startedAt: Date | null;
+  cancelRequestedAt: Date | null;
+}
+
+/** A move that failed is asked for again after this; twice as long after each further failure. */
+const backOffMs = 2_000;
+/** After the deadline, for how long what is about to end by itself is waited for. */
+const patienceMs = 30_000;
+/** After the deadline, for how long it is tried to begin a move, such as to a target that can't fetch the image. */
+const vainMs = 600_000;
+/** A drain that is ahead by so much stops moving, when its deadline was put off. */
+const aheadMs = 60_000;
+/** Between two looks at a drain that waits for its start: a quarter of the time that is left, within these. */
+const lookMs = { least: 2_000, most: 600_000 } as const;
+/** How often a VM is sent back to where it came from. */
+const maxReturns = 2;
+
+async function lockDrain(tx: Transaction, id: DrainId): Promise<DrainRow> {
+  const rows = await tx.$queryRaw<DrainRow[]>`SELECT * FROM "Drain" WHERE id = ${id} FOR UPDATE`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no drain ${id} in the ledger`);
+  return rows[0];
+}
+
+/** What one look at a drain found out, and did. */
+interface Look {
+  deps: LedgerDeps;
+  tx: Transaction;
+  drain: DrainRow;
+  nowMs: number;
+  /** Its own migrations that are under way. */
+  moves: DrainMove[];
+}
+
+/**
+ * Looks at where a drain stands, decides what is next, and writes both down, in one transaction: the plan, the state, and
+ * the migrations that are to begin. So a saga that is killed between two of its lines has lost nothing, and looks again.
+ */
+export async function stepDrain(deps: LedgerDeps, id: DrainId): Promise<DrainStep> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const drain = await lockDrain(tx, id);
+    await tx.$executeRaw`
+      UPDATE "Drain" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: await movesOf(tx, id) };
+    if (isDrainOver(drain.state)) return stepOf(look, {});
+    if (drain.state === 'returning') return bringBack(look);
+    if (drain.cancelRequestedAt !== null) return callOff(look);
+    return drain.state === 'held' ? hold(look) : vacate(look);
+  });
+}
+
+async function movesOf(tx: Transaction, id: DrainId): Promise<DrainMove[]> {
+  return tx.$queryRaw<DrainMove[]>`
+    SELECT id AS migration, "vmId" AS vm, generation FROM "Migration"
+    WHERE "requestedBy" = ${id} AND state IN ('running', 'stuck') ORDER BY "createdAt", id`;
+}
+
+function stepOf({ drain, moves }: Look, more: Partial<DrainStep>): DrainStep {
+  const { state, hostId: host } = drain;
+  return { state, host, moves, abort: [], images: [], prove: false, wake: [], waitMs: null, says: '', watch: [], ...more };
+}
+
+/** Moves the drain on; to its own state is no move. */
+async function enter(look: Look, state: DrainState, event?: DrainEventType, remaining: Remaining[] = []): Promise<void> {
+  const { tx, drain, deps } = look;
+  const now = isoNow(deps);
+  if (drain.state !== state) {
+    const left = remaining.length === 0 ? null : JSON.stringify(remaining);
+    await tx.$executeRaw`
+      UPDATE "Drain" SET state = ${state}::"DrainState", remaining = ${left}::jsonb,
+        "finishedAt" = CASE WHEN ${isDrainOver(state)} THEN ${now}::timestamptz END,
+        "emptiedAt" = CASE WHEN ${state === 'held' || state === 'empty'} THEN ${now}::timestamptz ELSE "emptiedAt" END
+      WHERE id = ${drain.id}`;
+    drain.state = state;
+  }
+  if (event !== undefined) await writeDrainEvent(tx, drain, event, now, remaining);
+}
+
+/** The host takes work again, as it did before. Returns the tasks that were placed by that. */
+async function reopen({ tx, drain, deps }: Look): Promise<TaskId[]> {
+  await tx.host.update({
+    where: { id: drain.hostId },
+    data: { schedulable: drain.wasSchedulable, acceptsMigrations: drain.wasAccepting },
+  });
+  return (await placeWaiting(deps, tx)).wake;
+}
+
+// ---- vacating ----
+
+async function vacate(look: Look): Promise<DrainStep> {
+  const { tx, drain, nowMs } = look;
+  const question = await readDrainQuestion(tx, {
+    host: drain.hostId,
+    drain: drain.id,
+    deadlineMs: drain.deadline.getTime(),
+    strategy: drain.strategy,
+    confidence: drain.confidence,
+    nowMs,
+  });
+  const plan = planDrain(question);
+  await tx.$executeRaw`UPDATE "Drain" SET plan = ${JSON.stringify(outlineOf(plan))}::jsonb WHERE id = ${drain.id}`;
+  const watch = question.vms.filter(({ phase }) => phase.kind === 'movable').map(({ id }) => id as VmId);
+  if (question.vms.length === 0) return stepOf(look, { prove: true, says: sayRemaining(drain) });
+  if (drain.state === 'paused') return stepOf(look, { watch, says: `**paused** with ${question.vms.length} VMs on the host` });
+  const underWay = question.vms.filter(({ phase }) => phase.kind === 'moving').length;
+  if (underWay === 0 && isLate(drain, plan, nowMs)) {
+    const remaining = question.vms.map((vm) => ({ what: vm.id, why: whyThere(vm, plan) }));
+    await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
+    return stepOf(look, {});
+  }
+  if (!isTime(drain, plan, nowMs, underWay)) {
+    await enter(look, 'waiting');
+    const leftMs = plan.startMs - nowMs;
+    const waitMs = Math.min(leftMs, Math.max(lookMs.least, Math.min(lookMs.most, leftMs / 4)));
+    return stepOf(look, { watch, waitMs, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+  }
+  if (plan.moves.length > 0 || underWay > 0) await start(look, plan);
+  await begin(look, plan, question.vms, plan.width - underWay);
+  return stepOf(look, { watch, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+}
+
+/** The deadline has passed, and nothing more can be done about what is still there; or nothing that was done has helped. */
+function isLate(drain: DrainRow, plan: DrainPlan, nowMs: number): boolean {
+  const late = nowMs - drain.deadline.getTime();
+  if (plan.moves.length > 0) return late >= Math.max(vainMs, 10 * plan.boundS * 1000);
+  return late >= (plan.leaving.length > 0 ? patienceMs : 0);
+}
+
+function isTime(drain: DrainRow, plan: DrainPlan, nowMs: number, underWay: number): boolean {
+  if (underWay > 0 || nowMs >= plan.startMs) return true;
+  return drain.state === 'moving' && plan.startMs - nowMs < aheadMs;
+}
+
+function whyThere(vm: SeenVm, plan: DrainPlan): string {
+  const blocker = plan.blockers.find((one) => one.vm === vm.id);
+  if (blocker !== undefined) return blocker.why;
+  if (plan.moves.some((one) => one.vm === vm.id)) return 'its move could not be begun: see the details of the drain';
+  return vm.phase.kind === 'settling' ? vm.phase.why : 'its time was to end before the deadline, and it is still there';
+}
+
+/** The first move: what was predicted then is what the drain is measured against. */
+async function start(look: Look, plan: DrainPlan): Promise<void> {
+  const { tx, drain, deps } = look;
+  await enter(look, 'moving', drainEventTypes.started);
+  await tx.$executeRaw`
+    UPDATE "Drain" SET "startedAt" = ${isoNow(deps)}::timestamptz, "predictedS" = ${plan.meanS}, "boundS" = ${plan.boundS}
+    WHERE id = ${drain.id} AND "startedAt" IS NULL`;
+}
+
+/** Asks for as many of the planned moves as there is room for side by side. */
+async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: number): Promise<void> {
+  const { drain, nowMs } = look;
+  let left = room;
+  for (const move of plan.moves) {
+    if (left <= 0) return;
+    const vm = vms.find(({ id }) => id === move.vm);
+    if (vm === undefined || isBackingOff(vm, nowMs) || (await imagesFor(look, [move])).length > 0) continue;
+    const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
+    if (await ask(look, move.vm, move.to, reason)) left -= 1;
+  }
+}
+
+function isBackingOff({ failed, failedMs }: SeenVm, nowMs: number): boolean {
+  return failedMs !== null && nowMs < failedMs + backOffMs * 2 ** Math.min(failed.length - 1, 6);
+}
+
+/** false: the VM can't move at this moment, which the next look sees for itself. */
+async function ask(look: Look, vm: string, to: string, reason: string): Promise<boolean> {
+  const { tx, drain, nowMs, moves } = look;
+  try {
+    const migration = await acceptMigration(tx, { vm, to, requestedBy: drain.id, reason, nowMs });
+    const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
+    moves.push({ migration, vm: vm as VmId, generation });
+    return true;
+  } catch (error) {
+    if (error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused')) return false;
+    throw error;
+  }
+}
+
+/** What the targets have to fetch before their VMs come; each image of each host once. */
+async function imagesFor({ tx }: Look, moves: readonly PlannedMove[]): Promise<{ host: HostId; image: ImageId }[]> {
+  const wanted = JSON.stringify(moves.map(({ vm, to }) => ({ vm, host: to })));
+  return tx.$queryRaw<{ host: HostId; image: ImageId }[]>`
+    SELECT DISTINCT w.host, v."imageId" AS image
+    FROM jsonb_to_recordset(${wanted}::jsonb) AS w(vm text, host text) JOIN "Vm" v ON v.id = w.vm
+    WHERE v."imageId" IS NOT NULL
+      AND NOT EXISTS (SELECT FROM "HostImage" i WHERE i."imageId" = v."imageId" AND i."hostId" = w.host)
+    ORDER BY w.host, v."imageId"`;
+}
+
+// ---- the proof ----
+
+/** What a host has, when the ledger says that it has nothing: the drain's end, or what is still there. */
+export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInventory): Promise<boolean> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const drain = await lockDrain(tx, id);
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [] };
+    if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return true;
+    if ((await readVmsOf(tx, drain.hostId, id)).length > 0) return false;
+    if (found.domains.length === 0) {
+      await enter(look, drain.returnAfter === null ? 'empty' : 'held', drainEventTypes.emptied);
+      return true;
+    }
+    const remaining = found.domains.map(({ name, vmId, state }) => ({
+      what: vmId ?? name,
+      why: `the hypervisor of ${drain.hostId} still has it, ${state}, and no VM of the ledger is there`,
+    }));
+    if (look.nowMs > drain.deadline.getTime() + patienceMs) {
+      await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
+      return true;
+    }
+    await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
+    return false;
+  });
+}
+
+/** The host doesn't answer, so nobody can say that it is empty. After the deadline that is the end. */
+export async function missProof(deps: LedgerDeps, id: DrainId, why: string): Promise<void> {
+  await inTransaction(deps.ledger, async (tx) => {
+    const drain = await lockDrain(tx, id);
+    if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return;
+    const remaining = [{ what: drain.hostId, why: `it could not be asked what it has: ${why}` }];
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [] };
+    if (look.nowMs > drain.deadline.getTime() + patienceMs)
+      await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
+    else await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
+  });
+}
+
+// ---- the ways back ----
+
+/** The host is empty until its VMs are to come back. */
+async function hold(look: Look): Promise<DrainStep> {
+  const { drain, nowMs } = look;
+  const untilMs = drain.returnAfter?.getTime() ?? nowMs;
+  if (nowMs < untilMs)
+    return stepOf(look, { waitMs: untilMs - nowMs, says: `**empty** until ${new Date(untilMs).toISOString()}` });
+  if (drain.goBack) {
+    await enter(look, 'returning');
+    const wake = await reopen(look);
+    return { ...(await bringBack(look)), wake };
+  }
+  await enter(look, 'returned', drainEventTypes.returned);
+  return stepOf(look, { wake: await reopen(look) });
+}
+
+/** Ends what is under way; then the host is opened, and who has left comes back, if that was asked for. */
+async function callOff(look: Look): Promise<DrainStep> {
+  const { tx, drain, moves, deps } = look;
+  if (moves.length > 0) {
+    await tx.$executeRaw`
+      UPDATE "Migration" SET "abortRequestedAt" = ${isoNow(deps)}::timestamptz
+      WHERE "requestedBy" = ${drain.id} AND state IN ('running', 'stuck') AND "abortRequestedAt" IS NULL`;
+    return stepOf(look, { abort: moves, says: `**cancelled**; ${moves.length} migrations are being ended` });
+  }
+  if (drain.goBack) {
+    await enter(look, 'returning');
+    const wake = await reopen(look);
+    return { ...(await bringBack(look)), wake };
+  }
+  await enter(look, 'cancelled', drainEventTypes.cancelled);
+  return stepOf(look, { wake: await reopen(look) });
+}
+
+/** Those that this drain has moved away and that are still where it left them come back, one at a time. */
+async function bringBack(look: Look): Promise<DrainStep> {
+  const { tx, drain, moves } = look;
+  const end = async (): Promise<DrainStep> => {
+    if (drain.cancelRequestedAt === null) await enter(look, 'returned', drainEventTypes.returned);
+    else await enter(look, 'cancelled', drainEventTypes.cancelled);
+    return stepOf(look, {});
+  };
+  if (moves.length > 0) return stepOf(look, { says: `**returning** ${moves.map(({ vm }) => vm).join(', ')}` });
+  if (drain.cancelRequestedAt !== null && !drain.goBack) return end();
+  const away = await tx.$queryRaw<{ vm: VmId; tries: number }[]>`
+    SELECT v.id AS vm, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
+      AND b."toId" = ${drain.hostId}) AS tries
+    FROM "Vm" v WHERE v.state = 'running' AND v."hostId" <> ${drain.hostId} AND EXISTS (
+      SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."requestedBy" = ${drain.id} AND m."fromId" = ${drain.hostId}
+        AND m.state = 'succeeded' AND m."toId" = v."hostId")
+    ORDER BY v.id`;
+  for (const { vm, tries } of away)
+    if (tries < maxReturns && (await ask(look, vm, drain.hostId, `${drain.hostId} is open again`))) break;
+  if (look.moves.length === 0) return end();
+  return stepOf(look, { says: `**returning** ${look.moves.map(({ vm }) => vm).join(', ')}; ${away.length} are away` });
+}
+
+// ---- what is said of it ----
+
+function sayPlan(drain: DrainRow, plan: DrainPlan): string {
+  const { expectedAt, emptyBy, startAt } = outlineOf(plan);
+  const lines = [
+    `**${drain.state}**: ${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`,
+    `${plan.moves.length} to move, ${plan.strategy}, in about ${Math.ceil(plan.meanS)} s, at most ${Math.ceil(plan.boundS)} s; from ${startAt} on`,
+    emptyBy === null ? null : `empty at about ${expectedAt}, by ${emptyBy} with ${drain.confidence * 100} %`,
+    plan.leaving.length === 0 ? null : `ends by itself: ${plan.leaving.map(({ vm }) => vm).join(', ')}`,
+    ...plan.blockers.map(({ vm, why }) => `**in the way**: ${vm}: ${why}`),
+  ];
+  return lines.filter((line) => line !== null).join('\n\n');
+}
+
+function sayRemaining({ remaining, hostId }: DrainRow): string {
+  if (remaining === null) return `**empty by the ledger**: ${hostId} is asked what it has`;
+  return `**not empty yet**: ${remaining.map(({ what, why }) => `${what}: ${why}`).join('; ')}`;
+}
+
+/** Its workflow was cancelled by an operator: the same as if the API had been asked. */
+export async function requestDrainEnd(deps: LedgerDeps, id: DrainId): Promise<void> {
+  await deps.ledger.$executeRaw`
+    UPDATE "Drain" SET "cancelRequestedAt" = COALESCE("cancelRequestedAt", ${isoNow(deps)}::timestamptz)
+    WHERE id = ${id} AND "finishedAt" IS NULL`;
+}
+
+/** Drains under way that no workflow has asked for: the API died before it could start one. */
+export async function drainsWithoutWorkflow(
+  deps: LedgerDeps,
+  olderThanS: number,
+): Promise<{ id: DrainId; host: HostId; number: number }[]> {
+  const rows = await deps.ledger.drain.findMany({
+    where: { finishedAt: null, workflowAt: null, createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) } },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+    take: 100,
+  });
+  return rows.map(({ id, hostId, number }) => ({ id: id as DrainId, host: hostId as HostId, number }));
+}

@@ -1,0 +1,203 @@
+import { type DrainId, type DrainState, isDrainOver, type Remaining } from '../../model/drain.ts';
+import { BerthError } from '../../model/errors.ts';
+import { type ReservationEventType, reservationEventTypes } from '../../model/events.ts';
+import { type HostDrain, isReservationOver, type ReservationId, type ReservationState } from '../../model/reservation.ts';
+import { acceptDrain } from '../../prisma/accept-drain.ts';
+import { reservedConfidence, writeReservationEvent } from '../../prisma/accept-reservation.ts';
+import { readDrainQuestion } from '../../prisma/drain-view.ts';
+import { planDrain } from '../../scheduler/drain-plan.ts';
+import type { ReservationStep } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { lockPlacement } from './place-queue.ts';
+
+interface Row {
+  id: ReservationId;
+  ownerId: string;
+  state: ReservationState;
+  startAt: Date;
+  endAt: Date;
+  purpose: string;
+  bringBack: boolean;
+  cancelRequestedAt: Date | null;
+}
+
+interface Held extends HostDrain {
+  state: DrainState;
+  remaining: Remaining[] | null;
+}
+
+interface Look {
+  deps: LedgerDeps;
+  tx: Transaction;
+  row: Row;
+  nowMs: number;
+  /** The drains of its hosts, once they were asked for. */
+  drains: Held[];
+}
+
+/** A host is closed before its drain has to begin, by as much again as that takes and this: its load is to be seen first. */
+const leadMs = 60_000;
+
+/** Looks at where a reservation stands, and writes down what is next, in one transaction, as stepDrain does. */
+export async function stepReservation(deps: LedgerDeps, id: ReservationId): Promise<ReservationStep> {
+  try {
+    return await inTransaction(deps.ledger, (tx) => step(deps, tx, id));
+  } catch (error) {
+    // A host that can't be emptied in time after all, or that an operator empties for a purpose of his own.
+    const refusals = ['drain-impossible', 'conflict'];
+    if (!(error instanceof BerthError) || !refusals.includes(error.code)) throw error;
+    return inTransaction(deps.ledger, async (tx) => {
+      const look = await read(deps, tx, id);
+      if (isReservationOver(look.row.state)) return stepOf(look, {});
+      return fail(look, [{ what: id, why: error.message }]);
+    });
+  }
+}
+
+async function read(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promise<Look> {
+  await lockPlacement(tx);
+  const rows = await tx.$queryRaw<Row[]>`SELECT * FROM "HostReservation" WHERE id = ${id} FOR UPDATE`;
+  const row = rows[0];
+  if (row === undefined) throw new BerthError('not-found', `There is no reservation ${id} in the ledger`);
+  const drains = await tx.$queryRaw<Held[]>`
+    SELECT d.id AS drain, d."hostId" AS host, d.number, d.state, d.remaining
+    FROM "HostHold" h JOIN "Drain" d ON d.id = h."drainId" WHERE h."reservationId" = ${id} ORDER BY d."hostId"`;
+  return { deps, tx, row, nowMs: deps.clock(), drains };
+}
+
+async function step(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promise<ReservationStep> {
+  const look = await read(deps, tx, id);
+  const { row, nowMs, drains } = look;
+  await tx.$executeRaw`
+    UPDATE "HostReservation" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
+  if (isReservationOver(row.state)) return stepOf(look, {});
+  if (row.cancelRequestedAt !== null) return callOff(look);
+  switch (row.state) {
+    case 'scheduled':
+      return schedule(look);
+    case 'vacating': {
+      const lost = drains.filter(({ state }) => isDrainOver(state));
+      if (lost.length > 0) return fail(look, lost.flatMap(whyLost));
+      const waits = drains.some(({ state }) => state !== 'held') || nowMs < row.startAt.getTime();
+      if (!waits) await enter(look, 'active', reservationEventTypes.started);
+      return stepOf(look, { waitMs: waits ? null : row.endAt.getTime() - nowMs });
+    }
+    default:
+      return giveBack(look);
+  }
+}
+
+const whyLost = ({ drain, host, state, remaining }: Held): Remaining[] =>
+  remaining !== null && remaining.length > 0 ? remaining : [{ what: host, why: `its drain ${drain} is ${state}` }];
+
+function stepOf({ row, drains }: Look, more: Partial<ReservationStep>): ReservationStep {
+  const said = drains.map(({ host, state }) => `${host} is ${state}`).join(', ');
+  const says = `**${row.state}** for ${row.purpose}, from ${row.startAt.toISOString()} to ${row.endAt.toISOString()}; ${said}`;
+  const open = drains.filter(({ state }) => !isDrainOver(state)).map(({ drain, host, number }) => ({ drain, host, number }));
+  return { state: row.state, drains: open, tell: [], waitMs: null, says, ...more };
+}
+
+async function enter(look: Look, state: ReservationState, event?: ReservationEventType, problem: Remaining[] = []) {
+  const { tx, row, deps } = look;
+  const now = isoNow(deps);
+  const why = problem.length === 0 ? null : JSON.stringify(problem);
+  await tx.$executeRaw`
+    UPDATE "HostReservation" SET state = ${state}::"ReservationState", problem = ${why}::jsonb,
+      "finishedAt" = CASE WHEN ${isReservationOver(state)} THEN ${now}::timestamptz END
+    WHERE id = ${row.id}`;
+  row.state = state;
+  if (isReservationOver(state)) await tx.hostHold.updateMany({ where: { reservationId: row.id }, data: { released: true } });
+  if (event !== undefined) await writeReservationEvent(tx, row.id, event, now, problem);
+}
+
+/** Until its hosts have to be emptied; then they are closed, all in this transaction or none. */
+async function schedule(look: Look): Promise<ReservationStep> {
+  const { tx, row, nowMs } = look;
+  const holds = await tx.hostHold.findMany({ where: { reservationId: row.id }, orderBy: { hostId: 'asc' } });
+  const order = {
+    drain: '',
+    deadlineMs: row.startAt.getTime(),
+    strategy: 'auto' as const,
+    confidence: reservedConfidence,
+    nowMs,
+  };
+  let leastMs = leadMs;
+  for (const { hostId } of holds) {
+    const { boundS } = planDrain(await readDrainQuestion(tx, { ...order, host: hostId }));
+    leastMs = Math.max(leastMs, leadMs + 2 * boundS * 1000);
+  }
+  const leftMs = row.startAt.getTime() - leastMs - nowMs;
+  if (leftMs > 0) return stepOf(look, { waitMs: Math.max(1000, leftMs / 2) });
+  for (const { hostId } of holds) {
+    const drain = await acceptDrain(tx, {
+      ...order,
+      host: hostId,
+      returnAfterMs: row.endAt.getTime(),
+      bringBack: row.bringBack,
+      owner: row.ownerId,
+      reason: row.purpose,
+    });
+    await tx.hostHold.update({
+      where: { reservationId_hostId: { reservationId: row.id, hostId } },
+      data: { drainId: drain },
+    });
+  }
+  await enter(look, 'vacating');
+  return stepOf(await read(look.deps, tx, row.id), {});
+}
+
+/** It can't be had: the drains of its other hosts are called off, and what was closed is opened. */
+async function fail(look: Look, problem: Remaining[]): Promise<ReservationStep> {
+  const tell = await endDrains(look);
+  await enter(look, 'failed', reservationEventTypes.failed, problem);
+  for (const { drain, state } of look.drains) if (state === 'incomplete') await reopen(look, drain);
+  return stepOf(look, { tell });
+}
+
+async function reopen({ tx }: Look, drain: DrainId): Promise<void> {
+  await tx.$executeRaw`
+    UPDATE "Host" h SET schedulable = d."wasSchedulable", "acceptsMigrations" = d."wasAccepting"
+    FROM "Drain" d WHERE d.id = ${drain} AND h.id = d."hostId"`;
+}
+
+async function endDrains({ tx, row, drains, deps }: Look): Promise<HostDrain[]> {
+  const open = drains.filter(({ state }) => !isDrainOver(state));
+  for (const { drain } of open)
+    await tx.$executeRaw`
+      UPDATE "Drain" SET "cancelRequestedAt" = COALESCE("cancelRequestedAt", ${isoNow(deps)}::timestamptz),
+        "goBack" = ${row.bringBack} WHERE id = ${drain}`;
+  return open.map(({ drain, host, number }) => ({ drain, host, number }));
+}
+
+async function callOff(look: Look): Promise<ReservationStep> {
+  const tell = await endDrains(look);
+  if (tell.length === 0) await enter(look, 'cancelled', reservationEventTypes.cancelled);
+  return stepOf(look, { tell });
+}
+
+/** Its drains hold the hosts until then, and give them back by themselves. */
+async function giveBack(look: Look): Promise<ReservationStep> {
+  const { row, nowMs, drains } = look;
+  const open = drains.some(({ state }) => !isDrainOver(state));
+  if (nowMs < row.endAt.getTime()) return stepOf(look, { waitMs: row.endAt.getTime() - nowMs });
+  if (!open) await enter(look, 'ended', reservationEventTypes.ended);
+  return stepOf(look, {});
+}
+
+/** Its workflow was cancelled by an operator: the same as if the API had been asked. */
+export async function requestReservationEnd(deps: LedgerDeps, id: ReservationId): Promise<void> {
+  await deps.ledger.$executeRaw`
+    UPDATE "HostReservation" SET "cancelRequestedAt" = COALESCE("cancelRequestedAt", ${isoNow(deps)}::timestamptz)
+    WHERE id = ${id} AND "finishedAt" IS NULL`;
+}
+
+/** Reservations under way that no workflow has asked for: the API died before it could start one. */
+export async function reservationsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<ReservationId[]> {
+  const rows = await deps.ledger.hostReservation.findMany({
+    where: { finishedAt: null, workflowAt: null, createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) } },
+    orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
+    select: { id: true },
+    take: 100,
+  });
+  return rows.map(({ id }) => id as ReservationId);
+}

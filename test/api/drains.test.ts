@@ -1,0 +1,164 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import type { z } from 'zod';
+import type { Drain } from '../../api/schemas.ts';
+import { type Page, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
+
+type DrainBody = z.output<typeof Drain>;
+let api: RunningApi;
+let host: string;
+let vm: string;
+let hosts = 0;
+beforeAll(async () => {
+  api = await startApi();
+  await api.addImage('debian-12');
+  await api.addHost('target-1', { vcpus: 64, memoryMiB: 65_536, diskMiB: 1_000_000 });
+  await api.addHost('target-2', { vcpus: 64, memoryMiB: 65_536, diskMiB: 1_000_000 });
+});
+beforeEach(async () => {
+  hosts += 1;
+  host = `host-${hosts}`;
+  await api.addHost(host);
+  vm = await runningHere();
+});
+afterAll(() => api.end());
+
+async function runningHere(): Promise<string> {
+  const day = 86_400;
+  const json = { image: 'debian-12', command: ['true'], timeoutS: day, lease: { kind: 'bestEffort', durationS: day } };
+  const { id, vms } = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body;
+  await api.runOn(vms[0]!, host);
+  await api.ledger.task.update({ where: { id }, data: { state: 'stagingIn' } });
+  await api.ledger.task.update({ where: { id }, data: { state: 'starting' } });
+  await api.ledger.task.update({ where: { id }, data: { state: 'running', startedAt: new Date() } });
+  return vms[0]!;
+}
+
+const after = (seconds: number): string => new Date(Date.now() + seconds * 1000).toISOString();
+const ask = (json: object = { deadline: after(1800) }, headers: Record<string, string> = {}) =>
+  api.call<DrainBody>(api.operator, 'POST', `/v1/hosts/${host}/drains`, { json, headers });
+const change = (id: string, act: string, json?: object) =>
+  api.call<DrainBody>(api.operator, 'POST', `/v1/drains/${id}/${act}`, json === undefined ? {} : { json });
+const codeOf = (answer: { body: unknown }) => (answer.body as ProblemBody).code;
+
+test('a drain closes its host, has a plan, and is described at its Location', async () => {
+  const asked = await ask({ deadline: after(1800), reason: 'new memory' });
+  expect(asked.status).toBe(202);
+  expect(asked.headers.get('location')).toBe(`/v1/drains/${asked.body.id}`);
+  expect(asked.body).toMatchObject({
+    host,
+    state: 'waiting',
+    strategy: 'auto',
+    confidence: 0.99,
+    workflowId: `drain-${host}-1`,
+    reason: 'new memory',
+    progress: { moved: 0, moving: 0, left: 1 },
+    blockers: [],
+    remaining: [],
+  });
+  expect(asked.body.plan).toMatchObject({ strategy: 'sequential', moves: [{ vm, mode: 'live' }] });
+  expect(Date.parse(asked.body.plan!.emptyBy!)).toBeLessThanOrEqual(Date.parse(asked.body.deadline));
+  expect(api.workflows.asked.drained).toContain(asked.body.id);
+  const { body } = await api.call<{ schedulable: boolean; acceptsMigrations: boolean }>(api.operator, 'GET', `/v1/hosts/${host}`);
+  expect(body).toMatchObject({ schedulable: false, acceptsMigrations: false });
+  const list = await api.call<Page<DrainBody>>(api.operator, 'GET', `/v1/drains?host=${host}&state=waiting`);
+  expect(list.body.items).toEqual([asked.body]);
+});
+
+test('it is asked for once, and one drain of a host is under way at a time', async () => {
+  const headers = { 'idempotency-key': `drain-${host}` };
+  const json = { deadline: after(1800) };
+  const answers = await Promise.all(Array.from({ length: 4 }, () => ask(json, headers)));
+  expect(new Set(answers.map(({ status, body }) => `${status} ${body.id}`)).size).toBe(1);
+  const others = await Promise.all([ask(), ask()]);
+  expect(others.map((one) => [one.status, codeOf(one)])).toEqual([
+    [409, 'conflict'],
+    [409, 'conflict'],
+  ]);
+  const open = await api.call(api.operator, 'PATCH', `/v1/hosts/${host}`, { json: { schedulable: true } });
+  expect([open.status, open.body.code]).toEqual([409, 'conflict']);
+});
+
+test('what cannot be done by then is refused at once, with the earliest time and what is in the way, and changes nothing', async () => {
+  const hurried = await ask({ deadline: after(1) });
+  expect([hurried.status, codeOf(hurried)]).toEqual([409, 'drain-impossible']);
+  const { detail } = hurried.body as unknown as ProblemBody;
+  expect(detail).toContain(vm);
+  const earliest = /The earliest is (\S+Z)\./.exec(detail)?.[1];
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
+  const blocked = await ask({ deadline: after(60) });
+  expect((blocked.body as unknown as ProblemBody).detail).toContain(`${vm}: it is paused`);
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'running' } });
+  expect(await api.ledger.host.findUnique({ where: { id: host } })).toMatchObject({ schedulable: true, acceptsMigrations: true });
+  expect((await ask({ deadline: new Date(Date.parse(earliest!) + 2000).toISOString() })).status).toBe(202);
+});
+
+test('it is paused, resumed, given another deadline and called off, each told to its workflow', async () => {
+  const { id } = (await ask()).body;
+  expect((await change(id, 'pause')).body.state).toBe('paused');
+  expect((await change(id, 'pause')).status).toBe(202);
+  expect((await change(id, 'resume')).body.state).toBe('waiting');
+  const deadline = after(3000);
+  const patched = await api.call<DrainBody>(api.operator, 'PATCH', `/v1/drains/${id}`, { json: { deadline } });
+  expect([patched.status, patched.body.deadline]).toEqual([202, deadline]);
+  const sooner = await api.call(api.operator, 'PATCH', `/v1/drains/${id}`, { json: { deadline: after(1) } });
+  expect([sooner.status, sooner.body.code]).toEqual([409, 'drain-impossible']);
+  const cancelled = await change(id, 'cancel', { goBack: true });
+  expect(cancelled.body.cancelRequestedAt).not.toBeNull();
+  expect(api.workflows.asked.changed.filter((one) => one === id)).toHaveLength(5);
+  await api.ledger.drain.update({ where: { id }, data: { state: 'cancelled', finishedAt: new Date() } });
+  for (const act of ['pause', 'resume']) expect(codeOf(await change(id, act))).toBe('conflict');
+  expect(codeOf(await change(id, 'cancel', {}))).toBe('conflict');
+  expect((await ask()).body.workflowId).toBe(`drain-${host}-2`);
+});
+
+test('it is accepted while Temporal is away', async () => {
+  api.workflows.asked.away = true;
+  const asked = await ask();
+  const paused = await change(asked.body.id, 'pause');
+  api.workflows.asked.away = false;
+  expect([asked.status, paused.status]).toEqual([202, 202]);
+});
+
+test.each([
+  [{}, '/deadline'],
+  [{ deadline: 'tomorrow' }, '/deadline'],
+  [{ deadline: '2100-01-01T00:00:00Z', strategy: 'hasty' }, '/strategy'],
+  [{ deadline: '2100-01-01T00:00:00Z', returnAfter: '2099-01-01T00:00:00Z' }, '/returnAfter'],
+  [{ deadline: '2100-01-01T00:00:00Z', confidence: 1 }, '/confidence'],
+])('%j is refused', async (json, pointer) => {
+  const answer = await ask(json);
+  expect([answer.status, (answer.body as unknown as ProblemBody).errors.map((one) => one.pointer)]).toEqual([400, [pointer]]);
+});
+
+test('drains are for operators, and unknown ones are not found', async () => {
+  const asked = await api.call(api.alice, 'POST', `/v1/hosts/${host}/drains`, { json: { deadline: after(1800) } });
+  expect([asked.status, asked.body.code]).toEqual([403, 'forbidden']);
+  for (const [method, path, json] of [
+    ['POST', '/v1/hosts/nowhere/drains', { deadline: after(1800) }],
+    ['GET', '/v1/drains/drain_x', undefined],
+    ['PATCH', '/v1/drains/drain_x', { deadline: after(1800) }],
+    ['POST', '/v1/drains/drain_x/pause', undefined],
+  ] as const) {
+    const answer = await api.call(api.operator, method, path, json === undefined ? {} : { json });
+    expect([path, answer.status, answer.body.code]).toEqual([path, 404, 'not-found']);
+  }
+});
+
+test('its ETA, slack and blockers are metrics', async () => {
+  await ask();
+  const text = await (await fetch(new URL('/metrics', api.operatorsBase))).text();
+  const value = (name: string) => Number(new RegExp(`^${name}\\{host="${host}"\\} (\\S+)$`, 'm').exec(text)?.[1]);
+  expect(value('berth_drain_vms_left')).toBe(1);
+  expect(value('berth_drain_blockers')).toBe(0);
+  expect(value('berth_drain_eta_seconds')).toBeGreaterThan(1000);
+  expect(value('berth_drain_slack_seconds')).toBeGreaterThanOrEqual(0);
+  expect(text).toMatch(/^berth_drains\{state="waiting"\} [1-9]/m);
+});
+
+test('it tells operators’ readers of events, and no client', async () => {
+  const { id } = (await ask()).body;
+  const read = async (who: typeof api.alice) =>
+    (await api.call<Page<{ subject: string; type: string }>>(who, 'GET', '/v1/events?limit=1000')).body.items;
+  expect((await read(api.operator)).filter(({ subject }) => subject === id)).toMatchObject([{ type: 'berth.drain.accepted' }]);
+  expect((await read(api.alice)).filter(({ subject }) => subject === id)).toEqual([]);
+});

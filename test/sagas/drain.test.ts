@@ -1,0 +1,256 @@
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import type { FakeHost } from '../../drivers/fake/host.ts';
+import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
+import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
+import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
+
+vi.setConfig({ testTimeout: 60_000 });
+
+let site: FakeSite;
+let host: FakeHost;
+beforeAll(async () => {
+  site = await openFakeSite({
+    run: (_, [command]) => ({
+      exitCode: 0,
+      durationMs: command === 'work' ? endless : 1,
+      log: 'done\n',
+      files: { 'out/result': 'done\n' },
+    }),
+  });
+  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  host = site.hosts[0]!;
+});
+afterAll(() => site.stop());
+/** Tasks of the test that is under way. */
+let tasks: TaskId[] = [];
+afterEach(async () => {
+  await Promise.all(tasks.map((id) => site.cancel(id)));
+  await Promise.all(tasks.map((id) => site.ended(id)));
+  for (const id of tasks) await expectEverythingOrNothing(site, id);
+  tasks = [];
+  // What a drain has closed is opened for the next test.
+  await site.ledger.host.updateMany({ data: { schedulable: true, acceptsMigrations: true } });
+  for (const one of site.hosts) one.loads.clear();
+  await expectEmptySite(site);
+});
+
+const week = 7 * 24 * 3600;
+
+/** So many tasks whose commands run on the host, with their images there alone. */
+async function runningOn(count: number, order: Record<string, unknown> = {}): Promise<VmId[]> {
+  await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false } });
+  tasks = await Promise.all(
+    Array.from({ length: count }, () =>
+      site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week }, ...order }),
+    ),
+  );
+  const rows = () => site.ledger.vm.findMany({ where: { taskId: { in: tasks } }, orderBy: { id: 'asc' } });
+  await site.until('they run', async () =>
+    (await rows()).every((row) => row.state === 'running' && (host.jobsStarted.get(row.id) ?? 0) === 1),
+  );
+  await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: true } });
+  return (await rows()).map(({ id }) => id as VmId);
+}
+
+interface Asked {
+  id: DrainId;
+  workflow: string;
+}
+
+async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<Asked> {
+  const nowMs = Date.now();
+  const order: AcceptedDrain = {
+    host: host.id,
+    deadlineMs: nowMs + seconds * 1000,
+    strategy: 'parallel',
+    confidence: 0.9,
+    returnAfterMs: null,
+    bringBack: true,
+    owner: site.owner,
+    reason: null,
+    nowMs,
+    ...more,
+  };
+  const id = await site.ledger.$transaction((tx) => acceptDrain(tx, order));
+  const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });
+  return { id, workflow: workflowId.drain(host.id, number) };
+}
+
+async function begin({ id, workflow }: Asked): Promise<void> {
+  await site.client.workflow.start(workflowType.drain, { taskQueue: controlQueue, workflowId: workflow, args: [id, 0.2] });
+}
+
+const drainOf = (id: DrainId) => site.ledger.drain.findUniqueOrThrow({ where: { id } });
+const over = ({ workflow }: Asked): Promise<DrainState> => site.client.workflow.getHandle(workflow).result();
+const changed = ({ workflow }: Asked) => site.client.workflow.getHandle(workflow).signal(signalName.changed);
+const change = async (asked: Asked, data: Parameters<typeof site.ledger.drain.update>[0]['data']): Promise<void> => {
+  await site.ledger.drain.update({ where: { id: asked.id }, data });
+  await changed(asked);
+};
+
+/** A deadline that has to be met at once, whatever was promised. */
+const soon = () => ({ deadline: new Date(Date.now() + 500) });
+
+/** Every VM runs once, where the ledger says; `empty`: none of them at the host. */
+async function expectWhole(vms: VmId[]): Promise<Map<string, number>> {
+  const counts = new Map<string, number>();
+  for (const vm of vms) {
+    const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+    const at = site.hosts.filter((one) => one.domains.has(vm)).map(({ id }) => id);
+    expect([row.state, at]).toEqual(['running', [row.hostId]]);
+    counts.set(row.hostId!, (counts.get(row.hostId!) ?? 0) + 1);
+  }
+  for (const one of site.hosts) expect(one.violations).toEqual([]);
+  return counts;
+}
+
+async function eventsOf({ id }: Asked): Promise<string[]> {
+  const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
+  return events.map(({ type }) => type.replace('berth.drain.', ''));
+}
+
+test('a host is emptied, its VMs are spread over the others, and nobody notices', async () => {
+  const vms = await runningOn(4);
+  const drain = await ask(40);
+  await begin(drain);
+  expect(await over(drain)).toBe('empty');
+  expect(await expectWhole(vms)).toEqual(
+    new Map([
+      [site.hosts[1]!.id, 2],
+      [site.hosts[2]!.id, 2],
+    ]),
+  );
+  expect(host.domains.size).toBe(0);
+  const row = await drainOf(drain.id);
+  expect(row.emptiedAt!.getTime()).toBeLessThanOrEqual(row.deadline.getTime());
+  expect(await eventsOf(drain)).toEqual(['accepted', 'started', 'emptied']);
+  // It stays closed: that is what it was emptied for.
+  expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({
+    schedulable: false,
+    acceptsMigrations: false,
+  });
+});
+
+test('it is not begun before it has to be, and says until when it waits', async () => {
+  const vms = await runningOn(1);
+  const drain = await ask(3600);
+  await begin(drain);
+  await site.until('it has a plan', async () => (await site.detailsOf(drain.workflow)).includes('**waiting**'));
+  expect(await expectWhole(vms)).toEqual(new Map([[host.id, 1]]));
+  const { plan, deadline } = await drainOf(drain.id);
+  const outline = plan as unknown as DrainOutline;
+  expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo(outline.boundS * 1000, -2);
+  // The deadline is brought forward: it begins at once.
+  await change(drain, soon());
+  expect(await over(drain)).toBe('empty');
+});
+
+test('paused, it begins nothing; resumed, it goes on', async () => {
+  const vms = await runningOn(2);
+  const drain = await ask(3600);
+  await begin(drain);
+  await change(drain, { state: 'paused', ...soon() });
+  await site.until('it is paused', async () => (await site.detailsOf(drain.workflow)).includes('**paused**'));
+  expect(await expectWhole(vms)).toEqual(new Map([[host.id, 2]]));
+  await change(drain, { state: 'waiting' });
+  expect(await over(drain)).toBe('empty');
+  await expectWhole(vms);
+});
+
+test.each(['waiting', 'moving'])('cancelled while it is %s, it leaves VMs where they are and opens the host', async (state) => {
+  const vms = await runningOn(3);
+  const drain = await ask(3600, { strategy: 'sequential' });
+  await begin(drain);
+  if (state === 'moving') await change(drain, soon());
+  await site.until(`it is ${state}`, async () => (await drainOf(drain.id)).state === state);
+  await change(drain, { cancelRequestedAt: new Date() });
+  expect(await over(drain)).toBe('cancelled');
+  await expectWhole(vms);
+  expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({
+    schedulable: true,
+    acceptsMigrations: true,
+  });
+});
+
+test('cancelled with going back, it brings back who has left', async () => {
+  const vms = await runningOn(3);
+  const drain = await ask(3600, { strategy: 'sequential' });
+  await begin(drain);
+  await change(drain, soon());
+  await site.until(
+    'one has left',
+    async () => (await site.ledger.vm.count({ where: { hostId: { not: host.id }, state: 'running' } })) > 0,
+  );
+  await change(drain, { cancelRequestedAt: new Date(), goBack: true });
+  expect(await over(drain)).toBe('cancelled');
+  expect(await expectWhole(vms)).toEqual(new Map([[host.id, 3]]));
+});
+
+test('given back after a time, the host gets its VMs again', async () => {
+  const vms = await runningOn(2);
+  const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });
+  await begin(drain);
+  await change(drain, { ...soon(), returnAfter: new Date(Date.now() + 500) });
+  expect(await over(drain)).toBe('returned');
+  expect(await expectWhole(vms)).toEqual(new Map([[host.id, 2]]));
+  expect(await eventsOf(drain)).toEqual(['accepted', 'started', 'emptied', 'returned']);
+});
+
+test('what nobody can take is in the way: a drain is refused beforehand, or ends saying what remains', async () => {
+  const vms = await runningOn(2, { resources: { vcpus: 1, memoryMiB: 128, diskMiB: 64 } });
+  const drain = await ask(3600);
+  await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { acceptsMigrations: false } });
+  await begin(drain);
+  await change(drain, soon());
+  expect(await over(drain)).toBe('incomplete');
+  expect((await drainOf(drain.id)).remaining).toEqual(
+    vms.map((what) => ({ what, why: 'no host can take it (host-2: closed, host-3: closed)' })),
+  );
+  await expectWhole(vms);
+  await site.ledger.host.update({ where: { id: host.id }, data: { acceptsMigrations: true } });
+  await expect(ask(3600)).rejects.toMatchObject({ code: 'drain-impossible' });
+});
+
+test('a target whose worker is gone is left for another', async () => {
+  const vms = await runningOn(2);
+  const lost = site.hosts[1]!;
+  await site.stopWorker(lost.id);
+  const drain = await ask(3600);
+  await begin(drain);
+  await change(drain, soon());
+  await site.until(
+    'the silent one is known',
+    async () => (await site.ledger.host.findUniqueOrThrow({ where: { id: lost.id } })).state === 'unknown',
+  );
+  expect(await over(drain)).toBe('empty');
+  expect(await expectWhole(vms)).toEqual(new Map([[site.hosts[2]!.id, 2]]));
+  await site.startHost(lost);
+});
+
+test('a VM that starts to write its memory makes it begin earlier', async () => {
+  const vms = await runningOn(1);
+  const drain = await ask(3600);
+  await begin(drain);
+  const startAt = async () => Date.parse(((await drainOf(drain.id)).plan as unknown as DrainOutline).startAt);
+  await site.until('it was looked at', async () => (await site.ledger.vmLoad.count({ where: { vmId: vms[0]! } })) === 1);
+  const before = await startAt();
+  host.loads.set(vms[0]!, { residentMiB: 200, dirtyMiBPerS: 100_000 });
+  await site.until('it begins earlier', async () => {
+    await changed(drain);
+    return (await startAt()) < before - 1000;
+  });
+  await change(drain, { cancelRequestedAt: new Date() });
+  await over(drain);
+});
+
+test('there is one drain of a host at a time, and its host is opened by nobody else', async () => {
+  const drain = await ask(3600);
+  await expect(ask(3600)).rejects.toMatchObject({ code: 'conflict' });
+  await expect(site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } })).rejects.toThrow('being emptied');
+  await begin(drain);
+  // A host with nothing on it is empty at once.
+  expect(await over(drain)).toBe('empty');
+});
