@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { BerthError } from '../model/errors.ts';
 import { listExt4, readExt4 } from './ext4.ts';
-import { diskFullOr, exists } from './files.ts';
+import { diskFullOr, exists, isErrno } from './files.ts';
 import type { DiskTool } from './ports.ts';
 import { ProcessError, run } from './process.ts';
 
@@ -29,7 +29,13 @@ export function openDiskTool(): DiskTool {
     },
     async copyOverlay(path, from, virtualMiB) {
       await inPlace(path, async (partial) => {
-        await copyFile(from, partial, constants.COPYFILE_FICLONE);
+        try {
+          await copyFile(from, partial, constants.COPYFILE_FICLONE);
+        } catch (error) {
+          if (!isErrno(error, 'ENOENT')) throw error;
+          // Retired by a sibling in this very moment.
+          throw new BerthError('hypervisor', `copying ${from}: the template is gone`, { cause: error });
+        }
         await chmod(partial, 0o600);
         if ((await virtualBytes(partial, 'qcow2')) < virtualMiB * 2 ** 20)
           await run(['qemu-img', 'resize', '-q', '-f', 'qcow2', partial, `${virtualMiB}M`], { deadlineMs: overlayDeadlineMs });

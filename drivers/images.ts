@@ -105,6 +105,7 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
       const path = join(folderOf(id), pinFile);
       if ((await pinnedUntil(folderOf(id))) < untilMs) await writeAtomically(path, `${untilMs}\n`);
     },
+    room: (bytes) => makeRoom(options, images, bytes),
     async remove(id) {
       const folder = folderOf(id);
       if (!(await exists(folder))) return;
@@ -251,15 +252,16 @@ interface Kept {
 
 /**
  * Drops the longest unused images until a new one fits into the budget. Never one that an overlay is made on or that is
- * pinned, nor one used minutes ago: then the budget is exceeded, and the disk's own size is the bound.
+ * pinned, nor one used minutes ago: then the budget is exceeded, and the disk's own size is the bound. Returns whether it fits.
  */
-async function makeRoom(options: ImageCacheOptions, images: string, neededBytes: number): Promise<void> {
+async function makeRoom(options: ImageCacheOptions, images: string, neededBytes: number): Promise<boolean> {
   const { budgetMiB, log } = options;
+  const budgetBytes = budgetMiB * 2 ** 20;
   const kept: Kept[] = [];
   for (const id of await names(images)) kept.push({ id, ...(await usage(join(images, id))) });
   let bytes = kept.reduce((sum, image) => sum + image.bytes, neededBytes);
   for (const image of kept.sort((a, b) => a.usedMs - b.usedMs)) {
-    if (bytes <= budgetMiB * 2 ** 20) return;
+    if (bytes <= budgetBytes) return true;
     if (Date.now() - image.usedMs < warmMs) continue;
     if ((await pinnedUntil(join(images, image.id))) > Date.now()) continue;
     // Asked for each, at the last moment.
@@ -268,6 +270,7 @@ async function makeRoom(options: ImageCacheOptions, images: string, neededBytes:
     bytes -= image.bytes;
     log.info({ image: image.id, bytes: image.bytes }, 'an image left the cache');
   }
+  return bytes <= budgetBytes;
 }
 
 /** What an image takes of the disk, with the templates beneath it. A file that goes meanwhile takes nothing. */

@@ -127,6 +127,8 @@ export interface ImageCache {
   list(): Promise<ImageId[]>;
   /** Keeps an image that is there until this moment, whatever the budget says; a later one that was said before holds. */
   pin(id: ImageId, untilMs: number): Promise<void>;
+  /** Drops what was not used for long until this much fits as well; returns whether it does. */
+  room(bytes: number): Promise<boolean>;
   /** Removes an image and all that was made of it; `in-use` while a VM of this host needs it. Success when it isn't there. */
   remove(id: ImageId): Promise<void>;
 }

@@ -6,8 +6,8 @@ import { domainName } from './names.ts';
 
 export interface MadeTemplate {
   key: string;
-  /** `already`: it was there; `retired`: such a template has failed too often to be made again. */
-  outcome: 'made' | 'already' | 'retired';
+  /** `already`: it was there; `retired`: such a template has failed too often to be made again; `full`: so is the cache. */
+  outcome: 'made' | 'already' | 'retired' | 'full';
   bytes: number;
 }
 
@@ -29,6 +29,8 @@ export async function makeTemplate(ports: HostPorts, vm: VmSpec, signal: AbortSi
   const found = await templates.find(vm.image.id, key);
   if (found !== 'none') return { key, outcome: found === 'retired' ? 'retired' : 'already', bytes: 0 };
 
+  // All of its memory may be written to; what images need comes first.
+  if (!(await images.room(vm.memoryMiB * 2 ** 20))) return { key, outcome: 'full', bytes: 0 };
   const name = domainName(vm.id);
   const paths = store.paths(vm.id);
   if ((await hypervisor.status(name)) !== null) await hypervisor.destroy(name);

@@ -55,6 +55,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     quarantined: new Map(),
     images: new Map(),
     peersOffered: new Map(),
+    cacheFull: { now: false },
     templates: new Map(),
     templateTrouble: { kind: 'none' },
     networks: new Map(),

@@ -37,6 +37,7 @@ export function createFakeImages(state: FakeState): ImageCache {
       if (image === undefined) throw bug(`pinning image ${id}, which isn't there`);
       image.pinnedUntilMs = Math.max(image.pinnedUntilMs, untilMs);
     },
+    room: async () => !state.cacheFull.now,
     async remove(id) {
       if ([...state.records.values()].some((record) => record.image === id))
         throw new BerthError('in-use', `removing image ${id}: a VM of this host was made from it`);

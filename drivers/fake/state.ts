@@ -85,6 +85,8 @@ export interface FakeState {
   images: Map<string, { boots: boolean; pinnedUntilMs: number }>;
   /** The peers that each image could have come from when it was fetched. */
   peersOffered: Map<string, string[]>;
+  /** The cache's budget is used up by what is needed. */
+  cacheFull: { now: boolean };
   /** Templates by image and key; those that aren't ready were retired. */
   templates: Map<string, { ready: boolean; failures: number }>;
   /** What happens to a guest that starts from one. */

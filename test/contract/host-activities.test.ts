@@ -209,6 +209,13 @@ describe('a guest from a template', () => {
     expect(await host.ports.templates.list()).toHaveLength(1);
   });
 
+  it('is not made where the cache has no room for it', async () => {
+    await call(activities.ensureImage, vm.image);
+    host.cacheFull.now = true;
+    expect(await call(activities.makeTemplate, template())).toMatchObject({ outcome: 'full', bytes: 0 });
+    expect([host.domains.size, await host.ports.templates.list()]).toEqual([0, []]);
+  });
+
   it('has to be the same machine: another size boots by itself', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.makeTemplate, { ...template(), memoryMiB: 512 });
