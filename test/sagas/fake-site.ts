@@ -163,9 +163,9 @@ export class FakeSite {
     this.#workers.set(name, { worker, done: worker.run() });
   }
 
-  /** Accepts a task as the API does, with an image of its own, so that each has to be fetched. */
+  /** Accepts a task as the API does, with an image of its own unless one is said, so that each has to be fetched. */
   async accept(order: Record<string, unknown> = {}): Promise<TaskId> {
-    const image = await this.publishImage();
+    const image = order.image ?? (await this.publishImage());
     const spec = TaskSpec.parse({ image, command: ['work'], outputs: ['out/*'], ...order });
     return this.ledger.$transaction((tx) => acceptTask(tx, { owner: this.owner, spec, nowMs: Date.now() }));
   }
