@@ -68,6 +68,8 @@ async function begin(id: ReservationId, lastsMs: number): Promise<() => Promise<
   await site.ledger.hostReservation.update({ where: { id }, data: soon });
   for (const { drainId, hostId } of (await rowOf(id)).holds) {
     const data = { deadline: soon.startAt, returnAfter: soon.endAt };
+    const begun = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id: drainId! } })).workflowAt !== null;
+    await site.until('its drain has begun', begun);
     const { number } = await site.ledger.drain.update({ where: { id: drainId! }, data });
     await site.client.workflow.getHandle(workflowId.drain(hostId as never, number)).signal(signalName.changed);
   }
