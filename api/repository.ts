@@ -42,6 +42,13 @@ export interface OutputUpload extends Incoming {
   path: string;
 }
 
+export interface PartUpload extends Incoming {
+  imageId: string;
+  /** The VM that builds it: only its newest build may store. */
+  vmId: string;
+  path: string;
+}
+
 /** Files with owners: bytes on disk, rows in the ledger. A file is visible when both are durable, never before. */
 export interface Repository {
   readonly root: string;
@@ -51,6 +58,8 @@ export interface Repository {
   upload(upload: Upload, answer: (file: FileRow) => Answer): Promise<Answer>;
   /** Receives an output of a task. Repeating it, also with other bytes, keeps the file's id. */
   storeOutput(output: OutputUpload): Promise<FileRow>;
+  /** Receives a part of an image from its build, in the same way. */
+  storePart(part: PartUpload): Promise<FileRow>;
   /** Removes a file that nothing uses; `in-use` otherwise. */
   remove(file: FileRow): Promise<void>;
 }
@@ -73,13 +82,16 @@ export function asFile<T extends { id: string; sha256: string | null }>(row: T):
   return { ...row, sha256 };
 }
 
-/** A file is in use as a part of an image, as an input of a task that is not over, or as such a task's output. */
+/** A file is in use as a part of an image, in the recipe of one that is built, as an input of a task that is not over, or as such a task's output. */
 async function refuseUsed(tx: Transaction, fileId: string): Promise<void> {
   const over = Prisma.join(terminalTaskStates);
   const users = await tx.$queryRaw<{ user: string }[]>`
     SELECT 'image ' || "name" AS "user" FROM "Image"
       WHERE "state" IN ('building', 'ready')
-        AND ${fileId} IN ("parts"->'disk'->>'file', "parts"->'kernel'->>'file', "parts"->'initrd'->>'file')
+        AND (${fileId} IN ("parts"->'disk'->>'file', "parts"->'kernel'->>'file', "parts"->'initrd'->>'file')
+             OR "id" = (SELECT "imageId" FROM "File" WHERE "id" = ${fileId})
+             OR "state" = 'building' AND ("recipe"->'base'->>'file' = ${fileId}
+               OR "recipe"->'files' @> jsonb_build_array(jsonb_build_object('file', ${fileId}::text))))
     UNION ALL
     SELECT 'task ' || "id" FROM "Task"
       WHERE "state"::text NOT IN (${over})
@@ -94,6 +106,14 @@ async function requireOpenTask(tx: Transaction, taskId: string): Promise<void> {
   const open = await tx.$queryRaw<{ id: string }[]>`
     SELECT "id" FROM "Task" WHERE "id" = ${taskId} AND "state"::text NOT IN (${Prisma.join(terminalTaskStates)}) FOR UPDATE`;
   if (open.length === 0) throw new BerthError('conflict', `The task ${taskId} is over; it takes no outputs any more`);
+}
+
+/** Locks the image's row: no part arrives after the build's end. */
+async function requireOpenBuild(tx: Transaction, { imageId, vmId }: PartUpload): Promise<void> {
+  const open = await tx.$queryRaw<{ id: string }[]>`
+    SELECT "id" FROM "Image" WHERE "id" = ${imageId} AND "buildVmId" = ${vmId} AND "state" = 'building' FOR UPDATE`;
+  if (open.length === 0)
+    throw new BerthError('conflict', `The build of ${imageId} in ${vmId} is over; it takes no parts any more`);
 }
 
 export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }: RepositoryDeps): Promise<Repository> {
@@ -151,14 +171,14 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     tx: Transaction,
     { fileId, ownerId }: Claimed,
     received: Received,
-    output: { taskId: string; node: number } | null,
+    of: { taskId: string; node: number } | { imageId: string } | null,
   ): Promise<FileRow> {
     await bytes.keep(received, fileId);
     try {
       const { sizeBytes, sha256 } = received;
       const [row] = await tx.file.updateManyAndReturn({
         where: { id: fileId, state: 'uploading' },
-        data: { state: 'ready', sizeBytes: BigInt(sizeBytes), sha256, ...output },
+        data: { state: 'ready', sizeBytes: BigInt(sizeBytes), sha256, ...of },
       });
       if (!row) throw new BerthError('conflict', 'The upload took so long that it was given up; send it again');
       await quota.check(tx, ownerId);
@@ -170,16 +190,15 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     }
   }
 
-  async function placeOutput(
+  /** What is stored again under the same name keeps the id of its file. */
+  async function place(
     tx: Transaction,
-    { taskId, node, path }: OutputUpload,
+    before: FileRow | null,
+    of: { taskId: string; node: number } | { imageId: string },
     received: Received,
     claimed: Claimed,
   ): Promise<{ file: FileRow; replaced: string | null }> {
-    await requireOpenTask(tx, taskId);
-    const row = await tx.file.findUnique({ where: { taskId_node_name: { taskId, node, name: path } } });
-    if (!row) return { file: await publish(tx, claimed, received, { taskId, node }), replaced: null };
-    const before = asFile(row);
+    if (before === null) return { file: await publish(tx, claimed, received, of), replaced: null };
     const { sizeBytes, sha256 } = received;
     if (before.sha256 === sha256) return { file: before, replaced: null };
     await bytes.keep(received, before.id);
@@ -188,6 +207,19 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     const file = await tx.file.update({ where: { id: before.id }, data: { sizeBytes: BigInt(sizeBytes), sha256 } });
     await quota.check(tx, claimed.ownerId);
     return { file: asFile(file), replaced: before.sha256 };
+  }
+
+  async function placeOutput(tx: Transaction, { taskId, node, path }: OutputUpload, received: Received, claimed: Claimed) {
+    await requireOpenTask(tx, taskId);
+    const row = await tx.file.findUnique({ where: { taskId_node_name: { taskId, node, name: path } } });
+    return place(tx, row === null ? null : asFile(row), { taskId, node }, received, claimed);
+  }
+
+  async function placePart(tx: Transaction, part: PartUpload, received: Received, claimed: Claimed) {
+    await requireOpenBuild(tx, part);
+    const { imageId, path } = part;
+    const row = await tx.file.findUnique({ where: { imageId_name: { imageId, name: path } } });
+    return place(tx, row === null ? null : asFile(row), { imageId }, received, claimed);
   }
 
   /** Of an upload that was answered before: nothing is claimed or kept, the bytes are only compared. */
@@ -235,6 +267,16 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       if (!task) throw new BerthError('not-found', `There is no task ${output.taskId}`);
       return transfer(task.ownerId, output.path, output, async (received, claimed) => {
         const { file, replaced } = await ledger.$transaction((tx) => placeOutput(tx, output, received, claimed), patience);
+        if (replaced !== null) await bytes.remove(file.id, replaced);
+        return file;
+      });
+    },
+
+    async storePart(part) {
+      const image = await ledger.image.findUnique({ where: { id: part.imageId }, select: { ownerId: true } });
+      if (!image?.ownerId) throw new BerthError('not-found', `There is no build of an image ${part.imageId}`);
+      return transfer(image.ownerId, part.path, part, async (received, claimed) => {
+        const { file, replaced } = await ledger.$transaction((tx) => placePart(tx, part, received, claimed), patience);
         if (replaced !== null) await bytes.remove(file.id, replaced);
         return file;
       });

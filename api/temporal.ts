@@ -1,11 +1,12 @@
 import {
   type Client,
   WorkflowExecutionAlreadyStartedError,
+  WorkflowIdConflictPolicy,
   WorkflowIdReusePolicy,
   WorkflowNotFoundError,
 } from '@temporalio/client';
 import type { DrainId } from '../model/drain.ts';
-import type { HostId, TaskId, VmId } from '../model/ids.ts';
+import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
@@ -44,6 +45,12 @@ export interface TaskWorkflows {
   startReservation(id: ReservationId): Promise<void>;
   /** As changeDrain. */
   changeReservation(id: ReservationId): Promise<void>;
+  /** Success also when it runs already. One that ended may be started again, for another attempt. */
+  startBuild(id: ImageId, name: string, digest: string): Promise<void>;
+  /** Asks a build to end; starts it first where it isn't, since only it may end it. */
+  cancelBuild(id: ImageId, name: string, digest: string): Promise<void>;
+  /** Sweeps a retired image from hosts and repository. */
+  startRetirement(id: ImageId): Promise<void>;
   ping(): Promise<void>;
 }
 
@@ -87,12 +94,35 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     }
   }
 
+  /** Of those that may run again under the same id once they have ended. */
+  async function startUnlessRunning(type: string, workflow: string, id: string): Promise<void> {
+    await soon(() =>
+      client.workflow.start(type, {
+        taskQueue: controlQueue,
+        workflowId: workflow,
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+        args: [id],
+      }),
+    );
+  }
+
   const nameOf = ({ vmId, generation }: MigrationName) => workflowId.migration(vmId, generation);
   return {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
     cancelTask: (id) => cancel(workflowType.task, workflowId.task(id), id),
     startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
     abortMigration: (move) => cancel(workflowType.migration, nameOf(move), move.id),
+
+    startBuild: (id, name, digest) => startUnlessRunning(workflowType.build, workflowId.build(name, digest), id),
+    startRetirement: (id) => startUnlessRunning(workflowType.retire, workflowId.retire(id), id),
+    async cancelBuild(id, name, digest) {
+      try {
+        await soon(() => client.workflow.getHandle(workflowId.build(name, digest)).cancel());
+      } catch (error) {
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+        await startUnlessRunning(workflowType.build, workflowId.build(name, digest), id);
+      }
+    },
 
     async roomChanged() {
       await soon(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.lookNow));

@@ -45,7 +45,7 @@ export function connection(options: { api?: string; keyFile?: string }, env: Rec
 }
 
 export interface Sent {
-  method?: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'PUT';
   json?: unknown;
   body?: AsyncIterable<Uint8Array>;
   headers?: Record<string, string>;

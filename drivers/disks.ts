@@ -1,12 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, constants, copyFile, open, rename, rm, stat, truncate } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { createReadStream } from 'node:fs';
+import { chmod, constants, copyFile, open, readdir, rename, rm, stat, truncate } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
+import { z } from 'zod';
 import { BerthError } from '../model/errors.ts';
+import { readDiskHeader } from './disk-header.ts';
 import { listExt4, readExt4 } from './ext4.ts';
 import { diskFullOr, exists, isErrno } from './files.ts';
-import type { DiskTool } from './ports.ts';
-import { ProcessError, run } from './process.ts';
+import type { DiskTool, FlattenOrder } from './ports.ts';
+import { ProcessError, type RunOptions, run } from './process.ts';
 
 const overlayDeadlineMs = 30_000;
 /** mkfs.ext4 -d copies the inputs: 40 MB in 0.2 s; a slow disk and 100 GB fit as well. */
@@ -68,6 +71,15 @@ export function openDiskTool(): DiskTool {
         })(),
         { objectMode: false },
       ),
+    inspect,
+    async flatten(order, signal) {
+      await removePartials(order.to);
+      await inPlace(order.to, (partial) => convert(order, partial, signal));
+    },
+    async readWhole(path) {
+      const { size } = await stat(path);
+      return { sizeBytes: size, content: createReadStream(path, { highWaterMark: 2 ** 20 }) };
+    },
   };
 }
 
@@ -90,6 +102,77 @@ export async function virtualBytes(path: string, format: 'qcow2' | 'raw'): Promi
   }
 }
 
+const mib = 2 ** 20;
+
+/** Our own reading decides; QEMU's comes after it, without a guess at the format, and has to agree. */
+async function inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2' | 'raw'; virtualMiB: number }> {
+  const file = await open(path, 'r');
+  try {
+    const read = async (offset: number, length: number): Promise<Buffer> => {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, offset);
+      return buffer.subarray(0, bytesRead);
+    };
+    const { format, virtualBytes } = await readDiskHeader(read, (await file.stat()).size, limitMiB * mib);
+    await agree(path, format, virtualBytes);
+    return { format, virtualMiB: Math.ceil(virtualBytes / mib) };
+  } finally {
+    await file.close();
+  }
+}
+
+const infoSchema = z.looseObject({ 'virtual-size': z.number() });
+/** What would lead elsewhere, or hides what is there, in the words of `qemu-img info`. */
+const suspect = ['backing-filename', 'full-backing-filename', 'backing-image', 'encrypted', 'snapshots'];
+
+async function agree(path: string, format: string, virtualBytes: number): Promise<void> {
+  const text = await bounded(
+    { memoryMiB: 1024, cpuS: 10, fileMiB: 1 },
+    ['qemu-img', 'info', '-f', format, '--output=json', path],
+    {
+      deadlineMs: 30_000,
+    },
+  );
+  const info = infoSchema.parse(JSON.parse(text));
+  const found = suspect.find((key) => info[key] !== undefined && info[key] !== false);
+  if (found !== undefined || info['virtual-size'] !== virtualBytes)
+    throw new BerthError('image-refused', `Taking an uploaded disk: QEMU reads it otherwise than we do (${found ?? 'size'})`);
+}
+
+/** An eighth more than the disk shows is what qcow2's own tables can take at most, many times over. */
+async function convert({ from, format, limitMiB }: FlattenOrder, to: string, signal: AbortSignal): Promise<void> {
+  const limits = { memoryMiB: 2048, cpuS: 3600, fileMiB: limitMiB + Math.ceil(limitMiB / 8) + 16 };
+  const argv = ['qemu-img', 'convert', '-q', '-f', format, '-O', 'qcow2', from, to] as const;
+  await bounded(limits, argv, { deadlineMs: convertDeadlineMs(limitMiB), signal });
+  const file = await open(to, 'r+');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** 4 MiB/s is slower than any disk that a host would have. */
+const convertDeadlineMs = (limitMiB: number): number => 60_000 + limitMiB * 250;
+
+interface Bounds {
+  memoryMiB: number;
+  cpuS: number;
+  fileMiB: number;
+}
+
+/** A program over a stranger's bytes: it may take so much of the host and no more. */
+async function bounded(bounds: Bounds, argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
+  const { memoryMiB, cpuS, fileMiB } = bounds;
+  const limits = [`--as=${memoryMiB * mib}`, `--cpu=${cpuS}`, `--fsize=${fileMiB * mib}`, '--core=0'];
+  try {
+    return await run(['prlimit', ...limits, ...argv], options);
+  } catch (error) {
+    if (!(error instanceof ProcessError) || error.why === 'absent' || /No space left/.test(error.stderr)) throw error;
+    const what = error.why === 'deadline' ? 'it took too long' : error.stderr.trim().split('\n').at(-1);
+    throw new BerthError('image-refused', `Reading the disk of an image: ${what}`, { cause: error });
+  }
+}
+
 async function inPlace(path: string, make: (partial: string) => Promise<void>): Promise<void> {
   const partial = `${path}.${randomBytes(6).toString('hex')}.partial`;
   try {
@@ -99,6 +182,14 @@ async function inPlace(path: string, make: (partial: string) => Promise<void>): 
     await rm(partial, { force: true });
     throw full(error, path);
   }
+}
+
+/** What a killed attempt left may be as large as the whole; the next one must not need the room twice. */
+async function removePartials(path: string): Promise<void> {
+  const left = (await readdir(dirname(path))).filter(
+    (name) => name.startsWith(`${basename(path)}.`) && name.endsWith('.partial'),
+  );
+  for (const name of left) await rm(join(dirname(path), name), { force: true });
 }
 
 function full(error: unknown, path: string): unknown {

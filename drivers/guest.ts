@@ -117,6 +117,11 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
       refusedAsHypervisor(async () => {
         await agent.start(domain, ['/bin/sh', '-c', 'exec reboot'], { env: scriptEnv });
       }),
+    // A moment later, so that the agent can still say that it was heard.
+    shutDown: (domain) =>
+      refusedAsHypervisor(() =>
+        exec(domain, ['/bin/sh', '-c', '( sleep 0.2; systemctl poweroff || poweroff ) </dev/null >/dev/null 2>&1 &']),
+      ),
   };
 }
 

@@ -12,6 +12,8 @@ export interface NetworkOptions {
   hostsCidr: string;
   /** All owners' networks are inside this one. */
   guestSupernet: string;
+  /** The resolvers that guests are told of: reached for names, wherever they are. */
+  nameservers: string[];
 }
 
 const deadlineMs = 15_000;
@@ -160,8 +162,12 @@ async function sysctl(name: string, value: string): Promise<void> {
  * them. A guest reaches its own segment (bridged, never routed) and the outside (by NAT, since each host has the same
  * gateway address); not this host, the hosts' network, another owner, or link-local addresses, where clouds keep metadata.
  */
-export function firewallRules({ hostsCidr, guestSupernet }: NetworkOptions): string {
+export function firewallRules({ hostsCidr, guestSupernet, nameservers }: NetworkOptions): string {
+  const names = (protocol: string) => (server: string) =>
+    `-A BERTH-GUEST -i bg+ ! -o bg+ -s ${guestSupernet} -d ${server} -p ${protocol} --dport 53 -j ACCEPT`;
   const forward = [
+    // First: a site's resolver may have an address among those that are refused below.
+    ...nameservers.flatMap((server) => [names('udp')(server), names('tcp')(server)]),
     '-A BERTH-GUEST -i bg+ -o bg+ -j DROP',
     `-A BERTH-GUEST -i bg+ -d ${guestSupernet} -j DROP`,
     `-A BERTH-GUEST -i bg+ -d ${hostsCidr} -j DROP`,

@@ -53,10 +53,12 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const store = openVmStore(root);
   const hypervisor = openLibvirt(virsh, movers, join(root, 'staging'));
   const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
+  const nameservers = await hostNameservers();
   const network = openNetwork({
     address: config.BERTH_HOST_ADDRESS,
     hostsCidr: config.BERTH_HOSTS_CIDR,
     guestSupernet: config.BERTH_GUEST_SUPERNET,
+    nameservers,
   });
   await removeOrphans(network, store);
   return {
@@ -72,7 +74,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     migrator: openMigrator(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     carrier: openCarrier(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    guest: openGuest(openGuestAgent(agents), await hostNameservers()),
+    guest: openGuest(openGuestAgent(agents), nameservers),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,

@@ -81,6 +81,8 @@ export interface VmPaths {
   /** Of a VM that becomes a template. */
   templateMemory: string;
   templateState: string;
+  /** What a build left, as one disk, on its way to the repository. */
+  flat: string;
 }
 
 /** The folders of VMs on this host's disk, and what is remembered of VMs that are gone. */
@@ -223,6 +225,24 @@ export interface DiskTool {
   listFiles(image: string, limitFiles: number): Promise<DiskFile[]>;
   /** The content of one listed file, exactly its `sizeBytes`. */
   readFile(image: string, file: DiskFile): Readable;
+  /**
+   * What an uploaded disk is, by its own header alone. `image-refused` for one that leads to another file, is encrypted,
+   * has snapshots, is malformed, or has more than `limitMiB`.
+   */
+  inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2' | 'raw'; virtualMiB: number }>;
+  /** Writes all that a disk shows anew, as a qcow2 that needs no other; `image-refused` when that leads beyond its bounds. */
+  flatten(order: FlattenOrder, signal: AbortSignal): Promise<void>;
+  /** A whole disk as bytes. */
+  readWhole(path: string): Promise<{ sizeBytes: number; content: Readable }>;
+}
+
+export interface FlattenOrder {
+  from: string;
+  /** What it is; nothing is guessed from its content. */
+  format: 'qcow2' | 'raw';
+  to: string;
+  /** The most that the new disk may show. */
+  limitMiB: number;
 }
 
 export interface DiskFile {
@@ -456,6 +476,8 @@ export interface Guest {
   bootId(domain: string): Promise<string>;
   /** Has the guest shut down and boot again; doesn't wait for it. */
   reboot(domain: string): Promise<void>;
+  /** Asks the guest to shut down in order, and doesn't wait for it; repeatable. */
+  shutDown(domain: string): Promise<void>;
 }
 
 export interface HostProbe {

@@ -64,6 +64,7 @@ export function openVmStore(root: string): VmStore {
       memoryPartial: join(folder, 'memory.save.partial'),
       templateMemory: join(folder, 'template.memory'),
       templateState: join(folder, 'template.state'),
+      flat: join(folder, 'flat.qcow2'),
     };
   };
   const read = async (vmId: string): Promise<VmRecord | null> => {

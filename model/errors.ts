@@ -33,6 +33,11 @@ export const errorTable = {
   'rate-limited': { status: 429, retryable: true, fault: 'caller', title: 'Too many requests' },
   'quota-exceeded': { status: 403, retryable: false, fault: 'caller', title: 'The quota of this owner is used up' },
   'queue-full': { status: 503, retryable: true, fault: 'site', title: 'The queue of tasks is full' },
+  // what an image met
+  'image-refused': { status: 422, retryable: false, fault: 'caller', title: 'The disk is not one that can be taken' },
+  'build-failed': { status: 422, retryable: false, fault: 'caller', title: 'The image could not be built' },
+  'build-cancelled': { status: 409, retryable: false, fault: 'caller', title: 'The build was cancelled' },
+  'build-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The build exceeded timeoutS' },
   // what a task met
   'input-unavailable': { status: 422, retryable: false, fault: 'caller', title: 'An input could not be read' },
   'address-refused': { status: 422, retryable: false, fault: 'caller', title: 'The URL leads to an address that is not allowed' },

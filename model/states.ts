@@ -39,7 +39,7 @@ export const hostTransitions = {
 export const imageTransitions = {
   building: ['ready', 'failed'],
   ready: ['retired'],
-  failed: ['building'],
+  failed: ['building', 'retired'],
   retired: [],
 } as const satisfies Record<string, readonly string[]>;
 

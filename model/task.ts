@@ -70,9 +70,9 @@ export const LeaseSpec = z
   })
   .meta({ id: 'Lease' });
 
-const envName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, { error: 'expected a name of letters, digits and _' });
+export const envName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, { error: 'expected a name of letters, digits and _' });
 // biome-ignore lint/suspicious/noControlCharactersInRegex: a NUL ends a C string
-const noNul = (text: string) => !/\u0000/.test(text);
+export const noNul = (text: string) => !/\u0000/.test(text);
 
 export const TaskSpec = z
   .strictObject({

@@ -16,6 +16,8 @@ export const workflowId = {
   drain: (host: HostId, number: number): string => `drain-${host}-${number}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
   /** `purpose` tells apart who wants it: a lease, a drain. */
+  build: (name: string, digest: string): string => `image-${name}-${digest}`,
+  retire: (id: ImageId): string => `retire-${id}`,
   prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
   housekeeping: (): string => 'housekeeping',
 } as const;
@@ -26,6 +28,8 @@ export const workflowType = {
   reconcile: 'reconcileHost',
   templates: 'keepTemplates',
   migration: 'migrateVm',
+  build: 'buildImage',
+  retire: 'retireImage',
   prestage: 'prestage',
   drain: 'drainHost',
   reservation: 'reserveHosts',

@@ -4,30 +4,12 @@ import { eventId, type TaskAcceptedData, taskEventTypes } from '../model/events.
 import { newId, type TaskId } from '../model/ids.ts';
 import type { TaskSpec } from '../model/task.ts';
 import { neverFits } from '../scheduler/placement.ts';
+import { findImage } from './find-image.ts';
 
 export interface AcceptedTask {
   owner: string;
   spec: TaskSpec;
   nowMs: number;
-}
-
-/** The newest ready image of this name: the owner's own before the site's. */
-async function findImage(tx: Prisma.TransactionClient, owner: string, name: string): Promise<{ id: string; virtualMiB: number }> {
-  const ready = await tx.image.findMany({
-    where: { name, state: 'ready', OR: [{ ownerId: owner }, { ownerId: null }] },
-    orderBy: [{ ownerId: { sort: 'asc', nulls: 'last' } }, { createdAt: 'desc' }, { id: 'desc' }],
-    select: { id: true, virtualMiB: true },
-    take: 1,
-  });
-  if (ready[0] === undefined)
-    throw new BerthError(
-      'image-unknown',
-      `No image named ${JSON.stringify(name)} is ready; GET /v1/images lists those that are`,
-      {
-        fields: [{ pointer: '/image', detail: `no ready image is named ${JSON.stringify(name)}` }],
-      },
-    );
-  return ready[0];
 }
 
 async function checkInputs(tx: Prisma.TransactionClient, owner: string, spec: TaskSpec): Promise<void> {
@@ -124,7 +106,7 @@ async function insert(
  * the queue's length are the caller's.
  */
 export async function acceptTask(tx: Prisma.TransactionClient, order: AcceptedTask): Promise<TaskId> {
-  const image = await findImage(tx, order.owner, order.spec.image);
+  const image = await findImage(tx, order.owner, order.spec.image, '/image');
   await checkInputs(tx, order.owner, order.spec);
   await checkSize(tx, order.spec, image.virtualMiB);
   return insert(tx, order, image);

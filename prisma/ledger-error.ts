@@ -7,6 +7,8 @@ const codes: Record<string, ErrorCode> = {
   BE003: 'quota-exceeded',
   BE004: 'stale-generation',
   BE005: 'internal',
+  BE006: 'in-use',
+  BE007: 'conflict',
 };
 
 function property(value: unknown, name: string): unknown {

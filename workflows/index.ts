@@ -1,3 +1,4 @@
+export { buildImage } from './build-image.ts';
 export { drainHost } from './drain-host.ts';
 export { keepHouse } from './keep-house.ts';
 export { keepTemplates } from './keep-templates.ts';
@@ -5,5 +6,6 @@ export { migrateVm } from './migrate-vm.ts';
 export { prestage } from './prestage.ts';
 export { reconcileHost } from './reconcile-host.ts';
 export { reserveHosts } from './reserve-hosts.ts';
+export { retireImage } from './retire-image.ts';
 export { runTask } from './run-task.ts';
 export { watchHost } from './watch-host.ts';

@@ -17,6 +17,7 @@ import type { ReservationId } from '../model/reservation.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
+import { keepImages } from './keep-images.ts';
 import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
@@ -70,6 +71,7 @@ async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweepi
   await Promise.all((await ledger.reservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
+  await keepImages(pace, ledger);
   const page = await ledger.tasksUnderWay(lookedAt.after);
   lookedAt.after = page.at(-1) ?? null;
   const interrupted = (await Promise.all(page.map(async (id) => ((await startTask(id, pace)) ? [id] : [])))).flat();

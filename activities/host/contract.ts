@@ -76,6 +76,24 @@ export interface StagedOut {
   endedAt: string | null;
 }
 
+/** How a build VM's disk becomes the disk of an image. */
+export interface StoreImage {
+  vm: VmSpec;
+  /** What is made flat: the VM's overlay on a base image, an uploaded disk, or the data disk with a suite in it. */
+  from: 'image' | 'disk' | 'suite';
+  /** POST target: the worker adds `?path=disk`; answers `{file, sizeBytes, sha256}`. */
+  uploadUrl: string;
+  /** The most that its VMs may see. */
+  sizeMiB: number;
+}
+
+export interface StoredDisk {
+  file: string;
+  sizeBytes: number;
+  sha256: string;
+  virtualMiB: number;
+}
+
 export interface StoredOutput {
   path: string;
   node: number;
@@ -144,6 +162,12 @@ export interface HostActivities {
   settleRestored(vm: VmSpec): Promise<'untouched' | 'running' | 'lost'>;
   /** What it left here is of the past; nothing restores it here any more. */
   leaveCold(order: LeaveCold): Promise<void>;
+  /** Fetches an uploaded disk and refuses what no disk of ours may be: `image-refused` says why. */
+  importDisk(order: StoreImage): Promise<void>;
+  /** Has a build VM's guest shut down, and waits for it: what it wrote is on its disks then. */
+  shutDown(vm: VmSpec): Promise<void>;
+  /** Makes one flat disk of what a build left on this host, and streams it to the repository. */
+  storeImage(order: StoreImage): Promise<StoredDisk>;
   /** Ends the domain. Success only when the hypervisor says that it is gone. */
   removeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Removes the VM's folder. Refuses while a domain may be alive. */

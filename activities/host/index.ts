@@ -31,9 +31,11 @@ import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
 import { removeVm } from './remove-vm.ts';
 import { runCommand } from './run-command.ts';
+import { shutDown } from './shut-down.ts';
 import { stageIn } from './stage-in.ts';
 import { stageOut } from './stage-out.ts';
 import { stopCommand } from './stop-command.ts';
+import { importDisk, storeImage } from './store-image.ts';
 import { restoreVm, suspended, suspendVm } from './suspend.ts';
 
 const cancelled = (): AbortSignal => Context.current().cancellationSignal;
@@ -64,6 +66,9 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     pauseVm: (vm) => claims.making(vm, cancelled(), (record) => pauseVm(ports, vm, record)),
     resumeVm: (vm) => claims.making(vm, cancelled(), (record, signal) => resumeVm(ports, vm, record, signal)),
     rebootVm: (vm) => claims.making(vm, cancelled(), (record, signal) => rebootVm(ports, vm, record, signal)),
+    importDisk: (order) => claims.making(order.vm, cancelled(), (_, signal) => importDisk(ports, order, signal)),
+    shutDown: (vm) => claims.making(vm, cancelled(), (record, signal) => shutDown(ports, vm, record, signal)),
+    storeImage: (order) => claims.making(order.vm, cancelled(), (record, signal) => storeImage(ports, order, record, signal)),
     removeDomain: (vmId, generation) =>
       claims.removing(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>

@@ -2,12 +2,13 @@ import type { DrainId, DrainMove, DrainState } from '../../model/drain.ts';
 import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
+import type { ResolvedBase } from '../../model/image.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { HostDrain, ReservationId, ReservationState } from '../../model/reservation.ts';
-import type { TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
+import type { ImageState, TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../../model/task.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
-import type { RunCommand, StageIn, StageOut } from '../host/contract.ts';
+import type { RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
 import type { PowerOrder } from './suspension.ts';
 
 export type { PowerOrder } from './suspension.ts';
@@ -63,6 +64,41 @@ export interface TaskOutcome {
   /** When each VM's domain existed, from the host's clock; null when it never did. */
   vms: { id: VmId; startedAt: string | null; endedAt: string | null }[];
   timeline: TimelineEntry[];
+}
+
+/** What the build saga needs of an image's row. */
+export interface BuildRecord {
+  id: ImageId;
+  name: string;
+  digest: string;
+  owner: string;
+  state: ImageState;
+  base: ResolvedBase['kind'];
+  sizeMiB: number;
+  timeoutS: number;
+  vmId: VmId;
+  /** Its owner asked for its end; the request itself may have been lost on its way to the workflow. */
+  cancelRequested: boolean;
+}
+
+export type BuildPlacement = { placed: true; vm: VmSpec } | { placed: false; refusal: Refusal };
+
+/** Orders for the build's host, with URLs signed for the time that it may take. */
+export interface BuildOrders {
+  stageIn: StageIn;
+  run: RunCommand;
+  store: StoreImage;
+}
+
+export type BuildOutcome =
+  | { state: 'ready'; disk: { file: string; sha256: string; sizeBytes: number }; virtualMiB: number }
+  | { state: 'failed'; error: TaskError };
+
+/** Enough for the name of its workflow. */
+export interface BuildName {
+  id: ImageId;
+  name: string;
+  digest: string;
 }
 
 /** Where a migration leads, once it is its turn. */
@@ -192,6 +228,31 @@ export interface LedgerActivities {
   imageCached(host: HostId, imageId: string): Promise<void>;
   /** An image as one host is to fetch it now: fresh URLs, and the peers that have it. Throws image-unknown. */
   imageFor(id: ImageId, host: HostId): Promise<ImageRef>;
+  /** What a build is, and that its workflow has asked. Throws not-found. */
+  loadBuild(id: ImageId): Promise<BuildRecord>;
+  /** Finds a host for the build's VM, or says why there is none now. Decided once. Throws conflict when it has ended. */
+  reserveBuild(id: ImageId): Promise<BuildPlacement>;
+  /** Fresh signed URLs for a build that was placed. */
+  buildOrders(id: ImageId): Promise<BuildOrders>;
+  /** How far a build is. */
+  noteBuild(id: ImageId, timeline: TaskOutcome['timeline']): Promise<void>;
+  /**
+   * The build's end, once: the image is usable whole from this transaction on, or not at all. One whose VM is not the
+   * image's any more is of the past, and left alone.
+   */
+  finishBuild(id: ImageId, vmId: VmId, outcome: BuildOutcome, timeline: TaskOutcome['timeline']): Promise<void>;
+  /** Images to be built whose workflow was never started. */
+  buildsWithoutWorkflow(olderThanS: number): Promise<BuildName[]>;
+  /** Builds whose end was asked for that long ago, and that have not ended. */
+  buildsToCancel(olderThanS: number): Promise<BuildName[]>;
+  /** Retired images of which something is left on a host or in the repository. */
+  imagesToSweep(): Promise<ImageId[]>;
+  /** Hosts that have an image, as far as is known. */
+  holdersOf(id: ImageId): Promise<HostId[]>;
+  /** A host no longer has a retired image. */
+  imageGone(host: HostId, id: ImageId): Promise<void>;
+  /** The files of a retired image go, but for those that another image names. */
+  forgetImage(id: ImageId): Promise<void>;
   /** What the ledger says this host should have, and what differs from what it has. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /**

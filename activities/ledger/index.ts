@@ -1,4 +1,5 @@
 import { advanceTask } from './advance-task.ts';
+import { buildOrders, finishBuild, loadBuild, noteBuild, reserveBuild } from './builds.ts';
 import { compareHost } from './compare-host.ts';
 import type { LedgerActivities } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
@@ -14,6 +15,7 @@ import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigrati
 import { releaseVms, requeueTask } from './release.ts';
 import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
 import { reserveTask } from './reserve-task.ts';
+import { buildsToCancel, buildsWithoutWorkflow, forgetImage, holdersOf, imageGone, imagesToSweep } from './retired-images.ts';
 import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
 import { taskOrders } from './task-orders.ts';
 import { reserveTemplate } from './templates.ts';
@@ -42,6 +44,17 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     hostSilent: (id) => hostSilent(deps, id),
     imageCached: (host, imageId) => imageCached(deps, host, imageId),
     imageFor: (id, host) => imageFor(deps, id, host),
+    loadBuild: (id) => loadBuild(deps, id),
+    reserveBuild: (id) => reserveBuild(deps, id),
+    buildOrders: (id) => buildOrders(deps, id),
+    noteBuild: (id, timeline) => noteBuild(deps, id, timeline),
+    finishBuild: (id, vmId, outcome, timeline) => finishBuild(deps, id, vmId, outcome, timeline),
+    buildsWithoutWorkflow: (olderThanS) => buildsWithoutWorkflow(deps, olderThanS),
+    buildsToCancel: (olderThanS) => buildsToCancel(deps, olderThanS),
+    imagesToSweep: () => imagesToSweep(deps),
+    holdersOf: (id) => holdersOf(deps, id),
+    imageGone: (host, id) => imageGone(deps, host, id),
+    forgetImage: (id) => forgetImage(deps, id),
     compareHost: (id, found) => compareHost(deps, id, found),
     reserveTemplate: (like) => reserveTemplate(deps, like),
     tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),

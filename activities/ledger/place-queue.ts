@@ -103,7 +103,7 @@ function decide(queue: QueueRow[], hosts: HostRow[], maxOvertaken: number): Answ
 }
 
 /** A number from an id and a generation, the same every time, spread evenly. */
-function seedOf(vm: { id: string; generation: number }): number {
+export function seedOf(vm: { id: string; generation: number }): number {
   return createHash('sha256').update(`${vm.id}/${vm.generation}`).digest().readUInt32BE();
 }
 

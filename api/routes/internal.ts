@@ -1,9 +1,9 @@
-import type { Request } from 'express';
+import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../app.ts';
-import { json, type Operation, operation, streamed } from '../operation.ts';
+import { type Answer, json, type Operation, operation, streamed } from '../operation.ts';
 import { sendProblem } from '../problem.ts';
 import { asFile } from '../repository.ts';
 import { sendBytes } from '../send-bytes.ts';
@@ -35,6 +35,8 @@ const OutputQuery = z.strictObject({
     .optional(),
 });
 
+const PartQuery = z.strictObject({ ...signature, path: z.enum(['disk']) });
+
 const Stored = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256: z.string() });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
 
@@ -54,6 +56,19 @@ function contentRange(req: Request): { from: number; length: number } {
 
 /** For host workers, by signed URL (model/signed-url.ts): what they read and write of the repository. */
 export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
+  /** @param of the task, or the VM of a build, whose log it is */
+  async function append(req: Request, res: Response, of: string, node: number): Promise<Answer | typeof streamed> {
+    const { from } = contentRange(req);
+    const { sizeBytes, gap } = await repository.logs.append(of, node, from, incoming(req, res, undefined).body);
+    if (!gap) return json(200, { sizeBytes });
+    const error = new BerthError(
+      'conflict',
+      `Found ${sizeBytes} bytes; expected a range that starts there or before, not at ${from}`,
+    );
+    sendProblem(req, res, error, { sizeBytes });
+    return streamed;
+  }
+
   return [
     operation({
       method: 'get',
@@ -91,6 +106,41 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       },
     }),
     operation({
+      method: 'post',
+      path: '/internal/images/{imageId}/builds/{vmId}/parts',
+      id: 'storePart',
+      tag: 'internal',
+      summary: 'Store a part of an image; repeating it keeps the id of its file',
+      access: 'signed',
+      params: z.strictObject({ imageId: z.string(), vmId: z.string() }),
+      query: PartQuery,
+      bytes: { description: 'The bytes' },
+      answers: { 201: { description: 'Stored', schema: Stored } },
+      problems: ['not-found', 'conflict', 'too-large', 'quota-exceeded', 'digest-mismatch', 'disk-full'],
+      handle: async ({ req, res, params: { imageId, vmId }, query: { path } }) => {
+        const file = await repository.storePart({ ...incoming(req, res, undefined), imageId, vmId, path });
+        return json(201, { file: file.id, sizeBytes: Number(file.sizeBytes), sha256: file.sha256 });
+      },
+    }),
+    operation({
+      method: 'put',
+      path: '/internal/images/{imageId}/builds/{vmId}/log',
+      id: 'appendBuildLog',
+      tag: 'internal',
+      summary: "Append to a build's log; what is there already is left as it is",
+      access: 'signed',
+      params: z.strictObject({ imageId: z.string(), vmId: z.string() }),
+      query: Signed,
+      bytes: { description: 'The bytes that Content-Range names' },
+      answers: { 200: { description: 'Appended', schema: LogSize } },
+      problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
+      handle: async ({ req, res, params: { imageId, vmId } }) => {
+        const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { id: true } });
+        if (!image) throw new BerthError('not-found', `There is no build of ${imageId} in ${vmId}`);
+        return append(req, res, vmId, 0);
+      },
+    }),
+    operation({
       method: 'put',
       path: '/internal/tasks/{taskId}/log/{node}',
       id: 'appendLog',
@@ -103,17 +153,9 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       answers: { 200: { description: 'Appended', schema: LogSize } },
       problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
       handle: async ({ req, res, params: { taskId, node } }) => {
-        const { from } = contentRange(req);
         const task = await ledger.task.findUnique({ where: { id: taskId }, select: { id: true } });
         if (!task) throw new BerthError('not-found', `There is no task ${taskId}`);
-        const { sizeBytes, gap } = await repository.logs.append(taskId, node, from, incoming(req, res, undefined).body);
-        if (!gap) return json(200, { sizeBytes });
-        const error = new BerthError(
-          'conflict',
-          `Found ${sizeBytes} bytes; expected a range that starts there or before, not at ${from}`,
-        );
-        sendProblem(req, res, error, { sizeBytes });
-        return streamed;
+        return append(req, res, taskId, node);
       },
     }),
   ];

@@ -53,5 +53,44 @@ export function createFakeDisks(state: FakeState): DiskTool {
       if (content === undefined) throw bug(`reading ${file.path} of ${image}, which isn't there`);
       return Readable.from([content]);
     },
+    async inspect(path, limitMiB) {
+      const { format, virtualMiB } = lookAt(state, path);
+      if (virtualMiB > limitMiB) throw new BerthError('image-refused', `${path} has ${virtualMiB} MiB, more than ${limitMiB}`);
+      return { format, virtualMiB };
+    },
+    async flatten({ from, format, to, limitMiB }, signal) {
+      signal.throwIfAborted();
+      refuseLive(state, from, 'flattening');
+      const found = lookAt(state, from);
+      if (found.format !== format) throw bug(`flattening ${from} as ${format}, which it isn't`);
+      if (found.virtualMiB > limitMiB) throw new BerthError('image-refused', `${from} has more than ${limitMiB} MiB`);
+      const content = Buffer.from(`flat of ${found.content}`);
+      state.disks.set(to, { kind: 'flat', content, virtualMiB: found.virtualMiB });
+    },
+    async readWhole(path) {
+      const disk = state.disks.get(path);
+      if (disk?.kind !== 'flat') throw bug(`reading ${path} whole, which is not flat`);
+      return { sizeBytes: disk.content.length, content: Readable.from([disk.content]) };
+    },
   };
+}
+
+interface Seen {
+  format: 'qcow2' | 'raw';
+  virtualMiB: number;
+  content: string;
+}
+
+/** A fake uploaded disk says what it is: `qcow2 <MiB>` or `raw <MiB>`; everything else is malformed. */
+function lookAt(state: FakeState, path: string): Seen {
+  const disk = state.disks.get(path);
+  if (disk?.kind === 'overlay') return { format: 'qcow2', virtualMiB: disk.virtualMiB, content: disk.backing };
+  if (disk?.kind === 'flat') return { format: 'qcow2', virtualMiB: disk.virtualMiB, content: disk.content.toString() };
+  if (disk?.kind === 'data') return { format: 'raw', virtualMiB: disk.sizeMiB, content: 'a suite' };
+  const match = /\/vms\/([^/]+)\/inputs\/(.+)$/.exec(path);
+  const content = state.inputs.get(match?.[1] ?? '')?.get(match?.[2] ?? '');
+  if (content === undefined) throw bug(`looking at ${path}, which isn't there`);
+  const said = /^(qcow2|raw) (\d+)/.exec(content.toString());
+  if (said === null) throw new BerthError('image-refused', `${path} is no disk`);
+  return { format: said[1] as Seen['format'], virtualMiB: Number(said[2]), content: content.toString() };
 }

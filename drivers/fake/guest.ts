@@ -64,6 +64,13 @@ export function createFakeGuest(state: FakeState): Guest {
       data.unwritten.clear();
       domain.settled = true;
     },
+    async shutDown(name) {
+      const domain = live(name);
+      const data = dataOf(state, domain);
+      for (const [path, content] of data.unwritten) data.files.set(path, content);
+      data.unwritten.clear();
+      state.domains.delete(name);
+    },
   };
 }
 

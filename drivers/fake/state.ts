@@ -22,7 +22,10 @@ export interface FakeDataDisk {
 }
 
 /** `copyOf`: the template's disk whose content it has; else it is as empty as a new one. */
-export type FakeDisk = { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string } | FakeDataDisk;
+export type FakeDisk =
+  | { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string }
+  | { kind: 'flat'; content: Buffer; virtualMiB: number }
+  | FakeDataDisk;
 
 export interface FakeJob {
   job: GuestJob;
@@ -122,6 +125,7 @@ export function pathsOf(vmId: string): VmPaths {
     memoryPartial: `${folder}/memory.save.partial`,
     templateMemory: `${folder}/template.memory`,
     templateState: `${folder}/template.state`,
+    flat: `${folder}/flat.qcow2`,
   };
 }
 

@@ -11,6 +11,7 @@ export function createFakeStore(state: FakeState): VmStore {
   const dropFolder = (vmId: string): void => {
     state.disks.delete(pathsOf(vmId).overlay);
     state.disks.delete(pathsOf(vmId).data);
+    state.disks.delete(pathsOf(vmId).flat);
     state.inputs.delete(vmId);
     state.memories.delete(pathsOf(vmId).memory);
     state.memories.delete(pathsOf(vmId).memoryPartial);

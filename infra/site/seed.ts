@@ -56,8 +56,8 @@ const partFiles = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as 
 export async function publishImage(ledger: Ledger, api: string, operatorKeyFile: string, folder: string): Promise<string | null> {
   const home = await realpath(folder);
   const image = BuiltImage.parse(JSON.parse(await readFile(join(home, 'image.json'), 'utf8')));
-  const where = { name_digest: { name: image.name, digest: image.digest } };
-  const found = await ledger.image.findUnique({ where, select: { state: true } });
+  const where = { ownerId: null, name: image.name, digest: image.digest, state: { not: 'retired' as const } };
+  const found = await ledger.image.findFirst({ where, select: { id: true, state: true } });
   if (found?.state === 'ready') return null;
   const key = (await readFile(operatorKeyFile, 'utf8')).trim();
   const upload = async (part: keyof typeof partFiles): Promise<{ file: string; sha256: string; sizeBytes: number }> => {
@@ -74,11 +74,8 @@ export async function publishImage(ledger: Ledger, api: string, operatorKeyFile:
     sizeBytes: BigInt(disk.sizeBytes + kernel.sizeBytes + initrd.sizeBytes),
     parts: { disk, kernel, initrd },
   } as const;
-  await ledger.image.upsert({
-    where,
-    create: { id: newId('image'), name: image.name, digest: image.digest, ...row },
-    update: row,
-  });
+  if (found === null) await ledger.image.create({ data: { id: newId('image'), name: image.name, digest: image.digest, ...row } });
+  else await ledger.image.update({ where: { id: found.id }, data: row });
   return `${image.name} ${image.digest.slice(0, 12)}`;
 }
 

@@ -46,6 +46,42 @@ function start(args: string[], options: { key?: string; input?: string | Buffer;
 
 const berth = (args: string[], options?: Parameters<typeof start>[1]) => start(args, options).end;
 
+describe('images', () => {
+  test('are built, listed, shown, published and deleted', async () => {
+    const parts = { disk: { file: 'd' }, kernel: { file: 'k' }, initrd: { file: 'i' } };
+    await api.ledger.image.update({ where: { id: await api.addImage('base') }, data: { parts } });
+    const build = [
+      'images',
+      'build',
+      'mine',
+      '--base',
+      'base',
+      '--package',
+      'ffmpeg',
+      '--file',
+      '/opt/words=@words.txt',
+      '--run',
+      'true',
+    ];
+    const built = await berth([...build, '--json']);
+    expect(built.code).toBe(0);
+    const image = JSON.parse(built.out) as { id: string; digest: string };
+    expect((await berth(build)).out).toBe(`mine ${image.digest} building\n`);
+    const { recipe } = await api.ledger.image.findUniqueOrThrow({ where: { id: image.id } });
+    expect(recipe).toMatchObject({ packages: ['ffmpeg'], commands: ['true'], files: [{ path: '/opt/words', mode: '0644' }] });
+    expect((await berth(['images', 'list', '--state', 'building'])).out).toContain(image.digest);
+    expect(JSON.parse((await berth(['images', 'show', 'mine', '--json'])).out)).toMatchObject({ id: image.id });
+    const refused = await berth(['images', 'publish', 'mine']);
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('(forbidden)')]);
+    expect((await berth(['images', 'publish', 'mine'], { key: api.operator.key })).out).toBe('mine published\n');
+    await berth(['images', 'publish', 'mine', '--undo'], { key: api.operator.key });
+    expect((await berth(['images', 'log', 'mine'])).code).toBe(0);
+    expect((await berth(['images', 'delete', 'mine'])).out).toBe('mine will be cancelled\n');
+    const both = await berth(['images', 'build', 'x', '--base', 'base', '--suite', 'bookworm']);
+    expect([both.code, both.err]).toEqual([2, 'berth: --base, --disk and --suite exclude each other\n']);
+  });
+});
+
 describe('files', () => {
   test('are put, listed, fetched and removed', async () => {
     const put = await berth(['files', 'put', 'words.txt']);

@@ -4,6 +4,8 @@ import { type FileBody, type RunningApi, startApi, type TaskBody } from './runni
 let api: RunningApi;
 let file: FileBody;
 let task: TaskBody;
+let image: { digest: string };
+const recipe = { name: 'mine', base: { image: 'base-1' } };
 let runs: string;
 let migration: string;
 let drain: string;
@@ -17,6 +19,9 @@ beforeAll(async () => {
   await api.addHost('host-a');
   await api.addHost('host-b');
   file = await api.put(api.operator, 'words', 'words');
+  const parts = { disk: { file: 'd' }, kernel: { file: 'k' }, initrd: { file: 'i' } };
+  await api.ledger.image.update({ where: { id: await api.addImage('base-1') }, data: { parts } });
+  image = (await api.call<{ digest: string }>(api.operator, 'POST', '/v1/images', { json: recipe })).body;
   task = (await api.call<TaskBody>(api.operator, 'POST', '/v1/tasks', { json })).body;
   const moving = (await api.call<TaskBody>(api.operator, 'POST', '/v1/tasks', { json: { ...json, nodes: 2 } })).body;
   const [first, second] = moving.vms as [string, string];
@@ -50,6 +55,11 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/migrations': () => api.fetch(api.operator, 'GET', '/v1/migrations'),
   'GET /v1/migrations/{id}': () => api.fetch(api.operator, 'GET', `/v1/migrations/${migration}`),
   'DELETE /v1/migrations/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/migrations/${migration}`),
+  'POST /v1/images': () => api.fetch(api.operator, 'POST', '/v1/images', { json: recipe }),
+  'GET /v1/images/{name}/log': () => api.fetch(api.operator, 'GET', `/v1/images/mine/log?digest=${image.digest}`),
+  'PUT /v1/images/{name}/publication': () =>
+    api.fetch(api.operator, 'PUT', '/v1/images/mine/publication', { json: { published: true } }),
+  'DELETE /v1/images/{name}': () => api.fetch(api.operator, 'DELETE', '/v1/images/mine'),
   'GET /v1/images': () => api.fetch(api.operator, 'GET', '/v1/images'),
   'GET /v1/images/{name}': () => api.fetch(api.operator, 'GET', '/v1/images/debian-12'),
   'GET /v1/hosts': () => api.fetch(api.operator, 'GET', '/v1/hosts'),
@@ -75,9 +85,11 @@ test('the document describes every route, and every route answers as the documen
   for (const [name, call] of inOrder) expect([name, (await call()).ok]).toEqual([name, true]);
 });
 
-/** POSTs that take a JSON body. */
+/** POSTs and PUTs that take a JSON body. */
 const bodies = [
   'POST /v1/tasks',
+  'POST /v1/images',
+  'PUT /v1/images/{name}/publication',
   'POST /v1/vms/{id}/migrations',
   'POST /v1/hosts/{id}/drains',
   'POST /v1/drains/{id}/cancel',

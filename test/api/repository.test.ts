@@ -104,7 +104,7 @@ describe('a file in use', () => {
   test('by an image cannot be deleted', async () => {
     const file = await api.put(api.operator, 'kernel', 'x');
     const id = await api.addImage('from-file');
-    await api.ledger.image.update({ where: { id }, data: { parts: { kernel: { file: file.id } } } });
+    await api.ledger.image.update({ where: { id }, data: { parts: { disk: { file: file.id } } } });
     expect((await api.call(api.operator, 'DELETE', `/v1/files/${file.id}`)).body.code).toBe('in-use');
   });
 

@@ -14,7 +14,7 @@ import type { DrainName, MigrationName } from '../../api/temporal.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import type { DrainId } from '../../model/drain.ts';
-import { newId, type TaskId } from '../../model/ids.ts';
+import { type ImageId, newId, type TaskId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
@@ -40,6 +40,9 @@ export function fakeWorkflows() {
     drained: [] as DrainId[],
     changed: [] as DrainId[],
     reserved: [] as ReservationId[],
+    builds: [] as ImageId[],
+    cancelledBuilds: [] as ImageId[],
+    retired: [] as ImageId[],
     away: false,
   };
   const answer = async <T>(list: T[], id: T) => {
@@ -61,6 +64,9 @@ export function fakeWorkflows() {
       changeReservation: (id: ReservationId) => answer(asked.reserved, id),
       startDrain: ({ id }: DrainName) => answer(asked.drained, id),
       changeDrain: ({ id }: DrainName) => answer(asked.changed, id),
+      startBuild: (id: ImageId) => answer(asked.builds, id),
+      cancelBuild: (id: ImageId) => answer(asked.cancelledBuilds, id),
+      startRetirement: (id: ImageId) => answer(asked.retired, id),
       ping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
       },

@@ -191,6 +191,19 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const missing = { ...image, id: newId('image'), parts: { ...image.parts, disk: gone } };
         expect(await codeOf(ports.images.ensure(missing, never))).toBe('repository-unavailable');
       });
+
+      it('keeps an image that a VM was made from, and removes one that none needs, again and again', async () => {
+        const vm = newVm();
+        const spare = { ...image, id: newId('image') };
+        await ports.images.ensure(spare, never);
+        await ports.images.pin(spare.id, Date.now() + 1000);
+        await ports.store.write({ ...freshRecord(vm), image: spare.id });
+        expect(await codeOf(ports.images.remove(spare.id))).toBe('in-use');
+        await ports.store.remove(vm.id, 1);
+        await ports.images.remove(spare.id);
+        await ports.images.remove(spare.id);
+        expect(await ports.images.list()).not.toContain(spare.id);
+      });
     });
 
     describe('inputs', () => {
@@ -363,7 +376,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       );
 
       it(
-        'goes on from its saved memory, and boots again when it is reset',
+        'goes on from its saved memory, boots again when it is reset, and shuts down with its disk whole',
         async () => {
           const vm = newVm();
           const name = domainName(vm.id);
@@ -397,6 +410,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
             return now !== boot;
           };
           await expect.poll(booted, { timeout: bootDeadlineMs, interval: 50 }).toBe(true);
+          await ports.guest.shutDown(name);
+          await expect.poll(() => ports.hypervisor.status(name), { timeout: bootDeadlineMs, interval: 50 }).toBeNull();
+          const { overlay, flat } = await pathsOf(vm.id);
+          await ports.disks.flatten({ from: overlay, format: 'qcow2', to: flat, limitMiB: image.virtualMiB }, never);
+          const whole = { format: 'qcow2', virtualMiB: image.virtualMiB };
+          expect(await ports.disks.inspect(flat, image.virtualMiB)).toEqual(whole);
+          expect(await codeOf(ports.disks.inspect(flat, image.virtualMiB - 1))).toBe('image-refused');
         },
         2 * bootDeadlineMs + 60_000,
       );

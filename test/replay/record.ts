@@ -9,6 +9,7 @@ import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { acceptReservation } from '../../prisma/accept-reservation.ts';
 import type { PrestageOrder } from '../../workflows/prestage.ts';
+import { startBuild } from '../sagas/build-site.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
@@ -16,7 +17,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|house|migration|templates|drains|reservation]
+ *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -126,6 +127,30 @@ async function recordPrestage(site: FakeSite): Promise<void> {
   await write(site, 'prestage-succeeded', id);
 }
 
+/** A build that ends well, one that fails and one that is cancelled; and an image that is retired. */
+async function recordImages(site: FakeSite): Promise<void> {
+  const built = await startBuild(site);
+  await built.ended();
+  await write(site, 'buildImage-ready', built.workflowId);
+  const failed = await startBuild(site, { commands: ['fail'] });
+  await failed.ended();
+  await write(site, 'buildImage-failed', failed.workflowId);
+  const cancelled = await startBuild(site, { commands: ['endless'] });
+  await site.until('it is built', async () => (await site.detailsOf(cancelled.workflowId)).includes('run'));
+  await site.client.workflow.getHandle(cancelled.workflowId).cancel();
+  await cancelled.ended();
+  await write(site, 'buildImage-cancelled', cancelled.workflowId);
+  const disk = await startBuild(site, { base: { disk: 'raw 64' } });
+  await disk.ended();
+  await write(site, 'buildImage-disk', disk.workflowId);
+  const image = await site.publishImage();
+  await site.ledger.hostImage.createMany({ data: site.hosts.map(({ id }) => ({ hostId: id, imageId: image })) });
+  await site.ledger.image.update({ where: { id: image }, data: { state: 'retired' } });
+  const options = { taskQueue: controlQueue, workflowId: workflowId.retire(image), args: [image, site.pace] };
+  await site.client.workflow.execute(workflowType.retire, options);
+  await write(site, 'retireImage', workflowId.retire(image));
+}
+
 /** A VM that moves while its task's command runs. */
 async function recordMigration(site: FakeSite): Promise<void> {
   for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
@@ -215,7 +240,12 @@ const site = await openFakeSite({
   hosts: 2,
   pace: 0.1,
   capacity: { vcpus: 1, memoryMiB: 65_536, diskMiB: 262_144 },
-  run: (_, [program]) => ({ ...done, exitCode: program === 'fail' ? 3 : 0, durationMs: program === 'endless' ? endless : 50 }),
+  // Of a task the program itself, of a build its last command.
+  run: (_, argv) => ({
+    ...done,
+    exitCode: argv.at(-1) === 'fail' ? 3 : 0,
+    durationMs: argv.at(-1) === 'endless' ? endless : 50,
+  }),
 });
 try {
   const [only] = process.argv.slice(2);
@@ -223,6 +253,7 @@ try {
     tasks: recordTasks,
     hosts: recordHosts,
     prestage: recordPrestage,
+    images: recordImages,
     house: recordHouse,
     migration: recordMigration,
     templates: recordTemplates,

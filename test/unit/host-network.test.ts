@@ -2,7 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { firewallRules } from '../../drivers/network.ts';
 
 describe("the rules for guests' packets", () => {
-  const rules = firewallRules({ address: '10.77.0.1', hostsCidr: '10.77.0.0/24', guestSupernet: '10.128.0.0/9' }).split('\n');
+  const rules = firewallRules({
+    address: '10.77.0.1',
+    hostsCidr: '10.77.0.0/24',
+    guestSupernet: '10.128.0.0/9',
+    nameservers: ['10.255.255.53'],
+  }).split('\n');
   const index = (rule: string): number => {
     const at = rules.indexOf(rule);
     expect([rule, at >= 0]).toEqual([rule, true]);

@@ -92,6 +92,21 @@ describe('the cache of images', () => {
     expect(staged()).toEqual([]);
   });
 
+  it('is asked two hundred times on three hosts, and transferred once to each', async () => {
+    const hosts = ['a', 'b', 'c'].map((name) => {
+      const home = join(root, name);
+      for (const folder of ['images', 'staging', 'vms']) mkdirSync(join(home, folder), { recursive: true });
+      const log = openLog('test', 'error');
+      return openImageCache({ root: home, budgetMiB: 100, store: openVmStore(home), repository: new Agent(), log });
+    });
+    const one = image(2);
+    const answers = await Promise.all(Array.from({ length: 200 }, (_, index) => hosts[index % 3]!.ensure(one, never)));
+    expect(new Set(answers.map(({ from }) => from))).toEqual(new Set(['repository']));
+    const perPart = Map.groupBy(asked, (url) => url);
+    expect([...perPart.values()].map((times) => times.length)).toEqual([3, 3, 3]);
+    for (const cache of hosts) expect(await cache.list()).toEqual([one.id]);
+  });
+
   it('leaves the transfer to the others when one of them is cancelled', async () => {
     const cache = open();
     const one = image(1);

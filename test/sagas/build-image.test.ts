@@ -1,0 +1,142 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { type ImageId, newId } from '../../model/ids.ts';
+import { imageRow, publishBase, startBuild } from './build-site.ts';
+import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
+import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+import { type Call, type Fault, faults } from './faults.ts';
+
+vi.setConfig({ maxConcurrency: 24, testTimeout: 90_000 });
+
+let site: FakeSite;
+beforeAll(async () => {
+  site = await openFakeSite({
+    run: (_, argv) => ({
+      exitCode: argv.at(-1) === 'fail' ? 3 : 0,
+      durationMs: argv.at(-1) === 'endless' ? endless : 50,
+      log: 'done\n',
+      files: {},
+    }),
+  });
+});
+afterAll(() => site.stop());
+
+const call = (name: string, nth = 1): Call => ({ name, nth });
+
+/** The calls of a build that nothing befalls, in their order. */
+const forward: Call[] = [
+  call('loadBuild'),
+  call('reserveBuild'),
+  call('noteBuild', 1),
+  call('buildOrders', 1),
+  call('stageIn'),
+  call('imageCached'),
+  call('setVmState', 1),
+  call('noteBuild', 2),
+  call('ensureRunning'),
+  call('setVmState', 2),
+  call('noteBuild', 3),
+  call('buildOrders', 2),
+  call('runCommand'),
+  call('setVmState', 3),
+  call('noteBuild', 4),
+  call('shutDown'),
+  call('noteBuild', 5),
+  call('buildOrders', 3),
+  call('storeImage'),
+];
+const backward: Call[] = [
+  call('finishBuild'),
+  call('setVmState', 4),
+  call('removeDomain'),
+  call('removeDisks'),
+  call('releaseVms'),
+];
+const cleanRun = [...forward, ...backward];
+/** The last one at which a cancellation is sure to be heard before the verdict. */
+const lastCancellable = forward.findIndex(({ name }) => name === 'runCommand');
+
+/** In which states a build may end that this befell. */
+function legalEnds(at: Call, fault: Fault): string[] {
+  const isForward = forward.includes(at);
+  if (fault.startsWith('refused')) return isForward && at.name !== 'loadBuild' ? ['failed'] : ['ready'];
+  if (fault.startsWith('cancelled')) {
+    if (!isForward) return ['ready'];
+    return forward.indexOf(at) <= lastCancellable ? ['failed'] : ['failed', 'ready'];
+  }
+  return ['ready'];
+}
+
+/** Whatever befell it: usable whole, or not at all; nothing left of its VM; its recipe ran at most once. */
+async function expectWholeOrNothing(id: ImageId): Promise<void> {
+  const image = await imageRow(site, id);
+  const vm = await site.ledger.vm.findUniqueOrThrow({ where: { id: image.buildVmId! } });
+  expect(vm.state).toBe('removed');
+  expect(tracesOf(site, [vm.id])).toEqual([]);
+  for (const host of site.hosts) expect(host.jobsStarted.get(vm.id) ?? 0).toBeLessThanOrEqual(1);
+  if (image.state === 'ready') {
+    expect(image.parts).toMatchObject({ disk: { sizeBytes: expect.any(Number) }, kernel: {}, initrd: {} });
+    expect(Number(image.sizeBytes)).toBeGreaterThan(0);
+  } else expect(image).toMatchObject({ state: 'failed', parts: {}, sizeBytes: 0n, error: { code: expect.any(String) } });
+}
+
+test('the matrix covers every call of a build', async () => {
+  const build = await startBuild(site);
+  expect(await build.ended()).toBe('ready');
+  const recorded = site.faults.callsOf(build.workflowId).map(({ name, nth }) => `${name} ${nth}`);
+  expect(recorded.sort()).toEqual(cleanRun.map(({ name, nth }) => `${name} ${nth}`).sort());
+});
+
+describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
+  test.concurrent.each(cleanRun)('$name $nth', async (at) => {
+    const build = await startBuild(site, {}, (workflow) => site.faults.plan(workflow, at, fault));
+    const state = await build.ended();
+    expect(site.faults.fired(build.workflowId)).toBe(true);
+    const before = await imageRow(site, build.id);
+    if (fault === 'late') await site.faults.runLate(build.workflowId);
+    expect(await imageRow(site, build.id)).toEqual(before);
+    expect(before.state).toBe(state);
+    expect(legalEnds(at, fault)).toContain(state);
+    await expectWholeOrNothing(build.id);
+  });
+});
+
+describe('a build', () => {
+  test('that fails says so, and is built anew when it is asked for again', async () => {
+    const recipe = { base: { image: await publishBase(site) }, commands: ['fail'] };
+    const owner = newId('owner');
+    const build = await startBuild(site, recipe, undefined, owner);
+    expect(await build.ended()).toBe('failed');
+    expect((await imageRow(site, build.id)).error).toMatchObject({ code: 'build-failed' });
+    await expectWholeOrNothing(build.id);
+    const again = await startBuild(site, { ...recipe, name: build.name }, undefined, owner);
+    expect(again.id).toBe(build.id);
+    expect(await again.ended()).toBe('failed');
+  });
+
+  test('that takes longer than its recipe allows ends, and leaves nothing', async () => {
+    const build = await startBuild(site, { commands: ['endless'], timeoutS: 30 });
+    expect(await build.ended()).toBe('failed');
+    expect((await imageRow(site, build.id)).error).toMatchObject({ code: 'build-timeout' });
+    await expectWholeOrNothing(build.id);
+  });
+
+  test('of an uploaded disk runs nothing, and is refused when the disk is none', async () => {
+    const disk = await startBuild(site, { base: { disk: 'qcow2 100' } });
+    expect(await disk.ended()).toBe('ready');
+    expect(await imageRow(site, disk.id)).toMatchObject({ virtualMiB: 100, parts: { disk: {} } });
+    const junk = await startBuild(site, { base: { disk: 'a poem' } });
+    expect(await junk.ended()).toBe('failed');
+    expect((await imageRow(site, junk.id)).error).toMatchObject({ code: 'image-refused' });
+    const large = await startBuild(site, { base: { disk: 'raw 9000' } });
+    expect(await large.ended()).toBe('failed');
+    for (const host of site.hosts) for (const one of [disk, junk, large]) expect(host.jobsStarted.has(one.vmId)).toBe(false);
+  });
+
+  test('of a suite becomes what its data disk holds', async () => {
+    const build = await startBuild(site, { base: { suite: 'bookworm' } });
+    expect(await build.ended()).toBe('ready');
+    await expectWholeOrNothing(build.id);
+  });
+});
+
+test('afterwards the site is empty', () => expectEmptySite(site));

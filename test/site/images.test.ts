@@ -1,0 +1,152 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { run } from '../../drivers/process.ts';
+import type { Problem } from './client.ts';
+import { anotherClient, expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+
+let here: TestSite;
+beforeAll(async () => {
+  here = await openSite(2);
+});
+afterAll(() => here.stop());
+
+interface ImageAnswer {
+  id: string;
+  name: string;
+  digest: string;
+  state: string;
+  sizeBytes: number;
+  virtualMiB: number;
+  hosts: string[];
+  error: { code: string; message: string } | null;
+  timeline: { step: string; startedAt: string; endedAt: string | null }[];
+}
+
+async function built(name: string, digest: string): Promise<ImageAnswer> {
+  const now = async () => (await here.client.insist<ImageAnswer>('GET', `/v1/images/${name}?digest=${digest}`)).body;
+  await expect.poll(async () => (await now()).state, { timeout: 240_000, interval: 500 }).not.toBe('building');
+  return now();
+}
+
+const small = { vcpus: 1, memoryMiB: 256, diskMiB: 64 };
+
+describe('an image that a client makes', () => {
+  test('is built in a VM, used by a task, found again by its recipe, and deleted', async () => {
+    const file = await here.client.upload('greeting', Buffer.from('hello from a file\n'));
+    const recipe = {
+      name: 'greeter',
+      base: { image: 'debian-12' },
+      files: [{ path: '/opt/greeting', file, mode: '0640' }],
+      commands: ['echo building as $(id -un); cat /opt/greeting', 'echo "$WHO" > /opt/who'],
+      env: { WHO: 'the recipe' },
+      resources: { vcpus: 1, memoryMiB: 256 },
+    };
+    const accepted = await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe);
+    expect(accepted.status).toBe(202);
+    const image = await built('greeter', accepted.body.digest);
+    expect(image).toMatchObject({ state: 'ready', error: null });
+    expect(image.timeline.map(({ step }) => step)).toEqual(['stageIn', 'boot', 'run', 'shutDown', 'store']);
+    const log = (await here.client.call<string>('GET', '/v1/images/greeter/log')).body;
+    expect(log).toContain('building as root\nhello from a file\n');
+
+    const again = await here.client.insist<ImageAnswer>('POST', '/v1/images', { ...recipe, timeoutS: 900 });
+    expect([again.status, again.body.id]).toEqual([200, image.id]);
+
+    const task = await here.client.submit({
+      image: 'greeter',
+      command: ['sh', '-c', 'cat /opt/who; stat -c "%a" /opt/greeting; cat /etc/machine-id | wc -c'],
+      resources: small,
+    });
+    expect(await here.client.over(task.id)).toMatchObject({ state: 'succeeded' });
+    const printed = (await here.client.call<string>('GET', `/v1/tasks/${task.id}/log`)).body;
+    expect(printed).toBe('the recipe\n640\n33\n');
+
+    const stranger = await anotherClient(here);
+    expect((await stranger.call<Problem>('GET', '/v1/images/greeter')).status).toBe(404);
+    expect((await here.client.call('DELETE', '/v1/images/greeter')).status).toBe(204);
+    expect((await here.client.call<Problem>('GET', '/v1/images/greeter')).status).toBe(404);
+    for (const { id } of here.site.hosts) {
+      const cached = () => onHost(here, id, ['ls', '/var/lib/berth/images']);
+      await expect.poll(cached, { timeout: 20_000 }).not.toContain(image.id);
+    }
+    await expectNothingLeft(here);
+  });
+
+  test('fails with its log when a command does, and leaves nothing that anybody could use', async () => {
+    const recipe = {
+      name: 'broken',
+      base: { image: 'debian-12' },
+      commands: ['echo before', 'exit 7', 'echo after'],
+      resources: { vcpus: 1, memoryMiB: 256 },
+    };
+    const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+    expect(await built('broken', digest)).toMatchObject({ state: 'failed', error: { code: 'build-failed' }, sizeBytes: 0 });
+    const log = (await here.client.call<string>('GET', '/v1/images/broken/log')).body;
+    expect([log.includes('before\n'), log.includes('after')]).toEqual([true, false]);
+    const refused = await here.client.call<Problem>('POST', '/v1/tasks', { image: 'broken', command: ['true'] });
+    expect([refused.status, refused.body.code]).toEqual([422, 'image-unknown']);
+    await expectNothingLeft(here);
+  });
+
+  test('of an uploaded disk is written anew; one that leads to a file of the host is refused with its reason', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'berth-disks-'));
+    try {
+      const make = async (name: string, ...more: string[]) => {
+        await run(['qemu-img', 'create', '-q', '-f', 'qcow2', ...more, join(folder, name), '16M'], { deadlineMs: 30_000 });
+        return here.client.upload(name, await readFile(join(folder, name)));
+      };
+      const fine = await make('fine');
+      const backed = await make('backed', '-u', '-b', '/etc/shadow', '-F', 'raw');
+      const outside = await make('outside', '-o', `data_file=${join(folder, 'data')}`);
+      const from = async (name: string, file: string) => {
+        const recipe = { name, base: { file } };
+        const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+        return built(name, digest);
+      };
+      expect(await from('fine', fine)).toMatchObject({ state: 'ready', virtualMiB: 16 });
+      for (const [name, file, why] of [
+        ['backed', backed, /backing file/],
+        ['outside', outside, /external file/],
+      ] as const) {
+        const { state, error } = await from(name, file);
+        expect([state, error?.code, error?.message]).toEqual(['failed', 'image-refused', expect.stringMatching(why)]);
+      }
+      await expectNothingLeft(here);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test('SIGKILL of its builder at a step: it is built after the restart, whole', async () => {
+    const cases: { name: string; digest: string }[] = [];
+    for (const step of ['boot', 'run', 'store']) {
+      const recipe = {
+        name: `killed-while-${step}`,
+        base: { image: 'debian-12' },
+        commands: ['echo started', 'sleep 2; head -c 20000000 /dev/urandom > /opt/noise; sha256sum /opt/noise > /opt/sum'],
+        resources: { vcpus: 1, memoryMiB: 256 },
+      };
+      const { name, digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+      const at = async () => (await here.client.insist<ImageAnswer>('GET', `/v1/images/${name}`)).body.timeline.at(-1)?.step;
+      await expect.poll(at, { timeout: 240_000, interval: 50 }).toBe(step);
+      const vm = await here.client.insist<{ items: { name: string; state: string; host: string }[] }>('GET', '/v1/vms');
+      const { host } = vm.body.items.find((one) => one.name === 'build' && one.state !== 'removed')!;
+      const child = here.site.child(`${host}/worker`);
+      const restarts = child.restarts();
+      child.kill('SIGKILL');
+      await child.servesAgain(restarts, 60_000);
+      cases.push({ name, digest });
+    }
+    for (const { name, digest } of cases) {
+      expect([name, await built(name, digest)]).toMatchObject([name, { state: 'ready', error: null }]);
+      const log = (await here.client.call<string>('GET', `/v1/images/${name}/log`)).body;
+      expect(log.match(/^started$/gm)).toHaveLength(1);
+    }
+    const last = cases.at(-1)!.name;
+    const check = { image: last, command: ['sha256sum', '-c', '/opt/sum'], resources: small };
+    expect(await here.client.over((await here.client.submit(check)).id)).toMatchObject({ state: 'succeeded' });
+    await expectNothingLeft(here);
+  });
+});
