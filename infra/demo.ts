@@ -8,7 +8,7 @@ import { type Site, startSite } from './site/site.ts';
  * the last line is JSON.
  */
 const textPath = '/usr/share/common-licenses/GPL-3';
-const passes = 20;
+const passes = 30;
 /** Counts again and again, with a line each time, so that there is a middle in which something can die. */
 const script = `mkdir -p out
 for pass in $(seq ${passes}); do echo "pass $pass: $(wc -w < in/words) words"; sleep 1; done
