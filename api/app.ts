@@ -21,6 +21,7 @@ import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { reservationRoutes } from './routes/reservations.ts';
+import { scheduleRoutes } from './routes/schedule.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
@@ -157,6 +158,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
     drainRoutes,
     reservationRoutes,
     eventRoutes,
+    scheduleRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
 

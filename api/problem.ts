@@ -65,6 +65,7 @@ export function sendProblem(req: Request, res: Response, error: BerthError, extr
     code: error.code,
     errors: error.fields,
     requestId: String(req.id),
+    ...error.extra,
     ...extra,
   };
   res.status(row.status).set('Content-Type', 'application/problem+json; charset=utf-8').end(JSON.stringify(body));

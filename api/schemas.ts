@@ -14,6 +14,15 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const bytes = z.int().min(0);
 const codes = Object.keys(errorTable) as [ErrorCode, ...ErrorCode[]];
 
+export const LeaseAlternative = z
+  .strictObject({
+    change: z.enum(['later', 'fewer', 'shorter']).meta({ description: 'What of it differs from what was asked for' }),
+    startAt: time,
+    nodes: z.int(),
+    durationS: z.int(),
+  })
+  .meta({ id: 'LeaseAlternative' });
+
 export const Problem = z
   .looseObject({
     type: z.string(),
@@ -28,6 +37,8 @@ export const Problem = z
       }),
     ),
     requestId: z.string(),
+    reason: z.string().optional().meta({ description: 'Of `lease-refused`' }),
+    alternatives: z.array(LeaseAlternative).optional().meta({ description: 'Of `lease-refused`: what could be had' }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457' });
 
@@ -55,6 +66,10 @@ export const Task = TaskSpec.extend({
     .meta({ description: 'Why it is queued: of so many hosts, how many failed which filter' }),
   exitCode: z.int().nullable(),
   error: z.strictObject({ code: z.enum(codes), message: z.string() }).nullable(),
+  promise: z
+    .strictObject({ startAt: time, endAt: time })
+    .nullable()
+    .meta({ description: 'When its VMs are there for it; null: best effort' }),
   outputPatterns: z.array(z.string()).meta({ description: 'The `outputs` that were asked for' }),
   outputs: z.array(z.strictObject({ path: z.string(), node: z.int(), file: z.string(), sizeBytes: bytes, sha256 })),
   timeline: z.array(
@@ -339,3 +354,39 @@ export const Event = z
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });
+
+export const Quote = z
+  .strictObject({
+    accepted: z.boolean(),
+    startAt: time.nullable().meta({ description: 'When its VMs would be there for it' }),
+    endAt: time.nullable(),
+    firm: z.boolean().meta({ description: 'true: it would be promised; false: it may still change either way' }),
+    refused: z.strictObject({ reason: z.string(), detail: z.string(), alternatives: z.array(LeaseAlternative) }).nullable(),
+  })
+  .meta({ id: 'Quote' });
+
+export const PlannedLease = z
+  .strictObject({
+    lease: z.string(),
+    task: z.string().nullable(),
+    owner: z.string(),
+    kind: z.enum(['reservation', 'bestEffort', 'immediate']),
+    phase: z.enum(['waiting', 'running', 'suspending', 'suspended', 'resuming', 'leaving']),
+    nodes: z.int(),
+    hosts: z.array(z.string()).meta({ description: 'By node; of a lease that waits they may still change' }),
+    startAt: time,
+    endAt: time,
+    firm: z.boolean().meta({ description: 'Promised; else it may still change either way' }),
+  })
+  .meta({ id: 'PlannedLease' });
+
+export const Schedule = z
+  .strictObject({
+    at: time,
+    from: time,
+    to: time.nullable(),
+    leases: z.array(PlannedLease),
+    suspensions: z.array(z.strictObject({ lease: z.string(), at: time })).meta({ description: 'Work that is to give way' }),
+    unplanned: z.int().meta({ description: 'Leases that wait and for which no place is in sight' }),
+  })
+  .meta({ id: 'Schedule' });

@@ -20,6 +20,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   drain: async () => (await import('./drain.ts')).benchDrain,
   drainSlow: async () => (await import('./drain.ts')).benchSlowDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
+  reservations: async () => (await import('./reservations.ts')).benchReservations,
 };
 
 const { values, positionals } = parseArgs({

@@ -5,6 +5,7 @@ import { CallError, type Connection, connection, UsageError } from './client.ts'
 import { addDrainCommands } from './drains.ts';
 import { addFileCommands } from './files.ts';
 import { addImageCommands } from './images.ts';
+import { addLeaseCommands } from './leases.ts';
 import { addMigrationCommands } from './migrations.ts';
 import { addEventCommand, addHostCommands } from './operators.ts';
 import { addReservationCommands } from './reservations.ts';
@@ -41,6 +42,7 @@ const screen = (): Screen => ({ out: process.stdout, err: process.stderr, json: 
 
 addFileCommands(program, connect, screen);
 addTaskCommands(program, connect, screen);
+addLeaseCommands(program, connect, screen);
 addMigrationCommands(program, connect, screen);
 addImageCommands(program, connect, screen);
 addDrainCommands(program, addHostCommands(program, connect, screen), connect, screen);

@@ -4,6 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
 import { upload } from './files.ts';
+import { type LeaseOptions, leaseOf, leaseOptions } from './leases.ts';
 import { several, whole } from './options.ts';
 import { print, printOne, printRows, type Screen } from './show.ts';
 
@@ -19,7 +20,7 @@ export interface Task {
   finishedAt: string | null;
 }
 
-interface SubmitOptions {
+interface SubmitOptions extends LeaseOptions {
   spec?: string;
   image?: string;
   name?: string;
@@ -31,7 +32,6 @@ interface SubmitOptions {
   diskMib?: number;
   nodes?: number;
   timeoutS?: number;
-  durationS?: number;
   follow?: boolean;
   wait?: boolean;
 }
@@ -84,7 +84,7 @@ async function specOf(connected: Connection, screen: Screen, command: string[], 
     resources: some(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
     nodes: options.nodes,
     timeoutS: options.timeoutS,
-    lease: some(given({ durationS: options.durationS })),
+    lease: leaseOf(options),
   });
   return { ...base, ...fields };
 }
@@ -122,8 +122,7 @@ function printEnd(screen: Screen, task: Task): void {
 export function addTaskCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
   const tasks = program.command('tasks').description('run commands in VMs');
 
-  tasks
-    .command('submit')
+  leaseOptions(tasks.command('submit'))
     .description('submit a task and print its id')
     .argument('[command...]', 'program and arguments, after --')
     .option('-f, --spec <path>', 'a task as JSON; - for the standard input; other options change it')
@@ -137,7 +136,6 @@ export function addTaskCommands(program: Command, connect: () => Connection, scr
     .option('--disk-mib <n>', 'size of the data disk', whole)
     .option('--nodes <n>', 'how many VMs', whole)
     .option('--timeout-s <n>', 'how long the command may run', whole)
-    .option('--duration-s <n>', 'how long the lease lasts', whole)
     .option('--follow', 'print what the first node prints, and wait for the end')
     .option('--wait', 'wait for the end')
     .addHelpText(
@@ -146,6 +144,7 @@ export function addTaskCommands(program: Command, connect: () => Connection, scr
 Examples:
   berth tasks submit --image debian-12 --input in/words=@words.txt --output 'out/*' -- sh -c 'mkdir out; wc -w in/words > out/count'
   berth tasks submit -f task.json --wait
+  berth tasks submit --image debian-12 --reserve-at +600 --duration-s 1800 --nodes 3 -- ./simulate
   berth tasks submit --image debian-12 --nodes 2 --follow -- ping -c 3 node1`,
     )
     .action(async (command: string[], options: SubmitOptions) => {

@@ -29,6 +29,7 @@ export const errorTable = {
   },
   'image-unknown': { status: 422, retryable: false, fault: 'caller', title: 'There is no such image' },
   'file-unknown': { status: 422, retryable: false, fault: 'caller', title: 'There is no such file' },
+  'lease-refused': { status: 409, retryable: false, fault: 'caller', title: 'The lease cannot be had as it was asked for' },
   'does-not-fit': { status: 422, retryable: false, fault: 'caller', title: 'No host of this site is large enough' },
   'rate-limited': { status: 429, retryable: true, fault: 'caller', title: 'Too many requests' },
   'quota-exceeded': { status: 403, retryable: false, fault: 'caller', title: 'The quota of this owner is used up' },
@@ -48,6 +49,12 @@ export const errorTable = {
   'command-not-started': { status: 422, retryable: false, fault: 'caller', title: 'The command could not be started' },
   'task-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The task exceeded timeoutS' },
   'lease-expired': { status: 422, retryable: false, fault: 'caller', title: 'The lease ended before the task did' },
+  'promise-broken': {
+    status: 503,
+    retryable: false,
+    fault: 'site',
+    title: 'The hosts of a reservation were not there in its time',
+  },
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
@@ -85,12 +92,19 @@ export interface FieldError {
 export class BerthError extends Error {
   readonly code: ErrorCode;
   readonly fields: FieldError[];
+  /** Members of its problem+json that belong to this kind of error, such as what could be had instead. */
+  readonly extra: Record<string, unknown>;
 
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; fields?: FieldError[] }) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options?: { cause?: unknown; fields?: FieldError[]; extra?: Record<string, unknown> },
+  ) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'BerthError';
     this.code = code;
     this.fields = options?.fields ?? [];
+    this.extra = options?.extra ?? {};
   }
 
   get status(): number {

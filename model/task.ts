@@ -63,12 +63,37 @@ export const ResourcesSpec = z
   })
   .meta({ id: 'Resources' });
 
+const moment = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
+
+/**
+ * The right to resources for a time. A `reservation` starts at `startAt`, on the second, for its whole duration, or is
+ * refused at once; an `immediate` one as soon as its VMs can be there at all. `bestEffort` is queued, fills gaps, and is
+ * suspended for reservations if it may be; with a `deadline` it gets a fixed start that meets it, or is refused.
+ */
 export const LeaseSpec = z
   .strictObject({
-    kind: z.enum(['bestEffort']).default('bestEffort'),
-    durationS: z.int().min(1).max(taskLimits.durationS).default(3600),
+    kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
+    startAt: moment.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
+    durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
+      description: 'How long its VMs may run, from when they answer; what it takes to make and remove them is not counted',
+    }),
+    priority: z.int().min(-100).max(100).optional().meta({ description: 'Higher goes first in the queue; 0 unless said' }),
+    preemptible: z
+      .boolean()
+      .optional()
+      .meta({ description: 'Whether best-effort work may be suspended for a reservation; true unless said' }),
+    deadline: moment.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
+  })
+  .refine((lease) => (lease.kind === 'reservation') === (lease.startAt !== undefined), {
+    path: ['startAt'],
+    error: 'expected a start for a reservation, and for nothing else',
+  })
+  .refine((lease) => lease.kind === 'bestEffort' || lease.deadline === undefined, {
+    path: ['deadline'],
+    error: 'expected a deadline for best effort only',
   })
   .meta({ id: 'Lease' });
+export type LeaseSpec = z.infer<typeof LeaseSpec>;
 
 export const envName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, { error: 'expected a name of letters, digits and _' });
 // biome-ignore lint/suspicious/noControlCharactersInRegex: a NUL ends a C string

@@ -20,6 +20,7 @@ export const workflowId = {
   retire: (id: ImageId): string => `retire-${id}`,
   prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
   housekeeping: (): string => 'housekeeping',
+  planner: (): string => 'planner',
 } as const;
 
 export const workflowType = {
@@ -34,6 +35,7 @@ export const workflowType = {
   drain: 'drainHost',
   reservation: 'reserveHosts',
   housekeeping: 'keepHouse',
+  planner: 'planLeases',
 } as const;
 
 export const signalName = {
@@ -43,6 +45,10 @@ export const signalName = {
   moved: 'moved',
   /** To a drain: what was asked of it has changed; it should ask the ledger. */
   changed: 'changed',
+  /** To a task: the plan wants its work suspended, or to go on; it should ask the ledger. */
+  planned: 'planned',
+  /** To the planner: something has changed that the plan is made from. */
+  replan: 'replan',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
   /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */

@@ -2,9 +2,10 @@ import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
 import { eventId, type TaskAcceptedData, taskEventTypes } from '../model/events.ts';
 import { newId, type TaskId } from '../model/ids.ts';
-import type { TaskSpec } from '../model/task.ts';
+import type { LeaseSpec, TaskSpec } from '../model/task.ts';
 import { neverFits } from '../scheduler/placement.ts';
 import { findImage } from './find-image.ts';
+import { isPromised, type LeasePromise, promiseLease } from './promise-lease.ts';
 
 export interface AcceptedTask {
   owner: string;
@@ -59,15 +60,30 @@ async function checkSize(tx: Prisma.TransactionClient, spec: TaskSpec, overlayMi
   );
 }
 
-/** The lease, the task and its VMs (pending, node0…) in one statement, and the event that says so. */
+/** A lease's row as it is accepted: with its promise, or without one in the queue. */
+export async function insertLease(
+  tx: Prisma.TransactionClient,
+  lease: { id: string; owner: string; spec: LeaseSpec; at: string; promise: LeasePromise | null },
+): Promise<void> {
+  const { id, owner, spec, at, promise } = lease;
+  await tx.$executeRaw`
+    INSERT INTO "Lease" (id, "ownerId", kind, "durationS", priority, preemptible, "deadlineAt", "startAt", "endAt", "plannedHosts", "createdAt")
+    VALUES (${id}, ${owner}, ${spec.kind}::"LeaseKind", ${spec.durationS}, ${spec.priority ?? 0}, ${spec.preemptible ?? true},
+            ${spec.deadline ?? null}::timestamptz, ${momentOf(promise?.startAtMs)}::timestamptz,
+            ${momentOf(promise?.endAtMs)}::timestamptz, ${promise?.hosts ?? []}, ${at}::timestamptz)`;
+}
+
+const momentOf = (ms: number | undefined): string | null => (ms === undefined ? null : new Date(ms).toISOString());
+
+/** The lease, the task and its VMs (pending, node0…), and the event that says so. */
 async function insert(
   tx: Prisma.TransactionClient,
   order: AcceptedTask,
   image: { id: string; virtualMiB: number },
+  lease: { id: string; promise: LeasePromise | null },
 ): Promise<TaskId> {
   const { owner, spec } = order;
   const task = newId('task');
-  const lease = newId('lease');
   const at = new Date(order.nowMs).toISOString();
   const vms = Array.from({ length: spec.nodes }, (_, node) => ({ id: newId('vm'), node, name: `node${node}` }));
   const data: TaskAcceptedData = {
@@ -79,17 +95,15 @@ async function insert(
     resources: spec.resources,
     acceptedAt: at,
   };
+  await insertLease(tx, { ...lease, owner, spec: spec.lease, at });
   await tx.$executeRaw`
-    WITH lease AS (
-      INSERT INTO "Lease" (id, "ownerId", kind, "durationS", "createdAt")
-      VALUES (${lease}, ${owner}, ${spec.lease.kind}::"LeaseKind", ${spec.lease.durationS}, ${at}::timestamptz)
-    ), task AS (
+    WITH task AS (
       INSERT INTO "Task" (id, "ownerId", name, spec, state, "leaseId", "createdAt")
-      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease}, ${at}::timestamptz)
+      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz)
     )
     INSERT INTO "Vm" (id, "ownerId", name, "imageId", vcpus, "memoryMiB", "diskMiB", "overlayMiB", state, "taskId", node, "leaseId", "createdAt")
     SELECT vm.id, ${owner}, vm.name, ${image.id}, ${spec.resources.vcpus}, ${spec.resources.memoryMiB}, ${spec.resources.diskMiB},
-           ${image.virtualMiB}, 'pending', ${task}, vm.node, ${lease}, ${at}::timestamptz
+           ${image.virtualMiB}, 'pending', ${task}, vm.node, ${lease.id}, ${at}::timestamptz
     FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS vm(id text, node int, name text)`;
   await tx.$executeRaw`
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
@@ -102,12 +116,21 @@ async function insert(
  * Accepts a task within the caller's transaction: its rows, queued, and `berth.task.accepted`, which
  * gets its number when the transaction commits.
  *
- * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's) and does-not-fit; bounds on
- * the queue's length are the caller's.
+ * A lease with a fixed start is promised here, or refused: a task that was refused has never existed.
+ *
+ * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's), does-not-fit and
+ * lease-refused; bounds on the queue's length are the caller's.
  */
 export async function acceptTask(tx: Prisma.TransactionClient, order: AcceptedTask): Promise<TaskId> {
   const image = await findImage(tx, order.owner, order.spec.image, '/image');
   await checkInputs(tx, order.owner, order.spec);
   await checkSize(tx, order.spec, image.virtualMiB);
-  return insert(tx, order, image);
+  const { spec, nowMs } = order;
+  const id = newId('lease');
+  const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + image.virtualMiB };
+  // Last, because the lock is held from here to the end of the transaction.
+  const promise = isPromised(spec.lease)
+    ? await promiseLease(tx, { id, spec: spec.lease, nodes: spec.nodes, each, nowMs })
+    : null;
+  return insert(tx, order, image, { id, promise });
 }

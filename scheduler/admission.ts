@@ -104,7 +104,7 @@ function reserve(state: PlanState, lease: Lease, startAt: number, now: number): 
   if (beginsAt(state, record) < now) {
     return refuse(
       'too-soon',
-      `the start is ${now - beginsAt(state, record)} s too near`,
+      `the start is ${Math.ceil(now - beginsAt(state, record))} s too near`,
       alternatives(state, lease, startAt, now),
     );
   }

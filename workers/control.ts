@@ -43,13 +43,16 @@ const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metrics
 
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const running = worker.run();
-void insist('starting the housekeeping', log, () =>
-  client.workflow.start(workflowType.housekeeping, {
-    workflowId: workflowId.housekeeping(),
-    taskQueue: controlQueue,
-    workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-  }),
-);
+const startOne = (what: string, type: string, id: string) =>
+  insist(`starting ${what}`, log, () =>
+    client.workflow.start(type, {
+      workflowId: id,
+      taskQueue: controlQueue,
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+    }),
+  );
+void startOne('the housekeeping', workflowType.housekeeping, workflowId.housekeeping());
+void startOne('the planner', workflowType.planner, workflowId.planner());
 log.info('the control worker runs');
 await running;
 metrics?.close();

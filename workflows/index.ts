@@ -3,6 +3,7 @@ export { drainHost } from './drain-host.ts';
 export { keepHouse } from './keep-house.ts';
 export { keepTemplates } from './keep-templates.ts';
 export { migrateVm } from './migrate-vm.ts';
+export { planLeases } from './plan-leases.ts';
 export { prestage } from './prestage.ts';
 export { reconcileHost } from './reconcile-host.ts';
 export { reserveHosts } from './reserve-hosts.ts';

@@ -14,10 +14,12 @@ import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
+import { newLeaseRun } from './lease-life.ts';
 import { settleAt, stillPlace } from './moved-node.ts';
 import { onLedger } from './on-host.ts';
+import { Prestaging } from './prestaging.ts';
 import { now, Progress } from './progress.ts';
-import { within } from './scopes.ts';
+import { onlyCancellation, within } from './scopes.ts';
 import {
   boot,
   type Node,
@@ -30,10 +32,11 @@ import {
   type Verdict,
   verdictOf,
 } from './task-nodes.ts';
-import { tell, tellPlaced } from './tell.ts';
+import { tell, tellPlaced, tellPlanner } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const placedSignal = defineSignal(signalName.placed);
+const plannedSignal = defineSignal(signalName.planned);
 const movedSignal = defineSignal(signalName.moved);
 
 /**
@@ -76,7 +79,11 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     bytesOut: 0,
     moves: 0,
     boots: [],
+    lease: newLeaseRun(),
   };
+  setHandler(plannedSignal, () => {
+    run.lease.replans += 1;
+  });
   setHandler(movedSignal, () => {
     run.moves += 1;
   });
@@ -127,16 +134,20 @@ async function placed(run: TaskRun): Promise<Node[]> {
     asked = true;
   });
   const { owner } = run.task;
+  const prestaging = new Prestaging(run.task.id, run.pace);
   for (;;) {
     asked = false;
     const answer = await run.ledger.reserveTask(run.task.id);
     if (answer.placed) {
+      run.lease = { ...newLeaseRun(), term: answer.term };
       const nodes = answer.vms.map((vm, index) => nodeOf(run, vm, index));
       run.progress.mark({ owner, hosts: [...new Set(answer.vms.map((vm) => vm.host))], vms: run.task.vmIds });
       return nodes;
     }
     run.progress.mark({ owner, state: 'queued' });
     run.progress.say('step', queueLine(answer));
+    if (answer.planned) await tellPlanner();
+    await prestaging.want(answer.prestage, answer.term);
     await condition(() => asked, waits(run.pace).queuePoll);
     // The ledger holds all that this run knows, a signal that came meanwhile included.
     if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof runTask>(run.task.id, run.pace);
@@ -148,28 +159,68 @@ function queueLine({ position, refusal }: Extract<Placement, { placed: false }>)
   return `**queued** at position ${position}; of ${refusal.hosts} hosts ${reasons.join(', ') || 'none was asked'}`;
 }
 
-/** The steps on the hosts, for as long as the lease lasts. */
+/**
+ * The steps on the hosts. The lease's time is the command's: what comes before and after is none of it, and has a bound
+ * of its own.
+ */
 async function work(run: TaskRun, nodes: Node[]): Promise<Verdict | 'elsewhere'> {
-  const leaseMs = run.task.spec.lease.durationS * 1000;
-  run.progress.due(new Date(Date.now() + leaseMs).toISOString());
-  const expired = () => failure('lease-expired', `The lease of ${leaseMs / 1000} s ended while the task was ${run.state}`);
-  return within(leaseMs, expired, async () => {
-    try {
-      await stageIn(run, nodes);
-    } catch (error) {
-      if (neverStarted(error)) return 'elsewhere';
-      throw error;
-    }
+  const ready = await beside(run, async () => {
+    if ((await staged(run, nodes)) === 'elsewhere') return false;
     await boot(run, nodes);
-    const result = await runCommands(run, nodes);
-    const unmatched = await stageOut(run, nodes);
-    return verdictOf(run, result, unmatched);
+    return true;
   });
+  if (!ready) return 'elsewhere';
+  const result = await runCommands(run, nodes);
+  const unmatched = await beside(run, () => stageOut(run, nodes));
+  return verdictOf(run, result, unmatched);
+}
+
+/** A step beside the lease's own time, which takes at most as long as the lease does, and a little. */
+function beside<T>(run: TaskRun, act: () => Promise<T>): Promise<T> {
+  const limitMs = run.task.spec.lease.durationS * 1000 + waits(run.pace).overheadPatience;
+  run.progress.due(new Date(Date.now() + limitMs).toISOString());
+  const expired = () =>
+    failure(
+      'lease-expired',
+      `The task was still ${run.state} after ${limitMs / 1000} s, longer than its lease would have lasted`,
+    );
+  return within(limitMs, expired, act);
+}
+
+/** Until the domain is asked for there is nothing to suspend: who is in a promise's way then goes back to the queue. */
+async function staged(run: TaskRun, nodes: Node[]): Promise<'here' | 'elsewhere'> {
+  const scope = new CancellationScope();
+  const watching = new CancellationScope();
+  let displaced = false;
+  const watched = watching
+    .run(() => displacement(run))
+    .then(() => {
+      displaced = true;
+      scope.cancel();
+    }, onlyCancellation);
+  try {
+    await scope.run(() => stageIn(run, nodes));
+    return displaced ? 'elsewhere' : 'here';
+  } catch (error) {
+    if (displaced || neverStarted(error)) return 'elsewhere';
+    throw error;
+  } finally {
+    watching.cancel();
+    await watched;
+  }
+}
+
+/** Returns when the plan wants the work suspended. */
+async function displacement(run: TaskRun): Promise<void> {
+  for (let heard = 0; ; heard = run.lease.replans) {
+    await condition(() => run.lease.replans > heard);
+    if ((await run.ledger.leaseOrder(run.task.id)) === 'suspend') return;
+  }
 }
 
 /**
- * A host fell silent before any domain was asked for, so nothing runs there: the task is placed anew, with a higher
- * generation. What was staged is left where it is; the hosts' reconciliation removes it as soon as they answer.
+ * A host fell silent, or was promised to others, before any domain was asked for: nothing runs there, and the task is
+ * placed anew, with a higher generation. What was staged is left where it is; the hosts' reconciliation removes it as soon as they answer.
  */
 async function requeue(run: TaskRun, nodes: Node[]): Promise<void> {
   run.progress.forget();

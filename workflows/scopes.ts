@@ -49,6 +49,7 @@ export async function within<T>(ms: number, expired: () => Error, act: () => Pro
   }
 }
 
-function onlyCancellation(error: unknown): void {
+/** For what is ended by being cancelled. */
+export function onlyCancellation(error: unknown): void {
   if (!isCancellation(error)) throw error;
 }

@@ -1,3 +1,4 @@
+import { condition } from '@temporalio/workflow';
 import type { HostActivities, RunResult, StagedOut } from '../activities/host/contract.ts';
 import type { LedgerActivities, TaskOrders, TaskRecord, VmBoot } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
@@ -5,11 +6,13 @@ import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { Boot, VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
 import type { Insistence } from './insistence.ts';
+import { begin, type LeaseRun, whileObeying } from './lease-life.ts';
 import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
 import { onHost } from './on-host.ts';
 import { now, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
-import { together, within } from './scopes.ts';
+import { together } from './scopes.ts';
+import { withinRunning } from './stopwatch.ts';
 import { waits } from './timeouts.ts';
 import { wantTemplate } from './want-template.ts';
 
@@ -29,6 +32,7 @@ export interface TaskRun {
   moves: number;
   /** How its VMs came to life. */
   boots: VmBoot[];
+  lease: LeaseRun;
 }
 
 /** One VM of the task, with its own stack of undos: a VM that can't be removed doesn't hold its siblings. */
@@ -181,10 +185,16 @@ const endedWell = (result: RunResult): boolean => result.exitCode === 0 && !resu
  * @returns the result that decides: of the node that failed first, else of the first node.
  */
 export async function runCommands(run: TaskRun, nodes: Node[]): Promise<RunResult> {
+  const leaseMs = await begin(run);
   const orders = await enter(run, 'running', 'running');
   const { timeoutS } = run.task.spec;
+  const { watch } = run.lease;
+  const expired = () => failure('lease-expired', `The lease of ${run.task.spec.lease.durationS} s ended while the command ran`);
   const late = () => failure('task-timeout', `The command did not end within ${timeoutS} s, and its host does not say why`);
-  const results = await within(timeoutS * 1000 + waits(run.pace).runMargin, late, () => allCommands(run, nodes, orders));
+  const limitMs = timeoutS * 1000 + waits(run.pace).runMargin;
+  const commands = () => whileObeying(run, nodes, () => allCommands(run, nodes, orders));
+  const results = await withinRunning(watch, leaseMs, expired, () => withinRunning(watch, limitMs, late, commands));
+  watch.stop();
   const decides = results.find((result) => !endedWell(result)) ?? results[0];
   if (decides === undefined) throw new Error('BUG: a task without nodes');
   run.exitCode = decides.exitCode;
@@ -208,20 +218,42 @@ async function allCommands(run: TaskRun, nodes: Node[], orders: TaskOrders[]): P
   return nodes.flatMap((node) => results.get(node) ?? []);
 }
 
+/** Those that came with the state may be from before a suspension. */
+async function currentOrders(node: Node, ask: () => Promise<TaskOrders>): Promise<TaskOrders> {
+  const orders = await ask();
+  return orders.run.vm.generation < node.vm.generation ? ask() : orders;
+}
+
 /** The command of one node, wherever its VM is: it takes its command along when it moves. */
 async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOrders>): Promise<RunResult> {
   for (;;) {
+    // The plan may have asked for its suspension before it began.
+    await condition(() => run.lease.state === 'running');
+    const heard = run.moves;
+    let asked = 0;
     try {
-      return await ordered(ask, (orders) => {
-        relocate(run, node, orders.run.vm);
-        return node.host.runCommand(orders.run);
-      });
+      return await ordered(
+        () => currentOrders(node, ask),
+        (orders) => {
+          relocate(run, node, orders.run.vm);
+          asked = orders.run.vm.generation;
+          return node.host.runCommand(orders.run);
+        },
+      );
     } catch (error) {
-      // It left for another host: running, or suspended for the journey.
-      if (codeOf(error) !== 'vm-moved' && codeOf(error) !== 'vm-suspended') throw error;
+      const code = codeOf(error);
+      if (code !== 'vm-moved' && code !== 'vm-suspended' && code !== 'stale-generation') throw error;
+      // Suspended by the plan, which says when it goes on. Else it left for another host, running or suspended for the journey.
+      if (run.lease.state !== 'running') continue;
     }
     const place = await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), false);
-    if (place.state !== 'running' || place.generation === node.vm.generation)
+    if (run.lease.state !== 'running') continue;
+    if (place.state === 'suspended' || place.state === 'restoring') {
+      // By its owner, who will say when it goes on.
+      await condition(() => run.moves > heard || run.lease.state !== 'running', waits(run.pace).turnPoll);
+      continue;
+    }
+    if (place.state !== 'running' || place.generation === asked)
       throw failure(
         'vm-lost',
         `${node.vm.id} left ${node.vm.host} and is ${place.state}: its command is lost; submit the task again`,

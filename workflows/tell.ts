@@ -1,5 +1,6 @@
 import { getExternalWorkflowHandle, log } from '@temporalio/workflow';
-import type { HostId, TaskId } from '../model/ids.ts';
+import type { Wake } from '../activities/ledger/contract.ts';
+import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 
 /** Signals another workflow. One that has ended needs no telling; whoever waits also polls, so nothing hangs on it. */
@@ -11,9 +12,11 @@ export async function tell(id: string, signal: string, ...args: unknown[]): Prom
   }
 }
 
-export async function tellPlaced(tasks: TaskId[]): Promise<void> {
-  await Promise.all(tasks.map((task) => tell(workflowId.task(task), signalName.placed)));
+export async function tellPlaced(wake: Wake[]): Promise<void> {
+  await Promise.all(wake.map((one) => (one === 'planner' ? tellPlanner() : tell(workflowId.task(one), signalName.placed))));
 }
+
+export const tellPlanner = (): Promise<void> => tell(workflowId.planner(), signalName.replan);
 
 /** What was left at a host that didn't answer is found by its reconciliation: at its next look, or now, if it is back. */
 export const tellReconciliation = (host: HostId): Promise<void> => tell(workflowId.reconcile(host), signalName.lookNow);

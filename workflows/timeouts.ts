@@ -18,6 +18,10 @@ export interface Waits {
   silentAfter: number;
   /** Between two attempts to be placed: signals do the work, this finds a lost one. */
   queuePoll: number;
+  /** Between two decisions of the planner, when nothing is due and nobody tells it anything. */
+  planPoll: number;
+  /** How much longer than its lease's duration the steps before and after its running may take, each. */
+  overheadPatience: number;
   /** How long past timeoutS the guest, and after it the host, are trusted to end the command. */
   runMargin: number;
   /** How long a task's end waits for the removal of its VMs, before it is told with a VM that is stuck. */
@@ -51,6 +55,8 @@ export function waits(pace: number): Waits {
   return {
     silentAfter: 30 * second * pace,
     queuePoll: minute * pace,
+    planPoll: minute * pace,
+    overheadPatience: 10 * minute * pace,
     runMargin: 90 * second * pace,
     removalPatience: 2 * minute * pace,
     stuckPause: { first: 10 * second * pace, longest: hour * pace },

@@ -32,6 +32,7 @@ async function move(
   timeline: TaskOutcome['timeline'],
   now: string,
 ): Promise<Moved | undefined> {
+  const readyAt = timeline.findLast(({ step }) => step === 'boot')?.endedAt ?? now;
   const rows = await tx.$queryRaw<Moved[]>`
     WITH was AS (
       SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live
@@ -39,7 +40,12 @@ async function move(
     ), moved AS (
       UPDATE "Task" t SET state = ${state}::"TaskState", timeline = ${JSON.stringify(timeline)}::jsonb,
         "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE(t."startedAt", ${now}::timestamptz) ELSE t."startedAt" END
-      FROM was WHERE t.id = was.id AND was.live
+      FROM was WHERE t.id = was.id AND was.live RETURNING t."leaseId"
+    ), lease AS (
+      -- Its time counts from here; what came before is what the next ones will take as well.
+      UPDATE "Lease" SET "runFrom" = ${now}::timestamptz,
+        "leadMs" = GREATEST(0, EXTRACT(EPOCH FROM ${readyAt}::timestamptz - "startedAt") * 1000)
+      WHERE ${state} = 'running' AND "leadMs" IS NULL AND id IN (SELECT "leaseId" FROM moved)
     )
     SELECT was.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
                    FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = was.id) AS vms

@@ -24,7 +24,47 @@ export interface TaskRecord {
   cancelRequested: boolean;
 }
 
-export type Placement = { placed: true; vms: VmSpec[] } | { placed: false; refusal: Refusal; position: number };
+/** When a lease's time begins, and ends, on the clock of the wall. */
+export interface LeaseTerm {
+  startAt: string;
+  endAt: string;
+}
+
+export type Placement =
+  | { placed: true; vms: VmSpec[]; term: LeaseTerm | null }
+  | {
+      placed: false;
+      refusal: Refusal;
+      position: number;
+      term: LeaseTerm | null;
+      /** While there is a plan, the planner is to hear of who waits. */
+      planned: boolean;
+      prestage: Prestage | null;
+    };
+
+/** The hosts on which a promised lease is planned, and whether all of them have its image. */
+export interface Prestage {
+  image: ImageId;
+  hosts: HostId[];
+  complete: boolean;
+}
+
+/** What the plan wants of a lease now. */
+export type LeaseOrder = 'run' | 'suspend' | 'resume';
+
+/** What the planner has decided, and written: whom to tell, and when there is something to decide again. */
+export interface PlanStep {
+  /** Tasks that were placed, or whose promise has changed. */
+  placed: TaskId[];
+  /** Tasks that are to be suspended or resumed. */
+  changed: TaskId[];
+  /** null: when something happens. */
+  wakeAt: string | null;
+  leases: number;
+}
+
+/** Who is to be told after room was made: tasks that were placed; the planner, which alone places while there is a plan. */
+export type Wake = TaskId | 'planner';
 
 /** Orders for one VM's host, with URLs signed for the time that the step may take. */
 export interface TaskOrders {
@@ -158,7 +198,7 @@ export interface DrainStep {
   /** The ledger has nothing on the host any more: ask it what it has. */
   prove: boolean;
   /** Tasks that were placed by this step. */
-  wake: TaskId[];
+  wake: Wake[];
   /** Until the next look, if nothing happens before; null: as usual. */
   waitMs: number | null;
   /** VMs whose memory is worth a look. */
@@ -178,6 +218,12 @@ export interface LedgerActivities {
    * A placed task's VMs are rows in state `reserved` that count against their hosts.
    */
   reserveTask(id: TaskId): Promise<Placement>;
+  /** Decides what is due by the plan, and writes it. The planner's, and nobody else's. */
+  plan(): Promise<PlanStep>;
+  leaseOrder(id: TaskId): Promise<LeaseOrder>;
+  /** All its VMs are suspended, or run again. Repeating it changes nothing. Returns whom to tell. */
+  leaseSuspended(id: TaskId): Promise<Wake[]>;
+  leaseResumed(id: TaskId): Promise<Wake[]>;
   /** Fresh signed URLs for one VM of a task, where those that it got with its step ran out. */
   taskOrders(id: TaskId, vmId: VmId): Promise<TaskOrders>;
   /**
@@ -197,17 +243,17 @@ export interface LedgerActivities {
    * Its hosts fell silent before any domain was asked for: back to the queue, the VMs without host and with a higher
    * generation at the next placement. Returns the tasks that were placed in what it freed.
    */
-  requeueTask(id: TaskId): Promise<TaskId[]>;
+  requeueTask(id: TaskId): Promise<Wake[]>;
   /**
    * The ledger's side of a suspension and a restoration (activities/host: suspendVm, restoreVm). Each begins with a new
    * generation. A VM that is suspended keeps its disks and its address, and frees its processors and its memory.
    */
   beginSuspension(id: VmId): Promise<PowerOrder>;
-  commitSuspension(id: VmId): Promise<TaskId[]>;
+  commitSuspension(id: VmId): Promise<Wake[]>;
   beginRestoration(id: VmId): Promise<PowerOrder>;
   commitRestoration(id: VmId): Promise<void>;
   /** Back to where it was; `lost`: to `stuck`, since it neither runs nor has its memory. */
-  rollBackPower(id: VmId, why: TaskError, lost: boolean): Promise<TaskId[]>;
+  rollBackPower(id: VmId, why: TaskError, lost: boolean): Promise<Wake[]>;
   /** Returns where the VM is now: it may have moved since it was placed. */
   setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmPlace>;
   vmPlace(id: VmId): Promise<VmPlace>;
@@ -215,15 +261,15 @@ export interface LedgerActivities {
    * Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. From every state, also
    * of VMs that were never placed: called only when nothing of them is left on a host.
    */
-  releaseVms(ids: VmId[]): Promise<TaskId[]>;
+  releaseVms(ids: VmId[]): Promise<Wake[]>;
   /**
    * Frees these VMs as releaseVms does; then the task's end, its outputs and its completion event, in one transaction,
    * once. Returns the tasks that were placed in what it freed.
    */
-  finishTask(id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<TaskId[]>;
+  finishTask(id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Wake[]>;
 
   /** Host rows. `hostArrived` also places what waits; both return the tasks that were placed. */
-  hostArrived(facts: HostFacts): Promise<TaskId[]>;
+  hostArrived(facts: HostFacts): Promise<Wake[]>;
   hostSilent(id: HostId): Promise<void>;
   imageCached(host: HostId, imageId: string): Promise<void>;
   /** An image as one host is to fetch it now: fresh URLs, and the peers that have it. Throws image-unknown. */
@@ -281,11 +327,11 @@ export interface LedgerActivities {
    * The VM is at the target: host, generation, the end of its stay at the source and `berth.vm.migrated`, in one
    * transaction, once. Returns the tasks that were placed in what it freed.
    */
-  commitMigration(id: MigrationId, result: MigrationResult): Promise<TaskId[]>;
+  commitMigration(id: MigrationId, result: MigrationResult): Promise<Wake[]>;
   /** The VM is where it was, with the new generation; or stopped, when it was lost. Returns the tasks placed. */
-  rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<TaskId[]>;
+  rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<Wake[]>;
   /** The disks have followed, and the target is the VM's home; or they stay where they were. Returns the tasks placed. */
-  endDiskMove(id: MigrationId, end: DiskMoveEnd): Promise<TaskId[]>;
+  endDiskMove(id: MigrationId, end: DiskMoveEnd): Promise<Wake[]>;
   /** Nobody can know yet where it is: it keeps its room at both hosts. */
   stickMigration(id: MigrationId, why: TaskError): Promise<void>;
   /** Accepted migrations whose workflow was never started. */

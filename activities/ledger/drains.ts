@@ -9,12 +9,12 @@ import {
 import { BerthError } from '../../model/errors.ts';
 import { type DrainEventType, drainEventTypes } from '../../model/events.ts';
 import type { HostInventory } from '../../model/host.ts';
-import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
 import { type DrainPlan, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
-import type { DrainStep } from './contract.ts';
+import type { DrainStep, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
@@ -111,7 +111,7 @@ async function enter(look: Look, state: DrainState, event?: DrainEventType, rema
 }
 
 /** The host takes work again, as it did before. Returns the tasks that were placed by that. */
-async function reopen({ tx, drain, deps }: Look): Promise<TaskId[]> {
+async function reopen({ tx, drain, deps }: Look): Promise<Wake[]> {
   await tx.host.update({
     where: { id: drain.hostId },
     data: { schedulable: drain.wasSchedulable, acceptsMigrations: drain.wasAccepting },

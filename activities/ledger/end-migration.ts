@@ -1,8 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import { eventId, VmMigratedData, vmMigratedType } from '../../model/events.ts';
-import type { TaskId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
-import type { DiskMoveEnd, MigrationFailure, MigrationResult } from './contract.ts';
+import type { DiskMoveEnd, MigrationFailure, MigrationResult, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
 import { measureMigration } from './measurements.ts';
@@ -61,7 +60,7 @@ async function writeEnd(
  * removed, from there. Where its disks are to follow, the migration stays under way until they have. Throws conflict when
  * it ended otherwise.
  */
-export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<TaskId[]> {
+export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<Wake[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
@@ -93,7 +92,7 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
  * The VM is where it was. Its generation is the attempt's all the same, where one had begun: what that attempt has left
  * under way anywhere is of the past. Throws conflict when the migration was committed.
  */
-export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<TaskId[]> {
+export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<Wake[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
@@ -116,7 +115,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
  * The disks of a VM that moved have followed it, and its home is the target; or they stay where they were, and the error
  * says why. Either way the migration is over. Throws conflict when it was not committed.
  */
-export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveEnd): Promise<TaskId[]> {
+export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveEnd): Promise<Wake[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);

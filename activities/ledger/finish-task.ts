@@ -2,7 +2,7 @@ import { BerthError } from '../../model/errors.ts';
 import { type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
-import type { TaskOutcome } from './contract.ts';
+import type { TaskOutcome, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { releaseVms } from './release.ts';
 import { type Stay, totals, usageByHost } from './usage.ts';
@@ -44,6 +44,7 @@ async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
 /** The end of all its rows in one statement. Outputs that it doesn't name are nobody's: their rows go, the bytes after. */
 async function writeEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
   const times = JSON.stringify(outcome.vms);
+  const ranUntil = outcome.timeline.findLast(({ step }) => step === 'run')?.endedAt ?? null;
   const kept = outcome.outputs.map((output) => output.file);
   await tx.$executeRaw`
     WITH task AS (
@@ -53,7 +54,9 @@ async function writeEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: 
         "finishedAt" = ${now}::timestamptz
       WHERE id = ${id} RETURNING "leaseId"
     ), lease AS (
-      UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM task)
+      UPDATE "Lease" SET "endedAt" = ${now}::timestamptz,
+        "tailMs" = GREATEST(0, EXTRACT(EPOCH FROM ${now}::timestamptz - ${ranUntil}::timestamptz) * 1000)
+      WHERE id IN (SELECT "leaseId" FROM task)
     ), discarded AS (
       DELETE FROM "File" WHERE "taskId" = ${id} AND NOT (id = ANY(${kept}))
     )
@@ -116,7 +119,7 @@ async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promi
  * be told that they were placed. Throws not-found, and conflict when the task ended otherwise or cannot end so from
  * where it is.
  */
-export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<TaskId[]> {
+export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Wake[]> {
   // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own, and the first. Once
   // its VMs are removed, nothing can place the task again.
   let placed = free.length === 0 ? [] : await releaseVms(deps, free);

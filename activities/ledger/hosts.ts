@@ -1,6 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
-import type { HostId, TaskId } from '../../model/ids.ts';
+import type { HostId } from '../../model/ids.ts';
+import type { Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
@@ -48,7 +49,7 @@ async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Pr
 }
 
 /** A host's worker has started: its row, its images, and what waits is placed. Returns the tasks to be told. */
-export async function hostArrived(deps: LedgerDeps, facts: HostFacts): Promise<TaskId[]> {
+export async function hostArrived(deps: LedgerDeps, facts: HostFacts): Promise<Wake[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);

@@ -9,9 +9,11 @@ import { finishTask } from './finish-task.ts';
 import { hostArrived, hostSilent, imageCached } from './hosts.ts';
 import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './housekeeping.ts';
 import { imageFor } from './image-refs.ts';
+import { leaseOrder, leaseResumed, leaseSuspended } from './lease-order.ts';
 import { loadTask } from './load-task.ts';
 import { noteLoads } from './measurements.ts';
 import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
+import { plan } from './plan.ts';
 import { releaseVms, requeueTask } from './release.ts';
 import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
 import { reserveTask } from './reserve-task.ts';
@@ -28,6 +30,10 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
   return {
     loadTask: (id) => loadTask(deps, id),
     reserveTask: (id) => reserveTask(deps, id),
+    plan: () => plan(deps),
+    leaseOrder: (id) => leaseOrder(deps, id),
+    leaseSuspended: (id) => leaseSuspended(deps, id),
+    leaseResumed: (id) => leaseResumed(deps, id),
     taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
     advanceTask: (id, state, timeline, vmState, boots) => advanceTask(deps, id, state, timeline, vmState, boots),
     requeueTask: (id) => requeueTask(deps, id),

@@ -4,13 +4,16 @@ import type { TaskId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
 import { freeAddress, macOf } from './addresses.ts';
+import type { Wake } from './contract.ts';
 import { isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { addNetworks, type OwnerNetwork } from './networks.ts';
+
+export { lockPlacement } from '../../prisma/lock-placement.ts';
 
 /** How many waiting tasks one pass looks at; the rest wait behind them. */
 const lookahead = 256;
 
-interface QueueRow {
+export interface QueueRow {
   id: TaskId;
   owner: string;
   overtaken: number;
@@ -29,11 +32,15 @@ interface HostRow {
   images: string[];
 }
 
+export type NetworkRow = { owner: string; cidr: string; taken: string[] };
+
 interface Waiting {
+  /** There are promises to be kept, or work to be resumed: the planner places. */
+  planned: boolean;
   hosts: HostRow[] | null;
   queue: QueueRow[] | null;
   /** Of the owners in the queue that have one, with the addresses that are in use there. */
-  networks: { owner: string; cidr: string; taken: string[] }[] | null;
+  networks: NetworkRow[] | null;
   /** Placed by an earlier pass and not begun yet. */
   placed: TaskId[] | null;
 }
@@ -45,19 +52,20 @@ interface PlacedVm {
   mac: string;
 }
 
-type Answer = { row: QueueRow; verdict: QueueVerdict };
+export type Answer = { row: QueueRow; verdict: QueueVerdict };
 
 /** What a pass found. */
 export interface Pass {
-  /** Tasks whose workflows should ask where they were placed, or hear that they never will be. */
-  wake: TaskId[];
+  wake: Wake[];
+  /** It was left to the planner. */
+  planned: boolean;
   /** What became of each task that was looked at, in the queue's order. */
   verdicts: Map<TaskId, QueueVerdict>;
   hosts: number;
 }
 
 /** A task that waits has all its VMs pending; one whose VMs were released already is on its way to its end. */
-async function readWaiting(tx: Transaction): Promise<Waiting> {
+async function readWaiting(tx: Transaction, now: string): Promise<Waiting> {
   const rows = await tx.$queryRaw<Waiting[]>`
     WITH waiting AS (
       SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
@@ -65,6 +73,9 @@ async function readWaiting(tx: Transaction): Promise<Waiting> {
       ORDER BY "createdAt", id LIMIT ${lookahead}
     )
     SELECT
+      EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
+        OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
+        OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz) AS planned,
       (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'state', h.state, 'schedulable', h.schedulable,
         'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
         'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
@@ -123,11 +134,16 @@ function addresses(row: QueueRow, hosts: string[], network: OwnerNetwork): Place
 }
 
 /** Gives the placed VMs their addresses; a task for which there are none goes on waiting. */
-async function address(deps: LedgerDeps, tx: Transaction, answers: Answer[], waiting: Waiting): Promise<PlacedVm[]> {
-  const hosts = waiting.hosts?.length ?? 0;
+export async function address(
+  deps: LedgerDeps,
+  tx: Transaction,
+  answers: Answer[],
+  hosts: number,
+  known: NetworkRow[],
+): Promise<PlacedVm[]> {
   const owners = [...new Set(answers.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row.owner] : [])))];
   const networks = new Map<string, OwnerNetwork | null>(
-    (waiting.networks ?? []).map(({ owner, cidr, taken }) => [owner, { cidr, taken: new Set(taken) }]),
+    known.map(({ owner, cidr, taken }) => [owner, { cidr, taken: new Set(taken) }]),
   );
   await addNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners, networks);
   const placed: PlacedVm[] = [];
@@ -147,7 +163,7 @@ async function address(deps: LedgerDeps, tx: Transaction, answers: Answer[], wai
 }
 
 /** The tasks whose row does not say yet why they wait, and how often they were overtaken. */
-function changed(answers: Answer[]): { id: string; refusal: Refusal; overtaken: number }[] {
+export function changed(answers: Answer[]): { id: string; refusal: Refusal; overtaken: number }[] {
   return answers.flatMap(({ row, verdict }) => {
     if (verdict.kind === 'placed') return [];
     const overtaken = verdict.kind === 'waits' ? verdict.overtaken : row.overtaken;
@@ -163,7 +179,13 @@ function same(a: Refusal | null, b: Refusal): boolean {
 }
 
 /** All rows of a pass in one statement. The clock of a best-effort lease starts here. */
-async function write(tx: Transaction, now: string, placed: PlacedVm[], tasks: string[], waits: ReturnType<typeof changed>) {
+export async function write(
+  tx: Transaction,
+  now: string,
+  placed: PlacedVm[],
+  tasks: string[],
+  waits: ReturnType<typeof changed>,
+): Promise<void> {
   if (placed.length === 0 && waits.length === 0) return;
   await tx.$executeRaw`
     WITH vm AS (
@@ -181,12 +203,14 @@ async function write(tx: Transaction, now: string, placed: PlacedVm[], tasks: st
     WHERE t.id = w.id`;
 }
 
-/**
- * Takes the lock under which VMs are placed and freed, to the end of the transaction. One pass at a time: each sees all
- * that the one before it did, and the hosts' rows are never locked crosswise.
- */
-export async function lockPlacement(tx: Transaction): Promise<void> {
-  await tx.$executeRaw`SELECT pg_advisory_xact_lock(7305, 2)`;
+/** As long as there is a plan, only who knows all of it may place: who is placed in a gap must be out of it in time. */
+function leftToThePlanner(queue: QueueRow[], hosts: number): Pass {
+  const waits = ({ overtaken }: QueueRow): QueueVerdict => ({
+    kind: 'waits',
+    refusal: { hosts, failed: { planned: hosts } },
+    overtaken,
+  });
+  return { wake: ['planner'], planned: true, verdicts: new Map(queue.map((row) => [row.id, waits(row)])), hosts };
 }
 
 /**
@@ -194,15 +218,17 @@ export async function lockPlacement(tx: Transaction): Promise<void> {
  * places or frees waits for it, so it holds the lock for one read and one write.
  */
 export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<Pass> {
-  const waiting = await readWaiting(tx);
+  const waiting = await readWaiting(tx, isoNow(deps));
   const hosts = waiting.hosts ?? [];
+  if (waiting.planned) return leftToThePlanner(waiting.queue ?? [], hosts.length);
   const answers = decide(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
-  const placed = await address(deps, tx, answers, waiting);
+  const placed = await address(deps, tx, answers, hosts.length, waiting.networks ?? []);
   const ids = (kind: QueueVerdict['kind']) => answers.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
   await write(tx, isoNow(deps), placed, ids('placed'), changed(answers));
   return {
     // Also those of earlier passes: whoever was to tell them may have died before doing it.
     wake: [...(waiting.placed ?? []), ...ids('placed'), ...ids('impossible')],
+    planned: false,
     verdicts: new Map(answers.map(({ row, verdict }) => [row.id, verdict])),
     hosts: hosts.length,
   };

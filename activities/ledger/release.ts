@@ -1,6 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
+import type { Wake } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
@@ -20,7 +21,7 @@ async function removed(tx: Transaction, ids: readonly VmId[]): Promise<void> {
  * Frees what these VMs take, in every state: the caller knows that nothing of them is left on a host, or that they were
  * never placed. Places what waits. Returns the tasks whose workflows are to ask where they are.
  */
-export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<TaskId[]> {
+export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<Wake[]> {
   return inTransaction(deps.ledger, async (tx) => {
     await removing(tx, ids);
     await lockPlacement(tx);
@@ -34,7 +35,7 @@ export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<TaskId[
  * that of its age. The address goes back as well: the next placement brings another, and a higher generation. Throws
  * conflict when one of its VMs may have a domain.
  */
-export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<TaskId[]> {
+export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<Wake[]> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const rows = await tx.$queryRaw<{ state: TaskState; beyond: number }[]>`
@@ -54,7 +55,7 @@ export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<TaskId[
         WITH task AS (
           UPDATE "Task" SET state = 'queued', "placedAt" = NULL, timeline = '[]' WHERE id = ${id} RETURNING "leaseId"
         )
-        UPDATE "Lease" SET "startedAt" = NULL WHERE id IN (SELECT "leaseId" FROM task)`;
+        UPDATE "Lease" SET "startedAt" = NULL, "runFrom" = NULL, suspension = NULL, operation = NULL WHERE id IN (SELECT "leaseId" FROM task)`;
     }
     return (await placeWaiting(deps, tx)).wake;
   });

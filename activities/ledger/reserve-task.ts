@@ -2,10 +2,10 @@ import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
-import type { Placement } from './contract.ts';
+import type { LeaseTerm, Placement } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, type Pass, placeWaiting } from './place-queue.ts';
-import { readPlaced, vmSpecs } from './vm-specs.ts';
+import { type PlacedTask, prestageFor, readPlaced, vmSpecs } from './vm-specs.ts';
 
 async function waitingBefore(tx: Transaction, id: TaskId): Promise<number> {
   const rows = await tx.$queryRaw<{ older: number }[]>`
@@ -34,17 +34,46 @@ async function pass(deps: LedgerDeps): Promise<Pass> {
 export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placement> {
   const known = await readPlaced(deps.ledger, id);
   if (isTerminal(known.state)) throw new BerthError('conflict', `Task ${id} is ${known.state}; it cannot be placed`);
-  if (known.placed) return { placed: true, vms: vmSpecs(deps, known) };
+  if (known.placed) return { placed: true, vms: vmSpecs(deps, known), term: termOf(known) };
+  if (isOver(deps, known)) throw promiseBroken(known);
   const found = await pass(deps);
   const verdict = found.verdicts.get(id);
   if (verdict?.kind === 'impossible') throw doesNotFit(id, verdict.refusal);
-  if (verdict?.kind === 'waits')
-    return { placed: false, refusal: verdict.refusal, position: await waitingBefore(deps.ledger, id) };
+  if (verdict?.kind === 'waits') return { ...(await waiting(deps, id, found)), refusal: verdict.refusal };
   // Placed now, or by another pass while this one waited for the lock; else out of the pass's sight.
   const task = await readPlaced(deps.ledger, id);
-  if (task.placed) return { placed: true, vms: vmSpecs(deps, task) };
-  return { placed: false, refusal: behind(found), position: await waitingBefore(deps.ledger, id) };
+  if (task.placed) return { placed: true, vms: vmSpecs(deps, task), term: termOf(task) };
+  return { ...(await waiting(deps, id, found)), refusal: behind(found) };
 }
+
+const termOf = ({ startAt, endAt }: PlacedTask): LeaseTerm | null =>
+  startAt === null || endAt === null ? null : { startAt, endAt };
+
+/** A reservation whose whole time went by while there were no hosts for it. */
+function isOver(deps: LedgerDeps, { startAt, durationS }: PlacedTask): boolean {
+  return startAt !== null && Date.parse(startAt) + durationS * 1000 <= deps.clock();
+}
+
+function promiseBroken({ id, startAt, durationS }: PlacedTask): BerthError {
+  return new BerthError(
+    'promise-broken',
+    `Task ${id} was promised ${durationS} s from ${startAt} on, and in all of that time there were no hosts for it: see which were away`,
+  );
+}
+
+/** What a task that waits has to know: its turn, and where its image should be by then. */
+async function waiting(deps: LedgerDeps, id: TaskId, { planned }: Pass): Promise<Waits> {
+  const task = await readPlaced(deps.ledger, id);
+  return {
+    placed: false,
+    position: await waitingBefore(deps.ledger, id),
+    term: termOf(task),
+    planned,
+    prestage: prestageFor(task),
+  };
+}
+
+type Waits = Omit<Extract<Placement, { placed: false }>, 'refusal'>;
 
 function doesNotFit(id: TaskId, refusal: Refusal): BerthError {
   const lacking = Object.entries(refusal.failed).map(([filter, count]) => `${count} for ${filter}`);

@@ -4,6 +4,7 @@ import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import type { Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 import { type Stay, usageByHost } from './usage.ts';
@@ -102,7 +103,7 @@ async function lastStretch(tx: Transaction, row: Row, now: string) {
 }
 
 /** suspending → suspended: it takes neither processors nor memory. Once; returns whom what was freed was given to. */
-export async function commitSuspension(deps: LedgerDeps, id: VmId): Promise<TaskId[]> {
+export async function commitSuspension(deps: LedgerDeps, id: VmId): Promise<Wake[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
@@ -137,7 +138,7 @@ export async function commitRestoration(deps: LedgerDeps, id: VmId): Promise<voi
  * What was begun came to nothing: a VM that should be suspended runs, one that should run is suspended. `lost`: it is
  * neither, which is for an operator. Returns whom what was freed was given to.
  */
-export async function rollBackPower(deps: LedgerDeps, id: VmId, why: TaskError, lost: boolean): Promise<TaskId[]> {
+export async function rollBackPower(deps: LedgerDeps, id: VmId, why: TaskError, lost: boolean): Promise<Wake[]> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockVm(tx, id);

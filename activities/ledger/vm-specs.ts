@@ -3,6 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
+import type { Prestage } from './contract.ts';
 import type { LedgerDeps, Transaction } from './deps.ts';
 import { type ImageHolder, type ImageRow, imageRef } from './image-refs.ts';
 
@@ -37,16 +38,29 @@ export interface PlacedTask extends PlacedVms {
   state: TaskState;
   placed: boolean;
   spec: unknown;
+  /** The promise of its lease, and the hosts on which it is planned. */
+  startAt: string | null;
+  endAt: string | null;
+  durationS: number;
+  plannedHosts: HostId[];
 }
 
 /** Reads a task, its VMs, their image and network and the site's hosts in one statement. Throws not-found. */
 export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTask> {
   const rows = await tx.$queryRaw<PlacedTask[]>`
-    SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec, ${placedVms}
-    FROM "Task" t JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
+    SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
+      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVms}
+    FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
     WHERE t.id = ${id}`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} with VMs in the ledger`);
   return rows[0];
+}
+
+/** Where a promised task's image should be before its start; null where it has no hosts, or no promise. */
+export function prestageFor({ plannedHosts, image, hosts }: PlacedTask): Prestage | null {
+  const wanted = hosts.filter(({ id }) => plannedHosts.includes(id));
+  if (wanted.length === 0) return null;
+  return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };
 }
 
 /** The same of a VM and those of its task, or of a VM that stands alone. Throws not-found. */

@@ -27,7 +27,10 @@ const LogQuery = z.strictObject({
   follow: z.enum(['0', '1']).default('0').meta({ description: '1: go on until the task is over' }),
 });
 
-const withVms = { vms: { select: { id: true, hostId: true }, orderBy: { node: 'asc' } } } as const;
+const withVms = {
+  vms: { select: { id: true, hostId: true }, orderBy: { node: 'asc' } },
+  lease: { select: { startAt: true, endAt: true } },
+} as const;
 type TaskRow = Prisma.TaskGetPayload<{ include: typeof withVms }>;
 
 /** What the ledger holds as JSON is what this project wrote there; the schema says so aloud. */
@@ -42,9 +45,11 @@ const stored = {
 function show(row: TaskRow): z.input<typeof Task> {
   const hosts = row.vms.map(({ hostId }) => hostId).filter((host) => host !== null);
   const { outputs: outputPatterns, ...spec } = stored.spec.parse(row.spec);
+  const { startAt, endAt } = row.lease;
   return {
     ...spec,
     outputPatterns,
+    promise: startAt === null || endAt === null ? null : { startAt: startAt.toISOString(), endAt: endAt.toISOString() },
     id: row.id,
     owner: row.ownerId,
     state: row.state,
@@ -126,11 +131,20 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       id: 'createTask',
       tag: 'tasks',
       summary: 'Run a command in one or more VMs',
-      description: 'The task is durable when it is answered. Follow it by its Location, its log, or the events.',
+      description:
+        'The task is durable when it is answered. Follow it by its Location, its log, or the events. A lease with a fixed start is answered with its promise, or refused with 409 `lease-refused`: the problem then has `reason` and `alternatives`, up to three intervals that could be had.',
       access: 'client',
       body: TaskSpec,
       answers: { 202: { description: 'Accepted', schema: Task, headers: { Location: 'The task' } } },
-      problems: ['image-unknown', 'file-unknown', 'digest-mismatch', 'does-not-fit', 'quota-exceeded', 'queue-full'],
+      problems: [
+        'image-unknown',
+        'file-unknown',
+        'digest-mismatch',
+        'does-not-fit',
+        'lease-refused',
+        'quota-exceeded',
+        'queue-full',
+      ],
       handle: async ({ req, caller: { ownerId, keyId }, body, idempotencyKey: key }) => {
         const claim = { ownerId, key, method: 'POST', path: '/v1/tasks', fingerprint: fingerprint(JSON.stringify(req.body)) };
         const { answer, replayed } = await once(ledger, claim, (tx) => accept(tx, ownerId, body));

@@ -173,6 +173,21 @@ describe('tasks', () => {
     expect(await read(out.trim())).toMatchObject({ nodes: 1, command: ['true'] });
   });
 
+  test('may reserve; the plan shows it, and a quote says what could be had', async () => {
+    const reserve = ['--reserve-at', '+3600', '--duration-s', '60', '--priority', '2'];
+    const { out } = await berth([...submit, ...reserve, '--', 'true']);
+    const task = await read(out.trim());
+    expect(task.lease).toMatchObject({ kind: 'reservation', durationS: 60, priority: 2 });
+    expect(Date.parse(task.promise!.startAt) - Date.now()).toBeGreaterThan(3500_000);
+    const schedule = await berth(['schedule', '--json']);
+    const { leases } = JSON.parse(schedule.out) as { leases: { task: string; firm: boolean }[] };
+    expect(leases).toContainEqual(expect.objectContaining({ task: task.id, firm: true }));
+    expect((await berth(['schedule'])).out).toContain(task.id);
+    const quote = await berth(['quote', '--image', 'debian-12', '--immediate', '--json']);
+    expect(JSON.parse(quote.out)).toMatchObject({ accepted: true, firm: true });
+    await berth(['tasks', 'cancel', task.id]);
+  });
+
   test('what is wrong is named', async () => {
     const { code, err } = await berth([...submit, '--memory-mib', '1', '--', 'true']);
     expect([code, err]).toEqual([1, expect.stringContaining('\n  /resources/memoryMiB: found 1; ')]);

@@ -76,6 +76,8 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/reservations': () => api.fetch(api.operator, 'GET', '/v1/reservations'),
   'GET /v1/reservations/{id}': () => api.fetch(api.operator, 'GET', `/v1/reservations/${reservation}`),
   'DELETE /v1/reservations/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/reservations/${reservation}`),
+  'GET /v1/schedule': () => api.fetch(api.operator, 'GET', '/v1/schedule'),
+  'POST /v1/quotes': () => api.fetch(api.operator, 'POST', '/v1/quotes', { json: { image: 'debian-12' } }),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
@@ -87,6 +89,7 @@ test('the document describes every route, and every route answers as the documen
 
 /** POSTs and PUTs that take a JSON body. */
 const bodies = [
+  'POST /v1/quotes',
   'POST /v1/tasks',
   'POST /v1/images',
   'PUT /v1/images/{name}/publication',

@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { Wake } from '../../activities/ledger/contract.ts';
 import { VmRestoredData, VmSuspendedData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Usage } from '../../model/task.ts';
@@ -27,7 +28,7 @@ async function running(): Promise<{ task: TaskId; vm: VmId }> {
   return { task, vm: placement.vms[0]!.id };
 }
 
-async function suspend(vm: VmId): Promise<TaskId[]> {
+async function suspend(vm: VmId): Promise<Wake[]> {
   await fixture.activities.beginSuspension(vm);
   return fixture.activities.commitSuspension(vm);
 }

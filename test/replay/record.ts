@@ -232,6 +232,18 @@ async function recordReservation(site: FakeSite): Promise<void> {
   await write(site, 'reserveHosts-ended', workflow);
 }
 
+/** Work that is suspended for a reservation of all hosts, and goes on afterwards. */
+async function recordLeases(site: FakeSite): Promise<void> {
+  await site.startPlanner();
+  const work = await site.submit({ command: ['long'], timeoutS: week });
+  await until(site, work, 'running');
+  const startAt = new Date(Date.now() + 20_000).toISOString();
+  const promised = await site.submit({ nodes: 2, lease: { kind: 'reservation', startAt, durationS: 30 } });
+  await recordTask(site, 'promised', promised);
+  await recordTask(site, 'suspended', work);
+  await write(site, 'planLeases', workflowId.planner());
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -244,7 +256,7 @@ const site = await openFakeSite({
   run: (_, argv) => ({
     ...done,
     exitCode: argv.at(-1) === 'fail' ? 3 : 0,
-    durationMs: argv.at(-1) === 'endless' ? endless : 50,
+    durationMs: argv.at(-1) === 'endless' ? endless : argv.at(-1) === 'long' ? 1_500_000 : 50,
   }),
 });
 try {
@@ -259,6 +271,7 @@ try {
     templates: recordTemplates,
     drains: recordDrains,
     reservation: recordReservation,
+    leases: recordLeases,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {

@@ -127,6 +127,15 @@ export class FakeSite {
     });
   }
 
+  /** The planner, as a control worker starts it. */
+  async startPlanner(): Promise<void> {
+    await this.client.workflow.start(workflowType.planner, {
+      taskQueue: controlQueue,
+      workflowId: workflowId.planner(),
+      args: [this.pace],
+    });
+  }
+
   /** A host's worker starts, and says so. */
   async startHost(host: FakeHost): Promise<void> {
     await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(this.#hostActivities(host)) });

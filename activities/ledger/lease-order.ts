@@ -1,0 +1,56 @@
+import { BerthError } from '../../model/errors.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { lockPlacement } from '../../prisma/lock-placement.ts';
+import { readSite } from '../../prisma/read-site.ts';
+import { planSite } from '../../scheduler/site-plan.ts';
+import type { LeaseOrder, Wake } from './contract.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+
+interface Row {
+  id: string;
+  suspension: 'suspending' | 'suspended' | 'resuming' | null;
+}
+
+async function leaseOf(tx: Transaction, task: TaskId): Promise<Row> {
+  const rows = await tx.$queryRaw<Row[]>`
+    SELECT l.id, l.suspension FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" WHERE t.id = ${task}`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${task} in the ledger`);
+  return rows[0];
+}
+
+/** What the plan wants of a task's lease now: it was written by the planner, and stays until it is reported done. */
+export async function leaseOrder(deps: LedgerDeps, id: TaskId): Promise<LeaseOrder> {
+  const { suspension } = await leaseOf(deps.ledger, id);
+  if (suspension === null) return 'run';
+  return suspension === 'resuming' ? 'resume' : 'suspend';
+}
+
+/**
+ * A suspend or resume is over: the lease's row says so, and what it took is learned, so that a host that is slower than
+ * planned is planned slower from now on. Under the placement lock, like everything that changes the plan.
+ */
+async function settle(deps: LedgerDeps, task: TaskId, from: 'suspending' | 'resuming', saw: 'suspended' | 'resumed') {
+  return inTransaction(deps.ledger, async (tx): Promise<Wake[]> => {
+    await lockPlacement(tx);
+    const { id, suspension } = await leaseOf(tx, task);
+    if (suspension !== from) return [];
+    const now = deps.clock() / 1000;
+    const site = await readSite(tx);
+    const { planner } = planSite(site, site.figures, now);
+    planner.observe({ saw, lease: id }, now);
+    const slowness = planner.state.hosts.map((host) => ({ host: host.spec.id, slowness: host.slowness }));
+    const done = saw === 'suspended' ? 'suspended' : null;
+    await tx.$executeRaw`
+      WITH host AS (
+        UPDATE "Host" h SET slowness = s.slowness FROM jsonb_to_recordset(${JSON.stringify(slowness)}::jsonb) AS s(host text, slowness float8)
+        WHERE h.id = s.host AND h.slowness <> s.slowness
+      )
+      UPDATE "Lease" SET suspension = ${done}::"Suspension", operation = NULL,
+        "runFrom" = CASE WHEN ${done}::text IS NULL THEN ${isoNow(deps)}::timestamptz END
+      WHERE id = ${id}`;
+    return ['planner'];
+  });
+}
+
+export const leaseSuspended = (deps: LedgerDeps, id: TaskId): Promise<Wake[]> => settle(deps, id, 'suspending', 'suspended');
+export const leaseResumed = (deps: LedgerDeps, id: TaskId): Promise<Wake[]> => settle(deps, id, 'resuming', 'resumed');

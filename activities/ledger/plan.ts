@@ -1,0 +1,189 @@
+import type { Resources } from '../../model/host.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { writePromises } from '../../prisma/promise-lease.ts';
+import { type LedgerLease, type LedgerSite, readSite } from '../../prisma/read-site.ts';
+import { decideSite, type SiteDecision } from '../../scheduler/site-plan.ts';
+import type { PlanStep, Wake } from './contract.ts';
+import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
+import {
+  type Answer,
+  address,
+  changed,
+  lockPlacement,
+  type NetworkRow,
+  placeWaiting,
+  type QueueRow,
+  write,
+} from './place-queue.ts';
+
+/** A workflow that was told of a suspend or resume and does not say that it is done is told again after this time. */
+const tellAgainS = 5;
+
+const isTask = (one: Wake): one is TaskId => one !== 'planner';
+const isoOf = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
+
+/**
+ * Carries out what the plan says is due: starts, suspends, resumes, all as rows, in one transaction under the placement
+ * lock. The plan is made from the rows themselves, so a step that was lost is decided again by the next one.
+ * Returns whom to tell, and when there is something to decide again.
+ */
+export async function plan(deps: LedgerDeps): Promise<PlanStep> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const now = deps.clock() / 1000;
+    const plain = await placeWaiting(deps, tx);
+    if (!plain.planned) return { placed: plain.wake.filter(isTask), changed: [], wakeAt: null, leases: 0 };
+    const site = withTasks(await readSite(tx));
+    const decision = decideSite(site, site.figures, now);
+    const room = new Room(site);
+    const started = await start(deps, tx, site, decision, room);
+    await suspend(tx, decision);
+    const resumed = await resume(tx, site, decision, room);
+    await writePromises(tx, decision.promises);
+    return whomToTell(site, decision, started, resumed, now);
+  });
+}
+
+/** A VM without a task has a workflow of its own, which places it when nothing is promised; the plan leaves its place to it. */
+function withTasks(site: LedgerSite): LedgerSite {
+  return { ...site, leases: site.leases.filter(({ task, phase }) => task !== null || phase !== 'waiting') };
+}
+
+/** What is really free. A plan may be wrong about a moment; the ledger's own sums never are. */
+class Room {
+  readonly #used: Map<string, Resources>;
+  readonly #capacity: Map<string, Resources>;
+
+  constructor(site: LedgerSite) {
+    this.#used = new Map(site.used);
+    this.#capacity = new Map(site.hosts.map(({ id, capacity }) => [id, capacity]));
+  }
+
+  /** Takes a VM's room on each of these hosts, or nothing. */
+  take(hosts: readonly string[], each: Resources): boolean {
+    const before = new Map(this.#used);
+    for (const host of hosts) {
+      const capacity = this.#capacity.get(host)!;
+      const used = plus(this.#used.get(host)!, each);
+      this.#used.set(host, used);
+      const fits = used.vcpus <= capacity.vcpus && used.memoryMiB <= capacity.memoryMiB && used.diskMiB <= capacity.diskMiB;
+      if (fits) continue;
+      for (const [id, was] of before) this.#used.set(id, was);
+      return false;
+    }
+    return true;
+  }
+}
+
+function plus(a: Resources, b: Resources): Resources {
+  return { vcpus: a.vcpus + b.vcpus, memoryMiB: a.memoryMiB + b.memoryMiB, diskMiB: a.diskMiB + b.diskMiB };
+}
+
+const byId = (site: LedgerSite): Map<string, LedgerLease> => new Map(site.leases.map((lease) => [lease.id, lease]));
+
+function queueRow(lease: LedgerLease): QueueRow {
+  const { owner, imageId, each, vms } = lease;
+  return { id: lease.task!.id, owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
+}
+
+async function networksOf(tx: Transaction, owners: readonly string[]): Promise<NetworkRow[]> {
+  if (owners.length === 0) return [];
+  return tx.$queryRaw<NetworkRow[]>`
+    SELECT n."ownerId" AS owner, n.cidr, ARRAY(SELECT v.address FROM "Vm" v
+      WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL) AS taken
+    FROM "Network" n WHERE n."ownerId" = ANY(${owners})`;
+}
+
+/** Places what starts now, and writes down why the others wait. Returns the leases that were placed. */
+async function start(
+  deps: LedgerDeps,
+  tx: Transaction,
+  site: LedgerSite,
+  decision: SiteDecision,
+  room: Room,
+): Promise<LedgerLease[]> {
+  const leases = byId(site);
+  const starting = new Map<LedgerLease, Answer>();
+  for (const { lease: id, hosts } of decision.starts) {
+    const lease = leases.get(id)!;
+    if (!room.take(hosts, lease.each)) continue;
+    starting.set(lease, { row: queueRow(lease), verdict: { kind: 'placed', hosts } });
+  }
+  const hosts = site.hosts.length;
+  const waiting = site.leases.filter((lease) => lease.phase === 'waiting' && lease.startAtS === null && !starting.has(lease));
+  const answers: Answer[] = [
+    ...starting.values(),
+    ...waiting.map(
+      (lease): Answer => ({
+        row: queueRow(lease),
+        verdict: { kind: 'waits', refusal: { hosts, failed: { planned: hosts } }, overtaken: 0 },
+      }),
+    ),
+  ];
+  const networks = await networksOf(tx, [...new Set([...starting.keys()].map(({ owner }) => owner))]);
+  const placed = await address(deps, tx, answers, hosts, networks);
+  const started = [...starting].flatMap(([lease, { verdict }]) => (verdict.kind === 'placed' ? [lease] : []));
+  const now = new Date(deps.clock()).toISOString();
+  await write(
+    tx,
+    now,
+    placed,
+    started.map((lease) => lease.task!.id),
+    changed(answers),
+  );
+  const times = decision.starts.map(({ lease, workFromS, untilS }) => ({ lease, from: isoOf(workFromS), until: isoOf(untilS) }));
+  await tx.$executeRaw`
+    UPDATE "Lease" l SET "runFrom" = s.from, "endAt" = CASE WHEN l."startAt" IS NOT NULL THEN s.until END
+    FROM jsonb_to_recordset(${JSON.stringify(times)}::jsonb) AS s(lease text, "from" timestamptz, until timestamptz)
+    WHERE l.id = s.lease AND l.id = ANY(${started.map(({ id }) => id)})`;
+  return started;
+}
+
+async function suspend(tx: Transaction, { suspends }: SiteDecision): Promise<void> {
+  if (suspends.length === 0) return;
+  await tx.$executeRaw`
+    UPDATE "Lease" l SET suspension = 'suspending', operation = s.operation, "leftS" = s."leftS", suspensions = suspensions + 1
+    FROM jsonb_to_recordset(${JSON.stringify(suspends)}::jsonb) AS s(lease text, operation jsonb, "leftS" float8)
+    WHERE l.id = s.lease`;
+}
+
+/** The room of those that go on is taken here, so that nobody is placed in it while they are read back. */
+async function resume(tx: Transaction, site: LedgerSite, decision: SiteDecision, room: Room): Promise<LedgerLease[]> {
+  const leases = byId(site);
+  const resumes = decision.resumes.filter(({ lease: id }) => {
+    const lease = leases.get(id)!;
+    return room.take(lease.hosts, { ...lease.each, diskMiB: 0 });
+  });
+  if (resumes.length === 0) return [];
+  await tx.$executeRaw`
+    WITH lease AS (
+      UPDATE "Lease" l SET suspension = 'resuming', operation = r.operation
+      FROM jsonb_to_recordset(${JSON.stringify(resumes)}::jsonb) AS r(lease text, operation jsonb)
+      WHERE l.id = r.lease RETURNING l.id
+    )
+    UPDATE "Vm" SET state = 'restoring', generation = generation + 1 WHERE "leaseId" IN (SELECT id FROM lease) AND state = 'suspended'`;
+  return resumes.map(({ lease }) => leases.get(lease)!);
+}
+
+function whomToTell(
+  site: LedgerSite,
+  decision: SiteDecision,
+  started: readonly LedgerLease[],
+  resumed: readonly LedgerLease[],
+  now: number,
+): PlanStep {
+  const leases = byId(site);
+  const tasks = (some: readonly (LedgerLease | undefined)[]): TaskId[] => [
+    ...new Set(some.flatMap((lease) => lease?.task?.id ?? [])),
+  ];
+  const unaware = site.leases.filter(({ phase, task }) => phase === 'running' && task?.state === 'queued');
+  const moved = [...decision.promises.map(({ lease }) => lease), ...decision.broken].map((id) => leases.get(id));
+  const slow = site.leases.filter(({ operation }) => operation !== null && operation.fromS + tellAgainS <= now);
+  const suspended = decision.suspends.map(({ lease }) => leases.get(lease));
+  return {
+    placed: tasks([...started, ...unaware, ...moved]),
+    changed: tasks([...suspended, ...resumed, ...slow]),
+    wakeAt: decision.wakeAtS === null ? null : isoOf(decision.wakeAtS),
+    leases: site.leases.length,
+  };
+}

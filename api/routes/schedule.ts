@@ -1,0 +1,94 @@
+import { z } from 'zod';
+import { newId } from '../../model/ids.ts';
+import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
+import { findImage } from '../../prisma/find-image.ts';
+import { quoteLease } from '../../prisma/promise-lease.ts';
+import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../prisma/read-schedule.ts';
+import type { ApiDeps } from '../app.ts';
+import type { Caller } from '../auth.ts';
+import { json, type Operation, operation } from '../operation.ts';
+import { Quote, Schedule } from '../schemas.ts';
+
+const moment = z.iso.datetime({ offset: true });
+
+const Interval = z.strictObject({
+  from: moment.optional().meta({ description: 'Leases that end later than this; now unless said' }),
+  to: moment.optional().meta({ description: 'Leases that start before this' }),
+});
+
+const QuoteOrder = z
+  .strictObject({
+    image: z.string().min(1).max(128),
+    resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }),
+    nodes: z.int().min(1).max(taskLimits.nodes).default(1),
+    lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),
+  })
+  .meta({ id: 'QuoteOrder' });
+
+const isoOf = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
+
+function show({ lease, hosts, startAtS, endAtS, firm }: ScheduledLease) {
+  const { id, task, owner, kind, phase, nodes } = lease;
+  const times = { startAt: isoOf(startAtS), endAt: isoOf(Math.max(startAtS, endAtS)) };
+  return { lease: id, task: task?.id ?? null, owner, kind, phase, nodes, hosts, ...times, firm };
+}
+
+/** A client sees its own leases; what the others' are is nobody's business. */
+function visible({ leases, suspensions, unplanned }: SiteSchedule, caller: Caller): SiteSchedule {
+  const mine = ({ owner }: { owner: string }) => caller.role === 'operator' || owner === caller.ownerId;
+  return {
+    leases: leases.filter(({ lease }) => mine(lease)),
+    suspensions: suspensions.filter(({ lease }) => mine(lease)),
+    unplanned: unplanned.filter(mine),
+  };
+}
+
+export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
+  return [
+    operation({
+      method: 'get',
+      path: '/v1/schedule',
+      id: 'getSchedule',
+      tag: 'leases',
+      summary: 'The plan: when leases start and end, and where',
+      description: 'Promises stand; the rest is what the plan expects now. Of the caller’s own leases; an operator sees all.',
+      access: 'client',
+      query: Interval,
+      answers: { 200: { description: 'The plan at this moment', schema: Schedule } },
+      problems: [],
+      handle: async ({ caller, query }) => {
+        const nowMs = clock();
+        const fromS = query.from === undefined ? nowMs / 1000 : Date.parse(query.from) / 1000;
+        const toS = query.to === undefined ? Number.POSITIVE_INFINITY : Date.parse(query.to) / 1000;
+        const plan = visible(await readSchedule(ledger, nowMs), caller);
+        const within = plan.leases.filter(({ startAtS, endAtS }) => endAtS > fromS && startAtS < toS);
+        return json(200, {
+          at: isoOf(nowMs / 1000),
+          from: isoOf(fromS),
+          to: query.to === undefined ? null : isoOf(toS),
+          leases: within.toSorted((a, b) => a.startAtS - b.startAtS).map(show),
+          suspensions: plan.suspensions.map(({ lease, atS }) => ({ lease: lease.id, at: isoOf(atS) })),
+          unplanned: plan.unplanned.length,
+        });
+      },
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/quotes',
+      id: 'createQuote',
+      tag: 'leases',
+      summary: 'When would this start and end?',
+      description: 'Answers from the plan of this moment; nothing is booked, so a later request may be answered otherwise.',
+      access: 'client',
+      body: QuoteOrder,
+      answers: { 200: { description: 'What would be promised, expected, or refused', schema: Quote } },
+      problems: ['image-unknown'],
+      handle: async ({ caller, body }) => {
+        const image = await findImage(ledger, caller.ownerId, body.image, '/image');
+        const each = { ...body.resources, diskMiB: body.resources.diskMiB + image.virtualMiB };
+        const order = { id: newId('lease'), spec: body.lease, nodes: body.nodes, each, nowMs: clock() };
+        return json(200, await quoteLease(ledger, order));
+      },
+    }),
+  ];
+}

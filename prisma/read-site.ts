@@ -1,0 +1,168 @@
+import type { Prisma } from '../generated/prisma/client.ts';
+import type { Resources } from '../model/host.ts';
+import type { TaskId, VmId } from '../model/ids.ts';
+import type { TaskState, VmState } from '../model/states.ts';
+import type { Refusal } from '../model/task.ts';
+import type { LeasePhase, SiteFigures, SiteHost, SiteLease, SiteOperation, SiteState } from '../scheduler/site-plan.ts';
+
+/** How many best-effort leases that wait a plan looks at; the rest wait behind them. */
+const lookahead = 256;
+
+/** What a lease costs beyond its time, as long as nothing was measured: an emulated boot with room to spare. */
+const leadS = { first: 15, least: 4, most: 900 };
+const tailS = { first: 8, least: 3, most: 300 };
+/** Of a slow disk; hosts that are slower than this are planned slower from the first time on. */
+const suspendMiBPerS = 64;
+/** So many leases of late are looked at, and what nine in ten of them took is planned, with this much to spare. */
+const measured = 24;
+const toSpare = 1.3;
+
+export interface LedgerLease extends SiteLease {
+  owner: string;
+  task: { id: TaskId; state: TaskState } | null;
+  imageId: string | null;
+  /** Why its task still waits, as it was last written. */
+  refusal: Refusal | null;
+  vms: { id: VmId; generation: number; state: VmState }[];
+}
+
+/** The site as the ledger has it, for its plan. */
+export interface LedgerSite extends SiteState {
+  leases: LedgerLease[];
+  figures: SiteFigures;
+  /** What VMs take of each host, by the ledger's own sums. */
+  used: Map<string, Resources>;
+  /** By image: which hosts have it. */
+  images: Map<string, Set<string>>;
+}
+
+interface LeaseRow {
+  id: string;
+  owner: string;
+  kind: SiteLease['kind'];
+  submittedAtS: number;
+  durationS: number;
+  priority: number;
+  preemptible: boolean;
+  startAtS: number | null;
+  plannedHosts: string[];
+  bound: boolean;
+  startedAtS: number | null;
+  runFromS: number | null;
+  leftS: number | null;
+  suspension: 'suspending' | 'suspended' | 'resuming' | null;
+  operation: SiteOperation | null;
+  taskId: TaskId | null;
+  taskState: TaskState | null;
+  refusal: Refusal | null;
+  vms: {
+    id: VmId;
+    generation: number;
+    state: VmState;
+    host: string | null;
+    home: string | null;
+    vcpus: number;
+    memoryMiB: number;
+    diskMiB: number;
+    image: string | null;
+  }[];
+}
+
+interface Row {
+  hosts: (SiteHost & { used: Resources })[] | null;
+  leases: LeaseRow[] | null;
+  taken: { host: string; each: Resources }[] | null;
+  images: { image: string; hosts: string[] }[] | null;
+  leadS: number | null;
+  tailS: number | null;
+}
+
+/**
+ * Reads all that a plan is made from in one statement, so as it is at one moment. Leases that are wanted or have VMs;
+ * of best effort that waits, the oldest.
+ */
+export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite> {
+  const rows = await tx.$queryRaw<Row[]>`
+    WITH open AS (
+      SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal,
+        row_number() OVER (PARTITION BY l."startAt" IS NULL AND l."startedAt" IS NULL ORDER BY l."createdAt", l.id) AS place
+      FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
+      WHERE l."endedAt" IS NULL AND (l."startedAt" IS NOT NULL OR t."cancelRequestedAt" IS NULL)
+    ), vms AS (
+      SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
+        'host', v."hostId", 'home', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
+        'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId") ORDER BY v.node, v.id) AS vms
+      FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
+      WHERE o.place <= ${lookahead} OR o."startAt" IS NOT NULL OR o."startedAt" IS NOT NULL
+      GROUP BY o.id
+    )
+    SELECT
+      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'up', h.state = 'up' AND h.schedulable, 'slowness', h.slowness,
+        'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
+        'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
+        'vacant', CASE WHEN h."vacantFrom" IS NOT NULL THEN jsonb_build_object('fromS', EXTRACT(EPOCH FROM h."vacantFrom"),
+          'untilS', EXTRACT(EPOCH FROM h."vacantUntil")) END) ORDER BY h.id) FROM "Host" h) AS hosts,
+      (SELECT jsonb_agg(jsonb_build_object('id', o.id, 'owner', o."ownerId", 'kind', o.kind,
+        'submittedAtS', EXTRACT(EPOCH FROM o."createdAt"), 'durationS', o."durationS", 'priority', o.priority,
+        'preemptible', o.preemptible, 'startAtS', EXTRACT(EPOCH FROM o."startAt"), 'plannedHosts', o."plannedHosts",
+        'bound', o.bound, 'startedAtS', EXTRACT(EPOCH FROM o."startedAt"), 'runFromS', EXTRACT(EPOCH FROM o."runFrom"),
+        'leftS', o."leftS", 'suspension', o.suspension, 'operation', o.operation, 'taskId', o."taskId",
+        'taskState', o."taskState", 'refusal', o.refusal, 'vms', v.vms) ORDER BY o."createdAt", o.id)
+       FROM open o JOIN vms v ON v.lease = o.id) AS leases,
+      (SELECT jsonb_agg(jsonb_build_object('host', u.host, 'each', jsonb_build_object('vcpus', u.vcpus, 'memoryMiB', u.memory,
+        'diskMiB', u.disk))) FROM (
+        SELECT k.host, k.vcpus, k.memory, k.disk FROM "Vm" v LEFT JOIN "Lease" l ON l.id = v."leaseId", berth_taken(v) k
+        WHERE v.state NOT IN ('pending', 'removed') AND (l.id IS NULL OR l."endedAt" IS NOT NULL OR l.suspension = 'suspended')
+        UNION ALL SELECT m."toId", m.vcpus, m."memoryMiB", 0 FROM "Migration" m WHERE m.reserved
+      ) u) AS taken,
+      (SELECT jsonb_agg(jsonb_build_object('image', i.image, 'hosts', i.hosts)) FROM (
+        SELECT "imageId" AS image, jsonb_agg("hostId") AS hosts FROM "HostImage" GROUP BY "imageId") i) AS images,
+      (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY m."leadMs") / 1000 FROM (
+        SELECT "leadMs" FROM "Lease" WHERE "leadMs" IS NOT NULL ORDER BY "startedAt" DESC LIMIT ${measured}) m) AS "leadS",
+      (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY m."tailMs") / 1000 FROM (
+        SELECT "tailMs" FROM "Lease" WHERE "leadMs" IS NOT NULL ORDER BY "startedAt" DESC LIMIT ${measured}) m) AS "tailS"`;
+  const row = rows[0]!;
+  const hosts = row.hosts ?? [];
+  const figures = { leadS: figure(row.leadS, leadS), tailS: figure(row.tailS, tailS), suspendMiBPerS };
+  return {
+    hosts: hosts.map(({ used: _, ...host }) => host),
+    used: new Map(hosts.map(({ id, used }) => [id, used])),
+    leases: (row.leases ?? []).map((lease) => leaseOf(lease, figures)),
+    taken: row.taken ?? [],
+    images: new Map((row.images ?? []).map(({ image, hosts }) => [image, new Set(hosts)])),
+    figures,
+  };
+}
+
+/** Whole seconds: a plan that differed by milliseconds each time would have nothing that stays where it is. */
+function figure(seconds: number | null, { first, least, most }: { first: number; least: number; most: number }): number {
+  if (seconds === null) return first;
+  return Math.min(most, Math.max(least, Math.ceil(seconds * toSpare)));
+}
+
+const isPlaced = ({ vms }: LeaseRow): boolean => vms.some((vm) => vm.state !== 'pending');
+
+function phaseOf(row: LeaseRow): LeasePhase {
+  if (!isPlaced(row)) return 'waiting';
+  if (row.vms.every((vm) => vm.state === 'removing' || vm.state === 'stuck')) return 'leaving';
+  return row.suspension ?? 'running';
+}
+
+function leaseOf(row: LeaseRow, { leadS: lead }: SiteFigures): LedgerLease {
+  const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
+  const one = vms[0]!;
+  return {
+    ...rest,
+    // Only a task's workflow suspends for the plan.
+    preemptible: row.preemptible && taskId !== null,
+    // Placed, and not said yet to run: by its placement it will after the time that others took.
+    runFromS: row.runFromS ?? (startedAtS === null ? null : startedAtS + lead),
+    nodes: vms.length,
+    each: { vcpus: one.vcpus, memoryMiB: one.memoryMiB, diskMiB: one.diskMiB },
+    phase: phaseOf(row),
+    hosts: isPlaced(row) ? vms.flatMap((vm) => (vm.host === null ? [] : [vm.host])) : plannedHosts,
+    imageId: one.image,
+    task: taskId === null ? null : { id: taskId, state: taskState! },
+    vms: vms.map(({ id, generation, state }) => ({ id, generation, state })),
+  };
+}

@@ -1,0 +1,331 @@
+import type { Resources } from '../model/host.ts';
+import { findWitness } from './binding.ts';
+import { type HostSpec, hostShape, type Lease, type Shape } from './lease.ts';
+import { LeasePlanner } from './planner.ts';
+import type { Policy } from './policy.ts';
+import {
+  beginsAt,
+  claimsOn,
+  createRecord,
+  createState,
+  type HostRecord,
+  type LeaseRecord,
+  type PlanState,
+  rankOf,
+  removeFrom,
+  wholeSeconds,
+} from './state.ts';
+
+/**
+ * The plan of a site, made anew from what its ledger says each time that it is asked for: so nothing that was decided
+ * is lost with a process, and no second truth has to be kept equal to the first. Pure, like all of the scheduler.
+ */
+
+/** `leaving`: its VMs are being removed. */
+export type LeasePhase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'resuming' | 'leaving';
+
+/** A suspend or resume under way: as it was planned. */
+export interface SiteOperation {
+  fromS: number;
+  untilS: number;
+  vms: { host: string; fromS: number; untilS: number }[];
+}
+
+export interface SiteLease {
+  id: string;
+  kind: Lease['kind'];
+  submittedAtS: number;
+  durationS: number;
+  nodes: number;
+  each: Resources;
+  priority: number;
+  preemptible: boolean;
+  /** When it was promised to start; null: best effort. */
+  startAtS: number | null;
+  phase: LeasePhase;
+  /** By VM: where they are, or where they are planned. Empty: not known yet. */
+  hosts: string[];
+  /** The planned hosts are final. */
+  bound: boolean;
+  /** While it has VMs: since when, or from when on, what is left of its time counts. */
+  runFromS: number | null;
+  /** How much was left of its time then; null: all of it. */
+  leftS: number | null;
+  operation: SiteOperation | null;
+}
+
+export interface SiteHost {
+  id: string;
+  capacity: Resources;
+  /** It answers, and takes new work. */
+  up: boolean;
+  /** Its slowest suspend or resume of late, relative to the plan. */
+  slowness: number;
+  /** Nothing is left on it from then on, until then. */
+  vacant: { fromS: number; untilS: number } | null;
+}
+
+/** All that a plan is made from. */
+export interface SiteState {
+  hosts: SiteHost[];
+  /** In the order in which they were accepted. */
+  leases: SiteLease[];
+  /** Room that nobody can reckon with: of VMs that are stuck or move here, the disks of those that are suspended. */
+  taken: { host: string; each: Resources }[];
+}
+
+/** What a lease costs beyond its own time, as it was measured on this site. */
+export interface SiteFigures {
+  /** From a host that is free to VMs that answer: image, disks, boot. */
+  leadS: number;
+  /** From the end of the work to a host that is free: outputs, removal. */
+  tailS: number;
+  suspendMiBPerS: number;
+}
+
+/** How much longer VMs are expected to stay whose time is up. */
+const overdueS = 5;
+/** Hosts are vacated this much before they are needed. */
+const marginS = 2;
+/** Nobody waits longer for what only an observation can tell. */
+const lookAgainS = 5;
+
+export function sitePolicy({ leadS, suspendMiBPerS }: SiteFigures): Policy {
+  return {
+    backfilling: 'aggressive',
+    suspension: true,
+    suspendMiBPerS,
+    migration: 'none',
+    networkMiBPerS: 12.5,
+    // A lease's own workflow brings its image to its hosts while it waits for its start.
+    images: null,
+    runtimeOverhead: 0,
+    bootS: leadS,
+    marginS,
+  };
+}
+
+/** As the planner takes it: what it costs to free the hosts again is planned with it, apart from the user's time. */
+export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
+  return {
+    id: lease.id,
+    kind: lease.startAtS === null ? lease.kind : 'reservation',
+    submittedAtS: lease.submittedAtS,
+    startAtS: lease.startAtS ?? undefined,
+    durationS: wholeSeconds(lease.durationS + figures.tailS),
+    nodes: lease.nodes,
+    ...lease.each,
+    image: '',
+    imageMiB: 0,
+    priority: lease.priority,
+    preemptible: lease.preemptible,
+  };
+}
+
+/** A plan, and the promises in it for which there are no hosts at the moment: they are not in it, and looked after again. */
+export interface SitePlan {
+  planner: LeasePlanner;
+  homeless: string[];
+}
+
+export function planSite(site: SiteState, figures: SiteFigures, now: number): SitePlan {
+  const policy = sitePolicy(figures);
+  const specs: HostSpec[] = site.hosts.map(({ id, capacity }) => ({ id, ...capacity }));
+  const making: Making = {
+    state: createState(specs, policy),
+    index: new Map(site.hosts.map(({ id }, i) => [id, i])),
+    isUp: (host) => site.hosts[host]!.up,
+    figures,
+    now,
+  };
+  const leases = site.leases.map((lease) => recordOf(making, lease));
+  const hosts = site.hosts.map((host, i) => hostOf(host, specs[i]!, site.leases, now));
+  const { seq } = making.state;
+  const planner = LeasePlanner.restore({ version: 1, policy, hosts, leases, transfer: null, pending: [], seq });
+  const always = { from: Number.NEGATIVE_INFINITY, to: Number.POSITIVE_INFINITY };
+  for (const { host, each } of site.taken)
+    planner.state.timeline.add('promise', [{ host: known(making, host), ...always }], shapeOf(each), 1);
+  return { planner, homeless: findHomes(planner.state, now) };
+}
+
+interface Making {
+  state: PlanState;
+  index: ReadonlyMap<string, number>;
+  isUp: (host: number) => boolean;
+  figures: SiteFigures;
+  now: number;
+}
+
+function known({ index }: Making, host: string): number {
+  const found = index.get(host);
+  if (found === undefined) throw new Error(`BUG: the plan names the host ${host}, which the site does not have`);
+  return found;
+}
+
+function shapeOf(each: Resources): Shape {
+  return { cpuMilli: each.vcpus * 1000, memoryMiB: each.memoryMiB, diskMiB: each.diskMiB };
+}
+
+/** What the planner would know of a lease if it had been told of everything that happened to it. */
+function recordOf(making: Making, lease: SiteLease): LeaseRecord {
+  const { state, figures, now } = making;
+  const planned = plannedLease(lease, figures);
+  const { startAtS } = lease;
+  const made = createRecord(
+    state,
+    planned,
+    startAtS === null ? null : { startAt: startAtS, endAt: startAtS + planned.durationS },
+  );
+  const leaving = lease.phase === 'leaving';
+  const record: LeaseRecord = {
+    ...made,
+    preemptible: made.preemptible && !leaving,
+    // The disk of suspended work is taken already: it stays where it is.
+    shape: lease.phase === 'suspended' ? { ...made.shape, diskMiB: 0 } : made.shape,
+    workS: Math.max(1, wholeSeconds((lease.leftS ?? lease.durationS) + figures.tailS)),
+  };
+  record.rank = rankOf(record.lease, record.workS, state.policy);
+  const hosts = lease.hosts.map((host) => known(making, host));
+  const firm = record.preemptible ? 'running' : 'promise';
+  switch (lease.phase) {
+    case 'waiting':
+      if (record.promise === null || hosts.length !== lease.nodes || !hosts.every(making.isUp)) return record;
+      return Object.assign(record, {
+        hosts,
+        bound: lease.bound,
+        claims: claimsOn(hosts, beginsAt(state, record), record.promise.endAt),
+      });
+    case 'suspended':
+      return Object.assign(record, { phase: 'suspended', hosts });
+    case 'suspending': {
+      const { fromS, untilS } = operationOf(lease);
+      const operation = { from: fromS, planned: untilS, until: untilS };
+      const claims = claimsOn(hosts, now, Math.max(untilS, now + overdueS));
+      return Object.assign(record, { phase: 'suspending', hosts, operation, claims, layer: 'running' });
+    }
+    case 'resuming': {
+      const { fromS, untilS } = operationOf(lease);
+      const operation = { from: fromS, planned: untilS, until: untilS };
+      const expectedEnd = Math.max(untilS, now + overdueS) + record.workS;
+      const claims = claimsOn(hosts, now, expectedEnd);
+      return Object.assign(record, { phase: 'resuming', hosts, operation, runFrom: untilS, expectedEnd, claims, layer: firm });
+    }
+    case 'running':
+    case 'leaving': {
+      const runFrom = lease.runFromS ?? now;
+      const expectedEnd = Math.max(leaving ? now : runFrom + record.workS, now + overdueS);
+      const claims = claimsOn(hosts, now, expectedEnd);
+      return Object.assign(record, { phase: 'running', hosts, bound: true, runFrom, expectedEnd, claims, layer: firm });
+    }
+  }
+}
+
+function operationOf(lease: SiteLease): SiteOperation {
+  if (lease.operation === null) throw new Error(`BUG: the lease ${lease.id} is ${lease.phase} without an operation`);
+  return lease.operation;
+}
+
+function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], now: number): HostRecord {
+  const ops = leases
+    .flatMap((lease) => lease.operation?.vms ?? [])
+    .filter((op) => op.host === host.id && op.untilS > now)
+    .map(({ fromS, untilS }) => ({ from: fromS, until: untilS }))
+    .sort((a, b) => a.from - b.from);
+  const { vacant } = host;
+  return {
+    spec,
+    capacity: hostShape(spec),
+    up: host.up,
+    drain: vacant !== null && vacant.untilS > now ? { from: vacant.fromS, until: vacant.untilS } : null,
+    ops,
+    movingUntil: 0,
+    cache: [],
+    slowness: host.slowness,
+  };
+}
+
+/** Hosts for promises that have none, or whose hosts are gone, the next start first. */
+function findHomes(state: PlanState, now: number): string[] {
+  const homeless = state.upcoming.filter((record) => record.claims.length === 0 && !findWitness(state, record, now));
+  for (const record of homeless) {
+    removeFrom(state.upcoming, record);
+    state.leases.delete(record.lease.id);
+  }
+  return homeless.map((record) => record.lease.id);
+}
+
+/** What is to be done now, and what the ledger should remember of the plan. */
+export interface SiteDecision {
+  /** `untilS`: when its time is up. */
+  starts: { lease: string; hosts: string[]; workFromS: number; untilS: number }[];
+  suspends: { lease: string; leftS: number; operation: SiteOperation }[];
+  resumes: { lease: string; operation: SiteOperation }[];
+  /** Promises that have not begun, whose hosts were chosen or exchanged. */
+  promises: { lease: string; hosts: string[]; bound: boolean }[];
+  /** Promises whose time is over without having begun. */
+  broken: string[];
+  /** When to decide again if nothing happens; null: only when something does. */
+  wakeAtS: number | null;
+}
+
+export function decideSite(site: SiteState, figures: SiteFigures, now: number): SiteDecision {
+  const isOver = (lease: SiteLease) =>
+    lease.phase === 'waiting' && lease.startAtS !== null && lease.startAtS + lease.durationS <= now;
+  const broken = site.leases.filter(isOver).map((lease) => lease.id);
+  const alive = { ...site, leases: site.leases.filter((lease) => !isOver(lease)) };
+  const { planner, homeless } = planSite(alive, figures, now);
+  const decision: SiteDecision = { starts: [], suspends: [], resumes: [], promises: [], broken, wakeAtS: null };
+  for (const action of planner.decide(now)) {
+    switch (action.do) {
+      case 'start':
+        decision.starts.push({
+          lease: action.lease,
+          hosts: action.hosts,
+          workFromS: action.workFromS,
+          untilS: action.untilS - figures.tailS,
+        });
+        break;
+      case 'suspend': {
+        const leftS = Math.max(1, planner.state.leases.get(action.lease)!.workS - figures.tailS);
+        decision.suspends.push({ lease: action.lease, leftS, operation: asOperation(action) });
+        break;
+      }
+      case 'resume':
+        decision.resumes.push({ lease: action.lease, operation: asOperation(action) });
+        break;
+      case 'transfer':
+      case 'evict':
+      case 'migrate':
+      case 'stop':
+      case 'breakPromise':
+        throw new Error(`BUG: under this site's policy nothing is to ${action.do}, and ${JSON.stringify(action)} was planned`);
+    }
+  }
+  decision.promises = changedPromises(alive, planner.state);
+  const wakeAt = Math.min(planner.wakeAt(now), homeless.length > 0 ? now + lookAgainS : Number.POSITIVE_INFINITY);
+  // A promise that is due and waits for a host to be free: what frees it is reported, and this is for what isn't.
+  const late = planner.state.upcoming.some((record) => beginsAt(planner.state, record) <= now);
+  const at = late ? Math.min(wakeAt, now + lookAgainS) : wakeAt;
+  decision.wakeAtS = at === Number.POSITIVE_INFINITY ? null : at;
+  return decision;
+}
+
+function asOperation(action: { fromS: number; untilS: number; vms: SiteOperation['vms'] }): SiteOperation {
+  const workFromS = 'workFromS' in action ? Number(action.workFromS) : action.untilS;
+  return {
+    fromS: action.fromS,
+    untilS: workFromS,
+    vms: action.vms.map(({ host, fromS, untilS }) => ({ host, fromS, untilS })),
+  };
+}
+
+/** What the ledger does not say yet of promises that have not begun. */
+export function changedPromises(site: SiteState, state: PlanState): SiteDecision['promises'] {
+  const before = new Map(site.leases.map((lease) => [lease.id, lease]));
+  return state.upcoming.flatMap(({ lease, hosts: indices, bound }) => {
+    const hosts = indices.map((host) => state.hosts[host]!.spec.id);
+    const was = before.get(lease.id);
+    const same = was !== undefined && was.bound === bound && String(was.hosts) === String(hosts);
+    return same ? [] : [{ lease: lease.id, hosts, bound }];
+  });
+}

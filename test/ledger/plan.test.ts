@@ -1,0 +1,219 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { Placement, PlanStep } from '../../activities/ledger/contract.ts';
+import type { BerthError } from '../../model/errors.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
+
+const fixture = useLedger();
+let owner: string;
+const size = { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 };
+
+beforeEach(async () => {
+  await empty(fixture);
+  owner = await addOwner(fixture);
+  await addImage(fixture);
+  for (const id of ['host-a', 'host-b']) await fixture.activities.hostArrived(hostFacts(id, size));
+});
+
+const at = (inS: number): string => new Date(fixture.now + inS * 1000).toISOString();
+const reservation = (inS: number, durationS: number, nodes = 2) => ({
+  nodes,
+  resources: { vcpus: 2, memoryMiB: 1024, diskMiB: 512 },
+  lease: { kind: 'reservation', startAt: at(inS), durationS },
+});
+const work = (durationS: number, more: object = {}) => ({
+  resources: { vcpus: 2, memoryMiB: 1024, diskMiB: 512 },
+  lease: { kind: 'bestEffort', durationS, ...more },
+});
+const submit = (spec: object): Promise<TaskId> => accept(fixture, owner, spec as Record<string, unknown>);
+const ask = (id: TaskId): Promise<Placement> => fixture.activities.reserveTask(id);
+
+const leaseOf = async (id: TaskId) =>
+  (await fixture.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true } })).lease;
+const vmsOf = (id: TaskId) => fixture.ledger.vm.findMany({ where: { taskId: id }, orderBy: { node: 'asc' } });
+
+/** Does what is due, step by step, up to a moment. */
+async function planUntil(ms: number): Promise<PlanStep[]> {
+  const steps: PlanStep[] = [];
+  for (;;) {
+    const step = await fixture.activities.plan();
+    steps.push(step);
+    if (step.wakeAt === null || Date.parse(step.wakeAt) > ms) break;
+    fixture.now = Math.max(fixture.now + 1, Date.parse(step.wakeAt));
+  }
+  fixture.now = Math.max(fixture.now, ms);
+  return steps;
+}
+
+/** As its workflow does: all VMs, then the lease. */
+async function suspendNow(id: TaskId): Promise<void> {
+  expect(await fixture.activities.leaseOrder(id)).toBe('suspend');
+  for (const vm of await vmsOf(id)) {
+    await fixture.activities.beginSuspension(vm.id as never);
+    await fixture.activities.commitSuspension(vm.id as never);
+  }
+  expect(await fixture.activities.leaseSuspended(id)).toEqual(['planner']);
+}
+
+async function begun(id: TaskId): Promise<void> {
+  for (const [state, vmState] of [['stagingIn'], ['starting', 'creating'], ['running', 'running']] as const)
+    await fixture.activities.advanceTask(id, state, [], vmState);
+}
+
+describe('a reservation', () => {
+  test('is promised its hosts at once, and gets them at its time', async () => {
+    const id = await submit(reservation(600, 300));
+    const lease = await leaseOf(id);
+    expect(lease.plannedHosts.toSorted()).toEqual(['host-a', 'host-b']);
+    expect(lease.endAt!.getTime() - lease.startAt!.getTime()).toBe(300_000);
+    expect(await ask(id)).toMatchObject({ placed: false, planned: true, term: { startAt: expect.any(String) } });
+    await planUntil(lease.startAt!.getTime() - 60_000);
+    expect(await ask(id)).toMatchObject({ placed: false });
+    const steps = await planUntil(lease.startAt!.getTime());
+    expect(steps.flatMap(({ placed }) => placed)).toContain(id);
+    const answer = await ask(id);
+    expect(answer).toMatchObject({
+      placed: true,
+      term: { endAt: lease.endAt!.toISOString().replace('Z', '+00:00').replace('.000', '') },
+    });
+    expect((await usage(fixture)).map(({ said }) => said[0])).toEqual([2, 2]);
+  });
+
+  test('that cannot be had is refused with alternatives that can be, and has never existed', async () => {
+    await submit(reservation(600, 300));
+    const error = (await failure(submit(reservation(600, 300)))) as unknown as BerthError;
+    expect(error).toMatchObject({ code: 'lease-refused', extra: { reason: 'no-capacity' } });
+    const alternatives = error.extra.alternatives as { change: string; startAt: string; nodes: number; durationS: number }[];
+    expect(alternatives.map(({ change }) => change)).toContain('later');
+    expect(await fixture.ledger.task.count()).toBe(1);
+    expect(await fixture.ledger.lease.count()).toBe(1);
+    for (const { startAt, nodes, durationS } of alternatives.slice(0, 1))
+      await submit({ ...reservation(0, durationS, nodes), lease: { kind: 'reservation', startAt, durationS } });
+  });
+
+  test('too near to boot is refused', async () => {
+    expect(await failure(submit(reservation(1, 300)))).toMatchObject({ code: 'lease-refused' });
+  });
+
+  test('of two at once on the last hosts, one is promised', async () => {
+    const order = reservation(600, 300);
+    const ends = await Promise.allSettled([submit(order), submit(order), submit(order)]);
+    expect(ends.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+  });
+
+  test('that could not begin in its time is broken, and its task told so', async () => {
+    const id = await submit(reservation(100, 50));
+    for (const host of ['host-a', 'host-b']) await fixture.activities.hostSilent(host as never);
+    const { startAt } = await leaseOf(id);
+    const steps = await planUntil(startAt!.getTime() + 60_000);
+    expect(steps.flatMap(({ placed }) => placed)).toContain(id);
+    expect(await failure(ask(id))).toMatchObject({ code: 'promise-broken' });
+  });
+
+  test('moves to other hosts when its own are lost', async () => {
+    const id = await submit(reservation(600, 300, 1));
+    const [first] = (await leaseOf(id)).plannedHosts;
+    await fixture.activities.hostSilent(first as never);
+    await fixture.activities.plan();
+    expect((await leaseOf(id)).plannedHosts).not.toContain(first);
+    expect((await leaseOf(id)).plannedHosts).toHaveLength(1);
+  });
+});
+
+describe('best effort', () => {
+  test('is placed at once where nothing is promised', async () => {
+    const id = await submit(work(3600));
+    expect(await ask(id)).toMatchObject({ placed: true, term: null });
+  });
+
+  test('fills the time before a promise, is suspended for it, and goes on after it', async () => {
+    const running = [await submit(work(3600)), await submit(work(3600))];
+    for (const id of running) {
+      expect(await ask(id)).toMatchObject({ placed: true });
+      await begun(id);
+    }
+    const promised = await submit(reservation(300, 120));
+    const { startAt } = await leaseOf(promised);
+    await planUntil(startAt!.getTime() - 60_000);
+    expect(await Promise.all(running.map((id) => fixture.activities.leaseOrder(id)))).toEqual(['run', 'run']);
+    const steps = await planUntil(startAt!.getTime() - 16_000);
+    expect(steps.flatMap(({ changed }) => changed)).toEqual(expect.arrayContaining(running));
+    for (const id of running) await suspendNow(id);
+    expect((await usage(fixture)).map(({ said }) => said[0])).toEqual([0, 0]);
+    await planUntil(startAt!.getTime());
+    expect(await ask(promised)).toMatchObject({ placed: true });
+    await begun(promised);
+    await planUntil(startAt!.getTime() + 60_000);
+    expect(await Promise.all(running.map((id) => fixture.activities.leaseOrder(id)))).toEqual(['suspend', 'suspend']);
+    const vms = (await vmsOf(promised)).map(({ id }) => id as never);
+    for (const [state, vmState] of [['stagingOut', 'removing']] as const)
+      await fixture.activities.advanceTask(promised, state, [], vmState);
+    const outcome = {
+      state: 'succeeded',
+      exitCode: 0,
+      error: null,
+      outputs: [],
+      bytesIn: 0,
+      bytesOut: 0,
+      vms: [],
+      timeline: [],
+    } as const;
+    expect(await fixture.activities.finishTask(promised, { ...outcome, outputs: [], vms: [], timeline: [] }, vms)).toEqual([
+      'planner',
+    ]);
+    const step = await fixture.activities.plan();
+    expect(step.changed.toSorted()).toEqual(running.toSorted());
+    for (const id of running) {
+      expect(await fixture.activities.leaseOrder(id)).toBe('resume');
+      expect((await vmsOf(id)).map(({ state }) => state)).toEqual(['restoring']);
+      for (const vm of await vmsOf(id)) {
+        await fixture.activities.beginRestoration(vm.id as never);
+        await fixture.activities.commitRestoration(vm.id as never);
+      }
+      await fixture.activities.leaseResumed(id);
+      const lease = await leaseOf(id);
+      expect(lease).toMatchObject({ suspension: null, operation: null, suspensions: 1 });
+      expect(lease.leftS!).toBeGreaterThan(3200);
+      expect(lease.leftS!).toBeLessThan(3400);
+    }
+    expect(await fixture.activities.plan()).toMatchObject({ wakeAt: null });
+  });
+
+  test('that may not be preempted is in the way of a promise, which is refused', async () => {
+    for (const id of [await submit(work(3600, { preemptible: false })), await submit(work(3600, { preemptible: false }))])
+      expect(await ask(id)).toMatchObject({ placed: true });
+    expect(await failure(submit(reservation(300, 120)))).toMatchObject({ code: 'lease-refused' });
+  });
+
+  test('waits while a plan leaves it no room, with all passes left to the planner', async () => {
+    await submit(reservation(20, 3600));
+    const id = await submit(work(3600));
+    expect(await ask(id)).toMatchObject({ placed: false, planned: true });
+    expect(await fixture.activities.hostArrived(hostFacts('host-c', size))).toEqual(['planner']);
+    await fixture.activities.plan();
+    expect(await ask(id)).toMatchObject({ placed: true, vms: [{ host: 'host-c' }] });
+  });
+
+  test('with a deadline that can be met is promised a start that meets it; with another it is refused', async () => {
+    const id = await submit(work(600, { deadline: at(1000) }));
+    const { startAt, endAt } = await leaseOf(id);
+    expect(endAt!.getTime()).toBeLessThanOrEqual(fixture.now + 1000_000);
+    expect(endAt!.getTime() - startAt!.getTime()).toBe(600_000);
+    expect(await failure(submit(work(600, { deadline: at(300) })))).toMatchObject({
+      code: 'lease-refused',
+      extra: { reason: 'deadline' },
+    });
+  });
+});
+
+test('a host that suspended slower than planned is planned slower from then on', async () => {
+  const id = await submit(work(3600));
+  await ask(id);
+  await begun(id);
+  const promised = await submit(reservation(100, 60));
+  await planUntil((await leaseOf(promised)).startAt!.getTime() - 16_000);
+  fixture.now += 120_000;
+  const host = (await vmsOf(id))[0]!.hostId!;
+  await suspendNow(id);
+  expect((await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).slowness).toBeGreaterThan(2);
+});

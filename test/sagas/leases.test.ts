@@ -1,0 +1,116 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { FakeRun } from '../../drivers/fake/host.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { workflowId } from '../../model/temporal.ts';
+import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
+import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+
+const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
+const week = 7 * 24 * 3600;
+/** In the fakes' time, a fiftieth of it for real. */
+const long = { ...done, durationMs: 600_000 };
+
+/** Two hosts, each with room for one VM. */
+let site: FakeSite;
+beforeAll(async () => {
+  site = await openFakeSite({
+    hosts: 2,
+    capacity: { vcpus: 1, memoryMiB: 65_536, diskMiB: 262_144 },
+    run: (_, [program]) => {
+      if (program === 'endless') return { ...done, durationMs: endless };
+      return program === 'long' ? long : done;
+    },
+  });
+  await site.startPlanner();
+  // What leases cost here is measured on it, and is less than what is taken to be so before.
+  expect(await site.ended(await site.submit())).toBe('succeeded');
+});
+afterAll(async () => {
+  await expectEmptySite(site);
+  await site.stop();
+});
+
+const at = (inS: number): string => new Date(Date.now() + inS * 1000).toISOString();
+const reserve = (inS: number, durationS: number, more: object = {}) =>
+  site.submit({ nodes: 2, lease: { kind: 'reservation', startAt: at(inS), durationS }, ...more });
+const leaseOf = async (id: TaskId) => {
+  const { lease } = await site.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true } });
+  return lease;
+};
+const isIn = (id: TaskId, state: string) => async () => (await rowsOf(site, id)).task.state === state;
+const until = (id: TaskId, state: string) => site.until(`${id} is ${state}`, isIn(id, state));
+
+/** How long after its promised start the command of a task began. */
+async function lateMs(id: TaskId): Promise<number> {
+  const { task } = await rowsOf(site, id);
+  return task.startedAt!.getTime() - (await leaseOf(id)).startAt!.getTime();
+}
+
+test('a reservation begins at its time, with its VMs booted before', async () => {
+  const id = await reserve(8, 30);
+  expect(await site.ended(id)).toBe('succeeded');
+  expect(await lateMs(id)).toBeGreaterThanOrEqual(0);
+  expect(await lateMs(id)).toBeLessThan(2000);
+  await expectEverythingOrNothing(site, id);
+});
+
+test('a promised lease has all of its time, and no more', async () => {
+  const id = await reserve(8, 3, { command: ['endless'], timeoutS: week });
+  expect(await site.ended(id)).toBe('failed');
+  const { task } = await rowsOf(site, id);
+  expect(task.error).toMatchObject({ code: 'lease-expired' });
+  const { endAt } = await leaseOf(id);
+  expect(Math.abs(task.finishedAt!.getTime() - endAt!.getTime())).toBeLessThan(4000);
+});
+
+test('work in the way is suspended, and goes on afterwards: each command is started once', async () => {
+  const works = [
+    await site.submit({ command: ['long'], timeoutS: week }),
+    await site.submit({ command: ['long'], timeoutS: week }),
+  ];
+  for (const id of works) await until(id, 'running');
+  const promised = await reserve(12, 30);
+  await site.until('they are suspended', async () =>
+    (await Promise.all(works.map(leaseOf))).every((lease) => lease.suspension === 'suspended'),
+  );
+  expect(await site.ended(promised)).toBe('succeeded');
+  expect(await lateMs(promised)).toBeLessThan(2000);
+  expect(await Promise.all(works.map((id) => site.ended(id)))).toEqual(['succeeded', 'succeeded']);
+  for (const id of [promised, ...works]) await expectEverythingOrNothing(site, id);
+  for (const id of works) {
+    const { vms } = await rowsOf(site, id);
+    expect(await leaseOf(id)).toMatchObject({ suspensions: 1, suspension: null });
+    expect(site.hosts.map((host) => host.jobsStarted.get(vms[0]!.id) ?? 0).reduce((a, b) => a + b)).toBe(1);
+  }
+});
+
+test('a reservation that is cancelled gives its hosts back', async () => {
+  const id = await reserve(3600, 60);
+  const waiting = await site.submit({ lease: { kind: 'bestEffort', durationS: 7000, preemptible: false }, nodes: 2 });
+  await site.until('it waits for the promise', async () => (await site.detailsOf(workflowId.task(waiting))).includes('queued'));
+  await site.cancel(id);
+  expect(await site.ended(id)).toBe('cancelled');
+  expect(await site.ended(waiting)).toBe('succeeded');
+});
+
+test('work that is suspended can be cancelled', async () => {
+  const work = await site.submit({ command: ['endless'], timeoutS: week, nodes: 2 });
+  await until(work, 'running');
+  const promised = await reserve(12, 30, { command: ['endless'], timeoutS: week });
+  await site.until('it is suspended', async () => (await leaseOf(work)).suspension === 'suspended');
+  await site.cancel(work);
+  expect(await site.ended(work)).toBe('cancelled');
+  await expectEverythingOrNothing(site, work);
+  await until(promised, 'running');
+  expect(await lateMs(promised)).toBeLessThan(2000);
+  await site.cancel(promised);
+  await site.ended(promised);
+});
+
+test('control workers that are away while a reservation is pending keep nobody from starting in time', async () => {
+  const id = await reserve(10, 30);
+  await site.stopWorker('control');
+  await site.startControl();
+  expect(await site.ended(id)).toBe('succeeded');
+  expect(await lateMs(id)).toBeLessThan(2000);
+});

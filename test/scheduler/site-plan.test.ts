@@ -1,0 +1,193 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import {
+  changedPromises,
+  decideSite,
+  plannedLease,
+  planSite,
+  type SiteFigures,
+  type SiteLease,
+  type SiteOperation,
+  type SiteState,
+} from '../../scheduler/site-plan.ts';
+
+const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 150);
+const figures: SiteFigures = { leadS: 10, tailS: 5, suspendMiBPerS: 64 };
+const hostSize = { vcpus: 2, memoryMiB: 1024, diskMiB: 100_000 };
+
+interface Order {
+  afterS: number;
+  reserveInS: number | null;
+  durationS: number;
+  nodes: number;
+  vcpus: 1 | 2;
+  preemptible: boolean;
+  /** How long an operation really takes, as a share of what was planned; and the work, of its duration. */
+  slow: number;
+  works: number;
+}
+
+const order: fc.Arbitrary<Order> = fc.record({
+  afterS: fc.integer({ min: 0, max: 120 }),
+  reserveInS: fc.option(fc.integer({ min: 20, max: 600 }), { freq: 2 }),
+  durationS: fc.integer({ min: 10, max: 400 }),
+  nodes: fc.integer({ min: 1, max: 3 }),
+  vcpus: fc.constantFrom(1, 2),
+  preemptible: fc.boolean(),
+  slow: fc.double({ min: 0.2, max: 1, noNaN: true }),
+  works: fc.double({ min: 0.1, max: 1, noNaN: true }),
+});
+
+/** A lease as the ledger's row has it, and what the world knows of it besides. */
+interface Row extends SiteLease {
+  order: Order;
+  workLeftS: number;
+  endsAtS: number | null;
+  operationEndsS: number | null;
+  startedAtS: number | null;
+  suspensions: number;
+  ended: boolean;
+}
+
+/** A site whose ledger is a list, and in which everything takes its time. */
+class World {
+  now = 0;
+  readonly rows: Row[] = [];
+  readonly hosts = ['h1', 'h2', 'h3'].map((id) => ({ id, capacity: hostSize, up: true, slowness: 1, vacant: null }));
+
+  site(): SiteState {
+    return { hosts: this.hosts, leases: this.rows.filter((row) => !row.ended), taken: this.#disksOfSuspended() };
+  }
+
+  #disksOfSuspended(): SiteState['taken'] {
+    const asleep = this.rows.filter((row) => !row.ended && row.phase === 'suspended');
+    return asleep.flatMap((row) =>
+      row.hosts.map((host) => ({ host, each: { vcpus: 0, memoryMiB: 0, diskMiB: row.each.diskMiB } })),
+    );
+  }
+
+  submit(order: Order): void {
+    const lease: SiteLease = {
+      id: `l${this.rows.length}`,
+      kind: order.reserveInS === null ? 'bestEffort' : 'reservation',
+      submittedAtS: this.now,
+      durationS: order.durationS,
+      nodes: order.nodes,
+      each: { vcpus: order.vcpus, memoryMiB: 128 * order.vcpus, diskMiB: 64 },
+      priority: 0,
+      preemptible: order.preemptible,
+      startAtS: order.reserveInS === null ? null : this.now + order.reserveInS,
+      phase: 'waiting',
+      hosts: [],
+      bound: false,
+      runFromS: null,
+      leftS: null,
+      operation: null,
+    };
+    const { planner } = planSite(this.site(), figures, this.now);
+    if (!planner.submit(plannedLease(lease, figures), this.now).accepted) return;
+    for (const promise of changedPromises(this.site(), planner.state)) {
+      const row = promise.lease === lease.id ? lease : this.#row(promise.lease);
+      Object.assign(row, { hosts: promise.hosts, bound: promise.bound });
+    }
+    const rest = { workLeftS: order.durationS * order.works, endsAtS: null, operationEndsS: null, startedAtS: null };
+    this.rows.push({ ...lease, order, ...rest, suspensions: 0, ended: false });
+  }
+
+  #row(id: string): Row {
+    return this.rows.find((row) => row.id === id)!;
+  }
+
+  /** What happened by now, as the leases' workflows report it. */
+  happen(): void {
+    for (const row of this.rows) {
+      if (row.operationEndsS !== null && row.operationEndsS <= this.now) this.#operated(row);
+      if (row.endsAtS !== null && row.endsAtS <= this.now) Object.assign(row, { ended: true, endsAtS: null });
+    }
+  }
+
+  #operated(row: Row): void {
+    const resumed = row.phase === 'resuming';
+    Object.assign(row, { phase: resumed ? 'running' : 'suspended', operation: null, operationEndsS: null });
+    row.runFromS = resumed ? this.now : null;
+    if (resumed) row.endsAtS = this.now + row.workLeftS;
+  }
+
+  decide(): number | null {
+    const decision = decideSite(this.site(), figures, this.now);
+    expect(decision.broken).toEqual([]);
+    for (const { lease, hosts, workFromS } of decision.starts) {
+      const row = this.#row(lease);
+      expect(hosts).toHaveLength(row.nodes);
+      Object.assign(row, {
+        phase: 'running',
+        hosts,
+        runFromS: workFromS,
+        startedAtS: workFromS,
+        endsAtS: workFromS + row.workLeftS,
+      });
+    }
+    for (const { lease, leftS, operation } of decision.suspends) {
+      const row = this.#row(lease);
+      row.workLeftS -= Math.max(0, this.now - row.runFromS!);
+      Object.assign(row, { phase: 'suspending', leftS, endsAtS: null, suspensions: row.suspensions + 1 });
+      this.#operate(row, operation);
+    }
+    for (const { lease, operation } of decision.resumes) {
+      const row = this.#row(lease);
+      row.phase = 'resuming';
+      this.#operate(row, operation);
+    }
+    for (const { lease, hosts, bound } of decision.promises) Object.assign(this.#row(lease), { hosts, bound });
+    return decision.wakeAtS;
+  }
+
+  #operate(row: Row, operation: SiteOperation): void {
+    row.operation = operation;
+    row.operationEndsS = this.now + (operation.untilS - operation.fromS) * row.order.slow;
+  }
+
+  check(): void {
+    for (const { id, capacity } of this.hosts) {
+      const here = this.rows.filter((row) => !row.ended && row.phase !== 'waiting' && row.phase !== 'suspended');
+      const vcpus = here.reduce((sum, row) => sum + row.each.vcpus * row.hosts.filter((host) => host === id).length, 0);
+      expect(vcpus, `vCPUs on ${id} at ${this.now}`).toBeLessThanOrEqual(capacity.vcpus);
+    }
+    for (const row of this.rows)
+      if (row.startAtS !== null && row.startedAtS !== null) expect(row.startedAtS, row.id).toBeCloseTo(row.startAtS, 3);
+  }
+
+  nextAfter(wakeAtS: number | null): number {
+    const moments = this.rows.flatMap((row) => [row.endsAtS, row.operationEndsS]);
+    return Math.min(...[...moments, wakeAtS].filter((at) => at !== null && at > this.now).map(Number));
+  }
+}
+
+test('plans that are made anew from rows keep every promise to the second, exceed nothing and finish all work', () => {
+  let suspensions = 0;
+  let promised = 0;
+  const property = fc.property(fc.array(order, { minLength: 1, maxLength: 14 }), (orders) => {
+    const world = new World();
+    const arrivals = orders.map((one) => ({ ...one }));
+    let arriveAt = arrivals[0]!.afterS;
+    for (let steps = 0; steps < 5000; steps += 1) {
+      world.happen();
+      while (arrivals.length > 0 && arriveAt <= world.now) {
+        world.submit(arrivals.shift()!);
+        arriveAt += arrivals[0]?.afterS ?? 0;
+      }
+      const wakeAtS = world.decide();
+      world.check();
+      const next = Math.min(world.nextAfter(wakeAtS), arrivals.length > 0 ? arriveAt : Number.POSITIVE_INFINITY);
+      if (next === Number.POSITIVE_INFINITY) break;
+      world.now = next;
+    }
+    // Nothing waits or sleeps for ever, and nobody got less than its work.
+    suspensions += world.rows.reduce((sum, row) => sum + row.suspensions, 0);
+    promised += world.rows.filter((row) => row.startAtS !== null).length;
+    expect(world.rows.filter((row) => !row.ended).map(({ id, phase }) => `${id} ${phase}`)).toEqual([]);
+  });
+  fc.assert(property, { numRuns: runs });
+  // Else the workloads would have shown nothing.
+  expect([suspensions > runs / 10, promised > runs / 2]).toEqual([true, true]);
+}, 120_000);

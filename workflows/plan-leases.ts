@@ -1,0 +1,42 @@
+import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import { signalName, workflowId } from '../model/temporal.ts';
+import { taskErrorOf } from './failure.ts';
+import { onLedger } from './on-host.ts';
+import { now, Progress } from './progress.ts';
+import { tell } from './tell.ts';
+import { waits } from './timeouts.ts';
+
+const replanSignal = defineSignal(signalName.replan);
+
+/**
+ * The planner: it alone carries out the plan. Whoever changes what the plan is made from tells it; signals that come
+ * while it decides are one more decision, however many they are. It knows nothing but when to look again: the plan is
+ * made from the ledger each time, so it can be killed at any moment, and be away, and nothing is lost but time.
+ */
+export async function planLeases(pace = 1): Promise<never> {
+  const progress = new Progress();
+  const ledger = onLedger(pace);
+  let asked = true;
+  setHandler(replanSignal, () => {
+    asked = true;
+  });
+  do {
+    asked = false;
+    let waitMs = waits(pace).planPoll;
+    try {
+      const step = await ledger.plan();
+      // Not waited for one after the other: who is told late starts late.
+      await Promise.all([
+        ...step.placed.map((task) => tell(workflowId.task(task), signalName.placed)),
+        ...step.changed.map((task) => tell(workflowId.task(task), signalName.planned)),
+      ]);
+      if (step.wakeAt !== null) waitMs = Math.min(waitMs, Math.max(1, Date.parse(step.wakeAt) - Date.now()));
+      progress.say('step', `${step.leases} leases in the plan, decided at ${now()}; next at ${step.wakeAt ?? 'the next change'}`);
+      progress.say('failed', null);
+    } catch (error) {
+      progress.say('failed', `**the plan could not be made** at ${now()}: ${taskErrorOf(error).message}`);
+    }
+    await condition(() => asked, waitMs);
+  } while (!workflowInfo().continueAsNewSuggested);
+  return continueAsNew<typeof planLeases>(pace);
+}
