@@ -76,9 +76,11 @@ async function step(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promi
     case 'scheduled':
       return schedule(look);
     case 'vacating': {
-      const lost = drains.filter(({ state }) => isDrainOver(state));
+      // One that has given its host back already was empty: its time is over before anybody looked.
+      const had: DrainState[] = ['held', 'returning', 'returned'];
+      const lost = drains.filter(({ state }) => isDrainOver(state) && !had.includes(state));
       if (lost.length > 0) return fail(look, lost.flatMap(whyLost));
-      const waits = drains.some(({ state }) => state !== 'held') || nowMs < row.startAt.getTime();
+      const waits = drains.some(({ state }) => !had.includes(state)) || nowMs < row.startAt.getTime();
       if (!waits) await enter(look, 'active', reservationEventTypes.started);
       return stepOf(look, { waitMs: waits ? null : row.endAt.getTime() - nowMs });
     }
