@@ -1,12 +1,26 @@
 import { z } from 'zod';
 import { drainStates, drainStrategies } from '../model/drain.ts';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
-import { DrainData, ReservationData, TaskAcceptedData, TaskEndedData, TaskStartedData, VmMigratedData } from '../model/events.ts';
+import {
+  DrainData,
+  ReservationData,
+  TaskAcceptedData,
+  TaskEndedData,
+  TaskStartedData,
+  VmCreatedData,
+  VmMigratedData,
+  VmRemovedData,
+  VmRestoredData,
+  VmStartedData,
+  VmStoppedData,
+  VmSuspendedData,
+} from '../model/events.ts';
 import { migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
 import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 import { coldReasons } from '../model/vm.ts';
+import { vmOperationNames } from '../model/vm-order.ts';
 
 /** What the API answers with. Sizes carry their unit in the name; times are RFC 3339 in UTC. */
 const time = z.iso.datetime().meta({ example: '2026-11-21T12:00:00.000Z' });
@@ -151,7 +165,22 @@ export const Vm = z
       .strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() })
       .nullable()
       .meta({ description: "How it came to life: warm, from a template's memory, or cold, by a boot of its own, and then why" }),
-    problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck' }),
+    lease: z
+      .strictObject({
+        kind: z.enum(['reservation', 'bestEffort', 'immediate']),
+        durationS: z.int().nullable(),
+        endsAt: time.nullable(),
+      })
+      .nullable()
+      .meta({ description: 'Its own; null: it has that of its task. Without durationS it lasts until it is deleted' }),
+    operation: z.enum(vmOperationNames).nullable().meta({ description: 'What was asked of it and has yet to happen' }),
+    waiting: z
+      .strictObject({ hosts: z.int(), failed: z.record(z.string(), z.int()) })
+      .nullable()
+      .meta({ description: 'Why it is pending: of so many hosts, how many failed which filter' }),
+    hostKey: z.string().nullable().meta({ description: 'The public key of its sshd, as in known_hosts' }),
+    removalRequestedAt: time.nullable(),
+    problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck or stopped, or what came to nothing last' }),
     startedAt: time.nullable(),
     endedAt: time.nullable(),
     createdAt: time,
@@ -347,10 +376,24 @@ export const Event = z
     owner: z.string(),
     sequence: z.string().meta({ description: 'Its place among all events; a cursor for `after`' }),
     data: z
-      .union([TaskAcceptedData, TaskStartedData, TaskEndedData, VmMigratedData, DrainData, ReservationData, z.looseObject({})])
+      .union([
+        TaskAcceptedData,
+        TaskStartedData,
+        TaskEndedData,
+        VmMigratedData,
+        DrainData,
+        ReservationData,
+        VmCreatedData,
+        VmStartedData,
+        VmSuspendedData,
+        VmRestoredData,
+        VmStoppedData,
+        VmRemovedData,
+        z.looseObject({}),
+      ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled, of berth.vm.migrated, of berth.drain.…, of berth.reservation.…; others to come',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.… and berth.reservation.…; others to come',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

@@ -32,6 +32,10 @@ export interface TaskWorkflows {
   /** Asks the task's workflow to cancel; starts it first where it isn't, since only it may end a task. */
   cancelTask(id: TaskId): Promise<void>;
   /** Success also when it was started before. */
+  startVm(id: VmId): Promise<void>;
+  /** Something is wanted of it: its workflow is to look; it is started where it isn't. */
+  tellVm(id: VmId): Promise<void>;
+  /** Success also when it was started before. */
   startMigration(move: MigrationName): Promise<void>;
   /** Asks for the abort, as cancelTask does. */
   abortMigration(move: MigrationName): Promise<void>;
@@ -110,6 +114,15 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
   return {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
     cancelTask: (id) => cancel(workflowType.task, workflowId.task(id), id),
+    startVm: (id) => start(workflowType.vm, workflowId.vm(id), id),
+    async tellVm(id) {
+      try {
+        await soon(() => client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked));
+      } catch (error) {
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+        await start(workflowType.vm, workflowId.vm(id), id);
+      }
+    },
     startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
     abortMigration: (move) => cancel(workflowType.migration, nameOf(move), move.id),
 

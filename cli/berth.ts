@@ -11,6 +11,7 @@ import { addEventCommand, addHostCommands } from './operators.ts';
 import { addReservationCommands } from './reservations.ts';
 import type { Screen } from './show.ts';
 import { addTaskCommands } from './tasks.ts';
+import { addVmCommands } from './vms.ts';
 
 interface Options {
   api?: string;
@@ -33,6 +34,7 @@ Examples:
   berth files put words.txt
   berth tasks submit --image debian-12 --input in/words=@words.txt --follow -- wc -w in/words
   berth tasks ls --state running
+  berth vms create web --image debian-12 --user ann --ssh-key ~/.ssh/id_ed25519.pub --wait
 
 Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where it has one); 2 a command that is not right.`,
   );
@@ -43,6 +45,7 @@ const screen = (): Screen => ({ out: process.stdout, err: process.stderr, json: 
 addFileCommands(program, connect, screen);
 addTaskCommands(program, connect, screen);
 addLeaseCommands(program, connect, screen);
+addVmCommands(program, connect, screen);
 addMigrationCommands(program, connect, screen);
 addImageCommands(program, connect, screen);
 addDrainCommands(program, addHostCommands(program, connect, screen), connect, screen);

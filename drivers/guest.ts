@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
 import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
+import { setupScript } from './guest-setup.ts';
 import { newHostKey } from './host-key.ts';
 import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
 
@@ -14,15 +15,17 @@ const program = jobProgram();
 const execDeadlineMs = 60_000;
 /** A boot's last units take seconds after the agent answers, under emulation on a busy machine a minute. */
 const calmDeadlineMs = 180_000;
+/** The first boot's own commands are in it. */
+const setUpDeadlineMs = 8 * 60_000;
 /** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
 const drainMs = 2000;
 const drainPollMs = 10;
 
 /** What Berth does inside a guest, in as few calls as it takes: under emulation each program started costs 0.1 s and more. */
 export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
-  async function exec(domain: string, argv: string[], input?: Buffer): Promise<void> {
+  async function exec(domain: string, argv: string[], input?: Buffer, deadlineMs = execDeadlineMs): Promise<void> {
     const { exitCode, stdout, stderr } = await agent.exec(domain, argv, {
-      deadlineMs: execDeadlineMs,
+      deadlineMs,
       env: scriptEnv,
       ...(input === undefined ? {} : { input }),
     });
@@ -73,6 +76,14 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
             return exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]);
           },
         );
+      }),
+    setUp: (domain, identity, setup) =>
+      refusedAsHypervisor(async () => {
+        // At a later boot the clock is the machine's own, and the seed another.
+        const kept = identityRecords(identity, identityFiles(identity, nameservers))
+          .toString()
+          .replace(/^(seed|time) .*\n/gm, '');
+        await exec(domain, ['/bin/sh', '-s'], Buffer.from(setupScript(setup, kept)), setUpDeadlineMs);
       }),
     startJob: (domain, job) =>
       refusedAsHypervisor(() =>

@@ -430,6 +430,15 @@ export interface GuestIdentity {
   timeMs: number;
 }
 
+/** What a guest that lasts is made, after it has its identity. */
+export interface GuestSetup {
+  hostKey: { private: string; public: string };
+  user: { name: string; sshKey: string } | null;
+  files: { from: string; path: string; mode: string }[];
+  firstBoot: string[];
+  swapMiB: number;
+}
+
 export interface GuestJob {
   argv: string[];
   env: Record<string, string>;
@@ -462,6 +471,8 @@ export interface Guest {
   calm(domain: string): Promise<void>;
   /** Gives the guest its name, address and clock, and mounts the data disk at /home/task; repeatable. */
   adopt(domain: string, identity: GuestIdentity): Promise<void>;
+  /** Makes a guest what was ordered, also for its later boots; repeatable, the first boot's commands run once. */
+  setUp(domain: string, identity: GuestIdentity, setup: GuestSetup): Promise<void>;
   /** Starts the job, unless one was started in this guest before. It outlives this process. */
   startJob(domain: string, job: GuestJob): Promise<void>;
   /** null as long as the job runs. */

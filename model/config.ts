@@ -58,6 +58,8 @@ const groups = {
     BERTH_LOG_RETENTION_DAYS: z.coerce.number().min(0).max(3650).default(30),
     BERTH_MAX_QUEUED: count(1000),
     BERTH_MAX_QUEUED_PER_OWNER: count(200),
+    /** VMs that stand alone, of one owner, unless its row says otherwise. */
+    BERTH_MAX_VMS_PER_OWNER: count(100),
     /** Requests a minute and key, counted by each API process for itself; 0: no limit. */
     BERTH_RATE_PER_MINUTE: count(6000),
   }),

@@ -149,6 +149,10 @@ export const ReservationData = z
 export type DrainData = z.infer<typeof DrainData>;
 
 export const vmEventTypes = {
+  created: 'berth.vm.created',
+  started: 'berth.vm.started',
+  stopped: 'berth.vm.stopped',
+  removed: 'berth.vm.removed',
   suspended: 'berth.vm.suspended',
   restored: 'berth.vm.restored',
 } as const;
@@ -178,6 +182,40 @@ export const VmRestoredData = z
   .strictObject({ ...vmNamed, restoredAt: time })
   .meta({ id: 'VmRestored', description: 'It runs again; usage counts from here on' });
 
+const why = z.strictObject({ code: z.string(), message: z.string() });
+
+export const VmCreatedData = z
+  .strictObject({ vm: z.string(), name: z.string(), owner: z.string(), image: z.string(), resources, createdAt: time })
+  .meta({ id: 'VmCreated', description: 'A VM that stands alone has its row, and waits for a host' });
+
+export const VmStartedData = z
+  .strictObject({ ...vmNamed, address: z.string(), startedAt: time })
+  .meta({ id: 'VmStarted', description: 'Its guest answers with its identity; usage counts from here on' });
+
+export const VmStoppedData = z
+  .strictObject({ ...vmNamed, error: why, stoppedAt: time, usage: z.array(UsageData) })
+  .meta({ id: 'VmStopped', description: 'Its domain is gone, and its disks are kept: it can be booted again' });
+
+export const VmRemovedData = z
+  .strictObject({
+    ...vmNamed,
+    host: z.string().nullable(),
+    provider: z.string().nullable(),
+    /** Why, where nobody asked for it: its lease ended, or it could not be made. */
+    error: why.nullable(),
+    startedAt: time.nullable(),
+    removedAt: time,
+    /** Everything, also what was told before. */
+    usage: z.array(UsageData),
+    vcpuSeconds: z.number().min(0),
+    memoryMiBSeconds: z.number().min(0),
+  })
+  .meta({ id: 'VmRemoved', description: 'Nothing of it is left; what it used is final' });
+
+export type VmCreatedData = z.infer<typeof VmCreatedData>;
+export type VmStartedData = z.infer<typeof VmStartedData>;
+export type VmStoppedData = z.infer<typeof VmStoppedData>;
+export type VmRemovedData = z.infer<typeof VmRemovedData>;
 export type VmSuspendedData = z.infer<typeof VmSuspendedData>;
 export type VmRestoredData = z.infer<typeof VmRestoredData>;
 export type VmMigratedData = z.infer<typeof VmMigratedData>;
@@ -195,6 +233,10 @@ export const taskEventData = {
 } as const satisfies Record<TaskEventType, z.ZodType>;
 
 export const vmEventData = {
+  'berth.vm.created': VmCreatedData,
+  'berth.vm.started': VmStartedData,
+  'berth.vm.stopped': VmStoppedData,
+  'berth.vm.removed': VmRemovedData,
   'berth.vm.suspended': VmSuspendedData,
   'berth.vm.restored': VmRestoredData,
 } as const satisfies Record<VmEventType, z.ZodType>;

@@ -1,4 +1,4 @@
-import type { HostId, ImageId, TaskId, VmId } from './ids.ts';
+import type { HostId, ImageId, TaskId, VmId, WaiterId } from './ids.ts';
 
 import type { ReservationId } from './reservation.ts';
 
@@ -9,6 +9,8 @@ export const hostQueue = (id: HostId): string => `host.${id}`;
 export const workflowId = {
   task: (id: TaskId): string => `task-${id}`,
   vm: (id: VmId): string => `vm-${id}`,
+  /** Of what waits for a host. */
+  waiter: (id: WaiterId): string => (id.startsWith('vm_') ? `vm-${id}` : `task-${id}`),
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
   templates: (id: HostId): string => `templates-${id}`,
@@ -25,6 +27,7 @@ export const workflowId = {
 
 export const workflowType = {
   task: 'runTask',
+  vm: 'runVm',
   host: 'watchHost',
   reconcile: 'reconcileHost',
   templates: 'keepTemplates',
@@ -49,6 +52,8 @@ export const signalName = {
   planned: 'planned',
   /** To the planner: something has changed that the plan is made from. */
   replan: 'replan',
+  /** To the workflow of a VM that stands alone: its owner asks something of it; the ledger says what. */
+  asked: 'asked',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
   arrived: 'arrived',
   /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */

@@ -46,7 +46,9 @@ export interface VmSpec {
   image: ImageRef;
   vcpus: number;
   memoryMiB: number;
+  /** Of the data disk, and of the root disk: the image's own size, or more. */
   diskMiB: number;
+  rootMiB: number;
   network: NetworkRef;
   address: string;
   mac: string;

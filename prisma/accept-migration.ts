@@ -24,10 +24,19 @@ export interface AcceptedMigration {
  */
 export async function acceptMigration(tx: Prisma.TransactionClient, order: AcceptedMigration): Promise<MigrationId> {
   const rows = await tx.$queryRaw<
-    { ownerId: string; state: string; hostId: string | null; generation: number; vcpus: number; memoryMiB: number }[]
-  >`SELECT "ownerId", state, "hostId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
+    {
+      ownerId: string;
+      state: string;
+      operation: string | null;
+      hostId: string | null;
+      generation: number;
+      vcpus: number;
+      memoryMiB: number;
+    }[]
+  >`SELECT "ownerId", state, operation, "hostId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
   const vm = rows[0];
   if (vm === undefined) throw new BerthError('not-found', `There is no VM ${order.vm}`);
+  if (vm.operation !== null) throw new BerthError('conflict', `VM ${order.vm} has yet to ${vm.operation}: move it afterwards`);
   const before = await tx.migration.findMany({
     where: { vmId: order.vm },
     select: { id: true, state: true, generation: true },

@@ -36,7 +36,11 @@ async function checkInputs(tx: Prisma.TransactionClient, owner: string, spec: Ta
     });
 }
 
-async function checkSize(tx: Prisma.TransactionClient, spec: TaskSpec, overlayMiB: number): Promise<void> {
+export async function checkSize(
+  tx: Prisma.TransactionClient,
+  spec: Pick<TaskSpec, 'resources' | 'nodes'>,
+  overlayMiB: number,
+): Promise<void> {
   const hosts = await tx.host.findMany({ select: { id: true, vcpus: true, memoryMiB: true, diskMiB: true } });
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + overlayMiB };
   const none = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };

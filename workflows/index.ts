@@ -9,4 +9,5 @@ export { reconcileHost } from './reconcile-host.ts';
 export { reserveHosts } from './reserve-hosts.ts';
 export { retireImage } from './retire-image.ts';
 export { runTask } from './run-task.ts';
+export { runVm } from './run-vm.ts';
 export { watchHost } from './watch-host.ts';

@@ -6,12 +6,13 @@ import {
   getExternalWorkflowHandle,
   log,
   ParentClosePolicy,
+  patched,
   setHandler,
   startChild,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { DrainId } from '../model/drain.ts';
-import type { HostId, TaskId } from '../model/ids.ts';
+import type { HostId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationRecord } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
@@ -23,7 +24,8 @@ import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { reserveHosts } from './reserve-hosts.ts';
 import { runTask } from './run-task.ts';
-import { tellPlaced } from './tell.ts';
+import { runVm } from './run-vm.ts';
+import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const lookNowSignal = defineSignal(signalName.lookNow);
@@ -69,6 +71,9 @@ async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweepi
   await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
   await Promise.all((await ledger.drainsWithoutWorkflow(lostAfterS)).map((one) => startDrain(one, pace)));
   await Promise.all((await ledger.reservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
+  // A housekeeping that began before there were such VMs goes on without them until it continues as new.
+  if (patched('vms-that-stand-alone'))
+    await Promise.all((await ledger.vmsToTell(lostAfterS)).map(({ id }) => takeUpVm(id, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
   await keepImages(pace, ledger);
@@ -129,6 +134,16 @@ async function startDrain({ id, host, number }: { id: DrainId; host: HostId; num
     });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+/** Starts the workflow of a VM that stands alone, or repeats to it that something is wanted. */
+async function takeUpVm(id: VmId, pace: number): Promise<void> {
+  try {
+    await startChild(runVm, { workflowId: workflowId.vm(id), args: [id, pace], parentClosePolicy: ParentClosePolicy.ABANDON });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    await tell(workflowId.vm(id), signalName.asked);
   }
 }
 

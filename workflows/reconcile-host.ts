@@ -59,7 +59,7 @@ async function removeAgain(id: HostId, pace: number, vmId: VmId, generation: num
 
 async function reportMissing(id: HostId, pace: number, vmId: VmId): Promise<void> {
   const message = `${vmId} should be alive on ${id}, and the hypervisor does not know it. Its disk, where there is one, was not touched`;
-  await onLedger(pace).setVmState(vmId, 'stuck', { code: 'vm-lost', message });
+  await onLedger(pace).vmMissing(vmId, { code: 'vm-lost', message });
 }
 
 function lookLine(id: HostId, { foreignDomains, foreignDisks, missing, leftovers }: HostDifference): string {

@@ -13,7 +13,7 @@ export async function tell(id: string, signal: string, ...args: unknown[]): Prom
 }
 
 export async function tellPlaced(wake: Wake[]): Promise<void> {
-  await Promise.all(wake.map((one) => (one === 'planner' ? tellPlanner() : tell(workflowId.task(one), signalName.placed))));
+  await Promise.all(wake.map((one) => (one === 'planner' ? tellPlanner() : tell(workflowId.waiter(one), signalName.placed))));
 }
 
 export const tellPlanner = (): Promise<void> => tell(workflowId.planner(), signalName.replan);

@@ -32,6 +32,8 @@ export interface Waits {
   reconcileEvery: number;
   /** A template that there was no room for is tried again. It's nobody's task that waits. */
   templateRetry: number;
+  /** A VM that stands alone looks at what is wanted of it: signals do the work, and housekeeping repeats lost ones. */
+  vmPoll: number;
   /** A migration asks whether it is its turn. */
   turnPoll: number;
   /** Between two looks at how a pre-copy goes. */
@@ -62,6 +64,7 @@ export function waits(pace: number): Waits {
     stuckPause: { first: 10 * second * pace, longest: hour * pace },
     reconcileEvery: 5 * minute * pace,
     templateRetry: minute * pace,
+    vmPoll: hour * pace,
     turnPoll: 2 * second * pace,
     progressEvery: 2 * second * pace,
     leavePatience: 30 * second * pace,
@@ -156,6 +159,7 @@ const classOf = {
   ensureDisks: 'quick',
   ensureRunning: 'boot',
   makeTemplate: 'make',
+  customizeVm: 'boot',
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',

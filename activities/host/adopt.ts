@@ -1,4 +1,4 @@
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { GuestIdentity, HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Boot, VmSpec } from '../../model/vm.ts';
 import { domainName, machineId } from './names.ts';
@@ -22,8 +22,13 @@ export async function adopt(
   const { guest, clock } = ports;
   const name = domainName(vm.id);
   await awaitAgent(ports, name, deadlineMs, signal);
-  await guest.adopt(name, {
-    birth,
+  await guest.adopt(name, { ...identityOf(vm, clock.nowMs()), birth });
+}
+
+/** What makes a guest this VM, at this moment; of one that has been made it already. */
+export function identityOf(vm: VmSpec, timeMs: number): GuestIdentity {
+  return {
+    birth: null,
     mac: vm.mac,
     hostname: vm.name,
     machineId: machineId(vm.id),
@@ -31,8 +36,8 @@ export async function adopt(
     cidr: vm.network.cidr,
     gateway: vm.network.gateway,
     neighbours: vm.neighbours,
-    timeMs: clock.nowMs(),
-  });
+    timeMs,
+  };
 }
 
 export async function awaitAgent(

@@ -68,6 +68,16 @@ export interface StageOut {
   settledElsewhere?: boolean;
 }
 
+/** What was ordered of a VM that stands alone, for its guest. */
+export interface CustomizeVm {
+  vm: VmSpec;
+  user: { name: string; sshKey: string } | null;
+  /** Inputs for stageIn, and where each belongs in the guest. */
+  files: { path: string; mode: string; input: InputFile }[];
+  firstBoot: string[];
+  swapMiB: number;
+}
+
 export interface StagedOut {
   outputs: StoredOutput[];
   bytes: number;
@@ -131,6 +141,8 @@ export interface HostActivities {
   ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
   /** Boots a VM that becomes a template for VMs like it, unless there is one. What it leaves is removed like any VM. */
   makeTemplate(vm: VmSpec): Promise<MadeTemplate>;
+  /** Makes a running guest what was ordered: host key, user, files, swap, first commands. Returns its sshd's public key. */
+  customizeVm(order: CustomizeVm): Promise<{ hostKey: string }>;
   /** Runs the command once, however often it is called, and follows it to its end. */
   runCommand(order: RunCommand): Promise<RunResult>;
   /** Ends the command of a task that is cancelled; the guest stays. */

@@ -23,6 +23,6 @@ async function ensureOverlay({ store, images, disks }: HostPorts, vm: VmSpec, si
   const { from } = await images.ensure(vm.image, signal);
   const image = await images.find(vm.image.id);
   if (image === null) throw new Error(`BUG: image ${vm.image.id} left the cache while a VM's record names it`);
-  await disks.createOverlay(overlay, image.disk, vm.image.virtualMiB);
+  await disks.createOverlay(overlay, image.disk, vm.rootMiB);
   return from;
 }

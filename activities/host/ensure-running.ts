@@ -64,7 +64,8 @@ const warmDeadlineMs = 20_000;
  */
 async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Warm> {
   const { disks, store, templates, clock, hypervisor } = ports;
-  if (record.adopted) return { kind: 'cold', why: 'used-disk' };
+  // Nor does a template's memory know of a root disk that is larger than its own.
+  if (record.adopted || vm.rootMiB > vm.image.virtualMiB) return { kind: 'cold', why: 'used-disk' };
   const config = await domainConfig(ports, vm, null);
   const template = await templates.find(vm.image.id, await templates.key(config));
   if (template === 'none') return { kind: 'cold', why: 'no-template' };

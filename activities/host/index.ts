@@ -6,6 +6,7 @@ import { bringDisks, settleDisks } from './bring-disks.ts';
 import { leaveCold, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
+import { customizeVm } from './customize.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { ensureImage } from './ensure-image.ts';
 import { ensureRunning } from './ensure-running.ts';
@@ -58,6 +59,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     ensureDisks: (vm) => claims.making(vm, cancelled(), (_, signal) => ensureDisks(ports, vm, signal)),
     ensureRunning: (vm) => claims.making(vm, cancelled(), (record, signal) => ensureRunning(ports, vm, record, signal)),
     makeTemplate: (vm) => claims.making(vm, cancelled(), (_, signal) => makeTemplate(ports, vm, signal)),
+    customizeVm: (order) => claims.making(order.vm, cancelled(), () => customizeVm(ports, order)),
     runCommand: (order) => claims.making(order.vm, cancelled(), (record, signal) => runCommand(ports, order, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
     stageOut: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageOut(ports, order, record, signal)),

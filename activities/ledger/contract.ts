@@ -1,17 +1,20 @@
 import type { DrainId, DrainMove, DrainState } from '../../model/drain.ts';
 import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
-import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, TaskId, VmId, WaiterId } from '../../model/ids.ts';
 import type { ResolvedBase } from '../../model/image.ts';
 import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { HostDrain, ReservationId, ReservationState } from '../../model/reservation.ts';
 import type { ImageState, TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../../model/task.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
-import type { RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
+import type { VmOperation } from '../../model/vm-order.ts';
+import type { CustomizeVm, RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
 import type { PowerOrder } from './suspension.ts';
+import type { VmEnd, VmPlacement, VmWish } from './vms.ts';
 
 export type { PowerOrder } from './suspension.ts';
+export type { VmEnd, VmPlacement, VmWish } from './vms.ts';
 
 /** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
 export interface TaskRecord {
@@ -64,7 +67,7 @@ export interface PlanStep {
 }
 
 /** Who is to be told after room was made: tasks that were placed; the planner, which alone places while there is a plan. */
-export type Wake = TaskId | 'planner';
+export type Wake = WaiterId | 'planner';
 
 /** Orders for one VM's host, with URLs signed for the time that the step may take. */
 export interface TaskOrders {
@@ -248,6 +251,19 @@ export interface LedgerActivities {
    * The ledger's side of a suspension and a restoration (activities/host: suspendVm, restoreVm). Each begins with a new
    * generation. A VM that is suspended keeps its disks and its address, and frees its processors and its memory.
    */
+  /** Of VMs that stand alone: what their workflow does in the ledger (activities/ledger/vms.ts). */
+  vmWish(id: VmId): Promise<VmWish>;
+  reserveVm(id: VmId): Promise<VmPlacement>;
+  requeueVm(id: VmId): Promise<Wake[]>;
+  vmStarted(id: VmId, startedAt: string, boot: Boot): Promise<void>;
+  vmMissing(id: VmId, why: TaskError): Promise<void>;
+  vmOrders(id: VmId): Promise<CustomizeVm>;
+  vmCustomized(id: VmId, hostKey: string): Promise<void>;
+  beginOperation(id: VmId, operation: VmOperation): Promise<PowerOrder>;
+  beginStart(id: VmId): Promise<PowerOrder>;
+  endOperation(id: VmId, to: VmState | null, error: TaskError | null): Promise<void>;
+  finishVm(id: VmId, end: VmEnd): Promise<Wake[]>;
+  vmsToTell(olderThanS: number): Promise<{ id: VmId; started: boolean }[]>;
   beginSuspension(id: VmId): Promise<PowerOrder>;
   commitSuspension(id: VmId): Promise<Wake[]>;
   beginRestoration(id: VmId): Promise<PowerOrder>;

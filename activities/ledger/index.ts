@@ -23,6 +23,21 @@ import { taskOrders } from './task-orders.ts';
 import { reserveTemplate } from './templates.ts';
 import { setVmState, vmPlace } from './vm-state.ts';
 
+import {
+  beginOperation,
+  beginStart,
+  endOperation,
+  finishVm,
+  requeueVm,
+  reserveVm,
+  vmCustomized,
+  vmMissing,
+  vmOrders,
+  vmStarted,
+  vmsToTell,
+  vmWish,
+} from './vms.ts';
+
 export type { LedgerDeps } from './deps.ts';
 
 /** The steps on the ledger, over one database. Errors are BerthErrors, or the driver's where the database is away. */
@@ -37,6 +52,18 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
     advanceTask: (id, state, timeline, vmState, boots) => advanceTask(deps, id, state, timeline, vmState, boots),
     requeueTask: (id) => requeueTask(deps, id),
+    vmWish: (id) => vmWish(deps, id),
+    reserveVm: (id) => reserveVm(deps, id),
+    requeueVm: (id) => requeueVm(deps, id),
+    vmStarted: (id, startedAt, boot) => vmStarted(deps, id, startedAt, boot),
+    vmMissing: (id, why) => vmMissing(deps, id, why),
+    vmOrders: (id) => vmOrders(deps, id),
+    vmCustomized: (id, hostKey) => vmCustomized(deps, id, hostKey),
+    beginOperation: (id, operation) => beginOperation(deps, id, operation),
+    beginStart: (id) => beginStart(deps, id),
+    endOperation: (id, to, error) => endOperation(deps, id, to, error),
+    finishVm: (id, end) => finishVm(deps, id, end),
+    vmsToTell: (olderThanS) => vmsToTell(deps, olderThanS),
     beginSuspension: (id) => beginSuspension(deps, id),
     commitSuspension: (id) => commitSuspension(deps, id),
     beginRestoration: (id) => beginRestoration(deps, id),

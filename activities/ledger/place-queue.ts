@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Resources } from '../../model/host.ts';
-import type { TaskId } from '../../model/ids.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
 import { freeAddress, macOf } from './addresses.ts';
@@ -13,8 +13,9 @@ export { lockPlacement } from '../../prisma/lock-placement.ts';
 /** How many waiting tasks one pass looks at; the rest wait behind them. */
 const lookahead = 256;
 
+/** A task with its VMs, or a VM that stands alone. */
 export interface QueueRow {
-  id: TaskId;
+  id: TaskId | VmId;
   owner: string;
   overtaken: number;
   refusal: Refusal | null;
@@ -42,7 +43,7 @@ interface Waiting {
   /** Of the owners in the queue that have one, with the addresses that are in use there. */
   networks: NetworkRow[] | null;
   /** Placed by an earlier pass and not begun yet. */
-  placed: TaskId[] | null;
+  placed: (TaskId | VmId)[] | null;
 }
 
 interface PlacedVm {
@@ -60,7 +61,7 @@ export interface Pass {
   /** It was left to the planner. */
   planned: boolean;
   /** What became of each task that was looked at, in the queue's order. */
-  verdicts: Map<TaskId, QueueVerdict>;
+  verdicts: Map<TaskId | VmId, QueueVerdict>;
   hosts: number;
 }
 
@@ -70,6 +71,9 @@ async function readWaiting(tx: Transaction, now: string): Promise<Waiting> {
     WITH waiting AS (
       SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
       WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
+      UNION ALL
+      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Vm"
+      WHERE "order" IS NOT NULL AND state = 'pending' AND "removalRequestedAt" IS NULL
       ORDER BY "createdAt", id LIMIT ${lookahead}
     )
     SELECT
@@ -87,13 +91,15 @@ async function readWaiting(tx: Transaction, now: string): Promise<Waiting> {
       FROM waiting t JOIN LATERAL (
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
           jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
-        FROM "Vm" WHERE "taskId" = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
+        FROM "Vm" WHERE "taskId" = t.id OR id = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
       (SELECT jsonb_agg(jsonb_build_object('owner', n."ownerId", 'cidr', n.cidr, 'taken', ARRAY(
         SELECT v.address FROM "Vm" v
         WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL)))
        FROM "Network" n WHERE n."ownerId" IN (SELECT "ownerId" FROM waiting)) AS networks,
-      (SELECT jsonb_agg(id) FROM "Task"
-       WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL) AS placed`;
+      (SELECT jsonb_agg(id) FROM (
+        SELECT id FROM "Task" WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL
+        UNION ALL SELECT id FROM "Vm" WHERE "order" IS NOT NULL AND state = 'reserved' AND "removalRequestedAt" IS NULL
+      ) AS waiter) AS placed`;
   return rows[0]!;
 }
 
@@ -190,17 +196,19 @@ export async function write(
   await tx.$executeRaw`
     WITH vm AS (
       UPDATE "Vm" v SET state = 'reserved', "hostId" = p.host, "homeId" = p.host, generation = v.generation + 1,
-        address = p.address, mac = p.mac
+        address = p.address, mac = p.mac, "placedAt" = ${now}::timestamptz, refusal = NULL
       FROM jsonb_to_recordset(${JSON.stringify(placed)}::jsonb) AS p(vm text, host text, address text, mac text)
-      WHERE v.id = p.vm
+      WHERE v.id = p.vm RETURNING v."leaseId"
     ), begun AS (
-      UPDATE "Task" SET "placedAt" = ${now}::timestamptz, refusal = NULL WHERE id = ANY(${tasks}) RETURNING "leaseId"
+      UPDATE "Task" SET "placedAt" = ${now}::timestamptz, refusal = NULL WHERE id = ANY(${tasks})
     ), lease AS (
-      UPDATE "Lease" SET "startedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM begun)
+      UPDATE "Lease" SET "startedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM vm)
+    ), waits AS (
+      SELECT * FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
+    ), alone AS (
+      UPDATE "Vm" v SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE v.id = w.id
     )
-    UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken
-    FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
-    WHERE t.id = w.id`;
+    UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE t.id = w.id`;
 }
 
 /** As long as there is a plan, only who knows all of it may place: who is placed in a gap must be out of it in time. */

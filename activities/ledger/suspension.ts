@@ -2,7 +2,7 @@ import { BerthError } from '../../model/errors.ts';
 import { type VmRestoredData, type VmSuspendedData, vmEventTypes } from '../../model/events.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
-import type { TaskError } from '../../model/task.ts';
+import type { TaskError, Usage } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import type { Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
@@ -18,11 +18,14 @@ export interface PowerOrder {
   disksAt: string | null;
 }
 
-interface Row {
+/** A VM as its operations need it. */
+export interface Row {
   id: VmId;
   ownerId: string;
   name: string;
   taskId: TaskId | null;
+  leaseId: string | null;
+  address: string | null;
   state: VmState;
   generation: number;
   hostId: HostId;
@@ -30,12 +33,14 @@ interface Row {
   vcpus: number;
   memoryMiB: number;
   startedAt: Date | null;
+  endedAt: Date | null;
   resumedAt: Date | null;
   asleep: boolean;
   moving: boolean;
 }
 
-async function lockVm(tx: Transaction, id: VmId): Promise<Row> {
+/** Locks a VM's row to the end of the transaction. Throws not-found. */
+export async function lockVm(tx: Transaction, id: VmId): Promise<Row> {
   const rows = await tx.$queryRaw<Row[]>`
     SELECT v.*, h.provider, EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS moving
@@ -56,12 +61,12 @@ async function placeOf(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<Pow
  * Begins an operation on a VM where it runs: a state of its own and a new generation, so that nothing that was asked of
  * its host before can act any more. A repeat finds it begun. Throws conflict from any other state, and while it moves.
  */
-async function begin(deps: LedgerDeps, id: VmId, from: VmState, state: VmState, act: string): Promise<PowerOrder> {
+export async function begin(deps: LedgerDeps, id: VmId, from: VmState, state: VmState, act: string): Promise<PowerOrder> {
   return inTransaction(deps.ledger, async (tx) => {
     // Restoring takes room, and what is promised grows under this lock alone.
     await lockPlacement(tx);
     const row = await lockVm(tx, id);
-    if (row.state !== state) {
+    if (row.state !== state || from === state) {
       if (row.state !== from)
         throw new BerthError('conflict', `VM ${id} is ${row.state}: only one that is ${from} can be ${act}`);
       if (row.moving) throw new BerthError('conflict', `VM ${id} moves: it cannot be ${act} before its migration has ended`);
@@ -82,7 +87,7 @@ export const beginSuspension = (deps: LedgerDeps, id: VmId): Promise<PowerOrder>
 export const beginRestoration = (deps: LedgerDeps, id: VmId): Promise<PowerOrder> =>
   begin(deps, id, 'suspended', 'restoring', 'restored');
 
-const named = (row: Row) => ({
+export const named = (row: Row) => ({
   vm: row.id,
   name: row.name,
   owner: row.ownerId,
@@ -93,13 +98,18 @@ const named = (row: Row) => ({
 });
 
 /** What it used since its start or since it came back: the stays before this one have been told. */
-async function lastStretch(tx: Transaction, row: Row, now: string) {
-  const stays = await tx.$queryRaw<(Stay & { until: string })[]>`
-    SELECT s."hostId", g.provider, to_json(s.since)#>>'{}' AS since, to_json(s.until)#>>'{}' AS until
-    FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = ${row.id} ORDER BY s.generation`;
+export async function lastStretch(tx: Transaction, row: Row, now: string): Promise<Usage[]> {
+  const stays = await readStays(tx, row.id);
   const startedAt = row.startedAt?.toISOString() ?? null;
   const resumedAt = row.resumedAt?.toISOString() ?? null;
   return usageByHost({ ...row, startedAt, endedAt: now, resumedAt, asleep: false }, stays, now).slice(-1);
+}
+
+/** Where it ran before, in their order. */
+export async function readStays(tx: Transaction, id: VmId): Promise<Stay[]> {
+  return tx.$queryRaw<Stay[]>`
+    SELECT s."hostId", g.provider, to_json(s.since)#>>'{}' AS since, to_json(s.until)#>>'{}' AS until
+    FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = ${id} ORDER BY s.generation`;
 }
 
 /** suspending → suspended: it takes neither processors nor memory. Once; returns whom what was freed was given to. */

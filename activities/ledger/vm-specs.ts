@@ -18,6 +18,7 @@ interface VmRow {
   vcpus: number;
   memoryMiB: number;
   diskMiB: number;
+  overlayMiB: number;
   address: string | null;
   mac: string | null;
 }
@@ -29,6 +30,8 @@ export interface PlacedVms {
   owner: OwnerId;
   vms: VmRow[];
   image: ImageRow;
+  /** Of the owner's VMs that stand alone: names that all its guests can resolve. */
+  siblings: { name: string; address: string }[];
   network: { vni: number; cidr: string; gateway: string } | null;
   hosts: ImageHolder[];
 }
@@ -70,15 +73,21 @@ export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms
   return rows[0];
 }
 
+/** So many names go into a guest's /etc/hosts. */
+const maxSiblings = 256;
+
 /** Columns of PlacedVms; `one` is one of the VMs. */
 const placedVms = Prisma.sql`
       one."taskId" AS task, one."ownerId" AS owner,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
-        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
+        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB", 'overlayMiB', v."overlayMiB",
         'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]')
        FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
+        SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
+          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblings}) s) AS siblings,
       (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
        FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
@@ -88,6 +97,12 @@ const placedVms = Prisma.sql`
 function networkFor(placed: PlacedVms, here: ImageHolder): NetworkRef {
   if (placed.network === null) throw new BerthError('internal', `BUG: VMs of ${placed.owner} were placed without a network`);
   return { ...placed.network, peers: placed.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
+}
+
+/** The VMs of its task first: their names are what the task was promised. */
+function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
+  const own = vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }]));
+  return [...own, ...siblings.filter((one) => own.every(({ name }) => name !== one.name))];
 }
 
 function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
@@ -105,11 +120,12 @@ function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,
+    rootMiB: Math.max(vm.overlayMiB, placed.image.virtualMiB),
     network: networkFor(placed, here),
     address: vm.address,
     mac: vm.mac,
     onReboot: placed.task === null ? 'restart' : 'destroy',
-    neighbours: placed.vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }])),
+    neighbours: neighboursOf(placed),
   };
 }
 

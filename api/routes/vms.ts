@@ -1,15 +1,32 @@
 import { z } from 'zod';
-import type { Vm as VmRow } from '../../generated/prisma/client.ts';
+import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
 import { coldReasons } from '../../model/vm.ts';
+import { endlessS, VmOrder, vmOperationNames, vmOperations } from '../../model/vm-order.ts';
+import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
 import type { ApiDeps } from '../app.ts';
 import type { Caller } from '../auth.ts';
+import { fingerprint, once, type Transaction } from '../idempotency.ts';
 import { json, type Operation, operation } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Vm } from '../schemas.ts';
 
 const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() });
 const Problem = z.record(z.string(), z.unknown()).nullable();
+
+const Id = z.strictObject({ id: z.string() });
+
+const withLease = { lease: { select: { kind: true, durationS: true, startedAt: true } } } as const;
+type VmRow = Prisma.VmGetPayload<{ include: typeof withLease }>;
+
+function leaseOf({ order, lease }: VmRow): z.input<typeof Vm>['lease'] {
+  if (order === null || lease === null) return null;
+  const { kind, startedAt } = lease;
+  const durationS = lease.durationS === endlessS ? null : lease.durationS;
+  const ends = startedAt === null || durationS === null ? null : new Date(startedAt.getTime() + durationS * 1000);
+  return { kind, durationS, endsAt: ends?.toISOString() ?? null };
+}
 
 function show(row: VmRow): z.input<typeof Vm> {
   return {
@@ -25,6 +42,11 @@ function show(row: VmRow): z.input<typeof Vm> {
     task: row.taskId,
     node: row.node,
     boot: row.boot === null ? null : Boot.parse({ kind: row.boot, why: row.bootWhy }),
+    lease: leaseOf(row),
+    operation: row.operation,
+    waiting: row.state === 'pending' ? Vm.shape.waiting.parse(row.refusal) : null,
+    hostKey: row.hostKey,
+    removalRequestedAt: row.removalRequestedAt?.toISOString() ?? null,
     problem: Problem.parse(row.problem),
     startedAt: row.startedAt?.toISOString() ?? null,
     endedAt: row.endedAt?.toISOString() ?? null,
@@ -32,9 +54,112 @@ function show(row: VmRow): z.input<typeof Vm> {
   };
 }
 
-export function vmRoutes({ ledger }: ApiDeps): Operation[] {
+/** Bounds how many an owner has. Its accepts follow each other, so the bound is exact. */
+async function refuseWhenMany(tx: Transaction, ownerId: string, most: number): Promise<void> {
+  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth vms ' || ${ownerId}, 0))`;
+  const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxVms: true } });
+  const limit = owner.maxVms ?? most;
+  const mine = await tx.vm.count({ where: { ownerId, taskId: null, state: { not: 'removed' } } });
+  if (mine >= limit) throw new BerthError('quota-exceeded', `This owner has ${mine} VMs, of at most ${limit}; delete some`);
+}
+
+export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Operation[] {
   const visible = (caller: Caller) => (caller.role === 'operator' ? {} : { ownerId: caller.ownerId });
+
+  async function find(caller: Caller, id: string, tx: Transaction = ledger): Promise<VmRow> {
+    const row = await tx.vm.findFirst({ where: { id, ...visible(caller) }, include: withLease });
+    if (!row) throw new BerthError('not-found', `There is no VM ${id}`);
+    return row;
+  }
+
+  /** What is wanted is in the ledger, whatever becomes of this: the housekeeping workflow repeats what was lost. */
+  async function told(id: VmId, tell: () => Promise<void>): Promise<void> {
+    try {
+      await tell();
+    } catch (error) {
+      log.warn({ err: error, vmId: id }, 'the workflow could not be told now; housekeeping will');
+    }
+  }
+
+  const operate = (name: (typeof vmOperationNames)[number]) =>
+    operation({
+      method: 'post',
+      path: `/v1/vms/{id}/${name}`,
+      id: `${name}Vm`,
+      tag: 'vms',
+      summary: `${name[0]?.toUpperCase()}${name.slice(1)} a VM`,
+      description: `Of a VM that stands alone and is ${vmOperations[name].from.join(' or ')}. One operation at a time: another one is refused until this one is over, which its \`operation\` says.`,
+      access: 'client',
+      params: Id,
+      answers: { 200: { description: 'It is so already', schema: Vm }, 202: { description: 'It will be done', schema: Vm } },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params, idempotencyKey: key }) => {
+        const { id } = await find(caller, params.id);
+        const path = `/v1/vms/${id}/${name}`;
+        const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint('') };
+        const { answer } = await once(ledger, claim, async (tx) => {
+          const begins = await acceptOperation(tx, id, name, clock());
+          return json(begins ? 202 : 200, show(await find(caller, id, tx)), `/v1/vms/${id}`);
+        });
+        log.info({ vmId: id, operation: name, keyId: caller.keyId }, 'operation accepted');
+        if (answer.status === 202) await told(id as VmId, () => temporal.tellVm(id as VmId));
+        return answer;
+      },
+    });
+
   return [
+    operation({
+      method: 'post',
+      path: '/v1/vms',
+      id: 'createVm',
+      tag: 'vms',
+      summary: 'Make a VM that lasts',
+      description: 'It waits for a host, boots, and is there until it is deleted or its lease ends.',
+      access: 'client',
+      body: VmOrder,
+      answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
+      problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'quota-exceeded', 'conflict'],
+      handle: async ({ req, caller, body, idempotencyKey: key }) => {
+        const { ownerId, keyId } = caller;
+        const claim = { ownerId, key, method: 'POST', path: '/v1/vms', fingerprint: fingerprint(JSON.stringify(req.body)) };
+        const { answer, replayed } = await once(ledger, claim, async (tx) => {
+          await refuseWhenMany(tx, ownerId, config.api.BERTH_MAX_VMS_PER_OWNER);
+          const id = await acceptVm(tx, { owner: ownerId, order: body, nowMs: clock() });
+          return json(202, show(await find(caller, id, tx)), `/v1/vms/${id}`);
+        });
+        const id = answer.location?.split('/').at(-1) as VmId;
+        log.info({ vmId: id, owner: ownerId, keyId, replayed }, 'VM accepted');
+        await told(id, () => temporal.startVm(id));
+        return answer;
+      },
+    }),
+    operation({
+      method: 'delete',
+      path: '/v1/vms/{id}',
+      id: 'deleteVm',
+      tag: 'vms',
+      summary: 'Delete a VM',
+      description: 'From every state, also while it is being made or an operation is under way, which is finished first.',
+      access: 'client',
+      params: Id,
+      answers: {
+        200: { description: 'It was removed already', schema: Vm },
+        202: { description: 'It will be removed', schema: Vm },
+      },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params }) => {
+        const row = await find(caller, params.id);
+        if (row.order === null)
+          throw new BerthError('conflict', `VM ${row.id} belongs to the task ${row.taskId}: cancel that, and it is removed`);
+        if (row.state === 'removed') return json(200, show(row));
+        const id = row.id as VmId;
+        await ledger.vm.updateMany({ where: { id, removalRequestedAt: null }, data: { removalRequestedAt: new Date(clock()) } });
+        log.info({ vmId: id, owner: row.ownerId, keyId: caller.keyId }, 'removal requested');
+        await told(id, () => temporal.tellVm(id));
+        return json(202, show(await find(caller, id)));
+      },
+    }),
+    ...vmOperationNames.map(operate),
     operation({
       method: 'get',
       path: '/v1/vms',
@@ -47,7 +172,7 @@ export function vmRoutes({ ledger }: ApiDeps): Operation[] {
       problems: [],
       handle: async ({ caller, query }) => {
         const { where, ...rest } = pageQuery('vms', query);
-        const rows = await ledger.vm.findMany({ where: { AND: [visible(caller), where] }, ...rest });
+        const rows = await ledger.vm.findMany({ where: { AND: [visible(caller), where] }, ...rest, include: withLease });
         return json(200, page('vms', query.limit, rows, show));
       },
     }),
@@ -58,14 +183,10 @@ export function vmRoutes({ ledger }: ApiDeps): Operation[] {
       tag: 'vms',
       summary: 'Describe a VM',
       access: 'client',
-      params: z.strictObject({ id: z.string() }),
+      params: Id,
       answers: { 200: { description: 'The VM', schema: Vm } },
       problems: ['not-found'],
-      handle: async ({ caller, params: { id } }) => {
-        const row = await ledger.vm.findFirst({ where: { id, ...visible(caller) } });
-        if (!row) throw new BerthError('not-found', `There is no VM ${id}`);
-        return json(200, show(row));
-      },
+      handle: async ({ caller, params: { id } }) => json(200, show(await find(caller, id))),
     }),
   ];
 }

@@ -28,6 +28,12 @@ export function createFakeGuest(state: FakeState): Guest {
       if (domain.settled) throw bug(`adopting ${name} after it was settled`);
       domain.identity = structuredClone(identity);
     },
+    async setUp(name, identity, setup) {
+      const domain = live(name);
+      if (domain.identity === null) throw bug(`setting up ${name} before it has its identity`);
+      if (identity.hostname !== domain.identity.hostname) throw bug(`setting up ${name} as ${identity.hostname}`);
+      domain.setup = structuredClone(setup);
+    },
     async startJob(name, job) {
       const domain = live(name);
       if (domain.identity === null) throw bug(`starting a job in ${name} before it has its identity`);

@@ -27,6 +27,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
         born: 'cold',
         calm: false,
         identity: null,
+        setup: null,
         settled: false,
         boot: 1,
         job: 'none',

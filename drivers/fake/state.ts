@@ -1,6 +1,16 @@
 import type { HostId } from '../../model/ids.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
-import type { Clock, DiskSource, DomainConfig, DomainStatus, GuestIdentity, GuestJob, VmPaths, VmRecord } from '../ports.ts';
+import type {
+  Clock,
+  DiskSource,
+  DomainConfig,
+  DomainStatus,
+  GuestIdentity,
+  GuestJob,
+  GuestSetup,
+  VmPaths,
+  VmRecord,
+} from '../ports.ts';
 import type { FakeRepository } from './repository.ts';
 
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
@@ -45,6 +55,7 @@ export interface FakeDomain {
   /** Nothing in it is being started. */
   calm: boolean;
   identity: GuestIdentity | null;
+  setup: GuestSetup | null;
   settled: boolean;
   /** Changes with every boot. */
   boot: number;

@@ -52,6 +52,7 @@ export function createFakeTemplates(state: FakeState): Templates {
         born: 'warm',
         calm: true,
         identity: null,
+        setup: null,
         settled: false,
         boot: 1,
         job: 'none',

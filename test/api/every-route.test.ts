@@ -13,6 +13,8 @@ let reservation: string;
 const reserve = (host: string) => ({ hosts: [host], startAt: inAnHour().deadline, durationS: 60, purpose: 'a test' });
 const inAnHour = () => ({ deadline: new Date(Date.now() + 3600_000).toISOString() });
 const json = { image: 'debian-12', command: ['true'] };
+const order = { name: 'alone', image: 'debian-12' };
+let alone: string;
 beforeAll(async () => {
   api = await startApi();
   await api.addImage('debian-12');
@@ -27,6 +29,7 @@ beforeAll(async () => {
   const [first, second] = moving.vms as [string, string];
   for (const vm of [first, second]) await api.runOn(vm, 'host-a');
   runs = second;
+  alone = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/vms', { json: order })).body.id;
   migration = (await api.call<{ id: string }>(api.operator, 'POST', `/v1/vms/${first}/migrations`, { json: {} })).body.id;
   await api.addHost('host-c');
   await api.addHost('host-d');
@@ -49,6 +52,31 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/tasks/{id}': () => api.fetch(api.operator, 'GET', `/v1/tasks/${task.id}`),
   'GET /v1/tasks/{id}/log': () => api.fetch(api.operator, 'GET', `/v1/tasks/${task.id}/log`),
   'DELETE /v1/tasks/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/tasks/${task.id}`),
+  'POST /v1/vms': () => api.fetch(api.operator, 'POST', '/v1/vms', { json: { ...order, name: 'another' } }),
+  'DELETE /v1/vms/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/vms/${alone}`),
+  ...Object.fromEntries(
+    [
+      ['pause', 'running'],
+      ['resume', 'paused'],
+      ['suspend', 'running'],
+      ['restore', 'suspended'],
+      ['reboot', 'running'],
+    ].map(([name, state]) => [
+      `POST /v1/vms/{id}/${name}`,
+      async () => {
+        await api.ledger.$executeRaw`DELETE FROM "Vm" WHERE name = 'operated'`;
+        const { body } = await api.call<{ id: string }>(api.operator, 'POST', '/v1/vms', {
+          json: { ...order, name: 'operated' },
+        });
+        await api.runOn(body.id, 'host-b');
+        if (state === 'paused') await api.ledger.vm.update({ where: { id: body.id }, data: { state } });
+        if (state === 'suspended')
+          for (const next of ['suspending', 'suspended'] as const)
+            await api.ledger.vm.update({ where: { id: body.id }, data: { state: next } });
+        return api.fetch(api.operator, 'POST', `/v1/vms/${body.id}/${name}`);
+      },
+    ]),
+  ),
   'GET /v1/vms': () => api.fetch(api.operator, 'GET', '/v1/vms'),
   'GET /v1/vms/{id}': () => api.fetch(api.operator, 'GET', `/v1/vms/${task.vms[0]}`),
   'POST /v1/vms/{id}/migrations': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/migrations`, { json: {} }),
@@ -93,6 +121,7 @@ const bodies = [
   'POST /v1/tasks',
   'POST /v1/images',
   'PUT /v1/images/{name}/publication',
+  'POST /v1/vms',
   'POST /v1/vms/{id}/migrations',
   'POST /v1/hosts/{id}/drains',
   'POST /v1/drains/{id}/cancel',

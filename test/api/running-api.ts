@@ -14,7 +14,7 @@ import type { DrainName, MigrationName } from '../../api/temporal.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import type { DrainId } from '../../model/drain.ts';
-import { type ImageId, newId, type TaskId } from '../../model/ids.ts';
+import { type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
@@ -34,6 +34,8 @@ export function fakeWorkflows() {
   const asked = {
     started: [] as TaskId[],
     cancelled: [] as TaskId[],
+    vms: [] as VmId[],
+    told: [] as VmId[],
     moved: [] as MigrationId[],
     aborted: [] as MigrationId[],
     looks: 0,
@@ -54,6 +56,8 @@ export function fakeWorkflows() {
     port: {
       startTask: (id: TaskId) => answer(asked.started, id),
       cancelTask: (id: TaskId) => answer(asked.cancelled, id),
+      startVm: (id: VmId) => answer(asked.vms, id),
+      tellVm: (id: VmId) => answer(asked.told, id),
       startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
       abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
       roomChanged: async () => {

@@ -32,6 +32,7 @@ function orders(command: string[], input: Buffer) {
     vcpus: 1,
     memoryMiB: 256,
     diskMiB: 128,
+    rootMiB: 1024,
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address: '10.128.12.10',
     mac: '52:54:00:00:09:10',

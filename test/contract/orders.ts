@@ -45,6 +45,7 @@ export function vmOf(image: ImageRef, host = 'h1', id: VmId = newId('vm')): VmSp
     vcpus: 1,
     memoryMiB: 256,
     diskMiB: 64,
+    rootMiB: 1024,
     network: { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] },
     address,
     mac: `52:54:00:00:00:${(made % 256).toString(16).padStart(2, '0')}`,

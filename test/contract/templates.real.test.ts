@@ -51,6 +51,7 @@ function newVm(diskMiB = 128): VmSpec {
     vcpus: 1,
     memoryMiB: 256,
     diskMiB,
+    rootMiB: host.image().virtualMiB,
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address,
     onReboot: 'destroy',

@@ -5,9 +5,11 @@ import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { VmOrder } from '../../model/vm-order.ts';
 import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { acceptReservation } from '../../prisma/accept-reservation.ts';
+import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
 import type { PrestageOrder } from '../../workflows/prestage.ts';
 import { startBuild } from '../sagas/build-site.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
@@ -17,7 +19,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation]
+ *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation|leases|vm]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -244,6 +246,38 @@ async function recordLeases(site: FakeSite): Promise<void> {
   await write(site, 'planLeases', workflowId.planner());
 }
 
+/** A VM that stands alone, through all of its operations. */
+async function recordVm(site: FakeSite): Promise<void> {
+  const image = await site.publishImage();
+  const order = VmOrder.parse({ name: 'recorded', image, firstBoot: ['true'] });
+  const id = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
+  const workflow = workflowId.vm(id);
+  const handle = await site.client.workflow.start(workflowType.vm, {
+    taskQueue: controlQueue,
+    workflowId: workflow,
+    args: [id, site.pace],
+  });
+  const row = () => site.ledger.vm.findUniqueOrThrow({ where: { id } });
+  await site.until('it is made', async () => (await row()).hostKey !== null);
+  for (const operation of ['pause', 'resume', 'suspend', 'restore', 'reboot'] as const) {
+    await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
+    await handle.signal(signalName.asked);
+    await site.until(`its ${operation} is over`, async () => (await row()).operation === null);
+  }
+  await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
+  await handle.signal(signalName.asked);
+  await handle.result();
+  await write(site, 'runVm-operated', workflow);
+
+  const unmade = await site.ledger.$transaction((tx) =>
+    acceptVm(tx, { owner: site.owner, order: { ...order, name: 'unmade' }, nowMs: Date.now() }),
+  );
+  site.faults.plan(workflowId.vm(unmade), { name: 'ensureRunning', nth: 1 }, 'refusedAfter');
+  const args = { taskQueue: controlQueue, workflowId: workflowId.vm(unmade), args: [unmade, site.pace] };
+  await site.client.workflow.execute(workflowType.vm, args);
+  await write(site, 'runVm-undone', workflowId.vm(unmade));
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -272,6 +306,7 @@ try {
     drains: recordDrains,
     reservation: recordReservation,
     leases: recordLeases,
+    vm: recordVm,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {

@@ -1,0 +1,23 @@
+import { newHostKey } from '../../drivers/host-key.ts';
+import type { HostPorts } from '../../drivers/ports.ts';
+import { stagedFiles } from '../../model/vm-order.ts';
+import { identityOf } from './adopt.ts';
+import type { CustomizeVm } from './contract.ts';
+import { domainName } from './names.ts';
+
+/**
+ * Makes a running guest what was ordered, and gives it a host key of its own. An attempt after a kill may give it another,
+ * which is the one that is told.
+ */
+export async function customizeVm({ guest, clock }: HostPorts, order: CustomizeVm): Promise<{ hostKey: string }> {
+  const { vm } = order;
+  const hostKey = newHostKey(`root@${vm.name}`);
+  await guest.setUp(domainName(vm.id), identityOf(vm, clock.nowMs()), {
+    hostKey,
+    user: order.user,
+    files: order.files.map(({ path, mode }, index) => ({ from: `${stagedFiles}/${index}`, path, mode })),
+    firstBoot: order.firstBoot,
+    swapMiB: order.swapMiB,
+  });
+  return { hostKey: hostKey.public.trim() };
+}

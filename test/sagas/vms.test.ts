@@ -1,0 +1,199 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { VmRemovedData } from '../../model/events.ts';
+import type { VmId } from '../../model/ids.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { type VmOperation, VmOrder } from '../../model/vm-order.ts';
+import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
+import { type FakeSite, openFakeSite } from './fake-site.ts';
+import { type Call, type Fault, faults } from './faults.ts';
+
+vi.setConfig({ maxConcurrency: 16, testTimeout: 120_000 });
+
+let site: FakeSite;
+beforeAll(async () => {
+  site = await openFakeSite();
+});
+afterAll(() => site.stop());
+
+let made = 0;
+
+async function accept(order: Record<string, unknown> = {}): Promise<VmId> {
+  made += 1;
+  const name = `vm-${made}`;
+  const image = await site.publishImage();
+  const parsed = VmOrder.parse({ name, image, firstBoot: ['true'], ...order });
+  return site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order: parsed, nowMs: Date.now() }));
+}
+
+const start = (id: VmId) =>
+  site.client.workflow.start(workflowType.vm, { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] });
+const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked);
+const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
+const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
+
+/** Running with its guest as ordered, or removed because it could not be made. */
+const isMade = async (id: VmId): Promise<boolean> => {
+  const { state, hostKey } = await rowOf(id);
+  return state === 'removed' || (state === 'running' && hostKey !== null);
+};
+
+async function operate(id: VmId, operation: VmOperation): Promise<void> {
+  const begins = await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
+  if (!begins) return;
+  await tell(id);
+  await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null, 60_000);
+}
+
+async function remove(id: VmId): Promise<void> {
+  await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
+  await tell(id);
+  await over(id);
+}
+
+/** The ledger and the hosts say the same of a VM with which nobody is busy. */
+async function expectAgreement(id: VmId): Promise<void> {
+  const { state, hostId } = await rowOf(id);
+  const host = site.hosts.find((one) => one.id === hostId)!;
+  const domain = host.domains.get(id)?.status.state ?? null;
+  const memories = [...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.whole);
+  const expected: Record<string, [string | null, boolean[]]> = {
+    running: ['running', []],
+    paused: ['paused', []],
+    suspended: [null, [true]],
+    removed: [null, []],
+  };
+  expect([state, domain, memories]).toEqual([state, ...(expected[state] ?? ['no such rest', []])]);
+}
+
+const operations: VmOperation[] = ['pause', 'resume', 'suspend', 'restore', 'reboot'];
+const legal: Record<VmOperation, string> = {
+  pause: 'running',
+  resume: 'paused',
+  suspend: 'running',
+  restore: 'suspended',
+  reboot: 'running',
+};
+
+/** From its acceptance to its removal, with each operation on the way, where the one before let it. */
+async function life(id: VmId): Promise<void> {
+  await site.until(`${id} is made`, () => isMade(id), 60_000);
+  await expectAgreement(id);
+  for (const operation of operations) {
+    if ((await rowOf(id)).state !== legal[operation]) continue;
+    await operate(id, operation);
+    await expectAgreement(id);
+  }
+  if ((await rowOf(id)).state !== 'removed') await remove(id);
+  else await over(id);
+}
+
+async function expectGone(id: VmId): Promise<void> {
+  expect((await rowOf(id)).state).toBe('removed');
+  expect(tracesOf(site, [id])).toEqual([]);
+  const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
+  const types = events.map(({ type }) => type);
+  expect(types.filter((type) => type === 'berth.vm.created')).toHaveLength(1);
+  expect(types.filter((type) => type === 'berth.vm.removed')).toHaveLength(1);
+  expect(types.filter((type) => type === 'berth.vm.suspended').length).toBeLessThanOrEqual(1);
+  const { usage } = VmRemovedData.parse(events.find(({ type }) => type === 'berth.vm.removed')!.data);
+  // One stretch after the other: none is told twice.
+  for (const [index, one] of usage.entries())
+    if (index > 0) expect(Date.parse(one.startedAt)).toBeGreaterThanOrEqual(Date.parse(usage[index - 1]!.endedAt));
+}
+
+const cleanRun: Call[] = [
+  ...['reserveVm', 'vmOrders', 'stageIn', 'imageCached', 'ensureRunning', 'vmStarted', 'customizeVm', 'vmCustomized'],
+  ...['pauseVm', 'resumeVm', 'beginSuspension', 'suspendVm', 'commitSuspension'],
+  ...['beginRestoration', 'restoreVm', 'commitRestoration', 'rebootVm', 'removeVm', 'finishVm', 'vmPlace'],
+].map((name) => ({ name, nth: 1 }));
+cleanRun.push(
+  ...[1, 2].map((nth) => ({ name: 'vmWish', nth })),
+  ...[1, 2, 3].map((nth) => ({ name: 'beginOperation', nth })),
+  ...[1, 2, 3, 4, 5].map((nth) => ({ name: 'endOperation', nth })),
+  ...[1, 2].map((nth) => ({ name: 'setVmState', nth })),
+);
+
+test('the matrix covers every call of a VM; only how often it looks is left to chance', async () => {
+  const id = await accept();
+  await start(id);
+  await life(id);
+  await expectGone(id);
+  const calls = site.faults.callsOf(workflowId.vm(id)).map(({ name, nth }) => `${name} ${nth}`);
+  const known = cleanRun.map(({ name, nth }) => `${name} ${nth}`);
+  expect(calls.filter((call) => !known.includes(call) && !call.startsWith('vmWish'))).toEqual([]);
+  expect(known.filter((call) => !calls.includes(call))).toEqual([]);
+});
+
+const injected = Object.entries(faults).filter(([fault]) => !fault.startsWith('cancelled')) as [Fault, string][];
+
+describe.each(injected)('%s: %s', (fault) => {
+  test.concurrent.each(cleanRun)('$name $nth', async (call) => {
+    const id = await accept();
+    site.faults.plan(workflowId.vm(id), call, fault);
+    await start(id);
+    await life(id);
+    expect(site.faults.fired(workflowId.vm(id))).toBe(true);
+    const before = await rowOf(id);
+    if (fault === 'late') await site.faults.runLate(workflowId.vm(id));
+    expect(await rowOf(id)).toEqual(before);
+    await expectGone(id);
+  });
+});
+
+describe('a VM that stands alone', () => {
+  test('is removed when its lease ends', async () => {
+    const id = await accept({ lease: { durationS: 2 } });
+    await start(id);
+    await over(id);
+    await expectGone(id);
+    expect((await rowOf(id)).problem).toMatchObject({ code: 'lease-expired' });
+  });
+
+  test('can be deleted while it is being made, and while it waits for a host', async () => {
+    const [boots, waits] = [await accept(), await accept({ resources: { vcpus: 64, memoryMiB: 60_000, diskMiB: 64 } })];
+    site.faults.plan(workflowId.vm(boots), { name: 'ensureRunning', nth: 1 }, 'killedBefore');
+    await Promise.all([start(boots), start(waits)]);
+    await site.until('it boots', async () => (await rowOf(boots)).state === 'creating');
+    await Promise.all([remove(boots), remove(waits)]);
+    await expectGone(boots);
+    await expectGone(waits);
+  });
+
+  test('whose guest switched itself off is stopped, and boots again from its disks', async () => {
+    const id = await accept();
+    await start(id);
+    await site.until('it runs', () => isMade(id));
+    const host = site.hosts.find((one) => one.domains.has(id))!;
+    host.crashDomain(id);
+    const reconcile = site.client.workflow.getHandle(workflowId.reconcile(host.id));
+    // Seen twice before it is believed.
+    await site.until('it is stopped', async () => {
+      await reconcile.signal(signalName.lookNow);
+      return (await rowOf(id)).state === 'stopped';
+    });
+    await operate(id, 'reboot');
+    expect((await rowOf(id)).state).toBe('running');
+    await expectAgreement(id);
+    await remove(id);
+    await expectGone(id);
+  });
+
+  test('is not asked for two things at once, and refuses what its state does not allow', async () => {
+    const id = await accept();
+    await start(id);
+    await site.until('it runs', () => isMade(id));
+    const ask = (operation: VmOperation) => site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
+    await expect(ask('resume')).resolves.toBe(false);
+    await expect(ask('restore')).resolves.toBe(false);
+    await ask('suspend');
+    await expect(ask('pause')).rejects.toMatchObject({ code: 'conflict' });
+    await tell(id);
+    await site.until('it is suspended', async () => (await rowOf(id)).operation === null);
+    await expect(ask('reboot')).rejects.toMatchObject({ code: 'conflict' });
+    await remove(id);
+    await expectGone(id);
+  });
+});
+
+test('afterwards the site is empty', () => expectEmptySite(site));

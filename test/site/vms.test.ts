@@ -1,0 +1,126 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { newHostKey } from '../../drivers/host-key.ts';
+import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+
+interface VmAnswer {
+  id: string;
+  state: string;
+  host: string;
+  address: string;
+  hostKey: string | null;
+  operation: string | null;
+  problem: { code: string; message: string } | null;
+}
+
+let here: TestSite;
+beforeAll(async () => {
+  here = await openSite();
+});
+afterAll(() => here.stop());
+
+const key = newHostKey('a test');
+const vmOf = async (id: string): Promise<VmAnswer> => (await here.client.insist<VmAnswer>('GET', `/v1/vms/${id}`)).body;
+
+async function until(id: string, what: string, isSo: (vm: VmAnswer) => boolean): Promise<VmAnswer> {
+  for (const deadline = Date.now() + 180_000; ; ) {
+    const vm = await vmOf(id);
+    if (isSo(vm)) return vm;
+    if (Date.now() > deadline) throw new Error(`${id} is not ${what} but ${JSON.stringify(vm)}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** Asks for an operation and waits for it; `meanwhile` happens while it is under way. */
+async function operate(id: string, operation: string, meanwhile: () => Promise<void> = async () => undefined): Promise<VmAnswer> {
+  const answer = await here.client.insist<VmAnswer>('POST', `/v1/vms/${id}/${operation}`, undefined, {
+    'idempotency-key': crypto.randomUUID(),
+  });
+  expect([answer.status, answer.body.problem]).toEqual([202, null]);
+  await meanwhile();
+  const vm = await until(id, `done with its ${operation}`, (one) => one.operation === null);
+  expect(vm.problem).toBeNull();
+  return vm;
+}
+
+/** Logs in by its name from another guest of this owner, which knows the VM's key beforehand, and returns what the commands printed. */
+async function login({ hostKey }: VmAnswer, commands: string): Promise<string> {
+  const [identity, known] = await Promise.all([
+    here.client.upload('key', Buffer.from(key.private)),
+    here.client.upload('known', Buffer.from(`harbour ${hostKey}\n`)),
+  ]);
+  const ssh = `ssh -i in/key -o BatchMode=yes -o ConnectTimeout=60 -o UserKnownHostsFile=in/known ann@harbour`;
+  const { id } = await here.client.submit({
+    image: 'debian-12',
+    command: ['sh', '-c', `chmod 600 in/key; ${ssh} '${commands}' >said`],
+    inputs: [
+      { path: 'in/key', file: identity },
+      { path: 'in/known', file: known },
+    ],
+    outputs: ['said'],
+    resources: { vcpus: 1, memoryMiB: 192, diskMiB: 32 },
+  });
+  const task = await here.client.over(id);
+  if (task.state !== 'succeeded') {
+    const log = await here.client.insist<string>('GET', `/v1/tasks/${id}/log`);
+    throw new Error(`the login failed: ${JSON.stringify(task.error)}: ${log.body}`);
+  }
+  return (await here.client.download(task.outputs[0]!.file)).toString();
+}
+
+const killedWorker = (host: string) => async () => {
+  const child = here.site.child(`${host}/worker`);
+  const restarts = child.restarts();
+  child.kill('SIGKILL');
+  await child.servesAgain(restarts, 30_000);
+};
+
+test('a VM is made as ordered, suspended and restored under a SIGKILL of its host worker, rebooted and deleted', async () => {
+  const file = await here.client.upload('motto', Buffer.from('fair winds\n'));
+  const counting = 'i=0; while :; do i=$((i+1)); echo $i >/home/ann/count; sleep 0.2; done';
+  const created = await here.client.insist<VmAnswer>('POST', '/v1/vms', {
+    name: 'harbour',
+    image: 'debian-12',
+    resources: { vcpus: 1, memoryMiB: 192, diskMiB: 32 },
+    rootMiB: 3000,
+    swapMiB: 32,
+    user: { name: 'ann', sshKey: key.public.trim() },
+    files: [{ path: '/etc/motto', file }],
+    firstBoot: ['echo once >>/var/lib/once', `setsid sh -c '${counting}' </dev/null >/dev/null 2>&1 &`],
+  });
+  expect(created.status, JSON.stringify(created.body)).toBe(202);
+  const { id } = created.body;
+  const made = await until(id, 'made', ({ state, hostKey }) => state === 'removed' || hostKey !== null);
+  expect(made).toMatchObject({ state: 'running', problem: null });
+
+  const facts =
+    'hostname; cat /etc/motto /var/lib/once; df --output=size -m / | tail -1; wc -l </proc/swaps; cat count; cat /proc/sys/kernel/random/boot_id';
+  const asked = async (): Promise<string[]> =>
+    (await login(await vmOf(id), facts))
+      .trim()
+      .split('\n')
+      .map((line) => line.trim());
+  const [name, motto, once, rootMiB, swaps, count, boot] = await asked();
+  expect([name, motto, once, swaps]).toEqual(['harbour', 'fair winds', 'once', '2']);
+  expect(Number(rootMiB)).toBeGreaterThan(2600);
+
+  const asleep = await operate(id, 'suspend', killedWorker(made.host));
+  expect(asleep.state).toBe('suspended');
+  expect(await onHost(here, made.host, ['virsh', '-q', 'list', '--all', '--name'])).not.toContain(id);
+  const awake = await operate(id, 'restore', killedWorker(made.host));
+  expect([awake.state, awake.address]).toEqual(['running', made.address]);
+  const after = await asked();
+  // The same boot, and the command that ran in it went on.
+  expect([after[0], after[2], after[6]]).toEqual(['harbour', 'once', boot]);
+  expect(Number(after[5])).toBeGreaterThan(Number(count));
+
+  expect((await operate(id, 'reboot')).state).toBe('running');
+  const again = await asked();
+  expect([again[0], again[1], again[2], again[4]]).toEqual(['harbour', 'fair winds', 'once', '2']);
+  expect(again[6]).not.toBe(boot);
+
+  expect((await here.client.insist('DELETE', `/v1/vms/${id}`)).status).toBe(202);
+  await until(id, 'removed', ({ state }) => state === 'removed');
+  const types = (await here.client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
+  expect(types).toEqual(['created', 'started', 'suspended', 'restored', 'removed']);
+  await expectNothingLeft(here);
+});
