@@ -21,7 +21,7 @@ export interface LedgerLease extends SiteLease {
   owner: string;
   task: { id: TaskId; state: TaskState } | null;
   imageId: string | null;
-  /** Why its task still waits, as it was last written. */
+  /** Why it still waits, as it was last written. */
   refusal: Refusal | null;
   vms: { id: VmId; generation: number; state: VmState }[];
 }
@@ -87,7 +87,8 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal,
         row_number() OVER (PARTITION BY l."startAt" IS NULL AND l."startedAt" IS NULL ORDER BY l."createdAt", l.id) AS place
       FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
-      WHERE l."endedAt" IS NULL AND (l."startedAt" IS NOT NULL OR t."cancelRequestedAt" IS NULL)
+      WHERE l."endedAt" IS NULL AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
+        SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL)))
     ), vms AS (
       SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
         'host', v."hostId", 'home', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",

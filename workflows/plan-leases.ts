@@ -27,7 +27,7 @@ export async function planLeases(pace = 1): Promise<never> {
       const step = await ledger.plan();
       // Not waited for one after the other: who is told late starts late.
       await Promise.all([
-        ...step.placed.map((task) => tell(workflowId.task(task), signalName.placed)),
+        ...step.placed.map((waiter) => tell(workflowId.waiter(waiter), signalName.placed)),
         ...step.changed.map((task) => tell(workflowId.task(task), signalName.planned)),
       ]);
       if (step.wakeAt !== null) waitMs = Math.min(waitMs, Math.max(1, Date.parse(step.wakeAt) - Date.now()));

@@ -57,8 +57,8 @@ export type LeaseOrder = 'run' | 'suspend' | 'resume';
 
 /** What the planner has decided, and written: whom to tell, and when there is something to decide again. */
 export interface PlanStep {
-  /** Tasks that were placed, or whose promise has changed. */
-  placed: TaskId[];
+  /** Tasks and VMs that were placed, or whose promise has changed. */
+  placed: WaiterId[];
   /** Tasks that are to be suspended or resumed. */
   changed: TaskId[];
   /** null: when something happens. */

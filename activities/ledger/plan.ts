@@ -1,5 +1,5 @@
 import type { Resources } from '../../model/host.ts';
-import type { TaskId } from '../../model/ids.ts';
+import type { TaskId, WaiterId } from '../../model/ids.ts';
 import { writePromises } from '../../prisma/promise-lease.ts';
 import { type LedgerLease, type LedgerSite, readSite } from '../../prisma/read-site.ts';
 import { decideSite, type SiteDecision } from '../../scheduler/site-plan.ts';
@@ -19,7 +19,7 @@ import {
 /** A workflow that was told of a suspend or resume and does not say that it is done is told again after this time. */
 const tellAgainS = 5;
 
-const isTask = (one: Wake): one is TaskId => one !== 'planner';
+const isWaiter = (one: Wake): one is WaiterId => one !== 'planner';
 const isoOf = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
 
 /**
@@ -32,8 +32,8 @@ export async function plan(deps: LedgerDeps): Promise<PlanStep> {
     await lockPlacement(tx);
     const now = deps.clock() / 1000;
     const plain = await placeWaiting(deps, tx);
-    if (!plain.planned) return { placed: plain.wake.filter(isTask), changed: [], wakeAt: null, leases: 0 };
-    const site = withTasks(await readSite(tx));
+    if (!plain.planned) return { placed: plain.wake.filter(isWaiter), changed: [], wakeAt: null, leases: 0 };
+    const site = await readSite(tx);
     const decision = decideSite(site, site.figures, now);
     const room = new Room(site);
     const started = await start(deps, tx, site, decision, room);
@@ -42,11 +42,6 @@ export async function plan(deps: LedgerDeps): Promise<PlanStep> {
     await writePromises(tx, decision.promises);
     return whomToTell(site, decision, started, resumed, now);
   });
-}
-
-/** A VM without a task has a workflow of its own, which places it when nothing is promised; the plan leaves its place to it. */
-function withTasks(site: LedgerSite): LedgerSite {
-  return { ...site, leases: site.leases.filter(({ task, phase }) => task !== null || phase !== 'waiting') };
 }
 
 /** What is really free. A plan may be wrong about a moment; the ledger's own sums never are. */
@@ -81,9 +76,12 @@ function plus(a: Resources, b: Resources): Resources {
 
 const byId = (site: LedgerSite): Map<string, LedgerLease> => new Map(site.leases.map((lease) => [lease.id, lease]));
 
+/** Whose workflow waits: a task's, or that of a VM that stands alone. */
+const waiterOf = ({ task, vms }: LedgerLease): WaiterId => task?.id ?? vms[0]!.id;
+
 function queueRow(lease: LedgerLease): QueueRow {
   const { owner, imageId, each, vms } = lease;
-  return { id: lease.task!.id, owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
+  return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
 }
 
 async function networksOf(tx: Transaction, owners: readonly string[]): Promise<NetworkRow[]> {
@@ -128,7 +126,7 @@ async function start(
     tx,
     now,
     placed,
-    started.map((lease) => lease.task!.id),
+    started.flatMap((lease) => lease.task?.id ?? []),
     changed(answers),
   );
   const times = decision.starts.map(({ lease, workFromS, untilS }) => ({ lease, from: isoOf(workFromS), until: isoOf(untilS) }));
@@ -176,12 +174,14 @@ function whomToTell(
   const tasks = (some: readonly (LedgerLease | undefined)[]): TaskId[] => [
     ...new Set(some.flatMap((lease) => lease?.task?.id ?? [])),
   ];
-  const unaware = site.leases.filter(({ phase, task }) => phase === 'running' && task?.state === 'queued');
+  const unaware = site.leases.filter(
+    ({ phase, task, vms }) => phase === 'running' && (task === null ? vms[0]!.state === 'reserved' : task.state === 'queued'),
+  );
   const moved = [...decision.promises.map(({ lease }) => lease), ...decision.broken].map((id) => leases.get(id));
   const slow = site.leases.filter(({ operation }) => operation !== null && operation.fromS + tellAgainS <= now);
   const suspended = decision.suspends.map(({ lease }) => leases.get(lease));
   return {
-    placed: tasks([...started, ...unaware, ...moved]),
+    placed: [...new Set([...started, ...unaware, ...moved].flatMap((lease) => (lease === undefined ? [] : waiterOf(lease))))],
     changed: tasks([...suspended, ...resumed, ...slow]),
     wakeAt: decision.wakeAtS === null ? null : isoOf(decision.wakeAtS),
     leases: site.leases.length,

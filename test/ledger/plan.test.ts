@@ -1,7 +1,9 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Placement, PlanStep } from '../../activities/ledger/contract.ts';
 import type { BerthError } from '../../model/errors.ts';
-import type { TaskId } from '../../model/ids.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { VmOrder } from '../../model/vm-order.ts';
+import { acceptVm } from '../../prisma/accept-vm.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -216,4 +218,31 @@ test('a host that suspended slower than planned is planned slower from then on',
   const host = (await vmsOf(id))[0]!.hostId!;
   await suspendNow(id);
   expect((await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).slowness).toBeGreaterThan(2);
+});
+
+describe('a VM that stands alone', () => {
+  const alone = (name: string, more: object): Promise<VmId> => {
+    const resources = { vcpus: 2, memoryMiB: 512, diskMiB: 100 };
+    const order = VmOrder.parse({ name, image: 'debian-12', resources, ...more });
+    return fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order, nowMs: fixture.now }));
+  };
+
+  test('is placed by the plan in a gap that is long enough for it, and its workflow is told', async () => {
+    await submit(reservation(600, 300));
+    const brief = await alone('brief', { lease: { durationS: 120 } });
+    const endless = await alone('endless', {});
+    expect(await fixture.activities.reserveVm(brief)).toMatchObject({ placed: false });
+    expect((await fixture.activities.plan()).placed).toEqual([brief]);
+    expect(await fixture.activities.reserveVm(brief)).toMatchObject({ placed: true });
+    expect(await fixture.activities.reserveVm(endless)).toMatchObject({ placed: false, refusal: { failed: { planned: 2 } } });
+    // Told again until it has heard.
+    expect((await fixture.activities.plan()).placed).toEqual([brief]);
+  });
+
+  test('that is not wanted any more is not placed', async () => {
+    await submit(reservation(600, 300));
+    const id = await alone('gone', { lease: { durationS: 120 } });
+    await fixture.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date(fixture.now) } });
+    expect((await fixture.activities.plan()).placed).toEqual([]);
+  });
 });
