@@ -204,8 +204,10 @@ async function operate(run: Run, operation: VmOperation, wish: VmWish): Promise<
     else {
       const { vm } = await run.ledger.beginOperation(run.id, operation);
       const host = hostOf(run, vm.host);
-      if (operation === 'pause') await host.pauseVm(vm);
-      else if (operation === 'resume') await host.resumeVm(vm);
+      const pause = () => host.pauseVm(vm);
+      const resume = () => host.resumeVm(vm);
+      if (operation === 'pause') await withUndo(run, pause, resume);
+      else if (operation === 'resume') await withUndo(run, resume, pause);
       else await host.rebootVm(vm);
       to = operation === 'pause' ? 'paused' : 'running';
     }
@@ -215,6 +217,20 @@ async function operate(run: Run, operation: VmOperation, wish: VmWish): Promise<
     if (why.code === 'vm-lost') await run.insistence.on(() => run.ledger.vmMissing(run.id, why), run.refused);
   }
   await run.insistence.on(() => run.ledger.endOperation(run.id, error === null ? to : null, error), run.refused);
+}
+
+/** What was refused may have taken effect all the same: the guest is brought back to where the ledger has it. */
+async function withUndo(run: Run, act: () => Promise<void>, undo: () => Promise<void>): Promise<void> {
+  try {
+    await act();
+  } catch (error) {
+    if (codeOf(error) !== 'vm-lost')
+      await run.insistence.on(undo, (again) => {
+        if (codeOf(again) === 'vm-lost') throw again;
+        run.refused(again);
+      });
+    throw error;
+  }
 }
 
 /** A VM whose domain has gone boots again from its disks. */
