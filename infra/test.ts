@@ -10,7 +10,7 @@ import { sweep } from './testing/sweep.ts';
 import { runProjects } from './testing/vitest.ts';
 
 /**
- * Every check there is: `npm test [PROJECT…]`. Ends with the line "N passed, N failed"; format, types, each test, and
+ * Every check there is, but for projects that are only run by their name: `npm test [PROJECT…]`. Ends with the line "N passed, N failed"; format, types, each test, and
  * that nothing was left behind, count one each. Everything temporary is in one folder, and everything that is started
  * carries its name, so that what is left can be found, and removed when the run is interrupted.
  */
@@ -74,7 +74,8 @@ if (unknown.length > 0)
   throw new Error(`There are no test projects ${unknown.join(', ')}; there are ${Object.keys(projects).join(', ')}`);
 try {
   if (asked.length === 0) await quickChecks();
-  for (const name of asked.length > 0 ? asked : Object.keys(projects).filter((project) => !projects[project]?.quick)) {
+  const whole = Object.entries(projects).flatMap(([name, { quick, onDemand }]) => (quick || onDemand ? [] : [name]));
+  for (const name of asked.length > 0 ? asked : whole) {
     if (stop.aborted) break;
     const result = await runProjects([name], { deadlineMs: projectDeadlineMs, live: true }, stop);
     count(result);

@@ -7,6 +7,8 @@ interface Project {
   /** Servers that the project's files share. */
   services?: string[];
   quick?: boolean;
+  /** Only where it is named, `npm test NAME`: takes many minutes of a machine that does nothing else. */
+  onDemand?: boolean;
   /** One file after the other: where tests measure time, or share the machine's namespaces. */
   oneByOne?: boolean;
 }
@@ -25,4 +27,5 @@ export const projects: Record<string, Project> = {
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 120_000, oneByOne: true },
   host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 180_000, oneByOne: true },
   site: { include: ['site/**/*.test.ts'], testTimeoutMs: 300_000, oneByOne: true },
+  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, onDemand: true },
 };

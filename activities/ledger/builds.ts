@@ -113,7 +113,8 @@ function imageOf(row: Row, base: ImageRow): ImageRow {
 async function buildVm(deps: LedgerDeps, tx: Transaction, row: Row): Promise<VmSpec> {
   const placed = await readPlacedVm(tx, row.vmId);
   const [vm] = vmSpecs(deps, { ...placed, image: imageOf(row, placed.image) });
-  return vm!;
+  // Its row counts the flat copy as well; and a build whose guest reboots has lost its place.
+  return { ...vm!, rootMiB: vm!.image.virtualMiB, onReboot: 'destroy' };
 }
 
 function filesOf(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {

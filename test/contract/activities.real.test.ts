@@ -32,7 +32,7 @@ function orders(command: string[], input: Buffer) {
     vcpus: 1,
     memoryMiB: 256,
     diskMiB: 128,
-    rootMiB: 1024,
+    rootMiB: host.image().virtualMiB,
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address: '10.128.12.10',
     mac: '52:54:00:00:09:10',
@@ -183,8 +183,8 @@ describe('a task of 10 MB on a real host', () => {
     const running = host.activities().runCommand({ ...run, timeoutS: 2 });
     expect(await running).toMatchObject({ timedOut: true, exitCode: null });
     await host.activities().stopCommand(vm.id, 1);
-    expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/part']);
     expect(await codeOf(host.activities().removeDisks(vm.id, 1))).toBe('in-use');
+    expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/part']);
     await host.activities().removeDomain(vm.id, 1);
     await host.activities().removeDisks(vm.id, 1);
   });

@@ -31,7 +31,7 @@ function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string
       vcpus: 1,
       memoryMiB: 256,
       diskMiB: 32,
-      rootMiB: 1024,
+      rootMiB: host.image().virtualMiB,
       network: { ...network, peers },
       address,
       mac: `52:54:00:11:${address

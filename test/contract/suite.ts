@@ -76,7 +76,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         vcpus: 1,
         memoryMiB: 256,
         diskMiB: 64,
-        rootMiB: 1024,
+        rootMiB: image.virtualMiB,
         network: { vni: 7, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: ['10.90.255.254'] },
         address,
         mac: `52:54:00:00:01:${number.toString(16).padStart(2, '0')}`,

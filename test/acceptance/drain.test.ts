@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { TaskAnswer } from './client.ts';
-import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+import type { TaskAnswer } from '../site/client.ts';
+import { expectNothingLeft, onHost, openSite, type TestSite } from '../site/the-site.ts';
 
 interface DrainAnswer {
   id: string;

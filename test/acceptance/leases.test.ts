@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { reservationsOverLoad } from './reservations-over-load.ts';
-import { expectNothingLeft, openSite, type TestSite } from './the-site.ts';
+import { reservationsOverLoad } from '../site/reservations-over-load.ts';
+import { expectNothingLeft, openSite, type TestSite } from '../site/the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
