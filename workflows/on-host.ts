@@ -34,6 +34,18 @@ export function onHost(host: HostId, pace: number, silent: WhenSilent): HostActi
   return new Proxy({} as HostActivities, { get: (_, step) => call(step as Step) });
 }
 
+let lastOnLedger: Promise<unknown> = Promise.resolve();
+
+/**
+ * One after the other in a workflow: of two local activities side by side, a replay may see the other one end first, and
+ * whoever waits for either would then not do again what it did.
+ */
+function inTurn<T>(act: () => Promise<T>): Promise<T> {
+  const mine = lastOnLedger.then(act, act);
+  lastOnLedger = mine;
+  return mine;
+}
+
 /**
  * The steps on the ledger, in the control worker's own process. They are short and always finish: a cancellation is
  * noticed by the next step on a host, so that what a transaction did is known before it is undone.
@@ -43,6 +55,6 @@ export function onLedger(pace: number): LedgerActivities {
   const call =
     (step: string) =>
     (...args: unknown[]) =>
-      CancellationScope.nonCancellable(async () => proxied[step]!(...args));
+      CancellationScope.nonCancellable(() => inTurn(async () => proxied[step]!(...args)));
   return new Proxy({} as LedgerActivities, { get: (_, step) => call(String(step)) });
 }

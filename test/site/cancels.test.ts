@@ -43,7 +43,8 @@ test('a task that is cancelled while it waits in the queue never takes anything'
   const held = await here.client.submit({
     ...whole,
     nodes: 3,
-    resources: { ...order.resources, memoryMiB: 256, vcpus: 1, diskMiB: 64 },
+    // More than half of any host: one on each.
+    resources: { ...order.resources, memoryMiB: Math.floor(memoryMiB / 2) + 1, vcpus: 1, diskMiB: 64 },
   });
   await here.client.until(held.id, ['running']);
   const waiting = await here.client.submit({ ...whole, resources: { ...order.resources, memoryMiB } });
