@@ -14,7 +14,7 @@ import { runProjects } from './testing/vitest.ts';
  * that nothing was left behind, count one each. Everything temporary is in one folder, and everything that is started
  * carries its name, so that what is left can be found, and removed when the run is interrupted.
  */
-const projectDeadlineMs = 30 * 60_000;
+const projectDeadlineMs = 60 * 60_000;
 /** What was stopped may take a moment to be gone. */
 const settleMs = 15_000;
 
