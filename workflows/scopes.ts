@@ -24,17 +24,17 @@ export async function together<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
 }
 
 /**
- * Runs an act for at most `ms`. When they have passed, cancels it, waits until it has stopped and throws `expired()`.
- * An act that ends well all the same has ended well.
+ * Runs an act until `wait` ends: then cancels it, waits until it has stopped and throws `expired()`. An act that ends
+ * well all the same has ended well. `wait` is cancelled when the act is over.
  */
-export async function within<T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
+export async function before<T>(wait: () => Promise<unknown>, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const outer = CancellationScope.current();
   const scope = new CancellationScope();
   const clock = new CancellationScope();
   let late = false;
   const alarm = clock
     .run(async () => {
-      await sleep(ms);
+      await wait();
       late = true;
       scope.cancel();
     })
@@ -48,6 +48,10 @@ export async function within<T>(ms: number, expired: () => Error, act: () => Pro
     await alarm;
   }
 }
+
+/** Runs an act for at most `ms`: see before(). */
+export const within = <T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> =>
+  before(() => sleep(ms), expired, act);
 
 /** For what is ended by being cancelled. */
 export function onlyCancellation(error: unknown): void {

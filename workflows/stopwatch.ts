@@ -1,5 +1,5 @@
-import { CancellationScope, condition } from '@temporalio/workflow';
-import { onlyCancellation } from './scopes.ts';
+import { condition } from '@temporalio/workflow';
+import { before } from './scopes.ts';
 
 /** The running time of a lease: it stands still while its VMs are suspended. */
 export class Stopwatch {
@@ -24,32 +24,14 @@ export class Stopwatch {
   }
 }
 
-/**
- * Runs an act for at most `ms` of the stopwatch's time, counted from now. As `within`: when they have passed, it is
- * cancelled, waited for, and `expired()` is thrown; an act that ends well all the same has ended well.
- */
-export async function withinRunning<T>(watch: Stopwatch, ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
-  const outer = CancellationScope.current();
-  const scope = new CancellationScope();
-  const clock = new CancellationScope();
+/** Runs an act for at most `ms` of the stopwatch's time, counted from now: see before(). */
+export function withinRunning<T>(watch: Stopwatch, ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const untilMs = watch.ms + ms;
-  let late = false;
-  const alarm = clock
-    .run(async () => {
-      while (watch.ms < untilMs) {
-        await condition(() => watch.running);
-        await condition(() => !watch.running, Math.max(1, untilMs - watch.ms));
-      }
-      late = true;
-      scope.cancel();
-    })
-    .catch(onlyCancellation);
-  try {
-    return await scope.run(act);
-  } catch (error) {
-    throw late && !outer.consideredCancelled ? expired() : error;
-  } finally {
-    clock.cancel();
-    await alarm;
-  }
+  const passed = async (): Promise<void> => {
+    while (watch.ms < untilMs) {
+      await condition(() => watch.running);
+      await condition(() => !watch.running, Math.max(1, untilMs - watch.ms));
+    }
+  };
+  return before(passed, expired, act);
 }
