@@ -2,12 +2,10 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } f
 import { join } from 'node:path';
 import { chunksOf } from './chunks.ts';
 import { diskFullOr, exists } from './files.ts';
+import { copyOverNfs } from './nfs-copy.ts';
 import { readPack, writePack } from './pack.ts';
 import type { CarriedFile, Carrier, VmStore } from './ports.ts';
-import { run } from './process.ts';
 
-/** nfs-cp hung once: a network that carries less than 1 MiB/s is none. */
-const carryDeadlineMs = (bytes: number): number => 30_000 + (bytes / 2 ** 20) * 1000;
 /** An old version that nobody came back for in a day is only in the way, and somebody's data. */
 const keptForMs = 24 * 3600 * 1000;
 
@@ -25,11 +23,6 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
     const paths = store.paths(vmId);
     return { memory: paths.memory, overlay: paths.overlay, data: paths.data }[file];
   };
-
-  async function fetch(address: string, path: string, to: string, sizeBytes: number): Promise<void> {
-    await rm(to, { force: true });
-    await run(['nfs-cp', `nfs://${address}${path}`, to], { deadlineMs: carryDeadlineMs(sizeBytes) });
-  }
 
   return {
     async offer(vmId) {
@@ -52,7 +45,7 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
       const have = new Set<string>();
       if (offer !== null && offer.chunks > 0) {
         const copy = `${pack}.have`;
-        await fetch(offer.address, offerOf(vmId), copy, offer.chunks * 16);
+        await copyOverNfs({ address: offer.address, path: offerOf(vmId), to: copy, sizeBytes: offer.chunks * 16 });
         const bytes = await readFile(copy);
         for (let at = 0; at < bytes.length; at += 16) have.add(bytes.toString('hex', at, at + 16));
         await rm(copy);
@@ -72,7 +65,7 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
     async unpack(vmId, { address, bytes }) {
       const pack = `${packOf(vmId)}.in`;
       try {
-        await fetch(address, packOf(vmId), pack, bytes);
+        await copyOverNfs({ address, path: packOf(vmId), to: pack, sizeBytes: bytes });
         await readPack(pack, await keptFiles(keptIn(vmId)), (name) =>
           name === 'memory' ? store.paths(vmId).memoryPartial : placeOf(vmId, name),
         );

@@ -8,8 +8,9 @@ import type { ImageId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
 import type { Blob, ImageRef } from '../model/vm.ts';
 import { diskFullOr, exists, isErrno, makeFolder, readText, syncFolder, writeAtomically, writeStream } from './files.ts';
+import { copyOverNfs } from './nfs-copy.ts';
 import type { CachedImage, ImageCache, VmStore } from './ports.ts';
-import { ProcessError, run } from './process.ts';
+import { ProcessError } from './process.ts';
 
 export interface ImageCacheOptions {
   /** The host's folder; images/ and staging/ are in it, and in that of the peers, who export theirs over NFS. */
@@ -34,8 +35,6 @@ function partsOf({ parts: blobs }: ImageRef): { part: Part; blob: Blob }[] {
 }
 
 const bodyTimeoutMs = 60_000;
-/** nfs-cp hung once; 1 MiB/s is slower than any network that a site would have. */
-const peerDeadlineMs = (sizeBytes: number): number => 20_000 + sizeBytes / 1048.576;
 /** An image that was used this recently may be about to get an overlay. */
 const warmMs = 15 * 60_000;
 
@@ -164,10 +163,8 @@ async function fromPeer(
   peer: string,
   destination: string,
 ): Promise<void> {
-  // nfs-cp refuses a destination that is there, from a peer before this one for example.
-  await rm(destination, { force: true });
-  const source = `nfs://${peer}${join(root, 'images', image.id, partNames[part])}`;
-  await run(['nfs-cp', source, destination], { deadlineMs: peerDeadlineMs(blob.sizeBytes) });
+  const path = join(root, 'images', image.id, partNames[part]);
+  await copyOverNfs({ address: peer, path, to: destination, sizeBytes: blob.sizeBytes });
   await verify(image, blob, destination);
 }
 
