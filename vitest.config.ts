@@ -12,7 +12,7 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       globalSetup: project.services ?? [],
       testTimeout: project.testTimeoutMs,
       // The condition decides; a second, vitest's own, is what a busy machine takes to start a process.
-      expect: { poll: { timeout: 15_000 } },
+      expect: { poll: { timeout: 60_000 } },
       hookTimeout: project.testTimeoutMs,
       fileParallelism: !project.oneByOne,
     },

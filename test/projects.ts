@@ -17,15 +17,15 @@ const postgres = 'test/services/with-postgres.ts';
 const temporal = 'test/services/with-temporal.ts';
 
 export const projects: Record<string, Project> = {
-  unit: { include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'], testTimeoutMs: 20_000, quick: true },
-  contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 20_000, quick: true },
-  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 60_000, services: [postgres, temporal] },
-  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 30_000, services: [postgres] },
-  api: { include: ['api/**/*.test.ts'], testTimeoutMs: 30_000, services: [postgres] },
-  sagas: { include: ['sagas/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
+  unit: { include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'], testTimeoutMs: 90_000, quick: true },
+  contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 90_000, quick: true },
+  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
+  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
+  api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
+  sagas: { include: ['sagas/**/*.test.ts'], testTimeoutMs: 240_000, services: [postgres, temporal] },
   // From here on on this machine's own hypervisor, as root.
-  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 120_000, oneByOne: true },
-  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 180_000, oneByOne: true },
-  site: { include: ['site/**/*.test.ts'], testTimeoutMs: 300_000, oneByOne: true },
-  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, onDemand: true },
+  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true },
+  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true },
+  site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true },
+  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, onDemand: true },
 };

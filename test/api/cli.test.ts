@@ -196,7 +196,7 @@ describe('tasks', () => {
   test('are waited for; their exit code is the command’s', async () => {
     const { soFar, end } = start([...submit, '--wait', '--', 'false']);
     const id = await vi.waitFor(() => /task_\w+/.exec(soFar.err)?.[0] ?? Promise.reject(new Error('no id yet')), {
-      timeout: 20_000,
+      timeout: 60_000,
     });
     const error = { code: 'command-failed', message: 'The command exited with 3' };
     await api.ledger.task.update({ where: { id }, data: { exitCode: 3, error } });
@@ -210,7 +210,7 @@ describe('tasks', () => {
     const following = start(['tasks', 'log', id, '--follow']);
     const url = api.signed('PUT', `/internal/tasks/${id}/log/0`);
     await fetch(url, { method: 'PUT', body: 'hello\n', headers: { 'Content-Range': 'bytes 0-5/*' } });
-    await vi.waitFor(() => expect(following.soFar.out).toBe('hello\n'), { timeout: 20_000 });
+    await vi.waitFor(() => expect(following.soFar.out).toBe('hello\n'), { timeout: 60_000 });
     expect((await berth(['tasks', 'ls', '--state', 'queued'])).out).toContain(id);
     expect(JSON.parse((await berth(['--json', 'tasks', 'show', id])).out)).toEqual(await read(id));
     expect((await berth(['tasks', 'cancel', id])).out).toBe(`${id} will be cancelled\n`);

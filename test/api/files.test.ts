@@ -144,14 +144,14 @@ describe('storing', () => {
     const upload = request(new URL('/v1/files?name=half', api.base), { method: 'POST', headers });
     upload.on('error', () => undefined);
     upload.write(Buffer.alloc(10_000_000));
-    await vi.waitFor(async () => expect(await onDisk()).toHaveLength(before.length + 1), { timeout: 20_000 });
+    await vi.waitFor(async () => expect(await onDisk()).toHaveLength(before.length + 1), { timeout: 60_000 });
     upload.destroy();
     await vi.waitFor(
       async () => {
         expect(await onDisk()).toEqual(before);
         expect(await api.ledger.file.count({ where: { state: 'uploading' } })).toBe(0);
       },
-      { timeout: 20_000 },
+      { timeout: 60_000 },
     );
     const after = await api.ledger.owner.findUniqueOrThrow({ where: { id: api.alice.ownerId } });
     expect(after.usedBytes).toBe(used.usedBytes);
@@ -164,7 +164,7 @@ describe('storing', () => {
       upload.on('response', (response) => resolve(response.resume().statusCode)),
     );
     upload.write(Buffer.alloc(999));
-    const row = await vi.waitFor(() => api.ledger.file.findFirstOrThrow({ where: { name: 'slow' } }), { timeout: 20_000 });
+    const row = await vi.waitFor(() => api.ledger.file.findFirstOrThrow({ where: { name: 'slow' } }), { timeout: 60_000 });
     expect(row.state).toBe('uploading');
     for (const path of [`/v1/files/${row.id}`, `/v1/files/${row.id}/content`]) {
       expect((await api.call(api.alice, 'GET', path)).status).toBe(404);

@@ -127,7 +127,7 @@ describe('files', () => {
     const upload = request(new URL('/v1/files?name=f', api.base), { method: 'POST', headers });
     upload.on('error', () => undefined);
     upload.write('12345');
-    await vi.waitFor(() => api.ledger.file.findFirstOrThrow({ where: { state: 'uploading' } }), { timeout: 20_000 });
+    await vi.waitFor(() => api.ledger.file.findFirstOrThrow({ where: { state: 'uploading' } }), { timeout: 60_000 });
     upload.destroy();
     expect((await store(api.alice, 'gone', '1234567890')).status).toBe(201);
   });

@@ -358,7 +358,7 @@ describe('the log', () => {
         const metrics = await (await fetch(new URL('/metrics', api.operatorsBase))).text();
         expect(metrics).toMatch(/route="\/v1\/tasks\/\{id\}\/log",status="aborted"/);
       },
-      { timeout: 20_000 },
+      { timeout: 60_000 },
     );
   });
 });

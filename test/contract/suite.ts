@@ -467,7 +467,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await disks.copyOverlay((await pathsOf(vm.id)).overlay, template.disk, image.virtualMiB);
           await templates.start(wanted, template);
           expect(await hypervisor.status(wanted.name)).toMatchObject({ state: 'running' });
-          await expect.poll(() => guest.ping(wanted.name), { timeout: 20_000, interval: 20 }).toBe(true);
+          await expect.poll(() => guest.ping(wanted.name), { timeout: 60_000, interval: 20 }).toBe(true);
           await guest.adopt(wanted.name, {
             birth: 'warm',
             mac: vm.mac,

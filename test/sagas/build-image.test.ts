@@ -5,7 +5,7 @@ import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 24, testTimeout: 90_000 });
+vi.setConfig({ maxConcurrency: 24, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

@@ -9,7 +9,7 @@ import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts'
 import { type Call, type Fault, faults } from './faults.ts';
 
 const side = 6;
-vi.setConfig({ maxConcurrency: side, testTimeout: 120_000 });
+vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
 
 let site: FakeSite;
 /** Hosts that no test drains at the moment; there are always some more than that to go to. */

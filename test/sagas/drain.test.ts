@@ -7,7 +7,7 @@ import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
-vi.setConfig({ testTimeout: 90_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
 let site: FakeSite;
 let host: FakeHost;

@@ -6,7 +6,7 @@ import { type AcceptedReservation, acceptReservation } from '../../prisma/accept
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
-vi.setConfig({ testTimeout: 90_000 });
+vi.setConfig({ testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

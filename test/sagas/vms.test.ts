@@ -8,7 +8,7 @@ import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 16, testTimeout: 120_000 });
+vi.setConfig({ maxConcurrency: 16, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

@@ -49,7 +49,7 @@ test('a task that is cancelled while it waits in the queue never takes anything'
   await here.client.until(held.id, ['running']);
   const waiting = await here.client.submit({ ...whole, resources: { ...order.resources, memoryMiB } });
   await expect
-    .poll(async () => (await here.client.task(waiting.id)) as unknown, { timeout: 20_000 })
+    .poll(async () => (await here.client.task(waiting.id)) as unknown, { timeout: 60_000 })
     .toMatchObject({
       state: 'queued',
       waiting: { hosts: 3, failed: { memory: 3 } },

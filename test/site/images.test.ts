@@ -72,7 +72,7 @@ describe('an image that a client makes', () => {
     expect((await here.client.call<Problem>('GET', '/v1/images/greeter')).status).toBe(404);
     for (const { id } of here.site.hosts) {
       const cached = () => onHost(here, id, ['ls', '/var/lib/berth/images']);
-      await expect.poll(cached, { timeout: 20_000 }).not.toContain(image.id);
+      await expect.poll(cached, { timeout: 60_000 }).not.toContain(image.id);
     }
     await expectNothingLeft(here);
   });

@@ -38,7 +38,7 @@ export async function readMove({ client }: TestSite, id: string): Promise<Migrat
 }
 
 /** Waits for the end, one way or the other. */
-export async function moveOver(test: TestSite, id: string, seconds = 150): Promise<MigrationAnswer> {
+export async function moveOver(test: TestSite, id: string, seconds = 240): Promise<MigrationAnswer> {
   for (const untilMs = Date.now() + seconds * 1000; ; await delay(50)) {
     const found = await readMove(test, id);
     if (found.state === 'succeeded' || found.state === 'rolledBack') return found;

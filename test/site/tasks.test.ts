@@ -147,7 +147,7 @@ describe('a task on real VMs', () => {
     const address = await expect
       .poll(
         async () => /inet ([0-9.]+)/.exec((await stranger.call<string>('GET', `/v1/tasks/${other.id}/log`)).body)?.[1] ?? null,
-        { timeout: 20_000 },
+        { timeout: 60_000 },
       )
       .not.toBeNull()
       .then(async () => /inet ([0-9.]+)/.exec((await stranger.call<string>('GET', `/v1/tasks/${other.id}/log`)).body)![1]!);

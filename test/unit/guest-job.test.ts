@@ -40,7 +40,7 @@ afterEach(() => {
 });
 
 function run([program, ...args]: string[]): number | null {
-  return spawnSync(program!, args, { env, stdio: 'ignore', timeout: 20_000 }).status;
+  return spawnSync(program!, args, { env, stdio: 'ignore', timeout: 60_000 }).status;
 }
 /** Its own exit code: the script's when the job has begun, the program's when it has ended. */
 async function start(argv: string[], more: Partial<GuestJob> = {}): Promise<number> {
@@ -50,7 +50,7 @@ async function start(argv: string[], more: Partial<GuestJob> = {}): Promise<numb
 }
 const read = (name: string): string => (existsSync(join(job, name)) ? readFileSync(join(job, name), 'latin1') : '');
 async function end(): Promise<JobEnd> {
-  await expect.poll(() => existsSync(join(job, 'drained')), { timeout: 15_000, interval: 5 }).toBe(true);
+  await expect.poll(() => existsSync(join(job, 'drained')), { timeout: 60_000, interval: 5 }).toBe(true);
   return parseStatus(read('status'), 'x')!;
 }
 
@@ -110,7 +110,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
 
   it('is ended by a stop, with KILL where TERM is not heard', async () => {
     const stopped = async (): Promise<void> => {
-      await expect.poll(() => read('log'), { timeout: 10_000 }).toBe('ready\n');
+      await expect.poll(() => read('log'), { timeout: 60_000 }).toBe('ready\n');
       expect(run(tool.stop(place))).toBe(0);
     };
     await Promise.all([start(['sh', '-c', `trap '' TERM; echo ready; while :; do sleep 0.2; done`]), stopped()]);
@@ -128,7 +128,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     const [go, ended] = [join(root, 'go'), join(root, 'end')];
     const script = `echo first; until [ -e ${go} ]; do sleep 0.05; done; head -c 200000 /dev/zero; echo end >${ended}`;
     const seen = async (): Promise<void> => {
-      await expect.poll(() => read('log'), { timeout: 10_000 }).toBe('first\n');
+      await expect.poll(() => read('log'), { timeout: 60_000 }).toBe('first\n');
       execFileSync('touch', [go]);
     };
     await Promise.all([start(['sh', '-c', script], { logLimitBytes: 10_240 }), seen()]);
@@ -142,11 +142,11 @@ describe("the program's own answer", () => {
   it('is the status line, with the length of the log, once', async () => {
     tool = jobProgram(program);
     const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
-    const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 20_000 }).stdout;
+    const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
     expect(said).toBe(read('status'));
     expect(parseStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
     // Whoever comes later has not started it, and reads the folder.
-    expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 20_000 })).toMatchObject({ status: 0, stdout: '' });
+    expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 })).toMatchObject({ status: 0, stdout: '' });
   });
 });
 
