@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { drainStates, drainStrategies } from '../model/drain.ts';
+import { drainModes, drainStates, drainStrategies } from '../model/drain.ts';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
 import {
   DrainData,
@@ -257,6 +257,10 @@ export const DrainOrder = z
       .enum(drainStrategies)
       .default('auto')
       .meta({ description: 'sequential harms each VM less, parallel is done sooner; auto: sequential, if that is in time' }),
+    mode: z
+      .enum(drainModes)
+      .default('auto')
+      .meta({ description: 'cold: suspended for the journey; auto: live, unless a VM writes faster than it can be carried' }),
     confidence: confidence.optional().meta({ description: 'With which it is to be empty by then; 0.99 where nothing is said' }),
     returnAfter: soon.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
     reason: z.string().max(200).optional(),
@@ -323,6 +327,7 @@ export const Drain = z
     }),
     deadline: time,
     strategy: z.enum(drainStrategies),
+    mode: z.enum(drainModes),
     confidence: z.number(),
     returnAfter: time.nullable(),
     reason: z.string().nullable(),

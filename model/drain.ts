@@ -27,6 +27,10 @@ export const isDrainOver = (state: DrainState): boolean => drainTransitions[stat
 export const drainStrategies = ['auto', 'sequential', 'parallel'] as const;
 export type DrainStrategy = (typeof drainStrategies)[number];
 
+/** How VMs leave: live where a pre-copy is expected to end and else cold, which is `auto`; or one of them alone. */
+export const drainModes = ['auto', 'live', 'cold'] as const;
+export type DrainMode = (typeof drainModes)[number];
+
 /** What stands in the way of an empty host. */
 export interface Blocker {
   vm: VmId;

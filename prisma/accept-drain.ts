@@ -1,5 +1,5 @@
 import type { Prisma } from '../generated/prisma/client.ts';
-import type { Blocker, DrainId, DrainOutline, DrainState, DrainStrategy, Remaining } from '../model/drain.ts';
+import type { Blocker, DrainId, DrainMode, DrainOutline, DrainState, DrainStrategy, Remaining } from '../model/drain.ts';
 import { BerthError } from '../model/errors.ts';
 import { DrainData, type DrainEventType, drainEventTypes, eventId } from '../model/events.ts';
 import { type HostId, newId, type VmId } from '../model/ids.ts';
@@ -12,6 +12,7 @@ export interface AcceptedDrain {
   host: string;
   deadlineMs: number;
   strategy: DrainStrategy;
+  mode: DrainMode;
   /** With which the host is to be empty by the deadline. */
   confidence: number;
   returnAfterMs: number | null;
@@ -52,6 +53,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
       state: 'waiting',
       deadline: new Date(deadlineMs),
       strategy: order.strategy,
+      mode: order.mode,
       confidence: order.confidence,
       returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
       goBack: order.bringBack,

@@ -95,6 +95,7 @@ const questionOf = (tx: Transaction, { startAtMs, nowMs }: AcceptedReservation, 
     drain: '',
     deadlineMs: startAtMs,
     strategy: 'auto',
+    mode: 'auto',
     confidence: reservedConfidence,
     nowMs,
   });

@@ -1,15 +1,20 @@
 import type { Prisma } from '../generated/prisma/client.ts';
-import type { DrainStrategy } from '../model/drain.ts';
+import type { DrainMode, DrainStrategy } from '../model/drain.ts';
 import type { TaskState, VmState } from '../model/states.ts';
 import type { DrainQuestion, DrainTarget, DrainVm } from '../scheduler/drain-plan.ts';
-import { fitMigrationModel, type MigrationModel, type OperationKind, type Sample } from '../scheduler/migration-model.ts';
+import {
+  fitMigrationModel,
+  type MigrationModel,
+  type MoveMode,
+  moveModes,
+  type OperationKind,
+  type Sample,
+} from '../scheduler/migration-model.ts';
 
 type Transaction = Prisma.TransactionClient;
 
 /** How many of the newest measurements are learned from. */
 const newestSamples = 400;
-/** How a VM can be moved today. */
-const modes = ['live'] as const;
 /** How long past timeoutS a command may run: as runMargin in workflows/timeouts.ts. */
 const commandMarginMs = 90_000;
 
@@ -36,6 +41,7 @@ export async function readMigrationModel(tx: Transaction): Promise<MigrationMode
 interface VmRow {
   id: string;
   state: VmState;
+  asleep: boolean;
   vcpus: number;
   memoryMiB: number;
   residentMiB: number | null;
@@ -44,8 +50,8 @@ interface VmRow {
   /** Epoch milliseconds; null where there is no such end. */
   leaseEndMs: number | null;
   commandEndMs: number | null;
-  migration: { state: string; to: string | null; sinceMs: number } | null;
-  failed: { to: string; why: string; atMs: number }[];
+  migration: { state: string; to: string | null; sinceMs: number; mode: MoveMode } | null;
+  failed: { to: string; why: string; converges: boolean; atMs: number }[];
 }
 
 /** A VM of the host, and when it was last sent away in vain. */
@@ -54,13 +60,14 @@ export type SeenVm = DrainVm & { failedMs: number | null };
 /** The VMs that a host has, or that are on their way to it. @param drain whose own attempts are looked at; '' for none */
 export async function readVmsOf(tx: Transaction, host: string, drain: string): Promise<SeenVm[]> {
   const rows = await tx.$queryRaw<VmRow[]>`
-    SELECT v.id, v.state, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
+    SELECT v.id, v.state, v.asleep, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
-      (SELECT jsonb_build_object('state', m.state, 'to', m."toId",
+      (SELECT jsonb_build_object('state', m.state, 'to', m."toId", 'mode', m.mode,
           'sinceMs', extract(epoch FROM COALESCE(m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
+          'converges', m.error->>'code' IS DISTINCT FROM 'not-converging',
           'atMs', extract(epoch FROM m."finishedAt") * 1000) ORDER BY m."finishedAt")
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state = 'rolledBack' AND m."requestedBy" = ${drain}
           AND m."toId" IS NOT NULL AND m."fromId" = ${host}), '[]') AS failed
@@ -74,6 +81,7 @@ export async function readVmsOf(tx: Transaction, host: string, drain: string): P
     vcpus: row.vcpus,
     memoryMiB: row.memoryMiB,
     load: { vm: row.id, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
+    asleep: row.asleep,
     phase: phaseOf(row, host),
     endsByMs: endOf(row),
     failed: row.failed,
@@ -85,10 +93,11 @@ function phaseOf({ state, migration, taskState }: VmRow, host: string): DrainVm[
   if (migration !== null) {
     if (migration.state === 'stuck') return { kind: 'fixed', why: 'nobody can know yet where its migration has left it' };
     if (migration.to === host) return { kind: 'settling', why: 'it is on its way here' };
-    return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to };
+    return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to, mode: migration.mode };
   }
   switch (state) {
     case 'running':
+    case 'suspended':
       if (taskState === null || taskState === 'running') return { kind: 'movable' };
       return { kind: 'settling', why: `its task is ${taskState}` };
     case 'reserved':
@@ -99,7 +108,7 @@ function phaseOf({ state, migration, taskState }: VmRow, host: string): DrainVm[
     case 'removing':
       return { kind: 'settling', why: `it is ${state}` };
     default:
-      return { kind: 'fixed', why: `it is ${state}: only a VM that runs can be moved` };
+      return { kind: 'fixed', why: `it is ${state}: only a VM that runs or is suspended can be moved` };
   }
 }
 
@@ -126,6 +135,7 @@ export interface DrainOrder {
   drain: string;
   deadlineMs: number;
   strategy: DrainStrategy;
+  mode: DrainMode;
   confidence: number;
   nowMs: number;
 }
@@ -135,7 +145,8 @@ export async function readDrainQuestion(
   tx: Transaction,
   order: DrainOrder,
 ): Promise<Omit<DrainQuestion, 'vms'> & { vms: SeenVm[] }> {
-  const { host, drain, deadlineMs, strategy, confidence, nowMs } = order;
+  const { host, drain, deadlineMs, strategy, mode, confidence, nowMs } = order;
+  const modes = mode === 'auto' ? moveModes : [mode];
   const vms = await readVmsOf(tx, host, drain);
   const hosts = await readHosts(tx, host, drain);
   return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, modes, model: await readMigrationModel(tx) };

@@ -9,19 +9,21 @@ export interface DrainVm {
   vcpus: number;
   memoryMiB: number;
   load: Load;
+  /** It is suspended: it takes neither processors nor memory, and can only be moved cold. */
+  asleep?: boolean;
   /**
    * `movable` now; `moving` already, which this drain or somebody else asked for; `settling`: it is being made, or its
    * host is about to be left in another way; `fixed`: it can't be moved as it is, and `why` says so.
    */
   phase:
     | { kind: 'movable' }
-    | { kind: 'moving'; sinceMs: number; to: string | null }
+    | { kind: 'moving'; sinceMs: number; to: string | null; mode: MoveMode }
     | { kind: 'settling'; why: string }
     | { kind: 'fixed'; why: string };
   /** When it is gone at the latest, because its lease or its command's time ends; null: it stays until it is told. */
   endsByMs: number | null;
   /** Targets at which it failed during this drain, and what they said. */
-  failed: { to: string; why: string }[];
+  failed: { to: string; why: string; converges: boolean }[];
 }
 
 /** A host that VMs may go to. That it lacks an image is no obstacle: the drain brings it there first. */
@@ -142,6 +144,8 @@ function sortOut(question: DrainQuestion): Sorted {
       sorted.leaving.push({ vm: vm.id, byMs: vm.endsByMs + removalMs });
     else if (vm.phase.kind === 'fixed') block(vm, vm.phase.why);
     else if (vm.phase.kind === 'settling') sorted.leaving.push({ vm: vm.id, byMs: null });
+    else if (vm.asleep === true && !question.modes.includes('cold'))
+      block(vm, 'it is suspended, and this drain moves VMs live alone');
     else {
       const found = room.find(vm);
       if ('why' in found) block(vm, found.why);
@@ -184,8 +188,9 @@ class Room {
     if (best === undefined)
       return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.join(', ')})` };
     best.given += 1;
-    best.used.vcpus += vm.vcpus;
-    best.used.memoryMiB += vm.memoryMiB;
+    const taken = roomOf(vm);
+    best.used.vcpus += taken.vcpus;
+    best.used.memoryMiB += taken.memoryMiB;
     return { to: best.id, mode: this.#mode(vm, best.id) };
   }
 
@@ -196,21 +201,27 @@ class Room {
     const failures = vm.failed.filter(({ to }) => to === candidate.id);
     if (failures.length >= maxTries) return failures.at(-1)!.why;
     const atRest = (one: DrainTarget): TargetHost => ({ ...one, hasImage: true, arriving: 0, leaving: 0 });
-    const moving = { host, vcpus: vm.vcpus, memoryMiB: vm.memoryMiB, to: candidate.id };
+    const moving = { host, ...roomOf(vm), to: candidate.id };
     const choice = chooseTarget(moving, [atRest(source), atRest(candidate)]);
     return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
   }
 
   /**
-   * Live where that is expected to end; else with the VM suspended on the way. Where that can't be done, live all the
-   * same: it is given up after its deadline, which is what is counted on.
+   * Live where that is expected to end, and has not come to no end already; else with the VM suspended on the way. Where
+   * that can't be done, live all the same: it is given up after its deadline, which is what is counted on.
    */
   #mode(vm: DrainVm, to: string): MoveMode {
     const { host, modes, model } = this.#question;
+    if (vm.asleep === true || !modes.includes('live')) return 'cold';
+    if (!modes.includes('cold')) return 'live';
     const live: Operation = { kind: 'live', from: host, to, load: vm.load, concurrency: 1 };
-    return !modes.includes('cold') || (modes.includes('live') && model.preCopy(live).converges) ? 'live' : 'cold';
+    return vm.failed.every(({ converges }) => converges) && model.preCopy(live).converges ? 'live' : 'cold';
   }
 }
+
+/** What it takes of a target. */
+const roomOf = ({ vcpus, memoryMiB, asleep }: DrainVm) =>
+  asleep === true ? { vcpus: 0, memoryMiB: 0 } : { vcpus, memoryMiB };
 
 /** How often a VM is sent to the same target. */
 const maxTries = 2;
@@ -227,13 +238,13 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
   const { host, model, confidence, nowMs } = question;
   const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.moving.length));
   const operations = (vm: DrainVm, to: string, mode: MoveMode) =>
-    operationsOf(mode, { from: host, to, load: vm.load, concurrency: lanesUsed });
+    operationsOf(mode, { from: host, to, load: vm.load, concurrency: lanesUsed }, vm.asleep);
   const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0 }));
   const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
   for (const vm of sorted.moving) {
     if (vm.phase.kind !== 'moving') continue;
     const lane = soonest();
-    const rest = operations(vm, vm.phase.to ?? host, 'live');
+    const rest = operations(vm, vm.phase.to ?? host, vm.phase.mode);
     const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, model.predict(rest).mean);
     lane.operations.push(...rest);
     lane.goneS += goneS;

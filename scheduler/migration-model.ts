@@ -120,7 +120,7 @@ function formsOf(kind: OperationKind): Form[] {
 class Experience {
   readonly #bandwidth = new Map<string, number[]>();
   readonly #bytesOfVm = new Map<string, number>();
-  readonly #fractions: number[] = [];
+  readonly #fractions = new Map<OperationKind, number[]>();
 
   learn(sample: Sample): void {
     const { kind, from, to, load } = sample;
@@ -132,9 +132,10 @@ class Experience {
         seen.push((mib / sample.transferS) * Math.max(1, sample.concurrency));
         this.#bandwidth.set(key, seen.slice(-5));
       }
-    this.#bytesOfVm.set(load.vm, mib);
-    this.#fractions.push(Math.min(1, mib / load.memoryMiB));
-    if (this.#fractions.length > 20) this.#fractions.shift();
+    this.#bytesOfVm.set(`${kind} ${load.vm}`, mib);
+    const fractions = this.#fractions.get(kind) ?? [];
+    fractions.push(Math.min(1, mib / load.memoryMiB));
+    this.#fractions.set(kind, fractions.slice(-20));
   }
 
   bandwidth(kind: OperationKind, from: string, to: string): number {
@@ -145,17 +146,22 @@ class Experience {
     return priorBandwidth[kind];
   }
 
-  /** What is carried over of a machine at rest: what was, the last time; else the usual part of it. */
-  carriedMiB({ vm, memoryMiB, residentMiB }: Load): number {
-    const before = this.#bytesOfVm.get(vm);
+  /**
+   * What is carried over of a machine at rest: what was, the last time; else the usual part of it. A copy is packed, so
+   * what the process holds says nothing of it once others were seen.
+   */
+  carriedMiB(kind: OperationKind, { vm, memoryMiB, residentMiB }: Load): number {
+    const before = this.#bytesOfVm.get(`${kind} ${vm}`);
     if (before !== undefined) return Math.min(before, memoryMiB);
-    const usual = memoryMiB * (this.#fractions.length === 0 ? priorFraction : median(this.#fractions));
-    return residentMiB === null ? usual : Math.min(memoryMiB, residentMiB);
+    const fractions = this.#fractions.get(kind) ?? [];
+    const usual = memoryMiB * (fractions.length === 0 ? priorFraction : median(fractions));
+    if (residentMiB === null || (kind === 'copy' && fractions.length > 0)) return usual;
+    return Math.min(memoryMiB, residentMiB);
   }
 
   preCopy({ kind, from, to, load }: Operation, share: number): PreCopy {
     return simulatePreCopy({
-      memoryMiB: this.carriedMiB(load),
+      memoryMiB: this.carriedMiB('live', load),
       dirtyMiBPerS: load.dirtyMiBPerS ?? priorDirtyMiBPerS,
       bandwidthMiBPerS: this.bandwidth(kind, from, to) / share,
       policy: convergencePolicy,
@@ -173,7 +179,7 @@ class Experience {
     }
     // What the guest writes while it is being saved is written as well: suspending grows with the dirty rate.
     const dirty = kind === 'suspend' ? (load.dirtyMiBPerS ?? priorDirtyMiBPerS) : 0;
-    const alone = (this.carriedMiB(load) + dirty) / this.bandwidth(kind, from, to);
+    const alone = (this.carriedMiB(kind, load) + dirty) / this.bandwidth(kind, from, to);
     return { alone, shared: alone * share, crowd };
   }
 }
@@ -251,9 +257,10 @@ function learn(kind: OperationKind, seen: readonly { flow: Flow; seconds: number
   return { form: best.form, regression: regress(best.observations, best.form.prior), error: best.error };
 }
 
-/** The operations that make up one move. */
-export function operationsOf(mode: MoveMode, move: Omit<Operation, 'kind'>): Operation[] {
+/** The operations that make up one move. @param asleep it is suspended, and stays that: its files are carried, and no more */
+export function operationsOf(mode: MoveMode, move: Omit<Operation, 'kind'>, asleep = false): Operation[] {
   if (mode === 'live') return [{ ...move, kind: 'live' }];
+  if (asleep) return [{ ...move, kind: 'copy' }];
   const { from, to } = move;
   return [
     { ...move, kind: 'suspend', to: from },

@@ -1,5 +1,6 @@
 import {
   type DrainId,
+  type DrainMode,
   type DrainMove,
   type DrainState,
   type DrainStrategy,
@@ -14,6 +15,7 @@ import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
 import { type DrainPlan, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
+import type { MoveMode } from '../../scheduler/migration-model.ts';
 import type { DrainStep, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
@@ -25,6 +27,7 @@ interface DrainRow {
   state: DrainState;
   deadline: Date;
   strategy: DrainStrategy;
+  mode: DrainMode;
   confidence: number;
   returnAfter: Date | null;
   goBack: boolean;
@@ -128,6 +131,7 @@ async function vacate(look: Look): Promise<DrainStep> {
     drain: drain.id,
     deadlineMs: drain.deadline.getTime(),
     strategy: drain.strategy,
+    mode: drain.mode,
     confidence: drain.confidence,
     nowMs,
   });
@@ -190,7 +194,7 @@ async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: 
     const vm = vms.find(({ id }) => id === move.vm);
     if (vm === undefined || isBackingOff(vm, nowMs) || (await imagesFor(look, [move])).length > 0) continue;
     const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
-    if (await ask(look, move.vm, move.to, reason)) left -= 1;
+    if (await ask(look, { vm: move.vm, to: move.to, mode: move.mode, reason })) left -= 1;
   }
 }
 
@@ -199,12 +203,12 @@ function isBackingOff({ failed, failedMs }: SeenVm, nowMs: number): boolean {
 }
 
 /** false: the VM can't move at this moment, which the next look sees for itself. */
-async function ask(look: Look, vm: string, to: string, reason: string): Promise<boolean> {
+async function ask(look: Look, move: { vm: string; to: string; mode: MoveMode; reason: string }): Promise<boolean> {
   const { tx, drain, nowMs, moves } = look;
   try {
-    const migration = await acceptMigration(tx, { vm, to, requestedBy: drain.id, reason, nowMs });
+    const migration = await acceptMigration(tx, { ...move, requestedBy: drain.id, nowMs });
     const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
-    moves.push({ migration, vm: vm as VmId, generation });
+    moves.push({ migration, vm: move.vm as VmId, generation });
     return true;
   } catch (error) {
     if (error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused')) return false;
@@ -308,15 +312,18 @@ async function bringBack(look: Look): Promise<DrainStep> {
   };
   if (moves.length > 0) return stepOf(look, { says: `**returning** ${moves.map(({ vm }) => vm).join(', ')}` });
   if (drain.cancelRequestedAt !== null && !drain.goBack) return end();
-  const away = await tx.$queryRaw<{ vm: VmId; tries: number }[]>`
-    SELECT v.id AS vm, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
+  const away = await tx.$queryRaw<{ vm: VmId; asleep: boolean; tries: number }[]>`
+    SELECT v.id AS vm, v.asleep, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
       AND b."toId" = ${drain.hostId}) AS tries
-    FROM "Vm" v WHERE v.state = 'running' AND v."hostId" <> ${drain.hostId} AND EXISTS (
+    FROM "Vm" v WHERE v.state IN ('running', 'suspended') AND v."hostId" <> ${drain.hostId} AND EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."requestedBy" = ${drain.id} AND m."fromId" = ${drain.hostId}
         AND m.state = 'succeeded' AND m."toId" = v."hostId")
     ORDER BY v.id`;
-  for (const { vm, tries } of away)
-    if (tries < maxReturns && (await ask(look, vm, drain.hostId, `${drain.hostId} is open again`))) break;
+  const back = { to: drain.hostId, reason: `${drain.hostId} is open again` };
+  for (const { vm, asleep, tries } of away) {
+    const mode = asleep || drain.mode === 'cold' ? 'cold' : 'live';
+    if (tries < maxReturns && (await ask(look, { ...back, vm, mode }))) break;
+  }
   if (look.moves.length === 0) return end();
   return stepOf(look, { says: `**returning** ${look.moves.map(({ vm }) => vm).join(', ')}; ${away.length} are away` });
 }

@@ -70,7 +70,7 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
     if (isNew) {
       const follows = row.mode === 'live' && row.diskMiB > 0;
       await writeEnd(tx, row, follows ? 'running' : 'succeeded', { ...result, error: null }, now);
-      if (row.mode === 'live') await measureMigration(tx, row, result, now);
+      await measureMigration(tx, row, result, now);
       // The disks of a cold one came along.
       if (row.mode === 'cold' && row.moveDisk)
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;

@@ -1,36 +1,85 @@
-import type { VmId } from '../../model/ids.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
+import type { MigrationPhase, PhaseEntry } from '../../model/migration.ts';
 import type { VmLoad } from '../../model/vm.ts';
+import type { OperationKind } from '../../scheduler/migration-model.ts';
 import type { MigrationResult } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import type { MigrationRow } from './migrations.ts';
 
+/** One of the operations that a migration is made of: they follow upon each other, so their seconds add up to its own. */
+interface Measured {
+  kind: OperationKind;
+  from: HostId;
+  to: HostId;
+  fromMs: number;
+  untilMs: number;
+  transferS: number;
+  bytes: number;
+}
+
+/** What a migration took, in the transaction that commits it. */
+export async function measureMigration(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
+  for (const one of row.mode === 'live' ? [measuredLive(row, result, now)] : measuredCold(row, result, now))
+    await write(tx, row, one, result, now);
+}
+
+const flowOf = (phases: readonly PhaseEntry[], names: readonly MigrationPhase[]): number =>
+  phases.filter(({ name }) => names.includes(name)).reduce((sum, { seconds }) => sum + (seconds ?? 0), 0);
+
+const begunMs = (row: MigrationRow): number => (row.startedAt ?? row.createdAt).getTime();
+
+function measuredLive(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): Measured {
+  const [from, to] = [row.fromId, row.toId!];
+  const transferS = flowOf(phases, ['preCopy', 'switch']);
+  return { kind: 'live', from, to, fromMs: begunMs(row), untilMs: Date.parse(now), transferS, bytes };
+}
+
 /**
- * What a live migration took, in the transaction that commits it. Its concurrency is the time that it shared with
- * others at either of its hosts, as a part of its own, and itself.
+ * What comes before the memory is written belongs to the suspension, what comes after it was read to the resumption. How
+ * large the file was isn't known: only the copy has bytes. Of a VM that slept there is the copy alone.
  */
-export async function measureMigration(
+function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): Measured[] {
+  const [from, to] = [row.fromId, row.toId!];
+  const endOf = (phase: MigrationPhase): number | null => {
+    const entry = phases.find(({ name }) => name === phase);
+    return entry === undefined ? null : Date.parse(entry.startedAt) + (entry.seconds ?? 0) * 1000;
+  };
+  const [suspendedMs, copiedMs] = [endOf('suspend'), endOf('copy')];
+  const [startMs, endMs] = [begunMs(row), Date.parse(now)];
+  const copy = { kind: 'copy' as const, from, to, transferS: flowOf(phases, ['copy']), bytes };
+  if (suspendedMs === null || copiedMs === null) return [{ ...copy, fromMs: startMs, untilMs: endMs }];
+  const [suspendS, restoreS] = [flowOf(phases, ['suspend']), flowOf(phases, ['restore'])];
+  return [
+    { kind: 'suspend', from, to: from, fromMs: startMs, untilMs: suspendedMs, transferS: suspendS, bytes: 0 },
+    { ...copy, fromMs: suspendedMs, untilMs: copiedMs },
+    { kind: 'resume', from: to, to, fromMs: copiedMs, untilMs: endMs, transferS: restoreS, bytes: 0 },
+  ];
+}
+
+/** Its concurrency is the time that it shared with other migrations at either of its hosts, as a part of its own, and itself. */
+async function write(
   tx: Transaction,
   row: MigrationRow,
-  { bytes, downtimeMs, phases }: MigrationResult,
+  { kind, from, to, fromMs, untilMs, transferS, bytes }: Measured,
+  { downtimeMs, phases }: MigrationResult,
   now: string,
 ): Promise<void> {
-  const startedAt = (row.startedAt ?? row.createdAt).toISOString();
-  const seconds = Math.max(0, Date.parse(now) - Date.parse(startedAt)) / 1000;
-  const flow = phases.filter(({ name }) => name === 'preCopy' || name === 'switch');
-  const transferS = flow.reduce((sum, phase) => sum + (phase.seconds ?? 0), 0);
+  const startedAt = new Date(fromMs).toISOString();
+  const endedAt = new Date(Math.max(fromMs, untilMs)).toISOString();
+  const seconds = Math.max(0, untilMs - fromMs) / 1000;
   await tx.$executeRaw`
     INSERT INTO "Measurement" (id, kind, "vmId", "fromId", "toId", "memoryMiB", "residentMiB", "dirtyMiBPerS", concurrency,
       seconds, "transferS", bytes, "downtimeMs", phases, at)
-    SELECT ${`${row.id}/live`}, 'live', ${row.vmId}, ${row.fromId}, ${row.toId}, ${row.memoryMiB}, l."residentMiB",
+    SELECT ${`${row.id}/${kind}`}, ${kind}, ${row.vmId}, ${from}, ${to}, v."memoryMiB", l."residentMiB",
       l."dirtyMiBPerS", 1 + COALESCE((
-        SELECT sum(extract(epoch FROM LEAST(COALESCE(o."finishedAt", ${now}::timestamptz), ${now}::timestamptz)
+        SELECT sum(extract(epoch FROM LEAST(COALESCE(o."finishedAt", ${endedAt}::timestamptz), ${endedAt}::timestamptz)
           - GREATEST(o."startedAt", ${startedAt}::timestamptz)))
         FROM "Migration" o
-        WHERE o.id <> ${row.id} AND (o."fromId" IN (${row.fromId}, ${row.toId}) OR o."toId" IN (${row.fromId}, ${row.toId}))
-          AND o."startedAt" < ${now}::timestamptz AND COALESCE(o."finishedAt", ${now}::timestamptz) > ${startedAt}::timestamptz
+        WHERE o.id <> ${row.id} AND (o."fromId" IN (${from}, ${to}) OR o."toId" IN (${from}, ${to}))
+          AND o."startedAt" < ${endedAt}::timestamptz AND COALESCE(o."finishedAt", ${endedAt}::timestamptz) > ${startedAt}::timestamptz
       ), 0) / GREATEST(${seconds}::float8, 0.001), ${seconds}::float8, ${transferS}::float8, ${bytes}::bigint,
       ${downtimeMs}::int, ${JSON.stringify(phases)}::jsonb, ${now}::timestamptz
-    FROM (SELECT 1) AS one LEFT JOIN "VmLoad" l ON l."vmId" = ${row.vmId}
+    FROM "Vm" v LEFT JOIN "VmLoad" l ON l."vmId" = v.id WHERE v.id = ${row.vmId}
     ON CONFLICT (id) DO NOTHING`;
 }
 

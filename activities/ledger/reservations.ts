@@ -120,6 +120,7 @@ async function schedule(look: Look): Promise<ReservationStep> {
     drain: '',
     deadlineMs: row.startAt.getTime(),
     strategy: 'auto' as const,
+    mode: 'auto' as const,
     confidence: reservedConfidence,
     nowMs,
   };

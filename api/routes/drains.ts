@@ -33,6 +33,7 @@ function show(row: DrainRow, moves: Moves): z.input<typeof Drain> {
     state: row.state,
     deadline: row.deadline.toISOString(),
     strategy: row.strategy as z.input<typeof DrainOrder>['strategy'] & string,
+    mode: row.mode as z.input<typeof Drain>['mode'],
     confidence: row.confidence,
     returnAfter: row.returnAfter?.toISOString() ?? null,
     reason: row.reason,
@@ -88,6 +89,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       host,
       deadlineMs,
       strategy: order.strategy,
+      mode: order.mode,
       confidence: order.confidence ?? usualConfidence,
       returnAfterMs: order.returnAfter === undefined ? null : Date.parse(order.returnAfter),
       bringBack: order.returnAfter !== undefined,
@@ -201,7 +203,8 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
           refuseUnless(row, ['waiting', 'moving', 'paused'], 'given another deadline');
           const { hostId: host, confidence } = row;
           const strategy = row.strategy as z.output<typeof DrainOrder>['strategy'];
-          const order = { host, drain: id, deadlineMs, strategy, confidence, nowMs: clock() };
+          const mode = row.mode as z.output<typeof DrainOrder>['mode'];
+          const order = { host, drain: id, deadlineMs, strategy, mode, confidence, nowMs: clock() };
           refuseImpossible(order, planDrain(await readDrainQuestion(tx, order)));
           const returnAfter =
             row.returnAfter !== null && row.returnAfter.getTime() < deadlineMs ? body.deadline : row.returnAfter;

@@ -398,6 +398,27 @@ describe('what a migration took', () => {
     ]);
   });
 
+  it('is three measurements when the VM went as files, which add up to the whole', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { mode: 'cold' });
+    const at = (s: number) => new Date(fixture.now + s * 1000).toISOString();
+    const files = [
+      { name: 'prepare' as const, startedAt: at(0), seconds: 1, bytes: 0 },
+      { name: 'suspend' as const, startedAt: at(1), seconds: 2, bytes: 0 },
+      { name: 'copy' as const, startedAt: at(3), seconds: 4, bytes: 4096 },
+      { name: 'restore' as const, startedAt: at(7), seconds: 1.5, bytes: 0 },
+    ];
+    fixture.now += 9000;
+    await fixture.activities.commitMigration(id, { ...result, phases: files });
+    const found = await fixture.ledger.measurement.findMany({ orderBy: { id: 'asc' } });
+    expect(found.map(({ kind, fromId, toId, seconds, transferS, bytes }) => [kind, fromId, toId, seconds, transferS, bytes])).toEqual([
+      ['copy', 'a', 'b', 4, 4, 4096n],
+      ['resume', 'b', 'b', 2, 1.5, 0n],
+      ['suspend', 'a', 'a', 3, 2, 0n],
+    ]);
+  });
+
   it('is no measurement when it came to nothing', async () => {
     const { vm } = await running();
     await arrive('b');

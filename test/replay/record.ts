@@ -200,8 +200,8 @@ async function recordDrains(site: FakeSite): Promise<void> {
   const { hostId } = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
   const drain = async () => {
     const nowMs = Date.now();
-    const order = { host: hostId!, deadlineMs: nowMs + 3600_000, strategy: 'auto' as const, confidence: 0.99, nowMs };
-    const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
+    const order = { host: hostId!, deadlineMs: nowMs + 3600_000, strategy: 'auto' as const, mode: 'auto' as const };
+    const more = { confidence: 0.99, nowMs, returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
     const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
     const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });
     const options = { taskQueue: controlQueue, workflowId: workflowId.drain(hostId as HostId, number), args: [id, site.pace] };

@@ -66,6 +66,7 @@ async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<
     host: host.id,
     deadlineMs: nowMs + seconds * 1000,
     strategy: 'parallel',
+    mode: 'auto',
     confidence: 0.9,
     returnAfterMs: null,
     bringBack: true,
@@ -132,6 +133,19 @@ test('a host is emptied, its VMs are spread over the others, and nobody notices'
     schedulable: false,
     acceptsMigrations: false,
   });
+});
+
+test('cold, its VMs go as files, go on where they arrive, and what that took is learned', async () => {
+  const vms = await runningOn(2);
+  const drain = await ask(60, { mode: 'cold' });
+  await begin(drain);
+  expect(await over(drain)).toBe('empty');
+  const counts = await expectWhole(vms);
+  expect([...counts.values()]).toEqual([1, 1]);
+  const moves = await site.ledger.migration.findMany({ where: { requestedBy: drain.id } });
+  expect(moves.map(({ mode, state }) => [mode, state])).toEqual(vms.map(() => ['cold', 'succeeded']));
+  const learned = await site.ledger.measurement.findMany({ where: { vmId: { in: vms } }, orderBy: { kind: 'asc' } });
+  expect(learned.map(({ kind }) => kind)).toEqual(['suspend', 'suspend', 'copy', 'copy', 'resume', 'resume'].sort());
 });
 
 test('it is not begun before it has to be, and says until when it waits', async () => {

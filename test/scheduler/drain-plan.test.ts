@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drainStrategies } from '../../model/drain.ts';
 import { type DrainQuestion, type DrainTarget, type DrainVm, planDrain } from '../../scheduler/drain-plan.ts';
-import { fitMigrationModel, operationsOf } from '../../scheduler/migration-model.ts';
+import { fitMigrationModel, type MoveMode, operationsOf } from '../../scheduler/migration-model.ts';
 import { migrationLimits } from '../../scheduler/migration-target.ts';
 
 const now = 1_000_000;
@@ -112,12 +112,30 @@ describe('the plan of a drain', () => {
   });
 
   it('tries another target before the same again, and gives up after two tries at each', () => {
-    const failed = (...to: string[]) => vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died` })) });
+    const failed = (...to: string[]) => vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died`, converges: true })) });
     expect(planDrain(question({ vms: [failed('a')] })).moves[0]?.to).toBe('b');
     expect(planDrain(question({ vms: [failed('a', 'b')] })).moves).toHaveLength(1);
     const plan = planDrain(question({ vms: [failed('a', 'b', 'a', 'b')] }));
     expect(plan.moves).toEqual([]);
     expect(plan.blockers[0]?.why).toContain('a: a died, b: b died');
+  });
+
+  it('sends cold what did not come to an end live, whatever was expected of it', () => {
+    const failed = [{ to: 'a', why: 'the guest writes 50 MiB/s', converges: false }];
+    const moves = (modes: MoveMode[]) => planDrain(question({ vms: [vm('vm1', 256, { failed })], modes })).moves;
+    expect(moves(['live', 'cold'])).toMatchObject([{ to: 'b', mode: 'cold' }]);
+    expect(moves(['live'])).toMatchObject([{ to: 'b', mode: 'live' }]);
+  });
+
+  it('carries what is suspended as it is: with no room but on disk, no suspension and no resumption', () => {
+    const [runs, sleeps] = [vm('vm1'), vm('vm1', 256, { asleep: true })];
+    const full = [host('h'), host('a', { used: { vcpus: 16, memoryMiB: 8192 } })];
+    const cold = (one: DrainVm) => planDrain(question({ vms: [one], hosts: full, modes: ['cold'] }));
+    expect(cold(sleeps).moves).toMatchObject([{ to: 'a', mode: 'cold' }]);
+    expect(cold(runs).blockers).toMatchObject([{ vm: 'vm1', why: 'no host can take it (a: vcpus)' }]);
+    const meanS = (one: DrainVm) => planDrain(question({ vms: [one], modes: ['cold'] })).meanS;
+    expect(meanS(sleeps)).toBeLessThan(meanS(runs));
+    expect(planDrain(question({ vms: [sleeps], modes: ['live'] })).blockers).toHaveLength(1);
   });
 
   it('goes to no host that is silent or closed', () => {
@@ -133,7 +151,7 @@ describe('the plan of a drain', () => {
   });
 
   it('counts what is under way', () => {
-    const moving = vm('vm1', 256, { phase: { kind: 'moving', sinceMs: now - 1000, to: 'a' } });
+    const moving = vm('vm1', 256, { phase: { kind: 'moving', sinceMs: now - 1000, to: 'a', mode: 'live' } });
     const plan = planDrain(question({ vms: [moving, vm('vm2')] }));
     expect(plan.moves.map(({ vm: id, to }) => [id, to])).toEqual([['vm2', 'b']]);
     expect(plan.meanS).toBeGreaterThan(planDrain(question({ vms: [vm('vm2')] })).meanS);
