@@ -5,6 +5,8 @@ import { DrainData, type DrainEventType, drainEventTypes, eventId } from '../mod
 import { type HostId, newId, type VmId } from '../model/ids.ts';
 import { type DrainPlan, planDrain } from '../scheduler/drain-plan.ts';
 import { readDrainQuestion } from './drain-view.ts';
+import { keepPromises } from './keep-promises.ts';
+import { lockPlacement } from './lock-placement.ts';
 
 type Transaction = Prisma.TransactionClient;
 
@@ -28,11 +30,13 @@ export interface AcceptedDrain {
  * its row, its number and its plan.
  *
  * Throws not-found; conflict while another drain of the host is under way; drain-impossible when the host can't be empty
- * by then, with the earliest time that can be promised and what stands in the way.
+ * by then, with the earliest time that can be promised and what stands in the way, or when a lease was promised what
+ * without this host can't be had.
  */
 export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promise<DrainId> {
   const { host, deadlineMs, nowMs } = order;
   // Of two drains of one host that are asked for at once, one waits here and then sees the other.
+  await lockPlacement(tx);
   const hosts = await tx.$queryRaw<{ schedulable: boolean; acceptsMigrations: boolean }[]>`
     SELECT schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} FOR UPDATE`;
   const before = hosts[0];
@@ -43,6 +47,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
   const question = await readDrainQuestion(tx, { ...order, drain: '' });
   const plan = planDrain(question);
   refuseImpossible(order, plan);
+  await keepPromises(tx, { hosts: [host], moves: plan.moves, during: null, nowMs });
   const id: DrainId = newId('drain');
   const row = await tx.drain.create({
     data: {

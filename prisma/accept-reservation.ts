@@ -7,6 +7,8 @@ import type { ReservationId, ReservationState } from '../model/reservation.ts';
 import { type DrainPlan, planDrain } from '../scheduler/drain-plan.ts';
 import { chooseHosts, type HostOffer } from '../scheduler/host-choice.ts';
 import { readDrainQuestion } from './drain-view.ts';
+import { keepPromises } from './keep-promises.ts';
+import { lockPlacement } from './lock-placement.ts';
 
 type Transaction = Prisma.TransactionClient;
 
@@ -32,7 +34,7 @@ export const reservedConfidence = 0.99;
  */
 export async function acceptReservation(tx: Transaction, order: AcceptedReservation): Promise<ReservationId> {
   // One at a time, and none while VMs are placed: what is promised here is seen by the next.
-  await tx.$executeRaw`SELECT pg_advisory_xact_lock(7305, 2)`;
+  await lockPlacement(tx);
   const named = 'hosts' in order.wanted ? order.wanted.hosts : null;
   const count = 'hosts' in order.wanted ? order.wanted.hosts.length : order.wanted.nodes;
   const offers = await readOffers(tx, order, named);
@@ -42,7 +44,9 @@ export async function acceptReservation(tx: Transaction, order: AcceptedReservat
     const reasons = choice.refused.map(({ host, why }) => `${host}: ${why}`).join('; ') || 'there are no more hosts';
     throw new BerthError('drain-impossible', `${count} hosts cannot be empty by ${until}: ${reasons}`);
   }
-  await refuseTogether(tx, order, choice.hosts);
+  const moves = await refuseTogether(tx, order, choice.hosts);
+  const during = { fromMs: order.startAtMs, untilMs: order.endAtMs };
+  await keepPromises(tx, { hosts: choice.hosts, moves, during, nowMs: order.nowMs });
   const id: ReservationId = newId('reservation');
   const [startAt, endAt] = [new Date(order.startAtMs), new Date(order.endAtMs)];
   await tx.hostReservation.create({
@@ -107,7 +111,12 @@ function lateness({ startAtMs }: AcceptedReservation, plan: DrainPlan): string |
 }
 
 /** What one host's VMs take elsewhere is not there for the next one's; and none of the chosen takes any. */
-async function refuseTogether(tx: Transaction, order: AcceptedReservation, chosen: readonly string[]): Promise<void> {
+async function refuseTogether(
+  tx: Transaction,
+  order: AcceptedReservation,
+  chosen: readonly string[],
+): Promise<DrainPlan['moves']> {
+  const moves: DrainPlan['moves'] = [];
   const taken = new Map<string, { vcpus: number; memoryMiB: number }>();
   for (const id of chosen) {
     const question = await questionOf(tx, order, id);
@@ -120,6 +129,7 @@ async function refuseTogether(tx: Transaction, order: AcceptedReservation, chose
     const problem = lateness(order, plan);
     if (problem !== null)
       throw new BerthError('drain-impossible', `${id} cannot be empty by then together with ${chosen.join(', ')}: ${problem}`);
+    moves.push(...plan.moves);
     for (const { vm, to } of plan.moves) {
       const size = question.vms.find((one) => one.id === vm);
       const here = taken.get(to) ?? { vcpus: 0, memoryMiB: 0 };
@@ -129,6 +139,7 @@ async function refuseTogether(tx: Transaction, order: AcceptedReservation, chose
       });
     }
   }
+  return moves;
 }
 
 /** The fact for outsiders, in the transaction that makes it true. */

@@ -79,7 +79,8 @@ interface Row {
 
 /**
  * Reads all that a plan is made from in one statement, so as it is at one moment. Leases that are wanted or have VMs;
- * of best effort that waits, the oldest.
+ * of best effort that waits, the oldest. A VM that is to leave its host for a drain is where that will bring it: the room
+ * there is not to be promised to others before it comes.
  */
 export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite> {
   const rows = await tx.$queryRaw<Row[]>`
@@ -89,11 +90,16 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
       WHERE l."endedAt" IS NULL AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
         SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL)))
+    ), goes AS (
+      SELECT m.vm, m."to" AS host FROM "Drain" d JOIN "Vm" v ON v."hostId" = d."hostId",
+        jsonb_to_recordset(d.plan->'moves') AS m(vm text, "to" text)
+      WHERE d.state IN ('waiting', 'moving', 'paused') AND v.id = m.vm
     ), vms AS (
       SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
-        'host', v."hostId", 'home', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
+        'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
         'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId") ORDER BY v.node, v.id) AS vms
       FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
+      LEFT JOIN goes g ON g.vm = v.id AND v.state = 'running'
       WHERE o.place <= ${lookahead} OR o."startAt" IS NOT NULL OR o."startedAt" IS NOT NULL
       GROUP BY o.id
     )

@@ -134,7 +134,7 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
   const making: Making = {
     state: createState(specs, policy),
     index: new Map(site.hosts.map(({ id }, i) => [id, i])),
-    isUp: (host) => site.hosts[host]!.up,
+    isThere: (host, from, until) => isThere(site.hosts[host]!, from, until),
     figures,
     now,
   };
@@ -151,10 +151,14 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
 interface Making {
   state: PlanState;
   index: ReadonlyMap<string, number>;
-  isUp: (host: number) => boolean;
+  /** Whether a promise of that time may be planned on a host. */
+  isThere: (host: number, from: number, until: number) => boolean;
   figures: SiteFigures;
   now: number;
 }
+
+const isThere = ({ up, vacant }: SiteHost, from: number, until: number): boolean =>
+  up && (vacant === null || until <= vacant.fromS || from >= vacant.untilS);
 
 function known({ index }: Making, host: string): number {
   const found = index.get(host);
@@ -188,13 +192,13 @@ function recordOf(making: Making, lease: SiteLease): LeaseRecord {
   const hosts = lease.hosts.map((host) => known(making, host));
   const firm = record.preemptible ? 'running' : 'promise';
   switch (lease.phase) {
-    case 'waiting':
-      if (record.promise === null || hosts.length !== lease.nodes || !hosts.every(making.isUp)) return record;
-      return Object.assign(record, {
-        hosts,
-        bound: lease.bound,
-        claims: claimsOn(hosts, beginsAt(state, record), record.promise.endAt),
-      });
+    case 'waiting': {
+      if (record.promise === null || hosts.length !== lease.nodes) return record;
+      const { endAt } = record.promise;
+      const from = beginsAt(state, record);
+      if (!hosts.every((host) => making.isThere(host, from, endAt))) return record;
+      return Object.assign(record, { hosts, bound: lease.bound, claims: claimsOn(hosts, from, endAt) });
+    }
     case 'suspended':
       return Object.assign(record, { phase: 'suspended', hosts });
     case 'suspending': {

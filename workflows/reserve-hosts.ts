@@ -16,7 +16,7 @@ import { codeOf, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
-import { tell } from './tell.ts';
+import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const changedSignal = defineSignal(signalName.changed);
@@ -58,6 +58,7 @@ export async function reserveHosts(id: ReservationId, pace = 1): Promise<Reserva
       progress.mark({ state: step.state, hosts: step.drains.map(({ host }) => host) });
       progress.say('refused', null);
       progress.say('step', step.says);
+      await tellPlaced(step.wake);
       for (const drain of step.drains) await follow(drain, pace, followed, wake);
       for (const { host, number } of step.tell) await tell(workflowId.drain(host, number), signalName.changed);
       if (isReservationOver(step.state)) return step.state;

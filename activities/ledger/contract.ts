@@ -184,6 +184,7 @@ export interface ReservationStep {
   drains: HostDrain[];
   /** To be told that they were called off. */
   tell: HostDrain[];
+  wake: Wake[];
   waitMs: number | null;
   says: string;
 }

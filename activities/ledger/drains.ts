@@ -35,6 +35,8 @@ interface DrainRow {
   wasAccepting: boolean;
   reason: string | null;
   remaining: Remaining[] | null;
+  /** When its workflow first asked; null in the look that is the first. */
+  workflowAt: Date | null;
   startedAt: Date | null;
   cancelRequestedAt: Date | null;
 }
@@ -94,7 +96,9 @@ async function movesOf(tx: Transaction, id: DrainId): Promise<DrainMove[]> {
 
 function stepOf({ drain, moves }: Look, more: Partial<DrainStep>): DrainStep {
   const { state, hostId: host } = drain;
-  return { state, host, moves, abort: [], images: [], prove: false, wake: [], waitMs: null, says: '', watch: [], ...more };
+  // Its host was closed: what was planned there goes elsewhere.
+  const wake: Wake[] = drain.workflowAt === null ? ['planner'] : [];
+  return { state, host, moves, abort: [], images: [], prove: false, wake, waitMs: null, says: '', watch: [], ...more };
 }
 
 /** Moves the drain on; to its own state is no move. */

@@ -6,7 +6,7 @@ import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { reservedConfidence, writeReservationEvent } from '../../prisma/accept-reservation.ts';
 import { readDrainQuestion } from '../../prisma/drain-view.ts';
 import { planDrain } from '../../scheduler/drain-plan.ts';
-import type { ReservationStep } from './contract.ts';
+import type { ReservationStep, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement } from './place-queue.ts';
 
@@ -18,6 +18,7 @@ interface Row {
   endAt: Date;
   purpose: string;
   bringBack: boolean;
+  workflowAt: Date | null;
   cancelRequestedAt: Date | null;
 }
 
@@ -33,10 +34,15 @@ interface Look {
   nowMs: number;
   /** The drains of its hosts, once they were asked for. */
   drains: Held[];
+  /** Its state was changed by this look. */
+  moved: boolean;
 }
 
 /** A host is closed before its drain has to begin, by as much again as that takes and this: its load is to be seen first. */
 const leadMs = 60_000;
+
+/** A host that can't be closed yet is waited for until so long before it is needed. */
+const waitsForMs = leadMs / 2;
 
 /** Looks at where a reservation stands, and writes down what is next, in one transaction, as stepDrain does. */
 export async function stepReservation(deps: LedgerDeps, id: ReservationId): Promise<ReservationStep> {
@@ -49,6 +55,9 @@ export async function stepReservation(deps: LedgerDeps, id: ReservationId): Prom
     return inTransaction(deps.ledger, async (tx) => {
       const look = await read(deps, tx, id);
       if (isReservationOver(look.row.state)) return stepOf(look, {});
+      // What begins by then runs, and can be moved.
+      if (error.code === 'drain-impossible' && look.row.startAt.getTime() - look.nowMs > waitsForMs)
+        return stepOf(look, { waitMs: 1000, says: `**scheduled**, and waits: ${error.message}` });
       return fail(look, [{ what: id, why: error.message }]);
     });
   }
@@ -62,7 +71,7 @@ async function read(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promi
   const drains = await tx.$queryRaw<Held[]>`
     SELECT d.id AS drain, d."hostId" AS host, d.number, d.state, d.remaining
     FROM "HostHold" h JOIN "Drain" d ON d.id = h."drainId" WHERE h."reservationId" = ${id} ORDER BY d."hostId"`;
-  return { deps, tx, row, nowMs: deps.clock(), drains };
+  return { deps, tx, row, nowMs: deps.clock(), drains, moved: false };
 }
 
 async function step(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promise<ReservationStep> {
@@ -92,11 +101,14 @@ async function step(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promi
 const whyLost = ({ drain, host, state, remaining }: Held): Remaining[] =>
   remaining !== null && remaining.length > 0 ? remaining : [{ what: host, why: `its drain ${drain} is ${state}` }];
 
-function stepOf({ row, drains }: Look, more: Partial<ReservationStep>): ReservationStep {
+function stepOf(look: Look, more: Partial<ReservationStep>): ReservationStep {
+  const { row, drains } = look;
   const said = drains.map(({ host, state }) => `${host} is ${state}`).join(', ');
   const says = `**${row.state}** for ${row.purpose}, from ${row.startAt.toISOString()} to ${row.endAt.toISOString()}; ${said}`;
   const open = drains.filter(({ state }) => !isDrainOver(state)).map(({ drain, host, number }) => ({ drain, host, number }));
-  return { state: row.state, drains: open, tell: [], waitMs: null, says, ...more };
+  // Its acceptance has changed the plan, and so does each of its moves.
+  const wake: Wake[] = row.workflowAt === null || look.moved ? ['planner'] : [];
+  return { state: row.state, drains: open, tell: [], wake, waitMs: null, says, ...more };
 }
 
 async function enter(look: Look, state: ReservationState, event?: ReservationEventType, problem: Remaining[] = []) {
@@ -108,6 +120,7 @@ async function enter(look: Look, state: ReservationState, event?: ReservationEve
       "finishedAt" = CASE WHEN ${isReservationOver(state)} THEN ${now}::timestamptz END
     WHERE id = ${row.id}`;
   row.state = state;
+  look.moved = true;
   if (isReservationOver(state)) await tx.hostHold.updateMany({ where: { reservationId: row.id }, data: { released: true } });
   if (event !== undefined) await writeReservationEvent(tx, row.id, event, now, problem);
 }
@@ -146,7 +159,7 @@ async function schedule(look: Look): Promise<ReservationStep> {
     });
   }
   await enter(look, 'vacating');
-  return stepOf(await read(look.deps, tx, row.id), {});
+  return stepOf({ ...(await read(look.deps, tx, row.id)), moved: true }, {});
 }
 
 /** It can't be had: the drains of its other hosts are called off, and what was closed is opened. */
