@@ -53,6 +53,9 @@ export const Problem = z
     requestId: z.string(),
     reason: z.string().optional().meta({ description: 'Of `lease-refused`' }),
     alternatives: z.array(LeaseAlternative).optional().meta({ description: 'Of `lease-refused`: what could be had' }),
+    earliest: time.nullable().optional().meta({
+      description: 'Of `drain-impossible`: the earliest deadline that can be promised; null: none can be',
+    }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457' });
 

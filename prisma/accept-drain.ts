@@ -89,7 +89,9 @@ export function refuseImpossible({ host, deadlineMs }: { host: string; deadlineM
       : `moving ${plan.moves.length} VMs takes ${Math.ceil(plan.meanS)} s and is sure to be done after ${Math.ceil(plan.boundS)} s${
           slowest === null ? '' : `; the longest is ${slowest.vm} with ${Math.ceil(slowest.meanS)} s`
         }`;
-  throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${inTheWay}`);
+  throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${inTheWay}`, {
+    extra: { earliest: isoOrNull(plan.earliestMs) },
+  });
 }
 
 const iso = (ms: number): string => new Date(Math.ceil(ms)).toISOString();

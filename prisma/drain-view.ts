@@ -42,6 +42,7 @@ interface VmRow {
   id: string;
   state: VmState;
   asleep: boolean;
+  template: boolean;
   vcpus: number;
   memoryMiB: number;
   residentMiB: number | null;
@@ -55,12 +56,12 @@ interface VmRow {
 }
 
 /** A VM of the host, and when it was last sent away in vain. */
-export type SeenVm = DrainVm & { failedMs: number | null };
+export type SeenVm = DrainVm & { failedMs: number | null; template: boolean };
 
 /** The VMs that a host has, or that are on their way to it. @param drain whose own attempts are looked at; '' for none */
 export async function readVmsOf(tx: Transaction, host: string, drain: string): Promise<SeenVm[]> {
   const rows = await tx.$queryRaw<VmRow[]>`
-    SELECT v.id, v.state, v.asleep, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
+    SELECT v.id, v.state, v.asleep, v.template, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
       (SELECT jsonb_build_object('state', m.state, 'to', m."toId", 'mode', m.mode,
@@ -82,6 +83,7 @@ export async function readVmsOf(tx: Transaction, host: string, drain: string): P
     memoryMiB: row.memoryMiB,
     load: { vm: row.id, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
     asleep: row.asleep,
+    template: row.template,
     phase: phaseOf(row, host),
     endsByMs: endOf(row),
     failed: row.failed,

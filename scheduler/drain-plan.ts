@@ -220,8 +220,7 @@ class Room {
 }
 
 /** What it takes of a target. */
-const roomOf = ({ vcpus, memoryMiB, asleep }: DrainVm) =>
-  asleep === true ? { vcpus: 0, memoryMiB: 0 } : { vcpus, memoryMiB };
+const roomOf = ({ vcpus, memoryMiB, asleep }: DrainVm) => (asleep === true ? { vcpus: 0, memoryMiB: 0 } : { vcpus, memoryMiB });
 
 /** How often a VM is sent to the same target. */
 const maxTries = 2;

@@ -32,6 +32,7 @@ const changedSignal = defineSignal(signalName.changed);
  *
  *   what                                                undone by
  *   host closed                                         the drain's end, unless the host is empty
+ *   the making of a template there ended                (the next VM that boots for want of it asks again)
  *   images fetched by the targets                       (a cache)
  *   migrations, each a saga of its own (migrateVm)      (each ends one way or the other); callOff ends them, and
  *                                                       brings back who has left, if that was asked for
@@ -75,7 +76,8 @@ class Drain {
       await tellPlaced(step.wake);
       if (isDrainOver(step.state)) return step.state;
       for (const move of step.moves) await this.#follow(move);
-      for (const move of step.abort) await this.#end(move);
+      for (const { vm, generation } of step.abort) await this.#end(workflowId.migration(vm, generation));
+      if (step.endTemplates) await this.#end(workflowId.templates(step.host));
       this.#fetch(step);
       this.#look(step);
       if (step.prove && (await this.#prove(step.host))) continue;
@@ -125,12 +127,12 @@ class Drain {
     }
   }
 
-  async #end({ vm, generation }: DrainMove): Promise<void> {
+  async #end(workflow: string): Promise<void> {
     try {
-      await getExternalWorkflowHandle(workflowId.migration(vm, generation)).cancel();
+      await getExternalWorkflowHandle(workflow).cancel();
     } catch (error) {
       // It has ended meanwhile; the next round sees that.
-      log.info('A migration could not be ended', { vmId: vm, error: String(error) });
+      log.info('A workflow could not be ended', { workflowId: workflow, error: String(error) });
     }
   }
 

@@ -197,6 +197,8 @@ export interface DrainStep {
   moves: DrainMove[];
   /** Of these, the ones to be ended. */
   abort: DrainMove[];
+  /** A template is being made there, which nobody waits for: that is to be ended. */
+  endTemplates: boolean;
   /** What its targets have to fetch before the VMs come. */
   images: { host: HostId; image: ImageId }[];
   /** The ledger has nothing on the host any more: ask it what it has. */

@@ -98,7 +98,8 @@ function stepOf({ drain, moves }: Look, more: Partial<DrainStep>): DrainStep {
   const { state, hostId: host } = drain;
   // Its host was closed: what was planned there goes elsewhere.
   const wake: Wake[] = drain.workflowAt === null ? ['planner'] : [];
-  return { state, host, moves, abort: [], images: [], prove: false, wake, waitMs: null, says: '', watch: [], ...more };
+  const nothing = { abort: [], endTemplates: false, images: [], prove: false, waitMs: null, says: '', watch: [] };
+  return { state, host, moves, wake, ...nothing, ...more };
 }
 
 /** Moves the drain on; to its own state is no move. */
@@ -141,6 +142,7 @@ async function vacate(look: Look): Promise<DrainStep> {
   });
   const plan = planDrain(question);
   await tx.$executeRaw`UPDATE "Drain" SET plan = ${JSON.stringify(outlineOf(plan))}::jsonb WHERE id = ${drain.id}`;
+  const endTemplates = question.vms.some(({ template }) => template);
   const watch = question.vms.filter(({ phase }) => phase.kind === 'movable').map(({ id }) => id as VmId);
   if (question.vms.length === 0) return stepOf(look, { prove: true, says: sayRemaining(drain) });
   if (drain.state === 'paused') return stepOf(look, { watch, says: `**paused** with ${question.vms.length} VMs on the host` });
@@ -154,11 +156,11 @@ async function vacate(look: Look): Promise<DrainStep> {
     await enter(look, 'waiting');
     const leftMs = plan.startMs - nowMs;
     const waitMs = Math.min(leftMs, Math.max(lookMs.least, Math.min(lookMs.most, leftMs / 4)));
-    return stepOf(look, { watch, waitMs, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+    return stepOf(look, { watch, endTemplates, waitMs, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
   }
   if (plan.moves.length > 0 || underWay > 0) await start(look, plan);
   await begin(look, plan, question.vms, plan.width - underWay);
-  return stepOf(look, { watch, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+  return stepOf(look, { watch, endTemplates, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
 }
 
 /** The deadline has passed, and nothing more can be done about what is still there; or nothing that was done has helped. */

@@ -412,7 +412,9 @@ describe('what a migration took', () => {
     fixture.now += 9000;
     await fixture.activities.commitMigration(id, { ...result, phases: files });
     const found = await fixture.ledger.measurement.findMany({ orderBy: { id: 'asc' } });
-    expect(found.map(({ kind, fromId, toId, seconds, transferS, bytes }) => [kind, fromId, toId, seconds, transferS, bytes])).toEqual([
+    expect(
+      found.map(({ kind, fromId, toId, seconds, transferS, bytes }) => [kind, fromId, toId, seconds, transferS, bytes]),
+    ).toEqual([
       ['copy', 'a', 'b', 4, 4, 4096n],
       ['resume', 'b', 'b', 2, 1.5, 0n],
       ['suspend', 'a', 'a', 3, 2, 0n],

@@ -14,8 +14,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture);
-  for (const id of hosts)
-    await fixture.activities.hostArrived(hostFacts(id, { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 }));
+  for (const id of hosts) await fixture.activities.hostArrived(hostFacts(id, { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 }));
 });
 
 /** A lease that fills so many hosts, from a moment on. */

@@ -64,7 +64,13 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
     60_000,
   );
   const nowMs = Date.now();
-  const order = { host: host.id, deadlineMs: nowMs + 3600_000, strategy: 'auto' as const, mode: 'auto' as const, confidence: 0.99 };
+  const order = {
+    host: host.id,
+    deadlineMs: nowMs + 3600_000,
+    strategy: 'auto' as const,
+    mode: 'auto' as const,
+    confidence: 0.99,
+  };
   const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null, nowMs };
   const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
   const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });

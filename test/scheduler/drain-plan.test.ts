@@ -112,7 +112,8 @@ describe('the plan of a drain', () => {
   });
 
   it('tries another target before the same again, and gives up after two tries at each', () => {
-    const failed = (...to: string[]) => vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died`, converges: true })) });
+    const failed = (...to: string[]) =>
+      vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died`, converges: true })) });
     expect(planDrain(question({ vms: [failed('a')] })).moves[0]?.to).toBe('b');
     expect(planDrain(question({ vms: [failed('a', 'b')] })).moves).toHaveLength(1);
     const plan = planDrain(question({ vms: [failed('a', 'b', 'a', 'b')] }));

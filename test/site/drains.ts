@@ -1,0 +1,111 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { TaskAnswer } from './client.ts';
+import type { TestSite } from './the-site.ts';
+
+export interface DrainAnswer {
+  id: string;
+  host: string;
+  state: string;
+  deadline: string;
+  predictedS: number | null;
+  boundS: number | null;
+  createdAt: string;
+  startedAt: string | null;
+  emptiedAt: string | null;
+  progress: { moved: number; moving: number; left: number };
+  moves: { migration: string; vm: string; from: string; to: string | null; state: string }[];
+  remaining: { what: string; why: string }[];
+}
+
+export interface DrainOrder {
+  strategy?: 'auto' | 'sequential' | 'parallel';
+  mode?: 'auto' | 'live' | 'cold';
+  confidence?: number;
+  returnAfter?: string;
+}
+
+export const drainEnds = ['empty', 'incomplete', 'cancelled', 'returned'] as const;
+export const isOver = ({ state }: DrainAnswer): boolean => (drainEnds as readonly string[]).includes(state);
+
+export const secondsFrom = (from: string, to: string): number => (Date.parse(to) - Date.parse(from)) / 1000;
+
+const path = (host: string): string => `/v1/hosts/${host}/drains`;
+
+/** The earliest deadline that the site promises, which it says with its refusal of one that is past. */
+export async function earliestDrain({ operator }: TestSite, host: string, order: DrainOrder = {}): Promise<number> {
+  const deadline = new Date().toISOString();
+  const { body } = await operator.insist<{ earliest?: string | null }>('POST', path(host), { deadline, ...order });
+  if (body.earliest == null) throw new Error(`no earliest time to empty ${host} by: ${JSON.stringify(body)}`);
+  return Date.parse(body.earliest);
+}
+
+/** null: it is refused, because the host can't be empty by then. */
+export async function askDrain(
+  { operator }: TestSite,
+  host: string,
+  deadlineMs: number,
+  order: DrainOrder = {},
+): Promise<DrainAnswer | null> {
+  const headers = { 'idempotency-key': crypto.randomUUID() };
+  const asked = { deadline: new Date(deadlineMs).toISOString(), ...order };
+  const { status, body } = await operator.insist<DrainAnswer & { code?: string }>('POST', path(host), asked, headers);
+  if (body.code === 'drain-impossible') return null;
+  if (status !== 202) throw new Error(`drain of ${host}: ${status} ${JSON.stringify(body)}`);
+  return body;
+}
+
+/** By the earliest time that it is promised for, and a little more. */
+export async function drainSoon(test: TestSite, host: string, moreMs: number, order: DrainOrder = {}): Promise<DrainAnswer> {
+  const drain = await askDrain(test, host, (await earliestDrain(test, host, order)) + moreMs, order);
+  if (drain === null) throw new Error(`${host} can't be empty by the time that was promised, and ${moreMs} ms`);
+  return drain;
+}
+
+export async function readDrain({ operator }: TestSite, id: string): Promise<DrainAnswer> {
+  return (await operator.insist<DrainAnswer>('GET', `/v1/drains/${id}`)).body;
+}
+
+export async function untilDrain(
+  test: TestSite,
+  id: string,
+  met: (drain: DrainAnswer) => boolean = isOver,
+  seconds = 300,
+): Promise<DrainAnswer> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(100)) {
+    const drain = await readDrain(test, id);
+    if (met(drain)) return drain;
+    if (isOver(drain) || Date.now() > untilMs) throw new Error(`${id} is ${drain.state}: ${JSON.stringify(drain)}`);
+  }
+}
+
+/** The host is emptied, and takes work again. */
+export async function openAgain({ operator }: TestSite, host: string): Promise<void> {
+  await operator.insist('PATCH', `/v1/hosts/${host}`, { schedulable: true, acceptsMigrations: true });
+}
+
+/** Hosts take new work, or none. */
+export async function setSchedulable({ operator }: TestSite, hosts: readonly string[], schedulable: boolean): Promise<void> {
+  await Promise.all(hosts.map((id) => operator.insist('PATCH', `/v1/hosts/${id}`, { schedulable })));
+}
+
+/**
+ * Tasks that run, all on one host: the others are closed to new work meanwhile, and it is itself once it has them, so that
+ * it doesn't begin to make templates of what it boots.
+ */
+export async function gatherOn(
+  test: TestSite,
+  host: string,
+  specs: readonly Record<string, unknown>[],
+): Promise<TaskAnswer[]> {
+  const { client, site } = test;
+  const all = site.hosts.map(({ id }) => id);
+  const others = all.filter((id) => id !== host);
+  await setSchedulable(test, others, false);
+  const tasks = await Promise.all(specs.map((spec) => client.submit(spec)));
+  for (const { id } of tasks) await client.until(id, ['stagingIn', 'starting', 'running'], 300);
+  await setSchedulable(test, [host], false);
+  const running: TaskAnswer[] = [];
+  for (const { id } of tasks) running.push(await client.until(id, ['running'], 300));
+  await setSchedulable(test, all, true);
+  return running;
+}
