@@ -1,12 +1,14 @@
 import { parseArgs } from 'node:util';
 
 /**
- * `npm run bench -- [--runs N] [name …]`: JSON lines on standard output, each figure against its baseline in the
+ * `npm run bench -- [--runs N] [--modes MODE,…] [name …]`: JSON lines on standard output, each figure against its baseline in the
  * same run. Without names, all of them.
  */
 export interface BenchOptions {
   /** Measured repetitions of each side; each benchmark has its own least number. */
   runs: number | null;
+  /** Of a benchmark that has several: only these; null: all. */
+  modes: string[] | null;
 }
 
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
@@ -18,20 +20,19 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   'migrate-cold': async () => (await import('./migrate-cold.ts')).benchMigrateCold,
   'migrate-cpu': async () => (await import('./migrate-cpu.ts')).benchMigrateCpu,
   drain: async () => (await import('./drain.ts')).benchDrain,
-  drainSlow: async () => (await import('./drain.ts')).benchSlowDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
   reservations: async () => (await import('./reservations.ts')).benchReservations,
 };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { runs: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+  options: { runs: { type: 'string' }, modes: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
 });
 const unknown = positionals.filter((name) => !Object.hasOwn(benchmarks, name));
 if (values.help || unknown.length > 0) {
   if (unknown.length > 0) console.error(`no such benchmark: ${unknown.join(', ')}`);
   console.error(
-    `usage: npm run bench -- [--runs N] [${Object.keys(benchmarks).join('|')} …]\nexample: npm run bench -- task --runs 9`,
+    `usage: npm run bench -- [--runs N] [--modes MODE,…] [${Object.keys(benchmarks).join('|')} …]\nexample: npm run bench -- task --runs 9`,
   );
   process.exit(values.help ? 0 : 2);
 }
@@ -42,5 +43,5 @@ if (runs !== null && !(Number.isInteger(runs) && runs > 0)) {
 }
 for (const name of positionals.length > 0 ? positionals : Object.keys(benchmarks)) {
   const bench = await benchmarks[name]!();
-  await bench({ runs });
+  await bench({ runs, modes: values.modes?.split(',') ?? null });
 }

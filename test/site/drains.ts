@@ -92,11 +92,7 @@ export async function setSchedulable({ operator }: TestSite, hosts: readonly str
  * Tasks that run, all on one host: the others are closed to new work meanwhile, and it is itself once it has them, so that
  * it doesn't begin to make templates of what it boots.
  */
-export async function gatherOn(
-  test: TestSite,
-  host: string,
-  specs: readonly Record<string, unknown>[],
-): Promise<TaskAnswer[]> {
+export async function gatherOn(test: TestSite, host: string, specs: readonly Record<string, unknown>[]): Promise<TaskAnswer[]> {
   const { client, site } = test;
   const all = site.hosts.map(({ id }) => id);
   const others = all.filter((id) => id !== host);
