@@ -120,6 +120,30 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
   }
 
   const answers = { 202: { description: 'The drain after the change', schema: Drain } };
+
+  /** Asked for again, neither changes anything. */
+  function stateChange(act: 'pause' | 'resume', summary: string): Operation {
+    return operation({
+      method: 'post',
+      path: `/v1/drains/{id}/${act}`,
+      id: `${act}Drain`,
+      tag: 'drains',
+      summary,
+      access: 'operator',
+      params: Id,
+      answers,
+      problems: ['not-found', 'conflict'],
+      handle: async ({ params: { id }, caller }) => {
+        const state = act === 'pause' ? 'paused' : 'waiting';
+        const put = async (tx: Transaction, row: DrainRow): Promise<void> => {
+          refuseUnless(row, ['waiting', 'moving', 'paused'], `${act}d`);
+          if ((row.state === 'paused') !== (state === 'paused')) await tx.drain.update({ where: { id }, data: { state } });
+        };
+        return json(202, await change(id, caller, put));
+      },
+    });
+  }
+
   return [
     operation({
       method: 'post',
@@ -213,44 +237,8 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
         return json(202, await change(id, caller, act));
       },
     }),
-    operation({
-      method: 'post',
-      path: '/v1/drains/{id}/pause',
-      id: 'pauseDrain',
-      tag: 'drains',
-      summary: 'Begin no more migrations; those under way go on, and the host stays closed',
-      access: 'operator',
-      params: Id,
-      answers,
-      problems: ['not-found', 'conflict'],
-      handle: async ({ params: { id }, caller }) =>
-        json(
-          202,
-          await change(id, caller, async (tx, row) => {
-            refuseUnless(row, ['waiting', 'moving', 'paused'], 'paused');
-            if (row.state !== 'paused') await tx.drain.update({ where: { id }, data: { state: 'paused' } });
-          }),
-        ),
-    }),
-    operation({
-      method: 'post',
-      path: '/v1/drains/{id}/resume',
-      id: 'resumeDrain',
-      tag: 'drains',
-      summary: 'Go on with a drain that was paused',
-      access: 'operator',
-      params: Id,
-      answers,
-      problems: ['not-found', 'conflict'],
-      handle: async ({ params: { id }, caller }) =>
-        json(
-          202,
-          await change(id, caller, async (tx, row) => {
-            refuseUnless(row, ['waiting', 'moving', 'paused'], 'resumed');
-            if (row.state === 'paused') await tx.drain.update({ where: { id }, data: { state: 'waiting' } });
-          }),
-        ),
-    }),
+    stateChange('pause', 'Begin no more migrations; those under way go on, and the host stays closed'),
+    stateChange('resume', 'Go on with a drain that was paused'),
     operation({
       method: 'post',
       path: '/v1/drains/{id}/cancel',
