@@ -137,8 +137,9 @@ test('a host is emptied, its VMs are spread over the others, and nobody notices'
 
 test('cold, its VMs go as files, go on where they arrive, and what that took is learned', async () => {
   const vms = await runningOn(2);
-  const drain = await ask(60, { mode: 'cold' });
+  const drain = await ask(3600, { mode: 'cold' });
   await begin(drain);
+  await change(drain, soon());
   expect(await over(drain)).toBe('empty');
   const counts = await expectWhole(vms);
   expect([...counts.values()]).toEqual([1, 1]);
