@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TaskAnswer } from '../site/client.ts';
-import { drainSoon, gatherOn, openAgain, secondsFrom, untilDrain } from '../site/drains.ts';
+import { crowded, drainSoon, gatherOn, openAgain, secondsFrom, untilDrain } from '../site/drains.ts';
 import { counter, countsPast, faultOf, numbersOf } from '../site/moves.ts';
 import { expectNothingLeft, onHost, openSite, type TestSite } from '../site/the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
-  here = await openSite();
+  here = await openSite(3, crowded);
 });
 afterAll(() => here.stop());
 

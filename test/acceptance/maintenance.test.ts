@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { askDrain, earliestDrain, isOver, secondsFrom, untilDrain } from '../site/drains.ts';
+import { askDrain, crowded, earliestDrain, isOver, secondsFrom, untilDrain } from '../site/drains.ts';
 import { counter, faultOf, numbersOf } from '../site/moves.ts';
 import { expectNothingLeft, openSite, type TestSite } from '../site/the-site.ts';
 import { answered, serving, stopServing } from '../site/web-load.ts';
 
 let here: TestSite;
 beforeAll(async () => {
-  here = await openSite();
+  here = await openSite(3, crowded);
 });
 afterAll(() => here.stop());
 

@@ -204,6 +204,47 @@ test('cancelled with going back, it brings back who has left', async () => {
   expect(await expectWhole(vms)).toEqual(new Map([[host.id, 3]]));
 });
 
+test.each([
+  [false, 'leaves its VMs where they are'],
+  [true, 'brings them back'],
+])('cancelled while the host is held (goBack: %s), it opens it and %s', async (goBack) => {
+  const vms = await runningOn(2);
+  const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });
+  await begin(drain);
+  await change(drain, soon());
+  await site.until('it is held', async () => (await drainOf(drain.id)).state === 'held');
+  await change(drain, { cancelRequestedAt: new Date(), goBack });
+  expect(await over(drain)).toBe('cancelled');
+  expect((await expectWhole(vms)).get(host.id) ?? 0).toBe(goBack ? 2 : 0);
+  expect(await site.ledger.host.count({ where: { schedulable: false } })).toBe(0);
+});
+
+test('cancelled while its VMs come back, it brings back no more of them', async () => {
+  const vms = await runningOn(3);
+  const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });
+  await begin(drain);
+  await change(drain, soon());
+  await site.until('it is held', async () => (await drainOf(drain.id)).state === 'held');
+  await change(drain, { returnAfter: new Date() });
+  await site.until('they come back', async () => (await drainOf(drain.id)).state === 'returning');
+  await change(drain, { cancelRequestedAt: new Date(), goBack: false });
+  expect(await over(drain)).toBe('cancelled');
+  expect((await expectWhole(vms)).get(host.id) ?? 0).toBeLessThan(3);
+});
+
+test('paused while it moves, it lets go on what is under way, and no more', async () => {
+  const vms = await runningOn(3);
+  const drain = await ask(3600, { strategy: 'sequential' });
+  await begin(drain);
+  await change(drain, soon());
+  await site.until('it moves', async () => (await drainOf(drain.id)).state === 'moving');
+  await change(drain, { state: 'paused' });
+  await site.until('nothing moves', async () => (await site.ledger.migration.count({ where: { state: 'running' } })) === 0);
+  expect((await expectWhole(vms)).get(host.id)).toBe(2);
+  await change(drain, { state: 'waiting' });
+  expect(await over(drain)).toBe('empty');
+});
+
 test('given back after a time, the host gets its VMs again', async () => {
   const vms = await runningOn(2);
   const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });

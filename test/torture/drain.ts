@@ -3,6 +3,7 @@ import type { Host } from '../../infra/site/host.ts';
 import type { TaskAnswer } from '../site/client.ts';
 import {
   askDrain,
+  crowded,
   type DrainAnswer,
   earliestDrain,
   gatherOn,
@@ -110,7 +111,7 @@ const faults: Record<string, Fault> = {
 export async function tortureDrains({ runs, seed, cases }: TortureOptions): Promise<boolean> {
   const names = cases ?? Object.keys(faults);
   for (const name of names) if (!Object.hasOwn(faults, name)) throw new Error(`there is no case ${JSON.stringify(name)}`);
-  const test = await openSite();
+  const test = await openSite(3, crowded);
   const tally: Record<string, number> = {};
   const calm: { idleS: number; predictedS: number }[] = [];
   let wrong = 0;
