@@ -3,6 +3,7 @@ import { inside } from '../infra/site/host.ts';
 import { openLedger } from '../prisma/client.ts';
 import { fitMigrationModel, operationsOf } from '../scheduler/migration-model.ts';
 import {
+  crowded,
   type DrainAnswer,
   drainSoon,
   gatherOn,
