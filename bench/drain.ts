@@ -89,7 +89,7 @@ export async function benchDrain({ runs, modes: wanted }: BenchOptions): Promise
 
 /** The first rounds are learned from; then as many as are asked for count. */
 async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
-  const test = await openSite();
+  const test = await openSite(3, crowded);
   try {
     const hosts = test.site.hosts.map(({ id }) => id);
     const spec = { image: 'debian-12', timeoutS: 86_400, lease: { kind: 'bestEffort', durationS: 86_400 } };
