@@ -115,8 +115,9 @@ async function eventsOf({ id }: Asked): Promise<string[]> {
 
 test('a host is emptied, its VMs are spread over the others, and nobody notices', async () => {
   const vms = await runningOn(4);
-  const drain = await ask(40);
+  const drain = await ask(3600);
   await begin(drain);
+  await change(drain, soon());
   expect(await over(drain)).toBe('empty');
   expect(await expectWhole(vms)).toEqual(
     new Map([
@@ -126,7 +127,7 @@ test('a host is emptied, its VMs are spread over the others, and nobody notices'
   );
   expect(host.domains.size).toBe(0);
   const row = await drainOf(drain.id);
-  expect(row.emptiedAt!.getTime()).toBeLessThanOrEqual(row.deadline.getTime());
+  expect([row.startedAt, row.emptiedAt, row.predictedS, row.boundS]).not.toContain(null);
   expect(await eventsOf(drain)).toEqual(['accepted', 'started', 'emptied']);
   // It stays closed: that is what it was emptied for.
   expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({
