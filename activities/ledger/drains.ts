@@ -47,8 +47,11 @@ const backOffMs = 2_000;
 const patienceMs = 30_000;
 /** After the deadline, for how long it is tried to begin a move, such as to a target that can't fetch the image. */
 const vainMs = 600_000;
-/** A drain that is ahead by so much stops moving, when its deadline was put off. */
-const aheadMs = 60_000;
+/**
+ * A drain that is ahead by this and a quarter of what is left to do waits before its next move: moves that were quicker
+ * than they had to be, or a deadline that was put off, are no reason to have the host empty long before it is needed.
+ */
+const aheadMs = { least: 5_000, part: 0.25 } as const;
 /** Between two looks at a drain that waits for its start: a quarter of the time that is left, within these. */
 const lookMs = { least: 2_000, most: 600_000 } as const;
 /** How often a VM is sent back to where it came from. */
@@ -172,7 +175,7 @@ function isLate(drain: DrainRow, plan: DrainPlan, nowMs: number): boolean {
 
 function isTime(drain: DrainRow, plan: DrainPlan, nowMs: number, underWay: number): boolean {
   if (underWay > 0 || nowMs >= plan.startMs) return true;
-  return drain.state === 'moving' && plan.startMs - nowMs < aheadMs;
+  return drain.state === 'moving' && plan.startMs - nowMs < aheadMs.least + aheadMs.part * plan.meanS * 1000;
 }
 
 function whyThere(vm: SeenVm, plan: DrainPlan): string {
