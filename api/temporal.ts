@@ -1,11 +1,16 @@
+import { randomUUID } from 'node:crypto';
 import {
   type Client,
   WorkflowExecutionAlreadyStartedError,
+  WorkflowFailedError,
   WorkflowIdConflictPolicy,
   WorkflowIdReusePolicy,
   WorkflowNotFoundError,
 } from '@temporalio/client';
+import { ApplicationFailure } from '@temporalio/common';
+import type { ConsolePage, ConsoleRange } from '../model/console.ts';
 import type { DrainId } from '../model/drain.ts';
+import { BerthError, isErrorCode } from '../model/errors.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
@@ -55,11 +60,15 @@ export interface TaskWorkflows {
   cancelBuild(id: ImageId, name: string, digest: string): Promise<void>;
   /** Sweeps a retired image from hosts and repository. */
   startRetirement(id: ImageId): Promise<void>;
+  /** What a VM's host has of its console now; throws what the reading met, `unavailable` when nobody answers. */
+  readConsole(id: VmId, range: ConsoleRange): Promise<ConsolePage>;
   ping(): Promise<void>;
 }
 
 /** Longer than a healthy server ever takes; a housekeeping workflow does what this failed to do. */
 const deadlineMs = 3_000;
+/** Longer than a host may be silent before its step is given up (workflows/timeouts.ts). */
+const consoleDeadlineMs = 45_000;
 
 export function openTaskWorkflows(client: Client): TaskWorkflows {
   const soon = <T>(act: () => Promise<T>): Promise<T> => client.withDeadline(Date.now() + deadlineMs, act);
@@ -144,6 +153,23 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     changeDrain: ({ id, host, number }) => change(workflowType.drain, workflowId.drain(host, number), id),
     startReservation: (id) => start(workflowType.reservation, workflowId.reservation(id), id),
     changeReservation: (id) => change(workflowType.reservation, workflowId.reservation(id), id),
+
+    async readConsole(id, range) {
+      const read = () =>
+        client.workflow.execute<(id: VmId, range: ConsoleRange) => Promise<ConsolePage>>(workflowType.console, {
+          taskQueue: controlQueue,
+          workflowId: workflowId.console(id, randomUUID()),
+          args: [id, range],
+        });
+      try {
+        return await client.withDeadline(Date.now() + consoleDeadlineMs, read);
+      } catch (error) {
+        const met = error instanceof WorkflowFailedError ? error.cause : undefined;
+        if (met instanceof ApplicationFailure && met.type != null && isErrorCode(met.type))
+          throw new BerthError(met.type, met.message, { cause: error });
+        throw new BerthError('unavailable', `Reading the console of ${id}: nobody answered`, { cause: error });
+      }
+    },
 
     async ping() {
       await soon(() => client.workflowService.getSystemInfo({}));

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { CallError, type Connection, callJson, list, patiently, UsageError } from './client.ts';
+import { CallError, type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
 import { upload } from './files.ts';
 import { several, whole } from './options.ts';
 import { printOne, printRows, type Screen } from './show.ts';
@@ -71,6 +71,36 @@ async function until(connected: Connection, id: string, isSo: (vm: Vm) => boolea
     const vm = await patiently(() => callJson<Vm>(connected, path(id)));
     if (isSo(vm)) return vm;
     await pause(lookMs);
+  }
+}
+
+/** One range of it: the bytes, and where the next ones will be. null: there is nothing of that range yet. */
+async function readConsole(connected: Connection, id: string, range: string): Promise<{ text: Buffer; next: number } | null> {
+  try {
+    const answer = await patiently(() => call(connected, `${path(id)}/console`, { headers: { range: `bytes=${range}` } }));
+    const text = Buffer.from(await answer.body.arrayBuffer());
+    const first = /^bytes (\d+)-/.exec(String(answer.headers['content-range']))?.[1];
+    return { text, next: Number(first) + text.length };
+  } catch (error) {
+    if (error instanceof CallError && error.status === 416) return null;
+    throw error;
+  }
+}
+
+async function printConsole(
+  connected: Connection,
+  id: string,
+  { tail, follow }: { tail: number; follow?: boolean },
+): Promise<void> {
+  let range = `-${tail}`;
+  for (;;) {
+    const part = await readConsole(connected, id, range);
+    if (part !== null) {
+      process.stdout.write(part.text);
+      range = `${part.next}-`;
+    }
+    if (!follow) return;
+    if (part === null) await pause(lookMs);
   }
 }
 
@@ -143,6 +173,14 @@ export function addVmCommands(program: Command, connect: () => Connection, scree
       await patiently(() => callJson<Vm>(connect(), path(id), { method: 'DELETE' }));
       printOne(screen(), await until(connect(), id, ({ state }) => !wait || state === 'removed'));
     });
+
+  vms
+    .command('console')
+    .description('print what the guest wrote to its serial port')
+    .argument('<id>')
+    .option('--tail <bytes>', 'the last so many', whole, 64 * 1024)
+    .option('-f, --follow', 'go on until interrupted')
+    .action((id: string, options: { tail: number; follow?: boolean }) => printConsole(connect(), id, options));
 
   for (const name of ['pause', 'resume', 'suspend', 'restore', 'reboot'])
     vms

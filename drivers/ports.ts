@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import type { ConsoleRange } from '../model/console.ts';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
 import type { MigrationJob } from '../model/migration.ts';
@@ -103,6 +104,8 @@ export interface VmStore {
   removeMemory(vmId: string): Promise<void>;
   /** What the saved memory takes; 0 where there is none. */
   memoryBytes(vmId: string): Promise<number>;
+  /** Some bytes of its console's log, the older file of which goes before; null where it has none. */
+  readConsole(vmId: string, range: ConsoleRange): Promise<{ from: number; totalBytes: number; bytes: Buffer } | null>;
   list(): Promise<{ vmId: string; record: VmRecord | null; bytes: number }[]>;
   /** Remembers for a day that this VM was removed with this generation, then removes its folder; repeatable. */
   remove(vmId: string, generation: number): Promise<void>;

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { consoleSpan } from '../model/console.ts';
 import { isId, type VmId } from '../model/ids.ts';
 import { coldReasons } from '../model/vm.ts';
 import { exists, isErrno, makeFolder, readText, replaceWhole, syncFile, syncFolder, writeAtomically } from './files.ts';
@@ -125,6 +126,15 @@ export function openVmStore(root: string): VmStore {
       await syncFolder(folder);
     },
     memoryBytes: (vmId) => bytesOf(paths(vmId).memory),
+    async readConsole(vmId, range) {
+      const { console } = paths(vmId);
+      // virtlogd starts another file when one is full, and keeps the one before.
+      const files = await Promise.all([`${console}.0`, console].map(sizeOf));
+      if (files.every(({ bytes }) => bytes === null)) return null;
+      const totalBytes = files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
+      const { from, to } = consoleSpan(range, totalBytes);
+      return { from, totalBytes, bytes: await readAcross(files, from, to) };
+    },
     async list() {
       return Promise.all(
         (await names(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
@@ -175,6 +185,44 @@ async function bytesIn(folder: string): Promise<number> {
   let bytes = 0;
   for (const name of await names(folder)) bytes += await bytesOf(join(folder, name));
   return bytes;
+}
+
+interface Sized {
+  path: string;
+  /** null where there is no such file. */
+  bytes: number | null;
+}
+
+async function sizeOf(path: string): Promise<Sized> {
+  try {
+    return { path, bytes: (await stat(path)).size };
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return { path, bytes: null };
+    throw error;
+  }
+}
+
+/** Bytes of files that follow each other; fewer where one of them was replaced meanwhile. */
+async function readAcross(files: Sized[], from: number, to: number): Promise<Buffer> {
+  const found: Buffer[] = [];
+  let at = 0;
+  for (const { path, bytes } of files) {
+    const end = at + (bytes ?? 0);
+    const [first, last] = [Math.max(from, at), Math.min(to, end)];
+    if (first < last) found.push(await readPart(path, first - at, last - first));
+    at = end;
+  }
+  return Buffer.concat(found);
+}
+
+async function readPart(path: string, from: number, length: number): Promise<Buffer> {
+  const file = await open(path, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, from);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
 }
 
 async function bytesOf(path: string): Promise<number> {

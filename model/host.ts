@@ -32,4 +32,6 @@ export interface HostInventory {
   taps: string[];
   networks: string[];
   quarantined: string[];
+  /** Ids of the images in its cache. */
+  images: string[];
 }

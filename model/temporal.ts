@@ -21,6 +21,8 @@ export const workflowId = {
   build: (name: string, digest: string): string => `image-${name}-${digest}`,
   retire: (id: ImageId): string => `retire-${id}`,
   prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
+  /** `reading` tells apart those who read at the same time. */
+  console: (id: VmId, reading: string): string => `console-${id}-${reading}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
 } as const;
@@ -35,6 +37,7 @@ export const workflowType = {
   build: 'buildImage',
   retire: 'retireImage',
   prestage: 'prestage',
+  console: 'readConsole',
   drain: 'drainHost',
   reservation: 'reserveHosts',
   housekeeping: 'keepHouse',

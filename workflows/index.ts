@@ -5,6 +5,7 @@ export { keepTemplates } from './keep-templates.ts';
 export { migrateVm } from './migrate-vm.ts';
 export { planLeases } from './plan-leases.ts';
 export { prestage } from './prestage.ts';
+export { readConsole } from './read-console.ts';
 export { reconcileHost } from './reconcile-host.ts';
 export { reserveHosts } from './reserve-hosts.ts';
 export { retireImage } from './retire-image.ts';

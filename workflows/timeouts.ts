@@ -160,6 +160,7 @@ const classOf = {
   ensureRunning: 'boot',
   makeTemplate: 'make',
   customizeVm: 'boot',
+  readConsole: 'look',
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',

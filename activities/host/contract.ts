@@ -1,4 +1,5 @@
 import type { DomainConfig } from '../../drivers/ports.ts';
+import type { ConsolePage, ConsoleRange } from '../../model/console.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
@@ -143,6 +144,8 @@ export interface HostActivities {
   makeTemplate(vm: VmSpec): Promise<MadeTemplate>;
   /** Makes a running guest what was ordered: host key, user, files, swap, first commands. Returns its sshd's public key. */
   customizeVm(order: CustomizeVm): Promise<{ hostKey: string }>;
+  /** Some bytes of what the guest wrote to its serial port on this host; `conflict` when it was not started here yet. */
+  readConsole(vmId: VmId, generation: number, range: ConsoleRange): Promise<ConsolePage>;
   /** Runs the command once, however often it is called, and follows it to its end. */
   runCommand(order: RunCommand): Promise<RunResult>;
   /** Ends the command of a task that is cancelled; the guest stays. */

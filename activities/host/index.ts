@@ -28,6 +28,7 @@ import { observeHost } from './observe-host.ts';
 import { observeLoads } from './observe-loads.ts';
 import { pauseVm, rebootVm, resumeVm } from './power.ts';
 import { quarantine } from './quarantine.ts';
+import { readConsole } from './read-console.ts';
 import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
 import { removeVm } from './remove-vm.ts';
@@ -60,6 +61,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     ensureRunning: (vm) => claims.making(vm, cancelled(), (record, signal) => ensureRunning(ports, vm, record, signal)),
     makeTemplate: (vm) => claims.making(vm, cancelled(), (_, signal) => makeTemplate(ports, vm, signal)),
     customizeVm: (order) => claims.making(order.vm, cancelled(), () => customizeVm(ports, order)),
+    readConsole: (vmId, generation, range) => fresh(ports, vmId, generation, () => readConsole(ports, vmId, range)),
     runCommand: (order) => claims.making(order.vm, cancelled(), (record, signal) => runCommand(ports, order, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
     stageOut: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageOut(ports, order, record, signal)),

@@ -3,12 +3,13 @@ import type { HostInventory } from '../../model/host.ts';
 import { vmOfDomain } from './names.ts';
 
 /** What there is, without a judgement: the ledger compares. */
-export async function inventory({ hypervisor, store, network }: HostPorts): Promise<HostInventory> {
-  const [domains, folders, networks, quarantined] = await Promise.all([
+export async function inventory({ hypervisor, store, network, images }: HostPorts): Promise<HostInventory> {
+  const [domains, folders, networks, quarantined, cached] = await Promise.all([
     hypervisor.list(),
     store.list(),
     network.list(),
     store.quarantined(),
+    images.list(),
   ]);
   return {
     domains: domains.map(({ name, uuid, status }) => ({ name, vmId: vmOfDomain(name, uuid), state: status.state })),
@@ -16,5 +17,6 @@ export async function inventory({ hypervisor, store, network }: HostPorts): Prom
     taps: networks.flatMap(({ taps }) => taps),
     networks: networks.map(({ bridge }) => bridge),
     quarantined: quarantined.map(({ vmId }) => vmId),
+    images: cached,
   };
 }

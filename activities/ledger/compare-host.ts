@@ -53,11 +53,21 @@ function judge(host: HostId, row: Row | undefined, thing: Found): Judgement {
 /** States in which a domain must be there; in the others a workflow is just making or removing it. */
 const alive: readonly VmState[] = ['running', 'paused'];
 
+/** An image that came while the inventory was on its way is not taken for one that left. */
+const journeyMs = 5 * 60_000;
+
+/** Images that left the host's cache, to make room there: no peer is to ask it for them. */
+async function forgetLeft(deps: LedgerDeps, id: HostId, images: string[]): Promise<void> {
+  const before = new Date(deps.clock() - journeyMs);
+  await deps.ledger.hostImage.deleteMany({ where: { hostId: id, imageId: { notIn: images }, usedAt: { lt: before } } });
+}
+
 /**
  * What the host has and the ledger says it should not, and the reverse. An inventory is as old as its journey: what it
  * lacks may have been started since, so `missing` is to be seen twice before it is believed.
  */
 export async function compareHost(deps: LedgerDeps, id: HostId, found: HostInventory): Promise<HostDifference> {
+  await forgetLeft(deps, id, found.images);
   const byVm = foundByVm(found);
   const rows = await deps.ledger.vm.findMany({
     where: { OR: [{ id: { in: [...byVm.keys()] } }, { hostId: id, state: { in: [...alive] } }] },

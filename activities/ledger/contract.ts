@@ -318,7 +318,7 @@ export interface LedgerActivities {
   imageGone(host: HostId, id: ImageId): Promise<void>;
   /** The files of a retired image go, but for those that another image names. */
   forgetImage(id: ImageId): Promise<void>;
-  /** What the ledger says this host should have, and what differs from what it has. */
+  /** What the ledger says this host should have, and what differs from what it has. Images that left its cache are forgotten. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /**
    * Takes room on a VM's host for one that becomes a template of its kind: a VM of nobody's, one at a time on a host.

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { Prisma } from '../../generated/prisma/client.ts';
+import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { coldReasons } from '../../model/vm.ts';
@@ -7,8 +8,9 @@ import { endlessS, VmOrder, vmOperationNames, vmOperations } from '../../model/v
 import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
 import type { ApiDeps } from '../app.ts';
 import type { Caller } from '../auth.ts';
+import { consoleRange, sendConsole } from '../console.ts';
 import { fingerprint, once, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
+import { json, type Operation, operation, streamed } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Vm } from '../schemas.ts';
 
@@ -16,6 +18,16 @@ const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldRe
 const Problem = z.record(z.string(), z.unknown()).nullable();
 
 const Id = z.strictObject({ id: z.string() });
+
+const ConsoleQuery = z.strictObject({
+  tail: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(consolePageBytes)
+    .default(64 * 1024)
+    .meta({ description: 'The last so many bytes; a Range goes before it' }),
+});
 
 const withLease = { lease: { select: { kind: true, durationS: true, startedAt: true } } } as const;
 type VmRow = Prisma.VmGetPayload<{ include: typeof withLease }>;
@@ -157,6 +169,27 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         log.info({ vmId: id, owner: row.ownerId, keyId: caller.keyId }, 'removal requested');
         await told(id, () => temporal.tellVm(id));
         return json(202, show(await find(caller, id)));
+      },
+    }),
+    operation({
+      method: 'get',
+      path: '/v1/vms/{id}/console',
+      id: 'readConsole',
+      tag: 'vms',
+      summary: "Read a VM's console",
+      description: `What its guest wrote to its serial port on the host where it is now, of which the last 2 to 4 MiB are kept. One answer has at most ${consolePageBytes} bytes; a \`Range\` of one interval reads more, from anywhere.`,
+      access: 'client',
+      params: Id,
+      query: ConsoleQuery,
+      answers: {
+        200: { description: 'Its end', media: 'text/plain' },
+        206: { description: 'The range', media: 'text/plain', headers: { 'Content-Range': 'Which bytes, and of how many' } },
+      },
+      problems: ['not-found', 'conflict', 'range-not-satisfiable', 'host-unavailable', 'host-busy', 'unavailable'],
+      handle: async ({ req, res, caller, params, query }) => {
+        const { id } = await find(caller, params.id);
+        sendConsole(req, res, await temporal.readConsole(id as VmId, consoleRange(req, query.tail)));
+        return streamed;
       },
     }),
     ...vmOperationNames.map(operate),

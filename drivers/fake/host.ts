@@ -50,6 +50,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     records: new Map(),
     inputs: new Map(),
     memories: new Map(),
+    consoles: new Map(),
     loads: new Map(),
     removed: new Map(),
     quarantined: new Map(),

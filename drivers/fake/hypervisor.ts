@@ -20,6 +20,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       refuseInUse(state, config);
       refuseMissing(state, config);
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
+      state.consoles.set(config.consoleLog, `${state.consoles.get(config.consoleLog) ?? ''}Linux boots ${config.name}\n`);
       state.domains.set(config.name, {
         config: structuredClone(config),
         status: { state: 'running', reason: 'booted' },

@@ -91,6 +91,8 @@ export interface FakeState {
   inputs: Map<string, Map<string, Buffer>>;
   /** Guests' memories in files, by path. */
   memories: Map<string, FakeMemory>;
+  /** What domains wrote to their serial ports, by path. */
+  consoles: Map<string, string>;
   /** What domains do with their memory, where a test says so. */
   loads: Map<string, VmLoad>;
   removed: Map<string, number>;

@@ -1,3 +1,4 @@
+import { consoleSpan } from '../../model/console.ts';
 import type { VmStore } from '../ports.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
@@ -15,6 +16,7 @@ export function createFakeStore(state: FakeState): VmStore {
     state.inputs.delete(vmId);
     state.memories.delete(pathsOf(vmId).memory);
     state.memories.delete(pathsOf(vmId).memoryPartial);
+    state.consoles.delete(pathsOf(vmId).console);
     state.records.delete(vmId);
   };
   return {
@@ -49,6 +51,13 @@ export function createFakeStore(state: FakeState): VmStore {
       state.memories.delete(pathsOf(vmId).memoryPartial);
     },
     memoryBytes: async (vmId) => (state.memories.has(pathsOf(vmId).memory) ? fakeMemoryBytes : 0),
+    async readConsole(vmId, range) {
+      const text = state.consoles.get(pathsOf(vmId).console);
+      if (text === undefined) return null;
+      const all = Buffer.from(text);
+      const { from, to } = consoleSpan(range, all.length);
+      return { from, totalBytes: all.length, bytes: all.subarray(from, to) };
+    },
     list: async () =>
       [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
     async remove(vmId, generation) {

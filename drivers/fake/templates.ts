@@ -43,6 +43,7 @@ export function createFakeTemplates(state: FakeState): Templates {
         throw bug(`${config.name} from ${key} with a disk that doesn't go with its memory`);
       if (state.templateTrouble.kind === 'refused')
         throw new BerthError('hypervisor', `virsh restore: ${config.name} did not load`);
+      if (!state.consoles.has(config.consoleLog)) state.consoles.set(config.consoleLog, '');
       const silent = state.templateTrouble.kind === 'silent';
       state.domains.set(config.name, {
         config: structuredClone(config),

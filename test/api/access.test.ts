@@ -55,6 +55,7 @@ describe("somebody else's", () => {
     ['GET', () => `/v1/tasks/${task.id}/log?follow=1`],
     ['DELETE', () => `/v1/tasks/${task.id}`],
     ['GET', () => `/v1/vms/${task.vms[0]}`],
+    ['GET', () => `/v1/vms/${task.vms[0]}/console`],
   ])('%s %s is a 404, the same as for what is not there', async (method, path) => {
     const foreign = await api.fetch(api.bob, method, path());
     const absent = await api.fetch(api.bob, method, path().replace(/[a-z]+_[0-9a-z]{26}/, 'x'));

@@ -13,7 +13,9 @@ import { close, serve } from '../../api/serve.ts';
 import type { DrainName, MigrationName } from '../../api/temporal.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
+import { type ConsolePage, type ConsoleRange, consoleSpan } from '../../model/console.ts';
 import type { DrainId } from '../../model/drain.ts';
+import { BerthError } from '../../model/errors.ts';
 import { type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
@@ -46,6 +48,9 @@ export function fakeWorkflows() {
     cancelledBuilds: [] as ImageId[],
     retired: [] as ImageId[],
     away: false,
+    /** What consoles have, by VM; what a reading of another meets. */
+    consoles: new Map<string, string>(),
+    consoleTrouble: new BerthError('host-unavailable', 'The host does not answer'),
   };
   const answer = async <T>(list: T[], id: T) => {
     if (asked.away) throw new Error('Temporal does not answer');
@@ -71,6 +76,13 @@ export function fakeWorkflows() {
       startBuild: (id: ImageId) => answer(asked.builds, id),
       cancelBuild: (id: ImageId) => answer(asked.cancelledBuilds, id),
       startRetirement: (id: ImageId) => answer(asked.retired, id),
+      readConsole: async (id: VmId, range: ConsoleRange): Promise<ConsolePage> => {
+        const text = asked.consoles.get(id);
+        if (asked.away || text === undefined) throw asked.consoleTrouble;
+        const all = Buffer.from(text);
+        const { from, to } = consoleSpan(range, all.length);
+        return { from, totalBytes: all.length, base64: all.subarray(from, to).toString('base64') };
+      },
       ping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
       },

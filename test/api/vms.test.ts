@@ -137,3 +137,50 @@ describe('operations', () => {
     expect((await api.call(api.operator, 'DELETE', `/v1/vms/${id}`)).status).toBe(200);
   });
 });
+
+describe('GET /v1/vms/{id}/console', () => {
+  const text = Array.from({ length: 40_000 }, (_, line) => `line ${line}\n`).join('');
+  let id: string;
+  beforeAll(async () => {
+    id = (await create(order(), {}, api.operator)).body.id;
+    api.workflows.asked.consoles.set(id, text);
+  });
+  const read = (query: string, headers: Record<string, string> = {}, party = api.operator) =>
+    api.fetch(party, 'GET', `/v1/vms/${id}/console${query}`, { headers });
+
+  test('is its end, as long as was asked for', async () => {
+    const whole = await read('');
+    expect([whole.status, await whole.text()]).toEqual([200, text.slice(-65_536)]);
+    expect(await (await read('?tail=100')).text()).toBe(text.slice(-100));
+    expect((await read(`?tail=${2 ** 20}`)).status).toBe(400);
+  });
+
+  test.each([
+    ['bytes=0-9', 0, 10],
+    ['bytes=100-', 100, 100 + 131_072],
+    ['bytes=-20', text.length - 20, text.length],
+    [`bytes=${text.length - 5}-${text.length + 5}`, text.length - 5, text.length],
+  ])('gives the range %s, and no more than a page of it', async (range, from, to) => {
+    const answer = await read('', { range });
+    expect([answer.status, answer.headers.get('content-range')]).toEqual([206, `bytes ${from}-${to - 1}/${text.length}`]);
+    expect(await answer.text()).toBe(text.slice(from, to));
+  });
+
+  test('has nothing behind its end, and says how long it is', async () => {
+    const answer = await read('', { range: `bytes=${text.length}-` });
+    expect([answer.status, answer.headers.get('content-range')]).toEqual([416, `bytes */${text.length}`]);
+  });
+
+  test('passes over what is no range of one interval, and is not there for strangers', async () => {
+    for (const range of ['lines=0-5', 'bytes=5-1', 'bytes=0-1,4-5'])
+      expect((await read('?tail=10', { range })).status).not.toBe(500);
+    expect(await (await read('?tail=10', { range: 'bytes=0-1,4-5' })).text()).toBe(text.slice(-10));
+    expect((await read('', {}, api.alice)).status).toBe(404);
+  });
+
+  test('is a problem where its host, or Temporal, does not answer', async () => {
+    api.workflows.asked.away = true;
+    expect((await read('')).status).toBe(503);
+    api.workflows.asked.away = false;
+  });
+});

@@ -340,7 +340,12 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           const name = domainName(vm.id);
           await prepare(vm);
           await ports.hypervisor.create(await configOf(vm));
+          expect(await ports.store.readConsole(newVm().id, { last: 10 })).toBeNull();
           await expect.poll(() => ports.guest.ping(name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
+          const whole = (await ports.store.readConsole(vm.id, { last: 4096 }))!;
+          expect([whole.from, whole.bytes.length]).toEqual([0, whole.totalBytes]);
+          const part = (await ports.store.readConsole(vm.id, { from: 2, bytes: 3 }))!;
+          expect(part.bytes.toString()).toBe(whole.bytes.subarray(2, 5).toString());
           const identity = {
             birth: 'cold' as const,
             mac: vm.mac,

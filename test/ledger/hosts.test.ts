@@ -111,8 +111,33 @@ describe('a host', () => {
   });
 });
 
+describe('an image in the cache of a host', () => {
+  const nothing: HostInventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
+  const compare = (images: string[]) => fixture.activities.compareHost('a' as HostId, { ...nothing, images });
+  const known = async () => (await host('a')).images.map(({ imageId }) => imageId);
+
+  it('is forgotten when it has left, and not before it can have', async () => {
+    const other = await addImage(fixture);
+    await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image, other] }));
+    fixture.now += 4 * 60_000;
+    await compare([]);
+    expect((await known()).toSorted()).toEqual([image, other].toSorted());
+    fixture.now += 2 * 60_000;
+    await compare([other]);
+    expect(await known()).toEqual([other]);
+  });
+
+  it('that was fetched again while the inventory was on its way stays known', async () => {
+    await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image] }));
+    fixture.now += 3600_000;
+    await fixture.activities.imageCached('a' as HostId, image);
+    await compare([]);
+    expect(await known()).toEqual([image]);
+  });
+});
+
 describe('compareHost', () => {
-  const nothing: HostInventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [] };
+  const nothing: HostInventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
   const domain = (vmId: string | null, name = vmId ?? 'other') => ({ name, vmId: vmId as VmId | null, state: 'running' });
   const disk = (vmId: string, generation: number | null) => ({ vmId, generation, bytes: 1 });
   const compare = (found: Partial<HostInventory>, id = 'a') =>

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
+import type { ConsoleRange } from '../../model/console.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmOrder } from '../../model/vm-order.ts';
@@ -264,6 +265,11 @@ async function recordVm(site: FakeSite): Promise<void> {
     await handle.signal(signalName.asked);
     await site.until(`its ${operation} is over`, async () => (await row()).operation === null);
   }
+  const reading = workflowId.console(id, 'recorded');
+  const range: ConsoleRange = { last: 100 };
+  const readings = { taskQueue: controlQueue, workflowId: reading, args: [id, range, site.pace] };
+  await site.client.workflow.execute(workflowType.console, readings);
+  await write(site, 'readConsole', reading);
   await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
   await handle.signal(signalName.asked);
   await handle.result();

@@ -1,0 +1,31 @@
+import type { Request, Response } from 'express';
+import { type ConsolePage, type ConsoleRange, consolePageBytes } from '../model/console.ts';
+import { BerthError } from '../model/errors.ts';
+
+/**
+ * Which bytes a caller wants: one Range (RFC 9110), else the last `tail`. Several ranges at once, and what is no range, are
+ * passed over, as the standard has it.
+ */
+export function consoleRange(req: Request, tail: number): ConsoleRange {
+  const match = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(req.get('range') ?? '');
+  const [first, last] = [match?.[1] ?? '', match?.[2] ?? ''];
+  if (first === '') return { last: last === '' ? tail : Number(last) };
+  if (last !== '' && Number(last) < Number(first)) return { last: tail };
+  return { from: Number(first), bytes: last === '' ? consolePageBytes : Number(last) - Number(first) + 1 };
+}
+
+/** Sends what was read: as a part where a range was asked for. Throws range-not-satisfiable where there is nothing of it. */
+export function sendConsole(req: Request, res: Response, page: ConsolePage): void {
+  const bytes = Buffer.from(page.base64, 'base64');
+  const ranged = /^bytes=\d*-\d*$/.test(req.get('range') ?? '');
+  res.set({ 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store', 'Accept-Ranges': 'bytes' });
+  if (ranged && bytes.length === 0) {
+    res.setHeader('Content-Range', `bytes */${page.totalBytes}`);
+    throw new BerthError('range-not-satisfiable', `Found Range: ${req.get('range')}; the console has ${page.totalBytes} bytes`);
+  }
+  if (ranged) {
+    res.status(206);
+    res.setHeader('Content-Range', `bytes ${page.from}-${page.from + bytes.length - 1}/${page.totalBytes}`);
+  }
+  res.end(bytes);
+}

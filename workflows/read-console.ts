@@ -1,0 +1,22 @@
+import type { ConsolePage, ConsoleRange } from '../model/console.ts';
+import type { VmId } from '../model/ids.ts';
+import { failure, taskErrorOf } from './failure.ts';
+import { onHost, onLedger } from './on-host.ts';
+import { Progress } from './progress.ts';
+
+/**
+ * One reading of a VM's console, where the VM is now. It changes nothing, so there is nothing to undo, and nobody waits
+ * for a silent host: whoever asked asks again.
+ */
+export async function readConsole(id: VmId, range: ConsoleRange, pace = 1): Promise<ConsolePage> {
+  const { host, state, generation } = await onLedger(pace).vmPlace(id);
+  if (host === null || state === 'pending' || state === 'removed')
+    throw failure('conflict', `VM ${id} is ${state}: it has no console`);
+  new Progress().mark({ hosts: [host], vms: [id] });
+  try {
+    return await onHost(host, pace, 'throw').readConsole(id, generation, range);
+  } catch (error) {
+    const { code, message } = taskErrorOf(error);
+    throw failure(code, message);
+  }
+}
