@@ -113,6 +113,7 @@ export const Image = z
     published: z.boolean().meta({ description: 'Whether every owner may use it' }),
     sizeBytes: bytes,
     virtualMiB: z.int(),
+    cloudInit: z.boolean().meta({ description: 'Its VMs are given a NoCloud seed' }),
     hosts: z.array(z.string()).meta({ description: 'Hosts that have it in their cache' }),
     workflowId: z.string().nullable().meta({ description: "The workflow that built it, in Temporal's own UI" }),
     buildVm: z.string().nullable().meta({ description: 'The VM in which it is or was built' }),

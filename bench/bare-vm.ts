@@ -58,6 +58,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
       },
       { target: 'vdb', format: 'raw', source: at(join(work, 'data.raw')), backing: [] },
     ],
+    drive: null,
     nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
     consoleLog: join(work, 'console.log'),
     onReboot: 'destroy',

@@ -213,6 +213,7 @@ function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null)
       { target: 'vda', format: 'qcow2', source: at(`${folder}/disk.qcow2`), backing: [backing] },
       { target: 'vdb', format: 'raw', source: at(`${folder}/data.raw`), backing: [] },
     ],
+    drive: null,
     nic: { mac: '52:54:00:fe:00:01', tap: `t${name}`, bridge: text(bridgePattern), mtu: 1450 },
     consoleLog: `${folder}/console.log`,
     onReboot: 'destroy',

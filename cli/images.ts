@@ -31,6 +31,7 @@ interface BuildOptions {
   run: string[];
   env: string[];
   sizeMib?: number;
+  cloudInit?: boolean;
   memoryMib?: number;
   vcpus?: number;
   timeoutS?: number;
@@ -94,6 +95,7 @@ async function recipeOf(connected: Connection, screen: Screen, name: string, opt
     commands: some(options.run),
     env: some(Object.fromEntries(options.env.map((text) => split(text, '--env')))),
     sizeMiB: options.sizeMib,
+    cloudInit: options.cloudInit,
     resources: some(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib })),
     timeoutS: options.timeoutS,
   });
@@ -142,6 +144,7 @@ export function addImageCommands(program: Command, connect: () => Connection, sc
     .option('--run <command>', 'a shell command; may be repeated', several, [])
     .option('--env <name=value>', 'environment of the build; may be repeated', several, [])
     .option('--size-mib <n>', 'size of the disk', whole)
+    .option('--cloud-init', 'its VMs are given a NoCloud seed')
     .option('--vcpus <n>', 'of the build VM', whole)
     .option('--memory-mib <n>', 'of the build VM', whole)
     .option('--timeout-s <n>', 'how long the build may take', whole)

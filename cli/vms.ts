@@ -25,6 +25,7 @@ interface CreateOptions {
   diskMib?: number;
   rootMib?: number;
   swapMib?: number;
+  extraDiskMib: string[];
   durationS?: number;
   user?: string;
   sshKey?: string;
@@ -58,6 +59,7 @@ async function order(connected: Connection, screen: Screen, name: string, option
     resources: size,
     ...(rootMib !== undefined && { rootMiB: rootMib }),
     ...(swapMib !== undefined && { swapMiB: swapMib }),
+    extraDisksMiB: options.extraDiskMib.map((size) => whole(size)),
     ...(durationS !== undefined && { lease: { durationS } }),
     ...(user !== undefined && sshKey !== undefined && { user: { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() } }),
     files: await Promise.all(options.file.map((one) => file(connected, screen, one))),
@@ -121,6 +123,7 @@ export function addVmCommands(program: Command, connect: () => Connection, scree
     .option('--disk-mib <n>', 'data disk, at /home/task', whole)
     .option('--root-mib <n>', 'what the root file system is grown to', whole)
     .option('--swap-mib <n>', 'swap', whole)
+    .option('--extra-disk-mib <n>', 'a further disk, empty', several, [])
     .option('--duration-s <n>', 'its lease; without it, until it is deleted', whole)
     .option('--user <name>', 'a user to be made')
     .option('--ssh-key <path>', 'file with the public key of that user')

@@ -21,7 +21,8 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
   const packOf = (vmId: string): string => join(root, 'versions', `${vmId}.pack`);
   const placeOf = (vmId: string, file: CarriedFile): string => {
     const paths = store.paths(vmId);
-    return { memory: paths.memory, overlay: paths.overlay, data: paths.data }[file];
+    if (file === 'memory' || file === 'overlay' || file === 'data') return paths[file];
+    return join(paths.folder, `${file}.raw`);
   };
 
   return {

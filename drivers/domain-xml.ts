@@ -81,6 +81,7 @@ function devices(config: DomainConfig): string[] {
   return [
     text('emulator', '/usr/bin/qemu-system-x86_64'),
     ...config.disks.map(disk),
+    ...drive(config),
     element(
       'interface',
       { type: nic.bridge === null ? 'ethernet' : 'bridge' },
@@ -95,6 +96,25 @@ function devices(config: DomainConfig): string[] {
     element('controller', { type: 'usb', model: 'none' }),
     element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
     element('memballoon', { model: 'virtio' }),
+  ];
+}
+
+/** By which the drive for a disc is known. */
+export const driveTarget = 'sda';
+
+/** On a virtio controller: kernels made for clouds have drivers for no other. */
+function drive({ drive }: DomainConfig): string[] {
+  if (drive === null) return [];
+  return [
+    element('controller', { type: 'scsi', index: 0, model: 'virtio-scsi' }),
+    element(
+      'disk',
+      { type: 'file', device: 'cdrom' },
+      element('driver', { name: 'qemu', type: 'raw' }),
+      drive.disc === null ? null : element('source', { file: drive.disc }),
+      element('target', { dev: driveTarget, bus: 'scsi' }),
+      element('readonly', {}),
+    ),
   ];
 }
 

@@ -32,7 +32,7 @@ export async function writeAtomically(path: string, content: string): Promise<vo
 }
 
 /** Old or new, never half, but a power cut may bring back the old: half the price. */
-export async function replaceWhole(path: string, content: string): Promise<void> {
+export async function replaceWhole(path: string, content: string | Buffer): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.partial`;
   const file = await open(temporary, 'wx', 0o600);
   try {

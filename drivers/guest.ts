@@ -2,11 +2,14 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
+import { cloudSeed } from './cloud-seed.ts';
+import { replaceWhole } from './files.ts';
 import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
 import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
 import { setupScript } from './guest-setup.ts';
 import { newHostKey } from './host-key.ts';
 import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
+import { isoImage } from './seed-iso.ts';
 
 const dataDevice = '/dev/vdb';
 const nic = 'eth0';
@@ -15,6 +18,8 @@ const program = jobProgram();
 const execDeadlineMs = 60_000;
 /** A boot's last units take seconds after the agent answers, under emulation on a busy machine a minute. */
 const calmDeadlineMs = 180_000;
+/** Its modules are Python, which takes a minute under emulation; where the agent had to be installed, some more. */
+const cloudInitDeadlineMs = 6 * 60_000;
 /** The first boot's own commands are in it. */
 const setUpDeadlineMs = 8 * 60_000;
 /** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
@@ -57,6 +62,18 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
   }
 
   return {
+    async writeSeed(path, identity) {
+      await replaceWhole(path, isoImage('cidata', cloudSeed(identity, nameservers)));
+    },
+    awaitCloudInit: (domain) =>
+      refusedAsHypervisor(() =>
+        exec(
+          domain,
+          ['/bin/sh', '-c', 'command -v cloud-init >/dev/null || exit 0; cloud-init status --wait >/dev/null || :'],
+          undefined,
+          cloudInitDeadlineMs,
+        ),
+      ),
     ping: (domain) => agent.ping(domain),
     async calm(domain) {
       const argv = ['/bin/sh', '-c', calmScript];
@@ -238,29 +255,32 @@ rm -f /etc/ssh/ssh_host_*
 sync
 `;
 
-/** For images without our program. Words: hostname, machine id, address, gateway, seconds, then path, mode and content in turn. */
+/** For images without our program. Words: hostname, machine id, address, gateway, seconds, MAC, then path, mode and content in turn. */
 const identityScript = `
 set -e
 hostname "$1" 2>/dev/null || echo "$1" >/proc/sys/kernel/hostname
 echo "$1" >/etc/hostname; echo "$2" >/etc/machine-id
 date -u -s "@$5" >/dev/null || :
-ip link set ${nic} up
-ip address replace "$3" dev ${nic}
+nic=${nic}
+for at in /sys/class/net/*; do if [ "$(cat "$at/address")" = "$6" ]; then nic=\${at##*/}; fi; done
+ip link set "$nic" up
+ip address replace "$3" dev "$nic"
 ip route replace default via "$4" || :
-shift 5
+shift 6
 while [ $# -ge 3 ]; do mkdir -p "\${1%/*}"; rm -f "$1"; ( umask 077; printf '%s' "$3" >"$1" ); chmod "$2" "$1"; shift 3; done
 mkdir -p ${taskFolder}
 mountpoint -q ${taskFolder} || mount ${dataDevice} ${taskFolder}
 `;
 
 function identityWords(identity: GuestIdentity, files: IdentityFile[]): string[] {
-  const { hostname, machineId, gateway, timeMs } = identity;
+  const { hostname, machineId, gateway, timeMs, mac } = identity;
   return [
     hostname,
     machineId,
     cidrAddress(identity),
     gateway,
     clock(timeMs),
+    mac,
     ...files.flatMap(({ path, mode, content }) => [path, mode, content]),
   ];
 }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BerthError } from '../model/errors.ts';
-import { domainXml } from './domain-xml.ts';
+import { domainXml, driveTarget } from './domain-xml.ts';
 import { isErrno } from './files.ts';
 import type { DomainConfig, DomainState, DomainStatus, Hypervisor } from './ports.ts';
 import { type Virsh, VirshSilent } from './virsh.ts';
@@ -78,6 +78,10 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
     },
     async resumeCpus(name) {
       await ask(['resume', name]);
+    },
+    async eject(name) {
+      const answer = await quick(virsh, ['change-media', name, driveTarget, '--eject', '--force', '--live'], askDeadlineMs);
+      if (!answer.ok && !/doesn't have media/.test(answer.error)) throw refusal(['change-media', name], answer.error);
     },
     async reset(name) {
       await ask(['reset', name]);

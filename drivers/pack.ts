@@ -12,7 +12,7 @@ import type { CarriedFile } from './ports.ts';
 const headerSchema = z.strictObject({
   files: z.array(
     z.strictObject({
-      name: z.enum(['memory', 'overlay', 'data']),
+      name: z.union([z.enum(['memory', 'overlay', 'data']), z.templateLiteral(['extra-', z.int().min(0)])]),
       sizeBytes: z.int().min(0),
       sha256: z.string(),
       chunks: z.int().min(0),

@@ -82,6 +82,8 @@ export interface VmPaths {
   /** Of a VM that becomes a template. */
   templateMemory: string;
   templateState: string;
+  /** What cloud-init reads at the first boot. */
+  seed: string;
   /** What a build left, as one disk, on its way to the repository. */
   flat: string;
 }
@@ -303,6 +305,8 @@ export interface DomainConfig {
   initrd: string | null;
   cmdline: string;
   disks: DomainDisk[];
+  /** A drive for a disc, and what is in it; null: no drive. */
+  drive: { disc: string | null } | null;
   /** `bridge` null: a network device that leads nowhere. */
   nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
@@ -319,6 +323,8 @@ export interface Hypervisor {
   destroy(name: string): Promise<void>;
   suspendCpus(name: string): Promise<void>;
   resumeCpus(name: string): Promise<void>;
+  /** Takes the disc out of its drive; success when there is none in it. */
+  eject(name: string): Promise<void>;
   /** Presses the reset button: the same machine boots again. Only where `onReboot` is `restart`. */
   reset(name: string): Promise<void>;
   /**
@@ -372,7 +378,7 @@ export interface PeerHypervisor {
   close(): void;
 }
 
-export type CarriedFile = 'memory' | 'overlay' | 'data';
+export type CarriedFile = 'memory' | 'overlay' | 'data' | `extra-${number}`;
 
 /** A VM that doesn't run, as files that go from host to host. */
 export interface Carrier {
@@ -468,6 +474,10 @@ export type JobEnd =
  * in time, `hypervisor` when it refuses.
  */
 export interface Guest {
+  /** Writes the disc from which cloud-init takes the guest's name and network at its first boot. */
+  writeSeed(path: string, identity: GuestIdentity): Promise<void>;
+  /** Waits until cloud-init has done its part of a boot; at once where there is none. */
+  awaitCloudInit(domain: string): Promise<void>;
   /** Whether the agent answers now. */
   ping(domain: string): Promise<boolean>;
   /** Waits until its boot has settled and brings it to a state from which others can start; `boot-failed` when it can't be. */

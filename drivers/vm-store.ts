@@ -65,6 +65,7 @@ export function openVmStore(root: string): VmStore {
       memoryPartial: join(folder, 'memory.save.partial'),
       templateMemory: join(folder, 'template.memory'),
       templateState: join(folder, 'template.state'),
+      seed: join(folder, 'seed.iso'),
       flat: join(folder, 'flat.qcow2'),
     };
   };

@@ -103,6 +103,10 @@ export const ImageRecipe = z
       .max(imageLimits.sizeMiB)
       .optional()
       .meta({ description: "Size of the disk; the base's own unless said. Of an uploaded disk, the most that it may have" }),
+    cloudInit: z
+      .boolean()
+      .default(false)
+      .meta({ description: 'It has cloud-init: its VMs are given a NoCloud seed with their name and network at the first boot' }),
     resources: z
       .strictObject({
         vcpus: z.int().min(1).max(16).default(1),
@@ -144,6 +148,7 @@ export interface ResolvedRecipe {
   commands: string[];
   env: Record<string, string>;
   sizeMiB: number;
+  cloudInit: boolean;
   resources: { vcpus: number; memoryMiB: number };
   timeoutS: number;
 }
@@ -174,6 +179,7 @@ export function recipeDigest(owner: string, recipe: ResolvedRecipe): string {
     recipe.commands,
     Object.entries(recipe.env).sort(([a], [b]) => (a < b ? -1 : 1)),
     recipe.sizeMiB,
+    recipe.cloudInit,
   ];
   return createHash('sha256').update(JSON.stringify(canonical)).digest('hex').slice(0, 32);
 }

@@ -5,6 +5,9 @@ import { ResourcesSpec, taskLimits } from './task.ts';
 export const vmLimits = {
   rootMiB: 1_048_576,
   swapMiB: 65_536,
+  /** /dev/vdc to /dev/vdh. */
+  extraDisks: 6,
+  extraDiskMiB: 1_048_576,
   files: 100,
   commands: 32,
   commandBytes: 4096,
@@ -65,6 +68,11 @@ export const VmOrder = z
       .optional()
       .meta({ description: 'What the root file system is grown to, where the image is smaller' }),
     swapMiB: z.int().min(0).max(vmLimits.swapMiB).default(0),
+    extraDisksMiB: z
+      .array(z.int().min(1).max(vmLimits.extraDiskMiB))
+      .max(vmLimits.extraDisks)
+      .default([])
+      .meta({ description: 'Sizes of further disks: empty, without a file system, /dev/vdc and so on in the guest' }),
     lease: VmLease.default({ kind: 'bestEffort' }),
     user: VmUser.optional(),
     files: z

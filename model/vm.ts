@@ -14,6 +14,8 @@ export interface ImageRef {
   digest: string;
   virtualMiB: number;
   cmdline: string;
+  /** Its guests have cloud-init, and look for a seed when they first boot. */
+  cloudInit: boolean;
   /** Without a kernel and an initrd it boots by its disk, as the firmware finds it. Both or neither. */
   parts: { disk: Blob; kernel: Blob | null; initrd: Blob | null };
   /** Addresses of hosts that are known to have it, nearest first. */
@@ -49,6 +51,8 @@ export interface VmSpec {
   /** Of the data disk, and of the root disk: the image's own size, or more. */
   diskMiB: number;
   rootMiB: number;
+  /** Of further disks, empty at first: /dev/vdc and so on in the guest. */
+  extraDisksMiB: number[];
   network: NetworkRef;
   address: string;
   mac: string;
@@ -68,9 +72,17 @@ export interface VmLoad {
 
 /**
  * Why a VM booted by itself. `no-template`: none was made of its image in its size yet; `template-failed`: one was tried,
- * and didn't start; `template-retired`: it has failed too often; `used-disk`: it goes on with a disk that it has used.
+ * and didn't start; `template-retired`: it has failed too often; `used-disk`: it goes on with a disk that it has used;
+ * `cloud-init`: its image is told who it is as it boots; `extra-disks`: no template has disks of that kind.
  */
-export const coldReasons = ['no-template', 'template-failed', 'template-retired', 'used-disk'] as const;
+export const coldReasons = [
+  'no-template',
+  'template-failed',
+  'template-retired',
+  'used-disk',
+  'cloud-init',
+  'extra-disks',
+] as const;
 
 /** How a VM came to life: from a template's memory, or by a boot of its own. */
 export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldReasons)[number] };

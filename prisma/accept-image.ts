@@ -97,7 +97,7 @@ function resolve(recipe: ImageRecipe, base: Base, found: Map<string, FileRow>): 
     const { sha256, sizeBytes } = found.get(file)!;
     return { path, mode, file, sha256, sizeBytes: Number(sizeBytes) };
   });
-  const { commands, env, resources, timeoutS } = recipe;
+  const { commands, env, cloudInit, resources, timeoutS } = recipe;
   return {
     base: base.resolved,
     packages: canonicalPackages(recipe.packages),
@@ -105,6 +105,7 @@ function resolve(recipe: ImageRecipe, base: Base, found: Map<string, FileRow>): 
     commands,
     env,
     sizeMiB,
+    cloudInit,
     resources,
     timeoutS,
   };
@@ -136,7 +137,11 @@ async function addVm(tx: Prisma.TransactionClient, owner: string, image: string,
   const size =
     recipe.base.kind === 'disk'
       ? { vcpus: 1, memoryMiB: importMemoryMiB, overlayMiB: recipe.sizeMiB }
-      : { ...recipe.resources, overlayMiB: 2 * Math.max(recipe.sizeMiB, base.virtualMiB) };
+      : {
+          ...recipe.resources,
+          overlayMiB: 2 * Math.max(recipe.sizeMiB, base.virtualMiB),
+          rootMiB: recipe.base.kind === 'image' ? recipe.sizeMiB : null,
+        };
   const imageId = base.image ?? image;
   const row = { ownerId: owner, name: 'build', imageId, diskMiB: dataMiB(recipe), state: 'pending' as const, createdAt: at };
   await tx.vm.create({ data: { id, ...row, ...size } });
@@ -174,6 +179,7 @@ export async function acceptImage(tx: Prisma.TransactionClient, order: AcceptedI
     recipe: resolved as unknown as Prisma.InputJsonObject,
     virtualMiB: resolved.sizeMiB,
     cmdline: base.cmdline,
+    cloudInit: resolved.cloudInit,
     sizeBytes: 0n,
     parts: {},
     error: Prisma.DbNull,

@@ -34,7 +34,8 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
   await checkFiles(tx, owner, order);
   // The swap is a file of the root file system.
   const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
-  await checkSize(tx, { ...order, nodes: 1 }, rootMiB);
+  const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
+  await checkSize(tx, { ...order, nodes: 1 }, overlayMiB);
   const namesake = await tx.vm.findFirst({
     where: { ownerId: owner, name: order.name, taskId: null, state: { not: 'removed' } },
     select: { id: true },
@@ -59,7 +60,9 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
       vcpus,
       memoryMiB,
       diskMiB,
-      overlayMiB: rootMiB,
+      overlayMiB,
+      rootMiB,
+      extraDisksMiB: order.extraDisksMiB,
       state: 'pending',
       order,
       leaseId: lease,

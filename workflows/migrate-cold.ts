@@ -101,11 +101,17 @@ async function prepare(move: Move): Promise<{ carried: Carried; chunks: number }
   return { carried, chunks };
 }
 
+const disksOf = ({ extraDisksMiB }: VmSpec): CarriedFile[] => [
+  'overlay',
+  'data',
+  ...extraDisksMiB.map((_, index): CarriedFile => `extra-${index}`),
+];
+
 /** @returns bytes that went over the network. */
 async function carry(move: Move, carried: Carried, chunks: number): Promise<number> {
   const { place, vmId, pace, source, target } = move;
   const offer = { address: place.to.address, chunks };
-  const disks: CarriedFile[] = move.moveDisk ? ['overlay', 'data'] : [];
+  const disks = move.moveDisk ? disksOf(place.vm) : [];
   const together = place.home.id === place.from.id;
   const files: CarriedFile[] = together ? ['memory', ...disks] : ['memory'];
   const first = await source.packVm({ vmId, generation: place.sourceGeneration, files, offer });
@@ -123,7 +129,7 @@ async function carry(move: Move, carried: Carried, chunks: number): Promise<numb
 function leaving({ place, vmId, moveDisk }: Move, where: 'from' | 'to' | 'home') {
   if (where === 'to') return { vmId, generation: place.vm.generation, keep: [], home: place.home.id === place.to.id };
   const isHome = place.home.id === place.from.id;
-  const disks: CarriedFile[] = moveDisk ? ['overlay', 'data'] : [];
+  const disks = moveDisk ? disksOf(place.vm) : [];
   if (where === 'home') return { vmId, generation: place.vm.generation, keep: disks, home: false };
   const keep: CarriedFile[] = isHome ? ['memory', ...disks] : ['memory'];
   return { vmId, generation: place.sourceGeneration, keep, home: isHome && !moveDisk };

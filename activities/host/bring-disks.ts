@@ -1,7 +1,7 @@
 import type { DiskSource, DomainDisk, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { domainConfig } from './domain-config.ts';
+import { domainConfig, extraDiskTarget } from './domain-config.ts';
 import { domainName } from './names.ts';
 
 const lookEveryMs = 100;
@@ -81,13 +81,16 @@ async function copyAll(ports: HostPorts, vm: VmSpec, away: DomainDisk[], signal:
 }
 
 /** The file that a disk is copied into. */
-async function makeRoom({ disks, images }: HostPorts, vm: VmSpec, { format, source }: DomainDisk): Promise<void> {
+async function makeRoom({ disks, images }: HostPorts, vm: VmSpec, { target, format, source }: DomainDisk): Promise<void> {
   if (source.kind !== 'file') throw new Error(`BUG: ${vm.id} would be copied to ${source.kind}`);
-  if (format === 'raw') return disks.createEmpty(source.path, vm.diskMiB);
+  if (format === 'raw') return disks.createEmpty(source.path, sizeOf(vm, target));
   const image = await images.find(vm.image.id);
   if (image === null) throw new BerthError('image-damaged', `copying the disks of ${vm.id}: its image left this host's cache`);
-  await disks.createOverlay(source.path, image.disk, vm.image.virtualMiB);
+  await disks.createOverlay(source.path, image.disk, vm.rootMiB);
 }
+
+const sizeOf = (vm: VmSpec, target: string): number =>
+  target === 'vdb' ? vm.diskMiB : vm.extraDisksMiB[vm.extraDisksMiB.findIndex((_, index) => extraDiskTarget(index) === target)]!;
 
 /** @returns the bytes that were copied. */
 async function pivotAll(ports: HostPorts, vm: VmSpec, away: DomainDisk[]): Promise<number> {

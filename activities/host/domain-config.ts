@@ -1,4 +1,4 @@
-import type { DiskSource, DomainConfig, HostPorts } from '../../drivers/ports.ts';
+import type { DiskSource, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { domainName, tapName } from './names.ts';
@@ -19,6 +19,15 @@ export async function domainConfig(ports: HostPorts, vm: VmSpec, disksAt: string
 export async function templateConfig(ports: HostPorts, vm: VmSpec): Promise<DomainConfig> {
   const machine = await unplugged(ports, vm, null);
   return { ...machine, memory: { kind: 'template', file: ports.store.paths(vm.id).templateMemory } };
+}
+
+/** Further disks of a VM, in the order of their sizes, as files of its folder. */
+export const extraDiskFile = (index: number): string => `extra-${index}.raw`;
+
+export const extraDiskTarget = (index: number): string => `vd${String.fromCharCode('c'.charCodeAt(0) + index)}`;
+
+function extraDisk(index: number, at: (file: string) => DiskSource): DomainDisk {
+  return { target: extraDiskTarget(index), format: 'raw', source: at(extraDiskFile(index)), backing: [] };
 }
 
 async function unplugged({ images, probe, store }: HostPorts, vm: VmSpec, disksAt: string | null): Promise<DomainConfig> {
@@ -44,7 +53,10 @@ async function unplugged({ images, probe, store }: HostPorts, vm: VmSpec, disksA
         backing: [{ format: 'qcow2', source: { kind: 'file', path: image.disk } }],
       },
       { target: 'vdb', format: 'raw', source: at(paths.data), backing: [] },
+      ...vm.extraDisksMiB.map((_, index) => extraDisk(index, (file) => at(`${paths.folder}/${file}`))),
     ],
+    // What is in it is for the first boot alone, see seed.ts.
+    drive: vm.image.cloudInit ? { disc: null } : null,
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,
     onReboot: vm.onReboot,

@@ -2,6 +2,7 @@ import type { HostPorts } from '../../drivers/ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { allOrNone } from './all-or-none.ts';
 import type { ImageSource } from './contract.ts';
+import { extraDiskFile } from './domain-config.ts';
 
 /** The overlay and the owner's network. The image is fetched where the cache lacks it. Returns where it came from. */
 export async function ensureDisks(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<ImageSource> {
@@ -13,8 +14,16 @@ export async function ensureDisks(ports: HostPorts, vm: VmSpec, signal: AbortSig
     async (either) => {
       from = await ensureOverlay(ports, vm, either);
     },
+    () => ensureExtraDisks(ports, vm),
   ]);
   return from;
+}
+
+async function ensureExtraDisks({ store, disks }: HostPorts, { id, extraDisksMiB }: VmSpec): Promise<void> {
+  for (const [index, sizeMiB] of extraDisksMiB.entries()) {
+    const path = `${store.paths(id).folder}/${extraDiskFile(index)}`;
+    if (!(await disks.exists(path))) await disks.createEmpty(path, sizeMiB);
+  }
 }
 
 async function ensureOverlay({ store, images, disks }: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<ImageSource> {

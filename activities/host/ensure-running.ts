@@ -2,10 +2,11 @@ import type { DomainStatus, HostPorts, Template, VmRecord } from '../../drivers/
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { Boot, VmSpec } from '../../model/vm.ts';
-import { adopt } from './adopt.ts';
+import { adopt, awaitAgent, bootDeadlineMs } from './adopt.ts';
 import { domainConfig } from './domain-config.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { domainName } from './names.ts';
+import { takeSeed, withSeed } from './seed.ts';
 
 export interface Running {
   createMs: number;
@@ -31,12 +32,17 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
     if (warm.kind === 'warm') return warm.running;
     current = { ...record, ready: null, boot: { kind: 'cold', why: warm.why } };
     await store.write(current);
-    await create(ports, vm);
+    await create(ports, vm, current);
   } else if (found.state !== 'running') {
     refuseState(name, found);
   } else if (record.ready !== null) return runningOf(record, record.ready);
 
   const createdMs = clock.nowMs();
+  if (vm.image.cloudInit && !record.adopted) {
+    // Before it is adopted: what cloud-init sets once isn't set over what we gave the guest.
+    await awaitAgent(ports, name, bootDeadlineMs, signal);
+    await takeSeed(ports, vm);
+  }
   await adopt(ports, vm, signal, record.adopted ? null : 'cold');
   return ready(ports, current, startedMs, createdMs);
 }
@@ -64,8 +70,9 @@ const warmDeadlineMs = 20_000;
  */
 async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Warm> {
   const { disks, store, templates, clock, hypervisor } = ports;
-  // Nor does a template's memory know of a root disk that is larger than its own.
-  if (record.adopted || vm.rootMiB > vm.image.virtualMiB) return { kind: 'cold', why: 'used-disk' };
+  if (record.adopted) return { kind: 'cold', why: 'used-disk' };
+  if (vm.image.cloudInit) return { kind: 'cold', why: 'cloud-init' };
+  if (vm.extraDisksMiB.length > 0) return { kind: 'cold', why: 'extra-disks' };
   const config = await domainConfig(ports, vm, null);
   const template = await templates.find(vm.image.id, await templates.key(config));
   if (template === 'none') return { kind: 'cold', why: 'no-template' };
@@ -74,7 +81,7 @@ async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, sign
   await store.write(current);
   const startedMs = clock.nowMs();
   try {
-    await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.image.virtualMiB);
+    await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.rootMiB);
     await templates.start(config, template);
     const createdMs = clock.nowMs();
     await adopt(ports, vm, signal, 'warm', warmDeadlineMs);
@@ -126,9 +133,9 @@ async function begun(ports: HostPorts, name: string, record: VmRecord, signal: A
 }
 
 /** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */
-async function create(ports: HostPorts, vm: VmSpec): Promise<void> {
+async function create(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
   try {
-    await ports.hypervisor.create(await domainConfig(ports, vm, null));
+    await ports.hypervisor.create(await withSeed(ports, vm, record, await domainConfig(ports, vm, null)));
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'not-ours') throw error;
     const ours = (await ports.hypervisor.list()).some(({ name, uuid }) => name === domainName(vm.id) && uuid === uuidOf(vm.id));

@@ -105,16 +105,15 @@ function imageOf(row: Row, base: ImageRow): ImageRow {
   if (recipe.base.kind === 'disk') {
     const { file, sha256, sizeBytes } = recipe.base;
     const parts = { disk: { file, sha256, sizeBytes } };
-    return { id: row.id, name: row.name, digest: row.digest, virtualMiB: recipe.sizeMiB, cmdline: '', parts };
+    return { id: row.id, name: row.name, digest: row.digest, virtualMiB: recipe.sizeMiB, cmdline: '', cloudInit: false, parts };
   }
-  return { ...base, virtualMiB: recipe.base.kind === 'image' ? recipe.sizeMiB : base.virtualMiB };
+  return base;
 }
 
 async function buildVm(deps: LedgerDeps, tx: Transaction, row: Row): Promise<VmSpec> {
   const placed = await readPlacedVm(tx, row.vmId);
   const [vm] = vmSpecs(deps, { ...placed, image: imageOf(row, placed.image) });
-  // Its row counts the flat copy as well; and a build whose guest reboots has lost its place.
-  return { ...vm!, rootMiB: vm!.image.virtualMiB, onReboot: 'destroy' };
+  return vm!;
 }
 
 function filesOf(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {

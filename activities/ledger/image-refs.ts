@@ -20,6 +20,7 @@ export interface ImageRow {
   digest: string;
   virtualMiB: number;
   cmdline: string;
+  cloudInit: boolean;
   parts: Record<string, StoredPart>;
 }
 
@@ -45,11 +46,11 @@ function blob(deps: LedgerDeps, part: StoredPart | undefined): Blob | null {
 
 /** An image as a host is to fetch it, with fresh URLs and the peers that have it now. Throws image-unknown. */
 export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[], here: HostId): ImageRef {
-  const { id, name, digest, virtualMiB, cmdline, parts } = image;
+  const { id, name, digest, virtualMiB, cmdline, cloudInit, parts } = image;
   const disk = blob(deps, parts.disk);
   if (disk === null) throw new BerthError('image-unknown', `The image ${name} (${id}) has no disk: publish it again`);
   const [kernel, initrd] = [blob(deps, parts.kernel), blob(deps, parts.initrd)];
-  return { id, name, digest, virtualMiB, cmdline, parts: { disk, kernel, initrd }, peers: peersOf(hosts, here) };
+  return { id, name, digest, virtualMiB, cmdline, cloudInit, parts: { disk, kernel, initrd }, peers: peersOf(hosts, here) };
 }
 
 /**
@@ -69,7 +70,7 @@ function peersOf(hosts: ImageHolder[], here: HostId): string[] {
 export async function imageFor(deps: LedgerDeps, id: ImageId, host: HostId): Promise<ImageRef> {
   const rows = await deps.ledger.$queryRaw<{ image: ImageRow; hosts: ImageHolder[] }[]>`
     SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
-        'cmdline', i.cmdline, 'parts', i.parts) AS image,
+        'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) AS image,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
         'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = i.id))),
         '[]') FROM "Host" h) AS hosts

@@ -18,15 +18,17 @@ interface VmRow {
   vcpus: number;
   memoryMiB: number;
   diskMiB: number;
-  overlayMiB: number;
+  rootMiB: number | null;
+  extraDisksMiB: number[];
   address: string | null;
   mac: string | null;
 }
 
 /** VMs that were placed together, with everything that their hosts need to know of them. */
 export interface PlacedVms {
-  /** null: the VM stands alone. */
   task: TaskId | null;
+  /** The VM stands alone: it is no task's, and no build's. */
+  lasts: boolean;
   owner: OwnerId;
   vms: VmRow[];
   image: ImageRow;
@@ -78,13 +80,14 @@ const maxSiblings = 256;
 
 /** Columns of PlacedVms; `one` is one of the VMs. */
 const placedVms = Prisma.sql`
-      one."taskId" AS task, one."ownerId" AS owner,
+      one."taskId" AS task, one."order" IS NOT NULL AS lasts, one."ownerId" AS owner,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
-        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB", 'overlayMiB', v."overlayMiB",
+        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
+        'rootMiB', v."rootMiB", 'extraDisksMiB', v."extraDisksMiB",
         'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]')
        FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
-        'cmdline', i.cmdline, 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
+        'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
         SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
           AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblings}) s) AS siblings,
@@ -120,11 +123,12 @@ function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,
-    rootMiB: Math.max(vm.overlayMiB, placed.image.virtualMiB),
+    rootMiB: vm.rootMiB ?? placed.image.virtualMiB,
+    extraDisksMiB: vm.extraDisksMiB,
     network: networkFor(placed, here),
     address: vm.address,
     mac: vm.mac,
-    onReboot: placed.task === null ? 'restart' : 'destroy',
+    onReboot: placed.lasts ? 'restart' : 'destroy',
     neighbours: neighboursOf(placed),
   };
 }

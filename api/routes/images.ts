@@ -33,6 +33,7 @@ function show(row: Row): z.input<typeof Image> {
     published: row.ownerId === null || row.publishedAt !== null,
     sizeBytes: Number(row.sizeBytes),
     virtualMiB: row.virtualMiB,
+    cloudInit: row.cloudInit,
     hosts: row.hosts.map(({ hostId }) => hostId),
     workflowId: built ? workflowId.build(row.name, row.digest) : null,
     buildVm: row.buildVmId,

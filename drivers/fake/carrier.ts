@@ -8,7 +8,8 @@ const packedBytes = 8 * 2 ** 20;
 
 /** Files go from fake host to fake host by way of packs; only those of VMs that don't run. */
 export function createFakeCarrier(state: FakeState): Carrier {
-  const diskPath = (vmId: string, file: 'overlay' | 'data'): string => pathsOf(vmId)[file];
+  const diskPath = (vmId: string, file: Exclude<CarriedFile, 'memory'>): string =>
+    file === 'overlay' || file === 'data' ? pathsOf(vmId)[file] : `${pathsOf(vmId).folder}/${file}.raw`;
   const disksOf = (files: readonly CarriedFile[]) => files.filter((file) => file !== 'memory');
   return {
     offer: async (vmId) => ({ chunks: state.kept.has(vmId) ? chunks : 0 }),

@@ -14,6 +14,15 @@ export function createFakeGuest(state: FakeState): Guest {
     return domain;
   };
   return {
+    async writeSeed(path, identity) {
+      state.disks.set(path, { kind: 'seed', identity: structuredClone(identity) });
+    },
+    async awaitCloudInit(name) {
+      const domain = live(name);
+      const disc = domain.config.drive?.disc ?? null;
+      const seed = disc === null ? undefined : state.disks.get(disc);
+      if (seed?.kind === 'seed') domain.seeded = seed.identity;
+    },
     async ping(name) {
       const domain = state.domains.get(name);
       return domain !== undefined && domain.status.state === 'running' && isUp(domain);

@@ -29,6 +29,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
         calm: false,
         identity: null,
         setup: null,
+        seeded: null,
         settled: false,
         boot: 1,
         job: 'none',
@@ -41,6 +42,12 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
     async resumeCpus(name) {
       refuseSecond(state, name);
       setStatus(name, { state: 'running', reason: 'unpaused' });
+    },
+    async eject(name) {
+      const drive = state.domains.get(name)?.config.drive;
+      if (drive == null) throw new BerthError('hypervisor', `${name} has no drive`);
+      if (drive.disc !== null && state.domains.get(name)?.seeded === null) throw bug(`${name} has not read its seed yet`);
+      drive.disc = null;
     },
     async reset(name) {
       const domain = state.domains.get(name);
@@ -136,6 +143,8 @@ export function refuseMissing(state: FakeState, config: DomainConfig): void {
   for (const { source } of config.disks) {
     if (disksAt(state, source)?.has(source.path) !== true) throw lacks(`disk ${source.path}`);
   }
+  const disc = config.drive?.disc ?? null;
+  if (disc !== null && state.disks.get(disc)?.kind !== 'seed') throw lacks(`disc ${disc}`);
   if (config.kernel !== null) {
     const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
     if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);

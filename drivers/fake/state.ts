@@ -34,6 +34,7 @@ export interface FakeDataDisk {
 /** `copyOf`: the template's disk whose content it has; else it is as empty as a new one. */
 export type FakeDisk =
   | { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string }
+  | { kind: 'seed'; identity: GuestIdentity }
   | { kind: 'flat'; content: Buffer; virtualMiB: number }
   | FakeDataDisk;
 
@@ -56,6 +57,8 @@ export interface FakeDomain {
   calm: boolean;
   identity: GuestIdentity | null;
   setup: GuestSetup | null;
+  /** Whom cloud-init found in the seed, once it has looked. */
+  seeded: GuestIdentity | null;
   settled: boolean;
   /** Changes with every boot. */
   boot: number;
@@ -138,6 +141,7 @@ export function pathsOf(vmId: string): VmPaths {
     memoryPartial: `${folder}/memory.save.partial`,
     templateMemory: `${folder}/template.memory`,
     templateState: `${folder}/template.state`,
+    seed: `${folder}/seed.iso`,
     flat: `${folder}/flat.qcow2`,
   };
 }

@@ -5,14 +5,13 @@ import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 const fakeMemoryBytes = 64 * 2 ** 20;
 
 export function createFakeStore(state: FakeState): VmStore {
+  const disksIn = (vmId: string): string[] =>
+    [...state.disks.keys()].filter((path) => path.startsWith(`${pathsOf(vmId).folder}/`));
   const refuseLiveFolder = (vmId: string, act: string): void => {
-    refuseLive(state, pathsOf(vmId).overlay, act);
-    refuseLive(state, pathsOf(vmId).data, act);
+    for (const path of disksIn(vmId)) refuseLive(state, path, act);
   };
   const dropFolder = (vmId: string): void => {
-    state.disks.delete(pathsOf(vmId).overlay);
-    state.disks.delete(pathsOf(vmId).data);
-    state.disks.delete(pathsOf(vmId).flat);
+    for (const path of disksIn(vmId)) state.disks.delete(path);
     state.inputs.delete(vmId);
     state.memories.delete(pathsOf(vmId).memory);
     state.memories.delete(pathsOf(vmId).memoryPartial);

@@ -54,6 +54,7 @@ export function createFakeTemplates(state: FakeState): Templates {
         calm: true,
         identity: null,
         setup: null,
+        seeded: null,
         settled: false,
         boot: 1,
         job: 'none',

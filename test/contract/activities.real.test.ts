@@ -33,6 +33,7 @@ function orders(command: string[], input: Buffer) {
     memoryMiB: 256,
     diskMiB: 128,
     rootMiB: host.image().virtualMiB,
+    extraDisksMiB: [],
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address: '10.128.12.10',
     mac: '52:54:00:00:09:10',

@@ -65,7 +65,7 @@ describe("a host's full disk", () => {
     const cache = openImageCache({ root, budgetMiB: 100, store, repository: new Agent(), log: openLog('test', 'error') });
     const blob = { url, sizeBytes: 12 * 2 ** 20, sha256: '0'.repeat(64) };
     const parts = { disk: blob, kernel: blob, initrd: blob };
-    const image = { id: newId('image'), name: 'x', digest: 'x', virtualMiB: 1, cmdline: '', peers: [], parts };
+    const image = { id: newId('image'), name: 'x', digest: 'x', virtualMiB: 1, cmdline: '', cloudInit: false, peers: [], parts };
     expect(await codeOf(cache.ensure(image, never))).toBe('disk-full');
     expect([await cache.list(), readdirSync(join(root, 'staging'))]).toEqual([[], []]);
   });

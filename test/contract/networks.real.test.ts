@@ -32,6 +32,7 @@ function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string
       memoryMiB: 256,
       diskMiB: 32,
       rootMiB: host.image().virtualMiB,
+      extraDisksMiB: [],
       network: { ...network, peers },
       address,
       mac: `52:54:00:11:${address

@@ -20,6 +20,7 @@ export function imageOf(repository: FakeRepository): ImageRef {
     digest: 'd'.repeat(64),
     virtualMiB: 1024,
     cmdline: 'root=/dev/vda',
+    cloudInit: false,
     parts: {
       disk: blob(repository, 'disk', 'a disk'),
       kernel: blob(repository, 'kernel', 'a kernel'),
@@ -46,6 +47,7 @@ export function vmOf(image: ImageRef, host = 'h1', id: VmId = newId('vm')): VmSp
     memoryMiB: 256,
     diskMiB: 64,
     rootMiB: 1024,
+    extraDisksMiB: [],
     network: { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] },
     address,
     mac: `52:54:00:00:00:${(made % 256).toString(16).padStart(2, '0')}`,

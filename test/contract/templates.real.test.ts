@@ -52,6 +52,7 @@ function newVm(diskMiB = 128): VmSpec {
     memoryMiB: 256,
     diskMiB,
     rootMiB: host.image().virtualMiB,
+    extraDisksMiB: [],
     network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
     address,
     onReboot: 'destroy',

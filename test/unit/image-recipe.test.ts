@@ -14,6 +14,7 @@ const plain: ResolvedRecipe = {
   ],
   commands: ['one', 'two'],
   env: { X: '1', Y: '2' },
+  cloudInit: false,
   sizeMiB: 100,
   resources: { vcpus: 1, memoryMiB: 512 },
   timeoutS: 60,

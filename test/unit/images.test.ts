@@ -57,7 +57,7 @@ function image(megabytes = 0.001): ImageRef {
   };
   const disk = Buffer.alloc(megabytes * 2 ** 20, id);
   const parts = { disk: part('disk', disk), kernel: part('kernel', Buffer.from('k')), initrd: part('initrd', Buffer.from('i')) };
-  return { id, name: 'x', digest: 'd', virtualMiB: 1, cmdline: '', parts, peers: [] };
+  return { id, name: 'x', digest: 'd', virtualMiB: 1, cmdline: '', cloudInit: false, parts, peers: [] };
 }
 
 const age = (id: string): void => utimesSync(join(root, 'images', id, 'image.json'), 0, 0);

@@ -23,6 +23,7 @@ const config: DomainConfig = {
     },
     { target: 'vdb', format: 'raw', source: { kind: 'file', path: '/data.raw' }, backing: [] },
   ],
+  drive: null,
   nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
   consoleLog: '/console.log',
   onReboot: 'destroy',

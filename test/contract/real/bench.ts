@@ -128,6 +128,7 @@ function imageRef(built: BuiltImage, url: (path: string) => string): ImageRef {
     digest: built.digest,
     virtualMiB: built.virtualMiB,
     cmdline: built.cmdline,
+    cloudInit: false,
     peers: [],
     parts: {
       disk: { ...built.parts.disk, url: url('/files/disk.qcow2') },
