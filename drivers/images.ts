@@ -38,6 +38,9 @@ const bodyTimeoutMs = 60_000;
 /** An image that was used this recently may be about to get an overlay. */
 const warmMs = 15 * 60_000;
 
+/** In the log, once for each transfer. */
+export const arrived = 'an image came into the cache';
+
 type Source = 'cache' | 'peer' | 'repository';
 
 /**
@@ -80,6 +83,7 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
       await makeFolder(images, 0o755);
       await publish(partial, folderOf(image.id));
       await syncFolder(images);
+      options.log.info({ image: image.id, from, bytes: sizeBytes }, arrived);
       return { from, bytes: sizeBytes };
     } catch (error) {
       throw diskFullOr(error, `fetching image ${image.name}`);

@@ -1,8 +1,14 @@
+import { randomBytes } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { arrived } from '../../drivers/images.ts';
 import { run } from '../../drivers/process.ts';
+import type { HostId, ImageId } from '../../model/ids.ts';
+import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import type { Prestaged, PrestageOrder } from '../../workflows/prestage.ts';
 import type { Problem } from './client.ts';
 import { anotherClient, expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 
@@ -75,6 +81,39 @@ describe('an image that a client makes', () => {
       await expect.poll(cached, { timeout: 60_000 }).not.toContain(image.id);
     }
     await expectNothingLeft(here);
+  });
+
+  test('is asked for two hundred times at once on all hosts, and comes to each once', async () => {
+    const recipe = { name: 'popular', base: { file: await here.client.upload('disk', randomBytes(32 * 2 ** 20)) } };
+    const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+    const image = await built('popular', digest);
+    expect(image.hosts).toEqual([]);
+    const hosts = here.site.hosts.map(({ id }) => id as HostId);
+    const connection = await Connection.connect({ address: here.site.temporalAddress });
+    try {
+      const { workflow } = new Client({ connection });
+      const soon = (ms: number) => new Date(Date.now() + ms).toISOString();
+      const ask = (purpose: number) =>
+        workflow.execute<(order: PrestageOrder) => Promise<Prestaged>>(workflowType.prestage, {
+          taskQueue: controlQueue,
+          workflowId: workflowId.prestage(image.id as ImageId, String(purpose)),
+          args: [{ image: image.id as ImageId, hosts, before: soon(240_000), keepUntil: soon(1000) }],
+        });
+      const answers = await Promise.all(Array.from({ length: 200 }, (_, purpose) => ask(purpose)));
+      expect(answers.map(({ ready }) => ready.toSorted())).toEqual(answers.map(() => hosts));
+    } finally {
+      await connection.close();
+    }
+    const transfers = await Promise.all(
+      hosts.map(async (host) => {
+        const log = await readFile(join(here.home, 'logs', host, 'worker.log'), 'utf8');
+        const lines = log.split('\n').filter((line) => line.includes(arrived) && line.includes(image.id));
+        return lines.map((line) => (JSON.parse(line) as { from: string }).from);
+      }),
+    );
+    // The repository gave it away once, and each host has it from one transfer.
+    expect(transfers.flat().toSorted()).toEqual(['peer', 'repository']);
+    expect(transfers.map((each) => each.length)).toEqual([1, 1]);
   });
 
   test('fails with its log when a command does, and leaves nothing that anybody could use', async () => {
