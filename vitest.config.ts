@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
 import { projects } from './test/projects.ts';
 
@@ -15,6 +16,7 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       expect: { poll: { timeout: 60_000 } },
       hookTimeout: project.testTimeoutMs,
       fileParallelism: !project.oneByOne,
+      maxWorkers: project.workers ?? availableParallelism(),
     },
   };
 }

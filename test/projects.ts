@@ -11,10 +11,15 @@ interface Project {
   onDemand?: boolean;
   /** One file after the other: where tests measure time, or share the machine's namespaces. */
   oneByOne?: boolean;
+  /** Files side by side, where they wait more than they work; else as many as there are processors. */
+  workers?: number;
 }
 
 const postgres = 'test/services/with-postgres.ts';
 const temporal = 'test/services/with-temporal.ts';
+
+/** Sagas whose tests say when something has to be done. */
+const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
 
 export const projects: Record<string, Project> = {
   unit: { include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'], testTimeoutMs: 90_000, quick: true },
@@ -22,7 +27,14 @@ export const projects: Record<string, Project> = {
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
-  sagas: { include: ['sagas/**/*.test.ts'], testTimeoutMs: 240_000, services: [postgres, temporal] },
+  sagas: {
+    include: ['sagas/**/*.test.ts'],
+    exclude: timed,
+    testTimeoutMs: 240_000,
+    services: [postgres, temporal],
+    workers: 3,
+  },
+  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal], oneByOne: true },
   // From here on on this machine's own hypervisor, as root.
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true },
   host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true },

@@ -8,7 +8,7 @@ import { expectEmptySite, expectEverythingOrNothing } from './everything-or-noth
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 8, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 16, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {
