@@ -2,7 +2,7 @@ import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { type DrainOutline, drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
-import { migrationStates } from '../model/migration.ts';
+import { migrationModes, migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
 import type { Ledger } from '../prisma/client.ts';
 
@@ -79,6 +79,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
 }
 
 interface MigrationSums {
+  mode: string;
   outcome: string;
   migrations: number;
   seconds: number;
@@ -90,26 +91,29 @@ interface MigrationSums {
 function migrationSums(registry: Registry, ledger: Ledger): void {
   const outcomes = ['succeeded', 'rolledBack'];
   const read = () => ledger.$queryRaw<MigrationSums[]>`
-    SELECT state::text AS outcome, count(*)::int AS migrations,
+    SELECT mode, state::text AS outcome, count(*)::int AS migrations,
       COALESCE(sum(extract(epoch FROM "finishedAt" - COALESCE("startedAt", "createdAt"))), 0)::float8 AS seconds,
       COALESCE(sum("downtimeMs"), 0)::float8 / 1000 AS "downtimeS", COALESCE(sum(bytes), 0)::float8 AS bytes
-    FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY state`;
-  const sums: Record<Exclude<keyof MigrationSums, 'outcome'>, { name: string; help: string }> = {
+    FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY mode, state`;
+  const sums: Record<Exclude<keyof MigrationSums, 'mode' | 'outcome'>, { name: string; help: string }> = {
     migrations: { name: 'berth_migrations_ended_total', help: 'Migrations that have ended' },
     seconds: { name: 'berth_migration_seconds_total', help: 'Time from their turn to their end' },
     downtimeS: { name: 'berth_migration_downtime_seconds_total', help: 'Time that guests stood still' },
-    bytes: { name: 'berth_migration_bytes_total', help: 'Memory that went over the network' },
+    bytes: { name: 'berth_migration_bytes_total', help: 'What went over the network: memory, or disks that moved alone' },
   };
   for (const [key, { name, help }] of Object.entries(sums))
     new Gauge({
       name,
       help,
-      labelNames: ['outcome'],
+      labelNames: ['mode', 'outcome'],
       registers: [registry],
       async collect() {
         const rows = await read();
-        for (const outcome of outcomes)
-          this.set({ outcome }, rows.find((row) => row.outcome === outcome)?.[key as keyof typeof sums] ?? 0);
+        for (const mode of migrationModes)
+          for (const outcome of outcomes) {
+            const row = rows.find((one) => one.mode === mode && one.outcome === outcome);
+            this.set({ mode, outcome }, row?.[key as keyof typeof sums] ?? 0);
+          }
       },
     });
 }

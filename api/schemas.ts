@@ -194,14 +194,18 @@ export const Vm = z
 export const MigrationOrder = z
   .strictObject({
     to: z.string().max(63).optional().meta({ description: 'The host to go to; without it, the site chooses' }),
-    mode: z
-      .enum(migrationModes)
-      .default('live')
-      .meta({ description: 'live: the memory streams while the VM runs; cold: it is suspended for it, or is so already' }),
+    mode: z.enum(migrationModes).default('live').meta({
+      description:
+        'live: the memory streams while the VM runs; cold: it is suspended for it, or is so already; disks: only its disks move, from their home to where it runs',
+    }),
     moveDisk: z
       .boolean()
       .default(false)
       .meta({ description: 'Afterwards its disks follow it, while it runs, and the target becomes its home' }),
+    ifNotConverging: z.enum(['rollBack', 'cold']).default('rollBack').meta({
+      description:
+        'What becomes of a live one whose guest writes faster than its memory is carried over: it stays where it was, or is suspended and goes as files',
+    }),
     reason: z.string().max(200).optional().meta({ description: 'For those who read the event' }),
   })
   .meta({ id: 'MigrationOrder' });
@@ -216,6 +220,7 @@ export const Migration = z
       .meta({ description: 'stuck: it cannot be known yet where the VM runs; nothing is touched, and it is asked again' }),
     mode: z.enum(migrationModes),
     moveDisk: z.boolean().meta({ description: 'It is under way until the disks have followed, or stayed where they were' }),
+    ifNotConverging: z.enum(['rollBack', 'cold']),
     from: z.string(),
     to: z.string().nullable().meta({ description: 'null until its turn, where the site chooses' }),
     generation: z.int(),
@@ -238,9 +243,12 @@ export const Migration = z
         etaS: z.number().nullable().meta({ description: 'null: the guest writes as fast as its memory is carried over' }),
       })
       .nullable()
-      .meta({ description: 'How the pre-copy goes, a few seconds old at most' }),
+      .meta({ description: 'How the pre-copy goes, or the disks that follow; a few seconds old at most' }),
     downtimeMs: z.int().nullable(),
-    bytes: bytes.meta({ description: 'Memory that went over the network; what disks took is in their phase' }),
+    bytes: bytes.meta({
+      description:
+        'Memory that went over the network, or disks that moved alone; what disks took that followed is in their phase',
+    }),
     error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
     requestedBy: z.string(),
     reason: z.string().nullable(),

@@ -6,7 +6,7 @@ import type { DiskSource, DomainConfig } from '../drivers/ports.ts';
 import { run } from '../drivers/process.ts';
 import { inside } from '../infra/site/host.ts';
 import { newId, uuidOf } from '../model/ids.ts';
-import { move, moveOver } from '../test/site/moves.ts';
+import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
 import { median, printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
@@ -31,6 +31,7 @@ interface Move {
   totalMs: number;
   downtimeMs: number;
   imageBytes: number;
+  phases: MigrationAnswer['phases'];
 }
 
 /**
@@ -40,7 +41,8 @@ interface Move {
  */
 export async function benchMigrate({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 7, 3);
-  const test = await openSite(3);
+  // Room for two VMs at each host beside one that is made a template of meanwhile.
+  const test = await openSite(3, { BERTH_VCPU_RATIO: '8' });
   try {
     // The image and the owner's network are at every host.
     const holder = await test.client.submit({
@@ -70,15 +72,16 @@ export async function benchMigrate({ runs }: BenchOptions): Promise<void> {
       const theirs: Move[] = [];
       for (let round = -1; round < count; round += 1) {
         const pair = [await moveOurs(test, vm, probe), await moveBare(test, bare, probe)] as const;
+        const parts = pair[0].phases.map(({ name, seconds }) => `${name} ${Math.round((seconds ?? 0) * 1000)}`).join(', ');
         say(
-          `${kind.name} run ${round + 1}: Berth ${Math.round(pair[0].totalMs)} ms, gap ${Math.round(pair[0].downtimeMs)} ms; bare ${Math.round(pair[1].totalMs)} ms, gap ${Math.round(pair[1].downtimeMs)} ms${round < 0 ? ' (warm-up)' : ''}`,
+          `${kind.name} run ${round + 1}: Berth ${Math.round(pair[0].totalMs)} ms, gap ${Math.round(pair[0].downtimeMs)} ms; bare ${Math.round(pair[1].totalMs)} ms, gap ${Math.round(pair[1].downtimeMs)} ms${round < 0 ? ' (warm-up)' : ''}; ${parts}`,
         );
         if (round < 0) continue;
         ours.push(pair[0]);
         theirs.push(pair[1]);
         imageBytes.push(pair[0].imageBytes);
       }
-      const of = (moves: Move[], what: keyof Move) => median(moves.map((one) => one[what]));
+      const of = (moves: Move[], what: 'totalMs' | 'downtimeMs') => median(moves.map((one) => one[what]));
       printLine(`migrate.total.${kind.name}`, of(ours, 'totalMs') / 1000, 's', of(theirs, 'totalMs') / 1000, { runs: count });
       printLine(`migrate.downtime.${kind.name}`, of(ours, 'downtimeMs'), 'ms', of(theirs, 'downtimeMs'), { runs: count });
       await endBare(test, bare);
@@ -132,14 +135,16 @@ async function moveOurs(test: TestSite, vm: Described, probe: Probe): Promise<Mo
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
   const before = await diskBytes(test, to, vm.id);
   let totalMs = 0;
+  let phases: MigrationAnswer['phases'] = [];
   const { longestGapMs } = await probe.during(vm.address, async () => {
     const startedMs = performance.now();
-    const over = await moveOver(test, (await move(test, vm.id, { to })).id);
+    const over = await moveOver(test, (await move(test, vm.id, { to })).id, 240, 10);
     totalMs = performance.now() - startedMs;
+    phases = over.phases;
     if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
   });
   const imageBytes = Math.max(0, (await diskBytes(test, to, vm.id)) - before);
-  return { totalMs, downtimeMs: longestGapMs, imageBytes };
+  return { totalMs, downtimeMs: longestGapMs, imageBytes, phases };
 }
 
 /** What a host has of images and of this VM's disks, on its own disk. */
@@ -245,7 +250,7 @@ async function moveBare(test: TestSite, bare: Bare, probe: Probe): Promise<Move>
     totalMs = performance.now() - startedMs;
   });
   bare.at = 1 - bare.at;
-  return { totalMs, downtimeMs: longestGapMs, imageBytes: 0 };
+  return { totalMs, downtimeMs: longestGapMs, imageBytes: 0, phases: [] };
 }
 
 async function endBare(test: TestSite, { name, at, folder }: Bare): Promise<void> {

@@ -9,6 +9,7 @@ interface Migration {
   id: string;
   vm: string;
   state: string;
+  mode: string;
   from: string;
   to: string | null;
   waiting: string | null;
@@ -21,6 +22,8 @@ interface Migration {
 interface MoveOptions {
   to?: string;
   cold?: boolean;
+  disksOnly?: boolean;
+  orCold?: boolean;
   moveDisk?: boolean;
   reason?: string;
   wait?: boolean;
@@ -41,6 +44,13 @@ async function waitFor(connected: Connection, id: string): Promise<Migration> {
 
 function printEnd(screen: Screen, migration: Migration): void {
   if (screen.json) printOne(screen, migration);
+  else if (migration.mode === 'disks')
+    print(
+      screen,
+      migration.state === 'succeeded'
+        ? `the disks of ${migration.vm} are on ${migration.to}: ${sizeOf(migration.bytes)}`
+        : `the disks of ${migration.vm} stay on ${migration.from}: ${migration.error?.message} (${migration.error?.code})`,
+    );
   else if (migration.state === 'succeeded')
     print(
       screen,
@@ -58,14 +68,22 @@ export function addMigrationCommands(program: Command, connect: () => Connection
     .argument('<vm>')
     .option('--to <host>', 'where to; without it, the site chooses')
     .option('--cold', 'suspend it for the journey')
+    .option('--or-cold', 'suspend it for the journey, should its guest write faster than its memory is carried over')
     .option('--move-disk', 'let its disks follow it')
+    .option('--disks-only', 'let its disks follow it to where it runs already')
     .option('--reason <text>', 'for those who read the event')
     .option('--wait', 'wait for the end; exit code 1 when it stays where it was')
     .addHelpText('after', '\nExample:\n  berth vms migrate vm_01… --to host-b --wait')
-    .action(async (vm: string, { to, cold, moveDisk, reason, wait }: MoveOptions) => {
+    .action(async (vm: string, { to, cold, disksOnly, orCold, moveDisk, reason, wait }: MoveOptions) => {
       const [connected, shown] = [connect(), screen()];
       const json = Object.fromEntries(
-        Object.entries({ to, mode: cold ? 'cold' : undefined, moveDisk, reason }).filter(([, value]) => value !== undefined),
+        Object.entries({
+          to,
+          mode: disksOnly ? 'disks' : cold ? 'cold' : undefined,
+          ifNotConverging: orCold ? 'cold' : undefined,
+          moveDisk,
+          reason,
+        }).filter(([, value]) => value !== undefined),
       );
       const headers = { 'idempotency-key': randomUUID() };
       const asked = await patiently(() =>

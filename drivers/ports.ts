@@ -108,6 +108,8 @@ export interface VmStore {
   memoryBytes(vmId: string): Promise<number>;
   /** Some bytes of its console's log, the older file of which goes before; null where it has none. */
   readConsole(vmId: string, range: ConsoleRange): Promise<{ from: number; totalBytes: number; bytes: Buffer } | null>;
+  /** What is free for this process on the disk that the VMs' folders are on. */
+  freeMiB(): Promise<number>;
   list(): Promise<{ vmId: string; record: VmRecord | null; bytes: number }[]>;
   /** Remembers for a day that this VM was removed with this generation, then removes its folder; repeatable. */
   remove(vmId: string, generation: number): Promise<void>;

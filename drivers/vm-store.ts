@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { consoleSpan } from '../model/console.ts';
@@ -135,6 +135,10 @@ export function openVmStore(root: string): VmStore {
       const totalBytes = files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
       const { from, to } = consoleSpan(range, totalBytes);
       return { from, totalBytes, bytes: await readAcross(files, from, to) };
+    },
+    async freeMiB() {
+      const { bavail, bsize } = await statfs(root);
+      return (bavail * bsize) / 2 ** 20;
     },
     async list() {
       return Promise.all(

@@ -17,8 +17,11 @@ export const migrationTransitions = {
 export type MigrationState = keyof typeof migrationTransitions;
 export const migrationStates = Object.keys(migrationTransitions) as [MigrationState, ...MigrationState[]];
 
-/** `live`: the memory streams while the VM runs. `cold`: it is suspended, and goes as files. */
-export const migrationModes = ['live', 'cold'] as const;
+/**
+ * `live`: the memory streams while the VM runs. `cold`: it is suspended, and goes as files. `disks`: the VM stays where it
+ * runs, and its disks follow it there from their old home.
+ */
+export const migrationModes = ['live', 'cold', 'disks'] as const;
 export type MigrationMode = (typeof migrationModes)[number];
 
 /** In the order in which a migration passes through them. An abort is heard before `switch`, never after it began. */
@@ -59,6 +62,8 @@ export interface MigrationRecord {
   mode: MigrationMode;
   /** Its disks are to follow it. */
   moveDisk: boolean;
+  /** Where its pre-copy doesn't converge, it may go on as files. */
+  orCold: boolean;
   abortRequested: boolean;
   error: TaskError | null;
 }
@@ -201,19 +206,24 @@ export interface MigrationJob {
 }
 
 export interface ConvergencePolicy {
-  /** The downtime that is allowed at first, and at most; it doubles in between. */
+  /** The downtime that is allowed at first; it grows to the usual one until `usualAfterMs`. */
   firstDowntimeMs: number;
-  lastDowntimeMs: number;
-  /** How long a step is tried before the next. */
+  usualDowntimeMs: number;
+  usualAfterMs: number;
+  /** Then it doubles, and each step is tried for so long, up to the last. */
   stepMs: number;
+  lastDowntimeMs: number;
   /** When a pre-copy that hasn't ended is given up. */
   deadlineMs: number;
 }
 
 export const convergencePolicy: ConvergencePolicy = {
   firstDowntimeMs: 30,
-  lastDowntimeMs: 2000,
+  // QEMU's own default. Who insists on less for long pays with a longer migration.
+  usualDowntimeMs: 300,
+  usualAfterMs: 2000,
   stepMs: 5000,
+  lastDowntimeMs: 2000,
   deadlineMs: 120_000,
 };
 
@@ -230,8 +240,9 @@ export function converge(policy: ConvergencePolicy, elapsedMs: number, job: Migr
 }
 
 export function allowedDowntimeMs(policy: ConvergencePolicy, elapsedMs: number): number {
-  const steps = Math.floor(elapsedMs / policy.stepMs);
-  return Math.min(policy.lastDowntimeMs, policy.firstDowntimeMs * 2 ** Math.min(steps, 30));
+  const { firstDowntimeMs: first, usualDowntimeMs: usual, usualAfterMs, lastDowntimeMs: last, stepMs } = policy;
+  if (elapsedMs < usualAfterMs) return Math.round(first + ((usual - first) * elapsedMs) / usualAfterMs);
+  return Math.min(last, usual * 2 ** Math.min(Math.floor((elapsedMs - usualAfterMs) / stepMs), 30));
 }
 
 /** Seconds until what is left has been carried over; null when the guest writes as fast as that. */

@@ -5,12 +5,14 @@ import type { MigrationId, MigrationMode } from '../model/migration.ts';
 
 export interface AcceptedMigration {
   vm: string;
-  /** null: the site chooses. */
+  /** null: the site chooses; disks alone go nowhere but to where their VM runs. */
   to: string | null;
   /** Without it, `live`. */
   mode?: MigrationMode;
   /** Without it, the disks stay where they are. */
   moveDisk?: boolean;
+  /** A live one whose pre-copy doesn't converge goes on as files; without it, it stays where it was. */
+  orCold?: boolean;
   requestedBy: string;
   reason: string | null;
   nowMs: number;
@@ -29,11 +31,12 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       state: string;
       operation: string | null;
       hostId: string | null;
+      homeId: string | null;
       generation: number;
       vcpus: number;
       memoryMiB: number;
     }[]
-  >`SELECT "ownerId", state, operation, "hostId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
+  >`SELECT "ownerId", state, operation, "hostId", "homeId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
   const vm = rows[0];
   if (vm === undefined) throw new BerthError('not-found', `There is no VM ${order.vm}`);
   if (vm.operation !== null) throw new BerthError('conflict', `VM ${order.vm} has yet to ${vm.operation}: move it afterwards`);
@@ -52,7 +55,8 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       'conflict',
       `VM ${order.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
     );
-  if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
+  if (mode === 'disks') refuseDisks(order, vm.hostId, vm.homeId);
+  else if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
   if (order.to !== null && (await tx.host.count({ where: { id: order.to } })) === 0)
     throw new BerthError('migration-refused', `There is no host ${order.to}; GET /v1/hosts lists those that are`);
   const id: MigrationId = newId('migration');
@@ -64,15 +68,27 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
-      moveDisk: order.moveDisk ?? false,
-      fromId: vm.hostId,
-      toId: order.to,
-      vcpus: vm.vcpus,
-      memoryMiB: vm.memoryMiB,
+      orCold: mode === 'live' && order.orCold === true,
+      ...(mode === 'disks'
+        ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }
+        : {
+            moveDisk: order.moveDisk ?? false,
+            fromId: vm.hostId,
+            toId: order.to,
+            vcpus: vm.vcpus,
+            memoryMiB: vm.memoryMiB,
+          }),
       requestedBy: order.requestedBy,
       reason: order.reason,
       createdAt: new Date(order.nowMs),
     },
   });
   return id;
+}
+
+/** Disks alone go from their home to where their VM runs, if that is another host. */
+function refuseDisks({ vm, to }: AcceptedMigration, host: string, home: string | null): void {
+  if (home === host) throw new BerthError('migration-refused', `The disks of VM ${vm} are on ${host} already, where it runs`);
+  if (to !== null && to !== host)
+    throw new BerthError('migration-refused', `The disks of VM ${vm} can follow it to ${host}, where it runs, not to ${to}`);
 }

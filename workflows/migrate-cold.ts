@@ -97,7 +97,7 @@ const disksAt = ({ place, moveDisk }: Move): string | null =>
 
 async function prepare(move: Move): Promise<{ carried: Carried; chunks: number }> {
   const carried = await prepareTarget(move);
-  const { chunks } = await onHost(move.place.to.id, move.pace, 'throw').offerKept(move.vmId);
+  const { chunks } = await onHost(move.place.to.id, move.pace, 'throw').offerKept(atTarget(move));
   return { carried, chunks };
 }
 

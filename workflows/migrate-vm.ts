@@ -1,10 +1,11 @@
-import { CancellationScope, condition, defineSignal, isCancellation, setHandler, sleep } from '@temporalio/workflow';
+import { CancellationScope, condition, defineSignal, isCancellation, log, setHandler, sleep } from '@temporalio/workflow';
 import type { Carried, HostActivities, MigratedOut } from '../activities/host/contract.ts';
 import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
 import type { TaskId, VmId } from '../model/ids.ts';
 import {
   convergencePolicy,
   type MigrationId,
+  type MigrationJob,
   type MigrationPhase,
   type MigrationRecord,
   type MigrationState,
@@ -55,9 +56,10 @@ export interface Move {
  *   verify    both hypervisors are asked until they agree      (changes only what is certain: settle-migration.ts)
  *   commit    host, generation, usage and event                nothing: it is so
  *   release   what is left at the host where it isn't          that host's reconciliation, should it be silent
+ *             meanwhile the guest is asked whether it answers
  *   moveDisk  where asked: its disks follow (follow-disks.ts)  they stay where they are, and it runs on
  *
- * The phases of a cold one are in migrate-cold.ts. Cancelling this workflow is the abort. @param pace scales every wait.
+ * A pre-copy that doesn't converge is rolled back, or goes on as a cold one, where that was allowed. The phases of a cold one are in migrate-cold.ts; where the disks move alone, the last one is all. Cancelling this workflow is the abort. @param pace scales every wait.
  */
 export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationState> {
   const root = CancellationScope.current();
@@ -140,7 +142,11 @@ export async function prepared<T>(move: Move, root: CancellationScope, act: () =
   try {
     return await during(move, 'prepare', act);
   } catch (error) {
-    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error), untouched: neverStarted(error) };
+    const isFull = codeOf(error) === 'disk-full';
+    // It is asked for room before anything else, and to undo nothing it would have to write. Should an attempt before this
+    // one have found room, its host sees to what that left.
+    if (isFull) await tellReconciliation(move.place.to.id);
+    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error), untouched: isFull || neverStarted(error) };
   }
 }
 
@@ -156,26 +162,43 @@ async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
   }
 }
 
+/**
+ * A pre-copy that came to no end goes on as files once both hosts say that the VM is where it was, and nowhere else; what
+ * was prepared at the target serves for that as well. Anything else is settled as the end of a live one.
+ */
+async function isToGoAsFiles(move: Move): Promise<boolean> {
+  return CancellationScope.nonCancellable(async () => {
+    if ((await during(move, 'verify', () => settleMigration(move, () => abort(move)))) !== 'stayed') return false;
+    await insist(move, (ledger) => ledger.turnCold(move.id));
+    return true;
+  });
+}
+
 async function run(
   move: Move,
-  { mode, task }: Pick<MigrationRecord, 'mode'> & { task: TaskId | null },
+  { mode, orCold, task }: Pick<MigrationRecord, 'mode' | 'orCold'> & { task: TaskId | null },
   root: CancellationScope,
 ): Promise<MigrationState> {
-  const isCold = mode === 'cold';
-  const course = isCold ? await moveCold(move, root) : await moveLive(move, root);
+  // Whoever looks after the VM: its task, or the VM itself where it stands alone.
+  const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
+  if (mode === 'disks') return CancellationScope.nonCancellable(() => moveDisks(move, keeper, root));
+  let isCold = mode === 'cold';
+  let course = isCold ? await moveCold(move, root) : await moveLive(move, root);
+  if (orCold && course.cause?.code === 'not-converging' && (await isToGoAsFiles(move))) {
+    isCold = true;
+    course = await moveCold(move, root);
+  }
   return CancellationScope.nonCancellable(async () => {
     const { moved, cause, untouched = false } = course;
     const settle = () => (isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move)));
     const outcome = untouched ? 'stayed' : await during(move, 'verify', settle);
     const committed = outcome === 'committed';
-    // Whoever looks after the VM: its task, or the VM itself where it stands alone.
-    const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
     const result = () => ({ ...moved, phases: phasesNow(move) });
     if (committed) {
       const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);
       await tell(keeper, signalName.moved);
-      await (isCold ? leaveColdly(move, true) : leave(move, 'from'));
+      await (isCold ? leaveColdly(move, true) : Promise.all([leave(move, 'from'), askGuest(move)]));
     } else {
       if (!untouched) await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
@@ -192,6 +215,14 @@ async function run(
     move.progress.mark({ state });
     return state;
   });
+}
+
+/** A VM that moved earlier, and whose disks follow now: the last phase alone. It runs where it is, whatever becomes of them. */
+async function moveDisks(move: Move, keeper: string, root: CancellationScope): Promise<MigrationState> {
+  const state = (await followWithDisks(move, root)) === 'here' ? 'succeeded' : 'rolledBack';
+  await tell(keeper, signalName.moved);
+  move.progress.mark({ state });
+  return state;
 }
 
 /** The image is at the target, and the source has said what its record holds. */
@@ -219,35 +250,48 @@ async function prepare(move: Move) {
 }
 
 /** The memory, with a look at it now and then for whoever asks. */
-async function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]['config']): Promise<MigratedOut> {
-  const { source, place, vmId } = move;
+function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]['config']): Promise<MigratedOut> {
+  const { source, place, vmId, progress } = move;
+  const look = async (): Promise<MigrationJob | null> => {
+    const { job } = await source.observeMoving(vmId);
+    if (job?.active !== true) return null;
+    progress.say('dirty', `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s`);
+    return job;
+  };
+  const out = {
+    vmId,
+    generation: place.sourceGeneration,
+    targetGeneration: place.vm.generation,
+    config,
+    to: place.to.address,
+    policy: convergencePolicy,
+  };
+  return watched(move, look, () => source.migrateOut(out));
+}
+
+const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
+
+/** Acts, and says now and then how far that is and how long it will take. */
+export async function watched<T>(move: Move, look: () => Promise<MigrationJob | null>, act: () => Promise<T>): Promise<T> {
   const looking = new CancellationScope();
-  const looks = looking.run(() => watchPreCopy(move)).catch((error) => onlyCancellation(move, error));
+  const looks = looking.run(() => watch(move, look)).catch((error) => onlyCancellation(move, error));
   try {
-    return await source.migrateOut({
-      vmId,
-      generation: place.sourceGeneration,
-      targetGeneration: place.vm.generation,
-      config,
-      to: place.to.address,
-      policy: convergencePolicy,
-    });
+    return await act();
   } finally {
     looking.cancel();
     await looks;
   }
 }
 
-async function watchPreCopy({ source, ledger, progress, id, vmId, phases, pace }: Move): Promise<never> {
+async function watch({ ledger, progress, id, phases, pace }: Move, look: () => Promise<MigrationJob | null>): Promise<never> {
   for (;;) {
     await sleep(waits(pace).progressEvery);
-    const { job } = await source.observeMoving(vmId);
-    if (job?.active !== true) continue;
-    const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
+    const job = await look();
+    if (job === null) continue;
     const eta = migrationEtaS(job);
     progress.say(
       'job',
-      `${mib(job.processedBytes)} MiB carried over, ${mib(job.remainingBytes)} MiB left; the guest writes ${mib(job.dirtyBytesPerS)} MiB/s; ${eta === null ? 'no end in sight' : `about ${eta} s left`}`,
+      `${mib(job.processedBytes)} MiB carried over, ${mib(job.remainingBytes)} MiB left; ${eta === null ? 'no end in sight' : `about ${eta} s left`}`,
     );
     await ledger.noteMigration(id, phases, job);
   }
@@ -282,6 +326,21 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
     progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
     await tellReconciliation(host.id);
   }
+}
+
+/**
+ * More than the hypervisor's word. It comes behind the commit, because nothing could be undone any more: a guest that is
+ * silent at the target is one for its owner and for whoever looks here.
+ */
+async function askGuest({ place, vmId, pace, progress }: Move): Promise<void> {
+  let why = 'its agent does not answer';
+  try {
+    if (await onHost(place.to.id, pace, 'throw').resumeHere(vmId, place.vm.generation)) return;
+  } catch (error) {
+    why = taskErrorOf(error).message;
+  }
+  progress.say('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: ${why}`);
+  log.warn('A guest is silent since it moved', { vmId, host: place.to.id, why });
 }
 
 /** What a removal, which is tried for ever, may take here: the migration is over without it. */

@@ -22,8 +22,7 @@ export async function settleMigration(move: Move, end: (() => Promise<boolean>) 
   for (let pause = first; ; ) {
     if (end !== null && !over) over = await end();
     const { action, seen }: Look = over ? await look(move) : { action: 'observe', seen: `${move.place.from.id}: unknown` };
-    if (action === 'stayed' || action === 'lost') return action;
-    if (action === 'committed' && (await verified(move))) return action;
+    if (action === 'stayed' || action === 'lost' || action === 'committed') return action;
     if (await acted(move, action)) continue;
     if (!told && (action === 'alarm' || Date.now() - unclearFrom >= waits(move.pace).unclearPatience)) {
       told = true;
@@ -63,7 +62,7 @@ async function look({ place, vmId, pace, progress }: Move): Promise<Look> {
 async function acted({ source, target, place, vmId, progress }: Move, action: MigrationAction): Promise<boolean> {
   const here = place.sourceGeneration;
   const there = place.vm.generation;
-  const acts: Partial<Record<MigrationAction, () => Promise<void>>> = {
+  const acts: Partial<Record<MigrationAction, () => Promise<unknown>>> = {
     resumeTarget: () => target.resumeHere(vmId, there),
     removeTarget: () => target.dropCopy(vmId, there),
     resumeSource: () => source.resumeHere(vmId, here),
@@ -77,22 +76,6 @@ async function acted({ source, target, place, vmId, progress }: Move, action: Mi
   } catch (error) {
     // What it did is seen at the next look.
     progress.say('act', `${action}: ${taskErrorOf(error).message}`);
-    return false;
-  }
-}
-
-/** More than the hypervisor's word: its guest's agent was asked as well. */
-async function verified({
-  target,
-  place,
-  vmId,
-  progress,
-}: Pick<Move, 'target' | 'place' | 'vmId' | 'progress'>): Promise<boolean> {
-  try {
-    await target.resumeHere(vmId, place.vm.generation);
-    return true;
-  } catch (error) {
-    progress.say('act', `verify: ${taskErrorOf(error).message}`);
     return false;
   }
 }

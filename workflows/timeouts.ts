@@ -190,6 +190,7 @@ const classOf = {
   settleRestored: 'quick',
   leaveCold: 'remove',
   bringDisks: 'copy',
+  observeDisks: 'look',
   settleDisks: 'quick',
   settleHere: 'quick',
 } as const satisfies Record<keyof HostActivities, keyof typeof classes>;

@@ -1,5 +1,6 @@
-import type { DiskSource, DomainDisk, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { CopyJob, DiskSource, DomainDisk, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { domainConfig, extraDiskTarget } from './domain-config.ts';
 import { domainName } from './names.ts';
@@ -28,6 +29,22 @@ export async function bringDisks(ports: HostPorts, vm: VmSpec, signal: AbortSign
   // From here on there is no way back: with the first disk that counts here, all have to.
   await store.write({ ...record, disksHere: true });
   return { bytes: await pivotAll(ports, vm, away) };
+}
+
+/** How far the copies are, all of them together; null where none is at work. */
+export async function observeDisks(
+  { diskMover }: HostPorts,
+  vmId: VmId,
+): Promise<Pick<CopyJob, 'copiedBytes' | 'totalBytes'> | null> {
+  const name = domainName(vmId);
+  const jobs: CopyJob[] = [];
+  for (const target of (await diskMover.sources(name)).keys()) {
+    const job = await diskMover.job(name, target);
+    if (job !== null) jobs.push(job);
+  }
+  if (jobs.length === 0) return null;
+  const sum = (what: 'copiedBytes' | 'totalBytes') => jobs.reduce((bytes, job) => bytes + job[what], 0);
+  return { copiedBytes: sum('copiedBytes'), totalBytes: sum('totalBytes') };
 }
 
 /** What became of it, and an end to what is neither here nor there. `there`: at its home, as before. */

@@ -167,8 +167,8 @@ export interface HostActivities {
   resumeVm(vm: VmSpec): Promise<void>;
   /** Boots the guest again: asked through its agent, or by the reset button; back when it answers with its identity. */
   rebootVm(vm: VmSpec): Promise<void>;
-  /** At the target of a cold migration: what it still has of an earlier version. */
-  offerKept(vmId: VmId): Promise<{ chunks: number }>;
+  /** At the target of a cold migration: what it still has of an earlier version. `disk-full` without room for its memory. */
+  offerKept(vm: VmSpec): Promise<{ chunks: number }>;
   /** Where its memory is, or its disks: packs them for the target. `sinceMs`: when it was suspended, where it was. */
   packVm(order: PackVm): Promise<{ bytes: number; totalBytes: number; sinceMs: number | null }>;
   /** At the target: the VM is here, suspended. Undone by leaveCold. */
@@ -196,14 +196,14 @@ export interface HostActivities {
   observeMoving(vmId: VmId): Promise<SeenMoving>;
   /** At the source: what the target's record has to say as well. `commanded`: it runs one command, which has to have begun. */
   readCarried(vmId: VmId, generation: number, commanded: boolean): Promise<Carried>;
-  /** At the target: the record, the network; returns the domain as it is to be here. Undone by leaveHost. */
+  /** At the target: the record, the network; returns the domain as it is to be here. Undone by leaveHost. `disk-full` */
   prepareIncoming(order: PrepareIncoming): Promise<DomainConfig>;
   /** At the source: moves the memory, hands over, resumes the target. Where the VM is then has to be asked of both. */
   migrateOut(order: MigrateOut): Promise<MigratedOut>;
   /** At the source: ends a migration that is under way; no attempt of it begins any more. */
   abortOut(vmId: VmId, generation: number, targetGeneration: number): Promise<void>;
-  /** Where both hosts were asked, and this copy is the only one. */
-  resumeHere(vmId: VmId, generation: number): Promise<void>;
+  /** Where both hosts were asked, and this copy is the only one. Returns whether the guest's agent answers, which may take it a while. */
+  resumeHere(vmId: VmId, generation: number): Promise<boolean>;
   /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */
   dropCopy(vmId: VmId, generation: number): Promise<void>;
   /** Removes what is left of a VM where it isn't; at its home only the record changes. */
@@ -213,6 +213,8 @@ export interface HostActivities {
    * before that, it leaves nothing here. How it ended is for settleDisks to say.
    */
   bringDisks(vm: VmSpec): Promise<{ bytes: number }>;
+  /** At the same host: how far the copies of its disks are; null where none is at work. */
+  observeDisks(vmId: VmId): Promise<{ copiedBytes: number; totalBytes: number } | null>;
   /** Where its disks are now; ends what is neither here nor there. */
   settleDisks(vm: VmSpec): Promise<'here' | 'there'>;
   /** At the host where it runs, before its outputs are read at its home. */

@@ -2,7 +2,7 @@ import { Context } from '@temporalio/activity';
 import type { HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { bringDisks, settleDisks } from './bring-disks.ts';
+import { bringDisks, observeDisks, settleDisks } from './bring-disks.ts';
 import { leaveCold, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
@@ -32,6 +32,7 @@ import { readConsole } from './read-console.ts';
 import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
 import { removeVm } from './remove-vm.ts';
+import { requireRoom } from './room.ts';
 import { runCommand } from './run-command.ts';
 import { shutDown } from './shut-down.ts';
 import { stageIn } from './stage-in.ts';
@@ -81,7 +82,11 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     observeLoads: (vmIds) => observeLoads(ports, vmIds),
     observeMoving: (vmId) => observeMoving(ports, vmId),
     readCarried: (vmId, generation, commanded) => readCarried(ports, vmId, generation, commanded),
-    prepareIncoming: (order) => claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record)),
+    // Before the claim, which writes a record.
+    prepareIncoming: async (order) => {
+      await requireRoom(ports, order.vm.id, 0);
+      return claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record));
+    },
     // Takes no turn: the command of a VM is followed while it moves.
     migrateOut: (order) => migrateOut(ports, order, ended, cancelled()),
     abortOut: (vmId, generation, targetGeneration) => abortOut(ports, vmId, generation, targetGeneration, ended),
@@ -89,13 +94,17 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>
       claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),
-    offerKept: (vmId) => offerKept(ports, vmId),
+    offerKept: async (vm) => {
+      await requireRoom(ports, vm.id, vm.memoryMiB);
+      return offerKept(ports, vm.id);
+    },
     packVm: (order) => packVm(ports, order),
     unpackVm: (order) => claims.making(order.vm, cancelled(), (record) => unpackVm(ports, order, record)),
     settleRestored: (vm) => claims.making(vm, cancelled(), (record) => settleRestored(ports, vm, record)),
     leaveCold: (order) => claims.removing(order.vmId, order.generation, (record) => leaveCold(ports, order, record)),
     // Nor do these: its disks follow a VM in the background.
     bringDisks: (vm) => fresh(ports, vm.id, vm.generation, () => bringDisks(ports, vm, cancelled())),
+    observeDisks: (vmId) => observeDisks(ports, vmId),
     settleDisks: (vm) => fresh(ports, vm.id, vm.generation, () => settleDisks(ports, vm)),
     settleHere: (vm) => claims.making(vm, cancelled(), (record) => settleHere(ports, vm.id, record)),
   };

@@ -234,8 +234,8 @@ export async function abortOut(
   if ((await migrator.job(name))?.active === true) await migrator.abort(name);
 }
 
-/** At either side, after both were asked: this is the only copy, and it is complete. Checks with the guest's agent. */
-export async function resumeHere({ hypervisor, guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<void> {
+/** At either side, after both were asked: this is the only copy, and it is complete. @returns whether its agent answers. */
+export async function resumeHere({ hypervisor, guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<boolean> {
   const name = domainName(vmId);
   const found = await hypervisor.status(name);
   if (found === null) throw new BerthError('vm-lost', `resuming ${name}: there is no such domain`);
@@ -243,7 +243,8 @@ export async function resumeHere({ hypervisor, guest, clock }: HostPorts, vmId: 
   else if (found.state !== 'running')
     throw new BerthError('ambiguous', `resuming ${name}: it is ${found.state} (${found.reason})`);
   for (const untilMs = clock.nowMs() + agentDeadlineMs; !(await guest.ping(name)); await clock.sleep(100, signal))
-    if (clock.nowMs() > untilMs) return;
+    if (clock.nowMs() > untilMs) return false;
+  return true;
 }
 
 /** An overcommitted guest may be slow to answer; its hypervisor's word that it runs is what counts. */

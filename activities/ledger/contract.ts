@@ -168,6 +168,7 @@ export interface MigrationResult {
 /** How the disks followed their VM; with an error, they didn't. */
 export interface DiskMoveEnd {
   error: TaskError | null;
+  bytes: number;
   phases: PhaseEntry[];
 }
 
@@ -351,6 +352,8 @@ export interface LedgerActivities {
   rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<Wake[]>;
   /** The disks have followed, and the target is the VM's home; or they stay where they were. Returns the tasks placed. */
   endDiskMove(id: MigrationId, end: DiskMoveEnd): Promise<Wake[]>;
+  /** A live one whose pre-copy came to no end goes on as files: its mode is cold from here on. Throws conflict. */
+  turnCold(id: MigrationId): Promise<void>;
   /** Nobody can know yet where it is: it keeps its room at both hosts. */
   stickMigration(id: MigrationId, why: TaskError): Promise<void>;
   /** Accepted migrations whose workflow was never started. */

@@ -68,7 +68,7 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
     const isNew = row.committedAt === null;
     if (isNew && !row.reserved) throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
     if (isNew) {
-      const follows = row.mode === 'live' && row.diskMiB > 0;
+      const follows = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
       await writeEnd(tx, row, follows ? 'running' : 'succeeded', { ...result, error: null }, now);
       await measureMigration(tx, row, result, now);
       // The disks of a cold one came along.
@@ -120,16 +120,22 @@ export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMo
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    if (row.committedAt === null)
+    if (row.committedAt === null && row.state !== 'rolledBack')
       throw new BerthError('conflict', `Migration ${id} is ${row.state}: its VM has to arrive before its disks do`);
-    if (row.state !== 'succeeded') {
+    if (row.state === 'running' || row.state === 'stuck') {
       const error = end.error === null ? null : JSON.stringify(end.error);
+      // Where the VM itself has moved, that has succeeded, whatever became of its disks.
+      const isUndone = row.mode === 'disks' && end.error !== null;
       // The room that was held for them is theirs now.
       await tx.$executeRaw`
-        UPDATE "Migration" SET state = 'succeeded', "diskMiB" = 0, error = ${error}::jsonb,
-          phases = ${JSON.stringify(end.phases)}::jsonb, "finishedAt" = ${now}::timestamptz
+        UPDATE "Migration" SET state = ${isUndone ? 'rolledBack' : 'succeeded'}::"MigrationState", "diskMiB" = 0, error = ${error}::jsonb,
+          phases = ${JSON.stringify(end.phases)}::jsonb, bytes = CASE WHEN mode = 'disks' THEN ${end.bytes}::bigint ELSE bytes END, "finishedAt" = ${now}::timestamptz,
+          "committedAt" = CASE WHEN ${isUndone} THEN NULL ELSE "committedAt" END
         WHERE id = ${row.id}`;
       if (end.error === null) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+      // The placement has changed, or was to: what this attempt has left under way anywhere is of the past.
+      if (row.mode === 'disks')
+        await tx.$executeRaw`UPDATE "Vm" SET generation = GREATEST(generation, ${row.generation}) WHERE id = ${row.vmId}`;
     }
     return (await placeWaiting(deps, tx)).wake;
   });

@@ -12,7 +12,14 @@ import { imageFor } from './image-refs.ts';
 import { leaseOrder, leaseResumed, leaseSuspended } from './lease-order.ts';
 import { loadTask } from './load-task.ts';
 import { noteLoads } from './measurements.ts';
-import { loadMigration, migrationsWithoutWorkflow, noteMigration, reserveMigration, stickMigration } from './migrations.ts';
+import {
+  loadMigration,
+  migrationsWithoutWorkflow,
+  noteMigration,
+  reserveMigration,
+  stickMigration,
+  turnCold,
+} from './migrations.ts';
 import { plan } from './plan.ts';
 import { releaseVms, requeueTask } from './release.ts';
 import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
@@ -99,6 +106,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     commitMigration: (id, result) => commitMigration(deps, id, result),
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
     endDiskMove: (id, end) => endDiskMove(deps, id, end),
+    turnCold: (id) => turnCold(deps, id),
     stickMigration: (id, why) => stickMigration(deps, id, why),
     migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
     stepDrain: (id) => stepDrain(deps, id),

@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type {
@@ -35,6 +36,7 @@ export interface MigrationRow {
   vcpus: number;
   memoryMiB: number;
   moveDisk: boolean;
+  orCold: boolean;
   /** Room that is held at the target for disks that are to follow. */
   diskMiB: number;
   /** What the VM's disks may take. */
@@ -76,6 +78,7 @@ interface Stored {
   toId: string | null;
   mode: string;
   moveDisk: boolean;
+  orCold: boolean;
   abortRequestedAt: Date | null;
   error: unknown;
 }
@@ -91,10 +94,14 @@ function record(row: Stored): MigrationRecord {
     to: row.toId as HostId | null,
     mode: row.mode as MigrationMode,
     moveDisk: row.moveDisk,
+    orCold: row.orCold,
     abortRequested: row.abortRequestedAt !== null,
     error: row.error as TaskError | null,
   };
 }
+
+/** Disks that move alone hold no processors and no memory, but the network is theirs as it is that of the others. */
+const disksAloneUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT NULL AND m.state IN ('running', 'stuck'))`;
 
 async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
   return tx.$queryRaw<TargetHost[]>`
@@ -103,8 +110,8 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
-      (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."toId" = h.id) AS arriving,
-      (SELECT count(*)::int FROM "Migration" m WHERE m.reserved AND m."fromId" = h.id) AS leaving
+      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${disksAloneUnderWay}) AND m."toId" = h.id) AS arriving,
+      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${disksAloneUnderWay}) AND m."fromId" = h.id) AS leaving
     FROM "Host" h ORDER BY h.id`;
 }
 
@@ -120,7 +127,8 @@ async function olderWaiting(tx: Transaction, row: MigrationRow): Promise<string 
 function refuseUnmovable(row: MigrationRow): void {
   if (row.state !== 'running') throw new BerthError('conflict', `Migration ${row.id} is ${row.state} already; it cannot begin`);
   const movable: VmState[] = row.mode === 'cold' ? ['running', 'suspended'] : ['running'];
-  if (!movable.includes(row.vmState) || row.hostId !== row.fromId)
+  const isThere = row.mode === 'disks' ? row.homeId === row.fromId && row.hostId === row.toId : row.hostId === row.fromId;
+  if (!movable.includes(row.vmState) || !isThere)
     throw new BerthError(
       'conflict',
       `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: only one that is ${movable.join(' or ')} can move`,
@@ -133,7 +141,7 @@ function refuseUnmovable(row: MigrationRow): void {
 const roomFor = (row: MigrationRow) => ({
   home: row.homeId,
   diskMiB: row.moveDisk ? row.vmDiskMiB : 0,
-  memoryMiB: row.mode === 'cold' ? row.memoryMiB : 0,
+  memoryMiB: row.mode === 'cold' || row.orCold ? row.memoryMiB : 0,
 });
 
 async function waits(tx: Transaction, id: MigrationId, why: string): Promise<MigrationTurn> {
@@ -146,7 +154,8 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    if (row.reserved) return { turn: true, place: await placeOf(deps, tx, row) };
+    const hadItsTurn = row.reserved || (row.mode === 'disks' && row.committedAt !== null && row.state === 'running');
+    if (hadItsTurn) return { turn: true, place: await placeOf(deps, tx, row) };
     refuseUnmovable(row);
     const older = await olderWaiting(tx, row);
     if (older !== null) return waits(tx, id, `${older} was asked for earlier`);
@@ -165,6 +174,14 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
     if (choice.kind === 'none') {
       const reasons = choice.refused.map(({ host, filter }) => `${host}: ${filter}`).join(', ') || 'there is no such host';
       throw new BerthError('migration-refused', `Moving ${row.vmId} away from ${row.fromId}: ${reasons}`);
+    }
+    if (row.mode === 'disks') {
+      // The VM is at the target already: what is left is the part behind the commit.
+      await tx.$executeRaw`
+        UPDATE "Migration" SET waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz, "committedAt" = ${isoNow(deps)}::timestamptz,
+          "diskMiB" = ${diskNeeded(room, choice.to)}::int
+        WHERE id = ${id}`;
+      return { turn: true, place: await placeOf(deps, tx, row) };
     }
     await tx.$executeRaw`
       UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
@@ -194,6 +211,13 @@ async function placeOf(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Pr
     asleep: row.asleep,
     sourceGeneration: row.vmGeneration,
   };
+}
+
+/** A live one that is to go on as files, as it was allowed to: room for its memory is held since its turn. */
+export async function turnCold(deps: LedgerDeps, id: MigrationId): Promise<void> {
+  const changed = await deps.ledger.$executeRaw`
+    UPDATE "Migration" SET mode = 'cold' WHERE id = ${id} AND reserved AND (mode = 'cold' OR "orCold")`;
+  if (changed === 0) throw new BerthError('conflict', `Migration ${id} is not under way, or may not go on as files`);
 }
 
 /** How it goes. One that has ended keeps what was written then. */

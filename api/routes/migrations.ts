@@ -37,6 +37,7 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     state: row.state,
     mode: z.enum(migrationModes).parse(row.mode),
     moveDisk: row.moveDisk,
+    ifNotConverging: row.orCold ? 'cold' : 'rollBack',
     from: row.fromId,
     to: row.toId,
     generation: row.generation,
@@ -76,8 +77,10 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
     // Somebody else's VM is none.
     const mine = await tx.vm.count({ where: { id: vm, ...visible(caller) } });
     if (mine === 0) throw new BerthError('not-found', `There is no VM ${vm}`);
-    const { to = null, reason = null, mode, moveDisk } = order;
-    const id = await acceptMigration(tx, { vm, to, reason, mode, moveDisk, requestedBy: caller.ownerId, nowMs: clock() });
+    const { to = null, reason = null, mode, moveDisk, ifNotConverging } = order;
+    const orCold = ifNotConverging === 'cold';
+    const asked = { vm, to, reason, mode, moveDisk, orCold, requestedBy: caller.ownerId, nowMs: clock() };
+    const id = await acceptMigration(tx, asked);
     const row = await tx.migration.findUniqueOrThrow({ where: { id } });
     return json(202, show(row), `/v1/migrations/${id}`);
   }
@@ -99,7 +102,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       tag: 'migrations',
       summary: 'Move a VM to another host while it runs',
       description:
-        'It ends in one of two ways: the VM runs at the target, or where it was. The disk stays where it is, unless `moveDisk` lets it follow: no image is copied. Operators move any VM, clients their own.',
+        'It ends in one of two ways: the VM runs at the target, or where it was. The disk stays where it is, unless `moveDisk` lets it follow: no image is copied. With the mode `disks` the VM stays where it runs, and its disks follow it there from another host. Operators move any VM, clients their own.',
       access: 'client',
       params: Id,
       body: MigrationOrder,

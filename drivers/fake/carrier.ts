@@ -26,7 +26,7 @@ export function createFakeCarrier(state: FakeState): Carrier {
         return [path, structuredClone(disk)] as const;
       });
       state.packs.set(vmId, { memory: files.includes('memory') ? structuredClone(memory) : null, disks: new Map(disks) });
-      return { bytes: offer !== null && offer.chunks > 0 ? packedBytes / 8 : packedBytes, totalBytes: packedBytes };
+      return { bytes: offer !== null && offer.chunks > 0 ? packedBytes / 8 : packedBytes / 2, totalBytes: packedBytes };
     },
     async unpack(vmId, { address }) {
       const from = state.mesh.get(address);

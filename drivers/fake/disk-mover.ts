@@ -29,7 +29,7 @@ export function createFakeDiskMover(state: FakeState): DiskMover {
     async begin(name, disk) {
       const domain = live(name);
       if (find(name, disk.target) !== undefined)
-        throw new BerthError('not-ours', `blockcopy ${name} ${disk.target}: already in a block job`);
+        throw new BerthError('hypervisor', `blockcopy ${name} ${disk.target}: already in a block job`);
       if (disk.source.kind !== 'file' || !state.disks.has(disk.source.path))
         throw new BerthError('hypervisor', `blockcopy ${name} ${disk.target}: there is no file to copy to`);
       jobs.set(`${name} ${disk.target}`, { disk: structuredClone(disk), startedMs: state.clock.nowMs(), domain });

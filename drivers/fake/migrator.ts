@@ -6,6 +6,8 @@ import { bug, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
 const stepMs = 20;
+/** Of a pre-copy that comes to no end. */
+const vainStepMs = 10_000;
 const memoryBytes = 64 * 2 ** 20;
 
 /** Memory that moves between fake hosts in steps of the clock; every moment of a real migration is one here. */
@@ -42,8 +44,8 @@ export function createFakeMigrator(state: FakeState): Migrator {
       const incoming: FakeDomain = { ...domain, config, status: { state: 'paused', reason: 'migrating' } };
       target.domains.set(name, incoming);
       try {
-        for (; job.step < steps; job.step += 1) {
-          await clock.sleep(stepMs);
+        for (; job.step < steps; job.step += state.writing.has(name) ? 0 : 1) {
+          await clock.sleep(state.writing.has(name) ? vainStepMs : stepMs);
           if (job.aborted || state.domains.get(name) !== domain || target.domains.get(name) !== incoming) {
             if (target.domains.get(name) === incoming) target.domains.delete(name);
             throw refused(name, 'operation aborted');

@@ -98,6 +98,8 @@ export interface FakeState {
   consoles: Map<string, string>;
   /** What domains do with their memory, where a test says so. */
   loads: Map<string, VmLoad>;
+  /** Domains that write faster than their memory can be carried over. */
+  writing: Set<string>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   /** `boots`: has a kernel to boot from. */
@@ -106,6 +108,8 @@ export interface FakeState {
   peersOffered: Map<string, string[]>;
   /** The cache's budget is used up by what is needed. */
   cacheFull: { now: boolean };
+  /** What is free on its disk. */
+  room: { freeMiB: number };
   /** Templates by image and key; those that aren't ready were retired. */
   templates: Map<string, { ready: boolean; failures: number }>;
   /** What happens to a guest that starts from one. */

@@ -57,6 +57,7 @@ export function createFakeStore(state: FakeState): VmStore {
       const { from, to } = consoleSpan(range, all.length);
       return { from, totalBytes: all.length, bytes: all.subarray(from, to) };
     },
+    freeMiB: async () => state.room.freeMiB,
     list: async () =>
       [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
     async remove(vmId, generation) {

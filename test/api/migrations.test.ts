@@ -70,6 +70,14 @@ test('a VM that is suspended moves as files, and in no other way', async () => {
   expect([asked.status, asked.body.mode, asked.body.moveDisk]).toEqual([202, 'cold', true]);
 });
 
+test('disks that are at home where their VM runs are not moved; those of one that runs elsewhere go there', async () => {
+  expect((await ask(api.alice, { mode: 'disks' })).status).toBe(409);
+  await api.ledger.vm.update({ where: { id: vm }, data: { homeId: 'host-b' } });
+  expect((await ask(api.alice, { mode: 'disks', to: 'host-b' })).status).toBe(409);
+  const asked = await ask(api.alice, { mode: 'disks' });
+  expect([asked.status, asked.body.from, asked.body.to, asked.body.moveDisk]).toEqual([202, 'host-b', 'host-a', true]);
+});
+
 test('a VM that does not run is not moved', async () => {
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removing' } });
   expect((await ask(api.alice)).status).toBe(409);
@@ -94,4 +102,21 @@ test('an abort is written down and told to the workflow; where Temporal is away,
   expect(api.workflows.asked.aborted).toEqual([id]);
   await api.ledger.migration.update({ where: { id }, data: { state: 'rolledBack' } });
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(200);
+});
+
+test('how long migrations took, how long guests stood still and what went over the network are metrics, by mode and outcome', async () => {
+  const { id } = (await ask(api.alice, { to: 'host-b', ifNotConverging: 'cold' })).body;
+  const [startedAt, finishedAt] = [new Date(Date.UTC(2026, 0, 1)), new Date(Date.UTC(2026, 0, 1, 0, 0, 3))];
+  const end = { state: 'succeeded', committedAt: finishedAt, finishedAt, startedAt, downtimeMs: 250, bytes: 4096n } as const;
+  await api.ledger.migration.update({ where: { id }, data: end });
+  const text = await (await fetch(new URL('/metrics', api.operatorsBase))).text();
+  const value = (name: string) => text.split('\n').find((line) => line.startsWith(`${name}{mode="live",outcome="succeeded"} `));
+  for (const [name, least] of [
+    ['berth_migrations_ended_total', 1],
+    ['berth_migration_seconds_total', 3],
+    ['berth_migration_downtime_seconds_total', 0.25],
+    ['berth_migration_bytes_total', 4096],
+  ] as const)
+    expect(Number(value(name)?.split(' ').at(-1)), name).toBe(least);
+  expect(text).toContain('berth_migrations_ended_total{mode="disks",outcome="rolledBack"} 0');
 });

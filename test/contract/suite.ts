@@ -146,6 +146,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         await ports.store.note({ ...record, generation: 2, settled: true });
         expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2, settled: true });
         expect((await ports.store.list()).find(({ vmId }) => vmId === vm.id)?.record?.generation).toBe(2);
+        expect(await ports.store.freeMiB()).toBeGreaterThan(0);
       });
 
       it('remembers the generation of what was removed, whether it was there or not', async () => {

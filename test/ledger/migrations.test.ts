@@ -31,7 +31,7 @@ async function running(spec: Record<string, unknown> = {}): Promise<{ task: Task
   return { task, vm: placement.vms[0]!.id };
 }
 
-type Order = { mode?: 'live' | 'cold'; moveDisk?: boolean };
+type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean };
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   fixture.now += 1000;
@@ -155,7 +155,7 @@ describe('a migration that comes to nothing', () => {
 describe('disks that follow', () => {
   const diskAt = async () =>
     Object.fromEntries((await fixture.ledger.host.findMany()).map((host) => [host.id, host.usedDiskMiB]));
-  const end = { error: null, phases: [] };
+  const end = { error: null, bytes: 4096, phases: [] };
 
   it('have room at both hosts from the beginning, and in the end at their new home alone', async () => {
     const { vm } = await running();
@@ -205,6 +205,79 @@ describe('disks that follow', () => {
   });
 });
 
+describe('disks that move alone', () => {
+  const diskAt = async () =>
+    Object.fromEntries((await fixture.ledger.host.findMany()).map((host) => [host.id, host.usedDiskMiB]));
+  const end = { error: null, bytes: 4096, phases: [] };
+  /** A VM that runs on b, with its disks on a. */
+  const away = async (): Promise<VmId> => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b');
+    await fixture.activities.commitMigration(id, result);
+    return vm;
+  };
+  const stored = (id: MigrationId) => fixture.ledger.migration.findUniqueOrThrow({ where: { id } });
+
+  it('take room at both hosts while they are under way, and make the host where the VM runs its home', async () => {
+    const vm = await away();
+    const { a: taken } = await diskAt();
+    const before = await used();
+    const { id, place } = await begin(vm, null, { mode: 'disks' });
+    expect(place).toMatchObject({ from: { id: 'a' }, to: { id: 'b' }, home: { id: 'a' }, vm: { host: 'b', generation: 3 } });
+    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ turn: true, place: { home: { id: 'a' } } });
+    expect(await diskAt()).toEqual({ a: taken, b: taken });
+    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'a', movedBy: `migrate-${vm}-3` });
+    await fixture.activities.endDiskMove(id, end);
+    await fixture.activities.endDiskMove(id, end);
+    expect(await diskAt()).toEqual({ a: 0, b: taken });
+    expect(await used()).toEqual(before);
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'b', generation: 3, state: 'running' });
+    expect(await stored(id)).toMatchObject({ state: 'succeeded', bytes: 4096n, error: null });
+    expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.migrated' } })).toBe(1);
+  });
+
+  it('that came to nothing are where they were, and the room for them is free again', async () => {
+    const vm = await away();
+    const { a: taken } = await diskAt();
+    const { id } = await begin(vm, 'b', { mode: 'disks' });
+    const failedEnd = { ...end, error: { code: 'disk-full' as const, message: 'no room' } };
+    await fixture.activities.endDiskMove(id, failedEnd);
+    await fixture.activities.endDiskMove(id, failedEnd);
+    expect(await diskAt()).toEqual({ a: taken, b: 0 });
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', generation: 3, state: 'running' });
+    expect(await stored(id)).toMatchObject({ state: 'rolledBack', committedAt: null });
+    await begin(vm, null, { mode: 'disks' });
+  });
+
+  it('are refused where there is nothing to move, or another host is asked for, or has no room', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    expect((await failure(ask(vm, null, { mode: 'disks' }))).message).toContain('on a already');
+    const { id } = await begin(vm, 'b');
+    await fixture.activities.commitMigration(id, result);
+    expect((await failure(ask(vm, 'a', { mode: 'disks' }))).message).toContain('not to a');
+    await fixture.ledger.host.update({ where: { id: 'b' }, data: { diskMiB: 8 } });
+    const asked = await ask(vm, null, { mode: 'disks' });
+    expect((await failure(fixture.activities.reserveMigration(asked))).message).toContain('b: disk');
+    await fixture.activities.rollBackMigration(asked, failed);
+    expect(await stored(asked)).toMatchObject({ state: 'rolledBack' });
+  });
+
+  it('count among the migrations of both hosts, so that the network of neither is anybody’s alone', async () => {
+    const vms: VmId[] = [];
+    for (let count = 0; count < 3; count += 1) vms.push((await running()).vm);
+    await arrive('b');
+    for (const vm of vms) await fixture.activities.commitMigration((await begin(vm, 'b')).id, result);
+    const first = await begin(vms[0]!, null, { mode: 'disks' });
+    await begin(vms[1]!, null, { mode: 'disks' });
+    const third = await ask(vms[2]!, null, { mode: 'disks' });
+    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ turn: false });
+    await fixture.activities.endDiskMove(first.id, end);
+    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ turn: true });
+  });
+});
+
 describe('a migration as files', () => {
   const taken = async () =>
     Object.fromEntries(
@@ -251,6 +324,41 @@ describe('a migration as files', () => {
     const again = await begin(vm, 'b', { mode: 'cold' });
     await fixture.activities.rollBackMigration(again.id, failed);
     expect(await vmRow(vm)).toMatchObject({ state: 'suspended', hostId: 'a', homeId: 'a' });
+  });
+});
+
+describe('a live migration that may go on as files', () => {
+  it('holds room for its memory as a file, and is a cold one from the moment at which it turns', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { orCold: true });
+    const held = async () => (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'b' } })).usedDiskMiB;
+    expect(await held()).toBe(256);
+    await fixture.activities.turnCold(id);
+    await fixture.activities.turnCold(id);
+    await fixture.activities.commitMigration(id, result);
+    expect(await held()).toBe(0);
+    expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', state: 'running' });
+    expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({
+      mode: 'cold',
+      state: 'succeeded',
+    });
+  });
+
+  it('gives that room back where it converges', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { orCold: true });
+    await fixture.activities.commitMigration(id, result);
+    expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'succeeded', diskMiB: 0 });
+    expect((await failure(fixture.activities.turnCold(id))).code).toBe('conflict');
+  });
+
+  it('is none where that was not allowed', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b');
+    expect((await failure(fixture.activities.turnCold(id))).code).toBe('conflict');
   });
 });
 

@@ -5,6 +5,7 @@ import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
 import type { ConsoleRange } from '../../model/console.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { MigrationMode } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmOrder } from '../../model/vm-order.ts';
 import { acceptDrain } from '../../prisma/accept-drain.ts';
@@ -173,8 +174,20 @@ async function recordMigration(site: FakeSite): Promise<void> {
   await site.client.workflow.start(workflowType.migration, options);
   await site.client.workflow.getHandle(workflow).result();
   await write(site, 'migrateVm', workflow);
+  await recordMove(site, vm.id as VmId, 'disks');
+  await recordMove(site, vm.id as VmId, 'cold');
   await site.cancel(task);
   await recordTask(site, 'moved', task);
+}
+
+/** A later move of the same VM. */
+async function recordMove(site: FakeSite, vm: VmId, mode: MigrationMode): Promise<void> {
+  const order = { vm, to: null, mode, requestedBy: site.owner, reason: null, nowMs: Date.now() };
+  const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
+  const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
+  const options = { taskQueue: controlQueue, workflowId: workflowId.migration(vm, generation), args: [id, site.pace] };
+  await site.client.workflow.execute(workflowType.migration, options);
+  await write(site, `migrateVm-${mode}`, options.workflowId);
 }
 
 /** One template, for a VM that was placed and is gone. */

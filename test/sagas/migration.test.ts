@@ -13,6 +13,8 @@ vi.setConfig({ maxConcurrency: 16, testTimeout: 240_000 });
 let site: FakeSite;
 beforeAll(async () => {
   site = await openFakeSite({
+    // Two migrations leave a host at a time: with few hosts most would wait for their turn.
+    hosts: 8,
     // In the fakes' time, which passes hundreds of times as fast: long enough to move in between.
     run: (_, [command]) => ({
       exitCode: 0,
@@ -36,7 +38,7 @@ interface Moving {
   id: MigrationId;
 }
 
-type Order = { mode?: 'live' | 'cold'; moveDisk?: boolean };
+type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean };
 
 /** A task whose command runs, with its image at every host, and a migration of its VM that was asked for. */
 async function moving(order: Order = {}): Promise<Moving> {
@@ -217,6 +219,76 @@ describe('whose disks are to follow', () => {
   );
 });
 
+describe('whose disks move alone, later', () => {
+  const alone = ['loadMigration', 'reserveMigration', 'bringDisks', 'settleDisks', 'endDiskMove', 'leaveHost'].map((name) =>
+    call(name),
+  );
+
+  /** A VM that runs away from its home, whose disks were asked to follow. */
+  async function away(): Promise<{ move: Moving; there: FakeHost; workflow: string }> {
+    const move = await moving();
+    await begin(move);
+    await ended(move.workflow);
+    const there = await expectOneCopy(move, 'succeeded');
+    const id = await ask(move.vm, null, { mode: 'disks' });
+    return { move: { ...move, id }, there, workflow: workflowId.migration(move.vm, 3) };
+  }
+
+  /** It runs on where it ran, and the disks are at one of the two hosts, whole. */
+  async function expectWhole(move: Moving, there: FakeHost, state: MigrationState): Promise<void> {
+    const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
+    expect(row).toMatchObject({ state: 'running', hostId: there.id, homeId: state === 'succeeded' ? there.id : move.from.id });
+    expect(await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } })).toMatchObject({ state, diskMiB: 0 });
+    await site.until('its old home has nothing of it', async () => {
+      const traces = move.from.leftovers().filter((trace) => trace.includes(move.vm));
+      return state !== 'succeeded' || traces.length === 0;
+    });
+    await expectOneHome(move.vm, row.homeId!);
+    expect(there.domains.get(move.vm)!.status.state).toBe('running');
+    for (const host of site.hosts) expect(host.violations).toEqual([]);
+  }
+
+  test('it runs on, its home is where it runs, and it moves on from there', async () => {
+    const { move, there, workflow } = await away();
+    await begin({ id: move.id, workflow });
+    expect(await ended(workflow)).toBe('succeeded');
+    await expectWhole(move, there, 'succeeded');
+    expect(site.faults.callsOf(workflow).map(({ name }) => name)).toEqual(alone.map(({ name }) => name));
+    const on = await ask(move.vm, move.from.id);
+    await begin({ id: on, workflow: workflowId.migration(move.vm, 4) });
+    expect(await ended(workflowId.migration(move.vm, 4))).toBe('succeeded');
+    await finish(move);
+  });
+
+  test('its task ends in the middle, and ends the move first', async () => {
+    const { move, there, workflow } = await away();
+    await begin({ id: move.id, workflow });
+    await site.until('it is under way', async () => {
+      const { committedAt } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+      return committedAt !== null;
+    });
+    await site.cancel(move.task);
+    expect(await site.ended(move.task)).toBe('cancelled');
+    await ended(workflow);
+    expect(there.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+    await expectEverythingOrNothing(site, move.task);
+  });
+
+  test.concurrent.each(Object.keys(faults).flatMap((fault) => alone.map((at) => ({ fault: fault as Fault, ...at }))))(
+    'it has its disks where it runs, or at their old home: $name $fault',
+    async ({ fault, ...at }) => {
+      const { move, there, workflow } = await away();
+      site.faults.plan(workflow, at, fault);
+      await begin({ id: move.id, workflow });
+      const state = await ended(workflow);
+      expect(site.faults.fired(workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(workflow);
+      await expectWhole(move, there, state);
+      await finish(move);
+    },
+  );
+});
+
 describe('that goes as files', () => {
   test('goes on at the target where it was suspended, there and back, with and without its disks', async () => {
     const move = await moving({ mode: 'cold', moveDisk: true });
@@ -251,6 +323,71 @@ describe('that goes as files', () => {
       });
       const host = await expectOneCopy(move, state);
       await expectOneHome(move.vm, host.id);
+      await finish(move);
+    },
+  );
+});
+
+test.each(['live', 'cold'] as const)('a target whose disk is full refuses a %s one before anything is begun', async (mode) => {
+  const move = await moving({ mode });
+  const others = site.hosts.filter(({ id }) => id !== move.from.id);
+  for (const { room } of others) room.freeMiB = 3;
+  try {
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('rolledBack');
+  } finally {
+    for (const { room } of others) room.freeMiB = 65_536;
+  }
+  await expectOneCopy(move, 'rolledBack');
+  const { error, phases } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+  expect(error).toMatchObject({ code: 'disk-full' });
+  expect(JSON.stringify(phases)).not.toMatch(/suspend|preCopy/);
+  for (const host of others) expect(host.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+  await finish(move);
+});
+
+describe('whose guest writes faster than its memory is carried over', () => {
+  async function writing(order: Order): Promise<Moving> {
+    const move = await moving(order);
+    move.from.writing.add(move.vm);
+    return move;
+  }
+
+  test('stays where it was, unless it may go as files', async () => {
+    const move = await writing({});
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('rolledBack');
+    await expectOneCopy(move, 'rolledBack');
+    const { error } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+    expect(error).toMatchObject({ code: 'not-converging' });
+    await finish(move);
+  });
+
+  test('goes as files where that was allowed, with its disks where they are to follow', async () => {
+    const move = await writing({ orCold: true, moveDisk: true });
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    const there = await expectOneCopy(move, 'succeeded');
+    await expectOneHome(move.vm, there.id);
+    const { mode, phases } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+    expect(mode).toBe('cold');
+    expect((phases as { name: string }[]).map(({ name }) => name)).toEqual(
+      expect.arrayContaining(['preCopy', 'suspend', 'copy', 'restore']),
+    );
+    await finish(move);
+  });
+
+  const onTheWay = [call('turnCold'), call('observeMoving', 1), call('abortOut'), call('suspendVm'), call('unpackVm')];
+  test.concurrent.each(Object.keys(faults).flatMap((fault) => onTheWay.map((at) => ({ fault: fault as Fault, ...at }))))(
+    'and may go as files runs at the target, or at the source as before: $name $fault',
+    async ({ fault, ...at }) => {
+      const move = await writing({ orCold: true });
+      site.faults.plan(move.workflow, at, fault);
+      await begin(move);
+      const state = await ended(move.workflow);
+      expect(site.faults.fired(move.workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(move.workflow);
+      await expectOneCopy(move, state);
       await finish(move);
     },
   );

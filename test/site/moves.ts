@@ -17,7 +17,7 @@ export interface MigrationAnswer {
 
 export interface MoveOrder {
   to?: string;
-  mode?: 'live' | 'cold';
+  mode?: 'live' | 'cold' | 'disks';
   moveDisk?: boolean;
 }
 
@@ -38,8 +38,8 @@ export async function readMove({ client }: TestSite, id: string): Promise<Migrat
 }
 
 /** Waits for the end, one way or the other. */
-export async function moveOver(test: TestSite, id: string, seconds = 240): Promise<MigrationAnswer> {
-  for (const untilMs = Date.now() + seconds * 1000; ; await delay(50)) {
+export async function moveOver(test: TestSite, id: string, seconds = 240, lookMs = 50): Promise<MigrationAnswer> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(lookMs)) {
     const found = await readMove(test, id);
     if (found.state === 'succeeded' || found.state === 'rolledBack') return found;
     if (Date.now() > untilMs) throw new Error(`${id} is ${found.state} after ${seconds} s: ${JSON.stringify(found)}`);
@@ -63,13 +63,12 @@ export async function copiesOf(test: TestSite, vm: string): Promise<{ host: stri
  * Counts, five times a second, and writes each number to its disk before it says it; to the end, or until there is a
  * file `stop`.
  */
+export const counterScript = (until: number): string =>
+  `i=0; while [ $i -lt ${until} ] && [ ! -e stop ]; do i=$((i+1)); echo $i >> numbers; sync numbers; echo $i; sleep 0.2; done`;
+
 export const counter = (until: number, memoryMiB = 192) => ({
   image: 'debian-12',
-  command: [
-    'sh',
-    '-c',
-    `i=0; while [ $i -lt ${until} ] && [ ! -e stop ]; do i=$((i+1)); echo $i >> numbers; sync numbers; echo $i; sleep 0.2; done`,
-  ],
+  command: ['sh', '-c', counterScript(until)],
   outputs: ['numbers'],
   resources: { vcpus: 1, memoryMiB, diskMiB: 64 },
   timeoutS: 3600,
@@ -88,11 +87,14 @@ export async function counting(test: TestSite, until: number, memoryMiB?: number
 }
 
 /** Waits until the count has gone past a number, and returns all that was counted. */
-export async function countsPast(test: TestSite, task: string, past: number, seconds = 60): Promise<string[]> {
+export const countsPast = (test: TestSite, task: string, past: number, seconds?: number): Promise<string[]> =>
+  readsPast(() => numbersOf(test, task), past, seconds);
+
+export async function readsPast(read: () => Promise<string[]>, past: number, seconds = 60): Promise<string[]> {
   for (const untilMs = Date.now() + seconds * 1000; ; await delay(100)) {
-    const numbers = await numbersOf(test, task);
+    const numbers = await read();
     if (numbers.length > past) return numbers;
-    if (Date.now() > untilMs) throw new Error(`${task} has counted to ${numbers.length} after ${seconds} s, not past ${past}`);
+    if (Date.now() > untilMs) throw new Error(`the count is at ${numbers.length} after ${seconds} s, not past ${past}`);
   }
 }
 

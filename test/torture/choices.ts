@@ -3,6 +3,8 @@ export interface Choices {
   /** A whole number from 0 to below `limit`. */
   below(limit: number): number;
   one<T>(of: readonly T[]): T;
+  /** All of them, in another order. */
+  shuffled<T>(of: readonly T[]): T[];
 }
 
 export function choicesOf(seed: number, run: number): Choices {
@@ -14,5 +16,16 @@ export function choicesOf(seed: number, run: number): Choices {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
   const below = (limit: number): number => Math.floor(next() * limit);
-  return { below, one: (of) => of[below(of.length)]! };
+  return {
+    below,
+    one: (of) => of[below(of.length)]!,
+    shuffled(of) {
+      const order = [...of];
+      for (let last = order.length - 1; last > 0; last -= 1) {
+        const other = below(last + 1);
+        [order[last], order[other]] = [order[other]!, order[last]!];
+      }
+      return order;
+    },
+  };
 }

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 
 /**
- * `npm run torture -- NAME [--runs N] [--seed S]`: long runs of faults at random moments on a real site, which no
+ * `npm run torture -- NAME [--runs N] [--seed S] [--lanes L]`: long runs of faults at random moments on a real site, which no
  * test run has the time for. A seed repeats the choices of a run: what befalls it, and when. One JSON line a run, and a
  * last one that sums up; exit code 1 when any was wrong.
  */
@@ -10,6 +10,8 @@ export interface TortureOptions {
   seed: number;
   /** Only these cases; null: all. */
   cases: string[] | null;
+  /** How many sites take runs side by side, where a torture can do that. */
+  lanes: number;
 }
 
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
@@ -30,17 +32,19 @@ const { values, positionals } = parseArgs({
     runs: { type: 'string' },
     seed: { type: 'string' },
     case: { type: 'string', multiple: true },
+    lanes: { type: 'string' },
     help: { type: 'boolean', short: 'h' },
   },
 });
 const [name, ...more] = positionals;
 if (values.help || name === undefined || more.length > 0 || !Object.hasOwn(tortures, name)) {
   console.error(
-    `usage: npm run torture -- ${Object.keys(tortures).join('|')} [--runs N] [--seed S] [--case NAME …]\nexample: npm run torture -- migrate --runs 20 --seed 7`,
+    `usage: npm run torture -- ${Object.keys(tortures).join('|')} [--runs N] [--seed S] [--case NAME …] [--lanes L]\nexample: npm run torture -- migrate --runs 20 --seed 7`,
   );
   process.exit(values.help ? 0 : 2);
 }
 const torture = await tortures[name]!();
 const runs = whole('runs', values.runs, 20);
 const seed = whole('seed', values.seed, Date.now() % 100_000);
-process.exit((await torture({ runs, seed, cases: values.case ?? null })) ? 0 : 1);
+const lanes = Math.max(1, whole('lanes', values.lanes, 2));
+process.exit((await torture({ runs, seed, cases: values.case ?? null, lanes })) ? 0 : 1);

@@ -1,17 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { TaskAnswer } from '../site/client.ts';
+import { askMove, faultOf, type MigrationAnswer, type MoveOrder, move, moveOver, readMove, readsPast } from '../site/moves.ts';
 import {
-  copiesOf,
-  counting,
-  countsPast,
-  faultOf,
-  type MigrationAnswer,
-  move,
-  moveOver,
-  numbersOf,
-  readMove,
-} from '../site/moves.ts';
-import { leftovers, onHost, openSite, type TestSite } from '../site/the-site.ts';
+  abandon,
+  finish,
+  isLost,
+  nothingLeft,
+  onlyAt,
+  runningAt,
+  type Subject,
+  standingAlone,
+  working,
+} from '../site/subjects.ts';
+import { openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
 import type { TortureOptions } from './main.ts';
 import { type Case, migrationCases, type Struck } from './migration-faults.ts';
@@ -20,10 +20,19 @@ import { type Case, migrationCases, type Struck } from './migration-faults.ts';
 const momentsMs = 2200;
 /** So many migrations one VM goes through, before its disks are checked and it is ended. */
 const movesPerVm = 6;
-const endless = 1_000_000;
+/** Most move live, which is what the table of faults is about; the others go through the same. */
+const ways: MoveOrder[] = [
+  { mode: 'live' },
+  { mode: 'live' },
+  { mode: 'live' },
+  { mode: 'live', moveDisk: true },
+  { mode: 'cold' },
+  { mode: 'cold', moveDisk: true },
+];
 
 interface Outcome {
   case: string;
+  way: string;
   afterMs: number;
   state: string;
   seconds: number;
@@ -31,106 +40,151 @@ interface Outcome {
   counted: number;
 }
 
+interface Run {
+  run: number;
+  name: string;
+  act: Case;
+}
+
 /**
- * Migrations under the faults of migration-faults.ts, one after the other, on a site of three hosts. After each: one
- * copy, where the ledger says, or a VM reported as lost; nothing left elsewhere; a count without gap or repetition, which
- * goes on; and the next migration works.
+ * Migrations under the faults of migration-faults.ts, each case once before any comes again. After each: one copy, where
+ * the ledger says, or a VM reported as lost; nothing left elsewhere; a count without gap or repetition, which goes on; and
+ * the next migration works. Runs go side by side on `lanes` sites of three hosts each, which know nothing of each other:
+ * what a run chooses depends on the seed and its number alone.
  */
-export async function tortureMigrations({ runs, seed, cases }: TortureOptions): Promise<boolean> {
+export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOptions): Promise<boolean> {
   const names = cases ?? Object.keys(migrationCases);
   for (const name of names) if (!Object.hasOwn(migrationCases, name)) throw new Error(`there is no case ${JSON.stringify(name)}`);
-  const test = await openSite();
+  const all = Array.from({ length: runs }, (_, run): Run => {
+    const name = choicesOf(seed, -1 - Math.floor(run / names.length)).shuffled(names)[run % names.length]!;
+    return { run, name, act: migrationCases[name]! };
+  });
+  // What lasts longest begins first: it is only waited for, and the others go on beside it.
+  const queue = all.toSorted((a, b) => Number(b.act.lasts ?? 0) - Number(a.act.lasts ?? 0));
+  const tally: Tally = { wrong: 0, outcomes: {} };
+  const startedMs = Date.now();
+  const sites: TestSite[] = [];
   // A site that is left standing is a machine full of namespaces.
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => void test.stop().finally(() => process.exit(130)));
-  const tally: Record<string, number> = {};
-  let wrong = 0;
+  for (const name of ['SIGINT', 'SIGTERM'] as const)
+    process.once(name, () => void Promise.allSettled(sites.map((site) => site.stop())).then(() => process.exit(130)));
+  const open = async (): Promise<TestSite> => {
+    const site = await openSite();
+    sites.push(site);
+    return site;
+  };
+  await Promise.all(Array.from({ length: Math.min(lanes, runs) }, () => lane(open, queue, seed, tally)));
+  const seconds = Math.round((Date.now() - startedMs) / 1000);
+  print({ name: 'torture.migrate', seed, runs, wrong: tally.wrong, outcomes: tally.outcomes, seconds });
+  return tally.wrong === 0;
+}
+
+interface Tally {
+  wrong: number;
+  outcomes: Record<string, number>;
+}
+
+/** A site of its own, which takes one run after the other. */
+async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, tally: Tally): Promise<void> {
+  const test = await open();
+  const fail = (line: Record<string, unknown>, error: unknown): void => {
+    tally.wrong += 1;
+    print({ ...line, ok: false, error: error instanceof Error ? error.message : String(error) });
+  };
+  let subject: Subject | null = null;
+  let moves = 0;
   try {
     const warm = await test.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
     await test.client.over(warm.id);
-    let subject: TaskAnswer | null = null;
-    let moves = 0;
-    for (let run = 0; run < runs; run += 1) {
-      const choices = choicesOf(seed, run);
-      const name = choices.one(names);
+    for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+      const { run, name, act } = next;
       try {
-        subject ??= await counting(test, endless);
-        const outcome = await strike(test, subject, name, migrationCases[name]!, choices);
-        tally[outcome.state] = (tally[outcome.state] ?? 0) + 1;
+        if (act.alone && subject !== null) {
+          await finish(test, subject);
+          subject = null;
+        }
+        subject ??= act.alone ? await standingAlone(test) : await working(test);
+        const outcome = await strike(test, subject, name, act, choicesOf(seed, run));
+        tally.outcomes[outcome.state] = (tally.outcomes[outcome.state] ?? 0) + 1;
         print({ run, ok: true, ...outcome });
         moves += 1;
         if (outcome.state === 'lost' || outcome.state === 'cancelled') subject = null;
-        else if (moves % movesPerVm === 0) {
+        else if (act.alone || moves % movesPerVm === 0) {
           await finish(test, subject);
           subject = null;
         }
       } catch (error) {
-        wrong += 1;
-        print({ run, ok: false, case: name, error: error instanceof Error ? error.message : String(error) });
-        if (subject !== null) await abandon(test, subject.id);
+        fail({ run, case: name }, error);
+        if (subject !== null) await abandon(test, subject).catch((failure: unknown) => print({ note: String(failure) }));
         subject = null;
       }
     }
     if (subject !== null) await finish(test, subject);
     await nothingLeft(test);
   } catch (error) {
-    wrong += 1;
-    print({ ok: false, error: error instanceof Error ? error.message : String(error) });
+    fail({}, error);
   } finally {
     await test.stop();
   }
-  print({ name: 'torture.migrate', seed, runs, wrong, outcomes: tally });
-  return wrong === 0;
 }
 
 const print = (line: Record<string, unknown>): void => {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 };
 
-async function strike(test: TestSite, subject: TaskAnswer, name: string, act: Case, choices: Choices): Promise<Outcome> {
+async function strike(test: TestSite, subject: Subject, name: string, act: Case, choices: Choices): Promise<Outcome> {
   const afterMs = act.when === 'before' ? 0 : choices.below(momentsMs);
-  const order = choices.below(2);
-  const struck = await stage(test, subject, act, order);
-  const before = (await numbersOf(test, subject.id)).length;
+  const way = choices.one(ways);
+  const struck = await stage(test, subject, act, way, choices);
+  const before = (await subject.numbers()).length;
   const startedMs = Date.now();
+  const order = { ...way, to: struck.to.id };
+  const how = `${way.mode}${way.moveDisk ? ' with disks' : ''} ${struck.from.id} to ${struck.to.id}, home ${struck.home.id}`;
   let mend: () => Promise<void> = async () => undefined;
-  if (act.when === 'before') mend = await act.fault(struck);
-  struck.asked = await move(test, struck.vm, { to: struck.to.id });
-  if (act.when === 'during') {
-    await delay(afterMs);
-    mend = await act.fault(struck);
-  }
   try {
-    const asked = struck.asked.id;
+    if (act.when !== 'during') mend = await act.fault(struck);
+    if (act.when === 'first') await delay(afterMs);
+    if (act.when === 'first') struck.asked = await askUnlessRefused(test, struck.vm, order);
+    else struck.asked = await move(test, struck.vm, order);
+    if (act.when === 'during') {
+      await delay(afterMs);
+      mend = await act.fault(struck);
+    }
     // What can't be known while hosts are apart is known when they are together again.
-    const ended = act.when === 'before' ? await moveOver(test, asked) : null;
+    const ended = act.when === 'before' ? await moveOver(test, struck.asked!.id) : null;
     await mend();
     mend = async () => undefined;
-    const migration = ended ?? (await moveOver(test, asked, 300));
-    const state = await verify(struck, act, migration, before);
-    const counted = (await numbersOf(test, subject.id)).length;
-    const error = migration.error === null ? null : `${migration.error.code}: ${migration.error.message}`;
-    return { case: name, afterMs, state, seconds: (Date.now() - startedMs) / 1000, error, counted };
+    const migration = ended ?? (struck.asked === null ? null : await moveOver(test, struck.asked.id, 300));
+    const state = await verify(struck, subject, act, migration, before);
+    const counted = state === 'lost' || state === 'cancelled' ? 0 : (await subject.numbers()).length;
+    const error = migration?.error == null ? null : `${migration.error.code}: ${migration.error.message}`;
+    return { case: name, way: how, afterMs, state, seconds: (Date.now() - startedMs) / 1000, error, counted };
+  } catch (error) {
+    const asked = struck.asked === null ? '' : `, ${JSON.stringify(await readMove(test, struck.asked.id))}`;
+    throw new Error(`${struck.vm}, ${how}, after ${afterMs} ms: ${error instanceof Error ? error.message : error}${asked}`);
   } finally {
     await mend();
   }
 }
 
-/** Where the VM is now, and where it is to go; away from its home first, where the case is about that. */
-async function stage(test: TestSite, { id }: TaskAnswer, act: Case, order: number): Promise<Struck> {
-  const task = await test.client.task(id);
-  const vm = task.vms[0]!;
-  const home = hostOf(test, (await test.client.insist<{ home: string }>('GET', `/v1/vms/${vm}`)).body.home);
-  const here = async () => hostOf(test, (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm}`)).body.host);
-  if (act.away && (await here()).id === home.id) await mustSucceed(test, vm);
-  const from = await here();
-  const others = test.site.hosts.filter((host) => host.id !== from.id && !(act.away && host.id === home.id));
-  return { test, task: id, vm, from, to: others[order % others.length]!, home, asked: null };
+/** Something else is under way with this VM: a refusal is an answer as well. */
+async function askUnlessRefused(test: TestSite, vm: string, order: MoveOrder): Promise<MigrationAnswer | null> {
+  const { status, body } = await askMove(test, vm, order);
+  if (status !== 202 && status !== 409) throw new Error(`a migration: ${status} ${JSON.stringify(body)}`);
+  return status === 202 ? body : null;
 }
 
-function hostOf({ site }: TestSite, id: string) {
-  const found = site.hosts.find((host) => host.id === id);
-  if (found === undefined) throw new Error(`there is no host ${id}`);
-  return found;
+/** Where the VM is now, and where it is to go; away from its home first, where the case is about that. */
+async function stage(test: TestSite, subject: Subject, act: Case, way: MoveOrder, choices: Choices): Promise<Struck> {
+  const { vm } = subject;
+  const where = async () => (await test.client.insist<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
+  let { host, home } = await where();
+  if (act.away && host === home) {
+    await mustSucceed(test, vm);
+    ({ host, home } = await where());
+  }
+  const others = test.site.hosts.filter(({ id }) => id !== host && !(act.away && id === home));
+  const hostOf = (id: string) => test.site.hosts.find((one) => one.id === id)!;
+  return { test, subject, vm, from: hostOf(host), to: choices.one(others), home: hostOf(home), way, asked: null };
 }
 
 async function mustSucceed(test: TestSite, vm: string): Promise<MigrationAnswer> {
@@ -141,100 +195,38 @@ async function mustSucceed(test: TestSite, vm: string): Promise<MigrationAnswer>
 }
 
 /** @returns what became of the VM. Throws what is wrong. */
-async function verify({ test, task, vm }: Struck, act: Case, migration: MigrationAnswer, before: number): Promise<string> {
+async function verify(
+  { test, vm, from }: Struck,
+  subject: Subject,
+  act: Case,
+  migration: MigrationAnswer | null,
+  before: number,
+): Promise<string> {
   if (act.endsTask) {
-    const over = await test.client.over(task);
+    const over = await test.client.over(subject.task!);
     await nothingLeft(test);
     if (over.state !== 'cancelled') throw new Error(`the task is ${over.state}, and was to be cancelled`);
     return 'cancelled';
   }
-  if (act.mayLose && (await isLost(test, task))) {
+  if (act.mayLose && (await isLost(test, subject))) {
     await nothingLeft(test);
     return 'lost';
   }
   // A second one that was in its right, and came after the first.
   const last = await lastMove(test, vm, migration);
-  const where = last.state === 'succeeded' ? last.to : last.from;
-  const copies = await copiesOf(test, vm);
-  if (copies.length !== 1 || copies[0]!.host !== where || copies[0]!.state !== 'running')
-    throw new Error(`${last.id} ${last.state} at ${where}, and there is: ${JSON.stringify(copies)}`);
-  const ledger = (await test.client.insist<{ host: string; state: string }>('GET', `/v1/vms/${vm}`)).body;
-  if (ledger.host !== where || ledger.state !== 'running')
-    throw new Error(`the ledger says ${ledger.state} at ${ledger.host}, not ${where}`);
+  const where = last === null ? from.id : last.state === 'succeeded' ? last.to : last.from;
+  await runningAt(test, vm, where ?? '');
   await onlyAt(test, vm);
-  const fault = faultOf(await countsPast(test, task, Math.max(before, (await numbersOf(test, task)).length)));
+  const numbers = await readsPast(subject.numbers, Math.max(before, (await subject.numbers()).length));
+  const fault = faultOf(numbers);
   if (fault !== null) throw new Error(fault);
   await mustSucceed(test, vm);
-  return migration.state;
+  return migration?.state ?? 'refused';
 }
 
-/** Its process was hit: either the task goes on counting, or it has failed and says so. */
-async function isLost(test: TestSite, task: string): Promise<boolean> {
-  const counted = (await numbersOf(test, task)).length;
-  for (const untilMs = Date.now() + 180_000; Date.now() < untilMs; await delay(250)) {
-    const { state, error } = await test.client.task(task);
-    if (state === 'failed' && error?.code === 'vm-lost') return true;
-    if (state === 'failed') throw new Error(`the task failed otherwise: ${JSON.stringify(error)}`);
-    if ((await numbersOf(test, task)).length > counted) return false;
-  }
-  throw new Error('the VM neither goes on nor is it reported as lost');
-}
-
-async function lastMove(test: TestSite, vm: string, migration: MigrationAnswer): Promise<MigrationAnswer> {
+async function lastMove(test: TestSite, vm: string, migration: MigrationAnswer | null): Promise<MigrationAnswer | null> {
   const { body } = await test.client.insist<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=1`);
   const last = body.items[0] ?? migration;
-  return last.id === migration.id ? readMove(test, last.id) : moveOver(test, last.id);
-}
-
-/** What is left of the VM at hosts that are neither its own nor its home. A host that was silent cleans up by itself. */
-async function onlyAt(test: TestSite, vm: string): Promise<void> {
-  const { host, home } = (await test.client.insist<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
-  let found: string[] = [];
-  for (const untilMs = Date.now() + 30_000; Date.now() < untilMs; await delay(500)) {
-    found = [];
-    for (const { id } of test.site.hosts) {
-      const folder = (await onHost(test, id, ['sh', '-c', `ls -d /var/lib/berth/vms/${vm} 2>/dev/null || true`])).trim();
-      if (folder !== '' && id !== host && id !== home) found.push(`${id}: ${folder}`);
-    }
-    if (found.length === 0) return;
-  }
-  throw new Error(`left behind: ${found.join('; ')}`);
-}
-
-async function nothingLeft(test: TestSite): Promise<void> {
-  let found: string[] = [];
-  for (const untilMs = Date.now() + 120_000; Date.now() < untilMs; await delay(500)) {
-    found = await leftovers(test);
-    if (found.length === 0) return;
-  }
-  throw new Error(`left behind: ${found.join('; ')}`);
-}
-
-/** The disks are sound while the guest holds still; then the count ends, in order, and nothing is left. */
-async function finish(test: TestSite, { id, vms }: TaskAnswer): Promise<void> {
-  const vm = vms[0]!;
-  const { host, home } = (await test.client.insist<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
-  const folder = `/var/lib/berth/vms/${vm}`;
-  await onHost(test, host, ['virsh', '-q', 'domfsfreeze', vm]);
-  try {
-    await onHost(test, home, ['qemu-img', 'check', '-q', '-U', `${folder}/disk.qcow2`]);
-    await onHost(test, home, ['e2fsck', '-fn', `${folder}/data.raw`]);
-  } finally {
-    await onHost(test, host, ['virsh', '-q', 'domfsthaw', vm]);
-  }
-  const touch = { execute: 'guest-exec', arguments: { path: '/usr/bin/touch', arg: ['/home/task/stop'] } };
-  await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(touch)]);
-  const over = await test.client.over(id);
-  if (over.state !== 'succeeded') throw new Error(`the task is ${over.state}: ${JSON.stringify(over.error)}`);
-  const written = (await test.client.download(over.outputs[0]!.file)).toString().trim().split('\n');
-  const said = await numbersOf(test, id);
-  const fault = faultOf(written) ?? faultOf(said);
-  if (fault !== null || written.length !== said.length)
-    throw new Error(`${fault ?? 'the log and the file differ'}: ${said.length} said, ${written.length} written`);
-  await nothingLeft(test);
-}
-
-async function abandon(test: TestSite, task: string): Promise<void> {
-  await test.client.insist('DELETE', `/v1/tasks/${task}`);
-  await test.client.over(task, 300).catch((error: unknown) => print({ note: String(error) }));
+  if (last === null) return null;
+  return last.id === migration?.id ? readMove(test, last.id) : moveOver(test, last.id);
 }

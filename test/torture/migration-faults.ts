@@ -2,18 +2,21 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '../../infra/site/host.ts';
 import { childrenOf, signal } from '../../infra/site/processes.ts';
-import { askMove, type MigrationAnswer } from '../site/moves.ts';
+import { askMove, type MigrationAnswer, type MoveOrder } from '../site/moves.ts';
+import { type Subject, vmOf, vmUntil } from '../site/subjects.ts';
 import { onHost, type TestSite } from '../site/the-site.ts';
 
 /** A migration that something befalls. */
 export interface Struck {
   test: TestSite;
-  task: string;
+  subject: Subject;
   vm: string;
   /** Where it runs, where it is to go, and where its disks are. */
   from: Host;
   to: Host;
   home: Host;
+  /** How it is asked to move. */
+  way: MoveOrder;
   /** The migration, once it was asked for. */
   asked: MigrationAnswer | null;
 }
@@ -23,8 +26,15 @@ export type Fault = (struck: Struck) => Promise<() => Promise<void>>;
 
 export interface Case {
   fault: Fault;
-  /** `before`: it is so before the migration is asked for; `during`: it comes at a random moment. */
-  when: 'before' | 'during';
+  /**
+   * `before`: it is so before the migration is asked for, and until it is over; `during`: it comes at a random moment after;
+   * `first`: the migration, which may be refused, comes at a random moment after it.
+   */
+  when: 'before' | 'during' | 'first';
+  /** Seconds that this is waited for. */
+  lasts?: number;
+  /** It is about a VM that belongs to no task. */
+  alone?: boolean;
   /** The VM's own process may be hit: then it may be lost, and has to be reported as that. */
   mayLose?: boolean;
   /** Its task is ended by this. */
@@ -136,10 +146,66 @@ const askedTwice: Fault = async ({ test, vm }) => {
   return nothing;
 };
 
-const cancelled: Fault = async ({ test, task }) => {
-  await test.client.insist('DELETE', `/v1/tasks/${task}`);
+const cancelled: Fault = async ({ test, subject }) => {
+  await test.client.insist('DELETE', `/v1/tasks/${subject.task}`);
   return nothing;
 };
+
+/** Both are on their way before either is answered: one is accepted. */
+const askedAtOnce: Fault = async ({ test, vm, way }) => {
+  const answers = await Promise.all([askMove(test, vm, way), askMove(test, vm, way)]);
+  const statuses = answers.map(({ status }) => status).sort();
+  if (`${statuses}` !== '202,409') throw new Error(`two migrations at once: ${JSON.stringify(answers)}`);
+  return nothing;
+};
+
+/** Its host is emptied; afterwards it takes VMs again. */
+const drained: Fault = async ({ test, from }) => {
+  const order = { deadline: new Date(Date.now() + 120_000).toISOString(), strategy: 'parallel' };
+  const headers = { 'idempotency-key': crypto.randomUUID() };
+  const asked = await test.operator.insist<{ id: string; state: string }>('POST', `/v1/hosts/${from.id}/drains`, order, headers);
+  if (asked.status !== 202) throw new Error(`a drain: ${asked.status} ${JSON.stringify(asked.body)}`);
+  const { id } = asked.body;
+  return async () => {
+    const stateOf = async () => (await test.operator.insist<{ state: string }>('GET', `/v1/drains/${id}`)).body.state;
+    let state = await stateOf();
+    for (const untilMs = Date.now() + 180_000; state !== 'empty'; state = await stateOf(), await delay(250))
+      if (Date.now() > untilMs || state === 'incomplete') throw new Error(`the drain ${id} of ${from.id} is ${state}`);
+    await test.operator.insist('PATCH', `/v1/hosts/${from.id}`, { schedulable: true, acceptsMigrations: true });
+  };
+};
+
+/** Its owner suspends it; in the end it is restored, where it was suspended. */
+const suspended: Fault = async ({ test, vm }) => {
+  const operate = (operation: string) =>
+    test.client.insist('POST', `/v1/vms/${vm}/${operation}`, undefined, { 'idempotency-key': crypto.randomUUID() });
+  const { status, body } = await operate('suspend');
+  if (status !== 202 && status !== 409) throw new Error(`a suspension: ${status} ${JSON.stringify(body)}`);
+  return async () => {
+    const isStill = ({ operation, state }: { operation: string | null; state: string }) =>
+      operation === null && ['running', 'suspended'].includes(state);
+    await vmUntil(test, vm, 'done with its suspension', isStill);
+    if ((await vmOf(test, vm)).state === 'running') return;
+    await operate('restore');
+    await vmUntil(test, vm, 'restored', ({ operation, state }) => operation === null && state === 'running');
+  };
+};
+
+const parted = (seconds: number, parts: (struck: Struck) => [Host, string], away = false): Case => ({
+  fault: partedFor(seconds * 1000, parts),
+  when: 'during',
+  lasts: seconds,
+  away,
+});
+const apart = {
+  'source and target': ({ from, to }: Struck): [Host, string] => [from, to.address],
+  'target and Temporal': (struck: Struck): [Host, string] => [struck.to, outside(struck)],
+  'source and Temporal': (struck: Struck): [Host, string] => [struck.from, outside(struck)],
+  'home and target': ({ home, to }: Struck): [Host, string] => [home, to.address],
+};
+const partitions = Object.entries(apart).flatMap(([what, parts]) =>
+  [10, 120].map((seconds): [string, Case] => [`part ${what}, ${seconds} s`, parted(seconds, parts, what.startsWith('home'))]),
+);
 
 /** The table of what has to be survived. */
 export const migrationCases: Record<string, Case> = {
@@ -152,20 +218,18 @@ export const migrationCases: Record<string, Case> = {
   'kill target libvirtd': { fault: killed(({ to }) => `${to.id}/libvirtd`), when: 'during' },
   'kill target QEMU': { fault: qemuKilled(({ to }) => to), when: 'during', mayLose: true },
   'kill source QEMU': { fault: qemuKilled(({ from }) => from), when: 'during', mayLose: true },
-  'part source and target, 10 s': { fault: partedFor(10_000, ({ from, to }) => [from, to.address]), when: 'during' },
-  'part source and target, 120 s': { fault: partedFor(120_000, ({ from, to }) => [from, to.address]), when: 'during' },
-  'part target and Temporal, 10 s': { fault: partedFor(10_000, (struck) => [struck.to, outside(struck)]), when: 'during' },
-  'part target and Temporal, 120 s': { fault: partedFor(120_000, (struck) => [struck.to, outside(struck)]), when: 'during' },
-  'part source and Temporal, 10 s': { fault: partedFor(10_000, (struck) => [struck.from, outside(struck)]), when: 'during' },
-  'part source and Temporal, 120 s': { fault: partedFor(120_000, (struck) => [struck.from, outside(struck)]), when: 'during' },
-  'part home and target, 10 s': { fault: partedFor(10_000, ({ home, to }) => [home, to.address]), when: 'during', away: true },
-  'part home and target, 120 s': { fault: partedFor(120_000, ({ home, to }) => [home, to.address]), when: 'during', away: true },
+  ...Object.fromEntries(partitions),
   'target disk full': { fault: diskFull, when: 'before' },
   'target out of memory': { fault: outOfMemory, when: 'before' },
   'target refuses': { fault: refusedThere, when: 'before' },
   'same name at target': { fault: sameName, when: 'before' },
   abort: { fault: aborted, when: 'during' },
   'asked twice': { fault: askedTwice, when: 'during' },
+  'asked twice at once': { fault: askedAtOnce, when: 'first' },
   'task cancelled': { fault: cancelled, when: 'during', endsTask: true },
+  'asked while its task is cancelled': { fault: cancelled, when: 'first', endsTask: true },
+  'asked while its host is drained': { fault: drained, when: 'first' },
+  'asked while it is suspended': { fault: suspended, when: 'first', alone: true },
+  'suspended while it moves': { fault: suspended, when: 'during', alone: true },
   nothing: { fault: async () => nothing, when: 'during' },
 };

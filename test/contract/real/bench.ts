@@ -35,8 +35,11 @@ export interface RealHost extends Bench {
   on(argv: [string, ...string[]]): Promise<string>;
 }
 
-/** Real hosts with the real drivers, and a repository on each that serves from one folder. */
-export async function openRealHosts(count: number): Promise<{ hosts: RealHost[]; stop(): Promise<void> }> {
+/** Real hosts with the real drivers, and a repository on each that serves from one folder; `settings` of their workers. */
+export async function openRealHosts(
+  count: number,
+  settings: Record<string, string> = {},
+): Promise<{ hosts: RealHost[]; stop(): Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), 'berth-contract-'));
   const bare = await startBareHosts(join(folder, 'home'), count, () => undefined);
   const image = readImage();
@@ -47,7 +50,7 @@ export async function openRealHosts(count: number): Promise<{ hosts: RealHost[];
     rmSync(folder, { recursive: true, force: true });
   };
   try {
-    for (const host of bare.hosts) hosts.push(await openRealHost(host, join(folder, host.id), image));
+    for (const host of bare.hosts) hosts.push(await openRealHost(host, join(folder, host.id), image, settings));
   } catch (error) {
     await stop();
     throw error;
@@ -55,7 +58,7 @@ export async function openRealHosts(count: number): Promise<{ hosts: RealHost[];
   return { hosts, stop };
 }
 
-async function openRealHost(host: Host, folder: string, image: BuiltImage): Promise<RealHost> {
+async function openRealHost(host: Host, folder: string, image: BuiltImage, settings: Record<string, string>): Promise<RealHost> {
   mkdirSync(join(folder, 'files'), { recursive: true });
   for (const name of ['disk.qcow2', 'kernel', 'initrd']) symlinkSync(join(image.folder, name), join(folder, 'files', name));
   const script = new URL('./repository.ts', import.meta.url).pathname;
@@ -69,6 +72,7 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage): Prom
     BERTH_HOST_ADDRESS: host.address,
     BERTH_HOSTS_CIDR: host.address.replace(/\.\d+$/, '.0/24'),
     BERTH_REPOSITORY_URL: url('/'),
+    ...settings,
   };
   let far = await openFarSide(host.pid()!, env);
   const ref = imageRef(image, url);

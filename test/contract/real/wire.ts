@@ -1,10 +1,11 @@
 import { Readable } from 'node:stream';
 
 /**
- * What goes between the two sides as JSON: besides plain data, bytes, signals that never abort, and questions whose
+ * What goes between the two sides as JSON: besides plain data, bytes, maps, signals that never abort, and questions whose
  * answer is known before.
  */
 const bytes = '$bytes';
+const entries = '$map';
 const words = { signal: '$signal', no: '$no' };
 
 export function pack(value: unknown): string {
@@ -13,6 +14,7 @@ export function pack(value: unknown): string {
 
 function marked(value: unknown): unknown {
   if (value instanceof Uint8Array) return { [bytes]: Buffer.from(value).toString('base64') };
+  if (value instanceof Map) return { [entries]: marked([...value]) };
   if (value instanceof AbortSignal) return words.signal;
   if (typeof value === 'function') return words.no;
   if (Array.isArray(value)) return value.map(marked);
@@ -25,6 +27,7 @@ export function unpack(text: string): unknown {
   return JSON.parse(text, (_, value: unknown) => {
     if (value === words.signal) return new AbortController().signal;
     if (value === words.no) return async () => false;
+    if (typeof value === 'object' && value !== null && entries in value) return new Map(value[entries] as [unknown, unknown][]);
     if (typeof value === 'object' && value !== null && bytes in value) return Buffer.from(String(value[bytes]), 'base64');
     return value;
   });

@@ -1,0 +1,241 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { freshRecord } from '../../activities/host/claims.ts';
+import { domainConfig } from '../../activities/host/domain-config.ts';
+import { domainName } from '../../activities/host/names.ts';
+import type { CarriedFile, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
+import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { type Bench, codeOf } from './suite.ts';
+
+/** One of two hosts that reach each other. */
+export interface MovesBench extends Bench {
+  address: string;
+}
+
+const never = new AbortController().signal;
+const all: CarriedFile[] = ['memory', 'overlay', 'data'];
+
+/**
+ * What moves VMs between two hosts has to do, said once for the fakes and for the real ones: memory while it runs
+ * (Migrator), its disks behind it (DiskMover), and all of it as files (Carrier).
+ */
+export function movesContract(
+  what: string,
+  open: () => Promise<{ hosts: [MovesBench, MovesBench]; stop(): Promise<void> }>,
+  bootDeadlineMs: number,
+): void {
+  describe(what, () => {
+    let [a, b]: MovesBench[] = [];
+    let stop: () => Promise<void> = async () => undefined;
+    let made: VmId[] = [];
+    let number = 10;
+    const here = (): HostPorts => a!.ports();
+    const there = (): HostPorts => b!.ports();
+
+    beforeAll(async () => {
+      const opened = await open();
+      [a, b] = opened.hosts;
+      stop = opened.stop;
+      for (const ports of [here(), there()]) await ports.images.ensure(a!.image(), never);
+    });
+    afterEach(async () => {
+      const both = [here(), there()];
+      // First the domains: one of them may have the other host's disks open.
+      for (const id of made) for (const { hypervisor } of both) await hypervisor.destroy(domainName(id));
+      for (const id of made)
+        for (const { carrier, store } of both) {
+          await carrier.forget(id);
+          await store.remove(id, 99);
+        }
+      made = [];
+    });
+    afterAll(() => stop());
+
+    function newVm(): VmSpec {
+      number += 1;
+      const id = newId('vm');
+      made.push(id);
+      const address = `10.128.8.${number}`;
+      return {
+        id,
+        owner: newId('owner'),
+        name: 'node0',
+        generation: 1,
+        host: 'host1' as HostId,
+        home: 'host1' as HostId,
+        image: a!.image(),
+        vcpus: 1,
+        memoryMiB: 192,
+        diskMiB: 32,
+        extraDisksMiB: [],
+        rootMiB: a!.image().virtualMiB,
+        network: { vni: 9, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: [] },
+        address,
+        mac: `52:54:00:00:02:${number.toString(16).padStart(2, '0')}`,
+        onReboot: 'destroy',
+        neighbours: [{ name: 'node0', address }],
+      };
+    }
+
+    /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */
+    async function configAt({ images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
+      const paths = await store.paths(vm.id);
+      return domainConfig({ images, probe, network, store: { paths: () => paths } } as unknown as HostPorts, vm, disksAt);
+    }
+
+    /** A VM that runs here and answers; the other host has a record of it, as prepareIncoming leaves one. */
+    async function running(): Promise<{ vm: VmSpec; name: string; config: DomainConfig; to: DomainConfig }> {
+      const vm = newVm();
+      const name = domainName(vm.id);
+      const ports = here();
+      await ports.store.write(freshRecord(vm));
+      const folder = await ports.store.emptyInputs(vm.id);
+      const paths = await ports.store.paths(vm.id);
+      await ports.disks.createDataDisk(paths.data, folder, vm.diskMiB);
+      await ports.disks.createOverlay(paths.overlay, (await ports.images.find(vm.image.id))!.disk, vm.image.virtualMiB);
+      const config = await configAt(ports, vm, null);
+      await ports.hypervisor.create(config);
+      await answers(ports, name);
+      await there().store.write(freshRecord({ ...vm, generation: 2 }));
+      return { vm, name, config, to: await configAt(there(), vm, a!.address) };
+    }
+
+    const answers = (ports: HostPorts, name: string): Promise<void> =>
+      expect.poll(() => ports.guest.ping(name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
+
+    describe('memory that moves', () => {
+      it(
+        'arrives paused and complete, while the source is gone; then the disks follow, and count all the same',
+        async () => {
+          const { vm, name, to } = await running();
+          const boot = await here().guest.bootId(name);
+          expect(await here().migrator.job(name)).toMatchObject({ active: false });
+          await here().migrator.allowDowntime(name, 100);
+          await here().migrator.start({ config: to, to: b!.address, deadlineMs: 60_000 });
+          await expect.poll(() => here().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
+          expect(await here().migrator.job(name)).toBeNull();
+          expect(await there().hypervisor.status(name)).toEqual({ state: 'paused', reason: 'user' });
+          await there().hypervisor.resumeCpus(name);
+          await answers(there(), name);
+          expect(await there().guest.bootId(name)).toBe(boot);
+
+          const { diskMover, disks, images, store } = there();
+          expect([...(await sourcesOf(name)).values()].map(({ kind }) => kind)).toEqual(['nfs', 'nfs']);
+          const disk = (await configAt(there(), vm, null)).disks.find(({ target }) => target === 'vda') as DomainDisk;
+          expect(await codeOf(diskMover.begin(name, disk))).toBe('hypervisor');
+          expect(await diskMover.job(name, 'vda')).toBeNull();
+          const { overlay } = await store.paths(vm.id);
+          await disks.createOverlay(overlay, (await images.find(vm.image.id))!.disk, vm.image.virtualMiB);
+          await diskMover.begin(name, disk);
+          expect(await codeOf(diskMover.begin(name, disk))).toBe('hypervisor');
+          await diskMover.end(name, 'vda');
+          await diskMover.end(name, 'vda');
+          expect(await diskMover.job(name, 'vda')).toBeNull();
+          expect(await codeOf(diskMover.pivot(name, 'vda'))).toBe('hypervisor');
+          expect((await sourcesOf(name)).get('vda')).toMatchObject({ kind: 'nfs' });
+          await diskMover.begin(name, disk);
+          // By the host's own clock, which is what the fake's copies go by.
+          const isReady = async () => (await diskMover.job(name, 'vda'))?.ready;
+          for (let looks = 0; (await isReady()) !== true && looks < 1200; looks += 1) await there().clock.sleep(50);
+          await diskMover.pivot(name, 'vda');
+          expect((await sourcesOf(name)).get('vda')).toEqual({ kind: 'file', path: overlay });
+          expect((await sourcesOf(name)).get('vdb')).toMatchObject({ kind: 'nfs' });
+          await answers(there(), name);
+        },
+        2 * bootDeadlineMs + 60_000,
+      );
+
+      const sourcesOf = (name: string) => there().diskMover.sources(name);
+
+      it(
+        'stays where it is when it is refused or ended, and nothing is left at the target',
+        async () => {
+          const { name, to } = await running();
+          const order = { to: b!.address, deadlineMs: 60_000 };
+          const nowhere: DomainConfig = { ...to, nic: { ...to.nic, bridge: 'bgfff' } };
+          expect(await codeOf(here().migrator.start({ ...order, config: nowhere }))).toBe('hypervisor');
+          const missing = { ...to.disks[1]!, source: { kind: 'nfs', host: a!.address, path: '/var/lib/berth/not' } } as const;
+          expect(await codeOf(here().migrator.start({ ...order, config: { ...to, disks: [to.disks[0]!, missing] } }))).toBe(
+            'hypervisor',
+          );
+          const moving = codeOf(here().migrator.start({ ...order, config: to }));
+          const isActive = async () => (await here().migrator.job(name))?.active;
+          await expect.poll(isActive, { timeout: 10_000, interval: 1 }).toBe(true);
+          await here().migrator.abort(name);
+          await here().migrator.abort(name);
+          expect(await moving).toBe('hypervisor');
+          expect(await here().hypervisor.status(name)).toMatchObject({ state: 'running' });
+          await expect.poll(() => there().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
+          expect(await here().migrator.job(name)).toMatchObject({ active: false });
+          await answers(here(), name);
+          expect(await here().migrator.load(name)).toMatchObject({ residentMiB: expect.any(Number) });
+        },
+        bootDeadlineMs + 60_000,
+      );
+
+      it('of a domain that is not there is nothing, and ending that changes nothing', async () => {
+        const name = domainName(newId('vm'));
+        expect(await here().migrator.job(name)).toBeNull();
+        expect(await here().migrator.load(name)).toBeNull();
+        await here().migrator.abort(name);
+        expect(await codeOf(here().migrator.allowDowntime(name, 100))).toBe('hypervisor');
+        expect(
+          await codeOf(
+            here()
+              .diskMover.sources(name)
+              .then(() => undefined),
+          ),
+        ).toBe('hypervisor');
+      });
+    });
+
+    describe('a VM as files', () => {
+      it(
+        'goes on at the other host from what was carried there, and coming back carries what changed',
+        async () => {
+          const { vm, name } = await running();
+          const boot = await here().guest.bootId(name);
+          await save(here(), vm);
+          const first = await carry(vm, [a!, b!]);
+          expect(first.bytes).toBeLessThan(first.totalBytes);
+          await here().carrier.keep(vm.id, all);
+          await here().carrier.clear(vm.id);
+          const { memory } = await there().store.paths(vm.id);
+          expect(await there().hypervisor.isSaved(memory)).toBe(true);
+          await there().hypervisor.restore(memory, await configAt(there(), vm, null));
+          await there().hypervisor.resumeCpus(name);
+          await answers(there(), name);
+          expect(await there().guest.bootId(name)).toBe(boot);
+          await there().store.removeMemory(vm.id);
+          await save(there(), vm);
+          const back = await carry(vm, [b!, a!]);
+          expect(back.bytes).toBeLessThan(first.bytes / 2);
+          await here().carrier.forget(vm.id);
+          await here().carrier.forget(vm.id);
+          expect(await here().carrier.offer(vm.id)).toEqual({ chunks: 0 });
+        },
+        3 * bootDeadlineMs + 60_000,
+      );
+
+      async function save(ports: HostPorts, vm: VmSpec): Promise<void> {
+        await ports.hypervisor.save(domainName(vm.id), (await ports.store.paths(vm.id)).memoryPartial);
+        await ports.store.sealMemory(vm.id);
+      }
+
+      async function carry(vm: VmSpec, [from, to]: [MovesBench, MovesBench]) {
+        const { chunks } = await to.ports().carrier.offer(vm.id);
+        const packed = await from.ports().carrier.pack(vm.id, all, { address: to.address, chunks });
+        await to.ports().carrier.unpack(vm.id, { address: from.address, bytes: packed.bytes });
+        return packed;
+      }
+
+      it('is not fetched from a host that has packed nothing', async () => {
+        const vm = newVm();
+        await there().store.write(freshRecord(vm));
+        await expect(there().carrier.unpack(vm.id, { address: a!.address, bytes: 1024 })).rejects.toThrow();
+        const { memory } = await there().store.paths(vm.id);
+        expect(await there().hypervisor.isSaved(memory)).toBe(false);
+      });
+    });
+  });
+}

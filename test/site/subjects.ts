@@ -1,0 +1,170 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { TaskAnswer } from './client.ts';
+import { copiesOf, counterScript, counting, faultOf, numbersOf, readsPast } from './moves.ts';
+import { leftovers, onHost, type TestSite } from './the-site.ts';
+
+/** A VM that counts, each number on its disk before the next: what befalls it is seen in its count. */
+export interface Subject {
+  vm: string;
+  /** The task whose command counts; null for a VM that stands alone. */
+  task: string | null;
+  numbers: () => Promise<string[]>;
+}
+
+const endless = 1_000_000;
+
+export async function working(test: TestSite): Promise<Subject> {
+  const { id, vms } = await counting(test, endless);
+  return { vm: vms[0]!, task: id, numbers: () => numbersOf(test, id) };
+}
+
+interface VmAnswer {
+  id: string;
+  state: string;
+  host: string;
+  home: string;
+  operation: string | null;
+  problem: { code: string; message: string } | null;
+}
+
+export async function vmOf({ client }: TestSite, vm: string): Promise<VmAnswer> {
+  return (await client.insist<VmAnswer>('GET', `/v1/vms/${vm}`)).body;
+}
+
+/** One that belongs to no task, and can be suspended by whoever owns it. */
+export async function standingAlone(test: TestSite): Promise<Subject> {
+  const name = `alone-${crypto.randomUUID().slice(0, 8)}`;
+  const order = {
+    name,
+    image: 'debian-12',
+    resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 },
+    firstBoot: [`cd /home/task; setsid sh -c '${counterScript(endless)}' >/dev/null 2>&1 </dev/null &`],
+  };
+  const headers = { 'idempotency-key': crypto.randomUUID() };
+  const made = await test.client.insist<VmAnswer>('POST', '/v1/vms', order, headers);
+  if (made.status !== 202) throw new Error(`a VM: ${made.status} ${JSON.stringify(made.body)}`);
+  const vm = made.body.id;
+  await vmUntil(test, vm, 'running', ({ state }) => state === 'running');
+  const subject = { vm, task: null, numbers: () => numbersIn(test, vm) };
+  await readsPast(subject.numbers, 3, 90);
+  return subject;
+}
+
+export async function vmUntil(test: TestSite, id: string, what: string, isSo: (vm: VmAnswer) => boolean): Promise<VmAnswer> {
+  for (const untilMs = Date.now() + 180_000; ; await delay(100)) {
+    const vm = await vmOf(test, id);
+    if (isSo(vm)) return vm;
+    if (Date.now() > untilMs) throw new Error(`${id} is not ${what} but ${JSON.stringify(vm)}`);
+  }
+}
+
+const agent = async (test: TestSite, host: string, vm: string, command: object): Promise<{ return: Record<string, unknown> }> =>
+  JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(command)]));
+
+/** What a VM that stands alone has counted, read in its guest. */
+async function numbersIn(test: TestSite, vm: string): Promise<string[]> {
+  const { host } = await vmOf(test, vm);
+  const path = { path: '/bin/cat', arg: ['/home/task/numbers'], 'capture-output': true };
+  try {
+    const { pid } = (await agent(test, host, vm, { execute: 'guest-exec', arguments: path })).return;
+    for (const untilMs = Date.now() + 20_000; Date.now() < untilMs; await delay(50)) {
+      const { return: status } = await agent(test, host, vm, { execute: 'guest-exec-status', arguments: { pid } });
+      if (status.exited !== true) continue;
+      const text = Buffer.from(String(status['out-data'] ?? ''), 'base64').toString();
+      return text.split('\n').filter((line) => line !== '');
+    }
+  } catch {
+    // It moves, or its guest is only coming up: whoever asks asks again.
+  }
+  return [];
+}
+
+export async function nothingLeft(test: TestSite): Promise<void> {
+  let found: string[] = [];
+  for (const untilMs = Date.now() + 120_000; Date.now() < untilMs; await delay(250)) {
+    found = await leftovers(test);
+    if (found.length === 0) return;
+  }
+  throw new Error(`left behind: ${found.join('; ')}`);
+}
+
+/** One copy, which runs there, by the hypervisors of all hosts and by the ledger. */
+export async function runningAt(test: TestSite, vm: string, where: string): Promise<void> {
+  const copies = await copiesOf(test, vm);
+  if (copies.length !== 1 || copies[0]!.host !== where || copies[0]!.state !== 'running')
+    throw new Error(`${vm} is to run at ${where} alone, and there is: ${JSON.stringify(copies)}`);
+  const ledger = await vmOf(test, vm);
+  if (ledger.host !== where || ledger.state !== 'running')
+    throw new Error(`the ledger says ${ledger.state} at ${ledger.host}, not running at ${where}`);
+}
+
+/** What is left of the VM at hosts that are neither its own nor its home. A host that was silent cleans up by itself. */
+export async function onlyAt(test: TestSite, vm: string): Promise<void> {
+  let found: string[] = [];
+  for (const untilMs = Date.now() + 30_000; Date.now() < untilMs; await delay(500)) {
+    const { host, home } = await vmOf(test, vm);
+    found = [];
+    for (const { id } of test.site.hosts) {
+      const folder = (await onHost(test, id, ['sh', '-c', `ls -d /var/lib/berth/vms/${vm} 2>/dev/null || true`])).trim();
+      if (folder !== '' && id !== host && id !== home) found.push(`${id}: ${folder}`);
+    }
+    if (found.length === 0) return;
+  }
+  throw new Error(`left behind: ${found.join('; ')}`);
+}
+
+/** Its process was hit: either it goes on counting, or it has failed and says so. */
+export async function isLost(test: TestSite, { task, numbers }: Subject): Promise<boolean> {
+  const counted = (await numbers()).length;
+  for (const untilMs = Date.now() + 180_000; Date.now() < untilMs; await delay(250)) {
+    const { state, error } = await test.client.task(task!);
+    if (state === 'failed' && error?.code === 'vm-lost') return true;
+    if (state === 'failed') throw new Error(`the task failed otherwise: ${JSON.stringify(error)}`);
+    if ((await numbers()).length > counted) return false;
+  }
+  throw new Error('the VM neither goes on nor is it reported as lost');
+}
+
+/** The disks are sound while the guest holds still; then the count ends, in order, and nothing is left. Returns its task. */
+export async function finish(test: TestSite, subject: Subject): Promise<TaskAnswer | null> {
+  const { vm, task } = subject;
+  const { host, home } = await vmOf(test, vm);
+  const folder = `/var/lib/berth/vms/${vm}`;
+  await onHost(test, host, ['virsh', '-q', 'domfsfreeze', vm]);
+  try {
+    await onHost(test, home, ['qemu-img', 'check', '-q', '-U', `${folder}/disk.qcow2`]);
+    await onHost(test, home, ['e2fsck', '-fn', `${folder}/data.raw`]);
+  } finally {
+    await onHost(test, host, ['virsh', '-q', 'domfsthaw', vm]);
+  }
+  const over = task === null ? null : await countsToItsEnd(test, host, vm, task, subject);
+  if (over === null) {
+    const fault = faultOf(await subject.numbers());
+    if (fault !== null) throw new Error(fault);
+    await abandon(test, subject);
+  }
+  await nothingLeft(test);
+  return over;
+}
+
+async function countsToItsEnd(test: TestSite, host: string, vm: string, task: string, { numbers }: Subject): Promise<TaskAnswer> {
+  await agent(test, host, vm, { execute: 'guest-exec', arguments: { path: '/usr/bin/touch', arg: ['/home/task/stop'] } });
+  const over = await test.client.over(task);
+  if (over.state !== 'succeeded') throw new Error(`the task is ${over.state}: ${JSON.stringify(over.error)}`);
+  const written = (await test.client.download(over.outputs[0]!.file)).toString().trim().split('\n');
+  const said = await numbers();
+  const fault = faultOf(written) ?? faultOf(said);
+  if (fault !== null || written.length !== said.length)
+    throw new Error(`${fault ?? 'the log and the file differ'}: ${said.length} said, ${written.length} written`);
+  return over;
+}
+
+export async function abandon(test: TestSite, { vm, task }: Subject): Promise<void> {
+  if (task === null) {
+    await test.client.insist('DELETE', `/v1/vms/${vm}`);
+    await vmUntil(test, vm, 'removed', ({ state }) => state === 'removed');
+    return;
+  }
+  await test.client.insist('DELETE', `/v1/tasks/${task}`);
+  await test.client.over(task, 300);
+}
