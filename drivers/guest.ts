@@ -3,13 +3,12 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { cloudSeed } from './cloud-seed.ts';
-import { replaceWhole } from './files.ts';
 import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
 import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
 import { setupScript } from './guest-setup.ts';
 import { newHostKey } from './host-key.ts';
 import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
-import { isoImage } from './seed-iso.ts';
+import { writeDisc } from './seed-disc.ts';
 
 const dataDevice = '/dev/vdb';
 const nic = 'eth0';
@@ -62,9 +61,7 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
   }
 
   return {
-    async writeSeed(path, identity) {
-      await replaceWhole(path, isoImage('cidata', cloudSeed(identity, nameservers)));
-    },
+    writeSeed: (path, identity) => writeDisc(path, 'cidata', cloudSeed(identity, nameservers)),
     awaitCloudInit: (domain) =>
       refusedAsHypervisor(() =>
         exec(
