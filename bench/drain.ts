@@ -61,6 +61,7 @@ interface Outcome {
   vms: number;
   predictedS: number;
   boundS: number;
+  /** Without what it waited between moves, being ahead. */
   tookS: number;
   earlyS: number;
   /** What starting at once, as others do, would have left idle. */
@@ -159,7 +160,7 @@ async function drainOnce(
   if (drain.state !== 'empty') throw new Error(`the drain of ${host} is ${drain.state}: ${JSON.stringify(drain.remaining)}`);
   await openAgain(test, host);
   await setSchedulable(test, [host], false);
-  const tookS = secondsFrom(drain.startedAt!, drain.emptiedAt!);
+  const { tookS, ...seen } = await measured(test, drain);
   const outcome: Outcome = {
     strategy,
     vms,
@@ -169,7 +170,7 @@ async function drainOnce(
     earlyS: secondsFrom(drain.emptiedAt!, drain.deadline),
     earlyAtOnceS: secondsFrom(drain.createdAt, drain.deadline) - tookS,
     before: earlier.reduce((sum, one) => sum + one.vms, 0),
-    ...(await measured(test, drain)),
+    ...seen,
   };
   say(
     `${name}, ${strategy}, ${vms} VMs: predicted ${outcome.predictedS.toFixed(1)} s, at most ${outcome.boundS.toFixed(1)} s, took ${tookS.toFixed(1)} s (each ${outcome.eachS.map((seconds) => seconds.toFixed(1)).join(', ')}), empty ${outcome.earlyS.toFixed(1)} s before its deadline`,
@@ -177,10 +178,25 @@ async function drainOnce(
   return outcome;
 }
 
-/** What each of its migrations took, and what a model that has seen none would have said of all. */
-async function measured({ site }: TestSite, drain: DrainAnswer): Promise<{ eachS: number[]; priorS: number }> {
+interface Seen {
+  tookS: number;
+  eachS: number[];
+  priorS: number;
+}
+
+/** What it and each of its migrations took, and what a model that has seen none would have said of all. */
+async function measured({ site }: TestSite, drain: DrainAnswer): Promise<Seen> {
   const ledger = openLedger(site.databaseUrl, 1);
   try {
+    const moves = await ledger.migration.findMany({ where: { requestedBy: drain.id }, orderBy: { createdAt: 'asc' } });
+    let busyMs = 0;
+    let untilMs = 0;
+    for (const { createdAt, finishedAt } of moves) {
+      const endMs = finishedAt!.getTime();
+      busyMs += Math.max(0, endMs - Math.max(untilMs, createdAt.getTime()));
+      untilMs = Math.max(untilMs, endMs);
+    }
+    const tookS = (busyMs + Date.parse(drain.emptiedAt!) - untilMs) / 1000;
     const rows = await ledger.measurement.findMany({
       where: { OR: drain.moves.map(({ migration }) => ({ id: { startsWith: `${migration}/` } })) },
     });
@@ -193,7 +209,7 @@ async function measured({ site }: TestSite, drain: DrainAnswer): Promise<{ eachS
       return operationsOf(row.kind === 'live' ? 'live' : 'cold', { from, to, concurrency: 1, load });
     });
     const eachS = drain.moves.map(({ migration }) => of(migration).reduce((sum, { seconds }) => sum + seconds, 0));
-    return { eachS, priorS: fitMigrationModel([]).predict(operations).mean };
+    return { tookS, eachS, priorS: fitMigrationModel([]).predict(operations).mean };
   } finally {
     await ledger.$disconnect();
   }
