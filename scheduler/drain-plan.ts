@@ -72,7 +72,7 @@ export interface DrainPlan {
 }
 
 /** From the decision to the first move, and from the last one's end to the proof that the host is empty. */
-const aroundS: Prediction = { mean: 1, spread: 0.5, dof: 10 };
+const aroundS: Prediction = { mean: 0.5, spread: 0.3, dof: 10 };
 /** A VM whose time ends is removed after it: its saga takes so long, at most, and a removal is quick. */
 const removalMs = 20_000;
 
