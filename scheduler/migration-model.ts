@@ -2,6 +2,7 @@ import { convergencePolicy } from '../model/migration.ts';
 import { type PreCopy, simulatePreCopy } from './pre-copy.ts';
 import {
   crossValidate,
+  downweighted,
   type Observation,
   type Prediction,
   type Prior,
@@ -254,7 +255,8 @@ function learn(kind: OperationKind, seen: readonly { flow: Flow; seconds: number
       const error = crossValidate(other.observations, other.form.prior);
       if (error < best.error! * advantage) best = { ...other, error };
     }
-  return { form: best.form, regression: regress(best.observations, best.form.prior), error: best.error };
+  const { form, observations, error } = best;
+  return { form, regression: regress(downweighted(observations, form.prior), form.prior), error };
 }
 
 /** The operations that make up one move. @param asleep it is suspended, and stays that: its files are carried, and no more */

@@ -1,5 +1,6 @@
 import jstat from 'jstat';
 import { CholeskyDecomposition, Matrix } from 'ml-matrix';
+import { median } from './statistics.ts';
 
 /**
  * Bayesian linear regression with a conjugate prior (normal for the coefficients, inverse gamma for the noise): without
@@ -79,6 +80,25 @@ export function regress(observations: readonly Observation[], prior: Prior): Reg
       return { mean: mean.transpose().mmul(sum).get(0, 0), spread: Math.sqrt(variance * (noise + doubt)), dof };
     },
   };
+}
+
+/** From so many on it can be told which of them stand out. */
+const leastForRobust = 6;
+/** Huber's: an error of so many usual ones counts in full, a larger one only in proportion. */
+const tuning = 3;
+/** Of its scale: no fit is so good that less than this stands out. */
+const leastError = 0.05;
+
+/**
+ * The same observations, with those that stand out counting less: a network that hung once is no reason to expect that of
+ * every move. They are not left out, so the interval still knows of them. Huber, Robust Statistics, chapter 7.
+ */
+export function downweighted(observations: readonly Observation[], prior: Prior): Observation[] {
+  if (observations.length < leastForRobust) return [...observations];
+  const fit = regress(observations, prior);
+  const errors = observations.map((one) => Math.abs(one.y - fit.predict([one]).mean) / one.scale);
+  const usual = Math.max(leastError, median(errors) * 1.4826);
+  return observations.map((one, i) => ({ ...one, weight: one.weight * Math.min(1, (tuning * usual) / errors[i]!) }));
 }
 
 /** What the thing stays below with this probability. */

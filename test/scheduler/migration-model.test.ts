@@ -184,6 +184,14 @@ describe('the model of migrations', () => {
     expect(model.bandwidth('live', 'a', 'c')).toBeLessThan(13);
   });
 
+  it('does not expect of every move what one of them suffered, and is less sure all the same', () => {
+    const usual = site(40, 12);
+    const hung = usual.map((sample, i) => (i === 8 ? { ...sample, seconds: sample.seconds + 20 } : sample));
+    const [before, after] = [usual, hung].map((samples) => fitMigrationModel(samples).predict([live(256)]));
+    expect(after!.mean).toBeLessThan(1.25 * before!.mean);
+    expect(upperBound(after!, 0.99)).toBeGreaterThan(1.2 * upperBound(before!, 0.99));
+  });
+
   it('knows what a VM carried the last time', () => {
     const before = site(40, 10);
     const big: Sample = {
