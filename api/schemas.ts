@@ -273,6 +273,10 @@ export const DrainOrder = z
       .enum(drainModes)
       .default('auto')
       .meta({ description: 'cold: suspended for the journey; auto: live, unless a VM writes faster than it can be carried' }),
+    moveDisks: z
+      .boolean()
+      .default(false)
+      .meta({ description: 'The disks of VMs leave the host as well, also of those that run elsewhere: it can be switched off' }),
     confidence: confidence.optional().meta({ description: 'With which it is to be empty by then; 0.99 where nothing is said' }),
     returnAfter: soon.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
     reason: z.string().max(200).optional(),
@@ -340,6 +344,7 @@ export const Drain = z
     deadline: time,
     strategy: z.enum(drainStrategies),
     mode: z.enum(drainModes),
+    moveDisks: z.boolean(),
     confidence: z.number(),
     returnAfter: time.nullable(),
     reason: z.string().nullable(),
@@ -347,7 +352,7 @@ export const Drain = z
     plan: z
       .strictObject({
         strategy: z.enum(['sequential', 'parallel']),
-        moves: z.array(z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold']), meanS: z.number() })),
+        moves: z.array(z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold', 'disks']), meanS: z.number() })),
         leaving: z.array(z.strictObject({ vm: z.string(), by: time.nullable() })),
         blockers: z.array(blocker),
         meanS: z.number().meta({ description: 'What the rest is expected to take' }),

@@ -21,6 +21,7 @@ interface DrainOptions {
   by: string;
   strategy?: string;
   mode?: string;
+  moveDisks?: boolean;
   confidence?: number;
   returnAfter?: string;
   reason?: string;
@@ -65,6 +66,7 @@ export function addDrainCommands(program: Command, hosts: Command, connect: () =
     .requiredOption('--by <time>', 'when it is to be empty: RFC 3339, or 15m from now on', moment)
     .addOption(new Option('--strategy <strategy>', 'how many VMs at a time').choices(['auto', 'sequential', 'parallel']))
     .addOption(new Option('--mode <mode>', 'how they move').choices(['auto', 'live', 'cold']))
+    .option('--move-disks', 'the disks of VMs leave it as well: it can be switched off afterwards')
     .option('--confidence <share>', 'with which it is to be empty by then, e.g. 0.99', share)
     .option('--return-after <time>', 'when it takes work again and its VMs come back', moment)
     .option('--reason <text>', 'for those who read the events')

@@ -53,7 +53,7 @@ export interface DrainMove {
 /** A plan as it is kept and shown: times in RFC 3339. */
 export interface DrainOutline {
   strategy: 'sequential' | 'parallel';
-  moves: { vm: VmId; to: HostId; mode: 'live' | 'cold'; meanS: number }[];
+  moves: { vm: VmId; to: HostId; mode: 'live' | 'cold' | 'disks'; meanS: number }[];
   /** VMs that end by themselves before the deadline. */
   leaving: { vm: VmId; by: string | null }[];
   blockers: Blocker[];

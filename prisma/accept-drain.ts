@@ -15,6 +15,8 @@ export interface AcceptedDrain {
   deadlineMs: number;
   strategy: DrainStrategy;
   mode: DrainMode;
+  /** The disks of its VMs leave the host as well. */
+  moveDisks: boolean;
   /** With which the host is to be empty by the deadline. */
   confidence: number;
   returnAfterMs: number | null;
@@ -59,6 +61,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
       deadline: new Date(deadlineMs),
       strategy: order.strategy,
       mode: order.mode,
+      moveDisks: order.moveDisks,
       confidence: order.confidence,
       returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
       goBack: order.bringBack,

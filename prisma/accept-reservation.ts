@@ -100,6 +100,7 @@ const questionOf = (tx: Transaction, { startAtMs, nowMs }: AcceptedReservation, 
     deadlineMs: startAtMs,
     strategy: 'auto',
     mode: 'auto',
+    moveDisks: false,
     confidence: reservedConfidence,
     nowMs,
   });

@@ -1,11 +1,10 @@
 import type { Prisma } from '../generated/prisma/client.ts';
 import type { DrainMode, DrainStrategy } from '../model/drain.ts';
 import type { TaskState, VmState } from '../model/states.ts';
-import type { DrainQuestion, DrainTarget, DrainVm } from '../scheduler/drain-plan.ts';
+import type { DrainQuestion, DrainTarget, DrainVm, PlannedMode } from '../scheduler/drain-plan.ts';
 import {
   fitMigrationModel,
   type MigrationModel,
-  type MoveMode,
   moveModes,
   type OperationKind,
   type Sample,
@@ -27,7 +26,7 @@ export async function readMigrationModel(tx: Transaction): Promise<MigrationMode
         kind: row.kind as OperationKind,
         from: row.fromId,
         to: row.toId,
-        load: { vm: row.vmId, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
+        load: { vm: row.vmId, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS, diskMiB: row.diskMiB ?? 0 },
         concurrency: row.concurrency,
         atMs: row.at.getTime(),
         seconds: row.seconds,
@@ -51,21 +50,33 @@ interface VmRow {
   /** Epoch milliseconds; null where there is no such end. */
   leaseEndMs: number | null;
   commandEndMs: number | null;
-  migration: { state: string; to: string | null; sinceMs: number; mode: MoveMode } | null;
+  hostId: string | null;
+  homeId: string | null;
+  diskMiB: number;
+  migration: { state: string; to: string | null; sinceMs: number; mode: PlannedMode } | null;
   failed: { to: string; why: string; converges: boolean; atMs: number }[];
 }
 
 /** A VM of the host, and when it was last sent away in vain. */
 export type SeenVm = DrainVm & { failedMs: number | null; template: boolean };
 
-/** The VMs that a host has, or that are on their way to it. @param drain whose own attempts are looked at; '' for none */
-export async function readVmsOf(tx: Transaction, host: string, drain: string): Promise<SeenVm[]> {
+/** Whose VMs: those of a host and those on their way to it; with `moveDisks` also those whose disks it has. */
+export interface VmsOf {
+  host: string;
+  /** Whose own attempts are looked at; '' for none. */
+  drain: string;
+  moveDisks: boolean;
+}
+
+export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: VmsOf): Promise<SeenVm[]> {
   const rows = await tx.$queryRaw<VmRow[]>`
-    SELECT v.id, v.state, v.asleep, v.template, v.vcpus, v."memoryMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
+    SELECT v.id, v.state, v.asleep, v.template, v."hostId", v."homeId", v.vcpus, v."memoryMiB",
+      v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
-      (SELECT jsonb_build_object('state', m.state, 'to', m."toId", 'mode', m.mode,
-          'sinceMs', extract(epoch FROM COALESCE(m."startedAt", m."createdAt")) * 1000)
+      (SELECT jsonb_build_object('state', m.state, 'to', m."toId",
+          'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
+          'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
           'converges', m.error->>'code' IS DISTINCT FROM 'not-converging',
@@ -74,14 +85,21 @@ export async function readVmsOf(tx: Transaction, host: string, drain: string): P
           AND m."toId" IS NOT NULL AND m."fromId" = ${host}), '[]') AS failed
     FROM "Vm" v LEFT JOIN "VmLoad" w ON w."vmId" = v.id LEFT JOIN "Task" t ON t.id = v."taskId"
       LEFT JOIN "Lease" l ON l.id = v."leaseId"
-    WHERE v.state NOT IN ('pending', 'removed') AND (v."hostId" = ${host}
+    WHERE v.state NOT IN ('pending', 'removed') AND (v."hostId" = ${host} OR (${moveDisks} AND v."homeId" = ${host})
       OR EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."toId" = ${host} AND m.reserved))
     ORDER BY v.id`;
   return rows.map((row) => ({
     id: row.id,
     vcpus: row.vcpus,
     memoryMiB: row.memoryMiB,
-    load: { vm: row.id, memoryMiB: row.memoryMiB, residentMiB: row.residentMiB, dirtyMiBPerS: row.dirtyMiBPerS },
+    load: {
+      vm: row.id,
+      memoryMiB: row.memoryMiB,
+      residentMiB: row.residentMiB,
+      dirtyMiBPerS: row.dirtyMiBPerS,
+      diskMiB: row.diskMiB,
+    },
+    disks: moveDisks && row.homeId === host ? { diskMiB: row.diskMiB, runsAt: row.hostId ?? host } : null,
     asleep: row.asleep,
     template: row.template,
     phase: phaseOf(row, host),
@@ -91,7 +109,7 @@ export async function readVmsOf(tx: Transaction, host: string, drain: string): P
   }));
 }
 
-function phaseOf({ state, migration, taskState }: VmRow, host: string): DrainVm['phase'] {
+function phaseOf({ state, migration, taskState, hostId }: VmRow, host: string): DrainVm['phase'] {
   if (migration !== null) {
     if (migration.state === 'stuck') return { kind: 'fixed', why: 'nobody can know yet where its migration has left it' };
     if (migration.to === host) return { kind: 'settling', why: 'it is on its way here' };
@@ -100,6 +118,8 @@ function phaseOf({ state, migration, taskState }: VmRow, host: string): DrainVm[
   switch (state) {
     case 'running':
     case 'suspended':
+      if (state === 'suspended' && hostId !== host)
+        return { kind: 'fixed', why: `it is suspended at ${hostId}: its disks, which are here, follow it only while it runs` };
       if (taskState === null || taskState === 'running') return { kind: 'movable' };
       return { kind: 'settling', why: `its task is ${taskState}` };
     case 'reserved':
@@ -126,8 +146,9 @@ async function readHosts(tx: Transaction, host: string, drain: string): Promise<
     SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
+      h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
       (SELECT count(*)::int FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = h.id AND v.state <> 'removed'
-        WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m."toId" = h.id AND m."fromId" = ${host}) AS given
+        WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."toId" = h.id AND m."fromId" = ${host}) AS given
     FROM "Host" h ORDER BY h.id`;
 }
 
@@ -138,6 +159,7 @@ export interface DrainOrder {
   deadlineMs: number;
   strategy: DrainStrategy;
   mode: DrainMode;
+  moveDisks: boolean;
   confidence: number;
   nowMs: number;
 }
@@ -149,7 +171,7 @@ export async function readDrainQuestion(
 ): Promise<Omit<DrainQuestion, 'vms'> & { vms: SeenVm[] }> {
   const { host, drain, deadlineMs, strategy, mode, confidence, nowMs } = order;
   const modes = mode === 'auto' ? moveModes : [mode];
-  const vms = await readVmsOf(tx, host, drain);
+  const vms = await readVmsOf(tx, order);
   const hosts = await readHosts(tx, host, drain);
   return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, modes, model: await readMigrationModel(tx) };
 }

@@ -1,6 +1,6 @@
 import type { DrainStrategy } from '../model/drain.ts';
 import { type Load, type MigrationModel, type MoveMode, type Operation, operationsOf } from './migration-model.ts';
-import { chooseTarget, migrationLimits, type TargetFilter, type TargetHost } from './migration-target.ts';
+import { chooseTarget, type DiskRoom, diskNeeded, migrationLimits, type TargetFilter, type TargetHost } from './migration-target.ts';
 import { type Prediction, plus, upperBound } from './regression.ts';
 
 /** What a drain has to know of one VM of its host. */
@@ -11,13 +11,15 @@ export interface DrainVm {
   load: Load;
   /** It is suspended: it takes neither processors nor memory, and can only be moved cold. */
   asleep?: boolean;
+  /** Where its disks are to leave the host that is drained; null: they may stay where they are. */
+  disks?: { diskMiB: number; runsAt: string } | null;
   /**
    * `movable` now; `moving` already, which this drain or somebody else asked for; `settling`: it is being made, or its
    * host is about to be left in another way; `fixed`: it can't be moved as it is, and `why` says so.
    */
   phase:
     | { kind: 'movable' }
-    | { kind: 'moving'; sinceMs: number; to: string | null; mode: MoveMode }
+    | { kind: 'moving'; sinceMs: number; to: string | null; mode: PlannedMode }
     | { kind: 'settling'; why: string }
     | { kind: 'fixed'; why: string };
   /** When it is gone at the latest, because its lease or its command's time ends; null: it stays until it is told. */
@@ -45,10 +47,15 @@ export interface DrainQuestion {
   model: MigrationModel;
 }
 
+/** `disks`: of a VM that runs elsewhere already. */
+export type PlannedMode = MoveMode | 'disks';
+
 export interface PlannedMove {
   vm: string;
   to: string;
-  mode: MoveMode;
+  mode: PlannedMode;
+  /** Its disks go where it goes. */
+  withDisks: boolean;
   meanS: number;
 }
 
@@ -115,7 +122,7 @@ function best({ strategy }: DrainQuestion, sequential: Course, together: Course)
 }
 
 interface Sorted {
-  moves: { vm: DrainVm; to: string; mode: MoveMode }[];
+  moves: { vm: DrainVm; to: string; mode: PlannedMode }[];
   leaving: DrainPlan['leaving'];
   blockers: DrainPlan['blockers'];
   /** When what stands in the way ends by itself; null: at least one of them never does, or nothing stands in the way. */
@@ -172,11 +179,12 @@ class Room {
     }
   }
 
-  find(vm: DrainVm): { to: string; mode: MoveMode } | { why: string } {
+  find(vm: DrainVm): { to: string; mode: PlannedMode } | { why: string } {
     const { host } = this.#question;
+    const runsAt = areLeft(vm, host) ? vm.disks?.runsAt : undefined;
     const refused: string[] = [];
     const fit = this.#hosts.filter((candidate) => {
-      if (candidate.id === host) return false;
+      if (candidate.id === host || (runsAt !== undefined && candidate.id !== runsAt)) return false;
       const why = this.#refuse(vm, candidate);
       if (why !== null) refused.push(`${candidate.id}: ${why}`);
       return why === null;
@@ -187,10 +195,12 @@ class Room {
     const [best] = fit.sort((a, b) => tries(a) - tries(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1));
     if (best === undefined)
       return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.join(', ')})` };
-    best.given += 1;
-    const taken = roomOf(vm);
+    const taken = this.#roomOf(vm);
     best.used.vcpus += taken.vcpus;
     best.used.memoryMiB += taken.memoryMiB;
+    best.freeDiskMiB = (best.freeDiskMiB ?? 0) - diskNeeded(taken.disk, best.id);
+    if (runsAt !== undefined) return { to: runsAt, mode: 'disks' };
+    best.given += 1;
     return { to: best.id, mode: this.#mode(vm, best.id) };
   }
 
@@ -201,9 +211,20 @@ class Room {
     const failures = vm.failed.filter(({ to }) => to === candidate.id);
     if (failures.length >= maxTries) return failures.at(-1)!.why;
     const atRest = (one: DrainTarget): TargetHost => ({ ...one, hasImage: true, arriving: 0, leaving: 0 });
-    const moving = { host, ...roomOf(vm), to: candidate.id };
+    const moving = { host, ...this.#roomOf(vm), to: candidate.id };
     const choice = chooseTarget(moving, [atRest(source), atRest(candidate)]);
     return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
+  }
+
+  /** What it takes of a target: where it may go as files, also room for its memory on the disk. */
+  #roomOf(vm: DrainVm): { vcpus: number; memoryMiB: number; disk: DiskRoom } {
+    const { host, modes } = this.#question;
+    const isLeft = areLeft(vm, host);
+    const asFile = modes.includes('cold') && !isLeft ? vm.memoryMiB : 0;
+    const disk = { home: vm.disks == null ? null : host, diskMiB: vm.disks?.diskMiB ?? 0, memoryMiB: asFile };
+    return vm.asleep === true || isLeft
+      ? { vcpus: 0, memoryMiB: 0, disk }
+      : { vcpus: vm.vcpus, memoryMiB: vm.memoryMiB, disk };
   }
 
   /**
@@ -219,8 +240,8 @@ class Room {
   }
 }
 
-/** What it takes of a target. */
-const roomOf = ({ vcpus, memoryMiB, asleep }: DrainVm) => (asleep === true ? { vcpus: 0, memoryMiB: 0 } : { vcpus, memoryMiB });
+/** Its disks are on the host that is drained, and it runs elsewhere. */
+const areLeft = ({ disks }: DrainVm, host: string): boolean => disks != null && disks.runsAt !== host;
 
 /** How often a VM is sent to the same target. */
 const maxTries = 2;
@@ -236,8 +257,12 @@ interface Course {
 function course(question: DrainQuestion, sorted: Sorted, width: number): Course {
   const { host, model, confidence, nowMs } = question;
   const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.moving.length));
-  const operations = (vm: DrainVm, to: string, mode: MoveMode) =>
-    operationsOf(mode, { from: host, to, load: vm.load, concurrency: lanesUsed }, vm.asleep);
+  const operations = (vm: DrainVm, to: string, mode: PlannedMode): Operation[] => {
+    const move = { from: host, to, load: vm.load, concurrency: lanesUsed };
+    // As files, they are copied with the memory.
+    const disks: Operation[] = vm.disks == null || mode === 'cold' ? [] : [{ ...move, kind: 'disks' }];
+    return [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.asleep)), ...disks];
+  };
   const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0 }));
   const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
   for (const vm of sorted.moving) {
@@ -255,7 +280,7 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     const lane = soonest();
     lane.operations.push(...these);
     lane.meanS += mean;
-    return { vm: vm.id, to, mode, meanS: mean };
+    return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS: mean };
   });
   if (lanes.every((lane) => lane.operations.length === 0)) return { moves, width, meanS: 0, boundS: 0 };
   // All lanes have to be done: each with its part of the doubt.

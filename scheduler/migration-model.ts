@@ -13,8 +13,11 @@ import {
 } from './regression.ts';
 import { median } from './statistics.ts';
 
-/** `live` is one operation; a cold migration is the three others, one after the other. */
-export const operationKinds = ['live', 'suspend', 'copy', 'resume'] as const;
+/**
+ * `live` is one operation; a cold migration is suspend, copy and resume, one after the other; `disks` are what follows a VM
+ * that has moved live, or moves alone.
+ */
+export const operationKinds = ['live', 'suspend', 'copy', 'resume', 'disks'] as const;
 export type OperationKind = (typeof operationKinds)[number];
 export const moveModes = ['live', 'cold'] as const;
 export type MoveMode = (typeof moveModes)[number];
@@ -27,6 +30,8 @@ export interface Load {
   residentMiB: number | null;
   /** Distinct memory that the guest writes in a second; null: never measured. */
   dirtyMiBPerS: number | null;
+  /** What its disks may grow to; nothing of it is needed where they stay. */
+  diskMiB?: number;
 }
 
 /** One operation to come. For suspend and resume, `from` and `to` are the same. */
@@ -67,9 +72,9 @@ const leastForForms = 6;
 const advantage = 0.9;
 
 /** MiB/s before anything was measured: what emulated hosts were seen to do. */
-const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, suspend: 150, resume: 150 };
-/** The part of a machine's memory that is carried over. */
-const priorFraction = 0.6;
+const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, suspend: 150, resume: 150, disks: 60 };
+/** The part of a machine's memory that is carried over, and of what its disks may grow to: they are sparse. */
+const priorFraction = { memory: 0.6, disks: 0.1 } as const;
 /** Of a guest that nobody has looked at. */
 const priorDirtyMiBPerS = 2;
 /** A flow shorter than this says little about bandwidth. */
@@ -92,7 +97,7 @@ const noise = { noise: 0.35, strength: 2 } as const;
 /** No operation is done sooner, whatever a line through few points says. */
 const leastS = 0.05;
 /** Seconds that do not depend on the flow. */
-const overheadS: Record<OperationKind, number> = { live: 1.2, suspend: 0.4, copy: 0.3, resume: 0.5 };
+const overheadS: Record<OperationKind, number> = { live: 1.2, suspend: 0.4, copy: 0.3, resume: 0.5, disks: 1 };
 
 function formsOf(kind: OperationKind): Form[] {
   const constant = overheadS[kind];
@@ -135,7 +140,7 @@ class Experience {
       }
     this.#bytesOfVm.set(`${kind} ${load.vm}`, mib);
     const fractions = this.#fractions.get(kind) ?? [];
-    fractions.push(Math.min(1, mib / load.memoryMiB));
+    fractions.push(Math.min(1, mib / Math.max(1, sizeOf(kind, load))));
     this.#fractions.set(kind, fractions.slice(-20));
   }
 
@@ -151,13 +156,15 @@ class Experience {
    * What is carried over of a machine at rest: what was, the last time; else the usual part of it. A copy is packed, so
    * what the process holds says nothing of it once others were seen.
    */
-  carriedMiB(kind: OperationKind, { vm, memoryMiB, residentMiB }: Load): number {
-    const before = this.#bytesOfVm.get(`${kind} ${vm}`);
-    if (before !== undefined) return Math.min(before, memoryMiB);
+  carriedMiB(kind: OperationKind, load: Load): number {
+    const size = sizeOf(kind, load);
+    const before = this.#bytesOfVm.get(`${kind} ${load.vm}`);
+    if (before !== undefined) return Math.min(before, size);
     const fractions = this.#fractions.get(kind) ?? [];
-    const usual = memoryMiB * (fractions.length === 0 ? priorFraction : median(fractions));
-    if (residentMiB === null || (kind === 'copy' && fractions.length > 0)) return usual;
-    return Math.min(memoryMiB, residentMiB);
+    const prior = kind === 'disks' ? priorFraction.disks : priorFraction.memory;
+    const usual = size * (fractions.length === 0 ? prior : median(fractions));
+    const isSeen = kind === 'disks' || (kind === 'copy' && fractions.length > 0);
+    return load.residentMiB === null || isSeen ? usual : Math.min(size, load.residentMiB);
   }
 
   preCopy({ kind, from, to, load }: Operation, share: number): PreCopy {
@@ -184,6 +191,9 @@ class Experience {
     return { alone, shared: alone * share, crowd };
   }
 }
+
+/** The most that an operation of this kind could carry. */
+const sizeOf = (kind: OperationKind, { memoryMiB, diskMiB }: Load): number => (kind === 'disks' ? (diskMiB ?? 0) : memoryMiB);
 
 /** The pair's own figures, then those of its source, then the site's. */
 function keys(kind: OperationKind, from: string, to: string): string[] {

@@ -14,8 +14,7 @@ import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
-import { type DrainPlan, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
-import type { MoveMode } from '../../scheduler/migration-model.ts';
+import { type DrainPlan, type PlannedMode, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
 import type { DrainStep, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
@@ -28,6 +27,7 @@ interface DrainRow {
   deadline: Date;
   strategy: DrainStrategy;
   mode: DrainMode;
+  moveDisks: boolean;
   confidence: number;
   returnAfter: Date | null;
   goBack: boolean;
@@ -140,6 +140,7 @@ async function vacate(look: Look): Promise<DrainStep> {
     deadlineMs: drain.deadline.getTime(),
     strategy: drain.strategy,
     mode: drain.mode,
+    moveDisks: drain.moveDisks,
     confidence: drain.confidence,
     nowMs,
   });
@@ -203,7 +204,7 @@ async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: 
     const vm = vms.find(({ id }) => id === move.vm);
     if (vm === undefined || isBackingOff(vm, nowMs) || (await imagesFor(look, [move])).length > 0) continue;
     const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
-    if (await ask(look, { vm: move.vm, to: move.to, mode: move.mode, reason })) left -= 1;
+    if (await ask(look, { vm: move.vm, to: move.to, mode: move.mode, moveDisk: move.withDisks, reason })) left -= 1;
   }
 }
 
@@ -211,11 +212,21 @@ function isBackingOff({ failed, failedMs }: SeenVm, nowMs: number): boolean {
   return failedMs !== null && nowMs < failedMs + backOffMs * 2 ** Math.min(failed.length - 1, 6);
 }
 
+interface Move {
+  vm: string;
+  to: string;
+  mode: PlannedMode;
+  moveDisk: boolean;
+  reason: string;
+}
+
 /** false: the VM can't move at this moment, which the next look sees for itself. */
-async function ask(look: Look, move: { vm: string; to: string; mode: MoveMode; reason: string }): Promise<boolean> {
+async function ask(look: Look, move: Move): Promise<boolean> {
   const { tx, drain, nowMs, moves } = look;
   try {
-    const migration = await acceptMigration(tx, { ...move, requestedBy: drain.id, nowMs });
+    // A guest that begins to write faster than it can be carried goes on as files.
+    const orCold = move.mode === 'live' && drain.mode === 'auto';
+    const migration = await acceptMigration(tx, { ...move, orCold, requestedBy: drain.id, nowMs });
     const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
     moves.push({ migration, vm: move.vm as VmId, generation });
     return true;
@@ -232,7 +243,7 @@ async function imagesFor({ tx }: Look, moves: readonly PlannedMove[]): Promise<{
     SELECT DISTINCT w.host, v."imageId" AS image
     FROM jsonb_to_recordset(${wanted}::jsonb) AS w(vm text, host text) JOIN "Vm" v ON v.id = w.vm
     WHERE v."imageId" IS NOT NULL
-      AND NOT EXISTS (SELECT FROM "HostImage" i WHERE i."imageId" = v."imageId" AND i."hostId" = w.host)
+      AND v."hostId" <> w.host AND NOT EXISTS (SELECT FROM "HostImage" i WHERE i."imageId" = v."imageId" AND i."hostId" = w.host)
     ORDER BY w.host, v."imageId"`;
 }
 
@@ -245,15 +256,13 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
     const drain = await lockDrain(tx, id);
     const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [] };
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return true;
-    if ((await readVmsOf(tx, drain.hostId, id)).length > 0) return false;
-    if (found.domains.length === 0) {
+    const { hostId: host, moveDisks } = drain;
+    if ((await readVmsOf(tx, { host, drain: id, moveDisks })).length > 0) return false;
+    const remaining = remainsOf(found, drain);
+    if (remaining.length === 0) {
       await enter(look, drain.returnAfter === null ? 'empty' : 'held', drainEventTypes.emptied);
       return true;
     }
-    const remaining = found.domains.map(({ name, vmId, state }) => ({
-      what: vmId ?? name,
-      why: `the hypervisor of ${drain.hostId} still has it, ${state}, and no VM of the ledger is there`,
-    }));
     if (look.nowMs > drain.deadline.getTime() + patienceMs) {
       await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
       return true;
@@ -261,6 +270,15 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
     await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
     return false;
   });
+}
+
+function remainsOf({ domains, disks }: HostInventory, { hostId, moveDisks }: DrainRow): Remaining[] {
+  const alive = domains.map(({ name, vmId, state }) => ({
+    what: vmId ?? name,
+    why: `the hypervisor of ${hostId} still has it, ${state}, and no VM of the ledger is there`,
+  }));
+  const folders = disks.map(({ vmId }) => ({ what: vmId, why: `${hostId} still has a folder of it` }));
+  return moveDisks ? [...alive, ...folders] : alive;
 }
 
 /** The host doesn't answer, so nobody can say that it is empty. After the deadline that is the end. */
@@ -326,9 +344,9 @@ async function bringBack(look: Look): Promise<DrainStep> {
       AND b."toId" = ${drain.hostId}) AS tries
     FROM "Vm" v WHERE v.state IN ('running', 'suspended') AND v."hostId" <> ${drain.hostId} AND EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."requestedBy" = ${drain.id} AND m."fromId" = ${drain.hostId}
-        AND m.state = 'succeeded' AND m."toId" = v."hostId")
+        AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."toId" = v."hostId")
     ORDER BY v.id`;
-  const back = { to: drain.hostId, reason: `${drain.hostId} is open again` };
+  const back = { to: drain.hostId, moveDisk: drain.moveDisks, reason: `${drain.hostId} is open again` };
   for (const { vm, asleep, tries } of away) {
     const mode = asleep || drain.mode === 'cold' ? 'cold' : 'live';
     if (tries < maxReturns && (await ask(look, { ...back, vm, mode }))) break;

@@ -4,7 +4,7 @@ import type { MigrationId } from '../../model/migration.ts';
 import type { DiskMoveEnd, MigrationFailure, MigrationResult, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
-import { measureMigration } from './measurements.ts';
+import { measureDisks, measureMigration } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migrations.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 

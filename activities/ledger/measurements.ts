@@ -45,7 +45,9 @@ function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now
     return entry === undefined ? null : Date.parse(entry.startedAt) + (entry.seconds ?? 0) * 1000;
   };
   const [suspendedMs, copiedMs] = [endOf('suspend'), endOf('copy')];
-  const [startMs, endMs] = [begunMs(row), Date.parse(now)];
+  // One that began live and went on as files: what was tried before is no part of it.
+  const triedMs = endOf('preCopy');
+  const [startMs, endMs] = [triedMs ?? begunMs(row), Date.parse(now)];
   const copy = { kind: 'copy' as const, from, to, transferS: flowOf(phases, ['copy']), bytes };
   if (suspendedMs === null || copiedMs === null) return [{ ...copy, fromMs: startMs, untilMs: endMs }];
   const [suspendS, restoreS] = [flowOf(phases, ['suspend']), flowOf(phases, ['restore'])];
@@ -56,22 +58,32 @@ function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now
   ];
 }
 
+/** What the disks took that followed their VM, or moved alone, in the transaction that says where they are. */
+export async function measureDisks(tx: Transaction, row: MigrationRow, phases: PhaseEntry[], now: string): Promise<void> {
+  const entry = phases.find(({ name }) => name === 'moveDisk');
+  if (entry === undefined || row.homeId === null || row.toId === null || row.committedAt === null) return;
+  const [fromMs, untilMs] = [row.committedAt.getTime(), Date.parse(now)];
+  const { bytes, seconds } = entry;
+  const disks: Measured = { kind: 'disks', from: row.homeId, to: row.toId, fromMs, untilMs, transferS: seconds ?? 0, bytes };
+  await write(tx, row, disks, { downtimeMs: null, phases }, now);
+}
+
 /** Its concurrency is the time that it shared with other migrations at either of its hosts, as a part of its own, and itself. */
 async function write(
   tx: Transaction,
   row: MigrationRow,
   { kind, from, to, fromMs, untilMs, transferS, bytes }: Measured,
-  { downtimeMs, phases }: MigrationResult,
+  { downtimeMs, phases }: Pick<MigrationResult, 'downtimeMs' | 'phases'>,
   now: string,
 ): Promise<void> {
   const startedAt = new Date(fromMs).toISOString();
   const endedAt = new Date(Math.max(fromMs, untilMs)).toISOString();
   const seconds = Math.max(0, untilMs - fromMs) / 1000;
   await tx.$executeRaw`
-    INSERT INTO "Measurement" (id, kind, "vmId", "fromId", "toId", "memoryMiB", "residentMiB", "dirtyMiBPerS", concurrency,
+    INSERT INTO "Measurement" (id, kind, "vmId", "fromId", "toId", "memoryMiB", "residentMiB", "dirtyMiBPerS", "diskMiB", concurrency,
       seconds, "transferS", bytes, "downtimeMs", phases, at)
     SELECT ${`${row.id}/${kind}`}, ${kind}, ${row.vmId}, ${from}, ${to}, v."memoryMiB", l."residentMiB",
-      l."dirtyMiBPerS", 1 + COALESCE((
+      l."dirtyMiBPerS", ${kind === 'disks' ? row.vmDiskMiB : null}::int, 1 + COALESCE((
         SELECT sum(extract(epoch FROM LEAST(COALESCE(o."finishedAt", ${endedAt}::timestamptz), ${endedAt}::timestamptz)
           - GREATEST(o."startedAt", ${startedAt}::timestamptz)))
         FROM "Migration" o

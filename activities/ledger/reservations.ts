@@ -134,6 +134,7 @@ async function schedule(look: Look): Promise<ReservationStep> {
     deadlineMs: row.startAt.getTime(),
     strategy: 'auto' as const,
     mode: 'auto' as const,
+    moveDisks: false,
     confidence: reservedConfidence,
     nowMs,
   };

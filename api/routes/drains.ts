@@ -34,6 +34,7 @@ function show(row: DrainRow, moves: Moves): z.input<typeof Drain> {
     deadline: row.deadline.toISOString(),
     strategy: row.strategy as z.input<typeof DrainOrder>['strategy'] & string,
     mode: row.mode as z.input<typeof Drain>['mode'],
+    moveDisks: row.moveDisks,
     confidence: row.confidence,
     returnAfter: row.returnAfter?.toISOString() ?? null,
     reason: row.reason,
@@ -90,6 +91,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       deadlineMs,
       strategy: order.strategy,
       mode: order.mode,
+      moveDisks: order.moveDisks,
       confidence: order.confidence ?? usualConfidence,
       returnAfterMs: order.returnAfter === undefined ? null : Date.parse(order.returnAfter),
       bringBack: order.returnAfter !== undefined,
@@ -225,10 +227,10 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
         const deadlineMs = Date.parse(body.deadline);
         const act = async (tx: Transaction, row: DrainRow): Promise<void> => {
           refuseUnless(row, ['waiting', 'moving', 'paused'], 'given another deadline');
-          const { hostId: host, confidence } = row;
+          const { hostId: host, confidence, moveDisks } = row;
           const strategy = row.strategy as z.output<typeof DrainOrder>['strategy'];
           const mode = row.mode as z.output<typeof DrainOrder>['mode'];
-          const order = { host, drain: id, deadlineMs, strategy, mode, confidence, nowMs: clock() };
+          const order = { host, drain: id, deadlineMs, strategy, mode, moveDisks, confidence, nowMs: clock() };
           refuseImpossible(order, planDrain(await readDrainQuestion(tx, order)));
           const returnAfter =
             row.returnAfter !== null && row.returnAfter.getTime() < deadlineMs ? body.deadline : row.returnAfter;

@@ -34,6 +34,7 @@ const drain = (host: string, inS: number): Promise<DrainId> =>
       deadlineMs: fixture.now + inS * 1000,
       strategy: 'auto',
       mode: 'auto',
+      moveDisks: false,
       confidence: 0.99,
       returnAfterMs: null,
       bringBack: false,

@@ -67,6 +67,7 @@ async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<
     deadlineMs: nowMs + seconds * 1000,
     strategy: 'parallel',
     mode: 'auto',
+    moveDisks: false,
     confidence: 0.9,
     returnAfterMs: null,
     bringBack: true,
