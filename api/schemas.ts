@@ -352,7 +352,9 @@ export const Drain = z
     plan: z
       .strictObject({
         strategy: z.enum(['sequential', 'parallel']),
-        moves: z.array(z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold', 'disks']), meanS: z.number() })),
+        moves: z.array(
+          z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold', 'disks']), meanS: z.number() }),
+        ),
         leaving: z.array(z.strictObject({ vm: z.string(), by: time.nullable() })),
         blockers: z.array(blocker),
         meanS: z.number().meta({ description: 'What the rest is expected to take' }),

@@ -1,6 +1,13 @@
 import type { DrainStrategy } from '../model/drain.ts';
 import { type Load, type MigrationModel, type MoveMode, type Operation, operationsOf } from './migration-model.ts';
-import { chooseTarget, type DiskRoom, diskNeeded, migrationLimits, type TargetFilter, type TargetHost } from './migration-target.ts';
+import {
+  chooseTarget,
+  type DiskRoom,
+  diskNeeded,
+  migrationLimits,
+  type TargetFilter,
+  type TargetHost,
+} from './migration-target.ts';
 import { type Prediction, plus, upperBound } from './regression.ts';
 
 /** What a drain has to know of one VM of its host. */
@@ -222,9 +229,7 @@ class Room {
     const isLeft = areLeft(vm, host);
     const asFile = modes.includes('cold') && !isLeft ? vm.memoryMiB : 0;
     const disk = { home: vm.disks == null ? null : host, diskMiB: vm.disks?.diskMiB ?? 0, memoryMiB: asFile };
-    return vm.asleep === true || isLeft
-      ? { vcpus: 0, memoryMiB: 0, disk }
-      : { vcpus: vm.vcpus, memoryMiB: vm.memoryMiB, disk };
+    return vm.asleep === true || isLeft ? { vcpus: 0, memoryMiB: 0, disk } : { vcpus: vm.vcpus, memoryMiB: vm.memoryMiB, disk };
   }
 
   /**

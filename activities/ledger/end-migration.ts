@@ -132,7 +132,10 @@ export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMo
           phases = ${JSON.stringify(end.phases)}::jsonb, bytes = CASE WHEN mode = 'disks' THEN ${end.bytes}::bigint ELSE bytes END, "finishedAt" = ${now}::timestamptz,
           "committedAt" = CASE WHEN ${isUndone} THEN NULL ELSE "committedAt" END
         WHERE id = ${row.id}`;
-      if (end.error === null) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+      if (end.error === null) {
+        await measureDisks(tx, row, end.phases, now);
+        await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+      }
       // The placement has changed, or was to: what this attempt has left under way anywhere is of the past.
       if (row.mode === 'disks')
         await tx.$executeRaw`UPDATE "Vm" SET generation = GREATEST(generation, ${row.generation}) WHERE id = ${row.vmId}`;

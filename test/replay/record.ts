@@ -214,7 +214,13 @@ async function recordDrains(site: FakeSite): Promise<void> {
   const { hostId } = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
   const drain = async () => {
     const nowMs = Date.now();
-    const order = { host: hostId!, deadlineMs: nowMs + 3600_000, strategy: 'auto' as const, mode: 'auto' as const, moveDisks: false };
+    const order = {
+      host: hostId!,
+      deadlineMs: nowMs + 3600_000,
+      strategy: 'auto' as const,
+      mode: 'auto' as const,
+      moveDisks: false,
+    };
     const more = { confidence: 0.99, nowMs, returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
     const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
     const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });

@@ -68,7 +68,8 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
     host: host.id,
     deadlineMs: nowMs + 3600_000,
     strategy: 'auto' as const,
-    mode: 'auto' as const, moveDisks: false,
+    mode: 'auto' as const,
+    moveDisks: false,
     confidence: 0.99,
   };
   const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null, nowMs };

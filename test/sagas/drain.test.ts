@@ -4,6 +4,7 @@ import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -149,6 +150,32 @@ test('cold, its VMs go as files, go on where they arrive, and what that took is 
   expect(moves.map(({ mode, state }) => [mode, state])).toEqual(vms.map(() => ['cold', 'succeeded']));
   const learned = await site.ledger.measurement.findMany({ where: { vmId: { in: vms } }, orderBy: { kind: 'asc' } });
   expect(learned.map(({ kind }) => kind)).toEqual(['suspend', 'suspend', 'copy', 'copy', 'resume', 'resume'].sort());
+});
+
+test('with the disks of its VMs, of those that run elsewhere as well, it has nothing left of any of them', async () => {
+  const vms = await runningOn(2);
+  const moving = await site.ledger.$transaction((tx) =>
+    acceptMigration(tx, { vm: vms[0]!, to: site.hosts[1]!.id, requestedBy: site.owner, reason: null, nowMs: Date.now() }),
+  );
+  const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id: moving } });
+  const workflow = workflowId.migration(vms[0]!, generation);
+  await site.client.workflow.execute(workflowType.migration, {
+    taskQueue: controlQueue,
+    workflowId: workflow,
+    args: [moving, 0.2],
+  });
+  const homes = async () =>
+    (await site.ledger.vm.findMany({ where: { id: { in: vms } }, orderBy: { id: 'asc' } })).map((vm) => [vm.hostId, vm.homeId]);
+  expect((await homes())[0]).toEqual([site.hosts[1]!.id, host.id]);
+  const drain = await ask(3600, { moveDisks: true });
+  await begin(drain);
+  await change(drain, soon());
+  expect(await over(drain)).toBe('empty');
+  await expectWhole(vms);
+  for (const [at, home] of await homes()) expect([at === host.id, home]).toEqual([false, at]);
+  expect([...host.records.keys()].filter((id) => vms.includes(id as VmId))).toEqual([]);
+  const learned = await site.ledger.measurement.findMany({ where: { vmId: { in: vms }, kind: 'disks' } });
+  expect(learned.map(({ vmId }) => vmId).toSorted()).toEqual(vms.toSorted());
 });
 
 test('it is not begun before it has to be, and says until when it waits', async () => {

@@ -26,6 +26,7 @@ const host = (id: string, more: Partial<DrainTarget> = {}): DrainTarget => ({
   cpuModel: 'qemu64',
   capacity: { vcpus: 16, memoryMiB: 8192 },
   used: { vcpus: 0, memoryMiB: 0 },
+  freeDiskMiB: 100_000,
   given: 0,
   ...more,
 });
@@ -137,6 +138,26 @@ describe('the plan of a drain', () => {
     const meanS = (one: DrainVm) => planDrain(question({ vms: [one], modes: ['cold'] })).meanS;
     expect(meanS(sleeps)).toBeLessThan(meanS(runs));
     expect(planDrain(question({ vms: [sleeps], modes: ['live'] })).blockers).toHaveLength(1);
+  });
+
+  it('takes the disks along where it is asked to, which needs room for them and takes its time', () => {
+    const disks = { diskMiB: 4096, runsAt: 'h' };
+    const load = { vm: 'vm1', memoryMiB: 256, residentMiB: null, dirtyMiBPerS: null, diskMiB: 4096 };
+    const hosts = [host('h'), host('a', { freeDiskMiB: 4095 }), host('b', { freeDiskMiB: 4096 })];
+    const plan = planDrain(question({ vms: [vm('vm1', 256, { disks, load })], hosts }));
+    expect(plan.moves).toMatchObject([{ to: 'b', mode: 'live', withDisks: true }]);
+    expect(plan.meanS).toBeGreaterThan(planDrain(question({ vms: [vm('vm1')] })).meanS + 1);
+  });
+
+  it('sends disks that were left here after their VM, and nowhere else', () => {
+    const left = vm('vm1', 256, { disks: { diskMiB: 512, runsAt: 'a' } });
+    const full = { used: { vcpus: 16, memoryMiB: 8192 }, freeDiskMiB: 512 };
+    const hosts = [host('h'), host('a', full), host('b', { freeDiskMiB: 512 })];
+    expect(planDrain(question({ vms: [left], hosts })).moves).toMatchObject([{ to: 'a', mode: 'disks' }]);
+    const noRoom = [host('h'), host('a', { ...full, freeDiskMiB: 511 }), host('b', { freeDiskMiB: 512 })];
+    expect(planDrain(question({ vms: [left], hosts: noRoom })).blockers).toMatchObject([
+      { why: 'no host can take it (a: disk)' },
+    ]);
   });
 
   it('goes to no host that is silent or closed', () => {
