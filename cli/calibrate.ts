@@ -27,6 +27,7 @@ interface Options {
   image: string;
   memory: number[];
   rounds: number;
+  liveOnly?: boolean;
 }
 
 const lookMs = 250;
@@ -48,7 +49,7 @@ function whole(text: string): number {
 
 /**
  * `berth calibrate`: gives a site that has measured nothing yet something to predict from. Idle VMs of several sizes are
- * moved from host to host, one after the other; each move is measured as every move is.
+ * moved from host to host, one after the other, first live and then as files; each move is measured as every move is.
  */
 export function addCalibrateCommand(program: Command, connect: () => Connection, screen: () => Screen): void {
   program
@@ -57,8 +58,10 @@ export function addCalibrateCommand(program: Command, connect: () => Connection,
     .requiredOption('--image <name>', 'what the VMs are made from')
     .option('--memory <sizes>', 'their sizes in MiB', sizes, [128, 256])
     .option('--rounds <count>', 'how often each visits every host', whole, 2)
+    .option('--live-only', 'none is suspended for a journey')
     .addHelpText('after', '\nExample:\n  berth calibrate --image debian-12 --memory 128,256,512')
-    .action(async ({ image, memory, rounds }: Options) => {
+    .action(async ({ image, memory, rounds, liveOnly }: Options) => {
+      const modes = liveOnly ? ['live'] : ['live', 'cold'];
       const hosts = await list<{ id: string; state: string }>(connect(), '/v1/hosts', {}, 10_000);
       const up = hosts.filter(({ state }) => state === 'up').map(({ id }) => id);
       if (up.length < 2) throw new CallError(`There are ${up.length} hosts that answer; moving needs two`, null);
@@ -69,7 +72,7 @@ export function addCalibrateCommand(program: Command, connect: () => Connection,
         const lease = { kind: 'bestEffort', durationS: day };
         const { id } = await submit(connect(), { image, command: ['sleep', String(day)], timeoutS: day, lease, resources });
         try {
-          await around(connect(), screen(), id, up, rounds, memoryMiB);
+          for (const mode of modes) await around(connect(), screen(), { task: id, mode, memoryMiB, hosts: up, rounds });
         } finally {
           await callJson<Task>(connect(), `/v1/tasks/${id}`, { method: 'DELETE' });
         }
@@ -77,20 +80,32 @@ export function addCalibrateCommand(program: Command, connect: () => Connection,
     });
 }
 
-async function around(connected: Connection, screen: Screen, task: string, hosts: string[], rounds: number, memoryMiB: number) {
+interface Journey {
+  task: string;
+  mode: string;
+  memoryMiB: number;
+  hosts: string[];
+  rounds: number;
+}
+
+async function around(connected: Connection, screen: Screen, { task, mode, memoryMiB, hosts, rounds }: Journey) {
   const { vms, hosts: at } = await until(connected, task, (one) => one.state === 'running');
   const start = hosts.indexOf(at[0] ?? '');
   for (let move = 1; move <= rounds * hosts.length; move += 1) {
     const to = hosts[(start + move) % hosts.length]!;
-    const sent = { method: 'POST' as const, json: { to, reason: 'calibration' }, headers: { 'idempotency-key': randomUUID() } };
+    const sent = {
+      method: 'POST' as const,
+      json: { to, mode, reason: 'calibration' },
+      headers: { 'idempotency-key': randomUUID() },
+    };
     const { id } = await patiently(() => callJson<Migration>(connected, `/v1/vms/${vms[0]}/migrations`, sent));
     const moved = await ended(connected, id);
     if (moved.state !== 'succeeded') throw new CallError(`${id} is ${moved.state}: ${moved.error?.message}`, null);
     const seconds = (Date.parse(moved.finishedAt ?? '') - Date.parse(moved.startedAt ?? '')) / 1000;
-    const line = { from: moved.from, to, memoryMiB, seconds, mib: Math.round(moved.bytes / 2 ** 20) };
+    const line = { from: moved.from, to, mode, memoryMiB, seconds, mib: Math.round(moved.bytes / 2 ** 20) };
     print(
       screen,
-      screen.json ? JSON.stringify(line) : `${line.from} → ${to}  ${memoryMiB} MiB  ${line.mib} MiB sent  ${seconds} s`,
+      screen.json ? JSON.stringify(line) : `${line.from} → ${to}  ${mode}  ${memoryMiB} MiB  ${line.mib} MiB sent  ${seconds} s`,
     );
   }
 }
