@@ -266,7 +266,8 @@ test('paused while it moves, it lets go on what is under way, and no more', asyn
   const drain = await ask(3600, { strategy: 'sequential' });
   await begin(drain);
   await change(drain, soon());
-  await site.until('it moves', async () => (await drainOf(drain.id)).state === 'moving');
+  // The image has to be fetched before anything moves.
+  await site.until('one moves', async () => (await site.ledger.migration.count({ where: { requestedBy: drain.id } })) === 1);
   await change(drain, { state: 'paused' });
   await site.until('nothing moves', async () => (await site.ledger.migration.count({ where: { state: 'running' } })) === 0);
   expect((await expectWhole(vms)).get(host.id)).toBe(2);
