@@ -14,7 +14,7 @@ test('a host is empty by its deadline and by all accounts, and no command on it 
   const tasks = await gatherOn(here, host, [counter(100_000, 160), counter(100_000, 160)]);
   const vms = tasks.flatMap((task) => task.vms);
   for (const { id } of tasks) await countsPast(here, id, 3);
-  const asked = await drainSoon(here, host, 5000);
+  const asked = await drainSoon(here, host, 10_000);
   const drain = await untilDrain(here, asked.id);
   expect(drain, JSON.stringify(drain)).toMatchObject({
     state: 'empty',
