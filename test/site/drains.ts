@@ -100,6 +100,7 @@ export async function gatherOn(test: TestSite, host: string, specs: readonly Rec
   const all = site.hosts.map(({ id }) => id);
   const others = all.filter((id) => id !== host);
   await setSchedulable(test, others, false);
+  await setSchedulable(test, [host], true);
   const tasks = await Promise.all(specs.map((spec) => client.submit(spec)));
   for (const { id } of tasks) await client.until(id, ['stagingIn', 'starting', 'running'], 300);
   await setSchedulable(test, [host], false);
