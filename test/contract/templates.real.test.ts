@@ -66,8 +66,8 @@ async function remove(id: VmId): Promise<void> {
   await host.activities().removeDisks(id, 1);
 }
 
-async function prepared(diskMiB?: number): Promise<VmSpec> {
-  const vm = newVm(diskMiB);
+async function prepared(diskMiB?: number, more: Partial<VmSpec> = {}): Promise<VmSpec> {
+  const vm = { ...newVm(diskMiB), ...more };
   alive.push(vm.id);
   const input = Buffer.from(vm.name);
   const url = host.serve(`input-${vm.id}`, input);
@@ -115,6 +115,15 @@ describe('guests from one template', () => {
       expect(Math.abs(Number(seconds) - Date.now() / 1000)).toBeLessThan(60);
     }
     for (const line of [1, 2, 5, 6]) expect(new Set(said.map((lines) => lines[line])).size).toBe(vms.length);
+  });
+
+  it('have as large a root as they were ordered', async () => {
+    const rootMiB = host.image().virtualMiB + 256;
+    const vm = await prepared(undefined, { rootMiB });
+    expect((await host.activities().ensureRunning(vm)).boot.kind).toBe('warm');
+    const [sectors, grown] = await ask(vm, 'cat /sys/block/vda/size; resize2fs /dev/vda >&2; df --output=size -m / | tail -n 1');
+    expect(Number(sectors)).toBe(rootMiB * 2048);
+    expect(Number(grown)).toBeGreaterThan(host.image().virtualMiB);
   });
 
   it('come to life though their worker is killed at any moment, with their own identity', async () => {

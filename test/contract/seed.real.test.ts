@@ -1,0 +1,82 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { freshRecord } from '../../activities/host/claims.ts';
+import { type HostId, newId } from '../../model/ids.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { openRealHosts, type RealHost } from './real/bench.ts';
+
+let host: RealHost;
+let stop: () => Promise<void>;
+let vm: VmSpec;
+
+beforeAll(async () => {
+  const opened = await openRealHosts(1);
+  stop = opened.stop;
+  host = opened.hosts[0]!;
+  vm = {
+    id: newId('vm'),
+    owner: newId('owner'),
+    name: 'seeded',
+    generation: 1,
+    host: 'host1' as HostId,
+    home: 'host1' as HostId,
+    image: { ...host.image(), cloudInit: true },
+    vcpus: 1,
+    memoryMiB: 256,
+    diskMiB: 64,
+    rootMiB: host.image().virtualMiB,
+    extraDisksMiB: [24],
+    network: { vni: 11, cidr: '10.128.16.0/24', gateway: '10.128.16.1', peers: [] },
+    address: '10.128.16.9',
+    onReboot: 'restart',
+    mac: '52:54:00:00:0b:09',
+    neighbours: [{ name: 'seeded', address: '10.128.16.9' }],
+  };
+});
+afterAll(() => stop?.());
+
+/** Stands for cloud-init, of which the image has none: reads the seed as its NoCloud source does, by its label. */
+const cloudInit = `#!/bin/sh
+modprobe virtio_scsi; modprobe sr_mod; modprobe isofs
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e /dev/sr0 ] && break; sleep 1; done
+mkdir -p /run/seed /var/lib/seen
+[ "$(blkid -o value -s LABEL /dev/sr0)" = cidata ] && mount -t iso9660 -o ro /dev/sr0 /run/seed || exit 1
+cp /run/seed/* /var/lib/seen/; umount /run/seed
+`;
+
+async function ask(script: string): Promise<string> {
+  const log = { url: host.url(`/log/${vm.id}`), limitBytes: 2 ** 16 };
+  const run = { vm, command: ['sh', '-ec', script], env: {}, timeoutS: 60, log };
+  const result = await host.activities().runCommand(run);
+  const said = host.log(vm.id).toString();
+  expect([result.exitCode, said]).toEqual([0, said]);
+  return said;
+}
+
+describe('a guest of an image with cloud-init', () => {
+  it('finds at its first boot who it is and where, by the label of a disc, which is gone when it runs', async () => {
+    const ports = host.ports();
+    await host.activities().stageIn({ vm, inputs: [], limits: { outsideBytes: 0, outsideSeconds: 1, allowInternal: false } });
+    // The program is put into the overlay by a guest: no disk of a guest is ever mounted by this machine.
+    await host.activities().ensureRunning({ ...vm, image: { ...vm.image, cloudInit: false } });
+    const path = '/usr/local/bin/cloud-init';
+    const order = {
+      user: null,
+      files: [],
+      firstBoot: [`cat >${path} <<'END'`, cloudInit, 'END', `chmod 755 ${path}`],
+      swapMiB: 0,
+    };
+    await host.activities().customizeVm({ vm, ...order });
+    await host.activities().shutDown(vm);
+    await ports.store.write({ ...freshRecord(vm), staged: { bytes: 0 } });
+
+    expect((await host.activities().ensureRunning(vm)).boot).toEqual({ kind: 'cold', why: 'cloud-init' });
+    expect(await host.on(['ls', `/var/lib/berth/vms/${vm.id}`])).not.toContain('seed.iso');
+    const said = await ask(
+      'cat /var/lib/seen/meta-data /var/lib/seen/network-config; blkid /dev/sr0 || echo empty; cat /sys/block/vdc/size',
+    );
+    expect(said).toContain('"local-hostname":"seeded"');
+    expect(said).toContain('"10.128.16.9/24"');
+    expect(said.trim().split('\n').slice(-2)).toEqual(['empty', String(24 * 2048)]);
+    await host.activities().removeVm(vm.id, 1);
+  });
+});
