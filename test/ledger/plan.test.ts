@@ -13,7 +13,7 @@ const size = { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 };
 beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
-  await addImage(fixture);
+  await addImage(fixture, 'debian-12', 1);
   for (const id of ['host-a', 'host-b']) await fixture.activities.hostArrived(hostFacts(id, size));
 });
 
