@@ -74,7 +74,8 @@ shift "$packages"
 if [ -e "$root/.berth" ]; then mv "$root/.berth" /run/berth-files; fi
 rm -rf "$root/lost+found"
 say "installing $suite"
-mirror=$(awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } } $1 == "URIs:" { print $2; exit }' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true)
+# The archive itself, and not that of its updates.
+mirror=$(awk '$1 == "deb" { for (i = 2; i < NF; i++) if ($i ~ /^https?:/ && $(i + 1) !~ /-/) { print $i; exit } } $1 == "URIs:" { print $2; exit }' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true)
 include=systemd-sysv,qemu-guest-agent,usr-is-merged,kmod,iproute2,procps
 for one in $list; do include="$include,$one"; done
 mmdebstrap --variant=minbase --mode=root --include="$include" --dpkgopt='path-exclude=/usr/share/doc/*' --skip=output/dev "$suite" "$root" \${mirror:-}
