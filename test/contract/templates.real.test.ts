@@ -121,7 +121,10 @@ describe('guests from one template', () => {
     const rootMiB = host.image().virtualMiB + 256;
     const vm = await prepared(undefined, { rootMiB });
     expect((await host.activities().ensureRunning(vm)).boot.kind).toBe('warm');
-    const [sectors, grown] = await ask(vm, 'cat /sys/block/vda/size; resize2fs /dev/vda >/dev/null 2>&1; df --output=size -m / | tail -n 1');
+    const [sectors, grown] = await ask(
+      vm,
+      'cat /sys/block/vda/size; resize2fs /dev/vda >/dev/null 2>&1; df --output=size -m / | tail -n 1',
+    );
     expect(Number(sectors)).toBe(rootMiB * 2048);
     expect(Number(grown)).toBeGreaterThan(host.image().virtualMiB);
   });
