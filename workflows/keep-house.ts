@@ -6,7 +6,6 @@ import {
   getExternalWorkflowHandle,
   log,
   ParentClosePolicy,
-  patched,
   setHandler,
   startChild,
   workflowInfo,
@@ -71,9 +70,7 @@ async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweepi
   await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
   await Promise.all((await ledger.drainsWithoutWorkflow(lostAfterS)).map((one) => startDrain(one, pace)));
   await Promise.all((await ledger.reservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
-  // A housekeeping that began before there were such VMs goes on without them until it continues as new.
-  if (patched('vms-that-stand-alone'))
-    await Promise.all((await ledger.vmsToTell(lostAfterS)).map(({ id }) => takeUpVm(id, pace)));
+  await Promise.all((await ledger.vmsToTell(lostAfterS)).map(({ id }) => takeUpVm(id, pace)));
   const unheard = await ledger.tasksToCancel(lostAfterS);
   await Promise.all(unheard.map(cancelTask));
   await keepImages(pace, ledger);
