@@ -438,7 +438,7 @@ export const PlannedLease = z
     task: z.string().nullable(),
     owner: z.string(),
     kind: z.enum(['reservation', 'bestEffort', 'immediate']),
-    phase: z.enum(['waiting', 'running', 'suspending', 'suspended', 'resuming', 'leaving']),
+    phase: z.enum(['waiting', 'running', 'suspending', 'suspended', 'migrating', 'resuming', 'leaving']),
     nodes: z.int(),
     hosts: z.array(z.string()).meta({ description: 'By node; of a lease that waits they may still change' }),
     startAt: time,

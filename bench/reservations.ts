@@ -1,5 +1,5 @@
-import { reservationsOverLoad } from '../test/site/reservations-over-load.ts';
-import { expectNothingLeft, openSite } from '../test/site/the-site.ts';
+import { openTightSite, reservationsOverLoad } from '../test/site/reservations-over-load.ts';
+import { expectNothingLeft } from '../test/site/the-site.ts';
 import { printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
 
@@ -16,14 +16,14 @@ export async function benchReservations({ runs }: BenchOptions): Promise<void> {
 }
 
 async function trial(name: string, victims: string[]): Promise<void> {
-  const test = await openSite();
+  const test = await openTightSite();
   try {
     const outcome = await reservationsOverLoad(test, {
       reservations: 3,
       firstInS: 60,
-      everyS: 100,
+      gapS: 45,
       durationS: 45,
-      workS: 90,
+      workS: 80,
       ...(victims.length > 0 && {
         disturb: {
           beforeS: 20,
@@ -40,7 +40,8 @@ async function trial(name: string, victims: string[]): Promise<void> {
     const { work } = outcome;
     printLine(`${name}.late.worst`, Math.max(...outcome.lateS), 's', 2, { each: outcome.lateS });
     printLine(`${name}.satisfaction`, outcome.satisfaction, 'of what was promised', 1);
-    printLine(`${name}.work.right`, work.right, 'tasks', work.tasks, { suspensions: work.suspensions });
+    const { suspensions, undisturbed } = work;
+    printLine(`${name}.work.right`, work.right, 'tasks', work.tasks, { suspensions, undisturbed });
     printLine(`${name}.work.startedTwice`, work.startedTwice, 'tasks', 0);
     await expectNothingLeft(test);
   } finally {

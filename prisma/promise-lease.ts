@@ -14,6 +14,7 @@ export interface LeaseOrder {
   nodes: number;
   /** The image's own size included in the disk. */
   each: Resources;
+  imageId: string;
   nowMs: number;
 }
 
@@ -40,7 +41,7 @@ export function isPromised(spec: LeaseSpec): boolean {
   return spec.kind !== 'bestEffort' || spec.deadline !== undefined;
 }
 
-function asSiteLease(order: LeaseOrder): SiteLease {
+function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
   const { spec, nowMs } = order;
   return {
     id: order.id,
@@ -58,6 +59,7 @@ function asSiteLease(order: LeaseOrder): SiteLease {
     runFromS: null,
     leftS: null,
     operation: null,
+    leadS: site.leadOf(order),
   };
 }
 
@@ -65,7 +67,7 @@ function asSiteLease(order: LeaseOrder): SiteLease {
 function ask(site: LedgerSite, order: LeaseOrder): { answer: Answer; plan: ReturnType<typeof planSite> } {
   const now = order.nowMs / 1000;
   const plan = planSite(site, site.figures, now);
-  const lease = plannedLease(asSiteLease(order), site.figures);
+  const lease = plannedLease(asSiteLease(order, site), site.figures);
   const { deadline } = order.spec;
   const deadlineAtS = deadline === undefined ? undefined : Date.parse(deadline) / 1000;
   return { answer: plan.planner.submit({ ...lease, deadlineAtS }, now), plan };

@@ -4,6 +4,7 @@ import type { TaskId, VmId } from '../model/ids.ts';
 import type { TaskState, VmState } from '../model/states.ts';
 import type { Refusal } from '../model/task.ts';
 import type { LeasePhase, SiteFigures, SiteHost, SiteLease, SiteOperation, SiteState } from '../scheduler/site-plan.ts';
+import { usualMost } from '../scheduler/statistics.ts';
 
 /** How many best-effort leases that wait a plan looks at; the rest wait behind them. */
 const lookahead = 256;
@@ -13,9 +14,14 @@ const leadS = { first: 15, least: 4, most: 900 };
 const tailS = { first: 8, least: 3, most: 300 };
 /** Of a slow disk; hosts that are slower than this are planned slower from the first time on. */
 const suspendMiBPerS = 64;
-/** So many leases of late are looked at, and what nine in ten of them took is planned, with this much to spare. */
-const measured = 24;
+/** So many leases of late are looked at; of each sort the newest, once there are enough to say what is usual. */
+const measured = 96;
+const ofEachSort = 24;
+const enough = 3;
+/** What they usually took at most is planned, with this much to spare. */
 const toSpare = 1.3;
+/** Whether VMs of a kind start from a template is seen by the last of them on each host, among so many that came to life. */
+const bornOfLate = 512;
 
 export interface LedgerLease extends SiteLease {
   owner: string;
@@ -34,6 +40,24 @@ export interface LedgerSite extends SiteState {
   used: Map<string, Resources>;
   /** By image: which hosts have it. */
   images: Map<string, Set<string>>;
+  /** What VMs of an image and a size take to be there. */
+  leadOf(kind: VmKind): number;
+}
+
+/** VMs that start from the same template, as far as the ledger can tell. */
+export interface VmKind {
+  imageId: string | null;
+  each: Pick<Resources, 'vcpus' | 'memoryMiB'>;
+}
+
+/** What a lease took besides its time. */
+interface Measured {
+  leadMs: number;
+  /** null: it has not ended. */
+  tailMs: number | null;
+  promised: boolean;
+  /** All of its VMs started from a template. */
+  warm: boolean;
 }
 
 interface LeaseRow {
@@ -61,6 +85,8 @@ interface LeaseRow {
     state: VmState;
     host: string | null;
     home: string | null;
+    /** It moves: where to, as far as it is known. */
+    moving: { to: string | null } | null;
     vcpus: number;
     memoryMiB: number;
     diskMiB: number;
@@ -73,8 +99,8 @@ interface Row {
   leases: LeaseRow[] | null;
   taken: { host: string; each: Resources }[] | null;
   images: { image: string; hosts: string[] }[] | null;
-  leadS: number | null;
-  tailS: number | null;
+  measured: Measured[] | null;
+  warm: { host: string; image: string; vcpus: number; memoryMiB: number }[] | null;
 }
 
 /**
@@ -96,7 +122,8 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       WHERE d.state IN ('waiting', 'moving', 'paused') AND v.id = m.vm
     ), vms AS (
       SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
-        'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
+        'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'moving', (SELECT jsonb_build_object('to', m."toId") FROM "Migration" m
+          WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')), 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
         'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId") ORDER BY v.node, v.id) AS vms
       FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
       LEFT JOIN goes g ON g.vm = v.id AND v.state = 'running'
@@ -104,7 +131,7 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       GROUP BY o.id
     )
     SELECT
-      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'up', h.state = 'up' AND h.schedulable, 'slowness', h.slowness,
+      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'answers', h.state = 'up', 'up', h.state = 'up' AND h.schedulable, 'slowness', h.slowness,
         'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
         'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
         'vacant', CASE WHEN h."vacantFrom" IS NOT NULL THEN jsonb_build_object('fromS', EXTRACT(EPOCH FROM h."vacantFrom"),
@@ -124,27 +151,67 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       ) u) AS taken,
       (SELECT jsonb_agg(jsonb_build_object('image', i.image, 'hosts', i.hosts)) FROM (
         SELECT "imageId" AS image, jsonb_agg("hostId") AS hosts FROM "HostImage" GROUP BY "imageId") i) AS images,
-      (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY m."leadMs") / 1000 FROM (
-        SELECT "leadMs" FROM "Lease" WHERE "leadMs" IS NOT NULL ORDER BY "startedAt" DESC LIMIT ${measured}) m) AS "leadS",
-      (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY m."tailMs") / 1000 FROM (
-        SELECT "tailMs" FROM "Lease" WHERE "leadMs" IS NOT NULL ORDER BY "startedAt" DESC LIMIT ${measured}) m) AS "tailS"`;
+      (SELECT jsonb_agg(jsonb_build_object('leadMs', m."leadMs", 'tailMs', m."tailMs", 'promised', m."startAt" IS NOT NULL,
+        'warm', m.warm) ORDER BY m."startedAt" DESC) FROM (
+        SELECT l.*, (SELECT COALESCE(bool_and(v.boot = 'warm'), false) FROM "Vm" v WHERE v."leaseId" = l.id) AS warm
+        FROM "Lease" l WHERE l."leadMs" IS NOT NULL ORDER BY l."startedAt" DESC LIMIT ${measured}) m) AS measured,
+      (SELECT jsonb_agg(jsonb_build_object('host', b.host, 'image', b.image, 'vcpus', b.vcpus, 'memoryMiB', b.memory)) FROM (
+        SELECT DISTINCT ON (n."hostId", n."imageId", n.vcpus, n."memoryMiB") n."hostId" AS host, n."imageId" AS image, n.vcpus,
+          n."memoryMiB" AS memory, n.boot
+        FROM (SELECT * FROM "Vm" WHERE boot IS NOT NULL ORDER BY "placedAt" DESC LIMIT ${bornOfLate}) n
+        WHERE NOT EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL)
+        ORDER BY n."hostId", n."imageId", n.vcpus, n."memoryMiB", n."placedAt" DESC) b WHERE b.boot = 'warm') AS warm`;
   const row = rows[0]!;
   const hosts = row.hosts ?? [];
-  const figures = { leadS: figure(row.leadS, leadS), tailS: figure(row.tailS, tailS), suspendMiBPerS };
+  const past = row.measured ?? [];
+  const tails = past.flatMap(({ tailMs }) => tailMs ?? []);
+  const leadOf = leadsOf(row, past);
   return {
     hosts: hosts.map(({ used: _, ...host }) => host),
     used: new Map(hosts.map(({ id, used }) => [id, used])),
-    leases: (row.leases ?? []).map((lease) => leaseOf(lease, figures)),
+    leases: (row.leases ?? []).map((lease) => leaseOf(lease, leadOf)),
+    leadOf,
     taken: row.taken ?? [],
     images: new Map((row.images ?? []).map(({ image, hosts }) => [image, new Set(hosts)])),
-    figures,
+    figures: { tailS: figure([tails], tailS), suspendMiBPerS },
   };
 }
 
-/** Whole seconds: a plan that differed by milliseconds each time would have nothing that stays where it is. */
-function figure(seconds: number | null, { first, least, most }: { first: number; least: number; most: number }): number {
-  if (seconds === null) return first;
-  return Math.min(most, Math.max(least, Math.ceil(seconds * toSpare)));
+/**
+ * VMs that start from a template are there much sooner than those that boot: each sort has its figure. The warm one holds
+ * for a kind of VM that started so last time on every host, because it is not known yet on which it will be.
+ */
+function leadsOf({ hosts, warm }: Row, past: readonly Measured[]): LedgerSite['leadOf'] {
+  const leads = (isWarm: boolean): number => {
+    const sort = past.filter((one) => one.warm === isWarm);
+    const all = sort.map(({ leadMs }) => leadMs);
+    // Those that are promised begin on all their hosts at once: many that begin alone must not hide that.
+    const promised = sort.flatMap((one) => (one.promised ? [one.leadMs] : []));
+    return figure([all, promised], leadS);
+  };
+  const figures = { warm: leads(true), cold: leads(false) };
+  const kindOf = (image: string | null, vcpus: number, memoryMiB: number) => `${image} ${vcpus} ${memoryMiB}`;
+  const warmOn = new Map<string, Set<string>>();
+  for (const { host, image, vcpus, memoryMiB } of warm ?? []) {
+    const kind = kindOf(image, vcpus, memoryMiB);
+    warmOn.set(kind, (warmOn.get(kind) ?? new Set()).add(host));
+  }
+  const up = (hosts ?? []).filter((host) => host.up);
+  return ({ imageId, each }) => {
+    const there = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
+    return there !== undefined && up.every(({ id }) => there.has(id)) ? figures.warm : figures.cold;
+  };
+}
+
+/**
+ * Of measurements in ms, by group, the newest first; the first group is of all. Whole seconds: a plan that differed by
+ * milliseconds each time would have nothing that stays where it is.
+ */
+function figure(groups: number[][], { first, least, most }: { first: number; least: number; most: number }): number {
+  const known = groups.filter((group) => group.length >= enough);
+  if (known.length === 0) return first;
+  const usual = Math.max(...known.map((group) => usualMost(group.slice(0, ofEachSort))));
+  return Math.min(most, Math.max(least, Math.ceil((usual / 1000) * toSpare)));
 }
 
 const isPlaced = ({ vms }: LeaseRow): boolean => vms.some((vm) => vm.state !== 'pending');
@@ -152,12 +219,20 @@ const isPlaced = ({ vms }: LeaseRow): boolean => vms.some((vm) => vm.state !== '
 function phaseOf(row: LeaseRow): LeasePhase {
   if (!isPlaced(row)) return 'waiting';
   if (row.vms.every((vm) => vm.state === 'removing' || vm.state === 'stuck')) return 'leaving';
+  if (row.suspension === 'suspended' && row.vms.some(({ moving }) => moving !== null)) return 'migrating';
   return row.suspension ?? 'running';
 }
 
-function leaseOf(row: LeaseRow, { leadS: lead }: SiteFigures): LedgerLease {
+/** By VM. Suspended work that moves is where it goes: it does not go on before it is there. */
+function placesOf({ suspension, vms }: LeaseRow): string[] {
+  return vms.flatMap(({ host, moving }) => (suspension === 'suspended' ? moving?.to : null) ?? host ?? []);
+}
+
+function leaseOf(row: LeaseRow, leadOf: LedgerSite['leadOf']): LedgerLease {
   const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
   const one = vms[0]!;
+  const each = { vcpus: one.vcpus, memoryMiB: one.memoryMiB, diskMiB: one.diskMiB };
+  const lead = leadOf({ imageId: one.image, each });
   return {
     ...rest,
     // Only a task's workflow suspends for the plan.
@@ -165,9 +240,10 @@ function leaseOf(row: LeaseRow, { leadS: lead }: SiteFigures): LedgerLease {
     // Placed, and not said yet to run: by its placement it will after the time that others took.
     runFromS: row.runFromS ?? (startedAtS === null ? null : startedAtS + lead),
     nodes: vms.length,
-    each: { vcpus: one.vcpus, memoryMiB: one.memoryMiB, diskMiB: one.diskMiB },
+    each,
+    leadS: lead,
     phase: phaseOf(row),
-    hosts: isPlaced(row) ? vms.flatMap((vm) => (vm.host === null ? [] : [vm.host])) : plannedHosts,
+    hosts: isPlaced(row) ? placesOf(row) : plannedHosts,
     imageId: one.image,
     task: taskId === null ? null : { id: taskId, state: taskState! },
     vms: vms.map(({ id, generation, state }) => ({ id, generation, state })),

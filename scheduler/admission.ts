@@ -4,6 +4,7 @@ import { linkCarries } from './link.ts';
 import {
   addUpcoming,
   beginsAt,
+  bootOf,
   createRecord,
   enqueue,
   type LeaseRecord,
@@ -96,7 +97,7 @@ function readyAfterS(state: PlanState, lease: Lease, now: number): number {
     vacated = Math.min(vacated, free ? now : vacatableAt(state, host, now));
   }
   const sent = state.policy.images === null ? now : Math.max(now, state.transfer?.until ?? now) + transferS(state, record);
-  return Math.max(vacated, sent) + state.policy.marginS + state.policy.bootS - now;
+  return Math.max(vacated, sent) + state.policy.marginS + bootOf(state, record) - now;
 }
 
 function reserve(state: PlanState, lease: Lease, startAt: number, now: number): Answer {
@@ -143,15 +144,16 @@ function alternatives(state: PlanState, lease: Lease, startAt: number, now: numb
 
 /** The next start at which a reservation could be had, the hosts of the others staying as they are. */
 function nextStart(state: PlanState, lease: Lease, notBefore: number, now: number): number | null {
-  const { bootS } = state.policy;
   const hosts = state.hosts.flatMap((host, i) => (host.up ? [i] : []));
-  const { shape } = createRecord(state, lease, null);
+  const record = createRecord(state, lease, null);
+  const { shape } = record;
+  const bootS = bootOf(state, record);
   let from = notBefore - bootS;
   for (let tries = 0; tries < 100; tries++) {
     const fit = earliestFit(state.timeline.promised, hosts, lease.nodes, shape, lease.durationS + bootS, from);
     if (fit === null) return null;
     if (couldBeHad(state, lease, fit.from + bootS, now)) return fit.from + bootS;
-    from = fit.from + Math.max(1, transferS(state, createRecord(state, lease, null)));
+    from = fit.from + Math.max(1, transferS(state, record));
   }
   return null;
 }

@@ -93,7 +93,7 @@ class Audit {
           if (action.do === 'resume' && there.join() !== hosts.join()) this.say(`${lease.id} resumes where its memory is not`);
           if (action.do === 'start') done = 0;
           else if (action.vms.some((vm) => vm.untilS > action.workFromS + slack)) this.say(`${lease.id} works before it is read`);
-          if (action.do === 'start' && action.workFromS < action.fromS + this.schedule.policy.bootS) {
+          if (action.do === 'start' && action.workFromS < action.fromS + (lease.bootS ?? this.schedule.policy.bootS)) {
             this.say(`${lease.id} works before it has booted`);
           }
           hosts = there;

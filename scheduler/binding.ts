@@ -129,7 +129,7 @@ export function repack(
   let vms = 0;
   for (const record of movable) vms += record.lease.nodes;
   if (vms * state.hosts.length > repackLimit) return false;
-  movable.sort((a, b) => a.promise!.startAt - b.promise!.startAt || b.promise!.endAt - a.promise!.endAt || a.seq - b.seq);
+  movable.sort((a, b) => beginsAt(state, a) - beginsAt(state, b) || b.promise!.endAt - a.promise!.endAt || a.seq - b.seq);
 
   const before = movable.map((record) => ({ record, hosts: record.hosts, claims: record.claims }));
   const displacedBefore = how.displacing ? 0 : overcommitted(state, movable);

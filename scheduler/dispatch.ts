@@ -5,6 +5,7 @@ import { migrate } from './migrate.ts';
 import { Openings } from './openings.ts';
 import { countByHost, earliestPlace, headS, leastS, readyHosts, wholeS } from './places.ts';
 import {
+  bootOf,
   claimsOn,
   hasImage,
   type LeaseRecord,
@@ -202,7 +203,7 @@ function fewest(whole: { host: number; vms: number; until: number }[], nodes: nu
 function makeRoom(pass: Pass, record: LeaseRecord, ready: readonly number[]): number[] | null {
   const { state, now, openings } = pass;
   if (record.lease.nodes > 1 || ready.length === 0 || state.hosts.length > makeRoomHosts) return null;
-  const need = record.workS + state.policy.bootS;
+  const need = record.workS + bootOf(state, record);
   if (need >= pass.hopeless || openings.lastsUntil(record.shape) < now + need) return null;
   let host = ready[0]!;
   for (const other of ready) {
@@ -227,7 +228,7 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
   record.hosts = hosts;
   record.bound = true;
   if (!resumed) record.basedOn = hosts;
-  let workFrom = now + state.policy.bootS;
+  let workFrom = now + bootOf(state, record);
   const vms = [];
   if (resumed) {
     workFrom = now;

@@ -1,7 +1,17 @@
 import type { Action } from './actions.ts';
 import { bind } from './binding.ts';
 import { leaveHosts, requeue } from './lifecycle.ts';
-import { beginsAt, claimsOn, hasImage, type LeaseRecord, type PlanState, removeFrom, setClaims, vacatableAt } from './state.ts';
+import {
+  beginsAt,
+  bootOf,
+  claimsOn,
+  hasImage,
+  type LeaseRecord,
+  type PlanState,
+  removeFrom,
+  setClaims,
+  vacatableAt,
+} from './state.ts';
 import { displacements } from './vacate.ts';
 
 /** What the reservations make due: their hosts are made final, whoever is there gives way, they begin. */
@@ -64,7 +74,7 @@ export function beginDue(state: PlanState, now: number, emit: (action: Action) =
     removeFrom(state.upcoming, record);
     record.phase = 'running';
     record.basedOn = record.hosts;
-    record.runFrom = now + state.policy.bootS;
+    record.runFrom = now + bootOf(state, record);
     record.expectedEnd = record.runFrom + record.workS;
     state.underway.add(record);
     setClaims(state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));

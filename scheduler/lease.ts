@@ -29,6 +29,8 @@ export interface Lease {
   preemptible?: boolean | undefined;
   /** Best effort: refuse it unless it surely ends by then; it gets a fixed start that makes it so. */
   deadlineAtS?: number | undefined;
+  /** From the start of its VMs to the start of its work. Default: the policy's. */
+  bootS?: number | undefined;
 }
 
 export interface HostSpec {
@@ -60,6 +62,7 @@ export const TraceLease = z
     priority: z.int().min(-1000).max(1000).optional(),
     preemptible: z.boolean().optional(),
     deadlineAtS: seconds.optional(),
+    bootS: seconds.optional(),
   })
   .refine((lease) => lease.kind !== 'reservation' || lease.startAtS !== undefined, {
     path: ['startAtS'],

@@ -22,14 +22,14 @@ export function migrate(
   openings: Openings,
   emit: (action: Action) => void,
 ): boolean {
-  if (state.policy.migration === 'none' || record.phase !== 'suspended' || record.hosts.length > 1) return false;
+  if (state.policy.migration === 'none' || record.phase !== 'suspended' || record.pinned || record.hosts.length > 1) return false;
   const from = record.hosts[0]!;
   const idle = (host: number) => state.hosts[host]!.movingUntil <= now && state.transfer?.hosts.includes(host) !== true;
   const until = now + migrationS(state, record);
   if (!idle(from) || (latestTransfers(state)[0]?.at ?? Number.POSITIVE_INFINITY) < until) return false;
   const elsewhere = openings.hosts(record.shape).filter((host) => host !== from && idle(host));
   const away = earliestPlaceOn(state, record, until, elsewhere);
-  const home = earliestPlace(state, record, now, []);
+  const home = state.hosts[from]!.up ? earliestPlace(state, record, now, []) : null;
   if (away === null || (home !== null && home.from <= away.from + (until - now))) return false;
   const to = away.hosts[0]!;
   for (const host of [from, to]) state.hosts[host]!.movingUntil = until;

@@ -1,5 +1,5 @@
 import type { Shape } from './lease.ts';
-import { hasImage, type LeaseRecord, memoryOpS, type PlanState, vacatableAt, wholeSeconds } from './state.ts';
+import { bootOf, hasImage, type LeaseRecord, memoryOpS, type PlanState, vacatableAt, wholeSeconds } from './state.ts';
 import { earliestFit } from './timeline.ts';
 
 /** Work that will be cut runs at least this many suspends long, or it isn't worth the trouble. */
@@ -7,7 +7,7 @@ const leastRunOps = 1;
 
 /** Seconds that a host is taken before the work goes on there, when `vms` of the lease are on it. */
 export function headS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
-  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : state.policy.bootS;
+  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : bootOf(state, record);
 }
 
 /** What the whole rest of the work takes on a host, with what precedes it. */
@@ -93,7 +93,7 @@ function worthwhile(state: PlanState, record: LeaseRecord, vms: number, whole: n
 function leastAnywhere(state: PlanState, record: LeaseRecord, vms: number): number {
   const { suspendMiBPerS, marginS } = state.policy;
   const op = wholeSeconds(record.shape.memoryMiB / suspendMiBPerS);
-  const head = record.phase === 'suspended' ? vms * op : state.policy.bootS;
+  const head = record.phase === 'suspended' ? vms * op : bootOf(state, record);
   return head + (leastRunOps + 2 * vms) * op + marginS;
 }
 

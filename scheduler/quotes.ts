@@ -1,6 +1,6 @@
 import { latestTransfers } from './link.ts';
 import { earliestPlace, type Place, readyHosts } from './places.ts';
-import { claimsOn, hasImage, type LeaseRecord, memoryOpS, type PlanState, setClaims, transferS } from './state.ts';
+import { bootOf, claimsOn, hasImage, type LeaseRecord, memoryOpS, type PlanState, setClaims, transferS } from './state.ts';
 import { displacements } from './vacate.ts';
 
 /** When a lease is expected to begin (or go on) and to end. `firm`: promised; else it may only be better or displaced. */
@@ -106,7 +106,7 @@ function placesUntilDone(state: PlanState, record: LeaseRecord, notBefore: numbe
     if (place === null) return places;
     places.push(place);
     const op = memoryOpS(state, place.hosts[0]!, record.shape);
-    const head = probe.phase === 'suspended' ? op : state.policy.bootS;
+    const head = probe.phase === 'suspended' ? op : bootOf(state, record);
     const room = place.to - place.from - head;
     if (room >= probe.workS) {
       place.to = place.from + head + probe.workS;

@@ -1,6 +1,7 @@
 import type { Resources } from '../model/host.ts';
 import { findWitness } from './binding.ts';
 import { type HostSpec, hostShape, type Lease, type Shape } from './lease.ts';
+import { earliestPlaceOn } from './places.ts';
 import { LeasePlanner } from './planner.ts';
 import type { Policy } from './policy.ts';
 import {
@@ -13,6 +14,7 @@ import {
   type PlanState,
   rankOf,
   removeFrom,
+  setClaims,
   wholeSeconds,
 } from './state.ts';
 
@@ -22,9 +24,9 @@ import {
  */
 
 /** `leaving`: its VMs are being removed. */
-export type LeasePhase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'resuming' | 'leaving';
+export type LeasePhase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'migrating' | 'resuming' | 'leaving';
 
-/** A suspend or resume under way: as it was planned. */
+/** A suspend, resume or migration under way: as it was planned. Of suspended work: a migration that is over. */
 export interface SiteOperation {
   fromS: number;
   untilS: number;
@@ -43,7 +45,7 @@ export interface SiteLease {
   /** When it was promised to start; null: best effort. */
   startAtS: number | null;
   phase: LeasePhase;
-  /** By VM: where they are, or where they are planned. Empty: not known yet. */
+  /** By VM: where they are, where they go while they migrate, or where they are planned. Empty: not known yet. */
   hosts: string[];
   /** The planned hosts are final. */
   bound: boolean;
@@ -51,6 +53,8 @@ export interface SiteLease {
   runFromS: number | null;
   /** How much was left of its time then; null: all of it. */
   leftS: number | null;
+  /** What it takes from hosts that are free to its VMs that answer: image, disks, boot or template. */
+  leadS: number;
   operation: SiteOperation | null;
 }
 
@@ -59,6 +63,8 @@ export interface SiteHost {
   capacity: Resources;
   /** It answers, and takes new work. */
   up: boolean;
+  /** It answers: what is there can be moved away. */
+  answers: boolean;
   /** Its slowest suspend or resume of late, relative to the plan. */
   slowness: number;
   /** Nothing is left on it from then on, until then. */
@@ -76,8 +82,6 @@ export interface SiteState {
 
 /** What a lease costs beyond its own time, as it was measured on this site. */
 export interface SiteFigures {
-  /** From a host that is free to VMs that answer: image, disks, boot. */
-  leadS: number;
   /** From the end of the work to a host that is free: outputs, removal. */
   tailS: number;
   suspendMiBPerS: number;
@@ -90,17 +94,19 @@ const marginS = 2;
 /** Nobody waits longer for what only an observation can tell. */
 const lookAgainS = 5;
 
-export function sitePolicy({ leadS, suspendMiBPerS }: SiteFigures): Policy {
+export function sitePolicy({ suspendMiBPerS }: SiteFigures): Policy {
   return {
     backfilling: 'aggressive',
     suspension: true,
     suspendMiBPerS,
-    migration: 'none',
+    // The disk stays at its home.
+    migration: 'memory',
     networkMiBPerS: 12.5,
     // A lease's own workflow brings its image to its hosts while it waits for its start.
     images: null,
     runtimeOverhead: 0,
-    bootS: leadS,
+    // Each lease has its own.
+    bootS: 0,
     marginS,
   };
 }
@@ -119,6 +125,7 @@ export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
     imageMiB: 0,
     priority: lease.priority,
     preemptible: lease.preemptible,
+    bootS: lease.leadS,
   };
 }
 
@@ -135,6 +142,7 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
     state: createState(specs, policy),
     index: new Map(site.hosts.map(({ id }, i) => [id, i])),
     isThere: (host, from, until) => isThere(site.hosts[host]!, from, until),
+    answers: (host) => site.hosts[host]!.answers,
     figures,
     now,
   };
@@ -145,7 +153,9 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
   const always = { from: Number.NEGATIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   for (const { host, each } of site.taken)
     planner.state.timeline.add('promise', [{ host: known(making, host), ...always }], shapeOf(each), 1);
-  return { planner, homeless: findHomes(planner.state, now) };
+  const homeless = findHomes(planner.state, now);
+  expectArrivals(planner.state, now);
+  return { planner, homeless };
 }
 
 interface Making {
@@ -153,6 +163,7 @@ interface Making {
   index: ReadonlyMap<string, number>;
   /** Whether a promise of that time may be planned on a host. */
   isThere: (host: number, from: number, until: number) => boolean;
+  answers: (host: number) => boolean;
   figures: SiteFigures;
   now: number;
 }
@@ -185,7 +196,7 @@ function recordOf(making: Making, lease: SiteLease): LeaseRecord {
     ...made,
     preemptible: made.preemptible && !leaving,
     // The disk of suspended work is taken already: it stays where it is.
-    shape: lease.phase === 'suspended' ? { ...made.shape, diskMiB: 0 } : made.shape,
+    shape: lease.phase === 'suspended' || lease.phase === 'migrating' ? { ...made.shape, diskMiB: 0 } : made.shape,
     workS: Math.max(1, wholeSeconds((lease.leftS ?? lease.durationS) + figures.tailS)),
   };
   record.rank = rankOf(record.lease, record.workS, state.policy);
@@ -199,8 +210,16 @@ function recordOf(making: Making, lease: SiteLease): LeaseRecord {
       if (!hosts.every((host) => making.isThere(host, from, endAt))) return record;
       return Object.assign(record, { hosts, bound: lease.bound, claims: claimsOn(hosts, from, endAt) });
     }
-    case 'suspended':
-      return Object.assign(record, { phase: 'suspended', hosts });
+    case 'suspended': {
+      // Moved once it stays: nothing that goes wrong on the way makes it wander.
+      const pinned = lease.operation !== null || !hosts.every(making.answers);
+      return Object.assign(record, { phase: 'suspended', hosts, pinned });
+    }
+    case 'migrating': {
+      const { fromS, untilS } = lease.operation ?? { fromS: now, untilS: now + overdueS };
+      const operation = { from: fromS, planned: untilS, until: Math.max(untilS, now + overdueS) };
+      return Object.assign(record, { phase: 'migrating', hosts, operation });
+    }
     case 'suspending': {
       const { fromS, untilS } = operationOf(lease);
       const operation = { from: fromS, planned: untilS, until: untilS };
@@ -229,9 +248,18 @@ function operationOf(lease: SiteLease): SiteOperation {
   return lease.operation;
 }
 
+/** A host's network carries one migration at a time: the one that the plan has asked for, while it lasts. */
+function movesUntil(host: SiteHost, leases: readonly SiteLease[], now: number): number {
+  const ends = leases.flatMap((lease) => {
+    const isOn = lease.hosts.includes(host.id) || (lease.operation?.vms.some((vm) => vm.host === host.id) ?? false);
+    return lease.phase === 'migrating' && isOn ? [Math.max(lease.operation?.untilS ?? now, now + overdueS)] : [];
+  });
+  return Math.max(0, ...ends);
+}
+
 function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], now: number): HostRecord {
   const ops = leases
-    .flatMap((lease) => lease.operation?.vms ?? [])
+    .flatMap(({ phase, operation }) => (phase === 'suspending' || phase === 'resuming' ? (operation?.vms ?? []) : []))
     .filter((op) => op.host === host.id && op.untilS > now)
     .map(({ fromS, untilS }) => ({ from: fromS, until: untilS }))
     .sort((a, b) => a.from - b.from);
@@ -242,10 +270,19 @@ function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], no
     up: host.up,
     drain: vacant !== null && vacant.untilS > now ? { from: vacant.fromS, until: vacant.untilS } : null,
     ops,
-    movingUntil: 0,
+    movingUntil: movesUntil(host, leases, now),
     cache: [],
     slowness: host.slowness,
   };
+}
+
+/** Work that is being moved has its place where it goes, from when it is expected there. */
+function expectArrivals(state: PlanState, now: number): void {
+  for (const record of state.queue) {
+    if (record.phase !== 'migrating') continue;
+    const place = earliestPlaceOn(state, { ...record, phase: 'suspended' }, Math.max(now, record.operation.until), record.hosts);
+    if (place !== null) setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
+  }
 }
 
 /** Hosts for promises that have none, or whose hosts are gone, the next start first. */
@@ -264,6 +301,8 @@ export interface SiteDecision {
   starts: { lease: string; hosts: string[]; workFromS: number; untilS: number }[];
   suspends: { lease: string; leftS: number; operation: SiteOperation }[];
   resumes: { lease: string; operation: SiteOperation }[];
+  /** Suspended work of one VM that goes on sooner elsewhere. */
+  moves: { lease: string; to: string; operation: SiteOperation }[];
   /** Promises that have not begun, whose hosts were chosen or exchanged. */
   promises: { lease: string; hosts: string[]; bound: boolean }[];
   /** Promises whose time is over without having begun. */
@@ -278,7 +317,7 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
   const broken = site.leases.filter(isOver).map((lease) => lease.id);
   const alive = { ...site, leases: site.leases.filter((lease) => !isOver(lease)) };
   const { planner, homeless } = planSite(alive, figures, now);
-  const decision: SiteDecision = { starts: [], suspends: [], resumes: [], promises: [], broken, wakeAtS: null };
+  const decision: SiteDecision = { starts: [], suspends: [], resumes: [], moves: [], promises: [], broken, wakeAtS: null };
   for (const action of planner.decide(now)) {
     switch (action.do) {
       case 'start':
@@ -297,9 +336,14 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
       case 'resume':
         decision.resumes.push({ lease: action.lease, operation: asOperation(action) });
         break;
+      case 'migrate': {
+        const { lease, fromS, untilS, vms } = action;
+        const [{ from, to }] = vms as [(typeof vms)[number]];
+        decision.moves.push({ lease, to, operation: { fromS, untilS, vms: [{ host: from, fromS, untilS }] } });
+        break;
+      }
       case 'transfer':
       case 'evict':
-      case 'migrate':
       case 'stop':
       case 'breakPromise':
         throw new Error(`BUG: under this site's policy nothing is to ${action.do}, and ${JSON.stringify(action)} was planned`);

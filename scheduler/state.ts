@@ -26,6 +26,8 @@ export interface LeaseRecord {
   hosts: number[];
   /** The hosts are final: something was set in motion there. */
   bound: boolean;
+  /** Suspended work that is not to be moved. */
+  pinned: boolean;
   claims: Claim[];
   layer: Layer;
   /** While running or resuming: when the work (re)starts and when it ends at the latest. */
@@ -77,7 +79,7 @@ export interface PlanState {
   readonly policy: Policy;
   readonly hosts: HostRecord[];
   readonly leases: Map<string, LeaseRecord>;
-  /** Reservations that have not started, by start. */
+  /** Reservations that have not started, by when their VMs must be. */
   readonly upcoming: LeaseRecord[];
   /** Best effort that waits or is suspended, by rank. */
   readonly queue: LeaseRecord[];
@@ -155,6 +157,7 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     workS: promise === null ? workOf(lease, state.policy) : promise.endAt - promise.startAt,
     hosts: [],
     bound: false,
+    pinned: false,
     claims: [],
     layer: promise === null ? 'running' : 'promise',
     runFrom: 0,
@@ -195,7 +198,7 @@ export function enqueue(state: PlanState, record: LeaseRecord): void {
 }
 
 export function addUpcoming(state: PlanState, record: LeaseRecord): void {
-  insertBy(state.upcoming, record, (r) => r.promise!.startAt);
+  insertBy(state.upcoming, record, (r) => beginsAt(state, r));
 }
 
 export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
@@ -244,5 +247,10 @@ export function transferS(state: PlanState, record: LeaseRecord): number {
 
 /** When a reservation's VMs must be started, and all be ready for them. */
 export function beginsAt(state: PlanState, record: LeaseRecord): number {
-  return record.promise!.startAt - state.policy.bootS;
+  return record.promise!.startAt - bootOf(state, record);
+}
+
+/** From the start of a lease's VMs to the start of its work. */
+export function bootOf({ policy }: PlanState, { lease }: LeaseRecord): number {
+  return lease.bootS ?? policy.bootS;
 }

@@ -61,6 +61,8 @@ export interface PlanStep {
   placed: WaiterId[];
   /** Tasks that are to be suspended or resumed. */
   changed: TaskId[];
+  /** Migrations of suspended work that are to begin. */
+  moves: { migration: MigrationId; vm: VmId; generation: number }[];
   /** null: when something happens. */
   wakeAt: string | null;
   leases: number;

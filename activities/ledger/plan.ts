@@ -1,5 +1,7 @@
+import { BerthError } from '../../model/errors.ts';
 import type { Resources } from '../../model/host.ts';
 import type { TaskId, WaiterId } from '../../model/ids.ts';
+import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { writePromises } from '../../prisma/promise-lease.ts';
 import { type LedgerLease, type LedgerSite, readSite } from '../../prisma/read-site.ts';
 import { decideSite, type SiteDecision } from '../../scheduler/site-plan.ts';
@@ -32,15 +34,16 @@ export async function plan(deps: LedgerDeps): Promise<PlanStep> {
     await lockPlacement(tx);
     const now = deps.clock() / 1000;
     const plain = await placeWaiting(deps, tx);
-    if (!plain.planned) return { placed: plain.wake.filter(isWaiter), changed: [], wakeAt: null, leases: 0 };
+    if (!plain.planned) return { placed: plain.wake.filter(isWaiter), changed: [], moves: [], wakeAt: null, leases: 0 };
     const site = await readSite(tx);
     const decision = decideSite(site, site.figures, now);
     const room = new Room(site);
     const started = await start(deps, tx, site, decision, room);
     await suspend(tx, decision);
     const resumed = await resume(tx, site, decision, room);
+    const moves = await move(deps, tx, site, decision);
     await writePromises(tx, decision.promises);
-    return whomToTell(site, decision, started, resumed, now);
+    return { ...whomToTell(site, decision, started, resumed, now), moves };
   });
 }
 
@@ -163,13 +166,34 @@ async function resume(tx: Transaction, site: LedgerSite, decision: SiteDecision,
   return resumes.map(({ lease }) => leases.get(lease)!);
 }
 
+/** Cold, and without its disk: its memory goes to where there is room. Each once in a suspension, whatever becomes of it. */
+async function move(deps: LedgerDeps, tx: Transaction, site: LedgerSite, { moves }: SiteDecision): Promise<PlanStep['moves']> {
+  const leases = byId(site);
+  const asked: PlanStep['moves'] = [];
+  for (const { lease: id, to, operation } of moves) {
+    const vm = leases.get(id)!.vms[0]!.id;
+    const reason = `It was suspended for a promise, and can go on sooner on ${to}`;
+    try {
+      const order = { vm, to, mode: 'cold' as const, requestedBy: 'planner', reason, nowMs: deps.clock() };
+      const migration = await acceptMigration(tx, order);
+      const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
+      asked.push({ migration, vm, generation });
+    } catch (error) {
+      // Its owner or an operator was quicker; the next plan sees what they want.
+      if (!(error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused'))) throw error;
+    }
+    await tx.$executeRaw`UPDATE "Lease" SET operation = ${JSON.stringify(operation)}::jsonb WHERE id = ${id}`;
+  }
+  return asked;
+}
+
 function whomToTell(
   site: LedgerSite,
   decision: SiteDecision,
   started: readonly LedgerLease[],
   resumed: readonly LedgerLease[],
   now: number,
-): PlanStep {
+): Omit<PlanStep, 'moves'> {
   const leases = byId(site);
   const tasks = (some: readonly (LedgerLease | undefined)[]): TaskId[] => [
     ...new Set(some.flatMap((lease) => lease?.task?.id ?? [])),

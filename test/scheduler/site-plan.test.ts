@@ -12,7 +12,7 @@ import {
 } from '../../scheduler/site-plan.ts';
 
 const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 150);
-const figures: SiteFigures = { leadS: 10, tailS: 5, suspendMiBPerS: 64 };
+const figures: SiteFigures = { tailS: 5, suspendMiBPerS: 64 };
 const hostSize = { vcpus: 2, memoryMiB: 1024, diskMiB: 100_000 };
 
 interface Order {
@@ -21,10 +21,13 @@ interface Order {
   durationS: number;
   nodes: number;
   vcpus: 1 | 2;
+  warm: boolean;
   preemptible: boolean;
   /** How long an operation really takes, as a share of what was planned; and the work, of its duration. */
   slow: number;
   works: number;
+  /** Whether it arrives where it is moved to while it is suspended. */
+  moves: boolean;
 }
 
 const order: fc.Arbitrary<Order> = fc.record({
@@ -33,7 +36,9 @@ const order: fc.Arbitrary<Order> = fc.record({
   durationS: fc.integer({ min: 10, max: 400 }),
   nodes: fc.integer({ min: 1, max: 3 }),
   vcpus: fc.constantFrom(1, 2),
+  warm: fc.boolean(),
   preemptible: fc.boolean(),
+  moves: fc.boolean(),
   slow: fc.double({ min: 0.2, max: 1, noNaN: true }),
   works: fc.double({ min: 0.1, max: 1, noNaN: true }),
 });
@@ -46,21 +51,33 @@ interface Row extends SiteLease {
   operationEndsS: number | null;
   startedAtS: number | null;
   suspensions: number;
+  /** Where it was before it began to move. */
+  movedFrom: string[] | null;
+  moved: number;
   ended: boolean;
 }
+
+const idle: ReadonlySet<SiteLease['phase']> = new Set(['waiting', 'suspended', 'migrating']);
 
 /** A site whose ledger is a list, and in which everything takes its time. */
 class World {
   now = 0;
   readonly rows: Row[] = [];
-  readonly hosts = ['h1', 'h2', 'h3'].map((id) => ({ id, capacity: hostSize, up: true, slowness: 1, vacant: null }));
+  readonly hosts = ['h1', 'h2', 'h3'].map((id) => ({
+    id,
+    capacity: hostSize,
+    up: true,
+    answers: true,
+    slowness: 1,
+    vacant: null,
+  }));
 
   site(): SiteState {
     return { hosts: this.hosts, leases: this.rows.filter((row) => !row.ended), taken: this.#disksOfSuspended() };
   }
 
   #disksOfSuspended(): SiteState['taken'] {
-    const asleep = this.rows.filter((row) => !row.ended && row.phase === 'suspended');
+    const asleep = this.rows.filter((row) => (!row.ended && row.phase === 'suspended') || row.phase === 'migrating');
     return asleep.flatMap((row) =>
       row.hosts.map((host) => ({ host, each: { vcpus: 0, memoryMiB: 0, diskMiB: row.each.diskMiB } })),
     );
@@ -83,6 +100,7 @@ class World {
       runFromS: null,
       leftS: null,
       operation: null,
+      leadS: order.warm ? 4 : 12,
     };
     const { planner } = planSite(this.site(), figures, this.now);
     if (!planner.submit(plannedLease(lease, figures), this.now).accepted) return;
@@ -91,7 +109,7 @@ class World {
       Object.assign(row, { hosts: promise.hosts, bound: promise.bound });
     }
     const rest = { workLeftS: order.durationS * order.works, endsAtS: null, operationEndsS: null, startedAtS: null };
-    this.rows.push({ ...lease, order, ...rest, suspensions: 0, ended: false });
+    this.rows.push({ ...lease, order, ...rest, suspensions: 0, movedFrom: null, moved: 0, ended: false });
   }
 
   #row(id: string): Row {
@@ -107,6 +125,11 @@ class World {
   }
 
   #operated(row: Row): void {
+    if (row.phase === 'migrating') {
+      const hosts = row.order.moves ? row.hosts : row.movedFrom!;
+      Object.assign(row, { phase: 'suspended', hosts, operationEndsS: null });
+      return;
+    }
     const resumed = row.phase === 'resuming';
     Object.assign(row, { phase: resumed ? 'running' : 'suspended', operation: null, operationEndsS: null });
     row.runFromS = resumed ? this.now : null;
@@ -138,6 +161,12 @@ class World {
       row.phase = 'resuming';
       this.#operate(row, operation);
     }
+    for (const { lease, to, operation } of decision.moves) {
+      const row = this.#row(lease);
+      expect([row.phase, row.operation, row.hosts.length]).toEqual(['suspended', null, 1]);
+      Object.assign(row, { phase: 'migrating', movedFrom: row.hosts, hosts: [to], moved: row.moved + 1 });
+      this.#operate(row, operation);
+    }
     for (const { lease, hosts, bound } of decision.promises) Object.assign(this.#row(lease), { hosts, bound });
     return decision.wakeAtS;
   }
@@ -149,7 +178,7 @@ class World {
 
   check(): void {
     for (const { id, capacity } of this.hosts) {
-      const here = this.rows.filter((row) => !row.ended && row.phase !== 'waiting' && row.phase !== 'suspended');
+      const here = this.rows.filter((row) => !row.ended && !idle.has(row.phase));
       const vcpus = here.reduce((sum, row) => sum + row.each.vcpus * row.hosts.filter((host) => host === id).length, 0);
       expect(vcpus, `vCPUs on ${id} at ${this.now}`).toBeLessThanOrEqual(capacity.vcpus);
     }
@@ -166,6 +195,7 @@ class World {
 test('plans that are made anew from rows keep every promise to the second, exceed nothing and finish all work', () => {
   let suspensions = 0;
   let promised = 0;
+  let moved = 0;
   const property = fc.property(fc.array(order, { minLength: 1, maxLength: 14 }), (orders) => {
     const world = new World();
     const arrivals = orders.map((one) => ({ ...one }));
@@ -184,10 +214,11 @@ test('plans that are made anew from rows keep every promise to the second, excee
     }
     // Nothing waits or sleeps for ever, and nobody got less than its work.
     suspensions += world.rows.reduce((sum, row) => sum + row.suspensions, 0);
+    moved += world.rows.reduce((sum, row) => sum + row.moved, 0);
     promised += world.rows.filter((row) => row.startAtS !== null).length;
     expect(world.rows.filter((row) => !row.ended).map(({ id, phase }) => `${id} ${phase}`)).toEqual([]);
   });
   fc.assert(property, { numRuns: runs });
   // Else the workloads would have shown nothing.
-  expect([suspensions > runs / 10, promised > runs / 2]).toEqual([true, true]);
+  expect([suspensions > runs / 10, promised > runs / 2, moved > 0]).toEqual([true, true, true]);
 }, 120_000);
