@@ -3,6 +3,7 @@ import { drainModes, drainStates, drainStrategies } from '../model/drain.ts';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
 import {
   DrainData,
+  LeaseData,
   ReservationData,
   TaskAcceptedData,
   TaskEndedData,
@@ -172,6 +173,7 @@ export const Vm = z
     lease: z
       .strictObject({
         kind: z.enum(['reservation', 'bestEffort', 'immediate']),
+        startsAt: time.nullable().meta({ description: 'Promised; null: best effort' }),
         durationS: z.int().nullable(),
         endsAt: time.nullable(),
       })
@@ -407,6 +409,7 @@ export const Event = z
         VmMigratedData,
         DrainData,
         ReservationData,
+        LeaseData,
         VmCreatedData,
         VmStartedData,
         VmSuspendedData,
@@ -417,7 +420,7 @@ export const Event = z
       ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.… and berth.reservation.…; others to come',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others to come',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

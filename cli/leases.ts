@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Connection, callJson } from './client.ts';
+import { moment } from './moment.ts';
 import { whole } from './options.ts';
 import { print, printOne, printRows, type Screen } from './show.ts';
 
@@ -29,15 +30,6 @@ interface Schedule {
   leases: PlannedLease[];
   suspensions: { lease: string; at: string }[];
   unplanned: number;
-}
-
-/** `+90` is so many seconds from now; anything else goes to the API as it is. */
-function moment(text: string): string {
-  const from = /^\+(\d{1,9})$/.exec(text);
-  if (from !== null) return new Date(Date.now() + Number(from[1]) * 1000).toISOString();
-  const at = new Date(text);
-  if (Number.isNaN(at.getTime())) throw new InvalidArgumentError('expected a time as in RFC 3339, or +seconds');
-  return at.toISOString();
 }
 
 function integer(text: string): number {

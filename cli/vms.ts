@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { CallError, type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
 import { upload } from './files.ts';
+import { leaseOf } from './leases.ts';
+import { moment } from './moment.ts';
 import { several, whole } from './options.ts';
 import { printOne, printRows, type Screen } from './show.ts';
 
@@ -27,6 +29,8 @@ interface CreateOptions {
   swapMib?: number;
   extraDiskMib: string[];
   durationS?: number;
+  reserveAt?: string;
+  immediate?: boolean;
   user?: string;
   sshKey?: string;
   file: string[];
@@ -50,7 +54,8 @@ async function file(connected: Connection, screen: Screen, text: string): Promis
 }
 
 async function order(connected: Connection, screen: Screen, name: string, options: CreateOptions): Promise<object> {
-  const { image, user, sshKey, durationS, rootMib, swapMib } = options;
+  const { image, user, sshKey, rootMib, swapMib } = options;
+  const lease = leaseOf(options);
   if ((user === undefined) !== (sshKey === undefined)) throw new UsageError('--user and --ssh-key go together');
   const size = { vcpus: options.vcpus ?? 1, memoryMiB: options.memoryMib ?? 256, diskMiB: options.diskMib ?? 512 };
   return {
@@ -60,7 +65,7 @@ async function order(connected: Connection, screen: Screen, name: string, option
     ...(rootMib !== undefined && { rootMiB: rootMib }),
     ...(swapMib !== undefined && { swapMiB: swapMib }),
     extraDisksMiB: options.extraDiskMib.map((size) => whole(size)),
-    ...(durationS !== undefined && { lease: { durationS } }),
+    ...(lease !== undefined && { lease }),
     ...(user !== undefined && sshKey !== undefined && { user: { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() } }),
     files: await Promise.all(options.file.map((one) => file(connected, screen, one))),
     firstBoot: options.run,
@@ -125,6 +130,8 @@ export function addVmCommands(program: Command, connect: () => Connection, scree
     .option('--swap-mib <n>', 'swap', whole)
     .option('--extra-disk-mib <n>', 'a further disk, empty', several, [])
     .option('--duration-s <n>', 'its lease; without it, until it is deleted', whole)
+    .addOption(new Option('--reserve-at <time>', 'be there then, or refuse: RFC 3339, or +seconds from now').argParser(moment))
+    .option('--immediate', 'be there as soon as it can, or refuse')
     .option('--user <name>', 'a user to be made')
     .option('--ssh-key <path>', 'file with the public key of that user')
     .option('--file <path=source>', 'a file in the guest: @local, or the id of a stored one', several, [])

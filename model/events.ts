@@ -146,6 +146,36 @@ export const ReservationData = z
   })
   .meta({ id: 'ReservationEvent', description: 'A reservation of whole hosts' });
 
+/**
+ * What is heard of leases. Of one without a promise only that its work gives way and goes on: it begins and ends with its
+ * task or VM, whose events say so.
+ */
+export const leaseEventTypes = {
+  accepted: 'berth.lease.accepted',
+  started: 'berth.lease.started',
+  suspended: 'berth.lease.suspended',
+  resumed: 'berth.lease.resumed',
+  changed: 'berth.lease.changed',
+  ended: 'berth.lease.ended',
+} as const;
+
+export type LeaseEventType = (typeof leaseEventTypes)[keyof typeof leaseEventTypes];
+
+export const LeaseData = z
+  .strictObject({
+    lease: z.string(),
+    owner: z.string(),
+    /** null: of a VM that stands alone. */
+    task: z.string().nullable(),
+    kind: z.enum(['reservation', 'bestEffort', 'immediate']),
+    /** `changed`: no longer the interval that was promised, because its hosts were lost or late. */
+    promise: z.strictObject({ startAt: time, endAt: time }).nullable(),
+    /** By node; without hosts before they are placed. */
+    vms: z.array(z.strictObject({ vm: z.string(), host: z.string().nullable() })),
+    at: time,
+  })
+  .meta({ id: 'LeaseEvent', description: 'How a lease goes: promised, begun, suspended for a promise, gone on, ended' });
+
 export type DrainData = z.infer<typeof DrainData>;
 
 export const vmEventTypes = {

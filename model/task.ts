@@ -63,7 +63,7 @@ export const ResourcesSpec = z
   })
   .meta({ id: 'Resources' });
 
-const moment = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
+export const moment = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
 
 /**
  * The right to resources for a time. A `reservation` starts at `startAt`, on the second, for its whole duration, or is

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { ResourcesSpec, taskLimits } from './task.ts';
+import { moment, ResourcesSpec, taskLimits } from './task.ts';
 
 /** Bounds on what a caller can ask of a VM that stands alone. */
 export const vmLimits = {
@@ -49,8 +49,22 @@ export const VmFile = z
 
 export const VmLease = z
   .strictObject({
-    kind: z.enum(['bestEffort']).default('bestEffort'),
-    durationS: z.int().min(1).max(taskLimits.durationS).optional().meta({ description: 'Without it, until it is deleted' }),
+    kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
+    startAt: moment.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
+    durationS: z
+      .int()
+      .min(1)
+      .max(taskLimits.durationS)
+      .optional()
+      .meta({ description: 'Without it, until it is deleted: of best effort alone' }),
+  })
+  .refine((lease) => (lease.kind === 'reservation') === (lease.startAt !== undefined), {
+    path: ['startAt'],
+    error: 'expected a start for a reservation, and for nothing else',
+  })
+  .refine((lease) => lease.kind === 'bestEffort' || lease.durationS !== undefined, {
+    path: ['durationS'],
+    error: 'expected a duration for a lease with a fixed start',
   })
   .meta({ id: 'VmLease' });
 

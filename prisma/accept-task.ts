@@ -1,10 +1,11 @@
 import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
-import { eventId, type TaskAcceptedData, taskEventTypes } from '../model/events.ts';
+import { eventId, leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../model/events.ts';
 import { newId, type TaskId } from '../model/ids.ts';
 import type { LeaseSpec, TaskSpec } from '../model/task.ts';
 import { neverFits } from '../scheduler/placement.ts';
 import { findImage } from './find-image.ts';
+import { writeLeaseEvent } from './lease-event.ts';
 import { isPromised, type LeasePromise, promiseLease } from './promise-lease.ts';
 
 export interface AcceptedTask {
@@ -113,6 +114,7 @@ async function insert(
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
     VALUES (${eventId(task, taskEventTypes.accepted)}, ${taskEventTypes.accepted}, ${task}, ${owner}, ${at}::timestamptz,
             ${JSON.stringify(data)}::jsonb)`;
+  if (lease.promise !== null) await writeLeaseEvent(tx, lease.id, leaseEventTypes.accepted, at);
   return task;
 }
 

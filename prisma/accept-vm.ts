@@ -1,10 +1,12 @@
 import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
-import { eventId, VmCreatedData, vmEventTypes } from '../model/events.ts';
+import { eventId, leaseEventTypes, VmCreatedData, vmEventTypes } from '../model/events.ts';
 import { newId, type VmId } from '../model/ids.ts';
 import { endlessS, type VmOperation, type VmOrder, vmOperations } from '../model/vm-order.ts';
-import { checkSize } from './accept-task.ts';
+import { checkSize, insertLease } from './accept-task.ts';
 import { findImage } from './find-image.ts';
+import { writeLeaseEvent } from './lease-event.ts';
+import { isPromised, promiseLease } from './promise-lease.ts';
 
 export interface AcceptedVm {
   owner: string;
@@ -26,6 +28,7 @@ async function checkFiles(tx: Prisma.TransactionClient, owner: string, order: Vm
 
 /**
  * Accepts a VM that stands alone within the caller's transaction: its row, pending, its lease, and `berth.vm.created`.
+ * A lease with a fixed start is promised here, or refused with lease-refused.
  * Throws image-unknown, file-unknown, does-not-fit, and conflict for a name that another VM of this owner has. Bounds on
  * how many there are, and that this owner's accepts follow each other, are the caller's.
  */
@@ -48,9 +51,11 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
   const lease = newId('lease');
   const createdAt = new Date(nowMs);
   const { vcpus, memoryMiB, diskMiB } = order.resources;
-  await tx.lease.create({
-    data: { id: lease, ownerId: owner, kind: order.lease.kind, durationS: order.lease.durationS ?? endlessS, createdAt },
-  });
+  const spec = { ...order.lease, durationS: order.lease.durationS ?? endlessS };
+  const each = { vcpus, memoryMiB, diskMiB: diskMiB + rootMiB };
+  // Last of what may be refused, because the lock is held from here to the end of the transaction.
+  const promise = isPromised(spec) ? await promiseLease(tx, { id: lease, spec, nodes: 1, each, imageId: image.id, nowMs }) : null;
+  await insertLease(tx, { id: lease, owner, spec, at: createdAt.toISOString(), promise });
   await tx.vm.create({
     data: {
       id,
@@ -81,6 +86,7 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
     VALUES (${eventId(id, vmEventTypes.created)}, ${vmEventTypes.created}, ${id}, ${owner}, ${createdAt.toISOString()}::timestamptz,
             ${JSON.stringify(data)}::jsonb)`;
+  if (promise !== null) await writeLeaseEvent(tx, lease, leaseEventTypes.accepted, createdAt.toISOString());
   return id;
 }
 

@@ -1,20 +1,20 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { ParentClosePolicy, startChild } from '@temporalio/workflow';
 import type { LeaseTerm, Prestage } from '../activities/ledger/contract.ts';
-import type { TaskId } from '../model/ids.ts';
+import type { WaiterId } from '../model/ids.ts';
 import { workflowId } from '../model/temporal.ts';
 import { prestage } from './prestage.ts';
 
 /**
- * Has a promised task's image brought to the hosts on which it is planned, and kept there until its end, while it waits
+ * Has a promised lease's image brought to the hosts on which it is planned, and kept there until its end, while it waits
  * for its start. At its start the image is fetched in any case, so nothing but time depends on this.
  */
 export class Prestaging {
-  readonly #id: TaskId;
+  readonly #id: WaiterId;
   readonly #pace: number;
   #asked = '';
 
-  constructor(id: TaskId, pace: number) {
+  constructor(id: WaiterId, pace: number) {
     this.#id = id;
     this.#pace = pace;
   }

@@ -19,8 +19,9 @@ import type { VmOperation } from '../model/vm-order.ts';
 import { codeOf, neverStarted, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
+import { Prestaging } from './prestaging.ts';
 import { now, Progress } from './progress.ts';
-import { tell, tellPlaced } from './tell.ts';
+import { tell, tellPlaced, tellPlanner } from './tell.ts';
 import { waits } from './timeouts.ts';
 import { type PowerRun, restore, suspend } from './vm-power.ts';
 import { wantTemplate } from './want-template.ts';
@@ -125,6 +126,7 @@ async function create(run: Run): Promise<void> {
 
 /** Waits until the ledger has placed it. A signal says when to ask; the poll is for one that was lost. */
 async function placed(run: Run): Promise<VmSpec> {
+  const prestaging = new Prestaging(run.id, run.pace);
   for (;;) {
     const { heard } = run;
     const answer = await run.ledger.reserveVm(run.id);
@@ -134,6 +136,8 @@ async function placed(run: Run): Promise<VmSpec> {
     }
     const reasons = Object.entries(answer.refusal.failed).map(([filter, hosts]) => `${hosts} failed ${filter}`);
     run.progress.say('step', `**waits** for a host; of ${answer.refusal.hosts} ${reasons.join(', ') || 'none was asked'}`);
+    if (answer.planned) await tellPlanner();
+    await prestaging.want(answer.prestage, answer.term);
     await condition(() => run.heard > heard, waits(run.pace).queuePoll);
   }
 }

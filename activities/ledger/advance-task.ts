@@ -1,7 +1,8 @@
 import { BerthError } from '../../model/errors.ts';
-import { type TaskStartedData, taskEventTypes } from '../../model/events.ts';
+import { leaseEventTypes, type TaskStartedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
+import { writeLeaseEvent } from '../../prisma/lease-event.ts';
 import type { TaskOrders, TaskOutcome, VmBoot } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { ordersOfTask } from './task-orders.ts';
@@ -13,6 +14,8 @@ interface Moved {
   /** Whether the task still moves. */
   live: boolean;
   begunBefore: boolean;
+  /** Its lease, where that has a promise. */
+  promised: string | null;
   vms: TaskStartedData['vms'];
 }
 
@@ -35,7 +38,8 @@ async function move(
   const readyAt = timeline.findLast(({ step }) => step === 'boot')?.endedAt ?? now;
   const rows = await tx.$queryRaw<Moved[]>`
     WITH was AS (
-      SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live
+      SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live,
+        (SELECT l.id FROM "Lease" l WHERE l.id = "leaseId" AND l."startAt" IS NOT NULL) AS promised
       FROM "Task" WHERE id = ${id} FOR UPDATE
     ), moved AS (
       UPDATE "Task" t SET state = ${state}::"TaskState", timeline = ${JSON.stringify(timeline)}::jsonb,
@@ -97,6 +101,7 @@ export async function advanceTask(
     if (state !== 'running' || task.begunBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
     await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });
+    if (task.promised !== null) await writeLeaseEvent(tx, task.promised, leaseEventTypes.started, now);
     return true;
   });
   return live && ordered.has(state) ? ordersOfTask(deps, id) : [];

@@ -1,7 +1,8 @@
 import { BerthError } from '../../model/errors.ts';
-import { type TaskEndedData, taskEventTypes } from '../../model/events.ts';
+import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
+import { writeLeaseEvent } from '../../prisma/lease-event.ts';
 import type { TaskOutcome, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { releaseVms } from './release.ts';
@@ -14,6 +15,8 @@ interface Row {
   state: TaskState;
   createdAt: Date;
   startedAt: Date | null;
+  /** Its lease, where that has a promise. */
+  promised: string | null;
   vms: {
     id: VmId;
     state: string;
@@ -30,6 +33,7 @@ interface Row {
 async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
   const rows = await tx.$queryRaw<Row[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
+      (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS promised,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
         'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'stays',
         (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
@@ -109,6 +113,7 @@ async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promi
     await writeEnd(tx, id, outcome, now);
     const data = endedData(id, row, outcome, now);
     await writeEvent(tx, { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data });
+    if (row.promised !== null) await writeLeaseEvent(tx, row.promised, leaseEventTypes.ended, now);
     return [];
   });
 }

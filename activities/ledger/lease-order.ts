@@ -1,5 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
+import { leaseEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
+import { writeLeaseEvent } from '../../prisma/lease-event.ts';
 import { lockPlacement } from '../../prisma/lock-placement.ts';
 import { readSite } from '../../prisma/read-site.ts';
 import { planSite } from '../../scheduler/site-plan.ts';
@@ -9,11 +11,12 @@ import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps
 interface Row {
   id: string;
   suspension: 'suspending' | 'suspended' | 'resuming' | null;
+  suspensions: number;
 }
 
 async function leaseOf(tx: Transaction, task: TaskId): Promise<Row> {
   const rows = await tx.$queryRaw<Row[]>`
-    SELECT l.id, l.suspension FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" WHERE t.id = ${task}`;
+    SELECT l.id, l.suspension, l.suspensions FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" WHERE t.id = ${task}`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${task} in the ledger`);
   return rows[0];
 }
@@ -32,7 +35,7 @@ export async function leaseOrder(deps: LedgerDeps, id: TaskId): Promise<LeaseOrd
 async function settle(deps: LedgerDeps, task: TaskId, from: 'suspending' | 'resuming', saw: 'suspended' | 'resumed') {
   return inTransaction(deps.ledger, async (tx): Promise<Wake[]> => {
     await lockPlacement(tx);
-    const { id, suspension } = await leaseOf(tx, task);
+    const { id, suspension, suspensions } = await leaseOf(tx, task);
     if (suspension !== from) return [];
     const now = deps.clock() / 1000;
     const site = await readSite(tx);
@@ -48,6 +51,7 @@ async function settle(deps: LedgerDeps, task: TaskId, from: 'suspending' | 'resu
       UPDATE "Lease" SET suspension = ${done}::"Suspension", operation = NULL,
         "runFrom" = CASE WHEN ${done}::text IS NULL THEN ${isoNow(deps)}::timestamptz END
       WHERE id = ${id}`;
+    await writeLeaseEvent(tx, id, leaseEventTypes[saw], isoNow(deps), suspensions);
     return ['planner'];
   });
 }

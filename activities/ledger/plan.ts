@@ -1,7 +1,9 @@
 import { BerthError } from '../../model/errors.ts';
+import { leaseEventTypes } from '../../model/events.ts';
 import type { Resources } from '../../model/host.ts';
 import type { TaskId, WaiterId } from '../../model/ids.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { writeLeaseEvent } from '../../prisma/lease-event.ts';
 import { writePromises } from '../../prisma/promise-lease.ts';
 import { type LedgerLease, type LedgerSite, readSite } from '../../prisma/read-site.ts';
 import { decideSite, type SiteDecision } from '../../scheduler/site-plan.ts';
@@ -137,6 +139,11 @@ async function start(
     UPDATE "Lease" l SET "runFrom" = s.from, "endAt" = CASE WHEN l."startAt" IS NOT NULL THEN s.until END
     FROM jsonb_to_recordset(${JSON.stringify(times)}::jsonb) AS s(lease text, "from" timestamptz, until timestamptz)
     WHERE l.id = s.lease AND l.id = ANY(${started.map(({ id }) => id)})`;
+  for (const { id, startAtS, durationS } of started) {
+    const until = decision.starts.find(({ lease }) => lease === id)!.untilS;
+    if (startAtS !== null && Math.abs(until - startAtS - durationS) >= 1)
+      await writeLeaseEvent(tx, id, leaseEventTypes.changed, now);
+  }
   return started;
 }
 

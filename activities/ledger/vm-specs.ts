@@ -61,8 +61,8 @@ export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTas
   return rows[0];
 }
 
-/** Where a promised task's image should be before its start; null where it has no hosts, or no promise. */
-export function prestageFor({ plannedHosts, image, hosts }: PlacedTask): Prestage | null {
+/** Where a promised lease's image should be before its start; null where it has no hosts, or no promise. */
+export function prestageFor({ plannedHosts, image, hosts }: PlacedVms & { plannedHosts: HostId[] }): Prestage | null {
   const wanted = hosts.filter(({ id }) => plannedHosts.includes(id));
   if (wanted.length === 0) return null;
   return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };

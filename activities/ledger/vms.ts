@@ -1,19 +1,27 @@
 import { BerthError } from '../../model/errors.ts';
-import { type VmRemovedData, type VmStartedData, type VmStoppedData, vmEventTypes } from '../../model/events.ts';
-import type { VmId } from '../../model/ids.ts';
+import {
+  type LeaseEventType,
+  leaseEventTypes,
+  type VmRemovedData,
+  type VmStartedData,
+  type VmStoppedData,
+  vmEventTypes,
+} from '../../model/events.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import type { Refusal, TaskError } from '../../model/task.ts';
 import type { Boot, VmSpec } from '../../model/vm.ts';
 import { endlessS, stagedFile, type VmOperation, VmOrder } from '../../model/vm-order.ts';
+import { writeLeaseEvent } from '../../prisma/lease-event.ts';
 import type { CustomizeVm } from '../host/contract.ts';
 import { noteBoots } from './advance-task.ts';
-import type { Wake } from './contract.ts';
+import type { LeaseTerm, Prestage, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { fileUrl } from './image-refs.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 import { begin, lastStretch, lockVm, named, type PowerOrder, readStays } from './suspension.ts';
 import { totals, usageByHost } from './usage.ts';
-import { readPlacedVm, vmSpecs } from './vm-specs.ts';
+import { prestageFor, readPlacedVm, vmSpecs } from './vm-specs.ts';
 import { writeEvent } from './write-event.ts';
 
 /** What the workflow of a VM that stands alone has to know, each time that it looks. */
@@ -27,7 +35,9 @@ export interface VmWish {
   customized: boolean;
 }
 
-export type VmPlacement = { placed: true; vm: VmSpec } | { placed: false; refusal: Refusal };
+export type VmPlacement =
+  | { placed: true; vm: VmSpec }
+  | { placed: false; refusal: Refusal; term: LeaseTerm | null; planned: boolean; prestage: Prestage | null };
 
 /** Reads what is wanted, and records that there is a workflow. Throws not-found. */
 export async function vmWish(deps: LedgerDeps, id: VmId): Promise<VmWish> {
@@ -35,7 +45,8 @@ export async function vmWish(deps: LedgerDeps, id: VmId): Promise<VmWish> {
     UPDATE "Vm" v SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id} AND "order" IS NOT NULL
     RETURNING "ownerId" AS owner, state, operation, "removalRequestedAt" IS NOT NULL AS remove, "hostKey" IS NOT NULL AS customized,
-      (SELECT l."startedAt" + l."durationS" * interval '1 second' FROM "Lease" l WHERE l.id = v."leaseId" AND l."durationS" < ${endlessS}) AS "leaseEndsAt"`;
+      (SELECT COALESCE(l."endAt", l."startedAt" + l."durationS" * interval '1 second') FROM "Lease" l
+        WHERE l.id = v."leaseId" AND l."durationS" < ${endlessS}) AS "leaseEndsAt"`;
   const row = rows[0];
   if (row === undefined) throw new BerthError('not-found', `There is no VM ${id} that stands alone in the ledger`);
   return { ...row, leaseEndsAt: row.leaseEndsAt?.toISOString() ?? null };
@@ -47,26 +58,57 @@ async function specOf(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<VmSp
   return vm;
 }
 
-/** Places what waits and says what became of this VM. Throws does-not-fit when the site could never hold it. */
+interface Promised {
+  startAt: Date;
+  endAt: Date;
+  plannedHosts: HostId[];
+}
+
+/** Of a lease with a fixed start. Throws promise-broken when its whole time went by while there were no hosts for it. */
+async function promiseOf(deps: LedgerDeps, id: VmId): Promise<Promised | null> {
+  const rows = await deps.ledger.$queryRaw<Promised[]>`
+    SELECT l."startAt", l."endAt", l."plannedHosts" FROM "Vm" v JOIN "Lease" l ON l.id = v."leaseId"
+    WHERE v.id = ${id} AND l."startAt" IS NOT NULL`;
+  const promise = rows[0];
+  if (promise === undefined) return null;
+  const { startAt, endAt } = promise;
+  if (endAt.getTime() <= deps.clock())
+    throw new BerthError(
+      'promise-broken',
+      `VM ${id} was promised from ${startAt.toISOString()} on, and until ${endAt.toISOString()} there were no hosts for it: see which were away`,
+    );
+  return promise;
+}
+
+/**
+ * Places what waits and says what became of this VM. Throws does-not-fit when the site could never hold it, and
+ * promise-broken.
+ */
 export async function reserveVm(deps: LedgerDeps, id: VmId): Promise<VmPlacement> {
   const isPlaced = async () => {
     const row = await deps.ledger.vm.findUniqueOrThrow({ where: { id }, select: { state: true } });
     return row.state !== 'pending';
   };
   if (await isPlaced()) return { placed: true, vm: await specOf(deps, deps.ledger, id) };
+  const promise = await promiseOf(deps, id);
   const pass = await inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     return placeWaiting(deps, tx);
   });
+  const waits = async (refusal: Refusal): Promise<VmPlacement> => {
+    const term = promise && { startAt: promise.startAt.toISOString(), endAt: promise.endAt.toISOString() };
+    const prestage = promise && prestageFor({ ...(await readPlacedVm(deps.ledger, id)), plannedHosts: promise.plannedHosts });
+    return { placed: false, refusal, term, planned: pass.planned, prestage };
+  };
   const verdict = pass.verdicts.get(id);
   if (verdict?.kind === 'impossible')
     throw new BerthError(
       'does-not-fit',
       `VM ${id} is larger than this site's ${verdict.refusal.hosts} hosts could hold, even empty`,
     );
-  if (verdict?.kind === 'waits') return { placed: false, refusal: verdict.refusal };
+  if (verdict?.kind === 'waits') return waits(verdict.refusal);
   if (await isPlaced()) return { placed: true, vm: await specOf(deps, deps.ledger, id) };
-  return { placed: false, refusal: { hosts: pass.hosts, failed: { queue: pass.hosts } } };
+  return waits({ hosts: pass.hosts, failed: { queue: pass.hosts } });
 }
 
 /** Its host fell silent before a domain was asked for: back to the queue. Throws conflict when it may have a domain. */
@@ -79,6 +121,12 @@ export async function requeueVm(deps: LedgerDeps, id: VmId): Promise<Wake[]> {
       throw new BerthError('conflict', `VM ${id} is ${row.state}: it cannot go back to the queue`);
     return (await placeWaiting(deps, tx)).wake;
   });
+}
+
+/** Once, and only of a lease with a promise. */
+async function tellLease(tx: Transaction, lease: string | null, type: LeaseEventType, now: string): Promise<void> {
+  if (lease === null || (await tx.lease.count({ where: { id: lease, startAt: { not: null } } })) === 0) return;
+  await writeLeaseEvent(tx, lease, type, now);
 }
 
 /** creating → running, with its event, once; `startedAt` is the host's. From stopped it came back: usage counts from then. */
@@ -97,6 +145,7 @@ export async function vmStarted(deps: LedgerDeps, id: VmId, startedAt: string, b
       startedAt: row.startedAt === null ? startedAt : now,
     };
     await writeEvent(tx, { type: vmEventTypes.started, subject: id, owner: row.ownerId, time: now, data }, row.generation);
+    await tellLease(tx, row.leaseId, leaseEventTypes.started, now);
   });
 }
 
@@ -210,6 +259,7 @@ export async function finishVm(deps: LedgerDeps, id: VmId, { endedAt, why }: VmE
           "endedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE COALESCE("endedAt", ${end}::timestamptz) END WHERE id = ${id}`;
       await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
       await writeEvent(tx, { type: vmEventTypes.removed, subject: id, owner: row.ownerId, time: now, data });
+      await tellLease(tx, row.leaseId, leaseEventTypes.ended, now);
     }
     return (await placeWaiting(deps, tx)).wake;
   });

@@ -29,15 +29,15 @@ const ConsoleQuery = z.strictObject({
     .meta({ description: 'The last so many bytes; a Range goes before it' }),
 });
 
-const withLease = { lease: { select: { kind: true, durationS: true, startedAt: true } } } as const;
+const withLease = { lease: { select: { kind: true, durationS: true, startedAt: true, startAt: true, endAt: true } } } as const;
 type VmRow = Prisma.VmGetPayload<{ include: typeof withLease }>;
 
 function leaseOf({ order, lease }: VmRow): z.input<typeof Vm>['lease'] {
   if (order === null || lease === null) return null;
-  const { kind, startedAt } = lease;
+  const { kind, startedAt, startAt, endAt } = lease;
   const durationS = lease.durationS === endlessS ? null : lease.durationS;
-  const ends = startedAt === null || durationS === null ? null : new Date(startedAt.getTime() + durationS * 1000);
-  return { kind, durationS, endsAt: ends?.toISOString() ?? null };
+  const ends = endAt ?? (startedAt === null || durationS === null ? null : new Date(startedAt.getTime() + durationS * 1000));
+  return { kind, startsAt: startAt?.toISOString() ?? null, durationS, endsAt: ends?.toISOString() ?? null };
 }
 
 function show(row: VmRow): z.input<typeof Vm> {
@@ -126,11 +126,12 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
       id: 'createVm',
       tag: 'vms',
       summary: 'Make a VM that lasts',
-      description: 'It waits for a host, boots, and is there until it is deleted or its lease ends.',
+      description:
+        'It waits for a host, boots, and is there until it is deleted or its lease ends. A lease with a fixed start is promised, or refused with 409 `lease-refused` and up to three `alternatives`.',
       access: 'client',
       body: VmOrder,
       answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
-      problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'quota-exceeded', 'conflict'],
+      problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'lease-refused', 'quota-exceeded', 'conflict'],
       handle: async ({ req, caller, body, idempotencyKey: key }) => {
         const { ownerId, keyId } = caller;
         const claim = { ownerId, key, method: 'POST', path: '/v1/vms', fingerprint: fingerprint(JSON.stringify(req.body)) };
