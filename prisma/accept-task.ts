@@ -136,7 +136,7 @@ export async function acceptTask(tx: Prisma.TransactionClient, order: AcceptedTa
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + image.virtualMiB };
   // Last, because the lock is held from here to the end of the transaction.
   const promise = isPromised(spec.lease)
-    ? await promiseLease(tx, { id, spec: spec.lease, nodes: spec.nodes, each, imageId: image.id, nowMs })
+    ? await promiseLease(tx, { id, spec: spec.lease, nodes: spec.nodes, each, image, nowMs })
     : null;
   return insert(tx, order, image, { id, promise });
 }

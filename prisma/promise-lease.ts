@@ -14,7 +14,7 @@ export interface LeaseOrder {
   nodes: number;
   /** The image's own size included in the disk. */
   each: Resources;
-  imageId: string;
+  image: { id: string; sizeMiB: number };
   nowMs: number;
 }
 
@@ -42,7 +42,7 @@ export function isPromised(spec: LeaseSpec): boolean {
 }
 
 function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
-  const { spec, nowMs } = order;
+  const { spec, image, nowMs } = order;
   return {
     id: order.id,
     kind: spec.kind,
@@ -59,7 +59,7 @@ function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
     runFromS: null,
     leftS: null,
     operation: null,
-    leadS: site.leadOf(order),
+    leadS: site.leadOf({ imageId: image.id, imageMiB: image.sizeMiB, each: order.each }),
   };
 }
 

@@ -12,6 +12,8 @@ const lookahead = 256;
 /** What a lease costs beyond its time, as long as nothing was measured: an emulated boot with room to spare. */
 const leadS = { first: 15, least: 4, most: 900 };
 const tailS = { first: 8, least: 3, most: 300 };
+/** Half of a gigabit network: what an image takes to hosts that lack it. */
+const imageMiBPerS = 50;
 /** Of a slow disk; hosts that are slower than this are planned slower from the first time on. */
 const suspendMiBPerS = 64;
 /** So many leases of late are looked at; of each sort the newest, once there are enough to say what is usual. */
@@ -38,8 +40,6 @@ export interface LedgerSite extends SiteState {
   figures: SiteFigures;
   /** What VMs take of each host, by the ledger's own sums. */
   used: Map<string, Resources>;
-  /** By image: which hosts have it. */
-  images: Map<string, Set<string>>;
   /** What VMs of an image and a size take to be there. */
   leadOf(kind: VmKind): number;
 }
@@ -47,6 +47,7 @@ export interface LedgerSite extends SiteState {
 /** VMs that start from the same template, as far as the ledger can tell. */
 export interface VmKind {
   imageId: string | null;
+  imageMiB: number;
   each: Pick<Resources, 'vcpus' | 'memoryMiB'>;
 }
 
@@ -91,6 +92,7 @@ interface LeaseRow {
     memoryMiB: number;
     diskMiB: number;
     image: string | null;
+    imageMiB: number;
   }[];
 }
 
@@ -124,7 +126,8 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
         'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'moving', (SELECT jsonb_build_object('to', m."toId") FROM "Migration" m
           WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')), 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB",
-        'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId") ORDER BY v.node, v.id) AS vms
+        'diskMiB', v."diskMiB" + v."overlayMiB", 'image', v."imageId",
+        'imageMiB', COALESCE((SELECT i."sizeBytes" / 1048576.0 FROM "Image" i WHERE i.id = v."imageId"), 0)) ORDER BY v.node, v.id) AS vms
       FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
       LEFT JOIN goes g ON g.vm = v.id AND v.state = 'running'
       WHERE o.place <= ${lookahead} OR o."startAt" IS NOT NULL OR o."startedAt" IS NOT NULL
@@ -172,16 +175,16 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
     leases: (row.leases ?? []).map((lease) => leaseOf(lease, leadOf)),
     leadOf,
     taken: row.taken ?? [],
-    images: new Map((row.images ?? []).map(({ image, hosts }) => [image, new Set(hosts)])),
     figures: { tailS: figure([tails], tailS), suspendMiBPerS },
   };
 }
 
 /**
  * VMs that start from a template are there much sooner than those that boot: each sort has its figure. The warm one holds
- * for a kind of VM that started so last time on every host, because it is not known yet on which it will be.
+ * for a kind of VM that started so last time on every host, because it is not known yet on which it will be; an image that
+ * a host lacks is sent first.
  */
-function leadsOf({ hosts, warm }: Row, past: readonly Measured[]): LedgerSite['leadOf'] {
+function leadsOf({ hosts, warm, images }: Row, past: readonly Measured[]): LedgerSite['leadOf'] {
   const leads = (isWarm: boolean): number => {
     const sort = past.filter((one) => one.warm === isWarm);
     const all = sort.map(({ leadMs }) => leadMs);
@@ -197,9 +200,12 @@ function leadsOf({ hosts, warm }: Row, past: readonly Measured[]): LedgerSite['l
     warmOn.set(kind, (warmOn.get(kind) ?? new Set()).add(host));
   }
   const up = (hosts ?? []).filter((host) => host.up);
-  return ({ imageId, each }) => {
+  const having = new Map((images ?? []).map(({ image, hosts }) => [image, new Set(hosts)]));
+  return ({ imageId, imageMiB, each }) => {
     const there = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
-    return there !== undefined && up.every(({ id }) => there.has(id)) ? figures.warm : figures.cold;
+    if (there !== undefined && up.every(({ id }) => there.has(id))) return figures.warm;
+    const isThere = up.every(({ id }) => having.get(imageId ?? '')?.has(id));
+    return Math.min(leadS.most, figures.cold + (isThere ? 0 : Math.ceil(imageMiB / imageMiBPerS)));
   };
 }
 
@@ -232,7 +238,7 @@ function leaseOf(row: LeaseRow, leadOf: LedgerSite['leadOf']): LedgerLease {
   const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
   const one = vms[0]!;
   const each = { vcpus: one.vcpus, memoryMiB: one.memoryMiB, diskMiB: one.diskMiB };
-  const lead = leadOf({ imageId: one.image, each });
+  const lead = leadOf({ imageId: one.image, imageMiB: one.imageMiB, each });
   return {
     ...rest,
     // Only a task's workflow suspends for the plan.

@@ -86,7 +86,7 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       handle: async ({ caller, body }) => {
         const image = await findImage(ledger, caller.ownerId, body.image, '/image');
         const each = { ...body.resources, diskMiB: body.resources.diskMiB + image.virtualMiB };
-        const order = { id: newId('lease'), spec: body.lease, nodes: body.nodes, each, imageId: image.id, nowMs: clock() };
+        const order = { id: newId('lease'), spec: body.lease, nodes: body.nodes, each, image, nowMs: clock() };
         return json(200, await quoteLease(ledger, order));
       },
     }),

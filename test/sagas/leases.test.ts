@@ -1,9 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { LeaseData } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { workflowId } from '../../model/temporal.ts';
+import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import { VmOrder } from '../../model/vm-order.ts';
+import { acceptVm } from '../../prisma/accept-vm.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
-import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
 const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
 const week = 7 * 24 * 3600;
@@ -23,7 +26,8 @@ beforeAll(async () => {
   });
   await site.startPlanner();
   // What leases cost here is measured on it, and is less than what is taken to be so before.
-  expect(await site.ended(await site.submit())).toBe('succeeded');
+  for (let n = 0; n < 3; n += 1) expect(await site.ended(await site.submit())).toBe('succeeded');
+  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
 });
 afterAll(async () => {
   await expectEmptySite(site);
@@ -82,6 +86,67 @@ test('work in the way is suspended, and goes on afterwards: each command is star
     expect(await leaseOf(id)).toMatchObject({ suspensions: 1, suspension: null });
     expect(site.hosts.map((host) => host.jobsStarted.get(vms[0]!.id) ?? 0).reduce((a, b) => a + b)).toBe(1);
   }
+});
+
+test('what becomes of a lease is told in events, each once', async () => {
+  const work = await site.submit({ command: ['long'], timeoutS: week, nodes: 2 });
+  await until(work, 'running');
+  const promised = await reserve(12, 30);
+  expect(await site.ended(promised)).toBe('succeeded');
+  expect(await site.ended(work)).toBe('succeeded');
+  const told = async (task: TaskId) => {
+    const { id } = await leaseOf(task);
+    const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
+    for (const { data } of events) expect(LeaseData.parse(data)).toMatchObject({ lease: id, task });
+    return events.map(({ type }) => type.split('.').at(-1));
+  };
+  expect(await told(promised)).toEqual(['accepted', 'started', 'ended']);
+  // Of work without a promise, its task tells the rest.
+  expect(await told(work)).toEqual(['suspended', 'resumed']);
+});
+
+test('suspended work goes on at another host when that has room sooner', async () => {
+  const [first, second] = [
+    await site.submit({ command: ['long'], timeoutS: week }),
+    await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', preemptible: false } }),
+  ];
+  for (const id of [first!, second!]) await until(id, 'running');
+  const promised = await site.submit({
+    command: ['endless'],
+    timeoutS: week,
+    lease: { kind: 'reservation', startAt: at(12), durationS: 3600 },
+  });
+  await site.until('it is suspended', async () => (await leaseOf(first!)).suspension === 'suspended');
+  const before = (await rowsOf(site, first!)).vms[0]!.hostId;
+  await site.cancel(second!);
+  expect(await site.ended(first!)).toBe('succeeded');
+  const { vms } = await rowsOf(site, first!);
+  expect(vms[0]!.hostId).not.toBe(before);
+  const moves = await site.ledger.migration.findMany({ where: { vmId: vms[0]!.id } });
+  expect(moves).toMatchObject([
+    { state: 'succeeded', mode: 'cold', requestedBy: 'planner', fromId: before, toId: vms[0]!.hostId },
+  ]);
+  expect(site.hosts.map((host) => host.jobsStarted.get(vms[0]!.id) ?? 0).reduce((a, b) => a + b)).toBe(1);
+  await expectEverythingOrNothing(site, first!);
+  await site.cancel(promised);
+  for (const id of [second!, promised]) await site.ended(id);
+});
+
+test('a VM that stands alone is there when it was promised, and goes when its time is over', async () => {
+  const image = await site.publishImage();
+  const order = VmOrder.parse({ name: 'promised', image, lease: { kind: 'reservation', startAt: at(10), durationS: 4 } });
+  const accepted = { owner: site.owner, order, nowMs: Date.now() };
+  const id = await site.ledger.$transaction((tx) => acceptVm(tx, accepted));
+  const workflow = { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] };
+  const handle = await site.client.workflow.start(workflowType.vm, workflow);
+  await handle.result();
+  const row = await site.ledger.vm.findUniqueOrThrow({ where: { id }, include: { lease: true } });
+  const { id: lease, startAt, endAt } = row.lease!;
+  expect(row).toMatchObject({ state: 'removed', problem: { code: 'lease-expired' } });
+  expect(row.startedAt!.getTime()).toBeLessThan(startAt!.getTime());
+  expect(row.endedAt!.getTime()).toBeGreaterThanOrEqual(endAt!.getTime());
+  const events = await site.ledger.event.findMany({ where: { subject: lease }, orderBy: { seq: 'asc' } });
+  expect(events.map(({ type }) => type)).toEqual(['berth.lease.accepted', 'berth.lease.started', 'berth.lease.ended']);
 });
 
 test('a reservation that is cancelled gives its hosts back', async () => {
