@@ -25,7 +25,7 @@ export function usableBy(owner: string) {
  */
 export async function findImage(tx: Prisma.TransactionClient, owner: string, name: string, pointer: string): Promise<FoundImage> {
   const [found] = await tx.$queryRaw<FoundImage[]>`
-    SELECT id, name, digest, "virtualMiB", COALESCE("sizeBytes", 0)::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
+    SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
     WHERE name = ${name} AND state = 'ready' AND ("ownerId" = ${owner} OR "ownerId" IS NULL OR "publishedAt" IS NOT NULL)
     ORDER BY ("ownerId" IS NOT DISTINCT FROM ${owner}) DESC, "namedAt" DESC, id DESC LIMIT 1 FOR SHARE`;
   if (found === undefined)

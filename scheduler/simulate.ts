@@ -11,13 +11,16 @@ import { configurations } from './policy.ts';
 import { type Schedule, simulate } from './simulator.ts';
 import { readTrace } from './trace-formats.ts';
 
+/** The configuration of who names none. */
+const usual = 'predeploy-susp';
+
 /** The command `npm run simulate`: the only file of the scheduler that reads or writes anything. */
 
 interface Options {
   trace?: string;
   generate?: string;
   seed: string;
-  config: string;
+  config?: string;
   compare?: boolean;
   json?: boolean;
   plot?: string;
@@ -48,8 +51,7 @@ function parse(argv: readonly string[], out: (line: string) => void, err: (line:
     .option('--seed <number>', 'of the generated trace', '1')
     .option(
       '--config <name>',
-      `one of ${Object.keys(configurations).join(', ')}; with --compare, several with commas`,
-      'predeploy-susp',
+      `one of ${Object.keys(configurations).join(', ')}; ${usual} unless said; with --compare, several with commas`,
     )
     .option('--compare', 'several configurations side by side: those of --config, or all')
     .option('--json', 'one JSON object (with --compare, one a configuration)')
@@ -65,8 +67,12 @@ function run(options: Options, out: (line: string) => void, err: (line: string) 
   const trace = load(options);
   if (options.save !== undefined) write(options.save, `${JSON.stringify(trace)}\n`);
   const results = names(options).map((config) => {
+    const before = process.cpuUsage();
     const schedule = simulate(trace, configurations[config]!);
-    return { config, schedule, metrics: measure(trace, schedule), broken: audit(trace, schedule) };
+    const { user, system } = process.cpuUsage(before);
+    const cpuS = Math.max(1, user + system) / 1e6;
+    const speed = { run_cpu_s: rounded(cpuS), leases_per_s: rounded(trace.leases.length / cpuS) };
+    return { config, schedule, metrics: { ...measure(trace, schedule), ...speed }, broken: audit(trace, schedule) };
   });
   if (options.json === true)
     for (const { config, metrics } of results) out(JSON.stringify({ trace: trace.name, config, ...metrics }));
@@ -76,13 +82,16 @@ function run(options: Options, out: (line: string) => void, err: (line: string) 
   return results.some(({ broken }) => broken.length > 0) ? 1 : 0;
 }
 
+const rounded = (value: number): number => Math.round(value * 1e4) / 1e4;
+
 function bad(pointer: string, detail: string): BerthError {
   return new BerthError('bad-request', `${pointer}: ${detail}`, { fields: [{ pointer, detail }] });
 }
 
 function names(options: Options): string[] {
-  if (options.compare === true && options.config === 'predeploy-susp') return Object.keys(configurations);
-  const list = options.compare === true ? options.config.split(',') : [options.config];
+  const { compare = false, config } = options;
+  if (compare && config === undefined) return Object.keys(configurations);
+  const list = compare ? config!.split(',') : [config ?? usual];
   for (const name of list) {
     if (!Object.hasOwn(configurations, name)) {
       throw bad(
@@ -122,8 +131,14 @@ function write(file: string, content: string): void {
   }
 }
 
-function table(results: readonly { config: string; metrics: Metrics; schedule: Schedule }[]): string[] {
-  const keys = Object.keys(results[0]!.metrics) as (keyof Metrics)[];
+/** What the simulation took of this machine's processor, the audit and the output apart. */
+interface Speed {
+  run_cpu_s: number;
+  leases_per_s: number;
+}
+
+function table(results: readonly { config: string; metrics: Metrics & Speed; schedule: Schedule }[]): string[] {
+  const keys = Object.keys(results[0]!.metrics) as (keyof (Metrics & Speed))[];
   const width = Math.max(...keys.map((key) => key.length));
   const columns = results.map(({ config, metrics }) => [config, ...keys.map((key) => String(metrics[key]))]);
   const widths = columns.map((column) => Math.max(...column.map((cell) => cell.length)));

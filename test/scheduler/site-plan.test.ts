@@ -222,3 +222,21 @@ test('plans that are made anew from rows keep every promise to the second, excee
   // Else the workloads would have shown nothing.
   expect([suspensions > runs / 10, promised > runs / 2, moved > 0]).toEqual([true, true, true]);
 }, 120_000);
+
+test('a promise leaves a host that is to be vacant, and stays where there is no other', () => {
+  const world = new World();
+  const order = { afterS: 0, reserveInS: 600, durationS: 100, nodes: 2, vcpus: 2, warm: true } as const;
+  world.submit({ ...order, preemptible: true, moves: true, slow: 1, works: 1 });
+  const hostsOf = () => {
+    world.decide();
+    return world.rows[0]!.hosts.toSorted();
+  };
+  const [first] = hostsOf();
+  const vacate = (host: string) =>
+    Object.assign(world.hosts.find(({ id }) => id === host)!, { vacant: { fromS: 500, untilS: 700 } });
+  vacate(first!);
+  const others = ['h1', 'h2', 'h3'].filter((host) => host !== first);
+  expect(hostsOf()).toEqual(others);
+  vacate(others[0]!);
+  expect(hostsOf()).toEqual(others);
+});
