@@ -205,7 +205,7 @@ function leadsOf({ hosts, warm, images }: Row, past: readonly Measured[]): Ledge
     const there = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
     if (there !== undefined && up.every(({ id }) => there.has(id))) return figures.warm;
     const isThere = up.every(({ id }) => having.get(imageId ?? '')?.has(id));
-    return Math.min(leadS.most, figures.cold + (isThere ? 0 : Math.ceil(imageMiB / imageMiBPerS)));
+    return Math.min(leadS.most, figures.cold + (isThere ? 0 : Math.round(imageMiB / imageMiBPerS)));
   };
 }
 

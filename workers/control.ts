@@ -38,6 +38,8 @@ const worker = await Worker.create({
   maxConcurrentActivityTaskExecutions: 16,
   maxConcurrentWorkflowTaskExecutions: 40,
   shutdownForceTime: '8s',
+  // Of a worker that was killed: until then its workflows' next steps wait for it, promises that are due among them.
+  stickyQueueScheduleToStartTimeout: '3s',
 });
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
 

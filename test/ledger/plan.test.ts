@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Placement, PlanStep } from '../../activities/ledger/contract.ts';
 import type { BerthError } from '../../model/errors.ts';
-import type { TaskId, VmId } from '../../model/ids.ts';
+import { newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { VmOrder } from '../../model/vm-order.ts';
 import { acceptVm } from '../../prisma/accept-vm.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
@@ -220,6 +220,65 @@ test('a host that suspended slower than planned is planned slower from then on',
   expect((await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).slowness).toBeGreaterThan(2);
 });
 
+describe('how soon a reservation can be had', () => {
+  /** Leases of the past, with one VM on each host: as if so many seconds had passed from its placement to its work. */
+  async function past(lasted: number[], boot: 'warm' | 'cold', memoryMiB = 1024): Promise<void> {
+    const { id: imageId } = await fixture.ledger.image.findFirstOrThrow();
+    for (const seconds of lasted) {
+      fixture.now += 1000;
+      const common = { ownerId: owner, createdAt: new Date(fixture.now) };
+      const startedAt = new Date(fixture.now);
+      const lease = { id: newId('lease'), kind: 'bestEffort' as const, durationS: 60 };
+      const measured = { startedAt, endedAt: startedAt, leadMs: seconds * 1000, tailMs: 1000 };
+      await fixture.ledger.lease.create({ data: { ...common, ...lease, ...measured } });
+      for (const hostId of ['host-a', 'host-b'])
+        await fixture.ledger.vm.create({
+          data: {
+            ...common,
+            id: newId('vm'),
+            name: 'past',
+            state: 'removed',
+            vcpus: 2,
+            memoryMiB,
+            diskMiB: 512,
+            imageId,
+            leaseId: lease.id,
+            hostId,
+            homeId: hostId,
+            generation: 1,
+            boot,
+            placedAt: startedAt,
+          },
+        });
+    }
+  }
+  const many = (n: number, seconds: number): number[] => Array.from({ length: n }, () => seconds);
+
+  test('is what VMs took that came to life as its own will: from a template on every host, or by a boot', async () => {
+    await past(many(5, 60), 'cold', 2048);
+    await past(many(5, 3), 'warm');
+    await submit(reservation(10, 60));
+    const large = reservation(10, 60);
+    const wanted = { ...large, resources: { ...large.resources, memoryMiB: 2048 } };
+    expect(await failure(submit(wanted))).toMatchObject({ extra: { reason: 'too-soon' } });
+    await submit({ ...wanted, lease: { ...wanted.lease, startAt: at(200) } });
+  });
+
+  test('is not moved by a burst of slow starts, and follows what lasts', async () => {
+    await past([...many(14, 3), ...many(10, 100)], 'warm');
+    await submit(reservation(10, 60));
+    await past(many(16, 100), 'warm');
+    expect(await failure(submit(reservation(60, 60)))).toMatchObject({ extra: { reason: 'too-soon' } });
+  });
+
+  test('counts on no template where the last of such VMs had to boot on one of the hosts', async () => {
+    await past(many(5, 60), 'cold', 2048);
+    await past(many(5, 3), 'warm');
+    await fixture.ledger.vm.updateMany({ where: { hostId: 'host-b' }, data: { boot: 'cold' } });
+    expect(await failure(submit(reservation(10, 60)))).toMatchObject({ extra: { reason: 'too-soon' } });
+  });
+});
+
 describe('a VM that stands alone', () => {
   const alone = (name: string, more: object): Promise<VmId> => {
     const resources = { vcpus: 2, memoryMiB: 512, diskMiB: 100 };
@@ -237,6 +296,29 @@ describe('a VM that stands alone', () => {
     expect(await fixture.activities.reserveVm(endless)).toMatchObject({ placed: false, refusal: { failed: { planned: 2 } } });
     // Told again until it has heard.
     expect((await fixture.activities.plan()).placed).toEqual([brief]);
+  });
+
+  test('is promised a fixed start, or refused; a promise that had no hosts in all of its time is broken', async () => {
+    const lease = { kind: 'reservation', startAt: at(100), durationS: 50 };
+    const id = await alone('promised', { lease });
+    await alone('beside', { lease });
+    expect(await failure(alone('third', { lease }))).toMatchObject({ code: 'lease-refused', extra: { reason: 'no-capacity' } });
+    const [host] = (await fixture.ledger.lease.findFirstOrThrow({ where: { vms: { some: { id } } } })).plannedHosts;
+    expect(await fixture.activities.reserveVm(id)).toMatchObject({
+      placed: false,
+      planned: true,
+      term: { startAt: lease.startAt },
+      prestage: { hosts: [host], complete: false },
+    });
+    await planUntil(fixture.now + 90_000);
+    expect(await fixture.activities.reserveVm(id)).toMatchObject({ placed: true, vm: { host } });
+    expect(await fixture.activities.vmWish(id)).toMatchObject({
+      leaseEndsAt: new Date(Date.parse(lease.startAt) + 50_000).toISOString(),
+    });
+    const never = await alone('never', { lease: { kind: 'reservation', startAt: at(600), durationS: 50 } });
+    for (const one of ['host-a', 'host-b']) await fixture.activities.hostSilent(one as never);
+    fixture.now += 700_000;
+    expect(await failure(fixture.activities.reserveVm(never))).toMatchObject({ code: 'promise-broken' });
   });
 
   test('that is not wanted any more is not placed', async () => {
