@@ -63,7 +63,7 @@ export function waits(pace: number): Waits {
     removalPatience: 2 * minute * pace,
     stuckPause: { first: 10 * second * pace, longest: hour * pace },
     reconcileEvery: 5 * minute * pace,
-    templateRetry: minute * pace,
+    templateRetry: 15 * second * pace,
     vmPoll: hour * pace,
     turnPoll: 2 * second * pace,
     progressEvery: 2 * second * pace,

@@ -254,7 +254,10 @@ async function recordReservation(site: FakeSite): Promise<void> {
   await write(site, 'reserveHosts-ended', workflow);
 }
 
-/** Work that is suspended for a reservation of all hosts, and goes on afterwards. */
+/**
+ * Work that is suspended for a reservation of all hosts, and goes on afterwards; work that goes on at another host; a VM
+ * that stands alone, for a fixed time.
+ */
 async function recordLeases(site: FakeSite): Promise<void> {
   await site.startPlanner();
   const work = await site.submit({ command: ['long'], timeoutS: week });
@@ -263,7 +266,34 @@ async function recordLeases(site: FakeSite): Promise<void> {
   const promised = await site.submit({ nodes: 2, lease: { kind: 'reservation', startAt, durationS: 30 } });
   await recordTask(site, 'promised', promised);
   await recordTask(site, 'suspended', work);
+  await recordMoved(site);
   await write(site, 'planLeases', workflowId.planner());
+
+  const image = await site.publishImage();
+  const lease = { kind: 'reservation', startAt: new Date(Date.now() + 20_000).toISOString(), durationS: 2 };
+  const order = VmOrder.parse({ name: 'promised', image, lease });
+  const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
+  const alone = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
+  await site.client.workflow.execute(workflowType.vm, alone);
+  await write(site, 'runVm-promised', workflowId.vm(vm));
+}
+
+async function recordMoved(site: FakeSite): Promise<void> {
+  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  const work = await site.submit({ command: ['long'], timeoutS: week });
+  const firm = { kind: 'bestEffort', preemptible: false };
+  const inTheWay = await site.submit({ command: ['endless'], timeoutS: week, lease: firm });
+  for (const id of [work, inTheWay]) await until(site, id, 'running');
+  const lease = { kind: 'reservation', startAt: new Date(Date.now() + 20_000).toISOString(), durationS: 3600 };
+  const promised = await site.submit({ command: ['endless'], timeoutS: week, lease });
+  const row = () => site.ledger.task.findUniqueOrThrow({ where: { id: work }, include: { lease: true } });
+  await site.until('it is suspended', async () => (await row()).lease.suspension === 'suspended');
+  await site.cancel(inTheWay);
+  await recordTask(site, 'movedSuspended', work);
+  const [moved] = await site.ledger.migration.findMany({ where: { requestedBy: 'planner' } });
+  await write(site, 'migrateVm-planned', workflowId.migration(moved!.vmId as VmId, moved!.generation));
+  await site.cancel(promised);
+  await site.ended(promised);
 }
 
 /** A VM that stands alone, through all of its operations. */
