@@ -14,7 +14,7 @@ test('reservations of all hosts start on time over work that is suspended for th
     reservations: 3,
     firstInS: 40,
     gapS: 30,
-    durationS: 30,
+    durationS: 40,
     workS: 45,
     disturb: {
       beforeS: 25,

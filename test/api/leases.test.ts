@@ -1,10 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Quote, Schedule } from '../../api/schemas.ts';
+import type { Quote, Schedule, Vm } from '../../api/schemas.ts';
 import { type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type QuoteBody = z.output<typeof Quote>;
 type ScheduleBody = z.output<typeof Schedule>;
+type VmBody = z.output<typeof Vm>;
 
 /** Two hosts, and a reservation of both an hour from now. */
 let api: RunningApi;
@@ -79,6 +80,42 @@ describe('POST /v1/tasks', () => {
     expect(status).toBe(400);
     expect(body.errors.map((error) => error.pointer)).toContain(pointer);
   });
+});
+
+describe('POST /v1/vms', () => {
+  const create = (lease: object, name = 'web') =>
+    api.call<VmBody & ProblemBody>(api.alice, 'POST', '/v1/vms', { json: { name, image: 'debian-12', resources: size, lease } });
+
+  test('answers a lease with a fixed start with its promise, or refuses it', async () => {
+    const startAt = at(startMs + 30_000_000);
+    const lease = { kind: 'reservation', startAt, durationS: 600 };
+    const { status, body } = await create(lease);
+    expect(status).toBe(202);
+    expect(body.lease).toEqual({ ...lease, startAt: undefined, startsAt: startAt, endsAt: at(startMs + 30_600_000) });
+    expect((await create(lease, 'second')).status).toBe(202);
+    const third = await create(lease, 'third');
+    expect([third.status, third.body.code, third.body.reason]).toEqual([409, 'lease-refused', 'no-capacity']);
+  });
+
+  test.each([
+    ['a reservation without a start', { kind: 'reservation', durationS: 60 }, '/lease/startAt'],
+    ['one without an end', { kind: 'immediate' }, '/lease/durationS'],
+  ])('refuses %s', async (_, lease, pointer) => {
+    const { status, body } = await create(lease);
+    expect(status).toBe(400);
+    expect(body.errors.map((error) => error.pointer)).toContain(pointer);
+  });
+});
+
+test('a promise is told in an event, whose subject is the lease', async () => {
+  const path = '/v1/events?type=berth.lease.accepted&limit=1000';
+  const { body } = await api.call<{ items: { subject: string; data: { task: string; promise: object } }[] }>(
+    api.alice,
+    'GET',
+    path,
+  );
+  const told = body.items.find(({ data }) => data.task === promised.id);
+  expect(told).toMatchObject({ data: { lease: told!.subject, kind: 'reservation', promise: promised.promise } });
 });
 
 describe('POST /v1/quotes', () => {

@@ -6,7 +6,7 @@ interface VmBody {
   name: string;
   state: string;
   operation: string | null;
-  lease: { durationS: number | null; endsAt: string | null } | null;
+  lease: { startsAt: string | null; durationS: number | null; endsAt: string | null } | null;
   removalRequestedAt: string | null;
   problem: object | null;
 }
@@ -43,7 +43,7 @@ describe('POST /v1/vms', () => {
     expect([first.status, first.body.state, first.body.lease]).toEqual([
       202,
       'pending',
-      { kind: 'bestEffort', durationS: 60, endsAt: null },
+      { kind: 'bestEffort', startsAt: null, durationS: 60, endsAt: null },
     ]);
     expect(first.headers.get('location')).toBe(`/v1/vms/${first.body.id}`);
     expect((await create(json, headers)).text).toBe(first.text);

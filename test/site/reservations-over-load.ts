@@ -72,13 +72,17 @@ export async function reservationsOverLoad(test: TestSite, trial: Trial): Promis
 /** As on a site that has been in use: every host has a template of these VMs, and the ledger has seen how soon they start. */
 async function warmUp(test: TestSite, hosts: number): Promise<void> {
   const one = { ...vms, nodes: hosts, command: ['true'], timeoutS: 600 };
-  await test.client.over((await test.client.submit(one)).id, 300);
+  const run = async (): Promise<void> => {
+    const { id, state, error } = await test.client.over((await test.client.submit(one)).id, 300);
+    if (state !== 'succeeded') throw new Error(`${id} ${state}: ${JSON.stringify(error)}`);
+  };
+  await run();
   for (const { id } of test.site.hosts) {
     const list = () => onHost(test, id, ['sh', '-c', 'ls -d /var/lib/berth/images/*/templates/1x128-*/ 2>/dev/null || true']);
     for (const endMs = Date.now() + 180_000; (await list()) === ''; await delay(250))
       if (Date.now() > endMs) throw new Error(`${id} has made no template within three minutes`);
   }
-  for (let n = 0; n < 3; n += 1) await test.client.over((await test.client.submit(one)).id, 300);
+  for (let n = 0; n < 3; n += 1) await run();
 }
 
 /** One task a host, and one more that waits. */
