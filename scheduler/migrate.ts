@@ -28,9 +28,15 @@ export function migrate(
   const until = now + migrationS(state, record);
   if (!idle(from) || (latestTransfers(state)[0]?.at ?? Number.POSITIVE_INFINITY) < until) return false;
   const elsewhere = openings.hosts(record.shape).filter((host) => host !== from && idle(host));
+  const booked = record.claims;
+  // What is kept for it at home is no reason to go away.
+  setClaims(state, record, 'booking', []);
   const away = earliestPlaceOn(state, record, until, elsewhere);
   const home = state.hosts[from]!.up ? earliestPlace(state, record, now, []) : null;
-  if (away === null || (home !== null && home.from <= away.from + (until - now))) return false;
+  if (away === null || (home !== null && home.from <= away.from + (until - now))) {
+    setClaims(state, record, 'booking', booked);
+    return false;
+  }
   const to = away.hosts[0]!;
   for (const host of [from, to]) state.hosts[host]!.movingUntil = until;
   record.phase = 'migrating';
@@ -39,7 +45,7 @@ export function migrate(
   record.hosts = away.hosts;
   record.basedOn = [];
   setClaims(state, record, 'booking', claimsOn(away.hosts, away.from, away.to));
-  openings.changed(to);
+  for (const host of [to, ...booked.map((claim) => claim.host)]) openings.changed(host);
   const vms = [{ vm: 0, from: state.hosts[from]!.spec.id, to: state.hosts[to]!.spec.id }];
   emit({ do: 'migrate', lease: record.lease.id, fromS: now, untilS: until, vms });
   return true;

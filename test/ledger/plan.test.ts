@@ -247,6 +247,7 @@ describe('how soon a reservation can be had', () => {
             homeId: hostId,
             generation: 1,
             boot,
+            bootWhy: boot === 'cold' ? 'no-template' : null,
             placedAt: startedAt,
           },
         });
@@ -274,7 +275,7 @@ describe('how soon a reservation can be had', () => {
   test('counts on no template where the last of such VMs had to boot on one of the hosts', async () => {
     await past(many(5, 60), 'cold', 2048);
     await past(many(5, 3), 'warm');
-    await fixture.ledger.vm.updateMany({ where: { hostId: 'host-b' }, data: { boot: 'cold' } });
+    await fixture.ledger.vm.updateMany({ where: { hostId: 'host-b' }, data: { boot: 'cold', bootWhy: 'no-template' } });
     expect(await failure(submit(reservation(10, 60)))).toMatchObject({ extra: { reason: 'too-soon' } });
   });
 });
