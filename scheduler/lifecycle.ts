@@ -15,8 +15,9 @@ import {
 
 /** How much later the end of an overdue suspend, resume or migration is expected, each time it has not come. */
 const patienceS = 5;
-/** A host that was this much slower than planned is not made out to be slower still. */
+/** A host that was this much slower than planned is not made out to be slower still, and not all at once. */
 const slowestRatio = 16;
+const slowestStep = 3;
 
 export function leaveHosts(state: PlanState, record: LeaseRecord): void {
   for (const host of record.hosts) if (state.residents[host]!.delete(record)) reckonVacating(state, host);
@@ -65,13 +66,17 @@ export function resumed(state: PlanState, record: LeaseRecord, now: number): voi
   setClaims(state, record, record.layer, claimsOn(record.hosts, now, record.expectedEnd));
 }
 
-/** Later plans allow for a host that was slower than planned, and slowly forget it. */
+/**
+ * Later plans allow for a host that was slower than planned, and forget it again. Who was to carry the operation out may
+ * have been away meanwhile, so one of them says only so much.
+ */
 function learn(state: PlanState, record: LeaseRecord, now: number): void {
   const { from, planned } = record.operation;
-  const ratio = Math.min(slowestRatio, (now - from) / Math.max(1, planned - from));
+  const ratio = (now - from) / Math.max(1, planned - from);
   for (const index of new Set(record.hosts)) {
     const host = state.hosts[index]!;
-    host.slowness = Math.min(slowestRatio, ratio > 1 ? host.slowness * ratio : Math.max(1, 0.9 * host.slowness + 0.1 * ratio));
+    const step = ratio > 1 ? Math.min(slowestStep, ratio) : 0.75 + 0.25 * ratio;
+    host.slowness = Math.min(slowestRatio, Math.max(1, host.slowness * step));
     host.ops = host.ops.filter((op) => op.until > now);
     reckonVacating(state, index);
   }
