@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation|leases|vm]
+ *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation|leases|moved|vm]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -254,21 +254,18 @@ async function recordReservation(site: FakeSite): Promise<void> {
   await write(site, 'reserveHosts-ended', workflow);
 }
 
-/**
- * Work that is suspended for a reservation of all hosts, and goes on afterwards; work that goes on at another host; a VM
- * that stands alone, for a fixed time.
- */
+/** Work that is suspended for a reservation of all hosts, and goes on afterwards; a VM that stands alone, for a fixed time. */
 async function recordLeases(site: FakeSite): Promise<void> {
   await site.startPlanner();
+  // So that the plan knows how soon VMs are there.
+  for (let n = 0; n < 3; n += 1) await site.ended(await site.submit());
   const work = await site.submit({ command: ['long'], timeoutS: week });
   await until(site, work, 'running');
   const startAt = new Date(Date.now() + 20_000).toISOString();
   const promised = await site.submit({ nodes: 2, lease: { kind: 'reservation', startAt, durationS: 30 } });
   await recordTask(site, 'promised', promised);
   await recordTask(site, 'suspended', work);
-  await recordMoved(site);
   await write(site, 'planLeases', workflowId.planner());
-
   const image = await site.publishImage();
   const lease = { kind: 'reservation', startAt: new Date(Date.now() + 20_000).toISOString(), durationS: 2 };
   const order = VmOrder.parse({ name: 'promised', image, lease });
@@ -278,7 +275,10 @@ async function recordLeases(site: FakeSite): Promise<void> {
   await write(site, 'runVm-promised', workflowId.vm(vm));
 }
 
+/** Work that is suspended for a reservation, and goes on at another host. */
 async function recordMoved(site: FakeSite): Promise<void> {
+  await site.startPlanner();
+  for (let n = 0; n < 3; n += 1) await site.ended(await site.submit());
   for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
   const work = await site.submit({ command: ['long'], timeoutS: week });
   const firm = { kind: 'bestEffort', preemptible: false };
@@ -292,6 +292,7 @@ async function recordMoved(site: FakeSite): Promise<void> {
   await recordTask(site, 'movedSuspended', work);
   const [moved] = await site.ledger.migration.findMany({ where: { requestedBy: 'planner' } });
   await write(site, 'migrateVm-planned', workflowId.migration(moved!.vmId as VmId, moved!.generation));
+  await write(site, 'planLeases-moving', workflowId.planner());
   await site.cancel(promised);
   await site.ended(promised);
 }
@@ -361,6 +362,7 @@ try {
     drains: recordDrains,
     reservation: recordReservation,
     leases: recordLeases,
+    moved: recordMoved,
     vm: recordVm,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
