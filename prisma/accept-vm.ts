@@ -52,7 +52,7 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
   const createdAt = new Date(nowMs);
   const { vcpus, memoryMiB, diskMiB } = order.resources;
   const spec = { ...order.lease, durationS: order.lease.durationS ?? endlessS };
-  const each = { vcpus, memoryMiB, diskMiB: diskMiB + rootMiB };
+  const each = { vcpus, memoryMiB, diskMiB: diskMiB + overlayMiB };
   // Last of what may be refused, because the lock is held from here to the end of the transaction.
   const promise = isPromised(spec) ? await promiseLease(tx, { id: lease, spec, nodes: 1, each, image, nowMs }) : null;
   await insertLease(tx, { id: lease, owner, spec, at: createdAt.toISOString(), promise });

@@ -153,7 +153,6 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
   const always = { from: Number.NEGATIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   for (const { host, each } of site.taken)
     planner.state.timeline.add('promise', [{ host: known(making, host), ...always }], shapeOf(each), 1);
-  leaveVacant(planner.state, now);
   const homeless = findHomes(planner.state, now);
   expectArrivals(planner.state, now);
   return { planner, homeless };
@@ -275,23 +274,6 @@ function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], no
     cache: [],
     slowness: host.slowness,
   };
-}
-
-/** Promises on hosts that are to be vacant then go to others, where there are others: one that was made is kept. */
-function leaveVacant(state: PlanState, now: number): void {
-  const isInTheWay = ({ claims }: LeaseRecord) =>
-    claims.some(({ host, from, to }) => {
-      const drain = state.hosts[host]!.drain;
-      return drain !== null && from < drain.until && drain.from < to;
-    });
-  for (const record of state.upcoming.filter(isInTheWay)) {
-    const { hosts, claims, bound } = record;
-    setClaims(state, record, 'promise', []);
-    record.bound = false;
-    if (findWitness(state, record, now)) continue;
-    Object.assign(record, { hosts, bound });
-    setClaims(state, record, 'promise', claims);
-  }
 }
 
 /** Work that is being moved has its place where it goes, from when it is expected there. */

@@ -223,7 +223,7 @@ test('plans that are made anew from rows keep every promise to the second, excee
   expect([suspensions > runs / 10, promised > runs / 2, moved > 0]).toEqual([true, true, true]);
 }, 120_000);
 
-test('a promise leaves a host that is to be vacant, and stays where there is no other', () => {
+test('a promise leaves a host that is to be vacant; where there is no other, its hosts stay written down', () => {
   const world = new World();
   const order = { afterS: 0, reserveInS: 600, durationS: 100, nodes: 2, vcpus: 2, warm: true } as const;
   world.submit({ ...order, preemptible: true, moves: true, slow: 1, works: 1 });
