@@ -3,46 +3,28 @@ import { expectNothingLeft } from '../test/site/the-site.ts';
 import { printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
 
+const victims = [null, 'control', 'temporal'];
+
 /**
- * `reservations.*`: three reservations that take all of a real site's hosts, with minutes as the scale, over best-effort
- * work that fills it; then the same with the control worker and Temporal killed while they are pending. Baselines are
- * what was promised.
+ * `reservations.*`: three reservations that take all of a real site's hosts, over best-effort work that fills it; nobody,
+ * the control worker and Temporal are killed while the next of them is pending. Baselines are what was promised.
  */
 export async function benchReservations({ runs }: BenchOptions): Promise<void> {
-  for (let run = 0; run < Math.max(1, runs ?? 1); run += 1) {
-    await trial('reservations', []);
-    await trial('reservations.killed', ['control', 'temporal', 'control']);
-  }
+  for (let run = 0; run < Math.max(1, runs ?? 1); run += 1) await trial();
 }
 
-async function trial(name: string, victims: string[]): Promise<void> {
+async function trial(): Promise<void> {
   const test = await openTightSite();
   try {
-    const outcome = await reservationsOverLoad(test, {
-      reservations: 3,
-      firstInS: 60,
-      gapS: 45,
-      durationS: 45,
-      workS: 80,
-      ...(victims.length > 0 && {
-        disturb: {
-          beforeS: 20,
-          act: async (n) => {
-            const child = test.site.child(victims[n]!);
-            const restarts = child.restarts();
-            child.kill('SIGKILL');
-            await child.servesAgain(restarts, 30_000);
-          },
-        },
-      }),
-    });
+    const outcome = await reservationsOverLoad(test, victims);
     say(JSON.stringify(outcome));
-    const { work } = outcome;
-    printLine(`${name}.late.worst`, Math.max(...outcome.lateS), 's', 2, { each: outcome.lateS });
-    printLine(`${name}.satisfaction`, outcome.satisfaction, 'of what was promised', 1);
+    const { lateS, satisfaction, work } = outcome;
+    for (const [n, victim] of victims.entries())
+      printLine(`reservations.late.${victim === null ? 'undisturbed' : `${victim}Killed`}`, lateS[n]!, 's', 2);
+    printLine('reservations.satisfaction', satisfaction, 'of what was promised', 1);
     const { suspensions, undisturbed } = work;
-    printLine(`${name}.work.right`, work.right, 'tasks', work.tasks, { suspensions, undisturbed });
-    printLine(`${name}.work.startedTwice`, work.startedTwice, 'tasks', 0);
+    printLine('reservations.work.right', work.right, 'tasks', work.tasks, { suspensions, undisturbed });
+    printLine('reservations.work.startedTwice', work.startedTwice, 'tasks', 0);
     await expectNothingLeft(test);
   } finally {
     await test.stop();

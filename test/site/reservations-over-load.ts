@@ -2,18 +2,17 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { HostAnswer, TaskAnswer } from './client.ts';
 import { onHost, openSite, type TestSite } from './the-site.ts';
 
-/** Reservations that take every host of a site, over best-effort work that fills it. */
-export interface Trial {
-  reservations: number;
-  /** From the submission to the first start, and from one end to the next start, in seconds, at least. */
-  firstInS: number;
-  gapS: number;
-  durationS: number;
-  /** How long each best-effort command works. */
-  workS: number;
-  /** Called that many seconds before the start of a reservation. */
-  disturb?: { beforeS: number; act: (reservation: number) => Promise<void> };
-}
+/**
+ * Reservations that take every host of a site, one after the other, over best-effort work that fills it. From the
+ * submission to the first start, and from one end to the next start, it takes so many seconds at least.
+ */
+const firstInS = 35;
+const gapS = 30;
+const durationS = 35;
+/** How long each best-effort command works. */
+const workS = 45;
+/** How long before a start somebody is killed. */
+const beforeS = 25;
 
 export interface Outcome {
   /** When the last of each reservation's guests said its first word, after its start. */
@@ -34,37 +33,40 @@ const ticks = (n: number) => `i=0; while [ $i -lt ${n} ]; do echo $i; i=$((i+1))
 /** Each host holds one VM: the trial is about time, and a VM that is emulated takes a processor of its own to be in time. */
 export const openTightSite = (): Promise<TestSite> => openSite(3, { BERTH_VCPU_RATIO: '0.01' });
 
-export async function reservationsOverLoad(test: TestSite, trial: Trial): Promise<Outcome> {
+/** @param victims a reservation each: the part of the site that is killed (SIGKILL) while it is pending; null: none */
+export async function reservationsOverLoad(test: TestSite, victims: readonly (string | null)[]): Promise<Outcome> {
   const { items } = (await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts')).body;
   const hosts = items.length;
   await warmUp(test, hosts);
-  const works = await startWork(test, trial, hosts);
+  const works = await startWork(test, hosts);
   const leadS = await leadOf(test, hosts);
-  const firstMs = Date.now() + Math.max(trial.firstInS, leadS + 15) * 1000;
-  const everyMs = (trial.durationS + Math.max(trial.gapS, leadS + 15)) * 1000;
+  const firstMs = Date.now() + Math.max(firstInS, leadS + 15) * 1000;
+  const everyMs = (durationS + Math.max(gapS, leadS + 15)) * 1000;
   const promised: Promised[] = [];
-  for (let n = 0; n < trial.reservations; n += 1)
-    promised.push(await reserve(test, hosts, firstMs + n * everyMs, trial.durationS));
-  for (const [n, { promise }] of promised.entries()) {
-    if (trial.disturb === undefined) break;
-    await delay(Math.max(0, Date.parse(promise.startAt) - trial.disturb.beforeS * 1000 - Date.now()));
-    await trial.disturb.act(n);
+  for (const n of victims.keys()) promised.push(await reserve(test, hosts, firstMs + n * everyMs));
+  for (const [n, victim] of victims.entries()) {
+    if (victim === null) continue;
+    await delay(Math.max(0, Date.parse(promised[n]!.promise.startAt) - beforeS * 1000 - Date.now()));
+    const child = test.site.child(victim);
+    const restarts = child.restarts();
+    child.kill('SIGKILL');
+    await child.servesAgain(restarts, 30_000);
   }
   const ends: Kept[] = [];
-  for (const one of promised) ends.push(await kept(test, one, trial.durationS));
+  for (const one of promised) ends.push(await kept(test, one));
   const work = { tasks: works.length, right: 0, suspensions: 0, undisturbed: 0, startedTwice: 0 };
   for (const [n, id] of works.entries()) {
     const task = await test.client.over(id, 300);
     const suspensions = task.timeline.filter(({ step }) => step === 'suspend').length;
     work.suspensions += suspensions;
     if (n < hosts && suspensions === 0) work.undisturbed += 1;
-    if (task.state === 'succeeded' && (await hasItsOutput(test, task, trial.workS))) work.right += 1;
+    if (task.state === 'succeeded' && (await hasItsOutput(test, task))) work.right += 1;
     const log = (await test.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body;
     if (log.split('\n').filter((line) => line === 'started').length !== 1) work.startedTwice += 1;
   }
   return {
     lateS: ends.map(({ lateS }) => lateS),
-    satisfaction: ends.reduce((sum, { gotS }) => sum + gotS, 0) / (trial.durationS * ends.length),
+    satisfaction: ends.reduce((sum, { gotS }) => sum + gotS, 0) / (durationS * ends.length),
     work,
   };
 }
@@ -86,7 +88,7 @@ async function warmUp(test: TestSite, hosts: number): Promise<void> {
 }
 
 /** One task a host, and one more that waits. */
-async function startWork(test: TestSite, { workS }: Trial, hosts: number): Promise<string[]> {
+async function startWork(test: TestSite, hosts: number): Promise<string[]> {
   const spec = {
     ...vms,
     command: ['sh', '-c', `echo started; mkdir -p out; ${ticks(workS)}; echo ended`],
@@ -108,7 +110,7 @@ async function leadOf(test: TestSite, nodes: number): Promise<number> {
   return (Date.parse(body.startAt) - Date.now()) / 1000;
 }
 
-async function reserve(test: TestSite, nodes: number, startMs: number, durationS: number): Promise<Promised> {
+async function reserve(test: TestSite, nodes: number, startMs: number): Promise<Promised> {
   return (await test.client.submit({
     ...vms,
     nodes,
@@ -124,7 +126,7 @@ interface Kept {
   gotS: number;
 }
 
-async function kept(test: TestSite, { id, promise }: Promised, durationS: number): Promise<Kept> {
+async function kept(test: TestSite, { id, promise }: Promised): Promise<Kept> {
   const task = await test.client.over(id, 600);
   if (task.error?.code !== 'lease-expired') throw new Error(`${id} ended otherwise than by its lease: ${JSON.stringify(task)}`);
   const first = await Promise.all(
@@ -140,7 +142,7 @@ async function kept(test: TestSite, { id, promise }: Promised, durationS: number
   return { lateS: (Math.max(...first) - startMs) / 1000, gotS: Math.min(durationS, (toMs - fromMs) / 1000) };
 }
 
-async function hasItsOutput(test: TestSite, task: TaskAnswer, workS: number): Promise<boolean> {
+async function hasItsOutput(test: TestSite, task: TaskAnswer): Promise<boolean> {
   const output = task.outputs.find(({ path }) => path === 'out/ticks');
   if (output === undefined) return false;
   const expected = Array.from({ length: workS }, (_, i) => `${i}\n`).join('');
