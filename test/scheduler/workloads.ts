@@ -34,7 +34,6 @@ const lease = fc
     priority: fc.constantFrom(undefined, undefined, 1),
     preemptible: fc.constantFrom(undefined, undefined, undefined, false),
     deadlineInS: fc.constantFrom(undefined, undefined, undefined, undefined, 2000),
-    bootS: fc.constantFrom(undefined, undefined, 0, 30),
   })
   .map(({ aheadS, deadlineInS, endsEarly, ...rest }) => {
     const made: Omit<TraceLease, 'id'> = { ...rest, imageMiB: 300 + 100 * (rest.image.charCodeAt(0) - 97) };
