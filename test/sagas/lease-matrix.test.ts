@@ -1,0 +1,156 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { TaskId } from '../../model/ids.ts';
+import { signalName, workflowId } from '../../model/temporal.ts';
+import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
+import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
+import { type Call, type Fault, faults } from './faults.ts';
+
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 400_000 });
+
+const call = (name: string, nth = 1): Call => ({ name, nth });
+
+/** The calls of a task's workflow between its command's start and its end, when it is suspended once. */
+const leaseCalls: Call[] = [
+  call('leaseOrder', 1),
+  call('vmPlace', 1),
+  call('beginSuspension'),
+  call('suspendVm'),
+  call('commitSuspension'),
+  call('leaseSuspended'),
+  call('leaseOrder', 2),
+  call('vmPlace', 2),
+  call('beginRestoration'),
+  call('restoreVm'),
+  call('commitRestoration'),
+  call('leaseResumed'),
+  call('taskOrders'),
+  call('runCommand', 2),
+];
+/** What is done before the work is suspended; what refuses there is answered by letting it run on. */
+const suspending = new Set(['vmPlace 1', 'beginSuspension 1', 'suspendVm 1', 'commitSuspension 1']);
+
+interface Case {
+  call: Call;
+  fault: Fault | null;
+  id: TaskId;
+}
+
+/** On a host, whatever may happen; in the control worker's own process, which is killed elsewhere, what concerns the step. */
+const onHost = new Set(['suspendVm', 'restoreVm', 'runCommand']);
+const all = Object.keys(faults) as Fault[];
+const ofLedger: Fault[] = ['failsAfter', 'refusedAfter', 'twice', 'cancelledBefore'];
+
+const perHost = 8;
+const cases: Omit<Case, 'id'>[] = [
+  { call: call('leaseOrder'), fault: null },
+  ...leaseCalls.flatMap((one) => (onHost.has(one.name) ? all : ofLedger).map((fault) => ({ call: one, fault }))),
+];
+const nameOf = ({ call: { name, nth }, fault }: Omit<Case, 'id'>) => `${name} ${nth}: ${fault ?? 'nothing'}`;
+
+let site: FakeSite;
+const ran = new Map<string, Case>();
+
+/** All of them at once: they are suspended for hosts that are to be vacant, and go on when those are not any more. */
+beforeAll(async () => {
+  site = await openFakeSite({
+    hosts: Math.ceil(cases.length / perHost),
+    capacity: { vcpus: perHost, memoryMiB: 65_536, diskMiB: 262_144 },
+    run: () => ({ exitCode: 0, durationMs: endless, log: 'done\n', files: { 'out/result': 'done\n' } }),
+  });
+  const image = await site.publishImage();
+  const order = { image, timeoutS: 7 * 24 * 3600, lease: { kind: 'bestEffort', durationS: 7 * 24 * 3600 } };
+  for (const one of cases) ran.set(nameOf(one), { ...one, id: await site.accept(order) });
+  for (const { call: planned, fault, id } of ran.values()) {
+    if (fault !== null) site.faults.plan(workflowId.task(id), planned, fault);
+    await site.start(id);
+  }
+  const rows = () => site.ledger.task.findMany({ select: { state: true, lease: { select: { suspension: true } } } });
+  const isOver = (state: string) => ['succeeded', 'failed', 'cancelled'].includes(state);
+  await site.until('all run', async () => (await rows()).every(({ state }) => state === 'running'), 120_000);
+  await site.startPlanner();
+  await vacate(new Date());
+  const isAway = async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === 'suspended');
+  await site.until('all are suspended', isAway, 120_000);
+  await vacate(null);
+  await site.until(
+    'all run again',
+    async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === null),
+    120_000,
+  );
+  release();
+  await Promise.all([...ran.values()].map(({ id }) => site.ended(id)));
+});
+afterAll(async () => {
+  await expectEmptySite(site);
+  await site.stop();
+});
+
+/** Lets the commands end that run now. */
+function release(): void {
+  for (const { domains } of site.hosts)
+    for (const { job } of domains.values()) if (typeof job === 'object') job.run.durationMs = 50;
+}
+
+async function vacate(from: Date | null): Promise<void> {
+  const until = from && new Date(from.getTime() + 3600_000);
+  await site.ledger.host.updateMany({ data: { vacantFrom: from, vacantUntil: until } });
+  await site.client.workflow.getHandle(workflowId.planner()).signal(signalName.replan);
+}
+
+test('the matrix covers every call of a task that is suspended once', () => {
+  const { id } = ran.get(nameOf(cases[0]!))!;
+  const recorded = site.faults.callsOf(workflowId.task(id)).map(({ name, nth }) => `${name} ${nth}`);
+  const of = recorded.slice(recorded.indexOf('leaseOrder 1'), recorded.indexOf('runCommand 2') + 1);
+  // Who is told again asks again, so how often is not the same each time.
+  const names = (calls: string[]) => [...new Set(calls.map((one) => one.split(' ')[0]))].toSorted();
+  expect(names(of)).toEqual(names(leaseCalls.map(({ name }) => name)));
+});
+
+function legalEnds({ call: { name, nth }, fault }: Case): string[] {
+  if (fault?.startsWith('cancelled')) return ['cancelled'];
+  if (fault?.startsWith('refused')) return suspending.has(`${name} ${nth}`) ? ['succeeded'] : ['failed'];
+  return ['succeeded'];
+}
+
+describe('a task that is suspended and resumed ends well, or is undone, whatever befalls its', () => {
+  test.each(cases.map(nameOf))('%s', async (name) => {
+    const one = ran.get(name)!;
+    if (one.fault !== null) expect(site.faults.fired(workflowId.task(one.id))).toBe(true);
+    const before = await rowsOf(site, one.id);
+    if (one.fault === 'late') await site.faults.runLate(workflowId.task(one.id));
+    expect(await rowsOf(site, one.id)).toEqual(before);
+    expect(legalEnds(one)).toContain(before.task.state);
+    if (before.task.state === 'failed') expect(before.task.error).toMatchObject({ code: 'disk-full' });
+    await expectEverythingOrNothing(site, one.id);
+  });
+});
+
+describe('the plan is carried out once, though its step', () => {
+  const planner = workflowId.planner();
+  /** Of the planner's next decision. */
+  const befalls = (fault: Fault): void => {
+    const nth = site.faults.callsOf(planner).filter(({ name }) => name === 'plan').length + 1;
+    site.faults.plan(planner, call('plan', nth), fault);
+  };
+  const some: Fault[] = ['failsBefore', 'failsAfter', 'twice', 'killedBefore', 'killedAfter'];
+
+  test.each(some.map((fault) => [faults[fault], fault] as const))('%s', async (_, fault) => {
+    const week = 7 * 24 * 3600;
+    const id = await site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
+    const row = () => site.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true, vms: true } });
+    const jobs = (vm: string) => site.hosts.reduce((sum, host) => sum + (host.jobsStarted.get(vm) ?? 0), 0);
+    await site.until('it runs', async () => jobs((await row()).vms[0]!.id) === 1);
+    befalls(fault);
+    await vacate(new Date());
+    await site.until('it is suspended', async () => (await row()).lease.suspension === 'suspended');
+    expect(site.faults.fired(planner)).toBe(true);
+    befalls(fault);
+    await vacate(null);
+    await site.until('it runs again', async () => (await row()).lease.suspension === null);
+    expect(site.faults.fired(planner)).toBe(true);
+    release();
+    expect(await site.ended(id)).toBe('succeeded');
+    expect((await row()).lease.suspensions).toBe(1);
+    await expectEverythingOrNothing(site, id);
+  });
+});
