@@ -106,7 +106,13 @@ export function parseDirtyRate(output: string): number | null {
   return rate === undefined ? null : Number(rate);
 }
 
-/** `domjobinfo --rawstats`: a `Job type:` line, then `name: value` lines (libvirt's typed parameters). */
+/** virDomainJobType: bounded and unbounded ones are at work; 0 is none, 3 completed, 4 failed, 5 cancelled. */
+const jobsAtWork = ['1', '2'];
+
+/**
+ * `domjobinfo --rawstats`: `Job type: N` by its number (without --rawstats it is a word), an empty line, then `name: value`
+ * lines, libvirt's typed parameters.
+ */
 export function parseJob(output: string): MigrationJob {
   const values = new Map(
     output.split('\n').flatMap((line): [string, string][] => {
@@ -118,9 +124,10 @@ export function parseJob(output: string): MigrationJob {
     const value = Number(values.get(name) ?? 0);
     return Number.isFinite(value) && value >= 0 ? value : 0;
   };
-  const type = values.get('Job type') ?? 'None';
+  const type = values.get('Job type') ?? '0';
+  if (!/^\d+$/.test(type)) throw new Error(`domjobinfo says a job is of the type ${JSON.stringify(type)}, which is no number`);
   return {
-    active: type === 'Bounded' || type === 'Unbounded',
+    active: jobsAtWork.includes(type),
     elapsedMs: number('time_elapsed'),
     totalBytes: number('memory_total'),
     processedBytes: number('memory_processed'),

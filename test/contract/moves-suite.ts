@@ -36,7 +36,9 @@ export function movesContract(
       const opened = await open();
       [a, b] = opened.hosts;
       stop = opened.stop;
-      for (const ports of [here(), there()]) await ports.images.ensure(a!.image(), never);
+      // One image, which each host fetches from a repository of its own.
+      await here().images.ensure(a!.image(), never);
+      await there().images.ensure({ ...a!.image(), parts: b!.image().parts }, never);
     });
     afterEach(async () => {
       const both = [here(), there()];

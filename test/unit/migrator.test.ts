@@ -3,9 +3,11 @@ import { parseDirtyRate, parseJob, parseResident } from '../../drivers/migrator.
 
 describe('what virsh says of a migration job', () => {
   it('is read in bytes and milliseconds while it works', () => {
+    // As virsh 11.3 says it.
     const output = [
-      'Job type:         Unbounded   ',
-      'operation: 3',
+      'Job type: 2',
+      '',
+      'operation: 5',
       'time_elapsed: 412',
       'memory_total: 218963968',
       'memory_processed: 86949765',
@@ -27,9 +29,13 @@ describe('what virsh says of a migration job', () => {
       iterations: 2,
     });
   });
-  it.each(['Job type:         None        \n', 'Job type:         Completed   \n', ''])('%j is no active job', (output) => {
+  it.each(['Job type: 0\n\n', 'Job type: 3\n\noperation: 5\n', 'Job type: 5\n\n', ''])('%j is no active job', (output) => {
     expect(parseJob(output)).toMatchObject({ active: false, processedBytes: 0 });
   });
+});
+
+it('is refused where it is said in another way: a job that is taken for none is a VM that may be touched', () => {
+  expect(() => parseJob('Job type:         Unbounded   \n')).toThrow('no number');
 });
 
 describe('what virsh says of a guest’s memory', () => {
