@@ -11,7 +11,7 @@ import {
   standingAlone,
   working,
 } from '../site/subjects.ts';
-import { openSite, type TestSite } from '../site/the-site.ts';
+import { onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
 import type { TortureOptions } from './main.ts';
 import { type Case, migrationCases, type Struck } from './migration-faults.ts';
@@ -160,10 +160,22 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
     return { case: name, way: how, afterMs, state, seconds: (Date.now() - startedMs) / 1000, error, counted };
   } catch (error) {
     const asked = struck.asked === null ? '' : `, ${JSON.stringify(await readMove(test, struck.asked.id))}`;
-    throw new Error(`${struck.vm}, ${how}, after ${afterMs} ms: ${error instanceof Error ? error.message : error}${asked}`);
+    const why = error instanceof Error ? error.message : error;
+    throw new Error(`${struck.vm}, ${how}, after ${afterMs} ms: ${why}${asked}; ${await whatWaits(test)}`);
   } finally {
     await mend();
   }
+}
+
+/** For whoever looks for the cause: connections of the hosts on which bytes wait to be read or to be acknowledged. */
+async function whatWaits(test: TestSite): Promise<string> {
+  const found: string[] = [];
+  for (const { id } of test.site.hosts)
+    for (const line of (await onHost(test, id, ['ss', '-Htn'])).split('\n')) {
+      const [, received = '0', unsent = '0'] = line.trim().split(/\s+/);
+      if (Number(received) + Number(unsent) > 0) found.push(`${id}: ${line.trim().replaceAll(/\s+/g, ' ')}`);
+    }
+  return found.length === 0 ? 'nothing waits on the wire' : found.join('; ');
 }
 
 /** Something else is under way with this VM: a refusal is an answer as well. */
