@@ -180,7 +180,8 @@ async function follow(
           await migrator.abort(name);
           throw new BerthError('not-converging', `moving ${name}: ${step.why}`);
         }
-        if (step.downtimeMs > allowedMs) await migrator.allowDowntime(name, step.downtimeMs);
+        // It may have come to its end since the look: then that is refused, and no longer needed.
+        if (step.downtimeMs > allowedMs) await unlessSilent(() => migrator.allowDowntime(name, step.downtimeMs));
         allowedMs = step.downtimeMs;
       }
     }
@@ -209,7 +210,7 @@ async function resumeThere(
   return null;
 }
 
-/** The target doesn't answer its peer at the moment: its own worker will. */
+/** null: refused or not answered at the moment, which is looked at again, here or by the other host's own worker. */
 async function unlessSilent<T>(ask: () => Promise<T>): Promise<T | null> {
   try {
     return await ask();
