@@ -64,17 +64,24 @@ export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOpt
   const tally: Tally = { wrong: 0, outcomes: {} };
   const startedMs = Date.now();
   const sites: TestSite[] = [];
+  const sum = (more: Record<string, unknown>): void => {
+    const done = Object.values(tally.outcomes).reduce((count, one) => count + one, tally.wrong);
+    const seconds = Math.round((Date.now() - startedMs) / 1000);
+    print({ name: 'torture.migrate', seed, runs, done, wrong: tally.wrong, outcomes: tally.outcomes, seconds, ...more });
+  };
   // A site that is left standing is a machine full of namespaces.
   for (const name of ['SIGINT', 'SIGTERM'] as const)
-    process.once(name, () => void Promise.allSettled(sites.map((site) => site.stop())).then(() => process.exit(130)));
+    process.once(name, () => {
+      sum({ endedBy: name });
+      void Promise.allSettled(sites.map((site) => site.stop())).then(() => process.exit(130));
+    });
   const open = async (): Promise<TestSite> => {
     const site = await openSite();
     sites.push(site);
     return site;
   };
   await Promise.all(Array.from({ length: Math.min(lanes, runs) }, () => lane(open, queue, seed, tally)));
-  const seconds = Math.round((Date.now() - startedMs) / 1000);
-  print({ name: 'torture.migrate', seed, runs, wrong: tally.wrong, outcomes: tally.outcomes, seconds });
+  sum({});
   return tally.wrong === 0;
 }
 
