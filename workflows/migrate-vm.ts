@@ -3,7 +3,6 @@ import type { Carried, HostActivities, MigratedOut } from '../activities/host/co
 import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
 import type { TaskId, VmId } from '../model/ids.ts';
 import {
-  convergencePolicy,
   type MigrationId,
   type MigrationJob,
   type MigrationPhase,
@@ -11,6 +10,7 @@ import {
   type MigrationState,
   migrationEtaS,
   type PhaseEntry,
+  policyFor,
 } from '../model/migration.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
@@ -264,7 +264,7 @@ function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]
     targetGeneration: place.vm.generation,
     config,
     to: place.to.address,
-    policy: convergencePolicy,
+    policy: policyFor(config.accelerator),
   };
   return watched(move, look, () => source.migrateOut(out));
 }

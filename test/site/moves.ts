@@ -82,7 +82,7 @@ export async function numbersOf({ client }: TestSite, task: string): Promise<str
 /** A task that counts, and has begun to. */
 export async function counting(test: TestSite, until: number, memoryMiB?: number): Promise<TaskAnswer> {
   const { id } = await test.client.submit(counter(until, memoryMiB));
-  await countsPast(test, id, 3, 90);
+  await countsPast(test, id, 3, 240);
   return test.client.task(id);
 }
 
@@ -90,7 +90,7 @@ export async function counting(test: TestSite, until: number, memoryMiB?: number
 export const countsPast = (test: TestSite, task: string, past: number, seconds?: number): Promise<string[]> =>
   readsPast(() => numbersOf(test, task), past, seconds);
 
-export async function readsPast(read: () => Promise<string[]>, past: number, seconds = 60): Promise<string[]> {
+export async function readsPast(read: () => Promise<string[]>, past: number, seconds = 150): Promise<string[]> {
   for (const untilMs = Date.now() + seconds * 1000; ; await delay(100)) {
     const numbers = await read();
     if (numbers.length > past) return numbers;

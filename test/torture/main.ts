@@ -46,5 +46,5 @@ if (values.help || name === undefined || more.length > 0 || !Object.hasOwn(tortu
 const torture = await tortures[name]!();
 const runs = whole('runs', values.runs, 20);
 const seed = whole('seed', values.seed, Date.now() % 100_000);
-const lanes = Math.max(1, whole('lanes', values.lanes, 2));
+const lanes = Math.max(1, whole('lanes', values.lanes, 1));
 process.exit((await torture({ runs, seed, cases: values.case ?? null, lanes })) ? 0 : 1);

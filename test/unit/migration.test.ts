@@ -10,6 +10,7 @@ import {
   migrationActions,
   migrationEtaS,
   migrationTransitions,
+  policyFor,
   type SourceView,
   sourceView,
   sourceViews,
@@ -157,6 +158,10 @@ describe('convergence', () => {
     );
   });
   it('says why it gives up', () => {
+    expect(converge(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
+    expect(converge(policyFor('kvm'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
+    expect(converge(policyFor('qemu'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
+    expect(converge(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(converge(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
       why: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
