@@ -1,6 +1,7 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
+import { killGroup } from '../drivers/process.ts';
 import { inside } from '../infra/site/host.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 
@@ -24,7 +25,8 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
   return {
     async during(address, act) {
       const [program, ...argv] = inside(pid, ['ip', 'netns', 'exec', 'probe', 'ping', '-n', '-D', '-i', '0.01', address]);
-      const child = spawn(program, argv, { stdio: ['ignore', 'pipe', 'inherit'] });
+      // A group of its own: nsenter's end is not the end of the ping that it has started.
+      const child = spawn(program, argv, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
       const answers = collect(child);
       try {
         await answersCome(answers, 5);
@@ -33,7 +35,7 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
         await answersCome(answers, answers.length + 20);
         return { result, longestGapMs: longestGap(answers) };
       } finally {
-        child.kill('SIGINT');
+        killGroup(child);
       }
     },
   };
