@@ -44,10 +44,17 @@ function takers(state: PlanState): Taker[] {
   return list.sort((a, b) => a.begins - b.begins);
 }
 
-function overloadedBy(state: PlanState, host: number, at: number, gone: ReadonlySet<LeaseRecord>): boolean {
+/** @param stopped has been stopped to be written, so that it does not end when it was to */
+function overloadedBy(
+  state: PlanState,
+  host: number,
+  at: number,
+  gone: ReadonlySet<LeaseRecord>,
+  stopped?: LeaseRecord,
+): boolean {
   const taken = { ...state.timeline.promised[host]!.taken(at) };
   for (const resident of state.residents[host]!) {
-    if (gone.has(resident) || resident.expectedEnd <= at) continue;
+    if (gone.has(resident) || (resident.expectedEnd <= at && resident !== stopped)) continue;
     for (const place of resident.hosts) if (place === host) addShape(taken, resident.shape);
   }
   const { capacity } = state.hosts[host]!;
@@ -125,7 +132,7 @@ function mustLeaveBy(
 ): number {
   const others = new Set(gone);
   others.delete(record);
-  const taker = all.find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others));
+  const taker = all.find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others, record));
   return taker?.begins ?? Number.POSITIVE_INFINITY;
 }
 
