@@ -89,9 +89,10 @@ function lastMoments(
   gone: ReadonlySet<LeaseRecord>,
 ): Displacement[] {
   if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
-  const busy = state.hosts.map((host) => host.ops);
+  const byStart = (ops: Busy): Busy => ops.toSorted((a, b) => a.from - b.from);
+  const busy = state.hosts.map((host) => byStart(host.ops));
   const take = (host: number, from: number, until: number) => {
-    busy[host] = [...busy[host]!, { from, until }].sort((a, b) => a.from - b.from);
+    busy[host] = byStart([...busy[host]!, { from, until }]);
   };
   const list: Displacement[] = [];
   for (const { record, taker } of found.toReversed()) {
@@ -138,6 +139,7 @@ function mustLeaveBy(
 
 type Busy = readonly { from: number; until: number }[];
 
+/** The last free moment that ends by `end`; `busy` by start. */
 function latestGap(busy: Busy, end: number, length: number): number {
   let until = end;
   for (const op of busy.toReversed()) {
