@@ -89,7 +89,6 @@ function lastMoments(
   gone: ReadonlySet<LeaseRecord>,
 ): Displacement[] {
   if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
-  const byStart = (ops: Busy): Busy => ops.toSorted((a, b) => a.from - b.from);
   const busy = state.hosts.map((host) => byStart(host.ops));
   const take = (host: number, from: number, until: number) => {
     busy[host] = byStart([...busy[host]!, { from, until }]);
@@ -109,18 +108,27 @@ function lastMoments(
   }
   for (const displacement of list) {
     const { record, ops } = displacement;
-    for (const [vm, host] of record.hosts.entries()) {
-      if (ops.some((op) => op.vm === vm)) continue;
-      const length = memoryOpS(state, host, record.shape);
+    for (const [host, vms] of siblings(record, ops)) {
       const end = mustLeaveBy(state, all, record, host, gone) - state.policy.marginS;
-      let from = earliestGap(busy[host]!, displacement.at, length);
-      if (from + length > end) from = latestGap(busy[host]!, end, length);
-      take(host, from, from + length);
-      ops.push({ vm, host, from, until: from + length });
-      displacement.at = Math.min(displacement.at, from);
+      const spans = fill(busy[host]!, vms.length, memoryOpS(state, host, record.shape), displacement.at, end);
+      for (const [i, { from, until }] of spans.entries()) {
+        take(host, from, until);
+        ops.push({ vm: vms[i]!, host, from, until });
+        displacement.at = Math.min(displacement.at, from);
+      }
     }
   }
   return list;
+}
+
+/** The VMs of a lease that are not written yet, by host. */
+function siblings({ hosts }: LeaseRecord, ops: Displacement['ops']): Map<number, number[]> {
+  const left = new Map<number, number[]>();
+  for (const [vm, host] of hosts.entries()) {
+    if (ops.some((op) => op.vm === vm)) continue;
+    left.set(host, [...(left.get(host) ?? []), vm]);
+  }
+  return left;
 }
 
 /** When somebody else needs a host from which the work has to go anyway. */
@@ -137,7 +145,29 @@ function mustLeaveBy(
   return taker?.begins ?? Number.POSITIVE_INFINITY;
 }
 
-type Busy = readonly { from: number; until: number }[];
+interface Span {
+  from: number;
+  until: number;
+}
+type Busy = readonly Span[];
+
+const byStart = (spans: Busy): Busy => spans.toSorted((a, b) => a.from - b.from);
+
+/** One after the other from a moment on; where that isn't over by `end`, all of them as late as they may be. */
+function fill(busy: Busy, count: number, length: number, from: number, end: number): Span[] {
+  const early = placeAll(busy, count, length, (taken) => earliestGap(taken, from, length));
+  if (early.every(({ until }) => until <= end)) return early;
+  return placeAll(busy, count, length, (taken) => latestGap(taken, end, length));
+}
+
+function placeAll(busy: Busy, count: number, length: number, gap: (taken: Busy) => number): Span[] {
+  const spans: Span[] = [];
+  while (spans.length < count) {
+    const from = gap(byStart([...busy, ...spans]));
+    spans.push({ from, until: from + length });
+  }
+  return spans;
+}
 
 /** The last free moment that ends by `end`; `busy` by start. */
 function latestGap(busy: Busy, end: number, length: number): number {
