@@ -120,6 +120,8 @@ class Audit {
         case 'stop':
         case 'breakPromise':
           if (since !== null) leave(() => action.atS);
+          // Also of those that were still to be written.
+          for (const stay of this.stays) if (stay.lease === lease.id) stay.to = Math.min(stay.to, action.atS);
           readyAt = action.atS;
           break;
       }
