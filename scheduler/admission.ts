@@ -15,6 +15,7 @@ import {
   workOf,
 } from './state.ts';
 import { earliestFit } from './timeline.ts';
+import { gangsCanLeave } from './vacate.ts';
 
 export type RefusalReason =
   /** Larger than the site, or than any of its hosts, ever has free. */
@@ -115,6 +116,11 @@ function reserve(state: PlanState, lease: Lease, startAt: number, now: number): 
   if (!findWitness(state, record, now)) {
     return refuse('no-capacity', 'the hosts are promised to others', alternatives(state, lease, startAt, now));
   }
+  if (!gangsCanLeave(state, record, now)) {
+    setClaims(state, record, 'promise', []);
+    const detail = 'work that would have to give way could not leave its other hosts in time';
+    return refuse('too-soon', detail, alternatives(state, lease, startAt, now));
+  }
   accept(state, record);
   return { accepted: true, promise: { startAtS: startAt, endAtS: record.promise!.endAt } };
 }
@@ -161,8 +167,9 @@ function nextStart(state: PlanState, lease: Lease, notBefore: number, now: numbe
 function couldBeHad(state: PlanState, lease: Lease, startAt: number, now: number): boolean {
   const record = createRecord(state, { ...lease, kind: 'reservation' }, { startAt, endAt: startAt + lease.durationS });
   if (beginsAt(state, record) < now || !linkCarries(state, record, now) || !findWitness(state, record, now)) return false;
+  const canBeHad = gangsCanLeave(state, record, now);
   setClaims(state, record, 'promise', []);
-  return true;
+  return canBeHad;
 }
 
 /** The largest whole number in [low, high] that passes, when all smaller ones pass too. */

@@ -20,9 +20,28 @@ interface Taker {
  * early spares others. On each host the suspends run one after the other and the last ends when the taker begins.
  */
 export function displacements(state: PlanState): Displacement[] {
+  return displacedBy(
+    state,
+    state.upcoming.filter((record) => record.bound),
+  );
+}
+
+/**
+ * Whether gangs that give way to a new reservation, whose claims are in place, can leave all of their hosts in time: some
+ * may have promises that relied on their ending by themselves.
+ */
+export function gangsCanLeave(state: PlanState, record: LeaseRecord, now: number): boolean {
+  const begins = beginsAt(state, record);
+  const isGang = (resident: LeaseRecord) => resident.expectedEnd > begins && new Set(resident.hosts).size > 1;
+  if (!state.policy.suspension || !record.hosts.some((host) => [...state.residents[host]!].some(isGang))) return true;
+  const tooLate = (reservations: readonly LeaseRecord[]) => displacedBy(state, reservations).filter(({ at }) => at < now).length;
+  return tooLate([...state.upcoming, record]) <= tooLate(state.upcoming);
+}
+
+function displacedBy(state: PlanState, reservations: readonly LeaseRecord[]): Displacement[] {
   const gone = new Set<LeaseRecord>();
   const found: { record: LeaseRecord; taker: Taker }[] = [];
-  const all = takers(state);
+  const all = takers(state, reservations);
   for (const taker of all) {
     for (const host of new Set(taker.hosts)) {
       while (overloadedBy(state, host, taker.begins, gone)) {
@@ -36,29 +55,26 @@ export function displacements(state: PlanState): Displacement[] {
   return found.length === 0 ? [] : lastMoments(state, found, all, gone);
 }
 
-function takers(state: PlanState): Taker[] {
-  const list: Taker[] = state.upcoming
-    .filter((record) => record.bound)
-    .map((record) => ({ begins: beginsAt(state, record), hosts: record.hosts }));
+function takers(state: PlanState, reservations: readonly LeaseRecord[]): Taker[] {
+  const list: Taker[] = reservations.map((record) => ({ begins: beginsAt(state, record), hosts: record.hosts }));
   for (const [host, { drain }] of state.hosts.entries()) if (drain !== null) list.push({ begins: drain.from, hosts: [host] });
   return list.sort((a, b) => a.begins - b.begins);
 }
 
-/** @param stopped has been stopped to be written, so that it does not end when it was to */
-function overloadedBy(
-  state: PlanState,
-  host: number,
-  at: number,
-  gone: ReadonlySet<LeaseRecord>,
-  stopped?: LeaseRecord,
-): boolean {
-  const taken = { ...state.timeline.promised[host]!.taken(at) };
-  for (const resident of state.residents[host]!) {
-    if (gone.has(resident) || (resident.expectedEnd <= at && resident !== stopped)) continue;
-    for (const place of resident.hosts) if (place === host) addShape(taken, resident.shape);
-  }
+function overloadedBy(state: PlanState, host: number, at: number, gone: ReadonlySet<LeaseRecord>): boolean {
+  const taken = takenAt(state, host, at, gone);
   const { capacity } = state.hosts[host]!;
   return taken.cpuMilli > capacity.cpuMilli || taken.memoryMiB > capacity.memoryMiB || taken.diskMiB > capacity.diskMiB;
+}
+
+/** By promises, and by whoever runs there still and isn't among the gone. */
+function takenAt(state: PlanState, host: number, at: number, gone: ReadonlySet<LeaseRecord>): Shape {
+  const taken = { ...state.timeline.promised[host]!.taken(at) };
+  for (const resident of state.residents[host]!) {
+    if (gone.has(resident) || resident.expectedEnd <= at) continue;
+    for (const place of resident.hosts) if (place === host) addShape(taken, resident.shape);
+  }
+  return taken;
 }
 
 function addShape(sum: Shape, shape: Shape): void {
@@ -109,8 +125,8 @@ function lastMoments(
   for (const displacement of list) {
     const { record, ops } = displacement;
     for (const [host, vms] of siblings(record, ops)) {
-      const end = mustLeaveBy(state, all, record, host, gone) - state.policy.marginS;
-      const spans = fill(busy[host]!, vms.length, memoryOpS(state, host, record.shape), displacement.at, end);
+      const by = leaveBy(state, all, record, host, gone, vms.length);
+      const spans = fill(busy[host]!, by, memoryOpS(state, host, record.shape), displacement.at);
       for (const [i, { from, until }] of spans.entries()) {
         take(host, from, until);
         ops.push({ vm: vms[i]!, host, from, until });
@@ -131,18 +147,32 @@ function siblings({ hosts }: LeaseRecord, ops: Displacement['ops']): Map<number,
   return left;
 }
 
-/** When somebody else needs a host from which the work has to go anyway. */
-function mustLeaveBy(
+/**
+ * By when each of the VMs that a stopped lease has on a host must be written, one after the other, so that whoever is to
+ * begin there has room: also those who relied on its ending by itself.
+ */
+function leaveBy(
   state: PlanState,
   all: readonly Taker[],
-  record: LeaseRecord,
+  { shape }: LeaseRecord,
   host: number,
   gone: ReadonlySet<LeaseRecord>,
-): number {
-  const others = new Set(gone);
-  others.delete(record);
-  const taker = all.find((each) => each.hosts.includes(host) && overloadedBy(state, host, each.begins, others, record));
-  return taker?.begins ?? Number.POSITIVE_INFINITY;
+  count: number,
+): number[] {
+  const by = new Array<number>(count).fill(Number.POSITIVE_INFINITY);
+  for (const { begins, hosts } of all) {
+    if (!hosts.includes(host)) continue;
+    const staying = Math.max(0, fitting(state.hosts[host]!.capacity, takenAt(state, host, begins, gone), shape));
+    for (let i = 0; i < count - staying; i++) by[i] = Math.min(by[i]!, begins - state.policy.marginS);
+  }
+  return by;
+}
+
+function fitting(capacity: Shape, taken: Shape, shape: Shape): number {
+  const sizes = ['cpuMilli', 'memoryMiB', 'diskMiB'] as const;
+  return Math.min(
+    ...sizes.filter((size) => shape[size] > 0).map((size) => Math.floor((capacity[size] - taken[size]) / shape[size])),
+  );
 }
 
 interface Span {
@@ -153,20 +183,23 @@ type Busy = readonly Span[];
 
 const byStart = (spans: Busy): Busy => spans.toSorted((a, b) => a.from - b.from);
 
-/** One after the other from a moment on; where that isn't over by `end`, all of them as late as they may be. */
-function fill(busy: Busy, count: number, length: number, from: number, end: number): Span[] {
-  const early = placeAll(busy, count, length, (taken) => earliestGap(taken, from, length));
-  if (early.every(({ until }) => until <= end)) return early;
-  return placeAll(busy, count, length, (taken) => latestGap(taken, end, length));
-}
-
-function placeAll(busy: Busy, count: number, length: number, gap: (taken: Busy) => number): Span[] {
-  const spans: Span[] = [];
-  while (spans.length < count) {
-    const from = gap(byStart([...busy, ...spans]));
-    spans.push({ from, until: from + length });
+/** One after the other from a moment on; where one isn't over by its time, all that have one as late as they may be. */
+function fill(busy: Busy, by: readonly number[], length: number, from: number): Span[] {
+  const early: Span[] = [];
+  while (early.length < by.length) early.push(next(early));
+  if (early.every(({ until }, i) => until <= by[i]!)) return early;
+  const late: Span[] = [];
+  for (const end of by.filter(Number.isFinite).toReversed()) {
+    const start = latestGap(byStart([...busy, ...late]), end, length);
+    late.unshift({ from: start, until: start + length });
   }
-  return spans;
+  while (late.length < by.length) late.push(next(late));
+  return late;
+
+  function next(spans: readonly Span[]): Span {
+    const start = earliestGap(byStart([...busy, ...spans]), from, length);
+    return { from: start, until: start + length };
+  }
 }
 
 /** The last free moment that ends by `end`; `busy` by start. */
