@@ -330,9 +330,12 @@ static void put_mount(struct record *r, bool apply) {
   const char *type = r->count > 3 ? r->word[3] : "ext4";
   if (!apply || is_mounted(device, folder)) return;
   make_folder(r, folder);
-  /* A disk that was plugged in a moment ago isn't there yet. */
+  /* A disk that was plugged in a moment ago isn't there yet; one that another of us mounts at this moment is busy. */
   for (int waited = 0; mount(device, folder, type, MS_NOATIME | MS_NODEV | MS_NOSUID, NULL) != 0; waited += 10) {
-    if ((errno != ENOENT && errno != ENXIO) || waited >= device_wait_ms) FAILED(r, device);
+    int why = errno;
+    if (why == EBUSY && is_mounted(device, folder)) return;
+    errno = why;
+    if ((why != ENOENT && why != ENXIO && why != EBUSY) || waited >= device_wait_ms) FAILED(r, device);
     usleep(10000);
   }
 }

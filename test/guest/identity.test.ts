@@ -78,6 +78,13 @@ describe('berth-identity', () => {
     expect(await machine.shell('ip route show default')).toBe('');
   });
 
+  test('several at once mount a disk once: a guest that boots does it by itself, while its host asks for it', async () => {
+    const one = 'echo "mount /dev/vdb /home/task" | /usr/local/sbin/berth-identity >/dev/null';
+    const script = `umount /home/task; all=; for n in 1 2 3 4 5 6; do ${one} & all="$all $!"; done
+      for one in $all; do wait $one || exit 1; done; grep -c /home/task /proc/mounts`;
+    expect(await machine.shell(script)).toBe('1');
+  });
+
   test('tells a process to read its files again', async () => {
     const script = 'trap "echo told > /tmp/told; exit" HUP; echo $$ > /tmp/pid; while :; do sleep 0.05; done';
     await machine.shell(
