@@ -1,5 +1,5 @@
 import { findWitness } from './binding.ts';
-import type { Lease } from './lease.ts';
+import { fitting, type Lease, type Shape } from './lease.ts';
 import { linkCarries } from './link.ts';
 import {
   addUpcoming,
@@ -69,17 +69,12 @@ function refuse(reason: RefusalReason, detail: string, alternatives: Alternative
   return { accepted: false, reason, detail, alternatives };
 }
 
+const nothing: Shape = { cpuMilli: 0, memoryMiB: 0, diskMiB: 0 };
+
 function impossible(state: PlanState, lease: Lease): Answer | null {
   const { shape } = createRecord(state, lease, null);
   let room = 0;
-  for (const { capacity } of state.hosts) {
-    const fit = Math.min(
-      shape.cpuMilli > 0 ? Math.floor(capacity.cpuMilli / shape.cpuMilli) : lease.nodes,
-      shape.memoryMiB > 0 ? Math.floor(capacity.memoryMiB / shape.memoryMiB) : lease.nodes,
-      shape.diskMiB > 0 ? Math.floor(capacity.diskMiB / shape.diskMiB) : lease.nodes,
-    );
-    room += Math.min(lease.nodes, fit);
-  }
+  for (const { capacity } of state.hosts) room += Math.min(lease.nodes, fitting(capacity, nothing, shape));
   if (room < lease.nodes)
     return refuse('too-large', `${lease.nodes} VMs of this size are asked for; the empty site holds ${room}`);
   const { images } = state.policy;

@@ -1,4 +1,4 @@
-import type { Shape } from './lease.ts';
+import { fitting, type Shape } from './lease.ts';
 import { beginsAt, type LeaseRecord, memoryOpS, type PlanState } from './state.ts';
 
 /** Work to be suspended (or, without suspension, stopped) from `at` on, so that its hosts are free in time. */
@@ -166,13 +166,6 @@ function leaveBy(
     for (let i = 0; i < count - staying; i++) by[i] = Math.min(by[i]!, begins - state.policy.marginS);
   }
   return by;
-}
-
-function fitting(capacity: Shape, taken: Shape, shape: Shape): number {
-  const sizes = ['cpuMilli', 'memoryMiB', 'diskMiB'] as const;
-  return Math.min(
-    ...sizes.filter((size) => shape[size] > 0).map((size) => Math.floor((capacity[size] - taken[size]) / shape[size])),
-  );
 }
 
 interface Span {

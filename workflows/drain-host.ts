@@ -1,4 +1,3 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
@@ -6,9 +5,7 @@ import {
   defineSignal,
   getExternalWorkflowHandle,
   log,
-  ParentClosePolicy,
   setHandler,
-  startChild,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { DrainStep } from '../activities/ledger/contract.ts';
@@ -17,9 +14,9 @@ import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
-import { migrateVm } from './migrate-vm.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
+import { startMigration } from './start-migration.ts';
 import { tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
@@ -111,20 +108,12 @@ class Drain {
     const workflow = workflowId.migration(vm, generation);
     if (this.#followed.has(workflow)) return;
     this.#followed.add(workflow);
-    try {
-      const child = await startChild(migrateVm, {
-        workflowId: workflow,
-        args: [migration, this.#pace],
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-      });
-      const ended = () => {
-        this.#changed = true;
-      };
-      // How it ended is in the ledger.
-      void child.result().then(ended, ended);
-    } catch (error) {
-      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    }
+    const child = await startMigration({ id: migration, vmId: vm, generation }, this.#pace);
+    const ended = () => {
+      this.#changed = true;
+    };
+    // How it ended is in the ledger.
+    void child?.result().then(ended, ended);
   }
 
   async #end(workflow: string): Promise<void> {

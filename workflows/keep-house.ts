@@ -12,18 +12,17 @@ import {
 } from '@temporalio/workflow';
 import type { DrainId } from '../model/drain.ts';
 import type { HostId, TaskId, VmId } from '../model/ids.ts';
-import type { MigrationRecord } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
 import { keepImages } from './keep-images.ts';
-import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { reserveHosts } from './reserve-hosts.ts';
 import { runTask } from './run-task.ts';
 import { runVm } from './run-vm.ts';
+import { startMigration } from './start-migration.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
@@ -95,18 +94,6 @@ async function startTask(id: TaskId, pace: number): Promise<boolean> {
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
     return false;
-  }
-}
-
-async function startMigration({ id, vmId, generation }: MigrationRecord, pace: number): Promise<void> {
-  try {
-    await startChild(migrateVm, {
-      workflowId: workflowId.migration(vmId, generation),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
   }
 }
 

@@ -1,19 +1,9 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
-import {
-  condition,
-  continueAsNew,
-  defineSignal,
-  ParentClosePolicy,
-  setHandler,
-  startChild,
-  workflowInfo,
-} from '@temporalio/workflow';
-import type { PlanStep } from '../activities/ledger/contract.ts';
+import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
-import { migrateVm } from './migrate-vm.ts';
 import { onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
+import { startMigration } from './start-migration.ts';
 import { tell } from './tell.ts';
 import { waits } from './timeouts.ts';
 
@@ -41,7 +31,7 @@ export async function planLeases(pace = 1): Promise<never> {
         ...step.placed.map((waiter) => tell(workflowId.waiter(waiter), signalName.placed)),
         ...step.changed.map((task) => tell(workflowId.task(task), signalName.planned)),
       ]);
-      for (const move of step.moves) await begin(move, pace);
+      for (const { migration, vm, generation } of step.moves) await startMigration({ id: migration, vmId: vm, generation }, pace);
       if (step.wakeAt !== null) waitMs = Math.min(waitMs, Math.max(1, Date.parse(step.wakeAt) - Date.now()));
       progress.say('step', `${step.leases} leases in the plan, decided at ${now()}; next at ${step.wakeAt ?? 'the next change'}`);
       progress.say('failed', null);
@@ -51,17 +41,4 @@ export async function planLeases(pace = 1): Promise<never> {
     await condition(() => asked, waitMs);
   } while (!workflowInfo().continueAsNewSuggested);
   return continueAsNew<typeof planLeases>(pace);
-}
-
-/** Goes its own way from here on, and tells the planner when room is made. One whose start is lost is found by the housekeeper. */
-async function begin({ migration, vm, generation }: PlanStep['moves'][number], pace: number): Promise<void> {
-  try {
-    await startChild(migrateVm, {
-      workflowId: workflowId.migration(vm, generation),
-      args: [migration, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-  }
 }

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TaskAnswer } from '../site/client.ts';
-import { crowded, drainSoon, gatherOn, openAgain, secondsFrom, untilDrain } from '../site/drains.ts';
-import { counter, countsPast, faultOf, numbersOf } from '../site/moves.ts';
-import { expectNothingLeft, onHost, openSite, type TestSite } from '../site/the-site.ts';
+import { crowded, drainSoon, expectUnharmed, gatherOn, openAgain, secondsFrom, untilDrain } from '../site/drains.ts';
+import { counter, countsPast } from '../site/moves.ts';
+import { onHost, openSite, type TestSite } from '../site/the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
@@ -22,17 +22,6 @@ async function countingOn(host: string, count: number): Promise<TaskAnswer[]> {
 async function domainsOf(host: string): Promise<string[]> {
   const names = await onHost(here, host, ['virsh', '-q', 'list', '--all', '--name']);
   return names.split('\n').filter((name) => name.trim() !== '');
-}
-
-/** Every count goes on, with no gap and no repetition; then it is ended, and nothing is left of it. */
-async function expectUnharmed(tasks: TaskAnswer[]): Promise<void> {
-  for (const { id } of tasks) {
-    const numbers = await countsPast(here, id, (await numbersOf(here, id)).length + 5);
-    expect(faultOf(numbers)).toBeNull();
-    await here.client.insist('DELETE', `/v1/tasks/${id}`);
-  }
-  for (const { id } of tasks) expect((await here.client.over(id)).state).toBe('cancelled');
-  await expectNothingLeft(here);
 }
 
 test('eight VMs leave their host by its deadline, though the control worker is killed, and no target gets more than its share', async () => {
@@ -58,7 +47,7 @@ test('eight VMs leave their host by its deadline, though the control worker is k
   expect(await domainsOf(host)).toEqual([]);
   const counts = await Promise.all(others.map(async (id) => (await domainsOf(id)).filter((name) => vms.includes(name)).length));
   expect(counts).toEqual([4, 4]);
-  await expectUnharmed(tasks);
+  await expectUnharmed(here, tasks, 5);
   await openAgain(here, host);
 });
 
@@ -72,5 +61,5 @@ test('a drain that is called off in the middle brings back who has left', async 
   const ended = await untilDrain(here, asked.id);
   expect(ended.state).toBe('cancelled');
   expect((await domainsOf(host)).toSorted()).toEqual(tasks.flatMap(({ vms }) => vms).toSorted());
-  await expectUnharmed(tasks);
+  await expectUnharmed(here, tasks, 5);
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { drainSoon, gatherOn, secondsFrom, untilDrain } from './drains.ts';
-import { copiesOf, counter, countsPast, faultOf, numbersOf } from './moves.ts';
-import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+import { drainSoon, expectUnharmed, gatherOn, secondsFrom, untilDrain } from './drains.ts';
+import { copiesOf, counter, countsPast } from './moves.ts';
+import { onHost, openSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
@@ -29,11 +29,5 @@ test('a host is empty by its deadline and by all accounts, and no command on it 
   const copies = await Promise.all(vms.map((vm) => copiesOf(here, vm)));
   expect(copies.map((found) => found.map(({ state }) => state))).toEqual(vms.map(() => ['running']));
   expect(new Set(copies.flatMap((found) => found.map((copy) => copy.host)))).toEqual(new Set(others));
-  for (const { id } of tasks) {
-    const numbers = await countsPast(here, id, (await numbersOf(here, id)).length + 3);
-    expect(faultOf(numbers)).toBeNull();
-    await here.client.insist('DELETE', `/v1/tasks/${id}`);
-  }
-  for (const { id } of tasks) expect((await here.client.over(id)).state).toBe('cancelled');
-  await expectNothingLeft(here);
+  await expectUnharmed(here, tasks, 3);
 });

@@ -1,6 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { expect } from 'vitest';
 import type { TaskAnswer } from './client.ts';
-import type { TestSite } from './the-site.ts';
+import { countsPast, faultOf, numbersOf } from './moves.ts';
+import { expectNothingLeft, type TestSite } from './the-site.ts';
 
 /** Room for eight VMs on each host of a machine with two processors, where there would be two. */
 export const crowded = { BERTH_VCPU_RATIO: '16' };
@@ -108,4 +110,15 @@ export async function gatherOn(test: TestSite, host: string, specs: readonly Rec
   for (const { id } of tasks) running.push(await client.until(id, ['running'], 300));
   await setSchedulable(test, all, true);
   return running;
+}
+
+/** Every count goes on, by so many at least, with no gap and no repetition; then it is ended, and nothing is left of it. */
+export async function expectUnharmed(test: TestSite, tasks: readonly TaskAnswer[], more: number): Promise<void> {
+  for (const { id } of tasks) {
+    const numbers = await countsPast(test, id, (await numbersOf(test, id)).length + more);
+    expect(faultOf(numbers)).toBeNull();
+    await test.client.insist('DELETE', `/v1/tasks/${id}`);
+  }
+  for (const { id } of tasks) expect((await test.client.over(id)).state).toBe('cancelled');
+  await expectNothingLeft(test);
 }
