@@ -8,7 +8,9 @@ const { format, types, tests } = await runQuickChecks(stop, (result) => {
   console.log(`${fine ? 'ok    ' : 'FAILED'} ${result.name}, ${result.seconds.toFixed(1)} s`);
   if (!fine) console.log(result.output.trimEnd());
 });
-for (const problem of tests.problems) console.log(problem);
-console.log(`${tests.passed} tests passed, ${tests.failed} failed, in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+for (const failure of [...tests.failures, ...tests.problems]) console.log(failure);
+console.log(
+  `${tests.passed} tests passed, ${tests.failures.length} failed, in ${((performance.now() - began) / 1000).toFixed(1)} s`,
+);
 const failed = [format, types, tests].some((result) => result.exitCode !== 0) || tests.problems.length > 0;
 process.exitCode = stop.aborted ? 130 : failed ? 1 : 0;

@@ -1,12 +1,14 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import { z } from 'zod';
 import { runStep, type StepResult } from './step.ts';
 
 export interface ProjectResult extends StepResult {
   passed: number;
-  failed: number;
+  /** The tests that failed, a line each: file, name, and the first line of why. */
+  failures: string[];
   /** What stands for a failure beside the tests: no file, a file that can't be loaded, a test that was skipped. */
   problems: string[];
 }
@@ -14,7 +16,6 @@ export interface ProjectResult extends StepResult {
 /** What we read of vitest's JSON report. */
 const reportSchema = z.object({
   numPassedTests: z.number(),
-  numFailedTests: z.number(),
   numPendingTests: z.number(),
   numTodoTests: z.number(),
   testResults: z.array(
@@ -22,11 +23,15 @@ const reportSchema = z.object({
       name: z.string(),
       status: z.string(),
       message: z.string(),
-      assertionResults: z.array(z.object({ status: z.string() })),
+      assertionResults: z.array(
+        z.object({ status: z.string(), fullName: z.string(), failureMessages: z.array(z.string()).nullish() }),
+      ),
     }),
   ),
 });
 type Report = z.infer<typeof reportSchema>;
+
+const maxWhyChars = 400;
 
 /** Runs vitest on the named projects of test/projects.ts, and counts. */
 export async function runProjects(
@@ -55,9 +60,13 @@ async function readReport(path: string): Promise<Report | null> {
   }
 }
 
-function judge(result: StepResult, report: Report | null): Pick<ProjectResult, 'passed' | 'failed' | 'problems'> {
+function judge(result: StepResult, report: Report | null): Pick<ProjectResult, 'passed' | 'failures' | 'problems'> {
   if (report === null)
-    return { passed: 0, failed: 0, problems: [`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) without a report`] };
+    return {
+      passed: 0,
+      failures: [],
+      problems: [`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) without a report`],
+    };
   const problems: string[] = [];
   const skipped = report.numPendingTests + report.numTodoTests;
   if (report.testResults.length === 0) problems.push(`${result.name}: no test file was run`);
@@ -65,8 +74,20 @@ function judge(result: StepResult, report: Report | null): Pick<ProjectResult, '
   for (const file of report.testResults)
     if (file.status === 'failed' && !file.assertionResults.some((test) => test.status === 'failed'))
       problems.push(`${file.name}: ${file.message.split('\n')[0] ?? ''}`);
+  const failures = report.testResults.flatMap((file) =>
+    file.assertionResults
+      .filter((test) => test.status === 'failed')
+      .map((test) => `${relative('', file.name)}: ${test.fullName}: ${why(test.failureMessages?.[0])}`),
+  );
   // Errors outside of any test: an unhandled rejection, a teardown that failed.
-  if (result.exitCode !== 0 && report.numFailedTests === 0 && problems.length === 0)
+  if (result.exitCode !== 0 && failures.length === 0 && problems.length === 0)
     problems.push(`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) though no test failed`);
-  return { passed: report.numPassedTests, failed: report.numFailedTests, problems };
+  return { passed: report.numPassedTests, failures, problems };
+}
+
+/** A line, of a message that may be many, and hold a whole stack. */
+function why(message: string | undefined): string {
+  const lines = (message ?? 'it does not say why').split('\n');
+  const stack = lines.findIndex((line) => line.trimStart().startsWith('at '));
+  return stripVTControlCharacters(lines.slice(0, stack === -1 ? undefined : stack).join(' ')).slice(0, maxWhyChars);
 }
