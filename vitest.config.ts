@@ -11,6 +11,7 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       environment: 'node',
       pool: 'forks',
       globalSetup: project.services ?? [],
+      setupFiles: project.setup ?? [],
       testTimeout: project.testTimeoutMs,
       // The condition decides; a second, vitest's own, is what a busy machine takes to start a process.
       expect: { poll: { timeout: 60_000 } },

@@ -6,6 +6,8 @@ interface Project {
   testTimeoutMs: number;
   /** Servers that the project's files share. */
   services?: string[];
+  /** Loaded before each of its files. */
+  setup?: string[];
   quick?: boolean;
   /** Only where it is named, `npm test NAME`: takes many minutes of a machine that does nothing else. */
   onDemand?: boolean;
@@ -22,7 +24,12 @@ const temporal = 'test/services/with-temporal.ts';
 const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
 
 export const projects: Record<string, Project> = {
-  unit: { include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'], testTimeoutMs: 90_000, quick: true },
+  unit: {
+    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'],
+    testTimeoutMs: 90_000,
+    setup: ['test/seed.ts'],
+    quick: true,
+  },
   contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 90_000, quick: true },
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
