@@ -45,6 +45,12 @@ describe("libvirt's description of a domain", () => {
     expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm" .*<cpu mode="host-model"\/>/);
   });
 
+  it('has libvirt ask little of an emulated processor, and all of a real one', () => {
+    const without = '<qemu:capabilities><qemu:del capability="cpu-unavailable-features"/></qemu:capabilities>';
+    expect(domainXml(config)).toContain(without);
+    expect(domainXml({ ...config, accelerator: 'kvm' })).not.toContain(without);
+  });
+
   it('has the memory under one name, whatever it is made of', () => {
     const memoryOf = (memory: DomainConfig['memory']): Record<string, unknown> => {
       const [, json] = /<qemu:arg value="-object"\/><qemu:arg value="([^"]*)"\/>/.exec(domainXml({ ...config, memory })) ?? [];
