@@ -37,10 +37,14 @@ interface Move {
 /**
  * `migrate.total.<MiB>`, `migrate.downtime.<MiB>`, `migrate.imageBytes`: a VM that moves between two hosts and back,
  * against bare `virsh migrate` of a VM made of the same description, in turn. The total is from the request to the
- * answer that it is over; the downtime is the longest gap in a 10 ms ping from the third host.
+ * answer that it is over; the downtime is the longest gap in a 10 ms ping from the third host. `--modes` picks some of
+ * 128, 256, 512 and dirty256.
  */
-export async function benchMigrate({ runs }: BenchOptions): Promise<void> {
+export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 7, 3);
+  const unknown = (modes ?? []).filter((name) => kinds.every((kind) => kind.name !== name));
+  if (unknown.length > 0) throw new Error(`--modes: there is no ${unknown.join(', ')}`);
+  const wanted = kinds.filter(({ name }) => modes?.includes(name) ?? true);
   // Room for two VMs at each host beside one that is made a template of meanwhile.
   const test = await openSite(3, { BERTH_VCPU_RATIO: '8' });
   try {
@@ -56,7 +60,7 @@ export async function benchMigrate({ runs }: BenchOptions): Promise<void> {
     await test.client.until(holder.id, ['running']);
     const imageBytes: number[] = [];
     let probe: Probe | null = null;
-    for (const kind of kinds) {
+    for (const kind of wanted) {
       const { id } = await test.client.submit({
         image: 'debian-12',
         command: ['sh', '-c', kind.command],
