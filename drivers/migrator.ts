@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MigrationJob } from '../model/migration.ts';
 import type { VmLoad } from '../model/vm.ts';
+import { systemClock } from './clock.ts';
 import { domainXml } from './domain-xml.ts';
 import { isErrno } from './files.ts';
 import { domainStatus, quick, refusal } from './libvirt.ts';
-import type { Migrator, PeerHypervisor } from './ports.ts';
+import type { Migrator, PeerHypervisor, WatchedProcess } from './ports.ts';
 import { openVirsh, type Virsh } from './virsh.ts';
 
 const askDeadlineMs = 10_000;
@@ -138,29 +139,42 @@ export function parseJob(output: string): MigrationJob {
   };
 }
 
-/** What /proc says of a process: its state, and when it started, so that its number given to another isn't taken for it. */
-function lookAt(pid: number): { state: string; since: string } | null {
+/** What /proc says of a thread, or of a process by its first one (proc_pid_stat(5)). */
+interface Thread {
+  /** On its way out of the kernel: it never executes anything of its program again. */
+  exiting: boolean;
+  /** When it started, so that its number given to another isn't taken for it. */
+  since: string;
+}
+
+/** PF_EXITING of the kernel's include/linux/sched.h: set for good before a thread gives its memory back, which takes a while. */
+const exitingFlag = 0x4;
+
+function lookAt(path: string): Thread | null {
   try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    const text = readFileSync(`${path}/stat`, 'utf8');
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { state: fields[0] ?? '', since: fields[19] ?? '' };
+    return { exiting: 'ZX'.includes(fields[0] ?? '') || (Number(fields[6]) & exitingFlag) !== 0, since: fields[19] ?? '' };
   } catch (error) {
     if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
     throw error;
   }
 }
 
-function threadsOf(pid: number): number {
+function threadsOf(pid: number): string[] {
   try {
-    return readdirSync(`/proc/${pid}/task`).length;
+    return readdirSync(`/proc/${pid}/task`).map((thread) => `/proc/${pid}/task/${thread}`);
   } catch (error) {
-    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return 0;
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return [];
     throw error;
   }
 }
 
-/** QEMU's own process, by the file that libvirt keeps of it. A zombie without other threads runs nothing any more. */
-async function watchProcess(name: string): Promise<{ ended(): boolean } | null> {
+/** The guest of a process that has handed over stands still until its end is seen. A look takes some 20 µs. */
+const endEveryMs = 2;
+
+/** QEMU's own process, by the file that libvirt keeps of it. */
+async function watchProcess(name: string): Promise<WatchedProcess | null> {
   let pid: number;
   try {
     pid = Number((await readFile(`/run/libvirt/qemu/${name}.pid`, 'utf8')).trim());
@@ -168,13 +182,22 @@ async function watchProcess(name: string): Promise<{ ended(): boolean } | null> 
     if (isErrno(error, 'ENOENT')) return null;
     throw error;
   }
-  const first = Number.isSafeInteger(pid) && pid > 0 ? lookAt(pid) : null;
+  return Number.isSafeInteger(pid) && pid > 0 ? watchPid(pid) : null;
+}
+
+/** null where there is no such process. One whose every thread is on its way out runs nothing any more. */
+export function watchPid(pid: number): WatchedProcess | null {
+  const first = lookAt(`/proc/${pid}`);
   if (first === null) return null;
+  const ended = (): boolean => {
+    const now = lookAt(`/proc/${pid}`);
+    if (now === null || now.since !== first.since) return true;
+    return now.exiting && threadsOf(pid).every((thread) => lookAt(thread)?.exiting !== false);
+  };
   return {
-    ended() {
-      const now = lookAt(pid);
-      if (now === null || now.since !== first.since) return true;
-      return 'ZX'.includes(now.state) && threadsOf(pid) <= 1;
+    ended,
+    async end(signal) {
+      while (!ended()) await systemClock.sleep(endEveryMs, signal);
     },
   };
 }
@@ -182,6 +205,7 @@ async function watchProcess(name: string): Promise<{ ended(): boolean } | null> 
 function openPeer(address: string): PeerHypervisor {
   const virsh = openVirsh(`qemu+tcp://${address}/system`, 1);
   return {
+    connect: () => virsh.open(),
     status: (name) => domainStatus(virsh, name, peerDeadlineMs),
     async resume(name) {
       const answer = await quick(virsh, ['resume', name], peerDeadlineMs);

@@ -369,12 +369,21 @@ export interface Migrator {
   /** What a domain does with its memory, looked at for a second; null where there is no domain that runs. */
   load(name: string): Promise<VmLoad | null>;
   /** Watches the process of a domain of this host; null where there is none. */
-  watch(name: string): Promise<{ ended(): boolean } | null>;
+  watch(name: string): Promise<WatchedProcess | null>;
   /** The other host, asked from here, for the moment of the switch. */
   peer(address: string): PeerHypervisor;
 }
 
+/** The process that a domain is. Once it has ended, the domain executes nothing, whatever the hypervisor still says of it. */
+export interface WatchedProcess {
+  ended(): boolean;
+  /** Resolves as soon as it has ended; rejects with the signal's reason when that aborts first. */
+  end(signal: AbortSignal): Promise<void>;
+}
+
 export interface PeerHypervisor {
+  /** Begins to connect, for whoever will be in a hurry; how that goes is seen by the first question. */
+  connect(): void;
   status(name: string): Promise<DomainStatus | null>;
   resume(name: string): Promise<void>;
   close(): void;

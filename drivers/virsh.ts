@@ -16,6 +16,8 @@ export class VirshSilent extends Error {
 export interface Virsh {
   /** Runs one command; waits for its answer to `deadlineMs`. Throws VirshSilent. */
   call(command: readonly [string, ...string[]], deadlineMs: number): Promise<VirshAnswer>;
+  /** Starts a process before it is needed, where none is kept yet. */
+  open(): void;
   close(): void;
 }
 
@@ -61,6 +63,11 @@ export function openVirsh(uri: string, processes: number): Virsh {
       } finally {
         put(session);
       }
+    },
+    open() {
+      if (alive > 0 || closed) return;
+      alive += 1;
+      give(startSession(uri));
     },
     close() {
       closed = true;

@@ -227,16 +227,14 @@ export const convergencePolicy: ConvergencePolicy = {
   deadlineMs: 120_000,
 };
 
-const emulatedDowntimeMs = 100;
-
 /**
- * An emulated guest is allowed a longer downtime at first. On a busy machine QEMU's emulation loses sight, now and then, of a
- * page that is written just while it looks for written ones, and the guest goes on with an older one (seen: a kernel's
+ * An emulated guest is allowed QEMU's own default from the start. On a busy machine QEMU's emulation loses sight, now and then,
+ * of a page that is written just while it looks for written ones, and the guest goes on with an older one (seen: a kernel's
  * panic behind a migration). Fewer rounds are fewer such looks; a guest under KVM has its pages watched by the processor.
  */
 export function policyFor(accelerator: 'kvm' | 'qemu'): ConvergencePolicy {
   if (accelerator === 'kvm') return convergencePolicy;
-  return { ...convergencePolicy, firstDowntimeMs: emulatedDowntimeMs };
+  return { ...convergencePolicy, firstDowntimeMs: convergencePolicy.usualDowntimeMs };
 }
 
 export type Convergence = { kind: 'goOn'; downtimeMs: number } | { kind: 'giveUp'; why: string };

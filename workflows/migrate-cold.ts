@@ -3,7 +3,17 @@ import type { Carried, CarriedFile, MigratedOut } from '../activities/host/contr
 import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { type Course, countBytes, during, type Move, prepared, prepareTarget, soon, whyEnded } from './migrate-vm.ts';
+import {
+  type Course,
+  countBytes,
+  during,
+  type Move,
+  nothingMoved,
+  prepared,
+  prepareTarget,
+  soon,
+  whyEnded,
+} from './migrate-vm.ts';
 import { onHost } from './on-host.ts';
 import type { Settled } from './settle-migration.ts';
 import { tellReconciliation } from './tell.ts';
@@ -23,7 +33,7 @@ import { tellReconciliation } from './tell.ts';
 export async function moveCold(move: Move, root: CancellationScope): Promise<Course> {
   const { source, target, place } = move;
   const { asleep } = place;
-  const moved: MigratedOut = { downtimeMs: null, bytes: 0 };
+  const moved: MigratedOut = { ...nothingMoved };
   const ready = await prepared(move, root, () => prepare(move));
   if ('cause' in ready) return ready;
   const { carried, chunks } = ready;

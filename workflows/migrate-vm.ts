@@ -130,6 +130,8 @@ async function turn(
   }
 }
 
+export const nothingMoved: MigratedOut = { downtimeMs: null, bytes: 0, seen: null };
+
 export interface Course {
   moved: MigratedOut;
   cause: TaskError | null;
@@ -146,7 +148,7 @@ export async function prepared<T>(move: Move, root: CancellationScope, act: () =
     // It is asked for room before anything else, and to undo nothing it would have to write. Should an attempt before this
     // one have found room, its host sees to what that left.
     if (isFull) await tellReconciliation(move.place.to.id);
-    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error), untouched: isFull || neverStarted(error) };
+    return { moved: nothingMoved, cause: whyEnded(root, error), untouched: isFull || neverStarted(error) };
   }
 }
 
@@ -158,7 +160,7 @@ async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
     splitSwitch(move, moved);
     return { moved, cause: null };
   } catch (error) {
-    return { moved: { downtimeMs: null, bytes: 0 }, cause: whyEnded(root, error) };
+    return { moved: nothingMoved, cause: whyEnded(root, error) };
   }
 }
 
@@ -190,10 +192,11 @@ async function run(
   }
   return CancellationScope.nonCancellable(async () => {
     const { moved, cause, untouched = false } = course;
-    const settle = () => (isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move)));
+    const settle = () =>
+      isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move), moved.seen);
     const outcome = untouched ? 'stayed' : await during(move, 'verify', settle);
     const committed = outcome === 'committed';
-    const result = () => ({ ...moved, phases: phasesNow(move) });
+    const result = () => ({ downtimeMs: moved.downtimeMs, bytes: moved.bytes, phases: phasesNow(move) });
     if (committed) {
       const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);

@@ -1,5 +1,5 @@
 import { sleep } from '@temporalio/workflow';
-import type { SeenMoving } from '../activities/host/contract.ts';
+import type { MigratedOut, SeenMoving } from '../activities/host/contract.ts';
 import type { HostId } from '../model/ids.ts';
 import { decideMigration, type MigrationAction, sourceView, targetView } from '../model/migration.ts';
 import { taskErrorOf } from './failure.ts';
@@ -13,12 +13,22 @@ export type Settled = 'committed' | 'stayed' | 'lost';
  * Asks both hosts what they have until the table says where the VM is, and does on the way what the table is certain
  * of. For ever, if need be: what isn't known is touched by nobody, and after a while an operator hears of it.
  * @param end ends what may have been begun at the source; what is seen counts only once it has succeeded. null: it ended.
+ * @param seenOnTheWay what the source's host saw of both already, as the first look; null: both are to be asked
  */
-export async function settleMigration(move: Move, end: (() => Promise<boolean>) | null): Promise<Settled> {
+export async function settleMigration(
+  move: Move,
+  end: (() => Promise<boolean>) | null,
+  seenOnTheWay: MigratedOut['seen'] = null,
+): Promise<Settled> {
   const { first, longest } = waits(move.pace).unclearPause;
   const unclearFrom = Date.now();
   let told = false;
   let over = end === null;
+  if (over && seenOnTheWay !== null) {
+    const from = { domain: seenOnTheWay.from, job: null };
+    const { action } = judge(move, from, { domain: seenOnTheWay.to, job: null });
+    if (action === 'committed') return action;
+  }
   for (let pause = first; ; ) {
     if (end !== null && !over) over = await end();
     const { action, seen }: Look = over ? await look(move) : { action: 'observe', seen: `${move.place.from.id}: unknown` };
@@ -39,7 +49,8 @@ interface Look {
 }
 
 /** Both at once, each with a limit: a host that doesn't answer is `unknown`, whatever the other says. */
-async function look({ place, vmId, pace, progress }: Move): Promise<Look> {
+async function look(move: Move): Promise<Look> {
+  const { place, vmId, pace, progress } = move;
   const ask = async (host: HostId): Promise<SeenMoving | 'unknown'> => {
     try {
       return await onHost(host, pace, 'throw').observeMoving(vmId);
@@ -49,6 +60,11 @@ async function look({ place, vmId, pace, progress }: Move): Promise<Look> {
     }
   };
   const [from, to] = await Promise.all([ask(place.from.id), ask(place.to.id)]);
+  return judge(move, from, to);
+}
+
+/** What the table says to what was seen. */
+function judge({ place, progress }: Move, from: SeenMoving | 'unknown', to: SeenMoving | 'unknown'): Look {
   const source = sourceView(from === 'unknown' ? from : from.domain);
   const target = targetView(to === 'unknown' ? to : to.domain);
   const job = from === 'unknown' ? 'unknown' : from.job?.active === true ? 'active' : 'none';

@@ -1,4 +1,12 @@
-import type { DomainConfig, DomainStatus, HostPorts, Migrator, VmRecord } from '../../drivers/ports.ts';
+import type {
+  DomainConfig,
+  DomainStatus,
+  HostPorts,
+  Migrator,
+  PeerHypervisor,
+  VmRecord,
+  WatchedProcess,
+} from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { type ConvergencePolicy, converge, type MigrationJob } from '../../model/migration.ts';
@@ -38,12 +46,17 @@ export interface MigratedOut {
   /** From the guest's pause here to its resumption there; null when it wasn't resumed from here. */
   downtimeMs: number | null;
   bytes: number;
+  /**
+   * What was seen of both copies after the hand-over, once the process of the one here had been seen to end; null where
+   * both hosts are still to be asked.
+   */
+  seen: { from: DomainStatus | null; to: DomainStatus | null } | null;
 }
 
 const watchEveryMs = 20;
-/** Once the guest is paused, every millisecond is its downtime. */
-const switchEveryMs = 2;
 const sampleEveryMs = 250;
+/** Between two looks at a target that isn't complete yet: every millisecond is the guest's downtime. */
+const switchEveryMs = 2;
 /** After the end of the source, how long its host may still resume the target; later the saga does it. */
 const handOverMs = 4000;
 
@@ -90,8 +103,8 @@ export async function prepareIncoming(ports: HostPorts, order: PrepareIncoming, 
 }
 
 /**
- * Moves the memory, hands over and resumes the target. Also takes up a migration that an earlier attempt began. However
- * it ends, where the VM is has to be asked of both hosts: this one's word is no evidence.
+ * Moves the memory, hands over and resumes the target. Also takes up a migration that an earlier attempt began. Where it
+ * has not seen both ends of the hand-over itself, both hosts have to be asked where the VM is.
  */
 export async function migrateOut(ports: HostPorts, order: MigrateOut, ended: Ended, signal: AbortSignal): Promise<MigratedOut> {
   const { store, hypervisor, migrator } = ports;
@@ -99,17 +112,16 @@ export async function migrateOut(ports: HostPorts, order: MigrateOut, ended: End
   const record = await recordAtSource(store, order.vmId, order.generation);
   if (record.departing !== order.targetGeneration) await store.write({ ...record, departing: order.targetGeneration });
   const process = await migrator.watch(name);
-  if (process === null || (await hypervisor.status(name)) === null) return { downtimeMs: null, bytes: 0 };
+  if (process === null || (await hypervisor.status(name)) === null) return { downtimeMs: null, bytes: 0, seen: null };
   const peer = migrator.peer(order.to);
   try {
-    // Connected before it matters.
-    await peer.status(name);
+    peer.connect();
     const client = await begin(migrator, name, order, ended);
     const course = await follow(ports, order, process, client, signal);
-    const resumedMs = process.ended() ? await resumeThere(ports, peer, name) : null;
+    const { resumedMs, there } = process.ended() ? await resumeThere(ports, peer, name) : notResumed;
     if (client.refusal !== null && resumedMs === null) throw client.refusal;
     const downtimeMs = resumedMs === null || course.pausedMs === null ? null : Math.round(resumedMs - course.pausedMs);
-    return { downtimeMs, bytes: course.bytes };
+    return { downtimeMs, bytes: course.bytes, seen: there === null ? null : { from: null, to: there } };
   } finally {
     peer.close();
   }
@@ -151,63 +163,84 @@ interface Course {
   bytes: number;
 }
 
-/** Until the source's process has ended, or no job is at work any more. Steers the pre-copy, and gives it up in time. */
+/** Until the source's process has ended, or no job is at work any more. */
 async function follow(
-  { hypervisor, migrator, clock }: HostPorts,
+  ports: HostPorts,
   order: MigrateOut,
-  process: { ended(): boolean },
+  process: WatchedProcess,
   client: Client,
   signal: AbortSignal,
 ): Promise<Course> {
-  const name = domainName(order.vmId);
-  const startedMs = clock.nowMs();
   const course: Course = { pausedMs: null, bytes: 0 };
-  let allowedMs = order.policy.firstDowntimeMs;
-  for (let sampleAtMs = startedMs; !process.ended(); ) {
-    signal.throwIfAborted();
-    if (course.pausedMs === null) {
-      const status = await hypervisor.status(name);
-      if (status?.state === 'paused') course.pausedMs = clock.nowMs();
-    }
-    if (clock.nowMs() >= sampleAtMs || client.ended) {
-      sampleAtMs = clock.nowMs() + sampleEveryMs;
-      const job = await migrator.job(name);
-      if (job !== null) course.bytes = Math.max(course.bytes, job.processedBytes);
-      if (job?.active !== true && client.ended) return course;
-      if (job?.active === true && course.pausedMs === null) {
-        const step = converge(order.policy, clock.nowMs() - startedMs, job);
-        if (step.kind === 'giveUp') {
-          await migrator.abort(name);
-          throw new BerthError('not-converging', `moving ${name}: ${step.why}`);
-        }
-        // It may have come to its end since the look: then that is refused, and no longer needed.
-        if (step.downtimeMs > allowedMs) await unlessSilent(() => migrator.allowDowntime(name, step.downtimeMs));
-        allowedMs = step.downtimeMs;
-      }
-    }
-    await clock.sleep(course.pausedMs === null ? watchEveryMs : switchEveryMs, signal);
+  const over = new AbortController();
+  const either = AbortSignal.any([signal, over.signal]);
+  // Side by side: libvirt holds its answers back while it ends the source's process, and the guest stands still until
+  // that end is seen.
+  const watches = [process.end(either), steer(ports, order, client, course, either)];
+  try {
+    await Promise.race(watches);
+  } finally {
+    over.abort();
+    // What the other one meets on its way out is of no interest any more.
+    void Promise.allSettled(watches);
   }
   return course;
 }
 
+/** Steers the pre-copy, and gives it up in time. Ends when no job is at work any more. */
+async function steer(
+  { hypervisor, migrator, clock }: HostPorts,
+  order: MigrateOut,
+  client: Client,
+  course: Course,
+  signal: AbortSignal,
+): Promise<void> {
+  const name = domainName(order.vmId);
+  const startedMs = clock.nowMs();
+  let allowedMs = order.policy.firstDowntimeMs;
+  for (let sampleAtMs = startedMs; ; await clock.sleep(watchEveryMs, signal)) {
+    if (course.pausedMs === null && (await hypervisor.status(name))?.state === 'paused') course.pausedMs = clock.nowMs();
+    if (clock.nowMs() < sampleAtMs && !client.ended) continue;
+    sampleAtMs = clock.nowMs() + sampleEveryMs;
+    const job = await migrator.job(name);
+    if (job !== null) course.bytes = Math.max(course.bytes, job.processedBytes);
+    if (job?.active !== true && client.ended) return;
+    if (job?.active !== true || course.pausedMs !== null) continue;
+    const step = converge(order.policy, clock.nowMs() - startedMs, job);
+    if (step.kind === 'giveUp') {
+      await migrator.abort(name);
+      throw new BerthError('not-converging', `moving ${name}: ${step.why}`);
+    }
+    // It may have come to its end since the look: then that is refused, and no longer needed.
+    if (step.downtimeMs > allowedMs) await unlessSilent(() => migrator.allowDowntime(name, step.downtimeMs));
+    allowedMs = step.downtimeMs;
+  }
+}
+
+/** When the target was resumed from here, and what its hypervisor said of it afterwards. */
+interface Resumed {
+  resumedMs: number | null;
+  there: DomainStatus | null;
+}
+
+const notResumed: Resumed = { resumedMs: null, there: null };
+
 /**
  * The source's process has ended: the copy at the target is the only one. It is resumed when it is complete, which is
- * when the hypervisor left it paused as it was asked to. null: not from here, the saga sees to it.
+ * when the hypervisor left it paused as it was asked to. Where it is silent, or refuses, the saga sees to it.
  */
-async function resumeThere(
-  { clock }: HostPorts,
-  peer: { status(name: string): Promise<DomainStatus | null>; resume(name: string): Promise<void> },
-  name: string,
-): Promise<number | null> {
-  for (const untilMs = clock.nowMs() + handOverMs; clock.nowMs() < untilMs; await clock.sleep(switchEveryMs)) {
+async function resumeThere({ clock }: HostPorts, peer: PeerHypervisor, name: string): Promise<Resumed> {
+  let resumedMs: number | null = null;
+  for (const untilMs = clock.nowMs() + handOverMs; clock.nowMs() < untilMs; ) {
     const found = await unlessSilent(() => peer.status(name));
-    if (found === null) return null;
-    if (found.state === 'running') return null;
-    if (found.state !== 'paused' || found.reason !== 'user') continue;
-    const resumed = await unlessSilent(() => peer.resume(name).then(() => true));
-    return resumed === null ? null : clock.nowMs();
+    if (found === null) break;
+    if (found.state === 'running') return { resumedMs, there: found };
+    if (found.state === 'paused' && found.reason === 'user' && resumedMs === null) {
+      if ((await unlessSilent(() => peer.resume(name).then(() => true))) === null) break;
+      resumedMs = clock.nowMs();
+    } else await clock.sleep(switchEveryMs);
   }
-  return null;
+  return { resumedMs, there: null };
 }
 
 /** null: refused or not answered at the moment, which is looked at again, here or by the other host's own worker. */

@@ -58,6 +58,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     images: new Map(),
     peersOffered: new Map(),
     cacheFull: { now: false },
+    peersSilent: { now: false },
     room: { freeMiB: 65_536 },
     templates: new Map(),
     templateTrouble: { kind: 'none' },

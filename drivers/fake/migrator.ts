@@ -91,15 +91,23 @@ export function createFakeMigrator(state: FakeState): Migrator {
     },
     async watch(name) {
       const domain = state.domains.get(name);
-      return domain === undefined ? null : { ended: () => state.domains.get(name) !== domain };
+      if (domain === undefined) return null;
+      const ended = () => state.domains.get(name) !== domain;
+      return {
+        ended,
+        async end(signal) {
+          while (!ended()) await clock.sleep(stepMs, signal);
+        },
+      };
     },
     peer(address) {
       const peer = () => {
         const host = state.mesh.get(address);
-        if (host === undefined) throw new BerthError('host-busy', `asking ${address}: no route`);
+        if (host === undefined || state.peersSilent.now) throw new BerthError('host-busy', `asking ${address}: no route`);
         return host;
       };
       return {
+        connect: () => undefined,
         status: async (name) => structuredClone(peer().domains.get(name)?.status ?? null),
         async resume(name) {
           if (state.domains.has(name)) throw bug(`${name} resumed at ${address} while ${state.id} has it`);

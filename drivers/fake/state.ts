@@ -122,6 +122,8 @@ export interface FakeState {
   kept: Set<string>;
   /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
   mesh: Map<string, FakeState>;
+  /** It moves memory to its peers, and is never answered by one that it asks at the switch. */
+  peersSilent: { now: boolean };
   /** What must never happen to a VM that moves, and did. */
   violations: string[];
 }

@@ -135,13 +135,7 @@ const forward = [
   call('prepareIncoming'),
   call('migrateOut'),
 ];
-const backward = [
-  call('observeMoving', 1),
-  call('observeMoving', 2),
-  call('resumeHere'),
-  call('commitMigration'),
-  call('leaveHost'),
-];
+const backward = [call('commitMigration'), call('leaveHost'), call('resumeHere')];
 
 test('the matrix covers every call of a migration', async () => {
   const move = await moving();
@@ -163,6 +157,45 @@ describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => 
     await expectOneCopy(move, state);
     await finish(move);
   });
+});
+
+describe('whose hosts lose each other at the switch', () => {
+  /** The source has ended, the target is paused: both have to be asked, and the saga resumes it. */
+  async function parted(): Promise<Moving> {
+    const move = await moving();
+    // Of every host: a VM that is moved again has another source.
+    for (const host of site.hosts) host.peersSilent.now = true;
+    return move;
+  }
+
+  const asked = [call('observeMoving', 1), call('observeMoving', 2), call('resumeHere'), call('observeMoving', 3)];
+  afterAll(() => {
+    for (const host of site.hosts) host.peersSilent.now = false;
+  });
+
+  test('it runs at the target after both were asked, twice', async () => {
+    const move = await parted();
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    const calls = site.faults.callsOf(move.workflow).filter(({ name }) => name === 'observeMoving' || name === 'resumeHere');
+    expect(calls.map(({ name }) => name).sort()).toEqual([...Array(4).fill('observeMoving'), 'resumeHere', 'resumeHere']);
+    await expectOneCopy(move, 'succeeded');
+    await finish(move);
+  });
+
+  test.concurrent.each(Object.keys(faults).flatMap((fault) => asked.map((at) => ({ fault: fault as Fault, ...at }))))(
+    'it runs once, at the target or where it was: $name $nth $fault',
+    async ({ fault, ...at }) => {
+      const move = await parted();
+      site.faults.plan(move.workflow, at, fault);
+      await begin(move);
+      const state = await ended(move.workflow);
+      expect(site.faults.fired(move.workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(move.workflow);
+      await expectOneCopy(move, state);
+      await finish(move);
+    },
+  );
 });
 
 test('a task that is cancelled while its VM moves ends as if it had stayed', async () => {

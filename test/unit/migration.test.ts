@@ -160,7 +160,7 @@ describe('convergence', () => {
   it('says why it gives up', () => {
     expect(converge(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
     expect(converge(policyFor('kvm'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
-    expect(converge(policyFor('qemu'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 100 });
+    expect(converge(policyFor('qemu'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
     expect(converge(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(converge(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',

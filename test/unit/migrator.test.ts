@@ -1,5 +1,8 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { parseDirtyRate, parseJob, parseResident } from '../../drivers/migrator.ts';
+import { parseDirtyRate, parseJob, parseResident, watchPid } from '../../drivers/migrator.ts';
 
 describe('what virsh says of a migration job', () => {
   it('is read in bytes and milliseconds while it works', () => {
@@ -55,5 +58,33 @@ describe('what virsh says of a guest’s memory', () => {
     expect(parseResident('actual 196608\n')).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n  dirtyrate.calc_status=1\n")).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n")).toBeNull();
+  });
+});
+
+describe('the process of a domain', () => {
+  const never = new AbortController().signal;
+
+  it('has ended as soon as it executes nothing any more, though nobody has asked for its exit code yet', async () => {
+    // What the shell turns into never asks for its child's: that one is a zombie from its end on.
+    const parent = spawn('sh', ['-c', 'sleep 600 & echo $!; exec sleep 600'], { stdio: ['ignore', 'pipe', 'ignore'] });
+    try {
+      const [text] = (await once(parent.stdout, 'data')) as [Buffer];
+      const pid = Number(text.toString());
+      const watched = watchPid(pid)!;
+      expect(watched.ended()).toBe(false);
+      process.kill(pid, 'SIGKILL');
+      await watched.end(never);
+      expect(watched.ended()).toBe(true);
+      expect(existsSync(`/proc/${pid}`)).toBe(true);
+    } finally {
+      parent.kill('SIGKILL');
+    }
+  });
+
+  it('is waited for no longer than somebody wants to know', async () => {
+    const watched = watchPid(process.pid)!;
+    await expect(watched.end(AbortSignal.timeout(20))).rejects.toThrow('timeout');
+    expect(watched.ended()).toBe(false);
+    expect(watchPid(2 ** 30)).toBeNull();
   });
 });
