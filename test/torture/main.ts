@@ -16,6 +16,7 @@ export interface TortureOptions {
 
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
   drain: async () => (await import('./drain.ts')).tortureDrains,
+  emulation: async () => (await import('./emulation.ts')).tortureEmulation,
   migrate: async () => (await import('./migrate.ts')).tortureMigrations,
 };
 
