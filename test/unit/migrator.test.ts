@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parseDirtyRate, parseJob, parseResident, watchPid } from '../../drivers/migrator.ts';
 
@@ -70,6 +70,7 @@ describe('the process of a domain', () => {
     try {
       const [text] = (await once(parent.stdout, 'data')) as [Buffer];
       const pid = Number(text.toString());
+      await expect.poll(() => readFileSync(`/proc/${parent.pid}/comm`, 'utf8')).toBe('sleep\n');
       const watched = watchPid(pid)!;
       expect(watched.ended()).toBe(false);
       process.kill(pid, 'SIGKILL');
