@@ -6,6 +6,7 @@ import { openDiskTool } from '../drivers/disks.ts';
 import { domainXml } from '../drivers/domain-xml.ts';
 import { identityRecords } from '../drivers/guest.ts';
 import { openGuestAgent } from '../drivers/guest-agent.ts';
+import { introduce } from '../drivers/identity-port.ts';
 import type { DomainConfig, GuestIdentity } from '../drivers/ports.ts';
 import { parseSaveHeader, writeSaveHeader } from '../drivers/save-file.ts';
 import { openVirsh } from '../drivers/virsh.ts';
@@ -14,7 +15,7 @@ import { openVirsh } from '../drivers/virsh.ts';
  * The bare commands of one VM's creation, with no orchestration: the baseline of `create`. Runs inside a host for as long
  * as its input is open: each line, `warm` or `cold`, is answered with `{"total": ms, "steps": {…}}`.
  *
- *   warm: overlay, rewritten state over the RAM file, restore through a kept virsh, identity in one agent call
+ *   warm: overlay, rewritten state over the RAM file, restore through a kept virsh, identity to the process that waits for it
  *   cold: overlay, create, the agent's first answer, identity
  */
 const root = '/var/lib/berth';
@@ -61,6 +62,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     drive: null,
     nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
     consoleLog: join(work, 'console.log'),
+    identitySocket: join(work, 'identity'),
     onReboot: 'destroy',
   };
 }
@@ -94,8 +96,6 @@ async function create(kind: string): Promise<{ total: number; steps: Record<stri
     await virshDo('restore', join(work, 'state'));
     lap('restore');
   }
-  while (!(await agent.ping(name))) await new Promise((resolve) => setTimeout(resolve, 10));
-  lap('agent');
   const [own, bits] = address.split('/');
   const identity: GuestIdentity = {
     birth: kind === 'cold' ? 'cold' : 'warm',
@@ -108,14 +108,16 @@ async function create(kind: string): Promise<{ total: number; steps: Record<stri
     neighbours: [],
     timeMs: Date.now(),
   };
-  const records = identityRecords(identity, [])
-    .toString()
-    .replace(/^mount .*\n/m, '');
-  const { exitCode, stderr } = await agent.exec(name, ['/usr/local/sbin/berth-identity'], {
-    deadlineMs: 60_000,
-    input: Buffer.from(records),
-  });
-  if (exitCode !== 0) throw new Error(`berth-identity: exit ${exitCode}: ${stderr}`);
+  const records = identityRecords(identity, []);
+  if (kind === 'cold') {
+    while (!(await agent.ping(name))) await new Promise((resolve) => setTimeout(resolve, 10));
+    lap('agent');
+    const { exitCode, stderr } = await agent.exec(name, ['/usr/local/sbin/berth-identity'], {
+      deadlineMs: 60_000,
+      input: records,
+    });
+    if (exitCode !== 0) throw new Error(`berth-identity: exit ${exitCode}: ${stderr}`);
+  } else await introduce(config.identitySocket, records, Buffer.alloc(0), 60_000);
   lap('identity');
   const total = last - began;
   await virshDo('destroy', name);

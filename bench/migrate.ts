@@ -230,6 +230,7 @@ function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null)
     drive: null,
     nic: { mac: '52:54:00:fe:00:01', tap: `t${name}`, bridge: text(bridgePattern), mtu: 1450 },
     consoleLog: `${folder}/console.log`,
+    identitySocket: `${folder}/identity`,
     onReboot: 'destroy',
   };
 }

@@ -1,3 +1,4 @@
+import { identityPortName } from './identity-port.ts';
 import type { DiskSource, DomainConfig, DomainDisk, GuestMemory } from './ports.ts';
 
 /** Text for XML content and for attributes in either quotes. What XML 1.0 has no way to write is refused. */
@@ -101,6 +102,12 @@ function devices(config: DomainConfig): string[] {
     ),
     element('serial', { type: 'file' }, element('source', { path: config.consoleLog }), element('target', { port: 0 })),
     element('channel', { type: 'unix' }, element('target', { type: 'virtio', name: 'org.qemu.guest_agent.0' })),
+    element(
+      'channel',
+      { type: 'unix' },
+      element('source', { mode: 'bind', path: config.identitySocket }),
+      element('target', { type: 'virtio', name: identityPortName }),
+    ),
     element('controller', { type: 'usb', model: 'none' }),
     element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
     element('memballoon', { model: 'virtio' }),

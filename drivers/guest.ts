@@ -7,6 +7,7 @@ import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
 import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
 import { setupScript } from './guest-setup.ts';
 import { newHostKey } from './host-key.ts';
+import { introduce } from './identity-port.ts';
 import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
 import { writeDisc } from './seed-disc.ts';
 
@@ -15,6 +16,8 @@ const nic = 'eth0';
 const identityProgram = '/usr/local/sbin/berth-identity';
 const program = jobProgram();
 const execDeadlineMs = 60_000;
+/** 0.1 s; where twelve start at once, some seconds. Past this a boot is the better way. */
+const introductionDeadlineMs = 20_000;
 /** A boot's last units take seconds after the agent answers, under emulation on a busy machine a minute. */
 const calmDeadlineMs = 180_000;
 /** Its modules are Python, which takes a minute under emulation; where the agent had to be installed, some more. */
@@ -25,8 +28,11 @@ const setUpDeadlineMs = 8 * 60_000;
 const drainMs = 2000;
 const drainPollMs = 10;
 
-/** What Berth does inside a guest, in as few calls as it takes: under emulation each program started costs 0.1 s and more. */
-export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
+/**
+ * What Berth does inside a guest, in as few calls as it takes: under emulation each program started costs 0.1 s and more.
+ * @param identitySocket of a domain, where it came from a template
+ */
+export function openGuest(agent: GuestAgent, nameservers: string[], identitySocket: (domain: string) => string): Guest {
   async function exec(domain: string, argv: string[], input?: Buffer, deadlineMs = execDeadlineMs): Promise<void> {
     const { exitCode, stdout, stderr } = await agent.exec(domain, argv, {
       deadlineMs,
@@ -83,20 +89,18 @@ export function openGuest(agent: GuestAgent, nameservers: string[]): Guest {
     adopt: (domain, identity) =>
       refusedAsHypervisor(async () => {
         const files = identityFiles(identity, nameservers);
+        const records = identityRecords(identity, files);
+        if (identity.birth === 'warm') return adoptWaiting(identitySocket(domain), identity, records);
         await unlessMissing(
-          () => exec(domain, [identityProgram], identityRecords(identity, files)),
-          () => {
-            if (identity.birth === 'warm') throw new Error(`BUG: ${domain} came from a template without ${identityProgram}`);
-            return exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]);
-          },
+          () => exec(domain, [identityProgram], Buffer.concat([records, mountRecord])),
+          () => exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]),
         );
       }),
     setUp: (domain, identity, setup) =>
       refusedAsHypervisor(async () => {
         // At a later boot the clock is the machine's own, and the seed another.
-        const kept = identityRecords(identity, identityFiles(identity, nameservers))
-          .toString()
-          .replace(/^(seed|time) .*\n/gm, '');
+        const records = Buffer.concat([identityRecords(identity, identityFiles(identity, nameservers)), mountRecord]);
+        const kept = records.toString().replace(/^(seed|time) .*\n/gm, '');
         await exec(domain, ['/bin/sh', '-s'], Buffer.from(setupScript(setup, kept)), setUpDeadlineMs);
       }),
     startJob: (domain, job) =>
@@ -195,7 +199,10 @@ interface IdentityFile {
   content: string;
 }
 
-function identityFiles({ hostname, neighbours, birth }: GuestIdentity, nameservers: string[]): IdentityFile[] {
+function identityFiles(
+  { hostname, neighbours, birth }: Pick<GuestIdentity, 'hostname' | 'neighbours' | 'birth'>,
+  nameservers: string[],
+): IdentityFile[] {
   const hosts = ['127.0.0.1 localhost', '::1 localhost', ...neighbours.map(({ name, address }) => `${address} ${name}`)];
   if (!neighbours.some(({ name }) => name === hostname)) hosts.push(`127.0.1.1 ${hostname}`);
   return [
@@ -231,24 +238,43 @@ export function identityRecords(identity: GuestIdentity, files: IdentityFile[]):
     ...files.map(
       ({ path, mode, content }) => `file ${path} ${mode} ${Buffer.byteLength(content)}\n${content.replace(/\n$/, '')}`,
     ),
-    `mount ${dataDevice} ${taskFolder}`,
   ];
   return Buffer.from(lines(records));
 }
 
+const mountRecord = Buffer.from(`mount ${dataDevice} ${taskFolder}\n`);
+
+/** The disk is mounted right after the guest has said who it is: berth-job waits for that, so no command is without it. */
+async function adoptWaiting(socket: string, { hostname, machineId }: GuestIdentity, records: Buffer): Promise<void> {
+  const said = await introduce(socket, records, mountRecord, introductionDeadlineMs);
+  if (said.hostname !== hostname || said.machineId !== machineId)
+    throw new BerthError('hypervisor', `${hostname} (${machineId}) says that it is ${said.hostname} (${said.machineId})`);
+}
+
+/** For a guest that is to be none: the files that an identity fills are there, and empty. */
+const emptyFiles = identityFiles({ birth: 'warm', hostname: 'template', neighbours: [] }, []).map(
+  ({ path, mode }) => `file ${path} ${mode} 0`,
+);
+
 /**
  * Quiet: nothing is being started any more, what a VM needs first is in the page cache, and nothing waits to be written.
- * Our program must be there and know of network cards: without it a guest from a template would be its template.
+ * Our program must be there, know of network cards and be waiting: without it a guest from a template would be its template.
  */
 const calmScript = `
 set -e
 if command -v systemctl >/dev/null; then systemctl is-system-running --wait >/dev/null || :; fi
-read -r mac </sys/class/net/${nic}/address
-echo "mac ${nic} $mac" | ${identityProgram} >/dev/null
 /usr/bin/setsid true || /bin/setsid true
 cat /usr/local/sbin/berth-job >/dev/null 2>&1 || :
 mkdir -p ${taskFolder}
 rm -f /etc/ssh/ssh_host_*
+read -r mac </sys/class/net/${nic}/address
+${identityProgram} wait >/dev/null <<records
+mac ${nic} $mac
+mkdir /etc/ssh 0755
+${emptyFiles.join('\n')}
+records
+# One of before there were templates that wait takes no notice of the word.
+[ -e /run/berth/adopting ]
 sync
 `;
 

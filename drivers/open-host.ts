@@ -74,7 +74,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     migrator: openMigrator(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     carrier: openCarrier(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    guest: openGuest(openGuestAgent(agents), nameservers),
+    guest: openGuest(openGuestAgent(agents), nameservers, (domain) => store.paths(domain).identitySocket),
     probe: openProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,

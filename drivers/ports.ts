@@ -74,6 +74,7 @@ export interface VmPaths {
   overlay: string;
   data: string;
   console: string;
+  identitySocket: string;
   /** Where inputs are collected before they become data.raw. */
   inputs: string;
   /** The memory of a suspended VM, and where it is written before it is whole. */
@@ -312,6 +313,8 @@ export interface DomainConfig {
   /** `bridge` null: a network device that leads nowhere. */
   nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
+  /** QEMU's end of the port at which a guest from a template waits for its identity. */
+  identitySocket: string;
   onReboot: 'restart' | 'destroy';
 }
 

@@ -226,6 +226,7 @@ function anonymous(config: DomainConfig): DomainConfig {
     disks: config.disks.map(({ target, format }) => ({ target, format, source: { kind: 'file', path: '/' }, backing: [] })),
     nic: { mac: '52:54:00:00:00:00', tap: 'tap', bridge: null, mtu: config.nic.mtu },
     consoleLog: '/',
+    identitySocket: '/',
     onReboot: 'destroy',
   };
 }

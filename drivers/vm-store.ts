@@ -60,6 +60,7 @@ export function openVmStore(root: string): VmStore {
       overlay: join(folder, 'disk.qcow2'),
       data: join(folder, 'data.raw'),
       console: join(folder, 'console.log'),
+      identitySocket: join(folder, 'identity'),
       inputs: join(folder, 'inputs'),
       memory: join(folder, 'memory.save'),
       memoryPartial: join(folder, 'memory.save.partial'),

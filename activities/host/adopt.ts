@@ -8,20 +8,15 @@ export const bootDeadlineMs = 180_000;
 const pingEveryMs = 10;
 
 /**
- * Waits for the guest's agent and gives the guest everything that makes it itself, its clock included: after a boot, and
+ * Waits for the guest and gives it everything that makes it itself, its clock included: after a boot, and
  * after every time that it stood still. Repeatable.
  * @param birth how it came to be, where it has no identity of its own yet
  */
-export async function adopt(
-  ports: HostPorts,
-  vm: VmSpec,
-  signal: AbortSignal,
-  birth: Boot['kind'] | null = null,
-  deadlineMs = bootDeadlineMs,
-): Promise<void> {
+export async function adopt(ports: HostPorts, vm: VmSpec, signal: AbortSignal, birth: Boot['kind'] | null = null): Promise<void> {
   const { guest, clock } = ports;
   const name = domainName(vm.id);
-  await awaitAgent(ports, name, deadlineMs, signal);
+  // One from a template has a process for this alone, which waits already, and answers sooner than the agent would.
+  if (birth !== 'warm') await awaitAgent(ports, name, bootDeadlineMs, signal);
   await guest.adopt(name, { ...identityOf(vm, clock.nowMs()), birth });
 }
 

@@ -59,6 +59,7 @@ async function unplugged({ images, probe, store }: HostPorts, vm: VmSpec, disksA
     drive: vm.image.cloudInit ? { disc: null } : null,
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,
+    identitySocket: paths.identitySocket,
     onReboot: vm.onReboot,
   };
 }

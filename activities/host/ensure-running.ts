@@ -61,9 +61,6 @@ async function ready({ store, clock }: HostPorts, record: VmRecord, startedMs: n
 
 type Warm = { kind: 'warm'; running: Running } | { kind: 'cold'; why: Exclude<Boot, { kind: 'warm' }>['why'] };
 
-/** Under emulation the first answer takes 0.1 s, with twelve at once some seconds; past this a boot is the better way. */
-const warmDeadlineMs = 20_000;
-
 /**
  * From a template's memory, where there is one that fits. What doesn't come up is ended, and leaves a fresh overlay for a
  * boot: no attempt of this kind fails the VM.
@@ -84,7 +81,7 @@ async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, sign
     await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.rootMiB);
     await templates.start(config, template);
     const createdMs = clock.nowMs();
-    await adopt(ports, vm, signal, 'warm', warmDeadlineMs);
+    await adopt(ports, vm, signal, 'warm');
     const running = await ready(ports, current, startedMs, createdMs);
     await templates.note(template, 'started');
     return { kind: 'warm', running };

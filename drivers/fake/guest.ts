@@ -3,6 +3,8 @@ import type { Guest, JobEnd } from '../ports.ts';
 import { bootAgain } from './hypervisor.ts';
 import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
+const introductionDeadlineMs = 20_000;
+
 export function createFakeGuest(state: FakeState): Guest {
   const isUp = ({ createdMs }: FakeDomain): boolean => state.clock.nowMs() - createdMs >= state.bootMs;
   const live = (name: string): FakeDomain => {
@@ -12,6 +14,14 @@ export function createFakeGuest(state: FakeState): Guest {
     if (!isUp(domain)) throw new BerthError('host-busy', `the agent of ${name} doesn't answer yet`);
     advance(state, domain);
     return domain;
+  };
+  /** In a guest from a template a process waits for its identity, and ends when it has it. */
+  const awaitWaiting = async (name: string): Promise<void> => {
+    const domain = state.domains.get(name);
+    if (domain === undefined) throw new BerthError('hypervisor', `giving ${name} its identity: there is no such domain`);
+    if (domain.born === 'warm' && domain.identity === null && isUp(domain)) return;
+    await state.clock.sleep(introductionDeadlineMs);
+    throw new BerthError('boot-failed', `giving ${name} its identity: no answer in ${introductionDeadlineMs} ms`);
   };
   return {
     async writeSeed(path, identity) {
@@ -31,6 +41,7 @@ export function createFakeGuest(state: FakeState): Guest {
       live(name).calm = true;
     },
     async adopt(name, identity) {
+      if (identity.birth === 'warm') await awaitWaiting(name);
       const domain = live(name);
       if (domain.born === 'warm' && domain.identity === null && identity.birth !== 'warm')
         throw bug(`${name} would keep what its template has`);

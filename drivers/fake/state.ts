@@ -142,6 +142,7 @@ export function pathsOf(vmId: string): VmPaths {
     overlay: `${folder}/disk.qcow2`,
     data: `${folder}/data.raw`,
     console: `${folder}/console.log`,
+    identitySocket: `${folder}/identity`,
     inputs: `${folder}/inputs`,
     memory: `${folder}/memory.save`,
     memoryPartial: `${folder}/memory.save.partial`,

@@ -19,10 +19,20 @@
  * before the first record is applied; repeating it is harmless. Exit 0 and "ok" when all of it is so; 1 when a record
  * could not be applied (those before it are), 2 when the input is not valid (nothing is applied). Standard error then
  * names the record: "berth-identity: record 3 (addr): …".
+ *
+ *   berth-identity wait      in a machine that becomes a template
+ *
+ * applies its records as above, empties what an identity fills, and leaves a process that waits for the identity at the
+ * virtio port org.berth.identity.0. Whoever is made of the template thus has it running at its first instruction, with
+ * nothing to start and no page to fetch: an emulated machine translates whatever it runs for the first time, and that is
+ * what a start from a template takes. It reads one line with two lengths, and so many bytes of records in two parts;
+ * answers "ok HOSTNAME MACHINEID" after the first part, or what went wrong; applies the second, and ends. From the first
+ * moment to that end there is /run/berth/adopting, which holds what went wrong with the second part.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -30,6 +40,7 @@
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -48,6 +59,9 @@
 enum { input_max = 4 << 20, words_max = 5, seed_max = 512, device_wait_ms = 10000 };
 
 static char input[input_max + 1];
+
+/* Whether this is the process that a template has waiting. */
+static bool waits;
 
 /* The record at hand: its number, its words, and, of `file`, its bytes. */
 struct record {
@@ -122,9 +136,25 @@ static void make_folder(const struct record *r, const char *folder) {
   if (!S_ISDIR(found.st_mode)) stop(1, r, "%s is there, and is not a folder", folder);
 }
 
+/*
+ * What is empty, and has its mode, is filled where it is: in a machine that was prepared for it (see `wait`) nobody has
+ * read it, and a new file takes its file system ten times the work. false: it isn't so.
+ */
+static bool fill_empty(const struct record *r, const char *target, const char *bytes, size_t length, mode_t mode) {
+  struct stat found;
+  if (!waits) return false;
+  int file = open(target, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return false;
+  bool empty = fstat(file, &found) == 0 && found.st_mode == (S_IFREG | mode) && found.st_size == 0;
+  if (empty && write(file, bytes, length) != (ssize_t)length) FAILED(r, target);
+  if (close(file) != 0) FAILED(r, target);
+  return empty;
+}
+
 /* Written beside it and renamed: readers see the old file or the new one. */
 static void write_file(const struct record *r, const char *target, const char *bytes, size_t length, mode_t mode) {
   char partial[PATH_MAX];
+  if (fill_empty(r, target, bytes, length, mode)) return;
   snprintf(partial, sizeof partial, "%s.berth", target);
   int file = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (file < 0) FAILED(r, partial);
@@ -193,18 +223,35 @@ static void set_host(struct record *r, bool apply) {
   write_line(r, "/etc/hostname", name, 0644);
 }
 
+static const char *machine_id_file = "/etc/machine-id";
+
+/* The image's own is empty, and systemd has mounted a random one over it, which a file can't be renamed onto. */
+static void uncover_machine_id(const struct record *r) {
+  if (umount2(machine_id_file, MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT) FAILED(r, machine_id_file);
+}
+
 static void set_machine_id(struct record *r, bool apply) {
   if (strlen(r->word[1]) != 32) INVALID(r, "expected 32 hexadecimal digits");
   for (int i = 0; i < 32; i++) hex_digit(r, r->word[1][i]);
   if (!apply) return;
-  /* The image's own is empty, and systemd has mounted a random one over it, which a file can't be renamed onto. */
-  if (umount2("/etc/machine-id", MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT) FAILED(r, "/etc/machine-id");
-  write_line(r, "/etc/machine-id", r->word[1], 0444);
+  if (!waits) uncover_machine_id(r);
+  write_line(r, machine_id_file, r->word[1], 0444);
 }
 
 /* The kernel chooses it once a boot, so all that came of one saved machine have the same: another is laid over it. */
+static const char *run_folder = "/run/berth", *boot_id_file = "/run/berth/boot_id";
+
+static void make_run_folder(const struct record *r) {
+  if (mkdir(run_folder, 0700) != 0 && errno != EEXIST) FAILED(r, run_folder);
+}
+
+static void lay_over_boot_id(const struct record *r) {
+  static const char *kernels = "/proc/sys/kernel/random/boot_id";
+  if (umount2(kernels, MNT_DETACH) != 0 && errno != EINVAL) FAILED(r, kernels);
+  if (mount(boot_id_file, kernels, NULL, MS_BIND, NULL) != 0) FAILED(r, kernels);
+}
+
 static void set_boot_id(struct record *r, bool apply) {
-  static const char *kernels = "/proc/sys/kernel/random/boot_id", *ours = "/run/berth/boot_id";
   const char *id = r->word[1];
   if (strlen(id) != 36) INVALID(r, "expected a UUID");
   for (int i = 0; i < 36; i++) {
@@ -212,10 +259,9 @@ static void set_boot_id(struct record *r, bool apply) {
     if (dash ? id[i] != '-' : !isxdigit((unsigned char)id[i])) INVALID(r, "%.40s is not a UUID", id);
   }
   if (!apply) return;
-  if (umount2(kernels, MNT_DETACH) != 0 && errno != EINVAL) FAILED(r, kernels);
-  if (mkdir("/run/berth", 0700) != 0 && errno != EEXIST) FAILED(r, "/run/berth");
-  write_line(r, ours, id, 0444);
-  if (mount(ours, kernels, NULL, MS_BIND, NULL) != 0) FAILED(r, kernels);
+  make_run_folder(r);
+  write_line(r, boot_id_file, id, 0444);
+  if (!waits) lay_over_boot_id(r);
 }
 
 static void interface_call(const struct record *r, int s, unsigned long call, struct ifreq *request, const char *what) {
@@ -307,7 +353,8 @@ static void set_mtu(struct record *r, bool apply) {
 static void put_folder(struct record *r, bool apply) {
   const char *folder = path(r, r->word[1]);
   mode_t mode = (mode_t)number(r, r->word[2], 8, 0, 07777);
-  if (!apply) return;
+  struct stat found;
+  if (!apply || (stat(folder, &found) == 0 && found.st_mode == (S_IFDIR | mode))) return;
   make_folder(r, folder);
   if (chmod(folder, mode) != 0) FAILED(r, folder);
 }
@@ -391,9 +438,9 @@ static void handle(struct record *r, bool apply) {
   INVALID(r, "no such record");
 }
 
-static void go_over(size_t size, bool apply) {
+static void go_over(char *records, size_t size, bool apply) {
   struct record r = {.word = {(char *)"-"}};
-  for (char *at = input, *end = input + size; at < end;) {
+  for (char *at = records, *end = records + size; at < end;) {
     char *newline = memchr(at, '\n', (size_t)(end - at));
     char *next = newline == NULL ? end : newline + 1;
     r.number++;
@@ -429,10 +476,155 @@ static size_t read_input(void) {
   }
 }
 
-int main(void) {
+
+/* ---- waiting in a template ---- */
+
+static const char *port_name = "org.berth.identity.0", *adopting_file = "/run/berth/adopting";
+
+enum { header_max = 32, priority = 50 };
+
+static int open_port(void) {
+  char place[300], name[64];
+  DIR *ports = opendir("/sys/class/virtio-ports");
+  if (ports == NULL) stop(1, NULL, "no virtio ports: %s", strerror(errno));
+  for (struct dirent *entry; (entry = readdir(ports)) != NULL;) {
+    snprintf(place, sizeof place, "/sys/class/virtio-ports/%s/name", entry->d_name);
+    int file = open(place, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file < 0 ? 0 : read(file, name, sizeof name - 1);
+    if (file >= 0) close(file);
+    if (length <= 0) continue;
+    name[length] = '\0';
+    name[strcspn(name, "\n")] = '\0';
+    if (strcmp(name, port_name) != 0) continue;
+    snprintf(place, sizeof place, "/dev/%s", entry->d_name);
+    int port = open(place, O_RDWR | O_CLOEXEC);
+    if (port < 0) stop(1, NULL, "%s: %s", place, strerror(errno));
+    closedir(ports);
+    return port;
+  }
+  stop(1, NULL, "there is no port %s", port_name);
+}
+
+/* What an identity's records fill, so that there is nothing to make any more. Their files are the caller's to empty. */
+static void prepare(void) {
+  const struct record none = {.word = {(char *)"wait"}};
+  uncover_machine_id(&none);
+  write_file(&none, machine_id_file, "", 0, 0444);
+  write_file(&none, "/etc/hostname", "", 0, 0644);
+  make_run_folder(&none);
+  write_file(&none, boot_id_file, "", 0, 0444);
+  lay_over_boot_id(&none);
+  write_file(&none, adopting_file, "", 0, 0600);
+}
+
+static void touch(char *from, char *to) {
+  for (volatile char *at = from; at < (volatile char *)to; at += 4096) *at = *at;
+}
+
+/* All that will be used is in memory, and this process's own: the guest has no page to fetch or to copy. */
+static void settle_in(void) {
+  extern char __executable_start, etext, __data_start, end;
+  char stack[65536];
+  volatile char seen = 0;
+  for (char *at = &__executable_start; at < &etext; at += 4096) seen ^= *at;
+  touch(&__data_start, input);
+  touch(input, input + 65536);
+  touch(input + input_max, &end);
+  memset(stack, seen, sizeof stack);
+  __asm__ volatile("" : : "r"(stack) : "memory");
+}
+
+/* As long as the port has nobody at its other end, reading it says that it has ended; SIGIO comes when that changes. */
+static size_t read_some(int port, size_t size) {
+  const struct timespec patience = {.tv_sec = 1};
+  sigset_t news;
+  sigemptyset(&news);
+  sigaddset(&news, SIGIO);
+  for (;;) {
+    if (size >= sizeof input) stop(2, NULL, "more than %d bytes of input", input_max);
+    ssize_t more = read(port, input + size, sizeof input - size);
+    if (more > 0) return size + (size_t)more;
+    if (more < 0 && errno != EINTR && errno != EAGAIN) stop(1, NULL, "%s: %s", port_name, strerror(errno));
+    sigtimedwait(&news, NULL, &patience);
+  }
+}
+
+/* Both parts, moved to the beginning of the input; returns the length of the first. */
+static size_t read_parts(int port, size_t *both) {
+  char *newline, *rest;
+  size_t size = 0;
+  while ((newline = memchr(input, '\n', size)) == NULL) {
+    if (size > header_max) stop(2, NULL, "expected two lengths");
+    size = read_some(port, size);
+  }
+  *newline = '\0';
+  unsigned long first = strtoul(input, &rest, 10), second = strtoul(rest, &rest, 10);
+  if (*rest != '\0' || first > input_max || second > input_max - first) stop(2, NULL, "%.32s are not two lengths", input);
+  size_t header = (size_t)(newline + 1 - input);
+  *both = first + second;
+  if (header + *both > input_max) stop(2, NULL, "more than %d bytes of input", input_max);
+  while (size < header + *both) size = read_some(port, size);
+  memmove(input, input + header, *both);
+  return first;
+}
+
+/* What this machine is by now, as it says itself. */
+static void answer(int port) {
+  char said[256], name[65], id[33] = "";
+  int file = open(machine_id_file, O_RDONLY | O_CLOEXEC);
+  if (gethostname(name, sizeof name) != 0 || file < 0 || read(file, id, 32) != 32)
+    stop(1, NULL, "reading the identity back: %s", strerror(errno));
+  close(file);
+  int length = snprintf(said, sizeof said, "ok %s %s\n", name, id);
+  if (write(port, said, (size_t)length) != length) stop(1, NULL, "%s: %s", port_name, strerror(errno));
+}
+
+static _Noreturn void become_somebody(int port) {
+  const struct sched_param first_of_all = {.sched_priority = priority};
+  int adopting = open(adopting_file, O_WRONLY | O_APPEND | O_CLOEXEC);
+  waits = true;
+  setsid();
+  /* What else a machine does when it finds that time has passed can wait until it knows who it is. */
+  sched_setscheduler(0, SCHED_FIFO, &first_of_all);
+  if (adopting < 0 || dup2(port, STDERR_FILENO) < 0) _exit(1);
+  settle_in();
+
+  size_t both, first = read_parts(port, &both);
+  go_over(input, first, false);
+  go_over(input + first, both - first, false);
+  go_over(input, first, true);
+  answer(port);
+  dup2(adopting, STDERR_FILENO);
+  go_over(input + first, both - first, true);
+  unlink(adopting_file);
+  _exit(0);
+}
+
+static int wait_for_identity(void) {
+  sigset_t news;
+  prepare();
+  int port = open_port(), nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+  sigemptyset(&news);
+  sigaddset(&news, SIGIO);
+  if (nothing < 0 || sigprocmask(SIG_BLOCK, &news, NULL) != 0) stop(1, NULL, "/dev/null: %s", strerror(errno));
+  pid_t child = fork();
+  if (child < 0) stop(1, NULL, "fork: %s", strerror(errno));
+  if (child == 0) {
+    dup2(nothing, STDIN_FILENO);
+    dup2(nothing, STDOUT_FILENO);
+    if (fcntl(port, F_SETOWN, getpid()) != 0 || fcntl(port, F_SETFL, O_ASYNC) != 0) _exit(1);
+    become_somebody(port);
+  }
+  return 0;
+}
+
+int main(int count, char **words) {
+  bool to_wait = count == 2 && strcmp(words[1], "wait") == 0;
+  if (count != 1 && !to_wait) stop(2, NULL, "expected wait, or nothing");
   size_t size = read_input();
-  go_over(size, false);
-  go_over(size, true);
+  go_over(input, size, false);
+  go_over(input, size, true);
+  if (to_wait) wait_for_identity();
   puts("ok");
   return 0;
 }

@@ -15,6 +15,9 @@
  *   absent                                               there is no such program, or it is none
  *   stopped                                              it was stopped before it started
  *
+ * A machine from a template isn't all that it is to be as long as there is /run/berth/adopting (see identity.c): `run`
+ * waits for its end, ten seconds at most, and fails with what is in it.
+ *
  * `stop` ends the command likewise and waits for the line. A FOLDER that isn't there is made: nothing starts any more.
  * Exit 0, or 1 with the reason on standard error.
  */
@@ -38,7 +41,7 @@
 #include <unistd.h>
 
 /* A process that holds the log's end open isn't waited for longer than this after the command's end. */
-enum { drain_ms = 2000, poll_ms = 20, kill_patience_ms = 5000 };
+enum { drain_ms = 2000, poll_ms = 20, kill_patience_ms = 5000, adoption_ms = 10000, adoption_poll_ms = 2 };
 
 static _Noreturn void stop_with(const char *what) {
   fprintf(stderr, "berth-job: %s: %s\n", what, strerror(errno));
@@ -60,6 +63,21 @@ static long number(const char *word) {
     stop_with(word);
   }
   return value;
+}
+
+static void await_adoption(void) {
+  static const char *adopting = "/run/berth/adopting";
+  char why[256] = "";
+  for (int waited = 0; access(adopting, F_OK) == 0; waited += adoption_poll_ms) {
+    if (waited < adoption_ms) {
+      usleep(adoption_poll_ms * 1000);
+      continue;
+    }
+    int file = open(adopting, O_RDONLY | O_CLOEXEC);
+    if (file >= 0 && read(file, why, sizeof why - 1) < 0) stop_with(adopting);
+    fprintf(stderr, "berth-job: this machine was not adopted in %d ms: %s\n", adoption_ms, why);
+    exit(1);
+  }
 }
 
 /* ---- the folder ---- */
@@ -266,6 +284,7 @@ static int run(int count, char **words) {
     errno = EINVAL;
     stop_with("no program");
   }
+  await_adoption();
   if (!claim(folder)) return 0;
   if (chdir(folder) != 0) stop_with(folder);
   write_oom_score("-1000");

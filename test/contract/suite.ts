@@ -126,6 +126,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         drive: null,
         nic: { mac: vm.mac, tap: tapName(vm.id), bridge: 'bg7', mtu: 1450 },
         consoleLog: paths.console,
+        identitySocket: paths.identitySocket,
         onReboot: 'destroy',
       };
     }

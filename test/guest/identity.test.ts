@@ -1,4 +1,6 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { introduce } from '../../drivers/identity-port.ts';
 import { type Ended, Machine, machineIdOfImage } from './machine.ts';
 
 let machine: Machine;
@@ -94,6 +96,52 @@ describe('berth-identity', () => {
     expect(
       await machine.shell('n=0; while ! [ -s /tmp/told ] && [ $n -lt 100 ]; do sleep 0.05; n=$((n+1)); done; cat /tmp/told'),
     ).toBe('told');
+  });
+
+  const wait = async (records: string): Promise<Ended> => machine.exec(['/usr/local/sbin/berth-identity', 'wait'], records);
+  const filled = ['/etc/hosts 0644', '/etc/ssh/key 0600'].map((file) => `file ${file} 0\n`).join('');
+  const boot = '01234567-89ab-cdef-0123-456789abcdef';
+
+  test('waits in a machine that becomes a template, until it is told who it is', async () => {
+    await machine.shell('umount /home/task');
+    expect(await wait(filled)).toEqual(applied);
+    expect(await machine.shell('cat /etc/hostname /etc/machine-id /etc/hosts; ls /run/berth/adopting')).toBe(
+      '/run/berth/adopting',
+    );
+    const records = Buffer.from(
+      `seed ${'a5'.repeat(64)}\nhost sibling\nmid ${'f'.repeat(32)}\nboot ${boot}\nfile /etc/hosts 0644 8\n1.2.3.4\n\nfile /etc/ssh/key 0600 2\nk\n`,
+    );
+    // What comes second may take a moment, and nothing of a task is started before.
+    const start = machine.shell(
+      '/usr/local/sbin/berth-job run /run/berth/late /home/task 9 1 99 "" sh -c "pwd; ls"; cat /run/berth/late/log',
+    );
+    await delay(300);
+    expect(await machine.shell('ls /run/berth/late 2>/dev/null || true')).toBe('');
+    const said = await introduce(machine.identitySocket, records, Buffer.from('mount /dev/vdb /home/task\n'), 30_000);
+    expect(said).toEqual({ hostname: 'sibling', machineId: 'f'.repeat(32) });
+    expect(await start).toContain('/home/task\nlost+found');
+    expect(
+      await machine.shell('hostname; cat /etc/hostname /etc/machine-id /etc/hosts /etc/ssh/key; stat -c %a /etc/ssh/key'),
+    ).toBe(`sibling\nsibling\n${'f'.repeat(32)}\n1.2.3.4\nk\n600`);
+    expect(await machine.shell('cat /proc/sys/kernel/random/boot_id; ls /run/berth/adopting 2>/dev/null || echo adopted')).toBe(
+      `${boot}\nadopted`,
+    );
+    // It is repeatable in the usual way afterwards.
+    expect(await identity('host again\n')).toEqual(applied);
+    expect(await machine.shell('cat /etc/hostname')).toBe('again');
+  });
+
+  test('that waits refuses what is not valid as a whole, and says what it could not do', async () => {
+    const tell = (records: string) =>
+      introduce(machine.identitySocket, Buffer.from(records), Buffer.from('mount /dev/vdb /x\n'), 30_000);
+    for (const [records, complaint] of [
+      ['host other\nhost -a\n', 'record 2 (host): -a is not a host name'],
+      ['mac eth7 52:54:00:00:00:01\n', 'record 1 (mac): setting the hardware address: No such device'],
+    ] as const) {
+      expect(await wait(filled)).toEqual(applied);
+      await expect(tell(records)).rejects.toThrow(complaint);
+      expect(await machine.shell('cat /etc/hostname; grep -c " /x " /proc/mounts || true; rm /run/berth/adopting')).toBe('0');
+    }
   });
 
   const invalid: [records: string, complaint: string][] = [

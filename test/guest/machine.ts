@@ -5,6 +5,7 @@ import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
+import { identityPortName } from '../../drivers/identity-port.ts';
 import { killGroup, run } from '../../drivers/process.ts';
 
 /** The image that infra/setup has built. */
@@ -21,7 +22,7 @@ type Answer = { return?: Record<string, unknown>; error?: { desc: string } };
 
 /**
  * A machine on QEMU alone, emulated, with 256 MiB: the image's disk as an overlay, a data disk with one file, a network
- * card that leads nowhere, and its agent at the end of a socket.
+ * card that leads nowhere, and its agent and whatever waits for its identity at the ends of sockets.
  */
 export class Machine {
   readonly #child: ChildProcess;
@@ -54,6 +55,8 @@ export class Machine {
       ['-drive', `file=${at('root')},if=virtio,format=qcow2`, '-drive', `file=${at('data')},if=virtio,format=raw`],
       ['-device', 'virtio-serial', '-chardev', `socket,path=${at('agent')},server=on,wait=off,id=agent`],
       ['-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0', '-device', 'virtio-rng'],
+      ['-chardev', `socket,path=${at('identity')},server=on,wait=off,id=identity`],
+      ['-device', `virtserialport,chardev=identity,name=${identityPortName}`],
       ['-netdev', 'user,id=net,restrict=on', '-device', 'virtio-net-pci,netdev=net'],
     ];
     const argv = ['--pdeathsig', 'KILL', '--', ...qemu, ...parts.flat()];
@@ -120,6 +123,11 @@ export class Machine {
     const { exitCode, stdout, stderr } = await this.exec(['/bin/sh', '-c', script]);
     if (exitCode !== 0) throw new Error(`${script}: exit ${exitCode}: ${stderr}`);
     return stdout.trim();
+  }
+
+  /** QEMU's end of the port at which `berth-identity wait` waits. */
+  get identitySocket(): string {
+    return join(this.#folder, 'identity');
   }
 
   console(): Promise<string> {

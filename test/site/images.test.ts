@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
@@ -34,6 +34,23 @@ async function built(name: string, digest: string): Promise<ImageAnswer> {
   const now = async () => (await here.client.insist<ImageAnswer>('GET', `/v1/images/${name}?digest=${digest}`)).body;
   await expect.poll(async () => (await now()).state, { timeout: 240_000, interval: 500 }).not.toBe('building');
   return now();
+}
+
+/** A whole system: it writes a line to the first serial port, and halts (8086 real mode, loaded at 0x7c00). */
+function bootSector(line: string): Buffer {
+  const code = [
+    [0xfa, 0x31, 0xc0, 0x8e, 0xd8], // cli; ds = 0
+    [0xbe, 0x22, 0x7c], // si = the text
+    [0xac, 0x84, 0xc0, 0x74, 0x12], // next: al = [si++]; if it is 0: halt
+    [0x88, 0xc4, 0xba, 0xfd, 0x03], // ah = al; dx = line status
+    [0xec, 0xa8, 0x20, 0x74, 0xfb], // until the port takes a byte
+    [0xba, 0xf8, 0x03, 0x88, 0xe0, 0xee, 0xeb, 0xe9], // write it; next
+    [0xf4, 0xeb, 0xfd], // halt
+  ].flat();
+  const sector = Buffer.alloc(512);
+  sector.set([...code, ...Buffer.from(`${line}\r\n`)]);
+  sector.writeUInt16LE(0xaa55, 510);
+  return sector;
 }
 
 const small = { vcpus: 1, memoryMiB: 256, diskMiB: 64 };
@@ -154,6 +171,32 @@ describe('an image that a client makes', () => {
       ] as const) {
         const { state, error } = await from(name, file);
         expect([state, error?.code, error?.message]).toEqual(['failed', 'image-refused', expect.stringMatching(why)]);
+      }
+      await expectNothingLeft(here);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test('of an uploaded disk boots by that disk', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'berth-disks-'));
+    try {
+      const raw = join(folder, 'raw');
+      await writeFile(raw, Buffer.concat([bootSector('booted by its own disk'), Buffer.alloc(2 ** 20 - 512)]));
+      await run(['qemu-img', 'convert', '-q', '-f', 'raw', '-O', 'qcow2', raw, join(folder, 'qcow2')], { deadlineMs: 30_000 });
+      for (const format of ['raw', 'qcow2']) {
+        const file = await here.client.upload(format, await readFile(join(folder, format)));
+        const recipe = { name: `bootable-${format}`, base: { file } };
+        const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+        expect(await built(recipe.name, digest)).toMatchObject({ state: 'ready', error: null });
+        const order = { name: format, image: recipe.name, resources: small, lease: { durationS: 600 } };
+        const { id } = (await here.client.insist<{ id: string }>('POST', '/v1/vms', order)).body;
+        // It has no agent, so it is never more than created; its console says that the firmware found its code.
+        const console = async () => (await here.client.call<string>('GET', `/v1/vms/${id}/console`)).body;
+        await expect.poll(console, { timeout: 120_000 }).toContain('booted by its own disk');
+        await here.client.insist('DELETE', `/v1/vms/${id}`);
+        const state = async () => (await here.client.insist<{ state: string }>('GET', `/v1/vms/${id}`)).body.state;
+        await expect.poll(state, { timeout: 120_000 }).toBe('removed');
       }
       await expectNothingLeft(here);
     } finally {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type MigrationAnswer, move, moveOver, readsPast } from './moves.ts';
 import { finish, onlyAt, runningAt, type Subject, vmOf, working } from './subjects.ts';
-import { expectOneCompletion, openSite, type TestSite } from './the-site.ts';
+import { expectOneCompletion, onHost, openSite, type TestSite } from './the-site.ts';
 
 /** A selection of what `npm run torture -- migrate` does at length. */
 let here: TestSite;
@@ -113,4 +113,33 @@ test('a VM goes to another host as files, and back, and on the way back only wha
   expect(await vmOf(here, vm)).toMatchObject({ home: there.from, host: there.from });
   await expectUnharmed(subject, back);
   await finish(here, subject);
+});
+
+test('further disks of a VM go with it: behind it while it runs, and as files', async () => {
+  const look = 'dd if=/dev/vdc iflag=direct bs=512 count=1 status=none | head -n 1 >/dev/ttyS0';
+  const order = {
+    name: 'laden',
+    image: 'debian-12',
+    resources: { vcpus: 1, memoryMiB: 192, diskMiB: 32 },
+    extraDisksMiB: [16],
+    firstBoot: [
+      'echo a load for the journey | dd of=/dev/vdc oflag=direct conv=sync bs=512 status=none',
+      `setsid sh -c 'while sleep 0.5; do ${look}; done' </dev/null >/dev/null 2>&1 &`,
+    ],
+  };
+  const { id } = (await here.client.insist<{ id: string }>('POST', '/v1/vms', order)).body;
+  const state = async () => (await vmOf(here, id)).state;
+  await expect.poll(state, { timeout: 180_000 }).toBe('running');
+  for (const mode of ['live', 'cold'] as const) {
+    const moved = await moveOver(here, (await move(here, id, { mode, moveDisk: true })).id);
+    expect(moved, JSON.stringify(moved)).toMatchObject({ state: 'succeeded', mode, error: null });
+    expect(await vmOf(here, id)).toMatchObject({ home: moved.to, host: moved.to });
+    // What it reads now comes from the disk that went along.
+    const console = async () => (await here.client.insist<string>('GET', `/v1/vms/${id}/console`)).body;
+    await expect.poll(console, { timeout: 60_000 }).toContain('a load for the journey');
+    expect(await onHost(here, moved.to!, ['ls', `/var/lib/berth/vms/${id}`])).toContain('extra-0.raw');
+    expect(await onHost(here, moved.from, ['sh', '-c', `ls /var/lib/berth/vms/${id} 2>&1 || true`])).not.toContain('extra-0');
+  }
+  await here.client.insist('DELETE', `/v1/vms/${id}`);
+  await expect.poll(state, { timeout: 60_000 }).toBe('removed');
 });

@@ -26,6 +26,7 @@ const config: DomainConfig = {
   drive: null,
   nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
   consoleLog: '/console.log',
+  identitySocket: '/identity',
   onReboot: 'destroy',
 };
 
