@@ -2,7 +2,7 @@ import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { type DrainOutline, drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
-import { migrationModes, migrationStates } from '../model/migration.ts';
+import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
 import type { Ledger } from '../prisma/client.ts';
 
@@ -47,6 +47,11 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
   stateGauge(registry, { name: 'berth_migrations', help: 'Migrations by state', states: migrationStates }, async () => {
     const groups = await ledger.migration.groupBy({ by: ['state'], _count: { id: true } });
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+  });
+  const guests = { name: 'berth_migrated_guests', help: 'Migrations by what the guest did behind them', states: migratedGuests };
+  stateGauge(registry, guests, async () => {
+    const groups = await ledger.migration.groupBy({ by: ['guest'], _count: { id: true } });
+    return groups.map(({ guest, _count }) => ({ state: guest ?? '', rows: _count.id }));
   });
   stateGauge(registry, { name: 'berth_hosts', help: 'Hosts by state', states: hostStates }, async () => {
     const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });

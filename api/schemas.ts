@@ -12,11 +12,12 @@ import {
   VmMigratedData,
   VmRemovedData,
   VmRestoredData,
+  VmSilentData,
   VmStartedData,
   VmStoppedData,
   VmSuspendedData,
 } from '../model/events.ts';
-import { migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
+import { migratedGuests, migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
 import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
@@ -251,6 +252,10 @@ export const Migration = z
       description:
         'Memory that went over the network, or disks that moved alone; what disks took that followed is in their phase',
     }),
+    guest: z.enum(migratedGuests).nullable().meta({
+      description:
+        'Of one that moved live, heard a while behind its end: whether its agent answers at the target; silent: it did before, and does not since. null: not asked',
+    }),
     error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
     requestedBy: z.string(),
     reason: z.string().nullable(),
@@ -414,13 +419,14 @@ export const Event = z
         VmStartedData,
         VmSuspendedData,
         VmRestoredData,
+        VmSilentData,
         VmStoppedData,
         VmRemovedData,
         z.looseObject({}),
       ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others to come',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .silent, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others to come',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

@@ -22,7 +22,7 @@ const kinds: Kind[] = [
 ];
 
 /** Nothing is over sooner, and on two processors a question every 10 ms would take some of what is measured. */
-const firstLookMs = 500;
+const firstLookMs = 300;
 
 interface Kind {
   name: string;

@@ -15,6 +15,7 @@ interface Migration {
   waiting: string | null;
   downtimeMs: number | null;
   bytes: number;
+  guest: string | null;
   progress: { processedBytes: number; remainingBytes: number; etaS: number | null } | null;
   error: { code: string; message: string } | null;
 }
@@ -113,6 +114,7 @@ export function addMigrationCommands(program: Command, connect: () => Connection
         to: (migration) => migration.to,
         'downtime ms': (migration) => migration.downtimeMs,
         memory: (migration) => sizeOf(migration.bytes),
+        guest: (migration) => migration.guest,
         'eta s': (migration) => migration.progress?.etaS,
       });
     });

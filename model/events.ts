@@ -185,6 +185,7 @@ export const vmEventTypes = {
   removed: 'berth.vm.removed',
   suspended: 'berth.vm.suspended',
   restored: 'berth.vm.restored',
+  silent: 'berth.vm.silent',
 } as const;
 
 export type VmEventType = (typeof vmEventTypes)[keyof typeof vmEventTypes];
@@ -211,6 +212,10 @@ export const VmSuspendedData = z
 export const VmRestoredData = z
   .strictObject({ ...vmNamed, restoredAt: time })
   .meta({ id: 'VmRestored', description: 'It runs again; usage counts from here on' });
+
+export const VmSilentData = z
+  .strictObject({ ...vmNamed, migration: z.string(), movedAt: time, silentAt: time })
+  .meta({ id: 'VmSilent', description: 'It moved, and its guest, which answered before, does not since: it may have died' });
 
 const why = z.strictObject({ code: z.string(), message: z.string() });
 
@@ -247,6 +252,7 @@ export type VmStartedData = z.infer<typeof VmStartedData>;
 export type VmStoppedData = z.infer<typeof VmStoppedData>;
 export type VmRemovedData = z.infer<typeof VmRemovedData>;
 export type VmSuspendedData = z.infer<typeof VmSuspendedData>;
+export type VmSilentData = z.infer<typeof VmSilentData>;
 export type VmRestoredData = z.infer<typeof VmRestoredData>;
 export type VmMigratedData = z.infer<typeof VmMigratedData>;
 export type TaskAcceptedData = z.infer<typeof TaskAcceptedData>;
@@ -269,6 +275,7 @@ export const vmEventData = {
   'berth.vm.removed': VmRemovedData,
   'berth.vm.suspended': VmSuspendedData,
   'berth.vm.restored': VmRestoredData,
+  'berth.vm.silent': VmSilentData,
 } as const satisfies Record<VmEventType, z.ZodType>;
 
 export const eventData = { ...taskEventData, ...vmEventData };

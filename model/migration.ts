@@ -50,6 +50,13 @@ export interface PhaseEntry {
   bytes: number;
 }
 
+/**
+ * What the guest of a VM that moved live does at the target: `silent` is one whose agent answered while it was still at the
+ * source; of one that didn't, or wasn't reached, it is `unknown`.
+ */
+export const migratedGuests = ['answers', 'silent', 'unknown'] as const;
+export type MigratedGuest = (typeof migratedGuests)[number];
+
 /** What a saga needs of a migration's row. The generation is that of the placement at the target. */
 export interface MigrationRecord {
   id: MigrationId;

@@ -3,6 +3,7 @@ import type { Carried, HostActivities, MigratedOut } from '../activities/host/co
 import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
 import type { TaskId, VmId } from '../model/ids.ts';
 import {
+  type MigratedGuest,
   type MigrationId,
   type MigrationJob,
   type MigrationPhase,
@@ -130,7 +131,7 @@ async function turn(
   }
 }
 
-export const nothingMoved: MigratedOut = { downtimeMs: null, bytes: 0, seen: null };
+export const nothingMoved: MigratedOut = { downtimeMs: null, bytes: 0, seen: null, answered: false };
 
 export interface Course {
   moved: MigratedOut;
@@ -201,7 +202,7 @@ async function run(
       const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
       await tellPlaced(wake);
       await tell(keeper, signalName.moved);
-      await (isCold ? leaveColdly(move, true) : Promise.all([leave(move, 'from'), askGuest(move)]));
+      await (isCold ? leaveColdly(move, true) : Promise.all([leave(move, 'from'), askGuest(move, moved.answered)]));
     } else {
       if (!untouched) await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
@@ -335,15 +336,24 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
  * More than the hypervisor's word. It comes behind the commit, because nothing could be undone any more: a guest that is
  * silent at the target is one for its owner and for whoever looks here.
  */
-async function askGuest({ place, vmId, pace, progress }: Move): Promise<void> {
-  let why = 'its agent does not answer';
-  try {
-    if (await onHost(place.to.id, pace, 'throw').resumeHere(vmId, place.vm.generation)) return;
-  } catch (error) {
-    why = taskErrorOf(error).message;
+async function askGuest(move: Move, answered: boolean): Promise<void> {
+  const { place, vmId, progress } = move;
+  const guest = await heard(move, answered);
+  if (guest === 'silent') {
+    progress.say('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: its agent answered before`);
+    log.warn('A guest is silent since it moved', { vmId, host: place.to.id });
   }
-  progress.say('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: ${why}`);
-  log.warn('A guest is silent since it moved', { vmId, host: place.to.id, why });
+  await move.ledger.noteGuest(move.id, guest);
+}
+
+async function heard({ place, vmId, pace, progress }: Move, answered: boolean): Promise<MigratedGuest> {
+  try {
+    if (await onHost(place.to.id, pace, 'throw').hearGuest(vmId, place.vm.generation)) return 'answers';
+    return answered ? 'silent' : 'unknown';
+  } catch (error) {
+    progress.say('guest', `whether the guest of ${vmId} answers at ${place.to.id} can't be known: ${taskErrorOf(error).message}`);
+    return 'unknown';
+  }
 }
 
 /** What a removal, which is tried for ever, may take here: the migration is over without it. */

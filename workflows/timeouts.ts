@@ -136,6 +136,8 @@ const classes = {
   run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: patient(pace) }),
   /** One question to a hypervisor. What isn't known is asked again by the saga, which has both hosts in view. */
   look: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
+  /** Bounded by its own minute; a worker that is killed meanwhile asks again. Nothing hangs on it but what is told. */
+  hear: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
   /** Bounded by its own deadlines, two minutes of pre-copy; a later attempt only takes up what an earlier one began. */
   move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
   /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
@@ -182,6 +184,7 @@ const classOf = {
   migrateOut: 'move',
   abortOut: 'quick',
   resumeHere: 'look',
+  hearGuest: 'hear',
   dropCopy: 'look',
   leaveHost: 'remove',
   offerKept: 'memory',

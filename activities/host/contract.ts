@@ -202,8 +202,10 @@ export interface HostActivities {
   migrateOut(order: MigrateOut): Promise<MigratedOut>;
   /** At the source: ends a migration that is under way; no attempt of it begins any more. */
   abortOut(vmId: VmId, generation: number, targetGeneration: number): Promise<void>;
-  /** Where both hosts were asked, and this copy is the only one. Returns whether the guest's agent answers, which may take it a while. */
-  resumeHere(vmId: VmId, generation: number): Promise<boolean>;
+  /** Where both hosts were asked, and this copy is the only one. */
+  resumeHere(vmId: VmId, generation: number): Promise<void>;
+  /** Whether the agent of a guest that moved here answers: at once, or when a minute has passed. */
+  hearGuest(vmId: VmId, generation: number): Promise<boolean>;
   /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */
   dropCopy(vmId: VmId, generation: number): Promise<void>;
   /** Removes what is left of a VM where it isn't; at its home only the record changes. */

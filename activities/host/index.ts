@@ -16,6 +16,7 @@ import {
   abortOut,
   dropCopy,
   type Ended,
+  hearGuest,
   leaveHost,
   migrateOut,
   observeMoving,
@@ -90,7 +91,8 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     // Takes no turn: the command of a VM is followed while it moves.
     migrateOut: (order) => migrateOut(ports, order, ended, cancelled()),
     abortOut: (vmId, generation, targetGeneration) => abortOut(ports, vmId, generation, targetGeneration, ended),
-    resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId, cancelled())),
+    resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId)),
+    hearGuest: (vmId, generation) => fresh(ports, vmId, generation, () => hearGuest(ports, vmId, cancelled())),
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>
       claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),

@@ -51,6 +51,8 @@ export interface MigratedOut {
    * both hosts are still to be asked.
    */
   seen: { from: DomainStatus | null; to: DomainStatus | null } | null;
+  /** The guest's agent answered while it was still here. */
+  answered: boolean;
 }
 
 const watchEveryMs = 20;
@@ -112,19 +114,33 @@ export async function migrateOut(ports: HostPorts, order: MigrateOut, ended: End
   const record = await recordAtSource(store, order.vmId, order.generation);
   if (record.departing !== order.targetGeneration) await store.write({ ...record, departing: order.targetGeneration });
   const process = await migrator.watch(name);
-  if (process === null || (await hypervisor.status(name)) === null) return { downtimeMs: null, bytes: 0, seen: null };
+  if (process === null || (await hypervisor.status(name)) === null)
+    return { downtimeMs: null, bytes: 0, seen: null, answered: false };
   const peer = migrator.peer(order.to);
   try {
     peer.connect();
+    const answered = firstAnswer(ports, name);
     const client = await begin(migrator, name, order, ended);
     const course = await follow(ports, order, process, client, signal);
     const { resumedMs, there } = process.ended() ? await resumeThere(ports, peer, name) : notResumed;
     if (client.refusal !== null && resumedMs === null) throw client.refusal;
     const downtimeMs = resumedMs === null || course.pausedMs === null ? null : Math.round(resumedMs - course.pausedMs);
-    return { downtimeMs, bytes: course.bytes, seen: there === null ? null : { from: null, to: there } };
+    return { downtimeMs, bytes: course.bytes, seen: there === null ? null : { from: null, to: there }, ...answered };
   } finally {
     peer.close();
   }
+}
+
+/** Asked on the way, and not waited for: what has been said by the end is what counts. */
+function firstAnswer({ guest }: HostPorts, name: string): { answered: boolean } {
+  const heard = { answered: false };
+  guest.ping(name).then(
+    (answers) => {
+      heard.answered = answers;
+    },
+    () => undefined,
+  );
+  return heard;
 }
 
 /** Migrations that were ended from here, by VM the last one's generation: for as long as the process lives, as its attempts do. */
@@ -268,21 +284,24 @@ export async function abortOut(
   if ((await migrator.job(name))?.active === true) await migrator.abort(name);
 }
 
-/** At either side, after both were asked: this is the only copy, and it is complete. @returns whether its agent answers. */
-export async function resumeHere({ hypervisor, guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<boolean> {
+/** At either side, after both were asked: this is the only copy, and it is complete. */
+export async function resumeHere({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
   const name = domainName(vmId);
   const found = await hypervisor.status(name);
   if (found === null) throw new BerthError('vm-lost', `resuming ${name}: there is no such domain`);
   if (found.state === 'paused') await hypervisor.resumeCpus(name);
   else if (found.state !== 'running')
     throw new BerthError('ambiguous', `resuming ${name}: it is ${found.state} (${found.reason})`);
-  for (const untilMs = clock.nowMs() + agentDeadlineMs; !(await guest.ping(name)); await clock.sleep(100, signal))
+}
+
+/** All that a guest has translated is translated anew where it is emulated, and an overcommitted one is slow at everything. */
+const agentDeadlineMs = 60_000;
+
+export async function hearGuest({ guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<boolean> {
+  for (const untilMs = clock.nowMs() + agentDeadlineMs; !(await guest.ping(domainName(vmId))); await clock.sleep(100, signal))
     if (clock.nowMs() > untilMs) return false;
   return true;
 }
-
-/** An overcommitted guest may be slow to answer; its hypervisor's word that it runs is what counts. */
-const agentDeadlineMs = 20_000;
 
 /** Ends a copy that doesn't run, after both hosts were asked. One that runs is never ended here. */
 export async function dropCopy({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {

@@ -3,7 +3,7 @@ import type { ErrorCode } from '../../model/errors.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, TaskId, VmId, WaiterId } from '../../model/ids.ts';
 import type { ResolvedBase } from '../../model/image.ts';
-import type { MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
+import type { MigratedGuest, MigrationId, MigrationJob, MigrationRecord, PhaseEntry } from '../../model/migration.ts';
 import type { HostDrain, ReservationId, ReservationState } from '../../model/reservation.ts';
 import type { ImageState, TaskState, TerminalTaskState, VmState } from '../../model/states.ts';
 import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../../model/task.ts';
@@ -344,6 +344,8 @@ export interface LedgerActivities {
    */
   reserveMigration(id: MigrationId): Promise<MigrationTurn>;
   /** How it goes, for whoever asks. */
+  /** What the guest does at the target, behind the commit; of one that is silent, an event. */
+  noteGuest(id: MigrationId, guest: MigratedGuest): Promise<void>;
   noteMigration(id: MigrationId, phases: PhaseEntry[], job: MigrationJob | null): Promise<void>;
   /**
    * The VM is at the target: host, generation, the end of its stay at the source and `berth.vm.migrated`, in one

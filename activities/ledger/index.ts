@@ -15,6 +15,7 @@ import { noteLoads } from './measurements.ts';
 import {
   loadMigration,
   migrationsWithoutWorkflow,
+  noteGuest,
   noteMigration,
   reserveMigration,
   stickMigration,
@@ -102,6 +103,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
     loadMigration: (id) => loadMigration(deps, id),
     reserveMigration: (id) => reserveMigration(deps, id),
+    noteGuest: (id, guest) => noteGuest(deps, id, guest),
     noteMigration: (id, phases, job) => noteMigration(deps, id, phases, job),
     commitMigration: (id, result) => commitMigration(deps, id, result),
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),

@@ -1,7 +1,9 @@
 import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
+import { type VmSilentData, vmEventTypes } from '../../model/events.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type {
+  MigratedGuest,
   MigrationId,
   MigrationJob,
   MigrationMode,
@@ -17,6 +19,7 @@ import type { MigrationPlace, MigrationTurn } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement } from './place-queue.ts';
 import { readPlacedVm, vmSpecs } from './vm-specs.ts';
+import { writeEvent } from './write-event.ts';
 
 /** A migration with what its decisions need of the VM. */
 export interface MigrationRow {
@@ -231,6 +234,23 @@ export async function noteMigration(
   await deps.ledger.$executeRaw`
     UPDATE "Migration" SET phases = ${JSON.stringify(phases)}::jsonb, progress = COALESCE(${progress}::jsonb, progress)
     WHERE id = ${id} AND state IN ('running', 'stuck')`;
+}
+
+/** It was heard behind the commit, and changes nothing of the outcome; a guest that is silent is a fact for outsiders. */
+export async function noteGuest(deps: LedgerDeps, id: MigrationId, guest: MigratedGuest): Promise<void> {
+  const now = isoNow(deps);
+  await inTransaction(deps.ledger, async (tx) => {
+    const row = await lockMigration(tx, id);
+    const noted = await tx.$executeRaw`
+      UPDATE "Migration" SET guest = ${guest} WHERE id = ${id} AND "committedAt" IS NOT NULL AND guest IS DISTINCT FROM ${guest}`;
+    if (noted === 0 || guest !== 'silent' || row.toId === null) return;
+    const { name } = await tx.vm.findUniqueOrThrow({ where: { id: row.vmId }, select: { name: true } });
+    const { provider } = await tx.host.findUniqueOrThrow({ where: { id: row.toId }, select: { provider: true } });
+    const { vmId: vm, ownerId: owner, taskId: task, toId: host, generation } = row;
+    const movedAt = (row.committedAt ?? row.createdAt).toISOString();
+    const data: VmSilentData = { vm, name, owner, task, host, provider, generation, migration: id, movedAt, silentAt: now };
+    await writeEvent(tx, { type: vmEventTypes.silent, subject: vm, owner, time: now, data }, generation);
+  });
 }
 
 /** It keeps its room at both hosts. What has ended is left alone. */

@@ -17,6 +17,7 @@ const Id = z.strictObject({ id: z.string() });
 /** What the ledger holds as JSON is what this project wrote there; of the progress, what is of use to a caller. */
 const stored = {
   phases: Migration.shape.phases,
+  guest: Migration.shape.guest,
   error: Migration.shape.error,
   progress: z
     .object({
@@ -47,6 +48,7 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     progress: isOver(row.state) ? null : stored.progress.parse(row.progress),
     downtimeMs: row.downtimeMs,
     bytes: Number(row.bytes),
+    guest: stored.guest.parse(row.guest),
     error: stored.error.parse(row.error),
     requestedBy: row.requestedBy,
     reason: row.reason,

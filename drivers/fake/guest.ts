@@ -35,7 +35,7 @@ export function createFakeGuest(state: FakeState): Guest {
     },
     async ping(name) {
       const domain = state.domains.get(name);
-      return domain !== undefined && domain.status.state === 'running' && isUp(domain);
+      return domain !== undefined && domain.status.state === 'running' && isUp(domain) && !state.silent.has(name);
     },
     async calm(name) {
       live(name).calm = true;

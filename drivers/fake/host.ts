@@ -52,6 +52,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     memories: new Map(),
     consoles: new Map(),
     loads: new Map(),
+    silent: new Set(),
     writing: new Set(),
     removed: new Map(),
     quarantined: new Map(),

@@ -98,6 +98,8 @@ export interface FakeState {
   consoles: Map<string, string>;
   /** What domains do with their memory, where a test says so. */
   loads: Map<string, VmLoad>;
+  /** Domains whose guest has died, or whose agent has: nothing answers. */
+  silent: Set<string>;
   /** Domains that write faster than their memory can be carried over. */
   writing: Set<string>;
   removed: Map<string, number>;

@@ -107,7 +107,15 @@ test('an abort is written down and told to the workflow; where Temporal is away,
 test('how long migrations took, how long guests stood still and what went over the network are metrics, by mode and outcome', async () => {
   const { id } = (await ask(api.alice, { to: 'host-b', ifNotConverging: 'cold' })).body;
   const [startedAt, finishedAt] = [new Date(Date.UTC(2026, 0, 1)), new Date(Date.UTC(2026, 0, 1, 0, 0, 3))];
-  const end = { state: 'succeeded', committedAt: finishedAt, finishedAt, startedAt, downtimeMs: 250, bytes: 4096n } as const;
+  const end = {
+    state: 'succeeded',
+    committedAt: finishedAt,
+    finishedAt,
+    startedAt,
+    downtimeMs: 250,
+    bytes: 4096n,
+    guest: 'silent',
+  } as const;
   await api.ledger.migration.update({ where: { id }, data: end });
   const text = await (await fetch(new URL('/metrics', api.operatorsBase))).text();
   const value = (name: string) => text.split('\n').find((line) => line.startsWith(`${name}{mode="live",outcome="succeeded"} `));
@@ -118,5 +126,7 @@ test('how long migrations took, how long guests stood still and what went over t
     ['berth_migration_bytes_total', 4096],
   ] as const)
     expect(Number(value(name)?.split(' ').at(-1)), name).toBe(least);
+  expect(text).toContain('berth_migrated_guests{state="silent"} 1');
+  expect((await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${id}`)).body.guest).toBe('silent');
   expect(text).toContain('berth_migrations_ended_total{mode="disks",outcome="rolledBack"} 0');
 });

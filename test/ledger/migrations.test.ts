@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { MigrationPlace } from '../../activities/ledger/contract.ts';
-import { VmMigratedData } from '../../model/events.ts';
+import { VmMigratedData, VmSilentData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
@@ -77,6 +77,23 @@ describe('a migration that succeeds', () => {
     expect(events).toHaveLength(1);
     expect(VmMigratedData.parse(events[0]!.data)).toMatchObject({ vm, from: { host: 'a' }, to: { host: 'b' }, downtimeMs: 120 });
     expect((await failure(fixture.activities.rollBackMigration(id, failed))).message).toContain('was committed');
+  });
+
+  it('says once that its guest is silent, as a fact of its own, and nothing of a guest before it is there', async () => {
+    const { vm } = await running();
+    await arrive('b', { provider: 'another' });
+    const { id } = await begin(vm);
+    await fixture.activities.noteGuest(id, 'silent');
+    const guest = async () => (await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).guest;
+    expect(await guest()).toBeNull();
+    await fixture.activities.commitMigration(id, result);
+    await fixture.activities.noteGuest(id, 'silent');
+    await fixture.activities.noteGuest(id, 'silent');
+    expect(await guest()).toBe('silent');
+    const events = await fixture.ledger.event.findMany({ where: { type: 'berth.vm.silent' } });
+    expect(events.map(({ data }) => VmSilentData.parse(data))).toMatchObject([
+      { vm, migration: id, host: 'b', provider: 'another', generation: 2 },
+    ]);
   });
 
   it('splits what the VM used between the hosts, to the millisecond, with nothing left out', async () => {

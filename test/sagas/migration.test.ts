@@ -135,7 +135,7 @@ const forward = [
   call('prepareIncoming'),
   call('migrateOut'),
 ];
-const backward = [call('commitMigration'), call('leaveHost'), call('resumeHere')];
+const backward = [call('commitMigration'), call('leaveHost'), call('hearGuest'), call('noteGuest')];
 
 test('the matrix covers every call of a migration', async () => {
   const move = await moving();
@@ -178,7 +178,7 @@ describe('whose hosts lose each other at the switch', () => {
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
     const calls = site.faults.callsOf(move.workflow).filter(({ name }) => name === 'observeMoving' || name === 'resumeHere');
-    expect(calls.map(({ name }) => name).sort()).toEqual([...Array(4).fill('observeMoving'), 'resumeHere', 'resumeHere']);
+    expect(calls.map(({ name }) => name).sort()).toEqual([...Array(4).fill('observeMoving'), 'resumeHere']);
     await expectOneCopy(move, 'succeeded');
     await finish(move);
   });
@@ -196,6 +196,35 @@ describe('whose hosts lose each other at the switch', () => {
       await finish(move);
     },
   );
+});
+
+describe('a guest that', () => {
+  const told = async ({ id, vm }: Moving) => ({
+    guest: (await site.ledger.migration.findUniqueOrThrow({ where: { id } })).guest,
+    events: await site.ledger.event.count({ where: { type: 'berth.vm.silent', subject: vm } }),
+  });
+
+  test('answers at the target is said to', async () => {
+    const move = await moving();
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    expect(await told(move)).toEqual({ guest: 'answers', events: 0 });
+    await finish(move);
+  });
+
+  test.each([
+    ['is silent since it moved is told, in an event as well', false, { guest: 'silent', events: 1 }],
+    ['was silent before is not said to have died on the way', true, { guest: 'unknown', events: 0 }],
+  ])('%s', async (_, before, expected) => {
+    const move = await moving();
+    for (const host of site.hosts) if (before || host !== move.from) host.silent.add(move.vm);
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    await expectOneCopy(move, 'succeeded');
+    expect(await told(move)).toEqual(expected);
+    for (const host of site.hosts) host.silent.delete(move.vm);
+    await finish(move);
+  });
 });
 
 test('a task that is cancelled while its VM moves ends as if it had stayed', async () => {

@@ -11,7 +11,7 @@ import type { TortureOptions } from './main.ts';
 
 /**
  * Whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A guest that
- * writes to its memory goes from one QEMU process to another on this machine, `runs` times in each case; `lanes` guests at
+ * counts in its memory goes from one QEMU process to another on this machine, `runs` times in each case; `lanes` guests at
  * once are the side load. A guest whose agent is silent for a minute behind a move is dead, and another one is booted.
  * Needs the guest image that setup built.
  */
@@ -25,9 +25,30 @@ type Case = (typeof cases)[keyof typeof cases];
 const memoryMiB = 160;
 const bootMs = 240_000;
 const silentMs = 60_000;
-/** Writes 4 MiB of its memory anew several times a second, and counts on its disk. */
-const writing =
-  'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=4 conv=notrunc 2>/dev/null; echo x >> /root/count; sleep 0.1; done';
+/**
+ * Counts in each of 2048 pages of its memory, and says so when a page has another number than was written there last: a
+ * migration that carried over an older version of it.
+ */
+const counting = `
+$n = 2048; $b = "\\0" x ($n * 4096); $i = 0;
+while (1) {
+  for $p (0 .. $n - 1) {
+    $v = unpack("L", substr($b, $p * 4096, 4));
+    if ($v != $i) { open(F, ">>", "/dev/console"); print F "LOST page $p: $v, not $i\\n"; close(F) }
+    substr($b, $p * 4096, 4) = pack("L", $i + 1);
+  }
+  $i++; select(undef, undef, undef, 0.02);
+}`;
+
+interface Tally {
+  moves: number;
+  /** Guests whose agent was silent behind a move. */
+  died: number;
+  /** Moves behind which a guest found an older version of a page. */
+  lost: number;
+  /** Rounds of pre-copy. */
+  rounds: number;
+}
 
 interface Image {
   folder: string;
@@ -45,10 +66,10 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
   const image = await newestImage();
   let wrong = 0;
   for (const name of names) {
-    const tally = { moves: 0, died: 0, rounds: 0 };
+    const tally: Tally = { moves: 0, died: 0, lost: 0, rounds: 0 };
     const startedMs = Date.now();
     await Promise.all(Array.from({ length: lanes }, () => lane(image, cases[name], runs, tally)));
-    wrong += tally.died;
+    wrong += tally.died + tally.lost;
     const seconds = Math.round((Date.now() - startedMs) / 1000);
     console.log(JSON.stringify({ name: 'torture.emulation', case: name, lanes, ...tally, seconds }));
   }
@@ -56,15 +77,11 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
 }
 
 /** Moves guests, one after the other, until all lanes together have made as many moves as are asked for. */
-async function lane(
-  image: Image,
-  how: Case,
-  runs: number,
-  tally: { moves: number; died: number; rounds: number },
-): Promise<void> {
+async function lane(image: Image, how: Case, runs: number, tally: Tally): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-emulation-'));
   let machine: Machine | null = null;
   let number = 0;
+  let seen = 0;
   try {
     while (tally.moves < runs) {
       machine ??= await booted(image, folder);
@@ -72,10 +89,17 @@ async function lane(
       number += 1;
       const moved: Machine = await move(image, folder, machine, number, how, tally);
       machine = moved;
-      if (await answers(moved, silentMs)) continue;
+      const alive = await answers(moved, silentMs);
+      const said = (await readFile(join(folder, 'console.log'), 'utf8')).slice(seen);
+      seen += said.length;
+      const lost = said.split('\n').filter((line) => line.startsWith('LOST'));
+      if (lost.length > 0) {
+        tally.lost += 1;
+        console.log(JSON.stringify({ move: number, pages: lost.length, first: lost.slice(0, 3) }));
+      }
+      if (alive) continue;
       tally.died += 1;
-      const console_ = await readFile(join(folder, 'console.log'), 'utf8');
-      console.log(JSON.stringify({ died: tally.moves, console: console_.split('\n').slice(-40).join('\n').slice(-1500) }));
+      console.log(JSON.stringify({ move: number, died: true, console: said.slice(-1500) }));
       end(moved);
       machine = null;
     }
@@ -91,7 +115,12 @@ async function booted(image: Image, folder: string): Promise<Machine> {
   await run(['qemu-img', ...make], { deadlineMs: 20_000 });
   const machine = await start(image, folder, 0, null);
   if (!(await answers(machine, bootMs))) throw new Error(`the guest does not boot: see ${folder}/console.log`);
-  await machine.agent.ask('guest-exec', { path: '/bin/sh', arg: ['-c', writing] }, silentMs);
+  const { pid } = (await machine.agent.ask('guest-exec', { path: '/usr/bin/perl', arg: ['-e', counting] }, silentMs)) as {
+    pid: number;
+  };
+  await delay(2000);
+  const status = (await machine.agent.ask('guest-exec-status', { pid }, silentMs)) as { exited: boolean };
+  if (status.exited) throw new Error(`what counts has ended: ${JSON.stringify(status)}`);
   return machine;
 }
 
@@ -102,7 +131,7 @@ async function move(
   from: Machine,
   number: number,
   { throttled, downtimeMs }: Case,
-  tally: { rounds: number },
+  tally: Tally,
 ): Promise<Machine> {
   const door = join(folder, `incoming-${number}`);
   const to = await start(image, folder, number, door);
