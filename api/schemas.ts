@@ -10,6 +10,7 @@ import {
   TaskStartedData,
   VmCreatedData,
   VmMigratedData,
+  VmRehomedData,
   VmRemovedData,
   VmRestoredData,
   VmSilentData,
@@ -420,13 +421,14 @@ export const Event = z
         VmSuspendedData,
         VmRestoredData,
         VmSilentData,
+        VmRehomedData,
         VmStoppedData,
         VmRemovedData,
         z.looseObject({}),
       ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .silent, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others to come',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .rehomed, .silent, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others to come',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

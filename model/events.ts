@@ -186,6 +186,7 @@ export const vmEventTypes = {
   suspended: 'berth.vm.suspended',
   restored: 'berth.vm.restored',
   silent: 'berth.vm.silent',
+  rehomed: 'berth.vm.rehomed',
 } as const;
 
 export type VmEventType = (typeof vmEventTypes)[keyof typeof vmEventTypes];
@@ -212,6 +213,19 @@ export const VmSuspendedData = z
 export const VmRestoredData = z
   .strictObject({ ...vmNamed, restoredAt: time })
   .meta({ id: 'VmRestored', description: 'It runs again; usage counts from here on' });
+
+export const VmRehomedData = z
+  .strictObject({
+    ...vmNamed,
+    migration: z.string(),
+    /** Where its disks were, and where they are: there it runs. */
+    from: place,
+    home: z.string(),
+    seconds: z.number().min(0),
+    bytes: z.int().min(0),
+    rehomedAt: time,
+  })
+  .meta({ id: 'VmRehomed', description: 'Its disks have followed it to the host where it runs' });
 
 export const VmSilentData = z
   .strictObject({ ...vmNamed, migration: z.string(), movedAt: time, silentAt: time })
@@ -252,6 +266,7 @@ export type VmStartedData = z.infer<typeof VmStartedData>;
 export type VmStoppedData = z.infer<typeof VmStoppedData>;
 export type VmRemovedData = z.infer<typeof VmRemovedData>;
 export type VmSuspendedData = z.infer<typeof VmSuspendedData>;
+export type VmRehomedData = z.infer<typeof VmRehomedData>;
 export type VmSilentData = z.infer<typeof VmSilentData>;
 export type VmRestoredData = z.infer<typeof VmRestoredData>;
 export type VmMigratedData = z.infer<typeof VmMigratedData>;
@@ -276,6 +291,7 @@ export const vmEventData = {
   'berth.vm.suspended': VmSuspendedData,
   'berth.vm.restored': VmRestoredData,
   'berth.vm.silent': VmSilentData,
+  'berth.vm.rehomed': VmRehomedData,
 } as const satisfies Record<VmEventType, z.ZodType>;
 
 export const eventData = { ...taskEventData, ...vmEventData };

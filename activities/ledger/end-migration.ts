@@ -1,5 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
-import { eventId, VmMigratedData, vmMigratedType } from '../../model/events.ts';
+import { eventId, VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { DiskMoveEnd, MigrationFailure, MigrationResult, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
@@ -7,6 +7,7 @@ import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps
 import { measureDisks, measureMigration } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migrations.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
+import { writeEvent } from './write-event.ts';
 
 /** The fact for outsiders, in the transaction that makes it true. */
 async function writeMigrated(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
@@ -21,7 +22,8 @@ async function writeMigrated(tx: Transaction, row: MigrationRow, result: Migrati
     mode: row.mode,
     from: place(row.fromId),
     to: place(row.toId!),
-    home: row.homeId,
+    // The disks of a cold one came along, where they were to.
+    home: row.mode === 'cold' && row.moveDisk ? row.toId : row.homeId,
     generation: row.generation,
     requestedBy: row.requestedBy,
     reason: row.reason,
@@ -35,6 +37,30 @@ async function writeMigrated(tx: Transaction, row: MigrationRow, result: Migrati
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
     VALUES (${`${eventId(row.vmId, vmMigratedType)}/${row.generation}`}, ${vmMigratedType}, ${row.vmId}, ${row.ownerId},
             ${now}::timestamptz, ${JSON.stringify(data)}::jsonb)`;
+}
+
+/** Billing follows where a VM runs, and that was told; this says whose disk it takes from now on. */
+async function writeRehomed(tx: Transaction, row: MigrationRow, end: DiskMoveEnd, now: string): Promise<void> {
+  const hosts = await tx.host.findMany({ where: { id: { in: [row.homeId!, row.toId!] } }, select: { id: true, provider: true } });
+  const place = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const { name } = await tx.vm.findUniqueOrThrow({ where: { id: row.vmId }, select: { name: true } });
+  const phase = end.phases.find((one) => one.name === 'moveDisk');
+  const data: VmRehomedData = {
+    vm: row.vmId,
+    name,
+    owner: row.ownerId,
+    task: row.taskId,
+    ...place(row.toId!),
+    generation: row.generation,
+    migration: row.id,
+    from: place(row.homeId!),
+    home: row.toId!,
+    seconds: phase?.seconds ?? 0,
+    bytes: end.bytes,
+    rehomedAt: now,
+  };
+  const fact = { type: vmEventTypes.rehomed, subject: row.vmId, owner: row.ownerId, time: now, data };
+  await writeEvent(tx, fact, row.generation);
 }
 
 async function writeEnd(
@@ -134,6 +160,7 @@ export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMo
         WHERE id = ${row.id}`;
       if (end.error === null) {
         await measureDisks(tx, row, end.phases, now);
+        await writeRehomed(tx, row, end, now);
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
       }
       // The placement has changed, or was to: what this attempt has left under way anywhere is of the past.

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { MigrationPlace } from '../../activities/ledger/contract.ts';
-import { VmMigratedData, VmSilentData } from '../../model/events.ts';
+import { VmMigratedData, VmRehomedData, VmSilentData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
@@ -187,6 +187,10 @@ describe('disks that follow', () => {
     await fixture.activities.endDiskMove(id, end);
     expect(await diskAt()).toEqual({ a: 0, b: taken });
     expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'b', movedBy: null });
+    const events = await fixture.ledger.event.findMany({ where: { type: 'berth.vm.rehomed' } });
+    expect(events.map(({ data }) => VmRehomedData.parse(data))).toMatchObject([
+      { vm, migration: id, from: { host: 'a' }, home: 'b', host: 'b', bytes: 4096 },
+    ]);
     expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({
       state: 'succeeded',
       error: null,
@@ -203,6 +207,7 @@ describe('disks that follow', () => {
     await fixture.activities.endDiskMove(id, { ...end, error: { code: 'disk-full', message: 'no room' } });
     expect(await diskAt()).toEqual({ a: taken, b: 0 });
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', state: 'running' });
+    expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.rehomed' } })).toBe(0);
   });
 
   it('keep their VM from moving on before they have followed', async () => {
@@ -252,6 +257,7 @@ describe('disks that move alone', () => {
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'b', generation: 3, state: 'running' });
     expect(await stored(id)).toMatchObject({ state: 'succeeded', bytes: 4096n, error: null });
     expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.migrated' } })).toBe(1);
+    expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.rehomed' } })).toBe(1);
   });
 
   it('that came to nothing are where they were, and the room for them is free again', async () => {
