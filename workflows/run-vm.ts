@@ -9,7 +9,7 @@ import {
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { HostActivities } from '../activities/host/contract.ts';
+import type { CustomizeVm, HostActivities } from '../activities/host/contract.ts';
 import type { VmPlace, VmWish } from '../activities/ledger/contract.ts';
 import type { HostId, VmId } from '../model/ids.ts';
 import type { TaskError } from '../model/task.ts';
@@ -158,9 +158,23 @@ async function make(run: Run, vm: VmSpec): Promise<void> {
   await ledger.setVmState(run.id, 'creating');
   await progress.during('boot', [vm.host], () => started(run, host, order.vm));
   await progress.during('customize', [vm.host], async () => {
-    const { hostKey } = await host.customizeVm(order);
-    await ledger.vmCustomized(run.id, hostKey);
+    await ledger.vmCustomized(run.id, await customized(run, order));
   });
+}
+
+/** It runs already, so it may be moved meanwhile: then it is set up where it is. What was done isn't done again. */
+async function customized(run: Run, first: CustomizeVm): Promise<string> {
+  for (let order = first; ; ) {
+    try {
+      return (await hostOf(run, order.vm.host).customizeVm(order)).hostKey;
+    } catch (error) {
+      if (codeOf(error) !== 'stale-generation') throw error;
+      await unmoved(run, async () => undefined);
+      const next = await run.ledger.vmOrders(run.id);
+      if (next.vm.generation === order.vm.generation) throw error;
+      order = next;
+    }
+  }
 }
 
 async function started(run: Run, host: HostActivities, vm: VmSpec): Promise<void> {
@@ -277,16 +291,22 @@ async function remove(run: Run, why: TaskError | null): Promise<void> {
   progress.mark({ state: 'removed' });
 }
 
-/** Where it is once nobody moves it, on its way out: nothing else begins any more. */
-async function still(run: Run): Promise<VmPlace> {
+/** Where it is once nobody moves it. @param meanwhile what to do about a migration that is under way */
+async function unmoved(run: Run, meanwhile: (migration: string) => Promise<void>): Promise<VmPlace> {
   const { first, longest } = waits(run.pace).unclearPause;
   let place = await run.ledger.vmPlace(run.id);
   for (let pause = first; place.movedBy !== null; pause = Math.min(pause * 2, longest)) {
-    await cancel(place.movedBy);
+    await meanwhile(place.movedBy);
     const { heard } = run;
     await condition(() => run.heard > heard, pause);
     place = await run.ledger.vmPlace(run.id);
   }
+  return place;
+}
+
+/** The same, on its way out: nothing else begins any more. */
+async function still(run: Run): Promise<VmPlace> {
+  const place = await unmoved(run, cancel);
   return place.state === 'pending' || place.state === 'removed' ? place : run.ledger.setVmState(run.id, 'removing');
 }
 
