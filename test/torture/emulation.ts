@@ -55,6 +55,9 @@ interface Image {
   cmdline: string;
 }
 
+/** Those that run. */
+const machines = new Set<ChildProcess>();
+
 interface Machine {
   child: ChildProcess;
   monitor: Channel;
@@ -65,6 +68,11 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
   const names = (wanted ?? Object.keys(cases)) as (keyof typeof cases)[];
   const image = await newestImage();
   let wrong = 0;
+  // However this ends: what emulates an endless loop is nobody else's to find.
+  process.once('exit', () => {
+    for (const child of machines) killGroup(child);
+  });
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
   for (const name of names) {
     const tally: Tally = { moves: 0, died: 0, lost: 0, rounds: 0 };
     const startedMs = Date.now();
@@ -165,6 +173,7 @@ async function start(image: Image, folder: string, number: number, incoming: str
     ...(incoming === null ? [] : ['-incoming', `unix:${incoming}`]),
   ];
   const child = spawn('qemu-system-x86_64', argv, { stdio: ['ignore', 'ignore', 'inherit'], detached: true });
+  machines.add(child);
   const channels = { monitor: await Channel.open(monitor!), agent: await Channel.open(agent!) };
   await channels.monitor.ask('qmp_capabilities');
   return { child, ...channels };
@@ -173,14 +182,16 @@ async function start(image: Image, folder: string, number: number, incoming: str
 function end({ child, monitor, agent }: Machine): void {
   monitor.close();
   agent.close();
+  machines.delete(child);
   killGroup(child);
 }
 
+/** An answer to an earlier question, which nobody waited for any more, is none to this one. */
 async function answers({ agent }: Machine, withinMs: number): Promise<boolean> {
-  for (const untilMs = Date.now() + withinMs; Date.now() < untilMs; ) {
-    const asked = agent.ask('guest-ping', undefined, 5000);
-    if (await asked.then(() => true).catch(() => false)) return true;
-    await delay(200);
+  for (const untilMs = Date.now() + withinMs; Date.now() < untilMs; await delay(100)) {
+    const id = Math.floor(Math.random() * 2 ** 31);
+    const answer = await agent.ask('guest-sync', { id }, 5000).catch(() => null);
+    if (answer === id) return true;
   }
   return false;
 }
