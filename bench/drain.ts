@@ -70,8 +70,9 @@ interface Outcome {
   before: number;
   /** What a model without measurements would have said. */
   priorS: number;
-  /** What each of its moves took. */
+  /** What each of its moves took, and when it was asked for, began and was over, in seconds from the first. */
   eachS: number[];
+  course: string[];
 }
 
 /**
@@ -173,7 +174,7 @@ async function drainOnce(
     ...seen,
   };
   say(
-    `${name}, ${strategy}, ${vms} VMs: predicted ${outcome.predictedS.toFixed(1)} s, at most ${outcome.boundS.toFixed(1)} s, took ${tookS.toFixed(1)} s (each ${outcome.eachS.map((seconds) => seconds.toFixed(1)).join(', ')}), empty ${outcome.earlyS.toFixed(1)} s before its deadline`,
+    `${name}, ${strategy}, ${vms} VMs: predicted ${outcome.predictedS.toFixed(1)} s, at most ${outcome.boundS.toFixed(1)} s, took ${tookS.toFixed(1)} s (each ${outcome.eachS.map((seconds) => seconds.toFixed(1)).join(', ')}: ${outcome.course.join(', ')}), empty ${outcome.earlyS.toFixed(1)} s before its deadline`,
   );
   return outcome;
 }
@@ -181,6 +182,7 @@ async function drainOnce(
 interface Seen {
   tookS: number;
   eachS: number[];
+  course: string[];
   priorS: number;
 }
 
@@ -209,7 +211,9 @@ async function measured({ site }: TestSite, drain: DrainAnswer): Promise<Seen> {
       return operationsOf(row.kind === 'live' ? 'live' : 'cold', { from, to, concurrency: 1, load });
     });
     const eachS = drain.moves.map(({ migration }) => of(migration).reduce((sum, { seconds }) => sum + seconds, 0));
-    return { tookS, eachS, priorS: fitMigrationModel([]).predict(operations).mean };
+    const since = (at: Date | null) => ((at!.getTime() - moves[0]!.createdAt.getTime()) / 1000).toFixed(1);
+    const course = moves.map(({ createdAt, startedAt, finishedAt }) => [createdAt, startedAt, finishedAt].map(since).join('-'));
+    return { tookS, eachS, course, priorS: fitMigrationModel([]).predict(operations).mean };
   } finally {
     await ledger.$disconnect();
   }

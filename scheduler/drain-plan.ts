@@ -85,8 +85,12 @@ export interface DrainPlan {
   earliestMs: number | null;
 }
 
-/** From the decision to the first move, and from the last one's end to the proof that the host is empty. */
-const aroundS: Prediction = { mean: 0.5, spread: 0.3, dof: 10 };
+/**
+ * From the decision to the first move, and from the last one's end to the proof that the host is empty; and from the
+ * commit of one move, which is as far as moves are measured, to the beginning of the next in its lane.
+ */
+const aroundS: Prediction = { mean: 0.7, spread: 0.3, dof: 10 };
+const betweenS: Prediction = { mean: 0.2, spread: 0.1, dof: 10 };
 /** A VM whose time ends is removed after it: its saga takes so long, at most, and a removal is quick. */
 const removalMs = 20_000;
 
@@ -268,7 +272,7 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     const disks: Operation[] = vm.disks == null || mode === 'cold' ? [] : [{ ...move, kind: 'disks' }];
     return [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.asleep)), ...disks];
   };
-  const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0 }));
+  const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0, vms: 0 }));
   const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
   for (const vm of sorted.moving) {
     if (vm.phase.kind !== 'moving') continue;
@@ -276,6 +280,7 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     const rest = operations(vm, vm.phase.to ?? host, vm.phase.mode);
     const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, model.predict(rest).mean);
     lane.operations.push(...rest);
+    lane.vms += 1;
     lane.goneS += goneS;
     lane.meanS += model.predict(rest).mean - goneS;
   }
@@ -284,6 +289,7 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     const { mean } = model.predict(these);
     const lane = soonest();
     lane.operations.push(...these);
+    lane.vms += 1;
     lane.meanS += mean;
     return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS: mean };
   });
@@ -291,7 +297,8 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
   // All lanes have to be done: each with its part of the doubt.
   const each = 1 - (1 - confidence) / lanesUsed;
   const ends = lanes.map((lane) => {
-    const all = plus([model.predict(lane.operations), aroundS]);
+    const pauses = Array.from({ length: Math.max(0, lane.vms - 1) }, () => betweenS);
+    const all = plus([model.predict(lane.operations), aroundS, ...pauses]);
     return { meanS: all.mean - lane.goneS, boundS: upperBound(all, each) - lane.goneS };
   });
   return {

@@ -63,6 +63,15 @@ describe('the plan of a drain', () => {
     expect(planDrain(question({ confidence: 0.9 })).startMs).toBeGreaterThan(plan.startMs);
   });
 
+  it('counts the time between moves, and before the first and after the last', () => {
+    const beside = (vms: DrainVm[]): number => {
+      const plan = planDrain(question({ strategy: 'sequential', vms }));
+      return plan.meanS - plan.moves.reduce((sum, { meanS }) => sum + meanS, 0);
+    };
+    expect(beside([vm('vm1')])).toBeGreaterThan(0.5);
+    expect(beside([vm('vm1'), vm('vm2'), vm('vm3')])).toBeGreaterThan(beside([vm('vm1')]) + 0.3);
+  });
+
   it('moves one at a time while there is time, and several at once when there is not', () => {
     const patient = planDrain(question({ model: measured }));
     expect(patient).toMatchObject({ strategy: 'sequential', width: 1 });
