@@ -93,7 +93,7 @@ interface Form {
   prior: Prior;
 }
 
-const noise = { noise: 0.35, strength: 2 } as const;
+const noise = { noise: 0.35, strength: 3 } as const;
 /** No operation is done sooner, whatever a line through few points says. */
 const leastS = 0.05;
 /** Seconds that do not depend on the flow. */
