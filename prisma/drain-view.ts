@@ -59,6 +59,7 @@ interface VmRow {
   hostId: string | null;
   homeId: string | null;
   diskMiB: number;
+  image: { id: string; mib: number; at: string[] } | null;
   migration: { state: string; to: string | null; sinceMs: number; mode: PlannedMode } | null;
   failed: { to: string; why: string; converges: boolean; atMs: number }[];
 }
@@ -80,6 +81,9 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: Vms
       v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
+      (SELECT jsonb_build_object('id', i.id, 'mib', i."sizeBytes"::float8 / 1048576,
+          'at', COALESCE((SELECT jsonb_agg(c."hostId") FROM "HostImage" c WHERE c."imageId" = i.id), '[]'))
+        FROM "Image" i WHERE i.id = v."imageId") AS image,
       (SELECT jsonb_build_object('state', m.state, 'to', m."toId",
           'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
@@ -107,6 +111,7 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: Vms
     },
     disks: moveDisks && row.homeId === host ? { diskMiB: row.diskMiB, runsAt: row.hostId ?? host } : null,
     asleep: row.asleep,
+    image: row.image,
     template: row.template,
     phase: phaseOf(row, host),
     endsByMs: endOf(row),

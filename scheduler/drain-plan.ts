@@ -18,6 +18,8 @@ export interface DrainVm {
   load: Load;
   /** It is suspended: it takes neither processors nor memory, and can only be moved cold. */
   asleep?: boolean;
+  /** What its disk stands on, and the hosts that have that; null: on nothing. */
+  image?: { id: string; mib: number; at: readonly string[] } | null;
   /** Where its disks are to leave the host that is drained; null: they may stay where they are. */
   disks?: { diskMiB: number; runsAt: string } | null;
   /**
@@ -91,6 +93,8 @@ export interface DrainPlan {
  */
 const aroundS: Prediction = { mean: 0.7, spread: 0.3, dof: 10 };
 const betweenS: Prediction = { mean: 0.2, spread: 0.1, dof: 10 };
+/** An image that a target lacks is fetched at once, over the same network: how far off that may be, as a part of it. */
+const fetchDoubt = { part: 0.5, leastS: 1, dof: 5 } as const;
 /** A VM whose time ends is removed after it: its saga takes so long, at most, and a removal is quick. */
 const removalMs = 20_000;
 
@@ -294,11 +298,12 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS: mean };
   });
   if (lanes.every((lane) => lane.operations.length === 0)) return { moves, width, meanS: 0, boundS: 0 };
+  const fetches = fetchOf(question, sorted.moves);
   // All lanes have to be done: each with its part of the doubt.
   const each = 1 - (1 - confidence) / lanesUsed;
   const ends = lanes.map((lane) => {
     const pauses = Array.from({ length: Math.max(0, lane.vms - 1) }, () => betweenS);
-    const all = plus([model.predict(lane.operations), aroundS, ...pauses]);
+    const all = plus([model.predict(lane.operations), aroundS, ...pauses, ...fetches]);
     return { meanS: all.mean - lane.goneS, boundS: upperBound(all, each) - lane.goneS };
   });
   return {
@@ -307,4 +312,16 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     meanS: Math.max(...ends.map(({ meanS }) => meanS)),
     boundS: Math.max(...ends.map(({ boundS }) => boundS)),
   };
+}
+
+/** The images that the targets lack, each once: nothing that needs one begins before it is there. */
+function fetchOf({ host, model }: DrainQuestion, moves: Sorted['moves']): Prediction[] {
+  const missing = new Map<string, number>();
+  for (const { vm, to } of moves) {
+    const { image } = vm;
+    if (image != null && !image.at.includes(to)) missing.set(`${image.id} ${to}`, image.mib / model.bandwidth('live', host, to));
+  }
+  if (missing.size === 0) return [];
+  const mean = fetchDoubt.leastS + [...missing.values()].reduce((sum, seconds) => sum + seconds, 0);
+  return [{ mean, spread: mean * fetchDoubt.part, dof: fetchDoubt.dof }];
 }

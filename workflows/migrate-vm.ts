@@ -122,12 +122,13 @@ async function turn(
   setHandler(movedSignal, () => {
     asked = true;
   });
-  for (;;) {
+  const { first, longest } = waits(pace).turnPoll;
+  for (let pause = first; ; pause = Math.min(longest, pause * 2)) {
     asked = false;
     const answer = await ledger.reserveMigration(record.id);
     if (answer.turn) return answer.place;
     progress.say('step', `**waits** for its turn: ${answer.why}`);
-    await condition(() => asked, waits(pace).turnPoll);
+    await condition(() => asked, pause);
   }
 }
 

@@ -250,7 +250,7 @@ async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOr
     if (run.lease.state !== 'running') continue;
     if (place.state === 'suspended' || place.state === 'restoring') {
       // By its owner, who will say when it goes on.
-      await condition(() => run.moves > heard || run.lease.state !== 'running', waits(run.pace).turnPoll);
+      await condition(() => run.moves > heard || run.lease.state !== 'running', waits(run.pace).turnPoll.longest);
       continue;
     }
     if (place.state !== 'running' || place.generation === asked)

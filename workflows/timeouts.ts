@@ -34,8 +34,8 @@ export interface Waits {
   templateRetry: number;
   /** A VM that stands alone looks at what is wanted of it: signals do the work, and housekeeping repeats lost ones. */
   vmPoll: number;
-  /** A migration asks whether it is its turn. */
-  turnPoll: number;
+  /** A migration asks whether it is its turn: soon at first, as who came before it has often only to begin; and later on. */
+  turnPoll: { first: number; longest: number };
   /** Between two looks at how a pre-copy goes. */
   progressEvery: number;
   /** How long a migration waits for what it left at a host to be removed. */
@@ -65,7 +65,7 @@ export function waits(pace: number): Waits {
     reconcileEvery: 5 * minute * pace,
     templateRetry: 15 * second * pace,
     vmPoll: hour * pace,
-    turnPoll: 2 * second * pace,
+    turnPoll: { first: 0.1 * second * pace, longest: 2 * second * pace },
     progressEvery: 2 * second * pace,
     leavePatience: 30 * second * pace,
     unclearPause: { first: second * pace, longest: 5 * minute * pace },

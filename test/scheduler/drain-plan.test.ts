@@ -72,6 +72,14 @@ describe('the plan of a drain', () => {
     expect(beside([vm('vm1'), vm('vm2'), vm('vm3')])).toBeGreaterThan(beside([vm('vm1')]) + 0.3);
   });
 
+  it('begins so early that a target has fetched the image that it lacks', () => {
+    const on = (at: string[]) => planDrain(question({ vms: [vm('vm1', 256, { image: { id: 'i', mib: 6000, at } })] }));
+    expect(on(['h', 'a', 'b'])).toMatchObject({ boundS: planDrain(question({ vms: [vm('vm1')] })).boundS });
+    // 60 MiB/s, as long as nothing is known of this network.
+    expect(on(['h']).meanS - on(['h', 'a', 'b']).meanS).toBeGreaterThan(90);
+    expect(on(['h']).earliestMs! - on(['h', 'a', 'b']).earliestMs!).toBeGreaterThan(90_000);
+  });
+
   it('moves one at a time while there is time, and several at once when there is not', () => {
     const patient = planDrain(question({ model: measured }));
     expect(patient).toMatchObject({ strategy: 'sequential', width: 1 });
