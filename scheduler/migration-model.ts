@@ -77,6 +77,8 @@ const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, susp
 const priorFraction = { memory: 0.6, disks: 0.1 } as const;
 /** Of a guest that nobody has looked at. */
 const priorDirtyMiBPerS = 2;
+/** How far two samples of what one guest writes may be apart though it does the same. */
+const sampling = { times: 2, leastMiBPerS: 2 } as const;
 /** A flow shorter than this says little about bandwidth. */
 const leastFlowS = 0.05;
 
@@ -127,6 +129,10 @@ class Experience {
   readonly #bandwidth = new Map<string, number[]>();
   readonly #bytesOfVm = new Map<string, number>();
   readonly #fractions = new Map<OperationKind, number[]>();
+  /** What live migrations carried, as a part of what the process held: shared and empty pages are not sent. */
+  readonly #ofResident: number[] = [];
+  /** The most that a VM was seen to write before a move whose bytes are known: what it wrote meanwhile is among these. */
+  readonly #dirtyOfVm = new Map<string, number>();
 
   learn(sample: Sample): void {
     const { kind, from, to, load } = sample;
@@ -139,6 +145,10 @@ class Experience {
         this.#bandwidth.set(key, seen.slice(-5));
       }
     this.#bytesOfVm.set(`${kind} ${load.vm}`, mib);
+    if (kind === 'live') {
+      this.#dirtyOfVm.set(load.vm, Math.max(this.#dirtyOfVm.get(load.vm) ?? 0, load.dirtyMiBPerS ?? 0));
+      if (load.residentMiB !== null) this.#ofResident.push(mib / Math.max(1, load.residentMiB));
+    }
     const fractions = this.#fractions.get(kind) ?? [];
     fractions.push(Math.min(1, mib / Math.max(1, sizeOf(kind, load))));
     this.#fractions.set(kind, fractions.slice(-20));
@@ -164,13 +174,22 @@ class Experience {
     const prior = kind === 'disks' ? priorFraction.disks : priorFraction.memory;
     const usual = size * (fractions.length === 0 ? prior : median(fractions));
     const isSeen = kind === 'disks' || (kind === 'copy' && fractions.length > 0);
-    return load.residentMiB === null || isSeen ? usual : Math.min(size, load.residentMiB);
+    if (load.residentMiB === null || isSeen) return usual;
+    const part = kind === 'live' && this.#ofResident.length > 0 ? median(this.#ofResident.slice(-20)) : 1;
+    return Math.min(size, load.residentMiB * part);
+  }
+
+  /** What it writes beyond what it did before: of a VM that has moved live, what it carried then says the rest. */
+  #writesMore({ vm, dirtyMiBPerS }: Load): number {
+    const before = this.#dirtyOfVm.get(vm);
+    if (before === undefined) return dirtyMiBPerS ?? priorDirtyMiBPerS;
+    return Math.max(0, (dirtyMiBPerS ?? 0) - sampling.times * Math.max(sampling.leastMiBPerS, before));
   }
 
   preCopy({ kind, from, to, load }: Operation, share: number): PreCopy {
     return simulatePreCopy({
       memoryMiB: this.carriedMiB('live', load),
-      dirtyMiBPerS: load.dirtyMiBPerS ?? priorDirtyMiBPerS,
+      dirtyMiBPerS: this.#writesMore(load),
       bandwidthMiBPerS: this.bandwidth(kind, from, to) / share,
       policy: convergencePolicy,
     });

@@ -208,6 +208,24 @@ describe('the model of migrations', () => {
     expect(own).toBeGreaterThan(1.4 * other);
   });
 
+  it('does not count twice what a VM wrote during the move before: it is among what was carried', () => {
+    const writing = load(256, { vm: 'writing', residentMiB: 180, dirtyMiBPerS: 8 });
+    const before: Sample = { ...site(12, 1)[0]!, load: writing, bytes: 105 * 2 ** 20, transferS: 9, seconds: 9.5, atMs: 99 };
+    const model = fitMigrationModel([...site(12, 10), before]);
+    const again = (dirtyMiBPerS: number) => model.predict([live(256, { load: { ...writing, dirtyMiBPerS } })]).mean;
+    expect(again(8)).toBeLessThan(12);
+    // Samples of a second differ by so much.
+    expect(again(14)).toBe(again(8));
+    expect(again(30)).toBeGreaterThan(again(8) + 3);
+  });
+
+  it('learns how much of what a process holds is carried over', () => {
+    const held = site(12, 10).map((one): Sample => ({ ...one, load: { ...one.load, residentMiB: one.load.memoryMiB } }));
+    const model = fitMigrationModel(held);
+    const { sentMiB } = model.preCopy(live(256, { load: load(256, { residentMiB: 200, dirtyMiBPerS: 0 }) }));
+    expect(sentMiB).toBeCloseTo(100, 0);
+  });
+
   it('learns how much moving side by side costs each', () => {
     const alone = site(40, 12);
     const pairs = site(20, 12, { concurrency: 2 }, 9).map((sample, i) => ({ ...sample, atMs: 100 + i }));
