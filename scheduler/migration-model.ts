@@ -65,7 +65,7 @@ export interface MigrationModel {
 }
 
 /** How many samples of a kind are kept in mind, and after how many more one counts half. */
-const memory = { samples: 80, halfLife: 20 } as const;
+const memory = { samples: 80, halfLife: 10 } as const;
 /** From so many on, forms other than the plain one are tried; fewer can't tell them apart. */
 const leastForForms = 6;
 /** A form with more coefficients has to be better by so much. */
@@ -79,6 +79,8 @@ const priorFraction = { memory: 0.6, disks: 0.1 } as const;
 const priorDirtyMiBPerS = 2;
 /** How far two samples of what one guest writes may be apart though it does the same. */
 const sampling = { times: 2, leastMiBPerS: 2 } as const;
+/** Of the shortest copy seen, what is taken for work that doesn't depend on how much is sent; and what counts as a flow. */
+const comparing = { part: 0.8, leastMiB: 4 } as const;
 /** A flow shorter than this says little about bandwidth. */
 const leastFlowS = 0.05;
 
@@ -99,7 +101,7 @@ const noise = { noise: 0.35, strength: 3 } as const;
 /** No operation is done sooner, whatever a line through few points says. */
 const leastS = 0.05;
 /** Seconds that do not depend on the flow. */
-const overheadS: Record<OperationKind, number> = { live: 1.2, suspend: 0.4, copy: 0.3, resume: 0.5, disks: 1 };
+const overheadS: Record<OperationKind, number> = { live: 1.2, suspend: 0.4, copy: 1, resume: 1, disks: 1 };
 
 function formsOf(kind: OperationKind): Form[] {
   const constant = overheadS[kind];
@@ -124,11 +126,17 @@ function formsOf(kind: OperationKind): Form[] {
   ];
 }
 
+/** A copy to a host that keeps an older version of the VM, because it has been there, carries what has changed. */
+type Way = OperationKind | 'changes';
+
 /** What was seen so far of bandwidths and of what is carried over: all that a prediction may use. */
 class Experience {
   readonly #bandwidth = new Map<string, number[]>();
   readonly #bytesOfVm = new Map<string, number>();
-  readonly #fractions = new Map<OperationKind, number[]>();
+  readonly #fractions = new Map<Way, number[]>();
+  #leastCopyS = Number.POSITIVE_INFINITY;
+  /** Hosts that a VM has left as files. */
+  readonly #left = new Set<string>();
   /** What live migrations carried, as a part of what the process held: shared and empty pages are not sent. */
   readonly #ofResident: number[] = [];
   /** The most that a VM was seen to write before a move whose bytes are known: what it wrote meanwhile is among these. */
@@ -137,21 +145,35 @@ class Experience {
   learn(sample: Sample): void {
     const { kind, from, to, load } = sample;
     const mib = sample.bytes / 2 ** 20;
+    const way = this.#isKept(sample) ? 'changes' : kind;
+    if (kind === 'copy') this.#left.add(`${load.vm} ${from}`);
     if (mib <= 0) return;
-    if (sample.transferS >= leastFlowS)
+    if (kind === 'copy') this.#leastCopyS = Math.min(this.#leastCopyS, sample.transferS);
+    // A copy is mostly the reading and comparing of what is there, however little of it is sent.
+    const flowS = kind === 'copy' ? sample.transferS - comparing.part * this.#leastCopyS : sample.transferS;
+    if (flowS >= leastFlowS && (kind !== 'copy' || mib >= comparing.leastMiB))
       for (const key of keys(kind, from, to)) {
         const seen = this.#bandwidth.get(key) ?? [];
-        seen.push((mib / sample.transferS) * Math.max(1, sample.concurrency));
+        seen.push((mib / flowS) * Math.max(1, sample.concurrency));
         this.#bandwidth.set(key, seen.slice(-5));
       }
-    this.#bytesOfVm.set(`${kind} ${load.vm}`, mib);
+    this.#bytesOfVm.set(`${way} ${load.vm}`, mib);
     if (kind === 'live') {
       this.#dirtyOfVm.set(load.vm, Math.max(this.#dirtyOfVm.get(load.vm) ?? 0, load.dirtyMiBPerS ?? 0));
       if (load.residentMiB !== null) this.#ofResident.push(mib / Math.max(1, load.residentMiB));
     }
-    const fractions = this.#fractions.get(kind) ?? [];
+    const fractions = this.#fractions.get(way) ?? [];
     fractions.push(Math.min(1, mib / Math.max(1, sizeOf(kind, load))));
-    this.#fractions.set(kind, fractions.slice(-20));
+    this.#fractions.set(way, fractions.slice(-20));
+  }
+
+  #isKept({ kind, to, load }: Operation): boolean {
+    return kind === 'copy' && this.#left.has(`${load.vm} ${to}`);
+  }
+
+  /** Until one such copy was seen, it is expected to be like any other. */
+  #wayOf(operation: Operation): Way {
+    return this.#isKept(operation) && this.#fractions.has('changes') ? 'changes' : operation.kind;
   }
 
   bandwidth(kind: OperationKind, from: string, to: string): number {
@@ -166,11 +188,11 @@ class Experience {
    * What is carried over of a machine at rest: what was, the last time; else the usual part of it. A copy is packed, so
    * what the process holds says nothing of it once others were seen.
    */
-  carriedMiB(kind: OperationKind, load: Load): number {
+  carriedMiB(kind: OperationKind, load: Load, way: Way = kind): number {
     const size = sizeOf(kind, load);
-    const before = this.#bytesOfVm.get(`${kind} ${load.vm}`);
+    const before = this.#bytesOfVm.get(`${way} ${load.vm}`);
     if (before !== undefined) return Math.min(before, size);
-    const fractions = this.#fractions.get(kind) ?? [];
+    const fractions = this.#fractions.get(way) ?? [];
     const prior = kind === 'disks' ? priorFraction.disks : priorFraction.memory;
     const usual = size * (fractions.length === 0 ? prior : median(fractions));
     const isSeen = kind === 'disks' || (kind === 'copy' && fractions.length > 0);
@@ -206,7 +228,8 @@ class Experience {
     }
     // What the guest writes while it is being saved is written as well: suspending grows with the dirty rate.
     const dirty = kind === 'suspend' ? (load.dirtyMiBPerS ?? priorDirtyMiBPerS) : 0;
-    const alone = (this.carriedMiB(kind, load) + dirty) / this.bandwidth(kind, from, to);
+    const carried = this.carriedMiB(kind, load, this.#wayOf(operation));
+    const alone = (carried + dirty) / this.bandwidth(kind, from, to);
     return { alone, shared: alone * share, crowd };
   }
 }

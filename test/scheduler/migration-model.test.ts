@@ -226,6 +226,23 @@ describe('the model of migrations', () => {
     expect(sentMiB).toBeCloseTo(100, 0);
   });
 
+  it('expects of a copy to where a VM has been only what changed, and not that its bytes flow as slowly as they are few', () => {
+    const copy = (i: number, from: string, to: string, mib: number, seconds: number): Sample => {
+      const one = { kind: 'copy' as const, from, to, concurrency: 1, load: load(256, { vm: `vm${i % 4}` }) };
+      return { ...one, atMs: i, bytes: mib * 2 ** 20, transferS: seconds, seconds };
+    };
+    // All of four VMs to another host, and back again.
+    const there = [0, 1, 2, 3].map((i) => copy(i, 'a', 'b', 60, 6.2));
+    const back = [4, 5, 6, 7].map((i) => copy(i, 'b', 'a', 2, 1.4));
+    const predict = (from: string, to: string, vm: string) => {
+      const model = fitMigrationModel([...there, ...back]);
+      return model.predict([{ kind: 'copy', from, to, concurrency: 1, load: load(256, { vm }) }]).mean;
+    };
+    expect(predict('a', 'b', 'vm1')).toBeLessThan(2.5);
+    expect(predict('a', 'c', 'vm1')).toBeGreaterThan(4);
+    expect(predict('a', 'c', 'vm1')).toBeLessThan(9);
+  });
+
   it('learns how much moving side by side costs each', () => {
     const alone = site(40, 12);
     const pairs = site(20, 12, { concurrency: 2 }, 9).map((sample, i) => ({ ...sample, atMs: 100 + i }));
@@ -242,9 +259,9 @@ describe('the model of migrations', () => {
     expect(straight.chosen.live.form).not.toBe('polynomial');
     const bent = site(40, 30).map((sample) => {
       const transferS = sample.bytes / 2 ** 20 / 40;
-      return { ...sample, kind: 'copy' as const, transferS, seconds: 0.5 + transferS ** 2 };
+      return { ...sample, kind: 'suspend' as const, transferS, seconds: 0.5 + transferS ** 2 };
     });
-    expect(fitMigrationModel(bent).chosen.copy.form).toBe('polynomial');
+    expect(fitMigrationModel(bent).chosen.suspend.form).toBe('polynomial');
   });
 
   it('gives a cold migration the sum of its phases', () => {
