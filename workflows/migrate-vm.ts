@@ -344,7 +344,7 @@ async function askGuest(move: Move, answered: boolean): Promise<void> {
     progress.say('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: its agent answered before`);
     log.warn('A guest is silent since it moved', { vmId, host: place.to.id });
   }
-  await move.ledger.noteGuest(move.id, guest);
+  await insist(move, (ledger) => ledger.noteGuest(move.id, guest));
 }
 
 async function heard({ place, vmId, pace, progress }: Move, answered: boolean): Promise<MigratedGuest> {
