@@ -32,10 +32,14 @@ const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).sig
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
 
-/** Running with its guest as ordered, or removed because it could not be made. */
+/**
+ * Running with its guest as ordered, or removed because it could not be made. What was written down and then refused is
+ * undone, and looks made for a moment: so its saga has to have gone on, and ask what is wanted of the VM.
+ */
 const isMade = async (id: VmId): Promise<boolean> => {
   const { state, hostKey } = await rowOf(id);
-  return state === 'removed' || (state === 'running' && hostKey !== null);
+  const serves = site.faults.callsOf(workflowId.vm(id)).some(({ name, nth }) => name === 'vmWish' && nth > 1);
+  return state === 'removed' || (state === 'running' && hostKey !== null && serves);
 };
 
 async function operate(id: VmId, operation: VmOperation): Promise<void> {
