@@ -88,9 +88,17 @@ export async function nothingLeft(test: TestSite): Promise<void> {
   throw new Error(`left behind: ${found.join('; ')}`);
 }
 
-/** One copy, which runs there, by the hypervisors of all hosts and by the ledger. */
+/** The kernel has ended its process, and its hypervisor, which may wait for a host that it has lost, has yet to forget it. */
+const isEnding = ({ state }: { state: string }): boolean => state === 'in shutdown' || state === 'shut off';
+
+/** One copy, which runs there, by the hypervisors of all hosts and by the ledger; soon the only one of which any of them knows. */
 export async function runningAt(test: TestSite, vm: string, where: string): Promise<void> {
-  const copies = await copiesOf(test, vm);
+  let copies = await copiesOf(test, vm);
+  for (const untilMs = Date.now() + 30_000; copies.some(isEnding) && Date.now() < untilMs; await delay(500)) {
+    const alive = copies.filter((copy) => !isEnding(copy));
+    if (alive.length !== 1) break;
+    copies = await copiesOf(test, vm);
+  }
   if (copies.length !== 1 || copies[0]!.host !== where || copies[0]!.state !== 'running')
     throw new Error(`${vm} is to run at ${where} alone, and there is: ${JSON.stringify(copies)}`);
   const ledger = await vmOf(test, vm);
