@@ -146,14 +146,20 @@ test('the matrix covers every call of a migration', async () => {
   await finish(move);
 });
 
+/** One migration, from its beginning to its end, with this fault at this call of it; what was held back comes when all is over. */
+async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault: Fault): Promise<MigrationState> {
+  site.faults.plan(move.workflow, at, fault);
+  await begin(move);
+  const state = await ended(move.workflow);
+  expect(site.faults.fired(move.workflow)).toBe(true);
+  if (fault === 'late') await site.faults.runLate(move.workflow);
+  return state;
+}
+
 describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
   test.concurrent.each([...forward, ...backward])('$name $nth', async (at) => {
     const move = await moving();
-    site.faults.plan(move.workflow, at, fault);
-    await begin(move);
-    const state = await ended(move.workflow);
-    expect(site.faults.fired(move.workflow)).toBe(true);
-    if (fault === 'late') await site.faults.runLate(move.workflow);
+    const state = await endedUnder(move, at, fault);
     await expectOneCopy(move, state);
     await finish(move);
   });
@@ -187,11 +193,7 @@ describe('whose hosts lose each other at the switch', () => {
     'it runs once, at the target or where it was: $name $nth $fault',
     async ({ fault, ...at }) => {
       const move = await parted();
-      site.faults.plan(move.workflow, at, fault);
-      await begin(move);
-      const state = await ended(move.workflow);
-      expect(site.faults.fired(move.workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(move.workflow);
+      const state = await endedUnder(move, at, fault);
       await expectOneCopy(move, state);
       await finish(move);
     },
@@ -263,11 +265,7 @@ describe('whose disks are to follow', () => {
     'it runs at the target, with its disks there or at its old home: $name $fault',
     async ({ fault, ...at }) => {
       const move = await moving({ moveDisk: true });
-      site.faults.plan(move.workflow, at, fault);
-      await begin(move);
-      expect(await ended(move.workflow)).toBe('succeeded');
-      expect(site.faults.fired(move.workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(move.workflow);
+      expect(await endedUnder(move, at, fault)).toBe('succeeded');
       await expectOneCopy(move, 'succeeded');
       const { homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
       // A home that was silent is cleaned by its own reconciliation, which was told.
@@ -342,11 +340,7 @@ describe('whose disks move alone, later', () => {
     'it has its disks where it runs, or at their old home: $name $fault',
     async ({ fault, ...at }) => {
       const { move, there, workflow } = await away();
-      site.faults.plan(workflow, at, fault);
-      await begin({ id: move.id, workflow });
-      const state = await ended(workflow);
-      expect(site.faults.fired(workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(workflow);
+      const state = await endedUnder({ id: move.id, workflow }, at, fault);
       await expectWhole(move, there, state);
       await finish(move);
     },
@@ -376,11 +370,7 @@ describe('that goes as files', () => {
     'runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await moving({ mode: 'cold', moveDisk: true });
-      site.faults.plan(move.workflow, at, fault);
-      await begin(move);
-      const state = await ended(move.workflow);
-      expect(site.faults.fired(move.workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(move.workflow);
+      const state = await endedUnder(move, at, fault);
       await site.until('what it left is gone', async () => {
         const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
         return site.hosts.every((host) => host.id === hostId || !host.leftovers().some((trace) => trace.includes(move.vm)));
@@ -447,11 +437,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
     'and may go as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await writing({ orCold: true });
-      site.faults.plan(move.workflow, at, fault);
-      await begin(move);
-      const state = await ended(move.workflow);
-      expect(site.faults.fired(move.workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(move.workflow);
+      const state = await endedUnder(move, at, fault);
       await expectOneCopy(move, state);
       await finish(move);
     },

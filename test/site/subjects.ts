@@ -94,11 +94,9 @@ const isEnding = ({ state }: { state: string }): boolean => state === 'in shutdo
 /** One copy, which runs there, by the hypervisors of all hosts and by the ledger; soon the only one of which any of them knows. */
 export async function runningAt(test: TestSite, vm: string, where: string): Promise<void> {
   let copies = await copiesOf(test, vm);
-  for (const untilMs = Date.now() + 30_000; copies.some(isEnding) && Date.now() < untilMs; await delay(500)) {
-    const alive = copies.filter((copy) => !isEnding(copy));
-    if (alive.length !== 1) break;
+  const isWorthWaiting = () => copies.some(isEnding) && copies.filter((copy) => !isEnding(copy)).length === 1;
+  for (const untilMs = Date.now() + 30_000; isWorthWaiting() && Date.now() < untilMs; await delay(500))
     copies = await copiesOf(test, vm);
-  }
   if (copies.length !== 1 || copies[0]!.host !== where || copies[0]!.state !== 'running')
     throw new Error(`${vm} is to run at ${where} alone, and there is: ${JSON.stringify(copies)}`);
   const ledger = await vmOf(test, vm);
