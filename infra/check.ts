@@ -8,7 +8,7 @@ const { format, types, tests } = await runQuickChecks(stop, (result) => {
   console.log(`${fine ? 'ok    ' : 'FAILED'} ${result.name}, ${result.seconds.toFixed(1)} s`);
   if (!fine) console.log(result.output.trimEnd());
 });
-for (const failure of [...tests.failures, ...tests.problems]) console.log(failure);
+for (const failure of [...tests.failures.map(({ line }) => line), ...tests.problems]) console.log(failure);
 console.log(
   `${tests.passed} tests passed, ${tests.failures.length} failed, in ${((performance.now() - began) / 1000).toFixed(1)} s`,
 );

@@ -13,6 +13,8 @@ interface Project {
   onDemand?: boolean;
   /** One file after the other: where tests measure time, or share the machine's namespaces. */
   oneByOne?: boolean;
+  /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
+  emulated?: boolean;
   /** Files side by side, where they wait more than they work; else as many as there are processors. */
   workers?: number;
 }
@@ -43,8 +45,8 @@ export const projects: Record<string, Project> = {
   },
   timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal], oneByOne: true },
   // From here on on this machine's own hypervisor, as root.
-  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true },
-  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true },
-  site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true },
+  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true, emulated: true },
+  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true, emulated: true },
+  site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, emulated: true },
   acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, onDemand: true },
 };

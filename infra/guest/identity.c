@@ -48,6 +48,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -245,6 +246,21 @@ static void make_run_folder(const struct record *r) {
   if (mkdir(run_folder, 0700) != 0 && errno != EEXIST) FAILED(r, run_folder);
 }
 
+/*
+ * One at a time: a guest that boots applies its records by itself, while its host sends the same ones, and each would
+ * rename what the other has not written yet. Whoever dies gives its turn back. Returns what ends the turn when closed.
+ */
+static int take_turn(void) {
+  static const struct record none = {.word = {(char *)"turn"}};
+  static const char *turn = "/run/berth/turn";
+  make_run_folder(&none);
+  int file = open(turn, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0) FAILED(&none, turn);
+  while (flock(file, LOCK_EX) != 0)
+    if (errno != EINTR) FAILED(&none, turn);
+  return file;
+}
+
 static void lay_over_boot_id(const struct record *r) {
   static const char *kernels = "/proc/sys/kernel/random/boot_id";
   if (umount2(kernels, MNT_DETACH) != 0 && errno != EINVAL) FAILED(r, kernels);
@@ -377,7 +393,7 @@ static void put_mount(struct record *r, bool apply) {
   const char *type = r->count > 3 ? r->word[3] : "ext4";
   if (!apply || is_mounted(device, folder)) return;
   make_folder(r, folder);
-  /* A disk that was plugged in a moment ago isn't there yet; one that another of us mounts at this moment is busy. */
+  /* A disk that was plugged in a moment ago isn't there yet; one that somebody mounts at this moment is busy. */
   for (int waited = 0; mount(device, folder, type, MS_NOATIME | MS_NODEV | MS_NOSUID, NULL) != 0; waited += 10) {
     int why = errno;
     if (why == EBUSY && is_mounted(device, folder)) return;
@@ -623,7 +639,9 @@ int main(int count, char **words) {
   if (count != 1 && !to_wait) stop(2, NULL, "expected wait, or nothing");
   size_t size = read_input();
   go_over(input, size, false);
+  int turn = take_turn();
   go_over(input, size, true);
+  close(turn);
   if (to_wait) wait_for_identity();
   puts("ok");
   return 0;

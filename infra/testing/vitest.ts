@@ -5,10 +5,17 @@ import { stripVTControlCharacters } from 'node:util';
 import { z } from 'zod';
 import { runStep, type StepResult } from './step.ts';
 
+/** A test that failed. */
+export interface Failure {
+  /** From the repository's top. */
+  file: string;
+  /** Its file, its name, and the first line of why. */
+  line: string;
+}
+
 export interface ProjectResult extends StepResult {
   passed: number;
-  /** The tests that failed, a line each: file, name, and the first line of why. */
-  failures: string[];
+  failures: Failure[];
   /** What stands for a failure beside the tests: no file, a file that can't be loaded, a test that was skipped. */
   problems: string[];
 }
@@ -33,18 +40,31 @@ type Report = z.infer<typeof reportSchema>;
 
 const maxWhyChars = 400;
 
+export interface ProjectOptions {
+  deadlineMs: number;
+  live: boolean;
+  /** Only these of their files; all by default. */
+  files?: readonly string[];
+}
+
 /** Runs vitest on the named projects of test/projects.ts, and counts. */
 export async function runProjects(
   names: readonly string[],
-  options: { deadlineMs: number; live: boolean },
+  { files = [], ...options }: ProjectOptions,
   stop: AbortSignal,
 ): Promise<ProjectResult> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-report-'));
   const reportFile = join(folder, 'report.json');
   try {
     const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`];
-    const argv = ['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...names.flatMap((name) => ['--project', name])];
-    const result = await runStep({ name: `tests: ${names.join(', ')}`, argv, ...options }, stop);
+    const argv = [
+      'node_modules/vitest/vitest.mjs',
+      'run',
+      ...reporters,
+      ...names.flatMap((name) => ['--project', name]),
+      ...files,
+    ];
+    const result = await runStep({ name: `tests: ${[...names, ...files].join(', ')}`, argv, ...options }, stop);
     return { ...result, ...judge(result, await readReport(reportFile)) };
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -77,13 +97,18 @@ function judge(result: StepResult, report: Report | null): Pick<ProjectResult, '
   const failures = report.testResults.flatMap((file) =>
     file.assertionResults
       .filter((test) => test.status === 'failed')
-      .map((test) => `${relative('', file.name)}: ${test.fullName}: ${why(test.failureMessages?.[0])}`),
+      .map((test) => failureOf(relative('', file.name), test.fullName, test.failureMessages?.[0])),
   );
   // Errors outside of any test: an unhandled rejection, a teardown that failed.
   if (result.exitCode !== 0 && failures.length === 0 && problems.length === 0)
     problems.push(`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) though no test failed`);
   return { passed: report.numPassedTests, failures, problems };
 }
+
+const failureOf = (file: string, name: string, message: string | undefined): Failure => ({
+  file,
+  line: `${file}: ${name}: ${why(message)}`,
+});
 
 /** A line, of a message that may be many, and hold a whole stack. */
 function why(message: string | undefined): string {

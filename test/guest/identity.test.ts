@@ -80,11 +80,20 @@ describe('berth-identity', () => {
     expect(await machine.shell('ip route show default')).toBe('');
   });
 
-  test('several at once mount a disk once: a guest that boots does it by itself, while its host asks for it', async () => {
+  /** A guest that boots applies its records by itself, while its host sends them. */
+  const sixAtOnce = (one: string): string =>
+    `all=; for n in 1 2 3 4 5 6; do ${one} & all="$all $!"; done; for one in $all; do wait $one || exit 1; done`;
+
+  test('several at once mount a disk once', async () => {
     const one = 'echo "mount /dev/vdb /home/task" | /usr/local/sbin/berth-identity >/dev/null';
-    const script = `umount /home/task; all=; for n in 1 2 3 4 5 6; do ${one} & all="$all $!"; done
-      for one in $all; do wait $one || exit 1; done; grep -c /home/task /proc/mounts`;
-    expect(await machine.shell(script)).toBe('1');
+    expect(await machine.shell(`umount /home/task; ${sixAtOnce(one)}; grep -c /home/task /proc/mounts`)).toBe('1');
+  });
+
+  test('several at once write each file whole', async () => {
+    const files = Array.from({ length: 20 }, (_, n) => `file /tmp/turn/${n} 0644 3\\nab\\n`).join('\\n');
+    const one = `printf '${files}\\n' | /usr/local/sbin/berth-identity >/dev/null`;
+    const script = `mkdir -p /tmp/turn; ${sixAtOnce(one)}; ls -A /tmp/turn | wc -l; sort -u /tmp/turn/*`;
+    expect(await machine.shell(script)).toBe('20\nab');
   });
 
   test('tells a process to read its files again', async () => {
