@@ -44,6 +44,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
   return {
     name,
     uuid: randomUUID(),
+    genid: randomUUID(),
     vcpus,
     memoryMiB,
     memory:

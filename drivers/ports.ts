@@ -299,6 +299,8 @@ export type GuestMemory =
 export interface DomainConfig {
   name: string;
   uuid: string;
+  /** The VM Generation ID that its guest finds: a UUID, which stays as long as the guest goes on from where it was. */
+  genid: string;
   vcpus: number;
   memoryMiB: number;
   memory: GuestMemory;

@@ -61,6 +61,15 @@ export async function vmUntil(test: TestSite, id: string, what: string, isSo: (v
 const agent = async (test: TestSite, host: string, vm: string, command: object): Promise<{ return: Record<string, unknown> }> =>
   JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(command)]));
 
+/** The VM Generation ID that QEMU has for a guest. */
+export async function genidOf(test: TestSite, host: string, vm: string): Promise<string> {
+  const ask = JSON.stringify({ execute: 'query-vm-generation-id' });
+  const answer = JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-monitor-command', vm, ask])) as {
+    return: { guid: string };
+  };
+  return answer.return.guid;
+}
+
 /** What a VM that stands alone has counted, read in its guest. */
 async function numbersIn(test: TestSite, vm: string): Promise<string[]> {
   const { host } = await vmOf(test, vm);
