@@ -18,7 +18,7 @@ import {
   VmStoppedData,
   VmSuspendedData,
 } from '../model/events.ts';
-import { migratedGuests, migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
+import { convergenceSeconds, migratedGuests, migrationModes, migrationPhases, migrationStates } from '../model/migration.ts';
 import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
@@ -210,6 +210,12 @@ export const MigrationOrder = z
       description:
         'What becomes of a live one whose guest writes faster than its memory is carried over: it stays where it was, or is suspended and goes as files',
     }),
+    convergeWithinS: z
+      .int()
+      .min(convergenceSeconds.least)
+      .max(convergenceSeconds.most)
+      .default(convergenceSeconds.usual)
+      .meta({ description: 'For how long the memory of a live one may be carried over before that is given up' }),
     reason: z.string().max(200).optional().meta({ description: 'For those who read the event' }),
   })
   .meta({ id: 'MigrationOrder' });
@@ -225,6 +231,7 @@ export const Migration = z
     mode: z.enum(migrationModes),
     moveDisk: z.boolean().meta({ description: 'It is under way until the disks have followed, or stayed where they were' }),
     ifNotConverging: z.enum(['rollBack', 'cold']),
+    convergeWithinS: z.int(),
     from: z.string(),
     to: z.string().nullable().meta({ description: 'null until its turn, where the site chooses' }),
     generation: z.int(),
@@ -244,10 +251,14 @@ export const Migration = z
         remainingBytes: z.int(),
         dirtyBytesPerS: z.number(),
         bytesPerS: z.number(),
-        etaS: z.number().nullable().meta({ description: 'null: the guest writes as fast as its memory is carried over' }),
+        etaS: z.number().nullable().meta({
+          description: 'null: the guest writes as fast as its memory is carried over, or there is nothing to go by yet',
+        }),
       })
       .nullable()
-      .meta({ description: 'How the pre-copy goes, or the disks that follow; a few seconds old at most' }),
+      .meta({
+        description: 'How the pre-copy goes, the copy of a cold one, or the disks that follow; a few seconds old at most',
+      }),
     downtimeMs: z.int().nullable(),
     bytes: bytes.meta({
       description:

@@ -25,6 +25,7 @@ interface MoveOptions {
   cold?: boolean;
   disksOnly?: boolean;
   orCold?: boolean;
+  within?: number;
   moveDisk?: boolean;
   reason?: string;
   wait?: boolean;
@@ -70,18 +71,20 @@ export function addMigrationCommands(program: Command, connect: () => Connection
     .option('--to <host>', 'where to; without it, the site chooses')
     .option('--cold', 'suspend it for the journey')
     .option('--or-cold', 'suspend it for the journey, should its guest write faster than its memory is carried over')
+    .option('--within <seconds>', 'for how long its memory may be carried over before that is given up', whole)
     .option('--move-disk', 'let its disks follow it')
     .option('--disks-only', 'let its disks follow it to where it runs already')
     .option('--reason <text>', 'for those who read the event')
     .option('--wait', 'wait for the end; exit code 1 when it stays where it was')
     .addHelpText('after', '\nExample:\n  berth vms migrate vm_01… --to host-b --wait')
-    .action(async (vm: string, { to, cold, disksOnly, orCold, moveDisk, reason, wait }: MoveOptions) => {
+    .action(async (vm: string, { to, cold, disksOnly, orCold, within, moveDisk, reason, wait }: MoveOptions) => {
       const [connected, shown] = [connect(), screen()];
       const json = Object.fromEntries(
         Object.entries({
           to,
           mode: disksOnly ? 'disks' : cold ? 'cold' : undefined,
           ifNotConverging: orCold ? 'cold' : undefined,
+          convergeWithinS: within,
           moveDisk,
           reason,
         }).filter(([, value]) => value !== undefined),

@@ -1,9 +1,10 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { CopyPass } from '../model/migration.ts';
 import { chunksOf } from './chunks.ts';
 import { diskFullOr, exists } from './files.ts';
 import { copyOverNfs } from './nfs-copy.ts';
-import { readPack, writePack } from './pack.ts';
+import { type Meter, readPack, writePack } from './pack.ts';
 import type { CarriedFile, Carrier, VmStore } from './ports.ts';
 
 /** An old version that nobody came back for in a day is only in the way, and somebody's data. */
@@ -24,6 +25,22 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
     if (file === 'memory' || file === 'overlay' || file === 'data') return paths[file];
     return join(paths.folder, `${file}.raw`);
   };
+
+  const passes = new Map<string, Omit<CopyPass, 'elapsedMs'> & { sinceMs: number }>();
+  async function passing<T>(
+    vmId: string,
+    what: Pick<CopyPass, 'kind' | 'from'>,
+    totalBytes: number,
+    act: (meter: Meter) => Promise<T>,
+  ): Promise<T> {
+    const pass = { ...what, doneBytes: 0, totalBytes, sinceMs: performance.now() };
+    passes.set(vmId, pass);
+    try {
+      return await act(pass);
+    } finally {
+      if (passes.get(vmId) === pass) passes.delete(vmId);
+    }
+  }
 
   return {
     async offer(vmId) {
@@ -52,24 +69,28 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
         await rm(copy);
       }
       try {
-        const totalBytes = await writePack(
-          pack,
-          files.map((name) => ({ name, path: placeOf(vmId, name) })),
-          have,
-        );
+        const named = files.map((name) => ({ name, path: placeOf(vmId, name) }));
+        const totalBytes = await passing(vmId, { kind: 'pack', from: null }, 0, (meter) => writePack(pack, named, have, meter));
         return { bytes: (await stat(pack)).size, totalBytes };
       } catch (error) {
         await rm(pack, { force: true });
         throw diskFullOr(error, `packing ${vmId}`);
       }
     },
+    async pass(vmId) {
+      const pass = passes.get(vmId);
+      if (pass === undefined) return null;
+      const { sinceMs, ...rest } = pass;
+      return { ...rest, elapsedMs: performance.now() - sinceMs };
+    },
     async unpack(vmId, { address, bytes }) {
       const pack = `${packOf(vmId)}.in`;
+      const fetched = { address, path: packOf(vmId), to: pack, sizeBytes: bytes };
+      const unpackedTo = (name: CarriedFile) => (name === 'memory' ? store.paths(vmId).memoryPartial : placeOf(vmId, name));
       try {
-        await copyOverNfs({ address, path: packOf(vmId), to: pack, sizeBytes: bytes });
-        await readPack(pack, await keptFiles(keptIn(vmId)), (name) =>
-          name === 'memory' ? store.paths(vmId).memoryPartial : placeOf(vmId, name),
-        );
+        await passing(vmId, { kind: 'fetch', from: address }, bytes, (meter) => copyOverNfs({ ...fetched, meter }));
+        const kept = await keptFiles(keptIn(vmId));
+        await passing(vmId, { kind: 'unpack', from: address }, 0, (meter) => readPack(pack, kept, unpackedTo, meter));
       } catch (error) {
         throw diskFullOr(error, `unpacking ${vmId}`);
       } finally {

@@ -9,6 +9,8 @@ export interface NfsCopy {
   /** What is there is replaced: nfs-cp refuses to. */
   to: string;
   sizeBytes: number;
+  /** Told now and then how much is there. */
+  meter?: { doneBytes: number };
   /** For tests. */
   patience?: Partial<Patience>;
 }
@@ -54,6 +56,7 @@ async function copyOnce(copy: NfsCopy): Promise<void> {
     const now = await sizeOf(copy.to);
     if (now !== bytes) movedMs = performance.now();
     bytes = now;
+    if (copy.meter !== undefined) copy.meter.doneBytes = now;
     if (performance.now() - movedMs > stallMs) stalled.abort(new Stalled(`brought nothing for ${stallMs / 1000} s`));
   };
   const looks = setInterval(() => void look().catch((error: unknown) => stalled.abort(error)), lookMs);

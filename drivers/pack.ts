@@ -21,6 +21,12 @@ const headerSchema = z.strictObject({
 });
 type Header = z.output<typeof headerSchema>;
 
+/** How far it is, for whoever asks meanwhile. */
+export interface Meter {
+  doneBytes: number;
+  totalBytes: number;
+}
+
 const entryBytes = 20;
 const zeros = Buffer.alloc(mostBytes);
 
@@ -37,15 +43,26 @@ interface Recipe {
  * Length of the header, the header, the files' recipes, then every chunk that the target hasn't got, once, where it is
  * first needed; all of it compressed. @returns what the files have together.
  */
-export async function writePack(pack: string, files: { name: CarriedFile; path: string }[], have: Set<string>): Promise<number> {
+export async function writePack(
+  pack: string,
+  files: { name: CarriedFile; path: string }[],
+  have: Set<string>,
+  meter: Meter,
+): Promise<number> {
   const recipes: Recipe[] = [];
   const handles: FileHandle[] = [];
+  // Each file is gone through twice: for its recipe, and for what the target hasn't got.
+  const count = (bytes: number): void => {
+    meter.doneBytes += bytes / 2;
+  };
   try {
-    for (const { name, path } of files) {
+    for (const { path } of files) {
       const handle = await open(path, 'r');
       handles.push(handle);
-      recipes.push({ name, path, ...(await recipeOf(handle)) });
+      meter.totalBytes += (await handle.stat()).size;
     }
+    for (const [index, { name, path }] of files.entries())
+      recipes.push({ name, path, ...(await recipeOf(handles[index]!, count)) });
     const header: Header = {
       files: recipes.map(({ name, sizeBytes, sha256, entries }) => ({
         name,
@@ -71,6 +88,7 @@ export async function writePack(pack: string, files: { name: CarriedFile; path: 
             yield chunk;
           }
           offset += bytes;
+          count(bytes);
         }
       }
     }
@@ -82,13 +100,17 @@ export async function writePack(pack: string, files: { name: CarriedFile; path: 
   return recipes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
-async function recipeOf(handle: FileHandle): Promise<Pick<Recipe, 'sizeBytes' | 'sha256' | 'entries'>> {
+async function recipeOf(
+  handle: FileHandle,
+  count: (bytes: number) => void,
+): Promise<Pick<Recipe, 'sizeBytes' | 'sha256' | 'entries'>> {
   const whole = createHash('sha256');
   const entries: Buffer[] = [];
   let sizeBytes = 0;
   for await (const { hash, length, bytes } of chunksOf(handle)) {
     whole.update(bytes);
     sizeBytes += length;
+    count(length);
     const entry = Buffer.alloc(entryBytes);
     entry.write(hash, 'hex');
     entry.writeUInt32LE(length, 16);
@@ -109,7 +131,12 @@ interface Found {
 }
 
 /** Makes the files of a pack from what it brings and what is kept here, and compares their digests. */
-export async function readPack(pack: string, kept: readonly string[], placeOf: (name: CarriedFile) => string): Promise<void> {
+export async function readPack(
+  pack: string,
+  kept: readonly string[],
+  placeOf: (name: CarriedFile) => string,
+  meter: Meter,
+): Promise<void> {
   const handles: FileHandle[] = [];
   const partials: string[] = [];
   const opened = async (path: string, flags: string): Promise<FileHandle> => {
@@ -118,14 +145,19 @@ export async function readPack(pack: string, kept: readonly string[], placeOf: (
     return handle;
   };
   try {
-    const known = new Map<string, Found>();
-    for (const file of kept) {
-      const handle = await opened(file, 'r');
-      for await (const { hash, offset, length } of chunksOf(handle)) known.set(hash, { handle, offset, length });
-    }
     const reader = byteReader(createReadStream(pack).pipe(createZstdDecompress()));
     const headerBytes = (await reader(4)).readUInt32LE();
     const { files } = headerSchema.parse(JSON.parse((await reader(headerBytes)).toString()));
+    for (const { sizeBytes } of files) meter.totalBytes += sizeBytes;
+    const known = new Map<string, Found>();
+    for (const file of kept) {
+      const handle = await opened(file, 'r');
+      meter.totalBytes += (await handle.stat()).size;
+      for await (const { hash, offset, length } of chunksOf(handle)) {
+        known.set(hash, { handle, offset, length });
+        meter.doneBytes += length;
+      }
+    }
     const recipes = new Map<string, Buffer>();
     for (const { name, chunks } of files) recipes.set(name, await reader(chunks * entryBytes));
     for (const { name, sizeBytes, sha256 } of files) {
@@ -144,6 +176,7 @@ export async function readPack(pack: string, kept: readonly string[], placeOf: (
         // What is only zeros stays a hole.
         if (!chunk.equals(zeros.subarray(0, bytes))) await handle.write(chunk, 0, bytes, offset);
         offset += bytes;
+        meter.doneBytes += bytes;
       }
       if (digest.digest('hex') !== sha256)
         throw new BerthError('internal', `unpacking ${name}: its bytes are not those that were packed; it is fetched again`);

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { ConsoleRange } from '../model/console.ts';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
-import type { MigrationJob } from '../model/migration.ts';
+import type { CopyPass, MigrationJob } from '../model/migration.ts';
 import type { Boot, ImageRef, NetworkRef, VmLoad } from '../model/vm.ts';
 
 /**
@@ -406,6 +406,8 @@ export interface Carrier {
     files: readonly CarriedFile[],
     offer: { address: string; chunks: number } | null,
   ): Promise<{ bytes: number; totalBytes: number }>;
+  /** How far what is just being packed, fetched or unpacked of a VM is; null where nothing is. */
+  pass(vmId: VmId): Promise<CopyPass | null>;
   /** Fetches another host's pack and makes its files here, in their places; `disk-full`. */
   unpack(vmId: VmId, pack: { address: string; bytes: number }): Promise<void>;
   /** Puts files of a VM that went elsewhere aside as an earlier version, within a budget. */

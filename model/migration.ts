@@ -71,6 +71,7 @@ export interface MigrationRecord {
   moveDisk: boolean;
   /** Where its pre-copy doesn't converge, it may go on as files. */
   orCold: boolean;
+  convergeWithinS: number;
   abortRequested: boolean;
   error: TaskError | null;
 }
@@ -224,6 +225,12 @@ export interface ConvergencePolicy {
   deadlineMs: number;
 }
 
+/**
+ * For how long a pre-copy may go on, as whoever asks may say: much memory over a slow network takes its time. The longest
+ * is what one attempt of a host's step may take (`move` in workflows/timeouts.ts), less a minute.
+ */
+export const convergenceSeconds = { least: 5, usual: 120, most: 540 } as const;
+
 export const convergencePolicy: ConvergencePolicy = {
   firstDowntimeMs: 30,
   // QEMU's own default. Who insists on less for long pays with a longer migration.
@@ -231,7 +238,7 @@ export const convergencePolicy: ConvergencePolicy = {
   usualAfterMs: 2000,
   stepMs: 5000,
   lastDowntimeMs: 2000,
-  deadlineMs: 120_000,
+  deadlineMs: convergenceSeconds.usual * 1000,
 };
 
 /**
@@ -239,9 +246,9 @@ export const convergencePolicy: ConvergencePolicy = {
  * of a page that is written just while it looks for written ones, and the guest goes on with an older one (seen: a kernel's
  * panic behind a migration). Fewer rounds are fewer such looks; a guest under KVM has its pages watched by the processor.
  */
-export function policyFor(accelerator: 'kvm' | 'qemu'): ConvergencePolicy {
-  if (accelerator === 'kvm') return convergencePolicy;
-  return { ...convergencePolicy, firstDowntimeMs: convergencePolicy.usualDowntimeMs };
+export function policyFor(accelerator: 'kvm' | 'qemu', convergeWithinS: number): ConvergencePolicy {
+  const policy = { ...convergencePolicy, deadlineMs: convergeWithinS * 1000 };
+  return accelerator === 'kvm' ? policy : { ...policy, firstDowntimeMs: policy.usualDowntimeMs };
 }
 
 export type Convergence = { kind: 'goOn'; downtimeMs: number } | { kind: 'giveUp'; why: string };
@@ -260,6 +267,41 @@ export function allowedDowntimeMs(policy: ConvergencePolicy, elapsedMs: number):
   const { firstDowntimeMs: first, usualDowntimeMs: usual, usualAfterMs, lastDowntimeMs: last, stepMs } = policy;
   if (elapsedMs < usualAfterMs) return Math.round(first + ((usual - first) * elapsedMs) / usualAfterMs);
   return Math.min(last, usual * 2 ** Math.min(Math.floor((elapsedMs - usualAfterMs) / stepMs), 30));
+}
+
+/**
+ * A VM that goes as files goes through three passes: its files are packed, and at the other host the pack is fetched and
+ * unpacked. How far one of them is, as its host sees it.
+ */
+export interface CopyPass {
+  kind: 'pack' | 'fetch' | 'unpack';
+  /** Address of the host whose pack is fetched or unpacked; null where one is made. */
+  from: string | null;
+  doneBytes: number;
+  totalBytes: number;
+  elapsedMs: number;
+}
+
+/** A cold copy as a whole. All its passes count alike; of those that have not begun, each is expected to last as long as the first one did. */
+export interface CopyCourse {
+  /** Of the VM's files, as far as they are known. */
+  totalBytes: number;
+  passes: number;
+  endedPasses: number;
+  /** null: it is still under way. */
+  firstPassMs: number | null;
+  elapsedMs: number;
+}
+
+export function copyJob({ totalBytes, passes, endedPasses, firstPassMs, elapsedMs }: CopyCourse, pass: CopyPass): MigrationJob {
+  const part = pass.totalBytes === 0 ? 0 : Math.min(1, pass.doneBytes / pass.totalBytes);
+  const processedBytes = Math.round((totalBytes * (endedPasses + part)) / passes);
+  const remainingBytes = totalBytes - processedBytes;
+  const passMs = pass.elapsedMs / part;
+  const leftMs = passMs * (1 - part) + (firstPassMs ?? passMs) * (passes - endedPasses - 1);
+  // Nothing to go by as long as nothing is done.
+  const bytesPerS = part === 0 ? 0 : Math.round((remainingBytes * 1000) / Math.max(1, leftMs));
+  return { active: true, elapsedMs, totalBytes, processedBytes, remainingBytes, dirtyBytesPerS: 0, bytesPerS, iterations: 0 };
 }
 
 /** Seconds until what is left has been carried over; null when the guest writes as fast as that. */

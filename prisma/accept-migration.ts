@@ -1,7 +1,7 @@
 import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
 import { newId } from '../model/ids.ts';
-import type { MigrationId, MigrationMode } from '../model/migration.ts';
+import { convergenceSeconds, type MigrationId, type MigrationMode } from '../model/migration.ts';
 
 export interface AcceptedMigration {
   vm: string;
@@ -13,6 +13,8 @@ export interface AcceptedMigration {
   moveDisk?: boolean;
   /** A live one whose pre-copy doesn't converge goes on as files; without it, it stays where it was. */
   orCold?: boolean;
+  /** When a pre-copy that has come to no end is given up. */
+  convergeWithinS?: number;
   requestedBy: string;
   reason: string | null;
   nowMs: number;
@@ -69,6 +71,7 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
       orCold: mode === 'live' && order.orCold === true,
+      convergeWithinS: order.convergeWithinS ?? convergenceSeconds.usual,
       ...(mode === 'disks'
         ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }
         : {

@@ -2,6 +2,7 @@ import type { CancellationScope } from '@temporalio/workflow';
 import type { Carried, CarriedFile, MigratedOut } from '../activities/host/contract.ts';
 import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
+import { CopyCourse } from './copy-course.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import {
   type Course,
@@ -123,17 +124,14 @@ async function carry(move: Move, carried: Carried, chunks: number): Promise<numb
   const offer = { address: place.to.address, chunks };
   const disks = move.moveDisk ? disksOf(place.vm) : [];
   const together = place.home.id === place.from.id;
-  const files: CarriedFile[] = together ? ['memory', ...disks] : ['memory'];
-  const first = await source.packVm({ vmId, generation: place.sourceGeneration, files, offer });
-  const packs = [{ address: place.from.address, bytes: first.bytes }];
-  if (!together && disks.length > 0) {
-    const home = onHost(place.home.id, pace, 'throw');
-    const second = await home.packVm({ vmId, generation: place.sourceGeneration, files: disks, offer });
-    packs.push({ address: place.home.address, bytes: second.bytes });
-  }
+  const apart = !together && disks.length > 0;
+  const course = new CopyCourse(move, apart ? 2 : 1);
+  const order = { vmId, generation: place.sourceGeneration, offer };
+  const first = await course.pack(source, place.from.address, { ...order, files: together ? ['memory', ...disks] : ['memory'] });
+  if (apart) await course.pack(onHost(place.home.id, pace, 'throw'), place.home.address, { ...order, files: disks });
   const sinceMs = first.sinceMs ?? Date.now();
-  await target.unpackVm({ vm: atTarget(move), disksAt: disksAt(move), packs, carried, sinceMs });
-  return packs.reduce((sum, { bytes }) => sum + bytes, 0);
+  await course.unpack(target, { vm: atTarget(move), disksAt: disksAt(move), carried, sinceMs });
+  return course.packs.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 function leaving({ place, vmId, moveDisk }: Move, where: 'from' | 'to' | 'home') {

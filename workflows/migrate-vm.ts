@@ -41,6 +41,7 @@ export interface Move {
   readonly pace: number;
   /** Its disks are to follow, and aren't there already. */
   readonly moveDisk: boolean;
+  readonly convergeWithinS: number;
   readonly phases: PhaseEntry[];
   /** Of a cold one: what was begun, and has an undo from then on. */
   readonly cold: { suspended: boolean; restoring: boolean };
@@ -104,6 +105,7 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
     insistence,
     pace,
     moveDisk: record.moveDisk && place.home.id !== place.to.id,
+    convergeWithinS: record.convergeWithinS,
     phases: [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }],
     cold: { suspended: false, restoring: false },
   };
@@ -269,7 +271,7 @@ function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]
     targetGeneration: place.vm.generation,
     config,
     to: place.to.address,
-    policy: policyFor(config.accelerator),
+    policy: policyFor(config.accelerator, move.convergeWithinS),
   };
   return watched(move, look, () => source.migrateOut(out));
 }

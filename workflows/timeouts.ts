@@ -36,7 +36,7 @@ export interface Waits {
   vmPoll: number;
   /** A migration asks whether it is its turn: soon at first, as who came before it has often only to begin; and later on. */
   turnPoll: { first: number; longest: number };
-  /** Between two looks at how a pre-copy goes. */
+  /** Between two looks at how a pre-copy goes, or a cold copy. */
   progressEvery: number;
   /** How long a migration waits for what it left at a host to be removed. */
   leavePatience: number;
@@ -138,7 +138,7 @@ const classes = {
   look: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
   /** Bounded by its own minute; a worker that is killed meanwhile asks again. Nothing hangs on it but what is told. */
   hear: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
-  /** Bounded by its own deadlines, two minutes of pre-copy; a later attempt only takes up what an earlier one began. */
+  /** Bounded by its own deadlines, nine minutes of pre-copy at most; a later attempt only takes up what an earlier one began. */
   move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
   /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
   memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: bounded(pace) }),
@@ -190,6 +190,7 @@ const classOf = {
   offerKept: 'memory',
   packVm: 'memory',
   unpackVm: 'memory',
+  observeCopy: 'look',
   settleRestored: 'quick',
   leaveCold: 'remove',
   bringDisks: 'copy',

@@ -1,6 +1,7 @@
 import type { CarriedFile, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { CopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { domainConfig } from './domain-config.ts';
 import type { Carried } from './migrate.ts';
@@ -37,6 +38,9 @@ export interface LeaveCold {
 
 /** What this host still has of an earlier version of a VM that is to come. */
 export const offerKept = ({ carrier }: HostPorts, vmId: VmId): Promise<{ chunks: number }> => carrier.offer(vmId);
+
+/** How far a cold copy is, as this host sees it. */
+export const observeCopy = ({ carrier }: HostPorts, vmId: VmId): Promise<CopyPass | null> => carrier.pass(vmId);
 
 /** Files of a VM that doesn't run, as one that its target fetches: without what it has, compressed. */
 export async function packVm({ carrier, store, hypervisor }: HostPorts, order: PackVm) {

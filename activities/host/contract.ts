@@ -2,6 +2,7 @@ import type { DomainConfig } from '../../drivers/ports.ts';
 import type { ConsolePage, ConsoleRange } from '../../model/console.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
+import type { CopyPass } from '../../model/migration.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
 import type { MadeTemplate } from './make-template.ts';
@@ -173,6 +174,8 @@ export interface HostActivities {
   packVm(order: PackVm): Promise<{ bytes: number; totalBytes: number; sinceMs: number | null }>;
   /** At the target: the VM is here, suspended. Undone by leaveCold. */
   unpackVm(order: UnpackVm): Promise<void>;
+  /** How far packVm or unpackVm is here; null where neither is at work. */
+  observeCopy(vmId: VmId): Promise<CopyPass | null>;
   /** What became of restoreVm here, for whoever may have to restore it elsewhere. */
   settleRestored(vm: VmSpec): Promise<'untouched' | 'running' | 'lost'>;
   /** What it left here is of the past; nothing restores it here any more. */

@@ -3,7 +3,7 @@ import type { HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { bringDisks, observeDisks, settleDisks } from './bring-disks.ts';
-import { leaveCold, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
+import { leaveCold, observeCopy, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
 import { createClaims } from './claims.ts';
 import type { HostActivities } from './contract.ts';
 import { customizeVm } from './customize.ts';
@@ -102,6 +102,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     },
     packVm: (order) => packVm(ports, order),
     unpackVm: (order) => claims.making(order.vm, cancelled(), (record) => unpackVm(ports, order, record)),
+    observeCopy: (vmId) => observeCopy(ports, vmId),
     settleRestored: (vm) => claims.making(vm, cancelled(), (record) => settleRestored(ports, vm, record)),
     leaveCold: (order) => claims.removing(order.vmId, order.generation, (record) => leaveCold(ports, order, record)),
     // Nor do these: its disks follow a VM in the background.

@@ -82,6 +82,7 @@ interface Stored {
   mode: string;
   moveDisk: boolean;
   orCold: boolean;
+  convergeWithinS: number;
   abortRequestedAt: Date | null;
   error: unknown;
 }
@@ -98,6 +99,7 @@ function record(row: Stored): MigrationRecord {
     mode: row.mode as MigrationMode,
     moveDisk: row.moveDisk,
     orCold: row.orCold,
+    convergeWithinS: row.convergeWithinS,
     abortRequested: row.abortRequestedAt !== null,
     error: row.error as TaskError | null,
   };

@@ -39,6 +39,7 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     mode: z.enum(migrationModes).parse(row.mode),
     moveDisk: row.moveDisk,
     ifNotConverging: row.orCold ? 'cold' : 'rollBack',
+    convergeWithinS: row.convergeWithinS,
     from: row.fromId,
     to: row.toId,
     generation: row.generation,
@@ -79,9 +80,9 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
     // Somebody else's VM is none.
     const mine = await tx.vm.count({ where: { id: vm, ...visible(caller) } });
     if (mine === 0) throw new BerthError('not-found', `There is no VM ${vm}`);
-    const { to = null, reason = null, mode, moveDisk, ifNotConverging } = order;
+    const { to = null, reason = null, mode, moveDisk, convergeWithinS, ifNotConverging } = order;
     const orCold = ifNotConverging === 'cold';
-    const asked = { vm, to, reason, mode, moveDisk, orCold, requestedBy: caller.ownerId, nowMs: clock() };
+    const asked = { vm, to, reason, mode, moveDisk, orCold, convergeWithinS, requestedBy: caller.ownerId, nowMs: clock() };
     const id = await acceptMigration(tx, asked);
     const row = await tx.migration.findUniqueOrThrow({ where: { id } });
     return json(202, show(row), `/v1/migrations/${id}`);

@@ -1,23 +1,40 @@
 import { BerthError } from '../../model/errors.ts';
+import type { CopyPass } from '../../model/migration.ts';
 import type { CarriedFile, Carrier } from '../ports.ts';
 import { shiftTime } from './hypervisor.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
 const chunks = 1024;
 const packedBytes = 8 * 2 ** 20;
+const passStepMs = 20;
 
 /** Files go from fake host to fake host by way of packs; only those of VMs that don't run. */
 export function createFakeCarrier(state: FakeState): Carrier {
   const diskPath = (vmId: string, file: Exclude<CarriedFile, 'memory'>): string =>
     file === 'overlay' || file === 'data' ? pathsOf(vmId)[file] : `${pathsOf(vmId).folder}/${file}.raw`;
   const disksOf = (files: readonly CarriedFile[]) => files.filter((file) => file !== 'memory');
+  const passes = new Map<string, Omit<CopyPass, 'elapsedMs'> & { sinceMs: number }>();
+  async function goThrough(vmId: string, kind: CopyPass['kind'], from: string | null): Promise<void> {
+    const pass = { kind, from, doneBytes: packedBytes / 2, totalBytes: packedBytes, sinceMs: state.clock.nowMs() };
+    passes.set(vmId, pass);
+    do await state.clock.sleep(passStepMs);
+    while (state.copiesHeld.get(vmId) === kind);
+    passes.delete(vmId);
+  }
   return {
+    async pass(vmId) {
+      const pass = passes.get(vmId);
+      if (pass === undefined) return null;
+      const { sinceMs, ...rest } = pass;
+      return { ...rest, elapsedMs: state.clock.nowMs() - sinceMs };
+    },
     offer: async (vmId) => ({ chunks: state.kept.has(vmId) ? chunks : 0 }),
     async pack(vmId, files, offer) {
       if (offer !== null && offer.chunks > 0 && state.mesh.get(offer.address)?.kept.has(vmId) !== true)
         throw bug(`packing ${vmId} for what ${offer.address} doesn't have`);
       const memory = state.memories.get(pathsOf(vmId).memory) ?? null;
       if (files.includes('memory') && memory?.whole !== true) throw bug(`packing the memory of ${vmId}, which is not whole`);
+      await goThrough(vmId, 'pack', null);
       const disks = disksOf(files).map((file) => {
         const path = diskPath(vmId, file);
         refuseLive(state, path, 'packing');
@@ -34,6 +51,8 @@ export function createFakeCarrier(state: FakeState): Carrier {
       const pack = from.packs.get(vmId);
       if (pack === undefined) throw new BerthError('internal', `nfs-cp: ${address} has no pack of ${vmId}`);
       if (!state.records.has(vmId)) throw bug(`unpacking ${vmId} before its record`);
+      await goThrough(vmId, 'fetch', address);
+      await goThrough(vmId, 'unpack', address);
       // Time at the two hosts differs.
       const shiftMs = state.clock.nowMs() - from.clock.nowMs();
       if (pack.memory !== null) {

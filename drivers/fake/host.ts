@@ -54,6 +54,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     loads: new Map(),
     silent: new Set(),
     writing: new Set(),
+    copiesHeld: new Map(),
     removed: new Map(),
     quarantined: new Map(),
     images: new Map(),

@@ -1,4 +1,5 @@
 import type { HostId } from '../../model/ids.ts';
+import type { CopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
 import type {
   Clock,
@@ -102,6 +103,8 @@ export interface FakeState {
   silent: Set<string>;
   /** Domains that write faster than their memory can be carried over. */
   writing: Set<string>;
+  /** VMs whose copy as files stands still half-way through one of its passes, and through which, for as long as they are in here. */
+  copiesHeld: Map<string, CopyPass['kind']>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   /** `boots`: has a kernel to boot from. */

@@ -23,7 +23,7 @@ const ask = (who: Party, json: object = {}, headers: Record<string, string> = {}
   api.call<MigrationBody>(who, 'POST', `/v1/vms/${vm}/migrations`, { json, headers });
 
 test('a migration that is asked for has its row and its workflow, and is described at its Location', async () => {
-  const asked = await ask(api.alice, { to: 'host-b', reason: 'a change of air' });
+  const asked = await ask(api.alice, { to: 'host-b', reason: 'a change of air', convergeWithinS: 30 });
   expect(asked.status).toBe(202);
   expect(asked.headers.get('location')).toBe(`/v1/migrations/${asked.body.id}`);
   expect(asked.body).toMatchObject({
@@ -34,6 +34,7 @@ test('a migration that is asked for has its row and its workflow, and is describ
     generation: 2,
     workflowId: `migrate-${vm}-2`,
     reason: 'a change of air',
+    convergeWithinS: 30,
     phases: [],
     error: null,
   });
@@ -57,6 +58,8 @@ test.each([
   [{ to: 'host-a' }, 409, 'migration-refused'],
   [{ mode: 'post-copy' }, 400, 'bad-request'],
   [{ moveDisk: 'yes' }, 400, 'bad-request'],
+  [{ convergeWithinS: 4 }, 400, 'bad-request'],
+  [{ convergeWithinS: 541 }, 400, 'bad-request'],
 ])('%j is refused', async (json, status, code) => {
   const answer = await ask(api.alice, json);
   expect([answer.status, (answer.body as unknown as { code: string }).code]).toEqual([status, code]);

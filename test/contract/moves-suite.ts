@@ -1,9 +1,11 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { freshRecord } from '../../activities/host/claims.ts';
 import { domainConfig } from '../../activities/host/domain-config.ts';
 import { domainName } from '../../activities/host/names.ts';
 import type { CarriedFile, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
 import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import type { CopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { type Bench, codeOf } from './suite.ts';
 
@@ -226,9 +228,38 @@ export function movesContract(
 
       async function carry(vm: VmSpec, [from, to]: [MovesBench, MovesBench]) {
         const { chunks } = await to.ports().carrier.offer(vm.id);
-        const packed = await from.ports().carrier.pack(vm.id, all, { address: to.address, chunks });
-        await to.ports().carrier.unpack(vm.id, { address: from.address, bytes: packed.bytes });
+        const packing = from.ports().carrier.pack(vm.id, all, { address: to.address, chunks });
+        expect(await passesOf(from, vm, packing)).toEqual([['pack', null]]);
+        const packed = await packing;
+        const unpacking = to.ports().carrier.unpack(vm.id, { address: from.address, bytes: packed.bytes });
+        expect(await passesOf(to, vm, unpacking)).toEqual([
+          ['fetch', from.address],
+          ['unpack', from.address],
+        ]);
+        await unpacking;
         return packed;
+      }
+
+      /** What can be seen of a copy while it is under way: each of its passes, which comes nearer to its end. */
+      async function passesOf(bench: MovesBench, { id }: VmSpec, copying: Promise<unknown>) {
+        const over = copying.then(
+          () => true,
+          () => true,
+        );
+        const seen: CopyPass[] = [];
+        do {
+          const pass = await bench.ports().carrier.pass(id);
+          const last = seen.at(-1);
+          if (pass !== null && pass.kind !== last?.kind) seen.push(pass);
+          else if (pass !== null && last !== undefined) {
+            expect(pass.doneBytes).toBeGreaterThanOrEqual(last.doneBytes);
+            expect(pass.elapsedMs).toBeGreaterThanOrEqual(last.elapsedMs);
+            seen[seen.length - 1] = pass;
+          }
+        } while (!(await Promise.race([over, delay(1, false)])));
+        for (const { doneBytes, totalBytes } of seen) expect(doneBytes).toBeLessThanOrEqual(totalBytes);
+        expect(await bench.ports().carrier.pass(id)).toBeNull();
+        return seen.map(({ kind, from }) => [kind, from]);
       }
 
       it('is not fetched from a host that has packed nothing', async () => {

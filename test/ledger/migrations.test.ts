@@ -31,7 +31,7 @@ async function running(spec: Record<string, unknown> = {}): Promise<{ task: Task
   return { task, vm: placement.vms[0]!.id };
 }
 
-type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean };
+type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean; convergeWithinS?: number };
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   fixture.now += 1000;
@@ -366,6 +366,15 @@ describe('a live migration that may go on as files', () => {
       mode: 'cold',
       state: 'succeeded',
     });
+  });
+
+  it('is given up when whoever asked for it said, or after two minutes', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm, 'b', { convergeWithinS: 7 });
+    expect(await fixture.activities.loadMigration(id)).toMatchObject({ convergeWithinS: 7 });
+    await fixture.activities.rollBackMigration(id, failed);
+    expect(await fixture.activities.loadMigration(await ask(vm, 'b'))).toMatchObject({ convergeWithinS: 120 });
   });
 
   it('gives that room back where it converges', async () => {

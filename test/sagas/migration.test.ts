@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
-import type { MigrationId, MigrationState } from '../../model/migration.ts';
+import type { CopyPass, MigrationId, MigrationJob, MigrationState } from '../../model/migration.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
@@ -361,6 +361,34 @@ describe('that goes as files', () => {
     expect(await ended(workflow)).toBe('succeeded');
     await expectOneHome(move.vm, there.id);
     expect([...move.from.domains.keys()]).toContain(move.vm);
+    await finish(move);
+  });
+
+  test('says how far its copy is and how long it will take, for as long as it lasts', async () => {
+    const move = await moving({ mode: 'cold', moveDisk: true });
+    const hold = (kind: CopyPass['kind']) => {
+      for (const host of site.hosts) host.copiesHeld.set(move.vm, kind);
+    };
+    const sixths = async (): Promise<number | null> => {
+      const { progress } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+      const job = progress as (MigrationJob & { etaS: number | null }) | null;
+      return job?.etaS == null ? null : Math.round((6 * job.processedBytes) / job.totalBytes);
+    };
+    hold('pack');
+    await begin(move);
+    // Half-way through each of its three passes: packed at the source, fetched and unpacked at the target.
+    for (const [done, next] of [
+      [1, 'fetch'],
+      [3, 'unpack'],
+      [5, null],
+    ] as const) {
+      await site.until(`${done} sixths of it are done`, async () => (await sixths()) === done);
+      expect(await site.detailsOf(move.workflow)).toMatch(/MiB carried over, \d+ MiB left; about \d+ s left/);
+      if (next === null) for (const host of site.hosts) host.copiesHeld.delete(move.vm);
+      else hold(next);
+    }
+    expect(await ended(move.workflow)).toBe('succeeded');
+    await expectOneCopy(move, 'succeeded');
     await finish(move);
   });
 

@@ -1,8 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  type CopyPass,
   converge,
   convergencePolicy,
+  copyJob,
   decideMigration,
   jobViews,
   type MigrationAction,
@@ -159,8 +161,8 @@ describe('convergence', () => {
   });
   it('says why it gives up', () => {
     expect(converge(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
-    expect(converge(policyFor('kvm'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
-    expect(converge(policyFor('qemu'), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
+    expect(converge(policyFor('kvm', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
+    expect(converge(policyFor('qemu', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
     expect(converge(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(converge(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
@@ -170,6 +172,46 @@ describe('convergence', () => {
   it('expects an end only where the network is faster than the guest', () => {
     expect(migrationEtaS(job)).toBe(5);
     expect(migrationEtaS({ ...job, dirtyBytesPerS: job.bytesPerS })).toBeNull();
+  });
+  it('waits as long as whoever asked for it said', () => {
+    expect(converge(policyFor('qemu', 5), 4999, job).kind).toBe('goOn');
+    expect(converge(policyFor('qemu', 5), 5000, job).kind).toBe('giveUp');
+  });
+});
+
+describe('a cold copy', () => {
+  const course = { totalBytes: 300, passes: 3, endedPasses: 0, firstPassMs: null, elapsedMs: 0 };
+  const pass: CopyPass = { kind: 'pack', from: null, doneBytes: 0, totalBytes: 300, elapsedMs: 2000 };
+
+  it('expects of each pass to come what the first one takes, and nothing as long as nothing is done', () => {
+    expect(migrationEtaS(copyJob(course, pass))).toBeNull();
+    // Half of 4 s, and 4 s for each of the other two.
+    const half = copyJob(course, { ...pass, doneBytes: 150 });
+    expect([half.processedBytes, half.remainingBytes, migrationEtaS(half)]).toEqual([50, 250, 10]);
+  });
+
+  it('goes by the network as soon as there is something on it', () => {
+    const fetching = { ...course, endedPasses: 1, firstPassMs: 4000 };
+    // A pack of 100 of which a quarter came in 5 s; then 4 s to unpack it.
+    const job = copyJob(fetching, { kind: 'fetch', from: 'a', doneBytes: 25, totalBytes: 100, elapsedMs: 5000 });
+    expect([job.processedBytes, job.remainingBytes, migrationEtaS(job)]).toEqual([125, 175, 20]);
+  });
+
+  it('is never beyond its end, and comes nearer to it', () => {
+    fc.assert(
+      fc.property(fc.nat(2 ** 40), fc.integer({ min: 1, max: 6 }), fc.nat(450), (bytes, passes, doneBytes) => {
+        let last = 0;
+        for (let endedPasses = 0; endedPasses < passes; endedPasses += 1) {
+          const job = copyJob({ ...course, totalBytes: bytes, passes, endedPasses }, { ...pass, doneBytes });
+          expect(job.processedBytes + job.remainingBytes).toBe(bytes);
+          expect(job.remainingBytes).toBeGreaterThanOrEqual(0);
+          expect(job.processedBytes).toBeGreaterThanOrEqual(last);
+          for (const figure of Object.values(job))
+            if (typeof figure === 'number') expect(Number.isSafeInteger(figure)).toBe(true);
+          last = job.processedBytes;
+        }
+      }),
+    );
   });
 });
 

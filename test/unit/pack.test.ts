@@ -26,13 +26,18 @@ async function chunked(path: string): Promise<{ hash: string; length: number }[]
 
 const hashes = async (path: string): Promise<Set<string>> => new Set((await chunked(path)).map(({ hash }) => hash));
 
+const meter = () => ({ doneBytes: 0, totalBytes: 0 });
+
 /** Packs a file for a host that has `kept`, makes it anew from that, and says how large the pack was. */
 async function carried(content: Buffer, kept: Buffer | null): Promise<number> {
   await writeFile(at('source'), content);
   if (kept !== null) await writeFile(at('kept'), kept);
   const have = kept === null ? new Set<string>() : await hashes(at('kept'));
-  await writePack(at('pack'), [{ name: 'memory', path: at('source') }], have);
-  await readPack(at('pack'), kept === null ? [] : [at('kept')], () => at('made'));
+  const [packing, unpacking] = [meter(), meter()];
+  await writePack(at('pack'), [{ name: 'memory', path: at('source') }], have, packing);
+  await readPack(at('pack'), kept === null ? [] : [at('kept')], () => at('made'), unpacking);
+  const gone = content.length + (kept?.length ?? 0);
+  expect([packing, unpacking]).toEqual([content.length, gone].map((bytes) => ({ doneBytes: bytes, totalBytes: bytes })));
   expect((await readFile(at('made'))).equals(content)).toBe(true);
   return (await stat(at('pack'))).size;
 }
@@ -88,11 +93,11 @@ describe('a packed file', () => {
 
   it('that is damaged is refused, and leaves nothing', async () => {
     await writeFile(at('source'), randomBytes(2 ** 20));
-    await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set());
+    await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set(), meter());
     await rm(at('made'), { force: true });
     const bytes = await readFile(at('pack'));
     await writeFile(at('pack'), bytes.subarray(0, bytes.length / 2));
-    await expect(readPack(at('pack'), [], () => at('made'))).rejects.toThrow();
+    await expect(readPack(at('pack'), [], () => at('made'), meter())).rejects.toThrow();
     for (const name of ['made', 'made.unpacking']) await expect(stat(at(name))).rejects.toThrow('ENOENT');
   });
 });

@@ -1,0 +1,2 @@
+-- AlterTable
+ALTER TABLE "Migration" ADD COLUMN "convergeWithinS" INTEGER NOT NULL DEFAULT 120;
