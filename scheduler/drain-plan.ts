@@ -91,7 +91,7 @@ export interface DrainPlan {
  * From the decision to the first move, and from the last one's end to the proof that the host is empty; and from the
  * commit of one move, which is as far as moves are measured, to the beginning of the next in its lane.
  */
-const aroundS: Prediction = { mean: 0.7, spread: 0.3, dof: 10 };
+const aroundS: Prediction = { mean: 0.5, spread: 0.3, dof: 10 };
 const betweenS: Prediction = { mean: 0.2, spread: 0.1, dof: 10 };
 /** An image that a target lacks is fetched at once, over the same network: how far off that may be, as a part of it. */
 const fetchDoubt = { part: 0.5, leastS: 1, dof: 5 } as const;
@@ -270,11 +270,18 @@ interface Course {
 function course(question: DrainQuestion, sorted: Sorted, width: number): Course {
   const { host, model, confidence, nowMs } = question;
   const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.moving.length));
+  const targets = [...sorted.moves.map(({ to }) => to), ...sorted.moving.map(targetOf)];
+  /** Where it is going, it shares the host with those of the other lanes that go there as well. */
+  const arrivingAt = (to: string): number => {
+    const [others, there] = [targets.length - 1, targets.filter((target) => target === to).length - 1];
+    return others === 0 ? 1 : 1 + ((lanesUsed - 1) * there) / others;
+  };
   const operations = (vm: DrainVm, to: string, mode: PlannedMode): Operation[] => {
     const move = { from: host, to, load: vm.load, concurrency: lanesUsed };
     // As files, they are copied with the memory.
     const disks: Operation[] = vm.disks == null || mode === 'cold' ? [] : [{ ...move, kind: 'disks' }];
-    return [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.asleep)), ...disks];
+    const all = [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.asleep)), ...disks];
+    return all.map((one) => (one.from === host ? one : { ...one, concurrency: arrivingAt(to) }));
   };
   const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0, vms: 0 }));
   const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
@@ -313,6 +320,8 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     boundS: Math.max(...ends.map(({ boundS }) => boundS)),
   };
 }
+
+const targetOf = ({ phase }: DrainVm): string | null => (phase.kind === 'moving' ? phase.to : null);
 
 /** The images that the targets lack, each once: nothing that needs one begins before it is there. */
 function fetchOf({ host, model }: DrainQuestion, moves: Sorted['moves']): Prediction[] {
