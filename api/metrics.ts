@@ -131,6 +131,7 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
   });
   const figures: { name: string; help: string; of: (drain: DrainSeen, now: number) => number | null }[] = [
     { name: 'vms_left', help: 'VMs that are still to leave', of: ({ plan }) => plan.moves.length + plan.leaving.length },
+    { name: 'suspensions', help: 'VMs that are to be suspended there', of: ({ plan }) => plan.suspensions.length },
     { name: 'blockers', help: 'VMs that are in the way', of: ({ plan }) => plan.blockers.length },
     {
       name: 'eta_seconds',

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { drainModes, drainStates, drainStrategies } from '../model/drain.ts';
+import { drainModes, drainStates, drainStrategies, suspendInPlaceChoices } from '../model/drain.ts';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
 import {
   DrainData,
@@ -296,9 +296,17 @@ export const DrainOrder = z
       .boolean()
       .default(false)
       .meta({ description: 'The disks of VMs leave the host as well, also of those that run elsewhere: it can be switched off' }),
+    suspendInPlace: z.enum(suspendInPlaceChoices).default('never').meta({
+      description:
+        'ifStuck: a VM that no other host can take is suspended there shortly before the deadline instead of being in the way, if it stands alone and has no promised time; it is restored when the host is opened again',
+    }),
     confidence: confidence.optional().meta({ description: 'With which it is to be empty by then; 0.99 where nothing is said' }),
     returnAfter: soon.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
     reason: z.string().max(200).optional(),
+  })
+  .refine((order) => !order.moveDisks || order.suspendInPlace === 'never', {
+    error: 'a VM that is suspended on the host has its disks there: it goes together with no moveDisks',
+    path: ['suspendInPlace'],
   })
   .refine((order) => order.returnAfter === undefined || Date.parse(order.returnAfter) >= Date.parse(order.deadline), {
     error: 'expected no time before the deadline',
@@ -364,6 +372,7 @@ export const Drain = z
     strategy: z.enum(drainStrategies),
     mode: z.enum(drainModes),
     moveDisks: z.boolean(),
+    suspendInPlace: z.enum(suspendInPlaceChoices),
     confidence: z.number(),
     returnAfter: time.nullable(),
     reason: z.string().nullable(),
@@ -374,6 +383,9 @@ export const Drain = z
         moves: z.array(
           z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold', 'disks']), meanS: z.number() }),
         ),
+        suspensions: z
+          .array(z.strictObject({ vm: z.string(), meanS: z.number() }))
+          .meta({ description: 'VMs that are to be suspended in place, behind the moves' }),
         leaving: z.array(z.strictObject({ vm: z.string(), by: time.nullable() })),
         blockers: z.array(blocker),
         meanS: z.number().meta({ description: 'What the rest is expected to take' }),
@@ -388,6 +400,10 @@ export const Drain = z
     progress: z.strictObject({ moved: z.int(), moving: z.int(), left: z.int() }),
     blockers: z.array(blocker),
     remaining: z.array(z.strictObject({ what: z.string(), why: z.string() })),
+    suspended: z.array(z.strictObject({ vm: z.string(), wasSuspended: z.boolean() })).meta({
+      description:
+        'VMs that lie suspended on the host: no domain of them is there, and they are restored when it is opened, unless they were suspended before the drain',
+    }),
     moves: z.array(
       z.strictObject({
         migration: z.string(),

@@ -14,6 +14,7 @@ interface Drain {
   progress: { moved: number; moving: number; left: number };
   blockers: { vm: string; why: string }[];
   remaining: { what: string; why: string }[];
+  suspended: { vm: string }[];
   finishedAt: string | null;
 }
 
@@ -22,6 +23,7 @@ interface DrainOptions {
   strategy?: string;
   mode?: string;
   moveDisks?: boolean;
+  suspendInPlace?: string;
   confidence?: number;
   returnAfter?: string;
   reason?: string;
@@ -35,9 +37,10 @@ function share(text: string): number {
   return value;
 }
 
-function line({ state, progress, etaAt, blockers, remaining }: Drain): string {
+function line({ state, progress, etaAt, blockers, suspended, remaining }: Drain): string {
   const parts = [`${state}: ${progress.moved} moved, ${progress.moving} moving, ${progress.left} left`];
   if (etaAt !== null) parts.push(`empty at about ${etaAt}`);
+  if (suspended.length > 0) parts.push(`suspended there: ${suspended.map(({ vm }) => vm).join(', ')}`);
   for (const { vm, why } of blockers) parts.push(`in the way: ${vm}: ${why}`);
   for (const { what, why } of remaining) parts.push(`remains: ${what}: ${why}`);
   return parts.join('; ');
@@ -67,6 +70,12 @@ export function addDrainCommands(program: Command, hosts: Command, connect: () =
     .addOption(new Option('--strategy <strategy>', 'how many VMs at a time').choices(['auto', 'sequential', 'parallel']))
     .addOption(new Option('--mode <mode>', 'how they move').choices(['auto', 'live', 'cold']))
     .option('--move-disks', 'the disks of VMs leave it as well: it can be switched off afterwards')
+    .addOption(
+      new Option('--suspend-in-place <when>', 'suspend there, until it is opened again, what no other host can take').choices([
+        'never',
+        'ifStuck',
+      ]),
+    )
     .option('--confidence <share>', 'with which it is to be empty by then, e.g. 0.99', share)
     .option('--return-after <time>', 'when it takes work again and its VMs come back', moment)
     .option('--reason <text>', 'for those who read the events')

@@ -31,6 +31,10 @@ export type DrainStrategy = (typeof drainStrategies)[number];
 export const drainModes = ['auto', 'live', 'cold'] as const;
 export type DrainMode = (typeof drainModes)[number];
 
+/** Whether a VM that no other host can take is suspended on its host, and restored there when the host is opened. */
+export const suspendInPlaceChoices = ['never', 'ifStuck'] as const;
+export type SuspendInPlace = (typeof suspendInPlaceChoices)[number];
+
 /** What stands in the way of an empty host. */
 export interface Blocker {
   vm: VmId;
@@ -54,6 +58,8 @@ export interface DrainMove {
 export interface DrainOutline {
   strategy: 'sequential' | 'parallel';
   moves: { vm: VmId; to: HostId; mode: 'live' | 'cold' | 'disks'; meanS: number }[];
+  /** VMs that no host can take, and that are suspended in place: after the moves, or when it is time for them. */
+  suspensions: { vm: VmId; meanS: number }[];
   /** VMs that end by themselves before the deadline. */
   leaving: { vm: VmId; by: string | null }[];
   blockers: Blocker[];

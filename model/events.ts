@@ -118,6 +118,7 @@ export const DrainData = z
     deadline: time,
     reason: z.string().nullable(),
     remaining: z.array(z.strictObject({ what: z.string(), why: z.string() })),
+    suspended: z.array(z.string()).meta({ description: 'VMs that lie suspended on the host' }),
     at: time,
   })
   .meta({ id: 'DrainEvent', description: 'How the vacating of a host goes' });

@@ -1,10 +1,20 @@
 import type { Prisma } from '../generated/prisma/client.ts';
-import type { Blocker, DrainId, DrainMode, DrainOutline, DrainState, DrainStrategy, Remaining } from '../model/drain.ts';
+import type {
+  Blocker,
+  DrainId,
+  DrainMode,
+  DrainOutline,
+  DrainState,
+  DrainStrategy,
+  Remaining,
+  SuspendInPlace,
+} from '../model/drain.ts';
 import { BerthError } from '../model/errors.ts';
 import { DrainData, type DrainEventType, drainEventTypes, eventId } from '../model/events.ts';
 import { type HostId, newId, type VmId } from '../model/ids.ts';
 import { type DrainPlan, planDrain } from '../scheduler/drain-plan.ts';
 import { readDrainQuestion } from './drain-view.ts';
+import { suspendedInPlace } from './in-place.ts';
 import { keepPromises } from './keep-promises.ts';
 import { lockPlacement } from './lock-placement.ts';
 
@@ -17,6 +27,8 @@ export interface AcceptedDrain {
   mode: DrainMode;
   /** The disks of its VMs leave the host as well. */
   moveDisks: boolean;
+  /** What becomes of VMs that no other host can take. */
+  suspendInPlace: SuspendInPlace;
   /** With which the host is to be empty by the deadline. */
   confidence: number;
   returnAfterMs: number | null;
@@ -62,6 +74,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
       strategy: order.strategy,
       mode: order.mode,
       moveDisks: order.moveDisks,
+      suspendInPlace: order.suspendInPlace,
       confidence: order.confidence,
       returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
       goBack: order.bringBack,
@@ -105,6 +118,7 @@ export function outlineOf(plan: DrainPlan): DrainOutline {
   return {
     strategy: plan.strategy,
     moves: plan.moves.map(({ vm, to, mode, meanS }) => ({ vm: vm as VmId, to: to as HostId, mode, meanS })),
+    suspensions: plan.suspensions.map(({ vm, meanS }) => ({ vm: vm as VmId, meanS })),
     leaving: plan.leaving.map(({ vm, byMs }) => ({ vm: vm as VmId, by: isoOrNull(byMs) })),
     blockers: plan.blockers as Blocker[],
     meanS: plan.meanS,
@@ -132,6 +146,7 @@ export async function writeDrainEvent(
   now: string,
   remaining: readonly Remaining[] = [],
 ): Promise<void> {
+  const inPlace = await suspendedInPlace(tx, [drain.id]);
   const data = DrainData.parse({
     drain: drain.id,
     host: drain.hostId,
@@ -139,6 +154,7 @@ export async function writeDrainEvent(
     deadline: drain.deadline.toISOString(),
     reason: drain.reason,
     remaining,
+    suspended: inPlace.map(({ vm }) => vm),
     at: now,
   });
   await tx.$executeRaw`

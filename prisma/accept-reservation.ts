@@ -101,6 +101,7 @@ const questionOf = (tx: Transaction, { startAtMs, nowMs }: AcceptedReservation, 
     strategy: 'auto',
     mode: 'auto',
     moveDisks: false,
+    suspendInPlace: 'never' as const,
     confidence: reservedConfidence,
     nowMs,
   });

@@ -113,6 +113,11 @@ export async function acceptOperation(
     throw refuse(`is ${vm.state}, and that needs one that is ${from.join(' or ')}`);
   const moving = await tx.migration.findFirst({ where: { vmId: id, state: { in: ['running', 'stuck'] } }, select: { id: true } });
   if (moving !== null) throw refuse(`moves (${moving.id})`);
+  if (operation === 'restore') {
+    const lies = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
+    if (lies !== null && lies.drain.hostId === vm.hostId)
+      throw refuse(`is suspended in place for ${lies.drainId}, until host ${vm.hostId} is opened`);
+  }
   await tx.vm.update({ where: { id }, data: { operation, operationAt: new Date(nowMs) } });
   return true;
 }

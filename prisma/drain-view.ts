@@ -1,6 +1,8 @@
 import type { Prisma } from '../generated/prisma/client.ts';
-import type { DrainMode, DrainStrategy } from '../model/drain.ts';
+import type { DrainMode, DrainStrategy, SuspendInPlace } from '../model/drain.ts';
 import type { TaskState, VmState } from '../model/states.ts';
+import type { TaskError } from '../model/task.ts';
+import type { VmOperation } from '../model/vm-order.ts';
 import type { DrainQuestion, DrainTarget, DrainVm, PlannedMode } from '../scheduler/drain-plan.ts';
 import {
   fitMigrationModel,
@@ -14,6 +16,8 @@ type Transaction = Prisma.TransactionClient;
 
 /** How many of the newest measurements are learned from. */
 const newestSamples = 400;
+/** How often a drain asks for the suspension of one VM. */
+const maxSuspensions = 2;
 /** How long past timeoutS a command may run: as runMargin in workflows/timeouts.ts. */
 const commandMarginMs = 90_000;
 
@@ -61,21 +65,35 @@ interface VmRow {
   diskMiB: number;
   image: { id: string; mib: number; at: string[] } | null;
   migration: { state: string; to: string | null; sinceMs: number; mode: PlannedMode } | null;
+  alone: boolean;
+  promised: boolean;
+  operation: VmOperation | null;
+  problem: TaskError | null;
+  /** That this drain has asked for, or found. */
+  suspension: { tries: number; askedMs: number } | null;
   failed: { to: string; why: string; converges: boolean; atMs: number }[];
 }
 
-/** A VM of the host, and when it was last sent away in vain. */
-export type SeenVm = DrainVm & { failedMs: number | null; template: boolean };
+/** A VM of the host, when it was last sent away in vain, and how often it was to be suspended there. */
+export type SeenVm = DrainVm & {
+  failedMs: number | null;
+  template: boolean;
+  suspensions: { tries: number; askedMs: number } | null;
+};
 
-/** Whose VMs: those of a host and those on their way to it; with `moveDisks` also those whose disks it has. */
+/**
+ * Whose VMs: those of a host and those on their way to it; with `moveDisks` also those whose disks it has. Without those
+ * that lie suspended there, for this drain or for one before it that the host was not opened after.
+ */
 export interface VmsOf {
   host: string;
   /** Whose own attempts are looked at; '' for none. */
   drain: string;
   moveDisks: boolean;
+  suspendInPlace: SuspendInPlace;
 }
 
-export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: VmsOf): Promise<SeenVm[]> {
+export async function readVmsOf(tx: Transaction, { host, drain, moveDisks, suspendInPlace }: VmsOf): Promise<SeenVm[]> {
   const rows = await tx.$queryRaw<VmRow[]>`
     SELECT v.id, v.state, v.asleep, v.template, v."hostId", v."homeId", v.vcpus, v."memoryMiB",
       v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
@@ -88,6 +106,9 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: Vms
           'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
+      v."order" IS NOT NULL AS alone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
+      CASE WHEN s."vmId" IS NOT NULL THEN jsonb_build_object('tries', s.tries, 'askedMs', extract(epoch FROM s."askedAt") * 1000)
+        END AS suspension,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
           'converges', m.error->>'code' IS DISTINCT FROM 'not-converging',
           'atMs', extract(epoch FROM m."finishedAt") * 1000) ORDER BY m."finishedAt")
@@ -95,7 +116,12 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: Vms
           AND m."toId" IS NOT NULL AND m."fromId" = ${host}), '[]') AS failed
     FROM "Vm" v LEFT JOIN "VmLoad" w ON w."vmId" = v.id LEFT JOIN "Task" t ON t.id = v."taskId"
       LEFT JOIN "Lease" l ON l.id = v."leaseId"
-    WHERE v.state NOT IN ('pending', 'removed') AND (v."hostId" = ${host} OR (${moveDisks} AND v."homeId" = ${host})
+      LEFT JOIN "DrainSuspension" s ON s."vmId" = v.id AND s."drainId" = ${drain} AND s."releasedAt" IS NULL
+    WHERE v.state NOT IN ('pending', 'removed')
+      AND NOT (${suspendInPlace} = 'ifStuck' AND v.state = 'suspended' AND v.operation IS NULL AND v."hostId" = ${host} AND EXISTS (
+        SELECT FROM "DrainSuspension" r JOIN "Drain" d ON d.id = r."drainId"
+        WHERE r."vmId" = v.id AND r."releasedAt" IS NULL AND d."hostId" = ${host}))
+      AND (v."hostId" = ${host} OR (${moveDisks} AND v."homeId" = ${host})
       OR EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."toId" = ${host} AND m.reserved))
     ORDER BY v.id`;
   return rows.map((row) => ({
@@ -115,17 +141,20 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks }: Vms
     template: row.template,
     phase: phaseOf(row, host),
     endsByMs: endOf(row),
+    staysAwake: wakeOf(row),
+    suspensions: row.suspension,
     failed: row.failed,
     failedMs: row.failed.at(-1)?.atMs ?? null,
   }));
 }
 
-function phaseOf({ state, migration, taskState, hostId }: VmRow, host: string): DrainVm['phase'] {
+function phaseOf({ state, migration, taskState, hostId, suspension, operation }: VmRow, host: string): DrainVm['phase'] {
   if (migration !== null) {
     if (migration.state === 'stuck') return { kind: 'fixed', why: 'nobody can know yet where its migration has left it' };
     if (migration.to === host) return { kind: 'settling', why: 'it is on its way here' };
     return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to, mode: migration.mode };
   }
+  if (suspension !== null && operation === 'suspend') return { kind: 'suspending', sinceMs: suspension.askedMs };
   switch (state) {
     case 'running':
     case 'suspended':
@@ -143,6 +172,14 @@ function phaseOf({ state, migration, taskState, hostId }: VmRow, host: string): 
     default:
       return { kind: 'fixed', why: `it is ${state}: only a VM that runs or is suspended can be moved` };
   }
+}
+
+/** Why it can't be suspended where it is. Its own workflow does it, so it has to stand alone; and a promise is to run. */
+function wakeOf({ alone, promised, problem, suspension }: VmRow): string | null {
+  if (!alone) return 'it belongs to a task, whose work is suspended for promises alone';
+  if (promised) return 'its time was promised to it';
+  if (suspension === null || suspension.tries < maxSuspensions) return null;
+  return `it was tried ${suspension.tries} times${problem === null ? '' : `: ${problem.message}`}`;
 }
 
 /** The first of the ends that are known; null where it stays until somebody removes it. */
@@ -171,6 +208,7 @@ export interface DrainOrder {
   strategy: DrainStrategy;
   mode: DrainMode;
   moveDisks: boolean;
+  suspendInPlace: SuspendInPlace;
   confidence: number;
   nowMs: number;
 }
@@ -180,9 +218,10 @@ export async function readDrainQuestion(
   tx: Transaction,
   order: DrainOrder,
 ): Promise<Omit<DrainQuestion, 'vms'> & { vms: SeenVm[] }> {
-  const { host, drain, deadlineMs, strategy, mode, confidence, nowMs } = order;
+  const { host, drain, deadlineMs, strategy, mode, suspendInPlace, confidence, nowMs } = order;
   const modes = mode === 'auto' ? moveModes : [mode];
   const vms = await readVmsOf(tx, order);
   const hosts = await readHosts(tx, host, drain);
-  return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, modes, model: await readMigrationModel(tx) };
+  const model = await readMigrationModel(tx);
+  return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, suspendInPlace, modes, model };
 }

@@ -1,4 +1,4 @@
-import type { DrainStrategy } from '../model/drain.ts';
+import type { DrainStrategy, SuspendInPlace } from '../model/drain.ts';
 import { type Load, type MigrationModel, type MoveMode, type Operation, operationsOf } from './migration-model.ts';
 import {
   chooseTarget,
@@ -23,16 +23,20 @@ export interface DrainVm {
   /** Where its disks are to leave the host that is drained; null: they may stay where they are. */
   disks?: { diskMiB: number; runsAt: string } | null;
   /**
-   * `movable` now; `moving` already, which this drain or somebody else asked for; `settling`: it is being made, or its
-   * host is about to be left in another way; `fixed`: it can't be moved as it is, and `why` says so.
+   * `movable` now; `moving` already, which this drain or somebody else asked for; `suspending`, which this drain did;
+   * `settling`: it is being made, or its host is about to be left in another way; `fixed`: it can't be moved as it is,
+   * and `why` says so.
    */
   phase:
     | { kind: 'movable' }
     | { kind: 'moving'; sinceMs: number; to: string | null; mode: PlannedMode }
+    | { kind: 'suspending'; sinceMs: number }
     | { kind: 'settling'; why: string }
     | { kind: 'fixed'; why: string };
   /** When it is gone at the latest, because its lease or its command's time ends; null: it stays until it is told. */
   endsByMs: number | null;
+  /** Why it can't be suspended where it is; null: it can, or lies suspended there already. */
+  staysAwake: string | null;
   /** Targets at which it failed during this drain, and what they said. */
   failed: { to: string; why: string; converges: boolean }[];
 }
@@ -50,8 +54,10 @@ export interface DrainQuestion {
   strategy: DrainStrategy;
   /** With which the host is to be empty by the deadline, e.g. 0.99. */
   confidence: number;
+  /** Those that have to leave: who lies suspended there for this drain is none of them. */
   vms: readonly DrainVm[];
   hosts: readonly DrainTarget[];
+  suspendInPlace: SuspendInPlace;
   modes: readonly MoveMode[];
   model: MigrationModel;
 }
@@ -72,6 +78,9 @@ export interface DrainPlan {
   strategy: 'sequential' | 'parallel';
   /** In the order in which they begin. */
   moves: PlannedMove[];
+  /** VMs that no host can take, to be suspended where they are: behind the moves, and from `suspendByMs` on in any case. */
+  suspensions: { vm: string; meanS: number }[];
+  suspendByMs: number;
   /** How many at a time. */
   width: number;
   leaving: { vm: string; byMs: number | null }[];
@@ -112,14 +121,16 @@ export function planDrain(question: DrainQuestion): DrainPlan {
     strategy === 'parallel' || (strategy === 'auto' && !inTime(sequential) && together.boundS < sequential.boundS);
   const chosen = useParallel ? together : sequential;
   const startMs = Math.max(nowMs, deadlineMs - chosen.boundS * 1000);
+  const suspending = course(question, { ...sorted, moves: [] }, chosen.width);
   const lastMs = Math.max(0, ...sorted.leaving.map(({ byMs }) => byMs ?? 0), ...sorted.waitsMs);
   const blocked = sorted.blockers.length > 0;
-  const idle = chosen.moves.length === 0 && sorted.underWay === 0;
+  const idle = chosen.moves.length === 0 && chosen.suspensions.length === 0 && sorted.underWay === 0;
   const end = (seconds: number) => Math.max(idle ? nowMs : startMs + seconds * 1000, lastMs);
   const ends = blocked && sorted.endsMs === null;
   return {
     ...chosen,
     strategy: useParallel ? 'parallel' : 'sequential',
+    suspendByMs: Math.max(startMs, deadlineMs - suspending.boundS * 1000),
     leaving: sorted.leaving,
     blockers: sorted.blockers,
     startMs,
@@ -138,12 +149,13 @@ function best({ strategy }: DrainQuestion, sequential: Course, together: Course)
 
 interface Sorted {
   moves: { vm: DrainVm; to: string; mode: PlannedMode }[];
+  suspensions: DrainVm[];
   leaving: DrainPlan['leaving'];
   blockers: DrainPlan['blockers'];
   /** When what stands in the way ends by itself; null: at least one of them never does, or nothing stands in the way. */
   endsMs: number | null;
   waitsMs: number[];
-  /** How many move already. */
+  /** How many move already, or are being suspended. */
   underWay: number;
   moving: DrainVm[];
 }
@@ -151,15 +163,30 @@ interface Sorted {
 /** Who has to go where, who goes by itself, and who is in the way. */
 function sortOut(question: DrainQuestion): Sorted {
   const { deadlineMs, vms } = question;
-  const sorted: Sorted = { moves: [], leaving: [], blockers: [], endsMs: null, waitsMs: [], underWay: 0, moving: [] };
+  const sorted: Sorted = {
+    moves: [],
+    suspensions: [],
+    leaving: [],
+    blockers: [],
+    endsMs: null,
+    waitsMs: [],
+    underWay: 0,
+    moving: [],
+  };
   const room = new Room(question);
   const blockedEnds: (number | null)[] = [];
   const block = (vm: DrainVm, why: string) => {
     sorted.blockers.push({ vm: vm.id, why });
     blockedEnds.push(vm.endsByMs === null ? null : vm.endsByMs + removalMs);
   };
+  const suspendOrBlock = (vm: DrainVm, why: string) => {
+    if (question.suspendInPlace === 'never') return block(vm, why);
+    const awake = vm.staysAwake ?? room.lay(vm);
+    if (awake === null) sorted.suspensions.push(vm);
+    else block(vm, `${why}; and it can't be suspended there: ${awake}`);
+  };
   for (const vm of [...vms].sort((a, b) => b.memoryMiB - a.memoryMiB || (a.id < b.id ? -1 : 1))) {
-    if (vm.phase.kind === 'moving') {
+    if (vm.phase.kind === 'moving' || vm.phase.kind === 'suspending') {
       sorted.underWay += 1;
       sorted.moving.push(vm);
     } else if (vm.endsByMs !== null && vm.endsByMs + removalMs <= deadlineMs)
@@ -167,10 +194,10 @@ function sortOut(question: DrainQuestion): Sorted {
     else if (vm.phase.kind === 'fixed') block(vm, vm.phase.why);
     else if (vm.phase.kind === 'settling') sorted.leaving.push({ vm: vm.id, byMs: null });
     else if (vm.asleep === true && !question.modes.includes('cold'))
-      block(vm, 'it is suspended, and this drain moves VMs live alone');
+      suspendOrBlock(vm, 'it is suspended, and this drain moves VMs live alone');
     else {
       const found = room.find(vm);
-      if ('why' in found) block(vm, found.why);
+      if ('why' in found) suspendOrBlock(vm, found.why);
       else sorted.moves.push({ vm, ...found });
     }
   }
@@ -219,15 +246,29 @@ class Room {
     return { to: best.id, mode: this.#mode(vm, best.id) };
   }
 
-  #refuse(vm: DrainVm, candidate: DrainTarget): TargetFilter | string | null {
-    const { host, hosts } = this.#question;
-    const source = hosts.find(({ id }) => id === host);
+  /** A file for its memory, on the disk of the host that is drained. @returns why not; null: it has room */
+  lay(vm: DrainVm): string | null {
+    const needed = vm.asleep === true ? 0 : vm.memoryMiB;
+    const source = this.#source();
+    if ((source.freeDiskMiB ?? 0) < needed) return `its memory takes ${needed} MiB of a disk with ${source.freeDiskMiB ?? 0}`;
+    source.freeDiskMiB = (source.freeDiskMiB ?? 0) - needed;
+    return null;
+  }
+
+  #source(): DrainTarget {
+    const { host } = this.#question;
+    const source = this.#hosts.find(({ id }) => id === host);
     if (source === undefined) throw new Error(`BUG: ${host}, which is to be drained, is no host`);
+    return source;
+  }
+
+  #refuse(vm: DrainVm, candidate: DrainTarget): TargetFilter | string | null {
+    const { host } = this.#question;
     const failures = vm.failed.filter(({ to }) => to === candidate.id);
     if (failures.length >= maxTries) return failures.at(-1)!.why;
     const atRest = (one: DrainTarget): TargetHost => ({ ...one, hasImage: true, arriving: 0, leaving: 0 });
     const moving = { host, ...this.#roomOf(vm), to: candidate.id };
-    const choice = chooseTarget(moving, [atRest(source), atRest(candidate)]);
+    const choice = chooseTarget(moving, [atRest(this.#source()), atRest(candidate)]);
     return choice.kind === 'none' ? (choice.refused[0]?.filter ?? 'refused') : null;
   }
 
@@ -261,15 +302,19 @@ const maxTries = 2;
 
 interface Course {
   moves: PlannedMove[];
+  suspensions: DrainPlan['suspensions'];
   width: number;
   meanS: number;
   boundS: number;
 }
 
-/** The longest first, each in the lane that is free first: at most a third longer than the best (Graham, 1969). */
+/**
+ * The longest first, each in the lane that is free first: at most a third longer than the best (Graham, 1969). Behind the
+ * moves those that are suspended in place, which is the shorter the later it is.
+ */
 function course(question: DrainQuestion, sorted: Sorted, width: number): Course {
   const { host, model, confidence, nowMs } = question;
-  const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.moving.length));
+  const lanesUsed = Math.max(1, Math.min(width, sorted.moves.length + sorted.suspensions.length + sorted.moving.length));
   const targets = [...sorted.moves.map(({ to }) => to), ...sorted.moving.map(targetOf)];
   /** Where it is going, it shares the host with those of the other lanes that go there as well. */
   const arrivingAt = (to: string): number => {
@@ -283,28 +328,34 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     const all = [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.asleep)), ...disks];
     return all.map((one) => (one.from === host ? one : { ...one, concurrency: arrivingAt(to) }));
   };
+  const suspend = ({ load, asleep }: DrainVm): Operation[] =>
+    asleep === true ? [] : [{ kind: 'suspend', from: host, to: host, load, concurrency: lanesUsed }];
   const lanes = Array.from({ length: lanesUsed }, () => ({ operations: [] as Operation[], meanS: 0, goneS: 0, vms: 0 }));
   const soonest = () => lanes.reduce((a, b) => (b.meanS < a.meanS ? b : a));
   for (const vm of sorted.moving) {
-    if (vm.phase.kind !== 'moving') continue;
+    if (vm.phase.kind !== 'moving' && vm.phase.kind !== 'suspending') continue;
     const lane = soonest();
-    const rest = operations(vm, vm.phase.to ?? host, vm.phase.mode);
+    const rest = vm.phase.kind === 'suspending' ? suspend(vm) : operations(vm, vm.phase.to ?? host, vm.phase.mode);
     const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, model.predict(rest).mean);
     lane.operations.push(...rest);
     lane.vms += 1;
     lane.goneS += goneS;
     lane.meanS += model.predict(rest).mean - goneS;
   }
-  const moves = sorted.moves.map(({ vm, to, mode }) => {
-    const these = operations(vm, to, mode);
+  const put = (these: Operation[]): number => {
     const { mean } = model.predict(these);
     const lane = soonest();
     lane.operations.push(...these);
     lane.vms += 1;
     lane.meanS += mean;
-    return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS: mean };
+    return mean;
+  };
+  const moves = sorted.moves.map(({ vm, to, mode }) => {
+    const meanS = put(operations(vm, to, mode));
+    return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS };
   });
-  if (lanes.every((lane) => lane.operations.length === 0)) return { moves, width, meanS: 0, boundS: 0 };
+  const suspensions = sorted.suspensions.map((vm) => ({ vm: vm.id, meanS: put(suspend(vm)) }));
+  if (lanes.every((lane) => lane.vms === 0)) return { moves, suspensions, width, meanS: 0, boundS: 0 };
   const fetches = fetchOf(question, sorted.moves);
   // All lanes have to be done: each with its part of the doubt.
   const each = 1 - (1 - confidence) / lanesUsed;
@@ -315,6 +366,7 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
   });
   return {
     moves,
+    suspensions,
     width,
     meanS: Math.max(...ends.map(({ meanS }) => meanS)),
     boundS: Math.max(...ends.map(({ boundS }) => boundS)),

@@ -17,7 +17,7 @@ import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
 import { now, Progress } from './progress.ts';
 import { startMigration } from './start-migration.ts';
-import { tellPlaced } from './tell.ts';
+import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
 
 const changedSignal = defineSignal(signalName.changed);
@@ -31,6 +31,8 @@ const changedSignal = defineSignal(signalName.changed);
  *   host closed                                         the drain's end, unless the host is empty
  *   the making of a template there ended                (the next VM that boots for want of it asks again)
  *   images fetched by the targets                       (a cache)
+ *   VMs suspended where they are, each by its own      the opening of the host, which restores them first
+ *   workflow (runVm)
  *   migrations, each a saga of its own (migrateVm)      (each ends one way or the other); callOff ends them, and
  *                                                       brings back who has left, if that was asked for
  *
@@ -73,6 +75,7 @@ class Drain {
       await tellPlaced(step.wake);
       if (isDrainOver(step.state)) return step.state;
       for (const move of step.moves) await this.#follow(move);
+      for (const vm of step.tell) await tell(workflowId.vm(vm), signalName.asked);
       for (const { vm, generation } of step.abort) await this.#end(workflowId.migration(vm, generation));
       if (step.endTemplates) await this.#end(workflowId.templates(step.host));
       this.#fetch(step);

@@ -234,7 +234,9 @@ async function operate(run: Run, operation: VmOperation, wish: VmWish): Promise<
     const why = error;
     if (why.code === 'vm-lost') await run.insistence.on(() => run.ledger.vmMissing(run.id, why), run.refused);
   }
-  await run.insistence.on(() => run.ledger.endOperation(run.id, error === null ? to : null, error), run.refused);
+  const ended = () => run.ledger.endOperation(run.id, error === null ? to : null, error);
+  for (const { host, number } of await run.insistence.on(ended, run.refused))
+    await tell(workflowId.drain(host, number), signalName.changed);
 }
 
 /** What was refused may have taken effect all the same: the guest is brought back to where the ledger has it. */

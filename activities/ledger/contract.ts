@@ -11,7 +11,7 @@ import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { VmOperation } from '../../model/vm-order.ts';
 import type { CustomizeVm, RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
 import type { PowerOrder } from './suspension.ts';
-import type { VmEnd, VmPlacement, VmWish } from './vms.ts';
+import type { DrainToTell, VmEnd, VmPlacement, VmWish } from './vms.ts';
 
 export type { PowerOrder } from './suspension.ts';
 export type { VmEnd, VmPlacement, VmWish } from './vms.ts';
@@ -200,6 +200,8 @@ export interface DrainStep {
   moves: DrainMove[];
   /** Of these, the ones to be ended. */
   abort: DrainMove[];
+  /** VMs that their workflows are to suspend or restore now. */
+  tell: VmId[];
   /** A template is being made there, which nobody waits for: that is to be ended. */
   endTemplates: boolean;
   /** What its targets have to fetch before the VMs come. */
@@ -267,7 +269,7 @@ export interface LedgerActivities {
   vmCustomized(id: VmId, hostKey: string): Promise<void>;
   beginOperation(id: VmId, operation: VmOperation): Promise<PowerOrder>;
   beginStart(id: VmId): Promise<PowerOrder>;
-  endOperation(id: VmId, to: VmState | null, error: TaskError | null): Promise<void>;
+  endOperation(id: VmId, to: VmState | null, error: TaskError | null): Promise<DrainToTell[]>;
   finishVm(id: VmId, end: VmEnd): Promise<Wake[]>;
   vmsToTell(olderThanS: number): Promise<{ id: VmId; started: boolean }[]>;
   beginSuspension(id: VmId): Promise<PowerOrder>;

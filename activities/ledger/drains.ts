@@ -6,6 +6,7 @@ import {
   type DrainStrategy,
   isDrainOver,
   type Remaining,
+  type SuspendInPlace,
 } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { type DrainEventType, drainEventTypes } from '../../model/events.ts';
@@ -13,7 +14,9 @@ import type { HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { acceptOperation } from '../../prisma/accept-vm.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
+import { leftSuspended, releaseInPlace, suspendedInPlace, underWayInPlace } from '../../prisma/in-place.ts';
 import { type DrainPlan, type PlannedMode, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
 import type { DrainStep, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
@@ -28,6 +31,7 @@ interface DrainRow {
   strategy: DrainStrategy;
   mode: DrainMode;
   moveDisks: boolean;
+  suspendInPlace: SuspendInPlace;
   confidence: number;
   returnAfter: Date | null;
   goBack: boolean;
@@ -71,6 +75,8 @@ interface Look {
   nowMs: number;
   /** Its own migrations that are under way. */
   moves: DrainMove[];
+  /** VMs whose workflows are to suspend or restore them for it. */
+  tell: VmId[];
 }
 
 /**
@@ -83,7 +89,7 @@ export async function stepDrain(deps: LedgerDeps, id: DrainId): Promise<DrainSte
     const drain = await lockDrain(tx, id);
     await tx.$executeRaw`
       UPDATE "Drain" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: await movesOf(tx, id) };
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: await movesOf(tx, id), tell: [] };
     if (isDrainOver(drain.state)) return stepOf(look, {});
     if (drain.state === 'returning') return bringBack(look);
     if (drain.cancelRequestedAt !== null) return callOff(look);
@@ -97,12 +103,12 @@ async function movesOf(tx: Transaction, id: DrainId): Promise<DrainMove[]> {
     WHERE "requestedBy" = ${id} AND state IN ('running', 'stuck') ORDER BY "createdAt", id`;
 }
 
-function stepOf({ drain, moves }: Look, more: Partial<DrainStep>): DrainStep {
+function stepOf({ drain, moves, tell }: Look, more: Partial<DrainStep>): DrainStep {
   const { state, hostId: host } = drain;
   // Its host was closed: what was planned there goes elsewhere.
   const wake: Wake[] = drain.workflowAt === null ? ['planner'] : [];
   const nothing = { abort: [], endTemplates: false, images: [], prove: false, waitMs: null, says: '', watch: [] };
-  return { state, host, moves, wake, ...nothing, ...more };
+  return { state, host, moves, tell: [...new Set(tell)], wake, ...nothing, ...more };
 }
 
 /** Moves the drain on; to its own state is no move. */
@@ -141,6 +147,7 @@ async function vacate(look: Look): Promise<DrainStep> {
     strategy: drain.strategy,
     mode: drain.mode,
     moveDisks: drain.moveDisks,
+    suspendInPlace: drain.suspendInPlace,
     confidence: drain.confidence,
     nowMs,
   });
@@ -149,8 +156,10 @@ async function vacate(look: Look): Promise<DrainStep> {
   const endTemplates = question.vms.some(({ template }) => template);
   const watch = question.vms.filter(({ phase }) => phase.kind === 'movable').map(({ id }) => id as VmId);
   if (question.vms.length === 0) return stepOf(look, { prove: true, says: sayRemaining(drain) });
+  const suspending = question.vms.filter(({ phase }) => phase.kind === 'suspending');
+  look.tell.push(...suspending.map(({ id }) => id as VmId));
+  const underWay = question.vms.filter(({ phase }) => phase.kind === 'moving').length + suspending.length;
   if (drain.state === 'paused') return stepOf(look, { watch, says: `**paused** with ${question.vms.length} VMs on the host` });
-  const underWay = question.vms.filter(({ phase }) => phase.kind === 'moving').length;
   if (underWay === 0 && isLate(drain, plan, nowMs)) {
     const remaining = question.vms.map((vm) => ({ what: vm.id, why: whyThere(vm, plan) }));
     await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
@@ -162,15 +171,16 @@ async function vacate(look: Look): Promise<DrainStep> {
     const waitMs = Math.min(leftMs, Math.max(lookMs.least, Math.min(lookMs.most, leftMs / 4)));
     return stepOf(look, { watch, endTemplates, waitMs, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
   }
-  if (plan.moves.length > 0 || underWay > 0) await start(look, plan);
-  await begin(look, plan, question.vms, plan.width - underWay);
+  if (plan.moves.length + plan.suspensions.length + underWay > 0) await start(look, plan);
+  // Who sleeps already lies there from now on: the rest of the plan is without him.
+  if (await begin(look, plan, question.vms, plan.width - underWay)) return vacate(look);
   return stepOf(look, { watch, endTemplates, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
 }
 
 /** The deadline has passed, and nothing more can be done about what is still there; or nothing that was done has helped. */
 function isLate(drain: DrainRow, plan: DrainPlan, nowMs: number): boolean {
   const late = nowMs - drain.deadline.getTime();
-  if (plan.moves.length > 0) return late >= Math.max(vainMs, 10 * plan.boundS * 1000);
+  if (plan.moves.length + plan.suspensions.length > 0) return late >= Math.max(vainMs, 10 * plan.boundS * 1000);
   return late >= (plan.leaving.length > 0 ? patienceMs : 0);
 }
 
@@ -183,6 +193,7 @@ function whyThere(vm: SeenVm, plan: DrainPlan): string {
   const blocker = plan.blockers.find((one) => one.vm === vm.id);
   if (blocker !== undefined) return blocker.why;
   if (plan.moves.some((one) => one.vm === vm.id)) return 'its move could not be begun: see the details of the drain';
+  if (plan.suspensions.some((one) => one.vm === vm.id)) return 'its suspension there could not be begun';
   return vm.phase.kind === 'settling' ? vm.phase.why : 'its time was to end before the deadline, and it is still there';
 }
 
@@ -195,18 +206,71 @@ async function start(look: Look, plan: DrainPlan): Promise<void> {
     WHERE id = ${drain.id} AND "startedAt" IS NULL`;
 }
 
-/** Asks for as many of the planned moves as there is room for side by side. */
-async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: number): Promise<void> {
+/**
+ * Asks for as many of the planned moves as there is room for side by side; behind them, or when it is time, for those that
+ * are suspended where they are. @returns whether one was found that lay suspended already, and needs nothing more
+ */
+async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: number): Promise<boolean> {
   const { drain, nowMs } = look;
+  const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
+  const seen = (id: string): SeenVm => {
+    const vm = vms.find((one) => one.id === id);
+    if (vm === undefined) throw new Error(`BUG: ${id} is planned, and not on the host`);
+    return vm;
+  };
   let left = room;
+  let toMove = plan.moves.length;
   for (const move of plan.moves) {
-    if (left <= 0) return;
-    const vm = vms.find(({ id }) => id === move.vm);
-    if (vm === undefined || isBackingOff(vm, nowMs) || (await imagesFor(look, [move])).length > 0) continue;
-    const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
-    if (await ask(look, { vm: move.vm, to: move.to, mode: move.mode, moveDisk: move.withDisks, reason })) left -= 1;
+    if (left <= 0) return false;
+    if (isBackingOff(seen(move.vm), nowMs) || (await imagesFor(look, [move])).length > 0) continue;
+    if (!(await ask(look, { vm: move.vm, to: move.to, mode: move.mode, moveDisk: move.withDisks, reason }))) continue;
+    left -= 1;
+    toMove -= 1;
   }
+  if (toMove > 0 && nowMs < plan.suspendByMs) return false;
+  let found = false;
+  for (const vm of plan.suspensions.map((one) => seen(one.vm))) {
+    if (vm.asleep === true) found = (await lies(look, vm)) || found;
+    else if (left > 0 && isDue(vm, nowMs) && (await suspend(look, vm))) left -= 1;
+  }
+  return found;
 }
+
+/** Its own workflow suspends it, as if its owner had asked. false: not at this moment. */
+async function suspend(look: Look, vm: SeenVm): Promise<boolean> {
+  try {
+    if (!(await acceptOperation(look.tx, vm.id, 'suspend', look.nowMs))) return false;
+  } catch (error) {
+    if (error instanceof BerthError && error.code === 'conflict') return false;
+    throw error;
+  }
+  await note(look, vm);
+  look.tell.push(vm.id as VmId);
+  return true;
+}
+
+/** It was suspended by its owner: unless he has just asked for it again, it stays so. */
+async function lies(look: Look, vm: SeenVm): Promise<boolean> {
+  const { operation } = await look.tx.vm.findUniqueOrThrow({ where: { id: vm.id }, select: { operation: true } });
+  if (operation === null) await note(look, vm);
+  return operation === null;
+}
+
+/** From here on it is known whose suspension it is: a saga that is killed now finds it, and the opening of the host ends it. */
+async function note({ tx, drain, deps }: Look, { id, asleep }: SeenVm): Promise<void> {
+  const now = isoNow(deps);
+  // Of a drain of another time or host: it has nothing to do with where the VM is now.
+  await tx.$executeRaw`
+    UPDATE "DrainSuspension" SET "releasedAt" = ${now}::timestamptz WHERE "vmId" = ${id} AND "releasedAt" IS NULL AND "drainId" <> ${drain.id}`;
+  await tx.$executeRaw`
+    INSERT INTO "DrainSuspension" ("drainId", "vmId", "wasSuspended", "askedAt")
+    VALUES (${drain.id}, ${id}, ${asleep === true}, ${now}::timestamptz)
+    ON CONFLICT ("drainId", "vmId") DO UPDATE SET tries = "DrainSuspension".tries + 1, "askedAt" = EXCLUDED."askedAt",
+      "wasSuspended" = EXCLUDED."wasSuspended"`;
+}
+
+const isDue = ({ suspensions }: SeenVm, nowMs: number): boolean =>
+  suspensions === null || nowMs >= suspensions.askedMs + backOffMs * suspensions.tries;
 
 function isBackingOff({ failed, failedMs }: SeenVm, nowMs: number): boolean {
   return failedMs !== null && nowMs < failedMs + backOffMs * 2 ** Math.min(failed.length - 1, 6);
@@ -254,11 +318,11 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const drain = await lockDrain(tx, id);
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [] };
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [] };
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return true;
-    const { hostId: host, moveDisks } = drain;
-    if ((await readVmsOf(tx, { host, drain: id, moveDisks })).length > 0) return false;
-    const remaining = remainsOf(found, drain);
+    const { hostId: host, moveDisks, suspendInPlace } = drain;
+    if ((await readVmsOf(tx, { host, drain: id, moveDisks, suspendInPlace })).length > 0) return false;
+    const remaining = remainsOf(found, drain, await suspendedInPlace(tx, [id]));
     if (remaining.length === 0) {
       await enter(look, drain.returnAfter === null ? 'empty' : 'held', drainEventTypes.emptied);
       return true;
@@ -272,13 +336,19 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
   });
 }
 
-function remainsOf({ domains, disks }: HostInventory, { hostId, moveDisks }: DrainRow): Remaining[] {
+function remainsOf(
+  { domains, disks }: HostInventory,
+  { hostId, moveDisks }: DrainRow,
+  inPlace: readonly { vm: VmId }[],
+): Remaining[] {
   const alive = domains.map(({ name, vmId, state }) => ({
     what: vmId ?? name,
-    why: `the hypervisor of ${hostId} still has it, ${state}, and no VM of the ledger is there`,
+    why: `the hypervisor of ${hostId} still has it, ${state}, and no VM of the ledger runs there`,
   }));
   const folders = disks.map(({ vmId }) => ({ what: vmId, why: `${hostId} still has a folder of it` }));
-  return moveDisks ? [...alive, ...folders] : alive;
+  const lost = inPlace.filter(({ vm }) => disks.every(({ vmId }) => vmId !== vm));
+  const missing = lost.map(({ vm }) => ({ what: vm, why: `it is to lie there suspended, and ${hostId} has no folder of it` }));
+  return [...alive, ...(moveDisks ? folders : []), ...missing];
 }
 
 /** The host doesn't answer, so nobody can say that it is empty. After the deadline that is the end. */
@@ -287,7 +357,7 @@ export async function missProof(deps: LedgerDeps, id: DrainId, why: string): Pro
     const drain = await lockDrain(tx, id);
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return;
     const remaining = [{ what: drain.hostId, why: `it could not be asked what it has: ${why}` }];
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [] };
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [] };
     if (look.nowMs > drain.deadline.getTime() + patienceMs)
       await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
     else await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
@@ -302,12 +372,25 @@ async function hold(look: Look): Promise<DrainStep> {
   const untilMs = drain.returnAfter?.getTime() ?? nowMs;
   if (nowMs < untilMs)
     return stepOf(look, { waitMs: untilMs - nowMs, says: `**empty** until ${new Date(untilMs).toISOString()}` });
+  return giveBack(look, 'returned');
+}
+
+/** What lies suspended there runs again first, in the room that it left; then the host is opened, and who has left comes back. */
+async function giveBack(look: Look, end: 'returned' | 'cancelled'): Promise<DrainStep> {
+  const { tx, drain, nowMs } = look;
+  const ending = await underWayInPlace(tx, [drain.id], 'suspend');
+  if (ending.length > 0)
+    return stepOf(look, { tell: ending, says: `**opened again** once ${ending.join(', ')} are suspended, and restored` });
+  await releaseInPlace(tx, [drain.id], nowMs);
+  const restoring = await underWayInPlace(tx, [drain.id], 'restore');
+  if (restoring.length > 0)
+    return stepOf(look, { tell: restoring, says: `**opened again** once ${restoring.join(', ')} are restored` });
   if (drain.goBack) {
     await enter(look, 'returning');
     const wake = await reopen(look);
     return { ...(await bringBack(look)), wake };
   }
-  await enter(look, 'returned', drainEventTypes.returned);
+  await enter(look, end, drainEventTypes[end], await leftSuspended(tx, drain.id));
   return stepOf(look, { wake: await reopen(look) });
 }
 
@@ -320,21 +403,15 @@ async function callOff(look: Look): Promise<DrainStep> {
       WHERE "requestedBy" = ${drain.id} AND state IN ('running', 'stuck') AND "abortRequestedAt" IS NULL`;
     return stepOf(look, { abort: moves, says: `**cancelled**; ${moves.length} migrations are being ended` });
   }
-  if (drain.goBack) {
-    await enter(look, 'returning');
-    const wake = await reopen(look);
-    return { ...(await bringBack(look)), wake };
-  }
-  await enter(look, 'cancelled', drainEventTypes.cancelled);
-  return stepOf(look, { wake: await reopen(look) });
+  return giveBack(look, 'cancelled');
 }
 
 /** Those that this drain has moved away and that are still where it left them come back, one at a time. */
 async function bringBack(look: Look): Promise<DrainStep> {
   const { tx, drain, moves } = look;
   const end = async (): Promise<DrainStep> => {
-    if (drain.cancelRequestedAt === null) await enter(look, 'returned', drainEventTypes.returned);
-    else await enter(look, 'cancelled', drainEventTypes.cancelled);
+    const how = drain.cancelRequestedAt === null ? 'returned' : 'cancelled';
+    await enter(look, how, drainEventTypes[how], await leftSuspended(tx, drain.id));
     return stepOf(look, {});
   };
   if (moves.length > 0) return stepOf(look, { says: `**returning** ${moves.map(({ vm }) => vm).join(', ')}` });
@@ -363,6 +440,7 @@ function sayPlan(drain: DrainRow, plan: DrainPlan): string {
     `**${drain.state}**: ${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`,
     `${plan.moves.length} to move, ${plan.strategy}, in about ${Math.ceil(plan.meanS)} s, at most ${Math.ceil(plan.boundS)} s; from ${startAt} on`,
     emptyBy === null ? null : `empty at about ${expectedAt}, by ${emptyBy} with ${drain.confidence * 100} %`,
+    plan.suspensions.length === 0 ? null : `suspended there: ${plan.suspensions.map(({ vm }) => vm).join(', ')}`,
     plan.leaving.length === 0 ? null : `ends by itself: ${plan.leaving.map(({ vm }) => vm).join(', ')}`,
     ...plan.blockers.map(({ vm, why }) => `**in the way**: ${vm}: ${why}`),
   ];

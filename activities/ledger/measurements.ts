@@ -6,7 +6,10 @@ import type { MigrationResult } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import type { MigrationRow } from './migrations.ts';
 
-/** One of the operations that a migration is made of: they follow upon each other, so their seconds add up to its own. */
+/**
+ * One of the operations that a migration is made of, which follow upon each other, so that their seconds add up to its
+ * own; or one that stands alone.
+ */
 interface Measured {
   kind: OperationKind;
   from: HostId;
@@ -68,10 +71,25 @@ export async function measureDisks(tx: Transaction, row: MigrationRow, phases: P
   await write(tx, row, disks, { downtimeMs: null, phases }, now);
 }
 
+/** What the suspension or restoration of a VM took where it stands, from when it was asked for; in the transaction that ends it. */
+export async function measurePower(
+  tx: Transaction,
+  kind: 'suspend' | 'resume',
+  { id, generation, hostId, operationAt }: { id: VmId; generation: number; hostId: HostId; operationAt: Date | null },
+  now: string,
+): Promise<void> {
+  // Of a task's VM: its plan knows when that began.
+  if (operationAt === null) return;
+  const [fromMs, untilMs] = [operationAt.getTime(), Date.parse(now)];
+  const measured: Measured = { kind, from: hostId, to: hostId, fromMs, untilMs, transferS: (untilMs - fromMs) / 1000, bytes: 0 };
+  const row = { id: `${id}-${generation}`, vmId: id, vmDiskMiB: 0 };
+  await write(tx, row, measured, { downtimeMs: null, phases: [] }, now);
+}
+
 /** Its concurrency is the time that it shared with other migrations at either of its hosts, as a part of its own, and itself. */
 async function write(
   tx: Transaction,
-  row: MigrationRow,
+  row: Pick<MigrationRow, 'vmId' | 'vmDiskMiB'> & { id: string },
   { kind, from, to, fromMs, untilMs, transferS, bytes }: Measured,
   { downtimeMs, phases }: Pick<MigrationResult, 'downtimeMs' | 'phases'>,
   now: string,

@@ -135,6 +135,7 @@ async function schedule(look: Look): Promise<ReservationStep> {
     strategy: 'auto' as const,
     mode: 'auto' as const,
     moveDisks: false,
+    suspendInPlace: 'never' as const,
     confidence: reservedConfidence,
     nowMs,
   };

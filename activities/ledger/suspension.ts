@@ -6,6 +6,7 @@ import type { TaskError, Usage } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import type { Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { measurePower } from './measurements.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 import { type Stay, usageByHost } from './usage.ts';
 import { readPlacedVm, vmSpecs } from './vm-specs.ts';
@@ -36,6 +37,8 @@ export interface Row {
   endedAt: Date | null;
   resumedAt: Date | null;
   asleep: boolean;
+  /** When what its owner or a drain asked for was asked; null: nothing was, or it belongs to a task. */
+  operationAt: Date | null;
   moving: boolean;
 }
 
@@ -124,6 +127,7 @@ export async function commitSuspension(deps: LedgerDeps, id: VmId): Promise<Wake
         INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
         VALUES (${id}, ${row.generation}, ${row.hostId}, ${row.resumedAt?.toISOString() ?? null}::timestamptz, ${now}::timestamptz)`;
       await tx.$executeRaw`UPDATE "Vm" SET state = 'suspended', "resumedAt" = NULL WHERE id = ${id}`;
+      await measurePower(tx, 'suspend', row, now);
       const fact = { type: vmEventTypes.suspended, subject: id, owner: row.ownerId, time: now, data } as const;
       await writeEvent(tx, fact, row.generation);
     } else refuseUnless(row, 'suspended', 'suspended');
@@ -138,6 +142,7 @@ export async function commitRestoration(deps: LedgerDeps, id: VmId): Promise<voi
     const row = await lockVm(tx, id);
     if (row.state !== 'restoring') return refuseUnless(row, 'running', 'restored');
     const data: VmRestoredData = { ...named(row), restoredAt: now };
+    await measurePower(tx, 'resume', row, now);
     await tx.$executeRaw`UPDATE "Vm" SET state = 'running', "resumedAt" = ${now}::timestamptz, problem = NULL WHERE id = ${id}`;
     const fact = { type: vmEventTypes.restored, subject: id, owner: row.ownerId, time: now, data } as const;
     await writeEvent(tx, fact, row.generation);

@@ -24,6 +24,12 @@ import { totals, usageByHost } from './usage.ts';
 import { prestageFor, readPlacedVm, vmSpecs } from './vm-specs.ts';
 import { writeEvent } from './write-event.ts';
 
+/** A drain for which the VM was suspended, or restored. */
+export interface DrainToTell {
+  host: HostId;
+  number: number;
+}
+
 /** What the workflow of a VM that stands alone has to know, each time that it looks. */
 export interface VmWish {
   owner: string;
@@ -182,17 +188,24 @@ export const beginOperation = (deps: LedgerDeps, id: VmId, operation: VmOperatio
 /** stopped → creating, with a new generation: it boots again from its disks. */
 export const beginStart = (deps: LedgerDeps, id: VmId): Promise<PowerOrder> => begin(deps, id, 'stopped', 'creating', 'started');
 
-/** What was wanted has happened, or came to nothing, which its owner is told. */
-export async function endOperation(deps: LedgerDeps, id: VmId, to: VmState | null, error: TaskError | null): Promise<void> {
+/** What was wanted has happened, or came to nothing, which its owner is told. Returns the drains that wait for it. */
+export async function endOperation(
+  deps: LedgerDeps,
+  id: VmId,
+  to: VmState | null,
+  error: TaskError | null,
+): Promise<DrainToTell[]> {
   const problem = error === null ? null : JSON.stringify(error);
-  await inTransaction(
-    deps.ledger,
-    (tx) => tx.$executeRaw`
+  return inTransaction(deps.ledger, async (tx) => {
+    await tx.$executeRaw`
       UPDATE "Vm" SET operation = NULL, "operationAt" = NULL,
         state = COALESCE(${to}::"VmState", state),
         problem = CASE WHEN state = 'stuck' THEN problem ELSE ${problem}::jsonb END
-      WHERE id = ${id} AND operation IS NOT NULL`,
-  );
+      WHERE id = ${id} AND operation IS NOT NULL`;
+    return tx.$queryRaw<DrainToTell[]>`
+      SELECT d."hostId" AS host, d.number FROM "DrainSuspension" s JOIN "Drain" d ON d.id = s."drainId"
+      WHERE s."vmId" = ${id} AND d."finishedAt" IS NULL ORDER BY d.id`;
+  });
 }
 
 /** The order for its host, with fresh URLs. Throws conflict when it has no place. */

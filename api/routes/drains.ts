@@ -6,6 +6,7 @@ import type { HostId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { acceptDrain, refuseImpossible } from '../../prisma/accept-drain.ts';
 import { readDrainQuestion } from '../../prisma/drain-view.ts';
+import { type InPlace, suspendedInPlace } from '../../prisma/in-place.ts';
 import { planDrain } from '../../scheduler/drain-plan.ts';
 import type { ApiDeps } from '../app.ts';
 import type { Caller } from '../auth.ts';
@@ -23,7 +24,7 @@ type Moves = Pick<MigrationRow, 'id' | 'vmId' | 'fromId' | 'toId' | 'state'>[];
 /** What the ledger holds as JSON is what this project wrote there. */
 const stored = { plan: Drain.shape.plan, remaining: Drain.shape.remaining };
 
-function show(row: DrainRow, moves: Moves): z.input<typeof Drain> {
+function show(row: DrainRow, moves: Moves, inPlace: readonly InPlace[]): z.input<typeof Drain> {
   const plan = stored.plan.parse(row.plan);
   const away = moves.filter(({ fromId }) => fromId === row.hostId);
   const over = isDrainOver(row.state) || row.state === 'held';
@@ -35,6 +36,7 @@ function show(row: DrainRow, moves: Moves): z.input<typeof Drain> {
     strategy: row.strategy as z.input<typeof DrainOrder>['strategy'] & string,
     mode: row.mode as z.input<typeof Drain>['mode'],
     moveDisks: row.moveDisks,
+    suspendInPlace: row.suspendInPlace as z.input<typeof Drain>['suspendInPlace'],
     confidence: row.confidence,
     returnAfter: row.returnAfter?.toISOString() ?? null,
     reason: row.reason,
@@ -44,10 +46,11 @@ function show(row: DrainRow, moves: Moves): z.input<typeof Drain> {
     progress: {
       moved: away.filter(({ state }) => state === 'succeeded').length,
       moving: moves.filter(({ state }) => state === 'running' || state === 'stuck').length,
-      left: over ? 0 : (plan?.moves.length ?? 0) + (plan?.leaving.length ?? 0) + (plan?.blockers.length ?? 0),
+      left: over || plan === null ? 0 : [plan.moves, plan.suspensions, plan.leaving, plan.blockers].flat().length,
     },
     blockers: over ? [] : (plan?.blockers ?? []),
     remaining: stored.remaining.parse(row.remaining ?? []),
+    suspended: inPlace.map(({ vm, wasSuspended }) => ({ vm, wasSuspended })),
     moves: moves.map(({ id, vmId, fromId, toId, state }) => ({ migration: id, vm: vmId, from: fromId, to: toId, state })),
     predictedS: row.predictedS,
     boundS: row.boundS,
@@ -70,7 +73,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
   async function shown(tx: Transaction, id: string): Promise<z.input<typeof Drain>> {
     const row = await tx.drain.findUnique({ where: { id } });
     if (row === null) throw new BerthError('not-found', `There is no drain ${id}`);
-    return show(row, await movesOf(tx, [id]));
+    return show(row, await movesOf(tx, [id]), await suspendedInPlace(tx, [id]));
   }
 
   /** It is accepted whatever becomes of this: the housekeeping workflow starts what wasn't, and a saga looks by itself. */
@@ -92,6 +95,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       strategy: order.strategy,
       mode: order.mode,
       moveDisks: order.moveDisks,
+      suspendInPlace: order.suspendInPlace,
       confidence: order.confidence ?? usualConfidence,
       returnAfterMs: order.returnAfter === undefined ? null : Date.parse(order.returnAfter),
       bringBack: order.returnAfter !== undefined,
@@ -189,15 +193,15 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
         const state = query.state === undefined ? {} : { state: query.state };
         const host = query.host === undefined ? {} : { hostId: query.host };
         const rows = await ledger.drain.findMany({ where: { AND: [state, host, where] }, ...rest });
-        const moves = await movesOf(
-          ledger,
-          rows.map(({ id }) => id),
-        );
-        const of = (row: DrainRow) => moves.filter(({ requestedBy }) => requestedBy === row.id);
-        return json(
-          200,
-          page('drains', query.limit, rows, (row) => show(row, of(row))),
-        );
+        const ids = rows.map(({ id }) => id);
+        const [moves, inPlace] = [await movesOf(ledger, ids), await suspendedInPlace(ledger, ids)];
+        const shownRow = (row: DrainRow) =>
+          show(
+            row,
+            moves.filter(({ requestedBy }) => requestedBy === row.id),
+            inPlace.filter(({ drain }) => drain === row.id),
+          );
+        return json(200, page('drains', query.limit, rows, shownRow));
       },
     }),
     operation({
@@ -230,7 +234,8 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
           const { hostId: host, confidence, moveDisks } = row;
           const strategy = row.strategy as z.output<typeof DrainOrder>['strategy'];
           const mode = row.mode as z.output<typeof DrainOrder>['mode'];
-          const order = { host, drain: id, deadlineMs, strategy, mode, moveDisks, confidence, nowMs: clock() };
+          const suspendInPlace = row.suspendInPlace as z.output<typeof DrainOrder>['suspendInPlace'];
+          const order = { host, drain: id, deadlineMs, strategy, mode, moveDisks, suspendInPlace, confidence, nowMs: clock() };
           refuseImpossible(order, planDrain(await readDrainQuestion(tx, order)));
           const returnAfter =
             row.returnAfter !== null && row.returnAfter.getTime() < deadlineMs ? body.deadline : row.returnAfter;
@@ -248,7 +253,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       tag: 'drains',
       summary: 'Call a drain off',
       description:
-        'Migrations under way are ended, the host takes work again, and with `goBack` the VMs that have left are brought back.',
+        'Migrations under way are ended, what was suspended in place is restored, the host takes work again, and with `goBack` the VMs that have left are brought back.',
       access: 'operator',
       params: Id,
       body: DrainCancel,

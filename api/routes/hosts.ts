@@ -1,8 +1,12 @@
 import { z } from 'zod';
 import type { Host as HostRow } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
+import { releaseInPlace, underWayInPlace } from '../../prisma/in-place.ts';
 import { ledgerError } from '../../prisma/ledger-error.ts';
+import { lockPlacement } from '../../prisma/lock-placement.ts';
 import type { ApiDeps } from '../app.ts';
+import { patience, type Transaction } from '../idempotency.ts';
 import { json, type Operation, operation } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Host, HostChange } from '../schemas.ts';
@@ -27,7 +31,7 @@ function show(row: HostRow): z.input<typeof Host> {
   };
 }
 
-export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
+export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
   const unknown = (id: string) => new BerthError('not-found', `There is no host ${id}`);
   /** The change holds whatever becomes of this. */
   async function roomChanged(): Promise<void> {
@@ -36,6 +40,26 @@ export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
     } catch (error) {
       log.warn({ err: error }, 'the housekeeping could not be told; its next round places what fits');
     }
+  }
+  async function told(vm: VmId): Promise<void> {
+    try {
+      await temporal.tellVm(vm);
+    } catch (error) {
+      log.warn({ err: error, vmId: vm }, 'the workflow could not be told now; housekeeping will');
+    }
+  }
+  /** What drains have suspended there is to run again, before anybody is placed in its room. */
+  async function wakeAll(tx: Transaction, host: string): Promise<VmId[]> {
+    await lockPlacement(tx);
+    const drains = await tx.drain.findMany({
+      where: { hostId: host, finishedAt: { not: null }, suspensions: { some: { releasedAt: null } } },
+      select: { id: true },
+    });
+    const ids = drains.map(({ id }) => id);
+    const ending = await underWayInPlace(tx, ids, 'suspend');
+    if (ending.length > 0)
+      throw new BerthError('conflict', `${ending.join(', ')} on ${host} are still being suspended: open it when that is over`);
+    return releaseInPlace(tx, ids, clock());
   }
   /** A host that is being emptied takes nothing: the ledger refuses, and says which drain it is. */
   const changed = <T>(rows: Promise<T>): Promise<T> =>
@@ -78,7 +102,8 @@ export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
       id: 'changeHost',
       tag: 'hosts',
       summary: 'Take a host out of scheduling, or back in',
-      description: 'VMs that are on the host stay. What waits and fits on a host that takes VMs again is placed soon.',
+      description:
+        'VMs that are on the host stay. What waits and fits on a host that takes VMs again is placed soon; VMs that a drain has suspended there are restored first.',
       access: 'operator',
       params: Id,
       body: HostChange,
@@ -89,9 +114,16 @@ export function hostRoutes({ ledger, temporal, log }: ApiDeps): Operation[] {
           ...(schedulable !== undefined && { schedulable }),
           ...(acceptsMigrations !== undefined && { acceptsMigrations }),
         };
-        const [row] = await changed(ledger.host.updateManyAndReturn({ where: { id }, data }));
+        const { row, restored } = await changed(
+          ledger.$transaction(async (tx) => {
+            const restored = schedulable === true ? await wakeAll(tx, id) : [];
+            const [row] = await tx.host.updateManyAndReturn({ where: { id }, data });
+            return { row, restored };
+          }, patience),
+        );
         if (!row) throw unknown(id);
-        log.info({ hostId: id, keyId: caller.keyId, ...data }, 'host changed by an operator');
+        log.info({ hostId: id, keyId: caller.keyId, ...data, restored }, 'host changed by an operator');
+        for (const vm of restored) await told(vm);
         if (schedulable === true) await roomChanged();
         return json(200, show(row));
       },

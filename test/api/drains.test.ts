@@ -125,6 +125,8 @@ test.each([
   [{ deadline: '2100-01-01T00:00:00Z', strategy: 'hasty' }, '/strategy'],
   [{ deadline: '2100-01-01T00:00:00Z', returnAfter: '2099-01-01T00:00:00Z' }, '/returnAfter'],
   [{ deadline: '2100-01-01T00:00:00Z', confidence: 1 }, '/confidence'],
+  [{ deadline: '2100-01-01T00:00:00Z', suspendInPlace: 'always' }, '/suspendInPlace'],
+  [{ deadline: '2100-01-01T00:00:00Z', suspendInPlace: 'ifStuck', moveDisks: true }, '/suspendInPlace'],
 ])('%j is refused', async (json, pointer) => {
   const answer = await ask(json);
   expect([answer.status, (answer.body as unknown as ProblemBody).errors.map((one) => one.pointer)]).toEqual([400, [pointer]]);
@@ -161,4 +163,59 @@ test('it tells operators’ readers of events, and no client', async () => {
     (await api.call<Page<{ subject: string; type: string }>>(who, 'GET', '/v1/events?limit=1000')).body.items;
   expect((await read(api.operator)).filter(({ subject }) => subject === id)).toMatchObject([{ type: 'berth.drain.accepted' }]);
   expect((await read(api.alice)).filter(({ subject }) => subject === id)).toEqual([]);
+});
+
+test('what no other host can take lies suspended on the host, which the answer says, until that is opened', async () => {
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removing' } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removed' } });
+  const json = { name: `alone-${hosts}`, image: 'debian-12' };
+  const { id } = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json })).body;
+  await api.runOn(id, host);
+  const accepting = (acceptsMigrations: boolean) =>
+    api.ledger.host.updateMany({ where: { id: { startsWith: 'target-' } }, data: { acceptsMigrations } });
+  await accepting(false);
+  try {
+    expect(codeOf(await ask())).toBe('drain-impossible');
+    const { body } = await ask({ deadline: after(1800), suspendInPlace: 'ifStuck' });
+    expect(body).toMatchObject({
+      suspendInPlace: 'ifStuck',
+      plan: { moves: [], suspensions: [{ vm: id }] },
+      progress: { left: 1 },
+      suspended: [],
+    });
+    // What its saga and the VM's do.
+    await api.ledger.drainSuspension.create({ data: { drainId: body.id, vmId: id, wasSuspended: false, askedAt: new Date() } });
+    for (const state of ['suspending', 'suspended'] as const) await api.ledger.vm.update({ where: { id }, data: { state } });
+    const now = new Date();
+    await api.ledger.drain.update({ where: { id: body.id }, data: { state: 'empty', emptiedAt: now, finishedAt: now } });
+    const seen = (await api.call<DrainBody>(api.operator, 'GET', `/v1/drains/${body.id}`)).body;
+    expect(seen.suspended).toEqual([{ vm: id, wasSuspended: false }]);
+    const restored = await api.call(api.alice, 'POST', `/v1/vms/${id}/restore`);
+    expect([restored.status, restored.body.code, restored.body.detail]).toEqual([
+      409,
+      'conflict',
+      expect.stringContaining(`until host ${host} is opened`),
+    ]);
+    const opened = await api.call(api.operator, 'PATCH', `/v1/hosts/${host}`, { json: { schedulable: true } });
+    expect(opened.status).toBe(200);
+    expect(api.workflows.asked.told).toContain(id);
+    expect(await api.ledger.vm.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'restoring', operation: 'restore' });
+    expect((await api.call<DrainBody>(api.operator, 'GET', `/v1/drains/${body.id}`)).body.suspended).toEqual([]);
+  } finally {
+    await accepting(true);
+  }
+});
+
+test('a host is not opened while a VM is still being suspended there for a drain', async () => {
+  const { body } = await ask();
+  const now = new Date();
+  await api.ledger.drain.update({ where: { id: body.id }, data: { state: 'incomplete', finishedAt: now } });
+  const json = { name: `alone-${hosts}`, image: 'debian-12' };
+  const { id } = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json })).body;
+  await api.runOn(id, host);
+  await api.ledger.drainSuspension.create({ data: { drainId: body.id, vmId: id, wasSuspended: false, askedAt: now } });
+  await api.ledger.vm.update({ where: { id }, data: { operation: 'suspend', operationAt: now } });
+  const opened = await api.call(api.operator, 'PATCH', `/v1/hosts/${host}`, { json: { schedulable: true } });
+  expect([opened.status, opened.body.detail]).toEqual([409, expect.stringContaining('still being suspended')]);
+  expect(await api.ledger.host.findUnique({ where: { id: host } })).toMatchObject({ schedulable: false });
 });

@@ -18,7 +18,7 @@ test('a template that is being made on a host that is drained is to be ended, an
   const place = await fixture.activities.reserveTemplate(like);
   if (place.kind !== 'reserved') throw new Error(`a template is ${place.kind}`);
   const nowMs = fixture.now;
-  const how = { strategy: 'auto', mode: 'auto', moveDisks: false, confidence: 0.99 } as const;
+  const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'never', confidence: 0.99 } as const;
   const id = await fixture.ledger.$transaction((tx) =>
     acceptDrain(tx, {
       ...how,

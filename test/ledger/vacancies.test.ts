@@ -35,6 +35,7 @@ const drain = (host: string, inS: number): Promise<DrainId> =>
       strategy: 'auto',
       mode: 'auto',
       moveDisks: false,
+      suspendInPlace: 'never' as const,
       confidence: 0.99,
       returnAfterMs: null,
       bringBack: false,

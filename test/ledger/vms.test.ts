@@ -106,6 +106,27 @@ describe('VMs that stand alone', () => {
     expect(await failure(ask(id, 'pause'))).toMatchObject({ code: 'conflict' });
   });
 
+  it('leave a measurement of each suspension and restoration that was asked for', async () => {
+    const id = await running();
+    for (const [operation, seconds] of [
+      ['suspend', 3],
+      ['restore', 2],
+    ] as const) {
+      await ask(id, operation);
+      if (operation === 'suspend') await fixture.activities.beginSuspension(id);
+      else await fixture.activities.beginRestoration(id);
+      fixture.now += seconds * 1000;
+      if (operation === 'suspend') await fixture.activities.commitSuspension(id);
+      else await fixture.activities.commitRestoration(id);
+      await fixture.activities.endOperation(id, null, null);
+    }
+    const rows = await fixture.ledger.measurement.findMany({ orderBy: { at: 'asc' } });
+    expect(rows.map(({ kind, fromId, toId, seconds, concurrency }) => [kind, fromId, toId, seconds, concurrency])).toEqual([
+      ['suspend', 'h1', 'h1', 3, 1],
+      ['resume', 'h1', 'h1', 2, 1],
+    ]);
+  });
+
   it('are looked after when nobody heard what is wanted of them', async () => {
     const idle = await running({ resources: { vcpus: 1, memoryMiB: 128, diskMiB: 16 } });
     const [unstarted, wanted] = [await acceptAlone(), await acceptAlone()];

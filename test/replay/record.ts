@@ -220,6 +220,7 @@ async function recordDrains(site: FakeSite): Promise<void> {
       strategy: 'auto' as const,
       mode: 'auto' as const,
       moveDisks: false,
+      suspendInPlace: 'never' as const,
     };
     const more = { confidence: 0.99, nowMs, returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
     const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));

@@ -70,6 +70,7 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
     strategy: 'auto' as const,
     mode: 'auto' as const,
     moveDisks: false,
+    suspendInPlace: 'never' as const,
     confidence: 0.99,
   };
   const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null, nowMs };

@@ -1,10 +1,14 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
-import type { TaskId, VmId } from '../../model/ids.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { VmOrder } from '../../model/vm-order.ts';
 import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
+import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { releaseInPlace, suspendedInPlace } from '../../prisma/in-place.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -27,7 +31,11 @@ beforeAll(async () => {
 afterAll(() => site.stop());
 /** Tasks of the test that is under way. */
 let tasks: TaskId[] = [];
+/** VMs that stand alone. */
+let alone: VmId[] = [];
 afterEach(async () => {
+  await Promise.all(alone.map(remove));
+  alone = [];
   await Promise.all(tasks.map((id) => site.cancel(id)));
   await Promise.all(tasks.map((id) => site.ended(id)));
   for (const id of tasks) await expectEverythingOrNothing(site, id);
@@ -56,6 +64,50 @@ async function runningOn(count: number, order: Record<string, unknown> = {}): Pr
   return (await rows()).map(({ id }) => id as VmId);
 }
 
+const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
+const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked);
+
+/** So many VMs that stand alone there, which no other host takes any more. */
+async function stuckOn(count: number): Promise<VmId[]> {
+  await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false, acceptsMigrations: false } });
+  for (let i = 0; i < count; i++) {
+    const parsed = VmOrder.parse({ name: `vm-${i}`, image: await site.publishImage(), firstBoot: ['true'] });
+    const id = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order: parsed, nowMs: Date.now() }));
+    alone.push(id);
+    const args = [id, site.pace];
+    await site.client.workflow.start(workflowType.vm, { taskQueue: controlQueue, workflowId: workflowId.vm(id), args });
+  }
+  for (const id of alone)
+    await site.until(`${id} runs`, async () => {
+      const { state, hostKey } = await rowOf(id);
+      return state === 'running' && hostKey !== null;
+    });
+  await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: true } });
+  return alone.toSorted();
+}
+
+async function remove(id: VmId): Promise<void> {
+  await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
+  await tellVm(id);
+  await site.client.workflow.getHandle(workflowId.vm(id)).result();
+}
+
+/** As its owner does it. */
+async function operate(id: VmId, operation: 'suspend' | 'restore'): Promise<void> {
+  if (await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))) await tellVm(id);
+  await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);
+}
+
+/** Nothing of it runs, and all of its memory lies there. */
+async function expectInPlace(drain: Asked, vms: VmId[]): Promise<void> {
+  for (const id of vms) {
+    expect((await rowOf(id)).state).toBe('suspended');
+    expect(site.hosts.filter((one) => one.domains.has(id))).toEqual([]);
+    expect([...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.whole)).toEqual([true]);
+  }
+  expect((await suspendedInPlace(site.ledger, [drain.id])).map(({ vm }) => vm)).toEqual(vms);
+}
+
 interface Asked {
   id: DrainId;
   workflow: string;
@@ -69,6 +121,7 @@ async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<
     strategy: 'parallel',
     mode: 'auto',
     moveDisks: false,
+    suspendInPlace: 'never',
     confidence: 0.9,
     returnAfterMs: null,
     bringBack: true,
@@ -339,4 +392,130 @@ test('there is one drain of a host at a time, and its host is opened by nobody e
   await begin(drain);
   // A host with nothing on it is empty at once.
   expect(await over(drain)).toBe('empty');
+});
+
+test('what no other host can take is suspended in place, behind what moves, and runs again before the host is opened', async () => {
+  const [moving] = await runningOn(1);
+  const stuck = await stuckOn(2);
+  const target = site.hosts[1]!;
+  // Room for one, whose image is there: so that nothing is waited for but the order.
+  await site.ledger.host.update({ where: { id: target.id }, data: { acceptsMigrations: true, memoryMiB: 300 } });
+  const { imageId } = await rowOf(moving!);
+  target.images.set(imageId as ImageId, { boots: true, pinnedUntilMs: 0 });
+  await site.ledger.hostImage.create({ data: { hostId: target.id, imageId: imageId! } });
+  const drain = await ask(3600, { suspendInPlace: 'ifStuck', returnAfterMs: Date.now() + 7200_000, strategy: 'sequential' });
+  const outline = (await drainOf(drain.id)).plan as unknown as DrainOutline;
+  expect([outline.moves.map(({ vm }) => vm), outline.suspensions.map(({ vm }) => vm).sort()]).toEqual([[moving], stuck]);
+  await begin(drain);
+  await change(drain, soon());
+  await site.until('it is held', async () => (await drainOf(drain.id)).state === 'held');
+  await expectInPlace(drain, stuck);
+  await expectWhole([moving!]);
+  expect(host.domains.size).toBe(0);
+  const moved = await site.ledger.migration.findFirstOrThrow({ where: { requestedBy: drain.id } });
+  const suspended = await site.ledger.event.findMany({ where: { subject: { in: stuck }, type: 'berth.vm.suspended' } });
+  for (const { time } of suspended) expect(time.getTime()).toBeGreaterThanOrEqual(moved.committedAt!.getTime());
+  const emptied = await site.ledger.event.findFirstOrThrow({ where: { subject: drain.id, type: 'berth.drain.emptied' } });
+  expect(emptied.data).toMatchObject({ suspended: stuck });
+  await change(drain, { returnAfter: new Date(Date.now() + 500) });
+  expect(await over(drain)).toBe('returned');
+  expect(await expectWhole([...stuck, moving!])).toEqual(new Map([[host.id, 3]]));
+  const restored = await site.ledger.event.findMany({ where: { subject: { in: stuck }, type: 'berth.vm.restored' } });
+  expect([suspended.length, restored.length]).toEqual([2, 2]);
+  expect(await suspendedInPlace(site.ledger, [drain.id])).toEqual([]);
+  await site.ledger.host.update({ where: { id: target.id }, data: { memoryMiB: 65_536 } });
+});
+
+test('until its host is opened, nobody restores what lies there, however he asks', async () => {
+  const [vm] = await stuckOn(1);
+  const drain = await ask(3600, { suspendInPlace: 'ifStuck' });
+  await begin(drain);
+  await change(drain, soon());
+  expect(await over(drain)).toBe('empty');
+  await expectInPlace(drain, [vm!]);
+  await expect(operate(vm!, 'restore')).rejects.toThrow(`until host ${host.id} is opened`);
+  await expect(site.ledgerSteps().beginRestoration(vm!)).rejects.toThrow(`it is restored when host ${host.id} is opened`);
+  // As the opening does: its room is taken at once.
+  const told = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
+  expect([told, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
+  await tellVm(vm!);
+  await site.until('it runs', async () => (await rowOf(vm!)).operation === null);
+  await expectWhole([vm!]);
+});
+
+test('what its owner has suspended lies there too, and stays suspended when the host is opened', async () => {
+  const [vm] = await stuckOn(1);
+  await operate(vm!, 'suspend');
+  const drain = await ask(3600, { mode: 'live', suspendInPlace: 'ifStuck', returnAfterMs: Date.now() + 7200_000 });
+  await begin(drain);
+  await change(drain, soon());
+  await site.until('it is held', async () => (await drainOf(drain.id)).state === 'held');
+  await expectInPlace(drain, [vm!]);
+  await expect(operate(vm!, 'restore')).rejects.toThrow('suspended in place');
+  await change(drain, { returnAfter: new Date(Date.now() + 500) });
+  expect(await over(drain)).toBe('returned');
+  expect((await rowOf(vm!)).state).toBe('suspended');
+  await operate(vm!, 'restore');
+  await expectWhole([vm!]);
+});
+
+test.each(['moving', 'held'])(
+  'called off while it is %s, it restores what it has suspended, and only then opens the host',
+  async (state) => {
+    const vms = await stuckOn(2);
+    const drain = await ask(3600, { suspendInPlace: 'ifStuck', strategy: 'sequential', returnAfterMs: Date.now() + 7200_000 });
+    await begin(drain);
+    await change(drain, soon());
+    await site.until(`it is ${state}, and one is suspended`, async () => {
+      const asleep = await site.ledger.vm.count({ where: { id: { in: vms }, state: { in: ['suspending', 'suspended'] } } });
+      return (await drainOf(drain.id)).state === state && asleep > 0;
+    });
+    await change(drain, { cancelRequestedAt: new Date() });
+    expect(await over(drain)).toBe('cancelled');
+    expect(await expectWhole(vms)).toEqual(new Map([[host.id, 2]]));
+    expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({ schedulable: true });
+  },
+);
+
+test('what can’t be suspended is in the way, and says why', async () => {
+  const day = 86_400;
+  const [promised] = await stuckOn(1);
+  const { leaseId } = await rowOf(promised!);
+  const startAt = new Date();
+  const endAt = new Date(startAt.getTime() + day * 1000);
+  const { count } = await site.ledger.lease.updateMany({
+    where: { id: leaseId! },
+    data: { kind: 'immediate', startAt, endAt, durationS: day, plannedHosts: [host.id], preemptible: false },
+  });
+  expect(count).toBe(1);
+  const [ofTask] = await runningOn(1);
+  const refused = ask(3600, { suspendInPlace: 'ifStuck' });
+  await expect(refused).rejects.toMatchObject({ code: 'drain-impossible' });
+  await expect(refused).rejects.toThrow(
+    `${promised}: no host can take it (host-2: closed, host-3: closed); and it can't be suspended there: its time`,
+  );
+  await expect(refused).rejects.toThrow(
+    `${ofTask}: no host can take it (host-2: closed, host-3: closed); and it can't be suspended there: it belongs`,
+  );
+});
+
+test('one whose suspension is refused is asked twice, and then it is in the way', async () => {
+  const [vm] = await stuckOn(1);
+  const drain = await ask(3600, { suspendInPlace: 'ifStuck' });
+  await begin(drain);
+  const refusing = host.ports.hypervisor.save;
+  host.ports.hypervisor.save = async () => {
+    throw new BerthError('disk-full', 'no room for its memory');
+  };
+  try {
+    await change(drain, soon());
+    expect(await over(drain)).toBe('incomplete');
+  } finally {
+    host.ports.hypervisor.save = refusing;
+  }
+  const { remaining } = await drainOf(drain.id);
+  expect(remaining).toMatchObject([
+    { what: vm, why: expect.stringMatching(/can't be suspended there: it was tried 2 times: .*no room/) },
+  ]);
+  await expectWhole([vm!]);
 });

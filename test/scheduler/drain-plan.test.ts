@@ -15,6 +15,7 @@ const vm = (id: string, memoryMiB = 256, more: Partial<DrainVm> = {}): DrainVm =
   load: { vm: id, memoryMiB, residentMiB: null, dirtyMiBPerS: null },
   phase: { kind: 'movable' },
   endsByMs: null,
+  staysAwake: null,
   failed: [],
   ...more,
 });
@@ -38,6 +39,7 @@ const question = (more: Partial<DrainQuestion> = {}): DrainQuestion => ({
   confidence: 0.99,
   vms: [vm('vm1'), vm('vm2'), vm('vm3')],
   hosts: [host('h'), host('a'), host('b')],
+  suspendInPlace: 'never',
   modes: ['live'],
   model,
   ...more,
@@ -128,6 +130,47 @@ describe('the plan of a drain', () => {
     expect(planDrain(question({ vms: [vm('x', 20_000)] })).earliestMs).toBeNull();
     const fixed = vm('p', 256, { phase: { kind: 'fixed', why: 'it is paused' } });
     expect(planDrain(question({ vms: [fixed] })).blockers).toEqual([{ vm: 'p', why: 'it is paused' }]);
+  });
+
+  it('suspends in place what no host can take, where that was asked for, and counts the time of it', () => {
+    const vms = [vm('vm1'), vm('big', 20_000), vm('huge', 30_000)];
+    const plan = planDrain(question({ vms, suspendInPlace: 'ifStuck' }));
+    expect(plan.moves.map(({ vm: id }) => id)).toEqual(['vm1']);
+    expect(plan.suspensions.map(({ vm: id }) => id)).toEqual(['huge', 'big']);
+    expect(plan.blockers).toEqual([]);
+    const without = planDrain(question({ vms: [vm('vm1')] }));
+    const seconds = plan.suspensions.reduce((sum, { meanS }) => sum + meanS, 0);
+    expect(seconds).toBeGreaterThan(100);
+    expect(plan.meanS).toBeGreaterThan(without.meanS + seconds);
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - plan.boundS * 1000, 0);
+    expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
+    // The moves go first, and are not waited for when it is time.
+    expect(plan.suspendByMs).toBeGreaterThan(plan.startMs);
+    expect(plan.suspendByMs).toBeLessThan(now + 3600_000 - seconds * 1000);
+  });
+
+  it('leaves in the way what cannot be suspended, or has no room for its memory, and says both reasons', () => {
+    const vms = [vm('promised', 20_000, { staysAwake: 'its time was promised to it' }), vm('big', 20_000)];
+    const hosts = [host('h', { freeDiskMiB: 10_000 }), host('a')];
+    const plan = planDrain(question({ vms, hosts, suspendInPlace: 'ifStuck' }));
+    expect(plan.suspensions).toEqual([]);
+    expect(plan.blockers).toEqual([
+      {
+        vm: 'big',
+        why: "no host can take it (a: memory); and it can't be suspended there: its memory takes 20000 MiB of a disk with 10000",
+      },
+      { vm: 'promised', why: "no host can take it (a: memory); and it can't be suspended there: its time was promised to it" },
+    ]);
+  });
+
+  it('takes no time for what is suspended already, and counts what is being suspended as under way', () => {
+    const asleep = planDrain(question({ vms: [vm('vm1', 256, { asleep: true })], suspendInPlace: 'ifStuck' }));
+    expect(asleep).toMatchObject({ suspensions: [{ vm: 'vm1', meanS: 0 }], blockers: [] });
+    expect(asleep.boundS).toBeLessThan(3);
+    const phase = { kind: 'suspending' as const, sinceMs: now };
+    const going = planDrain(question({ vms: [vm('vm1', 2560, { phase })], suspendInPlace: 'ifStuck' }));
+    expect([going.suspensions, going.moves, going.blockers]).toEqual([[], [], []]);
+    expect(going.meanS).toBeGreaterThan(5);
   });
 
   it('sends what cannot be moved while it runs by suspending it; where that is not possible, it counts on the longest try', () => {
