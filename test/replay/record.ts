@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, anew:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|reservation|leases|moved|vm]
+ *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm]
  *
  * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (a version gate, patched() of the SDK, is for the others).
@@ -245,6 +245,36 @@ async function recordDrains(site: FakeSite): Promise<void> {
   await site.ledger.host.update({ where: { id: hostId! }, data: { schedulable: true, acceptsMigrations: true } });
 }
 
+/** A host whose VM nobody else takes: it is suspended there, and restored when the host is given back. */
+async function recordInPlace(site: FakeSite): Promise<void> {
+  const id = await startAlone(site, 'in-place');
+  const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id } });
+  const others = { where: { id: { not: hostId! } } };
+  await site.ledger.host.updateMany({ ...others, data: { acceptsMigrations: false } });
+  const nowMs = Date.now();
+  const order = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
+  const times = { deadlineMs: nowMs + 3600_000, returnAfterMs: nowMs + 3600_000, nowMs };
+  const drain = await site.ledger.$transaction((tx) =>
+    acceptDrain(tx, { ...order, ...times, host: hostId!, bringBack: true, owner: site.owner, reason: null }),
+  );
+  const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id: drain } });
+  const workflow = workflowId.drain(hostId as HostId, number);
+  const options = { taskQueue: controlQueue, workflowId: workflow, args: [drain, site.pace] };
+  const handle = await site.client.workflow.start(workflowType.drain, options);
+  const change = async (data: { deadline?: Date; returnAfter?: Date }) => {
+    await site.ledger.drain.update({ where: { id: drain }, data });
+    await handle.signal(signalName.changed);
+  };
+  await change({ deadline: new Date() });
+  const isHeld = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id: drain } })).state === 'held';
+  await site.until('it is held', isHeld);
+  await change({ returnAfter: new Date() });
+  await handle.result();
+  await write(site, 'drainHost-inPlace', workflow);
+  await removeAlone(site, id);
+  await site.ledger.host.updateMany({ ...others, data: { acceptsMigrations: true } });
+}
+
 async function recordReservation(site: FakeSite): Promise<void> {
   const nowMs = Date.now();
   const order = { wanted: { nodes: 1 }, startAtMs: nowMs + 1000, endAtMs: nowMs + 3000, purpose: 'a recording', nowMs };
@@ -298,19 +328,33 @@ async function recordMoved(site: FakeSite): Promise<void> {
   await site.ended(promised);
 }
 
+async function acceptAlone(site: FakeSite, name: string): Promise<VmId> {
+  const order = VmOrder.parse({ name, image: await site.publishImage(), firstBoot: ['true'] });
+  return site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
+}
+
+/** A VM that stands alone, and runs as it was ordered. */
+async function startAlone(site: FakeSite, name: string): Promise<VmId> {
+  const id = await acceptAlone(site, name);
+  const options = { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] };
+  await site.client.workflow.start(workflowType.vm, options);
+  const isMade = async () => (await site.ledger.vm.findUniqueOrThrow({ where: { id } })).hostKey !== null;
+  await site.until('it is made', isMade);
+  return id;
+}
+
+async function removeAlone(site: FakeSite, id: VmId): Promise<void> {
+  const handle = site.client.workflow.getHandle(workflowId.vm(id));
+  await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
+  await handle.signal(signalName.asked);
+  await handle.result();
+}
+
 /** A VM that stands alone, through all of its operations. */
 async function recordVm(site: FakeSite): Promise<void> {
-  const image = await site.publishImage();
-  const order = VmOrder.parse({ name: 'recorded', image, firstBoot: ['true'] });
-  const id = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
-  const workflow = workflowId.vm(id);
-  const handle = await site.client.workflow.start(workflowType.vm, {
-    taskQueue: controlQueue,
-    workflowId: workflow,
-    args: [id, site.pace],
-  });
+  const id = await startAlone(site, 'recorded');
+  const handle = site.client.workflow.getHandle(workflowId.vm(id));
   const row = () => site.ledger.vm.findUniqueOrThrow({ where: { id } });
-  await site.until('it is made', async () => (await row()).hostKey !== null);
   for (const operation of ['pause', 'resume', 'suspend', 'restore', 'reboot'] as const) {
     await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
     await handle.signal(signalName.asked);
@@ -321,14 +365,10 @@ async function recordVm(site: FakeSite): Promise<void> {
   const readings = { taskQueue: controlQueue, workflowId: reading, args: [id, range, site.pace] };
   await site.client.workflow.execute(workflowType.console, readings);
   await write(site, 'readConsole', reading);
-  await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
-  await handle.signal(signalName.asked);
-  await handle.result();
-  await write(site, 'runVm-operated', workflow);
+  await removeAlone(site, id);
+  await write(site, 'runVm-operated', workflowId.vm(id));
 
-  const unmade = await site.ledger.$transaction((tx) =>
-    acceptVm(tx, { owner: site.owner, order: { ...order, name: 'unmade' }, nowMs: Date.now() }),
-  );
+  const unmade = await acceptAlone(site, 'unmade');
   site.faults.plan(workflowId.vm(unmade), { name: 'ensureRunning', nth: 1 }, 'refusedAfter');
   const args = { taskQueue: controlQueue, workflowId: workflowId.vm(unmade), args: [unmade, site.pace] };
   await site.client.workflow.execute(workflowType.vm, args);
@@ -361,6 +401,7 @@ try {
     migration: recordMigration,
     templates: recordTemplates,
     drains: recordDrains,
+    inPlace: recordInPlace,
     reservation: recordReservation,
     leases: recordLeases,
     moved: recordMoved,
