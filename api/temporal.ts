@@ -14,7 +14,7 @@ import { BerthError, isErrorCode } from '../model/errors.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
-import { controlQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
+import { controlQueue, signalName, taskTimeoutOf, workflowId, workflowType } from '../model/temporal.ts';
 
 /** A migration and what its workflow's id is made of. */
 export interface MigrationName {
@@ -80,6 +80,7 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
           taskQueue: controlQueue,
           workflowId: workflow,
           workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
+          ...taskTimeoutOf(type),
           args: [id],
         }),
       );

@@ -44,6 +44,17 @@ export const workflowType = {
   planner: 'planLeases',
 } as const;
 
+/**
+ * A control worker that is killed had workflow tasks under way, and its steps on the ledger within them: these are taken
+ * up when the task's time is over. Where somebody waits by the second (a deadline of a drain, a move in its hand-over) that
+ * is half of the ten seconds that are Temporal's own. A task that takes longer, because the ledger does, is kept alive by
+ * its worker; of one that came to nothing on a machine that stalls, its steps are repeated.
+ */
+export const promptly = { workflowTaskTimeout: 5_000 } as const;
+const prompt: readonly string[] = [workflowType.vm, workflowType.migration, workflowType.drain, workflowType.reservation];
+/** How workflows of a type are started. */
+export const taskTimeoutOf = (type: string): { workflowTaskTimeout?: number } => (prompt.includes(type) ? promptly : {});
+
 export const signalName = {
   /** To a task: it was placed; it should ask the ledger where. */
   placed: 'placed',

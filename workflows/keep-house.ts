@@ -13,7 +13,7 @@ import {
 import type { DrainId } from '../model/drain.ts';
 import type { HostId, TaskId, VmId } from '../model/ids.ts';
 import type { ReservationId } from '../model/reservation.ts';
-import { signalName, workflowId } from '../model/temporal.ts';
+import { promptly, signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
 import { keepImages } from './keep-images.ts';
@@ -100,6 +100,7 @@ async function startTask(id: TaskId, pace: number): Promise<boolean> {
 async function startReservation(id: ReservationId, pace: number): Promise<void> {
   try {
     await startChild(reserveHosts, {
+      ...promptly,
       workflowId: workflowId.reservation(id),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,
@@ -112,6 +113,7 @@ async function startReservation(id: ReservationId, pace: number): Promise<void> 
 async function startDrain({ id, host, number }: { id: DrainId; host: HostId; number: number }, pace: number): Promise<void> {
   try {
     await startChild(drainHost, {
+      ...promptly,
       workflowId: workflowId.drain(host, number),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,
@@ -124,7 +126,12 @@ async function startDrain({ id, host, number }: { id: DrainId; host: HostId; num
 /** Starts the workflow of a VM that stands alone, or repeats to it that something is wanted. */
 async function takeUpVm(id: VmId, pace: number): Promise<void> {
   try {
-    await startChild(runVm, { workflowId: workflowId.vm(id), args: [id, pace], parentClosePolicy: ParentClosePolicy.ABANDON });
+    await startChild(runVm, {
+      ...promptly,
+      workflowId: workflowId.vm(id),
+      args: [id, pace],
+      parentClosePolicy: ParentClosePolicy.ABANDON,
+    });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
     await tell(workflowId.vm(id), signalName.asked);

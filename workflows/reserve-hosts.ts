@@ -10,7 +10,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import { type HostDrain, isReservationOver, type ReservationId, type ReservationState } from '../model/reservation.ts';
-import { signalName, workflowId } from '../model/temporal.ts';
+import { promptly, signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
@@ -74,6 +74,7 @@ async function follow({ drain, host, number }: HostDrain, pace: number, followed
   followed.add(drain);
   try {
     const child = await startChild(drainHost, {
+      ...promptly,
       workflowId: workflowId.drain(host, number),
       args: [drain, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,

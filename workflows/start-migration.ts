@@ -1,7 +1,7 @@
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { type ChildWorkflowHandle, ParentClosePolicy, startChild } from '@temporalio/workflow';
 import type { MigrationRecord } from '../model/migration.ts';
-import { workflowId } from '../model/temporal.ts';
+import { promptly, workflowId } from '../model/temporal.ts';
 import { migrateVm } from './migrate-vm.ts';
 
 /**
@@ -14,6 +14,7 @@ export async function startMigration(
 ): Promise<ChildWorkflowHandle<typeof migrateVm> | null> {
   try {
     return await startChild(migrateVm, {
+      ...promptly,
       workflowId: workflowId.migration(vmId, generation),
       args: [id, pace],
       parentClosePolicy: ParentClosePolicy.ABANDON,

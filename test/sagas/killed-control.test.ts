@@ -3,7 +3,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { controlQueue, promptly, taskTimeoutOf, workflowId, workflowType } from '../../model/temporal.ts';
+import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { type Service, startService } from '../services/child.ts';
 import type { ControlOrder } from './control-process.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
@@ -25,8 +27,6 @@ const deaths = [
 
 let site: FakeSite;
 let folder: string;
-let stopping = false;
-const services = new Set<Service>();
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'berth-killed-'));
@@ -38,53 +38,84 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-/** What systemd does: a control worker that died is started again. */
-async function supervise(order: ControlOrder): Promise<void> {
-  while (!stopping) {
-    const argv: [string, ...string[]] = [
-      process.execPath,
-      join(import.meta.dirname, 'control-process.ts'),
-      JSON.stringify(order),
-    ];
-    const service = startService(argv, 'SIGTERM');
-    services.add(service);
-    await service.failed.catch(() => undefined);
-    services.delete(service);
+/** Control workers that die as planned, two as at a site: while one starts again, the other works. */
+async function underMortals<T>(deaths: ControlOrder['deaths'], act: () => Promise<T>): Promise<T> {
+  const code = join(folder, 'workflows.js');
+  await writeFile(code, (await bundle()).code);
+  const { address, namespace, databaseUrl } = site;
+  const order: ControlOrder = { address, namespace, databaseUrl, bundle: code, folder, deaths };
+  const services = new Set<Service>();
+  let stopping = false;
+  // What systemd does: a control worker that died is started again.
+  const supervise = async (): Promise<void> => {
+    while (!stopping) {
+      const argv: [string, ...string[]] = [
+        process.execPath,
+        join(import.meta.dirname, 'control-process.ts'),
+        JSON.stringify(order),
+      ];
+      const service = startService(argv, 'SIGTERM');
+      services.add(service);
+      await service.failed.catch(() => undefined);
+      services.delete(service);
+    }
+  };
+  const supervising = [supervise(), supervise()];
+  try {
+    return await act();
+  } finally {
+    stopping = true;
+    await Promise.all([...services].map((service) => service.stop()));
+    await Promise.all(supervising);
   }
 }
 
+const died = (workflow: string): boolean => existsSync(join(folder, workflow));
+
 test('a control worker that is killed in any step on the ledger costs no task its end', async () => {
   const ids = await Promise.all(deaths.map(() => site.accept()));
-  const code = join(folder, 'workflows.js');
-  await writeFile(code, (await bundle()).code);
-  const order: ControlOrder = {
-    address: site.address,
-    namespace: site.namespace,
-    databaseUrl: site.databaseUrl,
-    bundle: code,
-    folder,
-    deaths: Object.fromEntries(ids.map((id, index) => [workflowId.task(id), deaths[index]!])),
-  };
-  // Two, as at a site: while one starts again, the other works.
-  const supervising = [supervise(order), supervise(order)];
-  const handles = await Promise.all(
-    ids.map((id) =>
-      site.client.workflow.start(workflowType.task, {
-        taskQueue: controlQueue,
-        workflowId: workflowId.task(id),
-        args: [id, site.pace],
-        workflowTaskTimeout: '2s',
-      }),
-    ),
-  );
-  const ends = await Promise.all(handles.map((handle) => handle.result()));
-  stopping = true;
-  await Promise.all([...services].map((service) => service.stop()));
-  await Promise.all(supervising);
+  const planned = Object.fromEntries(ids.map((id, index) => [workflowId.task(id), deaths[index]!]));
+  const ends = await underMortals(planned, async () => {
+    const start = (id: TaskId) => {
+      const options = { taskQueue: controlQueue, workflowId: workflowId.task(id), workflowTaskTimeout: '2s' } as const;
+      return site.client.workflow.execute(workflowType.task, { ...options, args: [id, site.pace] });
+    };
+    return Promise.all(ids.map(start));
+  });
   expect(ends).toEqual(ids.map(() => 'succeeded'));
   for (const [index, id] of ids.entries()) {
-    expect(existsSync(join(folder, workflowId.task(id))), `died ${deaths[index]!.when} ${deaths[index]!.call}`).toBe(true);
+    expect(died(workflowId.task(id)), `died ${deaths[index]!.when} ${deaths[index]!.call}`).toBe(true);
     await expectEverythingOrNothing(site, id);
   }
   await expectEmptySite(site);
 }, 180_000);
+
+test('a drain whose control worker is killed is taken up after the time of one workflow task, and no later', async () => {
+  const host = site.hosts[0]!.id;
+  const nowMs = Date.now();
+  const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'never', confidence: 0.99 } as const;
+  const order = { ...how, host, deadlineMs: nowMs + 3600_000, returnAfterMs: null, bringBack: false, reason: null, nowMs };
+  const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, owner: site.owner }));
+  const workflow = workflowId.drain(host, 1);
+  const end = await underMortals({ [workflow]: { call: 'stepDrain', when: 'after' } }, () =>
+    site.client.workflow.execute(workflowType.drain, {
+      ...taskTimeoutOf(workflowType.drain),
+      taskQueue: controlQueue,
+      workflowId: workflow,
+      args: [id],
+    }),
+  );
+  expect([end, died(workflow)]).toEqual(['empty', true]);
+  const { events } = await site.client.workflow.getHandle(workflow).fetchHistory();
+  const timedOut = events!.find((event) => event.workflowTaskTimedOutEventAttributes != null)!;
+  const startedId = timedOut.workflowTaskTimedOutEventAttributes!.startedEventId;
+  const started = events!.find(({ eventId }) => String(eventId) === String(startedId))!;
+  // By the server's clock, how fast this machine starts a worker being no part of it; and ten seconds are Temporal's own.
+  const waitedMs = msOf(timedOut) - msOf(started);
+  expect(waitedMs).toBeGreaterThanOrEqual(promptly.workflowTaskTimeout);
+  expect(waitedMs).toBeLessThan(9_000);
+}, 120_000);
+
+function msOf({ eventTime }: { eventTime?: { seconds?: unknown; nanos?: number | null } | null }): number {
+  return Number(eventTime?.seconds) * 1000 + (eventTime?.nanos ?? 0) / 1e6;
+}

@@ -1,0 +1,143 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { FakeHost } from '../../drivers/fake/host.ts';
+import { type DrainId, isDrainOver } from '../../model/drain.ts';
+import type { VmId } from '../../model/ids.ts';
+import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { VmOrder } from '../../model/vm-order.ts';
+import { acceptDrain } from '../../prisma/accept-drain.ts';
+import { acceptVm } from '../../prisma/accept-vm.ts';
+import { expectEmptySite } from './everything-or-nothing.ts';
+import { type FakeSite, openFakeSite } from './fake-site.ts';
+import { type Call, type Fault, faults } from './faults.ts';
+
+/** Steps of a drain that suspends in place, in its own saga and in the VM's, × what can befall them. */
+const side = 8;
+vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
+
+let site: FakeSite;
+/** Hosts that no test drains at the moment. */
+let free: FakeHost[];
+beforeAll(async () => {
+  site = await openFakeSite({ hosts: side });
+  free = [...site.hosts];
+  // So that nobody can take any VM.
+  await site.ledger.host.updateMany({ data: { acceptsMigrations: false } });
+});
+afterAll(() => site.stop());
+
+interface Case {
+  host: FakeHost;
+  vm: VmId;
+  drain: DrainId;
+  /** Workflows of the drain, and of the VM. */
+  workflows: { drain: string; vm: string };
+}
+
+async function onHostOfItsOwn(act: (one: Case) => Promise<void>): Promise<void> {
+  const host = free.shift();
+  if (host === undefined) throw new Error('BUG: more tests at a time than hosts');
+  try {
+    const one = await prepared(host);
+    await act(one);
+    await remove(one);
+  } finally {
+    await site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } });
+    free.push(host);
+  }
+}
+
+const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
+const drainOf = (id: DrainId) => site.ledger.drain.findUniqueOrThrow({ where: { id } });
+
+let made = 0;
+
+/** It stands alone, where its image is. */
+async function prepared(host: FakeHost): Promise<Case> {
+  const image = await site.publishImage();
+  host.images.set(image, { boots: true, pinnedUntilMs: 0 });
+  await site.ledger.hostImage.create({ data: { hostId: host.id, imageId: image } });
+  made += 1;
+  const order = VmOrder.parse({ name: `alone-${made}`, image, firstBoot: ['true'] });
+  const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
+  const options = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
+  await site.client.workflow.start(workflowType.vm, options);
+  await site.until(`${vm} runs`, async () => (await rowOf(vm)).hostKey !== null, 60_000);
+  expect((await rowOf(vm)).hostId).toBe(host.id);
+  const nowMs = Date.now();
+  const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
+  const times = { deadlineMs: nowMs + 3600_000, returnAfterMs: nowMs + 7200_000, nowMs };
+  const drain = await site.ledger.$transaction((tx) =>
+    acceptDrain(tx, { ...how, ...times, host: host.id, bringBack: true, owner: site.owner, reason: null }),
+  );
+  const { number } = await drainOf(drain);
+  return { host, vm, drain, workflows: { drain: workflowId.drain(host.id, number), vm: workflowId.vm(vm) } };
+}
+
+async function run({ host, vm, drain, workflows }: Case): Promise<void> {
+  const options = { taskQueue: controlQueue, workflowId: workflows.drain, args: [drain, 0.2] };
+  const handle = await site.client.workflow.start(workflowType.drain, options);
+  const change = async (data: { deadline: Date } | { returnAfter: Date }) => {
+    await site.ledger.drain.update({ where: { id: drain }, data });
+    await handle.signal(signalName.changed);
+  };
+  const until = (what: string, state: (state: string) => boolean) =>
+    site
+      .until(what, async () => state((await drainOf(drain)).state), 60_000)
+      .catch(async (error: Error) => {
+        throw new Error(`${error.message}: ${await site.detailsOf(workflows.drain)}`);
+      });
+  await change({ deadline: new Date(Date.now() + 200) });
+  await until('it is held', (state) => state === 'held');
+  // The proof is one: whatever befell it, nothing of it runs, and its memory is whole.
+  expect([(await rowOf(vm)).state, host.domains.size]).toEqual(['suspended', 0]);
+  expect([...host.memories].filter(([path]) => path.includes(vm)).map(([, memory]) => memory.whole)).toEqual([true]);
+  await change({ returnAfter: new Date(Date.now() + 200) });
+  await until('it is over', (state) => isDrainOver(state as Parameters<typeof isDrainOver>[0]));
+  expect(await handle.result()).toBe('returned');
+}
+
+/** It runs once again, the host is open, and outsiders heard of one suspension, and of one restoration. */
+async function expectWhole({ host, vm, drain }: Case): Promise<void> {
+  const row = await rowOf(vm);
+  expect([row.state, row.operation, [...host.domains.keys()]]).toEqual(['running', null, [vm]]);
+  expect(await drainOf(drain)).toMatchObject({ state: 'returned', remaining: null });
+  expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({ schedulable: true });
+  const events = await site.ledger.event.findMany({ where: { subject: vm }, orderBy: { seq: 'asc' } });
+  const told = events.map(({ type }) => type.replace('berth.vm.', ''));
+  expect(told).toEqual(['created', 'started', 'suspended', 'restored']);
+  expect(host.violations).toEqual([]);
+}
+
+async function remove({ vm, workflows }: Case): Promise<void> {
+  await site.ledger.vm.update({ where: { id: vm }, data: { removalRequestedAt: new Date() } });
+  const handle = site.client.workflow.getHandle(workflows.vm);
+  await handle.signal(signalName.asked);
+  await handle.result();
+}
+
+const of = (workflow: keyof Case['workflows'], name: string, nth = 1) => ({ workflow, name, nth });
+const calls: (Call & { workflow: keyof Case['workflows'] })[] = [
+  // The look that asks for the suspension is among the first, the one that asks for the restoration behind them.
+  ...[1, 2, 3, 4, 5].map((nth) => of('drain', 'stepDrain', nth)),
+  ...['inventory', 'proveEmpty'].map((name) => of('drain', name)),
+  // The rest of the VM's own steps is for vms.test.ts: these are what a drain looks at.
+  ...['suspendVm', 'commitSuspension', 'restoreVm', 'endOperation'].map((name) => of('vm', name)),
+];
+const injected: Fault[] = ['failsAfter', 'twice', 'late', 'killedAfter'];
+/** What the VM's steps do when they come late is for that as well, where the VM is gone by then. */
+const callsOf = (fault: Fault) => calls.filter(({ workflow }) => fault !== 'late' || workflow === 'drain');
+
+describe.each(injected.map((fault) => [fault, faults[fault]] as const))('%s: %s', (fault) => {
+  test.concurrent.each(callsOf(fault))('$workflow $name $nth', (call) =>
+    onHostOfItsOwn(async (one) => {
+      const workflow = one.workflows[call.workflow];
+      site.faults.plan(workflow, call, fault);
+      await run(one);
+      expect(site.faults.fired(workflow)).toBe(true);
+      if (fault === 'late') await site.faults.runLate(workflow);
+      await expectWhole(one);
+    }),
+  );
+});
+
+test('afterwards the site is empty', () => expectEmptySite(site));
