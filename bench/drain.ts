@@ -1,5 +1,3 @@
-import { run } from '../drivers/process.ts';
-import { inside } from '../infra/site/host.ts';
 import { openLedger } from '../prisma/client.ts';
 import { fitMigrationModel, operationsOf } from '../scheduler/migration-model.ts';
 import {
@@ -12,7 +10,7 @@ import {
   setSchedulable,
   untilDrain,
 } from '../test/site/drains.ts';
-import { openSite, type TestSite } from '../test/site/the-site.ts';
+import { limitNetwork, openSite, type TestSite } from '../test/site/the-site.ts';
 import { median, printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
 
@@ -101,7 +99,8 @@ async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
     const vms = (await gatherOn(test, hosts[0]!, specs)).flatMap((task) => task.vms);
     // Nothing new is to come: no host makes templates of what it has booted.
     await setSchedulable(test, hosts, false);
-    await limit(test, modes[name].mbit);
+    const { mbit } = modes[name];
+    if (mbit !== null) await limitNetwork(test.site.hosts, mbit);
     const outcomes: Outcome[] = [];
     const counted = () => outcomes.filter(({ before }) => before >= learned).length;
     for (let round = 0; counted() < rounds * 6; round += 1)
@@ -138,16 +137,6 @@ async function countByHost({ operator, site }: TestSite, vms: string[]): Promise
     vms.map(async (vm) => (await operator.insist<{ host: string }>('GET', `/v1/vms/${vm}`)).body.host),
   );
   return site.hosts.map(({ id }) => ({ id, count: at.filter((host) => host === id).length }));
-}
-
-async function limit(test: TestSite, mbit: number | null): Promise<void> {
-  if (mbit === null) return;
-  const rate = ['tbf', 'rate', `${mbit}mbit`, 'burst', '64k', 'latency', '50ms'];
-  for (const host of test.site.hosts) {
-    const pid = host.pid();
-    if (pid === null) throw new Error(`${host.id} does not run`);
-    await run(inside(pid, ['tc', 'qdisc', 'replace', 'dev', 'eth0', 'root', ...rate]), { deadlineMs: 10_000 });
-  }
 }
 
 /** In the least time that is promised, and a little more. */

@@ -9,6 +9,7 @@ import { onHost, type TestSite } from '../test/site/the-site.ts';
 export interface Probe {
   /** Pings while `act` runs, and returns its result with the longest time between two answers, ms. */
   during<T>(address: string, act: () => Promise<T>): Promise<{ result: T; longestGapMs: number }>;
+  close(): Promise<void>;
 }
 
 /** @param bridge the owner's bridge at that host. @param station an address/length that the ledger gives to nobody */
@@ -38,8 +39,15 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
         killGroup(child);
       }
     },
+    async close() {
+      // With its end of the cable.
+      await onHost(test, host, ['ip', 'netns', 'delete', 'probe']);
+    },
   };
 }
+
+/** Whoever is pinged says nothing. */
+export class PingSilent extends Error {}
 
 /** When each answer came, ms. */
 function collect(child: ChildProcessByStdio<null, Readable, null>): number[] {
@@ -58,7 +66,7 @@ function collect(child: ChildProcessByStdio<null, Readable, null>): number[] {
 
 async function answersCome(answers: readonly number[], count: number): Promise<void> {
   for (const untilMs = Date.now() + 30_000; answers.length < count; await delay(10))
-    if (Date.now() > untilMs) throw new Error(`the guest answered ${answers.length} pings in 30 s, not ${count}`);
+    if (Date.now() > untilMs) throw new PingSilent(`the guest answered ${answers.length} pings in 30 s, not ${count}`);
 }
 
 function longestGap(answers: readonly number[]): number {

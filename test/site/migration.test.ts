@@ -1,7 +1,8 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type MigrationAnswer, move, moveOver, readsPast } from './moves.ts';
+import { type MigrationAnswer, move, moveOver, readMove, readsPast } from './moves.ts';
 import { finish, onlyAt, runningAt, type Subject, vmOf, working } from './subjects.ts';
-import { expectOneCompletion, onHost, openSite, type TestSite } from './the-site.ts';
+import { expectOneCompletion, limitNetwork, onHost, openSite, type TestSite } from './the-site.ts';
 
 /** A selection of what `npm run torture -- migrate` does at length. */
 let here: TestSite;
@@ -112,6 +113,41 @@ test('a VM goes to another host as files, and back, and on the way back only wha
   expect(back.bytes).toBeLessThan(there.bytes / 2);
   expect(await vmOf(here, vm)).toMatchObject({ home: there.from, host: there.from });
   await expectUnharmed(subject, back);
+  await finish(here, subject);
+});
+
+test('a guest that writes faster than the network carries goes as files when its time is over, as was allowed, and says how long that takes', async () => {
+  const subject = await working(here);
+  const { vm } = subject;
+  const { host } = await vmOf(here, vm);
+  const write = 'while [ ! -e /home/task/stop ]; do head -c 8m /dev/urandom >/dev/shm/written; done';
+  const start = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', write] } };
+  await onHost(here, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(start)]);
+  const mend = await limitNetwork(
+    here.site.hosts.filter(({ id }) => id === host),
+    48,
+  );
+  const etas: number[] = [];
+  let migration: MigrationAnswer;
+  try {
+    const { id } = await move(here, vm, { ifNotConverging: 'cold', convergeWithinS: 5 });
+    const over = moveOver(here, id).then((ended) => ended.id);
+    do {
+      migration = await readMove(here, id);
+      const isCopying = migration.phases.at(-1)?.name === 'copy' && migration.progress !== null;
+      if (isCopying && migration.progress!.etaS !== null) etas.push(migration.progress!.etaS);
+    } while ((await Promise.race([over, delay(100)])) !== id);
+    migration = await readMove(here, id);
+  } finally {
+    await mend();
+  }
+  expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', mode: 'cold', error: null });
+  const phases = Object.fromEntries(migration.phases.map(({ name, seconds }) => [name, seconds ?? 0]));
+  expect(Object.keys(phases)).toEqual(expect.arrayContaining(['preCopy', 'suspend', 'copy', 'restore']));
+  expect(phases.preCopy).toBeGreaterThanOrEqual(5);
+  expect(etas.length).toBeGreaterThan(0);
+  console.log(`ETA ${[...new Set(etas)].join(', ')} s; ${JSON.stringify(migration.phases)}`);
+  await expectUnharmed(subject, migration);
   await finish(here, subject);
 });
 

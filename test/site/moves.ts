@@ -12,6 +12,7 @@ export interface MigrationAnswer {
   downtimeMs: number | null;
   bytes: number;
   phases: { name: string; startedAt: string; seconds: number | null; bytes: number }[];
+  progress: { processedBytes: number; remainingBytes: number; etaS: number | null } | null;
   error: { code: string; message: string } | null;
 }
 
@@ -19,6 +20,8 @@ export interface MoveOrder {
   to?: string;
   mode?: 'live' | 'cold' | 'disks';
   moveDisk?: boolean;
+  ifNotConverging?: 'rollBack' | 'cold';
+  convergeWithinS?: number;
 }
 
 /** Asks for a migration; anything but 202 is an answer as well. */

@@ -61,6 +61,20 @@ export async function vmUntil(test: TestSite, id: string, what: string, isSo: (v
 const agent = async (test: TestSite, host: string, vm: string, command: object): Promise<{ return: Record<string, unknown> }> =>
   JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(command)]));
 
+/** Whether a guest that runs by its hypervisor does so by its own account: one whose kernel has died doesn't answer. */
+export async function answersAgent(test: TestSite, host: string, domain: string): Promise<boolean> {
+  const ping = ['virsh', '-q', 'qemu-agent-command', domain, '{"execute":"guest-ping"}', '--timeout', '10'] as const;
+  return onHost(test, host, [...ping]).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** The end of what a guest wrote to its console: a kernel that dies says why there. */
+export async function lastWords(test: TestSite, host: string, log: string): Promise<string> {
+  return (await onHost(test, host, ['sh', '-c', `tail -c 2000 ${log} 2>&1 || true`])).trim();
+}
+
 /** The VM Generation ID that QEMU has for a guest. */
 export async function genidOf(test: TestSite, host: string, vm: string): Promise<string> {
   const ask = JSON.stringify({ execute: 'query-vm-generation-id' });

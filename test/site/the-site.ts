@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { run } from '../../drivers/process.ts';
-import { inside } from '../../infra/site/host.ts';
+import { type Host, inside } from '../../infra/site/host.ts';
 import { type Site, startSite } from '../../infra/site/site.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
@@ -42,6 +42,19 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
   } catch (error) {
     throw new Error(`the site did not start; it said: ${notes.join('; ')}`, { cause: error });
   }
+}
+
+/** What each of these hosts sends to the others, for as long as it isn't mended. */
+export async function limitNetwork(hosts: readonly Host[], mbit: number): Promise<() => Promise<void>> {
+  const shape = async (...how: string[]): Promise<void> => {
+    for (const { id, pid } of hosts) {
+      const into = pid();
+      if (into === null) throw new Error(`${id} does not run`);
+      await run(inside(into, ['tc', 'qdisc', how[0]!, 'dev', 'eth0', 'root', ...how.slice(1)]), { deadlineMs: 10_000 });
+    }
+  };
+  await shape('replace', 'tbf', 'rate', `${mbit}mbit`, 'burst', '64k', 'latency', '50ms');
+  return () => shape('del');
 }
 
 /** Another client of the same site, an owner of its own. */

@@ -14,6 +14,7 @@ import {
   untilDrain,
 } from '../site/drains.ts';
 import { copiesOf, counter, countsPast, faultOf, numbersOf } from '../site/moves.ts';
+import { answersAgent } from '../site/subjects.ts';
 import { leftovers, onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
 import type { TortureOptions } from './main.ts';
@@ -207,12 +208,7 @@ async function strike(test: TestSite, tasks: TaskAnswer[], name: string, choices
 async function replaceSilent(test: TestSite, tasks: TaskAnswer[]): Promise<void> {
   for (const [i, { id, vms }] of tasks.entries()) {
     const { host } = await place(test, vms[0]!);
-    const ping = ['virsh', '-q', 'qemu-agent-command', vms[0]!, '{"execute":"guest-ping"}', '--timeout', '10'];
-    const answers = await onHost(test, host, ping).then(
-      () => true,
-      () => false,
-    );
-    if (answers) continue;
+    if (await answersAgent(test, host, vms[0]!)) continue;
     print({ silent: vms[0], host });
     await test.client.insist('DELETE', `/v1/tasks/${id}`);
     tasks[i] = (await gatherOn(test, host, [subject]))[0]!;
