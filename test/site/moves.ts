@@ -13,6 +13,8 @@ export interface MigrationAnswer {
   bytes: number;
   phases: { name: string; startedAt: string; seconds: number | null; bytes: number }[];
   progress: { processedBytes: number; remainingBytes: number; etaS: number | null } | null;
+  /** Of a live one, a while behind its end. */
+  guest: string | null;
   error: { code: string; message: string } | null;
 }
 

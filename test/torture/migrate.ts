@@ -1,14 +1,18 @@
+import { loadavg } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { askMove, faultOf, type MigrationAnswer, type MoveOrder, move, moveOver, readMove, readsPast } from '../site/moves.ts';
 import {
   abandon,
+  answersAgent,
   finish,
   isLost,
+  lastWords,
   nothingLeft,
   onlyAt,
   runningAt,
   type Subject,
   standingAlone,
+  vmOf,
   working,
 } from '../site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../site/the-site.ts';
@@ -32,6 +36,8 @@ const ways: MoveOrder[] = [
 
 interface Outcome {
   case: string;
+  vm: string;
+  migration: string | null;
   way: string;
   afterMs: number;
   state: string;
@@ -49,7 +55,8 @@ interface Run {
 /**
  * Migrations under the faults of migration-faults.ts, each case once before any comes again. After each: one copy, where
  * the ledger says, or a VM reported as lost; nothing left elsewhere; a count without gap or repetition, which goes on; and
- * the next migration works. Runs go side by side on `lanes` sites of three hosts each, which know nothing of each other:
+ * the next migration works. A guest that has died of its emulation behind a move, of which Berth has said so, is counted as
+ * `silent` apart from what is wrong, and is not ok either. Runs go side by side on `lanes` sites of three hosts each, which know nothing of each other:
  * what a run chooses depends on the seed and its number alone.
  */
 export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOptions): Promise<boolean> {
@@ -61,13 +68,14 @@ export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOpt
   });
   // What lasts longest begins first: it is only waited for, and the others go on beside it.
   const queue = all.toSorted((a, b) => Number(b.act.lasts ?? 0) - Number(a.act.lasts ?? 0));
-  const tally: Tally = { wrong: 0, outcomes: {} };
+  const tally: Tally = { wrong: 0, silent: 0, outcomes: {} };
   const startedMs = Date.now();
   const sites: TestSite[] = [];
   const sum = (more: Record<string, unknown>): void => {
-    const done = Object.values(tally.outcomes).reduce((count, one) => count + one, tally.wrong);
+    const { wrong, silent, outcomes } = tally;
+    const done = Object.values(outcomes).reduce((count, one) => count + one, wrong + silent);
     const seconds = Math.round((Date.now() - startedMs) / 1000);
-    print({ name: 'torture.migrate', seed, runs, done, wrong: tally.wrong, outcomes: tally.outcomes, seconds, ...more });
+    print({ name: 'torture.migrate', seed, runs, done, wrong, silent, outcomes, seconds, ...more });
   };
   // A site that is left standing is a machine full of namespaces.
   for (const name of ['SIGINT', 'SIGTERM'] as const)
@@ -82,20 +90,23 @@ export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOpt
   };
   await Promise.all(Array.from({ length: Math.min(lanes, runs) }, () => lane(open, queue, seed, tally)));
   sum({});
-  return tally.wrong === 0;
+  return tally.wrong + tally.silent === 0;
 }
 
 interface Tally {
   wrong: number;
+  silent: number;
   outcomes: Record<string, number>;
 }
 
 /** A site of its own, which takes one run after the other. */
 async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, tally: Tally): Promise<void> {
   const test = await open();
-  const fail = (line: Record<string, unknown>, error: unknown): void => {
-    tally.wrong += 1;
-    print({ ...line, ok: false, error: error instanceof Error ? error.message : String(error) });
+  const fail = (line: Record<string, unknown>, error: unknown, found: Found | null): void => {
+    if (found?.silent) tally.silent += 1;
+    else tally.wrong += 1;
+    const state = found?.silent ? 'silent' : 'wrong';
+    print({ ...line, ok: false, state, error: error instanceof Error ? error.message : String(error), ...found });
   };
   let subject: Subject | null = null;
   let moves = 0;
@@ -120,7 +131,7 @@ async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, t
           subject = null;
         }
       } catch (error) {
-        fail({ run, case: name }, error);
+        fail({ run, case: name }, error, subject === null ? null : await lookAround(test, subject));
         if (subject !== null) await abandon(test, subject).catch((failure: unknown) => print({ note: String(failure) }));
         subject = null;
       }
@@ -128,9 +139,51 @@ async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, t
     if (subject !== null) await finish(test, subject);
     await nothingLeft(test);
   } catch (error) {
-    fail({}, error);
+    fail({}, error, null);
   } finally {
     await test.stop();
+  }
+}
+
+/** What there is to find a cause with. */
+interface Found {
+  /** Berth has said that the guest answers no more since it moved, it doesn't, and all else is as it has to be. */
+  silent: boolean;
+  /** What isn't, besides; null: nothing. */
+  harm: string | null;
+  host: string;
+  /** The VM's latest, newest first. */
+  migrations: MigrationAnswer[];
+  agent: boolean;
+  lastWords: string;
+  load: number[];
+}
+
+async function lookAround(test: TestSite, subject: Subject): Promise<Found | null> {
+  const { vm } = subject;
+  try {
+    const { host } = await vmOf(test, vm);
+    const { items } = (await test.client.insist<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=5`)).body;
+    const said = (await test.client.eventsOf(vm)).some(({ type }) => type === 'berth.vm.silent');
+    const agent = await answersAgent(test, host, vm);
+    const words = await lastWords(test, host, `/var/lib/berth/vms/${vm}/console.log`);
+    const harm = await harmTo(test, subject, host);
+    return { silent: said && !agent && harm === null, harm, host, migrations: items, agent, lastWords: words, load: loadavg() };
+  } catch (error) {
+    // What failed is told in any case.
+    print({ note: `what befell ${vm} can't be looked at: ${String(error)}` });
+    return null;
+  }
+}
+
+/** What can be asked without the guest: one copy, where the ledger says; nothing left elsewhere; and what was counted has no gap. */
+async function harmTo(test: TestSite, { vm, numbers }: Subject, host: string): Promise<string | null> {
+  try {
+    await runningAt(test, vm, host);
+    await onlyAt(test, vm);
+    return faultOf(await numbers());
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
   }
 }
 
@@ -164,7 +217,17 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
     const state = await verify(struck, subject, act, migration, before);
     const counted = state === 'lost' || state === 'cancelled' ? 0 : (await subject.numbers()).length;
     const error = migration?.error == null ? null : `${migration.error.code}: ${migration.error.message}`;
-    return { case: name, way: how, afterMs, state, seconds: (Date.now() - startedMs) / 1000, error, counted };
+    return {
+      case: name,
+      vm: struck.vm,
+      migration: migration?.id ?? null,
+      way: how,
+      afterMs,
+      state,
+      seconds: (Date.now() - startedMs) / 1000,
+      error,
+      counted,
+    };
   } catch (error) {
     const asked = struck.asked === null ? '' : `, ${JSON.stringify(await readMove(test, struck.asked.id))}`;
     const why = error instanceof Error ? error.message : error;
