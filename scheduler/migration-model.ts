@@ -81,6 +81,8 @@ const priorDirtyMiBPerS = 2;
 const sampling = { times: 2, leastMiBPerS: 2 } as const;
 /** Of the shortest copy seen, what is taken for work that doesn't depend on how much is sent; and what counts as a flow. */
 const comparing = { part: 0.8, leastMiB: 4 } as const;
+/** How much of what was seen an estimate is the median of: the latest, as networks and guests change. */
+const latest = { bandwidths: 5, parts: 20 } as const;
 /** A flow shorter than this says little about bandwidth. */
 const leastFlowS = 0.05;
 
@@ -138,7 +140,7 @@ class Experience {
   /** Hosts that a VM has left as files. */
   readonly #left = new Set<string>();
   /** What live migrations carried, as a part of what the process held: shared and empty pages are not sent. */
-  readonly #ofResident: number[] = [];
+  #ofResident: number[] = [];
   /** The most that a VM was seen to write before a move whose bytes are known: what it wrote meanwhile is among these. */
   readonly #dirtyOfVm = new Map<string, number>();
 
@@ -153,18 +155,17 @@ class Experience {
     const flowS = kind === 'copy' ? sample.transferS - comparing.part * this.#leastCopyS : sample.transferS;
     if (flowS >= leastFlowS && (kind !== 'copy' || mib >= comparing.leastMiB))
       for (const key of keys(kind, from, to)) {
-        const seen = this.#bandwidth.get(key) ?? [];
-        seen.push((mib / flowS) * Math.max(1, sample.concurrency));
-        this.#bandwidth.set(key, seen.slice(-5));
+        const bandwidth = (mib / flowS) * Math.max(1, sample.concurrency);
+        this.#bandwidth.set(key, withLatest(this.#bandwidth.get(key), bandwidth, latest.bandwidths));
       }
     this.#bytesOfVm.set(`${way} ${load.vm}`, mib);
     if (kind === 'live') {
       this.#dirtyOfVm.set(load.vm, Math.max(this.#dirtyOfVm.get(load.vm) ?? 0, load.dirtyMiBPerS ?? 0));
-      if (load.residentMiB !== null) this.#ofResident.push(mib / Math.max(1, load.residentMiB));
+      if (load.residentMiB !== null)
+        this.#ofResident = withLatest(this.#ofResident, mib / Math.max(1, load.residentMiB), latest.parts);
     }
-    const fractions = this.#fractions.get(way) ?? [];
-    fractions.push(Math.min(1, mib / Math.max(1, sizeOf(kind, load))));
-    this.#fractions.set(way, fractions.slice(-20));
+    const fraction = Math.min(1, mib / Math.max(1, sizeOf(kind, load)));
+    this.#fractions.set(way, withLatest(this.#fractions.get(way), fraction, latest.parts));
   }
 
   #isKept({ kind, to, load }: Operation): boolean {
@@ -197,7 +198,7 @@ class Experience {
     const usual = size * (fractions.length === 0 ? prior : median(fractions));
     const isSeen = kind === 'disks' || (kind === 'copy' && fractions.length > 0);
     if (load.residentMiB === null || isSeen) return usual;
-    const part = kind === 'live' && this.#ofResident.length > 0 ? median(this.#ofResident.slice(-20)) : 1;
+    const part = kind === 'live' && this.#ofResident.length > 0 ? median(this.#ofResident) : 1;
     return Math.min(size, load.residentMiB * part);
   }
 
@@ -232,6 +233,10 @@ class Experience {
     const alone = (carried + dirty) / this.bandwidth(kind, from, to);
     return { alone, shared: alone * share, crowd };
   }
+}
+
+function withLatest<T>(seen: readonly T[] | undefined, value: T, most: number): T[] {
+  return [...(seen ?? []), value].slice(-most);
 }
 
 /** The most that an operation of this kind could carry. */
