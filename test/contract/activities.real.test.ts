@@ -2,8 +2,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
-import { type HostId, newId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { codeOf } from './suite.ts';
 
@@ -20,26 +20,9 @@ beforeAll(async () => {
 afterAll(() => stop?.());
 
 function orders(command: string[], input: Buffer) {
-  const id = newId('vm');
-  const vm: VmSpec = {
-    id,
-    owner: newId('owner'),
-    name: 'node0',
-    generation: 1,
-    host: 'host1' as HostId,
-    home: 'host1' as HostId,
-    image: host.image(),
-    vcpus: 1,
-    memoryMiB: 256,
-    diskMiB: 128,
-    rootMiB: host.image().virtualMiB,
-    extraDisksMiB: [],
-    network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
-    address: '10.128.12.10',
-    mac: '52:54:00:00:09:10',
-    onReboot: 'destroy',
-    neighbours: [{ name: 'node0', address: '10.128.12.10' }],
-  };
+  const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
+  const vm = vmOf(host.image(), { diskMiB: 128, network });
+  const { id } = vm;
   const url = host.serve(`input-${id}`, input);
   const sha256 = createHash('sha256').update(input).digest('hex');
   const stageIn: StageIn = {

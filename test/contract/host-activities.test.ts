@@ -16,7 +16,7 @@ let orders: ReturnType<typeof ordersOf>;
 
 function open(options: Partial<FakeHostOptions> = {}, outputs?: string[]): void {
   repository = createFakeRepository();
-  host = createFakeHost({ id: 'h1', repository, ...options });
+  host = createFakeHost({ id: 'host1', repository, ...options });
   activities = createHostActivities(host.ports);
   vm = vmOf(imageOf(repository));
   orders = ordersOf(repository, vm, outputs);

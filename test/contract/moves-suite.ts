@@ -4,9 +4,10 @@ import { freshRecord } from '../../activities/host/claims.ts';
 import { domainConfig } from '../../activities/host/domain-config.ts';
 import { domainName } from '../../activities/host/names.ts';
 import type { CarriedFile, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
-import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import { newId, type VmId } from '../../model/ids.ts';
 import type { CopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 import { type Bench, codeOf } from './suite.ts';
 
 /** One of two hosts that reach each other. */
@@ -30,7 +31,6 @@ export function movesContract(
     let [a, b]: MovesBench[] = [];
     let stop: () => Promise<void> = async () => undefined;
     let made: VmId[] = [];
-    let number = 10;
     const here = (): HostPorts => a!.ports();
     const there = (): HostPorts => b!.ports();
 
@@ -55,30 +55,11 @@ export function movesContract(
     });
     afterAll(() => stop());
 
+    const network = { vni: 9, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: [] };
     function newVm(): VmSpec {
-      number += 1;
-      const id = newId('vm');
-      made.push(id);
-      const address = `10.128.8.${number}`;
-      return {
-        id,
-        owner: newId('owner'),
-        name: 'node0',
-        generation: 1,
-        host: 'host1' as HostId,
-        home: 'host1' as HostId,
-        image: a!.image(),
-        vcpus: 1,
-        memoryMiB: 192,
-        diskMiB: 32,
-        extraDisksMiB: [],
-        rootMiB: a!.image().virtualMiB,
-        network: { vni: 9, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: [] },
-        address,
-        mac: `52:54:00:00:02:${number.toString(16).padStart(2, '0')}`,
-        onReboot: 'destroy',
-        neighbours: [{ name: 'node0', address }],
-      };
+      const vm = vmOf(a!.image(), { memoryMiB: 192, diskMiB: 32, network });
+      made.push(vm.id);
+      return vm;
     }
 
     /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */

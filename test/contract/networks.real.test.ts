@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type HostId, newId } from '../../model/ids.ts';
+import type { HostId } from '../../model/ids.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 
 /** Who reaches whom: two guests of one owner at two hosts, and one of another owner. */
@@ -18,32 +19,12 @@ function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string
     { name: 'node0', address: '10.128.16.10' },
     { name: 'node1', address: '10.128.16.11' },
   ];
-  return {
-    host,
-    vm: {
-      id: newId('vm'),
-      owner: newId('owner'),
-      name,
-      generation: 1,
-      host: host.host.id as HostId,
-      home: host.host.id as HostId,
-      image: host.image(),
-      vcpus: 1,
-      memoryMiB: 256,
-      diskMiB: 32,
-      rootMiB: host.image().virtualMiB,
-      extraDisksMiB: [],
-      network: { ...network, peers },
-      address,
-      mac: `52:54:00:11:${address
-        .split('.')
-        .slice(2)
-        .map((part) => Number(part).toString(16).padStart(2, '0'))
-        .join(':')}`,
-      onReboot: 'destroy',
-      neighbours: names,
-    },
-  };
+  const mac = address
+    .split('.')
+    .slice(2)
+    .map((part) => Number(part).toString(16).padStart(2, '0'));
+  const more = { name, host: host.host.id as HostId, diskMiB: 32, address, neighbours: names };
+  return { host, vm: vmOf(host.image(), { ...more, network: { ...network, peers }, mac: `52:54:00:11:${mac.join(':')}` }) };
 }
 
 beforeAll(async () => {

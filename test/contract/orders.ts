@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
 import type { FakeRepository } from '../../drivers/fake/repository.ts';
-import { type HostId, newId, type VmId } from '../../model/ids.ts';
-import type { Blob, ImageRef, VmSpec } from '../../model/vm.ts';
+import { type HostId, newId } from '../../model/ids.ts';
+import type { Blob, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
 
 /** Orders as the ledger would give them, for tests that stand in for it. */
 const base = 'http://repository.test';
@@ -32,27 +32,32 @@ export function imageOf(repository: FakeRepository): ImageRef {
 
 let made = 0;
 
-export function vmOf(image: ImageRef, host = 'h1', id: VmId = newId('vm')): VmSpec {
+const ownNetwork: NetworkRef = { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] };
+
+/** A VM as the ledger places one, with an address of its own in its network. */
+export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {
   made += 1;
-  const address = `10.128.0.${(made % 200) + 10}`;
+  const { host = 'host1' as HostId, name = 'node0', network = ownNetwork } = more;
+  const address = network.cidr.replace(/\d+\/\d+$/, String((made % 200) + 10));
   return {
-    id,
+    id: newId('vm'),
     owner: newId('owner'),
-    name: 'node0',
+    name,
     generation: 1,
-    host: host as HostId,
-    home: host as HostId,
+    host,
+    home: host,
     image,
     vcpus: 1,
     memoryMiB: 256,
     diskMiB: 64,
-    rootMiB: 1024,
+    rootMiB: image.virtualMiB,
     extraDisksMiB: [],
-    network: { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] },
+    network,
     address,
     mac: `52:54:00:00:00:${(made % 256).toString(16).padStart(2, '0')}`,
     onReboot: 'destroy',
-    neighbours: [{ name: 'node0', address }],
+    neighbours: [{ name, address }],
+    ...more,
   };
 }
 

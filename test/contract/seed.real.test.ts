@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { freshRecord } from '../../activities/host/claims.ts';
-import { type HostId, newId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 
 let host: RealHost;
@@ -12,25 +12,15 @@ beforeAll(async () => {
   const opened = await openRealHosts(1);
   stop = opened.stop;
   host = opened.hosts[0]!;
-  vm = {
-    id: newId('vm'),
-    owner: newId('owner'),
-    name: 'seeded',
-    generation: 1,
-    host: 'host1' as HostId,
-    home: 'host1' as HostId,
-    image: { ...host.image(), cloudInit: true },
-    vcpus: 1,
-    memoryMiB: 256,
-    diskMiB: 64,
-    rootMiB: host.image().virtualMiB,
-    extraDisksMiB: [24],
-    network: { vni: 11, cidr: '10.128.16.0/24', gateway: '10.128.16.1', peers: [] },
-    address: '10.128.16.9',
-    onReboot: 'restart',
-    mac: '52:54:00:00:0b:09',
-    neighbours: [{ name: 'seeded', address: '10.128.16.9' }],
-  };
+  vm = vmOf(
+    { ...host.image(), cloudInit: true },
+    {
+      name: 'seeded',
+      extraDisksMiB: [24],
+      network: { vni: 11, cidr: '10.128.16.0/24', gateway: '10.128.16.1', peers: [] },
+      onReboot: 'restart',
+    },
+  );
 });
 afterAll(() => stop?.());
 
@@ -75,7 +65,7 @@ describe('a guest of an image with cloud-init', () => {
     const drive = 'if head -c 1 /dev/sr0 >/dev/null; then echo full; else echo empty; fi 2>/dev/null';
     const said = await ask(`cat /var/lib/seen/meta-data /var/lib/seen/network-config; ${drive}; cat /sys/block/vdc/size`);
     expect(said).toContain('"local-hostname":"seeded"');
-    expect(said).toContain('"10.128.16.9/24"');
+    expect(said).toContain(`"${vm.address}/24"`);
     expect(said.trim().split('\n').slice(-2)).toEqual(['empty', String(24 * 2048)]);
     await host.activities().removeVm(vm.id, 1);
   });

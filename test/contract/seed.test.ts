@@ -14,7 +14,7 @@ let vm: VmSpec;
 let orders: ReturnType<typeof ordersOf>;
 beforeEach(async () => {
   const repository = createFakeRepository();
-  host = createFakeHost({ id: 'h1', repository });
+  host = createFakeHost({ id: 'host1', repository });
   activities = createHostActivities(host.ports);
   vm = vmOf({ ...imageOf(repository), cloudInit: true });
   orders = ordersOf(repository, vm);

@@ -6,6 +6,7 @@ import type { DomainConfig, HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 
 /** One host under test: the fake, or a real one in its namespaces. */
 export interface Bench {
@@ -39,7 +40,6 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     let ports: HostPorts;
     let image: ImageRef;
     let made: VmId[];
-    let number = 10;
 
     beforeAll(async () => {
       bench = await open();
@@ -60,31 +60,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
     afterAll(() => bench?.close());
 
+    const network = { vni: 7, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: ['10.90.255.254'] };
     function newVm(): VmSpec {
-      number += 1;
-      const id = newId('vm');
-      made.push(id);
-      const address = `10.128.8.${number}`;
-      return {
-        id,
-        owner: newId('owner'),
-        name: 'node0',
-        generation: 1,
-        host: 'host1' as VmSpec['host'],
-        home: 'host1' as VmSpec['home'],
-        image,
-        vcpus: 1,
-        memoryMiB: 256,
-        diskMiB: 64,
-        rootMiB: image.virtualMiB,
-        extraDisksMiB: [],
-        network: { vni: 7, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: ['10.90.255.254'] },
-        address,
-        mac: `52:54:00:00:01:${number.toString(16).padStart(2, '0')}`,
-        onReboot: 'destroy',
-        neighbours: [{ name: 'node0', address }],
-      };
+      const vm = vmOf(image, { network });
+      made.push(vm.id);
+      return vm;
     }
+
     /** A folder, both disks with one input, and the network: all that a domain needs. */
     async function prepare(vm: VmSpec, input = Buffer.from('one two three\n')): Promise<void> {
       await ports.store.write(freshRecord(vm));

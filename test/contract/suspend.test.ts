@@ -19,7 +19,7 @@ const long = (durationMs: number): FakeRun => ({ exitCode: 0, durationMs, log: '
 
 function open(run: FakeRun = long(50), onReboot: VmSpec['onReboot'] = 'restart'): void {
   repository = createFakeRepository();
-  host = createFakeHost({ id: 'h1', repository, run: () => run });
+  host = createFakeHost({ id: 'host1', repository, run: () => run });
   activities = createHostActivities(host.ports);
   vm = { ...vmOf(imageOf(repository)), onReboot };
 }

@@ -3,8 +3,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { RunCommand, StageIn } from '../../activities/host/contract.ts';
 import { domainName, genid } from '../../activities/host/names.ts';
-import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 
 /** VMs from a template on a real host: what they share, what they don't, and what happens when it doesn't work. */
@@ -41,28 +42,11 @@ afterEach(async () => {
 });
 afterAll(() => stop?.());
 
+const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
+
 function newVm(diskMiB = 128): VmSpec {
   made += 1;
-  const address = `10.128.12.${made + 10}`;
-  return {
-    id: newId('vm'),
-    owner: newId('owner'),
-    name: `node${made}`,
-    generation: 1,
-    host: 'host1' as HostId,
-    home: 'host1' as HostId,
-    image: host.image(),
-    vcpus: 1,
-    memoryMiB: 256,
-    diskMiB,
-    rootMiB: host.image().virtualMiB,
-    extraDisksMiB: [],
-    network: { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] },
-    address,
-    onReboot: 'destroy',
-    mac: `52:54:00:00:09:${(made + 16).toString(16)}`,
-    neighbours: [{ name: `node${made}`, address }],
-  };
+  return vmOf(host.image(), { name: `node${made}`, diskMiB, network });
 }
 
 async function remove(id: VmId): Promise<void> {
