@@ -134,6 +134,14 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
     { name: 'suspensions', help: 'VMs that are to be suspended there', of: ({ plan }) => plan.suspensions.length },
     { name: 'blockers', help: 'VMs that are in the way', of: ({ plan }) => plan.blockers.length },
     {
+      name: 'recovery_seconds',
+      help: 'Behind its move, until a VM is expected to be as busy as before: the longest of those to move',
+      of: ({ plan }) => {
+        const known = plan.moves.flatMap(({ recoveryS }) => recoveryS ?? []);
+        return known.length === 0 ? null : Math.max(...known);
+      },
+    },
+    {
       name: 'eta_seconds',
       help: 'Until the host is expected to be empty',
       of: ({ plan }, now) => (plan.expectedAt === null ? null : (Date.parse(plan.expectedAt) - now) / 1000),

@@ -381,7 +381,15 @@ export const Drain = z
       .strictObject({
         strategy: z.enum(['sequential', 'parallel']),
         moves: z.array(
-          z.strictObject({ vm: z.string(), to: z.string(), mode: z.enum(['live', 'cold', 'disks']), meanS: z.number() }),
+          z.strictObject({
+            vm: z.string(),
+            to: z.string(),
+            mode: z.enum(['live', 'cold', 'disks']),
+            meanS: z.number(),
+            recoveryS: z.number().nullable().meta({
+              description: 'What it usually takes behind a move until it keeps its processors as busy as before; null: not known',
+            }),
+          }),
         ),
         suspensions: z
           .array(z.strictObject({ vm: z.string(), meanS: z.number() }))

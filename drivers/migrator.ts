@@ -56,6 +56,7 @@ export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | nu
     },
     allowDowntime: (name, ms) => ask(['migrate-setmaxdowntime', name, String(Math.round(ms))]),
     load: (name) => readLoad(virsh, name),
+    cpuSeconds: (name) => readCpuSeconds(virsh, name),
     watch: watchProcess,
     peer: openPeer,
   };
@@ -83,15 +84,29 @@ async function readLoad(virsh: Virsh, name: string): Promise<VmLoad | null> {
   const begun = await quick(virsh, ['domdirtyrate-calc', name, '--seconds', String(dirtySeconds)], askDeadlineMs);
   const memory = await quick(virsh, ['dommemstat', name], askDeadlineMs);
   const residentMiB = memory.ok ? parseResident(memory.output) : null;
-  if (!begun.ok) return { residentMiB, dirtyMiBPerS: null };
+  const [before, beganMs] = [await readCpuSeconds(virsh, name), performance.now()];
   await delay(dirtySeconds * 1000);
+  const [after, tookS] = [await readCpuSeconds(virsh, name), (performance.now() - beganMs) / 1000];
+  const busyCpus = before === null || after === null ? null : Math.max(0, after - before) / tookS;
+  if (!begun.ok) return { residentMiB, dirtyMiBPerS: null, busyCpus };
   for (let look = 0; look < dirtyLooks; look += 1) {
     const stats = await quick(virsh, ['domstats', name, '--dirtyrate'], askDeadlineMs);
     const dirtyMiBPerS = stats.ok ? parseDirtyRate(stats.output) : null;
-    if (dirtyMiBPerS !== null) return { residentMiB, dirtyMiBPerS };
+    if (dirtyMiBPerS !== null) return { residentMiB, dirtyMiBPerS, busyCpus };
     await delay(dirtyLookMs);
   }
-  return { residentMiB, dirtyMiBPerS: null };
+  return { residentMiB, dirtyMiBPerS: null, busyCpus };
+}
+
+async function readCpuSeconds(virsh: Virsh, name: string): Promise<number | null> {
+  const stats = await quick(virsh, ['domstats', name, '--cpu-total'], askDeadlineMs);
+  return stats.ok ? parseCpuSeconds(stats.output) : null;
+}
+
+/** `domstats --cpu-total` says `cpu.time` in nanoseconds, of the whole process: what an emulator does for its guest counts. */
+export function parseCpuSeconds(output: string): number | null {
+  const ns = /^\s*cpu\.time=(\d+)$/m.exec(output)?.[1];
+  return ns === undefined ? null : Number(ns) / 1e9;
 }
 
 /** `dommemstat` prints `name value` lines, in KiB; `rss` is there also without a balloon driver in the guest. */

@@ -371,8 +371,10 @@ export interface Migrator {
   /** Ends a migration from here; harmless where there is none. */
   abort(name: string): Promise<void>;
   allowDowntime(name: string, ms: number): Promise<void>;
-  /** What a domain does with its memory, looked at for a second; null where there is no domain that runs. */
+  /** What a domain does with its memory and processors, looked at for a second; null where there is no domain that runs. */
   load(name: string): Promise<VmLoad | null>;
+  /** Time of processors that a domain has used since it came here; null where there is none, or the hypervisor doesn't say. */
+  cpuSeconds(name: string): Promise<number | null>;
   /** Watches the process of a domain of this host; null where there is none. */
   watch(name: string): Promise<WatchedProcess | null>;
   /** The other host, asked from here, for the moment of the switch. */

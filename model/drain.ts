@@ -57,7 +57,7 @@ export interface DrainMove {
 /** A plan as it is kept and shown: times in RFC 3339. */
 export interface DrainOutline {
   strategy: 'sequential' | 'parallel';
-  moves: { vm: VmId; to: HostId; mode: 'live' | 'cold' | 'disks'; meanS: number }[];
+  moves: { vm: VmId; to: HostId; mode: 'live' | 'cold' | 'disks'; meanS: number; recoveryS: number | null }[];
   /** VMs that no host can take, and that are suspended in place: after the moves, or when it is time for them. */
   suspensions: { vm: VmId; meanS: number }[];
   /** VMs that end by themselves before the deadline. */

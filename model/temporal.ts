@@ -1,5 +1,6 @@
 import type { HostId, ImageId, TaskId, VmId, WaiterId } from './ids.ts';
 
+import type { MigrationId } from './migration.ts';
 import type { ReservationId } from './reservation.ts';
 
 /** The names by which workflows, queues and signals are known to each other and to operators. */
@@ -17,6 +18,7 @@ export const workflowId = {
   reservation: (id: ReservationId): string => `reservation-${id}`,
   drain: (host: HostId, number: number): string => `drain-${host}-${number}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
+  recovery: (migration: MigrationId): string => `recovery-${migration}`,
   /** `purpose` tells apart who wants it: a lease, a drain. */
   build: (name: string, digest: string): string => `image-${name}-${digest}`,
   retire: (id: ImageId): string => `retire-${id}`,
@@ -39,6 +41,7 @@ export const workflowType = {
   prestage: 'prestage',
   console: 'readConsole',
   drain: 'drainHost',
+  recovery: 'watchRecovery',
   reservation: 'reserveHosts',
   housekeeping: 'keepHouse',
   planner: 'planLeases',

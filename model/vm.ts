@@ -62,12 +62,14 @@ export interface VmSpec {
   neighbours: { name: string; address: string }[];
 }
 
-/** What a VM is seen to do with its memory. null: the hypervisor doesn't say. */
+/** What a VM is seen to do with its memory, and with its processors. null: the hypervisor doesn't say. */
 export interface VmLoad {
   /** What its process holds of the machine's memory. */
   residentMiB: number | null;
   /** Distinct memory written in a second. */
   dirtyMiBPerS: number | null;
+  /** Processors that it keeps busy: seconds of their time in a second. */
+  busyCpus: number | null;
 }
 
 /**

@@ -117,7 +117,7 @@ const isoOrNull = (ms: number | null): string | null => (ms === null ? null : is
 export function outlineOf(plan: DrainPlan): DrainOutline {
   return {
     strategy: plan.strategy,
-    moves: plan.moves.map(({ vm, to, mode, meanS }) => ({ vm: vm as VmId, to: to as HostId, mode, meanS })),
+    moves: plan.moves.map(({ vm, to, mode, meanS, recoveryS }) => ({ vm: vm as VmId, to: to as HostId, mode, meanS, recoveryS })),
     suspensions: plan.suspensions.map(({ vm, meanS }) => ({ vm: vm as VmId, meanS })),
     leaving: plan.leaving.map(({ vm, byMs }) => ({ vm: vm as VmId, by: isoOrNull(byMs) })),
     blockers: plan.blockers as Blocker[],

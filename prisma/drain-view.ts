@@ -42,6 +42,7 @@ export async function readMigrationModel(tx: Transaction): Promise<MigrationMode
         seconds: row.seconds,
         transferS: row.transferS,
         bytes: Number(row.bytes),
+        recoveryS: row.recoveryS,
       }),
     ),
   );

@@ -72,6 +72,8 @@ export interface PlannedMove {
   /** Its disks go where it goes. */
   withDisks: boolean;
   meanS: number;
+  /** Until it is as busy as before, behind its move; no part of the drain's time. null: not known, or it isn't disturbed. */
+  recoveryS: number | null;
 }
 
 export interface DrainPlan {
@@ -352,7 +354,8 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
   };
   const moves = sorted.moves.map(({ vm, to, mode }) => {
     const meanS = put(operations(vm, to, mode));
-    return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS };
+    const recoveryS = mode === 'disks' || vm.asleep === true ? null : model.recoveryS(vm.id);
+    return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS, recoveryS };
   });
   const suspensions = sorted.suspensions.map((vm) => ({ vm: vm.id, meanS: put(suspend(vm)) }));
   if (lanes.every((lane) => lane.vms === 0)) return { moves, suspensions, width, meanS: 0, boundS: 0 };

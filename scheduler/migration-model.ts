@@ -51,6 +51,8 @@ export interface Sample extends Operation {
   seconds: number;
   transferS: number;
   bytes: number;
+  /** Until its VM was as busy as before it; null: nobody saw. */
+  recoveryS?: number | null;
 }
 
 export interface MigrationModel {
@@ -62,6 +64,8 @@ export interface MigrationModel {
   preCopy(operation: Operation): PreCopy;
   /** MiB/s of one pair of hosts with nothing else under way. */
   bandwidth(kind: OperationKind, from: string, to: string): number;
+  /** How long a VM usually takes behind a move until it is as busy as before; that of all where its own isn't known; null: unknown. */
+  recoveryS(vm: string): number | null;
 }
 
 /** How many samples of a kind are kept in mind, and after how many more one counts half. */
@@ -70,6 +74,9 @@ const memory = { samples: 80, halfLife: 10 } as const;
 const leastForForms = 6;
 /** A form with more coefficients has to be better by so much. */
 const advantage = 0.9;
+
+/** How many of the newest recoveries say what is usual. */
+const recoveriesKept = 20;
 
 /** MiB/s before anything was measured: what emulated hosts were seen to do. */
 const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, suspend: 150, resume: 150, disks: 60 };
@@ -261,10 +268,12 @@ interface Learned {
  */
 export function fitMigrationModel(samples: readonly Sample[]): MigrationModel {
   const experience = new Experience();
+  const recoveries: { vm: string; seconds: number }[] = [];
   const flows = new Map<OperationKind, { flow: Flow; seconds: number }[]>(operationKinds.map((kind) => [kind, []]));
   for (const sample of samples.toSorted((a, b) => a.atMs - b.atMs)) {
     flows.get(sample.kind)!.push({ flow: experience.flow(sample), seconds: sample.seconds });
     experience.learn(sample);
+    if (sample.recoveryS != null) recoveries.push({ vm: sample.load.vm, seconds: sample.recoveryS });
   }
   const learned = new Map(operationKinds.map((kind) => [kind, learn(kind, flows.get(kind)!.slice(-memory.samples))]));
   const of = (kind: OperationKind): Learned => learned.get(kind)!;
@@ -274,6 +283,11 @@ export function fitMigrationModel(samples: readonly Sample[]): MigrationModel {
     counts: byKind((kind) => flows.get(kind)!.length),
     chosen: byKind((kind) => ({ form: of(kind).form.name, error: of(kind).error })),
     bandwidth: (kind, from, to) => experience.bandwidth(kind, from, to),
+    recoveryS(vm) {
+      const own = recoveries.filter((one) => one.vm === vm);
+      const seen = (own.length > 0 ? own : recoveries).slice(-recoveriesKept);
+      return seen.length === 0 ? null : median(seen.map(({ seconds }) => seconds));
+    },
     preCopy: (operation) => experience.preCopy(operation, Math.max(1, operation.concurrency)),
     predict(operations) {
       const parts: Prediction[] = [];

@@ -1,3 +1,4 @@
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
@@ -5,10 +6,12 @@ import {
   defineSignal,
   getExternalWorkflowHandle,
   log,
+  ParentClosePolicy,
   setHandler,
+  startChild,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { DrainStep } from '../activities/ledger/contract.ts';
+import type { DrainStep, Recovery } from '../activities/ledger/contract.ts';
 import { type DrainId, type DrainMove, type DrainState, isDrainOver } from '../model/drain.ts';
 import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
@@ -19,6 +22,7 @@ import { now, Progress } from './progress.ts';
 import { startMigration } from './start-migration.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
+import { watchRecovery } from './watch-recovery.ts';
 
 const changedSignal = defineSignal(signalName.changed);
 
@@ -51,7 +55,7 @@ class Drain {
   readonly #ledger;
   readonly #insistence: Insistence;
   readonly #progress = new Progress();
-  /** Workflows of migrations that this run follows, and images that are being fetched. */
+  /** Workflows of migrations and recoveries that this run has started, and images that are being fetched. */
   readonly #followed = new Set<string>();
   readonly #fetched = new Set<string>();
   #changed = false;
@@ -78,6 +82,7 @@ class Drain {
       for (const vm of step.tell) await tell(workflowId.vm(vm), signalName.asked);
       for (const { vm, generation } of step.abort) await this.#end(workflowId.migration(vm, generation));
       if (step.endTemplates) await this.#end(workflowId.templates(step.host));
+      for (const recovery of step.recoveries) await this.#watch(recovery);
       this.#fetch(step);
       this.#look(step);
       if (step.prove && (await this.#prove(step.host))) continue;
@@ -117,6 +122,20 @@ class Drain {
     };
     // How it ended is in the ledger.
     void child?.result().then(ended, ended);
+  }
+
+  /** Looked at from its own workflow: a drain that has ended doesn't wait for it. */
+  async #watch(recovery: Recovery): Promise<void> {
+    const workflow = workflowId.recovery(recovery.migration);
+    if (this.#followed.has(workflow)) return;
+    this.#followed.add(workflow);
+    const options = { workflowId: workflow, parentClosePolicy: ParentClosePolicy.ABANDON };
+    try {
+      await startChild(watchRecovery, { ...options, args: [recovery, this.#pace] });
+    } catch (error) {
+      // By the run before this one.
+      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    }
   }
 
   async #end(workflow: string): Promise<void> {

@@ -12,3 +12,4 @@ export { retireImage } from './retire-image.ts';
 export { runTask } from './run-task.ts';
 export { runVm } from './run-vm.ts';
 export { watchHost } from './watch-host.ts';
+export { watchRecovery } from './watch-recovery.ts';

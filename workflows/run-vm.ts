@@ -234,7 +234,7 @@ async function operate(run: Run, operation: VmOperation, wish: VmWish): Promise<
     const why = error;
     if (why.code === 'vm-lost') await run.insistence.on(() => run.ledger.vmMissing(run.id, why), run.refused);
   }
-  const ended = () => run.ledger.endOperation(run.id, error === null ? to : null, error);
+  const ended = () => run.ledger.endOperation(run.id, operation, error === null ? to : null, error);
   for (const { host, number } of await run.insistence.on(ended, run.refused))
     await tell(workflowId.drain(host, number), signalName.changed);
 }

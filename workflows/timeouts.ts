@@ -185,6 +185,7 @@ const classOf = {
   abortOut: 'quick',
   resumeHere: 'look',
   hearGuest: 'hear',
+  seeRecovery: 'hear',
   dropCopy: 'look',
   leaveHost: 'remove',
   offerKept: 'memory',

@@ -7,6 +7,7 @@ import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
 import type { MadeTemplate } from './make-template.ts';
 import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
+import type { SeeRecovery } from './see-recovery.ts';
 import type { RestoreVm } from './suspend.ts';
 
 export type { CarriedFile } from '../../drivers/ports.ts';
@@ -193,7 +194,7 @@ export interface HostActivities {
   /** Both, of a VM that has its disks where it runs. */
   removeVm(vmId: VmId, generation: number): Promise<void>;
 
-  /** What VMs do with their memory, looked at for a second; those that aren't here are left out. */
+  /** What VMs do with their memory and processors, looked at for a second; those that aren't here are left out. */
   observeLoads(vmIds: VmId[]): Promise<{ vmId: VmId; load: VmLoad }[]>;
   /** What this host has of a VM that moves, and its migration job. */
   observeMoving(vmId: VmId): Promise<SeenMoving>;
@@ -209,6 +210,8 @@ export interface HostActivities {
   resumeHere(vmId: VmId, generation: number): Promise<void>;
   /** Whether the agent of a guest that moved here answers: at once, or when a minute has passed. */
   hearGuest(vmId: VmId, generation: number): Promise<boolean>;
+  /** Whether a VM that moved here is as busy as before: as soon as it is, or when a minute has passed. */
+  seeRecovery(order: SeeRecovery): Promise<boolean>;
   /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */
   dropCopy(vmId: VmId, generation: number): Promise<void>;
   /** Removes what is left of a VM where it isn't; at its home only the record changes. */

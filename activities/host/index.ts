@@ -35,6 +35,7 @@ import { removeDomain } from './remove-domain.ts';
 import { removeVm } from './remove-vm.ts';
 import { requireRoom } from './room.ts';
 import { runCommand } from './run-command.ts';
+import { seeRecovery } from './see-recovery.ts';
 import { shutDown } from './shut-down.ts';
 import { stageIn } from './stage-in.ts';
 import { stageOut } from './stage-out.ts';
@@ -93,6 +94,7 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     abortOut: (vmId, generation, targetGeneration) => abortOut(ports, vmId, generation, targetGeneration, ended),
     resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId)),
     hearGuest: (vmId, generation) => fresh(ports, vmId, generation, () => hearGuest(ports, vmId, cancelled())),
+    seeRecovery: (order) => fresh(ports, order.vmId, order.generation, () => seeRecovery(ports, order, cancelled())),
     dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
     leaveHost: (vmId, generation, home) =>
       claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),

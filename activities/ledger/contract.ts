@@ -10,6 +10,7 @@ import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '..
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { VmOperation } from '../../model/vm-order.ts';
 import type { CustomizeVm, RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
+import type { SeeRecovery } from '../host/see-recovery.ts';
 import type { PowerOrder } from './suspension.ts';
 import type { DrainToTell, VmEnd, VmPlacement, VmWish } from './vms.ts';
 
@@ -192,6 +193,13 @@ export interface ReservationStep {
   says: string;
 }
 
+/** A VM that a drain has moved, and that is to be as busy again as it was. */
+export interface Recovery extends SeeRecovery {
+  migration: MigrationId;
+  /** Where it is now. */
+  host: HostId;
+}
+
 /** What a drain has to do now. */
 export interface DrainStep {
   state: DrainState;
@@ -214,6 +222,8 @@ export interface DrainStep {
   waitMs: number | null;
   /** VMs whose memory is worth a look. */
   watch: VmId[];
+  /** VMs that have just moved: how long they take to recover is looked at. */
+  recoveries: Recovery[];
   /** For operators. */
   says: string;
 }
@@ -269,7 +279,7 @@ export interface LedgerActivities {
   vmCustomized(id: VmId, hostKey: string): Promise<void>;
   beginOperation(id: VmId, operation: VmOperation): Promise<PowerOrder>;
   beginStart(id: VmId): Promise<PowerOrder>;
-  endOperation(id: VmId, to: VmState | null, error: TaskError | null): Promise<DrainToTell[]>;
+  endOperation(id: VmId, operation: VmOperation, to: VmState | null, error: TaskError | null): Promise<DrainToTell[]>;
   finishVm(id: VmId, end: VmEnd): Promise<Wake[]>;
   vmsToTell(olderThanS: number): Promise<{ id: VmId; started: boolean }[]>;
   beginSuspension(id: VmId): Promise<PowerOrder>;
@@ -379,6 +389,7 @@ export interface LedgerActivities {
   requestReservationEnd(id: ReservationId): Promise<void>;
   reservationsWithoutWorkflow(olderThanS: number): Promise<ReservationId[]>;
   /** What a host saw its VMs do with their memory. */
+  noteRecovery(migration: MigrationId): Promise<void>;
   noteLoads(loads: { vmId: VmId; load: VmLoad }[]): Promise<void>;
 
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */

@@ -18,8 +18,9 @@ import { acceptOperation } from '../../prisma/accept-vm.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
 import { leftSuspended, releaseInPlace, suspendedInPlace, underWayInPlace } from '../../prisma/in-place.ts';
 import { type DrainPlan, type PlannedMode, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
-import type { DrainStep, Wake } from './contract.ts';
+import type { DrainStep, Recovery, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
+import { recoveriesOf } from './measurements.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
 interface DrainRow {
@@ -77,6 +78,7 @@ interface Look {
   moves: DrainMove[];
   /** VMs whose workflows are to suspend or restore them for it. */
   tell: VmId[];
+  recoveries: Recovery[];
 }
 
 /**
@@ -89,7 +91,9 @@ export async function stepDrain(deps: LedgerDeps, id: DrainId): Promise<DrainSte
     const drain = await lockDrain(tx, id);
     await tx.$executeRaw`
       UPDATE "Drain" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: await movesOf(tx, id), tell: [] };
+    const nowMs = deps.clock();
+    const recoveries = await recoveriesOf(tx, drain, nowMs);
+    const look: Look = { deps, tx, drain, nowMs, moves: await movesOf(tx, id), tell: [], recoveries };
     if (isDrainOver(drain.state)) return stepOf(look, {});
     if (drain.state === 'returning') return bringBack(look);
     if (drain.cancelRequestedAt !== null) return callOff(look);
@@ -103,12 +107,12 @@ async function movesOf(tx: Transaction, id: DrainId): Promise<DrainMove[]> {
     WHERE "requestedBy" = ${id} AND state IN ('running', 'stuck') ORDER BY "createdAt", id`;
 }
 
-function stepOf({ drain, moves, tell }: Look, more: Partial<DrainStep>): DrainStep {
+function stepOf({ drain, moves, tell, recoveries }: Look, more: Partial<DrainStep>): DrainStep {
   const { state, hostId: host } = drain;
   // Its host was closed: what was planned there goes elsewhere.
   const wake: Wake[] = drain.workflowAt === null ? ['planner'] : [];
   const nothing = { abort: [], endTemplates: false, images: [], prove: false, waitMs: null, says: '', watch: [] };
-  return { state, host, moves, tell: [...new Set(tell)], wake, ...nothing, ...more };
+  return { state, host, moves, tell: [...new Set(tell)], recoveries, wake, ...nothing, ...more };
 }
 
 /** Moves the drain on; to its own state is no move. */
@@ -318,7 +322,7 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const drain = await lockDrain(tx, id);
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [] };
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [], recoveries: [] };
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return true;
     const { hostId: host, moveDisks, suspendInPlace } = drain;
     if ((await readVmsOf(tx, { host, drain: id, moveDisks, suspendInPlace })).length > 0) return false;
@@ -357,7 +361,7 @@ export async function missProof(deps: LedgerDeps, id: DrainId, why: string): Pro
     const drain = await lockDrain(tx, id);
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return;
     const remaining = [{ what: drain.hostId, why: `it could not be asked what it has: ${why}` }];
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [] };
+    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [], recoveries: [] };
     if (look.nowMs > drain.deadline.getTime() + patienceMs)
       await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
     else await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;

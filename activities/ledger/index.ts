@@ -11,7 +11,7 @@ import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './hou
 import { imageFor } from './image-refs.ts';
 import { leaseOrder, leaseResumed, leaseSuspended } from './lease-order.ts';
 import { loadTask } from './load-task.ts';
-import { noteLoads } from './measurements.ts';
+import { noteLoads, noteRecovery } from './measurements.ts';
 import {
   loadMigration,
   migrationsWithoutWorkflow,
@@ -69,7 +69,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     vmCustomized: (id, hostKey) => vmCustomized(deps, id, hostKey),
     beginOperation: (id, operation) => beginOperation(deps, id, operation),
     beginStart: (id) => beginStart(deps, id),
-    endOperation: (id, to, error) => endOperation(deps, id, to, error),
+    endOperation: (id, operation, to, error) => endOperation(deps, id, operation, to, error),
     finishVm: (id, end) => finishVm(deps, id, end),
     vmsToTell: (olderThanS) => vmsToTell(deps, olderThanS),
     beginSuspension: (id) => beginSuspension(deps, id),
@@ -120,6 +120,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     requestReservationEnd: (id) => requestReservationEnd(deps, id),
     reservationsWithoutWorkflow: (olderThanS) => reservationsWithoutWorkflow(deps, olderThanS),
     noteLoads: (loads) => noteLoads(deps, loads),
+    noteRecovery: (migration) => noteRecovery(deps, migration),
     sweep: () => sweep(deps),
   };
 }

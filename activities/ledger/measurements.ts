@@ -1,8 +1,8 @@
 import type { HostId, VmId } from '../../model/ids.ts';
-import type { MigrationPhase, PhaseEntry } from '../../model/migration.ts';
+import type { MigrationId, MigrationPhase, PhaseEntry } from '../../model/migration.ts';
 import type { VmLoad } from '../../model/vm.ts';
 import type { OperationKind } from '../../scheduler/migration-model.ts';
-import type { MigrationResult } from './contract.ts';
+import type { MigrationResult, Recovery } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import type { MigrationRow } from './migrations.ts';
 
@@ -115,15 +115,50 @@ async function write(
 
 /** What a host saw its VMs do with their memory; of VMs that are gone meanwhile, nothing is kept. */
 export async function noteLoads(deps: LedgerDeps, loads: { vmId: VmId; load: VmLoad }[]): Promise<void> {
-  const rows = loads.map(({ vmId, load }) => ({ vm: vmId, resident: load.residentMiB, dirty: load.dirtyMiBPerS }));
+  const rows = loads.map(({ vmId, load: { residentMiB, dirtyMiBPerS, busyCpus } }) => ({
+    vm: vmId,
+    resident: residentMiB,
+    dirty: dirtyMiBPerS,
+    busy: busyCpus,
+  }));
   await inTransaction(
     deps.ledger,
     (tx) => tx.$executeRaw`
-      INSERT INTO "VmLoad" ("vmId", "residentMiB", "dirtyMiBPerS", at)
-      SELECT r.vm, r.resident, r.dirty, ${isoNow(deps)}::timestamptz
-      FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS r(vm text, resident float8, dirty float8)
+      INSERT INTO "VmLoad" ("vmId", "residentMiB", "dirtyMiBPerS", "busyCpus", at)
+      SELECT r.vm, r.resident, r.dirty, r.busy, ${isoNow(deps)}::timestamptz
+      FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS r(vm text, resident float8, dirty float8, busy float8)
       JOIN "Vm" v ON v.id = r.vm
       ON CONFLICT ("vmId") DO UPDATE SET "residentMiB" = EXCLUDED."residentMiB",
-        "dirtyMiBPerS" = COALESCE(EXCLUDED."dirtyMiBPerS", "VmLoad"."dirtyMiBPerS"), at = EXCLUDED.at`,
+        "dirtyMiBPerS" = COALESCE(EXCLUDED."dirtyMiBPerS", "VmLoad"."dirtyMiBPerS"),
+        "busyCpus" = COALESCE(EXCLUDED."busyCpus", "VmLoad"."busyCpus"), at = EXCLUDED.at`,
+  );
+}
+
+/** So long after its commit a move is new enough for its VM's recovery to be looked at from the beginning. */
+const newMoveMs = 10_000;
+
+/** VMs that a drain has just moved, and whose use of processors was known before: until they are as busy, they recover. */
+export async function recoveriesOf(
+  tx: Transaction,
+  { id, hostId }: { id: string; hostId: string },
+  nowMs: number,
+): Promise<Recovery[]> {
+  return tx.$queryRaw<Recovery[]>`
+    SELECT m.id AS migration, m."vmId" AS "vmId", v.generation, v."hostId" AS host, l."busyCpus"
+    FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = m."toId" AND v.state = 'running'
+      JOIN "VmLoad" l ON l."vmId" = v.id AND l."busyCpus" IS NOT NULL
+      AND l.at BETWEEN m."committedAt" - interval '15 minutes' AND m."committedAt"
+    WHERE m."requestedBy" = ${id} AND m."fromId" = ${hostId} AND m.mode <> 'disks'
+      AND m."committedAt" > ${new Date(nowMs - newMoveMs).toISOString()}::timestamptz
+    ORDER BY m.id`;
+}
+
+/** It is as busy as before: what that took since the commit of its move, once. */
+export async function noteRecovery(deps: LedgerDeps, migration: MigrationId): Promise<void> {
+  await inTransaction(
+    deps.ledger,
+    (tx) => tx.$executeRaw`
+      UPDATE "Measurement" SET "recoveryS" = GREATEST(0, extract(epoch FROM ${isoNow(deps)}::timestamptz - at))
+      WHERE id IN (${`${migration}/live`}, ${`${migration}/resume`}) AND "recoveryS" IS NULL`,
   );
 }

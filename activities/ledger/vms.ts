@@ -188,10 +188,14 @@ export const beginOperation = (deps: LedgerDeps, id: VmId, operation: VmOperatio
 /** stopped → creating, with a new generation: it boots again from its disks. */
 export const beginStart = (deps: LedgerDeps, id: VmId): Promise<PowerOrder> => begin(deps, id, 'stopped', 'creating', 'started');
 
-/** What was wanted has happened, or came to nothing, which its owner is told. Returns the drains that wait for it. */
+/**
+ * What was wanted has happened, or came to nothing, which its owner is told. A repeat leaves alone what was asked for since.
+ * Returns the drains that wait for it.
+ */
 export async function endOperation(
   deps: LedgerDeps,
   id: VmId,
+  operation: VmOperation,
   to: VmState | null,
   error: TaskError | null,
 ): Promise<DrainToTell[]> {
@@ -201,7 +205,7 @@ export async function endOperation(
       UPDATE "Vm" SET operation = NULL, "operationAt" = NULL,
         state = COALESCE(${to}::"VmState", state),
         problem = CASE WHEN state = 'stuck' THEN problem ELSE ${problem}::jsonb END
-      WHERE id = ${id} AND operation IS NOT NULL`;
+      WHERE id = ${id} AND operation = ${operation}::"VmOperation"`;
     return tx.$queryRaw<DrainToTell[]>`
       SELECT d."hostId" AS host, d.number FROM "DrainSuspension" s JOIN "Drain" d ON d.id = s."drainId"
       WHERE s."vmId" = ${id} AND d."finishedAt" IS NULL ORDER BY d.id`;

@@ -9,10 +9,12 @@ const stepMs = 20;
 /** Of a pre-copy that comes to no end. */
 const vainStepMs = 10_000;
 const memoryBytes = 64 * 2 ** 20;
+const usualBusyCpus = 0.5;
 
 /** Memory that moves between fake hosts in steps of the clock; every moment of a real migration is one here. */
 export function createFakeMigrator(state: FakeState): Migrator {
   const { clock } = state;
+  const used = new Map<string, { seconds: number; atMs: number }>();
   const jobs = new Map<string, { aborted: boolean; step: number }>();
   const refused = (name: string, why: string) => new BerthError('hypervisor', `virsh migrate ${name}: ${why}`);
 
@@ -88,7 +90,16 @@ export function createFakeMigrator(state: FakeState): Migrator {
     },
     async load(name) {
       if (state.domains.get(name)?.status.state !== 'running') return null;
-      return state.loads.get(name) ?? { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0 };
+      return { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0, busyCpus: usualBusyCpus, ...state.loads.get(name) };
+    },
+    async cpuSeconds(name) {
+      if (!state.domains.has(name)) return null;
+      const atMs = clock.nowMs();
+      const last = used.get(name) ?? { seconds: 0, atMs };
+      const busyCpus = state.loads.get(name)?.busyCpus ?? usualBusyCpus;
+      const seconds = last.seconds + (busyCpus * (atMs - last.atMs)) / 1000;
+      used.set(name, { seconds, atMs });
+      return seconds;
     },
     async watch(name) {
       const domain = state.domains.get(name);

@@ -97,8 +97,8 @@ export interface FakeState {
   memories: Map<string, FakeMemory>;
   /** What domains wrote to their serial ports, by path. */
   consoles: Map<string, string>;
-  /** What domains do with their memory, where a test says so. */
-  loads: Map<string, VmLoad>;
+  /** What domains do with their memory and processors, where a test says so. */
+  loads: Map<string, Partial<VmLoad>>;
   /** Domains whose guest has died, or whose agent has: nothing answers. */
   silent: Set<string>;
   /** Domains that write faster than their memory can be carried over. */

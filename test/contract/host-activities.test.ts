@@ -442,3 +442,28 @@ describe('networks', () => {
     expect(host.leftovers()).toEqual([]);
   });
 });
+
+describe('a VM that has moved here', () => {
+  const see = (busyCpus: number) => call(activities.seeRecovery, { vmId: vm.id, generation: 1, busyCpus });
+
+  it('has recovered as soon as it keeps its processors as busy as before, from above or from below', async () => {
+    await toRunning();
+    host.loads.set(vm.id, { busyCpus: 1 });
+    const beganMs = host.clock.nowMs();
+    for (const before of [1, 0.9, 1.1]) expect(await see(before)).toBe(true);
+    expect(host.clock.nowMs() - beganMs).toBe(3_000);
+    setTimeout(() => host.loads.set(vm.id, { busyCpus: 0.2 }), 0);
+    expect(await see(0.2)).toBe(true);
+  });
+
+  it('is looked at for a minute, and not when it has gone on to another host', async () => {
+    await toRunning();
+    host.loads.set(vm.id, { busyCpus: 1 });
+    const beganMs = host.clock.nowMs();
+    expect(await see(0.5)).toBe(false);
+    expect(host.clock.nowMs() - beganMs).toBe(60_000);
+    await call(activities.removeDomain, vm.id, 2);
+    expect(await code(call(activities.seeRecovery, { vmId: vm.id, generation: 1, busyCpus: 1 }))).toBe('stale-generation');
+    expect(await call(activities.seeRecovery, { vmId: vm.id, generation: 2, busyCpus: 1 })).toBe(false);
+  });
+});

@@ -153,7 +153,20 @@ export function movesContract(
           await expect.poll(() => there().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
           expect(await here().migrator.job(name)).toMatchObject({ active: false });
           await answers(here(), name);
-          expect(await here().migrator.load(name)).toMatchObject({ residentMiB: expect.any(Number) });
+          const load = await here().migrator.load(name);
+          expect(load).toMatchObject({ residentMiB: expect.any(Number), busyCpus: expect.any(Number) });
+          expect(load!.busyCpus).toBeGreaterThanOrEqual(0);
+          const used = await here().migrator.cpuSeconds(name);
+          expect(used).toBeGreaterThanOrEqual(0);
+          await expect
+            .poll(
+              () =>
+                here()
+                  .migrator.load(name)
+                  .then(() => here().migrator.cpuSeconds(name)),
+              { timeout: 20_000 },
+            )
+            .toBeGreaterThanOrEqual(used!);
         },
         bootDeadlineMs + 60_000,
       );
@@ -162,6 +175,7 @@ export function movesContract(
         const name = domainName(newId('vm'));
         expect(await here().migrator.job(name)).toBeNull();
         expect(await here().migrator.load(name)).toBeNull();
+        expect(await here().migrator.cpuSeconds(name)).toBeNull();
         await here().migrator.abort(name);
         expect(await codeOf(here().migrator.allowDowntime(name, 100))).toBe('hypervisor');
         expect(

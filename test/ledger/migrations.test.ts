@@ -497,8 +497,8 @@ describe('what a migration took', () => {
   it('is measured once, in the transaction of its commit, with what was known of the VM before', async () => {
     const { vm } = await running();
     await arrive('b');
-    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3 } }]);
-    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 171.5, dirtyMiBPerS: null } }]);
+    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3, busyCpus: 0.4 } }]);
+    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 171.5, dirtyMiBPerS: null, busyCpus: null } }]);
     const { id } = await begin(vm);
     fixture.now += 3000;
     await fixture.activities.commitMigration(id, { ...result, phases });
@@ -517,8 +517,15 @@ describe('what a migration took', () => {
         transferS: 2.12,
         bytes: 4096n,
         downtimeMs: 120,
+        recoveryS: null,
       },
     ]);
+    expect(await fixture.ledger.vmLoad.findUniqueOrThrow({ where: { vmId: vm } })).toMatchObject({ busyCpus: 0.4 });
+    fixture.now += 2500;
+    await fixture.activities.noteRecovery(id);
+    fixture.now += 5000;
+    await fixture.activities.noteRecovery(id);
+    expect(await rows()).toMatchObject([{ recoveryS: 2.5 }]);
   });
 
   it('says how much of its time it shared with others', async () => {

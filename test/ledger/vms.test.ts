@@ -100,8 +100,14 @@ describe('VMs that stand alone', () => {
     const id = await running();
     const answers = await Promise.allSettled([ask(id, 'pause'), ask(id, 'suspend'), ask(id, 'reboot')]);
     expect(answers.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'rejected', 'rejected']);
-    await fixture.activities.endOperation(id, null, null);
+    const { operation } = await rowOf(id);
+    await fixture.activities.endOperation(id, operation!, null, null);
     expect((await rowOf(id)).operation).toBeNull();
+    // The step that ended it comes once more, after another thing was asked for.
+    const next = operation === 'reboot' ? 'suspend' : 'reboot';
+    await ask(id, next);
+    await fixture.activities.endOperation(id, operation!, null, null);
+    expect((await rowOf(id)).operation).toBe(next);
     await fixture.sql(`UPDATE "Vm" SET "removalRequestedAt" = now() WHERE id = $1`, [id]);
     expect(await failure(ask(id, 'pause'))).toMatchObject({ code: 'conflict' });
   });
@@ -118,7 +124,7 @@ describe('VMs that stand alone', () => {
       fixture.now += seconds * 1000;
       if (operation === 'suspend') await fixture.activities.commitSuspension(id);
       else await fixture.activities.commitRestoration(id);
-      await fixture.activities.endOperation(id, null, null);
+      await fixture.activities.endOperation(id, operation, null, null);
     }
     const rows = await fixture.ledger.measurement.findMany({ orderBy: { at: 'asc' } });
     expect(rows.map(({ kind, fromId, toId, seconds, concurrency }) => [kind, fromId, toId, seconds, concurrency])).toEqual([

@@ -3,6 +3,7 @@ import type { FakeHost } from '../../drivers/fake/host.ts';
 import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
+import type { MigrationId } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmOrder } from '../../model/vm-order.ts';
 import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
@@ -518,4 +519,30 @@ test('one whose suspension is refused is asked twice, and then it is in the way'
     { what: vm, why: expect.stringMatching(/can't be suspended there: it was tried 2 times: .*no room/) },
   ]);
   await expectWhole([vm!]);
+});
+
+test('how long a VM takes to be as busy as before is learned behind its move, and said of the next one', async () => {
+  const [vm] = await runningOn(1);
+  host.loads.set(vm!, { busyCpus: 0.8 });
+  for (const one of site.hosts.slice(1)) one.loads.set(vm!, { busyCpus: 0.85 });
+  const drain = await ask(3600);
+  await begin(drain);
+  await site.until(
+    'it was looked at',
+    async () => (await site.ledger.vmLoad.count({ where: { vmId: vm!, busyCpus: 0.8 } })) === 1,
+  );
+  await change(drain, soon());
+  expect(await over(drain)).toBe('empty');
+  const { id } = await site.ledger.migration.findFirstOrThrow({ where: { requestedBy: drain.id } });
+  const watching = site.client.workflow.getHandle(workflowId.recovery(id as MigrationId));
+  expect(await watching.result()).toBe(true);
+  const { recoveryS } = await site.ledger.measurement.findUniqueOrThrow({ where: { id: `${id}/live` } });
+  expect(recoveryS).toBeGreaterThan(0);
+  const { hostId } = await rowOf(vm!);
+  const { plan } = await drainOf((await ask(3600, { host: hostId! })).id);
+  expect((plan as unknown as DrainOutline).moves).toMatchObject([{ vm, recoveryS }]);
+  await site.ledger.drain.updateMany({
+    where: { hostId: hostId!, finishedAt: null },
+    data: { state: 'cancelled', finishedAt: new Date() },
+  });
 });

@@ -306,3 +306,13 @@ describe('the model of migrations', () => {
     );
   });
 });
+
+describe('how long VMs take to recover', () => {
+  const moved = (vm: string, recoveryS: number | null): Sample => ({ ...site(50, 1)[0]!, load: load(256, { vm }), recoveryS });
+
+  it('is the median of its own moves, else that of all, and unknown before any was seen', () => {
+    expect(fitMigrationModel([moved('a', null)]).recoveryS('a')).toBeNull();
+    const model = fitMigrationModel([moved('a', 2), moved('a', 9), moved('a', 3), moved('b', 20), moved('b', null)]);
+    expect([model.recoveryS('a'), model.recoveryS('b'), model.recoveryS('c')]).toEqual([3, 20, 6]);
+  });
+});

@@ -20,11 +20,13 @@ export interface DrainAnswer {
   progress: { moved: number; moving: number; left: number };
   moves: { migration: string; vm: string; from: string; to: string | null; state: string }[];
   remaining: { what: string; why: string }[];
+  suspended: { vm: string; wasSuspended: boolean }[];
 }
 
 export interface DrainOrder {
   strategy?: 'auto' | 'sequential' | 'parallel';
   mode?: 'auto' | 'live' | 'cold';
+  suspendInPlace?: 'never' | 'ifStuck';
   confidence?: number;
   returnAfter?: string;
 }

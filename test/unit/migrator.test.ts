@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { parseDirtyRate, parseJob, parseResident, watchPid } from '../../drivers/migrator.ts';
+import { parseCpuSeconds, parseDirtyRate, parseJob, parseResident, watchPid } from '../../drivers/migrator.ts';
 
 describe('what virsh says of a migration job', () => {
   it('is read in bytes and milliseconds while it works', () => {
@@ -53,6 +53,12 @@ describe('what virsh says of a guest’s memory', () => {
       '',
     ];
     expect(parseDirtyRate(measured.join('\n'))).toBe(33);
+  });
+  it('keeps its processors busy for so many seconds', () => {
+    expect(parseCpuSeconds("Domain: 'vm'\n  cpu.time=12345678901\n  cpu.user=12000000000\n  cpu.system=345678901\n")).toBeCloseTo(
+      12.345678901,
+    );
+    expect(parseCpuSeconds("Domain: 'vm'\n")).toBeNull();
   });
   it('is not known before it was measured', () => {
     expect(parseResident('actual 196608\n')).toBeNull();
