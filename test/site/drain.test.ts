@@ -66,8 +66,9 @@ test('what no other host takes lies suspended there, by all accounts, and goes o
   await control.servesAgain(restarts, 60_000);
   const held = await untilDrain(here, drain.id, ({ state }) => state === 'held');
   expect([held.suspended, held.remaining, held.progress.left]).toEqual([[{ vm: id, wasSuspended: false }], [], 0]);
+  const tookS = secondsFrom(held.startedAt!, held.emptiedAt!);
   console.log(
-    `suspended, with its control worker killed, ${secondsFrom(held.emptiedAt!, held.deadline).toFixed(1)} s before its deadline`,
+    `empty ${tookS.toFixed(1)} s after it was begun and its control worker killed; ${held.boundS?.toFixed(1)} s were predicted at most`,
   );
   expect((await onHost(here, host, ['virsh', '-q', 'list', '--all', '--name'])).trim()).toBe('');
   expect((await client.call<{ code: string }>('POST', `/v1/vms/${id}/restore`)).body.code).toBe('conflict');
