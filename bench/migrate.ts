@@ -265,10 +265,14 @@ interface Bare {
 const agent = (test: TestSite, host: string, name: string, command: object): Promise<string> =>
   onHost(test, host, ['virsh', '-q', 'qemu-agent-command', name, JSON.stringify(command)]);
 
+let bares = 0;
+
 /** A domain of the same description as one of ours, on disks of its own, which nobody but libvirt knows. */
 async function makeBare(test: TestSite, vm: Described, kind: Kind): Promise<Bare> {
   const home = test.site.hosts.findIndex(({ id }) => id === vm.host);
-  const name = `bare${kind.name}`;
+  // A name of its own: of a folder that was removed and made anew NFS may still know the old one.
+  bares += 1;
+  const name = `bare${kind.name}${bares}`;
   const folder = `/var/lib/berth/staging/${name}`;
   const bare: Bare = { name, at: home, address: station(vm.network, 250).split('/')[0]!, folder, uuid: uuidOf(newId('vm')) };
   const image = imagePattern.exec(vm.xml)?.[1] ?? '';

@@ -72,7 +72,7 @@ export async function answersAgent(test: TestSite, host: string, domain: string)
 
 /** The end of what a guest wrote to its console: a kernel that dies says why there. */
 export async function lastWords(test: TestSite, host: string, log: string): Promise<string> {
-  return (await onHost(test, host, ['sh', '-c', `tail -c 2000 ${log} 2>&1 || true`])).trim();
+  return (await onHost(test, host, ['sh', '-c', `tail -c 6000 ${log} 2>&1 || true`])).trim();
 }
 
 /** The VM Generation ID that QEMU has for a guest. */
