@@ -75,9 +75,6 @@ const leastForForms = 6;
 /** A form with more coefficients has to be better by so much. */
 const advantage = 0.9;
 
-/** How many of the newest recoveries say what is usual. */
-const recoveriesKept = 20;
-
 /** MiB/s before anything was measured: what emulated hosts were seen to do. */
 const priorBandwidth: Record<OperationKind, number> = { live: 60, copy: 80, suspend: 150, resume: 150, disks: 60 };
 /** The part of a machine's memory that is carried over, and of what its disks may grow to: they are sparse. */
@@ -89,7 +86,7 @@ const sampling = { times: 2, leastMiBPerS: 2 } as const;
 /** Of the shortest copy seen, what is taken for work that doesn't depend on how much is sent; and what counts as a flow. */
 const comparing = { part: 0.8, leastMiB: 4 } as const;
 /** How much of what was seen an estimate is the median of: the latest, as networks and guests change. */
-const latest = { bandwidths: 5, parts: 20 } as const;
+const latest = { bandwidths: 5, parts: 20, recoveries: 20 } as const;
 /** A flow shorter than this says little about bandwidth. */
 const leastFlowS = 0.05;
 
@@ -285,7 +282,7 @@ export function fitMigrationModel(samples: readonly Sample[]): MigrationModel {
     bandwidth: (kind, from, to) => experience.bandwidth(kind, from, to),
     recoveryS(vm) {
       const own = recoveries.filter((one) => one.vm === vm);
-      const seen = (own.length > 0 ? own : recoveries).slice(-recoveriesKept);
+      const seen = (own.length > 0 ? own : recoveries).slice(-latest.recoveries);
       return seen.length === 0 ? null : median(seen.map(({ seconds }) => seconds));
     },
     preCopy: (operation) => experience.preCopy(operation, Math.max(1, operation.concurrency)),
