@@ -175,8 +175,12 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
   }
 }
 
-/** Why it can't be suspended where it is. Its own workflow does it, so it has to stand alone; and a promise is to run. */
-function wakeOf({ alone, promised, problem, suspension }: VmRow): string | null {
+/**
+ * Why it can't be suspended where it is. Its own workflow does it, so it has to stand alone; and a promise is to run. What
+ * sleeps already can stay so: also a task's, which the plan lets go on where its memory is once that host is open.
+ */
+function wakeOf({ asleep, alone, promised, problem, suspension }: VmRow): string | null {
+  if (asleep) return null;
   if (!alone) return 'it belongs to a task, whose work is suspended for promises alone';
   if (promised) return 'its time was promised to it';
   if (suspension === null || suspension.tries < maxSuspensions) return null;

@@ -36,3 +36,55 @@ test('a template that is being made on a host that is drained is to be ended, an
   expect(await fixture.activities.stepDrain(id)).toMatchObject({ endTemplates: false, wake: [] });
   expect(await fixture.activities.reserveTemplate(like)).toMatchObject({ kind: 'waits' });
 });
+
+test('a task’s VM that is suspended for a promise, and that nobody can take, lies there and keeps the host empty', async () => {
+  const task = await accept(fixture, owner);
+  const placement = await fixture.activities.reserveTask(task);
+  if (!placement.placed) throw new Error('there is no room for a task');
+  const { id: vm, host } = placement.vms[0]!;
+  for (const state of ['stagingIn', 'starting', 'running'] as const) await fixture.activities.advanceTask(task, state, []);
+  for (const state of ['creating', 'running'] as const) await fixture.activities.setVmState(vm, state);
+  await fixture.sql(`UPDATE "Host" SET "acceptsMigrations" = false WHERE id <> $1`, [host]);
+  const nowMs = fixture.now;
+  const ask = () =>
+    fixture.ledger.$transaction((tx) =>
+      acceptDrain(tx, {
+        strategy: 'auto',
+        mode: 'auto',
+        moveDisks: false,
+        suspendInPlace: 'ifStuck',
+        confidence: 0.99,
+        host,
+        deadlineMs: nowMs + 60_000,
+        returnAfterMs: nowMs + 120_000,
+        bringBack: true,
+        owner,
+        reason: null,
+        nowMs,
+      }),
+    );
+  // While it runs, it is the plan's to suspend.
+  await expect(ask()).rejects.toThrow('it belongs to a task');
+  await fixture.activities.beginSuspension(vm);
+  await fixture.activities.commitSuspension(vm);
+  const id = await ask();
+  fixture.now += 60_000;
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ prove: true, moves: [], tell: [] });
+  const found = { domains: [], taps: [], networks: [], quarantined: [], images: [] };
+  expect(await fixture.activities.proveEmpty(id, { ...found, disks: [] })).toBe(false);
+  expect((await fixture.ledger.drain.findUniqueOrThrow({ where: { id } })).remaining).toEqual([
+    { what: vm, why: `it is to lie there suspended, and ${host} has no folder of it` },
+  ]);
+  const running = { name: vm, vmId: vm, state: 'running' };
+  const disks = [{ vmId: vm, generation: 2, bytes: 1 }];
+  expect(await fixture.activities.proveEmpty(id, { ...found, disks, domains: [running] })).toBe(false);
+  expect(await fixture.activities.proveEmpty(id, { ...found, disks })).toBe(true);
+  expect(await fixture.ledger.drain.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'held', remaining: null });
+  await expect(fixture.activities.beginRestoration(vm)).rejects.toThrow(`it is restored when host ${host} is opened`);
+  fixture.now += 60_000;
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'returned', tell: [] });
+  // It is as it was: suspended, for the plan to let it go on.
+  expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'suspended', operation: null });
+  expect(await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).toMatchObject({ schedulable: true });
+  await fixture.activities.beginRestoration(vm);
+});
