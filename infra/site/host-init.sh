@@ -12,8 +12,10 @@ mount -t sysfs sysfs /sys
 
 # Guests have IPv4 alone, and frames between guests of one bridge are not the IP firewall's business. The firewall is
 # complete before there is a cable.
+# A host that was cut off calls again within seconds of its return: by the kernel's own six tries, the pause before the
+# next would have grown to a minute.
 sysctl -qew net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 net.ipv4.ip_forward=1 \
-  net.bridge.bridge-nf-call-iptables=0
+  net.bridge.bridge-nf-call-iptables=0 net.ipv4.tcp_syn_retries=3
 iptables-restore < "$config/firewall"
 iptables -A INPUT -j BERTH-HOST
 ip link set lo up
