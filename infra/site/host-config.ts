@@ -64,7 +64,8 @@ export function virtlogdConf(): string {
 
 /**
  * NFS-Ganesha serving /var/lib/berth to the peers alone, from privileged ports alone. Attr_Expiration_Time = 0, because
- * QEMU writes to the files behind Ganesha's back, and it would go on telling peers their old sizes.
+ * QEMU writes to the files behind Ganesha's back, and it would go on telling peers their old sizes. Dir_Chunk = 0, because
+ * the host makes and removes folders behind it: a VM whose disks came home a second time had none for its peers.
  */
 export function ganeshaConf(host: HostConfig): string {
   const client =
@@ -81,6 +82,7 @@ export function ganeshaConf(host: HostConfig): string {
   Bind_addr = ${host.address};
 }
 NFSv4 { Grace_Period = 1; Lease_Lifetime = 10; }
+MDCACHE { Dir_Chunk = 0; }
 EXPORT_DEFAULTS { Access_Type = None; Attr_Expiration_Time = 0; }
 EXPORT {
   Export_Id = 1;

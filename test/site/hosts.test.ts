@@ -77,6 +77,22 @@ describe('hosts in namespaces', () => {
     expect(new Set(uuids).size).toBe(2);
   });
 
+  test('its peers read what is there, also in a folder that was removed and made again', async () => {
+    const folder = '/var/lib/berth/vms/anew';
+    const write = (text: string) => on(0, ['sh', '-ec', `mkdir -p ${folder}; echo ${text} > ${folder}/disk`]);
+    const read = () => on(1, ['timeout', '15', 'nfs-cat', `nfs://${site.hosts[0]!.address}${folder}/disk`]);
+    await write('first');
+    expect(await read()).toBe('first\n');
+    await on(0, ['rm', '-r', folder]);
+    await write('second');
+    expect(await read()).toBe('second\n');
+    await on(0, ['rm', '-r', folder]);
+    await expect(read()).rejects.toThrow();
+    await write('third');
+    expect(await read()).toBe('third\n');
+    await on(0, ['rm', '-r', folder]);
+  });
+
   test('a host sees neither the site’s keys nor another host’s disk', async () => {
     expect(await on(0, ['ls', '-A', await realpath(home)])).toBe('');
   });
