@@ -273,7 +273,21 @@ async function mustSucceed(test: TestSite, vm: string): Promise<MigrationAnswer>
   const migration = await moveOver(test, (await move(test, vm)).id);
   if (migration.state !== 'succeeded')
     throw new Error(`the next migration is ${migration.state}: ${JSON.stringify(migration.error)}`);
+  await refuseSilent(test, migration);
   return migration;
+}
+
+/**
+ * A guest that Berth says is silent is looked at as long as it is there: in two minutes its task is given up, and all of it
+ * is removed.
+ */
+async function refuseSilent(test: TestSite, { id, mode, state }: MigrationAnswer): Promise<void> {
+  if (mode !== 'live' || state !== 'succeeded') return;
+  for (const untilMs = Date.now() + 90_000; Date.now() < untilMs; await delay(100)) {
+    const { guest } = await readMove(test, id);
+    if (guest === 'silent') throw new Error(`the guest is silent since ${id}`);
+    if (guest !== null) return;
+  }
 }
 
 /** @returns what became of the VM. Throws what is wrong. */
@@ -299,6 +313,7 @@ async function verify(
   const where = last === null ? from.id : last.state === 'succeeded' ? last.to : last.from;
   await runningAt(test, vm, where ?? '');
   await onlyAt(test, vm);
+  if (last !== null) await refuseSilent(test, last);
   const numbers = await readsPast(subject.numbers, Math.max(before, (await subject.numbers()).length));
   const fault = faultOf(numbers);
   if (fault !== null) throw new Error(fault);
