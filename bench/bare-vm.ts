@@ -44,7 +44,6 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
   return {
     name,
     uuid: randomUUID(),
-    genid: randomUUID(),
     vcpus,
     memoryMiB,
     memory:

@@ -311,7 +311,6 @@ function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null)
   return {
     name,
     uuid,
-    genid: uuid,
     vcpus: 1,
     memory: { kind: 'own' },
     memoryMiB: kind.memoryMiB,

@@ -46,11 +46,7 @@ export function domainXml(config: DomainConfig): string {
     text('on_reboot', config.onReboot),
     text('on_crash', 'destroy'),
     element('devices', {}, ...devices(config)),
-    element(
-      'qemu:commandline',
-      {},
-      ...[...memoryArguments(config), ...genidArguments(config)].map((value) => element('qemu:arg', { value })),
-    ),
+    element('qemu:commandline', {}, ...memoryArguments(config).map((value) => element('qemu:arg', { value }))),
     kvm ? null : withoutCpuQuestions,
   );
 }
@@ -80,14 +76,6 @@ function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
   // A monitor that reads from a file: its commands are carried out long before libvirt's own, which come one by one.
   const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.prelude.replaceAll(',', ',,')}`;
   return [...args, '-chardev', chardev, '-mon', 'chardev=berth.prelude,mode=control'];
-}
-
-/**
- * Not as libvirt's `<genid>`, of which it makes another at each restore: it can't know that no state of ours is restored
- * twice, and a guest that was merely suspended is to find the one that it had (docs/decisions/0089).
- */
-function genidArguments({ genid }: DomainConfig): string[] {
-  return ['-device', JSON.stringify({ driver: 'vmgenid', id: 'berth.genid', guid: genid })];
 }
 
 function backend(memory: GuestMemory): Record<string, string | boolean> {

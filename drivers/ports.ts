@@ -299,8 +299,6 @@ export type GuestMemory =
 export interface DomainConfig {
   name: string;
   uuid: string;
-  /** The VM Generation ID that its guest finds: a UUID, which stays as long as the guest goes on from where it was. */
-  genid: string;
   vcpus: number;
   memoryMiB: number;
   memory: GuestMemory;

@@ -216,15 +216,12 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
   };
 }
 
-const nil = '00000000-0000-0000-0000-000000000000';
-
 /** A machine without what makes it one VM and not another: what is left has to be the same for both. */
 function anonymous(config: DomainConfig): DomainConfig {
   return {
     ...config,
     name: 'template',
-    uuid: nil,
-    genid: nil,
+    uuid: '00000000-0000-0000-0000-000000000000',
     memory: { kind: 'own' },
     disks: config.disks.map(({ target, format }) => ({ target, format, source: { kind: 'file', path: '/' }, backing: [] })),
     nic: { mac: '52:54:00:00:00:00', tap: 'tap', bridge: null, mtu: config.nic.mtu },

@@ -1,7 +1,7 @@
 import type { DiskSource, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { domainName, genid, tapName } from './names.ts';
+import { domainName, tapName } from './names.ts';
 
 /** VXLAN takes 50 bytes of the 1500 that every network carries. */
 const guestMtu = 1450;
@@ -38,7 +38,6 @@ async function unplugged({ images, probe, store }: HostPorts, vm: VmSpec, disksA
   return {
     name: domainName(vm.id),
     uuid: uuidOf(vm.id),
-    genid: genid(vm.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     memory: { kind: 'own' },

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { isId, uuidOf, type VmId } from '../../model/ids.ts';
 
 /** A VM's domain carries its id as its name, and the UUID inside that id as its UUID. */
@@ -13,13 +12,3 @@ export function vmOfDomain(name: string, uuid: string): VmId | null {
 export const tapName = (vmId: VmId): string => `bt${uuidOf(vmId).slice(-12)}`;
 
 export const machineId = (vmId: VmId): string => uuidOf(vmId).replaceAll('-', '');
-
-/**
- * The VM Generation ID (Microsoft, 2012): no other VM has it, above all none from the same template, and a VM keeps it for as
- * long as it lasts. Nothing here sets one back to an earlier state: each of its saved memories goes on once. A digest, since
- * guests take it for random bytes.
- */
-export function genid(vmId: VmId): string {
-  const hex = createHash('sha256').update(`VM Generation ID of ${vmId}`).digest('hex');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, '$1-$2-$3-$4-$5');
-}

@@ -64,7 +64,6 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       refuseSecond(state, config.name);
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       if (memory.domain.config.uuid !== config.uuid) throw bug(`${config.name} from the memory of ${memory.domain.config.name}`);
-      refuseReborn(memory.domain, config);
       const domain = structuredClone(memory.domain);
       // Its own time stood still.
       shiftTime(domain, state.clock.nowMs() - memory.savedMs);
@@ -127,11 +126,6 @@ export function refuseInUse(state: FakeState, config: DomainConfig): void {
       ['tap', config.nic.tap, other.nic.tap],
     ] as const)
       if (mine === theirs) throw new BerthError('not-ours', `creating ${config.name}: its ${what} is in use by ${other.name}`);
-}
-
-/** A guest that merely goes on keeps its VM Generation ID; what acts upon another one would do so for nothing. */
-export function refuseReborn({ config: { genid } }: FakeDomain, config: DomainConfig): void {
-  if (genid !== config.genid) throw bug(`${config.name} goes on with another VM Generation ID than it had`);
 }
 
 /** A VM must never run while another copy of it exists. */

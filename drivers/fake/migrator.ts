@@ -1,7 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
 import type { DomainConfig, Migrator } from '../ports.ts';
-import { createFakeHypervisor, refuseMissing, refuseReborn, shiftTime } from './hypervisor.ts';
+import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
 import { bug, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
@@ -40,7 +40,6 @@ export function createFakeMigrator(state: FakeState): Migrator {
       const domain = state.domains.get(name);
       if (domain?.status.state !== 'running') throw refused(name, 'the domain is not running');
       if (jobs.has(name)) throw refused(name, 'another job is active');
-      refuseReborn(domain, config);
       const target = targetOf(config, to);
       const job = { aborted: false, step: 0 };
       jobs.set(name, job);

@@ -116,7 +116,7 @@ export interface FakeState {
   /** What is free on its disk. */
   room: { freeMiB: number };
   /** Templates by image and key; those that aren't ready were retired. */
-  templates: Map<string, { ready: boolean; failures: number; genid: string }>;
+  templates: Map<string, { ready: boolean; failures: number }>;
   /** What happens to a guest that starts from one. */
   templateTrouble: { kind: 'none' | 'refused' | 'silent' };
   networks: Map<number, NetworkRef>;

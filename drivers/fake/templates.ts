@@ -28,17 +28,14 @@ export function createFakeTemplates(state: FakeState): Templates {
       if (disk?.kind !== 'overlay') throw bug(`no overlay at ${parts.disk}`);
       state.domains.delete(config.name);
       state.disks.delete(parts.disk);
-      state.templates.set(at(image, key), { ready: true, failures: 0, genid: config.genid });
+      state.templates.set(at(image, key), { ready: true, failures: 0 });
       return { bytes };
     },
     async start(config, { image, key }) {
-      const template = state.templates.get(at(image, key));
-      if (template?.ready !== true)
+      if (state.templates.get(at(image, key))?.ready !== true)
         throw new BerthError('hypervisor', `starting ${config.name} from ${key}: that template is gone`);
       if (keyOf(config) !== key) throw bug(`${config.name} is no machine for the template ${key}`);
       refuseInUse(state, config);
-      const twins = [template.genid, ...[...state.domains.values()].map((other) => other.config.genid)];
-      if (twins.includes(config.genid)) throw bug(`${config.name} with a VM Generation ID that another guest has`);
       refuseMissing(state, config);
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       const overlay = state.disks.get(config.disks[0]!.source.path);

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { freshRecord } from '../../activities/host/claims.ts';
-import { domainName, genid, machineId, tapName } from '../../activities/host/names.ts';
+import { domainName, machineId, tapName } from '../../activities/host/names.ts';
 import type { DomainConfig, HostPorts } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
@@ -89,7 +89,6 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       return {
         name: domainName(vm.id),
         uuid: uuidOf(vm.id),
-        genid: genid(vm.id),
         vcpus: 1,
         memoryMiB: 256,
         memory: { kind: 'own' },

@@ -75,15 +75,6 @@ export async function lastWords(test: TestSite, host: string, log: string): Prom
   return (await onHost(test, host, ['sh', '-c', `tail -c 6000 ${log} 2>&1 || true`])).trim();
 }
 
-/** The VM Generation ID that QEMU has for a guest. */
-export async function genidOf(test: TestSite, host: string, vm: string): Promise<string> {
-  const ask = JSON.stringify({ execute: 'query-vm-generation-id' });
-  const answer = JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-monitor-command', vm, ask])) as {
-    return: { guid: string };
-  };
-  return answer.return.guid;
-}
-
 /** What a VM that stands alone has counted, read in its guest. */
 async function numbersIn(test: TestSite, vm: string): Promise<string[]> {
   const { host } = await vmOf(test, vm);

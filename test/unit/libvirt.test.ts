@@ -7,7 +7,6 @@ import type { DomainConfig } from '../../drivers/ports.ts';
 const config: DomainConfig = {
   name: 'vm_1',
   uuid: '01890a5d-ac96-774b-bcce-b302099a8057',
-  genid: '43dc0cf8-809b-4adb-9bea-a9abb5f3d90e',
   vcpus: 2,
   memoryMiB: 256,
   memory: { kind: 'own' },
@@ -64,14 +63,6 @@ describe("libvirt's description of a domain", () => {
     expect(memoryOf({ kind: 'template', file: '/m' })).toEqual({ ...file, share: true });
     // No guest may write to what its siblings see.
     expect(memoryOf({ kind: 'copy', file: '/m', prelude: '/p' })).toEqual({ ...file, share: false, readonly: true, rom: 'off' });
-  });
-
-  it('has a device that tells the guest its VM Generation ID, as it was given, and of none that libvirt would choose', () => {
-    const xml = domainXml(config);
-    const [, json] = /<qemu:arg value="-device"\/><qemu:arg value="([^"]*)"\/>/.exec(xml) ?? [];
-    const device = JSON.parse((json ?? '').replaceAll('&quot;', '"')) as Record<string, unknown>;
-    expect(device).toEqual({ driver: 'vmgenid', id: 'berth.genid', guid: config.genid });
-    expect(xml).not.toContain('<genid');
   });
 
   it('cannot be broken out of by any text', () => {
