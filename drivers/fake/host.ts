@@ -19,6 +19,8 @@ export type { FakeRun } from './state.ts';
 export interface FakeHostOptions {
   id: string;
   repository: FakeRepository;
+  /** On the hosts' network; 10.77.0.1 unless said. */
+  address?: string;
   clock?: Clock;
   /** By default commands succeed in 50 ms and write out/result. */
   run?: FakeState['run'];
@@ -97,12 +99,12 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
   };
 }
 
-function createFakeProbe({ id }: FakeState, { capacity }: FakeHostOptions): HostProbe {
+function createFakeProbe({ id }: FakeState, { capacity, address }: FakeHostOptions): HostProbe {
   return {
     accelerator: async () => 'qemu',
     measure: async () => ({
       hostId: id,
-      address: '10.77.0.1',
+      address: address ?? '10.77.0.1',
       provider: 'fake',
       capacity: capacity ?? { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 },
       reserve: { vcpus: 0, memoryMiB: 512, diskMiB: 2048 },

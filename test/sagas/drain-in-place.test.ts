@@ -73,7 +73,7 @@ async function prepared(host: FakeHost): Promise<Case> {
   return { host, vm, drain, workflows: { drain: workflowId.drain(host.id, number), vm: workflowId.vm(vm) } };
 }
 
-async function run({ host, vm, drain, workflows }: Case): Promise<void> {
+async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): Promise<void> {
   const options = { taskQueue: controlQueue, workflowId: workflows.drain, args: [drain, 0.2] };
   const handle = await site.client.workflow.start(workflowType.drain, options);
   const change = async (data: { deadline: Date } | { returnAfter: Date }) => {
@@ -91,6 +91,7 @@ async function run({ host, vm, drain, workflows }: Case): Promise<void> {
   // The proof is one: whatever befell it, nothing of it runs, and its memory is whole.
   expect([(await rowOf(vm)).state, host.domains.size]).toEqual(['suspended', 0]);
   expect([...host.memories].filter(([path]) => path.includes(vm)).map(([, memory]) => memory.whole)).toEqual([true]);
+  whenHeld();
   await change({ returnAfter: new Date(Date.now() + 200) });
   await until('it is over', (state) => isDrainOver(state as Parameters<typeof isDrainOver>[0]));
   expect(await handle.result()).toBe('returned');
@@ -115,10 +116,17 @@ async function remove({ vm, workflows }: Case): Promise<void> {
   await handle.result();
 }
 
-const of = (workflow: keyof Case['workflows'], name: string, nth = 1) => ({ workflow, name, nth });
-const calls: (Call & { workflow: keyof Case['workflows'] })[] = [
-  // The look that asks for the suspension is among the first two or three; of at least six, one of the last releases.
-  ...[2, 3, 5, 6].map((nth) => of('drain', 'stepDrain', nth)),
+interface Planned extends Call {
+  workflow: keyof Case['workflows'];
+  /** Counted from when the host is held: how many looks it takes until then depends on the machine. */
+  held: boolean;
+}
+const of = (workflow: keyof Case['workflows'], name: string, nth = 1, held = false): Planned => ({ workflow, name, nth, held });
+const calls: Planned[] = [
+  // The look that asks for the suspension is among the first two or three, and the one that releases it the first or second
+  // of the last two or three.
+  ...[2, 3].map((nth) => of('drain', 'stepDrain', nth)),
+  ...[1, 2].map((nth) => of('drain', 'stepDrain', nth, true)),
   ...['inventory', 'proveEmpty'].map((name) => of('drain', name)),
   // The rest of the VM's own steps is for vms.test.ts: these are what a drain looks at.
   ...['suspendVm', 'commitSuspension', 'restoreVm', 'endOperation'].map((name) => of('vm', name)),
@@ -128,11 +136,14 @@ const injected: Fault[] = ['twice', 'late', 'killedAfter'];
 const callsOf = (fault: Fault) => calls.filter(({ workflow }) => fault !== 'late' || workflow === 'drain');
 
 describe.each(injected.map((fault) => [fault, faults[fault]] as const))('%s: %s', (fault) => {
-  test.concurrent.each(callsOf(fault))('$workflow $name $nth', (call) =>
+  test.concurrent.each(callsOf(fault))('$workflow $name $nth, held: $held', ({ held, name, nth, workflow: whose }) =>
     onHostOfItsOwn(async (one) => {
-      const workflow = one.workflows[call.workflow];
-      site.faults.plan(workflow, call, fault);
-      await run(one);
+      const workflow = one.workflows[whose];
+      const plan = (before: number) => site.faults.plan(workflow, { name, nth: before + nth }, fault);
+      if (!held) plan(0);
+      await run(one, () => {
+        if (held) plan(site.faults.callsOf(workflow).filter((call) => call.name === name).length);
+      });
       expect(site.faults.fired(workflow)).toBe(true);
       if (fault === 'late') await site.faults.runLate(workflow);
       await expectWhole(one);

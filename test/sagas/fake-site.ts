@@ -259,6 +259,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   const hosts = Array.from({ length: options.hosts ?? 3 }, (_, index) =>
     createFakeHost({
       id: `host-${index + 1}`,
+      address: addressOf(`host-${index + 1}` as HostId),
       repository,
       capacity,
       clock: quickClock(),
@@ -291,14 +292,13 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   return site;
 }
 
-/** Of a fake host on the hosts' network. */
+/** Of a fake host on the hosts' network: whoever asks the host itself for its facts gets the same. */
 export const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
 
 async function factsOf(host: FakeHost) {
   const facts = await host.ports.probe.measure();
   const images = await host.ports.images.list();
-  // The fakes all say the same address, and a site's hosts have one each.
-  return { ...facts, hostId: host.id, address: addressOf(host.id), images };
+  return { ...facts, hostId: host.id, images };
 }
 
 let bundled: Promise<WorkflowBundleWithSourceMap> | undefined;
