@@ -61,7 +61,7 @@ export async function releaseInPlace(tx: Transaction, drains: readonly string[],
     WHERE "drainId" = ANY(${drains}) AND "releasedAt" IS NULL RETURNING "vmId" AS vm, "wasSuspended"`;
   const asked: VmId[] = [];
   for (const { vm } of released.filter(({ wasSuspended }) => !wasSuspended).sort((a, b) => (a.vm < b.vm ? -1 : 1)))
-    if (await asksToRestore(tx, vm, nowMs)) {
+    if (await acceptUnlessBusy(tx, vm, 'restore', nowMs)) {
       asked.push(vm);
       await tx.$executeRaw`
         UPDATE "Vm" v SET state = 'restoring', generation = generation + 1 FROM "Host" h
@@ -71,10 +71,15 @@ export async function releaseInPlace(tx: Transaction, drains: readonly string[],
   return asked;
 }
 
-/** false: it runs, was removed, or its owner or an operator is busy with it. */
-async function asksToRestore(tx: Transaction, vm: VmId, nowMs: number): Promise<boolean> {
+/** As if its owner had asked. false: it is so already, was removed, or its owner or an operator is busy with it. */
+export async function acceptUnlessBusy(
+  tx: Transaction,
+  vm: string,
+  operation: 'suspend' | 'restore',
+  nowMs: number,
+): Promise<boolean> {
   try {
-    return await acceptOperation(tx, vm, 'restore', nowMs);
+    return await acceptOperation(tx, vm, operation, nowMs);
   } catch (error) {
     if (error instanceof BerthError && error.code === 'conflict') return false;
     throw error;

@@ -126,7 +126,7 @@ export function planDrain(question: DrainQuestion): DrainPlan {
   const suspending = course(question, { ...sorted, moves: [] }, chosen.width);
   const lastMs = Math.max(0, ...sorted.leaving.map(({ byMs }) => byMs ?? 0), ...sorted.waitsMs);
   const blocked = sorted.blockers.length > 0;
-  const idle = chosen.moves.length === 0 && chosen.suspensions.length === 0 && sorted.underWay === 0;
+  const idle = chosen.moves.length === 0 && chosen.suspensions.length === 0 && sorted.moving.length === 0;
   const end = (seconds: number) => Math.max(idle ? nowMs : startMs + seconds * 1000, lastMs);
   const ends = blocked && sorted.endsMs === null;
   return {
@@ -157,8 +157,7 @@ interface Sorted {
   /** When what stands in the way ends by itself; null: at least one of them never does, or nothing stands in the way. */
   endsMs: number | null;
   waitsMs: number[];
-  /** How many move already, or are being suspended. */
-  underWay: number;
+  /** Those that move already, or are being suspended. */
   moving: DrainVm[];
 }
 
@@ -172,7 +171,6 @@ function sortOut(question: DrainQuestion): Sorted {
     blockers: [],
     endsMs: null,
     waitsMs: [],
-    underWay: 0,
     moving: [],
   };
   const room = new Room(question);
@@ -188,10 +186,8 @@ function sortOut(question: DrainQuestion): Sorted {
     else block(vm, `${why}; and it can't be suspended there: ${awake}`);
   };
   for (const vm of [...vms].sort((a, b) => b.memoryMiB - a.memoryMiB || (a.id < b.id ? -1 : 1))) {
-    if (vm.phase.kind === 'moving' || vm.phase.kind === 'suspending') {
-      sorted.underWay += 1;
-      sorted.moving.push(vm);
-    } else if (vm.endsByMs !== null && vm.endsByMs + removalMs <= deadlineMs)
+    if (vm.phase.kind === 'moving' || vm.phase.kind === 'suspending') sorted.moving.push(vm);
+    else if (vm.endsByMs !== null && vm.endsByMs + removalMs <= deadlineMs)
       sorted.leaving.push({ vm: vm.id, byMs: vm.endsByMs + removalMs });
     else if (vm.phase.kind === 'fixed') block(vm, vm.phase.why);
     else if (vm.phase.kind === 'settling') sorted.leaving.push({ vm: vm.id, byMs: null });
@@ -338,11 +334,12 @@ function course(question: DrainQuestion, sorted: Sorted, width: number): Course 
     if (vm.phase.kind !== 'moving' && vm.phase.kind !== 'suspending') continue;
     const lane = soonest();
     const rest = vm.phase.kind === 'suspending' ? suspend(vm) : operations(vm, vm.phase.to ?? host, vm.phase.mode);
-    const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, model.predict(rest).mean);
+    const { mean } = model.predict(rest);
+    const goneS = Math.min((nowMs - vm.phase.sinceMs) / 1000, mean);
     lane.operations.push(...rest);
     lane.vms += 1;
     lane.goneS += goneS;
-    lane.meanS += model.predict(rest).mean - goneS;
+    lane.meanS += mean - goneS;
   }
   const put = (these: Operation[]): number => {
     const { mean } = model.predict(these);

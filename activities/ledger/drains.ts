@@ -14,9 +14,8 @@ import type { HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
-import { acceptOperation } from '../../prisma/accept-vm.ts';
 import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
-import { leftSuspended, releaseInPlace, suspendedInPlace, underWayInPlace } from '../../prisma/in-place.ts';
+import { acceptUnlessBusy, leftSuspended, releaseInPlace, suspendedInPlace, underWayInPlace } from '../../prisma/in-place.ts';
 import { type DrainPlan, type PlannedMode, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
 import type { DrainStep, Recovery, Wake } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
@@ -242,12 +241,7 @@ async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: 
 
 /** Its own workflow suspends it, as if its owner had asked. false: not at this moment. */
 async function suspend(look: Look, vm: SeenVm): Promise<boolean> {
-  try {
-    if (!(await acceptOperation(look.tx, vm.id, 'suspend', look.nowMs))) return false;
-  } catch (error) {
-    if (error instanceof BerthError && error.code === 'conflict') return false;
-    throw error;
-  }
+  if (!(await acceptUnlessBusy(look.tx, vm.id, 'suspend', look.nowMs))) return false;
   await note(look, vm);
   look.tell.push(vm.id as VmId);
   return true;

@@ -10,6 +10,7 @@ import { patience, type Transaction } from '../idempotency.ts';
 import { json, type Operation, operation } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Host, HostChange } from '../schemas.ts';
+import { told } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
@@ -39,13 +40,6 @@ export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation
       await temporal.roomChanged();
     } catch (error) {
       log.warn({ err: error }, 'the housekeeping could not be told; its next round places what fits');
-    }
-  }
-  async function told(vm: VmId): Promise<void> {
-    try {
-      await temporal.tellVm(vm);
-    } catch (error) {
-      log.warn({ err: error, vmId: vm }, 'the workflow could not be told now; housekeeping will');
     }
   }
   /** What drains have suspended there is to run again, before anybody is placed in its room. */
@@ -123,7 +117,7 @@ export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation
         );
         if (!row) throw unknown(id);
         log.info({ hostId: id, keyId: caller.keyId, ...data, restored }, 'host changed by an operator');
-        for (const vm of restored) await told(vm);
+        for (const vm of restored) await told(log, vm, () => temporal.tellVm(vm));
         if (schedulable === true) await roomChanged();
         return json(200, show(row));
       },

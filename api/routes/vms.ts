@@ -13,6 +13,7 @@ import { fingerprint, once, type Transaction } from '../idempotency.ts';
 import { json, type Operation, operation, streamed } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Vm } from '../schemas.ts';
+import { told } from '../told.ts';
 
 const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() });
 const Problem = z.record(z.string(), z.unknown()).nullable();
@@ -84,15 +85,6 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
     return row;
   }
 
-  /** What is wanted is in the ledger, whatever becomes of this: the housekeeping workflow repeats what was lost. */
-  async function told(id: VmId, tell: () => Promise<void>): Promise<void> {
-    try {
-      await tell();
-    } catch (error) {
-      log.warn({ err: error, vmId: id }, 'the workflow could not be told now; housekeeping will');
-    }
-  }
-
   const operate = (name: (typeof vmOperationNames)[number]) =>
     operation({
       method: 'post',
@@ -114,7 +106,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
           return json(begins ? 202 : 200, show(await find(caller, id, tx)), `/v1/vms/${id}`);
         });
         log.info({ vmId: id, operation: name, keyId: caller.keyId }, 'operation accepted');
-        if (answer.status === 202) await told(id as VmId, () => temporal.tellVm(id as VmId));
+        if (answer.status === 202) await told(log, id as VmId, () => temporal.tellVm(id as VmId));
         return answer;
       },
     });
@@ -142,7 +134,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         });
         const id = answer.location?.split('/').at(-1) as VmId;
         log.info({ vmId: id, owner: ownerId, keyId, replayed }, 'VM accepted');
-        await told(id, () => temporal.startVm(id));
+        await told(log, id, () => temporal.startVm(id));
         return answer;
       },
     }),
@@ -168,7 +160,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         const id = row.id as VmId;
         await ledger.vm.updateMany({ where: { id, removalRequestedAt: null }, data: { removalRequestedAt: new Date(clock()) } });
         log.info({ vmId: id, owner: row.ownerId, keyId: caller.keyId }, 'removal requested');
-        await told(id, () => temporal.tellVm(id));
+        await told(log, id, () => temporal.tellVm(id));
         return json(202, show(await find(caller, id)));
       },
     }),
