@@ -1,4 +1,3 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
@@ -6,7 +5,6 @@ import {
   defineSignal,
   getExternalWorkflowHandle,
   log,
-  ParentClosePolicy,
   setHandler,
   startChild,
   workflowInfo,
@@ -18,6 +16,7 @@ import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { now, Progress } from './progress.ts';
 import { startMigration } from './start-migration.ts';
 import { tell, tellPlaced } from './tell.ts';
@@ -129,13 +128,7 @@ class Drain {
     const workflow = workflowId.recovery(recovery.migration);
     if (this.#followed.has(workflow)) return;
     this.#followed.add(workflow);
-    const options = { workflowId: workflow, parentClosePolicy: ParentClosePolicy.ABANDON };
-    try {
-      await startChild(watchRecovery, { ...options, args: [recovery, this.#pace] });
-    } catch (error) {
-      // By the run before this one.
-      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    }
+    await unlessThere(startChild(watchRecovery, { ...ownWay, workflowId: workflow, args: [recovery, this.#pace] }));
   }
 
   async #end(workflow: string): Promise<void> {

@@ -1,11 +1,9 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   condition,
   continueAsNew,
   defineSignal,
   getExternalWorkflowHandle,
   log,
-  ParentClosePolicy,
   setHandler,
   startChild,
   workflowInfo,
@@ -18,6 +16,7 @@ import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
 import { keepImages } from './keep-images.ts';
 import { onLedger } from './on-host.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { now, Progress } from './progress.ts';
 import { reserveHosts } from './reserve-hosts.ts';
 import { runTask } from './run-task.ts';
@@ -84,58 +83,25 @@ async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweepi
 
 /** @returns whether there was none. */
 async function startTask(id: TaskId, pace: number): Promise<boolean> {
-  try {
-    await startChild(runTask, {
-      workflowId: workflowId.task(id),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-    return true;
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    return false;
-  }
+  const options = { ...ownWay, workflowId: workflowId.task(id) };
+  return (await unlessThere(startChild(runTask, { ...options, args: [id, pace] }))) !== null;
 }
 
 async function startReservation(id: ReservationId, pace: number): Promise<void> {
-  try {
-    await startChild(reserveHosts, {
-      ...promptly,
-      workflowId: workflowId.reservation(id),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-  }
+  const options = { ...ownWay, ...promptly, workflowId: workflowId.reservation(id) };
+  await unlessThere(startChild(reserveHosts, { ...options, args: [id, pace] }));
 }
 
 async function startDrain({ id, host, number }: { id: DrainId; host: HostId; number: number }, pace: number): Promise<void> {
-  try {
-    await startChild(drainHost, {
-      ...promptly,
-      workflowId: workflowId.drain(host, number),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-  }
+  const options = { ...ownWay, ...promptly, workflowId: workflowId.drain(host, number) };
+  await unlessThere(startChild(drainHost, { ...options, args: [id, pace] }));
 }
 
 /** Starts the workflow of a VM that stands alone, or repeats to it that something is wanted. */
 async function takeUpVm(id: VmId, pace: number): Promise<void> {
-  try {
-    await startChild(runVm, {
-      ...promptly,
-      workflowId: workflowId.vm(id),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    await tell(workflowId.vm(id), signalName.asked);
-  }
+  const options = { ...ownWay, ...promptly, workflowId: workflowId.vm(id) };
+  const started = await unlessThere(startChild(runVm, { ...options, args: [id, pace] }));
+  if (started === null) await tell(options.workflowId, signalName.asked);
 }
 
 async function cancelTask(id: TaskId): Promise<void> {

@@ -1,9 +1,9 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
-import { getExternalWorkflowHandle, log, ParentClosePolicy, startChild } from '@temporalio/workflow';
+import { getExternalWorkflowHandle, log, startChild } from '@temporalio/workflow';
 import type { BuildName, LedgerActivities } from '../activities/ledger/contract.ts';
 import type { ImageId } from '../model/ids.ts';
 import { workflowId } from '../model/temporal.ts';
 import { buildImage } from './build-image.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { retireImage } from './retire-image.ts';
 import { waits } from './timeouts.ts';
 
@@ -15,31 +15,11 @@ export async function keepImages(pace: number, ledger: LedgerActivities): Promis
   await Promise.all((await ledger.imagesToSweep()).map((id) => startRetirement(id, pace)));
 }
 
-const startBuild = ({ id, name, digest }: BuildName, pace: number): Promise<void> =>
-  unlessStarted(() =>
-    startChild(buildImage, {
-      workflowId: workflowId.build(name, digest),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    }),
-  );
+const startBuild = ({ id, name, digest }: BuildName, pace: number) =>
+  unlessThere(startChild(buildImage, { ...ownWay, workflowId: workflowId.build(name, digest), args: [id, pace] }));
 
-const startRetirement = (id: ImageId, pace: number): Promise<void> =>
-  unlessStarted(() =>
-    startChild(retireImage, {
-      workflowId: workflowId.retire(id),
-      args: [id, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    }),
-  );
-
-async function unlessStarted(start: () => Promise<unknown>): Promise<void> {
-  try {
-    await start();
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-  }
-}
+const startRetirement = (id: ImageId, pace: number) =>
+  unlessThere(startChild(retireImage, { ...ownWay, workflowId: workflowId.retire(id), args: [id, pace] }));
 
 async function cancelBuild({ id, name, digest }: BuildName): Promise<void> {
   try {

@@ -1,8 +1,8 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
-import { ParentClosePolicy, startChild } from '@temporalio/workflow';
+import { startChild } from '@temporalio/workflow';
 import type { LeaseTerm, Prestage } from '../activities/ledger/contract.ts';
 import type { WaiterId } from '../model/ids.ts';
 import { workflowId } from '../model/temporal.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { prestage } from './prestage.ts';
 
 /**
@@ -27,16 +27,9 @@ export class Prestaging {
     if (this.#asked === asked && wanted.complete) return;
     this.#asked = asked;
     const order = { image: wanted.image, hosts, before: term.startAt, keepUntil: term.endAt };
-    try {
-      await startChild(prestage, {
-        workflowId: workflowId.prestage(wanted.image, this.#id),
-        args: [order, this.#pace],
-        parentClosePolicy: ParentClosePolicy.ABANDON,
-      });
-    } catch (error) {
-      // It is being brought; if to other hosts, the next look finds that it lacks there.
-      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-      this.#asked = '';
-    }
+    const workflow = workflowId.prestage(wanted.image, this.#id);
+    const started = await unlessThere(startChild(prestage, { ...ownWay, workflowId: workflow, args: [order, this.#pace] }));
+    // It is being brought; if to other hosts, the next look finds that it lacks there.
+    if (started === null) this.#asked = '';
   }
 }

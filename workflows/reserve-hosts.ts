@@ -1,10 +1,8 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
   continueAsNew,
   defineSignal,
-  ParentClosePolicy,
   setHandler,
   startChild,
   workflowInfo,
@@ -15,6 +13,7 @@ import { drainHost } from './drain-host.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { Insistence } from './insistence.ts';
 import { onLedger } from './on-host.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { now, Progress } from './progress.ts';
 import { tell, tellPlaced } from './tell.ts';
 import { waits } from './timeouts.ts';
@@ -72,16 +71,8 @@ export async function reserveHosts(id: ReservationId, pace = 1): Promise<Reserva
 async function follow({ drain, host, number }: HostDrain, pace: number, followed: Set<string>, wake: () => void) {
   if (followed.has(drain)) return;
   followed.add(drain);
-  try {
-    const child = await startChild(drainHost, {
-      ...promptly,
-      workflowId: workflowId.drain(host, number),
-      args: [drain, pace],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-    // How it ended is in the ledger.
-    void child.result().then(wake, wake);
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-  }
+  const workflow = workflowId.drain(host, number);
+  const child = await unlessThere(startChild(drainHost, { ...ownWay, ...promptly, workflowId: workflow, args: [drain, pace] }));
+  // How it ended is in the ledger.
+  void child?.result().then(wake, wake);
 }

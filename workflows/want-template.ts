@@ -1,8 +1,8 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
-import { CancellationScope, log, ParentClosePolicy, startChild } from '@temporalio/workflow';
+import { CancellationScope, log, startChild } from '@temporalio/workflow';
 import { signalName, workflowId } from '../model/temporal.ts';
 import type { Boot, VmSpec } from '../model/vm.ts';
 import { keepTemplates } from './keep-templates.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { tell } from './tell.ts';
 
 /** A VM that booted for want of a template asks for one, for those that come after it; it waits for nothing. */
@@ -16,14 +16,6 @@ export function wantTemplate(vm: VmSpec, boot: Boot, pace: number): void {
 
 async function ask(vm: VmSpec, pace: number): Promise<void> {
   const id = workflowId.templates(vm.host);
-  try {
-    await startChild(keepTemplates, {
-      workflowId: id,
-      args: [vm.host, pace, [vm]],
-      parentClosePolicy: ParentClosePolicy.ABANDON,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    await tell(id, signalName.wanted, vm);
-  }
+  const started = await unlessThere(startChild(keepTemplates, { ...ownWay, workflowId: id, args: [vm.host, pace, [vm]] }));
+  if (started === null) await tell(id, signalName.wanted, vm);
 }

@@ -1,10 +1,8 @@
-import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
   continueAsNew,
   defineSignal,
-  ParentClosePolicy,
   setHandler,
   sleep,
   startChild,
@@ -15,6 +13,7 @@ import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { onHost, onLedger } from './on-host.ts';
+import { ownWay, unlessThere } from './own-way.ts';
 import { now, Progress } from './progress.ts';
 import { reconcileHost } from './reconcile-host.ts';
 import { tell, tellPlaced } from './tell.ts';
@@ -64,12 +63,8 @@ async function welcome(facts: HostFacts, progress: Progress, pace: number): Prom
 /** The host's reconciliation runs on its own; here it is started, or told that there is something to see. */
 async function reconcile(id: HostId, pace: number): Promise<void> {
   const workflow = workflowId.reconcile(id);
-  try {
-    await startChild(reconcileHost, { workflowId: workflow, args: [id, pace], parentClosePolicy: ParentClosePolicy.ABANDON });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-    await tell(workflow, signalName.lookNow);
-  }
+  const started = await unlessThere(startChild(reconcileHost, { ...ownWay, workflowId: workflow, args: [id, pace] }));
+  if (started === null) await tell(workflow, signalName.lookNow);
 }
 
 /** Ends when the worker has gone, however it went: that is all that its failure says. */
