@@ -117,7 +117,7 @@ export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation
         );
         if (!row) throw unknown(id);
         log.info({ hostId: id, keyId: caller.keyId, ...data, restored }, 'host changed by an operator');
-        for (const vm of restored) await told(log, vm, () => temporal.tellVm(vm));
+        for (const vm of restored) await told(log, { vmId: vm }, () => temporal.tellVm(vm));
         if (schedulable === true) await roomChanged();
         return json(200, show(row));
       },

@@ -13,6 +13,7 @@ import { fingerprint, once, type Transaction } from '../idempotency.ts';
 import { json, type Operation, operation, streamed } from '../operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
 import { Task } from '../schemas.ts';
+import { told } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
@@ -204,12 +205,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         const id = before.id as TaskId;
         await ledger.task.updateMany({ where: { id, cancelRequestedAt: null }, data: { cancelRequestedAt: new Date(clock()) } });
         log.info({ taskId: id, owner: before.ownerId, keyId: caller.keyId }, 'cancel requested');
-        try {
-          await temporal.cancelTask(id);
-        } catch (error) {
-          // The wish is in the ledger: the workflow reads it first, and housekeeping repeats what was lost.
-          log.warn({ err: error, taskId: id }, 'the workflow could not be told now; housekeeping will');
-        }
+        await told(log, { taskId: id }, () => temporal.cancelTask(id));
         return json(202, show(await find(caller, id)));
       },
     }),

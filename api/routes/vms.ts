@@ -106,7 +106,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
           return json(begins ? 202 : 200, show(await find(caller, id, tx)), `/v1/vms/${id}`);
         });
         log.info({ vmId: id, operation: name, keyId: caller.keyId }, 'operation accepted');
-        if (answer.status === 202) await told(log, id as VmId, () => temporal.tellVm(id as VmId));
+        if (answer.status === 202) await told(log, { vmId: id }, () => temporal.tellVm(id as VmId));
         return answer;
       },
     });
@@ -134,7 +134,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         });
         const id = answer.location?.split('/').at(-1) as VmId;
         log.info({ vmId: id, owner: ownerId, keyId, replayed }, 'VM accepted');
-        await told(log, id, () => temporal.startVm(id));
+        await told(log, { vmId: id }, () => temporal.startVm(id));
         return answer;
       },
     }),
@@ -160,7 +160,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         const id = row.id as VmId;
         await ledger.vm.updateMany({ where: { id, removalRequestedAt: null }, data: { removalRequestedAt: new Date(clock()) } });
         log.info({ vmId: id, owner: row.ownerId, keyId: caller.keyId }, 'removal requested');
-        await told(log, id, () => temporal.tellVm(id));
+        await told(log, { vmId: id }, () => temporal.tellVm(id));
         return json(202, show(await find(caller, id)));
       },
     }),
