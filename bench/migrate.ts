@@ -6,6 +6,7 @@ import type { DiskSource, DomainConfig } from '../drivers/ports.ts';
 import { run } from '../drivers/process.ts';
 import { inside } from '../infra/site/host.ts';
 import { newId, uuidOf } from '../model/ids.ts';
+import { type Ledger, openLedger } from '../prisma/client.ts';
 import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { answersAgent, lastWords } from '../test/site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
@@ -22,8 +23,10 @@ const kinds: Kind[] = [
   { name: 'dirty256', memoryMiB: 256, command: dirtying },
 ];
 
-/** Nothing is over sooner, and on two processors a question every 10 ms would take some of what is measured. */
+/** Nothing is over sooner. */
 const firstLookMs = 300;
+const lookMs = 10;
+const mostMs = 240_000;
 
 interface Kind {
   name: string;
@@ -87,10 +90,11 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
   let vm = await makeOurs(test, kind);
   let bare = await makeBare(test, vm, kind);
   const probe = await openProbe(test, test.site.hosts[2]!.id, vm.bridge, station(vm.network, 251));
+  const ledger = openLedger(test.site.databaseUrl, 1);
   const sides: Side[] = [
     {
       name: 'ours',
-      move: () => moveOurs(test, vm, probe),
+      move: () => moveOurs(test, ledger, vm, probe),
       where: () => whereOurs(test, vm),
       async renew() {
         await endOurs(test, vm);
@@ -129,12 +133,13 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
   printLine(`migrate.total.${kind.name}`, of('ours', 'totalMs') / 1000, 's', of('bare', 'totalMs') / 1000, detail);
   printLine(`migrate.downtime.${kind.name}`, of('ours', 'downtimeMs'), 'ms', of('bare', 'downtimeMs'), detail);
   await probe.close();
+  await ledger.$disconnect();
   await endBare(test, bare);
   await endOurs(test, vm);
   return rounds.map(({ ours }) => ours.imageBytes);
 }
 
-/** In turn; null where one's guest died, which is counted, and has a new one in its place. */
+/** In turn, the other's guest stepping aside; null where one's guest died, which is counted, and has a new one in its place. */
 async function moveBoth(
   test: TestSite,
   sides: readonly Side[],
@@ -143,6 +148,7 @@ async function moveBoth(
   const moved: Partial<Record<Side['name'], Move>> = {};
   for (const side of sides)
     try {
+      for (const one of sides) await setNice(test, one, one === side ? 0 : 19);
       moved[side.name] = await side.move();
     } catch (error) {
       if (!(error instanceof PingSilent) || !(await hasDied(test, side))) throw error;
@@ -151,6 +157,13 @@ async function moveBoth(
       return null;
     }
   return { ours: moved.ours!, bare: moved.bare! };
+}
+
+/** All threads of a side's QEMU: on two processors a guest that works takes one of them from the other that is measured. */
+async function setNice(test: TestSite, side: Side, nice: number): Promise<void> {
+  const { host, name } = await side.where();
+  const script = `for thread in /proc/$(cat /run/libvirt/qemu/${name}.pid)/task/*; do renice -n ${nice} -p "\${thread##*/}" || test ! -e "$thread"; done`;
+  await onHost(test, host, ['sh', '-ec', script]);
 }
 
 /** Its hypervisor says that it runs, and neither its network nor its agent says anything. */
@@ -228,7 +241,7 @@ const imagePattern = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^'
 const station = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
 
 /** From one of the first two hosts to the other. */
-async function moveOurs(test: TestSite, vm: Described, probe: Probe): Promise<Move> {
+async function moveOurs(test: TestSite, ledger: Ledger, vm: Described, probe: Probe): Promise<Move> {
   const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
   const before = await diskBytes(test, to, vm.id);
@@ -237,14 +250,24 @@ async function moveOurs(test: TestSite, vm: Described, probe: Probe): Promise<Mo
   const { longestGapMs } = await probe.during(vm.address, async () => {
     const startedMs = performance.now();
     const { id } = await move(test, vm.id, { to });
-    await delay(firstLookMs);
-    const over = await moveOver(test, id, 240, 10);
+    await untilOver(ledger, id);
+    const over = await moveOver(test, id);
     totalMs = performance.now() - startedMs;
     phases = over.phases;
     if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
   });
   const imageBytes = Math.max(0, (await diskBytes(test, to, vm.id)) - before);
   return { totalMs, downtimeMs: longestGapMs, imageBytes, phases };
+}
+
+/** By the ledger's own word: a request to the API every 10 ms would take much of what is measured on two processors. */
+async function untilOver(ledger: Ledger, id: string): Promise<void> {
+  await delay(firstLookMs);
+  for (const untilMs = Date.now() + mostMs; ; await delay(lookMs)) {
+    const { finishedAt } = await ledger.migration.findUniqueOrThrow({ where: { id }, select: { finishedAt: true } });
+    if (finishedAt !== null) return;
+    if (Date.now() > untilMs) throw new Error(`${id} is not over after ${mostMs / 1000} s`);
+  }
 }
 
 /** What a host has of images and of this VM's disks, on its own disk. A template is made there, and not moved by anybody. */
