@@ -1,10 +1,11 @@
-import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BerthError } from '../model/errors.ts';
 import type { CopyPass } from '../model/migration.ts';
-import { chunksOf } from './chunks.ts';
-import { diskFullOr, exists } from './files.ts';
+import { diskFullOr } from './files.ts';
+import { keptVersion, putAside } from './kept-version.ts';
 import { copyOverNfs } from './nfs-copy.ts';
-import { type Meter, readPack, writePack } from './pack.ts';
+import { KeptDamaged, type Meter, readEntries, readPack, writePack } from './pack.ts';
 import type { CarriedFile, Carrier, VmStore } from './ports.ts';
 
 /** An old version that nobody came back for in a day is only in the way, and somebody's data. */
@@ -46,14 +47,8 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
     async offer(vmId) {
       await mkdir(versions, { recursive: true, mode: 0o700 });
       const hashes = new Set<string>();
-      for (const file of await keptFiles(keptIn(vmId))) {
-        const handle = await open(file, 'r');
-        try {
-          for await (const { hash } of chunksOf(handle)) hashes.add(hash);
-        } finally {
-          await handle.close();
-        }
-      }
+      for (const { recipe } of await keptVersion(keptIn(vmId)))
+        for (const { hash } of readEntries(recipe.entries)) hashes.add(hash);
       await writeFile(offerOf(vmId), Buffer.from([...hashes].join(''), 'hex'), { mode: 0o600 });
       return { chunks: hashes.size };
     },
@@ -89,22 +84,24 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
       const unpackedTo = (name: CarriedFile) => (name === 'memory' ? store.paths(vmId).memoryPartial : placeOf(vmId, name));
       try {
         await passing(vmId, { kind: 'fetch', from: address }, bytes, (meter) => copyOverNfs({ ...fetched, meter }));
-        const kept = await keptFiles(keptIn(vmId));
+        const kept = await keptVersion(keptIn(vmId));
         await passing(vmId, { kind: 'unpack', from: address }, 0, (meter) => readPack(pack, kept, unpackedTo, meter));
       } catch (error) {
-        throw diskFullOr(error, `unpacking ${vmId}`);
+        if (!(error instanceof KeptDamaged)) throw diskFullOr(error, `unpacking ${vmId}`);
+        // What it was to bring is in no pack: the next migration carries all.
+        await rm(keptIn(vmId), { recursive: true, force: true });
+        throw new BerthError('migration-refused', `unpacking ${vmId}: ${error.message}. That is removed; ask for it again`);
       } finally {
         await rm(pack, { force: true });
       }
       await store.sealMemory(vmId);
     },
     async keep(vmId, files) {
-      await rm(keptIn(vmId), { recursive: true, force: true });
-      await mkdir(keptIn(vmId), { recursive: true, mode: 0o700 });
-      for (const name of files) {
-        const path = placeOf(vmId, name);
-        if (await exists(path)) await rename(path, join(keptIn(vmId), name));
-      }
+      await putAside(
+        keptIn(vmId),
+        files.map((name) => ({ name, path: placeOf(vmId, name) })),
+        packOf(vmId),
+      );
       await trim(versions, budgetMiB);
     },
     async clear(vmId) {
@@ -114,13 +111,6 @@ export function openCarrier(root: string, store: VmStore, budgetMiB: number): Ca
       for (const path of [packOf(vmId), offerOf(vmId), keptIn(vmId)]) await rm(path, { recursive: true, force: true });
     },
   };
-}
-
-async function keptFiles(folder: string): Promise<string[]> {
-  if (!(await exists(folder))) return [];
-  const now = new Date();
-  await utimes(folder, now, now);
-  return (await readdir(folder)).map((name) => join(folder, name));
 }
 
 /** Oldest first, until the rest fits; and what is too old in any case. */

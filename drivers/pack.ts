@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
 import { z } from 'zod';
 import { BerthError } from '../model/errors.ts';
-import { chunksOf, mostBytes } from './chunks.ts';
+import { chunksOf, hashOf, mostBytes } from './chunks.ts';
 import type { CarriedFile } from './ports.ts';
 
 const headerSchema = z.strictObject({
@@ -30,9 +30,9 @@ export interface Meter {
 const entryBytes = 20;
 const zeros = Buffer.alloc(mostBytes);
 
-interface Recipe {
+/** What a file is made of. */
+export interface Recipe {
   name: CarriedFile;
-  path: string;
   sizeBytes: number;
   sha256: string;
   /** Hash and length of each chunk. */
@@ -61,22 +61,9 @@ export async function writePack(
       handles.push(handle);
       meter.totalBytes += (await handle.stat()).size;
     }
-    for (const [index, { name, path }] of files.entries())
-      recipes.push({ name, path, ...(await recipeOf(handles[index]!, count)) });
-    const header: Header = {
-      files: recipes.map(({ name, sizeBytes, sha256, entries }) => ({
-        name,
-        sizeBytes,
-        sha256,
-        chunks: entries.length / entryBytes,
-      })),
-    };
+    for (const [index, { name }] of files.entries()) recipes.push(await recipeOf(name, handles[index]!, count));
     async function* content(): AsyncGenerator<Buffer> {
-      const text = Buffer.from(JSON.stringify(header));
-      const length = Buffer.alloc(4);
-      length.writeUInt32LE(text.length);
-      yield Buffer.concat([length, text]);
-      for (const { entries } of recipes) yield entries;
+      yield encodeRecipes(recipes);
       const sent = new Set<string>();
       for (const [index, { entries }] of recipes.entries()) {
         let offset = 0;
@@ -100,10 +87,43 @@ export async function writePack(
   return recipes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
-async function recipeOf(
+/** Length of a header, the header, the chunks of one file after the other. */
+export function encodeRecipes(recipes: readonly Recipe[]): Buffer {
+  const header: Header = {
+    files: recipes.map(({ entries, ...file }) => ({ ...file, chunks: entries.length / entryBytes })),
+  };
+  const text = Buffer.from(JSON.stringify(header));
+  const length = Buffer.alloc(4);
+  length.writeUInt32LE(text.length);
+  return Buffer.concat([length, text, ...recipes.map(({ entries }) => entries)]);
+}
+
+async function decodeRecipes(reader: (count: number) => Promise<Buffer>): Promise<Recipe[]> {
+  const headerBytes = (await reader(4)).readUInt32LE();
+  const { files } = headerSchema.parse(JSON.parse((await reader(headerBytes)).toString()));
+  const recipes: Recipe[] = [];
+  for (const { chunks, ...file } of files) recipes.push({ ...file, entries: await reader(chunks * entryBytes) });
+  return recipes;
+}
+
+/** What encodeRecipes has written to a file, alone or at the beginning of a pack. */
+export async function readRecipes(path: string, packed: boolean): Promise<Recipe[]> {
+  const file = createReadStream(path);
+  const stream = packed ? file.pipe(createZstdDecompress()) : file;
+  try {
+    return await decodeRecipes(byteReader(stream));
+  } finally {
+    file.destroy();
+    stream.destroy();
+  }
+}
+
+/** Reads the whole file. */
+export async function recipeOf(
+  name: CarriedFile,
   handle: FileHandle,
-  count: (bytes: number) => void,
-): Promise<Pick<Recipe, 'sizeBytes' | 'sha256' | 'entries'>> {
+  count: (bytes: number) => void = () => {},
+): Promise<Recipe> {
   const whole = createHash('sha256');
   const entries: Buffer[] = [];
   let sizeBytes = 0;
@@ -116,10 +136,10 @@ async function recipeOf(
     entry.writeUInt32LE(length, 16);
     entries.push(entry);
   }
-  return { sizeBytes, sha256: whole.digest('hex'), entries: Buffer.concat(entries) };
+  return { name, sizeBytes, sha256: whole.digest('hex'), entries: Buffer.concat(entries) };
 }
 
-function* readEntries(entries: Buffer): Generator<{ hash: string; bytes: number }> {
+export function* readEntries(entries: Buffer): Generator<{ hash: string; bytes: number }> {
   for (let at = 0; at < entries.length; at += entryBytes)
     yield { hash: entries.toString('hex', at, at + 16), bytes: entries.readUInt32LE(at + 16) };
 }
@@ -128,12 +148,23 @@ interface Found {
   handle: FileHandle;
   offset: number;
   length: number;
+  /** Of the earlier version that it is in; null: it came with the pack. */
+  kept: string | null;
 }
 
-/** Makes the files of a pack from what it brings and what is kept here, and compares their digests. */
+/** A file of an earlier version, and what it is made of. */
+export interface Kept {
+  path: string;
+  recipe: Recipe;
+}
+
+/** A file that is kept is not what its recipe says: nothing can be made with it. */
+export class KeptDamaged extends Error {}
+
+/** Makes the files of a pack from what it brings and what is kept here, and compares their digests. Throws KeptDamaged. */
 export async function readPack(
   pack: string,
-  kept: readonly string[],
+  kept: readonly Kept[],
   placeOf: (name: CarriedFile) => string,
   meter: Meter,
 ): Promise<void> {
@@ -146,21 +177,18 @@ export async function readPack(
   };
   try {
     const reader = byteReader(createReadStream(pack).pipe(createZstdDecompress()));
-    const headerBytes = (await reader(4)).readUInt32LE();
-    const { files } = headerSchema.parse(JSON.parse((await reader(headerBytes)).toString()));
-    for (const { sizeBytes } of files) meter.totalBytes += sizeBytes;
+    const recipes = await decodeRecipes(reader);
+    for (const { sizeBytes } of recipes) meter.totalBytes += sizeBytes;
     const known = new Map<string, Found>();
-    for (const file of kept) {
-      const handle = await opened(file, 'r');
-      meter.totalBytes += (await handle.stat()).size;
-      for await (const { hash, offset, length } of chunksOf(handle)) {
-        known.set(hash, { handle, offset, length });
-        meter.doneBytes += length;
+    for (const { path, recipe } of kept) {
+      const handle = await opened(path, 'r');
+      let offset = 0;
+      for (const { hash, bytes } of readEntries(recipe.entries)) {
+        known.set(hash, { handle, offset, length: bytes, kept: path });
+        offset += bytes;
       }
     }
-    const recipes = new Map<string, Buffer>();
-    for (const { name, chunks } of files) recipes.set(name, await reader(chunks * entryBytes));
-    for (const { name, sizeBytes, sha256 } of files) {
+    for (const { name, sizeBytes, sha256, entries } of recipes) {
       const path = placeOf(name);
       const partial = `${path}.unpacking`;
       partials.push(partial);
@@ -169,9 +197,9 @@ export async function readPack(
       await handle.truncate(sizeBytes);
       const digest = createHash('sha256');
       let offset = 0;
-      for (const { hash, bytes } of readEntries(recipes.get(name)!)) {
-        const chunk = await chunkOf(known.get(hash), () => reader(bytes));
-        if (!known.has(hash)) known.set(hash, { handle, offset, length: bytes });
+      for (const { hash, bytes } of readEntries(entries)) {
+        const chunk = await chunkOf(hash, known.get(hash), () => reader(bytes));
+        if (!known.has(hash)) known.set(hash, { handle, offset, length: bytes, kept: null });
         digest.update(chunk);
         // What is only zeros stays a hole.
         if (!chunk.equals(zeros.subarray(0, bytes))) await handle.write(chunk, 0, bytes, offset);
@@ -189,10 +217,13 @@ export async function readPack(
   }
 }
 
-async function chunkOf(found: Found | undefined, next: () => Promise<Buffer>): Promise<Buffer> {
+async function chunkOf(hash: string, found: Found | undefined, next: () => Promise<Buffer>): Promise<Buffer> {
   if (found === undefined) return next();
-  const chunk = Buffer.allocUnsafe(found.length);
-  await found.handle.read(chunk, 0, found.length, found.offset);
+  const { handle, offset, length, kept } = found;
+  const chunk = Buffer.allocUnsafe(length);
+  const { bytesRead } = await handle.read(chunk, 0, length, offset);
+  if (kept !== null && (bytesRead !== length || hashOf(chunk) !== hash))
+    throw new KeptDamaged(`${kept} is not what it was when it was put aside: its bytes from ${offset} on are others`);
   return chunk;
 }
 

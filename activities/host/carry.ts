@@ -100,10 +100,10 @@ export async function leaveCold(ports: HostPorts, order: LeaveCold, record: VmRe
   const { vmId, generation, keep, home } = order;
   const found = await hypervisor.status(domainName(vmId));
   if (found !== null) throw new BerthError('in-use', `leaving ${vmId}: its domain is ${found.state} (${found.reason}) here`);
-  await carrier.clear(vmId);
   // The record first: from here on nobody restores from what lies here.
   if (record !== null) await store.write({ ...record, generation: Math.max(generation, record.generation), suspended: null });
   if (keep.length > 0) await carrier.keep(vmId, keep);
+  await carrier.clear(vmId);
   await store.removeMemory(vmId);
   if (!home) await removeDisks(ports, vmId, generation, await store.read(vmId));
 }

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chunksOf, mostBytes } from '../../drivers/chunks.ts';
-import { readPack, writePack } from '../../drivers/pack.ts';
+import { keptVersion, putAside } from '../../drivers/kept-version.ts';
+import { type Kept, KeptDamaged, readPack, recipeOf, writePack } from '../../drivers/pack.ts';
 
 let folder: string;
 const at = (name: string): string => join(folder, name);
@@ -28,6 +29,15 @@ const hashes = async (path: string): Promise<Set<string>> => new Set((await chun
 
 const meter = () => ({ doneBytes: 0, totalBytes: 0 });
 
+async function keptAt(path: string): Promise<Kept> {
+  const handle = await open(path, 'r');
+  try {
+    return { path, recipe: await recipeOf('memory', handle) };
+  } finally {
+    await handle.close();
+  }
+}
+
 /** Packs a file for a host that has `kept`, makes it anew from that, and says how large the pack was. */
 async function carried(content: Buffer, kept: Buffer | null): Promise<number> {
   await writeFile(at('source'), content);
@@ -35,9 +45,8 @@ async function carried(content: Buffer, kept: Buffer | null): Promise<number> {
   const have = kept === null ? new Set<string>() : await hashes(at('kept'));
   const [packing, unpacking] = [meter(), meter()];
   await writePack(at('pack'), [{ name: 'memory', path: at('source') }], have, packing);
-  await readPack(at('pack'), kept === null ? [] : [at('kept')], () => at('made'), unpacking);
-  const gone = content.length + (kept?.length ?? 0);
-  expect([packing, unpacking]).toEqual([content.length, gone].map((bytes) => ({ doneBytes: bytes, totalBytes: bytes })));
+  await readPack(at('pack'), kept === null ? [] : [await keptAt(at('kept'))], () => at('made'), unpacking);
+  for (const pass of [packing, unpacking]) expect(pass).toEqual({ doneBytes: content.length, totalBytes: content.length });
   expect((await readFile(at('made'))).equals(content)).toBe(true);
   return (await stat(at('pack'))).size;
 }
@@ -99,5 +108,75 @@ describe('a packed file', () => {
     await writeFile(at('pack'), bytes.subarray(0, bytes.length / 2));
     await expect(readPack(at('pack'), [], () => at('made'), meter())).rejects.toThrow();
     for (const name of ['made', 'made.unpacking']) await expect(stat(at(name))).rejects.toThrow('ENOENT');
+  });
+});
+
+describe('a version that is put aside', () => {
+  const folder = () => at('versions');
+  const put = (name: string) => putAside(folder(), [{ name: 'memory', path: at(name) }], at('pack'));
+  const content = randomBytes(3 * 2 ** 20);
+  /** As it is when its VM leaves: packed here, and then moved away. */
+  async function left(): Promise<void> {
+    await rm(folder(), { recursive: true, force: true });
+    await writeFile(at('source'), content);
+    await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set(), meter());
+    await put('source');
+  }
+  const damage = async (path: string): Promise<void> => {
+    const handle = await open(path, 'r+');
+    await handle.write(randomBytes(64 * 1024), 0, 64 * 1024, 2 ** 20);
+    await handle.close();
+  };
+
+  it('is what its pack says, and is not read again', async () => {
+    await left();
+    await damage(join(folder(), 'memory'));
+    const [kept] = await keptVersion(folder());
+    await writeFile(at('source'), content);
+    expect(kept).toEqual({ path: join(folder(), 'memory'), recipe: (await keptAt(at('source'))).recipe });
+  });
+
+  it('is there in whole after it was put aside once more, and replaced by a newer one', async () => {
+    await left();
+    const before = await keptVersion(folder());
+    await put('source');
+    expect(await keptVersion(folder())).toEqual(before);
+    await writeFile(at('source'), content.subarray(0, 2 ** 20));
+    await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set(), meter());
+    await put('source');
+    expect((await keptVersion(folder())).map(({ recipe }) => recipe.sizeBytes)).toEqual([2 ** 20]);
+  });
+
+  it.each([
+    ['nothing', () => rm(join(folder(), 'index'))],
+    ['another length', () => writeFile(join(folder(), 'memory'), content.subarray(1))],
+  ])('is read where %s is written of it, and that once', async (_, spoil) => {
+    await left();
+    await spoil();
+    const read = await keptVersion(folder());
+    expect(read).toEqual([await keptAt(join(folder(), 'memory'))]);
+    await damage(join(folder(), 'memory'));
+    expect(await keptVersion(folder())).toEqual(read);
+  });
+
+  it('of nothing is none', async () => {
+    await rm(folder(), { recursive: true, force: true });
+    await rm(at('pack'), { force: true });
+    expect(await keptVersion(folder())).toEqual([]);
+    await put('no such file');
+    expect(await keptVersion(folder())).toEqual([]);
+    await mkdir(folder());
+    expect(await keptVersion(folder())).toEqual([]);
+  });
+
+  it('that is damaged makes nothing, and leaves nothing', async () => {
+    await left();
+    await damage(join(folder(), 'memory'));
+    await writeFile(at('source'), content);
+    const have = await hashes(at('source'));
+    await writePack(at('pack'), [{ name: 'memory', path: at('source') }], have, meter());
+    await rm(at('made'), { force: true });
+    await expect(readPack(at('pack'), await keptVersion(folder()), () => at('made'), meter())).rejects.toThrow(KeptDamaged);
+    expect((await readdir(at('.'))).filter((name) => name.startsWith('made'))).toEqual([]);
   });
 });
