@@ -1,7 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { exists } from '../drivers/files.ts';
 import { run } from '../drivers/process.ts';
+import { until } from '../infra/site/until.ts';
 import { counting, countsPast, type MigrationAnswer, move, moveOver, numbersOf } from '../test/site/moves.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
 import { median, printLine, say } from './line.ts';
@@ -64,6 +66,8 @@ function copyOf({ bytes, phases }: MigrationAnswer): Carried {
 /** Both hosts keep what left them: the one that was gone back to has the older version, the other the one that came. */
 async function rsyncOf(test: TestSite, vm: string, there: MigrationAnswer, back: MigrationAnswer): Promise<Carried> {
   const kept = (host: string): string => join(test.home, 'hosts', host, 'versions', vm);
+  // What was left is put aside behind the end of the migration.
+  await until(`${back.from} keeps what left it`, 30_000, () => exists(join(kept(back.from), 'index')));
   const onto = await mkdtemp(join(tmpdir(), 'berth-rsync-'));
   try {
     await run(['cp', '-a', `${kept(there.from)}/.`, onto], { deadlineMs: 60_000 });
@@ -76,6 +80,7 @@ async function rsyncOf(test: TestSite, vm: string, there: MigrationAnswer, back:
       '--checksum',
       '--inplace',
       '--stats',
+      '--exclude=index',
       `${kept(back.from)}/`,
       `${onto}/`,
     ] as const;

@@ -29,6 +29,8 @@ export interface Meter {
 
 const entryBytes = 20;
 const zeros = Buffer.alloc(mostBytes);
+/** Read or written at once: a question to the system takes as long as the copying of some hundred KiB. */
+const pieceBytes = 256 * 1024;
 
 /** What a file is made of. */
 export interface Recipe {
@@ -64,19 +66,23 @@ export async function writePack(
     for (const [index, { name }] of files.entries()) recipes.push(await recipeOf(name, handles[index]!, count));
     async function* content(): AsyncGenerator<Buffer> {
       yield encodeRecipes(recipes);
-      const sent = new Set<string>();
+      const sent = new Set(have);
       for (const [index, { entries }] of recipes.entries()) {
+        // What follows each other is read in one piece, from here to where the last new chunk ends.
+        let from = 0;
         let offset = 0;
         for (const { hash, bytes } of readEntries(entries)) {
-          if (!have.has(hash) && !sent.has(hash)) {
-            sent.add(hash);
-            const chunk = Buffer.allocUnsafe(bytes);
-            await handles[index]!.read(chunk, 0, bytes, offset);
-            yield chunk;
+          const isNew = !sent.has(hash);
+          if (offset > from && (!isNew || offset - from >= pieceBytes)) {
+            yield await readExactly(handles[index]!, from, offset - from);
+            from = offset;
           }
+          sent.add(hash);
           offset += bytes;
+          if (!isNew) from = offset;
           count(bytes);
         }
+        if (offset > from) yield await readExactly(handles[index]!, from, offset - from);
       }
     }
     const compress = createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: 1 } });
@@ -144,8 +150,70 @@ export function* readEntries(entries: Buffer): Generator<{ hash: string; bytes: 
     yield { hash: entries.toString('hex', at, at + 16), bytes: entries.readUInt32LE(at + 16) };
 }
 
+async function readExactly(handle: FileHandle, offset: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  const { bytesRead } = await handle.read(bytes, 0, length, offset);
+  if (bytesRead !== length) throw new Error(`a file has ${bytesRead} bytes at ${offset}, where ${length} had been seen`);
+  return bytes;
+}
+
+/** A file that is read here and there, mostly onwards: so more is read than is asked for, but not of one that is still written. */
+class Pieces {
+  readonly #handle: FileHandle;
+  readonly #leastBytes: number;
+  #held: Buffer = Buffer.alloc(0);
+  #from = 0;
+
+  constructor(handle: FileHandle, leastBytes = pieceBytes) {
+    this.#handle = handle;
+    this.#leastBytes = leastBytes;
+  }
+
+  /** As many bytes as there are, at most `length`. */
+  async read(offset: number, length: number): Promise<Buffer> {
+    if (offset < this.#from || offset + length > this.#from + this.#held.length) {
+      const held = Buffer.allocUnsafe(Math.max(this.#leastBytes, length));
+      const { bytesRead } = await this.#handle.read(held, 0, held.length, offset);
+      this.#held = held.subarray(0, bytesRead);
+      this.#from = offset;
+    }
+    const at = offset - this.#from;
+    return this.#held.subarray(at, at + length);
+  }
+}
+
+/** A file that is written from its beginning to its end, with holes. */
+class Writing {
+  readonly #handle: FileHandle;
+  #held: Buffer[] = [];
+  #bytes = 0;
+  #from = 0;
+
+  constructor(handle: FileHandle) {
+    this.#handle = handle;
+  }
+
+  async write(chunk: Buffer, offset: number): Promise<void> {
+    if (offset !== this.#from + this.#bytes) await this.flush();
+    if (this.#bytes === 0) this.#from = offset;
+    this.#held.push(chunk);
+    this.#bytes += chunk.length;
+    if (this.#bytes >= pieceBytes) await this.flush();
+  }
+
+  async flush(): Promise<void> {
+    if (this.#bytes === 0) return;
+    const piece = Buffer.concat(this.#held);
+    // A disk that is just full takes a part, and refuses the rest.
+    for (let at = 0; at < piece.length; )
+      at += (await this.#handle.write(piece, at, piece.length - at, this.#from + at)).bytesWritten;
+    this.#held = [];
+    this.#bytes = 0;
+  }
+}
+
 interface Found {
-  handle: FileHandle;
+  file: Pieces;
   offset: number;
   length: number;
   /** Of the earlier version that it is in; null: it came with the pack. */
@@ -181,10 +249,10 @@ export async function readPack(
     for (const { sizeBytes } of recipes) meter.totalBytes += sizeBytes;
     const known = new Map<string, Found>();
     for (const { path, recipe } of kept) {
-      const handle = await opened(path, 'r');
+      const file = new Pieces(await opened(path, 'r'));
       let offset = 0;
       for (const { hash, bytes } of readEntries(recipe.entries)) {
-        known.set(hash, { handle, offset, length: bytes, kept: path });
+        known.set(hash, { file, offset, length: bytes, kept: path });
         offset += bytes;
       }
     }
@@ -195,17 +263,21 @@ export async function readPack(
       await rm(partial, { force: true });
       const handle = await opened(partial, 'w+');
       await handle.truncate(sizeBytes);
+      const [file, writing] = [new Pieces(handle, 0), new Writing(handle)];
       const digest = createHash('sha256');
       let offset = 0;
       for (const { hash, bytes } of readEntries(entries)) {
-        const chunk = await chunkOf(hash, known.get(hash), () => reader(bytes));
-        if (!known.has(hash)) known.set(hash, { handle, offset, length: bytes, kept: null });
+        const found = known.get(hash);
+        if (found?.file === file) await writing.flush();
+        const chunk = found === undefined ? await reader(bytes) : await chunkAt(hash, found);
+        if (found === undefined) known.set(hash, { file, offset, length: bytes, kept: null });
         digest.update(chunk);
         // What is only zeros stays a hole.
-        if (!chunk.equals(zeros.subarray(0, bytes))) await handle.write(chunk, 0, bytes, offset);
+        if (!chunk.equals(zeros.subarray(0, bytes))) await writing.write(chunk, offset);
         offset += bytes;
         meter.doneBytes += bytes;
       }
+      await writing.flush();
       if (digest.digest('hex') !== sha256)
         throw new BerthError('internal', `unpacking ${name}: its bytes are not those that were packed; it is fetched again`);
       await handle.sync();
@@ -217,12 +289,9 @@ export async function readPack(
   }
 }
 
-async function chunkOf(hash: string, found: Found | undefined, next: () => Promise<Buffer>): Promise<Buffer> {
-  if (found === undefined) return next();
-  const { handle, offset, length, kept } = found;
-  const chunk = Buffer.allocUnsafe(length);
-  const { bytesRead } = await handle.read(chunk, 0, length, offset);
-  if (kept !== null && (bytesRead !== length || hashOf(chunk) !== hash))
+async function chunkAt(hash: string, { file, offset, length, kept }: Found): Promise<Buffer> {
+  const chunk = await file.read(offset, length);
+  if (kept !== null && (chunk.length !== length || hashOf(chunk) !== hash))
     throw new KeptDamaged(`${kept} is not what it was when it was put aside: its bytes from ${offset} on are others`);
   return chunk;
 }
@@ -239,7 +308,7 @@ function byteReader(stream: AsyncIterable<Buffer>): (count: number) => Promise<B
       held.push(value);
       bytes += value.length;
     }
-    const all = Buffer.concat(held);
+    const all = held.length === 1 ? held[0]! : Buffer.concat(held);
     held = [all.subarray(count)];
     bytes -= count;
     return all.subarray(0, count);

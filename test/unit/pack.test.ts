@@ -100,6 +100,20 @@ describe('a packed file', () => {
     expect((await stat(at('made'))).blocks * 512).toBeLessThan(8 * 2 ** 20);
   });
 
+  it('is made again whatever repeats where, of old and new', async () => {
+    const [a, b, c] = [randomBytes(300_000), randomBytes(70_000), randomBytes(900_000)];
+    const gap = Buffer.alloc(200_000);
+    const old = Buffer.concat([c, gap, a, b, a]);
+    for (const parts of [
+      [a, a, b, gap, a, b, b, c, a],
+      [gap, b, c.subarray(500_000), a, gap, gap, b, a],
+      [b, a.subarray(17), gap, b, c, c],
+    ]) {
+      await carried(Buffer.concat(parts), old);
+      await carried(Buffer.concat(parts), null);
+    }
+  });
+
   it('that is damaged is refused, and leaves nothing', async () => {
     await writeFile(at('source'), randomBytes(2 ** 20));
     await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set(), meter());
