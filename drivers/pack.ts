@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { Readable } from 'node:stream';
+import { pipeline as joined, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
 import { z } from 'zod';
@@ -114,15 +114,16 @@ async function decodeRecipes(reader: (count: number) => Promise<Buffer>): Promis
 
 /** What encodeRecipes has written to a file, alone or at the beginning of a pack. */
 export async function readRecipes(path: string, packed: boolean): Promise<Recipe[]> {
-  const file = createReadStream(path);
-  const stream = packed ? file.pipe(createZstdDecompress()) : file;
+  const stream = packed ? unpacked(path) : createReadStream(path);
   try {
     return await decodeRecipes(byteReader(stream));
   } finally {
-    file.destroy();
     stream.destroy();
   }
 }
+
+/** What ends or fails on the way is told to whoever reads: nobody else listens. */
+const unpacked = (pack: string) => joined(createReadStream(pack), createZstdDecompress(), () => undefined);
 
 /** Reads the whole file. */
 export async function recipeOf(
@@ -237,6 +238,7 @@ export async function readPack(
   meter: Meter,
 ): Promise<void> {
   const handles: FileHandle[] = [];
+  const streams: Readable[] = [];
   const partials: string[] = [];
   const opened = async (path: string, flags: string): Promise<FileHandle> => {
     const handle = await open(path, flags, 0o600);
@@ -244,7 +246,9 @@ export async function readPack(
     return handle;
   };
   try {
-    const reader = byteReader(createReadStream(pack).pipe(createZstdDecompress()));
+    const stream = unpacked(pack);
+    streams.push(stream);
+    const reader = byteReader(stream);
     const recipes = await decodeRecipes(reader);
     for (const { sizeBytes } of recipes) meter.totalBytes += sizeBytes;
     const known = new Map<string, Found>();
@@ -284,6 +288,7 @@ export async function readPack(
       await rename(partial, path);
     }
   } finally {
+    for (const stream of streams) stream.destroy();
     for (const handle of handles) await handle.close();
     for (const partial of partials) await rm(partial, { force: true });
   }

@@ -121,6 +121,8 @@ describe('a packed file', () => {
     const bytes = await readFile(at('pack'));
     await writeFile(at('pack'), bytes.subarray(0, bytes.length / 2));
     await expect(readPack(at('pack'), [], () => at('made'), meter())).rejects.toThrow();
+    await rm(at('pack'));
+    await expect(readPack(at('pack'), [], () => at('made'), meter())).rejects.toThrow('ENOENT');
     for (const name of ['made', 'made.unpacking']) await expect(stat(at(name))).rejects.toThrow('ENOENT');
   });
 });
