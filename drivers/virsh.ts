@@ -175,6 +175,9 @@ function startSession(uri: string): Session {
 const disconnected =
   /Disconnected from|Failed to reconnect|failed to connect|client socket is closed|Cannot (recv|write) data|End of file while/i;
 
+/** What virsh says, as if it were an error, before it does what it was told: libvirtd had ended while nothing was asked. */
+const reconnected = /^error: Reconnected to the hypervisor$/gm;
+
 const errorMark = (mark: string): string => `error: ${mark}\n`;
 /** Where the prompt's echo of the closing command ends and its output begins. */
 const outputMark = (mark: string): string => `echo ${mark}\n${mark}`;
@@ -185,7 +188,7 @@ function isComplete(out: string, err: string, mark: string): boolean {
 
 /** Standard output is: the prompt with the echoed command, a line feed, the output, and the prompt with the closing command. */
 function answerOf(out: string, err: string, mark: string): VirshAnswer {
-  const error = err.slice(0, -errorMark(mark).length).trim();
+  const error = err.slice(0, -errorMark(mark).length).replaceAll(reconnected, '').trim();
   if (error !== '') return { ok: false, error: error.replaceAll(/^error: /gm, '') };
   const end = out.lastIndexOf(outputMark(mark));
   const output = out.slice(out.indexOf('\n') + 1, end);

@@ -124,6 +124,15 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeDisks(vm.id, 1);
   });
 
+  it('is asked by the same virsh when libvirtd was killed while nobody asked', async () => {
+    const lists = () => Promise.all(Array.from({ length: 8 }, () => codeOf(host.ports().hypervisor.list())));
+    const fine = Array.from({ length: 8 }, () => 'fine');
+    expect(await lists()).toEqual(fine);
+    host.host.child('libvirtd').kill('SIGKILL');
+    await expect.poll(() => host.on(['virsh', '-q', 'uri']).catch(() => 'not yet'), { timeout: 30_000 }).toContain('qemu');
+    expect(await lists()).toEqual(fine);
+  });
+
   it('goes on after it was suspended and restored by workers that are killed at any moment', async () => {
     const script = 'mkdir out; for i in $(seq 1 200); do echo $i; sleep 0.1; done; date +%s >out/clock; hostname >out/name';
     const { vm, stageIn, run, stageOut } = orders(['sh', '-c', script], Buffer.from('x'));
