@@ -186,7 +186,12 @@ const suspended: Fault = async ({ test, vm }) => {
       operation === null && ['running', 'suspended'].includes(state);
     await vmUntil(test, vm, 'done with its suspension', isStill);
     if ((await vmOf(test, vm)).state === 'running') return;
-    await operate('restore');
+    // Refused as long as it moves.
+    for (const untilMs = Date.now() + 180_000; ; await delay(250)) {
+      const { status, body } = await operate('restore');
+      if (status === 202) break;
+      if (status !== 409 || Date.now() > untilMs) throw new Error(`a restoration: ${status} ${JSON.stringify(body)}`);
+    }
     await vmUntil(test, vm, 'restored', ({ operation, state }) => operation === null && state === 'running');
   };
 };
