@@ -1,5 +1,6 @@
 import { move, moveOver } from '../test/site/moves.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
+import { untilDomains } from './calm.ts';
 import { median, printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
 
@@ -41,6 +42,7 @@ export async function benchMigrateCpu({ runs }: BenchOptions): Promise<void> {
 }
 
 async function compute(test: TestSite, rounds: number, moveAfterMs: number | null): Promise<{ ms: number; downtimeMs: number }> {
+  await untilDomains(test, 0);
   const { id } = await test.client.submit({
     image: 'debian-12',
     command: ['sh', '-c', arithmetic(rounds)],

@@ -7,9 +7,11 @@ import { run } from '../drivers/process.ts';
 import { inside } from '../infra/site/host.ts';
 import { newId, uuidOf } from '../model/ids.ts';
 import { type Ledger, openLedger } from '../prisma/client.ts';
+import { setSchedulable } from '../test/site/drains.ts';
 import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { answersAgent, lastWords } from '../test/site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
+import { untilDomains } from './calm.ts';
 import { median, printLine, say } from './line.ts';
 import type { BenchOptions } from './main.ts';
 import { openProbe, PingSilent, type Probe } from './probe.ts';
@@ -65,8 +67,12 @@ export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void>
       lease: { kind: 'bestEffort', durationS: 7200 },
     });
     await test.client.until(holder.id, ['running']);
+    const hosts = test.site.hosts.map(({ id }) => id);
     const imageBytes: number[] = [];
-    for (const kind of wanted) imageBytes.push(...(await measure(test, kind, count)));
+    for (const kind of wanted) {
+      await setSchedulable(test, hosts, true);
+      imageBytes.push(...(await measure(test, kind, count)));
+    }
     printLine('migrate.imageBytes', Math.max(...imageBytes), 'bytes', null, { migrations: imageBytes.length });
   } finally {
     await test.stop();
@@ -111,6 +117,12 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
       },
     },
   ];
+  await setSchedulable(
+    test,
+    test.site.hosts.map(({ id }) => id),
+    false,
+  );
+  await untilDomains(test, domains);
   const rounds: { ours: Move; bare: Move }[] = [];
   const died = { ours: 0, bare: 0 };
   for (let round = -1; round < count; ) {
@@ -138,6 +150,9 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
   await endOurs(test, vm);
   return rounds.map(({ ours }) => ours.imageBytes);
 }
+
+/** The VMs that hold the image, and the two that move. */
+const domains = 3 + 2;
 
 /** In turn, the other's guest stepping aside; null where one's guest died, which is counted, and has a new one in its place. */
 async function moveBoth(
@@ -217,6 +232,7 @@ async function settled(test: TestSite, id: string): Promise<Described> {
 interface Described {
   id: string;
   host: string;
+  home: string;
   address: string;
   xml: string;
   bridge: string;
@@ -225,13 +241,15 @@ interface Described {
 }
 
 async function describe(test: TestSite, id: string): Promise<Described> {
-  const { host, address } = (await test.client.insist<{ host: string; address: string }>('GET', `/v1/vms/${id}`)).body;
+  const { host, home, address } = (
+    await test.client.insist<{ host: string; home: string; address: string }>('GET', `/v1/vms/${id}`)
+  ).body;
   const xml = await onHost(test, host, ['virsh', '-q', 'dumpxml', id, '--migratable']);
   const bridge = bridgePattern.exec(xml)?.[1];
   if (bridge === undefined) throw new Error(`no bridge in the domain's XML: ${xml}`);
   const network = /inet ([0-9./]+)/.exec(await onHost(test, host, ['ip', '-4', '-o', 'addr', 'show', 'dev', bridge]))?.[1];
   if (network === undefined) throw new Error(`bridge ${bridge} has no address`);
-  return { id, host, address: address.split('/')[0]!, xml, bridge, network };
+  return { id, host, home, address: address.split('/')[0]!, xml, bridge, network };
 }
 
 const bridgePattern = /<source bridge='([^']+)'/;
@@ -244,7 +262,9 @@ const station = (network: string, last: number): string => network.replace(/\.\d
 async function moveOurs(test: TestSite, ledger: Ledger, vm: Described, probe: Probe): Promise<Move> {
   const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
-  const before = await diskBytes(test, to, vm.id);
+  // At home its guest writes to its disks while it comes.
+  const files = to === vm.home ? null : vm.id;
+  const before = await diskBytes(test, to, files);
   let totalMs = 0;
   let phases: MigrationAnswer['phases'] = [];
   const { longestGapMs } = await probe.during(vm.address, async () => {
@@ -256,7 +276,7 @@ async function moveOurs(test: TestSite, ledger: Ledger, vm: Described, probe: Pr
     phases = over.phases;
     if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
   });
-  const imageBytes = Math.max(0, (await diskBytes(test, to, vm.id)) - before);
+  const imageBytes = Math.max(0, (await diskBytes(test, to, files)) - before);
   return { totalMs, downtimeMs: longestGapMs, imageBytes, phases };
 }
 
@@ -270,9 +290,10 @@ async function untilOver(ledger: Ledger, id: string): Promise<void> {
   }
 }
 
-/** What a host has of images and of this VM's disks, on its own disk. A template is made there, and not moved by anybody. */
-async function diskBytes(test: TestSite, host: string, vm: string): Promise<number> {
-  const script = `du -sB1 --exclude=templates /var/lib/berth/images /var/lib/berth/vms/${vm}/*.qcow2 /var/lib/berth/vms/${vm}/*.raw 2>/dev/null | awk '{sum += $1} END {print sum + 0}'`;
+/** What a host has of images, and of a VM's disks, on its own disk. A template is made there, and not moved by anybody. */
+async function diskBytes(test: TestSite, host: string, vm: string | null): Promise<number> {
+  const disks = vm === null ? '' : `/var/lib/berth/vms/${vm}/*.qcow2 /var/lib/berth/vms/${vm}/*.raw`;
+  const script = `du -sB1 --exclude=templates /var/lib/berth/images ${disks} 2>/dev/null | awk '{sum += $1} END {print sum + 0}'`;
   return Number((await onHost(test, host, ['sh', '-c', script])).trim());
 }
 

@@ -19,7 +19,8 @@ const abortDeadlineMs = 30_000;
 const peerDeadlineMs = 3000;
 
 const noDomain = /failed to get domain|Domain not found/i;
-const noJob = /no job is active|domain is not running|not running/i;
+/** The last is of one that is only arriving, also where libvirtd has forgotten from where: the source has the job. */
+const noJob = /no job is active|domain is not running|not running|available only on the source host/i;
 
 /**
  * Live migration over libvirt, peer to peer. `virsh` should be kept for this alone: a migration holds one process.

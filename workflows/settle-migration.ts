@@ -33,10 +33,11 @@ export async function settleMigration(
     if (end !== null && !over) over = await end();
     const { action, seen }: Look = over ? await look(move) : { action: 'observe', seen: `${move.place.from.id}: unknown` };
     if (action === 'stayed' || action === 'lost' || action === 'committed') return action;
-    if (await acted(move, action)) continue;
+    const { done, refusal } = await acted(move, action);
+    if (done) continue;
     if (!told && (action === 'alarm' || Date.now() - unclearFrom >= waits(move.pace).unclearPatience)) {
       told = true;
-      await stick(move, action, seen);
+      await stick(move, action, refusal === null ? seen : `${seen}; ${action}: ${refusal}`);
     }
     await sleep(pause);
     pause = Math.min(pause * 2, longest);
@@ -74,8 +75,13 @@ function judge({ place, progress }: Move, from: SeenMoving | 'unknown', to: Seen
   return { action, seen };
 }
 
-/** Does what the table is certain of; false when there was nothing to do, or it couldn't be done now. */
-async function acted({ source, target, place, vmId, progress }: Move, action: MigrationAction): Promise<boolean> {
+/** Whether there was something to do that the table is certain of, and it could be done now; or why it could not. */
+interface Acted {
+  done: boolean;
+  refusal: string | null;
+}
+
+async function acted({ source, target, place, vmId, progress }: Move, action: MigrationAction): Promise<Acted> {
   const here = place.sourceGeneration;
   const there = place.vm.generation;
   const acts: Partial<Record<MigrationAction, () => Promise<unknown>>> = {
@@ -85,14 +91,15 @@ async function acted({ source, target, place, vmId, progress }: Move, action: Mi
     removeSource: () => source.dropCopy(vmId, here),
   };
   const act = acts[action];
-  if (act === undefined) return false;
+  if (act === undefined) return { done: false, refusal: null };
   try {
     await act();
-    return true;
+    return { done: true, refusal: null };
   } catch (error) {
     // What it did is seen at the next look.
-    progress.say('act', `${action}: ${taskErrorOf(error).message}`);
-    return false;
+    const refusal = taskErrorOf(error).message;
+    progress.say('act', `${action}: ${refusal}`);
+    return { done: false, refusal };
   }
 }
 
@@ -100,7 +107,7 @@ async function stick({ ledger, id, vmId, place, progress }: Move, action: Migrat
   const why =
     action === 'alarm'
       ? `both hosts have a copy that could run (${seen}). Neither is touched. Find out which one is right, and end the other by hand`
-      : `it can't be known where it runs (${seen}). It is asked again for ever: bring the silent host back`;
+      : `it can't be known where it runs (${seen}). It is asked again for ever: bring the silent host back, or end what refuses`;
   progress.mark({ state: 'stuck' });
   progress.say('stuck', `**${vmId} is stuck** between ${place.from.id} and ${place.to.id}: ${why}`);
   await ledger.stickMigration(id, { code: 'ambiguous', message: `Moving ${vmId}: ${why}` });

@@ -146,6 +146,9 @@ export function movesContract(
           const moving = codeOf(here().migrator.start({ ...order, config: to }));
           const isActive = async () => (await here().migrator.job(name))?.active;
           await expect.poll(isActive, { timeout: 10_000, interval: 1 }).toBe(true);
+          // The source has it, whoever is asked.
+          expect(await there().hypervisor.status(name)).toMatchObject({ state: 'paused' });
+          expect((await there().migrator.job(name))?.active).not.toBe(true);
           await here().migrator.abort(name);
           await here().migrator.abort(name);
           expect(await moving).toBe('hypervisor');
