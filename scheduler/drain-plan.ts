@@ -89,7 +89,7 @@ export interface DrainPlan {
   blockers: { vm: string; why: string }[];
   meanS: number;
   boundS: number;
-  /** The latest start that meets the deadline with the confidence asked for; may have passed. */
+  /** The latest start that meets the deadline in good time with the confidence asked for; may have passed. */
   startMs: number;
   /** When the host is empty, as expected and with that confidence, if the moves start at `startMs`; null with blockers. */
   expectedMs: number | null;
@@ -104,6 +104,11 @@ export interface DrainPlan {
  */
 const aroundS: Prediction = { mean: 0.5, spread: 0.3, dof: 10 };
 const betweenS: Prediction = { mean: 0.2, spread: 0.1, dof: 10 };
+/**
+ * The moves begin so much sooner than their bound asks for: what is foreseen of guests that were just looked at may have grown
+ * by the start, and one timer that comes late is no reason to be late.
+ */
+export const graceS = 1;
 /** An image that a target lacks is fetched at once, over the same network: how far off that may be, as a part of it. */
 const fetchDoubt = { part: 0.5, leastS: 1, dof: 5 } as const;
 /** A VM whose time ends is removed after it: its saga takes so long, at most, and a removal is quick. */
@@ -122,7 +127,8 @@ export function planDrain(question: DrainQuestion): DrainPlan {
   const useParallel =
     strategy === 'parallel' || (strategy === 'auto' && !inTime(sequential) && together.boundS < sequential.boundS);
   const chosen = useParallel ? together : sequential;
-  const startMs = Math.max(nowMs, deadlineMs - chosen.boundS * 1000);
+  const inGoodTime = ({ boundS }: Course) => deadlineMs - (boundS + graceS) * 1000;
+  const startMs = Math.max(nowMs, inGoodTime(chosen));
   const suspending = course(question, { ...sorted, moves: [] }, chosen.width);
   const lastMs = Math.max(0, ...sorted.leaving.map(({ byMs }) => byMs ?? 0), ...sorted.waitsMs);
   const blocked = sorted.blockers.length > 0;
@@ -132,7 +138,7 @@ export function planDrain(question: DrainQuestion): DrainPlan {
   return {
     ...chosen,
     strategy: useParallel ? 'parallel' : 'sequential',
-    suspendByMs: Math.max(startMs, deadlineMs - suspending.boundS * 1000),
+    suspendByMs: Math.max(startMs, inGoodTime(suspending)),
     leaving: sorted.leaving,
     blockers: sorted.blockers,
     startMs,
@@ -140,7 +146,7 @@ export function planDrain(question: DrainQuestion): DrainPlan {
     emptyByMs: blocked ? null : end(chosen.boundS),
     earliestMs: ends
       ? null
-      : Math.max(nowMs + (idle ? 0 : best(question, sequential, together).boundS) * 1000, lastMs, sorted.endsMs ?? 0),
+      : Math.max(nowMs + (idle ? 0 : best(question, sequential, together).boundS + graceS) * 1000, lastMs, sorted.endsMs ?? 0),
   };
 }
 

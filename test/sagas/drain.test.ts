@@ -10,6 +10,7 @@ import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
 import { releaseInPlace, suspendedInPlace } from '../../prisma/in-place.ts';
+import { graceS } from '../../scheduler/drain-plan.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -240,7 +241,7 @@ test('it is not begun before it has to be, and says until when it waits', async 
   expect(await expectWhole(vms)).toEqual(new Map([[host.id, 1]]));
   const { plan, deadline } = await drainOf(drain.id);
   const outline = plan as unknown as DrainOutline;
-  expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo(outline.boundS * 1000, -2);
+  expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo((outline.boundS + graceS) * 1000, -2);
   // The deadline is brought forward: it begins at once.
   await change(drain, soon());
   expect(await over(drain)).toBe('empty');

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drainStrategies } from '../../model/drain.ts';
-import { type DrainQuestion, type DrainTarget, type DrainVm, planDrain } from '../../scheduler/drain-plan.ts';
+import { type DrainQuestion, type DrainTarget, type DrainVm, graceS, planDrain } from '../../scheduler/drain-plan.ts';
 import { fitMigrationModel, type MoveMode, operationsOf } from '../../scheduler/migration-model.ts';
 import { migrationLimits } from '../../scheduler/migration-target.ts';
 
@@ -59,7 +59,7 @@ const measured = fitMigrationModel(
 describe('the plan of a drain', () => {
   it('begins as late as is safe, and not before', () => {
     const plan = planDrain(question());
-    expect(plan.startMs).toBeCloseTo(now + 3600_000 - plan.boundS * 1000, 0);
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + graceS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
     expect(plan.boundS).toBeGreaterThan(plan.meanS);
     expect(planDrain(question({ confidence: 0.9 })).startMs).toBeGreaterThan(plan.startMs);
@@ -142,7 +142,7 @@ describe('the plan of a drain', () => {
     const seconds = plan.suspensions.reduce((sum, { meanS }) => sum + meanS, 0);
     expect(seconds).toBeGreaterThan(100);
     expect(plan.meanS).toBeGreaterThan(without.meanS + seconds);
-    expect(plan.startMs).toBeCloseTo(now + 3600_000 - plan.boundS * 1000, 0);
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + graceS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
     // The moves go first, and are not waited for when it is time.
     expect(plan.suspendByMs).toBeGreaterThan(plan.startMs);
