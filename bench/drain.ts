@@ -246,7 +246,7 @@ function report(name: Mode, outcomes: readonly Outcome[]): void {
   const vmsIn = (list: readonly Outcome[]) => [...new Set(movesIn(list).map(({ vm }) => vm))];
   /** Each VM counts once, however often it moved: what it does makes more of a difference than anything else. */
   const each = (list: readonly Outcome[], vms: readonly string[]) =>
-    mean(vms.map((vm) => mean(movesIn(list).flatMap((one) => (one.vm === vm ? [one.seconds] : [])))));
+    mean(vms.map((vm) => mean(movesIn(list).flatMap((one) => (one.vm === vm ? one.seconds : [])))));
   // Zhao and Figueiredo: one after the other each takes as long, however many there are; side by side all is done sooner,
   // and each is worse off.
   const pair = vmsIn(of('sequential', 2));

@@ -67,12 +67,8 @@ export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void>
       lease: { kind: 'bestEffort', durationS: 7200 },
     });
     await test.client.until(holder.id, ['running']);
-    const hosts = test.site.hosts.map(({ id }) => id);
     const imageBytes: number[] = [];
-    for (const kind of wanted) {
-      await setSchedulable(test, hosts, true);
-      imageBytes.push(...(await measure(test, kind, count)));
-    }
+    for (const kind of wanted) imageBytes.push(...(await measure(test, kind, count)));
     printLine('migrate.imageBytes', Math.max(...imageBytes), 'bytes', null, { migrations: imageBytes.length });
   } finally {
     await test.stop();
@@ -93,6 +89,8 @@ const mostDeaths = 5;
 
 /** Prints the lines of one kind of guest. @returns what each of our moves brought of images */
 async function measure(test: TestSite, kind: Kind, count: number): Promise<number[]> {
+  const hosts = test.site.hosts.map(({ id }) => id);
+  await setSchedulable(test, hosts, true);
   let vm = await makeOurs(test, kind);
   let bare = await makeBare(test, vm, kind);
   const probe = await openProbe(test, test.site.hosts[2]!.id, vm.bridge, station(vm.network, 251));
@@ -117,11 +115,7 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
       },
     },
   ];
-  await setSchedulable(
-    test,
-    test.site.hosts.map(({ id }) => id),
-    false,
-  );
+  await setSchedulable(test, hosts, false);
   await untilDomains(test, domains);
   const rounds: { ours: Move; bare: Move }[] = [];
   const died = { ours: 0, bare: 0 };

@@ -1,6 +1,6 @@
-import { mkdir, open, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
-import { exists } from './files.ts';
+import { exists, replaceWhole } from './files.ts';
 import { encodeRecipes, type Kept, type Recipe, readRecipes, recipeOf } from './pack.ts';
 import type { CarriedFile } from './ports.ts';
 
@@ -31,7 +31,8 @@ export async function keptVersion(folder: string): Promise<Kept[]> {
   const written = (await exists(index)) ? await readRecipes(index, false) : [];
   const kept: Kept[] = [];
   for (const name of await readdir(folder)) {
-    if (name === indexName) continue;
+    // What a write of it that was cut short has left as well.
+    if (name.startsWith(indexName)) continue;
     const path = join(folder, name);
     const { size } = await stat(path);
     const known = written.find((recipe) => recipe.name === name && recipe.sizeBytes === size);
@@ -52,8 +53,5 @@ async function readThrough(path: string, name: CarriedFile): Promise<Recipe> {
 }
 
 /** In one step: half an index would be worse than none. */
-async function writeIndex(folder: string, recipes: readonly Recipe[]): Promise<void> {
-  const partial = `${folder}.${indexName}`;
-  await writeFile(partial, encodeRecipes(recipes), { mode: 0o600 });
-  await rename(partial, join(folder, indexName));
-}
+const writeIndex = (folder: string, recipes: readonly Recipe[]): Promise<void> =>
+  replaceWhole(join(folder, indexName), encodeRecipes(recipes));

@@ -238,16 +238,14 @@ export async function readPack(
   meter: Meter,
 ): Promise<void> {
   const handles: FileHandle[] = [];
-  const streams: Readable[] = [];
   const partials: string[] = [];
   const opened = async (path: string, flags: string): Promise<FileHandle> => {
     const handle = await open(path, flags, 0o600);
     handles.push(handle);
     return handle;
   };
+  const stream = unpacked(pack);
   try {
-    const stream = unpacked(pack);
-    streams.push(stream);
     const reader = byteReader(stream);
     const recipes = await decodeRecipes(reader);
     for (const { sizeBytes } of recipes) meter.totalBytes += sizeBytes;
@@ -288,7 +286,7 @@ export async function readPack(
       await rename(partial, path);
     }
   } finally {
-    for (const stream of streams) stream.destroy();
+    stream.destroy();
     for (const handle of handles) await handle.close();
     for (const partial of partials) await rm(partial, { force: true });
   }
