@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { domainXml, driveTarget } from './domain-xml.ts';
 import { isErrno } from './files.ts';
+import { endLost, isLost } from './lost-domain.ts';
 import type { DomainConfig, DomainState, DomainStatus, Hypervisor } from './ports.ts';
 import { type Virsh, VirshSilent } from './virsh.ts';
 
@@ -13,6 +15,7 @@ const askDeadlineMs = 10_000;
 const createDeadlineMs = 60_000;
 /** QEMU gets 15 s from libvirt to go before it is killed, and the same again. */
 const destroyDeadlineMs = 45_000;
+const restartPollMs = 100;
 /** The largest guest's memory at 100 MB/s. libvirt goes on when its client is given up; whoever asks again sees that. */
 const saveDeadlineMs = 45 * 60_000;
 
@@ -70,6 +73,10 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
       await described(config, (file) => ask(['create', file], createDeadlineMs));
     },
     async destroy(name) {
+      if (await isLost(name)) {
+        await endLost(name);
+        await isAnsweringAgain(() => status(name));
+      }
       const answer = await quick(virsh, ['destroy', name], destroyDeadlineMs);
       if (!answer.ok && (await status(name)) !== null) throw refusal(['destroy', name], answer.error);
     },
@@ -102,6 +109,17 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
       return `${qemu}, libvirt ${library}`;
     },
   };
+}
+
+/** Asks until libvirtd, which was ended, answers: it takes half a second. Throws what the last one says. */
+async function isAnsweringAgain(ask: () => Promise<unknown>): Promise<void> {
+  for (const endMs = performance.now() + askDeadlineMs; ; await delay(restartPollMs))
+    try {
+      await ask();
+      return;
+    } catch (error) {
+      if (!(error instanceof BerthError) || performance.now() > endMs) throw error;
+    }
 }
 
 /** Fewer where the file has fewer, none where there is no file. */

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
+import { domainName } from '../../activities/host/names.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
@@ -40,6 +41,12 @@ function orders(command: string[], input: Buffer) {
   const limits = { files: 100, bytes: 2 ** 26 };
   const stageOut: StageOut = { vm, node: 0, patterns: ['out/*', 'none/*'], uploadUrl: host.url('/outputs'), limits };
   return { vm, stageIn, run, stageOut, sha256 };
+}
+
+/** It dies, and another one answers. */
+async function killLibvirtd(): Promise<void> {
+  host.host.child('libvirtd').kill('SIGKILL');
+  await expect.poll(() => host.on(['virsh', '-q', 'uri']).catch(() => 'not yet'), { timeout: 30_000 }).toContain('qemu');
 }
 
 /** Calls an activity, and kills its worker after a while, over and over, until one attempt gets through. */
@@ -128,9 +135,25 @@ describe('a task of 10 MB on a real host', () => {
     const lists = () => Promise.all(Array.from({ length: 8 }, () => codeOf(host.ports().hypervisor.list())));
     const fine = Array.from({ length: 8 }, () => 'fine');
     expect(await lists()).toEqual(fine);
-    host.host.child('libvirtd').kill('SIGKILL');
-    await expect.poll(() => host.on(['virsh', '-q', 'uri']).catch(() => 'not yet'), { timeout: 30_000 }).toContain('qemu');
+    await killLibvirtd();
     expect(await lists()).toEqual(fine);
+  });
+
+  it('ends a domain whose QEMU libvirtd has lost, as one does that is killed while it starts it', async () => {
+    const { vm, stageIn } = orders(['true'], Buffer.from('x'));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureDisks(vm);
+    await host.activities().ensureRunning(vm);
+    const name = domainName(vm.id);
+    const status = `/run/libvirt/qemu/${name}.xml`;
+    // What is written before the pid is known, with the job of that moment.
+    const job = "<job type='none' async='migration in' phase='prepare' flags='0x0'/>";
+    await host.on(['sed', '-i', `/<domstatus/{s/ pid='[0-9]*'/ pid='0'/;s|$|${job}|}`, status]);
+    await killLibvirtd();
+    await host.ports().hypervisor.destroy(name);
+    expect(await host.ports().hypervisor.list()).toEqual([]);
+    expect(await host.on(['ps', '-eo', 'args'])).not.toContain(`guest=${name},`);
+    await host.activities().removeDisks(vm.id, 1);
   });
 
   it('goes on after it was suspended and restored by workers that are killed at any moment', async () => {

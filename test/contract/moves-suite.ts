@@ -146,8 +146,9 @@ export function movesContract(
           const moving = codeOf(here().migrator.start({ ...order, config: to }));
           const isActive = async () => (await here().migrator.job(name))?.active;
           await expect.poll(isActive, { timeout: 10_000, interval: 1 }).toBe(true);
-          // The source has it, whoever is asked.
-          expect(await there().hypervisor.status(name)).toMatchObject({ state: 'paused' });
+          // The source has it, whoever is asked: also while the target has only begun to make room for it.
+          const arrives = () => there().hypervisor.status(name);
+          await expect.poll(arrives, { timeout: 10_000, interval: 1 }).toMatchObject({ state: 'paused' });
           expect((await there().migrator.job(name))?.active).not.toBe(true);
           await here().migrator.abort(name);
           await here().migrator.abort(name);
