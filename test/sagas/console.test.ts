@@ -8,7 +8,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import { VmOrder } from '../../model/vm-order.ts';
 import { acceptVm } from '../../prisma/accept-vm.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 16, testTimeout: 120_000 });
 
@@ -58,9 +58,7 @@ test('what its guest wrote is read where it runs, and a silent host is not waite
 });
 
 const calls: Call[] = ['vmPlace', 'readConsole'].map((name) => ({ name, nth: 1 }));
-const injected = (Object.keys(faults) as Fault[]).flatMap((fault) => calls.map((call) => ({ fault, ...call })));
-
-test.concurrent.each(injected)(
+test.concurrent.each(everyFault(calls))(
   '$name: $fault ends with the bytes or says why not, and changes nothing',
   async ({ fault, ...call }) => {
     const reading = newId('vm');

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import { type DrainId, type DrainState, isDrainOver } from '../../model/drain.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
@@ -6,7 +6,7 @@ import { controlQueue, signalName, workflowId, workflowType } from '../../model/
 import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault } from './faults.ts';
 
 const side = 6;
 vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
@@ -148,20 +148,18 @@ test('the matrix covers every call of a drain', async () => {
   await finish(drain);
 });
 
-describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
-  test.concurrent.each(calls)('$name $nth', async (at) => {
-    const drain = await draining();
-    site.faults.plan(drain.workflow, at, fault);
-    try {
-      const state = await run(drain);
-      expect(site.faults.fired(drain.workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(drain.workflow);
-      expect(fault.startsWith('cancelled') ? ['empty', 'cancelled'] : ['empty']).toContain(state);
-      await expectWhole(drain, state);
-    } finally {
-      await finish(drain);
-    }
-  });
+test.concurrent.each(everyFault(calls))('$name $nth: it $what', async ({ fault, ...at }) => {
+  const drain = await draining();
+  site.faults.plan(drain.workflow, at, fault);
+  try {
+    const state = await run(drain);
+    expect(site.faults.fired(drain.workflow)).toBe(true);
+    if (fault === 'late') await site.faults.runLate(drain.workflow);
+    expect(fault.startsWith('cancelled') ? ['empty', 'cancelled'] : ['empty']).toContain(state);
+    await expectWhole(drain, state);
+  } finally {
+    await finish(drain);
+  }
 });
 
 test('afterwards the site is empty', () => expectEmptySite(site));

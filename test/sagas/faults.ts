@@ -25,6 +25,10 @@ export interface Call {
   nth: number;
 }
 
+/** Each of these calls under each fault: what `test.concurrent.each` goes through, none waiting for the end of a group. */
+export const everyFault = (calls: readonly Call[]): (Call & { fault: Fault; what: string })[] =>
+  (Object.entries(faults) as [Fault, string][]).flatMap(([fault, what]) => calls.map((call) => ({ ...call, fault, what })));
+
 interface Plan extends Call {
   fault: Fault;
   /** With which a refusal comes. */

@@ -6,7 +6,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault, type Fault } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 12, testTimeout: 240_000 });
 
@@ -49,14 +49,9 @@ async function moving(order: Order = {}): Promise<Moving> {
   });
   const row = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
   const cached = hostOf(row.hostId!).images.get(row.imageId!)!;
-  for (const host of site.hosts) {
-    host.images.set(row.imageId!, { ...cached });
-    await site.ledger.hostImage.upsert({
-      where: { hostId_imageId: { hostId: host.id, imageId: row.imageId! } },
-      create: { hostId: host.id, imageId: row.imageId! },
-      update: {},
-    });
-  }
+  for (const host of site.hosts) host.images.set(row.imageId!, { ...cached });
+  const everywhere = site.hosts.map(({ id }) => ({ hostId: id, imageId: row.imageId! }));
+  await site.ledger.hostImage.createMany({ data: everywhere, skipDuplicates: true });
   const vm = row.id as VmId;
   const id = await ask(vm, null, order);
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
@@ -156,8 +151,8 @@ async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault
   return state;
 }
 
-describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
-  test.concurrent.each([...forward, ...backward])('$name $nth', async (at) => {
+describe('one copy runs, at the target or where it was, whatever befalls', () => {
+  test.concurrent.each(everyFault([...forward, ...backward]))('$name $nth: it $what', async ({ fault, ...at }) => {
     const move = await moving();
     const state = await endedUnder(move, at, fault);
     await expectOneCopy(move, state);
@@ -189,7 +184,7 @@ describe('whose hosts lose each other at the switch', () => {
     await finish(move);
   });
 
-  test.concurrent.each(Object.keys(faults).flatMap((fault) => asked.map((at) => ({ fault: fault as Fault, ...at }))))(
+  test.concurrent.each(everyFault(asked))(
     'it runs once, at the target or where it was: $name $nth $fault',
     async ({ fault, ...at }) => {
       const move = await parted();
@@ -261,7 +256,7 @@ describe('whose disks are to follow', () => {
   });
 
   const after = [call('bringDisks'), call('settleDisks'), call('endDiskMove'), call('leaveHost', 2)];
-  test.concurrent.each(Object.keys(faults).flatMap((fault) => after.map((at) => ({ fault: fault as Fault, ...at }))))(
+  test.concurrent.each(everyFault(after))(
     'it runs at the target, with its disks there or at its old home: $name $fault',
     async ({ fault, ...at }) => {
       const move = await moving({ moveDisk: true });
@@ -336,7 +331,7 @@ describe('whose disks move alone, later', () => {
 
   // The others are the end of a live one as well, which has them in its matrix.
   const struck = alone.filter(({ name }) => ['reserveMigration', 'bringDisks', 'endDiskMove'].includes(name));
-  test.concurrent.each(Object.keys(faults).flatMap((fault) => struck.map((at) => ({ fault: fault as Fault, ...at }))))(
+  test.concurrent.each(everyFault(struck))(
     'it has its disks where it runs, or at their old home: $name $fault',
     async ({ fault, ...at }) => {
       const { move, there, workflow } = await away();
@@ -394,7 +389,7 @@ describe('that goes as files', () => {
 
   const calls = ['readCarried', 'ensureImage', 'offerKept', 'suspendVm', 'packVm', 'unpackVm', 'restoreVm', 'settleRestored'];
   const cold = [...calls, 'commitMigration', 'leaveCold'].map((name) => call(name));
-  test.concurrent.each(Object.keys(faults).flatMap((fault) => cold.map((at) => ({ fault: fault as Fault, ...at }))))(
+  test.concurrent.each(everyFault(cold))(
     'runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await moving({ mode: 'cold', moveDisk: true });
@@ -461,7 +456,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
 
   // Behind these it is a cold one, whose calls have a matrix of their own.
   const onTheWay = [call('abortOut'), call('turnCold')];
-  test.concurrent.each(Object.keys(faults).flatMap((fault) => onTheWay.map((at) => ({ fault: fault as Fault, ...at }))))(
+  test.concurrent.each(everyFault(onTheWay))(
     'and may go as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await writing({ orCold: true });

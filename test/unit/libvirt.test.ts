@@ -34,7 +34,7 @@ describe("libvirt's description of a domain", () => {
   // That libvirt accepts it is for test/contract/ports.real.test.ts to show.
   it('says what was ordered, with the whole chain of images', () => {
     const xml = domainXml(config);
-    expect(xml).toContain('<cmdline>a=&quot;b&quot; &lt;c&gt; &amp; d</cmdline>');
+    expect(xml).toContain('<cmdline>a=&quot;b&quot; &lt;c&gt; &amp; d ');
     expect(xml).toContain(
       '<backingStore type="file"><format type="qcow2"/><source file="/var/lib/berth/images/y/disk.qcow2"/><backingStore/></backingStore>',
     );
@@ -44,6 +44,12 @@ describe("libvirt's description of a domain", () => {
   it('uses the processor of the machine only with KVM', () => {
     expect(domainXml(config)).toMatch(/^<domain type="qemu" /);
     expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm" .*<cpu mode="host-model"\/>/);
+  });
+
+  it('has an emulated guest take its time from a clock that it need not measure', () => {
+    expect(domainXml(config)).toContain(' d clocksource=hpet</cmdline>');
+    expect(domainXml({ ...config, accelerator: 'kvm' })).toContain(' d</cmdline>');
+    expect(domainXml({ ...config, kernel: null })).not.toContain('cmdline');
   });
 
   it('has libvirt ask little of an emulated processor, and all of a real one', () => {
