@@ -5,9 +5,12 @@ import type { RunCommand, RunResult } from './contract.ts';
 import { domainName } from './names.ts';
 import { suspended } from './suspend.ts';
 
-/** Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed. */
+/**
+ * Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed:
+ * a question to an emulated guest costs it 25 ms of a processor.
+ */
 const firstPollMs = 10;
-const lastPollMs = 250;
+const lastPollMs = 1000;
 /** A command's end is known later by this share of what it took, at most. */
 const pollShare = 0.05;
 /** How often the log is carried over while the command runs. */
@@ -17,6 +20,7 @@ const logChunkBytes = 256 * 1024;
 const graceMs = 30_000;
 /** An agent may be silent for this long (its guest is busy, libvirtd restarts) while the domain lives. */
 const silenceMs = 120_000;
+const againMs = 250;
 
 /** Starts the command unless this guest has started it, follows it to its end and carries its log to the repository. */
 export async function runCommand(ports: HostPorts, order: RunCommand, record: VmRecord, signal: AbortSignal): Promise<RunResult> {
@@ -120,7 +124,7 @@ async function patiently<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, a
         throw new BerthError('vm-lost', `following the command in ${name}: its agent was silent for ${silenceMs / 1000} s`, {
           cause: error,
         });
-      await clock.sleep(lastPollMs, signal);
+      await clock.sleep(againMs, signal);
     }
   }
 }
