@@ -112,6 +112,7 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
           () => exec(domain, jobScript.start(job)),
         ),
       ),
+    hasJob: (domain) => refusedAsHypervisor(async () => (await agent.readFile(domain, `${jobFolder}/pid`, 0, 1)) !== null),
     jobEnd: (domain) =>
       refusedAsHypervisor(async () => {
         const pid = started.get(domain);

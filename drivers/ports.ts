@@ -506,6 +506,8 @@ export interface Guest {
   setUp(domain: string, identity: GuestIdentity, setup: GuestSetup): Promise<void>;
   /** Starts the job, unless one was started in this guest before. It outlives this process. */
   startJob(domain: string, job: GuestJob): Promise<void>;
+  /** Whether one was started in this guest, asked without starting a program there; a moment after its start it may yet be no. */
+  hasJob(domain: string): Promise<boolean>;
   /** null as long as the job runs. */
   jobEnd(domain: string): Promise<JobEnd | null>;
   /** Up to `limit` bytes of the job's log from an offset; empty at its end. */

@@ -31,9 +31,11 @@ export async function runCommand(ports: HostPorts, order: RunCommand, record: Vm
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
   if (record.jobStartedMs === null) await store.note({ ...record, jobStartedMs: startedMs });
-  await patiently(ports, order.vm.id, signal, () =>
-    guest.startJob(name, { argv: order.command, env: order.env, timeoutS: order.timeoutS, logLimitBytes: order.log.limitBytes }),
-  );
+  const job = { argv: order.command, env: order.env, timeoutS: order.timeoutS, logLimitBytes: order.log.limitBytes };
+  await patiently(ports, order.vm.id, signal, async () => {
+    // To start a program, if only to learn that there is nothing to start, is much for a guest that has just moved.
+    if (record.jobStartedMs === null || !(await guest.hasJob(name))) await guest.startJob(name, job);
+  });
   const log = createLogCarrier(ports, order, signal);
   const end = await follow(ports, order, startedMs, signal, log.carry);
   await log.finish(end.kind === 'exited' ? end.logBytes : null);

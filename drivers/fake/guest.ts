@@ -64,6 +64,7 @@ export function createFakeGuest(state: FakeState): Guest {
       domain.job = { job, startedMs, run, endedMs: started ? null : startedMs, timedOut: false, stopped: false };
       if (started) state.jobsStarted.set(name, (state.jobsStarted.get(name) ?? 0) + 1);
     },
+    hasJob: async (name) => live(name).job !== 'none',
     jobEnd: async (name) => endOf(live(name).job),
     async readLog(name, from, limit) {
       const entry = live(name).job;

@@ -348,11 +348,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           expect(await ports.guest.readLog(name, 0, 100)).toHaveLength(0);
           const argv = ['sh', '-c', 'mkdir -p out; echo done; echo done >>out/result; hostname >&2'];
           const job = { argv, env: {}, timeoutS: 60, logLimitBytes: 5 };
+          expect(await ports.guest.hasJob(name)).toBe(false);
           await ports.guest.startJob(name, job);
           // Either may come first: the agent doesn't wait for what it starts.
           await ports.guest.startJob(name, job);
           await expect.poll(() => ports.guest.jobEnd(name), { timeout: 30_000, interval: 20 }).not.toBeNull();
           expect(await ports.guest.jobEnd(name)).toMatchObject({ kind: 'exited', exitCode: 0, timedOut: false, stopped: false });
+          expect(await ports.guest.hasJob(name)).toBe(true);
           const log = await ports.guest.readLog(name, 0, 100);
           expect(Buffer.from(log).toString().slice(0, 5)).toBe('done\n');
           await ports.guest.stopJob(name);
