@@ -16,6 +16,10 @@ const lastsMs = 60_000;
 const triedRounds = 4_000_000;
 const tries = 2;
 
+/** Now and then a guest dies behind a move under emulation, whoever moves it (docs/migration.md): it is told, and counted. */
+class GuestDied extends Error {}
+const mostDeaths = 1;
+
 /**
  * `migrate.cpuTask`: a task that only computes, for about a minute, moved at half of its time, against the same task left
  * alone. By the guest's own clock, which may stand still with it: so the standstill that was measured is told, and not
@@ -33,14 +37,22 @@ export async function benchMigrateCpu({ runs }: BenchOptions): Promise<void> {
     const alone: number[] = [];
     const moved: number[] = [];
     const downtimes: number[] = [];
+    let died = 0;
     for (let round = 0; round < count; round += 1) {
       alone.push((await compute(test, rounds, null)).ms);
-      const { ms, downtimeMs } = await compute(test, rounds, median(alone) / 2);
-      moved.push(ms);
-      downtimes.push(downtimeMs);
-      say(`run ${round + 1}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
+      try {
+        const { ms, downtimeMs } = await compute(test, rounds, median(alone) / 2);
+        moved.push(ms);
+        downtimes.push(downtimeMs);
+        say(`run ${round + 1}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
+      } catch (error) {
+        if (!(error instanceof GuestDied) || died === mostDeaths) throw error;
+        died += 1;
+        say(`run ${round + 1}: alone ${alone.at(-1)} ms, and none moved: ${error.message}`);
+      }
     }
-    printLine('migrate.cpuTask', median(moved) / 1000, 's', median(alone) / 1000, { runs: count, downtimeMs: median(downtimes) });
+    const detail = { runs: moved.length, died, downtimeMs: median(downtimes) };
+    printLine('migrate.cpuTask', median(moved) / 1000, 's', median(alone) / 1000, detail);
   } finally {
     await test.stop();
   }
@@ -63,6 +75,7 @@ async function compute(test: TestSite, rounds: number, moveAfterMs: number | nul
     downtimeMs = over.downtimeMs;
   }
   const over = await test.client.over(id, 900);
+  if (moveAfterMs !== null && over.error?.code === 'vm-lost') throw new GuestDied(over.error.message);
   if (over.state !== 'succeeded') throw new Error(`${id} is ${over.state}: ${JSON.stringify(over.error)}`);
   const log = (await test.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body.trim().split('\n');
   return { ms: Number(log.at(-1)), downtimeMs };
