@@ -38,20 +38,20 @@ export async function benchMigrateCpu({ runs }: BenchOptions): Promise<void> {
     const moved: number[] = [];
     const downtimes: number[] = [];
     let died = 0;
-    for (let round = 0; round < count; round += 1) {
+    while (moved.length < count) {
       alone.push((await compute(test, rounds, null)).ms);
       try {
         const { ms, downtimeMs } = await compute(test, rounds, median(alone) / 2);
         moved.push(ms);
         downtimes.push(downtimeMs);
-        say(`run ${round + 1}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
+        say(`run ${moved.length}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
       } catch (error) {
         if (!(error instanceof GuestDied) || died === mostDeaths) throw error;
         died += 1;
-        say(`run ${round + 1}: alone ${alone.at(-1)} ms, and none moved: ${error.message}`);
+        say(`alone ${alone.at(-1)} ms, and none moved: ${error.message}`);
       }
     }
-    const detail = { runs: moved.length, died, downtimeMs: median(downtimes) };
+    const detail = { runs: count, died, downtimeMs: median(downtimes) };
     printLine('migrate.cpuTask', median(moved) / 1000, 's', median(alone) / 1000, detail);
   } finally {
     await test.stop();

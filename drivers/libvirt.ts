@@ -75,7 +75,7 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
     async destroy(name) {
       if (await isLost(name)) {
         await endLost(name);
-        await isAnsweringAgain(() => status(name));
+        await untilAnswering(() => status(name));
       }
       const answer = await quick(virsh, ['destroy', name], destroyDeadlineMs);
       if (!answer.ok && (await status(name)) !== null) throw refusal(['destroy', name], answer.error);
@@ -112,7 +112,7 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
 }
 
 /** Asks until libvirtd, which was ended, answers: it takes half a second. Throws what the last one says. */
-async function isAnsweringAgain(ask: () => Promise<unknown>): Promise<void> {
+async function untilAnswering(ask: () => Promise<unknown>): Promise<void> {
   for (const endMs = performance.now() + askDeadlineMs; ; await delay(restartPollMs))
     try {
       await ask();

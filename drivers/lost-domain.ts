@@ -1,9 +1,11 @@
-import { readFile, rm, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { BerthError } from '../model/errors.ts';
-import { isErrno } from './files.ts';
-import { watchPid } from './migrator.ts';
+import { exists, isErrno, readText } from './files.ts';
+import { pidIn, qemuPidFile, statusFolder, watchPid } from './qemu-process.ts';
 
-const folder = '/run/libvirt/qemu';
+const statusFile = (name: string): string => `${statusFolder}/${name}.xml`;
+/** The status of one that is being ended, where no libvirtd reads it: whoever is cut short is seen to have been. */
+const endedFile = (name: string): string => `${statusFolder}/${name}.lost`;
 /** libvirtd writes it when it begins. */
 const daemonPidFile = '/run/libvirtd.pid';
 /** A guest's memory is given back first. */
@@ -16,9 +18,10 @@ const endMs = 30_000;
  * the domain waits for it in vain. While this libvirtd is starting a domain itself, its status is younger.
  */
 export async function isLost(name: string): Promise<boolean> {
-  const status = await content(`${folder}/${name}.xml`);
+  if (await exists(endedFile(name))) return true;
+  const status = await readText(statusFile(name));
   if (status === null || !/<domstatus\b[^>]*\bpid='0'/.test(status)) return false;
-  const [written, began] = await Promise.all([changedMs(`${folder}/${name}.xml`), changedMs(daemonPidFile)]);
+  const [written, began] = await Promise.all([changedMs(statusFile(name)), changedMs(daemonPidFile)]);
   return written !== null && began !== null && written < began;
 }
 
@@ -28,7 +31,7 @@ export async function isLost(name: string): Promise<boolean> {
  * where it was cut short before. Throws host-busy while QEMU doesn't end.
  */
 export async function endLost(name: string): Promise<void> {
-  const pid = await pidIn(`${folder}/${name}.pid`);
+  const pid = await pidIn(qemuPidFile(name));
   if (pid !== null && (await argvOf(pid)).some((word) => word.startsWith(`guest=${name},`))) {
     const qemu = watchPid(pid);
     kill(pid);
@@ -38,10 +41,11 @@ export async function endLost(name: string): Promise<void> {
       });
     });
   }
+  if (!(await exists(endedFile(name)))) await rename(statusFile(name), endedFile(name));
+  await rm(qemuPidFile(name), { force: true });
   const daemon = await pidIn(daemonPidFile);
-  await rm(`${folder}/${name}.xml`, { force: true });
-  await rm(`${folder}/${name}.pid`, { force: true });
   if (daemon !== null && (await argvOf(daemon))[0]?.endsWith('libvirtd') === true) kill(daemon);
+  await rm(endedFile(name));
 }
 
 function kill(pid: number): void {
@@ -52,18 +56,11 @@ function kill(pid: number): void {
   }
 }
 
-async function pidIn(path: string): Promise<number | null> {
-  const pid = Number((await content(path))?.trim());
-  return Number.isSafeInteger(pid) && pid > 0 ? pid : null;
-}
-
-const argvOf = async (pid: number): Promise<string[]> => (await content(`/proc/${pid}/cmdline`))?.split('\0') ?? [];
-
-async function content(path: string): Promise<string | null> {
+async function argvOf(pid: number): Promise<string[]> {
   try {
-    return await readFile(path, 'utf8');
+    return (await readText(`/proc/${pid}/cmdline`))?.split('\0') ?? [];
   } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ESRCH')) return null;
+    if (isErrno(error, 'ESRCH')) return [];
     throw error;
   }
 }

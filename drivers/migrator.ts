@@ -1,15 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MigrationJob } from '../model/migration.ts';
 import type { VmLoad } from '../model/vm.ts';
-import { systemClock } from './clock.ts';
 import { domainXml } from './domain-xml.ts';
-import { isErrno } from './files.ts';
 import { domainStatus, quick, refusal } from './libvirt.ts';
 import type { Migrator, PeerHypervisor, WatchedProcess } from './ports.ts';
+import { pidIn, qemuPidFile, watchPid } from './qemu-process.ts';
 import { openVirsh, type Virsh } from './virsh.ts';
 
 const askDeadlineMs = 10_000;
@@ -155,67 +153,10 @@ export function parseJob(output: string): MigrationJob {
   };
 }
 
-/** What /proc says of a thread, or of a process by its first one (proc_pid_stat(5)). */
-interface Thread {
-  /** On its way out of the kernel: it never executes anything of its program again. */
-  exiting: boolean;
-  /** When it started, so that its number given to another isn't taken for it. */
-  since: string;
-}
-
-/** PF_EXITING of the kernel's include/linux/sched.h: set for good before a thread gives its memory back, which takes a while. */
-const exitingFlag = 0x4;
-
-function lookAt(path: string): Thread | null {
-  try {
-    const text = readFileSync(`${path}/stat`, 'utf8');
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { exiting: 'ZX'.includes(fields[0] ?? '') || (Number(fields[6]) & exitingFlag) !== 0, since: fields[19] ?? '' };
-  } catch (error) {
-    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
-    throw error;
-  }
-}
-
-function threadsOf(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/task`).map((thread) => `/proc/${pid}/task/${thread}`);
-  } catch (error) {
-    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return [];
-    throw error;
-  }
-}
-
-/** The guest of a process that has handed over stands still until its end is seen. A look takes some 20 µs. */
-const endEveryMs = 2;
-
-/** QEMU's own process, by the file that libvirt keeps of it. */
+/** QEMU's own process. */
 async function watchProcess(name: string): Promise<WatchedProcess | null> {
-  let pid: number;
-  try {
-    pid = Number((await readFile(`/run/libvirt/qemu/${name}.pid`, 'utf8')).trim());
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return null;
-    throw error;
-  }
-  return Number.isSafeInteger(pid) && pid > 0 ? watchPid(pid) : null;
-}
-
-/** null where there is no such process. One whose every thread is on its way out runs nothing any more. */
-export function watchPid(pid: number): WatchedProcess | null {
-  const first = lookAt(`/proc/${pid}`);
-  if (first === null) return null;
-  const ended = (): boolean => {
-    const now = lookAt(`/proc/${pid}`);
-    if (now === null || now.since !== first.since) return true;
-    return now.exiting && threadsOf(pid).every((thread) => lookAt(thread)?.exiting !== false);
-  };
-  return {
-    ended,
-    async end(signal) {
-      while (!ended()) await systemClock.sleep(endEveryMs, signal);
-    },
-  };
+  const pid = await pidIn(qemuPidFile(name));
+  return pid === null ? null : watchPid(pid);
 }
 
 function openPeer(address: string): PeerHypervisor {

@@ -148,7 +148,7 @@ test('the matrix covers every call of a drain', async () => {
   await finish(drain);
 });
 
-test.concurrent.each(everyFault(calls))('$name $nth: it $what', async ({ fault, ...at }) => {
+test.concurrent.each(everyFault(calls))('$name $nth: $what', async ({ fault, ...at }) => {
   const drain = await draining();
   site.faults.plan(drain.workflow, at, fault);
   try {

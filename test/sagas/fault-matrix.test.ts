@@ -33,7 +33,7 @@ test('the matrix covers every call of a task', async () => {
   expect(recorded.sort()).toEqual(cleanRun.map(({ name, nth }) => `${name} ${nth}`).sort());
 });
 
-test.concurrent.each(everyFault(cleanRun))('$name $nth: it $what', async ({ fault, ...call }) => {
+test.concurrent.each(everyFault(cleanRun))('$name $nth: $what', async ({ fault, ...call }) => {
   const id = await site.accept();
   site.faults.plan(workflowId.task(id), call, fault);
   await site.start(id);

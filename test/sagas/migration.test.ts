@@ -154,7 +154,7 @@ async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault
 }
 
 describe('one copy runs, at the target or where it was, whatever befalls', () => {
-  test.concurrent.each(everyFault([...forward, ...backward]))('$name $nth: it $what', async ({ fault, ...at }) => {
+  test.concurrent.each(everyFault([...forward, ...backward]))('$name $nth: $what', async ({ fault, ...at }) => {
     const move = await moving();
     const state = await endedUnder(move, at, fault);
     await expectOneCopy(move, state);

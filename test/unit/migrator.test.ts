@@ -2,7 +2,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { parseCpuSeconds, parseDirtyRate, parseJob, parseResident, watchPid } from '../../drivers/migrator.ts';
+import { parseCpuSeconds, parseDirtyRate, parseJob, parseResident } from '../../drivers/migrator.ts';
+import { watchPid } from '../../drivers/qemu-process.ts';
 
 describe('what virsh says of a migration job', () => {
   it('is read in bytes and milliseconds while it works', () => {
