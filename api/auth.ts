@@ -12,7 +12,7 @@ export interface Caller {
 }
 
 /** For routes without a caller: open ones, and those that a signed URL opens. */
-export const nobody: Caller = { keyId: '', ownerId: '', role: 'client' };
+export const anonymous: Caller = { keyId: '', ownerId: '', role: 'client' };
 
 /** For how long a revoked key may still work in one process. */
 const cacheMs = 2_000;
@@ -39,7 +39,7 @@ export function openKeyring(ledger: Ledger, clock: () => number): (key: string) 
 const callers = new WeakMap<Request, Caller>();
 
 export function callerOf(req: Request): Caller {
-  return callers.get(req) ?? nobody;
+  return callers.get(req) ?? anonymous;
 }
 
 /** 401 without a valid key. */

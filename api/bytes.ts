@@ -15,14 +15,14 @@ export interface ByteStore {
     admit: (totalBytes: number) => Promise<void> | void,
   ): Promise<Received>;
   /** Makes received bytes the content of a file; durable when it returns. */
-  keep(received: Received, fileId: string): Promise<void>;
+  commit(received: Received, fileId: string): Promise<void>;
   /** Removes a partial file, also when it is gone already. */
   discard(received: Pick<Received, 'partial'>): Promise<void>;
   path(fileId: string, sha256: string): string;
   /** Success when the bytes are gone. An open download keeps its bytes until it ends. */
   remove(fileId: string, sha256: string): Promise<void>;
   /** Every kept file and every partial one, with its age's origin (ms since 1970 of the last write). */
-  kept(): AsyncIterable<{ fileId: string; sha256: string; path: string; writtenAtMs: number }>;
+  files(): AsyncIterable<{ fileId: string; sha256: string; path: string; writtenAtMs: number }>;
   partials(): AsyncIterable<{ fileId: string; path: string; writtenAtMs: number }>;
 }
 
@@ -104,7 +104,7 @@ export async function openByteStore(root: string): Promise<ByteStore> {
       }
     },
 
-    async keep(received, fileId) {
+    async commit(received, fileId) {
       try {
         const folder = folderOf(fileId);
         if ((await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined) await syncFolder(files);
@@ -118,7 +118,7 @@ export async function openByteStore(root: string): Promise<ByteStore> {
     discard: (received) => rm(received.partial, { force: true }),
     remove: (fileId, sha256) => rm(pathOf(fileId, sha256), { force: true }),
 
-    async *kept() {
+    async *files() {
       for await (const folder of entries(files)) {
         for await (const { name, path, writtenAtMs } of entries(folder.path)) {
           const [fileId = '', sha256 = ''] = name.split('-');

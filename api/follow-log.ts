@@ -4,20 +4,20 @@ import type { Response } from 'express';
 import type { TaskLogs } from './task-logs.ts';
 
 /** How often a followed log is looked at. Other API processes may write it, so there is nothing to be woken by. */
-const lookMs = 200;
+const pollMs = 200;
 /** How many logs one process follows at a time. */
-const mostFollowers = 500;
+const maxFollowers = 500;
 
 export interface Followers {
   /** Null when there are too many. */
-  enter(): (() => void) | null;
+  acquire(): (() => void) | null;
 }
 
 export function openFollowers(): Followers {
   let count = 0;
   return {
-    enter() {
-      if (count >= mostFollowers) return null;
+    acquire() {
+      if (count >= maxFollowers) return null;
       count += 1;
       return () => {
         count -= 1;
@@ -52,8 +52,8 @@ export async function sendLog(
   isOver: () => Promise<boolean>,
   res: Response,
 ): Promise<void> {
-  const gone = new AbortController();
-  res.once('close', () => gone.abort());
+  const disconnected = new AbortController();
+  res.once('close', () => disconnected.abort());
   res.set({ 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' });
   // A quiet command sends nothing for hours; TCP's keep-alive notices a client that is gone.
   if (follow) res.set('X-Accel-Buffering', 'no').socket?.setTimeout(0);
@@ -63,12 +63,12 @@ export async function sendLog(
     for (let over = false; !over; ) {
       over = !follow || (await isOver());
       const size = await logs.size(taskId, node);
-      await copy(logs, taskId, node, sent, size, res, gone.signal);
+      await copy(logs, taskId, node, sent, size, res, disconnected.signal);
       sent = Math.max(sent, size);
-      if (!over) await pause(lookMs, undefined, { signal: gone.signal });
+      if (!over) await pause(pollMs, undefined, { signal: disconnected.signal });
     }
     res.end();
   } catch (error) {
-    if (!gone.signal.aborted) throw error;
+    if (!disconnected.signal.aborted) throw error;
   }
 }

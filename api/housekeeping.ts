@@ -5,8 +5,8 @@ import type { Ledger } from '../prisma/client.ts';
 import type { Repository } from './repository.ts';
 
 /** Nothing younger is touched: an upload in progress writes more often than that, or its connection is ended. */
-const orphanMs = 3_600_000;
-const everyMs = 600_000;
+const minOrphanAgeMs = 3_600_000;
+const intervalMs = 600_000;
 const batch = 500;
 const dayMs = 24 * 3_600_000;
 
@@ -69,7 +69,7 @@ async function sweepBytes({ ledger, repository }: Deps, before: number): Promise
     }
     waiting = [];
   };
-  for await (const kept of repository.bytes.kept()) {
+  for await (const kept of repository.bytes.files()) {
     if (kept.writtenAtMs < before) waiting.push(kept);
     if (waiting.length >= batch) await flush();
   }
@@ -104,7 +104,7 @@ async function sweepLogs({ ledger, repository, clock, logRetentionDays }: Deps):
 
 /** Brings rows and bytes together again after crashes. May run in several processes at once, and at any time. */
 export async function sweepRepository(deps: Deps): Promise<Swept> {
-  const before = deps.clock() - orphanMs;
+  const before = deps.clock() - minOrphanAgeMs;
   const partials = await sweepPartials(deps, before);
   const uploads = await sweepUploads(deps, before, partials.alive);
   const bytes = await sweepBytes(deps, before);
@@ -112,7 +112,7 @@ export async function sweepRepository(deps: Deps): Promise<Swept> {
 }
 
 /** Sweeps now and then until stopped; a failed round is logged, and the next one does its work. */
-export function startHousekeeping(deps: Deps): { stop(): Promise<void> } {
+export function startRepositorySweep(deps: Deps): { stop(): Promise<void> } {
   const stopping = new AbortController();
   const ended = (async () => {
     while (!stopping.signal.aborted) {
@@ -122,7 +122,7 @@ export function startHousekeeping(deps: Deps): { stop(): Promise<void> } {
       } catch (error) {
         deps.log.error({ err: error }, 'sweeping the repository failed');
       }
-      await pause(everyMs, undefined, { signal: stopping.signal }).catch((error: unknown) => {
+      await pause(intervalMs, undefined, { signal: stopping.signal }).catch((error: unknown) => {
         if (!stopping.signal.aborted) throw error;
       });
     }

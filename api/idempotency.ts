@@ -7,7 +7,7 @@ import type { Answer } from './operation.ts';
 export type Transaction = Parameters<Parameters<Ledger['$transaction']>[0]>[0];
 
 /** How long (ms) a transaction waits for a connection, and how long it may take: equal requests wait for each other. */
-export const patience = { maxWait: 20_000, timeout: 30_000 } as const;
+export const transactionLimits = { maxWait: 20_000, timeout: 30_000 } as const;
 
 const keyPattern = /^[\x21-\x7e]{1,255}$/;
 
@@ -30,7 +30,7 @@ export function fingerprint(...parts: (string | Buffer)[]): string {
   return hash.digest('hex');
 }
 
-export interface Claim {
+export interface IdempotentRequest {
   ownerId: string;
   key: string | null;
   method: string;
@@ -39,7 +39,7 @@ export interface Claim {
 }
 
 /** The remembered answer, null when the key is new; `idempotency-mismatch` when it named another request. */
-async function recall(tx: Transaction | Ledger, claim: Claim, key: string): Promise<Answer | null> {
+async function readAnswer(tx: Transaction | Ledger, claim: IdempotentRequest, key: string): Promise<Answer | null> {
   const row = await tx.idempotency.findUnique({ where: { ownerId_key: { ownerId: claim.ownerId, key } } });
   if (!row || row.status === null) return null;
   if (row.method !== claim.method || row.path !== claim.path || row.fingerprint !== claim.fingerprint) {
@@ -53,14 +53,14 @@ async function recall(tx: Transaction | Ledger, claim: Claim, key: string): Prom
  * state in between: a crash undoes both, and of any number of equal requests at once, the others wait in PostgreSQL
  * for the first one's commit and then read its answer. Refusals are not remembered: they changed nothing.
  */
-export async function once(
+export async function runOnce(
   ledger: Ledger,
-  claim: Claim,
+  claim: IdempotentRequest,
   act: (tx: Transaction) => Promise<Answer>,
 ): Promise<{ answer: Answer; replayed: boolean }> {
   const { key } = claim;
   if (key !== null) {
-    const known = await recall(ledger, claim, key);
+    const known = await readAnswer(ledger, claim, key);
     if (known) return { answer: known, replayed: true };
   }
   return ledger.$transaction(async (tx) => {
@@ -71,7 +71,7 @@ export async function once(
         VALUES (${claim.ownerId}, ${key}, ${claim.method}, ${claim.path}, ${claim.fingerprint})
         ON CONFLICT ("ownerId", "key") DO NOTHING`;
     if (inserted === 0) {
-      const known = await recall(tx, claim, key);
+      const known = await readAnswer(tx, claim, key);
       if (!known)
         throw new BerthError('conflict', `The request with the Idempotency-Key ${key} is still under way; repeat this one`);
       return { answer: known, replayed: true };
@@ -83,11 +83,11 @@ export async function once(
       data: { status: answer.status, response: answer.text ?? '', location: answer.location },
     });
     return { answer, replayed: false };
-  }, patience);
+  }, transactionLimits);
 }
 
 /** Whether this key has named a request before; its answer is not looked at. */
-export async function isKnown(ledger: Ledger, ownerId: string, key: string | null): Promise<boolean> {
+export async function isKeyUsed(ledger: Ledger, ownerId: string, key: string | null): Promise<boolean> {
   if (key === null) return false;
   return (await ledger.idempotency.findUnique({ where: { ownerId_key: { ownerId, key } }, select: { key: true } })) !== null;
 }

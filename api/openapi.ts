@@ -6,7 +6,7 @@ import {
   type ZodOpenApiResponsesObject,
 } from 'zod-openapi';
 import { type ErrorCode, errorTable } from '../model/errors.ts';
-import type { Answered, Operation } from './operation.ts';
+import type { ResponseSpec, Operation } from './operation.ts';
 import { Problem } from './schemas.ts';
 
 const idempotencyHeader = z.object({
@@ -42,7 +42,7 @@ function problemResponses(codes: ErrorCode[]): ZodOpenApiResponsesObject {
   return responses;
 }
 
-function answerResponse(answered: Answered): ZodOpenApiResponsesObject[`2${string}`] {
+function answerResponse(answered: ResponseSpec): ZodOpenApiResponsesObject[`2${string}`] {
   const { description, schema, media, headers } = answered;
   return {
     description,

@@ -21,7 +21,7 @@ export const noContent: Answer = { status: 204, text: null, location: null };
 /** The handler has sent the answer itself, as a stream. */
 export const streamed = 'streamed';
 
-export interface Answered {
+export interface ResponseSpec {
   description: string;
   /** Of a JSON body; without it, the body is of `media`, or there is none. */
   schema?: z.ZodType;
@@ -43,7 +43,7 @@ export interface Call<P, Q, B> {
   res: Response;
 }
 
-interface Declared {
+interface RouteDeclaration {
   method: 'get' | 'post' | 'put' | 'patch' | 'delete';
   /** As OpenAPI writes it: /v1/tasks/{id}. */
   path: string;
@@ -52,14 +52,14 @@ interface Declared {
   summary: string;
   description?: string;
   access: Access;
-  answers: Record<number, Answered>;
+  answers: Record<number, ResponseSpec>;
   problems: ErrorCode[];
   /** The route takes bytes as they come; its handler reads them. */
   bytes?: { description: string };
 }
 
 /** One route, declared once: what validates is what documents. */
-export interface Operation extends Declared {
+export interface Operation extends RouteDeclaration {
   params: z.ZodObject;
   query: z.ZodObject;
   body: z.ZodType | null;
@@ -67,7 +67,7 @@ export interface Operation extends Declared {
 }
 
 export function operation<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
-  declared: Declared & {
+  declared: RouteDeclaration & {
     params?: P;
     query?: Q;
     body?: B;

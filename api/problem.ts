@@ -6,7 +6,7 @@ import { ledgerError } from '../prisma/ledger-error.ts';
 const retryAfterS = 5;
 
 /** What body-parser and Express themselves throw, by `type` or `status`, in our words. */
-const foreign: Record<string, { code: ErrorCode; message: string }> = {
+const parserErrors: Record<string, { code: ErrorCode; message: string }> = {
   'entity.parse.failed': { code: 'bad-request', message: 'The body is not valid JSON' },
   'entity.too.large': { code: 'too-large', message: 'The body is larger than this route accepts' },
   'encoding.unsupported': { code: 'unsupported-media-type', message: 'The body has a Content-Encoding; send it as it is' },
@@ -20,7 +20,7 @@ function property(error: unknown, name: string): unknown {
 }
 
 /** PostgreSQL, or the way to it, is away: the request may be repeated as it is. */
-function isLedgerAway(error: unknown): boolean {
+function isLedgerUnavailable(error: unknown): boolean {
   const text = `${String(property(error, 'code'))} ${String(property(property(error, 'cause'), 'code'))} ${String(property(error, 'message'))}`;
   return /\bP1001\b|\bP1002\b|\bP1008\b|\bP1017\b|\bP2024\b|\bP2028\b|ECONNREFUSED|ECONNRESET|DatabaseNotReachable|ConnectionClosed|Connection terminated/.test(
     text,
@@ -31,8 +31,8 @@ function isLedgerAway(error: unknown): boolean {
 export function toBerthError(error: unknown): BerthError {
   if (error instanceof BerthError) return error;
   const type = property(error, 'type');
-  if (typeof type === 'string' && Object.hasOwn(foreign, type)) {
-    const known = foreign[type]!;
+  if (typeof type === 'string' && Object.hasOwn(parserErrors, type)) {
+    const known = parserErrors[type]!;
     const cause = type === 'entity.parse.failed' ? `: ${String(property(error, 'message'))}` : '';
     return new BerthError(known.code, `${known.message}${cause}`, { cause: error });
   }
@@ -40,7 +40,7 @@ export function toBerthError(error: unknown): BerthError {
     return new BerthError('bad-request', 'The path is not validly percent-encoded', { cause: error });
   const constraint = ledgerError(error);
   if (constraint) return constraint;
-  if (isLedgerAway(error)) {
+  if (isLedgerUnavailable(error)) {
     return new BerthError('unavailable', 'The ledger does not answer; nothing was changed that was not confirmed', {
       cause: error,
     });

@@ -1,10 +1,10 @@
 import { BerthError } from '../model/errors.ts';
 import type { Ledger } from '../prisma/client.ts';
 import { ledgerError } from '../prisma/ledger-error.ts';
-import { patience, type Transaction } from './idempotency.ts';
+import { transactionLimits, type Transaction } from './idempotency.ts';
 
 /** A claim on an owner's quota: a file's row in state `uploading` with the bytes claimed so far. */
-export interface Claimed {
+export interface QuotaClaim {
   fileId: string;
   ownerId: string;
   bytes: number;
@@ -12,9 +12,9 @@ export interface Claimed {
 
 /** How owners' bytes are bounded. Each change of a file's row locks the owner's (a trigger keeps its sum): no race. */
 export interface Quota {
-  claim(claimed: Claimed, name: string): Promise<void>;
+  claim(claimed: QuotaClaim, name: string): Promise<void>;
   /** Brings the row to `claimed.bytes`. */
-  grow(claimed: Claimed): Promise<void>;
+  grow(claimed: QuotaClaim): Promise<void>;
   /** Last in a transaction that changed files of this owner. */
   check(tx: Transaction, ownerId: string): Promise<void>;
 }
@@ -30,9 +30,9 @@ export function openQuota(ledger: Ledger, quotaBytes: number): Quota {
     if (owner.usedBytes > limit) throw exceeded(`its files would have ${owner.usedBytes} bytes together, of at most ${limit}`);
   }
 
-  async function guarded(act: (tx: Transaction) => Promise<void>): Promise<void> {
+  async function inTransaction(act: (tx: Transaction) => Promise<void>): Promise<void> {
     try {
-      await ledger.$transaction(act, patience);
+      await ledger.$transaction(act, transactionLimits);
     } catch (error) {
       // The ledger's own constraint says the same where the owner's row has a limit, and says it first.
       throw ledgerError(error) ?? error;
@@ -43,13 +43,13 @@ export function openQuota(ledger: Ledger, quotaBytes: number): Quota {
     check,
 
     claim: ({ fileId, ownerId, bytes }, name) =>
-      guarded(async (tx) => {
+      inTransaction(async (tx) => {
         await tx.file.create({ data: { id: fileId, ownerId, name, state: 'uploading', sizeBytes: BigInt(bytes) } });
         await check(tx, ownerId);
       }),
 
     grow: ({ fileId, ownerId, bytes }) =>
-      guarded(async (tx) => {
+      inTransaction(async (tx) => {
         await tx.file.updateMany({ where: { id: fileId, state: 'uploading' }, data: { sizeBytes: BigInt(bytes) } });
         await check(tx, ownerId);
       }),

@@ -5,9 +5,9 @@ import { newId } from '../model/ids.ts';
 import { terminalTaskStates } from '../model/states.ts';
 import type { Ledger } from '../prisma/client.ts';
 import { type ByteStore, openByteStore, type Received } from './bytes.ts';
-import { type Claim, fingerprint, isKnown, once, patience, type Transaction } from './idempotency.ts';
+import { type IdempotentRequest, fingerprint, isKeyUsed, runOnce, transactionLimits, type Transaction } from './idempotency.ts';
 import type { Answer } from './operation.ts';
-import { type Claimed, openQuota } from './quota.ts';
+import { type QuotaClaim, openQuota } from './quota.ts';
 import { openTaskLogs, type TaskLogs } from './task-logs.ts';
 
 /** A file that is ready. */
@@ -76,7 +76,7 @@ export interface RepositoryDeps {
 /** An upload that doesn't say its size claims quota in steps of this size as it grows. */
 const claimStepBytes = 16 * 2 ** 20;
 
-export function asFile<T extends { id: string; sha256: string | null }>(row: T): T & { sha256: string } {
+export function requireDigest<T extends { id: string; sha256: string | null }>(row: T): T & { sha256: string } {
   const { sha256 } = row;
   if (sha256 === null) throw new BerthError('internal', `BUG: the file ${row.id} is ready and has no digest`);
   return { ...row, sha256 };
@@ -126,7 +126,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     throw new BerthError('too-large', `Found ${size} bytes or more; a file has at most ${maxFileBytes}`);
   }
 
-  function refuseOther(received: Received, incoming: Incoming): void {
+  function refuseMismatch(received: Received, incoming: Incoming): void {
     const { announcedBytes, expectedSha256 } = incoming;
     if (announcedBytes !== null && received.sizeBytes !== announcedBytes)
       throw new BerthError('bad-request', `Found ${received.sizeBytes} bytes; Content-Length says ${announcedBytes}`);
@@ -142,10 +142,10 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     ownerId: string,
     name: string,
     incoming: Incoming,
-    commit: (received: Received, claimed: Claimed) => Promise<T>,
+    commit: (received: Received, claimed: QuotaClaim) => Promise<T>,
   ): Promise<T> {
     refuseTooLarge(incoming.announcedBytes ?? 0);
-    const claimed: Claimed = { fileId: newId('file'), ownerId, bytes: incoming.announcedBytes ?? 0 };
+    const claimed: QuotaClaim = { fileId: newId('file'), ownerId, bytes: incoming.announcedBytes ?? 0 };
     await quota.claim(claimed, name);
     try {
       const received = await bytes.receive(claimed.fileId, incoming.body, async (total) => {
@@ -155,7 +155,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
         await quota.grow(claimed);
       });
       try {
-        refuseOther(received, incoming);
+        refuseMismatch(received, incoming);
         return await commit(received, claimed);
       } finally {
         await bytes.discard(received);
@@ -167,13 +167,13 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
   }
 
   /** Turns the claim's row into the file. The bytes get their name first: a row never speaks of bytes that aren't there. */
-  async function publish(
+  async function commitFile(
     tx: Transaction,
-    { fileId, ownerId }: Claimed,
+    { fileId, ownerId }: QuotaClaim,
     received: Received,
     of: { taskId: string; node: number } | { imageId: string } | null,
   ): Promise<FileRow> {
-    await bytes.keep(received, fileId);
+    await bytes.commit(received, fileId);
     try {
       const { sizeBytes, sha256 } = received;
       const [row] = await tx.file.updateManyAndReturn({
@@ -182,7 +182,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       });
       if (!row) throw new BerthError('conflict', 'The upload took so long that it was given up; send it again');
       await quota.check(tx, ownerId);
-      return asFile(row);
+      return requireDigest(row);
     } catch (error) {
       // This transaction will not commit. (When a commit itself fails, its fate is unknown: the sweep decides later.)
       await bytes.remove(fileId, received.sha256);
@@ -191,39 +191,39 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
   }
 
   /** What is stored again under the same name keeps the id of its file. */
-  async function place(
+  async function replaceOrCommit(
     tx: Transaction,
     before: FileRow | null,
     of: { taskId: string; node: number } | { imageId: string },
     received: Received,
-    claimed: Claimed,
+    claimed: QuotaClaim,
   ): Promise<{ file: FileRow; replaced: string | null }> {
-    if (before === null) return { file: await publish(tx, claimed, received, of), replaced: null };
+    if (before === null) return { file: await commitFile(tx, claimed, received, of), replaced: null };
     const { sizeBytes, sha256 } = received;
     if (before.sha256 === sha256) return { file: before, replaced: null };
-    await bytes.keep(received, before.id);
+    await bytes.commit(received, before.id);
     // The claim's bytes go and the new ones come in one transaction: the quota sees them once.
     await tx.file.deleteMany({ where: { id: claimed.fileId, state: 'uploading' } });
     const file = await tx.file.update({ where: { id: before.id }, data: { sizeBytes: BigInt(sizeBytes), sha256 } });
     await quota.check(tx, claimed.ownerId);
-    return { file: asFile(file), replaced: before.sha256 };
+    return { file: requireDigest(file), replaced: before.sha256 };
   }
 
-  async function placeOutput(tx: Transaction, { taskId, node, path }: OutputUpload, received: Received, claimed: Claimed) {
+  async function commitOutput(tx: Transaction, { taskId, node, path }: OutputUpload, received: Received, claimed: QuotaClaim) {
     await requireOpenTask(tx, taskId);
     const row = await tx.file.findUnique({ where: { taskId_node_name: { taskId, node, name: path } } });
-    return place(tx, row === null ? null : asFile(row), { taskId, node }, received, claimed);
+    return replaceOrCommit(tx, row === null ? null : requireDigest(row), { taskId, node }, received, claimed);
   }
 
-  async function placePart(tx: Transaction, part: PartUpload, received: Received, claimed: Claimed) {
+  async function commitPart(tx: Transaction, part: PartUpload, received: Received, claimed: QuotaClaim) {
     await requireOpenBuild(tx, part);
     const { imageId, path } = part;
     const row = await tx.file.findUnique({ where: { imageId_name: { imageId, name: path } } });
-    return place(tx, row === null ? null : asFile(row), { imageId }, received, claimed);
+    return replaceOrCommit(tx, row === null ? null : requireDigest(row), { imageId }, received, claimed);
   }
 
   /** Of an upload that was answered before: nothing is claimed or kept, the bytes are only compared. */
-  async function digest(body: AsyncIterable<Uint8Array>): Promise<string> {
+  async function hashBody(body: AsyncIterable<Uint8Array>): Promise<string> {
     const hash = createHash('sha256');
     let total = 0;
     for await (const chunk of body) {
@@ -241,22 +241,22 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
 
     async upload(upload, answer) {
       const { ownerId, name, idempotencyKey: key } = upload;
-      const named = (sha256: string): Claim => ({
+      const named = (sha256: string): IdempotentRequest => ({
         ownerId,
         key,
         method: 'POST',
         path: upload.route,
         fingerprint: fingerprint(name, sha256),
       });
-      if (await isKnown(ledger, ownerId, key)) {
-        const again = await once(ledger, named(await digest(upload.body)), () => {
+      if (await isKeyUsed(ledger, ownerId, key)) {
+        const again = await runOnce(ledger, named(await hashBody(upload.body)), () => {
           throw new BerthError('conflict', 'The first answer to this Idempotency-Key has just expired; send the file again');
         });
         return again.answer;
       }
       return transfer(ownerId, name, upload, async (received, claimed) => {
-        const { answer: given } = await once(ledger, named(received.sha256), async (tx) =>
-          answer(await publish(tx, claimed, received, null)),
+        const { answer: given } = await runOnce(ledger, named(received.sha256), async (tx) =>
+          answer(await commitFile(tx, claimed, received, null)),
         );
         return given;
       });
@@ -266,7 +266,10 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       const task = await ledger.task.findUnique({ where: { id: output.taskId }, select: { ownerId: true } });
       if (!task) throw new BerthError('not-found', `There is no task ${output.taskId}`);
       return transfer(task.ownerId, output.path, output, async (received, claimed) => {
-        const { file, replaced } = await ledger.$transaction((tx) => placeOutput(tx, output, received, claimed), patience);
+        const { file, replaced } = await ledger.$transaction(
+          (tx) => commitOutput(tx, output, received, claimed),
+          transactionLimits,
+        );
         if (replaced !== null) await bytes.remove(file.id, replaced);
         return file;
       });
@@ -276,7 +279,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       const image = await ledger.image.findUnique({ where: { id: part.imageId }, select: { ownerId: true } });
       if (!image?.ownerId) throw new BerthError('not-found', `There is no build of an image ${part.imageId}`);
       return transfer(image.ownerId, part.path, part, async (received, claimed) => {
-        const { file, replaced } = await ledger.$transaction((tx) => placePart(tx, part, received, claimed), patience);
+        const { file, replaced } = await ledger.$transaction((tx) => commitPart(tx, part, received, claimed), transactionLimits);
         if (replaced !== null) await bytes.remove(file.id, replaced);
         return file;
       });
@@ -289,7 +292,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
         if (locked.length === 0) throw new BerthError('not-found', `There is no file ${file.id}`);
         await refuseUsed(tx, file.id);
         await tx.file.delete({ where: { id: file.id } });
-      }, patience);
+      }, transactionLimits);
       // After the commit: a crash in between leaves bytes without a row, which the sweep removes.
       await bytes.remove(file.id, file.sha256);
     },

@@ -32,7 +32,7 @@ function refuseEncoded(req: Request): void {
 }
 
 /** @param sha256 from the query, in hexadecimal; goes before the headers. */
-export function incoming(req: Request, res: Response, sha256: string | undefined): IncomingBytes {
+export function readUpload(req: Request, res: Response, sha256: string | undefined): IncomingBytes {
   refuseEncoded(req);
   const length = req.get('content-length');
   async function* body(): AsyncIterable<Uint8Array> {

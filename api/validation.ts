@@ -3,13 +3,13 @@ import { BerthError, type FieldError } from '../model/errors.ts';
 
 const shownChars = 80;
 
-function shown(value: unknown): string {
+function shorten(value: unknown): string {
   if (value === undefined) return 'nothing';
   const text = JSON.stringify(value) ?? typeof value;
   return text.length > shownChars ? `${text.slice(0, shownChars)}…` : text;
 }
 
-function at(root: unknown, path: readonly PropertyKey[]): unknown {
+function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
   let value = root;
   for (const part of path) {
     if (typeof value !== 'object' || value === null) return undefined;
@@ -19,9 +19,9 @@ function at(root: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 /** Names a field: a JSON pointer (RFC 6901) into the body, or `query.x`, `path.x`, `header.x` for what is outside of it. */
-export type Place = 'body' | 'query' | 'path' | 'header';
+export type InputPart = 'body' | 'query' | 'path' | 'header';
 
-function pointer(place: Place, path: readonly PropertyKey[]): string {
+function pointer(place: InputPart, path: readonly PropertyKey[]): string {
   if (place !== 'body') return [place, ...path.map(String)].join('.');
   return path.map((part) => `/${String(part).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
 }
@@ -31,20 +31,20 @@ function expectation(message: string): string {
   return match ? `expected ${match[1]}` : message;
 }
 
-function describe(place: Place, input: unknown, issue: z.core.$ZodIssue): FieldError[] {
+function describe(place: InputPart, input: unknown, issue: z.core.$ZodIssue): FieldError[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => ({
       pointer: pointer(place, [...issue.path, key]),
-      detail: `found ${shown(at(input, [...issue.path, key]))}; expected no field of this name`,
+      detail: `found ${shorten(valueAt(input, [...issue.path, key]))}; expected no field of this name`,
     }));
   }
   const inner = issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message;
-  const found = issue.code === 'invalid_key' ? issue.path.at(-1) : at(input, issue.path);
-  return [{ pointer: pointer(place, issue.path), detail: `found ${shown(found)}; ${expectation(inner)}` }];
+  const found = issue.code === 'invalid_key' ? issue.path.at(-1) : valueAt(input, issue.path);
+  return [{ pointer: pointer(place, issue.path), detail: `found ${shorten(found)}; ${expectation(inner)}` }];
 }
 
 /** The value as the schema understands it, or `bad-request` naming each field, what was found, what was expected. */
-export function validate<S extends z.ZodType>(schema: S, place: Place, input: unknown): z.output<S> {
+export function validate<S extends z.ZodType>(schema: S, place: InputPart, input: unknown): z.output<S> {
   const parsed = schema.safeParse(input);
   if (parsed.success) return parsed.data;
   throw new BerthError('bad-request', `The ${place} is not as this route expects it; see errors`, {
@@ -53,11 +53,11 @@ export function validate<S extends z.ZodType>(schema: S, place: Place, input: un
 }
 
 /** PostgreSQL stores neither NUL nor half of a surrogate pair, wherever in the input they are. */
-export function refuseUnstorable(place: Place, input: unknown, path: readonly PropertyKey[] = []): void {
+export function refuseUnstorable(place: InputPart, input: unknown, path: readonly PropertyKey[] = []): void {
   if (typeof input === 'string') {
     if (input.isWellFormed() && !input.includes('\u0000')) return;
     throw new BerthError('bad-request', 'A text holds a NUL character or half of a surrogate pair', {
-      fields: [{ pointer: pointer(place, path), detail: `found ${shown(input)}; expected Unicode text without NUL` }],
+      fields: [{ pointer: pointer(place, path), detail: `found ${shorten(input)}; expected Unicode text without NUL` }],
     });
   }
   if (typeof input !== 'object' || input === null) return;

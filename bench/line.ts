@@ -1,5 +1,5 @@
 /** One figure of a benchmark, against its baseline from the same run. `ratio` is value / baseline. */
-export interface BenchLine {
+export interface Figure {
   name: string;
   value: number;
   unit: string;
@@ -8,7 +8,7 @@ export interface BenchLine {
   [detail: string]: unknown;
 }
 
-export function printLine(
+export function printFigure(
   name: string,
   value: number,
   unit: string,
@@ -16,7 +16,7 @@ export function printLine(
   detail: Record<string, unknown> = {},
 ): void {
   const ratio = baseline === null || baseline === 0 ? null : round(value / baseline);
-  const line: BenchLine = {
+  const line: Figure = {
     name,
     value: round(value),
     unit,
@@ -28,7 +28,7 @@ export function printLine(
 }
 
 /** Progress goes to standard error, so that standard output holds JSON lines alone. */
-export function say(text: string): void {
+export function logProgress(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 

@@ -13,10 +13,10 @@ export interface Chunk {
   length: number;
 }
 
-const leastBytes = 4 * 1024;
+const minChunkBytes = 4 * 1024;
 /** Chunks are 16 KiB in the mean: the mask has this many bits. */
 const maskBits = 14;
-export const mostBytes = 64 * 1024;
+export const maxChunkBytes = 64 * 1024;
 const readBytes = 4 * 2 ** 20;
 
 const mask = ((1 << maskBits) - 1) << (32 - maskBits);
@@ -26,39 +26,42 @@ const gear = Uint32Array.from({ length: 256 }, (_, byte) =>
 );
 
 /** Length of the first chunk of `bytes`. */
-export function cut(bytes: Uint8Array): number {
-  const end = Math.min(bytes.length, mostBytes);
-  if (end <= leastBytes) return end;
+export function firstChunkLength(bytes: Uint8Array): number {
+  const end = Math.min(bytes.length, maxChunkBytes);
+  if (end <= minChunkBytes) return end;
   let hash = 0;
-  for (let at = leastBytes; at < end; at += 1) {
+  for (let at = minChunkBytes; at < end; at += 1) {
     hash = ((hash << 1) + gear[bytes[at]!]!) | 0;
     if ((hash & mask) === 0) return at + 1;
   }
   return end;
 }
 
-export const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex').slice(0, 32);
+export const chunkHash = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex').slice(0, 32);
 
 /** A file's chunks in their order, with their content, which is only valid until the next one is asked for. */
-export async function* chunksOf(file: FileHandle): AsyncGenerator<Chunk & { bytes: Buffer }> {
-  const buffer = Buffer.allocUnsafe(readBytes + mostBytes);
-  let [held, base, ended] = [0, 0, false];
+export async function* readChunks(file: FileHandle): AsyncGenerator<Chunk & { bytes: Buffer }> {
+  const buffer = Buffer.allocUnsafe(readBytes + maxChunkBytes);
+  let [buffered, base, ended] = [0, 0, false];
   for (;;) {
-    while (!ended && held < buffer.length) {
-      const { bytesRead } = await file.read(buffer, held, buffer.length - held, base + held);
+    while (!ended && buffered < buffer.length) {
+      const { bytesRead } = await file.read(buffer, buffered, buffer.length - buffered, base + buffered);
       if (bytesRead === 0) ended = true;
-      held += bytesRead;
+      buffered += bytesRead;
     }
-    if (held === 0) return;
-    let at = 0;
+    if (buffered === 0) return;
+    let position = 0;
     // The last chunk of what is held may go on in what isn't.
-    while (at < held && (ended || held - at >= mostBytes)) {
-      const bytes = buffer.subarray(at, at + cut(buffer.subarray(at, Math.min(held, at + mostBytes))));
-      yield { hash: hashOf(bytes), offset: base + at, length: bytes.length, bytes };
-      at += bytes.length;
+    while (position < buffered && (ended || buffered - position >= maxChunkBytes)) {
+      const bytes = buffer.subarray(
+        position,
+        position + firstChunkLength(buffer.subarray(position, Math.min(buffered, position + maxChunkBytes))),
+      );
+      yield { hash: chunkHash(bytes), offset: base + position, length: bytes.length, bytes };
+      position += bytes.length;
     }
-    buffer.copyWithin(0, at, held);
-    base += at;
-    held -= at;
+    buffer.copyWithin(0, position, buffered);
+    base += position;
+    buffered -= position;
   }
 }

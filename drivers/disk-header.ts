@@ -20,19 +20,19 @@ const maxRefcountTableBytes = 8 * 2 ** 20;
 const qcow2Magic = 0x514649fb;
 
 /** Formats that QEMU knows and we don't take, by what their files begin with. A raw disk begins with none of them. */
-const others: [string, (head: Buffer) => boolean][] = [
-  ['a VMDK disk', (head) => starts(head, 'KDMV') || starts(head, 'COWD') || starts(head, '# Disk DescriptorFile')],
+const refusedFormats: [string, (head: Buffer) => boolean][] = [
+  ['a VMDK disk', (head) => startsWith(head, 'KDMV') || startsWith(head, 'COWD') || startsWith(head, '# Disk DescriptorFile')],
   ['a VDI disk', (head) => head.length >= 68 && head.readUInt32LE(64) === 0xbeda107f],
-  ['a VHDX disk', (head) => starts(head, 'vhdxfile')],
-  ['a VHD disk', (head) => starts(head, 'conectix')],
-  ['a QED disk', (head) => starts(head, 'QED\0')],
-  ['an encrypted (LUKS) disk', (head) => starts(head, 'LUKS\u00ba\u00be')],
-  ['a Parallels disk', (head) => starts(head, 'WithoutFreeSpace') || starts(head, 'WithouFreSpacExt')],
-  ['a Bochs disk', (head) => starts(head, 'Bochs Virtual HD Image')],
+  ['a VHDX disk', (head) => startsWith(head, 'vhdxfile')],
+  ['a VHD disk', (head) => startsWith(head, 'conectix')],
+  ['a QED disk', (head) => startsWith(head, 'QED\0')],
+  ['an encrypted (LUKS) disk', (head) => startsWith(head, 'LUKS\u00ba\u00be')],
+  ['a Parallels disk', (head) => startsWith(head, 'WithoutFreeSpace') || startsWith(head, 'WithouFreSpacExt')],
+  ['a Bochs disk', (head) => startsWith(head, 'Bochs Virtual HD Image')],
   ['a qcow disk of version 1', (head) => head.length >= 8 && head.readUInt32BE(0) === qcow2Magic && head.readUInt32BE(4) === 1],
 ];
 
-const starts = (head: Buffer, magic: string): boolean =>
+const startsWith = (head: Buffer, magic: string): boolean =>
   head.subarray(0, magic.length).equals(Buffer.from(magic, 'latin1')) && head.length >= magic.length;
 
 /**
@@ -43,7 +43,7 @@ const starts = (head: Buffer, magic: string): boolean =>
  */
 export async function readDiskHeader(read: ReadAt, sizeBytes: number, limitBytes: number): Promise<DiskHeader> {
   const head = await read(0, headerBytes);
-  const other = others.find(([, is]) => is(head))?.[0];
+  const other = refusedFormats.find(([, is]) => is(head))?.[0];
   if (other !== undefined) throw refused(`this is ${other}; qcow2 and raw are taken`);
   const isQcow2 = head.length >= 4 && head.readUInt32BE(0) === qcow2Magic;
   const virtualBytes = isQcow2 ? readQcow2(head, sizeBytes) : sizeBytes;

@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import { XMLParser } from 'fast-xml-parser';
 import { z } from 'zod';
 import { diskXml } from './domain-xml.ts';
-import { quick, refusal } from './libvirt.ts';
+import { callVirsh, virshError } from './libvirt.ts';
 import type { CopyJob, DiskMover, DiskSource } from './ports.ts';
 import type { Virsh } from './virsh.ts';
 
 const askDeadlineMs = 15_000;
 /** Both wait for what is on its way to the disk. */
-const endDeadlineMs = 60_000;
+const jobDeadlineMs = 60_000;
 
-const noJob = /No current block job|no active (block )?job|not found|has no block job|does not have an active block job/i;
+const noJobPattern = /No current block job|no active (block )?job|not found|has no block job|does not have an active block job/i;
 
 /**
  * Block copies of live disks over libvirt: https://libvirt.org/manpages/virsh.html#blockcopy
@@ -20,13 +20,13 @@ const noJob = /No current block job|no active (block )?job|not found|has no bloc
  */
 export function openDiskMover(virsh: Virsh, scratch: string, mibPerS: number | null): DiskMover {
   async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<string> {
-    const answer = await quick(virsh, command, deadlineMs);
-    if (!answer.ok) throw refusal(command, answer.error);
+    const answer = await callVirsh(virsh, command, deadlineMs);
+    if (!answer.ok) throw virshError(command, answer.error);
     return answer.output;
   }
   return {
-    sources: async (name) => parseSources(await ask(['dumpxml', name])),
-    async begin(name, disk) {
+    readSources: async (name) => parseSources(await ask(['dumpxml', name])),
+    async startCopy(name, disk) {
       await mkdir(scratch, { recursive: true });
       const file = join(scratch, `${name}.${disk.target}.${randomBytes(6).toString('hex')}.xml`);
       // Zeros that the guest never wrote stay holes in the copy.
@@ -35,23 +35,23 @@ export function openDiskMover(virsh: Virsh, scratch: string, mibPerS: number | n
       if (disk.backing.length > 0) how.push('--shallow');
       if (mibPerS !== null) how.push('--bandwidth', String(mibPerS));
       try {
-        await ask(['blockcopy', name, disk.target, '--xml', file, ...how], endDeadlineMs);
+        await ask(['blockcopy', name, disk.target, '--xml', file, ...how], jobDeadlineMs);
       } finally {
         await rm(file, { force: true });
       }
     },
-    async job(name, target) {
-      const answer = await quick(virsh, ['blockjob', name, target, '--info', '--raw'], askDeadlineMs);
+    async observeCopy(name, target) {
+      const answer = await callVirsh(virsh, ['blockjob', name, target, '--info', '--raw'], askDeadlineMs);
       if (answer.ok) return parseCopyJob(answer.output);
-      if (noJob.test(answer.error)) return null;
-      throw refusal(['blockjob', name, target, '--info'], answer.error);
+      if (noJobPattern.test(answer.error)) return null;
+      throw virshError(['blockjob', name, target, '--info'], answer.error);
     },
     async pivot(name, target) {
-      await ask(['blockjob', name, target, '--pivot'], endDeadlineMs);
+      await ask(['blockjob', name, target, '--pivot'], jobDeadlineMs);
     },
-    async end(name, target) {
-      const answer = await quick(virsh, ['blockjob', name, target, '--abort'], endDeadlineMs);
-      if (!answer.ok && !noJob.test(answer.error)) throw refusal(['blockjob', name, target, '--abort'], answer.error);
+    async abortCopy(name, target) {
+      const answer = await callVirsh(virsh, ['blockjob', name, target, '--abort'], jobDeadlineMs);
+      if (!answer.ok && !noJobPattern.test(answer.error)) throw virshError(['blockjob', name, target, '--abort'], answer.error);
     },
   };
 }
@@ -65,7 +65,7 @@ export function parseCopyJob(output: string): CopyJob | null {
   return { copiedBytes, totalBytes, ready: totalBytes > 0 && copiedBytes === totalBytes };
 }
 
-const one = <T extends z.ZodType>(item: T) => z.union([item.transform((found) => [found]), z.array(item)]);
+const oneOrMany = <T extends z.ZodType>(item: T) => z.union([item.transform((found) => [found]), z.array(item)]);
 const diskSchema = z.looseObject({
   target: z.looseObject({ dev: z.string() }),
   source: z
@@ -76,7 +76,7 @@ const diskSchema = z.looseObject({
     })
     .optional(),
 });
-const domainSchema = z.looseObject({ domain: z.looseObject({ devices: z.looseObject({ disk: one(diskSchema) }) }) });
+const domainSchema = z.looseObject({ domain: z.looseObject({ devices: z.looseObject({ disk: oneOrMany(diskSchema) }) }) });
 
 /** From where a live domain has its disks open, by their targets. */
 export function parseSources(xml: string): Map<string, DiskSource> {

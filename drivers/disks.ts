@@ -8,7 +8,7 @@ import { BerthError } from '../model/errors.ts';
 import { readDiskHeader } from './disk-header.ts';
 import { listExt4, readExt4 } from './ext4.ts';
 import { diskFullOr, exists, isErrno } from './files.ts';
-import type { DiskTool, FlattenOrder } from './ports.ts';
+import type { DiskTool, FlattenRequest } from './ports.ts';
 import { ProcessError, type RunOptions, run } from './process.ts';
 
 const overlayDeadlineMs = 30_000;
@@ -23,15 +23,15 @@ export function openDiskTool(): DiskTool {
       // qemu-img takes 20 ms to write the same 200 KB every time: made once beside the image, then copied.
       const empty = join(dirname(backing), `empty-${virtualMiB}.qcow2`);
       if (!(await exists(empty)))
-        await inPlace(empty, async (partial) => {
+        await createAtomically(empty, async (partial) => {
           await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', backing, '-F', 'qcow2', partial, `${virtualMiB}M`], {
             deadlineMs: overlayDeadlineMs,
           });
         });
-      await inPlace(path, (partial) => copyFile(empty, partial, constants.COPYFILE_FICLONE));
+      await createAtomically(path, (partial) => copyFile(empty, partial, constants.COPYFILE_FICLONE));
     },
     async copyOverlay(path, from, virtualMiB) {
-      await inPlace(path, async (partial) => {
+      await createAtomically(path, async (partial) => {
         try {
           await copyFile(from, partial, constants.COPYFILE_FICLONE);
         } catch (error) {
@@ -44,10 +44,10 @@ export function openDiskTool(): DiskTool {
           await run(['qemu-img', 'resize', '-q', '-f', 'qcow2', partial, `${virtualMiB}M`], { deadlineMs: overlayDeadlineMs });
       });
     },
-    createEmpty: (path, sizeMiB) => inPlace(path, (partial) => makeEmpty(partial, sizeMiB)),
+    createEmpty: (path, sizeMiB) => createAtomically(path, (partial) => makeEmpty(partial, sizeMiB)),
     remove: (path) => rm(path, { force: true }),
     createDataDisk: (path, folder, sizeMiB) =>
-      inPlace(path, async (partial) => {
+      createAtomically(path, async (partial) => {
         await makeEmpty(partial, sizeMiB);
         await makeFileSystem(partial, folder, sizeMiB);
       }),
@@ -73,10 +73,10 @@ export function openDiskTool(): DiskTool {
       ),
     inspect,
     async flatten(order, signal) {
-      await removePartials(order.to);
-      await inPlace(order.to, (partial) => convert(order, partial, signal));
+      await removePartials(order.destination);
+      await createAtomically(order.destination, (partial) => convert(order, partial, signal));
     },
-    async readWhole(path) {
+    async readDisk(path) {
       const { size } = await stat(path);
       return { sizeBytes: size, content: createReadStream(path, { highWaterMark: 2 ** 20 }) };
     },
@@ -113,7 +113,7 @@ async function inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2
       return buffer.subarray(0, bytesRead);
     };
     const { format, virtualBytes } = await readDiskHeader(read, (await file.stat()).size, limitMiB * mib);
-    await agree(path, format, virtualBytes);
+    await verifyWithQemu(path, format, virtualBytes);
     return { format, virtualMiB: Math.ceil(virtualBytes / mib) };
   } finally {
     await file.close();
@@ -122,10 +122,10 @@ async function inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2
 
 const infoSchema = z.looseObject({ 'virtual-size': z.number() });
 /** What would lead elsewhere, or hides what is there, in the words of `qemu-img info`. */
-const suspect = ['backing-filename', 'full-backing-filename', 'backing-image', 'encrypted', 'snapshots'];
+const refusedInfoKeys = ['backing-filename', 'full-backing-filename', 'backing-image', 'encrypted', 'snapshots'];
 
-async function agree(path: string, format: string, virtualBytes: number): Promise<void> {
-  const text = await bounded(
+async function verifyWithQemu(path: string, format: string, virtualBytes: number): Promise<void> {
+  const text = await runWithLimits(
     { memoryMiB: 1024, cpuS: 10, fileMiB: 1 },
     ['qemu-img', 'info', '-f', format, '--output=json', path],
     {
@@ -133,16 +133,16 @@ async function agree(path: string, format: string, virtualBytes: number): Promis
     },
   );
   const info = infoSchema.parse(JSON.parse(text));
-  const found = suspect.find((key) => info[key] !== undefined && info[key] !== false);
+  const found = refusedInfoKeys.find((key) => info[key] !== undefined && info[key] !== false);
   if (found !== undefined || info['virtual-size'] !== virtualBytes)
     throw new BerthError('image-refused', `Taking an uploaded disk: QEMU reads it otherwise than we do (${found ?? 'size'})`);
 }
 
 /** An eighth more than the disk shows is what qcow2's own tables can take at most, many times over. */
-async function convert({ from, format, limitMiB }: FlattenOrder, to: string, signal: AbortSignal): Promise<void> {
+async function convert({ source: from, format, limitMiB }: FlattenRequest, to: string, signal: AbortSignal): Promise<void> {
   const limits = { memoryMiB: 2048, cpuS: 3600, fileMiB: limitMiB + Math.ceil(limitMiB / 8) + 16 };
   const argv = ['qemu-img', 'convert', '-q', '-f', format, '-O', 'qcow2', from, to] as const;
-  await bounded(limits, argv, { deadlineMs: convertDeadlineMs(limitMiB), signal });
+  await runWithLimits(limits, argv, { deadlineMs: convertDeadlineMs(limitMiB), signal });
   const file = await open(to, 'r+');
   try {
     await file.sync();
@@ -154,14 +154,14 @@ async function convert({ from, format, limitMiB }: FlattenOrder, to: string, sig
 /** 4 MiB/s is slower than any disk that a host would have. */
 const convertDeadlineMs = (limitMiB: number): number => 60_000 + limitMiB * 250;
 
-interface Bounds {
+interface ResourceLimits {
   memoryMiB: number;
   cpuS: number;
   fileMiB: number;
 }
 
 /** A program over a stranger's bytes: it may take so much of the host and no more. */
-async function bounded(bounds: Bounds, argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
+async function runWithLimits(bounds: ResourceLimits, argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
   const { memoryMiB, cpuS, fileMiB } = bounds;
   const limits = [`--as=${memoryMiB * mib}`, `--cpu=${cpuS}`, `--fsize=${fileMiB * mib}`, '--core=0'];
   try {
@@ -173,14 +173,14 @@ async function bounded(bounds: Bounds, argv: readonly [string, ...string[]], opt
   }
 }
 
-async function inPlace(path: string, make: (partial: string) => Promise<void>): Promise<void> {
+async function createAtomically(path: string, make: (partial: string) => Promise<void>): Promise<void> {
   const partial = `${path}.${randomBytes(6).toString('hex')}.partial`;
   try {
     await make(partial);
     await rename(partial, path);
   } catch (error) {
     await rm(partial, { force: true });
-    throw full(error, path);
+    throw mapDiskFull(error, path);
   }
 }
 
@@ -192,7 +192,7 @@ async function removePartials(path: string): Promise<void> {
   for (const name of left) await rm(join(dirname(path), name), { force: true });
 }
 
-function full(error: unknown, path: string): unknown {
+function mapDiskFull(error: unknown, path: string): unknown {
   if (error instanceof ProcessError && /No space left on device/.test(error.stderr))
     return new BerthError('disk-full', `making ${path}: ${error.message}`, { cause: error });
   return diskFullOr(error, `making ${path}`);

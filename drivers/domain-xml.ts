@@ -47,7 +47,7 @@ export function domainXml(config: DomainConfig): string {
     text('on_crash', 'destroy'),
     element('devices', {}, ...devices(config)),
     element('qemu:commandline', {}, ...memoryArguments(config).map((value) => element('qemu:arg', { value }))),
-    kvm ? null : withoutCpuQuestions,
+    kvm ? null : noCpuFeatureQueries,
   );
 }
 
@@ -68,7 +68,7 @@ function bootFrom({ kernel, initrd, cmdline, accelerator }: DomainConfig): strin
  * by byte: 0.2 s of each start, restore and arrival. An emulated processor has what its model says on every host; told that
  * QEMU can't name missing features, libvirt takes two questions for the same (docs/decisions/0085).
  */
-const withoutCpuQuestions = element('qemu:capabilities', {}, element('qemu:del', { capability: 'cpu-unavailable-features' }));
+const noCpuFeatureQueries = element('qemu:capabilities', {}, element('qemu:del', { capability: 'cpu-unavailable-features' }));
 
 /**
  * QEMU names a guest's memory in what it saves and sends after the object that holds it. libvirt has no element for a
@@ -77,15 +77,15 @@ const withoutCpuQuestions = element('qemu:capabilities', {}, element('qemu:del',
  * besides is never touched, and takes nothing.
  */
 function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
-  const object = { ...backend(memory), id: 'berth.ram', size: memoryMiB * 2 ** 20 };
+  const object = { ...memoryBackend(memory), id: 'berth.ram', size: memoryMiB * 2 ** 20 };
   const args = ['-object', JSON.stringify(object), '-machine', 'memory-backend=berth.ram'];
   if (memory.kind !== 'copy') return args;
   // A monitor that reads from a file: its commands are carried out long before libvirt's own, which come one by one.
-  const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.prelude.replaceAll(',', ',,')}`;
+  const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.qmpScript.replaceAll(',', ',,')}`;
   return [...args, '-chardev', chardev, '-mon', 'chardev=berth.prelude,mode=control'];
 }
 
-function backend(memory: GuestMemory): Record<string, string | boolean> {
+function memoryBackend(memory: GuestMemory): Record<string, string | boolean> {
   if (memory.kind === 'own') return { 'qom-type': 'memory-backend-ram' };
   const file = { 'qom-type': 'memory-backend-file', 'mem-path': memory.file };
   // The template's file is opened for reading alone: no guest can write to what its siblings see.
@@ -96,8 +96,8 @@ function devices(config: DomainConfig): string[] {
   const { nic } = config;
   return [
     text('emulator', '/usr/bin/qemu-system-x86_64'),
-    ...config.disks.map(disk),
-    ...drive(config),
+    ...config.disks.map(diskElement),
+    ...cdromXml(config),
     element(
       'interface',
       { type: nic.bridge === null ? 'ethernet' : 'bridge' },
@@ -122,10 +122,10 @@ function devices(config: DomainConfig): string[] {
 }
 
 /** By which the drive for a disc is known. */
-export const driveTarget = 'sda';
+export const cdromTarget = 'sda';
 
 /** On a virtio controller: kernels made for clouds have drivers for no other. */
-function drive({ drive }: DomainConfig): string[] {
+function cdromXml({ cdrom: drive }: DomainConfig): string[] {
   if (drive === null) return [];
   return [
     element('controller', { type: 'scsi', index: 0, model: 'virtio-scsi' }),
@@ -133,14 +133,14 @@ function drive({ drive }: DomainConfig): string[] {
       'disk',
       { type: 'file', device: 'cdrom' },
       element('driver', { name: 'qemu', type: 'raw' }),
-      drive.disc === null ? null : element('source', { file: drive.disc }),
-      element('target', { dev: driveTarget, bus: 'scsi' }),
+      drive.iso === null ? null : element('source', { file: drive.iso }),
+      element('target', { dev: cdromTarget, bus: 'scsi' }),
       element('readonly', {}),
     ),
   ];
 }
 
-const disk = (config: DomainDisk): string => diskXml(config, {});
+const diskElement = (config: DomainDisk): string => diskXml(config, {});
 
 /** One disk, as `virsh blockcopy` reads it as well. @param driver further attributes of its driver */
 export function diskXml(config: DomainDisk, driver: Record<string, string>): string {
@@ -149,7 +149,7 @@ export function diskXml(config: DomainDisk, driver: Record<string, string>): str
     { type: typeOf(config.source), device: 'disk' },
     // Writeback: the host reads a settled data disk through the same page cache that QEMU writes to.
     element('driver', { name: 'qemu', type: config.format, cache: 'writeback', discard: 'unmap', ...driver }),
-    source(config.source),
+    sourceElement(config.source),
     backingChain(config.backing),
     element('target', { dev: config.target, bus: 'virtio' }),
   );
@@ -161,14 +161,14 @@ function backingChain([first, ...rest]: DomainDisk['backing']): string {
     'backingStore',
     { type: typeOf(first.source) },
     element('format', { type: first.format }),
-    source(first.source),
+    sourceElement(first.source),
     backingChain(rest),
   );
 }
 
 const typeOf = (from: DiskSource): string => (from.kind === 'file' ? 'file' : 'network');
 
-function source(from: DiskSource): string {
+function sourceElement(from: DiskSource): string {
   if (from.kind === 'file') return element('source', { file: from.path });
   return element(
     'source',

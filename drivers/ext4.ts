@@ -212,7 +212,7 @@ export async function listExt4(image: FileHandle, limitFiles: number): Promise<D
   const files: DiskFile[] = [];
   const entered = new Set<number>();
   let directoryBytes = 0;
-  const enter = async (number: number, inode: Inode, path: string, depth: number): Promise<void> => {
+  const visitDirectory = async (number: number, inode: Inode, path: string, depth: number): Promise<void> => {
     if (entered.has(number)) throw refused(`folder ${JSON.stringify(path)} is in two places`);
     entered.add(number);
     directoryBytes += inode.sizeBytes;
@@ -222,20 +222,20 @@ export async function listExt4(image: FileHandle, limitFiles: number): Promise<D
     // Chunks are whole blocks, since a folder is.
     for await (const chunk of readContent(image, geometry, extents, inode.sizeBytes))
       for (let at = 0; at < chunk.length; at += geometry.blockBytes)
-        for (const entry of parseDirectory(chunk.subarray(at, at + geometry.blockBytes))) await look(entry, path, depth);
+        for (const entry of parseDirectory(chunk.subarray(at, at + geometry.blockBytes))) await visitEntry(entry, path, depth);
   };
-  const look = async (entry: Entry, folder: string, depth: number): Promise<void> => {
+  const visitEntry = async (entry: Entry, folder: string, depth: number): Promise<void> => {
     if (depth === 0 && entry.name === 'lost+found') return;
     const path = folder === '' ? entry.name : `${folder}/${entry.name}`;
     const inode = await readInode(image, geometry, entry.inode);
     const kind = inode.mode & 0xf000;
-    if (kind === directory) await enter(entry.inode, inode, path, depth + 1);
+    if (kind === directory) await visitDirectory(entry.inode, inode, path, depth + 1);
     else if (kind === regular) {
       files.push({ path, inode: entry.inode, sizeBytes: inode.sizeBytes });
       if (files.length > limitFiles) throw refused(`it has more than ${limitFiles} files`);
     }
   };
-  await enter(rootInode, await readInode(image, geometry, rootInode), '', 0);
+  await visitDirectory(rootInode, await readInode(image, geometry, rootInode), '', 0);
   return files;
 }
 

@@ -26,13 +26,13 @@ export async function exists(path: string): Promise<boolean> {
 }
 
 /** Old or new, never half: temporary file, fsync, rename, fsync of the folder. */
-export async function writeAtomically(path: string, content: string): Promise<void> {
-  await replaceWhole(path, content);
+export async function replaceDurably(path: string, content: string): Promise<void> {
+  await replaceAtomically(path, content);
   await syncFolder(dirname(path));
 }
 
 /** Old or new, never half, but a power cut may bring back the old: half the price. */
-export async function replaceWhole(path: string, content: string | Buffer): Promise<void> {
+export async function replaceAtomically(path: string, content: string | Buffer): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.partial`;
   const file = await open(temporary, 'wx', 0o600);
   try {
@@ -78,30 +78,34 @@ export async function readText(path: string): Promise<string | null> {
 }
 
 /** Large enough that a write's own cost is nothing, small enough to be held twice. */
-const pieceBytes = 2 ** 20;
+const writeBufferBytes = 2 ** 20;
 
 /**
  * Writes a stream to a file in large pieces, each while the next one is on its way. `look` sees every chunk before it is
  * written, and may throw.
  */
-export async function writeStream(file: FileHandle, body: AsyncIterable<Buffer>, look: (chunk: Buffer) => void): Promise<void> {
-  let piece: Buffer[] = [];
+export async function writeStream(
+  file: FileHandle,
+  body: AsyncIterable<Buffer>,
+  onChunk: (chunk: Buffer) => void,
+): Promise<void> {
+  let buffered: Buffer[] = [];
   let bytes = 0;
   let writing: Promise<unknown> = Promise.resolve();
   const flush = async (): Promise<void> => {
     await writing;
-    if (bytes > 0) writing = file.writev(piece);
+    if (bytes > 0) writing = file.writev(buffered);
     // Its failure is met at the next flush; until then nobody listens.
     writing.catch(() => undefined);
-    piece = [];
+    buffered = [];
     bytes = 0;
   };
   try {
     for await (const chunk of body) {
-      look(chunk);
-      piece.push(chunk);
+      onChunk(chunk);
+      buffered.push(chunk);
       bytes += chunk.length;
-      if (bytes >= pieceBytes) await flush();
+      if (bytes >= writeBufferBytes) await flush();
     }
     await flush();
   } finally {

@@ -1,4 +1,4 @@
-import type { GuestJob, JobEnd } from './ports.ts';
+import type { GuestJob, JobResult } from './ports.ts';
 
 /**
  * How a task's command runs in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX
@@ -99,46 +99,46 @@ until [ -e status ]; do
 done
 `;
 
-export interface JobPlace {
+export interface JobSettings {
   folder: string;
   home: string;
   graceS: number;
 }
 
-const inGuest: JobPlace = { folder: jobFolder, home: taskFolder, graceS };
+const guestJobSettings: JobSettings = { folder: jobFolder, home: taskFolder, graceS };
 
 /** The two ways to run a job, as argv for the guest's agent. */
-export interface JobTool {
-  start(job: GuestJob, place?: JobPlace): string[];
-  stop(place?: JobPlace): string[];
+export interface JobRunner {
+  start(job: GuestJob, place?: JobSettings): string[];
+  stop(place?: JobSettings): string[];
 }
 
 /** `limit` is of the log, in the tool's unit. The job's environment is in words, so that it can't disturb the tool. */
-function words(job: GuestJob, place: JobPlace, limit: number): string[] {
+function jobArguments(job: GuestJob, settings: JobSettings, limit: number): string[] {
   const env = Object.entries(job.env).map(([name, value]) => `${name}=${value}`);
-  return [place.folder, place.home, String(job.timeoutS), String(place.graceS), String(limit), ...env, '', ...job.argv];
+  return [settings.folder, settings.home, String(job.timeoutS), String(settings.graceS), String(limit), ...env, '', ...job.argv];
 }
 
 /** Ends when it has started the job, which it leaves behind. */
-export const jobScript: JobTool = {
-  start: (job, place = inGuest) => [
+export const scriptJobRunner: JobRunner = {
+  start: (job, settings = guestJobSettings) => [
     '/bin/sh',
     '-c',
     startScript,
     'berth-job',
-    ...words(job, place, Math.ceil(job.logLimitBytes / 512)),
+    ...jobArguments(job, settings, Math.ceil(job.logLimitBytes / 512)),
   ],
-  stop: (place = inGuest) => ['/bin/sh', '-c', stopScript, 'berth-stop', place.folder, String(place.graceS)],
+  stop: (settings = guestJobSettings) => ['/bin/sh', '-c', stopScript, 'berth-stop', settings.folder, String(settings.graceS)],
 };
 
 /** Ends with the job and says its status, unless somebody else has started it. */
-export const jobProgram = (path = '/usr/local/sbin/berth-job'): JobTool => ({
-  start: (job, place = inGuest) => [path, 'run', ...words(job, place, job.logLimitBytes)],
-  stop: (place = inGuest) => [path, 'stop', place.folder, String(place.graceS)],
+export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner => ({
+  start: (job, settings = guestJobSettings) => [path, 'run', ...jobArguments(job, settings, job.logLimitBytes)],
+  stop: (settings = guestJobSettings) => [path, 'stop', settings.folder, String(settings.graceS)],
 });
 
 /** Reads `status`; null as long as its line isn't complete. Only the program knows how long the log is. */
-export function parseStatus(text: string, program: string): JobEnd | null {
+export function parseJobStatus(text: string, program: string): JobResult | null {
   if (!text.endsWith('\n')) return null;
   const line = text.trim();
   if (line === 'absent') return { kind: 'notStarted', why: `the image has no executable program ${program}` };

@@ -2,19 +2,19 @@ import { stagedFiles } from '../model/vm-order.ts';
 import type { GuestSetup } from './ports.ts';
 
 /** What is kept in a guest for its later boots, and what says that its first one is over. */
-const kept = '/var/lib/berth';
+const stateFolder = '/var/lib/berth';
 
 /** One word for sh, whatever is in it. */
 export const quoteForSh = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
-function file(path: string, mode: string, content: string): string {
+function fileScript(path: string, mode: string, content: string): string {
   const target = quoteForSh(path);
   const encoded = Buffer.from(content).toString('base64');
   return `mkdir -p ${quoteForSh(path.slice(0, path.lastIndexOf('/')) || '/')}
 echo ${encoded} | base64 -d >${target}.partial && chmod ${mode} ${target}.partial && mv ${target}.partial ${target}`;
 }
 
-function user({ name, sshKey }: { name: string; sshKey: string }): string {
+function userScript({ name, sshKey }: { name: string; sshKey: string }): string {
   const word = quoteForSh(name);
   return `id -u ${word} >/dev/null 2>&1 || useradd -m -s /bin/bash ${word}
 home=$(getent passwd ${word} | cut -d: -f6)
@@ -24,12 +24,12 @@ chown -R ${word}: "$home/.ssh"`;
 }
 
 /** They come on the data disk, from where they are copied to their places before the first commands. */
-const placeFile = ({ from, path, mode }: GuestSetup['files'][number]): string =>
+const installFileScript = ({ from, path, mode }: GuestSetup['files'][number]): string =>
   `mkdir -p ${quoteForSh(path.slice(0, path.lastIndexOf('/')) || '/')}
 cp ${quoteForSh(from)} ${quoteForSh(path)} && chmod ${mode} ${quoteForSh(path)}`;
 
-function swap(swapMiB: number): string {
-  const path = `${kept}/swap`;
+function swapScript(swapMiB: number): string {
+  const path = `${stateFolder}/swap`;
   return `[ -e ${path} ] || { fallocate -l ${swapMiB}M ${path}.partial && chmod 600 ${path}.partial && mkswap ${path}.partial >/dev/null && mv ${path}.partial ${path}; }
 grep -q ${path} /proc/swaps || swapon ${path}`;
 }
@@ -42,9 +42,9 @@ fi
 `;
 
 /** What every boot does anew, with nobody on the outside: a guest may be booted again from within. */
-const boot = `#!/bin/sh
-if [ -x /usr/local/sbin/berth-identity ]; then /usr/local/sbin/berth-identity <${kept}/identity; fi
-if [ -e ${kept}/swap ]; then grep -q ${kept}/swap /proc/swaps || swapon ${kept}/swap; fi
+const bootScript = `#!/bin/sh
+if [ -x /usr/local/sbin/berth-identity ]; then /usr/local/sbin/berth-identity <${stateFolder}/identity; fi
+if [ -e ${stateFolder}/swap ]; then grep -q ${stateFolder}/swap /proc/swaps || swapon ${stateFolder}/swap; fi
 ${startSshd}`;
 
 const bootUnit = `[Unit]
@@ -53,7 +53,7 @@ After=local-fs.target berth-agent.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh ${kept}/boot
+ExecStart=/bin/sh ${stateFolder}/boot
 [Install]
 WantedBy=multi-user.target
 `;
@@ -65,27 +65,27 @@ WantedBy=multi-user.target
 export function setupScript(setup: GuestSetup, identity: string): string {
   const commands = setup.firstBoot.join('\n');
   return `set -e
-mkdir -p ${kept} && chmod 700 ${kept}
-exec 9>${kept}/lock; if command -v flock >/dev/null; then flock 9; fi
+mkdir -p ${stateFolder} && chmod 700 ${stateFolder}
+exec 9>${stateFolder}/lock; if command -v flock >/dev/null; then flock 9; fi
 # A whole disk with a file system on it, grown while it is mounted.
 if [ ! -e /dev/vda1 ] && [ "$(stat -f -c %T /)" = ext2/ext3 ]; then resize2fs /dev/vda >/dev/null 2>&1; fi
-${setup.user === null ? '' : user(setup.user)}
-${file('/etc/ssh/ssh_host_ed25519_key', '600', setup.hostKey.private)}
-${file('/etc/ssh/ssh_host_ed25519_key.pub', '644', setup.hostKey.public)}
+${setup.user === null ? '' : userScript(setup.user)}
+${fileScript('/etc/ssh/ssh_host_ed25519_key', '600', setup.hostKey.private)}
+${fileScript('/etc/ssh/ssh_host_ed25519_key.pub', '644', setup.hostKey.public)}
 if [ -s /run/sshd.pid ]; then kill -HUP "$(cat /run/sshd.pid)" || :; fi
-${setup.swapMiB === 0 ? '' : swap(setup.swapMiB)}
-${file(`${kept}/identity`, '600', identity)}
-${file(`${kept}/boot`, '700', boot)}
+${setup.swapMiB === 0 ? '' : swapScript(setup.swapMiB)}
+${fileScript(`${stateFolder}/identity`, '600', identity)}
+${fileScript(`${stateFolder}/boot`, '700', bootScript)}
 if [ -d /etc/systemd/system ]; then
-${file('/etc/systemd/system/berth-boot.service', '644', bootUnit)}
+${fileScript('/etc/systemd/system/berth-boot.service', '644', bootUnit)}
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -sf ../berth-boot.service /etc/systemd/system/multi-user.target.wants/berth-boot.service
 fi
-${startSshd}if [ ! -e ${kept}/first-boot ]; then
-${setup.files.map(placeFile).join('\n')}
-${file(`${kept}/commands`, '700', `${commands}\n`)}
-( exec 9>&-; cd /; sh -e ${kept}/commands </dev/null )
-: >${kept}/first-boot
+${startSshd}if [ ! -e ${stateFolder}/first-boot ]; then
+${setup.files.map(installFileScript).join('\n')}
+${fileScript(`${stateFolder}/commands`, '700', `${commands}\n`)}
+( exec 9>&-; cd /; sh -e ${stateFolder}/commands </dev/null )
+: >${stateFolder}/first-boot
 fi
 rm -rf ${stagedFiles}
 sync

@@ -3,30 +3,38 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
 import { cloudSeed } from './cloud-seed.ts';
-import { AgentRefusal, type GuestAgent } from './guest-agent.ts';
-import { type JobTool, jobFolder, jobProgram, jobScript, parseStatus, scriptEnv, taskFolder } from './guest-job.ts';
+import { AgentError, type GuestAgent } from './guest-agent.ts';
+import {
+  type JobRunner,
+  jobFolder,
+  programJobRunner,
+  scriptJobRunner,
+  parseJobStatus,
+  scriptEnv,
+  taskFolder,
+} from './guest-job.ts';
 import { setupScript } from './guest-setup.ts';
 import { newHostKey } from './host-key.ts';
-import { introduce } from './identity-port.ts';
-import type { Guest, GuestIdentity, JobEnd } from './ports.ts';
-import { writeDisc } from './seed-disc.ts';
+import { sendIdentity } from './identity-port.ts';
+import type { Guest, GuestIdentity, JobResult } from './ports.ts';
+import { writeIso } from './seed-disc.ts';
 
 const dataDevice = '/dev/vdb';
 const nic = 'eth0';
 const identityProgram = '/usr/local/sbin/berth-identity';
-const program = jobProgram();
+const jobRunner = programJobRunner();
 const execDeadlineMs = 60_000;
 /** 0.1 s; where twelve start at once, some seconds. Past this a boot is the better way. */
-const introductionDeadlineMs = 20_000;
+const identityDeadlineMs = 20_000;
 /** A boot's last units take seconds after the agent answers, under emulation on a busy machine a minute. */
-const calmDeadlineMs = 180_000;
+const quiesceDeadlineMs = 180_000;
 /** Its modules are Python, which takes a minute under emulation; where the agent had to be installed, some more. */
 const cloudInitDeadlineMs = 6 * 60_000;
 /** The first boot's own commands are in it. */
 const setUpDeadlineMs = 8 * 60_000;
 /** The log's last bytes are on their way when a command ends; a process that holds its end open isn't waited for longer. */
-const drainMs = 2000;
-const drainPollMs = 10;
+const logDrainDeadlineMs = 2000;
+const logDrainPollMs = 10;
 
 /**
  * What Berth does inside a guest, in as few calls as it takes: under emulation each program started costs 0.1 s and more.
@@ -50,16 +58,16 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
   const started = new Map<string, number>();
 
   /** What the job's own program said at its end; null as long as it runs, and where another process has started it. */
-  async function said(domain: string, pid: number): Promise<JobEnd | 'running' | null> {
+  async function observeStartedJob(domain: string, pid: number): Promise<JobResult | 'running' | null> {
     try {
-      const ended = await agent.outcome(domain, pid);
+      const ended = await agent.execStatus(domain, pid);
       if (ended === null) return 'running';
       started.delete(domain);
       if (ended.exitCode !== 0)
         throw new BerthError('hypervisor', `berth-job in ${domain}: exit ${ended.exitCode}: ${ended.stderr.slice(-500)}`);
-      return parseStatus(ended.stdout, 'of that name');
+      return parseJobStatus(ended.stdout, 'of that name');
     } catch (error) {
-      if (!(error instanceof AgentRefusal)) throw error;
+      if (!(error instanceof AgentError)) throw error;
       // An agent that was started anew doesn't know it: the job's folder says how it stands.
       started.delete(domain);
       return null;
@@ -67,9 +75,9 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
   }
 
   return {
-    writeSeed: (path, identity) => writeDisc(path, 'cidata', cloudSeed(identity, nameservers)),
+    writeSeed: (path, identity) => writeIso(path, 'cidata', cloudSeed(identity, nameservers)),
     awaitCloudInit: (domain) =>
-      refusedAsHypervisor(() =>
+      mapAgentError(() =>
         exec(
           domain,
           ['/bin/sh', '-c', 'command -v cloud-init >/dev/null || exit 0; cloud-init status --wait >/dev/null || :'],
@@ -78,104 +86,104 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
         ),
       ),
     ping: (domain) => agent.ping(domain),
-    async calm(domain) {
-      const argv = ['/bin/sh', '-c', calmScript];
-      const { exitCode, stdout, stderr } = await refusedAsHypervisor(() =>
-        agent.exec(domain, argv, { deadlineMs: calmDeadlineMs, env: scriptEnv }),
+    async quiesce(domain) {
+      const argv = ['/bin/sh', '-c', quiesceScript];
+      const { exitCode, stdout, stderr } = await mapAgentError(() =>
+        agent.exec(domain, argv, { deadlineMs: quiesceDeadlineMs, env: scriptEnv }),
       );
       if (exitCode !== 0)
         throw new BerthError('boot-failed', `calming ${domain}: exit ${exitCode}: ${`${stderr} ${stdout}`.trim().slice(-500)}`);
     },
-    adopt: (domain, identity) =>
-      refusedAsHypervisor(async () => {
+    applyIdentity: (domain, identity) =>
+      mapAgentError(async () => {
         const files = identityFiles(identity, nameservers);
         const records = identityRecords(identity, files);
-        if (identity.birth === 'warm') return adoptWaiting(identitySocket(domain), identity, records);
-        await unlessMissing(
+        if (identity.firstBootKind === 'warm') return applyIdentityOverPort(identitySocket(domain), identity, records);
+        await fallBackIfMissing(
           () => exec(domain, [identityProgram], Buffer.concat([records, mountRecord])),
-          () => exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityWords(identity, files)]),
+          () => exec(domain, ['/bin/sh', '-c', identityScript, 'berth-identity', ...identityArguments(identity, files)]),
         );
       }),
     setUp: (domain, identity, setup) =>
-      refusedAsHypervisor(async () => {
+      mapAgentError(async () => {
         // At a later boot the clock is the machine's own, and the seed another.
         const records = Buffer.concat([identityRecords(identity, identityFiles(identity, nameservers)), mountRecord]);
         const kept = records.toString().replace(/^(seed|time) .*\n/gm, '');
         await exec(domain, ['/bin/sh', '-s'], Buffer.from(setupScript(setup, kept)), setUpDeadlineMs);
       }),
     startJob: (domain, job) =>
-      refusedAsHypervisor(() =>
-        unlessMissing(
+      mapAgentError(() =>
+        fallBackIfMissing(
           async () => {
-            started.set(domain, await agent.start(domain, program.start(job), { env: scriptEnv }));
+            started.set(domain, await agent.start(domain, jobRunner.start(job), { env: scriptEnv }));
           },
-          () => exec(domain, jobScript.start(job)),
+          () => exec(domain, scriptJobRunner.start(job)),
         ),
       ),
-    hasJob: (domain) => refusedAsHypervisor(async () => (await agent.readFile(domain, `${jobFolder}/pid`, 0, 1)) !== null),
-    jobEnd: (domain) =>
-      refusedAsHypervisor(async () => {
+    hasJob: (domain) => mapAgentError(async () => (await agent.readFile(domain, `${jobFolder}/pid`, 0, 1)) !== null),
+    observeJob: (domain) =>
+      mapAgentError(async () => {
         const pid = started.get(domain);
-        const heard = pid === undefined ? null : await said(domain, pid);
-        if (heard === 'running') return null;
-        if (heard !== null) return heard;
+        const jobState = pid === undefined ? null : await observeStartedJob(domain, pid);
+        if (jobState === 'running') return null;
+        if (jobState !== null) return jobState;
         const status = await agent.readFile(domain, `${jobFolder}/status`, 0, 4096);
-        const end = status === null ? null : parseStatus(status.toString(), 'of that name');
-        if (end?.kind === 'exited' && end.logBytes === null) await drained(agent, domain);
+        const end = status === null ? null : parseJobStatus(status.toString(), 'of that name');
+        if (end?.kind === 'exited' && end.logBytes === null) await awaitLogDrained(agent, domain);
         return end;
       }),
     readLog: (domain, from, limit) =>
-      refusedAsHypervisor(async () => (await agent.readFile(domain, `${jobFolder}/log`, from, limit)) ?? Buffer.alloc(0)),
+      mapAgentError(async () => (await agent.readFile(domain, `${jobFolder}/log`, from, limit)) ?? Buffer.alloc(0)),
     stopJob: (domain) =>
-      refusedAsHypervisor(async () => {
+      mapAgentError(async () => {
         // A frozen disk means that the command is over, and the agent starts nothing any more.
         if (await agent.isFrozen(domain)) return;
-        const stop = (tool: JobTool) => exec(domain, tool.stop());
-        await unlessMissing(
-          () => stop(program),
-          () => stop(jobScript),
+        const stop = (tool: JobRunner) => exec(domain, tool.stop());
+        await fallBackIfMissing(
+          () => stop(jobRunner),
+          () => stop(scriptJobRunner),
         );
       }),
-    settle: (domain) => refusedAsHypervisor(() => settle(agent, domain, exec)),
+    flushDataDisk: (domain) => mapAgentError(() => flushDataDisk(agent, domain, exec)),
     bootId: (domain) =>
-      refusedAsHypervisor(async () => {
+      mapAgentError(async () => {
         const id = await agent.readFile(domain, '/proc/sys/kernel/random/boot_id', 0, 64);
         if (id === null) throw new BerthError('hypervisor', `${domain} has no boot_id: is it Linux?`);
         return id.toString().trim();
       }),
     reboot: (domain) =>
-      refusedAsHypervisor(async () => {
+      mapAgentError(async () => {
         await agent.start(domain, ['/bin/sh', '-c', 'exec reboot'], { env: scriptEnv });
       }),
     // A moment later, so that the agent can still say that it was heard.
     shutDown: (domain) =>
-      refusedAsHypervisor(() =>
+      mapAgentError(() =>
         exec(domain, ['/bin/sh', '-c', '( sleep 0.2; systemctl poweroff || poweroff ) </dev/null >/dev/null 2>&1 &']),
       ),
   };
 }
 
 /** Our own program, or the script that stands for it in a foreign image. */
-async function unlessMissing(ours: () => Promise<void>, elsewhere: () => Promise<void>): Promise<void> {
+async function fallBackIfMissing(primary: () => Promise<void>, fallback: () => Promise<void>): Promise<void> {
   try {
-    await ours();
+    await primary();
   } catch (error) {
-    if (!(error instanceof AgentRefusal) || !/No such file/.test(error.message)) throw error;
-    await elsewhere();
+    if (!(error instanceof AgentError) || !/No such file/.test(error.message)) throw error;
+    await fallback();
   }
 }
 
-async function refusedAsHypervisor<T>(act: () => Promise<T>): Promise<T> {
+async function mapAgentError<T>(act: () => Promise<T>): Promise<T> {
   try {
     return await act();
   } catch (error) {
-    if (error instanceof AgentRefusal) throw new BerthError('hypervisor', error.message, { cause: error });
+    if (error instanceof AgentError) throw new BerthError('hypervisor', error.message, { cause: error });
     throw error;
   }
 }
 
-async function drained(agent: GuestAgent, domain: string): Promise<void> {
-  for (const untilMs = performance.now() + drainMs; performance.now() < untilMs; await delay(drainPollMs))
+async function awaitLogDrained(agent: GuestAgent, domain: string): Promise<void> {
+  for (const untilMs = performance.now() + logDrainDeadlineMs; performance.now() < untilMs; await delay(logDrainPollMs))
     if ((await agent.readFile(domain, `${jobFolder}/drained`, 0, 1)) !== null) return;
 }
 
@@ -183,12 +191,16 @@ async function drained(agent: GuestAgent, domain: string): Promise<void> {
  * Freezing brings the file system and its journal to the disk whatever still has files open on it, and needs no program
  * in the guest. Where the kernel or the agent can't, the disk is unmounted, or at least made read-only.
  */
-async function settle(agent: GuestAgent, domain: string, exec: (domain: string, argv: string[]) => Promise<void>): Promise<void> {
+async function flushDataDisk(
+  agent: GuestAgent,
+  domain: string,
+  exec: (domain: string, argv: string[]) => Promise<void>,
+): Promise<void> {
   if (await agent.isFrozen(domain)) return;
   try {
     if ((await agent.freeze(domain, [taskFolder])) > 0) return;
   } catch (error) {
-    if (!(error instanceof AgentRefusal)) throw error;
+    if (!(error instanceof AgentError)) throw error;
   }
   const unmount = `cd /; sync; mountpoint -q ${taskFolder} || exit 0; umount ${taskFolder} || mount -o remount,ro ${taskFolder}`;
   await exec(domain, ['/bin/sh', '-c', unmount]);
@@ -201,7 +213,7 @@ interface IdentityFile {
 }
 
 function identityFiles(
-  { hostname, neighbours, birth }: Pick<GuestIdentity, 'hostname' | 'neighbours' | 'birth'>,
+  { hostname, neighbours, firstBootKind }: Pick<GuestIdentity, 'hostname' | 'neighbours' | 'firstBootKind'>,
   nameservers: string[],
 ): IdentityFile[] {
   const hosts = ['127.0.0.1 localhost', '::1 localhost', ...neighbours.map(({ name, address }) => `${address} ${name}`)];
@@ -209,7 +221,7 @@ function identityFiles(
   return [
     { path: '/etc/hosts', mode: '0644', content: lines(hosts) },
     { path: '/etc/resolv.conf', mode: '0644', content: lines(nameservers.map((server) => `nameserver ${server}`)) },
-    ...(birth === null ? [] : hostKeyFiles(hostname)),
+    ...(firstBootKind === null ? [] : hostKeyFiles(hostname)),
   ];
 }
 
@@ -223,19 +235,19 @@ function hostKeyFiles(hostname: string): IdentityFile[] {
 }
 
 const lines = (list: string[]): string => list.map((line) => `${line}\n`).join('');
-const clock = (timeMs: number): string => (timeMs / 1000).toFixed(3);
+const epochSeconds = (timeMs: number): string => (timeMs / 1000).toFixed(3);
 const cidrAddress = ({ address, cidr }: GuestIdentity): string => `${address}/${cidr.slice(cidr.indexOf('/') + 1)}`;
 
 /** The records that berth-identity reads (infra/guest). Seed and clock first: whatever follows may use them. */
 export function identityRecords(identity: GuestIdentity, files: IdentityFile[]): Buffer {
   const records = [
     `seed ${randomBytes(64).toString('hex')}`,
-    `time ${clock(identity.timeMs)}`,
+    `time ${epochSeconds(identity.timeMs)}`,
     `host ${identity.hostname}`,
     `mid ${identity.machineId}`,
-    ...(identity.birth === 'warm' ? [`boot ${randomUUID()}`, `mac ${nic} ${identity.mac}`] : []),
+    ...(identity.firstBootKind === 'warm' ? [`boot ${randomUUID()}`, `mac ${nic} ${identity.mac}`] : []),
     `addr ${nic} ${cidrAddress(identity)} ${identity.gateway}`,
-    ...(identity.birth === null ? [] : ['mkdir /etc/ssh 0755']),
+    ...(identity.firstBootKind === null ? [] : ['mkdir /etc/ssh 0755']),
     ...files.map(
       ({ path, mode, content }) => `file ${path} ${mode} ${Buffer.byteLength(content)}\n${content.replace(/\n$/, '')}`,
     ),
@@ -246,14 +258,14 @@ export function identityRecords(identity: GuestIdentity, files: IdentityFile[]):
 const mountRecord = Buffer.from(`mount ${dataDevice} ${taskFolder}\n`);
 
 /** The disk is mounted right after the guest has said who it is: berth-job waits for that, so no command is without it. */
-async function adoptWaiting(socket: string, { hostname, machineId }: GuestIdentity, records: Buffer): Promise<void> {
-  const said = await introduce(socket, records, mountRecord, introductionDeadlineMs);
-  if (said.hostname !== hostname || said.machineId !== machineId)
-    throw new BerthError('hypervisor', `${hostname} (${machineId}) says that it is ${said.hostname} (${said.machineId})`);
+async function applyIdentityOverPort(socket: string, { hostname, machineId }: GuestIdentity, records: Buffer): Promise<void> {
+  const reported = await sendIdentity(socket, records, mountRecord, identityDeadlineMs);
+  if (reported.hostname !== hostname || reported.machineId !== machineId)
+    throw new BerthError('hypervisor', `${hostname} (${machineId}) says that it is ${reported.hostname} (${reported.machineId})`);
 }
 
 /** For a guest that is to be none: the files that an identity fills are there, and empty. */
-const emptyFiles = identityFiles({ birth: 'warm', hostname: 'template', neighbours: [] }, []).map(
+const emptyIdentityFiles = identityFiles({ firstBootKind: 'warm', hostname: 'template', neighbours: [] }, []).map(
   ({ path, mode }) => `file ${path} ${mode} 0`,
 );
 
@@ -261,7 +273,7 @@ const emptyFiles = identityFiles({ birth: 'warm', hostname: 'template', neighbou
  * Quiet: nothing is being started any more, what a VM needs first is in the page cache, and nothing waits to be written.
  * Our program must be there, know of network cards and be waiting: without it a guest from a template would be its template.
  */
-const calmScript = `
+const quiesceScript = `
 set -e
 if command -v systemctl >/dev/null; then systemctl is-system-running --wait >/dev/null || :; fi
 /usr/bin/setsid true || /bin/setsid true
@@ -272,7 +284,7 @@ read -r mac </sys/class/net/${nic}/address
 ${identityProgram} wait >/dev/null <<records
 mac ${nic} $mac
 mkdir /etc/ssh 0755
-${emptyFiles.join('\n')}
+${emptyIdentityFiles.join('\n')}
 records
 # One of before there were templates that wait takes no notice of the word.
 [ -e /run/berth/adopting ]
@@ -296,14 +308,14 @@ mkdir -p ${taskFolder}
 mountpoint -q ${taskFolder} || mount ${dataDevice} ${taskFolder}
 `;
 
-function identityWords(identity: GuestIdentity, files: IdentityFile[]): string[] {
+function identityArguments(identity: GuestIdentity, files: IdentityFile[]): string[] {
   const { hostname, machineId, gateway, timeMs, mac } = identity;
   return [
     hostname,
     machineId,
     cidrAddress(identity),
     gateway,
-    clock(timeMs),
+    epochSeconds(timeMs),
     mac,
     ...files.flatMap(({ path, mode, content }) => [path, mode, content]),
   ];

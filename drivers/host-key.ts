@@ -15,13 +15,13 @@ export function newHostKey(comment: string): HostKey {
   const { x, d } = privateKey.export({ format: 'jwk' });
   if (x === undefined || d === undefined || publicKey.asymmetricKeyType !== 'ed25519') throw new Error('BUG: no ed25519 key');
   const [open, secret] = [Buffer.from(x, 'base64url'), Buffer.from(d, 'base64url')];
-  const blob = Buffer.concat([word('ssh-ed25519'), word(open)]);
+  const blob = Buffer.concat([sshString('ssh-ed25519'), sshString(open)]);
   // Twice the same number: how a reader of an encrypted one sees that its passphrase was right.
   const check = randomBytes(4);
-  const plain = Buffer.concat([check, check, blob, word(Buffer.concat([secret, open])), word(comment)]);
+  const plain = Buffer.concat([check, check, blob, sshString(Buffer.concat([secret, open])), sshString(comment)]);
   const padding = Buffer.from(Array.from({ length: (8 - (plain.length % 8)) % 8 }, (_, index) => index + 1));
-  const none = Buffer.concat([word('none'), word('none'), word(''), uint32(1)]);
-  const all = Buffer.concat([Buffer.from('openssh-key-v1\0'), none, word(blob), word(Buffer.concat([plain, padding]))]);
+  const none = Buffer.concat([sshString('none'), sshString('none'), sshString(''), uint32(1)]);
+  const all = Buffer.concat([Buffer.from('openssh-key-v1\0'), none, sshString(blob), sshString(Buffer.concat([plain, padding]))]);
   const lines = all.toString('base64').match(/.{1,70}/g) ?? [];
   return {
     private: ['-----BEGIN OPENSSH PRIVATE KEY-----', ...lines, '-----END OPENSSH PRIVATE KEY-----', ''].join('\n'),
@@ -36,7 +36,7 @@ function uint32(value: number): Buffer {
 }
 
 /** With its length before it. */
-function word(content: string | Buffer): Buffer {
+function sshString(content: string | Buffer): Buffer {
   const bytes = Buffer.from(content as string);
   return Buffer.concat([uint32(bytes.length), bytes]);
 }

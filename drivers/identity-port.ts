@@ -2,7 +2,7 @@ import { connect } from 'node:net';
 import { BerthError } from '../model/errors.ts';
 
 /** What a guest that was given its identity says that it is. */
-export interface Introduction {
+export interface ReportedIdentity {
   hostname: string;
   machineId: string;
 }
@@ -20,9 +20,9 @@ const answerBytes = 4096;
  * by itself afterwards, and no command is started before.
  * @param path of QEMU's end of the port
  */
-export function introduce(path: string, first: Buffer, second: Buffer, deadlineMs: number): Promise<Introduction> {
+export function sendIdentity(path: string, first: Buffer, second: Buffer, deadlineMs: number): Promise<ReportedIdentity> {
   return new Promise((resolve, reject) => {
-    let said = '';
+    let received = '';
     const socket = connect(path);
     const settle = (act: () => void): void => {
       clearTimeout(timer);
@@ -37,15 +37,15 @@ export function introduce(path: string, first: Buffer, second: Buffer, deadlineM
       socket.write(Buffer.concat([Buffer.from(`${first.length} ${second.length}\n`), first, second]));
     });
     socket.on('data', (chunk: string) => {
-      said += chunk;
-      const end = said.indexOf('\n');
+      received += chunk;
+      const end = received.indexOf('\n');
       if (end >= 0) {
-        const [, hostname, machineId] = /^ok (\S+) ([0-9a-f]{32})$/.exec(said.slice(0, end)) ?? [];
-        if (hostname === undefined || machineId === undefined) fail('hypervisor', said.slice(0, Math.min(end, 500)));
+        const [, hostname, machineId] = /^ok (\S+) ([0-9a-f]{32})$/.exec(received.slice(0, end)) ?? [];
+        if (hostname === undefined || machineId === undefined) fail('hypervisor', received.slice(0, Math.min(end, 500)));
         else settle(() => resolve({ hostname, machineId }));
-      } else if (said.length > answerBytes) fail('hypervisor', `it answers without an end: ${said.slice(0, 100)}`);
+      } else if (received.length > answerBytes) fail('hypervisor', `it answers without an end: ${received.slice(0, 100)}`);
     });
     socket.on('error', (error) => fail('hypervisor', error.message));
-    socket.on('close', () => fail('hypervisor', `the guest's end was closed: ${said.slice(0, 500)}`));
+    socket.on('close', () => fail('hypervisor', `the guest's end was closed: ${received.slice(0, 500)}`));
   });
 }

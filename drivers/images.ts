@@ -6,8 +6,8 @@ import { type Dispatcher, request } from 'undici';
 import { BerthError } from '../model/errors.ts';
 import type { ImageId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
-import type { Blob, ImageRef } from '../model/vm.ts';
-import { diskFullOr, exists, isErrno, makeFolder, readText, syncFolder, writeAtomically, writeStream } from './files.ts';
+import type { ContentRef, ImageRef } from '../model/vm.ts';
+import { diskFullOr, exists, isErrno, makeFolder, readText, syncFolder, replaceDurably, writeStream } from './files.ts';
 import { copyOverNfs } from './nfs-copy.ts';
 import type { CachedImage, ImageCache, VmStore } from './ports.ts';
 import { ProcessError } from './process.ts';
@@ -27,7 +27,7 @@ type Part = keyof typeof partNames;
 const parts = Object.keys(partNames) as Part[];
 
 /** What an image consists of, in the order of `partNames`. */
-function partsOf({ parts: blobs }: ImageRef): { part: Part; blob: Blob }[] {
+function partsOf({ parts: blobs }: ImageRef): { part: Part; blob: ContentRef }[] {
   return parts.flatMap((part) => {
     const blob = blobs[part];
     return blob === null ? [] : [{ part, blob }];
@@ -36,12 +36,12 @@ function partsOf({ parts: blobs }: ImageRef): { part: Part; blob: Blob }[] {
 
 const bodyTimeoutMs = 60_000;
 /** An image that was used this recently may be about to get an overlay. */
-const warmMs = 15 * 60_000;
+const recentUseMs = 15 * 60_000;
 
 /** In the log, once for each transfer. */
-export const arrived = 'an image came into the cache';
+export const imageCachedMessage = 'an image came into the cache';
 
-type Source = 'cache' | 'peer' | 'repository';
+type ImageSource = 'cache' | 'peer' | 'repository';
 
 /**
  * Images by id under images/<id>/, complete and checked: they are collected in staging/ and renamed as a whole. What is
@@ -49,7 +49,7 @@ type Source = 'cache' | 'peer' | 'repository';
  */
 export function openImageCache(options: ImageCacheOptions): ImageCache {
   const images = join(options.root, 'images');
-  const underWay = new Map<string, Promise<{ from: Source; bytes: number }>>();
+  const transfers = new Map<string, Promise<{ from: ImageSource; bytes: number }>>();
   const folderOf = (id: string): string => {
     if (!/^[A-Za-z0-9_-]{1,96}$/.test(id)) throw new Error(`BUG: ${JSON.stringify(id)} can't name a folder`);
     return join(images, id);
@@ -69,21 +69,21 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
     return { disk: join(folder, partNames.disk), kernel: boots ? kernel : null, initrd: boots ? initrd : null };
   }
 
-  async function transfer(image: ImageRef): Promise<{ from: Source; bytes: number }> {
+  async function transfer(image: ImageRef): Promise<{ from: ImageSource; bytes: number }> {
     const sizeBytes = partsOf(image).reduce((sum, { blob }) => sum + blob.sizeBytes, 0);
-    await makeRoom(options, images, sizeBytes);
+    await evictUnused(options, images, sizeBytes);
     const partial = join(options.root, 'staging', `${image.id}.${randomBytes(6).toString('hex')}.partial`);
     await makeFolder(partial, 0o755);
     try {
-      const from = await collect(options, image, partial);
-      await writeAtomically(
+      const from = await fetchParts(options, image, partial);
+      await replaceDurably(
         join(partial, 'image.json'),
         `${JSON.stringify({ id: image.id, name: image.name, digest: image.digest })}\n`,
       );
       await makeFolder(images, 0o755);
       await publish(partial, folderOf(image.id));
       await syncFolder(images);
-      options.log.info({ image: image.id, from, bytes: sizeBytes }, arrived);
+      options.log.info({ image: image.id, from, bytes: sizeBytes }, imageCachedMessage);
       return { from, bytes: sizeBytes };
     } catch (error) {
       throw diskFullOr(error, `fetching image ${image.name}`);
@@ -97,18 +97,18 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
     async ensure(image, signal) {
       if ((await find(image.id)) !== null) return { from: 'cache', bytes: 0 };
       // The transfer belongs to all who wait for it: one that is cancelled leaves it to the others.
-      let shared = underWay.get(image.id);
+      let shared = transfers.get(image.id);
       if (shared === undefined) {
-        shared = transfer(image).finally(() => underWay.delete(image.id));
-        underWay.set(image.id, shared);
+        shared = transfer(image).finally(() => transfers.delete(image.id));
+        transfers.set(image.id, shared);
       }
-      return unlessAborted(shared, signal);
+      return raceAbort(shared, signal);
     },
     async pin(id, untilMs) {
       const path = join(folderOf(id), pinFile);
-      if ((await pinnedUntil(folderOf(id))) < untilMs) await writeAtomically(path, `${untilMs}\n`);
+      if ((await pinnedUntil(folderOf(id))) < untilMs) await replaceDurably(path, `${untilMs}\n`);
     },
-    room: (bytes) => makeRoom(options, images, bytes),
+    evictToFit: (bytes) => evictUnused(options, images, bytes),
     async remove(id) {
       const folder = folderOf(id);
       if (!(await exists(folder))) return;
@@ -118,7 +118,7 @@ export function openImageCache(options: ImageCacheOptions): ImageCache {
     },
     async list() {
       const found = await Promise.all(
-        (await names(images)).map(async (id) => ((await exists(join(images, id, 'image.json'))) ? id : null)),
+        (await listNames(images)).map(async (id) => ((await exists(join(images, id, 'image.json'))) ? id : null)),
       );
       return found.filter((id) => id !== null) as ImageId[];
     },
@@ -134,7 +134,7 @@ async function publish(partial: string, folder: string): Promise<void> {
   }
 }
 
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
     const abort = (): void => reject(signal.reason);
     if (signal.aborted) abort();
@@ -144,36 +144,36 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
 }
 
 /** From the nearest peer that has it whole, else from the repository. */
-async function collect(options: ImageCacheOptions, image: ImageRef, folder: string): Promise<Source> {
+async function fetchParts(options: ImageCacheOptions, image: ImageRef, folder: string): Promise<ImageSource> {
   for (const peer of image.peers) {
     try {
       for (const { part, blob } of partsOf(image))
-        await fromPeer(options, image, part, blob, peer, join(folder, partNames[part]));
+        await fetchPartFromPeer(options, image, part, blob, peer, join(folder, partNames[part]));
       return 'peer';
     } catch (error) {
       if (!(error instanceof ProcessError) && !(error instanceof BerthError && error.code === 'image-damaged')) throw error;
       options.log.warn({ peer, image: image.id, error: error.message }, 'a peer could not give an image');
     }
   }
-  for (const { part, blob } of partsOf(image)) await fromRepository(options, image, blob, join(folder, partNames[part]));
+  for (const { part, blob } of partsOf(image)) await fetchPartFromRepository(options, image, blob, join(folder, partNames[part]));
   return 'repository';
 }
 
-async function fromPeer(
+async function fetchPartFromPeer(
   { root }: ImageCacheOptions,
   image: ImageRef,
   part: Part,
-  blob: Blob,
+  blob: ContentRef,
   peer: string,
   destination: string,
 ): Promise<void> {
   const path = join(root, 'images', image.id, partNames[part]);
-  await copyOverNfs({ address: peer, path, to: destination, sizeBytes: blob.sizeBytes });
+  await copyOverNfs({ address: peer, path, destination: destination, sizeBytes: blob.sizeBytes });
   await verify(image, blob, destination);
 }
 
 /** nfs-cp's word isn't enough: the bytes that are on this disk are read again. */
-async function verify(image: ImageRef, blob: Blob, path: string): Promise<void> {
+async function verify(image: ImageRef, blob: ContentRef, path: string): Promise<void> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer);
   requireDigest(image, blob, hash.digest('hex'), path);
@@ -185,7 +185,7 @@ async function verify(image: ImageRef, blob: Blob, path: string): Promise<void> 
   }
 }
 
-function requireDigest(image: ImageRef, blob: Blob, found: string, path: string): void {
+function requireDigest(image: ImageRef, blob: ContentRef, found: string, path: string): void {
   if (found !== blob.sha256)
     throw new BerthError(
       'image-damaged',
@@ -193,10 +193,10 @@ function requireDigest(image: ImageRef, blob: Blob, found: string, path: string)
     );
 }
 
-async function fromRepository(
+async function fetchPartFromRepository(
   { repository }: ImageCacheOptions,
   image: ImageRef,
-  blob: Blob,
+  blob: ContentRef,
   destination: string,
 ): Promise<void> {
   const hash = createHash('sha256');
@@ -219,7 +219,7 @@ async function fromRepository(
   requireDigest(image, blob, hash.digest('hex'), destination);
 }
 
-async function download(dispatcher: Dispatcher, image: ImageRef, blob: Blob): Promise<AsyncIterable<Buffer>> {
+async function download(dispatcher: Dispatcher, image: ImageRef, blob: ContentRef): Promise<AsyncIterable<Buffer>> {
   const { statusCode, body } = await request(blob.url, { dispatcher, headersTimeout: bodyTimeoutMs, bodyTimeout: bodyTimeoutMs });
   if (statusCode === 200) return body;
   await body.dump();
@@ -240,12 +240,12 @@ async function isUsed({ store }: ImageCacheOptions, id: string): Promise<boolean
 
 /** Out of everybody's sight at once, then gone with all that was made of it. */
 async function discard({ root }: ImageCacheOptions, folder: string, id: string): Promise<void> {
-  const away = join(root, 'staging', `${id}.${randomBytes(6).toString('hex')}.discarded`);
-  await rename(folder, away);
-  await rm(away, { recursive: true, force: true });
+  const trash = join(root, 'staging', `${id}.${randomBytes(6).toString('hex')}.discarded`);
+  await rename(folder, trash);
+  await rm(trash, { recursive: true, force: true });
 }
 
-interface Kept {
+interface CachedImageUsage {
   id: string;
   bytes: number;
   usedMs: number;
@@ -255,15 +255,15 @@ interface Kept {
  * Drops the longest unused images until a new one fits into the budget. Never one that an overlay is made on or that is
  * pinned, nor one used minutes ago: then the budget is exceeded, and the disk's own size is the bound. Returns whether it fits.
  */
-async function makeRoom(options: ImageCacheOptions, images: string, neededBytes: number): Promise<boolean> {
+async function evictUnused(options: ImageCacheOptions, images: string, neededBytes: number): Promise<boolean> {
   const { budgetMiB, log } = options;
   const budgetBytes = budgetMiB * 2 ** 20;
-  const kept: Kept[] = [];
-  for (const id of await names(images)) kept.push({ id, ...(await usage(join(images, id))) });
-  let bytes = kept.reduce((sum, image) => sum + image.bytes, neededBytes);
-  for (const image of kept.sort((a, b) => a.usedMs - b.usedMs)) {
+  const cached: CachedImageUsage[] = [];
+  for (const id of await listNames(images)) cached.push({ id, ...(await readUsage(join(images, id))) });
+  let bytes = cached.reduce((sum, image) => sum + image.bytes, neededBytes);
+  for (const image of cached.sort((a, b) => a.usedMs - b.usedMs)) {
     if (bytes <= budgetBytes) return true;
-    if (Date.now() - image.usedMs < warmMs) continue;
+    if (Date.now() - image.usedMs < recentUseMs) continue;
     if ((await pinnedUntil(join(images, image.id))) > Date.now()) continue;
     // Asked for each, at the last moment.
     if (await isUsed(options, image.id)) continue;
@@ -275,10 +275,10 @@ async function makeRoom(options: ImageCacheOptions, images: string, neededBytes:
 }
 
 /** What an image takes of the disk, with the templates beneath it. A file that goes meanwhile takes nothing. */
-async function usage(folder: string): Promise<{ bytes: number; usedMs: number }> {
+async function readUsage(folder: string): Promise<{ bytes: number; usedMs: number }> {
   let bytes = 0;
   let usedMs = 0;
-  for (const entry of await entries(folder)) {
+  for (const entry of await listRecursively(folder)) {
     const path = join(entry.parentPath, entry.name);
     try {
       const { blocks, mtimeMs } = await stat(path);
@@ -291,7 +291,7 @@ async function usage(folder: string): Promise<{ bytes: number; usedMs: number }>
   return { bytes, usedMs };
 }
 
-async function entries(folder: string): Promise<Dirent[]> {
+async function listRecursively(folder: string): Promise<Dirent[]> {
   try {
     return await readdir(folder, { recursive: true, withFileTypes: true });
   } catch (error) {
@@ -300,7 +300,7 @@ async function entries(folder: string): Promise<Dirent[]> {
   }
 }
 
-async function names(folder: string): Promise<string[]> {
+async function listNames(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
   } catch (error) {

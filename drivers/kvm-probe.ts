@@ -13,7 +13,7 @@ const machine = ['-accel', 'kvm', '-cpu', 'host', '-machine', 'pc', '-m', '128',
 export async function probeKvm(kernel: string | null): Promise<'kvm' | 'qemu' | 'unknown'> {
   try {
     await access('/dev/kvm', constants.R_OK | constants.W_OK);
-    if (kernel === null) return (await survives()) ? 'unknown' : 'qemu';
+    if (kernel === null) return (await startsUnderKvm()) ? 'unknown' : 'qemu';
     const cmdline = 'console=ttyS0 earlyprintk=serial panic=-1';
     const output = await run(['qemu-system-x86_64', ...machine, '-serial', 'stdio', '-kernel', kernel, '-append', cmdline], {
       deadlineMs,
@@ -26,7 +26,7 @@ export async function probeKvm(kernel: string | null): Promise<'kvm' | 'qemu' | 
 }
 
 /** Whether a machine starts at all: where KVM can't give it the processor, QEMU ends at once. */
-async function survives(): Promise<boolean> {
+async function startsUnderKvm(): Promise<boolean> {
   try {
     await run(['qemu-system-x86_64', ...machine], { deadlineMs: 1000 });
     return true;

@@ -3,11 +3,11 @@ import { mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../model/errors.ts';
-import { domainXml, driveTarget } from './domain-xml.ts';
+import { domainXml, cdromTarget } from './domain-xml.ts';
 import { isErrno } from './files.ts';
-import { endLost, isLost } from './lost-domain.ts';
+import { removeOrphaned, isOrphaned } from './lost-domain.ts';
 import type { DomainConfig, DomainState, DomainStatus, Hypervisor } from './ports.ts';
-import { type Virsh, VirshSilent } from './virsh.ts';
+import { type Virsh, VirshUnresponsive } from './virsh.ts';
 
 /** libvirt answers these from memory; a few seconds are already a sign of trouble. */
 const askDeadlineMs = 10_000;
@@ -22,7 +22,7 @@ const saveDeadlineMs = 45 * 60_000;
 /** The first bytes of what `virsh save` wrote: it ends in `Part` until all of it is there (qemu_saveimage.h). */
 const savedMagic = 'LibvirtQemudSave';
 
-const states = {
+const libvirtStates = {
   running: 'running',
   idle: 'running',
   paused: 'paused',
@@ -36,14 +36,14 @@ const states = {
  * The hypervisor of this host, through kept virsh processes: those of `movers` may be held for as long as a guest's memory
  * takes to be written. `scratch` is a folder for what virsh reads from files.
  */
-export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hypervisor {
-  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs, through = virsh): Promise<string> {
-    const answer = await quick(through, command, deadlineMs);
-    if (!answer.ok) throw refusal(command, answer.error);
+export function openHypervisor(virsh: Virsh, longVirsh: Virsh, scratch: string): Hypervisor {
+  async function runVirsh(command: [string, ...string[]], deadlineMs = askDeadlineMs, pool = virsh): Promise<string> {
+    const answer = await callVirsh(pool, command, deadlineMs);
+    if (!answer.ok) throw virshError(command, answer.error);
     return answer.output;
   }
   const status = (name: string): Promise<DomainStatus | null> => domainStatus(virsh, name, askDeadlineMs);
-  async function described(config: DomainConfig, act: (file: string) => Promise<unknown>): Promise<void> {
+  async function withDomainXmlFile(config: DomainConfig, act: (file: string) => Promise<unknown>): Promise<void> {
     await mkdir(scratch, { recursive: true });
     const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
     await writeFile(file, domainXml(config), { mode: 0o600 });
@@ -57,7 +57,7 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
   return {
     status,
     async list() {
-      const lines = (await ask(['list', '--all', '--uuid', '--name'])).split('\n').filter((line) => line.trim() !== '');
+      const lines = (await runVirsh(['list', '--all', '--uuid', '--name'])).split('\n').filter((line) => line.trim() !== '');
       const domains = await Promise.all(
         lines.map(async (line) => {
           const match = /^(\S+)\s+(.+?)\s*$/.exec(line);
@@ -70,40 +70,40 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
       return domains.filter((domain) => domain !== null);
     },
     async create(config) {
-      await described(config, (file) => ask(['create', file], createDeadlineMs));
+      await withDomainXmlFile(config, (file) => runVirsh(['create', file], createDeadlineMs));
     },
     async destroy(name) {
-      if (await isLost(name)) {
-        await endLost(name);
-        await untilAnswering(() => status(name));
+      if (await isOrphaned(name)) {
+        await removeOrphaned(name);
+        await awaitLibvirtd(() => status(name));
       }
-      const answer = await quick(virsh, ['destroy', name], destroyDeadlineMs);
-      if (!answer.ok && (await status(name)) !== null) throw refusal(['destroy', name], answer.error);
+      const answer = await callVirsh(virsh, ['destroy', name], destroyDeadlineMs);
+      if (!answer.ok && (await status(name)) !== null) throw virshError(['destroy', name], answer.error);
     },
-    async suspendCpus(name) {
-      await ask(['suspend', name]);
+    async pauseCpus(name) {
+      await runVirsh(['suspend', name]);
     },
     async resumeCpus(name) {
-      await ask(['resume', name]);
+      await runVirsh(['resume', name]);
     },
     async eject(name) {
-      const answer = await quick(virsh, ['change-media', name, driveTarget, '--eject', '--force', '--live'], askDeadlineMs);
-      if (!answer.ok && !/doesn't have media/.test(answer.error)) throw refusal(['change-media', name], answer.error);
+      const answer = await callVirsh(virsh, ['change-media', name, cdromTarget, '--eject', '--force', '--live'], askDeadlineMs);
+      if (!answer.ok && !/doesn't have media/.test(answer.error)) throw virshError(['change-media', name], answer.error);
     },
     async reset(name) {
-      await ask(['reset', name]);
+      await runVirsh(['reset', name]);
     },
     async save(name, file) {
-      await ask(['save', name, file, '--running'], saveDeadlineMs, movers);
+      await runVirsh(['save', name, file, '--running'], saveDeadlineMs, longVirsh);
     },
     async isSaved(file) {
       return (await firstBytes(file, savedMagic.length)) === savedMagic;
     },
     async restore(file, config) {
-      await described(config, (xml) => ask(['restore', file, '--xml', xml, '--paused'], saveDeadlineMs, movers));
+      await withDomainXmlFile(config, (xml) => runVirsh(['restore', file, '--xml', xml, '--paused'], saveDeadlineMs, longVirsh));
     },
     async version() {
-      const text = await ask(['version']);
+      const text = await runVirsh(['version']);
       const qemu = /Running hypervisor: (.+)/.exec(text)?.[1] ?? 'unknown hypervisor';
       const library = /Using library: libvirt (.+)/.exec(text)?.[1] ?? '?';
       return `${qemu}, libvirt ${library}`;
@@ -112,7 +112,7 @@ export function openLibvirt(virsh: Virsh, movers: Virsh, scratch: string): Hyper
 }
 
 /** Asks until libvirtd, which was ended, answers: it takes half a second. Throws what the last one says. */
-async function untilAnswering(ask: () => Promise<unknown>): Promise<void> {
+async function awaitLibvirtd(ask: () => Promise<unknown>): Promise<void> {
   for (const endMs = performance.now() + askDeadlineMs; ; await delay(restartPollMs))
     try {
       await ask();
@@ -140,20 +140,20 @@ async function firstBytes(path: string, count: number): Promise<string> {
 
 /** Through any connection, this host's or another's. null: proved by a list without it. */
 export async function domainStatus(virsh: Virsh, name: string, deadlineMs: number): Promise<DomainStatus | null> {
-  const answer = await quick(virsh, ['domstate', '--reason', name], deadlineMs);
+  const answer = await callVirsh(virsh, ['domstate', '--reason', name], deadlineMs);
   if (answer.ok) return parseState(name, answer.output);
   // "Failed to get domain" is also what a dying connection says. That it is gone is proved by a whole list without it.
-  const list = await quick(virsh, ['list', '--all', '--name'], deadlineMs);
-  if (!list.ok) throw refusal(['list'], list.error);
+  const list = await callVirsh(virsh, ['list', '--all', '--name'], deadlineMs);
+  if (!list.ok) throw virshError(['list'], list.error);
   if (!list.output.split('\n').includes(name)) return null;
-  throw refusal(['domstate', name], answer.error);
+  throw virshError(['domstate', name], answer.error);
 }
 
-export async function quick(virsh: Virsh, command: [string, ...string[]], deadlineMs: number) {
+export async function callVirsh(virsh: Virsh, command: [string, ...string[]], deadlineMs: number) {
   try {
     return await virsh.call(command, deadlineMs);
   } catch (error) {
-    if (!(error instanceof VirshSilent)) throw error;
+    if (!(error instanceof VirshUnresponsive)) throw error;
     throw new BerthError('host-busy', `asking libvirt: ${error.message}`, { cause: error });
   }
 }
@@ -162,21 +162,21 @@ export async function quick(virsh: Virsh, command: [string, ...string[]], deadli
 export function parseState(name: string, output: string): DomainStatus {
   const match = /^([a-z ]+?)(?: \((.*)\))?$/.exec(output.trim());
   const word = match?.[1];
-  if (word === undefined || !Object.hasOwn(states, word))
+  if (word === undefined || !Object.hasOwn(libvirtStates, word))
     throw new BerthError('hypervisor', `asking for the state of ${name}: virsh said "${output.trim()}"`);
-  return { state: states[word as keyof typeof states], reason: match?.[2] ?? 'unknown' };
+  return { state: libvirtStates[word as keyof typeof libvirtStates], reason: match?.[2] ?? 'unknown' };
 }
 
 /** What libvirt 11 says when a name, UUID, MAC or tap belongs to another, and when it merely is too slow. */
-const inUse =
+const inUsePattern =
   /already exists with uuid|already exists|is already defined with uuid|is already active|already in use|Device or resource busy/i;
-const slow = /Timed out during operation|cannot acquire state change lock|timed out/i;
-const full = /No space left on device/i;
+const busyPattern = /Timed out during operation|cannot acquire state change lock|timed out/i;
+const diskFullPattern = /No space left on device/i;
 
-export function refusal(command: readonly string[], error: string): BerthError {
+export function virshError(command: readonly string[], error: string): BerthError {
   const message = `virsh ${command.join(' ')}: ${error.split('\n').slice(0, 6).join(' | ')}`;
-  if (inUse.test(error)) return new BerthError('not-ours', message);
-  if (slow.test(error)) return new BerthError('host-busy', message);
-  if (full.test(error)) return new BerthError('disk-full', message);
+  if (inUsePattern.test(error)) return new BerthError('not-ours', message);
+  if (busyPattern.test(error)) return new BerthError('host-busy', message);
+  if (diskFullPattern.test(error)) return new BerthError('disk-full', message);
   return new BerthError('hypervisor', message);
 }

@@ -1,15 +1,15 @@
 import { rename, rm, stat } from 'node:fs/promises';
 import { BerthError } from '../model/errors.ts';
 import { exists, isErrno, readText } from './files.ts';
-import { pidIn, qemuPidFile, statusFolder, watchPid } from './qemu-process.ts';
+import { readPid, qemuPidFile, statusFolder, watchPid } from './qemu-process.ts';
 
 const statusFile = (name: string): string => `${statusFolder}/${name}.xml`;
 /** The status of one that is being ended, where no libvirtd reads it: whoever is cut short is seen to have been. */
-const endedFile = (name: string): string => `${statusFolder}/${name}.lost`;
+const orphanFile = (name: string): string => `${statusFolder}/${name}.lost`;
 /** libvirtd writes it when it begins. */
 const daemonPidFile = '/run/libvirtd.pid';
 /** A guest's memory is given back first. */
-const endMs = 30_000;
+const endDeadlineMs = 30_000;
 
 /**
  * Whether libvirtd has a domain whose QEMU it doesn't know. It writes a domain's status down before it has started QEMU;
@@ -17,11 +17,11 @@ const endMs = 30_000;
  * (qemuProcessReconnectHelper), yet keeps the job that is written there: nobody ends that job, and whoever asks to end
  * the domain waits for it in vain. While this libvirtd is starting a domain itself, its status is younger.
  */
-export async function isLost(name: string): Promise<boolean> {
-  if (await exists(endedFile(name))) return true;
+export async function isOrphaned(name: string): Promise<boolean> {
+  if (await exists(orphanFile(name))) return true;
   const status = await readText(statusFile(name));
   if (status === null || !/<domstatus\b[^>]*\bpid='0'/.test(status)) return false;
-  const [written, began] = await Promise.all([changedMs(statusFile(name)), changedMs(daemonPidFile)]);
+  const [written, began] = await Promise.all([modifiedMs(statusFile(name)), modifiedMs(daemonPidFile)]);
   return written !== null && began !== null && written < began;
 }
 
@@ -30,25 +30,25 @@ export async function isLost(name: string): Promise<boolean> {
  * which forgets it only so. Whatever starts libvirtd starts it again, and running domains don't notice. Does it again
  * where it was cut short before. Throws host-busy while QEMU doesn't end.
  */
-export async function endLost(name: string): Promise<void> {
-  const pid = await pidIn(qemuPidFile(name));
+export async function removeOrphaned(name: string): Promise<void> {
+  const pid = await readPid(qemuPidFile(name));
   if (pid !== null && (await argvOf(pid)).some((word) => word.startsWith(`guest=${name},`))) {
     const qemu = watchPid(pid);
-    kill(pid);
-    await qemu?.end(AbortSignal.timeout(endMs)).catch((error: unknown) => {
-      throw new BerthError('host-busy', `QEMU of ${name}, process ${pid}, got SIGKILL and hasn't ended in ${endMs} ms`, {
+    killProcess(pid);
+    await qemu?.waitForEnd(AbortSignal.timeout(endDeadlineMs)).catch((error: unknown) => {
+      throw new BerthError('host-busy', `QEMU of ${name}, process ${pid}, got SIGKILL and hasn't ended in ${endDeadlineMs} ms`, {
         cause: error,
       });
     });
   }
-  if (!(await exists(endedFile(name)))) await rename(statusFile(name), endedFile(name));
+  if (!(await exists(orphanFile(name)))) await rename(statusFile(name), orphanFile(name));
   await rm(qemuPidFile(name), { force: true });
-  const daemon = await pidIn(daemonPidFile);
-  if (daemon !== null && (await argvOf(daemon))[0]?.endsWith('libvirtd') === true) kill(daemon);
-  await rm(endedFile(name));
+  const daemon = await readPid(daemonPidFile);
+  if (daemon !== null && (await argvOf(daemon))[0]?.endsWith('libvirtd') === true) killProcess(daemon);
+  await rm(orphanFile(name));
 }
 
-function kill(pid: number): void {
+function killProcess(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (error) {
@@ -65,7 +65,7 @@ async function argvOf(pid: number): Promise<string[]> {
   }
 }
 
-async function changedMs(path: string): Promise<number | null> {
+async function modifiedMs(path: string): Promise<number | null> {
   try {
     return (await stat(path)).mtimeMs;
   } catch (error) {

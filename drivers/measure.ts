@@ -2,18 +2,18 @@ import { readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import type { HostId } from '../model/ids.ts';
-import { isErrno, readText, writeAtomically } from './files.ts';
+import { isErrno, readText, replaceDurably } from './files.ts';
 import { probeKvm } from './kvm-probe.ts';
 import type { HostProbe, Hypervisor, ImageCache, VmStore } from './ports.ts';
 
-export interface MeasureOptions {
+export interface HostProbeOptions {
   hostId: HostId;
   address: string;
   provider: string;
   root: string;
   reserve: { vcpus: number; memoryMiB: number; diskMiB: number };
   /** The share of this machine that this host may count: below 1 where a machine plays several. */
-  share: number;
+  capacityShare: number;
   vcpuRatio: number;
   hypervisor: Hypervisor;
   images: ImageCache;
@@ -23,11 +23,11 @@ export interface MeasureOptions {
 const mib = 2 ** 20;
 
 /** What this machine has. Measured at each start, except the accelerator, which is tried once a boot. */
-export function openProbe(options: MeasureOptions): HostProbe {
-  let finding: ReturnType<typeof findAccelerator> | null = null;
+export function openHostProbe(options: HostProbeOptions): HostProbe {
+  let finding: ReturnType<typeof probeAccelerator> | null = null;
   const probe: HostProbe = {
     async accelerator() {
-      finding ??= findAccelerator(options);
+      finding ??= probeAccelerator(options);
       const mine = finding;
       try {
         const { kind, final } = await mine;
@@ -48,7 +48,7 @@ export function openProbe(options: MeasureOptions): HostProbe {
         options.hypervisor.version(),
       ]);
       const oursBytes = folders.reduce((sum, { bytes }) => sum + bytes, 0);
-      const shared = (amount: number): number => Math.floor(amount * options.share);
+      const shared = (amount: number): number => Math.floor(amount * options.capacityShare);
       return {
         hostId: options.hostId,
         address: options.address,
@@ -57,7 +57,7 @@ export function openProbe(options: MeasureOptions): HostProbe {
           vcpus: Math.max(1, shared(availableParallelism() * options.vcpuRatio)),
           memoryMiB: shared(memoryBytes / mib),
           // What is free and what our VMs take: the ledger counts these, what others take is lost to us.
-          diskMiB: Math.floor((disk.bavail * disk.bsize * options.share + oursBytes) / mib),
+          diskMiB: Math.floor((disk.bavail * disk.bsize * options.capacityShare + oursBytes) / mib),
         },
         reserve: options.reserve,
         cpuModel: cpus()[0]?.model ?? 'unknown',
@@ -80,7 +80,7 @@ async function memoryLimitBytes(): Promise<number> {
   return bytes;
 }
 
-async function anyKernel(images: MeasureOptions['images']): Promise<string | null> {
+async function anyKernel(images: HostProbeOptions['images']): Promise<string | null> {
   for (const image of await images.list()) {
     const kernel = (await images.find(image))?.kernel ?? null;
     if (kernel !== null) return kernel;
@@ -89,15 +89,15 @@ async function anyKernel(images: MeasureOptions['images']): Promise<string | nul
 }
 
 /** A finding is good for as long as the machine is up; without one, guests run emulated, which works everywhere. */
-async function findAccelerator({ root, images }: MeasureOptions): Promise<{ kind: 'kvm' | 'qemu'; final: boolean }> {
+async function probeAccelerator({ root, images }: HostProbeOptions): Promise<{ kind: 'kvm' | 'qemu'; final: boolean }> {
   const path = join(root, 'accelerator');
-  const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const [cachedBoot, cached] = ((await readText(path)) ?? '').trim().split(' ');
-  if (cachedBoot === boot && (cached === 'kvm' || cached === 'qemu')) return { kind: cached, final: true };
+  if (cachedBoot === bootId && (cached === 'kvm' || cached === 'qemu')) return { kind: cached, final: true };
   const found = await probeKvm(await anyKernel(images));
   if (found === 'unknown') return { kind: 'qemu', final: false };
   try {
-    await writeAtomically(path, `${boot} ${found}\n`);
+    await replaceDurably(path, `${bootId} ${found}\n`);
   } catch (error) {
     // A full or read-only disk costs another probe at the next start, no more.
     if (!isErrno(error, 'ENOSPC', 'EDQUOT', 'EROFS')) throw error;

@@ -5,9 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { MigrationJob } from '../model/migration.ts';
 import type { VmLoad } from '../model/vm.ts';
 import { domainXml } from './domain-xml.ts';
-import { domainStatus, quick, refusal } from './libvirt.ts';
-import type { Migrator, PeerHypervisor, WatchedProcess } from './ports.ts';
-import { pidIn, qemuPidFile, watchPid } from './qemu-process.ts';
+import { domainStatus, callVirsh, virshError } from './libvirt.ts';
+import type { Migrator, PeerHypervisor, ProcessHandle } from './ports.ts';
+import { readPid, qemuPidFile, watchPid } from './qemu-process.ts';
 import { openVirsh, type Virsh } from './virsh.ts';
 
 const askDeadlineMs = 10_000;
@@ -16,9 +16,9 @@ const abortDeadlineMs = 30_000;
 /** At the switch a peer that doesn't answer at once is left to the saga. */
 const peerDeadlineMs = 3000;
 
-const noDomain = /failed to get domain|Domain not found/i;
+const noDomainPattern = /failed to get domain|Domain not found/i;
 /** The last is of one that is only arriving, also where libvirtd has forgotten from where: the source has the job. */
-const noJob = /no job is active|domain is not running|not running|available only on the source host/i;
+const noJobPattern = /no job is active|domain is not running|not running|available only on the source host/i;
 
 /**
  * Live migration over libvirt, peer to peer. `virsh` should be kept for this alone: a migration holds one process.
@@ -26,11 +26,11 @@ const noJob = /no job is active|domain is not running|not running|available only
  */
 export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | null): Migrator {
   async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<void> {
-    const answer = await quick(virsh, command, deadlineMs);
-    if (!answer.ok) throw refusal(command, answer.error);
+    const answer = await callVirsh(virsh, command, deadlineMs);
+    if (!answer.ok) throw virshError(command, answer.error);
   }
   return {
-    async start({ config, to, deadlineMs }) {
+    async migrate({ config, targetAddress: to, deadlineMs }) {
       await mkdir(scratch, { recursive: true });
       const file = join(scratch, `${config.name}.${randomBytes(6).toString('hex')}.xml`);
       await writeFile(file, domainXml(config), { mode: 0o600 });
@@ -40,24 +40,24 @@ export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | nu
         await rm(file, { force: true });
       }
     },
-    async job(name) {
-      const answer = await quick(virsh, ['domjobinfo', name, '--rawstats'], askDeadlineMs);
+    async observeJob(name) {
+      const answer = await callVirsh(virsh, ['domjobinfo', name, '--rawstats'], askDeadlineMs);
       if (answer.ok) return parseJob(answer.output);
       // One that is only defined has no jobs.
-      if (noJob.test(answer.error)) return null;
-      if (noDomain.test(answer.error) && (await domainStatus(virsh, name, askDeadlineMs)) === null) return null;
-      throw refusal(['domjobinfo', name], answer.error);
+      if (noJobPattern.test(answer.error)) return null;
+      if (noDomainPattern.test(answer.error) && (await domainStatus(virsh, name, askDeadlineMs)) === null) return null;
+      throw virshError(['domjobinfo', name], answer.error);
     },
     async abort(name) {
-      const answer = await quick(virsh, ['domjobabort', name], abortDeadlineMs);
-      if (!answer.ok && !noDomain.test(answer.error) && !noJob.test(answer.error))
-        throw refusal(['domjobabort', name], answer.error);
+      const answer = await callVirsh(virsh, ['domjobabort', name], abortDeadlineMs);
+      if (!answer.ok && !noDomainPattern.test(answer.error) && !noJobPattern.test(answer.error))
+        throw virshError(['domjobabort', name], answer.error);
     },
-    allowDowntime: (name, ms) => ask(['migrate-setmaxdowntime', name, String(Math.round(ms))]),
-    load: (name) => readLoad(virsh, name),
-    cpuSeconds: (name) => readCpuSeconds(virsh, name),
-    watch: watchProcess,
-    peer: openPeer,
+    setMaxDowntime: (name, ms) => ask(['migrate-setmaxdowntime', name, String(Math.round(ms))]),
+    measureLoad: (name) => measureLoad(virsh, name),
+    readCpuSeconds: (name) => readCpuSeconds(virsh, name),
+    watchProcess: watchQemuProcess,
+    openPeer: openPeer,
   };
 }
 
@@ -65,40 +65,40 @@ export function openMigrator(virsh: Virsh, scratch: string, mibPerS: number | nu
  * `--unsafe`: the disks are opened over NFS with the host's cache, which is safe because source and target go through
  * the one page cache of the home host, and the source writes everything out before it hands over.
  */
-function migrateCommand(name: string, to: string, file: string, mibPerS: number | null): [string, ...string[]] {
+function migrateCommand(name: string, targetAddress: string, file: string, mibPerS: number | null): [string, ...string[]] {
   const how = ['--live', '--p2p', '--suspend', '--unsafe', '--auto-converge'];
   if (mibPerS !== null) how.push('--bandwidth', String(mibPerS));
-  return ['migrate', ...how, '--xml', file, name, `qemu+tcp://${to}/system`, `tcp://${to}`];
+  return ['migrate', ...how, '--xml', file, name, `qemu+tcp://${targetAddress}/system`, `tcp://${targetAddress}`];
 }
 
 /** QEMU samples pages for this long; it is asked how far it is a few times more. */
-const dirtySeconds = 1;
-const dirtyLooks = 10;
-const dirtyLookMs = 250;
+const dirtyRateSampleS = 1;
+const dirtyRatePolls = 10;
+const dirtyRatePollMs = 250;
 
 /** QEMU hashes a sample of the pages before and after a second: it needs no dirty log, and slows the guest down by nothing. */
-async function readLoad(virsh: Virsh, name: string): Promise<VmLoad | null> {
+async function measureLoad(virsh: Virsh, name: string): Promise<VmLoad | null> {
   const status = await domainStatus(virsh, name, askDeadlineMs);
   if (status?.state !== 'running') return null;
-  const begun = await quick(virsh, ['domdirtyrate-calc', name, '--seconds', String(dirtySeconds)], askDeadlineMs);
-  const memory = await quick(virsh, ['dommemstat', name], askDeadlineMs);
-  const residentMiB = memory.ok ? parseResident(memory.output) : null;
+  const started = await callVirsh(virsh, ['domdirtyrate-calc', name, '--seconds', String(dirtyRateSampleS)], askDeadlineMs);
+  const memory = await callVirsh(virsh, ['dommemstat', name], askDeadlineMs);
+  const residentMiB = memory.ok ? parseResidentMiB(memory.output) : null;
   const [before, beganMs] = [await readCpuSeconds(virsh, name), performance.now()];
-  await delay(dirtySeconds * 1000);
+  await delay(dirtyRateSampleS * 1000);
   const [after, tookS] = [await readCpuSeconds(virsh, name), (performance.now() - beganMs) / 1000];
   const busyCpus = before === null || after === null ? null : Math.max(0, after - before) / tookS;
-  if (!begun.ok) return { residentMiB, dirtyMiBPerS: null, busyCpus };
-  for (let look = 0; look < dirtyLooks; look += 1) {
-    const stats = await quick(virsh, ['domstats', name, '--dirtyrate'], askDeadlineMs);
+  if (!started.ok) return { residentMiB, dirtyMiBPerS: null, busyCpus };
+  for (let poll = 0; poll < dirtyRatePolls; poll += 1) {
+    const stats = await callVirsh(virsh, ['domstats', name, '--dirtyrate'], askDeadlineMs);
     const dirtyMiBPerS = stats.ok ? parseDirtyRate(stats.output) : null;
     if (dirtyMiBPerS !== null) return { residentMiB, dirtyMiBPerS, busyCpus };
-    await delay(dirtyLookMs);
+    await delay(dirtyRatePollMs);
   }
   return { residentMiB, dirtyMiBPerS: null, busyCpus };
 }
 
 async function readCpuSeconds(virsh: Virsh, name: string): Promise<number | null> {
-  const stats = await quick(virsh, ['domstats', name, '--cpu-total'], askDeadlineMs);
+  const stats = await callVirsh(virsh, ['domstats', name, '--cpu-total'], askDeadlineMs);
   return stats.ok ? parseCpuSeconds(stats.output) : null;
 }
 
@@ -109,7 +109,7 @@ export function parseCpuSeconds(output: string): number | null {
 }
 
 /** `dommemstat` prints `name value` lines, in KiB; `rss` is there also without a balloon driver in the guest. */
-export function parseResident(output: string): number | null {
+export function parseResidentMiB(output: string): number | null {
   const kib = /^rss (\d+)$/m.exec(output)?.[1];
   return kib === undefined ? null : Number(kib) / 1024;
 }
@@ -122,7 +122,7 @@ export function parseDirtyRate(output: string): number | null {
 }
 
 /** virDomainJobType: bounded and unbounded ones are at work; 0 is none, 3 completed, 4 failed, 5 cancelled. */
-const jobsAtWork = ['1', '2'];
+const activeJobTypes = ['1', '2'];
 
 /**
  * `domjobinfo --rawstats`: `Job type: N` by its number (without --rawstats it is a word), an empty line, then `name: value`
@@ -142,7 +142,7 @@ export function parseJob(output: string): MigrationJob {
   const type = values.get('Job type') ?? '0';
   if (!/^\d+$/.test(type)) throw new Error(`domjobinfo says a job is of the type ${JSON.stringify(type)}, which is no number`);
   return {
-    active: jobsAtWork.includes(type),
+    active: activeJobTypes.includes(type),
     elapsedMs: number('time_elapsed'),
     totalBytes: number('memory_total'),
     processedBytes: number('memory_processed'),
@@ -154,19 +154,19 @@ export function parseJob(output: string): MigrationJob {
 }
 
 /** QEMU's own process. */
-async function watchProcess(name: string): Promise<WatchedProcess | null> {
-  const pid = await pidIn(qemuPidFile(name));
+async function watchQemuProcess(name: string): Promise<ProcessHandle | null> {
+  const pid = await readPid(qemuPidFile(name));
   return pid === null ? null : watchPid(pid);
 }
 
 function openPeer(address: string): PeerHypervisor {
   const virsh = openVirsh(`qemu+tcp://${address}/system`, 1);
   return {
-    connect: () => virsh.open(),
+    connect: () => virsh.prestart(),
     status: (name) => domainStatus(virsh, name, peerDeadlineMs),
     async resume(name) {
-      const answer = await quick(virsh, ['resume', name], peerDeadlineMs);
-      if (!answer.ok) throw refusal(['resume', name], answer.error);
+      const answer = await callVirsh(virsh, ['resume', name], peerDeadlineMs);
+      if (!answer.ok) throw virshError(['resume', name], answer.error);
     },
     close: () => virsh.close(),
   };

@@ -32,7 +32,7 @@ const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().o
 
 /** Owners' networks on this host (docs/decisions/0002). Acts on one network follow each other; all are repeatable. */
 export function openNetwork(options: NetworkOptions): HostNetwork {
-  const turns = createTurns();
+  const serialize = createKeyedSerializer();
   let firewall: Promise<void> | null = null;
   // What this process made or found complete; asked of the kernel again before it is relied upon.
   const ensured = new Map<number, string>();
@@ -45,18 +45,18 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     await firewall;
     const present = await linkNames();
     const bridge = bridgeName(network.vni);
-    const wanted = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
-    if (present.has(bridge) && present.has(vxlanName(network.vni)) && ensured.get(network.vni) === wanted) return bridge;
-    await makeLinks(network, options, present);
-    await floodTo(network, present.has(vxlanName(network.vni)));
-    ensured.set(network.vni, wanted);
+    const desired = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
+    if (present.has(bridge) && present.has(vxlanName(network.vni)) && ensured.get(network.vni) === desired) return bridge;
+    await ensureLinks(network, options, present);
+    await updateFloodEntries(network, present.has(vxlanName(network.vni)));
+    ensured.set(network.vni, desired);
     return bridge;
   }
 
   return {
-    ensure: (network) => turns(network.vni, () => ensure(network)),
-    removeIdle: (vni, needed) =>
-      turns(vni, async () => {
+    ensure: (network) => serialize(network.vni, () => ensure(network)),
+    removeIfIdle: (vni, needed) =>
+      serialize(vni, async () => {
         const present = await linkNames();
         const mine = [vxlanName(vni), bridgeName(vni)].filter((name) => present.has(name));
         if (mine.length === 0 || (await needed())) return;
@@ -79,7 +79,7 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
 }
 
 /** Acts with the same key, one after the other. */
-function createTurns() {
+function createKeyedSerializer() {
   const last = new Map<number, Promise<unknown>>();
   return async <T>(key: number, act: () => Promise<T>): Promise<T> => {
     const before = last.get(key) ?? Promise.resolve();
@@ -110,7 +110,7 @@ async function ip(lines: string[]): Promise<void> {
 }
 
 /** What is missing of the bridge and the VXLAN, then both as they should be. The bridge gets the gateway's address last. */
-async function makeLinks({ vni, cidr, gateway }: NetworkRef, { address }: NetworkOptions, present: Set<string>): Promise<void> {
+async function ensureLinks({ vni, cidr, gateway }: NetworkRef, { address }: NetworkOptions, present: Set<string>): Promise<void> {
   const bridge = bridgeName(vni);
   const vxlan = vxlanName(vni);
   const lines: string[] = [];
@@ -134,9 +134,9 @@ async function makeLinks({ vni, cidr, gateway }: NetworkRef, { address }: Networ
 }
 
 /** Frames whose place isn't known yet go to the peers, and to nobody else. */
-async function floodTo({ vni, peers }: NetworkRef, wasThere: boolean): Promise<void> {
+async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean): Promise<void> {
   const vxlan = vxlanName(vni);
-  const text = wasThere ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
+  const text = existed ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
   const entries = entriesSchema.parse(JSON.parse(text === '' ? '[]' : text));
   const flood = '00:00:00:00:00:00';
   const present = new Set(entries.filter(({ mac, dst }) => mac === flood && dst !== undefined).map(({ dst }) => dst));

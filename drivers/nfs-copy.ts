@@ -7,63 +7,63 @@ export interface NfsCopy {
   address: string;
   path: string;
   /** What is there is replaced: nfs-cp refuses to. */
-  to: string;
+  destination: string;
   sizeBytes: number;
   /** Told now and then how much is there. */
-  meter?: { doneBytes: number };
+  progress?: { doneBytes: number };
   /** For tests. */
-  patience?: Partial<Patience>;
+  stallPolicy?: Partial<StallPolicy>;
 }
 
-interface Patience {
-  lookMs: number;
+interface StallPolicy {
+  pollMs: number;
   /** A copy that brought nothing for this long hangs. */
   stallMs: number;
   attempts: number;
 }
 
-const patience: Patience = { lookMs: 500, stallMs: 10_000, attempts: 3 };
+const stallPolicy: StallPolicy = { pollMs: 500, stallMs: 10_000, attempts: 3 };
 /** A network that carries less than 1 MiB/s is none. */
 const deadlineMs = (sizeBytes: number): number => 30_000 + (sizeBytes / 2 ** 20) * 1000;
 
-class Stalled extends Error {}
+class StalledError extends Error {}
 
 /**
  * Copies a file of another host to this one. nfs-cp now and then hangs for ever, its server being well: one that brings
  * nothing any more is ended and begun again, long before a deadline that a slow network has to meet. Throws ProcessError.
  */
 export async function copyOverNfs(copy: NfsCopy): Promise<void> {
-  const { attempts } = { ...patience, ...copy.patience };
+  const { attempts } = { ...stallPolicy, ...copy.stallPolicy };
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await copyOnce(copy);
     } catch (error) {
-      if (!(error instanceof Stalled)) throw error;
+      if (!(error instanceof StalledError)) throw error;
       if (attempt >= attempts) throw new ProcessError(argvOf(copy), 'deadline', null, '', `${error.message}, ${attempts} times`);
     }
   }
 }
 
-const argvOf = ({ address, path, to }: NfsCopy): [string, ...string[]] => ['nfs-cp', `nfs://${address}${path}`, to];
+const argvOf = ({ address, path, destination: to }: NfsCopy): [string, ...string[]] => ['nfs-cp', `nfs://${address}${path}`, to];
 
 async function copyOnce(copy: NfsCopy): Promise<void> {
-  const { lookMs, stallMs } = { ...patience, ...copy.patience };
-  await rm(copy.to, { force: true });
+  const { pollMs: lookMs, stallMs } = { ...stallPolicy, ...copy.stallPolicy };
+  await rm(copy.destination, { force: true });
   const stalled = new AbortController();
   let bytes = 0;
-  let movedMs = performance.now();
-  const look = async (): Promise<void> => {
-    const now = await sizeOf(copy.to);
-    if (now !== bytes) movedMs = performance.now();
+  let lastProgressMs = performance.now();
+  const poll = async (): Promise<void> => {
+    const now = await sizeOf(copy.destination);
+    if (now !== bytes) lastProgressMs = performance.now();
     bytes = now;
-    if (copy.meter !== undefined) copy.meter.doneBytes = now;
-    if (performance.now() - movedMs > stallMs) stalled.abort(new Stalled(`brought nothing for ${stallMs / 1000} s`));
+    if (copy.progress !== undefined) copy.progress.doneBytes = now;
+    if (performance.now() - lastProgressMs > stallMs) stalled.abort(new StalledError(`brought nothing for ${stallMs / 1000} s`));
   };
-  const looks = setInterval(() => void look().catch((error: unknown) => stalled.abort(error)), lookMs);
+  const timer = setInterval(() => void poll().catch((error: unknown) => stalled.abort(error)), lookMs);
   try {
     await run(argvOf(copy), { deadlineMs: deadlineMs(copy.sizeBytes), signal: stalled.signal });
   } finally {
-    clearInterval(looks);
+    clearInterval(timer);
   }
 }
 

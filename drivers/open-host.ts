@@ -4,7 +4,7 @@ import { Agent } from 'undici';
 import type { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
-import { openCarrier } from './carrier.ts';
+import { openColdCopy } from './carrier.ts';
 import { systemClock } from './clock.ts';
 import { openDiskMover } from './disk-mover.ts';
 import { openDiskTool } from './disks.ts';
@@ -12,8 +12,8 @@ import { openInputFetcher } from './fetch-input.ts';
 import { hostNameservers, openGuest } from './guest.ts';
 import { openGuestAgent } from './guest-agent.ts';
 import { openImageCache } from './images.ts';
-import { openLibvirt } from './libvirt.ts';
-import { openProbe } from './measure.ts';
+import { openHypervisor } from './libvirt.ts';
+import { openHostProbe } from './measure.ts';
 import { openMigrator } from './migrator.ts';
 import { openNetwork } from './network.ts';
 import type { HostNetwork, HostPorts, VmStore } from './ports.ts';
@@ -32,10 +32,10 @@ async function prepareFolders(root: string): Promise<void> {
 }
 
 /** Networks that a killed worker left: nothing leads to them again once their last VM's record is gone. */
-async function removeOrphans(network: HostNetwork, store: VmStore): Promise<void> {
+async function removeIdleNetworks(network: HostNetwork, store: VmStore): Promise<void> {
   for (const { vni, taps } of await network.list())
     if (taps.length === 0)
-      await network.removeIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
+      await network.removeIfIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
 }
 
 /** All ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
@@ -44,14 +44,14 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   await prepareFolders(root);
   const virsh = openVirsh('qemu:///system', 6);
   // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
-  const agents = openVirsh('qemu:///system', 24);
+  const agentVirsh = openVirsh('qemu:///system', 24);
   // A migration or a save holds its client for as long as it lasts; questions to the guests must not wait for that.
-  const movers = openVirsh('qemu:///system', 8);
+  const longVirsh = openVirsh('qemu:///system', 8);
   // A restore holds its client too, and is the quickest way to a VM.
-  const starters = openVirsh('qemu:///system', 4);
+  const restoreVirsh = openVirsh('qemu:///system', 4);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
-  const hypervisor = openLibvirt(virsh, movers, join(root, 'staging'));
+  const hypervisor = openHypervisor(virsh, longVirsh, join(root, 'staging'));
   const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
   const nameservers = await hostNameservers();
   const network = openNetwork({
@@ -60,22 +60,22 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     guestSupernet: config.BERTH_GUEST_SUPERNET,
     nameservers,
   });
-  await removeOrphans(network, store);
+  await removeIdleNetworks(network, store);
   return {
     clock: systemClock,
     store,
-    images,
-    templates: openTemplates({ root, virsh: starters, hypervisor, log }),
-    inputs: openInputFetcher(dispatcher),
+    imageCache: images,
+    templates: openTemplates({ root, virsh: restoreVirsh, hypervisor, log }),
+    inputFetcher: openInputFetcher(dispatcher),
     repository: openRepositoryClient(dispatcher),
-    disks: openDiskTool(),
+    diskTool: openDiskTool(),
     network,
     hypervisor,
-    migrator: openMigrator(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    carrier: openCarrier(root, store, config.BERTH_KEPT_VERSIONS_MIB),
-    diskMover: openDiskMover(movers, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    guest: openGuest(openGuestAgent(agents), nameservers, (domain) => store.paths(domain).identitySocket),
-    probe: openProbe({
+    migrator: openMigrator(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),
+    diskMover: openDiskMover(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    guest: openGuest(openGuestAgent(agentVirsh), nameservers, (domain) => store.paths(domain).identitySocket),
+    probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
       provider: config.BERTH_PROVIDER,
@@ -85,7 +85,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
         memoryMiB: config.BERTH_RESERVE_MEMORY_MIB,
         diskMiB: config.BERTH_RESERVE_DISK_MIB,
       },
-      share: config.BERTH_HOST_SHARE,
+      capacityShare: config.BERTH_HOST_SHARE,
       vcpuRatio: config.BERTH_VCPU_RATIO,
       hypervisor,
       images,
@@ -93,9 +93,9 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     }),
     async close() {
       virsh.close();
-      agents.close();
-      movers.close();
-      starters.close();
+      agentVirsh.close();
+      longVirsh.close();
+      restoreVirsh.close();
       await dispatcher.close();
     },
   };

@@ -6,8 +6,8 @@ import { pipeline } from 'node:stream/promises';
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
 import { z } from 'zod';
 import { BerthError } from '../model/errors.ts';
-import { chunksOf, hashOf, mostBytes } from './chunks.ts';
-import type { CarriedFile } from './ports.ts';
+import { readChunks, chunkHash, maxChunkBytes } from './chunks.ts';
+import type { ColdCopyFile } from './ports.ts';
 
 const headerSchema = z.strictObject({
   files: z.array(
@@ -22,19 +22,19 @@ const headerSchema = z.strictObject({
 type Header = z.output<typeof headerSchema>;
 
 /** How far it is, for whoever asks meanwhile. */
-export interface Meter {
+export interface PassProgress {
   doneBytes: number;
   totalBytes: number;
 }
 
-const entryBytes = 20;
-const zeros = Buffer.alloc(mostBytes);
+const chunkEntryBytes = 20;
+const zeros = Buffer.alloc(maxChunkBytes);
 /** Read or written at once: a question to the system takes as long as the copying of some hundred KiB. */
-const pieceBytes = 256 * 1024;
+const bufferBytes = 256 * 1024;
 
 /** What a file is made of. */
-export interface Recipe {
-  name: CarriedFile;
+export interface FileChunks {
+  name: ColdCopyFile;
   sizeBytes: number;
   sha256: string;
   /** Hash and length of each chunk. */
@@ -47,33 +47,33 @@ export interface Recipe {
  */
 export async function writePack(
   pack: string,
-  files: { name: CarriedFile; path: string }[],
-  have: Set<string>,
-  meter: Meter,
+  files: { name: ColdCopyFile; path: string }[],
+  cachedChunks: Set<string>,
+  progress: PassProgress,
 ): Promise<number> {
-  const recipes: Recipe[] = [];
+  const recipes: FileChunks[] = [];
   const handles: FileHandle[] = [];
   // Each file is gone through twice: for its recipe, and for what the target hasn't got.
   const count = (bytes: number): void => {
-    meter.doneBytes += bytes / 2;
+    progress.doneBytes += bytes / 2;
   };
   try {
     for (const { path } of files) {
       const handle = await open(path, 'r');
       handles.push(handle);
-      meter.totalBytes += (await handle.stat()).size;
+      progress.totalBytes += (await handle.stat()).size;
     }
-    for (const [index, { name }] of files.entries()) recipes.push(await recipeOf(name, handles[index]!, count));
+    for (const [index, { name }] of files.entries()) recipes.push(await chunkFile(name, handles[index]!, count));
     async function* content(): AsyncGenerator<Buffer> {
-      yield encodeRecipes(recipes);
-      const sent = new Set(have);
+      yield encodeFileChunks(recipes);
+      const sent = new Set(cachedChunks);
       for (const [index, { entries }] of recipes.entries()) {
         // What follows each other is read in one piece, from here to where the last new chunk ends.
         let from = 0;
         let offset = 0;
         for (const { hash, bytes } of readEntries(entries)) {
           const isNew = !sent.has(hash);
-          if (offset > from && (!isNew || offset - from >= pieceBytes)) {
+          if (offset > from && (!isNew || offset - from >= bufferBytes)) {
             yield await readExactly(handles[index]!, from, offset - from);
             from = offset;
           }
@@ -94,9 +94,9 @@ export async function writePack(
 }
 
 /** Length of a header, the header, the chunks of one file after the other. */
-export function encodeRecipes(recipes: readonly Recipe[]): Buffer {
+export function encodeFileChunks(recipes: readonly FileChunks[]): Buffer {
   const header: Header = {
-    files: recipes.map(({ entries, ...file }) => ({ ...file, chunks: entries.length / entryBytes })),
+    files: recipes.map(({ entries, ...file }) => ({ ...file, chunks: entries.length / chunkEntryBytes })),
   };
   const text = Buffer.from(JSON.stringify(header));
   const length = Buffer.alloc(4);
@@ -104,41 +104,41 @@ export function encodeRecipes(recipes: readonly Recipe[]): Buffer {
   return Buffer.concat([length, text, ...recipes.map(({ entries }) => entries)]);
 }
 
-async function decodeRecipes(reader: (count: number) => Promise<Buffer>): Promise<Recipe[]> {
+async function decodeFileChunks(reader: (count: number) => Promise<Buffer>): Promise<FileChunks[]> {
   const headerBytes = (await reader(4)).readUInt32LE();
   const { files } = headerSchema.parse(JSON.parse((await reader(headerBytes)).toString()));
-  const recipes: Recipe[] = [];
-  for (const { chunks, ...file } of files) recipes.push({ ...file, entries: await reader(chunks * entryBytes) });
+  const recipes: FileChunks[] = [];
+  for (const { chunks, ...file } of files) recipes.push({ ...file, entries: await reader(chunks * chunkEntryBytes) });
   return recipes;
 }
 
 /** What encodeRecipes has written to a file, alone or at the beginning of a pack. */
-export async function readRecipes(path: string, packed: boolean): Promise<Recipe[]> {
-  const stream = packed ? unpacked(path) : createReadStream(path);
+export async function readFileChunks(path: string, packed: boolean): Promise<FileChunks[]> {
+  const stream = packed ? decompressed(path) : createReadStream(path);
   try {
-    return await decodeRecipes(byteReader(stream));
+    return await decodeFileChunks(byteReader(stream));
   } finally {
     stream.destroy();
   }
 }
 
 /** What ends or fails on the way is told to whoever reads: nobody else listens. */
-const unpacked = (pack: string) => joined(createReadStream(pack), createZstdDecompress(), () => undefined);
+const decompressed = (pack: string) => joined(createReadStream(pack), createZstdDecompress(), () => undefined);
 
 /** Reads the whole file. */
-export async function recipeOf(
-  name: CarriedFile,
+export async function chunkFile(
+  name: ColdCopyFile,
   handle: FileHandle,
   count: (bytes: number) => void = () => {},
-): Promise<Recipe> {
+): Promise<FileChunks> {
   const whole = createHash('sha256');
   const entries: Buffer[] = [];
   let sizeBytes = 0;
-  for await (const { hash, length, bytes } of chunksOf(handle)) {
+  for await (const { hash, length, bytes } of readChunks(handle)) {
     whole.update(bytes);
     sizeBytes += length;
     count(length);
-    const entry = Buffer.alloc(entryBytes);
+    const entry = Buffer.alloc(chunkEntryBytes);
     entry.write(hash, 'hex');
     entry.writeUInt32LE(length, 16);
     entries.push(entry);
@@ -147,7 +147,7 @@ export async function recipeOf(
 }
 
 export function* readEntries(entries: Buffer): Generator<{ hash: string; bytes: number }> {
-  for (let at = 0; at < entries.length; at += entryBytes)
+  for (let at = 0; at < entries.length; at += chunkEntryBytes)
     yield { hash: entries.toString('hex', at, at + 16), bytes: entries.readUInt32LE(at + 16) };
 }
 
@@ -159,13 +159,13 @@ async function readExactly(handle: FileHandle, offset: number, length: number): 
 }
 
 /** A file that is read here and there, mostly onwards: so more is read than is asked for, but not of one that is still written. */
-class Pieces {
+class BufferedReader {
   readonly #handle: FileHandle;
   readonly #leastBytes: number;
   #held: Buffer = Buffer.alloc(0);
   #from = 0;
 
-  constructor(handle: FileHandle, leastBytes = pieceBytes) {
+  constructor(handle: FileHandle, leastBytes = bufferBytes) {
     this.#handle = handle;
     this.#leastBytes = leastBytes;
   }
@@ -184,7 +184,7 @@ class Pieces {
 }
 
 /** A file that is written from its beginning to its end, with holes. */
-class Writing {
+class SparseWriter {
   readonly #handle: FileHandle;
   #held: Buffer[] = [];
   #bytes = 0;
@@ -199,7 +199,7 @@ class Writing {
     if (this.#bytes === 0) this.#from = offset;
     this.#held.push(chunk);
     this.#bytes += chunk.length;
-    if (this.#bytes >= pieceBytes) await this.flush();
+    if (this.#bytes >= bufferBytes) await this.flush();
   }
 
   async flush(): Promise<void> {
@@ -213,29 +213,29 @@ class Writing {
   }
 }
 
-interface Found {
-  file: Pieces;
+interface ChunkLocation {
+  file: BufferedReader;
   offset: number;
   length: number;
   /** Of the earlier version that it is in; null: it came with the pack. */
-  kept: string | null;
+  previousPath: string | null;
 }
 
 /** A file of an earlier version, and what it is made of. */
-export interface Kept {
+export interface PreviousVersionFile {
   path: string;
-  recipe: Recipe;
+  chunks: FileChunks;
 }
 
 /** A file that is kept is not what its recipe says: nothing can be made with it. */
-export class KeptDamaged extends Error {}
+export class PreviousVersionDamaged extends Error {}
 
 /** Makes the files of a pack from what it brings and what is kept here, and compares their digests. Throws KeptDamaged. */
 export async function readPack(
   pack: string,
-  kept: readonly Kept[],
-  placeOf: (name: CarriedFile) => string,
-  meter: Meter,
+  previousVersion: readonly PreviousVersionFile[],
+  pathOf: (name: ColdCopyFile) => string,
+  progress: PassProgress,
 ): Promise<void> {
   const handles: FileHandle[] = [];
   const partials: string[] = [];
@@ -244,42 +244,42 @@ export async function readPack(
     handles.push(handle);
     return handle;
   };
-  const stream = unpacked(pack);
+  const stream = decompressed(pack);
   try {
     const reader = byteReader(stream);
-    const recipes = await decodeRecipes(reader);
-    for (const { sizeBytes } of recipes) meter.totalBytes += sizeBytes;
-    const known = new Map<string, Found>();
-    for (const { path, recipe } of kept) {
-      const file = new Pieces(await opened(path, 'r'));
+    const recipes = await decodeFileChunks(reader);
+    for (const { sizeBytes } of recipes) progress.totalBytes += sizeBytes;
+    const known = new Map<string, ChunkLocation>();
+    for (const { path, chunks: recipe } of previousVersion) {
+      const file = new BufferedReader(await opened(path, 'r'));
       let offset = 0;
       for (const { hash, bytes } of readEntries(recipe.entries)) {
-        known.set(hash, { file, offset, length: bytes, kept: path });
+        known.set(hash, { file, offset, length: bytes, previousPath: path });
         offset += bytes;
       }
     }
     for (const { name, sizeBytes, sha256, entries } of recipes) {
-      const path = placeOf(name);
+      const path = pathOf(name);
       const partial = `${path}.unpacking`;
       partials.push(partial);
       await rm(partial, { force: true });
       const handle = await opened(partial, 'w+');
       await handle.truncate(sizeBytes);
-      const [file, writing] = [new Pieces(handle, 0), new Writing(handle)];
+      const [file, writer] = [new BufferedReader(handle, 0), new SparseWriter(handle)];
       const digest = createHash('sha256');
       let offset = 0;
       for (const { hash, bytes } of readEntries(entries)) {
-        const found = known.get(hash);
-        if (found?.file === file) await writing.flush();
-        const chunk = found === undefined ? await reader(bytes) : await chunkAt(hash, found);
-        if (found === undefined) known.set(hash, { file, offset, length: bytes, kept: null });
+        const location = known.get(hash);
+        if (location?.file === file) await writer.flush();
+        const chunk = location === undefined ? await reader(bytes) : await readChunk(hash, location);
+        if (location === undefined) known.set(hash, { file, offset, length: bytes, previousPath: null });
         digest.update(chunk);
         // What is only zeros stays a hole.
-        if (!chunk.equals(zeros.subarray(0, bytes))) await writing.write(chunk, offset);
+        if (!chunk.equals(zeros.subarray(0, bytes))) await writer.write(chunk, offset);
         offset += bytes;
-        meter.doneBytes += bytes;
+        progress.doneBytes += bytes;
       }
-      await writing.flush();
+      await writer.flush();
       if (digest.digest('hex') !== sha256)
         throw new BerthError('internal', `unpacking ${name}: its bytes are not those that were packed; it is fetched again`);
       await handle.sync();
@@ -292,27 +292,27 @@ export async function readPack(
   }
 }
 
-async function chunkAt(hash: string, { file, offset, length, kept }: Found): Promise<Buffer> {
+async function readChunk(hash: string, { file, offset, length, previousPath: kept }: ChunkLocation): Promise<Buffer> {
   const chunk = await file.read(offset, length);
-  if (kept !== null && (chunk.length !== length || hashOf(chunk) !== hash))
-    throw new KeptDamaged(`${kept} is not what it was when it was put aside: its bytes from ${offset} on are others`);
+  if (kept !== null && (chunk.length !== length || chunkHash(chunk) !== hash))
+    throw new PreviousVersionDamaged(`${kept} is not what it was when it was put aside: its bytes from ${offset} on are others`);
   return chunk;
 }
 
 /** Exactly as many bytes as are asked for, from a stream. */
 function byteReader(stream: AsyncIterable<Buffer>): (count: number) => Promise<Buffer> {
   const source = stream[Symbol.asyncIterator]();
-  let held: Buffer[] = [];
+  let buffered: Buffer[] = [];
   let bytes = 0;
   return async (count) => {
     while (bytes < count) {
       const { value, done } = await source.next();
       if (done) throw new BerthError('internal', `unpacking: the pack ends ${count - bytes} bytes too early`);
-      held.push(value);
+      buffered.push(value);
       bytes += value.length;
     }
-    const all = held.length === 1 ? held[0]! : Buffer.concat(held);
-    held = [all.subarray(count)];
+    const all = buffered.length === 1 ? buffered[0]! : Buffer.concat(buffered);
+    buffered = [all.subarray(count)];
     bytes -= count;
     return all.subarray(0, count);
   };

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { ConsoleRange } from '../model/console.ts';
 import type { HostFacts } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
-import type { CopyPass, MigrationJob } from '../model/migration.ts';
+import type { ColdCopyPass, MigrationJob } from '../model/migration.ts';
 import type { Boot, ImageRef, NetworkRef, VmLoad } from '../model/vm.ts';
 
 /**
@@ -13,16 +13,16 @@ import type { Boot, ImageRef, NetworkRef, VmLoad } from '../model/vm.ts';
 export interface HostPorts {
   clock: Clock;
   store: VmStore;
-  images: ImageCache;
+  imageCache: ImageCache;
   templates: Templates;
-  inputs: InputFetcher;
+  inputFetcher: InputFetcher;
   repository: Repository;
-  disks: DiskTool;
+  diskTool: DiskTool;
   network: HostNetwork;
   hypervisor: Hypervisor;
   migrator: Migrator;
   diskMover: DiskMover;
-  carrier: Carrier;
+  coldCopy: ColdCopy;
   guest: Guest;
   probe: HostProbe;
 }
@@ -47,26 +47,26 @@ export interface VmRecord {
   /** Set before the task's command is started. */
   jobStartedMs: number | null;
   /** Set once the guest's writes are on data.raw and no more can follow. */
-  settled: boolean;
+  flushed: boolean;
   /** How its domain was last started, and why so. Written before it is asked for. */
   boot: Boot | null;
   /** Set once a guest was given its identity on this overlay: from then on what is there is its own. */
-  adopted: boolean;
+  identityApplied: boolean;
   /** The removal has begun: nothing of this generation may be made any more. */
   removing: boolean;
   /** The generation with which this VM leaves, or left, for another host: its end here is no loss. */
-  departing: number | null;
+  departureGeneration: number | null;
   /**
    * Set before its memory is saved, and `saved` once the file is whole. Cleared before a restored guest executes its
    * first instruction: what is in the file may then never be used again.
    */
-  suspended: { sinceMs: number; saved: boolean } | null;
+  suspended: { sinceMs: number; complete: boolean } | null;
   /** Since when its processors are stopped on demand; null while they aren't. */
   pausedSinceMs: number | null;
   /** How long it has been suspended or paused so far: what a command's time is not counted in. */
   idleMs: number;
   /** Its disks were copied here completely, and it goes on with the copies: they count, whatever the ledger says yet. */
-  disksHere: boolean;
+  disksLocal: boolean;
 }
 
 export interface VmPaths {
@@ -95,14 +95,14 @@ export interface VmStore {
   /** null when this host has no such VM. */
   read(vmId: string): Promise<VmRecord | null>;
   /** Atomic and durable; makes the VM's folder when it isn't there. For generations: they outlive the machine's power. */
-  write(record: VmRecord): Promise<void>;
+  writeDurably(record: VmRecord): Promise<void>;
   /** Atomic; a power cut may bring back the record before it. For what ends with the power anyway, as a domain does. */
-  note(record: VmRecord): Promise<void>;
+  writeNonDurable(record: VmRecord): Promise<void>;
   /** An empty folder for inputs; what an earlier attempt left there is gone. */
-  emptyInputs(vmId: string): Promise<string>;
+  resetInputs(vmId: string): Promise<string>;
   removeInputs(vmId: string): Promise<void>;
   /** Brings memoryPartial to the disk and to its place; nothing happens where it is there already. */
-  sealMemory(vmId: string): Promise<void>;
+  commitMemory(vmId: string): Promise<void>;
   /** Removes saved memory, whole or not. */
   removeMemory(vmId: string): Promise<void>;
   /** What the saved memory takes; 0 where there is none. */
@@ -118,7 +118,7 @@ export interface VmStore {
   removedGeneration(vmId: string): Promise<number | null>;
   /** Moves a VM's folder out of use. Nothing happens when it isn't there. */
   quarantine(vmId: string): Promise<void>;
-  quarantined(): Promise<{ vmId: string; sinceMs: number }[]>;
+  listQuarantined(): Promise<{ vmId: string; sinceMs: number }[]>;
   removeQuarantined(vmId: string): Promise<void>;
 }
 
@@ -138,7 +138,7 @@ export interface ImageCache {
   /** Keeps an image that is there until this moment, whatever the budget says; a later one that was said before holds. */
   pin(id: ImageId, untilMs: number): Promise<void>;
   /** Drops what was not used for long until this much fits as well; returns whether it does. */
-  room(bytes: number): Promise<boolean>;
+  evictToFit(bytes: number): Promise<boolean>;
   /** Removes an image and all that was made of it; `in-use` while a VM of this host needs it. Success when it isn't there. */
   remove(id: ImageId): Promise<void>;
 }
@@ -166,7 +166,7 @@ export interface TemplateParts {
  * copies each page at the first write, so that it shares the rest with its siblings.
  */
 export interface Templates {
-  key(config: DomainConfig): Promise<string>;
+  computeKey(config: DomainConfig): Promise<string>;
   /** Counts as a use. `retired`: it failed too often, and no other is to be made. */
   find(image: ImageId, key: string): Promise<Template | 'none' | 'retired'>;
   /** Saves a running domain, which ends with that, and makes a template of it; one that is there already stays. */
@@ -175,13 +175,13 @@ export interface Templates {
    * Starts a domain from a template: a guest that runs where the template stopped, with the template's identity. Its
    * first disk must be a copy of the template's. `hypervisor` when it can't be restored; then there is no domain.
    */
-  start(config: DomainConfig, template: Template): Promise<void>;
+  startDomain(config: DomainConfig, template: Template): Promise<void>;
   /** A guest that started from it came up, or didn't. Returns whether that was one failure too many. */
-  note(template: Template, outcome: 'started' | { failed: string }): Promise<'kept' | 'retired'>;
-  list(): Promise<{ image: ImageId; key: string; bytes: number }[]>;
+  recordOutcome(template: Template, outcome: 'started' | { failed: string }): Promise<'kept' | 'retired'>;
+  list(): Promise<{ image: ImageId; computeKey: string; bytes: number }[]>;
 }
 
-export interface FetchOrder {
+export interface FetchRequest {
   url: string;
   source: 'repository' | 'outside';
   sizeBytes: number | null;
@@ -196,7 +196,7 @@ export interface FetchOrder {
 
 export interface InputFetcher {
   /** `input-unavailable`, `address-refused`, `digest-mismatch`, `inputs-too-large`, `disk-full`. */
-  fetch(order: FetchOrder, signal: AbortSignal): Promise<{ sizeBytes: number; sha256: string }>;
+  fetch(order: FetchRequest, signal: AbortSignal): Promise<{ sizeBytes: number; sha256: string }>;
 }
 
 /** The repository as a host writes to it: by signed URLs alone. */
@@ -239,16 +239,16 @@ export interface DiskTool {
    */
   inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2' | 'raw'; virtualMiB: number }>;
   /** Writes all that a disk shows anew, as a qcow2 that needs no other; `image-refused` when that leads beyond its bounds. */
-  flatten(order: FlattenOrder, signal: AbortSignal): Promise<void>;
+  flatten(order: FlattenRequest, signal: AbortSignal): Promise<void>;
   /** A whole disk as bytes. */
-  readWhole(path: string): Promise<{ sizeBytes: number; content: Readable }>;
+  readDisk(path: string): Promise<{ sizeBytes: number; content: Readable }>;
 }
 
-export interface FlattenOrder {
-  from: string;
+export interface FlattenRequest {
+  source: string;
   /** What it is; nothing is guessed from its content. */
   format: 'qcow2' | 'raw';
-  to: string;
+  destination: string;
   /** The most that the new disk may show. */
   limitMiB: number;
 }
@@ -266,7 +266,7 @@ export interface HostNetwork {
    * Removes an owner's bridge and VXLAN where no tap is left on it and nobody is about to put one there: `needed` is
    * asked while no `ensure` of this network can run.
    */
-  removeIdle(vni: number, needed: () => Promise<boolean>): Promise<void>;
+  removeIfIdle(vni: number, needed: () => Promise<boolean>): Promise<void>;
   list(): Promise<{ bridge: string; vni: number; taps: string[] }[]>;
 }
 
@@ -294,7 +294,7 @@ export type GuestMemory =
   /** A file that keeps what the guest wrote: a template in the making. */
   | { kind: 'template'; file: string }
   /** A template's file, of which each page is copied when it is written to. `prelude`: what QEMU is told as it starts. */
-  | { kind: 'copy'; file: string; prelude: string };
+  | { kind: 'copy'; file: string; qmpScript: string };
 
 export interface DomainConfig {
   name: string;
@@ -309,7 +309,7 @@ export interface DomainConfig {
   cmdline: string;
   disks: DomainDisk[];
   /** A drive for a disc, and what is in it; null: no drive. */
-  drive: { disc: string | null } | null;
+  cdrom: { iso: string | null } | null;
   /** `bridge` null: a network device that leads nowhere. */
   nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
@@ -326,7 +326,7 @@ export interface Hypervisor {
   create(config: DomainConfig): Promise<void>;
   /** Ends it at once; success when it is gone, also when it already was. */
   destroy(name: string): Promise<void>;
-  suspendCpus(name: string): Promise<void>;
+  pauseCpus(name: string): Promise<void>;
   resumeCpus(name: string): Promise<void>;
   /** Takes the disc out of its drive; success when there is none in it. */
   eject(name: string): Promise<void>;
@@ -345,11 +345,11 @@ export interface Hypervisor {
   version(): Promise<string>;
 }
 
-export interface MigrationOrder {
+export interface MigrationRequest {
   /** The domain as the target is to have it: the same machine, its disks from where they are. */
   config: DomainConfig;
   /** Address of the target on the hosts' network. */
-  to: string;
+  targetAddress: string;
   /** When the hypervisor's client is given up; the migration itself goes on. */
   deadlineMs: number;
 }
@@ -363,27 +363,27 @@ export interface Migrator {
    * Moves a domain's memory, to its end; returns what the hypervisor said of it. That is no evidence of where the VM
    * is: ask both hosts. `host-busy` when it said nothing.
    */
-  start(order: MigrationOrder): Promise<void>;
+  migrate(order: MigrationRequest): Promise<void>;
   /** The job of a domain that leaves this host; null where there is no domain, `active: false` where it has no job. */
-  job(name: string): Promise<MigrationJob | null>;
+  observeJob(name: string): Promise<MigrationJob | null>;
   /** Ends a migration from here; harmless where there is none. */
   abort(name: string): Promise<void>;
-  allowDowntime(name: string, ms: number): Promise<void>;
+  setMaxDowntime(name: string, ms: number): Promise<void>;
   /** What a domain does with its memory and processors, looked at for a second; null where there is no domain that runs. */
-  load(name: string): Promise<VmLoad | null>;
+  measureLoad(name: string): Promise<VmLoad | null>;
   /** Time of processors that a domain has used since it came here; null where there is none, or the hypervisor doesn't say. */
-  cpuSeconds(name: string): Promise<number | null>;
+  readCpuSeconds(name: string): Promise<number | null>;
   /** Watches the process of a domain of this host; null where there is none. */
-  watch(name: string): Promise<WatchedProcess | null>;
+  watchProcess(name: string): Promise<ProcessHandle | null>;
   /** The other host, asked from here, for the moment of the switch. */
-  peer(address: string): PeerHypervisor;
+  openPeer(address: string): PeerHypervisor;
 }
 
 /** The process that a domain is. Once it has ended, the domain executes nothing, whatever the hypervisor still says of it. */
-export interface WatchedProcess {
-  ended(): boolean;
+export interface ProcessHandle {
+  hasEnded(): boolean;
   /** Resolves as soon as it has ended; rejects with the signal's reason when that aborts first. */
-  end(signal: AbortSignal): Promise<void>;
+  waitForEnd(signal: AbortSignal): Promise<void>;
 }
 
 export interface PeerHypervisor {
@@ -394,28 +394,28 @@ export interface PeerHypervisor {
   close(): void;
 }
 
-export type CarriedFile = 'memory' | 'overlay' | 'data' | `extra-${number}`;
+export type ColdCopyFile = 'memory' | 'overlay' | 'data' | `extra-${number}`;
 
 /** A VM that doesn't run, as files that go from host to host. */
-export interface Carrier {
+export interface ColdCopy {
   /** Writes down, for whoever packs for this host, what it still has of an earlier version. */
-  offer(vmId: VmId): Promise<{ chunks: number }>;
+  offerCachedChunks(vmId: VmId): Promise<{ chunks: number }>;
   /** Makes the pack: what `offer` names is left out. */
   pack(
     vmId: VmId,
-    files: readonly CarriedFile[],
+    files: readonly ColdCopyFile[],
     offer: { address: string; chunks: number } | null,
   ): Promise<{ bytes: number; totalBytes: number }>;
   /** How far what is just being packed, fetched or unpacked of a VM is; null where nothing is. */
-  pass(vmId: VmId): Promise<CopyPass | null>;
+  observePass(vmId: VmId): Promise<ColdCopyPass | null>;
   /** Fetches another host's pack and makes its files here, in their places; `disk-full`. */
   unpack(vmId: VmId, pack: { address: string; bytes: number }): Promise<void>;
   /** Puts files of a VM that went elsewhere aside as an earlier version, within a budget. */
-  keep(vmId: VmId, files: readonly CarriedFile[]): Promise<void>;
+  keepPreviousVersion(vmId: VmId, files: readonly ColdCopyFile[]): Promise<void>;
   /** Removes pack and offer. */
-  clear(vmId: VmId): Promise<void>;
+  removeTransferFiles(vmId: VmId): Promise<void>;
   /** Removes all of that. */
-  forget(vmId: VmId): Promise<void>;
+  removeAll(vmId: VmId): Promise<void>;
 }
 
 export interface CopyJob {
@@ -428,15 +428,15 @@ export interface CopyJob {
 /** Copies disks of a live domain to this host, and lets it go on with the copies. */
 export interface DiskMover {
   /** From where a domain has each of its disks open, by target. */
-  sources(name: string): Promise<Map<string, DiskSource>>;
+  readSources(name: string): Promise<Map<string, DiskSource>>;
   /** Begins to copy a disk into the file `disk.source`, which is there. */
-  begin(name: string, disk: DomainDisk): Promise<void>;
+  startCopy(name: string, disk: DomainDisk): Promise<void>;
   /** null where no copy is at work. */
-  job(name: string, target: string): Promise<CopyJob | null>;
+  observeCopy(name: string, target: string): Promise<CopyJob | null>;
   /** From now on the domain works with the copy alone. */
   pivot(name: string, target: string): Promise<void>;
   /** Ends a copy, which is of no use then; harmless where there is none. */
-  end(name: string, target: string): Promise<void>;
+  abortCopy(name: string, target: string): Promise<void>;
 }
 
 export interface GuestIdentity {
@@ -444,7 +444,7 @@ export interface GuestIdentity {
    * What it has to be given because it has just come to be: after its first boot, host keys of its own; from a template
    * in addition its network card's address and a boot id. null: it has them, and keeps them.
    */
-  birth: Boot['kind'] | null;
+  firstBootKind: Boot['kind'] | null;
   mac: string;
   hostname: string;
   /** 32 hexadecimal digits. */
@@ -474,7 +474,7 @@ export interface GuestJob {
   logLimitBytes: number;
 }
 
-export type JobEnd =
+export type JobResult =
   | {
       kind: 'exited';
       exitCode: number;
@@ -499,9 +499,9 @@ export interface Guest {
   /** Whether the agent answers now. */
   ping(domain: string): Promise<boolean>;
   /** Waits until its boot has settled and brings it to a state from which others can start; `boot-failed` when it can't be. */
-  calm(domain: string): Promise<void>;
+  quiesce(domain: string): Promise<void>;
   /** Gives the guest its name, address and clock, and mounts the data disk at /home/task; repeatable. */
-  adopt(domain: string, identity: GuestIdentity): Promise<void>;
+  applyIdentity(domain: string, identity: GuestIdentity): Promise<void>;
   /** Makes a guest what was ordered, also for its later boots; repeatable, the first boot's commands run once. */
   setUp(domain: string, identity: GuestIdentity, setup: GuestSetup): Promise<void>;
   /** Starts the job, unless one was started in this guest before. It outlives this process. */
@@ -509,13 +509,13 @@ export interface Guest {
   /** Whether one was started in this guest, asked without starting a program there; a moment after its start it may yet be no. */
   hasJob(domain: string): Promise<boolean>;
   /** null as long as the job runs. */
-  jobEnd(domain: string): Promise<JobEnd | null>;
+  observeJob(domain: string): Promise<JobResult | null>;
   /** Up to `limit` bytes of the job's log from an offset; empty at its end. */
   readLog(domain: string, from: number, limit: number): Promise<Buffer>;
   /** Ends the job and all it started; where none was started, none can be any more. */
   stopJob(domain: string): Promise<void>;
   /** Brings what was written to /home/task to the data disk and stops further writes to it; repeatable. */
-  settle(domain: string): Promise<void>;
+  flushDataDisk(domain: string): Promise<void>;
   /** The kernel's id of this boot. */
   bootId(domain: string): Promise<string>;
   /** Has the guest shut down and boot again; doesn't wait for it. */

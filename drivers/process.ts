@@ -19,7 +19,7 @@ export class ProcessError extends Error {
 
   constructor(argv: readonly string[], why: ProcessError['why'], exitCode: number | null, stderr: string, detail: string) {
     const lastWords = stderr.trim().split('\n').slice(-4).join(' | ');
-    super(`${argv.map(shown).join(' ')}: ${detail}${lastWords === '' ? '' : `: ${lastWords}`}`);
+    super(`${argv.map(truncateWord).join(' ')}: ${detail}${lastWords === '' ? '' : `: ${lastWords}`}`);
     this.name = 'ProcessError';
     this.argv = argv;
     this.why = why;
@@ -29,7 +29,7 @@ export class ProcessError extends Error {
 }
 
 const stderrBytes = 16 * 1024;
-const shown = (word: string): string => (word.length > 200 ? `${word.slice(0, 200)}…` : word);
+const truncateWord = (word: string): string => (word.length > 200 ? `${word.slice(0, 200)}…` : word);
 
 /**
  * Runs a program to its end and returns its standard output. It gets its own process group, which is killed whole at the
@@ -46,7 +46,7 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
   let stopped: 'deadline' | 'output' | 'signal' | null = null;
   const stop = (why: 'deadline' | 'output' | 'signal'): void => {
     stopped ??= why;
-    killGroup(child);
+    killProcessGroup(child);
   };
   const timer = setTimeout(() => stop('deadline'), options.deadlineMs);
   const onAbort = (): void => stop('signal');
@@ -63,7 +63,7 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
   child.stdin.on('error', () => undefined);
   child.stdin.end(options.input);
   try {
-    const { exitCode, absent } = await ended(child);
+    const { exitCode, absent } = await awaitExit(child);
     if (absent !== null) throw new ProcessError(argv, 'absent', null, '', absent);
     if (stopped === 'signal') throw options.signal?.reason;
     if (stopped === 'deadline') throw new ProcessError(argv, 'deadline', null, stderr, `ended after ${options.deadlineMs} ms`);
@@ -76,7 +76,7 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
   }
 }
 
-function ended(child: ChildProcess): Promise<{ exitCode: number | null; absent: string | null }> {
+function awaitExit(child: ChildProcess): Promise<{ exitCode: number | null; absent: string | null }> {
   return new Promise((resolve) => {
     child.once('error', (error) => resolve({ exitCode: null, absent: error.message }));
     child.once('close', (exitCode) => resolve({ exitCode, absent: null }));
@@ -84,7 +84,7 @@ function ended(child: ChildProcess): Promise<{ exitCode: number | null; absent: 
 }
 
 /** The child and everything it started that stayed in its group. */
-export function killGroup(child: ChildProcess): void {
+export function killProcessGroup(child: ChildProcess): void {
   if (child.pid === undefined) return;
   try {
     process.kill(-child.pid, 'SIGKILL');

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { systemClock } from './clock.ts';
 import { isErrno, readText } from './files.ts';
-import type { WatchedProcess } from './ports.ts';
+import type { ProcessHandle } from './ports.ts';
 
 /** Where libvirt keeps its domains' status and QEMU's pid. */
 export const statusFolder = '/run/libvirt/qemu';
@@ -9,7 +9,7 @@ export const statusFolder = '/run/libvirt/qemu';
 export const qemuPidFile = (domain: string): string => `${statusFolder}/${domain}.pid`;
 
 /** null where there is no such file, or no pid in it. */
-export async function pidIn(path: string): Promise<number | null> {
+export async function readPid(path: string): Promise<number | null> {
   const pid = Number((await readText(path))?.trim());
   return Number.isSafeInteger(pid) && pid > 0 ? pid : null;
 }
@@ -19,17 +19,17 @@ interface Thread {
   /** On its way out of the kernel: it never executes anything of its program again. */
   exiting: boolean;
   /** When it started, so that its number given to another isn't taken for it. */
-  since: string;
+  startTime: string;
 }
 
 /** PF_EXITING of the kernel's include/linux/sched.h: set for good before a thread gives its memory back, which takes a while. */
 const exitingFlag = 0x4;
 
-function lookAt(path: string): Thread | null {
+function readThread(path: string): Thread | null {
   try {
     const text = readFileSync(`${path}/stat`, 'utf8');
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return { exiting: 'ZX'.includes(fields[0] ?? '') || (Number(fields[6]) & exitingFlag) !== 0, since: fields[19] ?? '' };
+    return { exiting: 'ZX'.includes(fields[0] ?? '') || (Number(fields[6]) & exitingFlag) !== 0, startTime: fields[19] ?? '' };
   } catch (error) {
     if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
     throw error;
@@ -46,21 +46,21 @@ function threadsOf(pid: number): string[] {
 }
 
 /** The guest of a process that has handed over stands still until its end is seen. A look takes some 20 µs. */
-const endEveryMs = 2;
+const endPollMs = 2;
 
 /** null where there is no such process. One whose every thread is on its way out runs nothing any more. */
-export function watchPid(pid: number): WatchedProcess | null {
-  const first = lookAt(`/proc/${pid}`);
+export function watchPid(pid: number): ProcessHandle | null {
+  const first = readThread(`/proc/${pid}`);
   if (first === null) return null;
-  const ended = (): boolean => {
-    const now = lookAt(`/proc/${pid}`);
-    if (now === null || now.since !== first.since) return true;
-    return now.exiting && threadsOf(pid).every((thread) => lookAt(thread)?.exiting !== false);
+  const hasEnded = (): boolean => {
+    const now = readThread(`/proc/${pid}`);
+    if (now === null || now.startTime !== first.startTime) return true;
+    return now.exiting && threadsOf(pid).every((thread) => readThread(thread)?.exiting !== false);
   };
   return {
-    ended,
-    async end(signal) {
-      while (!ended()) await systemClock.sleep(endEveryMs, signal);
+    hasEnded,
+    async waitForEnd(signal) {
+      while (!hasEnded()) await systemClock.sleep(endPollMs, signal);
     },
   };
 }

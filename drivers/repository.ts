@@ -19,18 +19,18 @@ export function openRepositoryClient(dispatcher: Dispatcher): Repository {
       const target = new URL(url);
       target.searchParams.set('path', path);
       const act = `storing output ${path}`;
-      const answer = await send(act, dispatcher, target, {
+      const answer = await sendRequest(act, dispatcher, target, {
         method: 'POST',
         headers: { 'content-type': 'application/octet-stream', 'content-length': String(sizeBytes) },
         body: content,
         signal,
       });
-      if (answer.status !== 201) throw refusal(act, answer);
+      if (answer.status !== 201) throw repositoryError(act, answer);
       return storedSchema.parse(answer.json);
     },
     async appendLog(url, from, bytes, signal) {
       const act = `appending ${bytes.length} bytes of log`;
-      const answer = await send(act, dispatcher, new URL(url), {
+      const answer = await sendRequest(act, dispatcher, new URL(url), {
         method: 'PUT',
         headers: {
           'content-type': 'application/octet-stream',
@@ -41,7 +41,7 @@ export function openRepositoryClient(dispatcher: Dispatcher): Repository {
       });
       const gap = sizeSchema.safeParse(answer.json);
       if (answer.status === 409 && gap.success) return gap.data.sizeBytes;
-      if (answer.status < 200 || answer.status > 299) throw refusal(act, answer);
+      if (answer.status < 200 || answer.status > 299) throw repositoryError(act, answer);
       return gap.success ? gap.data.sizeBytes : from + bytes.length;
     },
   };
@@ -52,7 +52,7 @@ interface Answer {
   json: unknown;
 }
 
-async function send(
+async function sendRequest(
   act: string,
   dispatcher: Dispatcher,
   url: URL,
@@ -102,13 +102,13 @@ const problemSchema = z.object({ code: z.string(), detail: z.string().optional()
  * What a repository may say of a task's output that only the task's owner can change; and that the right to store it
  * has run out, for which the saga asks for another.
  */
-const passedOn = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict', 'forbidden']);
+const ownerErrors = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict', 'forbidden']);
 
-function refusal(act: string, { status, json }: Answer): BerthError {
+function repositoryError(act: string, { status, json }: Answer): BerthError {
   const problem = problemSchema.safeParse(json);
   const said = problem.success ? `${problem.data.code}: ${problem.data.detail ?? ''}` : `HTTP ${status}`;
   const message = `${act}: the repository answered ${said}`;
-  if (problem.success && isErrorCode(problem.data.code) && passedOn.has(problem.data.code))
+  if (problem.success && isErrorCode(problem.data.code) && ownerErrors.has(problem.data.code))
     return new BerthError(problem.data.code, message);
   if (status >= 500 || status === 429) return new BerthError('repository-unavailable', message);
   return new BerthError('outputs-refused', message);

@@ -16,44 +16,44 @@ export interface SaveHeader {
   /** What libvirt wants to know of the machine besides, such as its exact CPU; null in files that have none. */
   cookie: string | null;
   /** Where QEMU's stream begins. */
-  streamAt: number;
+  streamOffset: number;
 }
 
 const magic = 'LibvirtQemudSave';
 /** As libvirt writes it while it saves: a save that was interrupted. */
-const unfinished = 'LibvirtQemudPart';
+const partialMagic = 'LibvirtQemudPart';
 const fixedBytes = 92;
 /** A domain's XML has some kilobytes, and its padding 64 KiB. */
-const dataLimit = 2 ** 20;
+const dataLimitBytes = 2 ** 20;
 /** 2: libvirt 1.1 and later. 3 has other formats of the stream, of which the plain one is as it was. */
 const versions = [2, 3];
 /** Not compressed. */
 const rawFormat = 0;
 
-const refuse = (what: string): BerthError => new BerthError('hypervisor', `reading a saved machine: ${what}`);
+const headerError = (what: string): BerthError => new BerthError('hypervisor', `reading a saved machine: ${what}`);
 
 /** @param start the file, or as much of its beginning as holds the header. Throws `hypervisor` for what it doesn't know. */
 export function parseSaveHeader(start: Buffer): SaveHeader {
   const { version, length, running, cookieAt } = parseFixed(start);
   const end = fixedBytes + length;
-  if (start.length < end) throw refuse(`its header has ${end} bytes, of which ${start.length} are there`);
+  if (start.length < end) throw headerError(`its header has ${end} bytes, of which ${start.length} are there`);
   const data = start.subarray(fixedBytes, end);
   const xml = textUntilNul(cookieAt === 0 ? data : data.subarray(0, cookieAt), 'XML');
-  if (!xml.startsWith('<domain')) throw refuse('its header holds no domain');
+  if (!xml.startsWith('<domain')) throw headerError('its header holds no domain');
   return {
     version,
     running,
     xml,
     cookie: cookieAt === 0 ? null : textUntilNul(data.subarray(cookieAt), 'cookie'),
-    streamAt: end,
+    streamOffset: end,
   };
 }
 
 function parseFixed(start: Buffer): { version: number; length: number; running: boolean; cookieAt: number } {
-  if (start.length < fixedBytes) throw refuse(`${start.length} bytes, which is less than a header`);
+  if (start.length < fixedBytes) throw headerError(`${start.length} bytes, which is less than a header`);
   const found = start.toString('latin1', 0, 16);
-  if (found === unfinished) throw refuse('it was never finished');
-  if (found !== magic) throw refuse(`it begins with ${JSON.stringify(found)}`);
+  if (found === partialMagic) throw headerError('it was never finished');
+  if (found !== magic) throw headerError(`it begins with ${JSON.stringify(found)}`);
   const [version, length, running, format, cookieAt] = [16, 20, 24, 28, 32].map((at) => start.readUInt32LE(at)) as [
     number,
     number,
@@ -61,17 +61,17 @@ function parseFixed(start: Buffer): { version: number; length: number; running: 
     number,
     number,
   ];
-  if (!versions.includes(version)) throw refuse(`version ${version}, where ${versions.join(' and ')} are known`);
-  if (format !== rawFormat) throw refuse(`its stream has format ${format}, where only the plain one is known`);
-  if (running > 1) throw refuse(`"was running" is ${running}`);
-  if (length > dataLimit) throw refuse(`its header announces ${length} bytes, at most ${dataLimit} are read`);
-  if (cookieAt >= length && cookieAt !== 0) throw refuse(`its cookie is at ${cookieAt} of ${length} bytes`);
+  if (!versions.includes(version)) throw headerError(`version ${version}, where ${versions.join(' and ')} are known`);
+  if (format !== rawFormat) throw headerError(`its stream has format ${format}, where only the plain one is known`);
+  if (running > 1) throw headerError(`"was running" is ${running}`);
+  if (length > dataLimitBytes) throw headerError(`its header announces ${length} bytes, at most ${dataLimitBytes} are read`);
+  if (cookieAt >= length && cookieAt !== 0) throw headerError(`its cookie is at ${cookieAt} of ${length} bytes`);
   return { version, length, running: running === 1, cookieAt };
 }
 
 function textUntilNul(bytes: Buffer, what: string): string {
   const end = bytes.indexOf(0);
-  if (end === -1) throw refuse(`its ${what} has no end`);
+  if (end === -1) throw headerError(`its ${what} has no end`);
   return bytes.toString('utf8', 0, end);
 }
 
@@ -79,7 +79,8 @@ function textUntilNul(bytes: Buffer, what: string): string {
 export function writeSaveHeader({ version, running, cookie }: SaveHeader, xml: string): Buffer {
   const text = Buffer.from(`${xml}\0`);
   const data = cookie === null ? text : Buffer.concat([text, Buffer.from(`${cookie}\0`)]);
-  if (data.length > dataLimit) throw refuse(`a header of ${data.length} bytes is wanted, at most ${dataLimit} are written`);
+  if (data.length > dataLimitBytes)
+    throw headerError(`a header of ${data.length} bytes is wanted, at most ${dataLimitBytes} are written`);
   const fixed = Buffer.alloc(fixedBytes);
   fixed.write(magic, 'latin1');
   for (const [index, value] of [version, data.length, running ? 1 : 0, rawFormat, cookie === null ? 0 : text.length].entries())

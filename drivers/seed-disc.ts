@@ -9,7 +9,7 @@ const deadlineMs = 30_000;
  * A disc (ISO 9660 with Rock Ridge and Joliet names) that has these files in its root, whole or not at all.
  * @param files by name: letters, digits, "-" and "."
  */
-export async function writeDisc(path: string, label: string, files: Record<string, string>): Promise<void> {
+export async function writeIso(path: string, label: string, files: Record<string, string>): Promise<void> {
   const folder = `${path}.files`;
   const partial = `${path}.partial`;
   for (const one of [folder, partial]) await rm(one, { recursive: true, force: true });

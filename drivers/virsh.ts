@@ -1,12 +1,12 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { killGroup } from './process.ts';
+import { killProcessGroup } from './process.ts';
 
 /** What virsh answered to one command: an error is whatever it printed on standard error. */
 export type VirshAnswer = { ok: true; output: string } | { ok: false; error: string };
 
 /** virsh died, or didn't answer in time: nothing is known about what the command did. */
-export class VirshSilent extends Error {
+export class VirshUnresponsive extends Error {
   constructor(command: readonly string[], why: string) {
     super(`virsh ${command[0]}: ${why}`);
     this.name = 'VirshSilent';
@@ -17,7 +17,7 @@ export interface Virsh {
   /** Runs one command; waits for its answer to `deadlineMs`. Throws VirshSilent. */
   call(command: readonly [string, ...string[]], deadlineMs: number): Promise<VirshAnswer>;
   /** Starts a process before it is needed, where none is kept yet. */
-  open(): void;
+  prestart(): void;
   close(): void;
 }
 
@@ -32,14 +32,14 @@ export function openVirsh(uri: string, processes: number): Virsh {
   let alive = 0;
   let closed = false;
 
-  const give = (session: Session): void => {
+  const assign = (session: Session): void => {
     const next = waiting.shift();
     if (next !== undefined) next(session);
     else idle.push(session);
   };
-  const take = (): Promise<Session> | Session => {
+  const acquire = (): Promise<Session> | Session => {
     for (let session = idle.pop(); session !== undefined; session = idle.pop()) {
-      if (session.usable()) return session;
+      if (session.isUsable()) return session;
       alive -= 1;
     }
     if (alive < processes) {
@@ -48,26 +48,26 @@ export function openVirsh(uri: string, processes: number): Virsh {
     }
     return new Promise((resolve) => waiting.push(resolve));
   };
-  const put = (session: Session): void => {
+  const release = (session: Session): void => {
     if (closed) session.end();
-    else if (session.usable()) give(session);
-    else if (waiting.length > 0) give(startSession(uri));
+    else if (session.isUsable()) assign(session);
+    else if (waiting.length > 0) assign(startSession(uri));
     else alive -= 1;
   };
   return {
     async call(command, deadlineMs) {
       const line = command.map(quoteForVirsh).join(' ');
-      const session = await take();
+      const session = await acquire();
       try {
         return await session.ask(line, command, deadlineMs);
       } finally {
-        put(session);
+        release(session);
       }
     },
-    open() {
+    prestart() {
       if (alive > 0 || closed) return;
       alive += 1;
-      give(startSession(uri));
+      assign(startSession(uri));
     },
     close() {
       closed = true;
@@ -87,12 +87,12 @@ export function quoteForVirsh(word: string): string {
 
 interface Session {
   ask(line: string, command: readonly string[], deadlineMs: number): Promise<VirshAnswer>;
-  usable(): boolean;
+  isUsable(): boolean;
   end(): void;
 }
 
 /** Far above what an agent's answer may have. */
-const answerBytes = 32 * 2 ** 20;
+const maxAnswerBytes = 32 * 2 ** 20;
 
 function startSession(uri: string): Session {
   // Standard output to a pipe is line-buffered only when stdbuf says so; readline's own settings must not matter.
@@ -101,11 +101,11 @@ function startSession(uri: string): Session {
   let out = '';
   let err = '';
   let broken: string | null = null;
-  let changed = (): void => undefined;
+  let onChange = (): void => undefined;
   const on = (read: (text: string) => void) => (chunk: string) => {
     read(chunk);
-    if (out.length + err.length > answerBytes) broken ??= `answered more than ${answerBytes} bytes`;
-    changed();
+    if (out.length + err.length > maxAnswerBytes) broken ??= `answered more than ${maxAnswerBytes} bytes`;
+    onChange();
   };
   child.stdout.setEncoding('utf8').on(
     'data',
@@ -121,22 +121,22 @@ function startSession(uri: string): Session {
   );
   child.stdin.on('error', (error) => {
     broken ??= error.message;
-    changed();
+    onChange();
   });
   child.once('error', (error) => {
     broken ??= error.message;
-    changed();
+    onChange();
   });
   child.once('exit', (exitCode, signal) => {
     broken ??= `virsh ended (${exitCode ?? signal}): ${err.trim().slice(-500)}`;
-    changed();
+    onChange();
   });
 
   return {
-    usable: () => broken === null,
+    isUsable: () => broken === null,
     end: () => {
       broken ??= 'closed';
-      killGroup(child);
+      killProcessGroup(child);
     },
     ask(line, command, deadlineMs) {
       // Nobody can guess the mark, so no output can pretend to be an end.
@@ -148,16 +148,16 @@ function startSession(uri: string): Session {
         // Set by the first of: the answer, the deadline, the end of virsh.
         const settle = (act: () => void): void => {
           clearTimeout(timer);
-          changed = () => undefined;
+          onChange = () => undefined;
           act();
         };
         const fail = (why: string): void => {
           broken ??= why;
-          killGroup(child);
-          settle(() => reject(new VirshSilent(command, why)));
+          killProcessGroup(child);
+          settle(() => reject(new VirshUnresponsive(command, why)));
         };
         const timer = setTimeout(() => fail(`no answer in ${deadlineMs} ms`), deadlineMs);
-        changed = () => {
+        onChange = () => {
           if (broken !== null) fail(broken);
           else if (isComplete(out, err, mark)) {
             const answer = answerOf(out, err, mark);
@@ -165,7 +165,7 @@ function startSession(uri: string): Session {
             else settle(() => resolve(answer));
           }
         };
-        changed();
+        onChange();
       });
     },
   };

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { consoleSpan } from '../model/console.ts';
 import { isId, type VmId } from '../model/ids.ts';
-import { coldReasons } from '../model/vm.ts';
-import { exists, isErrno, makeFolder, readText, replaceWhole, syncFile, syncFolder, writeAtomically } from './files.ts';
+import { coldBootReasons } from '../model/vm.ts';
+import { exists, isErrno, makeFolder, readText, replaceAtomically, syncFile, syncFolder, replaceDurably } from './files.ts';
 import type { VmPaths, VmRecord, VmStore } from './ports.ts';
 
 const millis = z.int().min(0);
@@ -21,25 +21,28 @@ const recordSchema = z.strictObject({
   ready: z.strictObject({ createMs: millis, bootMs: millis, sinceMs: millis }).nullable(),
   jobStartedMs: millis.nullable(),
   boot: z
-    .union([z.strictObject({ kind: z.literal('warm') }), z.strictObject({ kind: z.literal('cold'), why: z.enum(coldReasons) })])
+    .union([
+      z.strictObject({ kind: z.literal('warm') }),
+      z.strictObject({ kind: z.literal('cold'), why: z.enum(coldBootReasons) }),
+    ])
     .nullable()
     .default(null),
   // A record of before there were templates may have a guest's work on its disk.
-  adopted: z.boolean().default(true),
-  settled: z.boolean(),
+  identityApplied: z.boolean().default(true),
+  flushed: z.boolean(),
   removing: z.boolean(),
   // Not in records of before there were migrations.
-  departing: z.int().min(0).nullable().default(null),
+  departureGeneration: z.int().min(0).nullable().default(null),
   // Nor in those of before VMs could be suspended.
-  suspended: z.strictObject({ sinceMs: millis, saved: z.boolean() }).nullable().default(null),
+  suspended: z.strictObject({ sinceMs: millis, complete: z.boolean() }).nullable().default(null),
   pausedSinceMs: millis.nullable().default(null),
   idleMs: millis.default(0),
   // Not in records of before disks followed their VMs.
-  disksHere: z.boolean().default(false),
+  disksLocal: z.boolean().default(false),
 });
 
 /** How long a removed VM is remembered: longer than any attempt at it can still be under way. */
-const rememberedMs = 24 * 3600 * 1000;
+const removedRetentionMs = 24 * 3600 * 1000;
 
 /** Folders of VMs under `root`: vms/<id>/, removed/<id>, quarantine/<id>/, and staging/ for what is on its way out. */
 export function openVmStore(root: string): VmStore {
@@ -49,12 +52,12 @@ export function openVmStore(root: string): VmStore {
   const staging = join(root, 'staging');
 
   /** Ids come from the ledger or from this folder; either way they become part of a path only when they are one word. */
-  const one = (folder: string, vmId: string): string => {
+  const checkedPath = (folder: string, vmId: string): string => {
     if (!/^[A-Za-z0-9_-]{1,96}$/.test(vmId)) throw new Error(`BUG: ${JSON.stringify(vmId)} can't name a folder`);
     return join(folder, vmId);
   };
   const paths = (vmId: string): VmPaths => {
-    const folder = one(vms, vmId);
+    const folder = checkedPath(vms, vmId);
     return {
       folder,
       overlay: join(folder, 'disk.qcow2'),
@@ -77,35 +80,35 @@ export function openVmStore(root: string): VmStore {
   /** Out of its place in one step, then away: a kill in between leaves it in staging, which is swept. */
   const discard = async (path: string): Promise<void> => {
     await makeFolder(staging);
-    const away = join(staging, `${randomBytes(8).toString('hex')}.discarded`);
+    const trash = join(staging, `${randomBytes(8).toString('hex')}.discarded`);
     try {
-      await rename(path, away);
+      await rename(path, trash);
     } catch (error) {
       if (isErrno(error, 'ENOENT')) return;
       throw error;
     }
-    await rm(away, { recursive: true, force: true });
+    await rm(trash, { recursive: true, force: true });
   };
-  const forgetOld = async (): Promise<void> => {
-    for (const name of await names(removed)) {
+  const sweepRemoved = async (): Promise<void> => {
+    for (const name of await listNames(removed)) {
       const { mtimeMs } = await stat(join(removed, name));
-      if (Date.now() - mtimeMs > rememberedMs) await rm(join(removed, name), { force: true });
+      if (Date.now() - mtimeMs > removedRetentionMs) await rm(join(removed, name), { force: true });
     }
   };
 
   return {
     paths,
     read,
-    async write(record) {
+    async writeDurably(record) {
       const { folder } = paths(record.vmId);
       const isNew = (await mkdir(folder, { recursive: true, mode: 0o700 })) !== undefined;
-      await writeAtomically(join(folder, 'vm.json'), `${JSON.stringify(record)}\n`);
+      await replaceDurably(join(folder, 'vm.json'), `${JSON.stringify(record)}\n`);
       if (isNew) await syncFolder(vms);
     },
-    async note(record) {
-      await replaceWhole(join(paths(record.vmId).folder, 'vm.json'), `${JSON.stringify(record)}\n`);
+    async writeNonDurable(record) {
+      await replaceAtomically(join(paths(record.vmId).folder, 'vm.json'), `${JSON.stringify(record)}\n`);
     },
-    async emptyInputs(vmId) {
+    async resetInputs(vmId) {
       const { inputs } = paths(vmId);
       await rm(inputs, { recursive: true, force: true });
       await makeFolder(inputs, 0o755);
@@ -114,7 +117,7 @@ export function openVmStore(root: string): VmStore {
     async removeInputs(vmId) {
       await rm(paths(vmId).inputs, { recursive: true, force: true });
     },
-    async sealMemory(vmId) {
+    async commitMemory(vmId) {
       const { folder, memory, memoryPartial } = paths(vmId);
       if (!(await exists(memoryPartial))) return;
       await syncFile(memoryPartial);
@@ -143,41 +146,41 @@ export function openVmStore(root: string): VmStore {
     },
     async list() {
       return Promise.all(
-        (await names(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
+        (await listNames(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
       );
     },
     async remove(vmId, generation) {
       await makeFolder(removed);
       // A file that is replaced whole: half a generation would be another one.
-      await writeAtomically(one(removed, vmId), `${generation}\n`);
+      await replaceDurably(checkedPath(removed, vmId), `${generation}\n`);
       await discard(paths(vmId).folder);
-      await forgetOld();
+      await sweepRemoved();
     },
     async removedGeneration(vmId) {
-      const text = await readText(one(removed, vmId));
+      const text = await readText(checkedPath(removed, vmId));
       return text === null ? null : z.coerce.number().int().parse(text.trim());
     },
     async quarantine(vmId) {
       await makeFolder(quarantine);
       try {
-        await rename(paths(vmId).folder, one(quarantine, vmId));
+        await rename(paths(vmId).folder, checkedPath(quarantine, vmId));
       } catch (error) {
         if (isErrno(error, 'ENOENT')) return;
         throw error;
       }
       const now = new Date();
-      await utimes(one(quarantine, vmId), now, now);
+      await utimes(checkedPath(quarantine, vmId), now, now);
     },
-    async quarantined() {
+    async listQuarantined() {
       return Promise.all(
-        (await names(quarantine)).map(async (vmId) => ({ vmId, sinceMs: (await stat(join(quarantine, vmId))).mtimeMs })),
+        (await listNames(quarantine)).map(async (vmId) => ({ vmId, sinceMs: (await stat(join(quarantine, vmId))).mtimeMs })),
       );
     },
-    removeQuarantined: (vmId) => discard(one(quarantine, vmId)),
+    removeQuarantined: (vmId) => discard(checkedPath(quarantine, vmId)),
   };
 }
 
-async function names(folder: string): Promise<string[]> {
+async function listNames(folder: string): Promise<string[]> {
   try {
     return (await readdir(folder)).filter((name) => !name.endsWith('.partial'));
   } catch (error) {
@@ -189,17 +192,17 @@ async function names(folder: string): Promise<string[]> {
 /** What a folder takes of the disk, by blocks: its images are sparse. A file that goes meanwhile counts for nothing. */
 async function bytesIn(folder: string): Promise<number> {
   let bytes = 0;
-  for (const name of await names(folder)) bytes += await bytesOf(join(folder, name));
+  for (const name of await listNames(folder)) bytes += await bytesOf(join(folder, name));
   return bytes;
 }
 
-interface Sized {
+interface FileSize {
   path: string;
   /** null where there is no such file. */
   bytes: number | null;
 }
 
-async function sizeOf(path: string): Promise<Sized> {
+async function sizeOf(path: string): Promise<FileSize> {
   try {
     return { path, bytes: (await stat(path)).size };
   } catch (error) {
@@ -209,7 +212,7 @@ async function sizeOf(path: string): Promise<Sized> {
 }
 
 /** Bytes of files that follow each other; fewer where one of them was replaced meanwhile. */
-async function readAcross(files: Sized[], from: number, to: number): Promise<Buffer> {
+async function readAcross(files: FileSize[], from: number, to: number): Promise<Buffer> {
   const found: Buffer[] = [];
   let at = 0;
   for (const { path, bytes } of files) {

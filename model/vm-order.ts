@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { moment, ResourcesSpec, taskLimits } from './task.ts';
+import { rfc3339Time, ResourcesSpec, taskLimits } from './task.ts';
 
 /** Bounds on what a caller can ask of a VM that stands alone. */
 export const vmLimits = {
@@ -15,7 +15,7 @@ export const vmLimits = {
 } as const;
 
 /** A DNS label: it is the guest's host name. */
-const name = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, {
+const vmName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, {
   error: 'expected a DNS label: lower-case letters, digits and "-", at most 63, no "-" at either end',
 });
 
@@ -50,7 +50,7 @@ export const VmFile = z
 export const VmLease = z
   .strictObject({
     kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
-    startAt: moment.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
+    startAt: rfc3339Time.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
     durationS: z
       .int()
       .min(1)
@@ -68,9 +68,9 @@ export const VmLease = z
   })
   .meta({ id: 'VmLease' });
 
-export const VmOrder = z
+export const VmRequest = z
   .strictObject({
-    name,
+    name: vmName,
     image: z.string().min(1).max(128).meta({ description: 'Name of an image', example: 'debian-12' }),
     resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }).meta({
       description: 'diskMiB is the data disk, mounted at /home/task',
@@ -102,14 +102,14 @@ export const VmOrder = z
   })
   .meta({ id: 'VmOrder' });
 
-export type VmOrder = z.infer<typeof VmOrder>;
+export type VmRequest = z.infer<typeof VmRequest>;
 
 /** Where a VM's files are staged on its data disk, by their number; and where the guest finds all of them. */
 export const stagedFile = (index: number): string => `.berth/${index}`;
 export const stagedFiles = '/home/task/.berth';
 
 /** The length of a lease without an end, in seconds: 68 years, the most that its column holds. */
-export const endlessS = 2 ** 31 - 1;
+export const unboundedDurationS = 2 ** 31 - 1;
 
 /** What can be asked of a VM that stands alone, from which state, and where it leads. */
 export const vmOperations = {

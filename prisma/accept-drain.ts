@@ -13,14 +13,14 @@ import { BerthError } from '../model/errors.ts';
 import { DrainData, type DrainEventType, drainEventTypes, eventId } from '../model/events.ts';
 import { type HostId, newId, type VmId } from '../model/ids.ts';
 import { type DrainPlan, planDrain } from '../scheduler/drain-plan.ts';
-import { readDrainQuestion } from './drain-view.ts';
-import { suspendedInPlace } from './in-place.ts';
-import { keepPromises } from './keep-promises.ts';
+import { readDrainInput } from './drain-view.ts';
+import { readSuspendedInPlace } from './in-place.ts';
+import { replanPromises } from './keep-promises.ts';
 import { lockPlacement } from './lock-placement.ts';
 
 type Transaction = Prisma.TransactionClient;
 
-export interface AcceptedDrain {
+export interface DrainRequest {
   host: string;
   deadlineMs: number;
   strategy: DrainStrategy;
@@ -33,7 +33,7 @@ export interface AcceptedDrain {
   confidence: number;
   returnAfterMs: number | null;
   /** Whether its VMs are brought back then. */
-  bringBack: boolean;
+  returnVms: boolean;
   owner: string;
   reason: string | null;
   nowMs: number;
@@ -47,7 +47,7 @@ export interface AcceptedDrain {
  * by then, with the earliest time that can be promised and what stands in the way, or when a lease was promised what
  * without this host can't be had.
  */
-export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promise<DrainId> {
+export async function acceptDrain(tx: Transaction, order: DrainRequest): Promise<DrainId> {
   const { host, deadlineMs, nowMs } = order;
   // Of two drains of one host that are asked for at once, one waits here and then sees the other.
   await lockPlacement(tx);
@@ -58,10 +58,10 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
   const last = await tx.drain.findFirst({ where: { hostId: host }, orderBy: { number: 'desc' } });
   if (last !== null && last.finishedAt === null)
     throw new BerthError('conflict', `Host ${host} is being emptied already: see drain ${last.id}`);
-  const question = await readDrainQuestion(tx, { ...order, drain: '' });
-  const plan = planDrain(question);
-  refuseImpossible(order, plan);
-  await keepPromises(tx, { hosts: [host], moves: plan.moves, during: null, nowMs });
+  const input = await readDrainInput(tx, { ...order, drain: '' });
+  const plan = planDrain(input);
+  refuseUnlessInTime(order, plan);
+  await replanPromises(tx, { hosts: [host], moves: plan.moves, during: null, nowMs });
   const id: DrainId = newId('drain');
   const row = await tx.drain.create({
     data: {
@@ -77,11 +77,11 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
       suspendInPlace: order.suspendInPlace,
       confidence: order.confidence,
       returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
-      goBack: order.bringBack,
+      goBack: order.returnVms,
       wasSchedulable: before.schedulable,
       wasAccepting: before.acceptsMigrations,
       reason: order.reason,
-      plan: outlineOf(plan) as unknown as Prisma.InputJsonObject,
+      plan: drainOutline(plan) as unknown as Prisma.InputJsonObject,
       createdAt: new Date(nowMs),
     },
   });
@@ -91,7 +91,7 @@ export async function acceptDrain(tx: Transaction, order: AcceptedDrain): Promis
 }
 
 /** Throws drain-impossible unless the plan is in time. */
-export function refuseImpossible({ host, deadlineMs }: { host: string; deadlineMs: number }, plan: DrainPlan): void {
+export function refuseUnlessInTime({ host, deadlineMs }: { host: string; deadlineMs: number }, plan: DrainPlan): void {
   const deadline = new Date(deadlineMs).toISOString();
   if (plan.emptyByMs !== null && plan.emptyByMs <= deadlineMs) return;
   const earliest = plan.earliestMs === null ? 'No time can be promised' : `The earliest is ${iso(plan.earliestMs)}`;
@@ -99,13 +99,13 @@ export function refuseImpossible({ host, deadlineMs }: { host: string; deadlineM
     (most, move) => (most === null || move.meanS > most.meanS ? move : most),
     null,
   );
-  const inTheWay =
+  const reasons =
     plan.blockers.length > 0
       ? plan.blockers.map(({ vm, why }) => `${vm}: ${why}`).join('; ')
       : `moving ${plan.moves.length} VMs takes ${Math.ceil(plan.meanS)} s and is sure to be done after ${Math.ceil(plan.boundS)} s${
           slowest === null ? '' : `; the longest is ${slowest.vm} with ${Math.ceil(slowest.meanS)} s`
         }`;
-  throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${inTheWay}`, {
+  throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${reasons}`, {
     extra: { earliest: isoOrNull(plan.earliestMs) },
   });
 }
@@ -114,7 +114,7 @@ const iso = (ms: number): string => new Date(Math.ceil(ms)).toISOString();
 const isoOrNull = (ms: number | null): string | null => (ms === null ? null : iso(ms));
 
 /** The plan as it is kept, and shown. */
-export function outlineOf(plan: DrainPlan): DrainOutline {
+export function drainOutline(plan: DrainPlan): DrainOutline {
   return {
     strategy: plan.strategy,
     moves: plan.moves.map(({ vm, to, mode, meanS, recoveryS }) => ({ vm: vm as VmId, to: to as HostId, mode, meanS, recoveryS })),
@@ -146,7 +146,7 @@ export async function writeDrainEvent(
   now: string,
   remaining: readonly Remaining[] = [],
 ): Promise<void> {
-  const inPlace = await suspendedInPlace(tx, [drain.id]);
+  const inPlace = await readSuspendedInPlace(tx, [drain.id]);
   const data = DrainData.parse({
     drain: drain.id,
     host: drain.hostId,

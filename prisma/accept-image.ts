@@ -19,7 +19,7 @@ const defaultMiB = { suite: 2048, disk: 8192 } as const;
 /** What the converter of an uploaded disk may take of its host's memory. */
 const importMemoryMiB = 512;
 
-export interface AcceptedImage {
+export interface BuildRequest {
   owner: OwnerId;
   recipe: ImageRecipe;
   nowMs: number;
@@ -31,7 +31,7 @@ export interface ImageAcceptance {
   state: 'ready' | 'building';
 }
 
-const unknown = (pointer: string, file: string): FieldError => ({ pointer, detail: `there is no file ${file}` });
+const unknownFile = (pointer: string, file: string): FieldError => ({ pointer, detail: `there is no file ${file}` });
 
 interface FileRow {
   id: string;
@@ -40,7 +40,7 @@ interface FileRow {
 }
 
 /** The recipe's files, locked against deletion until the image's row names them. Throws file-unknown. */
-async function lockFiles(tx: Prisma.TransactionClient, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
+async function lockRecipeFiles(tx: Prisma.TransactionClient, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
   const wanted = recipe.files.map(({ file }, index) => ({ file, pointer: `/files/${index}/file` }));
   if ('file' in recipe.base) wanted.push({ file: recipe.base.file, pointer: '/base/file' });
   if (wanted.length === 0) return new Map();
@@ -52,12 +52,12 @@ async function lockFiles(tx: Prisma.TransactionClient, owner: string, recipe: Im
   const missing = wanted.filter(({ file }) => !found.has(file));
   if (missing.length > 0)
     throw new BerthError('file-unknown', `${missing.length} of the recipe's files do not exist`, {
-      fields: missing.map(({ pointer, file }) => unknown(pointer, file)),
+      fields: missing.map(({ pointer, file }) => unknownFile(pointer, file)),
     });
   return found;
 }
 
-interface Base {
+interface ResolvedBaseImage {
   resolved: ResolvedBase;
   /** From which the build VM is made; null: there is nothing to run. */
   image: ImageId | null;
@@ -70,7 +70,7 @@ async function resolveBase(
   owner: string,
   { base }: ImageRecipe,
   files: Map<string, FileRow>,
-): Promise<Base> {
+): Promise<ResolvedBaseImage> {
   if ('file' in base) {
     const { sha256, sizeBytes } = files.get(base.file)!;
     const resolved = { kind: 'disk', file: base.file as FileId, sha256, sizeBytes: Number(sizeBytes) } as const;
@@ -87,7 +87,7 @@ async function resolveBase(
   return { resolved: { kind: 'image', image, digest }, image, virtualMiB: found.virtualMiB, cmdline };
 }
 
-function resolve(recipe: ImageRecipe, base: Base, found: Map<string, FileRow>): ResolvedRecipe {
+function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<string, FileRow>): ResolvedRecipe {
   const sizeMiB = recipe.sizeMiB ?? base.virtualMiB;
   if (base.resolved.kind === 'image' && sizeMiB < base.virtualMiB)
     throw new BerthError('bad-request', `A disk does not shrink: the base has ${base.virtualMiB} MiB`, {
@@ -112,7 +112,7 @@ function resolve(recipe: ImageRecipe, base: Base, found: Map<string, FileRow>): 
 }
 
 /** Exact: an owner's accepts of images follow each other, by the lock that the caller holds. */
-async function refuseTooMany(tx: Prisma.TransactionClient, owner: string): Promise<void> {
+async function refuseTooManyImages(tx: Prisma.TransactionClient, owner: string): Promise<void> {
   const [images, builds] = await Promise.all([
     tx.image.count({ where: { ownerId: owner, state: { not: 'retired' } } }),
     tx.image.count({ where: { ownerId: owner, state: 'building' } }),
@@ -124,7 +124,7 @@ async function refuseTooMany(tx: Prisma.TransactionClient, owner: string): Promi
 }
 
 /** What is put on the data disk, with room for the file system's own needs; of a suite, the image itself. */
-function dataMiB(recipe: ResolvedRecipe): number {
+function dataDiskMiB(recipe: ResolvedRecipe): number {
   if (recipe.base.kind === 'suite') return recipe.sizeMiB;
   if (recipe.base.kind === 'disk') return Math.ceil(recipe.base.sizeBytes / 2 ** 20);
   const bytes = recipe.files.reduce((sum, { sizeBytes }) => sum + sizeBytes + 4096, 0);
@@ -132,7 +132,14 @@ function dataMiB(recipe: ResolvedRecipe): number {
 }
 
 /** The VM in which it is built. Its disk is counted twice: once as the overlay grows, once for the flat copy of it. */
-async function addVm(tx: Prisma.TransactionClient, owner: string, image: string, base: Base, recipe: ResolvedRecipe, at: Date) {
+async function insertBuildVm(
+  tx: Prisma.TransactionClient,
+  owner: string,
+  image: string,
+  base: ResolvedBaseImage,
+  recipe: ResolvedRecipe,
+  at: Date,
+) {
   const id = newId('vm');
   const size =
     recipe.base.kind === 'disk'
@@ -143,7 +150,7 @@ async function addVm(tx: Prisma.TransactionClient, owner: string, image: string,
           rootMiB: recipe.base.kind === 'image' ? recipe.sizeMiB : null,
         };
   const imageId = base.image ?? image;
-  const row = { ownerId: owner, name: 'build', imageId, diskMiB: dataMiB(recipe), state: 'pending' as const, createdAt: at };
+  const row = { ownerId: owner, name: 'build', imageId, diskMiB: dataDiskMiB(recipe), state: 'pending' as const, createdAt: at };
   await tx.vm.create({ data: { id, ...row, ...size } });
   return id;
 }
@@ -154,13 +161,13 @@ async function addVm(tx: Prisma.TransactionClient, owner: string, image: string,
  *
  * Throws image-unknown, file-unknown, bad-request (a size below the base's) and quota-exceeded.
  */
-export async function acceptImage(tx: Prisma.TransactionClient, order: AcceptedImage): Promise<ImageAcceptance> {
+export async function acceptImage(tx: Prisma.TransactionClient, order: BuildRequest): Promise<ImageAcceptance> {
   const { owner, recipe } = order;
   const at = new Date(order.nowMs);
   await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth images ' || ${owner}, 0))`;
-  const files = await lockFiles(tx, owner, recipe);
+  const files = await lockRecipeFiles(tx, owner, recipe);
   const base = await resolveBase(tx, owner, recipe, files);
-  const resolved = resolve(recipe, base, files);
+  const resolved = resolveRecipe(recipe, base, files);
   const digest = recipeDigest(owner, resolved);
   const known = await tx.image.findFirst({
     where: { ownerId: owner, name: recipe.name, digest, state: { not: 'retired' } },
@@ -172,9 +179,9 @@ export async function acceptImage(tx: Prisma.TransactionClient, order: AcceptedI
     await tx.image.update({ where: { id: known.id }, data: { namedAt: at } });
     return { id: known.id as ImageId, state: known.state === 'ready' ? 'ready' : 'building' };
   }
-  await refuseTooMany(tx, owner);
+  await refuseTooManyImages(tx, owner);
   const id = (known?.id ?? newId('image')) as ImageId;
-  const wanted = {
+  const fields = {
     state: 'building' as const,
     recipe: resolved as unknown as Prisma.InputJsonObject,
     virtualMiB: resolved.sizeMiB,
@@ -192,9 +199,9 @@ export async function acceptImage(tx: Prisma.TransactionClient, order: AcceptedI
     finishedAt: null,
   };
   if (known === null)
-    await tx.image.create({ data: { id, name: recipe.name, digest, ownerId: owner, createdAt: at, ...wanted, buildVmId: null } });
-  else await tx.image.update({ where: { id }, data: wanted });
-  const buildVmId = await addVm(tx, owner, id, base, resolved, at);
+    await tx.image.create({ data: { id, name: recipe.name, digest, ownerId: owner, createdAt: at, ...fields, buildVmId: null } });
+  else await tx.image.update({ where: { id }, data: fields });
+  const buildVmId = await insertBuildVm(tx, owner, id, base, resolved, at);
   await tx.image.update({ where: { id }, data: { buildVmId } });
   return { id, state: 'building' };
 }

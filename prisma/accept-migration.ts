@@ -3,7 +3,7 @@ import { BerthError } from '../model/errors.ts';
 import { newId } from '../model/ids.ts';
 import { convergenceSeconds, type MigrationId, type MigrationMode } from '../model/migration.ts';
 
-export interface AcceptedMigration {
+export interface MigrationRequest {
   vm: string;
   /** null: the site chooses; disks alone go nowhere but to where their VM runs. */
   to: string | null;
@@ -12,7 +12,7 @@ export interface AcceptedMigration {
   /** Without it, the disks stay where they are. */
   moveDisk?: boolean;
   /** A live one whose pre-copy doesn't converge goes on as files; without it, it stays where it was. */
-  orCold?: boolean;
+  coldFallback?: boolean;
   /** When a pre-copy that has come to no end is given up. */
   convergeWithinS?: number;
   requestedBy: string;
@@ -26,7 +26,7 @@ export interface AcceptedMigration {
  *
  * Throws not-found; conflict for a VM that doesn't run or moves already; migration-refused for a target that is none.
  */
-export async function acceptMigration(tx: Prisma.TransactionClient, order: AcceptedMigration): Promise<MigrationId> {
+export async function acceptMigration(tx: Prisma.TransactionClient, order: MigrationRequest): Promise<MigrationId> {
   const rows = await tx.$queryRaw<
     {
       ownerId: string;
@@ -57,7 +57,7 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       'conflict',
       `VM ${order.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
     );
-  if (mode === 'disks') refuseDisks(order, vm.hostId, vm.homeId);
+  if (mode === 'disks') refuseDiskMove(order, vm.hostId, vm.homeId);
   else if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
   if (order.to !== null && (await tx.host.count({ where: { id: order.to } })) === 0)
     throw new BerthError('migration-refused', `There is no host ${order.to}; GET /v1/hosts lists those that are`);
@@ -70,8 +70,8 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
-      orCold: mode === 'live' && order.orCold === true,
-      convergeWithinS: order.convergeWithinS ?? convergenceSeconds.usual,
+      orCold: mode === 'live' && order.coldFallback === true,
+      convergeWithinS: order.convergeWithinS ?? convergenceSeconds.default,
       ...(mode === 'disks'
         ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }
         : {
@@ -90,7 +90,7 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Accep
 }
 
 /** Disks alone go from their home to where their VM runs, if that is another host. */
-function refuseDisks({ vm, to }: AcceptedMigration, host: string, home: string | null): void {
+function refuseDiskMove({ vm, to }: MigrationRequest, host: string, home: string | null): void {
   if (home === host) throw new BerthError('migration-refused', `The disks of VM ${vm} are on ${host} already, where it runs`);
   if (to !== null && to !== host)
     throw new BerthError('migration-refused', `The disks of VM ${vm} can follow it to ${host}, where it runs, not to ${to}`);

@@ -5,26 +5,26 @@ import { eventId, ReservationData, type ReservationEventType, reservationEventTy
 import { newId } from '../model/ids.ts';
 import type { ReservationId, ReservationState } from '../model/reservation.ts';
 import { type DrainPlan, planDrain } from '../scheduler/drain-plan.ts';
-import { chooseHosts, type HostOffer } from '../scheduler/host-choice.ts';
-import { readDrainQuestion } from './drain-view.ts';
-import { keepPromises } from './keep-promises.ts';
+import { chooseHostsToReserve, type ReservableHost } from '../scheduler/host-choice.ts';
+import { readDrainInput } from './drain-view.ts';
+import { replanPromises } from './keep-promises.ts';
 import { lockPlacement } from './lock-placement.ts';
 
 type Transaction = Prisma.TransactionClient;
 
-export interface AcceptedReservation {
+export interface ReservationRequest {
   /** So many of the site's choice, or these. */
   wanted: { nodes: number } | { hosts: string[] };
   startAtMs: number;
   endAtMs: number;
   purpose: string;
-  bringBack: boolean;
+  returnVms: boolean;
   owner: string;
   nowMs: number;
 }
 
 /** As drains have it where nothing else is asked for. */
-export const reservedConfidence = 0.99;
+export const defaultConfidence = 0.99;
 
 /**
  * Accepts a reservation of whole hosts within the caller's transaction: those that cost least to vacate, or the named
@@ -32,21 +32,21 @@ export const reservedConfidence = 0.99;
  *
  * Throws not-found for a host that is none; drain-impossible when too few can be empty by then, with each one's reason.
  */
-export async function acceptReservation(tx: Transaction, order: AcceptedReservation): Promise<ReservationId> {
+export async function acceptReservation(tx: Transaction, order: ReservationRequest): Promise<ReservationId> {
   // One at a time, and none while VMs are placed: what is promised here is seen by the next.
   await lockPlacement(tx);
   const named = 'hosts' in order.wanted ? order.wanted.hosts : null;
   const count = 'hosts' in order.wanted ? order.wanted.hosts.length : order.wanted.nodes;
   const offers = await readOffers(tx, order, named);
-  const choice = chooseHosts(offers, count);
+  const choice = chooseHostsToReserve(offers, count);
   const until = new Date(order.startAtMs).toISOString();
   if ('refused' in choice) {
     const reasons = choice.refused.map(({ host, why }) => `${host}: ${why}`).join('; ') || 'there are no more hosts';
     throw new BerthError('drain-impossible', `${count} hosts cannot be empty by ${until}: ${reasons}`);
   }
-  const moves = await refuseTogether(tx, order, choice.hosts);
+  const moves = await refuseUnlessAllInTime(tx, order, choice.hosts);
   const during = { fromMs: order.startAtMs, untilMs: order.endAtMs };
-  await keepPromises(tx, { hosts: choice.hosts, moves, during, nowMs: order.nowMs });
+  await replanPromises(tx, { hosts: choice.hosts, moves, during, nowMs: order.nowMs });
   const id: ReservationId = newId('reservation');
   const [startAt, endAt] = [new Date(order.startAtMs), new Date(order.endAtMs)];
   await tx.hostReservation.create({
@@ -57,7 +57,7 @@ export async function acceptReservation(tx: Transaction, order: AcceptedReservat
       startAt,
       endAt,
       purpose: order.purpose,
-      bringBack: order.bringBack,
+      bringBack: order.returnVms,
       createdAt: new Date(order.nowMs),
       holds: { create: choice.hosts.map((hostId) => ({ hostId, startAt, endAt })) },
     },
@@ -66,7 +66,7 @@ export async function acceptReservation(tx: Transaction, order: AcceptedReservat
   return id;
 }
 
-async function readOffers(tx: Transaction, order: AcceptedReservation, named: string[] | null): Promise<HostOffer[]> {
+async function readOffers(tx: Transaction, order: ReservationRequest, named: string[] | null): Promise<ReservableHost[]> {
   const hosts = await tx.host.findMany({
     ...(named === null ? {} : { where: { id: { in: named } } }),
     orderBy: { id: 'asc' },
@@ -79,22 +79,22 @@ async function readOffers(tx: Transaction, order: AcceptedReservation, named: st
   });
   const missing = named?.find((id) => !hosts.some((host) => host.id === id));
   if (missing !== undefined) throw new BerthError('not-found', `There is no host ${missing}`);
-  const offers: HostOffer[] = [];
+  const offers: ReservableHost[] = [];
   for (const host of hosts) {
-    const plan = planDrain(await questionOf(tx, order, host.id));
+    const plan = planDrain(await readPlanInput(tx, order, host.id));
     const hold = host.holds[0];
     const drain = host.drains[0];
-    let problem = lateness(order, plan);
+    let problem = reasonLate(order, plan);
     if (host.state !== 'up') problem = 'it does not answer';
     if (drain !== undefined) problem = `it is being emptied by ${drain.id}`;
     if (hold !== undefined) problem = `it is held for ${hold.reservationId} at that time`;
-    offers.push({ host: host.id, meanS: plan.meanS, problem });
+    offers.push({ host: host.id, meanS: plan.meanS, refusal: problem });
   }
   return offers;
 }
 
-const questionOf = (tx: Transaction, { startAtMs, nowMs }: AcceptedReservation, host: string) =>
-  readDrainQuestion(tx, {
+const readPlanInput = (tx: Transaction, { startAtMs, nowMs }: ReservationRequest, host: string) =>
+  readDrainInput(tx, {
     host,
     drain: '',
     deadlineMs: startAtMs,
@@ -102,33 +102,33 @@ const questionOf = (tx: Transaction, { startAtMs, nowMs }: AcceptedReservation, 
     mode: 'auto',
     moveDisks: false,
     suspendInPlace: 'never' as const,
-    confidence: reservedConfidence,
+    confidence: defaultConfidence,
     nowMs,
   });
 
-function lateness({ startAtMs }: AcceptedReservation, plan: DrainPlan): string | null {
+function reasonLate({ startAtMs }: ReservationRequest, plan: DrainPlan): string | null {
   if (plan.emptyByMs !== null && plan.emptyByMs <= startAtMs) return null;
   if (plan.blockers.length > 0) return plan.blockers.map(({ vm, why }) => `${vm}: ${why}`).join(', ');
   return `its ${plan.moves.length} VMs take up to ${Math.ceil(plan.boundS)} s to leave`;
 }
 
 /** What one host's VMs take elsewhere is not there for the next one's; and none of the chosen takes any. */
-async function refuseTogether(
+async function refuseUnlessAllInTime(
   tx: Transaction,
-  order: AcceptedReservation,
+  order: ReservationRequest,
   chosen: readonly string[],
 ): Promise<DrainPlan['moves']> {
   const moves: DrainPlan['moves'] = [];
   const taken = new Map<string, { vcpus: number; memoryMiB: number }>();
   for (const id of chosen) {
-    const question = await questionOf(tx, order, id);
+    const question = await readPlanInput(tx, order, id);
     const hosts = question.hosts.map((host) => {
       const more = taken.get(host.id) ?? { vcpus: 0, memoryMiB: 0 };
       const used = { vcpus: host.used.vcpus + more.vcpus, memoryMiB: host.used.memoryMiB + more.memoryMiB };
       return { ...host, used, acceptsMigrations: host.acceptsMigrations && !chosen.includes(host.id) };
     });
     const plan = planDrain({ ...question, hosts });
-    const problem = lateness(order, plan);
+    const problem = reasonLate(order, plan);
     if (problem !== null)
       throw new BerthError('drain-impossible', `${id} cannot be empty by then together with ${chosen.join(', ')}: ${problem}`);
     moves.push(...plan.moves);

@@ -3,18 +3,18 @@ import { BerthError } from '../model/errors.ts';
 import { eventId, leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../model/events.ts';
 import { newId, type TaskId } from '../model/ids.ts';
 import type { LeaseSpec, TaskSpec } from '../model/task.ts';
-import { neverFits } from '../scheduler/placement.ts';
+import { permanentRefusal } from '../scheduler/placement.ts';
 import { findImage } from './find-image.ts';
 import { writeLeaseEvent } from './lease-event.ts';
 import { isPromised, type LeasePromise, promiseLease } from './promise-lease.ts';
 
-export interface AcceptedTask {
+export interface TaskRequest {
   owner: string;
   spec: TaskSpec;
   nowMs: number;
 }
 
-async function checkInputs(tx: Prisma.TransactionClient, owner: string, spec: TaskSpec): Promise<void> {
+async function refuseUnknownInputs(tx: Prisma.TransactionClient, owner: string, spec: TaskSpec): Promise<void> {
   const wanted = spec.inputs.flatMap((input, index) => (input.file === undefined ? [] : [{ index, input, file: input.file }]));
   if (wanted.length === 0) return;
   const files = await tx.file.findMany({
@@ -37,7 +37,7 @@ async function checkInputs(tx: Prisma.TransactionClient, owner: string, spec: Ta
     });
 }
 
-export async function checkSize(
+export async function refuseUnlessFits(
   tx: Prisma.TransactionClient,
   spec: Pick<TaskSpec, 'resources' | 'nodes'>,
   overlayMiB: number,
@@ -45,8 +45,8 @@ export async function checkSize(
   const hosts = await tx.host.findMany({ select: { id: true, vcpus: true, memoryMiB: true, diskMiB: true } });
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + overlayMiB };
   const none = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };
-  const refusal = neverFits(
-    { id: 'asked', nodes: spec.nodes, each, imageId: null, overtaken: 0 },
+  const refusal = permanentRefusal(
+    { id: 'asked', nodes: spec.nodes, perVm: each, imageId: null, overtaken: 0 },
     hosts.map(({ id, ...capacity }) => ({
       id,
       state: 'up',
@@ -74,16 +74,16 @@ export async function insertLease(
   await tx.$executeRaw`
     INSERT INTO "Lease" (id, "ownerId", kind, "durationS", priority, preemptible, "deadlineAt", "startAt", "endAt", "plannedHosts", "createdAt")
     VALUES (${id}, ${owner}, ${spec.kind}::"LeaseKind", ${spec.durationS}, ${spec.priority ?? 0}, ${spec.preemptible ?? true},
-            ${spec.deadline ?? null}::timestamptz, ${momentOf(promise?.startAtMs)}::timestamptz,
-            ${momentOf(promise?.endAtMs)}::timestamptz, ${promise?.hosts ?? []}, ${at}::timestamptz)`;
+            ${spec.deadline ?? null}::timestamptz, ${isoOrNull(promise?.startAtMs)}::timestamptz,
+            ${isoOrNull(promise?.endAtMs)}::timestamptz, ${promise?.hosts ?? []}, ${at}::timestamptz)`;
 }
 
-const momentOf = (ms: number | undefined): string | null => (ms === undefined ? null : new Date(ms).toISOString());
+const isoOrNull = (ms: number | undefined): string | null => (ms === undefined ? null : new Date(ms).toISOString());
 
 /** The lease, the task and its VMs (pending, node0…), and the event that says so. */
-async function insert(
+async function insertTask(
   tx: Prisma.TransactionClient,
-  order: AcceptedTask,
+  order: TaskRequest,
   image: { id: string; virtualMiB: number },
   lease: { id: string; promise: LeasePromise | null },
 ): Promise<TaskId> {
@@ -127,10 +127,10 @@ async function insert(
  * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's), does-not-fit and
  * lease-refused; bounds on the queue's length are the caller's.
  */
-export async function acceptTask(tx: Prisma.TransactionClient, order: AcceptedTask): Promise<TaskId> {
+export async function acceptTask(tx: Prisma.TransactionClient, order: TaskRequest): Promise<TaskId> {
   const image = await findImage(tx, order.owner, order.spec.image, '/image');
-  await checkInputs(tx, order.owner, order.spec);
-  await checkSize(tx, order.spec, image.virtualMiB);
+  await refuseUnknownInputs(tx, order.owner, order.spec);
+  await refuseUnlessFits(tx, order.spec, image.virtualMiB);
   const { spec, nowMs } = order;
   const id = newId('lease');
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + image.virtualMiB };
@@ -138,5 +138,5 @@ export async function acceptTask(tx: Prisma.TransactionClient, order: AcceptedTa
   const promise = isPromised(spec.lease)
     ? await promiseLease(tx, { id, spec: spec.lease, nodes: spec.nodes, each, image, nowMs })
     : null;
-  return insert(tx, order, image, { id, promise });
+  return insertTask(tx, order, image, { id, promise });
 }

@@ -2,19 +2,19 @@ import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
 import { eventId, leaseEventTypes, VmCreatedData, vmEventTypes } from '../model/events.ts';
 import { newId, type VmId } from '../model/ids.ts';
-import { endlessS, type VmOperation, type VmOrder, vmOperations } from '../model/vm-order.ts';
-import { checkSize, insertLease } from './accept-task.ts';
+import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../model/vm-order.ts';
+import { refuseUnlessFits, insertLease } from './accept-task.ts';
 import { findImage } from './find-image.ts';
 import { writeLeaseEvent } from './lease-event.ts';
 import { isPromised, promiseLease } from './promise-lease.ts';
 
-export interface AcceptedVm {
+export interface VmAcceptance {
   owner: string;
-  order: VmOrder;
+  order: VmRequest;
   nowMs: number;
 }
 
-async function checkFiles(tx: Prisma.TransactionClient, owner: string, order: VmOrder): Promise<void> {
+async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, order: VmRequest): Promise<void> {
   const files = await tx.file.findMany({
     where: { id: { in: order.files.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
     select: { id: true },
@@ -32,13 +32,13 @@ async function checkFiles(tx: Prisma.TransactionClient, owner: string, order: Vm
  * Throws image-unknown, file-unknown, does-not-fit, and conflict for a name that another VM of this owner has. Bounds on
  * how many there are, and that this owner's accepts follow each other, are the caller's.
  */
-export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, nowMs }: AcceptedVm): Promise<VmId> {
+export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
   const image = await findImage(tx, owner, order.image, '/image');
-  await checkFiles(tx, owner, order);
+  await refuseUnknownFiles(tx, owner, order);
   // The swap is a file of the root file system.
   const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
   const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
-  await checkSize(tx, { ...order, nodes: 1 }, overlayMiB);
+  await refuseUnlessFits(tx, { ...order, nodes: 1 }, overlayMiB);
   const namesake = await tx.vm.findFirst({
     where: { ownerId: owner, name: order.name, taskId: null, state: { not: 'removed' } },
     select: { id: true },
@@ -51,7 +51,7 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
   const lease = newId('lease');
   const createdAt = new Date(nowMs);
   const { vcpus, memoryMiB, diskMiB } = order.resources;
-  const spec = { ...order.lease, durationS: order.lease.durationS ?? endlessS };
+  const spec = { ...order.lease, durationS: order.lease.durationS ?? unboundedDurationS };
   const each = { vcpus, memoryMiB, diskMiB: diskMiB + overlayMiB };
   // Last of what may be refused, because the lock is held from here to the end of the transaction.
   const promise = isPromised(spec) ? await promiseLease(tx, { id: lease, spec, nodes: 1, each, image, nowMs }) : null;
@@ -114,9 +114,9 @@ export async function acceptOperation(
   const moving = await tx.migration.findFirst({ where: { vmId: id, state: { in: ['running', 'stuck'] } }, select: { id: true } });
   if (moving !== null) throw refuse(`moves (${moving.id})`);
   if (operation === 'restore') {
-    const lies = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
-    if (lies !== null && lies.drain.hostId === vm.hostId)
-      throw refuse(`is suspended in place for ${lies.drainId}, until host ${vm.hostId} is opened`);
+    const suspension = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
+    if (suspension !== null && suspension.drain.hostId === vm.hostId)
+      throw refuse(`is suspended in place for ${suspension.drainId}, until host ${vm.hostId} is opened`);
   }
   await tx.vm.update({ where: { id }, data: { operation, operationAt: new Date(nowMs) } });
   return true;

@@ -3,30 +3,30 @@ import type { DrainMode, DrainStrategy, SuspendInPlace } from '../model/drain.ts
 import type { TaskState, VmState } from '../model/states.ts';
 import type { TaskError } from '../model/task.ts';
 import type { VmOperation } from '../model/vm-order.ts';
-import type { DrainQuestion, DrainTarget, DrainVm, PlannedMode } from '../scheduler/drain-plan.ts';
+import type { DrainPlanInput, DrainTarget, DrainVm, PlannedMode } from '../scheduler/drain-plan.ts';
 import {
   fitMigrationModel,
   type MigrationModel,
   moveModes,
   type OperationKind,
-  type Sample,
+  type MigrationSample,
 } from '../scheduler/migration-model.ts';
 
 type Transaction = Prisma.TransactionClient;
 
 /** How many of the newest measurements are learned from. */
-const newestSamples = 400;
+const maxSamples = 400;
 /** How often a drain asks for the suspension of one VM. */
-const maxSuspensions = 2;
+const maxSuspendTries = 2;
 /** How long past timeoutS a command may run: as runMargin in workflows/timeouts.ts. */
 const commandMarginMs = 90_000;
 
 /** The model, from what was measured last. */
 export async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
-  const rows = await tx.measurement.findMany({ orderBy: [{ at: 'desc' }, { id: 'asc' }], take: newestSamples });
+  const rows = await tx.measurement.findMany({ orderBy: [{ at: 'desc' }, { id: 'asc' }], take: maxSamples });
   return fitMigrationModel(
     rows.map(
-      (row): Sample => ({
+      (row): MigrationSample => ({
         kind: row.kind as OperationKind,
         from: row.fromId,
         to: row.toId,
@@ -76,8 +76,8 @@ interface VmRow {
 }
 
 /** A VM of the host, when it was last sent away in vain, and how often it was to be suspended there. */
-export type SeenVm = DrainVm & {
-  failedMs: number | null;
+export type DrainVmState = DrainVm & {
+  lastFailedMs: number | null;
   template: boolean;
   suspensions: { tries: number; askedMs: number } | null;
 };
@@ -86,7 +86,7 @@ export type SeenVm = DrainVm & {
  * Whose VMs: those of a host and those on their way to it; with `moveDisks` also those whose disks it has. Without those
  * that lie suspended there, for this drain or for one before it that the host was not opened after.
  */
-export interface VmsOf {
+export interface HostVmsQuery {
   host: string;
   /** Whose own attempts are looked at; '' for none. */
   drain: string;
@@ -94,7 +94,10 @@ export interface VmsOf {
   suspendInPlace: SuspendInPlace;
 }
 
-export async function readVmsOf(tx: Transaction, { host, drain, moveDisks, suspendInPlace }: VmsOf): Promise<SeenVm[]> {
+export async function readHostVms(
+  tx: Transaction,
+  { host, drain, moveDisks, suspendInPlace }: HostVmsQuery,
+): Promise<DrainVmState[]> {
   const rows = await tx.$queryRaw<VmRow[]>`
     SELECT v.id, v.state, v.asleep, v.template, v."hostId", v."homeId", v.vcpus, v."memoryMiB",
       v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
@@ -137,15 +140,15 @@ export async function readVmsOf(tx: Transaction, { host, drain, moveDisks, suspe
       diskMiB: row.diskMiB,
     },
     disks: moveDisks && row.homeId === host ? { diskMiB: row.diskMiB, runsAt: row.hostId ?? host } : null,
-    asleep: row.asleep,
+    suspended: row.asleep,
     image: row.image,
     template: row.template,
     phase: phaseOf(row, host),
-    endsByMs: endOf(row),
-    staysAwake: wakeOf(row),
+    endsByMs: earliestEndMs(row),
+    cannotSuspendReason: notSuspendableReason(row),
     suspensions: row.suspension,
     failed: row.failed,
-    failedMs: row.failed.at(-1)?.atMs ?? null,
+    lastFailedMs: row.failed.at(-1)?.atMs ?? null,
   }));
 }
 
@@ -179,22 +182,22 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
  * Why it can't be suspended where it is. Its own workflow does it, so it has to stand alone; and a promise is to run. What
  * sleeps already can stay so: also a task's, which the plan lets go on where its memory is once that host is open.
  */
-function wakeOf({ asleep, alone, promised, problem, suspension }: VmRow): string | null {
+function notSuspendableReason({ asleep, alone, promised, problem, suspension }: VmRow): string | null {
   if (asleep) return null;
   if (!alone) return 'it belongs to a task, whose work is suspended for promises alone';
   if (promised) return 'its time was promised to it';
-  if (suspension === null || suspension.tries < maxSuspensions) return null;
+  if (suspension === null || suspension.tries < maxSuspendTries) return null;
   return `it was tried ${suspension.tries} times${problem === null ? '' : `: ${problem.message}`}`;
 }
 
 /** The first of the ends that are known; null where it stays until somebody removes it. */
-function endOf({ leaseEndMs, commandEndMs }: VmRow): number | null {
+function earliestEndMs({ leaseEndMs, commandEndMs }: VmRow): number | null {
   const ends = [leaseEndMs, commandEndMs].filter((end) => end !== null);
   return ends.length === 0 ? null : Math.min(...ends);
 }
 
 /** Every host as a target, with what this drain has brought there. */
-async function readHosts(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
+async function readDrainTargets(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
   return tx.$queryRaw<DrainTarget[]>`
     SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
@@ -205,7 +208,7 @@ async function readHosts(tx: Transaction, host: string, drain: string): Promise<
     FROM "Host" h ORDER BY h.id`;
 }
 
-export interface DrainOrder {
+export interface DrainPlanRequest {
   host: string;
   /** Its id; '' before there is one. */
   drain: string;
@@ -219,14 +222,14 @@ export interface DrainOrder {
 }
 
 /** All that the plan of a drain depends on. */
-export async function readDrainQuestion(
+export async function readDrainInput(
   tx: Transaction,
-  order: DrainOrder,
-): Promise<Omit<DrainQuestion, 'vms'> & { vms: SeenVm[] }> {
+  order: DrainPlanRequest,
+): Promise<Omit<DrainPlanInput, 'vms'> & { vms: DrainVmState[] }> {
   const { host, drain, deadlineMs, strategy, mode, suspendInPlace, confidence, nowMs } = order;
   const modes = mode === 'auto' ? moveModes : [mode];
-  const vms = await readVmsOf(tx, order);
-  const hosts = await readHosts(tx, host, drain);
+  const vms = await readHostVms(tx, order);
+  const hosts = await readDrainTargets(tx, host, drain);
   const model = await readMigrationModel(tx);
   return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, suspendInPlace, modes, model };
 }

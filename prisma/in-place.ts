@@ -11,7 +11,7 @@ import { acceptOperation } from './accept-vm.ts';
 
 type Transaction = Prisma.TransactionClient;
 
-export interface InPlace {
+export interface InPlaceSuspension {
   drain: string;
   vm: VmId;
   /** By its owner, before: it stays so. */
@@ -19,8 +19,8 @@ export interface InPlace {
 }
 
 /** Who lies on the hosts of these drains, for them. */
-export async function suspendedInPlace(tx: Transaction, drains: readonly string[]): Promise<InPlace[]> {
-  return tx.$queryRaw<InPlace[]>`
+export async function readSuspendedInPlace(tx: Transaction, drains: readonly string[]): Promise<InPlaceSuspension[]> {
+  return tx.$queryRaw<InPlaceSuspension[]>`
     SELECT s."drainId" AS drain, s."vmId" AS vm, s."wasSuspended" FROM "DrainSuspension" s
     JOIN "Drain" d ON d.id = s."drainId" JOIN "Vm" v ON v.id = s."vmId" AND v."hostId" = d."hostId"
     WHERE s."drainId" = ANY(${drains}) AND s."releasedAt" IS NULL AND v.state = 'suspended' AND v.operation IS NULL
@@ -28,7 +28,7 @@ export async function suspendedInPlace(tx: Transaction, drains: readonly string[
 }
 
 /** Its own workflow is at it: a VM's suspension or restoration for one of these drains, whichever is asked about. */
-export async function underWayInPlace(
+export async function readInPlaceOperations(
   tx: Transaction,
   drains: readonly string[],
   operation: 'suspend' | 'restore',
@@ -42,7 +42,7 @@ export async function underWayInPlace(
 }
 
 /** Restored in vain, which each says why. */
-export async function leftSuspended(tx: Transaction, drain: DrainId): Promise<{ what: VmId; why: string }[]> {
+export async function readFailedRestores(tx: Transaction, drain: DrainId): Promise<{ what: VmId; why: string }[]> {
   return tx.$queryRaw<{ what: VmId; why: string }[]>`
     SELECT s."vmId" AS what, 'it could not be restored' || COALESCE(': ' || (v.problem->>'message'), '') AS why
     FROM "DrainSuspension" s JOIN "Vm" v ON v.id = s."vmId"
@@ -61,7 +61,7 @@ export async function releaseInPlace(tx: Transaction, drains: readonly string[],
     WHERE "drainId" = ANY(${drains}) AND "releasedAt" IS NULL RETURNING "vmId" AS vm, "wasSuspended"`;
   const asked: VmId[] = [];
   for (const { vm } of released.filter(({ wasSuspended }) => !wasSuspended).sort((a, b) => (a.vm < b.vm ? -1 : 1)))
-    if (await acceptUnlessBusy(tx, vm, 'restore', nowMs)) {
+    if (await tryAcceptOperation(tx, vm, 'restore', nowMs)) {
       asked.push(vm);
       await tx.$executeRaw`
         UPDATE "Vm" v SET state = 'restoring', generation = generation + 1 FROM "Host" h
@@ -72,7 +72,7 @@ export async function releaseInPlace(tx: Transaction, drains: readonly string[],
 }
 
 /** As if its owner had asked. false: it is so already, was removed, or its owner or an operator is busy with it. */
-export async function acceptUnlessBusy(
+export async function tryAcceptOperation(
   tx: Transaction,
   vm: string,
   operation: 'suspend' | 'restore',

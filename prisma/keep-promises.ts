@@ -12,7 +12,7 @@ import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';
  * the drain has it, so its promise is kept by that.
  */
 
-export interface Vacancy {
+export interface HostWithdrawal {
   hosts: readonly string[];
   /** Of the VMs that are there now. */
   moves: readonly PlannedMove[];
@@ -25,37 +25,37 @@ export interface Vacancy {
  * Moves promises away from hosts that are to be vacant, within the caller's transaction and under the placement lock.
  * Throws drain-impossible, with nothing changed, for promises that would be broken.
  */
-export async function keepPromises(tx: Prisma.TransactionClient, vacancy: Vacancy): Promise<void> {
+export async function replanPromises(tx: Prisma.TransactionClient, vacancy: HostWithdrawal): Promise<void> {
   await lockPlacement(tx);
   const site = await readSite(tx);
   const now = vacancy.nowMs / 1000;
-  const homelessBefore = new Set(planSite(site, site.figures, now).homeless);
-  const after = vacated(site, vacancy);
-  const { planner, homeless } = planSite(after, site.figures, now);
-  const broken = homeless.filter((lease) => !homelessBefore.has(lease));
-  if (broken.length > 0) throw new BerthError('drain-impossible', refusal(site, vacancy, broken));
+  const unplaceableBefore = new Set(planSite(site, site.figures, now).unassigned);
+  const after = withoutHosts(site, vacancy);
+  const { planner, unassigned: homeless } = planSite(after, site.figures, now);
+  const broken = homeless.filter((lease) => !unplaceableBefore.has(lease));
+  if (broken.length > 0) throw new BerthError('drain-impossible', brokenPromisesText(site, vacancy, broken));
   await writePromises(tx, changedPromises(site, planner.state));
 }
 
 /** The site as it is going to be: closed now, or vacant for that time; with those that move where they will be. */
-function vacated(site: LedgerSite, { hosts, moves, during }: Vacancy): LedgerSite {
-  const goes = new Map(moves.map(({ vm, to }) => [vm, to]));
+function withoutHosts(site: LedgerSite, { hosts, moves, during }: HostWithdrawal): LedgerSite {
+  const targets = new Map(moves.map(({ vm, to }) => [vm, to]));
   const vacant = during === null ? null : { fromS: during.fromMs / 1000, untilS: during.untilMs / 1000 };
   return {
     ...site,
     hosts: site.hosts.map((host) =>
       !hosts.includes(host.id) ? host : vacant === null ? { ...host, up: false } : { ...host, vacant },
     ),
-    leases: site.leases.map((lease) => moved(lease, goes)),
+    leases: site.leases.map((lease) => leaseAfterMoves(lease, targets)),
   };
 }
 
-function moved(lease: LedgerLease, goes: ReadonlyMap<string, string>): LedgerLease {
+function leaseAfterMoves(lease: LedgerLease, goes: ReadonlyMap<string, string>): LedgerLease {
   const isPlaced = lease.phase !== 'waiting' && lease.hosts.length === lease.vms.length;
   return isPlaced ? { ...lease, hosts: lease.hosts.map((host, i) => goes.get(lease.vms[i]!.id) ?? host) } : lease;
 }
 
-function refusal({ leases }: LedgerSite, { hosts }: Vacancy, broken: readonly string[]): string {
+function brokenPromisesText({ leases }: LedgerSite, { hosts }: HostWithdrawal, broken: readonly string[]): string {
   const promised = leases.filter(({ id }) => broken.includes(id));
   const each = promised.map(({ id, startAtS, durationS, nodes }) => {
     const from = startAtS ?? 0;

@@ -2,13 +2,13 @@ import type { Prisma } from '../generated/prisma/client.ts';
 import { BerthError } from '../model/errors.ts';
 import type { Resources } from '../model/host.ts';
 import type { LeaseSpec } from '../model/task.ts';
-import type { Alternative, Answer, RefusalReason } from '../scheduler/admission.ts';
+import type { Alternative, AdmissionDecision, RefusalReason } from '../scheduler/admission.ts';
 import { changedPromises, plannedLease, planSite, type SiteLease } from '../scheduler/site-plan.ts';
 import { lockPlacement } from './lock-placement.ts';
 import { type LedgerSite, readSite } from './read-site.ts';
 
 /** What is asked for: VMs that are alike, all or none, for a time. */
-export interface LeaseOrder {
+export interface LeaseRequest {
   id: string;
   spec: LeaseSpec;
   nodes: number;
@@ -34,14 +34,14 @@ export interface OfferedAlternative {
 }
 
 /** Never earlier than what could be had. */
-const iso = (seconds: number): string => new Date(Math.ceil(seconds * 1000 - 1e-3)).toISOString();
+const isoCeiling = (seconds: number): string => new Date(Math.ceil(seconds * 1000 - 1e-3)).toISOString();
 
 /** Whether a lease has a fixed start, and so is promised or refused at once. */
 export function isPromised(spec: LeaseSpec): boolean {
   return spec.kind !== 'bestEffort' || spec.deadline !== undefined;
 }
 
-function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
+function toSiteLease(order: LeaseRequest, site: LedgerSite): SiteLease {
   const { spec, image, nowMs } = order;
   return {
     id: order.id,
@@ -49,7 +49,7 @@ function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
     submittedAtS: nowMs / 1000,
     durationS: spec.durationS,
     nodes: order.nodes,
-    each: order.each,
+    perVm: order.each,
     priority: spec.priority ?? 0,
     preemptible: spec.preemptible ?? true,
     startAtS: spec.startAt === undefined ? null : Date.parse(spec.startAt) / 1000,
@@ -64,31 +64,31 @@ function asSiteLease(order: LeaseOrder, site: LedgerSite): SiteLease {
 }
 
 /** Asks the plan of this very moment. What it would change stays in the planner that is returned. */
-function ask(site: LedgerSite, order: LeaseOrder): { answer: Answer; plan: ReturnType<typeof planSite> } {
+function planAdmission(site: LedgerSite, order: LeaseRequest): { answer: AdmissionDecision; plan: ReturnType<typeof planSite> } {
   const now = order.nowMs / 1000;
   const plan = planSite(site, site.figures, now);
-  const lease = plannedLease(asSiteLease(order, site), site.figures);
+  const lease = plannedLease(toSiteLease(order, site), site.figures);
   const { deadline } = order.spec;
   const deadlineAtS = deadline === undefined ? undefined : Date.parse(deadline) / 1000;
   return { answer: plan.planner.submit({ ...lease, deadlineAtS }, now), plan };
 }
 
 /** The user's own times: the tail that the plan keeps behind the work is none of it. */
-function offered(alternatives: readonly Alternative[], tailS: number): OfferedAlternative[] {
+function offeredAlternatives(alternatives: readonly Alternative[], tailS: number): OfferedAlternative[] {
   return alternatives.flatMap(({ change, startAtS, nodes, durationS }) => {
     const userS = Math.floor(durationS - tailS);
-    return userS < 1 ? [] : [{ change, startAt: iso(startAtS), nodes, durationS: userS }];
+    return userS < 1 ? [] : [{ change, startAt: isoCeiling(startAtS), nodes, durationS: userS }];
   });
 }
 
-export interface Refused {
+export interface LeaseRefusal {
   reason: RefusalReason;
   detail: string;
   alternatives: OfferedAlternative[];
 }
 
-function refusedBy(answer: Extract<Answer, { accepted: false }>, site: LedgerSite): Refused {
-  const alternatives = offered(answer.alternatives, site.figures.tailS);
+function refusalOf(answer: Extract<AdmissionDecision, { accepted: false }>, site: LedgerSite): LeaseRefusal {
+  const alternatives = offeredAlternatives(answer.alternatives, site.figures.teardownS);
   return { reason: answer.reason, detail: answer.detail, alternatives };
 }
 
@@ -96,12 +96,12 @@ function refusedBy(answer: Extract<Answer, { accepted: false }>, site: LedgerSit
  * Promises a lease within the caller's transaction, under the placement lock, or throws lease-refused with the reason
  * and up to three alternatives. What the others' promises change for it is written; the lease's own row is the caller's.
  */
-export async function promiseLease(tx: Prisma.TransactionClient, order: LeaseOrder): Promise<LeasePromise> {
+export async function promiseLease(tx: Prisma.TransactionClient, order: LeaseRequest): Promise<LeasePromise> {
   await lockPlacement(tx);
   const site = await readSite(tx);
-  const { answer, plan } = ask(site, order);
+  const { answer, plan } = planAdmission(site, order);
   if (!answer.accepted) {
-    const { reason, detail, alternatives } = refusedBy(answer, site);
+    const { reason, detail, alternatives } = refusalOf(answer, site);
     throw new BerthError('lease-refused', `This lease cannot be had: ${detail} (${reason})`, { extra: { reason, alternatives } });
   }
   if (answer.promise === null) throw new Error('BUG: a lease with a fixed start was accepted without a promise');
@@ -134,23 +134,23 @@ export interface LeaseQuote {
   endAt: string | null;
   /** Promised; else it may still change either way. */
   firm: boolean;
-  refused: Refused | null;
+  refused: LeaseRefusal | null;
 }
 
 /** When a lease would start and end if it were asked for now. Nothing is booked. */
-export async function quoteLease(tx: Prisma.TransactionClient, order: LeaseOrder): Promise<LeaseQuote> {
+export async function quoteLease(tx: Prisma.TransactionClient, order: LeaseRequest): Promise<LeaseQuote> {
   const site = await readSite(tx);
-  const { answer, plan } = ask(site, order);
-  if (!answer.accepted) return { accepted: false, startAt: null, endAt: null, firm: false, refused: refusedBy(answer, site) };
+  const { answer, plan } = planAdmission(site, order);
+  if (!answer.accepted) return { accepted: false, startAt: null, endAt: null, firm: false, refused: refusalOf(answer, site) };
   const now = order.nowMs / 1000;
   const quote = plan.planner.plan(now).quotes.find((one) => one.lease === order.id);
   const startAtS = answer.promise?.startAtS ?? quote?.startAtS;
   const endAtS =
-    answer.promise === null ? quote && quote.endAtS - site.figures.tailS : answer.promise.startAtS + order.spec.durationS;
+    answer.promise === null ? quote && quote.endAtS - site.figures.teardownS : answer.promise.startAtS + order.spec.durationS;
   return {
     accepted: true,
-    startAt: startAtS === undefined ? null : iso(startAtS),
-    endAt: endAtS === undefined ? null : iso(endAtS),
+    startAt: startAtS === undefined ? null : isoCeiling(startAtS),
+    endAt: endAtS === undefined ? null : isoCeiling(endAtS),
     firm: answer.promise !== null,
     refused: null,
   };

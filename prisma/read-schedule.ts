@@ -25,7 +25,7 @@ export async function readSchedule(tx: Prisma.TransactionClient, nowMs: number):
   const leases = plan.quotes.map(({ lease: id, hosts, startAtS, endAtS, firm }) => {
     const lease = byId.get(id)!;
     // The plan keeps the time in which the hosts are freed behind the work; it is none of the lease's own.
-    return { lease, hosts, startAtS, endAtS: endAtS - site.figures.tailS, firm };
+    return { lease, hosts, startAtS, endAtS: endAtS - site.figures.teardownS, firm };
   });
   const planned = new Set(leases.map(({ lease }) => lease.id));
   return {

@@ -4,7 +4,7 @@ import type { TaskId, VmId } from '../model/ids.ts';
 import type { TaskState, VmState } from '../model/states.ts';
 import type { Refusal } from '../model/task.ts';
 import type { LeasePhase, SiteFigures, SiteHost, SiteLease, SiteOperation, SiteState } from '../scheduler/site-plan.ts';
-import { usualMost } from '../scheduler/statistics.ts';
+import { typicalMax } from '../scheduler/statistics.ts';
 
 /** How many best-effort leases that wait a plan looks at; the rest wait behind them. */
 const lookahead = 256;
@@ -17,13 +17,13 @@ const imageMiBPerS = 50;
 /** Of a slow disk; hosts that are slower than this are planned slower from the first time on. */
 const suspendMiBPerS = 64;
 /** So many leases of late are looked at; of each sort the newest, once there are enough to say what is usual. */
-const measured = 96;
-const ofEachSort = 24;
-const enough = 3;
+const recentLeases = 96;
+const samplesPerGroup = 24;
+const minSamples = 3;
 /** What they usually took at most is planned, with this much to spare. */
-const toSpare = 1.3;
+const safetyFactor = 1.3;
 /** Whether VMs of a kind start from a template is seen by the last of them on each host, among so many that came to life. */
-const bornOfLate = 512;
+const recentBoots = 512;
 
 export interface LedgerLease extends SiteLease {
   owner: string;
@@ -52,7 +52,7 @@ export interface VmKind {
 }
 
 /** What a lease took besides its time. */
-interface Measured {
+interface LeaseTiming {
   leadMs: number;
   /** null: it has not ended. */
   tailMs: number | null;
@@ -101,7 +101,7 @@ interface Row {
   leases: LeaseRow[] | null;
   taken: { host: string; each: Resources }[] | null;
   images: { image: string; hosts: string[] }[] | null;
-  measured: Measured[] | null;
+  measured: LeaseTiming[] | null;
   warm: { host: string; image: string; vcpus: number; memoryMiB: number }[] | null;
 }
 
@@ -157,25 +157,25 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
       (SELECT jsonb_agg(jsonb_build_object('leadMs', m."leadMs", 'tailMs', m."tailMs", 'promised', m."startAt" IS NOT NULL,
         'warm', m.warm) ORDER BY m."startedAt" DESC) FROM (
         SELECT l.*, (SELECT COALESCE(bool_and(v.boot = 'warm'), false) FROM "Vm" v WHERE v."leaseId" = l.id) AS warm
-        FROM "Lease" l WHERE l."leadMs" IS NOT NULL ORDER BY l."startedAt" DESC LIMIT ${measured}) m) AS measured,
+        FROM "Lease" l WHERE l."leadMs" IS NOT NULL ORDER BY l."startedAt" DESC LIMIT ${recentLeases}) m) AS measured,
       (SELECT jsonb_agg(jsonb_build_object('host', b.host, 'image', b.image, 'vcpus', b.vcpus, 'memoryMiB', b.memory)) FROM (
         SELECT DISTINCT ON (n."hostId", n."imageId", n.vcpus, n."memoryMiB") n."hostId" AS host, n."imageId" AS image, n.vcpus,
           n."memoryMiB" AS memory, n.boot
-        FROM (SELECT * FROM "Vm" WHERE boot IS NOT NULL ORDER BY "placedAt" DESC LIMIT ${bornOfLate}) n
+        FROM (SELECT * FROM "Vm" WHERE boot IS NOT NULL ORDER BY "placedAt" DESC LIMIT ${recentBoots}) n
         WHERE NOT EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL)
         ORDER BY n."hostId", n."imageId", n.vcpus, n."memoryMiB", n."placedAt" DESC) b WHERE b.boot = 'warm') AS warm`;
   const row = rows[0]!;
   const hosts = row.hosts ?? [];
-  const past = row.measured ?? [];
-  const tails = past.flatMap(({ tailMs }) => tailMs ?? []);
-  const leadOf = leadsOf(row, past);
+  const timings = row.measured ?? [];
+  const tails = timings.flatMap(({ tailMs }) => tailMs ?? []);
+  const leadOf = leadEstimator(row, timings);
   return {
     hosts: hosts.map(({ used: _, ...host }) => host),
     used: new Map(hosts.map(({ id, used }) => [id, used])),
-    leases: (row.leases ?? []).map((lease) => leaseOf(lease, leadOf)),
+    leases: (row.leases ?? []).map((lease) => toLease(lease, leadOf)),
     leadOf,
     taken: row.taken ?? [],
-    figures: { tailS: figure([tails], tailS), suspendMiBPerS },
+    figures: { teardownS: estimateS([tails], tailS), suspendMiBPerS },
   };
 }
 
@@ -184,13 +184,13 @@ export async function readSite(tx: Prisma.TransactionClient): Promise<LedgerSite
  * for a kind of VM that started so last time on every host, because it is not known yet on which it will be; an image that
  * a host lacks is sent first.
  */
-function leadsOf({ hosts, warm, images }: Row, past: readonly Measured[]): LedgerSite['leadOf'] {
+function leadEstimator({ hosts, warm, images }: Row, past: readonly LeaseTiming[]): LedgerSite['leadOf'] {
   const leads = (isWarm: boolean): number => {
     const sort = past.filter((one) => one.warm === isWarm);
     const all = sort.map(({ leadMs }) => leadMs);
     // Those that are promised begin on all their hosts at once: many that begin alone must not hide that.
     const promised = sort.flatMap((one) => (one.promised ? [one.leadMs] : []));
-    return figure([all, promised], leadS);
+    return estimateS([all, promised], leadS);
   };
   const figures = { warm: leads(true), cold: leads(false) };
   const kindOf = (image: string | null, vcpus: number, memoryMiB: number) => `${image} ${vcpus} ${memoryMiB}`;
@@ -200,11 +200,11 @@ function leadsOf({ hosts, warm, images }: Row, past: readonly Measured[]): Ledge
     warmOn.set(kind, (warmOn.get(kind) ?? new Set()).add(host));
   }
   const up = (hosts ?? []).filter((host) => host.up);
-  const having = new Map((images ?? []).map(({ image, hosts }) => [image, new Set(hosts)]));
+  const hostsByImage = new Map((images ?? []).map(({ image, hosts }) => [image, new Set(hosts)]));
   return ({ imageId, imageMiB, each }) => {
-    const there = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
-    if (there !== undefined && up.every(({ id }) => there.has(id))) return figures.warm;
-    const isThere = up.every(({ id }) => having.get(imageId ?? '')?.has(id));
+    const warmHosts = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
+    if (warmHosts !== undefined && up.every(({ id }) => warmHosts.has(id))) return figures.warm;
+    const isThere = up.every(({ id }) => hostsByImage.get(imageId ?? '')?.has(id));
     return Math.min(leadS.most, figures.cold + (isThere ? 0 : Math.round(imageMiB / imageMiBPerS)));
   };
 }
@@ -213,28 +213,28 @@ function leadsOf({ hosts, warm, images }: Row, past: readonly Measured[]): Ledge
  * Of measurements in ms, by group, the newest first; the first group is of all. Whole seconds: a plan that differed by
  * milliseconds each time would have nothing that stays where it is.
  */
-function figure(groups: number[][], { first, least, most }: { first: number; least: number; most: number }): number {
-  const known = groups.filter((group) => group.length >= enough);
+function estimateS(groups: number[][], { first, least, most }: { first: number; least: number; most: number }): number {
+  const known = groups.filter((group) => group.length >= minSamples);
   if (known.length === 0) return first;
-  const usual = Math.max(...known.map((group) => usualMost(group.slice(0, ofEachSort))));
-  return Math.min(most, Math.max(least, Math.ceil((usual / 1000) * toSpare)));
+  const usual = Math.max(...known.map((group) => typicalMax(group.slice(0, samplesPerGroup))));
+  return Math.min(most, Math.max(least, Math.ceil((usual / 1000) * safetyFactor)));
 }
 
-const isPlaced = ({ vms }: LeaseRow): boolean => vms.some((vm) => vm.state !== 'pending');
+const hasPlacedVm = ({ vms }: LeaseRow): boolean => vms.some((vm) => vm.state !== 'pending');
 
-function phaseOf(row: LeaseRow): LeasePhase {
-  if (!isPlaced(row)) return 'waiting';
+function leasePhase(row: LeaseRow): LeasePhase {
+  if (!hasPlacedVm(row)) return 'waiting';
   if (row.vms.every((vm) => vm.state === 'removing' || vm.state === 'stuck')) return 'leaving';
   if (row.suspension === 'suspended' && row.vms.some(({ moving }) => moving !== null)) return 'migrating';
   return row.suspension ?? 'running';
 }
 
 /** By VM. Suspended work that moves is where it goes: it does not go on before it is there. */
-function placesOf({ suspension, vms }: LeaseRow): string[] {
+function hostsByVm({ suspension, vms }: LeaseRow): string[] {
   return vms.flatMap(({ host, moving }) => (suspension === 'suspended' ? moving?.to : null) ?? host ?? []);
 }
 
-function leaseOf(row: LeaseRow, leadOf: LedgerSite['leadOf']): LedgerLease {
+function toLease(row: LeaseRow, leadOf: LedgerSite['leadOf']): LedgerLease {
   const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
   const one = vms[0]!;
   const each = { vcpus: one.vcpus, memoryMiB: one.memoryMiB, diskMiB: one.diskMiB };
@@ -246,10 +246,10 @@ function leaseOf(row: LeaseRow, leadOf: LedgerSite['leadOf']): LedgerLease {
     // Placed, and not said yet to run: by its placement it will after the time that others took.
     runFromS: row.runFromS ?? (startedAtS === null ? null : startedAtS + lead),
     nodes: vms.length,
-    each,
+    perVm: each,
     leadS: lead,
-    phase: phaseOf(row),
-    hosts: isPlaced(row) ? placesOf(row) : plannedHosts,
+    phase: leasePhase(row),
+    hosts: hasPlacedVm(row) ? hostsByVm(row) : plannedHosts,
     imageId: one.image,
     task: taskId === null ? null : { id: taskId, state: taskState! },
     vms: vms.map(({ id, generation, state }) => ({ id, generation, state })),

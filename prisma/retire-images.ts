@@ -3,7 +3,7 @@ import { BerthError } from '../model/errors.ts';
 import type { ImageId } from '../model/ids.ts';
 import { ledgerError } from './ledger-error.ts';
 
-export interface RetireOrder {
+export interface RetireRequest {
   /** Whose images; null: the site's. */
   owner: string | null;
   name: string;
@@ -24,7 +24,7 @@ export interface RetiredImages {
  * Retires what a name stands for, whole or not at all: nobody can make a VM from it any more. Builds that are under way
  * are cancelled. Throws not-found, and in-use while a VM was made from one of them or other owners may use it.
  */
-export async function retireImages(tx: Prisma.TransactionClient, order: RetireOrder): Promise<RetiredImages> {
+export async function retireImages(tx: Prisma.TransactionClient, order: RetireRequest): Promise<RetiredImages> {
   const { owner, name, digest } = order;
   const rows = await tx.$queryRaw<{ id: ImageId; digest: string; state: string; published: boolean }[]>`
     SELECT id, digest, state, "publishedAt" IS NOT NULL AS published FROM "Image"

@@ -10,7 +10,7 @@ export function pinnedImages(state: PlanState, host: number): Set<string> {
   const pinned = new Set<string>();
   for (const record of state.leases.values()) {
     const waits = record.phase === 'waiting' && (record.bound || record.transferUntil !== null);
-    if (record.basedOn.includes(host) || (waits && record.hosts.includes(host))) pinned.add(record.lease.image);
+    if (record.backingImageHosts.includes(host) || (waits && record.hosts.includes(host))) pinned.add(record.lease.image);
   }
   return pinned;
 }
@@ -19,7 +19,7 @@ export function pinnedImages(state: PlanState, host: number): Set<string> {
  * Which images to drop so that `sizeMiB` more fit: those that nobody waits for, longest unused first, then those whose
  * next user is farthest off. Drops what may be dropped when that is not enough.
  */
-export function evictions(state: PlanState, host: number, sizeMiB: number): string[] {
+export function chooseEvictions(state: PlanState, host: number, sizeMiB: number): string[] {
   const { images } = state.policy;
   const { cache } = state.hosts[host]!;
   let total = sizeMiB;
@@ -54,12 +54,12 @@ function nextUses(state: PlanState): Map<string, number> {
   return uses;
 }
 
-export function drop(state: PlanState, host: number, image: string): void {
+export function evict(state: PlanState, host: number, image: string): void {
   const record = state.hosts[host]!;
   record.cache = record.cache.filter((cached) => cached.image !== image);
 }
 
-export function touch(state: PlanState, record: LeaseRecord, now: number): void {
+export function markImageUsed(state: PlanState, record: LeaseRecord, now: number): void {
   for (const host of record.hosts) {
     const cached = state.hosts[host]!.cache.find((entry) => entry.image === record.lease.image);
     if (cached !== undefined) cached.lastUsedAt = now;

@@ -1,43 +1,43 @@
 import type { Action } from './actions.ts';
 import { repack } from './binding.ts';
-import { touch } from './cache.ts';
-import { migrate } from './migrate.ts';
-import { Openings } from './openings.ts';
-import { countByHost, earliestPlace, headS, leastS, readyHosts, wholeS } from './places.ts';
+import { markImageUsed } from './cache.ts';
+import { migrateSuspended } from './migrate.ts';
+import { FreeSlots } from './openings.ts';
+import { countByHost, earliestFit, startupS, minWorthwhileS, hostsWithImage, totalS } from './places.ts';
 import {
-  bootOf,
-  claimsOn,
+  leadTimeS,
+  allocationsOn,
   hasImage,
   type LeaseRecord,
   memoryOpS,
-  opsUntil,
+  memoryOpsEndAt,
   type PlanState,
-  reckonVacating,
+  updateSuspendAllS,
   removeFrom,
-  setClaims,
-  vacatableAt,
+  setAllocations,
+  earliestVacantAt,
 } from './state.ts';
 
 /** How far down the queue backfilling looks in one pass. */
 const backfillDepth = 1000;
 /** How many in the queue are tried for an exact fit. */
-const exactDepth = 64;
-const exactWithoutSuspensionS = 45;
+const exactFitDepth = 64;
+const exactFitWithoutSuspensionS = 45;
 /** Repacking reservations to make room for a start is for sites up to this size; on larger ones there is room elsewhere. */
-const makeRoomHosts = 64;
+const maxRepackHosts = 64;
 /**
  * Starts and resumes best-effort work that can go now, in the queue's order. Who can't is passed over if the policy
  * allows, and the first (aggressive) or each (conservative) of them keeps a booking that nobody after it may delay.
  */
 export function dispatch(state: PlanState, now: number, emit: (action: Action) => void): void {
-  const openings = new Openings(state, now);
-  const pass: Pass = { state, now, openings, emit, hopeless: Number.POSITIVE_INFINITY };
+  const freeSlots = new FreeSlots(state, now);
+  const pass: DispatchPass = { state, now, freeSlots, emit, futile: Number.POSITIVE_INFINITY };
   if (state.policy.backfilling !== 'none') {
     startExactFits(pass);
   }
   // Bookings are made anew in the queue's order; those for which an image was sent to certain hosts stay.
   for (const record of state.queue) {
-    if (record.claims.length > 0 && record.transferUntil === null && !isStaged(record) && record.phase !== 'migrating') {
+    if (record.allocations.length > 0 && record.transferUntil === null && !isStaged(record) && record.phase !== 'migrating') {
       unbook(pass, record);
     }
   }
@@ -47,20 +47,20 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
   for (const record of state.queue.slice(0, backfillDepth)) {
     if (record.transferUntil !== null || record.phase === 'migrating') continue;
     if (blocked && !isStaged(record)) continue;
-    if (booked >= bookings && record.claims.length === 0 && openings.none(record.shape)) {
+    if (booked >= bookings && record.allocations.length === 0 && freeSlots.isEmpty(record.shape)) {
       if (state.policy.images === null) break;
       continue; // those whose image was sent are further down, with their place kept
     }
-    if (record.claims.length > 0) unbook(pass, record);
-    if (start(pass, record)) continue;
+    if (record.allocations.length > 0) unbook(pass, record);
+    if (tryStart(pass, record)) continue;
     const staged = isStaged(record);
     if ((staged || booked < bookings) && book(pass, record) && !staged) booked++;
     if (state.policy.backfilling === 'none') blocked = true;
   }
   // Only what nobody can use at once is worth the wait for a migration.
   for (const record of state.queue.slice(0, backfillDepth)) {
-    if (openings.none(record.shape)) continue;
-    if (record.phase === 'suspended') migrate(state, record, now, openings, emit);
+    if (freeSlots.isEmpty(record.shape)) continue;
+    if (record.phase === 'suspended') migrateSuspended(state, record, now, freeSlots, emit);
   }
 }
 
@@ -68,174 +68,175 @@ export function dispatch(state: PlanState, now: number, emit: (action: Action) =
  * Before all others, work that fills the time before a reservation almost exactly: what is left idle then is less than
  * suspending and resuming somebody longer would take. Nobody's booking is delayed by it.
  */
-function startExactFits(pass: Pass): void {
-  const { state, openings } = pass;
-  const tried = state.queue.slice(0, exactDepth).filter((record) => isSingle(record));
+function startExactFits(pass: DispatchPass): void {
+  const { state, freeSlots: openings } = pass;
+  const tried = state.queue.slice(0, exactFitDepth).filter((record) => isSingleVm(record));
   for (const record of tried) {
-    if (record.claims.length === 0 && openings.none(record.shape)) continue;
-    const booking = record.claims;
+    if (record.allocations.length === 0 && openings.isEmpty(record.shape)) continue;
+    const booking = record.allocations;
     if (booking.length > 0) unbook(pass, record);
-    const hosts = record.phase === 'suspended' ? record.hosts : openings.hosts(record.shape);
+    const hosts = record.phase === 'suspended' ? record.hosts : openings.hostsWithSlots(record.shape);
     const fitting = hosts.find((host) => fitsExactly(pass, record, host));
     if (fitting !== undefined) launch(pass, record, [fitting]);
     else if (booking.length > 0) {
-      setClaims(state, record, 'booking', booking);
-      for (const { host } of booking) openings.changed(host);
+      setAllocations(state, record, 'booking', booking);
+      for (const { host } of booking) openings.refreshHost(host);
     }
   }
 }
 
 /** Its own copy of the image waits for it on certain hosts. */
 function isStaged(record: LeaseRecord): boolean {
-  return record.phase === 'waiting' && record.copies.length > 0;
+  return record.phase === 'waiting' && record.imageCopies.length > 0;
 }
 
-function isSingle(record: LeaseRecord): boolean {
+function isSingleVm(record: LeaseRecord): boolean {
   return record.lease.nodes === 1 && record.transferUntil === null && record.phase !== 'migrating';
 }
 
-function fitsExactly(pass: Pass, record: LeaseRecord, host: number): boolean {
-  const { state, now, openings } = pass;
-  const until = openings.on(host, record.shape)[0]?.booked ?? now;
-  const idle = until - now - wholeS(state, record, host, 1);
+function fitsExactly(pass: DispatchPass, record: LeaseRecord, host: number): boolean {
+  const { state, now, freeSlots: openings } = pass;
+  const until = openings.onHost(host, record.shape)[0]?.booked ?? now;
+  const idle = until - now - totalS(state, record, host, 1);
   if (idle < 0 || until === Number.POSITIVE_INFINITY) return false;
-  if (idle > exactS(state, record, host)) return false;
+  if (idle > exactFitToleranceS(state, record, host)) return false;
   if (record.phase !== 'suspended') return hasImage(state, record, host, now);
-  return state.hosts[host]!.up && opsUntil(state, host, now) <= now && mayResume(pass, record, host, 1);
+  return state.hosts[host]!.up && memoryOpsEndAt(state, host, now) <= now && leavesTimeToPreempt(pass, record, host, 1);
 }
 
-function exactS(state: PlanState, record: LeaseRecord, host: number): number {
-  return state.policy.suspension ? 3 * memoryOpS(state, host, record.shape) : exactWithoutSuspensionS;
+function exactFitToleranceS(state: PlanState, record: LeaseRecord, host: number): number {
+  return state.policy.suspension ? 3 * memoryOpS(state, host, record.shape) : exactFitWithoutSuspensionS;
 }
 
-interface Pass {
+interface DispatchPass {
   state: PlanState;
   now: number;
-  openings: Openings;
+  freeSlots: FreeSlots;
   emit: (action: Action) => void;
   /** Work this long and longer can't be helped by repacking in this pass. */
-  hopeless: number;
+  futile: number;
 }
 
-function start(pass: Pass, record: LeaseRecord): boolean {
-  const hosts = record.phase === 'suspended' ? whereItIs(pass, record) : anywhere(pass, record);
+function tryStart(pass: DispatchPass, record: LeaseRecord): boolean {
+  const hosts = record.phase === 'suspended' ? placeResumed(pass, record) : placeNew(pass, record);
   if (hosts === null) return false;
   launch(pass, record, hosts);
   return true;
 }
 
 /** Suspended work goes on where its memory is. */
-function whereItIs(pass: Pass, record: LeaseRecord): number[] | null {
-  const { state, now, openings } = pass;
-  if (record.hosts.some((host) => openings.on(host, record.shape).length === 0)) return null;
+function placeResumed(pass: DispatchPass, record: LeaseRecord): number[] | null {
+  const { state, now, freeSlots: openings } = pass;
+  if (record.hosts.some((host) => openings.onHost(host, record.shape).length === 0)) return null;
   const counts = countByHost(record.hosts);
-  const need = Math.max(...[...counts].map(([host, vms]) => headS(state, record, host, vms))) + record.workS;
+  const need = Math.max(...[...counts].map(([host, vms]) => startupS(state, record, host, vms))) + record.remainingWorkS;
   for (const [host, vms] of counts) {
-    if (!state.hosts[host]!.up || opsUntil(state, host, now) > now || !mayResume(pass, record, host, vms)) return null;
-    const lane = pass.openings.on(host, record.shape)[vms - 1];
-    if (lane === undefined) return null;
-    if (lane.booked >= now + need) continue;
-    if (!mayBeCut(pass, record, host, vms, lane)) return null;
+    if (!state.hosts[host]!.up || memoryOpsEndAt(state, host, now) > now || !leavesTimeToPreempt(pass, record, host, vms))
+      return null;
+    const slot = pass.freeSlots.onHost(host, record.shape)[vms - 1];
+    if (slot === undefined) return null;
+    if (slot.booked >= now + need) continue;
+    if (!isPreemptible(pass, record, host, vms, slot)) return null;
   }
   return record.hosts;
 }
 
 /** A resume must not be in the way of the suspends that a promise on this host needs. */
-function mayResume(pass: Pass, record: LeaseRecord, host: number, vms: number): boolean {
+function leavesTimeToPreempt(pass: DispatchPass, record: LeaseRecord, host: number, vms: number): boolean {
   const { state, now } = pass;
   const overloaded = state.timeline.planned[host]!.freeUntil(now, record.shape, 0);
-  return vacatableAt(state, host, now) + headS(state, record, host, vms) <= overloaded - state.policy.marginS;
+  return earliestVacantAt(state, host, now) + startupS(state, record, host, vms) <= overloaded - state.policy.marginS;
 }
 
-function mayBeCut(
-  pass: Pass,
+function isPreemptible(
+  pass: DispatchPass,
   record: LeaseRecord,
   host: number,
   vms: number,
-  lane: { booked: number; planned: number },
+  slot: { booked: number; planned: number },
 ): boolean {
   const { state, now } = pass;
-  if (!state.policy.suspension || !record.preemptible || lane.booked < lane.planned) return false;
-  return lane.planned - now >= leastS(state, record, host, vms, now);
+  if (!state.policy.suspension || !record.preemptible || slot.booked < slot.planned) return false;
+  return slot.planned - now >= minWorthwhileS(state, record, host, vms, now);
 }
 
 /** New work: where all of it fits, as tightly as possible; else by moving reservations; else where it is cut latest. */
-function anywhere(pass: Pass, record: LeaseRecord): number[] | null {
-  const { state, now, openings } = pass;
+function placeNew(pass: DispatchPass, record: LeaseRecord): number[] | null {
+  const { state, now, freeSlots: openings } = pass;
   const { nodes } = record.lease;
   if (openings.total(record.shape) < nodes) return null;
-  const ready = openings.hosts(record.shape).filter((host) => hasImage(state, record, host, now));
-  const whole: { host: number; vms: number; until: number }[] = [];
-  const cut: { host: number; until: number }[] = [];
+  const ready = openings.hostsWithSlots(record.shape).filter((host) => hasImage(state, record, host, now));
+  const uncut: { host: number; vms: number; until: number }[] = [];
+  const preempted: { host: number; until: number }[] = [];
   for (const host of ready) {
-    const lanes = openings.on(host, record.shape);
-    const end = now + wholeS(state, record, host, 1);
+    const slots = openings.onHost(host, record.shape);
+    const end = now + totalS(state, record, host, 1);
     let vms = 0;
-    while (vms < lanes.length && lanes[vms]!.booked >= end) vms++;
-    if (vms > 0) whole.push({ host, vms, until: lanes[vms - 1]!.booked });
-    for (const [i, lane] of lanes.entries()) {
-      if (i < vms || mayBeCut(pass, record, host, i + 1, lane)) cut.push({ host, until: lane.planned });
+    while (vms < slots.length && slots[vms]!.booked >= end) vms++;
+    if (vms > 0) uncut.push({ host, vms, until: slots[vms - 1]!.booked });
+    for (const [i, lane] of slots.entries()) {
+      if (i < vms || isPreemptible(pass, record, host, i + 1, lane)) preempted.push({ host, until: lane.planned });
     }
   }
-  const fit = fewest(whole, nodes);
+  const fit = tightestFit(uncut, nodes);
   if (fit !== null) return fit;
-  if (!state.policy.suspension || !record.preemptible) return makeRoom(pass, record, ready);
-  if (cut.length < nodes) return null;
-  cut.sort((a, b) => b.until - a.until || a.host - b.host);
-  return cut.slice(0, nodes).map(({ host }) => host);
+  if (!state.policy.suspension || !record.preemptible) return repackForStart(pass, record, ready);
+  if (preempted.length < nodes) return null;
+  preempted.sort((a, b) => b.until - a.until || a.host - b.host);
+  return preempted.slice(0, nodes).map(({ host }) => host);
 }
 
-function fewest(whole: { host: number; vms: number; until: number }[], nodes: number): number[] | null {
+function tightestFit(uncut: { host: number; vms: number; until: number }[], nodes: number): number[] | null {
   if (nodes === 1) {
-    let best = whole[0];
-    for (const option of whole) if (option.until < best!.until) best = option;
+    let best = uncut[0];
+    for (const option of uncut) if (option.until < best!.until) best = option;
     return best === undefined ? null : [best.host];
   }
-  whole.sort((a, b) => a.until - b.until || a.host - b.host);
+  uncut.sort((a, b) => a.until - b.until || a.host - b.host);
   const hosts: number[] = [];
-  for (const { host, vms } of whole) {
+  for (const { host, vms } of uncut) {
     for (let i = 0; i < vms && hosts.length < nodes; i++) hosts.push(host);
   }
   return hosts.length === nodes ? hosts : null;
 }
 
 /** Exchanges the hosts of reservations, so that single-VM work that can't be cut fits after all. */
-function makeRoom(pass: Pass, record: LeaseRecord, ready: readonly number[]): number[] | null {
-  const { state, now, openings } = pass;
-  if (record.lease.nodes > 1 || ready.length === 0 || state.hosts.length > makeRoomHosts) return null;
-  const need = record.workS + bootOf(state, record);
-  if (need >= pass.hopeless || openings.lastsUntil(record.shape) < now + need) return null;
+function repackForStart(pass: DispatchPass, record: LeaseRecord, ready: readonly number[]): number[] | null {
+  const { state, now, freeSlots: openings } = pass;
+  if (record.lease.nodes > 1 || ready.length === 0 || state.hosts.length > maxRepackHosts) return null;
+  const need = record.remainingWorkS + leadTimeS(state, record);
+  if (need >= pass.futile || openings.availableUntil(record.shape) < now + need) return null;
   let host = ready[0]!;
   for (const other of ready) {
-    if (openings.on(other, record.shape)[0]!.booked > openings.on(host, record.shape)[0]!.booked) host = other;
+    if (openings.onHost(other, record.shape)[0]!.booked > openings.onHost(host, record.shape)[0]!.booked) host = other;
   }
-  setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn([host], now, now + need));
+  setAllocations(state, record, record.preemptible ? 'running' : 'promise', allocationsOn([host], now, now + need));
   if (repack(state, [], now, { displacing: false, weighImages: false, guest: record })) {
-    openings.changedAll();
+    openings.invalidate();
     return [host];
   }
-  setClaims(state, record, 'running', []);
-  pass.hopeless = need;
+  setAllocations(state, record, 'running', []);
+  pass.futile = need;
   return null;
 }
 
 /** Sets work in motion on its hosts. */
-function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
+function launch(pass: DispatchPass, record: LeaseRecord, hosts: number[]): void {
   const { state, now } = pass;
   const resumed = record.phase === 'suspended';
   const ids = hosts.map((host) => state.hosts[host]!.spec.id);
   removeFrom(state.queue, record);
   record.hosts = hosts;
   record.bound = true;
-  if (!resumed) record.basedOn = hosts;
-  let workFrom = now + bootOf(state, record);
+  if (!resumed) record.backingImageHosts = hosts;
+  let workFrom = now + leadTimeS(state, record);
   const vms = [];
   if (resumed) {
     workFrom = now;
     for (const [vm, host] of hosts.entries()) {
-      const from = opsUntil(state, host, now);
+      const from = memoryOpsEndAt(state, host, now);
       const until = from + memoryOpS(state, host, record.shape);
-      state.hosts[host]!.ops.push({ from, until });
+      state.hosts[host]!.memoryOps.push({ from, until });
       vms.push({ vm, host: ids[vm]!, fromS: from, untilS: until });
       workFrom = Math.max(workFrom, until);
     }
@@ -244,30 +245,30 @@ function launch(pass: Pass, record: LeaseRecord, hosts: number[]): void {
   record.runFrom = workFrom;
   record.operation = { from: now, planned: workFrom, until: workFrom };
   state.underway.add(record);
-  record.expectedEnd = workFrom + record.workS;
-  setClaims(state, record, record.preemptible ? 'running' : 'promise', claimsOn(hosts, now, record.expectedEnd));
+  record.expectedEnd = workFrom + record.remainingWorkS;
+  setAllocations(state, record, record.preemptible ? 'running' : 'promise', allocationsOn(hosts, now, record.expectedEnd));
   if (record.preemptible) {
-    for (const host of hosts) state.residents[host]!.add(record);
-    for (const host of new Set(hosts)) reckonVacating(state, host);
+    for (const host of hosts) state.preemptibleByHost[host]!.add(record);
+    for (const host of new Set(hosts)) updateSuspendAllS(state, host);
   }
-  touch(state, record, now);
-  for (const host of hosts) pass.openings.changed(host);
+  markImageUsed(state, record, now);
+  for (const host of hosts) pass.freeSlots.refreshHost(host);
   const common = { lease: record.lease.id, fromS: now, workFromS: workFrom, untilS: record.expectedEnd };
-  pass.emit(resumed ? { do: 'resume', ...common, vms } : { do: 'start', ...common, hosts: ids });
+  pass.emit(resumed ? { kind: 'resume', ...common, vms } : { kind: 'start', ...common, hosts: ids });
 }
 
-function unbook(pass: Pass, record: LeaseRecord): void {
-  const before = record.claims;
-  setClaims(pass.state, record, 'booking', []);
-  for (const { host } of before) pass.openings.changed(host);
+function unbook(pass: DispatchPass, record: LeaseRecord): void {
+  const before = record.allocations;
+  setAllocations(pass.state, record, 'booking', []);
+  for (const { host } of before) pass.freeSlots.refreshHost(host);
 }
 
 /** Keeps the earliest place for work that is ready but has no room now. */
-function book(pass: Pass, record: LeaseRecord): boolean {
+function book(pass: DispatchPass, record: LeaseRecord): boolean {
   const { state, now } = pass;
-  const place = earliestPlace(state, record, now, readyHosts(state, record, now));
+  const place = earliestFit(state, record, now, hostsWithImage(state, record, now));
   if (place === null) return false;
-  setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
-  for (const host of place.hosts) pass.openings.changed(host);
+  setAllocations(state, record, 'booking', allocationsOn(place.hosts, place.from, place.to));
+  for (const host of place.hosts) pass.freeSlots.refreshHost(host);
   return true;
 }

@@ -1,18 +1,18 @@
 import type { Action } from './actions.ts';
 import { bind } from './binding.ts';
-import { leaveHosts, requeue } from './lifecycle.ts';
+import { unregisterPreemptible, requeue } from './lifecycle.ts';
 import {
-  beginsAt,
-  bootOf,
-  claimsOn,
+  vmStartAt,
+  leadTimeS,
+  allocationsOn,
   hasImage,
   type LeaseRecord,
   type PlanState,
   removeFrom,
-  setClaims,
-  vacatableAt,
+  setAllocations,
+  earliestVacantAt,
 } from './state.ts';
-import { displacements } from './vacate.ts';
+import { plannedPreemptions } from './vacate.ts';
 
 /** What the reservations make due: their hosts are made final, whoever is there gives way, they begin. */
 
@@ -20,13 +20,13 @@ import { displacements } from './vacate.ts';
 function bindAt(state: PlanState, record: LeaseRecord, now: number): number {
   let longest = 0;
   for (let host = 0; host < state.hosts.length; host++) {
-    longest = Math.max(longest, vacatableAt(state, host, now) - now);
+    longest = Math.max(longest, earliestVacantAt(state, host, now) - now);
   }
-  return beginsAt(state, record) - state.policy.marginS - longest;
+  return vmStartAt(state, record) - state.policy.marginS - longest;
 }
 
 /** When the next reservation's hosts must be made final. */
-export function nextToBind(state: PlanState, now: number): number {
+export function nextBindAt(state: PlanState, now: number): number {
   const next = state.upcoming.find((record) => !record.bound);
   return next === undefined ? Number.POSITIVE_INFINITY : bindAt(state, next, now);
 }
@@ -39,57 +39,57 @@ export function bindDue(state: PlanState, now: number): void {
   }
 }
 
-export function displaceDue(state: PlanState, now: number, emit: (action: Action) => void): void {
-  for (const { record, at, ops } of displacements(state)) {
+export function preemptDue(state: PlanState, now: number, emit: (action: Action) => void): void {
+  for (const { record, at, ops } of plannedPreemptions(state)) {
     if (at > now) continue;
     if (!state.policy.suspension) {
       requeue(state, record);
-      emit({ do: 'stop', lease: record.lease.id, atS: now, reason: 'displaced' });
+      emit({ kind: 'stop', lease: record.lease.id, atS: now, reason: 'displaced' });
       continue;
     }
-    record.workS -= Math.max(0, now - record.runFrom);
+    record.remainingWorkS -= Math.max(0, now - record.runFrom);
     record.phase = 'suspending';
-    leaveHosts(state, record);
-    setClaims(
+    unregisterPreemptible(state, record);
+    setAllocations(
       state,
       record,
       'running',
       ops.map(({ host, until }) => ({ host, from: now, to: until })),
     );
-    for (const { host, from, until } of ops) state.hosts[host]!.ops.push({ from, until });
+    for (const { host, from, until } of ops) state.hosts[host]!.memoryOps.push({ from, until });
     const until = Math.max(...ops.map((op) => op.until));
     record.operation = { from: now, planned: until, until };
     const vms = ops
       .map(({ vm, host, from, until }) => ({ vm, host: state.hosts[host]!.spec.id, fromS: from, untilS: until }))
       .sort((a, b) => a.vm - b.vm);
-    emit({ do: 'suspend', lease: record.lease.id, fromS: now, untilS: until, vms });
+    emit({ kind: 'suspend', lease: record.lease.id, fromS: now, untilS: until, vms });
   }
 }
 
 /** A reservation that is late, for hosts that were slow to be vacated or lost, begins as soon as it can. */
-export function beginDue(state: PlanState, now: number, emit: (action: Action) => void): void {
+export function startDue(state: PlanState, now: number, emit: (action: Action) => void): void {
   for (const record of [...state.upcoming]) {
-    if (beginsAt(state, record) > now) return;
+    if (vmStartAt(state, record) > now) return;
     if (!isReady(state, record, now)) continue;
     removeFrom(state.upcoming, record);
     record.phase = 'running';
-    record.basedOn = record.hosts;
-    record.runFrom = now + bootOf(state, record);
-    record.expectedEnd = record.runFrom + record.workS;
+    record.backingImageHosts = record.hosts;
+    record.runFrom = now + leadTimeS(state, record);
+    record.expectedEnd = record.runFrom + record.remainingWorkS;
     state.underway.add(record);
-    setClaims(state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));
-    if (record.expectedEnd > record.promise!.endAt && isInTheWay(state, record)) {
+    setAllocations(state, record, 'promise', allocationsOn(record.hosts, now, record.expectedEnd));
+    if (record.expectedEnd > record.promise!.endAt && delaysOtherPromises(state, record)) {
       record.expectedEnd = Math.max(now + 1, record.promise!.endAt);
-      setClaims(state, record, 'promise', claimsOn(record.hosts, now, record.expectedEnd));
+      setAllocations(state, record, 'promise', allocationsOn(record.hosts, now, record.expectedEnd));
     }
     const hosts = record.hosts.map((host) => state.hosts[host]!.spec.id);
     const times = { fromS: now, workFromS: record.runFrom, untilS: record.expectedEnd };
-    emit({ do: 'start', lease: record.lease.id, hosts, ...times });
+    emit({ kind: 'start', lease: record.lease.id, hosts, ...times });
   }
 }
 
 /** Whether a late reservation, with all of its time, would take from another's. */
-function isInTheWay(state: PlanState, record: LeaseRecord): boolean {
+function delaysOtherPromises(state: PlanState, record: LeaseRecord): boolean {
   return record.hosts.some(
     (host) => state.timeline.promised[host]!.freeUntil(record.runFrom, record.shape, 0) < record.expectedEnd,
   );

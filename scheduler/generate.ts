@@ -1,5 +1,5 @@
 import type { Trace, TraceLease } from './lease.ts';
-import { countSlots, type Interval } from './slots.ts';
+import { createCapacityCounter, type Interval } from './slots.ts';
 
 /**
  * Traces made from a seed, of the kinds that the papers used: the same name and seed give the same trace, whatever
@@ -17,7 +17,7 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-class Dice {
+class SeededRandom {
   readonly next: () => number;
 
   constructor(name: string, seed: number) {
@@ -31,7 +31,7 @@ class Dice {
   }
 
   /** Around a mean with a deviation of a fifth of it, cut at half and one and a half of it; whole seconds. */
-  around(mean: number): number {
+  normalAround(mean: number): number {
     const normal = Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next());
     return Math.round(Math.min(1.5, Math.max(0.5, 1 + 0.2 * normal)) * mean);
   }
@@ -58,7 +58,7 @@ const halfHost = { vcpus: 1, memoryMiB: 512, imageMiB: 600 };
 const cluster = { count: 8, vcpus: 2, memoryMiB: 1024 };
 const testbed = { count: 8, vcpus: 2, memoryMiB: 512 };
 
-function inOrder(leases: Omit<TraceLease, 'id'>[]): TraceLease[] {
+function numberBySubmission(leases: Omit<TraceLease, 'id'>[]): TraceLease[] {
   return leases.sort((a, b) => a.submittedAtS - b.submittedAtS).map((lease, i) => ({ id: String(i + 1), ...lease }));
 }
 
@@ -85,19 +85,19 @@ export function generateExperiment3(name: string, seed: number): Trace {
     keyof typeof experiment3.reservation,
     keyof typeof experiment3.share,
   ];
-  const dice = new Dice(name, seed);
+  const dice = new SeededRandom(name, seed);
   const slots = cluster.count * 2;
   const lastsS = 4 * 3600;
   const reservedS = slots * lastsS * (1 - experiment3.share[be]);
   const most = Math.round(experiment3.reservation[ar] * slots);
   const least = Math.round((experiment3.reservation[ar] - 0.25) * slots) + 1;
   const reservations: (Interval & { nodes: number })[] = [];
-  const free = countSlots(slots);
+  const free = createCapacityCounter(slots);
   let reserved = 0;
   for (let tries = 0; tries < 20_000 && reserved < reservedS; tries++) {
     const nodes = dice.integer(least, most);
     // Late tries are shorter, to fill what is left between the others.
-    const wanted = tries < 2000 ? dice.around(900) : dice.integer(60, 400);
+    const wanted = tries < 2000 ? dice.normalAround(900) : dice.integer(60, 400);
     const durationS = Math.max(60, Math.min(wanted, Math.round((reservedS - reserved) / nodes)));
     const from = dice.integer(900, lastsS - durationS);
     if (!free.take({ from, to: from + durationS }, nodes)) continue;
@@ -106,12 +106,12 @@ export function generateExperiment3(name: string, seed: number): Trace {
   }
   const durations: number[] = [];
   for (let left = slots * lastsS * experiment3.share[be]; left > 0; left -= durations.at(-1)!) {
-    durations.push(dice.around(experiment3.batch[batch]));
+    durations.push(dice.normalAround(experiment3.batch[batch]));
   }
   return {
     name,
     hosts: cluster,
-    leases: inOrder([
+    leases: numberBySubmission([
       ...reservations.map(({ from, to, nodes }) => ({
         kind: 'reservation' as const,
         submittedAtS: 0,
@@ -136,52 +136,52 @@ export function generateExperiment3(name: string, seed: number): Trace {
 /** Reservations at random times, asked for 5 to 60 minutes ahead, that don't all fit, over batch of one VM. */
 export function generateAdmission(load: number, seed: number): Trace {
   const name = `acc_load${Math.round(load * 100)}`;
-  const dice = new Dice(name, seed);
+  const dice = new SeededRandom(name, seed);
   const lastsS = 4 * 3600;
   const leases: Omit<TraceLease, 'id'>[] = [];
   const half = (load * 16 * lastsS) / 2;
   for (let left = half; left > 0; ) {
     const nodes = dice.integer(1, 12);
-    const durationS = dice.around(800);
+    const durationS = dice.normalAround(800);
     const startAtS = dice.integer(600, lastsS);
     const submittedAtS = Math.max(0, startAtS - dice.integer(300, 3600));
     leases.push({ kind: 'reservation', submittedAtS, startAtS, durationS, nodes, ...halfHost, image: dice.popularImage(37) });
     left -= nodes * durationS;
   }
   const durations: number[] = [];
-  for (let left = half; left > 0; left -= durations.at(-1)!) durations.push(dice.around(600));
+  for (let left = half; left > 0; left -= durations.at(-1)!) durations.push(dice.normalAround(600));
   for (const [i, durationS] of durations.entries()) {
     const submittedAtS = Math.floor((i * lastsS) / durations.length);
     leases.push({ kind: 'bestEffort', submittedAtS, durationS, nodes: 1, ...halfHost, image: dice.popularImage(37) });
   }
-  return { name, hosts: cluster, leases: inOrder(leases) };
+  return { name, hosts: cluster, leases: numberBySubmission(leases) };
 }
 
 /** Growth: gangs of up to a quarter of the hosts, or single VMs, a tenth of them reservations, at a load of 0.9. */
 export function generateGrowth(kind: 'par' | 'ser', hosts: number, leases: number, seed: number): Trace {
   const name = `scale_${kind}_n${hosts}_l${leases}`;
-  const dice = new Dice(name, seed);
+  const dice = new SeededRandom(name, seed);
   const slots = hosts * 2;
-  const free = countSlots(slots);
+  const free = createCapacityCounter(slots);
   const widest = kind === 'par' ? Math.max(1, Math.floor(hosts / 4)) : 1;
   const list: Omit<TraceLease, 'id'>[] = [];
   let at = 0;
   for (let i = 0; i < leases; i++) {
     const nodes = dice.integer(1, widest);
-    const durationS = dice.around(900);
+    const durationS = dice.normalAround(900);
     const submittedAtS = Math.floor(at);
     const common = { submittedAtS, durationS, ...halfHost, image: dice.popularImage(37) };
     at += (nodes * durationS) / slots / 0.9;
-    const reserved = dice.next() < 0.1 ? reserveLater(dice, free, slots, submittedAtS, durationS, kind) : null;
+    const reserved = dice.next() < 0.1 ? tryReserveAhead(dice, free, slots, submittedAtS, durationS, kind) : null;
     if (reserved === null) list.push({ kind: 'bestEffort', ...common, nodes });
     else list.push({ kind: 'reservation', ...common, ...reserved });
   }
-  return { name, hosts: { ...cluster, count: hosts }, leases: inOrder(list) };
+  return { name, hosts: { ...cluster, count: hosts }, leases: numberBySubmission(list) };
 }
 
-function reserveLater(
-  dice: Dice,
-  free: ReturnType<typeof countSlots>,
+function tryReserveAhead(
+  dice: SeededRandom,
+  free: ReturnType<typeof createCapacityCounter>,
   slots: number,
   now: number,
   durationS: number,
@@ -198,8 +198,8 @@ function reserveLater(
 
 /** Accuracy: reservations alone, 30 min each, six images. Trace I starts them anywhere, II in windows of 100 s every 900 s. */
 export function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
-  const dice = new Dice(trace, seed);
-  const free = countSlots(testbed.count * 2);
+  const dice = new SeededRandom(trace, seed);
+  const free = createCapacityCounter(testbed.count * 2);
   const leases: Omit<TraceLease, 'id'>[] = [];
   const lastsS = 2 * 3600;
   for (let tries = 0; tries < 400 && leases.length < 17; tries++) {
@@ -209,7 +209,7 @@ export function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
     const vm = { vcpus: 1, memoryMiB: 256, image: image(dice.integer(0, 5)), imageMiB: 600 };
     leases.push({ kind: 'reservation', submittedAtS: 0, startAtS, durationS: 1800, nodes, ...vm });
   }
-  return { name: `trace-${trace}`, hosts: testbed, leases: inOrder(leases) };
+  return { name: `trace-${trace}`, hosts: testbed, leases: numberBySubmission(leases) };
 }
 
 /**
@@ -217,7 +217,7 @@ export function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
  * The widths and lengths follow what an express queue sees: mostly narrow and short, a few long.
  */
 export function generateEfficiency(trace: 'III' | 'IV', seed: number): Trace {
-  const dice = new Dice(trace, seed);
+  const dice = new SeededRandom(trace, seed);
   const leases: Omit<TraceLease, 'id'>[] = [];
   for (let i = 0; i < 62; i++) {
     const favourite = trace === 'IV' && dice.next() < 0.82;
@@ -233,11 +233,11 @@ export function generateEfficiency(trace: 'III' | 'IV', seed: number): Trace {
       imageMiB: 600,
     });
   }
-  return { name: `trace-${trace}`, hosts: testbed, leases: inOrder(leases) };
+  return { name: `trace-${trace}`, hosts: testbed, leases: numberBySubmission(leases) };
 }
 
 /** By name: I to IV, one of experiment3Names(), acc_load<percent>, scale_par_n<hosts>_l<leases>, scale_ser_…; null: no such. */
-export function generate(name: string, seed: number): Trace | null {
+export function generateTrace(name: string, seed: number): Trace | null {
   if (name === 'I' || name === 'II') return generateAccuracy(name, seed);
   if (name === 'III' || name === 'IV') return generateEfficiency(name, seed);
   if (experiment3Names().includes(name)) return generateExperiment3(name, seed);

@@ -31,8 +31,8 @@ export class HostProfile {
       this.memory[i]! += count * shape.memoryMiB;
       this.disk[i]! += count * shape.diskMiB;
     }
-    this.join(last);
-    this.join(first);
+    this.mergeWithPrevious(last);
+    this.mergeWithPrevious(first);
   }
 
   /** Forgets what lies before: the amounts of the past are no longer known. */
@@ -47,7 +47,7 @@ export class HostProfile {
   fits(from: number, to: number, shape: Shape, atMost: number): number {
     let least = atMost;
     for (let i = this.indexAt(from); i < this.times.length && (this.times[i]! < to || this.times[i]! <= from); i++) {
-      const here = this.room(i, shape);
+      const here = this.fitCountAt(i, shape);
       if (here < least) least = here;
       if (least <= 0) return 0;
     }
@@ -57,7 +57,7 @@ export class HostProfile {
   /** The first moment from `from` on at which `count` of the shape don't fit; Infinity when they always do. */
   freeUntil(from: number, shape: Shape, count: number): number {
     for (let i = this.indexAt(from); i < this.times.length; i++) {
-      if (this.room(i, shape) < count) return Math.max(from, this.times[i]!);
+      if (this.fitCountAt(i, shape) < count) return Math.max(from, this.times[i]!);
     }
     return Number.POSITIVE_INFINITY;
   }
@@ -67,7 +67,7 @@ export class HostProfile {
     let start = from;
     for (let i = this.indexAt(from); i < this.times.length; i++) {
       if (this.times[i]! >= start + duration) return start;
-      if (this.room(i, shape) < count) start = this.times[i + 1] ?? Number.POSITIVE_INFINITY;
+      if (this.fitCountAt(i, shape) < count) start = this.times[i + 1] ?? Number.POSITIVE_INFINITY;
     }
     return start;
   }
@@ -75,7 +75,7 @@ export class HostProfile {
   /** Breakpoints after `from` and how many of the shape fit from each on, the one in force at `from` first. */
   *steps(from: number, shape: Shape, atMost: number): Generator<{ at: number; fits: number }> {
     for (let i = this.indexAt(from); i < this.times.length; i++) {
-      yield { at: Math.max(from, this.times[i]!), fits: Math.max(0, Math.min(atMost, this.room(i, shape))) };
+      yield { at: Math.max(from, this.times[i]!), fits: Math.max(0, Math.min(atMost, this.fitCountAt(i, shape))) };
     }
   }
 
@@ -84,7 +84,7 @@ export class HostProfile {
     return { cpuMilli: this.cpu[i]!, memoryMiB: this.memory[i]!, diskMiB: this.disk[i]! };
   }
 
-  private room(i: number, shape: Shape): number {
+  private fitCountAt(i: number, shape: Shape): number {
     let fit = Number.POSITIVE_INFINITY;
     if (shape.cpuMilli > 0) fit = Math.floor((this.capacity.cpuMilli - this.cpu[i]!) / shape.cpuMilli);
     if (shape.memoryMiB > 0) fit = Math.min(fit, Math.floor((this.capacity.memoryMiB - this.memory[i]!) / shape.memoryMiB));
@@ -115,7 +115,7 @@ export class HostProfile {
     return i + 1;
   }
 
-  private join(i: number): void {
+  private mergeWithPrevious(i: number): void {
     if (i <= 0 || i >= this.times.length) return;
     if (this.cpu[i] !== this.cpu[i - 1] || this.memory[i] !== this.memory[i - 1] || this.disk[i] !== this.disk[i - 1]) return;
     for (const list of [this.times, this.cpu, this.memory, this.disk]) list.splice(i, 1);

@@ -119,7 +119,7 @@ export function hostShape(host: HostSpec): Shape {
 }
 
 /** How many of a shape there is room for beside what is taken; below 0 where too much is. */
-export function fitting(capacity: Shape, taken: Shape, shape: Shape): number {
+export function fitCount(capacity: Shape, taken: Shape, shape: Shape): number {
   const sizes = (['cpuMilli', 'memoryMiB', 'diskMiB'] as const).filter((size) => shape[size] > 0);
   return Math.min(...sizes.map((size) => Math.floor((capacity[size] - taken[size]) / shape[size])));
 }

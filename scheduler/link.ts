@@ -1,15 +1,15 @@
-import { beginsAt, type LeaseRecord, type PlanState, transferS } from './state.ts';
+import { vmStartAt, type LeaseRecord, type PlanState, transferS } from './state.ts';
 
 /** Whether a reservation's image must still be sent: unknown hosts are taken to lack it. */
 function needsTransfer(state: PlanState, record: LeaseRecord): boolean {
   const { images } = state.policy;
   if (images === null || record.lease.imageMiB === 0 || record.transferUntil !== null) return false;
   if (!record.bound) return true;
-  return record.hosts.some((host) => !holdsOrAwaits(state, record, host));
+  return record.hosts.some((host) => !hasOrAwaitsImage(state, record, host));
 }
 
-export function holdsOrAwaits(state: PlanState, record: LeaseRecord, host: number): boolean {
-  if (state.policy.images!.cacheMiB === 0) return record.copies.includes(host);
+export function hasOrAwaitsImage(state: PlanState, record: LeaseRecord, host: number): boolean {
+  if (state.policy.images!.cacheMiB === 0) return record.imageCopies.includes(host);
   return state.hosts[host]!.cache.some((cached) => cached.image === record.lease.image);
 }
 
@@ -18,21 +18,21 @@ export function holdsOrAwaits(state: PlanState, record: LeaseRecord, host: numbe
  * when its reservation begins or when the next transfer must start. Earliest deadline first is optimal on one link;
  * that the latest is chosen leaves the choice of hosts open and the link free for others.
  */
-export function latestTransfers(state: PlanState, extra?: LeaseRecord): { record: LeaseRecord; at: number }[] {
+export function latestTransferStarts(state: PlanState, extra?: LeaseRecord): { record: LeaseRecord; at: number }[] {
   const pending = state.upcoming.filter((record) => needsTransfer(state, record));
   if (extra !== undefined && needsTransfer(state, extra)) pending.push(extra);
-  pending.sort((a, b) => beginsAt(state, b) - beginsAt(state, a) || b.seq - a.seq);
+  pending.sort((a, b) => vmStartAt(state, b) - vmStartAt(state, a) || b.seq - a.seq);
   let next = Number.POSITIVE_INFINITY;
   const list = pending.map((record) => {
-    next = Math.min(next, beginsAt(state, record) - state.policy.marginS) - transferS(state, record);
+    next = Math.min(next, vmStartAt(state, record) - state.policy.marginS) - transferS(state, record);
     return { record, at: next };
   });
   return list.reverse();
 }
 
 /** Whether the link can carry all images in time, with one more reservation. */
-export function linkCarries(state: PlanState, extra: LeaseRecord, now: number): boolean {
-  const first = latestTransfers(state, extra)[0];
-  const busyUntil = Math.max(state.transfer?.until ?? now, ...state.hosts.map((host) => host.movingUntil));
+export function transfersFitInTime(state: PlanState, extra: LeaseRecord, now: number): boolean {
+  const first = latestTransferStarts(state, extra)[0];
+  const busyUntil = Math.max(state.transfer?.until ?? now, ...state.hosts.map((host) => host.networkBusyUntil));
   return first === undefined || first.at >= Math.max(now, busyUntil);
 }

@@ -31,10 +31,10 @@ export function measure(trace: Trace, schedule: Schedule): Metrics {
   let sent = 0;
   let deployed = 0;
   for (const action of schedule.actions) {
-    if (action.do === 'start' && !firstStart.has(action.lease)) firstStart.set(action.lease, action.fromS);
-    if (action.do === 'suspend') suspensions++;
-    if (action.do === 'stop') stops++;
-    if (action.do === 'transfer') {
+    if (action.kind === 'start' && !firstStart.has(action.lease)) firstStart.set(action.lease, action.fromS);
+    if (action.kind === 'suspend') suspensions++;
+    if (action.kind === 'stop') stops++;
+    if (action.kind === 'transfer') {
       transfers++;
       sent += action.imageMiB;
       deployed += action.imageMiB * action.hosts.length;
@@ -54,7 +54,7 @@ export function measure(trace: Trace, schedule: Schedule): Metrics {
     ar_done: done.length - bestEffort.length,
     ar_rejected: reservations.filter((lease) => schedule.answers.get(lease.id)?.accepted === false).length,
     all_be_completion_s: bestEffort.reduce((latest, lease) => Math.max(latest, ended(lease)), 0),
-    util_useful: round(done.reduce((sum, lease) => sum + usefulS(lease) * lease.nodes, 0) / (slotsOf(trace) * last || 1)),
+    util_useful: round(done.reduce((sum, lease) => sum + usefulS(lease) * lease.nodes, 0) / (vmCapacityOf(trace) * last || 1)),
     wait_mean_s: round(mean(waits)),
     wait_p95_s: waits[Math.min(waits.length - 1, Math.floor(waits.length * 0.95))] ?? 0,
     slowdown_mean: round(mean(slowdowns)),
@@ -72,7 +72,7 @@ function usefulS(lease: TraceLease): number {
 }
 
 /** How many VMs of the trace's average size the hosts hold. */
-function slotsOf(trace: Trace): number {
+function vmCapacityOf(trace: Trace): number {
   const { hosts, leases } = trace;
   const vcpus = mean(leases.map((lease) => lease.vcpus)) || hosts.vcpus;
   const memory = mean(leases.map((lease) => lease.memoryMiB)) || hosts.memoryMiB;

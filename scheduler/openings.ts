@@ -2,16 +2,16 @@ import type { Shape } from './lease.ts';
 import type { PlanState } from './state.ts';
 
 /** Room for one more VM on a host, now: until when, with and without what is kept for those who wait. */
-export interface Lane {
+export interface Slot {
   booked: number;
   planned: number;
 }
 
 /** The room that there is at one moment, by host and VM size; looked up once and kept while the host doesn't change. */
-export class Openings {
+export class FreeSlots {
   private readonly state: PlanState;
   private readonly now: number;
-  private readonly byShape = new Map<string, { shape: Shape; lanes: Lane[][]; total: number; lasts: number | null }>();
+  private readonly byShape = new Map<string, { shape: Shape; lanes: Slot[][]; total: number; lasts: number | null }>();
 
   constructor(state: PlanState, now: number) {
     this.state = state;
@@ -19,59 +19,59 @@ export class Openings {
   }
 
   /** Lane k is the room for one VM more, k others of the size being there already. */
-  on(host: number, shape: Shape): readonly Lane[] {
-    return this.of(shape).lanes[host]!;
+  onHost(host: number, shape: Shape): readonly Slot[] {
+    return this.entryFor(shape).lanes[host]!;
   }
 
   /** Hosts with any room. */
-  hosts(shape: Shape): number[] {
-    const { lanes } = this.of(shape);
+  hostsWithSlots(shape: Shape): number[] {
+    const { lanes } = this.entryFor(shape);
     return lanes.flatMap((list, host) => (list.length > 0 ? [host] : []));
   }
 
   total(shape: Shape): number {
-    return this.of(shape).total;
+    return this.entryFor(shape).total;
   }
 
-  none(shape: Shape): boolean {
-    return this.of(shape).total === 0;
+  isEmpty(shape: Shape): boolean {
+    return this.entryFor(shape).total === 0;
   }
 
   /** Until when the sum over all hosts has room for one more. */
-  lastsUntil(shape: Shape): number {
-    const entry = this.of(shape);
-    entry.lasts ??= this.computeLasts(shape);
+  availableUntil(shape: Shape): number {
+    const entry = this.entryFor(shape);
+    entry.lasts ??= this.computeAvailableUntil(shape);
     return entry.lasts;
   }
 
-  changed(host: number): void {
+  refreshHost(host: number): void {
     for (const entry of this.byShape.values()) {
       entry.total -= entry.lanes[host]!.length;
-      entry.lanes[host] = this.compute(host, entry.shape);
+      entry.lanes[host] = this.computeSlots(host, entry.shape);
       entry.total += entry.lanes[host]!.length;
       entry.lasts = null;
     }
   }
 
-  changedAll(): void {
+  invalidate(): void {
     this.byShape.clear();
   }
 
-  private of(shape: Shape) {
+  private entryFor(shape: Shape) {
     const key = `${shape.cpuMilli}/${shape.memoryMiB}/${shape.diskMiB}`;
     let entry = this.byShape.get(key);
     if (entry === undefined) {
-      const lanes = this.state.hosts.map((_, host) => this.compute(host, shape));
+      const lanes = this.state.hosts.map((_, host) => this.computeSlots(host, shape));
       entry = { shape, lanes, total: lanes.reduce((sum, list) => sum + list.length, 0), lasts: null };
       this.byShape.set(key, entry);
     }
     return entry;
   }
 
-  private compute(host: number, shape: Shape): Lane[] {
+  private computeSlots(host: number, shape: Shape): Slot[] {
     if (!this.state.hosts[host]!.up) return [];
     const { booked, planned } = this.state.timeline;
-    const lanes: Lane[] = [];
+    const lanes: Slot[] = [];
     for (;;) {
       const until = booked[host]!.freeUntil(this.now, shape, lanes.length + 1);
       if (until <= this.now) return lanes;
@@ -79,7 +79,7 @@ export class Openings {
     }
   }
 
-  private computeLasts(shape: Shape): number {
+  private computeAvailableUntil(shape: Shape): number {
     const changes: { at: number; delta: number }[] = [];
     let sum = 0;
     for (const profile of this.state.timeline.booked) {

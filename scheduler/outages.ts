@@ -1,6 +1,6 @@
-import { findWitness, repack } from './binding.ts';
-import { end, requeue } from './lifecycle.ts';
-import { type LeaseRecord, type PlanState, setClaims } from './state.ts';
+import { assignProvisionalHosts, repack } from './binding.ts';
+import { endLease, requeue } from './lifecycle.ts';
+import { type LeaseRecord, type PlanState, setAllocations } from './state.ts';
 
 /** Hosts that are lost, come back, or are to be emptied. Promises are moved to other hosts where that can be done. */
 
@@ -17,41 +17,44 @@ export function loseHost(state: PlanState, id: string, now: number): void {
   if (index < 0) return;
   const host = state.hosts[index]!;
   host.up = false;
-  host.ops = [];
+  host.memoryOps = [];
   host.cache = [];
   if (state.transfer !== null) state.transfer.hosts = state.transfer.hosts.filter((each) => each !== index);
-  const affected = [...state.leases.values()].filter((record) => record.hosts.includes(index) || record.copies.includes(index));
+  const affected = [...state.leases.values()].filter(
+    (record) => record.hosts.includes(index) || record.imageCopies.includes(index),
+  );
   for (const record of affected) {
-    record.copies = record.copies.filter((each) => each !== index);
-    if (record.promise === null) loseWork(state, record, now);
+    record.imageCopies = record.imageCopies.filter((each) => each !== index);
+    if (record.promise === null) requeueLost(state, record, now);
     else if (record.phase === 'waiting') moveOrBreak(state, record, now);
     else breakPromise(state, record, now, `${id} was lost while it ran`);
   }
 }
 
-function loseWork(state: PlanState, record: LeaseRecord, now: number): void {
-  if (record.phase !== 'waiting') state.pending.push({ do: 'stop', lease: record.lease.id, atS: now, reason: 'host-lost' });
+function requeueLost(state: PlanState, record: LeaseRecord, now: number): void {
+  if (record.phase !== 'waiting')
+    state.pendingActions.push({ kind: 'stop', lease: record.lease.id, atS: now, reason: 'host-lost' });
   requeue(state, record);
 }
 
 function moveOrBreak(state: PlanState, record: LeaseRecord, now: number): void {
   record.bound = false;
-  setClaims(state, record, 'promise', []);
-  if (!findWitness(state, record, now)) breakPromise(state, record, now, 'no other hosts have room for it');
+  setAllocations(state, record, 'promise', []);
+  if (!assignProvisionalHosts(state, record, now)) breakPromise(state, record, now, 'no other hosts have room for it');
 }
 
 function breakPromise(state: PlanState, record: LeaseRecord, now: number, reason: string): void {
-  state.pending.push({ do: 'breakPromise', lease: record.lease.id, atS: now, reason });
-  end(state, record);
+  state.pendingActions.push({ kind: 'breakPromise', lease: record.lease.id, atS: now, reason });
+  endLease(state, record);
 }
 
 /** The host takes work again; nothing is known to be left on it. */
-export function returnHost(state: PlanState, id: string): void {
+export function restoreHost(state: PlanState, id: string): void {
   const index = indexOf(state, id);
   if (index >= 0) state.hosts[index]!.up = true;
 }
 
-export type DrainAnswer =
+export type HostDrainDecision =
   | { accepted: true }
   /** Promises and work that may not be preempted, which would still be on the host and can't be had elsewhere. */
   | { accepted: false; inTheWay: string[] };
@@ -60,14 +63,15 @@ export type DrainAnswer =
  * Keeps a host free over [from, until): reservations that have not begun go elsewhere, best-effort work is suspended
  * in time (or stopped). Refused, with nothing changed, when a promise could not be kept then.
  */
-export function drainHost(state: PlanState, id: string, from: number, until: number, now: number): DrainAnswer {
+export function drainHost(state: PlanState, id: string, from: number, until: number, now: number): HostDrainDecision {
   const index = indexOf(state, id);
   const host = state.hosts[index];
   if (host === undefined || !(from < until)) return { accepted: false, inTheWay: [] };
   undrainHost(state, id);
   const there = [...state.leases.values()].filter(
     (record) =>
-      record.layer === 'promise' && record.claims.some((claim) => claim.host === index && claim.from < until && claim.to > from),
+      record.layer === 'promise' &&
+      record.allocations.some((claim) => claim.host === index && claim.from < until && claim.to > from),
   );
   const fixed = there.filter((record) => record.phase !== 'waiting' || record.bound);
   if (fixed.length > 0) return { accepted: false, inTheWay: fixed.map((record) => record.lease.id) };

@@ -1,35 +1,35 @@
 import type { Shape } from './lease.ts';
-import { bootOf, hasImage, type LeaseRecord, memoryOpS, type PlanState, vacatableAt, wholeSeconds } from './state.ts';
-import { earliestFit } from './timeline.ts';
+import { leadTimeS, hasImage, type LeaseRecord, memoryOpS, type PlanState, earliestVacantAt, ceilSeconds } from './state.ts';
+import { earliestGangFit } from './timeline.ts';
 
 /** Work that will be cut runs at least this many suspends long, or it isn't worth the trouble. */
-const leastRunOps = 1;
+const minRunOps = 1;
 
 /** Seconds that a host is taken before the work goes on there, when `vms` of the lease are on it. */
-export function headS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
-  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : bootOf(state, record);
+export function startupS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
+  return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : leadTimeS(state, record);
 }
 
 /** What the whole rest of the work takes on a host, with what precedes it. */
-export function wholeS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
-  return headS(state, record, host, vms) + record.workS;
+export function totalS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
+  return startupS(state, record, host, vms) + record.remainingWorkS;
 }
 
 /** The least time on a host that is worth starting for, when a reservation will cut it. */
-export function leastS(state: PlanState, record: LeaseRecord, host: number, vms: number, now: number): number {
+export function minWorthwhileS(state: PlanState, record: LeaseRecord, host: number, vms: number, now: number): number {
   const op = memoryOpS(state, host, record.shape);
-  const vacating = vacatableAt(state, host, now) - now + vms * op;
-  return headS(state, record, host, vms) + leastRunOps * op + vacating + state.policy.marginS;
+  const vacating = earliestVacantAt(state, host, now) - now + vms * op;
+  return startupS(state, record, host, vms) + minRunOps * op + vacating + state.policy.marginS;
 }
 
-export interface Place {
+export interface Fit {
   hosts: number[];
   from: number;
   to: number;
 }
 
 /** Hosts on which waiting work could start as far as its image is concerned. */
-export function readyHosts(state: PlanState, record: LeaseRecord, now: number): number[] {
+export function hostsWithImage(state: PlanState, record: LeaseRecord, now: number): number[] {
   return state.hosts.flatMap((host, i) => (host.up && hasImage(state, record, i, now) ? [i] : []));
 }
 
@@ -37,46 +37,42 @@ export function readyHosts(state: PlanState, record: LeaseRecord, now: number): 
  * The earliest place for waiting work: where all of it fits, or, if it may be cut, where enough of it does. Suspended
  * work stays where it is; to look elsewhere, ask `earliestPlaceOn`.
  */
-export function earliestPlace(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Place | null {
-  if (record.phase !== 'suspended') return earliestPlaceOn(state, record, notBefore, hosts);
+export function earliestFit(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Fit | null {
+  if (record.phase !== 'suspended') return earliestFitOn(state, record, notBefore, hosts);
   const counts = countByHost(record.hosts);
   const vms = Math.max(...counts.values());
-  const whole = wholeS(state, record, record.hosts[0]!, vms);
-  return firstValid(state, record, vms, whole, (duration) => {
-    const from = earliestOnItsHosts(state, record, counts, notBefore, duration);
+  const whole = totalS(state, record, record.hosts[0]!, vms);
+  return firstValidFit(state, record, vms, whole, (duration) => {
+    const from = earliestOnHosts(state, record, counts, notBefore, duration);
     return from === null ? null : { hosts: record.hosts, from };
   });
 }
 
-export function earliestPlaceOn(
-  state: PlanState,
-  record: LeaseRecord,
-  notBefore: number,
-  hosts: readonly number[],
-): Place | null {
+export function earliestFitOn(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Fit | null {
   if (hosts.length === 0) return null;
-  return firstValid(state, record, 1, wholeS(state, record, hosts[0]!, 1), (duration) => {
-    const fit = earliestFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
+  return firstValidFit(state, record, 1, totalS(state, record, hosts[0]!, 1), (duration) => {
+    const fit = earliestGangFit(state.timeline.booked, hosts, record.lease.nodes, record.shape, duration, notBefore);
     if (fit === null) return null;
-    return { hosts: fit.parts.flatMap(({ host, count }) => Array.from({ length: count }, () => host)), from: fit.from };
+    return { hosts: fit.counts.flatMap(({ host, count }) => Array.from({ length: count }, () => host)), from: fit.from };
   });
 }
 
 /** A place for a part of the work counts when it is a promise that cuts it, not a booking; else all of it must fit. */
-function firstValid(
+function firstValidFit(
   state: PlanState,
   record: LeaseRecord,
   vms: number,
-  whole: number,
+  totalS: number,
   find: (duration: number) => { hosts: number[]; from: number } | null,
-): Place | null {
-  const part = worthwhile(state, record, vms, whole);
-  let found = find(part);
-  if (found !== null && part < whole && cutByBooking(state, found.hosts, record.shape, found.from, whole)) found = find(whole);
-  return found === null ? null : { ...found, to: cutAt(state, found.hosts, record.shape, found.from, whole) };
+): Fit | null {
+  const minS = minFitS(state, record, vms, totalS);
+  let found = find(minS);
+  if (found !== null && minS < totalS && isCutByBooking(state, found.hosts, record.shape, found.from, totalS))
+    found = find(totalS);
+  return found === null ? null : { ...found, to: fitEndsAt(state, found.hosts, record.shape, found.from, totalS) };
 }
 
-function cutByBooking(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): boolean {
+function isCutByBooking(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): boolean {
   for (const [host, vms] of countByHost(hosts)) {
     const booked = state.timeline.booked[host]!.freeUntil(from, shape, vms);
     if (booked < from + whole && booked < state.timeline.planned[host]!.freeUntil(from, shape, vms)) return true;
@@ -85,19 +81,19 @@ function cutByBooking(state: PlanState, hosts: readonly number[], shape: Shape, 
 }
 
 /** How much of the work must fit for its place to count. */
-function worthwhile(state: PlanState, record: LeaseRecord, vms: number, whole: number): number {
-  return state.policy.suspension && record.preemptible ? Math.min(whole, leastAnywhere(state, record, vms)) : whole;
+function minFitS(state: PlanState, record: LeaseRecord, vms: number, whole: number): number {
+  return state.policy.suspension && record.preemptible ? Math.min(whole, minWorthwhileOnFullHostS(state, record, vms)) : whole;
 }
 
 /** As leastS, on a host full of VMs of this size. */
-function leastAnywhere(state: PlanState, record: LeaseRecord, vms: number): number {
+function minWorthwhileOnFullHostS(state: PlanState, record: LeaseRecord, vms: number): number {
   const { suspendMiBPerS, marginS } = state.policy;
-  const op = wholeSeconds(record.shape.memoryMiB / suspendMiBPerS);
-  const head = record.phase === 'suspended' ? vms * op : bootOf(state, record);
-  return head + (leastRunOps + 2 * vms) * op + marginS;
+  const op = ceilSeconds(record.shape.memoryMiB / suspendMiBPerS);
+  const head = record.phase === 'suspended' ? vms * op : leadTimeS(state, record);
+  return head + (minRunOps + 2 * vms) * op + marginS;
 }
 
-function earliestOnItsHosts(
+function earliestOnHosts(
   state: PlanState,
   record: LeaseRecord,
   counts: ReadonlyMap<number, number>,
@@ -117,7 +113,7 @@ function earliestOnItsHosts(
 }
 
 /** Where a booking ends: at the end of the work or where a promise cuts it. */
-function cutAt(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): number {
+function fitEndsAt(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): number {
   let to = from + whole;
   for (const [host, vms] of countByHost(hosts)) to = Math.min(to, state.timeline.planned[host]!.freeUntil(from, shape, vms));
   return Math.max(to, from + 1);

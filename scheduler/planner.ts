@@ -1,18 +1,18 @@
 import type { Action, Observation } from './actions.ts';
-import { type Answer, admit } from './admission.ts';
+import { type AdmissionDecision, admit } from './admission.ts';
 import { dispatch } from './dispatch.ts';
-import { beginDue, bindDue, displaceDue, nextToBind } from './due.ts';
+import { startDue, bindDue, preemptDue, nextBindAt } from './due.ts';
 import type { HostSpec, Lease } from './lease.ts';
-import { end, resumed, settleOverdue, suspended } from './lifecycle.ts';
-import { latestTransfers } from './link.ts';
-import { migrated } from './migrate.ts';
-import { type DrainAnswer, drainHost, loseHost, returnHost, undrainHost } from './outages.ts';
+import { endLease, onResumed, settleOverdue, onSuspended } from './lifecycle.ts';
+import { latestTransferStarts } from './link.ts';
+import { onMigrated } from './migrate.ts';
+import { type HostDrainDecision, drainHost, loseHost, restoreHost, undrainHost } from './outages.ts';
 import type { Policy } from './policy.ts';
-import { drawPlan, type Plan, type Quote } from './quotes.ts';
+import { describePlan, type PlanView, type Quote } from './quotes.ts';
 import { fromSnapshot, type Snapshot, takeSnapshot } from './snapshot.ts';
-import { stage, transferred } from './staging.ts';
-import { beginsAt, createState, type LeaseRecord, type PlanState } from './state.ts';
-import { displacements } from './vacate.ts';
+import { sendNextImages, onTransferred } from './staging.ts';
+import { vmStartAt, createState, type LeaseRecord, type PlanState } from './state.ts';
+import { plannedPreemptions } from './vacate.ts';
 
 /** How many decisions apart the past is dropped from the timeline. */
 const forgetEvery = 64;
@@ -45,47 +45,47 @@ export class LeasePlanner {
   }
 
   /** The plan as it stands, with a quote for every lease. */
-  plan(now: number): Plan {
-    return drawPlan(this.state, now);
+  plan(now: number): PlanView {
+    return describePlan(this.state, now);
   }
 
   /** What `submit` would answer, and the quote that the lease would get; nothing is booked. */
-  quote(lease: Lease, now: number): { answer: Answer; quote: Quote | null } {
+  quote(lease: Lease, now: number): { answer: AdmissionDecision; quote: Quote | null } {
     const trial = LeasePlanner.restore(this.snapshot());
     const answer = trial.submit(lease, now);
     return { answer, quote: trial.plan(now).quotes.find((each) => each.lease === lease.id) ?? null };
   }
 
   /** Accepts a lease, with a promise if it is a reservation, or says why not and what could be had instead. */
-  submit(lease: Lease, now: number): Answer {
+  submit(lease: Lease, now: number): AdmissionDecision {
     return admit(this.state, lease, now);
   }
 
   /** Takes note of what happened. Unknown or already settled leases are ignored: reports may come twice. */
   observe(event: Observation, now: number): void {
-    switch (event.saw) {
+    switch (event.kind) {
       case 'transferred':
-        transferred(this.state, now);
+        onTransferred(this.state, now);
         return;
       case 'suspended':
-        this.with(event.lease, 'suspending', (record) => suspended(this.state, record, now));
+        this.applyInPhase(event.lease, 'suspending', (record) => onSuspended(this.state, record, now));
         return;
       case 'resumed':
-        this.with(event.lease, 'resuming', (record) => resumed(this.state, record, now));
+        this.applyInPhase(event.lease, 'resuming', (record) => onResumed(this.state, record, now));
         return;
       case 'ended': {
         const record = this.state.leases.get(event.lease);
-        if (record !== undefined) end(this.state, record);
+        if (record !== undefined) endLease(this.state, record);
         return;
       }
       case 'migrated':
-        this.with(event.lease, 'migrating', (record) => migrated(this.state, record));
+        this.applyInPhase(event.lease, 'migrating', (record) => onMigrated(this.state, record));
         return;
       case 'hostLost':
         loseHost(this.state, event.host, now);
         return;
       case 'hostBack':
-        returnHost(this.state, event.host);
+        restoreHost(this.state, event.host);
         return;
     }
   }
@@ -94,12 +94,12 @@ export class LeasePlanner {
   cancel(id: string, now: number): void {
     const record = this.state.leases.get(id);
     if (record === undefined) return;
-    if (record.phase !== 'waiting') this.state.pending.push({ do: 'stop', lease: id, atS: now, reason: 'cancelled' });
-    end(this.state, record);
+    if (record.phase !== 'waiting') this.state.pendingActions.push({ kind: 'stop', lease: id, atS: now, reason: 'cancelled' });
+    endLease(this.state, record);
   }
 
   /** Empties a host over [from, until): see DrainAnswer. */
-  drain(host: string, from: number, until: number, now: number): DrainAnswer {
+  drain(host: string, from: number, until: number, now: number): HostDrainDecision {
     return drainHost(this.state, host, from, until, now);
   }
 
@@ -110,10 +110,10 @@ export class LeasePlanner {
 
   /** Everything that is to be done now, in the order in which it is to be begun. */
   decide(now: number): Action[] {
-    const actions: Action[] = this.state.pending.splice(0);
+    const actions: Action[] = this.state.pendingActions.splice(0);
     const emit = (action: Action) => actions.push(action);
     for (const host of this.state.hosts) {
-      host.ops = host.ops.filter((op) => op.until > now);
+      host.memoryOps = host.memoryOps.filter((op) => op.until > now);
       if (host.drain !== null && host.drain.until <= now) host.drain = null;
     }
     if (++this.decisions % forgetEvery === 0) this.state.timeline.forgetBefore(now);
@@ -121,10 +121,10 @@ export class LeasePlanner {
     // What is started makes hosts slower to vacate, and what is sent makes a reservation's hosts final: look again.
     do {
       bindDue(this.state, now);
-      displaceDue(this.state, now, emit);
-      beginDue(this.state, now, emit);
+      preemptDue(this.state, now, emit);
+      startDue(this.state, now, emit);
       dispatch(this.state, now, emit);
-    } while (stage(this.state, now, emit) || nextToBind(this.state, now) <= now);
+    } while (sendNextImages(this.state, now, emit) || nextBindAt(this.state, now) <= now);
     return actions;
   }
 
@@ -134,23 +134,23 @@ export class LeasePlanner {
     const consider = (moment: number | undefined) => {
       if (moment !== undefined && moment > now && moment < at) at = moment;
     };
-    consider(nextToBind(this.state, now));
-    consider(this.state.upcoming.map((record) => beginsAt(this.state, record)).find((begins) => begins > now));
+    consider(nextBindAt(this.state, now));
+    consider(this.state.upcoming.map((record) => vmStartAt(this.state, record)).find((begins) => begins > now));
     for (const record of this.state.underway) consider(record.phase === 'running' ? record.expectedEnd : record.operation.until);
     for (const { drain } of this.state.hosts) consider(drain?.until);
-    for (const displacement of displacements(this.state)) consider(displacement.at);
-    if (this.state.transfer === null) consider(latestTransfers(this.state)[0]?.at);
+    for (const displacement of plannedPreemptions(this.state)) consider(displacement.at);
+    if (this.state.transfer === null) consider(latestTransferStarts(this.state)[0]?.at);
     return at;
   }
 
-  private with(id: string, phase: LeaseRecord['phase'], act: (record: LeaseRecord) => void): void {
+  private applyInPhase(id: string, phase: LeaseRecord['phase'], act: (record: LeaseRecord) => void): void {
     const record = this.state.leases.get(id);
     if (record?.phase === phase) act(record);
   }
 }
 
 /** The same as a pure function: what to do now, the plan after it, and the state to go on from. */
-export function plan(snapshot: Snapshot, now: number): { actions: Action[]; plan: Plan; wakeAtS: number; next: Snapshot } {
+export function plan(snapshot: Snapshot, now: number): { actions: Action[]; plan: PlanView; wakeAtS: number; next: Snapshot } {
   const planner = LeasePlanner.restore(snapshot);
   const actions = planner.decide(now);
   return { actions, plan: planner.plan(now), wakeAtS: planner.wakeAt(now), next: planner.snapshot() };

@@ -1,7 +1,16 @@
-import { latestTransfers } from './link.ts';
-import { earliestPlace, type Place, readyHosts } from './places.ts';
-import { bootOf, claimsOn, hasImage, type LeaseRecord, memoryOpS, type PlanState, setClaims, transferS } from './state.ts';
-import { displacements } from './vacate.ts';
+import { latestTransferStarts } from './link.ts';
+import { earliestFit, type Fit, hostsWithImage } from './places.ts';
+import {
+  leadTimeS,
+  allocationsOn,
+  hasImage,
+  type LeaseRecord,
+  memoryOpS,
+  type PlanState,
+  setAllocations,
+  transferS,
+} from './state.ts';
+import { plannedPreemptions } from './vacate.ts';
 
 /** When a lease is expected to begin (or go on) and to end. `firm`: promised; else it may only be better or displaced. */
 export interface Quote {
@@ -14,7 +23,7 @@ export interface Quote {
 }
 
 /** The whole plan as it stands: what is known of every lease, and what is going to be done. */
-export interface Plan {
+export interface PlanView {
   atS: number;
   quotes: Quote[];
   transfers: { image: string; leases: string[]; fromS: number; untilS: number }[];
@@ -22,13 +31,13 @@ export interface Plan {
 }
 
 /** How many times in a row a quote reckons with being cut by reservations. */
-const cutsLookedAt = 20;
+const maxCuts = 20;
 
 /**
  * Draws up the plan. Decisions don't need it: the places of those who wait are worked out here, in the queue's order,
  * and let go again. Linear in the queue times what one place costs.
  */
-export function drawPlan(state: PlanState, now: number): Plan {
+export function describePlan(state: PlanState, now: number): PlanView {
   const quotes: Quote[] = [];
   for (const record of state.leases.values()) {
     if (record.promise !== null)
@@ -39,7 +48,7 @@ export function drawPlan(state: PlanState, now: number): Plan {
   }
   quotes.push(...quoteWaiting(state, now));
   const sending = state.transfer;
-  const transfers = latestTransfers(state).map(({ record, at }) => ({
+  const transfers = latestTransferStarts(state).map(({ record, at }) => ({
     image: record.lease.image,
     leases: [record.lease.id],
     fromS: at,
@@ -48,7 +57,7 @@ export function drawPlan(state: PlanState, now: number): Plan {
   if (sending !== null) {
     transfers.unshift({ image: sending.image, leases: sending.leases, fromS: sending.from, untilS: sending.until });
   }
-  const suspensions = displacements(state).map(({ record, at }) => ({ lease: record.lease.id, atS: at }));
+  const suspensions = plannedPreemptions(state).map(({ record, at }) => ({ lease: record.lease.id, atS: at }));
   return { atS: now, quotes, transfers, suspensions };
 }
 
@@ -66,53 +75,53 @@ function quote(
 
 function quoteWaiting(state: PlanState, now: number): Quote[] {
   const waiting = [...state.queue, ...[...state.underway].filter((record) => record.phase === 'suspending')];
-  const before = waiting.map((record) => ({ record, layer: record.layer, claims: record.claims }));
-  for (const record of waiting) if (record.phase !== 'suspending') setClaims(state, record, 'booking', []);
+  const before = waiting.map((record) => ({ record, layer: record.layer, claims: record.allocations }));
+  for (const record of waiting) if (record.phase !== 'suspending') setAllocations(state, record, 'booking', []);
   let linkFreeAt = Math.max(now, state.transfer?.until ?? now);
   const quotes: Quote[] = [];
   for (const record of waiting) {
-    const imageAt = hasSomewhere(state, record, now) ? now : linkFreeAt + transferS(state, record);
+    const imageAt = isImageOnAnyHost(state, record, now) ? now : linkFreeAt + transferS(state, record);
     if (record.phase === 'waiting' && imageAt > now) linkFreeAt = imageAt;
-    const places = placesUntilDone(state, record, Math.max(now, imageAt), now);
+    const places = fitsUntilDone(state, record, Math.max(now, imageAt), now);
     const first = places[0];
     if (first === undefined) continue;
     quotes.push(quote(state, record, first.hosts, first.from, places.at(-1)!.to, false));
     if (record.phase !== 'suspending') {
-      setClaims(
+      setAllocations(
         state,
         record,
         'booking',
-        places.flatMap((place) => claimsOn(place.hosts, place.from, place.to)),
+        places.flatMap((place) => allocationsOn(place.hosts, place.from, place.to)),
       );
     }
   }
-  for (const { record, layer, claims } of before) setClaims(state, record, layer, claims);
+  for (const { record, layer, claims } of before) setAllocations(state, record, layer, claims);
   return quotes;
 }
 
-function hasSomewhere(state: PlanState, record: LeaseRecord, now: number): boolean {
-  return record.phase !== 'waiting' || readyHosts(state, record, now).length >= 1;
+function isImageOnAnyHost(state: PlanState, record: LeaseRecord, now: number): boolean {
+  return record.phase !== 'waiting' || hostsWithImage(state, record, now).length >= 1;
 }
 
 /** One place after the other, until all of the work has one; each cut costs a suspend and a resume. */
-function placesUntilDone(state: PlanState, record: LeaseRecord, notBefore: number, now: number): Place[] {
-  const places: Place[] = [];
-  const probe = { ...record, claims: [] as LeaseRecord['claims'] };
+function fitsUntilDone(state: PlanState, record: LeaseRecord, notBefore: number, now: number): Fit[] {
+  const places: Fit[] = [];
+  const probe = { ...record, allocations: [] as LeaseRecord['allocations'] };
   if (probe.phase === 'suspending') probe.phase = 'suspended';
   const ready = state.hosts.flatMap((host, i) => (host.up && (notBefore > now || hasImage(state, record, i, now)) ? [i] : []));
   let from = notBefore;
-  for (let cuts = 0; cuts < cutsLookedAt && probe.workS > 0; cuts++) {
-    const place = earliestPlace(state, probe, from, ready);
+  for (let cuts = 0; cuts < maxCuts && probe.remainingWorkS > 0; cuts++) {
+    const place = earliestFit(state, probe, from, ready);
     if (place === null) return places;
     places.push(place);
     const op = memoryOpS(state, place.hosts[0]!, record.shape);
-    const head = probe.phase === 'suspended' ? op : bootOf(state, record);
-    const room = place.to - place.from - head;
-    if (room >= probe.workS) {
-      place.to = place.from + head + probe.workS;
+    const startupS = probe.phase === 'suspended' ? op : leadTimeS(state, record);
+    const availableS = place.to - place.from - startupS;
+    if (availableS >= probe.remainingWorkS) {
+      place.to = place.from + startupS + probe.remainingWorkS;
       return places;
     }
-    probe.workS -= Math.max(1, room - op);
+    probe.remainingWorkS -= Math.max(1, availableS - op);
     probe.phase = 'suspended';
     probe.hosts = place.hosts;
     from = place.to;

@@ -16,7 +16,7 @@ export interface Term {
   scale: number;
 }
 
-export interface Observation extends Term {
+export interface DataPoint extends Term {
   y: number;
   /** 1 for a fresh one; less, the older it is. */
   weight: number;
@@ -44,7 +44,7 @@ export interface Regression {
   predict(terms: readonly Term[]): Prediction;
 }
 
-export function regress(observations: readonly Observation[], prior: Prior): Regression {
+export function regress(observations: readonly DataPoint[], prior: Prior): Regression {
   const p = prior.mean.length;
   const m0 = Matrix.columnVector([...prior.mean]);
   const precision0 = Matrix.diag(prior.sd.map((sd) => (prior.noise / sd) ** 2));
@@ -76,29 +76,29 @@ export function regress(observations: readonly Observation[], prior: Prior): Reg
         for (let i = 0; i < p; i++) sum.set(i, 0, sum.get(i, 0) + x[i]!);
         noise += scale ** 2;
       }
-      const doubt = sum.transpose().mmul(solver.solve(sum)).get(0, 0);
-      return { mean: mean.transpose().mmul(sum).get(0, 0), spread: Math.sqrt(variance * (noise + doubt)), dof };
+      const uncertainty = sum.transpose().mmul(solver.solve(sum)).get(0, 0);
+      return { mean: mean.transpose().mmul(sum).get(0, 0), spread: Math.sqrt(variance * (noise + uncertainty)), dof };
     },
   };
 }
 
 /** From so many on it can be told which of them stand out. */
-const leastForRobust = 6;
+const minForOutliers = 6;
 /** Huber's: an error of so many usual ones counts in full, a larger one only in proportion. */
-const tuning = 3;
+const huberThreshold = 3;
 /** Of its scale: no fit is so good that less than this stands out. */
-const leastError = 0.05;
+const minTypicalError = 0.05;
 
 /**
  * The same observations, with those that stand out counting less: a network that hung once is no reason to expect that of
  * every move. They are not left out, so the interval still knows of them. Huber, Robust Statistics, chapter 7.
  */
-export function downweighted(observations: readonly Observation[], prior: Prior): Observation[] {
-  if (observations.length < leastForRobust) return [...observations];
+export function downweightOutliers(observations: readonly DataPoint[], prior: Prior): DataPoint[] {
+  if (observations.length < minForOutliers) return [...observations];
   const fit = regress(observations, prior);
   const errors = observations.map((one) => Math.abs(one.y - fit.predict([one]).mean) / one.scale);
-  const usual = Math.max(leastError, median(errors) * 1.4826);
-  return observations.map((one, i) => ({ ...one, weight: one.weight * Math.min(1, (tuning * usual) / errors[i]!) }));
+  const usual = Math.max(minTypicalError, median(errors) * 1.4826);
+  return observations.map((one, i) => ({ ...one, weight: one.weight * Math.min(1, (huberThreshold * usual) / errors[i]!) }));
 }
 
 /** What the thing stays below with this probability. */
@@ -110,7 +110,7 @@ export function upperBound({ mean, spread, dof }: Prediction, confidence: number
  * The sum of predictions from different regressions. Its degrees of freedom are Welch and Satterthwaite's, and no fewer
  * than the least of the parts'.
  */
-export function plus(parts: readonly Prediction[]): Prediction {
+export function sumPredictions(parts: readonly Prediction[]): Prediction {
   const mean = parts.reduce((sum, part) => sum + part.mean, 0);
   const variance = parts.reduce((sum, part) => sum + part.spread ** 2, 0);
   const least = parts.reduce((dof, part) => Math.min(dof, part.dof), Number.POSITIVE_INFINITY);
@@ -119,7 +119,7 @@ export function plus(parts: readonly Prediction[]): Prediction {
 }
 
 /** The mean error, as a part of what was measured, when each observation is predicted from the others. */
-export function crossValidate(observations: readonly Observation[], prior: Prior): number {
+export function crossValidate(observations: readonly DataPoint[], prior: Prior): number {
   let error = 0;
   let weights = 0;
   for (const [i, one] of observations.entries()) {

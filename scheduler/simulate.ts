@@ -3,7 +3,7 @@ import { gunzipSync } from 'node:zlib';
 import { Command, CommanderError } from 'commander';
 import { BerthError } from '../model/errors.ts';
 import { audit } from './audit.ts';
-import { generate } from './generate.ts';
+import { generateTrace } from './generate.ts';
 import type { Trace } from './lease.ts';
 import { type Metrics, measure } from './metrics.ts';
 import { plot } from './plot.ts';
@@ -12,7 +12,7 @@ import { type Schedule, simulate } from './simulator.ts';
 import { readTrace } from './trace-formats.ts';
 
 /** The configuration of who names none. */
-const usual = 'predeploy-susp';
+const defaultConfiguration = 'predeploy-susp';
 
 /** The command `npm run simulate`: the only file of the scheduler that reads or writes anything. */
 
@@ -51,7 +51,7 @@ function parse(argv: readonly string[], out: (line: string) => void, err: (line:
     .option('--seed <number>', 'of the generated trace', '1')
     .option(
       '--config <name>',
-      `one of ${Object.keys(configurations).join(', ')}; ${usual} unless said; with --compare, several with commas`,
+      `one of ${Object.keys(configurations).join(', ')}; ${defaultConfiguration} unless said; with --compare, several with commas`,
     )
     .option('--compare', 'several configurations side by side: those of --config, or all')
     .option('--json', 'one JSON object (with --compare, one a configuration)')
@@ -66,7 +66,7 @@ function parse(argv: readonly string[], out: (line: string) => void, err: (line:
 function run(options: Options, out: (line: string) => void, err: (line: string) => void): number {
   const trace = load(options);
   if (options.save !== undefined) write(options.save, `${JSON.stringify(trace)}\n`);
-  const results = names(options).map((config) => {
+  const results = configurationsFrom(options).map((config) => {
     const before = process.cpuUsage();
     const schedule = simulate(trace, configurations[config]!);
     const { user, system } = process.cpuUsage(before);
@@ -84,17 +84,17 @@ function run(options: Options, out: (line: string) => void, err: (line: string) 
 
 const rounded = (value: number): number => Math.round(value * 1e4) / 1e4;
 
-function bad(pointer: string, detail: string): BerthError {
+function badOption(pointer: string, detail: string): BerthError {
   return new BerthError('bad-request', `${pointer}: ${detail}`, { fields: [{ pointer, detail }] });
 }
 
-function names(options: Options): string[] {
+function configurationsFrom(options: Options): string[] {
   const { compare = false, config } = options;
   if (compare && config === undefined) return Object.keys(configurations);
-  const list = compare ? config!.split(',') : [config ?? usual];
+  const list = compare ? config!.split(',') : [config ?? defaultConfiguration];
   for (const name of list) {
     if (!Object.hasOwn(configurations, name)) {
-      throw bad(
+      throw badOption(
         '--config',
         `there is no configuration ${JSON.stringify(name)}; there are ${Object.keys(configurations).join(', ')}`,
       );
@@ -105,12 +105,12 @@ function names(options: Options): string[] {
 
 function load(options: Options): Trace {
   if ((options.trace === undefined) === (options.generate === undefined))
-    throw bad('--trace', 'expected either --trace or --generate');
+    throw badOption('--trace', 'expected either --trace or --generate');
   if (options.trace !== undefined) return readTrace(read(options.trace), options.trace.replace(/^.*\//, '').replace(/\..*$/, ''));
   const seed = Number(options.seed);
-  if (!Number.isInteger(seed)) throw bad('--seed', `expected a whole number; found ${JSON.stringify(options.seed)}`);
-  const trace = generate(options.generate!, seed);
-  if (trace === null) throw bad('--generate', `there is no kind of trace called ${JSON.stringify(options.generate)}`);
+  if (!Number.isInteger(seed)) throw badOption('--seed', `expected a whole number; found ${JSON.stringify(options.seed)}`);
+  const trace = generateTrace(options.generate!, seed);
+  if (trace === null) throw badOption('--generate', `there is no kind of trace called ${JSON.stringify(options.generate)}`);
   return trace;
 }
 
@@ -119,7 +119,7 @@ function read(file: string): string {
     const bytes = readFileSync(file);
     return (bytes[0] === 0x1f && bytes[1] === 0x8b ? gunzipSync(bytes) : bytes).toString('utf8');
   } catch (error) {
-    throw bad('--trace', `${file} can't be read: ${error instanceof Error ? error.message : String(error)}`);
+    throw badOption('--trace', `${file} can't be read: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
 
@@ -127,7 +127,7 @@ function write(file: string, content: string): void {
   try {
     writeFileSync(file, content);
   } catch (error) {
-    throw bad(file, `can't be written: ${error instanceof Error ? error.message : String(error)}`);
+    throw badOption(file, `can't be written: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
 

@@ -1,16 +1,16 @@
 import type { Action, Observation } from './actions.ts';
-import type { Answer } from './admission.ts';
+import type { AdmissionDecision } from './admission.ts';
 import { hostsOf, type Trace, type TraceLease } from './lease.ts';
 import { LeasePlanner } from './planner.ts';
 import type { Policy } from './policy.ts';
-import { wholeSeconds } from './state.ts';
+import { ceilSeconds } from './state.ts';
 
 /** Everything that was decided and what came of it: what the metrics, the audit and the plot read. */
 export interface Schedule {
   trace: string;
   policy: Policy;
   actions: Action[];
-  answers: Map<string, Answer>;
+  answers: Map<string, AdmissionDecision>;
   /** When each lease's work was done. */
   endedAtS: Map<string, number>;
   /** Drains that were accepted. */
@@ -18,25 +18,25 @@ export interface Schedule {
 }
 
 /** What befalls hosts during a simulation. */
-export type Outage =
+export type HostDisruption =
   | { lose: string; atS: number; untilS: number }
   /** Asked for at `atS`; the planner may refuse it. */
   | { drain: string; atS: number; fromS: number; untilS: number };
 
-export interface Disturbance {
-  outages?: readonly Outage[];
+export interface SimulationOptions {
+  disruptions?: readonly HostDisruption[];
   /** The planner is replaced by one restored from its snapshot before every decision. */
   restarts?: boolean;
 }
 
-interface Happening {
+interface SimulationEvent {
   at: number;
   order: number;
   seq: number;
   event:
     | { submit: TraceLease }
     | { see: Observation; valid: () => boolean }
-    | { drain: Extract<Outage, { drain: string }> }
+    | { drain: Extract<HostDisruption, { drain: string }> }
     | { wake: true };
 }
 
@@ -45,14 +45,14 @@ interface Happening {
  * planner's actions out and reports what happened. Events of one moment come in a fixed order: what is over, then
  * what is submitted, then the planner's decision.
  */
-export function simulate(trace: Trace, policy: Policy, disturbance: Disturbance = {}): Schedule {
+export function simulate(trace: Trace, policy: Policy, disturbance: SimulationOptions = {}): Schedule {
   return new Simulation(trace, policy, disturbance).run();
 }
 
 class Simulation {
   private readonly trace: Trace;
   private readonly policy: Policy;
-  private readonly disturbance: Disturbance;
+  private readonly options: SimulationOptions;
   private planner: LeasePlanner;
   private readonly events = new EventQueue();
   private readonly leases: Map<string, TraceLease>;
@@ -60,9 +60,9 @@ class Simulation {
   private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
   private readonly schedule: Schedule;
 
-  constructor(trace: Trace, policy: Policy, disturbance: Disturbance) {
+  constructor(trace: Trace, policy: Policy, disturbance: SimulationOptions) {
     this.trace = trace;
-    this.disturbance = disturbance;
+    this.options = disturbance;
     this.policy = policy;
     this.planner = LeasePlanner.create(hostsOf(trace), policy);
     this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
@@ -71,13 +71,13 @@ class Simulation {
 
   run(): Schedule {
     for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
-    for (const outage of this.disturbance.outages ?? []) this.befall(outage);
+    for (const outage of this.options.disruptions ?? []) this.scheduleDisruption(outage);
     for (;;) {
       const at = this.events.nextAt();
       if (at === null) return this.schedule;
-      this.events.takeAll(at, (event) => this.happen(event, at));
-      if (this.disturbance.restarts === true) this.planner = LeasePlanner.restore(this.planner.snapshot());
-      for (const action of this.planner.decide(at)) this.carryOut(action);
+      this.events.takeAll(at, (event) => this.handleEvent(event, at));
+      if (this.options.restarts === true) this.planner = LeasePlanner.restore(this.planner.snapshot());
+      for (const action of this.planner.decide(at)) this.applyAction(action);
       const wake = this.planner.wakeAt(at);
       if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
         this.events.push(wake, 2, { wake: true });
@@ -85,15 +85,15 @@ class Simulation {
     }
   }
 
-  private befall(outage: Outage): void {
+  private scheduleDisruption(outage: HostDisruption): void {
     if ('drain' in outage) this.events.push(outage.atS, 1, { drain: outage });
     else {
-      this.report(outage.atS, { saw: 'hostLost', host: outage.lose });
-      this.report(outage.untilS, { saw: 'hostBack', host: outage.lose });
+      this.report(outage.atS, { kind: 'hostLost', host: outage.lose });
+      this.report(outage.untilS, { kind: 'hostBack', host: outage.lose });
     }
   }
 
-  private happen(event: Happening['event'], at: number): void {
+  private handleEvent(event: SimulationEvent['event'], at: number): void {
     if ('submit' in event) {
       const { actualDurationS: _, ...lease } = event.submit;
       this.schedule.answers.set(lease.id, this.planner.submit(lease, at));
@@ -101,16 +101,16 @@ class Simulation {
       const { drain: host, fromS, untilS } = event.drain;
       if (this.planner.drain(host, fromS, untilS, at).accepted) this.schedule.drained.push({ host, fromS, untilS });
     } else if ('see' in event && event.valid()) {
-      if (event.see.saw === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
+      if (event.see.kind === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
       this.planner.observe(event.see, at);
     }
   }
 
-  private carryOut(action: Action): void {
+  private applyAction(action: Action): void {
     this.schedule.actions.push(action);
-    switch (action.do) {
+    switch (action.kind) {
       case 'transfer':
-        this.report(action.untilS, { saw: 'transferred' });
+        this.report(action.untilS, { kind: 'transferred' });
         return;
       case 'start':
         this.progress.set(action.lease, { doneS: 0, runFrom: null, run: 0 });
@@ -118,18 +118,18 @@ class Simulation {
         return;
       case 'resume':
         this.runWork(action.lease, action.workFromS);
-        this.report(action.workFromS, { saw: 'resumed', lease: action.lease }, this.unlessStopped(action.lease));
+        this.report(action.workFromS, { kind: 'resumed', lease: action.lease }, this.unlessStopped(action.lease));
         return;
       case 'suspend': {
         this.pauseWork(action.lease, action.fromS);
-        this.report(action.untilS, { saw: 'suspended', lease: action.lease }, this.unlessStopped(action.lease));
+        this.report(action.untilS, { kind: 'suspended', lease: action.lease }, this.unlessStopped(action.lease));
         return;
       }
       case 'stop':
         this.pauseWork(action.lease, action.atS);
         return;
       case 'migrate':
-        this.report(action.untilS, { saw: 'migrated', lease: action.lease }, this.unlessStopped(action.lease));
+        this.report(action.untilS, { kind: 'migrated', lease: action.lease }, this.unlessStopped(action.lease));
         return;
       case 'breakPromise':
         if (this.progress.has(action.lease)) this.pauseWork(action.lease, action.atS);
@@ -154,7 +154,7 @@ class Simulation {
     const progress = this.progress.get(id)!;
     progress.runFrom = from;
     const run = ++progress.run;
-    this.report(from + this.workS(id) - progress.doneS, { saw: 'ended', lease: id }, () => progress.run === run);
+    this.report(from + this.workS(id) - progress.doneS, { kind: 'ended', lease: id }, () => progress.run === run);
   }
 
   private pauseWork(id: string, at: number): void {
@@ -168,20 +168,20 @@ class Simulation {
   private workS(id: string): number {
     const lease = this.leases.get(id)!;
     const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);
-    return lease.kind === 'bestEffort' ? wholeSeconds(asked * (1 + this.policy.runtimeOverhead)) : asked;
+    return lease.kind === 'bestEffort' ? ceilSeconds(asked * (1 + this.policy.runtimeOverhead)) : asked;
   }
 }
 
 /** A binary heap by time, then kind, then order of arrival. */
 class EventQueue {
-  private readonly heap: Happening[] = [];
+  private readonly heap: SimulationEvent[] = [];
   private seq = 0;
 
   nextAt(): number | null {
     return this.heap[0]?.at ?? null;
   }
 
-  push(at: number, order: number, event: Happening['event']): void {
+  push(at: number, order: number, event: SimulationEvent['event']): void {
     this.heap.push({ at, order, seq: this.seq++, event });
     let i = this.heap.length - 1;
     while (i > 0) {
@@ -192,11 +192,11 @@ class EventQueue {
     }
   }
 
-  takeAll(at: number, take: (event: Happening['event']) => void): void {
+  takeAll(at: number, take: (event: SimulationEvent['event']) => void): void {
     while (this.heap[0]?.at === at) take(this.pop().event);
   }
 
-  private pop(): Happening {
+  private pop(): SimulationEvent {
     const top = this.heap[0]!;
     const last = this.heap.pop()!;
     if (this.heap.length > 0) {
@@ -222,6 +222,6 @@ class EventQueue {
   }
 }
 
-function before(a: Happening, b: Happening): boolean {
+function before(a: SimulationEvent, b: SimulationEvent): boolean {
   return a.at !== b.at ? a.at < b.at : a.order !== b.order ? a.order < b.order : a.seq < b.seq;
 }

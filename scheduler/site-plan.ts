@@ -1,12 +1,12 @@
 import type { Resources } from '../model/host.ts';
-import { findWitness } from './binding.ts';
+import { assignProvisionalHosts } from './binding.ts';
 import { type HostSpec, hostShape, type Lease, type Shape } from './lease.ts';
-import { earliestPlaceOn } from './places.ts';
+import { earliestFitOn } from './places.ts';
 import { LeasePlanner } from './planner.ts';
 import type { Policy } from './policy.ts';
 import {
-  beginsAt,
-  claimsOn,
+  vmStartAt,
+  allocationsOn,
   createRecord,
   createState,
   type HostRecord,
@@ -14,8 +14,8 @@ import {
   type PlanState,
   rankOf,
   removeFrom,
-  setClaims,
-  wholeSeconds,
+  setAllocations,
+  ceilSeconds,
 } from './state.ts';
 
 /**
@@ -39,7 +39,7 @@ export interface SiteLease {
   submittedAtS: number;
   durationS: number;
   nodes: number;
-  each: Resources;
+  perVm: Resources;
   priority: number;
   preemptible: boolean;
   /** When it was promised to start; null: best effort. */
@@ -83,7 +83,7 @@ export interface SiteState {
 /** What a lease costs beyond its own time, as it was measured on this site. */
 export interface SiteFigures {
   /** From the end of the work to a host that is free: outputs, removal. */
-  tailS: number;
+  teardownS: number;
   suspendMiBPerS: number;
 }
 
@@ -92,7 +92,7 @@ const overdueS = 5;
 /** Hosts are vacated this much before they are needed. */
 const marginS = 2;
 /** Nobody waits longer for what only an observation can tell. */
-const lookAgainS = 5;
+const recheckS = 5;
 
 export function sitePolicy({ suspendMiBPerS }: SiteFigures): Policy {
   return {
@@ -118,9 +118,9 @@ export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
     kind: lease.startAtS === null ? lease.kind : 'reservation',
     submittedAtS: lease.submittedAtS,
     startAtS: lease.startAtS ?? undefined,
-    durationS: wholeSeconds(lease.durationS + figures.tailS),
+    durationS: ceilSeconds(lease.durationS + figures.teardownS),
     nodes: lease.nodes,
-    ...lease.each,
+    ...lease.perVm,
     image: '',
     imageMiB: 0,
     priority: lease.priority,
@@ -132,46 +132,46 @@ export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
 /** A plan, and the promises in it for which there are no hosts at the moment: they are not in it, and looked after again. */
 export interface SitePlan {
   planner: LeasePlanner;
-  homeless: string[];
+  unassigned: string[];
 }
 
 export function planSite(site: SiteState, figures: SiteFigures, now: number): SitePlan {
   const policy = sitePolicy(figures);
   const specs: HostSpec[] = site.hosts.map(({ id, capacity }) => ({ id, ...capacity }));
-  const making: Making = {
+  const context: PlanContext = {
     state: createState(specs, policy),
     index: new Map(site.hosts.map(({ id }, i) => [id, i])),
-    isThere: (host, from, until) => isThere(site.hosts[host]!, from, until),
-    answers: (host) => site.hosts[host]!.answers,
+    isAvailable: (host, from, until) => isAvailable(site.hosts[host]!, from, until),
+    isReachable: (host) => site.hosts[host]!.answers,
     figures,
     now,
   };
-  const leases = site.leases.map((lease) => recordOf(making, lease));
-  const hosts = site.hosts.map((host, i) => hostOf(host, specs[i]!, site.leases, now));
-  const { seq } = making.state;
+  const leases = site.leases.map((lease) => leaseRecordOf(context, lease));
+  const hosts = site.hosts.map((host, i) => hostRecordOf(host, specs[i]!, site.leases, now));
+  const { seq } = context.state;
   const planner = LeasePlanner.restore({ version: 1, policy, hosts, leases, transfer: null, pending: [], seq });
   const always = { from: Number.NEGATIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   for (const { host, each } of site.taken)
-    planner.state.timeline.add('promise', [{ host: known(making, host), ...always }], shapeOf(each), 1);
-  const homeless = findHomes(planner.state, now);
-  expectArrivals(planner.state, now);
-  return { planner, homeless };
+    planner.state.timeline.add('promise', [{ host: hostIndex(context, host), ...always }], shapeOf(each), 1);
+  const unassigned = assignMissingHosts(planner.state, now);
+  bookMigrating(planner.state, now);
+  return { planner, unassigned };
 }
 
-interface Making {
+interface PlanContext {
   state: PlanState;
   index: ReadonlyMap<string, number>;
   /** Whether a promise of that time may be planned on a host. */
-  isThere: (host: number, from: number, until: number) => boolean;
-  answers: (host: number) => boolean;
+  isAvailable: (host: number, from: number, until: number) => boolean;
+  isReachable: (host: number) => boolean;
   figures: SiteFigures;
   now: number;
 }
 
-const isThere = ({ up, vacant }: SiteHost, from: number, until: number): boolean =>
+const isAvailable = ({ up, vacant }: SiteHost, from: number, until: number): boolean =>
   up && (vacant === null || until <= vacant.fromS || from >= vacant.untilS);
 
-function known({ index }: Making, host: string): number {
+function hostIndex({ index }: PlanContext, host: string): number {
   const found = index.get(host);
   if (found === undefined) throw new Error(`BUG: the plan names the host ${host}, which the site does not have`);
   return found;
@@ -182,8 +182,8 @@ function shapeOf(each: Resources): Shape {
 }
 
 /** What the planner would know of a lease if it had been told of everything that happened to it. */
-function recordOf(making: Making, lease: SiteLease): LeaseRecord {
-  const { state, figures, now } = making;
+function leaseRecordOf(context: PlanContext, lease: SiteLease): LeaseRecord {
+  const { state, figures, now } = context;
   const planned = plannedLease(lease, figures);
   const { startAtS } = lease;
   const made = createRecord(
@@ -197,48 +197,74 @@ function recordOf(making: Making, lease: SiteLease): LeaseRecord {
     preemptible: made.preemptible && !leaving,
     // The disk of suspended work is taken already: it stays where it is.
     shape: lease.phase === 'suspended' || lease.phase === 'migrating' ? { ...made.shape, diskMiB: 0 } : made.shape,
-    workS: Math.max(1, wholeSeconds((lease.leftS ?? lease.durationS) + figures.tailS)),
+    remainingWorkS: Math.max(1, ceilSeconds((lease.leftS ?? lease.durationS) + figures.teardownS)),
   };
-  record.rank = rankOf(record.lease, record.workS, state.policy);
-  const hosts = lease.hosts.map((host) => known(making, host));
+  record.rank = rankOf(record.lease, record.remainingWorkS, state.policy);
+  const hosts = lease.hosts.map((host) => hostIndex(context, host));
   const firm = record.preemptible ? 'running' : 'promise';
   switch (lease.phase) {
     case 'waiting': {
       if (record.promise === null || hosts.length !== lease.nodes) return record;
       const { endAt } = record.promise;
-      const from = beginsAt(state, record);
-      if (!hosts.every((host) => making.isThere(host, from, endAt))) return record;
-      return Object.assign(record, { hosts, bound: lease.bound, claims: claimsOn(hosts, from, endAt) });
+      const from = vmStartAt(state, record);
+      if (!hosts.every((host) => context.isAvailable(host, from, endAt))) return record;
+      return Object.assign(record, {
+        hosts,
+        bound: lease.bound,
+        allocations: allocationsOn(hosts, from, endAt),
+      } satisfies Partial<LeaseRecord>);
     }
     case 'suspended': {
       // Moved once it stays: nothing that goes wrong on the way makes it wander.
-      const pinned = lease.operation !== null || !hosts.every(making.answers);
-      return Object.assign(record, { phase: 'suspended', hosts, pinned });
+      const pinned = lease.operation !== null || !hosts.every(context.isReachable);
+      return Object.assign(record, { phase: 'suspended', hosts, pinned } satisfies Partial<LeaseRecord>);
     }
     case 'migrating': {
       const { fromS, untilS } = lease.operation ?? { fromS: now, untilS: now + overdueS };
       const operation = { from: fromS, planned: untilS, until: Math.max(untilS, now + overdueS) };
-      return Object.assign(record, { phase: 'migrating', hosts, operation });
+      return Object.assign(record, { phase: 'migrating', hosts, operation } satisfies Partial<LeaseRecord>);
     }
     case 'suspending': {
       const { fromS, untilS } = operationOf(lease);
       const operation = { from: fromS, planned: untilS, until: untilS };
-      const claims = claimsOn(hosts, now, Math.max(untilS, now + overdueS));
-      return Object.assign(record, { phase: 'suspending', hosts, operation, claims, layer: 'running' });
+      const allocations = allocationsOn(hosts, now, Math.max(untilS, now + overdueS));
+      return Object.assign(record, {
+        phase: 'suspending',
+        hosts,
+        operation,
+        allocations,
+        layer: 'running',
+      } satisfies Partial<LeaseRecord>);
     }
     case 'resuming': {
       const { fromS, untilS } = operationOf(lease);
       const operation = { from: fromS, planned: untilS, until: untilS };
-      const expectedEnd = Math.max(untilS, now + overdueS) + record.workS;
-      const claims = claimsOn(hosts, now, expectedEnd);
-      return Object.assign(record, { phase: 'resuming', hosts, operation, runFrom: untilS, expectedEnd, claims, layer: firm });
+      const expectedEnd = Math.max(untilS, now + overdueS) + record.remainingWorkS;
+      const allocations = allocationsOn(hosts, now, expectedEnd);
+      return Object.assign(record, {
+        phase: 'resuming',
+        hosts,
+        operation,
+        runFrom: untilS,
+        expectedEnd,
+        allocations,
+        layer: firm,
+      } satisfies Partial<LeaseRecord>);
     }
     case 'running':
     case 'leaving': {
       const runFrom = lease.runFromS ?? now;
-      const expectedEnd = Math.max(leaving ? now : runFrom + record.workS, now + overdueS);
-      const claims = claimsOn(hosts, now, expectedEnd);
-      return Object.assign(record, { phase: 'running', hosts, bound: true, runFrom, expectedEnd, claims, layer: firm });
+      const expectedEnd = Math.max(leaving ? now : runFrom + record.remainingWorkS, now + overdueS);
+      const allocations = allocationsOn(hosts, now, expectedEnd);
+      return Object.assign(record, {
+        phase: 'running',
+        hosts,
+        bound: true,
+        runFrom,
+        expectedEnd,
+        allocations,
+        layer: firm,
+      } satisfies Partial<LeaseRecord>);
     }
   }
 }
@@ -249,7 +275,7 @@ function operationOf(lease: SiteLease): SiteOperation {
 }
 
 /** A host's network carries one migration at a time: the one that the plan has asked for, while it lasts. */
-function movesUntil(host: SiteHost, leases: readonly SiteLease[], now: number): number {
+function networkBusyUntil(host: SiteHost, leases: readonly SiteLease[], now: number): number {
   const ends = leases.flatMap((lease) => {
     const isOn = lease.hosts.includes(host.id) || (lease.operation?.vms.some((vm) => vm.host === host.id) ?? false);
     return lease.phase === 'migrating' && isOn ? [Math.max(lease.operation?.untilS ?? now, now + overdueS)] : [];
@@ -257,7 +283,7 @@ function movesUntil(host: SiteHost, leases: readonly SiteLease[], now: number): 
   return Math.max(0, ...ends);
 }
 
-function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], now: number): HostRecord {
+function hostRecordOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], now: number): HostRecord {
   const ops = leases
     .flatMap(({ phase, operation }) => (phase === 'suspending' || phase === 'resuming' ? (operation?.vms ?? []) : []))
     .filter((op) => op.host === host.id && op.untilS > now)
@@ -269,25 +295,27 @@ function hostOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], no
     capacity: hostShape(spec),
     up: host.up,
     drain: vacant !== null && vacant.untilS > now ? { from: vacant.fromS, until: vacant.untilS } : null,
-    ops,
-    movingUntil: movesUntil(host, leases, now),
+    memoryOps: ops,
+    networkBusyUntil: networkBusyUntil(host, leases, now),
     cache: [],
     slowness: host.slowness,
   };
 }
 
 /** Work that is being moved has its place where it goes, from when it is expected there. */
-function expectArrivals(state: PlanState, now: number): void {
+function bookMigrating(state: PlanState, now: number): void {
   for (const record of state.queue) {
     if (record.phase !== 'migrating') continue;
-    const place = earliestPlaceOn(state, { ...record, phase: 'suspended' }, Math.max(now, record.operation.until), record.hosts);
-    if (place !== null) setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
+    const place = earliestFitOn(state, { ...record, phase: 'suspended' }, Math.max(now, record.operation.until), record.hosts);
+    if (place !== null) setAllocations(state, record, 'booking', allocationsOn(place.hosts, place.from, place.to));
   }
 }
 
 /** Hosts for promises that have none, or whose hosts are gone, the next start first. */
-function findHomes(state: PlanState, now: number): string[] {
-  const homeless = state.upcoming.filter((record) => record.claims.length === 0 && !findWitness(state, record, now));
+function assignMissingHosts(state: PlanState, now: number): string[] {
+  const homeless = state.upcoming.filter(
+    (record) => record.allocations.length === 0 && !assignProvisionalHosts(state, record, now),
+  );
   for (const record of homeless) {
     removeFrom(state.upcoming, record);
     state.leases.delete(record.lease.id);
@@ -316,20 +344,20 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
     lease.phase === 'waiting' && lease.startAtS !== null && lease.startAtS + lease.durationS <= now;
   const broken = site.leases.filter(isOver).map((lease) => lease.id);
   const alive = { ...site, leases: site.leases.filter((lease) => !isOver(lease)) };
-  const { planner, homeless } = planSite(alive, figures, now);
+  const { planner, unassigned } = planSite(alive, figures, now);
   const decision: SiteDecision = { starts: [], suspends: [], resumes: [], moves: [], promises: [], broken, wakeAtS: null };
   for (const action of planner.decide(now)) {
-    switch (action.do) {
+    switch (action.kind) {
       case 'start':
         decision.starts.push({
           lease: action.lease,
           hosts: action.hosts,
           workFromS: action.workFromS,
-          untilS: action.untilS - figures.tailS,
+          untilS: action.untilS - figures.teardownS,
         });
         break;
       case 'suspend': {
-        const leftS = Math.max(1, planner.state.leases.get(action.lease)!.workS - figures.tailS);
+        const leftS = Math.max(1, planner.state.leases.get(action.lease)!.remainingWorkS - figures.teardownS);
         decision.suspends.push({ lease: action.lease, leftS, operation: asOperation(action) });
         break;
       }
@@ -346,14 +374,14 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
       case 'evict':
       case 'stop':
       case 'breakPromise':
-        throw new Error(`BUG: under this site's policy nothing is to ${action.do}, and ${JSON.stringify(action)} was planned`);
+        throw new Error(`BUG: under this site's policy nothing is to ${action.kind}, and ${JSON.stringify(action)} was planned`);
     }
   }
   decision.promises = changedPromises(alive, planner.state);
-  const wakeAt = Math.min(planner.wakeAt(now), homeless.length > 0 ? now + lookAgainS : Number.POSITIVE_INFINITY);
+  const wakeAt = Math.min(planner.wakeAt(now), unassigned.length > 0 ? now + recheckS : Number.POSITIVE_INFINITY);
   // A promise that is due and waits for a host to be free: what frees it is reported, and this is for what isn't.
-  const late = planner.state.upcoming.some((record) => beginsAt(planner.state, record) <= now);
-  const at = late ? Math.min(wakeAt, now + lookAgainS) : wakeAt;
+  const isPromiseLate = planner.state.upcoming.some((record) => vmStartAt(planner.state, record) <= now);
+  const at = isPromiseLate ? Math.min(wakeAt, now + recheckS) : wakeAt;
   decision.wakeAtS = at === Number.POSITIVE_INFINITY ? null : at;
   return decision;
 }

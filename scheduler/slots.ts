@@ -6,7 +6,7 @@ export interface Interval {
 }
 
 /** Keeps count of equal slots over time, for making reservations that fit together. */
-export function countSlots(slots: number): { take: (interval: Interval, count: number) => boolean } {
+export function createCapacityCounter(slots: number): { take: (interval: Interval, count: number) => boolean } {
   const one = { cpuMilli: 1, memoryMiB: 0, diskMiB: 0 };
   const profile = new HostProfile({ cpuMilli: slots, memoryMiB: 0, diskMiB: 0 });
   return {

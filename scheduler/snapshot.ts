@@ -7,7 +7,7 @@ import {
   type HostRecord,
   type LeaseRecord,
   type PlanState,
-  reckonVacating,
+  updateSuspendAllS,
   type Transfer,
 } from './state.ts';
 
@@ -23,7 +23,7 @@ export interface Snapshot {
 }
 
 export function takeSnapshot(state: PlanState): Snapshot {
-  const { policy, hosts, leases, transfer, pending, seq } = state;
+  const { policy, hosts, leases, transfer, pendingActions: pending, seq } = state;
   return structuredClone({ version: 1, policy, hosts, leases: [...leases.values()], transfer, pending, seq });
 }
 
@@ -41,13 +41,13 @@ export function fromSnapshot(snapshot: Snapshot): PlanState {
   }
   for (const record of leases) {
     state.leases.set(record.lease.id, record);
-    state.timeline.add(record.layer, record.claims, record.shape, 1);
+    state.timeline.add(record.layer, record.allocations, record.shape, 1);
     if (record.promise !== null && record.phase === 'waiting') addUpcoming(state, record);
     else if (record.phase === 'waiting' || record.phase === 'suspended' || record.phase === 'migrating') enqueue(state, record);
     if (record.phase !== 'waiting' && record.phase !== 'suspended') state.underway.add(record);
     const displaceable = record.preemptible && (record.phase === 'running' || record.phase === 'resuming');
-    if (displaceable) for (const host of record.hosts) state.residents[host]!.add(record);
+    if (displaceable) for (const host of record.hosts) state.preemptibleByHost[host]!.add(record);
   }
-  for (const host of state.hosts.keys()) reckonVacating(state, host);
-  return Object.assign(state, { transfer, pending, seq });
+  for (const host of state.hosts.keys()) updateSuspendAllS(state, host);
+  return Object.assign(state, { transfer, pendingActions: pending, seq } satisfies Partial<PlanState>);
 }

@@ -1,12 +1,12 @@
 import type { Action } from './actions.ts';
 import { bind } from './binding.ts';
-import { drop, evictions } from './cache.ts';
-import { holdsOrAwaits, latestTransfers } from './link.ts';
-import { earliestPlace, type Place, readyHosts } from './places.ts';
-import { claimsOn, type LeaseRecord, type PlanState, setClaims, transferS } from './state.ts';
+import { evict, chooseEvictions } from './cache.ts';
+import { hasOrAwaitsImage, latestTransferStarts } from './link.ts';
+import { earliestFit, type Fit, hostsWithImage } from './places.ts';
+import { allocationsOn, type LeaseRecord, type PlanState, setAllocations, transferS } from './state.ts';
 
 /** Images are sent ahead for work that can start this long after they have arrived, at the latest. */
-const aheadS = 900;
+const maxPrefetchLeadS = 900;
 /** How many in the queue are looked at when the link is free. */
 const lookahead = 64;
 
@@ -14,10 +14,10 @@ const lookahead = 64;
  * Decides what the link sends next, if it is free. Reservations' images go last of all moments that are in time;
  * before that the queue's, in its order, each to the host where it can start first. Returns whether hosts changed.
  */
-export function stage(state: PlanState, now: number, emit: (action: Action) => void): boolean {
+export function sendNextImages(state: PlanState, now: number, emit: (action: Action) => void): boolean {
   let changed = false;
   while (state.policy.images !== null && state.transfer === null) {
-    const first = latestTransfers(state)[0];
+    const first = latestTransferStarts(state)[0];
     if (first !== undefined && first.at <= now) {
       sendForReservation(state, first.record, now, emit);
       changed = true;
@@ -26,7 +26,7 @@ export function stage(state: PlanState, now: number, emit: (action: Action) => v
     const next = nextInQueue(state, now);
     if (next === null) return changed;
     if (first === undefined || now + transferS(state, next.record) <= first.at) sendForQueue(state, next, now, emit);
-    else if (state.hosts.some((host) => host.movingUntil > now)) return changed;
+    else if (state.hosts.some((host) => host.networkBusyUntil > now)) return changed;
     else sendForReservation(state, first.record, now, emit); // rather early than an idle link
     changed = true;
   }
@@ -35,69 +35,71 @@ export function stage(state: PlanState, now: number, emit: (action: Action) => v
 
 function sendForReservation(state: PlanState, record: LeaseRecord, now: number, emit: (action: Action) => void): void {
   bind(state, record, now);
-  const lacking = [...new Set(record.hosts)].filter((host) => !holdsOrAwaits(state, record, host));
+  const lacking = [...new Set(record.hosts)].filter((host) => !hasOrAwaitsImage(state, record, host));
   if (lacking.length > 0) send(state, record, [record], lacking, now, emit);
 }
 
-interface Staged {
+interface NextTransfer {
   record: LeaseRecord;
-  place: Place;
+  fit: Fit;
 }
 
 /**
  * The first in the queue that is worth sending an image for now. Those who will find it in a cache soon enough are
  * passed over, with their place kept while the others are looked at.
  */
-function nextInQueue(state: PlanState, now: number): Staged | null {
-  const relying: LeaseRecord[] = [];
-  let found: Staged | null = null;
+function nextInQueue(state: PlanState, now: number): NextTransfer | null {
+  const servedFromCache: LeaseRecord[] = [];
+  let found: NextTransfer | null = null;
   for (const record of state.queue.slice(0, lookahead)) {
-    if (!wantsImage(record)) continue;
-    setClaims(state, record, 'booking', []);
-    const place = placeForTransfer(state, record, now);
+    if (!needsImage(record)) continue;
+    setAllocations(state, record, 'booking', []);
+    const place = fitAfterTransfer(state, record, now);
     if (place === null) continue;
-    const cached = earliestPlace(state, record, now, readyHosts(state, record, now));
+    const cached = earliestFit(state, record, now, hostsWithImage(state, record, now));
     if (cached !== null && cached.from <= place.from + transferS(state, record)) {
-      setClaims(state, record, 'booking', claimsOn(cached.hosts, cached.from, cached.to));
-      relying.push(record);
-    } else if (place.from <= now + transferS(state, record) + aheadS) {
-      found = { record, place };
+      setAllocations(state, record, 'booking', allocationsOn(cached.hosts, cached.from, cached.to));
+      servedFromCache.push(record);
+    } else if (place.from <= now + transferS(state, record) + maxPrefetchLeadS) {
+      found = { record, fit: place };
       break;
     }
   }
-  for (const record of relying) setClaims(state, record, 'booking', []);
+  for (const record of servedFromCache) setAllocations(state, record, 'booking', []);
   return found;
 }
 
-function wantsImage(record: LeaseRecord): boolean {
-  return record.phase === 'waiting' && record.transferUntil === null && record.copies.length === 0 && record.lease.imageMiB > 0;
+function needsImage(record: LeaseRecord): boolean {
+  return (
+    record.phase === 'waiting' && record.transferUntil === null && record.imageCopies.length === 0 && record.lease.imageMiB > 0
+  );
 }
 
-function placeForTransfer(state: PlanState, record: LeaseRecord, now: number): Place | null {
-  const hosts = state.hosts.flatMap((host, i) => (host.up && host.movingUntil <= now ? [i] : []));
-  return earliestPlace(state, record, now + transferS(state, record), hosts);
+function fitAfterTransfer(state: PlanState, record: LeaseRecord, now: number): Fit | null {
+  const hosts = state.hosts.flatMap((host, i) => (host.up && host.networkBusyUntil <= now ? [i] : []));
+  return earliestFit(state, record, now + transferS(state, record), hosts);
 }
 
-function sendForQueue(state: PlanState, { record, place }: Staged, now: number, emit: (action: Action) => void): void {
+function sendForQueue(state: PlanState, { record, fit: place }: NextTransfer, now: number, emit: (action: Action) => void): void {
   const served = [record];
   book(state, record, place);
   if (state.policy.images!.shared) {
     for (const other of state.queue.slice(0, lookahead)) {
-      if (other.lease.image !== record.lease.image || !wantsImage(other) || other.claims.length > 0) continue;
-      const shared = placeForTransfer(state, other, now);
-      if (shared === null || shared.from > now + transferS(state, record) + aheadS) continue;
+      if (other.lease.image !== record.lease.image || !needsImage(other) || other.allocations.length > 0) continue;
+      const shared = fitAfterTransfer(state, other, now);
+      if (shared === null || shared.from > now + transferS(state, record) + maxPrefetchLeadS) continue;
       book(state, other, shared);
       served.push(other);
     }
   }
   const hosts = new Set(served.flatMap((each) => each.hosts));
-  const lacking = [...hosts].filter((host) => !holdsOrAwaits(state, record, host)).sort((a, b) => a - b);
+  const lacking = [...hosts].filter((host) => !hasOrAwaitsImage(state, record, host)).sort((a, b) => a - b);
   send(state, record, served, lacking, now, emit);
 }
 
-function book(state: PlanState, record: LeaseRecord, place: Place): void {
+function book(state: PlanState, record: LeaseRecord, place: Fit): void {
   record.hosts = place.hosts;
-  setClaims(state, record, 'booking', claimsOn(place.hosts, place.from, place.to));
+  setAllocations(state, record, 'booking', allocationsOn(place.hosts, place.from, place.to));
 }
 
 function send(
@@ -111,12 +113,12 @@ function send(
   const until = now + transferS(state, first);
   const { image, imageMiB } = first.lease;
   for (const record of served) record.transferUntil = until;
-  if (state.policy.images!.cacheMiB === 0) first.copies = [...new Set([...first.copies, ...hosts])];
+  if (state.policy.images!.cacheMiB === 0) first.imageCopies = [...new Set([...first.imageCopies, ...hosts])];
   else {
     for (const host of hosts) {
-      for (const dropped of evictions(state, host, imageMiB)) {
-        drop(state, host, dropped);
-        emit({ do: 'evict', host: state.hosts[host]!.spec.id, image: dropped, atS: now });
+      for (const dropped of chooseEvictions(state, host, imageMiB)) {
+        evict(state, host, dropped);
+        emit({ kind: 'evict', host: state.hosts[host]!.spec.id, image: dropped, atS: now });
       }
       state.hosts[host]!.cache.push({ image, sizeMiB: imageMiB, lastUsedAt: now, readyAt: until });
     }
@@ -124,11 +126,11 @@ function send(
   const leases = served.map((record) => record.lease.id);
   state.transfer = { image, hosts, leases, from: now, until };
   const ids = hosts.map((host) => state.hosts[host]!.spec.id);
-  emit({ do: 'transfer', image, imageMiB, hosts: ids, leases, fromS: now, untilS: until });
+  emit({ kind: 'transfer', image, imageMiB, hosts: ids, leases, fromS: now, untilS: until });
 }
 
 /** The link is free again: the leases served have their image. */
-export function transferred(state: PlanState, now: number): void {
+export function onTransferred(state: PlanState, now: number): void {
   const { transfer } = state;
   if (transfer === null) return;
   state.transfer = null;

@@ -1,13 +1,13 @@
 import type { Action } from './actions.ts';
 import { type HostSpec, hostShape, type Lease, type Shape, vmShape } from './lease.ts';
 import type { Policy } from './policy.ts';
-import { type Claim, type Layer, Timeline } from './timeline.ts';
+import { type Allocation, type Layer, Timeline } from './timeline.ts';
 
 /**
  * `waiting`: a reservation before its start, or best-effort work in the queue. `suspended` work waits too.
  * The phases that end in -ing are under way on a host; the planner is told when they are over.
  */
-export type Phase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'resuming' | 'migrating' | 'ended';
+export type PlannedPhase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'resuming' | 'migrating' | 'ended';
 
 /** What the planner knows of one lease. Plain data: a list of these and of the hosts is all of its state. */
 export interface LeaseRecord {
@@ -19,16 +19,16 @@ export interface LeaseRecord {
   readonly preemptible: boolean;
   /** Where the queue has it: lower goes first. */
   rank: number;
-  phase: Phase;
+  phase: PlannedPhase;
   /** Seconds of work that are left, runtime overhead included. */
-  workS: number;
+  remainingWorkS: number;
   /** Index of the host of each VM: where it is, where it is booked, or where it could go. Empty: not known yet. */
   hosts: number[];
   /** The hosts are final: something was set in motion there. */
   bound: boolean;
   /** Suspended work that is not to be moved. */
   pinned: boolean;
-  claims: Claim[];
+  allocations: Allocation[];
   layer: Layer;
   /** While running or resuming: when the work (re)starts and when it ends at the latest. */
   runFrom: number;
@@ -36,9 +36,9 @@ export interface LeaseRecord {
   /** The suspend, resume or migration under way: as it was planned, and when it is expected to be over now. */
   operation: { from: number; planned: number; until: number };
   /** Hosts that hold or are getting this lease's own copy of the image, when hosts keep no cache. */
-  copies: number[];
+  imageCopies: number[];
   /** Hosts whose image the disks of its VMs are based on; a migrated disk stands alone. */
-  basedOn: number[];
+  backingImageHosts: number[];
   /** When the pending transfer for this lease is over; null: none is under way. */
   transferUntil: number | null;
 }
@@ -58,9 +58,9 @@ export interface HostRecord {
   /** Nothing is left on it from then on, until `returnsAt`. */
   drain: { from: number; until: number } | null;
   /** Suspends and resumes under way or fixed for later: one at a time. */
-  ops: { from: number; until: number }[];
+  memoryOps: { from: number; until: number }[];
   /** Its network carries a migration until then. */
-  movingUntil: number;
+  networkBusyUntil: number;
   cache: CachedImage[];
   /** The slowest suspend or resume seen, relative to the plan: later plans allow for it. */
   slowness: number;
@@ -84,15 +84,15 @@ export interface PlanState {
   /** Best effort that waits or is suspended, by rank. */
   readonly queue: LeaseRecord[];
   /** Best effort on each host that a reservation may displace. */
-  readonly residents: Set<LeaseRecord>[];
+  readonly preemptibleByHost: Set<LeaseRecord>[];
   /** What it takes to write all residents of a host, one after the other. */
-  readonly vacatingS: number[];
+  readonly suspendAllS: number[];
   /** Whatever has VMs on hosts, but for what is suspended. */
   readonly underway: Set<LeaseRecord>;
   readonly timeline: Timeline;
   transfer: Transfer | null;
   /** Decided outside of `decide`, to be said by the next one. */
-  pending: Action[];
+  pendingActions: Action[];
   seq: number;
 }
 
@@ -102,8 +102,8 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     capacity: hostShape(spec),
     up: true,
     drain: null,
-    ops: [],
-    movingUntil: 0,
+    memoryOps: [],
+    networkBusyUntil: 0,
     cache: [],
     slowness: 1,
   }));
@@ -113,23 +113,23 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     leases: new Map(),
     upcoming: [],
     queue: [],
-    residents: records.map(() => new Set()),
-    vacatingS: records.map(() => 0),
+    preemptibleByHost: records.map(() => new Set()),
+    suspendAllS: records.map(() => 0),
     underway: new Set(),
     timeline: new Timeline(records.map((host) => host.capacity)),
     transfer: null,
-    pending: [],
+    pendingActions: [],
     seq: 0,
   };
 }
 
 /** Whole seconds, never less than what it takes: the plan's resolution. */
-export function wholeSeconds(seconds: number): number {
+export function ceilSeconds(seconds: number): number {
   return Math.ceil(seconds - 1e-6);
 }
 
-export function workOf(lease: Lease, policy: Policy): number {
-  return wholeSeconds(lease.durationS * (1 + policy.runtimeOverhead));
+export function plannedWorkS(lease: Lease, policy: Policy): number {
+  return ceilSeconds(lease.durationS * (1 + policy.runtimeOverhead));
 }
 
 /**
@@ -154,30 +154,30 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     preemptible: promise === null && (lease.preemptible ?? true),
     rank: rankOf(lease, lease.durationS, state.policy),
     phase: 'waiting',
-    workS: promise === null ? workOf(lease, state.policy) : promise.endAt - promise.startAt,
+    remainingWorkS: promise === null ? plannedWorkS(lease, state.policy) : promise.endAt - promise.startAt,
     hosts: [],
     bound: false,
     pinned: false,
-    claims: [],
+    allocations: [],
     layer: promise === null ? 'running' : 'promise',
     runFrom: 0,
     expectedEnd: 0,
     operation: { from: 0, planned: 0, until: 0 },
-    copies: [],
-    basedOn: [],
+    imageCopies: [],
+    backingImageHosts: [],
     transferUntil: null,
   };
 }
 
 /** Replaces what a lease takes of the hosts. The only place where the timeline changes on behalf of a lease. */
-export function setClaims(state: PlanState, record: LeaseRecord, layer: Layer, claims: Claim[]): void {
-  state.timeline.add(record.layer, record.claims, record.shape, -1);
+export function setAllocations(state: PlanState, record: LeaseRecord, layer: Layer, claims: Allocation[]): void {
+  state.timeline.add(record.layer, record.allocations, record.shape, -1);
   record.layer = layer;
-  record.claims = claims;
+  record.allocations = claims;
   state.timeline.add(layer, claims, record.shape, 1);
 }
 
-export function claimsOn(hosts: readonly number[], from: number, to: number): Claim[] {
+export function allocationsOn(hosts: readonly number[], from: number, to: number): Allocation[] {
   return hosts.map((host) => ({ host, from, to }));
 }
 
@@ -198,7 +198,7 @@ export function enqueue(state: PlanState, record: LeaseRecord): void {
 }
 
 export function addUpcoming(state: PlanState, record: LeaseRecord): void {
-  insertBy(state.upcoming, record, (r) => beginsAt(state, r));
+  insertBy(state.upcoming, record, (r) => vmStartAt(state, r));
 }
 
 export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
@@ -208,49 +208,49 @@ export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
 
 /** Seconds to write one VM's memory, or to read it back, on a host. */
 export function memoryOpS(state: PlanState, host: number, shape: Shape): number {
-  return wholeSeconds((shape.memoryMiB / state.policy.suspendMiBPerS) * state.hosts[host]!.slowness);
+  return ceilSeconds((shape.memoryMiB / state.policy.suspendMiBPerS) * state.hosts[host]!.slowness);
 }
 
 /** When the suspends and resumes of a host that are under way or fixed are over. */
-export function opsUntil(state: PlanState, host: number, now: number): number {
+export function memoryOpsEndAt(state: PlanState, host: number, now: number): number {
   let at = now;
-  for (const op of state.hosts[host]!.ops) at = Math.max(at, op.until);
+  for (const op of state.hosts[host]!.memoryOps) at = Math.max(at, op.until);
   return at;
 }
 
 /** When all best effort on a host can be out of it, written one VM after the other, what is under way first. */
-export function vacatableAt(state: PlanState, host: number, now: number): number {
-  return state.policy.suspension ? opsUntil(state, host, now) + state.vacatingS[host]! : now;
+export function earliestVacantAt(state: PlanState, host: number, now: number): number {
+  return state.policy.suspension ? memoryOpsEndAt(state, host, now) + state.suspendAllS[host]! : now;
 }
 
 /** To be called when a host's residents or its speed have changed. */
-export function reckonVacating(state: PlanState, host: number): void {
+export function updateSuspendAllS(state: PlanState, host: number): void {
   let seconds = 0;
-  for (const resident of state.residents[host]!) {
+  for (const resident of state.preemptibleByHost[host]!) {
     for (const place of resident.hosts) if (place === host) seconds += memoryOpS(state, host, resident.shape);
   }
-  state.vacatingS[host] = seconds;
+  state.suspendAllS[host] = seconds;
 }
 
 /** A host from which nothing is missing that VMs of an image need: the image itself. */
 export function hasImage(state: PlanState, record: LeaseRecord, host: number, now: number): boolean {
   const { images } = state.policy;
   if (images === null || record.lease.imageMiB === 0) return true;
-  if (images.cacheMiB === 0) return record.transferUntil === null && record.copies.includes(host);
+  if (images.cacheMiB === 0) return record.transferUntil === null && record.imageCopies.includes(host);
   return state.hosts[host]!.cache.some((cached) => cached.image === record.lease.image && cached.readyAt <= now);
 }
 
 export function transferS(state: PlanState, record: LeaseRecord): number {
   const { images } = state.policy;
-  return images === null ? 0 : wholeSeconds(record.lease.imageMiB / images.rateMiBPerS);
+  return images === null ? 0 : ceilSeconds(record.lease.imageMiB / images.rateMiBPerS);
 }
 
 /** When a reservation's VMs must be started, and all be ready for them. */
-export function beginsAt(state: PlanState, record: LeaseRecord): number {
-  return record.promise!.startAt - bootOf(state, record);
+export function vmStartAt(state: PlanState, record: LeaseRecord): number {
+  return record.promise!.startAt - leadTimeS(state, record);
 }
 
 /** From the start of a lease's VMs to the start of its work. */
-export function bootOf({ policy }: PlanState, { lease }: LeaseRecord): number {
+export function leadTimeS({ policy }: PlanState, { lease }: LeaseRecord): number {
   return lease.bootS ?? policy.bootS;
 }

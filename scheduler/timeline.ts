@@ -2,7 +2,7 @@ import { HostProfile } from './host-profile.ts';
 import type { Shape } from './lease.ts';
 
 /** One VM's place: a host for an interval. */
-export interface Claim {
+export interface Allocation {
   host: number;
   from: number;
   to: number;
@@ -29,7 +29,7 @@ export class Timeline {
     this.booked = capacities.map((capacity) => new HostProfile(capacity));
   }
 
-  add(layer: Layer, claims: readonly Claim[], shape: Shape, sign: 1 | -1): void {
+  add(layer: Layer, claims: readonly Allocation[], shape: Shape, sign: 1 | -1): void {
     for (const { host, from, to } of claims) {
       if (layer === 'promise') this.promised[host]!.add(from, to, shape, sign);
       if (layer !== 'booking') this.planned[host]!.add(from, to, shape, sign);
@@ -45,14 +45,14 @@ export class Timeline {
 }
 
 /** `count` VMs on one host. */
-export interface Part {
+export interface HostCount {
   host: number;
   count: number;
 }
 
-export interface Fit {
+export interface GangFit {
   from: number;
-  parts: Part[];
+  counts: HostCount[];
 }
 
 /**
@@ -60,22 +60,22 @@ export interface Fit {
  * many on each. One sweep over all hosts' breakpoints in the order of time: a host's count changes where a gap
  * begins (upwards) or where the window starts to touch the end of one (downwards).
  */
-export function earliestFit(
+export function earliestGangFit(
   profiles: readonly HostProfile[],
   hosts: readonly number[],
   nodes: number,
   shape: Shape,
   duration: number,
   notBefore: number,
-): Fit | null {
+): GangFit | null {
   let sum = 0;
-  const nowFit = hosts.map((host) => profiles[host]!.fits(notBefore, notBefore + duration, shape, nodes));
-  for (const count of nowFit) sum += count;
-  if (sum >= nodes) return { from: notBefore, parts: fill(hosts, nowFit, nodes) };
+  const initialCounts = hosts.map((host) => profiles[host]!.fits(notBefore, notBefore + duration, shape, nodes));
+  for (const count of initialCounts) sum += count;
+  if (sum >= nodes) return { from: notBefore, counts: distribute(hosts, initialCounts, nodes) };
 
   const changes: { at: number; after: number; delta: number }[] = [];
   for (const [i, host] of hosts.entries()) {
-    countChanges(profiles[host]!, nodes, shape, duration, notBefore, nowFit[i]!, changes);
+    countChanges(profiles[host]!, nodes, shape, duration, notBefore, initialCounts[i]!, changes);
   }
   // A rise counts at its moment, a fall only just after: the window that ends exactly where a gap ends still fits.
   changes.sort((a, b) => a.at - b.at || a.after - b.after);
@@ -83,10 +83,10 @@ export function earliestFit(
     const change = changes[i]!;
     sum += change.delta;
     const next = changes[i + 1];
-    const settled = next === undefined || next.at !== change.at || (change.after === 0 && next.after === 1);
-    if (settled && change.after === 0 && sum >= nodes) {
+    const isLastChangeAtMoment = next === undefined || next.at !== change.at || (change.after === 0 && next.after === 1);
+    if (isLastChangeAtMoment && change.after === 0 && sum >= nodes) {
       const counts = hosts.map((host) => profiles[host]!.fits(change.at, change.at + duration, shape, nodes));
-      return { from: change.at, parts: fill(hosts, counts, nodes) };
+      return { from: change.at, counts: distribute(hosts, counts, nodes) };
     }
   }
   return null;
@@ -111,8 +111,8 @@ function countChanges(
   }
   let current = countNow;
   for (const at of [...moments].sort((a, b) => a - b)) {
-    const here = least(steps, at, at + duration, false);
-    const after = least(steps, at, at + duration, true);
+    const here = minFits(steps, at, at + duration, false);
+    const after = minFits(steps, at, at + duration, true);
     if (here !== current) changes.push({ at, after: 0, delta: here - current });
     if (after !== here) changes.push({ at, after: 1, delta: after - here });
     current = after;
@@ -120,7 +120,7 @@ function countChanges(
 }
 
 /** The least count over [from, to), or over (from, to] for the window just after. */
-function least(steps: readonly { at: number; fits: number }[], from: number, to: number, closed: boolean): number {
+function minFits(steps: readonly { at: number; fits: number }[], from: number, to: number, closed: boolean): number {
   let low = 0;
   let high = steps.length - 1;
   while (low < high) {
@@ -135,8 +135,8 @@ function least(steps: readonly { at: number; fits: number }[], from: number, to:
   return min;
 }
 
-function fill(hosts: readonly number[], counts: readonly number[], nodes: number): Part[] {
-  const parts: Part[] = [];
+function distribute(hosts: readonly number[], counts: readonly number[], nodes: number): HostCount[] {
+  const parts: HostCount[] = [];
   let left = nodes;
   for (const [i, host] of hosts.entries()) {
     const count = Math.min(left, counts[i]!);

@@ -1,19 +1,19 @@
-import type { HostActivities, PackVm, UnpackVm } from '../activities/host/contract.ts';
-import { type CopyPass, copyJob, type MigrationJob } from '../model/migration.ts';
-import { type Move, watched } from './migrate-vm.ts';
+import type { HostActivities, PackColdCopy, UnpackColdCopy } from '../activities/host/contract.ts';
+import { type ColdCopyPass, coldCopyJob, type MigrationJob } from '../model/migration.ts';
+import { type MigrationRun, withProgressReports } from './migrate-vm.ts';
 
 /** The steps of a cold copy, each with a look at it now and then for whoever asks how long the whole will take. */
-export class CopyCourse {
-  readonly #move: Move;
+export class ColdCopyProgress {
+  readonly #run: MigrationRun;
   readonly #passes: number;
   readonly #packs: { address: string; bytes: number }[] = [];
-  readonly #begunMs = Date.now();
+  readonly #startedMs = Date.now();
   #firstPassMs: number | null = null;
   #packedBytes = 0;
 
   /** @param packs so many hosts make one: the one that has the memory, and the home of the disks where that is another */
-  constructor(move: Move, packs: number) {
-    this.#move = move;
+  constructor(move: MigrationRun, packs: number) {
+    this.#run = move;
     this.#passes = packs * 3;
   }
 
@@ -22,32 +22,34 @@ export class CopyCourse {
     return this.#packs;
   }
 
-  async pack(host: HostActivities, address: string, order: PackVm): Promise<{ sinceMs: number | null }> {
-    const packing = (pass: CopyPass) => this.#job(pass, this.#packs.length, this.#packedBytes + pass.totalBytes);
-    const packed = await watched(this.#move, this.#look(host, packing), () => host.packVm(order));
-    this.#firstPassMs ??= Date.now() - this.#begunMs;
+  async pack(host: HostActivities, address: string, order: PackColdCopy): Promise<{ sinceMs: number | null }> {
+    const packing = (pass: ColdCopyPass) => this.#job(pass, this.#packs.length, this.#packedBytes + pass.totalBytes);
+    const packed = await withProgressReports(this.#run, this.#observe(host, packing), () => host.packColdCopy(order));
+    this.#firstPassMs ??= Date.now() - this.#startedMs;
     this.#packedBytes += packed.totalBytes;
     this.#packs.push({ address, bytes: packed.bytes });
     return packed;
   }
 
-  async unpack(host: HostActivities, order: Omit<UnpackVm, 'packs'>): Promise<void> {
-    const unpacking = (pass: CopyPass) => {
+  async unpack(host: HostActivities, order: Omit<UnpackColdCopy, 'packs'>): Promise<void> {
+    const unpacking = (pass: ColdCopyPass) => {
       const unpacked = this.#packs.findIndex(({ address }) => address === pass.from);
       return this.#job(pass, this.#packs.length + unpacked * 2 + (pass.kind === 'unpack' ? 1 : 0), this.#packedBytes);
     };
-    await watched(this.#move, this.#look(host, unpacking), () => host.unpackVm({ ...order, packs: this.#packs }));
+    await withProgressReports(this.#run, this.#observe(host, unpacking), () =>
+      host.unpackColdCopy({ ...order, packs: this.#packs }),
+    );
   }
 
-  #look(host: HostActivities, jobOf: (pass: CopyPass) => MigrationJob): () => Promise<MigrationJob | null> {
+  #observe(host: HostActivities, jobOf: (pass: ColdCopyPass) => MigrationJob): () => Promise<MigrationJob | null> {
     return async () => {
-      const pass = await host.observeCopy(this.#move.vmId);
+      const pass = await host.observeColdCopy(this.#run.vmId);
       return pass === null ? null : jobOf(pass);
     };
   }
 
-  #job(pass: CopyPass, endedPasses: number, totalBytes: number): MigrationJob {
-    const elapsedMs = Date.now() - this.#begunMs;
-    return copyJob({ totalBytes, passes: this.#passes, endedPasses, firstPassMs: this.#firstPassMs, elapsedMs }, pass);
+  #job(pass: ColdCopyPass, endedPasses: number, totalBytes: number): MigrationJob {
+    const elapsedMs = Date.now() - this.#startedMs;
+    return coldCopyJob({ totalBytes, passes: this.#passes, endedPasses, firstPassMs: this.#firstPassMs, elapsedMs }, pass);
   }
 }

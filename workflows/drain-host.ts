@@ -14,16 +14,16 @@ import { type DrainId, type DrainMove, type DrainState, isDrainOver } from '../m
 import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { Insistence } from './insistence.ts';
+import { RetryForever } from './insistence.ts';
 import { onHost, onLedger } from './on-host.ts';
-import { ownWay, unlessThere } from './own-way.ts';
-import { now, Progress } from './progress.ts';
+import { detachedChild, startIfAbsent } from './own-way.ts';
+import { isoNow, Progress } from './progress.ts';
 import { startMigration } from './start-migration.ts';
-import { tell, tellPlaced } from './tell.ts';
-import { waits } from './timeouts.ts';
-import { watchRecovery } from './watch-recovery.ts';
+import { notify, notifyWaiters } from './tell.ts';
+import { timing } from './timeouts.ts';
+import { measureRecovery } from './watch-recovery.ts';
 
-const changedSignal = defineSignal(signalName.changed);
+const orderChangedSignal = defineSignal(signalName.orderChanged);
 
 /**
  * The vacating of one host, from the moment at which it was closed to the proof that it is empty. Each round asks the
@@ -43,95 +43,95 @@ const changedSignal = defineSignal(signalName.changed);
  */
 export async function drainHost(id: DrainId, pace = 1): Promise<DrainState> {
   const root = CancellationScope.current();
-  const drain = new Drain(id, pace);
-  void root.cancelRequested.catch(() => drain.callOff());
+  const drain = new DrainRun(id, pace);
+  void root.cancelRequested.catch(() => drain.cancel());
   return CancellationScope.nonCancellable(() => drain.run());
 }
 
-class Drain {
+class DrainRun {
   readonly #id: DrainId;
   readonly #pace: number;
   readonly #ledger;
-  readonly #insistence: Insistence;
+  readonly #retry: RetryForever;
   readonly #progress = new Progress();
   /** Workflows of migrations and recoveries that this run has started, and images that are being fetched. */
-  readonly #followed = new Set<string>();
-  readonly #fetched = new Set<string>();
-  #changed = false;
-  #looking = false;
-  #nextLookMs = 0;
+  readonly #started = new Set<string>();
+  readonly #prefetched = new Set<string>();
+  #woken = false;
+  #sampling = false;
+  #nextSampleMs = 0;
 
   constructor(id: DrainId, pace: number) {
     this.#id = id;
     this.#pace = pace;
     this.#ledger = onLedger(pace);
-    this.#insistence = new Insistence(pace);
-    setHandler(changedSignal, () => {
-      this.#changed = true;
+    this.#retry = new RetryForever(pace);
+    setHandler(orderChangedSignal, () => {
+      this.#woken = true;
     });
   }
 
   async run(): Promise<DrainState> {
     for (;;) {
-      this.#changed = false;
+      this.#woken = false;
       const step = await this.#step();
-      await tellPlaced(step.wake);
+      await notifyWaiters(step.notifications);
       if (isDrainOver(step.state)) return step.state;
-      for (const move of step.moves) await this.#follow(move);
-      for (const vm of step.tell) await tell(workflowId.vm(vm), signalName.asked);
-      for (const { vm, generation } of step.abort) await this.#end(workflowId.migration(vm, generation));
-      if (step.endTemplates) await this.#end(workflowId.templates(step.host));
-      for (const recovery of step.recoveries) await this.#watch(recovery);
-      this.#fetch(step);
-      this.#look(step);
-      if (step.prove && (await this.#prove(step.host))) continue;
+      for (const move of step.moves) await this.#startMigration(move);
+      for (const vm of step.vmsToNotify) await notify(workflowId.vm(vm), signalName.operationRequested);
+      for (const { vm, generation } of step.abort) await this.#cancelWorkflow(workflowId.migration(vm, generation));
+      if (step.cancelTemplateBuilds) await this.#cancelWorkflow(workflowId.templates(step.host));
+      for (const recovery of step.recoveries) await this.#startRecovery(recovery);
+      this.#prefetch(step);
+      this.#sampleLoads(step);
+      if (step.verifyEmpty && (await this.#verifyEmpty(step.host))) continue;
       // The ledger holds all that this run knows; what it follows goes on, and is looked at every round.
-      if (workflowInfo().continueAsNewSuggested && !this.#looking) await continueAsNew<typeof drainHost>(this.#id, this.#pace);
-      await condition(() => this.#changed, step.waitMs ?? waits(this.#pace).drainLook);
+      if (workflowInfo().continueAsNewSuggested && !this.#sampling) await continueAsNew<typeof drainHost>(this.#id, this.#pace);
+      await condition(() => this.#woken, step.waitMs ?? timing(this.#pace).drainPollMs);
     }
   }
 
-  async callOff(): Promise<void> {
-    await CancellationScope.nonCancellable(() => this.#ledger.requestDrainEnd(this.#id));
-    this.#changed = true;
+  async cancel(): Promise<void> {
+    await CancellationScope.nonCancellable(() => this.#ledger.requestDrainCancel(this.#id));
+    this.#woken = true;
   }
 
   async #step(): Promise<DrainStep> {
-    const step = await this.#insistence.on(
+    const step = await this.#retry.run(
       () => this.#ledger.stepDrain(this.#id),
       (error) => {
         if (codeOf(error) === 'not-found') throw error;
-        this.#progress.say('refused', `**the ledger refuses to go on** since ${now()}: ${taskErrorOf(error).message}`);
+        this.#progress.setDetail('refused', `**the ledger refuses to go on** since ${isoNow()}: ${taskErrorOf(error).message}`);
       },
     );
-    this.#progress.say('refused', null);
-    this.#progress.say('step', step.says === '' ? null : step.says);
-    this.#progress.mark({ hosts: [step.host], state: step.state, vms: step.moves.map(({ vm }) => vm) });
+    this.#progress.setDetail('refused', null);
+    this.#progress.setDetail('step', step.summary === '' ? null : step.summary);
+    this.#progress.setAttributes({ hosts: [step.host], state: step.state, vms: step.moves.map(({ vm }) => vm) });
     return step;
   }
 
   /** Starts a migration, or finds it started: by the run before this one, or by the housekeeper. */
-  async #follow({ migration, vm, generation }: DrainMove): Promise<void> {
+  async #startMigration({ migration, vm, generation }: DrainMove): Promise<void> {
     const workflow = workflowId.migration(vm, generation);
-    if (this.#followed.has(workflow)) return;
-    this.#followed.add(workflow);
+    if (this.#started.has(workflow)) return;
+    this.#started.add(workflow);
     const child = await startMigration({ id: migration, vmId: vm, generation }, this.#pace);
     const ended = () => {
-      this.#changed = true;
+      this.#woken = true;
     };
     // How it ended is in the ledger.
     void child?.result().then(ended, ended);
   }
 
   /** Looked at from its own workflow: a drain that has ended doesn't wait for it. */
-  async #watch(recovery: Recovery): Promise<void> {
+  async #startRecovery(recovery: Recovery): Promise<void> {
     const workflow = workflowId.recovery(recovery.migration);
-    if (this.#followed.has(workflow)) return;
-    this.#followed.add(workflow);
-    await unlessThere(startChild(watchRecovery, { ...ownWay, workflowId: workflow, args: [recovery, this.#pace] }));
+    if (this.#started.has(workflow)) return;
+    this.#started.add(workflow);
+    await startIfAbsent(startChild(measureRecovery, { ...detachedChild, workflowId: workflow, args: [recovery, this.#pace] }));
   }
 
-  async #end(workflow: string): Promise<void> {
+  async #cancelWorkflow(workflow: string): Promise<void> {
     try {
       await getExternalWorkflowHandle(workflow).cancel();
     } catch (error) {
@@ -141,47 +141,47 @@ class Drain {
   }
 
   /** Each once: one that failed is asked for again by the next run, or goes another way when its target was changed. */
-  #fetch({ images }: DrainStep): void {
+  #prefetch({ images }: DrainStep): void {
     for (const { host, image } of images) {
       const key = `${image} at ${host}`;
-      if (this.#fetched.has(key)) continue;
-      this.#fetched.add(key);
+      if (this.#prefetched.has(key)) continue;
+      this.#prefetched.add(key);
       const fetched = async (): Promise<void> => {
-        await onHost(host, this.#pace, 'throw').ensureImage(await this.#ledger.imageFor(image, host));
-        await this.#ledger.imageCached(host, image);
-        this.#changed = true;
+        await onHost(host, this.#pace, 'throw').ensureImage(await this.#ledger.issueImageRef(image, host));
+        await this.#ledger.recordImageCached(host, image);
+        this.#woken = true;
       };
       void fetched().catch((error) => {
-        this.#fetched.delete(key);
-        this.#progress.say(key, `the image ${key} could not be fetched: ${taskErrorOf(error).message}`);
+        this.#prefetched.delete(key);
+        this.#progress.setDetail(key, `the image ${key} could not be fetched: ${taskErrorOf(error).message}`);
       });
     }
   }
 
   /** What the VMs do with their memory, now and then: the plan is made anew with it. */
-  #look({ host, watch }: DrainStep): void {
-    if (watch.length === 0 || this.#looking || Date.now() < this.#nextLookMs) return;
-    this.#looking = true;
-    this.#nextLookMs = Date.now() + waits(this.#pace).loadLook;
+  #sampleLoads({ host, sampleLoads: watch }: DrainStep): void {
+    if (watch.length === 0 || this.#sampling || Date.now() < this.#nextSampleMs) return;
+    this.#sampling = true;
+    this.#nextSampleMs = Date.now() + timing(this.#pace).loadSampleIntervalMs;
     const looked = async (): Promise<void> => {
       try {
-        await this.#ledger.noteLoads(await onHost(host, this.#pace, 'throw').observeLoads(watch));
-        this.#progress.say('loads', null);
+        await this.#ledger.recordLoads(await onHost(host, this.#pace, 'throw').observeLoads(watch));
+        this.#progress.setDetail('loads', null);
       } catch (error) {
         // The plan goes on with what is known.
-        this.#progress.say('loads', `what the VMs write can't be seen: ${taskErrorOf(error).message}`);
+        this.#progress.setDetail('loads', `what the VMs write can't be seen: ${taskErrorOf(error).message}`);
       }
-      this.#looking = false;
-      this.#changed = true;
+      this.#sampling = false;
+      this.#woken = true;
     };
     void looked();
   }
 
-  async #prove(host: HostId): Promise<boolean> {
+  async #verifyEmpty(host: HostId): Promise<boolean> {
     try {
-      return await this.#ledger.proveEmpty(this.#id, await onHost(host, this.#pace, 'throw').inventory());
+      return await this.#ledger.verifyHostEmpty(this.#id, await onHost(host, this.#pace, 'throw').observeInventory());
     } catch (error) {
-      await this.#ledger.missProof(this.#id, taskErrorOf(error).message);
+      await this.#ledger.recordHostNotVerified(this.#id, taskErrorOf(error).message);
       return false;
     }
   }

@@ -1,31 +1,31 @@
 import { condition, defineSignal, setHandler } from '@temporalio/workflow';
 import { signalName } from '../model/temporal.ts';
-import { waits } from './timeouts.ts';
+import { timing } from './timeouts.ts';
 
-const lookNowSignal = defineSignal(signalName.lookNow);
+const wakeUpSignal = defineSignal(signalName.wakeUp);
 
 /** For what must succeed in the end: it is tried for ever, in growing pauses, or at once when an operator says so. */
-export class Insistence {
-  #looks = 0;
-  readonly #pause: { first: number; longest: number };
+export class RetryForever {
+  #wakeUps = 0;
+  readonly #backoff: { initialMs: number; maxMs: number };
 
   constructor(pace: number) {
-    this.#pause = waits(pace).stuckPause;
-    setHandler(lookNowSignal, () => {
-      this.#looks += 1;
+    this.#backoff = timing(pace).refusedBackoff;
+    setHandler(wakeUpSignal, () => {
+      this.#wakeUps += 1;
     });
   }
 
-  /** @param refused hears of every failure; it may rethrow one that no repetition can mend. */
-  async on<T>(act: () => Promise<T>, refused: (error: unknown) => void | Promise<void>): Promise<T> {
-    for (let pause = this.#pause.first; ; pause = Math.min(pause * 2, this.#pause.longest)) {
+  /** @param onFailure hears of every failure; it may rethrow one that no repetition can mend. */
+  async run<T>(act: () => Promise<T>, onFailure: (error: unknown) => void | Promise<void>): Promise<T> {
+    for (let backoffMs = this.#backoff.initialMs; ; backoffMs = Math.min(backoffMs * 2, this.#backoff.maxMs)) {
       try {
         return await act();
       } catch (error) {
-        await refused(error);
+        await onFailure(error);
       }
-      const looks = this.#looks;
-      await condition(() => this.#looks > looks, pause);
+      const seen = this.#wakeUps;
+      await condition(() => this.#wakeUps > seen, backoffMs);
     }
   }
 }

@@ -11,97 +11,98 @@ import {
 import type { DrainId } from '../model/drain.ts';
 import type { HostId, TaskId, VmId } from '../model/ids.ts';
 import type { ReservationId } from '../model/reservation.ts';
-import { promptly, signalName, workflowId } from '../model/temporal.ts';
+import { shortWorkflowTaskTimeout, signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { taskErrorOf } from './failure.ts';
-import { keepImages } from './keep-images.ts';
+import { runImageHousekeeping } from './keep-images.ts';
 import { onLedger } from './on-host.ts';
-import { ownWay, unlessThere } from './own-way.ts';
-import { now, Progress } from './progress.ts';
+import { detachedChild, startIfAbsent } from './own-way.ts';
+import { isoNow, Progress } from './progress.ts';
 import { reserveHosts } from './reserve-hosts.ts';
 import { runTask } from './run-task.ts';
 import { runVm } from './run-vm.ts';
 import { startMigration } from './start-migration.ts';
-import { tell, tellPlaced } from './tell.ts';
-import { waits } from './timeouts.ts';
+import { notify, notifyWaiters } from './tell.ts';
+import { timing } from './timeouts.ts';
 
-const lookNowSignal = defineSignal(signalName.lookNow);
+const wakeUpSignal = defineSignal(signalName.wakeUp);
 
 /**
  * What an API process that died has left undone: starts accepted tasks, cancels unwanted ones. Takes up tasks whose
  * workflow was ended from outside, places what waits though nobody was told of the room, and sweeps. The signal lookNow
  * begins a round at once.
  */
-export async function keepHouse(pace = 1): Promise<never> {
+export async function runHousekeeping(pace = 1): Promise<never> {
   const progress = new Progress();
-  const { housekeepingEvery, sweepEveryRounds } = waits(pace);
-  const lookedAt: LookedAt = { after: null };
-  let asked = false;
-  setHandler(lookNowSignal, () => {
-    asked = true;
+  const { housekeepingIntervalMs: housekeepingEvery, sweepEveryRounds } = timing(pace);
+  const cursor: Cursor = { after: null };
+  let woken = false;
+  setHandler(wakeUpSignal, () => {
+    woken = true;
   });
   for (let round = 0; !workflowInfo().continueAsNewSuggested; round += 1) {
-    asked = false;
+    woken = false;
     try {
-      await keep(pace, progress, lookedAt, round % sweepEveryRounds === 0);
-      progress.say('failed', null);
+      await runRound(pace, progress, cursor, round % sweepEveryRounds === 0);
+      progress.setDetail('failed', null);
     } catch (error) {
       // The next round tries again what this one could not: nothing of it is lost.
-      progress.say('failed', `the round at ${now()} was not finished: ${taskErrorOf(error).message}`);
+      progress.setDetail('failed', `the round at ${isoNow()} was not finished: ${taskErrorOf(error).message}`);
     }
-    await condition(() => asked, housekeepingEvery);
+    await condition(() => woken, housekeepingEvery);
   }
-  return continueAsNew<typeof keepHouse>(pace);
+  return continueAsNew<typeof runHousekeeping>(pace);
 }
 
 /** The last of the tasks under way that were looked at: each round looks at those after it, then at the first again. */
-interface LookedAt {
+interface Cursor {
   after: TaskId | null;
 }
 
-async function keep(pace: number, progress: Progress, lookedAt: LookedAt, sweeping: boolean): Promise<void> {
+async function runRound(pace: number, progress: Progress, cursor: Cursor, sweeping: boolean): Promise<void> {
   const ledger = onLedger(pace);
-  const { lostAfterS } = waits(pace);
-  const lost = await ledger.tasksWithoutWorkflow(lostAfterS);
+  const { orphanedAfterS: lostAfterS } = timing(pace);
+  const lost = await ledger.listTasksWithoutWorkflow(lostAfterS);
   await Promise.all(lost.map((id) => startTask(id, pace)));
-  if (lost.length > 0) progress.say('lost', `started ${lost.length} tasks at ${now()}: ${lost.slice(0, 10).join(', ')}`);
-  await Promise.all((await ledger.migrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
-  await Promise.all((await ledger.drainsWithoutWorkflow(lostAfterS)).map((one) => startDrain(one, pace)));
-  await Promise.all((await ledger.reservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
-  await Promise.all((await ledger.vmsToTell(lostAfterS)).map(({ id }) => takeUpVm(id, pace)));
-  const unheard = await ledger.tasksToCancel(lostAfterS);
-  await Promise.all(unheard.map(cancelTask));
-  await keepImages(pace, ledger);
-  const page = await ledger.tasksUnderWay(lookedAt.after);
-  lookedAt.after = page.at(-1) ?? null;
+  if (lost.length > 0) progress.setDetail('lost', `started ${lost.length} tasks at ${isoNow()}: ${lost.slice(0, 10).join(', ')}`);
+  await Promise.all((await ledger.listMigrationsWithoutWorkflow(lostAfterS)).map((one) => startMigration(one, pace)));
+  await Promise.all((await ledger.listDrainsWithoutWorkflow(lostAfterS)).map((one) => startDrain(one, pace)));
+  await Promise.all((await ledger.listReservationsWithoutWorkflow(lostAfterS)).map((id) => startReservation(id, pace)));
+  await Promise.all((await ledger.listVmsToNotify(lostAfterS)).map(({ id }) => startOrNotifyVm(id, pace)));
+  const toCancel = await ledger.listTasksToCancel(lostAfterS);
+  await Promise.all(toCancel.map(cancelTask));
+  await runImageHousekeeping(pace, ledger);
+  const page = await ledger.listActiveTasks(cursor.after);
+  cursor.after = page.at(-1) ?? null;
   const interrupted = (await Promise.all(page.map(async (id) => ((await startTask(id, pace)) ? [id] : [])))).flat();
-  if (interrupted.length > 0) progress.say('interrupted', `took up at ${now()}, without workflow: ${interrupted.join(', ')}`);
+  if (interrupted.length > 0)
+    progress.setDetail('interrupted', `took up at ${isoNow()}, without workflow: ${interrupted.join(', ')}`);
   // To free nothing is to place what fits by now: a host that takes tasks again tells nobody else.
-  await tellPlaced(await ledger.releaseVms([]));
-  if (sweeping) progress.say('sweep', `swept ${await ledger.sweep()} rows at ${now()}`);
+  await notifyWaiters(await ledger.releaseVms([]));
+  if (sweeping) progress.setDetail('sweep', `swept ${await ledger.sweepExpiredRows()} rows at ${isoNow()}`);
 }
 
 /** @returns whether there was none. */
 async function startTask(id: TaskId, pace: number): Promise<boolean> {
-  const options = { ...ownWay, workflowId: workflowId.task(id) };
-  return (await unlessThere(startChild(runTask, { ...options, args: [id, pace] }))) !== null;
+  const options = { ...detachedChild, workflowId: workflowId.task(id) };
+  return (await startIfAbsent(startChild(runTask, { ...options, args: [id, pace] }))) !== null;
 }
 
 async function startReservation(id: ReservationId, pace: number): Promise<void> {
-  const options = { ...ownWay, ...promptly, workflowId: workflowId.reservation(id) };
-  await unlessThere(startChild(reserveHosts, { ...options, args: [id, pace] }));
+  const options = { ...detachedChild, ...shortWorkflowTaskTimeout, workflowId: workflowId.reservation(id) };
+  await startIfAbsent(startChild(reserveHosts, { ...options, args: [id, pace] }));
 }
 
 async function startDrain({ id, host, number }: { id: DrainId; host: HostId; number: number }, pace: number): Promise<void> {
-  const options = { ...ownWay, ...promptly, workflowId: workflowId.drain(host, number) };
-  await unlessThere(startChild(drainHost, { ...options, args: [id, pace] }));
+  const options = { ...detachedChild, ...shortWorkflowTaskTimeout, workflowId: workflowId.drain(host, number) };
+  await startIfAbsent(startChild(drainHost, { ...options, args: [id, pace] }));
 }
 
 /** Starts the workflow of a VM that stands alone, or repeats to it that something is wanted. */
-async function takeUpVm(id: VmId, pace: number): Promise<void> {
-  const options = { ...ownWay, ...promptly, workflowId: workflowId.vm(id) };
-  const started = await unlessThere(startChild(runVm, { ...options, args: [id, pace] }));
-  if (started === null) await tell(options.workflowId, signalName.asked);
+async function startOrNotifyVm(id: VmId, pace: number): Promise<void> {
+  const options = { ...detachedChild, ...shortWorkflowTaskTimeout, workflowId: workflowId.vm(id) };
+  const started = await startIfAbsent(startChild(runVm, { ...options, args: [id, pace] }));
+  if (started === null) await notify(options.workflowId, signalName.operationRequested);
 }
 
 async function cancelTask(id: TaskId): Promise<void> {

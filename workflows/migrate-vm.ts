@@ -1,6 +1,6 @@
 import { CancellationScope, condition, defineSignal, isCancellation, log, setHandler, sleep } from '@temporalio/workflow';
-import type { Carried, HostActivities, MigratedOut } from '../activities/host/contract.ts';
-import type { LedgerActivities, MigrationPlace } from '../activities/ledger/contract.ts';
+import type { PortableRecord, HostActivities, MigrateOutResult } from '../activities/host/contract.ts';
+import type { LedgerActivities, MigrationRoute } from '../activities/ledger/contract.ts';
 import type { TaskId, VmId } from '../model/ids.ts';
 import {
   type MigratedGuest,
@@ -11,33 +11,33 @@ import {
   type MigrationState,
   migrationEtaS,
   type PhaseEntry,
-  policyFor,
+  convergencePolicyFor,
 } from '../model/migration.ts';
 import type { TaskError } from '../model/task.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 import { codeOf, failure, neverStarted, taskErrorOf } from './failure.ts';
-import { followWithDisks } from './follow-disks.ts';
-import { Insistence } from './insistence.ts';
-import { leaveColdly, moveCold, settleCold } from './migrate-cold.ts';
+import { runDiskMigration } from './follow-disks.ts';
+import { RetryForever } from './insistence.ts';
+import { cleanUpColdHosts, migrateCold, resolveColdMigration } from './migrate-cold.ts';
 import { onHost, onLedger } from './on-host.ts';
-import { now, Progress } from './progress.ts';
-import { together, within } from './scopes.ts';
-import { settleMigration } from './settle-migration.ts';
-import { tell, tellPlaced, tellReconciliation } from './tell.ts';
-import { waits } from './timeouts.ts';
+import { isoNow, Progress } from './progress.ts';
+import { allOrCancel, withTimeout } from './scopes.ts';
+import { resolveMigration } from './settle-migration.ts';
+import { notify, notifyWaiters, notifyReconciliation } from './tell.ts';
+import { timing } from './timeouts.ts';
 
-const movedSignal = defineSignal(signalName.moved);
+const locationChangedSignal = defineSignal(signalName.locationChanged);
 
 /** A migration at work. */
-export interface Move {
+export interface MigrationRun {
   readonly id: MigrationId;
   readonly vmId: VmId;
-  readonly place: MigrationPlace;
+  readonly route: MigrationRoute;
   readonly ledger: LedgerActivities;
   readonly source: HostActivities;
   readonly target: HostActivities;
   readonly progress: Progress;
-  readonly insistence: Insistence;
+  readonly retry: RetryForever;
   readonly pace: number;
   /** Its disks are to follow, and aren't there already. */
   readonly moveDisk: boolean;
@@ -66,8 +66,8 @@ export interface Move {
 export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationState> {
   const root = CancellationScope.current();
   const ledger = onLedger(pace);
-  const insistence = new Insistence(pace);
-  const record = await insistence.on(
+  const insistence = new RetryForever(pace);
+  const record = await insistence.run(
     () => ledger.loadMigration(id),
     (error) => {
       if (codeOf(error) === 'not-found') throw error;
@@ -76,95 +76,100 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
   if (record.state === 'succeeded' || record.state === 'rolledBack') return record.state;
   if (record.abortRequested) root.cancel();
   const progress = new Progress();
-  progress.mark({ owner: record.owner, vms: [record.vmId], state: record.state });
-  const begunAt = now();
-  let place: MigrationPlace;
+  progress.setAttributes({ owner: record.owner, vms: [record.vmId], state: record.state });
+  const startedAt = isoNow();
+  let place: MigrationRoute;
   try {
-    place = await turn(record, ledger, progress, pace);
+    place = await waitForAdmission(record, ledger, progress, pace);
   } catch (error) {
     // Nothing was taken and nobody was asked to do anything: the ledger alone has to hear of it.
-    const phases: PhaseEntry[] = [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }];
-    const failure = { error: whyEnded(root, error), lost: false, downtimeMs: null, bytes: 0, phases };
+    const phases: PhaseEntry[] = [{ name: 'reserve', startedAt: startedAt, seconds: secondsSince(startedAt), bytes: 0 }];
+    const failure = { error: abortReason(root, error), lost: false, downtimeMs: null, bytes: 0, phases };
     await CancellationScope.nonCancellable(async () =>
-      tellPlaced(await insistence.on(() => ledger.rollBackMigration(id, failure), refusedBy(progress))),
+      notifyWaiters(await insistence.run(() => ledger.rollBackMigration(id, failure), reportRefusal(progress))),
     );
-    progress.mark({ state: 'rolledBack' });
+    progress.setAttributes({ state: 'rolledBack' });
     return 'rolledBack';
   }
   const wait = (host: string) => ({
-    wait: (step: string) => progress.say(`silent ${host}`, `**${host} does not answer** since ${now()}; ${step} waits for it`),
+    wait: (step: string) =>
+      progress.setDetail(`silent ${host}`, `**${host} does not answer** since ${isoNow()}; ${step} waits for it`),
   });
-  const move: Move = {
+  const run: MigrationRun = {
     id,
     vmId: record.vmId,
-    place,
+    route: place,
     ledger,
     source: onHost(place.from.id, pace, wait(place.from.id)),
     target: onHost(place.to.id, pace, wait(place.to.id)),
     progress,
-    insistence,
+    retry: insistence,
     pace,
     moveDisk: record.moveDisk && place.home.id !== place.to.id,
     convergeWithinS: record.convergeWithinS,
-    phases: [{ name: 'reserve', startedAt: begunAt, seconds: since(begunAt), bytes: 0 }],
+    phases: [{ name: 'reserve', startedAt: startedAt, seconds: secondsSince(startedAt), bytes: 0 }],
     cold: { suspended: false, restoring: false },
   };
-  progress.mark({ hosts: [place.from.id, place.to.id] });
-  return run(move, record, root);
+  progress.setAttributes({ hosts: [place.from.id, place.to.id] });
+  return runMigration(run, record, root);
 }
 
 /** Waits until there is room for one more migration at both hosts. A signal says when to ask; the poll is for a lost one. */
-async function turn(
+async function waitForAdmission(
   record: MigrationRecord,
   ledger: LedgerActivities,
   progress: Progress,
   pace: number,
-): Promise<MigrationPlace> {
-  let asked = false;
-  setHandler(movedSignal, () => {
-    asked = true;
+): Promise<MigrationRoute> {
+  let woken = false;
+  setHandler(locationChangedSignal, () => {
+    woken = true;
   });
-  const { first, longest } = waits(pace).turnPoll;
-  for (let pause = first; ; pause = Math.min(longest, pause * 2)) {
-    asked = false;
+  const { initialMs: first, maxMs: longest } = timing(pace).admissionPoll;
+  for (let backoffMs = first; ; backoffMs = Math.min(longest, backoffMs * 2)) {
+    woken = false;
     const answer = await ledger.reserveMigration(record.id);
-    if (answer.turn) return answer.place;
-    progress.say('step', `**waits** for its turn: ${answer.why}`);
-    await condition(() => asked, pause);
+    if (answer.admitted) return answer.route;
+    progress.setDetail('step', `**waits** for its turn: ${answer.reason}`);
+    await condition(() => woken, backoffMs);
   }
 }
 
-export const nothingMoved: MigratedOut = { downtimeMs: null, bytes: 0, seen: null, answered: false };
+export const noTransfer: MigrateOutResult = { downtimeMs: null, bytes: 0, observed: null, agentAnswered: false };
 
-export interface Course {
-  moved: MigratedOut;
-  cause: TaskError | null;
+export interface MigrationAttempt {
+  result: MigrateOutResult;
+  error: TaskError | null;
   /** Nothing of it was begun at either host. */
-  untouched?: boolean;
+  nothingBegun?: boolean;
 }
 
 /** The first steps go to a host that may have died since it was chosen: nobody waits for one to come back to move there. */
-export async function prepared<T>(move: Move, root: CancellationScope, act: () => Promise<T>): Promise<T | Course> {
+export async function runPrepare<T>(
+  move: MigrationRun,
+  root: CancellationScope,
+  act: () => Promise<T>,
+): Promise<T | MigrationAttempt> {
   try {
-    return await during(move, 'prepare', act);
+    return await trackPhase(move, 'prepare', act);
   } catch (error) {
     const isFull = codeOf(error) === 'disk-full';
     // It is asked for room before anything else, and to undo nothing it would have to write. Should an attempt before this
     // one have found room, its host sees to what that left.
-    if (isFull) await tellReconciliation(move.place.to.id);
-    return { moved: nothingMoved, cause: whyEnded(root, error), untouched: isFull || neverStarted(error) };
+    if (isFull) await notifyReconciliation(move.route.to.id);
+    return { result: noTransfer, error: abortReason(root, error), nothingBegun: isFull || neverStarted(error) };
   }
 }
 
-async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
-  const config = await prepared(move, root, () => prepare(move));
-  if ('cause' in config) return config;
+async function migrateLive(move: MigrationRun, root: CancellationScope): Promise<MigrationAttempt> {
+  const config = await runPrepare(move, root, () => prepareLive(move));
+  if ('error' in config) return config;
   try {
-    const moved = await during(move, 'preCopy', () => preCopy(move, config));
+    const moved = await trackPhase(move, 'preCopy', () => preCopy(move, config));
     splitSwitch(move, moved);
-    return { moved, cause: null };
+    return { result: moved, error: null };
   } catch (error) {
-    return { moved: nothingMoved, cause: whyEnded(root, error) };
+    return { result: noTransfer, error: abortReason(root, error) };
   }
 }
 
@@ -172,97 +177,103 @@ async function moveLive(move: Move, root: CancellationScope): Promise<Course> {
  * A pre-copy that came to no end goes on as files once both hosts say that the VM is where it was, and nowhere else; what
  * was prepared at the target serves for that as well. Anything else is settled as the end of a live one.
  */
-async function isToGoAsFiles(move: Move): Promise<boolean> {
+async function fallBackToCold(move: MigrationRun): Promise<boolean> {
   return CancellationScope.nonCancellable(async () => {
-    if ((await during(move, 'verify', () => settleMigration(move, () => abort(move)))) !== 'stayed') return false;
-    await insist(move, (ledger) => ledger.turnCold(move.id));
+    if ((await trackPhase(move, 'verify', () => resolveMigration(move, () => abortAtSource(move)))) !== 'stayed') return false;
+    await retryForever(move, (ledger) => ledger.fallBackToCold(move.id));
     return true;
   });
 }
 
-async function run(
-  move: Move,
-  { mode, orCold, task }: Pick<MigrationRecord, 'mode' | 'orCold'> & { task: TaskId | null },
+async function runMigration(
+  move: MigrationRun,
+  { mode, coldFallback, task }: Pick<MigrationRecord, 'mode' | 'coldFallback'> & { task: TaskId | null },
   root: CancellationScope,
 ): Promise<MigrationState> {
   // Whoever looks after the VM: its task, or the VM itself where it stands alone.
-  const keeper = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
-  if (mode === 'disks') return CancellationScope.nonCancellable(() => moveDisks(move, keeper, root));
+  const ownerWorkflowId = task === null ? workflowId.vm(move.vmId) : workflowId.task(task);
+  if (mode === 'disks') return CancellationScope.nonCancellable(() => runDiskMode(move, ownerWorkflowId, root));
   let isCold = mode === 'cold';
-  let course = isCold ? await moveCold(move, root) : await moveLive(move, root);
-  if (orCold && course.cause?.code === 'not-converging' && (await isToGoAsFiles(move))) {
+  let attempt = isCold ? await migrateCold(move, root) : await migrateLive(move, root);
+  if (coldFallback && attempt.error?.code === 'not-converging' && (await fallBackToCold(move))) {
     isCold = true;
-    course = await moveCold(move, root);
+    attempt = await migrateCold(move, root);
   }
   return CancellationScope.nonCancellable(async () => {
-    const { moved, cause, untouched = false } = course;
+    const { result: moved, error: cause, nothingBegun: untouched = false } = attempt;
     const settle = () =>
-      isCold ? settleCold(move, cause) : settleMigration(move, cause === null ? null : () => abort(move), moved.seen);
-    const outcome = untouched ? 'stayed' : await during(move, 'verify', settle);
+      isCold
+        ? resolveColdMigration(move, cause)
+        : resolveMigration(move, cause === null ? null : () => abortAtSource(move), moved.observed);
+    const outcome = untouched ? 'stayed' : await trackPhase(move, 'verify', settle);
     const committed = outcome === 'committed';
-    const result = () => ({ downtimeMs: moved.downtimeMs, bytes: moved.bytes, phases: phasesNow(move) });
+    const result = () => ({ downtimeMs: moved.downtimeMs, bytes: moved.bytes, phases: closedPhases(move) });
     if (committed) {
-      const wake = await during(move, 'commit', () => insist(move, (ledger) => ledger.commitMigration(move.id, result())));
-      await tellPlaced(wake);
-      await tell(keeper, signalName.moved);
-      await (isCold ? leaveColdly(move, true) : Promise.all([leave(move, 'from'), askGuest(move, moved.answered)]));
+      const wake = await trackPhase(move, 'commit', () =>
+        retryForever(move, (ledger) => ledger.commitMigration(move.id, result())),
+      );
+      await notifyWaiters(wake);
+      await notify(ownerWorkflowId, signalName.locationChanged);
+      await (isCold
+        ? cleanUpColdHosts(move, true)
+        : Promise.all([cleanUpHost(move, 'from'), checkGuest(move, moved.agentAnswered)]));
     } else {
-      if (!untouched) await (isCold ? leaveColdly(move, false) : leave(move, 'to'));
+      if (!untouched) await (isCold ? cleanUpColdHosts(move, false) : cleanUpHost(move, 'to'));
       const error = cause ?? { code: 'hypervisor', message: 'The hypervisor gave the migration up, and did not say why' };
       const failure = { ...result(), error, lost: outcome === 'lost' };
-      await tellPlaced(await insist(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
-      await tell(keeper, signalName.moved);
+      await notifyWaiters(await retryForever(move, (ledger) => ledger.rollBackMigration(move.id, failure)));
+      await notify(ownerWorkflowId, signalName.locationChanged);
     }
     if (committed && move.moveDisk && !isCold) {
       // The command goes on at the target, while the disks follow in the background.
-      await followWithDisks(move, root);
-      await tell(keeper, signalName.moved);
+      await runDiskMigration(move, root);
+      await notify(ownerWorkflowId, signalName.locationChanged);
     }
     const state = committed ? 'succeeded' : 'rolledBack';
-    move.progress.mark({ state });
+    move.progress.setAttributes({ state });
     return state;
   });
 }
 
 /** A VM that moved earlier, and whose disks follow now: the last phase alone. It runs where it is, whatever becomes of them. */
-async function moveDisks(move: Move, keeper: string, root: CancellationScope): Promise<MigrationState> {
-  const state = (await followWithDisks(move, root)) === 'here' ? 'succeeded' : 'rolledBack';
-  await tell(keeper, signalName.moved);
-  move.progress.mark({ state });
+async function runDiskMode(move: MigrationRun, ownerWorkflowId: string, root: CancellationScope): Promise<MigrationState> {
+  const state = (await runDiskMigration(move, root)) === 'here' ? 'succeeded' : 'rolledBack';
+  await notify(ownerWorkflowId, signalName.locationChanged);
+  move.progress.setAttributes({ state });
   return state;
 }
 
 /** The image is at the target, and the source has said what its record holds. */
-export async function prepareTarget({ source, ledger, place, vmId, pace }: Move): Promise<Carried> {
+export async function prepareTarget({ source, ledger, route: place, vmId, pace }: MigrationRun): Promise<PortableRecord> {
   const fetched = async (): Promise<null> => {
     // A host that has no copy of the image fetches one; only what the VM wrote is opened over the network.
     const { from } = await onHost(place.to.id, pace, 'throw').ensureImage(place.vm.image);
-    if (from !== 'cache') await ledger.imageCached(place.to.id, place.vm.image.id);
+    if (from !== 'cache') await ledger.recordImageCached(place.to.id, place.vm.image.id);
     return null;
   };
-  const [carried] = await together([
-    () => source.readCarried(vmId, place.sourceGeneration, place.vm.onReboot === 'destroy'),
+  const [carried] = await allOrCancel([
+    () => source.readPortableRecord(vmId, place.sourceGeneration, place.vm.onReboot === 'destroy'),
     fetched,
   ]);
   if (carried == null) throw new Error('BUG: nothing was carried');
   return carried;
 }
 
-async function prepare(move: Move) {
-  const { place, pace } = move;
+async function prepareLive(move: MigrationRun) {
+  const { route: place, pace } = move;
   const target = onHost(place.to.id, pace, 'throw');
   const carried = await prepareTarget(move);
-  const disksAt = place.home.id === place.to.id ? null : place.home.address;
-  return target.prepareIncoming({ vm: place.vm, disksAt, carried });
+  const diskHostAddress = place.home.id === place.to.id ? null : place.home.address;
+  return target.prepareIncoming({ vm: place.vm, diskHostAddress, portableRecord: carried });
 }
 
 /** The memory, with a look at it now and then for whoever asks. */
-function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]['config']): Promise<MigratedOut> {
-  const { source, place, vmId, progress } = move;
-  const look = async (): Promise<MigrationJob | null> => {
-    const { job } = await source.observeMoving(vmId);
+function preCopy(move: MigrationRun, config: Parameters<HostActivities['migrateOut']>[0]['config']): Promise<MigrateOutResult> {
+  const { source, route: place, vmId, progress } = move;
+  const observe = async (): Promise<MigrationJob | null> => {
+    const { job } = await source.observeMigration(vmId);
     if (job?.active !== true) return null;
-    progress.say('dirty', `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s`);
+    progress.setDetail('dirty', `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s`);
     return job;
   };
   const out = {
@@ -270,68 +281,75 @@ function preCopy(move: Move, config: Parameters<HostActivities['migrateOut']>[0]
     generation: place.sourceGeneration,
     targetGeneration: place.vm.generation,
     config,
-    to: place.to.address,
-    policy: policyFor(config.accelerator, move.convergeWithinS),
+    targetAddress: place.to.address,
+    policy: convergencePolicyFor(config.accelerator, move.convergeWithinS),
   };
-  return watched(move, look, () => source.migrateOut(out));
+  return withProgressReports(move, observe, () => source.migrateOut(out));
 }
 
 const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
 
 /** Acts, and says now and then how far that is and how long it will take. */
-export async function watched<T>(move: Move, look: () => Promise<MigrationJob | null>, act: () => Promise<T>): Promise<T> {
-  const looking = new CancellationScope();
-  const looks = looking.run(() => watch(move, look)).catch((error) => onlyCancellation(move, error));
+export async function withProgressReports<T>(
+  move: MigrationRun,
+  observe: () => Promise<MigrationJob | null>,
+  act: () => Promise<T>,
+): Promise<T> {
+  const reporting = new CancellationScope();
+  const reports = reporting.run(() => reportProgress(move, observe)).catch((error) => reportUnlessCancelled(move, error));
   try {
     return await act();
   } finally {
-    looking.cancel();
-    await looks;
+    reporting.cancel();
+    await reports;
   }
 }
 
-async function watch({ ledger, progress, id, phases, pace }: Move, look: () => Promise<MigrationJob | null>): Promise<never> {
+async function reportProgress(
+  { ledger, progress, id, phases, pace }: MigrationRun,
+  observe: () => Promise<MigrationJob | null>,
+): Promise<never> {
   for (;;) {
-    await sleep(waits(pace).progressEvery);
-    const job = await look();
+    await sleep(timing(pace).progressIntervalMs);
+    const job = await observe();
     if (job === null) continue;
     const eta = migrationEtaS(job);
-    progress.say(
+    progress.setDetail(
       'job',
       `${mib(job.processedBytes)} MiB carried over, ${mib(job.remainingBytes)} MiB left; ${eta === null ? 'no end in sight' : `about ${eta} s left`}`,
     );
-    await ledger.noteMigration(id, phases, job);
+    await ledger.recordMigrationProgress(id, phases, job);
   }
 }
 
 /** A look that failed is no failure of the migration. */
-function onlyCancellation({ progress }: Move, error: unknown): void {
-  if (!isCancellation(error)) progress.say('job', `how it goes can't be seen: ${taskErrorOf(error).message}`);
+function reportUnlessCancelled({ progress }: MigrationRun, error: unknown): void {
+  if (!isCancellation(error)) progress.setDetail('job', `how it goes can't be seen: ${taskErrorOf(error).message}`);
 }
 
 /** What was begun at the source ends there. Whether it came in time is for both hosts to say. */
-async function abort({ place, vmId, progress, pace }: Move): Promise<boolean> {
+async function abortAtSource({ route: place, vmId, progress, pace }: MigrationRun): Promise<boolean> {
   try {
-    await onHost(place.from.id, pace, 'throw').abortOut(vmId, place.sourceGeneration, place.vm.generation);
+    await onHost(place.from.id, pace, 'throw').abortMigration(vmId, place.sourceGeneration, place.vm.generation);
     return true;
   } catch (error) {
-    progress.say('abort', `the migration could not be ended at ${place.from.id}: ${taskErrorOf(error).message}`);
+    progress.setDetail('abort', `the migration could not be ended at ${place.from.id}: ${taskErrorOf(error).message}`);
     return false;
   }
 }
 
 /** A host that is silent now, or refuses for too long, is cleaned by its own reconciliation, which knows the generations. */
-async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
-  const { place, pace, vmId, progress } = move;
+async function cleanUpHost(move: MigrationRun, which: 'from' | 'to'): Promise<void> {
+  const { route: place, pace, vmId, progress } = move;
   const host = place[which];
   const generation = which === 'from' ? place.sourceGeneration : place.vm.generation;
   try {
-    await during(move, 'release', () =>
-      soon(pace, () => onHost(host.id, pace, 'throw').leaveHost(vmId, generation, place.home.id === host.id)),
+    await trackPhase(move, 'release', () =>
+      withCleanupTimeout(pace, () => onHost(host.id, pace, 'throw').removeLeftover(vmId, generation, place.home.id === host.id)),
     );
   } catch (error) {
-    progress.say('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
-    await tellReconciliation(host.id);
+    progress.setDetail('release', `${host.id} is left to its reconciliation: ${taskErrorOf(error).message}`);
+    await notifyReconciliation(host.id);
   }
 }
 
@@ -339,67 +357,73 @@ async function leave(move: Move, which: 'from' | 'to'): Promise<void> {
  * More than the hypervisor's word. It comes behind the commit, because nothing could be undone any more: a guest that is
  * silent at the target is one for its owner and for whoever looks here.
  */
-async function askGuest(move: Move, answered: boolean): Promise<void> {
-  const { place, vmId, progress } = move;
-  const guest = await heard(move, answered);
+async function checkGuest(move: MigrationRun, answered: boolean): Promise<void> {
+  const { route: place, vmId, progress } = move;
+  const guest = await probeGuest(move, answered);
   if (guest === 'silent') {
-    progress.say('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: its agent answered before`);
+    progress.setDetail('guest', `**the guest of ${vmId} is silent** at ${place.to.id} since it moved: its agent answered before`);
     log.warn('A guest is silent since it moved', { vmId, host: place.to.id });
   }
-  await insist(move, (ledger) => ledger.noteGuest(move.id, guest));
+  await retryForever(move, (ledger) => ledger.recordMigratedGuest(move.id, guest));
 }
 
-async function heard({ place, vmId, pace, progress }: Move, answered: boolean): Promise<MigratedGuest> {
+async function probeGuest({ route: place, vmId, pace, progress }: MigrationRun, answered: boolean): Promise<MigratedGuest> {
   try {
-    if (await onHost(place.to.id, pace, 'throw').hearGuest(vmId, place.vm.generation)) return 'answers';
+    if (await onHost(place.to.id, pace, 'throw').probeGuest(vmId, place.vm.generation)) return 'answers';
     return answered ? 'silent' : 'unknown';
   } catch (error) {
-    progress.say('guest', `whether the guest of ${vmId} answers at ${place.to.id} can't be known: ${taskErrorOf(error).message}`);
+    progress.setDetail(
+      'guest',
+      `whether the guest of ${vmId} answers at ${place.to.id} can't be known: ${taskErrorOf(error).message}`,
+    );
     return 'unknown';
   }
 }
 
 /** What a removal, which is tried for ever, may take here: the migration is over without it. */
-export function soon<T>(pace: number, act: () => Promise<T>): Promise<T> {
-  const ms = waits(pace).leavePatience;
-  return within(ms, () => failure('host-busy', `it could not be cleaned up within ${ms / 1000} s`), act);
+export function withCleanupTimeout<T>(pace: number, act: () => Promise<T>): Promise<T> {
+  const ms = timing(pace).cleanupTimeoutMs;
+  return withTimeout(ms, () => failure('host-busy', `it could not be cleaned up within ${ms / 1000} s`), act);
 }
 
 /** The end has to be written down, whatever the ledger thinks of it. */
-export function insist<T>({ insistence, ledger, progress }: Move, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
-  return insistence.on(() => act(ledger), refusedBy(progress));
+export function retryForever<T>(
+  { retry: insistence, ledger, progress }: MigrationRun,
+  act: (ledger: LedgerActivities) => Promise<T>,
+): Promise<T> {
+  return insistence.run(() => act(ledger), reportRefusal(progress));
 }
 
-const refusedBy = (progress: Progress) => (error: unknown) =>
-  progress.say('refused', `**the ledger refuses the end of the migration**: ${taskErrorOf(error).message}`);
+const reportRefusal = (progress: Progress) => (error: unknown) =>
+  progress.setDetail('refused', `**the ledger refuses the end of the migration**: ${taskErrorOf(error).message}`);
 
-export async function during<T>(move: Move, name: MigrationPhase, act: () => Promise<T>): Promise<T> {
-  const entry: PhaseEntry = { name, startedAt: now(), seconds: null, bytes: 0 };
+export async function trackPhase<T>(move: MigrationRun, name: MigrationPhase, act: () => Promise<T>): Promise<T> {
+  const entry: PhaseEntry = { name, startedAt: isoNow(), seconds: null, bytes: 0 };
   move.phases.push(entry);
-  move.progress.say(
+  move.progress.setDetail(
     'step',
-    `**${name}** of ${move.vmId} from ${move.place.from.id} to ${move.place.to.id} since ${entry.startedAt}`,
+    `**${name}** of ${move.vmId} from ${move.route.from.id} to ${move.route.to.id} since ${entry.startedAt}`,
   );
   try {
     return await act();
   } finally {
-    entry.seconds = since(entry.startedAt);
+    entry.seconds = secondsSince(entry.startedAt);
   }
 }
 
 /** What went over the network in a phase is known at its end. */
-export function countBytes({ phases }: Move, name: MigrationPhase, bytes: number): void {
+export function setPhaseBytes({ phases }: MigrationRun, name: MigrationPhase, bytes: number): void {
   const entry = phases.find((one) => one.name === name);
   if (entry !== undefined) entry.bytes = bytes;
 }
 
 /** As they are to be read later: one that lasts ends with what is being written. */
-export function phasesNow({ phases }: Move): PhaseEntry[] {
-  return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? since(entry.startedAt) }));
+export function closedPhases({ phases }: MigrationRun): PhaseEntry[] {
+  return phases.map((entry) => ({ ...entry, seconds: entry.seconds ?? secondsSince(entry.startedAt) }));
 }
 
 /** The source's host measured the switch; it was the end of what the saga saw as one step. */
-function splitSwitch({ phases }: Move, { downtimeMs, bytes }: MigratedOut): void {
+function splitSwitch({ phases }: MigrationRun, { downtimeMs, bytes }: MigrateOutResult): void {
   const entry = phases.find(({ name }) => name === 'preCopy');
   if (entry === undefined || entry.seconds === null) return;
   entry.bytes = bytes;
@@ -410,9 +434,9 @@ function splitSwitch({ phases }: Move, { downtimeMs, bytes }: MigratedOut): void
   phases.push({ name: 'switch', startedAt, seconds: downtimeMs / 1000, bytes: 0 });
 }
 
-const since = (at: string): number => Math.max(0, Date.now() - Date.parse(at)) / 1000;
+const secondsSince = (at: string): number => Math.max(0, Date.now() - Date.parse(at)) / 1000;
 
-export function whyEnded(root: CancellationScope, error: unknown): TaskError {
+export function abortReason(root: CancellationScope, error: unknown): TaskError {
   if (root.consideredCancelled) return { code: 'migration-aborted', message: 'The migration was aborted before the switch' };
   return taskErrorOf(error);
 }

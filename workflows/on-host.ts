@@ -4,19 +4,19 @@ import type { LedgerActivities } from '../activities/ledger/contract.ts';
 import type { HostId } from '../model/ids.ts';
 import { hostQueue } from '../model/temporal.ts';
 import { neverStarted } from './failure.ts';
-import { hostOptions, ledgerOptions, waits } from './timeouts.ts';
+import { hostOptions, ledgerOptions, timing } from './timeouts.ts';
 
 type Step = keyof HostActivities;
 
 /** What to do when nobody takes a step from a host's queue: say so and wait for the host, or throw and go elsewhere. */
-export type WhenSilent = { wait: (step: Step) => void } | 'throw';
+export type WhenUnreachable = { wait: (step: Step) => void } | 'throw';
 
 /**
  * The steps on one host. A silent host is no failed step: the saga waits, and whoever called decides for how long
  * (a lease ends, a cancellation comes). One question is asked with a limit, so that the silence is seen; what waits
  * after it waits without one, because each limit that passes would lengthen the history.
  */
-export function onHost(host: HostId, pace: number, silent: WhenSilent): HostActivities {
+export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable): HostActivities {
   const call =
     (step: Step) =>
     async (...args: unknown[]): Promise<unknown> => {
@@ -24,10 +24,10 @@ export function onHost(host: HostId, pace: number, silent: WhenSilent): HostActi
       const act = (more: { scheduleToStartTimeout?: number }) =>
         proxyActivities<Record<Step, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[step](...args);
       try {
-        return await act({ scheduleToStartTimeout: waits(pace).silentAfter });
+        return await act({ scheduleToStartTimeout: timing(pace).unreachableAfterMs });
       } catch (error) {
-        if (!neverStarted(error) || silent === 'throw') throw error;
-        silent.wait(step);
+        if (!neverStarted(error) || unreachable === 'throw') throw error;
+        unreachable.wait(step);
         return act({});
       }
     };
@@ -40,7 +40,7 @@ let lastOnLedger: Promise<unknown> = Promise.resolve();
  * One after the other in a workflow: of two local activities side by side, a replay may see the other one end first, and
  * whoever waits for either would then not do again what it did.
  */
-function inTurn<T>(act: () => Promise<T>): Promise<T> {
+function serialize<T>(act: () => Promise<T>): Promise<T> {
   const mine = lastOnLedger.then(act, act);
   lastOnLedger = mine;
   return mine;
@@ -55,6 +55,6 @@ export function onLedger(pace: number): LedgerActivities {
   const call =
     (step: string) =>
     (...args: unknown[]) =>
-      CancellationScope.nonCancellable(() => inTurn(async () => proxied[step]!(...args)));
+      CancellationScope.nonCancellable(() => serialize(async () => proxied[step]!(...args)));
   return new Proxy({} as LedgerActivities, { get: (_, step) => call(String(step)) });
 }

@@ -2,10 +2,10 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { ParentClosePolicy } from '@temporalio/workflow';
 
 /** How a workflow is started that goes its own way from then on, whatever becomes of the one that started it. */
-export const ownWay = { parentClosePolicy: ParentClosePolicy.ABANDON } as const;
+export const detachedChild = { parentClosePolicy: ParentClosePolicy.ABANDON } as const;
 
 /** What was started; null where one of that id is under way: somebody else was first. */
-export async function unlessThere<T>(started: Promise<T>): Promise<T | null> {
+export async function startIfAbsent<T>(started: Promise<T>): Promise<T | null> {
   try {
     return await started;
   } catch (error) {

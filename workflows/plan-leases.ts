@@ -2,10 +2,10 @@ import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from
 import { signalName, workflowId } from '../model/temporal.ts';
 import { taskErrorOf } from './failure.ts';
 import { onLedger } from './on-host.ts';
-import { now, Progress } from './progress.ts';
+import { isoNow, Progress } from './progress.ts';
 import { startMigration } from './start-migration.ts';
-import { tell } from './tell.ts';
-import { waits } from './timeouts.ts';
+import { notify } from './tell.ts';
+import { timing } from './timeouts.ts';
 
 const replanSignal = defineSignal(signalName.replan);
 
@@ -17,28 +17,31 @@ const replanSignal = defineSignal(signalName.replan);
 export async function planLeases(pace = 1): Promise<never> {
   const progress = new Progress();
   const ledger = onLedger(pace);
-  let asked = true;
+  let woken = true;
   setHandler(replanSignal, () => {
-    asked = true;
+    woken = true;
   });
   do {
-    asked = false;
-    let waitMs = waits(pace).planPoll;
+    woken = false;
+    let waitMs = timing(pace).planPollMs;
     try {
-      const step = await ledger.plan();
+      const step = await ledger.stepPlan();
       // Not waited for one after the other: who is told late starts late.
       await Promise.all([
-        ...step.placed.map((waiter) => tell(workflowId.waiter(waiter), signalName.placed)),
-        ...step.changed.map((task) => tell(workflowId.task(task), signalName.planned)),
+        ...step.placed.map((waiter) => notify(workflowId.waiter(waiter), signalName.placed)),
+        ...step.leaseOrderChanged.map((task) => notify(workflowId.task(task), signalName.leaseOrderChanged)),
       ]);
       for (const { migration, vm, generation } of step.moves) await startMigration({ id: migration, vmId: vm, generation }, pace);
       if (step.wakeAt !== null) waitMs = Math.min(waitMs, Math.max(1, Date.parse(step.wakeAt) - Date.now()));
-      progress.say('step', `${step.leases} leases in the plan, decided at ${now()}; next at ${step.wakeAt ?? 'the next change'}`);
-      progress.say('failed', null);
+      progress.setDetail(
+        'step',
+        `${step.leases} leases in the plan, decided at ${isoNow()}; next at ${step.wakeAt ?? 'the next change'}`,
+      );
+      progress.setDetail('failed', null);
     } catch (error) {
-      progress.say('failed', `**the plan could not be made** at ${now()}: ${taskErrorOf(error).message}`);
+      progress.setDetail('failed', `**the plan could not be made** at ${isoNow()}: ${taskErrorOf(error).message}`);
     }
-    await condition(() => asked, waitMs);
+    await condition(() => woken, waitMs);
   } while (!workflowInfo().continueAsNewSuggested);
   return continueAsNew<typeof planLeases>(pace);
 }

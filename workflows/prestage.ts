@@ -3,20 +3,20 @@ import type { HostId, ImageId } from '../model/ids.ts';
 import type { TaskError } from '../model/task.ts';
 import { failure, taskErrorOf } from './failure.ts';
 import { onHost, onLedger } from './on-host.ts';
-import { now, Progress } from './progress.ts';
-import { together, within } from './scopes.ts';
+import { isoNow, Progress } from './progress.ts';
+import { allOrCancel, withTimeout } from './scopes.ts';
 
 /** Image X on hosts H before T. */
-export interface PrestageOrder {
+export interface PrefetchRequest {
   image: ImageId;
   hosts: HostId[];
   /** RFC 3339. What isn't there by then is given up. */
-  before: string;
+  deadline: string;
   /** RFC 3339: the hosts keep it until then, also unused. */
-  keepUntil: string;
+  pinnedUntil: string;
 }
 
-export interface Prestaged {
+export interface PrefetchResult {
   ready: HostId[];
   missing: { host: HostId; error: TaskError }[];
 }
@@ -28,27 +28,28 @@ export interface Prestaged {
  *
  * It does not throw for a host that could not get it: whoever asked decides what that means.
  */
-export async function prestage(order: PrestageOrder, pace = 1): Promise<Prestaged> {
+export async function prefetchImage(order: PrefetchRequest, pace = 1): Promise<PrefetchResult> {
   const progress = new Progress();
-  progress.mark({ hosts: order.hosts, state: 'running' });
-  progress.due(order.before);
-  const outcome: Prestaged = { ready: [], missing: [] };
-  const leftMs = Math.max(1, Date.parse(order.before) - Date.now());
-  const late = () => failure('host-busy', `The image was not on all hosts before ${order.before}`);
-  const tell = () => progress.say('step', `**${outcome.ready.length} of ${order.hosts.length} hosts have it**, at ${now()}`);
+  progress.setAttributes({ hosts: order.hosts, state: 'running' });
+  progress.setDeadline(order.deadline);
+  const outcome: PrefetchResult = { ready: [], missing: [] };
+  const leftMs = Math.max(1, Date.parse(order.deadline) - Date.now());
+  const late = () => failure('host-busy', `The image was not on all hosts before ${order.deadline}`);
+  const report = () =>
+    progress.setDetail('step', `**${outcome.ready.length} of ${order.hosts.length} hosts have it**, at ${isoNow()}`);
   try {
-    await within(leftMs, late, () => spread(order, pace, outcome, tell));
+    await withTimeout(leftMs, late, () => distribute(order, pace, outcome, report));
   } catch (error) {
     if (CancellationScope.current().consideredCancelled) throw error;
     const done = new Set([...outcome.ready, ...outcome.missing.map(({ host }) => host)]);
     const rest = order.hosts.filter((host) => !done.has(host));
     outcome.missing.push(...rest.map((host) => ({ host, error: taskErrorOf(error) })));
   }
-  progress.mark({ state: outcome.missing.length === 0 ? 'succeeded' : 'failed' });
+  progress.setAttributes({ state: outcome.missing.length === 0 ? 'succeeded' : 'failed' });
   return outcome;
 }
 
-async function spread(order: PrestageOrder, pace: number, outcome: Prestaged, tell: () => void): Promise<void> {
+async function distribute(order: PrefetchRequest, pace: number, outcome: PrefetchResult, report: () => void): Promise<void> {
   const ledger = onLedger(pace);
   let sources = 1;
   const fetch = async (host: HostId): Promise<void> => {
@@ -56,9 +57,9 @@ async function spread(order: PrestageOrder, pace: number, outcome: Prestaged, te
     while (sources === 0) await condition(() => sources > 0);
     sources -= 1;
     try {
-      const image = await ledger.imageFor(order.image, host);
-      await onHost(host, pace, 'throw').ensureImage(image, order.keepUntil);
-      await ledger.imageCached(host, order.image);
+      const image = await ledger.issueImageRef(order.image, host);
+      await onHost(host, pace, 'throw').ensureImage(image, order.pinnedUntil);
+      await ledger.recordImageCached(host, order.image);
       outcome.ready.push(host);
       // Whoever gave it, and the one that has it now.
       sources += 2;
@@ -67,7 +68,7 @@ async function spread(order: PrestageOrder, pace: number, outcome: Prestaged, te
       outcome.missing.push({ host, error: taskErrorOf(error) });
       sources += 1;
     }
-    tell();
+    report();
   };
-  await together([...new Set(order.hosts)].map((host) => () => fetch(host)));
+  await allOrCancel([...new Set(order.hosts)].map((host) => () => fetch(host)));
 }

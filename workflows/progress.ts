@@ -2,10 +2,10 @@ import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpda
 import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
 import type { TimelineEntry } from '../model/task.ts';
 
-export const now = (): string => new Date().toISOString();
+export const isoNow = (): string => new Date().toISOString();
 
 /** What operators search for in Temporal's UI; see searchAttributeTypes in model/temporal.ts. */
-export interface Attributes {
+export interface ProgressAttributes {
   owner?: string;
   state?: string;
   hosts?: string[];
@@ -17,7 +17,7 @@ const state = defineSearchAttributeKey('BerthState', SearchAttributeType.KEYWORD
 const hosts = defineSearchAttributeKey('BerthHost', SearchAttributeType.KEYWORD_LIST);
 const vms = defineSearchAttributeKey('BerthVm', SearchAttributeType.KEYWORD_LIST);
 
-function pairsOf(attributes: Attributes): SearchAttributeUpdatePair[] {
+function pairsOf(attributes: ProgressAttributes): SearchAttributeUpdatePair[] {
   return [
     ...(attributes.owner === undefined ? [] : [{ key: owner, value: attributes.owner }]),
     ...(attributes.state === undefined ? [] : [{ key: state, value: attributes.state }]),
@@ -29,49 +29,49 @@ function pairsOf(attributes: Attributes): SearchAttributeUpdatePair[] {
 /** Where a saga stands, for outsiders: the timeline that its owner sees, the text and the attributes that operators see. */
 export class Progress {
   #timeline: TimelineEntry[] = [];
-  #marked = new Map<string, string>();
+  #attributes = new Map<string, string>();
   #deadline: string | null = null;
-  #lines = new Map<string, string>();
+  #details = new Map<string, string>();
 
   get timeline(): TimelineEntry[] {
     return this.#timeline.map((entry) => ({ ...entry }));
   }
 
   /** Starts anew, for work that begins again elsewhere. */
-  forget(): void {
+  reset(): void {
     this.#timeline = [];
-    this.#lines.clear();
+    this.#details.clear();
     this.#deadline = null;
   }
 
   /** The moment at which the work ends at the latest: the ETA that can be promised. */
-  due(deadline: string): void {
+  setDeadline(deadline: string): void {
     this.#deadline = deadline;
   }
 
   /** Upserts what changed, in one command. */
-  mark(attributes: Attributes): void {
-    const pairs = pairsOf(attributes).filter(({ key, value }) => this.#marked.get(key.name) !== String(value));
+  setAttributes(attributes: ProgressAttributes): void {
+    const pairs = pairsOf(attributes).filter(({ key, value }) => this.#attributes.get(key.name) !== String(value));
     if (pairs.length === 0) return;
-    for (const { key, value } of pairs) this.#marked.set(key.name, String(value));
+    for (const { key, value } of pairs) this.#attributes.set(key.name, String(value));
     upsertSearchAttributes(pairs);
   }
 
   /** A line of the current details; null takes it back. Costs nothing: it is in no history. */
-  say(topic: string, line: string | null): void {
-    if (line === null) this.#lines.delete(topic);
-    else this.#lines.set(topic, line);
+  setDetail(topic: string, line: string | null): void {
+    if (line === null) this.#details.delete(topic);
+    else this.#details.set(topic, line);
     const due = this.#deadline === null ? [] : [`ends by ${this.#deadline} at the latest`];
-    setCurrentDetails([...this.#lines.values(), ...due].join('\n\n'));
+    setCurrentDetails([...this.#details.values(), ...due].join('\n\n'));
   }
 
   /** Records a step's time in the timeline, and says how many of its parts are done. */
-  async during<T>(step: string, parts: string[], act: (done: (part: string) => void) => Promise<T>): Promise<T> {
-    const entry: TimelineEntry = { step, startedAt: now(), endedAt: null };
+  async trackStep<T>(step: string, parts: string[], act: (done: (part: string) => void) => Promise<T>): Promise<T> {
+    const entry: TimelineEntry = { step, startedAt: isoNow(), endedAt: null };
     this.#timeline.push(entry);
     const open = new Set(parts);
     const tell = () =>
-      this.say(
+      this.setDetail(
         'step',
         `**${step}** on ${[...open].join(', ') || 'no host'} since ${entry.startedAt}: ${parts.length - open.size} of ${parts.length} done`,
       );
@@ -82,12 +82,12 @@ export class Progress {
         tell();
       });
     } finally {
-      entry.endedAt = now();
+      entry.endedAt = isoNow();
     }
   }
 
   /** Splits the last step where its actor says that its first part ended. */
-  split(first: string, afterMs: number, second: string, detail?: string): void {
+  splitStep(first: string, afterMs: number, second: string, detail?: string): void {
     const entry = this.#timeline.at(-1);
     if (entry?.endedAt == null) throw new Error('BUG: only a finished step can be split');
     const middle = Math.min(Date.parse(entry.startedAt) + afterMs, Date.parse(entry.endedAt));

@@ -9,10 +9,10 @@ import { Progress } from './progress.ts';
  * for a silent host: whoever asked asks again.
  */
 export async function readConsole(id: VmId, range: ConsoleRange, pace = 1): Promise<ConsolePage> {
-  const { host, state, generation } = await onLedger(pace).vmPlace(id);
+  const { host, state, generation } = await onLedger(pace).loadVmLocation(id);
   if (host === null || state === 'pending' || state === 'removed')
     throw failure('conflict', `VM ${id} is ${state}: it has no console`);
-  new Progress().mark({ hosts: [host], vms: [id] });
+  new Progress().setAttributes({ hosts: [host], vms: [id] });
   try {
     return await onHost(host, pace, 'throw').readConsole(id, generation, range);
   } catch (error) {

@@ -4,52 +4,52 @@ import type { HostId, VmId } from '../model/ids.ts';
 import { signalName } from '../model/temporal.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import { onHost, onLedger } from './on-host.ts';
-import { now, Progress } from './progress.ts';
-import { waits } from './timeouts.ts';
+import { isoNow, Progress } from './progress.ts';
+import { timing } from './timeouts.ts';
 
-const lookNowSignal = defineSignal(signalName.lookNow);
+const wakeUpSignal = defineSignal(signalName.wakeUp);
 
 /**
  * Compares a host with the ledger, again and again. The ledger decides: what a host has too much is removed or put
  * aside, what it lacks is reported; a row is never changed to match a host.
- * @param sighted what was already out of place at the last look. A look is no snapshot of both sides at once, so only
+ * @param suspects what was already out of place at the last look. A look is no snapshot of both sides at once, so only
  * what is out of place twice is believed.
  */
-export async function reconcileHost(id: HostId, pace = 1, sighted: string[] = []): Promise<never> {
+export async function reconcileHost(id: HostId, pace = 1, suspects: string[] = []): Promise<never> {
   const progress = new Progress();
-  progress.mark({ hosts: [id] });
-  let asked = false;
-  setHandler(lookNowSignal, () => {
-    asked = true;
+  progress.setAttributes({ hosts: [id] });
+  let woken = false;
+  setHandler(wakeUpSignal, () => {
+    woken = true;
   });
-  let last = sighted;
+  let last = suspects;
   do {
-    asked = false;
+    woken = false;
     try {
-      last = await look(id, pace, last, progress);
+      last = await reconcileOnce(id, pace, last, progress);
     } catch (error) {
       // Its own workflow watches over whether the host is there at all.
-      progress.say('look', `the look at ${now()} was not finished: ${taskErrorOf(error).message}`);
+      progress.setDetail('look', `the look at ${isoNow()} was not finished: ${taskErrorOf(error).message}`);
     }
-    await condition(() => asked, waits(pace).reconcileEvery);
+    await condition(() => woken, timing(pace).reconcileIntervalMs);
   } while (!workflowInfo().continueAsNewSuggested);
   return continueAsNew<typeof reconcileHost>(id, pace, last);
 }
 
-async function look(id: HostId, pace: number, last: string[], progress: Progress): Promise<string[]> {
-  const found = await onHost(id, pace, 'throw').inventory();
+async function reconcileOnce(id: HostId, pace: number, last: string[], progress: Progress): Promise<string[]> {
+  const found = await onHost(id, pace, 'throw').observeInventory();
   const difference = await onLedger(pace).compareHost(id, found);
-  for (const { vmId, generation } of difference.leftovers) await removeAgain(id, pace, vmId, generation);
-  const sightings = [...difference.foreignDomains, ...difference.foreignDisks, ...difference.missing];
-  const confirmed = new Set(sightings.filter((one) => last.includes(one)));
-  for (const vmId of difference.foreignDisks) if (confirmed.has(vmId)) await onHost(id, pace, 'throw').quarantine(vmId);
+  for (const { vmId, generation } of difference.leftovers) await removeLeftover(id, pace, vmId, generation);
+  const suspects = [...difference.foreignDomains, ...difference.foreignDisks, ...difference.missing];
+  const confirmed = new Set(suspects.filter((one) => last.includes(one)));
+  for (const vmId of difference.foreignDisks) if (confirmed.has(vmId)) await onHost(id, pace, 'throw').quarantineVm(vmId);
   for (const vmId of difference.missing) if (confirmed.has(vmId)) await reportMissing(id, pace, vmId);
-  progress.say('look', lookLine(id, difference));
-  return sightings;
+  progress.setDetail('look', summaryLine(id, difference));
+  return suspects;
 }
 
 /** The same step by which its saga removes it. A newer generation on the host is somebody at work: not ours to end. */
-async function removeAgain(id: HostId, pace: number, vmId: VmId, generation: number): Promise<void> {
+async function removeLeftover(id: HostId, pace: number, vmId: VmId, generation: number): Promise<void> {
   try {
     await onHost(id, pace, 'throw').removeVm(vmId, generation);
   } catch (error) {
@@ -59,10 +59,10 @@ async function removeAgain(id: HostId, pace: number, vmId: VmId, generation: num
 
 async function reportMissing(id: HostId, pace: number, vmId: VmId): Promise<void> {
   const message = `${vmId} should be alive on ${id}, and the hypervisor does not know it. Its disk, where there is one, was not touched`;
-  await onLedger(pace).vmMissing(vmId, { code: 'vm-lost', message });
+  await onLedger(pace).recordVmMissing(vmId, { code: 'vm-lost', message });
 }
 
-function lookLine(id: HostId, { foreignDomains, foreignDisks, missing, leftovers }: HostDifference): string {
+function summaryLine(id: HostId, { foreignDomains, foreignDisks, missing, leftovers }: HostDifference): string {
   const parts = [
     `leftovers ${leftovers.map(({ vmId }) => vmId).join(', ') || 'none'}`,
     `missing ${missing.join(', ') || 'none'}`,
@@ -70,5 +70,5 @@ function lookLine(id: HostId, { foreignDomains, foreignDisks, missing, leftovers
     // A live domain of somebody else is for an operator: it is told here and nowhere touched.
     `foreign domains ${foreignDomains.join(', ') || 'none'}`,
   ];
-  return `**${id}** at ${now()}: ${parts.join('; ')}`;
+  return `**${id}** at ${isoNow()}: ${parts.join('; ')}`;
 }

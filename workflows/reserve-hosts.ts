@@ -8,17 +8,17 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import { type HostDrain, isReservationOver, type ReservationId, type ReservationState } from '../model/reservation.ts';
-import { promptly, signalName, workflowId } from '../model/temporal.ts';
+import { shortWorkflowTaskTimeout, signalName, workflowId } from '../model/temporal.ts';
 import { drainHost } from './drain-host.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import { Insistence } from './insistence.ts';
+import { RetryForever } from './insistence.ts';
 import { onLedger } from './on-host.ts';
-import { ownWay, unlessThere } from './own-way.ts';
-import { now, Progress } from './progress.ts';
-import { tell, tellPlaced } from './tell.ts';
-import { waits } from './timeouts.ts';
+import { detachedChild, startIfAbsent } from './own-way.ts';
+import { isoNow, Progress } from './progress.ts';
+import { notify, notifyWaiters } from './tell.ts';
+import { timing } from './timeouts.ts';
 
-const changedSignal = defineSignal(signalName.changed);
+const orderChangedSignal = defineSignal(signalName.orderChanged);
 
 /**
  * A reservation of whole hosts, from its acceptance to its end. Its hosts are held by the ledger; here they are closed
@@ -33,46 +33,48 @@ const changedSignal = defineSignal(signalName.changed);
 export async function reserveHosts(id: ReservationId, pace = 1): Promise<ReservationState> {
   const root = CancellationScope.current();
   const ledger = onLedger(pace);
-  let changed = false;
+  let woken = false;
   const wake = () => {
-    changed = true;
+    woken = true;
   };
-  setHandler(changedSignal, wake);
+  setHandler(orderChangedSignal, wake);
   void root.cancelRequested.catch(() =>
-    CancellationScope.nonCancellable(() => ledger.requestReservationEnd(id).then(wake, wake)),
+    CancellationScope.nonCancellable(() => ledger.requestReservationCancel(id).then(wake, wake)),
   );
   return CancellationScope.nonCancellable(async () => {
     const progress = new Progress();
-    const insistence = new Insistence(pace);
-    const followed = new Set<string>();
+    const retry = new RetryForever(pace);
+    const started = new Set<string>();
     for (;;) {
-      changed = false;
-      const step = await insistence.on(
+      woken = false;
+      const step = await retry.run(
         () => ledger.stepReservation(id),
         (error) => {
           if (codeOf(error) === 'not-found') throw error;
-          progress.say('refused', `**the ledger refuses to go on** since ${now()}: ${taskErrorOf(error).message}`);
+          progress.setDetail('refused', `**the ledger refuses to go on** since ${isoNow()}: ${taskErrorOf(error).message}`);
         },
       );
-      progress.mark({ state: step.state, hosts: step.drains.map(({ host }) => host) });
-      progress.say('refused', null);
-      progress.say('step', step.says);
-      await tellPlaced(step.wake);
-      for (const drain of step.drains) await follow(drain, pace, followed, wake);
-      for (const { host, number } of step.tell) await tell(workflowId.drain(host, number), signalName.changed);
+      progress.setAttributes({ state: step.state, hosts: step.drains.map(({ host }) => host) });
+      progress.setDetail('refused', null);
+      progress.setDetail('step', step.summary);
+      await notifyWaiters(step.notifications);
+      for (const drain of step.drains) await startDrain(drain, pace, started, wake);
+      for (const { host, number } of step.drainsToNotify) await notify(workflowId.drain(host, number), signalName.orderChanged);
       if (isReservationOver(step.state)) return step.state;
       if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof reserveHosts>(id, pace);
-      await condition(() => changed, step.waitMs ?? waits(pace).drainLook);
+      await condition(() => woken, step.waitMs ?? timing(pace).drainPollMs);
     }
   });
 }
 
 /** Starts the drain of a host, or finds it started: by the run before this one, or by the housekeeper. */
-async function follow({ drain, host, number }: HostDrain, pace: number, followed: Set<string>, wake: () => void) {
-  if (followed.has(drain)) return;
-  followed.add(drain);
+async function startDrain({ drain, host, number }: HostDrain, pace: number, started: Set<string>, wake: () => void) {
+  if (started.has(drain)) return;
+  started.add(drain);
   const workflow = workflowId.drain(host, number);
-  const child = await unlessThere(startChild(drainHost, { ...ownWay, ...promptly, workflowId: workflow, args: [drain, pace] }));
+  const child = await startIfAbsent(
+    startChild(drainHost, { ...detachedChild, ...shortWorkflowTaskTimeout, workflowId: workflow, args: [drain, pace] }),
+  );
   // How it ended is in the ledger.
   void child?.result().then(wake, wake);
 }

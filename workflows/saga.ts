@@ -1,6 +1,6 @@
 import { CancellationScope } from '@temporalio/workflow';
 
-export interface Stuck {
+export interface UndoFailure {
   step: string;
   error: unknown;
 }
@@ -21,7 +21,7 @@ export class Saga {
    * Runs the undos, last in first out, shielded from cancellation. One that fails stops the unwinding: what lies below
    * it may still be in use. It stays on the stack, so that a later call goes on where this one got stuck.
    */
-  async unwind(): Promise<Stuck | null> {
+  async unwind(): Promise<UndoFailure | null> {
     return CancellationScope.nonCancellable(async () => {
       for (let top = this.#undos.at(-1); top !== undefined; top = this.#undos.at(-1)) {
         try {

@@ -4,7 +4,7 @@ import { CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
  * Runs acts side by side, all or none: when one fails, the others are cancelled, and the first failure is thrown when
  * every one of them has stopped. So whatever undoes them finds nothing at work.
  */
-export async function together<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
+export async function allOrCancel<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
   const scope = new CancellationScope();
   return scope.run(async () => {
     const failures: unknown[] = [];
@@ -27,7 +27,7 @@ export async function together<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
  * Runs an act until `wait` ends: then cancels it, waits until it has stopped and throws `expired()`. An act that ends
  * well all the same has ended well. `wait` is cancelled when the act is over.
  */
-export async function before<T>(wait: () => Promise<unknown>, expired: () => Error, act: () => Promise<T>): Promise<T> {
+export async function raceDeadline<T>(wait: () => Promise<unknown>, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const outer = CancellationScope.current();
   const scope = new CancellationScope();
   const clock = new CancellationScope();
@@ -38,7 +38,7 @@ export async function before<T>(wait: () => Promise<unknown>, expired: () => Err
       late = true;
       scope.cancel();
     })
-    .catch(onlyCancellation);
+    .catch(rethrowUnlessCancelled);
   try {
     return await scope.run(act);
   } catch (error) {
@@ -50,10 +50,10 @@ export async function before<T>(wait: () => Promise<unknown>, expired: () => Err
 }
 
 /** Runs an act for at most `ms`: see before(). */
-export const within = <T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> =>
-  before(() => sleep(ms), expired, act);
+export const withTimeout = <T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> =>
+  raceDeadline(() => sleep(ms), expired, act);
 
 /** For what is ended by being cancelled. */
-export function onlyCancellation(error: unknown): void {
+export function rethrowUnlessCancelled(error: unknown): void {
   if (!isCancellation(error)) throw error;
 }

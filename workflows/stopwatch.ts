@@ -1,5 +1,5 @@
 import { condition } from '@temporalio/workflow';
-import { before } from './scopes.ts';
+import { raceDeadline } from './scopes.ts';
 
 /** The running time of a lease: it stands still while its VMs are suspended. */
 export class Stopwatch {
@@ -14,7 +14,7 @@ export class Stopwatch {
     return this.#ms + (this.#since === null ? 0 : Date.now() - this.#since);
   }
 
-  go(): void {
+  start(): void {
     this.#since ??= Date.now();
   }
 
@@ -25,7 +25,7 @@ export class Stopwatch {
 }
 
 /** Runs an act for at most `ms` of the stopwatch's time, counted from now: see before(). */
-export function withinRunning<T>(watch: Stopwatch, ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
+export function withRunningTimeout<T>(watch: Stopwatch, ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const untilMs = watch.ms + ms;
   const passed = async (): Promise<void> => {
     while (watch.ms < untilMs) {
@@ -33,5 +33,5 @@ export function withinRunning<T>(watch: Stopwatch, ms: number, expired: () => Er
       await condition(() => !watch.running, Math.max(1, untilMs - watch.ms));
     }
   };
-  return before(passed, expired, act);
+  return raceDeadline(passed, expired, act);
 }

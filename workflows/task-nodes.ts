@@ -1,27 +1,27 @@
 import { condition } from '@temporalio/workflow';
 import type { HostActivities, RunResult, StagedOut } from '../activities/host/contract.ts';
-import type { LedgerActivities, TaskOrders, TaskRecord, VmBoot } from '../activities/ledger/contract.ts';
+import type { LedgerActivities, TaskStepArgs, TaskRecord, VmBoot } from '../activities/ledger/contract.ts';
 import type { TaskState } from '../model/states.ts';
 import type { TaskError, TaskOutput } from '../model/task.ts';
 import type { Boot, VmSpec } from '../model/vm.ts';
 import { codeOf, failure } from './failure.ts';
-import type { Insistence } from './insistence.ts';
-import { begin, type LeaseRun, whileObeying } from './lease-life.ts';
-import { onHostOf, relocate, settleAt, stillPlace } from './moved-node.ts';
+import type { RetryForever } from './insistence.ts';
+import { startLease, type LeaseRun, runUnderLease } from './lease-life.ts';
+import { nodeHost, relocate, updateLocation, waitUntilSettled } from './moved-node.ts';
 import { onHost } from './on-host.ts';
-import { now, type Progress } from './progress.ts';
+import { isoNow, type Progress } from './progress.ts';
 import { Saga } from './saga.ts';
-import { together } from './scopes.ts';
-import { withinRunning } from './stopwatch.ts';
-import { waits } from './timeouts.ts';
-import { wantTemplate } from './want-template.ts';
+import { allOrCancel } from './scopes.ts';
+import { withRunningTimeout } from './stopwatch.ts';
+import { timing } from './timeouts.ts';
+import { requestTemplate } from './want-template.ts';
 
 /** A task at work: what it is, where it stands, and what it has to show for it so far. */
 export interface TaskRun {
   readonly task: TaskRecord;
   readonly ledger: LedgerActivities;
   readonly progress: Progress;
-  readonly insistence: Insistence;
+  readonly retry: RetryForever;
   readonly pace: number;
   state: TaskState;
   exitCode: number | null;
@@ -29,7 +29,7 @@ export interface TaskRun {
   bytesIn: number;
   bytesOut: number;
   /** How often the task was told that one of its VMs has moved. */
-  moves: number;
+  locationChanges: number;
   /** How its VMs came to life. */
   boots: VmBoot[];
   lease: LeaseRun;
@@ -42,13 +42,13 @@ export interface Node {
   /** As it is now: its host, home and generation change when it moves. */
   vm: VmSpec;
   /** Before the domain was ever asked for, a silent host is left; from then on it is waited for. */
-  readonly staging: HostActivities;
+  readonly stagingHost: HostActivities;
   host: HostActivities;
   readonly saga: Saga;
   startedAt: string | null;
   endedAt: string | null;
   /** The ledger has it as on its way out: no migration of it begins any more. */
-  leaving: boolean;
+  removing: boolean;
   stuck: boolean;
 }
 
@@ -58,12 +58,12 @@ export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
     index,
     label,
     vm,
-    staging: onHost(vm.host, run.pace, 'throw'),
-    host: onHostOf(run, vm.host, index, vm.id),
+    stagingHost: onHost(vm.host, run.pace, 'throw'),
+    host: nodeHost(run, vm.host, index, vm.id),
     saga: new Saga(),
     startedAt: null,
     endedAt: null,
-    leaving: false,
+    removing: false,
     stuck: false,
   };
 }
@@ -71,11 +71,11 @@ export function nodeOf(run: TaskRun, vm: VmSpec, index: number): Node {
 /** A step on all nodes side by side; one that fails stops the others. */
 async function onAll<T>(run: TaskRun, step: string, nodes: Node[], act: (node: Node) => Promise<T>): Promise<T[]> {
   const labels = nodes.map((node) => node.label);
-  return run.progress.during(step, labels, (done) =>
-    together(
+  return run.progress.trackStep(step, labels, (done) =>
+    allOrCancel(
       nodes.map((node) => async () => {
         const result = await act(node);
-        run.progress.say(`silent ${node.index}`, null);
+        run.progress.setDetail(`silent ${node.index}`, null);
         done(node.label);
         return result;
       }),
@@ -87,25 +87,29 @@ async function onAll<T>(run: TaskRun, step: string, nodes: Node[], act: (node: N
  * The task's next state, with what its step needs on each node. The orders come with the state, right before their use,
  * because the URLs in them are short-lived, and because a round trip to the ledger is as dear as its work.
  */
-async function enter(run: TaskRun, state: TaskState, vmState?: 'creating' | 'running' | 'removing'): Promise<TaskOrders[]> {
+async function enterState(
+  run: TaskRun,
+  state: TaskState,
+  vmState?: 'creating' | 'running' | 'removing',
+): Promise<TaskStepArgs[]> {
   const orders = await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState, run.boots);
   run.state = state;
-  run.progress.mark({ state });
+  run.progress.setAttributes({ state });
   return orders;
 }
 
 /** How a node's step comes by its orders: those that came with the state, and fresh ones each time after that. */
-function asking(run: TaskRun, node: Node, orders: TaskOrders[]): () => Promise<TaskOrders> {
+function stepArgsSource(run: TaskRun, node: Node, orders: TaskStepArgs[]): () => Promise<TaskStepArgs> {
   let given = orders[node.index];
   return async () => {
-    const mine = given ?? (await run.ledger.taskOrders(run.task.id, node.vm.id));
+    const mine = given ?? (await run.ledger.issueTaskStepArgs(run.task.id, node.vm.id));
     given = undefined;
     return mine;
   };
 }
 
 /** The rights in an order run out while its step waits for a silent host: the repository says `forbidden`, and new ones are asked for. */
-async function ordered<T>(ask: () => Promise<TaskOrders>, act: (orders: TaskOrders) => Promise<T>): Promise<T> {
+async function withFreshUrls<T>(ask: () => Promise<TaskStepArgs>, act: (orders: TaskStepArgs) => Promise<T>): Promise<T> {
   try {
     return await act(await ask());
   } catch (error) {
@@ -119,15 +123,15 @@ async function ordered<T>(ask: () => Promise<TaskOrders>, act: (orders: TaskOrde
  * one path from every state.
  */
 export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
-  const orders = await enter(run, 'stagingIn');
+  const orders = await enterState(run, 'stagingIn');
   const staged = await onAll(run, 'stageIn', nodes, (node) =>
     node.saga.step(
-      'VM',
+      'stageIn',
       () =>
-        ordered(asking(run, node, orders), async ({ stageIn: order }) => {
-          const { bytes, image } = await node.staging.stageIn(order);
+        withFreshUrls(stepArgsSource(run, node, orders), async ({ stageIn: order }) => {
+          const { bytes, image } = await node.stagingHost.stageIn(order);
           // Images stay: the host's cache bounds itself.
-          if (image !== 'cache') await run.ledger.imageCached(node.vm.host, node.vm.image.id);
+          if (image !== 'cache') await run.ledger.recordImageCached(node.vm.host, node.vm.image.id);
           return bytes;
         }),
       () => removeVm(run, node),
@@ -140,19 +144,19 @@ export async function stageIn(run: TaskRun, nodes: Node[]): Promise<void> {
 export async function removeVm(run: TaskRun, node: Node): Promise<void> {
   const { id, host, home, generation } = node.vm;
   await node.host.removeVm(id, generation);
-  if (node.startedAt !== null) node.endedAt ??= now();
-  if (home !== host) await onHostOf(run, home, node.index, id).removeDisks(id, generation);
+  if (node.startedAt !== null) node.endedAt ??= isoNow();
+  if (home !== host) await nodeHost(run, home, node.index, id).removeDisks(id, generation);
 }
 
 /** Runs that began before VMs came from templates have steps whose results say nothing of it. */
-function noteBoot(run: TaskRun, { vm }: Node, boot: Boot | undefined): void {
+function recordBoot(run: TaskRun, { vm }: Node, boot: Boot | undefined): void {
   if (boot === undefined) return;
   run.boots.push({ vm: vm.id, boot });
-  wantTemplate(vm, boot, run.pace);
+  requestTemplate(vm, boot, run.pace);
 }
 
 /** Such as `warm`, or `2 × warm, cold (template-failed)`. */
-function bootsOf({ boots }: TaskRun): string | undefined {
+function bootSummary({ boots }: TaskRun): string | undefined {
   const counts = new Map<string, number>();
   for (const { boot } of boots) {
     const kind = boot.kind === 'warm' ? 'warm' : `cold (${boot.why})`;
@@ -164,20 +168,20 @@ function bootsOf({ boots }: TaskRun): string | undefined {
 
 /** From the domain to a guest that takes commands. Undone by the VM's removal, see stageIn. */
 export async function boot(run: TaskRun, nodes: Node[]): Promise<void> {
-  await enter(run, 'starting', 'creating');
+  await enterState(run, 'starting', 'creating');
   const took = await onAll(run, 'boot', nodes, async (node) => {
     const { createMs, bootMs, boot } = await node.host.ensureRunning(node.vm);
-    noteBoot(run, node, boot);
+    recordBoot(run, node, boot);
     node.startedAt = new Date(Date.now() - bootMs).toISOString();
     return createMs;
   });
-  run.progress.split('create', Math.max(...took), 'boot', bootsOf(run));
+  run.progress.splitStep('create', Math.max(...took), 'boot', bootSummary(run));
 }
 
 /** Thrown to stop the other nodes: this one's command has ended, and not well. */
 class CommandEnded extends Error {}
 
-const endedWell = (result: RunResult): boolean => result.exitCode === 0 && !result.timedOut;
+const hasSucceeded = (result: RunResult): boolean => result.exitCode === 0 && !result.timedOut;
 
 /**
  * The command on every node; it ends with its domain, so there is nothing to undo. The guest enforces timeoutS; the
@@ -185,55 +189,55 @@ const endedWell = (result: RunResult): boolean => result.exitCode === 0 && !resu
  * @returns the result that decides: of the node that failed first, else of the first node.
  */
 export async function runCommands(run: TaskRun, nodes: Node[]): Promise<RunResult> {
-  const leaseMs = await begin(run);
-  const orders = await enter(run, 'running', 'running');
+  const leaseMs = await startLease(run);
+  const orders = await enterState(run, 'running', 'running');
   const { timeoutS } = run.task.spec;
-  const { watch } = run.lease;
+  const { stopwatch: watch } = run.lease;
   const expired = () => failure('lease-expired', `The lease of ${run.task.spec.lease.durationS} s ended while the command ran`);
   const late = () => failure('task-timeout', `The command did not end within ${timeoutS} s, and its host does not say why`);
-  const limitMs = timeoutS * 1000 + waits(run.pace).runMargin;
-  const commands = () => whileObeying(run, nodes, () => allCommands(run, nodes, orders));
-  const results = await withinRunning(watch, leaseMs, expired, () => withinRunning(watch, limitMs, late, commands));
+  const limitMs = timeoutS * 1000 + timing(run.pace).runGraceMs;
+  const commands = () => runUnderLease(run, nodes, () => allCommands(run, nodes, orders));
+  const results = await withRunningTimeout(watch, leaseMs, expired, () => withRunningTimeout(watch, limitMs, late, commands));
   watch.stop();
-  const decides = results.find((result) => !endedWell(result)) ?? results[0];
+  const decides = results.find((result) => !hasSucceeded(result)) ?? results[0];
   if (decides === undefined) throw new Error('BUG: a task without nodes');
   run.exitCode = decides.exitCode;
   return decides;
 }
 
-async function allCommands(run: TaskRun, nodes: Node[], orders: TaskOrders[]): Promise<RunResult[]> {
+async function allCommands(run: TaskRun, nodes: Node[], orders: TaskStepArgs[]): Promise<RunResult[]> {
   const results = new Map<Node, RunResult>();
   try {
     await onAll(run, 'run', nodes, async (node) => {
-      const result = await followCommand(run, node, asking(run, node, orders));
+      const result = await followCommand(run, node, stepArgsSource(run, node, orders));
       results.set(node, result);
-      if (!endedWell(result)) throw new CommandEnded();
+      if (!hasSucceeded(result)) throw new CommandEnded();
     });
   } catch (error) {
     if (!(error instanceof CommandEnded)) throw error;
     // Their outputs are wanted all the same, so the guests stay and the commands go.
     const others = nodes.filter((node) => !results.has(node));
-    await together(others.map((node) => () => stopCommand(run, node)));
+    await allOrCancel(others.map((node) => () => stopCommand(run, node)));
   }
   return nodes.flatMap((node) => results.get(node) ?? []);
 }
 
 /** Those that came with the state may be from before a suspension. */
-async function currentOrders(node: Node, ask: () => Promise<TaskOrders>): Promise<TaskOrders> {
+async function currentStepArgs(node: Node, ask: () => Promise<TaskStepArgs>): Promise<TaskStepArgs> {
   const orders = await ask();
   return orders.run.vm.generation < node.vm.generation ? ask() : orders;
 }
 
 /** The command of one node, wherever its VM is: it takes its command along when it moves. */
-async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOrders>): Promise<RunResult> {
+async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskStepArgs>): Promise<RunResult> {
   for (;;) {
     // The plan may have asked for its suspension before it began.
     await condition(() => run.lease.state === 'running');
-    const heard = run.moves;
+    const heard = run.locationChanges;
     let asked = 0;
     try {
-      return await ordered(
-        () => currentOrders(node, ask),
+      return await withFreshUrls(
+        () => currentStepArgs(node, ask),
         (orders) => {
           relocate(run, node, orders.run.vm);
           asked = orders.run.vm.generation;
@@ -246,11 +250,11 @@ async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOr
       // Suspended by the plan, which says when it goes on. Else it left for another host, running or suspended for the journey.
       if (run.lease.state !== 'running') continue;
     }
-    const place = await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), false);
+    const place = await waitUntilSettled(run, node, await run.ledger.loadVmLocation(node.vm.id), false);
     if (run.lease.state !== 'running') continue;
     if (place.state === 'suspended' || place.state === 'restoring') {
       // By its owner, who will say when it goes on.
-      await condition(() => run.moves > heard || run.lease.state !== 'running', waits(run.pace).turnPoll.longest);
+      await condition(() => run.locationChanges > heard || run.lease.state !== 'running', timing(run.pace).admissionPoll.maxMs);
       continue;
     }
     if (place.state !== 'running' || place.generation === asked)
@@ -262,7 +266,7 @@ async function followCommand(run: TaskRun, node: Node, ask: () => Promise<TaskOr
 }
 
 async function stopCommand(run: TaskRun, node: Node): Promise<void> {
-  settleAt(run, node, await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true));
+  updateLocation(run, node, await waitUntilSettled(run, node, await run.ledger.loadVmLocation(node.vm.id), true));
   await node.host.stopCommand(node.vm.id, node.vm.generation);
 }
 
@@ -272,14 +276,14 @@ async function stopCommand(run: TaskRun, node: Node): Promise<void> {
  * @returns the patterns that matched nothing on any node.
  */
 export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
-  const orders = await enter(run, 'stagingOut', 'removing');
-  for (const node of nodes) node.leaving = orders[node.index]?.movedBy === null;
+  const orders = await enterState(run, 'stagingOut', 'removing');
+  for (const node of nodes) node.removing = orders[node.index]?.migrationWorkflowId === null;
   if (run.task.spec.outputs.length === 0) return [];
   const taken = await onAll(run, 'stageOut', nodes, async (node) => {
-    const ask = asking(run, node, orders);
-    const part = await ordered(
-      () => stillOrders(run, node, ask),
-      (order) => takeOutputs(run, node, order),
+    const ask = stepArgsSource(run, node, orders);
+    const part = await withFreshUrls(
+      () => settledStepArgs(run, node, ask),
+      (order) => collectOutputs(run, node, order),
     );
     node.endedAt = part.endedAt;
     return part;
@@ -290,17 +294,17 @@ export async function stageOut(run: TaskRun, nodes: Node[]): Promise<string[]> {
 }
 
 /** The guest's writes are brought to the disk where it runs; the disk is read where it is. */
-async function takeOutputs(run: TaskRun, node: Node, { stageOut: order }: TaskOrders): Promise<StagedOut> {
+async function collectOutputs(run: TaskRun, node: Node, { stageOut: order }: TaskStepArgs): Promise<StagedOut> {
   if (order.vm.home === order.vm.host) return node.host.stageOut(order);
-  await node.host.settleHere(order.vm);
-  return onHostOf(run, order.vm.home, node.index, order.vm.id).stageOut({ ...order, settledElsewhere: true });
+  await node.host.flushGuestDisks(order.vm);
+  return nodeHost(run, order.vm.home, node.index, order.vm.id).stageOut({ ...order, flushedElsewhere: true });
 }
 
 /** Orders for a VM that nobody moves: no migration begins any more, and one that was under way is ended. */
-async function stillOrders(run: TaskRun, node: Node, ask: () => Promise<TaskOrders>): Promise<TaskOrders> {
+async function settledStepArgs(run: TaskRun, node: Node, ask: () => Promise<TaskStepArgs>): Promise<TaskStepArgs> {
   let orders = await ask();
-  if (orders.movedBy !== null) {
-    await stillPlace(run, node, await run.ledger.vmPlace(node.vm.id), true);
+  if (orders.migrationWorkflowId !== null) {
+    await waitUntilSettled(run, node, await run.ledger.loadVmLocation(node.vm.id), true);
     orders = await ask();
   }
   relocate(run, node, orders.stageOut.vm);

@@ -1,10 +1,10 @@
 import { getExternalWorkflowHandle, log } from '@temporalio/workflow';
-import type { Wake } from '../activities/ledger/contract.ts';
+import type { Notification } from '../activities/ledger/contract.ts';
 import type { HostId } from '../model/ids.ts';
 import { signalName, workflowId } from '../model/temporal.ts';
 
 /** Signals another workflow. One that has ended needs no telling; whoever waits also polls, so nothing hangs on it. */
-export async function tell(id: string, signal: string, ...args: unknown[]): Promise<void> {
+export async function notify(id: string, signal: string, ...args: unknown[]): Promise<void> {
   try {
     await getExternalWorkflowHandle(id).signal(signal, ...args);
   } catch (error) {
@@ -12,11 +12,13 @@ export async function tell(id: string, signal: string, ...args: unknown[]): Prom
   }
 }
 
-export async function tellPlaced(wake: Wake[]): Promise<void> {
-  await Promise.all(wake.map((one) => (one === 'planner' ? tellPlanner() : tell(workflowId.waiter(one), signalName.placed))));
+export async function notifyWaiters(notifications: Notification[]): Promise<void> {
+  await Promise.all(
+    notifications.map((one) => (one === 'planner' ? notifyPlanner() : notify(workflowId.waiter(one), signalName.placed))),
+  );
 }
 
-export const tellPlanner = (): Promise<void> => tell(workflowId.planner(), signalName.replan);
+export const notifyPlanner = (): Promise<void> => notify(workflowId.planner(), signalName.replan);
 
 /** What was left at a host that didn't answer is found by its reconciliation: at its next look, or now, if it is back. */
-export const tellReconciliation = (host: HostId): Promise<void> => tell(workflowId.reconcile(host), signalName.lookNow);
+export const notifyReconciliation = (host: HostId): Promise<void> => notify(workflowId.reconcile(host), signalName.wakeUp);

@@ -13,68 +13,68 @@ const hour = 60 * minute;
 /**
  * Every wait of every workflow, in ms. `pace` scales them all: 1 at a site, less in tests.
  */
-export interface Waits {
+export interface Timing {
   /** A step that nobody took from a host's queue for this long: the host is silent. Longer than a worker's restart. */
-  silentAfter: number;
+  unreachableAfterMs: number;
   /** Between two attempts to be placed: signals do the work, this finds a lost one. */
-  queuePoll: number;
+  queuePollMs: number;
   /** Between two decisions of the planner, when nothing is due and nobody tells it anything. */
-  planPoll: number;
+  planPollMs: number;
   /** How much longer than its lease's duration the steps before and after its running may take, each. */
-  overheadPatience: number;
+  overheadLimitMs: number;
   /** How long past timeoutS the guest, and after it the host, are trusted to end the command. */
-  runMargin: number;
+  runGraceMs: number;
   /** How long a task's end waits for the removal of its VMs, before it is told with a VM that is stuck. */
-  removalPatience: number;
-  /** A removal that was refused: first pause and longest. An operator has to look; a signal `lookNow` shortens it. */
-  stuckPause: { first: number; longest: number };
+  removalTimeoutMs: number;
+  /** A removal that was refused: first pause and longest. An operator has to look; a signal `wakeUp` shortens it. */
+  refusedBackoff: { initialMs: number; maxMs: number };
   /** Between a host's reconciliations. Two sightings make a finding, so one is acted on after ten minutes. */
-  reconcileEvery: number;
+  reconcileIntervalMs: number;
   /** A template that there was no room for is tried again. It's nobody's task that waits. */
-  templateRetry: number;
+  templateRetryMs: number;
   /** A VM that stands alone looks at what is wanted of it: signals do the work, and housekeeping repeats lost ones. */
-  vmPoll: number;
+  vmPollMs: number;
   /** A migration asks whether it is its turn: soon at first, as who came before it has often only to begin; and later on. */
-  turnPoll: { first: number; longest: number };
+  admissionPoll: { initialMs: number; maxMs: number };
   /** Between two looks at how a pre-copy goes, or a cold copy. */
-  progressEvery: number;
+  progressIntervalMs: number;
   /** How long a migration waits for what it left at a host to be removed. */
-  leavePatience: number;
+  cleanupTimeoutMs: number;
   /** Between two looks at both hosts while nothing may be touched: first and longest; and when that is told. */
-  unclearPause: { first: number; longest: number };
-  unclearPatience: number;
+  ambiguousBackoff: { initialMs: number; maxMs: number };
+  ambiguousAlertAfterMs: number;
   /** Between two looks at a drain that moves VMs, and between two at what its VMs do with their memory. */
-  drainLook: number;
-  loadLook: number;
-  housekeepingEvery: number;
+  drainPollMs: number;
+  loadSampleIntervalMs: number;
+  housekeepingIntervalMs: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
   /** An accepted task without workflow, or a wish for its end that it has not heard, for this long: the API has died. */
-  lostAfterS: number;
+  orphanedAfterS: number;
 }
 
-export function waits(pace: number): Waits {
+export function timing(pace: number): Timing {
   return {
-    silentAfter: 30 * second * pace,
-    queuePoll: minute * pace,
-    planPoll: minute * pace,
-    overheadPatience: 10 * minute * pace,
-    runMargin: 90 * second * pace,
-    removalPatience: 2 * minute * pace,
-    stuckPause: { first: 10 * second * pace, longest: hour * pace },
-    reconcileEvery: 5 * minute * pace,
-    templateRetry: 15 * second * pace,
-    vmPoll: hour * pace,
-    turnPoll: { first: 0.1 * second * pace, longest: 2 * second * pace },
-    progressEvery: 2 * second * pace,
-    leavePatience: 30 * second * pace,
-    unclearPause: { first: second * pace, longest: 5 * minute * pace },
-    unclearPatience: minute * pace,
-    drainLook: 5 * second * pace,
-    loadLook: 20 * second * pace,
-    housekeepingEvery: 15 * second * pace,
+    unreachableAfterMs: 30 * second * pace,
+    queuePollMs: minute * pace,
+    planPollMs: minute * pace,
+    overheadLimitMs: 10 * minute * pace,
+    runGraceMs: 90 * second * pace,
+    removalTimeoutMs: 2 * minute * pace,
+    refusedBackoff: { initialMs: 10 * second * pace, maxMs: hour * pace },
+    reconcileIntervalMs: 5 * minute * pace,
+    templateRetryMs: 15 * second * pace,
+    vmPollMs: hour * pace,
+    admissionPoll: { initialMs: 0.1 * second * pace, maxMs: 2 * second * pace },
+    progressIntervalMs: 2 * second * pace,
+    cleanupTimeoutMs: 30 * second * pace,
+    ambiguousBackoff: { initialMs: second * pace, maxMs: 5 * minute * pace },
+    ambiguousAlertAfterMs: minute * pace,
+    drainPollMs: 5 * second * pace,
+    loadSampleIntervalMs: 20 * second * pace,
+    housekeepingIntervalMs: 15 * second * pace,
     sweepEveryRounds: 40,
-    lostAfterS: Math.ceil(20 * pace),
+    orphanedAfterS: Math.ceil(20 * pace),
   };
 }
 
@@ -94,13 +94,13 @@ export function ledgerOptions(pace: number): LocalActivityOptions {
  * decides how soon after a SIGKILL a task goes on. A cancelled step is waited for, so that nothing that undoes it
  * finds it still at work.
  */
-const watched = (pace: number): ActivityOptions => ({
+const heartbeatOptions = (pace: number): ActivityOptions => ({
   heartbeatTimeout: 10 * second * pace,
   cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 });
 
 /** Six attempts over about half a minute: more than a restart of libvirtd or of the worker takes. */
-const bounded = (pace: number): RetryPolicy => ({
+const shortRetry = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
   backoffCoefficient: 2,
   maximumInterval: 10 * second * pace,
@@ -108,7 +108,7 @@ const bounded = (pace: number): RetryPolicy => ({
 });
 
 /** Twenty attempts over eight minutes: these need the repository as well, and an API process may be away that long. */
-const patient = (pace: number): RetryPolicy => ({
+const longRetry = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
   backoffCoefficient: 2,
   maximumInterval: 30 * second * pace,
@@ -116,53 +116,53 @@ const patient = (pace: number): RetryPolicy => ({
 });
 
 /** For ever, at most 15 s apart: what must be gone stays wanted gone, however long its host is away. */
-const unbounded = (pace: number): RetryPolicy => ({
+const endlessRetry = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
   backoffCoefficient: 2,
   maximumInterval: 15 * second * pace,
 });
 
 /** A row a class of host activity: how long one attempt may take, and how often it is tried. */
-const classes = {
+const activityClasses = {
   /** qemu-img, a few files, one question: a minute is a disk in trouble. */
-  quick: (pace: number) => ({ startToCloseTimeout: minute * pace, retry: bounded(pace) }),
+  quick: (pace: number) => ({ startToCloseTimeout: minute * pace, retry: shortRetry(pace) }),
   /** An image, or inputs and outputs, over the network: the largest at 10 MB/s. */
-  transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: patient(pace) }),
+  transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: longRetry(pace) }),
   /** A cold boot takes 3 s, under full emulation on a busy machine a minute; it has its own deadline inside. */
-  boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: bounded(pace) }),
+  boot: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: shortRetry(pace) }),
   /** A cold boot, its last units and a few megabytes; once more at most, because VMs boot well without. */
-  make: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 2 } }),
+  template: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 2 } }),
   /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
-  run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: patient(pace) }),
+  run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: longRetry(pace) }),
   /** One question to a hypervisor. What isn't known is asked again by the saga, which has both hosts in view. */
-  look: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
+  observe: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
   /** Bounded by its own minute; a worker that is killed meanwhile asks again. Nothing hangs on it but what is told. */
-  hear: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
+  probe: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 3 } }),
   /** Bounded by its own deadlines, nine minutes of pre-copy at most; a later attempt only takes up what an earlier one began. */
-  move: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...bounded(pace), maximumAttempts: 3 } }),
+  migrate: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 3 } }),
   /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
-  memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: bounded(pace) }),
+  memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: shortRetry(pace) }),
   /** Disks that follow their VM: the largest at 10 MB/s, in the background; each attempt goes on with what is copied. */
-  copy: (pace: number) => ({ startToCloseTimeout: 6 * hour * pace, retry: bounded(pace) }),
+  diskCopy: (pace: number) => ({ startToCloseTimeout: 6 * hour * pace, retry: shortRetry(pace) }),
   /** Ends a domain or removes a folder. */
-  remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: unbounded(pace) }),
+  remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: endlessRetry(pace) }),
   /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
-  presence: (pace: number) => ({ startToCloseTimeout: 24 * hour * pace, retry: { maximumAttempts: 1 } }),
+  liveness: (pace: number) => ({ startToCloseTimeout: 24 * hour * pace, retry: { maximumAttempts: 1 } }),
 } as const satisfies Record<string, (pace: number) => ActivityOptions>;
 
-const classOf = {
+const activityClassOf = {
   observeHost: 'quick',
-  presence: 'presence',
-  inventory: 'quick',
-  quarantine: 'quick',
+  reportLiveness: 'liveness',
+  observeInventory: 'quick',
+  quarantineVm: 'quick',
   ensureImage: 'transfer',
   removeImage: 'remove',
   stageIn: 'transfer',
   ensureDisks: 'quick',
   ensureRunning: 'boot',
-  makeTemplate: 'make',
+  buildTemplate: 'template',
   customizeVm: 'boot',
-  readConsole: 'look',
+  readConsole: 'observe',
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',
@@ -172,34 +172,34 @@ const classOf = {
   resumeVm: 'boot',
   rebootVm: 'boot',
   importDisk: 'transfer',
-  shutDown: 'boot',
+  shutDownGuest: 'boot',
   storeImage: 'transfer',
   removeDomain: 'remove',
   removeDisks: 'remove',
   removeVm: 'remove',
-  observeLoads: 'look',
-  observeMoving: 'look',
-  readCarried: 'quick',
+  observeLoads: 'observe',
+  observeMigration: 'observe',
+  readPortableRecord: 'quick',
   prepareIncoming: 'quick',
-  migrateOut: 'move',
-  abortOut: 'quick',
-  resumeHere: 'look',
-  hearGuest: 'hear',
-  seeRecovery: 'hear',
-  dropCopy: 'look',
-  leaveHost: 'remove',
-  offerKept: 'memory',
-  packVm: 'memory',
-  unpackVm: 'memory',
-  observeCopy: 'look',
-  settleRestored: 'quick',
-  leaveCold: 'remove',
-  bringDisks: 'copy',
-  observeDisks: 'look',
-  settleDisks: 'quick',
-  settleHere: 'quick',
-} as const satisfies Record<keyof HostActivities, keyof typeof classes>;
+  migrateOut: 'migrate',
+  abortMigration: 'quick',
+  resumeDomain: 'observe',
+  probeGuest: 'probe',
+  observeRecovery: 'probe',
+  removeDomainUnlessRunning: 'observe',
+  removeLeftover: 'remove',
+  offerCachedChunks: 'memory',
+  packColdCopy: 'memory',
+  unpackColdCopy: 'memory',
+  observeColdCopy: 'observe',
+  resolveRestore: 'quick',
+  removeColdLeftover: 'remove',
+  migrateDisks: 'diskCopy',
+  observeDiskMigration: 'observe',
+  resolveDiskMigration: 'quick',
+  flushGuestDisks: 'quick',
+} as const satisfies Record<keyof HostActivities, keyof typeof activityClasses>;
 
 export function hostOptions(step: keyof HostActivities, pace: number): ActivityOptions {
-  return { ...watched(pace), ...classes[classOf[step]](pace) };
+  return { ...heartbeatOptions(pace), ...activityClasses[activityClassOf[step]](pace) };
 }

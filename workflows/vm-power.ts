@@ -3,25 +3,26 @@ import type { LedgerActivities } from '../activities/ledger/contract.ts';
 import type { HostId, VmId } from '../model/ids.ts';
 import type { TaskError } from '../model/task.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
-import type { Insistence } from './insistence.ts';
+import type { RetryForever } from './insistence.ts';
 import { onHost } from './on-host.ts';
-import { tellPlaced } from './tell.ts';
+import { notifyWaiters } from './tell.ts';
 
 /** Whose VM it is: its own workflow, or that of the task that it belongs to. */
-export interface PowerRun {
+export interface SuspensionRun {
   ledger: LedgerActivities;
-  insistence: Insistence;
+  retry: RetryForever;
   pace: number;
   /** A host that does not answer is waited for; this is told. */
-  silent: (host: HostId, step: string) => void;
+  onUnreachable: (host: HostId, step: string) => void;
   /** What is tried again, because nobody else will. */
-  refused: (error: unknown) => void;
+  onRefusal: (error: unknown) => void;
 }
 
 /** Until its host was asked for anything, there is nothing to undo there. */
-const nothing: () => Promise<unknown> = async () => undefined;
+const noUndo: () => Promise<unknown> = async () => undefined;
 
-const at = (run: PowerRun, host: HostId) => onHost(host, run.pace, { wait: (step) => run.silent(host, step) });
+const hostActivitiesOf = (run: SuspensionRun, host: HostId) =>
+  onHost(host, run.pace, { wait: (step) => run.onUnreachable(host, step) });
 
 /**
  *   step      on the host of the VM            undone by
@@ -31,43 +32,43 @@ const at = (run: PowerRun, host: HostId) => onHost(host, run.pace, { wait: (step
  *
  * @returns why it came to nothing; null when the VM is suspended.
  */
-export async function suspend(run: PowerRun, id: VmId): Promise<TaskError | null> {
+export async function suspend(run: SuspensionRun, id: VmId): Promise<TaskError | null> {
   return CancellationScope.nonCancellable(async () => {
-    let undo = nothing;
+    let undo = noUndo;
     try {
-      const { vm, disksAt } = await run.ledger.beginSuspension(id);
-      undo = () => at(run, vm.host).restoreVm({ vm, disksAt });
-      await at(run, vm.host).suspendVm(vm);
+      const { vm, diskHostAddress: disksAt } = await run.ledger.beginSuspension(id);
+      undo = () => hostActivitiesOf(run, vm.host).restoreVm({ vm, diskHostAddress: disksAt });
+      await hostActivitiesOf(run, vm.host).suspendVm(vm);
     } catch (error) {
-      return undone(run, id, error, undo);
+      return rollBack(run, id, error, undo);
     }
-    await tellPlaced(await run.insistence.on(() => run.ledger.commitSuspension(id), run.refused));
+    await notifyWaiters(await run.retry.run(() => run.ledger.commitSuspension(id), run.onRefusal));
     return null;
   });
 }
 
 /** The reverse; what it began is undone by suspendVm, which is nothing where the VM never woke. */
-export async function restore(run: PowerRun, id: VmId): Promise<TaskError | null> {
+export async function restore(run: SuspensionRun, id: VmId): Promise<TaskError | null> {
   return CancellationScope.nonCancellable(async () => {
-    let undo = nothing;
+    let undo = noUndo;
     try {
-      const { vm, disksAt } = await run.ledger.beginRestoration(id);
-      undo = () => at(run, vm.host).suspendVm(vm);
-      await at(run, vm.host).restoreVm({ vm, disksAt });
+      const { vm, diskHostAddress: disksAt } = await run.ledger.beginRestoration(id);
+      undo = () => hostActivitiesOf(run, vm.host).suspendVm(vm);
+      await hostActivitiesOf(run, vm.host).restoreVm({ vm, diskHostAddress: disksAt });
     } catch (error) {
-      return undone(run, id, error, undo);
+      return rollBack(run, id, error, undo);
     }
-    await run.insistence.on(() => run.ledger.commitRestoration(id), run.refused);
+    await run.retry.run(() => run.ledger.commitRestoration(id), run.onRefusal);
     return null;
   });
 }
 
 /** Brings the VM back to where it was. One that neither runs nor has its memory is lost, which is for an operator. */
-async function undone(run: PowerRun, id: VmId, error: unknown, undo: () => Promise<unknown>): Promise<TaskError> {
+async function rollBack(run: SuspensionRun, id: VmId, error: unknown, undo: () => Promise<unknown>): Promise<TaskError> {
   const why = taskErrorOf(error);
   let lost = codeOf(error) === 'vm-lost';
   if (!lost)
-    await run.insistence.on(
+    await run.retry.run(
       async () => {
         try {
           await undo();
@@ -76,8 +77,8 @@ async function undone(run: PowerRun, id: VmId, error: unknown, undo: () => Promi
           lost = true;
         }
       },
-      (again) => run.refused(again),
+      (again) => run.onRefusal(again),
     );
-  await tellPlaced(await run.insistence.on(() => run.ledger.rollBackPower(id, why, lost), run.refused));
+  await notifyWaiters(await run.retry.run(() => run.ledger.rollBackSuspension(id, why, lost), run.onRefusal));
   return why;
 }

@@ -5,25 +5,30 @@ import { domainName, machineId } from './names.ts';
 
 /** A cold boot under TCG takes 3 to 11 s; twelve at once on two cores, ten times that. */
 export const bootDeadlineMs = 180_000;
-const pingEveryMs = 10;
+const pingPollMs = 10;
 
 /**
  * Waits for the guest and gives it everything that makes it itself, its clock included: after a boot, and
  * after every time that it stood still. Repeatable.
- * @param birth how it came to be, where it has no identity of its own yet
+ * @param firstBootKind how it came to be, where it has no identity of its own yet
  */
-export async function adopt(ports: HostPorts, vm: VmSpec, signal: AbortSignal, birth: Boot['kind'] | null = null): Promise<void> {
+export async function applyIdentity(
+  ports: HostPorts,
+  vm: VmSpec,
+  signal: AbortSignal,
+  firstBootKind: Boot['kind'] | null = null,
+): Promise<void> {
   const { guest, clock } = ports;
   const name = domainName(vm.id);
   // One from a template has a process for this alone, which waits already, and answers sooner than the agent would.
-  if (birth !== 'warm') await awaitAgent(ports, name, bootDeadlineMs, signal);
-  await guest.adopt(name, { ...identityOf(vm, clock.nowMs()), birth });
+  if (firstBootKind !== 'warm') await awaitAgent(ports, name, bootDeadlineMs, signal);
+  await guest.applyIdentity(name, { ...guestIdentity(vm, clock.nowMs()), firstBootKind });
 }
 
 /** What makes a guest this VM, at this moment; of one that has been made it already. */
-export function identityOf(vm: VmSpec, timeMs: number): GuestIdentity {
+export function guestIdentity(vm: VmSpec, timeMs: number): GuestIdentity {
   return {
-    birth: null,
+    firstBootKind: null,
     mac: vm.mac,
     hostname: vm.name,
     machineId: machineId(vm.id),
@@ -52,6 +57,6 @@ export async function awaitAgent(
         'boot-failed',
         `waiting for the agent of ${name}: no answer in ${deadlineMs / 1000} s; see console.log`,
       );
-    await clock.sleep(pingEveryMs, signal);
+    await clock.sleep(pingPollMs, signal);
   }
 }

@@ -2,13 +2,13 @@
  * Runs acts side by side, all or none: the first failure aborts the signal of the others, and is thrown when every one
  * has stopped, so that whoever repeats or undoes them finds nothing at work.
  */
-export async function allOrNone<T>(signal: AbortSignal, acts: ((signal: AbortSignal) => Promise<T>)[]): Promise<T[]> {
+export async function allOrAbort<T>(signal: AbortSignal, tasks: ((signal: AbortSignal) => Promise<T>)[]): Promise<T[]> {
   const failed = new AbortController();
-  const either = AbortSignal.any([signal, failed.signal]);
-  const ends = await Promise.allSettled(
-    acts.map(async (act) => {
+  const anySignal = AbortSignal.any([signal, failed.signal]);
+  const results = await Promise.allSettled(
+    tasks.map(async (act) => {
       try {
-        return await act(either);
+        return await act(anySignal);
       } catch (error) {
         failed.abort(error);
         throw error;
@@ -17,5 +17,5 @@ export async function allOrNone<T>(signal: AbortSignal, acts: ((signal: AbortSig
   );
   if (failed.signal.aborted) throw failed.signal.reason;
   signal.throwIfAborted();
-  return ends.map((end) => (end as PromiseFulfilledResult<Awaited<T>>).value);
+  return results.map((end) => (end as PromiseFulfilledResult<Awaited<T>>).value);
 }

@@ -1,50 +1,52 @@
-import type { CarriedFile, HostPorts, VmRecord } from '../../drivers/ports.ts';
+import type { ColdCopyFile, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import type { CopyPass } from '../../model/migration.ts';
+import type { ColdCopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { domainConfig } from './domain-config.ts';
-import type { Carried } from './migrate.ts';
+import type { PortableRecord } from './migrate.ts';
 import { domainName } from './names.ts';
 import { removeDisks } from './remove-disks.ts';
 
-export interface PackVm {
+export interface PackColdCopy {
   vmId: VmId;
   generation: number;
-  files: CarriedFile[];
+  files: ColdCopyFile[];
   /** What the target has of an earlier version, and where to read which. */
-  offer: { address: string; chunks: number } | null;
+  cachedChunks: { address: string; chunks: number } | null;
 }
 
-export interface UnpackVm {
+export interface UnpackColdCopy {
   /** As it will be here. */
   vm: VmSpec;
   /** Address of the host that has its disks, unless they are carried along; null: this one. */
-  disksAt: string | null;
+  diskHostAddress: string | null;
   packs: { address: string; bytes: number }[];
-  carried: Carried;
+  portableRecord: PortableRecord;
   /** When it was suspended. */
-  sinceMs: number;
+  suspendedSinceMs: number;
 }
 
-export interface LeaveCold {
+export interface RemoveColdLeftover {
   vmId: VmId;
   generation: number;
   /** What becomes an old version here, for the case that the VM comes back. */
-  keep: CarriedFile[];
+  cacheFiles: ColdCopyFile[];
   /** Its disks stay here: this is its home. */
-  home: boolean;
+  isHome: boolean;
 }
 
 /** What this host still has of an earlier version of a VM that is to come. */
-export const offerKept = ({ carrier }: HostPorts, vmId: VmId): Promise<{ chunks: number }> => carrier.offer(vmId);
+export const offerCachedChunks = ({ coldCopy: carrier }: HostPorts, vmId: VmId): Promise<{ chunks: number }> =>
+  carrier.offerCachedChunks(vmId);
 
 /** How far a cold copy is, as this host sees it. */
-export const observeCopy = ({ carrier }: HostPorts, vmId: VmId): Promise<CopyPass | null> => carrier.pass(vmId);
+export const observeColdCopy = ({ coldCopy: carrier }: HostPorts, vmId: VmId): Promise<ColdCopyPass | null> =>
+  carrier.observePass(vmId);
 
 /** Files of a VM that doesn't run, as one that its target fetches: without what it has, compressed. */
-export async function packVm({ carrier, store, hypervisor }: HostPorts, order: PackVm) {
-  const { vmId, generation, files, offer } = order;
+export async function packColdCopy({ coldCopy: carrier, store, hypervisor }: HostPorts, request: PackColdCopy) {
+  const { vmId, generation, files, cachedChunks: offer } = request;
   const found = await hypervisor.status(domainName(vmId));
   if (found !== null)
     throw new BerthError('in-use', `packing ${vmId}: its domain is ${found.state} (${found.reason}); suspend it first`);
@@ -54,30 +56,30 @@ export async function packVm({ carrier, store, hypervisor }: HostPorts, order: P
       'stale-generation',
       `packing ${vmId} with generation ${generation}: ${record?.generation ?? 'no record'} is recorded`,
     );
-  if (files.includes('memory') && record.suspended?.saved !== true)
+  if (files.includes('memory') && record.suspended?.complete !== true)
     throw new BerthError('conflict', `packing ${vmId}: its memory isn't saved here`);
   return { ...(await carrier.pack(vmId, files, offer)), sinceMs: record.suspended?.sinceMs ?? null };
 }
 
 /** The VM as files of this host, suspended. Nothing runs here before restoreVm. */
-export async function unpackVm(ports: HostPorts, order: UnpackVm, record: VmRecord): Promise<void> {
-  const { carrier, hypervisor, store } = ports;
-  const { vm, packs, carried, sinceMs, disksAt } = order;
-  if (record.suspended?.saved === true) return;
+export async function unpackColdCopy(ports: HostPorts, request: UnpackColdCopy, record: VmRecord): Promise<void> {
+  const { coldCopy: carrier, hypervisor, store } = ports;
+  const { vm, packs, portableRecord: carried, suspendedSinceMs: sinceMs, diskHostAddress: disksAt } = request;
+  if (record.suspended?.complete === true) return;
   const found = await hypervisor.status(domainName(vm.id));
   if (found !== null)
     throw new BerthError('conflict', `unpacking ${vm.id}: a domain of this name is ${found.state} (${found.reason}) here`);
   await domainConfig(ports, vm, disksAt);
   for (const pack of packs) await carrier.unpack(vm.id, pack);
-  await store.write({ ...record, ...carried, settled: false, suspended: { sinceMs, saved: true } });
-  await carrier.clear(vm.id);
+  await store.writeDurably({ ...record, ...carried, flushed: false, suspended: { sinceMs, complete: true } });
+  await carrier.removeTransferFiles(vm.id);
 }
 
 /**
  * What became of a restoration here. `untouched`: the guest has executed nothing since it was suspended, and nothing of
  * it is in the hypervisor any more. `running`: it goes on here. `lost`: it went on here, and has ended.
  */
-export async function settleRestored(
+export async function resolveRestore(
   { hypervisor }: HostPorts,
   vm: VmSpec,
   record: VmRecord,
@@ -95,15 +97,16 @@ export async function settleRestored(
 }
 
 /** After the VM went elsewhere as files, or never came: its memory here is of the past, and kept as such where asked. */
-export async function leaveCold(ports: HostPorts, order: LeaveCold, record: VmRecord | null): Promise<void> {
-  const { carrier, hypervisor, store } = ports;
-  const { vmId, generation, keep, home } = order;
+export async function removeColdLeftover(ports: HostPorts, request: RemoveColdLeftover, record: VmRecord | null): Promise<void> {
+  const { coldCopy: carrier, hypervisor, store } = ports;
+  const { vmId, generation, cacheFiles: keep, isHome: home } = request;
   const found = await hypervisor.status(domainName(vmId));
   if (found !== null) throw new BerthError('in-use', `leaving ${vmId}: its domain is ${found.state} (${found.reason}) here`);
   // The record first: from here on nobody restores from what lies here.
-  if (record !== null) await store.write({ ...record, generation: Math.max(generation, record.generation), suspended: null });
-  if (keep.length > 0) await carrier.keep(vmId, keep);
-  await carrier.clear(vmId);
+  if (record !== null)
+    await store.writeDurably({ ...record, generation: Math.max(generation, record.generation), suspended: null });
+  if (keep.length > 0) await carrier.keepPreviousVersion(vmId, keep);
+  await carrier.removeTransferFiles(vmId);
   await store.removeMemory(vmId);
   if (!home) await removeDisks(ports, vmId, generation, await store.read(vmId));
 }

@@ -10,50 +10,50 @@ import type { VmSpec } from '../../model/vm.ts';
  * Temporal may start an attempt while the one before still runs here, because its heartbeats were late. The newer
  * one stops the older and waits for its end, so that two never write the same disk.
  */
-export interface Claims {
+export interface VmLock {
   /** For activities that make things: records the VM, or refuses. `takeOver` is what whoever is at work is stopped with. */
-  making<T>(
+  lockForUpdate<T>(
     vm: VmSpec,
     signal: AbortSignal,
     body: (record: VmRecord, signal: AbortSignal) => Promise<T>,
     takeOver?: BerthError,
   ): Promise<T>;
   /** For activities that remove things: also where nothing was recorded. */
-  removing<T>(vmId: VmId, generation: number, body: (record: VmRecord | null) => Promise<T>): Promise<T>;
+  lockForRemoval<T>(vmId: VmId, generation: number, body: (record: VmRecord | null) => Promise<T>): Promise<T>;
 }
 
 interface Holder {
   generation: number;
   abort: AbortController;
-  ended: Promise<void>;
+  released: Promise<void>;
 }
 
-function stale(vmId: string, generation: number, found: string): BerthError {
+function staleGeneration(vmId: string, generation: number, found: string): BerthError {
   return new BerthError(
     'stale-generation',
     `acting on ${vmId} with generation ${generation}: ${found}; ask the ledger where it is`,
   );
 }
 
-export function createClaims(store: VmStore): Claims {
+export function createVmLock(store: VmStore): VmLock {
   const holders = new Map<string, Holder>();
 
   /** Waits for its turn; the one before is told to stop. */
-  async function alone<T>(
+  async function exclusively<T>(
     vmId: string,
     generation: number,
     signal: AbortSignal | null,
     body: (signal: AbortSignal) => Promise<T>,
-    takeOver?: BerthError,
+    takeoverError?: BerthError,
   ) {
     for (let holder = holders.get(vmId); holder !== undefined; holder = holders.get(vmId)) {
-      if (holder.generation > generation) throw stale(vmId, generation, `generation ${holder.generation} is at work`);
-      holder.abort.abort(takeOver ?? new BerthError('host-busy', `acting on ${vmId}: another attempt took over`));
-      await holder.ended;
+      if (holder.generation > generation) throw staleGeneration(vmId, generation, `generation ${holder.generation} is at work`);
+      holder.abort.abort(takeoverError ?? new BerthError('host-busy', `acting on ${vmId}: another attempt took over`));
+      await holder.released;
     }
     const abort = new AbortController();
     const { promise: ended, resolve: end } = Promise.withResolvers<void>();
-    holders.set(vmId, { generation, abort, ended });
+    holders.set(vmId, { generation, abort, released: ended });
     try {
       return await body(signal === null ? abort.signal : AbortSignal.any([signal, abort.signal]));
     } finally {
@@ -63,14 +63,20 @@ export function createClaims(store: VmStore): Claims {
   }
 
   return {
-    making(vm, signal, body, takeOver) {
-      return alone(vm.id, vm.generation, signal, async (both) => body(await claim(store, vm), both), takeOver);
+    lockForUpdate(vm, signal, body, takeoverError) {
+      return exclusively(
+        vm.id,
+        vm.generation,
+        signal,
+        async (anySignal) => body(await openRecord(store, vm), anySignal),
+        takeoverError,
+      );
     },
-    removing(vmId, generation, body) {
-      return alone(vmId, generation, null, async () => {
+    lockForRemoval(vmId, generation, body) {
+      return exclusively(vmId, generation, null, async () => {
         const record = await store.read(vmId);
         if (record !== null && record.generation > generation)
-          throw stale(vmId, generation, `generation ${record.generation} is recorded`);
+          throw staleGeneration(vmId, generation, `generation ${record.generation} is recorded`);
         return body(record);
       });
     },
@@ -78,28 +84,29 @@ export function createClaims(store: VmStore): Claims {
 }
 
 /** Reads or makes the record; writes it only when the generation is new. */
-async function claim(store: VmStore, vm: VmSpec): Promise<VmRecord> {
+async function openRecord(store: VmStore, vm: VmSpec): Promise<VmRecord> {
   const record = await store.read(vm.id);
   if (record === null) {
     const removed = await store.removedGeneration(vm.id);
     if (removed !== null && removed >= vm.generation)
-      throw stale(vm.id, vm.generation, `it was removed with generation ${removed}`);
-    const fresh = freshRecord(vm);
-    await store.write(fresh);
-    return fresh;
+      throw staleGeneration(vm.id, vm.generation, `it was removed with generation ${removed}`);
+    const created = newRecord(vm);
+    await store.writeDurably(created);
+    return created;
   }
-  if (record.generation > vm.generation) throw stale(vm.id, vm.generation, `generation ${record.generation} is recorded`);
+  if (record.generation > vm.generation)
+    throw staleGeneration(vm.id, vm.generation, `generation ${record.generation} is recorded`);
   if (record.generation === vm.generation) {
-    if (record.removing) throw stale(vm.id, vm.generation, 'its removal has begun');
+    if (record.removing) throw staleGeneration(vm.id, vm.generation, 'its removal has begun');
     return record;
   }
-  const taken: VmRecord = { ...record, generation: vm.generation, removing: false, departing: null };
-  await store.write(taken);
-  return taken;
+  const updated: VmRecord = { ...record, generation: vm.generation, removing: false, departureGeneration: null };
+  await store.writeDurably(updated);
+  return updated;
 }
 
 /** What a host remembers of a VM for which nothing was done yet. */
-export function freshRecord(vm: VmSpec): VmRecord {
+export function newRecord(vm: VmSpec): VmRecord {
   return {
     vmId: vm.id,
     generation: vm.generation,
@@ -109,13 +116,13 @@ export function freshRecord(vm: VmSpec): VmRecord {
     ready: null,
     jobStartedMs: null,
     boot: null,
-    adopted: false,
-    settled: false,
+    identityApplied: false,
+    flushed: false,
     removing: false,
-    departing: null,
+    departureGeneration: null,
     suspended: null,
     pausedSinceMs: null,
     idleMs: 0,
-    disksHere: false,
+    disksLocal: false,
   };
 }

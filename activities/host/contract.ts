@@ -2,18 +2,18 @@ import type { DomainConfig } from '../../drivers/ports.ts';
 import type { ConsolePage, ConsoleRange } from '../../model/console.ts';
 import type { HostFacts, HostInventory } from '../../model/host.ts';
 import type { ImageId, VmId } from '../../model/ids.ts';
-import type { CopyPass } from '../../model/migration.ts';
+import type { ColdCopyPass } from '../../model/migration.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
-import type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
-import type { MadeTemplate } from './make-template.ts';
-import type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
-import type { SeeRecovery } from './see-recovery.ts';
+import type { RemoveColdLeftover, PackColdCopy, UnpackColdCopy } from './carry.ts';
+import type { BuiltTemplate } from './make-template.ts';
+import type { PortableRecord, MigrateOutResult, MigrateOut, PrepareIncoming, MigrationObservation } from './migrate.ts';
+import type { ObserveRecovery } from './see-recovery.ts';
 import type { RestoreVm } from './suspend.ts';
 
-export type { CarriedFile } from '../../drivers/ports.ts';
-export type { LeaveCold, PackVm, UnpackVm } from './carry.ts';
-export type { MadeTemplate } from './make-template.ts';
-export type { Carried, MigratedOut, MigrateOut, PrepareIncoming, SeenMoving } from './migrate.ts';
+export type { ColdCopyFile } from '../../drivers/ports.ts';
+export type { RemoveColdLeftover, PackColdCopy, UnpackColdCopy } from './carry.ts';
+export type { BuiltTemplate } from './make-template.ts';
+export type { PortableRecord, MigrateOutResult, MigrateOut, PrepareIncoming, MigrationObservation } from './migrate.ts';
 export type { RestoreVm } from './suspend.ts';
 
 /** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
@@ -68,7 +68,7 @@ export interface StageOut {
   uploadUrl: string;
   limits: { files: number; bytes: number };
   /** The guest runs elsewhere and was settled there. */
-  settledElsewhere?: boolean;
+  flushedElsewhere?: boolean;
 }
 
 /** What was ordered of a VM that stands alone, for its guest. */
@@ -124,10 +124,10 @@ export interface HostActivities {
   /** Measures this machine: capacity, CPU, accelerator, cached images. */
   observeHost(): Promise<HostFacts>;
   /** Heartbeats for as long as this worker lives; its end is the sign of the worker's absence. */
-  presence(): Promise<void>;
-  inventory(): Promise<HostInventory>;
+  reportLiveness(): Promise<void>;
+  observeInventory(): Promise<HostInventory>;
   /** Moves what belongs to nobody out of use; a second call, a day later, removes it. Never touches a live domain. */
-  quarantine(vmId: string): Promise<void>;
+  quarantineVm(vmId: string): Promise<void>;
 
   /**
    * Brings an image into the cache: at once when it is there; one transfer however many ask.
@@ -143,7 +143,7 @@ export interface HostActivities {
   /** Starts the domain, from a template where one fits, gives the guest its identity and mounts /home/task. */
   ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
   /** Boots a VM that becomes a template for VMs like it, unless there is one. What it leaves is removed like any VM. */
-  makeTemplate(vm: VmSpec): Promise<MadeTemplate>;
+  buildTemplate(vm: VmSpec): Promise<BuiltTemplate>;
   /** Makes a running guest what was ordered: host key, user, files, swap, first commands. Returns its sshd's public key. */
   customizeVm(order: CustomizeVm): Promise<{ hostKey: string }>;
   /** Some bytes of what the guest wrote to its serial port on this host; `conflict` when it was not started here yet. */
@@ -170,21 +170,21 @@ export interface HostActivities {
   /** Boots the guest again: asked through its agent, or by the reset button; back when it answers with its identity. */
   rebootVm(vm: VmSpec): Promise<void>;
   /** At the target of a cold migration: what it still has of an earlier version. `disk-full` without room for its memory. */
-  offerKept(vm: VmSpec): Promise<{ chunks: number }>;
+  offerCachedChunks(vm: VmSpec): Promise<{ chunks: number }>;
   /** Where its memory is, or its disks: packs them for the target. `sinceMs`: when it was suspended, where it was. */
-  packVm(order: PackVm): Promise<{ bytes: number; totalBytes: number; sinceMs: number | null }>;
+  packColdCopy(order: PackColdCopy): Promise<{ bytes: number; totalBytes: number; sinceMs: number | null }>;
   /** At the target: the VM is here, suspended. Undone by leaveCold. */
-  unpackVm(order: UnpackVm): Promise<void>;
+  unpackColdCopy(order: UnpackColdCopy): Promise<void>;
   /** How far packVm or unpackVm is here; null where neither is at work. */
-  observeCopy(vmId: VmId): Promise<CopyPass | null>;
+  observeColdCopy(vmId: VmId): Promise<ColdCopyPass | null>;
   /** What became of restoreVm here, for whoever may have to restore it elsewhere. */
-  settleRestored(vm: VmSpec): Promise<'untouched' | 'running' | 'lost'>;
+  resolveRestore(vm: VmSpec): Promise<'untouched' | 'running' | 'lost'>;
   /** What it left here is of the past; nothing restores it here any more. */
-  leaveCold(order: LeaveCold): Promise<void>;
+  removeColdLeftover(order: RemoveColdLeftover): Promise<void>;
   /** Fetches an uploaded disk and refuses what no disk of ours may be: `image-refused` says why. */
   importDisk(order: StoreImage): Promise<void>;
   /** Has a build VM's guest shut down, and waits for it: what it wrote is on its disks then. */
-  shutDown(vm: VmSpec): Promise<void>;
+  shutDownGuest(vm: VmSpec): Promise<void>;
   /** Makes one flat disk of what a build left on this host, and streams it to the repository. */
   storeImage(order: StoreImage): Promise<StoredDisk>;
   /** Ends the domain. Success only when the hypervisor says that it is gone. */
@@ -197,34 +197,34 @@ export interface HostActivities {
   /** What VMs do with their memory and processors, looked at for a second; those that aren't here are left out. */
   observeLoads(vmIds: VmId[]): Promise<{ vmId: VmId; load: VmLoad }[]>;
   /** What this host has of a VM that moves, and its migration job. */
-  observeMoving(vmId: VmId): Promise<SeenMoving>;
+  observeMigration(vmId: VmId): Promise<MigrationObservation>;
   /** At the source: what the target's record has to say as well. `commanded`: it runs one command, which has to have begun. */
-  readCarried(vmId: VmId, generation: number, commanded: boolean): Promise<Carried>;
+  readPortableRecord(vmId: VmId, generation: number, commanded: boolean): Promise<PortableRecord>;
   /** At the target: the record, the network; returns the domain as it is to be here. Undone by leaveHost. `disk-full` */
   prepareIncoming(order: PrepareIncoming): Promise<DomainConfig>;
   /** At the source: moves the memory, hands over, resumes the target. Where the VM is then has to be asked of both. */
-  migrateOut(order: MigrateOut): Promise<MigratedOut>;
+  migrateOut(order: MigrateOut): Promise<MigrateOutResult>;
   /** At the source: ends a migration that is under way; no attempt of it begins any more. */
-  abortOut(vmId: VmId, generation: number, targetGeneration: number): Promise<void>;
+  abortMigration(vmId: VmId, generation: number, targetGeneration: number): Promise<void>;
   /** Where both hosts were asked, and this copy is the only one. */
-  resumeHere(vmId: VmId, generation: number): Promise<void>;
+  resumeDomain(vmId: VmId, generation: number): Promise<void>;
   /** Whether the agent of a guest that moved here answers: at once, or when a minute has passed. */
-  hearGuest(vmId: VmId, generation: number): Promise<boolean>;
+  probeGuest(vmId: VmId, generation: number): Promise<boolean>;
   /** Whether a VM that moved here is as busy as before: as soon as it is, or when a minute has passed. */
-  seeRecovery(order: SeeRecovery): Promise<boolean>;
+  observeRecovery(order: ObserveRecovery): Promise<boolean>;
   /** Where both hosts were asked, and this copy is not the one. Never ends one that runs. */
-  dropCopy(vmId: VmId, generation: number): Promise<void>;
+  removeDomainUnlessRunning(vmId: VmId, generation: number): Promise<void>;
   /** Removes what is left of a VM where it isn't; at its home only the record changes. */
-  leaveHost(vmId: VmId, generation: number, home: boolean): Promise<void>;
+  removeLeftover(vmId: VmId, generation: number, home: boolean): Promise<void>;
   /**
    * At the host where it runs: its disks follow it from its home, in the background, and it goes on with them. Cancelled
    * before that, it leaves nothing here. How it ended is for settleDisks to say.
    */
-  bringDisks(vm: VmSpec): Promise<{ bytes: number }>;
+  migrateDisks(vm: VmSpec): Promise<{ bytes: number }>;
   /** At the same host: how far the copies of its disks are; null where none is at work. */
-  observeDisks(vmId: VmId): Promise<{ copiedBytes: number; totalBytes: number } | null>;
+  observeDiskMigration(vmId: VmId): Promise<{ copiedBytes: number; totalBytes: number } | null>;
   /** Where its disks are now; ends what is neither here nor there. */
-  settleDisks(vm: VmSpec): Promise<'here' | 'there'>;
+  resolveDiskMigration(vm: VmSpec): Promise<'here' | 'there'>;
   /** At the host where it runs, before its outputs are read at its home. */
-  settleHere(vm: VmSpec): Promise<void>;
+  flushGuestDisks(vm: VmSpec): Promise<void>;
 }

@@ -1,7 +1,7 @@
 import { newHostKey } from '../../drivers/host-key.ts';
 import type { HostPorts } from '../../drivers/ports.ts';
 import { stagedFiles } from '../../model/vm-order.ts';
-import { identityOf } from './adopt.ts';
+import { guestIdentity } from './adopt.ts';
 import type { CustomizeVm } from './contract.ts';
 import { domainName } from './names.ts';
 
@@ -9,15 +9,15 @@ import { domainName } from './names.ts';
  * Makes a running guest what was ordered, and gives it a host key of its own. An attempt after a kill may give it another,
  * which is the one that is told.
  */
-export async function customizeVm({ guest, clock }: HostPorts, order: CustomizeVm): Promise<{ hostKey: string }> {
-  const { vm } = order;
+export async function customizeVm({ guest, clock }: HostPorts, request: CustomizeVm): Promise<{ hostKey: string }> {
+  const { vm } = request;
   const hostKey = newHostKey(`root@${vm.name}`);
-  await guest.setUp(domainName(vm.id), identityOf(vm, clock.nowMs()), {
+  await guest.setUp(domainName(vm.id), guestIdentity(vm, clock.nowMs()), {
     hostKey,
-    user: order.user,
-    files: order.files.map(({ path, mode }, index) => ({ from: `${stagedFiles}/${index}`, path, mode })),
-    firstBoot: order.firstBoot,
-    swapMiB: order.swapMiB,
+    user: request.user,
+    files: request.files.map(({ path, mode }, index) => ({ from: `${stagedFiles}/${index}`, path, mode })),
+    firstBoot: request.firstBoot,
+    swapMiB: request.swapMiB,
   });
   return { hostKey: hostKey.public.trim() };
 }

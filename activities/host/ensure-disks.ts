@@ -1,13 +1,13 @@
 import type { HostPorts } from '../../drivers/ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { allOrNone } from './all-or-none.ts';
+import { allOrAbort } from './all-or-none.ts';
 import type { ImageSource } from './contract.ts';
 import { extraDiskFile } from './domain-config.ts';
 
 /** The overlay and the owner's network. The image is fetched where the cache lacks it. Returns where it came from. */
 export async function ensureDisks(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<ImageSource> {
   let from: ImageSource = 'cache';
-  await allOrNone(signal, [
+  await allOrAbort(signal, [
     async () => {
       await ports.network.ensure(vm.network);
     },
@@ -19,14 +19,18 @@ export async function ensureDisks(ports: HostPorts, vm: VmSpec, signal: AbortSig
   return from;
 }
 
-async function ensureExtraDisks({ store, disks }: HostPorts, { id, extraDisksMiB }: VmSpec): Promise<void> {
+async function ensureExtraDisks({ store, diskTool: disks }: HostPorts, { id, extraDisksMiB }: VmSpec): Promise<void> {
   for (const [index, sizeMiB] of extraDisksMiB.entries()) {
     const path = `${store.paths(id).folder}/${extraDiskFile(index)}`;
     if (!(await disks.exists(path))) await disks.createEmpty(path, sizeMiB);
   }
 }
 
-async function ensureOverlay({ store, images, disks }: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<ImageSource> {
+async function ensureOverlay(
+  { store, imageCache: images, diskTool: disks }: HostPorts,
+  vm: VmSpec,
+  signal: AbortSignal,
+): Promise<ImageSource> {
   const { overlay } = store.paths(vm.id);
   if (await disks.exists(overlay)) return 'cache';
   const { from } = await images.ensure(vm.image, signal);

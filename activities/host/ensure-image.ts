@@ -2,7 +2,7 @@ import type { HostPorts } from '../../drivers/ports.ts';
 import type { ImageRef } from '../../model/vm.ts';
 
 export async function ensureImage(
-  { images }: HostPorts,
+  { imageCache: images }: HostPorts,
   image: ImageRef,
   pinnedUntil: string | null,
   signal: AbortSignal,

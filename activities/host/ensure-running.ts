@@ -2,13 +2,13 @@ import type { DomainStatus, HostPorts, Template, VmRecord } from '../../drivers/
 import { BerthError } from '../../model/errors.ts';
 import { uuidOf } from '../../model/ids.ts';
 import type { Boot, VmSpec } from '../../model/vm.ts';
-import { adopt, awaitAgent, bootDeadlineMs } from './adopt.ts';
+import { applyIdentity, awaitAgent, bootDeadlineMs } from './adopt.ts';
 import { domainConfig } from './domain-config.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { domainName } from './names.ts';
-import { takeSeed, withSeed } from './seed.ts';
+import { detachSeed, attachSeed } from './seed.ts';
 
-export interface Running {
+export interface StartResult {
   createMs: number;
   bootMs: number;
   /** How the guest that runs came to life. */
@@ -19,75 +19,80 @@ export interface Running {
  * Starts the domain unless it runs, from a template where there is one, and gives the guest its identity. Every part can
  * be repeated after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
  */
-export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Running> {
+export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<StartResult> {
   const { store, clock } = ports;
   const name = domainName(vm.id);
   const startedMs = clock.nowMs();
   let current = record;
-  const found = await begun(ports, name, record, signal);
+  const found = await observeStart(ports, name, record, signal);
   if (found === null) {
     if (record.jobStartedMs !== null)
       throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
-    const warm = await fromTemplate(ports, vm, { ...record, ready: null }, signal);
-    if (warm.kind === 'warm') return warm.running;
-    current = { ...record, ready: null, boot: { kind: 'cold', why: warm.why } };
-    await store.write(current);
-    await create(ports, vm, current);
+    const templateStart = await startFromTemplate(ports, vm, { ...record, ready: null }, signal);
+    if (templateStart.kind === 'warm') return templateStart.result;
+    current = { ...record, ready: null, boot: { kind: 'cold', why: templateStart.why } };
+    await store.writeDurably(current);
+    await createDomain(ports, vm, current);
   } else if (found.state !== 'running') {
-    refuseState(name, found);
-  } else if (record.ready !== null) return runningOf(record, record.ready);
+    throwUnexpectedState(name, found);
+  } else if (record.ready !== null) return startResult(record, record.ready);
 
   const createdMs = clock.nowMs();
-  if (vm.image.cloudInit && !record.adopted) {
+  if (vm.image.cloudInit && !record.identityApplied) {
     // Before it is adopted: what cloud-init sets once isn't set over what we gave the guest.
     await awaitAgent(ports, name, bootDeadlineMs, signal);
-    await takeSeed(ports, vm);
+    await detachSeed(ports, vm);
   }
-  await adopt(ports, vm, signal, record.adopted ? null : 'cold');
-  return ready(ports, current, startedMs, createdMs);
+  await applyIdentity(ports, vm, signal, record.identityApplied ? null : 'cold');
+  return markReady(ports, current, startedMs, createdMs);
 }
 
-const runningOf = ({ boot }: VmRecord, { createMs, bootMs }: { createMs: number; bootMs: number }): Running => ({
+const startResult = ({ boot }: VmRecord, { createMs, bootMs }: { createMs: number; bootMs: number }): StartResult => ({
   createMs,
   bootMs,
   boot: boot ?? { kind: 'cold', why: 'no-template' },
 });
 
-async function ready({ store, clock }: HostPorts, record: VmRecord, startedMs: number, createdMs: number): Promise<Running> {
+async function markReady(
+  { store, clock }: HostPorts,
+  record: VmRecord,
+  startedMs: number,
+  createdMs: number,
+): Promise<StartResult> {
   const times = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
-  await store.write({ ...record, ready: times, adopted: true });
-  return runningOf(record, times);
+  await store.writeDurably({ ...record, ready: times, identityApplied: true });
+  return startResult(record, times);
 }
 
-type Warm = { kind: 'warm'; running: Running } | { kind: 'cold'; why: Exclude<Boot, { kind: 'warm' }>['why'] };
+type TemplateStart = { kind: 'warm'; result: StartResult } | { kind: 'cold'; why: Exclude<Boot, { kind: 'warm' }>['why'] };
 
 /**
  * From a template's memory, where there is one that fits. What doesn't come up is ended, and leaves a fresh overlay for a
  * boot: no attempt of this kind fails the VM.
  */
-async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<Warm> {
-  const { disks, store, templates, clock, hypervisor } = ports;
-  if (record.adopted) return { kind: 'cold', why: 'used-disk' };
+async function startFromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<TemplateStart> {
+  const { diskTool: disks, store, templates, clock, hypervisor } = ports;
+  if (record.identityApplied) return { kind: 'cold', why: 'used-disk' };
   if (vm.image.cloudInit) return { kind: 'cold', why: 'cloud-init' };
   if (vm.extraDisksMiB.length > 0) return { kind: 'cold', why: 'extra-disks' };
   const config = await domainConfig(ports, vm, null);
-  const template = await templates.find(vm.image.id, await templates.key(config));
+  const template = await templates.find(vm.image.id, await templates.computeKey(config));
   if (template === 'none') return { kind: 'cold', why: 'no-template' };
   if (template === 'retired') return { kind: 'cold', why: 'template-retired' };
   const current: VmRecord = { ...record, boot: { kind: 'warm' } };
-  await store.write(current);
+  await store.writeDurably(current);
   const startedMs = clock.nowMs();
   try {
     await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.rootMiB);
-    await templates.start(config, template);
+    await templates.startDomain(config, template);
     const createdMs = clock.nowMs();
-    await adopt(ports, vm, signal, 'warm');
-    const running = await ready(ports, current, startedMs, createdMs);
-    await templates.note(template, 'started');
-    return { kind: 'warm', running };
+    await applyIdentity(ports, vm, signal, 'warm');
+    const running = await markReady(ports, current, startedMs, createdMs);
+    await templates.recordOutcome(template, 'started');
+    return { kind: 'warm', result: running };
   } catch (error) {
     signal.throwIfAborted();
-    await blame(ports, template, error);
+    await recordTemplateFailure(ports, template, error);
     await hypervisor.destroy(config.name);
     await disks.remove(store.paths(vm.id).overlay);
     await ensureDisks(ports, vm, signal);
@@ -96,14 +101,14 @@ async function fromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, sign
 }
 
 /** A host that is too slow or full would have failed with any template. Mistakes of ours are not to be hidden by a boot. */
-async function blame({ templates }: HostPorts, template: Template, error: unknown): Promise<void> {
+async function recordTemplateFailure({ templates }: HostPorts, template: Template, error: unknown): Promise<void> {
   if (!(error instanceof BerthError)) throw error;
   if (error.code === 'hypervisor' || error.code === 'boot-failed' || error.code === 'vm-lost')
-    await templates.note(template, { failed: error.message });
+    await templates.recordOutcome(template, { failed: error.message });
   else if (error.code !== 'host-busy') throw error;
 }
 
-const startingUpMs = 5000;
+const startingUpDeadlineMs = 5000;
 const startingUpPollMs = 250;
 
 /**
@@ -111,28 +116,28 @@ const startingUpPollMs = 250;
  * paused (starting up) for ever; an attempt of ours that was killed leaves a guest with its template's identity. Not one
  * instruction of a guest without identity and command was anybody's, so such a domain is ended, to be made anew.
  */
-async function begun(ports: HostPorts, name: string, record: VmRecord, signal: AbortSignal): Promise<DomainStatus | null> {
+async function observeStart(ports: HostPorts, name: string, record: VmRecord, signal: AbortSignal): Promise<DomainStatus | null> {
   const { hypervisor, clock } = ports;
   const isStartingUp = (status: DomainStatus | null) => status?.state === 'paused' && status.reason === 'starting up';
   let found = await hypervisor.status(name);
-  const nobodys = record.ready === null && record.jobStartedMs === null;
-  if (found !== null && nobodys && !record.adopted && record.boot?.kind === 'warm') {
+  const unused = record.ready === null && record.jobStartedMs === null;
+  if (found !== null && unused && !record.identityApplied && record.boot?.kind === 'warm') {
     await hypervisor.destroy(name);
     return null;
   }
-  for (const endMs = clock.nowMs() + startingUpMs; isStartingUp(found) && clock.nowMs() < endMs; ) {
+  for (const endMs = clock.nowMs() + startingUpDeadlineMs; isStartingUp(found) && clock.nowMs() < endMs; ) {
     await clock.sleep(startingUpPollMs, signal);
     found = await hypervisor.status(name);
   }
-  if (!isStartingUp(found) || !nobodys) return found;
+  if (!isStartingUp(found) || !unused) return found;
   await hypervisor.destroy(name);
   return null;
 }
 
 /** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */
-async function create(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+async function createDomain(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
   try {
-    await ports.hypervisor.create(await withSeed(ports, vm, record, await domainConfig(ports, vm, null)));
+    await ports.hypervisor.create(await attachSeed(ports, vm, record, await domainConfig(ports, vm, null)));
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'not-ours') throw error;
     const ours = (await ports.hypervisor.list()).some(({ name, uuid }) => name === domainName(vm.id) && uuid === uuidOf(vm.id));
@@ -141,7 +146,7 @@ async function create(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<v
 }
 
 /** A domain that is being made or is on its way out will be something else in a moment; one that somebody paused won't. */
-function refuseState(name: string, { state, reason }: DomainStatus): never {
-  const lasting = state === 'paused' && reason !== 'starting up';
-  throw new BerthError(lasting ? 'conflict' : 'host-busy', `starting ${name}: its domain is ${state} (${reason})`);
+function throwUnexpectedState(name: string, { state, reason }: DomainStatus): never {
+  const permanent = state === 'paused' && reason !== 'starting up';
+  throw new BerthError(permanent ? 'conflict' : 'host-busy', `starting ${name}: its domain is ${state} (${reason})`);
 }

@@ -5,31 +5,31 @@ import type {
   Migrator,
   PeerHypervisor,
   VmRecord,
-  WatchedProcess,
+  ProcessHandle,
 } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { type ConvergencePolicy, converge, type MigrationJob } from '../../model/migration.ts';
+import { type ConvergencePolicy, decideConvergence, type MigrationJob } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { domainConfig } from './domain-config.ts';
 import { domainName } from './names.ts';
 import { removeDisks } from './remove-disks.ts';
 
 /** What a host has of a VM that moves; `unknown` never appears here: a host that can't say throws. */
-export interface SeenMoving {
+export interface MigrationObservation {
   domain: DomainStatus | null;
   job: MigrationJob | null;
 }
 
 /** What the record at the source says, and the target's has to say as well. */
-export type Carried = Pick<VmRecord, 'staged' | 'ready' | 'jobStartedMs' | 'idleMs' | 'boot' | 'adopted'>;
+export type PortableRecord = Pick<VmRecord, 'staged' | 'ready' | 'jobStartedMs' | 'idleMs' | 'boot' | 'identityApplied'>;
 
 export interface PrepareIncoming {
   /** As it will be here: this host, and the generation of this placement. */
   vm: VmSpec;
   /** Address of the host that has its disks; null: this one. */
-  disksAt: string | null;
-  carried: Carried;
+  diskHostAddress: string | null;
+  portableRecord: PortableRecord;
 }
 
 export interface MigrateOut {
@@ -38,11 +38,11 @@ export interface MigrateOut {
   generation: number;
   targetGeneration: number;
   config: DomainConfig;
-  to: string;
+  targetAddress: string;
   policy: ConvergencePolicy;
 }
 
-export interface MigratedOut {
+export interface MigrateOutResult {
   /** From the guest's pause here to its resumption there; null when it wasn't resumed from here. */
   downtimeMs: number | null;
   bytes: number;
@@ -50,34 +50,39 @@ export interface MigratedOut {
    * What was seen of both copies after the hand-over, once the process of the one here had been seen to end; null where
    * both hosts are still to be asked.
    */
-  seen: { from: DomainStatus | null; to: DomainStatus | null } | null;
+  observed: { from: DomainStatus | null; to: DomainStatus | null } | null;
   /** The guest's agent answered while it was still here. */
-  answered: boolean;
+  agentAnswered: boolean;
 }
 
-const watchEveryMs = 20;
+const watchPollMs = 20;
 const sampleEveryMs = 250;
 /** Between two looks at a target that isn't complete yet: every millisecond is the guest's downtime. */
-const switchEveryMs = 2;
+const switchPollMs = 2;
 /** After the end of the source, how long its host may still resume the target; later the saga does it. */
-const handOverMs = 4000;
+const handoverDeadlineMs = 4000;
 
-export async function observeMoving({ hypervisor, migrator }: HostPorts, vmId: VmId): Promise<SeenMoving> {
+export async function observeMigration({ hypervisor, migrator }: HostPorts, vmId: VmId): Promise<MigrationObservation> {
   const name = domainName(vmId);
   // The job first: one that ends between the two questions is then still `active`, and is asked for again.
-  const job = await migrator.job(name);
+  const job = await migrator.observeJob(name);
   return { domain: await hypervisor.status(name), job };
 }
 
-export async function readCarried({ store }: HostPorts, vmId: VmId, generation: number, commanded: boolean): Promise<Carried> {
-  const { staged, ready, jobStartedMs, idleMs, boot, adopted } = await recordAtSource(store, vmId, generation);
+export async function readPortableRecord(
+  { store }: HostPorts,
+  vmId: VmId,
+  generation: number,
+  runsCommand: boolean,
+): Promise<PortableRecord> {
+  const { staged, ready, jobStartedMs, idleMs, boot, identityApplied } = await requireSourceRecord(store, vmId, generation);
   // Until then runCommand is about to write this record, and would undo what the migration writes there.
-  if (commanded && jobStartedMs === null)
+  if (runsCommand && jobStartedMs === null)
     throw new BerthError('host-busy', `moving ${vmId}: its command is only being started; in a moment it can move`);
-  return { staged, ready, jobStartedMs, idleMs, boot, adopted };
+  return { staged, ready, jobStartedMs, idleMs, boot, identityApplied };
 }
 
-async function recordAtSource(store: HostPorts['store'], vmId: VmId, generation: number): Promise<VmRecord> {
+async function requireSourceRecord(store: HostPorts['store'], vmId: VmId, generation: number): Promise<VmRecord> {
   const record = await store.read(vmId);
   if (record === null) throw new BerthError('vm-lost', `moving ${vmId}: this host has no record of it`);
   if (record.generation > generation)
@@ -85,22 +90,22 @@ async function recordAtSource(store: HostPorts['store'], vmId: VmId, generation:
       'stale-generation',
       `moving ${vmId} with generation ${generation}: ${record.generation} is recorded; ask the ledger where it is`,
     );
-  if (record.removing || record.settled)
+  if (record.removing || record.flushed)
     throw new BerthError('conflict', `moving ${vmId}: its ${record.removing ? 'removal has begun' : 'disk is settled'}`);
   return record;
 }
 
 /** The record, the network and the console's folder at the target; returns the domain as it is to be here. */
-export async function prepareIncoming(ports: HostPorts, order: PrepareIncoming, record: VmRecord): Promise<DomainConfig> {
-  const { hypervisor, store, images } = ports;
-  const { vm, disksAt, carried } = order;
+export async function prepareIncoming(ports: HostPorts, request: PrepareIncoming, record: VmRecord): Promise<DomainConfig> {
+  const { hypervisor, store, imageCache: images } = ports;
+  const { vm, diskHostAddress: disksAt, portableRecord: carried } = request;
   const found = await hypervisor.status(domainName(vm.id));
   if (found !== null)
     throw new BerthError('conflict', `preparing for ${vm.id}: a domain of this name is ${found.state} (${found.reason}) here`);
   if ((await images.find(vm.image.id)) === null)
     throw new BerthError('migration-refused', `preparing for ${vm.id}: its image ${vm.image.name} left this host's cache`);
   const config = await domainConfig(ports, vm, disksAt);
-  await store.write({ ...record, ...carried, settled: false });
+  await store.writeDurably({ ...record, ...carried, flushed: false });
   return config;
 }
 
@@ -108,63 +113,79 @@ export async function prepareIncoming(ports: HostPorts, order: PrepareIncoming, 
  * Moves the memory, hands over and resumes the target. Also takes up a migration that an earlier attempt began. Where it
  * has not seen both ends of the hand-over itself, both hosts have to be asked where the VM is.
  */
-export async function migrateOut(ports: HostPorts, order: MigrateOut, ended: Ended, signal: AbortSignal): Promise<MigratedOut> {
+export async function migrateOut(
+  ports: HostPorts,
+  request: MigrateOut,
+  aborted: AbortedMigrations,
+  signal: AbortSignal,
+): Promise<MigrateOutResult> {
   const { store, hypervisor, migrator } = ports;
-  const name = domainName(order.vmId);
-  const record = await recordAtSource(store, order.vmId, order.generation);
-  if (record.departing !== order.targetGeneration) await store.write({ ...record, departing: order.targetGeneration });
-  const process = await migrator.watch(name);
+  const name = domainName(request.vmId);
+  const record = await requireSourceRecord(store, request.vmId, request.generation);
+  if (record.departureGeneration !== request.targetGeneration)
+    await store.writeDurably({ ...record, departureGeneration: request.targetGeneration });
+  const process = await migrator.watchProcess(name);
   if (process === null || (await hypervisor.status(name)) === null)
-    return { downtimeMs: null, bytes: 0, seen: null, answered: false };
-  const peer = migrator.peer(order.to);
+    return { downtimeMs: null, bytes: 0, observed: null, agentAnswered: false };
+  const peer = migrator.openPeer(request.targetAddress);
   try {
     peer.connect();
-    const answered = firstAnswer(ports, name);
-    const client = await begin(migrator, name, order, ended);
-    const course = await follow(ports, order, process, client, signal);
-    const { resumedMs, there } = process.ended() ? await resumeThere(ports, peer, name) : notResumed;
+    const answered = pingInBackground(ports, name);
+    const client = await startOrRejoin(migrator, name, request, aborted);
+    const outcome = await watchMigration(ports, request, process, client, signal);
+    const { resumedMs, targetStatus } = process.hasEnded() ? await resumeAtTarget(ports, peer, name) : notResumed;
     if (client.refusal !== null && resumedMs === null) throw client.refusal;
-    const downtimeMs = resumedMs === null || course.pausedMs === null ? null : Math.round(resumedMs - course.pausedMs);
-    return { downtimeMs, bytes: course.bytes, seen: there === null ? null : { from: null, to: there }, ...answered };
+    const downtimeMs = resumedMs === null || outcome.pausedMs === null ? null : Math.round(resumedMs - outcome.pausedMs);
+    return {
+      downtimeMs,
+      bytes: outcome.bytes,
+      observed: targetStatus === null ? null : { from: null, to: targetStatus },
+      ...answered,
+    };
   } finally {
     peer.close();
   }
 }
 
 /** Asked on the way, and not waited for: what has been said by the end is what counts. */
-function firstAnswer({ guest }: HostPorts, name: string): { answered: boolean } {
-  const heard = { answered: false };
+function pingInBackground({ guest }: HostPorts, name: string): { agentAnswered: boolean } {
+  const pinged = { agentAnswered: false };
   guest.ping(name).then(
     (answers) => {
-      heard.answered = answers;
+      pinged.agentAnswered = answers;
     },
     () => undefined,
   );
-  return heard;
+  return pinged;
 }
 
 /** Migrations that were ended from here, by VM the last one's generation: for as long as the process lives, as its attempts do. */
-export type Ended = Map<VmId, number>;
+export type AbortedMigrations = Map<VmId, number>;
 
-interface Client {
+interface MigrateClient {
   ended: boolean;
   refusal: unknown;
 }
 
 /** Starts the hypervisor's client, unless a job of an earlier attempt is at work: a client that died is no migration that died. */
-async function begin(migrator: Migrator, name: string, order: MigrateOut, ended: Ended): Promise<Client> {
-  const client: Client = { ended: false, refusal: null };
-  if ((await migrator.job(name))?.active === true) {
+async function startOrRejoin(
+  migrator: Migrator,
+  name: string,
+  request: MigrateOut,
+  aborted: AbortedMigrations,
+): Promise<MigrateClient> {
+  const client: MigrateClient = { ended: false, refusal: null };
+  if ((await migrator.observeJob(name))?.active === true) {
     client.ended = true;
     return client;
   }
-  await migrator.allowDowntime(name, order.policy.firstDowntimeMs);
-  const deadlineMs = order.policy.deadlineMs * 2 + 60_000;
+  await migrator.setMaxDowntime(name, request.policy.initialDowntimeMs);
+  const deadlineMs = request.policy.deadlineMs * 2 + 60_000;
   // Nothing may come between this look and the start: an attempt that was given up must not begin when all is over.
-  if ((ended.get(order.vmId) ?? -1) >= order.targetGeneration)
-    throw new BerthError('stale-generation', `moving ${name} with generation ${order.targetGeneration}: that was ended`);
+  if ((aborted.get(request.vmId) ?? -1) >= request.targetGeneration)
+    throw new BerthError('stale-generation', `moving ${name} with generation ${request.targetGeneration}: that was ended`);
   void migrator
-    .start({ config: order.config, to: order.to, deadlineMs })
+    .migrate({ config: request.config, targetAddress: request.targetAddress, deadlineMs })
     .catch((error: unknown) => {
       client.refusal = error;
     })
@@ -174,93 +195,93 @@ async function begin(migrator: Migrator, name: string, order: MigrateOut, ended:
   return client;
 }
 
-interface Course {
+interface PreCopyOutcome {
   pausedMs: number | null;
   bytes: number;
 }
 
 /** Until the source's process has ended, or no job is at work any more. */
-async function follow(
+async function watchMigration(
   ports: HostPorts,
-  order: MigrateOut,
-  process: WatchedProcess,
-  client: Client,
+  request: MigrateOut,
+  process: ProcessHandle,
+  client: MigrateClient,
   signal: AbortSignal,
-): Promise<Course> {
-  const course: Course = { pausedMs: null, bytes: 0 };
-  const over = new AbortController();
-  const either = AbortSignal.any([signal, over.signal]);
+): Promise<PreCopyOutcome> {
+  const outcome: PreCopyOutcome = { pausedMs: null, bytes: 0 };
+  const stop = new AbortController();
+  const anySignal = AbortSignal.any([signal, stop.signal]);
   // Side by side: libvirt holds its answers back while it ends the source's process, and the guest stands still until
   // that end is seen.
-  const watches = [process.end(either), steer(ports, order, client, course, either)];
+  const watches = [process.waitForEnd(anySignal), steerPreCopy(ports, request, client, outcome, anySignal)];
   try {
     await Promise.race(watches);
   } finally {
-    over.abort();
+    stop.abort();
     // What the other one meets on its way out is of no interest any more.
     void Promise.allSettled(watches);
   }
-  return course;
+  return outcome;
 }
 
 /** Steers the pre-copy, and gives it up in time. Ends when no job is at work any more. */
-async function steer(
+async function steerPreCopy(
   { hypervisor, migrator, clock }: HostPorts,
-  order: MigrateOut,
-  client: Client,
-  course: Course,
+  request: MigrateOut,
+  client: MigrateClient,
+  outcome: PreCopyOutcome,
   signal: AbortSignal,
 ): Promise<void> {
-  const name = domainName(order.vmId);
+  const name = domainName(request.vmId);
   const startedMs = clock.nowMs();
-  let allowedMs = order.policy.firstDowntimeMs;
-  for (let sampleAtMs = startedMs; ; await clock.sleep(watchEveryMs, signal)) {
-    if (course.pausedMs === null && (await hypervisor.status(name))?.state === 'paused') course.pausedMs = clock.nowMs();
+  let maxDowntimeMs = request.policy.initialDowntimeMs;
+  for (let sampleAtMs = startedMs; ; await clock.sleep(watchPollMs, signal)) {
+    if (outcome.pausedMs === null && (await hypervisor.status(name))?.state === 'paused') outcome.pausedMs = clock.nowMs();
     if (clock.nowMs() < sampleAtMs && !client.ended) continue;
     sampleAtMs = clock.nowMs() + sampleEveryMs;
-    const job = await migrator.job(name);
-    if (job !== null) course.bytes = Math.max(course.bytes, job.processedBytes);
+    const job = await migrator.observeJob(name);
+    if (job !== null) outcome.bytes = Math.max(outcome.bytes, job.processedBytes);
     if (job?.active !== true && client.ended) return;
-    if (job?.active !== true || course.pausedMs !== null) continue;
-    const step = converge(order.policy, clock.nowMs() - startedMs, job);
+    if (job?.active !== true || outcome.pausedMs !== null) continue;
+    const step = decideConvergence(request.policy, clock.nowMs() - startedMs, job);
     if (step.kind === 'giveUp') {
       await migrator.abort(name);
-      throw new BerthError('not-converging', `moving ${name}: ${step.why}`);
+      throw new BerthError('not-converging', `moving ${name}: ${step.reason}`);
     }
     // It may have come to its end since the look: then that is refused, and no longer needed.
-    if (step.downtimeMs > allowedMs) await unlessSilent(() => migrator.allowDowntime(name, step.downtimeMs));
-    allowedMs = step.downtimeMs;
+    if (step.downtimeMs > maxDowntimeMs) await nullIfUnavailable(() => migrator.setMaxDowntime(name, step.downtimeMs));
+    maxDowntimeMs = step.downtimeMs;
   }
 }
 
 /** When the target was resumed from here, and what its hypervisor said of it afterwards. */
-interface Resumed {
+interface TargetResume {
   resumedMs: number | null;
-  there: DomainStatus | null;
+  targetStatus: DomainStatus | null;
 }
 
-const notResumed: Resumed = { resumedMs: null, there: null };
+const notResumed: TargetResume = { resumedMs: null, targetStatus: null };
 
 /**
  * The source's process has ended: the copy at the target is the only one. It is resumed when it is complete, which is
  * when the hypervisor left it paused as it was asked to. Where it is silent, or refuses, the saga sees to it.
  */
-async function resumeThere({ clock }: HostPorts, peer: PeerHypervisor, name: string): Promise<Resumed> {
+async function resumeAtTarget({ clock }: HostPorts, peer: PeerHypervisor, name: string): Promise<TargetResume> {
   let resumedMs: number | null = null;
-  for (const untilMs = clock.nowMs() + handOverMs; clock.nowMs() < untilMs; ) {
-    const found = await unlessSilent(() => peer.status(name));
+  for (const untilMs = clock.nowMs() + handoverDeadlineMs; clock.nowMs() < untilMs; ) {
+    const found = await nullIfUnavailable(() => peer.status(name));
     if (found === null) break;
-    if (found.state === 'running') return { resumedMs, there: found };
+    if (found.state === 'running') return { resumedMs, targetStatus: found };
     if (found.state === 'paused' && found.reason === 'user' && resumedMs === null) {
-      if ((await unlessSilent(() => peer.resume(name).then(() => true))) === null) break;
+      if ((await nullIfUnavailable(() => peer.resume(name).then(() => true))) === null) break;
       resumedMs = clock.nowMs();
-    } else await clock.sleep(switchEveryMs);
+    } else await clock.sleep(switchPollMs);
   }
-  return { resumedMs, there: null };
+  return { resumedMs, targetStatus: null };
 }
 
 /** null: refused or not answered at the moment, which is looked at again, here or by the other host's own worker. */
-async function unlessSilent<T>(ask: () => Promise<T>): Promise<T | null> {
+async function nullIfUnavailable<T>(ask: () => Promise<T>): Promise<T | null> {
   try {
     return await ask();
   } catch (error) {
@@ -269,23 +290,23 @@ async function unlessSilent<T>(ask: () => Promise<T>): Promise<T | null> {
   }
 }
 
-export async function abortOut(
+export async function abortMigration(
   { hypervisor, migrator, store }: HostPorts,
   vmId: VmId,
   generation: number,
   targetGeneration: number,
-  ended: Ended,
+  aborted: AbortedMigrations,
 ): Promise<void> {
-  ended.set(vmId, Math.max(targetGeneration, ended.get(vmId) ?? 0));
+  aborted.set(vmId, Math.max(targetGeneration, aborted.get(vmId) ?? 0));
   const record = await store.read(vmId);
   if (record === null || record.generation > generation) return;
   const name = domainName(vmId);
   if ((await hypervisor.status(name)) === null) return;
-  if ((await migrator.job(name))?.active === true) await migrator.abort(name);
+  if ((await migrator.observeJob(name))?.active === true) await migrator.abort(name);
 }
 
 /** At either side, after both were asked: this is the only copy, and it is complete. */
-export async function resumeHere({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
+export async function resumeDomain({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
   const name = domainName(vmId);
   const found = await hypervisor.status(name);
   if (found === null) throw new BerthError('vm-lost', `resuming ${name}: there is no such domain`);
@@ -297,14 +318,14 @@ export async function resumeHere({ hypervisor }: HostPorts, vmId: VmId): Promise
 /** All that a guest has translated is translated anew where it is emulated, and an overcommitted one is slow at everything. */
 const agentDeadlineMs = 60_000;
 
-export async function hearGuest({ guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<boolean> {
+export async function probeGuest({ guest, clock }: HostPorts, vmId: VmId, signal: AbortSignal): Promise<boolean> {
   for (const untilMs = clock.nowMs() + agentDeadlineMs; !(await guest.ping(domainName(vmId))); await clock.sleep(100, signal))
     if (clock.nowMs() > untilMs) return false;
   return true;
 }
 
 /** Ends a copy that doesn't run, after both hosts were asked. One that runs is never ended here. */
-export async function dropCopy({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
+export async function removeDomainUnlessRunning({ hypervisor }: HostPorts, vmId: VmId): Promise<void> {
   const name = domainName(vmId);
   const found = await hypervisor.status(name);
   if (found === null) return;
@@ -317,23 +338,23 @@ export async function dropCopy({ hypervisor }: HostPorts, vmId: VmId): Promise<v
 }
 
 /** What is left of a VM where it isn't any more, or never came to be. Its disks stay where they are at home. */
-export async function leaveHost(
+export async function removeLeftover(
   ports: HostPorts,
   vmId: VmId,
   generation: number,
-  home: boolean,
+  isHome: boolean,
   record: VmRecord | null,
 ): Promise<void> {
-  if (!home) return removeDisks(ports, vmId, generation, record);
-  if (record !== null && record.generation < generation) await ports.store.write({ ...record, generation });
+  if (!isHome) return removeDisks(ports, vmId, generation, record);
+  if (record !== null && record.generation < generation) await ports.store.writeDurably({ ...record, generation });
 }
 
 /** Before its outputs are read elsewhere: the guest's writes are on the disk, and no more can follow. */
-export async function settleHere({ hypervisor, guest, store }: HostPorts, vmId: VmId, record: VmRecord): Promise<void> {
-  if (record.settled) return;
+export async function flushGuestDisks({ hypervisor, guest, store }: HostPorts, vmId: VmId, record: VmRecord): Promise<void> {
+  if (record.flushed) return;
   const name = domainName(vmId);
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `settling ${name}: its domain ended before its disk was complete`);
-  await guest.settle(name);
-  await store.write({ ...record, settled: true });
+  await guest.flushDataDisk(name);
+  await store.writeDurably({ ...record, flushed: true });
 }

@@ -4,7 +4,7 @@ import { isId, uuidOf, type VmId } from '../../model/ids.ts';
 export const domainName = (vmId: VmId): string => vmId;
 
 /** The VM that a domain is, or null for a domain that isn't ours: both its name and its UUID have to say so. */
-export function vmOfDomain(name: string, uuid: string): VmId | null {
+export function vmIdOfDomain(name: string, uuid: string): VmId | null {
   return isId('vm', name) && uuidOf(name) === uuid ? name : null;
 }
 

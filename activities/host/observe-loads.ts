@@ -5,6 +5,6 @@ import { domainName } from './names.ts';
 
 /** All at once: each is looked at for a second. One that is gone or doesn't run has nothing to be said of. */
 export async function observeLoads({ migrator }: HostPorts, vmIds: VmId[]): Promise<{ vmId: VmId; load: VmLoad }[]> {
-  const seen = await Promise.all(vmIds.map(async (vmId) => ({ vmId, load: await migrator.load(domainName(vmId)) })));
-  return seen.flatMap(({ vmId, load }) => (load === null ? [] : [{ vmId, load }]));
+  const measured = await Promise.all(vmIds.map(async (vmId) => ({ vmId, load: await migrator.measureLoad(domainName(vmId)) })));
+  return measured.flatMap(({ vmId, load }) => (load === null ? [] : [{ vmId, load }]));
 }

@@ -2,7 +2,7 @@ import type { HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { domainName } from './names.ts';
-import { onItsWayOut } from './remove-domain.ts';
+import { markRemoving } from './remove-domain.ts';
 
 /** Removes the VM's folder, and its owner's network when no VM of this host needs it any more. */
 export async function removeDisks(ports: HostPorts, vmId: VmId, generation: number, record: VmRecord | null): Promise<void> {
@@ -15,7 +15,7 @@ export async function removeDisks(ports: HostPorts, vmId: VmId, generation: numb
       `removing the disks of ${vmId}: its domain is ${status.state} (${status.reason}); end it first`,
     );
   if (record !== null) {
-    await onItsWayOut(store, record, generation);
+    await markRemoving(store, record, generation);
     // Before the record goes: it is what leads a repeated attempt here again.
     await removeIdleNetwork(ports, record);
   }
@@ -28,5 +28,5 @@ export async function removeDisks(ports: HostPorts, vmId: VmId, generation: numb
  */
 function removeIdleNetwork({ store, network }: HostPorts, { vni }: VmRecord): Promise<void> {
   const needed = async (): Promise<boolean> => (await store.list()).some(({ record }) => record?.vni === vni && !record.removing);
-  return network.removeIdle(vni, needed);
+  return network.removeIfIdle(vni, needed);
 }

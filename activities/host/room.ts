@@ -3,17 +3,17 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 
 /** What every VM writes besides: its record, its console, a description of its domain. */
-const spareMiB = 16;
+const overheadMiB = 16;
 
 /**
  * Refuses what a host's disk can't take before anything of it was begun. The ledger counts what was promised; that the
  * disk has it, only its host knows. `disk-full`
  */
-export async function requireRoom({ store }: HostPorts, vmId: VmId, needMiB: number): Promise<void> {
+export async function requireFreeDisk({ store }: HostPorts, vmId: VmId, needMiB: number): Promise<void> {
   const freeMiB = Math.floor(await store.freeMiB());
-  if (freeMiB < needMiB + spareMiB)
+  if (freeMiB < needMiB + overheadMiB)
     throw new BerthError(
       'disk-full',
-      `taking ${vmId} in: it needs ${needMiB + spareMiB} MiB of this host's disk, and ${freeMiB} are free; free some, or move it elsewhere`,
+      `taking ${vmId} in: it needs ${needMiB + overheadMiB} MiB of this host's disk, and ${freeMiB} are free; free some, or move it elsewhere`,
     );
 }

@@ -1,18 +1,18 @@
 import type { DomainConfig, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { identityOf } from './adopt.ts';
+import { guestIdentity } from './adopt.ts';
 import { domainName } from './names.ts';
 
 /** For the first boot of an image with cloud-init, the disc that it looks for; any other boot has an empty drive. */
-export async function withSeed(ports: HostPorts, vm: VmSpec, record: VmRecord, config: DomainConfig): Promise<DomainConfig> {
-  if (config.drive === null || record.adopted) return config;
+export async function attachSeed(ports: HostPorts, vm: VmSpec, record: VmRecord, config: DomainConfig): Promise<DomainConfig> {
+  if (config.cdrom === null || record.identityApplied) return config;
   const { seed } = ports.store.paths(vm.id);
-  await ports.guest.writeSeed(seed, identityOf(vm, ports.clock.nowMs()));
-  return { ...config, drive: { disc: seed } };
+  await ports.guest.writeSeed(seed, guestIdentity(vm, ports.clock.nowMs()));
+  return { ...config, cdrom: { iso: seed } };
 }
 
 /** cloud-init has read it by then, and no later host has to have it. Repeatable. */
-export async function takeSeed({ guest, hypervisor, disks, store }: HostPorts, vm: VmSpec): Promise<void> {
+export async function detachSeed({ guest, hypervisor, diskTool: disks, store }: HostPorts, vm: VmSpec): Promise<void> {
   const name = domainName(vm.id);
   await guest.awaitCloudInit(name);
   await hypervisor.eject(name);

@@ -4,23 +4,30 @@ import type { VmSpec } from '../../model/vm.ts';
 import { domainName } from './names.ts';
 
 /** Stopping its units takes a guest seconds; one that doesn't end in this time is kept up by what its owner put in. */
-const shutDownMs = 180_000;
+const shutDownDeadlineMs = 180_000;
 const pollMs = 250;
 
 /**
  * Has a guest shut down, and waits until its domain is gone. The record says so first: what the command wrote is on the
  * disks already, because it ends with a sync, so a domain that goes by itself from here on loses nothing.
  */
-export async function shutDown(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<void> {
+export async function shutDownGuest(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<void> {
   const { guest, hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
   if ((await hypervisor.status(name)) === null) {
-    if (record.settled) return;
+    if (record.flushed) return;
     throw new BerthError('vm-lost', `shutting down ${name}: its domain ended before its disk was complete`);
   }
-  if (!record.settled) await store.write({ ...record, settled: true });
+  if (!record.flushed) await store.writeDurably({ ...record, flushed: true });
   await guest.shutDown(name);
-  for (const endMs = clock.nowMs() + shutDownMs; (await hypervisor.status(name)) !== null; await clock.sleep(pollMs, signal))
+  for (
+    const endMs = clock.nowMs() + shutDownDeadlineMs;
+    (await hypervisor.status(name)) !== null;
+    await clock.sleep(pollMs, signal)
+  )
     if (clock.nowMs() > endMs)
-      throw new BerthError('build-failed', `The guest did not shut down within ${shutDownMs / 1000} s; see its console.log`);
+      throw new BerthError(
+        'build-failed',
+        `The guest did not shut down within ${shutDownDeadlineMs / 1000} s; see its console.log`,
+      );
 }

@@ -2,13 +2,13 @@ import picomatch from 'picomatch';
 import type { DiskFile, HostPorts, VmRecord } from '../../drivers/ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath } from '../../model/task.ts';
-import { allOrNone } from './all-or-none.ts';
+import { allOrAbort } from './all-or-none.ts';
 import type { StagedOut, StageOut, StoredOutput } from './contract.ts';
 import { domainName } from './names.ts';
 
 const parallelUploads = 4;
 /** Files on the data disk, matching or not: more than this aren't looked at. */
-const listedFiles = 200_000;
+const maxListedFiles = 200_000;
 
 /**
  * Settles the data disk and stores what matches, while the domain is being ended.
@@ -16,25 +16,25 @@ const listedFiles = 200_000;
  * Patterns are picomatch globs on paths relative to /home/task: `*` stays within a folder, `**` doesn't, and neither
  * matches a name that begins with a dot unless the pattern says the dot.
  */
-export async function stageOut(ports: HostPorts, order: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
-  await settle(ports, order, record);
+export async function stageOut(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
+  await flushDataDisk(ports, request, record);
   signal.throwIfAborted();
   const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], endedAt: null };
-  await allOrNone(signal, [
+  await allOrAbort(signal, [
     async () => {
-      if (order.settledElsewhere !== true) staged.endedAt = await endDomain(ports, order);
+      if (request.flushedElsewhere !== true) staged.endedAt = await destroyDomainEarly(ports, request);
     },
     async (either) => {
-      Object.assign(staged, await storeMatching(ports, order, either));
+      Object.assign(staged, await storeMatching(ports, request, either));
     },
   ]);
   return staged;
 }
 
 /** A head start for the removal, whose task it is to end the domain: where that is refused, it is refused there. */
-async function endDomain({ hypervisor, clock }: HostPorts, order: StageOut): Promise<string | null> {
+async function destroyDomainEarly({ hypervisor, clock }: HostPorts, request: StageOut): Promise<string | null> {
   try {
-    await hypervisor.destroy(domainName(order.vm.id));
+    await hypervisor.destroy(domainName(request.vm.id));
     return new Date(clock.nowMs()).toISOString();
   } catch (error) {
     if (error instanceof BerthError) return null;
@@ -42,29 +42,29 @@ async function endDomain({ hypervisor, clock }: HostPorts, order: StageOut): Pro
   }
 }
 
-type Stored = Omit<StagedOut, 'endedAt'>;
+type StoredOutputs = Omit<StagedOut, 'endedAt'>;
 
-async function storeMatching(ports: HostPorts, order: StageOut, signal: AbortSignal): Promise<Stored> {
-  if (order.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [] };
-  const { data } = ports.store.paths(order.vm.id);
-  const { chosen, unmatched } = choose(await ports.disks.listFiles(data, listedFiles), order);
-  const outputs = await storeAll(ports, order, data, chosen, signal);
+async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {
+  if (request.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [] };
+  const { data } = ports.store.paths(request.vm.id);
+  const { chosen, unmatched } = selectOutputs(await ports.diskTool.listFiles(data, maxListedFiles), request);
+  const outputs = await storeAll(ports, request, data, chosen, signal);
   return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched };
 }
 
 /** Once: afterwards the record says so, and the domain may even be gone. */
-async function settle({ guest, hypervisor, store }: HostPorts, order: StageOut, record: VmRecord): Promise<void> {
-  if (record.settled || order.settledElsewhere === true) return;
-  const name = domainName(order.vm.id);
+async function flushDataDisk({ guest, hypervisor, store }: HostPorts, request: StageOut, record: VmRecord): Promise<void> {
+  if (record.flushed || request.flushedElsewhere === true) return;
+  const name = domainName(request.vm.id);
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `taking the outputs out of ${name}: its domain ended before its disk was complete`);
-  await guest.settle(name);
-  await store.note({ ...record, settled: true });
+  await guest.flushDataDisk(name);
+  await store.writeNonDurable({ ...record, flushed: true });
 }
 
-function choose(files: DiskFile[], { patterns, limits }: StageOut): { chosen: DiskFile[]; unmatched: string[] } {
+function selectOutputs(files: DiskFile[], { patterns, limits }: StageOut): { chosen: DiskFile[]; unmatched: string[] } {
   const matchers = patterns.map((pattern) => ({ pattern, matches: picomatch(pattern, { dot: false }), hit: false }));
-  const chosen = files.filter((file) => {
+  const selected = files.filter((file) => {
     let any = false;
     for (const matcher of matchers)
       if (matcher.matches(file.path)) {
@@ -73,19 +73,19 @@ function choose(files: DiskFile[], { patterns, limits }: StageOut): { chosen: Di
       }
     return any;
   });
-  const odd = chosen.find((file) => !isTaskPath(file.path));
-  if (odd !== undefined) throw refused(`${JSON.stringify(odd.path)} matches, but is no name that an output may have`);
-  if (chosen.length > limits.files) throw refused(`${chosen.length} files match, at most ${limits.files} are taken`);
-  const bytes = chosen.reduce((sum, file) => sum + file.sizeBytes, 0);
+  const invalid = selected.find((file) => !isTaskPath(file.path));
+  if (invalid !== undefined) throw refused(`${JSON.stringify(invalid.path)} matches, but is no name that an output may have`);
+  if (selected.length > limits.files) throw refused(`${selected.length} files match, at most ${limits.files} are taken`);
+  const bytes = selected.reduce((sum, file) => sum + file.sizeBytes, 0);
   if (bytes > limits.bytes) throw refused(`what matches has ${bytes} bytes, at most ${limits.bytes} are taken`);
-  return { chosen, unmatched: matchers.filter(({ hit }) => !hit).map(({ pattern }) => pattern) };
+  return { chosen: selected, unmatched: matchers.filter(({ hit }) => !hit).map(({ pattern }) => pattern) };
 }
 
 const refused = (why: string): BerthError => new BerthError('outputs-refused', `taking the outputs out: ${why}`);
 
 async function storeAll(
   ports: HostPorts,
-  order: StageOut,
+  request: StageOut,
   image: string,
   files: DiskFile[],
   signal: AbortSignal,
@@ -94,12 +94,12 @@ async function storeAll(
   const queue = [...files];
   const worker = async (either: AbortSignal): Promise<void> => {
     for (let file = queue.shift(); file !== undefined && !either.aborted; file = queue.shift()) {
-      const content = ports.disks.readFile(image, file);
-      const stored = await ports.repository.storeOutput(order.uploadUrl, file.path, file.sizeBytes, content, either);
-      outputs.push({ path: file.path, node: order.node, ...stored });
+      const content = ports.diskTool.readFile(image, file);
+      const stored = await ports.repository.storeOutput(request.uploadUrl, file.path, file.sizeBytes, content, either);
+      outputs.push({ path: file.path, node: request.node, ...stored });
     }
   };
-  await allOrNone(
+  await allOrAbort(
     signal,
     Array.from({ length: Math.min(parallelUploads, files.length) }, () => worker),
   );

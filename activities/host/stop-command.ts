@@ -15,6 +15,6 @@ export async function stopCommand({ hypervisor, guest, store }: HostPorts, vmId:
       'stale-generation',
       `stopping the command of ${vmId} with generation ${generation}: ${record.generation} is recorded`,
     );
-  if (record.settled || (await hypervisor.status(domainName(vmId))) === null) return;
+  if (record.flushed || (await hypervisor.status(domainName(vmId))) === null) return;
   await guest.stopJob(domainName(vmId));
 }

@@ -3,12 +3,12 @@ import { leaseEventTypes, type TaskStartedData, taskEventTypes } from '../../mod
 import type { TaskId } from '../../model/ids.ts';
 import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
 import { writeLeaseEvent } from '../../prisma/lease-event.ts';
-import type { TaskOrders, TaskOutcome, VmBoot } from './contract.ts';
+import type { TaskStepArgs, TaskOutcome, VmBoot } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
-import { ordersOfTask } from './task-orders.ts';
+import { readTaskOrders } from './task-orders.ts';
 import { writeEvent } from './write-event.ts';
 
-interface Moved {
+interface AdvancedTask {
   name: string;
   ownerId: string;
   /** Whether the task still moves. */
@@ -20,7 +20,7 @@ interface Moved {
 }
 
 /** States from which a VM may go to this one. A placement or its end is never made here, but with its host's sums. */
-function sources(state: VmState): VmState[] {
+function statesBefore(state: VmState): VmState[] {
   if (state === 'pending' || state === 'reserved' || state === 'removed')
     throw new BerthError('internal', `BUG: a task's step cannot make its VMs ${state}`);
   // A VM that moves, is suspended or comes back is its migration's or its suspension's: it alone knows when it runs again.
@@ -28,15 +28,15 @@ function sources(state: VmState): VmState[] {
   return vmStates.filter((from) => !others.includes(from) && (vmTransitions[from] as readonly VmState[]).includes(state));
 }
 
-async function move(
+async function transitionTask(
   tx: Transaction,
   id: TaskId,
   state: TaskState,
   timeline: TaskOutcome['timeline'],
   now: string,
-): Promise<Moved | undefined> {
+): Promise<AdvancedTask | undefined> {
   const readyAt = timeline.findLast(({ step }) => step === 'boot')?.endedAt ?? now;
-  const rows = await tx.$queryRaw<Moved[]>`
+  const rows = await tx.$queryRaw<AdvancedTask[]>`
     WITH was AS (
       SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live,
         (SELECT l.id FROM "Lease" l WHERE l.id = "leaseId" AND l."startAt" IS NOT NULL) AS promised
@@ -57,19 +57,19 @@ async function move(
   return rows[0];
 }
 
-async function moveVms(tx: Transaction, id: TaskId, state: VmState, now: string): Promise<void> {
+async function transitionVms(tx: Transaction, id: TaskId, state: VmState, now: string): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = ${state}::"VmState",
       "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${now}::timestamptz) ELSE "startedAt" END,
       problem = CASE WHEN ${state} = 'stuck' THEN problem END
-    WHERE "taskId" = ${id} AND state::text = ANY(${sources(state)})`;
+    WHERE "taskId" = ${id} AND state::text = ANY(${statesBefore(state)})`;
 }
 
 /** Those whose step on the hosts takes orders. */
-const ordered: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
+const statesWithOrders: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
 
 /** How VMs came to life, for their owners and the metrics. */
-export async function noteBoots(tx: Transaction, boots: VmBoot[]): Promise<void> {
+export async function recordBoots(tx: Transaction, boots: VmBoot[]): Promise<void> {
   const rows = boots.map(({ vm, boot }) => ({ vm, boot: boot.kind, why: boot.kind === 'cold' ? boot.why : null }));
   await tx.$executeRaw`
     UPDATE "Vm" v SET boot = b.boot, "bootWhy" = b.why
@@ -90,19 +90,19 @@ export async function advanceTask(
   timeline: TaskOutcome['timeline'],
   vmState?: VmState,
   boots: VmBoot[] = [],
-): Promise<TaskOrders[]> {
+): Promise<TaskStepArgs[]> {
   const now = isoNow(deps);
   const live = await inTransaction(deps.ledger, async (tx) => {
-    const task = await move(tx, id, state, timeline, now);
+    const task = await transitionTask(tx, id, state, timeline, now);
     if (task === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
     if (!task.live) return false;
-    if (vmState !== undefined) await moveVms(tx, id, vmState, now);
-    if (boots.length > 0) await noteBoots(tx, boots);
+    if (vmState !== undefined) await transitionVms(tx, id, vmState, now);
+    if (boots.length > 0) await recordBoots(tx, boots);
     if (state !== 'running' || task.begunBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
     await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });
     if (task.promised !== null) await writeLeaseEvent(tx, task.promised, leaseEventTypes.started, now);
     return true;
   });
-  return live && ordered.has(state) ? ordersOfTask(deps, id) : [];
+  return live && statesWithOrders.has(state) ? readTaskOrders(deps, id) : [];
 }

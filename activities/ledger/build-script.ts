@@ -3,7 +3,7 @@ import type { ResolvedRecipe } from '../../model/image.ts';
 /** Where the recipe's files are on the data disk, by their index. */
 export const buildFilePath = (index: number): string => `.berth/files/${index}`;
 
-const shared = `
+const scriptPrelude = `
 set -eu
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 say() { printf '\\n== %s\\n' "$*"; }
@@ -12,7 +12,7 @@ take() { n=$1; list=; shift; while [ "$n" -gt 0 ]; do list="$list $1"; shift; n=
 `;
 
 /** What no two machines may share, and what nobody needs. */
-const clean = `
+const cleanupScript = `
 say cleaning
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/cache/debconf/*-old
 rm -rf "$root"/var/log/* "$root"/tmp/* "$root"/var/tmp/* "$root"/root/.bash_history "$root"/var/lib/systemd/random-seed
@@ -27,7 +27,7 @@ printf '127.0.0.1 localhost\\n::1 localhost\\n' >"$root"/etc/hosts
  * commands. Nothing of a recipe becomes text of this script. Where services may not start (policy-rc.d), an installation
  * leaves nothing running that writes.
  */
-const customizeScript = `${shared}
+const customizeScript = `${scriptPrelude}
 root=
 if [ "$1" = 1 ]; then say 'growing the root file system'; resize2fs /dev/vda; fi
 packages=$2; shift 2
@@ -53,7 +53,7 @@ for command; do
   say "command $at of $#"
   ( cd /root; exec /bin/sh -ec "$command" )
 done
-${clean}
+${cleanupScript}
 say 'giving back what is free'
 fstrim / || echo 'the disk does not take it back'
 sync
@@ -63,7 +63,7 @@ sync
  * Arguments: suite, number of packages, packages, number of files, mode and path of each, commands. The data disk's file
  * system becomes the root of the image: mmdebstrap fills it, in this VM. Kernel and modules are this VM's own.
  */
-const suiteScript = `${shared}
+const suiteScript = `${scriptPrelude}
 suite=$1 packages=$2; shift 2
 root=/home/task
 say 'installing mmdebstrap'
@@ -98,13 +98,13 @@ for command; do
   cp /etc/resolv.conf "$root/etc/resolv.conf"
   chroot "$root" /bin/sh -ec "$command"
 done
-${clean}
+${cleanupScript}
 sync
 `;
 
-const packageWords = ({ packages }: ResolvedRecipe): string[] => [String(packages.length), ...packages];
+const packageArguments = ({ packages }: ResolvedRecipe): string[] => [String(packages.length), ...packages];
 
-const fileWords = ({ files }: ResolvedRecipe): string[] => [
+const fileArguments = ({ files }: ResolvedRecipe): string[] => [
   String(files.length),
   ...files.flatMap(({ mode, path }) => [mode, path]),
 ];
@@ -113,7 +113,7 @@ const fileWords = ({ files }: ResolvedRecipe): string[] => [
 export function buildCommand(recipe: ResolvedRecipe, baseMiB: number): string[] {
   const shell = (script: string, words: string[]) => ['/bin/sh', '-c', script, 'berth-build', ...words];
   if (recipe.base.kind === 'suite')
-    return shell(suiteScript, [recipe.base.suite, ...packageWords(recipe), ...fileWords(recipe), ...recipe.commands]);
+    return shell(suiteScript, [recipe.base.suite, ...packageArguments(recipe), ...fileArguments(recipe), ...recipe.commands]);
   const grow = recipe.sizeMiB > baseMiB ? '1' : '0';
-  return shell(customizeScript, [grow, ...packageWords(recipe), ...fileWords(recipe), ...recipe.commands]);
+  return shell(customizeScript, [grow, ...packageArguments(recipe), ...fileArguments(recipe), ...recipe.commands]);
 }

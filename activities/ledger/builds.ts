@@ -11,14 +11,14 @@ import { placeGang } from '../../scheduler/placement.ts';
 import type { InputFile } from '../host/contract.ts';
 import { freeAddress, macOf } from './addresses.ts';
 import { buildCommand, buildFilePath } from './build-script.ts';
-import type { BuildOrders, BuildOutcome, BuildPlacement, BuildRecord } from './contract.ts';
+import type { BuildStepArgs, BuildOutcome, BuildPlacement, BuildRecord } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
-import { fileLifetimeS, fileUrl, type ImageRow, type StoredPart } from './image-refs.ts';
+import { urlLifetimeS, fileUrl, type ImageRow, type StoredPart } from './image-refs.ts';
 import { addNetworks, type OwnerNetwork } from './networks.ts';
-import { lockPlacement, seedOf } from './place-queue.ts';
+import { lockPlacement, addressSeed } from './place-queue.ts';
 import { readPlacedVm, vmSpecs } from './vm-specs.ts';
 
-interface Row {
+interface BuildRow {
   id: ImageId;
   name: string;
   digest: string;
@@ -34,8 +34,8 @@ interface Row {
   each: Resources;
 }
 
-async function read(tx: Transaction, id: ImageId): Promise<Row> {
-  const rows = await tx.$queryRaw<Row[]>`
+async function readBuild(tx: Transaction, id: ImageId): Promise<BuildRow> {
+  const rows = await tx.$queryRaw<BuildRow[]>`
     SELECT i.id, i.name, i.digest, i."ownerId" AS owner, i.state, i.recipe, i."baseId",
       i."cancelRequestedAt" IS NOT NULL AS "cancelRequested", v.id AS "vmId", v.state AS "vmState", v."hostId", v.generation,
       jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB" + v."overlayMiB") AS each
@@ -47,12 +47,12 @@ async function read(tx: Transaction, id: ImageId): Promise<Row> {
 /** What the build saga needs of the image's row; that it asked is written down. Throws not-found. */
 export async function loadBuild(deps: LedgerDeps, id: ImageId): Promise<BuildRecord> {
   await deps.ledger.image.updateMany({ where: { id, workflowAt: null }, data: { workflowAt: isoNow(deps) } });
-  const { name, digest, owner, state, recipe, vmId, cancelRequested } = await read(deps.ledger, id);
+  const { name, digest, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
   const { base, sizeMiB, timeoutS } = recipe;
   return { id, name, digest, owner, state, base: base.kind, sizeMiB, timeoutS, vmId, cancelRequested };
 }
 
-async function ownerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): Promise<OwnerNetwork | null> {
+async function ensureOwnerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): Promise<OwnerNetwork | null> {
   const found = await tx.$queryRaw<{ cidr: string; taken: string[] }[]>`
     SELECT n.cidr, ARRAY(SELECT v.address FROM "Vm" v WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed')
       AND v.address IS NOT NULL) AS taken FROM "Network" n WHERE n."ownerId" = ${owner}`;
@@ -62,7 +62,7 @@ async function ownerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): 
   return networks.get(owner) ?? null;
 }
 
-async function readHosts(tx: Transaction) {
+async function readPlacementHosts(tx: Transaction) {
   const hosts = await tx.host.findMany({ include: { images: { select: { imageId: true } } } });
   return hosts.map((host) => ({
     id: host.id,
@@ -81,26 +81,27 @@ async function readHosts(tx: Transaction) {
 export async function reserveBuild(deps: LedgerDeps, id: ImageId): Promise<BuildPlacement> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
-    const row = await read(tx, id);
+    const row = await readBuild(tx, id);
     if (row.state !== 'building') throw new BerthError('conflict', `Image ${id} is ${row.state}; it is not built any more`);
-    if (row.vmState !== 'pending') return { placed: true, vm: await buildVm(deps, tx, row) };
-    const hosts = await readHosts(tx);
-    const request = { id, nodes: 1, each: row.each, imageId: row.baseId, overtaken: 0 };
+    if (row.vmState !== 'pending') return { placed: true, vm: await readBuildVmSpec(deps, tx, row) };
+    const hosts = await readPlacementHosts(tx);
+    const request = { id, nodes: 1, perVm: row.each, imageId: row.baseId, overtaken: 0 };
     const found = placeGang(request, hosts, new Map(hosts.map((host) => [host.id, host.used])));
     if ('refusal' in found) return { placed: false, refusal: found.refusal };
-    const network = await ownerNetwork(deps, tx, row.owner);
-    const address = network === null ? null : freeAddress(network.cidr, network.taken, seedOf({ id: row.vmId, generation: 0 }));
+    const network = await ensureOwnerNetwork(deps, tx, row.owner);
+    const address =
+      network === null ? null : freeAddress(network.cidr, network.taken, addressSeed({ id: row.vmId, generation: 0 }));
     if (address === null) return { placed: false, refusal: { hosts: hosts.length, failed: { address: hosts.length } } };
     const host = found.hosts[0]!;
     await tx.$executeRaw`
       UPDATE "Vm" SET state = 'reserved', "hostId" = ${host}, "homeId" = ${host}, generation = generation + 1,
         address = ${address}, mac = ${macOf(address)} WHERE id = ${row.vmId}`;
-    return { placed: true, vm: await buildVm(deps, tx, row) };
+    return { placed: true, vm: await readBuildVmSpec(deps, tx, row) };
   });
 }
 
 /** As the hosts need it: an uploaded disk is an image of that file alone, not to be booted. */
-function imageOf(row: Row, base: ImageRow): ImageRow {
+function bootImage(row: BuildRow, base: ImageRow): ImageRow {
   const { recipe } = row;
   if (recipe.base.kind === 'disk') {
     const { file, sha256, sizeBytes } = recipe.base;
@@ -110,13 +111,13 @@ function imageOf(row: Row, base: ImageRow): ImageRow {
   return base;
 }
 
-async function buildVm(deps: LedgerDeps, tx: Transaction, row: Row): Promise<VmSpec> {
+async function readBuildVmSpec(deps: LedgerDeps, tx: Transaction, row: BuildRow): Promise<VmSpec> {
   const placed = await readPlacedVm(tx, row.vmId);
-  const [vm] = vmSpecs(deps, { ...placed, image: imageOf(row, placed.image) });
+  const [vm] = vmSpecs(deps, { ...placed, image: bootImage(row, placed.image) });
   return vm!;
 }
 
-function filesOf(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {
+function recipeInputs(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {
   return files.map(({ file, sha256, sizeBytes }, index) => ({
     path: buildFilePath(index),
     url: fileUrl(deps, file),
@@ -127,18 +128,18 @@ function filesOf(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {
 }
 
 /** The orders for the build's host, with URLs signed for the time that the build may take. */
-export async function buildOrders(deps: LedgerDeps, id: ImageId): Promise<BuildOrders> {
-  const row = await read(deps.ledger, id);
+export async function issueBuildStepArgs(deps: LedgerDeps, id: ImageId): Promise<BuildStepArgs> {
+  const row = await readBuild(deps.ledger, id);
   const { recipe } = row;
-  const vm = await buildVm(deps, deps.ledger, row);
+  const vm = await readBuildVmSpec(deps, deps.ledger, row);
   const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
-  const lifetimeS = recipe.timeoutS + fileLifetimeS;
+  const lifetimeS = recipe.timeoutS + urlLifetimeS;
   const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
-  const baseMiB = row.baseId === null ? 0 : await virtualMiB(deps, row.baseId);
+  const baseMiB = row.baseId === null ? 0 : await readVirtualMiB(deps, row.baseId);
   return {
     stageIn: {
       vm,
-      inputs: filesOf(deps, recipe),
+      inputs: recipeInputs(deps, recipe),
       limits: { outsideBytes: 0, outsideSeconds: 1, allowInternal: false },
     },
     run: {
@@ -157,18 +158,18 @@ export async function buildOrders(deps: LedgerDeps, id: ImageId): Promise<BuildO
   };
 }
 
-async function virtualMiB(deps: LedgerDeps, id: ImageId): Promise<number> {
+async function readVirtualMiB(deps: LedgerDeps, id: ImageId): Promise<number> {
   return (await deps.ledger.image.findUniqueOrThrow({ where: { id }, select: { virtualMiB: true } })).virtualMiB;
 }
 
 /** How far it is, for whoever asks. */
-export async function noteBuild(deps: LedgerDeps, id: ImageId, timeline: TimelineEntry[]): Promise<void> {
+export async function recordBuildProgress(deps: LedgerDeps, id: ImageId, timeline: TimelineEntry[]): Promise<void> {
   const entries = timeline as unknown as Prisma.InputJsonArray;
   await deps.ledger.image.updateMany({ where: { id, state: 'building' }, data: { timeline: entries } });
 }
 
 /** Kernel and initrd are the base's files; the repository keeps a file for as long as an image names it. */
-async function partsOf(tx: Transaction, row: Row, disk: StoredPart): Promise<Record<string, StoredPart>> {
+async function readImageParts(tx: Transaction, row: BuildRow, disk: StoredPart): Promise<Record<string, StoredPart>> {
   if (row.recipe.base.kind === 'disk') return { disk };
   const base = await tx.image.findUniqueOrThrow({ where: { id: row.baseId! }, select: { parts: true } });
   const { kernel, initrd } = base.parts as unknown as Record<string, StoredPart>;
@@ -191,12 +192,12 @@ export async function finishBuild(
   const now = isoNow(deps);
   await inTransaction(deps.ledger, async (tx) => {
     await tx.$queryRaw`SELECT id FROM "Image" WHERE id = ${id} FOR UPDATE`;
-    const row = await read(tx, id);
+    const row = await readBuild(tx, id);
     // Its owner may have had it built anew meanwhile, or given it up.
     if (row.vmId !== vmId || row.state === outcome.state || row.state === 'retired') return;
     if (row.state !== 'building')
       throw new BerthError('conflict', `Image ${id} is ${row.state} already; it cannot end as ${outcome.state}`);
-    const parts = outcome.state === 'ready' ? await partsOf(tx, row, outcome.disk) : {};
+    const parts = outcome.state === 'ready' ? await readImageParts(tx, row, outcome.disk) : {};
     const sizeBytes = Object.values(parts).reduce((sum, part) => sum + part.sizeBytes, 0);
     const kept = outcome.state === 'ready' ? outcome.disk.file : '';
     await tx.file.deleteMany({ where: { imageId: id, id: { not: kept } } });

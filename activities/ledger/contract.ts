@@ -10,12 +10,12 @@ import type { Refusal, TaskError, TaskOutput, TaskSpec, TimelineEntry } from '..
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../../model/vm.ts';
 import type { VmOperation } from '../../model/vm-order.ts';
 import type { CustomizeVm, RunCommand, StageIn, StageOut, StoreImage } from '../host/contract.ts';
-import type { SeeRecovery } from '../host/see-recovery.ts';
-import type { PowerOrder } from './suspension.ts';
-import type { DrainToTell, VmEnd, VmPlacement, VmWish } from './vms.ts';
+import type { ObserveRecovery } from '../host/see-recovery.ts';
+import type { OperationTarget } from './suspension.ts';
+import type { DrainKey, VmRemoval, VmPlacement, VmDesired } from './vms.ts';
 
-export type { PowerOrder } from './suspension.ts';
-export type { VmEnd, VmPlacement, VmWish } from './vms.ts';
+export type { OperationTarget } from './suspension.ts';
+export type { VmRemoval, VmPlacement, VmDesired } from './vms.ts';
 
 /** What the task saga needs of the task's row. VM ids were chosen when the task was accepted. */
 export interface TaskRecord {
@@ -42,12 +42,12 @@ export type Placement =
       position: number;
       term: LeaseTerm | null;
       /** While there is a plan, the planner is to hear of who waits. */
-      planned: boolean;
-      prestage: Prestage | null;
+      planActive: boolean;
+      prefetch: PrefetchTarget | null;
     };
 
 /** The hosts on which a promised lease is planned, and whether all of them have its image. */
-export interface Prestage {
+export interface PrefetchTarget {
   image: ImageId;
   hosts: HostId[];
   complete: boolean;
@@ -61,7 +61,7 @@ export interface PlanStep {
   /** Tasks and VMs that were placed, or whose promise has changed. */
   placed: WaiterId[];
   /** Tasks that are to be suspended or resumed. */
-  changed: TaskId[];
+  leaseOrderChanged: TaskId[];
   /** Migrations of suspended work that are to begin. */
   moves: { migration: MigrationId; vm: VmId; generation: number }[];
   /** null: when something happens. */
@@ -70,24 +70,24 @@ export interface PlanStep {
 }
 
 /** Who is to be told after room was made: tasks that were placed; the planner, which alone places while there is a plan. */
-export type Wake = WaiterId | 'planner';
+export type Notification = WaiterId | 'planner';
 
 /** Orders for one VM's host, with URLs signed for the time that the step may take. */
-export interface TaskOrders {
+export interface TaskStepArgs {
   stageIn: StageIn;
   run: RunCommand;
   stageOut: StageOut;
   /** The workflow that moves this VM at the moment; null: it stays where it is. */
-  movedBy: string | null;
+  migrationWorkflowId: string | null;
 }
 
 /** Where a VM is, and who moves it. */
-export interface VmPlace {
+export interface VmLocation {
   state: VmState;
   host: HostId | null;
   home: HostId | null;
   generation: number;
-  movedBy: string | null;
+  migrationWorkflowId: string | null;
 }
 
 export interface VmBoot {
@@ -95,10 +95,10 @@ export interface VmBoot {
   boot: Boot;
 }
 
-export type TemplatePlace =
+export type TemplatePlacement =
   | { kind: 'reserved'; vm: VmSpec }
   | { kind: 'left'; vm: VmId; generation: number }
-  | { kind: 'waits'; why: string };
+  | { kind: 'waits'; reason: string };
 
 export interface TaskOutcome {
   state: TerminalTaskState;
@@ -130,7 +130,7 @@ export interface BuildRecord {
 export type BuildPlacement = { placed: true; vm: VmSpec } | { placed: false; refusal: Refusal };
 
 /** Orders for the build's host, with URLs signed for the time that it may take. */
-export interface BuildOrders {
+export interface BuildStepArgs {
   stageIn: StageIn;
   run: RunCommand;
   store: StoreImage;
@@ -141,26 +141,26 @@ export type BuildOutcome =
   | { state: 'failed'; error: TaskError };
 
 /** Enough for the name of its workflow. */
-export interface BuildName {
+export interface BuildKey {
   id: ImageId;
   name: string;
   digest: string;
 }
 
 /** Where a migration leads, once it is its turn. */
-export interface MigrationPlace {
+export interface MigrationRoute {
   from: { id: HostId; address: string };
   to: { id: HostId; address: string };
   home: { id: HostId; address: string };
   /** The VM as it will be at the target: its host and its generation there. */
   vm: VmSpec;
   /** It is suspended, and stays that. */
-  asleep: boolean;
+  suspended: boolean;
   /** Its generation where it runs now. */
   sourceGeneration: number;
 }
 
-export type MigrationTurn = { turn: true; place: MigrationPlace } | { turn: false; why: string };
+export type MigrationAdmission = { admitted: true; route: MigrationRoute } | { admitted: false; reason: string };
 
 export interface MigrationResult {
   downtimeMs: number | null;
@@ -169,7 +169,7 @@ export interface MigrationResult {
 }
 
 /** How the disks followed their VM; with an error, they didn't. */
-export interface DiskMoveEnd {
+export interface DiskMoveResult {
   error: TaskError | null;
   bytes: number;
   phases: PhaseEntry[];
@@ -187,14 +187,14 @@ export interface ReservationStep {
   /** To be started where they aren't, and followed. */
   drains: HostDrain[];
   /** To be told that they were called off. */
-  tell: HostDrain[];
-  wake: Wake[];
+  drainsToNotify: HostDrain[];
+  notifications: Notification[];
   waitMs: number | null;
-  says: string;
+  summary: string;
 }
 
 /** A VM that a drain has moved, and that is to be as busy again as it was. */
-export interface Recovery extends SeeRecovery {
+export interface Recovery extends ObserveRecovery {
   migration: MigrationId;
   /** Where it is now. */
   host: HostId;
@@ -209,23 +209,23 @@ export interface DrainStep {
   /** Of these, the ones to be ended. */
   abort: DrainMove[];
   /** VMs that their workflows are to suspend or restore now. */
-  tell: VmId[];
+  vmsToNotify: VmId[];
   /** A template is being made there, which nobody waits for: that is to be ended. */
-  endTemplates: boolean;
+  cancelTemplateBuilds: boolean;
   /** What its targets have to fetch before the VMs come. */
   images: { host: HostId; image: ImageId }[];
   /** The ledger has nothing on the host any more: ask it what it has. */
-  prove: boolean;
+  verifyEmpty: boolean;
   /** Tasks that were placed by this step. */
-  wake: Wake[];
+  notifications: Notification[];
   /** Until the next look, if nothing happens before; null: as usual. */
   waitMs: number | null;
   /** VMs whose memory is worth a look. */
-  watch: VmId[];
+  sampleLoads: VmId[];
   /** VMs that have just moved: how long they take to recover is looked at. */
   recoveries: Recovery[];
   /** For operators. */
-  says: string;
+  summary: string;
 }
 
 /**
@@ -240,13 +240,13 @@ export interface LedgerActivities {
    */
   reserveTask(id: TaskId): Promise<Placement>;
   /** Decides what is due by the plan, and writes it. The planner's, and nobody else's. */
-  plan(): Promise<PlanStep>;
-  leaseOrder(id: TaskId): Promise<LeaseOrder>;
+  stepPlan(): Promise<PlanStep>;
+  loadLeaseOrder(id: TaskId): Promise<LeaseOrder>;
   /** All its VMs are suspended, or run again. Repeating it changes nothing. Returns whom to tell. */
-  leaseSuspended(id: TaskId): Promise<Wake[]>;
-  leaseResumed(id: TaskId): Promise<Wake[]>;
+  recordLeaseSuspended(id: TaskId): Promise<Notification[]>;
+  recordLeaseResumed(id: TaskId): Promise<Notification[]>;
   /** Fresh signed URLs for one VM of a task, where those that it got with its step ran out. */
-  taskOrders(id: TaskId, vmId: VmId): Promise<TaskOrders>;
+  issueTaskStepArgs(id: TaskId, vmId: VmId): Promise<TaskStepArgs>;
   /**
    * Moves the task along its states; `started` is an event, written with the first `running`. The state that it has
    * already: only the timeline. `vmState` moves those of its VMs that can legally go there, in the same transaction.
@@ -259,141 +259,141 @@ export interface LedgerActivities {
     timeline: TaskOutcome['timeline'],
     vmState?: VmState,
     boots?: VmBoot[],
-  ): Promise<TaskOrders[]>;
+  ): Promise<TaskStepArgs[]>;
   /**
    * Its hosts fell silent before any domain was asked for: back to the queue, the VMs without host and with a higher
    * generation at the next placement. Returns the tasks that were placed in what it freed.
    */
-  requeueTask(id: TaskId): Promise<Wake[]>;
+  requeueTask(id: TaskId): Promise<Notification[]>;
   /**
    * The ledger's side of a suspension and a restoration (activities/host: suspendVm, restoreVm). Each begins with a new
    * generation. A VM that is suspended keeps its disks and its address, and frees its processors and its memory.
    */
   /** Of VMs that stand alone: what their workflow does in the ledger (activities/ledger/vms.ts). */
-  vmWish(id: VmId): Promise<VmWish>;
+  loadVmDesired(id: VmId): Promise<VmDesired>;
   reserveVm(id: VmId): Promise<VmPlacement>;
-  requeueVm(id: VmId): Promise<Wake[]>;
-  vmStarted(id: VmId, startedAt: string, boot: Boot): Promise<void>;
-  vmMissing(id: VmId, why: TaskError): Promise<void>;
-  vmOrders(id: VmId): Promise<CustomizeVm>;
-  vmCustomized(id: VmId, hostKey: string): Promise<void>;
-  beginOperation(id: VmId, operation: VmOperation): Promise<PowerOrder>;
-  beginStart(id: VmId): Promise<PowerOrder>;
-  endOperation(id: VmId, operation: VmOperation, to: VmState | null, error: TaskError | null): Promise<DrainToTell[]>;
-  finishVm(id: VmId, end: VmEnd): Promise<Wake[]>;
-  vmsToTell(olderThanS: number): Promise<{ id: VmId; started: boolean }[]>;
-  beginSuspension(id: VmId): Promise<PowerOrder>;
-  commitSuspension(id: VmId): Promise<Wake[]>;
-  beginRestoration(id: VmId): Promise<PowerOrder>;
+  requeueVm(id: VmId): Promise<Notification[]>;
+  recordVmStarted(id: VmId, startedAt: string, boot: Boot): Promise<void>;
+  recordVmMissing(id: VmId, why: TaskError): Promise<void>;
+  issueVmSetup(id: VmId): Promise<CustomizeVm>;
+  recordVmCustomized(id: VmId, hostKey: string): Promise<void>;
+  beginOperation(id: VmId, operation: VmOperation): Promise<OperationTarget>;
+  beginStart(id: VmId): Promise<OperationTarget>;
+  endOperation(id: VmId, operation: VmOperation, to: VmState | null, error: TaskError | null): Promise<DrainKey[]>;
+  finishVm(id: VmId, end: VmRemoval): Promise<Notification[]>;
+  listVmsToNotify(olderThanS: number): Promise<{ id: VmId; started: boolean }[]>;
+  beginSuspension(id: VmId): Promise<OperationTarget>;
+  commitSuspension(id: VmId): Promise<Notification[]>;
+  beginRestoration(id: VmId): Promise<OperationTarget>;
   commitRestoration(id: VmId): Promise<void>;
   /** Back to where it was; `lost`: to `stuck`, since it neither runs nor has its memory. */
-  rollBackPower(id: VmId, why: TaskError, lost: boolean): Promise<Wake[]>;
+  rollBackSuspension(id: VmId, why: TaskError, lost: boolean): Promise<Notification[]>;
   /** Returns where the VM is now: it may have moved since it was placed. */
-  setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmPlace>;
-  vmPlace(id: VmId): Promise<VmPlace>;
+  setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmLocation>;
+  loadVmLocation(id: VmId): Promise<VmLocation>;
   /**
    * Frees the VMs' resources, places what waits, and returns the tasks that were placed by it. From every state, also
    * of VMs that were never placed: called only when nothing of them is left on a host.
    */
-  releaseVms(ids: VmId[]): Promise<Wake[]>;
+  releaseVms(ids: VmId[]): Promise<Notification[]>;
   /**
    * Frees these VMs as releaseVms does; then the task's end, its outputs and its completion event, in one transaction,
    * once. Returns the tasks that were placed in what it freed.
    */
-  finishTask(id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Wake[]>;
+  finishTask(id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Notification[]>;
 
-  /** Host rows. `hostArrived` also places what waits; both return the tasks that were placed. */
-  hostArrived(facts: HostFacts): Promise<Wake[]>;
-  hostSilent(id: HostId): Promise<void>;
-  imageCached(host: HostId, imageId: string): Promise<void>;
+  /** Host rows. `registerHost` also places what waits; both return the tasks that were placed. */
+  registerHost(facts: HostFacts): Promise<Notification[]>;
+  markHostUnreachable(id: HostId): Promise<void>;
+  recordImageCached(host: HostId, imageId: string): Promise<void>;
   /** An image as one host is to fetch it now: fresh URLs, and the peers that have it. Throws image-unknown. */
-  imageFor(id: ImageId, host: HostId): Promise<ImageRef>;
+  issueImageRef(id: ImageId, host: HostId): Promise<ImageRef>;
   /** What a build is, and that its workflow has asked. Throws not-found. */
   loadBuild(id: ImageId): Promise<BuildRecord>;
   /** Finds a host for the build's VM, or says why there is none now. Decided once. Throws conflict when it has ended. */
   reserveBuild(id: ImageId): Promise<BuildPlacement>;
   /** Fresh signed URLs for a build that was placed. */
-  buildOrders(id: ImageId): Promise<BuildOrders>;
+  issueBuildStepArgs(id: ImageId): Promise<BuildStepArgs>;
   /** How far a build is. */
-  noteBuild(id: ImageId, timeline: TaskOutcome['timeline']): Promise<void>;
+  recordBuildProgress(id: ImageId, timeline: TaskOutcome['timeline']): Promise<void>;
   /**
    * The build's end, once: the image is usable whole from this transaction on, or not at all. One whose VM is not the
    * image's any more is of the past, and left alone.
    */
   finishBuild(id: ImageId, vmId: VmId, outcome: BuildOutcome, timeline: TaskOutcome['timeline']): Promise<void>;
   /** Images to be built whose workflow was never started. */
-  buildsWithoutWorkflow(olderThanS: number): Promise<BuildName[]>;
+  listBuildsWithoutWorkflow(olderThanS: number): Promise<BuildKey[]>;
   /** Builds whose end was asked for that long ago, and that have not ended. */
-  buildsToCancel(olderThanS: number): Promise<BuildName[]>;
+  listBuildsToCancel(olderThanS: number): Promise<BuildKey[]>;
   /** Retired images of which something is left on a host or in the repository. */
-  imagesToSweep(): Promise<ImageId[]>;
+  listImagesToSweep(): Promise<ImageId[]>;
   /** Hosts that have an image, as far as is known. */
-  holdersOf(id: ImageId): Promise<HostId[]>;
+  listImageHosts(id: ImageId): Promise<HostId[]>;
   /** A host no longer has a retired image. */
-  imageGone(host: HostId, id: ImageId): Promise<void>;
+  recordImageRemoved(host: HostId, id: ImageId): Promise<void>;
   /** The files of a retired image go, but for those that another image names. */
-  forgetImage(id: ImageId): Promise<void>;
+  removeImageFiles(id: ImageId): Promise<void>;
   /** What the ledger says this host should have, and what differs from what it has. Images that left its cache are forgotten. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
   /**
    * Takes room on a VM's host for one that becomes a template of its kind: a VM of nobody's, one at a time on a host.
    * `left`: what an earlier attempt still has there, to be removed first; `waits`: no room that no task waits for.
    */
-  reserveTemplate(like: VmSpec): Promise<TemplatePlace>;
+  reserveTemplate(like: VmSpec): Promise<TemplatePlacement>;
   /** Accepted tasks whose workflow was never started, because the API died in between. */
-  tasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
+  listTasksWithoutWorkflow(olderThanS: number): Promise<TaskId[]>;
   /**
    * Tasks that have begun and not ended, a page at a time in the order of their ids, to see that each has its workflow
    * still: those behind `after`; fewer than a page at the end.
    */
-  tasksUnderWay(after: TaskId | null): Promise<TaskId[]>;
+  listActiveTasks(after: TaskId | null): Promise<TaskId[]>;
   /** Tasks with a workflow whose end was asked for that long ago and that have not ended: the request was lost. */
-  tasksToCancel(olderThanS: number): Promise<TaskId[]>;
+  listTasksToCancel(olderThanS: number): Promise<TaskId[]>;
   loadMigration(id: MigrationId): Promise<MigrationRecord & { task: TaskId | null }>;
   /**
    * Chooses the target and takes room there, next to what the VM takes where it runs; or says why it has to wait.
    * Throws migration-refused with every host's reason, conflict when the VM is in no state to move.
    */
-  reserveMigration(id: MigrationId): Promise<MigrationTurn>;
+  reserveMigration(id: MigrationId): Promise<MigrationAdmission>;
   /** How it goes, for whoever asks. */
   /** What the guest does at the target, behind the commit; of one that is silent, an event. */
-  noteGuest(id: MigrationId, guest: MigratedGuest): Promise<void>;
-  noteMigration(id: MigrationId, phases: PhaseEntry[], job: MigrationJob | null): Promise<void>;
+  recordMigratedGuest(id: MigrationId, guest: MigratedGuest): Promise<void>;
+  recordMigrationProgress(id: MigrationId, phases: PhaseEntry[], job: MigrationJob | null): Promise<void>;
   /**
    * The VM is at the target: host, generation, the end of its stay at the source and `berth.vm.migrated`, in one
    * transaction, once. Returns the tasks that were placed in what it freed.
    */
-  commitMigration(id: MigrationId, result: MigrationResult): Promise<Wake[]>;
+  commitMigration(id: MigrationId, result: MigrationResult): Promise<Notification[]>;
   /** The VM is where it was, with the new generation; or stopped, when it was lost. Returns the tasks placed. */
-  rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<Wake[]>;
+  rollBackMigration(id: MigrationId, failure: MigrationFailure): Promise<Notification[]>;
   /** The disks have followed, and the target is the VM's home; or they stay where they were. Returns the tasks placed. */
-  endDiskMove(id: MigrationId, end: DiskMoveEnd): Promise<Wake[]>;
+  finishDiskMove(id: MigrationId, end: DiskMoveResult): Promise<Notification[]>;
   /** A live one whose pre-copy came to no end goes on as files: its mode is cold from here on. Throws conflict. */
-  turnCold(id: MigrationId): Promise<void>;
+  fallBackToCold(id: MigrationId): Promise<void>;
   /** Nobody can know yet where it is: it keeps its room at both hosts. */
-  stickMigration(id: MigrationId, why: TaskError): Promise<void>;
+  markMigrationStuck(id: MigrationId, why: TaskError): Promise<void>;
   /** Accepted migrations whose workflow was never started. */
-  migrationsWithoutWorkflow(olderThanS: number): Promise<MigrationRecord[]>;
+  listMigrationsWithoutWorkflow(olderThanS: number): Promise<MigrationRecord[]>;
 
   /** Where a drain stands and what is next, decided and written down in one transaction. Throws not-found. */
   stepDrain(id: DrainId): Promise<DrainStep>;
   /** What its host has, when the ledger says that it has nothing. false: it is not empty yet, and the drain says why. */
-  proveEmpty(id: DrainId, found: HostInventory): Promise<boolean>;
+  verifyHostEmpty(id: DrainId, found: HostInventory): Promise<boolean>;
   /** Its host could not be asked. */
-  missProof(id: DrainId, why: string): Promise<void>;
-  requestDrainEnd(id: DrainId): Promise<void>;
+  recordHostNotVerified(id: DrainId, why: string): Promise<void>;
+  requestDrainCancel(id: DrainId): Promise<void>;
   /** Accepted drains whose workflow was never started. */
-  drainsWithoutWorkflow(olderThanS: number): Promise<{ id: DrainId; host: HostId; number: number }[]>;
+  listDrainsWithoutWorkflow(olderThanS: number): Promise<{ id: DrainId; host: HostId; number: number }[]>;
   /** Where a reservation of hosts stands and what is next, decided and written down in one transaction. */
   stepReservation(id: ReservationId): Promise<ReservationStep>;
-  requestReservationEnd(id: ReservationId): Promise<void>;
-  reservationsWithoutWorkflow(olderThanS: number): Promise<ReservationId[]>;
+  requestReservationCancel(id: ReservationId): Promise<void>;
+  listReservationsWithoutWorkflow(olderThanS: number): Promise<ReservationId[]>;
   /** What a host saw its VMs do with their memory. */
-  noteRecovery(migration: MigrationId): Promise<void>;
-  noteLoads(loads: { vmId: VmId; load: VmLoad }[]): Promise<void>;
+  recordRecovery(migration: MigrationId): Promise<void>;
+  recordLoads(loads: { vmId: VmId; load: VmLoad }[]): Promise<void>;
 
   /** Removes expired idempotency keys, abandoned uploads and events' claims; returns how many rows. */
-  sweep(): Promise<number>;
+  sweepExpiredRows(): Promise<number>;
 }
 
 export interface HostDifference {

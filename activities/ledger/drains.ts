@@ -12,14 +12,20 @@ import { BerthError } from '../../model/errors.ts';
 import { type DrainEventType, drainEventTypes } from '../../model/events.ts';
 import type { HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
-import { outlineOf, writeDrainEvent } from '../../prisma/accept-drain.ts';
+import { drainOutline, writeDrainEvent } from '../../prisma/accept-drain.ts';
 import { acceptMigration } from '../../prisma/accept-migration.ts';
-import { readDrainQuestion, readVmsOf, type SeenVm } from '../../prisma/drain-view.ts';
-import { acceptUnlessBusy, leftSuspended, releaseInPlace, suspendedInPlace, underWayInPlace } from '../../prisma/in-place.ts';
+import { readDrainInput, readHostVms, type DrainVmState } from '../../prisma/drain-view.ts';
+import {
+  tryAcceptOperation,
+  readFailedRestores,
+  releaseInPlace,
+  readSuspendedInPlace,
+  readInPlaceOperations,
+} from '../../prisma/in-place.ts';
 import { type DrainPlan, type PlannedMode, type PlannedMove, planDrain } from '../../scheduler/drain-plan.ts';
-import type { DrainStep, Recovery, Wake } from './contract.ts';
+import type { DrainStep, Recovery, Notification } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
-import { recoveriesOf } from './measurements.ts';
+import { readRecoveries } from './measurements.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
 interface DrainRow {
@@ -46,18 +52,18 @@ interface DrainRow {
 }
 
 /** A move that failed is asked for again after this; twice as long after each further failure. */
-const backOffMs = 2_000;
+const backoffMs = 2_000;
 /** After the deadline, for how long what is about to end by itself is waited for. */
-const patienceMs = 30_000;
+const graceMs = 30_000;
 /** After the deadline, for how long it is tried to begin a move, such as to a target that can't fetch the image. */
-const vainMs = 600_000;
+const giveUpAfterMs = 600_000;
 /**
  * A drain that is ahead by this and a quarter of what is left to do waits before its next move: moves that were quicker
  * than they had to be, or a deadline that was put off, are no reason to have the host empty long before it is needed.
  */
-const aheadMs = { least: 5_000, part: 0.25 } as const;
+const slackMs = { least: 5_000, part: 0.25 } as const;
 /** Between two looks at a drain that waits for its start: a quarter of the time that is left, within these. */
-const lookMs = { least: 2_000, most: 600_000 } as const;
+const pollMs = { least: 2_000, most: 600_000 } as const;
 /** How often a VM is sent back to where it came from. */
 const maxReturns = 2;
 
@@ -68,15 +74,15 @@ async function lockDrain(tx: Transaction, id: DrainId): Promise<DrainRow> {
 }
 
 /** What one look at a drain found out, and did. */
-interface Look {
+interface DrainContext {
   deps: LedgerDeps;
   tx: Transaction;
   drain: DrainRow;
   nowMs: number;
   /** Its own migrations that are under way. */
-  moves: DrainMove[];
+  migrations: DrainMove[];
   /** VMs whose workflows are to suspend or restore them for it. */
-  tell: VmId[];
+  notify: VmId[];
   recoveries: Recovery[];
 }
 
@@ -91,12 +97,12 @@ export async function stepDrain(deps: LedgerDeps, id: DrainId): Promise<DrainSte
     await tx.$executeRaw`
       UPDATE "Drain" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
     const nowMs = deps.clock();
-    const recoveries = await recoveriesOf(tx, drain, nowMs);
-    const look: Look = { deps, tx, drain, nowMs, moves: await movesOf(tx, id), tell: [], recoveries };
-    if (isDrainOver(drain.state)) return stepOf(look, {});
-    if (drain.state === 'returning') return bringBack(look);
-    if (drain.cancelRequestedAt !== null) return callOff(look);
-    return drain.state === 'held' ? hold(look) : vacate(look);
+    const recoveries = await readRecoveries(tx, drain, nowMs);
+    const context: DrainContext = { deps, tx, drain, nowMs, migrations: await movesOf(tx, id), notify: [], recoveries };
+    if (isDrainOver(drain.state)) return stepResult(context, {});
+    if (drain.state === 'returning') return returnVms(context);
+    if (drain.cancelRequestedAt !== null) return cancel(context);
+    return drain.state === 'held' ? holdEmpty(context) : emptyHost(context);
   });
 }
 
@@ -106,16 +112,29 @@ async function movesOf(tx: Transaction, id: DrainId): Promise<DrainMove[]> {
     WHERE "requestedBy" = ${id} AND state IN ('running', 'stuck') ORDER BY "createdAt", id`;
 }
 
-function stepOf({ drain, moves, tell, recoveries }: Look, more: Partial<DrainStep>): DrainStep {
+function stepResult({ drain, migrations: moves, notify, recoveries }: DrainContext, more: Partial<DrainStep>): DrainStep {
   const { state, hostId: host } = drain;
   // Its host was closed: what was planned there goes elsewhere.
-  const wake: Wake[] = drain.workflowAt === null ? ['planner'] : [];
-  const nothing = { abort: [], endTemplates: false, images: [], prove: false, waitMs: null, says: '', watch: [] };
-  return { state, host, moves, tell: [...new Set(tell)], recoveries, wake, ...nothing, ...more };
+  const notifications: Notification[] = drain.workflowAt === null ? ['planner'] : [];
+  const nothing = {
+    abort: [],
+    cancelTemplateBuilds: false,
+    images: [],
+    verifyEmpty: false,
+    waitMs: null,
+    summary: '',
+    sampleLoads: [],
+  };
+  return { state, host, moves, vmsToNotify: [...new Set(notify)], recoveries, notifications, ...nothing, ...more };
 }
 
 /** Moves the drain on; to its own state is no move. */
-async function enter(look: Look, state: DrainState, event?: DrainEventType, remaining: Remaining[] = []): Promise<void> {
+async function enterState(
+  look: DrainContext,
+  state: DrainState,
+  event?: DrainEventType,
+  remaining: Remaining[] = [],
+): Promise<void> {
   const { tx, drain, deps } = look;
   const now = isoNow(deps);
   if (drain.state !== state) {
@@ -131,19 +150,19 @@ async function enter(look: Look, state: DrainState, event?: DrainEventType, rema
 }
 
 /** The host takes work again, as it did before. Returns the tasks that were placed by that. */
-async function reopen({ tx, drain, deps }: Look): Promise<Wake[]> {
+async function openHost({ tx, drain, deps }: DrainContext): Promise<Notification[]> {
   await tx.host.update({
     where: { id: drain.hostId },
     data: { schedulable: drain.wasSchedulable, acceptsMigrations: drain.wasAccepting },
   });
-  return (await placeWaiting(deps, tx)).wake;
+  return (await placeWaiting(deps, tx)).notify;
 }
 
 // ---- vacating ----
 
-async function vacate(look: Look): Promise<DrainStep> {
+async function emptyHost(look: DrainContext): Promise<DrainStep> {
   const { tx, drain, nowMs } = look;
-  const question = await readDrainQuestion(tx, {
+  const question = await readDrainInput(tx, {
     host: drain.hostId,
     drain: drain.id,
     deadlineMs: drain.deadline.getTime(),
@@ -155,44 +174,56 @@ async function vacate(look: Look): Promise<DrainStep> {
     nowMs,
   });
   const plan = planDrain(question);
-  await tx.$executeRaw`UPDATE "Drain" SET plan = ${JSON.stringify(outlineOf(plan))}::jsonb WHERE id = ${drain.id}`;
+  await tx.$executeRaw`UPDATE "Drain" SET plan = ${JSON.stringify(drainOutline(plan))}::jsonb WHERE id = ${drain.id}`;
   const endTemplates = question.vms.some(({ template }) => template);
   const watch = question.vms.filter(({ phase }) => phase.kind === 'movable').map(({ id }) => id as VmId);
-  if (question.vms.length === 0) return stepOf(look, { prove: true, says: sayRemaining(drain) });
+  if (question.vms.length === 0) return stepResult(look, { verifyEmpty: true, summary: describeRemaining(drain) });
   const suspending = question.vms.filter(({ phase }) => phase.kind === 'suspending');
-  look.tell.push(...suspending.map(({ id }) => id as VmId));
+  look.notify.push(...suspending.map(({ id }) => id as VmId));
   const underWay = question.vms.filter(({ phase }) => phase.kind === 'moving').length + suspending.length;
-  if (drain.state === 'paused') return stepOf(look, { watch, says: `**paused** with ${question.vms.length} VMs on the host` });
-  if (underWay === 0 && isLate(drain, plan, nowMs)) {
-    const remaining = question.vms.map((vm) => ({ what: vm.id, why: whyThere(vm, plan) }));
-    await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
-    return stepOf(look, {});
+  if (drain.state === 'paused')
+    return stepResult(look, { sampleLoads: watch, summary: `**paused** with ${question.vms.length} VMs on the host` });
+  if (underWay === 0 && isOverdue(drain, plan, nowMs)) {
+    const remaining = question.vms.map((vm) => ({ what: vm.id, why: reasonRemaining(vm, plan) }));
+    await enterState(look, 'incomplete', drainEventTypes.incomplete, remaining);
+    return stepResult(look, {});
   }
-  if (!isTime(drain, plan, nowMs, underWay)) {
-    await enter(look, 'waiting');
+  if (!isStartDue(drain, plan, nowMs, underWay)) {
+    await enterState(look, 'waiting');
     const leftMs = plan.startMs - nowMs;
-    const waitMs = Math.min(leftMs, Math.max(lookMs.least, Math.min(lookMs.most, leftMs / 4)));
-    return stepOf(look, { watch, endTemplates, waitMs, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+    const waitMs = Math.min(leftMs, Math.max(pollMs.least, Math.min(pollMs.most, leftMs / 4)));
+    return stepResult(look, {
+      sampleLoads: watch,
+      cancelTemplateBuilds: endTemplates,
+      waitMs,
+      images: await imagesFor(look, plan.moves),
+      summary: describePlan(drain, plan),
+    });
   }
-  if (plan.moves.length + plan.suspensions.length + underWay > 0) await start(look, plan);
+  if (plan.moves.length + plan.suspensions.length + underWay > 0) await markStarted(look, plan);
   // Who sleeps already lies there from now on: the rest of the plan is without him.
-  if (await begin(look, plan, question.vms, plan.width - underWay)) return vacate(look);
-  return stepOf(look, { watch, endTemplates, images: await imagesFor(look, plan.moves), says: sayPlan(drain, plan) });
+  if (await beginMoves(look, plan, question.vms, plan.concurrency - underWay)) return emptyHost(look);
+  return stepResult(look, {
+    sampleLoads: watch,
+    cancelTemplateBuilds: endTemplates,
+    images: await imagesFor(look, plan.moves),
+    summary: describePlan(drain, plan),
+  });
 }
 
 /** The deadline has passed, and nothing more can be done about what is still there; or nothing that was done has helped. */
-function isLate(drain: DrainRow, plan: DrainPlan, nowMs: number): boolean {
+function isOverdue(drain: DrainRow, plan: DrainPlan, nowMs: number): boolean {
   const late = nowMs - drain.deadline.getTime();
-  if (plan.moves.length + plan.suspensions.length > 0) return late >= Math.max(vainMs, 10 * plan.boundS * 1000);
-  return late >= (plan.leaving.length > 0 ? patienceMs : 0);
+  if (plan.moves.length + plan.suspensions.length > 0) return late >= Math.max(giveUpAfterMs, 10 * plan.boundS * 1000);
+  return late >= (plan.leaving.length > 0 ? graceMs : 0);
 }
 
-function isTime(drain: DrainRow, plan: DrainPlan, nowMs: number, underWay: number): boolean {
+function isStartDue(drain: DrainRow, plan: DrainPlan, nowMs: number, underWay: number): boolean {
   if (underWay > 0 || nowMs >= plan.startMs) return true;
-  return drain.state === 'moving' && plan.startMs - nowMs < aheadMs.least + aheadMs.part * plan.meanS * 1000;
+  return drain.state === 'moving' && plan.startMs - nowMs < slackMs.least + slackMs.part * plan.meanS * 1000;
 }
 
-function whyThere(vm: SeenVm, plan: DrainPlan): string {
+function reasonRemaining(vm: DrainVmState, plan: DrainPlan): string {
   const blocker = plan.blockers.find((one) => one.vm === vm.id);
   if (blocker !== undefined) return blocker.why;
   if (plan.moves.some((one) => one.vm === vm.id)) return 'its move could not be begun: see the details of the drain';
@@ -201,9 +232,9 @@ function whyThere(vm: SeenVm, plan: DrainPlan): string {
 }
 
 /** The first move: what was predicted then is what the drain is measured against. */
-async function start(look: Look, plan: DrainPlan): Promise<void> {
+async function markStarted(look: DrainContext, plan: DrainPlan): Promise<void> {
   const { tx, drain, deps } = look;
-  await enter(look, 'moving', drainEventTypes.started);
+  await enterState(look, 'moving', drainEventTypes.started);
   await tx.$executeRaw`
     UPDATE "Drain" SET "startedAt" = ${isoNow(deps)}::timestamptz, "predictedS" = ${plan.meanS}, "boundS" = ${plan.boundS}
     WHERE id = ${drain.id} AND "startedAt" IS NULL`;
@@ -213,49 +244,54 @@ async function start(look: Look, plan: DrainPlan): Promise<void> {
  * Asks for as many of the planned moves as there is room for side by side; behind them, or when it is time, for those that
  * are suspended where they are. @returns whether one was found that lay suspended already, and needs nothing more
  */
-async function begin(look: Look, plan: DrainPlan, vms: readonly SeenVm[], room: number): Promise<boolean> {
+async function beginMoves(
+  look: DrainContext,
+  plan: DrainPlan,
+  vms: readonly DrainVmState[],
+  freeSlots: number,
+): Promise<boolean> {
   const { drain, nowMs } = look;
   const reason = drain.reason ?? `${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`;
-  const seen = (id: string): SeenVm => {
+  const seen = (id: string): DrainVmState => {
     const vm = vms.find((one) => one.id === id);
     if (vm === undefined) throw new Error(`BUG: ${id} is planned, and not on the host`);
     return vm;
   };
-  let left = room;
+  let slotsLeft = freeSlots;
   let toMove = plan.moves.length;
   for (const move of plan.moves) {
-    if (left <= 0) return false;
+    if (slotsLeft <= 0) return false;
     if (isBackingOff(seen(move.vm), nowMs) || (await imagesFor(look, [move])).length > 0) continue;
-    if (!(await ask(look, { vm: move.vm, to: move.to, mode: move.mode, moveDisk: move.withDisks, reason }))) continue;
-    left -= 1;
+    if (!(await requestMove(look, { vm: move.vm, to: move.to, mode: move.mode, moveDisk: move.withDisks, reason }))) continue;
+    slotsLeft -= 1;
     toMove -= 1;
   }
   if (toMove > 0 && nowMs < plan.suspendByMs) return false;
   let found = false;
   for (const vm of plan.suspensions.map((one) => seen(one.vm))) {
-    if (vm.asleep === true) found = (await lies(look, vm)) || found;
-    else if (left > 0 && isDue(vm, nowMs) && (await suspend(look, vm))) left -= 1;
+    if (vm.suspended === true) found = (await claimIfSuspended(look, vm)) || found;
+    else if (slotsLeft > 0 && isSuspensionDue(vm, nowMs) && (await requestSuspension(look, vm))) slotsLeft -= 1;
   }
   return found;
 }
 
 /** Its own workflow suspends it, as if its owner had asked. false: not at this moment. */
-async function suspend(look: Look, vm: SeenVm): Promise<boolean> {
-  if (!(await acceptUnlessBusy(look.tx, vm.id, 'suspend', look.nowMs))) return false;
-  await note(look, vm);
-  look.tell.push(vm.id as VmId);
+async function requestSuspension(look: DrainContext, vm: DrainVmState): Promise<boolean> {
+  if (!(await tryAcceptOperation(look.tx, vm.id, 'suspend', look.nowMs))) return false;
+  await recordSuspension(look, vm);
+  look.notify.push(vm.id as VmId);
   return true;
 }
 
 /** It was suspended by its owner: unless he has just asked for it again, it stays so. */
-async function lies(look: Look, vm: SeenVm): Promise<boolean> {
+async function claimIfSuspended(look: DrainContext, vm: DrainVmState): Promise<boolean> {
   const { operation } = await look.tx.vm.findUniqueOrThrow({ where: { id: vm.id }, select: { operation: true } });
-  if (operation === null) await note(look, vm);
+  if (operation === null) await recordSuspension(look, vm);
   return operation === null;
 }
 
 /** From here on it is known whose suspension it is: a saga that is killed now finds it, and the opening of the host ends it. */
-async function note({ tx, drain, deps }: Look, { id, asleep }: SeenVm): Promise<void> {
+async function recordSuspension({ tx, drain, deps }: DrainContext, { id, suspended: asleep }: DrainVmState): Promise<void> {
   const now = isoNow(deps);
   // Of a drain of another time or host: it has nothing to do with where the VM is now.
   await tx.$executeRaw`
@@ -267,14 +303,14 @@ async function note({ tx, drain, deps }: Look, { id, asleep }: SeenVm): Promise<
       "wasSuspended" = EXCLUDED."wasSuspended"`;
 }
 
-const isDue = ({ suspensions }: SeenVm, nowMs: number): boolean =>
-  suspensions === null || nowMs >= suspensions.askedMs + backOffMs * suspensions.tries;
+const isSuspensionDue = ({ suspensions }: DrainVmState, nowMs: number): boolean =>
+  suspensions === null || nowMs >= suspensions.askedMs + backoffMs * suspensions.tries;
 
-function isBackingOff({ failed, failedMs }: SeenVm, nowMs: number): boolean {
-  return failedMs !== null && nowMs < failedMs + backOffMs * 2 ** Math.min(failed.length - 1, 6);
+function isBackingOff({ failed, lastFailedMs: failedMs }: DrainVmState, nowMs: number): boolean {
+  return failedMs !== null && nowMs < failedMs + backoffMs * 2 ** Math.min(failed.length - 1, 6);
 }
 
-interface Move {
+interface MoveRequest {
   vm: string;
   to: string;
   mode: PlannedMode;
@@ -283,12 +319,12 @@ interface Move {
 }
 
 /** false: the VM can't move at this moment, which the next look sees for itself. */
-async function ask(look: Look, move: Move): Promise<boolean> {
-  const { tx, drain, nowMs, moves } = look;
+async function requestMove(look: DrainContext, move: MoveRequest): Promise<boolean> {
+  const { tx, drain, nowMs, migrations: moves } = look;
   try {
     // A guest that begins to write faster than it can be carried goes on as files.
     const orCold = move.mode === 'live' && drain.mode === 'auto';
-    const migration = await acceptMigration(tx, { ...move, orCold, requestedBy: drain.id, nowMs });
+    const migration = await acceptMigration(tx, { ...move, coldFallback: orCold, requestedBy: drain.id, nowMs });
     const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
     moves.push({ migration, vm: move.vm as VmId, generation });
     return true;
@@ -299,7 +335,7 @@ async function ask(look: Look, move: Move): Promise<boolean> {
 }
 
 /** What the targets have to fetch before their VMs come; each image of each host once. */
-async function imagesFor({ tx }: Look, moves: readonly PlannedMove[]): Promise<{ host: HostId; image: ImageId }[]> {
+async function imagesFor({ tx }: DrainContext, moves: readonly PlannedMove[]): Promise<{ host: HostId; image: ImageId }[]> {
   const wanted = JSON.stringify(moves.map(({ vm, to }) => ({ vm, host: to })));
   return tx.$queryRaw<{ host: HostId; image: ImageId }[]>`
     SELECT DISTINCT w.host, v."imageId" AS image
@@ -312,21 +348,21 @@ async function imagesFor({ tx }: Look, moves: readonly PlannedMove[]): Promise<{
 // ---- the proof ----
 
 /** What a host has, when the ledger says that it has nothing: the drain's end, or what is still there. */
-export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInventory): Promise<boolean> {
+export async function verifyHostEmpty(deps: LedgerDeps, id: DrainId, found: HostInventory): Promise<boolean> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const drain = await lockDrain(tx, id);
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [], recoveries: [] };
+    const look: DrainContext = { deps, tx, drain, nowMs: deps.clock(), migrations: [], notify: [], recoveries: [] };
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return true;
     const { hostId: host, moveDisks, suspendInPlace } = drain;
-    if ((await readVmsOf(tx, { host, drain: id, moveDisks, suspendInPlace })).length > 0) return false;
-    const remaining = remainsOf(found, drain, await suspendedInPlace(tx, [id]));
+    if ((await readHostVms(tx, { host, drain: id, moveDisks, suspendInPlace })).length > 0) return false;
+    const remaining = findRemaining(found, drain, await readSuspendedInPlace(tx, [id]));
     if (remaining.length === 0) {
-      await enter(look, drain.returnAfter === null ? 'empty' : 'held', drainEventTypes.emptied);
+      await enterState(look, drain.returnAfter === null ? 'empty' : 'held', drainEventTypes.emptied);
       return true;
     }
-    if (look.nowMs > drain.deadline.getTime() + patienceMs) {
-      await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
+    if (look.nowMs > drain.deadline.getTime() + graceMs) {
+      await enterState(look, 'incomplete', drainEventTypes.incomplete, remaining);
       return true;
     }
     await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
@@ -334,7 +370,7 @@ export async function proveEmpty(deps: LedgerDeps, id: DrainId, found: HostInven
   });
 }
 
-function remainsOf(
+function findRemaining(
   { domains, disks }: HostInventory,
   { hostId, moveDisks }: DrainRow,
   inPlace: readonly { vm: VmId }[],
@@ -350,14 +386,14 @@ function remainsOf(
 }
 
 /** The host doesn't answer, so nobody can say that it is empty. After the deadline that is the end. */
-export async function missProof(deps: LedgerDeps, id: DrainId, why: string): Promise<void> {
+export async function recordHostNotVerified(deps: LedgerDeps, id: DrainId, why: string): Promise<void> {
   await inTransaction(deps.ledger, async (tx) => {
     const drain = await lockDrain(tx, id);
     if (isDrainOver(drain.state) || drain.state === 'held' || drain.state === 'returning') return;
     const remaining = [{ what: drain.hostId, why: `it could not be asked what it has: ${why}` }];
-    const look: Look = { deps, tx, drain, nowMs: deps.clock(), moves: [], tell: [], recoveries: [] };
-    if (look.nowMs > drain.deadline.getTime() + patienceMs)
-      await enter(look, 'incomplete', drainEventTypes.incomplete, remaining);
+    const look: DrainContext = { deps, tx, drain, nowMs: deps.clock(), migrations: [], notify: [], recoveries: [] };
+    if (look.nowMs > drain.deadline.getTime() + graceMs)
+      await enterState(look, 'incomplete', drainEventTypes.incomplete, remaining);
     else await tx.$executeRaw`UPDATE "Drain" SET remaining = ${JSON.stringify(remaining)}::jsonb WHERE id = ${id}`;
   });
 }
@@ -365,55 +401,58 @@ export async function missProof(deps: LedgerDeps, id: DrainId, why: string): Pro
 // ---- the ways back ----
 
 /** The host is empty until its VMs are to come back. */
-async function hold(look: Look): Promise<DrainStep> {
+async function holdEmpty(look: DrainContext): Promise<DrainStep> {
   const { drain, nowMs } = look;
   const untilMs = drain.returnAfter?.getTime() ?? nowMs;
   if (nowMs < untilMs)
-    return stepOf(look, { waitMs: untilMs - nowMs, says: `**empty** until ${new Date(untilMs).toISOString()}` });
-  return giveBack(look, 'returned');
+    return stepResult(look, { waitMs: untilMs - nowMs, summary: `**empty** until ${new Date(untilMs).toISOString()}` });
+  return reopen(look, 'returned');
 }
 
 /** What lies suspended there runs again first, in the room that it left; then the host is opened, and who has left comes back. */
-async function giveBack(look: Look, end: 'returned' | 'cancelled'): Promise<DrainStep> {
+async function reopen(look: DrainContext, end: 'returned' | 'cancelled'): Promise<DrainStep> {
   const { tx, drain, nowMs } = look;
-  const ending = await underWayInPlace(tx, [drain.id], 'suspend');
-  if (ending.length > 0)
-    return stepOf(look, { tell: ending, says: `**opened again** once ${ending.join(', ')} are suspended, and restored` });
+  const suspending = await readInPlaceOperations(tx, [drain.id], 'suspend');
+  if (suspending.length > 0)
+    return stepResult(look, {
+      vmsToNotify: suspending,
+      summary: `**opened again** once ${suspending.join(', ')} are suspended, and restored`,
+    });
   await releaseInPlace(tx, [drain.id], nowMs);
-  const restoring = await underWayInPlace(tx, [drain.id], 'restore');
+  const restoring = await readInPlaceOperations(tx, [drain.id], 'restore');
   if (restoring.length > 0)
-    return stepOf(look, { tell: restoring, says: `**opened again** once ${restoring.join(', ')} are restored` });
+    return stepResult(look, { vmsToNotify: restoring, summary: `**opened again** once ${restoring.join(', ')} are restored` });
   if (drain.goBack) {
-    await enter(look, 'returning');
-    const wake = await reopen(look);
-    return { ...(await bringBack(look)), wake };
+    await enterState(look, 'returning');
+    const wake = await openHost(look);
+    return { ...(await returnVms(look)), notifications: wake };
   }
-  await enter(look, end, drainEventTypes[end], await leftSuspended(tx, drain.id));
-  return stepOf(look, { wake: await reopen(look) });
+  await enterState(look, end, drainEventTypes[end], await readFailedRestores(tx, drain.id));
+  return stepResult(look, { notifications: await openHost(look) });
 }
 
 /** Ends what is under way; then the host is opened, and who has left comes back, if that was asked for. */
-async function callOff(look: Look): Promise<DrainStep> {
-  const { tx, drain, moves, deps } = look;
+async function cancel(look: DrainContext): Promise<DrainStep> {
+  const { tx, drain, migrations: moves, deps } = look;
   if (moves.length > 0) {
     await tx.$executeRaw`
       UPDATE "Migration" SET "abortRequestedAt" = ${isoNow(deps)}::timestamptz
       WHERE "requestedBy" = ${drain.id} AND state IN ('running', 'stuck') AND "abortRequestedAt" IS NULL`;
-    return stepOf(look, { abort: moves, says: `**cancelled**; ${moves.length} migrations are being ended` });
+    return stepResult(look, { abort: moves, summary: `**cancelled**; ${moves.length} migrations are being ended` });
   }
-  return giveBack(look, 'cancelled');
+  return reopen(look, 'cancelled');
 }
 
 /** Those that this drain has moved away and that are still where it left them come back, one at a time. */
-async function bringBack(look: Look): Promise<DrainStep> {
-  const { tx, drain, moves } = look;
-  const end = async (): Promise<DrainStep> => {
+async function returnVms(look: DrainContext): Promise<DrainStep> {
+  const { tx, drain, migrations: moves } = look;
+  const finish = async (): Promise<DrainStep> => {
     const how = drain.cancelRequestedAt === null ? 'returned' : 'cancelled';
-    await enter(look, how, drainEventTypes[how], await leftSuspended(tx, drain.id));
-    return stepOf(look, {});
+    await enterState(look, how, drainEventTypes[how], await readFailedRestores(tx, drain.id));
+    return stepResult(look, {});
   };
-  if (moves.length > 0) return stepOf(look, { says: `**returning** ${moves.map(({ vm }) => vm).join(', ')}` });
-  if (drain.cancelRequestedAt !== null && !drain.goBack) return end();
+  if (moves.length > 0) return stepResult(look, { summary: `**returning** ${moves.map(({ vm }) => vm).join(', ')}` });
+  if (drain.cancelRequestedAt !== null && !drain.goBack) return finish();
   const away = await tx.$queryRaw<{ vm: VmId; asleep: boolean; tries: number }[]>`
     SELECT v.id AS vm, v.asleep, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
       AND b."toId" = ${drain.hostId}) AS tries
@@ -424,16 +463,18 @@ async function bringBack(look: Look): Promise<DrainStep> {
   const back = { to: drain.hostId, moveDisk: drain.moveDisks, reason: `${drain.hostId} is open again` };
   for (const { vm, asleep, tries } of away) {
     const mode = asleep || drain.mode === 'cold' ? 'cold' : 'live';
-    if (tries < maxReturns && (await ask(look, { ...back, vm, mode }))) break;
+    if (tries < maxReturns && (await requestMove(look, { ...back, vm, mode }))) break;
   }
-  if (look.moves.length === 0) return end();
-  return stepOf(look, { says: `**returning** ${look.moves.map(({ vm }) => vm).join(', ')}; ${away.length} are away` });
+  if (look.migrations.length === 0) return finish();
+  return stepResult(look, {
+    summary: `**returning** ${look.migrations.map(({ vm }) => vm).join(', ')}; ${away.length} are away`,
+  });
 }
 
 // ---- what is said of it ----
 
-function sayPlan(drain: DrainRow, plan: DrainPlan): string {
-  const { expectedAt, emptyBy, startAt } = outlineOf(plan);
+function describePlan(drain: DrainRow, plan: DrainPlan): string {
+  const { expectedAt, emptyBy, startAt } = drainOutline(plan);
   const lines = [
     `**${drain.state}**: ${drain.hostId} is to be empty by ${drain.deadline.toISOString()}`,
     `${plan.moves.length} to move, ${plan.strategy}, in about ${Math.ceil(plan.meanS)} s, at most ${Math.ceil(plan.boundS)} s; from ${startAt} on`,
@@ -445,20 +486,20 @@ function sayPlan(drain: DrainRow, plan: DrainPlan): string {
   return lines.filter((line) => line !== null).join('\n\n');
 }
 
-function sayRemaining({ remaining, hostId }: DrainRow): string {
+function describeRemaining({ remaining, hostId }: DrainRow): string {
   if (remaining === null) return `**empty by the ledger**: ${hostId} is asked what it has`;
   return `**not empty yet**: ${remaining.map(({ what, why }) => `${what}: ${why}`).join('; ')}`;
 }
 
 /** Its workflow was cancelled by an operator: the same as if the API had been asked. */
-export async function requestDrainEnd(deps: LedgerDeps, id: DrainId): Promise<void> {
+export async function requestDrainCancel(deps: LedgerDeps, id: DrainId): Promise<void> {
   await deps.ledger.$executeRaw`
     UPDATE "Drain" SET "cancelRequestedAt" = COALESCE("cancelRequestedAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id} AND "finishedAt" IS NULL`;
 }
 
 /** Drains under way that no workflow has asked for: the API died before it could start one. */
-export async function drainsWithoutWorkflow(
+export async function listDrainsWithoutWorkflow(
   deps: LedgerDeps,
   olderThanS: number,
 ): Promise<{ id: DrainId; host: HostId; number: number }[]> {

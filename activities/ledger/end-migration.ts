@@ -1,18 +1,18 @@
 import { BerthError } from '../../model/errors.ts';
 import { eventId, VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
 import type { MigrationId } from '../../model/migration.ts';
-import type { DiskMoveEnd, MigrationFailure, MigrationResult, Wake } from './contract.ts';
+import type { DiskMoveResult, MigrationFailure, MigrationResult, Notification } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
-import { measureDisks, measureMigration } from './measurements.ts';
+import { recordDiskMoveTiming, recordMigrationTiming } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migrations.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 import { writeEvent } from './write-event.ts';
 
 /** The fact for outsiders, in the transaction that makes it true. */
-async function writeMigrated(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
+async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
   const hosts = await tx.host.findMany({ where: { id: { in: [row.fromId, row.toId!] } }, select: { id: true, provider: true } });
-  const place = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const hostFields = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
   const startedAt = (row.startedAt ?? row.createdAt).toISOString();
   const data = VmMigratedData.parse({
     vm: row.vmId,
@@ -20,8 +20,8 @@ async function writeMigrated(tx: Transaction, row: MigrationRow, result: Migrati
     task: row.taskId,
     migration: row.id,
     mode: row.mode,
-    from: place(row.fromId),
-    to: place(row.toId!),
+    from: hostFields(row.fromId),
+    to: hostFields(row.toId!),
     // The disks of a cold one came along, where they were to.
     home: row.mode === 'cold' && row.moveDisk ? row.toId : row.homeId,
     generation: row.generation,
@@ -40,9 +40,9 @@ async function writeMigrated(tx: Transaction, row: MigrationRow, result: Migrati
 }
 
 /** Billing follows where a VM runs, and that was told; this says whose disk it takes from now on. */
-async function writeRehomed(tx: Transaction, row: MigrationRow, end: DiskMoveEnd, now: string): Promise<void> {
+async function writeRehomedEvent(tx: Transaction, row: MigrationRow, end: DiskMoveResult, now: string): Promise<void> {
   const hosts = await tx.host.findMany({ where: { id: { in: [row.homeId!, row.toId!] } }, select: { id: true, provider: true } });
-  const place = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const hostFields = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
   const { name } = await tx.vm.findUniqueOrThrow({ where: { id: row.vmId }, select: { name: true } });
   const phase = end.phases.find((one) => one.name === 'moveDisk');
   const data: VmRehomedData = {
@@ -50,10 +50,10 @@ async function writeRehomed(tx: Transaction, row: MigrationRow, end: DiskMoveEnd
     name,
     owner: row.ownerId,
     task: row.taskId,
-    ...place(row.toId!),
+    ...hostFields(row.toId!),
     generation: row.generation,
     migration: row.id,
-    from: place(row.homeId!),
+    from: hostFields(row.homeId!),
     home: row.toId!,
     seconds: phase?.seconds ?? 0,
     bytes: end.bytes,
@@ -63,7 +63,7 @@ async function writeRehomed(tx: Transaction, row: MigrationRow, end: DiskMoveEnd
   await writeEvent(tx, fact, row.generation);
 }
 
-async function writeEnd(
+async function writeMigrationEnd(
   tx: Transaction,
   row: MigrationRow,
   state: 'running' | 'succeeded' | 'rolledBack',
@@ -86,7 +86,7 @@ async function writeEnd(
  * removed, from there. Where its disks are to follow, the migration stays under way until they have. Throws conflict when
  * it ended otherwise.
  */
-export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<Wake[]> {
+export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
@@ -94,9 +94,9 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
     const isNew = row.committedAt === null;
     if (isNew && !row.reserved) throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
     if (isNew) {
-      const follows = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
-      await writeEnd(tx, row, follows ? 'running' : 'succeeded', { ...result, error: null }, now);
-      await measureMigration(tx, row, result, now);
+      const disksFollow = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
+      await writeMigrationEnd(tx, row, disksFollow ? 'running' : 'succeeded', { ...result, error: null }, now);
+      await recordMigrationTiming(tx, row, result, now);
       // The disks of a cold one came along.
       if (row.mode === 'cold' && row.moveDisk)
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
@@ -108,8 +108,8 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
           state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
         WHERE id = ${row.vmId}`;
     }
-    const { wake } = await placeWaiting(deps, tx);
-    if (isNew) await writeMigrated(tx, row, result, now);
+    const { notify: wake } = await placeWaiting(deps, tx);
+    if (isNew) await writeMigratedEvent(tx, row, result, now);
     return wake;
   });
 }
@@ -118,14 +118,14 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
  * The VM is where it was. Its generation is the attempt's all the same, where one had begun: what that attempt has left
  * under way anywhere is of the past. Throws conflict when the migration was committed.
  */
-export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<Wake[]> {
+export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
     if (row.committedAt !== null) throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
     if (row.state !== 'rolledBack') {
-      await writeEnd(tx, row, 'rolledBack', failure, now);
+      await writeMigrationEnd(tx, row, 'rolledBack', failure, now);
       if (row.reserved)
         await tx.$executeRaw`
           UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
@@ -133,7 +133,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
               WHEN asleep THEN 'suspended' ELSE 'running' END
           WHERE id = ${row.vmId}`;
     }
-    return (await placeWaiting(deps, tx)).wake;
+    return (await placeWaiting(deps, tx)).notify;
   });
 }
 
@@ -141,7 +141,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
  * The disks of a VM that moved have followed it, and its home is the target; or they stay where they were, and the error
  * says why. Either way the migration is over. Throws conflict when it was not committed.
  */
-export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveEnd): Promise<Wake[]> {
+export async function finishDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveResult): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
@@ -159,14 +159,14 @@ export async function endDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMo
           "committedAt" = CASE WHEN ${isUndone} THEN NULL ELSE "committedAt" END
         WHERE id = ${row.id}`;
       if (end.error === null) {
-        await measureDisks(tx, row, end.phases, now);
-        await writeRehomed(tx, row, end, now);
+        await recordDiskMoveTiming(tx, row, end.phases, now);
+        await writeRehomedEvent(tx, row, end, now);
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
       }
       // The placement has changed, or was to: what this attempt has left under way anywhere is of the past.
       if (row.mode === 'disks')
         await tx.$executeRaw`UPDATE "Vm" SET generation = GREATEST(generation, ${row.generation}) WHERE id = ${row.vmId}`;
     }
-    return (await placeWaiting(deps, tx)).wake;
+    return (await placeWaiting(deps, tx)).notify;
   });
 }

@@ -3,13 +3,13 @@ import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import { writeLeaseEvent } from '../../prisma/lease-event.ts';
-import type { TaskOutcome, Wake } from './contract.ts';
+import type { TaskOutcome, Notification } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { releaseVms } from './release.ts';
-import { type Stay, totals, usageByHost } from './usage.ts';
+import { type Residency, usageTotals, usageByHost } from './usage.ts';
 import { writeEvent } from './write-event.ts';
 
-interface Row {
+interface TaskRow {
   name: string;
   ownerId: string;
   state: TaskState;
@@ -26,12 +26,12 @@ interface Row {
     memoryMiB: number;
     resumedAt: string | null;
     asleep: boolean;
-    stays: Stay[];
+    stays: Residency[];
   }[];
 }
 
-async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
-  const rows = await tx.$queryRaw<Row[]>`
+async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
+  const rows = await tx.$queryRaw<TaskRow[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
       (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS promised,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
@@ -46,7 +46,7 @@ async function lockTask(tx: Transaction, id: TaskId): Promise<Row> {
 }
 
 /** The end of all its rows in one statement. Outputs that it doesn't name are nobody's: their rows go, the bytes after. */
-async function writeEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
+async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
   const times = JSON.stringify(outcome.vms);
   const ranUntil = outcome.timeline.findLast(({ step }) => step === 'run')?.endedAt ?? null;
   const kept = outcome.outputs.map((output) => output.file);
@@ -71,11 +71,11 @@ async function writeEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: 
     WHERE v.id = one.id AND one."taskId" = ${id}`;
 }
 
-function endedData(id: TaskId, row: Row, outcome: TaskOutcome, now: string): TaskEndedData {
+function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): TaskEndedData {
   const times = new Map(outcome.vms.map((vm) => [vm.id, vm]));
   const usage = row.vms.flatMap((vm) => {
     const { startedAt = null, endedAt = null } = times.get(vm.id) ?? {};
-    return usageByHost({ ...vm, startedAt, endedAt }, vm.stays, now);
+    return usageByHost({ ...vm, suspended: vm.asleep, startedAt, endedAt }, vm.stays, now);
   });
   return {
     task: id,
@@ -88,7 +88,7 @@ function endedData(id: TaskId, row: Row, outcome: TaskOutcome, now: string): Tas
     startedAt: row.startedAt?.toISOString() ?? null,
     finishedAt: now,
     usage,
-    ...totals(usage),
+    ...usageTotals(usage),
     bytesIn: outcome.bytesIn,
     bytesOut: outcome.bytesOut,
     outputs: outcome.outputs.length,
@@ -96,11 +96,11 @@ function endedData(id: TaskId, row: Row, outcome: TaskOutcome, now: string): Tas
 }
 
 /** VMs that a pass placed after the workflow stopped waiting; no host has heard of them while the task is queued. */
-function unseen(row: Row): VmId[] {
+function neverCreated(row: TaskRow): VmId[] {
   return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
 }
 
-async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
+async function finishOnce(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     const row = await lockTask(tx, id);
@@ -108,9 +108,9 @@ async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promi
       if (row.state === outcome.state) return [];
       throw new BerthError('conflict', `Task ${id} is ${row.state} already; it cannot end as ${outcome.state}`);
     }
-    const reserved = unseen(row);
+    const reserved = neverCreated(row);
     if (reserved.length > 0) return reserved;
-    await writeEnd(tx, id, outcome, now);
+    await writeTaskEnd(tx, id, outcome, now);
     const data = endedData(id, row, outcome, now);
     await writeEvent(tx, { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data });
     if (row.promised !== null) await writeLeaseEvent(tx, row.promised, leaseEventTypes.ended, now);
@@ -124,11 +124,11 @@ async function finish(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promi
  * be told that they were placed. Throws not-found, and conflict when the task ended otherwise or cannot end so from
  * where it is.
  */
-export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Wake[]> {
+export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Notification[]> {
   // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own, and the first. Once
   // its VMs are removed, nothing can place the task again.
   let placed = free.length === 0 ? [] : await releaseVms(deps, free);
-  for (let reserved = await finish(deps, id, outcome); reserved.length > 0; reserved = await finish(deps, id, outcome))
+  for (let reserved = await finishOnce(deps, id, outcome); reserved.length > 0; reserved = await finishOnce(deps, id, outcome))
     placed = await releaseVms(deps, reserved);
   return placed;
 }

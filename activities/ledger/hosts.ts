@@ -1,7 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import type { Wake } from './contract.ts';
+import type { Notification } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
@@ -10,7 +10,7 @@ import { lockPlacement, placeWaiting } from './place-queue.ts';
  * hold is written as it is: they keep what they have, and nothing is added until it fits (see the first migration).
  */
 async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
-  const left = (of: 'vcpus' | 'memoryMiB' | 'diskMiB') => Math.max(0, Math.floor(facts.capacity[of] - facts.reserve[of]));
+  const allocatable = (of: 'vcpus' | 'memoryMiB' | 'diskMiB') => Math.max(0, Math.floor(facts.capacity[of] - facts.reserve[of]));
   const clash = await tx.$queryRaw<{ id: string }[]>`
     SELECT id FROM "Host" WHERE address = ${facts.address} AND id <> ${facts.hostId}`;
   if (clash[0] !== undefined)
@@ -22,9 +22,9 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
     address: facts.address,
     provider: facts.provider,
     state: 'up' as const,
-    vcpus: left('vcpus'),
-    memoryMiB: left('memoryMiB'),
-    diskMiB: left('diskMiB'),
+    vcpus: allocatable('vcpus'),
+    memoryMiB: allocatable('memoryMiB'),
+    diskMiB: allocatable('diskMiB'),
     cpuModel: facts.cpuModel,
     accelerator: facts.accelerator,
     hypervisor: facts.hypervisor,
@@ -49,24 +49,24 @@ async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Pr
 }
 
 /** A host's worker has started: its row, its images, and what waits is placed. Returns the tasks to be told. */
-export async function hostArrived(deps: LedgerDeps, facts: HostFacts): Promise<Wake[]> {
+export async function registerHost(deps: LedgerDeps, facts: HostFacts): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     await upsertHost(tx, facts, now);
     await replaceImages(tx, facts, now);
-    return (await placeWaiting(deps, tx)).wake;
+    return (await placeWaiting(deps, tx)).notify;
   });
 }
 
 /** Its worker is gone: no new work for it. Its VMs may run on and keep what they have. Throws not-found. */
-export async function hostSilent(deps: LedgerDeps, id: HostId): Promise<void> {
+export async function markHostUnreachable(deps: LedgerDeps, id: HostId): Promise<void> {
   const { count } = await deps.ledger.host.updateMany({ where: { id }, data: { state: 'unknown' } });
   if (count === 0) throw new BerthError('not-found', `There is no host ${id} in the ledger`);
 }
 
 /** The image is in the host's cache, and was just used. Throws not-found when there is no such host or image. */
-export async function imageCached(deps: LedgerDeps, host: HostId, imageId: string): Promise<void> {
+export async function recordImageCached(deps: LedgerDeps, host: HostId, imageId: string): Promise<void> {
   const written = await deps.ledger.$executeRaw`
     INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
     SELECT h.id, i.id, ${isoNow(deps)}::timestamptz FROM "Host" h, "Image" i WHERE h.id = ${host} AND i.id = ${imageId}

@@ -11,7 +11,7 @@ const uploadMs = 48 * hourMs;
 const batch = 100;
 
 /** Accepted tasks that no workflow has asked for yet, oldest first: the API died before it could start one. */
-export async function tasksWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<TaskId[]> {
+export async function listTasksWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<TaskId[]> {
   const tasks = await deps.ledger.task.findMany({
     where: { state: 'queued', workflowAt: null, createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) } },
     orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
@@ -25,7 +25,7 @@ export async function tasksWithoutWorkflow(deps: LedgerDeps, olderThanS: number)
 const underWayPage = 20;
 
 /** Tasks that a workflow has asked for and that have not ended, a page at a time, in the order of their ids. */
-export async function tasksUnderWay(deps: LedgerDeps, after: TaskId | null): Promise<TaskId[]> {
+export async function listActiveTasks(deps: LedgerDeps, after: TaskId | null): Promise<TaskId[]> {
   const tasks = await deps.ledger.task.findMany({
     where: {
       state: { notIn: [...terminalTaskStates] },
@@ -40,7 +40,7 @@ export async function tasksUnderWay(deps: LedgerDeps, after: TaskId | null): Pro
 }
 
 /** Tasks with a workflow whose end was asked for that long ago and that still have none: the request was lost on its way. */
-export async function tasksToCancel(deps: LedgerDeps, olderThanS: number): Promise<TaskId[]> {
+export async function listTasksToCancel(deps: LedgerDeps, olderThanS: number): Promise<TaskId[]> {
   const tasks = await deps.ledger.task.findMany({
     where: {
       state: { notIn: [...terminalTaskStates] },
@@ -55,7 +55,7 @@ export async function tasksToCancel(deps: LedgerDeps, olderThanS: number): Promi
 }
 
 /** Removes expired idempotency keys and abandoned uploads; returns how many rows. */
-export async function sweep(deps: LedgerDeps): Promise<number> {
+export async function sweepExpiredRows(deps: LedgerDeps): Promise<number> {
   const before = (ms: number) => new Date(deps.clock() - ms);
   const keys = await deps.ledger.idempotency.deleteMany({ where: { createdAt: { lt: before(idempotencyMs) } } });
   const uploads = await deps.ledger.file.deleteMany({ where: { state: 'uploading', createdAt: { lt: before(uploadMs) } } });

@@ -1,11 +1,11 @@
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { signUrl } from '../../model/signed-url.ts';
-import type { Blob, ImageRef } from '../../model/vm.ts';
+import type { ContentRef, ImageRef } from '../../model/vm.ts';
 import type { LedgerDeps } from './deps.ts';
 
 /** For how long a URL to a file holds, in seconds. */
-export const fileLifetimeS = 3600;
+export const urlLifetimeS = 3600;
 
 /** A part of an image as the ledger has it: a file of the repository. */
 export interface StoredPart {
@@ -36,10 +36,10 @@ export interface ImageHolder {
 /** A right to read one file of the repository. */
 export function fileUrl(deps: LedgerDeps, file: string): string {
   const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
-  return signUrl(key, base, 'GET', `/internal/files/${file}`, deps.clock(), fileLifetimeS);
+  return signUrl(key, base, 'GET', `/internal/files/${file}`, deps.clock(), urlLifetimeS);
 }
 
-function blob(deps: LedgerDeps, part: StoredPart | undefined): Blob | null {
+function blobRef(deps: LedgerDeps, part: StoredPart | undefined): ContentRef | null {
   if (part === undefined) return null;
   return { sha256: part.sha256, sizeBytes: part.sizeBytes, url: fileUrl(deps, part.file) };
 }
@@ -47,9 +47,9 @@ function blob(deps: LedgerDeps, part: StoredPart | undefined): Blob | null {
 /** An image as a host is to fetch it, with fresh URLs and the peers that have it now. Throws image-unknown. */
 export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[], here: HostId): ImageRef {
   const { id, name, digest, virtualMiB, cmdline, cloudInit, parts } = image;
-  const disk = blob(deps, parts.disk);
+  const disk = blobRef(deps, parts.disk);
   if (disk === null) throw new BerthError('image-unknown', `The image ${name} (${id}) has no disk: publish it again`);
-  const [kernel, initrd] = [blob(deps, parts.kernel), blob(deps, parts.initrd)];
+  const [kernel, initrd] = [blobRef(deps, parts.kernel), blobRef(deps, parts.initrd)];
   return { id, name, digest, virtualMiB, cmdline, cloudInit, parts: { disk, kernel, initrd }, peers: peersOf(hosts, here) };
 }
 
@@ -60,14 +60,14 @@ export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[]
 function peersOf(hosts: ImageHolder[], here: HostId): string[] {
   const provider = hosts.find(({ id }) => id === here)?.provider;
   const sorted = hosts.filter(({ hasImage, id }) => hasImage && id !== here).sort((a, b) => (a.id < b.id ? -1 : 1));
-  const turned = [...sorted.filter(({ id }) => id > here), ...sorted.filter(({ id }) => id < here)];
-  const near = turned.filter((host) => host.provider === provider);
-  const far = turned.filter((host) => host.provider !== provider);
+  const rotated = [...sorted.filter(({ id }) => id > here), ...sorted.filter(({ id }) => id < here)];
+  const near = rotated.filter((host) => host.provider === provider);
+  const far = rotated.filter((host) => host.provider !== provider);
   return [...near, ...far].map(({ address }) => address);
 }
 
 /** An image as one host is to fetch it now. Throws image-unknown unless it is ready. */
-export async function imageFor(deps: LedgerDeps, id: ImageId, host: HostId): Promise<ImageRef> {
+export async function issueImageRef(deps: LedgerDeps, id: ImageId, host: HostId): Promise<ImageRef> {
   const rows = await deps.ledger.$queryRaw<{ image: ImageRow; hosts: ImageHolder[] }[]>`
     SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) AS image,

@@ -1,35 +1,42 @@
 import { advanceTask } from './advance-task.ts';
-import { buildOrders, finishBuild, loadBuild, noteBuild, reserveBuild } from './builds.ts';
+import { issueBuildStepArgs, finishBuild, loadBuild, recordBuildProgress, reserveBuild } from './builds.ts';
 import { compareHost } from './compare-host.ts';
 import type { LedgerActivities } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
-import { drainsWithoutWorkflow, missProof, proveEmpty, requestDrainEnd, stepDrain } from './drains.ts';
-import { commitMigration, endDiskMove, rollBackMigration } from './end-migration.ts';
+import { listDrainsWithoutWorkflow, recordHostNotVerified, verifyHostEmpty, requestDrainCancel, stepDrain } from './drains.ts';
+import { commitMigration, finishDiskMove, rollBackMigration } from './end-migration.ts';
 import { finishTask } from './finish-task.ts';
-import { hostArrived, hostSilent, imageCached } from './hosts.ts';
-import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './housekeeping.ts';
-import { imageFor } from './image-refs.ts';
-import { leaseOrder, leaseResumed, leaseSuspended } from './lease-order.ts';
+import { registerHost, markHostUnreachable, recordImageCached } from './hosts.ts';
+import { sweepExpiredRows, listTasksToCancel, listActiveTasks, listTasksWithoutWorkflow } from './housekeeping.ts';
+import { issueImageRef } from './image-refs.ts';
+import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from './lease-order.ts';
 import { loadTask } from './load-task.ts';
-import { noteLoads, noteRecovery } from './measurements.ts';
+import { recordLoads, recordRecovery } from './measurements.ts';
 import {
   loadMigration,
-  migrationsWithoutWorkflow,
-  noteGuest,
-  noteMigration,
+  listMigrationsWithoutWorkflow,
+  recordMigratedGuest,
+  recordMigrationProgress,
   reserveMigration,
-  stickMigration,
-  turnCold,
+  markMigrationStuck,
+  fallBackToCold,
 } from './migrations.ts';
-import { plan } from './plan.ts';
+import { stepPlan } from './plan.ts';
 import { releaseVms, requeueTask } from './release.ts';
-import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
+import { requestReservationCancel, listReservationsWithoutWorkflow, stepReservation } from './reservations.ts';
 import { reserveTask } from './reserve-task.ts';
-import { buildsToCancel, buildsWithoutWorkflow, forgetImage, holdersOf, imageGone, imagesToSweep } from './retired-images.ts';
-import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
-import { taskOrders } from './task-orders.ts';
+import {
+  listBuildsToCancel,
+  listBuildsWithoutWorkflow,
+  removeImageFiles,
+  listImageHosts,
+  recordImageRemoved,
+  listImagesToSweep,
+} from './retired-images.ts';
+import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackSuspension } from './suspension.ts';
+import { issueTaskStepArgs } from './task-orders.ts';
 import { reserveTemplate } from './templates.ts';
-import { setVmState, vmPlace } from './vm-state.ts';
+import { setVmState, loadVmLocation } from './vm-state.ts';
 
 import {
   beginOperation,
@@ -38,12 +45,12 @@ import {
   finishVm,
   requeueVm,
   reserveVm,
-  vmCustomized,
-  vmMissing,
-  vmOrders,
-  vmStarted,
-  vmsToTell,
-  vmWish,
+  recordVmCustomized,
+  recordVmMissing,
+  issueVmSetup,
+  recordVmStarted,
+  listVmsToNotify,
+  loadVmDesired,
 } from './vms.ts';
 
 export type { LedgerDeps } from './deps.ts';
@@ -53,74 +60,74 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
   return {
     loadTask: (id) => loadTask(deps, id),
     reserveTask: (id) => reserveTask(deps, id),
-    plan: () => plan(deps),
-    leaseOrder: (id) => leaseOrder(deps, id),
-    leaseSuspended: (id) => leaseSuspended(deps, id),
-    leaseResumed: (id) => leaseResumed(deps, id),
-    taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
+    stepPlan: () => stepPlan(deps),
+    loadLeaseOrder: (id) => loadLeaseOrder(deps, id),
+    recordLeaseSuspended: (id) => recordLeaseSuspended(deps, id),
+    recordLeaseResumed: (id) => recordLeaseResumed(deps, id),
+    issueTaskStepArgs: (id, vmId) => issueTaskStepArgs(deps, id, vmId),
     advanceTask: (id, state, timeline, vmState, boots) => advanceTask(deps, id, state, timeline, vmState, boots),
     requeueTask: (id) => requeueTask(deps, id),
-    vmWish: (id) => vmWish(deps, id),
+    loadVmDesired: (id) => loadVmDesired(deps, id),
     reserveVm: (id) => reserveVm(deps, id),
     requeueVm: (id) => requeueVm(deps, id),
-    vmStarted: (id, startedAt, boot) => vmStarted(deps, id, startedAt, boot),
-    vmMissing: (id, why) => vmMissing(deps, id, why),
-    vmOrders: (id) => vmOrders(deps, id),
-    vmCustomized: (id, hostKey) => vmCustomized(deps, id, hostKey),
+    recordVmStarted: (id, startedAt, boot) => recordVmStarted(deps, id, startedAt, boot),
+    recordVmMissing: (id, why) => recordVmMissing(deps, id, why),
+    issueVmSetup: (id) => issueVmSetup(deps, id),
+    recordVmCustomized: (id, hostKey) => recordVmCustomized(deps, id, hostKey),
     beginOperation: (id, operation) => beginOperation(deps, id, operation),
     beginStart: (id) => beginStart(deps, id),
     endOperation: (id, operation, to, error) => endOperation(deps, id, operation, to, error),
     finishVm: (id, end) => finishVm(deps, id, end),
-    vmsToTell: (olderThanS) => vmsToTell(deps, olderThanS),
+    listVmsToNotify: (olderThanS) => listVmsToNotify(deps, olderThanS),
     beginSuspension: (id) => beginSuspension(deps, id),
     commitSuspension: (id) => commitSuspension(deps, id),
     beginRestoration: (id) => beginRestoration(deps, id),
     commitRestoration: (id) => commitRestoration(deps, id),
-    rollBackPower: (id, why, lost) => rollBackPower(deps, id, why, lost),
+    rollBackSuspension: (id, why, lost) => rollBackSuspension(deps, id, why, lost),
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
-    vmPlace: (id) => vmPlace(deps, id),
+    loadVmLocation: (id) => loadVmLocation(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),
     finishTask: (id, outcome, free) => finishTask(deps, id, outcome, free),
-    hostArrived: (facts) => hostArrived(deps, facts),
-    hostSilent: (id) => hostSilent(deps, id),
-    imageCached: (host, imageId) => imageCached(deps, host, imageId),
-    imageFor: (id, host) => imageFor(deps, id, host),
+    registerHost: (facts) => registerHost(deps, facts),
+    markHostUnreachable: (id) => markHostUnreachable(deps, id),
+    recordImageCached: (host, imageId) => recordImageCached(deps, host, imageId),
+    issueImageRef: (id, host) => issueImageRef(deps, id, host),
     loadBuild: (id) => loadBuild(deps, id),
     reserveBuild: (id) => reserveBuild(deps, id),
-    buildOrders: (id) => buildOrders(deps, id),
-    noteBuild: (id, timeline) => noteBuild(deps, id, timeline),
+    issueBuildStepArgs: (id) => issueBuildStepArgs(deps, id),
+    recordBuildProgress: (id, timeline) => recordBuildProgress(deps, id, timeline),
     finishBuild: (id, vmId, outcome, timeline) => finishBuild(deps, id, vmId, outcome, timeline),
-    buildsWithoutWorkflow: (olderThanS) => buildsWithoutWorkflow(deps, olderThanS),
-    buildsToCancel: (olderThanS) => buildsToCancel(deps, olderThanS),
-    imagesToSweep: () => imagesToSweep(deps),
-    holdersOf: (id) => holdersOf(deps, id),
-    imageGone: (host, id) => imageGone(deps, host, id),
-    forgetImage: (id) => forgetImage(deps, id),
+    listBuildsWithoutWorkflow: (olderThanS) => listBuildsWithoutWorkflow(deps, olderThanS),
+    listBuildsToCancel: (olderThanS) => listBuildsToCancel(deps, olderThanS),
+    listImagesToSweep: () => listImagesToSweep(deps),
+    listImageHosts: (id) => listImageHosts(deps, id),
+    recordImageRemoved: (host, id) => recordImageRemoved(deps, host, id),
+    removeImageFiles: (id) => removeImageFiles(deps, id),
     compareHost: (id, found) => compareHost(deps, id, found),
     reserveTemplate: (like) => reserveTemplate(deps, like),
-    tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
-    tasksUnderWay: (after) => tasksUnderWay(deps, after),
-    tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
+    listTasksWithoutWorkflow: (olderThanS) => listTasksWithoutWorkflow(deps, olderThanS),
+    listActiveTasks: (after) => listActiveTasks(deps, after),
+    listTasksToCancel: (olderThanS) => listTasksToCancel(deps, olderThanS),
     loadMigration: (id) => loadMigration(deps, id),
     reserveMigration: (id) => reserveMigration(deps, id),
-    noteGuest: (id, guest) => noteGuest(deps, id, guest),
-    noteMigration: (id, phases, job) => noteMigration(deps, id, phases, job),
+    recordMigratedGuest: (id, guest) => recordMigratedGuest(deps, id, guest),
+    recordMigrationProgress: (id, phases, job) => recordMigrationProgress(deps, id, phases, job),
     commitMigration: (id, result) => commitMigration(deps, id, result),
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
-    endDiskMove: (id, end) => endDiskMove(deps, id, end),
-    turnCold: (id) => turnCold(deps, id),
-    stickMigration: (id, why) => stickMigration(deps, id, why),
-    migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
+    finishDiskMove: (id, end) => finishDiskMove(deps, id, end),
+    fallBackToCold: (id) => fallBackToCold(deps, id),
+    markMigrationStuck: (id, why) => markMigrationStuck(deps, id, why),
+    listMigrationsWithoutWorkflow: (olderThanS) => listMigrationsWithoutWorkflow(deps, olderThanS),
     stepDrain: (id) => stepDrain(deps, id),
-    proveEmpty: (id, found) => proveEmpty(deps, id, found),
-    missProof: (id, why) => missProof(deps, id, why),
-    requestDrainEnd: (id) => requestDrainEnd(deps, id),
-    drainsWithoutWorkflow: (olderThanS) => drainsWithoutWorkflow(deps, olderThanS),
+    verifyHostEmpty: (id, found) => verifyHostEmpty(deps, id, found),
+    recordHostNotVerified: (id, why) => recordHostNotVerified(deps, id, why),
+    requestDrainCancel: (id) => requestDrainCancel(deps, id),
+    listDrainsWithoutWorkflow: (olderThanS) => listDrainsWithoutWorkflow(deps, olderThanS),
     stepReservation: (id) => stepReservation(deps, id),
-    requestReservationEnd: (id) => requestReservationEnd(deps, id),
-    reservationsWithoutWorkflow: (olderThanS) => reservationsWithoutWorkflow(deps, olderThanS),
-    noteLoads: (loads) => noteLoads(deps, loads),
-    noteRecovery: (migration) => noteRecovery(deps, migration),
-    sweep: () => sweep(deps),
+    requestReservationCancel: (id) => requestReservationCancel(deps, id),
+    listReservationsWithoutWorkflow: (olderThanS) => listReservationsWithoutWorkflow(deps, olderThanS),
+    recordLoads: (loads) => recordLoads(deps, loads),
+    recordRecovery: (migration) => recordRecovery(deps, migration),
+    sweepExpiredRows: () => sweepExpiredRows(deps),
   };
 }

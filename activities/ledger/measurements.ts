@@ -10,7 +10,7 @@ import type { MigrationRow } from './migrations.ts';
  * One of the operations that a migration is made of, which follow upon each other, so that their seconds add up to its
  * own; or one that stands alone.
  */
-interface Measured {
+interface OperationTiming {
   kind: OperationKind;
   from: HostId;
   to: HostId;
@@ -21,27 +21,32 @@ interface Measured {
 }
 
 /** What a migration took, in the transaction that commits it. */
-export async function measureMigration(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
-  for (const one of row.mode === 'live' ? [measuredLive(row, result, now)] : measuredCold(row, result, now))
-    await write(tx, row, one, result, now);
+export async function recordMigrationTiming(
+  tx: Transaction,
+  row: MigrationRow,
+  result: MigrationResult,
+  now: string,
+): Promise<void> {
+  for (const one of row.mode === 'live' ? [liveTiming(row, result, now)] : coldTimings(row, result, now))
+    await writeMeasurement(tx, row, one, result, now);
 }
 
-const flowOf = (phases: readonly PhaseEntry[], names: readonly MigrationPhase[]): number =>
+const phaseSeconds = (phases: readonly PhaseEntry[], names: readonly MigrationPhase[]): number =>
   phases.filter(({ name }) => names.includes(name)).reduce((sum, { seconds }) => sum + (seconds ?? 0), 0);
 
-const begunMs = (row: MigrationRow): number => (row.startedAt ?? row.createdAt).getTime();
+const startedMs = (row: MigrationRow): number => (row.startedAt ?? row.createdAt).getTime();
 
-function measuredLive(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): Measured {
+function liveTiming(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): OperationTiming {
   const [from, to] = [row.fromId, row.toId!];
-  const transferS = flowOf(phases, ['preCopy', 'switch']);
-  return { kind: 'live', from, to, fromMs: begunMs(row), untilMs: Date.parse(now), transferS, bytes };
+  const transferS = phaseSeconds(phases, ['preCopy', 'switch']);
+  return { kind: 'live', from, to, fromMs: startedMs(row), untilMs: Date.parse(now), transferS, bytes };
 }
 
 /**
  * What comes before the memory is written belongs to the suspension, what comes after it was read to the resumption. How
  * large the file was isn't known: only the copy has bytes. Of a VM that slept there is the copy alone.
  */
-function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): Measured[] {
+function coldTimings(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): OperationTiming[] {
   const [from, to] = [row.fromId, row.toId!];
   const endOf = (phase: MigrationPhase): number | null => {
     const entry = phases.find(({ name }) => name === phase);
@@ -49,11 +54,11 @@ function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now
   };
   const [suspendedMs, copiedMs] = [endOf('suspend'), endOf('copy')];
   // One that began live and went on as files: what was tried before is no part of it.
-  const triedMs = endOf('preCopy');
-  const [startMs, endMs] = [triedMs ?? begunMs(row), Date.parse(now)];
-  const copy = { kind: 'copy' as const, from, to, transferS: flowOf(phases, ['copy']), bytes };
+  const preCopyEndMs = endOf('preCopy');
+  const [startMs, endMs] = [preCopyEndMs ?? startedMs(row), Date.parse(now)];
+  const copy = { kind: 'copy' as const, from, to, transferS: phaseSeconds(phases, ['copy']), bytes };
   if (suspendedMs === null || copiedMs === null) return [{ ...copy, fromMs: startMs, untilMs: endMs }];
-  const [suspendS, restoreS] = [flowOf(phases, ['suspend']), flowOf(phases, ['restore'])];
+  const [suspendS, restoreS] = [phaseSeconds(phases, ['suspend']), phaseSeconds(phases, ['restore'])];
   return [
     { kind: 'suspend', from, to: from, fromMs: startMs, untilMs: suspendedMs, transferS: suspendS, bytes: 0 },
     { ...copy, fromMs: suspendedMs, untilMs: copiedMs },
@@ -62,17 +67,25 @@ function measuredCold(row: MigrationRow, { bytes, phases }: MigrationResult, now
 }
 
 /** What the disks took that followed their VM, or moved alone, in the transaction that says where they are. */
-export async function measureDisks(tx: Transaction, row: MigrationRow, phases: PhaseEntry[], now: string): Promise<void> {
+export async function recordDiskMoveTiming(tx: Transaction, row: MigrationRow, phases: PhaseEntry[], now: string): Promise<void> {
   const entry = phases.find(({ name }) => name === 'moveDisk');
   if (entry === undefined || row.homeId === null || row.toId === null || row.committedAt === null) return;
   const [fromMs, untilMs] = [row.committedAt.getTime(), Date.parse(now)];
   const { bytes, seconds } = entry;
-  const disks: Measured = { kind: 'disks', from: row.homeId, to: row.toId, fromMs, untilMs, transferS: seconds ?? 0, bytes };
-  await write(tx, row, disks, { downtimeMs: null, phases }, now);
+  const disks: OperationTiming = {
+    kind: 'disks',
+    from: row.homeId,
+    to: row.toId,
+    fromMs,
+    untilMs,
+    transferS: seconds ?? 0,
+    bytes,
+  };
+  await writeMeasurement(tx, row, disks, { downtimeMs: null, phases }, now);
 }
 
 /** What the suspension or restoration of a VM took where it stands, from when it was asked for; in the transaction that ends it. */
-export async function measurePower(
+export async function recordPowerTiming(
   tx: Transaction,
   kind: 'suspend' | 'resume',
   { id, generation, hostId, operationAt }: { id: VmId; generation: number; hostId: HostId; operationAt: Date | null },
@@ -81,16 +94,24 @@ export async function measurePower(
   // Of a task's VM: its plan knows when that began.
   if (operationAt === null) return;
   const [fromMs, untilMs] = [operationAt.getTime(), Date.parse(now)];
-  const measured: Measured = { kind, from: hostId, to: hostId, fromMs, untilMs, transferS: (untilMs - fromMs) / 1000, bytes: 0 };
+  const measured: OperationTiming = {
+    kind,
+    from: hostId,
+    to: hostId,
+    fromMs,
+    untilMs,
+    transferS: (untilMs - fromMs) / 1000,
+    bytes: 0,
+  };
   const row = { id: `${id}-${generation}`, vmId: id, vmDiskMiB: 0 };
-  await write(tx, row, measured, { downtimeMs: null, phases: [] }, now);
+  await writeMeasurement(tx, row, measured, { downtimeMs: null, phases: [] }, now);
 }
 
 /** Its concurrency is the time that it shared with other migrations at either of its hosts, as a part of its own, and itself. */
-async function write(
+async function writeMeasurement(
   tx: Transaction,
   row: Pick<MigrationRow, 'vmId' | 'vmDiskMiB'> & { id: string },
-  { kind, from, to, fromMs, untilMs, transferS, bytes }: Measured,
+  { kind, from, to, fromMs, untilMs, transferS, bytes }: OperationTiming,
   { downtimeMs, phases }: Pick<MigrationResult, 'downtimeMs' | 'phases'>,
   now: string,
 ): Promise<void> {
@@ -114,7 +135,7 @@ async function write(
 }
 
 /** What a host saw its VMs do with their memory; of VMs that are gone meanwhile, nothing is kept. */
-export async function noteLoads(deps: LedgerDeps, loads: { vmId: VmId; load: VmLoad }[]): Promise<void> {
+export async function recordLoads(deps: LedgerDeps, loads: { vmId: VmId; load: VmLoad }[]): Promise<void> {
   const rows = loads.map(({ vmId, load: { residentMiB, dirtyMiBPerS, busyCpus } }) => ({
     vm: vmId,
     resident: residentMiB,
@@ -135,10 +156,10 @@ export async function noteLoads(deps: LedgerDeps, loads: { vmId: VmId; load: VmL
 }
 
 /** So long after its commit a move is new enough for its VM's recovery to be looked at from the beginning. */
-const newMoveMs = 10_000;
+const recoveryWindowMs = 10_000;
 
 /** VMs that a drain has just moved, and whose use of processors was known before: until they are as busy, they recover. */
-export async function recoveriesOf(
+export async function readRecoveries(
   tx: Transaction,
   { id, hostId }: { id: string; hostId: string },
   nowMs: number,
@@ -149,12 +170,12 @@ export async function recoveriesOf(
       JOIN "VmLoad" l ON l."vmId" = v.id AND l."busyCpus" IS NOT NULL
       AND l.at BETWEEN m."committedAt" - interval '15 minutes' AND m."committedAt"
     WHERE m."requestedBy" = ${id} AND m."fromId" = ${hostId} AND m.mode <> 'disks'
-      AND m."committedAt" > ${new Date(nowMs - newMoveMs).toISOString()}::timestamptz
+      AND m."committedAt" > ${new Date(nowMs - recoveryWindowMs).toISOString()}::timestamptz
     ORDER BY m.id`;
 }
 
 /** It is as busy as before: what that took since the commit of its move, once. */
-export async function noteRecovery(deps: LedgerDeps, migration: MigrationId): Promise<void> {
+export async function recordRecovery(deps: LedgerDeps, migration: MigrationId): Promise<void> {
   await inTransaction(
     deps.ledger,
     (tx) => tx.$executeRaw`

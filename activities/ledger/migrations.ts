@@ -14,8 +14,8 @@ import type {
 import { migrationEtaS } from '../../model/migration.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
-import { chooseTarget, diskNeeded, type TargetHost } from '../../scheduler/migration-target.ts';
-import type { MigrationPlace, MigrationTurn } from './contract.ts';
+import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
+import type { MigrationRoute, MigrationAdmission } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement } from './place-queue.ts';
 import { readPlacedVm, vmSpecs } from './vm-specs.ts';
@@ -68,10 +68,10 @@ export async function lockMigration(tx: Transaction, id: MigrationId): Promise<M
 export async function loadMigration(deps: LedgerDeps, id: MigrationId): Promise<MigrationRecord & { task: TaskId | null }> {
   const row = await deps.ledger.migration.findUnique({ where: { id }, include: { vm: { select: { taskId: true } } } });
   if (row === null) throw new BerthError('not-found', `There is no migration ${id} in the ledger`);
-  return { ...record(row), task: row.vm.taskId as TaskId | null };
+  return { ...toRecord(row), task: row.vm.taskId as TaskId | null };
 }
 
-interface Stored {
+interface StoredMigration {
   id: string;
   vmId: string;
   ownerId: string;
@@ -87,7 +87,7 @@ interface Stored {
   error: unknown;
 }
 
-function record(row: Stored): MigrationRecord {
+function toRecord(row: StoredMigration): MigrationRecord {
   return {
     id: row.id as MigrationId,
     vmId: row.vmId as VmId,
@@ -98,7 +98,7 @@ function record(row: Stored): MigrationRecord {
     to: row.toId as HostId | null,
     mode: row.mode as MigrationMode,
     moveDisk: row.moveDisk,
-    orCold: row.orCold,
+    coldFallback: row.orCold,
     convergeWithinS: row.convergeWithinS,
     abortRequested: row.abortRequestedAt !== null,
     error: row.error as TaskError | null,
@@ -106,7 +106,7 @@ function record(row: Stored): MigrationRecord {
 }
 
 /** Disks that move alone hold no processors and no memory, but the network is theirs as it is that of the others. */
-const disksAloneUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT NULL AND m.state IN ('running', 'stuck'))`;
+const diskMoveUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT NULL AND m.state IN ('running', 'stuck'))`;
 
 async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
   return tx.$queryRaw<TargetHost[]>`
@@ -115,8 +115,8 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
-      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${disksAloneUnderWay}) AND m."toId" = h.id) AS arriving,
-      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${disksAloneUnderWay}) AND m."fromId" = h.id) AS leaving
+      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."toId" = h.id) AS arriving,
+      (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."fromId" = h.id) AS leaving
     FROM "Host" h ORDER BY h.id`;
 }
 
@@ -143,39 +143,39 @@ function refuseUnmovable(row: MigrationRow): void {
 }
 
 /** What a VM needs on the disk of a host that it goes to: for its memory as a file, and for disks that come along. */
-const roomFor = (row: MigrationRow) => ({
-  home: row.homeId,
+const diskRequired = (row: MigrationRow) => ({
+  homeHost: row.homeId,
   diskMiB: row.moveDisk ? row.vmDiskMiB : 0,
   memoryMiB: row.mode === 'cold' || row.orCold ? row.memoryMiB : 0,
 });
 
-async function waits(tx: Transaction, id: MigrationId, why: string): Promise<MigrationTurn> {
+async function deferMigration(tx: Transaction, id: MigrationId, why: string): Promise<MigrationAdmission> {
   await tx.$executeRaw`UPDATE "Migration" SET waiting = ${why} WHERE id = ${id}`;
-  return { turn: false, why };
+  return { admitted: false, reason: why };
 }
 
 /** Chooses the target and takes room there. What is promised grows under the placement lock, as for every placement. */
-export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promise<MigrationTurn> {
+export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promise<MigrationAdmission> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    const hadItsTurn = row.reserved || (row.mode === 'disks' && row.committedAt !== null && row.state === 'running');
-    if (hadItsTurn) return { turn: true, place: await placeOf(deps, tx, row) };
+    const admitted = row.reserved || (row.mode === 'disks' && row.committedAt !== null && row.state === 'running');
+    if (admitted) return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     refuseUnmovable(row);
     const older = await olderWaiting(tx, row);
-    if (older !== null) return waits(tx, id, `${older} was asked for earlier`);
-    const room = roomFor(row);
+    if (older !== null) return deferMigration(tx, id, `${older} was asked for earlier`);
+    const diskNeed = diskRequired(row);
     const choice = chooseTarget(
       {
         host: row.fromId,
         vcpus: row.asleep ? 0 : row.vcpus,
         memoryMiB: row.asleep ? 0 : row.memoryMiB,
         to: row.toId,
-        disk: room,
+        disk: diskNeed,
       },
       await readTargets(tx, row.vmId),
     );
-    if (choice.kind === 'wait') return waits(tx, id, choice.why);
+    if (choice.kind === 'wait') return deferMigration(tx, id, choice.why);
     if (choice.kind === 'none') {
       const reasons = choice.refused.map(({ host, filter }) => `${host}: ${filter}`).join(', ') || 'there is no such host';
       throw new BerthError('migration-refused', `Moving ${row.vmId} away from ${row.fromId}: ${reasons}`);
@@ -184,21 +184,21 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
       // The VM is at the target already: what is left is the part behind the commit.
       await tx.$executeRaw`
         UPDATE "Migration" SET waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz, "committedAt" = ${isoNow(deps)}::timestamptz,
-          "diskMiB" = ${diskNeeded(room, choice.to)}::int
+          "diskMiB" = ${diskNeededMiB(diskNeed, choice.to)}::int
         WHERE id = ${id}`;
-      return { turn: true, place: await placeOf(deps, tx, row) };
+      return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     }
     await tx.$executeRaw`
       UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
-        "diskMiB" = ${diskNeeded(room, choice.to)}::int,
+        "diskMiB" = ${diskNeededMiB(diskNeed, choice.to)}::int,
         vcpus = CASE WHEN ${row.asleep} THEN 0 ELSE vcpus END, "memoryMiB" = CASE WHEN ${row.asleep} THEN 0 ELSE "memoryMiB" END
       WHERE id = ${id}`;
     await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
-    return { turn: true, place: await placeOf(deps, tx, { ...row, toId: choice.to as HostId }) };
+    return { admitted: true, route: await readMigrationRoute(deps, tx, { ...row, toId: choice.to as HostId }) };
   });
 }
 
-async function placeOf(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Promise<MigrationPlace> {
+async function readMigrationRoute(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Promise<MigrationRoute> {
   const placed = await readPlacedVm(tx, row.vmId);
   const vms = placed.vms.map((vm) => (vm.id === row.vmId ? { ...vm, hostId: row.toId, generation: row.generation } : vm));
   const vm = vmSpecs(deps, { ...placed, vms }).find((one) => one.id === row.vmId);
@@ -213,20 +213,20 @@ async function placeOf(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Pr
     to: hostOf(row.toId),
     home: hostOf(row.homeId),
     vm,
-    asleep: row.asleep,
+    suspended: row.asleep,
     sourceGeneration: row.vmGeneration,
   };
 }
 
 /** A live one that is to go on as files, as it was allowed to: room for its memory is held since its turn. */
-export async function turnCold(deps: LedgerDeps, id: MigrationId): Promise<void> {
+export async function fallBackToCold(deps: LedgerDeps, id: MigrationId): Promise<void> {
   const changed = await deps.ledger.$executeRaw`
     UPDATE "Migration" SET mode = 'cold' WHERE id = ${id} AND reserved AND (mode = 'cold' OR "orCold")`;
   if (changed === 0) throw new BerthError('conflict', `Migration ${id} is not under way, or may not go on as files`);
 }
 
 /** How it goes. One that has ended keeps what was written then. */
-export async function noteMigration(
+export async function recordMigrationProgress(
   deps: LedgerDeps,
   id: MigrationId,
   phases: PhaseEntry[],
@@ -239,7 +239,7 @@ export async function noteMigration(
 }
 
 /** It was heard behind the commit, and changes nothing of the outcome; a guest that is silent is a fact for outsiders. */
-export async function noteGuest(deps: LedgerDeps, id: MigrationId, guest: MigratedGuest): Promise<void> {
+export async function recordMigratedGuest(deps: LedgerDeps, id: MigrationId, guest: MigratedGuest): Promise<void> {
   const now = isoNow(deps);
   await inTransaction(deps.ledger, async (tx) => {
     const row = await lockMigration(tx, id);
@@ -256,7 +256,7 @@ export async function noteGuest(deps: LedgerDeps, id: MigrationId, guest: Migrat
 }
 
 /** It keeps its room at both hosts. What has ended is left alone. */
-export async function stickMigration(deps: LedgerDeps, id: MigrationId, why: TaskError): Promise<void> {
+export async function markMigrationStuck(deps: LedgerDeps, id: MigrationId, why: TaskError): Promise<void> {
   await inTransaction(deps.ledger, async (tx) => {
     const row = await lockMigration(tx, id);
     if (row.state !== 'running' && row.state !== 'stuck') return;
@@ -268,7 +268,7 @@ export async function stickMigration(deps: LedgerDeps, id: MigrationId, why: Tas
 }
 
 /** Accepted migrations for which no workflow has ever asked, oldest first: the API died before it could start one. */
-export async function migrationsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<MigrationRecord[]> {
+export async function listMigrationsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<MigrationRecord[]> {
   const rows = await deps.ledger.migration.findMany({
     where: {
       state: 'running',
@@ -280,5 +280,5 @@ export async function migrationsWithoutWorkflow(deps: LedgerDeps, olderThanS: nu
     orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
     take: 100,
   });
-  return rows.map(record);
+  return rows.map(toRecord);
 }

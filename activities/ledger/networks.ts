@@ -12,7 +12,7 @@ export interface OwnerNetwork {
 /** A VXLAN's number has 24 bits; 0 is left out. */
 const maxVni = 2 ** 24 - 1;
 
-async function create(tx: Transaction, supernet: string, owner: string): Promise<OwnerNetwork | null> {
+async function createNetwork(tx: Transaction, supernet: string, owner: string): Promise<OwnerNetwork | null> {
   const networks = await tx.network.findMany({ select: { vni: true, cidr: true } });
   const free = nextNetwork(
     supernet,
@@ -36,5 +36,5 @@ export async function addNetworks(
   owners: readonly string[],
   networks: Map<string, OwnerNetwork | null>,
 ): Promise<void> {
-  for (const owner of owners) if (!networks.has(owner)) networks.set(owner, await create(tx, supernet, owner));
+  for (const owner of owners) if (!networks.has(owner)) networks.set(owner, await createNetwork(tx, supernet, owner));
 }

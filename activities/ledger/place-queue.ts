@@ -4,7 +4,7 @@ import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
 import { freeAddress, macOf } from './addresses.ts';
-import type { Wake } from './contract.ts';
+import type { Notification } from './contract.ts';
 import { isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 import { addNetworks, type OwnerNetwork } from './networks.ts';
 
@@ -35,7 +35,7 @@ interface HostRow {
 
 export type NetworkRow = { owner: string; cidr: string; taken: string[] };
 
-interface Waiting {
+interface WaitingQueue {
   /** There are promises to be kept, or work to be resumed: the planner places. */
   planned: boolean;
   hosts: HostRow[] | null;
@@ -53,11 +53,11 @@ interface PlacedVm {
   mac: string;
 }
 
-export type Answer = { row: QueueRow; verdict: QueueVerdict };
+export type PlacementDecision = { row: QueueRow; verdict: QueueVerdict };
 
 /** What a pass found. */
-export interface Pass {
-  wake: Wake[];
+export interface PlacementPass {
+  notify: Notification[];
   /** It was left to the planner. */
   planned: boolean;
   /** What became of each task that was looked at, in the queue's order. */
@@ -66,8 +66,8 @@ export interface Pass {
 }
 
 /** A task that waits has all its VMs pending; one whose VMs were released already is on its way to its end. */
-async function readWaiting(tx: Transaction, now: string): Promise<Waiting> {
-  const rows = await tx.$queryRaw<Waiting[]>`
+async function readWaiting(tx: Transaction, now: string): Promise<WaitingQueue> {
+  const rows = await tx.$queryRaw<WaitingQueue[]>`
     WITH waiting AS (
       SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
       WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
@@ -103,32 +103,32 @@ async function readWaiting(tx: Transaction, now: string): Promise<Waiting> {
   return rows[0]!;
 }
 
-function decide(queue: QueueRow[], hosts: HostRow[], maxOvertaken: number): Answer[] {
+function decidePlacements(queue: QueueRow[], hostRows: HostRow[], maxOvertaken: number): PlacementDecision[] {
   const rows = new Map<string, QueueRow>(queue.map((row) => [row.id, row]));
   const requests: PlacementRequest[] = queue.map((row) => ({
     id: row.id,
     nodes: row.vms.length,
-    each: row.each,
+    perVm: row.each,
     imageId: row.imageId,
     overtaken: row.overtaken,
   }));
-  const candidates: PlacementHost[] = hosts.map((host) => ({ ...host, images: new Set(host.images) }));
-  return placeQueue(requests, candidates, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
+  const hosts: PlacementHost[] = hostRows.map((host) => ({ ...host, images: new Set(host.images) }));
+  return placeQueue(requests, hosts, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
     row: rows.get(request.id)!,
     verdict,
   }));
 }
 
 /** A number from an id and a generation, the same every time, spread evenly. */
-export function seedOf(vm: { id: string; generation: number }): number {
+export function addressSeed(vm: { id: string; generation: number }): number {
   return createHash('sha256').update(`${vm.id}/${vm.generation}`).digest().readUInt32BE();
 }
 
 /** Addresses for all VMs of a task; null when its owner's network has not enough. */
-function addresses(row: QueueRow, hosts: string[], network: OwnerNetwork): PlacedVm[] | null {
+function allocateAddresses(row: QueueRow, hosts: string[], network: OwnerNetwork): PlacedVm[] | null {
   const placed: PlacedVm[] = [];
   for (const [node, vm] of row.vms.entries()) {
-    const address = freeAddress(network.cidr, network.taken, seedOf(vm));
+    const address = freeAddress(network.cidr, network.taken, addressSeed(vm));
     if (address === null) {
       for (const { address: given } of placed) network.taken.delete(given);
       return null;
@@ -140,10 +140,10 @@ function addresses(row: QueueRow, hosts: string[], network: OwnerNetwork): Place
 }
 
 /** Gives the placed VMs their addresses; a task for which there are none goes on waiting. */
-export async function address(
+export async function assignAddresses(
   deps: LedgerDeps,
   tx: Transaction,
-  answers: Answer[],
+  answers: PlacementDecision[],
   hosts: number,
   known: NetworkRow[],
 ): Promise<PlacedVm[]> {
@@ -156,7 +156,7 @@ export async function address(
   for (const answer of answers) {
     if (answer.verdict.kind !== 'placed') continue;
     const network = networks.get(answer.row.owner) ?? null;
-    const vms = network === null ? null : addresses(answer.row, answer.verdict.hosts, network);
+    const vms = network === null ? null : allocateAddresses(answer.row, answer.verdict.hosts, network);
     if (vms === null)
       answer.verdict = {
         kind: 'waits',
@@ -169,28 +169,28 @@ export async function address(
 }
 
 /** The tasks whose row does not say yet why they wait, and how often they were overtaken. */
-export function changed(answers: Answer[]): { id: string; refusal: Refusal; overtaken: number }[] {
+export function changedRefusals(answers: PlacementDecision[]): { id: string; refusal: Refusal; overtaken: number }[] {
   return answers.flatMap(({ row, verdict }) => {
     if (verdict.kind === 'placed') return [];
     const overtaken = verdict.kind === 'waits' ? verdict.overtaken : row.overtaken;
-    if (overtaken === row.overtaken && same(row.refusal, verdict.refusal)) return [];
+    if (overtaken === row.overtaken && sameRefusal(row.refusal, verdict.refusal)) return [];
     return [{ id: row.id, refusal: verdict.refusal, overtaken }];
   });
 }
 
-function same(a: Refusal | null, b: Refusal): boolean {
+function sameRefusal(a: Refusal | null, b: Refusal): boolean {
   if (a === null || a.hosts !== b.hosts) return false;
   const filters = new Set([...Object.keys(a.failed), ...Object.keys(b.failed)]);
   return [...filters].every((filter) => a.failed[filter] === b.failed[filter]);
 }
 
 /** All rows of a pass in one statement. The clock of a best-effort lease starts here. */
-export async function write(
+export async function writePlacements(
   tx: Transaction,
   now: string,
   placed: PlacedVm[],
   tasks: string[],
-  waits: ReturnType<typeof changed>,
+  waits: ReturnType<typeof changedRefusals>,
 ): Promise<void> {
   if (placed.length === 0 && waits.length === 0) return;
   await tx.$executeRaw`
@@ -212,32 +212,32 @@ export async function write(
 }
 
 /** As long as there is a plan, only who knows all of it may place: who is placed in a gap must be out of it in time. */
-function leftToThePlanner(queue: QueueRow[], hosts: number): Pass {
+function deferToPlanner(queue: QueueRow[], hosts: number): PlacementPass {
   const waits = ({ overtaken }: QueueRow): QueueVerdict => ({
     kind: 'waits',
     refusal: { hosts, failed: { planned: hosts } },
     overtaken,
   });
-  return { wake: ['planner'], planned: true, verdicts: new Map(queue.map((row) => [row.id, waits(row)])), hosts };
+  return { notify: ['planner'], planned: true, verdicts: new Map(queue.map((row) => [row.id, waits(row)])), hosts };
 }
 
 /**
  * Places what waits and now fits. The caller holds the placement lock, and ends its transaction next: everybody who
  * places or frees waits for it, so it holds the lock for one read and one write.
  */
-export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<Pass> {
+export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<PlacementPass> {
   const waiting = await readWaiting(tx, isoNow(deps));
   const hosts = waiting.hosts ?? [];
-  if (waiting.planned) return leftToThePlanner(waiting.queue ?? [], hosts.length);
-  const answers = decide(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
-  const placed = await address(deps, tx, answers, hosts.length, waiting.networks ?? []);
-  const ids = (kind: QueueVerdict['kind']) => answers.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
-  await write(tx, isoNow(deps), placed, ids('placed'), changed(answers));
+  if (waiting.planned) return deferToPlanner(waiting.queue ?? [], hosts.length);
+  const decisions = decidePlacements(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
+  const placed = await assignAddresses(deps, tx, decisions, hosts.length, waiting.networks ?? []);
+  const ids = (kind: QueueVerdict['kind']) => decisions.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
+  await writePlacements(tx, isoNow(deps), placed, ids('placed'), changedRefusals(decisions));
   return {
     // Also those of earlier passes: whoever was to tell them may have died before doing it.
-    wake: [...(waiting.placed ?? []), ...ids('placed'), ...ids('impossible')],
+    notify: [...(waiting.placed ?? []), ...ids('placed'), ...ids('impossible')],
     planned: false,
-    verdicts: new Map(answers.map(({ row, verdict }) => [row.id, verdict])),
+    verdicts: new Map(decisions.map(({ row, verdict }) => [row.id, verdict])),
     hosts: hosts.length,
   };
 }

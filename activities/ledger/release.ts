@@ -1,18 +1,18 @@
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
-import type { Wake } from './contract.ts';
+import type { Notification } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement, placeWaiting } from './place-queue.ts';
 
 /** What may have run is being removed first; it goes on taking its room, so no lock is needed yet. */
-async function removing(tx: Transaction, ids: readonly VmId[]): Promise<void> {
+async function markRemoving(tx: Transaction, ids: readonly VmId[]): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removing' WHERE id = ANY(${ids}) AND state NOT IN ('pending', 'reserved', 'removing', 'removed')`;
 }
 
 /** The trigger on Vm gives the hosts their room back. */
-async function removed(tx: Transaction, ids: readonly VmId[]): Promise<void> {
+async function markRemoved(tx: Transaction, ids: readonly VmId[]): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removed', problem = NULL WHERE id = ANY(${ids}) AND state <> 'removed'`;
 }
@@ -21,12 +21,12 @@ async function removed(tx: Transaction, ids: readonly VmId[]): Promise<void> {
  * Frees what these VMs take, in every state: the caller knows that nothing of them is left on a host, or that they were
  * never placed. Places what waits. Returns the tasks whose workflows are to ask where they are.
  */
-export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<Wake[]> {
+export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<Notification[]> {
   return inTransaction(deps.ledger, async (tx) => {
-    await removing(tx, ids);
+    await markRemoving(tx, ids);
     await lockPlacement(tx);
-    await removed(tx, ids);
-    return (await placeWaiting(deps, tx)).wake;
+    await markRemoved(tx, ids);
+    return (await placeWaiting(deps, tx)).notify;
   });
 }
 
@@ -35,7 +35,7 @@ export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<Wake[]>
  * that of its age. The address goes back as well: the next placement brings another, and a higher generation. Throws
  * conflict when one of its VMs may have a domain.
  */
-export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<Wake[]> {
+export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<Notification[]> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const rows = await tx.$queryRaw<{ state: TaskState; beyond: number }[]>`
@@ -57,6 +57,6 @@ export async function requeueTask(deps: LedgerDeps, id: TaskId): Promise<Wake[]>
         )
         UPDATE "Lease" SET "startedAt" = NULL, "runFrom" = NULL, suspension = NULL, operation = NULL WHERE id IN (SELECT "leaseId" FROM task)`;
     }
-    return (await placeWaiting(deps, tx)).wake;
+    return (await placeWaiting(deps, tx)).notify;
   });
 }

@@ -4,10 +4,10 @@ import { isTerminal } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
 import type { LeaseTerm, Placement } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
-import { lockPlacement, type Pass, placeWaiting } from './place-queue.ts';
-import { type PlacedTask, prestageFor, readPlaced, vmSpecs } from './vm-specs.ts';
+import { lockPlacement, type PlacementPass, placeWaiting } from './place-queue.ts';
+import { type PlacedTask, prefetchFor, readPlacedTask, vmSpecs } from './vm-specs.ts';
 
-async function waitingBefore(tx: Transaction, id: TaskId): Promise<number> {
+async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
   const rows = await tx.$queryRaw<{ older: number }[]>`
     SELECT count(*)::int AS older FROM "Task" t, (SELECT "createdAt", id FROM "Task" WHERE id = ${id}) me
     WHERE t.state = 'queued' AND t."placedAt" IS NULL AND t."cancelRequestedAt" IS NULL
@@ -16,11 +16,11 @@ async function waitingBefore(tx: Transaction, id: TaskId): Promise<number> {
 }
 
 /** Behind all that a pass looks at, or no longer wanted: it waits for the queue. */
-function behind(pass: Pass): Refusal {
+function refusedByQueue(pass: PlacementPass): Refusal {
   return { hosts: pass.hosts, failed: { queue: pass.hosts } };
 }
 
-async function pass(deps: LedgerDeps): Promise<Pass> {
+async function placementPass(deps: LedgerDeps): Promise<PlacementPass> {
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     return placeWaiting(deps, tx);
@@ -32,25 +32,25 @@ async function pass(deps: LedgerDeps): Promise<Pass> {
  * waits and behind how many older ones. Throws does-not-fit when the site could never hold it, conflict when it ended.
  */
 export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placement> {
-  const known = await readPlaced(deps.ledger, id);
-  if (isTerminal(known.state)) throw new BerthError('conflict', `Task ${id} is ${known.state}; it cannot be placed`);
-  if (known.placed) return { placed: true, vms: vmSpecs(deps, known), term: termOf(known) };
-  if (isOver(deps, known)) throw promiseBroken(known);
-  const found = await pass(deps);
-  const verdict = found.verdicts.get(id);
+  const before = await readPlacedTask(deps.ledger, id);
+  if (isTerminal(before.state)) throw new BerthError('conflict', `Task ${id} is ${before.state}; it cannot be placed`);
+  if (before.placed) return { placed: true, vms: vmSpecs(deps, before), term: termOf(before) };
+  if (isPromiseOver(deps, before)) throw promiseBroken(before);
+  const pass = await placementPass(deps);
+  const verdict = pass.verdicts.get(id);
   if (verdict?.kind === 'impossible') throw doesNotFit(id, verdict.refusal);
-  if (verdict?.kind === 'waits') return { ...(await waiting(deps, id, found)), refusal: verdict.refusal };
+  if (verdict?.kind === 'waits') return { ...(await waitingPlacement(deps, id, pass)), refusal: verdict.refusal };
   // Placed now, or by another pass while this one waited for the lock; else out of the pass's sight.
-  const task = await readPlaced(deps.ledger, id);
+  const task = await readPlacedTask(deps.ledger, id);
   if (task.placed) return { placed: true, vms: vmSpecs(deps, task), term: termOf(task) };
-  return { ...(await waiting(deps, id, found)), refusal: behind(found) };
+  return { ...(await waitingPlacement(deps, id, pass)), refusal: refusedByQueue(pass) };
 }
 
 const termOf = ({ startAt, endAt }: PlacedTask): LeaseTerm | null =>
   startAt === null || endAt === null ? null : { startAt, endAt };
 
 /** A reservation whose whole time went by while there were no hosts for it. */
-function isOver(deps: LedgerDeps, { startAt, durationS }: PlacedTask): boolean {
+function isPromiseOver(deps: LedgerDeps, { startAt, durationS }: PlacedTask): boolean {
   return startAt !== null && Date.parse(startAt) + durationS * 1000 <= deps.clock();
 }
 
@@ -62,18 +62,18 @@ function promiseBroken({ id, startAt, durationS }: PlacedTask): BerthError {
 }
 
 /** What a task that waits has to know: its turn, and where its image should be by then. */
-async function waiting(deps: LedgerDeps, id: TaskId, { planned }: Pass): Promise<Waits> {
-  const task = await readPlaced(deps.ledger, id);
+async function waitingPlacement(deps: LedgerDeps, id: TaskId, { planned }: PlacementPass): Promise<WaitingPlacement> {
+  const task = await readPlacedTask(deps.ledger, id);
   return {
     placed: false,
-    position: await waitingBefore(deps.ledger, id),
+    position: await queuePosition(deps.ledger, id),
     term: termOf(task),
-    planned,
-    prestage: prestageFor(task),
+    planActive: planned,
+    prefetch: prefetchFor(task),
   };
 }
 
-type Waits = Omit<Extract<Placement, { placed: false }>, 'refusal'>;
+type WaitingPlacement = Omit<Extract<Placement, { placed: false }>, 'refusal'>;
 
 function doesNotFit(id: TaskId, refusal: Refusal): BerthError {
   const lacking = Object.entries(refusal.failed).map(([filter, count]) => `${count} for ${filter}`);

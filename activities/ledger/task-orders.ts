@@ -5,23 +5,23 @@ import { signUrl } from '../../model/signed-url.ts';
 import { TaskSpec } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import type { InputFile } from '../host/contract.ts';
-import type { TaskOrders } from './contract.ts';
+import type { TaskStepArgs } from './contract.ts';
 import type { LedgerDeps } from './deps.ts';
-import { fileLifetimeS, fileUrl } from './image-refs.ts';
-import { type PlacedTask, readPlaced, vmSpecs } from './vm-specs.ts';
-import { vmPlace } from './vm-state.ts';
+import { urlLifetimeS, fileUrl } from './image-refs.ts';
+import { type PlacedTask, readPlacedTask, vmSpecs } from './vm-specs.ts';
+import { loadVmLocation } from './vm-state.ts';
 
 /** How many files one VM may leave. Their bytes are bounded by its data disk. */
 const maxOutputFiles = 10_000;
 
-interface Stored {
+interface StoredFile {
   id: string;
   state: FileState;
   sizeBytes: bigint;
   sha256: string | null;
 }
 
-function input(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, Stored>): InputFile {
+function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, StoredFile>): InputFile {
   if (wanted.file === undefined)
     return { path: wanted.path, url: wanted.url!, source: 'outside', sizeBytes: null, sha256: wanted.sha256 ?? null };
   const file = files.get(wanted.file);
@@ -36,7 +36,7 @@ function input(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<
   };
 }
 
-async function inputs(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
+async function readInputFiles(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
   const ids = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
   const files =
     ids.length === 0
@@ -45,13 +45,13 @@ async function inputs(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<
           where: { id: { in: ids }, ownerId: owner },
           select: { id: true, state: true, sizeBytes: true, sha256: true },
         });
-  const byId = new Map<string, Stored>(files.map((file) => [file.id, file]));
-  return spec.inputs.map((wanted) => input(deps, wanted, byId));
+  const byId = new Map<string, StoredFile>(files.map((file) => [file.id, file]));
+  return spec.inputs.map((wanted) => inputFile(deps, wanted, byId));
 }
 
 /** The orders for one VM's host; see ordersOfTask for what it throws. */
-export async function taskOrders(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskOrders> {
-  const orders = (await ordersOfTask(deps, id)).find(({ run }) => run.vm.id === vmId);
+export async function issueTaskStepArgs(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskStepArgs> {
+  const orders = (await readTaskOrders(deps, id)).find(({ run }) => run.vm.id === vmId);
   if (orders === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
   return orders;
 }
@@ -60,28 +60,28 @@ export async function taskOrders(deps: LedgerDeps, id: TaskId, vmId: VmId): Prom
  * The orders for the hosts of all its VMs, by node, with fresh URLs. Throws input-unavailable when an input's file was
  * deleted since the task was accepted, conflict when a VM has no place.
  */
-export async function ordersOfTask(deps: LedgerDeps, id: TaskId): Promise<TaskOrders[]> {
-  const task = await readPlaced(deps.ledger, id);
+export async function readTaskOrders(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
+  const task = await readPlacedTask(deps.ledger, id);
   const spec = TaskSpec.parse(task.spec);
-  const files = await inputs(deps, spec, task.owner);
-  const places = await Promise.all(task.vms.map((vm) => vmPlace(deps, vm.id)));
+  const files = await readInputFiles(deps, spec, task.owner);
+  const locations = await Promise.all(task.vms.map((vm) => loadVmLocation(deps, vm.id)));
   return vmSpecs(deps, task).map((vm, node) => ({
-    movedBy: places[node]?.movedBy ?? null,
-    ...ordersFor(deps, task, spec, files, vm, node),
+    migrationWorkflowId: locations[node]?.migrationWorkflowId ?? null,
+    ...buildTaskOrders(deps, task, spec, files, vm, node),
   }));
 }
 
-function ordersFor(
+function buildTaskOrders(
   deps: LedgerDeps,
   { id }: PlacedTask,
   spec: TaskSpec,
   files: InputFile[],
   vm: VmSpec,
   node: number,
-): Omit<TaskOrders, 'movedBy'> {
+): Omit<TaskStepArgs, 'migrationWorkflowId'> {
   const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
   // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
-  const lifetimeS = spec.timeoutS + fileLifetimeS;
+  const lifetimeS = spec.timeoutS + urlLifetimeS;
   const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
   return {
     stageIn: {

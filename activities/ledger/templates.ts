@@ -1,25 +1,25 @@
 import { BerthError } from '../../model/errors.ts';
 import { newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import type { TemplatePlace } from './contract.ts';
+import type { TemplatePlacement } from './contract.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from './deps.ts';
 import { lockPlacement } from './place-queue.ts';
 
 /** The site itself: what it makes for all its owners is this one's. */
-const site = { id: 'owner_00000000000000000000000001' as OwnerId, name: 'berth' };
+const siteOwner = { id: 'owner_00000000000000000000000001' as OwnerId, name: 'berth' };
 /** A template is on no network. */
-const nowhere = { address: '0.0.0.0', mac: '52:54:00:00:00:00' };
+const noNetwork = { address: '0.0.0.0', mac: '52:54:00:00:00:00' };
 /** Of the host's disk: its memory in a file, and the state of its devices. */
-const stateMiB = 64;
+const savedStateMiB = 64;
 
-interface Left {
+interface LeftoverTemplate {
   id: VmId;
   generation: number;
   same: boolean;
 }
 
-async function readLeft(tx: Transaction, like: VmSpec): Promise<Left | undefined> {
-  const rows = await tx.$queryRaw<Left[]>`
+async function readLeftover(tx: Transaction, like: VmSpec): Promise<LeftoverTemplate | undefined> {
+  const rows = await tx.$queryRaw<LeftoverTemplate[]>`
     SELECT id, generation, state = 'reserved' AND "imageId" = ${like.image.id} AND vcpus = ${like.vcpus}
       AND "memoryMiB" = ${like.memoryMiB} AS same
     FROM "Vm" WHERE template AND "hostId" = ${like.host} AND state NOT IN ('pending', 'removed')`;
@@ -35,17 +35,17 @@ async function readObstacle(tx: Transaction, like: VmSpec): Promise<string | nul
   return rows[0].waiting ? 'tasks wait for room' : null;
 }
 
-async function insert(tx: Transaction, id: VmId, like: VmSpec): Promise<void> {
-  await tx.$executeRaw`INSERT INTO "Owner" (id, name) VALUES (${site.id}, ${site.name}) ON CONFLICT DO NOTHING`;
+async function insertTemplateVm(tx: Transaction, id: VmId, like: VmSpec): Promise<void> {
+  await tx.$executeRaw`INSERT INTO "Owner" (id, name) VALUES (${siteOwner.id}, ${siteOwner.name}) ON CONFLICT DO NOTHING`;
   await tx.vm.create({
     data: {
       id,
-      ownerId: site.id,
+      ownerId: siteOwner.id,
       name: 'template',
       imageId: like.image.id,
       vcpus: like.vcpus,
       memoryMiB: like.memoryMiB,
-      diskMiB: like.memoryMiB + stateMiB,
+      diskMiB: like.memoryMiB + savedStateMiB,
       overlayMiB: like.image.virtualMiB,
       state: 'reserved',
       hostId: like.host,
@@ -56,12 +56,12 @@ async function insert(tx: Transaction, id: VmId, like: VmSpec): Promise<void> {
   });
 }
 
-const specOf = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
+const templateSpec = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
   ...like,
-  ...nowhere,
+  ...noNetwork,
   id,
   generation,
-  owner: site.id,
+  owner: siteOwner.id,
   name: 'template',
   neighbours: [],
 });
@@ -70,21 +70,21 @@ const specOf = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
  * A row like any VM's, so that what a template takes while it is made counts against its host. It is held to be nobody's
  * task: while any waits, and where there is no room, it waits.
  */
-export async function reserveTemplate({ ledger }: LedgerDeps, like: VmSpec): Promise<TemplatePlace> {
+export async function reserveTemplate({ ledger }: LedgerDeps, like: VmSpec): Promise<TemplatePlacement> {
   try {
-    return await inTransaction(ledger, async (tx): Promise<TemplatePlace> => {
+    return await inTransaction(ledger, async (tx): Promise<TemplatePlacement> => {
       await lockPlacement(tx);
-      const left = await readLeft(tx, like);
-      if (left?.same === true) return { kind: 'reserved', vm: specOf(left.id, left.generation, like) };
+      const left = await readLeftover(tx, like);
+      if (left?.same === true) return { kind: 'reserved', vm: templateSpec(left.id, left.generation, like) };
       if (left !== undefined) return { kind: 'left', vm: left.id, generation: left.generation };
       const obstacle = await readObstacle(tx, like);
-      if (obstacle !== null) return { kind: 'waits', why: obstacle };
+      if (obstacle !== null) return { kind: 'waits', reason: obstacle };
       const id = newId('vm');
-      await insert(tx, id, like);
-      return { kind: 'reserved', vm: specOf(id, 1, like) };
+      await insertTemplateVm(tx, id, like);
+      return { kind: 'reserved', vm: templateSpec(id, 1, like) };
     });
   } catch (error) {
-    if (error instanceof BerthError && error.code === 'no-capacity') return { kind: 'waits', why: error.message };
+    if (error instanceof BerthError && error.code === 'no-capacity') return { kind: 'waits', reason: error.message };
     throw error;
   }
 }

@@ -3,7 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
-import type { Prestage } from './contract.ts';
+import type { PrefetchTarget } from './contract.ts';
 import type { LedgerDeps, Transaction } from './deps.ts';
 import { type ImageHolder, type ImageRow, imageRef } from './image-refs.ts';
 
@@ -51,10 +51,10 @@ export interface PlacedTask extends PlacedVms {
 }
 
 /** Reads a task, its VMs, their image and network and the site's hosts in one statement. Throws not-found. */
-export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTask> {
+export async function readPlacedTask(tx: Transaction, id: TaskId): Promise<PlacedTask> {
   const rows = await tx.$queryRaw<PlacedTask[]>`
     SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
-      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVms}
+      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVmColumns}
     FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
     WHERE t.id = ${id}`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} with VMs in the ledger`);
@@ -62,7 +62,7 @@ export async function readPlaced(tx: Transaction, id: TaskId): Promise<PlacedTas
 }
 
 /** Where a promised lease's image should be before its start; null where it has no hosts, or no promise. */
-export function prestageFor({ plannedHosts, image, hosts }: PlacedVms & { plannedHosts: HostId[] }): Prestage | null {
+export function prefetchFor({ plannedHosts, image, hosts }: PlacedVms & { plannedHosts: HostId[] }): PrefetchTarget | null {
   const wanted = hosts.filter(({ id }) => plannedHosts.includes(id));
   if (wanted.length === 0) return null;
   return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };
@@ -70,16 +70,16 @@ export function prestageFor({ plannedHosts, image, hosts }: PlacedVms & { planne
 
 /** The same of a VM and those of its task, or of a VM that stands alone. Throws not-found. */
 export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms> {
-  const rows = await tx.$queryRaw<PlacedVms[]>`SELECT ${placedVms} FROM "Vm" one WHERE one.id = ${id}`;
+  const rows = await tx.$queryRaw<PlacedVms[]>`SELECT ${placedVmColumns} FROM "Vm" one WHERE one.id = ${id}`;
   if (rows[0] === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
   return rows[0];
 }
 
 /** So many names go into a guest's /etc/hosts. */
-const maxSiblings = 256;
+const maxSiblingNames = 256;
 
 /** Columns of PlacedVms; `one` is one of the VMs. */
-const placedVms = Prisma.sql`
+const placedVmColumns = Prisma.sql`
       one."taskId" AS task, one."order" IS NOT NULL AS lasts, one."ownerId" AS owner,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
         'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
@@ -90,7 +90,7 @@ const placedVms = Prisma.sql`
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
         SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
-          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblings}) s) AS siblings,
+          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
       (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
        FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
@@ -109,23 +109,23 @@ function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
 }
 
 function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
-  const here = placed.hosts.find((host) => host.id === vm.hostId);
-  if (here === undefined || vm.address === null || vm.mac === null)
+  const host = placed.hosts.find((host) => host.id === vm.hostId);
+  if (host === undefined || vm.address === null || vm.mac === null)
     throw new BerthError('conflict', `VM ${vm.id} is ${vm.state}: it has no place to describe`);
   return {
     id: vm.id,
     owner: placed.owner,
     name: vm.name,
     generation: vm.generation,
-    host: here.id,
-    home: vm.homeId ?? here.id,
-    image: imageRef(deps, placed.image, placed.hosts, here.id),
+    host: host.id,
+    home: vm.homeId ?? host.id,
+    image: imageRef(deps, placed.image, placed.hosts, host.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,
     rootMiB: vm.rootMiB ?? placed.image.virtualMiB,
     extraDisksMiB: vm.extraDisksMiB,
-    network: networkFor(placed, here),
+    network: networkFor(placed, host),
     address: vm.address,
     mac: vm.mac,
     onReboot: placed.lasts ? 'restart' : 'destroy',

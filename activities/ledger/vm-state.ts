@@ -2,7 +2,7 @@ import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { VmPlace } from './contract.ts';
+import type { VmLocation } from './contract.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from './deps.ts';
 
 /**
@@ -14,7 +14,7 @@ export async function setVmState(
   id: VmId,
   state: VmState,
   why?: { code: ErrorCode; message: string },
-): Promise<VmPlace> {
+): Promise<VmLocation> {
   const problem = state === 'stuck' && why !== undefined ? JSON.stringify(why) : null;
   return inTransaction(deps.ledger, async (tx) => {
     const changed = await tx.$executeRaw`
@@ -23,11 +23,11 @@ export async function setVmState(
         "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${isoNow(deps)}::timestamptz) ELSE "startedAt" END
       WHERE id = ${id}`;
     if (changed === 0) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
-    return readPlace(tx, id);
+    return readLocation(tx, id);
   });
 }
 
-async function readPlace(tx: Transaction, id: VmId): Promise<VmPlace> {
+async function readLocation(tx: Transaction, id: VmId): Promise<VmLocation> {
   const rows = await tx.$queryRaw<
     { state: VmState; host: HostId | null; home: HostId | null; generation: number; moving: number | null }[]
   >`
@@ -38,7 +38,7 @@ async function readPlace(tx: Transaction, id: VmId): Promise<VmPlace> {
   const row = rows[0];
   if (row === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
   const { moving, ...place } = row;
-  return { ...place, movedBy: moving === null ? null : workflowId.migration(id, moving) };
+  return { ...place, migrationWorkflowId: moving === null ? null : workflowId.migration(id, moving) };
 }
 
-export const vmPlace = (deps: LedgerDeps, id: VmId): Promise<VmPlace> => readPlace(deps.ledger, id);
+export const loadVmLocation = (deps: LedgerDeps, id: VmId): Promise<VmLocation> => readLocation(deps.ledger, id);

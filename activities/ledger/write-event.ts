@@ -1,7 +1,7 @@
 import { eventData, eventId, type TaskEventType, type VmEventType } from '../../model/events.ts';
 import type { Transaction } from './deps.ts';
 
-export interface Fact {
+export interface NewEvent {
   type: TaskEventType | VmEventType;
   subject: string;
   owner: string;
@@ -15,7 +15,7 @@ export interface Fact {
  * undo the transaction. It gets its number when the transaction commits.
  * @param n which of its kind it is, of a fact that may be true of its subject again
  */
-export async function writeEvent(tx: Transaction, fact: Fact, n: number | null = null): Promise<void> {
+export async function writeEvent(tx: Transaction, fact: NewEvent, n: number | null = null): Promise<void> {
   const data = JSON.stringify(eventData[fact.type].parse(fact.data));
   await tx.$executeRaw`
     INSERT INTO "Event" (id, type, subject, "ownerId", time, data)

@@ -1,6 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
-import type { CopyPass } from '../../model/migration.ts';
-import type { CarriedFile, Carrier } from '../ports.ts';
+import type { ColdCopyPass } from '../../model/migration.ts';
+import type { ColdCopyFile, ColdCopy } from '../ports.ts';
 import { shiftTime } from './hypervisor.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
@@ -9,32 +9,32 @@ const packedBytes = 8 * 2 ** 20;
 const passStepMs = 20;
 
 /** Files go from fake host to fake host by way of packs; only those of VMs that don't run. */
-export function createFakeCarrier(state: FakeState): Carrier {
-  const diskPath = (vmId: string, file: Exclude<CarriedFile, 'memory'>): string =>
+export function createFakeColdCopy(state: FakeState): ColdCopy {
+  const diskPath = (vmId: string, file: Exclude<ColdCopyFile, 'memory'>): string =>
     file === 'overlay' || file === 'data' ? pathsOf(vmId)[file] : `${pathsOf(vmId).folder}/${file}.raw`;
-  const disksOf = (files: readonly CarriedFile[]) => files.filter((file) => file !== 'memory');
-  const passes = new Map<string, Omit<CopyPass, 'elapsedMs'> & { sinceMs: number }>();
-  async function goThrough(vmId: string, kind: CopyPass['kind'], from: string | null): Promise<void> {
+  const disksOf = (files: readonly ColdCopyFile[]) => files.filter((file) => file !== 'memory');
+  const passes = new Map<string, Omit<ColdCopyPass, 'elapsedMs'> & { sinceMs: number }>();
+  async function runPass(vmId: string, kind: ColdCopyPass['kind'], from: string | null): Promise<void> {
     const pass = { kind, from, doneBytes: packedBytes / 2, totalBytes: packedBytes, sinceMs: state.clock.nowMs() };
     passes.set(vmId, pass);
     do await state.clock.sleep(passStepMs);
-    while (state.copiesHeld.get(vmId) === kind);
+    while (state.heldPasses.get(vmId) === kind);
     passes.delete(vmId);
   }
   return {
-    async pass(vmId) {
+    async observePass(vmId) {
       const pass = passes.get(vmId);
       if (pass === undefined) return null;
       const { sinceMs, ...rest } = pass;
       return { ...rest, elapsedMs: state.clock.nowMs() - sinceMs };
     },
-    offer: async (vmId) => ({ chunks: state.kept.has(vmId) ? chunks : 0 }),
+    offerCachedChunks: async (vmId) => ({ chunks: state.previousVersions.has(vmId) ? chunks : 0 }),
     async pack(vmId, files, offer) {
-      if (offer !== null && offer.chunks > 0 && state.mesh.get(offer.address)?.kept.has(vmId) !== true)
+      if (offer !== null && offer.chunks > 0 && state.hostsByAddress.get(offer.address)?.previousVersions.has(vmId) !== true)
         throw bug(`packing ${vmId} for what ${offer.address} doesn't have`);
       const memory = state.memories.get(pathsOf(vmId).memory) ?? null;
-      if (files.includes('memory') && memory?.whole !== true) throw bug(`packing the memory of ${vmId}, which is not whole`);
-      await goThrough(vmId, 'pack', null);
+      if (files.includes('memory') && memory?.complete !== true) throw bug(`packing the memory of ${vmId}, which is not whole`);
+      await runPass(vmId, 'pack', null);
       const disks = disksOf(files).map((file) => {
         const path = diskPath(vmId, file);
         refuseLive(state, path, 'packing');
@@ -46,13 +46,13 @@ export function createFakeCarrier(state: FakeState): Carrier {
       return { bytes: offer !== null && offer.chunks > 0 ? packedBytes / 8 : packedBytes / 2, totalBytes: packedBytes };
     },
     async unpack(vmId, { address }) {
-      const from = state.mesh.get(address);
+      const from = state.hostsByAddress.get(address);
       if (from === undefined) throw new BerthError('host-busy', `fetching from ${address}: no route`);
       const pack = from.packs.get(vmId);
       if (pack === undefined) throw new BerthError('internal', `nfs-cp: ${address} has no pack of ${vmId}`);
       if (!state.records.has(vmId)) throw bug(`unpacking ${vmId} before its record`);
-      await goThrough(vmId, 'fetch', address);
-      await goThrough(vmId, 'unpack', address);
+      await runPass(vmId, 'fetch', address);
+      await runPass(vmId, 'unpack', address);
       // Time at the two hosts differs.
       const shiftMs = state.clock.nowMs() - from.clock.nowMs();
       if (pack.memory !== null) {
@@ -66,20 +66,20 @@ export function createFakeCarrier(state: FakeState): Carrier {
         state.disks.set(path, structuredClone(disk));
       }
     },
-    async keep(vmId, files) {
+    async keepPreviousVersion(vmId, files) {
       for (const file of disksOf(files)) {
         refuseLive(state, diskPath(vmId, file), 'putting aside');
         state.disks.delete(diskPath(vmId, file));
       }
       if (files.includes('memory')) state.memories.delete(pathsOf(vmId).memory);
-      state.kept.add(vmId);
+      state.previousVersions.add(vmId);
     },
-    async clear(vmId) {
+    async removeTransferFiles(vmId) {
       state.packs.delete(vmId);
     },
-    async forget(vmId) {
+    async removeAll(vmId) {
       state.packs.delete(vmId);
-      state.kept.delete(vmId);
+      state.previousVersions.delete(vmId);
     },
   };
 }

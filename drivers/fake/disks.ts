@@ -3,13 +3,13 @@ import { BerthError } from '../../model/errors.ts';
 import type { DiskTool } from '../ports.ts';
 import { bug, type FakeDataDisk, type FakeState, imagePath, liveUserOf, refuseLive } from './state.ts';
 
-export function createFakeDisks(state: FakeState): DiskTool {
+export function createFakeDiskTool(state: FakeState): DiskTool {
   /** A data disk that nobody writes to any more: of a live guest only once it was settled. */
-  const settledDisk = (path: string): FakeDataDisk => {
+  const flushedDisk = (path: string): FakeDataDisk => {
     const disk = state.disks.get(path);
     if (disk?.kind !== 'data') throw bug(`reading ${path}, which is no data disk`);
     const user = liveUserOf(state, path);
-    if (user !== undefined && !user.settled) throw bug(`reading ${path} while ${user.config.name} may still write to it`);
+    if (user !== undefined && !user.flushed) throw bug(`reading ${path} while ${user.config.name} may still write to it`);
     return disk;
   };
   return {
@@ -44,30 +44,30 @@ export function createFakeDisks(state: FakeState): DiskTool {
       state.disks.set(path, { kind: 'data', sizeMiB, files: new Map(files), unwritten: new Map() });
     },
     async listFiles(image, limitFiles) {
-      const { files } = settledDisk(image);
+      const { files } = flushedDisk(image);
       if (files.size > limitFiles) throw new BerthError('outputs-refused', `${image} has more than ${limitFiles} files`);
       return [...files].map(([path, content], index) => ({ path, inode: index + 12, sizeBytes: content.length }));
     },
     readFile(image, file) {
-      const content = settledDisk(image).files.get(file.path);
+      const content = flushedDisk(image).files.get(file.path);
       if (content === undefined) throw bug(`reading ${file.path} of ${image}, which isn't there`);
       return Readable.from([content]);
     },
     async inspect(path, limitMiB) {
-      const { format, virtualMiB } = lookAt(state, path);
+      const { format, virtualMiB } = inspectDisk(state, path);
       if (virtualMiB > limitMiB) throw new BerthError('image-refused', `${path} has ${virtualMiB} MiB, more than ${limitMiB}`);
       return { format, virtualMiB };
     },
-    async flatten({ from, format, to, limitMiB }, signal) {
+    async flatten({ source: from, format, destination: to, limitMiB }, signal) {
       signal.throwIfAborted();
       refuseLive(state, from, 'flattening');
-      const found = lookAt(state, from);
+      const found = inspectDisk(state, from);
       if (found.format !== format) throw bug(`flattening ${from} as ${format}, which it isn't`);
       if (found.virtualMiB > limitMiB) throw new BerthError('image-refused', `${from} has more than ${limitMiB} MiB`);
       const content = Buffer.from(`flat of ${found.content}`);
       state.disks.set(to, { kind: 'flat', content, virtualMiB: found.virtualMiB });
     },
-    async readWhole(path) {
+    async readDisk(path) {
       const disk = state.disks.get(path);
       if (disk?.kind !== 'flat') throw bug(`reading ${path} whole, which is not flat`);
       return { sizeBytes: disk.content.length, content: Readable.from([disk.content]) };
@@ -75,14 +75,14 @@ export function createFakeDisks(state: FakeState): DiskTool {
   };
 }
 
-interface Seen {
+interface InspectedDisk {
   format: 'qcow2' | 'raw';
   virtualMiB: number;
   content: string;
 }
 
 /** A fake uploaded disk says what it is: `qcow2 <MiB>` or `raw <MiB>`; everything else is malformed. */
-function lookAt(state: FakeState, path: string): Seen {
+function inspectDisk(state: FakeState, path: string): InspectedDisk {
   const disk = state.disks.get(path);
   if (disk?.kind === 'overlay') return { format: 'qcow2', virtualMiB: disk.virtualMiB, content: disk.backing };
   if (disk?.kind === 'flat') return { format: 'qcow2', virtualMiB: disk.virtualMiB, content: disk.content.toString() };
@@ -92,5 +92,5 @@ function lookAt(state: FakeState, path: string): Seen {
   if (content === undefined) throw bug(`looking at ${path}, which isn't there`);
   const said = /^(qcow2|raw) (\d+)/.exec(content.toString());
   if (said === null) throw new BerthError('image-refused', `${path} is no disk`);
-  return { format: said[1] as Seen['format'], virtualMiB: Number(said[2]), content: content.toString() };
+  return { format: said[1] as InspectedDisk['format'], virtualMiB: Number(said[2]), content: content.toString() };
 }

@@ -6,7 +6,7 @@ import { bug, type FakeState, imagePath } from './state.ts';
 
 const digest = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
 
-export function createFakeImages(state: FakeState): ImageCache {
+export function createFakeImageCache(state: FakeState): ImageCache {
   return {
     async ensure(image, signal) {
       signal.throwIfAborted();
@@ -37,7 +37,7 @@ export function createFakeImages(state: FakeState): ImageCache {
       if (image === undefined) throw bug(`pinning image ${id}, which isn't there`);
       image.pinnedUntilMs = Math.max(image.pinnedUntilMs, untilMs);
     },
-    room: async () => !state.cacheFull.now,
+    evictToFit: async () => !state.cacheFull.now,
     async remove(id) {
       if ([...state.records.values()].some((record) => record.image === id))
         throw new BerthError('in-use', `removing image ${id}: a VM of this host was made from it`);
@@ -46,7 +46,7 @@ export function createFakeImages(state: FakeState): ImageCache {
   };
 }
 
-export function createFakeInputs(state: FakeState): InputFetcher {
+export function createFakeInputFetcher(state: FakeState): InputFetcher {
   return {
     async fetch(order, signal) {
       signal.throwIfAborted();

@@ -9,7 +9,7 @@ export function createFakeNetwork(state: FakeState): HostNetwork {
       state.networks.set(network.vni, structuredClone(network));
       return bridgeOf(network.vni);
     },
-    async removeIdle(vni, needed) {
+    async removeIfIdle(vni, needed) {
       if (await needed()) return;
       if (tapsOn(bridgeOf(vni)).length === 0) state.networks.delete(vni);
     },

@@ -4,7 +4,7 @@ import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
 
 const fakeMemoryBytes = 64 * 2 ** 20;
 
-export function createFakeStore(state: FakeState): VmStore {
+export function createFakeVmStore(state: FakeState): VmStore {
   const disksIn = (vmId: string): string[] =>
     [...state.disks.keys()].filter((path) => path.startsWith(`${pathsOf(vmId).folder}/`));
   const refuseLiveFolder = (vmId: string, act: string): void => {
@@ -21,15 +21,15 @@ export function createFakeStore(state: FakeState): VmStore {
   return {
     paths: pathsOf,
     read: async (vmId) => structuredClone(state.records.get(vmId) ?? null),
-    async write(record) {
+    async writeDurably(record) {
       state.records.set(record.vmId, structuredClone(record));
     },
-    async note(record) {
+    async writeNonDurable(record) {
       const known = state.records.get(record.vmId);
       if (known?.generation !== record.generation) throw bug(`a generation of ${record.vmId} that is only noted`);
       state.records.set(record.vmId, structuredClone(record));
     },
-    async emptyInputs(vmId) {
+    async resetInputs(vmId) {
       if (!state.records.has(vmId)) throw bug(`inputs of ${vmId} before its record`);
       state.inputs.set(vmId, new Map());
       return pathsOf(vmId).inputs;
@@ -37,11 +37,11 @@ export function createFakeStore(state: FakeState): VmStore {
     async removeInputs(vmId) {
       state.inputs.delete(vmId);
     },
-    async sealMemory(vmId) {
+    async commitMemory(vmId) {
       const { memory, memoryPartial } = pathsOf(vmId);
       const saved = state.memories.get(memoryPartial);
       if (saved === undefined) return;
-      if (!saved.whole) throw bug(`sealing ${memoryPartial}, which is not whole`);
+      if (!saved.complete) throw bug(`sealing ${memoryPartial}, which is not whole`);
       state.memories.delete(memoryPartial);
       state.memories.set(memory, saved);
     },
@@ -57,7 +57,7 @@ export function createFakeStore(state: FakeState): VmStore {
       const { from, to } = consoleSpan(range, all.length);
       return { from, totalBytes: all.length, bytes: all.subarray(from, to) };
     },
-    freeMiB: async () => state.room.freeMiB,
+    freeMiB: async () => state.freeDisk.freeMiB,
     list: async () =>
       [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
     async remove(vmId, generation) {
@@ -72,7 +72,7 @@ export function createFakeStore(state: FakeState): VmStore {
       dropFolder(vmId);
       state.quarantined.set(vmId, state.clock.nowMs());
     },
-    quarantined: async () => [...state.quarantined].map(([vmId, sinceMs]) => ({ vmId, sinceMs })),
+    listQuarantined: async () => [...state.quarantined].map(([vmId, sinceMs]) => ({ vmId, sinceMs })),
     async removeQuarantined(vmId) {
       state.quarantined.delete(vmId);
     },

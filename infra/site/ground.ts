@@ -1,12 +1,12 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { type Home, lockHome, openHome, readRecord, type SiteRecord, writeRecord } from './home.ts';
-import { freePort, isFree, lowerNetwork, raiseNetwork, type SiteNetwork } from './network.ts';
+import { freePort, isFree, removeNetwork, createNetwork, type SiteNetwork } from './network.ts';
 import { processesOfSite, signal, siteMarker } from './processes.ts';
 import { until } from './until.ts';
 
 /** What a site stands on: the right to its home, and a network of its own on this machine. */
-export interface Ground {
+export interface SiteBase {
   home: Home;
   network: SiteNetwork;
   /** The environment that every process of the site gets: this process's, marked, without secrets of other parts. */
@@ -14,31 +14,31 @@ export interface Ground {
   /** What all sites on this machine share, because it takes long to make. */
   cache: string;
   /** A free port on all the addresses; the one of the last run where it is still free. */
-  port: (name: string, addresses: readonly string[], wish?: PortWish) => Promise<number>;
+  port: (name: string, addresses: readonly string[], wish?: PortPreference) => Promise<number>;
   release: () => Promise<void>;
 }
 
-export interface PortWish {
+export interface PortPreference {
   /** This one or none; 0 asks for nothing. */
-  asked?: number;
+  required?: number;
   /** This one at the first start, when it is free. */
-  usual?: number;
+  preferred?: number;
 }
 
 /**
  * Takes the home, removes what an earlier run of it left on the machine, and makes its network.
  * @param note told of what was found
  */
-export async function takeGround(homePath: string, note: (text: string) => void): Promise<Ground> {
+export async function acquireSiteBase(homePath: string, note: (text: string) => void): Promise<SiteBase> {
   const home = openHome(homePath);
   const lock = await lockHome(home);
   try {
     const left = await endLeftovers(home.path);
     if (left > 0) note(`ended ${left} processes that an earlier run had left`);
-    await lowerNetwork(home.tag);
+    await removeNetwork(home.tag);
     const record: SiteRecord = { ...readRecord(home), supervisorPid: process.pid };
     writeRecord(home, record);
-    const network = await raiseNetwork(home.tag, record.subnet);
+    const network = await createNetwork(home.tag, record.subnet);
     record.subnet = network.subnet;
     writeRecord(home, record);
     return {
@@ -46,9 +46,9 @@ export async function takeGround(homePath: string, note: (text: string) => void)
       network,
       env: siteEnvironment(home),
       cache: process.env.BERTH_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'berth'),
-      port: (name, addresses, wish = {}) => takePort(home, record, name, addresses, wish),
+      port: (name, addresses, wish = {}) => allocatePort(home, record, name, addresses, wish),
       release: async () => {
-        await lowerNetwork(home.tag);
+        await removeNetwork(home.tag);
         lock.close();
       },
     };
@@ -58,12 +58,12 @@ export async function takeGround(homePath: string, note: (text: string) => void)
   }
 }
 
-async function takePort(
+async function allocatePort(
   home: Home,
   record: SiteRecord,
   name: string,
   addresses: readonly string[],
-  { asked = 0, usual }: PortWish,
+  { required: asked = 0, preferred: usual }: PortPreference,
 ): Promise<number> {
   const taken = new Set(Object.entries(record.ports).flatMap(([other, port]) => (other === name ? [] : [port])));
   if (asked !== 0) {

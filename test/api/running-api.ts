@@ -62,17 +62,17 @@ export function fakeWorkflows() {
       startTask: (id: TaskId) => answer(asked.started, id),
       cancelTask: (id: TaskId) => answer(asked.cancelled, id),
       startVm: (id: VmId) => answer(asked.vms, id),
-      tellVm: (id: VmId) => answer(asked.told, id),
+      notifyVm: (id: VmId) => answer(asked.told, id),
       startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
       abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
-      roomChanged: async () => {
+      notifyHousekeeping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
         asked.looks += 1;
       },
       startReservation: (id: ReservationId) => answer(asked.reserved, id),
-      changeReservation: (id: ReservationId) => answer(asked.reserved, id),
+      notifyReservation: (id: ReservationId) => answer(asked.reserved, id),
       startDrain: ({ id }: DrainName) => answer(asked.drained, id),
-      changeDrain: ({ id }: DrainName) => answer(asked.changed, id),
+      notifyDrain: ({ id }: DrainName) => answer(asked.changed, id),
       startBuild: (id: ImageId) => answer(asked.builds, id),
       cancelBuild: (id: ImageId) => answer(asked.cancelledBuilds, id),
       startRetirement: (id: ImageId) => answer(asked.retired, id),

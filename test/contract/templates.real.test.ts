@@ -24,13 +24,13 @@ beforeAll(async () => {
     await Promise.race([
       host
         .activities()
-        .makeTemplate(template)
+        .buildTemplate(template)
         .catch(() => null),
       delay(ms),
     ]);
     await host.restart();
   }
-  expect((await host.activities().makeTemplate(template)).outcome).toBe('made');
+  expect((await host.activities().buildTemplate(template)).outcome).toBe('made');
   await remove(template.id);
 });
 afterEach(async () => {
@@ -146,7 +146,7 @@ describe('a template that is broken', () => {
       await remove(vm.id);
     }
     expect((await host.activities().ensureRunning(await prepared())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
-    expect((await host.activities().makeTemplate(newVm())).outcome).toBe('retired');
+    expect((await host.activities().buildTemplate(newVm())).outcome).toBe('retired');
     expect(await host.ports().templates.list()).toEqual([]);
   });
 });

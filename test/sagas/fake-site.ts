@@ -143,7 +143,7 @@ export class FakeSite {
       taskQueue: controlQueue,
       workflowId: workflowId.host(host.id),
       args: [host.id, this.pace],
-      signal: signalName.arrived,
+      signal: signalName.hostRegistered,
       signalArgs: [await factsOf(host)],
     });
     await this.until(
@@ -297,7 +297,7 @@ export const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
 
 async function factsOf(host: FakeHost) {
   const facts = await host.ports.probe.measure();
-  const images = await host.ports.images.list();
+  const images = await host.ports.imageCache.list();
   return { ...facts, hostId: host.id, images };
 }
 

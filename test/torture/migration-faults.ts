@@ -51,7 +51,7 @@ const killed = (name: (struck: Struck) => string): Fault => {
     const child = struck.test.site.child(name(struck));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    return () => child.servesAgain(restarts, 90_000);
+    return () => child.untilReadyAgain(restarts, 90_000);
   };
 };
 
@@ -76,7 +76,7 @@ const qemuKilled = (host: (struck: Struck) => Host): Fault => {
 const partedFor = (ms: number, parts: (struck: Struck) => [Host, string]): Fault => {
   return async (struck) => {
     const [host, address] = parts(struck);
-    const mend = await host.cutOff([address]);
+    const mend = await host.partition([address]);
     const healed = delay(ms).then(mend);
     return () => healed;
   };

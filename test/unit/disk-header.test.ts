@@ -186,7 +186,7 @@ describe('before it has passed', () => {
     writeFileSync(at('raw'), raw);
     writeFileSync(at('flat.qcow2.0123.partial'), 'of an attempt that was killed');
     const never = new AbortController().signal;
-    await tool.flatten({ from: at('raw'), format: 'raw', to: at('flat.qcow2'), limitMiB: 64 }, never);
+    await tool.flatten({ source: at('raw'), format: 'raw', destination: at('flat.qcow2'), limitMiB: 64 }, never);
     expect(await tool.inspect(at('flat.qcow2'), 64)).toEqual({ format: 'qcow2', virtualMiB: 4 });
     expect(existsSync(at('flat.qcow2.0123.partial'))).toBe(false);
     execFileSync('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', at('raw'), at('flat.qcow2')]);
@@ -196,7 +196,7 @@ describe('before it has passed', () => {
   it('writing anew ends at the bounds that it was given', async () => {
     writeFileSync(at('noise'), randomBytes(30 * mib));
     const never = new AbortController().signal;
-    const order = { from: at('noise'), format: 'raw', to: at('too-much.qcow2'), limitMiB: 8 } as const;
+    const order = { source: at('noise'), format: 'raw', destination: at('too-much.qcow2'), limitMiB: 8 } as const;
     await expect(tool.flatten(order, never)).rejects.toMatchObject({ code: 'image-refused' });
     expect(existsSync(at('too-much.qcow2'))).toBe(false);
   });

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent } from 'undici';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { isPublicAddress, openInputFetcher, type Resolve } from '../../drivers/fetch-input.ts';
-import type { FetchOrder } from '../../drivers/ports.ts';
+import { isPublicAddress, openInputFetcher, type ResolveHost } from '../../drivers/fetch-input.ts';
+import type { FetchRequest } from '../../drivers/ports.ts';
 import { codeOf } from '../contract/suite.ts';
 
 let folder: string;
@@ -50,7 +50,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-const order = (more: Partial<FetchOrder>): FetchOrder => ({
+const order = (more: Partial<FetchRequest>): FetchRequest => ({
   url: `${base}/file`,
   source: 'outside',
   sizeBytes: null,
@@ -61,8 +61,8 @@ const order = (more: Partial<FetchOrder>): FetchOrder => ({
   allowInternal: true,
   ...more,
 });
-const fetcher = (resolve?: Resolve) => openInputFetcher(new Agent(), resolve);
-const code = (more: Partial<FetchOrder>, resolve?: Resolve): Promise<string> =>
+const fetcher = (resolve?: ResolveHost) => openInputFetcher(new Agent(), resolve);
+const code = (more: Partial<FetchRequest>, resolve?: ResolveHost): Promise<string> =>
   codeOf(fetcher(resolve).fetch(order(more), never));
 
 describe('an input from the outside', () => {
@@ -90,10 +90,10 @@ describe('an input from the outside', () => {
     expect(await code({ allowInternal: false })).toBe('address-refused');
     expect(await code({ allowInternal: false, url: 'http://[::ffff:127.0.0.1]/' })).toBe('address-refused');
     expect(await code({ allowInternal: false, url: 'http://0x7f.1/' })).toBe('address-refused');
-    const internal: Resolve = async () => [{ address: '169.254.169.254', family: 4 }];
+    const internal: ResolveHost = async () => [{ address: '169.254.169.254', family: 4 }];
     expect(await code({ allowInternal: false, url: 'http://metadata.test/' }, internal)).toBe('address-refused');
     // One public address among several doesn't help.
-    const both: Resolve = async () => [
+    const both: ResolveHost = async () => [
       { address: '1.1.1.1', family: 4 },
       { address: '10.0.0.1', family: 4 },
     ];
@@ -101,7 +101,7 @@ describe('an input from the outside', () => {
     expect(asked).toEqual([]);
     // The first hop may be internal here; what it redirects to is asked about again.
     const hops: string[] = [];
-    const perHop: Resolve = async (name) => {
+    const perHop: ResolveHost = async (name) => {
       hops.push(name);
       return [{ address: '127.0.0.1', family: 4 }];
     };
@@ -111,7 +111,7 @@ describe('an input from the outside', () => {
 
   it('comes from the address that was checked, whatever the name says the second time', async () => {
     let answers = 0;
-    const rebinding: Resolve = async () => {
+    const rebinding: ResolveHost = async () => {
       answers += 1;
       return [{ address: answers === 1 ? '127.0.0.1' : '192.0.2.1', family: 4 }];
     };

@@ -5,26 +5,33 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { type JobPlace, type JobTool, jobProgram, jobScript, parseStatus, scriptEnv } from '../../drivers/guest-job.ts';
-import type { GuestJob, JobEnd } from '../../drivers/ports.ts';
+import {
+  type JobSettings,
+  type JobRunner,
+  programJobRunner,
+  scriptJobRunner,
+  parseJobStatus,
+  scriptEnv,
+} from '../../drivers/guest-job.ts';
+import type { GuestJob, JobResult } from '../../drivers/ports.ts';
 
 /** Both run here, with this machine's sh and compiler, as a guest's agent would run them. */
 const source = fileURLToPath(new URL('../../infra/guest/job.c', import.meta.url));
 const built = mkdtempSync(join(tmpdir(), 'berth-job-built-'));
 const program = join(built, 'berth-job');
-const tools: [string, JobTool][] = [
-  ['the program', jobProgram(program)],
-  ['the script', jobScript],
+const tools: [string, JobRunner][] = [
+  ['the program', programJobRunner(program)],
+  ['the script', scriptJobRunner],
 ];
 beforeAll(() => {
   execFileSync('gcc', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-o', program, source]);
 });
 afterAll(() => rmSync(built, { recursive: true }));
 
-let tool: JobTool;
+let tool: JobRunner;
 let root: string;
 let job: string;
-let place: JobPlace;
+let place: JobSettings;
 const env = Object.fromEntries(
   scriptEnv.map((entry) => [entry.slice(0, entry.indexOf('=')), entry.slice(entry.indexOf('=') + 1)]),
 );
@@ -49,9 +56,9 @@ async function start(argv: string[], more: Partial<GuestJob> = {}): Promise<numb
   return exitCode as number;
 }
 const read = (name: string): string => (existsSync(join(job, name)) ? readFileSync(join(job, name), 'latin1') : '');
-async function end(): Promise<JobEnd> {
+async function end(): Promise<JobResult> {
   await expect.poll(() => existsSync(join(job, 'drained')), { timeout: 60_000, interval: 5 }).toBe(true);
-  return parseStatus(read('status'), 'x')!;
+  return parseJobStatus(read('status'), 'x')!;
 }
 
 describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
@@ -140,11 +147,11 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
 
 describe("the program's own answer", () => {
   it('is the status line, with the length of the log, once', async () => {
-    tool = jobProgram(program);
+    tool = programJobRunner(program);
     const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
     const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
     expect(said).toBe(read('status'));
-    expect(parseStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
+    expect(parseJobStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
     // Whoever comes later has not started it, and reads the folder.
     expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 })).toMatchObject({ status: 0, stdout: '' });
   });
@@ -152,10 +159,10 @@ describe("the program's own answer", () => {
 
 describe('the status line', () => {
   it('counts only when it is complete', () => {
-    expect(parseStatus('', 'x')).toBeNull();
-    expect(parseStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
-    expect(parseStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
-    expect(() => parseStatus('whatever\n', 'x')).toThrow();
+    expect(parseJobStatus('', 'x')).toBeNull();
+    expect(parseJobStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
+    expect(parseJobStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
+    expect(() => parseJobStatus('whatever\n', 'x')).toThrow();
   });
 });
 

@@ -49,7 +49,7 @@ describe('the rules on the machine of a local site', () => {
   const network = { bridge: 'berth-abc123', subnet: '10.90.7', cidr: '10.90.7.0/24', gateway: '10.90.7.1' };
 
   test('each carries the comment by which it is removed', () => {
-    const rules = machineRules('abc123', network, { there: [8080], local: [7233] })
+    const rules = machineRules('abc123', network, { gateway: [8080], local: [7233] })
       .split('\n')
       .filter((line) => line.startsWith('-'));
     for (const rule of rules) expect(rule).toContain('--comment "berth site abc123"');

@@ -3,7 +3,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { introduce } from '../../drivers/identity-port.ts';
+import { sendIdentity } from '../../drivers/identity-port.ts';
 
 let folder: string;
 let server: Server | null = null;
@@ -42,7 +42,7 @@ describe('introducing a guest to itself', () => {
       socket.write('ok node0 ');
       setTimeout(() => socket.write(`${id}\n`), 5);
     });
-    expect(await introduce(path, first, second, 10_000)).toEqual({ hostname: 'node0', machineId: id });
+    expect(await sendIdentity(path, first, second, 10_000)).toEqual({ hostname: 'node0', machineId: id });
     expect(told()).toBe(`${first.length} ${second.length}\n${first}${second}`);
   });
 
@@ -52,7 +52,7 @@ describe('introducing a guest to itself', () => {
     ['an answer without an end', 'x'.repeat(5000), 'answers without an end'],
   ])('is refused by %s', async (_, answer, why) => {
     const { path } = await guest((socket) => socket.write(answer));
-    await expect(introduce(path, first, second, 10_000)).rejects.toMatchObject({
+    await expect(sendIdentity(path, first, second, 10_000)).rejects.toMatchObject({
       code: 'hypervisor',
       message: expect.stringContaining(why),
     });
@@ -60,8 +60,8 @@ describe('introducing a guest to itself', () => {
 
   it('fails when the guest goes, and when there is none', async () => {
     const { path } = await guest((socket) => socket.destroy());
-    await expect(introduce(path, first, second, 10_000)).rejects.toMatchObject({ code: 'hypervisor' });
-    await expect(introduce(`${path}-none`, first, second, 10_000)).rejects.toMatchObject({
+    await expect(sendIdentity(path, first, second, 10_000)).rejects.toMatchObject({ code: 'hypervisor' });
+    await expect(sendIdentity(`${path}-none`, first, second, 10_000)).rejects.toMatchObject({
       code: 'hypervisor',
       message: expect.stringContaining('ENOENT'),
     });
@@ -69,6 +69,6 @@ describe('introducing a guest to itself', () => {
 
   it('fails when the guest says nothing in time', async () => {
     const { path } = await guest(() => undefined);
-    await expect(introduce(path, first, second, 50)).rejects.toMatchObject({ code: 'boot-failed' });
+    await expect(sendIdentity(path, first, second, 50)).rejects.toMatchObject({ code: 'boot-failed' });
   });
 });

@@ -70,14 +70,14 @@ const record = {
   ready: null,
   jobStartedMs: null,
   boot: null,
-  adopted: false,
-  settled: false,
+  identityApplied: false,
+  flushed: false,
   removing: false,
-  departing: null,
+  departureGeneration: null,
   suspended: null,
   pausedSinceMs: null,
   idleMs: 0,
-  disksHere: false,
+  disksLocal: false,
 };
 
 describe('the cache of images', () => {
@@ -146,7 +146,7 @@ describe('the cache of images', () => {
     const [needed, old, fresh, last] = [image(1), image(1), image(1), image(1)];
     for (const one of [needed, old, fresh]) await cache.ensure(one, never);
     const vmId = newId('vm');
-    await store.write({ ...record, vmId, image: needed.id });
+    await store.writeDurably({ ...record, vmId, image: needed.id });
     age(needed.id);
     age(old.id);
     await cache.ensure(last, never);
@@ -172,7 +172,7 @@ describe('the cache of images', () => {
     const cache = open();
     const [needed, gone] = [image(), image()];
     for (const one of [needed, gone]) await cache.ensure(one, never);
-    await store.write({ ...record, vmId: newId('vm'), image: needed.id });
+    await store.writeDurably({ ...record, vmId: newId('vm'), image: needed.id });
     await cache.remove(gone.id);
     await cache.remove(gone.id);
     expect(await codeOf(cache.remove(needed.id))).toBe('in-use');

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { domainXml, escapeXml } from '../../drivers/domain-xml.ts';
-import { parseState, refusal } from '../../drivers/libvirt.ts';
+import { parseState, virshError } from '../../drivers/libvirt.ts';
 import type { DomainConfig } from '../../drivers/ports.ts';
 
 const config: DomainConfig = {
@@ -23,7 +23,7 @@ const config: DomainConfig = {
     },
     { target: 'vdb', format: 'raw', source: { kind: 'file', path: '/data.raw' }, backing: [] },
   ],
-  drive: null,
+  cdrom: null,
   nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
   consoleLog: '/console.log',
   identitySocket: '/identity',
@@ -68,7 +68,12 @@ describe("libvirt's description of a domain", () => {
     const file = { ...same, 'qom-type': 'memory-backend-file', 'mem-path': '/m' };
     expect(memoryOf({ kind: 'template', file: '/m' })).toEqual({ ...file, share: true });
     // No guest may write to what its siblings see.
-    expect(memoryOf({ kind: 'copy', file: '/m', prelude: '/p' })).toEqual({ ...file, share: false, readonly: true, rom: 'off' });
+    expect(memoryOf({ kind: 'copy', file: '/m', qmpScript: '/p' })).toEqual({
+      ...file,
+      share: false,
+      readonly: true,
+      rom: 'off',
+    });
   });
 
   it('cannot be broken out of by any text', () => {
@@ -92,7 +97,7 @@ describe('what virsh says', () => {
   });
 
   it('of a refusal', () => {
-    const code = (error: string): string => refusal(['create'], error).code;
+    const code = (error: string): string => virshError(['create'], error).code;
     expect(code("operation failed: domain 'x' already exists with uuid 1")).toBe('not-ours');
     expect(code('Requested operation is not valid: The bt1 interface already exists')).toBe('not-ours');
     expect(code('Timed out during operation: cannot acquire state change lock')).toBe('host-busy');

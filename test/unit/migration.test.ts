@@ -1,10 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
-  type CopyPass,
-  converge,
+  type ColdCopyPass,
+  decideConvergence,
   convergencePolicy,
-  copyJob,
+  coldCopyJob,
   decideMigration,
   jobViews,
   type MigrationAction,
@@ -12,7 +12,7 @@ import {
   migrationActions,
   migrationEtaS,
   migrationTransitions,
-  policyFor,
+  convergencePolicyFor,
   type SourceView,
   sourceView,
   sourceViews,
@@ -149,22 +149,25 @@ describe('convergence', () => {
   it('allows more downtime step by step, never less, within its bounds, until the deadline', () => {
     fc.assert(
       fc.property(fc.nat(200_000), fc.nat(10_000), (atMs, moreMs) => {
-        const [early, late] = [converge(convergencePolicy, atMs, job), converge(convergencePolicy, atMs + moreMs, job)];
+        const [early, late] = [
+          decideConvergence(convergencePolicy, atMs, job),
+          decideConvergence(convergencePolicy, atMs + moreMs, job),
+        ];
         expect(early.kind).toBe(atMs < convergencePolicy.deadlineMs ? 'goOn' : 'giveUp');
         if (early.kind === 'goOn') {
-          expect(early.downtimeMs).toBeGreaterThanOrEqual(convergencePolicy.firstDowntimeMs);
-          expect(early.downtimeMs).toBeLessThanOrEqual(convergencePolicy.lastDowntimeMs);
+          expect(early.downtimeMs).toBeGreaterThanOrEqual(convergencePolicy.initialDowntimeMs);
+          expect(early.downtimeMs).toBeLessThanOrEqual(convergencePolicy.maxDowntimeMs);
         }
         if (early.kind === 'goOn' && late.kind === 'goOn') expect(late.downtimeMs).toBeGreaterThanOrEqual(early.downtimeMs);
       }),
     );
   });
   it('says why it gives up', () => {
-    expect(converge(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
-    expect(converge(policyFor('kvm', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
-    expect(converge(policyFor('qemu', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
-    expect(converge(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
-    expect(converge(convergencePolicy, 120_000, job)).toEqual({
+    expect(decideConvergence(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
+    expect(decideConvergence(convergencePolicyFor('kvm', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
+    expect(decideConvergence(convergencePolicyFor('qemu', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
+    expect(decideConvergence(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
+    expect(decideConvergence(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
       why: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
     });
@@ -174,26 +177,26 @@ describe('convergence', () => {
     expect(migrationEtaS({ ...job, dirtyBytesPerS: job.bytesPerS })).toBeNull();
   });
   it('waits as long as whoever asked for it said', () => {
-    expect(converge(policyFor('qemu', 5), 4999, job).kind).toBe('goOn');
-    expect(converge(policyFor('qemu', 5), 5000, job).kind).toBe('giveUp');
+    expect(decideConvergence(convergencePolicyFor('qemu', 5), 4999, job).kind).toBe('goOn');
+    expect(decideConvergence(convergencePolicyFor('qemu', 5), 5000, job).kind).toBe('giveUp');
   });
 });
 
 describe('a cold copy', () => {
   const course = { totalBytes: 300, passes: 3, endedPasses: 0, firstPassMs: null, elapsedMs: 0 };
-  const pass: CopyPass = { kind: 'pack', from: null, doneBytes: 0, totalBytes: 300, elapsedMs: 2000 };
+  const pass: ColdCopyPass = { kind: 'pack', from: null, doneBytes: 0, totalBytes: 300, elapsedMs: 2000 };
 
   it('expects of each pass to come what the first one takes, and nothing as long as nothing is done', () => {
-    expect(migrationEtaS(copyJob(course, pass))).toBeNull();
+    expect(migrationEtaS(coldCopyJob(course, pass))).toBeNull();
     // Half of 4 s, and 4 s for each of the other two.
-    const half = copyJob(course, { ...pass, doneBytes: 150 });
+    const half = coldCopyJob(course, { ...pass, doneBytes: 150 });
     expect([half.processedBytes, half.remainingBytes, migrationEtaS(half)]).toEqual([50, 250, 10]);
   });
 
   it('goes by the network as soon as there is something on it', () => {
     const fetching = { ...course, endedPasses: 1, firstPassMs: 4000 };
     // A pack of 100 of which a quarter came in 5 s; then 4 s to unpack it.
-    const job = copyJob(fetching, { kind: 'fetch', from: 'a', doneBytes: 25, totalBytes: 100, elapsedMs: 5000 });
+    const job = coldCopyJob(fetching, { kind: 'fetch', from: 'a', doneBytes: 25, totalBytes: 100, elapsedMs: 5000 });
     expect([job.processedBytes, job.remainingBytes, migrationEtaS(job)]).toEqual([125, 175, 20]);
   });
 
@@ -202,7 +205,7 @@ describe('a cold copy', () => {
       fc.property(fc.nat(2 ** 40), fc.integer({ min: 1, max: 6 }), fc.nat(450), (bytes, passes, doneBytes) => {
         let last = 0;
         for (let endedPasses = 0; endedPasses < passes; endedPasses += 1) {
-          const job = copyJob({ ...course, totalBytes: bytes, passes, endedPasses }, { ...pass, doneBytes });
+          const job = coldCopyJob({ ...course, totalBytes: bytes, passes, endedPasses }, { ...pass, doneBytes });
           expect(job.processedBytes + job.remainingBytes).toBe(bytes);
           expect(job.remainingBytes).toBeGreaterThanOrEqual(0);
           expect(job.processedBytes).toBeGreaterThanOrEqual(last);

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { parseCpuSeconds, parseDirtyRate, parseJob, parseResident } from '../../drivers/migrator.ts';
+import { parseCpuSeconds, parseDirtyRate, parseJob, parseResidentMiB } from '../../drivers/migrator.ts';
 import { watchPid } from '../../drivers/qemu-process.ts';
 
 describe('what virsh says of a migration job', () => {
@@ -44,7 +44,7 @@ it('is refused where it is said in another way: a job that is taken for none is 
 
 describe('what virsh says of a guest’s memory', () => {
   it('is read in MiB, and MiB a second', () => {
-    expect(parseResident('actual 196608\nlast_update 0\nrss 145408\n')).toBe(142);
+    expect(parseResidentMiB('actual 196608\nlast_update 0\nrss 145408\n')).toBe(142);
     const measured = [
       "Domain: 'vm'",
       '  dirtyrate.calc_status=2',
@@ -62,7 +62,7 @@ describe('what virsh says of a guest’s memory', () => {
     expect(parseCpuSeconds("Domain: 'vm'\n")).toBeNull();
   });
   it('is not known before it was measured', () => {
-    expect(parseResident('actual 196608\n')).toBeNull();
+    expect(parseResidentMiB('actual 196608\n')).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n  dirtyrate.calc_status=1\n")).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n")).toBeNull();
   });
@@ -79,10 +79,10 @@ describe('the process of a domain', () => {
       const pid = Number(text.toString());
       await expect.poll(() => readFileSync(`/proc/${parent.pid}/comm`, 'utf8')).toBe('sleep\n');
       const watched = watchPid(pid)!;
-      expect(watched.ended()).toBe(false);
+      expect(watched.hasEnded()).toBe(false);
       process.kill(pid, 'SIGKILL');
-      await watched.end(never);
-      expect(watched.ended()).toBe(true);
+      await watched.waitForEnd(never);
+      expect(watched.hasEnded()).toBe(true);
       expect(existsSync(`/proc/${pid}`)).toBe(true);
     } finally {
       parent.kill('SIGKILL');
@@ -91,8 +91,8 @@ describe('the process of a domain', () => {
 
   it('is waited for no longer than somebody wants to know', async () => {
     const watched = watchPid(process.pid)!;
-    await expect(watched.end(AbortSignal.timeout(20))).rejects.toThrow('timeout');
-    expect(watched.ended()).toBe(false);
+    await expect(watched.waitForEnd(AbortSignal.timeout(20))).rejects.toThrow('timeout');
+    expect(watched.hasEnded()).toBe(false);
     expect(watchPid(2 ** 30)).toBeNull();
   });
 });

@@ -27,9 +27,9 @@ const copy = (stallMs = 3000) =>
   copyOverNfs({
     address: '10.0.0.1',
     path: '/a/b',
-    to: join(folder, 'to'),
+    destination: join(folder, 'to'),
     sizeBytes: 100,
-    patience: { lookMs: 20, stallMs, attempts: 3 },
+    stallPolicy: { pollMs: 20, stallMs, attempts: 3 },
   });
 const calls = async () => (await readFile(join(folder, 'calls'), 'utf8')).trim().split('\n');
 

@@ -3,9 +3,9 @@ import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { chunksOf, mostBytes } from '../../drivers/chunks.ts';
-import { keptVersion, putAside } from '../../drivers/kept-version.ts';
-import { type Kept, KeptDamaged, readPack, recipeOf, writePack } from '../../drivers/pack.ts';
+import { readChunks, maxChunkBytes } from '../../drivers/chunks.ts';
+import { readPreviousVersion, keepPreviousVersion } from '../../drivers/kept-version.ts';
+import { type PreviousVersionFile, PreviousVersionDamaged, readPack, chunkFile, writePack } from '../../drivers/pack.ts';
 
 let folder: string;
 const at = (name: string): string => join(folder, name);
@@ -18,7 +18,7 @@ async function chunked(path: string): Promise<{ hash: string; length: number }[]
   const handle = await open(path, 'r');
   try {
     const chunks = [];
-    for await (const { hash, length } of chunksOf(handle)) chunks.push({ hash, length });
+    for await (const { hash, length } of readChunks(handle)) chunks.push({ hash, length });
     return chunks;
   } finally {
     await handle.close();
@@ -29,10 +29,10 @@ const hashes = async (path: string): Promise<Set<string>> => new Set((await chun
 
 const meter = () => ({ doneBytes: 0, totalBytes: 0 });
 
-async function keptAt(path: string): Promise<Kept> {
+async function keptAt(path: string): Promise<PreviousVersionFile> {
   const handle = await open(path, 'r');
   try {
-    return { path, recipe: await recipeOf('memory', handle) };
+    return { path, chunks: await chunkFile('memory', handle) };
   } finally {
     await handle.close();
   }
@@ -57,7 +57,7 @@ describe('a file cut into chunks', () => {
     await writeFile(at('source'), content);
     const chunks = await chunked(at('source'));
     expect(chunks.reduce((sum, { length }) => sum + length, 0)).toBe(content.length);
-    expect(Math.max(...chunks.map(({ length }) => length))).toBeLessThanOrEqual(mostBytes);
+    expect(Math.max(...chunks.map(({ length }) => length))).toBeLessThanOrEqual(maxChunkBytes);
   });
 
   it('has the same chunks again behind bytes that were put in or taken out', async () => {
@@ -129,7 +129,7 @@ describe('a packed file', () => {
 
 describe('a version that is put aside', () => {
   const folder = () => at('versions');
-  const put = (name: string) => putAside(folder(), [{ name: 'memory', path: at(name) }], at('pack'));
+  const put = (name: string) => keepPreviousVersion(folder(), [{ name: 'memory', path: at(name) }], at('pack'));
   const content = randomBytes(3 * 2 ** 20);
   /** As it is when its VM leaves: packed here, and then moved away. */
   async function left(): Promise<void> {
@@ -147,20 +147,20 @@ describe('a version that is put aside', () => {
   it('is what its pack says, and is not read again', async () => {
     await left();
     await damage(join(folder(), 'memory'));
-    const [kept] = await keptVersion(folder());
+    const [kept] = await readPreviousVersion(folder());
     await writeFile(at('source'), content);
-    expect(kept).toEqual({ path: join(folder(), 'memory'), recipe: (await keptAt(at('source'))).recipe });
+    expect(kept).toEqual({ path: join(folder(), 'memory'), chunks: (await keptAt(at('source'))).chunks });
   });
 
   it('is there in whole after it was put aside once more, and replaced by a newer one', async () => {
     await left();
-    const before = await keptVersion(folder());
+    const before = await readPreviousVersion(folder());
     await put('source');
-    expect(await keptVersion(folder())).toEqual(before);
+    expect(await readPreviousVersion(folder())).toEqual(before);
     await writeFile(at('source'), content.subarray(0, 2 ** 20));
     await writePack(at('pack'), [{ name: 'memory', path: at('source') }], new Set(), meter());
     await put('source');
-    expect((await keptVersion(folder())).map(({ recipe }) => recipe.sizeBytes)).toEqual([2 ** 20]);
+    expect((await readPreviousVersion(folder())).map(({ chunks: recipe }) => recipe.sizeBytes)).toEqual([2 ** 20]);
   });
 
   it.each([
@@ -169,20 +169,20 @@ describe('a version that is put aside', () => {
   ])('is read where %s is written of it, and that once', async (_, spoil) => {
     await left();
     await spoil();
-    const read = await keptVersion(folder());
+    const read = await readPreviousVersion(folder());
     expect(read).toEqual([await keptAt(join(folder(), 'memory'))]);
     await damage(join(folder(), 'memory'));
-    expect(await keptVersion(folder())).toEqual(read);
+    expect(await readPreviousVersion(folder())).toEqual(read);
   });
 
   it('of nothing is none', async () => {
     await rm(folder(), { recursive: true, force: true });
     await rm(at('pack'), { force: true });
-    expect(await keptVersion(folder())).toEqual([]);
+    expect(await readPreviousVersion(folder())).toEqual([]);
     await put('no such file');
-    expect(await keptVersion(folder())).toEqual([]);
+    expect(await readPreviousVersion(folder())).toEqual([]);
     await mkdir(folder());
-    expect(await keptVersion(folder())).toEqual([]);
+    expect(await readPreviousVersion(folder())).toEqual([]);
   });
 
   it('that is damaged makes nothing, and leaves nothing', async () => {
@@ -192,7 +192,9 @@ describe('a version that is put aside', () => {
     const have = await hashes(at('source'));
     await writePack(at('pack'), [{ name: 'memory', path: at('source') }], have, meter());
     await rm(at('made'), { force: true });
-    await expect(readPack(at('pack'), await keptVersion(folder()), () => at('made'), meter())).rejects.toThrow(KeptDamaged);
+    await expect(readPack(at('pack'), await readPreviousVersion(folder()), () => at('made'), meter())).rejects.toThrow(
+      PreviousVersionDamaged,
+    );
     expect((await readdir(at('.'))).filter((name) => name.startsWith('made'))).toEqual([]);
   });
 });

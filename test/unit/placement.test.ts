@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Resources } from '../../model/host.ts';
 import {
-  neverFits,
+  permanentRefusal,
   type PlacementHost,
   type PlacementRequest,
   placeGang,
@@ -18,7 +18,7 @@ function host(id: string, vcpus: number, more: Partial<PlacementHost> = {}): Pla
 }
 
 function request(id: string, vcpus: number, more: Partial<PlacementRequest> = {}): PlacementRequest {
-  return { id, nodes: 1, each: { vcpus, memoryMiB: 1, diskMiB: 1 }, imageId: null, overtaken: 0, ...more };
+  return { id, nodes: 1, perVm: { vcpus, memoryMiB: 1, diskMiB: 1 }, imageId: null, overtaken: 0, ...more };
 }
 
 const limits = { maxOvertaken: 2, lookahead: 100 };
@@ -38,7 +38,7 @@ describe('filters', () => {
       host('e', 8, { capacity: { vcpus: 8, memoryMiB: 1000, diskMiB: 10 } }),
       host('f', 8, { used: { vcpus: 7, memoryMiB: 0, diskMiB: 0 } }),
     ];
-    expect(gang(request('t', 2, { each: { vcpus: 2, memoryMiB: 100, diskMiB: 100 } }), hosts)).toEqual({
+    expect(gang(request('t', 2, { perVm: { vcpus: 2, memoryMiB: 100, diskMiB: 100 } }), hosts)).toEqual({
       refusal: { hosts: 6, failed: { unknown: 1, unschedulable: 1, vcpus: 2, memory: 1, disk: 1 } },
     });
   });
@@ -75,14 +75,14 @@ describe('ranks', () => {
 describe('what never fits', () => {
   it('is told from a lack of room', () => {
     const busy = host('a', 4, { used: { vcpus: 4, memoryMiB: 0, diskMiB: 0 }, state: 'unknown', schedulable: false });
-    expect(neverFits(request('t', 4), [busy])).toBeNull();
-    expect(neverFits(request('t', 5), [busy, host('b', 2)])).toEqual({ hosts: 2, failed: { vcpus: 2 } });
-    expect(neverFits(request('t', 3, { nodes: 2 }), [busy, host('b', 2)])).toEqual({ hosts: 2, failed: { vcpus: 1 } });
-    expect(neverFits(request('t', 1, { nodes: 9 }), [host('a', 8)])).toEqual({ hosts: 1, failed: { nodes: 1 } });
+    expect(permanentRefusal(request('t', 4), [busy])).toBeNull();
+    expect(permanentRefusal(request('t', 5), [busy, host('b', 2)])).toEqual({ hosts: 2, failed: { vcpus: 2 } });
+    expect(permanentRefusal(request('t', 3, { nodes: 2 }), [busy, host('b', 2)])).toEqual({ hosts: 2, failed: { vcpus: 1 } });
+    expect(permanentRefusal(request('t', 1, { nodes: 9 }), [host('a', 8)])).toEqual({ hosts: 1, failed: { nodes: 1 } });
   });
 
   it('is not known before the first host has come', () => {
-    expect(neverFits(request('t', 5), [])).toBeNull();
+    expect(permanentRefusal(request('t', 5), [])).toBeNull();
     expect(placeQueue([request('t', 5)], [], limits)[0]?.verdict).toEqual({
       kind: 'waits',
       refusal: { hosts: 0, failed: {} },
@@ -149,7 +149,7 @@ const anyHost = fc
 const anyHosts = fc.array(anyHost, { maxLength: 6 }).map((hosts) => hosts.map((one, i) => ({ ...one, id: `host-${i}` })));
 const anyRequest = fc.record({
   nodes: fc.integer({ min: 1, max: 4 }),
-  each: fc.record({ vcpus: fc.integer({ min: 1, max: 5 }), memoryMiB: fc.integer({ min: 1, max: 500 }), diskMiB: fc.nat(4000) }),
+  perVm: fc.record({ vcpus: fc.integer({ min: 1, max: 5 }), memoryMiB: fc.integer({ min: 1, max: 500 }), diskMiB: fc.nat(4000) }),
   imageId: fc.constantFrom(null, 'i1', 'i2', 'i3'),
   overtaken: fc.nat(4),
 });
@@ -167,7 +167,7 @@ describe('for every queue and every site', () => {
           if (verdict.kind !== 'placed') continue;
           // All or none.
           expect(verdict.hosts).toHaveLength(asked.nodes);
-          for (const id of verdict.hosts) for (const size of sizes) (added.get(id) as Resources)[size] += asked.each[size];
+          for (const id of verdict.hosts) for (const size of sizes) (added.get(id) as Resources)[size] += asked.perVm[size];
         }
         for (const one of hosts) {
           const more = added.get(one.id) as Resources;
@@ -199,9 +199,9 @@ describe('for every queue and every site', () => {
             for (const id of verdict.hosts) {
               const was = used.get(id) as Resources;
               used.set(id, {
-                vcpus: was.vcpus + asked.each.vcpus,
-                memoryMiB: was.memoryMiB + asked.each.memoryMiB,
-                diskMiB: was.diskMiB + asked.each.diskMiB,
+                vcpus: was.vcpus + asked.perVm.vcpus,
+                memoryMiB: was.memoryMiB + asked.perVm.memoryMiB,
+                diskMiB: was.diskMiB + asked.perVm.diskMiB,
               });
             }
           else if (!('queue' in verdict.refusal.failed)) expect(placeGang(asked, hosts, used)).toHaveProperty('refusal');
@@ -221,7 +221,7 @@ describe('for every queue and every site', () => {
         const pass = () => {
           const state = hosts.map((one) => ({ ...one, used: { ...nothing } }));
           for (const { id, asked } of running.flat())
-            for (const size of sizes) (state.find((one) => one.id === id) as PlacementHost).used[size] += asked.each[size];
+            for (const size of sizes) (state.find((one) => one.id === id) as PlacementHost).used[size] += asked.perVm[size];
           const answers = placeQueue(queue, state, { maxOvertaken, lookahead: 1000 });
           queue = answers.flatMap(({ request: asked, verdict }) =>
             verdict.kind === 'waits' ? [{ ...asked, overtaken: verdict.overtaken }] : [],
@@ -231,7 +231,7 @@ describe('for every queue and every site', () => {
           for (const waiting of queue) expect(waiting.overtaken).toBeLessThanOrEqual(maxOvertaken);
         };
         for (const step of steps) {
-          queue.push({ ...step.arrives, id: `task-${born++}`, overtaken: 0, each: { ...step.arrives.each, diskMiB: 1 } });
+          queue.push({ ...step.arrives, id: `task-${born++}`, overtaken: 0, perVm: { ...step.arrives.perVm, diskMiB: 1 } });
           if (running.length > 0) running = running.filter((_, i) => i !== step.leaves % running.length);
           pass();
         }

@@ -21,16 +21,16 @@ describe("a saved machine's header", () => {
     expect(header).toMatchObject({ version: 2, running: true });
     expect(header.xml).toMatch(/^<domain type='qemu'[\s\S]*<name>tpl<\/name>[\s\S]*<\/domain>\n?$/);
     expect(header.cookie).toMatch(/^<cookie>[\s\S]*qemu64[\s\S]*<\/cookie>\n?$/);
-    expect(real.toString('latin1', header.streamAt, header.streamAt + 4)).toBe(streamMagic);
+    expect(real.toString('latin1', header.streamOffset, header.streamOffset + 4)).toBe(streamMagic);
   });
 
   it('carries another machine before the same stream, and is read again', () => {
     const header = parseSaveHeader(real);
     const xml = '<domain type="qemu"><name>üther</name></domain>';
-    const file = Buffer.concat([writeSaveHeader(header, xml), real.subarray(header.streamAt)]);
+    const file = Buffer.concat([writeSaveHeader(header, xml), real.subarray(header.streamOffset)]);
     const again = parseSaveHeader(file);
-    expect(again).toEqual({ ...header, xml, streamAt: again.streamAt });
-    expect(file.subarray(again.streamAt)).toEqual(real.subarray(header.streamAt));
+    expect(again).toEqual({ ...header, xml, streamOffset: again.streamOffset });
+    expect(file.subarray(again.streamOffset)).toEqual(real.subarray(header.streamOffset));
   });
 
   it('may be without a cookie', () => {
@@ -61,7 +61,7 @@ describe("a saved machine's header", () => {
         const copy = Buffer.from(real);
         for (const [at, value] of changes) copy[at] = value;
         try {
-          const { xml, streamAt } = parseSaveHeader(copy);
+          const { xml, streamOffset: streamAt } = parseSaveHeader(copy);
           expect(xml.length).toBeLessThan(streamAt);
           expect(streamAt).toBeLessThanOrEqual(copy.length);
         } catch (error) {

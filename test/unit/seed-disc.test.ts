@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { cloudSeed } from '../../drivers/cloud-seed.ts';
-import { writeDisc } from '../../drivers/seed-disc.ts';
+import { writeIso } from '../../drivers/seed-disc.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'berth-seed-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -13,8 +13,8 @@ const files = { 'meta-data': 'one', 'user-data': 'x'.repeat(5000), 'network-conf
 
 test('a disc has its files whole, by their names, and a label that blkid finds', async () => {
   const path = join(folder, 'seed.iso');
-  await writeDisc(path, 'cidata', { 'meta-data': 'of an attempt before' });
-  await writeDisc(path, 'cidata', files);
+  await writeIso(path, 'cidata', { 'meta-data': 'of an attempt before' });
+  await writeIso(path, 'cidata', files);
   const said = execFileSync('blkid', ['-p', '-o', 'export', path], { encoding: 'utf8' });
   expect(said).toMatch(/^LABEL=cidata$/m);
   expect(said).toMatch(/^TYPE=iso9660$/m);
@@ -27,13 +27,13 @@ test('a disc has its files whole, by their names, and a label that blkid finds',
 });
 
 test('a disc takes no names that lead anywhere', async () => {
-  await expect(writeDisc(join(folder, 'no.iso'), 'cidata', { 'a/b': '' })).rejects.toThrow('BUG');
+  await expect(writeIso(join(folder, 'no.iso'), 'cidata', { 'a/b': '' })).rejects.toThrow('BUG');
   expect(readdirSync(folder)).not.toContain('no.iso');
 });
 
 test('a seed says who the guest is and where, whatever is in its name', () => {
   const identity = {
-    birth: null,
+    firstBootKind: null,
     mac: '52:54:00:00:00:07',
     hostname: 'web: "1"',
     machineId: 'a'.repeat(32),

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { totals, usageByHost, usageOf } from '../../activities/ledger/usage.ts';
+import { usageTotals, usageByHost, usageOf } from '../../activities/ledger/usage.ts';
 
 const start = Date.parse('2026-11-21T12:00:00Z');
 const at = (ms: number) => new Date(start + ms).toISOString();
@@ -13,7 +13,7 @@ const vm = {
   startedAt: at(0),
   endedAt: at(1500),
   resumedAt: null,
-  asleep: false,
+  suspended: false,
 };
 
 describe('usage', () => {
@@ -46,7 +46,7 @@ describe('usage', () => {
       ['a', at(0), at(100)],
       ['a', at(600), at(700)],
     ];
-    expect(spans({ resumedAt: null, asleep: true })).toEqual(before);
+    expect(spans({ resumedAt: null, suspended: true })).toEqual(before);
     expect(spans({ resumedAt: at(1000) as never })).toEqual([...before, ['b', at(1000), at(1500)]]);
     // It moved on while it ran.
     expect(spans({})).toEqual([...before, ['b', at(700), at(1500)]]);
@@ -57,7 +57,7 @@ describe('usage', () => {
     fc.assert(
       fc.property(spans, (vms) => {
         const usage = vms.flatMap(([vcpus, ms]) => usageOf({ ...vm, vcpus, endedAt: at(ms) }, at(0)) ?? []);
-        expect(totals(usage).vcpuSeconds).toBe(vms.reduce((sum, [vcpus, ms]) => sum + vcpus * ms, 0) / 1000);
+        expect(usageTotals(usage).vcpuSeconds).toBe(vms.reduce((sum, [vcpus, ms]) => sum + vcpus * ms, 0) / 1000);
       }),
     );
   });

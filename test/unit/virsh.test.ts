@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { asciiJson } from '../../drivers/guest-agent.ts';
-import { openVirsh, quoteForVirsh, VirshSilent } from '../../drivers/virsh.ts';
+import { openVirsh, quoteForVirsh, VirshUnresponsive } from '../../drivers/virsh.ts';
 
 /** libvirt's own test hypervisor needs no daemon: virsh is real here, only the machines aren't. */
 const virsh = openVirsh('test:///default', 2);
@@ -53,7 +53,7 @@ describe('the kept virsh', () => {
 
   it('gives up at the deadline, and the next call finds a new one', async () => {
     const slow = openVirsh('test:///default', 1);
-    await expect(slow.call(['event', '--all', '--loop'], 300)).rejects.toThrow(VirshSilent);
+    await expect(slow.call(['event', '--all', '--loop'], 300)).rejects.toThrow(VirshUnresponsive);
     expect(await slow.call(['echo', 'again'], 10_000)).toEqual({ ok: true, output: 'again' });
     slow.close();
   });
@@ -72,13 +72,13 @@ describe('the kept virsh', () => {
     ]);
     expect(over).toEqual(['meanwhile', 'blocked']);
     expect(meanwhile).toEqual({ ok: true, output: 'meanwhile' });
-    expect(blocked).toBeInstanceOf(VirshSilent);
+    expect(blocked).toBeInstanceOf(VirshUnresponsive);
     two.close();
   });
 
   it('says so when it cannot be started', async () => {
     const nowhere = openVirsh('qemu+unix:///system?socket=/nowhere', 1);
-    await expect(nowhere.call(['list'], 10_000)).rejects.toThrow(VirshSilent);
+    await expect(nowhere.call(['list'], 10_000)).rejects.toThrow(VirshUnresponsive);
     nowhere.close();
   });
 });
