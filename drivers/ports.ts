@@ -178,7 +178,7 @@ export interface Templates {
   startDomain(config: DomainConfig, template: Template): Promise<void>;
   /** A guest that started from it came up, or didn't. Returns whether that was one failure too many. */
   recordOutcome(template: Template, outcome: 'started' | { failed: string }): Promise<'kept' | 'retired'>;
-  list(): Promise<{ image: ImageId; computeKey: string; bytes: number }[]>;
+  list(): Promise<{ image: ImageId; key: string; bytes: number }[]>;
 }
 
 export interface FetchRequest {

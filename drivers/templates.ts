@@ -207,11 +207,11 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
       return retired ? 'retired' : 'kept';
     },
     async list() {
-      const found: { image: ImageId; computeKey: string; bytes: number }[] = [];
+      const found: { image: ImageId; key: string; bytes: number }[] = [];
       for (const image of await listNames(join(root, 'images')))
         for (const key of await listNames(templatesOf(image)))
           if (!key.includes('.'))
-            found.push({ image: image as ImageId, computeKey: key, bytes: await bytesIn(folderOf(image, key)) });
+            found.push({ image: image as ImageId, key, bytes: await bytesIn(folderOf(image, key)) });
       return found;
     },
   };

@@ -70,8 +70,8 @@ export function createFakeTemplates(state: FakeState): Templates {
     },
     list: async () =>
       [...state.templates].flatMap(([name, { ready }]) => {
-        const [image, computeKey] = name.split('/') as [never, string];
-        return ready ? [{ image, computeKey, bytes }] : [];
+        const [image, key] = name.split('/') as [never, string];
+        return ready ? [{ image, key, bytes }] : [];
       }),
   };
 }

@@ -231,7 +231,7 @@ describe('a guest from a template', () => {
       const one = await another();
       expect((await call(activities.ensureRunning, one)).boot).toEqual({ kind: 'cold', why: 'template-failed' });
       expect(host.disks.get(host.ports.store.paths(one.id).overlay)).not.toHaveProperty('copyOf');
-      expect(host.domains.get(one.id)).toMatchObject({ born: 'cold', identity: { firstBootKind: 'cold' } });
+      expect(host.domains.get(one.id)).toMatchObject({ bootKind: 'cold', identity: { firstBootKind: 'cold' } });
     }
     host.templateFault.kind = 'none';
     expect((await call(activities.ensureRunning, await another())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
@@ -259,7 +259,7 @@ describe('a guest from a template', () => {
     };
     expect(await code(call(activities.ensureRunning, one))).toContain('killed');
     const left = host.domains.get(one.id);
-    expect(left).toMatchObject({ born: 'warm', identity: null });
+    expect(left).toMatchObject({ bootKind: 'warm', identity: null });
     host.ports.guest.applyIdentity = adopt;
     expect((await call(activities.ensureRunning, one)).boot.kind).toBe('warm');
     expect(host.domains.get(one.id)).not.toBe(left);

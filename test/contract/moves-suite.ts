@@ -65,7 +65,7 @@ export function movesContract(
     /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */
     async function configAt({ imageCache: images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
       const paths = await store.paths(vm.id);
-      return domainConfig({ images, probe, network, store: { paths: () => paths } } as unknown as HostPorts, vm, disksAt);
+      return domainConfig({ imageCache: images, probe, network, store: { paths: () => paths } } as unknown as HostPorts, vm, disksAt);
     }
 
     /** A VM that runs here and answers; the other host has a record of it, as prepareIncoming leaves one. */

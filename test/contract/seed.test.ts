@@ -36,7 +36,7 @@ describe('the seed of an image with cloud-init', () => {
     await run(activities.ensureRunning, vm);
     host.crashDomain(vm.id);
     await run(activities.ensureRunning, vm);
-    expect(host.domains.get(vm.id)).toMatchObject({ config: { cdrom: { iso: null } }, seeded: null });
+    expect(host.domains.get(vm.id)).toMatchObject({ config: { cdrom: { iso: null } }, seedRead: null });
     expect(seedOf()).toBeUndefined();
   });
 
@@ -45,7 +45,7 @@ describe('the seed of an image with cloud-init', () => {
     ['hypervisor', 'create'],
     ['guest', 'awaitCloudInit'],
     ['hypervisor', 'eject'],
-    ['guest', 'adopt'],
+    ['guest', 'applyIdentity'],
   ];
   it.each(parts.flatMap(([port, name]) => ['before', 'after'].map((when) => ({ port, name, when }))))(
     'survives a kill $when $name',
@@ -59,7 +59,7 @@ describe('the seed of an image with cloud-init', () => {
       await expect(run(activities.ensureRunning, vm)).rejects.toThrow('killed');
       ports[name] = real;
       await run(activities.ensureRunning, vm);
-      expect(host.domains.get(vm.id)).toMatchObject({ seeded: { hostname: vm.name }, config: { cdrom: { iso: null } } });
+      expect(host.domains.get(vm.id)).toMatchObject({ seedRead: { hostname: vm.name }, config: { cdrom: { iso: null } } });
       expect(seedOf()).toBeUndefined();
       await run(activities.removeVm, vm.id, 1);
       expect(host.leftovers()).toEqual([]);

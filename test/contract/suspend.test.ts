@@ -172,14 +172,14 @@ describe('a reboot', () => {
   it('gives the guest its identity again', async () => {
     await toRunning();
     await call(activities.rebootVm, at(2));
-    expect(host.domains.get(vm.id)).toMatchObject({ boot: 2, identity: { hostname: vm.name } });
+    expect(host.domains.get(vm.id)).toMatchObject({ bootCount: 2, identity: { hostname: vm.name } });
   });
 
   it('is by the reset button where the guest does not hear', async () => {
     await toRunning();
     host.ports.guest.reboot = async () => undefined;
     await call(activities.rebootVm, at(2));
-    expect(host.domains.get(vm.id)).toMatchObject({ boot: 2, identity: { hostname: vm.name } });
+    expect(host.domains.get(vm.id)).toMatchObject({ bootCount: 2, identity: { hostname: vm.name } });
   });
 
   it('of a guest that has one command to run is refused', async () => {

@@ -169,7 +169,7 @@ describe('convergence', () => {
     expect(decideConvergence(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(decideConvergence(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
-      why: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
+      reason: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
     });
   });
   it('expects an end only where the network is faster than the guest', () => {
