@@ -2,7 +2,7 @@ import { asyncLocalStorage, type Context } from '@temporalio/activity';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { BerthError } from '../model/errors.ts';
 
-/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/failure.ts reads it. */
+/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/durable/failure.ts reads it. */
 export function toFailure(error: unknown): Error {
   if (error instanceof ApplicationFailure || error instanceof CancelledFailure) return error;
   const known =

@@ -1,10 +1,10 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Ledger } from '../ledger/client.ts';
 import { type DrainOutline, drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
-import type { Ledger } from '../prisma/client.ts';
 
 /** Says which route a request took: the path as declared, not as sent, so that series stay few. */
 const routes = new WeakMap<Request, string>();

@@ -23,7 +23,7 @@ import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
 import { coldBootReasons } from '../model/vm.ts';
-import { vmOperationNames } from '../model/vm-order.ts';
+import { vmOperationNames } from '../model/vm-request.ts';
 
 /** What the API answers with. Sizes carry their unit in the name; times are RFC 3339 in UTC. */
 const time = z.iso.datetime().meta({ example: '2026-11-21T12:00:00.000Z' });

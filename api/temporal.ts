@@ -14,7 +14,7 @@ import { BerthError, isErrorCode } from '../model/errors.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
-import { controlQueue, signalName, workflowTaskTimeoutOf, workflowId, workflowType } from '../model/temporal.ts';
+import { controlQueue, signalName, workflowId, workflowTaskTimeoutOf, workflowType } from '../model/temporal.ts';
 
 /** A migration and what its workflow's id is made of. */
 export interface MigrationName {
@@ -67,7 +67,7 @@ export interface WorkflowClient {
 
 /** Longer than a healthy server ever takes; a housekeeping workflow does what this failed to do. */
 const deadlineMs = 3_000;
-/** Longer than a host may be silent before its step is given up (workflows/timeouts.ts). */
+/** Longer than a host may be silent before its step is given up (workflows/durable/timeouts.ts). */
 const consoleDeadlineMs = 45_000;
 
 export function openWorkflowClient(client: Client): WorkflowClient {

@@ -2,14 +2,15 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { copyFile, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { openDiskTool } from '../drivers/disks.ts';
-import { domainXml } from '../drivers/domain-xml.ts';
-import { identityRecords } from '../drivers/guest.ts';
-import { openGuestAgent } from '../drivers/guest-agent.ts';
-import { sendIdentity } from '../drivers/identity-port.ts';
-import type { DomainConfig, GuestIdentity } from '../drivers/ports.ts';
-import { parseSaveHeader, writeSaveHeader } from '../drivers/save-file.ts';
-import { openVirsh } from '../drivers/virsh.ts';
+import type { DomainConfig } from '../contracts/domain.ts';
+import { openDiskTool } from '../drivers/disk/disk-tool.ts';
+import { identityRecords } from '../drivers/guest/guest.ts';
+import { openGuestAgent } from '../drivers/guest/guest-agent.ts';
+import { sendIdentity } from '../drivers/guest/identity-port.ts';
+import { domainXml } from '../drivers/libvirt/domain-xml.ts';
+import { parseSaveHeader, writeSaveHeader } from '../drivers/libvirt/save-file.ts';
+import { openVirsh } from '../drivers/libvirt/virsh.ts';
+import type { GuestIdentity } from '../drivers/ports/guest.ts';
 
 /**
  * The bare commands of one VM's creation, with no orchestration: the baseline of `create`. Runs inside a host for as long

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { nsenterArgv } from '../infra/site/host.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printFigure, logProgress } from './line.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './main.ts';
 
 const spec = { image: 'debian-12', command: ['true'], resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };

@@ -1,5 +1,5 @@
-import { openLedger } from '../prisma/client.ts';
-import { fitMigrationModel, operationsOf } from '../scheduler/migration-model.ts';
+import { openLedger } from '../ledger/client.ts';
+import { fitMigrationModel, operationsOf } from '../scheduler/drains/migration-model.ts';
 import {
   crowded,
   type DrainAnswer,
@@ -11,7 +11,7 @@ import {
   untilDrain,
 } from '../test/site/drains.ts';
 import { limitNetwork, openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printFigure, logProgress } from './line.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './main.ts';
 
 /** What guests do while they move. The server answers the one request a second that its own client sends. */

@@ -1,12 +1,12 @@
-import { audit } from '../scheduler/audit.ts';
-import { experiment3Names, generateTrace } from '../scheduler/generate.ts';
-import { hostsOf, type Lease, type Trace } from '../scheduler/lease.ts';
-import { type Metrics, measure } from '../scheduler/metrics.ts';
-import { LeasePlanner } from '../scheduler/planner.ts';
-import { configurations, type Policy } from '../scheduler/policy.ts';
-import { simulate } from '../scheduler/simulator.ts';
+import { hostsOf, type Lease, type Trace } from '../scheduler/leases/lease.ts';
+import { LeasePlanner } from '../scheduler/leases/lease-planner.ts';
+import { configurations, type Policy } from '../scheduler/leases/site-policy.ts';
+import { audit } from '../scheduler/simulation/audit.ts';
+import { experiment3Names, generateTrace } from '../scheduler/simulation/generate-trace.ts';
+import { type Metrics, measure } from '../scheduler/simulation/metrics.ts';
+import { simulate } from '../scheduler/simulation/simulator.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import { type HaizeaRow, loadHaizea, loadTrace, mean } from './haizea.ts';
-import { median, printFigure, logProgress } from './line.ts';
 
 interface Timed {
   metrics: Metrics;

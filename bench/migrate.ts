@@ -1,20 +1,20 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { domainXml } from '../drivers/domain-xml.ts';
-import type { DiskSource, DomainConfig } from '../drivers/ports.ts';
-import { run } from '../drivers/process.ts';
+import type { DiskSource, DomainConfig } from '../contracts/domain.ts';
+import { run } from '../drivers/host/run-process.ts';
+import { domainXml } from '../drivers/libvirt/domain-xml.ts';
 import { nsenterArgv } from '../infra/site/host.ts';
+import { type Ledger, openLedger } from '../ledger/client.ts';
 import { newId, uuidOf } from '../model/ids.ts';
-import { type Ledger, openLedger } from '../prisma/client.ts';
 import { setSchedulable } from '../test/site/drains.ts';
 import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { answersAgent, lastWords } from '../test/site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { quiesce } from './calm.ts';
-import { median, printFigure, logProgress } from './line.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './main.ts';
 import { openProbe, PingTimeout, type Probe } from './probe.ts';
+import { quiesce } from './quiesce.ts';
 
 /** Writes 8 MiB of its memory anew ten times a second or so, as fast as emulation lets it. */
 const dirtying = 'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=8 conv=notrunc 2>/dev/null; sleep 0.2; done';

@@ -1,7 +1,7 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import { killProcessGroup } from '../drivers/process.ts';
+import { killProcessGroup } from '../drivers/host/run-process.ts';
 import { nsenterArgv } from '../infra/site/host.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 

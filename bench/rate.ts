@@ -5,7 +5,7 @@ import { type FakeSite, openFakeSite } from '../test/sagas/fake-site.ts';
 import { startPostgresServer } from '../test/services/postgres-server.ts';
 import { startTemporalServer } from '../test/services/temporal-server.ts';
 import type { emptyWorkflow } from './empty-workflow.ts';
-import { median, printFigure, logProgress } from './line.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './main.ts';
 
 const tasksPerRun = 60;

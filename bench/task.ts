@@ -2,11 +2,11 @@ import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { run } from '../drivers/process.ts';
+import { run } from '../drivers/host/run-process.ts';
 import { nsenterArgv } from '../infra/site/host.ts';
 import type { TaskAnswer } from '../test/site/client.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printFigure, logProgress } from './line.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './main.ts';
 
 const inputBytes = 10 * 10 ** 6;

@@ -173,7 +173,7 @@ export function decideMigration(source: SourceView, target: TargetView, job: Job
   return decisionTable[source][target];
 }
 
-/** What a host says of one domain: as DomainStatus in drivers/ports.ts; null where there is none. */
+/** What a host says of one domain: as DomainStatus in drivers/ports/index.ts; null where there is none. */
 export interface ObservedDomain {
   state: string;
   /** libvirt's reason, e.g. `migrating`, `user`. */
@@ -227,7 +227,7 @@ export interface ConvergencePolicy {
 
 /**
  * For how long a pre-copy may go on, as whoever asks may say: much memory over a slow network takes its time. The longest
- * is what one attempt of a host's step may take (`move` in workflows/timeouts.ts), less a minute.
+ * is what one attempt of a host's step may take (`move` in workflows/durable/timeouts.ts), less a minute.
  */
 export const convergenceSeconds = { min: 5, default: 120, max: 540 } as const;
 

@@ -1,15 +1,15 @@
 import { once } from 'node:events';
 import { Client, Connection } from '@temporalio/client';
 import { createApp } from '../api/app.ts';
-import { startRepositorySweep } from '../api/housekeeping.ts';
-import { openRepository } from '../api/repository.ts';
+import { openRepository } from '../api/files/repository.ts';
+import { startRepositorySweep } from '../api/files/repository-sweep.ts';
 import { close, serve } from '../api/serve.ts';
 import { openWorkflowClient } from '../api/temporal.ts';
+import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
-import { openLedger } from '../prisma/client.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
-import { retryForever } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 
 /** The API: the public listeners, and the operators' with health and metrics. SIGTERM: answers what it began, ends. */
 const graceMs = 5000;

@@ -2,12 +2,12 @@ import { Client, WorkflowIdConflictPolicy } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
 import { guard } from '../activities/failure.ts';
 import { createLedgerActivities } from '../activities/ledger/index.ts';
+import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
-import { openLedger } from '../prisma/client.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
-import { retryForever } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { workflowBundle } from './workflow-bundle.ts';
 

@@ -4,9 +4,9 @@ import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
-import { retryForever } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
-import { wireHost } from './wiring.ts';
+import { wireHost } from './wire-host.ts';
 
 /**
  * The host worker: the activities of one host, on its own queue. It knows Temporal, and the repository by the signed

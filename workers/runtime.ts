@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import type { Logger } from '../model/log.ts';
-import { retryForever } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 
 /**
  * Sends the SDK's own log through ours, and lets it count for Prometheus. Must run before anything else of the SDK

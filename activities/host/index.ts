@@ -1,47 +1,54 @@
 import { Context } from '@temporalio/activity';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { migrateDisks, observeDiskMigration, resolveDiskMigration } from './bring-disks.ts';
-import { removeColdLeftover, observeColdCopy, offerCachedChunks, packColdCopy, resolveRestore, unpackColdCopy } from './carry.ts';
-import { createVmLock } from './claims.ts';
-import type { HostActivities } from './contract.ts';
-import { customizeVm } from './customize.ts';
-import { ensureDisks } from './ensure-disks.ts';
-import { ensureImage } from './ensure-image.ts';
-import { ensureRunning } from './ensure-running.ts';
-import { observeInventory } from './inventory.ts';
-import { buildTemplate } from './make-template.ts';
+import { requireFreeDisk } from './free-disk.ts';
+import { buildTemplate } from './image/build-template.ts';
+import { ensureImage } from './image/ensure-image.ts';
+import { importDisk, storeImage } from './image/store-image.ts';
 import {
-  abortMigration,
-  removeDomainUnlessRunning,
+  observeColdCopy,
+  offerCachedChunks,
+  packColdCopy,
+  removeColdLeftover,
+  resolveRestore,
+  unpackColdCopy,
+} from './migration/cold-copy.ts';
+import { migrateDisks, observeDiskMigration, resolveDiskMigration } from './migration/migrate-disks.ts';
+import {
   type AbortedMigrations,
-  probeGuest,
-  removeLeftover,
+  abortMigration,
+  flushGuestDisks,
   migrateOut,
   observeMigration,
   prepareIncoming,
+  probeGuest,
   readPortableRecord,
+  removeDomainUnlessRunning,
+  removeLeftover,
   resumeDomain,
-  flushGuestDisks,
-} from './migrate.ts';
-import { observeHost } from './observe-host.ts';
-import { observeLoads } from './observe-loads.ts';
-import { pauseVm, rebootVm, resumeVm } from './power.ts';
-import { quarantineVm } from './quarantine.ts';
-import { readConsole } from './read-console.ts';
-import { removeDisks } from './remove-disks.ts';
-import { removeDomain } from './remove-domain.ts';
-import { removeVm } from './remove-vm.ts';
-import { requireFreeDisk } from './room.ts';
-import { runCommand } from './run-command.ts';
-import { observeRecovery } from './see-recovery.ts';
-import { shutDownGuest } from './shut-down.ts';
-import { stageIn } from './stage-in.ts';
-import { stageOut } from './stage-out.ts';
-import { stopCommand } from './stop-command.ts';
-import { importDisk, storeImage } from './store-image.ts';
-import { restoreVm, vmSuspendedError, suspendVm } from './suspend.ts';
+} from './migration/migrate-out.ts';
+import { observeRecovery } from './migration/observe-recovery.ts';
+import { observeHost } from './site/observe-host.ts';
+import { observeInventory } from './site/observe-inventory.ts';
+import { observeLoads } from './site/observe-loads.ts';
+import { runCommand } from './task/run-command.ts';
+import { stageIn } from './task/stage-in.ts';
+import { stageOut } from './task/stage-out.ts';
+import { stopCommand } from './task/stop-command.ts';
+import { customizeVm } from './vm/customize.ts';
+import { ensureDisks } from './vm/ensure-disks.ts';
+import { ensureRunning } from './vm/ensure-running.ts';
+import { pauseVm, rebootVm, resumeVm } from './vm/power.ts';
+import { quarantineVm } from './vm/quarantine-vm.ts';
+import { readConsole } from './vm/read-console.ts';
+import { removeDisks } from './vm/remove-disks.ts';
+import { removeDomain } from './vm/remove-domain.ts';
+import { removeVm } from './vm/remove-vm.ts';
+import { shutDownGuest } from './vm/shut-down-guest.ts';
+import { restoreVm, suspendVm, vmSuspendedError } from './vm/suspend.ts';
+import { createVmLock } from './vm-lock.ts';
 
 const activitySignal = (): AbortSignal => Context.current().cancellationSignal;
 

@@ -1,59 +1,80 @@
-import { advanceTask } from './advance-task.ts';
-import { issueBuildStepArgs, finishBuild, loadBuild, recordBuildProgress, reserveBuild } from './builds.ts';
-import { compareHost } from './compare-host.ts';
-import type { LedgerActivities } from './contract.ts';
-import type { LedgerDeps } from './deps.ts';
-import { listDrainsWithoutWorkflow, recordHostNotVerified, verifyHostEmpty, requestDrainCancel, stepDrain } from './drains.ts';
-import { commitMigration, finishDiskMove, rollBackMigration } from './end-migration.ts';
-import { finishTask } from './finish-task.ts';
-import { registerHost, markHostUnreachable, recordImageCached } from './hosts.ts';
-import { sweepExpiredRows, listTasksToCancel, listActiveTasks, listTasksWithoutWorkflow } from './housekeeping.ts';
-import { issueImageRef } from './image-refs.ts';
-import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from './lease-order.ts';
-import { loadTask } from './load-task.ts';
-import { recordLoads, recordRecovery } from './measurements.ts';
+import type { LedgerActivities } from '../../contracts/ledger.ts';
 import {
-  loadMigration,
-  listMigrationsWithoutWorkflow,
-  recordMigratedGuest,
-  recordMigrationProgress,
-  reserveMigration,
-  markMigrationStuck,
-  fallBackToCold,
-} from './migrations.ts';
-import { stepPlan } from './plan.ts';
-import { releaseVms, requeueTask } from './release.ts';
-import { requestReservationCancel, listReservationsWithoutWorkflow, stepReservation } from './reservations.ts';
-import { reserveTask } from './reserve-task.ts';
+  listDrainsWithoutWorkflow,
+  recordHostNotVerified,
+  requestDrainCancel,
+  stepDrain,
+  verifyHostEmpty,
+} from '../../ledger/drains/step-drain.ts';
+import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
+import { markHostUnreachable, recordImageCached, registerHost } from '../../ledger/hosts/hosts.ts';
+import { finishBuild, issueBuildStepArgs, loadBuild, recordBuildProgress, reserveBuild } from '../../ledger/images/builds.ts';
+import { issueImageRef } from '../../ledger/images/image-refs.ts';
 import {
   listBuildsToCancel,
   listBuildsWithoutWorkflow,
-  removeImageFiles,
   listImageHosts,
-  recordImageRemoved,
   listImagesToSweep,
-} from './retired-images.ts';
-import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackSuspension } from './suspension.ts';
-import { issueTaskStepArgs } from './task-orders.ts';
-import { reserveTemplate } from './templates.ts';
-import { setVmState, loadVmLocation } from './vm-state.ts';
+  recordImageRemoved,
+  removeImageFiles,
+} from '../../ledger/images/retirement.ts';
+import { reserveTemplate } from '../../ledger/images/template-vms.ts';
+import { stepPlan } from '../../ledger/leases/execute-plan.ts';
+import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from '../../ledger/leases/preemption.ts';
+import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end.ts';
+import { recordLoads, recordRecovery } from '../../ledger/migrations/measurements.ts';
+import {
+  fallBackToCold,
+  listMigrationsWithoutWorkflow,
+  loadMigration,
+  markMigrationStuck,
+  recordMigratedGuest,
+  recordMigrationProgress,
+  reserveMigration,
+} from '../../ledger/migrations/reserve.ts';
+import {
+  listReservationsWithoutWorkflow,
+  requestReservationCancel,
+  stepReservation,
+} from '../../ledger/reservations/step-reservation.ts';
+import { advanceTask } from '../../ledger/tasks/advance-task.ts';
+import { finishTask } from '../../ledger/tasks/finish-task.ts';
+import {
+  listActiveTasks,
+  listTasksToCancel,
+  listTasksWithoutWorkflow,
+  sweepExpiredRows,
+} from '../../ledger/tasks/housekeeping.ts';
+import { loadTask } from '../../ledger/tasks/load-task.ts';
+import { releaseVms, requeueTask } from '../../ledger/tasks/release-vms.ts';
+import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
+import { issueTaskStepArgs } from '../../ledger/tasks/task-step-args.ts';
+import type { LedgerDeps } from '../../ledger/transaction.ts';
+import {
+  beginRestoration,
+  beginSuspension,
+  commitRestoration,
+  commitSuspension,
+  rollBackSuspension,
+} from '../../ledger/vms/power.ts';
+import { loadVmLocation, setVmState } from '../../ledger/vms/vm-state.ts';
 
 import {
   beginOperation,
   beginStart,
   endOperation,
   finishVm,
-  requeueVm,
-  reserveVm,
-  recordVmCustomized,
-  recordVmMissing,
   issueVmSetup,
-  recordVmStarted,
   listVmsToNotify,
   loadVmDesired,
-} from './vms.ts';
+  recordVmCustomized,
+  recordVmMissing,
+  recordVmStarted,
+  requeueVm,
+  reserveVm,
+} from '../../ledger/vms/vms.ts';
 
-export type { LedgerDeps } from './deps.ts';
+export type { LedgerDeps } from '../../ledger/transaction.ts';
 
 /** The steps on the ledger, over one database. Errors are BerthErrors, or the driver's where the database is away. */
 export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {

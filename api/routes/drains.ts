@@ -1,18 +1,18 @@
 import { z } from 'zod';
 import type { Drain as DrainRow, Migration as MigrationRow } from '../../generated/prisma/client.ts';
+import { acceptDrain, refuseUnlessInTime } from '../../ledger/drains/accept-drain.ts';
+import { readDrainInput } from '../../ledger/drains/planner-input.ts';
+import { type InPlaceSuspension, readSuspendedInPlace } from '../../ledger/drains/suspended-in-place.ts';
 import { type DrainId, type DrainState, drainStates, isDrainOver } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptDrain, refuseUnlessInTime } from '../../prisma/accept-drain.ts';
-import { readDrainInput } from '../../prisma/drain-view.ts';
-import { type InPlaceSuspension, readSuspendedInPlace } from '../../prisma/in-place.ts';
-import { planDrain } from '../../scheduler/drain-plan.ts';
+import { planDrain } from '../../scheduler/drains/drain-plan.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { fingerprint, runOnce, transactionLimits, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { Caller } from '../http/auth.ts';
+import { fingerprint, runOnce, type Transaction, transactionLimits } from '../http/idempotency.ts';
+import { json, type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Drain, DrainCancel, DrainChange, DrainOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });

@@ -2,13 +2,13 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { json, noContent, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
-import { requireDigest, type FileRow } from '../repository.ts';
+import { type FileRow, requireDigest } from '../files/repository.ts';
+import { sendBytes } from '../files/send-bytes.ts';
+import { readUpload } from '../files/uploads.ts';
+import type { Caller } from '../http/auth.ts';
+import { json, noContent, type Operation, operation, streamed } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { File } from '../schemas.ts';
-import { sendBytes } from '../send-bytes.ts';
-import { readUpload } from '../uploads.ts';
 
 const Id = z.strictObject({ id: z.string() });
 

@@ -1,16 +1,16 @@
 import { z } from 'zod';
 import type { Host as HostRow } from '../../generated/prisma/client.ts';
+import { readInPlaceOperations, releaseInPlace } from '../../ledger/drains/suspended-in-place.ts';
+import { ledgerError } from '../../ledger/ledger-error.ts';
+import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { releaseInPlace, readInPlaceOperations } from '../../prisma/in-place.ts';
-import { ledgerError } from '../../prisma/ledger-error.ts';
-import { lockPlacement } from '../../prisma/lock-placement.ts';
 import type { ApiDeps } from '../app.ts';
-import { transactionLimits, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { type Transaction, transactionLimits } from '../http/idempotency.ts';
+import { json, type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Host, HostChange } from '../schemas.ts';
-import { bestEffort } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 

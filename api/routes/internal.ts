@@ -3,11 +3,11 @@ import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../app.ts';
-import { type Answer, json, type Operation, operation, streamed } from '../operation.ts';
-import { sendProblem } from '../problem.ts';
-import { requireDigest } from '../repository.ts';
-import { sendBytes } from '../send-bytes.ts';
-import { readUpload } from '../uploads.ts';
+import { requireDigest } from '../files/repository.ts';
+import { sendBytes } from '../files/send-bytes.ts';
+import { readUpload } from '../files/uploads.ts';
+import { type Answer, json, type Operation, operation, streamed } from '../http/operation.ts';
+import { sendProblem } from '../http/problem.ts';
 
 /** Most that one call appends to a log, and most that a node's log holds here; the host's own limit is lower. */
 const logChunkBytes = 64 * 2 ** 20;

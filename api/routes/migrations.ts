@@ -1,15 +1,15 @@
 import { z } from 'zod';
 import type { Migration as MigrationRow } from '../../generated/prisma/client.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { type MigrationId, type MigrationState, migrationModes, migrationStates } from '../../model/migration.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { fingerprint, runOnce, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { Caller } from '../http/auth.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { json, type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Migration, MigrationOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });

@@ -1,13 +1,13 @@
 import { z } from 'zod';
 import type { HostHold, HostReservation } from '../../generated/prisma/client.ts';
+import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isReservationOver, type ReservationId, reservationStates } from '../../model/reservation.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptReservation } from '../../prisma/accept-reservation.ts';
 import type { ApiDeps } from '../app.ts';
-import { fingerprint, runOnce, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { json, type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Reservation, ReservationOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });

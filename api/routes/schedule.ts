@@ -1,12 +1,12 @@
 import { z } from 'zod';
+import { findImage } from '../../ledger/images/find-image.ts';
+import { quoteLease } from '../../ledger/leases/admission.ts';
+import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../ledger/leases/read-schedule.ts';
 import { newId } from '../../model/ids.ts';
 import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
-import { findImage } from '../../prisma/find-image.ts';
-import { quoteLease } from '../../prisma/promise-lease.ts';
-import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../prisma/read-schedule.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { json, type Operation, operation } from '../operation.ts';
+import type { Caller } from '../http/auth.ts';
+import { json, type Operation, operation } from '../http/operation.ts';
 import { Quote, Schedule } from '../schemas.ts';
 
 const timeWithOffset = z.iso.datetime({ offset: true });

@@ -1,19 +1,19 @@
 import { z } from 'zod';
 import { Prisma } from '../../generated/prisma/client.ts';
+import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, type TaskState, taskStates } from '../../model/states.ts';
 import { TaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptTask } from '../../prisma/accept-task.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { openFollowers, sendLog } from '../follow-log.ts';
-import { fingerprint, runOnce, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { openFollowers, sendLog } from '../files/follow-log.ts';
+import type { Caller } from '../http/auth.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { json, type Operation, operation, streamed } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Task } from '../schemas.ts';
-import { bestEffort } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 

@@ -1,19 +1,19 @@
 import { z } from 'zod';
 import type { Prisma } from '../../generated/prisma/client.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { coldBootReasons } from '../../model/vm.ts';
-import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-order.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
 import { consoleRange, sendConsole } from '../console.ts';
-import { fingerprint, runOnce, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { Caller } from '../http/auth.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { json, type Operation, operation, streamed } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Vm } from '../schemas.ts';
-import { bestEffort } from '../told.ts';
 
 const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldBootReasons).nullable() });
 const Problem = z.record(z.string(), z.unknown()).nullable();

@@ -1,5 +1,6 @@
+import type { DomainDisk } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { CopyJob, DiskMover, DomainDisk } from '../ports.ts';
+import type { CopyJob, DiskMover } from '../ports/disk-mover.ts';
 import { bug, disksAt, type FakeDomain, type FakeState } from './state.ts';
 
 const totalBytes = 8 * 2 ** 20;

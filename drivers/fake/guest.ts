@@ -1,5 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
-import type { Guest, JobResult } from '../ports.ts';
+import type { Guest, JobResult } from '../ports/guest.ts';
 import { rebootDomain } from './hypervisor.ts';
 import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 

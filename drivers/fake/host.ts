@@ -1,18 +1,20 @@
 import type { HostId } from '../../model/ids.ts';
-import type { Clock, HostPorts, HostProbe } from '../ports.ts';
-import { createFakeColdCopy } from './carrier.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { HostPorts } from '../ports/host-ports.ts';
+import type { HostProbe } from '../ports/host-probe.ts';
 import { createFakeClock } from './clock.ts';
+import { createFakeColdCopy } from './cold-copy.ts';
 import { createFakeDiskMover } from './disk-mover.ts';
-import { createFakeDiskTool } from './disks.ts';
+import { createFakeDiskTool } from './disk-tool.ts';
 import { createFakeGuest } from './guest.ts';
+import { createFakeNetwork } from './host-network.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
-import { createFakeImageCache, createFakeInputFetcher } from './images.ts';
+import { createFakeImageCache, createFakeInputFetcher } from './image-cache.ts';
 import { createFakeMigrator } from './migrator.ts';
-import { createFakeNetwork } from './network.ts';
 import type { FakeRepository } from './repository.ts';
 import { bug, type FakeRun, type FakeState } from './state.ts';
-import { createFakeVmStore } from './store.ts';
 import { createFakeTemplates } from './templates.ts';
+import { createFakeVmStore } from './vm-store.ts';
 
 export type { FakeRun } from './state.ts';
 

@@ -1,5 +1,6 @@
+import type { DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { DomainConfig, DomainStatus, Hypervisor } from '../ports.ts';
+import type { Hypervisor } from '../ports/hypervisor.ts';
 import { bridgeOf, bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, peersOf, refuseLive } from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {

@@ -1,6 +1,7 @@
+import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
-import type { DomainConfig, Migrator } from '../ports.ts';
+import type { Migrator } from '../ports/migrator.ts';
 import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
 import { bug, type FakeDomain, type FakeState } from './state.ts';
 

@@ -1,17 +1,10 @@
+import type { DiskSource, DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
-import type {
-  Clock,
-  DiskSource,
-  DomainConfig,
-  DomainStatus,
-  GuestIdentity,
-  GuestJob,
-  GuestSetup,
-  VmPaths,
-  VmRecord,
-} from '../ports.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { GuestIdentity, GuestJob, GuestSetup } from '../ports/guest.ts';
+import type { VmPaths, VmRecord } from '../ports/vm-store.ts';
 import type { FakeRepository } from './repository.ts';
 
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */

@@ -1,5 +1,6 @@
+import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { DomainConfig, Templates } from '../ports.ts';
+import type { Templates } from '../ports/templates.ts';
 import { refuseInUse, refuseMissing } from './hypervisor.ts';
 import { bug, type FakeState, imagePath, refuseLive } from './state.ts';
 

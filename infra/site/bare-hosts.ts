@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import { type SiteBase, acquireSiteBase } from './ground.ts';
 import { type Host, hostName, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
+import { acquireSiteBase, type SiteBase } from './site-base.ts';
 
 /** Hosts with nothing above them: no ledger, no Temporal, no workers. For tests of what runs on a host. */
 export interface BareHosts {

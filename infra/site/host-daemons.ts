@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { hostPorts } from './host-config.ts';
 import { isListening } from './processes.ts';
 import type { ChildSpec } from './supervise.ts';

@@ -1,9 +1,9 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { type Daemon, daemonsOf, nsenterArgv } from './host-daemons.ts';
 import { type HostLayout, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
-import { vethName, hostAddress, hostsMtu } from './network.ts';
+import { hostAddress, hostsMtu, vethName } from './network.ts';
 import { type Child, supervise } from './supervise.ts';
 
 export { nsenterArgv } from './host-daemons.ts';

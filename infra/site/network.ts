@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 
 /** The hosts' network of one site on this machine: a bridge, with the machine itself as the gateway. */
 export interface SiteNetwork {

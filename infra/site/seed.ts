@@ -2,9 +2,9 @@ import { createReadStream } from 'node:fs';
 import { readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import type { Ledger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
-import type { Ledger } from '../../prisma/client.ts';
 import { persistentSecret } from './secrets.ts';
 
 /** What a new site has so that it can be used at once. All of it may be repeated, and is on every start. */

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import type { SiteBase } from './ground.ts';
 import { hostName } from './host-folders.ts';
 import { hostAddress } from './network.ts';
 import { persistentSecret } from './secrets.ts';
+import type { SiteBase } from './site-base.ts';
 
 /** TCP ports of the machine's own part of a site. */
 export interface Ports {

@@ -1,15 +1,15 @@
 import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
-import { type SiteBase, acquireSiteBase } from './ground.ts';
 import { type Host, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';
 import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
 import { choosePorts, hostMetricsPort, type Ports, type Settings, settingsOf } from './settings.ts';
+import { acquireSiteBase, type SiteBase } from './site-base.ts';
 import { type Child, type ChildSpec, supervise } from './supervise.ts';
 import { startTemporal } from './temporal.ts';
 import { until } from './until.ts';

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { killProcessGroup } from '../../drivers/process.ts';
+import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** One command of a check: what it is called, and what it came to. */
 export interface Step {

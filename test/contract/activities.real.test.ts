@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
-import { domainName } from '../../activities/host/names.ts';
+import { domainName } from '../../activities/host/vm/domain-names.ts';
+import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';

@@ -1,9 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/claims.ts';
-import { domainConfig } from '../../activities/host/domain-config.ts';
-import { domainName } from '../../activities/host/names.ts';
-import type { ColdCopyFile, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
+import { domainConfig } from '../../activities/host/vm/domain-config.ts';
+import { domainName } from '../../activities/host/vm/domain-names.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
+import type { DomainConfig, DomainDisk } from '../../contracts/domain.ts';
+import type { ColdCopyFile } from '../../contracts/host-migration.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -65,7 +67,11 @@ export function movesContract(
     /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */
     async function configAt({ imageCache: images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
       const paths = await store.paths(vm.id);
-      return domainConfig({ imageCache: images, probe, network, store: { paths: () => paths } } as unknown as HostPorts, vm, disksAt);
+      return domainConfig(
+        { imageCache: images, probe, network, store: { paths: () => paths } } as unknown as HostPorts,
+        vm,
+        disksAt,
+      );
     }
 
     /** A VM that runs here and answers; the other host has a record of it, as prepareIncoming leaves one. */

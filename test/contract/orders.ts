@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
+import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { FakeRepository } from '../../drivers/fake/repository.ts';
 import { type HostId, newId } from '../../model/ids.ts';
 import type { ContentRef, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import type { HostActivities } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
 import { imageOf, ordersOf, vmOf } from './orders.ts';

@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/claims.ts';
-import { domainName, machineId, tapName } from '../../activities/host/names.ts';
-import type { DomainConfig, HostPorts } from '../../drivers/ports.ts';
+import { domainName, machineId, tapName } from '../../activities/host/vm/domain-names.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
+import type { DomainConfig } from '../../contracts/domain.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { RunCommand, StageIn } from '../../activities/host/contract.ts';
+import type { RunCommand, StageIn } from '../../contracts/host.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';

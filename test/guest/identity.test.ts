@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { sendIdentity } from '../../drivers/identity-port.ts';
+import { sendIdentity } from '../../drivers/guest/identity-port.ts';
 import { type Ended, Machine, machineIdOfImage } from './machine.ts';
 
 let machine: Machine;

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type JobRunner, programJobRunner, scriptJobRunner, parseJobStatus, scriptEnv } from '../../drivers/guest-job.ts';
+import { type JobRunner, parseJobStatus, programJobRunner, scriptEnv, scriptJobRunner } from '../../drivers/guest/guest-job.ts';
 import { Machine } from './machine.ts';
 
-/** In a guest of ours, where both can run; on the build machine test/unit/guest-job.test.ts says all that they promise. */
+/** In a guest of ours, where both can run; on the build machine test/unit/drivers/guest/guest-job.test.ts says all that they promise. */
 let machine: Machine;
 beforeAll(async () => {
   machine = await Machine.start();

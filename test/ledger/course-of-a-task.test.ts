@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { TaskOutcome } from '../../activities/ledger/contract.ts';
+import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { TaskEndedData, taskEventData } from '../../model/events.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';

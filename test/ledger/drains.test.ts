@@ -1,5 +1,5 @@
 import { beforeEach, expect, test } from 'vitest';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

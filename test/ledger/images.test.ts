@@ -1,10 +1,10 @@
 import { beforeEach, describe, expect, test } from 'vitest';
+import { acceptImage } from '../../ledger/images/accept-image.ts';
+import { publishImages } from '../../ledger/images/publish-images.ts';
+import { retireImages } from '../../ledger/images/retire-images.ts';
+import { ledgerError, sqlState } from '../../ledger/ledger-error.ts';
 import { type HostId, type ImageId, newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
-import { acceptImage } from '../../prisma/accept-image.ts';
-import { ledgerError, sqlState } from '../../prisma/ledger-error.ts';
-import { publishImages } from '../../prisma/publish-images.ts';
-import { retireImages } from '../../prisma/retire-images.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

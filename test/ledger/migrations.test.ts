@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { MigrationRoute } from '../../activities/ledger/contract.ts';
+import type { MigrationRoute } from '../../contracts/ledger.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { VmMigratedData, VmRehomedData, VmSilentData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Placement, PlanStep } from '../../activities/ledger/contract.ts';
+import type { Placement, PlanStep } from '../../contracts/ledger.ts';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { BerthError } from '../../model/errors.ts';
 import { newId, type TaskId, type VmId } from '../../model/ids.ts';
-import { VmRequest } from '../../model/vm-order.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Notification } from '../../activities/ledger/contract.ts';
+import type { Notification } from '../../contracts/ledger.ts';
 import { VmRestoredData, VmSuspendedData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Usage } from '../../model/task.ts';

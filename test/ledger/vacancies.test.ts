@@ -1,9 +1,9 @@
 import { beforeEach, expect, test } from 'vitest';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
 import type { DrainId } from '../../model/drain.ts';
 import type { TaskId } from '../../model/ids.ts';
 import type { ReservationId } from '../../model/reservation.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptReservation } from '../../prisma/accept-reservation.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

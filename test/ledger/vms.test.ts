@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmRemovedData, VmStoppedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
-import { VmRequest } from '../../model/vm-order.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

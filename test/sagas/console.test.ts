@@ -1,12 +1,12 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { ConsolePage, ConsoleRange } from '../../model/console.ts';
 import { isErrorCode } from '../../model/errors.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmRequest } from '../../model/vm-order.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault } from './faults.ts';
 

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { type DrainId, isDrainOver } from '../../model/drain.ts';
 import type { VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmRequest } from '../../model/vm-order.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { type DrainId, type DrainState, isDrainOver } from '../../model/drain.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault } from './faults.ts';

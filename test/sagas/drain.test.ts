@@ -1,16 +1,16 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain, type DrainRequest } from '../../ledger/drains/accept-drain.ts';
+import { readSuspendedInPlace, releaseInPlace } from '../../ledger/drains/suspended-in-place.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmRequest } from '../../model/vm-order.ts';
-import { type DrainRequest, acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
-import { releaseInPlace, readSuspendedInPlace } from '../../prisma/in-place.ts';
-import { startMarginS } from '../../scheduler/drain-plan.ts';
+import { VmRequest } from '../../model/vm-request.ts';
+import { startMarginS } from '../../scheduler/drains/drain-plan.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { ColdCopyPass, MigrationId, MigrationJob, MigrationState } from '../../model/migration.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault } from './faults.ts';

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import type { PrefetchResult, PrefetchRequest } from '../../workflows/prestage.ts';
+import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 
 let site: FakeSite;

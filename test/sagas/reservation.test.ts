@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { acceptReservation, type ReservationRequest } from '../../ledger/reservations/accept-reservation.ts';
 import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { ReservationId, ReservationState } from '../../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { type ReservationRequest, acceptReservation } from '../../prisma/accept-reservation.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 

@@ -1,6 +1,6 @@
 import { ApplicationFailure, CancellationScope, sleep } from '@temporalio/workflow';
-import { Saga } from '../../workflows/saga.ts';
-import { allOrCancel, withTimeout } from '../../workflows/scopes.ts';
+import { allOrCancel, withTimeout } from '../../workflows/durable/cancellation-scopes.ts';
+import { Saga } from '../../workflows/durable/saga.ts';
 
 /** Which steps fail, and which undos, the first time. */
 export interface Script {

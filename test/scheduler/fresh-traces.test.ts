@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/audit.ts';
-import { generateTrace } from '../../scheduler/generate.ts';
-import type { Trace } from '../../scheduler/lease.ts';
-import { type Metrics, measure } from '../../scheduler/metrics.ts';
-import { configurations } from '../../scheduler/policy.ts';
-import { simulate } from '../../scheduler/simulator.ts';
-import { createCapacityCounter } from '../../scheduler/slots.ts';
+import type { Trace } from '../../scheduler/leases/lease.ts';
+import { configurations } from '../../scheduler/leases/site-policy.ts';
+import { audit } from '../../scheduler/simulation/audit.ts';
+import { createCapacityCounter } from '../../scheduler/simulation/capacity-counter.ts';
+import { generateTrace } from '../../scheduler/simulation/generate-trace.ts';
+import { type Metrics, measure } from '../../scheduler/simulation/metrics.ts';
+import { simulate } from '../../scheduler/simulation/simulator.ts';
 
 /** Traces of the kinds in test/traces that nobody has looked at: BERTH_TRACE_SEED tries others. */
 const seed = Number(process.env.BERTH_TRACE_SEED ?? 20_261_125);

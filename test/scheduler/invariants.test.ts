@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/audit.ts';
-import { hostsOf } from '../../scheduler/lease.ts';
-import { LeasePlanner } from '../../scheduler/planner.ts';
-import { simulate } from '../../scheduler/simulator.ts';
+import { hostsOf } from '../../scheduler/leases/lease.ts';
+import { LeasePlanner } from '../../scheduler/leases/lease-planner.ts';
+import { audit } from '../../scheduler/simulation/audit.ts';
+import { simulate } from '../../scheduler/simulation/simulator.ts';
 import { workload } from './workloads.ts';
 
 /** How many random workloads; BERTH_PROPERTY_RUNS asks for more. The seed is printed with every failure. */

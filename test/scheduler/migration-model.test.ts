@@ -5,15 +5,15 @@ import { convergencePolicy } from '../../model/migration.ts';
 import {
   fitMigrationModel,
   type Load,
+  type MigrationOperation,
+  type MigrationSample,
   type MoveMode,
   moveModes,
-  type MigrationOperation,
   operationKinds,
   operationsOf,
-  type MigrationSample,
-} from '../../scheduler/migration-model.ts';
-import { estimatePreCopy } from '../../scheduler/pre-copy.ts';
-import { regress, upperBound } from '../../scheduler/regression.ts';
+} from '../../scheduler/drains/migration-model.ts';
+import { estimatePreCopy } from '../../scheduler/drains/pre-copy.ts';
+import { regress, upperBound } from '../../scheduler/drains/regression.ts';
 
 const load = (memoryMiB: number, more: Partial<Load> = {}): Load => ({
   vm: 'vm',

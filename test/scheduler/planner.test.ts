@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { Action } from '../../scheduler/actions.ts';
-import type { Lease } from '../../scheduler/lease.ts';
-import { LeasePlanner, plan } from '../../scheduler/planner.ts';
-import { configurations, type Policy } from '../../scheduler/policy.ts';
+import type { Action } from '../../scheduler/leases/actions.ts';
+import type { Lease } from '../../scheduler/leases/lease.ts';
+import { LeasePlanner, plan } from '../../scheduler/leases/lease-planner.ts';
+import { configurations, type Policy } from '../../scheduler/leases/site-policy.ts';
 
 const hosts = (count: number) => Array.from({ length: count }, (_, i) => ({ id: `h${i}`, vcpus: 2, memoryMiB: 1024 }));
 const vm = { submittedAtS: 0, vcpus: 1, memoryMiB: 512, image: 'debian', imageMiB: 600 };

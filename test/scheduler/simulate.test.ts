@@ -2,9 +2,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { experiment3Names, generateTrace } from '../../scheduler/generate.ts';
-import { main } from '../../scheduler/simulate.ts';
-import { readTrace } from '../../scheduler/trace-formats.ts';
+import { experiment3Names, generateTrace } from '../../scheduler/simulation/generate-trace.ts';
+import { main } from '../../scheduler/simulation/simulate-command.ts';
+import { readTrace } from '../../scheduler/simulation/trace-formats.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'berth-simulate-'));
 afterAll(() => rmSync(folder, { recursive: true }));

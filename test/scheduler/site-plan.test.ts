@@ -9,7 +9,7 @@ import {
   type SiteLease,
   type SiteOperation,
   type SiteState,
-} from '../../scheduler/site-plan.ts';
+} from '../../scheduler/leases/site-plan.ts';
 
 const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 150);
 const figures: SiteFigures = { teardownS: 5, suspendMiBPerS: 64 };

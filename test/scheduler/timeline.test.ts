@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { HostProfile } from '../../scheduler/host-profile.ts';
-import { earliestGangFit } from '../../scheduler/timeline.ts';
+import { HostProfile } from '../../scheduler/leases/capacity/host-profile.ts';
+import { earliestGangFit } from '../../scheduler/leases/capacity/timeline.ts';
 
 const capacity = { cpuMilli: 4, memoryMiB: 8, diskMiB: 100 };
 const claim = fc.record({

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { killProcessGroup } from '../../drivers/process.ts';
+import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** A server that lives as long as the test run that started it. */
 export interface Service {

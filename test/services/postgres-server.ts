@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { asNobody, postgresPrograms } from '../../infra/site/postgres.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { freePort, startService, untilReady } from './child.ts';

@@ -5,7 +5,7 @@ import { mkdtemp, readdir, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { type BareHosts, startBareHosts } from '../../infra/site/bare-hosts.ts';
 import { openHome } from '../../infra/site/home.ts';
 import { nsenterArgv } from '../../infra/site/host.ts';

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { imageCachedMessage } from '../../drivers/images.ts';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { imageCachedMessage } from '../../drivers/transfer/image-cache.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import type { PrefetchResult, PrefetchRequest } from '../../workflows/prestage.ts';
+import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import type { Problem } from './client.ts';
 import { anotherClient, expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 

@@ -3,12 +3,12 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'vitest';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { type Host, nsenterArgv } from '../../infra/site/host.ts';
 import { type Site, startSite } from '../../infra/site/site.ts';
+import { openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
-import { openLedger } from '../../prisma/client.ts';
 import { type HostAnswer, SiteClient, type TaskAnswer } from './client.ts';
 
 /** A site of a test file's own, in a temporary home, with the two parties that use it. */

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { newHostKey } from '../../drivers/host-key.ts';
+import { newHostKey } from '../../drivers/guest/host-key.ts';
 import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 
 interface VmAnswer {

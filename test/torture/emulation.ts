@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { killProcessGroup, run } from '../../drivers/process.ts';
+import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
 import type { TortureOptions } from './main.ts';
 
 /**

@@ -108,7 +108,7 @@ const outOfMemory: Fault = async ({ test, to }) => {
   if (daemon === null) return nothing;
   const pages = Number((await readFile(`/proc/${daemon}/statm`, 'utf8')).split(' ')[0]);
   const limit = async (bytes: string): Promise<void> => {
-    const { run } = await import('../../drivers/process.ts');
+    const { run } = await import('../../drivers/host/run-process.ts');
     await run(['prlimit', `--pid=${daemon}`, `--as=${bytes}`], { deadlineMs: 5000 });
   };
   await limit(`${pages * 4096 + 128 * 2 ** 20}:unlimited`);

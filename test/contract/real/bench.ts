@@ -12,8 +12,8 @@ import {
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { HostActivities } from '../../../activities/host/contract.ts';
-import { run } from '../../../drivers/process.ts';
+import type { HostActivities } from '../../../contracts/host.ts';
+import { run } from '../../../drivers/host/run-process.ts';
 import { startBareHosts } from '../../../infra/site/bare-hosts.ts';
 import { type Host, nsenterArgv } from '../../../infra/site/host.ts';
 import { newId } from '../../../model/ids.ts';

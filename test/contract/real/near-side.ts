@@ -1,7 +1,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import type { HostActivities } from '../../../activities/host/contract.ts';
-import type { HostPorts } from '../../../drivers/ports.ts';
+import type { HostActivities } from '../../../contracts/host.ts';
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import { nsenterArgv } from '../../../infra/site/host.ts';
 import { BerthError, isErrorCode } from '../../../model/errors.ts';
 import { pack, unpack } from './wire.ts';
