@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, realpath, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readFile, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -99,6 +99,33 @@ describe('on a Node that is too old', () => {
     // esbuild refuses what it can not bring down to ES5, and brings down the rest: that shows in the source.
     await transform(text, { target: 'es5', loader: 'js' });
     expect(text.replaceAll(/\/\/.*/g, '')).not.toMatch(/=>|`|\?\.|\?\?|\*\*|\b(const|let|class|async|await|import|export)\b/);
+  });
+});
+
+describe('bin/berth', () => {
+  test('runs the bundle of its checkout, also through a link, on setup’s Node or else on the PATH’s', async () => {
+    const tree = join(folder, 'tree');
+    await mkdir(join(tree, 'bin'), { recursive: true });
+    await mkdir(join(tree, 'infra'));
+    await cp(join(checkout, 'bin/berth'), join(tree, 'bin/berth'));
+    await cp(join(checkout, 'infra/env.sh'), join(tree, 'infra/env.sh'));
+    const link = join(folder, 'link');
+    await symlink(join(tree, 'bin/berth'), link);
+    const nodes = join(folder, 'nodes');
+    await mkdir(nodes);
+    await symlink(process.execPath, join(nodes, 'node'));
+    const start = (path: string, cache: string) => run(link, ['--version'], { env: { PATH: path, BERTH_CACHE: cache } });
+
+    const unbuilt = start(`${nodes}:/usr/bin:/bin`, folder);
+    await expect(unbuilt).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('is not built yet; npm start') });
+    await cp(join(folder, 'dist'), join(tree, 'dist'), { recursive: true });
+    expect(await start(`${nodes}:/usr/bin:/bin`, folder)).toEqual({ stdout: `${packageJson.version}\n`, stderr: '' });
+
+    const version = /^node_version=(.*)$/m.exec(await readFile(join(checkout, 'infra/env.sh'), 'utf8'))?.[1];
+    const ofSetup = join(folder, `cache/node/${version}/bin`);
+    await mkdir(ofSetup, { recursive: true });
+    await writeFile(join(ofSetup, 'node'), '#!/bin/sh\necho of setup\n', { mode: 0o755 });
+    expect((await start(`${nodes}:/usr/bin:/bin`, join(folder, 'cache'))).stdout).toBe('of setup\n');
   });
 });
 
