@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { nsenterArgv } from '../infra/site/host.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 
 const spec = { image: 'debian-12', command: ['true'], resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
 const templateDeadlineMs = 120_000;

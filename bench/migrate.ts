@@ -12,7 +12,7 @@ import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { answersAgent, lastWords } from '../test/site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 import { openProbe, PingTimeout, type Probe } from './probe.ts';
 import { quiesce } from './quiesce.ts';
 
