@@ -20,10 +20,4 @@ export type * from './ledger-vm.ts';
  * changes nothing. A fact that other systems learn of writes its event in the same transaction. Notifications that are
  * returned are of tasks and VMs that the transaction has placed.
  */
-export type LedgerActivities = TaskLedger &
-  LeaseLedger &
-  VmLedger &
-  HostLedger &
-  ImageLedger &
-  MigrationLedger &
-  DrainLedger;
+export type LedgerActivities = TaskLedger & LeaseLedger & VmLedger & HostLedger & ImageLedger & MigrationLedger & DrainLedger;

@@ -47,9 +47,9 @@ async function readBuild(tx: Transaction, id: ImageId): Promise<BuildRow> {
 /** What the build saga needs of the image's row; that it asked is written down. Throws not-found. */
 export async function loadBuild(deps: LedgerDeps, id: ImageId): Promise<BuildRecord> {
   await deps.ledger.image.updateMany({ where: { id, workflowAt: null }, data: { workflowAt: isoNow(deps) } });
-  const { name, digest, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
-  const { base, sizeMiB, timeoutS } = recipe;
-  return { id, name, digest, owner, state, base: base.kind, sizeMiB, timeoutS, vmId, cancelRequested };
+  const { name, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
+  const { base, timeoutS } = recipe;
+  return { id, name, owner, state, base: base.kind, timeoutS, vmId, cancelRequested };
 }
 
 async function ensureOwnerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): Promise<OwnerNetwork | null> {
