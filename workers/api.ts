@@ -11,7 +11,7 @@ import { openLog } from '../model/log.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
 import { retryForever } from './retry-forever.ts';
 
-/** The API: the public listeners, and the operators' with health and metrics. SIGTERM: answers what it began, ends. */
+/** The API: the public listeners, and the operators' with health and metrics. SIGTERM: completes its requests, ends. */
 const graceMs = 5000;
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
 const log = openLog('api', config.log.BERTH_LOG_LEVEL);
@@ -19,7 +19,7 @@ const clock = () => Date.now();
 
 await retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
 const ledger = openLedger(config.ledger.DATABASE_URL);
-// Lazy: the API answers what it can while Temporal is away.
+// Lazy: requests that need no workflow are answered while Temporal is unavailable.
 const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const repository = await openRepository({

@@ -1,3 +1,5 @@
+import { decideMigration, jobViews, migrationActions, sourceView, sourceViews, targetView, targetViews } from '../../../model/migration-decision.ts';
+import type { MigrationAction, SourceView, TargetView } from '../../../model/migration-decision.ts';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -6,19 +8,9 @@ import {
   convergencePolicy,
   convergencePolicyFor,
   decideConvergence,
-  decideMigration,
-  jobViews,
-  type MigrationAction,
   type MigrationJob,
-  migrationActions,
   migrationEtaS,
-  migrationTransitions,
-  type SourceView,
-  sourceView,
-  sourceViews,
-  type TargetView,
-  targetView,
-  targetViews,
+  migrationTransitions
 } from '../../../model/migration.ts';
 
 const everything = sourceViews.flatMap((source) =>
