@@ -1,16 +1,16 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { DiskSource, DomainConfig } from '../contracts/domain.ts';
-import { run } from '../drivers/host/run-process.ts';
-import { domainXml } from '../drivers/libvirt/domain-xml.ts';
-import { nsenterArgv } from '../infra/site/host.ts';
-import { newId, uuidOf } from '../model/ids.ts';
-import type { TestSite } from '../test/site/the-site.ts';
-import { onHost } from '../test/site/the-site.ts';
+import type { DiskSource, DomainConfig } from '../../contracts/domain.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { domainXml } from '../../drivers/libvirt/domain-xml.ts';
+import { nsenterArgv } from '../../infra/site/host/host.ts';
+import { newId, uuidOf } from '../../model/ids.ts';
+import type { TestSite } from '../../test/site/the-site.ts';
+import { onHost } from '../../test/site/the-site.ts';
+import type { Probe } from '../probe.ts';
 import type { DomainDescription, GuestKind, Move } from './migrate-ours.ts';
 import { addressAt, bridgePattern, imagePattern } from './migrate-ours.ts';
-import type { Probe } from './probe.ts';
 
 /** Numbers the bare machines of a run, so that each has a name of its own. */
 let bares = 0;

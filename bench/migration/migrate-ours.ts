@@ -1,10 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Ledger } from '../ledger/client.ts';
-import type { MigrationAnswer } from '../test/site/moves.ts';
-import { move, moveOver } from '../test/site/moves.ts';
-import type { TestSite } from '../test/site/the-site.ts';
-import { onHost } from '../test/site/the-site.ts';
-import type { Probe } from './probe.ts';
+import type { Ledger } from '../../ledger/client.ts';
+import type { MigrationAnswer } from '../../test/site/moves.ts';
+import { move, moveOver } from '../../test/site/moves.ts';
+import type { TestSite } from '../../test/site/the-site.ts';
+import { onHost } from '../../test/site/the-site.ts';
+import type { Probe } from '../probe.ts';
 
 export interface GuestKind {
   name: string;

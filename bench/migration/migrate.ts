@@ -1,16 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { openLedger } from '../ledger/client.ts';
-import { setSchedulable } from '../test/site/drains.ts';
-import { answersAgent, lastWords } from '../test/site/subjects.ts';
-import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { logProgress, median, printFigure } from './figures.ts';
+import { openLedger } from '../../ledger/client.ts';
+import { setSchedulable } from '../../test/site/drains.ts';
+import { answersAgent, lastWords } from '../../test/site/subjects.ts';
+import { onHost, openSite, type TestSite } from '../../test/site/the-site.ts';
+import { logProgress, median, printFigure } from '../figures.ts';
+import type { BenchOptions } from '../options.ts';
+import { openProbe, PingTimeout } from '../probe.ts';
+import { quiesce } from '../quiesce.ts';
 import type { Bare } from './migrate-bare.ts';
 import { endBare, makeBare, moveBare } from './migrate-bare.ts';
 import type { DomainDescription, GuestKind, Move } from './migrate-ours.ts';
 import { addressAt, dirtying, endOurs, makeOurs, moveOurs } from './migrate-ours.ts';
-import type { BenchOptions } from './options.ts';
-import { openProbe, PingTimeout } from './probe.ts';
-import { quiesce } from './quiesce.ts';
 
 const kinds: GuestKind[] = [
   { name: '128', memoryMiB: 128, command: 'sleep 3600' },
