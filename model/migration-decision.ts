@@ -1,5 +1,3 @@
-
-
 /** What the source observes of the VM. */
 export const sourceViews = ['running', 'paused', 'switching', 'gone', 'dead', 'unknown'] as const;
 

@@ -1,5 +1,3 @@
-import { decideMigration, jobViews, migrationActions, sourceView, sourceViews, targetView, targetViews } from '../../../model/migration-decision.ts';
-import type { MigrationAction, SourceView, TargetView } from '../../../model/migration-decision.ts';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -10,8 +8,18 @@ import {
   decideConvergence,
   type MigrationJob,
   migrationEtaS,
-  migrationTransitions
+  migrationTransitions,
 } from '../../../model/migration.ts';
+import type { MigrationAction, SourceView, TargetView } from '../../../model/migration-decision.ts';
+import {
+  decideMigration,
+  jobViews,
+  migrationActions,
+  sourceView,
+  sourceViews,
+  targetView,
+  targetViews,
+} from '../../../model/migration-decision.ts';
 
 const everything = sourceViews.flatMap((source) =>
   targetViews.flatMap((target) => jobViews.map((job) => ({ source, target, job, action: decideMigration(source, target, job) }))),
