@@ -1,8 +1,8 @@
 import { sleep } from '@temporalio/workflow';
 import type { MigrateOutResult, MigrationObservation } from '../../contracts/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import type { MigrationAction } from '../../model/migration-decision.ts';
-import { decideMigration, sourceView, targetView } from '../../model/migration-decision.ts';
+import type { MigrationAction } from './decision-table.ts';
+import { decideMigration, sourceView, targetView } from './decision-table.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { timing } from '../durable/timeouts.ts';

@@ -10,7 +10,7 @@ import {
   migrationEtaS,
   migrationTransitions,
 } from '../../../model/migration.ts';
-import type { MigrationAction, SourceView, TargetView } from '../../../model/migration-decision.ts';
+import type { MigrationAction, SourceView, TargetView } from '../../../workflows/migration/decision-table.ts';
 import {
   decideMigration,
   jobViews,
@@ -19,7 +19,7 @@ import {
   sourceViews,
   targetView,
   targetViews,
-} from '../../../model/migration-decision.ts';
+} from '../../../workflows/migration/decision-table.ts';
 
 const everything = sourceViews.flatMap((source) =>
   targetViews.flatMap((target) => jobViews.map((job) => ({ source, target, job, action: decideMigration(source, target, job) }))),
@@ -169,7 +169,7 @@ describe('convergence', () => {
     expect(decideConvergence(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(decideConvergence(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
-      reason: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
+      reason: 'the guest writes 10 MiB/s, 20 MiB/s are transferred, 50 MiB are left after 120 s',
     });
   });
   it('expects an end only where the network is faster than the guest', () => {
