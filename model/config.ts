@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 /**
  * Every option of every process, read once at start from the environment. Sizes and times carry their unit in
- * the name. A process asks for the groups that it uses, so that a host worker never sees the database's URL.
+ * the name. A process reads the groups that it uses, so that a host worker never has the database's URL.
  */
 const port = z.coerce.number().int().min(0).max(65535);
 const flag = z
@@ -32,7 +32,7 @@ const groups = {
   temporal: z.object({
     TEMPORAL_ADDRESS: z.string().default('127.0.0.1:7233'),
     TEMPORAL_NAMESPACE: z.string().default('default'),
-    /** Where people look at workflows; shown, never called. */
+    /** URL of Temporal's UI; shown, never requested. */
     BERTH_TEMPORAL_UI: z.string().default('http://127.0.0.1:8233'),
   }),
   ledger: z.object({ DATABASE_URL: z.string() }),

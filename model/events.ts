@@ -251,11 +251,11 @@ export const VmRemovedData = z
     ...vmFields,
     host: z.string().nullable(),
     provider: z.string().nullable(),
-    /** Why, where nobody asked for it: its lease ended, or it could not be made. */
+    /** Why, unless its owner requested it: its lease ended, or it could not be created. */
     error: errorShape.nullable(),
     startedAt: time.nullable(),
     removedAt: time,
-    /** Everything, also what was told before. */
+    /** All of it, including what earlier events contained. */
     usage: z.array(UsageData),
     vcpuSeconds: z.number().min(0),
     memoryMiBSeconds: z.number().min(0),
