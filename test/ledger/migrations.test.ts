@@ -451,7 +451,7 @@ describe('what a migration needs', () => {
     await fixture.activities.commitMigration(ids[0]!, result);
     expect(await fixture.activities.reserveMigration(ids[3]!)).toEqual({
       admitted: false,
-      reason: `${ids[2]} was asked for earlier`,
+      reason: `${ids[2]} was requested earlier`,
     });
     expect((await fixture.activities.reserveMigration(ids[2]!)).admitted).toBe(true);
   });
