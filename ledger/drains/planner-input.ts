@@ -83,7 +83,7 @@ export type DrainVmState = DrainVm & {
  * Selects the VMs of a host and those that migrate to it; with `moveDisks` also those whose disks it has. Leaves out VMs
  * that are suspended there, for this drain or for an earlier one after which the host was not opened.
  */
-export interface HostVmsQuery {
+interface HostVmsQuery {
   host: string;
   /** The drain whose attempts count; '' for none. */
   drain: string;
@@ -209,7 +209,7 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
     FROM "Host" h ORDER BY h.id`;
 }
 
-export interface DrainPlanRequest {
+interface DrainPlanRequest {
   host: string;
   /** The drain's id; '' before it has one. */
   drain: string;

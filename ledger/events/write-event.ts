@@ -17,7 +17,7 @@ export interface NewEvent<T extends EventType> {
  * a second event of the same id is an error that undoes the transaction. `ignore`: the step may be repeated after its
  * fact was recorded, and the first event stands.
  */
-export type OnRepeat = 'reject' | 'ignore';
+type OnRepeat = 'reject' | 'ignore';
 
 /**
  * Writes an event in the transaction of its fact, with its data in the published shape; the only writer of "Event". The

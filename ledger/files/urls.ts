@@ -2,7 +2,7 @@ import { signUrl } from '../../model/signed-url.ts';
 import type { LedgerDeps } from '../transaction.ts';
 
 /** How long a signed URL is valid after the step that uses it, in seconds. */
-export const urlLifetimeS = 3600;
+const urlLifetimeS = 3600;
 
 /** Signs URLs of the repository that are valid while a step of this length runs, and after it. */
 export function urlSigner(deps: LedgerDeps, stepS: number): (method: string, path: string) => string {

@@ -3,7 +3,7 @@ import type { ImageId } from '../../model/ids.ts';
 import { ledgerError } from '../ledger-error.ts';
 import type { Transaction } from '../transaction.ts';
 
-interface RetireRequest {
+export interface RetireRequest {
   /** null: the site's images. */
   owner: string | null;
   name: string;
@@ -13,7 +13,7 @@ interface RetireRequest {
   nowMs: number;
 }
 
-interface RetiredImages {
+export interface RetiredImages {
   /** Builds under way: their workflows have to be cancelled. */
   building: { id: ImageId; digest: string }[];
   /** Images that have to be swept from hosts and repository. */

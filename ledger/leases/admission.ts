@@ -131,7 +131,7 @@ export async function writePromises(
     WHERE l.id = p.lease`;
 }
 
-interface LeaseQuote {
+export interface LeaseQuote {
   accepted: boolean;
   startAt: string | null;
   endAt: string | null;

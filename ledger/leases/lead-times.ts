@@ -15,7 +15,7 @@ const minSamples = 3;
 const safetyFactor = 1.3;
 
 /** VMs that start from the same template, as far as the ledger can tell. */
-export interface VmKind {
+interface VmKind {
   imageId: string | null;
   imageMiB: number;
   each: Pick<Resources, 'vcpus' | 'memoryMiB'>;

@@ -12,7 +12,7 @@ import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';
  * its promise.
  */
 
-export interface HostWithdrawal {
+interface HostWithdrawal {
   hosts: readonly string[];
   /** The planned moves of the VMs that are on the hosts now. */
   moves: readonly PlannedMove[];

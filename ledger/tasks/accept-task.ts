@@ -42,13 +42,13 @@ async function refuseUnknownInputs(tx: Transaction, owner: string, spec: TaskSpe
 /** Inserts the lease, the task, its VMs (pending, node0…), and the event. */
 async function insertTask(
   tx: Transaction,
-  order: TaskRequest,
+  request: TaskRequest,
   image: { id: string; virtualMiB: number },
   lease: { id: string; promise: LeasePromise | null },
 ): Promise<TaskId> {
-  const { owner, spec } = order;
+  const { owner, spec } = request;
   const task = newId('task');
-  const at = isoOf(order.nowMs);
+  const at = isoOf(request.nowMs);
   const vms = Array.from({ length: spec.nodes }, (_, node) => ({ id: newId('vm'), node, name: `node${node}` }));
   const data: TaskAcceptedData = {
     task,
@@ -81,16 +81,16 @@ async function insertTask(
  * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's), does-not-fit and
  * lease-refused. The caller bounds the queue's length.
  */
-export async function acceptTask(tx: Transaction, order: TaskRequest): Promise<TaskId> {
-  const image = await findImage(tx, order.owner, order.spec.image, '/image');
-  await refuseUnknownInputs(tx, order.owner, order.spec);
-  await refuseUnlessFits(tx, order.spec, image.virtualMiB);
-  const { spec, nowMs } = order;
+export async function acceptTask(tx: Transaction, request: TaskRequest): Promise<TaskId> {
+  const image = await findImage(tx, request.owner, request.spec.image, '/image');
+  await refuseUnknownInputs(tx, request.owner, request.spec);
+  await refuseUnlessFits(tx, request.spec, image.virtualMiB);
+  const { spec, nowMs } = request;
   const id = newId('lease');
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + image.virtualMiB };
   // The last check, because it takes the placement lock, which is held to the end of the transaction.
   const promise = isPromised(spec.lease)
     ? await promiseLease(tx, { id, spec: spec.lease, nodes: spec.nodes, each, image, nowMs })
     : null;
-  return insertTask(tx, order, image, { id, promise });
+  return insertTask(tx, request, image, { id, promise });
 }

@@ -1,7 +1,7 @@
 import type { Usage } from '../../model/task.ts';
 
 /** A VM, and when its domain existed. */
-export interface MeteredVm {
+interface MeteredVm {
   id: string;
   hostId: string | null;
   provider: string | null;
@@ -9,7 +9,7 @@ export interface MeteredVm {
   memoryMiB: number;
   startedAt: string | null;
   endedAt: string | null;
-  /** When it last came back from a suspension. */
+  /** When it was last restored from a suspension, or started again. */
   resumedAt: string | null;
   /** It has no open residency: all its usage is in those that have ended. */
   suspended: boolean;

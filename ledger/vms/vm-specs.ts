@@ -26,7 +26,7 @@ interface PlacedVm {
 }
 
 /** VMs that were placed together, with everything that their hosts need of them. */
-export interface PlacedVms {
+interface PlacedVms {
   task: TaskId | null;
   /** It belongs neither to a task nor to a build. */
   standalone: boolean;

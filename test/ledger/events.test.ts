@@ -15,7 +15,7 @@ beforeEach(async () => {
 
 const insert = `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES ($1, 't', 's', $2, now(), '{}')`;
 
-/** A transaction that writes events, idles for as long as it likes with them uncommitted, and may end in nothing. */
+/** A transaction that writes events, idles for a random time before its end, and commits or rolls back. */
 async function write(name: string, count: number, commit: boolean): Promise<void> {
   const client = await fixture.pool.connect();
   try {
