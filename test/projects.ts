@@ -1,4 +1,7 @@
-/** One vitest project a row, in the order in which infra/test.ts runs them; the quick ones are infra/check.ts as well. */
+/**
+ * One vitest project a row, in the order in which infra/test.ts runs them; the quick ones are infra/check.ts as well.
+ * docs/testing.md says which guarantee is held in which tier.
+ */
 interface Project {
   /** Beneath test/. */
   include: string[];
@@ -9,8 +12,8 @@ interface Project {
   /** Loaded before each of its files. */
   setup?: string[];
   quick?: boolean;
-  /** Only where it is named, `npm test NAME`: takes many minutes of a machine that does nothing else. */
-  onDemand?: boolean;
+  /** Run by `npm run test:full`, or by its name, `npm test NAME`; else not. */
+  fullOnly?: boolean;
   /** One file after the other: where tests measure time, or share the machine's namespaces. */
   oneByOne?: boolean;
   /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
@@ -21,6 +24,7 @@ interface Project {
 
 const postgres = 'test/services/with-postgres.ts';
 const temporal = 'test/services/with-temporal.ts';
+const bundles = 'test/services/with-bundles.ts';
 
 /** Sagas whose tests say when something has to be done. */
 const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
@@ -33,20 +37,20 @@ export const projects: Record<string, Project> = {
     quick: true,
   },
   contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 90_000, quick: true },
-  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
+  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {
     include: ['sagas/**/*.test.ts'],
     exclude: timed,
     testTimeoutMs: 240_000,
-    services: [postgres, temporal],
+    services: [postgres, temporal, bundles],
     workers: 3,
   },
-  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal], oneByOne: true },
+  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], oneByOne: true },
   // From here on on this machine's own hypervisor, as root.
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true, emulated: true },
   host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true, emulated: true },
   site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, emulated: true },
-  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, onDemand: true },
+  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, fullOnly: true },
 };

@@ -1,15 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import type { Client, WorkflowHandle } from '@temporalio/client';
-import {
-  bundleWorkflowCode,
-  DefaultLogger,
-  NativeConnection,
-  Runtime,
-  Worker,
-  type WorkflowBundleWithSourceMap,
-} from '@temporalio/worker';
+import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
 import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
@@ -19,13 +11,16 @@ import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
 import type { Clock } from '../../drivers/ports.ts';
 import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
+import { openLog } from '../../model/log.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { acceptTask } from '../../prisma/accept-task.ts';
 import { type Ledger, openLedger } from '../../prisma/client.ts';
+import { workflowBundle } from '../../workers/workflow-bundle.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
+import { bundlesVariable } from '../services/with-bundles.ts';
 import { Faults } from './faults.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
@@ -301,14 +296,11 @@ async function factsOf(host: FakeHost) {
   return { ...facts, hostId: host.id, images };
 }
 
-let bundled: Promise<WorkflowBundleWithSourceMap> | undefined;
+let bundled: Promise<WorkflowBundle> | undefined;
 
-/** The workflows as a control worker runs them, bundled once a test file. */
-export function bundle(): Promise<WorkflowBundleWithSourceMap> {
-  bundled ??= bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL('../../workflows/index.ts', import.meta.url)),
-    logger: new DefaultLogger('ERROR'),
-  });
+/** The workflows as a control worker runs them; kept for the other files where the project has with-bundles.ts. */
+export function bundle(): Promise<WorkflowBundle> {
+  bundled ??= workflowBundle(process.env[bundlesVariable] ?? null, openLog('test', 'error'));
   return bundled;
 }
 
