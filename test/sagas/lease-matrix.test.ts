@@ -3,7 +3,7 @@ import type { TaskId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault, type Fault, faults } from './faults.ts';
 
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 400_000 });
 
@@ -35,15 +35,10 @@ interface Case {
   id: TaskId;
 }
 
-/** On a host, whatever may happen; in the control worker's own process, which is killed elsewhere, what concerns the step. */
-const onHost = new Set(['suspendVm', 'restoreVm', 'runCommand']);
-const all = Object.keys(faults) as Fault[];
-const ofLedger: Fault[] = ['failsAfter', 'refusedAfter', 'twice', 'cancelledBefore'];
-
 const perHost = 8;
 const cases: Omit<Case, 'id'>[] = [
   { call: call('leaseOrder'), fault: null },
-  ...leaseCalls.flatMap((one) => (onHost.has(one.name) ? all : ofLedger).map((fault) => ({ call: one, fault }))),
+  ...everyFault(leaseCalls).map(({ name, nth, fault }) => ({ call: call(name, nth), fault })),
 ];
 const nameOf = ({ call: { name, nth }, fault }: Omit<Case, 'id'>) => `${name} ${nth}: ${fault ?? 'nothing'}`;
 
