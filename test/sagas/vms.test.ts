@@ -32,21 +32,17 @@ const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).sig
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
 
-/**
- * Running with its guest as ordered, or removed because it could not be made. What was written down and then refused is
- * undone, and looks made for a moment: so its saga has to have gone on, and ask what is wanted of the VM.
- */
+/** Running with its guest as ordered, or removed because it could not be made. */
 const isMade = async (id: VmId): Promise<boolean> => {
   const { state, hostKey } = await rowOf(id);
-  const serves = site.faults.callsOf(workflowId.vm(id)).some(({ name, nth }) => name === 'vmWish' && nth > 1);
-  return state === 'removed' || (state === 'running' && hostKey !== null && serves);
+  return state === 'removed' || (state === 'running' && hostKey !== null);
 };
 
 async function operate(id: VmId, operation: VmOperation): Promise<void> {
   const begins = await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
   if (!begins) return;
   await tell(id);
-  await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null, 60_000);
+  await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);
 }
 
 async function remove(id: VmId): Promise<void> {
@@ -81,7 +77,7 @@ const legal: Record<VmOperation, string> = {
 
 /** From its acceptance to its removal, with each operation on the way, where the one before let it. */
 async function life(id: VmId): Promise<void> {
-  await site.until(`${id} is made`, () => isMade(id), 60_000);
+  await site.until(`${id} is made`, () => isMade(id));
   await expectAgreement(id);
   for (const operation of operations) {
     if ((await rowOf(id)).state !== legal[operation]) continue;
@@ -106,8 +102,11 @@ async function expectGone(id: VmId): Promise<void> {
     if (index > 0) expect(Date.parse(one.startedAt)).toBeGreaterThanOrEqual(Date.parse(usage[index - 1]!.endedAt));
 }
 
+/** What makes it: whatever of these is refused, the VM is undone. */
+const making = ['reserveVm', 'vmOrders', 'stageIn', 'imageCached', 'ensureRunning', 'vmStarted', 'customizeVm', 'vmCustomized'];
+const isMaking = ({ name, nth }: Call): boolean => nth === 1 && (making.includes(name) || name === 'setVmState');
 const cleanRun: Call[] = [
-  ...['reserveVm', 'vmOrders', 'stageIn', 'imageCached', 'ensureRunning', 'vmStarted', 'customizeVm', 'vmCustomized'],
+  ...making,
   ...['pauseVm', 'resumeVm', 'beginSuspension', 'suspendVm', 'commitSuspension'],
   ...['beginRestoration', 'restoreVm', 'commitRestoration', 'rebootVm', 'removeVm', 'finishVm', 'vmPlace'],
 ].map((name) => ({ name, nth: 1 }));
@@ -134,7 +133,9 @@ test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: 
   const id = await accept();
   site.faults.plan(workflowId.vm(id), call, fault);
   await start(id);
-  await life(id);
+  // A VM whose last step of these took effect and was then refused looks made until it is undone: nothing is asked of it.
+  if (fault.startsWith('refused') && isMaking(call)) await over(id);
+  else await life(id);
   expect(site.faults.fired(workflowId.vm(id))).toBe(true);
   const before = await rowOf(id);
   if (fault === 'late') await site.faults.runLate(workflowId.vm(id));
