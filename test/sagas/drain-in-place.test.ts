@@ -61,7 +61,7 @@ async function prepared(host: FakeHost): Promise<Case> {
   const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
   const options = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
   await site.client.workflow.start(workflowType.vm, options);
-  await site.until(`${vm} runs`, async () => (await rowOf(vm)).hostKey !== null, 60_000);
+  await site.until(`${vm} runs`, async () => (await rowOf(vm)).hostKey !== null);
   expect((await rowOf(vm)).hostId).toBe(host.id);
   const nowMs = Date.now();
   const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
@@ -82,7 +82,7 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
   };
   const until = (what: string, state: (state: string) => boolean) =>
     site
-      .until(what, async () => state((await drainOf(drain)).state), 60_000)
+      .until(what, async () => state((await drainOf(drain)).state))
       .catch(async (error: Error) => {
         throw new Error(`${error.message}: ${await site.detailsOf(workflows.drain)}`);
       });

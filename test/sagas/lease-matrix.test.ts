@@ -5,7 +5,7 @@ import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault, faults } from './faults.ts';
 
-vi.setConfig({ testTimeout: 180_000, hookTimeout: 400_000 });
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 600_000 });
 
 const call = (name: string, nth = 1): Call => ({ name, nth });
 
@@ -61,16 +61,14 @@ beforeAll(async () => {
   }
   const rows = () => site.ledger.task.findMany({ select: { state: true, lease: { select: { suspension: true } } } });
   const isOver = (state: string) => ['succeeded', 'failed', 'cancelled'].includes(state);
-  await site.until('all run', async () => (await rows()).every(({ state }) => state === 'running'), 120_000);
+  await site.until('all run', async () => (await rows()).every(({ state }) => state === 'running'));
   await site.startPlanner();
   await vacate(new Date());
   const isAway = async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === 'suspended');
-  await site.until('all are suspended', isAway, 120_000);
+  await site.until('all are suspended', isAway);
   await vacate(null);
-  await site.until(
-    'all run again',
-    async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === null),
-    120_000,
+  await site.until('all run again', async () =>
+    (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === null),
   );
   release();
   await Promise.all([...ran.values()].map(({ id }) => site.ended(id)));

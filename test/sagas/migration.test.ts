@@ -109,7 +109,7 @@ async function finish({ task, vm }: Pick<Moving, 'task' | 'vm'>): Promise<void> 
   const { error } = await site.ledger.task.findUniqueOrThrow({ where: { id: task } });
   expect([state, error]).toEqual(['succeeded', null]);
   // A migration that was undone waits only so long for what it left at a host to be removed; that ends all the same.
-  await site.until(`nothing of ${vm} is left`, async () => tracesOf(site, [vm]).length === 0, 60_000);
+  await site.until(`nothing of ${vm} is left`, async () => tracesOf(site, [vm]).length === 0);
   await expectEverythingOrNothing(site, task);
   expect(site.hosts.reduce((sum, one) => sum + (one.jobsStarted.get(vm) ?? 0), 0)).toBe(1);
 }
