@@ -8,7 +8,7 @@ import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everythi
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 12, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

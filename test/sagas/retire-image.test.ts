@@ -4,7 +4,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, faultsBut } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 24, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 12, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

@@ -8,7 +8,7 @@ import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, faultsBut } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 16, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {
