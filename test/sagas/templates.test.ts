@@ -74,7 +74,7 @@ describe('a template', () => {
   });
 });
 
-const calls = ['reserveTemplate', 'makeTemplate', 'removeVm', 'releaseVms'].map((name) => ({ name, nth: 1 }));
+const calls = ['reserveTemplate', 'buildTemplate', 'removeVm', 'releaseVms'].map((name) => ({ name, nth: 1 }));
 /** A workflow of its own for one template, on a host that has no other to make. */
 test.each(everyFault(calls))('$name: $what', async ({ name, fault }) => {
   const like = await newKind();

@@ -55,7 +55,7 @@ async function killed(kills: readonly (readonly [Phase, keyof typeof victims])[]
     const child = here.site.child(victims[victim](task.hosts[0]!));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    await child.servesAgain(restarts, 30_000);
+    await child.untilReadyAgain(restarts, 30_000);
     cases.push({ id, what: `${victim} killed while ${phase}`, againMs: Date.now() });
   }
   for (const { id, what, againMs } of cases) {
