@@ -2,14 +2,14 @@ import { randomUUID } from 'node:crypto';
 import { access, constants } from 'node:fs/promises';
 import express, { type Express, type RequestHandler, type Response } from 'express';
 import { pinoHttp } from 'pino-http';
-import type { Ledger } from '../ledger/client.ts';
-import type { readConfig } from '../model/config.ts';
 import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
-import type { Repository } from './files/repository.ts';
+import type { ApiDeps } from './deps.ts';
+import type { Answer } from './http/answer.ts';
+import { streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
 import { describeApi } from './http/openapi.ts';
-import { type Answer, type Operation, streamed } from './http/operation.ts';
+import type { Operation } from './http/operation.ts';
 import { answerWithProblem, notFound } from './http/problem.ts';
 import { limitRate } from './http/rate-limit.ts';
 import { checkHealth, labelRoute, openMetrics } from './metrics.ts';
@@ -25,17 +25,6 @@ import { scheduleRoutes } from './routes/schedule.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
-import type { WorkflowClient } from './temporal.ts';
-
-export interface ApiDeps {
-  ledger: Ledger;
-  temporal: WorkflowClient;
-  repository: Repository;
-  config: ReturnType<typeof readConfig<'api' | 'signing'>>;
-  log: Logger;
-  /** ms since 1970 */
-  clock: () => number;
-}
 
 const jsonLimit = '4mb';
 const healthDeadlineMs = 2_000;

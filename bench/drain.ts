@@ -12,7 +12,7 @@ import {
 } from '../test/site/drains.ts';
 import { limitNetwork, openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 
 /** What guests do while they move. The server answers the one request a second that its own client sends. */
 const loads: { name: string; memoryMiB: number; command: string[] }[] = [

@@ -1,24 +1,19 @@
 import { parseArgs } from 'node:util';
+import type { BenchOptions } from './options.ts';
 
 /**
  * `npm run bench -- [--runs N] [--modes MODE,…] [name …]`: JSON lines on standard output, each figure against its baseline in the
  * same run. Without names, all of them.
  */
-export interface BenchOptions {
-  /** Measured repetitions of each side; each benchmark has its own least number. */
-  runs: number | null;
-  /** Of a benchmark that has several: only these; null: all. */
-  modes: string[] | null;
-}
 
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
   task: async () => (await import('./task.ts')).benchTask,
   create: async () => (await import('./create.ts')).benchCreate,
   templates: async () => (await import('./templates.ts')).benchTemplates,
   rate: async () => (await import('./rate.ts')).benchRate,
-  migrate: async () => (await import('./migrate.ts')).benchMigrate,
-  'migrate-cold': async () => (await import('./migrate-cold.ts')).benchMigrateCold,
-  'migrate-cpu': async () => (await import('./migrate-cpu.ts')).benchMigrateCpu,
+  migrate: async () => (await import('./migration/migrate.ts')).benchMigrate,
+  'migrate-cold': async () => (await import('./migration/migrate-cold.ts')).benchMigrateCold,
+  'migrate-cpu': async () => (await import('./migration/migrate-cpu.ts')).benchMigrateCpu,
   drain: async () => (await import('./drain.ts')).benchDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
   reservations: async () => (await import('./reservations.ts')).benchReservations,

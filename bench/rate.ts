@@ -6,7 +6,7 @@ import { startPostgresServer } from '../test/services/postgres-server.ts';
 import { startTemporalServer } from '../test/services/temporal-server.ts';
 import type { emptyWorkflow } from './empty-workflow.ts';
 import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 
 const tasksPerRun = 60;
 const inFlight = 12;

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { openTightSite, reservationsOverLoad } from '../test/site/reservations-over-load.ts';
 import { leftovers } from '../test/site/the-site.ts';
 import { logProgress, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 
 const victims = [null, 'control', 'temporal'];
 

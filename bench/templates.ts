@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { TaskAnswer } from '../test/site/client.ts';
 import { leftovers, onHost, openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, printFigure } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 
 const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 64 } };
 const siblings = 10;

@@ -1,9 +1,8 @@
 import type { HostId } from '../model/ids.ts';
 import type { VmState } from '../model/states.ts';
-import type { Refusal, TaskError } from '../model/task.ts';
+import type { TaskError } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
 import type { VmOperation } from '../model/vm-request.ts';
-import type { LeaseTerm, PrefetchTarget } from './ledger.ts';
 
 /** A drain for which the VM was suspended, or restored. */
 export interface DrainKey {
@@ -21,10 +20,6 @@ export interface VmDesired {
   leaseEndsAt: string | null;
   customized: boolean;
 }
-
-export type VmPlacement =
-  | { placed: true; vm: VmSpec }
-  | { placed: false; refusal: Refusal; term: LeaseTerm | null; planActive: boolean; prefetch: PrefetchTarget | null };
 
 export interface VmRemoval {
   /** When its domain ended, by the workflow; null when it never had one. */

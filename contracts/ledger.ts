@@ -1,7 +1,11 @@
-import type { ObserveRecovery } from './host-migration.ts';
-import type { DrainKey, OperationTarget, VmDesired, VmPlacement, VmRemoval } from './ledger-vm.ts';
+import type { Placement, VmPlacement } from './ledger-placement.ts';
 
-export type { OperationTarget, VmDesired, VmPlacement, VmRemoval } from './ledger-vm.ts';
+export type { VmPlacement } from './ledger-placement.ts';
+
+import type { ObserveRecovery } from './host-migration.ts';
+import type { DrainKey, OperationTarget, VmDesired, VmRemoval } from './ledger-vm.ts';
+
+export type { OperationTarget, VmDesired, VmRemoval } from './ledger-vm.ts';
 
 import type { DrainId, DrainMove, DrainState } from '../model/drain.ts';
 import type { ErrorCode } from '../model/errors.ts';
@@ -25,31 +29,6 @@ export interface TaskRecord {
   vmIds: VmId[];
   /** Its owner asked for its end; the request itself may have been lost on its way to the workflow. */
   cancelRequested: boolean;
-}
-
-/** When a lease's time begins, and ends, on the clock of the wall. */
-export interface LeaseTerm {
-  startAt: string;
-  endAt: string;
-}
-
-export type Placement =
-  | { placed: true; vms: VmSpec[]; term: LeaseTerm | null }
-  | {
-      placed: false;
-      refusal: Refusal;
-      position: number;
-      term: LeaseTerm | null;
-      /** While there is a plan, the planner is to hear of who waits. */
-      planActive: boolean;
-      prefetch: PrefetchTarget | null;
-    };
-
-/** The hosts on which a promised lease is planned, and whether all of them have its image. */
-export interface PrefetchTarget {
-  image: ImageId;
-  hosts: HostId[];
-  complete: boolean;
 }
 
 /** What the plan wants of a lease now. */

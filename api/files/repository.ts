@@ -4,6 +4,7 @@ import type { Ledger } from '../../ledger/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId } from '../../model/ids.ts';
 import { terminalTaskStates } from '../../model/states.ts';
+import type { Answer } from '../http/answer.ts';
 import {
   fingerprint,
   type IdempotentRequest,
@@ -12,7 +13,6 @@ import {
   type Transaction,
   transactionLimits,
 } from '../http/idempotency.ts';
-import type { Answer } from '../http/operation.ts';
 import { type ByteStore, openByteStore, type Received } from './byte-store.ts';
 import { openQuota, type QuotaClaim } from './quota.ts';
 import { openTaskLogs, type TaskLogs } from './task-logs.ts';

@@ -2,8 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Request } from 'express';
 import type { Ledger } from '../../ledger/client.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { Answer } from './operation.ts';
-
+import type { Answer } from './answer.ts';
 export type Transaction = Parameters<Parameters<Ledger['$transaction']>[0]>[0];
 
 /** How long (ms) a transaction waits for a connection, and how long it may take: equal requests wait for each other. */

@@ -8,10 +8,11 @@ import { BerthError } from '../../model/errors.ts';
 import type { HostId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { planDrain } from '../../scheduler/drains/drain-plan.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { fingerprint, runOnce, type Transaction, transactionLimits } from '../http/idempotency.ts';
-import { json, type Operation, operation } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Drain, DrainCancel, DrainChange, DrainOrder } from '../schemas.ts';
 

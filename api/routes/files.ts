@@ -1,12 +1,13 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
 import { type FileRow, requireDigest } from '../files/repository.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
+import { json, noContent, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
-import { json, noContent, type Operation, operation, streamed } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { File } from '../schemas.ts';
 

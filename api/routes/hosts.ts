@@ -5,10 +5,11 @@ import { ledgerError } from '../../ledger/ledger-error.ts';
 import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
 import { bestEffort } from '../http/best-effort.ts';
 import { type Transaction, transactionLimits } from '../http/idempotency.ts';
-import { json, type Operation, operation } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Host, HostChange } from '../schemas.ts';
 

@@ -9,11 +9,12 @@ import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
 import { type ImageState, imageStates } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
 import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { json, noContent, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { fingerprint, runOnce, transactionLimits } from '../http/idempotency.ts';
-import { json, noContent, type Operation, operation, streamed } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Image } from '../schemas.ts';
 

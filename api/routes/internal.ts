@@ -2,11 +2,13 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
 import { requireDigest } from '../files/repository.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
-import { type Answer, json, type Operation, operation, streamed } from '../http/operation.ts';
+import type { Answer } from '../http/answer.ts';
+import { json, streamed } from '../http/answer.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { sendProblem } from '../http/problem.ts';
 
 /** Most that one call appends to a log, and most that a node's log holds here; the host's own limit is lower. */

@@ -5,10 +5,11 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { type MigrationId, type MigrationState, migrationModes, migrationStates } from '../../model/migration.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
-import { json, type Operation, operation } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Migration, MigrationOrder } from '../schemas.ts';
 

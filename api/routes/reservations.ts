@@ -4,9 +4,10 @@ import { acceptReservation } from '../../ledger/reservations/accept-reservation.
 import { BerthError } from '../../model/errors.ts';
 import { isReservationOver, type ReservationId, reservationStates } from '../../model/reservation.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
 import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
-import { json, type Operation, operation } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Reservation, ReservationOrder } from '../schemas.ts';
 

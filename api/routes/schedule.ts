@@ -4,9 +4,10 @@ import { quoteLease } from '../../ledger/leases/admission.ts';
 import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../ledger/leases/read-schedule.ts';
 import { newId } from '../../model/ids.ts';
 import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
-import { json, type Operation, operation } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { Quote, Schedule } from '../schemas.ts';
 
 const timeWithOffset = z.iso.datetime({ offset: true });

@@ -6,12 +6,13 @@ import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, type TaskState, taskStates } from '../../model/states.ts';
 import { TaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { ApiDeps } from '../app.ts';
+import type { ApiDeps } from '../deps.ts';
 import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { json, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
 import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
-import { json, type Operation, operation, streamed } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Task } from '../schemas.ts';
 

@@ -6,12 +6,13 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { coldBootReasons } from '../../model/vm.ts';
 import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
-import type { ApiDeps } from '../app.ts';
 import { consoleRange, sendConsole } from '../console.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
 import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
-import { json, type Operation, operation, streamed } from '../http/operation.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Vm } from '../schemas.ts';
 

@@ -1,4 +1,4 @@
-import type { LeaseTerm, Placement } from '../../contracts/ledger.ts';
+import type { LeaseTerm, Placement } from '../../contracts/ledger-placement.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal } from '../../model/states.ts';

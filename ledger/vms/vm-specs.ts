@@ -1,4 +1,4 @@
-import type { PrefetchTarget } from '../../contracts/ledger.ts';
+import type { PrefetchTarget } from '../../contracts/ledger-placement.ts';
 import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';

@@ -1,6 +1,7 @@
 import type { CustomizeVm } from '../../contracts/host.ts';
 import type { Notification } from '../../contracts/ledger.ts';
-import type { DrainKey, OperationTarget, VmDesired, VmPlacement, VmRemoval } from '../../contracts/ledger-vm.ts';
+import type { VmPlacement } from '../../contracts/ledger-placement.ts';
+import type { DrainKey, OperationTarget, VmDesired, VmRemoval } from '../../contracts/ledger-vm.ts';
 import { BerthError } from '../../model/errors.ts';
 import {
   type LeaseEventType,

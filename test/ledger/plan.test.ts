@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Placement, PlanStep } from '../../contracts/ledger.ts';
+import type { PlanStep } from '../../contracts/ledger.ts';
+import type { Placement } from '../../contracts/ledger-placement.ts';
 import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { BerthError } from '../../model/errors.ts';
 import { newId, type TaskId, type VmId } from '../../model/ids.ts';

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Placement } from '../../contracts/ledger.ts';
+import type { Placement } from '../../contracts/ledger-placement.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { verifySignedUrl } from '../../model/signed-url.ts';
 import type { VmSpec } from '../../model/vm.ts';

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Host } from '../../infra/site/host.ts';
+import type { Host } from '../../infra/site/host/host.ts';
 import type { TaskAnswer } from '../site/client.ts';
 import {
   askDrain,
@@ -17,7 +17,7 @@ import { copiesOf, counter, countsPast, faultOf, numbersOf } from '../site/moves
 import { answersAgent } from '../site/subjects.ts';
 import { leftovers, onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
-import type { TortureOptions } from './main.ts';
+import type { TortureOptions } from './options.ts';
 
 const subjects = 3;
 const subject = counter(1_000_000, 128);

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
-import type { TortureOptions } from './main.ts';
+import type { TortureOptions } from './options.ts';
 
 /**
  * Whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A guest that

@@ -1,5 +1,5 @@
 import { startChild } from '@temporalio/workflow';
-import type { LeaseTerm, PrefetchTarget } from '../../contracts/ledger.ts';
+import type { LeaseTerm, PrefetchTarget } from '../../contracts/ledger-placement.ts';
 import type { WaiterId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { detachedChild, startIfAbsent } from '../durable/detached-child.ts';

@@ -1,5 +1,5 @@
 import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
-import type { LeaseTerm } from '../../contracts/ledger.ts';
+import type { LeaseTerm } from '../../contracts/ledger-placement.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/notify.ts';

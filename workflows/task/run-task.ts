@@ -7,7 +7,8 @@ import {
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { LedgerActivities, Placement, TaskOutcome } from '../../contracts/ledger.ts';
+import type { LedgerActivities, TaskOutcome } from '../../contracts/ledger.ts';
+import type { Placement } from '../../contracts/ledger-placement.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, type TaskState, type TerminalTaskState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
