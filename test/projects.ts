@@ -27,7 +27,7 @@ const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation
 
 export const projects: Record<string, Project> = {
   unit: {
-    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'],
+    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts', 'clean-machine/{documents,setup}.test.ts'],
     testTimeoutMs: 90_000,
     setup: ['test/seed.ts'],
     quick: true,
@@ -48,5 +48,11 @@ export const projects: Record<string, Project> = {
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true, emulated: true },
   host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true, emulated: true },
   site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, emulated: true },
+  'clean-machine': {
+    include: ['clean-machine/clean-machine.test.ts'],
+    testTimeoutMs: 25 * 60_000,
+    oneByOne: true,
+    onDemand: true,
+  },
   acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, onDemand: true },
 };
