@@ -2,7 +2,7 @@ import { asyncLocalStorage, type Context } from '@temporalio/activity';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { BerthError } from '../model/errors.ts';
 
-/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/failure.ts reads it. */
+/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/durable/failure.ts reads it. */
 export function toFailure(error: unknown): Error {
   if (error instanceof ApplicationFailure || error instanceof CancelledFailure) return error;
   const known =
@@ -19,7 +19,7 @@ export function toFailure(error: unknown): Error {
 }
 
 /** What an activity that stopped early says: it was asked to (and is not retried), or its worker leaves (and it is). */
-function whyStopped(context: Context, error: unknown): Error {
+function stopReason(context: Context, error: unknown): Error {
   if (context.cancellationDetails?.workerShutdown)
     return toFailure(new BerthError('host-unavailable', 'The worker was stopped during this step', { cause: error }));
   return error instanceof CancelledFailure ? error : new CancelledFailure('The step was cancelled', [], error as Error);
@@ -29,7 +29,7 @@ function whyStopped(context: Context, error: unknown): Error {
  * Heartbeats for as long as the attempt runs, where somebody listens. It says only that this process is alive: a step
  * that hangs is ended by its own deadlines and by startToClose.
  */
-function beating(context: Context): Disposable {
+function heartbeatWhileRunning(context: Context): Disposable {
   const timeoutMs = context.info.heartbeatTimeoutMs;
   if (timeoutMs === undefined || context.info.isLocal) return { [Symbol.dispose]: () => undefined };
   context.heartbeat();
@@ -37,14 +37,14 @@ function beating(context: Context): Disposable {
   return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
-async function attempt<R>(act: () => Promise<R>): Promise<R> {
+async function runAttempt<R>(act: () => Promise<R>): Promise<R> {
   const context = asyncLocalStorage.getStore();
   if (context === undefined) return act();
-  using _ = beating(context);
+  using _ = heartbeatWhileRunning(context);
   try {
     return await act();
   } catch (error) {
-    throw context.cancellationSignal.aborted ? whyStopped(context, error) : toFailure(error);
+    throw context.cancellationSignal.aborted ? stopReason(context, error) : toFailure(error);
   }
 }
 
@@ -56,6 +56,6 @@ export function guard<T extends object>(activities: T): T {
   const guarded: Record<string, unknown> = {};
   for (const [name, act] of Object.entries(activities))
     guarded[name] = (...args: unknown[]) =>
-      attempt(() => (act as (...args: unknown[]) => Promise<unknown>).apply(activities, args));
+      runAttempt(() => (act as (...args: unknown[]) => Promise<unknown>).apply(activities, args));
   return guarded as T;
 }

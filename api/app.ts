@@ -2,17 +2,17 @@ import { randomUUID } from 'node:crypto';
 import { access, constants } from 'node:fs/promises';
 import express, { type Express, type RequestHandler, type Response } from 'express';
 import { pinoHttp } from 'pino-http';
-import type { readConfig } from '../model/config.ts';
 import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
-import type { Ledger } from '../prisma/client.ts';
-import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './auth.ts';
-import { checkHealth, nameRoute, openMetrics } from './metrics.ts';
-import { describeApi } from './openapi.ts';
-import { type Answer, type Operation, streamed } from './operation.ts';
-import { answerWithProblem, notFound } from './problem.ts';
-import { limitRate } from './rate-limit.ts';
-import type { Repository } from './repository.ts';
+import type { ApiDeps } from './deps.ts';
+import type { Answer } from './http/answer.ts';
+import { streamed } from './http/answer.ts';
+import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
+import { describeApi } from './http/openapi.ts';
+import type { Operation } from './http/operation.ts';
+import { answerWithProblem, notFound } from './http/problem.ts';
+import { limitRate } from './http/rate-limit.ts';
+import { checkHealth, labelRoute, openMetrics } from './metrics.ts';
 import { drainRoutes } from './routes/drains.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
@@ -25,17 +25,6 @@ import { scheduleRoutes } from './routes/schedule.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
-import type { TaskWorkflows } from './temporal.ts';
-
-export interface ApiDeps {
-  ledger: Ledger;
-  temporal: TaskWorkflows;
-  repository: Repository;
-  config: ReturnType<typeof readConfig<'api' | 'signing'>>;
-  log: Logger;
-  /** ms since 1970 */
-  clock: () => number;
-}
 
 const jsonLimit = '4mb';
 const healthDeadlineMs = 2_000;
@@ -70,7 +59,7 @@ function requestLog(log: Logger, eachRequest: boolean): RequestHandler {
   });
 }
 
-const secure: RequestHandler = (_req, res, next) => {
+const setSecurityHeaders: RequestHandler = (_req, res, next) => {
   res.setHeader('X-Content-Type-Options', 'nosniff');
   res.setHeader('Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'");
   res.setHeader('Referrer-Policy', 'no-referrer');
@@ -94,21 +83,21 @@ function send(res: Response, answer: Answer): void {
   else res.set('Content-Type', 'application/json; charset=utf-8').end(answer.text);
 }
 
-function run(operation: Operation): RequestHandler {
+function toHandler(operation: Operation): RequestHandler {
   return async (req, res) => {
     const answer = await operation.run(req, res, callerOf(req));
     if (answer !== streamed) send(res, answer);
   };
 }
 
-interface Gates {
+interface AccessMiddleware {
   authenticate: RequestHandler;
   limit: RequestHandler;
   signature: RequestHandler;
 }
 
 /** What stands before a route's handler, by who may call it. */
-function gatesOf(operation: Operation, gates: Gates): RequestHandler[] {
+function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHandler[] {
   const before: Record<Operation['access'], RequestHandler[]> = {
     open: [],
     signed: [gates.signature],
@@ -119,12 +108,12 @@ function gatesOf(operation: Operation, gates: Gates): RequestHandler[] {
   return [...before[operation.access], ...body];
 }
 
-function mount(app: Express, operations: Operation[], gates: Gates): void {
+function mount(app: Express, operations: Operation[], gates: AccessMiddleware): void {
   const byPath = Map.groupBy(operations, (operation) => operation.path);
   for (const [path, here] of byPath) {
     const route = app.route(path.replaceAll(/\{(\w+)\}/g, ':$1'));
-    route.all(nameRoute(path));
-    for (const operation of here) route[operation.method](...gatesOf(operation, gates), run(operation));
+    route.all(labelRoute(path));
+    for (const operation of here) route[operation.method](...middlewareOf(operation, gates), toHandler(operation));
     const methods = here.flatMap(({ method }) => (method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()]));
     route.all((req, res) => {
       res.setHeader('Allow', methods.join(', '));
@@ -133,12 +122,12 @@ function mount(app: Express, operations: Operation[], gates: Gates): void {
   }
 }
 
-function bareApp(log: Logger, eachRequest: boolean): Express {
+function createBaseApp(log: Logger, eachRequest: boolean): Express {
   const app = express();
   app.disable('x-powered-by').disable('etag');
   app.enable('strict routing').enable('case sensitive routing');
   app.set('query parser', 'simple');
-  app.use(requestLog(log, eachRequest), secure);
+  app.use(requestLog(log, eachRequest), setSecurityHeaders);
   return app;
 }
 
@@ -162,9 +151,9 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
 
-  const app = bareApp(log, true);
+  const app = createBaseApp(log, true);
   app.use(metrics.observe);
-  app.get('/openapi.json', nameRoute('/openapi.json'), (_req, res) => {
+  app.get('/openapi.json', labelRoute('/openapi.json'), (_req, res) => {
     res.json(document);
   });
   mount(app, [...operations, ...internalRoutes(deps)], {
@@ -174,7 +163,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   });
   app.use(notFound, answerWithProblem);
 
-  const operatorsApp = bareApp(log, false);
+  const operatorsApp = createBaseApp(log, false);
   operatorsApp.get('/healthz', async (_req, res) => {
     const health = await checkHealth(
       {

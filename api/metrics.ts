@@ -1,15 +1,15 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Ledger } from '../ledger/client.ts';
 import { type DrainOutline, drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
-import type { Ledger } from '../prisma/client.ts';
 
 /** Says which route a request took: the path as declared, not as sent, so that series stay few. */
 const routes = new WeakMap<Request, string>();
 
-export function nameRoute(path: string): RequestHandler {
+export function labelRoute(path: string): RequestHandler {
   return (req, _res, next) => {
     routes.set(req, path);
     next();
@@ -93,7 +93,7 @@ interface MigrationSums {
 }
 
 /** What migrations took, as sums over all that have ended: a rate of one by a rate of another is a mean. */
-function migrationSums(registry: Registry, ledger: Ledger): void {
+function migrationTotals(registry: Registry, ledger: Ledger): void {
   const outcomes = ['succeeded', 'rolledBack'];
   const read = () => ledger.$queryRaw<MigrationSums[]>`
     SELECT mode, state::text AS outcome, count(*)::int AS migrations,
@@ -129,7 +129,7 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
     const groups = await ledger.drain.groupBy({ by: ['state'], _count: { id: true } });
     return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
   });
-  const figures: { name: string; help: string; of: (drain: DrainSeen, now: number) => number | null }[] = [
+  const figures: { name: string; help: string; of: (drain: DrainPlanRow, now: number) => number | null }[] = [
     { name: 'vms_left', help: 'VMs that are still to leave', of: ({ plan }) => plan.moves.length + plan.leaving.length },
     { name: 'suspensions', help: 'VMs that are to be suspended there', of: ({ plan }) => plan.suspensions.length },
     { name: 'blockers', help: 'VMs that are in the way', of: ({ plan }) => plan.blockers.length },
@@ -169,7 +169,7 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
     });
 }
 
-interface DrainSeen {
+interface DrainPlanRow {
   plan: DrainOutline;
   deadline: Date;
 }
@@ -178,7 +178,7 @@ export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   ledgerGauges(registry, ledger, clock);
-  migrationSums(registry, ledger);
+  migrationTotals(registry, ledger);
   drainGauges(registry, ledger, clock);
   const duration = new Histogram({
     name: 'berth_http_request_duration_seconds',

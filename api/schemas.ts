@@ -22,8 +22,8 @@ import { convergenceSeconds, migratedGuests, migrationModes, migrationPhases, mi
 import { reservationStates } from '../model/reservation.ts';
 import { hostStates, imageStates, taskStates, vmStates } from '../model/states.ts';
 import { TaskSpec } from '../model/task.ts';
-import { coldReasons } from '../model/vm.ts';
-import { vmOperationNames } from '../model/vm-order.ts';
+import { coldBootReasons } from '../model/vm.ts';
+import { vmOperationNames } from '../model/vm-request.ts';
 
 /** What the API answers with. Sizes carry their unit in the name; times are RFC 3339 in UTC. */
 const time = z.iso.datetime().meta({ example: '2026-11-21T12:00:00.000Z' });
@@ -169,7 +169,7 @@ export const Vm = z
     task: z.string().nullable(),
     node: z.int().nullable(),
     boot: z
-      .strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() })
+      .strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldBootReasons).nullable() })
       .nullable()
       .meta({ description: "How it came to life: warm, from a template's memory, or cold, by a boot of its own, and then why" }),
     lease: z
@@ -212,9 +212,9 @@ export const MigrationOrder = z
     }),
     convergeWithinS: z
       .int()
-      .min(convergenceSeconds.least)
-      .max(convergenceSeconds.most)
-      .default(convergenceSeconds.usual)
+      .min(convergenceSeconds.min)
+      .max(convergenceSeconds.max)
+      .default(convergenceSeconds.default)
       .meta({ description: 'For how long the memory of a live one may be carried over before that is given up' }),
     reason: z.string().max(200).optional().meta({ description: 'For those who read the event' }),
   })
@@ -278,12 +278,12 @@ export const Migration = z
   })
   .meta({ id: 'Migration' });
 
-const soon = z.iso.datetime({ offset: true });
+const timeWithOffset = z.iso.datetime({ offset: true });
 const confidence = z.number().min(0.6).max(0.9999);
 
 export const DrainOrder = z
   .strictObject({
-    deadline: soon.meta({ description: 'When the host is to be empty', example: '2026-11-25T18:00:00Z' }),
+    deadline: timeWithOffset.meta({ description: 'When the host is to be empty', example: '2026-11-25T18:00:00Z' }),
     strategy: z
       .enum(drainStrategies)
       .default('auto')
@@ -301,7 +301,7 @@ export const DrainOrder = z
         'ifStuck: a VM that no other host can take is suspended there shortly before the deadline instead of being in the way, if it stands alone and has no promised time; it is restored when the host is opened again',
     }),
     confidence: confidence.optional().meta({ description: 'With which it is to be empty by then; 0.99 where nothing is said' }),
-    returnAfter: soon.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
+    returnAfter: timeWithOffset.optional().meta({ description: 'When the host takes work again and its VMs are brought back' }),
     reason: z.string().max(200).optional(),
   })
   .refine((order) => !order.moveDisks || order.suspendInPlace === 'never', {
@@ -314,7 +314,7 @@ export const DrainOrder = z
   })
   .meta({ id: 'DrainOrder' });
 
-export const DrainChange = z.strictObject({ deadline: soon }).meta({ id: 'DrainChange' });
+export const DrainChange = z.strictObject({ deadline: timeWithOffset }).meta({ id: 'DrainChange' });
 export const DrainCancel = z
   .strictObject({ goBack: z.boolean().default(false).meta({ description: 'Bring back the VMs that have left' }) })
   .meta({ id: 'DrainCancel' });
@@ -323,7 +323,7 @@ export const ReservationOrder = z
   .strictObject({
     nodes: z.int().min(1).max(1000).optional().meta({ description: 'So many hosts, those that cost least to vacate' }),
     hosts: z.array(z.string().min(1).max(63)).min(1).max(1000).optional().meta({ description: 'These hosts' }),
-    startAt: soon,
+    startAt: timeWithOffset,
     durationS: z
       .int()
       .min(1)
@@ -338,7 +338,7 @@ export const ReservationOrder = z
   .refine(({ hosts = [] }) => new Set(hosts).size === hosts.length, { error: 'expected each host once', path: ['hosts'] })
   .meta({ id: 'ReservationOrder' });
 
-const found = z.strictObject({ what: z.string(), why: z.string() });
+const remainingItem = z.strictObject({ what: z.string(), why: z.string() });
 
 export const Reservation = z
   .strictObject({
@@ -352,7 +352,7 @@ export const Reservation = z
     returnVms: z.boolean(),
     workflowId: z.string(),
     drains: z.array(z.string()).meta({ description: 'What empties its hosts, once that has begun' }),
-    problem: z.array(found).meta({ description: 'Why it failed' }),
+    problem: z.array(remainingItem).meta({ description: 'Why it failed' }),
     createdAt: time,
     cancelRequestedAt: time.nullable(),
     finishedAt: time.nullable(),

@@ -14,7 +14,7 @@ import { BerthError, isErrorCode } from '../model/errors.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
-import { controlQueue, signalName, taskTimeoutOf, workflowId, workflowType } from '../model/temporal.ts';
+import { controlQueue, signalName, workflowId, workflowTaskTimeoutOf, workflowType } from '../model/temporal.ts';
 
 /** A migration and what its workflow's id is made of. */
 export interface MigrationName {
@@ -31,7 +31,7 @@ export interface DrainName {
 }
 
 /** All that the API asks of Temporal. */
-export interface TaskWorkflows {
+export interface WorkflowClient {
   /** Success also when it was started before. */
   startTask(id: TaskId): Promise<void>;
   /** Asks the task's workflow to cancel; starts it first where it isn't, since only it may end a task. */
@@ -39,21 +39,21 @@ export interface TaskWorkflows {
   /** Success also when it was started before. */
   startVm(id: VmId): Promise<void>;
   /** Something is wanted of it: its workflow is to look; it is started where it isn't. */
-  tellVm(id: VmId): Promise<void>;
+  notifyVm(id: VmId): Promise<void>;
   /** Success also when it was started before. */
   startMigration(move: MigrationName): Promise<void>;
   /** Asks for the abort, as cancelTask does. */
   abortMigration(move: MigrationName): Promise<void>;
   /** There may be room for what waits: the housekeeping looks at once, and anyway soon. */
-  roomChanged(): Promise<void>;
+  notifyHousekeeping(): Promise<void>;
   /** Success also when it was started before. */
   startDrain(drain: DrainName): Promise<void>;
   /** Says that the ledger has something new of it; one that was never started is started. */
-  changeDrain(drain: DrainName): Promise<void>;
+  notifyDrain(drain: DrainName): Promise<void>;
   /** Success also when it was started before. */
   startReservation(id: ReservationId): Promise<void>;
-  /** As changeDrain. */
-  changeReservation(id: ReservationId): Promise<void>;
+  /** As notifyDrain. */
+  notifyReservation(id: ReservationId): Promise<void>;
   /** Success also when it runs already. One that ended may be started again, for another attempt. */
   startBuild(id: ImageId, name: string, digest: string): Promise<void>;
   /** Asks a build to end; starts it first where it isn't, since only it may end it. */
@@ -67,20 +67,20 @@ export interface TaskWorkflows {
 
 /** Longer than a healthy server ever takes; a housekeeping workflow does what this failed to do. */
 const deadlineMs = 3_000;
-/** Longer than a host may be silent before its step is given up (workflows/timeouts.ts). */
+/** Longer than a host may be silent before its step is given up (workflows/durable/timeouts.ts). */
 const consoleDeadlineMs = 45_000;
 
-export function openTaskWorkflows(client: Client): TaskWorkflows {
-  const soon = <T>(act: () => Promise<T>): Promise<T> => client.withDeadline(Date.now() + deadlineMs, act);
+export function openWorkflowClient(client: Client): WorkflowClient {
+  const withShortDeadline = <T>(act: () => Promise<T>): Promise<T> => client.withDeadline(Date.now() + deadlineMs, act);
 
   async function start(type: string, workflow: string, id: string): Promise<void> {
     try {
-      await soon(() =>
+      await withShortDeadline(() =>
         client.workflow.start(type, {
           taskQueue: controlQueue,
           workflowId: workflow,
           workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
-          ...taskTimeoutOf(type),
+          ...workflowTaskTimeoutOf(type),
           args: [id],
         }),
       );
@@ -90,18 +90,18 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
   }
 
   /** One that was never started, or is over, is started: the ledger holds the wish already, and the workflow reads it first. */
-  async function cancel(type: string, workflow: string, id: string): Promise<void> {
+  async function cancelOrStart(type: string, workflow: string, id: string): Promise<void> {
     try {
-      await soon(() => client.workflow.getHandle(workflow).cancel());
+      await withShortDeadline(() => client.workflow.getHandle(workflow).cancel());
     } catch (error) {
       if (!(error instanceof WorkflowNotFoundError)) throw error;
       await start(type, workflow, id);
     }
   }
 
-  async function change(type: string, workflow: string, id: string): Promise<void> {
+  async function signalOrStart(type: string, workflow: string, id: string): Promise<void> {
     try {
-      await soon(() => client.workflow.getHandle(workflow).signal(signalName.changed));
+      await withShortDeadline(() => client.workflow.getHandle(workflow).signal(signalName.orderChanged));
     } catch (error) {
       if (!(error instanceof WorkflowNotFoundError)) throw error;
       await start(type, workflow, id);
@@ -110,7 +110,7 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
 
   /** Of those that may run again under the same id once they have ended. */
   async function startUnlessRunning(type: string, workflow: string, id: string): Promise<void> {
-    await soon(() =>
+    await withShortDeadline(() =>
       client.workflow.start(type, {
         taskQueue: controlQueue,
         workflowId: workflow,
@@ -123,37 +123,37 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
   const nameOf = ({ vmId, generation }: MigrationName) => workflowId.migration(vmId, generation);
   return {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
-    cancelTask: (id) => cancel(workflowType.task, workflowId.task(id), id),
+    cancelTask: (id) => cancelOrStart(workflowType.task, workflowId.task(id), id),
     startVm: (id) => start(workflowType.vm, workflowId.vm(id), id),
-    async tellVm(id) {
+    async notifyVm(id) {
       try {
-        await soon(() => client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked));
+        await withShortDeadline(() => client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested));
       } catch (error) {
         if (!(error instanceof WorkflowNotFoundError)) throw error;
         await start(workflowType.vm, workflowId.vm(id), id);
       }
     },
     startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
-    abortMigration: (move) => cancel(workflowType.migration, nameOf(move), move.id),
+    abortMigration: (move) => cancelOrStart(workflowType.migration, nameOf(move), move.id),
 
     startBuild: (id, name, digest) => startUnlessRunning(workflowType.build, workflowId.build(name, digest), id),
     startRetirement: (id) => startUnlessRunning(workflowType.retire, workflowId.retire(id), id),
     async cancelBuild(id, name, digest) {
       try {
-        await soon(() => client.workflow.getHandle(workflowId.build(name, digest)).cancel());
+        await withShortDeadline(() => client.workflow.getHandle(workflowId.build(name, digest)).cancel());
       } catch (error) {
         if (!(error instanceof WorkflowNotFoundError)) throw error;
         await startUnlessRunning(workflowType.build, workflowId.build(name, digest), id);
       }
     },
 
-    async roomChanged() {
-      await soon(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.lookNow));
+    async notifyHousekeeping() {
+      await withShortDeadline(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.wakeUp));
     },
     startDrain: (drain) => start(workflowType.drain, workflowId.drain(drain.host, drain.number), drain.id),
-    changeDrain: ({ id, host, number }) => change(workflowType.drain, workflowId.drain(host, number), id),
+    notifyDrain: ({ id, host, number }) => signalOrStart(workflowType.drain, workflowId.drain(host, number), id),
     startReservation: (id) => start(workflowType.reservation, workflowId.reservation(id), id),
-    changeReservation: (id) => change(workflowType.reservation, workflowId.reservation(id), id),
+    notifyReservation: (id) => signalOrStart(workflowType.reservation, workflowId.reservation(id), id),
 
     async readConsole(id, range) {
       const read = () =>
@@ -173,7 +173,7 @@ export function openTaskWorkflows(client: Client): TaskWorkflows {
     },
 
     async ping() {
-      await soon(() => client.workflowService.getSystemInfo({}));
+      await withShortDeadline(() => client.workflowService.getSystemInfo({}));
     },
   };
 }

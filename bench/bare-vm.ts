@@ -2,14 +2,15 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { copyFile, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { openDiskTool } from '../drivers/disks.ts';
-import { domainXml } from '../drivers/domain-xml.ts';
-import { identityRecords } from '../drivers/guest.ts';
-import { openGuestAgent } from '../drivers/guest-agent.ts';
-import { introduce } from '../drivers/identity-port.ts';
-import type { DomainConfig, GuestIdentity } from '../drivers/ports.ts';
-import { parseSaveHeader, writeSaveHeader } from '../drivers/save-file.ts';
-import { openVirsh } from '../drivers/virsh.ts';
+import type { DomainConfig } from '../contracts/domain.ts';
+import { openDiskTool } from '../drivers/disk/disk-tool.ts';
+import { identityRecords } from '../drivers/guest/guest.ts';
+import { openGuestAgent } from '../drivers/guest/guest-agent.ts';
+import { sendIdentity } from '../drivers/guest/identity-port.ts';
+import { domainXml } from '../drivers/libvirt/domain-xml.ts';
+import { parseSaveHeader, writeSaveHeader } from '../drivers/libvirt/save-file.ts';
+import { openVirsh } from '../drivers/libvirt/virsh.ts';
+import type { GuestIdentity } from '../drivers/ports/guest.ts';
 
 /**
  * The bare commands of one VM's creation, with no orchestration: the baseline of `create`. Runs inside a host for as long
@@ -47,7 +48,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     vcpus,
     memoryMiB,
     memory:
-      kind === 'cold' ? { kind: 'own' } : { kind: 'copy', file: join(template, 'memory'), prelude: join(template, 'prelude') },
+      kind === 'cold' ? { kind: 'own' } : { kind: 'copy', file: join(template, 'memory'), qmpScript: join(template, 'prelude') },
     accelerator: header.xml.startsWith("<domain type='kvm'") ? 'kvm' : 'qemu',
     kernel: join(folder, 'kernel'),
     initrd: join(folder, 'initrd'),
@@ -61,7 +62,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
       },
       { target: 'vdb', format: 'raw', source: at(join(work, 'data.raw')), backing: [] },
     ],
-    drive: null,
+    cdrom: null,
     nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
     consoleLog: join(work, 'console.log'),
     identitySocket: join(work, 'identity'),
@@ -96,7 +97,7 @@ async function create(kind: string): Promise<{ total: number; steps: Record<stri
     lap('create');
   } else {
     const file = await open(join(work, 'state'), 'wx');
-    await file.writev([writeSaveHeader(header, xmlOf(config, kind)), saved.subarray(header.streamAt)]);
+    await file.writev([writeSaveHeader(header, xmlOf(config, kind)), saved.subarray(header.streamOffset)]);
     await file.close();
     lap('state');
     await virshDo('restore', join(work, 'state'));
@@ -104,7 +105,7 @@ async function create(kind: string): Promise<{ total: number; steps: Record<stri
   }
   const [own, bits] = address.split('/');
   const identity: GuestIdentity = {
-    birth: kind === 'cold' ? 'cold' : 'warm',
+    firstBootKind: kind === 'cold' ? 'cold' : 'warm',
     mac: config.nic.mac,
     hostname: name,
     machineId: config.uuid.replaceAll('-', ''),
@@ -119,7 +120,7 @@ async function create(kind: string): Promise<{ total: number; steps: Record<stri
     while (!(await agent.ping(name))) await new Promise((resolve) => setTimeout(resolve, 10));
     lap('agent');
   }
-  if (kind === 'best') await introduce(config.identitySocket, records, Buffer.alloc(0), 60_000);
+  if (kind === 'best') await sendIdentity(config.identitySocket, records, Buffer.alloc(0), 60_000);
   else {
     const { exitCode, stderr } = await agent.exec(name, ['/usr/local/sbin/berth-identity'], {
       deadlineMs: 60_000,

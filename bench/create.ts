@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { inside } from '../infra/site/host.ts';
+import { nsenterArgv } from '../infra/site/host.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 const spec = { image: 'debian-12', command: ['true'], resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
 const templateDeadlineMs = 120_000;
@@ -30,16 +30,16 @@ export async function benchCreate({ runs }: BenchOptions): Promise<void> {
     // Keeps the owner's network on the host, and is the one that boots for want of a template.
     const holder = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600 });
     await test.client.until(holder.id, ['running']);
-    const place = await untilTemplate(join(test.home, 'hosts', host.id, 'images'));
-    const bare = openBare(host.pid()!, place);
-    const warm = await inTurn(test, bare, 'warm', ['plain', 'best'], count);
-    await retire(place);
-    const cold = await inTurn(test, bare, 'cold', ['cold'], count);
+    const template = await waitForTemplate(join(test.home, 'hosts', host.id, 'images'));
+    const bare = openBare(host.pid()!, template);
+    const warm = await measureInterleaved(test, bare, 'warm', ['plain', 'best'], count);
+    await retireTemplate(template);
+    const cold = await measureInterleaved(test, bare, 'cold', ['cold'], count);
     await bare.end();
     const seconds = (timings: Timing[] | undefined) => median(totals(timings!)) / 1000;
     const short = (value: number) => Number(value.toPrecision(4));
     const [ours, best, booted] = [seconds(warm.ours), seconds(warm.theirs[1]), seconds(cold.ours)];
-    printLine('create.warm', ours, 's', seconds(warm.theirs[0]), {
+    printFigure('create.warm', ours, 's', seconds(warm.theirs[0]), {
       runs: count,
       ofCold: short(ours / booted),
       best: short(best),
@@ -48,7 +48,7 @@ export async function benchCreate({ runs }: BenchOptions): Promise<void> {
       baselineSteps: medians(warm.theirs[0]!),
       bestSteps: medians(warm.theirs[1]!),
     });
-    printLine('create.cold', booted, 's', seconds(cold.theirs[0]), {
+    printFigure('create.cold', booted, 's', seconds(cold.theirs[0]), {
       runs: count,
       steps: medians(cold.ours),
       baselineSteps: medians(cold.theirs[0]!),
@@ -58,13 +58,13 @@ export async function benchCreate({ runs }: BenchOptions): Promise<void> {
   }
 }
 
-interface Place {
+interface TemplateLocation {
   image: string;
   key: string;
   folder: string;
 }
 
-async function untilTemplate(images: string): Promise<Place> {
+async function waitForTemplate(images: string): Promise<TemplateLocation> {
   for (const endMs = Date.now() + templateDeadlineMs; Date.now() < endMs; await delay(100))
     for (const image of await readdir(images)) {
       const folder = join(images, image, 'templates');
@@ -76,7 +76,7 @@ async function untilTemplate(images: string): Promise<Place> {
 }
 
 /** As if it had failed too often: what comes next boots by itself, and asks for no other. */
-async function retire({ folder, key }: Place): Promise<void> {
+async function retireTemplate({ folder, key }: TemplateLocation): Promise<void> {
   await writeFile(
     join(folder, `${key}.trouble`),
     JSON.stringify({ failures: 3, why: 'retired by the benchmark', retired: true }),
@@ -91,9 +91,9 @@ interface Bare {
   end(): Promise<void>;
 }
 
-function openBare(pid: number, { image, key }: Place): Bare {
+function openBare(pid: number, { image, key }: TemplateLocation): Bare {
   const script = fileURLToPath(new URL('./bare-vm.ts', import.meta.url));
-  const [program, ...args] = inside(pid, [process.execPath, script, image, key, '10.254.254.2/24', '10.254.254.1']);
+  const [program, ...args] = nsenterArgv(pid, [process.execPath, script, image, key, '10.254.254.2/24', '10.254.254.1']);
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] }) as unknown as ChildProcessWithoutNullStreams;
   const ended = new Promise((resolve) => child.once('close', resolve));
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -111,19 +111,19 @@ function openBare(pid: number, { image, key }: Place): Bare {
   };
 }
 
-async function inTurn(test: TestSite, bare: Bare, kind: 'warm' | 'cold', bareKinds: BareKind[], count: number) {
+async function measureInterleaved(test: TestSite, bare: Bare, kind: 'warm' | 'cold', bareKinds: BareKind[], count: number) {
   const ours: Timing[] = [];
   const theirs: Timing[][] = bareKinds.map(() => []);
   for (let round = -1; round < count; round += 1) {
     const vm = await create(test, kind);
-    const told = [`VM ${Math.round(vm.total)} ms`];
+    const printed = [`VM ${Math.round(vm.total)} ms`];
     if (round >= 0) ours.push(vm);
     for (const [i, one] of bareKinds.entries()) {
       const timing = await bare.create(one);
-      told.push(`bare (${one}) ${Math.round(timing.total)} ms`);
+      printed.push(`bare (${one}) ${Math.round(timing.total)} ms`);
       if (round >= 0) theirs[i]!.push(timing);
     }
-    say(`${kind} ${round + 1}: ${told.join(', ')}${round < 0 ? ' (warm-up)' : ''}`);
+    logProgress(`${kind} ${round + 1}: ${printed.join(', ')}${round < 0 ? ' (warm-up)' : ''}`);
   }
   return { ours, theirs };
 }

@@ -1,5 +1,5 @@
-import { openLedger } from '../prisma/client.ts';
-import { fitMigrationModel, operationsOf } from '../scheduler/migration-model.ts';
+import { openLedger } from '../ledger/client.ts';
+import { fitMigrationModel, operationsOf } from '../scheduler/drains/migration-model.ts';
 import {
   crowded,
   type DrainAnswer,
@@ -11,8 +11,8 @@ import {
   untilDrain,
 } from '../test/site/drains.ts';
 import { limitNetwork, openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 /** What guests do while they move. The server answers the one request a second that its own client sends. */
 const loads: { name: string; memoryMiB: number; command: string[] }[] = [
@@ -50,11 +50,11 @@ type Mode = keyof typeof modes;
 const modeNames = Object.keys(modes) as Mode[];
 
 /** So many moves of a mode are learned from before its predictions count. */
-const learned = 10;
+const trainingMoves = 10;
 /** Beyond the earliest time that is promised: long enough for a look at what the guests write before it has to begin. */
-const spareMs = 4000;
+const slackMs = 4000;
 
-interface MoveTook {
+interface MoveDuration {
   vm: string;
   seconds: number;
 }
@@ -70,12 +70,12 @@ interface Outcome {
   /** What starting at once, as others do, would have left idle. */
   earlyAtOnceS: number;
   /** Moves of this mode before it. */
-  before: number;
+  priorMoves: number;
   /** What a model without measurements would have said. */
   priorS: number;
   /** What each of its moves took, and when it was asked for, began and was over, in seconds from the first. */
-  each: MoveTook[];
-  course: string[];
+  moveDurations: MoveDuration[];
+  timeline: string[];
 }
 
 /**
@@ -107,7 +107,7 @@ async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
     const { mbit } = modes[name];
     if (mbit !== null) await limitNetwork(test.site.hosts, mbit);
     const outcomes: Outcome[] = [];
-    const counted = () => outcomes.filter(({ before }) => before >= learned).length;
+    const counted = () => outcomes.filter(({ priorMoves: before }) => before >= trainingMoves).length;
     for (let round = 0; counted() < rounds * 6; round += 1)
       outcomes.push(...(await drainRound(test, name, vms, round % 2 === 0 ? 'sequential' : 'parallel', outcomes)));
     return outcomes;
@@ -150,12 +150,12 @@ async function drainOnce(
   { name, host, vms, strategy }: { name: Mode; host: string; vms: number; strategy: Outcome['strategy'] },
   earlier: readonly Outcome[],
 ): Promise<Outcome> {
-  const asked = await drainSoon(test, host, spareMs, { strategy, mode: modes[name].mode });
+  const asked = await drainSoon(test, host, slackMs, { strategy, mode: modes[name].mode });
   const drain = await untilDrain(test, asked.id, undefined, 900);
   if (drain.state !== 'empty') throw new Error(`the drain of ${host} is ${drain.state}: ${JSON.stringify(drain.remaining)}`);
   await openAgain(test, host);
   await setSchedulable(test, [host], false);
-  const { tookS, ...seen } = await measured(test, drain);
+  const { tookS, ...seen } = await measureDrain(test, drain);
   const outcome: Outcome = {
     strategy,
     vms,
@@ -164,24 +164,24 @@ async function drainOnce(
     tookS,
     earlyS: secondsFrom(drain.emptiedAt!, drain.deadline),
     earlyAtOnceS: secondsFrom(drain.createdAt, drain.deadline) - tookS,
-    before: earlier.reduce((sum, one) => sum + one.vms, 0),
+    priorMoves: earlier.reduce((sum, one) => sum + one.vms, 0),
     ...seen,
   };
-  say(
-    `${name}, ${strategy}, ${vms} VMs: predicted ${outcome.predictedS.toFixed(1)} s, at most ${outcome.boundS.toFixed(1)} s, took ${tookS.toFixed(1)} s (each ${outcome.each.map(({ seconds }) => seconds.toFixed(1)).join(', ')}: ${outcome.course.join(', ')}), empty ${outcome.earlyS.toFixed(1)} s before its deadline`,
+  logProgress(
+    `${name}, ${strategy}, ${vms} VMs: predicted ${outcome.predictedS.toFixed(1)} s, at most ${outcome.boundS.toFixed(1)} s, took ${tookS.toFixed(1)} s (each ${outcome.moveDurations.map(({ seconds }) => seconds.toFixed(1)).join(', ')}: ${outcome.timeline.join(', ')}), empty ${outcome.earlyS.toFixed(1)} s before its deadline`,
   );
   return outcome;
 }
 
-interface Seen {
+interface MeasuredDrain {
   tookS: number;
-  each: MoveTook[];
-  course: string[];
+  moveDurations: MoveDuration[];
+  timeline: string[];
   priorS: number;
 }
 
 /** What it and each of its migrations took, and what a model that has seen none would have said of all. */
-async function measured({ site }: TestSite, drain: DrainAnswer): Promise<Seen> {
+async function measureDrain({ site }: TestSite, drain: DrainAnswer): Promise<MeasuredDrain> {
   const ledger = openLedger(site.databaseUrl, 1);
   try {
     const moves = await ledger.migration.findMany({ where: { requestedBy: drain.id }, orderBy: { createdAt: 'asc' } });
@@ -210,7 +210,7 @@ async function measured({ site }: TestSite, drain: DrainAnswer): Promise<Seen> {
     }));
     const since = (at: Date | null) => ((at!.getTime() - moves[0]!.createdAt.getTime()) / 1000).toFixed(1);
     const course = moves.map(({ createdAt, startedAt, finishedAt }) => [createdAt, startedAt, finishedAt].map(since).join('-'));
-    return { tookS, each, course, priorS: fitMigrationModel([]).predict(operations).mean };
+    return { tookS, moveDurations: each, timeline: course, priorS: fitMigrationModel([]).predict(operations).mean };
   } finally {
     await ledger.$disconnect();
   }
@@ -219,12 +219,12 @@ async function measured({ site }: TestSite, drain: DrainAnswer): Promise<Seen> {
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 function report(name: Mode, outcomes: readonly Outcome[]): void {
-  const counted = outcomes.filter(({ before }) => before >= learned);
+  const counted = outcomes.filter(({ priorMoves: before }) => before >= trainingMoves);
   const mape = (list: readonly Outcome[], of: (one: Outcome) => number) =>
     100 * mean(list.map((one) => Math.abs(of(one) / one.tookS - 1)));
   const predicted = ({ predictedS }: Outcome) => predictedS;
   const by = (strategy: Outcome['strategy']) => counted.filter((one) => one.strategy === strategy);
-  printLine(
+  printFigure(
     `drain.mape.${name}`,
     mape(counted, predicted),
     '%',
@@ -232,9 +232,9 @@ function report(name: Mode, outcomes: readonly Outcome[]): void {
     { drains: counted.length, sequential: mape(by('sequential'), predicted), parallel: mape(by('parallel'), predicted) },
   );
   const held = counted.filter(({ tookS, boundS }) => tookS <= boundS).length;
-  printLine('drain.boundHeld', (100 * held) / counted.length, '%', 99, { mode: name, drains: counted.length });
+  printFigure('drain.boundHeld', (100 * held) / counted.length, '%', 99, { mode: name, drains: counted.length });
   const early = counted.map(({ earlyS }) => earlyS);
-  printLine('drain.earlyS', median(early), 's', median(counted.map(({ earlyAtOnceS }) => earlyAtOnceS)), {
+  printFigure('drain.earlyS', median(early), 's', median(counted.map(({ earlyAtOnceS }) => earlyAtOnceS)), {
     mode: name,
     late: early.filter((seconds) => seconds < 0).length,
     allowed: median(counted.map(({ predictedS }) => 0.25 * predictedS + 5)),
@@ -242,7 +242,7 @@ function report(name: Mode, outcomes: readonly Outcome[]): void {
   const of = (strategy: Outcome['strategy'], vms: number) =>
     outcomes.filter((one) => one.strategy === strategy && one.vms === vms);
   const took = (list: readonly Outcome[]) => mean(list.map(({ tookS }) => tookS));
-  const movesIn = (list: readonly Outcome[]) => list.flatMap((one) => one.each);
+  const movesIn = (list: readonly Outcome[]) => list.flatMap((one) => one.moveDurations);
   const vmsIn = (list: readonly Outcome[]) => [...new Set(movesIn(list).map(({ vm }) => vm))];
   /** Each VM counts once, however often it moved: what it does makes more of a difference than anything else. */
   const each = (list: readonly Outcome[], vms: readonly string[]) =>
@@ -251,10 +251,10 @@ function report(name: Mode, outcomes: readonly Outcome[]): void {
   // and each is worse off.
   const pair = vmsIn(of('sequential', 2));
   const all = vmsIn(of('sequential', 4));
-  printLine('drain.sequence.perVmS', each(of('sequential', 4), pair), 's', each(of('sequential', 2), pair), {
+  printFigure('drain.sequence.perVmS', each(of('sequential', 4), pair), 's', each(of('sequential', 2), pair), {
     mode: name,
     vms: `${pair.length}, each among 4 against among 2`,
   });
-  printLine('drain.parallel.totalS', took(of('parallel', 4)), 's', took(of('sequential', 4)), { mode: name, vms: 4 });
-  printLine('drain.parallel.eachS', each(of('parallel', 4), all), 's', each(of('sequential', 4), all), { mode: name, vms: 4 });
+  printFigure('drain.parallel.totalS', took(of('parallel', 4)), 's', took(of('sequential', 4)), { mode: name, vms: 4 });
+  printFigure('drain.parallel.eachS', each(of('parallel', 4), all), 's', each(of('sequential', 4), all), { mode: name, vms: 4 });
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import type { Trace } from '../scheduler/lease.ts';
-import { readTrace } from '../scheduler/trace-formats.ts';
+import type { Trace } from '../scheduler/leases/lease.ts';
+import { readTrace } from '../scheduler/simulation/trace-formats.ts';
 
 /** Haizea's figures for one trace in one configuration, as measured (test/traces/haizea.csv); null where it failed. */
 export interface HaizeaRow {

@@ -1,12 +1,12 @@
-import { audit } from '../scheduler/audit.ts';
-import { experiment3Names, generate } from '../scheduler/generate.ts';
-import { hostsOf, type Lease, type Trace } from '../scheduler/lease.ts';
-import { type Metrics, measure } from '../scheduler/metrics.ts';
-import { LeasePlanner } from '../scheduler/planner.ts';
-import { configurations, type Policy } from '../scheduler/policy.ts';
-import { simulate } from '../scheduler/simulator.ts';
+import { hostsOf, type Lease, type Trace } from '../scheduler/leases/lease.ts';
+import { LeasePlanner } from '../scheduler/leases/lease-planner.ts';
+import { configurations, type Policy } from '../scheduler/leases/site-policy.ts';
+import { audit } from '../scheduler/simulation/audit.ts';
+import { experiment3Names, generateTrace } from '../scheduler/simulation/generate-trace.ts';
+import { type Metrics, measure } from '../scheduler/simulation/metrics.ts';
+import { simulate } from '../scheduler/simulation/simulator.ts';
+import { logProgress, median, printFigure } from './figures.ts';
 import { type HaizeaRow, loadHaizea, loadTrace, mean } from './haizea.ts';
-import { median, printLine, say } from './line.ts';
 
 interface Timed {
   metrics: Metrics;
@@ -36,29 +36,29 @@ function benchHaizea(): void {
   // The first runs pay for the compiler: they would count as scheduling.
   for (const row of rows.slice(0, 5)) simulate(loadTrace(row.trace), configurations[row.config]!);
   const results = rows.map((row) => ({ row, ...timed(loadTrace(row.trace), configurations[row.config]!, true) }));
-  say('                                              complete (s)            mean wait (s)    refused       leases/s');
-  say('trace                    configuration      Haizea   ours  ratio     Haizea   ours  Haizea ours  Haizea    ours');
-  for (const { row, metrics, cpuS } of results) say(haizeaLine(row, metrics, cpuS));
+  logProgress('                                              complete (s)            mean wait (s)    refused       leases/s');
+  logProgress('trace                    configuration      Haizea   ours  ratio     Haizea   ours  Haizea ours  Haizea    ours');
+  for (const { row, metrics, cpuS } of results) logProgress(haizeaLine(row, metrics, cpuS));
   for (const transfers of [true, false]) {
     const kind = transfers ? 'transfers' : 'noTransfers';
     const group = results.filter(({ row }) => row.transfers === transfers && row.completionS !== null);
     const ratios = group.map(({ row, metrics }) => metrics.all_be_completion_s / row.completionS!);
     const worst = ratios.indexOf(Math.max(...ratios));
     const { row } = group[worst]!;
-    say(`${kind}: on average ${((1 - mean(ratios)) * 100).toFixed(2)} % earlier; worst case ${row.trace} ${row.config}`);
+    logProgress(`${kind}: on average ${((1 - mean(ratios)) * 100).toFixed(2)} % earlier; worst case ${row.trace} ${row.config}`);
     const completion = mean(group.map(({ metrics }) => metrics.all_be_completion_s));
     const theirs = mean(group.map((each) => each.row.completionS!));
-    printLine(`leases.completion.${kind}.mean`, completion, 's', theirs);
+    printFigure(`leases.completion.${kind}.mean`, completion, 's', theirs);
     const worstOurs = group[worst]!.metrics.all_be_completion_s;
     const worstName = `leases.completion.${kind}.worst.${row.trace}.${row.config}`;
-    printLine(worstName, worstOurs, 's', row.completionS!);
-    printLine(
+    printFigure(worstName, worstOurs, 's', row.completionS!);
+    printFigure(
       `leases.wait.${kind}.mean`,
       mean(group.map((g) => g.metrics.wait_mean_s)),
       's',
       mean(group.map((g) => g.row.waitMeanS)),
     );
-    printLine(
+    printFigure(
       `leases.refused.${kind}`,
       sum(group.map((g) => g.metrics.ar_rejected)),
       'reservations',
@@ -97,14 +97,14 @@ function benchSpeed(): void {
       const { cpuS } = timed(trace, configurations[config]!, true);
       const theirs = haizea.find((row) => row.trace === name && row.config === config)?.leasesPerS ?? null;
       const value = trace.leases.length / cpuS;
-      printLine(`leases.speed.${name}.${config}`, value, 'leases/s', theirs);
+      printFigure(`leases.speed.${name}.${config}`, value, 'leases/s', theirs);
     }
   }
   for (const name of ['scale_ser_n1000_l5000', 'scale_par_n1000_l5000']) {
-    const trace = generate(name, 1)!;
+    const trace = generateTrace(name, 1)!;
     const { cpuS } = timed(trace, configurations['predeploy-susp']!, false);
     // The baseline is the target: a minute of CPU.
-    printLine(`leases.cpu.${name}.predeploy-susp`, cpuS, 's', 60);
+    printFigure(`leases.cpu.${name}.predeploy-susp`, cpuS, 's', 60);
   }
 }
 
@@ -126,7 +126,7 @@ function benchOneMore(): void {
     ] as const) {
       const value = oneMoreMs(hosts, pending, kind, policy);
       least ??= value;
-      printLine(`leases.oneMore.${kind}.${hosts}hosts.${pending}pending`, value, 'ms', least);
+      printFigure(`leases.oneMore.${kind}.${hosts}hosts.${pending}pending`, value, 'ms', least);
     }
   }
 }
@@ -162,7 +162,7 @@ function benchPaper(): void {
   const five = ['noVM_nosuspend', 'VM_nosuspend', 'VM_nosuspend_ov10', 'VM_suspend_ov10', 'VM_suspend_cache_ov10'];
   const figures = new Map<string, { util: number[]; end: number[] }>();
   for (const name of experiment3Names()) {
-    const trace = generate(name, 1)!;
+    const trace = generateTrace(name, 1)!;
     for (const config of five) {
       const { metrics } = timed(trace, configurations[config]!, true);
       const batch = name.split('_')[1]!;
@@ -175,16 +175,18 @@ function benchPaper(): void {
     }
   }
   const groups = ['p4h_long_ar100_be25', 'long', 'medium', 'short', 'all'];
-  say(`\n${''.padEnd(22)}${five.map((config) => config.padStart(22)).join('')}   utilization, then completion of all batch (s)`);
+  logProgress(
+    `\n${''.padEnd(22)}${five.map((config) => config.padStart(22)).join('')}   utilization, then completion of all batch (s)`,
+  );
   for (const group of groups) {
     const cells = five.map((config) => {
       const { util, end } = figures.get(`${group} ${config}`)!;
       return `${(100 * mean(util)).toFixed(1)} % ${mean(end).toFixed(0)}`.padStart(22);
     });
-    say(`${group.padEnd(22)}${cells.join('')}`);
+    logProgress(`${group.padEnd(22)}${cells.join('')}`);
     for (const config of five) {
       const value = mean(figures.get(`${group} ${config}`)!.util);
-      printLine(`leases.paper.utilization.${group}.${config}`, value, '1', mean(figures.get(`${group} ${five[0]}`)!.util));
+      printFigure(`leases.paper.utilization.${group}.${config}`, value, '1', mean(figures.get(`${group} ${five[0]}`)!.util));
     }
   }
   benchSatisfaction();
@@ -194,16 +196,18 @@ function benchPaper(): void {
 /** Client satisfaction: the time that clients got of the time that they asked for. */
 function benchSatisfaction(): void {
   for (const name of ['I', 'II']) {
-    const trace = generate(name, 1)!;
+    const trace = generateTrace(name, 1)!;
     const policy = configurations.VM_suspend_ov10!;
     const schedule = simulate(trace, policy);
     const got = trace.leases.map((lease) => {
-      const start = schedule.actions.find((action) => action.do === 'start' && action.lease === lease.id);
-      return start?.do === 'start' ? (schedule.endedAtS.get(lease.id)! - start.workFromS) / lease.durationS : 0;
+      const start = schedule.actions.find((action) => action.kind === 'start' && action.lease === lease.id);
+      return start?.kind === 'start' ? (schedule.endedAtS.get(lease.id)! - start.workFromS) / lease.durationS : 0;
     });
     const without = mean(unscheduledSatisfaction(trace, policy));
-    say(`trace ${name}: client satisfaction ${mean(got).toFixed(3)} with scheduled transfers, ${without.toFixed(3)} without`);
-    printLine(`leases.paper.satisfaction.${name}`, mean(got), '1', without);
+    logProgress(
+      `trace ${name}: client satisfaction ${mean(got).toFixed(3)} with scheduled transfers, ${without.toFixed(3)} without`,
+    );
+    printFigure(`leases.paper.satisfaction.${name}`, mean(got), '1', without);
   }
 }
 
@@ -220,11 +224,11 @@ function unscheduledSatisfaction(trace: Trace, policy: Policy): number[] {
 /** MB that reach hosts, with and without caches. */
 function benchDeployed(): void {
   for (const name of ['III', 'IV']) {
-    const trace = generate(name, 1)!;
+    const trace = generateTrace(name, 1)!;
     const [without, cached] = ['VM_suspend_ov10', 'VM_suspend_cache_ov10'].map(
       (config) => timed(trace, configurations[config]!, true).metrics,
     );
-    say(`trace ${name}: ${cached!.mb_deployed} MB deployed with caches of 3 images, ${without!.mb_deployed} without`);
-    printLine(`leases.paper.deployed.${name}`, cached!.mb_deployed, 'MB', without!.mb_deployed);
+    logProgress(`trace ${name}: ${cached!.mb_deployed} MB deployed with caches of 3 images, ${without!.mb_deployed} without`);
+    printFigure(`leases.paper.deployed.${name}`, cached!.mb_deployed, 'MB', without!.mb_deployed);
   }
 }

@@ -1,15 +1,10 @@
 import { parseArgs } from 'node:util';
+import type { BenchOptions } from './options.ts';
 
 /**
  * `npm run bench -- [--runs N] [--modes MODE,…] [name …]`: JSON lines on standard output, each figure against its baseline in the
  * same run. Without names, all of them.
  */
-export interface BenchOptions {
-  /** Measured repetitions of each side; each benchmark has its own least number. */
-  runs: number | null;
-  /** Of a benchmark that has several: only these; null: all. */
-  modes: string[] | null;
-}
 
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {
   task: async () => (await import('./task.ts')).benchTask,

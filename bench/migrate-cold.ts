@@ -1,13 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { exists } from '../drivers/files.ts';
-import { run } from '../drivers/process.ts';
+import { exists } from '../drivers/host/files.ts';
+import { run } from '../drivers/host/run-process.ts';
 import { until } from '../infra/site/until.ts';
 import { counting, countsPast, type MigrationAnswer, move, moveOver, numbersOf } from '../test/site/moves.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 /**
  * `migrate.cold.bytes`, `migrate.cold.seconds`: a VM that goes as files to a host that keeps an older version of it,
@@ -17,30 +17,30 @@ export async function benchMigrateCold({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 3, 1);
   const test = await openSite(2);
   try {
-    const whole: Carried[] = [];
-    const delta: Carried[] = [];
-    const rsync: Carried[] = [];
+    const full: ColdCopy[] = [];
+    const delta: ColdCopy[] = [];
+    const rsync: ColdCopy[] = [];
     for (let round = 0; round < count; round += 1) {
       const task = await counting(test, 1_000_000, 256);
       const vm = task.vms[0]!;
-      const there = await cold(test, vm);
+      const there = await migrateCold(test, vm);
       await countsPast(test, task.id, (await numbersOf(test, task.id)).length + 10);
-      const back = await cold(test, vm);
-      whole.push(copyOf(there));
+      const back = await migrateCold(test, vm);
+      full.push(copyOf(there));
       delta.push(copyOf(back));
       rsync.push(await rsyncOf(test, vm, there, back));
-      const last = (found: Carried[]) =>
+      const last = (found: ColdCopy[]) =>
         `${(found.at(-1)!.bytes / 2 ** 20).toFixed(1)} MiB in ${found.at(-1)!.seconds.toFixed(2)} s`;
-      say(`run ${round + 1}: whole ${last(whole)}, what changed ${last(delta)}, rsync ${last(rsync)}`);
+      logProgress(`run ${round + 1}: whole ${last(full)}, what changed ${last(delta)}, rsync ${last(rsync)}`);
       await test.client.insist('DELETE', `/v1/tasks/${task.id}`);
       await test.client.over(task.id);
     }
     for (const what of ['bytes', 'seconds'] as const) {
-      const of = (found: Carried[]) => median(found.map((one) => one[what]));
-      printLine(`migrate.cold.${what}`, of(delta), what === 'bytes' ? 'bytes' : 's', of(rsync), {
+      const of = (found: ColdCopy[]) => median(found.map((one) => one[what]));
+      printFigure(`migrate.cold.${what}`, of(delta), what === 'bytes' ? 'bytes' : 's', of(rsync), {
         runs: count,
         baselineIs: 'rsync -z of the same files',
-        whole: of(whole),
+        whole: of(full),
       });
     }
   } finally {
@@ -48,23 +48,23 @@ export async function benchMigrateCold({ runs }: BenchOptions): Promise<void> {
   }
 }
 
-interface Carried {
+interface ColdCopy {
   bytes: number;
   seconds: number;
 }
 
-async function cold(test: TestSite, vm: string): Promise<MigrationAnswer> {
+async function migrateCold(test: TestSite, vm: string): Promise<MigrationAnswer> {
   const over = await moveOver(test, (await move(test, vm, { mode: 'cold', moveDisk: true })).id);
   if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
   return over;
 }
 
-function copyOf({ bytes, phases }: MigrationAnswer): Carried {
+function copyOf({ bytes, phases }: MigrationAnswer): ColdCopy {
   return { bytes, seconds: phases.find(({ name }) => name === 'copy')?.seconds ?? 0 };
 }
 
 /** Both hosts keep what left them: the one that was gone back to has the older version, the other the one that came. */
-async function rsyncOf(test: TestSite, vm: string, there: MigrationAnswer, back: MigrationAnswer): Promise<Carried> {
+async function rsyncOf(test: TestSite, vm: string, there: MigrationAnswer, back: MigrationAnswer): Promise<ColdCopy> {
   const kept = (host: string): string => join(test.home, 'hosts', host, 'versions', vm);
   // What was left is put aside behind the end of the migration.
   await until(`${back.from} keeps what left it`, 30_000, () => exists(join(kept(back.from), 'index')));

@@ -1,8 +1,8 @@
 import { move, moveOver } from '../test/site/moves.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { untilDomains } from './calm.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
+import { quiesce } from './quiesce.ts';
 
 /** Arithmetic that says how long it took, in ms. */
 const arithmetic = (rounds: number): string =>
@@ -12,13 +12,13 @@ const arithmetic = (rounds: number): string =>
  * What one task is to take when it is left alone, and what is tried first to know how much that is here: twice, since
  * a short one says little of a long one's rate.
  */
-const lastsMs = 60_000;
-const triedRounds = 4_000_000;
+const targetMs = 60_000;
+const calibrationRounds = 4_000_000;
 const tries = 2;
 
 /** Now and then a guest dies behind a move under emulation, whoever moves it (docs/migration.md): it is told, and counted. */
 class GuestDied extends Error {}
-const mostDeaths = 1;
+const maxDeaths = 1;
 
 /**
  * `migrate.cpuTask`: a task that only computes, for about a minute, moved at half of its time, against the same task left
@@ -31,35 +31,35 @@ export async function benchMigrateCpu({ runs }: BenchOptions): Promise<void> {
   try {
     const warm = await test.client.submit({ image: 'debian-12', command: ['true'], nodes: 2 });
     await test.client.over(warm.id);
-    let rounds = triedRounds;
+    let rounds = calibrationRounds;
     for (let attempt = 0; attempt < tries; attempt += 1)
-      rounds = Math.round((rounds * lastsMs) / (await compute(test, rounds, null)).ms);
+      rounds = Math.round((rounds * targetMs) / (await runTask(test, rounds, null)).ms);
     const alone: number[] = [];
     const moved: number[] = [];
     const downtimes: number[] = [];
     let died = 0;
     while (moved.length < count) {
-      alone.push((await compute(test, rounds, null)).ms);
+      alone.push((await runTask(test, rounds, null)).ms);
       try {
-        const { ms, downtimeMs } = await compute(test, rounds, median(alone) / 2);
+        const { ms, downtimeMs } = await runTask(test, rounds, median(alone) / 2);
         moved.push(ms);
         downtimes.push(downtimeMs);
-        say(`run ${moved.length}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
+        logProgress(`run ${moved.length}: alone ${alone.at(-1)} ms, moved ${ms} ms with a standstill of ${downtimeMs} ms`);
       } catch (error) {
-        if (!(error instanceof GuestDied) || died === mostDeaths) throw error;
+        if (!(error instanceof GuestDied) || died === maxDeaths) throw error;
         died += 1;
-        say(`alone ${alone.at(-1)} ms, and none moved: ${error.message}`);
+        logProgress(`alone ${alone.at(-1)} ms, and none moved: ${error.message}`);
       }
     }
     const detail = { runs: count, died, downtimeMs: median(downtimes) };
-    printLine('migrate.cpuTask', median(moved) / 1000, 's', median(alone) / 1000, detail);
+    printFigure('migrate.cpuTask', median(moved) / 1000, 's', median(alone) / 1000, detail);
   } finally {
     await test.stop();
   }
 }
 
-async function compute(test: TestSite, rounds: number, moveAfterMs: number | null): Promise<{ ms: number; downtimeMs: number }> {
-  await untilDomains(test, 0);
+async function runTask(test: TestSite, rounds: number, moveAfterMs: number | null): Promise<{ ms: number; downtimeMs: number }> {
+  await quiesce(test, 0);
   const { id } = await test.client.submit({
     image: 'debian-12',
     command: ['sh', '-c', arithmetic(rounds)],

@@ -1,24 +1,24 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { domainXml } from '../drivers/domain-xml.ts';
-import type { DiskSource, DomainConfig } from '../drivers/ports.ts';
-import { run } from '../drivers/process.ts';
-import { inside } from '../infra/site/host.ts';
+import type { DiskSource, DomainConfig } from '../contracts/domain.ts';
+import { run } from '../drivers/host/run-process.ts';
+import { domainXml } from '../drivers/libvirt/domain-xml.ts';
+import { nsenterArgv } from '../infra/site/host.ts';
+import { type Ledger, openLedger } from '../ledger/client.ts';
 import { newId, uuidOf } from '../model/ids.ts';
-import { type Ledger, openLedger } from '../prisma/client.ts';
 import { setSchedulable } from '../test/site/drains.ts';
 import { type MigrationAnswer, move, moveOver } from '../test/site/moves.ts';
 import { answersAgent, lastWords } from '../test/site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { untilDomains } from './calm.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
-import { openProbe, PingSilent, type Probe } from './probe.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
+import { openProbe, PingTimeout, type Probe } from './probe.ts';
+import { quiesce } from './quiesce.ts';
 
 /** Writes 8 MiB of its memory anew ten times a second or so, as fast as emulation lets it. */
 const dirtying = 'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=8 conv=notrunc 2>/dev/null; sleep 0.2; done';
-const kinds: Kind[] = [
+const kinds: GuestKind[] = [
   { name: '128', memoryMiB: 128, command: 'sleep 3600' },
   { name: '256', memoryMiB: 256, command: 'sleep 3600' },
   { name: '512', memoryMiB: 512, command: 'sleep 3600' },
@@ -26,13 +26,13 @@ const kinds: Kind[] = [
 ];
 
 /** A guest goes on starting behind its agent's first answer, and is to be idle. */
-const settleMs = 20_000;
+const idleAfterMs = 20_000;
 /** Nothing is over sooner. */
-const firstLookMs = 300;
-const lookMs = 10;
-const mostMs = 240_000;
+const firstPollMs = 300;
+const pollMs = 10;
+const deadlineMs = 240_000;
 
-interface Kind {
+interface GuestKind {
   name: string;
   memoryMiB: number;
   command: string;
@@ -71,7 +71,7 @@ export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void>
     await test.client.until(holder.id, ['running']);
     const imageBytes: number[] = [];
     for (const kind of wanted) imageBytes.push(...(await measure(test, kind, count)));
-    printLine('migrate.imageBytes', Math.max(...imageBytes), 'bytes', null, { migrations: imageBytes.length });
+    printFigure('migrate.imageBytes', Math.max(...imageBytes), 'bytes', null, { migrations: imageBytes.length });
   } finally {
     await test.stop();
   }
@@ -81,28 +81,28 @@ export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void>
 interface Side {
   name: 'ours' | 'bare';
   move(): Promise<Move>;
-  where(): Promise<{ host: string; name: string; console: string }>;
+  locate(): Promise<{ host: string; name: string; console: string }>;
   /** Another guest in its place. */
-  renew(): Promise<void>;
+  replaceGuest(): Promise<void>;
 }
 
 /** Of one kind, of both sides together. Now and then a guest dies behind a move under emulation, whoever moves it (docs/migration.md). */
-const mostDeaths = 5;
+const maxDeaths = 5;
 
 /** Prints the lines of one kind of guest. @returns what each of our moves brought of images */
-async function measure(test: TestSite, kind: Kind, count: number): Promise<number[]> {
+async function measure(test: TestSite, kind: GuestKind, count: number): Promise<number[]> {
   const hosts = test.site.hosts.map(({ id }) => id);
   await setSchedulable(test, hosts, true);
   let vm = await makeOurs(test, kind);
   let bare = await makeBare(test, vm, kind);
-  const probe = await openProbe(test, test.site.hosts[2]!.id, vm.bridge, station(vm.network, 251));
+  const probe = await openProbe(test, test.site.hosts[2]!.id, vm.bridge, addressAt(vm.network, 251));
   const ledger = openLedger(test.site.databaseUrl, 1);
   const sides: Side[] = [
     {
       name: 'ours',
       move: () => moveOurs(test, ledger, vm, probe),
-      where: () => whereOurs(test, vm),
-      async renew() {
+      locate: () => whereOurs(test, vm),
+      async replaceGuest() {
         await endOurs(test, vm);
         vm = await makeOurs(test, kind);
       },
@@ -110,28 +110,27 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
     {
       name: 'bare',
       move: () => moveBare(test, bare, probe),
-      where: async () => whereBare(test, bare),
-      async renew() {
+      locate: async () => whereBare(test, bare),
+      async replaceGuest() {
         await endBare(test, bare);
         bare = await makeBare(test, vm, kind);
       },
     },
   ];
   await setSchedulable(test, hosts, false);
-  await untilDomains(test, domains);
-  await delay(settleMs);
+  await quiesce(test, expectedDomains);
+  await delay(idleAfterMs);
   const rounds: { ours: Move; bare: Move }[] = [];
   const died = { ours: 0, bare: 0 };
   for (let round = -1; round < count; ) {
     const pair = await moveBoth(test, sides, died);
     if (pair === null) {
-      if (died.ours + died.bare > mostDeaths)
-        throw new Error(`too many guests died to measure anything: ${JSON.stringify(died)}`);
+      if (died.ours + died.bare > maxDeaths) throw new Error(`too many guests died to measure anything: ${JSON.stringify(died)}`);
       continue;
     }
     const parts = pair.ours.phases.map(({ name, seconds }) => `${name} ${Math.round((seconds ?? 0) * 1000)}`).join(', ');
     const told = ({ totalMs, downtimeMs }: Move) => `${Math.round(totalMs)} ms, gap ${Math.round(downtimeMs)} ms`;
-    say(
+    logProgress(
       `${kind.name} run ${round + 1}: Berth ${told(pair.ours)}; bare ${told(pair.bare)}${round < 0 ? ' (warm-up)' : ''}; ${parts}`,
     );
     if (round >= 0) rounds.push(pair);
@@ -139,8 +138,8 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
   }
   const of = (side: 'ours' | 'bare', what: 'totalMs' | 'downtimeMs') => median(rounds.map((pair) => pair[side][what]));
   const detail = { runs: count, died };
-  printLine(`migrate.total.${kind.name}`, of('ours', 'totalMs') / 1000, 's', of('bare', 'totalMs') / 1000, detail);
-  printLine(`migrate.downtime.${kind.name}`, of('ours', 'downtimeMs'), 'ms', of('bare', 'downtimeMs'), detail);
+  printFigure(`migrate.total.${kind.name}`, of('ours', 'totalMs') / 1000, 's', of('bare', 'totalMs') / 1000, detail);
+  printFigure(`migrate.downtime.${kind.name}`, of('ours', 'downtimeMs'), 'ms', of('bare', 'downtimeMs'), detail);
   await probe.close();
   await ledger.$disconnect();
   await endBare(test, bare);
@@ -149,7 +148,7 @@ async function measure(test: TestSite, kind: Kind, count: number): Promise<numbe
 }
 
 /** The VMs that hold the image, and the two that move. */
-const domains = 3 + 2;
+const expectedDomains = 3 + 2;
 
 /** In turn, the other's guest stepping aside; null where one's guest died, which is counted, and has a new one in its place. */
 async function moveBoth(
@@ -163,9 +162,9 @@ async function moveBoth(
       for (const one of sides) await setNice(test, one, one === side ? 0 : 19);
       moved[side.name] = await side.move();
     } catch (error) {
-      if (!(error instanceof PingSilent) || !(await hasDied(test, side))) throw error;
+      if (!(error instanceof PingTimeout) || !(await hasDied(test, side))) throw error;
       died[side.name] += 1;
-      await side.renew();
+      await side.replaceGuest();
       return null;
     }
   return { ours: moved.ours!, bare: moved.bare! };
@@ -173,23 +172,23 @@ async function moveBoth(
 
 /** All threads of a side's QEMU: on two processors a guest that works takes one of them from the other that is measured. */
 async function setNice(test: TestSite, side: Side, nice: number): Promise<void> {
-  const { host, name } = await side.where();
+  const { host, name } = await side.locate();
   const script = `for thread in /proc/$(cat /run/libvirt/qemu/${name}.pid)/task/*; do renice -n ${nice} -p "\${thread##*/}" || test ! -e "$thread"; done`;
   await onHost(test, host, ['sh', '-ec', script]);
 }
 
 /** Its hypervisor says that it runs, and neither its network nor its agent says anything. */
 async function hasDied(test: TestSite, side: Side): Promise<boolean> {
-  const { host, name, console } = await side.where();
+  const { host, name, console } = await side.locate();
   const state = (await onHost(test, host, ['virsh', '-q', 'domstate', name])).trim();
   if (state !== 'running' || (await answersAgent(test, host, name))) return false;
-  say(
+  logProgress(
     `${name} (${side.name}) has died at ${host}, and a new guest takes its place; its last words: ${await lastWords(test, host, console)}`,
   );
   return true;
 }
 
-async function whereOurs(test: TestSite, { id }: Described) {
+async function whereOurs(test: TestSite, { id }: DomainDescription) {
   const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${id}`)).body;
   return { host, name: id, console: `/var/lib/berth/vms/${id}/console.log` };
 }
@@ -200,7 +199,7 @@ const whereBare = (test: TestSite, { at, name, folder }: Bare) => ({
   console: `${folder}/console.log`,
 });
 
-async function makeOurs(test: TestSite, kind: Kind): Promise<Described & { task: string }> {
+async function makeOurs(test: TestSite, kind: GuestKind): Promise<DomainDescription & { task: string }> {
   const { id: task } = await test.client.submit({
     image: 'debian-12',
     command: ['sh', '-c', kind.command],
@@ -209,7 +208,7 @@ async function makeOurs(test: TestSite, kind: Kind): Promise<Described & { task:
     lease: { kind: 'bestEffort', durationS: 7200 },
   });
   const { vms } = await test.client.until(task, ['running']);
-  return { ...(await settled(test, vms[0]!)), task };
+  return { ...(await moveToTestHosts(test, vms[0]!)), task };
 }
 
 async function endOurs(test: TestSite, { task }: { task: string }): Promise<void> {
@@ -218,7 +217,7 @@ async function endOurs(test: TestSite, { task }: { task: string }): Promise<void
 }
 
 /** The VM at home on one of the first two hosts, between which everything moves. */
-async function settled(test: TestSite, id: string): Promise<Described> {
+async function moveToTestHosts(test: TestSite, id: string): Promise<DomainDescription> {
   const vm = await describe(test, id);
   if (vm.host !== test.site.hosts[2]!.id) return vm;
   const over = await moveOver(test, (await move(test, id, { to: test.site.hosts[0]!.id, moveDisk: true })).id);
@@ -226,7 +225,7 @@ async function settled(test: TestSite, id: string): Promise<Described> {
   return describe(test, id);
 }
 
-interface Described {
+interface DomainDescription {
   id: string;
   host: string;
   home: string;
@@ -237,7 +236,7 @@ interface Described {
   network: string;
 }
 
-async function describe(test: TestSite, id: string): Promise<Described> {
+async function describe(test: TestSite, id: string): Promise<DomainDescription> {
   const { host, home, address } = (
     await test.client.insist<{ host: string; home: string; address: string }>('GET', `/v1/vms/${id}`)
   ).body;
@@ -253,10 +252,10 @@ const bridgePattern = /<source bridge='([^']+)'/;
 const imagePattern = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^']+)'/;
 
 /** An address of the owner's network far from where the ledger gives them. */
-const station = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
+const addressAt = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
 
 /** From one of the first two hosts to the other. */
-async function moveOurs(test: TestSite, ledger: Ledger, vm: Described, probe: Probe): Promise<Move> {
+async function moveOurs(test: TestSite, ledger: Ledger, vm: DomainDescription, probe: Probe): Promise<Move> {
   const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
   // At home its guest writes to its disks while it comes.
@@ -279,11 +278,11 @@ async function moveOurs(test: TestSite, ledger: Ledger, vm: Described, probe: Pr
 
 /** By the ledger's own word: a request to the API every 10 ms would take much of what is measured on two processors. */
 async function untilOver(ledger: Ledger, id: string): Promise<void> {
-  await delay(firstLookMs);
-  for (const untilMs = Date.now() + mostMs; ; await delay(lookMs)) {
+  await delay(firstPollMs);
+  for (const untilMs = Date.now() + deadlineMs; ; await delay(pollMs)) {
     const { finishedAt } = await ledger.migration.findUniqueOrThrow({ where: { id }, select: { finishedAt: true } });
     if (finishedAt !== null) return;
-    if (Date.now() > untilMs) throw new Error(`${id} is not over after ${mostMs / 1000} s`);
+    if (Date.now() > untilMs) throw new Error(`${id} is not over after ${deadlineMs / 1000} s`);
   }
 }
 
@@ -309,13 +308,13 @@ const agent = (test: TestSite, host: string, name: string, command: object): Pro
 let bares = 0;
 
 /** A domain of the same description as one of ours, on disks of its own, which nobody but libvirt knows. */
-async function makeBare(test: TestSite, vm: Described, kind: Kind): Promise<Bare> {
+async function makeBare(test: TestSite, vm: DomainDescription, kind: GuestKind): Promise<Bare> {
   const home = test.site.hosts.findIndex(({ id }) => id === vm.host);
   // A name of its own: of a folder that was removed and made anew NFS may still know the old one.
   bares += 1;
   const name = `bare${kind.name}${bares}`;
   const folder = `/var/lib/berth/staging/${name}`;
-  const bare: Bare = { name, at: home, address: station(vm.network, 250).split('/')[0]!, folder, uuid: uuidOf(newId('vm')) };
+  const bare: Bare = { name, at: home, address: addressAt(vm.network, 250).split('/')[0]!, folder, uuid: uuidOf(newId('vm')) };
   const image = imagePattern.exec(vm.xml)?.[1] ?? '';
   const make = `mkdir -p ${folder}; qemu-img create -q -f qcow2 -b ${image} -F qcow2 ${folder}/disk.qcow2; truncate -s 64M ${folder}/data.raw; mkfs.ext4 -q -F ${folder}/data.raw`;
   await onHost(test, vm.host, ['sh', '-ec', make]);
@@ -331,7 +330,7 @@ async function makeBare(test: TestSite, vm: Described, kind: Kind): Promise<Bare
     if (answer.includes('return')) break;
     if (Date.now() > untilMs) throw new Error(`${name} does not boot: ${answer}`);
   }
-  const network = station(vm.network, 250);
+  const network = addressAt(vm.network, 250);
   const records = `time ${Date.now() / 1000}\nhost ${name}\nmid ${'0'.repeat(31)}1\naddr eth0 ${network} ${vm.network.split('/')[0]}\nmount /dev/vdb /home/task\n`;
   const identity = { path: '/usr/local/sbin/berth-identity', 'input-data': Buffer.from(records).toString('base64') };
   await agent(test, vm.host, name, { execute: 'guest-exec', arguments: identity });
@@ -340,7 +339,7 @@ async function makeBare(test: TestSite, vm: Described, kind: Kind): Promise<Bare
 }
 
 /** As one of ours, but for its name, its addresses and its disks. */
-function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null): DomainConfig {
+function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: string | null): DomainConfig {
   const { name, folder, uuid } = bare;
   const text = (pattern: RegExp): string => {
     const found = pattern.exec(xml)?.[1];
@@ -363,7 +362,7 @@ function bareConfig(xml: string, bare: Bare, kind: Kind, disksAt: string | null)
       { target: 'vda', format: 'qcow2', source: at(`${folder}/disk.qcow2`), backing: [backing] },
       { target: 'vdb', format: 'raw', source: at(`${folder}/data.raw`), backing: [] },
     ],
-    drive: null,
+    cdrom: null,
     nic: { mac: '52:54:00:fe:00:01', tap: `t${name}`, bridge: text(bridgePattern), mtu: 1450 },
     consoleLog: `${folder}/console.log`,
     identitySocket: `${folder}/identity`,
@@ -380,7 +379,7 @@ async function moveBare(test: TestSite, bare: Bare, probe: Probe): Promise<Move>
   const there = join(test.home, 'hosts', to.id, 'staging', bare.name, 'domain.xml');
   const here = join(test.home, 'hosts', from.id, 'staging', bare.name, 'to.xml');
   await run(['cp', there, here], { deadlineMs: 5000 });
-  const argv = inside(from.pid()!, [
+  const argv = nsenterArgv(from.pid()!, [
     'virsh',
     '-q',
     'migrate',

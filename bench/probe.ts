@@ -1,8 +1,8 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import { killGroup } from '../drivers/process.ts';
-import { inside } from '../infra/site/host.ts';
+import { killProcessGroup } from '../drivers/host/run-process.ts';
+import { nsenterArgv } from '../infra/site/host.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 
 /** A station of its own on an owner's network, at one host: it pings a guest a hundred times a second. */
@@ -25,18 +25,18 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
   const pid = test.site.hosts.find(({ id }) => id === host)!.pid()!;
   return {
     async during(address, act) {
-      const [program, ...argv] = inside(pid, ['ip', 'netns', 'exec', 'probe', 'ping', '-n', '-D', '-i', '0.01', address]);
+      const [program, ...argv] = nsenterArgv(pid, ['ip', 'netns', 'exec', 'probe', 'ping', '-n', '-D', '-i', '0.01', address]);
       // A group of its own: nsenter's end is not the end of the ping that it has started.
       const child = spawn(program, argv, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
-      const answers = collect(child);
+      const answers = collectAnswerTimes(child);
       try {
-        await answersCome(answers, 5);
+        await waitForAnswers(answers, 5);
         const result = await act();
         // The end of a gap is the answer after it.
-        await answersCome(answers, answers.length + 20);
+        await waitForAnswers(answers, answers.length + 20);
         return { result, longestGapMs: longestGap(answers) };
       } finally {
-        killGroup(child);
+        killProcessGroup(child);
       }
     },
     async close() {
@@ -47,10 +47,10 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
 }
 
 /** Whoever is pinged says nothing. */
-export class PingSilent extends Error {}
+export class PingTimeout extends Error {}
 
 /** When each answer came, ms. */
-function collect(child: ChildProcessByStdio<null, Readable, null>): number[] {
+function collectAnswerTimes(child: ChildProcessByStdio<null, Readable, null>): number[] {
   const answers: number[] = [];
   let rest = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -64,9 +64,9 @@ function collect(child: ChildProcessByStdio<null, Readable, null>): number[] {
   return answers;
 }
 
-async function answersCome(answers: readonly number[], count: number): Promise<void> {
+async function waitForAnswers(answers: readonly number[], count: number): Promise<void> {
   for (const untilMs = Date.now() + 30_000; answers.length < count; await delay(10))
-    if (Date.now() > untilMs) throw new PingSilent(`the guest answered ${answers.length} pings in 30 s, not ${count}`);
+    if (Date.now() > untilMs) throw new PingTimeout(`the guest answered ${answers.length} pings in 30 s, not ${count}`);
 }
 
 function longestGap(answers: readonly number[]): number {

@@ -4,9 +4,9 @@ import { workflowId } from '../model/temporal.ts';
 import { type FakeSite, openFakeSite } from '../test/sagas/fake-site.ts';
 import { startPostgresServer } from '../test/services/postgres-server.ts';
 import { startTemporalServer } from '../test/services/temporal-server.ts';
-import type { nothingMuch } from './empty-workflow.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import type { emptyWorkflow } from './empty-workflow.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 const tasksPerRun = 60;
 const inFlight = 12;
@@ -46,7 +46,7 @@ async function compare(site: FakeSite, runs: number): Promise<void> {
         ours: await rate(async () => void (await site.ended(await site.submit(order)))),
         empty: await rate(() => baseline.execute(counted.remote, counted.local)),
       };
-      say(
+      logProgress(
         `run ${run + 1}: ${rates.ours.toFixed(1)} tasks/s, ${rates.empty.toFixed(1)} empty workflows/s${run < 0 ? ' (warm-up)' : ''}`,
       );
       if (run >= 0) {
@@ -57,19 +57,19 @@ async function compare(site: FakeSite, runs: number): Promise<void> {
   } finally {
     await baseline.stop();
   }
-  printLine('task.rate', median(ours), 'tasks/s', median(empty), { runs, tasks: tasksPerRun, inFlight, activities: counted });
+  printFigure('task.rate', median(ours), 'tasks/s', median(empty), { runs, tasks: tasksPerRun, inFlight, activities: counted });
 }
 
 async function rate(once: () => Promise<void>): Promise<number> {
   const started = performance.now();
   let left = tasksPerRun;
-  const lane = async () => {
+  const runner = async () => {
     while (left > 0) {
       left -= 1;
       await once();
     }
   };
-  await Promise.all(Array.from({ length: inFlight }, lane));
+  await Promise.all(Array.from({ length: inFlight }, runner));
   return tasksPerRun / ((performance.now() - started) / 1000);
 }
 
@@ -89,7 +89,7 @@ async function openBaseline(site: FakeSite) {
     workflowsPath: fileURLToPath(new URL('./empty-workflow.ts', import.meta.url)),
     logger: new DefaultLogger('ERROR'),
   });
-  const activities = { nothing: async () => {} };
+  const activities = { noop: async () => {} };
   const common = { connection, namespace: site.namespace, activities };
   const queues = ['bench.1', 'bench.2', 'bench.3'];
   const workers = await Promise.all([
@@ -101,7 +101,7 @@ async function openBaseline(site: FakeSite) {
   return {
     async execute(remote: number, local: number): Promise<void> {
       started += 1;
-      await site.client.workflow.execute<typeof nothingMuch>('nothingMuch', {
+      await site.client.workflow.execute<typeof emptyWorkflow>('emptyWorkflow', {
         taskQueue: 'bench.control',
         workflowId: `nothing-${started}`,
         args: [queues[started % queues.length]!, remote, local],

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { openTightSite, reservationsOverLoad } from '../test/site/reservations-over-load.ts';
 import { leftovers } from '../test/site/the-site.ts';
-import { printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 const victims = [null, 'control', 'temporal'];
 
@@ -18,17 +18,17 @@ async function trial(): Promise<void> {
   const test = await openTightSite();
   try {
     const outcome = await reservationsOverLoad(test, victims);
-    say(JSON.stringify(outcome));
+    logProgress(JSON.stringify(outcome));
     const { lateS, satisfaction, work } = outcome;
     for (const [n, victim] of victims.entries())
-      printLine(`reservations.late.${victim === null ? 'undisturbed' : `${victim}Killed`}`, lateS[n]!, 's', 2);
-    printLine('reservations.satisfaction', satisfaction, 'of what was promised', 1);
+      printFigure(`reservations.late.${victim === null ? 'undisturbed' : `${victim}Killed`}`, lateS[n]!, 's', 2);
+    printFigure('reservations.satisfaction', satisfaction, 'of what was promised', 1);
     const { suspensions, undisturbed } = work;
-    printLine('reservations.work.right', work.right, 'tasks', work.tasks, { suspensions, undisturbed });
-    printLine('reservations.work.startedTwice', work.startedTwice, 'tasks', 0);
+    printFigure('reservations.work.right', work.right, 'tasks', work.tasks, { suspensions, undisturbed });
+    printFigure('reservations.work.startedTwice', work.startedTwice, 'tasks', 0);
     let left = await leftovers(test);
     for (const endMs = Date.now() + 60_000; left.length > 0 && Date.now() < endMs; left = await leftovers(test)) await delay(250);
-    printLine('reservations.left', left.length, 'things', 0);
+    printFigure('reservations.left', left.length, 'things', 0);
   } finally {
     await test.stop();
   }

@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { run } from '../drivers/process.ts';
-import { inside } from '../infra/site/host.ts';
+import { run } from '../drivers/host/run-process.ts';
+import { nsenterArgv } from '../infra/site/host.ts';
 import type { TaskAnswer } from '../test/site/client.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { median, printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, median, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 const inputBytes = 10 * 10 ** 6;
 const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 } };
@@ -30,7 +30,7 @@ export async function benchTask({ runs }: BenchOptions): Promise<void> {
     const theirs: Timing[] = [];
     for (let round = -1; round < count; round += 1) {
       const pair = [await oneTask(test, file), await bare()] as const;
-      say(
+      logProgress(
         `run ${round + 1}: task ${pair[0].total - pair[0].boot} ms, bare ${pair[1].total - pair[1].boot} ms without boot${round < 0 ? ' (warm-up)' : ''}`,
       );
       if (round < 0) continue;
@@ -38,7 +38,7 @@ export async function benchTask({ runs }: BenchOptions): Promise<void> {
       theirs.push(pair[1]);
     }
     const withoutBoot = (timings: Timing[]) => median(timings.map(({ total, boot }) => total - boot)) / 1000;
-    printLine('task.overhead', withoutBoot(ours), 's', withoutBoot(theirs), {
+    printFigure('task.overhead', withoutBoot(ours), 's', withoutBoot(theirs), {
       runs: count,
       boot: { value: median(ours.map(({ boot }) => boot)) / 1000, baseline: median(theirs.map(({ boot }) => boot)) / 1000 },
       steps: medians(ours),
@@ -77,8 +77,8 @@ async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Pr
   if (image === undefined || bridge === undefined) throw new Error(`no image or bridge in the domain's XML: ${xml}`);
   const gateway = /inet ([0-9.]+)\/([0-9]+)/.exec(await onHost(test, host.id, ['ip', '-4', '-o', 'addr', 'show', 'dev', bridge]));
   if (gateway === null) throw new Error(`bridge ${bridge} has no address`);
-  const place = `/var/lib/berth/staging`;
-  await onHost(test, host.id, ['mkdir', '-p', place]);
+  const staging = `/var/lib/berth/staging`;
+  await onHost(test, host.id, ['mkdir', '-p', staging]);
   const root = join(test.home, 'hosts', host.id, 'staging');
   await writeFile(join(root, 'bare.xml'), asTemplate(xml));
   await writeFile(join(root, 'bare.key'), test.key);
@@ -86,14 +86,14 @@ async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Pr
   // Far from where the ledger gives addresses.
   const address = `${gateway[1]!.replace(/\.\d+$/, '.250')}/${gateway[2]!}`;
   const repository = test.site.ready.api.replace('127.0.0.1', test.site.hosts[0]!.address.replace(/\.\d+$/, '.1'));
-  const argv = inside(host.pid()!, [
+  const argv = nsenterArgv(host.pid()!, [
     script,
-    `${place}/bare.xml`,
+    `${staging}/bare.xml`,
     image,
     address,
     gateway[1]!,
     repository,
-    `${place}/bare.key`,
+    `${staging}/bare.key`,
     file,
   ]);
   return async () => JSON.parse(await run(argv, { deadlineMs: 120_000 })) as Timing;

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { TaskAnswer } from '../test/site/client.ts';
 import { leftovers, onHost, openSite, type TestSite } from '../test/site/the-site.ts';
-import { printLine, say } from './line.ts';
-import type { BenchOptions } from './main.ts';
+import { logProgress, printFigure } from './figures.ts';
+import type { BenchOptions } from './options.ts';
 
 const spec = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 64 } };
 const siblings = 10;
@@ -26,7 +26,7 @@ export async function benchTemplates({ runs }: BenchOptions): Promise<void> {
 async function memory(): Promise<void> {
   const test = await openSite(1, { BERTH_VCPU_RATIO: '8' });
   try {
-    await templateOn(test, 'host1');
+    await ensureTemplate(test, 'host1');
     const warm = await pssOf(test, 'warm');
     const folder = await templatesFolder(test, 'host1');
     const key = (await readdir(folder)).find((name) => !name.includes('.'))!;
@@ -36,7 +36,7 @@ async function memory(): Promise<void> {
     );
     await rename(join(folder, key), join(folder, `${key}.kept`));
     const cold = await pssOf(test, 'cold');
-    printLine('templates.memory', warm, 'MiB', cold, { vms: siblings });
+    printFigure('templates.memory', warm, 'MiB', cold, { vms: siblings });
   } finally {
     await test.stop();
   }
@@ -49,7 +49,7 @@ async function templatesFolder(test: TestSite, host: string): Promise<string> {
 }
 
 /** A first VM, and then the template that it asks for. */
-async function templateOn(test: TestSite, host: string): Promise<void> {
+async function ensureTemplate(test: TestSite, host: string): Promise<void> {
   await test.client.over((await test.client.submit({ ...spec, command: ['true'] })).id);
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(250))
     if ((await templatesOn(test, host)) !== '' && (await leftovers(test)).length === 0) return;
@@ -72,7 +72,7 @@ async function pssOf(test: TestSite, kind: string): Promise<number> {
   await test.client.call('DELETE', `/v1/tasks/${id}`);
   await test.client.over(id);
   const pssMiB = sizes.reduce((sum, size) => sum + size, 0) / 1024;
-  say(`${siblings} ${kind} VMs: ${Math.round(pssMiB)} MiB`);
+  logProgress(`${siblings} ${kind} VMs: ${Math.round(pssMiB)} MiB`);
   return pssMiB;
 }
 
@@ -84,7 +84,7 @@ async function churn(count: number): Promise<void> {
     test.client.over((await test.client.submit({ ...spec, command: ['true'], nodes })).id, deadlineMs / 1000);
   try {
     await round(hosts);
-    await templatesOnAll(test);
+    await waitForTemplates(test);
     const before = await diskBytes(test);
     const boots: Record<string, number> = {};
     let succeeded = 0;
@@ -97,10 +97,10 @@ async function churn(count: number): Promise<void> {
         boots[place] = (boots[place] ?? 0) + 1;
       }
     }
-    await settled(test);
+    await waitForCleanup(test);
     const left = await leftovers(test);
     const after = await diskBytes(test);
-    printLine('templates.churn', left.length, 'things left', null, {
+    printFigure('templates.churn', left.length, 'things left', null, {
       vms: count,
       succeeded,
       boots,
@@ -114,7 +114,7 @@ async function churn(count: number): Promise<void> {
 }
 
 /** Each host makes one behind the back of its first VM. */
-async function templatesOnAll(test: TestSite): Promise<void> {
+async function waitForTemplates(test: TestSite): Promise<void> {
   const made = () => Promise.all(test.site.hosts.map(({ id }) => templatesOn(test, id)));
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(500))
     if ((await made()).every((listed) => listed !== '') && (await leftovers(test)).length === 0) return;
@@ -125,7 +125,7 @@ const templatesOn = (test: TestSite, host: string): Promise<string> =>
   onHost(test, host, ['sh', '-c', 'ls -d /var/lib/berth/images/*/templates/*x*/ 2>/dev/null || true']);
 
 /** Until nothing is on its way out any more, or for as long as that may take. */
-async function settled(test: TestSite): Promise<void> {
+async function waitForCleanup(test: TestSite): Promise<void> {
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(500))
     if ((await leftovers(test)).length === 0) return;
 }

@@ -1,73 +1,103 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { rename, rm, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
-import { type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
-import { whole } from './options.ts';
-import { print, printRows, type Screen, sizeOf, withProgress } from './show.ts';
+import { CommandError, type Connection, call, callEmpty, callJson, list, type Session, UsageError, withRetry } from './client.ts';
+import { resolveFile } from './names.ts';
+import { wholeNumber } from './options.ts';
+import { type Output, print, printRows, sizeOf, withProgress, writeBytes } from './output.ts';
 
-interface File {
+/** What is needed of a stored file to fetch its bytes and to check them. */
+export interface StoredFile {
   id: string;
   name: string;
   sizeBytes: number;
   sha256: string;
+}
+
+interface File extends StoredFile {
   createdAt: string;
 }
 
-async function* hashing(hash: ReturnType<typeof createHash>, source: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
+const filePath = (id: string, rest = ''): string => `/v1/files/${encodeURIComponent(id)}${rest}`;
+
+async function* hashing(hash: Hash, source: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
   for await (const chunk of source) {
     hash.update(chunk);
     yield chunk;
   }
 }
 
+/** A file that another process writes to would not fit the length that was announced. */
+async function* ofLength(total: number, path: string, source: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
+  const changed = () => new CommandError(`${path} changed its size while it was sent`);
+  let length = 0;
+  for await (const chunk of source) {
+    length += chunk.length;
+    if (length > total) throw changed();
+    yield chunk;
+  }
+  if (length < total) throw changed();
+}
+
 function refuseDamaged(what: string, found: string, expected: string): void {
-  if (found !== expected) throw new Error(`${what} arrived damaged: SHA-256 ${found}, expected ${expected}`);
+  if (found !== expected) throw new CommandError(`${what} arrived damaged: SHA-256 ${found}, expected ${expected}`);
 }
 
 async function send(
-  connected: Connection,
-  screen: Screen,
+  connection: Connection,
+  output: Output,
   name: string,
-  bytes: { source: AsyncIterable<Uint8Array>; total: number | null },
+  { source, total }: { source: AsyncIterable<Uint8Array>; total: number | null },
   key: string,
 ): Promise<File> {
   const hash = createHash('sha256');
-  const body = withProgress(screen, name, bytes.total, hashing(hash, bytes.source));
-  const headers = { 'idempotency-key': key, ...(bytes.total !== null && { 'content-length': String(bytes.total) }) };
-  const file = await callJson<File>(connected, `/v1/files?${new URLSearchParams({ name })}`, { method: 'POST', body, headers });
+  const body = withProgress(output, name, total, hashing(hash, source));
+  const length = total === null ? {} : { 'content-length': String(total) };
+  const headers = { 'content-type': 'application/octet-stream', 'idempotency-key': key, ...length };
+  const file = await callJson<File>(connection, `/v1/files?${new URLSearchParams({ name })}`, { method: 'POST', body, headers });
   refuseDamaged(name, file.sha256, hash.digest('hex'));
   return file;
 }
 
-/** Uploads a file; a lost answer is asked for again, under the same key. `-` is the standard input, and has one try. */
-export async function upload(connected: Connection, screen: Screen, path: string, named?: string): Promise<File> {
+/**
+ * Stores a file. When no answer comes it is sent again under the same Idempotency-Key; the standard input, `-`, can be
+ * read only once and is not.
+ */
+export async function upload(connection: Connection, output: Output, path: string, givenName?: string): Promise<File> {
   const key = randomUUID();
   if (path === '-') {
-    if (named === undefined) throw new UsageError('Bytes from the standard input need a --name');
-    return send(connected, screen, named, { source: process.stdin, total: null }, key);
+    if (givenName === undefined) throw new UsageError('Bytes from the standard input need a --name');
+    return send(connection, output, givenName, { source: process.stdin, total: null }, key);
   }
   const found = await stat(path);
   if (!found.isFile()) throw new UsageError(`${path} is not a regular file`);
-  const name = named ?? basename(path);
-  return patiently(() => send(connected, screen, name, { source: createReadStream(path), total: found.size }, key));
+  const { size } = found;
+  // Files in /proc have a size of 0 and content all the same.
+  const bytes = () =>
+    size === 0
+      ? { source: createReadStream(path), total: null }
+      : { source: ofLength(size, path, createReadStream(path)), total: size };
+  return withRetry(() => send(connection, output, givenName ?? basename(path), bytes(), key));
 }
 
-/** Downloads to `<path>.part`, and renames when the bytes are those that the repository has. `-` is standard output. */
-export async function download(connected: Connection, screen: Screen, id: string, to: string | undefined): Promise<string> {
-  const file = await callJson<File>(connected, `/v1/files/${encodeURIComponent(id)}`);
-  const answer = await call(connected, `/v1/files/${encodeURIComponent(id)}/content`);
+/** The id of a file that a command names: `@local-file` is uploaded, everything else is the id or name of a stored one. */
+export async function fileIdOf(connection: Connection, output: Output, source: string): Promise<string> {
+  return source.startsWith('@') ? (await upload(connection, output, source.slice(1))).id : resolveFile(connection, source);
+}
+
+/** Fetches to `<path>.part`, and renames when the bytes are those that the repository has. `-` is the standard output. */
+export async function download(connection: Connection, output: Output, file: StoredFile, path: string): Promise<void> {
+  const { body } = await call(connection, filePath(file.id, '/content'));
   const hash = createHash('sha256');
-  const bytes = hashing(hash, withProgress(screen, file.name, file.sizeBytes, answer.body));
-  if (to === '-') {
-    for await (const chunk of bytes) if (!screen.out.write(chunk)) await new Promise((ready) => screen.out.once('drain', ready));
+  const bytes = hashing(hash, withProgress(output, file.name, file.sizeBytes, body));
+  if (path === '-') {
+    for await (const chunk of bytes) await writeBytes(output.out, chunk);
     refuseDamaged(file.name, hash.digest('hex'), file.sha256);
-    return to;
+    return;
   }
-  // Not the name's folders: a name like ../../x must not choose where bytes go.
-  const path = to ?? basename(file.name);
   try {
     await pipeline(bytes, createWriteStream(`${path}.part`));
     refuseDamaged(file.name, hash.digest('hex'), file.sha256);
@@ -75,10 +105,9 @@ export async function download(connected: Connection, screen: Screen, id: string
   } finally {
     await rm(`${path}.part`, { force: true });
   }
-  return path;
 }
 
-export function addFileCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+export function addFileCommands(program: Command, { connect, output }: Session): void {
   const files = program.command('files').description('store, fetch, list and delete files');
 
   files
@@ -90,28 +119,33 @@ export function addFileCommands(program: Command, connect: () => Connection, scr
     .action(async (paths: string[], { name }: { name?: string }) => {
       if (name !== undefined && paths.length > 1) throw new UsageError('--name is for one file');
       for (const path of paths) {
-        const file = await upload(connect(), screen(), path, name);
-        print(screen(), screen().json ? JSON.stringify(file) : file.id);
+        const file = await upload(connect(), output(), path, name);
+        print(output(), output().json ? JSON.stringify(file) : file.id);
       }
     });
 
   files
     .command('get')
     .description('fetch a file')
-    .argument('<id>')
+    .argument('<file>', 'its id or name')
     .option('-o, --output <path>', 'where to; - for the standard output (default: its name, here)')
-    .addHelpText('after', '\nExamples:\n  berth files get file_01jd7x… -o count\n  berth files get file_01jd7x… -o - | less')
-    .action(async (id: string, { output }: { output?: string }) => {
-      const path = await download(connect(), screen(), id, output);
-      if (path !== '-') print(screen(), screen().json ? JSON.stringify({ path }) : path);
+    .addHelpText('after', '\nExamples:\n  berth files get words.txt\n  berth files get words.txt -o - | less')
+    .action(async (which: string, { output: to }: { output?: string }) => {
+      const id = await resolveFile(connect(), which);
+      const file = await callJson<File>(connect(), filePath(id));
+      // Not the name's folders: a name like ../../x must not choose where bytes go.
+      const path = to ?? basename(file.name);
+      await download(connect(), output(), file, path);
+      if (path !== '-') print(output(), output().json ? JSON.stringify({ path }) : path);
     });
 
   files
     .command('ls')
     .description('list files, newest first')
-    .option('--limit <n>', 'how many', whole, 50)
+    .option('--limit <n>', 'how many', wholeNumber, 50)
+    .addHelpText('after', '\nExample:\n  berth files ls --limit 10')
     .action(async ({ limit }: { limit: number }) => {
-      printRows(screen(), await list<File>(connect(), '/v1/files', {}, limit), {
+      printRows(output(), await list<File>(connect(), '/v1/files', {}, limit), {
         id: (file) => file.id,
         size: (file) => sizeOf(file.sizeBytes),
         created: (file) => file.createdAt,
@@ -122,9 +156,9 @@ export function addFileCommands(program: Command, connect: () => Connection, scr
   files
     .command('rm')
     .description('delete files')
-    .argument('<id...>')
-    .action(async (ids: string[]) => {
-      for (const id of ids)
-        await (await call(connect(), `/v1/files/${encodeURIComponent(id)}`, { method: 'DELETE' })).body.dump();
+    .argument('<file...>', 'their ids or names')
+    .addHelpText('after', '\nExample:\n  berth files rm words.txt')
+    .action(async (names: string[]) => {
+      for (const name of names) await callEmpty(connect(), filePath(await resolveFile(connect(), name)), { method: 'DELETE' });
     });
 }

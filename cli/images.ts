@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
-import { upload } from './files.ts';
-import { several, whole } from './options.ts';
-import { print, printOne, printRows, type Screen, sizeOf } from './show.ts';
+import { type Connection, callEmpty, callJson, list, poll, type Session, UsageError, withRetry } from './client.ts';
+import { fileIdOf } from './files.ts';
+import { copyLog } from './logs.ts';
+import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from './options.ts';
+import { type Output, print, printOne, printRows, sizeOf } from './output.ts';
 
 interface Image {
   id: string;
@@ -15,7 +14,6 @@ interface Image {
   owner: string | null;
   published: boolean;
   sizeBytes: number;
-  virtualMiB: number;
   hosts: string[];
   error: { code: string; message: string } | null;
   createdAt: string;
@@ -39,115 +37,80 @@ interface BuildOptions {
   wait?: boolean;
 }
 
-const lookMs = 500;
-
-const pathOf = (name: string, rest = ''): string => `/v1/images/${encodeURIComponent(name)}${rest}`;
-
-function split(text: string, what: string): [string, string] {
-  const at = text.indexOf('=');
-  if (at < 1) throw new UsageError(`${what} ${JSON.stringify(text)} is not name=value`);
-  return [text.slice(0, at), text.slice(at + 1)];
+/** @param query fields that are undefined are left out */
+function imagePath(name: string, rest = '', query: Record<string, string | undefined> = {}): string {
+  const text = new URLSearchParams(given(query) as Record<string, string>).toString();
+  return `/v1/images/${encodeURIComponent(name)}${rest}${text && `?${text}`}`;
 }
 
-/** `@local-file` uploads; everything else names a file that is there. */
-async function fileId(connected: Connection, screen: Screen, source: string): Promise<string> {
-  return source.startsWith('@') ? (await upload(connected, screen, source.slice(1))).id : source;
-}
-
-async function readRecipe(path: string): Promise<object> {
-  const text = await readFile(path === '-' ? '/dev/stdin' : path, 'utf8');
-  try {
-    return JSON.parse(text) as object;
-  } catch (error) {
-    throw new UsageError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
-  }
-}
-
-async function baseOf(connected: Connection, screen: Screen, { base, disk, suite }: BuildOptions): Promise<object | undefined> {
+async function baseOf(connection: Connection, output: Output, { base, disk, suite }: BuildOptions): Promise<object | undefined> {
   if ([base, disk, suite].filter((one) => one !== undefined).length > 1)
     throw new UsageError('--base, --disk and --suite exclude each other');
-  if (disk !== undefined) return { file: await fileId(connected, screen, disk) };
+  if (disk !== undefined) return { file: await fileIdOf(connection, output, disk) };
   if (suite !== undefined) return { suite };
   return base === undefined ? undefined : { image: base };
 }
 
-/** Only what was given: the API has the defaults, and the last word on what is valid. */
-function given(fields: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
-}
-
-function some<T extends object>(fields: T): T | undefined {
-  return Object.keys(fields).length > 0 ? fields : undefined;
-}
-
-async function recipeOf(connected: Connection, screen: Screen, name: string, options: BuildOptions): Promise<object> {
-  const fromFile = options.recipe === undefined ? {} : await readRecipe(options.recipe);
+async function recipeOf(connection: Connection, output: Output, name: string, options: BuildOptions): Promise<object> {
+  const fromFile = options.recipe === undefined ? {} : await readJson(options.recipe);
   const files = [];
   for (const text of options.file) {
-    const [path, source] = split(text, '--file');
-    files.push({ path, file: await fileId(connected, screen, source) });
+    const [path, source] = splitPair(text, '--file');
+    files.push({ path, file: await fileIdOf(connection, output, source) });
   }
   const fields = given({
     name,
-    base: await baseOf(connected, screen, options),
-    packages: some(options.package),
-    files: some(files),
-    commands: some(options.run),
-    env: some(Object.fromEntries(options.env.map((text) => split(text, '--env')))),
+    base: await baseOf(connection, output, options),
+    packages: unlessEmpty(options.package),
+    files: unlessEmpty(files),
+    commands: unlessEmpty(options.run),
+    env: unlessEmpty(Object.fromEntries(options.env.map((text) => splitPair(text, '--env')))),
     sizeMiB: options.sizeMib,
     cloudInit: options.cloudInit,
-    resources: some(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib })),
+    resources: unlessEmpty(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib })),
     timeoutS: options.timeoutS,
   });
   return { ...fromFile, ...fields };
 }
 
-const getImage = (connected: Connection, name: string, digest: string | undefined): Promise<Image> =>
-  callJson<Image>(connected, pathOf(name, digest === undefined ? '' : `?${new URLSearchParams({ digest })}`));
+const getImage = (connection: Connection, name: string, digest: string | undefined): Promise<Image> =>
+  callJson<Image>(connection, imagePath(name, '', { digest }));
 
-async function copyLog(connected: Connection, screen: Screen, name: string, query: Record<string, string>): Promise<void> {
-  const answer = await call(connected, pathOf(name, `/log?${new URLSearchParams(query)}`));
-  for await (const chunk of answer.body) screen.out.write(chunk);
-}
+const waitForBuild = (connection: Connection, { name, digest }: Image): Promise<Image> =>
+  poll(
+    () => getImage(connection, name, digest),
+    ({ state }) => state !== 'building',
+  );
 
-/** Returns when the build is over; the API being away for a while doesn't matter. */
-async function built(connected: Connection, { name, digest }: Image): Promise<Image> {
-  for (;;) {
-    const image = await patiently(() => getImage(connected, name, digest));
-    if (image.state !== 'building') return image;
-    await pause(lookMs);
-  }
-}
-
-function printState(screen: Screen, image: Image): void {
-  if (screen.json) {
-    printOne(screen, image);
+function printState(output: Output, image: Image): void {
+  if (output.json) {
+    printOne(output, image);
     return;
   }
   const why = image.error === null ? '' : `: ${image.error.message} (${image.error.code})`;
-  print(screen, `${image.name} ${image.digest} ${image.state}${why}`);
+  print(output, `${image.name} ${image.digest} ${image.state}${why}`);
 }
 
-export function addImageCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+export function addImageCommands(program: Command, { connect, output }: Session): void {
   const images = program.command('images').description('build images, and see those that are there');
 
   images
     .command('build')
     .description('build an image from a recipe; one that was built already is there at once')
-    .argument('<name>')
+    .argument('<name>', 'what the image is to be called')
     .option('-f, --recipe <path>', 'a recipe as JSON; - for the standard input; other options change it')
     .option('--base <image>', 'build on this image')
-    .option('--disk <source>', 'take this disk: @local-file or file id, qcow2 or raw')
+    .option('--disk <source>', 'take this disk, qcow2 or raw: @local-file, or id or name of a stored file')
     .option('--suite <name>', "install this one of Debian's suites")
-    .option('--package <name>', 'may be repeated', several, [])
-    .option('--file <path=source>', 'source: @local-file or file id; may be repeated', several, [])
-    .option('--run <command>', 'a shell command; may be repeated', several, [])
-    .option('--env <name=value>', 'environment of the build; may be repeated', several, [])
-    .option('--size-mib <n>', 'size of the disk', whole)
+    .option('--package <name>', 'may be repeated', collect, [])
+    .option('--file <path=source>', 'source: @local-file, or id or name of a stored file; may be repeated', collect, [])
+    .option('--run <command>', 'a shell command; may be repeated', collect, [])
+    .option('--env <name=value>', 'environment of the build; may be repeated', collect, [])
+    .option('--size-mib <n>', 'size of the disk', wholeNumber)
     .option('--cloud-init', 'its VMs are given a NoCloud seed')
-    .option('--vcpus <n>', 'of the build VM', whole)
-    .option('--memory-mib <n>', 'of the build VM', whole)
-    .option('--timeout-s <n>', 'how long the build may take', whole)
+    .option('--vcpus <n>', 'of the build VM', wholeNumber)
+    .option('--memory-mib <n>', 'of the build VM', wholeNumber)
+    .option('--timeout-s <n>', 'how long the build may take', wholeNumber)
     .option('--follow', 'print its log, and wait for the end')
     .option('--wait', 'wait for the end')
     .addHelpText(
@@ -159,13 +122,13 @@ Examples:
   berth images build cloud --disk @debian-12-generic.qcow2 --wait`,
     )
     .action(async (name: string, options: BuildOptions) => {
-      const [connected, shown] = [connect(), screen()];
-      const json = await recipeOf(connected, shown, name, options);
+      const [connection, shown] = [connect(), output()];
+      const json = await recipeOf(connection, shown, name, options);
       const headers = { 'idempotency-key': randomUUID() };
-      const image = await patiently(() => callJson<Image>(connected, '/v1/images', { method: 'POST', json, headers }));
+      const image = await withRetry(() => callJson<Image>(connection, '/v1/images', { method: 'POST', json, headers }));
       if (image.state === 'building' && options.follow)
-        await copyLog(connected, { ...shown, out: shown.err }, name, { digest: image.digest, follow: '1' });
-      const end = options.follow || options.wait ? await built(connected, image) : image;
+        await copyLog(connection, imagePath(name, '/log', { digest: image.digest, follow: '1' }), shown.err);
+      const end = options.follow || options.wait ? await waitForBuild(connection, image) : image;
       printState(shown, end);
       process.exitCode = end.state === 'failed' ? 1 : 0;
     });
@@ -175,10 +138,11 @@ Examples:
     .alias('ls')
     .description('list images, newest first')
     .option('--state <state>', 'only images in this state')
-    .option('--limit <n>', 'how many', whole, 50)
+    .option('--limit <n>', 'how many', wholeNumber, 50)
+    .addHelpText('after', '\nExample:\n  berth images list --state building')
     .action(async ({ state, limit }: { state?: string; limit: number }) => {
       const query: Record<string, string> = state === undefined ? {} : { state };
-      printRows(screen(), await list<Image>(connect(), '/v1/images', query, limit), {
+      printRows(output(), await list<Image>(connect(), '/v1/images', query, limit), {
         name: (image) => image.name,
         digest: (image) => image.digest,
         state: (image) => image.state,
@@ -192,43 +156,44 @@ Examples:
   images
     .command('show')
     .description('describe what a name stands for')
-    .argument('<name>')
-    .option('--digest <digest>')
-    .action(async (name: string, { digest }: { digest?: string }) => printOne(screen(), await getImage(connect(), name, digest)));
+    .argument('<name>', 'of the image')
+    .option('--digest <digest>', 'this one of that name, not the newest that is ready')
+    .addHelpText('after', '\nExample:\n  berth images show encoder')
+    .action(async (name: string, { digest }: { digest?: string }) => printOne(output(), await getImage(connect(), name, digest)));
 
   images
     .command('log')
     .description('print the log of a build')
-    .argument('<name>')
-    .option('--digest <digest>')
+    .argument('<name>', 'of the image')
+    .option('--digest <digest>', 'this one of that name, not the newest that is ready')
     .option('--follow', 'go on until the build is over')
+    .addHelpText('after', '\nExample:\n  berth images log encoder --follow')
     .action((name: string, { digest, follow }: { digest?: string; follow?: boolean }) =>
-      copyLog(connect(), screen(), name, { ...(digest === undefined ? {} : { digest }), follow: follow ? '1' : '0' }),
+      copyLog(connect(), imagePath(name, '/log', { digest, follow: follow ? '1' : '0' }), output().out),
     );
 
   images
     .command('delete')
     .alias('rm')
     .description('delete an image, or cancel its build')
-    .argument('<name>')
+    .argument('<name>', 'of the image')
     .option('--digest <digest>', 'this one alone')
+    .addHelpText('after', '\nExample:\n  berth images delete encoder')
     .action(async (name: string, { digest }: { digest?: string }) => {
-      const query = digest === undefined ? '' : `?${new URLSearchParams({ digest })}`;
-      const answer = await call(connect(), pathOf(name, query), { method: 'DELETE' });
-      await answer.body.dump();
-      print(screen(), `${name} ${answer.statusCode === 202 ? 'will be cancelled' : 'deleted'}`);
+      const status = await callEmpty(connect(), imagePath(name, '', { digest }), { method: 'DELETE' });
+      print(output(), `${name} ${status === 202 ? 'will be cancelled' : 'deleted'}`);
     });
 
   images
     .command('publish')
     .description('give an image to every owner, or take it back (operators)')
-    .argument('<name>')
+    .argument('<name>', 'of the image')
     .option('--owner <id>', 'whose')
     .option('--undo', 'take it back')
+    .addHelpText('after', '\nExample:\n  berth images publish encoder')
     .action(async (name: string, { owner, undo }: { owner?: string; undo?: boolean }) => {
-      const query = owner === undefined ? '' : `?${new URLSearchParams({ owner })}`;
       const json = { published: !undo };
-      const image = await callJson<Image>(connect(), pathOf(name, `/publication${query}`), { method: 'PUT', json });
-      print(screen(), screen().json ? JSON.stringify(image) : `${name} ${image.published ? 'published' : 'not published'}`);
+      const image = await callJson<Image>(connect(), imagePath(name, '/publication', { owner }), { method: 'PUT', json });
+      print(output(), output().json ? JSON.stringify(image) : `${name} ${image.published ? 'published' : 'not published'}`);
     });
 }

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { type Connection, callJson, list, patiently } from './client.ts';
-import { whole } from './options.ts';
-import { print, printOne, printRows, type Screen, sizeOf } from './show.ts';
+import { type Connection, callJson, list, poll, type Session, withRetry } from './client.ts';
+import { resolveMigration, resolveVm } from './names.ts';
+import { given, wholeNumber } from './options.ts';
+import { type Output, print, printOne, printRows, sizeOf } from './output.ts';
 
 interface Migration {
   id: string;
@@ -12,7 +12,6 @@ interface Migration {
   mode: string;
   from: string;
   to: string | null;
-  waiting: string | null;
   downtimeMs: number | null;
   bytes: number;
   guest: string | null;
@@ -20,7 +19,7 @@ interface Migration {
   error: { code: string; message: string } | null;
 }
 
-interface MoveOptions {
+interface MigrateOptions {
   to?: string;
   cold?: boolean;
   disksOnly?: boolean;
@@ -31,72 +30,61 @@ interface MoveOptions {
   wait?: boolean;
 }
 
-const lookMs = 500;
-const isOver = ({ state }: Migration): boolean => state === 'succeeded' || state === 'rolledBack';
-const path = (id: string): string => `/v1/migrations/${encodeURIComponent(id)}`;
+const isFinished = ({ state }: Migration): boolean => state === 'succeeded' || state === 'rolledBack';
+const migrationPath = (id: string): string => `/v1/migrations/${encodeURIComponent(id)}`;
 
-/** Returns when it is over; the API being away for a while doesn't matter. */
-async function waitFor(connected: Connection, id: string): Promise<Migration> {
-  for (;;) {
-    const migration = await patiently(() => callJson<Migration>(connected, path(id)));
-    if (isOver(migration)) return migration;
-    await pause(lookMs);
-  }
+const waitFor = (connection: Connection, id: string): Promise<Migration> =>
+  poll(() => callJson<Migration>(connection, migrationPath(id)), isFinished);
+
+function endOf({ vm, state, mode, from, to, bytes, downtimeMs, error }: Migration): string {
+  const why = error === null ? '' : `${error.message} (${error.code})`;
+  if (mode === 'disks')
+    return state === 'succeeded'
+      ? `the disks of ${vm} are on ${to}: ${sizeOf(bytes)}`
+      : `the disks of ${vm} stay on ${from}: ${why}`;
+  if (state !== 'succeeded') return `${vm} stays on ${from}: ${why}`;
+  return `${vm} runs on ${to}: ${downtimeMs ?? '?'} ms of standstill, ${sizeOf(bytes)} of memory${why && `; ${why}`}`;
 }
 
-function printEnd(screen: Screen, migration: Migration): void {
-  if (screen.json) printOne(screen, migration);
-  else if (migration.mode === 'disks')
-    print(
-      screen,
-      migration.state === 'succeeded'
-        ? `the disks of ${migration.vm} are on ${migration.to}: ${sizeOf(migration.bytes)}`
-        : `the disks of ${migration.vm} stay on ${migration.from}: ${migration.error?.message} (${migration.error?.code})`,
-    );
-  else if (migration.state === 'succeeded')
-    print(
-      screen,
-      `${migration.vm} runs on ${migration.to}: ${migration.downtimeMs ?? '?'} ms of standstill, ${sizeOf(migration.bytes)} of memory${migration.error ? `; ${migration.error.message} (${migration.error.code})` : ''}`,
-    );
-  else print(screen, `${migration.vm} stays on ${migration.from}: ${migration.error?.message} (${migration.error?.code})`);
+function printEnd(output: Output, migration: Migration): void {
+  if (output.json) printOne(output, migration);
+  else print(output, endOf(migration));
 }
 
-export function addMigrationCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
-  const vms = program.commands.find((command) => command.name() === 'vms') ?? program.command('vms').description('work with VMs');
-
+/** `berth vms migrate` and `berth migrations …`. */
+export function addMigrationCommands(program: Command, vms: Command, { connect, output }: Session): void {
   vms
     .command('migrate')
     .description('move a VM to another host while it runs')
-    .argument('<vm>')
+    .argument('<vm>', 'its id or name')
     .option('--to <host>', 'where to; without it, the site chooses')
-    .option('--cold', 'suspend it for the journey')
-    .option('--or-cold', 'suspend it for the journey, should its guest write faster than its memory is carried over')
-    .option('--within <seconds>', 'for how long its memory may be carried over before that is given up', whole)
+    .option('--cold', 'suspend it for the move')
+    .option('--or-cold', 'suspend it for the move if its guest writes faster than its memory can be copied')
+    .option('--within <seconds>', 'for how long its memory may be copied before that is given up', wholeNumber)
     .option('--move-disk', 'let its disks follow it')
     .option('--disks-only', 'let its disks follow it to where it runs already')
     .option('--reason <text>', 'for those who read the event')
     .option('--wait', 'wait for the end; exit code 1 when it stays where it was')
-    .addHelpText('after', '\nExample:\n  berth vms migrate vm_01… --to host-b --wait')
-    .action(async (vm: string, { to, cold, disksOnly, orCold, within, moveDisk, reason, wait }: MoveOptions) => {
-      const [connected, shown] = [connect(), screen()];
-      const json = Object.fromEntries(
-        Object.entries({
-          to,
-          mode: disksOnly ? 'disks' : cold ? 'cold' : undefined,
-          ifNotConverging: orCold ? 'cold' : undefined,
-          convergeWithinS: within,
-          moveDisk,
-          reason,
-        }).filter(([, value]) => value !== undefined),
-      );
+    .addHelpText('after', '\nExample:\n  berth vms migrate web --to host-b --wait')
+    .action(async (which: string, { to, cold, disksOnly, orCold, within, moveDisk, reason, wait }: MigrateOptions) => {
+      const [connection, shown] = [connect(), output()];
+      const vm = await resolveVm(connection, which);
+      const json = given({
+        to,
+        mode: disksOnly ? 'disks' : cold ? 'cold' : undefined,
+        ifNotConverging: orCold ? 'cold' : undefined,
+        convergeWithinS: within,
+        moveDisk,
+        reason,
+      });
       const headers = { 'idempotency-key': randomUUID() };
-      const asked = await patiently(() =>
-        callJson<Migration>(connected, `/v1/vms/${encodeURIComponent(vm)}/migrations`, { method: 'POST', json, headers }),
+      const accepted = await withRetry(() =>
+        callJson<Migration>(connection, `/v1/vms/${encodeURIComponent(vm)}/migrations`, { method: 'POST', json, headers }),
       );
-      if (!wait) return shown.json ? printOne(shown, asked) : print(shown, asked.id);
-      const over = await waitFor(connected, asked.id);
-      printEnd(shown, over);
-      process.exitCode = over.state === 'succeeded' ? 0 : 1;
+      if (!wait) return shown.json ? printOne(shown, accepted) : print(shown, accepted.id);
+      const finished = await waitFor(connection, accepted.id);
+      printEnd(shown, finished);
+      process.exitCode = finished.state === 'succeeded' ? 0 : 1;
     });
 
   const migrations = program.command('migrations').description('follow and abort migrations');
@@ -104,12 +92,16 @@ export function addMigrationCommands(program: Command, connect: () => Connection
   migrations
     .command('ls', { isDefault: true })
     .description('list migrations, newest first')
-    .option('--vm <vm>', 'only those of this VM')
+    .option('--vm <vm>', 'only those of this VM, by its id or name')
     .option('--state <state>', 'only those in this state')
-    .option('--limit <n>', 'how many', whole, 50)
+    .option('--limit <n>', 'how many', wholeNumber, 50)
+    .addHelpText('after', '\nExample:\n  berth migrations ls --vm web')
     .action(async ({ vm, state, limit }: { vm?: string; state?: string; limit: number }) => {
-      const query = { ...(vm !== undefined && { vm }), ...(state !== undefined && { state }) };
-      printRows(screen(), await list<Migration>(connect(), '/v1/migrations', query, limit), {
+      const query = {
+        ...(vm !== undefined && { vm: await resolveVm(connect(), vm) }),
+        ...(state !== undefined && { state }),
+      };
+      printRows(output(), await list<Migration>(connect(), '/v1/migrations', query, limit), {
         id: (migration) => migration.id,
         vm: (migration) => migration.vm,
         state: (migration) => migration.state,
@@ -125,12 +117,20 @@ export function addMigrationCommands(program: Command, connect: () => Connection
   migrations
     .command('show')
     .description('describe a migration')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await callJson<Migration>(connect(), path(id))));
+    .argument('<migration>', 'its id, or the VM that moves')
+    .addHelpText('after', '\nExample:\n  berth migrations show web')
+    .action(async (which: string) => {
+      const id = await resolveMigration(connect(), which);
+      printOne(output(), await callJson<Migration>(connect(), migrationPath(id)));
+    });
 
   migrations
     .command('abort')
     .description('let the VM stay where it is, unless it was handed over already')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await callJson<Migration>(connect(), path(id), { method: 'DELETE' })));
+    .argument('<migration>', 'its id, or the VM that moves')
+    .addHelpText('after', '\nExample:\n  berth migrations abort web')
+    .action(async (which: string) => {
+      const id = await resolveMigration(connect(), which);
+      printOne(output(), await callJson<Migration>(connect(), migrationPath(id), { method: 'DELETE' }));
+    });
 }

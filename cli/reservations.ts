@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { type Command, InvalidArgumentError } from 'commander';
-import { type Connection, callJson, list, patiently, UsageError } from './client.ts';
-import { duration, moment } from './moment.ts';
-import { printOne, printRows, type Screen } from './show.ts';
+import type { Command } from 'commander';
+import { callJson, list, type RequestOptions, type Session, UsageError, withRetry } from './client.ts';
+import { positiveNumber } from './options.ts';
+import { printOne, printRows } from './output.ts';
+import { duration, time } from './times.ts';
 
 interface Reservation {
   id: string;
@@ -13,7 +14,7 @@ interface Reservation {
   purpose: string;
 }
 
-interface ReserveOptions {
+interface CreateOptions {
   nodes?: number;
   hosts?: string[];
   at: string;
@@ -22,20 +23,17 @@ interface ReserveOptions {
   returnVms?: boolean;
 }
 
-function whole(text: string): number {
-  const value = Number(text);
-  if (!(Number.isInteger(value) && value > 0)) throw new InvalidArgumentError('expected a whole number above 0');
-  return value;
-}
+const reservationPath = (id: string): string => `/v1/reservations/${encodeURIComponent(id)}`;
 
 /** `berth reservations …` */
-export function addReservationCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+export function addReservationCommands(program: Command, { connect, output }: Session): void {
   const reservations = program.command('reservations').description('whole hosts, vacated in time (operators)');
   reservations
     .command('ls', { isDefault: true })
     .description('list reservations, newest first')
+    .addHelpText('after', '\nExample:\n  berth reservations ls')
     .action(async () => {
-      printRows(screen(), await list<Reservation>(connect(), '/v1/reservations', {}, 200), {
+      printRows(output(), await list<Reservation>(connect(), '/v1/reservations', {}, 200), {
         id: ({ id }) => id,
         state: ({ state }) => state,
         hosts: ({ hosts }) => hosts.join(','),
@@ -47,29 +45,32 @@ export function addReservationCommands(program: Command, connect: () => Connecti
   reservations
     .command('create')
     .description('reserve hosts for a time')
-    .option('--nodes <count>', 'so many, those that cost least to vacate', whole)
+    .option('--nodes <count>', 'so many, those that cost least to vacate', positiveNumber)
     .option('--hosts <ids...>', 'these')
-    .requiredOption('--at <time>', 'from when on: RFC 3339, or 2h from now on', moment)
+    .requiredOption('--at <time>', 'from when on: RFC 3339, or 15m, 2h, +900 from now on', time)
     .requiredOption('--for <duration>', 'how long: 90s, 15m, 2h, 1d', duration)
     .requiredOption('--purpose <text>', 'what for')
     .option('--return-vms', 'bring back the VMs that had to leave')
     .addHelpText('after', '\nExample:\n  berth reservations create --nodes 2 --at 2h --for 30m --purpose "burn-in"')
-    .action(async ({ nodes, hosts, at, for: durationS, purpose, returnVms }: ReserveOptions) => {
+    .action(async ({ nodes, hosts, at, for: durationS, purpose, returnVms }: CreateOptions) => {
       if ((nodes === undefined) === (hosts === undefined)) throw new UsageError('expected either --nodes or --hosts');
       const wanted = nodes === undefined ? { hosts } : { nodes };
       const json = { ...wanted, startAt: at, durationS, purpose, returnVms: returnVms ?? false };
-      const sent = { method: 'POST' as const, json, headers: { 'idempotency-key': randomUUID() } };
-      printOne(screen(), await patiently(() => callJson<Reservation>(connect(), '/v1/reservations', sent)));
+      const request: RequestOptions = { method: 'POST', json, headers: { 'idempotency-key': randomUUID() } };
+      printOne(output(), await withRetry(() => callJson<Reservation>(connect(), '/v1/reservations', request)));
     });
-  const path = (id: string) => `/v1/reservations/${encodeURIComponent(id)}`;
   reservations
     .command('show')
     .description('describe a reservation')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await callJson<Reservation>(connect(), path(id))));
+    .argument('<id>', 'of the reservation; it has no name')
+    .addHelpText('after', '\nExample:\n  berth reservations show reservation_01kb5n3vpxe8rt7h9d2m4wqzfa')
+    .action(async (id: string) => printOne(output(), await callJson<Reservation>(connect(), reservationPath(id))));
   reservations
     .command('rm')
     .description('cancel a reservation, or give its hosts back')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await callJson<Reservation>(connect(), path(id), { method: 'DELETE' })));
+    .argument('<id>', 'of the reservation; it has no name')
+    .addHelpText('after', '\nExample:\n  berth reservations rm reservation_01kb5n3vpxe8rt7h9d2m4wqzfa')
+    .action(async (id: string) =>
+      printOne(output(), await callJson<Reservation>(connect(), reservationPath(id), { method: 'DELETE' })),
+    );
 }

@@ -1,23 +1,33 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { setTimeout as pause } from 'node:timers/promises';
+import { mkdir } from 'node:fs/promises';
+import { dirname, isAbsolute, join, normalize } from 'node:path';
 import type { Command } from 'commander';
-import { type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
-import { upload } from './files.ts';
-import { type LeaseOptions, leaseOf, leaseOptions } from './leases.ts';
-import { several, whole } from './options.ts';
-import { print, printOne, printRows, type Screen } from './show.ts';
+import { CommandError, type Connection, callJson, list, poll, type Session, withRetry } from './client.ts';
+import { download, fileIdOf } from './files.ts';
+import { addLeaseOptions, type LeaseOptions, leaseOf } from './leases.ts';
+import { copyLog } from './logs.ts';
+import { resolveTask } from './names.ts';
+import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from './options.ts';
+import { type Output, print, printOne, printRows } from './output.ts';
 
-export interface Task {
+interface TaskOutput {
+  path: string;
+  node: number;
+  file: string;
+  sizeBytes: number;
+  sha256: string;
+}
+
+interface Task {
   id: string;
   name: string;
   state: string;
+  nodes: number;
   hosts: string[];
   exitCode: number | null;
   error: { code: string; message: string } | null;
-  waiting: { hosts: number; failed: Record<string, number> } | null;
+  outputs: TaskOutput[];
   createdAt: string;
-  finishedAt: string | null;
 }
 
 interface SubmitOptions extends LeaseOptions {
@@ -36,106 +46,78 @@ interface SubmitOptions extends LeaseOptions {
   wait?: boolean;
 }
 
-const lookMs = 500;
-const over = new Set(['succeeded', 'failed', 'cancelled']);
+const finishedStates = new Set(['succeeded', 'failed', 'cancelled']);
+const isFinished = ({ state }: Task): boolean => finishedStates.has(state);
 
-function split(text: string, what: string): [string, string] {
-  const at = text.indexOf('=');
-  if (at < 1) throw new UsageError(`${what} ${JSON.stringify(text)} is not name=value`);
-  return [text.slice(0, at), text.slice(at + 1)];
+const taskPath = (id: string, rest = ''): string => `/v1/tasks/${encodeURIComponent(id)}${rest}`;
+
+async function inputOf(connection: Connection, output: Output, text: string): Promise<object> {
+  const [path, source] = splitPair(text, '--input');
+  return /^https?:/.test(source) ? { path, url: source } : { path, file: await fileIdOf(connection, output, source) };
 }
 
-/** `in/words=@words.txt` uploads; `in/words=file_…` and `in/words=https://…` name what is there. */
-async function input(connected: Connection, screen: Screen, text: string): Promise<object> {
-  const [path, source] = split(text, '--input');
-  if (source.startsWith('@')) return { path, file: (await upload(connected, screen, source.slice(1))).id };
-  return /^https?:/.test(source) ? { path, url: source } : { path, file: source };
-}
-
-async function readSpec(path: string): Promise<object> {
-  const text = await readFile(path === '-' ? '/dev/stdin' : path, 'utf8');
-  try {
-    return JSON.parse(text) as object;
-  } catch (error) {
-    throw new UsageError(`${path} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
-  }
-}
-
-/** Only what was given: the API has the defaults, and the last word on what is valid. */
-function given(fields: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
-}
-
-function some<T extends object>(fields: T): T | undefined {
-  return Object.keys(fields).length > 0 ? fields : undefined;
-}
-
-async function specOf(connected: Connection, screen: Screen, command: string[], options: SubmitOptions): Promise<object> {
-  const base = options.spec === undefined ? {} : await readSpec(options.spec);
+async function specOf(connection: Connection, output: Output, command: string[], options: SubmitOptions): Promise<object> {
+  const fromFile = options.spec === undefined ? {} : await readJson(options.spec);
+  const env = Object.fromEntries(options.env.map((text) => splitPair(text, '--env')));
   const inputs = [];
-  for (const text of options.input) inputs.push(await input(connected, screen, text));
+  for (const text of options.input) inputs.push(await inputOf(connection, output, text));
   const fields = given({
     name: options.name,
     image: options.image,
-    command: some(command),
-    env: some(Object.fromEntries(options.env.map((text) => split(text, '--env')))),
-    inputs: some(inputs),
-    outputs: some(options.output),
-    resources: some(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
+    command: unlessEmpty(command),
+    env: unlessEmpty(env),
+    inputs: unlessEmpty(inputs),
+    outputs: unlessEmpty(options.output),
+    resources: unlessEmpty(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
   });
-  return { ...base, ...fields };
+  return { ...fromFile, ...fields };
 }
 
-export function getTask(connected: Connection, id: string): Promise<Task> {
-  return callJson<Task>(connected, `/v1/tasks/${encodeURIComponent(id)}`);
-}
+const getTask = (connection: Connection, id: string): Promise<Task> => callJson<Task>(connection, taskPath(id));
 
-/** Returns when the task is over; the API being away for a while doesn't matter. */
-async function waitFor(connected: Connection, id: string): Promise<Task> {
-  for (;;) {
-    const task = await patiently(() => getTask(connected, id));
-    if (over.has(task.state)) return task;
-    await pause(lookMs);
-  }
-}
+const waitFor = (connection: Connection, id: string): Promise<Task> => poll(() => getTask(connection, id), isFinished);
 
-async function copyLog(connected: Connection, screen: Screen, id: string, node: string, follow: boolean): Promise<void> {
-  const query = new URLSearchParams({ node, follow: follow ? '1' : '0' });
-  const answer = await call(connected, `/v1/tasks/${encodeURIComponent(id)}/log?${query}`);
-  for await (const chunk of answer.body) screen.out.write(chunk);
-}
+const logPath = (id: string, node: string, follow: boolean): string =>
+  taskPath(id, `/log?${new URLSearchParams({ node, follow: follow ? '1' : '0' })}`);
 
-/** How a finished task ends the command: its own exit code where it has one, else 1 unless it succeeded. */
+/** How a finished task ends the command: with the task's own exit code, or 1 where it failed without one. */
 function exitCodeOf(task: Task): number {
   if (task.state === 'succeeded') return 0;
   return task.exitCode !== null && task.exitCode !== 0 ? task.exitCode : 1;
 }
 
-function printEnd(screen: Screen, task: Task): void {
-  if (screen.json) printOne(screen, task);
-  else print(screen, `${task.id} ${task.state}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
+function printEnd(output: Output, task: Task): void {
+  if (output.json) printOne(output, task);
+  else print(output, `${task.id} ${task.state}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
 }
 
-export function addTaskCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+/** Where in `folder` an output goes. A guest chose its path, which must not lead out of there. */
+function placeOf({ nodes }: Task, { path, node }: TaskOutput, folder: string): string {
+  const inside = normalize(path);
+  if (isAbsolute(inside) || inside.split('/').includes('..')) throw new CommandError(`The output ${path} would leave the folder`);
+  return nodes > 1 ? join(folder, `node${node}`, inside) : join(folder, inside);
+}
+
+export function addTaskCommands(program: Command, { connect, output }: Session): void {
   const tasks = program.command('tasks').description('run commands in VMs');
 
-  leaseOptions(tasks.command('submit'))
+  addLeaseOptions(tasks.command('submit'))
     .description('submit a task and print its id')
     .argument('[command...]', 'program and arguments, after --')
     .option('-f, --spec <path>', 'a task as JSON; - for the standard input; other options change it')
-    .option('--image <name>')
-    .option('--name <name>')
-    .option('--input <path=source>', 'source: @local-file, file id or URL; may be repeated', several, [])
-    .option('--output <pattern>', 'what to keep; may be repeated', several, [])
-    .option('--env <name=value>', 'may be repeated', several, [])
-    .option('--vcpus <n>', '', whole)
-    .option('--memory-mib <n>', '', whole)
-    .option('--disk-mib <n>', 'size of the data disk', whole)
-    .option('--nodes <n>', 'how many VMs', whole)
-    .option('--timeout-s <n>', 'how long the command may run', whole)
+    .option('--image <name>', 'what its VMs are made from')
+    .option('--name <name>', 'what it is to be called')
+    .option('--input <path=source>', 'source: @local-file, id or name of a stored file, or URL; may be repeated', collect, [])
+    .option('--output <pattern>', 'what to keep; may be repeated', collect, [])
+    .option('--env <name=value>', 'a variable of its environment; may be repeated', collect, [])
+    .option('--vcpus <n>', 'processors of each VM', wholeNumber)
+    .option('--memory-mib <n>', 'memory of each VM', wholeNumber)
+    .option('--disk-mib <n>', 'size of the data disk', wholeNumber)
+    .option('--nodes <n>', 'how many VMs', wholeNumber)
+    .option('--timeout-s <n>', 'how long the command may run', wholeNumber)
     .option('--follow', 'print what the first node prints, and wait for the end')
     .option('--wait', 'wait for the end')
     .addHelpText(
@@ -148,15 +130,15 @@ Examples:
   berth tasks submit --image debian-12 --nodes 2 --follow -- ping -c 3 node1`,
     )
     .action(async (command: string[], options: SubmitOptions) => {
-      const [connected, shown] = [connect(), screen()];
-      const json = await specOf(connected, shown, command, options);
+      const [connection, shown] = [connect(), output()];
+      const json = await specOf(connection, shown, command, options);
       const headers = { 'idempotency-key': randomUUID() };
-      const { id } = await patiently(() => callJson<Task>(connected, '/v1/tasks', { method: 'POST', json, headers }));
+      const { id } = await withRetry(() => callJson<Task>(connection, '/v1/tasks', { method: 'POST', json, headers }));
       const waits = options.follow || options.wait;
-      if (!waits) return print(shown, shown.json ? JSON.stringify(await getTask(connected, id), null, 2) : id);
+      if (!waits) return print(shown, shown.json ? JSON.stringify(await getTask(connection, id), null, 2) : id);
       if (!shown.json) shown.err.write(`${id}\n`);
-      if (options.follow) await copyLog(connected, shown, id, '0', true);
-      const task = await waitFor(connected, id);
+      if (options.follow) await copyLog(connection, logPath(id, '0', true), shown.out);
+      const task = await waitFor(connection, id);
       printEnd(options.follow ? { ...shown, out: shown.err } : shown, task);
       process.exitCode = exitCodeOf(task);
     });
@@ -165,10 +147,11 @@ Examples:
     .command('ls')
     .description('list tasks, newest first')
     .option('--state <state>', 'only tasks in this state')
-    .option('--limit <n>', 'how many', whole, 50)
+    .option('--limit <n>', 'how many', wholeNumber, 50)
+    .addHelpText('after', '\nExample:\n  berth tasks ls --state running')
     .action(async ({ state, limit }: { state?: string; limit: number }) => {
       const query: Record<string, string> = state === undefined ? {} : { state };
-      printRows(screen(), await list<Task>(connect(), '/v1/tasks', query, limit), {
+      printRows(output(), await list<Task>(connect(), '/v1/tasks', query, limit), {
         id: (task) => task.id,
         state: (task) => task.state,
         exit: (task) => task.exitCode,
@@ -181,42 +164,61 @@ Examples:
   tasks
     .command('show')
     .description('describe a task')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await getTask(connect(), id)));
+    .argument('<task>', 'its id or name')
+    .addHelpText('after', '\nExample:\n  berth tasks show count --json')
+    .action(async (which: string) => printOne(output(), await getTask(connect(), await resolveTask(connect(), which))));
 
   tasks
     .command('log')
     .description('print what the command printed')
-    .argument('<id>')
+    .argument('<task>', 'its id or name')
     .option('--node <n>', 'of which node', '0')
     .option('--follow', 'go on until the task is over')
-    .addHelpText('after', '\nExample:\n  berth tasks log task_01jd7x… --node 1 --follow')
-    .action((id: string, { node, follow }: { node: string; follow?: boolean }) =>
-      copyLog(connect(), screen(), id, node, follow ?? false),
+    .addHelpText('after', '\nExample:\n  berth tasks log count --node 1 --follow')
+    .action(async (which: string, { node, follow }: { node: string; follow?: boolean }) =>
+      copyLog(connect(), logPath(await resolveTask(connect(), which), node, follow ?? false), output().out),
     );
+
+  tasks
+    .command('fetch')
+    .description('fetch what a task wrote, and print where each file is')
+    .argument('<task>', 'its id or name')
+    .option('--to <folder>', 'where to; with several nodes, each gets a folder there', '.')
+    .addHelpText('after', '\nExample:\n  berth tasks fetch count --to results')
+    .action(async (which: string, { to }: { to: string }) => {
+      const task = await getTask(connect(), await resolveTask(connect(), which));
+      for (const one of task.outputs) {
+        const path = placeOf(task, one, to);
+        await mkdir(dirname(path), { recursive: true });
+        await download(connect(), output(), { ...one, id: one.file, name: one.path }, path);
+        print(output(), output().json ? JSON.stringify({ path }) : path);
+      }
+    });
 
   tasks
     .command('cancel')
     .description('cancel tasks')
-    .argument('<id...>')
-    .action(async (ids: string[]) => {
-      for (const id of ids) {
-        const task = await callJson<Task>(connect(), `/v1/tasks/${encodeURIComponent(id)}`, { method: 'DELETE' });
-        print(
-          screen(),
-          screen().json ? JSON.stringify(task) : `${id} ${over.has(task.state) ? task.state : 'will be cancelled'}`,
-        );
+    .argument('<task...>', 'their ids or names')
+    .addHelpText('after', '\nExample:\n  berth tasks cancel count')
+    .action(async (names: string[]) => {
+      for (const name of names) {
+        const id = await resolveTask(connect(), name);
+        const task = await callJson<Task>(connect(), taskPath(id), { method: 'DELETE' });
+        print(output(), output().json ? JSON.stringify(task) : `${id} ${isFinished(task) ? task.state : 'will be cancelled'}`);
       }
     });
 
   tasks
     .command('wait')
     .description('wait until tasks are over; ends with the exit code of the first one that failed')
-    .argument('<id...>')
-    .action(async (ids: string[]) => {
+    .argument('<task...>', 'their ids or names')
+    .addHelpText('after', '\nExample:\n  berth tasks wait count encode')
+    .action(async (names: string[]) => {
+      const ids = [];
+      for (const name of names) ids.push(await resolveTask(connect(), name));
       for (const id of ids) {
         const task = await waitFor(connect(), id);
-        printEnd(screen(), task);
+        printEnd(output(), task);
         process.exitCode ||= exitCodeOf(task);
       }
     });

@@ -1,13 +1,26 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { buffer } from 'node:stream/consumers';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Command, Option } from 'commander';
-import { CallError, type Connection, call, callJson, list, patiently, UsageError } from './client.ts';
-import { upload } from './files.ts';
+import {
+  CallError,
+  CommandError,
+  type Connection,
+  call,
+  callJson,
+  list,
+  poll,
+  type Session,
+  UsageError,
+  withRetry,
+} from './client.ts';
+import { fileIdOf } from './files.ts';
 import { leaseOf } from './leases.ts';
-import { moment } from './moment.ts';
-import { several, whole } from './options.ts';
-import { printOne, printRows, type Screen } from './show.ts';
+import { resolveVm } from './names.ts';
+import { collect, given, splitPair, wholeNumber } from './options.ts';
+import { type Output, printOne, printRows, writeBytes } from './output.ts';
+import { time } from './times.ts';
 
 interface Vm {
   id: string;
@@ -38,84 +51,75 @@ interface CreateOptions {
   wait?: boolean;
 }
 
-const lookMs = 500;
-const path = (id: string) => `/v1/vms/${encodeURIComponent(id)}`;
-const keyed = () => ({ 'idempotency-key': randomUUID() });
+const pollMs = 500;
 
-/** `/etc/app.conf=@app.conf` uploads; `/etc/app.conf=file_…` names what is there. */
-async function file(connected: Connection, screen: Screen, text: string): Promise<object> {
-  const at = text.indexOf('=');
-  if (at < 1) throw new UsageError(`--file ${JSON.stringify(text)} is not path=@file or path=id`);
-  const source = text.slice(at + 1);
-  return {
-    path: text.slice(0, at),
-    file: source.startsWith('@') ? (await upload(connected, screen, source.slice(1))).id : source,
-  };
-}
+const vmPath = (id: string, rest = ''): string => `/v1/vms/${encodeURIComponent(id)}${rest}`;
 
-async function order(connected: Connection, screen: Screen, name: string, options: CreateOptions): Promise<object> {
-  const { image, user, sshKey, rootMib, swapMib } = options;
-  const lease = leaseOf(options);
+async function orderOf(connection: Connection, output: Output, name: string, options: CreateOptions): Promise<object> {
+  const { image, user, sshKey } = options;
   if ((user === undefined) !== (sshKey === undefined)) throw new UsageError('--user and --ssh-key go together');
-  const size = { vcpus: options.vcpus ?? 1, memoryMiB: options.memoryMib ?? 256, diskMiB: options.diskMib ?? 512 };
-  return {
+  const files = [];
+  for (const text of options.file) {
+    const [path, source] = splitPair(text, '--file');
+    files.push({ path, file: await fileIdOf(connection, output, source) });
+  }
+  return given({
     name,
     image,
-    resources: size,
-    ...(rootMib !== undefined && { rootMiB: rootMib }),
-    ...(swapMib !== undefined && { swapMiB: swapMib }),
-    extraDisksMiB: options.extraDiskMib.map((size) => whole(size)),
-    ...(lease !== undefined && { lease }),
-    ...(user !== undefined && sshKey !== undefined && { user: { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() } }),
-    files: await Promise.all(options.file.map((one) => file(connected, screen, one))),
+    resources: { vcpus: options.vcpus ?? 1, memoryMiB: options.memoryMib ?? 256, diskMiB: options.diskMib ?? 512 },
+    rootMiB: options.rootMib,
+    swapMiB: options.swapMib,
+    extraDisksMiB: options.extraDiskMib.map(wholeNumber),
+    lease: leaseOf(options),
+    user: user && sshKey && { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() },
+    files,
     firstBoot: options.run,
-  };
+  });
 }
 
-/** Follows a VM until it is as it was asked to be; a problem that came meanwhile is the command's end. */
-async function until(connected: Connection, id: string, isSo: (vm: Vm) => boolean): Promise<Vm> {
-  for (;;) {
-    const vm = await patiently(() => callJson<Vm>(connected, path(id)));
-    if (isSo(vm)) return vm;
-    await pause(lookMs);
-  }
-}
+const getVm = (connection: Connection, id: string): Promise<Vm> => callJson<Vm>(connection, vmPath(id));
 
-/** One range of it: the bytes, and where the next ones will be. null: there is nothing of that range yet. */
-async function readConsole(connected: Connection, id: string, range: string): Promise<{ text: Buffer; next: number } | null> {
+const waitUntil = (connection: Connection, id: string, isDone: (vm: Vm) => boolean): Promise<Vm> =>
+  poll(() => getVm(connection, id), isDone, pollMs);
+
+/** One range of the console: its bytes, and where the next ones will be. Null: there are none of that range yet. */
+async function readConsole(connection: Connection, id: string, range: string): Promise<{ bytes: Buffer; next: number } | null> {
   try {
-    const answer = await patiently(() => call(connected, `${path(id)}/console`, { headers: { range: `bytes=${range}` } }));
-    const text = Buffer.from(await answer.body.arrayBuffer());
-    const first = /^bytes (\d+)-/.exec(String(answer.headers['content-range']))?.[1];
-    return { text, next: Number(first) + text.length };
+    const headers = { range: `bytes=${range}` };
+    const response = await withRetry(() => call(connection, vmPath(id, '/console'), { headers }));
+    const bytes = await buffer(response.body);
+    const first = /^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1];
+    return { bytes, next: Number(first) + bytes.length };
   } catch (error) {
     if (error instanceof CallError && error.status === 416) return null;
     throw error;
   }
 }
 
-async function printConsole(
-  connected: Connection,
+async function copyConsole(
+  connection: Connection,
+  output: Output,
   id: string,
   { tail, follow }: { tail: number; follow?: boolean },
 ): Promise<void> {
   let range = `-${tail}`;
   for (;;) {
-    const part = await readConsole(connected, id, range);
+    const part = await readConsole(connection, id, range);
     if (part !== null) {
-      process.stdout.write(part.text);
+      await writeBytes(output.out, part.bytes);
       range = `${part.next}-`;
     }
     if (!follow) return;
-    if (part === null) await pause(lookMs);
+    if (part === null) await pause(pollMs);
   }
 }
 
+/** Ends the command with the problem of a VM that is not as it was asked to be. */
 function refuseProblem(vm: Vm): void {
-  if (vm.problem !== null) throw new CallError(`${vm.id} is ${vm.state}: ${vm.problem.message} (${vm.problem.code})`, null);
+  if (vm.problem !== null) throw new CommandError(`${vm.id} is ${vm.state}: ${vm.problem.message} (${vm.problem.code})`);
 }
 
-export function addVmCommands(program: Command, connect: () => Connection, screen: () => Screen): void {
+export function addVmCommands(program: Command, { connect, output }: Session): Command {
   const vms = program.command('vms').description('make VMs that last, and operate them');
 
   vms
@@ -123,41 +127,44 @@ export function addVmCommands(program: Command, connect: () => Connection, scree
     .description('make a VM')
     .argument('<name>', 'a DNS label: its host name')
     .requiredOption('--image <name>', 'what it is made from')
-    .option('--vcpus <n>', 'processors', whole)
-    .option('--memory-mib <n>', 'memory', whole)
-    .option('--disk-mib <n>', 'data disk, at /home/task', whole)
-    .option('--root-mib <n>', 'what the root file system is grown to', whole)
-    .option('--swap-mib <n>', 'swap', whole)
-    .option('--extra-disk-mib <n>', 'a further disk, empty', several, [])
-    .option('--duration-s <n>', 'its lease; without it, until it is deleted', whole)
-    .addOption(new Option('--reserve-at <time>', 'be there then, or refuse: RFC 3339, or +seconds from now').argParser(moment))
+    .option('--vcpus <n>', 'processors', wholeNumber)
+    .option('--memory-mib <n>', 'memory', wholeNumber)
+    .option('--disk-mib <n>', 'data disk, at /home/task', wholeNumber)
+    .option('--root-mib <n>', 'what the root file system is grown to', wholeNumber)
+    .option('--swap-mib <n>', 'swap', wholeNumber)
+    .option('--extra-disk-mib <n>', 'a further disk, empty; may be repeated', collect, [])
+    .option('--duration-s <n>', 'its lease; without it, until it is deleted', wholeNumber)
+    .addOption(
+      new Option('--reserve-at <time>', 'be there then, or refuse: RFC 3339, or 15m, 2h, +900 from now on').argParser(time),
+    )
     .option('--immediate', 'be there as soon as it can, or refuse')
     .option('--user <name>', 'a user to be made')
     .option('--ssh-key <path>', 'file with the public key of that user')
-    .option('--file <path=source>', 'a file in the guest: @local, or the id of a stored one', several, [])
-    .option('--run <line>', 'a line for sh at the first boot', several, [])
+    .option('--file <path=source>', 'a file in the guest: @local-file, or id or name of a stored file', collect, [])
+    .option('--run <line>', 'a line for sh at the first boot; may be repeated', collect, [])
     .option('--wait', 'until it runs')
     .addHelpText(
       'after',
       '\nExample:\n  berth vms create web --image debian-12 --user ann --ssh-key ~/.ssh/id_ed25519.pub --wait',
     )
     .action(async (name: string, options: CreateOptions) => {
-      const json = await order(connect(), screen(), name, options);
-      const headers = keyed();
-      const vm = await patiently(() => callJson<Vm>(connect(), '/v1/vms', { method: 'POST', json, headers }));
-      if (!options.wait) return printOne(screen(), vm);
-      const made = await until(connect(), vm.id, ({ state }) => ['running', 'stuck', 'removed'].includes(state));
+      const json = await orderOf(connect(), output(), name, options);
+      const headers = { 'idempotency-key': randomUUID() };
+      const vm = await withRetry(() => callJson<Vm>(connect(), '/v1/vms', { method: 'POST', json, headers }));
+      if (!options.wait) return printOne(output(), vm);
+      const made = await waitUntil(connect(), vm.id, ({ state }) => ['running', 'stuck', 'removed'].includes(state));
       refuseProblem(made);
-      printOne(screen(), made);
+      printOne(output(), made);
     });
 
   vms
     .command('list', { isDefault: true })
     .alias('ls')
     .description('list VMs, newest first')
-    .option('--limit <n>', 'at most so many', whole, 100)
+    .option('--limit <n>', 'at most so many', wholeNumber, 100)
+    .addHelpText('after', '\nExample:\n  berth vms list --limit 10')
     .action(async ({ limit }: { limit: number }) => {
-      printRows(screen(), await list<Vm>(connect(), '/v1/vms', {}, limit), {
+      printRows(output(), await list<Vm>(connect(), '/v1/vms', {}, limit), {
         id: (vm) => vm.id,
         name: (vm) => vm.name,
         state: (vm) => vm.state,
@@ -170,38 +177,47 @@ export function addVmCommands(program: Command, connect: () => Connection, scree
   vms
     .command('show')
     .description('describe a VM')
-    .argument('<id>')
-    .action(async (id: string) => printOne(screen(), await callJson<Vm>(connect(), path(id))));
+    .argument('<vm>', 'its id or name')
+    .addHelpText('after', '\nExample:\n  berth vms show web')
+    .action(async (which: string) => printOne(output(), await getVm(connect(), await resolveVm(connect(), which))));
 
   vms
     .command('delete')
     .alias('rm')
     .description('delete a VM and all that is on it')
-    .argument('<id>')
+    .argument('<vm>', 'its id or name')
     .option('--wait', 'until nothing is left of it')
-    .action(async (id: string, { wait }: { wait?: boolean }) => {
-      await patiently(() => callJson<Vm>(connect(), path(id), { method: 'DELETE' }));
-      printOne(screen(), await until(connect(), id, ({ state }) => !wait || state === 'removed'));
+    .addHelpText('after', '\nExample:\n  berth vms delete web --wait')
+    .action(async (which: string, { wait }: { wait?: boolean }) => {
+      const id = await resolveVm(connect(), which);
+      await withRetry(() => callJson<Vm>(connect(), vmPath(id), { method: 'DELETE' }));
+      printOne(output(), await waitUntil(connect(), id, ({ state }) => !wait || state === 'removed'));
     });
 
   vms
     .command('console')
     .description('print what the guest wrote to its serial port')
-    .argument('<id>')
-    .option('--tail <bytes>', 'the last so many', whole, 64 * 1024)
+    .argument('<vm>', 'its id or name')
+    .option('--tail <bytes>', 'the last so many', wholeNumber, 64 * 1024)
     .option('-f, --follow', 'go on until interrupted')
-    .action((id: string, options: { tail: number; follow?: boolean }) => printConsole(connect(), id, options));
+    .addHelpText('after', '\nExample:\n  berth vms console web --follow')
+    .action(async (which: string, options: { tail: number; follow?: boolean }) =>
+      copyConsole(connect(), output(), await resolveVm(connect(), which), options),
+    );
 
   for (const name of ['pause', 'resume', 'suspend', 'restore', 'reboot'])
     vms
       .command(name)
       .description(`${name} a VM, and wait for it`)
-      .argument('<id>')
-      .action(async (id: string) => {
-        const headers = keyed();
-        await patiently(() => callJson<Vm>(connect(), `${path(id)}/${name}`, { method: 'POST', headers }));
-        const vm = await until(connect(), id, ({ operation }) => operation === null);
+      .argument('<vm>', 'its id or name')
+      .addHelpText('after', `\nExample:\n  berth vms ${name} web`)
+      .action(async (which: string) => {
+        const id = await resolveVm(connect(), which);
+        const headers = { 'idempotency-key': randomUUID() };
+        await withRetry(() => callJson<Vm>(connect(), vmPath(id, `/${name}`), { method: 'POST', headers }));
+        const vm = await waitUntil(connect(), id, ({ operation }) => operation === null);
         refuseProblem(vm);
-        printOne(screen(), vm);
+        printOne(output(), vm);
       });
+  return vms;
 }

@@ -45,7 +45,8 @@ interface CloudEvent {
 }
 
 const startedMs = performance.now();
-const say = (text: string): void => console.log(`${((performance.now() - startedMs) / 1000).toFixed(1).padStart(6)} s  ${text}`);
+const logProgress = (text: string): void =>
+  console.log(`${((performance.now() - startedMs) / 1000).toFixed(1).padStart(6)} s  ${text}`);
 
 /** A client of the site: HTTP and an API key, as any user has them. */
 function openClient(api: string, key: string) {
@@ -70,7 +71,7 @@ function openClient(api: string, key: string) {
 type Client = ReturnType<typeof openClient>;
 
 /** Asks every 100 ms until `answer` gives something. */
-async function wait<T>(what: string, seconds: number, answer: () => Promise<T | null>): Promise<T> {
+async function pollUntil<T>(what: string, seconds: number, answer: () => Promise<T | null>): Promise<T> {
   const deadline = Date.now() + seconds * 1000;
   for (;;) {
     const found = await answer();
@@ -86,7 +87,7 @@ async function submit(client: Client): Promise<Task> {
     '/v1/files?name=GPL-3',
     new Uint8Array(await readFile(textPath)),
   );
-  say(`uploaded ${textPath}: ${file.id}, ${file.sizeBytes} bytes, SHA-256 ${file.sha256.slice(0, 12)}…`);
+  logProgress(`uploaded ${textPath}: ${file.id}, ${file.sizeBytes} bytes, SHA-256 ${file.sha256.slice(0, 12)}…`);
   const task = await client.json<Task>(
     'POST',
     '/v1/tasks',
@@ -100,51 +101,51 @@ async function submit(client: Client): Promise<Task> {
       timeoutS: 120,
     }),
   );
-  say(`submitted ${task.id}`);
+  logProgress(`submitted ${task.id}`);
   return task;
 }
 
 /** Waits until the command has written its second line, and kills the worker of the host on which it runs. */
-async function killItsWorker(site: Site, client: Client, id: string): Promise<void> {
-  const running = await wait(`${id} to run`, 120, async () => {
+async function killHostWorker(site: Site, client: Client, id: string): Promise<void> {
+  const running = await pollUntil(`${id} to run`, 120, async () => {
     const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
     if (task.finishedAt !== null) throw new Error(`${id} ended before it ran: ${JSON.stringify(task.error)}`);
     const log = task.state === 'running' ? await client.text(`/v1/tasks/${id}/log`) : '';
     return log.includes('pass 2') ? { task, log } : null;
   });
   const host = running.task.hosts[0];
-  say(`it runs on ${host}; its log so far: ${running.log.trim().split('\n').at(-1)}`);
+  logProgress(`it runs on ${host}; its log so far: ${running.log.trim().split('\n').at(-1)}`);
   const worker = site.child(`${host}/worker`);
   const pid = worker.pid();
   const before = worker.restarts();
   worker.kill('SIGKILL');
-  say(`killed the worker of ${host} with SIGKILL (process ${pid}); the command knows nothing of it`);
-  await worker.servesAgain(before, 30_000);
+  logProgress(`killed the worker of ${host} with SIGKILL (process ${pid}); the command knows nothing of it`);
+  await worker.untilReadyAgain(before, 30_000);
 }
 
 /** Moves the VM to another host while the command runs in it, and says what that took. */
-async function moveIt(client: Client, id: string): Promise<Migration> {
+async function migrateVm(client: Client, id: string): Promise<Migration> {
   const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
   const vm = task.vms[0];
   const asked = await client.json<Migration>('POST', `/v1/vms/${vm}/migrations`, JSON.stringify({ reason: 'the demo' }));
-  say(`asked for ${vm} to be moved away from ${asked.from} while it runs: ${asked.id}`);
-  const over = await wait(`${asked.id} to end`, 180, async () => {
+  logProgress(`asked for ${vm} to be moved away from ${asked.from} while it runs: ${asked.id}`);
+  const over = await pollUntil(`${asked.id} to end`, 180, async () => {
     const found = await client.json<Migration>('GET', `/v1/migrations/${asked.id}`);
     return found.state === 'succeeded' || found.state === 'rolledBack' ? found : null;
   });
   if (over.state !== 'succeeded') throw new Error(`${over.id} is ${over.state}: ${JSON.stringify(over.error)}`);
   const mib = (over.bytes / 2 ** 20).toFixed(0);
-  say(`it runs on ${over.to} now: ${over.downtimeMs} ms of standstill, ${mib} MiB of memory carried over, no image`);
+  logProgress(`it runs on ${over.to} now: ${over.downtimeMs} ms of standstill, ${mib} MiB of memory carried over, no image`);
   return over;
 }
 
 /** Prints each step when it has begun, and each change of the state, until the task is over. */
 async function follow(client: Client, id: string): Promise<Task> {
   let shown = '';
-  return wait(`${id} to end`, 300, async () => {
+  return pollUntil(`${id} to end`, 300, async () => {
     const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
     const now = `${task.state}${task.finishedAt === null ? ` (${task.timeline.at(-1)?.step ?? 'not begun'})` : ''}`;
-    if (now !== shown) say(now);
+    if (now !== shown) logProgress(now);
     shown = now;
     return task.finishedAt === null ? null : task;
   });
@@ -176,22 +177,22 @@ async function countedHere(): Promise<string> {
 async function runDemo(site: Site): Promise<Record<string, unknown>> {
   const client = openClient(site.ready.api, (await readFile(site.ready.clientKeyFile, 'utf8')).trim());
   const accepted = await submit(client);
-  say(`see it in Temporal: ${site.ready.temporalUi}/namespaces/default/workflows/${accepted.workflowId}`);
-  const strike = async (): Promise<Migration> => {
-    await killItsWorker(site, client, accepted.id);
-    return moveIt(client, accepted.id);
+  logProgress(`see it in Temporal: ${site.ready.temporalUi}/namespaces/default/workflows/${accepted.workflowId}`);
+  const disturb = async (): Promise<Migration> => {
+    await killHostWorker(site, client, accepted.id);
+    return migrateVm(client, accepted.id);
   };
-  const [task, migration] = await Promise.all([follow(client, accepted.id), strike()]);
+  const [task, migration] = await Promise.all([follow(client, accepted.id), disturb()]);
   const output = task.outputs.find(({ path }) => path === 'out/count');
   if (task.state !== 'succeeded' || output === undefined)
     throw new Error(`${task.id} is ${task.state}: ${JSON.stringify(task.error)}`);
   for (const { path, sizeBytes, sha256 } of task.outputs)
-    say(`output ${path}: ${sizeBytes} bytes, SHA-256 ${sha256.slice(0, 12)}…`);
+    logProgress(`output ${path}: ${sizeBytes} bytes, SHA-256 ${sha256.slice(0, 12)}…`);
   const counted = (await client.text(`/v1/files/${output.file}/content`)).trim();
   const expected = await countedHere();
-  say(`the VM counted ${counted} words; counted here: ${expected}`);
+  logProgress(`the VM counted ${counted} words; counted here: ${expected}`);
   const event = await eventOf(client, task.id);
-  say(`event ${event.type}: ${JSON.stringify(event.data)}`);
+  logProgress(`event ${event.type}: ${JSON.stringify(event.data)}`);
   const { id, state, workflowId, hosts, exitCode, outputs } = task;
   return {
     ok: counted === expected,
@@ -217,14 +218,14 @@ async function main(): Promise<Record<string, unknown>> {
   interrupted.catch(() => undefined);
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => interruption.abort(new Error(name)));
   const home = process.env.BERTH_HOME ?? '.berth-demo';
-  const site = await startSite({ home, hosts: 3, apiPort: 0, signal: interruption.signal, note: say });
-  say(`the site is ready: API ${site.ready.api}, Temporal's UI ${site.ready.temporalUi}`);
+  const site = await startSite({ home, hosts: 3, apiPort: 0, signal: interruption.signal, note: logProgress });
+  logProgress(`the site is ready: API ${site.ready.api}, Temporal's UI ${site.ready.temporalUi}`);
   try {
     return await Promise.race([runDemo(site), interrupted]);
   } finally {
-    say('stopping the site');
+    logProgress('stopping the site');
     await site.stop();
-    say('stopped');
+    logProgress('stopped');
   }
 }
 

@@ -38,15 +38,15 @@ export const UsageData = z
   })
   .meta({ id: 'Usage' });
 
-const named = { task: z.string(), name: z.string(), owner: z.string() };
+const taskFields = { task: z.string(), name: z.string(), owner: z.string() };
 
 export const TaskAcceptedData = z
-  .strictObject({ ...named, image: z.string(), nodes: z.int(), resources, acceptedAt: time })
+  .strictObject({ ...taskFields, image: z.string(), nodes: z.int(), resources, acceptedAt: time })
   .meta({ id: 'TaskAccepted', description: 'The task has its row and its place in the queue' });
 
 export const TaskStartedData = z
   .strictObject({
-    ...named,
+    ...taskFields,
     vms: z.array(z.strictObject({ vm: z.string(), host: z.string(), provider: z.string() })),
     startedAt: time,
   })
@@ -54,7 +54,7 @@ export const TaskStartedData = z
 
 export const TaskEndedData = z
   .strictObject({
-    ...named,
+    ...taskFields,
     state: z.enum(['succeeded', 'failed', 'cancelled']),
     exitCode: z.int().nullable(),
     error: z.strictObject({ code: z.string(), message: z.string() }).nullable(),
@@ -73,7 +73,7 @@ export const TaskEndedData = z
 
 export const vmMigratedType = 'berth.vm.migrated';
 
-const place = z.strictObject({ host: z.string(), provider: z.string() });
+const hostRef = z.strictObject({ host: z.string(), provider: z.string() });
 
 export const VmMigratedData = z
   .strictObject({
@@ -82,8 +82,8 @@ export const VmMigratedData = z
     task: z.string().nullable(),
     migration: z.string(),
     mode: z.enum(migrationModes),
-    from: place,
-    to: place,
+    from: hostRef,
+    to: hostRef,
     /** Where its disk is. */
     home: z.string(),
     generation: z.int(),
@@ -192,19 +192,19 @@ export const vmEventTypes = {
 
 export type VmEventType = (typeof vmEventTypes)[keyof typeof vmEventTypes];
 
-const vmNamed = {
+const vmFields = {
   vm: z.string(),
   name: z.string(),
   owner: z.string(),
   /** null: a VM that stands alone. */
   task: z.string().nullable(),
-  ...place.shape,
+  ...hostRef.shape,
   generation: z.int(),
 };
 
 export const VmSuspendedData = z
   .strictObject({
-    ...vmNamed,
+    ...vmFields,
     suspendedAt: time,
     /** Of the time since it started, moved or came back; the completion event of a task, or the end of a VM, names all. */
     usage: z.array(UsageData),
@@ -212,15 +212,15 @@ export const VmSuspendedData = z
   .meta({ id: 'VmSuspended', description: 'Its memory is in a file: it takes neither processors nor memory' });
 
 export const VmRestoredData = z
-  .strictObject({ ...vmNamed, restoredAt: time })
+  .strictObject({ ...vmFields, restoredAt: time })
   .meta({ id: 'VmRestored', description: 'It runs again; usage counts from here on' });
 
 export const VmRehomedData = z
   .strictObject({
-    ...vmNamed,
+    ...vmFields,
     migration: z.string(),
     /** Where its disks were, and where they are: there it runs. */
-    from: place,
+    from: hostRef,
     home: z.string(),
     seconds: z.number().min(0),
     bytes: z.int().min(0),
@@ -229,30 +229,30 @@ export const VmRehomedData = z
   .meta({ id: 'VmRehomed', description: 'Its disks have followed it to the host where it runs' });
 
 export const VmSilentData = z
-  .strictObject({ ...vmNamed, migration: z.string(), movedAt: time, silentAt: time })
+  .strictObject({ ...vmFields, migration: z.string(), movedAt: time, silentAt: time })
   .meta({ id: 'VmSilent', description: 'It moved, and its guest, which answered before, does not since: it may have died' });
 
-const why = z.strictObject({ code: z.string(), message: z.string() });
+const errorShape = z.strictObject({ code: z.string(), message: z.string() });
 
 export const VmCreatedData = z
   .strictObject({ vm: z.string(), name: z.string(), owner: z.string(), image: z.string(), resources, createdAt: time })
   .meta({ id: 'VmCreated', description: 'A VM that stands alone has its row, and waits for a host' });
 
 export const VmStartedData = z
-  .strictObject({ ...vmNamed, address: z.string(), startedAt: time })
+  .strictObject({ ...vmFields, address: z.string(), startedAt: time })
   .meta({ id: 'VmStarted', description: 'Its guest answers with its identity; usage counts from here on' });
 
 export const VmStoppedData = z
-  .strictObject({ ...vmNamed, error: why, stoppedAt: time, usage: z.array(UsageData) })
+  .strictObject({ ...vmFields, error: errorShape, stoppedAt: time, usage: z.array(UsageData) })
   .meta({ id: 'VmStopped', description: 'Its domain is gone, and its disks are kept: it can be booted again' });
 
 export const VmRemovedData = z
   .strictObject({
-    ...vmNamed,
+    ...vmFields,
     host: z.string().nullable(),
     provider: z.string().nullable(),
     /** Why, where nobody asked for it: its lease ended, or it could not be made. */
-    error: why.nullable(),
+    error: errorShape.nullable(),
     startedAt: time.nullable(),
     removedAt: time,
     /** Everything, also what was told before. */

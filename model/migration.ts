@@ -70,7 +70,7 @@ export interface MigrationRecord {
   /** Its disks are to follow it. */
   moveDisk: boolean;
   /** Where its pre-copy doesn't converge, it may go on as files. */
-  orCold: boolean;
+  coldFallback: boolean;
   convergeWithinS: number;
   abortRequested: boolean;
   error: TaskError | null;
@@ -109,7 +109,7 @@ type Row = Record<TargetView, MigrationAction>;
  * Where a VM is, when no job is at work any more. Rows are the source, columns the target; the reasons are in
  * docs/migration.md. What isn't known on either side is never acted upon.
  */
-const settled: Record<SourceView, Row> = {
+const decisionTable: Record<SourceView, Row> = {
   running: {
     absent: 'stayed',
     // It never took over: the hypervisor had not said so to it. What is there is a copy that nobody runs.
@@ -170,17 +170,17 @@ export function decideMigration(source: SourceView, target: TargetView, job: Job
   if (source === 'running' && target === 'running') return 'alarm';
   // Where the source is gone, its job is as well.
   if (job !== 'none' && source !== 'gone') return 'observe';
-  return settled[source][target];
+  return decisionTable[source][target];
 }
 
-/** What a host says of one domain: as DomainStatus in drivers/ports.ts; null where there is none. */
-export interface SeenDomain {
+/** What a host says of one domain: as DomainStatus in drivers/ports/index.ts; null where there is none. */
+export interface ObservedDomain {
   state: string;
   /** libvirt's reason, e.g. `migrating`, `user`. */
   reason: string;
 }
 
-export function sourceView(seen: SeenDomain | null | 'unknown'): SourceView {
+export function sourceView(seen: ObservedDomain | null | 'unknown'): SourceView {
   if (seen === 'unknown') return 'unknown';
   if (seen === null) return 'gone';
   if (seen.state === 'running') return 'running';
@@ -188,7 +188,7 @@ export function sourceView(seen: SeenDomain | null | 'unknown'): SourceView {
   return seen.state === 'shutoff' && seen.reason === 'migrated' ? 'gone' : 'dead';
 }
 
-export function targetView(seen: SeenDomain | null | 'unknown'): TargetView {
+export function targetView(seen: ObservedDomain | null | 'unknown'): TargetView {
   if (seen === 'unknown') return 'unknown';
   if (seen === null) return 'absent';
   if (seen.state === 'running') return 'running';
@@ -215,30 +215,30 @@ export interface MigrationJob {
 
 export interface ConvergencePolicy {
   /** The downtime that is allowed at first; it grows to the usual one until `usualAfterMs`. */
-  firstDowntimeMs: number;
-  usualDowntimeMs: number;
-  usualAfterMs: number;
+  initialDowntimeMs: number;
+  defaultDowntimeMs: number;
+  defaultAfterMs: number;
   /** Then it doubles, and each step is tried for so long, up to the last. */
   stepMs: number;
-  lastDowntimeMs: number;
+  maxDowntimeMs: number;
   /** When a pre-copy that hasn't ended is given up. */
   deadlineMs: number;
 }
 
 /**
  * For how long a pre-copy may go on, as whoever asks may say: much memory over a slow network takes its time. The longest
- * is what one attempt of a host's step may take (`move` in workflows/timeouts.ts), less a minute.
+ * is what one attempt of a host's step may take (`move` in workflows/durable/timeouts.ts), less a minute.
  */
-export const convergenceSeconds = { least: 5, usual: 120, most: 540 } as const;
+export const convergenceSeconds = { min: 5, default: 120, max: 540 } as const;
 
 export const convergencePolicy: ConvergencePolicy = {
-  firstDowntimeMs: 30,
+  initialDowntimeMs: 30,
   // QEMU's own default. Who insists on less for long pays with a longer migration.
-  usualDowntimeMs: 300,
-  usualAfterMs: 2000,
+  defaultDowntimeMs: 300,
+  defaultAfterMs: 2000,
   stepMs: 5000,
-  lastDowntimeMs: 2000,
-  deadlineMs: convergenceSeconds.usual * 1000,
+  maxDowntimeMs: 2000,
+  deadlineMs: convergenceSeconds.default * 1000,
 };
 
 /**
@@ -246,25 +246,31 @@ export const convergencePolicy: ConvergencePolicy = {
  * of a page that is written just while it looks for written ones, and the guest goes on with an older one (seen: a kernel's
  * panic behind a migration). Fewer rounds are fewer such looks; a guest under KVM has its pages watched by the processor.
  */
-export function policyFor(accelerator: 'kvm' | 'qemu', convergeWithinS: number): ConvergencePolicy {
+export function convergencePolicyFor(accelerator: 'kvm' | 'qemu', convergeWithinS: number): ConvergencePolicy {
   const policy = { ...convergencePolicy, deadlineMs: convergeWithinS * 1000 };
-  return accelerator === 'kvm' ? policy : { ...policy, firstDowntimeMs: policy.usualDowntimeMs };
+  return accelerator === 'kvm' ? policy : { ...policy, initialDowntimeMs: policy.defaultDowntimeMs };
 }
 
-export type Convergence = { kind: 'goOn'; downtimeMs: number } | { kind: 'giveUp'; why: string };
+export type Convergence = { kind: 'goOn'; downtimeMs: number } | { kind: 'giveUp'; reason: string };
 
 /** What is allowed after so long: pre-copy converges when what is left can be sent within the allowed downtime. */
-export function converge(policy: ConvergencePolicy, elapsedMs: number, job: MigrationJob): Convergence {
+export function decideConvergence(policy: ConvergencePolicy, elapsedMs: number, job: MigrationJob): Convergence {
   if (elapsedMs >= policy.deadlineMs) {
     const mib = (bytes: number) => Math.round(bytes / 2 ** 20);
     const why = `the guest writes ${mib(job.dirtyBytesPerS)} MiB/s, ${mib(job.bytesPerS)} MiB/s are carried over, ${mib(job.remainingBytes)} MiB are left after ${Math.round(elapsedMs / 1000)} s`;
-    return { kind: 'giveUp', why };
+    return { kind: 'giveUp', reason: why };
   }
   return { kind: 'goOn', downtimeMs: allowedDowntimeMs(policy, elapsedMs) };
 }
 
 export function allowedDowntimeMs(policy: ConvergencePolicy, elapsedMs: number): number {
-  const { firstDowntimeMs: first, usualDowntimeMs: usual, usualAfterMs, lastDowntimeMs: last, stepMs } = policy;
+  const {
+    initialDowntimeMs: first,
+    defaultDowntimeMs: usual,
+    defaultAfterMs: usualAfterMs,
+    maxDowntimeMs: last,
+    stepMs,
+  } = policy;
   if (elapsedMs < usualAfterMs) return Math.round(first + ((usual - first) * elapsedMs) / usualAfterMs);
   return Math.min(last, usual * 2 ** Math.min(Math.floor((elapsedMs - usualAfterMs) / stepMs), 30));
 }
@@ -273,7 +279,7 @@ export function allowedDowntimeMs(policy: ConvergencePolicy, elapsedMs: number):
  * A VM that goes as files goes through three passes: its files are packed, and at the other host the pack is fetched and
  * unpacked. How far one of them is, as its host sees it.
  */
-export interface CopyPass {
+export interface ColdCopyPass {
   kind: 'pack' | 'fetch' | 'unpack';
   /** Address of the host whose pack is fetched or unpacked; null where one is made. */
   from: string | null;
@@ -283,7 +289,7 @@ export interface CopyPass {
 }
 
 /** A cold copy as a whole. All its passes count alike; of those that have not begun, each is expected to last as long as the first one did. */
-export interface CopyCourse {
+export interface ColdCopyTotals {
   /** Of the VM's files, as far as they are known. */
   totalBytes: number;
   passes: number;
@@ -293,7 +299,10 @@ export interface CopyCourse {
   elapsedMs: number;
 }
 
-export function copyJob({ totalBytes, passes, endedPasses, firstPassMs, elapsedMs }: CopyCourse, pass: CopyPass): MigrationJob {
+export function coldCopyJob(
+  { totalBytes, passes, endedPasses, firstPassMs, elapsedMs }: ColdCopyTotals,
+  pass: ColdCopyPass,
+): MigrationJob {
   const part = pass.totalBytes === 0 ? 0 : Math.min(1, pass.doneBytes / pass.totalBytes);
   const processedBytes = Math.round((totalBytes * (endedPasses + part)) / passes);
   const remainingBytes = totalBytes - processedBytes;

@@ -63,7 +63,7 @@ export const ResourcesSpec = z
   })
   .meta({ id: 'Resources' });
 
-export const moment = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
+export const rfc3339Time = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
 
 /**
  * The right to resources for a time. A `reservation` starts at `startAt`, on the second, for its whole duration, or is
@@ -73,7 +73,7 @@ export const moment = z.iso.datetime({ offset: true, error: 'expected a time as 
 export const LeaseSpec = z
   .strictObject({
     kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
-    startAt: moment.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
+    startAt: rfc3339Time.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
     durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
       description: 'How long its VMs may run, from when they answer; what it takes to make and remove them is not counted',
     }),
@@ -82,7 +82,7 @@ export const LeaseSpec = z
       .boolean()
       .optional()
       .meta({ description: 'Whether best-effort work may be suspended for a reservation; true unless said' }),
-    deadline: moment.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
+    deadline: rfc3339Time.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
   })
   .refine((lease) => (lease.kind === 'reservation') === (lease.startAt !== undefined), {
     path: ['startAt'],

@@ -22,9 +22,9 @@ export const workflowId = {
   /** `purpose` tells apart who wants it: a lease, a drain. */
   build: (name: string, digest: string): string => `image-${name}-${digest}`,
   retire: (id: ImageId): string => `retire-${id}`,
-  prestage: (image: ImageId, purpose: string): string => `prestage-${image}-${purpose}`,
+  prefetch: (image: ImageId, purpose: string): string => `prefetch-${image}-${purpose}`,
   /** `reading` tells apart those who read at the same time. */
-  console: (id: VmId, reading: string): string => `console-${id}-${reading}`,
+  console: (id: VmId, readId: string): string => `console-${id}-${readId}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
 } as const;
@@ -32,18 +32,18 @@ export const workflowId = {
 export const workflowType = {
   task: 'runTask',
   vm: 'runVm',
-  host: 'watchHost',
+  host: 'monitorHost',
   reconcile: 'reconcileHost',
-  templates: 'keepTemplates',
+  templates: 'buildTemplates',
   migration: 'migrateVm',
   build: 'buildImage',
   retire: 'retireImage',
-  prestage: 'prestage',
+  prefetch: 'prefetchImage',
   console: 'readConsole',
   drain: 'drainHost',
-  recovery: 'watchRecovery',
+  recovery: 'measureRecovery',
   reservation: 'reserveHosts',
-  housekeeping: 'keepHouse',
+  housekeeping: 'runHousekeeping',
   planner: 'planLeases',
 } as const;
 
@@ -53,30 +53,36 @@ export const workflowType = {
  * is half of the ten seconds that are Temporal's own. A task that takes longer, because the ledger does, is kept alive by
  * its worker; of one that came to nothing on a machine that stalls, its steps are repeated.
  */
-export const promptly = { workflowTaskTimeout: 5_000 } as const;
-const prompt: readonly string[] = [workflowType.vm, workflowType.migration, workflowType.drain, workflowType.reservation];
+export const shortWorkflowTaskTimeout = { workflowTaskTimeout: 5_000 } as const;
+const shortTimeoutTypes: readonly string[] = [
+  workflowType.vm,
+  workflowType.migration,
+  workflowType.drain,
+  workflowType.reservation,
+];
 /** How workflows of a type are started. */
-export const taskTimeoutOf = (type: string): { workflowTaskTimeout?: number } => (prompt.includes(type) ? promptly : {});
+export const workflowTaskTimeoutOf = (type: string): { workflowTaskTimeout?: number } =>
+  shortTimeoutTypes.includes(type) ? shortWorkflowTaskTimeout : {};
 
 export const signalName = {
   /** To a task: it was placed; it should ask the ledger where. */
   placed: 'placed',
   /** To a task or a migration: where one of its VMs is has changed, or room for it; it should ask the ledger. */
-  moved: 'moved',
+  locationChanged: 'locationChanged',
   /** To a drain: what was asked of it has changed; it should ask the ledger. */
-  changed: 'changed',
+  orderChanged: 'orderChanged',
   /** To a task: the plan wants its work suspended, or to go on; it should ask the ledger. */
-  planned: 'planned',
+  leaseOrderChanged: 'leaseOrderChanged',
   /** To the planner: something has changed that the plan is made from. */
   replan: 'replan',
   /** To the workflow of a VM that stands alone: its owner asks something of it; the ledger says what. */
-  asked: 'asked',
+  operationRequested: 'operationRequested',
   /** To a host's workflow: its worker has started. Carries HostFacts. */
-  arrived: 'arrived',
+  hostRegistered: 'hostRegistered',
   /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */
-  wanted: 'wanted',
+  templateRequested: 'templateRequested',
   /** To a host's reconciliation, or to the housekeeping: don't wait for the next round. */
-  lookNow: 'lookNow',
+  wakeUp: 'wakeUp',
 } as const;
 
 /** Search attributes; the server must know them, with their types, before the first workflow starts. */

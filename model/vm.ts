@@ -1,7 +1,7 @@
 import type { HostId, ImageId, OwnerId, VmId } from './ids.ts';
 
 /** A file by its content. `url` is short-lived and signed; it is how a host reads it from the repository. */
-export interface Blob {
+export interface ContentRef {
   sha256: string;
   sizeBytes: number;
   url: string;
@@ -17,7 +17,7 @@ export interface ImageRef {
   /** Its guests have cloud-init, and look for a seed when they first boot. */
   cloudInit: boolean;
   /** Without a kernel and an initrd it boots by its disk, as the firmware finds it. Both or neither. */
-  parts: { disk: Blob; kernel: Blob | null; initrd: Blob | null };
+  parts: { disk: ContentRef; kernel: ContentRef | null; initrd: ContentRef | null };
   /** Addresses of hosts that are known to have it, nearest first. */
   peers: string[];
 }
@@ -77,7 +77,7 @@ export interface VmLoad {
  * and didn't start; `template-retired`: it has failed too often; `used-disk`: it goes on with a disk that it has used;
  * `cloud-init`: its image is told who it is as it boots; `extra-disks`: no template has disks of that kind.
  */
-export const coldReasons = [
+export const coldBootReasons = [
   'no-template',
   'template-failed',
   'template-retired',
@@ -87,4 +87,4 @@ export const coldReasons = [
 ] as const;
 
 /** How a VM came to life: from a template's memory, or by a boot of its own. */
-export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldReasons)[number] };
+export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldBootReasons)[number] };

@@ -16,7 +16,7 @@ interface Migration {
   checksum: string;
 }
 
-interface Recorded {
+interface RecordedMigration {
   migration_name: string;
   checksum: string;
   finished: boolean;
@@ -33,17 +33,17 @@ async function readMigrations(): Promise<Migration[]> {
   );
 }
 
-async function readRecorded(client: pg.Client): Promise<Recorded[]> {
+async function readRecorded(client: pg.Client): Promise<RecordedMigration[]> {
   const exists = await client.query<{ found: boolean }>("SELECT to_regclass('_prisma_migrations') IS NOT NULL AS found");
   if (!exists.rows[0]?.found) return [];
-  const recorded = await client.query<Recorded>(
+  const recorded = await client.query<RecordedMigration>(
     'SELECT migration_name, checksum, finished_at IS NOT NULL AS finished FROM _prisma_migrations WHERE rolled_back_at IS NULL',
   );
   return recorded.rows;
 }
 
 /** Throws when the database is not one that these migrations lead to; else says which of them it lacks. */
-function missing(migrations: Migration[], recorded: Recorded[]): Migration[] {
+function pendingMigrations(migrations: Migration[], recorded: RecordedMigration[]): Migration[] {
   const known = new Map(migrations.map((migration) => [migration.name, migration]));
   for (const row of recorded) {
     const migration = known.get(row.migration_name);
@@ -65,7 +65,7 @@ function missing(migrations: Migration[], recorded: Recorded[]): Migration[] {
  * Tidies up after a process that died or failed in the middle. A script is one transaction that also counts its step
  * (see schema-engine.ts), so the record says whether all of it is there or nothing. The caller holds the lock.
  */
-async function settle(client: pg.Client): Promise<void> {
+async function repairInterrupted(client: pg.Client): Promise<void> {
   if ((await readRecorded(client)).every((row) => row.finished)) return;
   const unfinished = 'finished_at IS NULL AND rolled_back_at IS NULL';
   await client.query(`UPDATE _prisma_migrations SET finished_at = now() WHERE ${unfinished} AND applied_steps_count > 0`);
@@ -95,12 +95,12 @@ export async function applyMigrations(databaseUrl: string): Promise<string[]> {
   client.on('error', () => undefined);
   await client.connect();
   try {
-    if (missing(migrations, await readRecorded(client)).length === 0) return [];
+    if (pendingMigrations(migrations, await readRecorded(client)).length === 0) return [];
     await client.query(`SET lock_timeout = ${lockTimeoutMs}`);
     // 7305, 3: see the first migration. Held by this session, so it ends with this process at the latest.
     await client.query('SELECT pg_advisory_lock(7305, 3)');
-    await settle(client);
-    const todo = missing(migrations, await readRecorded(client));
+    await repairInterrupted(client);
+    const todo = pendingMigrations(migrations, await readRecorded(client));
     if (todo.length > 0) await applyWithEngine(databaseUrl, migrations);
     return todo.map((migration) => migration.name);
   } finally {

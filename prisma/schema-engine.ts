@@ -56,9 +56,9 @@ function openPool(databaseUrl: string): pg.Pool {
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 });
   // A connection that breaks is also told to whoever waits for its query, which is enough.
   pool.on('error', () => undefined);
-  const ask = pool.query.bind(pool);
+  const query = pool.query.bind(pool);
   const relabelled = async (config: pg.QueryArrayConfig) => {
-    const result = await ask(config);
+    const result = await query(config);
     // A script of several statements has an array of results.
     for (const field of result.fields ?? []) if (field.dataTypeID === charOid) field.dataTypeID = uuidOid;
     return result;

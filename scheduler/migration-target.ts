@@ -22,19 +22,19 @@ export interface MovingVm {
   vcpus: number;
   memoryMiB: number;
   /** What it needs of a target's disk: for disks that are to come along, unless they are there, and for its memory as a file. */
-  disk?: DiskRoom;
+  disk?: DiskDemand;
   /** Where it was asked to go; null: wherever it fits best. */
   to: string | null;
 }
 
-export interface DiskRoom {
+export interface DiskDemand {
   /** Where its disks are. */
-  home: string | null;
+  homeHost: string | null;
   diskMiB: number;
   memoryMiB: number;
 }
 
-export const diskNeeded = ({ home, diskMiB, memoryMiB }: DiskRoom, host: string): number =>
+export const diskNeededMiB = ({ homeHost: home, diskMiB, memoryMiB }: DiskDemand, host: string): number =>
   memoryMiB + (host === home ? 0 : diskMiB);
 
 /** Migrations at a time: each gets a share of the network, and four side by side take four times as long. */
@@ -59,7 +59,7 @@ export type TargetChoice =
   | { kind: 'wait'; why: string }
   | { kind: 'none'; refused: { host: string; filter: TargetFilter }[] };
 
-function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilter | null {
+function failedFilter(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilter | null {
   if (host.id === vm.host) return 'here';
   if (host.state !== 'up') return 'unknown';
   if (!host.acceptsMigrations) return 'closed';
@@ -68,13 +68,13 @@ function refuse(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilte
   if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
   if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
   if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
-  const diskMiB = vm.disk === undefined ? 0 : diskNeeded(vm.disk, host.id);
+  const diskMiB = vm.disk === undefined ? 0 : diskNeededMiB(vm.disk, host.id);
   if (diskMiB > 0 && (host.freeDiskMiB ?? 0) < diskMiB) return 'disk';
   if (host.arriving >= migrationLimits.arriving) return 'arriving';
   return source.leaving >= migrationLimits.leaving ? 'leaving' : null;
 }
 
-const passing: readonly TargetFilter[] = ['arriving', 'leaving'];
+const temporaryFilters: readonly TargetFilter[] = ['arriving', 'leaving'];
 const freeMemory = ({ capacity, used }: TargetHost): number => capacity.memoryMiB - used.memoryMiB;
 
 /**
@@ -85,14 +85,14 @@ export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): Target
   const source = hosts.find((host) => host.id === vm.host);
   if (source === undefined) throw new Error(`BUG: ${vm.host}, which a VM is to leave, is no host`);
   const asked = hosts.filter((host) => vm.to === null || host.id === vm.to);
-  const answers = asked.map((host) => ({ host, filter: refuse(vm, source, host) }));
+  const answers = asked.map((host) => ({ host, filter: failedFilter(vm, source, host) }));
   const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
   const best = fit.sort(
     (a, b) => Number(b.hasImage) - Number(a.hasImage) || freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1),
   )[0];
   if (best !== undefined) return { kind: 'go', to: best.id };
   const refused = answers.flatMap(({ host, filter }) => (filter === null ? [] : [{ host: host.id, filter }]));
-  const later = refused.filter(({ filter }) => passing.includes(filter));
+  const later = refused.filter(({ filter }) => temporaryFilters.includes(filter));
   if (later.length === 0) return { kind: 'none', refused };
   return { kind: 'wait', why: later.map(({ host, filter }) => `${host}: as many are ${filter} as may be`).join('; ') };
 }

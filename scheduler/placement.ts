@@ -17,7 +17,7 @@ export interface PlacementRequest {
   id: string;
   nodes: number;
   /** What each VM takes. */
-  each: Resources;
+  perVm: Resources;
   imageId: string | null;
   /** How many younger tasks were placed while it waited for room. */
   overtaken: number;
@@ -31,7 +31,7 @@ export interface PlacementLimits {
 }
 
 /** Why a host was passed over, in the order in which it is asked; each host is counted at its first. */
-export type Filter = 'unknown' | 'unschedulable' | 'vcpus' | 'memory' | 'disk';
+export type PlacementFilter = 'unknown' | 'unschedulable' | 'vcpus' | 'memory' | 'disk';
 
 export type QueueVerdict =
   /** The host of each node. */
@@ -42,27 +42,27 @@ export type QueueVerdict =
   | { kind: 'impossible'; refusal: Refusal };
 
 /** The cheap questions about the host itself first, then its sizes. null: the VM fits. */
-function refuse(host: PlacementHost, each: Resources, used: Resources): Filter | null {
+function failedFilter(host: PlacementHost, each: Resources, used: Resources): PlacementFilter | null {
   if (host.state !== 'up') return 'unknown';
   if (!host.schedulable) return 'unschedulable';
-  return lacks(host.capacity, used, each);
+  return missingResource(host.capacity, used, each);
 }
 
-function lacks(capacity: Resources, used: Resources, each: Resources): Filter | null {
+function missingResource(capacity: Resources, used: Resources, each: Resources): PlacementFilter | null {
   if (used.vcpus + each.vcpus > capacity.vcpus) return 'vcpus';
   if (used.memoryMiB + each.memoryMiB > capacity.memoryMiB) return 'memory';
   if (used.diskMiB + each.diskMiB > capacity.diskMiB) return 'disk';
   return null;
 }
 
-function plus(a: Resources, b: Resources): Resources {
+function addResources(a: Resources, b: Resources): Resources {
   return { vcpus: a.vcpus + b.vcpus, memoryMiB: a.memoryMiB + b.memoryMiB, diskMiB: a.diskMiB + b.diskMiB };
 }
 
 const nothing: Resources = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };
 
 /** The share of a host that stays free with this much used, 0 to 1: the mean over what a VM takes. */
-function slack(capacity: Resources, used: Resources): number {
+function freeShare(capacity: Resources, used: Resources): number {
   const share = (have: number, taken: number) => (have === 0 ? 0 : (have - taken) / have);
   return (
     (share(capacity.vcpus, used.vcpus) + share(capacity.memoryMiB, used.memoryMiB) + share(capacity.diskMiB, used.diskMiB)) / 3
@@ -72,15 +72,17 @@ function slack(capacity: Resources, used: Resources): number {
 interface Candidate {
   host: PlacementHost;
   /** 0 where the image is cached: fetching it costs more than any other difference. */
-  fetch: 0 | 1;
+  missingImage: 0 | 1;
   /** Members of the same gang that are here already: spread, so that one host's end is not the whole gang's. */
   siblings: number;
   /** Best fit: the fullest host that still has room, which keeps large holes for large tasks. */
-  slack: number;
+  freeShare: number;
 }
 
-function better(a: Candidate, b: Candidate): number {
-  return a.fetch - b.fetch || a.siblings - b.siblings || a.slack - b.slack || (a.host.id < b.host.id ? -1 : 1);
+function compareCandidates(a: Candidate, b: Candidate): number {
+  return (
+    a.missingImage - b.missingImage || a.siblings - b.siblings || a.freeShare - b.freeShare || (a.host.id < b.host.id ? -1 : 1)
+  );
 }
 
 /**
@@ -100,28 +102,28 @@ export function placeGang(
     let best: Candidate | null = null;
     for (const host of hosts) {
       const usedHere = taken.get(host.id) ?? nothing;
-      const filter = refuse(host, request.each, usedHere);
+      const filter = failedFilter(host, request.perVm, usedHere);
       if (filter !== null) {
         failed[filter] = (failed[filter] ?? 0) + 1;
         continue;
       }
       const candidate: Candidate = {
         host,
-        fetch: request.imageId !== null && host.images.has(request.imageId) ? 0 : 1,
+        missingImage: request.imageId !== null && host.images.has(request.imageId) ? 0 : 1,
         siblings: chosen.filter((id) => id === host.id).length,
-        slack: slack(host.capacity, plus(usedHere, request.each)),
+        freeShare: freeShare(host.capacity, addResources(usedHere, request.perVm)),
       };
-      if (best === null || better(candidate, best) < 0) best = candidate;
+      if (best === null || compareCandidates(candidate, best) < 0) best = candidate;
     }
     if (best === null) return { refusal: { hosts: hosts.length, failed } };
     chosen.push(best.host.id);
-    taken.set(best.host.id, plus(taken.get(best.host.id) ?? nothing, request.each));
+    taken.set(best.host.id, addResources(taken.get(best.host.id) ?? nothing, request.perVm));
   }
   return { hosts: chosen };
 }
 
 /** How many VMs of this size the host could hold if it were empty. */
-function holdsEmpty(host: PlacementHost, each: Resources): number {
+function emptyHostFitCount(host: PlacementHost, each: Resources): number {
   const times = (have: number, one: number) => (one === 0 ? Number.POSITIVE_INFINITY : Math.floor(have / one));
   return Math.min(
     times(host.capacity.vcpus, each.vcpus),
@@ -130,19 +132,19 @@ function holdsEmpty(host: PlacementHost, each: Resources): number {
   );
 }
 
-function fitsEmpty(request: PlacementRequest, hosts: readonly PlacementHost[]): boolean {
-  return hosts.reduce((sum, host) => sum + holdsEmpty(host, request.each), 0) >= request.nodes;
+function fitsEmptySite(request: PlacementRequest, hosts: readonly PlacementHost[]): boolean {
+  return hosts.reduce((sum, host) => sum + emptyHostFitCount(host, request.perVm), 0) >= request.nodes;
 }
 
 /**
  * Why the site could never hold the request, not even empty and with every host up; null when it could, or when no host
  * has registered yet, which says nothing. Permanent, where a lack of room is temporary.
  */
-export function neverFits(request: PlacementRequest, hosts: readonly PlacementHost[]): Refusal | null {
-  if (hosts.length === 0 || fitsEmpty(request, hosts)) return null;
+export function permanentRefusal(request: PlacementRequest, hosts: readonly PlacementHost[]): Refusal | null {
+  if (hosts.length === 0 || fitsEmptySite(request, hosts)) return null;
   const failed: Record<string, number> = {};
   for (const host of hosts) {
-    const filter = lacks(host.capacity, nothing, request.each);
+    const filter = missingResource(host.capacity, nothing, request.perVm);
     if (filter !== null) failed[filter] = (failed[filter] ?? 0) + 1;
   }
   // Each host could hold a VM of it, and all together not as many as it has.
@@ -169,7 +171,7 @@ export function placeQueue(
   const waiting: { verdict: { overtaken: number } }[] = [];
   const answers: { request: PlacementRequest; verdict: QueueVerdict }[] = [];
   for (const request of queue.slice(0, limits.lookahead)) {
-    const never = neverFits(request, ordered);
+    const never = permanentRefusal(request, ordered);
     if (never !== null) {
       answers.push({ request, verdict: { kind: 'impossible', refusal: never } });
       continue;
@@ -179,14 +181,14 @@ export function placeQueue(
       ? { refusal: { hosts: ordered.length, failed: { queue: ordered.length } } }
       : placeGang(request, ordered, used);
     if ('hosts' in found) {
-      for (const id of found.hosts) used.set(id, plus(used.get(id) ?? nothing, request.each));
+      for (const id of found.hosts) used.set(id, addResources(used.get(id) ?? nothing, request.perVm));
       for (const older of waiting) older.verdict.overtaken += 1;
       answers.push({ request, verdict: { kind: 'placed', hosts: found.hosts } });
       continue;
     }
     const verdict = { kind: 'waits' as const, refusal: found.refusal, overtaken: request.overtaken };
     answers.push({ request, verdict });
-    if (fitsEmpty(request, usable)) waiting.push({ verdict });
+    if (fitsEmptySite(request, usable)) waiting.push({ verdict });
   }
   return answers;
 }

@@ -1,14 +1,14 @@
 /** Of a normal distribution: how many standard deviations a median absolute deviation is the part of. */
-const perDeviation = 1.4826;
+const madToSigma = 1.4826;
 
 /**
  * What nearly all of the values are below as they usually are: the median and three standard deviations, these taken from
  * the median absolute deviation. Less than half of the values can be anything without moving it far (Hampel's identifier).
  * @param values at least one
  */
-export function usualMost(values: readonly number[]): number {
+export function typicalMax(values: readonly number[]): number {
   const middle = median(values);
-  return middle + 3 * perDeviation * median(values.map((value) => Math.abs(value - middle)));
+  return middle + 3 * madToSigma * median(values.map((value) => Math.abs(value - middle)));
 }
 
 /** The middle one, or the mean of the two in the middle. @param values at least one */

@@ -1,15 +1,15 @@
 import { once } from 'node:events';
 import { Client, Connection } from '@temporalio/client';
 import { createApp } from '../api/app.ts';
-import { startHousekeeping } from '../api/housekeeping.ts';
-import { openRepository } from '../api/repository.ts';
+import { openRepository } from '../api/files/repository.ts';
+import { startRepositorySweep } from '../api/files/repository-sweep.ts';
 import { close, serve } from '../api/serve.ts';
-import { openTaskWorkflows } from '../api/temporal.ts';
+import { openWorkflowClient } from '../api/temporal.ts';
+import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
-import { openLedger } from '../prisma/client.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
-import { insist } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 
 /** The API: the public listeners, and the operators' with health and metrics. SIGTERM: answers what it began, ends. */
 const graceMs = 5000;
@@ -17,7 +17,7 @@ const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], proce
 const log = openLog('api', config.log.BERTH_LOG_LEVEL);
 const clock = () => Date.now();
 
-await insist('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
+await retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
 const ledger = openLedger(config.ledger.DATABASE_URL);
 // Lazy: the API answers what it can while Temporal is away.
 const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
@@ -28,8 +28,8 @@ const repository = await openRepository({
   maxFileBytes: config.api.BERTH_MAX_FILE_BYTES,
   quotaBytes: config.api.BERTH_QUOTA_BYTES,
 });
-const { app, operatorsApp } = createApp({ ledger, temporal: openTaskWorkflows(client), repository, config, log, clock });
-const housekeeping = startHousekeeping({
+const { app, operatorsApp } = createApp({ ledger, temporal: openWorkflowClient(client), repository, config, log, clock });
+const housekeeping = startRepositorySweep({
   ledger,
   repository,
   log,

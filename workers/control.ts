@@ -2,12 +2,12 @@ import { Client, WorkflowIdConflictPolicy } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
 import { guard } from '../activities/failure.ts';
 import { createLedgerActivities } from '../activities/ledger/index.ts';
+import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
-import { openLedger } from '../prisma/client.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
-import { insist } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { workflowBundle } from './workflow-bundle.ts';
 
@@ -23,7 +23,7 @@ const sdkAddress = installRuntime(log, metricsPort);
 const [bundle, connection] = await Promise.all([
   workflowBundle(config.control.BERTH_BUNDLE_FOLDER ?? null, log),
   connectWorker(config.temporal.TEMPORAL_ADDRESS, log),
-  insist('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL)),
+  retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL)),
 ]);
 const ledger = openLedger(config.ledger.DATABASE_URL);
 const { signing, control } = config;
@@ -45,16 +45,16 @@ const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metrics
 
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const running = worker.run();
-const startOne = (what: string, type: string, id: string) =>
-  insist(`starting ${what}`, log, () =>
+const startSingleton = (what: string, type: string, id: string) =>
+  retryForever(`starting ${what}`, log, () =>
     client.workflow.start(type, {
       workflowId: id,
       taskQueue: controlQueue,
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
     }),
   );
-void startOne('the housekeeping', workflowType.housekeeping, workflowId.housekeeping());
-void startOne('the planner', workflowType.planner, workflowId.planner());
+void startSingleton('the housekeeping', workflowType.housekeeping, workflowId.housekeeping());
+void startSingleton('the planner', workflowType.planner, workflowId.planner());
 log.info('the control worker runs');
 await running;
 metrics?.close();

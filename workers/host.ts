@@ -4,9 +4,9 @@ import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
-import { insist } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
-import { wireHost } from './wiring.ts';
+import { wireHost } from './wire-host.ts';
 
 /**
  * The host worker: the activities of one host, on its own queue. It knows Temporal, and the repository by the signed
@@ -35,13 +35,13 @@ const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metrics
 
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const running = worker.run();
-void insist('telling the site that this host has arrived', log, async () => {
+void retryForever('telling the site that this host has arrived', log, async () => {
   const facts = await wired.activities.observeHost();
   await client.workflow.signalWithStart(workflowType.host, {
     workflowId: workflowId.host(hostId),
     taskQueue: controlQueue,
     args: [hostId],
-    signal: signalName.arrived,
+    signal: signalName.hostRegistered,
     signalArgs: [facts],
   });
   log.info({ facts }, 'the host has arrived');

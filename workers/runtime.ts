@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import { NativeConnection, Runtime } from '@temporalio/worker';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import type { Logger } from '../model/log.ts';
-import { insist } from './insist.ts';
+import { retryForever } from './retry-forever.ts';
 
 /**
  * Sends the SDK's own log through ours, and lets it count for Prometheus. Must run before anything else of the SDK
@@ -11,16 +11,16 @@ import { insist } from './insist.ts';
 export function installRuntime(log: Logger, metricsPort: number): string | null {
   // The SDK wants an address of its own for its figures; it isn't shown to anybody: see serveMetrics.
   const address = metricsPort === 0 ? null : `127.0.0.1:${metricsPort + 1}`;
-  const say = (level: 'trace' | 'debug' | 'info' | 'warn' | 'error') => (message: string, meta?: object) =>
+  const forward = (level: 'trace' | 'debug' | 'info' | 'warn' | 'error') => (message: string, meta?: object) =>
     log[level](meta ?? {}, message);
   Runtime.install({
     logger: {
-      log: (level, message, meta) => say(level.toLowerCase() as 'info')(message, meta),
-      trace: say('trace'),
-      debug: say('debug'),
-      info: say('info'),
-      warn: say('warn'),
-      error: say('error'),
+      log: (level, message, meta) => forward(level.toLowerCase() as 'info')(message, meta),
+      trace: forward('trace'),
+      debug: forward('debug'),
+      info: forward('info'),
+      warn: forward('warn'),
+      error: forward('error'),
     },
     telemetryOptions: {
       logging: { forward: {}, filter: 'WARN' },
@@ -54,5 +54,5 @@ export function serveMetrics(listen: string, port: number, sdkAddress: string, l
 }
 
 export function connectWorker(address: string, log: Logger): Promise<NativeConnection> {
-  return insist(`connecting to Temporal at ${address}`, log, () => NativeConnection.connect({ address }));
+  return retryForever(`connecting to Temporal at ${address}`, log, () => NativeConnection.connect({ address }));
 }

@@ -1,122 +1,145 @@
 import { Context } from '@temporalio/activity';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { bringDisks, observeDisks, settleDisks } from './bring-disks.ts';
-import { leaveCold, observeCopy, offerKept, packVm, settleRestored, unpackVm } from './carry.ts';
-import { createClaims } from './claims.ts';
-import type { HostActivities } from './contract.ts';
-import { customizeVm } from './customize.ts';
-import { ensureDisks } from './ensure-disks.ts';
-import { ensureImage } from './ensure-image.ts';
-import { ensureRunning } from './ensure-running.ts';
-import { inventory } from './inventory.ts';
-import { makeTemplate } from './make-template.ts';
+import { requireFreeDisk } from './free-disk.ts';
+import { buildTemplate } from './image/build-template.ts';
+import { ensureImage } from './image/ensure-image.ts';
+import { importDisk, storeImage } from './image/store-image.ts';
 import {
-  abortOut,
-  dropCopy,
-  type Ended,
-  hearGuest,
-  leaveHost,
+  observeColdCopy,
+  offerCachedChunks,
+  packColdCopy,
+  removeColdLeftover,
+  resolveRestore,
+  unpackColdCopy,
+} from './migration/cold-copy.ts';
+import { migrateDisks, observeDiskMigration, resolveDiskMigration } from './migration/migrate-disks.ts';
+import {
+  type AbortedMigrations,
+  abortMigration,
+  flushGuestDisks,
   migrateOut,
-  observeMoving,
+  observeMigration,
   prepareIncoming,
-  readCarried,
-  resumeHere,
-  settleHere,
-} from './migrate.ts';
-import { observeHost } from './observe-host.ts';
-import { observeLoads } from './observe-loads.ts';
-import { pauseVm, rebootVm, resumeVm } from './power.ts';
-import { quarantine } from './quarantine.ts';
-import { readConsole } from './read-console.ts';
-import { removeDisks } from './remove-disks.ts';
-import { removeDomain } from './remove-domain.ts';
-import { removeVm } from './remove-vm.ts';
-import { requireRoom } from './room.ts';
-import { runCommand } from './run-command.ts';
-import { seeRecovery } from './see-recovery.ts';
-import { shutDown } from './shut-down.ts';
-import { stageIn } from './stage-in.ts';
-import { stageOut } from './stage-out.ts';
-import { stopCommand } from './stop-command.ts';
-import { importDisk, storeImage } from './store-image.ts';
-import { restoreVm, suspended, suspendVm } from './suspend.ts';
+  probeGuest,
+  readPortableRecord,
+  removeDomainUnlessRunning,
+  removeLeftover,
+  resumeDomain,
+} from './migration/migrate-out.ts';
+import { observeRecovery } from './migration/observe-recovery.ts';
+import { observeHost } from './site/observe-host.ts';
+import { observeInventory } from './site/observe-inventory.ts';
+import { observeLoads } from './site/observe-loads.ts';
+import { runCommand } from './task/run-command.ts';
+import { stageIn } from './task/stage-in.ts';
+import { stageOut } from './task/stage-out.ts';
+import { stopCommand } from './task/stop-command.ts';
+import { customizeVm } from './vm/customize.ts';
+import { ensureDisks } from './vm/ensure-disks.ts';
+import { ensureRunning } from './vm/ensure-running.ts';
+import { pauseVm, rebootVm, resumeVm } from './vm/power.ts';
+import { quarantineVm } from './vm/quarantine-vm.ts';
+import { readConsole } from './vm/read-console.ts';
+import { removeDisks } from './vm/remove-disks.ts';
+import { removeDomain } from './vm/remove-domain.ts';
+import { removeVm } from './vm/remove-vm.ts';
+import { shutDownGuest } from './vm/shut-down-guest.ts';
+import { restoreVm, suspendVm, vmSuspendedError } from './vm/suspend.ts';
+import { createVmLock } from './vm-lock.ts';
 
-const cancelled = (): AbortSignal => Context.current().cancellationSignal;
+const activitySignal = (): AbortSignal => Context.current().cancellationSignal;
 
 /**
  * The durable steps of one host, over its ports. One file a phase; here each gets its turn. They need the context of
  * an activity; heartbeats and the form of errors are `guard`'s (activities/failure.ts).
  */
 export function createHostActivities(ports: HostPorts): HostActivities {
-  const claims = createClaims(ports.store);
-  const ended: Ended = new Map();
+  const locks = createVmLock(ports.store);
+  const aborted: AbortedMigrations = new Map();
   return {
     observeHost: () => observeHost(ports),
-    presence: () => Context.current().cancelled,
-    inventory: () => inventory(ports),
-    quarantine: (vmId) => quarantine(ports, vmId),
-    ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, cancelled()),
-    removeImage: (id) => ports.images.remove(id),
-    stageIn: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageIn(ports, order, record, signal)),
-    ensureDisks: (vm) => claims.making(vm, cancelled(), (_, signal) => ensureDisks(ports, vm, signal)),
-    ensureRunning: (vm) => claims.making(vm, cancelled(), (record, signal) => ensureRunning(ports, vm, record, signal)),
-    makeTemplate: (vm) => claims.making(vm, cancelled(), (_, signal) => makeTemplate(ports, vm, signal)),
-    customizeVm: (order) => claims.making(order.vm, cancelled(), () => customizeVm(ports, order)),
-    readConsole: (vmId, generation, range) => fresh(ports, vmId, generation, () => readConsole(ports, vmId, range)),
-    runCommand: (order) => claims.making(order.vm, cancelled(), (record, signal) => runCommand(ports, order, record, signal)),
+    reportLiveness: () => Context.current().cancelled,
+    observeInventory: () => observeInventory(ports),
+    quarantineVm: (vmId) => quarantineVm(ports, vmId),
+    ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, activitySignal()),
+    removeImage: (id) => ports.imageCache.remove(id),
+    stageIn: (order) =>
+      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => stageIn(ports, order, record, signal)),
+    ensureDisks: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => ensureDisks(ports, vm, signal)),
+    ensureRunning: (vm) =>
+      locks.lockForUpdate(vm, activitySignal(), (record, signal) => ensureRunning(ports, vm, record, signal)),
+    buildTemplate: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => buildTemplate(ports, vm, signal)),
+    customizeVm: (order) => locks.lockForUpdate(order.vm, activitySignal(), () => customizeVm(ports, order)),
+    readConsole: (vmId, generation, range) => fenced(ports, vmId, generation, () => readConsole(ports, vmId, range)),
+    runCommand: (order) =>
+      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => runCommand(ports, order, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
-    stageOut: (order) => claims.making(order.vm, cancelled(), (record, signal) => stageOut(ports, order, record, signal)),
-    suspendVm: (vm) => claims.making(vm, cancelled(), (record, signal) => suspendVm(ports, vm, record, signal), suspended(vm.id)),
-    restoreVm: (order) => claims.making(order.vm, cancelled(), (record, signal) => restoreVm(ports, order, record, signal)),
-    pauseVm: (vm) => claims.making(vm, cancelled(), (record) => pauseVm(ports, vm, record)),
-    resumeVm: (vm) => claims.making(vm, cancelled(), (record, signal) => resumeVm(ports, vm, record, signal)),
-    rebootVm: (vm) => claims.making(vm, cancelled(), (record, signal) => rebootVm(ports, vm, record, signal)),
-    importDisk: (order) => claims.making(order.vm, cancelled(), (_, signal) => importDisk(ports, order, signal)),
-    shutDown: (vm) => claims.making(vm, cancelled(), (record, signal) => shutDown(ports, vm, record, signal)),
-    storeImage: (order) => claims.making(order.vm, cancelled(), (record, signal) => storeImage(ports, order, record, signal)),
+    stageOut: (order) =>
+      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => stageOut(ports, order, record, signal)),
+    suspendVm: (vm) =>
+      locks.lockForUpdate(
+        vm,
+        activitySignal(),
+        (record, signal) => suspendVm(ports, vm, record, signal),
+        vmSuspendedError(vm.id),
+      ),
+    restoreVm: (order) =>
+      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => restoreVm(ports, order, record, signal)),
+    pauseVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => pauseVm(ports, vm, record)),
+    resumeVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => resumeVm(ports, vm, record, signal)),
+    rebootVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => rebootVm(ports, vm, record, signal)),
+    importDisk: (order) => locks.lockForUpdate(order.vm, activitySignal(), (_, signal) => importDisk(ports, order, signal)),
+    shutDownGuest: (vm) =>
+      locks.lockForUpdate(vm, activitySignal(), (record, signal) => shutDownGuest(ports, vm, record, signal)),
+    storeImage: (order) =>
+      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => storeImage(ports, order, record, signal)),
     removeDomain: (vmId, generation) =>
-      claims.removing(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
+      locks.lockForRemoval(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>
-      claims.removing(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
-    removeVm: (vmId, generation) => claims.removing(vmId, generation, (record) => removeVm(ports, vmId, generation, record)),
+      locks.lockForRemoval(vmId, generation, (record) => removeDisks(ports, vmId, generation, record)),
+    removeVm: (vmId, generation) => locks.lockForRemoval(vmId, generation, (record) => removeVm(ports, vmId, generation, record)),
     observeLoads: (vmIds) => observeLoads(ports, vmIds),
-    observeMoving: (vmId) => observeMoving(ports, vmId),
-    readCarried: (vmId, generation, commanded) => readCarried(ports, vmId, generation, commanded),
+    observeMigration: (vmId) => observeMigration(ports, vmId),
+    readPortableRecord: (vmId, generation, commanded) => readPortableRecord(ports, vmId, generation, commanded),
     // Before the claim, which writes a record.
     prepareIncoming: async (order) => {
-      await requireRoom(ports, order.vm.id, 0);
-      return claims.making(order.vm, cancelled(), (record) => prepareIncoming(ports, order, record));
+      await requireFreeDisk(ports, order.vm.id, 0);
+      return locks.lockForUpdate(order.vm, activitySignal(), (record) => prepareIncoming(ports, order, record));
     },
     // Takes no turn: the command of a VM is followed while it moves.
-    migrateOut: (order) => migrateOut(ports, order, ended, cancelled()),
-    abortOut: (vmId, generation, targetGeneration) => abortOut(ports, vmId, generation, targetGeneration, ended),
-    resumeHere: (vmId, generation) => fresh(ports, vmId, generation, () => resumeHere(ports, vmId)),
-    hearGuest: (vmId, generation) => fresh(ports, vmId, generation, () => hearGuest(ports, vmId, cancelled())),
-    seeRecovery: (order) => fresh(ports, order.vmId, order.generation, () => seeRecovery(ports, order, cancelled())),
-    dropCopy: (vmId, generation) => fresh(ports, vmId, generation, () => dropCopy(ports, vmId)),
-    leaveHost: (vmId, generation, home) =>
-      claims.removing(vmId, generation, (record) => leaveHost(ports, vmId, generation, home, record)),
-    offerKept: async (vm) => {
-      await requireRoom(ports, vm.id, vm.memoryMiB);
-      return offerKept(ports, vm.id);
+    migrateOut: (order) => migrateOut(ports, order, aborted, activitySignal()),
+    abortMigration: (vmId, generation, targetGeneration) => abortMigration(ports, vmId, generation, targetGeneration, aborted),
+    resumeDomain: (vmId, generation) => fenced(ports, vmId, generation, () => resumeDomain(ports, vmId)),
+    probeGuest: (vmId, generation) => fenced(ports, vmId, generation, () => probeGuest(ports, vmId, activitySignal())),
+    observeRecovery: (order) =>
+      fenced(ports, order.vmId, order.generation, () => observeRecovery(ports, order, activitySignal())),
+    removeDomainUnlessRunning: (vmId, generation) =>
+      fenced(ports, vmId, generation, () => removeDomainUnlessRunning(ports, vmId)),
+    removeLeftover: (vmId, generation, home) =>
+      locks.lockForRemoval(vmId, generation, (record) => removeLeftover(ports, vmId, generation, home, record)),
+    offerCachedChunks: async (vm) => {
+      await requireFreeDisk(ports, vm.id, vm.memoryMiB);
+      return offerCachedChunks(ports, vm.id);
     },
-    packVm: (order) => packVm(ports, order),
-    unpackVm: (order) => claims.making(order.vm, cancelled(), (record) => unpackVm(ports, order, record)),
-    observeCopy: (vmId) => observeCopy(ports, vmId),
-    settleRestored: (vm) => claims.making(vm, cancelled(), (record) => settleRestored(ports, vm, record)),
-    leaveCold: (order) => claims.removing(order.vmId, order.generation, (record) => leaveCold(ports, order, record)),
+    packColdCopy: (order) => packColdCopy(ports, order),
+    unpackColdCopy: (order) => locks.lockForUpdate(order.vm, activitySignal(), (record) => unpackColdCopy(ports, order, record)),
+    observeColdCopy: (vmId) => observeColdCopy(ports, vmId),
+    resolveRestore: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => resolveRestore(ports, vm, record)),
+    removeColdLeftover: (order) =>
+      locks.lockForRemoval(order.vmId, order.generation, (record) => removeColdLeftover(ports, order, record)),
     // Nor do these: its disks follow a VM in the background.
-    bringDisks: (vm) => fresh(ports, vm.id, vm.generation, () => bringDisks(ports, vm, cancelled())),
-    observeDisks: (vmId) => observeDisks(ports, vmId),
-    settleDisks: (vm) => fresh(ports, vm.id, vm.generation, () => settleDisks(ports, vm)),
-    settleHere: (vm) => claims.making(vm, cancelled(), (record) => settleHere(ports, vm.id, record)),
+    migrateDisks: (vm) => fenced(ports, vm.id, vm.generation, () => migrateDisks(ports, vm, activitySignal())),
+    observeDiskMigration: (vmId) => observeDiskMigration(ports, vmId),
+    resolveDiskMigration: (vm) => fenced(ports, vm.id, vm.generation, () => resolveDiskMigration(ports, vm)),
+    flushGuestDisks: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => flushGuestDisks(ports, vm.id, record)),
   };
 }
 
 /** For orders that come while another step of the same VM may be under way: they are refused when they are of the past. */
-async function fresh<T>({ store }: HostPorts, vmId: VmId, generation: number, act: () => Promise<T>): Promise<T> {
+async function fenced<T>({ store }: HostPorts, vmId: VmId, generation: number, act: () => Promise<T>): Promise<T> {
   const recorded = (await store.read(vmId))?.generation ?? 0;
   if (recorded > generation)
     throw new BerthError('stale-generation', `acting on ${vmId} with generation ${generation}: ${recorded} is recorded`);

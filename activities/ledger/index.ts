@@ -1,126 +1,154 @@
-import { advanceTask } from './advance-task.ts';
-import { buildOrders, finishBuild, loadBuild, noteBuild, reserveBuild } from './builds.ts';
-import { compareHost } from './compare-host.ts';
-import type { LedgerActivities } from './contract.ts';
-import type { LedgerDeps } from './deps.ts';
-import { drainsWithoutWorkflow, missProof, proveEmpty, requestDrainEnd, stepDrain } from './drains.ts';
-import { commitMigration, endDiskMove, rollBackMigration } from './end-migration.ts';
-import { finishTask } from './finish-task.ts';
-import { hostArrived, hostSilent, imageCached } from './hosts.ts';
-import { sweep, tasksToCancel, tasksUnderWay, tasksWithoutWorkflow } from './housekeeping.ts';
-import { imageFor } from './image-refs.ts';
-import { leaseOrder, leaseResumed, leaseSuspended } from './lease-order.ts';
-import { loadTask } from './load-task.ts';
-import { noteLoads, noteRecovery } from './measurements.ts';
+import type { LedgerActivities } from '../../contracts/ledger.ts';
 import {
+  listDrainsWithoutWorkflow,
+  recordHostNotVerified,
+  requestDrainCancel,
+  stepDrain,
+  verifyHostEmpty,
+} from '../../ledger/drains/step-drain.ts';
+import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
+import { markHostUnreachable, recordImageCached, registerHost } from '../../ledger/hosts/hosts.ts';
+import { finishBuild, issueBuildStepArgs, loadBuild, recordBuildProgress, reserveBuild } from '../../ledger/images/builds.ts';
+import { issueImageRef } from '../../ledger/images/image-refs.ts';
+import {
+  listBuildsToCancel,
+  listBuildsWithoutWorkflow,
+  listImageHosts,
+  listImagesToSweep,
+  recordImageRemoved,
+  removeImageFiles,
+} from '../../ledger/images/retirement.ts';
+import { reserveTemplate } from '../../ledger/images/template-vms.ts';
+import { stepPlan } from '../../ledger/leases/execute-plan.ts';
+import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from '../../ledger/leases/preemption.ts';
+import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end.ts';
+import { recordLoads, recordRecovery } from '../../ledger/migrations/measurements.ts';
+import {
+  fallBackToCold,
+  listMigrationsWithoutWorkflow,
   loadMigration,
-  migrationsWithoutWorkflow,
-  noteGuest,
-  noteMigration,
+  markMigrationStuck,
+  recordMigratedGuest,
+  recordMigrationProgress,
   reserveMigration,
-  stickMigration,
-  turnCold,
-} from './migrations.ts';
-import { plan } from './plan.ts';
-import { releaseVms, requeueTask } from './release.ts';
-import { requestReservationEnd, reservationsWithoutWorkflow, stepReservation } from './reservations.ts';
-import { reserveTask } from './reserve-task.ts';
-import { buildsToCancel, buildsWithoutWorkflow, forgetImage, holdersOf, imageGone, imagesToSweep } from './retired-images.ts';
-import { beginRestoration, beginSuspension, commitRestoration, commitSuspension, rollBackPower } from './suspension.ts';
-import { taskOrders } from './task-orders.ts';
-import { reserveTemplate } from './templates.ts';
-import { setVmState, vmPlace } from './vm-state.ts';
+} from '../../ledger/migrations/reserve.ts';
+import {
+  listReservationsWithoutWorkflow,
+  requestReservationCancel,
+  stepReservation,
+} from '../../ledger/reservations/step-reservation.ts';
+import { advanceTask } from '../../ledger/tasks/advance-task.ts';
+import { finishTask } from '../../ledger/tasks/finish-task.ts';
+import {
+  listActiveTasks,
+  listTasksToCancel,
+  listTasksWithoutWorkflow,
+  sweepExpiredRows,
+} from '../../ledger/tasks/housekeeping.ts';
+import { loadTask } from '../../ledger/tasks/load-task.ts';
+import { releaseVms, requeueTask } from '../../ledger/tasks/release-vms.ts';
+import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
+import { issueTaskStepArgs } from '../../ledger/tasks/task-step-args.ts';
+import type { LedgerDeps } from '../../ledger/transaction.ts';
+import {
+  beginRestoration,
+  beginSuspension,
+  commitRestoration,
+  commitSuspension,
+  rollBackSuspension,
+} from '../../ledger/vms/power.ts';
+import { loadVmLocation, setVmState } from '../../ledger/vms/vm-state.ts';
 
 import {
   beginOperation,
   beginStart,
   endOperation,
   finishVm,
+  issueVmSetup,
+  listVmsToNotify,
+  loadVmDesired,
+  recordVmCustomized,
+  recordVmMissing,
+  recordVmStarted,
   requeueVm,
   reserveVm,
-  vmCustomized,
-  vmMissing,
-  vmOrders,
-  vmStarted,
-  vmsToTell,
-  vmWish,
-} from './vms.ts';
+} from '../../ledger/vms/vms.ts';
 
-export type { LedgerDeps } from './deps.ts';
+export type { LedgerDeps } from '../../ledger/transaction.ts';
 
 /** The steps on the ledger, over one database. Errors are BerthErrors, or the driver's where the database is away. */
 export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
   return {
     loadTask: (id) => loadTask(deps, id),
     reserveTask: (id) => reserveTask(deps, id),
-    plan: () => plan(deps),
-    leaseOrder: (id) => leaseOrder(deps, id),
-    leaseSuspended: (id) => leaseSuspended(deps, id),
-    leaseResumed: (id) => leaseResumed(deps, id),
-    taskOrders: (id, vmId) => taskOrders(deps, id, vmId),
+    stepPlan: () => stepPlan(deps),
+    loadLeaseOrder: (id) => loadLeaseOrder(deps, id),
+    recordLeaseSuspended: (id) => recordLeaseSuspended(deps, id),
+    recordLeaseResumed: (id) => recordLeaseResumed(deps, id),
+    issueTaskStepArgs: (id, vmId) => issueTaskStepArgs(deps, id, vmId),
     advanceTask: (id, state, timeline, vmState, boots) => advanceTask(deps, id, state, timeline, vmState, boots),
     requeueTask: (id) => requeueTask(deps, id),
-    vmWish: (id) => vmWish(deps, id),
+    loadVmDesired: (id) => loadVmDesired(deps, id),
     reserveVm: (id) => reserveVm(deps, id),
     requeueVm: (id) => requeueVm(deps, id),
-    vmStarted: (id, startedAt, boot) => vmStarted(deps, id, startedAt, boot),
-    vmMissing: (id, why) => vmMissing(deps, id, why),
-    vmOrders: (id) => vmOrders(deps, id),
-    vmCustomized: (id, hostKey) => vmCustomized(deps, id, hostKey),
+    recordVmStarted: (id, startedAt, boot) => recordVmStarted(deps, id, startedAt, boot),
+    recordVmMissing: (id, why) => recordVmMissing(deps, id, why),
+    issueVmSetup: (id) => issueVmSetup(deps, id),
+    recordVmCustomized: (id, hostKey) => recordVmCustomized(deps, id, hostKey),
     beginOperation: (id, operation) => beginOperation(deps, id, operation),
     beginStart: (id) => beginStart(deps, id),
     endOperation: (id, operation, to, error) => endOperation(deps, id, operation, to, error),
     finishVm: (id, end) => finishVm(deps, id, end),
-    vmsToTell: (olderThanS) => vmsToTell(deps, olderThanS),
+    listVmsToNotify: (olderThanS) => listVmsToNotify(deps, olderThanS),
     beginSuspension: (id) => beginSuspension(deps, id),
     commitSuspension: (id) => commitSuspension(deps, id),
     beginRestoration: (id) => beginRestoration(deps, id),
     commitRestoration: (id) => commitRestoration(deps, id),
-    rollBackPower: (id, why, lost) => rollBackPower(deps, id, why, lost),
+    rollBackSuspension: (id, why, lost) => rollBackSuspension(deps, id, why, lost),
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
-    vmPlace: (id) => vmPlace(deps, id),
+    loadVmLocation: (id) => loadVmLocation(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),
     finishTask: (id, outcome, free) => finishTask(deps, id, outcome, free),
-    hostArrived: (facts) => hostArrived(deps, facts),
-    hostSilent: (id) => hostSilent(deps, id),
-    imageCached: (host, imageId) => imageCached(deps, host, imageId),
-    imageFor: (id, host) => imageFor(deps, id, host),
+    registerHost: (facts) => registerHost(deps, facts),
+    markHostUnreachable: (id) => markHostUnreachable(deps, id),
+    recordImageCached: (host, imageId) => recordImageCached(deps, host, imageId),
+    issueImageRef: (id, host) => issueImageRef(deps, id, host),
     loadBuild: (id) => loadBuild(deps, id),
     reserveBuild: (id) => reserveBuild(deps, id),
-    buildOrders: (id) => buildOrders(deps, id),
-    noteBuild: (id, timeline) => noteBuild(deps, id, timeline),
+    issueBuildStepArgs: (id) => issueBuildStepArgs(deps, id),
+    recordBuildProgress: (id, timeline) => recordBuildProgress(deps, id, timeline),
     finishBuild: (id, vmId, outcome, timeline) => finishBuild(deps, id, vmId, outcome, timeline),
-    buildsWithoutWorkflow: (olderThanS) => buildsWithoutWorkflow(deps, olderThanS),
-    buildsToCancel: (olderThanS) => buildsToCancel(deps, olderThanS),
-    imagesToSweep: () => imagesToSweep(deps),
-    holdersOf: (id) => holdersOf(deps, id),
-    imageGone: (host, id) => imageGone(deps, host, id),
-    forgetImage: (id) => forgetImage(deps, id),
+    listBuildsWithoutWorkflow: (olderThanS) => listBuildsWithoutWorkflow(deps, olderThanS),
+    listBuildsToCancel: (olderThanS) => listBuildsToCancel(deps, olderThanS),
+    listImagesToSweep: () => listImagesToSweep(deps),
+    listImageHosts: (id) => listImageHosts(deps, id),
+    recordImageRemoved: (host, id) => recordImageRemoved(deps, host, id),
+    removeImageFiles: (id) => removeImageFiles(deps, id),
     compareHost: (id, found) => compareHost(deps, id, found),
     reserveTemplate: (like) => reserveTemplate(deps, like),
-    tasksWithoutWorkflow: (olderThanS) => tasksWithoutWorkflow(deps, olderThanS),
-    tasksUnderWay: (after) => tasksUnderWay(deps, after),
-    tasksToCancel: (olderThanS) => tasksToCancel(deps, olderThanS),
+    listTasksWithoutWorkflow: (olderThanS) => listTasksWithoutWorkflow(deps, olderThanS),
+    listActiveTasks: (after) => listActiveTasks(deps, after),
+    listTasksToCancel: (olderThanS) => listTasksToCancel(deps, olderThanS),
     loadMigration: (id) => loadMigration(deps, id),
     reserveMigration: (id) => reserveMigration(deps, id),
-    noteGuest: (id, guest) => noteGuest(deps, id, guest),
-    noteMigration: (id, phases, job) => noteMigration(deps, id, phases, job),
+    recordMigratedGuest: (id, guest) => recordMigratedGuest(deps, id, guest),
+    recordMigrationProgress: (id, phases, job) => recordMigrationProgress(deps, id, phases, job),
     commitMigration: (id, result) => commitMigration(deps, id, result),
     rollBackMigration: (id, failure) => rollBackMigration(deps, id, failure),
-    endDiskMove: (id, end) => endDiskMove(deps, id, end),
-    turnCold: (id) => turnCold(deps, id),
-    stickMigration: (id, why) => stickMigration(deps, id, why),
-    migrationsWithoutWorkflow: (olderThanS) => migrationsWithoutWorkflow(deps, olderThanS),
+    finishDiskMove: (id, end) => finishDiskMove(deps, id, end),
+    fallBackToCold: (id) => fallBackToCold(deps, id),
+    markMigrationStuck: (id, why) => markMigrationStuck(deps, id, why),
+    listMigrationsWithoutWorkflow: (olderThanS) => listMigrationsWithoutWorkflow(deps, olderThanS),
     stepDrain: (id) => stepDrain(deps, id),
-    proveEmpty: (id, found) => proveEmpty(deps, id, found),
-    missProof: (id, why) => missProof(deps, id, why),
-    requestDrainEnd: (id) => requestDrainEnd(deps, id),
-    drainsWithoutWorkflow: (olderThanS) => drainsWithoutWorkflow(deps, olderThanS),
+    verifyHostEmpty: (id, found) => verifyHostEmpty(deps, id, found),
+    recordHostNotVerified: (id, why) => recordHostNotVerified(deps, id, why),
+    requestDrainCancel: (id) => requestDrainCancel(deps, id),
+    listDrainsWithoutWorkflow: (olderThanS) => listDrainsWithoutWorkflow(deps, olderThanS),
     stepReservation: (id) => stepReservation(deps, id),
-    requestReservationEnd: (id) => requestReservationEnd(deps, id),
-    reservationsWithoutWorkflow: (olderThanS) => reservationsWithoutWorkflow(deps, olderThanS),
-    noteLoads: (loads) => noteLoads(deps, loads),
-    noteRecovery: (migration) => noteRecovery(deps, migration),
-    sweep: () => sweep(deps),
+    requestReservationCancel: (id) => requestReservationCancel(deps, id),
+    listReservationsWithoutWorkflow: (olderThanS) => listReservationsWithoutWorkflow(deps, olderThanS),
+    recordLoads: (loads) => recordLoads(deps, loads),
+    recordRecovery: (migration) => recordRecovery(deps, migration),
+    sweepExpiredRows: () => sweepExpiredRows(deps),
   };
 }

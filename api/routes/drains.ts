@@ -1,31 +1,32 @@
 import { z } from 'zod';
 import type { Drain as DrainRow, Migration as MigrationRow } from '../../generated/prisma/client.ts';
+import { acceptDrain, refuseUnlessInTime } from '../../ledger/drains/accept-drain.ts';
+import { readDrainInput } from '../../ledger/drains/planner-input.ts';
+import { type InPlaceSuspension, readSuspendedInPlace } from '../../ledger/drains/suspended-in-place.ts';
 import { type DrainId, type DrainState, drainStates, isDrainOver } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptDrain, refuseImpossible } from '../../prisma/accept-drain.ts';
-import { readDrainQuestion } from '../../prisma/drain-view.ts';
-import { type InPlace, suspendedInPlace } from '../../prisma/in-place.ts';
-import { planDrain } from '../../scheduler/drain-plan.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { fingerprint, once, patience, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import { planDrain } from '../../scheduler/drains/drain-plan.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { fingerprint, runOnce, type Transaction, transactionLimits } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Drain, DrainCancel, DrainChange, DrainOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });
 /** With which a host is to be empty by its deadline, where nothing else is asked for. */
-const usualConfidence = 0.99;
+const defaultConfidence = 0.99;
 
-type Moves = Pick<MigrationRow, 'id' | 'vmId' | 'fromId' | 'toId' | 'state'>[];
+type DrainMoves = Pick<MigrationRow, 'id' | 'vmId' | 'fromId' | 'toId' | 'state'>[];
 
 /** What the ledger holds as JSON is what this project wrote there. */
-const stored = { plan: Drain.shape.plan, remaining: Drain.shape.remaining };
+const storedJson = { plan: Drain.shape.plan, remaining: Drain.shape.remaining };
 
-function show(row: DrainRow, moves: Moves, inPlace: readonly InPlace[]): z.input<typeof Drain> {
-  const plan = stored.plan.parse(row.plan);
+function show(row: DrainRow, moves: DrainMoves, inPlace: readonly InPlaceSuspension[]): z.input<typeof Drain> {
+  const plan = storedJson.plan.parse(row.plan);
   const away = moves.filter(({ fromId }) => fromId === row.hostId);
   const over = isDrainOver(row.state) || row.state === 'held';
   return {
@@ -49,7 +50,7 @@ function show(row: DrainRow, moves: Moves, inPlace: readonly InPlace[]): z.input
       left: over || plan === null ? 0 : [plan.moves, plan.suspensions, plan.leaving, plan.blockers].flat().length,
     },
     blockers: over ? [] : (plan?.blockers ?? []),
-    remaining: stored.remaining.parse(row.remaining ?? []),
+    remaining: storedJson.remaining.parse(row.remaining ?? []),
     suspended: inPlace.map(({ vm, wasSuspended }) => ({ vm, wasSuspended })),
     moves: moves.map(({ id, vmId, fromId, toId, state }) => ({ migration: id, vm: vmId, from: fromId, to: toId, state })),
     predictedS: row.predictedS,
@@ -70,14 +71,14 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
     });
 
-  async function shown(tx: Transaction, id: string): Promise<z.input<typeof Drain>> {
+  async function readShown(tx: Transaction, id: string): Promise<z.input<typeof Drain>> {
     const row = await tx.drain.findUnique({ where: { id } });
     if (row === null) throw new BerthError('not-found', `There is no drain ${id}`);
-    return show(row, await movesOf(tx, [id]), await suspendedInPlace(tx, [id]));
+    return show(row, await movesOf(tx, [id]), await readSuspendedInPlace(tx, [id]));
   }
 
   /** It is accepted whatever becomes of this: the housekeeping workflow starts what wasn't, and a saga looks by itself. */
-  async function tell(id: string, act: 'startDrain' | 'changeDrain'): Promise<void> {
+  async function notify(id: string, act: 'startDrain' | 'notifyDrain'): Promise<void> {
     const { hostId, number } = await ledger.drain.findUniqueOrThrow({ where: { id }, select: { hostId: true, number: true } });
     try {
       await temporal[act]({ id: id as DrainId, host: hostId as HostId, number });
@@ -96,14 +97,14 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       mode: order.mode,
       moveDisks: order.moveDisks,
       suspendInPlace: order.suspendInPlace,
-      confidence: order.confidence ?? usualConfidence,
+      confidence: order.confidence ?? defaultConfidence,
       returnAfterMs: order.returnAfter === undefined ? null : Date.parse(order.returnAfter),
-      bringBack: order.returnAfter !== undefined,
+      returnVms: order.returnAfter !== undefined,
       owner: caller.ownerId,
       reason: order.reason ?? null,
       nowMs,
     });
-    return json(202, await shown(tx, id), `/v1/drains/${id}`);
+    return json(202, await readShown(tx, id), `/v1/drains/${id}`);
   }
 
   /** Locked, so that what is decided of its state is still so when it is written. */
@@ -113,10 +114,10 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       const row = await tx.drain.findUnique({ where: { id } });
       if (row === null) throw new BerthError('not-found', `There is no drain ${id}`);
       await act(tx, row);
-      return shown(tx, id);
-    }, patience);
+      return readShown(tx, id);
+    }, transactionLimits);
     log.info({ drainId: id, keyId: caller.keyId, state: body.state }, 'drain changed by an operator');
-    await tell(id, 'changeDrain');
+    await notify(id, 'notifyDrain');
     return body;
   }
 
@@ -167,11 +168,11 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       handle: async ({ req, caller, params, body, idempotencyKey: key }) => {
         const path = `/v1/hosts/${params.id}/drains`;
         const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await once(ledger, claim, (tx) => accept(tx, caller, params.id, body));
+        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, caller, params.id, body));
         const id = answer.location?.split('/').at(-1) ?? '';
         log.info({ drainId: id, hostId: params.id, keyId: caller.keyId, replayed }, 'drain accepted');
         // Also on a repeated request: the first one may have died before it came to this.
-        await tell(id, 'startDrain');
+        await notify(id, 'startDrain');
         return answer;
       },
     }),
@@ -194,7 +195,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
         const host = query.host === undefined ? {} : { hostId: query.host };
         const rows = await ledger.drain.findMany({ where: { AND: [state, host, where] }, ...rest });
         const ids = rows.map(({ id }) => id);
-        const [moves, inPlace] = [await movesOf(ledger, ids), await suspendedInPlace(ledger, ids)];
+        const [moves, inPlace] = [await movesOf(ledger, ids), await readSuspendedInPlace(ledger, ids)];
         const shownRow = (row: DrainRow) =>
           show(
             row,
@@ -214,7 +215,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       params: Id,
       answers: { 200: { description: 'The drain', schema: Drain } },
       problems: ['not-found'],
-      handle: async ({ params: { id } }) => json(200, await shown(ledger, id)),
+      handle: async ({ params: { id } }) => json(200, await readShown(ledger, id)),
     }),
     operation({
       method: 'patch',
@@ -236,7 +237,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
           const mode = row.mode as z.output<typeof DrainOrder>['mode'];
           const suspendInPlace = row.suspendInPlace as z.output<typeof DrainOrder>['suspendInPlace'];
           const order = { host, drain: id, deadlineMs, strategy, mode, moveDisks, suspendInPlace, confidence, nowMs: clock() };
-          refuseImpossible(order, planDrain(await readDrainQuestion(tx, order)));
+          refuseUnlessInTime(order, planDrain(await readDrainInput(tx, order)));
           const returnAfter =
             row.returnAfter !== null && row.returnAfter.getTime() < deadlineMs ? body.deadline : row.returnAfter;
           await tx.drain.update({ where: { id }, data: { deadline: body.deadline, returnAfter } });

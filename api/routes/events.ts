@@ -1,8 +1,9 @@
 import { CloudEvent } from 'cloudevents';
 import { z } from 'zod';
 import type { Event as EventRow } from '../../generated/prisma/client.ts';
-import type { ApiDeps } from '../app.ts';
-import { json, type Operation, operation } from '../operation.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { Event } from '../schemas.ts';
 
 /** bigint's largest: PostgreSQL has no greater sequence. */

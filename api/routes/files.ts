@@ -1,14 +1,15 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { json, noContent, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
-import { asFile, type FileRow } from '../repository.ts';
+import type { ApiDeps } from '../deps.ts';
+import { type FileRow, requireDigest } from '../files/repository.ts';
+import { sendBytes } from '../files/send-bytes.ts';
+import { readUpload } from '../files/uploads.ts';
+import { json, noContent, streamed } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { File } from '../schemas.ts';
-import { sendBytes } from '../send-bytes.ts';
-import { incoming } from '../uploads.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
@@ -45,7 +46,7 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
   async function find(caller: Caller, id: string): Promise<FileRow> {
     const row = await ledger.file.findFirst({ where: { id, ...visible(caller) } });
     if (!row) throw new BerthError('not-found', `There is no file ${id}`);
-    return asFile(row);
+    return requireDigest(row);
   }
 
   function upload(
@@ -56,7 +57,7 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
     idempotencyKey: string | null,
   ) {
     return repository.upload(
-      { ...incoming(req, res, query.sha256), ownerId: caller.ownerId, name: query.name, idempotencyKey, route: '/v1/files' },
+      { ...readUpload(req, res, query.sha256), ownerId: caller.ownerId, name: query.name, idempotencyKey, route: '/v1/files' },
       (row) => json(201, show(row), `/v1/files/${row.id}`),
     );
   }
@@ -89,7 +90,7 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
       handle: async ({ caller, query }) => {
         const { where, ...rest } = pageQuery('files', query);
         const rows = await ledger.file.findMany({ where: { AND: [visible(caller), where] }, ...rest });
-        return json(200, page('files', query.limit, rows.map(asFile), show));
+        return json(200, page('files', query.limit, rows.map(requireDigest), show));
       },
     }),
     operation({

@@ -1,16 +1,17 @@
 import { z } from 'zod';
 import type { Host as HostRow } from '../../generated/prisma/client.ts';
+import { readInPlaceOperations, releaseInPlace } from '../../ledger/drains/suspended-in-place.ts';
+import { ledgerError } from '../../ledger/ledger-error.ts';
+import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { releaseInPlace, underWayInPlace } from '../../prisma/in-place.ts';
-import { ledgerError } from '../../prisma/ledger-error.ts';
-import { lockPlacement } from '../../prisma/lock-placement.ts';
-import type { ApiDeps } from '../app.ts';
-import { patience, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { type Transaction, transactionLimits } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Host, HostChange } from '../schemas.ts';
-import { told } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
@@ -35,28 +36,28 @@ function show(row: HostRow): z.input<typeof Host> {
 export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
   const unknown = (id: string) => new BerthError('not-found', `There is no host ${id}`);
   /** The change holds whatever becomes of this. */
-  async function roomChanged(): Promise<void> {
+  async function notifyHousekeeping(): Promise<void> {
     try {
-      await temporal.roomChanged();
+      await temporal.notifyHousekeeping();
     } catch (error) {
       log.warn({ err: error }, 'the housekeeping could not be told; its next round places what fits');
     }
   }
   /** What drains have suspended there is to run again, before anybody is placed in its room. */
-  async function wakeAll(tx: Transaction, host: string): Promise<VmId[]> {
+  async function releaseSuspended(tx: Transaction, host: string): Promise<VmId[]> {
     await lockPlacement(tx);
     const drains = await tx.drain.findMany({
       where: { hostId: host, finishedAt: { not: null }, suspensions: { some: { releasedAt: null } } },
       select: { id: true },
     });
     const ids = drains.map(({ id }) => id);
-    const ending = await underWayInPlace(tx, ids, 'suspend');
+    const ending = await readInPlaceOperations(tx, ids, 'suspend');
     if (ending.length > 0)
       throw new BerthError('conflict', `${ending.join(', ')} on ${host} are still being suspended: open it when that is over`);
     return releaseInPlace(tx, ids, clock());
   }
   /** A host that is being emptied takes nothing: the ledger refuses, and says which drain it is. */
-  const changed = <T>(rows: Promise<T>): Promise<T> =>
+  const mapLedgerError = <T>(rows: Promise<T>): Promise<T> =>
     rows.catch((error: unknown) => {
       throw ledgerError(error) ?? error;
     });
@@ -108,17 +109,17 @@ export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation
           ...(schedulable !== undefined && { schedulable }),
           ...(acceptsMigrations !== undefined && { acceptsMigrations }),
         };
-        const { row, restored } = await changed(
+        const { row, restored } = await mapLedgerError(
           ledger.$transaction(async (tx) => {
-            const restored = schedulable === true ? await wakeAll(tx, id) : [];
+            const restored = schedulable === true ? await releaseSuspended(tx, id) : [];
             const [row] = await tx.host.updateManyAndReturn({ where: { id }, data });
             return { row, restored };
-          }, patience),
+          }, transactionLimits),
         );
         if (!row) throw unknown(id);
         log.info({ hostId: id, keyId: caller.keyId, ...data, restored }, 'host changed by an operator');
-        for (const vm of restored) await told(log, { vmId: vm }, () => temporal.tellVm(vm));
-        if (schedulable === true) await roomChanged();
+        for (const vm of restored) await bestEffort(log, { vmId: vm }, () => temporal.notifyVm(vm));
+        if (schedulable === true) await notifyHousekeeping();
         return json(200, show(row));
       },
     }),

@@ -1,26 +1,27 @@
 import { z } from 'zod';
 import type { Prisma } from '../../generated/prisma/client.ts';
+import { acceptImage } from '../../ledger/images/accept-image.ts';
+import { usableBy } from '../../ledger/images/find-image.ts';
+import { publishImages } from '../../ledger/images/publish-images.ts';
+import { retireImages } from '../../ledger/images/retire-images.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
 import { type ImageState, imageStates } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptImage } from '../../prisma/accept-image.ts';
-import { usableBy } from '../../prisma/find-image.ts';
-import { publishImages } from '../../prisma/publish-images.ts';
-import { retireImages } from '../../prisma/retire-images.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { openFollowers, sendLog } from '../follow-log.ts';
-import { fingerprint, once, patience } from '../idempotency.ts';
-import { json, noContent, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { json, noContent, streamed } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { fingerprint, runOnce, transactionLimits } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Image } from '../schemas.ts';
 
 const withHosts = { hosts: { select: { hostId: true }, orderBy: { hostId: 'asc' } } } as const;
 type Row = Prisma.ImageGetPayload<{ include: typeof withHosts }>;
 
-const stored = { error: Image.shape.error, timeline: Image.shape.timeline };
+const storedJson = { error: Image.shape.error, timeline: Image.shape.timeline };
 
 function show(row: Row): z.input<typeof Image> {
   const built = row.buildVmId !== null;
@@ -37,19 +38,19 @@ function show(row: Row): z.input<typeof Image> {
     hosts: row.hosts.map(({ hostId }) => hostId),
     workflowId: built ? workflowId.build(row.name, row.digest) : null,
     buildVm: row.buildVmId,
-    error: stored.error.parse(row.error),
-    timeline: stored.timeline.parse(row.timeline),
+    error: storedJson.error.parse(row.error),
+    timeline: storedJson.timeline.parse(row.timeline),
     createdAt: row.createdAt.toISOString(),
     finishedAt: row.finishedAt?.toISOString() ?? null,
   };
 }
 
 const Name = z.strictObject({ name: z.string() });
-const Which = z.strictObject({
+const ImageSelector = z.strictObject({
   digest: z.string().max(64).optional().meta({ description: 'One digest of that name; the newest that is ready unless said' }),
   owner: z.string().max(64).optional().meta({ description: "Whose; operators may name another's" }),
 });
-const LogQuery = Which.extend({
+const LogQuery = ImageSelector.extend({
   follow: z.enum(['0', '1']).default('0').meta({ description: '1: go on until the build is over' }),
 });
 const Published = z.strictObject({ published: z.boolean() }).meta({ id: 'ImagePublication' });
@@ -61,7 +62,7 @@ function visible(caller: Caller): Prisma.ImageWhereInput {
 }
 
 /** An owner's own before others; of each the one that is ready, then the one that was named last. */
-function nearest(caller: Caller, rows: Row[]): Row | undefined {
+function preferredImage(caller: Caller, rows: Row[]): Row | undefined {
   const rank = (row: Row) => [row.ownerId === caller.ownerId ? 0 : 1, row.state === 'ready' ? 0 : 1, -row.namedAt.getTime()];
   const compare = (a: number[], b: number[]) => a.map((value, index) => value - b[index]!).find((d) => d !== 0) ?? 0;
   return rows.toSorted((a, b) => compare(rank(a), rank(b)) || (a.id < b.id ? 1 : -1))[0];
@@ -70,16 +71,16 @@ function nearest(caller: Caller, rows: Row[]): Row | undefined {
 export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDeps): Operation[] {
   const followers = openFollowers();
 
-  async function find(caller: Caller, name: string, { digest, owner }: z.output<typeof Which>): Promise<Row> {
+  async function find(caller: Caller, name: string, { digest, owner }: z.output<typeof ImageSelector>): Promise<Row> {
     const which = { name, ...(digest === undefined ? {} : { digest }), ...(owner === undefined ? {} : { ownerId: owner }) };
     const newest = { orderBy: [{ namedAt: 'desc' as const }, { id: 'desc' as const }], take: 500, include: withHosts };
-    const row = nearest(caller, await ledger.image.findMany({ where: { AND: [visible(caller), which] }, ...newest }));
+    const row = preferredImage(caller, await ledger.image.findMany({ where: { AND: [visible(caller), which] }, ...newest }));
     if (!row) throw new BerthError('not-found', `There is no image ${name}${digest === undefined ? '' : ` ${digest}`}`);
     return row;
   }
 
   /** The wish is in the ledger already: housekeeping does what this could not. */
-  async function attempt(what: string, image: string, act: () => Promise<void>): Promise<void> {
+  async function bestEffort(what: string, image: string, act: () => Promise<void>): Promise<void> {
     try {
       await act();
     } catch (error) {
@@ -110,7 +111,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       problems: ['image-unknown', 'file-unknown', 'quota-exceeded', 'conflict'],
       handle: async ({ req, caller: { ownerId, keyId }, body, idempotencyKey: key }) => {
         const claim = { ownerId, key, method: 'POST', path: '/v1/images', fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer } = await once(ledger, claim, async (tx) => {
+        const { answer } = await runOnce(ledger, claim, async (tx) => {
           const { id, state } = await acceptImage(tx, { owner: ownerId as OwnerId, recipe: body, nowMs: clock() });
           const row = await tx.image.findUniqueOrThrow({ where: { id }, include: withHosts });
           return json(state === 'ready' ? 200 : 202, show(row), `/v1/images/${row.name}?digest=${row.digest}`);
@@ -118,7 +119,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         const { id, name, digest, state } = Image.parse(JSON.parse(answer.text ?? ''));
         log.info({ imageId: id, owner: ownerId, keyId, state }, 'recipe accepted');
         // Also on a repeated request: the first one may have died before it came to this.
-        if (state === 'building') await attempt('started', id, () => temporal.startBuild(id as ImageId, name, digest));
+        if (state === 'building') await bestEffort('started', id, () => temporal.startBuild(id as ImageId, name, digest));
         return answer;
       },
     }),
@@ -151,7 +152,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       summary: "Describe what an image's name stands for: the caller's own before a published one",
       access: 'client',
       params: Name,
-      query: Which,
+      query: ImageSelector,
       answers: { 200: { description: 'The image', schema: Image } },
       problems: ['not-found'],
       handle: async ({ caller, params: { name }, query }) => json(200, show(await find(caller, name, query))),
@@ -172,7 +173,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         const row = await find(caller, name, which);
         const mine = caller.role === 'operator' || row.ownerId === caller.ownerId;
         if (!mine || row.buildVmId === null) throw new BerthError('not-found', `There is no log of a build of ${name}`);
-        const leave = followers.enter();
+        const leave = followers.acquire();
         if (!leave) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
         try {
           const order = { taskId: row.buildVmId, node: 0, follow: follow === '1' };
@@ -192,7 +193,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       description: 'All digests that the name of one owner stands for now. Its owner stays who it is.',
       access: 'operator',
       params: Name,
-      query: Which.pick({ owner: true }),
+      query: ImageSelector.pick({ owner: true }),
       body: Published,
       answers: { 200: { description: 'The image', schema: Image } },
       problems: ['not-found', 'conflict'],
@@ -212,7 +213,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       summary: 'Delete an image, with all its digests or one of them; or cancel its build',
       access: 'client',
       params: Name,
-      query: Which,
+      query: ImageSelector,
       answers: {
         202: { description: 'A build of it is being cancelled; delete it again when that is over', schema: Image },
         204: { description: 'Deleted: no VM can be made from it any more' },
@@ -223,10 +224,11 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         if (caller.role !== 'operator' && row.ownerId !== caller.ownerId)
           throw new BerthError('not-found', `This owner has no image ${name}`);
         const order = { owner: row.ownerId, name, digest: query.digest ?? null, byOperator: caller.role === 'operator' };
-        const found = await ledger.$transaction((tx) => retireImages(tx, { ...order, nowMs: clock() }), patience);
+        const found = await ledger.$transaction((tx) => retireImages(tx, { ...order, nowMs: clock() }), transactionLimits);
         log.info({ image: name, owner: row.ownerId, keyId: caller.keyId, ...found }, 'image deleted');
-        for (const { id, digest } of found.building) await attempt('cancelled', id, () => temporal.cancelBuild(id, name, digest));
-        for (const id of found.retired) await attempt('started', id, () => temporal.startRetirement(id));
+        for (const { id, digest } of found.building)
+          await bestEffort('cancelled', id, () => temporal.cancelBuild(id, name, digest));
+        for (const id of found.retired) await bestEffort('started', id, () => temporal.startRetirement(id));
         const first = found.building[0];
         if (first === undefined) return noContent;
         return json(202, show(await ledger.image.findUniqueOrThrow({ where: { id: first.id }, include: withHosts })));

@@ -2,12 +2,14 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
-import type { ApiDeps } from '../app.ts';
-import { type Answer, json, type Operation, operation, streamed } from '../operation.ts';
-import { sendProblem } from '../problem.ts';
-import { asFile } from '../repository.ts';
-import { sendBytes } from '../send-bytes.ts';
-import { incoming } from '../uploads.ts';
+import type { ApiDeps } from '../deps.ts';
+import { requireDigest } from '../files/repository.ts';
+import { sendBytes } from '../files/send-bytes.ts';
+import { readUpload } from '../files/uploads.ts';
+import type { Answer } from '../http/answer.ts';
+import { json, streamed } from '../http/answer.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { sendProblem } from '../http/problem.ts';
 
 /** Most that one call appends to a log, and most that a node's log holds here; the host's own limit is lower. */
 const logChunkBytes = 64 * 2 ** 20;
@@ -37,7 +39,7 @@ const OutputQuery = z.strictObject({
 
 const PartQuery = z.strictObject({ ...signature, path: z.enum(['disk']) });
 
-const Stored = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256: z.string() });
+const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256: z.string() });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
 
 function contentRange(req: Request): { from: number; length: number } {
@@ -59,7 +61,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
   /** @param of the task, or the VM of a build, whose log it is */
   async function append(req: Request, res: Response, of: string, node: number): Promise<Answer | typeof streamed> {
     const { from } = contentRange(req);
-    const { sizeBytes, gap } = await repository.logs.append(of, node, from, incoming(req, res, undefined).body);
+    const { sizeBytes, gap } = await repository.logs.append(of, node, from, readUpload(req, res, undefined).body);
     if (!gap) return json(200, { sizeBytes });
     const error = new BerthError(
       'conflict',
@@ -84,7 +86,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       handle: async ({ req, res, params: { id } }) => {
         const row = await ledger.file.findFirst({ where: { id, state: 'ready' } });
         if (!row) throw new BerthError('not-found', `There is no file ${id}`);
-        await sendBytes(req, res, repository.bytes, asFile(row));
+        await sendBytes(req, res, repository.bytes, requireDigest(row));
         return streamed;
       },
     }),
@@ -98,10 +100,10 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       params: Node,
       query: OutputQuery,
       bytes: { description: 'The bytes' },
-      answers: { 201: { description: 'Stored', schema: Stored } },
+      answers: { 201: { description: 'Stored', schema: StoredFile } },
       problems: ['not-found', 'conflict', 'too-large', 'quota-exceeded', 'digest-mismatch', 'disk-full'],
       handle: async ({ req, res, params: { taskId, node }, query: { path, sha256 } }) => {
-        const file = await repository.storeOutput({ ...incoming(req, res, sha256), taskId, node, path });
+        const file = await repository.storeOutput({ ...readUpload(req, res, sha256), taskId, node, path });
         return json(201, { file: file.id, sizeBytes: Number(file.sizeBytes), sha256: file.sha256 });
       },
     }),
@@ -115,10 +117,10 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       params: z.strictObject({ imageId: z.string(), vmId: z.string() }),
       query: PartQuery,
       bytes: { description: 'The bytes' },
-      answers: { 201: { description: 'Stored', schema: Stored } },
+      answers: { 201: { description: 'Stored', schema: StoredFile } },
       problems: ['not-found', 'conflict', 'too-large', 'quota-exceeded', 'digest-mismatch', 'disk-full'],
       handle: async ({ req, res, params: { imageId, vmId }, query: { path } }) => {
-        const file = await repository.storePart({ ...incoming(req, res, undefined), imageId, vmId, path });
+        const file = await repository.storePart({ ...readUpload(req, res, undefined), imageId, vmId, path });
         return json(201, { file: file.id, sizeBytes: Number(file.sizeBytes), sha256: file.sha256 });
       },
     }),

@@ -1,21 +1,22 @@
 import { z } from 'zod';
 import type { Migration as MigrationRow } from '../../generated/prisma/client.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { type MigrationId, type MigrationState, migrationModes, migrationStates } from '../../model/migration.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { fingerprint, once, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Migration, MigrationOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
 /** What the ledger holds as JSON is what this project wrote there; of the progress, what is of use to a caller. */
-const stored = {
+const storedJson = {
   phases: Migration.shape.phases,
   guest: Migration.shape.guest,
   error: Migration.shape.error,
@@ -45,12 +46,12 @@ function show(row: MigrationRow): z.input<typeof Migration> {
     generation: row.generation,
     workflowId: workflowId.migration(row.vmId as VmId, row.generation),
     waiting: row.waiting,
-    phases: stored.phases.parse(row.phases),
-    progress: isOver(row.state) ? null : stored.progress.parse(row.progress),
+    phases: storedJson.phases.parse(row.phases),
+    progress: isOver(row.state) ? null : storedJson.progress.parse(row.progress),
     downtimeMs: row.downtimeMs,
     bytes: Number(row.bytes),
-    guest: stored.guest.parse(row.guest),
-    error: stored.error.parse(row.error),
+    guest: storedJson.guest.parse(row.guest),
+    error: storedJson.error.parse(row.error),
     requestedBy: row.requestedBy,
     reason: row.reason,
     abortRequestedAt: row.abortRequestedAt?.toISOString() ?? null,
@@ -114,7 +115,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       handle: async ({ req, caller, params, body, idempotencyKey: key }) => {
         const path = `/v1/vms/${params.id}/migrations`;
         const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await once(ledger, claim, (tx) => accept(tx, caller, params.id, body));
+        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, caller, params.id, body));
         const row = await find(caller, answer.location?.split('/').at(-1) ?? '');
         log.info({ vmId: row.vmId, migrationId: row.id, keyId: caller.keyId, replayed }, 'migration accepted');
         // Also on a repeated request: the first one may have died before it came to this.

@@ -1,13 +1,14 @@
 import { z } from 'zod';
 import type { HostHold, HostReservation } from '../../generated/prisma/client.ts';
+import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isReservationOver, type ReservationId, reservationStates } from '../../model/reservation.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptReservation } from '../../prisma/accept-reservation.ts';
-import type { ApiDeps } from '../app.ts';
-import { fingerprint, once, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Reservation, ReservationOrder } from '../schemas.ts';
 
 const Id = z.strictObject({ id: z.string() });
@@ -49,7 +50,7 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       startAtMs,
       endAtMs: startAtMs + durationS * 1000,
       purpose,
-      bringBack: returnVms,
+      returnVms: returnVms,
       owner,
       nowMs: clock(),
     });
@@ -57,7 +58,7 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
   }
 
   /** It is accepted whatever becomes of this: the housekeeping workflow starts what wasn't, and a saga looks by itself. */
-  async function tell(id: string, act: 'startReservation' | 'changeReservation'): Promise<void> {
+  async function notify(id: string, act: 'startReservation' | 'notifyReservation'): Promise<void> {
     try {
       await temporal[act](id as ReservationId);
     } catch (error) {
@@ -81,11 +82,11 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       handle: async ({ req, caller, body, idempotencyKey: key }) => {
         const path = '/v1/reservations';
         const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await once(ledger, claim, (tx) => accept(tx, caller.ownerId, body));
+        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, caller.ownerId, body));
         const id = answer.location?.split('/').at(-1) ?? '';
         log.info({ reservationId: id, keyId: caller.keyId, replayed }, 'reservation accepted');
         // Also on a repeated request: the first one may have died before it came to this.
-        await tell(id, 'startReservation');
+        await notify(id, 'startReservation');
         return answer;
       },
     }),
@@ -141,7 +142,7 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
           data: { cancelRequestedAt: new Date(clock()) },
         });
         log.info({ reservationId: id, keyId: caller.keyId }, 'reservation cancelled by an operator');
-        await tell(id, 'changeReservation');
+        await notify(id, 'notifyReservation');
         return json(202, show(await find(ledger, id)));
       },
     }),

@@ -1,19 +1,20 @@
 import { z } from 'zod';
+import { findImage } from '../../ledger/images/find-image.ts';
+import { quoteLease } from '../../ledger/leases/admission.ts';
+import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../ledger/leases/read-schedule.ts';
 import { newId } from '../../model/ids.ts';
 import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
-import { findImage } from '../../prisma/find-image.ts';
-import { quoteLease } from '../../prisma/promise-lease.ts';
-import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../prisma/read-schedule.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { json, type Operation, operation } from '../operation.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { type Operation, operation } from '../http/operation.ts';
 import { Quote, Schedule } from '../schemas.ts';
 
-const moment = z.iso.datetime({ offset: true });
+const timeWithOffset = z.iso.datetime({ offset: true });
 
 const Interval = z.strictObject({
-  from: moment.optional().meta({ description: 'Leases that end later than this; now unless said' }),
-  to: moment.optional().meta({ description: 'Leases that start before this' }),
+  from: timeWithOffset.optional().meta({ description: 'Leases that end later than this; now unless said' }),
+  to: timeWithOffset.optional().meta({ description: 'Leases that start before this' }),
 });
 
 const QuoteOrder = z
@@ -25,11 +26,11 @@ const QuoteOrder = z
   })
   .meta({ id: 'QuoteOrder' });
 
-const isoOf = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
+const isoFromSeconds = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
 
 function show({ lease, hosts, startAtS, endAtS, firm }: ScheduledLease) {
   const { id, task, owner, kind, phase, nodes } = lease;
-  const times = { startAt: isoOf(startAtS), endAt: isoOf(Math.max(startAtS, endAtS)) };
+  const times = { startAt: isoFromSeconds(startAtS), endAt: isoFromSeconds(Math.max(startAtS, endAtS)) };
   return { lease: id, task: task?.id ?? null, owner, kind, phase, nodes, hosts, ...times, firm };
 }
 
@@ -63,11 +64,11 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
         const plan = visible(await readSchedule(ledger, nowMs), caller);
         const within = plan.leases.filter(({ startAtS, endAtS }) => endAtS > fromS && startAtS < toS);
         return json(200, {
-          at: isoOf(nowMs / 1000),
-          from: isoOf(fromS),
-          to: query.to === undefined ? null : isoOf(toS),
+          at: isoFromSeconds(nowMs / 1000),
+          from: isoFromSeconds(fromS),
+          to: query.to === undefined ? null : isoFromSeconds(toS),
           leases: within.toSorted((a, b) => a.startAtS - b.startAtS).map(show),
-          suspensions: plan.suspensions.map(({ lease, atS }) => ({ lease: lease.id, at: isoOf(atS) })),
+          suspensions: plan.suspensions.map(({ lease, atS }) => ({ lease: lease.id, at: isoFromSeconds(atS) })),
           unplanned: plan.unplanned.length,
         });
       },

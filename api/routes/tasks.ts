@@ -1,19 +1,20 @@
 import { z } from 'zod';
 import { Prisma } from '../../generated/prisma/client.ts';
+import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, type TaskState, taskStates } from '../../model/states.ts';
 import { TaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { acceptTask } from '../../prisma/accept-task.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
-import { openFollowers, sendLog } from '../follow-log.ts';
-import { fingerprint, once, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { json, streamed } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Task } from '../schemas.ts';
-import { told } from '../told.ts';
 
 const Id = z.strictObject({ id: z.string() });
 
@@ -35,7 +36,7 @@ const withVms = {
 type TaskRow = Prisma.TaskGetPayload<{ include: typeof withVms }>;
 
 /** What the ledger holds as JSON is what this project wrote there; the schema says so aloud. */
-const stored = {
+const storedJson = {
   spec: TaskSpec,
   refusal: Task.shape.waiting,
   error: Task.shape.error,
@@ -45,7 +46,7 @@ const stored = {
 
 function show(row: TaskRow): z.input<typeof Task> {
   const hosts = row.vms.map(({ hostId }) => hostId).filter((host) => host !== null);
-  const { outputs: outputPatterns, ...spec } = stored.spec.parse(row.spec);
+  const { outputs: outputPatterns, ...spec } = storedJson.spec.parse(row.spec);
   const { startAt, endAt } = row.lease;
   return {
     ...spec,
@@ -57,11 +58,11 @@ function show(row: TaskRow): z.input<typeof Task> {
     workflowId: workflowId.task(row.id as TaskId),
     vms: row.vms.map(({ id }) => id),
     hosts: hosts.length === row.vms.length ? hosts : [],
-    waiting: row.state === 'queued' ? stored.refusal.parse(row.refusal) : null,
+    waiting: row.state === 'queued' ? storedJson.refusal.parse(row.refusal) : null,
     exitCode: row.exitCode,
-    error: stored.error.parse(row.error),
-    outputs: stored.outputs.parse(row.outputs),
-    timeline: stored.timeline.parse(row.timeline),
+    error: storedJson.error.parse(row.error),
+    outputs: storedJson.outputs.parse(row.outputs),
+    timeline: storedJson.timeline.parse(row.timeline),
     cancelRequestedAt: row.cancelRequestedAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),
     startedAt: row.startedAt?.toISOString() ?? null,
@@ -73,7 +74,7 @@ function show(row: TaskRow): z.input<typeof Task> {
  * Bounds the queue. The owner's bound is exact: its accepts follow each other (an advisory lock, not its row's, which
  * uploads hold). The site's may be passed by as many as are accepted at the same moment.
  */
-async function refuseWhenFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
+async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
   await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth queue ' || ${ownerId}, 0))`;
   const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxQueued: true } });
   const most = owner.maxQueued ?? limits.owner;
@@ -104,7 +105,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
   }
 
   async function accept(tx: Transaction, ownerId: string, spec: TaskSpec) {
-    await refuseWhenFull(tx, ownerId, limits);
+    await refuseWhenQueueFull(tx, ownerId, limits);
     await lockInputs(tx, spec);
     const id = await acceptTask(tx, { owner: ownerId, spec, nowMs: clock() });
     const row = await tx.task.findUniqueOrThrow({ where: { id }, include: withVms });
@@ -148,7 +149,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       ],
       handle: async ({ req, caller: { ownerId, keyId }, body, idempotencyKey: key }) => {
         const claim = { ownerId, key, method: 'POST', path: '/v1/tasks', fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await once(ledger, claim, (tx) => accept(tx, ownerId, body));
+        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, ownerId, body));
         const id = answer.location?.split('/').at(-1) as TaskId;
         log.info({ taskId: id, owner: ownerId, keyId, replayed }, 'task accepted');
         // Also on a repeated request: the first one may have died before it came to this.
@@ -205,7 +206,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         const id = before.id as TaskId;
         await ledger.task.updateMany({ where: { id, cancelRequestedAt: null }, data: { cancelRequestedAt: new Date(clock()) } });
         log.info({ taskId: id, owner: before.ownerId, keyId: caller.keyId }, 'cancel requested');
-        await told(log, { taskId: id }, () => temporal.cancelTask(id));
+        await bestEffort(log, { taskId: id }, () => temporal.cancelTask(id));
         return json(202, show(await find(caller, id)));
       },
     }),
@@ -225,7 +226,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         const { vms } = await find(caller, id);
         if (node >= vms.length)
           throw new BerthError('not-found', `The task ${id} has ${vms.length} nodes; there is no node ${node}`);
-        const leave = followers.enter();
+        const leave = followers.acquire();
         if (!leave) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
         try {
           const order = { taskId: id, node, follow: follow === '1' };

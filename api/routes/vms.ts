@@ -1,21 +1,22 @@
 import { z } from 'zod';
 import type { Prisma } from '../../generated/prisma/client.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { coldReasons } from '../../model/vm.ts';
-import { endlessS, VmOrder, vmOperationNames, vmOperations } from '../../model/vm-order.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
-import type { ApiDeps } from '../app.ts';
-import type { Caller } from '../auth.ts';
+import { coldBootReasons } from '../../model/vm.ts';
+import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
-import { fingerprint, once, type Transaction } from '../idempotency.ts';
-import { json, type Operation, operation, streamed } from '../operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../page.ts';
+import type { ApiDeps } from '../deps.ts';
+import { json, streamed } from '../http/answer.ts';
+import type { Caller } from '../http/auth.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { type Operation, operation } from '../http/operation.ts';
+import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
 import { Vm } from '../schemas.ts';
-import { told } from '../told.ts';
 
-const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldReasons).nullable() });
+const Boot = z.strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldBootReasons).nullable() });
 const Problem = z.record(z.string(), z.unknown()).nullable();
 
 const Id = z.strictObject({ id: z.string() });
@@ -36,7 +37,7 @@ type VmRow = Prisma.VmGetPayload<{ include: typeof withLease }>;
 function leaseOf({ order, lease }: VmRow): z.input<typeof Vm>['lease'] {
   if (order === null || lease === null) return null;
   const { kind, startedAt, startAt, endAt } = lease;
-  const durationS = lease.durationS === endlessS ? null : lease.durationS;
+  const durationS = lease.durationS === unboundedDurationS ? null : lease.durationS;
   const ends = endAt ?? (startedAt === null || durationS === null ? null : new Date(startedAt.getTime() + durationS * 1000));
   return { kind, startsAt: startAt?.toISOString() ?? null, durationS, endsAt: ends?.toISOString() ?? null };
 }
@@ -68,7 +69,7 @@ function show(row: VmRow): z.input<typeof Vm> {
 }
 
 /** Bounds how many an owner has. Its accepts follow each other, so the bound is exact. */
-async function refuseWhenMany(tx: Transaction, ownerId: string, most: number): Promise<void> {
+async function refuseTooManyVms(tx: Transaction, ownerId: string, most: number): Promise<void> {
   await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth vms ' || ${ownerId}, 0))`;
   const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxVms: true } });
   const limit = owner.maxVms ?? most;
@@ -101,12 +102,12 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         const { id } = await find(caller, params.id);
         const path = `/v1/vms/${id}/${name}`;
         const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint('') };
-        const { answer } = await once(ledger, claim, async (tx) => {
+        const { answer } = await runOnce(ledger, claim, async (tx) => {
           const begins = await acceptOperation(tx, id, name, clock());
           return json(begins ? 202 : 200, show(await find(caller, id, tx)), `/v1/vms/${id}`);
         });
         log.info({ vmId: id, operation: name, keyId: caller.keyId }, 'operation accepted');
-        if (answer.status === 202) await told(log, { vmId: id }, () => temporal.tellVm(id as VmId));
+        if (answer.status === 202) await bestEffort(log, { vmId: id }, () => temporal.notifyVm(id as VmId));
         return answer;
       },
     });
@@ -121,20 +122,20 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
       description:
         'It waits for a host, boots, and is there until it is deleted or its lease ends. A lease with a fixed start is promised, or refused with 409 `lease-refused` and up to three `alternatives`.',
       access: 'client',
-      body: VmOrder,
+      body: VmRequest,
       answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
       problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'lease-refused', 'quota-exceeded', 'conflict'],
       handle: async ({ req, caller, body, idempotencyKey: key }) => {
         const { ownerId, keyId } = caller;
         const claim = { ownerId, key, method: 'POST', path: '/v1/vms', fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await once(ledger, claim, async (tx) => {
-          await refuseWhenMany(tx, ownerId, config.api.BERTH_MAX_VMS_PER_OWNER);
+        const { answer, replayed } = await runOnce(ledger, claim, async (tx) => {
+          await refuseTooManyVms(tx, ownerId, config.api.BERTH_MAX_VMS_PER_OWNER);
           const id = await acceptVm(tx, { owner: ownerId, order: body, nowMs: clock() });
           return json(202, show(await find(caller, id, tx)), `/v1/vms/${id}`);
         });
         const id = answer.location?.split('/').at(-1) as VmId;
         log.info({ vmId: id, owner: ownerId, keyId, replayed }, 'VM accepted');
-        await told(log, { vmId: id }, () => temporal.startVm(id));
+        await bestEffort(log, { vmId: id }, () => temporal.startVm(id));
         return answer;
       },
     }),
@@ -160,7 +161,7 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         const id = row.id as VmId;
         await ledger.vm.updateMany({ where: { id, removalRequestedAt: null }, data: { removalRequestedAt: new Date(clock()) } });
         log.info({ vmId: id, owner: row.ownerId, keyId: caller.keyId }, 'removal requested');
-        await told(log, { vmId: id }, () => temporal.tellVm(id));
+        await bestEffort(log, { vmId: id }, () => temporal.notifyVm(id));
         return json(202, show(await find(caller, id)));
       },
     }),

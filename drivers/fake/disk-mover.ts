@@ -1,5 +1,6 @@
+import type { DomainDisk } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { CopyJob, DiskMover, DomainDisk } from '../ports.ts';
+import type { CopyJob, DiskMover } from '../ports/disk-mover.ts';
 import { bug, disksAt, type FakeDomain, type FakeState } from './state.ts';
 
 const totalBytes = 8 * 2 ** 20;
@@ -8,7 +9,7 @@ const copyMs = 100;
 /** Copies that take their time by the clock; what the guest wrote meanwhile is in both. */
 export function createFakeDiskMover(state: FakeState): DiskMover {
   const jobs = new Map<string, { disk: DomainDisk; startedMs: number; domain: FakeDomain }>();
-  const live = (name: string): FakeDomain => {
+  const requireDomain = (name: string): FakeDomain => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('hypervisor', `virsh blockcopy: there is no domain ${name}`);
     return domain;
@@ -25,16 +26,17 @@ export function createFakeDiskMover(state: FakeState): DiskMover {
     return { copiedBytes: Math.floor(totalBytes * part), totalBytes, ready: part === 1 };
   };
   return {
-    sources: async (name) => new Map(live(name).config.disks.map(({ target, source }) => [target, structuredClone(source)])),
-    async begin(name, disk) {
-      const domain = live(name);
+    readSources: async (name) =>
+      new Map(requireDomain(name).config.disks.map(({ target, source }) => [target, structuredClone(source)])),
+    async startCopy(name, disk) {
+      const domain = requireDomain(name);
       if (find(name, disk.target) !== undefined)
         throw new BerthError('hypervisor', `blockcopy ${name} ${disk.target}: already in a block job`);
       if (disk.source.kind !== 'file' || !state.disks.has(disk.source.path))
         throw new BerthError('hypervisor', `blockcopy ${name} ${disk.target}: there is no file to copy to`);
       jobs.set(`${name} ${disk.target}`, { disk: structuredClone(disk), startedMs: state.clock.nowMs(), domain });
     },
-    async job(name, target) {
+    async observeCopy(name, target) {
       const job = find(name, target);
       return job === undefined ? null : progress(job.startedMs);
     },
@@ -49,7 +51,7 @@ export function createFakeDiskMover(state: FakeState): DiskMover {
       old.source = job.disk.source;
       jobs.delete(`${name} ${target}`);
     },
-    async end(name, target) {
+    async abortCopy(name, target) {
       jobs.delete(`${name} ${target}`);
     },
   };

@@ -1,61 +1,61 @@
 import { BerthError } from '../../model/errors.ts';
-import type { Guest, JobEnd } from '../ports.ts';
-import { bootAgain } from './hypervisor.ts';
+import type { Guest, JobResult } from '../ports/guest.ts';
+import { rebootDomain } from './hypervisor.ts';
 import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
-const introductionDeadlineMs = 20_000;
+const identityDeadlineMs = 20_000;
 
 export function createFakeGuest(state: FakeState): Guest {
   const isUp = ({ createdMs }: FakeDomain): boolean => state.clock.nowMs() - createdMs >= state.bootMs;
-  const live = (name: string): FakeDomain => {
+  const requireAgent = (name: string): FakeDomain => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('vm-lost', `asking the agent of ${name}: there is no such domain`);
     if (domain.status.state !== 'running') throw new BerthError('host-busy', `the agent of ${name} stands still with its guest`);
     if (!isUp(domain)) throw new BerthError('host-busy', `the agent of ${name} doesn't answer yet`);
-    advance(state, domain);
+    advanceJob(state, domain);
     return domain;
   };
   /** In a guest from a template a process waits for its identity, and ends when it has it. */
-  const awaitWaiting = async (name: string): Promise<void> => {
+  const awaitIdentityPort = async (name: string): Promise<void> => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('hypervisor', `giving ${name} its identity: there is no such domain`);
-    if (domain.born === 'warm' && domain.identity === null && isUp(domain)) return;
-    await state.clock.sleep(introductionDeadlineMs);
-    throw new BerthError('boot-failed', `giving ${name} its identity: no answer in ${introductionDeadlineMs} ms`);
+    if (domain.bootKind === 'warm' && domain.identity === null && isUp(domain)) return;
+    await state.clock.sleep(identityDeadlineMs);
+    throw new BerthError('boot-failed', `giving ${name} its identity: no answer in ${identityDeadlineMs} ms`);
   };
   return {
     async writeSeed(path, identity) {
       state.disks.set(path, { kind: 'seed', identity: structuredClone(identity) });
     },
     async awaitCloudInit(name) {
-      const domain = live(name);
-      const disc = domain.config.drive?.disc ?? null;
+      const domain = requireAgent(name);
+      const disc = domain.config.cdrom?.iso ?? null;
       const seed = disc === null ? undefined : state.disks.get(disc);
-      if (seed?.kind === 'seed') domain.seeded = seed.identity;
+      if (seed?.kind === 'seed') domain.seedRead = seed.identity;
     },
     async ping(name) {
       const domain = state.domains.get(name);
-      return domain !== undefined && domain.status.state === 'running' && isUp(domain) && !state.silent.has(name);
+      return domain !== undefined && domain.status.state === 'running' && isUp(domain) && !state.unresponsive.has(name);
     },
-    async calm(name) {
-      live(name).calm = true;
+    async quiesce(name) {
+      requireAgent(name).quiesced = true;
     },
-    async adopt(name, identity) {
-      if (identity.birth === 'warm') await awaitWaiting(name);
-      const domain = live(name);
-      if (domain.born === 'warm' && domain.identity === null && identity.birth !== 'warm')
+    async applyIdentity(name, identity) {
+      if (identity.firstBootKind === 'warm') await awaitIdentityPort(name);
+      const domain = requireAgent(name);
+      if (domain.bootKind === 'warm' && domain.identity === null && identity.firstBootKind !== 'warm')
         throw bug(`${name} would keep what its template has`);
-      if (domain.settled) throw bug(`adopting ${name} after it was settled`);
+      if (domain.flushed) throw bug(`adopting ${name} after it was settled`);
       domain.identity = structuredClone(identity);
     },
     async setUp(name, identity, setup) {
-      const domain = live(name);
+      const domain = requireAgent(name);
       if (domain.identity === null) throw bug(`setting up ${name} before it has its identity`);
       if (identity.hostname !== domain.identity.hostname) throw bug(`setting up ${name} as ${identity.hostname}`);
       domain.setup = structuredClone(setup);
     },
     async startJob(name, job) {
-      const domain = live(name);
+      const domain = requireAgent(name);
       if (domain.identity === null) throw bug(`starting a job in ${name} before it has its identity`);
       if (domain.job !== 'none') return;
       const run = state.run(job, new Map(dataOf(state, domain).files));
@@ -64,35 +64,35 @@ export function createFakeGuest(state: FakeState): Guest {
       domain.job = { job, startedMs, run, endedMs: started ? null : startedMs, timedOut: false, stopped: false };
       if (started) state.jobsStarted.set(name, (state.jobsStarted.get(name) ?? 0) + 1);
     },
-    hasJob: async (name) => live(name).job !== 'none',
-    jobEnd: async (name) => endOf(live(name).job),
+    hasJob: async (name) => requireAgent(name).job !== 'none',
+    observeJob: async (name) => jobResult(requireAgent(name).job),
     async readLog(name, from, limit) {
-      const entry = live(name).job;
+      const entry = requireAgent(name).job;
       if (typeof entry === 'string') return Buffer.alloc(0);
       return Buffer.from(entry.run.log)
         .subarray(0, entry.job.logLimitBytes)
         .subarray(from, from + limit);
     },
     async stopJob(name) {
-      const domain = live(name);
+      const domain = requireAgent(name);
       if (domain.job === 'none') domain.job = 'forbidden';
       if (domain.job === 'forbidden' || domain.job.endedMs !== null) return;
       domain.job.endedMs = state.clock.nowMs();
       domain.job.stopped = true;
     },
-    bootId: async (name) => `boot-${live(name).boot}`,
+    bootId: async (name) => `boot-${requireAgent(name).bootCount}`,
     async reboot(name) {
-      bootAgain(state, live(name));
+      rebootDomain(state, requireAgent(name));
     },
-    async settle(name) {
-      const domain = live(name);
+    async flushDataDisk(name) {
+      const domain = requireAgent(name);
       const data = dataOf(state, domain);
       for (const [path, content] of data.unwritten) data.files.set(path, content);
       data.unwritten.clear();
-      domain.settled = true;
+      domain.flushed = true;
     },
     async shutDown(name) {
-      const domain = live(name);
+      const domain = requireAgent(name);
       const data = dataOf(state, domain);
       for (const [path, content] of data.unwritten) data.files.set(path, content);
       data.unwritten.clear();
@@ -109,7 +109,7 @@ function dataOf(state: FakeState, { config }: FakeDomain): FakeDataDisk {
 }
 
 /** Brings a job to where it is by the clock. */
-function advance(state: FakeState, domain: FakeDomain): void {
+function advanceJob(state: FakeState, domain: FakeDomain): void {
   const entry = domain.job;
   if (typeof entry === 'string' || entry.endedMs !== null) return;
   const endMs = entry.startedMs + entry.run.durationMs;
@@ -117,11 +117,11 @@ function advance(state: FakeState, domain: FakeDomain): void {
   if (state.clock.nowMs() < Math.min(endMs, limitMs)) return;
   entry.timedOut = limitMs < endMs;
   entry.endedMs = Math.min(endMs, limitMs);
-  if (entry.timedOut || domain.settled) return;
+  if (entry.timedOut || domain.flushed) return;
   for (const [path, text] of Object.entries(entry.run.files)) dataOf(state, domain).unwritten.set(path, Buffer.from(text));
 }
 
-function endOf(entry: FakeJob | 'none' | 'forbidden'): JobEnd | null {
+function jobResult(entry: FakeJob | 'none' | 'forbidden'): JobResult | null {
   if (entry === 'forbidden') return { kind: 'notStarted', why: 'it was stopped before it started' };
   if (entry === 'none' || entry.endedMs === null) return null;
   if (entry.run.notStarted !== undefined) return { kind: 'notStarted', why: entry.run.notStarted };

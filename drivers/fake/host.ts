@@ -1,18 +1,20 @@
 import type { HostId } from '../../model/ids.ts';
-import type { Clock, HostPorts, HostProbe } from '../ports.ts';
-import { createFakeCarrier } from './carrier.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { HostPorts } from '../ports/host-ports.ts';
+import type { HostProbe } from '../ports/host-probe.ts';
 import { createFakeClock } from './clock.ts';
+import { createFakeColdCopy } from './cold-copy.ts';
 import { createFakeDiskMover } from './disk-mover.ts';
-import { createFakeDisks } from './disks.ts';
+import { createFakeDiskTool } from './disk-tool.ts';
 import { createFakeGuest } from './guest.ts';
+import { createFakeNetwork } from './host-network.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
-import { createFakeImages, createFakeInputs } from './images.ts';
+import { createFakeImageCache, createFakeInputFetcher } from './image-cache.ts';
 import { createFakeMigrator } from './migrator.ts';
-import { createFakeNetwork } from './network.ts';
 import type { FakeRepository } from './repository.ts';
 import { bug, type FakeRun, type FakeState } from './state.ts';
-import { createFakeStore } from './store.ts';
 import { createFakeTemplates } from './templates.ts';
+import { createFakeVmStore } from './vm-store.ts';
 
 export type { FakeRun } from './state.ts';
 
@@ -54,38 +56,38 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     memories: new Map(),
     consoles: new Map(),
     loads: new Map(),
-    silent: new Set(),
-    writing: new Set(),
-    copiesHeld: new Map(),
+    unresponsive: new Set(),
+    nonConverging: new Set(),
+    heldPasses: new Map(),
     removed: new Map(),
     quarantined: new Map(),
     images: new Map(),
     peersOffered: new Map(),
     cacheFull: { now: false },
-    peersSilent: { now: false },
-    room: { freeMiB: 65_536 },
+    peersUnresponsive: { now: false },
+    freeDisk: { freeMiB: 65_536 },
     templates: new Map(),
-    templateTrouble: { kind: 'none' },
+    templateFault: { kind: 'none' },
     networks: new Map(),
     jobsStarted: new Map(),
     packs: new Map(),
-    kept: new Set(),
-    mesh: new Map(),
+    previousVersions: new Set(),
+    hostsByAddress: new Map(),
     violations: [],
   };
   const ports: HostPorts = {
     clock: state.clock,
-    store: createFakeStore(state),
-    images: createFakeImages(state),
+    store: createFakeVmStore(state),
+    imageCache: createFakeImageCache(state),
     templates: createFakeTemplates(state),
-    inputs: createFakeInputs(state),
+    inputFetcher: createFakeInputFetcher(state),
     repository: state.repository,
-    disks: createFakeDisks(state),
+    diskTool: createFakeDiskTool(state),
     network: createFakeNetwork(state),
     hypervisor: createFakeHypervisor(state),
     migrator: createFakeMigrator(state),
     diskMover: createFakeDiskMover(state),
-    carrier: createFakeCarrier(state),
+    coldCopy: createFakeColdCopy(state),
     guest: createFakeGuest(state),
     probe: createFakeProbe(state, options),
   };

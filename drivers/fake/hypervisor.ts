@@ -1,5 +1,6 @@
+import type { DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { DomainConfig, DomainStatus, Hypervisor } from '../ports.ts';
+import type { Hypervisor } from '../ports/hypervisor.ts';
 import { bridgeOf, bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, peersOf, refuseLive } from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {
@@ -25,43 +26,43 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
         config: structuredClone(config),
         status: { state: 'running', reason: 'booted' },
         createdMs: state.clock.nowMs(),
-        born: 'cold',
-        calm: false,
+        bootKind: 'cold',
+        quiesced: false,
         identity: null,
         setup: null,
-        seeded: null,
-        settled: false,
-        boot: 1,
+        seedRead: null,
+        flushed: false,
+        bootCount: 1,
         job: 'none',
       });
     },
     async destroy(name) {
       state.domains.delete(name);
     },
-    suspendCpus: async (name) => setStatus(name, { state: 'paused', reason: 'user' }),
+    pauseCpus: async (name) => setStatus(name, { state: 'paused', reason: 'user' }),
     async resumeCpus(name) {
-      refuseSecond(state, name);
+      refuseSecondCopy(state, name);
       setStatus(name, { state: 'running', reason: 'unpaused' });
     },
     async eject(name) {
-      const drive = state.domains.get(name)?.config.drive;
+      const drive = state.domains.get(name)?.config.cdrom;
       if (drive == null) throw new BerthError('hypervisor', `${name} has no drive`);
-      if (drive.disc !== null && state.domains.get(name)?.seeded === null) throw bug(`${name} has not read its seed yet`);
-      drive.disc = null;
+      if (drive.iso !== null && state.domains.get(name)?.seedRead === null) throw bug(`${name} has not read its seed yet`);
+      drive.iso = null;
     },
     async reset(name) {
       const domain = state.domains.get(name);
       if (domain === undefined) throw new BerthError('hypervisor', `there is no domain ${name}`);
-      bootAgain(state, domain);
+      rebootDomain(state, domain);
     },
     save: (name, file) => save(state, name, file),
-    isSaved: async (file) => state.memories.get(file)?.whole === true,
+    isSaved: async (file) => state.memories.get(file)?.complete === true,
     async restore(file, config) {
       const memory = state.memories.get(file);
-      if (memory?.whole !== true) throw new BerthError('hypervisor', `restoring ${config.name}: ${file} has no saved domain`);
+      if (memory?.complete !== true) throw new BerthError('hypervisor', `restoring ${config.name}: ${file} has no saved domain`);
       refuseInUse(state, config);
       refuseMissing(state, config);
-      refuseSecond(state, config.name);
+      refuseSecondCopy(state, config.name);
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       if (memory.domain.config.uuid !== config.uuid) throw bug(`${config.name} from the memory of ${memory.domain.config.name}`);
       const domain = structuredClone(memory.domain);
@@ -87,14 +88,14 @@ async function save(state: FakeState, name: string, file: string): Promise<void>
   if (domain?.status.state !== 'running') throw refused('the domain is not running');
   if (!state.records.has(name)) throw refused(`no folder for ${file}`);
   domain.status = { state: 'paused', reason: 'saving' };
-  const memory: FakeMemory = { domain, savedMs: state.clock.nowMs(), whole: false };
+  const memory: FakeMemory = { domain, savedMs: state.clock.nowMs(), complete: false };
   state.memories.set(file, memory);
   for (let step = 0; step < savingSteps; step += 1) {
     await state.clock.sleep(savingStepMs);
     if (state.domains.get(name) !== domain) throw refused('the domain ended');
   }
   memory.domain = { ...structuredClone(domain), status: { state: 'running', reason: 'restored' } };
-  memory.whole = true;
+  memory.complete = true;
   state.domains.delete(name);
 }
 
@@ -107,13 +108,13 @@ export function shiftTime(domain: FakeDomain, ms: number): void {
 }
 
 /** A guest that boots has forgotten all that was in its memory. */
-export function bootAgain(state: FakeState, domain: FakeDomain): void {
+export function rebootDomain(state: FakeState, domain: FakeDomain): void {
   if (domain.config.onReboot !== 'restart') {
     state.domains.delete(domain.config.name);
     return;
   }
-  const anew = { createdMs: state.clock.nowMs(), born: 'cold', identity: null, settled: false, job: 'none' };
-  Object.assign(domain, { ...anew, boot: domain.boot + 1 });
+  const anew = { createdMs: state.clock.nowMs(), bootKind: 'cold', identity: null, flushed: false, job: 'none' } as const;
+  Object.assign(domain, { ...anew, bootCount: domain.bootCount + 1 } satisfies Partial<FakeDomain>);
 }
 
 /** Also what starting from a template is refused for. */
@@ -129,7 +130,7 @@ export function refuseInUse(state: FakeState, config: DomainConfig): void {
 }
 
 /** A VM must never run while another copy of it exists. */
-function refuseSecond(state: FakeState, name: string): void {
+function refuseSecondCopy(state: FakeState, name: string): void {
   const others = peersOf(state).filter((peer) => peer.domains.has(name));
   if (others.length === 0) return;
   const violation = `${name} resumed on ${state.id} while ${others.map(({ id }) => id).join()} has a copy`;
@@ -143,7 +144,7 @@ export function refuseMissing(state: FakeState, config: DomainConfig): void {
   for (const { source } of config.disks) {
     if (disksAt(state, source)?.has(source.path) !== true) throw lacks(`disk ${source.path}`);
   }
-  const disc = config.drive?.disc ?? null;
+  const disc = config.cdrom?.iso ?? null;
   if (disc !== null && state.disks.get(disc)?.kind !== 'seed') throw lacks(`disc ${disc}`);
   if (config.kernel !== null) {
     const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];

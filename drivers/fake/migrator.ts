@@ -1,15 +1,16 @@
+import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
-import type { DomainConfig, Migrator } from '../ports.ts';
+import type { Migrator } from '../ports/migrator.ts';
 import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
 import { bug, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
 const stepMs = 20;
 /** Of a pre-copy that comes to no end. */
-const vainStepMs = 10_000;
+const nonConvergingStepMs = 10_000;
 const memoryBytes = 64 * 2 ** 20;
-const usualBusyCpus = 0.5;
+const defaultBusyCpus = 0.5;
 
 /** Memory that moves between fake hosts in steps of the clock; every moment of a real migration is one here. */
 export function createFakeMigrator(state: FakeState): Migrator {
@@ -19,7 +20,7 @@ export function createFakeMigrator(state: FakeState): Migrator {
   const refused = (name: string, why: string) => new BerthError('hypervisor', `virsh migrate ${name}: ${why}`);
 
   function targetOf(config: DomainConfig, to: string): FakeState {
-    const target = state.mesh.get(to);
+    const target = state.hostsByAddress.get(to);
     if (target === undefined) throw refused(config.name, `unable to connect to ${to}`);
     if (target.domains.has(config.name)) throw refused(config.name, 'already exists at the target');
     refuseMissing(target, config);
@@ -27,7 +28,7 @@ export function createFakeMigrator(state: FakeState): Migrator {
   }
 
   /** The copy at the target, with its clock: the guest's own work goes on there. */
-  function arrive(domain: FakeDomain, config: DomainConfig, target: FakeState): FakeDomain {
+  function copyToTarget(domain: FakeDomain, config: DomainConfig, target: FakeState): FakeDomain {
     const shiftMs = target.clock.nowMs() - clock.nowMs();
     const copy: FakeDomain = { ...domain, config: structuredClone(config), status: { state: 'paused', reason: 'user' } };
     shiftTime(copy, shiftMs);
@@ -35,7 +36,7 @@ export function createFakeMigrator(state: FakeState): Migrator {
   }
 
   return {
-    async start({ config, to }) {
+    async migrate({ config, targetAddress: to }) {
       const { name } = config;
       const domain = state.domains.get(name);
       if (domain?.status.state !== 'running') throw refused(name, 'the domain is not running');
@@ -46,8 +47,8 @@ export function createFakeMigrator(state: FakeState): Migrator {
       const incoming: FakeDomain = { ...domain, config, status: { state: 'paused', reason: 'migrating' } };
       target.domains.set(name, incoming);
       try {
-        for (; job.step < steps; job.step += state.writing.has(name) ? 0 : 1) {
-          await clock.sleep(state.writing.has(name) ? vainStepMs : stepMs);
+        for (; job.step < steps; job.step += state.nonConverging.has(name) ? 0 : 1) {
+          await clock.sleep(state.nonConverging.has(name) ? nonConvergingStepMs : stepMs);
           if (job.aborted || state.domains.get(name) !== domain || target.domains.get(name) !== incoming) {
             if (target.domains.get(name) === incoming) target.domains.delete(name);
             throw refused(name, 'operation aborted');
@@ -55,14 +56,14 @@ export function createFakeMigrator(state: FakeState): Migrator {
         }
         domain.status = { state: 'paused', reason: 'migrating' };
         await clock.sleep(stepMs);
-        target.domains.set(name, arrive(domain, config, target));
+        target.domains.set(name, copyToTarget(domain, config, target));
         await clock.sleep(stepMs);
         if (state.domains.get(name) === domain) state.domains.delete(name);
       } finally {
         jobs.delete(name);
       }
     },
-    async job(name): Promise<MigrationJob | null> {
+    async observeJob(name): Promise<MigrationJob | null> {
       if (!state.domains.has(name)) return null;
       const job = jobs.get(name);
       // Whole bytes, as a hypervisor counts them.
@@ -84,37 +85,37 @@ export function createFakeMigrator(state: FakeState): Migrator {
       // As the real one: it answers when the job is over.
       while (jobs.has(name)) await clock.sleep(stepMs);
     },
-    async allowDowntime(name) {
+    async setMaxDowntime(name) {
       if (!state.domains.has(name)) throw refused(name, 'no such domain');
     },
-    async load(name) {
+    async measureLoad(name) {
       if (state.domains.get(name)?.status.state !== 'running') return null;
-      return { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0, busyCpus: usualBusyCpus, ...state.loads.get(name) };
+      return { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0, busyCpus: defaultBusyCpus, ...state.loads.get(name) };
     },
-    async cpuSeconds(name) {
+    async readCpuSeconds(name) {
       if (!state.domains.has(name)) return null;
       const atMs = clock.nowMs();
       const last = used.get(name) ?? { seconds: 0, atMs };
-      const busyCpus = state.loads.get(name)?.busyCpus ?? usualBusyCpus;
+      const busyCpus = state.loads.get(name)?.busyCpus ?? defaultBusyCpus;
       const seconds = last.seconds + (busyCpus * (atMs - last.atMs)) / 1000;
       used.set(name, { seconds, atMs });
       return seconds;
     },
-    async watch(name) {
+    async watchProcess(name) {
       const domain = state.domains.get(name);
       if (domain === undefined) return null;
       const ended = () => state.domains.get(name) !== domain;
       return {
-        ended,
-        async end(signal) {
+        hasEnded: ended,
+        async waitForEnd(signal) {
           while (!ended()) await clock.sleep(stepMs, signal);
         },
       };
     },
-    peer(address) {
+    openPeer(address) {
       const peer = () => {
-        const host = state.mesh.get(address);
-        if (host === undefined || state.peersSilent.now) throw new BerthError('host-busy', `asking ${address}: no route`);
+        const host = state.hostsByAddress.get(address);
+        if (host === undefined || state.peersUnresponsive.now) throw new BerthError('host-busy', `asking ${address}: no route`);
         return host;
       };
       return {

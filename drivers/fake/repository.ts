@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { BerthError } from '../../model/errors.ts';
-import type { Repository } from '../ports.ts';
+import type { Repository } from '../ports/repository.ts';
 
 /** One repository for all fake hosts of a site: what was stored where, by URL without its query. */
 export interface FakeRepository extends Repository {

@@ -1,17 +1,10 @@
+import type { DiskSource, DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import type { HostId } from '../../model/ids.ts';
-import type { CopyPass } from '../../model/migration.ts';
+import type { ColdCopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
-import type {
-  Clock,
-  DiskSource,
-  DomainConfig,
-  DomainStatus,
-  GuestIdentity,
-  GuestJob,
-  GuestSetup,
-  VmPaths,
-  VmRecord,
-} from '../ports.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { GuestIdentity, GuestJob, GuestSetup } from '../ports/guest.ts';
+import type { VmPaths, VmRecord } from '../ports/vm-store.ts';
 import type { FakeRepository } from './repository.ts';
 
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
@@ -53,16 +46,16 @@ export interface FakeDomain {
   status: DomainStatus;
   createdMs: number;
   /** By a boot, or from a template, whose identity it has until it is given its own. */
-  born: 'cold' | 'warm';
+  bootKind: 'cold' | 'warm';
   /** Nothing in it is being started. */
-  calm: boolean;
+  quiesced: boolean;
   identity: GuestIdentity | null;
   setup: GuestSetup | null;
   /** Whom cloud-init found in the seed, once it has looked. */
-  seeded: GuestIdentity | null;
-  settled: boolean;
+  seedRead: GuestIdentity | null;
+  flushed: boolean;
   /** Changes with every boot. */
-  boot: number;
+  bootCount: number;
   /** `none` until one starts, `forbidden` after a stop without one. */
   job: FakeJob | 'none' | 'forbidden';
 }
@@ -77,7 +70,7 @@ export interface FakeMemory {
   domain: FakeDomain;
   savedMs: number;
   /** False while it is being written, and for ever where that was interrupted. */
-  whole: boolean;
+  complete: boolean;
 }
 
 /** Everything that a fake host is; the ports of drivers/fake work on it. */
@@ -100,11 +93,11 @@ export interface FakeState {
   /** What domains do with their memory and processors, where a test says so. */
   loads: Map<string, Partial<VmLoad>>;
   /** Domains whose guest has died, or whose agent has: nothing answers. */
-  silent: Set<string>;
+  unresponsive: Set<string>;
   /** Domains that write faster than their memory can be carried over. */
-  writing: Set<string>;
+  nonConverging: Set<string>;
   /** VMs whose copy as files stands still half-way through one of its passes, and through which, for as long as they are in here. */
-  copiesHeld: Map<string, CopyPass['kind']>;
+  heldPasses: Map<string, ColdCopyPass['kind']>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   /** `boots`: has a kernel to boot from. */
@@ -114,21 +107,21 @@ export interface FakeState {
   /** The cache's budget is used up by what is needed. */
   cacheFull: { now: boolean };
   /** What is free on its disk. */
-  room: { freeMiB: number };
+  freeDisk: { freeMiB: number };
   /** Templates by image and key; those that aren't ready were retired. */
   templates: Map<string, { ready: boolean; failures: number }>;
   /** What happens to a guest that starts from one. */
-  templateTrouble: { kind: 'none' | 'refused' | 'silent' };
+  templateFault: { kind: 'none' | 'refused' | 'silent' };
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
   /** What is packed here of each VM, and of which VMs earlier versions are kept. */
   packs: Map<string, FakePack>;
-  kept: Set<string>;
+  previousVersions: Set<string>;
   /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
-  mesh: Map<string, FakeState>;
+  hostsByAddress: Map<string, FakeState>;
   /** It moves memory to its peers, and is never answered by one that it asks at the switch. */
-  peersSilent: { now: boolean };
+  peersUnresponsive: { now: boolean };
   /** What must never happen to a VM that moves, and did. */
   violations: string[];
 }
@@ -160,12 +153,12 @@ export function pathsOf(vmId: string): VmPaths {
 
 /** The disks that a source is among: this host's, or a peer's over NFS. */
 export function disksAt(state: FakeState, source: DiskSource): Map<string, FakeDisk> | undefined {
-  return source.kind === 'file' ? state.disks : state.mesh.get(source.host)?.disks;
+  return source.kind === 'file' ? state.disks : state.hostsByAddress.get(source.host)?.disks;
 }
 
 /** The other hosts of the site; their maps are what they are known by. */
 export function peersOf(state: FakeState): FakeState[] {
-  return [...state.mesh.values()].filter((peer) => peer.domains !== state.domains);
+  return [...state.hostsByAddress.values()].filter((peer) => peer.domains !== state.domains);
 }
 
 /** The live domain that has this file open, as a disk or beneath one, here or at a peer. */

@@ -1,5 +1,6 @@
+import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { DomainConfig, Templates } from '../ports.ts';
+import type { Templates } from '../ports/templates.ts';
 import { refuseInUse, refuseMissing } from './hypervisor.ts';
 import { bug, type FakeState, imagePath, refuseLive } from './state.ts';
 
@@ -9,7 +10,7 @@ const bytes = 100 * 2 ** 20;
 export function createFakeTemplates(state: FakeState): Templates {
   const at = (image: string, key: string): string => `${image}/${key}`;
   return {
-    key: async (config) => keyOf(config),
+    computeKey: async (config) => keyOf(config),
     async find(image, key) {
       const found = state.templates.get(at(image, key));
       if (found === undefined) return 'none';
@@ -21,7 +22,7 @@ export function createFakeTemplates(state: FakeState): Templates {
         throw new BerthError('hypervisor', `saving ${config.name}: it does not run`);
       if (config.memory.kind !== 'template' || config.memory.file !== parts.memory) throw bug('a template without its memory');
       if (config.nic.bridge !== null) throw bug(`${config.name} becomes a template on the network ${config.nic.bridge}`);
-      if (!domain.calm) throw bug(`${config.name} becomes a template before it is calm`);
+      if (!domain.quiesced) throw bug(`${config.name} becomes a template before it is calm`);
       if (domain.identity !== null || domain.job !== 'none') throw bug(`${config.name} becomes a template, and is somebody`);
       if (keyOf(config) !== key) throw bug(`${config.name} is no machine for the template ${key}`);
       const disk = state.disks.get(parts.disk);
@@ -31,7 +32,7 @@ export function createFakeTemplates(state: FakeState): Templates {
       state.templates.set(at(image, key), { ready: true, failures: 0 });
       return { bytes };
     },
-    async start(config, { image, key }) {
+    async startDomain(config, { image, key }) {
       if (state.templates.get(at(image, key))?.ready !== true)
         throw new BerthError('hypervisor', `starting ${config.name} from ${key}: that template is gone`);
       if (keyOf(config) !== key) throw bug(`${config.name} is no machine for the template ${key}`);
@@ -41,26 +42,26 @@ export function createFakeTemplates(state: FakeState): Templates {
       const overlay = state.disks.get(config.disks[0]!.source.path);
       if (overlay?.kind !== 'overlay' || overlay.copyOf !== diskOf(image, key))
         throw bug(`${config.name} from ${key} with a disk that doesn't go with its memory`);
-      if (state.templateTrouble.kind === 'refused')
+      if (state.templateFault.kind === 'refused')
         throw new BerthError('hypervisor', `virsh restore: ${config.name} did not load`);
       if (!state.consoles.has(config.consoleLog)) state.consoles.set(config.consoleLog, '');
-      const silent = state.templateTrouble.kind === 'silent';
+      const silent = state.templateFault.kind === 'silent';
       state.domains.set(config.name, {
         config: structuredClone(config),
         status: { state: 'running', reason: 'restored' },
         // It runs already.
         createdMs: silent ? Number.POSITIVE_INFINITY : state.clock.nowMs() - state.bootMs,
-        born: 'warm',
-        calm: true,
+        bootKind: 'warm',
+        quiesced: true,
         identity: null,
         setup: null,
-        seeded: null,
-        settled: false,
-        boot: 1,
+        seedRead: null,
+        flushed: false,
+        bootCount: 1,
         job: 'none',
       });
     },
-    async note({ image, key }, outcome) {
+    async recordOutcome({ image, key }, outcome) {
       const found = state.templates.get(at(image, key));
       if (found === undefined) return 'kept';
       found.failures = outcome === 'started' ? 0 : found.failures + 1;

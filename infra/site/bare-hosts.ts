@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import { type Ground, takeGround } from './ground.ts';
 import { type Host, hostName, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
+import { acquireSiteBase, type SiteBase } from './site-base.ts';
 
 /** Hosts with nothing above them: no ledger, no Temporal, no workers. For tests of what runs on a host. */
 export interface BareHosts {
@@ -10,15 +10,15 @@ export interface BareHosts {
 }
 
 export async function startBareHosts(homePath: string, count: number, note: (text: string) => void): Promise<BareHosts> {
-  const ground = await takeGround(homePath, note);
+  const ground = await acquireSiteBase(homePath, note);
   const hosts: Host[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(hosts.map((host) => host.stop()));
     await ground.release();
   };
   try {
-    await applyMachineRules(machineRules(ground.home.tag, ground.network, { there: [], local: [] }));
-    for (let index = 1; index <= count; index += 1) hosts.push(startHost(bare(ground, index, count, note)));
+    await applyMachineRules(machineRules(ground.home.tag, ground.network, { gateway: [], local: [] }));
+    for (let index = 1; index <= count; index += 1) hosts.push(startHost(hostOptions(ground, index, count, note)));
     await Promise.all(hosts.map((host) => host.ready));
     return { hosts, stop };
   } catch (error) {
@@ -27,7 +27,12 @@ export async function startBareHosts(homePath: string, count: number, note: (tex
   }
 }
 
-function bare(ground: Ground, index: number, count: number, note: (text: string) => void): Parameters<typeof startHost>[0] {
+function hostOptions(
+  ground: SiteBase,
+  index: number,
+  count: number,
+  note: (text: string) => void,
+): Parameters<typeof startHost>[0] {
   const { home, network, cache, env } = ground;
   return { home, network, libvirtCache: join(cache, 'libvirt'), env, index, count, worker: null, note };
 }

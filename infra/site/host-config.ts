@@ -101,7 +101,7 @@ EXPORT {
 
 /**
  * iptables-restore's input for a host: its services are open to the site's hosts alone, and everything else that is not
- * an answer is dropped, also what comes from a guest's bridge. What guests may reach is in drivers/network.ts.
+ * an answer is dropped, also what comes from a guest's bridge. What guests may reach is in drivers/network/host-network.ts.
  * @param uplink the interface on the hosts' network
  * @param open TCP ports that everybody but guests may reach, such as ssh's on a machine of its own
  */

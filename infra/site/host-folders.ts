@@ -5,7 +5,7 @@ import type { Home } from './home.ts';
 import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
 import { hostAddress, type SiteNetwork } from './network.ts';
 
-export interface HostPlace {
+export interface HostLayout {
   home: Home;
   network: SiteNetwork;
   /** 1 for the first host. */
@@ -18,10 +18,10 @@ export interface HostPlace {
 
 export const hostName = (index: number): string => `host${index}`;
 export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
-const configFolder = (place: HostPlace): string => join(place.home.run, hostName(place.index));
+const configFolder = (place: HostLayout): string => join(place.home.run, hostName(place.index));
 
 /** Writes the host's configuration, and says how its first process is started. */
-export function prepareHost(place: HostPlace): string[] {
+export function prepareHost(place: HostLayout): string[] {
   const { home, index, libvirtCache } = place;
   const id = hostName(index);
   const config = configFolder(place);
@@ -38,12 +38,12 @@ export function prepareHost(place: HostPlace): string[] {
   return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache];
 }
 
-export function removeConfig(place: HostPlace): void {
+export function removeConfig(place: HostLayout): void {
   rmSync(configFolder(place), { recursive: true, force: true });
 }
 
 /** By their places in the folder that host-init.sh gets. */
-function configFiles({ home, network, index, count }: HostPlace): Record<string, string> {
+function configFiles({ home, network, index, count }: HostLayout): Record<string, string> {
   const all = Array.from({ length: count }, (_, i) => i + 1);
   const host: HostConfig = {
     address: hostAddress(network, index),

@@ -1,15 +1,15 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../../drivers/process.ts';
-import { type Daemon, daemonsOf, inside } from './host-daemons.ts';
-import { type HostPlace, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
-import { cableName, hostAddress, hostsMtu } from './network.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { type Daemon, daemonsOf, nsenterArgv } from './host-daemons.ts';
+import { type HostLayout, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
+import { hostAddress, hostsMtu, vethName } from './network.ts';
 import { type Child, supervise } from './supervise.ts';
 
-export { inside } from './host-daemons.ts';
+export { nsenterArgv } from './host-daemons.ts';
 export { hostName, pidFile } from './host-folders.ts';
 
-export interface HostOrder extends HostPlace {
+export interface HostOptions extends HostLayout {
   /** For the host's daemons. */
   env: Record<string, string>;
   /** The host worker, which is started last; null for a host without one. */
@@ -29,7 +29,7 @@ export interface Host {
   /** As if its power failed: everything in it dies at once. It starts again by itself. */
   crash(): void;
   /** Cuts it off from everything, or from the hosts of the given addresses; returns what mends it. */
-  cutOff(addresses?: readonly string[]): Promise<() => Promise<void>>;
+  partition(addresses?: readonly string[]): Promise<() => Promise<void>>;
   stop(): Promise<void>;
 }
 
@@ -40,13 +40,13 @@ interface State {
   children: Map<string, Child>;
   stopping: boolean;
   /** Its end was wanted, so that of its parts is not worth a word. */
-  down: boolean;
+  expectedDown: boolean;
 }
 
 /** A host of the local site: a machine of its own in everything but the kernel. */
-export function startHost(order: HostOrder): Host {
+export function startHost(order: HostOptions): Host {
   const id = hostName(order.index);
-  const state: State = { children: new Map(), stopping: false, down: false };
+  const state: State = { children: new Map(), stopping: false, expectedDown: false };
   // The namespaces are a child like any other: when they die, the host starts again with everything in it.
   const body: Child = supervise(
     {
@@ -55,11 +55,11 @@ export function startHost(order: HostOrder): Host {
       env: order.env,
       logFile: join(order.home.logs, `${id}.log`),
       isReady: (pid) => existsSync(`/proc/${pid}/root/run/berth/made`),
-      launched: true,
+      viaLauncher: true,
       // Nothing in there needs more than its end: what matters was stopped before.
       stopSignal: 'SIGKILL',
       // At once: a process that is started again must not enter the namespaces of whoever gets this pid next.
-      onDeath: () => void dropChildren(state),
+      onDeath: () => void stopChildren(state),
       onRestart: () => {
         void bringUp(order, body, state).catch((error: unknown) => {
           order.note(`${id} did not come up: ${String(error)}`);
@@ -79,16 +79,16 @@ export function startHost(order: HostOrder): Host {
     pid: () => body.pid(),
     child: (part) => find(state, id, part),
     crash() {
-      state.down = true;
+      state.expectedDown = true;
       body.kill('SIGKILL');
     },
-    cutOff: (addresses) => cutOff(order, body, addresses),
+    partition: (addresses) => partition(order, body, addresses),
     async stop() {
       state.stopping = true;
       // The worker first: it gives its work back while it still can.
       await state.children.get('worker')?.stop();
-      state.down = true;
-      await Promise.all([body.stop(), dropChildren(state)]);
+      state.expectedDown = true;
+      await Promise.all([body.stop(), stopChildren(state)]);
       rmSync(pidFile(order.home, id), { force: true });
       removeConfig(order);
     },
@@ -96,42 +96,42 @@ export function startHost(order: HostOrder): Host {
 }
 
 /** Plugs the host in, and starts its daemons and its worker, each as soon as what it needs serves. */
-async function bringUp(order: HostOrder, body: Child, state: State): Promise<void> {
+async function bringUp(order: HostOptions, body: Child, state: State): Promise<void> {
   const pid = body.pid();
   if (pid === null || state.stopping) return;
-  state.down = false;
+  state.expectedDown = false;
   const address = hostAddress(order.network, order.index);
-  await plugIn(order, pid, address);
+  await attachNetwork(order, pid, address);
   writeFileSync(pidFile(order.home, hostName(order.index)), `${pid}\n`);
   const worker: Daemon[] =
-    order.worker === null ? [] : [{ ...order.worker, part: 'worker', after: ['ganesha', 'libvirtd'], stopMs: 10_000 }];
+    order.worker === null ? [] : [{ ...order.worker, name: 'worker', after: ['ganesha', 'libvirtd'], stopMs: 10_000 }];
   const serving = new Map<string, Promise<unknown>>();
   for (const daemon of [...daemonsOf(address, order.env), ...worker]) {
     const before = Promise.all(daemon.after.map((part) => serving.get(part)));
     serving.set(
-      daemon.part,
+      daemon.name,
       before.then(() => startDaemon(order, daemon, pid, body, state)),
     );
   }
   await Promise.all(serving.values());
 }
 
-async function startDaemon(order: HostOrder, daemon: Daemon, pid: number, body: Child, state: State): Promise<void> {
+async function startDaemon(order: HostOptions, daemon: Daemon, pid: number, body: Child, state: State): Promise<void> {
   const id = hostName(order.index);
-  const lives = (): boolean => body.pid() === pid && !state.down;
+  const lives = (): boolean => body.pid() === pid && !state.expectedDown;
   if (state.stopping || !lives()) throw new Error(`${id} went down while it started`);
-  const { part, argv, env, isReady, stopMs } = daemon;
+  const { name: part, argv, env, isReady, stopMs } = daemon;
   const child = supervise(
     {
       name: `${id}/${part}`,
-      argv: inside(pid, argv),
+      argv: nsenterArgv(pid, argv),
       env,
       logFile: join(order.home.logs, id, `${part}.log`),
       isReady,
-      launched: true,
+      viaLauncher: true,
       ...(stopMs === undefined ? {} : { stopMs }),
       onRestart: () => {
-        if (daemon.takesAlong !== undefined) state.children.get(daemon.takesAlong)?.kill('SIGTERM');
+        if (daemon.restartsWith !== undefined) state.children.get(daemon.restartsWith)?.kill('SIGTERM');
       },
     },
     (text) => {
@@ -143,7 +143,7 @@ async function startDaemon(order: HostOrder, daemon: Daemon, pid: number, body: 
   await child.ready;
 }
 
-async function dropChildren(state: State): Promise<void> {
+async function stopChildren(state: State): Promise<void> {
   const old = [...state.children.values()];
   state.children.clear();
   await Promise.all(old.map((child) => child.stop()));
@@ -156,8 +156,8 @@ function find(state: State, id: string, part: string): Child {
 }
 
 /** The cable from the host to the site's bridge, its address and its route. Its firewall is up already: host-init.sh. */
-async function plugIn(order: HostOrder, pid: number, address: string): Promise<void> {
-  const cable = cableName(order.home.tag, order.index);
+async function attachNetwork(order: HostOptions, pid: number, address: string): Promise<void> {
+  const cable = vethName(order.home.tag, order.index);
   const { bridge, gateway } = order.network;
   const batch = (lines: string[]): { deadlineMs: number; input: string } => ({ deadlineMs, input: `${lines.join('\n')}\n` });
   // The cable of a host that just died goes with its namespace, but not at once.
@@ -165,12 +165,12 @@ async function plugIn(order: HostOrder, pid: number, address: string): Promise<v
   const made = `link add ${cable} mtu ${hostsMtu} type veth peer name eth0 mtu ${hostsMtu} netns ${pid}`;
   await run(['ip', '-batch', '-'], batch([made, `link set ${cable} master ${bridge} up`]));
   const own = [`address add ${address}/24 dev eth0`, 'link set eth0 up', `route add default via ${gateway}`];
-  await run(inside(pid, ['ip', '-batch', '-']), batch(own));
+  await run(nsenterArgv(pid, ['ip', '-batch', '-']), batch(own));
 }
 
-async function cutOff(order: HostOrder, body: Child, addresses?: readonly string[]): Promise<() => Promise<void>> {
+async function partition(order: HostOptions, body: Child, addresses?: readonly string[]): Promise<() => Promise<void>> {
   if (addresses === undefined) {
-    const cable = cableName(order.home.tag, order.index);
+    const cable = vethName(order.home.tag, order.index);
     await run(['ip', 'link', 'set', cable, 'down'], { deadlineMs });
     return async () => {
       await run(['ip', 'link', 'set', cable, 'up'], { deadlineMs });
@@ -183,7 +183,7 @@ async function cutOff(order: HostOrder, body: Child, addresses?: readonly string
     if (body.pid() !== pid) return;
     const rules = addresses.flatMap((peer) => [`${how} INPUT -s ${peer} -j DROP`, `${how} OUTPUT -d ${peer} -j DROP`]);
     const input = `${['*filter', ...rules, 'COMMIT'].join('\n')}\n`;
-    await run(inside(pid, ['iptables-restore', '--wait', '10', '--noflush']), { deadlineMs, input });
+    await run(nsenterArgv(pid, ['iptables-restore', '--wait', '10', '--noflush']), { deadlineMs, input });
   };
   await change('-I');
   return () => change('-D');

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 
 /** The hosts' network of one site on this machine: a bridge, with the machine itself as the gateway. */
 export interface SiteNetwork {
@@ -18,7 +18,7 @@ const deadlineMs = 10_000;
 
 const bridgeName = (tag: string): string => `berth-${tag}`;
 /** The machine's end of a host's cable. */
-export const cableName = (tag: string, index: number): string => `bv-${tag}-${index}`;
+export const vethName = (tag: string, index: number): string => `bv-${tag}-${index}`;
 const ruleComment = (tag: string): string => `berth site ${tag}`;
 export const hostAddress = (network: SiteNetwork, index: number): string => `${network.subnet}.${10 + index}`;
 
@@ -37,7 +37,7 @@ async function links(): Promise<Link[]> {
  * of the same site left must have been removed. Forwarding is switched on; whether it was off before is written to the
  * bridge's alias, where it lives exactly as long as the bridge, and passes from site to site.
  */
-export async function raiseNetwork(tag: string, wanted: string | null): Promise<SiteNetwork> {
+export async function createNetwork(tag: string, wanted: string | null): Promise<SiteNetwork> {
   const bridge = bridgeName(tag);
   const others = (await links()).filter((link) => link.ifname.startsWith('berth-'));
   const forwardWasOff = !isForwarding() || others.some((link) => link.ifalias === aliasForwardOff);
@@ -89,7 +89,7 @@ async function isTaken(subnet: string, butFor: string): Promise<boolean> {
 /** TCP ports of the machine that hosts reach at the gateway's address. */
 export interface OfferedPorts {
   /** Of a server that listens there. */
-  there: readonly number[];
+  gateway: readonly number[];
   /** Of one that listens on 127.0.0.1 alone, on the same port. */
   local: readonly number[];
 }
@@ -107,7 +107,7 @@ export function machineRules(tag: string, network: SiteNetwork, ports: OfferedPo
     '*filter',
     `-I INPUT 1 -i ${bridge} ${comment} -j DROP`,
     `-I INPUT 1 -i ${bridge} -p icmp ${comment} -j ACCEPT`,
-    ...ports.there.map((port) => `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j ACCEPT`),
+    ...ports.gateway.map((port) => `-I INPUT 1 -i ${bridge} -d ${gateway} -p tcp --dport ${port} ${comment} -j ACCEPT`),
     ...ports.local.map(
       (port) => `-I INPUT 1 -i ${bridge} -p tcp --dport ${port} -m conntrack --ctstate DNAT ${comment} -j ACCEPT`,
     ),
@@ -136,7 +136,7 @@ export async function applyMachineRules(rules: string): Promise<void> {
 }
 
 /** Removes the site's rules, cables and bridge, whichever there are. */
-export async function lowerNetwork(tag: string): Promise<void> {
+export async function removeNetwork(tag: string): Promise<void> {
   const saved = await run(['iptables-save'], { deadlineMs, limitBytes: 8 * 2 ** 20 });
   const removal = removalOf(saved, ruleComment(tag));
   if (removal !== '') await applyMachineRules(removal);

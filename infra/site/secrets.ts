@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { replaceFile } from './home.ts';
 
 /** The secret in a file that only its owner can read; made on the first call, and the same ever after. */
-export function keptSecret(path: string, make: () => string): string {
+export function persistentSecret(path: string, make: () => string): string {
   try {
     return readFileSync(path, 'utf8').trim();
   } catch (error) {

@@ -2,13 +2,13 @@ import { createReadStream } from 'node:fs';
 import { readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import type { Ledger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
-import type { Ledger } from '../../prisma/client.ts';
-import { keptSecret } from './secrets.ts';
+import { persistentSecret } from './secrets.ts';
 
 /** What a new site has so that it can be used at once. All of it may be repeated, and is on every start. */
-const people = [
+const seededOwners = [
   { owner: 'operator', role: 'operator', file: 'operator' },
   { owner: 'demo', role: 'client', file: 'client' },
 ] as const;
@@ -20,11 +20,12 @@ export interface KeyFiles {
 
 /** An owner with an API key for the operator, and one for a client; the keys in files that only root can read. */
 export async function seedOwners(ledger: Ledger, keysFolder: string): Promise<KeyFiles> {
-  for (const { owner, role, file } of people) await giveKey(ledger, owner, role, keptSecret(join(keysFolder, file), newApiKey));
+  for (const { owner, role, file } of seededOwners)
+    await ensureKey(ledger, owner, role, persistentSecret(join(keysFolder, file), newApiKey));
   return { operatorKeyFile: join(keysFolder, 'operator'), clientKeyFile: join(keysFolder, 'client') };
 }
 
-async function giveKey(ledger: Ledger, name: string, role: 'client' | 'operator', key: string): Promise<void> {
+async function ensureKey(ledger: Ledger, name: string, role: 'client' | 'operator', key: string): Promise<void> {
   const hash = hashApiKey(key);
   const owner = await ledger.owner.upsert({ where: { name }, create: { id: newId('owner'), name }, update: {} });
   await ledger.apiKey.upsert({ where: { hash }, create: { id: newId('key'), ownerId: owner.id, role, hash }, update: {} });
@@ -33,7 +34,7 @@ async function giveKey(ledger: Ledger, name: string, role: 'client' | 'operator'
 /** A new key for an owner, who is made where there is none of that name. The ledger keeps its hash alone. */
 export async function addOwner(ledger: Ledger, name: string, role: 'client' | 'operator'): Promise<string> {
   const key = newApiKey();
-  await giveKey(ledger, name, role, key);
+  await ensureKey(ledger, name, role, key);
   return key;
 }
 

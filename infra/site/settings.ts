@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import type { Ground } from './ground.ts';
 import { hostName } from './host-folders.ts';
 import { hostAddress } from './network.ts';
-import { keptSecret } from './secrets.ts';
+import { persistentSecret } from './secrets.ts';
+import type { SiteBase } from './site-base.ts';
 
 /** TCP ports of the machine's own part of a site. */
 export interface Ports {
@@ -20,10 +20,10 @@ export const hostMetricsPort = 9464;
 const usualApiPort = 8080;
 
 /** @param apiPort 0: any free one; null: the usual one where it is free */
-export async function choosePorts(ground: Ground, apiPort: number | null): Promise<Ports> {
+export async function choosePorts(ground: SiteBase, apiPort: number | null): Promise<Ports> {
   const local = ['127.0.0.1'];
   const shared = [...local, ground.network.gateway];
-  const api = apiPort === null ? { usual: usualApiPort } : { asked: apiPort };
+  const api = apiPort === null ? { preferred: usualApiPort } : { required: apiPort };
   return {
     api: await ground.port('api', shared, api),
     operators: await ground.port('operators', local),
@@ -48,7 +48,7 @@ export interface Settings {
  * The environment (model/config.ts) of the site's own processes.
  * @param given what a caller wants otherwise
  */
-export function settingsOf(ground: Ground, ports: Ports, hosts: number, given: Record<string, string>): Settings {
+export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given: Record<string, string>): Settings {
   const { network, home, cache } = ground;
   const common = {
     // Starting Node's own compiler anew for every process would cost each of them half a second.
@@ -60,7 +60,7 @@ export function settingsOf(ground: Ground, ports: Ports, hosts: number, given: R
     control: {
       ...common,
       TEMPORAL_ADDRESS: `127.0.0.1:${ports.temporal.port}`,
-      BERTH_SIGNING_KEY: keptSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
+      BERTH_SIGNING_KEY: persistentSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
       BERTH_API_PORT: String(ports.api),
       BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
       BERTH_OPERATORS_PORT: String(ports.operators),

@@ -1,15 +1,15 @@
 import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
-import { type Ground, takeGround } from './ground.ts';
 import { type Host, startHost } from './host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';
 import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
 import { choosePorts, hostMetricsPort, type Ports, type Settings, settingsOf } from './settings.ts';
+import { acquireSiteBase, type SiteBase } from './site-base.ts';
 import { type Child, type ChildSpec, supervise } from './supervise.ts';
 import { startTemporal } from './temporal.ts';
 import { until } from './until.ts';
@@ -57,12 +57,12 @@ const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entr
  * throws, nothing is left.
  */
 export async function startSite(given: SiteOptions): Promise<Site> {
-  const ground = await takeGround(given.home, given.note);
-  const options = { ...given, note: alsoToLog(given.note, join(ground.home.logs, 'site.log')) };
-  const running: Running = { children: new Map(), hosts: [], stopping: false };
+  const ground = await acquireSiteBase(given.home, given.note);
+  const options = { ...given, note: teeToLog(given.note, join(ground.home.logs, 'site.log')) };
+  const running: RunningParts = { children: new Map(), hosts: [], stopping: false };
   const stop = (): Promise<void> => stopAll(ground, running);
   try {
-    const started = await Promise.race([startParts(options, ground, running), aborted(options.signal)]);
+    const started = await Promise.race([startParts(options, ground, running), rejectOnAbort(options.signal)]);
     return { ...started, hosts: running.hosts, child: (name) => find(running, name), stop };
   } catch (error) {
     await stop().catch((failure: unknown) => options.note(String(failure)));
@@ -70,7 +70,7 @@ export async function startSite(given: SiteOptions): Promise<Site> {
   }
 }
 
-interface Running {
+interface RunningParts {
   /** From here on nothing is started any more. */
   stopping: boolean;
   children: Map<string, Child>;
@@ -78,32 +78,32 @@ interface Running {
 }
 
 /** What is told is kept as well, next to the logs of those of whom it is told. */
-function alsoToLog(note: SiteOptions['note'], path: string): SiteOptions['note'] {
+function teeToLog(note: SiteOptions['note'], path: string): SiteOptions['note'] {
   return (text) => {
     appendFileSync(path, `${new Date().toISOString()} ${text}\n`);
     note(text);
   };
 }
 
-function aborted(signal: AbortSignal | undefined): Promise<never> {
+function rejectOnAbort(signal: AbortSignal | undefined): Promise<never> {
   return new Promise((_, reject) => {
     if (signal?.aborted) reject(signal.reason);
     signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
   });
 }
 
-function refuseWhenStopping(running: Running): void {
+function refuseWhenStopping(running: RunningParts): void {
   if (running.stopping) throw new Error('the site is being stopped');
 }
 
 /** The rest of Site is what runs: see startSite. */
 type Started = Omit<Site, 'stop' | 'child' | 'hosts'>;
 
-async function startParts(options: SiteOptions, ground: Ground, running: Running): Promise<Started> {
+async function startParts(options: SiteOptions, ground: SiteBase, running: RunningParts): Promise<Started> {
   const { note } = options;
   const sinceMs = Date.now();
   const ports = await choosePorts(ground, options.apiPort);
-  const offered = { there: [ports.api], local: [ports.temporal.port] };
+  const offered = { gateway: [ports.api], local: [ports.temporal.port] };
   await applyMachineRules(machineRules(ground.home.tag, ground.network, offered));
   note(`the hosts' network is ${ground.network.cidr}`);
   const settings = settingsOf(ground, ports, options.hosts, options.settings ?? {});
@@ -112,27 +112,27 @@ async function startParts(options: SiteOptions, ground: Ground, running: Running
   running.children.set('temporal', temporal);
   const databaseUrl = startDatabase(ground, ports.postgres, running, note);
   startHosts(options, ground, running, settings);
-  const standing = Promise.all([
+  const infrastructure = Promise.all([
     temporal.ready.then(() => note('Temporal serves')),
     ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
   ]);
   // Waited for below; until then a failure of theirs is nobody's.
-  standing.catch(() => undefined);
+  infrastructure.catch(() => undefined);
   const started = await startBerth({ options, ground, running, ports, settings }, await databaseUrl, sinceMs);
-  await standing;
+  await infrastructure;
   return started;
 }
 
-interface Plan {
+interface StartContext {
   options: SiteOptions;
-  ground: Ground;
-  running: Running;
+  ground: SiteBase;
+  running: RunningParts;
   ports: Ports;
   settings: Settings;
 }
 
 /** The schema, the API and the control worker, what a new site begins with; then all hosts have come. */
-async function startBerth(plan: Plan, databaseUrl: string, sinceMs: number): Promise<Started> {
+async function startBerth(plan: StartContext, databaseUrl: string, sinceMs: number): Promise<Started> {
   const { ground, running, ports, settings } = plan;
   const { note } = plan.options;
   await applyMigrations(databaseUrl);
@@ -149,7 +149,7 @@ async function startBerth(plan: Plan, databaseUrl: string, sinceMs: number): Pro
     await Promise.all([
       seedImage(plan, ledger, api, keys),
       find(running, 'control').ready.then(() => note('the control worker runs')),
-      hostsArrived(ledger, running.hosts, sinceMs).then(() => note('all hosts have registered')),
+      hostsRegistered(ledger, running.hosts, sinceMs).then(() => note('all hosts have registered')),
     ]);
     return {
       ready: { api, temporalUi: `http://127.0.0.1:${ports.temporal.uiPort}`, console: null, ...keys },
@@ -163,7 +163,12 @@ async function startBerth(plan: Plan, databaseUrl: string, sinceMs: number): Pro
 }
 
 /** DATABASE_URL wins where it is set: then no PostgreSQL is started. */
-async function startDatabase(ground: Ground, port: number, running: Running, note: (text: string) => void): Promise<string> {
+async function startDatabase(
+  ground: SiteBase,
+  port: number,
+  running: RunningParts,
+  note: (text: string) => void,
+): Promise<string> {
   const given = process.env.DATABASE_URL;
   if (given !== undefined) return given;
   const { child, database } = await startPostgres(ground.home, port, ground.env, note, () => refuseWhenStopping(running));
@@ -171,7 +176,7 @@ async function startDatabase(ground: Ground, port: number, running: Running, not
   return database;
 }
 
-function startHosts(options: SiteOptions, ground: Ground, running: Running, settings: Settings): void {
+function startHosts(options: SiteOptions, ground: SiteBase, running: RunningParts, settings: Settings): void {
   const { home, network, cache, env } = ground;
   for (let index = 1; index <= options.hosts; index += 1) {
     const worker = {
@@ -185,14 +190,19 @@ function startHosts(options: SiteOptions, ground: Ground, running: Running, sett
   }
 }
 
-function startProcess(plan: Plan, name: 'api' | 'control', env: Record<string, string>, isReady: ChildSpec['isReady']): void {
+function startProcess(
+  plan: StartContext,
+  name: 'api' | 'control',
+  env: Record<string, string>,
+  isReady: ChildSpec['isReady'],
+): void {
   refuseWhenStopping(plan.running);
   const logFile = join(plan.ground.home.logs, `${name}.log`);
   const argv = nodeArgv(`workers/${name}.ts`);
   plan.running.children.set(name, supervise({ name, argv, env, logFile, isReady, stopMs: 10_000 }, plan.options.note));
 }
 
-async function seedImage(plan: Plan, ledger: Ledger, api: string, keys: KeyFiles): Promise<void> {
+async function seedImage(plan: StartContext, ledger: Ledger, api: string, keys: KeyFiles): Promise<void> {
   const folder = join(plan.ground.cache, 'images', 'debian-12', 'current');
   if (!existsSync(folder)) throw new Error(`There is no image at ${folder}: run npm run setup`);
   const published = await publishImage(ledger, api, keys.operatorKeyFile, folder);
@@ -200,7 +210,7 @@ async function seedImage(plan: Plan, ledger: Ledger, api: string, keys: KeyFiles
 }
 
 /** Every host of this run has told the ledger what it has. */
-async function hostsArrived(ledger: Ledger, hosts: readonly Host[], sinceMs: number): Promise<void> {
+async function hostsRegistered(ledger: Ledger, hosts: readonly Host[], sinceMs: number): Promise<void> {
   const id = { in: hosts.map((host) => host.id) };
   await Promise.all(hosts.map((host) => host.ready));
   await until('all hosts to have registered', 60_000, async () => {
@@ -209,7 +219,7 @@ async function hostsArrived(ledger: Ledger, hosts: readonly Host[], sinceMs: num
   });
 }
 
-function find(running: Running, name: string): Child {
+function find(running: RunningParts, name: string): Child {
   const [host, part] = name.split('/');
   const child = part === undefined ? running.children.get(name) : running.hosts.find(({ id }) => id === host)?.child(part);
   if (child === undefined) throw new Error(`The site has no process ${name}`);
@@ -217,7 +227,7 @@ function find(running: Running, name: string): Child {
 }
 
 /** Work first, then what it stands on; a part that can't be stopped doesn't keep the others from it. */
-async function stopAll(ground: Ground, running: Running): Promise<void> {
+async function stopAll(ground: SiteBase, running: RunningParts): Promise<void> {
   running.stopping = true;
   const stage = async (stops: (Promise<unknown> | undefined)[]): Promise<unknown[]> =>
     (await Promise.allSettled(stops)).flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));

@@ -20,7 +20,7 @@ export interface ChildSpec {
   stopSignal?: NodeJS.Signals;
   stopMs?: number;
   /** What was started is only a launcher (nsenter): the process itself is its one child. */
-  launched?: boolean;
+  viaLauncher?: boolean;
   /** Called when it died without being asked to. */
   onDeath?: () => void;
   /** Called after it died and serves again. */
@@ -38,7 +38,7 @@ export interface Child {
   /** Sends a signal, e.g. SIGKILL, after which it is started again. */
   kill(name: NodeJS.Signals): void;
   /** Resolves when it serves again after the given number of restarts. */
-  servesAgain(afterRestarts: number, deadlineMs: number): Promise<void>;
+  untilReadyAgain(afterRestarts: number, deadlineMs: number): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -54,21 +54,21 @@ const rotateBytes = 16 * 2 ** 20;
  */
 export function supervise(spec: ChildSpec, note: (text: string) => void): Child {
   let current: ChildProcess | null = null;
-  let inner: number | null = null;
+  let innerPid: number | null = null;
   let serving = -1;
   let restarts = 0;
   let stopping = false;
-  let wake: () => void = () => undefined;
+  let skipBackoff: () => void = () => undefined;
   const ready = Promise.withResolvers<void>();
   // Whoever waits for it is told; a site that is stopped before anyone does isn't an unhandled rejection.
   ready.promise.catch(() => undefined);
 
   const pid = (): number | null => {
     if (current?.pid === undefined || current.exitCode !== null || current.signalCode !== null) return null;
-    if (!spec.launched) return current.pid;
+    if (!spec.viaLauncher) return current.pid;
     // Looked for once a life: it means reading all of /proc.
-    inner ??= childrenOf(current.pid)[0] ?? null;
-    return inner;
+    innerPid ??= childrenOf(current.pid)[0] ?? null;
+    return innerPid;
   };
 
   async function live(): Promise<void> {
@@ -77,8 +77,8 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       const startedMs = Date.now();
       const { child, ended } = launch(spec);
       current = child;
-      inner = null;
-      const served = await Promise.race([watchReadiness(spec, pid).then(() => true), ended.then(() => false)]).catch(
+      innerPid = null;
+      const served = await Promise.race([waitForReadiness(spec, pid).then(() => true), ended.then(() => false)]).catch(
         (error: unknown) => error,
       );
       if (served === true) {
@@ -104,7 +104,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       if (Date.now() - startedMs > healthyMs) backoffMs = firstBackoffMs;
       note(`${spec.name} ended (${how}); it is started again in ${backoffMs} ms`);
       const pause = Promise.withResolvers<void>();
-      wake = pause.resolve;
+      skipBackoff = pause.resolve;
       const timer = setTimeout(pause.resolve, backoffMs);
       await pause.promise;
       clearTimeout(timer);
@@ -124,13 +124,13 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       const target = pid();
       if (target !== null) signal(target, name);
     },
-    async servesAgain(afterRestarts, deadlineMs) {
+    async untilReadyAgain(afterRestarts, deadlineMs) {
       await until(`${spec.name} to serve again`, deadlineMs, () => restarts > afterRestarts && serving === restarts);
     },
     async stop() {
       stopping = true;
       ready.reject(new Error(`${spec.name} was stopped`));
-      wake();
+      skipBackoff();
       const target = pid();
       if (target !== null) signal(target, spec.stopSignal ?? 'SIGTERM');
       const killer = new AbortController();
@@ -176,7 +176,7 @@ function openLogFile(path: string): number {
   return openSync(path, 'a', 0o640);
 }
 
-async function watchReadiness(spec: ChildSpec, pid: () => number | null): Promise<void> {
+async function waitForReadiness(spec: ChildSpec, pid: () => number | null): Promise<void> {
   await until(`${spec.name} to serve`, spec.readyDeadlineMs ?? 30_000, async () => {
     const found = pid();
     return found !== null && isAlive(found) && (await spec.isReady(found));

@@ -5,7 +5,7 @@ import type { Home } from './home.ts';
 import { takesConnections } from './processes.ts';
 import { type Child, supervise } from './supervise.ts';
 
-export interface TemporalPlace {
+export interface TemporalPorts {
   port: number;
   uiPort: number;
   metricsPort: number;
@@ -15,18 +15,18 @@ export interface TemporalPlace {
  * The dev server's one shard reads its queues at most 20 times a second unless told otherwise, which makes every
  * activity cost 100 ms. With these six in a row take 62 to 84 ms instead of 650.
  */
-export const queueReads = ['transfer', 'timer', 'outbound', 'visibility'].flatMap((queue) => [
+export const queuePollRates = ['transfer', 'timer', 'outbound', 'visibility'].flatMap((queue) => [
   '--dynamic-config-value',
   `history.${queue}ProcessorMaxPollRPS=5000`,
 ]);
 
 /** WAL with synchronous=NORMAL: a killed server loses nothing, a machine that loses its power the last moments. */
-const onFile = ['--sqlite-pragma', 'journal_mode=WAL', '--sqlite-pragma', 'synchronous=1'];
+const sqlitePragmas = ['--sqlite-pragma', 'journal_mode=WAL', '--sqlite-pragma', 'synchronous=1'];
 
 /** It listens on 127.0.0.1: given another address, its own parts look for each other at the wrong one. */
 export function startTemporal(
   home: Home,
-  place: TemporalPlace,
+  place: TemporalPorts,
   env: Record<string, string>,
   note: (text: string) => void,
 ): Child {
@@ -51,14 +51,14 @@ export function startTemporal(
         '--log-level',
         'warn',
         ...attributes,
-        ...queueReads,
-        ...onFile,
+        ...queuePollRates,
+        ...sqlitePragmas,
       ],
       env,
       logFile: join(home.logs, 'temporal.log'),
       isReady: async () => {
         if (!(await takesConnections(place.port))) return false;
-        return knowsNamespace(`127.0.0.1:${place.port}`);
+        return isNamespaceReady(`127.0.0.1:${place.port}`);
       },
       // Its own orderly end takes five seconds, and saves nothing that isn't in the file already.
       stopSignal: 'SIGKILL',
@@ -68,7 +68,7 @@ export function startTemporal(
 }
 
 /** The frontend listens before its namespace and our search attributes are there. */
-async function knowsNamespace(address: string): Promise<boolean> {
+async function isNamespaceReady(address: string): Promise<boolean> {
   const connection = await Connection.connect({ address, connectTimeout: 2000 });
   try {
     const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace: 'default' });

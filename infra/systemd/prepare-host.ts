@@ -1,6 +1,6 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { readConfig } from '../../model/config.ts';
 import { ganeshaConf, type HostConfig, hostPorts, hostRules, libvirtdConf, qemuConf, virtlogdConf } from '../site/host-config.ts';
 
@@ -11,7 +11,7 @@ export function filesOf(host: HostConfig): Record<string, string> {
     '/etc/libvirt/qemu.conf': qemuConf(host),
     '/etc/libvirt/virtlogd.conf': virtlogdConf(),
     '/etc/ganesha/ganesha.conf': ganeshaConf(host),
-    // libvirt's profiles for QEMU know what is in a domain's devices; its memory and monitor aren't (drivers/domain-xml.ts).
+    // libvirt's profiles for QEMU know what is in a domain's devices; its memory and monitor aren't (drivers/libvirt/domain-xml.ts).
     '/etc/apparmor.d/local/abstractions/libvirt-qemu': [
       '/var/lib/berth/images/*/templates/*/{memory,prelude} r,',
       '/var/lib/berth/vms/*/template.memory rw,',

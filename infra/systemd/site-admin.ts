@@ -1,5 +1,5 @@
+import { openLedger } from '../../ledger/client.ts';
 import { readConfig } from '../../model/config.ts';
-import { openLedger } from '../../prisma/client.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { addOwner, publishImage } from '../site/seed.ts';
 

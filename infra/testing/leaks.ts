@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { siteMarker } from '../site/processes.ts';
 
 /** In the environment of everything that a test run starts; its value is the run's temporary folder. */

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { killGroup } from '../../drivers/process.ts';
+import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** One command of a check: what it is called, and what it came to. */
 export interface Step {
@@ -44,7 +44,7 @@ export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult
   let force: NodeJS.Timeout | undefined;
   const interrupt = (): void => {
     child.kill('SIGINT');
-    force ??= setTimeout(() => killGroup(child), graceMs);
+    force ??= setTimeout(() => killProcessGroup(child), graceMs);
   };
   const deadline = setTimeout(() => {
     output += `\n${step.name}: not done after ${step.deadlineMs / 1000} s\n`;

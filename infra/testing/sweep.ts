@@ -1,7 +1,7 @@
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openHome } from '../site/home.ts';
-import { lowerNetwork } from '../site/network.ts';
+import { removeNetwork } from '../site/network.ts';
 import { signal } from '../site/processes.ts';
 import { until } from '../site/until.ts';
 import { processesOfRun } from './leaks.ts';
@@ -44,6 +44,6 @@ async function siteHomes(folder: string): Promise<string[]> {
 /** Removes everything that a test run which was cut short has left: its processes, its sites' networks, its files. */
 export async function sweep(folder: string): Promise<void> {
   await endProcesses(folder);
-  for (const home of await siteHomes(folder)) await lowerNetwork(openHome(home).tag);
+  for (const home of await siteHomes(folder)) await removeNetwork(openHome(home).tag);
   await rm(folder, { recursive: true, force: true });
 }

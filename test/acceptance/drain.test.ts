@@ -34,7 +34,7 @@ test('eight VMs leave their host by its deadline, though the control worker is k
   const control = here.site.child('control');
   const restarts = control.restarts();
   control.kill('SIGKILL');
-  await control.servesAgain(restarts, 60_000);
+  await control.untilReadyAgain(restarts, 60_000);
   const drain = await untilDrain(here, asked.id);
   expect(drain, JSON.stringify(drain)).toMatchObject({
     state: 'empty',

@@ -1,6 +1,6 @@
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
-import type { describeApi } from '../../api/openapi.ts';
+import type { describeApi } from '../../api/http/openapi.ts';
 
 type Document = ReturnType<typeof describeApi>;
 

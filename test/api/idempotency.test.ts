@@ -103,7 +103,7 @@ describe('files', () => {
     expect(new Set(answers.map(({ text }) => text)).size).toBe(1);
     expect(answers[0]?.status).toBe(201);
     expect(await api.ledger.file.count()).toBe(before + 1);
-    const kept = await collect(api.repository.bytes.kept());
+    const kept = await collect(api.repository.bytes.files());
     expect(kept.filter(({ sha256 }) => sha256 === answers[0]?.body.sha256)).toHaveLength(1);
     expect(await collect(api.repository.bytes.partials())).toEqual([]);
   });

@@ -81,7 +81,7 @@ describe('outputs', () => {
     const two = await stored(store(0, 'out/a', 'two!'));
     expect(two).toEqual({ file: one.file, sizeBytes: 4, sha256: sha256('two!') });
     expect(await (await api.fetch(api.alice, 'GET', `/v1/files/${one.file}/content`)).text()).toBe('two!');
-    const kept = (await collect(api.repository.bytes.kept())).filter(({ fileId }) => fileId === one.file);
+    const kept = (await collect(api.repository.bytes.files())).filter(({ fileId }) => fileId === one.file);
     expect(kept.map((bytes) => bytes.sha256)).toEqual([sha256('two!')]);
     expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
   });

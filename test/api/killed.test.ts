@@ -8,9 +8,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 
 const program = fileURLToPath(new URL('../../workers/api.ts', import.meta.url));

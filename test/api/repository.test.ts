@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { sweepRepository } from '../../api/housekeeping.ts';
+import { sweepRepository } from '../../api/files/repository-sweep.ts';
 import { newId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
 import { collect, type RunningApi, startApi, type TaskBody } from './running-api.ts';
@@ -163,7 +163,7 @@ describe('after a crash', () => {
     for (const each of [replaced, orphan, young]) await writeFile(each, 'x');
     for (const old of [path, replaced, orphan]) await utimes(old, hoursAgo(2), hoursAgo(2));
     expect(await sweep()).toMatchObject({ bytes: 2 });
-    const left = (await collect(api.repository.bytes.kept())).map((bytes) => bytes.path);
+    const left = (await collect(api.repository.bytes.files())).map((bytes) => bytes.path);
     expect(left).toContain(path);
     expect(left).toContain(young);
     expect(left).not.toContain(orphan);

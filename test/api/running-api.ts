@@ -7,10 +7,11 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import type { z } from 'zod';
 import { createApp } from '../../api/app.ts';
-import { openRepository, type Repository } from '../../api/repository.ts';
+import { openRepository, type Repository } from '../../api/files/repository.ts';
 import type { File, Problem, Task } from '../../api/schemas.ts';
 import { close, serve } from '../../api/serve.ts';
 import type { DrainName, MigrationName } from '../../api/temporal.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
 import { type ConsolePage, type ConsoleRange, consoleSpan } from '../../model/console.ts';
@@ -21,7 +22,6 @@ import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { Contract } from './contract.ts';
 
@@ -62,17 +62,17 @@ export function fakeWorkflows() {
       startTask: (id: TaskId) => answer(asked.started, id),
       cancelTask: (id: TaskId) => answer(asked.cancelled, id),
       startVm: (id: VmId) => answer(asked.vms, id),
-      tellVm: (id: VmId) => answer(asked.told, id),
+      notifyVm: (id: VmId) => answer(asked.told, id),
       startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
       abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
-      roomChanged: async () => {
+      notifyHousekeeping: async () => {
         if (asked.away) throw new Error('Temporal does not answer');
         asked.looks += 1;
       },
       startReservation: (id: ReservationId) => answer(asked.reserved, id),
-      changeReservation: (id: ReservationId) => answer(asked.reserved, id),
+      notifyReservation: (id: ReservationId) => answer(asked.reserved, id),
       startDrain: ({ id }: DrainName) => answer(asked.drained, id),
-      changeDrain: ({ id }: DrainName) => answer(asked.changed, id),
+      notifyDrain: ({ id }: DrainName) => answer(asked.changed, id),
       startBuild: (id: ImageId) => answer(asked.builds, id),
       cancelBuild: (id: ImageId) => answer(asked.cancelledBuilds, id),
       startRetirement: (id: ImageId) => answer(asked.retired, id),

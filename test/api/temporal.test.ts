@@ -1,6 +1,6 @@
 import { WorkflowNotFoundError } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openTaskWorkflows, type TaskWorkflows } from '../../api/temporal.ts';
+import { openWorkflowClient, type WorkflowClient } from '../../api/temporal.ts';
 import { newId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { type FreshTemporal, startTemporal } from '../services/temporal.ts';
@@ -8,12 +8,12 @@ import { type RunningTemporal, startTemporalServer } from '../services/temporal-
 
 let server: RunningTemporal;
 let temporal: FreshTemporal;
-let workflows: TaskWorkflows;
+let workflows: WorkflowClient;
 beforeAll(async () => {
   server = await startTemporalServer();
   process.env.TEMPORAL_ADDRESS = server.address;
   temporal = await startTemporal();
-  workflows = openTaskWorkflows(temporal.client);
+  workflows = openWorkflowClient(temporal.client);
 });
 afterAll(async () => {
   await temporal.stop();
@@ -59,10 +59,10 @@ test('a cancel of a task that was never started starts it: only its workflow may
 test('the housekeeping hears of room', async () => {
   const id = workflowId.housekeeping();
   await temporal.client.workflow.start(workflowType.housekeeping, { workflowId: id, taskQueue: controlQueue });
-  await workflows.roomChanged();
+  await workflows.notifyHousekeeping();
   const { events } = await temporal.client.workflow.getHandle(id).fetchHistory();
   const signals = events?.flatMap(({ workflowExecutionSignaledEventAttributes: signal }) => signal?.signalName ?? []);
-  expect(signals).toEqual([signalName.lookNow]);
+  expect(signals).toEqual([signalName.wakeUp]);
 });
 
 test('a cancel of a task that is over does nothing', async () => {

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 
 /** What a machine has before `npm run setup`, as README asks for it: the distribution's Node and npm. */
 const packages = ['npm'];

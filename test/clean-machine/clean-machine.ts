@@ -4,10 +4,10 @@ import { createWriteStream, existsSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { run } from '../../drivers/process.ts';
-import { type Ground, takeGround } from '../../infra/site/ground.ts';
-import { applyMachineRules, cableName, hostAddress, hostsMtu, machineRules } from '../../infra/site/network.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { applyMachineRules, hostAddress, hostsMtu, machineRules, vethName } from '../../infra/site/network.ts';
 import { childrenOf, signal } from '../../infra/site/processes.ts';
+import { acquireSiteBase, type SiteBase } from '../../infra/site/site-base.ts';
 import { until } from '../../infra/site/until.ts';
 import { baseRoot, cacheFolder } from './base-root.ts';
 
@@ -46,15 +46,15 @@ export interface Service {
  * a test run that was cut short finds and removes (infra/testing/sweep.ts).
  */
 export class CleanMachine {
-  readonly #ground: Ground;
+  readonly #base: SiteBase;
   readonly #root: string;
   readonly #remover: ChildProcess;
   /** PID 1 of its namespaces, as this machine sees it. */
   readonly #pid: number;
   #commands = 0;
 
-  private constructor(ground: Ground, root: string, remover: ChildProcess, pid: number) {
-    this.#ground = ground;
+  private constructor(base: SiteBase, root: string, remover: ChildProcess, pid: number) {
+    this.#base = base;
     this.#root = root;
     this.#remover = remover;
     this.#pid = pid;
@@ -62,23 +62,23 @@ export class CleanMachine {
 
   /** Makes one from the base root, with a copy of the repository as it is now, uncommitted changes included. */
   static async start(repository: string, signal: AbortSignal): Promise<CleanMachine> {
-    const base = await baseRoot(signal);
+    const pristine = await baseRoot(signal);
     await rm(logFolder(), { recursive: true, force: true });
     await mkdir(logFolder(), { recursive: true });
     const home = await mkdtemp(join(tmpdir(), 'berth-clean-'));
-    const ground = await takeGround(home, () => undefined);
-    const root = join(ground.home.path, 'root');
-    const removing = remover(ground);
+    const base = await acquireSiteBase(home, () => undefined);
+    const root = join(base.home.path, 'root');
+    const removing = remover(base);
     try {
       // Copied, not overlaid: NFS-Ganesha exports folders by file handles, which an overlay does not give.
       await mkdir(root);
-      await run(['cp', '-a', '--reflink=auto', `${base}/.`, root], { deadlineMs: 5 * 60_000, signal });
+      await run(['cp', '-a', '--reflink=auto', `${pristine}/.`, root], { deadlineMs: 5 * 60_000, signal });
       await equip(root, repository);
-      const pid = await firstProcess(enterNamespaces(ground, root));
-      await plugIn(ground, pid);
-      return new CleanMachine(ground, root, removing, pid);
+      const pid = await firstProcess(enterNamespaces(base, root));
+      await attachNetwork(base, pid);
+      return new CleanMachine(base, root, removing, pid);
     } catch (error) {
-      await remove(removing, ground);
+      await remove(removing, base);
       throw error;
     }
   }
@@ -123,7 +123,7 @@ export class CleanMachine {
 
   /** Ends all of its processes, and with them its mounts; then its network and its files. */
   async close(): Promise<void> {
-    await remove(this.#remover, this.#ground);
+    await remove(this.#remover, this.#base);
   }
 
   async #start(script: string) {
@@ -258,10 +258,10 @@ exec chroot . /bin/bash -c 'umount --lazy /mnt; cd /; : > /run/clean-machine; tr
 `;
 
 /** bash as PID 1 reaps whatever is orphaned: a process that nobody waits for would look alive to those that wait for its end. */
-function enterNamespaces(ground: Ground, root: string): ChildProcess {
+function enterNamespaces(base: SiteBase, root: string): ChildProcess {
   const namespaces = ['--mount', '--propagation', 'private', '--net', '--uts', '--ipc', '--pid', '--fork', '--kill-child=KILL'];
   const argv = ['--pdeathsig', 'KILL', '--', 'unshare', ...namespaces, 'bash', '-c', initScript, 'init', root];
-  return spawn('setpriv', argv, { stdio: ['ignore', 'inherit', 'inherit'], detached: true, env: ground.env });
+  return spawn('setpriv', argv, { stdio: ['ignore', 'inherit', 'inherit'], detached: true, env: base.env });
 }
 
 async function firstProcess(init: ChildProcess): Promise<number> {
@@ -273,12 +273,12 @@ async function firstProcess(init: ChildProcess): Promise<number> {
 }
 
 /** As a host of the local site gets its cable: an address, a way out, and nothing that reaches in. */
-async function plugIn({ home, network }: Ground, pid: number): Promise<void> {
-  await applyMachineRules(machineRules(home.tag, network, { there: [], local: [] }));
-  const cable = cableName(home.tag, 1);
+async function attachNetwork({ home, network }: SiteBase, pid: number): Promise<void> {
+  await applyMachineRules(machineRules(home.tag, network, { gateway: [], local: [] }));
+  const veth = vethName(home.tag, 1);
   const input = [
-    `link add ${cable} mtu ${hostsMtu} type veth peer name eth0 mtu ${hostsMtu} netns ${pid}`,
-    `link set ${cable} master ${network.bridge} up`,
+    `link add ${veth} mtu ${hostsMtu} type veth peer name eth0 mtu ${hostsMtu} netns ${pid}`,
+    `link set ${veth} master ${network.bridge} up`,
     '',
   ].join('\n');
   await run(['ip', '-batch', '-'], { deadlineMs, input });
@@ -294,15 +294,15 @@ async function plugIn({ home, network }: Ground, pid: number): Promise<void> {
 }
 
 /** Removes the machine when its standard input is closed, or when this process is gone: remove.ts. */
-function remover(ground: Ground): ChildProcess {
-  const argv = [join(import.meta.dirname, 'remove.ts'), ground.home.path];
+function remover(base: SiteBase): ChildProcess {
+  const argv = [join(import.meta.dirname, 'remove.ts'), base.home.path];
   return spawn(process.execPath, argv, { stdio: ['pipe', 'ignore', 'inherit'], detached: true });
 }
 
-async function remove(remover: ChildProcess, ground: Ground): Promise<void> {
+async function remove(remover: ChildProcess, base: SiteBase): Promise<void> {
   const ended = once(remover, 'exit');
   remover.stdin?.end();
   const [code] = await ended;
-  await ground.release();
-  if (code !== 0) throw new Error(`the clean machine at ${ground.home.path} could not be removed: exit ${code}`);
+  await base.release();
+  if (code !== 0) throw new Error(`the clean machine at ${base.home.path} could not be removed: exit ${code}`);
 }

@@ -30,9 +30,9 @@ export function commandsIn(text: string, file: string): Named[] {
   return found;
 }
 
-/** A fence that sets variables for its later lines is one script; any other is a list of commands. */
+/** A fence that sets variables or makes functions for its later lines is one script; any other is a list of commands. */
 function fenced(body: string): { command: string; at: number }[] {
-  if (/^[A-Z_]+=\S*$/m.test(body)) return [{ command: body.trim(), at: 0 }];
+  if (/^(?:[A-Z_]+=(?:\S*$|\$\()|\w+\(\) \{)/m.test(body)) return [{ command: body.trim(), at: 0 }];
   const found: { command: string; at: number }[] = [];
   let at = 0;
   for (const line of body.replace(/\\\n/g, '  ').split('\n')) {
@@ -96,8 +96,8 @@ const fewProperties = 'BERTH_PROPERTY_RUNS=20 ';
 /** `berth vms create|list …` is `berth vms create` and `berth vms list`, and what follows is arguments. */
 function help(match: RegExpExecArray): SmallRun {
   const [group = '', actions = ''] = match[1]!.split(' ').filter((word) => /^[a-z]+(\|[a-z]+)*$/.test(word));
-  const each = actions.split('|').map((action) => `node cli/berth.ts ${`${group} ${action}`.trim()} --help`);
-  return { script: `set -e; source infra/env.sh; ${each.join('; ')}`, minutes: 1, prints: /^Usage: berth /m };
+  const each = actions.split('|').map((action) => `bin/berth ${`${group} ${action}`.trim()} --help`);
+  return { script: `set -e; ${each.join('; ')}`, minutes: 1, prints: /^Usage: berth /m };
 }
 
 const realSite = 'needs a real site: its machines, its systemd units, its files in /etc/berth';
@@ -189,8 +189,18 @@ export const rows: readonly Row[] = [
     run: { script: 'BERTH_HOSTS=2 npm start', minutes: 4, until: /^READY \{/m },
   },
   {
-    matches: /^API=http:[\s\S]*\/v1\/tasks\/\$TASK"$/,
-    run: (match) => ({ script: match[0], minutes: 3, prints: /"name":"count"/, site: true }),
+    matches: /^export PATH=[\s\S]*^cat results\/out\/count$/m,
+    run: (match) => ({ script: `set -e\n${match.input}`, minutes: 3, prints: /^\d{3,}$/m, site: true }),
+  },
+  {
+    matches: /^call\(\) \{[\s\S]*\/v1\/tasks\/\$TASK"$/,
+    run: (match) => ({
+      // README's script before it has exported these.
+      script: `set -e\nexport BERTH_API=http://127.0.0.1:8080 BERTH_KEY_FILE=.berth/keys/client\n${match.input}`,
+      minutes: 3,
+      prints: /"name": ?"count"/,
+      site: true,
+    }),
   },
   {
     matches: /on-host\.ts host1 virsh list --all$/,
@@ -199,8 +209,19 @@ export const rows: readonly Row[] = [
   { matches: /on-host\.ts host1 tail .*<vm>/, notRun: 'needs a VM that runs; the same script as with virsh, which is run' },
   { matches: /bare-hosts\.ts$/, run: (match) => ({ script: match.input, minutes: 2, until: /ready; the first is/ }) },
   {
-    matches: /^node cli\/berth\.ts --help$/,
-    run: { script: 'source infra/env.sh; node cli/berth.ts --help', minutes: 1, prints: /^Usage: berth /m },
+    matches: /^export PATH=\$PWD\/bin:\$PATH$/,
+    run: (match) => ({ script: `${match[0]} && berth --help`, minutes: 1, prints: /^Usage: berth /m }),
+  },
+  { matches: /^npm run pack:cli$/, run: { script: 'npm run pack:cli', minutes: 2, prints: /berth-cli-.*\.tgz$/m } },
+  {
+    matches: /^npm install --global \.\/dist\/berth-cli-\*\.tgz$/,
+    run: {
+      // Meant for another machine, whose Node is new enough: setup's stands for that.
+      script:
+        'source infra/env.sh; npm run pack:cli && npm install --prefix /tmp/cli --global ./dist/berth-cli-*.tgz && /tmp/cli/bin/berth --help',
+      minutes: 2,
+      prints: /^Usage: berth /m,
+    },
   },
   // A client of HTTP: it starts no program. Its help shows that there is such a command.
   { matches: /^berth (.+)$/, run: help },

@@ -58,6 +58,7 @@ export const always: Record<string, readonly string[]> = {
     'yes',
     'echo',
     'printf',
+    'install',
   ],
   hostname: ['hostname'],
   mount: ['mount', 'umount'],
@@ -79,11 +80,11 @@ export const fetched = ['node', 'npm', 'temporal'];
 
 const folders = ['activities', 'api', 'bench', 'cli', 'drivers', 'infra', 'model', 'scheduler', 'test', 'workers'];
 
-/** argv[0] where it is written at the call: `run(['qemu-img', …`, `inside(pid, ['virsh', …`, `spawn('setpriv', …`, `argv: ['rpcbind', …`. */
+/** argv[0] where it is written at the call: `run(['qemu-img', …`, `nsenterArgv(pid, ['virsh', …`, `spawn('setpriv', …`, `argv: ['rpcbind', …`. */
 const calls = [
-  /\b(?:run|inside|bounded|onHost)\((?:[\w.!(){} ]+, ?)*(?:'[\w-]+', ?)?\[\s*'([\w./-]+)'/g,
+  /\b(?:run|nsenterArgv|bounded|onHost)\((?:[\w.!(){} ]+, ?)*(?:'[\w-]+', ?)?\[\s*'([\w./-]+)'/g,
   /\b(?:spawn|spawnSync|execFile|execFileSync)\(\s*'([\w./-]+)'/g,
-  /\bargv(?:: | = )(?:inside\([^[]*)?\[\s*'([a-z][\w./-]+)',/g,
+  /\bargv(?:: | = )(?:nsenterArgv\([^[]*)?\[\s*'([a-z][\w./-]+)',/g,
 ];
 
 const program = /^[a-z][a-z0-9._-]*$/;

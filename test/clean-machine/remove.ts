@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { openHome } from '../../infra/site/home.ts';
-import { lowerNetwork } from '../../infra/site/network.ts';
+import { removeNetwork } from '../../infra/site/network.ts';
 import { processesOfSite, signal } from '../../infra/site/processes.ts';
 import { until } from '../../infra/site/until.ts';
 
@@ -21,5 +21,5 @@ await until('the processes of the clean machine to end', 30_000, () => {
   for (const pid of left) signal(pid, 'SIGKILL');
   return left.length === 0;
 });
-await lowerNetwork(home.tag);
+await removeNetwork(home.tag);
 await rm(home.path, { recursive: true, force: true, maxRetries: 10, retryDelay: 500 });

@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
-import { domainName } from '../../activities/host/names.ts';
+import { domainName } from '../../activities/host/vm/domain-names.ts';
+import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
@@ -79,7 +79,7 @@ describe('a task of 10 MB on a real host', () => {
     expect(host.outputs().get('out/sums')?.toString()).toBe(`${sha256}  in/data\n`);
     expect(createHash('sha256').update(host.outputs().get('out/copy')!).digest('hex')).toBe(sha256);
     await insist(() => host.activities().removeVm(vm.id, 1), [2, 5, 20, 60]);
-    expect(await host.activities().inventory()).toMatchObject({
+    expect(await host.activities().observeInventory()).toMatchObject({
       domains: [],
       disks: [],
       taps: [],
@@ -118,7 +118,7 @@ describe('a task of 10 MB on a real host', () => {
     host.host.child('libvirtd').kill('SIGKILL');
     expect(await running).toMatchObject({ exitCode: 0 });
     const identity = {
-      birth: null,
+      firstBootKind: null,
       mac: vm.mac,
       hostname: 'node0',
       machineId: 'a'.repeat(32),
@@ -126,7 +126,7 @@ describe('a task of 10 MB on a real host', () => {
       gateway: vm.network.gateway,
       timeMs: Date.now(),
     };
-    await host.ports().guest.adopt(vm.id, { ...identity, address: vm.address, neighbours: vm.neighbours });
+    await host.ports().guest.applyIdentity(vm.id, { ...identity, address: vm.address, neighbours: vm.neighbours });
     expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/a']);
     // Never tsc, whose rate a guest measures while it boots.
     expect(host.outputs().get('out/a')?.toString()).toMatch(/^(hpet|kvm-clock)\n$/);
@@ -178,10 +178,10 @@ describe('a task of 10 MB on a real host', () => {
       const { bytes } = await insist(() => host.activities().suspendVm(at(generation)), killAfterMs);
       expect(bytes).toBeGreaterThan(2 ** 20);
       expect(await running).not.toBe('fine');
-      expect((await host.activities().inventory()).domains).toEqual([]);
+      expect((await host.activities().observeInventory()).domains).toEqual([]);
       generation += 1;
-      await insist(() => host.activities().restoreVm({ vm: at(generation), disksAt: null }), killAfterMs);
-      expect((await host.activities().inventory()).domains).toMatchObject([{ vmId: vm.id, state: 'running' }]);
+      await insist(() => host.activities().restoreVm({ vm: at(generation), diskHostAddress: null }), killAfterMs);
+      expect((await host.activities().observeInventory()).domains).toMatchObject([{ vmId: vm.id, state: 'running' }]);
     }
     const restoredS = Date.now() / 1000;
     const result = await host.activities().runCommand({ ...run, vm: at(generation) });
@@ -194,7 +194,7 @@ describe('a task of 10 MB on a real host', () => {
     expect([clock >= restoredS - 2, clock <= endedS + 2]).toEqual([true, true]);
     await host.activities().removeDomain(vm.id, generation);
     await host.activities().removeDisks(vm.id, generation);
-    expect(await host.activities().inventory()).toMatchObject({ domains: [], disks: [], taps: [], networks: [] });
+    expect(await host.activities().observeInventory()).toMatchObject({ domains: [], disks: [], taps: [], networks: [] });
   });
 
   it('that is stopped ends, and the guest stays', async () => {

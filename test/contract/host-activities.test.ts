@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import type { HostActivities } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost, type FakeHostOptions } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
@@ -133,7 +133,7 @@ describe('a domain', () => {
   it('keeps its disks as long as it lives', async () => {
     await toRunning();
     expect(await code(call(activities.removeDisks, vm.id, 1))).toBe('in-use');
-    expect(await code(call(activities.quarantine, vm.id))).toBe('in-use');
+    expect(await code(call(activities.quarantineVm, vm.id))).toBe('in-use');
     expect(host.disks.size).toBe(2);
   });
 
@@ -156,7 +156,7 @@ describe('a domain', () => {
     left.status = { ...stuck };
     expect(await code(call(activities.ensureRunning, vm))).toBe('host-busy');
     expect(host.domains.get(vm.id)).toBe(left);
-    await host.ports.store.write({ ...record, ready: null });
+    await host.ports.store.writeDurably({ ...record, ready: null });
     expect(await code(call(activities.ensureRunning, vm))).toBe('fine');
     expect(host.domains.get(vm.id)).not.toBe(left);
     expect(host.domains.get(vm.id)?.status.state).toBe('running');
@@ -188,14 +188,14 @@ describe('a guest from a template', () => {
   it('comes to life without a boot, with an identity of its own', async () => {
     await call(activities.ensureImage, vm.image);
     const made = template();
-    expect(await call(activities.makeTemplate, made)).toMatchObject({ outcome: 'made' });
+    expect(await call(activities.buildTemplate, made)).toMatchObject({ outcome: 'made' });
     await call(activities.removeDomain, made.id, 1);
     await call(activities.removeDisks, made.id, 1);
     expect(host.leftovers()).toEqual([]);
     const vms = [await another(), await another()];
     for (const one of vms) {
       expect(await call(activities.ensureRunning, one)).toMatchObject({ boot: { kind: 'warm' }, bootMs: 0 });
-      expect(host.domains.get(one.id)?.identity).toMatchObject({ birth: 'warm', mac: one.mac, address: one.address });
+      expect(host.domains.get(one.id)?.identity).toMatchObject({ firstBootKind: 'warm', mac: one.mac, address: one.address });
     }
   });
 
@@ -203,76 +203,76 @@ describe('a guest from a template', () => {
     await toRunning();
     expect(await call(activities.ensureRunning, vm)).toMatchObject({ boot: { kind: 'cold', why: 'no-template' } });
     const made = template();
-    expect((await call(activities.makeTemplate, made)).outcome).toBe('made');
-    expect((await call(activities.makeTemplate, made)).outcome).toBe('already');
-    expect((await call(activities.makeTemplate, template())).outcome).toBe('already');
+    expect((await call(activities.buildTemplate, made)).outcome).toBe('made');
+    expect((await call(activities.buildTemplate, made)).outcome).toBe('already');
+    expect((await call(activities.buildTemplate, template())).outcome).toBe('already');
     expect(await host.ports.templates.list()).toHaveLength(1);
   });
 
   it('is not made where the cache has no room for it', async () => {
     await call(activities.ensureImage, vm.image);
     host.cacheFull.now = true;
-    expect(await call(activities.makeTemplate, template())).toMatchObject({ outcome: 'full', bytes: 0 });
+    expect(await call(activities.buildTemplate, template())).toMatchObject({ outcome: 'full', bytes: 0 });
     expect([host.domains.size, await host.ports.templates.list()]).toEqual([0, []]);
   });
 
   it('has to be the same machine: another size boots by itself', async () => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.makeTemplate, { ...template(), memoryMiB: 512 });
+    await call(activities.buildTemplate, { ...template(), memoryMiB: 512 });
     await toRunning();
     expect((await call(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'no-template' });
   });
 
   it.each(['refused', 'silent'] as const)('that is %s boots by itself, and the template is retired in the end', async (kind) => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.makeTemplate, template());
-    host.templateTrouble.kind = kind;
+    await call(activities.buildTemplate, template());
+    host.templateFault.kind = kind;
     for (const _ of retries) {
       const one = await another();
       expect((await call(activities.ensureRunning, one)).boot).toEqual({ kind: 'cold', why: 'template-failed' });
       expect(host.disks.get(host.ports.store.paths(one.id).overlay)).not.toHaveProperty('copyOf');
-      expect(host.domains.get(one.id)).toMatchObject({ born: 'cold', identity: { birth: 'cold' } });
+      expect(host.domains.get(one.id)).toMatchObject({ bootKind: 'cold', identity: { firstBootKind: 'cold' } });
     }
-    host.templateTrouble.kind = 'none';
+    host.templateFault.kind = 'none';
     expect((await call(activities.ensureRunning, await another())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
-    expect((await call(activities.makeTemplate, template())).outcome).toBe('retired');
+    expect((await call(activities.buildTemplate, template())).outcome).toBe('retired');
   });
 
   it('that fails now and then keeps its template', async () => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.makeTemplate, template());
+    await call(activities.buildTemplate, template());
     for (const kind of ['refused', 'none', 'refused', 'silent', 'none', 'refused'] as const) {
-      host.templateTrouble.kind = kind;
+      host.templateFault.kind = kind;
       await call(activities.ensureRunning, await another());
     }
-    host.templateTrouble.kind = 'none';
+    host.templateFault.kind = 'none';
     expect((await call(activities.ensureRunning, await another())).boot.kind).toBe('warm');
   });
 
   it('whose worker was killed before it had its identity is made anew', async () => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.makeTemplate, template());
+    await call(activities.buildTemplate, template());
     const one = await another();
-    const { adopt } = host.ports.guest;
-    host.ports.guest.adopt = async () => {
+    const { applyIdentity: adopt } = host.ports.guest;
+    host.ports.guest.applyIdentity = async () => {
       throw new Error('killed');
     };
     expect(await code(call(activities.ensureRunning, one))).toContain('killed');
     const left = host.domains.get(one.id);
-    expect(left).toMatchObject({ born: 'warm', identity: null });
-    host.ports.guest.adopt = adopt;
+    expect(left).toMatchObject({ bootKind: 'warm', identity: null });
+    host.ports.guest.applyIdentity = adopt;
     expect((await call(activities.ensureRunning, one)).boot.kind).toBe('warm');
     expect(host.domains.get(one.id)).not.toBe(left);
   });
 
   it('never replaces the disk of one that had an identity', async () => {
     await toRunning();
-    await call(activities.makeTemplate, template());
+    await call(activities.buildTemplate, template());
     host.crashDomain(vm.id);
     const overlay = host.disks.get(host.ports.store.paths(vm.id).overlay);
     expect((await call(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'used-disk' });
     expect(host.disks.get(host.ports.store.paths(vm.id).overlay)).toBe(overlay);
-    expect(host.domains.get(vm.id)?.identity?.birth).toBeNull();
+    expect(host.domains.get(vm.id)?.identity?.firstBootKind).toBeNull();
   });
 });
 
@@ -411,12 +411,12 @@ describe('inputs', () => {
 describe('what belongs to nobody', () => {
   it('is moved out of use, and removed a day later', async () => {
     await call(activities.stageIn, orders.stageIn);
-    await call(activities.quarantine, vm.id);
-    expect(await call(activities.inventory)).toMatchObject({ disks: [], quarantined: [vm.id] });
-    await call(activities.quarantine, vm.id);
+    await call(activities.quarantineVm, vm.id);
+    expect(await call(activities.observeInventory)).toMatchObject({ disks: [], quarantined: [vm.id] });
+    await call(activities.quarantineVm, vm.id);
     expect(host.quarantined.size).toBe(1);
     await host.ports.clock.sleep(25 * 3600 * 1000);
-    await call(activities.quarantine, vm.id);
+    await call(activities.quarantineVm, vm.id);
     expect(host.quarantined.size).toBe(0);
   });
 });
@@ -444,7 +444,7 @@ describe('networks', () => {
 });
 
 describe('a VM that has moved here', () => {
-  const see = (busyCpus: number) => call(activities.seeRecovery, { vmId: vm.id, generation: 1, busyCpus });
+  const see = (busyCpus: number) => call(activities.observeRecovery, { vmId: vm.id, generation: 1, busyCpus });
 
   it('has recovered as soon as it keeps its processors as busy as before, from above or from below', async () => {
     await toRunning();
@@ -463,7 +463,7 @@ describe('a VM that has moved here', () => {
     expect(await see(0.5)).toBe(false);
     expect(host.clock.nowMs() - beganMs).toBe(60_000);
     await call(activities.removeDomain, vm.id, 2);
-    expect(await code(call(activities.seeRecovery, { vmId: vm.id, generation: 1, busyCpus: 1 }))).toBe('stale-generation');
-    expect(await call(activities.seeRecovery, { vmId: vm.id, generation: 2, busyCpus: 1 })).toBe(false);
+    expect(await code(call(activities.observeRecovery, { vmId: vm.id, generation: 1, busyCpus: 1 }))).toBe('stale-generation');
+    expect(await call(activities.observeRecovery, { vmId: vm.id, generation: 2, busyCpus: 1 })).toBe(false);
   });
 });

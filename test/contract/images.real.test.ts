@@ -26,7 +26,7 @@ describe('an image', () => {
     };
     const atPeer = { ...image, parts, peers: [one.host.address] };
     expect((await two.activities().ensureImage(atPeer)).from).toBe('peer');
-    expect(await two.ports().images.list()).toEqual([image.id]);
+    expect(await two.ports().imageCache.list()).toEqual([image.id]);
     const digest = (await two.on(['sha256sum', `/var/lib/berth/images/${image.id}/disk.qcow2`])).split(' ')[0];
     expect(digest).toBe(image.parts.disk.sha256);
   });

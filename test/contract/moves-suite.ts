@@ -1,11 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { freshRecord } from '../../activities/host/claims.ts';
-import { domainConfig } from '../../activities/host/domain-config.ts';
-import { domainName } from '../../activities/host/names.ts';
-import type { CarriedFile, DomainConfig, DomainDisk, HostPorts } from '../../drivers/ports.ts';
+import { domainConfig } from '../../activities/host/vm/domain-config.ts';
+import { domainName } from '../../activities/host/vm/domain-names.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
+import type { DomainConfig, DomainDisk } from '../../contracts/domain.ts';
+import type { ColdCopyFile } from '../../contracts/host-migration.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { newId, type VmId } from '../../model/ids.ts';
-import type { CopyPass } from '../../model/migration.ts';
+import type { ColdCopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { type Bench, codeOf } from './suite.ts';
@@ -16,7 +18,7 @@ export interface MovesBench extends Bench {
 }
 
 const never = new AbortController().signal;
-const all: CarriedFile[] = ['memory', 'overlay', 'data'];
+const all: ColdCopyFile[] = ['memory', 'overlay', 'data'];
 
 /**
  * What moves VMs between two hosts has to do, said once for the fakes and for the real ones: memory while it runs
@@ -39,16 +41,16 @@ export function movesContract(
       [a, b] = opened.hosts;
       stop = opened.stop;
       // One image, which each host fetches from a repository of its own.
-      await here().images.ensure(a!.image(), never);
-      await there().images.ensure({ ...a!.image(), parts: b!.image().parts }, never);
+      await here().imageCache.ensure(a!.image(), never);
+      await there().imageCache.ensure({ ...a!.image(), parts: b!.image().parts }, never);
     });
     afterEach(async () => {
       const both = [here(), there()];
       // First the domains: one of them may have the other host's disks open.
       for (const id of made) for (const { hypervisor } of both) await hypervisor.destroy(domainName(id));
       for (const id of made)
-        for (const { carrier, store } of both) {
-          await carrier.forget(id);
+        for (const { coldCopy: carrier, store } of both) {
+          await carrier.removeAll(id);
           await store.remove(id, 99);
         }
       made = [];
@@ -63,9 +65,13 @@ export function movesContract(
     }
 
     /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */
-    async function configAt({ images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
+    async function configAt({ imageCache: images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
       const paths = await store.paths(vm.id);
-      return domainConfig({ images, probe, network, store: { paths: () => paths } } as unknown as HostPorts, vm, disksAt);
+      return domainConfig(
+        { imageCache: images, probe, network, store: { paths: () => paths } } as unknown as HostPorts,
+        vm,
+        disksAt,
+      );
     }
 
     /** A VM that runs here and answers; the other host has a record of it, as prepareIncoming leaves one. */
@@ -73,15 +79,15 @@ export function movesContract(
       const vm = newVm();
       const name = domainName(vm.id);
       const ports = here();
-      await ports.store.write(freshRecord(vm));
-      const folder = await ports.store.emptyInputs(vm.id);
+      await ports.store.writeDurably(newRecord(vm));
+      const folder = await ports.store.resetInputs(vm.id);
       const paths = await ports.store.paths(vm.id);
-      await ports.disks.createDataDisk(paths.data, folder, vm.diskMiB);
-      await ports.disks.createOverlay(paths.overlay, (await ports.images.find(vm.image.id))!.disk, vm.image.virtualMiB);
+      await ports.diskTool.createDataDisk(paths.data, folder, vm.diskMiB);
+      await ports.diskTool.createOverlay(paths.overlay, (await ports.imageCache.find(vm.image.id))!.disk, vm.image.virtualMiB);
       const config = await configAt(ports, vm, null);
       await ports.hypervisor.create(config);
       await answers(ports, name);
-      await there().store.write(freshRecord({ ...vm, generation: 2 }));
+      await there().store.writeDurably(newRecord({ ...vm, generation: 2 }));
       return { vm, name, config, to: await configAt(there(), vm, a!.address) };
     }
 
@@ -94,33 +100,33 @@ export function movesContract(
         async () => {
           const { vm, name, to } = await running();
           const boot = await here().guest.bootId(name);
-          expect(await here().migrator.job(name)).toMatchObject({ active: false });
-          await here().migrator.allowDowntime(name, 100);
-          await here().migrator.start({ config: to, to: b!.address, deadlineMs: 60_000 });
+          expect(await here().migrator.observeJob(name)).toMatchObject({ active: false });
+          await here().migrator.setMaxDowntime(name, 100);
+          await here().migrator.migrate({ config: to, targetAddress: b!.address, deadlineMs: 60_000 });
           await expect.poll(() => here().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
-          expect(await here().migrator.job(name)).toBeNull();
+          expect(await here().migrator.observeJob(name)).toBeNull();
           expect(await there().hypervisor.status(name)).toEqual({ state: 'paused', reason: 'user' });
           await there().hypervisor.resumeCpus(name);
           await answers(there(), name);
           expect(await there().guest.bootId(name)).toBe(boot);
 
-          const { diskMover, disks, images, store } = there();
+          const { diskMover, diskTool: disks, imageCache: images, store } = there();
           expect([...(await sourcesOf(name)).values()].map(({ kind }) => kind)).toEqual(['nfs', 'nfs']);
           const disk = (await configAt(there(), vm, null)).disks.find(({ target }) => target === 'vda') as DomainDisk;
-          expect(await codeOf(diskMover.begin(name, disk))).toBe('hypervisor');
-          expect(await diskMover.job(name, 'vda')).toBeNull();
+          expect(await codeOf(diskMover.startCopy(name, disk))).toBe('hypervisor');
+          expect(await diskMover.observeCopy(name, 'vda')).toBeNull();
           const { overlay } = await store.paths(vm.id);
           await disks.createOverlay(overlay, (await images.find(vm.image.id))!.disk, vm.image.virtualMiB);
-          await diskMover.begin(name, disk);
-          expect(await codeOf(diskMover.begin(name, disk))).toBe('hypervisor');
-          await diskMover.end(name, 'vda');
-          await diskMover.end(name, 'vda');
-          expect(await diskMover.job(name, 'vda')).toBeNull();
+          await diskMover.startCopy(name, disk);
+          expect(await codeOf(diskMover.startCopy(name, disk))).toBe('hypervisor');
+          await diskMover.abortCopy(name, 'vda');
+          await diskMover.abortCopy(name, 'vda');
+          expect(await diskMover.observeCopy(name, 'vda')).toBeNull();
           expect(await codeOf(diskMover.pivot(name, 'vda'))).toBe('hypervisor');
           expect((await sourcesOf(name)).get('vda')).toMatchObject({ kind: 'nfs' });
-          await diskMover.begin(name, disk);
+          await diskMover.startCopy(name, disk);
           // By the host's own clock, which is what the fake's copies go by.
-          const isReady = async () => (await diskMover.job(name, 'vda'))?.ready;
+          const isReady = async () => (await diskMover.observeCopy(name, 'vda'))?.ready;
           for (let looks = 0; (await isReady()) !== true && looks < 1200; looks += 1) await there().clock.sleep(50);
           await diskMover.pivot(name, 'vda');
           expect((await sourcesOf(name)).get('vda')).toEqual({ kind: 'file', path: overlay });
@@ -130,44 +136,44 @@ export function movesContract(
         2 * bootDeadlineMs + 60_000,
       );
 
-      const sourcesOf = (name: string) => there().diskMover.sources(name);
+      const sourcesOf = (name: string) => there().diskMover.readSources(name);
 
       it(
         'stays where it is when it is refused or ended, and nothing is left at the target',
         async () => {
           const { name, to } = await running();
-          const order = { to: b!.address, deadlineMs: 60_000 };
+          const order = { targetAddress: b!.address, deadlineMs: 60_000 };
           const nowhere: DomainConfig = { ...to, nic: { ...to.nic, bridge: 'bgfff' } };
-          expect(await codeOf(here().migrator.start({ ...order, config: nowhere }))).toBe('hypervisor');
+          expect(await codeOf(here().migrator.migrate({ ...order, config: nowhere }))).toBe('hypervisor');
           const missing = { ...to.disks[1]!, source: { kind: 'nfs', host: a!.address, path: '/var/lib/berth/not' } } as const;
-          expect(await codeOf(here().migrator.start({ ...order, config: { ...to, disks: [to.disks[0]!, missing] } }))).toBe(
+          expect(await codeOf(here().migrator.migrate({ ...order, config: { ...to, disks: [to.disks[0]!, missing] } }))).toBe(
             'hypervisor',
           );
-          const moving = codeOf(here().migrator.start({ ...order, config: to }));
-          const isActive = async () => (await here().migrator.job(name))?.active;
+          const moving = codeOf(here().migrator.migrate({ ...order, config: to }));
+          const isActive = async () => (await here().migrator.observeJob(name))?.active;
           await expect.poll(isActive, { timeout: 10_000, interval: 1 }).toBe(true);
           // The source has it, whoever is asked: also while the target has only begun to make room for it.
           const arrives = () => there().hypervisor.status(name);
           await expect.poll(arrives, { timeout: 10_000, interval: 1 }).toMatchObject({ state: 'paused' });
-          expect((await there().migrator.job(name))?.active).not.toBe(true);
+          expect((await there().migrator.observeJob(name))?.active).not.toBe(true);
           await here().migrator.abort(name);
           await here().migrator.abort(name);
           expect(await moving).toBe('hypervisor');
           expect(await here().hypervisor.status(name)).toMatchObject({ state: 'running' });
           await expect.poll(() => there().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
-          expect(await here().migrator.job(name)).toMatchObject({ active: false });
+          expect(await here().migrator.observeJob(name)).toMatchObject({ active: false });
           await answers(here(), name);
-          const load = await here().migrator.load(name);
+          const load = await here().migrator.measureLoad(name);
           expect(load).toMatchObject({ residentMiB: expect.any(Number), busyCpus: expect.any(Number) });
           expect(load!.busyCpus).toBeGreaterThanOrEqual(0);
-          const used = await here().migrator.cpuSeconds(name);
+          const used = await here().migrator.readCpuSeconds(name);
           expect(used).toBeGreaterThanOrEqual(0);
           await expect
             .poll(
               () =>
                 here()
-                  .migrator.load(name)
-                  .then(() => here().migrator.cpuSeconds(name)),
+                  .migrator.measureLoad(name)
+                  .then(() => here().migrator.readCpuSeconds(name)),
               { timeout: 20_000 },
             )
             .toBeGreaterThanOrEqual(used!);
@@ -177,15 +183,15 @@ export function movesContract(
 
       it('of a domain that is not there is nothing, and ending that changes nothing', async () => {
         const name = domainName(newId('vm'));
-        expect(await here().migrator.job(name)).toBeNull();
-        expect(await here().migrator.load(name)).toBeNull();
-        expect(await here().migrator.cpuSeconds(name)).toBeNull();
+        expect(await here().migrator.observeJob(name)).toBeNull();
+        expect(await here().migrator.measureLoad(name)).toBeNull();
+        expect(await here().migrator.readCpuSeconds(name)).toBeNull();
         await here().migrator.abort(name);
-        expect(await codeOf(here().migrator.allowDowntime(name, 100))).toBe('hypervisor');
+        expect(await codeOf(here().migrator.setMaxDowntime(name, 100))).toBe('hypervisor');
         expect(
           await codeOf(
             here()
-              .diskMover.sources(name)
+              .diskMover.readSources(name)
               .then(() => undefined),
           ),
         ).toBe('hypervisor');
@@ -201,8 +207,8 @@ export function movesContract(
           await save(here(), vm);
           const first = await carry(vm, [a!, b!]);
           expect(first.bytes).toBeLessThan(first.totalBytes);
-          await here().carrier.keep(vm.id, all);
-          await here().carrier.clear(vm.id);
+          await here().coldCopy.keepPreviousVersion(vm.id, all);
+          await here().coldCopy.removeTransferFiles(vm.id);
           const { memory } = await there().store.paths(vm.id);
           expect(await there().hypervisor.isSaved(memory)).toBe(true);
           await there().hypervisor.restore(memory, await configAt(there(), vm, null));
@@ -213,24 +219,24 @@ export function movesContract(
           await save(there(), vm);
           const back = await carry(vm, [b!, a!]);
           expect(back.bytes).toBeLessThan(first.bytes / 2);
-          await here().carrier.forget(vm.id);
-          await here().carrier.forget(vm.id);
-          expect(await here().carrier.offer(vm.id)).toEqual({ chunks: 0 });
+          await here().coldCopy.removeAll(vm.id);
+          await here().coldCopy.removeAll(vm.id);
+          expect(await here().coldCopy.offerCachedChunks(vm.id)).toEqual({ chunks: 0 });
         },
         3 * bootDeadlineMs + 60_000,
       );
 
       async function save(ports: HostPorts, vm: VmSpec): Promise<void> {
         await ports.hypervisor.save(domainName(vm.id), (await ports.store.paths(vm.id)).memoryPartial);
-        await ports.store.sealMemory(vm.id);
+        await ports.store.commitMemory(vm.id);
       }
 
       async function carry(vm: VmSpec, [from, to]: [MovesBench, MovesBench]) {
-        const { chunks } = await to.ports().carrier.offer(vm.id);
-        const packing = from.ports().carrier.pack(vm.id, all, { address: to.address, chunks });
+        const { chunks } = await to.ports().coldCopy.offerCachedChunks(vm.id);
+        const packing = from.ports().coldCopy.pack(vm.id, all, { address: to.address, chunks });
         expect(await passesOf(from, vm, packing)).toEqual([['pack', null]]);
         const packed = await packing;
-        const unpacking = to.ports().carrier.unpack(vm.id, { address: from.address, bytes: packed.bytes });
+        const unpacking = to.ports().coldCopy.unpack(vm.id, { address: from.address, bytes: packed.bytes });
         expect(await passesOf(to, vm, unpacking)).toEqual([
           ['fetch', from.address],
           ['unpack', from.address],
@@ -245,9 +251,9 @@ export function movesContract(
           () => true,
           () => true,
         );
-        const seen: CopyPass[] = [];
+        const seen: ColdCopyPass[] = [];
         do {
-          const pass = await bench.ports().carrier.pass(id);
+          const pass = await bench.ports().coldCopy.observePass(id);
           const last = seen.at(-1);
           if (pass !== null && pass.kind !== last?.kind) seen.push(pass);
           else if (pass !== null && last !== undefined) {
@@ -257,14 +263,14 @@ export function movesContract(
           }
         } while (!(await Promise.race([over, delay(1, false)])));
         for (const { doneBytes, totalBytes } of seen) expect(doneBytes).toBeLessThanOrEqual(totalBytes);
-        expect(await bench.ports().carrier.pass(id)).toBeNull();
+        expect(await bench.ports().coldCopy.observePass(id)).toBeNull();
         return seen.map(({ kind, from }) => [kind, from]);
       }
 
       it('is not fetched from a host that has packed nothing', async () => {
         const vm = newVm();
-        await there().store.write(freshRecord(vm));
-        await expect(there().carrier.unpack(vm.id, { address: a!.address, bytes: 1024 })).rejects.toThrow();
+        await there().store.writeDurably(newRecord(vm));
+        await expect(there().coldCopy.unpack(vm.id, { address: a!.address, bytes: 1024 })).rejects.toThrow();
         const { memory } = await there().store.paths(vm.id);
         expect(await there().hypervisor.isSaved(memory)).toBe(false);
       });

@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path';
 import { expect, it } from 'vitest';
-import { freshRecord } from '../../activities/host/claims.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
@@ -22,22 +22,22 @@ it('a version that is damaged is refused and removed, and the next journey carri
   try {
     const [a, b] = hosts as [RealHost, RealHost];
     const vm = vmOf(a.image(), {});
-    for (const host of [a, b]) await host.ports().store.write(freshRecord(vm));
+    for (const host of [a, b]) await host.ports().store.writeDurably(newRecord(vm));
     const { folder, memory } = await a.ports().store.paths(vm.id);
     const kept = join(dirname(dirname(folder)), 'versions', vm.id, 'memory');
     const digestAt = async (host: RealHost): Promise<string> => (await host.on(['sha256sum', memory])).split(' ')[0]!;
     const carry = async (from: RealHost, to: RealHost): Promise<{ bytes: number }> => {
-      const { chunks } = await to.ports().carrier.offer(vm.id);
-      const pack = await from.ports().carrier.pack(vm.id, ['memory'], { address: to.host.address, chunks });
-      await to.ports().carrier.unpack(vm.id, { address: from.host.address, bytes: pack.bytes });
+      const { chunks } = await to.ports().coldCopy.offerCachedChunks(vm.id);
+      const pack = await from.ports().coldCopy.pack(vm.id, ['memory'], { address: to.host.address, chunks });
+      await to.ports().coldCopy.unpack(vm.id, { address: from.host.address, bytes: pack.bytes });
       return pack;
     };
     await a.on(['sh', '-ec', `head -c 3000000 /dev/urandom > ${memory}`]);
     const digest = await digestAt(a);
     const whole = await carry(a, b);
     expect(await digestAt(b)).toBe(digest);
-    await a.ports().carrier.keep(vm.id, ['memory']);
-    await a.ports().carrier.clear(vm.id);
+    await a.ports().coldCopy.keepPreviousVersion(vm.id, ['memory']);
+    await a.ports().coldCopy.removeTransferFiles(vm.id);
     await a.on(['dd', 'if=/dev/urandom', `of=${kept}`, 'bs=1000', 'seek=1500', 'count=100', 'conv=notrunc', 'status=none']);
     expect(await codeOf(carry(b, a))).toBe('migration-refused');
     const again = await carry(b, a);

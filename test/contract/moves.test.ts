@@ -12,7 +12,7 @@ movesContract(
     const image = imageOf(repository);
     const fakes = ['host1', 'host2'].map((id) => createFakeHost({ id, repository, clock, bootMs: 0 }));
     const addressOf = ({ id }: FakeHost) => `${id}.test`;
-    for (const fake of fakes) for (const other of fakes) fake.mesh.set(addressOf(other), other);
+    for (const fake of fakes) for (const other of fakes) fake.hostsByAddress.set(addressOf(other), other);
     const benches = fakes.map(
       (fake): MovesBench => ({
         address: addressOf(fake),

@@ -53,7 +53,7 @@ async function inGuest(index: number, script: string): Promise<string> {
   const { vm, host } = vms[index]!;
   const { ports } = host.far();
   await ports.guest.startJob(vm.id, { argv: ['bash', '-c', script], env: {}, timeoutS: 100, logLimitBytes: 10_000 });
-  await expect.poll(() => ports.guest.jobEnd(vm.id), { timeout: 110_000, interval: 100 }).not.toBeNull();
+  await expect.poll(() => ports.guest.observeJob(vm.id), { timeout: 110_000, interval: 100 }).not.toBeNull();
   return (await ports.guest.readLog(vm.id, 0, 10_000)).toString();
 }
 
@@ -100,6 +100,7 @@ describe("owners' networks over two hosts", () => {
       await host.activities().removeDomain(vm.id, 1);
       await host.activities().removeDisks(vm.id, 1);
     }
-    for (const host of hosts) expect(await host.activities().inventory()).toMatchObject({ domains: [], taps: [], networks: [] });
+    for (const host of hosts)
+      expect(await host.activities().observeInventory()).toMatchObject({ domains: [], taps: [], networks: [] });
   });
 });

@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
-import type { RunCommand, StageIn, StageOut } from '../../activities/host/contract.ts';
+import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { FakeRepository } from '../../drivers/fake/repository.ts';
 import { type HostId, newId } from '../../model/ids.ts';
-import type { Blob, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
+import type { ContentRef, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
 
 /** Orders as the ledger would give them, for tests that stand in for it. */
 const base = 'http://repository.test';
 
-function blob(repository: FakeRepository, name: string, content: string): Blob {
+function blob(repository: FakeRepository, name: string, content: string): ContentRef {
   const url = `${base}/internal/files/${name}?expires=1&signature=x`;
   repository.sources.set(url, Buffer.from(content));
   return { url, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };

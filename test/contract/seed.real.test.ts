@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { freshRecord } from '../../activities/host/claims.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
@@ -56,8 +56,8 @@ describe('a guest of an image with cloud-init', () => {
       swapMiB: 0,
     };
     await host.activities().customizeVm({ vm, ...order });
-    await host.activities().shutDown(vm);
-    await ports.store.write({ ...freshRecord(vm), staged: { bytes: 0 } });
+    await host.activities().shutDownGuest(vm);
+    await ports.store.writeDurably({ ...newRecord(vm), staged: { bytes: 0 } });
 
     expect((await host.activities().ensureRunning(vm)).boot).toEqual({ kind: 'cold', why: 'cloud-init' });
     expect(await host.on(['ls', `/var/lib/berth/vms/${vm.id}`])).not.toContain('seed.iso');

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import type { HostActivities } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
 import { imageOf, ordersOf, vmOf } from './orders.ts';
@@ -28,15 +28,15 @@ describe('the seed of an image with cloud-init', () => {
   it('is read at the first boot, and is gone before anybody else has the guest', async () => {
     expect((await run(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'cloud-init' });
     const domain = host.domains.get(vm.id)!;
-    expect(domain.seeded).toMatchObject({ hostname: vm.name, address: vm.address, mac: vm.mac });
-    expect([domain.config.drive, seedOf(), domain.identity?.birth]).toEqual([{ disc: null }, undefined, 'cold']);
+    expect(domain.seedRead).toMatchObject({ hostname: vm.name, address: vm.address, mac: vm.mac });
+    expect([domain.config.cdrom, seedOf(), domain.identity?.firstBootKind]).toEqual([{ iso: null }, undefined, 'cold']);
   });
 
   it('is not in the drive of a later boot', async () => {
     await run(activities.ensureRunning, vm);
     host.crashDomain(vm.id);
     await run(activities.ensureRunning, vm);
-    expect(host.domains.get(vm.id)).toMatchObject({ config: { drive: { disc: null } }, seeded: null });
+    expect(host.domains.get(vm.id)).toMatchObject({ config: { cdrom: { iso: null } }, seedRead: null });
     expect(seedOf()).toBeUndefined();
   });
 
@@ -45,7 +45,7 @@ describe('the seed of an image with cloud-init', () => {
     ['hypervisor', 'create'],
     ['guest', 'awaitCloudInit'],
     ['hypervisor', 'eject'],
-    ['guest', 'adopt'],
+    ['guest', 'applyIdentity'],
   ];
   it.each(parts.flatMap(([port, name]) => ['before', 'after'].map((when) => ({ port, name, when }))))(
     'survives a kill $when $name',
@@ -59,7 +59,7 @@ describe('the seed of an image with cloud-init', () => {
       await expect(run(activities.ensureRunning, vm)).rejects.toThrow('killed');
       ports[name] = real;
       await run(activities.ensureRunning, vm);
-      expect(host.domains.get(vm.id)).toMatchObject({ seeded: { hostname: vm.name }, config: { drive: { disc: null } } });
+      expect(host.domains.get(vm.id)).toMatchObject({ seedRead: { hostname: vm.name }, config: { cdrom: { iso: null } } });
       expect(seedOf()).toBeUndefined();
       await run(activities.removeVm, vm.id, 1);
       expect(host.leftovers()).toEqual([]);

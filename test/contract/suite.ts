@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { freshRecord } from '../../activities/host/claims.ts';
-import { domainName, machineId, tapName } from '../../activities/host/names.ts';
-import type { DomainConfig, HostPorts } from '../../drivers/ports.ts';
+import { domainName, machineId, tapName } from '../../activities/host/vm/domain-names.ts';
+import { newRecord } from '../../activities/host/vm-lock.ts';
+import type { DomainConfig } from '../../contracts/domain.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
 import type { ImageRef, VmSpec } from '../../model/vm.ts';
@@ -45,7 +46,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       bench = await open();
       ports = bench.ports();
       image = bench.image();
-      await ports.images.ensure(image, never);
+      await ports.imageCache.ensure(image, never);
     });
     beforeEach(() => {
       ports = bench.ports();
@@ -56,7 +57,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         await ports.hypervisor.destroy(domainName(id));
         await ports.store.remove(id, 99);
       }
-      await ports.network.removeIdle(7, async () => false);
+      await ports.network.removeIfIdle(7, async () => false);
     });
     afterAll(() => bench?.close());
 
@@ -69,23 +70,23 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
 
     /** A folder, both disks with one input, and the network: all that a domain needs. */
     async function prepare(vm: VmSpec, input = Buffer.from('one two three\n')): Promise<void> {
-      await ports.store.write(freshRecord(vm));
-      const folder = await ports.store.emptyInputs(vm.id);
+      await ports.store.writeDurably(newRecord(vm));
+      const folder = await ports.store.resetInputs(vm.id);
       const url = bench.serve(`words-${vm.id}`, input);
       const order = { url, source: 'repository', sizeBytes: input.length, sha256: digest(input) } as const;
       const limits = { limitBytes: 2 ** 24, limitSeconds: 30, allowInternal: false };
-      await ports.inputs.fetch({ ...order, ...limits, destination: `${folder}/in/words` }, never);
+      await ports.inputFetcher.fetch({ ...order, ...limits, destination: `${folder}/in/words` }, never);
       const paths = await pathsOf(vm.id);
-      await ports.disks.createDataDisk(paths.data, folder, vm.diskMiB);
-      const cached = await ports.images.find(image.id);
-      await ports.disks.createOverlay(paths.overlay, cached!.disk, image.virtualMiB);
+      await ports.diskTool.createDataDisk(paths.data, folder, vm.diskMiB);
+      const cached = await ports.imageCache.find(image.id);
+      await ports.diskTool.createOverlay(paths.overlay, cached!.disk, image.virtualMiB);
       await ports.network.ensure(vm.network);
     }
     // Over a pipe even what is synchronous takes a while.
     const pathsOf = async (id: string) => await ports.store.paths(id);
     async function configOf(vm: VmSpec): Promise<DomainConfig> {
       const paths = await pathsOf(vm.id);
-      const cached = (await ports.images.find(image.id))!;
+      const cached = (await ports.imageCache.find(image.id))!;
       return {
         name: domainName(vm.id),
         uuid: uuidOf(vm.id),
@@ -105,7 +106,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           },
           { target: 'vdb', format: 'raw', source: { kind: 'file', path: paths.data }, backing: [] },
         ],
-        drive: null,
+        cdrom: null,
         nic: { mac: vm.mac, tap: tapName(vm.id), bridge: 'bg7', mtu: 1450 },
         consoleLog: paths.console,
         identitySocket: paths.identitySocket,
@@ -118,16 +119,16 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const vm = newVm();
         expect(await ports.store.read(vm.id)).toBeNull();
         const record = {
-          ...freshRecord(vm),
+          ...newRecord(vm),
           staged: { bytes: 5 },
           ready: { createMs: 1, bootMs: 2, sinceMs: 3 },
           jobStartedMs: 4,
         };
-        await ports.store.write(record);
-        await ports.store.write({ ...record, generation: 2 });
+        await ports.store.writeDurably(record);
+        await ports.store.writeDurably({ ...record, generation: 2 });
         expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2 });
-        await ports.store.note({ ...record, generation: 2, settled: true });
-        expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2, settled: true });
+        await ports.store.writeNonDurable({ ...record, generation: 2, flushed: true });
+        expect(await ports.store.read(vm.id)).toEqual({ ...record, generation: 2, flushed: true });
         expect((await ports.store.list()).find(({ vmId }) => vmId === vm.id)?.record?.generation).toBe(2);
         expect(await ports.store.freeMiB()).toBeGreaterThan(0);
       });
@@ -136,7 +137,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const vm = newVm();
         expect(await ports.store.removedGeneration(vm.id)).toBeNull();
         await ports.store.remove(vm.id, 3);
-        await ports.store.write(freshRecord(vm));
+        await ports.store.writeDurably(newRecord(vm));
         await ports.store.remove(vm.id, 4);
         await ports.store.remove(vm.id, 4);
         expect(await ports.store.removedGeneration(vm.id)).toBe(4);
@@ -146,21 +147,21 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       it('moves what is quarantined out of use and keeps it until it is removed', async () => {
         const vm = newVm();
         await ports.store.quarantine(vm.id);
-        await ports.store.write(freshRecord(vm));
+        await ports.store.writeDurably(newRecord(vm));
         await ports.store.quarantine(vm.id);
         expect(await ports.store.read(vm.id)).toBeNull();
-        expect((await ports.store.quarantined()).map(({ vmId }) => vmId)).toContain(vm.id);
+        expect((await ports.store.listQuarantined()).map(({ vmId }) => vmId)).toContain(vm.id);
         await ports.store.removeQuarantined(vm.id);
         await ports.store.removeQuarantined(vm.id);
-        expect((await ports.store.quarantined()).map(({ vmId }) => vmId)).not.toContain(vm.id);
+        expect((await ports.store.listQuarantined()).map(({ vmId }) => vmId)).not.toContain(vm.id);
       });
     });
 
     describe('the cache of images', () => {
       it('has an image after it was asked for, and then at once', async () => {
-        expect(await ports.images.ensure(image, never)).toEqual({ from: 'cache', bytes: 0 });
-        expect(await ports.images.list()).toContain(image.id);
-        expect(await ports.images.find(newId('image'))).toBeNull();
+        expect(await ports.imageCache.ensure(image, never)).toEqual({ from: 'cache', bytes: 0 });
+        expect(await ports.imageCache.list()).toContain(image.id);
+        expect(await ports.imageCache.find(newId('image'))).toBeNull();
       });
 
       it('does not keep an image that lacks its digest', async () => {
@@ -169,27 +170,27 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           id: newId('image'),
           parts: { ...image.parts, disk: { ...image.parts.disk, sha256: 'f'.repeat(64) } },
         };
-        expect(await codeOf(ports.images.ensure(broken, never))).toBe('image-damaged');
-        expect(await ports.images.find(broken.id)).toBeNull();
+        expect(await codeOf(ports.imageCache.ensure(broken, never))).toBe('image-damaged');
+        expect(await ports.imageCache.find(broken.id)).toBeNull();
       });
 
       it('says when the repository has it not', async () => {
         const gone = { ...image.parts.disk, url: bench.url('/files/nowhere') };
         const missing = { ...image, id: newId('image'), parts: { ...image.parts, disk: gone } };
-        expect(await codeOf(ports.images.ensure(missing, never))).toBe('repository-unavailable');
+        expect(await codeOf(ports.imageCache.ensure(missing, never))).toBe('repository-unavailable');
       });
 
       it('keeps an image that a VM was made from, and removes one that none needs, again and again', async () => {
         const vm = newVm();
         const spare = { ...image, id: newId('image') };
-        await ports.images.ensure(spare, never);
-        await ports.images.pin(spare.id, Date.now() + 1000);
-        await ports.store.write({ ...freshRecord(vm), image: spare.id });
-        expect(await codeOf(ports.images.remove(spare.id))).toBe('in-use');
+        await ports.imageCache.ensure(spare, never);
+        await ports.imageCache.pin(spare.id, Date.now() + 1000);
+        await ports.store.writeDurably({ ...newRecord(vm), image: spare.id });
+        expect(await codeOf(ports.imageCache.remove(spare.id))).toBe('in-use');
         await ports.store.remove(vm.id, 1);
-        await ports.images.remove(spare.id);
-        await ports.images.remove(spare.id);
-        expect(await ports.images.list()).not.toContain(spare.id);
+        await ports.imageCache.remove(spare.id);
+        await ports.imageCache.remove(spare.id);
+        expect(await ports.imageCache.list()).not.toContain(spare.id);
       });
     });
 
@@ -207,15 +208,15 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       });
       it('are refused when they are not there, too large, or not what was announced', async () => {
         const vm = newVm();
-        await ports.store.write(freshRecord(vm));
-        await ports.store.emptyInputs(vm.id);
+        await ports.store.writeDurably(newRecord(vm));
+        await ports.store.resetInputs(vm.id);
         const url = bench.serve('x', Buffer.from('content'));
-        expect(await codeOf(ports.inputs.fetch(order(vm, { url: bench.url('/files/nowhere') }), never))).toBe(
+        expect(await codeOf(ports.inputFetcher.fetch(order(vm, { url: bench.url('/files/nowhere') }), never))).toBe(
           'input-unavailable',
         );
-        expect(await codeOf(ports.inputs.fetch(order(vm, { url, limitBytes: 3 }), never))).toBe('inputs-too-large');
-        expect(await codeOf(ports.inputs.fetch(order(vm, { url, sha256: '0'.repeat(64) }), never))).toBe('digest-mismatch');
-        expect(await ports.inputs.fetch(order(vm, { url }), never)).toEqual({
+        expect(await codeOf(ports.inputFetcher.fetch(order(vm, { url, limitBytes: 3 }), never))).toBe('inputs-too-large');
+        expect(await codeOf(ports.inputFetcher.fetch(order(vm, { url, sha256: '0'.repeat(64) }), never))).toBe('digest-mismatch');
+        expect(await ports.inputFetcher.fetch(order(vm, { url }), never)).toEqual({
           sizeBytes: 7,
           sha256: digest(Buffer.from('content')),
         });
@@ -226,9 +227,9 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       it('are there once they are made', async () => {
         const vm = newVm();
         const paths = await pathsOf(vm.id);
-        expect(await ports.disks.exists(paths.data)).toBe(false);
+        expect(await ports.diskTool.exists(paths.data)).toBe(false);
         await prepare(vm);
-        expect([await ports.disks.exists(paths.data), await ports.disks.exists(paths.overlay)]).toEqual([true, true]);
+        expect([await ports.diskTool.exists(paths.data), await ports.diskTool.exists(paths.overlay)]).toEqual([true, true]);
       });
 
       it('give back what was put on them', async () => {
@@ -236,16 +237,16 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const content = randomBytes(300_000);
         await prepare(vm, content);
         const { data } = await pathsOf(vm.id);
-        const files = await ports.disks.listFiles(data, 10);
+        const files = await ports.diskTool.listFiles(data, 10);
         expect(files.map(({ path, sizeBytes }) => ({ path, sizeBytes }))).toEqual([{ path: 'in/words', sizeBytes: 300_000 }]);
         expect(digest(await contentOf(ports, data, files[0]!))).toBe(digest(content));
-        expect(await codeOf(ports.disks.listFiles(data, 0))).toBe('outputs-refused');
+        expect(await codeOf(ports.diskTool.listFiles(data, 0))).toBe('outputs-refused');
       });
 
       it('are too small for what is larger than they are', async () => {
         const vm = newVm();
         expect(await codeOf(prepare({ ...vm, diskMiB: 8 }, randomBytes(9 * 2 ** 20)))).toBe('inputs-too-large');
-        expect(await ports.disks.exists((await pathsOf(vm.id)).data)).toBe(false);
+        expect(await ports.diskTool.exists((await pathsOf(vm.id)).data)).toBe(false);
       });
     });
 
@@ -254,8 +255,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const { network } = newVm();
         expect([await ports.network.ensure(network), await ports.network.ensure(network)]).toEqual(['bg7', 'bg7']);
         expect(await ports.network.list()).toContainEqual({ bridge: 'bg7', vni: 7, taps: [] });
-        await ports.network.removeIdle(7, async () => false);
-        await ports.network.removeIdle(7, async () => false);
+        await ports.network.removeIfIdle(7, async () => false);
+        await ports.network.removeIfIdle(7, async () => false);
         expect((await ports.network.list()).map(({ vni }) => vni)).not.toContain(7);
       });
     });
@@ -272,9 +273,9 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await ports.network.list()).toContainEqual({ bridge: 'bg7', vni: 7, taps: [tapName(vm.id)] });
         expect(await codeOf(ports.hypervisor.create(await configOf(vm)))).toBe('not-ours');
         // A network with a tap on it stays, whoever says that nobody needs it.
-        await ports.network.removeIdle(7, async () => false);
+        await ports.network.removeIfIdle(7, async () => false);
         expect((await ports.network.list()).map(({ vni }) => vni)).toContain(7);
-        await ports.hypervisor.suspendCpus(name);
+        await ports.hypervisor.pauseCpus(name);
         expect(await ports.hypervisor.status(name)).toMatchObject({ state: 'paused', reason: 'user' });
         await ports.hypervisor.resumeCpus(name);
         await ports.hypervisor.destroy(name);
@@ -333,7 +334,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           const part = (await ports.store.readConsole(vm.id, { from: 2, bytes: 3 }))!;
           expect(part.bytes.toString()).toBe(whole.bytes.subarray(2, 5).toString());
           const identity = {
-            birth: 'cold' as const,
+            firstBootKind: 'cold' as const,
             mac: vm.mac,
             hostname: vm.name,
             machineId: machineId(vm.id),
@@ -343,8 +344,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
             neighbours: vm.neighbours,
             timeMs: Date.now(),
           };
-          await ports.guest.adopt(name, identity);
-          await ports.guest.adopt(name, identity);
+          await ports.guest.applyIdentity(name, identity);
+          await ports.guest.applyIdentity(name, identity);
           expect(await ports.guest.readLog(name, 0, 100)).toHaveLength(0);
           const argv = ['sh', '-c', 'mkdir -p out; echo done; echo done >>out/result; hostname >&2'];
           const job = { argv, env: {}, timeoutS: 60, logLimitBytes: 5 };
@@ -352,17 +353,22 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.guest.startJob(name, job);
           // Either may come first: the agent doesn't wait for what it starts.
           await ports.guest.startJob(name, job);
-          await expect.poll(() => ports.guest.jobEnd(name), { timeout: 30_000, interval: 20 }).not.toBeNull();
-          expect(await ports.guest.jobEnd(name)).toMatchObject({ kind: 'exited', exitCode: 0, timedOut: false, stopped: false });
+          await expect.poll(() => ports.guest.observeJob(name), { timeout: 30_000, interval: 20 }).not.toBeNull();
+          expect(await ports.guest.observeJob(name)).toMatchObject({
+            kind: 'exited',
+            exitCode: 0,
+            timedOut: false,
+            stopped: false,
+          });
           expect(await ports.guest.hasJob(name)).toBe(true);
           const log = await ports.guest.readLog(name, 0, 100);
           expect(Buffer.from(log).toString().slice(0, 5)).toBe('done\n');
           await ports.guest.stopJob(name);
-          await ports.guest.settle(name);
-          await ports.guest.settle(name);
+          await ports.guest.flushDataDisk(name);
+          await ports.guest.flushDataDisk(name);
           await ports.guest.stopJob(name);
           const { data } = await pathsOf(vm.id);
-          const files = await ports.disks.listFiles(data, 100);
+          const files = await ports.diskTool.listFiles(data, 100);
           expect(files.map(({ path }) => path).sort()).toEqual(['in/words', 'out/result']);
           const result = files.find(({ path }) => path === 'out/result')!;
           expect((await contentOf(ports, data, result)).toString()).toBe('done\n');
@@ -386,8 +392,8 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.hypervisor.save(name, memoryPartial);
           expect([await ports.hypervisor.status(name), await ports.hypervisor.isSaved(memoryPartial)]).toEqual([null, true]);
           expect(await codeOf(ports.hypervisor.save(name, memoryPartial))).toBe('hypervisor');
-          await ports.store.sealMemory(vm.id);
-          await ports.store.sealMemory(vm.id);
+          await ports.store.commitMemory(vm.id);
+          await ports.store.commitMemory(vm.id);
           expect(await ports.hypervisor.isSaved(memoryPartial)).toBe(false);
           expect(await ports.store.memoryBytes(vm.id)).toBeGreaterThan(2 ** 20);
           expect(await codeOf(ports.hypervisor.restore(memoryPartial, config))).toBe('hypervisor');
@@ -408,10 +414,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.guest.shutDown(name);
           await expect.poll(() => ports.hypervisor.status(name), { timeout: bootDeadlineMs, interval: 50 }).toBeNull();
           const { overlay, flat } = await pathsOf(vm.id);
-          await ports.disks.flatten({ from: overlay, format: 'qcow2', to: flat, limitMiB: image.virtualMiB }, never);
+          await ports.diskTool.flatten(
+            { source: overlay, format: 'qcow2', destination: flat, limitMiB: image.virtualMiB },
+            never,
+          );
           const whole = { format: 'qcow2', virtualMiB: image.virtualMiB };
-          expect(await ports.disks.inspect(flat, image.virtualMiB)).toEqual(whole);
-          expect(await codeOf(ports.disks.inspect(flat, image.virtualMiB - 1))).toBe('image-refused');
+          expect(await ports.diskTool.inspect(flat, image.virtualMiB)).toEqual(whole);
+          expect(await codeOf(ports.diskTool.inspect(flat, image.virtualMiB - 1))).toBe('image-refused');
         },
         2 * bootDeadlineMs + 60_000,
       );
@@ -420,7 +429,11 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const name = domainName(newId('vm'));
         expect(await ports.guest.ping(name)).toBe(false);
         // One after the other: a promise that is refused before anybody waits for it ends the test run.
-        const asks = [() => ports.guest.jobEnd(name), () => ports.guest.settle(name), () => ports.guest.readLog(name, 0, 1)];
+        const asks = [
+          () => ports.guest.observeJob(name),
+          () => ports.guest.flushDataDisk(name),
+          () => ports.guest.readLog(name, 0, 1),
+        ];
         for (const ask of asks) expect(await codeOf(ask())).toMatch(/^(vm-lost|host-busy)$/);
       });
     });
@@ -429,7 +442,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       it(
         'is made of a calm machine on no network, starts others like it, and is retired when it fails three times',
         async () => {
-          const { templates, hypervisor, guest, disks } = ports;
+          const { templates, hypervisor, guest, diskTool: disks } = ports;
           const first = newVm();
           await prepare(first);
           const paths = await pathsOf(first.id);
@@ -439,11 +452,11 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
             memory: { kind: 'template', file: paths.templateMemory },
             nic: { ...plain.nic, bridge: null },
           };
-          const key = await templates.key(config);
+          const key = await templates.computeKey(config);
           expect(await templates.find(image.id, key)).toBe('none');
           await hypervisor.create(config);
           await expect.poll(() => guest.ping(config.name), { timeout: bootDeadlineMs, interval: 20 }).toBe(true);
-          await guest.calm(config.name);
+          await guest.quiesce(config.name);
           const parts = { disk: paths.overlay, memory: paths.templateMemory, state: paths.templateState };
           const { bytes } = await templates.save(image.id, key, config, parts);
           expect(bytes).toBeGreaterThan(0);
@@ -453,16 +466,16 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           const vm = newVm();
           await prepare(vm);
           const wanted = await configOf(vm);
-          expect(await templates.key(wanted)).toBe(key);
-          expect(await templates.key({ ...wanted, memoryMiB: 512 })).not.toBe(key);
+          expect(await templates.computeKey(wanted)).toBe(key);
+          expect(await templates.computeKey({ ...wanted, memoryMiB: 512 })).not.toBe(key);
           const template = await templates.find(image.id, key);
           if (typeof template === 'string') throw new Error(`the template is ${template}`);
           await disks.copyOverlay((await pathsOf(vm.id)).overlay, template.disk, image.virtualMiB);
-          await templates.start(wanted, template);
+          await templates.startDomain(wanted, template);
           expect(await hypervisor.status(wanted.name)).toMatchObject({ state: 'running' });
           await expect.poll(() => guest.ping(wanted.name), { timeout: 60_000, interval: 20 }).toBe(true);
-          await guest.adopt(wanted.name, {
-            birth: 'warm',
+          await guest.applyIdentity(wanted.name, {
+            firstBootKind: 'warm',
             mac: vm.mac,
             hostname: vm.name,
             machineId: machineId(vm.id),
@@ -472,7 +485,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
             neighbours: vm.neighbours,
             timeMs: Date.now(),
           });
-          expect(await codeOf(templates.start(wanted, template))).toBe('not-ours');
+          expect(await codeOf(templates.startDomain(wanted, template))).toBe('not-ours');
           expect(await hypervisor.status(wanted.name)).toMatchObject({ state: 'running' });
 
           const outcomes = [
@@ -484,7 +497,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
             { failed: 'e' },
           ] as const;
           const verdicts: string[] = [];
-          for (const outcome of outcomes) verdicts.push(await templates.note(template, outcome));
+          for (const outcome of outcomes) verdicts.push(await templates.recordOutcome(template, outcome));
           expect(verdicts).toEqual(['kept', 'kept', 'kept', 'kept', 'kept', 'retired']);
           expect([await templates.find(image.id, key), await templates.list()]).toEqual(['retired', []]);
         },
@@ -505,8 +518,12 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
 }
 
 /** Streams come back whole from a far side, and as streams from a near one. */
-async function contentOf(ports: HostPorts, image: string, file: Parameters<HostPorts['disks']['readFile']>[1]): Promise<Buffer> {
-  const content: unknown = await ports.disks.readFile(image, file);
+async function contentOf(
+  ports: HostPorts,
+  image: string,
+  file: Parameters<HostPorts['diskTool']['readFile']>[1],
+): Promise<Buffer> {
+  const content: unknown = await ports.diskTool.readFile(image, file);
   if (Buffer.isBuffer(content)) return content;
   const chunks: Buffer[] = [];
   for await (const chunk of content as AsyncIterable<Buffer>) chunks.push(chunk);

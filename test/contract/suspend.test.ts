@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import type { HostActivities } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
 import { imageOf, ordersOf, vmOf } from './orders.ts';
@@ -43,14 +43,14 @@ beforeEach(() => open());
 describe('a VM that is suspended', () => {
   it('has no domain and one file with its memory, and goes on from it with the clock of today', async () => {
     await toRunning();
-    const booted = host.domains.get(vm.id)!.boot;
+    const booted = host.domains.get(vm.id)!.bootCount;
     expect((await call(activities.suspendVm, at(2))).bytes).toBeGreaterThan(0);
     expect([host.domains.size, memoryOf()]).toEqual([0, ['memory.save']]);
-    expect((await host.ports.store.read(vm.id))?.suspended).toMatchObject({ saved: true });
+    expect((await host.ports.store.read(vm.id))?.suspended).toMatchObject({ complete: true });
     await host.ports.clock.sleep(hour);
-    await call(activities.restoreVm, { vm: at(3), disksAt: null });
+    await call(activities.restoreVm, { vm: at(3), diskHostAddress: null });
     const domain = host.domains.get(vm.id)!;
-    expect([domain.status.state, domain.boot, memoryOf()]).toEqual(['running', booted, []]);
+    expect([domain.status.state, domain.bootCount, memoryOf()]).toEqual(['running', booted, []]);
     expect(domain.identity?.timeMs).toBeGreaterThan(hour + domain.config.memoryMiB);
     expect(host.ports.clock.nowMs() - domain.identity!.timeMs).toBeLessThan(1000);
   });
@@ -60,8 +60,8 @@ describe('a VM that is suspended', () => {
     for (let generation = 2; generation < 8; generation += 2) {
       await call(activities.suspendVm, at(generation));
       await call(activities.suspendVm, at(generation));
-      await call(activities.restoreVm, { vm: at(generation + 1), disksAt: null });
-      await call(activities.restoreVm, { vm: at(generation + 1), disksAt: null });
+      await call(activities.restoreVm, { vm: at(generation + 1), diskHostAddress: null });
+      await call(activities.restoreVm, { vm: at(generation + 1), diskHostAddress: null });
       expect(await codeOf(call(activities.suspendVm, at(generation)))).toBe('stale-generation');
       expect([host.domains.size, memoryOf()]).toEqual([1, []]);
     }
@@ -84,7 +84,7 @@ describe('a VM that is suspended', () => {
       return sleep(ms, signal);
     };
     expect(await codeOf(call(activities.suspendVm, at(2)))).toBe('vm-lost');
-    expect(await codeOf(call(activities.restoreVm, { vm: at(3), disksAt: null }))).toBe('vm-lost');
+    expect(await codeOf(call(activities.restoreVm, { vm: at(3), diskHostAddress: null }))).toBe('vm-lost');
     expect(host.domains.size).toBe(0);
   });
 
@@ -98,7 +98,7 @@ describe('a VM that is suspended', () => {
     expect(await codeOf(call(activities.suspendVm, at(2)))).toBe('disk-full');
     expect(host.domains.get(vm.id)?.status.state).toBe('running');
     expect((await host.ports.store.read(vm.id))?.suspended).toBeNull();
-    expect(await codeOf(call(activities.restoreVm, { vm: at(3), disksAt: null }))).toBe('fine');
+    expect(await codeOf(call(activities.restoreVm, { vm: at(3), diskHostAddress: null }))).toBe('fine');
   });
 
   it('that ran after its restoration and died is never started from the old memory again', async () => {
@@ -106,11 +106,11 @@ describe('a VM that is suspended', () => {
     await call(activities.suspendVm, at(2));
     const { memory } = host.ports.store.paths(vm.id);
     const kept = structuredClone(host.memories.get(memory)!);
-    await call(activities.restoreVm, { vm: at(3), disksAt: null });
+    await call(activities.restoreVm, { vm: at(3), diskHostAddress: null });
     host.crashDomain(vm.id);
     // As if the file's removal had not reached the disk.
     host.memories.set(memory, kept);
-    expect(await codeOf(call(activities.restoreVm, { vm: at(4), disksAt: null }))).toBe('vm-lost');
+    expect(await codeOf(call(activities.restoreVm, { vm: at(4), diskHostAddress: null }))).toBe('vm-lost');
     expect(await codeOf(call(activities.suspendVm, at(4)))).toBe('vm-lost');
     expect(host.domains.size).toBe(0);
   });
@@ -128,7 +128,7 @@ describe('a command', () => {
     expect(await before).toBe('vm-suspended');
     expect(await codeOf(call(activities.runCommand, { ...order, vm: at(2) }))).toBe('vm-suspended');
     await host.ports.clock.sleep(hour);
-    await call(activities.restoreVm, { vm: at(3), disksAt: null });
+    await call(activities.restoreVm, { vm: at(3), diskHostAddress: null });
     const result = await call(activities.runCommand, { ...order, vm: at(3) });
     expect(result).toMatchObject({ exitCode: 0, timedOut: false });
     expect(Date.parse(result.endedAt) - Date.parse(result.startedAt)).toBeGreaterThan(hour);
@@ -142,11 +142,11 @@ describe('a command', () => {
     const running = call(activities.runCommand, { ...run, timeoutS: 70 });
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     host.domains.get(vm.id)!.status = { state: 'paused', reason: 'user' };
-    await host.ports.store.write({ ...(await host.ports.store.read(vm.id))!, pausedSinceMs: host.ports.clock.nowMs() });
+    await host.ports.store.writeDurably({ ...(await host.ports.store.read(vm.id))!, pausedSinceMs: host.ports.clock.nowMs() });
     const pausedMs = host.ports.clock.nowMs();
     await expect.poll(() => host.ports.clock.nowMs() - pausedMs, { timeout: 60_000 }).toBeGreaterThan(400_000);
     const record = (await host.ports.store.read(vm.id))!;
-    await host.ports.store.write({ ...record, pausedSinceMs: null, idleMs: host.ports.clock.nowMs() - pausedMs });
+    await host.ports.store.writeDurably({ ...record, pausedSinceMs: null, idleMs: host.ports.clock.nowMs() - pausedMs });
     host.domains.get(vm.id)!.status = { state: 'running', reason: 'unpaused' };
     expect(await running).toMatchObject({ exitCode: 0, timedOut: false });
   });
@@ -172,21 +172,21 @@ describe('a reboot', () => {
   it('gives the guest its identity again', async () => {
     await toRunning();
     await call(activities.rebootVm, at(2));
-    expect(host.domains.get(vm.id)).toMatchObject({ boot: 2, identity: { hostname: vm.name } });
+    expect(host.domains.get(vm.id)).toMatchObject({ bootCount: 2, identity: { hostname: vm.name } });
   });
 
   it('is by the reset button where the guest does not hear', async () => {
     await toRunning();
     host.ports.guest.reboot = async () => undefined;
     await call(activities.rebootVm, at(2));
-    expect(host.domains.get(vm.id)).toMatchObject({ boot: 2, identity: { hostname: vm.name } });
+    expect(host.domains.get(vm.id)).toMatchObject({ bootCount: 2, identity: { hostname: vm.name } });
   });
 
   it('of a guest that has one command to run is refused', async () => {
     open(long(50), 'destroy');
     await toRunning();
     expect(await codeOf(call(activities.rebootVm, at(2)))).toBe('conflict');
-    expect(host.domains.get(vm.id)?.boot).toBe(1);
+    expect(host.domains.get(vm.id)?.bootCount).toBe(1);
   });
 });
 
@@ -220,7 +220,7 @@ function mortal(ports: HostPorts, dieAt: number, after: boolean): { ports: HostP
 type Step = 'suspendVm' | 'restoreVm' | 'rebootVm' | 'pauseVm' | 'resumeVm';
 const steps: [Step, 'running' | 'paused' | null, (activities: HostActivities) => Promise<unknown>][] = [
   ['suspendVm', null, (host) => call(host.suspendVm, at(5))],
-  ['restoreVm', 'running', (host) => call(host.restoreVm, { vm: at(5), disksAt: null })],
+  ['restoreVm', 'running', (host) => call(host.restoreVm, { vm: at(5), diskHostAddress: null })],
   ['rebootVm', 'running', (host) => call(host.rebootVm, at(5))],
   ['pauseVm', 'paused', (host) => call(host.pauseVm, at(5))],
   ['resumeVm', 'running', (host) => call(host.resumeVm, at(5))],
@@ -240,12 +240,12 @@ describe.each(steps)('%s by a worker that is killed at any line', (step, state, 
         const attempt = act(createHostActivities(doomed.ports)).then(() => 'survived' as const);
         survived.push((await Promise.race([attempt, doomed.died])) === 'survived');
         const { memory, memoryPartial } = host.ports.store.paths(vm.id);
-        const whole = [memory, memoryPartial].some((path) => host.memories.get(path)?.whole === true);
+        const whole = [memory, memoryPartial].some((path) => host.memories.get(path)?.complete === true);
         expect(host.domains.has(vm.id) || whole, `killed at call ${dieAt}`).toBe(true);
         await act(createHostActivities(host.ports));
         expect(host.domains.get(vm.id)?.status.state ?? null, `after a kill at call ${dieAt}`).toBe(state);
         expect(host.memories.size).toBe(state === null ? 1 : 0);
-        if (state === null) await call(activities.restoreVm, { vm: at(6), disksAt: null });
+        if (state === null) await call(activities.restoreVm, { vm: at(6), diskHostAddress: null });
       }
       if (survived.every(Boolean)) break;
       deaths += 1;

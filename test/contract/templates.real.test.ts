@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { RunCommand, StageIn } from '../../activities/host/contract.ts';
+import type { RunCommand, StageIn } from '../../contracts/host.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
@@ -24,13 +24,13 @@ beforeAll(async () => {
     await Promise.race([
       host
         .activities()
-        .makeTemplate(template)
+        .buildTemplate(template)
         .catch(() => null),
       delay(ms),
     ]);
     await host.restart();
   }
-  expect((await host.activities().makeTemplate(template)).outcome).toBe('made');
+  expect((await host.activities().buildTemplate(template)).outcome).toBe('made');
   await remove(template.id);
 });
 afterEach(async () => {
@@ -146,7 +146,7 @@ describe('a template that is broken', () => {
       await remove(vm.id);
     }
     expect((await host.activities().ensureRunning(await prepared())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
-    expect((await host.activities().makeTemplate(newVm())).outcome).toBe('retired');
+    expect((await host.activities().buildTemplate(newVm())).outcome).toBe('retired');
     expect(await host.ports().templates.list()).toEqual([]);
   });
 });

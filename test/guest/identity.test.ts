@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { introduce } from '../../drivers/identity-port.ts';
+import { sendIdentity } from '../../drivers/guest/identity-port.ts';
 import { type Ended, Machine, machineIdOfImage } from './machine.ts';
 
 let machine: Machine;
@@ -126,7 +126,7 @@ describe('berth-identity', () => {
     );
     await delay(300);
     expect(await machine.shell('ls /run/berth/late 2>/dev/null || true')).toBe('');
-    const said = await introduce(machine.identitySocket, records, Buffer.from('mount /dev/vdb /home/task\n'), 30_000);
+    const said = await sendIdentity(machine.identitySocket, records, Buffer.from('mount /dev/vdb /home/task\n'), 30_000);
     expect(said).toEqual({ hostname: 'sibling', machineId: 'f'.repeat(32) });
     expect(await start).toContain('/home/task\nlost+found');
     expect(
@@ -142,7 +142,7 @@ describe('berth-identity', () => {
 
   test('that waits refuses what is not valid as a whole, and says what it could not do', async () => {
     const tell = (records: string) =>
-      introduce(machine.identitySocket, Buffer.from(records), Buffer.from('mount /dev/vdb /x\n'), 30_000);
+      sendIdentity(machine.identitySocket, Buffer.from(records), Buffer.from('mount /dev/vdb /x\n'), 30_000);
     for (const [records, complaint] of [
       ['host other\nhost -a\n', 'record 2 (host): -a is not a host name'],
       ['mac eth7 52:54:00:00:00:01\n', 'record 1 (mac): setting the hardware address: No such device'],

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type JobTool, jobProgram, jobScript, parseStatus, scriptEnv } from '../../drivers/guest-job.ts';
+import { type JobRunner, parseJobStatus, programJobRunner, scriptEnv, scriptJobRunner } from '../../drivers/guest/guest-job.ts';
 import { Machine } from './machine.ts';
 
-/** In a guest of ours, where both can run; on the build machine test/unit/guest-job.test.ts says all that they promise. */
+/** In a guest of ours, where both can run; on the build machine test/unit/drivers/guest/guest-job.test.ts says all that they promise. */
 let machine: Machine;
 beforeAll(async () => {
   machine = await Machine.start();
@@ -10,9 +10,9 @@ beforeAll(async () => {
 });
 afterAll(() => machine.stop());
 
-const tools: [string, JobTool][] = [
-  ['the program', jobProgram()],
-  ['the script', jobScript],
+const tools: [string, JobRunner][] = [
+  ['the program', programJobRunner()],
+  ['the script', scriptJobRunner],
 ];
 
 describe.each(tools)('a command that is run by %s', (name, tool) => {
@@ -25,7 +25,7 @@ describe.each(tools)('a command that is run by %s', (name, tool) => {
     const drained = `until [ -e ${place.folder}/drained ]; do sleep 0.05; done`;
     expect(await machine.shell(`${drained}; cat ${place.folder}/log`)).toBe('four');
     const status = `${await machine.shell(`cat ${place.folder}/status`)}\n`;
-    expect(parseStatus(status, 'sh')).toMatchObject({ kind: 'exited', exitCode: 3, timedOut: false, stopped: false });
+    expect(parseJobStatus(status, 'sh')).toMatchObject({ kind: 'exited', exitCode: 3, timedOut: false, stopped: false });
   });
 
   test('is not started once it was stopped', async () => {

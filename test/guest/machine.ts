@@ -5,8 +5,8 @@ import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { identityPortName } from '../../drivers/identity-port.ts';
-import { killGroup, run } from '../../drivers/process.ts';
+import { identityPortName } from '../../drivers/guest/identity-port.ts';
+import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
 
 /** The image that infra/setup has built. */
 const imageFolder = join(process.env.BERTH_CACHE ?? join(homedir(), '.cache', 'berth'), 'images/debian-12/current');
@@ -142,7 +142,7 @@ export class Machine {
 
   async stop(): Promise<void> {
     this.#agent?.socket.destroy();
-    killGroup(this.#child);
+    killProcessGroup(this.#child);
     await this.#ended;
     await rm(this.#folder, { recursive: true, force: true });
   }

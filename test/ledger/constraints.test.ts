@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { ledgerError } from '../../ledger/ledger-error.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId } from '../../model/ids.ts';
-import { ledgerError } from '../../prisma/ledger-error.ts';
 import { addOwner, empty, failure, hex64, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();

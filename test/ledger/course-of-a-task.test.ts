@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { TaskOutcome } from '../../activities/ledger/contract.ts';
+import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { TaskEndedData, taskEventData } from '../../model/events.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';
@@ -13,7 +13,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture);
-  await fixture.activities.hostArrived(hostFacts('a', roomy));
+  await fixture.activities.registerHost(hostFacts('a', roomy));
 });
 
 const at = (second: number) => new Date(Date.parse('2026-11-21T12:00:00Z') + second * 1000).toISOString();
@@ -178,15 +178,15 @@ describe('each step', () => {
       () => activities.requeueTask(task),
       () => activities.reserveTask(task),
       () => activities.advanceTask(task, 'stagingIn', timeline),
-      () => activities.taskOrders(task, vmIds[0] as VmId),
+      () => activities.issueTaskStepArgs(task, vmIds[0] as VmId),
       () => activities.advanceTask(task, 'starting', timeline, 'creating'),
       () => activities.advanceTask(task, 'running', timeline, 'running'),
-      () => activities.hostSilent('a' as HostId),
+      () => activities.markHostUnreachable('a' as HostId),
       () => activities.advanceTask(task, 'stagingOut', timeline, 'removing'),
       () => activities.setVmState(vmIds[0] as VmId, 'stuck', { code: 'ambiguous', message: 'why' }),
       () => activities.finishTask(task, end, vmIds.slice(1)),
       () => activities.releaseVms(vmIds),
-      () => activities.sweep(),
+      () => activities.sweepExpiredRows(),
     ];
     for (const step of steps) {
       const first = await step();
@@ -229,10 +229,10 @@ describe('each step', () => {
       () => activities.requeueTask(none),
       () => activities.advanceTask(none, 'running', []),
       () => activities.finishTask(none, outcome(), []),
-      () => activities.taskOrders(none, 'vm_none' as VmId),
+      () => activities.issueTaskStepArgs(none, 'vm_none' as VmId),
       () => activities.setVmState('vm_none' as VmId, 'running'),
-      () => activities.hostSilent('none' as HostId),
-      () => activities.imageCached('a' as HostId, 'image_none'),
+      () => activities.markHostUnreachable('none' as HostId),
+      () => activities.recordImageCached('a' as HostId, 'image_none'),
     ])
       expect(await failure(act())).toMatchObject({ code: 'not-found' });
   });
@@ -278,7 +278,7 @@ describe('requeueTask', () => {
     const { task, vms } = await placed({ resources: { ...roomy } });
     const waiting = await accept(fixture, owner);
     await fixture.activities.advanceTask(task, 'stagingIn', timeline);
-    await fixture.activities.hostSilent('a' as HostId);
+    await fixture.activities.markHostUnreachable('a' as HostId);
     expect(await fixture.activities.requeueTask(task)).toEqual([]);
     expect(await row(task)).toMatchObject({
       state: 'queued',
@@ -288,7 +288,7 @@ describe('requeueTask', () => {
     });
     expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
     // The oldest still comes first, and a host of yesterday's generation is told apart.
-    expect(await fixture.activities.hostArrived(hostFacts('b', roomy))).toEqual([task]);
+    expect(await fixture.activities.registerHost(hostFacts('b', roomy))).toEqual([task]);
     const again = await fixture.activities.reserveTask(task);
     expect(again).toMatchObject({ placed: true, vms: [{ id: vms[0]?.id, host: 'b', generation: 2 }] });
     expect((await fixture.activities.reserveTask(waiting)).placed).toBe(false);

@@ -1,5 +1,5 @@
 import { beforeEach, expect, test } from 'vitest';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -8,7 +8,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture);
-  for (const id of ['host-a', 'host-b']) await fixture.activities.hostArrived(hostFacts(id, roomy));
+  for (const id of ['host-a', 'host-b']) await fixture.activities.registerHost(hostFacts(id, roomy));
 });
 
 test('a template that is being made on a host that is drained is to be ended, and no other is begun there', async () => {
@@ -25,15 +25,19 @@ test('a template that is being made on a host that is drained is to be ended, an
       host: like.host,
       deadlineMs: nowMs + 3600_000,
       returnAfterMs: null,
-      bringBack: false,
+      returnVms: false,
       owner,
       reason: null,
       nowMs,
     }),
   );
-  expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'waiting', endTemplates: true, wake: ['planner'] });
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({
+    state: 'waiting',
+    cancelTemplateBuilds: true,
+    notifications: ['planner'],
+  });
   await fixture.activities.releaseVms([place.vm.id]);
-  expect(await fixture.activities.stepDrain(id)).toMatchObject({ endTemplates: false, wake: [] });
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ cancelTemplateBuilds: false, notifications: [] });
   expect(await fixture.activities.reserveTemplate(like)).toMatchObject({ kind: 'waits' });
 });
 
@@ -57,7 +61,7 @@ test('a task’s VM that is suspended for a promise, and that nobody can take, l
         host,
         deadlineMs: nowMs + 60_000,
         returnAfterMs: nowMs + 120_000,
-        bringBack: true,
+        returnVms: true,
         owner,
         reason: null,
         nowMs,
@@ -69,20 +73,20 @@ test('a task’s VM that is suspended for a promise, and that nobody can take, l
   await fixture.activities.commitSuspension(vm);
   const id = await ask();
   fixture.now += 60_000;
-  expect(await fixture.activities.stepDrain(id)).toMatchObject({ prove: true, moves: [], tell: [] });
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ verifyEmpty: true, moves: [], vmsToNotify: [] });
   const found = { domains: [], taps: [], networks: [], quarantined: [], images: [] };
-  expect(await fixture.activities.proveEmpty(id, { ...found, disks: [] })).toBe(false);
+  expect(await fixture.activities.verifyHostEmpty(id, { ...found, disks: [] })).toBe(false);
   expect((await fixture.ledger.drain.findUniqueOrThrow({ where: { id } })).remaining).toEqual([
     { what: vm, why: `it is to lie there suspended, and ${host} has no folder of it` },
   ]);
   const running = { name: vm, vmId: vm, state: 'running' };
   const disks = [{ vmId: vm, generation: 2, bytes: 1 }];
-  expect(await fixture.activities.proveEmpty(id, { ...found, disks, domains: [running] })).toBe(false);
-  expect(await fixture.activities.proveEmpty(id, { ...found, disks })).toBe(true);
+  expect(await fixture.activities.verifyHostEmpty(id, { ...found, disks, domains: [running] })).toBe(false);
+  expect(await fixture.activities.verifyHostEmpty(id, { ...found, disks })).toBe(true);
   expect(await fixture.ledger.drain.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'held', remaining: null });
   await expect(fixture.activities.beginRestoration(vm)).rejects.toThrow(`it is restored when host ${host} is opened`);
   fixture.now += 60_000;
-  expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'returned', tell: [] });
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'returned', vmsToNotify: [] });
   // It is as it was: suspended, for the plan to let it go on.
   expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'suspended', operation: null });
   expect(await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).toMatchObject({ schedulable: true });

@@ -27,7 +27,7 @@ const host = (id: string) => fixture.ledger.host.findUniqueOrThrow({ where: { id
 describe('a host', () => {
   it('arrives with what it measured, less its reserve', async () => {
     const reserve = { vcpus: 1, memoryMiB: 512, diskMiB: 200_000 };
-    await fixture.activities.hostArrived(hostFacts('a', roomy, { reserve, images: [image, 'image_unknown'] }));
+    await fixture.activities.registerHost(hostFacts('a', roomy, { reserve, images: [image, 'image_unknown'] }));
     expect(await host('a')).toMatchObject({
       state: 'up',
       schedulable: true,
@@ -39,11 +39,11 @@ describe('a host', () => {
   });
 
   it('comes back as it is now, and as its operator left it', async () => {
-    await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image] }));
+    await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image] }));
     await fixture.ledger.host.update({ where: { id: 'a' }, data: { schedulable: false, acceptsMigrations: false } });
-    await fixture.activities.hostSilent('a' as HostId);
+    await fixture.activities.markHostUnreachable('a' as HostId);
     expect((await host('a')).state).toBe('unknown');
-    await fixture.activities.hostArrived(hostFacts('a', { ...roomy, vcpus: 2 }, { bootId: 'boot-2' }));
+    await fixture.activities.registerHost(hostFacts('a', { ...roomy, vcpus: 2 }, { bootId: 'boot-2' }));
     expect(await host('a')).toMatchObject({
       state: 'up',
       schedulable: false,
@@ -56,9 +56,9 @@ describe('a host', () => {
 
   it('that shrank keeps its VMs and gets no more until they fit', async () => {
     const facts = hostFacts('a', roomy);
-    await fixture.activities.hostArrived(facts);
+    await fixture.activities.registerHost(facts);
     const tasks = [await placed({ resources: { vcpus: 4, memoryMiB: 4096, diskMiB: 100 } }), await placed()] as const;
-    await fixture.activities.hostArrived({ ...facts, capacity: { vcpus: 2, memoryMiB: 1024, diskMiB: 1100 } });
+    await fixture.activities.registerHost({ ...facts, capacity: { vcpus: 2, memoryMiB: 1024, diskMiB: 1100 } });
     expect(await host('a')).toMatchObject({ vcpus: 2, usedVcpus: 5, memoryMiB: 1024, usedMemoryMiB: 4352 });
     const next = await accept(fixture, owner);
     expect(await fixture.activities.reserveTask(next)).toMatchObject({ placed: false, refusal: { failed: { vcpus: 1 } } });
@@ -70,32 +70,32 @@ describe('a host', () => {
     const facts = hostFacts('a', roomy, { images: [image] });
     const rows = async () => [await host('a'), await fixture.ledger.event.count()];
     for (const step of [
-      () => fixture.activities.hostArrived(facts),
-      () => fixture.activities.imageCached('a' as HostId, image),
-      () => fixture.activities.hostSilent('a' as HostId),
-      () => fixture.activities.hostArrived(facts),
+      () => fixture.activities.registerHost(facts),
+      () => fixture.activities.recordImageCached('a' as HostId, image),
+      () => fixture.activities.markHostUnreachable('a' as HostId),
+      () => fixture.activities.registerHost(facts),
     ]) {
       await step();
       const before = await rows();
       await step();
       expect(await rows()).toEqual(before);
     }
-    await Promise.all(Array.from({ length: 10 }, () => fixture.activities.hostArrived(facts)));
+    await Promise.all(Array.from({ length: 10 }, () => fixture.activities.registerHost(facts)));
   });
 
   it('cannot come with the address of another', async () => {
     const facts = hostFacts('a', roomy);
-    await fixture.activities.hostArrived(facts);
-    const error = await failure(fixture.activities.hostArrived({ ...hostFacts('b', roomy), address: facts.address }));
+    await fixture.activities.registerHost(facts);
+    const error = await failure(fixture.activities.registerHost({ ...hostFacts('b', roomy), address: facts.address }));
     expect(error).toMatchObject({ code: 'conflict' });
     expect(error.message).toContain("is host a's");
   });
 
   it('gets no work while it is silent, and its VMs are not placed elsewhere', async () => {
-    await fixture.activities.hostArrived(hostFacts('a', roomy));
+    await fixture.activities.registerHost(hostFacts('a', roomy));
     const { vm } = await placed();
-    await fixture.activities.hostSilent('a' as HostId);
-    await fixture.activities.hostArrived(hostFacts('b', roomy));
+    await fixture.activities.markHostUnreachable('a' as HostId);
+    await fixture.activities.registerHost(hostFacts('b', roomy));
     expect((await placed()).vm.host).toBe('b');
     expect(await fixture.ledger.vm.findUnique({ where: { id: vm.id } })).toMatchObject({
       hostId: 'a',
@@ -105,8 +105,8 @@ describe('a host', () => {
   });
 
   it('is preferred where it has the image', async () => {
-    for (const id of ['a', 'b', 'c']) await fixture.activities.hostArrived(hostFacts(id, roomy));
-    await fixture.activities.imageCached('b' as HostId, image);
+    for (const id of ['a', 'b', 'c']) await fixture.activities.registerHost(hostFacts(id, roomy));
+    await fixture.activities.recordImageCached('b' as HostId, image);
     expect((await placed()).vm.host).toBe('b');
   });
 });
@@ -118,7 +118,7 @@ describe('an image in the cache of a host', () => {
 
   it('is forgotten when it has left, and not before it can have', async () => {
     const other = await addImage(fixture);
-    await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image, other] }));
+    await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image, other] }));
     fixture.now += 4 * 60_000;
     await compare([]);
     expect((await known()).toSorted()).toEqual([image, other].toSorted());
@@ -128,9 +128,9 @@ describe('an image in the cache of a host', () => {
   });
 
   it('that was fetched again while the inventory was on its way stays known', async () => {
-    await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image] }));
+    await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image] }));
     fixture.now += 3600_000;
-    await fixture.activities.imageCached('a' as HostId, image);
+    await fixture.activities.recordImageCached('a' as HostId, image);
     await compare([]);
     expect(await known()).toEqual([image]);
   });
@@ -145,7 +145,7 @@ describe('compareHost', () => {
   const agreed = { foreignDomains: [], foreignDisks: [], missing: [], leftovers: [] };
 
   beforeEach(async () => {
-    await fixture.activities.hostArrived(hostFacts('a', roomy));
+    await fixture.activities.registerHost(hostFacts('a', roomy));
   });
 
   async function running(): Promise<VmSpec> {
@@ -188,7 +188,7 @@ describe('compareHost', () => {
     await fixture.activities.releaseVms([removed.id]);
     const { task, vm: requeued } = await placed();
     await fixture.activities.advanceTask(task, 'stagingIn', []);
-    await fixture.activities.hostSilent('a' as HostId);
+    await fixture.activities.markHostUnreachable('a' as HostId);
     await fixture.activities.requeueTask(task);
     const found = { domains: [domain(removed.id)], disks: [disk(removed.id, 1), disk(requeued.id, 1)] };
     const both = [
@@ -196,7 +196,7 @@ describe('compareHost', () => {
       { vmId: requeued.id, generation: 1 },
     ];
     expect(await compare(found)).toEqual({ ...agreed, leftovers: both });
-    await fixture.activities.hostArrived(hostFacts('b', roomy));
+    await fixture.activities.registerHost(hostFacts('b', roomy));
     expect(await fixture.activities.reserveTask(task)).toMatchObject({ vms: [{ host: 'b', generation: 2 }] });
     expect(await compare(found)).toEqual({ ...agreed, leftovers: both });
     expect(await compare({ disks: [disk(requeued.id, 2)] }, 'b')).toEqual(agreed);
@@ -207,7 +207,7 @@ describe('compareHost', () => {
     await fixture.activities.setVmState(moving.id, 'migrating');
     const stuck = await running();
     await fixture.activities.setVmState(stuck.id, 'stuck', { code: 'ambiguous', message: 'why' });
-    await fixture.activities.hostArrived(hostFacts('b', roomy));
+    await fixture.activities.registerHost(hostFacts('b', roomy));
     expect(await compare({ domains: [domain(moving.id)], disks: [disk(moving.id, 1)] }, 'b')).toEqual(agreed);
     expect(await compare({ domains: [domain(stuck.id)] })).toEqual(agreed);
     // Elsewhere, and not of an older generation: only an operator can know. It is reported, never removed.
@@ -220,12 +220,12 @@ describe('housekeeping', () => {
     const lost = await accept(fixture, owner);
     const known = await accept(fixture, owner);
     await fixture.activities.loadTask(known);
-    expect(await fixture.activities.tasksWithoutWorkflow(30)).toEqual([]);
+    expect(await fixture.activities.listTasksWithoutWorkflow(30)).toEqual([]);
     fixture.now += 60_000;
     const fresh = await accept(fixture, owner);
-    expect(await fixture.activities.tasksWithoutWorkflow(30)).toEqual([lost]);
+    expect(await fixture.activities.listTasksWithoutWorkflow(30)).toEqual([lost]);
     fixture.now += 60_000;
-    expect(await fixture.activities.tasksWithoutWorkflow(30)).toEqual([lost, fresh]);
+    expect(await fixture.activities.listTasksWithoutWorkflow(30)).toEqual([lost, fresh]);
   });
 
   it('finds the tasks whose end was asked for and lost', async () => {
@@ -233,11 +233,11 @@ describe('housekeeping', () => {
     await fixture.activities.loadTask(one);
     await fixture.ledger.task.updateMany({ data: { cancelRequestedAt: new Date(fixture.now) } });
     expect((await fixture.activities.loadTask(one)).cancelRequested).toBe(true);
-    expect(await fixture.activities.tasksToCancel(30)).toEqual([]);
+    expect(await fixture.activities.listTasksToCancel(30)).toEqual([]);
     fixture.now += 60_000;
-    expect(await fixture.activities.tasksToCancel(30)).toEqual([one]);
+    expect(await fixture.activities.listTasksToCancel(30)).toEqual([one]);
     await fixture.activities.loadTask(two);
-    expect(await fixture.activities.tasksToCancel(30)).toEqual([one, two]);
+    expect(await fixture.activities.listTasksToCancel(30)).toEqual([one, two]);
     const end = {
       state: 'cancelled' as const,
       exitCode: null,
@@ -249,7 +249,7 @@ describe('housekeeping', () => {
       timeline: [],
     };
     await fixture.activities.finishTask(one, end, []);
-    expect(await fixture.activities.tasksToCancel(30)).toEqual([two]);
+    expect(await fixture.activities.listTasksToCancel(30)).toEqual([two]);
   });
 
   it('sweeps what has expired and nothing else', async () => {
@@ -285,7 +285,7 @@ describe('housekeeping', () => {
       file('f2', 'uploading', 47),
       file('f3', 'ready', 1000),
     ]);
-    expect(await fixture.activities.sweep()).toBe(2);
+    expect(await fixture.activities.sweepExpiredRows()).toBe(2);
     expect((await fixture.ledger.idempotency.findMany()).map((row) => row.key)).toEqual(['young']);
     expect((await fixture.ledger.file.findMany({ orderBy: { id: 'asc' } })).map((row) => row.id)).toEqual(['f2', 'f3']);
     expect((await fixture.ledger.owner.findUniqueOrThrow({ where: { id: owner } })).usedBytes).toBe(2n);

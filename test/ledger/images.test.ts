@@ -1,10 +1,10 @@
 import { beforeEach, describe, expect, test } from 'vitest';
+import { acceptImage } from '../../ledger/images/accept-image.ts';
+import { publishImages } from '../../ledger/images/publish-images.ts';
+import { retireImages } from '../../ledger/images/retire-images.ts';
+import { ledgerError, sqlState } from '../../ledger/ledger-error.ts';
 import { type HostId, type ImageId, newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
-import { acceptImage } from '../../prisma/accept-image.ts';
-import { ledgerError, sqlState } from '../../prisma/ledger-error.ts';
-import { publishImages } from '../../prisma/publish-images.ts';
-import { retireImages } from '../../prisma/retire-images.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -31,7 +31,7 @@ const finish = async (id: ImageId, outcome: typeof ready | typeof failed) => {
   await fixture.activities.finishBuild(id, vm, outcome, []);
   await fixture.activities.releaseVms([vm]);
 };
-const arrive = (id: string) => fixture.activities.hostArrived(hostFacts(id, roomy));
+const arrive = (id: string) => fixture.activities.registerHost(hostFacts(id, roomy));
 
 describe('a build', () => {
   test('is placed once, and counts against its host until it is released', async () => {
@@ -49,7 +49,7 @@ describe('a build', () => {
   });
 
   test('waits, with the reason of each host, while there is no room', async () => {
-    await fixture.activities.hostArrived(hostFacts('small', { vcpus: 8, memoryMiB: 300, diskMiB: 100_000 }));
+    await fixture.activities.registerHost(hostFacts('small', { vcpus: 8, memoryMiB: 300, diskMiB: 100_000 }));
     expect(await fixture.activities.reserveBuild(await build(alice))).toEqual({
       placed: false,
       refusal: { hosts: 1, failed: { memory: 1 } },
@@ -102,7 +102,7 @@ describe('a build', () => {
     const evil = '$(touch /owned); "quoted" \'too\'';
     const id = await build(alice, { commands: [evil], packages: ['b-b', 'a-a'], env: { X: evil } });
     await fixture.activities.reserveBuild(id);
-    const { run, store } = await fixture.activities.buildOrders(id);
+    const { run, store } = await fixture.activities.issueBuildStepArgs(id);
     expect(run.command.slice(0, 2)).toEqual(['/bin/sh', '-c']);
     expect(run.command[2]).not.toContain('owned');
     expect(run.command.slice(3)).toEqual(['berth-build', '0', '2', 'a-a', 'b-b', '0', evil]);
@@ -184,14 +184,14 @@ describe('an image', () => {
     const { id } = await fixture.ledger.image.findFirstOrThrow({ where: { name: 'debian-12' } });
     const hosts = await fixture.ledger.host.findMany({ orderBy: { id: 'asc' } });
     const address = (host: string) => hosts.find((one) => one.id === host)!.address;
-    const peers = async (host: string) => (await fixture.activities.imageFor(id as ImageId, host as HostId)).peers;
+    const peers = async (host: string) => (await fixture.activities.issueImageRef(id as ImageId, host as HostId)).peers;
     expect(await peers('host-1')).toEqual([]);
-    for (const host of ['host-1', 'host-2', 'host-3']) await fixture.activities.imageCached(host as HostId, id);
-    await fixture.activities.hostSilent('host-3' as HostId);
+    for (const host of ['host-1', 'host-2', 'host-3']) await fixture.activities.recordImageCached(host as HostId, id);
+    await fixture.activities.markHostUnreachable('host-3' as HostId);
     expect(await peers('host-4')).toEqual([address('host-1'), address('host-2')]);
     expect(await peers('host-1')).toEqual([address('host-2')]);
     await arrive('host-3');
-    await fixture.activities.imageCached('host-3' as HostId, id);
+    await fixture.activities.recordImageCached('host-3' as HostId, id);
     const again = (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'host-3' } })).address;
     expect(await peers('host-2')).toEqual([again, address('host-1')]);
   });
@@ -212,31 +212,31 @@ describe('an image', () => {
     const kernel = { id: 'file_kernel', ownerId: alice, name: 'k', state: 'ready', sizeBytes: 1, sha256: disk.sha256 } as const;
     await fixture.ledger.file.create({ data: kernel });
     await finish(id, ready);
-    await fixture.activities.imageCached('host-1' as HostId, id);
+    await fixture.activities.recordImageCached('host-1' as HostId, id);
     await fixture.ledger.$transaction((tx) =>
       retireImages(tx, { owner: alice, name: 'mine', digest: null, byOperator: false, nowMs: fixture.now }),
     );
-    expect(await fixture.activities.imagesToSweep()).toEqual([id]);
-    expect(await fixture.activities.holdersOf(id)).toEqual(['host-1']);
-    await fixture.activities.imageGone('host-1' as HostId, id);
-    await fixture.activities.forgetImage(id);
-    await fixture.activities.forgetImage(id);
-    expect(await fixture.activities.imagesToSweep()).toEqual([]);
+    expect(await fixture.activities.listImagesToSweep()).toEqual([id]);
+    expect(await fixture.activities.listImageHosts(id)).toEqual(['host-1']);
+    await fixture.activities.recordImageRemoved('host-1' as HostId, id);
+    await fixture.activities.removeImageFiles(id);
+    await fixture.activities.removeImageFiles(id);
+    expect(await fixture.activities.listImagesToSweep()).toEqual([]);
     expect(await fixture.ledger.file.findMany({ select: { id: true } })).toEqual([{ id: 'file_kernel' }]);
     // A host that was away still had it.
-    await fixture.activities.hostArrived(hostFacts('host-2', roomy, { images: [id] }));
-    expect(await fixture.activities.imagesToSweep()).toEqual([id]);
+    await fixture.activities.registerHost(hostFacts('host-2', roomy, { images: [id] }));
+    expect(await fixture.activities.listImagesToSweep()).toEqual([id]);
   });
 
   test('whose build nobody started, or cancelled, is found by the housekeeping', async () => {
     const id = await build(alice);
     const { digest } = await row(id);
     fixture.now += 60_000;
-    expect(await fixture.activities.buildsWithoutWorkflow(20)).toEqual([{ id, name: 'mine', digest }]);
+    expect(await fixture.activities.listBuildsWithoutWorkflow(20)).toEqual([{ id, name: 'mine', digest }]);
     await fixture.activities.loadBuild(id);
-    expect(await fixture.activities.buildsWithoutWorkflow(20)).toEqual([]);
+    expect(await fixture.activities.listBuildsWithoutWorkflow(20)).toEqual([]);
     await fixture.ledger.image.update({ where: { id }, data: { cancelRequestedAt: new Date(fixture.now) } });
     fixture.now += 60_000;
-    expect(await fixture.activities.buildsToCancel(20)).toEqual([{ id, name: 'mine', digest }]);
+    expect(await fixture.activities.listBuildsToCancel(20)).toEqual([{ id, name: 'mine', digest }]);
   });
 });

@@ -1,13 +1,13 @@
 import pg from 'pg';
 import { afterAll, beforeAll } from 'vitest';
-import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import type { LedgerActivities } from '../../contracts/ledger.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
+import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { readConfig } from '../../model/config.ts';
 import type { HostFacts, Resources } from '../../model/host.ts';
 import { type HostId, newId, type TaskId } from '../../model/ids.ts';
 import { TaskSpec } from '../../model/task.ts';
-import { acceptTask } from '../../prisma/accept-task.ts';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 
 export const hex64 = 'ab'.repeat(32);

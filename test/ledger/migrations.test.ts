@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { MigrationPlace } from '../../activities/ledger/contract.ts';
+import type { MigrationRoute } from '../../contracts/ledger.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { VmMigratedData, VmRehomedData, VmSilentData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -14,11 +14,11 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   image = await addImage(fixture);
-  await fixture.activities.hostArrived(hostFacts('a', roomy, { images: [image] }));
+  await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image] }));
 });
 
 const arrive = (id: string, more = {}, room = roomy) =>
-  fixture.activities.hostArrived(hostFacts(id, room, { images: [image], ...more }));
+  fixture.activities.registerHost(hostFacts(id, room, { images: [image], ...more }));
 
 /** A task whose command runs on host a. */
 async function running(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vm: VmId }> {
@@ -31,7 +31,7 @@ async function running(spec: Record<string, unknown> = {}): Promise<{ task: Task
   return { task, vm: placement.vms[0]!.id };
 }
 
-type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean; convergeWithinS?: number };
+type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; coldFallback?: boolean; convergeWithinS?: number };
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   fixture.now += 1000;
@@ -42,8 +42,8 @@ function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<Migr
 async function begin(vm: VmId, to: string | null = null, more: Order = {}) {
   const id = await ask(vm, to, more);
   const turn = await fixture.activities.reserveMigration(id);
-  if (!turn.turn) throw new Error(turn.why);
-  return { id, place: turn.place satisfies MigrationPlace };
+  if (!turn.admitted) throw new Error(turn.reason);
+  return { id, place: turn.route satisfies MigrationRoute };
 }
 
 const vmRow = (id: VmId) => fixture.ledger.vm.findUniqueOrThrow({ where: { id } });
@@ -69,7 +69,7 @@ describe('a migration that succeeds', () => {
     const { id, place } = await begin(vm, 'b');
     expect(place).toMatchObject({ from: { id: 'a' }, to: { id: 'b' }, home: { id: 'a' }, sourceGeneration: 1 });
     expect(place.vm).toMatchObject({ host: 'b', home: 'a', generation: 2 });
-    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ turn: true });
+    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ admitted: true });
     await fixture.activities.commitMigration(id, result);
     await fixture.activities.commitMigration(id, result);
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', generation: 2, state: 'running' });
@@ -83,12 +83,12 @@ describe('a migration that succeeds', () => {
     const { vm } = await running();
     await arrive('b', { provider: 'another' });
     const { id } = await begin(vm);
-    await fixture.activities.noteGuest(id, 'silent');
+    await fixture.activities.recordMigratedGuest(id, 'silent');
     const guest = async () => (await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).guest;
     expect(await guest()).toBeNull();
     await fixture.activities.commitMigration(id, result);
-    await fixture.activities.noteGuest(id, 'silent');
-    await fixture.activities.noteGuest(id, 'silent');
+    await fixture.activities.recordMigratedGuest(id, 'silent');
+    await fixture.activities.recordMigratedGuest(id, 'silent');
     expect(await guest()).toBe('silent');
     const events = await fixture.ledger.event.findMany({ where: { type: 'berth.vm.silent' } });
     expect(events.map(({ data }) => VmSilentData.parse(data))).toMatchObject([
@@ -161,7 +161,7 @@ describe('a migration that comes to nothing', () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm);
-    await fixture.activities.stickMigration(id, { code: 'ambiguous', message: 'b does not answer' });
+    await fixture.activities.markMigrationStuck(id, { code: 'ambiguous', message: 'b does not answer' });
     expect(await used()).toEqual({ a: [1, 256], b: [1, 256] });
     expect(await vmRow(vm)).toMatchObject({ state: 'stuck', problem: { code: 'ambiguous' } });
     await fixture.activities.commitMigration(id, result);
@@ -182,11 +182,15 @@ describe('disks that follow', () => {
     expect(await diskAt()).toEqual({ a: taken, b: taken });
     await fixture.activities.commitMigration(id, result);
     expect(await diskAt()).toEqual({ a: taken, b: taken });
-    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'a', movedBy: `migrate-${vm}-2` });
-    await fixture.activities.endDiskMove(id, end);
-    await fixture.activities.endDiskMove(id, end);
+    expect(await fixture.activities.loadVmLocation(vm)).toMatchObject({
+      host: 'b',
+      home: 'a',
+      migrationWorkflowId: `migrate-${vm}-2`,
+    });
+    await fixture.activities.finishDiskMove(id, end);
+    await fixture.activities.finishDiskMove(id, end);
     expect(await diskAt()).toEqual({ a: 0, b: taken });
-    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'b', movedBy: null });
+    expect(await fixture.activities.loadVmLocation(vm)).toMatchObject({ host: 'b', home: 'b', migrationWorkflowId: null });
     const events = await fixture.ledger.event.findMany({ where: { type: 'berth.vm.rehomed' } });
     expect(events.map(({ data }) => VmRehomedData.parse(data))).toMatchObject([
       { vm, migration: id, from: { host: 'a' }, home: 'b', host: 'b', bytes: 4096 },
@@ -202,9 +206,9 @@ describe('disks that follow', () => {
     await arrive('b');
     const { a: taken } = await diskAt();
     const { id } = await begin(vm, 'b', { moveDisk: true });
-    expect((await failure(fixture.activities.endDiskMove(id, end))).code).toBe('conflict');
+    expect((await failure(fixture.activities.finishDiskMove(id, end))).code).toBe('conflict');
     await fixture.activities.commitMigration(id, result);
-    await fixture.activities.endDiskMove(id, { ...end, error: { code: 'disk-full', message: 'no room' } });
+    await fixture.activities.finishDiskMove(id, { ...end, error: { code: 'disk-full', message: 'no room' } });
     expect(await diskAt()).toEqual({ a: taken, b: 0 });
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', state: 'running' });
     expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.rehomed' } })).toBe(0);
@@ -216,7 +220,7 @@ describe('disks that follow', () => {
     const { id } = await begin(vm, 'b', { moveDisk: true });
     await fixture.activities.commitMigration(id, result);
     expect((await failure(ask(vm))).code).toBe('conflict');
-    await fixture.activities.endDiskMove(id, end);
+    await fixture.activities.finishDiskMove(id, end);
     await ask(vm);
   });
 
@@ -247,11 +251,15 @@ describe('disks that move alone', () => {
     const before = await used();
     const { id, place } = await begin(vm, null, { mode: 'disks' });
     expect(place).toMatchObject({ from: { id: 'a' }, to: { id: 'b' }, home: { id: 'a' }, vm: { host: 'b', generation: 3 } });
-    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ turn: true, place: { home: { id: 'a' } } });
+    expect(await fixture.activities.reserveMigration(id)).toMatchObject({ admitted: true, route: { home: { id: 'a' } } });
     expect(await diskAt()).toEqual({ a: taken, b: taken });
-    expect(await fixture.activities.vmPlace(vm)).toMatchObject({ host: 'b', home: 'a', movedBy: `migrate-${vm}-3` });
-    await fixture.activities.endDiskMove(id, end);
-    await fixture.activities.endDiskMove(id, end);
+    expect(await fixture.activities.loadVmLocation(vm)).toMatchObject({
+      host: 'b',
+      home: 'a',
+      migrationWorkflowId: `migrate-${vm}-3`,
+    });
+    await fixture.activities.finishDiskMove(id, end);
+    await fixture.activities.finishDiskMove(id, end);
     expect(await diskAt()).toEqual({ a: 0, b: taken });
     expect(await used()).toEqual(before);
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'b', generation: 3, state: 'running' });
@@ -265,8 +273,8 @@ describe('disks that move alone', () => {
     const { a: taken } = await diskAt();
     const { id } = await begin(vm, 'b', { mode: 'disks' });
     const failedEnd = { ...end, error: { code: 'disk-full' as const, message: 'no room' } };
-    await fixture.activities.endDiskMove(id, failedEnd);
-    await fixture.activities.endDiskMove(id, failedEnd);
+    await fixture.activities.finishDiskMove(id, failedEnd);
+    await fixture.activities.finishDiskMove(id, failedEnd);
     expect(await diskAt()).toEqual({ a: taken, b: 0 });
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', generation: 3, state: 'running' });
     expect(await stored(id)).toMatchObject({ state: 'rolledBack', committedAt: null });
@@ -295,9 +303,9 @@ describe('disks that move alone', () => {
     const first = await begin(vms[0]!, null, { mode: 'disks' });
     await begin(vms[1]!, null, { mode: 'disks' });
     const third = await ask(vms[2]!, null, { mode: 'disks' });
-    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ turn: false });
-    await fixture.activities.endDiskMove(first.id, end);
-    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ turn: true });
+    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ admitted: false });
+    await fixture.activities.finishDiskMove(first.id, end);
+    expect(await fixture.activities.reserveMigration(third)).toMatchObject({ admitted: true });
   });
 });
 
@@ -316,7 +324,7 @@ describe('a migration as files', () => {
     await arrive('b');
     const { a } = await taken();
     const { id, place } = await begin(vm, 'b', { mode: 'cold', moveDisk: true });
-    expect(place.asleep).toBe(false);
+    expect(place.suspended).toBe(false);
     expect(await taken()).toEqual({ a, b: [a![0], a![1], a![2]! + 256] });
     await fixture.activities.commitMigration(id, result);
     expect(await taken()).toEqual({ a: [0, 0, 0], b: a });
@@ -330,7 +338,7 @@ describe('a migration as files', () => {
     await arrive('b');
     const { a } = await taken();
     const { id, place } = await begin(vm, 'b', { mode: 'cold', moveDisk: true });
-    expect(place.asleep).toBe(true);
+    expect(place.suspended).toBe(true);
     expect(await taken()).toEqual({ a, b: [0, 0, a![2]] });
     await fixture.activities.commitMigration(id, result);
     expect(await taken()).toEqual({ a: [0, 0, 0], b: a });
@@ -354,11 +362,11 @@ describe('a live migration that may go on as files', () => {
   it('holds room for its memory as a file, and is a cold one from the moment at which it turns', async () => {
     const { vm } = await running();
     await arrive('b');
-    const { id } = await begin(vm, 'b', { orCold: true });
+    const { id } = await begin(vm, 'b', { coldFallback: true });
     const held = async () => (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'b' } })).usedDiskMiB;
     expect(await held()).toBe(256);
-    await fixture.activities.turnCold(id);
-    await fixture.activities.turnCold(id);
+    await fixture.activities.fallBackToCold(id);
+    await fixture.activities.fallBackToCold(id);
     await fixture.activities.commitMigration(id, result);
     expect(await held()).toBe(0);
     expect(await vmRow(vm)).toMatchObject({ hostId: 'b', homeId: 'a', state: 'running' });
@@ -380,17 +388,17 @@ describe('a live migration that may go on as files', () => {
   it('gives that room back where it converges', async () => {
     const { vm } = await running();
     await arrive('b');
-    const { id } = await begin(vm, 'b', { orCold: true });
+    const { id } = await begin(vm, 'b', { coldFallback: true });
     await fixture.activities.commitMigration(id, result);
     expect(await fixture.ledger.migration.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'succeeded', diskMiB: 0 });
-    expect((await failure(fixture.activities.turnCold(id))).code).toBe('conflict');
+    expect((await failure(fixture.activities.fallBackToCold(id))).code).toBe('conflict');
   });
 
   it('is none where that was not allowed', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b');
-    expect((await failure(fixture.activities.turnCold(id))).code).toBe('conflict');
+    expect((await failure(fixture.activities.fallBackToCold(id))).code).toBe('conflict');
   });
 });
 
@@ -438,11 +446,14 @@ describe('what a migration needs', () => {
     const ids = [];
     for (const vm of vms) ids.push(await ask(vm));
     const turns = [];
-    for (const id of [ids[0]!, ids[1]!, ids[3]!, ids[2]!]) turns.push((await fixture.activities.reserveMigration(id)).turn);
+    for (const id of [ids[0]!, ids[1]!, ids[3]!, ids[2]!]) turns.push((await fixture.activities.reserveMigration(id)).admitted);
     expect(turns).toEqual([true, true, false, false]);
     await fixture.activities.commitMigration(ids[0]!, result);
-    expect(await fixture.activities.reserveMigration(ids[3]!)).toEqual({ turn: false, why: `${ids[2]} was asked for earlier` });
-    expect((await fixture.activities.reserveMigration(ids[2]!)).turn).toBe(true);
+    expect(await fixture.activities.reserveMigration(ids[3]!)).toEqual({
+      admitted: false,
+      reason: `${ids[2]} was asked for earlier`,
+    });
+    expect((await fixture.activities.reserveMigration(ids[2]!)).admitted).toBe(true);
   });
 
   it('never takes more at a target than there is, whoever asks at once', async () => {
@@ -497,8 +508,8 @@ describe('what a migration took', () => {
   it('is measured once, in the transaction of its commit, with what was known of the VM before', async () => {
     const { vm } = await running();
     await arrive('b');
-    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3, busyCpus: 0.4 } }]);
-    await fixture.activities.noteLoads([{ vmId: vm, load: { residentMiB: 171.5, dirtyMiBPerS: null, busyCpus: null } }]);
+    await fixture.activities.recordLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3, busyCpus: 0.4 } }]);
+    await fixture.activities.recordLoads([{ vmId: vm, load: { residentMiB: 171.5, dirtyMiBPerS: null, busyCpus: null } }]);
     const { id } = await begin(vm);
     fixture.now += 3000;
     await fixture.activities.commitMigration(id, { ...result, phases });
@@ -522,9 +533,9 @@ describe('what a migration took', () => {
     ]);
     expect(await fixture.ledger.vmLoad.findUniqueOrThrow({ where: { vmId: vm } })).toMatchObject({ busyCpus: 0.4 });
     fixture.now += 2500;
-    await fixture.activities.noteRecovery(id);
+    await fixture.activities.recordRecovery(id);
     fixture.now += 5000;
-    await fixture.activities.noteRecovery(id);
+    await fixture.activities.recordRecovery(id);
     expect(await rows()).toMatchObject([{ recoveryS: 2.5 }]);
   });
 

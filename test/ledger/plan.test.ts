@@ -1,9 +1,10 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Placement, PlanStep } from '../../activities/ledger/contract.ts';
+import type { PlanStep } from '../../contracts/ledger.ts';
+import type { Placement } from '../../contracts/ledger-placement.ts';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { BerthError } from '../../model/errors.ts';
 import { newId, type TaskId, type VmId } from '../../model/ids.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -14,7 +15,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture, 'debian-12', 1);
-  for (const id of ['host-a', 'host-b']) await fixture.activities.hostArrived(hostFacts(id, size));
+  for (const id of ['host-a', 'host-b']) await fixture.activities.registerHost(hostFacts(id, size));
 });
 
 const at = (inS: number): string => new Date(fixture.now + inS * 1000).toISOString();
@@ -38,7 +39,7 @@ const vmsOf = (id: TaskId) => fixture.ledger.vm.findMany({ where: { taskId: id }
 async function planUntil(ms: number): Promise<PlanStep[]> {
   const steps: PlanStep[] = [];
   for (;;) {
-    const step = await fixture.activities.plan();
+    const step = await fixture.activities.stepPlan();
     steps.push(step);
     if (step.wakeAt === null || Date.parse(step.wakeAt) > ms) break;
     fixture.now = Math.max(fixture.now + 1, Date.parse(step.wakeAt));
@@ -49,12 +50,12 @@ async function planUntil(ms: number): Promise<PlanStep[]> {
 
 /** As its workflow does: all VMs, then the lease. */
 async function suspendNow(id: TaskId): Promise<void> {
-  expect(await fixture.activities.leaseOrder(id)).toBe('suspend');
+  expect(await fixture.activities.loadLeaseOrder(id)).toBe('suspend');
   for (const vm of await vmsOf(id)) {
     await fixture.activities.beginSuspension(vm.id as never);
     await fixture.activities.commitSuspension(vm.id as never);
   }
-  expect(await fixture.activities.leaseSuspended(id)).toEqual(['planner']);
+  expect(await fixture.activities.recordLeaseSuspended(id)).toEqual(['planner']);
 }
 
 async function begun(id: TaskId): Promise<void> {
@@ -68,7 +69,7 @@ describe('a reservation', () => {
     const lease = await leaseOf(id);
     expect(lease.plannedHosts.toSorted()).toEqual(['host-a', 'host-b']);
     expect(lease.endAt!.getTime() - lease.startAt!.getTime()).toBe(300_000);
-    expect(await ask(id)).toMatchObject({ placed: false, planned: true, term: { startAt: expect.any(String) } });
+    expect(await ask(id)).toMatchObject({ placed: false, planActive: true, term: { startAt: expect.any(String) } });
     await planUntil(lease.startAt!.getTime() - 60_000);
     expect(await ask(id)).toMatchObject({ placed: false });
     const steps = await planUntil(lease.startAt!.getTime());
@@ -105,7 +106,7 @@ describe('a reservation', () => {
 
   test('that could not begin in its time is broken, and its task told so', async () => {
     const id = await submit(reservation(100, 50));
-    for (const host of ['host-a', 'host-b']) await fixture.activities.hostSilent(host as never);
+    for (const host of ['host-a', 'host-b']) await fixture.activities.markHostUnreachable(host as never);
     const { startAt } = await leaseOf(id);
     const steps = await planUntil(startAt!.getTime() + 60_000);
     expect(steps.flatMap(({ placed }) => placed)).toContain(id);
@@ -115,8 +116,8 @@ describe('a reservation', () => {
   test('moves to other hosts when its own are lost', async () => {
     const id = await submit(reservation(600, 300, 1));
     const [first] = (await leaseOf(id)).plannedHosts;
-    await fixture.activities.hostSilent(first as never);
-    await fixture.activities.plan();
+    await fixture.activities.markHostUnreachable(first as never);
+    await fixture.activities.stepPlan();
     expect((await leaseOf(id)).plannedHosts).not.toContain(first);
     expect((await leaseOf(id)).plannedHosts).toHaveLength(1);
   });
@@ -137,16 +138,16 @@ describe('best effort', () => {
     const promised = await submit(reservation(300, 120));
     const { startAt } = await leaseOf(promised);
     await planUntil(startAt!.getTime() - 60_000);
-    expect(await Promise.all(running.map((id) => fixture.activities.leaseOrder(id)))).toEqual(['run', 'run']);
+    expect(await Promise.all(running.map((id) => fixture.activities.loadLeaseOrder(id)))).toEqual(['run', 'run']);
     const steps = await planUntil(startAt!.getTime() - 16_000);
-    expect(steps.flatMap(({ changed }) => changed)).toEqual(expect.arrayContaining(running));
+    expect(steps.flatMap(({ leaseOrderChanged: changed }) => changed)).toEqual(expect.arrayContaining(running));
     for (const id of running) await suspendNow(id);
     expect((await usage(fixture)).map(({ said }) => said[0])).toEqual([0, 0]);
     await planUntil(startAt!.getTime());
     expect(await ask(promised)).toMatchObject({ placed: true });
     await begun(promised);
     await planUntil(startAt!.getTime() + 60_000);
-    expect(await Promise.all(running.map((id) => fixture.activities.leaseOrder(id)))).toEqual(['suspend', 'suspend']);
+    expect(await Promise.all(running.map((id) => fixture.activities.loadLeaseOrder(id)))).toEqual(['suspend', 'suspend']);
     const vms = (await vmsOf(promised)).map(({ id }) => id as never);
     for (const [state, vmState] of [['stagingOut', 'removing']] as const)
       await fixture.activities.advanceTask(promised, state, [], vmState);
@@ -163,22 +164,22 @@ describe('best effort', () => {
     expect(await fixture.activities.finishTask(promised, { ...outcome, outputs: [], vms: [], timeline: [] }, vms)).toEqual([
       'planner',
     ]);
-    const step = await fixture.activities.plan();
-    expect(step.changed.toSorted()).toEqual(running.toSorted());
+    const step = await fixture.activities.stepPlan();
+    expect(step.leaseOrderChanged.toSorted()).toEqual(running.toSorted());
     for (const id of running) {
-      expect(await fixture.activities.leaseOrder(id)).toBe('resume');
+      expect(await fixture.activities.loadLeaseOrder(id)).toBe('resume');
       expect((await vmsOf(id)).map(({ state }) => state)).toEqual(['restoring']);
       for (const vm of await vmsOf(id)) {
         await fixture.activities.beginRestoration(vm.id as never);
         await fixture.activities.commitRestoration(vm.id as never);
       }
-      await fixture.activities.leaseResumed(id);
+      await fixture.activities.recordLeaseResumed(id);
       const lease = await leaseOf(id);
       expect(lease).toMatchObject({ suspension: null, operation: null, suspensions: 1 });
       expect(lease.leftS!).toBeGreaterThan(3200);
       expect(lease.leftS!).toBeLessThan(3400);
     }
-    expect(await fixture.activities.plan()).toMatchObject({ wakeAt: null });
+    expect(await fixture.activities.stepPlan()).toMatchObject({ wakeAt: null });
   });
 
   test('that may not be preempted is in the way of a promise, which is refused', async () => {
@@ -190,9 +191,9 @@ describe('best effort', () => {
   test('waits while a plan leaves it no room, with all passes left to the planner', async () => {
     await submit(reservation(20, 3600));
     const id = await submit(work(3600));
-    expect(await ask(id)).toMatchObject({ placed: false, planned: true });
-    expect(await fixture.activities.hostArrived(hostFacts('host-c', size))).toEqual(['planner']);
-    await fixture.activities.plan();
+    expect(await ask(id)).toMatchObject({ placed: false, planActive: true });
+    expect(await fixture.activities.registerHost(hostFacts('host-c', size))).toEqual(['planner']);
+    await fixture.activities.stepPlan();
     expect(await ask(id)).toMatchObject({ placed: true, vms: [{ host: 'host-c' }] });
   });
 
@@ -283,7 +284,7 @@ describe('how soon a reservation can be had', () => {
 describe('a VM that stands alone', () => {
   const alone = (name: string, more: object): Promise<VmId> => {
     const resources = { vcpus: 2, memoryMiB: 512, diskMiB: 100 };
-    const order = VmOrder.parse({ name, image: 'debian-12', resources, ...more });
+    const order = VmRequest.parse({ name, image: 'debian-12', resources, ...more });
     return fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order, nowMs: fixture.now }));
   };
 
@@ -292,11 +293,11 @@ describe('a VM that stands alone', () => {
     const brief = await alone('brief', { lease: { durationS: 120 } });
     const endless = await alone('endless', {});
     expect(await fixture.activities.reserveVm(brief)).toMatchObject({ placed: false });
-    expect((await fixture.activities.plan()).placed).toEqual([brief]);
+    expect((await fixture.activities.stepPlan()).placed).toEqual([brief]);
     expect(await fixture.activities.reserveVm(brief)).toMatchObject({ placed: true });
     expect(await fixture.activities.reserveVm(endless)).toMatchObject({ placed: false, refusal: { failed: { planned: 2 } } });
     // Told again until it has heard.
-    expect((await fixture.activities.plan()).placed).toEqual([brief]);
+    expect((await fixture.activities.stepPlan()).placed).toEqual([brief]);
   });
 
   test('is promised a fixed start, or refused; a promise that had no hosts in all of its time is broken', async () => {
@@ -307,17 +308,17 @@ describe('a VM that stands alone', () => {
     const [host] = (await fixture.ledger.lease.findFirstOrThrow({ where: { vms: { some: { id } } } })).plannedHosts;
     expect(await fixture.activities.reserveVm(id)).toMatchObject({
       placed: false,
-      planned: true,
+      planActive: true,
       term: { startAt: lease.startAt },
-      prestage: { hosts: [host], complete: false },
+      prefetch: { hosts: [host], complete: false },
     });
     await planUntil(fixture.now + 90_000);
     expect(await fixture.activities.reserveVm(id)).toMatchObject({ placed: true, vm: { host } });
-    expect(await fixture.activities.vmWish(id)).toMatchObject({
+    expect(await fixture.activities.loadVmDesired(id)).toMatchObject({
       leaseEndsAt: new Date(Date.parse(lease.startAt) + 50_000).toISOString(),
     });
     const never = await alone('never', { lease: { kind: 'reservation', startAt: at(600), durationS: 50 } });
-    for (const one of ['host-a', 'host-b']) await fixture.activities.hostSilent(one as never);
+    for (const one of ['host-a', 'host-b']) await fixture.activities.markHostUnreachable(one as never);
     fixture.now += 700_000;
     expect(await failure(fixture.activities.reserveVm(never))).toMatchObject({ code: 'promise-broken' });
   });
@@ -326,6 +327,6 @@ describe('a VM that stands alone', () => {
     await submit(reservation(600, 300));
     const id = await alone('gone', { lease: { durationS: 120 } });
     await fixture.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date(fixture.now) } });
-    expect((await fixture.activities.plan()).placed).toEqual([]);
+    expect((await fixture.activities.stepPlan()).placed).toEqual([]);
   });
 });

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Placement } from '../../activities/ledger/contract.ts';
+import type { Placement } from '../../contracts/ledger-placement.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import { verifySignedUrl } from '../../model/signed-url.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -31,7 +31,7 @@ beforeEach(async () => {
 
 const one = { vcpus: 1, memoryMiB: 256, diskMiB: 512 };
 const arrive = (id: string, times: number, more = {}) =>
-  fixture.activities.hostArrived(hostFacts(id, { vcpus: times, memoryMiB: 256 * times, diskMiB: 512 * times }, more));
+  fixture.activities.registerHost(hostFacts(id, { vcpus: times, memoryMiB: 256 * times, diskMiB: 512 * times }, more));
 const reserve = (id: TaskId) => fixture.activities.reserveTask(id);
 const where = (placement: Placement) => (placement.placed ? placement.vms.map((vm) => vm.host) : placement.refusal.failed);
 const vmsOf = async (id: TaskId) => (await fixture.activities.loadTask(id)).vmIds;
@@ -164,7 +164,7 @@ describe('a placed task', () => {
       timeoutS: 5000,
     });
     const [, vm] = await placed(task);
-    const orders = await fixture.activities.taskOrders(task, vm?.id as VmId);
+    const orders = await fixture.activities.issueTaskStepArgs(task, vm?.id as VmId);
     expect(orders.stageIn.inputs).toMatchObject([
       { path: 'in/words', source: 'repository', sizeBytes: 7, sha256: hex64 },
       { path: 'in/more', source: 'outside', url: 'https://example.test/more', sizeBytes: null, sha256: hex64 },
@@ -182,15 +182,17 @@ describe('a placed task', () => {
       expect(verifySignedUrl(signingKey, method, path, expires, signature, fixture.now + 8_602_000)).toBe('expired');
     }
     await fixture.ledger.file.delete({ where: { id: file.id } });
-    expect(await failure(fixture.activities.taskOrders(task, vm?.id as VmId))).toMatchObject({ code: 'input-unavailable' });
+    expect(await failure(fixture.activities.issueTaskStepArgs(task, vm?.id as VmId))).toMatchObject({
+      code: 'input-unavailable',
+    });
   });
 
   it('takes the overlay of its image into account', async () => {
     await fixture.ledger.image.update({ where: { id: image }, data: { virtualMiB: 1000 } });
     const task = await accept(fixture, owner);
-    await fixture.activities.hostArrived(hostFacts('a', { vcpus: 4, memoryMiB: 1024, diskMiB: 1511 }));
+    await fixture.activities.registerHost(hostFacts('a', { vcpus: 4, memoryMiB: 1024, diskMiB: 1511 }));
     expect(await failure(reserve(task))).toMatchObject({ code: 'does-not-fit' });
-    await fixture.activities.hostArrived(hostFacts('b', { vcpus: 4, memoryMiB: 1024, diskMiB: 1512 }));
+    await fixture.activities.registerHost(hostFacts('b', { vcpus: 4, memoryMiB: 1024, diskMiB: 1512 }));
     expect(where(await reserve(task))).toEqual(['b']);
   });
 });
@@ -200,7 +202,7 @@ describe('the queue', () => {
     await arrive('a', 1);
     await arrive('b', 4);
     await arrive('c', 4);
-    await fixture.activities.hostSilent('b' as HostId);
+    await fixture.activities.markHostUnreachable('b' as HostId);
     await fixture.ledger.host.update({ where: { id: 'c' }, data: { schedulable: false } });
     const big = { resources: { ...one, vcpus: 2, memoryMiB: 128 } };
     const tasks = [await accept(fixture, owner, big), await accept(fixture, owner, big)] as const;
@@ -296,7 +298,7 @@ describe('the queue', () => {
 
 describe('accepting', () => {
   it('names what is unknown', async () => {
-    await fixture.activities.hostArrived(hostFacts('a', roomy));
+    await fixture.activities.registerHost(hostFacts('a', roomy));
     expect(await failure(accept(fixture, owner, { image: 'none' }))).toMatchObject({
       code: 'image-unknown',
       fields: [{ pointer: '/image' }],

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { addOwner, seedOwners } from '../../infra/site/seed.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hashApiKey } from '../../model/api-key.ts';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { startPostgres } from '../services/postgres.ts';
 
 let ledger: Ledger;

@@ -1,6 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { lockPlacement } from '../../activities/ledger/place-queue.ts';
-import { openLedger } from '../../prisma/client.ts';
+import { openLedger } from '../../ledger/client.ts';
+import { lockPlacement } from '../../ledger/placement/place-queue.ts';
 
 /** Takes the placement lock, says so, and stops dead: its timers don't run, and its connection stays open. */
 await openLedger(workerData).$transaction(async (tx) => {

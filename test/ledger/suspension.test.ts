@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Wake } from '../../activities/ledger/contract.ts';
+import type { Notification } from '../../contracts/ledger.ts';
 import { VmRestoredData, VmSuspendedData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Usage } from '../../model/task.ts';
@@ -12,7 +12,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture, 'debian-12', 100);
-  await fixture.activities.hostArrived(hostFacts('h1', { vcpus: 2, memoryMiB: 512, diskMiB: 2000 }));
+  await fixture.activities.registerHost(hostFacts('h1', { vcpus: 2, memoryMiB: 512, diskMiB: 2000 }));
 });
 
 const each = { resources: { vcpus: 2, memoryMiB: 512, diskMiB: 100 } };
@@ -28,7 +28,7 @@ async function running(): Promise<{ task: TaskId; vm: VmId }> {
   return { task, vm: placement.vms[0]!.id };
 }
 
-async function suspend(vm: VmId): Promise<Wake[]> {
+async function suspend(vm: VmId): Promise<Notification[]> {
   await fixture.activities.beginSuspension(vm);
   return fixture.activities.commitSuspension(vm);
 }
@@ -50,7 +50,7 @@ describe('a VM that is suspended', () => {
     const before = await rowOf(vm);
     const begun = await fixture.activities.beginSuspension(vm);
     expect(begun.vm.generation).toBe(before.generation + 1);
-    expect(begun.disksAt).toBeNull();
+    expect(begun.diskHostAddress).toBeNull();
     expect(await sumsHold()).toEqual([2, 512, 200 + 512]);
     expect(await fixture.activities.commitSuspension(vm)).toEqual([next]);
     expect(await rowOf(vm)).toMatchObject({
@@ -129,15 +129,15 @@ describe('a VM that is suspended', () => {
     const { vm } = await running();
     const why = { code: 'disk-full', message: 'no room' } as const;
     await fixture.activities.beginSuspension(vm);
-    await fixture.activities.rollBackPower(vm, why, false);
-    await fixture.activities.rollBackPower(vm, why, false);
+    await fixture.activities.rollBackSuspension(vm, why, false);
+    await fixture.activities.rollBackSuspension(vm, why, false);
     expect(await rowOf(vm)).toMatchObject({ state: 'running', asleep: false });
     await suspend(vm);
     await fixture.activities.beginRestoration(vm);
-    await fixture.activities.rollBackPower(vm, why, false);
+    await fixture.activities.rollBackSuspension(vm, why, false);
     expect(await rowOf(vm)).toMatchObject({ state: 'suspended', asleep: true });
     await fixture.activities.beginRestoration(vm);
-    await fixture.activities.rollBackPower(vm, { code: 'vm-lost', message: 'gone' }, true);
+    await fixture.activities.rollBackSuspension(vm, { code: 'vm-lost', message: 'gone' }, true);
     expect(await rowOf(vm)).toMatchObject({ state: 'stuck', problem: { code: 'vm-lost' } });
     await sumsHold();
   });

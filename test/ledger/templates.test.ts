@@ -9,7 +9,7 @@ let like: VmSpec;
 
 const one = { vcpus: 1, memoryMiB: 256, diskMiB: 512 };
 const arrive = (id: string, vcpus: number) =>
-  fixture.activities.hostArrived(hostFacts(id, { vcpus, memoryMiB: 4096, diskMiB: 65_536 }));
+  fixture.activities.registerHost(hostFacts(id, { vcpus, memoryMiB: 4096, diskMiB: 65_536 }));
 
 async function place(): Promise<{ id: TaskId; vm: VmSpec }> {
   const id = await accept(fixture, owner, { resources: one });
@@ -60,9 +60,9 @@ describe('room for a template', () => {
     await fixture.activities.releaseVms([second.vm.id]);
     const third = await accept(fixture, owner, { resources: { ...one, vcpus: 2 } });
     expect((await fixture.activities.reserveTask(third)).placed).toBe(false);
-    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', why: 'tasks wait for room' });
-    await fixture.activities.hostSilent('h1' as HostId);
-    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', why: 'h1 takes no VMs' });
+    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', reason: 'tasks wait for room' });
+    await fixture.activities.markHostUnreachable('h1' as HostId);
+    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', reason: 'h1 takes no VMs' });
   });
 });
 

@@ -1,9 +1,9 @@
 import { beforeEach, expect, test } from 'vitest';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
 import type { DrainId } from '../../model/drain.ts';
 import type { TaskId } from '../../model/ids.ts';
 import type { ReservationId } from '../../model/reservation.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptReservation } from '../../prisma/accept-reservation.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -14,7 +14,7 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture);
-  for (const id of hosts) await fixture.activities.hostArrived(hostFacts(id, { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 }));
+  for (const id of hosts) await fixture.activities.registerHost(hostFacts(id, { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 }));
 });
 
 /** A lease that fills so many hosts, from a moment on. */
@@ -38,7 +38,7 @@ const drain = (host: string, inS: number): Promise<DrainId> =>
       suspendInPlace: 'never' as const,
       confidence: 0.99,
       returnAfterMs: null,
-      bringBack: false,
+      returnVms: false,
       owner,
       reason: null,
       nowMs: fixture.now,
@@ -51,7 +51,7 @@ const hold = (host: string, inS: number, durationS: number): Promise<Reservation
       startAtMs: fixture.now + inS * 1000,
       endAtMs: fixture.now + (inS + durationS) * 1000,
       purpose: 'burn-in',
-      bringBack: false,
+      returnVms: false,
       owner,
       nowMs: fixture.now,
     }),
@@ -81,7 +81,7 @@ test('a drain that would break a promise is refused, says which, and closes noth
 test('work that runs on what it was promised moves, and is not in the way of a drain', async () => {
   const id = await promise(60, 3600);
   fixture.now += 60_000;
-  await fixture.activities.plan();
+  await fixture.activities.stepPlan();
   for (const [state, vm] of [['stagingIn'], ['starting', 'creating'], ['running', 'running']] as const)
     await fixture.activities.advanceTask(id, state, [], vm);
   const { hostId } = await fixture.ledger.vm.findFirstOrThrow({ where: { taskId: id } });

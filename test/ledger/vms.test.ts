@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmRemovedData, VmStoppedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -13,14 +13,14 @@ beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
   await addImage(fixture, 'debian-12', 100);
-  await fixture.activities.hostArrived(hostFacts('h1', { vcpus: 2, memoryMiB: 1024, diskMiB: 4000 }));
+  await fixture.activities.registerHost(hostFacts('h1', { vcpus: 2, memoryMiB: 1024, diskMiB: 4000 }));
 });
 
 async function acceptAlone(more: Record<string, unknown> = {}): Promise<VmId> {
   made += 1;
   fixture.now += 1000;
   const resources = { vcpus: 2, memoryMiB: 512, diskMiB: 100 };
-  const order = VmOrder.parse({ name: `vm-${made}`, image: 'debian-12', resources, ...more });
+  const order = VmRequest.parse({ name: `vm-${made}`, image: 'debian-12', resources, ...more });
   const nowMs = fixture.now;
   return fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order, nowMs }));
 }
@@ -29,7 +29,7 @@ async function running(more: Record<string, unknown> = {}): Promise<VmId> {
   const id = await acceptAlone(more);
   expect(await fixture.activities.reserveVm(id)).toMatchObject({ placed: true });
   await fixture.activities.setVmState(id, 'creating');
-  await fixture.activities.vmStarted(id, new Date(fixture.now).toISOString(), { kind: 'warm' });
+  await fixture.activities.recordVmStarted(id, new Date(fixture.now).toISOString(), { kind: 'warm' });
   return id;
 }
 
@@ -50,9 +50,9 @@ describe('VMs that stand alone', () => {
     expect(await fixture.activities.reserveVm(second)).toMatchObject({ placed: false, refusal: { failed: { vcpus: 1 } } });
     expect((await rowOf(second)).refusal).toEqual({ hosts: 1, failed: { vcpus: 1 } });
     expect(await fixture.activities.reserveTask(task)).toMatchObject({ placed: false });
-    expect(await fixture.activities.finishVm(first, { endedAt: null, why: null })).toEqual([second]);
+    expect(await fixture.activities.finishVm(first, { endedAt: null, error: null })).toEqual([second]);
     expect(await rowOf(second)).toMatchObject({ state: 'reserved', generation: 1, refusal: null });
-    expect(await fixture.activities.finishVm(second, { endedAt: null, why: null })).toEqual([task]);
+    expect(await fixture.activities.finishVm(second, { endedAt: null, error: null })).toEqual([task]);
     for (const { said, summed } of await usage(fixture)) expect(said).toEqual(summed);
   });
 
@@ -66,14 +66,14 @@ describe('VMs that stand alone', () => {
     const id = await running();
     const began = fixture.now;
     fixture.now += 1000;
-    await fixture.activities.vmMissing(id, { code: 'vm-lost', message: 'off' });
-    await fixture.activities.vmMissing(id, { code: 'vm-lost', message: 'off' });
+    await fixture.activities.recordVmMissing(id, { code: 'vm-lost', message: 'off' });
+    await fixture.activities.recordVmMissing(id, { code: 'vm-lost', message: 'off' });
     fixture.now += 50_000;
     const { vm } = await fixture.activities.beginStart(id);
     expect(vm.generation).toBe(2);
-    await fixture.activities.vmStarted(id, new Date(fixture.now).toISOString(), { kind: 'cold', why: 'used-disk' });
+    await fixture.activities.recordVmStarted(id, new Date(fixture.now).toISOString(), { kind: 'cold', why: 'used-disk' });
     fixture.now += 2000;
-    const end = { endedAt: new Date(fixture.now).toISOString(), why: null };
+    const end = { endedAt: new Date(fixture.now).toISOString(), error: null };
     await fixture.activities.finishVm(id, end);
     await fixture.activities.finishVm(id, end);
     const events = await eventsOf(id);
@@ -91,7 +91,7 @@ describe('VMs that stand alone', () => {
 
   it('never ran, and used nothing, where they were removed before', async () => {
     const id = await acceptAlone();
-    await fixture.activities.finishVm(id, { endedAt: null, why: null });
+    await fixture.activities.finishVm(id, { endedAt: null, error: null });
     const [, removed] = await eventsOf(id);
     expect(VmRemovedData.parse(removed?.data)).toMatchObject({ host: null, startedAt: null, usage: [], vcpuSeconds: 0 });
   });
@@ -136,10 +136,10 @@ describe('VMs that stand alone', () => {
   it('are looked after when nobody heard what is wanted of them', async () => {
     const idle = await running({ resources: { vcpus: 1, memoryMiB: 128, diskMiB: 16 } });
     const [unstarted, wanted] = [await acceptAlone(), await acceptAlone()];
-    for (const id of [idle, wanted]) await fixture.activities.vmWish(id);
+    for (const id of [idle, wanted]) await fixture.activities.loadVmDesired(id);
     await fixture.sql(`UPDATE "Vm" SET "removalRequestedAt" = $2 WHERE id = $1`, [wanted, new Date(fixture.now)]);
     fixture.now += 30_000;
-    expect((await fixture.activities.vmsToTell(20)).map(({ id }) => id).toSorted()).toEqual([unstarted, wanted].toSorted());
+    expect((await fixture.activities.listVmsToNotify(20)).map(({ id }) => id).toSorted()).toEqual([unstarted, wanted].toSorted());
   });
 
   it('are names that all guests of their owner can resolve, and no others', async () => {
@@ -149,7 +149,7 @@ describe('VMs that stand alone', () => {
     const mine = await fixture.activities.reserveTask(await accept(fixture, owner, { resources }));
     const names = (placement: typeof mine) => (placement.placed ? placement.vms[0]!.neighbours.map(({ name }) => name) : []);
     expect(names(mine)).toEqual(['node0', 'harbour']);
-    await fixture.activities.finishVm(first, { endedAt: null, why: null });
+    await fixture.activities.finishVm(first, { endedAt: null, error: null });
     expect(names(await fixture.activities.reserveTask(await accept(fixture, stranger, { resources })))).toEqual(['node0']);
   });
 });

@@ -3,16 +3,16 @@ import { join } from 'node:path';
 import proto from '@temporalio/proto';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
+import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { ConsoleRange } from '../../model/console.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationMode } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
-import { acceptReservation } from '../../prisma/accept-reservation.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
-import type { PrestageOrder } from '../../workflows/prestage.ts';
+import { VmRequest } from '../../model/vm-request.ts';
+import type { PrefetchRequest } from '../../workflows/image/prefetch-image.ts';
 import { startBuild } from '../sagas/build-site.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
@@ -103,9 +103,9 @@ async function recordHosts(site: FakeSite): Promise<void> {
   const isUnknown = async () => (await site.ledger.host.findUniqueOrThrow({ where: { id: host!.id } })).state === 'unknown';
   await site.until('the host is unknown', isUnknown);
   await site.startHost(host!);
-  await site.client.workflow.getHandle(workflowId.reconcile(host!.id)).signal(signalName.lookNow);
+  await site.client.workflow.getHandle(workflowId.reconcile(host!.id)).signal(signalName.wakeUp);
   await site.until('what was left is gone', async () => host!.leftovers().length === 0);
-  await write(site, 'watchHost', workflowId.host(host!.id));
+  await write(site, 'monitorHost', workflowId.host(host!.id));
   await write(site, 'reconcileHost', workflowId.reconcile(host!.id));
 }
 
@@ -114,20 +114,20 @@ async function recordHouse(site: FakeSite): Promise<void> {
   const id = workflowId.housekeeping();
   await site.client.workflow.start(workflowType.housekeeping, { taskQueue: controlQueue, workflowId: id, args: [site.pace] });
   await until(site, lost, 'succeeded');
-  await write(site, 'keepHouse', id);
+  await write(site, 'runHousekeeping', id);
 }
 
 async function recordPrestage(site: FakeSite): Promise<void> {
   const image = await site.publishImage();
-  const id = workflowId.prestage(image, 'recorded');
-  const order: PrestageOrder = {
+  const id = workflowId.prefetch(image, 'recorded');
+  const order: PrefetchRequest = {
     image,
     hosts: site.hosts.map((host) => host.id),
-    before: new Date(Date.now() + 60_000).toISOString(),
-    keepUntil: new Date(Date.now() + 120_000).toISOString(),
+    deadline: new Date(Date.now() + 60_000).toISOString(),
+    pinnedUntil: new Date(Date.now() + 120_000).toISOString(),
   };
   const options = { taskQueue: controlQueue, workflowId: id, args: [order, site.pace] };
-  await site.client.workflow.execute(workflowType.prestage, options);
+  await site.client.workflow.execute(workflowType.prefetch, options);
   await write(site, 'prestage-succeeded', id);
 }
 
@@ -157,7 +157,7 @@ async function recordImages(site: FakeSite): Promise<void> {
 
 /** A VM that moves while its task's command runs. */
 async function recordMigration(site: FakeSite): Promise<void> {
-  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+  for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
   const task = await site.submit({ command: ['endless'], timeoutS: week });
   await until(site, task, 'running');
   const vm = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
@@ -203,12 +203,12 @@ async function recordTemplates(site: FakeSite): Promise<void> {
   const workflow = workflowId.templates(host.id);
   const options = { taskQueue: controlQueue, workflowId: workflow, args: [host.id, site.pace, [vm]] };
   await site.client.workflow.execute(workflowType.templates, options);
-  await write(site, 'keepTemplates', workflow);
+  await write(site, 'buildTemplates', workflow);
 }
 
 /** A host that is emptied while a task's command runs on it, and one whose drain is called off. */
 async function recordDrains(site: FakeSite): Promise<void> {
-  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+  for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
   const task = await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
   await until(site, task, 'running');
   const { hostId } = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
@@ -222,7 +222,7 @@ async function recordDrains(site: FakeSite): Promise<void> {
       moveDisks: false,
       suspendInPlace: 'never' as const,
     };
-    const more = { confidence: 0.99, nowMs, returnAfterMs: null, bringBack: false, owner: site.owner, reason: null };
+    const more = { confidence: 0.99, nowMs, returnAfterMs: null, returnVms: false, owner: site.owner, reason: null };
     const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
     const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });
     const options = { taskQueue: controlQueue, workflowId: workflowId.drain(hostId as HostId, number), args: [id, site.pace] };
@@ -237,13 +237,13 @@ async function recordDrains(site: FakeSite): Promise<void> {
   await write(site, 'drainHost-cancelled', cancelled.handle.workflowId);
   const emptied = await drain();
   await site.ledger.drain.update({ where: { id: emptied.id }, data: { deadline: new Date() } });
-  await emptied.handle.signal(signalName.changed);
+  await emptied.handle.signal(signalName.orderChanged);
   await emptied.handle.result();
   await write(site, 'drainHost-empty', emptied.handle.workflowId);
   const { id: moved } = await site.ledger.migration.findFirstOrThrow({ where: { requestedBy: emptied.id } });
   const recovery = workflowId.recovery(moved as MigrationId);
   await site.client.workflow.getHandle(recovery).result();
-  await write(site, 'watchRecovery', recovery);
+  await write(site, 'measureRecovery', recovery);
   await site.cancel(task);
   await site.ended(task);
   await site.ledger.host.update({ where: { id: hostId! }, data: { schedulable: true, acceptsMigrations: true } });
@@ -259,7 +259,7 @@ async function recordInPlace(site: FakeSite): Promise<void> {
   const order = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
   const times = { deadlineMs: nowMs + 3600_000, returnAfterMs: nowMs + 3600_000, nowMs };
   const drain = await site.ledger.$transaction((tx) =>
-    acceptDrain(tx, { ...order, ...times, host: hostId!, bringBack: true, owner: site.owner, reason: null }),
+    acceptDrain(tx, { ...order, ...times, host: hostId!, returnVms: true, owner: site.owner, reason: null }),
   );
   const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id: drain } });
   const workflow = workflowId.drain(hostId as HostId, number);
@@ -267,7 +267,7 @@ async function recordInPlace(site: FakeSite): Promise<void> {
   const handle = await site.client.workflow.start(workflowType.drain, options);
   const change = async (data: { deadline?: Date; returnAfter?: Date }) => {
     await site.ledger.drain.update({ where: { id: drain }, data });
-    await handle.signal(signalName.changed);
+    await handle.signal(signalName.orderChanged);
   };
   await change({ deadline: new Date() });
   const isHeld = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id: drain } })).state === 'held';
@@ -282,7 +282,7 @@ async function recordInPlace(site: FakeSite): Promise<void> {
 async function recordReservation(site: FakeSite): Promise<void> {
   const nowMs = Date.now();
   const order = { wanted: { nodes: 1 }, startAtMs: nowMs + 1000, endAtMs: nowMs + 3000, purpose: 'a recording', nowMs };
-  const id = await site.ledger.$transaction((tx) => acceptReservation(tx, { ...order, bringBack: true, owner: site.owner }));
+  const id = await site.ledger.$transaction((tx) => acceptReservation(tx, { ...order, returnVms: true, owner: site.owner }));
   const workflow = workflowId.reservation(id);
   const options = { taskQueue: controlQueue, workflowId: workflow, args: [id, site.pace] };
   await site.client.workflow.execute(workflowType.reservation, options);
@@ -303,7 +303,7 @@ async function recordLeases(site: FakeSite): Promise<void> {
   await write(site, 'planLeases', workflowId.planner());
   const image = await site.publishImage();
   const lease = { kind: 'reservation', startAt: new Date(Date.now() + 20_000).toISOString(), durationS: 2 };
-  const order = VmOrder.parse({ name: 'promised', image, lease });
+  const order = VmRequest.parse({ name: 'promised', image, lease });
   const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
   const alone = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
   await site.client.workflow.execute(workflowType.vm, alone);
@@ -314,7 +314,7 @@ async function recordLeases(site: FakeSite): Promise<void> {
 async function recordMoved(site: FakeSite): Promise<void> {
   await site.startPlanner();
   for (let n = 0; n < 3; n += 1) await site.ended(await site.submit());
-  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
   const work = await site.submit({ command: ['long'], timeoutS: week });
   const firm = { kind: 'bestEffort', preemptible: false };
   const inTheWay = await site.submit({ command: ['endless'], timeoutS: week, lease: firm });
@@ -333,7 +333,7 @@ async function recordMoved(site: FakeSite): Promise<void> {
 }
 
 async function acceptAlone(site: FakeSite, name: string): Promise<VmId> {
-  const order = VmOrder.parse({ name, image: await site.publishImage(), firstBoot: ['true'] });
+  const order = VmRequest.parse({ name, image: await site.publishImage(), firstBoot: ['true'] });
   return site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
 }
 
@@ -350,7 +350,7 @@ async function startAlone(site: FakeSite, name: string): Promise<VmId> {
 async function removeAlone(site: FakeSite, id: VmId): Promise<void> {
   const handle = site.client.workflow.getHandle(workflowId.vm(id));
   await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
-  await handle.signal(signalName.asked);
+  await handle.signal(signalName.operationRequested);
   await handle.result();
 }
 
@@ -361,7 +361,7 @@ async function recordVm(site: FakeSite): Promise<void> {
   const row = () => site.ledger.vm.findUniqueOrThrow({ where: { id } });
   for (const operation of ['pause', 'resume', 'suspend', 'restore', 'reboot'] as const) {
     await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
-    await handle.signal(signalName.asked);
+    await handle.signal(signalName.operationRequested);
     await site.until(`its ${operation} is over`, async () => (await row()).operation === null);
   }
   const reading = workflowId.console(id, 'recorded');

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
+import { acceptImage } from '../../ledger/images/accept-image.ts';
 import { type ImageId, newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptImage } from '../../prisma/accept-image.ts';
 import type { FakeSite } from './fake-site.ts';
 
 export interface FakeBuild {

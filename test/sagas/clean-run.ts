@@ -11,7 +11,7 @@ export const forward: Call[] = [
   call('reserveTask'),
   call('advanceTask', 1),
   call('stageIn'),
-  call('imageCached'),
+  call('recordImageCached'),
   call('advanceTask', 2),
   call('ensureRunning'),
   call('advanceTask', 3),

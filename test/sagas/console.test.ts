@@ -1,12 +1,12 @@
 import { WorkflowFailedError } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { ConsolePage, ConsoleRange } from '../../model/console.ts';
 import { isErrorCode } from '../../model/errors.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault } from './faults.ts';
 
@@ -16,7 +16,7 @@ let site: FakeSite;
 let vm: VmId;
 beforeAll(async () => {
   site = await openFakeSite();
-  const order = VmOrder.parse({ name: 'talks', image: await site.publishImage() });
+  const order = VmRequest.parse({ name: 'talks', image: await site.publishImage() });
   vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
 });
 afterAll(() => site.stop());
@@ -57,7 +57,7 @@ test('what its guest wrote is read where it runs, and a silent host is not waite
   await site.startHost(host);
 });
 
-const calls: Call[] = ['vmPlace', 'readConsole'].map((name) => ({ name, nth: 1 }));
+const calls: Call[] = ['loadVmLocation', 'readConsole'].map((name) => ({ name, nth: 1 }));
 test.concurrent.each(everyFault(calls))(
   '$name: $fault ends with the bytes or says why not, and changes nothing',
   async ({ fault, ...call }) => {

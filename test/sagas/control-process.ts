@@ -4,8 +4,8 @@ import { Context } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import { openLedger } from '../../ledger/client.ts';
 import { controlQueue } from '../../model/temporal.ts';
-import { openLedger } from '../../prisma/client.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
 /** A control worker that ends itself with SIGKILL at planned moments, each once: a file remembers that it was. */

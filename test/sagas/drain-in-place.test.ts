@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { type DrainId, isDrainOver } from '../../model/drain.ts';
 import type { VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
@@ -57,7 +57,7 @@ async function prepared(host: FakeHost): Promise<Case> {
   host.images.set(image, { boots: true, pinnedUntilMs: 0 });
   await site.ledger.hostImage.create({ data: { hostId: host.id, imageId: image } });
   made += 1;
-  const order = VmOrder.parse({ name: `alone-${made}`, image, firstBoot: ['true'] });
+  const order = VmRequest.parse({ name: `alone-${made}`, image, firstBoot: ['true'] });
   const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
   const options = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
   await site.client.workflow.start(workflowType.vm, options);
@@ -67,7 +67,7 @@ async function prepared(host: FakeHost): Promise<Case> {
   const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
   const times = { deadlineMs: nowMs + 3600_000, returnAfterMs: nowMs + 7200_000, nowMs };
   const drain = await site.ledger.$transaction((tx) =>
-    acceptDrain(tx, { ...how, ...times, host: host.id, bringBack: true, owner: site.owner, reason: null }),
+    acceptDrain(tx, { ...how, ...times, host: host.id, returnVms: true, owner: site.owner, reason: null }),
   );
   const { number } = await drainOf(drain);
   return { host, vm, drain, workflows: { drain: workflowId.drain(host.id, number), vm: workflowId.vm(vm) } };
@@ -78,7 +78,7 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
   const handle = await site.client.workflow.start(workflowType.drain, options);
   const change = async (data: { deadline: Date } | { returnAfter: Date }) => {
     await site.ledger.drain.update({ where: { id: drain }, data });
-    await handle.signal(signalName.changed);
+    await handle.signal(signalName.orderChanged);
   };
   const until = (what: string, state: (state: string) => boolean) =>
     site
@@ -90,7 +90,7 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
   await until('it is held', (state) => state === 'held');
   // The proof is one: whatever befell it, nothing of it runs, and its memory is whole.
   expect([(await rowOf(vm)).state, host.domains.size]).toEqual(['suspended', 0]);
-  expect([...host.memories].filter(([path]) => path.includes(vm)).map(([, memory]) => memory.whole)).toEqual([true]);
+  expect([...host.memories].filter(([path]) => path.includes(vm)).map(([, memory]) => memory.complete)).toEqual([true]);
   whenHeld();
   await change({ returnAfter: new Date(Date.now() + 200) });
   await until('it is over', (state) => isDrainOver(state as Parameters<typeof isDrainOver>[0]));
@@ -112,7 +112,7 @@ async function expectWhole({ host, vm, drain }: Case): Promise<void> {
 async function remove({ vm, workflows }: Case): Promise<void> {
   await site.ledger.vm.update({ where: { id: vm }, data: { removalRequestedAt: new Date() } });
   const handle = site.client.workflow.getHandle(workflows.vm);
-  await handle.signal(signalName.asked);
+  await handle.signal(signalName.operationRequested);
   await handle.result();
 }
 
@@ -127,7 +127,7 @@ const calls: Planned[] = [
   // of the last two or three.
   ...[2, 3].map((nth) => of('drain', 'stepDrain', nth)),
   ...[1, 2].map((nth) => of('drain', 'stepDrain', nth, true)),
-  ...['inventory', 'proveEmpty'].map((name) => of('drain', name)),
+  ...['observeInventory', 'verifyHostEmpty'].map((name) => of('drain', name)),
   // The rest of the VM's own steps is for vms.test.ts: these are what a drain looks at.
   ...['suspendVm', 'commitSuspension', 'restoreVm', 'endOperation'].map((name) => of('vm', name)),
 ];

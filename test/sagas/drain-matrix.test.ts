@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { type DrainId, type DrainState, isDrainOver } from '../../model/drain.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault } from './faults.ts';
@@ -19,7 +19,7 @@ beforeAll(async () => {
     hosts: side + 3,
     run: () => ({ exitCode: 0, durationMs: endless, log: 'done\n', files: { 'out/result': 'done\n' } }),
   });
-  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
   free = site.hosts.slice(0, side);
   // So that none goes to where another test is about to empty the host.
   await site.ledger.host.updateMany({ where: { id: { in: free.map(({ id }) => id) } }, data: { acceptsMigrations: false } });
@@ -73,7 +73,7 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
     suspendInPlace: 'never' as const,
     confidence: 0.99,
   };
-  const more = { returnAfterMs: null, bringBack: false, owner: site.owner, reason: null, nowMs };
+  const more = { returnAfterMs: null, returnVms: false, owner: site.owner, reason: null, nowMs };
   const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, ...more }));
   const { number } = await site.ledger.drain.findUniqueOrThrow({ where: { id } });
   return { host, task, vm: (await row()).id as VmId, id, workflow: workflowId.drain(host.id, number) };
@@ -90,7 +90,7 @@ async function run({ id, workflow }: Draining): Promise<DrainState> {
   const looked = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
   await site.until('its VM is looked at', async () => looked() || (await state()) === 'cancelled', 60_000);
   await site.ledger.drain.updateMany({ where: { id, finishedAt: null }, data: { deadline: new Date(Date.now() + 500) } });
-  if ((await state()) !== 'cancelled') await handle.signal(signalName.changed).catch(() => undefined);
+  if ((await state()) !== 'cancelled') await handle.signal(signalName.orderChanged).catch(() => undefined);
   await site
     .until('it is over', async () => isDrainOver(await state()), 60_000)
     .catch(async (error: Error) => {
@@ -130,14 +130,14 @@ const call = (name: string, nth = 1): Call => ({ name, nth });
 /** Its rounds are as many as it takes; each is like these. */
 const calls: Call[] = [
   call('stepDrain', 1),
-  call('imageFor'),
+  call('issueImageRef'),
   call('ensureImage'),
-  call('imageCached'),
+  call('recordImageCached'),
   call('observeLoads'),
-  call('noteLoads'),
+  call('recordLoads'),
   call('stepDrain', 3),
-  call('inventory'),
-  call('proveEmpty'),
+  call('observeInventory'),
+  call('verifyHostEmpty'),
 ];
 
 test('the matrix covers every call of a drain', async () => {

@@ -1,16 +1,16 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptDrain, type DrainRequest } from '../../ledger/drains/accept-drain.ts';
+import { readSuspendedInPlace, releaseInPlace } from '../../ledger/drains/suspended-in-place.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { type AcceptedDrain, acceptDrain } from '../../prisma/accept-drain.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
-import { releaseInPlace, suspendedInPlace } from '../../prisma/in-place.ts';
-import { graceS } from '../../scheduler/drain-plan.ts';
+import { VmRequest } from '../../model/vm-request.ts';
+import { startMarginS } from '../../scheduler/drains/drain-plan.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -27,7 +27,7 @@ beforeAll(async () => {
       files: { 'out/result': 'done\n' },
     }),
   });
-  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
   host = site.hosts[0]!;
 });
 afterAll(() => site.stop());
@@ -67,13 +67,13 @@ async function runningOn(count: number, order: Record<string, unknown> = {}): Pr
 }
 
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
-const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked);
+const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 
 /** So many VMs that stand alone there, which no other host takes any more. */
 async function stuckOn(count: number): Promise<VmId[]> {
   await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false, acceptsMigrations: false } });
   for (let i = 0; i < count; i++) {
-    const parsed = VmOrder.parse({ name: `vm-${i}`, image: await site.publishImage(), firstBoot: ['true'] });
+    const parsed = VmRequest.parse({ name: `vm-${i}`, image: await site.publishImage(), firstBoot: ['true'] });
     const id = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order: parsed, nowMs: Date.now() }));
     alone.push(id);
     const args = [id, site.pace];
@@ -105,9 +105,9 @@ async function expectInPlace(drain: Asked, vms: VmId[]): Promise<void> {
   for (const id of vms) {
     expect((await rowOf(id)).state).toBe('suspended');
     expect(site.hosts.filter((one) => one.domains.has(id))).toEqual([]);
-    expect([...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.whole)).toEqual([true]);
+    expect([...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.complete)).toEqual([true]);
   }
-  expect((await suspendedInPlace(site.ledger, [drain.id])).map(({ vm }) => vm)).toEqual(vms);
+  expect((await readSuspendedInPlace(site.ledger, [drain.id])).map(({ vm }) => vm)).toEqual(vms);
 }
 
 interface Asked {
@@ -115,9 +115,9 @@ interface Asked {
   workflow: string;
 }
 
-async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<Asked> {
+async function ask(seconds: number, more: Partial<DrainRequest> = {}): Promise<Asked> {
   const nowMs = Date.now();
-  const order: AcceptedDrain = {
+  const order: DrainRequest = {
     host: host.id,
     deadlineMs: nowMs + seconds * 1000,
     strategy: 'parallel',
@@ -126,7 +126,7 @@ async function ask(seconds: number, more: Partial<AcceptedDrain> = {}): Promise<
     suspendInPlace: 'never',
     confidence: 0.9,
     returnAfterMs: null,
-    bringBack: true,
+    returnVms: true,
     owner: site.owner,
     reason: null,
     nowMs,
@@ -143,7 +143,7 @@ async function begin({ id, workflow }: Asked): Promise<void> {
 
 const drainOf = (id: DrainId) => site.ledger.drain.findUniqueOrThrow({ where: { id } });
 const over = ({ workflow }: Asked): Promise<DrainState> => site.client.workflow.getHandle(workflow).result();
-const changed = ({ workflow }: Asked) => site.client.workflow.getHandle(workflow).signal(signalName.changed);
+const changed = ({ workflow }: Asked) => site.client.workflow.getHandle(workflow).signal(signalName.orderChanged);
 const change = async (asked: Asked, data: Parameters<typeof site.ledger.drain.update>[0]['data']): Promise<void> => {
   await site.ledger.drain.update({ where: { id: asked.id }, data });
   await changed(asked);
@@ -241,7 +241,7 @@ test('it is not begun before it has to be, and says until when it waits', async 
   expect(await expectWhole(vms)).toEqual(new Map([[host.id, 1]]));
   const { plan, deadline } = await drainOf(drain.id);
   const outline = plan as unknown as DrainOutline;
-  expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo((outline.boundS + graceS) * 1000, -2);
+  expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo((outline.boundS + startMarginS) * 1000, -2);
   // The deadline is brought forward: it begins at once.
   await change(drain, soon());
   expect(await over(drain)).toBe('empty');
@@ -424,7 +424,7 @@ test('what no other host can take is suspended in place, behind what moves, and 
   expect(await expectWhole([...stuck, moving!])).toEqual(new Map([[host.id, 3]]));
   const restored = await site.ledger.event.findMany({ where: { subject: { in: stuck }, type: 'berth.vm.restored' } });
   expect([suspended.length, restored.length]).toEqual([2, 2]);
-  expect(await suspendedInPlace(site.ledger, [drain.id])).toEqual([]);
+  expect(await readSuspendedInPlace(site.ledger, [drain.id])).toEqual([]);
   await site.ledger.host.update({ where: { id: target.id }, data: { memoryMiB: 65_536 } });
 });
 

@@ -11,19 +11,19 @@ import {
   type WorkflowBundleWithSourceMap,
 } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
-import type { LedgerActivities } from '../../activities/ledger/contract.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
-import type { Clock } from '../../drivers/ports.ts';
+import type { Clock } from '../../drivers/ports/clock.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
+import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptTask } from '../../prisma/accept-task.ts';
-import { type Ledger, openLedger } from '../../prisma/client.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
 import { Faults } from './faults.ts';
@@ -62,7 +62,7 @@ class SourcesByPath extends Map<string, Buffer> {
 
 export interface FakeSiteOptions {
   hosts?: number;
-  /** What the waits of workflows/timeouts.ts are multiplied by. */
+  /** What the waits of workflows/durable/timeouts.ts are multiplied by. */
   pace?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
   /** Whether VMs that boot ask for a template: else all boot, and nothing goes on behind a test's back. */
@@ -143,7 +143,7 @@ export class FakeSite {
       taskQueue: controlQueue,
       workflowId: workflowId.host(host.id),
       args: [host.id, this.pace],
-      signal: signalName.arrived,
+      signal: signalName.hostRegistered,
       signalArgs: [await factsOf(host)],
     });
     await this.until(
@@ -297,7 +297,7 @@ export const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
 
 async function factsOf(host: FakeHost) {
   const facts = await host.ports.probe.measure();
-  const images = await host.ports.images.list();
+  const images = await host.ports.imageCache.list();
   return { ...facts, hostId: host.id, images };
 }
 

@@ -3,9 +3,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { controlQueue, promptly, taskTimeoutOf, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptDrain } from '../../prisma/accept-drain.ts';
+import { controlQueue, shortWorkflowTaskTimeout, workflowId, workflowTaskTimeoutOf, workflowType } from '../../model/temporal.ts';
 import { type Service, startService } from '../services/child.ts';
 import type { ControlOrder } from './control-process.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
@@ -16,7 +16,7 @@ const deaths = [
   ...[
     'reserveTask',
     'advanceTask stagingIn',
-    'imageCached',
+    'recordImageCached',
     'advanceTask starting',
     'advanceTask running',
     'advanceTask stagingOut',
@@ -94,12 +94,12 @@ test('a drain whose control worker is killed is taken up after the time of one w
   const host = site.hosts[0]!.id;
   const nowMs = Date.now();
   const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'never', confidence: 0.99 } as const;
-  const order = { ...how, host, deadlineMs: nowMs + 3600_000, returnAfterMs: null, bringBack: false, reason: null, nowMs };
+  const order = { ...how, host, deadlineMs: nowMs + 3600_000, returnAfterMs: null, returnVms: false, reason: null, nowMs };
   const id = await site.ledger.$transaction((tx) => acceptDrain(tx, { ...order, owner: site.owner }));
   const workflow = workflowId.drain(host, 1);
   const end = await underMortals({ [workflow]: { call: 'stepDrain', when: 'after' } }, () =>
     site.client.workflow.execute(workflowType.drain, {
-      ...taskTimeoutOf(workflowType.drain),
+      ...workflowTaskTimeoutOf(workflowType.drain),
       taskQueue: controlQueue,
       workflowId: workflow,
       args: [id],
@@ -112,7 +112,7 @@ test('a drain whose control worker is killed is taken up after the time of one w
   const started = events!.find(({ eventId }) => String(eventId) === String(startedId))!;
   // By the server's clock, how fast this machine starts a worker being no part of it; and ten seconds are Temporal's own.
   const waitedMs = msOf(timedOut) - msOf(started);
-  expect(waitedMs).toBeGreaterThanOrEqual(promptly.workflowTaskTimeout);
+  expect(waitedMs).toBeGreaterThanOrEqual(shortWorkflowTaskTimeout.workflowTaskTimeout);
   expect(waitedMs).toBeLessThan(9_000);
 }, 120_000);
 

@@ -11,19 +11,19 @@ const call = (name: string, nth = 1): Call => ({ name, nth });
 
 /** The calls of a task's workflow between its command's start and its end, when it is suspended once. */
 const leaseCalls: Call[] = [
-  call('leaseOrder', 1),
-  call('vmPlace', 1),
+  call('loadLeaseOrder', 1),
+  call('loadVmLocation', 1),
   call('beginSuspension'),
   call('suspendVm'),
   call('commitSuspension'),
-  call('leaseSuspended'),
-  call('leaseOrder', 2),
-  call('vmPlace', 2),
+  call('recordLeaseSuspended'),
+  call('loadLeaseOrder', 2),
+  call('loadVmLocation', 2),
   call('beginRestoration'),
   call('restoreVm'),
   call('commitRestoration'),
-  call('leaseResumed'),
-  call('taskOrders'),
+  call('recordLeaseResumed'),
+  call('issueTaskStepArgs'),
   call('runCommand', 2),
 ];
 /** What is done before the work is suspended; what refuses there is answered by letting it run on. */
@@ -42,7 +42,7 @@ const ofLedger: Fault[] = ['failsAfter', 'refusedAfter', 'twice', 'cancelledBefo
 
 const perHost = 8;
 const cases: Omit<Case, 'id'>[] = [
-  { call: call('leaseOrder'), fault: null },
+  { call: call('loadLeaseOrder'), fault: null },
   ...leaseCalls.flatMap((one) => (onHost.has(one.name) ? all : ofLedger).map((fault) => ({ call: one, fault }))),
 ];
 const nameOf = ({ call: { name, nth }, fault }: Omit<Case, 'id'>) => `${name} ${nth}: ${fault ?? 'nothing'}`;
@@ -129,8 +129,8 @@ describe('the plan is carried out once, though its step', () => {
   const planner = workflowId.planner();
   /** Of the planner's next decision. */
   const befalls = (fault: Fault): void => {
-    const nth = site.faults.callsOf(planner).filter(({ name }) => name === 'plan').length + 1;
-    site.faults.plan(planner, call('plan', nth), fault);
+    const nth = site.faults.callsOf(planner).filter(({ name }) => name === 'stepPlan').length + 1;
+    site.faults.plan(planner, call('stepPlan', nth), fault);
   };
   const some: Fault[] = ['failsBefore', 'failsAfter', 'twice', 'killedBefore', 'killedAfter'];
 

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { LeaseData } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmOrder } from '../../model/vm-order.ts';
-import { acceptVm } from '../../prisma/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -27,7 +27,7 @@ beforeAll(async () => {
   await site.startPlanner();
   // What leases cost here is measured on it, and is less than what is taken to be so before.
   for (let n = 0; n < 3; n += 1) expect(await site.ended(await site.submit())).toBe('succeeded');
-  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
 });
 afterAll(async () => {
   await expectEmptySite(site);
@@ -134,7 +134,7 @@ test('suspended work goes on at another host when that has room sooner', async (
 
 test('a VM that stands alone is there when it was promised, and goes when its time is over', async () => {
   const image = await site.publishImage();
-  const order = VmOrder.parse({ name: 'promised', image, lease: { kind: 'reservation', startAt: at(10), durationS: 4 } });
+  const order = VmRequest.parse({ name: 'promised', image, lease: { kind: 'reservation', startAt: at(10), durationS: 4 } });
   const accepted = { owner: site.owner, order, nowMs: Date.now() };
   const id = await site.ledger.$transaction((tx) => acceptVm(tx, accepted));
   const workflow = { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] };

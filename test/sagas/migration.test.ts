@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
-import type { CopyPass, MigrationId, MigrationJob, MigrationState } from '../../model/migration.ts';
+import type { ColdCopyPass, MigrationId, MigrationJob, MigrationState } from '../../model/migration.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { acceptMigration } from '../../prisma/accept-migration.ts';
 import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault } from './faults.ts';
@@ -23,7 +23,7 @@ beforeAll(async () => {
       files: { 'out/result': 'done\n' },
     }),
   });
-  for (const host of site.hosts) for (const other of site.hosts) host.mesh.set(addressOf(other.id), other);
+  for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
 });
 afterAll(() => site.stop());
 
@@ -128,11 +128,11 @@ const forward = [
   call('loadMigration'),
   call('reserveMigration'),
   call('ensureImage'),
-  call('readCarried'),
+  call('readPortableRecord'),
   call('prepareIncoming'),
   call('migrateOut'),
 ];
-const backward = [call('commitMigration'), call('leaveHost'), call('hearGuest'), call('noteGuest')];
+const backward = [call('commitMigration'), call('removeLeftover'), call('probeGuest'), call('recordMigratedGuest')];
 
 test('the matrix covers every call of a migration', async () => {
   const move = await moving();
@@ -167,21 +167,21 @@ describe('whose hosts lose each other at the switch', () => {
   async function parted(): Promise<Moving> {
     const move = await moving();
     // Of every host: a VM that is moved again has another source.
-    for (const host of site.hosts) host.peersSilent.now = true;
+    for (const host of site.hosts) host.peersUnresponsive.now = true;
     return move;
   }
 
-  const asked = [call('observeMoving', 1), call('observeMoving', 2), call('resumeHere'), call('observeMoving', 3)];
+  const asked = [call('observeMigration', 1), call('observeMigration', 2), call('resumeDomain'), call('observeMigration', 3)];
   afterAll(() => {
-    for (const host of site.hosts) host.peersSilent.now = false;
+    for (const host of site.hosts) host.peersUnresponsive.now = false;
   });
 
   test('it runs at the target after both were asked, twice', async () => {
     const move = await parted();
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
-    const calls = site.faults.callsOf(move.workflow).filter(({ name }) => name === 'observeMoving' || name === 'resumeHere');
-    expect(calls.map(({ name }) => name).sort()).toEqual([...Array(4).fill('observeMoving'), 'resumeHere']);
+    const calls = site.faults.callsOf(move.workflow).filter(({ name }) => name === 'observeMigration' || name === 'resumeDomain');
+    expect(calls.map(({ name }) => name).sort()).toEqual([...Array(4).fill('observeMigration'), 'resumeDomain']);
     await expectOneCopy(move, 'succeeded');
     await finish(move);
   });
@@ -216,12 +216,12 @@ describe('a guest that', () => {
     ['was silent before is not said to have died on the way', true, { guest: 'unknown', events: 0 }],
   ])('%s', async (_, before, expected) => {
     const move = await moving();
-    for (const host of site.hosts) if (before || host !== move.from) host.silent.add(move.vm);
+    for (const host of site.hosts) if (before || host !== move.from) host.unresponsive.add(move.vm);
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
     await expectOneCopy(move, 'succeeded');
     expect(await told(move)).toEqual(expected);
-    for (const host of site.hosts) host.silent.delete(move.vm);
+    for (const host of site.hosts) host.unresponsive.delete(move.vm);
     await finish(move);
   });
 });
@@ -257,7 +257,7 @@ describe('whose disks are to follow', () => {
     await finish(move);
   });
 
-  const after = [call('bringDisks'), call('settleDisks'), call('endDiskMove'), call('leaveHost', 2)];
+  const after = [call('migrateDisks'), call('resolveDiskMigration'), call('finishDiskMove'), call('removeLeftover', 2)];
   test.concurrent.each(everyFault(after))(
     'it runs at the target, with its disks there or at its old home: $name $fault',
     async ({ fault, ...at }) => {
@@ -277,9 +277,14 @@ describe('whose disks are to follow', () => {
 });
 
 describe('whose disks move alone, later', () => {
-  const alone = ['loadMigration', 'reserveMigration', 'bringDisks', 'settleDisks', 'endDiskMove', 'leaveHost'].map((name) =>
-    call(name),
-  );
+  const alone = [
+    'loadMigration',
+    'reserveMigration',
+    'migrateDisks',
+    'resolveDiskMigration',
+    'finishDiskMove',
+    'removeLeftover',
+  ].map((name) => call(name));
 
   /** A VM that runs away from its home, whose disks were asked to follow. */
   async function away(): Promise<{ move: Moving; there: FakeHost; workflow: string }> {
@@ -332,7 +337,7 @@ describe('whose disks move alone, later', () => {
   });
 
   // The others are the end of a live one as well, which has them in its matrix.
-  const struck = alone.filter(({ name }) => ['reserveMigration', 'bringDisks', 'endDiskMove'].includes(name));
+  const struck = alone.filter(({ name }) => ['reserveMigration', 'migrateDisks', 'finishDiskMove'].includes(name));
   test.concurrent.each(everyFault(struck))(
     'it has its disks where it runs, or at their old home: $name $fault',
     async ({ fault, ...at }) => {
@@ -363,8 +368,8 @@ describe('that goes as files', () => {
 
   test('says how far its copy is and how long it will take, for as long as it lasts', async () => {
     const move = await moving({ mode: 'cold', moveDisk: true });
-    const hold = (kind: CopyPass['kind']) => {
-      for (const host of site.hosts) host.copiesHeld.set(move.vm, kind);
+    const hold = (kind: ColdCopyPass['kind']) => {
+      for (const host of site.hosts) host.heldPasses.set(move.vm, kind);
     };
     const sixths = async (): Promise<number | null> => {
       const { progress } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
@@ -381,7 +386,7 @@ describe('that goes as files', () => {
     ] as const) {
       await site.until(`${done} sixths of it are done`, async () => (await sixths()) === done);
       expect(await site.detailsOf(move.workflow)).toMatch(/MiB carried over, \d+ MiB left; about \d+ s left/);
-      if (next === null) for (const host of site.hosts) host.copiesHeld.delete(move.vm);
+      if (next === null) for (const host of site.hosts) host.heldPasses.delete(move.vm);
       else hold(next);
     }
     expect(await ended(move.workflow)).toBe('succeeded');
@@ -389,8 +394,17 @@ describe('that goes as files', () => {
     await finish(move);
   });
 
-  const calls = ['readCarried', 'ensureImage', 'offerKept', 'suspendVm', 'packVm', 'unpackVm', 'restoreVm', 'settleRestored'];
-  const cold = [...calls, 'commitMigration', 'leaveCold'].map((name) => call(name));
+  const calls = [
+    'readPortableRecord',
+    'ensureImage',
+    'offerCachedChunks',
+    'suspendVm',
+    'packColdCopy',
+    'unpackColdCopy',
+    'restoreVm',
+    'resolveRestore',
+  ];
+  const cold = [...calls, 'commitMigration', 'removeColdLeftover'].map((name) => call(name));
   test.concurrent.each(everyFault(cold))(
     'runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
@@ -410,12 +424,12 @@ describe('that goes as files', () => {
 test.each(['live', 'cold'] as const)('a target whose disk is full refuses a %s one before anything is begun', async (mode) => {
   const move = await moving({ mode });
   const others = site.hosts.filter(({ id }) => id !== move.from.id);
-  for (const { room } of others) room.freeMiB = 3;
+  for (const { freeDisk: room } of others) room.freeMiB = 3;
   try {
     await begin(move);
     expect(await ended(move.workflow)).toBe('rolledBack');
   } finally {
-    for (const { room } of others) room.freeMiB = 65_536;
+    for (const { freeDisk: room } of others) room.freeMiB = 65_536;
   }
   await expectOneCopy(move, 'rolledBack');
   const { error, phases } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
@@ -428,7 +442,7 @@ test.each(['live', 'cold'] as const)('a target whose disk is full refuses a %s o
 describe('whose guest writes faster than its memory is carried over', () => {
   async function writing(order: Order): Promise<Moving> {
     const move = await moving(order);
-    move.from.writing.add(move.vm);
+    move.from.nonConverging.add(move.vm);
     return move;
   }
 
@@ -457,7 +471,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
   });
 
   // Behind these it is a cold one, whose calls have a matrix of their own.
-  const onTheWay = [call('abortOut'), call('turnCold')];
+  const onTheWay = [call('abortMigration'), call('fallBackToCold')];
   test.concurrent.each(everyFault(onTheWay))(
     'and may go as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {

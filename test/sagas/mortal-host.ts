@@ -1,8 +1,8 @@
 import { Context } from '@temporalio/activity';
 import { guard } from '../../activities/failure.ts';
-import type { HostActivities } from '../../activities/host/contract.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
-import type { HostPorts } from '../../drivers/ports.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { killed } from './faults.ts';
 
 /** A moment in an attempt: before or after it first called a method of a port. */

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import type { Prestaged, PrestageOrder } from '../../workflows/prestage.ts';
+import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 
 let site: FakeSite;
@@ -17,10 +17,10 @@ beforeEach(async () => {
 const soon = (ms: number) => new Date(Date.now() + ms).toISOString();
 const allHosts = () => site.hosts.map(({ id }) => id);
 
-async function prestage(more: Partial<PrestageOrder> = {}): Promise<Prestaged> {
-  const order: PrestageOrder = { image, hosts: allHosts(), before: soon(20_000), keepUntil: soon(3600_000), ...more };
-  const options = { taskQueue: controlQueue, workflowId: workflowId.prestage(image, 'test'), args: [order, site.pace] };
-  return site.client.workflow.execute<(order: PrestageOrder, pace: number) => Promise<Prestaged>>(workflowType.prestage, {
+async function prestage(more: Partial<PrefetchRequest> = {}): Promise<PrefetchResult> {
+  const order: PrefetchRequest = { image, hosts: allHosts(), deadline: soon(20_000), pinnedUntil: soon(3600_000), ...more };
+  const options = { taskQueue: controlQueue, workflowId: workflowId.prefetch(image, 'test'), args: [order, site.pace] };
+  return site.client.workflow.execute<(order: PrefetchRequest, pace: number) => Promise<PrefetchResult>>(workflowType.prefetch, {
     ...options,
     args: [order, site.pace],
   });
@@ -59,7 +59,7 @@ describe('an image that hosts are to have before a moment', () => {
   test('is given up where it is not there in time', async () => {
     for (const host of site.hosts) await site.stopWorker(host.id);
     try {
-      const { ready, missing } = await prestage({ before: soon(1000) });
+      const { ready, missing } = await prestage({ deadline: soon(1000) });
       expect(ready).toEqual([]);
       expect(missing.map(({ error }) => error.code)).toEqual(allHosts().map(() => 'host-busy'));
     } finally {

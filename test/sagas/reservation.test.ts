@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { acceptReservation, type ReservationRequest } from '../../ledger/reservations/accept-reservation.ts';
 import type { ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { ReservationId, ReservationState } from '../../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { type AcceptedReservation, acceptReservation } from '../../prisma/accept-reservation.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -13,7 +13,7 @@ beforeAll(async () => {
   site = await openFakeSite({
     run: () => ({ exitCode: 0, durationMs: endless, log: 'done\n', files: { 'out/result': 'done\n' } }),
   });
-  for (const one of site.hosts) for (const other of site.hosts) one.mesh.set(addressOf(other.id), other);
+  for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
 });
 afterAll(() => site.stop());
 let tasks: TaskId[] = [];
@@ -47,10 +47,10 @@ async function runningOn(host: string): Promise<VmId> {
   return (await row()).id as VmId;
 }
 
-async function reserve(more: Partial<AcceptedReservation> & Pick<AcceptedReservation, 'wanted'>): Promise<ReservationId> {
+async function reserve(more: Partial<ReservationRequest> & Pick<ReservationRequest, 'wanted'>): Promise<ReservationId> {
   const nowMs = Date.now();
   const times = { startAtMs: nowMs + 3600_000, endAtMs: nowMs + 7200_000, nowMs };
-  const order = { ...times, purpose: 'burn-in', bringBack: false, owner: site.owner, ...more };
+  const order = { ...times, purpose: 'burn-in', returnVms: false, owner: site.owner, ...more };
   return site.ledger.$transaction((tx) => acceptReservation(tx, order));
 }
 
@@ -61,7 +61,7 @@ async function begin(id: ReservationId, lastsMs: number): Promise<() => Promise<
   const handle = await site.client.workflow.start(workflowType.reservation, options);
   const [startAt, endAt] = [new Date(Date.now() + 50_000), new Date(Date.now() + 50_000 + lastsMs)];
   await site.ledger.hostReservation.update({ where: { id }, data: { startAt, endAt } });
-  await handle.signal(signalName.changed);
+  await handle.signal(signalName.orderChanged);
   await site.until('its hosts are being emptied', async () => (await rowOf(id)).state === 'vacating');
   // Earlier than its plan wanted to begin.
   const soon = { startAt: new Date(), endAt: new Date(Date.now() + lastsMs) };
@@ -71,7 +71,7 @@ async function begin(id: ReservationId, lastsMs: number): Promise<() => Promise<
     const begun = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id: drainId! } })).workflowAt !== null;
     await site.until('its drain has begun', begun);
     const { number } = await site.ledger.drain.update({ where: { id: drainId! }, data });
-    await site.client.workflow.getHandle(workflowId.drain(hostId as never, number)).signal(signalName.changed);
+    await site.client.workflow.getHandle(workflowId.drain(hostId as never, number)).signal(signalName.orderChanged);
   }
   return () => handle.result() as Promise<ReservationState>;
 }
@@ -89,7 +89,7 @@ async function expectOpen(): Promise<void> {
 
 test('a host is emptied for it, handed over, given back at its end, and its VM comes back', async () => {
   const vm = await runningOn('host-1');
-  const id = await reserve({ wanted: { hosts: ['host-1'] }, bringBack: true });
+  const id = await reserve({ wanted: { hosts: ['host-1'] }, returnVms: true });
   const over = await begin(id, 8000);
   await site.until('it is handed over', async () => (await rowOf(id)).state === 'active');
   expect(site.hosts[0]!.domains.size).toBe(0);
@@ -112,10 +112,10 @@ test('of the site’s choice is the host that costs nothing to vacate', async ()
 
 test('cancelled while its host is being emptied, it opens the host', async () => {
   const vm = await runningOn('host-1');
-  const id = await reserve({ wanted: { hosts: ['host-1'] }, bringBack: true });
+  const id = await reserve({ wanted: { hosts: ['host-1'] }, returnVms: true });
   const over = await begin(id, 60_000);
   await site.ledger.hostReservation.update({ where: { id }, data: { cancelRequestedAt: new Date() } });
-  await site.client.workflow.getHandle(workflowId.reservation(id)).signal(signalName.changed);
+  await site.client.workflow.getHandle(workflowId.reservation(id)).signal(signalName.orderChanged);
   expect(await over()).toBe('cancelled');
   await site.until('its VM is back', async () => (await hostOf(vm)) === 'host-1');
   expect((await eventsOf(id)).at(-1)).toBe('cancelled');
@@ -129,7 +129,7 @@ test('one whose host can’t be emptied after all fails, says why, and opens wha
   const options = { taskQueue: controlQueue, workflowId: workflowId.reservation(id), args: [id, 0.2] };
   const handle = await site.client.workflow.start(workflowType.reservation, options);
   await site.ledger.hostReservation.update({ where: { id }, data: { startAt: new Date(Date.now() + 30_000) } });
-  await handle.signal(signalName.changed);
+  await handle.signal(signalName.orderChanged);
   expect(await handle.result()).toBe('failed');
   expect(JSON.stringify((await rowOf(id)).problem)).toContain(`${vm}: no host can take it`);
   expect((await eventsOf(id)).at(-1)).toBe('failed');

@@ -14,12 +14,12 @@ afterAll(() => site.stop());
 
 const call = (name: string, nth = 1): Call => ({ name, nth });
 const cleanRun: Call[] = [
-  call('holdersOf'),
+  call('listImageHosts'),
   call('removeImage', 1),
   call('removeImage', 2),
-  call('imageGone', 1),
-  call('imageGone', 2),
-  call('forgetImage'),
+  call('recordImageRemoved', 1),
+  call('recordImageRemoved', 2),
+  call('removeImageFiles'),
 ];
 
 /** A retired image on every host, with a disk of its own and a kernel that another image has as well. */

@@ -1,6 +1,6 @@
 import { ApplicationFailure, CancellationScope, sleep } from '@temporalio/workflow';
-import { Saga } from '../../workflows/saga.ts';
-import { together, within } from '../../workflows/scopes.ts';
+import { allOrCancel, withTimeout } from '../../workflows/durable/cancellation-scopes.ts';
+import { Saga } from '../../workflows/durable/saga.ts';
 
 /** Which steps fail, and which undos, the first time. */
 export interface Script {
@@ -75,7 +75,7 @@ export async function oneOfThreeFails(): Promise<string[]> {
     throw failure('the second');
   };
   try {
-    await together<void>([slow('first'), fails, slow('third')]);
+    await allOrCancel<void>([slow('first'), fails, slow('third')]);
   } catch (error) {
     log.push((error as Error).message);
   }
@@ -92,12 +92,12 @@ export async function tooLate(): Promise<string[]> {
     }
   };
   try {
-    await within(20, () => failure('late'), act);
+    await withTimeout(20, () => failure('late'), act);
   } catch (error) {
     log.push((error as Error).message);
   }
   log.push(
-    await within(
+    await withTimeout(
       60_000,
       () => failure('late'),
       async () => 'in time',

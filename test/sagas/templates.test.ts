@@ -76,7 +76,7 @@ describe('a template', () => {
 
 /** A workflow of its own for one template, on a host that has no other to make. */
 describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
-  test.each(['reserveTemplate', 'makeTemplate', 'removeVm', 'releaseVms'])('%s', async (name) => {
+  test.each(['reserveTemplate', 'buildTemplate', 'removeVm', 'releaseVms'])('%s', async (name) => {
     const like = await newKind();
     const id = `templates-of-${like.image.id}`;
     site.faults.plan(id, { name, nth: 1 }, fault);

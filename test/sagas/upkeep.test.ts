@@ -28,7 +28,7 @@ beforeEach(() => expectEmptySite(site));
 async function look(): Promise<void> {
   const id = workflowId.reconcile(host.id);
   const before = await site.detailsOf(id);
-  await site.client.workflow.getHandle(id).signal(signalName.lookNow);
+  await site.client.workflow.getHandle(id).signal(signalName.wakeUp);
   await site.until('there was another look', async () => (await site.detailsOf(id)) !== before);
 }
 
@@ -70,7 +70,7 @@ test('the housekeeper ends a task whose workflow was terminated, and takes up on
   await site.until('the other is cancelled', () => is(cancelled, 'cancelled'));
   // Nobody tells the queue that its host is back but the housekeeper.
   await site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } });
-  await house.signal(signalName.lookNow);
+  await house.signal(signalName.wakeUp);
   await site.until('what waited has run', () => is(queued, 'succeeded'));
   await house.terminate();
   for (const id of [running, cancelled, queued]) await expectEverythingOrNothing(site, id);
@@ -107,14 +107,14 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     ready: null,
     jobStartedMs: null,
     boot: null,
-    adopted: false,
-    settled: false,
+    identityApplied: false,
+    flushed: false,
     removing: false,
-    departing: null,
+    departureGeneration: null,
     suspended: null,
     pausedSinceMs: null,
     idleMs: 0,
-    disksHere: false,
+    disksLocal: false,
   });
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => host.domains.size === 1);
@@ -163,10 +163,10 @@ test('a VM whose removal is refused is stuck, says why, keeps its resources, and
   expect((await rowsOf(site, id)).vms[0]).toMatchObject({ state: 'stuck', problem: { code: 'not-ours' } });
   expect(host.domains.has(name)).toBe(true);
   expect(host.disks.size).toBe(2);
-  expect(await site.detailsOf(workflowId.task(id))).toContain('lookNow');
+  expect(await site.detailsOf(workflowId.task(id))).toContain('wakeUp');
   host.domains.set(name, domain);
   host.records.set(record.vmId, record);
-  await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.lookNow);
+  await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.wakeUp);
   expect(await site.ended(id)).toBe('cancelled');
   await expectEverythingOrNothing(site, id);
 });
@@ -178,7 +178,7 @@ test('a host with the address of another is refused, says so, and is taken when 
       taskQueue: controlQueue,
       workflowId: 'host-host-9',
       args: ['host-9', site.pace],
-      signal: signalName.arrived,
+      signal: signalName.hostRegistered,
       signalArgs: [{ ...facts, address }],
     });
   const row = () => site.ledger.host.findUnique({ where: { id: 'host-9' } });

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmRemovedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
-import { type VmOperation, VmOrder } from '../../model/vm-order.ts';
-import { acceptOperation, acceptVm } from '../../prisma/accept-vm.ts';
+import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, type Fault, faults } from './faults.ts';
@@ -22,13 +22,13 @@ async function accept(order: Record<string, unknown> = {}): Promise<VmId> {
   made += 1;
   const name = `vm-${made}`;
   const image = await site.publishImage();
-  const parsed = VmOrder.parse({ name, image, firstBoot: ['true'], ...order });
+  const parsed = VmRequest.parse({ name, image, firstBoot: ['true'], ...order });
   return site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order: parsed, nowMs: Date.now() }));
 }
 
 const start = (id: VmId) =>
   site.client.workflow.start(workflowType.vm, { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] });
-const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.asked);
+const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
 
@@ -38,7 +38,7 @@ const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).res
  */
 const isMade = async (id: VmId): Promise<boolean> => {
   const { state, hostKey } = await rowOf(id);
-  const serves = site.faults.callsOf(workflowId.vm(id)).some(({ name, nth }) => name === 'vmWish' && nth > 1);
+  const serves = site.faults.callsOf(workflowId.vm(id)).some(({ name, nth }) => name === 'loadVmDesired' && nth > 1);
   return state === 'removed' || (state === 'running' && hostKey !== null && serves);
 };
 
@@ -60,7 +60,7 @@ async function expectAgreement(id: VmId): Promise<void> {
   const { state, hostId } = await rowOf(id);
   const host = site.hosts.find((one) => one.id === hostId)!;
   const domain = host.domains.get(id)?.status.state ?? null;
-  const memories = [...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.whole);
+  const memories = [...host.memories].filter(([path]) => path.includes(id)).map(([, memory]) => memory.complete);
   const expected: Record<string, [string | null, boolean[]]> = {
     running: ['running', []],
     paused: ['paused', []],
@@ -107,12 +107,21 @@ async function expectGone(id: VmId): Promise<void> {
 }
 
 const cleanRun: Call[] = [
-  ...['reserveVm', 'vmOrders', 'stageIn', 'imageCached', 'ensureRunning', 'vmStarted', 'customizeVm', 'vmCustomized'],
+  ...[
+    'reserveVm',
+    'issueVmSetup',
+    'stageIn',
+    'recordImageCached',
+    'ensureRunning',
+    'recordVmStarted',
+    'customizeVm',
+    'recordVmCustomized',
+  ],
   ...['pauseVm', 'resumeVm', 'beginSuspension', 'suspendVm', 'commitSuspension'],
-  ...['beginRestoration', 'restoreVm', 'commitRestoration', 'rebootVm', 'removeVm', 'finishVm', 'vmPlace'],
+  ...['beginRestoration', 'restoreVm', 'commitRestoration', 'rebootVm', 'removeVm', 'finishVm', 'loadVmLocation'],
 ].map((name) => ({ name, nth: 1 }));
 cleanRun.push(
-  ...[1, 2].map((nth) => ({ name: 'vmWish', nth })),
+  ...[1, 2].map((nth) => ({ name: 'loadVmDesired', nth })),
   ...[1, 2, 3].map((nth) => ({ name: 'beginOperation', nth })),
   ...[1, 2, 3, 4, 5].map((nth) => ({ name: 'endOperation', nth })),
   ...[1, 2].map((nth) => ({ name: 'setVmState', nth })),
@@ -125,7 +134,7 @@ test('the matrix covers every call of a VM; only how often it looks is left to c
   await expectGone(id);
   const calls = site.faults.callsOf(workflowId.vm(id)).map(({ name, nth }) => `${name} ${nth}`);
   const known = cleanRun.map(({ name, nth }) => `${name} ${nth}`);
-  expect(calls.filter((call) => !known.includes(call) && !call.startsWith('vmWish'))).toEqual([]);
+  expect(calls.filter((call) => !known.includes(call) && !call.startsWith('loadVmDesired'))).toEqual([]);
   expect(known.filter((call) => !calls.includes(call))).toEqual([]);
 });
 
@@ -173,7 +182,7 @@ describe('a VM that stands alone', () => {
     const reconcile = site.client.workflow.getHandle(workflowId.reconcile(host.id));
     // Seen twice before it is believed.
     await site.until('it is stopped', async () => {
-      await reconcile.signal(signalName.lookNow);
+      await reconcile.signal(signalName.wakeUp);
       return (await rowOf(id)).state === 'stopped';
     });
     await operate(id, 'reboot');

@@ -1,8 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drainStrategies } from '../../model/drain.ts';
-import { type DrainQuestion, type DrainTarget, type DrainVm, graceS, planDrain } from '../../scheduler/drain-plan.ts';
-import { fitMigrationModel, type MoveMode, operationsOf } from '../../scheduler/migration-model.ts';
+import {
+  type DrainPlanInput,
+  type DrainTarget,
+  type DrainVm,
+  planDrain,
+  startMarginS,
+} from '../../scheduler/drains/drain-plan.ts';
+import { fitMigrationModel, type MoveMode, operationsOf } from '../../scheduler/drains/migration-model.ts';
 import { migrationLimits } from '../../scheduler/migration-target.ts';
 
 const now = 1_000_000;
@@ -15,7 +21,7 @@ const vm = (id: string, memoryMiB = 256, more: Partial<DrainVm> = {}): DrainVm =
   load: { vm: id, memoryMiB, residentMiB: null, dirtyMiBPerS: null },
   phase: { kind: 'movable' },
   endsByMs: null,
-  staysAwake: null,
+  cannotSuspendReason: null,
   failed: [],
   ...more,
 });
@@ -31,7 +37,7 @@ const host = (id: string, more: Partial<DrainTarget> = {}): DrainTarget => ({
   given: 0,
   ...more,
 });
-const question = (more: Partial<DrainQuestion> = {}): DrainQuestion => ({
+const question = (more: Partial<DrainPlanInput> = {}): DrainPlanInput => ({
   nowMs: now,
   deadlineMs: now + 3600_000,
   host: 'h',
@@ -59,7 +65,7 @@ const measured = fitMigrationModel(
 describe('the plan of a drain', () => {
   it('begins as late as is safe, and not before', () => {
     const plan = planDrain(question());
-    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + graceS) * 1000, 0);
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + startMarginS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
     expect(plan.boundS).toBeGreaterThan(plan.meanS);
     expect(planDrain(question({ confidence: 0.9 })).startMs).toBeGreaterThan(plan.startMs);
@@ -84,9 +90,9 @@ describe('the plan of a drain', () => {
 
   it('moves one at a time while there is time, and several at once when there is not', () => {
     const patient = planDrain(question({ model: measured }));
-    expect(patient).toMatchObject({ strategy: 'sequential', width: 1 });
+    expect(patient).toMatchObject({ strategy: 'sequential', concurrency: 1 });
     const hurried = planDrain(question({ model: measured, deadlineMs: now + patient.boundS * 900 }));
-    expect(hurried).toMatchObject({ strategy: 'parallel', width: migrationLimits.leaving });
+    expect(hurried).toMatchObject({ strategy: 'parallel', concurrency: migrationLimits.leaving });
     expect(hurried.boundS).toBeLessThan(patient.boundS);
   });
 
@@ -142,7 +148,7 @@ describe('the plan of a drain', () => {
     const seconds = plan.suspensions.reduce((sum, { meanS }) => sum + meanS, 0);
     expect(seconds).toBeGreaterThan(100);
     expect(plan.meanS).toBeGreaterThan(without.meanS + seconds);
-    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + graceS) * 1000, 0);
+    expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + startMarginS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
     // The moves go first, and are not waited for when it is time.
     expect(plan.suspendByMs).toBeGreaterThan(plan.startMs);
@@ -150,7 +156,7 @@ describe('the plan of a drain', () => {
   });
 
   it('leaves in the way what cannot be suspended, or has no room for its memory, and says both reasons', () => {
-    const vms = [vm('promised', 20_000, { staysAwake: 'its time was promised to it' }), vm('big', 20_000)];
+    const vms = [vm('promised', 20_000, { cannotSuspendReason: 'its time was promised to it' }), vm('big', 20_000)];
     const hosts = [host('h', { freeDiskMiB: 10_000 }), host('a')];
     const plan = planDrain(question({ vms, hosts, suspendInPlace: 'ifStuck' }));
     expect(plan.suspensions).toEqual([]);
@@ -164,7 +170,7 @@ describe('the plan of a drain', () => {
   });
 
   it('takes no time for what is suspended already, and counts what is being suspended as under way', () => {
-    const asleep = planDrain(question({ vms: [vm('vm1', 256, { asleep: true })], suspendInPlace: 'ifStuck' }));
+    const asleep = planDrain(question({ vms: [vm('vm1', 256, { suspended: true })], suspendInPlace: 'ifStuck' }));
     expect(asleep).toMatchObject({ suspensions: [{ vm: 'vm1', meanS: 0 }], blockers: [] });
     expect(asleep.boundS).toBeLessThan(3);
     const phase = { kind: 'suspending' as const, sinceMs: now };
@@ -205,7 +211,7 @@ describe('the plan of a drain', () => {
   });
 
   it('carries what is suspended as it is: with no room but on disk, no suspension and no resumption', () => {
-    const [runs, sleeps] = [vm('vm1'), vm('vm1', 256, { asleep: true })];
+    const [runs, sleeps] = [vm('vm1'), vm('vm1', 256, { suspended: true })];
     const full = [host('h'), host('a', { used: { vcpus: 16, memoryMiB: 8192 } })];
     const cold = (one: DrainVm) => planDrain(question({ vms: [one], hosts: full, modes: ['cold'] }));
     expect(cold(sleeps).moves).toMatchObject([{ to: 'a', mode: 'cold' }]);

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/audit.ts';
-import { generate } from '../../scheduler/generate.ts';
-import type { Trace } from '../../scheduler/lease.ts';
-import { type Metrics, measure } from '../../scheduler/metrics.ts';
-import { configurations } from '../../scheduler/policy.ts';
-import { simulate } from '../../scheduler/simulator.ts';
-import { countSlots } from '../../scheduler/slots.ts';
+import type { Trace } from '../../scheduler/leases/lease.ts';
+import { configurations } from '../../scheduler/leases/site-policy.ts';
+import { audit } from '../../scheduler/simulation/audit.ts';
+import { createCapacityCounter } from '../../scheduler/simulation/capacity-counter.ts';
+import { generateTrace } from '../../scheduler/simulation/generate-trace.ts';
+import { type Metrics, measure } from '../../scheduler/simulation/metrics.ts';
+import { simulate } from '../../scheduler/simulation/simulator.ts';
 
 /** Traces of the kinds in test/traces that nobody has looked at: BERTH_TRACE_SEED tries others. */
 const seed = Number(process.env.BERTH_TRACE_SEED ?? 20_261_125);
@@ -17,8 +17,8 @@ function run(trace: Trace, config: string): Metrics {
 }
 
 /** Whoever comes first and fits is accepted. With VMs that are all half a host, what fits in sum fits on hosts. */
-function refusedInTurn(trace: Trace): number {
-  const slots = countSlots(trace.hosts.count * 2);
+function refusedFirstComeFirstServed(trace: Trace): number {
+  const slots = createCapacityCounter(trace.hosts.count * 2);
   const asked = trace.leases.filter(({ kind }) => kind === 'reservation');
   return asked.filter(({ startAtS, durationS, nodes }) => !slots.take({ from: startAtS!, to: startAtS! + durationS }, nodes))
     .length;
@@ -26,15 +26,15 @@ function refusedInTurn(trace: Trace): number {
 
 describe(`traces from the seed ${seed}`, () => {
   it.each(['acc_load60', 'acc_load100', 'acc_load150'])('%s: refuses no more than who takes them as they come', (name) => {
-    const trace = generate(name, seed)!;
-    const simple = refusedInTurn(trace);
+    const trace = generateTrace(name, seed)!;
+    const simple = refusedFirstComeFirstServed(trace);
     for (const config of ['novm', 'predeploy-nosusp', 'predeploy-susp'])
       expect(run(trace, config).ar_rejected, config).toBeLessThanOrEqual(simple);
   });
 
   const mixed = ['p4h_short_ar100_be25', 'p4h_medium_ar050_be50', 'p4h_long_ar100_be25', 'p4h_long_ar025_be75'];
   it.each(mixed)('%s: keeps all that is promised, and ends no later for being able to suspend', (name) => {
-    const trace = generate(name, seed)!;
+    const trace = generateTrace(name, seed)!;
     for (const [suspends, plain] of [
       ['predeploy-susp', 'predeploy-nosusp'],
       ['transfer-susp', 'transfer-nosusp'],

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { loadHaizea, loadTrace, mean } from '../../bench/haizea.ts';
-import { audit } from '../../scheduler/audit.ts';
-import { measure } from '../../scheduler/metrics.ts';
-import { configurations } from '../../scheduler/policy.ts';
-import { simulate } from '../../scheduler/simulator.ts';
+import { configurations } from '../../scheduler/leases/site-policy.ts';
+import { audit } from '../../scheduler/simulation/audit.ts';
+import { measure } from '../../scheduler/simulation/metrics.ts';
+import { simulate } from '../../scheduler/simulation/simulator.ts';
 
 const results = loadHaizea().map((row) => {
   const trace = loadTrace(row.trace);

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/audit.ts';
-import { hostsOf } from '../../scheduler/lease.ts';
-import { LeasePlanner } from '../../scheduler/planner.ts';
-import { simulate } from '../../scheduler/simulator.ts';
+import { hostsOf } from '../../scheduler/leases/lease.ts';
+import { LeasePlanner } from '../../scheduler/leases/lease-planner.ts';
+import { audit } from '../../scheduler/simulation/audit.ts';
+import { simulate } from '../../scheduler/simulation/simulator.ts';
 import { workload } from './workloads.ts';
 
 /** How many random workloads; BERTH_PROPERTY_RUNS asks for more. The seed is printed with every failure. */
@@ -44,7 +44,7 @@ describe('every schedule of a random workload', () => {
         const outages = wanted
           .filter((drain, i) => drain.host < trace.hosts.count && wanted.findIndex((other) => other.host === drain.host) === i)
           .map(({ host, atS, inS, forS }) => ({ drain: `h${host}`, atS, fromS: atS + inS, untilS: atS + inS + forS }));
-        const schedule = simulate(trace, policy, { outages });
+        const schedule = simulate(trace, policy, { disruptions: outages });
         expect(audit(trace, schedule)).toEqual([]);
       }),
       { numRuns: numRuns / 2 },
@@ -64,11 +64,11 @@ describe('every schedule of a random workload', () => {
         const outages = wanted
           .filter((loss, i) => loss.host < trace.hosts.count && wanted.findIndex((other) => other.host === loss.host) === i)
           .map(({ host, atS, forS }) => ({ lose: `h${host}`, atS, untilS: atS + forS }));
-        const schedule = simulate(trace, policy, { outages });
+        const schedule = simulate(trace, policy, { disruptions: outages });
         // A late reservation may also have less time, when its hosts are promised to others afterwards.
         const broken = new Set(
           schedule.actions.flatMap((action) =>
-            action.do === 'breakPromise' || (action.do === 'stop' && action.reason === 'lease-over') ? [action.lease] : [],
+            action.kind === 'breakPromise' || (action.kind === 'stop' && action.reason === 'lease-over') ? [action.lease] : [],
           ),
         );
         for (const lease of trace.leases) {
@@ -100,11 +100,11 @@ describe('no best-effort lease starves', () => {
     const ends = new Map<string, number>();
     let wideStartedAt: number | null = null;
     for (let at = 0; at < 5000 && wideStartedAt === null; at += 10) {
-      for (const [lease, end] of ends) if (end === at && ends.delete(lease)) planner.observe({ saw: 'ended', lease }, at);
+      for (const [lease, end] of ends) if (end === at && ends.delete(lease)) planner.observe({ kind: 'ended', lease }, at);
       if (at === 100) planner.submit({ ...vm, id: 'wide', submittedAtS: at, durationS: 60, nodes: 4 }, at);
       for (let i = 0; i < 2; i++) planner.submit({ ...vm, id: `${at}.${i}`, submittedAtS: at, durationS: 50, nodes: 1 }, at);
       for (const action of planner.decide(at)) {
-        if (action.do !== 'start') continue;
+        if (action.kind !== 'start') continue;
         ends.set(action.lease, action.untilS);
         if (action.lease === 'wide') wideStartedAt = at;
       }

@@ -5,15 +5,15 @@ import { convergencePolicy } from '../../model/migration.ts';
 import {
   fitMigrationModel,
   type Load,
+  type MigrationOperation,
+  type MigrationSample,
   type MoveMode,
   moveModes,
-  type Operation,
   operationKinds,
   operationsOf,
-  type Sample,
-} from '../../scheduler/migration-model.ts';
-import { simulatePreCopy } from '../../scheduler/pre-copy.ts';
-import { regress, upperBound } from '../../scheduler/regression.ts';
+} from '../../scheduler/drains/migration-model.ts';
+import { estimatePreCopy } from '../../scheduler/drains/pre-copy.ts';
+import { regress, upperBound } from '../../scheduler/drains/regression.ts';
 
 const load = (memoryMiB: number, more: Partial<Load> = {}): Load => ({
   vm: 'vm',
@@ -22,7 +22,7 @@ const load = (memoryMiB: number, more: Partial<Load> = {}): Load => ({
   dirtyMiBPerS: null,
   ...more,
 });
-const live = (memoryMiB: number, more: Partial<Operation> = {}): Operation => ({
+const live = (memoryMiB: number, more: Partial<MigrationOperation> = {}): MigrationOperation => ({
   kind: 'live',
   from: 'a',
   to: 'b',
@@ -32,7 +32,7 @@ const live = (memoryMiB: number, more: Partial<Operation> = {}): Operation => ({
 });
 
 /** Repeatable noise around 1. */
-function wobble(seed: number): () => number {
+function seededNoise(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state * 1103515245 + 12345) % 2 ** 31;
@@ -41,9 +41,9 @@ function wobble(seed: number): () => number {
 }
 
 /** A site on which a migration takes a second and its bytes at so many MiB/s, give or take a tenth. */
-function site(mibPerS: number, count: number, more: Partial<Sample> = {}, seed = 1): Sample[] {
-  const random = wobble(seed);
-  return Array.from({ length: count }, (_, i): Sample => {
+function samplesOfSite(mibPerS: number, count: number, more: Partial<MigrationSample> = {}, seed = 1): MigrationSample[] {
+  const random = seededNoise(seed);
+  return Array.from({ length: count }, (_, i): MigrationSample => {
     const memoryMiB = [128, 192, 256, 384, 512][i % 5]!;
     const mib = memoryMiB * 0.5;
     const transferS = (mib / mibPerS) * (0.9 + 0.2 * random());
@@ -67,7 +67,7 @@ describe('the regression', () => {
   const prior = { mean: [1, 1], sd: [1, 1], noise: 0.5, strength: 2 };
 
   it('finds the line that the data lie on, and is as sure of it as they are many', () => {
-    const random = wobble(3);
+    const random = seededNoise(3);
     const observe = (count: number) =>
       Array.from({ length: count }, (_, i) => ({
         x: [1, i],
@@ -83,7 +83,7 @@ describe('the regression', () => {
   });
 
   it('bounds what is to come as often as it says', () => {
-    const random = wobble(11);
+    const random = seededNoise(11);
     const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
     const draw = (x: number) => ({ x: [1, x], y: 2 + x * 1.5 + 0.3 * normal(), scale: 1, weight: 1 });
     let held = 0;
@@ -118,12 +118,12 @@ describe('a pre-copy', () => {
   const order = { memoryMiB: 256, dirtyMiBPerS: 0, bandwidthMiBPerS: 50, policy: convergencePolicy };
 
   it('of a guest at rest carries its memory once', () => {
-    expect(simulatePreCopy(order)).toMatchObject({ converges: true, rounds: 1, sentMiB: 256, downtimeS: 0 });
+    expect(estimatePreCopy(order)).toMatchObject({ converges: true, rounds: 1, sentMiB: 256, downtimeS: 0 });
   });
 
   it('of a guest that writes faster than the network carries does not end, unless slowing it down helps', () => {
-    expect(simulatePreCopy({ ...order, dirtyMiBPerS: 40, memoryMiB: 2048 }).converges).toBe(true);
-    expect(simulatePreCopy({ ...order, dirtyMiBPerS: 5000, memoryMiB: 60_000 }).converges).toBe(false);
+    expect(estimatePreCopy({ ...order, dirtyMiBPerS: 40, memoryMiB: 2048 }).converges).toBe(true);
+    expect(estimatePreCopy({ ...order, dirtyMiBPerS: 5000, memoryMiB: 60_000 }).converges).toBe(false);
   });
 
   it('takes no less time for more memory, more writing or less bandwidth', () => {
@@ -135,11 +135,11 @@ describe('a pre-copy', () => {
         fc.double({ min: 1, max: 500, noNaN: true }),
         (m, d, b) => {
           const base = { ...order, memoryMiB: m, dirtyMiBPerS: d, bandwidthMiBPerS: b };
-          const { seconds, downtimeS } = simulatePreCopy(base);
+          const { seconds, downtimeS } = estimatePreCopy(base);
           expect(seconds).toBeGreaterThanOrEqual(0);
-          const idle = simulatePreCopy({ ...base, dirtyMiBPerS: 0 });
+          const idle = estimatePreCopy({ ...base, dirtyMiBPerS: 0 });
           expect(seconds + downtimeS).toBeGreaterThanOrEqual(Math.min(idle.seconds, 120) - 1e-9);
-          const wider = simulatePreCopy({ ...base, dirtyMiBPerS: 0, bandwidthMiBPerS: b * 2 });
+          const wider = estimatePreCopy({ ...base, dirtyMiBPerS: 0, bandwidthMiBPerS: b * 2 });
           expect(wider.seconds).toBeLessThanOrEqual(idle.seconds + 1e-9);
         },
       ),
@@ -163,8 +163,8 @@ describe('the model of migrations', () => {
     let held = 0;
     let asked = 0;
     for (let seed = 1; seed <= 40; seed++) {
-      const model = fitMigrationModel(site(40, 10, {}, seed));
-      for (const next of site(40, 5, {}, seed + 1000)) {
+      const model = fitMigrationModel(samplesOfSite(40, 10, {}, seed));
+      for (const next of samplesOfSite(40, 5, {}, seed + 1000)) {
         const prediction = model.predict([next]);
         errors.push(Math.abs(prediction.mean / next.seconds - 1));
         asked += 1;
@@ -176,7 +176,7 @@ describe('the model of migrations', () => {
   });
 
   it('knows that one pair of hosts is slower than another', () => {
-    const samples = [...site(80, 12), ...site(10, 12, { from: 'a', to: 'c' }, 5)];
+    const samples = [...samplesOfSite(80, 12), ...samplesOfSite(10, 12, { from: 'a', to: 'c' }, 5)];
     const model = fitMigrationModel(samples.map((sample, i) => ({ ...sample, atMs: i })));
     const quick = model.predict([live(256)]).mean;
     const slow = model.predict([live(256, { to: 'c' })]).mean;
@@ -185,7 +185,7 @@ describe('the model of migrations', () => {
   });
 
   it('does not expect of every move what one of them suffered, and is less sure all the same', () => {
-    const usual = site(40, 12);
+    const usual = samplesOfSite(40, 12);
     const hung = usual.map((sample, i) => (i === 8 ? { ...sample, seconds: sample.seconds + 20 } : sample));
     const [before, after] = [usual, hung].map((samples) => fitMigrationModel(samples).predict([live(256)]));
     expect(after!.mean).toBeLessThan(1.25 * before!.mean);
@@ -193,8 +193,8 @@ describe('the model of migrations', () => {
   });
 
   it('knows what a VM carried the last time', () => {
-    const before = site(40, 10);
-    const big: Sample = {
+    const before = samplesOfSite(40, 10);
+    const big: MigrationSample = {
       ...before[0]!,
       load: load(512, { vm: 'big' }),
       bytes: 500 * 2 ** 20,
@@ -210,8 +210,15 @@ describe('the model of migrations', () => {
 
   it('does not count twice what a VM wrote during the move before: it is among what was carried', () => {
     const writing = load(256, { vm: 'writing', residentMiB: 180, dirtyMiBPerS: 8 });
-    const before: Sample = { ...site(12, 1)[0]!, load: writing, bytes: 105 * 2 ** 20, transferS: 9, seconds: 9.5, atMs: 99 };
-    const model = fitMigrationModel([...site(12, 10), before]);
+    const before: MigrationSample = {
+      ...samplesOfSite(12, 1)[0]!,
+      load: writing,
+      bytes: 105 * 2 ** 20,
+      transferS: 9,
+      seconds: 9.5,
+      atMs: 99,
+    };
+    const model = fitMigrationModel([...samplesOfSite(12, 10), before]);
     const again = (dirtyMiBPerS: number) => model.predict([live(256, { load: { ...writing, dirtyMiBPerS } })]).mean;
     expect(again(8)).toBeLessThan(12);
     // Samples of a second differ by so much.
@@ -220,14 +227,16 @@ describe('the model of migrations', () => {
   });
 
   it('learns how much of what a process holds is carried over', () => {
-    const held = site(12, 10).map((one): Sample => ({ ...one, load: { ...one.load, residentMiB: one.load.memoryMiB } }));
+    const held = samplesOfSite(12, 10).map(
+      (one): MigrationSample => ({ ...one, load: { ...one.load, residentMiB: one.load.memoryMiB } }),
+    );
     const model = fitMigrationModel(held);
     const { sentMiB } = model.preCopy(live(256, { load: load(256, { residentMiB: 200, dirtyMiBPerS: 0 }) }));
     expect(sentMiB).toBeCloseTo(100, 0);
   });
 
   it('expects of a copy to where a VM has been only what changed, and not that its bytes flow as slowly as they are few', () => {
-    const copy = (i: number, from: string, to: string, mib: number, seconds: number): Sample => {
+    const copy = (i: number, from: string, to: string, mib: number, seconds: number): MigrationSample => {
       const one = { kind: 'copy' as const, from, to, concurrency: 1, load: load(256, { vm: `vm${i % 4}` }) };
       return { ...one, atMs: i, bytes: mib * 2 ** 20, transferS: seconds, seconds };
     };
@@ -244,8 +253,8 @@ describe('the model of migrations', () => {
   });
 
   it('learns how much moving side by side costs each', () => {
-    const alone = site(40, 12);
-    const pairs = site(20, 12, { concurrency: 2 }, 9).map((sample, i) => ({ ...sample, atMs: 100 + i }));
+    const alone = samplesOfSite(40, 12);
+    const pairs = samplesOfSite(20, 12, { concurrency: 2 }, 9).map((sample, i) => ({ ...sample, atMs: 100 + i }));
     const model = fitMigrationModel([...alone, ...pairs]);
     const one = model.predict([live(256)]).mean;
     const beside = model.predict([live(256, { concurrency: 2 })]).mean;
@@ -255,9 +264,9 @@ describe('the model of migrations', () => {
   });
 
   it('takes the polynomial only where the data bend', () => {
-    const straight = fitMigrationModel(site(40, 20));
+    const straight = fitMigrationModel(samplesOfSite(40, 20));
     expect(straight.chosen.live.form).not.toBe('polynomial');
-    const bent = site(40, 30).map((sample) => {
+    const bent = samplesOfSite(40, 30).map((sample) => {
       const transferS = sample.bytes / 2 ** 20 / 40;
       return { ...sample, kind: 'suspend' as const, transferS, seconds: 0.5 + transferS ** 2 };
     });
@@ -308,7 +317,11 @@ describe('the model of migrations', () => {
 });
 
 describe('how long VMs take to recover', () => {
-  const moved = (vm: string, recoveryS: number | null): Sample => ({ ...site(50, 1)[0]!, load: load(256, { vm }), recoveryS });
+  const moved = (vm: string, recoveryS: number | null): MigrationSample => ({
+    ...samplesOfSite(50, 1)[0]!,
+    load: load(256, { vm }),
+    recoveryS,
+  });
 
   it('is the median of its own moves, else that of all, and unknown before any was seen', () => {
     expect(fitMigrationModel([moved('a', null)]).recoveryS('a')).toBeNull();

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { Action } from '../../scheduler/actions.ts';
-import type { Lease } from '../../scheduler/lease.ts';
-import { LeasePlanner, plan } from '../../scheduler/planner.ts';
-import { configurations, type Policy } from '../../scheduler/policy.ts';
+import type { Action } from '../../scheduler/leases/actions.ts';
+import type { Lease } from '../../scheduler/leases/lease.ts';
+import { LeasePlanner, plan } from '../../scheduler/leases/lease-planner.ts';
+import { configurations, type Policy } from '../../scheduler/leases/site-policy.ts';
 
 const hosts = (count: number) => Array.from({ length: count }, (_, i) => ({ id: `h${i}`, vcpus: 2, memoryMiB: 1024 }));
 const vm = { submittedAtS: 0, vcpus: 1, memoryMiB: 512, image: 'debian', imageMiB: 600 };
@@ -17,7 +17,8 @@ const reservation = (id: string, startAtS: number, durationS: number, nodes: num
 });
 const plain: Policy = { ...configurations.novm! };
 const suspending: Policy = { ...configurations['predeploy-susp']! };
-const did = (actions: Action[]) => actions.map((action) => ('lease' in action ? `${action.do} ${action.lease}` : action.do));
+const actionNames = (actions: Action[]) =>
+  actions.map((action) => ('lease' in action ? `${action.kind} ${action.lease}` : action.kind));
 
 describe('admission', () => {
   it('refuses a reservation whose hosts are promised, says why, and each alternative can be had as it stands', () => {
@@ -81,24 +82,24 @@ describe('best-effort work', () => {
     const planner = LeasePlanner.create(hosts(1), suspending);
     planner.submit(batch('a', 1000), 0);
     planner.submit(batch('b', 1000), 0);
-    expect(did(planner.decide(0))).toEqual(['start a', 'start b']);
+    expect(actionNames(planner.decide(0))).toEqual(['start a', 'start b']);
     planner.submit(reservation('r', 500, 100, 2), 100);
     expect(planner.decide(100)).toEqual([]);
     expect(planner.wakeAt(100)).toBe(468);
     const first = planner.decide(468);
-    expect(did(first)).toHaveLength(1);
-    expect(first[0]).toMatchObject({ do: 'suspend', fromS: 468, untilS: 484 });
+    expect(actionNames(first)).toHaveLength(1);
+    expect(first[0]).toMatchObject({ kind: 'suspend', fromS: 468, untilS: 484 });
     expect(planner.wakeAt(468)).toBe(484);
-    const [written, other] = first[0]!.do === 'suspend' && first[0]!.lease === 'a' ? ['a', 'b'] : ['b', 'a'];
-    planner.observe({ saw: 'suspended', lease: written! }, 484);
-    expect(planner.decide(484)).toMatchObject([{ do: 'suspend', lease: other, fromS: 484, untilS: 500 }]);
-    planner.observe({ saw: 'suspended', lease: other! }, 500);
-    expect(did(planner.decide(500))).toEqual(['start r']);
-    planner.observe({ saw: 'ended', lease: 'r' }, 600);
+    const [written, other] = first[0]!.kind === 'suspend' && first[0]!.lease === 'a' ? ['a', 'b'] : ['b', 'a'];
+    planner.observe({ kind: 'suspended', lease: written! }, 484);
+    expect(planner.decide(484)).toMatchObject([{ kind: 'suspend', lease: other, fromS: 484, untilS: 500 }]);
+    planner.observe({ kind: 'suspended', lease: other! }, 500);
+    expect(actionNames(planner.decide(500))).toEqual(['start r']);
+    planner.observe({ kind: 'ended', lease: 'r' }, 600);
     const [resumed] = planner.decide(600);
     // 1100 s of work with the overhead, less the 468 or 484 s that are done.
-    const done = resumed?.do === 'resume' && resumed.lease === written ? 468 : 484;
-    expect(resumed).toMatchObject({ do: 'resume', fromS: 600, workFromS: 616, untilS: 616 + 1100 - done });
+    const done = resumed?.kind === 'resume' && resumed.lease === written ? 468 : 484;
+    expect(resumed).toMatchObject({ kind: 'resume', fromS: 600, workFromS: 616, untilS: 616 + 1100 - done });
   });
 
   it('does not delay the booking of the first that waits, however much could be backfilled', () => {
@@ -108,18 +109,18 @@ describe('best-effort work', () => {
     planner.submit(batch('wide', 600, 2), 1);
     expect(planner.decide(1)).toEqual([]);
     for (let i = 0; i < 20; i++) planner.submit(batch(`short${i}`, 99), 1);
-    expect(did(planner.decide(1))).toEqual(['start short0']); // until 100: just before the wide one begins
-    planner.observe({ saw: 'ended', lease: 'short0' }, 50);
+    expect(actionNames(planner.decide(1))).toEqual(['start short0']); // until 100: just before the wide one begins
+    planner.observe({ kind: 'ended', lease: 'short0' }, 50);
     expect(planner.decide(50)).toEqual([]); // none of 99 s fits before 100 any more
-    planner.observe({ saw: 'ended', lease: 'long' }, 100);
-    expect(did(planner.decide(100))).toEqual(['start wide']);
+    planner.observe({ kind: 'ended', lease: 'long' }, 100);
+    expect(actionNames(planner.decide(100))).toEqual(['start wide']);
   });
 
   it('of higher priority goes first', () => {
     const planner = LeasePlanner.create(hosts(1), plain);
     planner.submit(batch('a', 100, 2), 0);
     planner.submit({ ...batch('b', 100, 2), priority: 1 }, 0);
-    expect(did(planner.decide(0))).toEqual(['start b']);
+    expect(actionNames(planner.decide(0))).toEqual(['start b']);
   });
 });
 
@@ -129,8 +130,8 @@ describe('when reality differs', () => {
     planner.submit(batch('a', 1000, 2), 0);
     planner.submit(batch('b', 1000, 2), 0);
     planner.decide(0);
-    planner.observe({ saw: 'ended', lease: 'a' }, 300);
-    expect(did(planner.decide(300))).toEqual(['start b']);
+    planner.observe({ kind: 'ended', lease: 'a' }, 300);
+    expect(actionNames(planner.decide(300))).toEqual(['start b']);
   });
 
   it('a lease whose time is up is stopped', () => {
@@ -138,7 +139,7 @@ describe('when reality differs', () => {
     planner.submit(batch('a', 1000), 0);
     planner.decide(0);
     expect(planner.wakeAt(0)).toBe(1000);
-    expect(planner.decide(1000)).toEqual([{ do: 'stop', lease: 'a', atS: 1000, reason: 'lease-over' }]);
+    expect(planner.decide(1000)).toEqual([{ kind: 'stop', lease: 'a', atS: 1000, reason: 'lease-over' }]);
   });
 
   it('a slow suspend keeps its host taken, and the next plan allows for it', () => {
@@ -146,10 +147,10 @@ describe('when reality differs', () => {
     planner.submit(batch('a', 5000), 0);
     planner.decide(0);
     planner.submit(reservation('r', 500, 100, 2), 0);
-    expect(did(planner.decide(484))).toEqual(['suspend a']);
+    expect(actionNames(planner.decide(484))).toEqual(['suspend a']);
     expect(planner.decide(500)).toEqual([]); // not written yet: the reservation waits for it
-    planner.observe({ saw: 'suspended', lease: 'a' }, 508);
-    expect(planner.decide(508)).toMatchObject([{ do: 'start', lease: 'r', workFromS: 508, untilS: 608 }]);
+    planner.observe({ kind: 'suspended', lease: 'a' }, 508);
+    expect(planner.decide(508)).toMatchObject([{ kind: 'start', lease: 'r', workFromS: 508, untilS: 608 }]);
     expect(planner.state.hosts[0]!.slowness).toBe(1.5);
   });
 
@@ -159,12 +160,12 @@ describe('when reality differs', () => {
     planner.submit(reservation('movable', 500, 100, 1), 0);
     planner.submit(batch('work', 100), 0);
     const started = planner.decide(0);
-    const host = started.flatMap((action) => (action.do === 'start' && action.lease === 'running' ? action.hosts : []))[0]!;
-    planner.observe({ saw: 'hostLost', host }, 10);
+    const host = started.flatMap((action) => (action.kind === 'start' && action.lease === 'running' ? action.hosts : []))[0]!;
+    planner.observe({ kind: 'hostLost', host }, 10);
     const actions = planner.decide(10);
-    expect(did(actions)).toContain('breakPromise running');
+    expect(actionNames(actions)).toContain('breakPromise running');
     expect(planner.plan(10).quotes.find((quote) => quote.lease === 'movable')).toMatchObject({ startAtS: 500, firm: true });
-    expect(actions.flatMap((action) => (action.do === 'start' ? action.hosts : []))).not.toContain(host);
+    expect(actions.flatMap((action) => (action.kind === 'start' ? action.hosts : []))).not.toContain(host);
   });
 
   it('a drain empties a host in time without moving a promise, or is refused with what is in the way', () => {
@@ -179,8 +180,8 @@ describe('when reality differs', () => {
     expect(planner.wakeAt(0)).toBeLessThanOrEqual(268);
     const suspended: string[] = [];
     for (let at = 0; at < 400; at = planner.wakeAt(at)) {
-      for (const action of planner.decide(at)) if (action.do === 'suspend') suspended.push(action.lease);
-      for (const lease of suspended) planner.observe({ saw: 'suspended', lease }, at);
+      for (const action of planner.decide(at)) if (action.kind === 'suspend') suspended.push(action.lease);
+      for (const lease of suspended) planner.observe({ kind: 'suspended', lease }, at);
     }
     expect(suspended.length).toBeGreaterThanOrEqual(2);
     expect(planner.plan(399).quotes.find((quote) => quote.lease === 'r')?.hosts).toEqual(['h1', 'h1']);
@@ -193,7 +194,7 @@ describe('when reality differs', () => {
     planner.submit(reservation('r', 10, 1000, 2), 0);
     planner.cancel('r', 1);
     planner.cancel('a', 1);
-    expect(planner.decide(1)).toEqual([{ do: 'stop', lease: 'a', atS: 1, reason: 'cancelled' }]);
+    expect(planner.decide(1)).toEqual([{ kind: 'stop', lease: 'a', atS: 1, reason: 'cancelled' }]);
     expect(planner.state.timeline.booked[0]!.size).toBe(1);
   });
 });
@@ -205,19 +206,19 @@ describe('images', () => {
     expect(planner.decide(0)).toEqual([]);
     expect(planner.wakeAt(0)).toBe(952);
     planner.submit(batch('a', 100), 10);
-    expect(planner.decide(10)).toMatchObject([{ do: 'transfer', leases: ['a'], fromS: 10, untilS: 58 }]);
-    planner.observe({ saw: 'transferred' }, 58);
-    expect(did(planner.decide(58))).toEqual(['start a']);
-    planner.observe({ saw: 'ended', lease: 'a' }, 168);
-    expect(planner.decide(952)).toMatchObject([{ do: 'transfer', leases: ['r'], hosts: ['h0', 'h1'] }]);
+    expect(planner.decide(10)).toMatchObject([{ kind: 'transfer', leases: ['a'], fromS: 10, untilS: 58 }]);
+    planner.observe({ kind: 'transferred' }, 58);
+    expect(actionNames(planner.decide(58))).toEqual(['start a']);
+    planner.observe({ kind: 'ended', lease: 'a' }, 168);
+    expect(planner.decide(952)).toMatchObject([{ kind: 'transfer', leases: ['r'], hosts: ['h0', 'h1'] }]);
   });
 
   it('are sent once for all that want them where transfers are shared, and never again to a host that has them', () => {
     const planner = LeasePlanner.create(hosts(2), configurations['reuse-susp']!);
     for (const id of ['a', 'b', 'c', 'd']) planner.submit(batch(id, 100), 0);
-    expect(planner.decide(0)).toMatchObject([{ do: 'transfer', leases: ['a', 'b', 'c', 'd'] }]);
-    planner.observe({ saw: 'transferred' }, 48);
-    expect(did(planner.decide(48))).toEqual(['start a', 'start b', 'start c', 'start d']);
+    expect(planner.decide(0)).toMatchObject([{ kind: 'transfer', leases: ['a', 'b', 'c', 'd'] }]);
+    planner.observe({ kind: 'transferred' }, 48);
+    expect(actionNames(planner.decide(48))).toEqual(['start a', 'start b', 'start c', 'start d']);
     planner.submit(batch('e', 100), 60);
     expect(planner.decide(60)).toEqual([]);
   });

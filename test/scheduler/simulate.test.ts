@@ -2,9 +2,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { experiment3Names, generate } from '../../scheduler/generate.ts';
-import { main } from '../../scheduler/simulate.ts';
-import { readTrace } from '../../scheduler/trace-formats.ts';
+import { experiment3Names, generateTrace } from '../../scheduler/simulation/generate-trace.ts';
+import { main } from '../../scheduler/simulation/simulate-command.ts';
+import { readTrace } from '../../scheduler/simulation/trace-formats.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'berth-simulate-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -74,10 +74,10 @@ describe('traces', () => {
   it('are generated from a seed: the same again, and others from another', () => {
     expect(experiment3Names()).toHaveLength(36);
     for (const name of ['I', 'II', 'III', 'IV', 'p4h_long_ar100_be25', 'acc_load60', 'scale_par_n8_l100']) {
-      expect(generate(name, 7)).toEqual(generate(name, 7));
-      expect(generate(name, 7)).not.toEqual(generate(name, 8));
+      expect(generateTrace(name, 7)).toEqual(generateTrace(name, 7));
+      expect(generateTrace(name, 7)).not.toEqual(generateTrace(name, 8));
     }
-    expect(generate('V', 1)).toBeNull();
+    expect(generateTrace('V', 1)).toBeNull();
   });
 });
 

@@ -9,13 +9,13 @@ import {
   type SiteLease,
   type SiteOperation,
   type SiteState,
-} from '../../scheduler/site-plan.ts';
+} from '../../scheduler/leases/site-plan.ts';
 
 const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 150);
-const figures: SiteFigures = { tailS: 5, suspendMiBPerS: 64 };
+const figures: SiteFigures = { teardownS: 5, suspendMiBPerS: 64 };
 const hostSize = { vcpus: 2, memoryMiB: 1024, diskMiB: 100_000 };
 
-interface Order {
+interface LeaseScript {
   afterS: number;
   reserveInS: number | null;
   durationS: number;
@@ -24,13 +24,13 @@ interface Order {
   warm: boolean;
   preemptible: boolean;
   /** How long an operation really takes, as a share of what was planned; and the work, of its duration. */
-  slow: number;
-  works: number;
+  operationShare: number;
+  workShare: number;
   /** Whether it arrives where it is moved to while it is suspended. */
-  moves: boolean;
+  migrationSucceeds: boolean;
 }
 
-const order: fc.Arbitrary<Order> = fc.record({
+const leaseScript: fc.Arbitrary<LeaseScript> = fc.record({
   afterS: fc.integer({ min: 0, max: 120 }),
   reserveInS: fc.option(fc.integer({ min: 20, max: 600 }), { freq: 2 }),
   durationS: fc.integer({ min: 10, max: 400 }),
@@ -38,14 +38,14 @@ const order: fc.Arbitrary<Order> = fc.record({
   vcpus: fc.constantFrom(1, 2),
   warm: fc.boolean(),
   preemptible: fc.boolean(),
-  moves: fc.boolean(),
-  slow: fc.double({ min: 0.2, max: 1, noNaN: true }),
-  works: fc.double({ min: 0.1, max: 1, noNaN: true }),
+  migrationSucceeds: fc.boolean(),
+  operationShare: fc.double({ min: 0.2, max: 1, noNaN: true }),
+  workShare: fc.double({ min: 0.1, max: 1, noNaN: true }),
 });
 
 /** A lease as the ledger's row has it, and what the world knows of it besides. */
 interface Row extends SiteLease {
-  order: Order;
+  order: LeaseScript;
   workLeftS: number;
   endsAtS: number | null;
   operationEndsS: number | null;
@@ -57,10 +57,10 @@ interface Row extends SiteLease {
   ended: boolean;
 }
 
-const idle: ReadonlySet<SiteLease['phase']> = new Set(['waiting', 'suspended', 'migrating']);
+const phasesWithoutVcpus: ReadonlySet<SiteLease['phase']> = new Set(['waiting', 'suspended', 'migrating']);
 
 /** A site whose ledger is a list, and in which everything takes its time. */
-class World {
+class SimulatedSite {
   now = 0;
   readonly rows: Row[] = [];
   readonly hosts = ['h1', 'h2', 'h3'].map((id) => ({
@@ -79,18 +79,18 @@ class World {
   #disksOfSuspended(): SiteState['taken'] {
     const asleep = this.rows.filter((row) => (!row.ended && row.phase === 'suspended') || row.phase === 'migrating');
     return asleep.flatMap((row) =>
-      row.hosts.map((host) => ({ host, each: { vcpus: 0, memoryMiB: 0, diskMiB: row.each.diskMiB } })),
+      row.hosts.map((host) => ({ host, each: { vcpus: 0, memoryMiB: 0, diskMiB: row.perVm.diskMiB } })),
     );
   }
 
-  submit(order: Order): void {
+  submit(order: LeaseScript): void {
     const lease: SiteLease = {
       id: `l${this.rows.length}`,
       kind: order.reserveInS === null ? 'bestEffort' : 'reservation',
       submittedAtS: this.now,
       durationS: order.durationS,
       nodes: order.nodes,
-      each: { vcpus: order.vcpus, memoryMiB: 128 * order.vcpus, diskMiB: 64 },
+      perVm: { vcpus: order.vcpus, memoryMiB: 128 * order.vcpus, diskMiB: 64 },
       priority: 0,
       preemptible: order.preemptible,
       startAtS: order.reserveInS === null ? null : this.now + order.reserveInS,
@@ -108,7 +108,7 @@ class World {
       const row = promise.lease === lease.id ? lease : this.#row(promise.lease);
       Object.assign(row, { hosts: promise.hosts, bound: promise.bound });
     }
-    const rest = { workLeftS: order.durationS * order.works, endsAtS: null, operationEndsS: null, startedAtS: null };
+    const rest = { workLeftS: order.durationS * order.workShare, endsAtS: null, operationEndsS: null, startedAtS: null };
     this.rows.push({ ...lease, order, ...rest, suspensions: 0, movedFrom: null, moved: 0, ended: false });
   }
 
@@ -117,7 +117,7 @@ class World {
   }
 
   /** What happened by now, as the leases' workflows report it. */
-  happen(): void {
+  applyDue(): void {
     for (const row of this.rows) {
       if (row.operationEndsS !== null && row.operationEndsS <= this.now) this.#operated(row);
       if (row.endsAtS !== null && row.endsAtS <= this.now) Object.assign(row, { ended: true, endsAtS: null });
@@ -126,7 +126,7 @@ class World {
 
   #operated(row: Row): void {
     if (row.phase === 'migrating') {
-      const hosts = row.order.moves ? row.hosts : row.movedFrom!;
+      const hosts = row.order.migrationSucceeds ? row.hosts : row.movedFrom!;
       Object.assign(row, { phase: 'suspended', hosts, operationEndsS: null });
       return;
     }
@@ -173,13 +173,13 @@ class World {
 
   #operate(row: Row, operation: SiteOperation): void {
     row.operation = operation;
-    row.operationEndsS = this.now + (operation.untilS - operation.fromS) * row.order.slow;
+    row.operationEndsS = this.now + (operation.untilS - operation.fromS) * row.order.operationShare;
   }
 
   check(): void {
     for (const { id, capacity } of this.hosts) {
-      const here = this.rows.filter((row) => !row.ended && !idle.has(row.phase));
-      const vcpus = here.reduce((sum, row) => sum + row.each.vcpus * row.hosts.filter((host) => host === id).length, 0);
+      const here = this.rows.filter((row) => !row.ended && !phasesWithoutVcpus.has(row.phase));
+      const vcpus = here.reduce((sum, row) => sum + row.perVm.vcpus * row.hosts.filter((host) => host === id).length, 0);
       expect(vcpus, `vCPUs on ${id} at ${this.now}`).toBeLessThanOrEqual(capacity.vcpus);
     }
     for (const row of this.rows)
@@ -193,12 +193,12 @@ class World {
 }
 
 /** Everything that is asked for, each so long after the one before, until nothing is due any more. */
-function live(orders: readonly Order[]): World {
-  const world = new World();
+function runSite(orders: readonly LeaseScript[]): SimulatedSite {
+  const world = new SimulatedSite();
   const arrivals = orders.map((one) => ({ ...one }));
   let arriveAt = arrivals[0]!.afterS;
   for (let steps = 0; steps < 5000; steps += 1) {
-    world.happen();
+    world.applyDue();
     while (arrivals.length > 0 && arriveAt <= world.now) {
       world.submit(arrivals.shift()!);
       arriveAt += arrivals[0]?.afterS ?? 0;
@@ -217,8 +217,8 @@ function live(orders: readonly Order[]): World {
 test('plans that are made anew from rows keep every promise to the second, exceed nothing and finish all work', () => {
   let suspensions = 0;
   let promised = 0;
-  const property = fc.property(fc.array(order, { minLength: 1, maxLength: 14 }), (orders) => {
-    const { rows } = live(orders);
+  const property = fc.property(fc.array(leaseScript, { minLength: 1, maxLength: 14 }), (orders) => {
+    const { rows } = runSite(orders);
     suspensions += rows.reduce((sum, row) => sum + row.suspensions, 0);
     promised += rows.filter((row) => row.startAtS !== null).length;
   });
@@ -228,14 +228,14 @@ test('plans that are made anew from rows keep every promise to the second, excee
 }, 120_000);
 
 test.each([true, false])('suspended work goes to a host that is free sooner, once: it arrives (%s)', (arrives) => {
-  const whole = { afterS: 0, reserveInS: null, durationS: 400, nodes: 1, vcpus: 2, warm: true, slow: 1 } as const;
+  const whole = { afterS: 0, reserveInS: null, durationS: 400, nodes: 1, vcpus: 2, warm: true, operationShare: 1 } as const;
   // Two of them end long before they would have to: the one that stays makes room for the one that is suspended.
-  const brief: Order = { ...whole, preemptible: true, moves: arrives, works: 0.3 };
-  const { rows } = live([
+  const brief: LeaseScript = { ...whole, preemptible: true, migrationSucceeds: arrives, workShare: 0.3 };
+  const { rows } = runSite([
     brief,
     brief,
-    { ...brief, preemptible: false, works: 1 },
-    { ...brief, afterS: 30, reserveInS: 60, works: 1 },
+    { ...brief, preemptible: false, workShare: 1 },
+    { ...brief, afterS: 30, reserveInS: 60, workShare: 1 },
   ]);
   const suspended = rows.filter(({ suspensions }) => suspensions > 0);
   const stayed = rows.find(({ suspensions, preemptible, startAtS }) => suspensions === 0 && preemptible && startAtS === null)!;
@@ -244,9 +244,9 @@ test.each([true, false])('suspended work goes to a host that is free sooner, onc
 });
 
 test('a promise leaves a host that is to be vacant; where there is no other, its hosts stay written down', () => {
-  const world = new World();
+  const world = new SimulatedSite();
   const order = { afterS: 0, reserveInS: 600, durationS: 100, nodes: 2, vcpus: 2, warm: true } as const;
-  world.submit({ ...order, preemptible: true, moves: true, slow: 1, works: 1 });
+  world.submit({ ...order, preemptible: true, migrationSucceeds: true, operationShare: 1, workShare: 1 });
   const hostsOf = () => {
     world.decide();
     return world.rows[0]!.hosts.toSorted();

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { HostProfile } from '../../scheduler/host-profile.ts';
-import { earliestFit } from '../../scheduler/timeline.ts';
+import { HostProfile } from '../../scheduler/leases/capacity/host-profile.ts';
+import { earliestGangFit } from '../../scheduler/leases/capacity/timeline.ts';
 
 const capacity = { cpuMilli: 4, memoryMiB: 8, diskMiB: 100 };
 const claim = fc.record({
@@ -40,7 +40,7 @@ describe('the timeline', () => {
         fc.integer({ min: 1, max: 4 }),
         (claims, nodes, duration, notBefore, cpu, memory) => {
           const shape = shapeOf(cpu, memory);
-          const found = earliestFit(profilesOf(claims), [0, 1, 2], nodes, shape, duration, notBefore);
+          const found = earliestGangFit(profilesOf(claims), [0, 1, 2], nodes, shape, duration, notBefore);
           let expected: number | null = null;
           for (let start = notBefore; start <= 100 && expected === null; start++) {
             const sum = [0, 1, 2].reduce((total, host) => {
@@ -50,7 +50,7 @@ describe('the timeline', () => {
             if (sum >= nodes) expected = start;
           }
           expect(found?.from ?? null).toBe(expected);
-          if (found !== null) expect(found.parts.reduce((sum, part) => sum + part.count, 0)).toBe(nodes);
+          if (found !== null) expect(found.counts.reduce((sum, part) => sum + part.count, 0)).toBe(nodes);
         },
       ),
       { numRuns: 1000 },

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
-import type { Trace, TraceLease } from '../../scheduler/lease.ts';
-import { configurations, type Policy } from '../../scheduler/policy.ts';
+import type { Trace, TraceLease } from '../../scheduler/leases/lease.ts';
+import { configurations, type Policy } from '../../scheduler/leases/site-policy.ts';
 
 /** Random workloads for properties: small sites under heavy and mixed load, where everything collides. */
 

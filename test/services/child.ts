@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { killGroup } from '../../drivers/process.ts';
+import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** A server that lives as long as the test run that started it. */
 export interface Service {
@@ -48,7 +48,7 @@ async function stop(child: ChildProcess, stopSignal: NodeJS.Signals): Promise<vo
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const closed = new Promise<void>((resolve) => child.once('close', () => resolve()));
   child.kill(stopSignal);
-  const timer = setTimeout(() => killGroup(child), stopMs);
+  const timer = setTimeout(() => killProcessGroup(child), stopMs);
   await closed;
   clearTimeout(timer);
 }

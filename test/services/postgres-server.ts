@@ -2,8 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
-import { run } from '../../drivers/process.ts';
-import { notAsRoot, programs } from '../../infra/site/postgres.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { asNobody, postgresPrograms } from '../../infra/site/postgres.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
@@ -21,7 +21,7 @@ export async function startPostgresServer(): Promise<RunningPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-postgres-'));
   try {
     const options = ['-D', folder, '-U', 'berth', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'];
-    await run([...notAsRoot, join(programs(), 'initdb'), ...options], { deadlineMs: 60_000 });
+    await run([...asNobody, join(postgresPrograms(), 'initdb'), ...options], { deadlineMs: 60_000 });
     return await serve(folder);
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
@@ -41,9 +41,9 @@ async function serve(folder: string): Promise<RunningPostgres> {
     full_page_writes: 'off',
   };
   const options = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
-  const argv = [join(programs(), 'postgres'), '-D', folder, '-p', String(port), ...options] as const;
+  const argv = [join(postgresPrograms(), 'postgres'), '-D', folder, '-p', String(port), ...options] as const;
   // SIGINT is PostgreSQL's fast shutdown: it doesn't wait for clients.
-  const service = startService(argv, 'SIGINT', notAsRoot);
+  const service = startService(argv, 'SIGINT', asNobody);
   const stop = async (): Promise<void> => {
     await service.stop();
     await rm(folder, { recursive: true, force: true });

@@ -1,5 +1,5 @@
 import { Connection } from '@temporalio/client';
-import { queueReads } from '../../infra/site/temporal.ts';
+import { queuePollRates } from '../../infra/site/temporal.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
 export interface RunningTemporal {
@@ -25,7 +25,7 @@ export async function startTemporalServer(): Promise<RunningTemporal> {
     'error',
   ];
   // In memory: there is nothing that an orderly end would save, and it would take a second.
-  const service = startService(['env', ...argv, ...queueReads], 'SIGKILL');
+  const service = startService(['env', ...argv, ...queuePollRates], 'SIGKILL');
   const connection = Connection.lazy({ address });
   try {
     await untilReady(service, 'Temporal', () => answers(connection));

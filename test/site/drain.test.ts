@@ -63,7 +63,7 @@ test('what no other host takes lies suspended there, by all accounts, and goes o
   const restarts = control.restarts();
   await untilDrain(here, drain.id, ({ state }) => state !== 'waiting');
   control.kill('SIGKILL');
-  await control.servesAgain(restarts, 60_000);
+  await control.untilReadyAgain(restarts, 60_000);
   const held = await untilDrain(here, drain.id, ({ state }) => state === 'held');
   expect([held.suspended, held.remaining, held.progress.left]).toEqual([[{ vm: id, wasSuspended: false }], [], 0]);
   const tookS = secondsFrom(held.startedAt!, held.emptiedAt!);

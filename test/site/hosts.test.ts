@@ -5,10 +5,10 @@ import { mkdtemp, readdir, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
 import { type BareHosts, startBareHosts } from '../../infra/site/bare-hosts.ts';
 import { openHome } from '../../infra/site/home.ts';
-import { inside } from '../../infra/site/host.ts';
+import { nsenterArgv } from '../../infra/site/host.ts';
 import { processesOfSite } from '../../infra/site/processes.ts';
 import { until } from '../../infra/site/until.ts';
 
@@ -53,7 +53,7 @@ describe('hosts in namespaces', () => {
   let home: string;
   let site: BareHosts;
   const on = (host: number, argv: readonly string[]): Promise<string> =>
-    run(inside(site.hosts[host]!.pid()!, argv), { deadlineMs });
+    run(nsenterArgv(site.hosts[host]!.pid()!, argv), { deadlineMs });
 
   beforeAll(async () => {
     home = await newHome();
@@ -120,7 +120,7 @@ describe('hosts in namespaces', () => {
     const before = child.restarts();
     const pid = child.pid();
     child.kill('SIGKILL');
-    await child.servesAgain(before, deadlineMs);
+    await child.untilReadyAgain(before, deadlineMs);
     expect(child.pid()).not.toBe(pid);
     // NFS included: who asks a new portmapper must find the server.
     await until('host1 to serve all', deadlineMs, async () => {
@@ -152,9 +152,9 @@ describe('hosts in namespaces', () => {
   ])('hosts that are cut off from %s don’t reach each other until that is mended', async (_, from) => {
     const peer = site.hosts[1]!.address;
     const look = (): Promise<string> =>
-      run(inside(site.hosts[0]!.pid()!, ['nfs-ls', `nfs://${peer}/var/lib/berth`]), { deadlineMs: 2000 });
+      run(nsenterArgv(site.hosts[0]!.pid()!, ['nfs-ls', `nfs://${peer}/var/lib/berth`]), { deadlineMs: 2000 });
     await look();
-    const mend = await site.hosts[0]!.cutOff(from(peer));
+    const mend = await site.hosts[0]!.partition(from(peer));
     await expect(look()).rejects.toThrow(/ended after|exit/);
     await mend();
     await until('the peer to be reached again', deadlineMs, () => look().then(() => true));

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { arrived } from '../../drivers/images.ts';
-import { run } from '../../drivers/process.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { imageCachedMessage } from '../../drivers/transfer/image-cache.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import type { Prestaged, PrestageOrder } from '../../workflows/prestage.ts';
+import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import type { Problem } from './client.ts';
 import { anotherClient, expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 
@@ -111,10 +111,10 @@ describe('an image that a client makes', () => {
       const { workflow } = new Client({ connection });
       const soon = (ms: number) => new Date(Date.now() + ms).toISOString();
       const ask = (purpose: number) =>
-        workflow.execute<(order: PrestageOrder) => Promise<Prestaged>>(workflowType.prestage, {
+        workflow.execute<(order: PrefetchRequest) => Promise<PrefetchResult>>(workflowType.prefetch, {
           taskQueue: controlQueue,
-          workflowId: workflowId.prestage(image.id as ImageId, String(purpose)),
-          args: [{ image: image.id as ImageId, hosts, before: soon(240_000), keepUntil: soon(1000) }],
+          workflowId: workflowId.prefetch(image.id as ImageId, String(purpose)),
+          args: [{ image: image.id as ImageId, hosts, deadline: soon(240_000), pinnedUntil: soon(1000) }],
         });
       const answers = await Promise.all(Array.from({ length: 200 }, (_, purpose) => ask(purpose)));
       expect(answers.map(({ ready }) => ready.toSorted())).toEqual(answers.map(() => hosts));
@@ -124,7 +124,7 @@ describe('an image that a client makes', () => {
     const transfers = await Promise.all(
       hosts.map(async (host) => {
         const log = await readFile(join(here.home, 'logs', host, 'worker.log'), 'utf8');
-        const lines = log.split('\n').filter((line) => line.includes(arrived) && line.includes(image.id));
+        const lines = log.split('\n').filter((line) => line.includes(imageCachedMessage) && line.includes(image.id));
         return lines.map((line) => (JSON.parse(line) as { from: string }).from);
       }),
     );
@@ -221,7 +221,7 @@ describe('an image that a client makes', () => {
       const child = here.site.child(`${host}/worker`);
       const restarts = child.restarts();
       child.kill('SIGKILL');
-      await child.servesAgain(restarts, 60_000);
+      await child.untilReadyAgain(restarts, 60_000);
       cases.push({ name, digest });
     }
     for (const { name, digest } of cases) {

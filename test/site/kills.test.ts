@@ -44,7 +44,7 @@ async function killedInEachPhase(victim: (host: string) => string): Promise<void
     const child = here.site.child(victim(task.hosts[0]!));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    await child.servesAgain(restarts, 30_000);
+    await child.untilReadyAgain(restarts, 30_000);
     cases.push({ id, phase, againMs: Date.now() });
   }
   for (const { id, phase, againMs } of cases) {

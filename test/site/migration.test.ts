@@ -56,7 +56,7 @@ test('SIGKILL of either host’s worker or of the control worker, at a random mo
     const child = here.site.child(victim(asked));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    await child.servesAgain(restarts, 60_000);
+    await child.untilReadyAgain(restarts, 60_000);
     const migration = await moveOver(here, asked.id);
     console.log(`killed ${what} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
     await expectUnharmed(subject, migration);
@@ -72,7 +72,7 @@ test('hosts that lose each other at a random moment leave one copy, unharmed', a
   );
   const asked = await move(here, subject.vm, { to: to!.id });
   const ms = await moment();
-  const mend = await from!.cutOff([to!.address]);
+  const mend = await from!.partition([to!.address]);
   await new Promise((resolve) => setTimeout(resolve, 12_000));
   await mend();
   const migration = await moveOver(here, asked.id);

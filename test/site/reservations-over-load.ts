@@ -50,7 +50,7 @@ export async function reservationsOverLoad(test: TestSite, victims: readonly (st
     const child = test.site.child(victim);
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    await child.servesAgain(restarts, 30_000);
+    await child.untilReadyAgain(restarts, 30_000);
   }
   const ends: Kept[] = [];
   for (const one of promised) ends.push(await kept(test, one));

@@ -3,12 +3,12 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'vitest';
-import { run } from '../../drivers/process.ts';
-import { type Host, inside } from '../../infra/site/host.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { type Host, nsenterArgv } from '../../infra/site/host.ts';
 import { type Site, startSite } from '../../infra/site/site.ts';
+import { openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
-import { openLedger } from '../../prisma/client.ts';
 import { type HostAnswer, SiteClient, type TaskAnswer } from './client.ts';
 
 /** A site of a test file's own, in a temporary home, with the two parties that use it. */
@@ -50,7 +50,7 @@ export async function limitNetwork(hosts: readonly Host[], mbit: number): Promis
     for (const { id, pid } of hosts) {
       const into = pid();
       if (into === null) throw new Error(`${id} does not run`);
-      await run(inside(into, ['tc', 'qdisc', how[0]!, 'dev', 'eth0', 'root', ...how.slice(1)]), { deadlineMs: 10_000 });
+      await run(nsenterArgv(into, ['tc', 'qdisc', how[0]!, 'dev', 'eth0', 'root', ...how.slice(1)]), { deadlineMs: 10_000 });
     }
   };
   await shape('replace', 'tbf', 'rate', `${mbit}mbit`, 'burst', '64k', 'latency', '50ms');
@@ -76,7 +76,7 @@ export async function onHost({ site }: TestSite, host: string, argv: readonly st
   const found = site.hosts.find(({ id }) => id === host);
   const pid = found?.pid() ?? null;
   if (pid === null) throw new Error(`${host} does not run`);
-  return run(inside(pid, argv), { deadlineMs: 30_000 });
+  return run(nsenterArgv(pid, argv), { deadlineMs: 30_000 });
 }
 
 /** What is on the hosts and what the ledger says is taken, when there should be nothing. */

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { newHostKey } from '../../drivers/host-key.ts';
+import { newHostKey } from '../../drivers/guest/host-key.ts';
 import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 
 interface VmAnswer {
@@ -71,7 +71,7 @@ const killedWorker = (host: string) => async () => {
   const child = here.site.child(`${host}/worker`);
   const restarts = child.restarts();
   child.kill('SIGKILL');
-  await child.servesAgain(restarts, 30_000);
+  await child.untilReadyAgain(restarts, 30_000);
 };
 
 test('a VM is made as ordered, suspended and restored under a SIGKILL of its host worker, rebooted and deleted', async () => {

@@ -17,7 +17,7 @@ import { copiesOf, counter, countsPast, faultOf, numbersOf } from '../site/moves
 import { answersAgent } from '../site/subjects.ts';
 import { leftovers, onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
-import type { TortureOptions } from './main.ts';
+import type { TortureOptions } from './options.ts';
 
 const subjects = 3;
 const subject = counter(1_000_000, 128);
@@ -47,7 +47,7 @@ const killed = (name: (struck: Struck) => string): Fault => {
     const child = struck.test.site.child(name(struck));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    return () => child.servesAgain(restarts, 90_000);
+    return () => child.untilReadyAgain(restarts, 90_000);
   };
 };
 
@@ -87,7 +87,7 @@ const faults: Record<string, Fault> = {
   targetDies,
   dirty,
   partition: async ({ host, other }) => {
-    const mend = await host.cutOff([other.address]);
+    const mend = await host.partition([other.address]);
     return async () => {
       await delay(12_000);
       await mend();

@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { killGroup, run } from '../../drivers/process.ts';
-import type { TortureOptions } from './main.ts';
+import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
+import type { TortureOptions } from './options.ts';
 
 /**
  * Whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A guest that
@@ -70,7 +70,7 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
   let wrong = 0;
   // However this ends: what emulates an endless loop is nobody else's to find.
   process.once('exit', () => {
-    for (const child of machines) killGroup(child);
+    for (const child of machines) killProcessGroup(child);
   });
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
   for (const name of names) {
@@ -183,7 +183,7 @@ function end({ child, monitor, agent }: Machine): void {
   monitor.close();
   agent.close();
   machines.delete(child);
-  killGroup(child);
+  killProcessGroup(child);
 }
 
 /** An answer to an earlier question, which nobody waited for any more, is none to this one. */

@@ -1,18 +1,11 @@
 import { parseArgs } from 'node:util';
+import type { TortureOptions } from './options.ts';
 
 /**
  * `npm run torture -- NAME [--runs N] [--seed S] [--lanes L]`: long runs of faults at random moments on a real site, which no
  * test run has the time for. A seed repeats the choices of a run: what befalls it, and when. One JSON line a run, and a
  * last one that sums up; exit code 1 when any was wrong.
  */
-export interface TortureOptions {
-  runs: number;
-  seed: number;
-  /** Only these cases; null: all. */
-  cases: string[] | null;
-  /** How many sites take runs side by side, where a torture can do that. */
-  lanes: number;
-}
 
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
   drain: async () => (await import('./drain.ts')).tortureDrains,

@@ -17,8 +17,8 @@ import {
 } from '../site/subjects.ts';
 import { onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
-import type { TortureOptions } from './main.ts';
 import { type Case, migrationCases, type Struck } from './migration-faults.ts';
+import type { TortureOptions } from './options.ts';
 
 /** A migration takes about a second and a half here: some moments fall behind its end. */
 const momentsMs = 2200;

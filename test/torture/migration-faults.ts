@@ -51,7 +51,7 @@ const killed = (name: (struck: Struck) => string): Fault => {
     const child = struck.test.site.child(name(struck));
     const restarts = child.restarts();
     child.kill('SIGKILL');
-    return () => child.servesAgain(restarts, 90_000);
+    return () => child.untilReadyAgain(restarts, 90_000);
   };
 };
 
@@ -76,7 +76,7 @@ const qemuKilled = (host: (struck: Struck) => Host): Fault => {
 const partedFor = (ms: number, parts: (struck: Struck) => [Host, string]): Fault => {
   return async (struck) => {
     const [host, address] = parts(struck);
-    const mend = await host.cutOff([address]);
+    const mend = await host.partition([address]);
     const healed = delay(ms).then(mend);
     return () => healed;
   };
@@ -108,7 +108,7 @@ const outOfMemory: Fault = async ({ test, to }) => {
   if (daemon === null) return nothing;
   const pages = Number((await readFile(`/proc/${daemon}/statm`, 'utf8')).split(' ')[0]);
   const limit = async (bytes: string): Promise<void> => {
-    const { run } = await import('../../drivers/process.ts');
+    const { run } = await import('../../drivers/host/run-process.ts');
     await run(['prlimit', `--pid=${daemon}`, `--as=${bytes}`], { deadlineMs: 5000 });
   };
   await limit(`${pages * 4096 + 128 * 2 ** 20}:unlimited`);

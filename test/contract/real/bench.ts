@@ -12,10 +12,10 @@ import {
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { HostActivities } from '../../../activities/host/contract.ts';
-import { run } from '../../../drivers/process.ts';
+import type { HostActivities } from '../../../contracts/host.ts';
+import { run } from '../../../drivers/host/run-process.ts';
 import { startBareHosts } from '../../../infra/site/bare-hosts.ts';
-import { type Host, inside } from '../../../infra/site/host.ts';
+import { type Host, nsenterArgv } from '../../../infra/site/host.ts';
 import { newId } from '../../../model/ids.ts';
 import type { ImageRef } from '../../../model/vm.ts';
 import type { Bench } from '../suite.ts';
@@ -62,7 +62,7 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage, setti
   mkdirSync(join(folder, 'files'), { recursive: true });
   for (const name of ['disk.qcow2', 'kernel', 'initrd']) symlinkSync(join(image.folder, name), join(folder, 'files', name));
   const script = new URL('./repository.ts', import.meta.url).pathname;
-  const [program, ...args] = inside(host.pid()!, [process.execPath, script, folder]);
+  const [program, ...args] = nsenterArgv(host.pid()!, [process.execPath, script, folder]);
   const repository = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const port = await new Promise<string>((resolve) => repository.stdout.once('data', (text) => resolve(String(text).trim())));
   const url = (path: string): string => `http://127.0.0.1:${port}${path}`;
@@ -80,7 +80,7 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage, setti
   return {
     host,
     far: () => far,
-    on: (argv) => run(inside(host.pid()!, argv), { deadlineMs: 30_000 }),
+    on: (argv) => run(nsenterArgv(host.pid()!, argv), { deadlineMs: 30_000 }),
     ports: () => far.ports,
     activities: () => far.activities,
     serve(name, content) {
@@ -100,8 +100,8 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage, setti
       far = await openFarSide(host.pid()!, env);
     },
     async crash(name) {
-      const qemu = (await run(inside(host.pid()!, ['cat', `/run/libvirt/qemu/${name}.pid`]), { deadlineMs: 5000 })).trim();
-      await run(inside(host.pid()!, ['kill', '-KILL', qemu]), { deadlineMs: 5000 });
+      const qemu = (await run(nsenterArgv(host.pid()!, ['cat', `/run/libvirt/qemu/${name}.pid`]), { deadlineMs: 5000 })).trim();
+      await run(nsenterArgv(host.pid()!, ['kill', '-KILL', qemu]), { deadlineMs: 5000 });
     },
     async close() {
       await far.close();

@@ -1,6 +1,6 @@
 import { createInterface } from 'node:readline';
 import { createHostActivities } from '../../../activities/host/index.ts';
-import { openHost } from '../../../drivers/open-host.ts';
+import { openHost } from '../../../drivers/host/open-host.ts';
 import { readConfig } from '../../../model/config.ts';
 import { BerthError } from '../../../model/errors.ts';
 import { openLog } from '../../../model/log.ts';

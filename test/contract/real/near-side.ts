@@ -1,8 +1,8 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import type { HostActivities } from '../../../activities/host/contract.ts';
-import type { HostPorts } from '../../../drivers/ports.ts';
-import { inside } from '../../../infra/site/host.ts';
+import type { HostActivities } from '../../../contracts/host.ts';
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
+import { nsenterArgv } from '../../../infra/site/host.ts';
 import { BerthError, isErrorCode } from '../../../model/errors.ts';
 import { pack, unpack } from './wire.ts';
 
@@ -25,7 +25,7 @@ interface Answer {
 export async function openFarSide(pid: number, env: Record<string, string>): Promise<FarSide> {
   const far = new URL('./far-side.ts', import.meta.url).pathname;
   const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  const [program, ...args] = inside(pid, ['env', ...words, process.execPath, far]);
+  const [program, ...args] = nsenterArgv(pid, ['env', ...words, process.execPath, far]);
   const child: ChildProcessWithoutNullStreams = spawn(program, args, {
     stdio: ['pipe', 'pipe', 'inherit'],
     detached: true,

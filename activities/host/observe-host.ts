@@ -1,7 +1,0 @@
-import type { HostPorts } from '../../drivers/ports.ts';
-import type { HostFacts } from '../../model/host.ts';
-
-export async function observeHost({ probe, images }: HostPorts): Promise<HostFacts> {
-  const [measured, cached] = await Promise.all([probe.measure(), images.list()]);
-  return { ...measured, images: cached };
-}

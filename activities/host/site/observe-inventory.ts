@@ -1,0 +1,22 @@
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
+import type { HostInventory } from '../../../model/host.ts';
+import { vmIdOfDomain } from '../vm/domain-names.ts';
+
+/** What there is, without a judgement: the ledger compares. */
+export async function observeInventory({ hypervisor, store, network, imageCache: images }: HostPorts): Promise<HostInventory> {
+  const [domains, folders, networks, quarantined, cached] = await Promise.all([
+    hypervisor.list(),
+    store.list(),
+    network.list(),
+    store.listQuarantined(),
+    images.list(),
+  ]);
+  return {
+    domains: domains.map(({ name, uuid, status }) => ({ name, vmId: vmIdOfDomain(name, uuid), state: status.state })),
+    disks: folders.map(({ vmId, record, bytes }) => ({ vmId, generation: record?.generation ?? null, bytes })),
+    taps: networks.flatMap(({ taps }) => taps),
+    networks: networks.map(({ bridge }) => bridge),
+    quarantined: quarantined.map(({ vmId }) => vmId),
+    images: cached,
+  };
+}

@@ -1,0 +1,194 @@
+import type { DomainState } from '../../../contracts/domain.ts';
+import type { RunCommand, RunResult } from '../../../contracts/host.ts';
+import type { JobResult } from '../../../drivers/ports/guest.ts';
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
+import type { Hypervisor } from '../../../drivers/ports/hypervisor.ts';
+import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
+import { BerthError } from '../../../model/errors.ts';
+import type { VmId } from '../../../model/ids.ts';
+import { domainName } from '../vm/domain-names.ts';
+import { vmSuspendedError } from '../vm/suspend.ts';
+
+/**
+ * Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed:
+ * a question to an emulated guest costs it 25 ms of a processor.
+ */
+const minPollMs = 10;
+const maxPollMs = 1000;
+/** A command's end is known later by this share of what it took, at most. */
+const pollShare = 0.05;
+/** How often the log is carried over while the command runs. */
+const logEveryMs = 500;
+const logChunkBytes = 256 * 1024;
+/** The guest ends the command itself at `timeoutS`; this much later the host no longer waits for it. */
+const timeoutGraceMs = 30_000;
+/** An agent may be silent for this long (its guest is busy, libvirtd restarts) while the domain lives. */
+const unresponsiveDeadlineMs = 120_000;
+const retryMs = 250;
+
+/** Starts the command unless this guest has started it, follows it to its end and carries its log to the repository. */
+export async function runCommand(
+  ports: HostPorts,
+  request: RunCommand,
+  record: VmRecord,
+  signal: AbortSignal,
+): Promise<RunResult> {
+  const { guest, store, clock, hypervisor } = ports;
+  const name = domainName(request.vm.id);
+  if (record.suspended !== null) throw vmSuspendedError(request.vm.id);
+  if ((await observeDomainState(hypervisor, name)) === 'gone') throw await domainGoneError(ports, request.vm.id);
+  const startedMs = record.jobStartedMs ?? clock.nowMs();
+  // Before the start: an attempt after a kill has to know that a command may have begun.
+  if (record.jobStartedMs === null) await store.writeNonDurable({ ...record, jobStartedMs: startedMs });
+  const job = { argv: request.command, env: request.env, timeoutS: request.timeoutS, logLimitBytes: request.log.limitBytes };
+  await retryWhileBusy(ports, request.vm.id, signal, async () => {
+    // To start a program, if only to learn that there is nothing to start, is much for a guest that has just moved.
+    if (record.jobStartedMs === null || !(await guest.hasJob(name))) await guest.startJob(name, job);
+  });
+  const log = createLogUploader(ports, request, signal);
+  const end = await awaitCommandEnd(ports, request, startedMs, signal, log.upload);
+  await log.uploadRest(end.kind === 'exited' ? end.logBytes : null);
+  if (end.kind === 'notStarted')
+    throw new BerthError('command-not-started', `running ${JSON.stringify(request.command[0])}: ${end.why}`);
+  return {
+    exitCode: end.timedOut ? null : end.exitCode,
+    // A shell's convention: 128 and the number of the signal that ended it.
+    signal: end.exitCode > 128 && end.exitCode <= 128 + 64 ? end.exitCode - 128 : null,
+    timedOut: end.timedOut,
+    startedAt: new Date(startedMs).toISOString(),
+    endedAt: new Date(startedMs + (await idleMs(ports, request.vm.id)) + Math.round(end.seconds * 1000)).toISOString(),
+    logBytes: log.bytes(),
+  };
+}
+
+/** A domain that is gone from here: it moved, or it is lost. The record was written before it could leave. */
+async function domainGoneError({ store }: HostPorts, vmId: VmId): Promise<BerthError> {
+  const record = await store.read(vmId);
+  if (record !== null && record.suspended !== null) return vmSuspendedError(vmId);
+  const departing = record?.departureGeneration ?? null;
+  if (departing === null)
+    return new BerthError('vm-lost', `following the command in ${vmId}: its domain is gone; submit the task again`);
+  return new BerthError('vm-moved', `following the command in ${vmId}: it left with generation ${departing}; ask the ledger`);
+}
+
+/** How long the guest has stood still since its command began: suspended or paused. */
+async function idleMs({ store, clock }: HostPorts, vmId: VmId): Promise<number> {
+  const record = await store.read(vmId);
+  if (record === null) return 0;
+  return record.idleMs + (record.pausedSinceMs === null ? 0 : Math.max(0, clock.nowMs() - record.pausedSinceMs));
+}
+
+/** Waits for the end; a guest that doesn't end its command in time is stopped from here. */
+async function awaitCommandEnd(
+  ports: HostPorts,
+  request: RunCommand,
+  startedMs: number,
+  signal: AbortSignal,
+  uploadLog: () => Promise<void>,
+): Promise<JobResult> {
+  const { guest, clock } = ports;
+  const name = domainName(request.vm.id);
+  const deadlineMs = startedMs + request.timeoutS * 1000 + timeoutGraceMs;
+  let nextLogMs = clock.nowMs() + logEveryMs;
+  for (;;) {
+    const end = await retryWhileBusy(ports, request.vm.id, signal, () => guest.observeJob(name));
+    if (end !== null) return end;
+    // The guest's own clock stands still with it; the host's doesn't.
+    if (clock.nowMs() >= deadlineMs && clock.nowMs() >= deadlineMs + (await idleMs(ports, request.vm.id))) {
+      await retryWhileBusy(ports, request.vm.id, signal, () => guest.stopJob(name));
+      return {
+        kind: 'exited',
+        exitCode: 137,
+        timedOut: true,
+        stopped: true,
+        seconds: (clock.nowMs() - startedMs) / 1000,
+        logBytes: null,
+      };
+    }
+    if (clock.nowMs() >= nextLogMs) {
+      await uploadLog();
+      nextLogMs = clock.nowMs() + logEveryMs;
+    }
+    const share = Math.ceil((clock.nowMs() - startedMs) * pollShare);
+    await clock.sleep(Math.min(maxPollMs, Math.max(minPollMs, share)), signal);
+  }
+}
+
+/** Repeats a question to the guest while it is merely slow; a domain that is gone, or silent for too long, is lost. */
+async function retryWhileBusy<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
+  const { clock, hypervisor } = ports;
+  const name = domainName(vmId);
+  let deadlineMs = clock.nowMs() + unresponsiveDeadlineMs;
+  for (;;) {
+    signal.throwIfAborted();
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof BerthError)) throw error;
+      if (error.code === 'vm-lost') throw await domainGoneError(ports, vmId);
+      if (error.code !== 'host-busy') throw error;
+      const seen = await observeDomainState(hypervisor, name);
+      if (seen === 'gone') throw await domainGoneError(ports, vmId);
+      // Whoever stopped its processors can't expect an answer.
+      if (seen === 'paused') deadlineMs = clock.nowMs() + unresponsiveDeadlineMs;
+      if (clock.nowMs() >= deadlineMs)
+        throw new BerthError(
+          'vm-lost',
+          `following the command in ${name}: its agent was silent for ${unresponsiveDeadlineMs / 1000} s`,
+          {
+            cause: error,
+          },
+        );
+      await clock.sleep(retryMs, signal);
+    }
+  }
+}
+
+/** Gone is what the hypervisor says is gone; one that doesn't answer, because it restarts for example, says nothing. */
+async function observeDomainState(hypervisor: Hypervisor, name: string): Promise<DomainState | 'gone' | 'unknown'> {
+  try {
+    return (await hypervisor.status(name))?.state ?? 'gone';
+  } catch (error) {
+    if (error instanceof BerthError && error.code === 'host-busy') return 'unknown';
+    throw error;
+  }
+}
+
+interface LogUploader {
+  /** Carries over what there is; a repository that doesn't answer is tried again the next time. */
+  upload(): Promise<void>;
+  /** Carries over the rest, to the log's length where it is known; here the repository has to answer. */
+  uploadRest(logBytes: number | null): Promise<void>;
+  bytes(): number;
+}
+
+function createLogUploader(ports: HostPorts, request: RunCommand, signal: AbortSignal): LogUploader {
+  const { guest, repository } = ports;
+  const name = domainName(request.vm.id);
+  // A later attempt begins at the front again: the repository ignores what it has.
+  let uploadedBytes = 0;
+  const uploadTo = async (untilBytes: number): Promise<void> => {
+    while (uploadedBytes < untilBytes) {
+      const chunk = await retryWhileBusy(ports, request.vm.id, signal, () =>
+        guest.readLog(name, uploadedBytes, Math.min(logChunkBytes, untilBytes - uploadedBytes)),
+      );
+      if (chunk.length === 0) return;
+      const storedBytes = await repository.appendLog(request.log.url, uploadedBytes, chunk, signal);
+      if (storedBytes === uploadedBytes)
+        throw new BerthError('repository-unavailable', `carrying the log of ${name}: nothing was taken`);
+      // Fewer than we thought, should the repository have lost some: all of it is still in the guest.
+      uploadedBytes = Math.min(storedBytes, uploadedBytes + chunk.length);
+    }
+  };
+  return {
+    async upload() {
+      try {
+        await uploadTo(request.log.limitBytes);
+      } catch (error) {
+        if (!(error instanceof BerthError) || error.code !== 'repository-unavailable') throw error;
+      }
+    },
+    uploadRest: (logBytes) => uploadTo(Math.min(logBytes ?? request.log.limitBytes, request.log.limitBytes)),
+    bytes: () => uploadedBytes,
+  };
+}

@@ -1,0 +1,23 @@
+import type { CustomizeVm } from '../../../contracts/host.ts';
+import { newHostKey } from '../../../drivers/guest/host-key.ts';
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
+import { stagedFiles } from '../../../model/vm-request.ts';
+import { domainName } from './domain-names.ts';
+import { guestIdentity } from './guest-identity.ts';
+
+/**
+ * Makes a running guest what was ordered, and gives it a host key of its own. An attempt after a kill may give it another,
+ * which is the one that is told.
+ */
+export async function customizeVm({ guest, clock }: HostPorts, request: CustomizeVm): Promise<{ hostKey: string }> {
+  const { vm } = request;
+  const hostKey = newHostKey(`root@${vm.name}`);
+  await guest.setUp(domainName(vm.id), guestIdentity(vm, clock.nowMs()), {
+    hostKey,
+    user: request.user,
+    files: request.files.map(({ path, mode }, index) => ({ from: `${stagedFiles}/${index}`, path, mode })),
+    firstBoot: request.firstBoot,
+    swapMiB: request.swapMiB,
+  });
+  return { hostKey: hostKey.public.trim() };
+}

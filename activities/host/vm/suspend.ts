@@ -1,0 +1,124 @@
+import type { DomainStatus } from '../../../contracts/domain.ts';
+import type { RestoreVm } from '../../../contracts/host.ts';
+import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
+import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
+import { BerthError } from '../../../model/errors.ts';
+import type { VmId } from '../../../model/ids.ts';
+import type { VmSpec } from '../../../model/vm.ts';
+import { domainConfig } from './domain-config.ts';
+import { domainName } from './domain-names.ts';
+import { applyIdentity } from './guest-identity.ts';
+import { resumeCpusAndRecord } from './power.ts';
+
+const savingPollMs = 100;
+
+/** What whoever follows the command of such a VM is told. */
+export const vmSuspendedError = (vmId: VmId): BerthError =>
+  new BerthError('vm-suspended', `following the command in ${vmId}: it is suspended; ask the ledger where it goes on`);
+
+/**
+ * Suspends a VM. A kill at any line leaves a VM that runs, or a file with all of its memory and no domain: `virsh save`
+ * marks the file as whole when it is, and ends the domain afterwards. An attempt that finds a save at work waits for it.
+ */
+export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<{ bytes: number }> {
+  const { hypervisor, store, clock } = ports;
+  const name = domainName(vm.id);
+  if (record.suspended?.complete === true) return sizeOf(ports, vm.id);
+  const found = await awaitSave(ports, name, signal);
+  if (found === null) return commitSavedMemory(ports, vm.id, record);
+  if (found.state !== 'running' || record.ready === null || record.flushed)
+    throw new BerthError(
+      'conflict',
+      `suspending ${name}: it is ${found.state} (${found.reason})${record.flushed ? ' and its disk is settled' : ''}; only a VM that runs can be suspended`,
+    );
+  // Of an earlier suspension: whatever it says of a guest that ran since would be of the past.
+  await store.removeMemory(vm.id);
+  const marked: VmRecord = { ...record, suspended: { sinceMs: clock.nowMs(), complete: false } };
+  await store.writeDurably(marked);
+  try {
+    await hypervisor.save(name, store.paths(vm.id).memoryPartial);
+  } catch (error) {
+    // Said by the hypervisor, not by its silence: then it put the guest back to work.
+    if (!(error instanceof BerthError) || error.code === 'host-busy') throw error;
+    if ((await awaitSave(ports, name, signal)) === null) return commitSavedMemory(ports, vm.id, marked);
+    await resumeCpusAndRecord(ports, vm, await clearSuspended(ports, marked));
+    await store.removeMemory(vm.id);
+    throw error;
+  }
+  return commitSavedMemory(ports, vm.id, marked);
+}
+
+/** The domain's state once no save is at work on it; null when it is gone. */
+async function awaitSave({ hypervisor, migrator, clock }: HostPorts, name: string, signal: AbortSignal) {
+  for (;;) {
+    const found = await hypervisor.status(name);
+    if (!isSaving(found)) return found;
+    const job = await migrator.observeJob(name);
+    if (job?.active === false && isSaving(await hypervisor.status(name))) {
+      // A libvirtd that was killed in the middle: nobody goes on with this save.
+      await hypervisor.resumeCpus(name);
+      return hypervisor.status(name);
+    }
+    await clock.sleep(savingPollMs, signal);
+  }
+}
+
+const isSaving = (status: DomainStatus | null): boolean => status?.state === 'paused' && /sav/.test(status.reason);
+
+/** The domain is gone: its whole memory is in the file, or it is lost. */
+async function commitSavedMemory(ports: HostPorts, vmId: VmId, record: VmRecord): Promise<{ bytes: number }> {
+  const { hypervisor, store } = ports;
+  const { memory, memoryPartial } = store.paths(vmId);
+  const complete = (await hypervisor.isSaved(memoryPartial)) || (await hypervisor.isSaved(memory));
+  if (record.suspended === null || !complete)
+    throw new BerthError('vm-lost', `suspending ${vmId}: its domain ended before its memory was saved`);
+  await store.commitMemory(vmId);
+  await store.writeDurably({ ...record, suspended: { ...record.suspended, complete: true } });
+  return sizeOf(ports, vmId);
+}
+
+async function sizeOf({ store }: HostPorts, vmId: VmId): Promise<{ bytes: number }> {
+  return { bytes: await store.memoryBytes(vmId) };
+}
+
+/**
+ * The record of a guest that runs again in a moment, or still: its saved memory may not be used from here on. Until it
+ * runs it counts as paused, for as long as it has stood still.
+ */
+async function clearSuspended({ store }: HostPorts, record: VmRecord): Promise<VmRecord> {
+  const resumed: VmRecord = { ...record, suspended: null, pausedSinceMs: record.suspended?.sinceMs ?? record.pausedSinceMs };
+  await store.writeDurably(resumed);
+  return resumed;
+}
+
+/**
+ * Makes a suspended VM run, or one whose suspension failed. The guest comes back paused, the record then forgets the
+ * file, and only then is it let go: so no guest is ever started twice from one memory, after it wrote to its disk.
+ */
+export async function restoreVm(ports: HostPorts, request: RestoreVm, record: VmRecord, signal: AbortSignal): Promise<void> {
+  const { hypervisor, store } = ports;
+  const { vm } = request;
+  const name = domainName(vm.id);
+  let current = record;
+  if (record.suspended !== null) {
+    const found = await awaitSave(ports, name, signal);
+    // Paused or not yet complete, beside a record that says suspended: an attempt that was killed. It executed nothing.
+    if (found !== null && found.state !== 'running') await hypervisor.destroy(name);
+    if (found?.state !== 'running') {
+      if (!record.suspended.complete) await commitSavedMemory(ports, vm.id, record);
+      await restoreFromMemory(ports, request);
+    }
+    current = await clearSuspended(ports, record);
+  }
+  await store.removeMemory(vm.id);
+  await resumeCpusAndRecord(ports, vm, current);
+  await applyIdentity(ports, vm, signal);
+}
+
+async function restoreFromMemory(ports: HostPorts, { vm, diskHostAddress }: RestoreVm): Promise<void> {
+  const { hypervisor, store } = ports;
+  const { memory } = store.paths(vm.id);
+  if (!(await hypervisor.isSaved(memory)))
+    throw new BerthError('vm-lost', `restoring ${vm.id}: ${memory} does not hold its memory`);
+  await hypervisor.restore(memory, await domainConfig(ports, vm, diskHostAddress));
+}

@@ -1,0 +1,15 @@
+import type { Ledger } from '../ledger/client.ts';
+import type { readConfig } from '../model/config.ts';
+import type { Logger } from '../model/log.ts';
+import type { Repository } from './files/repository.ts';
+import type { WorkflowClient } from './temporal.ts';
+
+export interface ApiDeps {
+  ledger: Ledger;
+  temporal: WorkflowClient;
+  repository: Repository;
+  config: ReturnType<typeof readConfig<'api' | 'signing'>>;
+  log: Logger;
+  /** ms since 1970 */
+  clock: () => number;
+}

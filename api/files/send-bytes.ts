@@ -1,0 +1,38 @@
+import type { Request, Response } from 'express';
+import { BerthError } from '../../model/errors.ts';
+import type { ByteStore } from './byte-store.ts';
+import type { FileRow } from './repository.ts';
+
+function describe(res: Response, file: FileRow): void {
+  // A name of the caller's making never decides what a browser does with the bytes.
+  res.attachment(file.name);
+  res.setHeader('Content-Type', 'application/octet-stream');
+  res.setHeader('ETag', `"${file.sha256}"`);
+  res.setHeader('Repr-Digest', `sha-256=:${Buffer.from(file.sha256, 'hex').toString('base64')}:`);
+}
+
+function statusOf(error: unknown): number | null {
+  const status = error instanceof Error && 'status' in error ? error.status : null;
+  return typeof status === 'number' ? status : null;
+}
+
+/** Range, If-Range, If-None-Match and HEAD are Express' sendFile; the names for what goes wrong are ours. */
+export async function sendBytes(req: Request, res: Response, bytes: ByteStore, file: FileRow): Promise<void> {
+  describe(res, file);
+  const sent = Promise.withResolvers<void>();
+  const options = { dotfiles: 'allow', lastModified: false, cacheControl: false } as const;
+  res.sendFile(bytes.path(file.id, file.sha256), options, (error) => {
+    if (!error) return sent.resolve();
+    const status = statusOf(error);
+    if (status === 416) {
+      res.setHeader('Content-Range', `bytes */${file.sizeBytes}`);
+      const found = `Found Range: ${req.get('range')}; the file has ${file.sizeBytes} bytes`;
+      return sent.reject(new BerthError('range-not-satisfiable', found));
+    }
+    if (status === 412) return sent.reject(new BerthError('precondition-failed', `The file's ETag is "${file.sha256}"`));
+    // Its row was read a moment ago: another call has deleted it since.
+    if (status === 404) return sent.reject(new BerthError('not-found', `There is no file ${file.id}`, { cause: error }));
+    sent.reject(error);
+  });
+  await sent.promise;
+}

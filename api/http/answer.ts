@@ -1,0 +1,15 @@
+/** What a handler answers; `text` is sent as it is, so that a repeated answer is the same byte for byte. */
+export interface Answer {
+  status: number;
+  text: string | null;
+  location: string | null;
+}
+
+export function json(status: number, body: unknown, location: string | null = null): Answer {
+  return { status, text: JSON.stringify(body), location };
+}
+
+export const noContent: Answer = { status: 204, text: null, location: null };
+
+/** The handler has sent the answer itself, as a stream. */
+export const streamed = 'streamed';

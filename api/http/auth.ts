@@ -1,0 +1,76 @@
+import type { Request, RequestHandler } from 'express';
+import type { Ledger } from '../../ledger/client.ts';
+import { hashApiKey } from '../../model/api-key.ts';
+import { BerthError } from '../../model/errors.ts';
+import { verifySignedUrl } from '../../model/signed-url.ts';
+
+/** Who calls. A client sees what its owner has; an operator sees everything. */
+export interface Caller {
+  keyId: string;
+  ownerId: string;
+  role: 'client' | 'operator';
+}
+
+/** For routes without a caller: open ones, and those that a signed URL opens. */
+export const anonymous: Caller = { keyId: '', ownerId: '', role: 'client' };
+
+/** For how long a revoked key may still work in one process. */
+const cacheMs = 2_000;
+const cacheEntries = 10_000;
+
+/** Finds keys by their hash. Only keys that exist are remembered, so a new key works at once. */
+export function openKeyring(ledger: Ledger, clock: () => number): (key: string) => Promise<Caller | null> {
+  const known = new Map<string, { caller: Caller; until: number }>();
+  return async (key) => {
+    const hash = hashApiKey(key);
+    const cached = known.get(hash);
+    if (cached && cached.until > clock()) return cached.caller;
+    known.delete(hash);
+    const row = await ledger.apiKey.findUnique({ where: { hash } });
+    if (!row || row.revokedAt !== null) return null;
+    const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
+    const oldest = known.keys().next();
+    if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
+    known.set(hash, { caller, until: clock() + cacheMs });
+    return caller;
+  };
+}
+
+const callers = new WeakMap<Request, Caller>();
+
+export function callerOf(req: Request): Caller {
+  return callers.get(req) ?? anonymous;
+}
+
+/** 401 without a valid key. */
+export function authenticate(find: (key: string) => Promise<Caller | null>): RequestHandler {
+  return async (req, _res, next) => {
+    const match = /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '');
+    const caller = match ? await find(match[1]!) : null;
+    if (!caller) {
+      const found = req.headers.authorization === undefined ? 'no Authorization header' : 'a key that is not valid';
+      throw new BerthError('unauthenticated', `Found ${found}; expected "Authorization: Bearer <api key>"`);
+    }
+    callers.set(req, caller);
+    next();
+  };
+}
+
+export const requireOperator: RequestHandler = (req, _res, next) => {
+  if (callerOf(req).role !== 'operator') throw new BerthError('forbidden', 'This route is for keys with the operator role');
+  next();
+};
+
+/** The right to one method on one path, for a while; the bearer is a host worker. */
+export function requireSignature(signingKey: string, clock: () => number): RequestHandler {
+  return (req, _res, next) => {
+    const { expires, signature } = req.query;
+    const given = typeof expires === 'string' && typeof signature === 'string' ? { expires, signature } : null;
+    const verdict = given
+      ? verifySignedUrl(signingKey, req.method, req.path, given.expires, given.signature, clock())
+      : 'invalid';
+    if (verdict === 'expired') throw new BerthError('forbidden', 'This signed URL has expired; ask for a new one');
+    if (verdict === 'invalid') throw new BerthError('forbidden', 'This URL is not signed for this method and path');
+    next();
+  };
+}

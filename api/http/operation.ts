@@ -1,0 +1,85 @@
+import type { Request, Response } from 'express';
+import { z } from 'zod';
+import type { ErrorCode } from '../../model/errors.ts';
+import type { Answer, streamed } from './answer.ts';
+import type { Caller } from './auth.ts';
+import { readIdempotencyKey } from './idempotency.ts';
+import { refuseUnstorable, validate } from './validation.ts';
+
+export interface ResponseSpec {
+  description: string;
+  /** Of a JSON body; without it, the body is of `media`, or there is none. */
+  schema?: z.ZodType;
+  media?: string;
+  headers?: Record<string, string>;
+}
+
+/** Who may call: `open` everybody; `signed` a bearer of a signed URL; the others a key of that role. */
+export type Access = 'open' | 'client' | 'operator' | 'signed';
+
+export interface Call<P, Q, B> {
+  params: P;
+  query: Q;
+  body: B;
+  caller: Caller;
+  /** Of a POST: what the caller named this request, or null. */
+  idempotencyKey: string | null;
+  req: Request;
+  res: Response;
+}
+
+interface RouteDeclaration {
+  method: 'get' | 'post' | 'put' | 'patch' | 'delete';
+  /** As OpenAPI writes it: /v1/tasks/{id}. */
+  path: string;
+  id: string;
+  tag: string;
+  summary: string;
+  description?: string;
+  access: Access;
+  answers: Record<number, ResponseSpec>;
+  problems: ErrorCode[];
+  /** The route takes bytes as they come; its handler reads them. */
+  bytes?: { description: string };
+}
+
+/** One route, declared once: what validates is what documents. */
+export interface Operation extends RouteDeclaration {
+  params: z.ZodObject;
+  query: z.ZodObject;
+  body: z.ZodType | null;
+  run(req: Request, res: Response, caller: Caller): Promise<Answer | typeof streamed>;
+}
+
+export function operation<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
+  declared: RouteDeclaration & {
+    params?: P;
+    query?: Q;
+    body?: B;
+    handle(call: Call<z.output<P>, z.output<Q>, z.output<B>>): Promise<Answer | typeof streamed>;
+  },
+): Operation {
+  const { handle, body, ...rest } = declared;
+  const params = declared.params ?? (z.strictObject({}) as unknown as P);
+  const query = declared.query ?? (z.strictObject({}) as unknown as Q);
+  return {
+    ...rest,
+    params,
+    query,
+    body: body ?? null,
+    run: async (req, res, caller) => {
+      refuseUnstorable('path', req.params);
+      refuseUnstorable('query', req.query);
+      if (body) refuseUnstorable('body', req.body);
+      return handle({
+        params: validate(params, 'path', { ...req.params }),
+        query: validate(query, 'query', { ...req.query }),
+        body: body ? validate(body, 'body', req.body) : (undefined as z.output<B>),
+        caller,
+        idempotencyKey: declared.method === 'post' ? readIdempotencyKey(req) : null,
+        req,
+        res,
+      });
+    },
+  };
+}

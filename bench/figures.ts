@@ -1,0 +1,44 @@
+/** One figure of a benchmark, against its baseline from the same run. `ratio` is value / baseline. */
+export interface Figure {
+  name: string;
+  value: number;
+  unit: string;
+  baseline: number | null;
+  ratio: number | null;
+  [detail: string]: unknown;
+}
+
+export function printFigure(
+  name: string,
+  value: number,
+  unit: string,
+  baseline: number | null,
+  detail: Record<string, unknown> = {},
+): void {
+  const ratio = baseline === null || baseline === 0 ? null : round(value / baseline);
+  const line: Figure = {
+    name,
+    value: round(value),
+    unit,
+    baseline: baseline === null ? null : round(baseline),
+    ratio,
+    ...detail,
+  };
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+/** Progress goes to standard error, so that standard output holds JSON lines alone. */
+export function logProgress(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+export function median(values: readonly number[]): number {
+  if (values.length === 0) throw new Error('BUG: the median of nothing was asked for');
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+function round(value: number): number {
+  return Number(value.toPrecision(4));
+}

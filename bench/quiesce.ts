@@ -1,0 +1,14 @@
+import { until } from '../infra/site/until.ts';
+import { onHost, type TestSite } from '../test/site/the-site.ts';
+
+/**
+ * Until there are so many domains on all hosts together: a host makes a template of what has booted there, in a VM of its
+ * own, which takes a processor or two for a while, and not while something is measured.
+ */
+export async function quiesce(test: TestSite, count: number): Promise<void> {
+  const found = async (): Promise<number> => {
+    const lists = await Promise.all(test.site.hosts.map(({ id }) => onHost(test, id, ['virsh', '-q', 'list', '--name'])));
+    return lists.flatMap((list) => list.split('\n').filter((name) => name.trim() !== '')).length;
+  };
+  await until(`there are ${count} domains`, 180_000, async () => (await found()) === count);
+}

@@ -1,0 +1,63 @@
+import { type Command, Option } from 'commander';
+import { callJson, list, type Session } from './client.ts';
+import { printOne, printRows } from './output.ts';
+
+interface Resources {
+  vcpus: number;
+  memoryMiB: number;
+  diskMiB: number;
+}
+
+interface Host {
+  id: string;
+  state: string;
+  schedulable: boolean;
+  capacity: Resources;
+  used: Resources;
+  accelerator: string;
+}
+
+const yesNo = ['yes', 'no'];
+
+const hostPath = (id: string): string => `/v1/hosts/${encodeURIComponent(id)}`;
+
+export function addHostCommands(program: Command, { connect, output }: Session): Command {
+  const hosts = program.command('hosts').description('list hosts, and take them out of scheduling (operators)');
+  const usedOf = (used: number, capacity: number) => `${used}/${capacity}`;
+
+  hosts
+    .command('ls', { isDefault: true })
+    .description('list hosts')
+    .addHelpText('after', '\nExample:\n  berth hosts ls --json')
+    .action(async () => {
+      printRows(output(), await list<Host>(connect(), '/v1/hosts', {}, 10_000), {
+        id: (host) => host.id,
+        state: (host) => host.state,
+        schedulable: (host) => (host.schedulable ? 'yes' : 'no'),
+        vcpus: ({ used, capacity }) => usedOf(used.vcpus, capacity.vcpus),
+        'memory MiB': ({ used, capacity }) => usedOf(used.memoryMiB, capacity.memoryMiB),
+        'disk MiB': ({ used, capacity }) => usedOf(used.diskMiB, capacity.diskMiB),
+        runs: (host) => host.accelerator,
+      });
+    });
+
+  hosts
+    .command('show')
+    .description('describe a host')
+    .argument('<host>', 'the host')
+    .addHelpText('after', '\nExample:\n  berth hosts show host-b')
+    .action(async (id: string) => printOne(output(), await callJson<Host>(connect(), hostPath(id))));
+
+  hosts
+    .command('set')
+    .description('change what a host is used for')
+    .argument('<host>', 'the host')
+    .addOption(new Option('--schedulable <answer>', 'whether new work may be placed on it').choices(yesNo))
+    .addOption(new Option('--accepts-migrations <answer>', 'whether VMs may be moved to it').choices(yesNo))
+    .addHelpText('after', '\nExample:\n  berth hosts set host-b --schedulable no')
+    .action(async (id: string, options: { schedulable?: string; acceptsMigrations?: string }) => {
+      const json = Object.fromEntries(Object.entries(options).map(([name, answer]) => [name, answer === 'yes']));
+      printOne(output(), await callJson<Host>(connect(), hostPath(id), { method: 'PATCH', json }));
+    });
+  return hosts;
+}

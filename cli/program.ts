@@ -1,0 +1,63 @@
+import { Command } from 'commander';
+import packageJson from '../package.json' with { type: 'json' };
+import { addCalibrateCommand } from './calibrate.ts';
+import type { Session } from './client.ts';
+import { addDrainCommands } from './drains.ts';
+import { addEventCommand } from './events.ts';
+import { addFileCommands } from './files.ts';
+import { addHostCommands } from './hosts.ts';
+import { addImageCommands } from './images.ts';
+import { addLeaseCommands } from './leases.ts';
+import { addMigrationCommands } from './migrations.ts';
+import { addReservationCommands } from './reservations.ts';
+import { addTaskCommands } from './tasks.ts';
+import { addVmCommands } from './vms.ts';
+
+/** The options of `berth` itself. */
+export interface GlobalOptions {
+  api?: string;
+  keyFile?: string;
+  json?: boolean;
+}
+
+/** The whole command line; parsing it runs a command. Calls are made with what `sessionOf` makes of the global options. */
+export function createProgram(sessionOf: (options: () => GlobalOptions) => Session): Command {
+  const program = new Command('berth')
+    .description('Runs tasks in VMs: a client of the HTTP API of a Berth site')
+    .version(packageJson.version)
+    .option('--api <url>', 'address of the API (default: $BERTH_API)')
+    .option('--key-file <path>', 'file with the API key (default: $BERTH_KEY, or the file that $BERTH_KEY_FILE names)')
+    .option('--json', 'print JSON')
+    .showHelpAfterError('Add --help to see how it is called')
+    // Before the subcommands, which take it over: errors are thrown, and do not end the process.
+    .exitOverride()
+    .addHelpText(
+      'after',
+      `
+Examples:
+  export BERTH_API=http://127.0.0.1:8080 BERTH_KEY_FILE=.berth/keys/client
+  berth files put words.txt
+  berth tasks submit --image debian-12 --input in/words=@words.txt --follow -- wc -w in/words
+  berth tasks ls --state running
+  berth vms create web --image debian-12 --user ann --ssh-key ~/.ssh/id_ed25519.pub --wait
+
+Where an id is taken, a name may stand: berth vms show web. Where several have the name, the one that is not over is
+meant; where that does not decide either, their ids are listed.
+
+Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where it has one); 2 a command that is not right.`,
+    );
+  const session = sessionOf(() => program.opts<GlobalOptions>());
+
+  addFileCommands(program, session);
+  addTaskCommands(program, session);
+  addLeaseCommands(program, session);
+  const vms = addVmCommands(program, session);
+  addMigrationCommands(program, vms, session);
+  addImageCommands(program, session);
+  const hosts = addHostCommands(program, session);
+  addDrainCommands(program, hosts, session);
+  addReservationCommands(program, session);
+  addCalibrateCommand(program, session);
+  addEventCommand(program, session);
+  return program;
+}

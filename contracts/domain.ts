@@ -1,0 +1,47 @@
+export type DomainState = 'running' | 'paused' | 'shutdown' | 'shutoff' | 'crashed' | 'pmsuspended';
+
+export interface DomainStatus {
+  state: DomainState;
+  /** libvirt's reason, e.g. `booted`, `migrating`, `user`. */
+  reason: string;
+}
+
+export type DiskSource = { kind: 'file'; path: string } | { kind: 'nfs'; host: string; path: string };
+
+export interface DomainDisk {
+  target: string;
+  format: 'qcow2' | 'raw';
+  /** A local path, or an NFS path at another host with its backing chain. */
+  source: DiskSource;
+  backing: { format: 'qcow2' | 'raw'; source: DiskSource }[];
+}
+
+/** What a guest's memory is made of. */
+export type GuestMemory =
+  | { kind: 'own' }
+  /** A file that keeps what the guest wrote: a template in the making. */
+  | { kind: 'template'; file: string }
+  /** A template's file, of which each page is copied when it is written to. `prelude`: what QEMU is told as it starts. */
+  | { kind: 'copy'; file: string; qmpScript: string };
+
+export interface DomainConfig {
+  name: string;
+  uuid: string;
+  vcpus: number;
+  memoryMiB: number;
+  memory: GuestMemory;
+  accelerator: 'kvm' | 'qemu';
+  /** null: the firmware boots the first disk, and there is no command line. */
+  kernel: string | null;
+  initrd: string | null;
+  cmdline: string;
+  disks: DomainDisk[];
+  /** A drive for a disc, and what is in it; null: no drive. */
+  cdrom: { iso: string | null } | null;
+  /** `bridge` null: a network device that leads nowhere. */
+  nic: { mac: string; tap: string; bridge: string | null; mtu: number };
+  consoleLog: string;
+  /** QEMU's end of the port at which a guest from a template waits for its identity. */
+  identitySocket: string;
+  onReboot: 'restart' | 'destroy';
+}

@@ -1,0 +1,178 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { BerthError } from '../../model/errors.ts';
+import { type Virsh, VirshUnresponsive } from '../libvirt/virsh.ts';
+
+/**
+ * qemu-guest-agent's own commands (https://qemu.readthedocs.io/en/latest/interop/qemu-ga-ref.html), a round trip each:
+ * 2 ms on an idle machine. `host-busy` when there is no answer, which says nothing about the domain.
+ */
+export interface GuestAgent {
+  ping(domain: string): Promise<boolean>;
+  /** Runs a program to its end. `env` replaces the agent's own. Throws AgentRefusal when it can't be started. */
+  exec(domain: string, argv: string[], options: ExecOptions): Promise<ExecResult>;
+  /** Starts a program and returns its pid, by which this agent, and no later one, knows it. Throws as exec does. */
+  start(domain: string, argv: string[], options: Omit<ExecOptions, 'deadlineMs'>): Promise<number>;
+  /** How a started program ended, told once; null as long as it runs. Throws AgentRefusal for a pid that it doesn't know. */
+  execStatus(domain: string, pid: number): Promise<ExecResult | null>;
+  /** Up to `limit` bytes of a file from an offset; null when there is no such file. */
+  readFile(domain: string, path: string, from: number, limit: number): Promise<Buffer | null>;
+  /** Freezes mounted file systems; returns how many were. */
+  freeze(domain: string, mountpoints: string[]): Promise<number>;
+  isFrozen(domain: string): Promise<boolean>;
+}
+
+export interface ExecResult {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+export interface ExecOptions {
+  deadlineMs: number;
+  input?: Buffer;
+  env?: string[];
+  capture?: boolean;
+}
+
+/** The agent answered, with a no. */
+export class AgentError extends Error {
+  constructor(command: string, message: string) {
+    super(`guest agent, ${command}: ${message}`);
+    this.name = 'AgentRefusal';
+  }
+}
+
+/** An overcommitted guest under emulation may need seconds for the simplest answer. */
+const answerDeadlineS = 20;
+/** Asked again anyway. */
+const pingDeadlineS = 5;
+const minPollMs = 3;
+const maxPollMs = 100;
+/** What qemu-ga reads at most in one call is 48 MiB; this keeps an answer small. */
+const readBytes = 1024 * 1024;
+
+type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
+
+export function openGuestAgent(virsh: Virsh): GuestAgent {
+  async function ask(domain: string, command: string, args?: { [key: string]: Json }, waitS = answerDeadlineS): Promise<Json> {
+    const order = asciiJson({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
+    let answer: Awaited<ReturnType<Virsh['call']>>;
+    try {
+      answer = await virsh.call(['qemu-agent-command', domain, order, '--timeout', String(waitS)], (waitS + 5) * 1000);
+    } catch (error) {
+      if (!(error instanceof VirshUnresponsive)) throw error;
+      throw new BerthError('host-busy', `asking the agent of ${domain}: ${error.message}`, { cause: error });
+    }
+    if (!answer.ok) throw agentError(domain, command, answer.error);
+    return field(JSON.parse(answer.output) as Json, 'return');
+  }
+
+  async function start(
+    domain: string,
+    [path = '', ...arg]: string[],
+    { input, env, capture = true }: Omit<ExecOptions, 'deadlineMs'>,
+  ): Promise<number> {
+    const started = await ask(domain, 'guest-exec', {
+      path,
+      arg,
+      'capture-output': capture,
+      ...(env === undefined ? {} : { env }),
+      ...(input === undefined ? {} : { 'input-data': input.toString('base64') }),
+    });
+    return number(field(started, 'pid'));
+  }
+
+  async function outcome(domain: string, pid: number): Promise<ExecResult | null> {
+    const status = await ask(domain, 'guest-exec-status', { pid });
+    return field(status, 'exited') === true ? execResult(status) : null;
+  }
+
+  return {
+    async ping(domain) {
+      try {
+        await ask(domain, 'guest-ping', undefined, pingDeadlineS);
+        return true;
+      } catch (error) {
+        if (error instanceof BerthError && error.code === 'host-busy') return false;
+        throw error;
+      }
+    },
+    start,
+    execStatus: outcome,
+    async exec(domain, argv, { deadlineMs, ...options }) {
+      const pid = await start(domain, argv, options);
+      const untilMs = performance.now() + deadlineMs;
+      for (let pauseMs = minPollMs; ; pauseMs = Math.min(maxPollMs, pauseMs * 1.5)) {
+        const ended = await outcome(domain, pid);
+        if (ended !== null) return ended;
+        if (performance.now() > untilMs)
+          throw new BerthError('host-busy', `${argv[0]} in ${domain} didn't end in ${deadlineMs} ms`);
+        await delay(pauseMs);
+      }
+    },
+    async readFile(domain, path, from, limit) {
+      const handle = await openFile(domain, path);
+      if (handle === null) return null;
+      try {
+        if (from > 0) await ask(domain, 'guest-file-seek', { handle, offset: from, whence: 0 });
+        const read = await ask(domain, 'guest-file-read', { handle, count: Math.min(limit, readBytes) });
+        return decodeBase64(read, 'buf-b64');
+      } finally {
+        await ask(domain, 'guest-file-close', { handle });
+      }
+    },
+    async freeze(domain, mountpoints) {
+      return number(await ask(domain, 'guest-fsfreeze-freeze-list', { mountpoints }));
+    },
+    async isFrozen(domain) {
+      return (await ask(domain, 'guest-fsfreeze-status')) === 'frozen';
+    },
+  };
+
+  async function openFile(domain: string, path: string): Promise<number | null> {
+    try {
+      return number(await ask(domain, 'guest-file-open', { path, mode: 'r' }));
+    } catch (error) {
+      if (error instanceof AgentError && /No such file or directory/.test(error.message)) return null;
+      throw error;
+    }
+  }
+}
+
+/** JSON in printable ASCII, as virsh's reader needs it. Half a surrogate pair is no text: libvirt would refuse it. */
+export function asciiJson(value: Json): string {
+  return JSON.stringify(value, (_, item: unknown) => (typeof item === 'string' ? item.toWellFormed() : item)).replaceAll(
+    /[^ -~]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+}
+
+function agentError(domain: string, command: string, error: string): Error {
+  const agent = /unable to execute QEMU agent command '[^']*': (.*)/s.exec(error)?.[1];
+  if (agent !== undefined) return new AgentError(command, agent);
+  // Not connected yet, not responding, or no domain: only the hypervisor can say which, and whether it matters.
+  return new BerthError('host-busy', `asking the agent of ${domain} for ${command}: ${error}`);
+}
+
+function field(value: Json, name: string): Json {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value) && value[name] !== undefined) return value[name];
+  throw new BerthError('hypervisor', `the guest agent answered without ${name}: ${JSON.stringify(value).slice(0, 200)}`);
+}
+
+function number(value: Json): number {
+  if (typeof value === 'number' && Number.isSafeInteger(value)) return value;
+  throw new BerthError('hypervisor', `the guest agent answered ${JSON.stringify(value).slice(0, 200)} for a number`);
+}
+
+/** A guest chooses what its agent says: only a string is decoded, and what is missing is empty. */
+function decodeBase64(value: Json, name: string): Buffer {
+  const text = typeof value === 'object' && value !== null && !Array.isArray(value) ? value[name] : undefined;
+  return typeof text === 'string' ? Buffer.from(text, 'base64') : Buffer.alloc(0);
+}
+
+function execResult(status: Json): ExecResult {
+  const has = typeof status === 'object' && status !== null && !Array.isArray(status) ? status : {};
+  // A program that a signal ended has no exit code: 128 and the signal, as a shell has it.
+  const exitCode = typeof has.exitcode === 'number' ? has.exitcode : 128 + (typeof has.signal === 'number' ? has.signal : 0);
+  return { exitCode, stdout: decodeBase64(status, 'out-data').toString(), stderr: decodeBase64(status, 'err-data').toString() };
+}

@@ -1,0 +1,156 @@
+import type { GuestJob, JobResult } from '../ports/guest.ts';
+/**
+ * How a task's command runs in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX
+ * sh script that we send, because a foreign image has a sh and nothing of ours. Under emulation each program started
+ * costs 10 ms, and the script's dozen were most of what a short task took longer than its command; so the script, too,
+ * uses builtins wherever there is one.
+ *
+ * In the folder `job`, from either: `pid` (of the command, which leads its own session), `log` (both outputs, bounded),
+ * `status` (one line, when the command is over), `drained` (the log is complete).
+ */
+export const jobFolder = '/run/berth/job';
+export const taskFolder = '/home/task';
+
+/** Between TERM and KILL. */
+const graceS = 5;
+
+/** What every command finds in its environment, unless the task says otherwise. */
+const baseEnv = {
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  HOME: '/root',
+  USER: 'root',
+  LOGNAME: 'root',
+  SHELL: '/bin/sh',
+};
+export const scriptEnv: string[] = Object.entries(baseEnv).map(([name, value]) => `${name}=${value}`);
+
+/** Sends a signal to the session of process $2: to its group, to it, and to what made itself another group. */
+const endSession = `
+end_session() {
+  kill "-$1" "-$2" "$2"
+  for p in /proc/[0-9]*; do
+    if read -r s 2>/dev/null <"$p/stat"; then in_session "$1" "$2" "\${p#/proc/}" \${s##*) }; fi
+  done
+}
+in_session() { if [ "$7" = "$2" ] && [ "$3" != "$2" ]; then kill "-$1" "$3"; fi; }
+`;
+
+/**
+ * Arguments: folder of the job, working folder, seconds, grace seconds, log limit in blocks of 512 bytes, NAME=value…,
+ * an empty word, argv. The folder's mkdir decides who starts: whoever comes later has nothing to do.
+ */
+export const startScript = `${endSession}
+job=$1 home=$2 limit_s=$3 grace_s=$4 blocks=$5; shift 5
+[ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
+mkdir "$job" 2>/dev/null || { [ -d "$job" ]; exit; }
+cd "$job" || exit
+supervise() {
+  read -r began rest </proc/uptime
+  ( become "$@" ) &
+  child=$!
+  echo "$child" >pid
+  ( sleep "$limit_s"; : >timedout; end_session TERM "$child"; sleep "$grace_s"; end_session KILL "$child" ) >/dev/null 2>&1 &
+  watch=$!
+  wait "$child"; code=$?
+  read -r ended rest </proc/uptime
+  kill "$watch"; kill -KILL "-$child"
+  timedout=0; if [ -e timedout ]; then timedout=1; fi
+  stopped=0; if [ -e stopped ]; then stopped=1; fi
+  if [ -e absent ]; then echo "absent" >status; else echo "exit $code $timedout $stopped $began $ended" >status; fi
+  # The watch may have been ended in the middle of its work.
+  if [ "$timedout$stopped" != 00 ]; then end_session KILL "$child" >/dev/null; fi
+} 2>/dev/null
+become() {
+  exec 2>&1
+  cd "$home" || exit 126
+  unset OLDPWD
+  while [ -n "$1" ]; do export "$1"; shift; done
+  shift
+  case $1 in
+    */*) if ! [ -f "$1" ] || ! [ -x "$1" ]; then : >"$job/absent"; exit 127; fi ;;
+    *) if ! command -v "$1" >/dev/null; then : >"$job/absent"; exit 127; fi ;;
+  esac
+  if [ -x /usr/bin/setsid ]; then exec /usr/bin/setsid "$@"; else exec /bin/setsid "$@"; fi
+}
+keep_log() {
+  ( ulimit -f "$blocks"; trap '' XFSZ; exec cat >log ) || cat >/dev/null
+  : >drained
+}
+{ supervise "$@" | keep_log; } </dev/null >/dev/null 2>&1 &
+`;
+
+/** Arguments: folder of the job, grace seconds. A job that nobody started is claimed, so that nobody can. */
+export const stopScript = `${endSession}
+job=$1
+[ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
+if mkdir "$job" 2>/dev/null; then echo stopped >"$job/status"; : >"$job/drained"; exit 0; fi
+cd "$job" || exit
+if [ -e status ]; then exit 0; fi
+: >stopped
+until [ -s pid ]; do if [ -e status ]; then exit 0; fi; sleep 0.1; done
+read -r child <pid
+end_session TERM "$child" 2>/dev/null
+left=$(( $2 * 10 ))
+until [ -e status ]; do
+  if [ "$left" -le 0 ]; then end_session KILL "$child" 2>/dev/null; fi
+  if [ "$left" -le -50 ]; then exit 1; fi
+  left=$((left - 1)); sleep 0.1
+done
+`;
+
+export interface JobSettings {
+  folder: string;
+  home: string;
+  graceS: number;
+}
+
+const guestJobSettings: JobSettings = { folder: jobFolder, home: taskFolder, graceS };
+
+/** The two ways to run a job, as argv for the guest's agent. */
+export interface JobRunner {
+  start(job: GuestJob, place?: JobSettings): string[];
+  stop(place?: JobSettings): string[];
+}
+
+/** `limit` is of the log, in the tool's unit. The job's environment is in words, so that it can't disturb the tool. */
+function jobArguments(job: GuestJob, settings: JobSettings, limit: number): string[] {
+  const env = Object.entries(job.env).map(([name, value]) => `${name}=${value}`);
+  return [settings.folder, settings.home, String(job.timeoutS), String(settings.graceS), String(limit), ...env, '', ...job.argv];
+}
+
+/** Ends when it has started the job, which it leaves behind. */
+export const scriptJobRunner: JobRunner = {
+  start: (job, settings = guestJobSettings) => [
+    '/bin/sh',
+    '-c',
+    startScript,
+    'berth-job',
+    ...jobArguments(job, settings, Math.ceil(job.logLimitBytes / 512)),
+  ],
+  stop: (settings = guestJobSettings) => ['/bin/sh', '-c', stopScript, 'berth-stop', settings.folder, String(settings.graceS)],
+};
+
+/** Ends with the job and says its status, unless somebody else has started it. */
+export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner => ({
+  start: (job, settings = guestJobSettings) => [path, 'run', ...jobArguments(job, settings, job.logLimitBytes)],
+  stop: (settings = guestJobSettings) => [path, 'stop', settings.folder, String(settings.graceS)],
+});
+
+/** Reads `status`; null as long as its line isn't complete. Only the program knows how long the log is. */
+export function parseJobStatus(text: string, program: string): JobResult | null {
+  if (!text.endsWith('\n')) return null;
+  const line = text.trim();
+  if (line === 'absent') return { kind: 'notStarted', why: `the image has no executable program ${program}` };
+  if (line === 'stopped') return { kind: 'notStarted', why: 'it was stopped before it started' };
+  const match = /^exit (\d+) ([01]) ([01]) (\d+\.\d+) (\d+\.\d+)(?: (\d+))?$/.exec(line);
+  if (match === null) throw new Error(`the guest's job ended with "${line.slice(0, 200)}"`);
+  const [, code, timedOut, stopped, began, ended, logBytes] = match;
+  return {
+    kind: 'exited',
+    exitCode: Number(code),
+    timedOut: timedOut === '1',
+    stopped: stopped === '1',
+    seconds: Math.max(0, Number(ended) - Number(began)),
+    logBytes: logBytes === undefined ? null : Number(logBytes),
+  };
+}

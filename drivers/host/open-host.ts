@@ -1,0 +1,104 @@
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Agent } from 'undici';
+import type { readConfig } from '../../model/config.ts';
+import type { HostId } from '../../model/ids.ts';
+import type { Logger } from '../../model/log.ts';
+import { openDiskTool } from '../disk/disk-tool.ts';
+import { hostNameservers, openGuest } from '../guest/guest.ts';
+import { openGuestAgent } from '../guest/guest-agent.ts';
+import { openDiskMover } from '../libvirt/disk-mover.ts';
+import { openHypervisor } from '../libvirt/hypervisor.ts';
+import { openMigrator } from '../libvirt/migrator.ts';
+import { openTemplates } from '../libvirt/templates.ts';
+import { openVirsh } from '../libvirt/virsh.ts';
+import { openNetwork } from '../network/host-network.ts';
+import type { HostNetwork } from '../ports/host-network.ts';
+import type { HostPorts } from '../ports/host-ports.ts';
+import type { VmStore } from '../ports/vm-store.ts';
+import { openColdCopy } from '../transfer/cold-copy.ts';
+import { openImageCache } from '../transfer/image-cache.ts';
+import { openInputFetcher } from '../transfer/input-fetcher.ts';
+import { openRepositoryClient } from '../transfer/repository-client.ts';
+import { systemClock } from './clock.ts';
+import { openHostProbe } from './host-probe.ts';
+import { openVmStore } from './vm-store.ts';
+
+type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
+
+/** The folders of DESIGN.md, "On a host", and what of an earlier worker's unfinished work can only be in the way. */
+async function prepareFolders(root: string): Promise<void> {
+  for (const name of ['images', 'vms', 'staging', 'removed', 'quarantine']) await mkdir(join(root, name), { recursive: true });
+  const staging = join(root, 'staging');
+  await Promise.all((await readdir(staging)).map((name) => rm(join(staging, name), { recursive: true, force: true })));
+}
+
+/** Networks that a killed worker left: nothing leads to them again once their last VM's record is gone. */
+async function removeIdleNetworks(network: HostNetwork, store: VmStore): Promise<void> {
+  for (const { vni, taps } of await network.list())
+    if (taps.length === 0)
+      await network.removeIfIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
+}
+
+/** All ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
+export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
+  const root = config.BERTH_DISK;
+  await prepareFolders(root);
+  const virsh = openVirsh('qemu:///system', 6);
+  // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
+  const agentVirsh = openVirsh('qemu:///system', 24);
+  // A migration or a save holds its client for as long as it lasts; questions to the guests must not wait for that.
+  const longVirsh = openVirsh('qemu:///system', 8);
+  // A restore holds its client too, and is the quickest way to a VM.
+  const restoreVirsh = openVirsh('qemu:///system', 4);
+  const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
+  const store = openVmStore(root);
+  const hypervisor = openHypervisor(virsh, longVirsh, join(root, 'staging'));
+  const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
+  const nameservers = await hostNameservers();
+  const network = openNetwork({
+    address: config.BERTH_HOST_ADDRESS,
+    hostsCidr: config.BERTH_HOSTS_CIDR,
+    guestSupernet: config.BERTH_GUEST_SUPERNET,
+    nameservers,
+  });
+  await removeIdleNetworks(network, store);
+  return {
+    clock: systemClock,
+    store,
+    imageCache: images,
+    templates: openTemplates({ root, virsh: restoreVirsh, hypervisor, log }),
+    inputFetcher: openInputFetcher(dispatcher),
+    repository: openRepositoryClient(dispatcher),
+    diskTool: openDiskTool(),
+    network,
+    hypervisor,
+    migrator: openMigrator(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),
+    diskMover: openDiskMover(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
+    guest: openGuest(openGuestAgent(agentVirsh), nameservers, (domain) => store.paths(domain).identitySocket),
+    probe: openHostProbe({
+      hostId: config.BERTH_HOST_ID as HostId,
+      address: config.BERTH_HOST_ADDRESS,
+      provider: config.BERTH_PROVIDER,
+      root,
+      reserve: {
+        vcpus: config.BERTH_RESERVE_VCPUS,
+        memoryMiB: config.BERTH_RESERVE_MEMORY_MIB,
+        diskMiB: config.BERTH_RESERVE_DISK_MIB,
+      },
+      capacityShare: config.BERTH_HOST_SHARE,
+      vcpuRatio: config.BERTH_VCPU_RATIO,
+      hypervisor,
+      images,
+      store,
+    }),
+    async close() {
+      virsh.close();
+      agentVirsh.close();
+      longVirsh.close();
+      restoreVirsh.close();
+      await dispatcher.close();
+    },
+  };
+}

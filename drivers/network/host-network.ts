@@ -1,0 +1,224 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { z } from 'zod';
+import type { NetworkRef } from '../../model/vm.ts';
+import { isErrno } from '../host/files.ts';
+import { run } from '../host/run-process.ts';
+import type { HostNetwork } from '../ports/host-network.ts';
+
+export interface NetworkOptions {
+  /** This host's address on the hosts' network, over which the VXLANs run. */
+  address: string;
+  /** What guests must not reach: the hosts' network. */
+  hostsCidr: string;
+  /** All owners' networks are inside this one. */
+  guestSupernet: string;
+  /** The resolvers that guests are told of: reached for names, wherever they are. */
+  nameservers: string[];
+}
+
+const deadlineMs = 15_000;
+/** VXLAN's own port (RFC 7348). */
+const vxlanPort = 4789;
+/** The hosts' network has 1500 bytes at least; VXLAN takes 50 of them. */
+const mtu = 1450;
+/** Locally administered, and the same at every host: a guest that moves finds its gateway under the same address. */
+const gatewayMac = '02:62:67:00:00:01';
+
+const bridgeName = (vni: number): string => `bg${vni.toString(16)}`;
+const vxlanName = (vni: number): string => `vx${vni.toString(16)}`;
+
+const linksSchema = z.array(z.looseObject({ ifname: z.string(), master: z.string().optional() }));
+const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().optional() }));
+
+/** Owners' networks on this host (docs/decisions/0002). Acts on one network follow each other; all are repeatable. */
+export function openNetwork(options: NetworkOptions): HostNetwork {
+  const serialize = createKeyedSerializer();
+  let firewall: Promise<void> | null = null;
+  // What this process made or found complete; asked of the kernel again before it is relied upon.
+  const ensured = new Map<number, string>();
+
+  async function ensure(network: NetworkRef): Promise<string> {
+    firewall ??= ensureFirewall(options).catch((error: unknown) => {
+      firewall = null;
+      throw error;
+    });
+    await firewall;
+    const present = await linkNames();
+    const bridge = bridgeName(network.vni);
+    const desired = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
+    if (present.has(bridge) && present.has(vxlanName(network.vni)) && ensured.get(network.vni) === desired) return bridge;
+    await ensureLinks(network, options, present);
+    await updateFloodEntries(network, present.has(vxlanName(network.vni)));
+    ensured.set(network.vni, desired);
+    return bridge;
+  }
+
+  return {
+    ensure: (network) => serialize(network.vni, () => ensure(network)),
+    removeIfIdle: (vni, needed) =>
+      serialize(vni, async () => {
+        const present = await linkNames();
+        const mine = [vxlanName(vni), bridgeName(vni)].filter((name) => present.has(name));
+        if (mine.length === 0 || (await needed())) return;
+        const taps = (await readLinks()).filter(({ ifname, master }) => master === bridgeName(vni) && ifname !== vxlanName(vni));
+        if (taps.length > 0) return;
+        ensured.delete(vni);
+        await ip(mine.map((name) => `link delete dev ${name}`));
+      }),
+    async list() {
+      const links = await readLinks();
+      return links
+        .filter(({ ifname }) => /^bg[0-9a-f]{1,6}$/.test(ifname))
+        .map(({ ifname: bridge }) => {
+          const vni = Number.parseInt(bridge.slice(2), 16);
+          const ports = links.filter(({ master }) => master === bridge).map(({ ifname }) => ifname);
+          return { bridge, vni, taps: ports.filter((port) => port !== vxlanName(vni)) };
+        });
+    },
+  };
+}
+
+/** Acts with the same key, one after the other. */
+function createKeyedSerializer() {
+  const last = new Map<number, Promise<unknown>>();
+  return async <T>(key: number, act: () => Promise<T>): Promise<T> => {
+    const before = last.get(key) ?? Promise.resolve();
+    const mine = before.then(act, act);
+    last.set(key, mine);
+    try {
+      return await mine;
+    } finally {
+      if (last.get(key) === mine) last.delete(key);
+    }
+  };
+}
+
+/** The names alone, without starting a program. */
+async function linkNames(): Promise<Set<string>> {
+  const text = await readFile('/proc/self/net/dev', 'utf8');
+  return new Set([...text.matchAll(/^\s*([^\s:]+):/gm)].map((match) => match[1] ?? ''));
+}
+
+async function readLinks(): Promise<{ ifname: string; master?: string | undefined }[]> {
+  const text = await run(['ip', '-json', 'link', 'show'], { deadlineMs, limitBytes: 16 * 2 ** 20 });
+  return linksSchema.parse(JSON.parse(text === '' ? '[]' : text));
+}
+
+/** Several changes in one process; each line is one `ip` command. */
+async function ip(lines: string[]): Promise<void> {
+  await run(['ip', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
+}
+
+/** What is missing of the bridge and the VXLAN, then both as they should be. The bridge gets the gateway's address last. */
+async function ensureLinks({ vni, cidr, gateway }: NetworkRef, { address }: NetworkOptions, present: Set<string>): Promise<void> {
+  const bridge = bridgeName(vni);
+  const vxlan = vxlanName(vni);
+  const lines: string[] = [];
+  if (!present.has(bridge)) lines.push(`link add ${bridge} type bridge`);
+  if (!present.has(vxlan)) lines.push(`link add ${vxlan} type vxlan id ${vni} local ${address} dstport ${vxlanPort}`);
+  lines.push(
+    `link set dev ${bridge} address ${gatewayMac} mtu ${mtu} type bridge stp_state 0 mcast_snooping 0`,
+    `link set dev ${bridge} addrgenmode none`,
+    `link set dev ${vxlan} mtu ${mtu} addrgenmode none master ${bridge}`,
+    `link set dev ${vxlan} type bridge_slave learning on`,
+    `address replace ${gateway}/${cidr.slice(cidr.indexOf('/') + 1)} dev ${bridge}`,
+    `link set dev ${vxlan} up`,
+    `link set dev ${bridge} up`,
+  );
+  await ip(lines);
+  // Strict reverse path: a packet with a source that isn't of this network goes nowhere.
+  await sysctl(`net/ipv4/conf/${bridge}/rp_filter`, '1');
+  await sysctl(`net/ipv4/conf/${bridge}/send_redirects`, '0');
+  await sysctl(`net/ipv6/conf/${bridge}/disable_ipv6`, '1');
+  await sysctl(`net/ipv6/conf/${vxlan}/disable_ipv6`, '1');
+}
+
+/** Frames whose place isn't known yet go to the peers, and to nobody else. */
+async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean): Promise<void> {
+  const vxlan = vxlanName(vni);
+  const text = existed ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
+  const entries = entriesSchema.parse(JSON.parse(text === '' ? '[]' : text));
+  const flood = '00:00:00:00:00:00';
+  const present = new Set(entries.filter(({ mac, dst }) => mac === flood && dst !== undefined).map(({ dst }) => dst));
+  const lines = [
+    ...peers.filter((peer) => !present.has(peer)).map((peer) => `fdb append ${flood} dev ${vxlan} dst ${peer}`),
+    ...[...present].filter((dst) => !peers.includes(dst ?? '')).map((dst) => `fdb delete ${flood} dev ${vxlan} dst ${dst}`),
+  ];
+  if (lines.length > 0) await run(['bridge', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
+}
+
+/** A kernel without IPv6 has no such file, and nothing to turn off. */
+async function sysctl(name: string, value: string): Promise<void> {
+  const path = `/proc/sys/${name}`;
+  try {
+    if ((await readFile(path, 'utf8')).trim() !== value) await writeFile(path, value);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error;
+  }
+}
+
+/**
+ * The same rules for every owner's bridge, by their common prefix, so that a network comes and goes without touching
+ * them. A guest reaches its own segment (bridged, never routed) and the outside (by NAT, since each host has the same
+ * gateway address); not this host, the hosts' network, another owner, or link-local addresses, where clouds keep metadata.
+ */
+export function firewallRules({ hostsCidr, guestSupernet, nameservers }: NetworkOptions): string {
+  const names = (protocol: string) => (server: string) =>
+    `-A BERTH-GUEST -i bg+ ! -o bg+ -s ${guestSupernet} -d ${server} -p ${protocol} --dport 53 -j ACCEPT`;
+  const forward = [
+    // First: a site's resolver may have an address among those that are refused below.
+    ...nameservers.flatMap((server) => [names('udp')(server), names('tcp')(server)]),
+    '-A BERTH-GUEST -i bg+ -o bg+ -j DROP',
+    `-A BERTH-GUEST -i bg+ -d ${guestSupernet} -j DROP`,
+    `-A BERTH-GUEST -i bg+ -d ${hostsCidr} -j DROP`,
+    '-A BERTH-GUEST -i bg+ -d 169.254.0.0/16 -j DROP',
+    `-A BERTH-GUEST -i bg+ ! -s ${guestSupernet} -j DROP`,
+    '-A BERTH-GUEST -i bg+ -j ACCEPT',
+    '-A BERTH-GUEST -o bg+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
+    '-A BERTH-GUEST -o bg+ -j DROP',
+  ];
+  return [
+    '*filter',
+    ':BERTH-GUEST - [0:0]',
+    ':BERTH-GUEST-IN - [0:0]',
+    ...forward,
+    '-A BERTH-GUEST-IN -i bg+ -j DROP',
+    'COMMIT',
+    '*nat',
+    ':BERTH-GUEST - [0:0]',
+    `-A BERTH-GUEST -s ${guestSupernet} ! -o bg+ -j MASQUERADE`,
+    'COMMIT',
+    '',
+  ].join('\n');
+}
+
+/** Replaces our chains whole, in one step, then makes sure that the built-in chains begin with them. */
+async function ensureFirewall(options: NetworkOptions): Promise<void> {
+  await sysctl('net/ipv4/ip_forward', '1');
+  // Frames between guests of one owner are bridged: they are no business of rules for what is routed.
+  await sysctl('net/bridge/bridge-nf-call-iptables', '0');
+  // `--noflush` leaves other chains alone; a chain that is declared is emptied first.
+  await run(['iptables-restore', '-w', '10', '--noflush'], { deadlineMs, input: firewallRules(options) });
+  for (const [table, chain, target] of [
+    ['filter', 'FORWARD', 'BERTH-GUEST'],
+    ['filter', 'INPUT', 'BERTH-GUEST-IN'],
+    ['nat', 'POSTROUTING', 'BERTH-GUEST'],
+  ] as const) {
+    const rules = await run(['iptables', '-w', '10', '-t', table, '-S', chain], { deadlineMs });
+    if (!rules.includes(`-A ${chain} -j ${target}\n`))
+      await run(['iptables', '-w', '10', '-t', table, '-I', chain, '1', '-j', target], { deadlineMs });
+  }
+  for (const [chain, ...rule] of gatewayRules) {
+    const rules = await run(['ebtables', '-t', 'filter', '-L', chain], { deadlineMs });
+    if (!rules.includes(rule.join(' '))) await run(['ebtables', '-t', 'filter', '-A', chain, ...rule], { deadlineMs });
+  }
+}
+
+/**
+ * Each host answers for the gateway by itself: its frames don't cross to the peers, whose gateways have the same address,
+ * and no guest speaks in its name.
+ */
+const gatewayRules = [
+  ['OUTPUT', '-s', gatewayMac, '-o', 'vx+', '-j', 'DROP'],
+  ['FORWARD', '-s', gatewayMac, '-j', 'DROP'],
+] as const;

@@ -1,0 +1,75 @@
+import type { Notification } from '../../contracts/ledger.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { HostFacts } from '../../model/host.ts';
+import type { HostId } from '../../model/ids.ts';
+import { lockPlacement, placeWaiting } from '../placement/place-queue.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+
+/**
+ * The host's row as its worker measured it: capacity is what there is less the reserve. A capacity below what its VMs
+ * hold is written as it is: they keep what they have, and nothing is added until it fits (see the first migration).
+ */
+async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
+  const allocatable = (of: 'vcpus' | 'memoryMiB' | 'diskMiB') => Math.max(0, Math.floor(facts.capacity[of] - facts.reserve[of]));
+  const clash = await tx.$queryRaw<{ id: string }[]>`
+    SELECT id FROM "Host" WHERE address = ${facts.address} AND id <> ${facts.hostId}`;
+  if (clash[0] !== undefined)
+    throw new BerthError(
+      'conflict',
+      `Host ${facts.hostId} came with the address ${facts.address}, which is host ${clash[0].id}'s: set BERTH_HOST_ADDRESS of one of them`,
+    );
+  const measured = {
+    address: facts.address,
+    provider: facts.provider,
+    state: 'up' as const,
+    vcpus: allocatable('vcpus'),
+    memoryMiB: allocatable('memoryMiB'),
+    diskMiB: allocatable('diskMiB'),
+    cpuModel: facts.cpuModel,
+    accelerator: facts.accelerator,
+    hypervisor: facts.hypervisor,
+    bootId: facts.bootId,
+    seenAt: now,
+  };
+  await tx.host.upsert({
+    where: { id: facts.hostId },
+    create: { id: facts.hostId, createdAt: now, ...measured },
+    update: measured,
+    select: { id: true },
+  });
+}
+
+/** What is in its cache, and nothing that isn't any more; images that the ledger doesn't know are left out. */
+async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
+  await tx.$executeRaw`
+    WITH gone AS (DELETE FROM "HostImage" WHERE "hostId" = ${facts.hostId} AND NOT ("imageId" = ANY(${facts.images})))
+    INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
+    SELECT ${facts.hostId}, id, ${now}::timestamptz FROM "Image" WHERE id = ANY(${facts.images})
+    ON CONFLICT ("hostId", "imageId") DO NOTHING`;
+}
+
+/** A host's worker has started: its row, its images, and what waits is placed. Returns the tasks to be told. */
+export async function registerHost(deps: LedgerDeps, facts: HostFacts): Promise<Notification[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    await upsertHost(tx, facts, now);
+    await replaceImages(tx, facts, now);
+    return (await placeWaiting(deps, tx)).notify;
+  });
+}
+
+/** Its worker is gone: no new work for it. Its VMs may run on and keep what they have. Throws not-found. */
+export async function markHostUnreachable(deps: LedgerDeps, id: HostId): Promise<void> {
+  const { count } = await deps.ledger.host.updateMany({ where: { id }, data: { state: 'unknown' } });
+  if (count === 0) throw new BerthError('not-found', `There is no host ${id} in the ledger`);
+}
+
+/** The image is in the host's cache, and was just used. Throws not-found when there is no such host or image. */
+export async function recordImageCached(deps: LedgerDeps, host: HostId, imageId: string): Promise<void> {
+  const written = await deps.ledger.$executeRaw`
+    INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
+    SELECT h.id, i.id, ${isoNow(deps)}::timestamptz FROM "Host" h, "Image" i WHERE h.id = ${host} AND i.id = ${imageId}
+    ON CONFLICT ("hostId", "imageId") DO UPDATE SET "usedAt" = EXCLUDED."usedAt"`;
+  if (written === 0) throw new BerthError('not-found', `There is no host ${host} or no image ${imageId} in the ledger`);
+}

@@ -1,0 +1,207 @@
+import { Prisma } from '../../generated/prisma/client.ts';
+import { BerthError, type FieldError } from '../../model/errors.ts';
+import { type FileId, type ImageId, newId, type OwnerId } from '../../model/ids.ts';
+import {
+  canonicalPackages,
+  type ImageRecipe,
+  imageLimits,
+  type ResolvedBase,
+  type ResolvedFile,
+  type ResolvedRecipe,
+  recipeDigest,
+} from '../../model/image.ts';
+import { findImage } from './find-image.ts';
+
+/** The image in which suites are installed, and whose kernel they get. */
+const builderImage = 'debian-12';
+/** Of an image of a suite, or of an uploaded disk at most, where the recipe says nothing. */
+const defaultMiB = { suite: 2048, disk: 8192 } as const;
+/** What the converter of an uploaded disk may take of its host's memory. */
+const importMemoryMiB = 512;
+
+export interface BuildRequest {
+  owner: OwnerId;
+  recipe: ImageRecipe;
+  nowMs: number;
+}
+
+export interface ImageAcceptance {
+  id: ImageId;
+  /** `ready`: there was one of this digest; `building`: also when another request had begun it. */
+  state: 'ready' | 'building';
+}
+
+const unknownFile = (pointer: string, file: string): FieldError => ({ pointer, detail: `there is no file ${file}` });
+
+interface FileRow {
+  id: string;
+  sha256: string;
+  sizeBytes: bigint;
+}
+
+/** The recipe's files, locked against deletion until the image's row names them. Throws file-unknown. */
+async function lockRecipeFiles(tx: Prisma.TransactionClient, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
+  const wanted = recipe.files.map(({ file }, index) => ({ file, pointer: `/files/${index}/file` }));
+  if ('file' in recipe.base) wanted.push({ file: recipe.base.file, pointer: '/base/file' });
+  if (wanted.length === 0) return new Map();
+  const rows = await tx.$queryRaw<FileRow[]>`
+    SELECT id, sha256, "sizeBytes" FROM "File"
+    WHERE id IN (${Prisma.join(wanted.map(({ file }) => file))}) AND "ownerId" = ${owner} AND state = 'ready'
+    ORDER BY id FOR SHARE`;
+  const found = new Map(rows.map((row) => [row.id, row]));
+  const missing = wanted.filter(({ file }) => !found.has(file));
+  if (missing.length > 0)
+    throw new BerthError('file-unknown', `${missing.length} of the recipe's files do not exist`, {
+      fields: missing.map(({ pointer, file }) => unknownFile(pointer, file)),
+    });
+  return found;
+}
+
+interface ResolvedBaseImage {
+  resolved: ResolvedBase;
+  /** From which the build VM is made; null: there is nothing to run. */
+  image: ImageId | null;
+  virtualMiB: number;
+  cmdline: string;
+}
+
+async function resolveBase(
+  tx: Prisma.TransactionClient,
+  owner: string,
+  { base }: ImageRecipe,
+  files: Map<string, FileRow>,
+): Promise<ResolvedBaseImage> {
+  if ('file' in base) {
+    const { sha256, sizeBytes } = files.get(base.file)!;
+    const resolved = { kind: 'disk', file: base.file as FileId, sha256, sizeBytes: Number(sizeBytes) } as const;
+    return { resolved, image: null, virtualMiB: defaultMiB.disk, cmdline: '' };
+  }
+  const found = await findImage(tx, owner, 'suite' in base ? builderImage : base.image, '/base');
+  if (found.parts.kernel === undefined)
+    throw new BerthError('bad-request', `The image ${found.name} boots by its disk: nothing is known of it to build on`, {
+      fields: [{ pointer: '/base', detail: 'expected an image with a kernel' }],
+    });
+  const { id: image, digest, cmdline } = found;
+  if ('suite' in base)
+    return { resolved: { kind: 'suite', suite: base.suite, image, digest }, image, virtualMiB: defaultMiB.suite, cmdline };
+  return { resolved: { kind: 'image', image, digest }, image, virtualMiB: found.virtualMiB, cmdline };
+}
+
+function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<string, FileRow>): ResolvedRecipe {
+  const sizeMiB = recipe.sizeMiB ?? base.virtualMiB;
+  if (base.resolved.kind === 'image' && sizeMiB < base.virtualMiB)
+    throw new BerthError('bad-request', `A disk does not shrink: the base has ${base.virtualMiB} MiB`, {
+      fields: [{ pointer: '/sizeMiB', detail: `found ${sizeMiB}; expected ${base.virtualMiB} or more` }],
+    });
+  const files = recipe.files.map(({ path, mode, file }): ResolvedFile => {
+    const { sha256, sizeBytes } = found.get(file)!;
+    return { path, mode, file, sha256, sizeBytes: Number(sizeBytes) };
+  });
+  const { commands, env, cloudInit, resources, timeoutS } = recipe;
+  return {
+    base: base.resolved,
+    packages: canonicalPackages(recipe.packages),
+    files,
+    commands,
+    env,
+    sizeMiB,
+    cloudInit,
+    resources,
+    timeoutS,
+  };
+}
+
+/** Exact: an owner's accepts of images follow each other, by the lock that the caller holds. */
+async function refuseTooManyImages(tx: Prisma.TransactionClient, owner: string): Promise<void> {
+  const [images, builds] = await Promise.all([
+    tx.image.count({ where: { ownerId: owner, state: { not: 'retired' } } }),
+    tx.image.count({ where: { ownerId: owner, state: 'building' } }),
+  ]);
+  if (images >= imageLimits.images)
+    throw new BerthError('quota-exceeded', `This owner has ${images} images, of at most ${imageLimits.images}; delete some`);
+  if (builds >= imageLimits.builds)
+    throw new BerthError('quota-exceeded', `This owner has ${builds} builds under way, of at most ${imageLimits.builds}`);
+}
+
+/** What is put on the data disk, with room for the file system's own needs; of a suite, the image itself. */
+function dataDiskMiB(recipe: ResolvedRecipe): number {
+  if (recipe.base.kind === 'suite') return recipe.sizeMiB;
+  if (recipe.base.kind === 'disk') return Math.ceil(recipe.base.sizeBytes / 2 ** 20);
+  const bytes = recipe.files.reduce((sum, { sizeBytes }) => sum + sizeBytes + 4096, 0);
+  return 64 + Math.ceil((bytes / 2 ** 20) * 1.1);
+}
+
+/** The VM in which it is built. Its disk is counted twice: once as the overlay grows, once for the flat copy of it. */
+async function insertBuildVm(
+  tx: Prisma.TransactionClient,
+  owner: string,
+  image: string,
+  base: ResolvedBaseImage,
+  recipe: ResolvedRecipe,
+  at: Date,
+) {
+  const id = newId('vm');
+  const size =
+    recipe.base.kind === 'disk'
+      ? { vcpus: 1, memoryMiB: importMemoryMiB, overlayMiB: recipe.sizeMiB }
+      : {
+          ...recipe.resources,
+          overlayMiB: 2 * Math.max(recipe.sizeMiB, base.virtualMiB),
+          rootMiB: recipe.base.kind === 'image' ? recipe.sizeMiB : null,
+        };
+  const imageId = base.image ?? image;
+  const row = { ownerId: owner, name: 'build', imageId, diskMiB: dataDiskMiB(recipe), state: 'pending' as const, createdAt: at };
+  await tx.vm.create({ data: { id, ...row, ...size } });
+  return id;
+}
+
+/**
+ * Accepts a recipe within the caller's transaction. One that was built is found again by its digest, and its name stands
+ * for it from now on; one that failed is built anew; a new one gets its row and a VM that waits for a host.
+ *
+ * Throws image-unknown, file-unknown, bad-request (a size below the base's) and quota-exceeded.
+ */
+export async function acceptImage(tx: Prisma.TransactionClient, order: BuildRequest): Promise<ImageAcceptance> {
+  const { owner, recipe } = order;
+  const at = new Date(order.nowMs);
+  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth images ' || ${owner}, 0))`;
+  const files = await lockRecipeFiles(tx, owner, recipe);
+  const base = await resolveBase(tx, owner, recipe, files);
+  const resolved = resolveRecipe(recipe, base, files);
+  const digest = recipeDigest(owner, resolved);
+  const known = await tx.image.findFirst({
+    where: { ownerId: owner, name: recipe.name, digest, state: { not: 'retired' } },
+    select: { id: true, state: true, cancelRequestedAt: true },
+  });
+  if (known?.state === 'building' && known.cancelRequestedAt !== null)
+    throw new BerthError('conflict', `The build of ${recipe.name} ${digest} is being cancelled; ask again when that is over`);
+  if (known !== null && known.state !== 'failed') {
+    await tx.image.update({ where: { id: known.id }, data: { namedAt: at } });
+    return { id: known.id as ImageId, state: known.state === 'ready' ? 'ready' : 'building' };
+  }
+  await refuseTooManyImages(tx, owner);
+  const id = (known?.id ?? newId('image')) as ImageId;
+  const fields = {
+    state: 'building' as const,
+    recipe: resolved as unknown as Prisma.InputJsonObject,
+    virtualMiB: resolved.sizeMiB,
+    cmdline: base.cmdline,
+    cloudInit: resolved.cloudInit,
+    sizeBytes: 0n,
+    parts: {},
+    error: Prisma.DbNull,
+    baseId: base.image,
+    namedAt: at,
+    workflowAt: null,
+    cancelRequestedAt: null,
+    timeline: [],
+    startedAt: at,
+    finishedAt: null,
+  };
+  if (known === null)
+    await tx.image.create({ data: { id, name: recipe.name, digest, ownerId: owner, createdAt: at, ...fields, buildVmId: null } });
+  else await tx.image.update({ where: { id }, data: fields });
+  const buildVmId = await insertBuildVm(tx, owner, id, base, resolved, at);
+  await tx.image.update({ where: { id }, data: { buildVmId } });
+  return { id, state: 'building' };
+}

@@ -1,0 +1,38 @@
+import type { Prisma } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { ImageId } from '../../model/ids.ts';
+
+export interface FoundImage {
+  id: ImageId;
+  name: string;
+  digest: string;
+  virtualMiB: number;
+  /** What has to be sent of it. */
+  sizeMiB: number;
+  cmdline: string;
+  parts: Record<string, unknown>;
+}
+
+/** Images that an owner may use: its own, the site's, and those that an operator has published. */
+export function usableBy(owner: string) {
+  return { OR: [{ ownerId: owner }, { ownerId: null }, { publishedAt: { not: null } }] };
+}
+
+/**
+ * What a name stands for: the owner's own image before a published one, and of each the one that was named last, locked
+ * against being retired until the caller's transaction ends. Throws image-unknown.
+ * @param pointer of the field that names it, for the caller
+ */
+export async function findImage(tx: Prisma.TransactionClient, owner: string, name: string, pointer: string): Promise<FoundImage> {
+  const [found] = await tx.$queryRaw<FoundImage[]>`
+    SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
+    WHERE name = ${name} AND state = 'ready' AND ("ownerId" = ${owner} OR "ownerId" IS NULL OR "publishedAt" IS NOT NULL)
+    ORDER BY ("ownerId" IS NOT DISTINCT FROM ${owner}) DESC, "namedAt" DESC, id DESC LIMIT 1 FOR SHARE`;
+  if (found === undefined)
+    throw new BerthError(
+      'image-unknown',
+      `No image named ${JSON.stringify(name)} is ready; GET /v1/images lists those that are`,
+      { fields: [{ pointer, detail: `no ready image is named ${JSON.stringify(name)}` }] },
+    );
+  return found;
+}

@@ -1,0 +1,236 @@
+import type { Notification, PlanStep } from '../../contracts/ledger.ts';
+import { BerthError } from '../../model/errors.ts';
+import { leaseEventTypes } from '../../model/events.ts';
+import type { Resources } from '../../model/host.ts';
+import type { TaskId, WaiterId } from '../../model/ids.ts';
+import { decideSite, type SiteDecision } from '../../scheduler/leases/site-plan.ts';
+import { acceptMigration } from '../migrations/accept-migration.ts';
+import {
+  assignAddresses,
+  changedRefusals,
+  lockPlacement,
+  type NetworkRow,
+  type PlacementDecision,
+  placeWaiting,
+  type QueueRow,
+  writePlacements,
+} from '../placement/place-queue.ts';
+import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { writePromises } from './admission.ts';
+import { writeLeaseEvent } from './lease-event.ts';
+import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';
+
+/** A workflow that was told of a suspend or resume and does not say that it is done is told again after this time. */
+const renotifyAfterS = 5;
+
+const isWaiter = (one: Notification): one is WaiterId => one !== 'planner';
+const isoFromSeconds = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
+
+/**
+ * Carries out what the plan says is due: starts, suspends, resumes, all as rows, in one transaction under the placement
+ * lock. The plan is made from the rows themselves, so a step that was lost is decided again by the next one.
+ * Returns whom to tell, and when there is something to decide again.
+ */
+export async function stepPlan(deps: LedgerDeps): Promise<PlanStep> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const now = deps.clock() / 1000;
+    const pass = await placeWaiting(deps, tx);
+    if (!pass.planned) return { placed: pass.notify.filter(isWaiter), leaseOrderChanged: [], moves: [], wakeAt: null, leases: 0 };
+    const site = await readSite(tx);
+    const decision = decideSite(site, site.figures, now);
+    const freeCapacity = new FreeCapacity(site);
+    const started = await startLeases(deps, tx, site, decision, freeCapacity);
+    await suspendLeases(tx, decision);
+    const resumed = await resumeLeases(tx, site, decision, freeCapacity);
+    const moves = await migrateLeases(deps, tx, site, decision);
+    await writePromises(tx, decision.promises);
+    return { ...collectNotifications(site, decision, started, resumed, now), moves };
+  });
+}
+
+/** What is really free. A plan may be wrong about a moment; the ledger's own sums never are. */
+class FreeCapacity {
+  readonly #used: Map<string, Resources>;
+  readonly #capacity: Map<string, Resources>;
+
+  constructor(site: LedgerSite) {
+    this.#used = new Map(site.used);
+    this.#capacity = new Map(site.hosts.map(({ id, capacity }) => [id, capacity]));
+  }
+
+  /** Takes a VM's room on each of these hosts, or nothing. */
+  reserve(hosts: readonly string[], each: Resources): boolean {
+    const before = new Map(this.#used);
+    for (const host of hosts) {
+      const capacity = this.#capacity.get(host)!;
+      const used = addResources(this.#used.get(host)!, each);
+      this.#used.set(host, used);
+      const fits = used.vcpus <= capacity.vcpus && used.memoryMiB <= capacity.memoryMiB && used.diskMiB <= capacity.diskMiB;
+      if (fits) continue;
+      for (const [id, was] of before) this.#used.set(id, was);
+      return false;
+    }
+    return true;
+  }
+}
+
+function addResources(a: Resources, b: Resources): Resources {
+  return { vcpus: a.vcpus + b.vcpus, memoryMiB: a.memoryMiB + b.memoryMiB, diskMiB: a.diskMiB + b.diskMiB };
+}
+
+const leasesById = (site: LedgerSite): Map<string, LedgerLease> => new Map(site.leases.map((lease) => [lease.id, lease]));
+
+/** Whose workflow waits: a task's, or that of a VM that stands alone. */
+const waiterOf = ({ task, vms }: LedgerLease): WaiterId => task?.id ?? vms[0]!.id;
+
+function queueRow(lease: LedgerLease): QueueRow {
+  const { owner, imageId, perVm: each, vms } = lease;
+  return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
+}
+
+async function networksOf(tx: Transaction, owners: readonly string[]): Promise<NetworkRow[]> {
+  if (owners.length === 0) return [];
+  return tx.$queryRaw<NetworkRow[]>`
+    SELECT n."ownerId" AS owner, n.cidr, ARRAY(SELECT v.address FROM "Vm" v
+      WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL) AS taken
+    FROM "Network" n WHERE n."ownerId" = ANY(${owners})`;
+}
+
+/** Places what starts now, and writes down why the others wait. Returns the leases that were placed. */
+async function startLeases(
+  deps: LedgerDeps,
+  tx: Transaction,
+  site: LedgerSite,
+  decision: SiteDecision,
+  room: FreeCapacity,
+): Promise<LedgerLease[]> {
+  const leases = leasesById(site);
+  const starting = new Map<LedgerLease, PlacementDecision>();
+  for (const { lease: id, hosts } of decision.starts) {
+    const lease = leases.get(id)!;
+    if (!room.reserve(hosts, lease.perVm)) continue;
+    starting.set(lease, { row: queueRow(lease), verdict: { kind: 'placed', hosts } });
+  }
+  const hosts = site.hosts.length;
+  const waiting = site.leases.filter((lease) => lease.phase === 'waiting' && lease.startAtS === null && !starting.has(lease));
+  const answers: PlacementDecision[] = [
+    ...starting.values(),
+    ...waiting.map(
+      (lease): PlacementDecision => ({
+        row: queueRow(lease),
+        verdict: { kind: 'waits', refusal: { hosts, failed: { planned: hosts } }, overtaken: 0 },
+      }),
+    ),
+  ];
+  const networks = await networksOf(tx, [...new Set([...starting.keys()].map(({ owner }) => owner))]);
+  const placed = await assignAddresses(deps, tx, answers, hosts, networks);
+  const started = [...starting].flatMap(([lease, { verdict }]) => (verdict.kind === 'placed' ? [lease] : []));
+  const now = new Date(deps.clock()).toISOString();
+  await writePlacements(
+    tx,
+    now,
+    placed,
+    started.flatMap((lease) => lease.task?.id ?? []),
+    changedRefusals(answers),
+  );
+  const times = decision.starts.map(({ lease, workFromS, untilS }) => ({
+    lease,
+    from: isoFromSeconds(workFromS),
+    until: isoFromSeconds(untilS),
+  }));
+  await tx.$executeRaw`
+    UPDATE "Lease" l SET "runFrom" = s.from, "endAt" = CASE WHEN l."startAt" IS NOT NULL THEN s.until END
+    FROM jsonb_to_recordset(${JSON.stringify(times)}::jsonb) AS s(lease text, "from" timestamptz, until timestamptz)
+    WHERE l.id = s.lease AND l.id = ANY(${started.map(({ id }) => id)})`;
+  for (const { id, startAtS, durationS } of started) {
+    const until = decision.starts.find(({ lease }) => lease === id)!.untilS;
+    if (startAtS !== null && Math.abs(until - startAtS - durationS) >= 1)
+      await writeLeaseEvent(tx, id, leaseEventTypes.changed, now);
+  }
+  return started;
+}
+
+async function suspendLeases(tx: Transaction, { suspends }: SiteDecision): Promise<void> {
+  if (suspends.length === 0) return;
+  await tx.$executeRaw`
+    UPDATE "Lease" l SET suspension = 'suspending', operation = s.operation, "leftS" = s."leftS", suspensions = suspensions + 1
+    FROM jsonb_to_recordset(${JSON.stringify(suspends)}::jsonb) AS s(lease text, operation jsonb, "leftS" float8)
+    WHERE l.id = s.lease`;
+}
+
+/** The room of those that go on is taken here, so that nobody is placed in it while they are read back. */
+async function resumeLeases(
+  tx: Transaction,
+  site: LedgerSite,
+  decision: SiteDecision,
+  room: FreeCapacity,
+): Promise<LedgerLease[]> {
+  const leases = leasesById(site);
+  const resumes = decision.resumes.filter(({ lease: id }) => {
+    const lease = leases.get(id)!;
+    return room.reserve(lease.hosts, { ...lease.perVm, diskMiB: 0 });
+  });
+  if (resumes.length === 0) return [];
+  await tx.$executeRaw`
+    WITH lease AS (
+      UPDATE "Lease" l SET suspension = 'resuming', operation = r.operation
+      FROM jsonb_to_recordset(${JSON.stringify(resumes)}::jsonb) AS r(lease text, operation jsonb)
+      WHERE l.id = r.lease RETURNING l.id
+    )
+    UPDATE "Vm" SET state = 'restoring', generation = generation + 1 WHERE "leaseId" IN (SELECT id FROM lease) AND state = 'suspended'`;
+  return resumes.map(({ lease }) => leases.get(lease)!);
+}
+
+/** Cold, and without its disk: its memory goes to where there is room. Each once in a suspension, whatever becomes of it. */
+async function migrateLeases(
+  deps: LedgerDeps,
+  tx: Transaction,
+  site: LedgerSite,
+  { moves }: SiteDecision,
+): Promise<PlanStep['moves']> {
+  const leases = leasesById(site);
+  const accepted: PlanStep['moves'] = [];
+  for (const { lease: id, to, operation } of moves) {
+    const vm = leases.get(id)!.vms[0]!.id;
+    const reason = `It was suspended for a promise, and can go on sooner on ${to}`;
+    try {
+      const order = { vm, to, mode: 'cold' as const, requestedBy: 'planner', reason, nowMs: deps.clock() };
+      const migration = await acceptMigration(tx, order);
+      const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
+      accepted.push({ migration, vm, generation });
+    } catch (error) {
+      // Its owner or an operator was quicker; the next plan sees what they want.
+      if (!(error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused'))) throw error;
+    }
+    await tx.$executeRaw`UPDATE "Lease" SET operation = ${JSON.stringify(operation)}::jsonb WHERE id = ${id}`;
+  }
+  return accepted;
+}
+
+function collectNotifications(
+  site: LedgerSite,
+  decision: SiteDecision,
+  started: readonly LedgerLease[],
+  resumed: readonly LedgerLease[],
+  now: number,
+): Omit<PlanStep, 'moves'> {
+  const leases = leasesById(site);
+  const tasks = (some: readonly (LedgerLease | undefined)[]): TaskId[] => [
+    ...new Set(some.flatMap((lease) => lease?.task?.id ?? [])),
+  ];
+  const unnotified = site.leases.filter(
+    ({ phase, task, vms }) => phase === 'running' && (task === null ? vms[0]!.state === 'reserved' : task.state === 'queued'),
+  );
+  const replanned = [...decision.promises.map(({ lease }) => lease), ...decision.broken].map((id) => leases.get(id));
+  const slow = site.leases.filter(({ operation }) => operation !== null && operation.fromS + renotifyAfterS <= now);
+  const suspended = decision.suspends.map(({ lease }) => leases.get(lease));
+  return {
+    placed: [
+      ...new Set([...started, ...unnotified, ...replanned].flatMap((lease) => (lease === undefined ? [] : waiterOf(lease)))),
+    ],
+    leaseOrderChanged: tasks([...suspended, ...resumed, ...slow]),
+    wakeAt: decision.wakeAtS === null ? null : isoFromSeconds(decision.wakeAtS),
+    leases: site.leases.length,
+  };
+}

@@ -1,0 +1,67 @@
+import type { LeaseOrder, Notification } from '../../contracts/ledger.ts';
+import { BerthError } from '../../model/errors.ts';
+import { leaseEventTypes } from '../../model/events.ts';
+import type { TaskId } from '../../model/ids.ts';
+import { planSite } from '../../scheduler/leases/site-plan.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { writeLeaseEvent } from './lease-event.ts';
+import { readSite } from './read-site.ts';
+
+interface LeaseRow {
+  id: string;
+  suspension: 'suspending' | 'suspended' | 'resuming' | null;
+  suspensions: number;
+}
+
+async function readLease(tx: Transaction, task: TaskId): Promise<LeaseRow> {
+  const rows = await tx.$queryRaw<LeaseRow[]>`
+    SELECT l.id, l.suspension, l.suspensions FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" WHERE t.id = ${task}`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${task} in the ledger`);
+  return rows[0];
+}
+
+/** What the plan wants of a task's lease now: it was written by the planner, and stays until it is reported done. */
+export async function loadLeaseOrder(deps: LedgerDeps, id: TaskId): Promise<LeaseOrder> {
+  const { suspension } = await readLease(deps.ledger, id);
+  if (suspension === null) return 'run';
+  return suspension === 'resuming' ? 'resume' : 'suspend';
+}
+
+/**
+ * A suspend or resume is over: the lease's row says so, and what it took is learned, so that a host that is slower than
+ * planned is planned slower from now on. Under the placement lock, like everything that changes the plan.
+ */
+async function completeOperation(
+  deps: LedgerDeps,
+  task: TaskId,
+  from: 'suspending' | 'resuming',
+  event: 'suspended' | 'resumed',
+) {
+  return inTransaction(deps.ledger, async (tx): Promise<Notification[]> => {
+    await lockPlacement(tx);
+    const { id, suspension, suspensions } = await readLease(tx, task);
+    if (suspension !== from) return [];
+    const now = deps.clock() / 1000;
+    const site = await readSite(tx);
+    const { planner } = planSite(site, site.figures, now);
+    planner.observe({ kind: event, lease: id }, now);
+    const slowness = planner.state.hosts.map((host) => ({ host: host.spec.id, slowness: host.slowness }));
+    const done = event === 'suspended' ? 'suspended' : null;
+    await tx.$executeRaw`
+      WITH host AS (
+        UPDATE "Host" h SET slowness = s.slowness FROM jsonb_to_recordset(${JSON.stringify(slowness)}::jsonb) AS s(host text, slowness float8)
+        WHERE h.id = s.host AND h.slowness <> s.slowness
+      )
+      UPDATE "Lease" SET suspension = ${done}::"Suspension", operation = NULL,
+        "runFrom" = CASE WHEN ${done}::text IS NULL THEN ${isoNow(deps)}::timestamptz END
+      WHERE id = ${id}`;
+    await writeLeaseEvent(tx, id, leaseEventTypes[event], isoNow(deps), suspensions);
+    return ['planner'];
+  });
+}
+
+export const recordLeaseSuspended = (deps: LedgerDeps, id: TaskId): Promise<Notification[]> =>
+  completeOperation(deps, id, 'suspending', 'suspended');
+export const recordLeaseResumed = (deps: LedgerDeps, id: TaskId): Promise<Notification[]> =>
+  completeOperation(deps, id, 'resuming', 'resumed');

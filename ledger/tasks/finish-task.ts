@@ -1,0 +1,134 @@
+import type { Notification, TaskOutcome } from '../../contracts/ledger.ts';
+import { BerthError } from '../../model/errors.ts';
+import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { isTerminal, type TaskState } from '../../model/states.ts';
+import { writeEvent } from '../events/write.ts';
+import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { type Residency, usageByHost, usageTotals } from '../vms/usage.ts';
+import { releaseVms } from './release-vms.ts';
+
+interface TaskRow {
+  name: string;
+  ownerId: string;
+  state: TaskState;
+  createdAt: Date;
+  startedAt: Date | null;
+  /** Its lease, where that has a promise. */
+  promised: string | null;
+  vms: {
+    id: VmId;
+    state: string;
+    hostId: string | null;
+    provider: string | null;
+    vcpus: number;
+    memoryMiB: number;
+    resumedAt: string | null;
+    asleep: boolean;
+    stays: Residency[];
+  }[];
+}
+
+async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
+  const rows = await tx.$queryRaw<TaskRow[]>`
+    SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
+      (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS promised,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'stays',
+        (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
+          ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
+        ORDER BY v.node), '[]')
+       FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
+    FROM "Task" t WHERE t.id = ${id} FOR UPDATE`;
+  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
+  return rows[0];
+}
+
+/** The end of all its rows in one statement. Outputs that it doesn't name are nobody's: their rows go, the bytes after. */
+async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
+  const times = JSON.stringify(outcome.vms);
+  const ranUntil = outcome.timeline.findLast(({ step }) => step === 'run')?.endedAt ?? null;
+  const kept = outcome.outputs.map((output) => output.file);
+  await tx.$executeRaw`
+    WITH task AS (
+      UPDATE "Task" SET state = ${outcome.state}::"TaskState", "exitCode" = ${outcome.exitCode}::int, refusal = NULL,
+        error = ${outcome.error === null ? null : JSON.stringify(outcome.error)}::jsonb,
+        outputs = ${JSON.stringify(outcome.outputs)}::jsonb, timeline = ${JSON.stringify(outcome.timeline)}::jsonb,
+        "finishedAt" = ${now}::timestamptz
+      WHERE id = ${id} RETURNING "leaseId"
+    ), lease AS (
+      UPDATE "Lease" SET "endedAt" = ${now}::timestamptz,
+        "tailMs" = GREATEST(0, EXTRACT(EPOCH FROM ${now}::timestamptz - ${ranUntil}::timestamptz) * 1000)
+      WHERE id IN (SELECT "leaseId" FROM task)
+    ), discarded AS (
+      DELETE FROM "File" WHERE "taskId" = ${id} AND NOT (id = ANY(${kept}))
+    )
+    UPDATE "Vm" v SET "startedAt" = COALESCE(o."startedAt", v."startedAt"), "endedAt" = COALESCE(o."endedAt", v."endedAt"),
+      state = CASE WHEN v.state = 'pending' THEN 'removed' ELSE v.state END
+    FROM "Vm" one LEFT JOIN jsonb_to_recordset(${times}::jsonb) AS o(id text, "startedAt" timestamptz, "endedAt" timestamptz)
+      ON o.id = one.id
+    WHERE v.id = one.id AND one."taskId" = ${id}`;
+}
+
+function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): TaskEndedData {
+  const times = new Map(outcome.vms.map((vm) => [vm.id, vm]));
+  const usage = row.vms.flatMap((vm) => {
+    const { startedAt = null, endedAt = null } = times.get(vm.id) ?? {};
+    return usageByHost({ ...vm, suspended: vm.asleep, startedAt, endedAt }, vm.stays, now);
+  });
+  return {
+    task: id,
+    name: row.name,
+    owner: row.ownerId,
+    state: outcome.state,
+    exitCode: outcome.exitCode,
+    error: outcome.error,
+    acceptedAt: row.createdAt.toISOString(),
+    startedAt: row.startedAt?.toISOString() ?? null,
+    finishedAt: now,
+    usage,
+    ...usageTotals(usage),
+    bytesIn: outcome.bytesIn,
+    bytesOut: outcome.bytesOut,
+    outputs: outcome.outputs.length,
+  };
+}
+
+/** VMs that a pass placed after the workflow stopped waiting; no host has heard of them while the task is queued. */
+function neverCreated(row: TaskRow): VmId[] {
+  return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
+}
+
+async function finishOnce(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    const row = await lockTask(tx, id);
+    if (isTerminal(row.state)) {
+      if (row.state === outcome.state) return [];
+      throw new BerthError('conflict', `Task ${id} is ${row.state} already; it cannot end as ${outcome.state}`);
+    }
+    const reserved = neverCreated(row);
+    if (reserved.length > 0) return reserved;
+    await writeTaskEnd(tx, id, outcome, now);
+    const data = endedData(id, row, outcome, now);
+    await writeEvent(tx, { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data });
+    if (row.promised !== null) await writeLeaseEvent(tx, row.promised, leaseEventTypes.ended, now);
+    return [];
+  });
+}
+
+/**
+ * Frees what nothing is left of; then the task's end, its outputs and its completion event with the usage, once: a repeat
+ * changes nothing. VMs that were never placed are removed; one that is stuck keeps its resources. Returns the tasks to
+ * be told that they were placed. Throws not-found, and conflict when the task ended otherwise or cannot end so from
+ * where it is.
+ */
+export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Notification[]> {
+  // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own, and the first. Once
+  // its VMs are removed, nothing can place the task again.
+  let placed = free.length === 0 ? [] : await releaseVms(deps, free);
+  for (let reserved = await finishOnce(deps, id, outcome); reserved.length > 0; reserved = await finishOnce(deps, id, outcome))
+    placed = await releaseVms(deps, reserved);
+  return placed;
+}

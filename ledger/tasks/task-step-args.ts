@@ -1,0 +1,111 @@
+import type { InputFile } from '../../contracts/host.ts';
+import type { TaskStepArgs } from '../../contracts/ledger.ts';
+import type { FileState } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
+import { signUrl } from '../../model/signed-url.ts';
+import { TaskSpec } from '../../model/task.ts';
+import type { VmSpec } from '../../model/vm.ts';
+import { fileUrl, urlLifetimeS } from '../images/image-refs.ts';
+import type { LedgerDeps } from '../transaction.ts';
+import { type PlacedTask, readPlacedTask, vmSpecs } from '../vms/vm-specs.ts';
+import { loadVmLocation } from '../vms/vm-state.ts';
+
+/** How many files one VM may leave. Their bytes are bounded by its data disk. */
+const maxOutputFiles = 10_000;
+
+interface StoredFile {
+  id: string;
+  state: FileState;
+  sizeBytes: bigint;
+  sha256: string | null;
+}
+
+function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, StoredFile>): InputFile {
+  if (wanted.file === undefined)
+    return { path: wanted.path, url: wanted.url!, source: 'outside', sizeBytes: null, sha256: wanted.sha256 ?? null };
+  const file = files.get(wanted.file);
+  if (file === undefined || file.state !== 'ready')
+    throw new BerthError('input-unavailable', `The input ${wanted.path} names the file ${wanted.file}, which was deleted since`);
+  return {
+    path: wanted.path,
+    url: fileUrl(deps, file.id),
+    source: 'repository',
+    sizeBytes: Number(file.sizeBytes),
+    sha256: file.sha256,
+  };
+}
+
+async function readInputFiles(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
+  const ids = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
+  const files =
+    ids.length === 0
+      ? []
+      : await deps.ledger.file.findMany({
+          where: { id: { in: ids }, ownerId: owner },
+          select: { id: true, state: true, sizeBytes: true, sha256: true },
+        });
+  const byId = new Map<string, StoredFile>(files.map((file) => [file.id, file]));
+  return spec.inputs.map((wanted) => inputFile(deps, wanted, byId));
+}
+
+/** The orders for one VM's host; see ordersOfTask for what it throws. */
+export async function issueTaskStepArgs(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskStepArgs> {
+  const orders = (await readTaskOrders(deps, id)).find(({ run }) => run.vm.id === vmId);
+  if (orders === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
+  return orders;
+}
+
+/**
+ * The orders for the hosts of all its VMs, by node, with fresh URLs. Throws input-unavailable when an input's file was
+ * deleted since the task was accepted, conflict when a VM has no place.
+ */
+export async function readTaskOrders(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
+  const task = await readPlacedTask(deps.ledger, id);
+  const spec = TaskSpec.parse(task.spec);
+  const files = await readInputFiles(deps, spec, task.owner);
+  const locations = await Promise.all(task.vms.map((vm) => loadVmLocation(deps, vm.id)));
+  return vmSpecs(deps, task).map((vm, node) => ({
+    migrationWorkflowId: locations[node]?.migrationWorkflowId ?? null,
+    ...buildTaskOrders(deps, task, spec, files, vm, node),
+  }));
+}
+
+function buildTaskOrders(
+  deps: LedgerDeps,
+  { id }: PlacedTask,
+  spec: TaskSpec,
+  files: InputFile[],
+  vm: VmSpec,
+  node: number,
+): Omit<TaskStepArgs, 'migrationWorkflowId'> {
+  const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
+  // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
+  const lifetimeS = spec.timeoutS + urlLifetimeS;
+  const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
+  return {
+    stageIn: {
+      vm,
+      inputs: files,
+      limits: {
+        outsideBytes: deps.control.BERTH_INPUT_URL_MAX_BYTES,
+        outsideSeconds: deps.control.BERTH_INPUT_URL_MAX_SECONDS,
+        allowInternal: deps.control.BERTH_ALLOW_INTERNAL_URLS,
+      },
+    },
+    run: {
+      vm,
+      command: spec.command,
+      env: { ...spec.env, BERTH_NODE: String(node), BERTH_NODES: String(spec.nodes), BERTH_TASK: id },
+      timeoutS: spec.timeoutS,
+      log: { url: sign('PUT', `/internal/tasks/${id}/log/${node}`), limitBytes: deps.control.BERTH_LOG_LIMIT_BYTES },
+    },
+    stageOut: {
+      vm,
+      node,
+      patterns: spec.outputs,
+      uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`),
+      limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20 },
+    },
+  };
+}

@@ -1,0 +1,123 @@
+import type { Prisma } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
+import { eventId, leaseEventTypes, VmCreatedData, vmEventTypes } from '../../model/events.ts';
+import { newId, type VmId } from '../../model/ids.ts';
+import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../../model/vm-request.ts';
+import { findImage } from '../images/find-image.ts';
+import { isPromised, promiseLease } from '../leases/admission.ts';
+import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { insertLease, refuseUnlessFits } from '../tasks/accept-task.ts';
+
+export interface VmAcceptance {
+  owner: string;
+  order: VmRequest;
+  nowMs: number;
+}
+
+async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, order: VmRequest): Promise<void> {
+  const files = await tx.file.findMany({
+    where: { id: { in: order.files.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
+    select: { id: true },
+  });
+  const known = new Set(files.map(({ id }) => id));
+  const fields = order.files.flatMap(({ file }, index) =>
+    known.has(file) ? [] : [{ pointer: `/files/${index}/file`, detail: `there is no file ${file}` }],
+  );
+  if (fields.length > 0) throw new BerthError('file-unknown', `${fields.length} of the files do not exist`, { fields });
+}
+
+/**
+ * Accepts a VM that stands alone within the caller's transaction: its row, pending, its lease, and `berth.vm.created`.
+ * A lease with a fixed start is promised here, or refused with lease-refused.
+ * Throws image-unknown, file-unknown, does-not-fit, and conflict for a name that another VM of this owner has. Bounds on
+ * how many there are, and that this owner's accepts follow each other, are the caller's.
+ */
+export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
+  const image = await findImage(tx, owner, order.image, '/image');
+  await refuseUnknownFiles(tx, owner, order);
+  // The swap is a file of the root file system.
+  const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
+  const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
+  await refuseUnlessFits(tx, { ...order, nodes: 1 }, overlayMiB);
+  const namesake = await tx.vm.findFirst({
+    where: { ownerId: owner, name: order.name, taskId: null, state: { not: 'removed' } },
+    select: { id: true },
+  });
+  if (namesake !== null)
+    throw new BerthError('conflict', `The VM ${namesake.id} has the name ${order.name} already`, {
+      fields: [{ pointer: '/name', detail: `it is the name of ${namesake.id}` }],
+    });
+  const id = newId('vm');
+  const lease = newId('lease');
+  const createdAt = new Date(nowMs);
+  const { vcpus, memoryMiB, diskMiB } = order.resources;
+  const spec = { ...order.lease, durationS: order.lease.durationS ?? unboundedDurationS };
+  const each = { vcpus, memoryMiB, diskMiB: diskMiB + overlayMiB };
+  // Last of what may be refused, because the lock is held from here to the end of the transaction.
+  const promise = isPromised(spec) ? await promiseLease(tx, { id: lease, spec, nodes: 1, each, image, nowMs }) : null;
+  await insertLease(tx, { id: lease, owner, spec, at: createdAt.toISOString(), promise });
+  await tx.vm.create({
+    data: {
+      id,
+      ownerId: owner,
+      name: order.name,
+      imageId: image.id,
+      vcpus,
+      memoryMiB,
+      diskMiB,
+      overlayMiB,
+      rootMiB,
+      extraDisksMiB: order.extraDisksMiB,
+      state: 'pending',
+      order,
+      leaseId: lease,
+      createdAt,
+    },
+  });
+  const data = VmCreatedData.parse({
+    vm: id,
+    name: order.name,
+    owner,
+    image: order.image,
+    resources: order.resources,
+    createdAt: createdAt.toISOString(),
+  });
+  await tx.$executeRaw`
+    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+    VALUES (${eventId(id, vmEventTypes.created)}, ${vmEventTypes.created}, ${id}, ${owner}, ${createdAt.toISOString()}::timestamptz,
+            ${JSON.stringify(data)}::jsonb)`;
+  if (promise !== null) await writeLeaseEvent(tx, lease, leaseEventTypes.accepted, createdAt.toISOString());
+  return id;
+}
+
+/**
+ * Notes what is wanted of a VM, for its workflow. One thing at a time: throws conflict while another is under way, from a
+ * state that doesn't allow it, for a VM that moves, is on its way out or belongs to a task. false: it is so already.
+ */
+export async function acceptOperation(
+  tx: Prisma.TransactionClient,
+  id: string,
+  operation: VmOperation,
+  nowMs: number,
+): Promise<boolean> {
+  await tx.$queryRaw`SELECT id FROM "Vm" WHERE id = ${id} FOR UPDATE`;
+  const vm = await tx.vm.findUniqueOrThrow({ where: { id } });
+  const refuse = (why: string) => new BerthError('conflict', `VM ${id} ${why}; it cannot be asked to ${operation}`);
+  if (vm.order === null) throw refuse(`belongs to the task ${vm.taskId}, which decides`);
+  if (vm.removalRequestedAt !== null || vm.state === 'removed') throw refuse('is being removed');
+  if (vm.operation === operation) return true;
+  if (vm.operation !== null) throw refuse(`has yet to ${vm.operation}`);
+  const { from, to } = vmOperations[operation];
+  if (vm.state === to) return false;
+  if (!(from as readonly string[]).includes(vm.state))
+    throw refuse(`is ${vm.state}, and that needs one that is ${from.join(' or ')}`);
+  const moving = await tx.migration.findFirst({ where: { vmId: id, state: { in: ['running', 'stuck'] } }, select: { id: true } });
+  if (moving !== null) throw refuse(`moves (${moving.id})`);
+  if (operation === 'restore') {
+    const suspension = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
+    if (suspension !== null && suspension.drain.hostId === vm.hostId)
+      throw refuse(`is suspended in place for ${suspension.drainId}, until host ${vm.hostId} is opened`);
+  }
+  await tx.vm.update({ where: { id }, data: { operation, operationAt: new Date(nowMs) } });
+  return true;
+}

@@ -1,0 +1,123 @@
+import type { Shape } from '../lease.ts';
+
+/**
+ * What is taken of one host over time: a step function, as breakpoints with the amount taken from each until the next.
+ * Before the first breakpoint the first amount holds, after the last one the last. Adding and removing costs the
+ * breakpoints inside the interval; asking costs those looked at.
+ */
+export class HostProfile {
+  readonly capacity: Shape;
+  private times: number[] = [Number.NEGATIVE_INFINITY];
+  private cpu: number[] = [0];
+  private memory: number[] = [0];
+  private disk: number[] = [0];
+
+  constructor(capacity: Shape) {
+    this.capacity = capacity;
+  }
+
+  /** Breakpoints; for the tests of what is kept. */
+  get size(): number {
+    return this.times.length;
+  }
+
+  /** Takes `count` times the shape over [from, to); a negative count gives it back. */
+  add(from: number, to: number, shape: Shape, count: number): void {
+    if (!(from < to)) return;
+    const first = this.split(from);
+    const last = this.split(to);
+    for (let i = first; i < last; i++) {
+      this.cpu[i]! += count * shape.cpuMilli;
+      this.memory[i]! += count * shape.memoryMiB;
+      this.disk[i]! += count * shape.diskMiB;
+    }
+    this.mergeWithPrevious(last);
+    this.mergeWithPrevious(first);
+  }
+
+  /** Forgets what lies before: the amounts of the past are no longer known. */
+  forgetBefore(time: number): void {
+    const i = this.indexAt(time);
+    if (i < 8) return;
+    for (const list of [this.times, this.cpu, this.memory, this.disk]) list.splice(0, i);
+    this.times[0] = Number.NEGATIVE_INFINITY;
+  }
+
+  /** How many more of the shape fit at every moment of [from, to), at most `atMost`. */
+  fits(from: number, to: number, shape: Shape, atMost: number): number {
+    let least = atMost;
+    for (let i = this.indexAt(from); i < this.times.length && (this.times[i]! < to || this.times[i]! <= from); i++) {
+      const here = this.fitCountAt(i, shape);
+      if (here < least) least = here;
+      if (least <= 0) return 0;
+    }
+    return least;
+  }
+
+  /** The first moment from `from` on at which `count` of the shape don't fit; Infinity when they always do. */
+  freeUntil(from: number, shape: Shape, count: number): number {
+    for (let i = this.indexAt(from); i < this.times.length; i++) {
+      if (this.fitCountAt(i, shape) < count) return Math.max(from, this.times[i]!);
+    }
+    return Number.POSITIVE_INFINITY;
+  }
+
+  /** The first start from `from` on such that `count` of the shape fit for `duration`; Infinity when there is none. */
+  earliest(from: number, duration: number, shape: Shape, count: number): number {
+    let start = from;
+    for (let i = this.indexAt(from); i < this.times.length; i++) {
+      if (this.times[i]! >= start + duration) return start;
+      if (this.fitCountAt(i, shape) < count) start = this.times[i + 1] ?? Number.POSITIVE_INFINITY;
+    }
+    return start;
+  }
+
+  /** Breakpoints after `from` and how many of the shape fit from each on, the one in force at `from` first. */
+  *steps(from: number, shape: Shape, atMost: number): Generator<{ at: number; fits: number }> {
+    for (let i = this.indexAt(from); i < this.times.length; i++) {
+      yield { at: Math.max(from, this.times[i]!), fits: Math.max(0, Math.min(atMost, this.fitCountAt(i, shape))) };
+    }
+  }
+
+  taken(at: number): Shape {
+    const i = this.indexAt(at);
+    return { cpuMilli: this.cpu[i]!, memoryMiB: this.memory[i]!, diskMiB: this.disk[i]! };
+  }
+
+  private fitCountAt(i: number, shape: Shape): number {
+    let fit = Number.POSITIVE_INFINITY;
+    if (shape.cpuMilli > 0) fit = Math.floor((this.capacity.cpuMilli - this.cpu[i]!) / shape.cpuMilli);
+    if (shape.memoryMiB > 0) fit = Math.min(fit, Math.floor((this.capacity.memoryMiB - this.memory[i]!) / shape.memoryMiB));
+    if (shape.diskMiB > 0) fit = Math.min(fit, Math.floor((this.capacity.diskMiB - this.disk[i]!) / shape.diskMiB));
+    return fit;
+  }
+
+  /** The segment in force at a time. */
+  private indexAt(time: number): number {
+    let low = 0;
+    let high = this.times.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.times[middle]! <= time) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
+  private split(time: number): number {
+    if (time === Number.POSITIVE_INFINITY) return this.times.length;
+    const i = this.indexAt(time);
+    if (this.times[i] === time) return i;
+    this.times.splice(i + 1, 0, time);
+    this.cpu.splice(i + 1, 0, this.cpu[i]!);
+    this.memory.splice(i + 1, 0, this.memory[i]!);
+    this.disk.splice(i + 1, 0, this.disk[i]!);
+    return i + 1;
+  }
+
+  private mergeWithPrevious(i: number): void {
+    if (i <= 0 || i >= this.times.length) return;
+    if (this.cpu[i] !== this.cpu[i - 1] || this.memory[i] !== this.memory[i - 1] || this.disk[i] !== this.disk[i - 1]) return;
+    for (const list of [this.times, this.cpu, this.memory, this.disk]) list.splice(i, 1);
+  }
+}

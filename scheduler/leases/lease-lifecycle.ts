@@ -1,0 +1,110 @@
+import type { Action } from './actions.ts';
+import {
+  allocationsOn,
+  enqueue,
+  type LeaseRecord,
+  type PlanState,
+  plannedWorkS,
+  rankOf,
+  removeFrom,
+  setAllocations,
+  updateSuspendAllS,
+} from './plan-state.ts';
+
+/** What becomes of a lease's record when something happened to it. */
+
+/** How much later the end of an overdue suspend, resume or migration is expected, each time it has not come. */
+const overdueExtensionS = 5;
+/** A host that was this much slower than planned is not made out to be slower still, and not all at once. */
+const maxSlowness = 16;
+const maxSlownessFactor = 3;
+
+export function unregisterPreemptible(state: PlanState, record: LeaseRecord): void {
+  for (const host of record.hosts) if (state.preemptibleByHost[host]!.delete(record)) updateSuspendAllS(state, host);
+}
+
+/** All that was done is lost: it waits to start anew. */
+export function requeue(state: PlanState, record: LeaseRecord): void {
+  unregisterPreemptible(state, record);
+  removeFrom(state.queue, record);
+  state.underway.delete(record);
+  setAllocations(state, record, 'running', []);
+  record.phase = 'waiting';
+  record.remainingWorkS = plannedWorkS(record.lease, state.policy);
+  record.rank = rankOf(record.lease, record.remainingWorkS, state.policy);
+  record.hosts = [];
+  record.bound = false;
+  record.imageCopies = [];
+  record.backingImageHosts = [];
+  enqueue(state, record);
+}
+
+export function endLease(state: PlanState, record: LeaseRecord): void {
+  unregisterPreemptible(state, record);
+  setAllocations(state, record, 'running', []);
+  removeFrom(state.queue, record);
+  removeFrom(state.upcoming, record);
+  state.underway.delete(record);
+  record.phase = 'ended';
+  state.leases.delete(record.lease.id);
+}
+
+export function onSuspended(state: PlanState, record: LeaseRecord, now: number): void {
+  updateSlowness(state, record, now);
+  setAllocations(state, record, 'running', []);
+  state.underway.delete(record);
+  record.phase = 'suspended';
+  record.rank = rankOf(record.lease, record.remainingWorkS, state.policy);
+  enqueue(state, record);
+}
+
+export function onResumed(state: PlanState, record: LeaseRecord, now: number): void {
+  updateSlowness(state, record, now);
+  record.phase = 'running';
+  record.runFrom = now;
+  record.expectedEnd = now + record.remainingWorkS;
+  setAllocations(state, record, record.layer, allocationsOn(record.hosts, now, record.expectedEnd));
+}
+
+/**
+ * Later plans allow for a host that was slower than planned, and forget it again. Who was to carry the operation out may
+ * have been away meanwhile, so one of them says only so much.
+ */
+function updateSlowness(state: PlanState, record: LeaseRecord, now: number): void {
+  const { from, planned } = record.operation;
+  const ratio = (now - from) / Math.max(1, planned - from);
+  for (const index of new Set(record.hosts)) {
+    const host = state.hosts[index]!;
+    const step = ratio > 1 ? Math.min(maxSlownessFactor, ratio) : 0.75 + 0.25 * ratio;
+    host.slowness = Math.min(maxSlowness, Math.max(1, host.slowness * step));
+    host.memoryOps = host.memoryOps.filter((op) => op.until > now);
+    updateSuspendAllS(state, index);
+  }
+}
+
+/**
+ * What should be over and isn't: a lease's time is up, and its VMs go; an operation is late, and the hosts stay taken.
+ */
+export function settleOverdue(state: PlanState, now: number, emit: (action: Action) => void): void {
+  for (const record of state.underway) {
+    if (record.phase === 'running' && record.expectedEnd <= now) {
+      endLease(state, record);
+      emit({ kind: 'stop', lease: record.lease.id, atS: now, reason: 'lease-over' });
+    } else if (record.phase === 'suspending' || record.phase === 'resuming') {
+      if (record.operation.until <= now) extendOverdue(state, record, now);
+    }
+  }
+}
+
+function extendOverdue(state: PlanState, record: LeaseRecord, now: number): void {
+  const until = now + overdueExtensionS;
+  for (const host of new Set(record.hosts)) state.hosts[host]!.memoryOps.push({ from: now, until });
+  if (record.phase === 'resuming') record.expectedEnd = until + record.remainingWorkS;
+  setAllocations(
+    state,
+    record,
+    record.layer,
+    allocationsOn(record.hosts, now, record.phase === 'resuming' ? record.expectedEnd : until),
+  );
+  record.operation.until = until;
+}

@@ -1,0 +1,227 @@
+import type { Action, Observation } from '../leases/actions.ts';
+import type { AdmissionDecision } from '../leases/admission.ts';
+import { hostsOf, type Trace, type TraceLease } from '../leases/lease.ts';
+import { LeasePlanner } from '../leases/lease-planner.ts';
+import { ceilSeconds } from '../leases/plan-state.ts';
+import type { Policy } from '../leases/site-policy.ts';
+
+/** Everything that was decided and what came of it: what the metrics, the audit and the plot read. */
+export interface Schedule {
+  trace: string;
+  policy: Policy;
+  actions: Action[];
+  answers: Map<string, AdmissionDecision>;
+  /** When each lease's work was done. */
+  endedAtS: Map<string, number>;
+  /** Drains that were accepted. */
+  drained: { host: string; fromS: number; untilS: number }[];
+}
+
+/** What befalls hosts during a simulation. */
+export type HostDisruption =
+  | { lose: string; atS: number; untilS: number }
+  /** Asked for at `atS`; the planner may refuse it. */
+  | { drain: string; atS: number; fromS: number; untilS: number };
+
+export interface SimulationOptions {
+  disruptions?: readonly HostDisruption[];
+  /** The planner is replaced by one restored from its snapshot before every decision. */
+  restarts?: boolean;
+}
+
+interface SimulationEvent {
+  at: number;
+  order: number;
+  seq: number;
+  event:
+    | { submit: TraceLease }
+    | { see: Observation; valid: () => boolean }
+    | { drain: Extract<HostDisruption, { drain: string }> }
+    | { wake: true };
+}
+
+/**
+ * Runs a trace through the planner. The simulator is the world: it knows how long work really takes, carries the
+ * planner's actions out and reports what happened. Events of one moment come in a fixed order: what is over, then
+ * what is submitted, then the planner's decision.
+ */
+export function simulate(trace: Trace, policy: Policy, disturbance: SimulationOptions = {}): Schedule {
+  return new Simulation(trace, policy, disturbance).run();
+}
+
+class Simulation {
+  private readonly trace: Trace;
+  private readonly policy: Policy;
+  private readonly options: SimulationOptions;
+  private planner: LeasePlanner;
+  private readonly events = new EventQueue();
+  private readonly leases: Map<string, TraceLease>;
+  /** Work done so far, and since when it runs again; the run's number tells a stale end from a current one. */
+  private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
+  private readonly schedule: Schedule;
+
+  constructor(trace: Trace, policy: Policy, disturbance: SimulationOptions) {
+    this.trace = trace;
+    this.options = disturbance;
+    this.policy = policy;
+    this.planner = LeasePlanner.create(hostsOf(trace), policy);
+    this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
+    this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map(), drained: [] };
+  }
+
+  run(): Schedule {
+    for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
+    for (const outage of this.options.disruptions ?? []) this.scheduleDisruption(outage);
+    for (;;) {
+      const at = this.events.nextAt();
+      if (at === null) return this.schedule;
+      this.events.takeAll(at, (event) => this.handleEvent(event, at));
+      if (this.options.restarts === true) this.planner = LeasePlanner.restore(this.planner.snapshot());
+      for (const action of this.planner.decide(at)) this.applyAction(action);
+      const wake = this.planner.wakeAt(at);
+      if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
+        this.events.push(wake, 2, { wake: true });
+      }
+    }
+  }
+
+  private scheduleDisruption(outage: HostDisruption): void {
+    if ('drain' in outage) this.events.push(outage.atS, 1, { drain: outage });
+    else {
+      this.report(outage.atS, { kind: 'hostLost', host: outage.lose });
+      this.report(outage.untilS, { kind: 'hostBack', host: outage.lose });
+    }
+  }
+
+  private handleEvent(event: SimulationEvent['event'], at: number): void {
+    if ('submit' in event) {
+      const { actualDurationS: _, ...lease } = event.submit;
+      this.schedule.answers.set(lease.id, this.planner.submit(lease, at));
+    } else if ('drain' in event) {
+      const { drain: host, fromS, untilS } = event.drain;
+      if (this.planner.drain(host, fromS, untilS, at).accepted) this.schedule.drained.push({ host, fromS, untilS });
+    } else if ('see' in event && event.valid()) {
+      if (event.see.kind === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
+      this.planner.observe(event.see, at);
+    }
+  }
+
+  private applyAction(action: Action): void {
+    this.schedule.actions.push(action);
+    switch (action.kind) {
+      case 'transfer':
+        this.report(action.untilS, { kind: 'transferred' });
+        return;
+      case 'start':
+        this.progress.set(action.lease, { doneS: 0, runFrom: null, run: 0 });
+        this.runWork(action.lease, action.workFromS);
+        return;
+      case 'resume':
+        this.runWork(action.lease, action.workFromS);
+        this.report(action.workFromS, { kind: 'resumed', lease: action.lease }, this.unlessStopped(action.lease));
+        return;
+      case 'suspend': {
+        this.pauseWork(action.lease, action.fromS);
+        this.report(action.untilS, { kind: 'suspended', lease: action.lease }, this.unlessStopped(action.lease));
+        return;
+      }
+      case 'stop':
+        this.pauseWork(action.lease, action.atS);
+        return;
+      case 'migrate':
+        this.report(action.untilS, { kind: 'migrated', lease: action.lease }, this.unlessStopped(action.lease));
+        return;
+      case 'breakPromise':
+        if (this.progress.has(action.lease)) this.pauseWork(action.lease, action.atS);
+        return;
+      case 'evict':
+        return;
+    }
+  }
+
+  /** A report about work that was stopped in the meantime is never made. */
+  private unlessStopped(id: string): () => boolean {
+    const progress = this.progress.get(id)!;
+    const { run } = progress;
+    return () => progress.run === run && this.progress.get(id) === progress;
+  }
+
+  private report(at: number, see: Observation, valid: () => boolean = () => true): void {
+    this.events.push(at, 0, { see, valid });
+  }
+
+  private runWork(id: string, from: number): void {
+    const progress = this.progress.get(id)!;
+    progress.runFrom = from;
+    const run = ++progress.run;
+    this.report(from + this.workS(id) - progress.doneS, { kind: 'ended', lease: id }, () => progress.run === run);
+  }
+
+  private pauseWork(id: string, at: number): void {
+    const progress = this.progress.get(id)!;
+    if (progress.runFrom !== null) progress.doneS += Math.max(0, at - progress.runFrom);
+    progress.runFrom = null;
+    progress.run++;
+  }
+
+  /** What the work takes in truth: never more than what was asked for, which is when the lease is over. */
+  private workS(id: string): number {
+    const lease = this.leases.get(id)!;
+    const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);
+    return lease.kind === 'bestEffort' ? ceilSeconds(asked * (1 + this.policy.runtimeOverhead)) : asked;
+  }
+}
+
+/** A binary heap by time, then kind, then order of arrival. */
+class EventQueue {
+  private readonly heap: SimulationEvent[] = [];
+  private seq = 0;
+
+  nextAt(): number | null {
+    return this.heap[0]?.at ?? null;
+  }
+
+  push(at: number, order: number, event: SimulationEvent['event']): void {
+    this.heap.push({ at, order, seq: this.seq++, event });
+    let i = this.heap.length - 1;
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      if (!before(this.heap[i]!, this.heap[parent]!)) break;
+      this.swap(i, parent);
+      i = parent;
+    }
+  }
+
+  takeAll(at: number, take: (event: SimulationEvent['event']) => void): void {
+    while (this.heap[0]?.at === at) take(this.pop().event);
+  }
+
+  private pop(): SimulationEvent {
+    const top = this.heap[0]!;
+    const last = this.heap.pop()!;
+    if (this.heap.length > 0) {
+      this.heap[0] = last;
+      let i = 0;
+      for (;;) {
+        let least = i;
+        for (const child of [2 * i + 1, 2 * i + 2]) {
+          if (child < this.heap.length && before(this.heap[child]!, this.heap[least]!)) least = child;
+        }
+        if (least === i) break;
+        this.swap(i, least);
+        i = least;
+      }
+    }
+    return top;
+  }
+
+  private swap(a: number, b: number): void {
+    const held = this.heap[a]!;
+    this.heap[a] = this.heap[b]!;
+    this.heap[b] = held;
+  }
+}
+
+function before(a: SimulationEvent, b: SimulationEvent): boolean {
+  return a.at !== b.at ? a.at < b.at : a.order !== b.order ? a.order < b.order : a.seq < b.seq;
+}

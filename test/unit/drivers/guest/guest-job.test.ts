@@ -1,0 +1,173 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import {
+  type JobRunner,
+  type JobSettings,
+  parseJobStatus,
+  programJobRunner,
+  scriptEnv,
+  scriptJobRunner,
+} from '../../../../drivers/guest/guest-job.ts';
+import type { GuestJob, JobResult } from '../../../../drivers/ports/guest.ts';
+
+/** Both run here, with this machine's sh and compiler, as a guest's agent would run them. */
+const source = fileURLToPath(new URL('../../../../infra/guest/job.c', import.meta.url));
+const built = mkdtempSync(join(tmpdir(), 'berth-job-built-'));
+const program = join(built, 'berth-job');
+const tools: [string, JobRunner][] = [
+  ['the program', programJobRunner(program)],
+  ['the script', scriptJobRunner],
+];
+beforeAll(() => {
+  execFileSync('gcc', ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-o', program, source]);
+});
+afterAll(() => rmSync(built, { recursive: true }));
+
+let tool: JobRunner;
+let root: string;
+let job: string;
+let place: JobSettings;
+const env = Object.fromEntries(
+  scriptEnv.map((entry) => [entry.slice(0, entry.indexOf('=')), entry.slice(entry.indexOf('=') + 1)]),
+);
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'berth-job-'));
+  job = join(root, 'berth', 'job');
+  place = { folder: job, home: root, graceS: 1 };
+});
+afterEach(() => {
+  run(tool.stop(place));
+  rmSync(root, { recursive: true });
+});
+
+function run([program, ...args]: string[]): number | null {
+  return spawnSync(program!, args, { env, stdio: 'ignore', timeout: 60_000 }).status;
+}
+/** Its own exit code: the script's when the job has begun, the program's when it has ended. */
+async function start(argv: string[], more: Partial<GuestJob> = {}): Promise<number> {
+  const [program, ...args] = tool.start({ argv, env: {}, timeoutS: 30, logLimitBytes: 65_536, ...more }, place);
+  const [exitCode] = await once(spawn(program!, args, { env, stdio: 'ignore' }), 'exit');
+  return exitCode as number;
+}
+const read = (name: string): string => (existsSync(join(job, name)) ? readFileSync(join(job, name), 'latin1') : '');
+async function end(): Promise<JobResult> {
+  await expect.poll(() => existsSync(join(job, 'drained')), { timeout: 60_000, interval: 5 }).toBe(true);
+  return parseJobStatus(read('status'), 'x')!;
+}
+
+describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
+  beforeEach(() => {
+    tool = under;
+  });
+
+  it('gets its argv and its environment as they are, and both outputs go to the log', async () => {
+    const odd = ['', ' ', '$HOME', '`id`', "it's", '"', '\\', '*', 'a\nb', 'ü', '-n', '--'];
+    await start(['sh', '-c', 'printf "<%s>" "$@"; printf "%s|%s|%s" "$A" "$PATH" "$job" >&2', 'x', ...odd], {
+      env: { A: 'x y\n$z', PATH: '/usr/bin:/bin', IFS: 'x', job: 'mine', home: '/nowhere', n: '7' },
+    });
+    expect(await end()).toMatchObject({ kind: 'exited', exitCode: 0, timedOut: false, stopped: false });
+    expect(Buffer.from(read('log'), 'latin1').toString()).toBe(
+      `${odd.map((word) => `<${word}>`).join('')}x y\n$z|/usr/bin:/bin|mine`,
+    );
+  });
+
+  it('starts in the working folder and inherits nothing else', async () => {
+    await start(['/usr/bin/env', '-i', 'sh', '-c', 'pwd']);
+    await end();
+    expect(read('log')).toBe(`${root}\n`);
+  });
+
+  it('keeps its exit code, also those that look like signals', async () => {
+    await start(['sh', '-c', 'exit 143']);
+    expect(await end()).toMatchObject({ exitCode: 143, timedOut: false });
+  });
+
+  it('runs once, however often it is started', async () => {
+    const count = ['sh', '-c', `echo x >>${join(root, 'runs')}`];
+    expect(await Promise.all([start(count), start(count), start(count)])).toEqual([0, 0, 0]);
+    await end();
+    expect(await start(count)).toBe(0);
+    expect(readFileSync(join(root, 'runs'), 'utf8')).toBe('x\n');
+  });
+
+  it('that is no program never starts', async () => {
+    await start(['/nowhere/at-all']);
+    expect(await end()).toMatchObject({ kind: 'notStarted' });
+  });
+
+  it('that is not on the PATH never starts', async () => {
+    await start(['no-such-program']);
+    expect(await end()).toMatchObject({ kind: 'notStarted' });
+  });
+
+  it('is ended after its time with everything that it started in its session', async () => {
+    const began = performance.now();
+    const [one, other] = [`1001.${process.pid}`, `1002.${process.pid}`];
+    await start(['bash', '-c', `set -m; trap '' TERM; sleep ${one} & sleep ${other}`], { timeoutS: 1 });
+    expect(await end()).toMatchObject({ kind: 'exited', timedOut: true });
+    expect(performance.now() - began).toBeGreaterThan(900);
+    for (const left of [one, other]) await expect.poll(() => pids(`sleep ${left}`)).toEqual([]);
+  });
+
+  it('is ended by a stop, with KILL where TERM is not heard', async () => {
+    const stopped = async (): Promise<void> => {
+      await expect.poll(() => read('log'), { timeout: 60_000 }).toBe('ready\n');
+      expect(run(tool.stop(place))).toBe(0);
+    };
+    await Promise.all([start(['sh', '-c', `trap '' TERM; echo ready; while :; do sleep 0.2; done`]), stopped()]);
+    expect(await end()).toMatchObject({ stopped: true, exitCode: 137, timedOut: false });
+  });
+
+  it('that was stopped before its start never starts', async () => {
+    expect(run(tool.stop(place))).toBe(0);
+    await start(['sh', '-c', `echo x >${join(root, 'ran')}`]);
+    expect(await end()).toMatchObject({ kind: 'notStarted' });
+    expect(existsSync(join(root, 'ran'))).toBe(false);
+  });
+
+  it('is live in the log, which ends at its limit without disturbing it', async () => {
+    const [go, ended] = [join(root, 'go'), join(root, 'end')];
+    const script = `echo first; until [ -e ${go} ]; do sleep 0.05; done; head -c 200000 /dev/zero; echo end >${ended}`;
+    const seen = async (): Promise<void> => {
+      await expect.poll(() => read('log'), { timeout: 60_000 }).toBe('first\n');
+      execFileSync('touch', [go]);
+    };
+    await Promise.all([start(['sh', '-c', script], { logLimitBytes: 10_240 }), seen()]);
+    expect(await end()).toMatchObject({ exitCode: 0 });
+    expect(read('log').length).toBe(10_240);
+    expect(existsSync(join(root, 'end'))).toBe(true);
+  });
+});
+
+describe("the program's own answer", () => {
+  it('is the status line, with the length of the log, once', async () => {
+    tool = programJobRunner(program);
+    const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
+    const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
+    expect(said).toBe(read('status'));
+    expect(parseJobStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
+    // Whoever comes later has not started it, and reads the folder.
+    expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 })).toMatchObject({ status: 0, stdout: '' });
+  });
+});
+
+describe('the status line', () => {
+  it('counts only when it is complete', () => {
+    expect(parseJobStatus('', 'x')).toBeNull();
+    expect(parseJobStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
+    expect(parseJobStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
+    expect(() => parseJobStatus('whatever\n', 'x')).toThrow();
+  });
+});
+
+/** Processes with this command line. */
+function pids(commandLine: string): string[] {
+  const { stdout } = spawnSync('ps', ['-eo', 'pid=,args='], { encoding: 'utf8' });
+  return stdout.split('\n').filter((line) => line.trim().replace(/^\d+\s+/, '') === commandLine);
+}

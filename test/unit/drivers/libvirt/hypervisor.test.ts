@@ -1,0 +1,107 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import type { DomainConfig } from '../../../../contracts/domain.ts';
+import { domainXml, escapeXml } from '../../../../drivers/libvirt/domain-xml.ts';
+import { parseState, virshError } from '../../../../drivers/libvirt/hypervisor.ts';
+
+const config: DomainConfig = {
+  name: 'vm_1',
+  uuid: '01890a5d-ac96-774b-bcce-b302099a8057',
+  vcpus: 2,
+  memoryMiB: 256,
+  memory: { kind: 'own' },
+  accelerator: 'qemu',
+  kernel: '/k',
+  initrd: '/i',
+  cmdline: 'a="b" <c> & d',
+  disks: [
+    {
+      target: 'vda',
+      format: 'qcow2',
+      source: { kind: 'nfs', host: '10.0.0.1', path: '/var/lib/berth/vms/x/disk.qcow2' },
+      backing: [{ format: 'qcow2', source: { kind: 'file', path: '/var/lib/berth/images/y/disk.qcow2' } }],
+    },
+    { target: 'vdb', format: 'raw', source: { kind: 'file', path: '/data.raw' }, backing: [] },
+  ],
+  cdrom: null,
+  nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
+  consoleLog: '/console.log',
+  identitySocket: '/identity',
+  onReboot: 'destroy',
+};
+
+describe("libvirt's description of a domain", () => {
+  // That libvirt accepts it is for test/contract/ports.real.test.ts to show.
+  it('says what was ordered, with the whole chain of images', () => {
+    const xml = domainXml(config);
+    expect(xml).toContain('<cmdline>a=&quot;b&quot; &lt;c&gt; &amp; d ');
+    expect(xml).toContain(
+      '<backingStore type="file"><format type="qcow2"/><source file="/var/lib/berth/images/y/disk.qcow2"/><backingStore/></backingStore>',
+    );
+    expect(xml).toContain('<source protocol="nfs" name="/var/lib/berth/vms/x/disk.qcow2"><host name="10.0.0.1"/>');
+  });
+
+  it('uses the processor of the machine only with KVM', () => {
+    expect(domainXml(config)).toMatch(/^<domain type="qemu" /);
+    expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm" .*<cpu mode="host-model"\/>/);
+  });
+
+  it('has an emulated guest take its time from a clock that it need not measure', () => {
+    expect(domainXml(config)).toContain(' d clocksource=hpet</cmdline>');
+    expect(domainXml({ ...config, accelerator: 'kvm' })).toContain(' d</cmdline>');
+    expect(domainXml({ ...config, kernel: null })).not.toContain('cmdline');
+  });
+
+  it('has libvirt ask little of an emulated processor, and all of a real one', () => {
+    const without = '<qemu:capabilities><qemu:del capability="cpu-unavailable-features"/></qemu:capabilities>';
+    expect(domainXml(config)).toContain(without);
+    expect(domainXml({ ...config, accelerator: 'kvm' })).not.toContain(without);
+  });
+
+  it('has the memory under one name, whatever it is made of', () => {
+    const memoryOf = (memory: DomainConfig['memory']): Record<string, unknown> => {
+      const [, json] = /<qemu:arg value="-object"\/><qemu:arg value="([^"]*)"\/>/.exec(domainXml({ ...config, memory })) ?? [];
+      return JSON.parse((json ?? '').replaceAll('&quot;', '"')) as Record<string, unknown>;
+    };
+    const same = { id: 'berth.ram', size: 256 * 2 ** 20 };
+    expect(memoryOf({ kind: 'own' })).toEqual({ ...same, 'qom-type': 'memory-backend-ram' });
+    const file = { ...same, 'qom-type': 'memory-backend-file', 'mem-path': '/m' };
+    expect(memoryOf({ kind: 'template', file: '/m' })).toEqual({ ...file, share: true });
+    // No guest may write to what its siblings see.
+    expect(memoryOf({ kind: 'copy', file: '/m', qmpScript: '/p' })).toEqual({
+      ...file,
+      share: false,
+      readonly: true,
+      rom: 'off',
+    });
+  });
+
+  it('cannot be broken out of by any text', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme' }), (text) => {
+        const escaped = escapeXml(text);
+        expect(escaped).not.toMatch(/[<>"'\n\t]|&(?!(amp|lt|gt|quot|apos|#\d+);)/);
+      }),
+    );
+    expect(() => escapeXml('\0')).toThrow('BUG');
+    expect(() => escapeXml('\ud800')).toThrow('BUG');
+  });
+});
+
+describe('what virsh says', () => {
+  it('of a state', () => {
+    expect(parseState('x', 'running (migration canceled)\n')).toEqual({ state: 'running', reason: 'migration canceled' });
+    expect(parseState('x', 'shut off (migrated)\n')).toEqual({ state: 'shutoff', reason: 'migrated' });
+    expect(parseState('x', 'paused\n')).toEqual({ state: 'paused', reason: 'unknown' });
+    expect(() => parseState('x', 'dreaming')).toThrow('dreaming');
+  });
+
+  it('of a refusal', () => {
+    const code = (error: string): string => virshError(['create'], error).code;
+    expect(code("operation failed: domain 'x' already exists with uuid 1")).toBe('not-ours');
+    expect(code('Requested operation is not valid: The bt1 interface already exists')).toBe('not-ours');
+    expect(code('Timed out during operation: cannot acquire state change lock')).toBe('host-busy');
+    expect(code('No space left on device')).toBe('disk-full');
+    expect(code('internal error: whatever')).toBe('hypervisor');
+  });
+});

@@ -1,0 +1,16 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from '../model/log.ts';
+
+const maxBackoffMs = 5000;
+
+/** Tries until it succeeds, with growing pauses: a process that starts before what it needs waits for it. */
+export async function retryForever<T>(what: string, log: Logger, act: () => Promise<T>): Promise<T> {
+  for (let backoffMs = 100; ; backoffMs = Math.min(backoffMs * 2, maxBackoffMs)) {
+    try {
+      return await act();
+    } catch (error) {
+      log.warn({ err: error }, `${what} failed; it is tried again in ${backoffMs} ms`);
+      await delay(backoffMs);
+    }
+  }
+}

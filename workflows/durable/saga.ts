@@ -1,0 +1,37 @@
+import { CancellationScope } from '@temporalio/workflow';
+
+export interface UndoFailure {
+  step: string;
+  error: unknown;
+}
+
+/**
+ * Steps and how they are undone. An undo is registered before its act, because an act that timed out has an unknown
+ * outcome; so it must also be right when the act never began.
+ */
+export class Saga {
+  readonly #undos: { step: string; undo: () => Promise<unknown> }[] = [];
+
+  async step<T>(name: string, act: () => Promise<T>, undo?: () => Promise<unknown>): Promise<T> {
+    if (undo !== undefined) this.#undos.push({ step: name, undo });
+    return act();
+  }
+
+  /**
+   * Runs the undos, last in first out, shielded from cancellation. One that fails stops the unwinding: what lies below
+   * it may still be in use. It stays on the stack, so that a later call goes on where this one got stuck.
+   */
+  async unwind(): Promise<UndoFailure | null> {
+    return CancellationScope.nonCancellable(async () => {
+      for (let top = this.#undos.at(-1); top !== undefined; top = this.#undos.at(-1)) {
+        try {
+          await top.undo();
+        } catch (error) {
+          return { step: top.step, error };
+        }
+        this.#undos.pop();
+      }
+      return null;
+    });
+  }
+}
