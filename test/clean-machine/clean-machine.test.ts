@@ -59,8 +59,10 @@ const interrupted = [0, 130];
 async function runSmall(run: SmallRun, signal: AbortSignal): Promise<void> {
   if (broken !== null) expect.fail(broken);
   const options = { deadlineMs: deadlineOf(run), signal };
-  if (run.until === undefined) expectFine(run, await machine.run(run.script, options));
-  else expectFine(run, await (await machine.serve(run.script, run.until, options)).stop(), interrupted);
+  if (run.until === undefined) return expectFine(run, await machine.run(run.script, options));
+  const running = await machine.serve(run.script, run.until, options);
+  if (run.service) expectFine(run, await running.stop(), interrupted);
+  else expectFine(run, await running.kill(), [null, 0]);
 }
 
 beforeAll(async () => {

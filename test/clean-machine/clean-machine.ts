@@ -37,6 +37,7 @@ export interface Service {
   output: string;
   /** SIGINT, as from a terminal, and how it ended. */
   stop(): Promise<Ended>;
+  kill(): Promise<Ended>;
 }
 
 /**
@@ -118,7 +119,11 @@ export class CleanMachine {
     } catch (error) {
       throw new Error(`${String(error)}; it printed: ${(await stop()).output.slice(-3000)}`);
     }
-    return { output: command.output(), stop };
+    const kill = (): Promise<Ended> => {
+      command.kill();
+      return command.ended;
+    };
+    return { output: command.output(), stop, kill };
   }
 
   /** Ends all of its processes, and with them its mounts; then its network and its files. */

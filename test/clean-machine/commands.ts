@@ -69,8 +69,10 @@ export interface SmallRun {
   minutes: number;
   /** What must be in its output besides exit code 0. */
   prints?: RegExp;
-  /** Runs until it has printed this; then it gets SIGINT, as from a terminal, and has to end by that. */
+  /** Runs until it has printed this. */
   until?: RegExp;
+  /** It then gets SIGINT, as from a terminal, and has to end by that; without this it is killed. */
+  service?: true;
   /** Needs the site that `npm start` runs. */
   site?: boolean;
 }
@@ -186,7 +188,7 @@ export const rows: readonly Row[] = [
   // The local site, and what is done while it runs.
   {
     matches: /^(?:BERTH_HOSTS=2 BERTH_HOME=\/tmp\/site )?npm start$/,
-    run: { script: 'BERTH_HOSTS=2 npm start', minutes: 4, until: /^READY \{/m },
+    run: { script: 'BERTH_HOSTS=2 npm start', minutes: 4, until: /^READY \{/m, service: true },
   },
   {
     matches: /^export PATH=[\s\S]*^cat results\/out\/count$/m,
@@ -207,7 +209,10 @@ export const rows: readonly Row[] = [
     run: (match) => ({ script: match.input, minutes: 1, prints: /Id +Name +State/, site: true }),
   },
   { matches: /on-host\.ts host1 tail .*<vm>/, notRun: 'needs a VM that runs; the same script as with virsh, which is run' },
-  { matches: /bare-hosts\.ts$/, run: (match) => ({ script: match.input, minutes: 2, until: /ready; the first is/ }) },
+  {
+    matches: /bare-hosts\.ts$/,
+    run: (match) => ({ script: match.input, minutes: 2, until: /ready; the first is/, service: true }),
+  },
   {
     matches: /^export PATH=\$PWD\/bin:\$PATH$/,
     run: (match) => ({ script: `${match[0]} && berth --help`, minutes: 1, prints: /^Usage: berth /m }),
