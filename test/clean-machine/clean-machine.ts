@@ -220,15 +220,18 @@ async function copyCertificates(root: string): Promise<void> {
   await writeFile(join(root, certificateBundle), bundle);
 }
 
-/** What git knows of the checkout, and what is not ignored. */
+/** A clone, with what differs from its commit in the checkout. */
 async function copyRepository(root: string, repository: string): Promise<void> {
-  const git = ['git', '-C', repository, 'ls-files', '-z', '--cached', '--others', '--exclude-standard'] as const;
-  const list = await run([...git], { deadlineMs, limitBytes: 16 * 2 ** 20 });
-  const files = [...new Set(list.split('\0'))].filter((name) => name !== '' && existsSync(join(repository, name)));
   const into = join(root, checkout);
-  await mkdir(into, { recursive: true });
+  const clone = ['git', 'clone', '--quiet', '--no-hardlinks', repository, into] as const;
+  await run([...clone], { deadlineMs: 120_000 });
+  const list = ['git', '-C', repository, 'ls-files', '-z', '--cached', '--others', '--exclude-standard'] as const;
+  const found = await run([...list], { deadlineMs, limitBytes: 16 * 2 ** 20 });
+  const names = [...new Set(found.split('\0'))].filter((name) => name !== '');
+  for (const name of names) if (!existsSync(join(repository, name))) await rm(join(into, name), { force: true });
+  const input = names.filter((name) => existsSync(join(repository, name))).join('\0');
   const rsync = ['rsync', '-a', '--from0', '--files-from=-', `${repository}/`, `${into}/`] as const;
-  await run([...rsync], { deadlineMs: 120_000, input: files.join('\0') });
+  await run([...rsync], { deadlineMs: 120_000, input });
 }
 
 /** A login's, with what this machine says about proxies, registries and certificates. */

@@ -33,6 +33,7 @@ export const installed: Record<string, readonly string[]> = {
   zstd: ['zstd'],
   lz4: ['lz4'],
   rsync: ['rsync'],
+  git: ['git'],
 };
 
 export const always: Record<string, readonly string[]> = {
