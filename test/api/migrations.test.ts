@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Migration } from '../../api/schemas.ts';
+import type { Migration } from '../../api/schemas/migrations.ts';
 import { type Page, type Party, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type MigrationBody = z.output<typeof Migration>;
