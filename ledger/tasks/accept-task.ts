@@ -4,6 +4,7 @@ import { eventId, leaseEventTypes, type TaskAcceptedData, taskEventTypes } from 
 import { newId, type TaskId } from '../../model/ids.ts';
 import type { LeaseSpec, TaskSpec } from '../../model/task.ts';
 import { permanentRefusal } from '../../scheduler/placement.ts';
+import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, type LeasePromise, promiseLease } from '../leases/admission.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
@@ -14,14 +15,15 @@ export interface TaskRequest {
   nowMs: number;
 }
 
-async function refuseUnknownInputs(tx: Prisma.TransactionClient, owner: string, spec: TaskSpec): Promise<void> {
+/** The inputs, locked against deletion until the task's row names them. Throws file-unknown and digest-mismatch. */
+async function lockInputs(tx: Prisma.TransactionClient, owner: string, spec: TaskSpec): Promise<void> {
   const wanted = spec.inputs.flatMap((input, index) => (input.file === undefined ? [] : [{ index, input, file: input.file }]));
   if (wanted.length === 0) return;
-  const files = await tx.file.findMany({
-    where: { id: { in: wanted.map((want) => want.file) }, ownerId: owner, state: 'ready' },
-    select: { id: true, sha256: true },
-  });
-  const found = new Map(files.map((file) => [file.id, file.sha256]));
+  const found = await lockFiles(
+    tx,
+    owner,
+    wanted.map((want) => want.file),
+  );
   const unknown = wanted.filter((want) => !found.has(want.file));
   if (unknown.length > 0)
     throw new BerthError('file-unknown', `${unknown.length} of the inputs name a file that does not exist`, {
@@ -129,7 +131,7 @@ async function insertTask(
  */
 export async function acceptTask(tx: Prisma.TransactionClient, order: TaskRequest): Promise<TaskId> {
   const image = await findImage(tx, order.owner, order.spec.image, '/image');
-  await refuseUnknownInputs(tx, order.owner, order.spec);
+  await lockInputs(tx, order.owner, order.spec);
   await refuseUnlessFits(tx, order.spec, image.virtualMiB);
   const { spec, nowMs } = order;
   const id = newId('lease');

@@ -3,6 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import { eventId, leaseEventTypes, VmCreatedData, vmEventTypes } from '../../model/events.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../../model/vm-request.ts';
+import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, promiseLease } from '../leases/admission.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
@@ -14,12 +15,13 @@ export interface VmAcceptance {
   nowMs: number;
 }
 
-async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, order: VmRequest): Promise<void> {
-  const files = await tx.file.findMany({
-    where: { id: { in: order.files.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
-    select: { id: true },
-  });
-  const known = new Set(files.map(({ id }) => id));
+/** The files of a VM, locked against deletion until its row names them. Throws file-unknown. */
+async function lockVmFiles(tx: Prisma.TransactionClient, owner: string, order: VmRequest): Promise<void> {
+  const known = await lockFiles(
+    tx,
+    owner,
+    order.files.map(({ file }) => file),
+  );
   const fields = order.files.flatMap(({ file }, index) =>
     known.has(file) ? [] : [{ pointer: `/files/${index}/file`, detail: `there is no file ${file}` }],
   );
@@ -34,7 +36,7 @@ async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, o
  */
 export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
   const image = await findImage(tx, owner, order.image, '/image');
-  await refuseUnknownFiles(tx, owner, order);
+  await lockVmFiles(tx, owner, order);
   // The swap is a file of the root file system.
   const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
   const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
