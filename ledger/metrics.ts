@@ -1,12 +1,12 @@
 import { z } from 'zod';
 import type { Ledger } from './client.ts';
 
-export interface StateCount {
+/** How many rows are in a state. */
+interface StateCount {
   state: string;
   rows: number;
 }
 
-/** How many rows are in each state, and how many migrations have each finding about their guest ('' for none). */
 export async function readTaskCounts(ledger: Ledger): Promise<StateCount[]> {
   const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
@@ -17,6 +17,7 @@ export async function readMigrationCounts(ledger: Ledger): Promise<StateCount[]>
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
 }
 
+/** Migrations by what their guest did after them; '' where it was not observed. */
 export async function readMigratedGuestCounts(ledger: Ledger): Promise<StateCount[]> {
   const groups = await ledger.migration.groupBy({ by: ['guest'], _count: { id: true } });
   return groups.map(({ guest, _count }) => ({ state: guest ?? '', rows: _count.id }));

@@ -5,8 +5,6 @@ import type { FileRecord } from '../../ledger/files/file-record.ts';
 import {
   acceptImagePart,
   acceptOutput,
-  findBuildOwner,
-  findTaskOwner,
   type ImagePart,
   type StoredContent,
   type TaskOutput,
@@ -21,6 +19,8 @@ import {
   type ReceivedContent,
 } from '../../ledger/files/uploads.ts';
 import { findIdempotencyKey, type IdempotentRequest } from '../../ledger/idempotency.ts';
+import { findBuildOwner } from '../../ledger/images/read-images.ts';
+import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId } from '../../model/ids.ts';
 import type { Answer } from '../http/answer.ts';

@@ -1,8 +1,8 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
-import { findTaskOwner } from '../../ledger/files/outputs.ts';
 import { findFile } from '../../ledger/files/read-files.ts';
 import { findBuild } from '../../ledger/images/read-images.ts';
+import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';

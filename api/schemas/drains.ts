@@ -8,24 +8,15 @@ const confidence = z.number().min(0.6).max(0.9999);
 export const DrainOrder = z
   .strictObject({
     deadline: timeWithOffset.meta({ description: 'By when the host has to be empty', example: '2026-11-25T18:00:00Z' }),
-    strategy: z
-      .enum(drainStrategies)
-      .default('auto')
-      .meta({
-        description: 'sequential slows each VM less, parallel completes sooner; auto: sequential, if that meets the deadline',
-      }),
-    mode: z
-      .enum(drainModes)
-      .default('auto')
-      .meta({
-        description: 'cold: VMs are suspended to migrate; auto: live, unless a VM writes faster than its memory can be copied',
-      }),
-    moveDisks: z
-      .boolean()
-      .default(false)
-      .meta({
-        description: 'The disks of VMs leave the host as well, also of those that run elsewhere, so that it can be switched off',
-      }),
+    strategy: z.enum(drainStrategies).default('auto').meta({
+      description: 'sequential slows each VM less, parallel completes sooner; auto: sequential, if that meets the deadline',
+    }),
+    mode: z.enum(drainModes).default('auto').meta({
+      description: 'cold: VMs are suspended to migrate; auto: live, unless a VM writes faster than its memory can be copied',
+    }),
+    moveDisks: z.boolean().default(false).meta({
+      description: 'The disks of VMs leave the host as well, also of those that run elsewhere, so that it can be switched off',
+    }),
     suspendInPlace: z.enum(suspendInPlaceChoices).default('never').meta({
       description:
         'ifStuck: a standalone VM without promised times that no other host can take is suspended on the host shortly before the deadline, instead of being a blocker; it is restored when the host is opened again',

@@ -32,11 +32,9 @@ export const Migration = z
     id: z.string(),
     vm: z.string(),
     owner: z.string(),
-    state: z
-      .enum(migrationStates)
-      .meta({
-        description: 'stuck: it is not known yet at which host the VM runs; nothing changes until the hosts have answered',
-      }),
+    state: z.enum(migrationStates).meta({
+      description: 'stuck: it is not known yet at which host the VM runs; nothing changes until the hosts have answered',
+    }),
     mode: z.enum(migrationModes),
     moveDisk: z.boolean().meta({ description: 'The migration is under way until the disks have followed or failed to' }),
     ifNotConverging: z.enum(['rollBack', 'cold']),

@@ -89,17 +89,3 @@ export async function acceptImagePart(
   };
   return inTransaction(ledger, work, requestLimits);
 }
-
-/** Throws not-found. */
-export async function findTaskOwner(ledger: Ledger, taskId: string): Promise<string> {
-  const task = await ledger.task.findUnique({ where: { id: taskId }, select: { ownerId: true } });
-  if (!task) throw new BerthError('not-found', `There is no task ${taskId}`);
-  return task.ownerId;
-}
-
-/** Throws not-found, also for an image of the site's own: none of them is built from a recipe. */
-export async function findBuildOwner(ledger: Ledger, imageId: string): Promise<string> {
-  const image = await ledger.image.findUnique({ where: { id: imageId }, select: { ownerId: true } });
-  if (!image?.ownerId) throw new BerthError('not-found', `There is no build of an image ${imageId}`);
-  return image.ownerId;
-}

@@ -6,7 +6,7 @@ import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
 import type { HostRecord } from './read-hosts.ts';
 
-export interface HostChangeRequest {
+interface HostChangeRequest {
   /** Whether new work may be placed on it. */
   schedulable?: boolean | undefined;
   acceptsMigrations?: boolean | undefined;

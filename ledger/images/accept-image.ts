@@ -10,6 +10,7 @@ import {
   type ResolvedRecipe,
   recipeDigest,
 } from '../../model/image.ts';
+import { lockOwner } from '../owners/lock-owner.ts';
 import { findImage } from './find-image.ts';
 
 /** The image in which suites are installed, and whose kernel they get. */
@@ -164,7 +165,7 @@ async function insertBuildVm(
 export async function acceptImage(tx: Prisma.TransactionClient, order: BuildRequest): Promise<ImageAcceptance> {
   const { owner, recipe } = order;
   const at = new Date(order.nowMs);
-  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth images ' || ${owner}, 0))`;
+  await lockOwner(tx, 'images', owner);
   const files = await lockRecipeFiles(tx, owner, recipe);
   const base = await resolveBase(tx, owner, recipe, files);
   const resolved = resolveRecipe(recipe, base, files);

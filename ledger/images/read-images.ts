@@ -80,3 +80,10 @@ export async function findBuild(ledger: Ledger, imageId: string, vmId: string): 
   const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { id: true } });
   if (!image) throw new BerthError('not-found', `There is no build of ${imageId} in ${vmId}`);
 }
+
+/** Throws not-found, also for an image of the site's own: none of them is built from a recipe. */
+export async function findBuildOwner(ledger: Ledger, imageId: string): Promise<string> {
+  const image = await ledger.image.findUnique({ where: { id: imageId }, select: { ownerId: true } });
+  if (!image?.ownerId) throw new BerthError('not-found', `There is no build of an image ${imageId}`);
+  return image.ownerId;
+}

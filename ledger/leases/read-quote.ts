@@ -5,7 +5,7 @@ import type { Ledger } from '../client.ts';
 import { findImage } from '../images/find-image.ts';
 import { type LeaseQuote, quoteLease } from './admission.ts';
 
-export interface QuoteRequest {
+interface QuoteRequest {
   owner: string;
   /** Its name. */
   image: string;

@@ -1,6 +1,6 @@
 import type { Ledger } from '../client.ts';
 
-export interface ApiKeyRecord {
+interface ApiKeyRecord {
   id: string;
   ownerId: string;
   role: 'client' | 'operator';

@@ -33,3 +33,10 @@ export async function readTaskState(ledger: Ledger, id: string): Promise<TaskSta
   const { state } = await ledger.task.findUniqueOrThrow({ where: { id }, select: { state: true } });
   return state;
 }
+
+/** Throws not-found. */
+export async function findTaskOwner(ledger: Ledger, taskId: string): Promise<string> {
+  const task = await ledger.task.findUnique({ where: { id: taskId }, select: { ownerId: true } });
+  if (!task) throw new BerthError('not-found', `There is no task ${taskId}`);
+  return task.ownerId;
+}

@@ -7,7 +7,7 @@ import { acceptTask, type TaskRequest } from './accept-task.ts';
 import { findTask, type TaskRecord } from './read-tasks.ts';
 
 /** How many tasks the queue holds at most, and how many of one owner whose row says nothing. */
-export interface QueueLimits {
+interface QueueLimits {
   site: number;
   owner: number;
 }
