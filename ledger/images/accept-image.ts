@@ -10,7 +10,6 @@ import {
   type ResolvedRecipe,
   recipeDigest,
 } from '../../model/image.ts';
-import { lockOwner } from '../owners/lock-owner.ts';
 import { findImage } from './find-image.ts';
 
 /** The image in which suites are installed, and whose kernel they get. */
@@ -165,7 +164,7 @@ async function insertBuildVm(
 export async function acceptImage(tx: Prisma.TransactionClient, order: BuildRequest): Promise<ImageAcceptance> {
   const { owner, recipe } = order;
   const at = new Date(order.nowMs);
-  await lockOwner(tx, 'images', owner);
+  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth images ' || ${owner}, 0))`;
   const files = await lockRecipeFiles(tx, owner, recipe);
   const base = await resolveBase(tx, owner, recipe, files);
   const resolved = resolveRecipe(recipe, base, files);

@@ -1,7 +1,7 @@
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { inTransaction, requestLimits } from '../transaction.ts';
-import { acceptImage, type BuildRequest, type ImageAcceptance } from './accept-image.ts';
+import { acceptImage, type BuildRequest } from './accept-image.ts';
 import { publishImages } from './publish-images.ts';
 import { findImageById, type ImageRecord } from './read-images.ts';
 import { type RetiredImages, type RetireRequest, retireImages } from './retire-images.ts';
@@ -11,7 +11,7 @@ export async function acceptImageOnce(
   ledger: Ledger,
   request: IdempotentRequest,
   build: BuildRequest,
-  answer: (image: ImageRecord, state: ImageAcceptance['state']) => StoredAnswer,
+  answer: (image: ImageRecord, state: 'ready' | 'building') => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
     const { id, state } = await acceptImage(tx, build);
