@@ -3,7 +3,8 @@ import { BerthError } from '../../model/errors.ts';
 import type { Resources } from '../../model/host.ts';
 import type { LeaseSpec } from '../../model/task.ts';
 import type { AdmissionDecision, Alternative, RefusalReason } from '../../scheduler/leases/admission.ts';
-import { changedPromises, plannedLease, planSite, type SiteLease } from '../../scheduler/leases/site-plan.ts';
+import { changedPromises, planSite } from '../../scheduler/leases/site/site-plan.ts';
+import { plannedLease, type SiteLease } from '../../scheduler/leases/site/site-state.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { type LedgerSite, readSite } from './read-site.ts';
 

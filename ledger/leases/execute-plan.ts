@@ -3,7 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes } from '../../model/events.ts';
 import type { Resources } from '../../model/host.ts';
 import type { TaskId, WaiterId } from '../../model/ids.ts';
-import { decideSite, type SiteDecision } from '../../scheduler/leases/site-plan.ts';
+import { decideSite, type SiteDecision } from '../../scheduler/leases/site/site-plan.ts';
 import { acceptMigration } from '../migrations/accept-migration.ts';
 import {
   assignAddresses,

@@ -1,5 +1,5 @@
 import type { Prisma } from '../../generated/prisma/client.ts';
-import { planSite } from '../../scheduler/leases/site-plan.ts';
+import { planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { type LedgerLease, readSite } from './read-site.ts';
 
 export interface ScheduledLease {

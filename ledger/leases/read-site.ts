@@ -3,7 +3,14 @@ import type { Resources } from '../../model/host.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
-import type { LeasePhase, SiteFigures, SiteHost, SiteLease, SiteOperation, SiteState } from '../../scheduler/leases/site-plan.ts';
+import type {
+  LeasePhase,
+  SiteFigures,
+  SiteHost,
+  SiteLease,
+  SiteOperation,
+  SiteState,
+} from '../../scheduler/leases/site/site-state.ts';
 import { typicalMax } from '../../scheduler/statistics.ts';
 
 /** How many best-effort leases that wait a plan looks at; the rest wait behind them. */

@@ -1,7 +1,7 @@
 import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { PlannedMove } from '../../scheduler/drains/drain-plan.ts';
-import { changedPromises, planSite } from '../../scheduler/leases/site-plan.ts';
+import type { PlannedMove } from '../../scheduler/drains/drain-input.ts';
+import { changedPromises, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { writePromises } from './admission.ts';
 import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';

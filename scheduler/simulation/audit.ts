@@ -1,6 +1,6 @@
-import type { Action } from '../leases/actions.ts';
-import type { Trace, TraceLease } from '../leases/lease.ts';
+import type { SimulatedAction } from './actions.ts';
 import type { Schedule } from './simulator.ts';
+import type { Trace, TraceLease } from './trace.ts';
 
 /**
  * Checks a schedule against its trace, from nothing but the two: it shares no code with the planner and believes
@@ -32,7 +32,7 @@ class Audit {
   readonly violations: string[] = [];
   private readonly trace: Trace;
   private readonly schedule: Schedule;
-  private readonly byLease = new Map<string, Action[]>();
+  private readonly byLease = new Map<string, SimulatedAction[]>();
   private readonly occupancies: Occupancy[] = [];
 
   constructor(trace: Trace, schedule: Schedule) {
@@ -63,7 +63,7 @@ class Audit {
     }
   }
 
-  private checkPromise(lease: TraceLease, promise: { startAtS: number }, actions: readonly Action[]): void {
+  private checkPromise(lease: TraceLease, promise: { startAtS: number }, actions: readonly SimulatedAction[]): void {
     const starts = actions.filter((action) => action.kind === 'start');
     if (starts.length !== 1 || actions.length !== 1)
       this.report(`reservation ${lease.id} was not started just once and left alone`);
@@ -73,7 +73,7 @@ class Audit {
   }
 
   /** Walks through what was done for an accepted lease, in order, adding up its work and noting its VMs' stays. */
-  private checkWork(lease: TraceLease, actions: readonly Action[]): void {
+  private checkWork(lease: TraceLease, actions: readonly SimulatedAction[]): void {
     let hosts: string[] = [];
     let since: number[] | null = null; // of each VM, since when it is on its host
     let workFrom = 0;
@@ -290,7 +290,7 @@ class Audit {
   private addToCache(
     caches: Map<string, Map<string, number>>,
     host: string,
-    transfer: Extract<Action, { kind: 'transfer' }>,
+    transfer: Extract<SimulatedAction, { kind: 'transfer' }>,
     limitMiB: number,
     leases: ReadonlyMap<string, TraceLease>,
   ): void {

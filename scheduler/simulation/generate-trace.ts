@@ -1,5 +1,5 @@
-import type { Trace, TraceLease } from '../leases/lease.ts';
 import { createCapacityCounter, type Interval } from './capacity-counter.ts';
+import type { Trace, TraceLease } from './trace.ts';
 
 /**
  * Traces made from a seed, of the kinds that the papers used: the same name and seed give the same trace, whatever

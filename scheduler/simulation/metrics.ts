@@ -1,5 +1,5 @@
-import type { Trace, TraceLease } from '../leases/lease.ts';
 import type { Schedule } from './simulator.ts';
+import type { Trace, TraceLease } from './trace.ts';
 
 /** The measures of test/traces/README.md, by their names there, and three more. */
 export interface Metrics {

@@ -1,8 +1,8 @@
 import { scaleLinear, scaleOrdinal } from 'd3-scale';
 import { area, curveStepAfter } from 'd3-shape';
-import { hostsOf, type Trace, type TraceLease } from '../leases/lease.ts';
 import { occupancy } from './occupancy.ts';
 import type { Schedule } from './simulator.ts';
+import { hostsOf, type Trace, type TraceLease } from './trace.ts';
 
 /** The picture of a schedule: how much of the site works at each moment, above what each host does, as SVG. */
 

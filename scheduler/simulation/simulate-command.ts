@@ -2,13 +2,13 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { Command, CommanderError } from 'commander';
 import { BerthError } from '../../model/errors.ts';
-import type { Trace } from '../leases/lease.ts';
-import { configurations } from '../leases/site-policy.ts';
 import { audit } from './audit.ts';
+import { configurations } from './configurations.ts';
 import { generateTrace } from './generate-trace.ts';
 import { type Metrics, measure } from './metrics.ts';
 import { plot } from './plot.ts';
 import { type Schedule, simulate } from './simulator.ts';
+import type { Trace } from './trace.ts';
 import { readTrace } from './trace-formats.ts';
 
 /** The configuration of who names none. */

@@ -1,7 +1,7 @@
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import type { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
-import { Trace } from '../leases/lease.ts';
+import { Trace } from './trace.ts';
 
 /**
  * Reads a trace from text: our JSON, the Standard Workload Format of the Parallel Workloads Archive, or Haizea's lease
