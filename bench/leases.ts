@@ -1,5 +1,5 @@
 import type { Lease } from '../scheduler/leases/lease.ts';
-import { audit } from '../scheduler/simulation/audit.ts';
+import { audit } from '../scheduler/simulation/audit/audit.ts';
 import { configurations, type SimulationPolicy } from '../scheduler/simulation/configurations.ts';
 import { experiment3Names, generateTrace } from '../scheduler/simulation/generate-trace.ts';
 import { type Metrics, measure } from '../scheduler/simulation/metrics.ts';

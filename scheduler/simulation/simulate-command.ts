@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { Command, CommanderError } from 'commander';
 import { BerthError } from '../../model/errors.ts';
-import { audit } from './audit.ts';
+import { audit } from './audit/audit.ts';
 import { configurations } from './configurations.ts';
 import { generateTrace } from './generate-trace.ts';
 import { type Metrics, measure } from './metrics.ts';

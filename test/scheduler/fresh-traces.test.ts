@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/simulation/audit.ts';
+import { audit } from '../../scheduler/simulation/audit/audit.ts';
 import { createCapacityCounter } from '../../scheduler/simulation/capacity-counter.ts';
 import { configurations } from '../../scheduler/simulation/configurations.ts';
 import { generateTrace } from '../../scheduler/simulation/generate-trace.ts';

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { audit } from '../../scheduler/simulation/audit.ts';
+import { audit } from '../../scheduler/simulation/audit/audit.ts';
 import { SimulatedPlanner } from '../../scheduler/simulation/simulated-planner.ts';
 import { simulate } from '../../scheduler/simulation/simulator.ts';
 import { hostsOf } from '../../scheduler/simulation/trace.ts';
