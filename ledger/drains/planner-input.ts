@@ -2,14 +2,10 @@ import type { DrainMode, DrainStrategy, SuspendInPlace } from '../../model/drain
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
-import type { DrainPlanInput, DrainTarget, DrainVm, PlannedMode } from '../../scheduler/drains/drain-plan.ts';
-import {
-  fitMigrationModel,
-  type MigrationModel,
-  type MigrationSample,
-  moveModes,
-  type OperationKind,
-} from '../../scheduler/drains/migration-model.ts';
+import type { DrainPlanInput, DrainTarget, DrainVm, PlannedMode } from '../../scheduler/drains/drain-input.ts';
+import { fitMigrationModel, type MigrationModel } from '../../scheduler/drains/migration-model.ts';
+import type { MigrationSample, OperationKind } from '../../scheduler/drains/migration-operations.ts';
+import { moveModes } from '../../scheduler/drains/migration-operations.ts';
 import type { Transaction } from '../transaction.ts';
 
 /** The model is fitted to this many of the newest measurements. */

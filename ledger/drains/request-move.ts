@@ -1,5 +1,5 @@
 import type { HostId, ImageId } from '../../model/ids.ts';
-import type { PlannedMode, PlannedMove } from '../../scheduler/drains/drain-plan.ts';
+import type { PlannedMode, PlannedMove } from '../../scheduler/drains/drain-input.ts';
 import { tryAcceptMigration } from '../migrations/accept-migration.ts';
 import type { DrainContext } from './drain-row.ts';
 

@@ -1,7 +1,7 @@
 import type { LeaseOrder, Notification } from '../../contracts/ledger.ts';
 import { leaseEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { planSite } from '../../scheduler/leases/site-plan.ts';
+import { planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';

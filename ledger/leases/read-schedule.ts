@@ -1,4 +1,4 @@
-import { planSite } from '../../scheduler/leases/site-plan.ts';
+import { planSite } from '../../scheduler/leases/site/site-plan.ts';
 import type { Transaction } from '../transaction.ts';
 import { type LedgerLease, readSite } from './read-site.ts';
 

@@ -2,7 +2,7 @@ import type { Resources } from '../../model/host.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
-import type { LeasePhase, SiteFigures, SiteLease, SiteState } from '../../scheduler/leases/site-plan.ts';
+import type { LeasePhase, SiteFigures, SiteLease, SiteState } from '../../scheduler/leases/site/site-state.ts';
 import type { Transaction } from '../transaction.ts';
 import { type LeadOf, leadEstimator, tailEstimateS } from './lead-times.ts';
 import { type LeaseRow, SiteRow } from './site-row.ts';

@@ -1,6 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
-import type { PlannedMove } from '../../scheduler/drains/drain-plan.ts';
-import { changedPromises, planSite } from '../../scheduler/leases/site-plan.ts';
+import type { PlannedMove } from '../../scheduler/drains/drain-input.ts';
+import { changedPromises, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import { writePromises } from './admission.ts';

@@ -2,7 +2,7 @@ import type { MigrationResult, Recovery } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationPhase, PhaseEntry } from '../../model/migration.ts';
 import type { VmLoad } from '../../model/vm.ts';
-import type { OperationKind } from '../../scheduler/drains/migration-model.ts';
+import type { OperationKind } from '../../scheduler/drains/migration-operations.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import type { MigrationRow } from './migration-row.ts';
 
