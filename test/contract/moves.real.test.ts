@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path';
 import { expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/vm-lock.ts';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/vm-lock.ts';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
