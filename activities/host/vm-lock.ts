@@ -11,7 +11,7 @@ import { openRecord, refuseStale, staleGeneration } from './vm-record.ts';
  * Temporal may start an attempt while the one before still runs here, because its heartbeats were late. The newer attempt
  * aborts the older and waits until it has ended, so that two never write the same disk.
  */
-export interface VmLock {
+interface VmLock {
   /** For activities that create things: opens the record, or refuses. `takeoverError` aborts the activity at work. */
   lockForUpdate<T>(
     vm: VmSpec,

@@ -76,7 +76,6 @@ export function createFakeMigrator(state: FakeState): Migrator {
         remainingBytes: memoryBytes - processedBytes,
         dirtyBytesPerS: 0,
         bytesPerS: memoryBytes,
-        iterations: 1,
       };
     },
     async abort(name) {

@@ -27,7 +27,7 @@ export interface FakeDataDisk {
 }
 
 /** `copyOf`: the template's disk whose content it has; else it is as empty as a new one. */
-export type FakeDisk =
+type FakeDisk =
   | { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string }
   | { kind: 'seed'; identity: GuestIdentity }
   | { kind: 'flat'; content: Buffer; virtualMiB: number }

@@ -21,7 +21,7 @@ export interface GuestAgent {
   isFrozen(domain: string): Promise<boolean>;
 }
 
-export interface ExecResult {
+interface ExecResult {
   exitCode: number;
   stdout: string;
   stderr: string;

@@ -40,7 +40,7 @@ in_session() { if [ "$7" = "$2" ] && [ "$3" != "$2" ]; then kill "-$1" "$3"; fi;
  * Arguments: folder of the job, working folder, seconds, grace seconds, log limit in blocks of 512 bytes, NAME=value…,
  * an empty word, argv. The mkdir of the folder decides which call starts the job: a later one does nothing.
  */
-export const startScript = `${endSession}
+const startScript = `${endSession}
 job=$1 home=$2 limit_s=$3 grace_s=$4 blocks=$5; shift 5
 [ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
 mkdir "$job" 2>/dev/null || { [ -d "$job" ]; exit; }
@@ -81,7 +81,7 @@ keep_log() {
 `;
 
 /** Arguments: folder of the job, grace seconds. Where no job was started, creates the folder, so that none can be started. */
-export const stopScript = `${endSession}
+const stopScript = `${endSession}
 job=$1
 [ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
 if mkdir "$job" 2>/dev/null; then echo stopped >"$job/status"; : >"$job/drained"; exit 0; fi

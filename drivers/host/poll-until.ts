@@ -1,6 +1,6 @@
 import type { Clock } from '../ports/clock.ts';
 
-export interface PollOptions {
+interface PollOptions {
   pollMs: number;
   /** From the first probe on; without it only the signal ends the polling. */
   deadlineMs?: number;

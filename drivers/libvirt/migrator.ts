@@ -141,7 +141,6 @@ export function parseJob(output: string): MigrationJob {
     remainingBytes: number('memory_remaining'),
     dirtyBytesPerS: number('memory_dirty_rate') * number('memory_page_size'),
     bytesPerS: number('memory_bps'),
-    iterations: number('memory_iteration'),
   };
 }
 

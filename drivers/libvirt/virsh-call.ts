@@ -17,7 +17,7 @@ export async function callVirsh(virsh: Virsh, command: VirshCommand, deadlineMs:
 }
 
 /** Calls virsh where every error in the answer is one; returns the output. */
-export type VirshCaller = (command: VirshCommand, deadlineMs?: number) => Promise<string>;
+type VirshCaller = (command: VirshCommand, deadlineMs?: number) => Promise<string>;
 
 export function createVirshCaller(virsh: Virsh, defaultDeadlineMs: number): VirshCaller {
   return async (command, deadlineMs = defaultDeadlineMs) => {

@@ -26,7 +26,7 @@ const gear = Uint32Array.from({ length: 256 }, (_, byte) =>
 );
 
 /** Length of the first chunk of `bytes`. */
-export function firstChunkLength(bytes: Uint8Array): number {
+function firstChunkLength(bytes: Uint8Array): number {
   const end = Math.min(bytes.length, maxChunkBytes);
   if (end <= minChunkBytes) return end;
   let hash = 0;
