@@ -1,10 +1,10 @@
+import { identityRecords } from '../drivers/guest/identity-records.ts';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { copyFile, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { DomainConfig } from '../contracts/domain.ts';
 import { openDiskTool } from '../drivers/disk/disk-tool.ts';
-import { identityRecords } from '../drivers/guest/guest.ts';
 import { openGuestAgent } from '../drivers/guest/guest-agent.ts';
 import { sendIdentity } from '../drivers/guest/identity-port.ts';
 import { domainXml } from '../drivers/libvirt/domain-xml.ts';

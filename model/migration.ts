@@ -210,7 +210,6 @@ export interface MigrationJob {
   /** What the guest writes, and what the network carries. */
   dirtyBytesPerS: number;
   bytesPerS: number;
-  iterations: number;
 }
 
 export interface ConvergencePolicy {
@@ -310,7 +309,7 @@ export function coldCopyJob(
   const leftMs = passMs * (1 - part) + (firstPassMs ?? passMs) * (passes - endedPasses - 1);
   // Nothing to go by as long as nothing is done.
   const bytesPerS = part === 0 ? 0 : Math.round((remainingBytes * 1000) / Math.max(1, leftMs));
-  return { active: true, elapsedMs, totalBytes, processedBytes, remainingBytes, dirtyBytesPerS: 0, bytesPerS, iterations: 0 };
+  return { active: true, elapsedMs, totalBytes, processedBytes, remainingBytes, dirtyBytesPerS: 0, bytesPerS };
 }
 
 /** Seconds until what is left has been carried over; null when the guest writes as fast as that. */

@@ -2,9 +2,10 @@ import type { Readable } from 'node:stream';
 import { type Dispatcher, request } from 'undici';
 import { z } from 'zod';
 import { BerthError, type ErrorCode, isErrorCode } from '../../model/errors.ts';
+import { messageOf } from '../host/files.ts';
 import type { Repository } from '../ports/repository.ts';
 
-/** The repository may take its time to check and store a large file once its bytes are there. */
+/** After the last byte of a large file the repository verifies and stores it before it answers. */
 const headersTimeoutMs = 120_000;
 const bodyTimeoutMs = 60_000;
 const answerBytes = 64 * 1024;
@@ -12,8 +13,8 @@ const answerBytes = 64 * 1024;
 const storedSchema = z.object({ file: z.string(), sizeBytes: z.number(), sha256: z.string() });
 const sizeSchema = z.object({ sizeBytes: z.number().int().min(0) });
 
-/** The repository over HTTP, by signed URLs. Network troubles and its own 5xx are `repository-unavailable`. */
-export function openRepositoryClient(dispatcher: Dispatcher): Repository {
+/** The repository over HTTP, by signed URLs. Network errors and its own 5xx are `repository-unavailable`. */
+export function openRepository(dispatcher: Dispatcher): Repository {
   return {
     async storeOutput(url, path, sizeBytes, content, signal) {
       const target = new URL(url);
@@ -69,7 +70,7 @@ async function sendRequest(
     return { status: statusCode, json: parseJson(text) };
   } catch (error) {
     options.signal.throwIfAborted();
-    // The stream's own failure, an unreadable output for one, is what there is to say.
+    // An error of the stream itself, such as an unreadable output.
     if (error instanceof BerthError) throw error;
     throw new BerthError('repository-unavailable', `${act} at ${url.host}: ${messageOf(error)}`, { cause: error });
   }
@@ -90,24 +91,22 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    // Not every answer is JSON, a proxy's error page for one: the status says what it is.
+    // Not every answer is JSON, for example a proxy's error page: then the status decides.
     return null;
   }
 }
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
-
 const problemSchema = z.object({ code: z.string(), detail: z.string().optional() });
 /**
- * What a repository may say of a task's output that only the task's owner can change; and that the right to store it
- * has run out, for which the saga asks for another.
+ * Refusals of a task's output that only the task's owner can resolve; and `forbidden`, which means that the signed URL has
+ * expired: the saga gets another.
  */
 const ownerErrors = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict', 'forbidden']);
 
 function repositoryError(act: string, { status, json }: Answer): BerthError {
   const problem = problemSchema.safeParse(json);
-  const said = problem.success ? `${problem.data.code}: ${problem.data.detail ?? ''}` : `HTTP ${status}`;
-  const message = `${act}: the repository answered ${said}`;
+  const answer = problem.success ? `${problem.data.code}: ${problem.data.detail ?? ''}` : `HTTP ${status}`;
+  const message = `${act}: the repository answered ${answer}`;
   if (problem.success && isErrorCode(problem.data.code) && ownerErrors.has(problem.data.code))
     return new BerthError(problem.data.code, message);
   if (status >= 500 || status === 429) return new BerthError('repository-unavailable', message);

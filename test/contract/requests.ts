@@ -4,7 +4,7 @@ import type { FakeRepository } from '../../drivers/fake/repository.ts';
 import { type HostId, newId } from '../../model/ids.ts';
 import type { ContentRef, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
 
-/** Orders as the ledger would give them, for tests that stand in for it. */
+/** Requests as the ledger makes them. */
 const base = 'http://repository.test';
 
 function blob(repository: FakeRepository, name: string, content: string): ContentRef {
@@ -34,7 +34,7 @@ let made = 0;
 
 const ownNetwork: NetworkRef = { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] };
 
-/** A VM as the ledger places one, with an address of its own in its network. */
+/** A VM as the ledger places one, with its own address in its network. */
 export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {
   made += 1;
   const { host = 'host1' as HostId, name = 'node0', network = ownNetwork } = more;
@@ -61,7 +61,7 @@ export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {
   };
 }
 
-export function ordersOf(repository: FakeRepository, vm: VmSpec, outputs: string[] = ['out/*']) {
+export function requestsOf(repository: FakeRepository, vm: VmSpec, outputs: string[] = ['out/*']) {
   const content = 'one two three\n';
   const words = blob(repository, `words-${vm.id}`, content);
   const stageIn: StageIn = {
