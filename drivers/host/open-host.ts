@@ -26,7 +26,7 @@ import { openVmStore } from './vm-store.ts';
 
 type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
 
-/** The folders of DESIGN.md, "On a host", and what of an earlier worker's unfinished work can only be in the way. */
+/** The folders of docs/design.md, "On a host". Removes what an earlier worker has left unfinished. */
 async function prepareFolders(root: string): Promise<void> {
   for (const name of ['images', 'vms', 'staging', 'removed', 'quarantine']) await mkdir(join(root, name), { recursive: true });
   const staging = join(root, 'staging');
