@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { nsenterArgv } from '../infra/site/host.ts';
+import { nsenterArgv } from '../infra/site/host/host.ts';
 import { openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './options.ts';

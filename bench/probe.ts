@@ -2,7 +2,7 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { killProcessGroup } from '../drivers/host/run-process.ts';
-import { nsenterArgv } from '../infra/site/host.ts';
+import { nsenterArgv } from '../infra/site/host/host.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 
 /** A station of its own on an owner's network, at one host: it pings a guest a hundred times a second. */

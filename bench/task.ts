@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run } from '../drivers/host/run-process.ts';
-import { nsenterArgv } from '../infra/site/host.ts';
+import { nsenterArgv } from '../infra/site/host/host.ts';
 import type { TaskAnswer } from '../test/site/client.ts';
 import { onHost, openSite, type TestSite } from '../test/site/the-site.ts';
 import { logProgress, median, printFigure } from './figures.ts';

@@ -1,17 +1,17 @@
 import { Command } from 'commander';
 import packageJson from '../package.json' with { type: 'json' };
-import { addCalibrateCommand } from './calibrate.ts';
 import type { Session } from './client.ts';
-import { addDrainCommands } from './drains.ts';
-import { addEventCommand } from './events.ts';
-import { addFileCommands } from './files.ts';
-import { addHostCommands } from './hosts.ts';
-import { addImageCommands } from './images.ts';
-import { addLeaseCommands } from './leases.ts';
-import { addMigrationCommands } from './migrations.ts';
-import { addReservationCommands } from './reservations.ts';
-import { addTaskCommands } from './tasks.ts';
-import { addVmCommands } from './vms.ts';
+import { addCalibrateCommand } from './commands/calibrate.ts';
+import { addDrainCommands } from './commands/drains.ts';
+import { addEventCommand } from './commands/events.ts';
+import { addFileCommands } from './commands/files.ts';
+import { addHostCommands } from './commands/hosts.ts';
+import { addImageCommands } from './commands/images.ts';
+import { addLeaseCommands } from './commands/leases.ts';
+import { addMigrationCommands } from './commands/migrations.ts';
+import { addReservationCommands } from './commands/reservations.ts';
+import { addTaskCommands } from './commands/tasks.ts';
+import { addVmCommands } from './commands/vms.ts';
 
 /** The options of `berth` itself. */
 export interface GlobalOptions {

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { type Host, hostName, startHost } from './host.ts';
+import { type Host, hostName, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { acquireSiteBase, type SiteBase } from './site-base.ts';
 

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { openHome } from './home.ts';
-import { nsenterArgv, pidFile } from './host.ts';
+import { nsenterArgv, pidFile } from './host/host.ts';
 import { isAlive } from './processes.ts';
 
 /** `node infra/site/on-host.ts HOST COMMAND…`: runs something inside a host of the site at BERTH_HOME; a shell by default. */

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { hostName } from './host-folders.ts';
+import { hostName } from './host/host-folders.ts';
 import { hostAddress } from './network.ts';
 import { persistentSecret } from './secrets.ts';
 import type { SiteBase } from './site-base.ts';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
-import { type Host, startHost } from './host.ts';
+import { type Host, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';

@@ -2,7 +2,15 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { run } from '../../drivers/host/run-process.ts';
 import { readConfig } from '../../model/config.ts';
-import { ganeshaConf, type HostConfig, hostPorts, hostRules, libvirtdConf, qemuConf, virtlogdConf } from '../site/host-config.ts';
+import {
+  ganeshaConf,
+  type HostConfig,
+  hostPorts,
+  hostRules,
+  libvirtdConf,
+  qemuConf,
+  virtlogdConf,
+} from '../site/host/host-config.ts';
 
 /** The files by which a machine becomes a host. They are Berth's whole: what else was in them is replaced. */
 export function filesOf(host: HostConfig): Record<string, string> {

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { run } from '../../drivers/host/run-process.ts';
 import { type BareHosts, startBareHosts } from '../../infra/site/bare-hosts.ts';
 import { openHome } from '../../infra/site/home.ts';
-import { nsenterArgv } from '../../infra/site/host.ts';
+import { nsenterArgv } from '../../infra/site/host/host.ts';
 import { processesOfSite } from '../../infra/site/processes.ts';
 import { until } from '../../infra/site/until.ts';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { run } from '../../drivers/host/run-process.ts';
-import { type Host, nsenterArgv } from '../../infra/site/host.ts';
+import { type Host, nsenterArgv } from '../../infra/site/host/host.ts';
 import { type Site, startSite } from '../../infra/site/site.ts';
 import { openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';

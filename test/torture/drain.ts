@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Host } from '../../infra/site/host.ts';
+import type { Host } from '../../infra/site/host/host.ts';
 import type { TaskAnswer } from '../site/client.ts';
 import {
   askDrain,

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Host } from '../../infra/site/host.ts';
+import type { Host } from '../../infra/site/host/host.ts';
 import { childrenOf, signal } from '../../infra/site/processes.ts';
 import { askMove, type MigrationAnswer, type MoveOrder } from '../site/moves.ts';
 import { type Subject, vmOf, vmUntil } from '../site/subjects.ts';

@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import type { HostActivities } from '../../../contracts/host.ts';
 import { run } from '../../../drivers/host/run-process.ts';
 import { startBareHosts } from '../../../infra/site/bare-hosts.ts';
-import { type Host, nsenterArgv } from '../../../infra/site/host.ts';
+import { type Host, nsenterArgv } from '../../../infra/site/host/host.ts';
 import { newId } from '../../../model/ids.ts';
 import type { ImageRef } from '../../../model/vm.ts';
 import type { Bench } from '../suite.ts';

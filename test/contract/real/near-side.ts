@@ -2,7 +2,7 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { HostActivities } from '../../../contracts/host.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
-import { nsenterArgv } from '../../../infra/site/host.ts';
+import { nsenterArgv } from '../../../infra/site/host/host.ts';
 import { BerthError, isErrorCode } from '../../../model/errors.ts';
 import { pack, unpack } from './wire.ts';
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf } from '../../../infra/site/host-config.ts';
+import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf } from '../../../infra/site/host/host-config.ts';
 import { machineRules, removalOf } from '../../../infra/site/network.ts';
 
 const host: HostConfig = {

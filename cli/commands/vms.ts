@@ -14,13 +14,13 @@ import {
   type Session,
   UsageError,
   withRetry,
-} from './client.ts';
+} from '../client.ts';
+import { resolveVm } from '../names.ts';
+import { collect, given, splitPair, wholeNumber } from '../options.ts';
+import { type Output, printOne, printRows, writeBytes } from '../output.ts';
+import { time } from '../times.ts';
 import { fileIdOf } from './files.ts';
 import { leaseOf } from './leases.ts';
-import { resolveVm } from './names.ts';
-import { collect, given, splitPair, wholeNumber } from './options.ts';
-import { type Output, printOne, printRows, writeBytes } from './output.ts';
-import { time } from './times.ts';
 
 interface Vm {
   id: string;

@@ -1,8 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { callJson, type Session } from './client.ts';
-import { given, unlessEmpty, wholeNumber } from './options.ts';
-import { print, printOne, printRows } from './output.ts';
-import { time } from './times.ts';
+import { callJson, type Session } from '../client.ts';
+import { given, unlessEmpty, wholeNumber } from '../options.ts';
+import { print, printOne, printRows } from '../output.ts';
+import { time } from '../times.ts';
 
 /** The lease that a task, a VM or a quote asks for. */
 export interface LeaseOptions {

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
-import { run } from '../../drivers/host/run-process.ts';
+import { run } from '../../../drivers/host/run-process.ts';
+import { isListening } from '../processes.ts';
+import type { ChildSpec } from '../supervise.ts';
 import { hostPorts } from './host-config.ts';
-import { isListening } from './processes.ts';
-import type { ChildSpec } from './supervise.ts';
 
 /** A process that a host keeps running. */
 export interface Daemon extends Pick<ChildSpec, 'isReady' | 'stopMs'> {

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { type Command, InvalidArgumentError } from 'commander';
-import { CommandError, type Connection, callJson, list, poll, type RequestOptions, type Session, withRetry } from './client.ts';
-import { positiveNumber } from './options.ts';
-import { type Output, print } from './output.ts';
+import { CommandError, type Connection, callJson, list, poll, type RequestOptions, type Session, withRetry } from '../client.ts';
+import { positiveNumber } from '../options.ts';
+import { type Output, print } from '../output.ts';
 
 interface Task {
   id: string;

@@ -1,13 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { exists } from '../drivers/host/files.ts';
-import { run } from '../drivers/host/run-process.ts';
-import { until } from '../infra/site/until.ts';
-import { counting, countsPast, type MigrationAnswer, move, moveOver, numbersOf } from '../test/site/moves.ts';
-import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './options.ts';
+import { exists } from '../../drivers/host/files.ts';
+import { run } from '../../drivers/host/run-process.ts';
+import { until } from '../../infra/site/until.ts';
+import { counting, countsPast, type MigrationAnswer, move, moveOver, numbersOf } from '../../test/site/moves.ts';
+import { openSite, type TestSite } from '../../test/site/the-site.ts';
+import { logProgress, median, printFigure } from '../figures.ts';
+import type { BenchOptions } from '../options.ts';
 
 /**
  * `migrate.cold.bytes`, `migrate.cold.seconds`: a VM that goes as files to a host that keeps an older version of it,

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
-import { type Connection, callJson, list, poll, type Session, withRetry } from './client.ts';
-import { resolveMigration, resolveVm } from './names.ts';
-import { given, wholeNumber } from './options.ts';
-import { type Output, print, printOne, printRows, sizeOf } from './output.ts';
+import { type Connection, callJson, list, poll, type Session, withRetry } from '../client.ts';
+import { resolveMigration, resolveVm } from '../names.ts';
+import { given, wholeNumber } from '../options.ts';
+import { type Output, print, printOne, printRows, sizeOf } from '../output.ts';
 
 interface Migration {
   id: string;

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
-import { type Connection, callEmpty, callJson, list, poll, type Session, UsageError, withRetry } from './client.ts';
+import { type Connection, callEmpty, callJson, list, poll, type Session, UsageError, withRetry } from '../client.ts';
+import { copyLog } from '../logs.ts';
+import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from '../options.ts';
+import { type Output, print, printOne, printRows, sizeOf } from '../output.ts';
 import { fileIdOf } from './files.ts';
-import { copyLog } from './logs.ts';
-import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from './options.ts';
-import { type Output, print, printOne, printRows, sizeOf } from './output.ts';
 
 interface Image {
   id: string;

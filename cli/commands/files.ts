@@ -4,10 +4,20 @@ import { rename, rm, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
-import { CommandError, type Connection, call, callEmpty, callJson, list, type Session, UsageError, withRetry } from './client.ts';
-import { resolveFile } from './names.ts';
-import { wholeNumber } from './options.ts';
-import { type Output, print, printRows, sizeOf, withProgress, writeBytes } from './output.ts';
+import {
+  CommandError,
+  type Connection,
+  call,
+  callEmpty,
+  callJson,
+  list,
+  type Session,
+  UsageError,
+  withRetry,
+} from '../client.ts';
+import { resolveFile } from '../names.ts';
+import { wholeNumber } from '../options.ts';
+import { type Output, print, printRows, sizeOf, withProgress, writeBytes } from '../output.ts';
 
 /** What is needed of a stored file to fetch its bytes and to check them. */
 export interface StoredFile {

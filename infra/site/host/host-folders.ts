@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Home } from './home.ts';
+import type { Home } from '../home.ts';
+import { hostAddress, type SiteNetwork } from '../network.ts';
 import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
-import { hostAddress, type SiteNetwork } from './network.ts';
 
 export interface HostLayout {
   home: Home;

@@ -1,8 +1,8 @@
-import { move, moveOver } from '../test/site/moves.ts';
-import { openSite, type TestSite } from '../test/site/the-site.ts';
-import { logProgress, median, printFigure } from './figures.ts';
-import type { BenchOptions } from './options.ts';
-import { quiesce } from './quiesce.ts';
+import { move, moveOver } from '../../test/site/moves.ts';
+import { openSite, type TestSite } from '../../test/site/the-site.ts';
+import { logProgress, median, printFigure } from '../figures.ts';
+import type { BenchOptions } from '../options.ts';
+import { quiesce } from '../quiesce.ts';
 
 /** Arithmetic that says how long it took, in ms. */
 const arithmetic = (rounds: number): string =>

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { callJson, type Session, withRetry } from './client.ts';
-import { print } from './output.ts';
+import { callJson, type Session, withRetry } from '../client.ts';
+import { print } from '../output.ts';
 
 interface Event {
   id: string;

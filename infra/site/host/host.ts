@@ -1,10 +1,10 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../../drivers/host/run-process.ts';
+import { run } from '../../../drivers/host/run-process.ts';
+import { hostAddress, hostsMtu, vethName } from '../network.ts';
+import { type Child, supervise } from '../supervise.ts';
 import { type Daemon, daemonsOf, nsenterArgv } from './host-daemons.ts';
 import { type HostLayout, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
-import { hostAddress, hostsMtu, vethName } from './network.ts';
-import { type Child, supervise } from './supervise.ts';
 
 export { nsenterArgv } from './host-daemons.ts';
 export { hostName, pidFile } from './host-folders.ts';

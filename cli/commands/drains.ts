@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { CommandError, type Connection, callJson, list, poll, type RequestOptions, type Session, withRetry } from './client.ts';
-import { resolveDrain } from './names.ts';
-import { type Output, print, printOne, printRows } from './output.ts';
-import { time } from './times.ts';
+import { CommandError, type Connection, callJson, list, poll, type RequestOptions, type Session, withRetry } from '../client.ts';
+import { resolveDrain } from '../names.ts';
+import { type Output, print, printOne, printRows } from '../output.ts';
+import { time } from '../times.ts';
 
 interface Drain {
   id: string;

@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
-import { callJson, list, type Session } from './client.ts';
-import { printOne, printRows } from './output.ts';
+import { callJson, list, type Session } from '../client.ts';
+import { printOne, printRows } from '../output.ts';
 
 interface Resources {
   vcpus: number;

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
-import { callJson, list, type RequestOptions, type Session, UsageError, withRetry } from './client.ts';
-import { positiveNumber } from './options.ts';
-import { printOne, printRows } from './output.ts';
-import { duration, time } from './times.ts';
+import { callJson, list, type RequestOptions, type Session, UsageError, withRetry } from '../client.ts';
+import { positiveNumber } from '../options.ts';
+import { printOne, printRows } from '../output.ts';
+import { duration, time } from '../times.ts';
 
 interface Reservation {
   id: string;

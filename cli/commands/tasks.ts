@@ -2,13 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 import type { Command } from 'commander';
-import { CommandError, type Connection, callJson, list, poll, type Session, withRetry } from './client.ts';
+import { CommandError, type Connection, callJson, list, poll, type Session, withRetry } from '../client.ts';
+import { copyLog } from '../logs.ts';
+import { resolveTask } from '../names.ts';
+import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from '../options.ts';
+import { type Output, print, printOne, printRows } from '../output.ts';
 import { download, fileIdOf } from './files.ts';
 import { addLeaseOptions, type LeaseOptions, leaseOf } from './leases.ts';
-import { copyLog } from './logs.ts';
-import { resolveTask } from './names.ts';
-import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from './options.ts';
-import { type Output, print, printOne, printRows } from './output.ts';
 
 interface TaskOutput {
   path: string;

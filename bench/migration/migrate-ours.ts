@@ -1,0 +1,126 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Ledger } from '../../ledger/client.ts';
+import type { MigrationAnswer } from '../../test/site/moves.ts';
+import { move, moveOver } from '../../test/site/moves.ts';
+import type { TestSite } from '../../test/site/the-site.ts';
+import { onHost } from '../../test/site/the-site.ts';
+import type { Probe } from '../probe.ts';
+
+export interface GuestKind {
+  name: string;
+  memoryMiB: number;
+  command: string;
+}
+
+export interface Move {
+  totalMs: number;
+  downtimeMs: number;
+  imageBytes: number;
+  phases: MigrationAnswer['phases'];
+}
+
+/** Writes 8 MiB of its memory anew ten times a second or so, as fast as emulation lets it. */
+export const dirtying =
+  'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=8 conv=notrunc 2>/dev/null; sleep 0.2; done';
+
+export const pollMs = 10;
+
+/** Nothing is over sooner. */
+export const firstPollMs = 300;
+
+export const deadlineMs = 240_000;
+
+export async function makeOurs(test: TestSite, kind: GuestKind): Promise<DomainDescription & { task: string }> {
+  const { id: task } = await test.client.submit({
+    image: 'debian-12',
+    command: ['sh', '-c', kind.command],
+    resources: { vcpus: 1, memoryMiB: kind.memoryMiB, diskMiB: 64 },
+    timeoutS: 3600,
+    lease: { kind: 'bestEffort', durationS: 7200 },
+  });
+  const { vms } = await test.client.until(task, ['running']);
+  return { ...(await moveToTestHosts(test, vms[0]!)), task };
+}
+
+export async function endOurs(test: TestSite, { task }: { task: string }): Promise<void> {
+  await test.client.insist('DELETE', `/v1/tasks/${task}`);
+  await test.client.over(task);
+}
+
+/** The VM at home on one of the first two hosts, between which everything moves. */
+export async function moveToTestHosts(test: TestSite, id: string): Promise<DomainDescription> {
+  const vm = await describe(test, id);
+  if (vm.host !== test.site.hosts[2]!.id) return vm;
+  const over = await moveOver(test, (await move(test, id, { to: test.site.hosts[0]!.id, moveDisk: true })).id);
+  if (over.state !== 'succeeded' || over.error !== null) throw new Error(`it stays where it is: ${JSON.stringify(over.error)}`);
+  return describe(test, id);
+}
+
+export interface DomainDescription {
+  id: string;
+  host: string;
+  home: string;
+  address: string;
+  xml: string;
+  bridge: string;
+  /** Gateway with the network's length. */
+  network: string;
+}
+
+export async function describe(test: TestSite, id: string): Promise<DomainDescription> {
+  const { host, home, address } = (
+    await test.client.insist<{ host: string; home: string; address: string }>('GET', `/v1/vms/${id}`)
+  ).body;
+  const xml = await onHost(test, host, ['virsh', '-q', 'dumpxml', id, '--migratable']);
+  const bridge = bridgePattern.exec(xml)?.[1];
+  if (bridge === undefined) throw new Error(`no bridge in the domain's XML: ${xml}`);
+  const network = /inet ([0-9./]+)/.exec(await onHost(test, host, ['ip', '-4', '-o', 'addr', 'show', 'dev', bridge]))?.[1];
+  if (network === undefined) throw new Error(`bridge ${bridge} has no address`);
+  return { id, host, home, address: address.split('/')[0]!, xml, bridge, network };
+}
+
+export const bridgePattern = /<source bridge='([^']+)'/;
+
+export const imagePattern = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^']+)'/;
+
+/** An address of the owner's network far from where the ledger gives them. */
+export const addressAt = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
+
+/** From one of the first two hosts to the other. */
+export async function moveOurs(test: TestSite, ledger: Ledger, vm: DomainDescription, probe: Probe): Promise<Move> {
+  const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
+  const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
+  // At home its guest writes to its disks while it comes.
+  const files = to === vm.home ? null : vm.id;
+  const before = await diskBytes(test, to, files);
+  let totalMs = 0;
+  let phases: MigrationAnswer['phases'] = [];
+  const { longestGapMs } = await probe.during(vm.address, async () => {
+    const startedMs = performance.now();
+    const { id } = await move(test, vm.id, { to });
+    await untilOver(ledger, id);
+    const over = await moveOver(test, id);
+    totalMs = performance.now() - startedMs;
+    phases = over.phases;
+    if (over.state !== 'succeeded') throw new Error(`the migration is ${over.state}: ${JSON.stringify(over.error)}`);
+  });
+  const imageBytes = Math.max(0, (await diskBytes(test, to, files)) - before);
+  return { totalMs, downtimeMs: longestGapMs, imageBytes, phases };
+}
+
+/** By the ledger's own word: a request to the API every 10 ms would take much of what is measured on two processors. */
+export async function untilOver(ledger: Ledger, id: string): Promise<void> {
+  await delay(firstPollMs);
+  for (const untilMs = Date.now() + deadlineMs; ; await delay(pollMs)) {
+    const { finishedAt } = await ledger.migration.findUniqueOrThrow({ where: { id }, select: { finishedAt: true } });
+    if (finishedAt !== null) return;
+    if (Date.now() > untilMs) throw new Error(`${id} is not over after ${deadlineMs / 1000} s`);
+  }
+}
+
+/** What a host has of images, and of a VM's disks, on its own disk. A template is made there, and not moved by anybody. */
+export async function diskBytes(test: TestSite, host: string, vm: string | null): Promise<number> {
+  const disks = vm === null ? '' : `/var/lib/berth/vms/${vm}/*.qcow2 /var/lib/berth/vms/${vm}/*.raw`;
+  const script = `du -sB1 --exclude=templates /var/lib/berth/images ${disks} 2>/dev/null | awk '{sum += $1} END {print sum + 0}'`;
+  return Number((await onHost(test, host, ['sh', '-c', script])).trim());
+}

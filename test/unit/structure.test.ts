@@ -1,0 +1,24 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { expect, it } from 'vitest';
+
+/** A file has one subject; one that grows past this has two (STYLE, item 12). */
+const maxLines = 400;
+/** A reader finds a file by its folder's subject; migrations of the ledger are numbered, not searched. */
+const maxFilesInFolder = 18;
+
+const tracked = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.ts'], { encoding: 'utf8' })
+  .split('\n')
+  .filter((path) => path !== '' && !path.startsWith('test/'));
+const lengthOf = (path: string): number => readFileSync(path, 'utf8').split('\n').length - 1;
+
+it(`no file of the product is longer than ${maxLines} lines`, () => {
+  expect(tracked.map((path) => ({ path, lines: lengthOf(path) })).filter(({ lines }) => lines > maxLines)).toEqual([]);
+});
+
+it(`no folder of the product holds more than ${maxFilesInFolder} files`, () => {
+  const counts = new Map<string, number>();
+  for (const path of tracked) counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
+  expect([...counts].filter(([, count]) => count > maxFilesInFolder)).toEqual([]);
+});
