@@ -34,7 +34,7 @@ const singular = (word: string): string =>
 const ordinary = new Set(
   `accept acceptance accepted access action answer api arg at attribute base bench berth body build built byte cached
   call caller choice client clock code config connection content copy count create created customize damaged data
-  decision dep disruption ended engine entry estimate fact failure fetch field filter flatten follower forever found
+  decision dep description disruption ended engine entry estimate fact failure fetch field filter flatten follower forever found
   free global haizea handle header holder http id idempotent in incoming input interval key kind layer limit log
   memory metered metric mode model moving name new offered option order out outcome outline output page part path ping
   place placed point prepare process query range read reason received ref remaining removal remove removed reported
