@@ -30,6 +30,7 @@ const otherVariables = [
   ['BERTH_KEY_FILE', '`berth`', 'none', 'File with the API key, where `BERTH_KEY` is not set'],
   ['BERTH_PROPERTY_RUNS', 'tests', 'by test', 'Number of random cases of the property tests'],
   ['BERTH_PROPERTY_SEED', 'tests', '20261125', 'Seed of the property tests, or `random`'],
+  ['BERTH_TEST_TIER', 'tests', 'none', '`full`: every case, as `npm run test:full`'],
   ['BERTH_TRACE_SEED', 'tests', '20261125', 'Seed of the generated traces'],
 ] as const;
 
