@@ -32,16 +32,16 @@ const singular = (word: string): string =>
 
 /** Words of programming, of English and of other fields' standards: no terms of Berth. */
 const ordinary = new Set(
-  `accept acceptance accepted access action answer api arg at attribute bare base bench berth body build built byte cached
-  call caller change choice classified client clock code config connection content context copy count create created
-  customize damaged data decision delivery dep description disruption emit ended engine entry estimate fact failure
-  fetch field filter fitted flatten flow follower forever found free global haizea handle header history holder http
-  id idempotent in incoming input interval key kind layer limit log memory metered metric mode model moving name new
-  of offered on option order out outcome outline output page part path persisting ping place placed point position
-  prepare process query range read reason received ref remaining removal remove removed repeat reported request
-  reservable reserve reserved resolved response result row run scheduled schema session setting setup shape simulated
-  source staged start started state status stopped store stored string swept table target terminal tool total
-  transaction type unpack version view viewer when wired`.split(/\s+/),
+  `accept acceptance accepted access action answer api arg at attribute bare base bench berth body buffered build
+  built byte cached call caller change choice classified client clock code config connection content context copy
+  count create created customize damaged data decision delivery dep description disruption emit ended engine entry
+  estimate fact failure fetch field filter fitted flatten flow follower forever found free global haizea handle header
+  history holder http id idempotent in incoming input interval key kind layer limit log memory metered metric mode
+  model moving name new of offered on option order out outcome outline output page part path persisting ping place
+  placed point position prepare process query range read reader reason received ref remaining removal remove removed
+  repeat reported request reservable reserve reserved resolved response result row run scheduled schema session
+  setting setup shape simulated source sparse staged start started state status stopped store stored string swept
+  table target terminal tool total transaction type unpack version view viewer when wired writer`.split(/\s+/),
 );
 
 /** Verb forms of terms that the glossary has as nouns. */
