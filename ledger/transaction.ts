@@ -16,12 +16,12 @@ export interface LedgerDeps {
 export type Transaction = Prisma.TransactionClient;
 
 /**
- * Waiting for a connection and the transaction itself, together below the ten seconds after which a step is tried
- * again (workflows/durable/timeouts.ts): an attempt that was given up must not take effect after its successor.
+ * Waiting for a connection and the transaction itself, together below the ten seconds after which a step is retried
+ * (workflows/durable/timeouts.ts): an abandoned attempt must not take effect after its successor.
  */
 const limits = { maxWait: 4500, timeout: 5000 };
 
-/** One transaction; what the ledger's own constraints refuse is thrown as the BerthError that it stands for. */
+/** Runs one transaction; a constraint of the ledger that refuses is thrown as the BerthError that it stands for. */
 export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) => Promise<T>): Promise<T> {
   try {
     return await ledger.$transaction(work, limits);
@@ -30,6 +30,7 @@ export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) =
   }
 }
 
-export function isoNow(deps: LedgerDeps): string {
-  return new Date(deps.clock()).toISOString();
-}
+/** RFC 3339, of milliseconds since 1970. */
+export const isoOf = (ms: number): string => new Date(ms).toISOString();
+
+export const isoNow = ({ clock }: LedgerDeps): string => isoOf(clock());

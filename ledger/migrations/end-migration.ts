@@ -1,19 +1,20 @@
 import type { DiskMoveResult, MigrationFailure, MigrationResult, Notification } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
-import { eventId, VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
+import { type VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
 import type { MigrationId } from '../../model/migration.ts';
-import { writeEvent } from '../events/write.ts';
-import { lockPlacement, placeWaiting } from '../placement/place-queue.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { endResidency } from '../vms/residencies.ts';
 import { recordDiskMoveTiming, recordMigrationTiming } from './measurements.ts';
-import { lockMigration, type MigrationRow } from './reserve.ts';
+import { lockMigration, type MigrationRow } from './migration-row.ts';
 
-/** The fact for outsiders, in the transaction that makes it true. */
+/** Writes `berth.vm.migrated`, in the transaction that commits the migration. */
 async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
-  const hosts = await tx.host.findMany({ where: { id: { in: [row.fromId, row.toId!] } }, select: { id: true, provider: true } });
-  const hostFields = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const hostFields = await readHostFields(tx, [row.fromId, row.toId!]);
   const startedAt = (row.startedAt ?? row.createdAt).toISOString();
-  const data = VmMigratedData.parse({
+  const data: VmMigratedData = {
     vm: row.vmId,
     owner: row.ownerId,
     task: row.taskId,
@@ -21,8 +22,8 @@ async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: Mi
     mode: row.mode,
     from: hostFields(row.fromId),
     to: hostFields(row.toId!),
-    // The disks of a cold one came along, where they were to.
-    home: row.mode === 'cold' && row.moveDisk ? row.toId : row.homeId,
+    // A cold migration copies the disks as well, where that was requested.
+    home: (row.mode === 'cold' && row.moveDisk ? row.toId : row.homeId)!,
     generation: row.generation,
     requestedBy: row.requestedBy,
     reason: row.reason,
@@ -31,17 +32,20 @@ async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: Mi
     seconds: Math.max(0, Date.parse(now) - Date.parse(startedAt)) / 1000,
     downtimeMs: result.downtimeMs,
     bytes: result.bytes,
-  });
-  await tx.$executeRaw`
-    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${`${eventId(row.vmId, vmMigratedType)}/${row.generation}`}, ${vmMigratedType}, ${row.vmId}, ${row.ownerId},
-            ${now}::timestamptz, ${JSON.stringify(data)}::jsonb)`;
+  };
+  const event = { type: vmMigratedType, subject: row.vmId, owner: row.ownerId, time: now, data, n: row.generation } as const;
+  await writeEvent(tx, event, 'reject');
 }
 
-/** Billing follows where a VM runs, and that was told; this says whose disk it takes from now on. */
+/** Returns the event fields of each of these hosts. */
+async function readHostFields(tx: Transaction, ids: string[]): Promise<(id: string) => { host: string; provider: string }> {
+  const hosts = await tx.host.findMany({ where: { id: { in: ids } }, select: { id: true, provider: true } });
+  return (id) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+}
+
+/** `berth.vm.migrated` has told where the VM runs, and is billed; this event tells which host's disk it uses from now on. */
 async function writeRehomedEvent(tx: Transaction, row: MigrationRow, end: DiskMoveResult, now: string): Promise<void> {
-  const hosts = await tx.host.findMany({ where: { id: { in: [row.homeId!, row.toId!] } }, select: { id: true, provider: true } });
-  const hostFields = (id: string) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+  const hostFields = await readHostFields(tx, [row.homeId!, row.toId!]);
   const { name } = await tx.vm.findUniqueOrThrow({ where: { id: row.vmId }, select: { name: true } });
   const phase = end.phases.find((one) => one.name === 'moveDisk');
   const data: VmRehomedData = {
@@ -58,8 +62,8 @@ async function writeRehomedEvent(tx: Transaction, row: MigrationRow, end: DiskMo
     bytes: end.bytes,
     rehomedAt: now,
   };
-  const fact = { type: vmEventTypes.rehomed, subject: row.vmId, owner: row.ownerId, time: now, data };
-  await writeEvent(tx, fact, row.generation);
+  const event = { type: vmEventTypes.rehomed, subject: row.vmId, owner: row.ownerId, time: now, data, n: row.generation };
+  await writeEvent(tx, event, 'reject');
 }
 
 async function writeMigrationEnd(
@@ -81,9 +85,9 @@ async function writeMigrationEnd(
 }
 
 /**
- * The VM is at the target, and nowhere else: its row follows. A VM whose removal has begun meanwhile goes on being
- * removed, from there. Where its disks are to follow, the migration stays under way until they have. Throws conflict when
- * it ended otherwise.
+ * The VM is at the target, and nowhere else: updates its row. A VM whose removal has begun meanwhile is removed from
+ * there. Where its disks have to follow, the migration remains under way until they have. Throws conflict when the
+ * migration was rolled back.
  */
 export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<Notification[]> {
   const now = isoNow(deps);
@@ -96,26 +100,23 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
       const disksFollow = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
       await writeMigrationEnd(tx, row, disksFollow ? 'running' : 'succeeded', { ...result, error: null }, now);
       await recordMigrationTiming(tx, row, result, now);
-      // The disks of a cold one came along.
       if (row.mode === 'cold' && row.moveDisk)
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
-      await tx.$executeRaw`
-        INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
-        SELECT id, ${row.vmGeneration}, ${row.fromId}, "resumedAt", ${now}::timestamptz FROM "Vm" WHERE id = ${row.vmId} AND NOT asleep`;
+      if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
       await tx.$executeRaw`
         UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
           state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
         WHERE id = ${row.vmId}`;
     }
-    const { notify: wake } = await placeWaiting(deps, tx);
+    const { notify } = await placeWaiting(deps, tx);
     if (isNew) await writeMigratedEvent(tx, row, result, now);
-    return wake;
+    return notify;
   });
 }
 
 /**
- * The VM is where it was. Its generation is the attempt's all the same, where one had begun: what that attempt has left
- * under way anywhere is of the past. Throws conflict when the migration was committed.
+ * The VM is where it was. It still gets the attempt's generation where the attempt had begun, which fences everything
+ * that the attempt has left under way. Throws conflict when the migration was committed.
  */
 export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<Notification[]> {
   const now = isoNow(deps);
@@ -137,8 +138,8 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
 }
 
 /**
- * The disks of a VM that moved have followed it, and its home is the target; or they stay where they were, and the error
- * says why. Either way the migration is over. Throws conflict when it was not committed.
+ * Ends a migration after its disks: they have followed the VM, and its home is the target; or they remain where they
+ * were, and the error says why. Throws conflict when the migration was not committed.
  */
 export async function finishDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveResult): Promise<Notification[]> {
   const now = isoNow(deps);
@@ -149,9 +150,9 @@ export async function finishDiskMove(deps: LedgerDeps, id: MigrationId, end: Dis
       throw new BerthError('conflict', `Migration ${id} is ${row.state}: its VM has to arrive before its disks do`);
     if (row.state === 'running' || row.state === 'stuck') {
       const error = end.error === null ? null : JSON.stringify(end.error);
-      // Where the VM itself has moved, that has succeeded, whatever became of its disks.
+      // A migration that has moved the VM itself has succeeded, even where its disks could not follow.
       const isUndone = row.mode === 'disks' && end.error !== null;
-      // The room that was held for them is theirs now.
+      // The VM's home accounts for the disks from now on, so the allocation for them ends.
       await tx.$executeRaw`
         UPDATE "Migration" SET state = ${isUndone ? 'rolledBack' : 'succeeded'}::"MigrationState", "diskMiB" = 0, error = ${error}::jsonb,
           phases = ${JSON.stringify(end.phases)}::jsonb, bytes = CASE WHEN mode = 'disks' THEN ${end.bytes}::bigint ELSE bytes END, "finishedAt" = ${now}::timestamptz,
@@ -162,7 +163,7 @@ export async function finishDiskMove(deps: LedgerDeps, id: MigrationId, end: Dis
         await writeRehomedEvent(tx, row, end, now);
         await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
       }
-      // The placement has changed, or was to: what this attempt has left under way anywhere is of the past.
+      // Fences everything that this attempt has left under way.
       if (row.mode === 'disks')
         await tx.$executeRaw`UPDATE "Vm" SET generation = GREATEST(generation, ${row.generation}) WHERE id = ${row.vmId}`;
     }
