@@ -15,14 +15,29 @@ export interface LedgerDeps {
 
 export type Transaction = Prisma.TransactionClient;
 
+export interface TransactionLimits {
+  /** How long (ms) a transaction may wait for a connection of the pool. */
+  maxWait: number;
+  /** How long (ms) it may take from its first statement to its commit. */
+  timeout: number;
+}
+
 /**
- * Waiting for a connection and the transaction itself, together below the ten seconds after which a step is retried
- * (workflows/durable/timeouts.ts): an abandoned attempt must not take effect after its successor.
+ * Of an activity's transaction: the wait for a connection and the transaction itself are together below the ten seconds
+ * after which a step is retried (workflows/durable/timeouts.ts). An abandoned attempt must not take effect after its
+ * successor.
  */
-const limits = { maxWait: 4500, timeout: 5000 };
+export const stepLimits: TransactionLimits = { maxWait: 4500, timeout: 5000 };
+
+/** Of an API request's transaction: equal requests wait for each other's commit (ledger/idempotency.ts). */
+export const requestLimits: TransactionLimits = { maxWait: 20_000, timeout: 30_000 };
 
 /** Runs one transaction; a constraint of the ledger that refuses is thrown as the BerthError that it stands for. */
-export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) => Promise<T>): Promise<T> {
+export async function inTransaction<T>(
+  ledger: Ledger,
+  work: (tx: Transaction) => Promise<T>,
+  limits: TransactionLimits = stepLimits,
+): Promise<T> {
   try {
     return await ledger.$transaction(work, limits);
   } catch (error) {

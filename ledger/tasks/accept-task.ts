@@ -3,6 +3,7 @@ import { leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../../mo
 import { newId, type TaskId } from '../../model/ids.ts';
 import type { TaskSpec } from '../../model/task.ts';
 import { writeEvent } from '../events/write-event.ts';
+import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, type LeasePromise, promiseLease } from '../leases/admission.ts';
 import { insertLease } from '../leases/insert-lease.ts';
@@ -16,15 +17,16 @@ export interface TaskRequest {
   nowMs: number;
 }
 
-async function refuseUnknownInputs(tx: Transaction, owner: string, spec: TaskSpec): Promise<void> {
+/** The inputs, locked against deletion until the task's row names them. Throws file-unknown and digest-mismatch. */
+async function lockInputs(tx: Transaction, owner: string, spec: TaskSpec): Promise<void> {
   const wanted = spec.inputs.flatMap((input, index) => (input.file === undefined ? [] : [{ index, input, file: input.file }]));
   if (wanted.length === 0) return;
-  const files = await tx.file.findMany({
-    where: { id: { in: wanted.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
-    select: { id: true, sha256: true },
-  });
-  const found = new Map(files.map((file) => [file.id, file.sha256]));
-  const unknown = wanted.filter(({ file }) => !found.has(file));
+  const found = await lockFiles(
+    tx,
+    owner,
+    wanted.map((want) => want.file),
+  );
+  const unknown = wanted.filter((want) => !found.has(want.file));
   if (unknown.length > 0)
     throw new BerthError('file-unknown', `${unknown.length} of the inputs name a file that does not exist`, {
       fields: unknown.map((want) => ({ pointer: `/inputs/${want.index}/file`, detail: `there is no file ${want.file}` })),
@@ -83,7 +85,7 @@ async function insertTask(
  */
 export async function acceptTask(tx: Transaction, request: TaskRequest): Promise<TaskId> {
   const image = await findImage(tx, request.owner, request.spec.image, '/image');
-  await refuseUnknownInputs(tx, request.owner, request.spec);
+  await lockInputs(tx, request.owner, request.spec);
   await refuseUnlessFits(tx, request.spec, image.virtualMiB);
   const { spec, nowMs } = request;
   const id = newId('lease');

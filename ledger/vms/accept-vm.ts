@@ -3,6 +3,7 @@ import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../../model/vm-request.ts';
 import { writeEvent } from '../events/write-event.ts';
+import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, promiseLease } from '../leases/admission.ts';
 import { insertLease } from '../leases/insert-lease.ts';
@@ -16,12 +17,13 @@ export interface VmAcceptance {
   nowMs: number;
 }
 
-async function refuseUnknownFiles(tx: Transaction, owner: string, order: VmRequest): Promise<void> {
-  const files = await tx.file.findMany({
-    where: { id: { in: order.files.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
-    select: { id: true },
-  });
-  const known = new Set(files.map(({ id }) => id));
+/** The files of a VM, locked against deletion until its row names them. Throws file-unknown. */
+async function lockVmFiles(tx: Transaction, owner: string, order: VmRequest): Promise<void> {
+  const known = await lockFiles(
+    tx,
+    owner,
+    order.files.map(({ file }) => file),
+  );
   const fields = order.files.flatMap(({ file }, index) =>
     known.has(file) ? [] : [{ pointer: `/files/${index}/file`, detail: `there is no file ${file}` }],
   );
@@ -36,7 +38,7 @@ async function refuseUnknownFiles(tx: Transaction, owner: string, order: VmReque
  */
 export async function acceptVm(tx: Transaction, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
   const image = await findImage(tx, owner, order.image, '/image');
-  await refuseUnknownFiles(tx, owner, order);
+  await lockVmFiles(tx, owner, order);
   // Swap is a file in the root file system.
   const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
   const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
