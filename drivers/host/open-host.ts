@@ -27,7 +27,7 @@ import { openVmStore } from './vm-store.ts';
 
 type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
 
-/** Makes the folders of DESIGN.md, "On a host", and removes what an earlier worker left in staging/. */
+/** Makes the folders of docs/design.md, "On a host", and removes what an earlier worker left in staging/. */
 async function prepareFolders(root: string): Promise<void> {
   for (const name of ['images', 'vms', 'staging', 'removed', 'quarantine']) await mkdir(join(root, name), { recursive: true });
   const staging = join(root, 'staging');

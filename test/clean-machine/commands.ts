@@ -113,6 +113,7 @@ export const rows: readonly Row[] = [
   { matches: /^(?:npm run |infra\/)setup$/, run: { script: 'npm run setup', minutes: 1, prints: /^setup: ready/m } },
   { matches: /^npm run demo$/, run: { script: 'npm run demo', minutes: 5, prints: /^\{"ok":true/m } },
   { matches: /^npm run check$/, run: { script: 'npm run check', minutes: 8, prints: /tests passed, 0 failed/ } },
+  { matches: /^npm run docs$/, run: { script: 'npm run docs && git diff --exit-code docs', minutes: 1 } },
   { matches: /^npm run format$/, run: { script: 'npm run format', minutes: 2, prints: /Checked \d+ files/ } },
   {
     matches: /^npm run simulate\b/,
@@ -124,6 +125,10 @@ export const rows: readonly Row[] = [
     },
   },
   { matches: /^npm test$/, run: { script: 'npm test replay', minutes: 5, prints: fine } },
+  {
+    matches: /^npm (?:run test:full|test)(?: NAME…)?$/,
+    notRun: 'hours, or more files, of the same runner as npm test, which is run',
+  },
   { matches: /^npm test (?:host|acceptance|timed sagas)$/, notRun: 'many minutes of the same runner with other files' },
 
   // Single files of the tests.
@@ -177,7 +182,6 @@ export const rows: readonly Row[] = [
   },
   { matches: /^npm run bench -- reservations$/, notRun: 'one trial is five minutes; the same programs as task' },
   { matches: /^npm run bench$/, run: { script: 'npm run bench -- --help', minutes: 1, prints: /^usage: npm run bench/m } },
-  { matches: /^infra\/run bench\/images\.ts suite$/, notRun: 'builds for an hour under emulation' },
 
   // Tortures.
   { matches: /^npm run torture -- drain\b/, run: torture('drain --case none') },
