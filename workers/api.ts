@@ -22,7 +22,7 @@ const clock = () => Date.now();
 
 await retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
 const ledger = openLedger(config.ledger.DATABASE_URL);
-// Lazy: the API serves what it can while Temporal does not answer.
+// Lazy: requests that need no workflow are answered while Temporal is unavailable.
 const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const repository = await openRepository({

@@ -19,9 +19,9 @@ import type { ImageRow } from './image-refs.ts';
 /** Reads the build for its workflow, and records that the workflow runs. Throws not-found. */
 export async function loadBuild(deps: LedgerDeps, id: ImageId): Promise<BuildRecord> {
   await deps.ledger.image.updateMany({ where: { id, workflowAt: null }, data: { workflowAt: isoNow(deps) } });
-  const { name, digest, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
-  const { base, sizeMiB, timeoutS } = recipe;
-  return { id, name, digest, owner, state, base: base.kind, sizeMiB, timeoutS, vmId, cancelRequested };
+  const { name, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
+  const { base, timeoutS } = recipe;
+  return { id, name, owner, state, base: base.kind, timeoutS, vmId, cancelRequested };
 }
 
 async function ensureOwnerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): Promise<OwnerNetwork | null> {

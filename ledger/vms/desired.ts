@@ -10,7 +10,7 @@ export async function loadVmDesired(deps: LedgerDeps, id: VmId): Promise<VmDesir
   const rows = await deps.ledger.$queryRaw<(Omit<VmDesired, 'leaseEndsAt'> & { leaseEndsAt: Date | null })[]>`
     UPDATE "Vm" v SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id} AND "order" IS NOT NULL
-    RETURNING "ownerId" AS owner, state, operation, "removalRequestedAt" IS NOT NULL AS remove, "hostKey" IS NOT NULL AS customized,
+    RETURNING "ownerId" AS owner, state, operation, "removalRequestedAt" IS NOT NULL AS remove,
       (SELECT COALESCE(l."endAt", l."startedAt" + l."durationS" * interval '1 second') FROM "Lease" l
         WHERE l.id = v."leaseId" AND l."durationS" < ${unboundedDurationS}) AS "leaseEndsAt"`;
   const row = oneOrNotFound(rows, `standalone VM ${id}`);
@@ -18,10 +18,10 @@ export async function loadVmDesired(deps: LedgerDeps, id: VmId): Promise<VmDesir
 }
 
 /** VMs whose workflow was never started, or was not notified of a request for that long. */
-export async function listVmsToNotify(deps: LedgerDeps, olderThanS: number): Promise<{ id: VmId; started: boolean }[]> {
+export async function listVmsToNotify(deps: LedgerDeps, olderThanS: number): Promise<{ id: VmId }[]> {
   const before = secondsAgo(deps, olderThanS);
-  return deps.ledger.$queryRaw<{ id: VmId; started: boolean }[]>`
-    SELECT id, "workflowAt" IS NOT NULL AS started FROM "Vm"
+  return deps.ledger.$queryRaw<{ id: VmId }[]>`
+    SELECT id FROM "Vm"
     WHERE "order" IS NOT NULL AND state <> 'removed' AND (
       ("workflowAt" IS NULL AND "createdAt" < ${before}) OR "operationAt" < ${before} OR "removalRequestedAt" < ${before})
     ORDER BY "createdAt", id LIMIT ${batch}`;
