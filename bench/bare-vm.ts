@@ -1,4 +1,3 @@
-import { identityRecords } from '../drivers/guest/identity-records.ts';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { copyFile, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -7,6 +6,7 @@ import type { DomainConfig } from '../contracts/domain.ts';
 import { openDiskTool } from '../drivers/disk/disk-tool.ts';
 import { openGuestAgent } from '../drivers/guest/guest-agent.ts';
 import { sendIdentity } from '../drivers/guest/identity-port.ts';
+import { identityRecords } from '../drivers/guest/identity-records.ts';
 import { domainXml } from '../drivers/libvirt/domain-xml.ts';
 import { parseSaveHeader, writeSaveHeader } from '../drivers/libvirt/save-file.ts';
 import { openVirsh } from '../drivers/libvirt/virsh.ts';

@@ -1,11 +1,11 @@
 import { sleep } from '@temporalio/workflow';
 import type { MigrateOutResult, MigrationObservation } from '../../contracts/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import type { MigrationAction } from './decision-table.ts';
-import { decideMigration, sourceView, targetView } from './decision-table.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { timing } from '../durable/timeouts.ts';
+import type { MigrationAction } from './decision-table.ts';
+import { decideMigration, sourceView, targetView } from './decision-table.ts';
 import type { MigrationOutcome, MigrationRun } from './migration-run.ts';
 
 /**
