@@ -17,6 +17,7 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       expect: { poll: { timeout: 60_000 } },
       hookTimeout: project.testTimeoutMs,
       fileParallelism: !project.oneByOne,
+      isolate: !project.shared,
       maxWorkers: project.workers ?? availableParallelism(),
     },
   };

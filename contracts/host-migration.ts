@@ -44,7 +44,7 @@ export interface PortableRecord {
   /** Set once data.raw is complete. */
   staged: { bytes: number } | null;
   /** Set once the guest has its identity; cleared before a domain is created. */
-  ready: { createMs: number; bootMs: number; sinceMs: number } | null;
+  ready: { createMs: number; bootMs: number } | null;
   /** Set before the task's command is started. */
   jobStartedMs: number | null;
   /** How long it has been suspended or paused so far: a command's time excludes it. */

@@ -2,25 +2,32 @@ import { mkdtemp, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { projects } from '../test/projects.ts';
+import { tierVariable } from '../test/tier.ts';
 import { until } from './site/until.ts';
+import type { FileTime } from './testing/file-times.ts';
 import { findLeaks, readTraces, runMarker } from './testing/leaks.ts';
 import { runQuickChecks } from './testing/quick.ts';
-import { type StepResult, untilInterrupted } from './testing/step.ts';
+import { runStep, type StepResult, untilInterrupted } from './testing/step.ts';
 import { sweep } from './testing/sweep.ts';
 import { type ProjectResult, runProjects } from './testing/vitest.ts';
 
 /**
- * Every check there is, but for projects that are only run by their name: `npm test [PROJECT…]`. Ends with the line
- * "N passed, N failed"; format, types, each test, and that nothing was left behind, count one each. Everything temporary
- * is in one folder, and everything that is started carries its name, so that what is left can be found, and removed when
- * the run is interrupted.
+ * `npm test [PROJECT…]` holds every guarantee; `npm run test:full [PROJECT…]`, which is this with --full, is every test
+ * there is (docs/testing.md). Ends with the line "N passed, N failed"; format, copies, types, each test, the torture of a full
+ * run, and that nothing was left behind, count one each. Everything temporary is in one folder, and everything that is
+ * started carries its name, so that what is left can be found, and removed when the run is interrupted.
  */
 const projectDeadlineMs = 60 * 60_000;
 /** What was stopped may take a moment to be gone. */
 const settleMs = 15_000;
 /** Files of a run that may have a second try, where a guest may have died of its emulation: docs/decisions/0087. */
-const maxSecondTries = 2;
+const maxSecondTries = 1;
+const slowestFiles = 10;
+/** One fault after the other at random moments on a real site: of a full run. The seed is that of its day. */
+const torture = { runs: 24, seed: Math.floor(Date.now() / 86_400_000), deadlineMs: 60 * 60_000 };
 
+const fullFlag = '--full';
+const began = performance.now();
 const stop = untilInterrupted();
 const before = await readTraces();
 const folder = await realpath(await mkdtemp(join(tmpdir(), 'berth-test-run-')));
@@ -32,8 +39,11 @@ const failures: string[] = [];
 /** Tests that passed at the second try of their file, with what they failed of at the first. */
 const secondTries: string[] = [];
 let triesLeft = maxSecondTries;
+const steps: { name: string; seconds: number }[] = [];
+const files: FileTime[] = [];
 
 function count(result: StepResult): void {
+  steps.push(result);
   const fine = result.exitCode === 0;
   console.log(`${fine ? 'ok    ' : 'FAILED'} ${result.name}, ${result.seconds.toFixed(1)} s`);
 }
@@ -44,16 +54,18 @@ function countStep(result: StepResult): void {
 }
 
 async function quickChecks(): Promise<void> {
-  const { format, types, tests } = await runQuickChecks(stop, (result) => {
+  const { format, copies, types, tests } = await runQuickChecks(stop, (result) => {
     count(result);
     if (result.exitCode !== 0) console.log(result.output.trimEnd());
   });
   countStep(format);
+  countStep(copies);
   countStep(types);
   countTests(tests);
 }
 
 function countTests(result: ProjectResult): void {
+  files.push(...result.files);
   passed += result.passed;
   failures.push(...result.failures.map(({ line }) => line), ...result.problems);
 }
@@ -90,24 +102,46 @@ async function checkLeaks(): Promise<void> {
   }
 }
 
-const asked = process.argv.slice(2);
+async function tortureMigrations(): Promise<void> {
+  const { runs, seed, deadlineMs } = torture;
+  const argv = ['test/torture/main.ts', 'migrate', '--runs', String(runs), '--seed', String(seed)];
+  const result = await runStep({ name: `torture migrate, seed ${seed}`, argv, deadlineMs, live: true }, stop);
+  count(result);
+  countStep(result);
+}
+
+function tellTimes(): void {
+  const line = (name: string, seconds: number): string => `${seconds.toFixed(1).padStart(8)} s  ${name}`;
+  console.log('the steps:');
+  for (const { name, seconds } of steps) console.log(line(name, seconds));
+  console.log(`the slowest ${slowestFiles} test files:`);
+  const slowest = files.toSorted((one, other) => other.seconds - one.seconds).slice(0, slowestFiles);
+  for (const { file, seconds } of slowest) console.log(line(file, seconds));
+  console.log(line('all of it', (performance.now() - began) / 1000));
+}
+
+const full = process.argv.includes(fullFlag);
+const asked = process.argv.slice(2).filter((argument) => argument !== fullFlag);
+if (full) process.env[tierVariable] = 'full';
 const unknown = asked.filter((name) => !(name in projects));
 if (unknown.length > 0)
   throw new Error(`There are no test projects ${unknown.join(', ')}; there are ${Object.keys(projects).join(', ')}`);
 try {
   if (asked.length === 0) await quickChecks();
-  const whole = Object.entries(projects).flatMap(([name, { quick, onDemand }]) => (quick || onDemand ? [] : [name]));
+  const whole = Object.entries(projects).flatMap(([name, { quick, fullOnly }]) => (quick || (fullOnly && !full) ? [] : [name]));
   for (const name of asked.length > 0 ? asked : whole) {
     if (stop.aborted) break;
     const result = await runProjects([name], { deadlineMs: projectDeadlineMs, live: true }, stop);
     count(result);
     countTests(await withSecondTry(name, result));
   }
+  if (full && asked.length === 0 && !stop.aborted) await tortureMigrations();
   if (!stop.aborted) await checkLeaks();
 } finally {
   await sweep(folder);
 }
 if (stop.aborted) failures.push('all of it: interrupted');
+tellTimes();
 for (const failure of secondTries) console.log(`passed at the second try: ${failure}`);
 for (const failure of failures) console.log(`failed: ${failure}`);
 console.log(`${passed} passed, ${failures.length} failed`);

@@ -295,4 +295,18 @@ export const vmEventData = {
   'berth.vm.rehomed': VmRehomedData,
 } as const satisfies Record<VmEventType, z.ZodType>;
 
-export const eventData = { ...taskEventData, ...vmEventData };
+const everyOf = <T extends string, D>(types: Record<string, T>, data: D): Record<T, D> =>
+  Object.fromEntries(Object.values(types).map((type) => [type, data])) as Record<T, D>;
+
+/** The shape of `data` of every event that the ledger writes. */
+export const eventData = {
+  ...taskEventData,
+  ...vmEventData,
+  [vmMigratedType]: VmMigratedData,
+  ...everyOf(leaseEventTypes, LeaseData),
+  ...everyOf(drainEventTypes, DrainData),
+  ...everyOf(reservationEventTypes, ReservationData),
+};
+
+export type EventType = keyof typeof eventData;
+export type EventData<T extends EventType> = z.infer<(typeof eventData)[T]>;

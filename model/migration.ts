@@ -86,7 +86,6 @@ export interface MigrationJob {
   /** Rate at which the guest writes, and rate of the transfer. */
   dirtyBytesPerS: number;
   bytesPerS: number;
-  iterations: number;
 }
 
 export interface ConvergencePolicy {
@@ -186,7 +185,7 @@ export function coldCopyJob(
   const leftMs = passMs * (1 - part) + (firstPassMs ?? passMs) * (passes - endedPasses - 1);
   // Without progress there is no rate.
   const bytesPerS = part === 0 ? 0 : Math.round((remainingBytes * 1000) / Math.max(1, leftMs));
-  return { active: true, elapsedMs, totalBytes, processedBytes, remainingBytes, dirtyBytesPerS: 0, bytesPerS, iterations: 0 };
+  return { active: true, elapsedMs, totalBytes, processedBytes, remainingBytes, dirtyBytesPerS: 0, bytesPerS };
 }
 
 /** Seconds until the rest is transferred; null when the guest writes as fast as that. */

@@ -1,4 +1,7 @@
-/** One vitest project a row, in the order in which infra/test.ts runs them; the quick ones are infra/check.ts as well. */
+/**
+ * One vitest project a row, in the order in which infra/test.ts runs them; the quick ones are infra/check.ts as well.
+ * docs/testing.md says which guarantee is held in which tier.
+ */
 interface Project {
   /** Beneath test/. */
   include: string[];
@@ -9,10 +12,12 @@ interface Project {
   /** Loaded before each of its files. */
   setup?: string[];
   quick?: boolean;
-  /** Only where it is named, `npm test NAME`: takes many minutes of a machine that does nothing else. */
-  onDemand?: boolean;
-  /** One file after the other: where tests measure time, or share the machine's namespaces. */
+  /** Run by `npm run test:full`, or by its name, `npm test NAME`; else not. */
+  fullOnly?: boolean;
+  /** One file after the other: where tests measure time on real guests, which starve each other. */
   oneByOne?: boolean;
+  /** Its files run in one process after the other, and share what a fixture of the process keeps: the site of test/site. */
+  shared?: boolean;
   /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
   emulated?: boolean;
   /** Files side by side, where they wait more than they work; else as many as there are processors. */
@@ -21,32 +26,52 @@ interface Project {
 
 const postgres = 'test/services/with-postgres.ts';
 const temporal = 'test/services/with-temporal.ts';
+const bundles = 'test/services/with-bundles.ts';
 
-/** Sagas whose tests say when something has to be done. */
+/** Sagas whose tests say when something has to be done; nothing else runs meanwhile that keeps the processors busy. */
 const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
+
+/** Of what starts a site on a development machine. Whatever of it the product needs, each file of `site` needs as well. */
+const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
 
 export const projects: Record<string, Project> = {
   unit: {
-    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'],
+    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts', 'clean-machine/{documents,setup}.test.ts'],
     testTimeoutMs: 90_000,
     setup: ['test/seed.ts'],
     quick: true,
   },
   contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 90_000, quick: true },
-  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal] },
+  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {
     include: ['sagas/**/*.test.ts'],
     exclude: timed,
     testTimeoutMs: 240_000,
-    services: [postgres, temporal],
+    services: [postgres, temporal, bundles],
     workers: 3,
   },
-  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal], oneByOne: true },
+  // They wait for moments, and do little in between.
+  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 3 },
   // From here on on this machine's own hypervisor, as root.
-  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, oneByOne: true, emulated: true },
-  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, oneByOne: true, emulated: true },
-  site: { include: ['site/**/*.test.ts'], testTimeoutMs: 600_000, oneByOne: true, emulated: true },
-  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, onDemand: true },
+  // A guest of one processor keeps one busy; each file has hosts of its own.
+  guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, emulated: true, workers: 2 },
+  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, emulated: true, workers: 2 },
+  site: {
+    include: ['site/**/*.test.ts'],
+    exclude: harness,
+    testTimeoutMs: 600_000,
+    oneByOne: true,
+    shared: true,
+    emulated: true,
+  },
+  harness: { include: harness, testTimeoutMs: 600_000, oneByOne: true, emulated: true, fullOnly: true },
+  acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, fullOnly: true },
+  'clean-machine': {
+    include: ['clean-machine/clean-machine.test.ts'],
+    testTimeoutMs: 25 * 60_000,
+    oneByOne: true,
+    fullOnly: true,
+  },
 };

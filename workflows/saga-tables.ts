@@ -45,6 +45,6 @@ export function renderSagaTables(tables: readonly SagaTable[]): string {
 
 const introduction = [
   'The steps of each saga, in order, from the lists in `workflows/` (rendered by `workflows/saga-tables.ts`; after a change of',
-  'a list, `vitest run -u test/unit/saga-tables.test.ts` writes this file). An undo is registered before its step acts, because the',
+  'a list, `npm run docs` writes this file). An undo is registered before its step acts, because the',
   'outcome of a step that timed out is unknown. Undos run last in first out, and each is retried until it succeeds.',
 ];

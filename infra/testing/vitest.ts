@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import { z } from 'zod';
+import { type FileTime, fileTimesVariable } from './file-times.ts';
 import { runStep, type StepResult } from './step.ts';
 
 /** A test that failed. */
@@ -15,6 +16,7 @@ export interface Failure {
 
 export interface ProjectResult extends StepResult {
   passed: number;
+  files: FileTime[];
   failures: Failure[];
   /** What stands for a failure beside the tests: no file, a file that can't be loaded, a test that was skipped. */
   problems: string[];
@@ -47,6 +49,9 @@ export interface ProjectOptions {
   files?: readonly string[];
 }
 
+const timesReporter = 'infra/testing/file-times.ts';
+const fileTimeSchema = z.object({ file: z.string(), seconds: z.number() });
+
 /** Runs vitest on the named projects of test/projects.ts, and counts. */
 export async function runProjects(
   names: readonly string[],
@@ -55,29 +60,43 @@ export async function runProjects(
 ): Promise<ProjectResult> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-report-'));
   const reportFile = join(folder, 'report.json');
+  const timesFile = join(folder, 'times');
   try {
-    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`];
+    const reporters = ['default', 'json', timesReporter].map((name) => `--reporter=${name}`);
     const argv = [
       'node_modules/vitest/vitest.mjs',
       'run',
       ...reporters,
+      `--outputFile.json=${reportFile}`,
       ...names.flatMap((name) => ['--project', name]),
       ...files,
     ];
-    const result = await runStep({ name: `tests: ${[...names, ...files].join(', ')}`, argv, ...options }, stop);
-    return { ...result, ...judge(result, await readReport(reportFile)) };
+    const env = { [fileTimesVariable]: timesFile };
+    const result = await runStep({ name: `tests: ${[...names, ...files].join(', ')}`, argv, env, ...options }, stop);
+    return { ...result, ...judge(result, await readReport(reportFile)), files: await readTimes(timesFile) };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-async function readReport(path: string): Promise<Report | null> {
+/** null where there is no such file. */
+async function readOrNull(path: string): Promise<string | null> {
   try {
-    return reportSchema.parse(JSON.parse(await readFile(path, 'utf8')));
+    return await readFile(path, 'utf8');
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
     throw error;
   }
+}
+
+async function readReport(path: string): Promise<Report | null> {
+  const text = await readOrNull(path);
+  return text === null ? null : reportSchema.parse(JSON.parse(text));
+}
+
+async function readTimes(path: string): Promise<FileTime[]> {
+  const lines = ((await readOrNull(path)) ?? '').split('\n').filter((line) => line !== '');
+  return lines.map((line) => fileTimeSchema.parse(JSON.parse(line)));
 }
 
 function judge(result: StepResult, report: Report | null): Pick<ProjectResult, 'passed' | 'failures' | 'problems'> {

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { acceptVm } from '../../ledger/vms/accept-vm.ts';
@@ -8,7 +8,7 @@ import { controlQueue, signalName, workflowId, workflowType } from '../../model/
 import { VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault, type Fault } from './faults.ts';
 
 /** Steps of a drain that suspends in place, in its own saga and in the VM's, × what can befall them. */
 const side = 8;
@@ -61,7 +61,7 @@ async function prepared(host: FakeHost): Promise<Case> {
   const vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
   const options = { taskQueue: controlQueue, workflowId: workflowId.vm(vm), args: [vm, site.pace] };
   await site.client.workflow.start(workflowType.vm, options);
-  await site.until(`${vm} runs`, async () => (await rowOf(vm)).hostKey !== null, 60_000);
+  await site.until(`${vm} runs`, async () => (await rowOf(vm)).hostKey !== null);
   expect((await rowOf(vm)).hostId).toBe(host.id);
   const nowMs = Date.now();
   const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'ifStuck', confidence: 0.99 } as const;
@@ -82,7 +82,7 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
   };
   const until = (what: string, state: (state: string) => boolean) =>
     site
-      .until(what, async () => state((await drainOf(drain)).state), 60_000)
+      .until(what, async () => state((await drainOf(drain)).state))
       .catch(async (error: Error) => {
         throw new Error(`${error.message}: ${await site.detailsOf(workflows.drain)}`);
       });
@@ -131,24 +131,22 @@ const calls: Planned[] = [
   // The rest of the VM's own steps is for vms.test.ts: these are what a drain looks at.
   ...['suspendVm', 'commitSuspension', 'restoreVm', 'endOperation'].map((name) => of('vm', name)),
 ];
-const injected: Fault[] = ['twice', 'late', 'killedAfter'];
+const injected: Fault[] = ['failsAfter', 'twice', 'late', 'killedAfter'];
 /** What the VM's steps do when they come late is for that as well, where the VM is gone by then. */
-const callsOf = (fault: Fault) => calls.filter(({ workflow }) => fault !== 'late' || workflow === 'drain');
+const cases = everyFault(calls, injected).filter(({ workflow, fault }) => fault !== 'late' || workflow === 'drain');
 
-describe.each(injected.map((fault) => [fault, faults[fault]] as const))('%s: %s', (fault) => {
-  test.concurrent.each(callsOf(fault))('$workflow $name $nth, held: $held', ({ held, name, nth, workflow: whose }) =>
-    onHostOfItsOwn(async (one) => {
-      const workflow = one.workflows[whose];
-      const plan = (before: number) => site.faults.plan(workflow, { name, nth: before + nth }, fault);
-      if (!held) plan(0);
-      await run(one, () => {
-        if (held) plan(site.faults.callsOf(workflow).filter((call) => call.name === name).length);
-      });
-      expect(site.faults.fired(workflow)).toBe(true);
-      if (fault === 'late') await site.faults.runLate(workflow);
-      await expectWhole(one);
-    }),
-  );
-});
+test.concurrent.each(cases)('$workflow $name $nth, held: $held: $what', ({ held, name, nth, workflow: whose, fault }) =>
+  onHostOfItsOwn(async (one) => {
+    const workflow = one.workflows[whose];
+    const plan = (before: number) => site.faults.plan(workflow, { name, nth: before + nth }, fault);
+    if (!held) plan(0);
+    await run(one, () => {
+      if (held) plan(site.faults.callsOf(workflow).filter((call) => call.name === name).length);
+    });
+    expect(site.faults.fired(workflow)).toBe(true);
+    if (fault === 'late') await site.faults.runLate(workflow);
+    await expectWhole(one);
+  }),
+);
 
 test('afterwards the site is empty', () => expectEmptySite(site));

@@ -55,14 +55,10 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
   await site.ledger.hostImage.create({ data: { hostId: host.id, imageId: image } });
   const task = await site.submit({ image: image, timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
   const row = () => site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
-  await site.until(
-    'it runs',
-    async () => {
-      const { id, state } = await row();
-      return state === 'running' && (host.jobsStarted.get(id) ?? 0) === 1;
-    },
-    60_000,
-  );
+  await site.until('it runs', async () => {
+    const { id, state } = await row();
+    return state === 'running' && (host.jobsStarted.get(id) ?? 0) === 1;
+  });
   const nowMs = Date.now();
   const order = {
     host: host.id,
@@ -88,11 +84,11 @@ async function run({ id, workflow }: Draining): Promise<DrainState> {
   });
   const state = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id } })).state;
   const looked = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
-  await site.until('its VM is looked at', async () => looked() || (await state()) === 'cancelled', 60_000);
+  await site.until('its VM is looked at', async () => looked() || (await state()) === 'cancelled');
   await site.ledger.drain.updateMany({ where: { id, finishedAt: null }, data: { deadline: new Date(Date.now() + 500) } });
   if ((await state()) !== 'cancelled') await handle.signal(signalName.orderChanged).catch(() => undefined);
   await site
-    .until('it is over', async () => isDrainOver(await state()), 60_000)
+    .until('it is over', async () => isDrainOver(await state()))
     .catch(async (error: Error) => {
       const moves = await site.ledger.migration.findMany({ where: { requestedBy: id } });
       throw new Error(

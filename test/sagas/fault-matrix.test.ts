@@ -5,7 +5,7 @@ import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault } from './faults.ts';
 
-vi.setConfig({ maxConcurrency: 24, testTimeout: 240_000 });
+vi.setConfig({ maxConcurrency: 12, testTimeout: 240_000 });
 
 let site: FakeSite;
 beforeAll(async () => {

@@ -2,7 +2,11 @@ import { Context } from '@temporalio/activity';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { toFailure } from '../../activities/failure.ts';
+import { createHostActivities } from '../../activities/host/index.ts';
+import { createFakeHost } from '../../drivers/fake/host.ts';
+import { createFakeRepository } from '../../drivers/fake/repository.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
+import { isFull } from '../tier.ts';
 
 /** What can befall one call of an activity. Each happens once: its retry meets none. */
 export const faults = {
@@ -25,9 +29,45 @@ export interface Call {
   nth: number;
 }
 
-/** Each of these calls under each fault: what `test.concurrent.each` goes through, none waiting for the end of a group. */
-export const everyFault = (calls: readonly Call[]): (Call & { fault: Fault; what: string })[] =>
-  (Object.entries(faults) as [Fault, string][]).flatMap(([fault, what]) => calls.map((call) => ({ ...call, fault, what })));
+const allFaults = Object.keys(faults) as Fault[];
+
+/** The activities of host workers; the others are the ledger's. */
+const onHost = new Set(
+  Object.keys(createHostActivities(createFakeHost({ id: 'none', repository: createFakeRepository() }).ports)),
+);
+
+/**
+ * Of each kind of fault the one that finds what the others of its kind would. What can be tried again, or undone, after its
+ * effect can be so before it: an undo and a retry find nothing then. A retry after the effect is a second run: `twice`. A
+ * killed worker's attempt is retried as one that failed is, and on a host the next attempt has none of the memory of the
+ * one before as well. A cancellation before the effect is under way while the effect is made. An attempt that comes late
+ * meets what the end has left.
+ */
+const strongestOnHost: Fault[] = ['refusedAfter', 'late', 'killedAfter', 'cancelledBefore'];
+/**
+ * A step on the ledger is one transaction and keeps nothing in memory, so that it makes no difference to its saga whether
+ * its worker was killed or said that it failed. The process itself is killed in killed-control.test.ts.
+ */
+const strongestOnLedger: Fault[] = ['failsAfter', 'refusedAfter', 'late', 'cancelledBefore'];
+
+type FaultCase<C> = C & { fault: Fault; what: string };
+
+/**
+ * These calls under these faults: what `test.concurrent.each` goes through, none waiting for the end of a group. The whole
+ * product in a full run; else each call under the strongest fault of each kind.
+ */
+export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fault[] = allFaults): FaultCase<C>[] =>
+  of.flatMap((fault) =>
+    calls
+      .filter(({ name }) => isFull || strongest(name).includes(fault))
+      .map((call) => ({ ...call, fault, what: faults[fault] })),
+  );
+
+const strongest = (name: string): Fault[] => (onHost.has(name) ? strongestOnHost : strongestOnLedger);
+
+/** All faults but those of these kinds. */
+export const faultsBut = (...kinds: ('refused' | 'cancelled')[]): Fault[] =>
+  allFaults.filter((fault) => !kinds.some((kind) => fault.startsWith(kind)));
 
 interface Plan extends Call {
   fault: Fault;

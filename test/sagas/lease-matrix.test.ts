@@ -3,9 +3,9 @@ import type { TaskId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, type Fault, faults } from './faults.ts';
+import { type Call, everyFault, type Fault, faults } from './faults.ts';
 
-vi.setConfig({ testTimeout: 180_000, hookTimeout: 400_000 });
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 600_000 });
 
 const call = (name: string, nth = 1): Call => ({ name, nth });
 
@@ -35,15 +35,10 @@ interface Case {
   id: TaskId;
 }
 
-/** On a host, whatever may happen; in the control worker's own process, which is killed elsewhere, what concerns the step. */
-const onHost = new Set(['suspendVm', 'restoreVm', 'runCommand']);
-const all = Object.keys(faults) as Fault[];
-const ofLedger: Fault[] = ['failsAfter', 'refusedAfter', 'twice', 'cancelledBefore'];
-
 const perHost = 8;
 const cases: Omit<Case, 'id'>[] = [
   { call: call('loadLeaseOrder'), fault: null },
-  ...leaseCalls.flatMap((one) => (onHost.has(one.name) ? all : ofLedger).map((fault) => ({ call: one, fault }))),
+  ...everyFault(leaseCalls).map(({ name, nth, fault }) => ({ call: call(name, nth), fault })),
 ];
 const nameOf = ({ call: { name, nth }, fault }: Omit<Case, 'id'>) => `${name} ${nth}: ${fault ?? 'nothing'}`;
 
@@ -66,16 +61,14 @@ beforeAll(async () => {
   }
   const rows = () => site.ledger.task.findMany({ select: { state: true, lease: { select: { suspension: true } } } });
   const isOver = (state: string) => ['succeeded', 'failed', 'cancelled'].includes(state);
-  await site.until('all run', async () => (await rows()).every(({ state }) => state === 'running'), 120_000);
+  await site.until('all run', async () => (await rows()).every(({ state }) => state === 'running'));
   await site.startPlanner();
   await vacate(new Date());
   const isAway = async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === 'suspended');
-  await site.until('all are suspended', isAway, 120_000);
+  await site.until('all are suspended', isAway);
   await vacate(null);
-  await site.until(
-    'all run again',
-    async () => (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === null),
-    120_000,
+  await site.until('all run again', async () =>
+    (await rows()).every(({ state, lease }) => isOver(state) || lease.suspension === null),
   );
   release();
   await Promise.all([...ran.values()].map(({ id }) => site.ended(id)));

@@ -78,7 +78,7 @@ test('a task on a silent host can be cancelled: its VM is stuck until the host i
   await site.stopWorker(host.id);
   await site.cancel(id);
   const ended = async () => (await rowsOf(site, id)).task.state === 'cancelled';
-  await site.until('the owner has an answer', ended, 60_000);
+  await site.until('the owner has an answer', ended);
   const { vms } = await rowsOf(site, id);
   expect(vms[0]).toMatchObject({ state: 'stuck', hostId: host.id, problem: { code: 'host-unavailable' } });
   // What may be in use keeps its resources, on the host and in the ledger.

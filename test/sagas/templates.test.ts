@@ -4,7 +4,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import type { VmSpec } from '../../model/vm.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Fault, faults } from './faults.ts';
+import { everyFault } from './faults.ts';
 
 const week = 7 * 24 * 3600;
 let site: FakeSite;
@@ -74,24 +74,23 @@ describe('a template', () => {
   });
 });
 
+const calls = ['reserveTemplate', 'buildTemplate', 'removeVm', 'releaseVms'].map((name) => ({ name, nth: 1 }));
 /** A workflow of its own for one template, on a host that has no other to make. */
-describe.each(Object.entries(faults) as [Fault, string][])('%s: %s', (fault) => {
-  test.each(['reserveTemplate', 'buildTemplate', 'removeVm', 'releaseVms'])('%s', async (name) => {
-    const like = await newKind();
-    const id = `templates-of-${like.image.id}`;
-    site.faults.plan(id, { name, nth: 1 }, fault);
-    await make(id, like).catch((error: unknown) => {
-      // It has removed what it made before it ends.
-      if (!fault.startsWith('cancelled')) throw error;
-    });
-    expect(site.faults.fired(id)).toBe(true);
-    await nothingIsLeft();
-    if (fault === 'late') await site.faults.runLate(id);
-    // What came too late is found by the next that is wanted here.
-    if (fault === 'late' && name === 'reserveTemplate') await make(`${id}-next`, await newKind());
-    await nothingIsLeft();
-    expect([...host.templates.values()].every(({ ready }) => ready)).toBe(true);
+test.each(everyFault(calls))('$name: $what', async ({ name, fault }) => {
+  const like = await newKind();
+  const id = `templates-of-${like.image.id}`;
+  site.faults.plan(id, { name, nth: 1 }, fault);
+  await make(id, like).catch((error: unknown) => {
+    // It has removed what it made before it ends.
+    if (!fault.startsWith('cancelled')) throw error;
   });
+  expect(site.faults.fired(id)).toBe(true);
+  await nothingIsLeft();
+  if (fault === 'late') await site.faults.runLate(id);
+  // What came too late is found by the next that is wanted here.
+  if (fault === 'late' && name === 'reserveTemplate') await make(`${id}-next`, await newKind());
+  await nothingIsLeft();
+  expect([...host.templates.values()].every(({ ready }) => ready)).toBe(true);
 });
 
 const make = (id: string, like: VmSpec) =>

@@ -1,14 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { expectNothingLeft, expectOneCompletion, openSite, type TestSite } from './the-site.ts';
+import { expect, test } from 'vitest';
+import { expectNothingLeft, expectOneCompletion, onSharedSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 let bytes: string;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite(async (site) => {
+  here = site;
   bytes = await here.client.upload('bytes', randomBytes(48 * 2 ** 20));
 });
-afterAll(() => here.stop());
 
 const order = {
   image: 'debian-12',

@@ -1,13 +1,13 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
+import { fullTest } from '../full-test.ts';
 import { askDrain, drainSoon, expectUnharmed, gatherOn, openAgain, secondsFrom, untilDrain } from './drains.ts';
 import { copiesOf, counter, countsPast } from './moves.ts';
-import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+import { expectNothingLeft, onHost, onSharedSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite((site) => {
+  here = site;
 });
-afterAll(() => here.stop());
 
 test('a host is empty by its deadline and by all accounts, and no command on it has noticed', async () => {
   const [host, ...others] = here.site.hosts.map(({ id }) => id) as [string, ...string[]];
@@ -39,7 +39,7 @@ async function ticksOf(vm: string): Promise<number[]> {
   return [...body.matchAll(/^tick (\d+)\r?$/gm)].map(([, tick]) => Number(tick));
 }
 
-test('what no other host takes lies suspended there, by all accounts, and goes on when the host is given back', async () => {
+fullTest('what no other host takes lies suspended there, by all accounts, and goes on when the host is given back', async () => {
   const { client, operator, site } = here;
   const counting = 'i=0; while :; do i=$((i+1)); echo tick $i >/dev/ttyS0; sleep 0.5; done';
   const asked = await client.insist<{ id: string }>('POST', '/v1/vms', {

@@ -1,17 +1,17 @@
 import { randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { expectNothingLeft, expectOneCompletion, openSite, sha256, type TestSite } from './the-site.ts';
+import { expect, test } from 'vitest';
+import { fullTest } from '../full-test.ts';
+import { expectNothingLeft, expectOneCompletion, onSharedSite, sha256, type TestSite } from './the-site.ts';
 
 const bytes = randomBytes(48 * 2 ** 20);
 let here: TestSite;
 let input: string;
 let limitMs: number;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite(async (site) => {
+  here = site;
   input = await here.client.upload('bytes', bytes);
   limitMs = await withinAMinute();
 });
-afterAll(() => here.stop());
 
 const phases = ['stagingIn', 'starting', 'running', 'stagingOut'] as const;
 /** Three seconds of sleep, and a boot without hardware virtualization on two busy cores. */
@@ -32,26 +32,37 @@ async function withinAMinute(): Promise<number> {
   return 60_000 * Math.max(1, (Date.parse(finishedAt!) - Date.parse(createdAt)) / usualMs);
 }
 
+type Phase = (typeof phases)[number];
+/** What is killed, by the host on which the task is. */
+type Victim = (host: string) => string;
+const victims = {
+  'the host worker': (host) => `${host}/worker`,
+  'the control worker': () => 'control',
+  'the API': () => 'api',
+  Temporal: () => 'temporal',
+  libvirtd: (host) => `${host}/libvirtd`,
+} satisfies Record<string, Victim>;
+
 /**
- * One task a phase, killed under when it gets there. The next one is submitted as soon as the victim serves again, so
- * that later kills also meet the tasks of earlier ones.
+ * One task a kill, under which something is killed when it gets to the phase. The next one is submitted as soon as the
+ * victim serves again, so that later kills also meet the tasks of earlier ones.
  */
-async function killedInEachPhase(victim: (host: string) => string): Promise<void> {
-  const cases: { id: string; phase: string; againMs: number }[] = [];
-  for (const phase of phases) {
+async function killed(kills: readonly (readonly [Phase, keyof typeof victims])[]): Promise<void> {
+  const cases: { id: string; what: string; againMs: number }[] = [];
+  for (const [phase, victim] of kills) {
     const { id } = await here.client.submit(order());
     const task = await here.client.until(id, [phase, 'succeeded']);
-    const child = here.site.child(victim(task.hosts[0]!));
+    const child = here.site.child(victims[victim](task.hosts[0]!));
     const restarts = child.restarts();
     child.kill('SIGKILL');
     await child.untilReadyAgain(restarts, 30_000);
-    cases.push({ id, phase, againMs: Date.now() });
+    cases.push({ id, what: `${victim} killed while ${phase}`, againMs: Date.now() });
   }
-  for (const { id, phase, againMs } of cases) {
+  for (const { id, what, againMs } of cases) {
     const task = await here.client.over(id);
-    expect(task, JSON.stringify(task.error)).toMatchObject({ state: 'succeeded', exitCode: 0 });
+    expect(task, `${what}: ${JSON.stringify(task.error)}`).toMatchObject({ state: 'succeeded', exitCode: 0 });
     const laterMs = Date.parse(task.finishedAt!) - againMs;
-    expect(laterMs, `ms from the restart to the end, killed while ${phase}`).toBeLessThan(limitMs);
+    expect(laterMs, `ms from the restart to the end, ${what}`).toBeLessThan(limitMs);
     expect(task.outputs).toMatchObject([{ path: 'copy', sizeBytes: bytes.length, sha256: sha256(bytes) }]);
     expect((await here.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body).toBe('started\nended\n');
     await expectOneCompletion(here.client, task);
@@ -59,8 +70,15 @@ async function killedInEachPhase(victim: (host: string) => string): Promise<void
   await expectNothingLeft(here);
 }
 
-test('SIGKILL of the host worker in each phase', () => killedInEachPhase((host) => `${host}/worker`));
-test('SIGKILL of the control worker in each phase', () => killedInEachPhase(() => 'control'));
-test('SIGKILL of the API in each phase', () => killedInEachPhase(() => 'api'));
-test('SIGKILL of Temporal in each phase', () => killedInEachPhase(() => 'temporal'));
-test('SIGKILL of libvirtd in each phase', () => killedInEachPhase((host) => `${host}/libvirtd`));
+/** Each victim once, each phase once: of the steps in between, sagas/killed-host and killed-control have every one. */
+test('SIGKILL of each part of the site in some phase', () =>
+  killed([
+    ['stagingIn', 'Temporal'],
+    ['starting', 'libvirtd'],
+    ['running', 'the host worker'],
+    ['running', 'the API'],
+    ['stagingOut', 'the control worker'],
+  ]));
+
+for (const victim of Object.keys(victims) as (keyof typeof victims)[])
+  fullTest(`SIGKILL of ${victim} in each phase`, () => killed(phases.map((phase) => [phase, victim])));

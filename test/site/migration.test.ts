@@ -1,18 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
+import { fullTest } from '../full-test.ts';
+import { isFull } from '../tier.ts';
 import { type MigrationAnswer, move, moveOver, readMove, readsPast } from './moves.ts';
 import { finish, onlyAt, runningAt, type Subject, vmOf, working } from './subjects.ts';
-import { expectOneCompletion, limitNetwork, onHost, openSite, type TestSite } from './the-site.ts';
+import { expectOneCompletion, limitNetwork, onHost, onSharedSite, type TestSite } from './the-site.ts';
 
 /** A selection of what `npm run torture -- migrate` does at length. */
 let here: TestSite;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite(async (site) => {
+  here = site;
   // Every host gets the image by running something: a migration copies none.
   const warm = await here.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
   expect(new Set((await here.client.over(warm.id)).hosts).size).toBe(3);
 });
-afterAll(() => here.stop());
 
 /** One copy, which goes on counting where the ledger says, and nothing elsewhere. */
 async function expectUnharmed({ vm, numbers }: Subject, migration: MigrationAnswer): Promise<void> {
@@ -43,13 +44,17 @@ function moment(): Promise<number> {
   return new Promise((resolve) => setTimeout(() => resolve(ms), ms));
 }
 
-test('SIGKILL of either host’s worker or of the control worker, at a random moment, leaves one copy, unharmed', async () => {
+type Victim = readonly [what: string, name: (migration: MigrationAnswer) => string];
+const sourceWorker: Victim = ['the source’s worker', ({ from }) => `${from}/worker`];
+const victims: Victim[] = [
+  sourceWorker,
+  ['the target’s worker', ({ to }) => `${to}/worker`],
+  ['the control worker', () => 'control'],
+];
+
+test('SIGKILL of what carries a migration on, at a random moment, leaves one copy, unharmed', async () => {
   const subject = await working(here);
-  for (const [what, victim] of [
-    ['the source’s worker', ({ from }: MigrationAnswer) => `${from}/worker`],
-    ['the target’s worker', ({ to }: MigrationAnswer) => `${to}/worker`],
-    ['the control worker', () => 'control'],
-  ] as const) {
+  for (const [what, victim] of isFull ? victims : [sourceWorker]) {
     const { host } = await vmOf(here, subject.vm);
     const asked = await move(here, subject.vm, { to: here.site.hosts.find(({ id }) => id !== host)!.id });
     const ms = await moment();
@@ -64,7 +69,7 @@ test('SIGKILL of either host’s worker or of the control worker, at a random mo
   await finish(here, subject);
 });
 
-test('hosts that lose each other at a random moment leave one copy, unharmed', async () => {
+fullTest('hosts that lose each other at a random moment leave one copy, unharmed', async () => {
   const subject = await working(here);
   const { host } = await vmOf(here, subject.vm);
   const [from, to] = [host, here.site.hosts.find(({ id }) => id !== host)!.id].map(
@@ -81,22 +86,25 @@ test('hosts that lose each other at a random moment leave one copy, unharmed', a
   await finish(here, subject);
 });
 
-test('the disks follow a VM that moved, at once or later, while it runs, and the host that it left keeps nothing of it', async () => {
-  const subject = await working(here);
-  const { vm } = subject;
-  const migration = await moveOver(here, (await move(here, vm, { moveDisk: true })).id);
-  expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', error: null });
-  expect(migration.phases.map(({ name }) => name)).toContain('moveDisk');
-  expect(await vmOf(here, vm)).toMatchObject({ home: migration.to, host: migration.to });
-  await expectUnharmed(subject, migration);
-  const away = await moveOver(here, (await move(here, vm)).id);
-  const disks = await moveOver(here, (await move(here, vm, { mode: 'disks' })).id);
-  expect(disks, JSON.stringify(disks)).toMatchObject({ state: 'succeeded', error: null, from: migration.to, to: away.to });
-  console.log(`${(disks.bytes / 2 ** 20).toFixed(1)} MiB of disks: ${JSON.stringify(disks.phases)}`);
-  expect(await vmOf(here, vm)).toMatchObject({ home: away.to, host: away.to });
-  await expectUnharmed(subject, disks);
-  await finish(here, subject);
-});
+fullTest(
+  'the disks follow a VM that moved, at once or later, while it runs, and the host that it left keeps nothing of it',
+  async () => {
+    const subject = await working(here);
+    const { vm } = subject;
+    const migration = await moveOver(here, (await move(here, vm, { moveDisk: true })).id);
+    expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', error: null });
+    expect(migration.phases.map(({ name }) => name)).toContain('moveDisk');
+    expect(await vmOf(here, vm)).toMatchObject({ home: migration.to, host: migration.to });
+    await expectUnharmed(subject, migration);
+    const away = await moveOver(here, (await move(here, vm)).id);
+    const disks = await moveOver(here, (await move(here, vm, { mode: 'disks' })).id);
+    expect(disks, JSON.stringify(disks)).toMatchObject({ state: 'succeeded', error: null, from: migration.to, to: away.to });
+    console.log(`${(disks.bytes / 2 ** 20).toFixed(1)} MiB of disks: ${JSON.stringify(disks.phases)}`);
+    expect(await vmOf(here, vm)).toMatchObject({ home: away.to, host: away.to });
+    await expectUnharmed(subject, disks);
+    await finish(here, subject);
+  },
+);
 
 test('a VM goes to another host as files, and back, and on the way back only what changed is carried', async () => {
   const subject = await working(here);
@@ -116,43 +124,46 @@ test('a VM goes to another host as files, and back, and on the way back only wha
   await finish(here, subject);
 });
 
-test('a guest that writes faster than the network carries goes as files when its time is over, as was allowed, and says how long that takes', async () => {
-  const subject = await working(here);
-  const { vm } = subject;
-  const { host } = await vmOf(here, vm);
-  // For as long as its memory is carried over in vain, and a little: suspended, it doesn't get older.
-  const write = 'timeout 10 sh -c "while :; do head -c 8m /dev/urandom >/dev/shm/written; done"';
-  const start = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', write] } };
-  await onHost(here, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(start)]);
-  const mend = await limitNetwork(
-    here.site.hosts.filter(({ id }) => id === host),
-    48,
-  );
-  const etas: number[] = [];
-  let migration: MigrationAnswer;
-  try {
-    const { id } = await move(here, vm, { ifNotConverging: 'cold', convergeWithinS: 5 });
-    const over = moveOver(here, id).then((ended) => ended.id);
-    do {
+fullTest(
+  'a guest that writes faster than the network carries goes as files when its time is over, as was allowed, and says how long that takes',
+  async () => {
+    const subject = await working(here);
+    const { vm } = subject;
+    const { host } = await vmOf(here, vm);
+    // For as long as its memory is carried over in vain, and a little: suspended, it doesn't get older.
+    const write = 'timeout 10 sh -c "while :; do head -c 8m /dev/urandom >/dev/shm/written; done"';
+    const start = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', write] } };
+    await onHost(here, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(start)]);
+    const mend = await limitNetwork(
+      here.site.hosts.filter(({ id }) => id === host),
+      48,
+    );
+    const etas: number[] = [];
+    let migration: MigrationAnswer;
+    try {
+      const { id } = await move(here, vm, { ifNotConverging: 'cold', convergeWithinS: 5 });
+      const over = moveOver(here, id).then((ended) => ended.id);
+      do {
+        migration = await readMove(here, id);
+        const isCopying = migration.phases.at(-1)?.name === 'copy' && migration.progress !== null;
+        if (isCopying && migration.progress!.etaS !== null) etas.push(migration.progress!.etaS);
+      } while ((await Promise.race([over, delay(100)])) !== id);
       migration = await readMove(here, id);
-      const isCopying = migration.phases.at(-1)?.name === 'copy' && migration.progress !== null;
-      if (isCopying && migration.progress!.etaS !== null) etas.push(migration.progress!.etaS);
-    } while ((await Promise.race([over, delay(100)])) !== id);
-    migration = await readMove(here, id);
-  } finally {
-    await mend();
-  }
-  expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', mode: 'cold', error: null });
-  const phases = Object.fromEntries(migration.phases.map(({ name, seconds }) => [name, seconds ?? 0]));
-  expect(Object.keys(phases)).toEqual(expect.arrayContaining(['preCopy', 'suspend', 'copy', 'restore']));
-  expect(phases.preCopy).toBeGreaterThanOrEqual(5);
-  expect(etas.length).toBeGreaterThan(0);
-  console.log(`ETA ${[...new Set(etas)].join(', ')} s; ${JSON.stringify(migration.phases)}`);
-  await expectUnharmed(subject, migration);
-  await finish(here, subject);
-});
+    } finally {
+      await mend();
+    }
+    expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', mode: 'cold', error: null });
+    const phases = Object.fromEntries(migration.phases.map(({ name, seconds }) => [name, seconds ?? 0]));
+    expect(Object.keys(phases)).toEqual(expect.arrayContaining(['preCopy', 'suspend', 'copy', 'restore']));
+    expect(phases.preCopy).toBeGreaterThanOrEqual(5);
+    expect(etas.length).toBeGreaterThan(0);
+    console.log(`ETA ${[...new Set(etas)].join(', ')} s; ${JSON.stringify(migration.phases)}`);
+    await expectUnharmed(subject, migration);
+    await finish(here, subject);
+  },
+);
 
-test('further disks of a VM go with it: behind it while it runs, and as files', async () => {
+fullTest('further disks of a VM go with it: behind it while it runs, and as files', async () => {
   const look = 'dd if=/dev/vdc iflag=direct bs=512 count=1 status=none | head -n 1 >/dev/ttyS0';
   const order = {
     name: 'laden',

@@ -1,6 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -53,20 +52,6 @@ describe('a site that starts again with the same home', () => {
   });
 
   const clientOf = ({ api, clientKeyFile }: Ready): Promise<SiteClient> => SiteClient.fromKeyFile(api, clientKeyFile);
-
-  test('gives no host worker the ledger’s URL or the signing key', () => {
-    const workers = processesOfSite(openHome(home).path).filter((pid) =>
-      readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('workers/host.ts'),
-    );
-    expect(workers.length).toBeGreaterThan(0);
-    const signingKey = readFileSync(join(home, 'keys', 'signing'), 'utf8').trim();
-    for (const pid of workers) {
-      const environment = readFileSync(`/proc/${pid}/environ`, 'utf8');
-      expect(environment).toContain('BERTH_HOST_ID=host1');
-      expect(environment).not.toMatch(/DATABASE_URL|postgresql:|BERTH_SIGNING_KEY/);
-      expect(environment).not.toContain(signingKey);
-    }
-  });
 
   test('keeps keys, files and address, whether it was stopped or killed', async () => {
     const before = await clientOf(first.ready);

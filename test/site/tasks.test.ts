@@ -1,16 +1,76 @@
 import { randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { HostAnswer, Problem, TaskAnswer } from './client.ts';
-import { anotherClient, expectNothingLeft, expectOneCompletion, gpl, openSite, sha256, type TestSite } from './the-site.ts';
+import { anotherClient, expectNothingLeft, expectOneCompletion, gpl, onSharedSite, sha256, type TestSite } from './the-site.ts';
 
 let here: TestSite;
-beforeAll(async () => {
-  here = await openSite(3, { BERTH_LOG_LIMIT_BYTES: '1048576' });
+onSharedSite((site) => {
+  here = site;
 });
-afterAll(() => here.stop());
+
+// A guest of one processor keeps one busy.
+vi.setConfig({ maxConcurrency: 3 });
 
 const small = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 64 } };
 const shell = (script: string) => ({ ...small, command: ['sh', '-c', script] });
+
+describe('a task that comes to a bad end', () => {
+  test.concurrent('that fails says its exit code, and its outputs are kept', async () => {
+    const { id } = await here.client.submit({ ...shell('echo partial > result; exit 3'), outputs: ['result'] });
+    const task = await here.client.over(id);
+    expect(task).toMatchObject({ state: 'failed', exitCode: 3, error: { code: 'command-failed' } });
+    expect((await here.client.download(task.outputs[0]!.file)).toString()).toBe('partial\n');
+    await expectOneCompletion(here.client, task);
+  });
+
+  test.concurrent('that exceeds timeoutS is ended, with everything that it started', async () => {
+    const { id } = await here.client.submit({
+      ...shell('echo begun > result; sleep 600 & sleep 600'),
+      outputs: ['result'],
+      timeoutS: 2,
+    });
+    const task = await here.client.over(id);
+    expect(task).toMatchObject({ state: 'failed', exitCode: null, error: { code: 'task-timeout' } });
+    await expectOneCompletion(here.client, task);
+  });
+
+  test.concurrent('whose lease ends before it does is ended', async () => {
+    const { id } = await here.client.submit({
+      ...shell('sleep 600'),
+      timeoutS: 600,
+      lease: { kind: 'bestEffort', durationS: 12 },
+    });
+    const task = await here.client.over(id);
+    expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' } });
+    await expectOneCompletion(here.client, task);
+  });
+
+  test.concurrent.each([
+    ['a program that is not in the image', { command: ['no-such-program'] }, 'command-not-started'],
+    ['an output pattern that matches nothing', { command: ['true'], outputs: ['out/*'] }, 'output-missing'],
+    [
+      'inputs larger than its disk',
+      { command: ['true'], resources: { memoryMiB: 256, diskMiB: 16 }, big: true },
+      'inputs-too-large',
+    ],
+    [
+      'a URL that leads to an internal address',
+      { command: ['true'], inputs: [{ path: 'x', url: 'http://127.0.0.1:1/x' }] },
+      'address-refused',
+    ],
+  ])('with %s fails with its own error', async (_what, order, code) => {
+    const { big, ...spec } = order as Record<string, unknown>;
+    const inputs =
+      big === true ? { inputs: [{ path: 'x', file: await here.client.upload('big', randomBytes(20 * 2 ** 20)) }] } : {};
+    const { id } = await here.client.submit({ ...small, ...spec, ...inputs });
+    const task = await here.client.over(id);
+    expect(task).toMatchObject({ state: 'failed', error: { code } });
+    expect(task.error!.message.length).toBeGreaterThan(20);
+    await expectOneCompletion(here.client, task);
+  });
+
+  test('leaves nothing', () => expectNothingLeft(here));
+});
 
 describe('a task on real VMs', () => {
   test('counts the words of an uploaded file, and its output, log and event say so', async () => {
@@ -35,62 +95,6 @@ describe('a task on real VMs', () => {
     expect(types).toEqual(['berth.task.accepted', 'berth.task.started', 'berth.task.succeeded']);
     const usage = await expectOneCompletion(here.client, task);
     expect(usage).toMatchObject({ bytesIn: text.length });
-    await expectNothingLeft(here);
-  });
-
-  test('that fails says its exit code, and its outputs are kept', async () => {
-    const { id } = await here.client.submit({ ...shell('echo partial > result; exit 3'), outputs: ['result'] });
-    const task = await here.client.over(id);
-    expect(task).toMatchObject({ state: 'failed', exitCode: 3, error: { code: 'command-failed' } });
-    expect((await here.client.download(task.outputs[0]!.file)).toString()).toBe('partial\n');
-    await expectOneCompletion(here.client, task);
-  });
-
-  test('that exceeds timeoutS is ended, with everything that it started', async () => {
-    const { id } = await here.client.submit({
-      ...shell('echo begun > result; sleep 600 & sleep 600'),
-      outputs: ['result'],
-      timeoutS: 2,
-    });
-    const task = await here.client.over(id);
-    expect(task).toMatchObject({ state: 'failed', exitCode: null, error: { code: 'task-timeout' } });
-    await expectOneCompletion(here.client, task);
-  });
-
-  test('whose lease ends before it does is ended', async () => {
-    const { id } = await here.client.submit({
-      ...shell('sleep 600'),
-      timeoutS: 600,
-      lease: { kind: 'bestEffort', durationS: 12 },
-    });
-    const task = await here.client.over(id);
-    expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' } });
-    await expectOneCompletion(here.client, task);
-    await expectNothingLeft(here);
-  });
-
-  test.each([
-    ['a program that is not in the image', { command: ['no-such-program'] }, 'command-not-started'],
-    ['an output pattern that matches nothing', { command: ['true'], outputs: ['out/*'] }, 'output-missing'],
-    [
-      'inputs larger than its disk',
-      { command: ['true'], resources: { memoryMiB: 256, diskMiB: 16 }, big: true },
-      'inputs-too-large',
-    ],
-    [
-      'a URL that leads to an internal address',
-      { command: ['true'], inputs: [{ path: 'x', url: 'http://127.0.0.1:1/x' }] },
-      'address-refused',
-    ],
-  ])('with %s fails with its own error and leaves nothing', async (_what, order, code) => {
-    const { big, ...spec } = order as Record<string, unknown>;
-    const inputs =
-      big === true ? { inputs: [{ path: 'x', file: await here.client.upload('big', randomBytes(20 * 2 ** 20)) }] } : {};
-    const { id } = await here.client.submit({ ...small, ...spec, ...inputs });
-    const task = await here.client.over(id);
-    expect(task).toMatchObject({ state: 'failed', error: { code } });
-    expect(task.error!.message.length).toBeGreaterThan(20);
-    await expectOneCompletion(here.client, task);
     await expectNothingLeft(here);
   });
 

@@ -1,6 +1,6 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { newHostKey } from '../../drivers/guest/host-key.ts';
-import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
+import { expectNothingLeft, onHost, onSharedSite, type TestSite } from './the-site.ts';
 
 interface VmAnswer {
   id: string;
@@ -13,10 +13,9 @@ interface VmAnswer {
 }
 
 let here: TestSite;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite((site) => {
+  here = site;
 });
-afterAll(() => here.stop());
 
 const key = newHostKey('a test');
 const vmOf = async (id: string): Promise<VmAnswer> => (await here.client.insist<VmAnswer>('GET', `/v1/vms/${id}`)).body;

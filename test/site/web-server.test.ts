@@ -1,21 +1,24 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
+import { isFull } from '../tier.ts';
 import { move, moveOver } from './moves.ts';
-import { expectNothingLeft, openSite, type TestSite } from './the-site.ts';
+import { expectNothingLeft, onSharedSite, type TestSite } from './the-site.ts';
 import { answered, serving, stopServing } from './web-load.ts';
 
 let here: TestSite;
-beforeAll(async () => {
-  here = await openSite();
+onSharedSite((site) => {
+  here = site;
 });
-afterAll(() => here.stop());
 
-test('a web server under a constant rate of requests from another host moves five times, and answers every one', async () => {
+/** Each move is like the one before, but from a host that knows the VM. */
+const moves = isFull ? 5 : 1;
+
+test('a web server under a constant rate of requests from another host moves, and answers every one', async () => {
   const task = await serving(here);
   const { id, vms, hosts } = task;
   expect(hosts[0]).not.toBe(hosts[1]);
-  await expect.poll(async () => (await answered(here, id)).length, { timeout: 60_000 }).toBeGreaterThan(35);
+  await expect.poll(async () => (await answered(here, id)).length, { timeout: 180_000 }).toBeGreaterThan(35);
   const downtimes: (number | null)[] = [];
-  for (let times = 0; times < 5; times += 1) {
+  for (let times = 0; times < moves; times += 1) {
     const migration = await moveOver(here, (await move(here, vms[0]!)).id);
     expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', error: null });
     downtimes.push(migration.downtimeMs);

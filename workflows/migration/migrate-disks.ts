@@ -61,6 +61,5 @@ async function diskMigrationJob({ target, vmId }: MigrationRun, sinceMs: number)
     remainingBytes: totalBytes - copiedBytes,
     dirtyBytesPerS: 0,
     bytesPerS: Math.round((copiedBytes * 1000) / elapsedMs),
-    iterations: 0,
   };
 }

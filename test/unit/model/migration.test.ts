@@ -142,7 +142,6 @@ const job: MigrationJob = {
   remainingBytes: 50 * 2 ** 20,
   dirtyBytesPerS: 10 * 2 ** 20,
   bytesPerS: 20 * 2 ** 20,
-  iterations: 1,
 };
 
 describe('convergence', () => {

@@ -1,0 +1,32 @@
+import { appendFileSync } from 'node:fs';
+import { relative } from 'node:path';
+import type { Reporter, TestModule } from 'vitest/node';
+
+/** The name of the variable with the path of the file that the times are written to, one JSON object a line. */
+export const fileTimesVariable = 'BERTH_FILE_TIMES';
+
+/** A test file, and for how long it ran. */
+export interface FileTime {
+  /** From the repository's top. */
+  file: string;
+  /** Its tests and its hooks; vitest's JSON report leaves out the hooks, in which several files do most of their work. */
+  seconds: number;
+}
+
+/** A vitest reporter: writes down how long each test file ran. */
+export default class FileTimes implements Reporter {
+  readonly #startedMs = new Map<string, number>();
+
+  onTestModuleStart({ id }: TestModule): void {
+    this.#startedMs.set(id, performance.now());
+  }
+
+  onTestModuleEnd({ id, moduleId }: TestModule): void {
+    const startedMs = this.#startedMs.get(id);
+    const path = process.env[fileTimesVariable];
+    // A file that could not be loaded has not started.
+    if (startedMs === undefined || path === undefined) return;
+    const time: FileTime = { file: relative('', moduleId), seconds: (performance.now() - startedMs) / 1000 };
+    appendFileSync(path, `${JSON.stringify(time)}\n`);
+  }
+}
