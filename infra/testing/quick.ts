@@ -22,7 +22,7 @@ export async function runQuickChecks(stop: AbortSignal, report: (result: StepRes
   const biome = ['node_modules/@biomejs/biome/bin/biome', 'check', '--colors=off', '--error-on-warnings', '.'];
   // Imports that two files share are no copy. Six lines of sixty tokens are.
   const copies = [
-    ['node_modules/jscpd/run-jscpd.js', '--format', 'typescript', '--min-lines', '6', '--min-tokens', '60', '--threshold', '0'],
+    ['--format', 'typescript', '--min-lines', '6', '--min-tokens', '60', '--threshold', '0'],
     ['--exit-code', '1', '--no-colors', '--ignore-pattern', 'import (type )?\\{[^}]*\\} from [^;]*;'],
     ['--ignore', '**/node_modules/**,**/generated/**,**/dist/**,**/test/**', '.'],
   ].flat();
@@ -30,7 +30,7 @@ export async function runQuickChecks(stop: AbortSignal, report: (result: StepRes
   const quick = Object.keys(projects).filter((name) => projects[name]?.quick);
   const [format, found, types, tests] = await Promise.all([
     done(runStep({ name: 'format and lint', argv: biome, deadlineMs }, stop)),
-    done(runStep({ name: 'copies', argv: copies, deadlineMs }, stop)),
+    done(runStep({ name: 'copies', program: 'node_modules/jscpd-linux-x64-gnu/bin/jscpd', argv: copies, deadlineMs }, stop)),
     done(runStep({ name: 'types', argv: tsc, deadlineMs }, stop)),
     done(runProjects(quick, { deadlineMs, live: false }, stop)),
   ]);
