@@ -14,8 +14,8 @@ const wholeMs = 30 * 60_000;
 const setupMs = 20 * 60_000;
 const began = performance.now();
 
-/** What a shell, Node and env say of a program that isn't there, also where whoever started it went on without it. */
-const missing = /^.*(?:command not found|spawn \S+ ENOENT|: not found$|No such file or directory: '?\/usr).*$/m;
+/** What a shell and Node print of a program that isn't there, where the caller went on without it, and of a crash. */
+const missing = /^.*(?:command not found|spawn \S+ ENOENT|: not found$|No such file or directory: '?\/usr|^Node\.js v\d).*$/m;
 
 const { runs, notRun } = plan(namedCommands(repository));
 const alone = runs.filter(({ run }) => !run.site && run.script !== siteScript());

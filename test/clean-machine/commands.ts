@@ -82,8 +82,8 @@ export type Row = { matches: RegExp } & ({ run: SmallRun | ((match: RegExpExecAr
 
 const fine = /^\d+ passed, 0 failed$/m;
 const figure = /^\{"name":/m;
-/** Its own first line: after npm's and setup's, when its site is up and the first round done. */
-const firstLine = /^(?!setup:|>|\s*$).+/m;
+/** What a benchmark says at the end of a round: `run 0: …`, `warm 0: …`, `128 run 0: …`, `alone 900 ms, …`, `10 warm VMs: …`. */
+const roundEnded = /^(?:\w+ )?(?:run|warm|cold) \d+: |^alone \d+ ms|^\d+ (?:warm|cold) VMs: /m;
 
 const vitest = (rest: string, minutes: number, environment = ''): SmallRun => ({
   script: `${environment}npm run vitest -- run ${rest}`,
@@ -91,7 +91,7 @@ const vitest = (rest: string, minutes: number, environment = ''): SmallRun => ({
   prints: /Tests +.*\d+ passed/,
 });
 const bench = (rest: string, minutes: number): SmallRun => ({ script: `npm run bench -- ${rest}`, minutes, prints: figure });
-const begin = (rest: string): SmallRun => ({ script: `npm run bench -- ${rest}`, minutes: 6, until: firstLine });
+const begin = (rest: string): SmallRun => ({ script: `npm run bench -- ${rest}`, minutes: 6, until: roundEnded });
 const torture = (rest: string): SmallRun => ({ script: `npm run torture -- ${rest} --runs 1 --seed 1`, minutes: 5 });
 const fewProperties = 'BERTH_PROPERTY_RUNS=20 ';
 
@@ -175,7 +175,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- rate$/, run: begin('--runs 3 rate') },
   { matches: /^npm run bench -- (?:--runs \d+ )?migrate$/, run: begin('--runs 3 --modes 128 migrate') },
   { matches: /^npm run bench -- migrate-cpu$/, run: begin('--runs 1 migrate-cpu') },
-  { matches: /^npm run bench -- leases$/, run: { ...begin('leases'), until: /^trace +configuration/m } },
+  { matches: /^npm run bench -- leases$/, run: bench('leases', 4) },
   {
     matches: /^npm run bench -- drain --modes/,
     notRun: 'measures for many minutes; the same programs as migrate, which is run, and as the torture of drains',
