@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { expectNothingLeft, expectOneCompletion, onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { expectNothingLeft, expectOneCompletion, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 let bytes: string;

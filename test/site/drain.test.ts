@@ -2,7 +2,8 @@ import { expect, test } from 'vitest';
 import { fullTest } from '../full-test.ts';
 import { askDrain, drainSoon, expectUnharmed, gatherOn, openAgain, secondsFrom, untilDrain } from './drains.ts';
 import { copiesOf, counter, countsPast } from './moves.ts';
-import { expectNothingLeft, onHost, onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 onSharedSite((site) => {

@@ -12,7 +12,8 @@ import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/pref
 import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
 import type { Problem } from './client.ts';
-import { anotherClient, expectNothingLeft, onHost, onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { anotherClient, expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 onSharedSite((site) => {

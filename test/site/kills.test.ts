@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { fullTest } from '../full-test.ts';
-import { expectNothingLeft, expectOneCompletion, onSharedSite, sha256, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { expectNothingLeft, expectOneCompletion, sha256, type TestSite } from './the-site.ts';
 
 const bytes = randomBytes(48 * 2 ** 20);
 let here: TestSite;

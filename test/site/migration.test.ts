@@ -3,8 +3,9 @@ import { expect, test } from 'vitest';
 import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
 import { type MigrationAnswer, move, moveOver, readMove, readsPast } from './moves.ts';
+import { onSharedSite } from './shared-site.ts';
 import { finish, onlyAt, runningAt, type Subject, vmOf, working } from './subjects.ts';
-import { expectOneCompletion, limitNetwork, onHost, onSharedSite, type TestSite } from './the-site.ts';
+import { expectOneCompletion, limitNetwork, onHost, type TestSite } from './the-site.ts';
 
 /** A selection of what `npm run torture -- migrate` does at length. */
 let here: TestSite;

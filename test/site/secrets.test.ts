@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openHome } from '../../infra/site/home.ts';
 import { processesOfSite } from '../../infra/site/processes.ts';
-import { onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import type { TestSite } from './the-site.ts';
 
 let here: TestSite;
 onSharedSite((site) => {

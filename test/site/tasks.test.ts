@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { describe, expect, test, vi } from 'vitest';
 import type { HostAnswer, Problem, TaskAnswer } from './client.ts';
-import { anotherClient, expectNothingLeft, expectOneCompletion, gpl, onSharedSite, sha256, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { anotherClient, expectNothingLeft, expectOneCompletion, gpl, sha256, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 onSharedSite((site) => {

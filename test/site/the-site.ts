@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, test as base, expect } from 'vitest';
+import { expect } from 'vitest';
 import { run } from '../../drivers/host/run-process.ts';
 import { type Host, nsenterArgv } from '../../infra/site/host/host.ts';
 import { type Site, startSite } from '../../infra/site/site.ts';
@@ -42,50 +42,6 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
   } catch (error) {
     throw new Error(`the site did not start; it said: ${notes.join('; ')}`, { cause: error });
   }
-}
-
-/** Settings that no file's tests mind: a log is full after a MiB. */
-const sharedSettings = { BERTH_LOG_LIMIT_BYTES: '1048576' };
-
-/** One site of three hosts for all files of a worker process that don't need one of their own: the first of them starts it. */
-class Keeper {
-  #site: Promise<TestSite> | undefined;
-
-  site(): Promise<TestSite> {
-    this.#site ??= openSite(3, sharedSettings);
-    return this.#site;
-  }
-
-  async stop(): Promise<void> {
-    const site = await this.#site?.catch(() => null);
-    this.#site = undefined;
-    await site?.stop();
-  }
-}
-
-// biome-ignore lint/correctness/noEmptyPattern: vitest reads there what else a fixture needs.
-const test = base.extend('keeper', { scope: 'worker' }, async ({}, { onCleanup }) => {
-  const keeper = new Keeper();
-  onCleanup(() => keeper.stop());
-  return keeper;
-});
-
-/**
- * Before a file's tests, and after each that has failed: what that left on the site is not to fail the next ones, so that
- * they get another. The project's files are not isolated from each other, which is what lets them share one.
- * @param prepare takes the site, and makes on it what the file's tests have in common
- */
-export function onSharedSite(prepare: (site: TestSite) => void | Promise<void>): void {
-  let keeper: Keeper;
-  test.beforeAll(async ({ keeper: ours }) => {
-    keeper = ours;
-    await prepare(await keeper.site());
-  });
-  afterEach(async ({ task }) => {
-    if (task.result?.state !== 'fail') return;
-    await keeper.stop();
-    await prepare(await keeper.site());
-  });
 }
 
 /** What each of these hosts sends to the others, for as long as it isn't mended. */

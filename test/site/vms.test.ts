@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { newHostKey } from '../../drivers/guest/host-key.ts';
-import { expectNothingLeft, onHost, onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
 interface VmAnswer {
   id: string;

@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
 import { isFull } from '../tier.ts';
 import { move, moveOver } from './moves.ts';
-import { expectNothingLeft, onSharedSite, type TestSite } from './the-site.ts';
+import { onSharedSite } from './shared-site.ts';
+import { expectNothingLeft, type TestSite } from './the-site.ts';
 import { answered, serving, stopServing } from './web-load.ts';
 
 let here: TestSite;
