@@ -18,7 +18,7 @@ export function toFailure(error: unknown): Error {
   });
 }
 
-/** What an activity that stopped early says: it was asked to (and is not retried), or its worker leaves (and it is). */
+/** Why an attempt stopped early: it was cancelled, and is not retried, or its worker shuts down, and it is. */
 function stopReason(context: Context, error: unknown): Error {
   if (context.cancellationDetails?.workerShutdown)
     return toFailure(new BerthError('host-unavailable', 'The worker was stopped during this step', { cause: error }));
@@ -26,8 +26,8 @@ function stopReason(context: Context, error: unknown): Error {
 }
 
 /**
- * Heartbeats for as long as the attempt runs, where somebody listens. It says only that this process is alive: a step
- * that hangs is ended by its own deadlines and by startToClose.
+ * Sends heartbeats while the attempt runs, where it has a heartbeat timeout. They show only that this process is alive: a
+ * step that hangs is ended by its own deadlines and by startToClose.
  */
 function heartbeatWhileRunning(context: Context): Disposable {
   const timeoutMs = context.info.heartbeatTimeoutMs;

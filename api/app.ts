@@ -2,11 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { access, constants } from 'node:fs/promises';
 import express, { type Express, type RequestHandler, type Response } from 'express';
 import { pinoHttp } from 'pino-http';
+import { readHealth } from '../ledger/health.ts';
 import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
 import type { ApiDeps } from './deps.ts';
-import type { Answer } from './http/answer.ts';
-import { streamed } from './http/answer.ts';
+import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
 import { describeApi } from './http/openapi.ts';
 import type { Operation } from './http/operation.ts';
@@ -29,7 +29,7 @@ import { expectBody } from './serve.ts';
 const jsonLimit = '4mb';
 const healthDeadlineMs = 2_000;
 
-/** One id a request, in the answer, in every log line and in a problem: the caller's own, where it is one. */
+/** Gives each request one id, for the answer, every log line and a problem: the caller's X-Request-Id when it is valid. */
 function requestLog(log: Logger, eachRequest: boolean): RequestHandler {
   return pinoHttp({
     logger: log,
@@ -45,10 +45,10 @@ function requestLog(log: Logger, eachRequest: boolean): RequestHandler {
       return keyId === '' ? {} : { keyId, owner: ownerId };
     },
     customLogLevel: (_req, res, error) => (error || res.statusCode === 500 ? 'error' : res.statusCode > 500 ? 'warn' : 'info'),
-    // What failed is logged where it is answered, with its stack.
+    // Errors are logged where they are answered, with their stack.
     customErrorObject: (_req, _res, _error, values: object) => ({ ...values, err: undefined }),
     serializers: {
-      // Not the query: that of a signed URL is a right.
+      // Without the query: that of a signed URL grants access.
       req: (req: { id: string; method: string; url: string }) => ({
         id: req.id,
         method: req.method,
@@ -96,7 +96,7 @@ interface AccessMiddleware {
   signature: RequestHandler;
 }
 
-/** What stands before a route's handler, by who may call it. */
+/** The middleware of a route, by its access. */
 function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHandler[] {
   const before: Record<Operation['access'], RequestHandler[]> = {
     open: [],
@@ -131,9 +131,7 @@ function createBaseApp(log: Logger, eachRequest: boolean): Express {
   return app;
 }
 
-/**
- * The API, and the operators' port next to it. Neither listens: see api/serve.ts.
- */
+/** The API's application and that of the operators' port. Neither listens: see api/serve.ts. */
 export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
   const { ledger, temporal, repository, config, log, clock } = deps;
   const metrics = openMetrics(ledger, clock);
@@ -167,7 +165,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   operatorsApp.get('/healthz', async (_req, res) => {
     const health = await checkHealth(
       {
-        ledger: () => ledger.$queryRaw`SELECT 1`,
+        ledger: () => readHealth(ledger),
         temporal: () => temporal.ping(),
         repository: () => access(repository.root, constants.W_OK),
       },

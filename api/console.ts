@@ -3,8 +3,8 @@ import { type ConsolePage, type ConsoleRange, consolePageBytes } from '../model/
 import { BerthError } from '../model/errors.ts';
 
 /**
- * Which bytes a caller wants: one Range (RFC 9110), else the last `tail`. Several ranges at once, and what is no range, are
- * passed over, as the standard has it.
+ * Which bytes a caller requests: one Range (RFC 9110), else the last `tail`. Several ranges at once, and an invalid one,
+ * are ignored, as the standard allows.
  */
 export function consoleRange(req: Request, tail: number): ConsoleRange {
   const match = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(req.get('range') ?? '');
@@ -14,7 +14,7 @@ export function consoleRange(req: Request, tail: number): ConsoleRange {
   return { from: Number(first), bytes: last === '' ? consolePageBytes : Number(last) - Number(first) + 1 };
 }
 
-/** Sends what was read: as a part where a range was asked for. Throws range-not-satisfiable where there is nothing of it. */
+/** Sends what was read: as a part when a range was requested. Throws range-not-satisfiable when the range is empty. */
 export function sendConsole(req: Request, res: Response, page: ConsolePage): void {
   const bytes = Buffer.from(page.base64, 'base64');
   const ranged = /^bytes=\d*-\d*$/.test(req.get('range') ?? '');

@@ -1,12 +1,25 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Ledger } from '../ledger/client.ts';
-import { type DrainOutline, drainStates } from '../model/drain.ts';
+import {
+  type MigrationTotals,
+  type PlannedDrain,
+  readBootCounts,
+  readDrainCounts,
+  readDrainPlans,
+  readHostCounts,
+  readMigratedGuestCounts,
+  readMigrationCounts,
+  readMigrationTotals,
+  readOldestQueuedAt,
+  readTaskCounts,
+} from '../ledger/metrics.ts';
+import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
 import { hostStates, taskStates } from '../model/states.ts';
 
-/** Says which route a request took: the path as declared, not as sent, so that series stay few. */
+/** The route of a request: the path as declared, not as sent, which bounds the number of series. */
 const routes = new WeakMap<Request, string>();
 
 export function labelRoute(path: string): RequestHandler {
@@ -21,7 +34,7 @@ export interface Metrics {
   observe: RequestHandler;
 }
 
-/** A gauge by state that is read from the ledger when it is asked for; states without rows are 0. */
+/** A gauge by state that is read from the ledger at each scrape; states without rows are 0. */
 function stateGauge(
   registry: Registry,
   about: { name: string; help: string; states: readonly string[] },
@@ -40,32 +53,27 @@ function stateGauge(
 }
 
 function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
-  stateGauge(registry, { name: 'berth_tasks', help: 'Tasks by state', states: taskStates }, async () => {
-    const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
-    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
-  });
-  stateGauge(registry, { name: 'berth_migrations', help: 'Migrations by state', states: migrationStates }, async () => {
-    const groups = await ledger.migration.groupBy({ by: ['state'], _count: { id: true } });
-    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
-  });
-  const guests = { name: 'berth_migrated_guests', help: 'Migrations by what the guest did behind them', states: migratedGuests };
-  stateGauge(registry, guests, async () => {
-    const groups = await ledger.migration.groupBy({ by: ['guest'], _count: { id: true } });
-    return groups.map(({ guest, _count }) => ({ state: guest ?? '', rows: _count.id }));
-  });
-  stateGauge(registry, { name: 'berth_hosts', help: 'Hosts by state', states: hostStates }, async () => {
-    const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });
-    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
-  });
+  const gauges = [
+    { name: 'berth_tasks', help: 'Tasks by state', states: taskStates, read: readTaskCounts },
+    { name: 'berth_migrations', help: 'Migrations by state', states: migrationStates, read: readMigrationCounts },
+    {
+      name: 'berth_migrated_guests',
+      help: 'Migrations by what the guest did after them',
+      states: migratedGuests,
+      read: readMigratedGuestCounts,
+    },
+    { name: 'berth_hosts', help: 'Hosts by state', states: hostStates, read: readHostCounts },
+    { name: 'berth_drains', help: 'Drains by state', states: drainStates, read: readDrainCounts },
+  ];
+  for (const { read, ...about } of gauges) stateGauge(registry, about, () => read(ledger));
   new Gauge({
     name: 'berth_vm_boots',
-    help: 'VMs in the ledger by how they came to life: warm, from a template, or cold, and then why so',
+    help: 'VMs in the ledger by how they booted: warm, from a template, or cold, and then why',
     labelNames: ['boot', 'why'],
     registers: [registry],
     async collect() {
       this.reset();
-      const groups = await ledger.vm.groupBy({ by: ['boot', 'bootWhy'], where: { boot: { not: null } }, _count: { id: true } });
-      for (const { boot, bootWhy, _count } of groups) this.set({ boot: boot ?? '', why: bootWhy ?? '' }, _count.id);
+      for (const { boot, why, rows } of await readBootCounts(ledger)) this.set({ boot, why }, rows);
     },
   });
   new Gauge({
@@ -73,38 +81,34 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     help: 'Age of the oldest queued task',
     registers: [registry],
     async collect() {
-      const oldest = await ledger.task.findFirst({
-        where: { state: 'queued' },
-        orderBy: { createdAt: 'asc' },
-        select: { createdAt: true },
-      });
-      this.set(oldest ? (clock() - oldest.createdAt.getTime()) / 1000 : 0);
+      const oldest = await readOldestQueuedAt(ledger);
+      this.set(oldest === null ? 0 : (clock() - oldest.getTime()) / 1000);
     },
   });
 }
 
-interface MigrationSums {
-  mode: string;
-  outcome: string;
-  migrations: number;
-  seconds: number;
-  downtimeS: number;
-  bytes: number;
+/**
+ * Reads once for all callers at the same time: the gauges of one scrape collect concurrently, and share the query.
+ */
+function shared<T>(read: () => Promise<T>): () => Promise<T> {
+  let pending: Promise<T> | null = null;
+  return () => {
+    pending ??= read().finally(() => {
+      pending = null;
+    });
+    return pending;
+  };
 }
 
-/** What migrations took, as sums over all that have ended: a rate of one by a rate of another is a mean. */
+/** Sums over all migrations that have ended: the rate of one sum by the rate of another is a mean. */
 function migrationTotals(registry: Registry, ledger: Ledger): void {
   const outcomes = ['succeeded', 'rolledBack'];
-  const read = () => ledger.$queryRaw<MigrationSums[]>`
-    SELECT mode, state::text AS outcome, count(*)::int AS migrations,
-      COALESCE(sum(extract(epoch FROM "finishedAt" - COALESCE("startedAt", "createdAt"))), 0)::float8 AS seconds,
-      COALESCE(sum("downtimeMs"), 0)::float8 / 1000 AS "downtimeS", COALESCE(sum(bytes), 0)::float8 AS bytes
-    FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY mode, state`;
-  const sums: Record<Exclude<keyof MigrationSums, 'mode' | 'outcome'>, { name: string; help: string }> = {
+  const read = shared(() => readMigrationTotals(ledger));
+  const sums: Record<Exclude<keyof MigrationTotals, 'mode' | 'outcome'>, { name: string; help: string }> = {
     migrations: { name: 'berth_migrations_ended_total', help: 'Migrations that have ended' },
-    seconds: { name: 'berth_migration_seconds_total', help: 'Time from their turn to their end' },
-    downtimeS: { name: 'berth_migration_downtime_seconds_total', help: 'Time that guests stood still' },
-    bytes: { name: 'berth_migration_bytes_total', help: 'What went over the network: memory, or disks that moved alone' },
+    seconds: { name: 'berth_migration_seconds_total', help: 'Time from their admission to their end' },
+    downtimeS: { name: 'berth_migration_downtime_seconds_total', help: 'Time that guests were paused' },
+    bytes: { name: 'berth_migration_bytes_total', help: 'Bytes transferred: memory, or disks that moved alone' },
   };
   for (const [key, { name, help }] of Object.entries(sums))
     new Gauge({
@@ -123,19 +127,16 @@ function migrationTotals(registry: Registry, ledger: Ledger): void {
     });
 }
 
-/** Of drains that are under way, by host; as seen at their last look. */
+/** Of drains that are under way, by host, as of the last step of each. */
 function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
-  stateGauge(registry, { name: 'berth_drains', help: 'Drains by state', states: drainStates }, async () => {
-    const groups = await ledger.drain.groupBy({ by: ['state'], _count: { id: true } });
-    return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
-  });
-  const figures: { name: string; help: string; of: (drain: DrainPlanRow, now: number) => number | null }[] = [
-    { name: 'vms_left', help: 'VMs that are still to leave', of: ({ plan }) => plan.moves.length + plan.leaving.length },
-    { name: 'suspensions', help: 'VMs that are to be suspended there', of: ({ plan }) => plan.suspensions.length },
-    { name: 'blockers', help: 'VMs that are in the way', of: ({ plan }) => plan.blockers.length },
+  const read = shared(() => readDrainPlans(ledger));
+  const figures: { name: string; help: string; of: (drain: PlannedDrain, now: number) => number | null }[] = [
+    { name: 'vms_left', help: 'VMs that have yet to leave', of: ({ plan }) => plan.moves.length + plan.leaving.length },
+    { name: 'suspensions', help: 'VMs that are planned to be suspended there', of: ({ plan }) => plan.suspensions.length },
+    { name: 'blockers', help: 'VMs that prevent the host from becoming empty', of: ({ plan }) => plan.blockers.length },
     {
       name: 'recovery_seconds',
-      help: 'Behind its move, until a VM is expected to be as busy as before: the longest of those to move',
+      help: 'Expected time after its migration until a VM is as busy as before: the longest of those to migrate',
       of: ({ plan }) => {
         const known = plan.moves.flatMap(({ recoveryS }) => recoveryS ?? []);
         return known.length === 0 ? null : Math.max(...known);
@@ -148,7 +149,7 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
     },
     {
       name: 'slack_seconds',
-      help: 'From the time by which it is sure to be empty to its deadline; below 0 it is late',
+      help: 'From the time by which it is safe to expect it empty to its deadline; below 0 it is late',
       of: ({ plan, deadline }) => (plan.emptyBy === null ? null : (deadline.getTime() - Date.parse(plan.emptyBy)) / 1000),
     },
   ];
@@ -160,18 +161,12 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
       registers: [registry],
       async collect() {
         this.reset();
-        const rows = await ledger.drain.findMany({ where: { state: { in: ['waiting', 'moving', 'paused'] } } });
-        for (const { hostId, plan, deadline } of rows) {
-          const value = plan === null ? null : of({ plan: plan as unknown as DrainOutline, deadline }, clock());
-          if (value !== null) this.set({ host: hostId }, value);
+        for (const drain of await read()) {
+          const value = of(drain, clock());
+          if (value !== null) this.set({ host: drain.host }, value);
         }
       },
     });
-}
-
-interface DrainPlanRow {
-  plan: DrainOutline;
-  deadline: Date;
 }
 
 export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
@@ -193,7 +188,7 @@ export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
     labelNames: ['direction'],
     registers: [registry],
   });
-  // A connection carries many requests: what was counted of it already.
+  // Of each connection, which serves many requests: the bytes that were counted already.
   const counted = new WeakMap<object, { in: number; out: number }>();
 
   function countBytes(req: Request): void {
@@ -219,7 +214,7 @@ export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   };
 }
 
-/** Liveness of what this process needs, each asked with a deadline (ms). */
+/** Checks the services that this process needs, each with a deadline (ms). */
 export async function checkHealth(
   checks: Record<string, () => Promise<unknown>>,
   deadlineMs: number,

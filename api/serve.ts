@@ -2,22 +2,22 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import type { Request, Response } from 'express';
 
-/** A connection on which nothing moves for this long is ended; it is what ends an abandoned upload. */
+/** A connection that transfers nothing for this long is closed, which ends an abandoned upload. */
 const idleMs = 120_000;
 const headersMs = 15_000;
-/** Longer than the idle time of usual proxies, so that it is they who close. */
+/** Longer than the idle time of usual proxies, so that the proxy closes the connection and not this server. */
 const keepAliveMs = 75_000;
-/** For how long the rest of a body is still read after its refusal, so that the sender sees the answer. */
+/** How long the rest of a body is read after its refusal, so that the sender receives the answer. */
 const lingerMs = 5_000;
 
 const awaitingContinue = new WeakSet<IncomingMessage>();
 
-/** Tells a client that sent `Expect: 100-continue` to send its body; until then a refusal costs it nothing. */
+/** Answers `Expect: 100-continue`, so that the client sends its body; before that it can be refused without a transfer. */
 export function expectBody(req: Request, res: Response): void {
   if (awaitingContinue.delete(req)) res.writeContinue();
 }
 
-/** Reads on after a refusal, for a while: an answer is lost when a connection is reset under a client that still sends. */
+/** Reads and drops the rest of a body: an answer is lost when the connection is reset while the client still sends. */
 function linger(req: IncomingMessage): void {
   if (req.complete || req.socket.destroyed) return;
   const timer = setTimeout(() => req.socket.destroy(), lingerMs);
@@ -25,7 +25,7 @@ function linger(req: IncomingMessage): void {
   req.resume();
 }
 
-/** Listens, with every time-out set. There is none for a whole request: a large file may take hours. */
+/** Listens, with every timeout set. There is none for a whole request: a large file may take hours. */
 export async function serve(app: RequestListener, address: { port: number; host: string }): Promise<Server> {
   const server = createServer({
     requestTimeout: 0,
@@ -49,7 +49,7 @@ export async function serve(app: RequestListener, address: { port: number; host:
   return server;
 }
 
-/** Takes no new requests, lets those under way end for `graceMs`, then ends them. */
+/** Takes no new requests, waits up to `graceMs` for those under way, then closes their connections. */
 export async function close(server: Server, graceMs: number): Promise<void> {
   const timer = setTimeout(() => server.closeAllConnections(), graceMs);
   const closed = once(server, 'close');

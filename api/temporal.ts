@@ -16,56 +16,51 @@ import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowTaskTimeoutOf, workflowType } from '../model/temporal.ts';
 
-/** A migration and what its workflow's id is made of. */
+/** A migration, and the parts of its workflow's id. */
 export interface MigrationName {
   id: MigrationId;
   vmId: VmId;
   generation: number;
 }
 
-/** A drain and what its workflow's id is made of. */
+/** A drain, and the parts of its workflow's id. */
 export interface DrainName {
   id: DrainId;
   host: HostId;
   number: number;
 }
 
-/** All that the API asks of Temporal. */
+/** What the API asks of Temporal. Every start succeeds also when the workflow was started before. */
 export interface WorkflowClient {
-  /** Success also when it was started before. */
   startTask(id: TaskId): Promise<void>;
-  /** Asks the task's workflow to cancel; starts it first where it isn't, since only it may end a task. */
+  /** Cancels the task's workflow; starts it when it was never started, since only it may end a task. */
   cancelTask(id: TaskId): Promise<void>;
-  /** Success also when it was started before. */
   startVm(id: VmId): Promise<void>;
-  /** Something is wanted of it: its workflow is to look; it is started where it isn't. */
+  /** Signals the VM's workflow to read what the ledger requests of it; starts it when it was never started. */
   notifyVm(id: VmId): Promise<void>;
-  /** Success also when it was started before. */
-  startMigration(move: MigrationName): Promise<void>;
-  /** Asks for the abort, as cancelTask does. */
-  abortMigration(move: MigrationName): Promise<void>;
-  /** There may be room for what waits: the housekeeping looks at once, and anyway soon. */
+  startMigration(migration: MigrationName): Promise<void>;
+  /** Cancels the migration's workflow, as cancelTask does. */
+  abortMigration(migration: MigrationName): Promise<void>;
+  /** Signals housekeeping that capacity was freed: it places what waits now instead of in its next round. */
   notifyHousekeeping(): Promise<void>;
-  /** Success also when it was started before. */
   startDrain(drain: DrainName): Promise<void>;
-  /** Says that the ledger has something new of it; one that was never started is started. */
+  /** Signals the drain's workflow that its order has changed; starts it when it was never started. */
   notifyDrain(drain: DrainName): Promise<void>;
-  /** Success also when it was started before. */
   startReservation(id: ReservationId): Promise<void>;
   /** As notifyDrain. */
   notifyReservation(id: ReservationId): Promise<void>;
-  /** Success also when it runs already. One that ended may be started again, for another attempt. */
+  /** A build that has ended may be started again, for another attempt. */
   startBuild(id: ImageId, name: string, digest: string): Promise<void>;
-  /** Asks a build to end; starts it first where it isn't, since only it may end it. */
+  /** Cancels a build's workflow; starts it when it does not run, since only it may end the build. */
   cancelBuild(id: ImageId, name: string, digest: string): Promise<void>;
-  /** Sweeps a retired image from hosts and repository. */
+  /** Starts the workflow that removes a retired image from hosts and repository. */
   startRetirement(id: ImageId): Promise<void>;
-  /** What a VM's host has of its console now; throws what the reading met, `unavailable` when nobody answers. */
+  /** The console's content at the VM's host; throws the reading's error, `unavailable` when no worker answers. */
   readConsole(id: VmId, range: ConsoleRange): Promise<ConsolePage>;
   ping(): Promise<void>;
 }
 
-/** Longer than a healthy server ever takes; a housekeeping workflow does what this failed to do. */
+/** Longer than a healthy server takes; the housekeeping workflow repeats a call that failed. */
 const deadlineMs = 3_000;
 /** Longer than a host may be silent before its step is given up (workflows/durable/timeouts.ts). */
 const consoleDeadlineMs = 45_000;
@@ -89,26 +84,29 @@ export function openWorkflowClient(client: Client): WorkflowClient {
     }
   }
 
-  /** One that was never started, or is over, is started: the ledger holds the wish already, and the workflow reads it first. */
-  async function cancelOrStart(type: string, workflow: string, id: string): Promise<void> {
+  /** Does `act`; a workflow that was never started, or has ended, is started: it reads the request from the ledger first. */
+  async function orStart(act: () => Promise<unknown>, startInstead: () => Promise<void>): Promise<void> {
     try {
-      await withShortDeadline(() => client.workflow.getHandle(workflow).cancel());
+      await withShortDeadline(act);
     } catch (error) {
       if (!(error instanceof WorkflowNotFoundError)) throw error;
-      await start(type, workflow, id);
+      await startInstead();
     }
   }
 
-  async function signalOrStart(type: string, workflow: string, id: string): Promise<void> {
-    try {
-      await withShortDeadline(() => client.workflow.getHandle(workflow).signal(signalName.orderChanged));
-    } catch (error) {
-      if (!(error instanceof WorkflowNotFoundError)) throw error;
-      await start(type, workflow, id);
-    }
-  }
+  const cancelOrStart = (type: string, workflow: string, id: string) =>
+    orStart(
+      () => client.workflow.getHandle(workflow).cancel(),
+      () => start(type, workflow, id),
+    );
 
-  /** Of those that may run again under the same id once they have ended. */
+  const signalOrStart = (type: string, workflow: string, id: string, signal: string = signalName.orderChanged) =>
+    orStart(
+      () => client.workflow.getHandle(workflow).signal(signal),
+      () => start(type, workflow, id),
+    );
+
+  /** For workflows that may run again under the same id after their end. */
   async function startUnlessRunning(type: string, workflow: string, id: string): Promise<void> {
     await withShortDeadline(() =>
       client.workflow.start(type, {
@@ -125,27 +123,17 @@ export function openWorkflowClient(client: Client): WorkflowClient {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
     cancelTask: (id) => cancelOrStart(workflowType.task, workflowId.task(id), id),
     startVm: (id) => start(workflowType.vm, workflowId.vm(id), id),
-    async notifyVm(id) {
-      try {
-        await withShortDeadline(() => client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested));
-      } catch (error) {
-        if (!(error instanceof WorkflowNotFoundError)) throw error;
-        await start(workflowType.vm, workflowId.vm(id), id);
-      }
-    },
-    startMigration: (move) => start(workflowType.migration, nameOf(move), move.id),
-    abortMigration: (move) => cancelOrStart(workflowType.migration, nameOf(move), move.id),
+    notifyVm: (id) => signalOrStart(workflowType.vm, workflowId.vm(id), id, signalName.operationRequested),
+    startMigration: (migration) => start(workflowType.migration, nameOf(migration), migration.id),
+    abortMigration: (migration) => cancelOrStart(workflowType.migration, nameOf(migration), migration.id),
 
     startBuild: (id, name, digest) => startUnlessRunning(workflowType.build, workflowId.build(name, digest), id),
     startRetirement: (id) => startUnlessRunning(workflowType.retire, workflowId.retire(id), id),
-    async cancelBuild(id, name, digest) {
-      try {
-        await withShortDeadline(() => client.workflow.getHandle(workflowId.build(name, digest)).cancel());
-      } catch (error) {
-        if (!(error instanceof WorkflowNotFoundError)) throw error;
-        await startUnlessRunning(workflowType.build, workflowId.build(name, digest), id);
-      }
-    },
+    cancelBuild: (id, name, digest) =>
+      orStart(
+        () => client.workflow.getHandle(workflowId.build(name, digest)).cancel(),
+        () => startUnlessRunning(workflowType.build, workflowId.build(name, digest), id),
+      ),
 
     async notifyHousekeeping() {
       await withShortDeadline(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.wakeUp));
@@ -165,10 +153,10 @@ export function openWorkflowClient(client: Client): WorkflowClient {
       try {
         return await client.withDeadline(Date.now() + consoleDeadlineMs, read);
       } catch (error) {
-        const met = error instanceof WorkflowFailedError ? error.cause : undefined;
-        if (met instanceof ApplicationFailure && met.type != null && isErrorCode(met.type))
-          throw new BerthError(met.type, met.message, { cause: error });
-        throw new BerthError('unavailable', `Reading the console of ${id}: nobody answered`, { cause: error });
+        const failure = error instanceof WorkflowFailedError ? error.cause : undefined;
+        if (failure instanceof ApplicationFailure && failure.type != null && isErrorCode(failure.type))
+          throw new BerthError(failure.type, failure.message, { cause: error });
+        throw new BerthError('unavailable', `Reading the console of ${id}: no worker answered`, { cause: error });
       }
     },
 

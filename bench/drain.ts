@@ -1,5 +1,6 @@
 import { openLedger } from '../ledger/client.ts';
-import { fitMigrationModel, operationsOf } from '../scheduler/drains/migration-model.ts';
+import { fitMigrationModel } from '../scheduler/drains/migration-model.ts';
+import { operationsOf } from '../scheduler/drains/migration-operations.ts';
 import {
   crowded,
   type DrainAnswer,

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import type { Trace } from '../scheduler/leases/lease.ts';
+import type { Trace } from '../scheduler/simulation/trace.ts';
 import { readTrace } from '../scheduler/simulation/trace-formats.ts';
 
 /** Haizea's figures for one trace in one configuration, as measured (test/traces/haizea.csv); null where it failed. */

@@ -1,10 +1,11 @@
-import { hostsOf, type Lease, type Trace } from '../scheduler/leases/lease.ts';
-import { LeasePlanner } from '../scheduler/leases/lease-planner.ts';
-import { configurations, type Policy } from '../scheduler/leases/site-policy.ts';
-import { audit } from '../scheduler/simulation/audit.ts';
+import type { Lease } from '../scheduler/leases/lease.ts';
+import { audit } from '../scheduler/simulation/audit/audit.ts';
+import { configurations, type SimulationPolicy } from '../scheduler/simulation/configurations.ts';
 import { experiment3Names, generateTrace } from '../scheduler/simulation/generate-trace.ts';
 import { type Metrics, measure } from '../scheduler/simulation/metrics.ts';
+import { SimulatedPlanner } from '../scheduler/simulation/simulated-planner.ts';
 import { simulate } from '../scheduler/simulation/simulator.ts';
+import { hostsOf, type Trace } from '../scheduler/simulation/trace.ts';
 import { logProgress, median, printFigure } from './figures.ts';
 import { type HaizeaRow, loadHaizea, loadTrace, mean } from './haizea.ts';
 
@@ -13,7 +14,7 @@ interface Timed {
   cpuS: number;
 }
 
-function timed(trace: Trace, policy: Policy, checked: boolean): Timed {
+function timed(trace: Trace, policy: SimulationPolicy, checked: boolean): Timed {
   const before = process.cpuUsage();
   const schedule = simulate(trace, policy);
   const spent = process.cpuUsage(before);
@@ -132,9 +133,9 @@ function benchOneMore(): void {
 }
 
 /** The median time of a submission and the decision after it, on a full site with leases that wait. */
-function oneMoreMs(hosts: number, pending: number, kind: 'bestEffort' | 'reservation', policy: Policy): number {
+function oneMoreMs(hosts: number, pending: number, kind: 'bestEffort' | 'reservation', policy: SimulationPolicy): number {
   const size = { name: 'full', hosts: { count: hosts, vcpus: 2, memoryMiB: 1024 }, leases: [] };
-  const planner = LeasePlanner.create(hostsOf(size), policy);
+  const planner = SimulatedPlanner.create(hostsOf(size), policy);
   const vm = { submittedAtS: 0, vcpus: 1, memoryMiB: 512, image: '', imageMiB: 0 };
   const submit = (lease: Omit<Lease, keyof typeof vm>) => planner.submit({ ...vm, ...lease }, 0);
   for (let i = 0; i < hosts * 2; i++) submit({ id: `running${i}`, kind: 'bestEffort', durationS: 5000 + i, nodes: 1 });
@@ -212,7 +213,7 @@ function benchSatisfaction(): void {
 }
 
 /** What clients get when an image is asked for at the start of its reservation and the link serves as they come. */
-function unscheduledSatisfaction(trace: Trace, policy: Policy): number[] {
+function unscheduledSatisfaction(trace: Trace, policy: SimulationPolicy): number[] {
   let linkFreeAt = 0;
   const byStart = trace.leases.toSorted((a, b) => a.startAtS! - b.startAtS!);
   return byStart.map((lease) => {

@@ -19,9 +19,9 @@ export interface DomainDisk {
 /** What a guest's memory is made of. */
 export type GuestMemory =
   | { kind: 'own' }
-  /** A file that keeps what the guest wrote: a template in the making. */
+  /** A shared file: a template that is being built. */
   | { kind: 'template'; file: string }
-  /** A template's file, of which each page is copied when it is written to. `prelude`: what QEMU is told as it starts. */
+  /** A template's file, of which each page is copied when it is written to. `qmpScript`: QMP commands at QEMU's start. */
   | { kind: 'copy'; file: string; qmpScript: string };
 
 export interface DomainConfig {
@@ -38,7 +38,7 @@ export interface DomainConfig {
   disks: DomainDisk[];
   /** A drive for a disc, and what is in it; null: no drive. */
   cdrom: { iso: string | null } | null;
-  /** `bridge` null: a network device that leads nowhere. */
+  /** `bridge` null: the network device is not connected. */
   nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
   /** QEMU's end of the port at which a guest from a template waits for its identity. */

@@ -2,20 +2,21 @@ import type { VmId } from '../model/ids.ts';
 import type { ConvergencePolicy, MigrationJob } from '../model/migration.ts';
 import type { Boot, VmSpec } from '../model/vm.ts';
 import type { DomainConfig, DomainStatus } from './domain.ts';
+
 export type ColdCopyFile = 'memory' | 'overlay' | 'data' | `extra-${number}`;
 
 export interface PackColdCopy {
   vmId: VmId;
   generation: number;
   files: ColdCopyFile[];
-  /** What the target has of an earlier version, and where to read which. */
+  /** Chunks that the target has of an earlier version, and the address to read their list from. */
   cachedChunks: { address: string; chunks: number } | null;
 }
 
 export interface UnpackColdCopy {
-  /** As it will be here. */
+  /** With this host and its generation here. */
   vm: VmSpec;
-  /** Address of the host that has its disks, unless they are carried along; null: this one. */
+  /** Address of the host that has its disks, unless they are copied as well; null: this one. */
   diskHostAddress: string | null;
   packs: { address: string; bytes: number }[];
   portableRecord: PortableRecord;
@@ -26,29 +27,29 @@ export interface UnpackColdCopy {
 export interface RemoveColdLeftover {
   vmId: VmId;
   generation: number;
-  /** What becomes an old version here, for the case that the VM comes back. */
+  /** Files that become an old version here, for the case that the VM returns. */
   cacheFiles: ColdCopyFile[];
-  /** Its disks stay here: this is its home. */
+  /** Its disks remain here: this is its home. */
   isHome: boolean;
 }
 
-/** What a host has of a VM that moves; `unknown` never appears here: a host that can't say throws. */
+/** What a host has of a VM that migrates. `unknown` is never a value here: a host that can't tell throws. */
 export interface MigrationObservation {
   domain: DomainStatus | null;
   job: MigrationJob | null;
 }
 
-/** What the record at the source says, and the target's has to say as well. */
+/** The part of the source's record that the target's has to contain as well. */
 export interface PortableRecord {
   /** Set once data.raw is complete. */
   staged: { bytes: number } | null;
   /** Set once the guest has its identity; cleared before a domain is created. */
-  ready: { createMs: number; bootMs: number; sinceMs: number } | null;
+  ready: { createMs: number; bootMs: number } | null;
   /** Set before the task's command is started. */
   jobStartedMs: number | null;
   /** How long it has been suspended or paused so far: a command's time excludes it. */
   idleMs: number;
-  /** How its domain was last started, and why so. Written before the start is requested. */
+  /** How its domain was last started. Written before the start is requested. */
   boot: Boot | null;
   /** Set once a guest was given its identity on this overlay: from then on its content is the guest's own. */
   identityApplied: boolean;
@@ -64,7 +65,7 @@ export interface PrepareIncoming {
 
 export interface MigrateOut {
   vmId: VmId;
-  /** Here, and at the target. */
+  /** At the source, and at the target. */
   generation: number;
   targetGeneration: number;
   config: DomainConfig;
@@ -73,21 +74,21 @@ export interface MigrateOut {
 }
 
 export interface MigrateOutResult {
-  /** From the guest's pause here to its resumption there; null when it wasn't resumed from here. */
+  /** From the guest's pause at the source to its resumption at the target; null when the source did not resume it. */
   downtimeMs: number | null;
   bytes: number;
   /**
-   * What was seen of both copies after the hand-over, once the process of the one here had been seen to end; null where
-   * both hosts are still to be asked.
+   * What the source observed of both domains after the hand-over, when its own process had ended; null: both hosts have to
+   * be observed.
    */
   observed: { from: DomainStatus | null; to: DomainStatus | null } | null;
-  /** The guest's agent answered while it was still here. */
+  /** The guest's agent answered at the source. */
   agentAnswered: boolean;
 }
 
 export interface ObserveRecovery {
   vmId: VmId;
   generation: number;
-  /** Before it moved. */
+  /** Before its migration. */
   busyCpus: number;
 }

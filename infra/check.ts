@@ -3,7 +3,7 @@ import { untilInterrupted } from './testing/step.ts';
 
 const stop = untilInterrupted();
 const began = performance.now();
-const { format, types, tests } = await runQuickChecks(stop, (result) => {
+const { format, copies, types, tests } = await runQuickChecks(stop, (result) => {
   const fine = result.exitCode === 0;
   console.log(`${fine ? 'ok    ' : 'FAILED'} ${result.name}, ${result.seconds.toFixed(1)} s`);
   if (!fine) console.log(result.output.trimEnd());
@@ -12,5 +12,5 @@ for (const failure of [...tests.failures.map(({ line }) => line), ...tests.probl
 console.log(
   `${tests.passed} tests passed, ${tests.failures.length} failed, in ${((performance.now() - began) / 1000).toFixed(1)} s`,
 );
-const failed = [format, types, tests].some((result) => result.exitCode !== 0) || tests.problems.length > 0;
+const failed = [format, copies, types, tests].some((result) => result.exitCode !== 0) || tests.problems.length > 0;
 process.exitCode = stop.aborted ? 130 : failed ? 1 : 0;

@@ -13,7 +13,7 @@ import { type ProjectResult, runProjects } from './testing/vitest.ts';
 
 /**
  * `npm test [PROJECT…]` holds every guarantee; `npm run test:full [PROJECT…]`, which is this with --full, is every test
- * there is (docs/testing.md). Ends with the line "N passed, N failed"; format, types, each test, the torture of a full
+ * there is (docs/testing.md). Ends with the line "N passed, N failed"; format, copies, types, each test, the torture of a full
  * run, and that nothing was left behind, count one each. Everything temporary is in one folder, and everything that is
  * started carries its name, so that what is left can be found, and removed when the run is interrupted.
  */
@@ -54,11 +54,12 @@ function countStep(result: StepResult): void {
 }
 
 async function quickChecks(): Promise<void> {
-  const { format, types, tests } = await runQuickChecks(stop, (result) => {
+  const { format, copies, types, tests } = await runQuickChecks(stop, (result) => {
     count(result);
     if (result.exitCode !== 0) console.log(result.output.trimEnd());
   });
   countStep(format);
+  countStep(copies);
   countStep(types);
   countTests(tests);
 }

@@ -3,10 +3,10 @@ import { PrismaClient } from '../generated/prisma/client.ts';
 
 export type Ledger = PrismaClient;
 
-/** A process that was stopped in the middle of a transaction holds its locks this long; none of ours idles for that. */
+/** Time after which the server ends the transaction of a stopped process, and so its locks; no transaction of Berth idles that long. */
 const idleInTransactionMs = 5000;
 
-/** @param connections size of the pool; one process of each kind shares the server's 100. */
+/** @param connections size of the pool; the processes of a site share the server's 100 connections. */
 export function openLedger(databaseUrl: string, connections = 10): Ledger {
   const pool = { connectionString: databaseUrl, max: connections, idle_in_transaction_session_timeout: idleInTransactionMs };
   return new PrismaClient({ adapter: new PrismaPg(pool) });

@@ -15,18 +15,18 @@ function property(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
 }
 
-/** The driver's own error inside what Prisma throws: a known request error keeps it in meta, a raw one is it. */
+/** The driver's error inside Prisma's: a known request error has it in its meta, a raw one as its cause. */
 function driverCause(error: unknown): unknown {
   return property(property(property(error, 'meta'), 'driverAdapterError'), 'cause') ?? property(error, 'cause');
 }
 
-/** PostgreSQL's SQLSTATE of what Prisma threw; undefined when the error is not the database's. */
+/** PostgreSQL's SQLSTATE of an error of Prisma; undefined when the database did not raise it. */
 export function sqlState(error: unknown): string | undefined {
   const code = property(driverCause(error), 'originalCode');
   return typeof code === 'string' ? code : undefined;
 }
 
-/** A constraint of the ledger, as the error that callers know; undefined when it is something else. */
+/** The BerthError of a violated constraint of the ledger; undefined for any other error. */
 export function ledgerError(error: unknown): BerthError | undefined {
   const code = codes[sqlState(error) ?? ''];
   if (code === undefined) return undefined;

@@ -15,14 +15,29 @@ export interface LedgerDeps {
 
 export type Transaction = Prisma.TransactionClient;
 
-/**
- * Waiting for a connection and the transaction itself, together below the ten seconds after which a step is tried
- * again (workflows/durable/timeouts.ts): an attempt that was given up must not take effect after its successor.
- */
-const limits = { maxWait: 4500, timeout: 5000 };
+export interface TransactionLimits {
+  /** How long (ms) a transaction may wait for a connection of the pool. */
+  maxWait: number;
+  /** How long (ms) it may take from its first statement to its commit. */
+  timeout: number;
+}
 
-/** One transaction; what the ledger's own constraints refuse is thrown as the BerthError that it stands for. */
-export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) => Promise<T>): Promise<T> {
+/**
+ * Of an activity's transaction: the wait for a connection and the transaction itself are together below the ten seconds
+ * after which a step is retried (workflows/durable/timeouts.ts). An abandoned attempt must not take effect after its
+ * successor.
+ */
+export const stepLimits: TransactionLimits = { maxWait: 4500, timeout: 5000 };
+
+/** Of an API request's transaction: equal requests wait for each other's commit (ledger/idempotency.ts). */
+export const requestLimits: TransactionLimits = { maxWait: 20_000, timeout: 30_000 };
+
+/** Runs one transaction; a constraint of the ledger that refuses is thrown as the BerthError that it stands for. */
+export async function inTransaction<T>(
+  ledger: Ledger,
+  work: (tx: Transaction) => Promise<T>,
+  limits: TransactionLimits = stepLimits,
+): Promise<T> {
   try {
     return await ledger.$transaction(work, limits);
   } catch (error) {
@@ -30,6 +45,7 @@ export async function inTransaction<T>(ledger: Ledger, work: (tx: Transaction) =
   }
 }
 
-export function isoNow(deps: LedgerDeps): string {
-  return new Date(deps.clock()).toISOString();
-}
+/** RFC 3339, of milliseconds since 1970. */
+export const isoOf = (ms: number): string => new Date(ms).toISOString();
+
+export const isoNow = ({ clock }: LedgerDeps): string => isoOf(clock());

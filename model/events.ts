@@ -251,11 +251,11 @@ export const VmRemovedData = z
     ...vmFields,
     host: z.string().nullable(),
     provider: z.string().nullable(),
-    /** Why, where nobody asked for it: its lease ended, or it could not be made. */
+    /** Why, unless its owner requested it: its lease ended, or it could not be created. */
     error: errorShape.nullable(),
     startedAt: time.nullable(),
     removedAt: time,
-    /** Everything, also what was told before. */
+    /** All of it, including what earlier events contained. */
     usage: z.array(UsageData),
     vcpuSeconds: z.number().min(0),
     memoryMiBSeconds: z.number().min(0),
@@ -295,4 +295,18 @@ export const vmEventData = {
   'berth.vm.rehomed': VmRehomedData,
 } as const satisfies Record<VmEventType, z.ZodType>;
 
-export const eventData = { ...taskEventData, ...vmEventData };
+const everyOf = <T extends string, D>(types: Record<string, T>, data: D): Record<T, D> =>
+  Object.fromEntries(Object.values(types).map((type) => [type, data])) as Record<T, D>;
+
+/** The shape of `data` of every event that the ledger writes. */
+export const eventData = {
+  ...taskEventData,
+  ...vmEventData,
+  [vmMigratedType]: VmMigratedData,
+  ...everyOf(leaseEventTypes, LeaseData),
+  ...everyOf(drainEventTypes, DrainData),
+  ...everyOf(reservationEventTypes, ReservationData),
+};
+
+export type EventType = keyof typeof eventData;
+export type EventData<T extends EventType> = z.infer<(typeof eventData)[T]>;

@@ -28,7 +28,7 @@ export type ImageId = Id<'image'>;
 export type VmId = Id<'vm'>;
 export type TaskId = Id<'task'>;
 
-/** What waits for a host, and is told when it has one: a task, or a VM that stands alone. */
+/** A task or a standalone VM, which waits for a placement and is notified of it. */
 export type WaiterId = TaskId | VmId;
 
 /** A host is named by its operator (a DNS label), not by us: it is the name its machine already has. */

@@ -140,7 +140,7 @@ export interface ResolvedFile {
   sizeBytes: number;
 }
 
-/** A recipe with nothing left to look up: kept in the ledger, and all that a build needs. */
+/** A recipe with all references resolved, as the ledger stores it for the build. */
 export interface ResolvedRecipe {
   base: ResolvedBase;
   packages: string[];

@@ -3,14 +3,14 @@ import type { HostId, ImageId, TaskId, VmId, WaiterId } from './ids.ts';
 import type { MigrationId } from './migration.ts';
 import type { ReservationId } from './reservation.ts';
 
-/** The names by which workflows, queues and signals are known to each other and to operators. */
+/** Names of queues, workflows and signals. */
 export const controlQueue = 'control';
 export const hostQueue = (id: HostId): string => `host.${id}`;
 
 export const workflowId = {
   task: (id: TaskId): string => `task-${id}`,
   vm: (id: VmId): string => `vm-${id}`,
-  /** Of what waits for a host. */
+  /** Of a task or a VM that waits for a placement. */
   waiter: (id: WaiterId): string => (id.startsWith('vm_') ? `vm-${id}` : `task-${id}`),
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
@@ -19,11 +19,11 @@ export const workflowId = {
   drain: (host: HostId, number: number): string => `drain-${host}-${number}`,
   migration: (vm: VmId, generation: number): string => `migrate-${vm}-${generation}`,
   recovery: (migration: MigrationId): string => `recovery-${migration}`,
-  /** `purpose` tells apart who wants it: a lease, a drain. */
   build: (name: string, digest: string): string => `image-${name}-${digest}`,
   retire: (id: ImageId): string => `retire-${id}`,
+  /** `purpose` distinguishes prefetches of one image: the id of the lease's task or VM. */
   prefetch: (image: ImageId, purpose: string): string => `prefetch-${image}-${purpose}`,
-  /** `reading` tells apart those who read at the same time. */
+  /** `readId` distinguishes concurrent reads. */
   console: (id: VmId, readId: string): string => `console-${id}-${readId}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
@@ -48,10 +48,10 @@ export const workflowType = {
 } as const;
 
 /**
- * A control worker that is killed had workflow tasks under way, and its steps on the ledger within them: these are taken
- * up when the task's time is over. Where somebody waits by the second (a deadline of a drain, a move in its hand-over) that
- * is half of the ten seconds that are Temporal's own. A task that takes longer, because the ledger does, is kept alive by
- * its worker; of one that came to nothing on a machine that stalls, its steps are repeated.
+ * When a control worker is killed, its workflow tasks, with their local activities, are repeated after their timeout. For
+ * workflows in which seconds matter (the deadline of a drain, the switch of a migration) that is half of Temporal's default
+ * of ten seconds. The worker extends a task whose local activities take longer; after a stall of the machine they are
+ * repeated.
  */
 export const shortWorkflowTaskTimeout = { workflowTaskTimeout: 5_000 } as const;
 const shortTimeoutTypes: readonly string[] = [
@@ -65,23 +65,23 @@ export const workflowTaskTimeoutOf = (type: string): { workflowTaskTimeout?: num
   shortTimeoutTypes.includes(type) ? shortWorkflowTaskTimeout : {};
 
 export const signalName = {
-  /** To a task: it was placed; it should ask the ledger where. */
+  /** To a task or a VM: it was placed; the ledger says where. */
   placed: 'placed',
-  /** To a task or a migration: where one of its VMs is has changed, or room for it; it should ask the ledger. */
+  /** To a task or a VM: its VM has moved; the ledger says where to. */
   locationChanged: 'locationChanged',
-  /** To a drain: what was asked of it has changed; it should ask the ledger. */
+  /** To a drain or a reservation: its request has changed; the ledger says how. */
   orderChanged: 'orderChanged',
-  /** To a task: the plan wants its work suspended, or to go on; it should ask the ledger. */
+  /** To a task: the plan orders its suspension or resumption; the ledger says which. */
   leaseOrderChanged: 'leaseOrderChanged',
-  /** To the planner: something has changed that the plan is made from. */
+  /** To the planner: the input of the plan has changed. */
   replan: 'replan',
-  /** To the workflow of a VM that stands alone: its owner asks something of it; the ledger says what. */
+  /** To a standalone VM: its owner has requested an operation; the ledger says which. */
   operationRequested: 'operationRequested',
-  /** To a host's workflow: its worker has started. Carries HostFacts. */
+  /** To monitorHost: the host's worker has started. Argument: HostFacts. */
   hostRegistered: 'hostRegistered',
-  /** To a host's templates: a VM had to boot for want of one. Carries its VmSpec. */
+  /** To buildTemplates: a VM booted without a template. Argument: its VmSpec. */
   templateRequested: 'templateRequested',
-  /** To a host's reconciliation, or to the housekeeping: don't wait for the next round. */
+  /** To loops and retries: end the current pause. */
   wakeUp: 'wakeUp',
 } as const;
 

@@ -7,16 +7,16 @@ export interface ContentRef {
   url: string;
 }
 
-/** An image as a host needs it: what it consists of, and which peers have it. */
+/** An image for a host: its parts, and the peers that have it. */
 export interface ImageRef {
   id: ImageId;
   name: string;
   digest: string;
   virtualMiB: number;
   cmdline: string;
-  /** Its guests have cloud-init, and look for a seed when they first boot. */
+  /** Its guests have cloud-init, and read a seed at their first boot. */
   cloudInit: boolean;
-  /** Without a kernel and an initrd it boots by its disk, as the firmware finds it. Both or neither. */
+  /** Without kernel and initrd the firmware boots the disk. Both or neither. */
   parts: { disk: ContentRef; kernel: ContentRef | null; initrd: ContentRef | null };
   /** Addresses of hosts that are known to have it, nearest first. */
   peers: string[];
@@ -35,7 +35,7 @@ export interface NetworkRef {
   peers: string[];
 }
 
-/** Everything a host needs to make one VM. The generation is that of this placement. */
+/** All that a host needs to create one VM. The generation is that of this placement. */
 export interface VmSpec {
   id: VmId;
   owner: OwnerId;
@@ -56,26 +56,26 @@ export interface VmSpec {
   network: NetworkRef;
   address: string;
   mac: string;
-  /** `destroy` where a guest that boots again has lost what it was made for: a task's. */
+  /** `destroy` for a task's VM: after a reboot its command is lost. */
   onReboot: 'restart' | 'destroy';
   /** Names that this guest can resolve: its siblings' (and its own). */
   neighbours: { name: string; address: string }[];
 }
 
-/** What a VM is seen to do with its memory, and with its processors. null: the hypervisor doesn't say. */
+/** A VM's load, as its host observes it. null: the hypervisor does not report it. */
 export interface VmLoad {
-  /** What its process holds of the machine's memory. */
+  /** Resident memory of its process. */
   residentMiB: number | null;
-  /** Distinct memory written in a second. */
+  /** Rate of distinct memory written. */
   dirtyMiBPerS: number | null;
-  /** Processors that it keeps busy: seconds of their time in a second. */
+  /** Processor time in seconds per second. */
   busyCpus: number | null;
 }
 
 /**
- * Why a VM booted by itself. `no-template`: none was made of its image in its size yet; `template-failed`: one was tried,
- * and didn't start; `template-retired`: it has failed too often; `used-disk`: it goes on with a disk that it has used;
- * `cloud-init`: its image is told who it is as it boots; `extra-disks`: no template has disks of that kind.
+ * Why a VM had a cold boot. `no-template`: there is none of its image and size yet; `template-failed`: a template was used,
+ * and didn't start; `template-retired`: it has failed too often; `used-disk`: the VM continues with its own disk;
+ * `cloud-init`: its image gets its identity while it boots; `extra-disks`: no template has disks of that kind.
  */
 export const coldBootReasons = [
   'no-template',
@@ -86,5 +86,5 @@ export const coldBootReasons = [
   'extra-disks',
 ] as const;
 
-/** How a VM came to life: from a template's memory, or by a boot of its own. */
+/** How a VM was started: from a template's memory (warm), or by a boot of its own (cold). */
 export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldBootReasons)[number] };

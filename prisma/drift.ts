@@ -3,8 +3,8 @@ import { readConfig } from '../model/config.ts';
 import { readSchema, wholeDatabase, withSchemaEngine } from './schema-engine.ts';
 
 /**
- * The SQL that would lead from the database to schema.prisma; empty when they agree. The database is to have all
- * migrations, so this is the body of the next one. What is written by hand (checks, triggers) is not looked at.
+ * The SQL that changes the database to schema.prisma; empty when they agree. The database has all migrations, so this is
+ * the body of the next one. Checks and triggers, which are written by hand, are not compared.
  */
 export async function drift(databaseUrl: string): Promise<string> {
   const schema = await readSchema();

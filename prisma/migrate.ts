@@ -6,7 +6,7 @@ import { wholeDatabase, withSchemaEngine } from './schema-engine.ts';
 
 const folder = new URL('migrations/', import.meta.url);
 
-/** How long one start waits for another's migrations. */
+/** How long one process waits for the migrations of another. */
 const lockTimeoutMs = 120_000;
 
 interface Migration {
@@ -42,7 +42,7 @@ async function readRecorded(client: pg.Client): Promise<RecordedMigration[]> {
   return recorded.rows;
 }
 
-/** Throws when the database is not one that these migrations lead to; else says which of them it lacks. */
+/** Returns the migrations that the database lacks. Throws when it has others than these. */
 function pendingMigrations(migrations: Migration[], recorded: RecordedMigration[]): Migration[] {
   const known = new Map(migrations.map((migration) => [migration.name, migration]));
   for (const row of recorded) {
@@ -56,14 +56,14 @@ function pendingMigrations(migrations: Migration[], recorded: RecordedMigration[
         `The migration ${row.migration_name} is not the one that was applied to this database: its text has changed since. Restore it, and put the change into a new migration.`,
       );
   }
-  // One that another process is at this moment applying is missing as well: under the lock there is none.
+  // A migration that another process is applying counts as missing; under the lock there is none.
   const done = new Set(recorded.filter((row) => row.finished).map((row) => row.migration_name));
   return migrations.filter((migration) => !done.has(migration.name));
 }
 
 /**
- * Tidies up after a process that died or failed in the middle. A script is one transaction that also counts its step
- * (see schema-engine.ts), so the record says whether all of it is there or nothing. The caller holds the lock.
+ * Repairs the records of a process that died or failed while it applied a migration. A script is one transaction that also
+ * counts its step (see schema-engine.ts), so the record shows whether it took effect. The caller holds the lock.
  */
 async function repairInterrupted(client: pg.Client): Promise<void> {
   if ((await readRecorded(client)).every((row) => row.finished)) return;
@@ -83,21 +83,20 @@ async function applyWithEngine(databaseUrl: string, migrations: Migration[]): Pr
 }
 
 /**
- * Brings the database to this version's schema with Prisma's own engine and returns the names of the migrations that
- * it applied: none, after one query, when there is nothing to do. Any number of processes may call it at once, and one
- * that died in the middle is no obstacle. Throws an Error with what to do when the database has migrations that are
- * unknown or were changed.
+ * Applies this version's migrations with Prisma's own engine, and returns the names of those that it applied: none, after
+ * one query, when there is nothing to do. Processes may call it concurrently, and may call it again after one died in it.
+ * Throws an Error with what to do when the database has migrations that are unknown or were changed.
  */
 export async function applyMigrations(databaseUrl: string): Promise<string[]> {
   const migrations = await readMigrations();
   const client = new pg.Client({ connectionString: databaseUrl });
-  // A connection that breaks is also told to whoever waits for its query, which is enough.
+  // A broken connection also rejects the query that uses it, which is handled there.
   client.on('error', () => undefined);
   await client.connect();
   try {
     if (pendingMigrations(migrations, await readRecorded(client)).length === 0) return [];
     await client.query(`SET lock_timeout = ${lockTimeoutMs}`);
-    // 7305, 3: see the first migration. Held by this session, so it ends with this process at the latest.
+    // 7305, 3: see the first migration. The session holds the lock, so it ends with this process at the latest.
     await client.query('SELECT pg_advisory_lock(7305, 3)');
     await repairInterrupted(client);
     const todo = pendingMigrations(migrations, await readRecorded(client));

@@ -6,19 +6,19 @@ import { bindMigrationAwareSqlAdapterFactory, ColumnTypeEnum, DriverAdapterError
 import * as bindings from '@prisma/schema-engine-wasm/schema_engine_bg';
 import pg from 'pg';
 
-// Node has it; TypeScript knows it from the browser's library alone.
+// Node has it, but TypeScript declares it in the browser's library only.
 declare const WebAssembly: {
   instantiate(bytes: Uint8Array, imports: object): Promise<{ instance: { exports: Record<string, unknown> } }>;
 };
 
-export type SchemaEngine = bindings.SchemaEngine;
+type SchemaEngine = bindings.SchemaEngine;
 
-/** Nothing of the database belongs to anybody else. */
+/** All tables of the database belong to Berth. */
 export const wholeDatabase: bindings.SchemaFilter = { externalTables: [], externalEnums: [] };
 
 const schemaUrl = new URL('schema.prisma', import.meta.url);
 
-/** The datamodel, in the shape in which the engine takes it. */
+/** The datamodel, in the engine's shape. */
 export async function readSchema(): Promise<bindings.SchemasContainer> {
   return { files: [{ path: 'schema.prisma', content: await readFile(schemaUrl, 'utf8') }] };
 }
@@ -26,8 +26,8 @@ export async function readSchema(): Promise<bindings.SchemasContainer> {
 let instantiated: Promise<void> | undefined;
 
 /**
- * What the engine imports. Its deadline for a lock (ten seconds) is left running when the lock was had; it must not
- * keep a process alive that has nothing else to do.
+ * The engine's imports. It does not clear the timer of its lock's deadline (ten seconds) after it has the lock, so timers
+ * must not keep the process alive.
  */
 function imports(): object {
   const timer = (act: () => void, ms: number) => setTimeout(act, ms).unref();
@@ -45,8 +45,8 @@ async function instantiate(): Promise<void> {
 }
 
 /**
- * PostgreSQL's own type "char", one byte, in which its catalogue keeps flags. The engine expects it and the adapter does
- * not know it: on its way through the adapter it goes by the name of a type that the catalogue has nowhere.
+ * PostgreSQL's one-byte type "char", which its catalogue uses for flags. The engine expects it, but the adapter does not know
+ * it: it passes the adapter under the OID of a type that the catalogue does not use.
  */
 const charOid = 18;
 const uuidOid = 2950;
@@ -54,7 +54,7 @@ const uuidOid = 2950;
 /** One connection. */
 function openPool(databaseUrl: string): pg.Pool {
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 });
-  // A connection that breaks is also told to whoever waits for its query, which is enough.
+  // A broken connection also rejects the query that uses it, which is handled there.
   pool.on('error', () => undefined);
   const query = pool.query.bind(pool);
   const relabelled = async (config: pg.QueryArrayConfig) => {
@@ -66,7 +66,7 @@ function openPool(databaseUrl: string): pg.Pool {
   return Object.assign(pool, { query: relabelled });
 }
 
-/** Counts a migration's step in the transaction of its script: what is recorded is there, and what is there recorded. */
+/** Counts a migration's step in the transaction of its script, so that the record is true at any moment. */
 const countStep = `
 DO $$ BEGIN
   IF to_regclass('_prisma_migrations') IS NOT NULL THEN
@@ -93,8 +93,8 @@ class EngineAdapter extends PrismaPg {
   }
 
   /**
-   * The adapter's own executeScript cuts a script at each semicolon, which breaks the bodies of functions. Sent as one
-   * simple query, a migration is also one transaction: all of it, or nothing.
+   * The adapter's own executeScript splits a script at each semicolon, which breaks the bodies of functions. Sent as one
+   * simple query, a migration is also one transaction.
    */
   override async connect() {
     const adapter = await super.connect();
@@ -110,8 +110,8 @@ class EngineAdapter extends PrismaPg {
 }
 
 /**
- * Runs `work` with Prisma's own schema engine on one connection to the database. The engine is the WebAssembly build,
- * so that nothing is downloaded.
+ * Runs `work` with Prisma's own schema engine on one connection to the database. The engine is the WebAssembly build, which
+ * needs no download.
  */
 export async function withSchemaEngine<T>(databaseUrl: string, work: (engine: SchemaEngine) => Promise<T>): Promise<T> {
   instantiated ??= instantiate();

@@ -10,20 +10,20 @@ export interface TargetHost {
   hasImage: boolean;
   capacity: Pick<Resources, 'vcpus' | 'memoryMiB'>;
   used: Pick<Resources, 'vcpus' | 'memoryMiB'>;
-  /** Needed where disks are to follow. */
+  /** Needed if disks move too. */
   freeDiskMiB?: number;
   /** Migrations under way to this host, and from it. */
   arriving: number;
   leaving: number;
 }
 
-export interface MovingVm {
+interface MovingVm {
   host: string;
   vcpus: number;
   memoryMiB: number;
-  /** What it needs of a target's disk: for disks that are to come along, unless they are there, and for its memory as a file. */
+  /** What it needs of a target's disk: for disks that move with it and are not there yet, and for its memory as a file. */
   disk?: DiskDemand;
-  /** Where it was asked to go; null: wherever it fits best. */
+  /** The requested target; null: the best one. */
   to: string | null;
 }
 
@@ -37,10 +37,10 @@ export interface DiskDemand {
 export const diskNeededMiB = ({ homeHost: home, diskMiB, memoryMiB }: DiskDemand, host: string): number =>
   memoryMiB + (host === home ? 0 : diskMiB);
 
-/** Migrations at a time: each gets a share of the network, and four side by side take four times as long. */
+/** Migrations at a time: they share the network, so that four at once take four times as long. */
 export const migrationLimits = { arriving: 2, leaving: 2 } as const;
 
-/** Why a host can't take a VM, in the order in which it is asked. The last two pass with time. */
+/** Why a host can't take a VM, in the order of the checks. The last two are temporary. */
 export type TargetFilter =
   | 'here'
   | 'unknown'
@@ -53,9 +53,9 @@ export type TargetFilter =
   | 'arriving'
   | 'leaving';
 
-export type TargetChoice =
+type TargetChoice =
   | { kind: 'go'; to: string }
-  /** Every host that could take it has as many migrations as it may have. */
+  /** Every host that could take it has the maximum of migrations. */
   | { kind: 'wait'; why: string }
   | { kind: 'none'; refused: { host: string; filter: TargetFilter }[] };
 
@@ -64,7 +64,7 @@ function failedFilter(vm: MovingVm, source: TargetHost, host: TargetHost): Targe
   if (host.state !== 'up') return 'unknown';
   if (!host.acceptsMigrations) return 'closed';
   if (host.accelerator !== source.accelerator) return 'accelerator';
-  // Under emulation every guest has the same plain model.
+  // Under emulation every guest has the same CPU model.
   if (host.accelerator === 'kvm' && host.cpuModel !== source.cpuModel) return 'cpuModel';
   if (host.used.vcpus + vm.vcpus > host.capacity.vcpus) return 'vcpus';
   if (host.used.memoryMiB + vm.memoryMiB > host.capacity.memoryMiB) return 'memory';
@@ -78,14 +78,14 @@ const temporaryFilters: readonly TargetFilter[] = ['arriving', 'leaving'];
 const freeMemory = ({ capacity, used }: TargetHost): number => capacity.memoryMiB - used.memoryMiB;
 
 /**
- * Where a VM may go: a host that has its image before one that has to fetch it first, among those the one with the most
- * free memory, by id among equals; or the reason of every host for its no.
+ * The target of a migration: a host that has the image before one that must fetch it, among those the one with the most
+ * free memory, by id among equals; or the reason for which each host was refused.
  */
 export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): TargetChoice {
   const source = hosts.find((host) => host.id === vm.host);
-  if (source === undefined) throw new Error(`BUG: ${vm.host}, which a VM is to leave, is no host`);
-  const asked = hosts.filter((host) => vm.to === null || host.id === vm.to);
-  const answers = asked.map((host) => ({ host, filter: failedFilter(vm, source, host) }));
+  if (source === undefined) throw new Error(`BUG: there is no host ${vm.host}, and a VM is to leave it`);
+  const candidates = hosts.filter((host) => vm.to === null || host.id === vm.to);
+  const answers = candidates.map((host) => ({ host, filter: failedFilter(vm, source, host) }));
   const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
   const best = fit.sort(
     (a, b) => Number(b.hasImage) - Number(a.hasImage) || freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1),

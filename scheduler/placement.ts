@@ -1,7 +1,7 @@
 import type { Resources } from '../model/host.ts';
 import type { Refusal } from '../model/task.ts';
 
-/** A host as placement sees it. `used` may stand above `capacity` where the machine shrank under its VMs. */
+/** A host as an input of placement. `used` may exceed `capacity` after the machine was made smaller. */
 export interface PlacementHost {
   id: string;
   state: 'up' | 'unknown';
@@ -12,36 +12,36 @@ export interface PlacementHost {
   images: ReadonlySet<string>;
 }
 
-/** A task that waits: `nodes` VMs of one size each, all or none. */
+/** A waiting task: `nodes` VMs of one size, all or none. */
 export interface PlacementRequest {
   id: string;
   nodes: number;
   /** What each VM takes. */
   perVm: Resources;
   imageId: string | null;
-  /** How many younger tasks were placed while it waited for room. */
+  /** How many younger tasks were placed while it waited for capacity. */
   overtaken: number;
 }
 
 export interface PlacementLimits {
-  /** A task that was overtaken this often is overtaken no more. */
+  /** A task that was overtaken this often is not overtaken again. */
   maxOvertaken: number;
-  /** How many waiting tasks are looked at, so that a pass over a long queue stays short. */
+  /** How many waiting tasks one pass considers, so that a pass over a long queue is short. */
   lookahead: number;
 }
 
-/** Why a host was passed over, in the order in which it is asked; each host is counted at its first. */
+/** Why a host was refused, in the order of the checks; each host is counted at its first failure. */
 export type PlacementFilter = 'unknown' | 'unschedulable' | 'vcpus' | 'memory' | 'disk';
 
 export type QueueVerdict =
   /** The host of each node. */
   | { kind: 'placed'; hosts: string[] }
-  /** `queue` among the filters: it might fit, but an older task must not be passed. */
+  /** `queue` among the filters: it might fit, but an older task must not be overtaken. */
   | { kind: 'waits'; refusal: Refusal; overtaken: number }
-  /** Larger than this site could hold if it were empty and all its hosts were up. */
+  /** Larger than the empty site with all hosts up. */
   | { kind: 'impossible'; refusal: Refusal };
 
-/** The cheap questions about the host itself first, then its sizes. null: the VM fits. */
+/** The cheap checks of the host first, then its sizes. null: the VM fits. */
 function failedFilter(host: PlacementHost, each: Resources, used: Resources): PlacementFilter | null {
   if (host.state !== 'up') return 'unknown';
   if (!host.schedulable) return 'unschedulable';
@@ -61,7 +61,7 @@ function addResources(a: Resources, b: Resources): Resources {
 
 const nothing: Resources = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };
 
-/** The share of a host that stays free with this much used, 0 to 1: the mean over what a VM takes. */
+/** The share of a host that is free with this much used, 0 to 1: the mean over vCPUs, memory and disk. */
 function freeShare(capacity: Resources, used: Resources): number {
   const share = (have: number, taken: number) => (have === 0 ? 0 : (have - taken) / have);
   return (
@@ -71,11 +71,11 @@ function freeShare(capacity: Resources, used: Resources): number {
 
 interface Candidate {
   host: PlacementHost;
-  /** 0 where the image is cached: fetching it costs more than any other difference. */
+  /** 0 if the image is cached: a fetch costs more than any other difference. */
   missingImage: 0 | 1;
-  /** Members of the same gang that are here already: spread, so that one host's end is not the whole gang's. */
+  /** VMs of the same gang on the host: a gang is spread, so that the loss of one host is not the loss of the whole gang. */
   siblings: number;
-  /** Best fit: the fullest host that still has room, which keeps large holes for large tasks. */
+  /** Best fit: the fullest host that has capacity, which keeps large gaps for large tasks. */
   freeShare: number;
 }
 
@@ -86,7 +86,7 @@ function compareCandidates(a: Candidate, b: Candidate): number {
 }
 
 /**
- * Finds a host for each VM of one request, or says how many hosts failed which filter. The VMs are alike, so taking the
+ * Finds a host for each VM of one request, or counts the hosts that failed each filter. The VMs are equal, so choosing the
  * best host for one after the other finds a placement whenever there is one.
  * @param used what is taken of each host, by id; not changed
  */
@@ -137,8 +137,8 @@ function fitsEmptySite(request: PlacementRequest, hosts: readonly PlacementHost[
 }
 
 /**
- * Why the site could never hold the request, not even empty and with every host up; null when it could, or when no host
- * has registered yet, which says nothing. Permanent, where a lack of room is temporary.
+ * Why the request exceeds even the empty site with every host up; null if it does not, or if no host has registered yet. A
+ * permanent refusal, unlike a lack of capacity.
  */
 export function permanentRefusal(request: PlacementRequest, hosts: readonly PlacementHost[]): Refusal | null {
   if (hosts.length === 0 || fitsEmptySite(request, hosts)) return null;
@@ -147,18 +147,18 @@ export function permanentRefusal(request: PlacementRequest, hosts: readonly Plac
     const filter = missingResource(host.capacity, nothing, request.perVm);
     if (filter !== null) failed[filter] = (failed[filter] ?? 0) + 1;
   }
-  // Each host could hold a VM of it, and all together not as many as it has.
+  // Each host could hold one of its VMs, but all hosts together not all of them.
   if (Object.keys(failed).length === 0) failed.nodes = hosts.length;
   return { hosts: hosts.length, failed };
 }
 
 /**
- * One pass over the queue, oldest first: what fits is placed, also past an older task that doesn't, but past each of
- * those at most `maxOvertaken` times; then nothing younger moves until it has its place, so that large tasks don't
- * starve. Only a task that waits for room holds others up: one that waits for hosts (all that could hold it are unknown
- * or not schedulable) would block the site for nothing. Pure, and the same answer for the same question.
+ * One pass over the queue, oldest first: tasks that fit are placed and may overtake older ones that don't, each of these at
+ * most `maxOvertaken` times; then no younger task is placed before it, so that large tasks don't starve. Only a task that
+ * waits for capacity blocks others: one that waits for hosts (all that could hold it are unknown or not schedulable) would
+ * block the site without need. Pure and deterministic.
  * @param queue oldest first
- * @returns a verdict for each request looked at, in the queue's order
+ * @returns a verdict for each request considered, in the queue's order
  */
 export function placeQueue(
   queue: readonly PlacementRequest[],

@@ -1,9 +1,9 @@
-/** Of a normal distribution: how many standard deviations a median absolute deviation is the part of. */
-const madToSigma = 1.4826;
+/** Of a normal distribution: standard deviations per median absolute deviation. */
+export const madToSigma = 1.4826;
 
 /**
- * What nearly all of the values are below as they usually are: the median and three standard deviations, these taken from
- * the median absolute deviation. Less than half of the values can be anything without moving it far (Hampel's identifier).
+ * A bound that nearly all typical values are below: the median plus three standard deviations, estimated from the median
+ * absolute deviation. Outliers among less than half of the values change it little (Hampel's identifier).
  * @param values at least one
  */
 export function typicalMax(values: readonly number[]): number {

@@ -36,7 +36,7 @@ const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
 
 export const projects: Record<string, Project> = {
   unit: {
-    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts'],
+    include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts', 'clean-machine/{documents,setup}.test.ts'],
     testTimeoutMs: 90_000,
     setup: ['test/seed.ts'],
     quick: true,
@@ -68,4 +68,10 @@ export const projects: Record<string, Project> = {
   },
   harness: { include: harness, testTimeoutMs: 600_000, oneByOne: true, emulated: true, fullOnly: true },
   acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, fullOnly: true },
+  'clean-machine': {
+    include: ['clean-machine/clean-machine.test.ts'],
+    testTimeoutMs: 25 * 60_000,
+    oneByOne: true,
+    fullOnly: true,
+  },
 };

@@ -2,16 +2,19 @@ import { once } from 'node:events';
 import { Client, Connection } from '@temporalio/client';
 import { createApp } from '../api/app.ts';
 import { openRepository } from '../api/files/repository.ts';
-import { startRepositorySweep } from '../api/files/repository-sweep.ts';
 import { close, serve } from '../api/serve.ts';
 import { openWorkflowClient } from '../api/temporal.ts';
 import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { startRepositorySweep } from './repository-sweep.ts';
 import { retryForever } from './retry-forever.ts';
 
-/** The API: the public listeners, and the operators' with health and metrics. SIGTERM: answers what it began, ends. */
+/**
+ * The API: the public listeners, and the operators' with health and metrics; and the sweep of its repository, whose
+ * folder only this process has. On SIGTERM it completes the requests under way and ends.
+ */
 const graceMs = 5000;
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
 const log = openLog('api', config.log.BERTH_LOG_LEVEL);
@@ -19,7 +22,7 @@ const clock = () => Date.now();
 
 await retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));
 const ledger = openLedger(config.ledger.DATABASE_URL);
-// Lazy: the API answers what it can while Temporal is away.
+// Lazy: requests that need no workflow are answered while Temporal is unavailable.
 const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const repository = await openRepository({
@@ -29,7 +32,7 @@ const repository = await openRepository({
   quotaBytes: config.api.BERTH_QUOTA_BYTES,
 });
 const { app, operatorsApp } = createApp({ ledger, temporal: openWorkflowClient(client), repository, config, log, clock });
-const housekeeping = startRepositorySweep({
+const sweep = startRepositorySweep({
   ledger,
   repository,
   log,
@@ -46,7 +49,7 @@ log.info({ addresses: servers.map((server) => server.address()) }, 'the API list
 
 await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
 await Promise.all(servers.map((server) => close(server, graceMs)));
-await housekeeping.stop();
+await sweep.stop();
 await connection.close();
 await ledger.$disconnect();
 log.info('the API has ended');

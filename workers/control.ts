@@ -7,22 +7,30 @@ import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { workflowBundle } from './workflow-bundle.ts';
 
 /**
- * The control worker: all workflows, and the activities on the ledger. Any number of them share the queue `control`.
- * SIGTERM: takes no new work, finishes its workflow tasks, ends.
+ * The control worker: all workflows, and the activities on the ledger. Several of them can share the queue `control`.
+ * SIGTERM: accepts no new work, finishes its workflow tasks, ends.
  */
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control'], process.env);
 const log = openLog('control', config.log.BERTH_LOG_LEVEL);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.control;
 const sdkAddress = installRuntime(log, metricsPort);
 
-const [bundle, connection] = await Promise.all([
+const connection = await connectWorker(config.temporal.TEMPORAL_ADDRESS, log);
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+// Before the database is migrated: 0.1 still needs its own schema then.
+const refusal = await retryForever('counting the workflows of 0.1', log, () => retiredWorkflowsText(client));
+if (refusal !== null) {
+  log.error(refusal);
+  process.exit(1);
+}
+const [bundle] = await Promise.all([
   workflowBundle(config.control.BERTH_BUNDLE_FOLDER ?? null, log),
-  connectWorker(config.temporal.TEMPORAL_ADDRESS, log),
   retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL)),
 ]);
 const ledger = openLedger(config.ledger.DATABASE_URL);
@@ -33,17 +41,16 @@ const worker = await Worker.create({
   taskQueue: controlQueue,
   workflowBundle: bundle,
   activities: guard(createLedgerActivities({ ledger, signing, control, clock: () => Date.now() })),
-  // A little more than the ledger's connections: the rest waits here instead of in the pool, where waits are short.
+  // A little more than the ledger's connections: the rest waits here instead of in the pool, whose timeout is short.
   maxConcurrentLocalActivityExecutions: 16,
   maxConcurrentActivityTaskExecutions: 16,
   maxConcurrentWorkflowTaskExecutions: 40,
   shutdownForceTime: '8s',
-  // Of a worker that was killed: until then its workflows' next steps wait for it, promises that are due among them.
+  // After a worker was killed, the next steps of its workflows, due leases among them, wait this long for it.
   stickyQueueScheduleToStartTimeout: '3s',
 });
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
 
-const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const running = worker.run();
 const startSingleton = (what: string, type: string, id: string) =>
   retryForever(`starting ${what}`, log, () =>

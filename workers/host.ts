@@ -9,8 +9,8 @@ import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { wireHost } from './wire-host.ts';
 
 /**
- * The host worker: the activities of one host, on its own queue. It knows Temporal, and the repository by the signed
- * URLs in its orders; not the database. SIGTERM: gives back what it was doing, ends; what runs on the host goes on.
+ * The host worker: the activities of one host, on the host's own queue. It has access to Temporal, and to the repository by
+ * signed URLs, not to the database. SIGTERM: ends its activities, which are repeated later; domains continue to run.
  */
 const config = readConfig(['log', 'temporal', 'host'], process.env);
 const hostId = config.host.BERTH_HOST_ID as HostId;
@@ -24,9 +24,9 @@ const worker = await Worker.create({
   namespace: config.temporal.TEMPORAL_NAMESPACE,
   taskQueue: hostQueue(hostId),
   activities: wired.activities,
-  // A running command holds a slot for as long as it runs, and the host's presence holds one for ever.
+  // A running command occupies a slot for as long as it runs, and reportLiveness occupies one without end.
   maxConcurrentActivityTaskExecutions: 256,
-  // Cancellation reaches an activity in the answer to a heartbeat: with the default of 30 s it would take that long.
+  // The answer to a heartbeat cancels an activity: with the default of 30 s that would take as long.
   maxHeartbeatThrottleInterval: '2s',
   defaultHeartbeatThrottleInterval: '2s',
   shutdownForceTime: '8s',
@@ -35,7 +35,7 @@ const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metrics
 
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
 const running = worker.run();
-void retryForever('telling the site that this host has arrived', log, async () => {
+void retryForever('registering the host', log, async () => {
   const facts = await wired.activities.observeHost();
   await client.workflow.signalWithStart(workflowType.host, {
     workflowId: workflowId.host(hostId),
@@ -44,7 +44,7 @@ void retryForever('telling the site that this host has arrived', log, async () =
     signal: signalName.hostRegistered,
     signalArgs: [facts],
   });
-  log.info({ facts }, 'the host has arrived');
+  log.info({ facts }, 'registered the host');
 });
 await running;
 metrics?.close();

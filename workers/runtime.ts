@@ -5,11 +5,11 @@ import type { Logger } from '../model/log.ts';
 import { retryForever } from './retry-forever.ts';
 
 /**
- * Sends the SDK's own log through ours, and lets it count for Prometheus. Must run before anything else of the SDK
- * does. @returns the address at which the SDK serves its figures; null without a metrics port
+ * Sends the SDK's log to the process's log, and enables its metrics. Must be called before all other parts of the SDK.
+ * @returns the address at which the SDK serves its metrics; null without a metrics port
  */
 export function installRuntime(log: Logger, metricsPort: number): string | null {
-  // The SDK wants an address of its own for its figures; it isn't shown to anybody: see serveMetrics.
+  // The SDK needs an address of its own; serveMetrics reads it, and no other client has to.
   const address = metricsPort === 0 ? null : `127.0.0.1:${metricsPort + 1}`;
   const forward = (level: 'trace' | 'debug' | 'info' | 'warn' | 'error') => (message: string, meta?: object) =>
     log[level](meta ?? {}, message);
@@ -30,7 +30,7 @@ export function installRuntime(log: Logger, metricsPort: number): string | null 
   return address;
 }
 
-/** GET /metrics: this process's figures and, after them, the SDK's (temporal_…). */
+/** GET /metrics: this process's metrics, then the SDK's (temporal_…). */
 export function serveMetrics(listen: string, port: number, sdkAddress: string, log: Logger): { close: () => void } {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

@@ -6,13 +6,13 @@ import { bundleWorkflowCode, type WorkflowBundle } from '@temporalio/worker';
 import type { Logger } from '../model/log.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-/** What workflows are made of: their own files, and what these may import at run time. */
-const sources = ['workflows', 'model', 'scheduler'] as const;
+/** The folders of the workflows' code and of what it may import at run time. */
+const sources = ['workflows', 'model'] as const;
 
 /**
- * The workflows' code in one piece, as a worker takes it. Making it takes seconds of a processor, so it is kept in
- * `folder` under the digest of everything that it depends on.
- * @param folder null: nothing is kept
+ * The workflows' code as one bundle, for a worker. Bundling takes seconds of a processor, so the bundle is cached in
+ * `folder` under the digest of all that it depends on.
+ * @param folder null: no cache
  */
 export async function workflowBundle(folder: string | null, log: Logger): Promise<WorkflowBundle> {
   if (folder === null) return bundle(log);
@@ -24,7 +24,7 @@ export async function workflowBundle(folder: string | null, log: Logger): Promis
   }
   const made = await bundle(log);
   await mkdir(folder, { recursive: true });
-  // Two that make it at once write the same.
+  // Concurrent processes write the same content.
   const partial = `${path}.${process.pid}.tmp`;
   await writeFile(partial, made.code);
   await rename(partial, path);
@@ -51,7 +51,7 @@ async function bundle(log: Logger): Promise<{ code: string }> {
 
 async function digestOfSources(): Promise<string> {
   const hash = createHash('sha256');
-  // The SDK's own parts in the bundle are named by the lock file.
+  // The lock file identifies the SDK's parts in the bundle.
   hash.update(await readFile(join(root, 'package-lock.json')));
   for (const folder of sources) {
     const names = await readdir(join(root, folder), { recursive: true });

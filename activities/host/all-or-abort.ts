@@ -1,6 +1,6 @@
 /**
- * Runs acts side by side, all or none: the first failure aborts the signal of the others, and is thrown when every one
- * has stopped, so that whoever repeats or undoes them finds nothing at work.
+ * Runs tasks in parallel, all or none: the first failure aborts the signal of the others. It is thrown once all of them
+ * have ended, so that a retry or an undo finds none of them still at work.
  */
 export async function allOrAbort<T>(signal: AbortSignal, tasks: ((signal: AbortSignal) => Promise<T>)[]): Promise<T[]> {
   const failed = new AbortController();
@@ -17,5 +17,22 @@ export async function allOrAbort<T>(signal: AbortSignal, tasks: ((signal: AbortS
   );
   if (failed.signal.aborted) throw failed.signal.reason;
   signal.throwIfAborted();
-  return results.map((end) => (end as PromiseFulfilledResult<Awaited<T>>).value);
+  return results.map((result) => (result as PromiseFulfilledResult<Awaited<T>>).value);
+}
+
+/** Acts on every item, on at most `workers` at a time, all or none as allOrAbort has it. */
+export async function forEachParallel<T>(
+  items: readonly T[],
+  workers: number,
+  signal: AbortSignal,
+  act: (item: T, signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const queue = [...items];
+  const work = async (anySignal: AbortSignal): Promise<void> => {
+    for (let item = queue.shift(); item !== undefined && !anySignal.aborted; item = queue.shift()) await act(item, anySignal);
+  };
+  await allOrAbort(
+    signal,
+    Array.from({ length: Math.min(workers, items.length) }, () => work),
+  );
 }

@@ -2,18 +2,18 @@ import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 
-/** What every VM writes besides: its record, its console, a description of its domain. */
+/** What every VM writes besides its disks and memory: its record, its console, its domain's XML. */
 const overheadMiB = 16;
 
 /**
- * Refuses what a host's disk can't take before anything of it was begun. The ledger counts what was promised; that the
- * disk has it, only its host knows. `disk-full`
+ * Refuses with `disk-full`, before anything is written, what the host's disk can't take. The ledger counts what it has
+ * reserved; only the host knows what is free.
  */
 export async function requireFreeDisk({ store }: HostPorts, vmId: VmId, needMiB: number): Promise<void> {
   const freeMiB = Math.floor(await store.freeMiB());
   if (freeMiB < needMiB + overheadMiB)
     throw new BerthError(
       'disk-full',
-      `taking ${vmId} in: it needs ${needMiB + overheadMiB} MiB of this host's disk, and ${freeMiB} are free; free some, or move it elsewhere`,
+      `preparing for ${vmId}: it needs ${needMiB + overheadMiB} MiB of this host's disk, and ${freeMiB} are free; free some, or migrate it to another host`,
     );
 }

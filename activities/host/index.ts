@@ -1,7 +1,6 @@
 import { Context } from '@temporalio/activity';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
-import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { requireFreeDisk } from './free-disk.ts';
 import { buildTemplate } from './image/build-template.ts';
@@ -16,19 +15,11 @@ import {
   unpackColdCopy,
 } from './migration/cold-copy.ts';
 import { migrateDisks, observeDiskMigration, resolveDiskMigration } from './migration/migrate-disks.ts';
-import {
-  type AbortedMigrations,
-  abortMigration,
-  flushGuestDisks,
-  migrateOut,
-  observeMigration,
-  prepareIncoming,
-  probeGuest,
-  readPortableRecord,
-  removeDomainUnlessRunning,
-  removeLeftover,
-  resumeDomain,
-} from './migration/migrate-out.ts';
+import { migrateOut } from './migration/migrate-out.ts';
+import { flushGuestDisks, removeDomainUnlessRunning, removeLeftover } from './migration/migration-cleanup.ts';
+import type { AbortedMigrations } from './migration/migration-source.ts';
+import { abortMigration, observeMigration, readPortableRecord } from './migration/migration-source.ts';
+import { prepareIncoming, probeGuest, resumeDomain } from './migration/migration-target.ts';
 import { observeRecovery } from './migration/observe-recovery.ts';
 import { observeHost } from './site/observe-host.ts';
 import { observeInventory } from './site/observe-inventory.ts';
@@ -49,12 +40,13 @@ import { removeVm } from './vm/remove-vm.ts';
 import { shutDownGuest } from './vm/shut-down-guest.ts';
 import { restoreVm, suspendVm, vmSuspendedError } from './vm/suspend.ts';
 import { createVmLock } from './vm-lock.ts';
+import { refuseStale } from './vm-record.ts';
 
 const activitySignal = (): AbortSignal => Context.current().cancellationSignal;
 
 /**
- * The durable steps of one host, over its ports. One file a phase; here each gets its turn. They need the context of
- * an activity; heartbeats and the form of errors are `guard`'s (activities/failure.ts).
+ * The activities of one host, over its ports. A file has one phase's; here each takes the VM's lock. They need the context
+ * of an activity; heartbeats and the mapping of errors are in `guard` (activities/failure.ts).
  */
 export function createHostActivities(ports: HostPorts): HostActivities {
   const locks = createVmLock(ports.store);
@@ -66,19 +58,19 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     quarantineVm: (vmId) => quarantineVm(ports, vmId),
     ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, activitySignal()),
     removeImage: (id) => ports.imageCache.remove(id),
-    stageIn: (order) =>
-      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => stageIn(ports, order, record, signal)),
+    stageIn: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageIn(ports, request, record, signal)),
     ensureDisks: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => ensureDisks(ports, vm, signal)),
     ensureRunning: (vm) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) => ensureRunning(ports, vm, record, signal)),
     buildTemplate: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => buildTemplate(ports, vm, signal)),
-    customizeVm: (order) => locks.lockForUpdate(order.vm, activitySignal(), () => customizeVm(ports, order)),
+    customizeVm: (request) => locks.lockForUpdate(request.vm, activitySignal(), () => customizeVm(ports, request)),
     readConsole: (vmId, generation, range) => fenced(ports, vmId, generation, () => readConsole(ports, vmId, range)),
-    runCommand: (order) =>
-      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => runCommand(ports, order, record, signal)),
+    runCommand: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => runCommand(ports, request, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
-    stageOut: (order) =>
-      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => stageOut(ports, order, record, signal)),
+    stageOut: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageOut(ports, request, record, signal)),
     suspendVm: (vm) =>
       locks.lockForUpdate(
         vm,
@@ -86,16 +78,16 @@ export function createHostActivities(ports: HostPorts): HostActivities {
         (record, signal) => suspendVm(ports, vm, record, signal),
         vmSuspendedError(vm.id),
       ),
-    restoreVm: (order) =>
-      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => restoreVm(ports, order, record, signal)),
+    restoreVm: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => restoreVm(ports, request, record, signal)),
     pauseVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => pauseVm(ports, vm, record)),
     resumeVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => resumeVm(ports, vm, record, signal)),
     rebootVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => rebootVm(ports, vm, record, signal)),
-    importDisk: (order) => locks.lockForUpdate(order.vm, activitySignal(), (_, signal) => importDisk(ports, order, signal)),
+    importDisk: (request) => locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => importDisk(ports, request, signal)),
     shutDownGuest: (vm) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) => shutDownGuest(ports, vm, record, signal)),
-    storeImage: (order) =>
-      locks.lockForUpdate(order.vm, activitySignal(), (record, signal) => storeImage(ports, order, record, signal)),
+    storeImage: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => storeImage(ports, request, record, signal)),
     removeDomain: (vmId, generation) =>
       locks.lockForRemoval(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>
@@ -104,18 +96,18 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     observeLoads: (vmIds) => observeLoads(ports, vmIds),
     observeMigration: (vmId) => observeMigration(ports, vmId),
     readPortableRecord: (vmId, generation, commanded) => readPortableRecord(ports, vmId, generation, commanded),
-    // Before the claim, which writes a record.
-    prepareIncoming: async (order) => {
-      await requireFreeDisk(ports, order.vm.id, 0);
-      return locks.lockForUpdate(order.vm, activitySignal(), (record) => prepareIncoming(ports, order, record));
+    // Before the lock, which writes a record.
+    prepareIncoming: async (request) => {
+      await requireFreeDisk(ports, request.vm.id, 0);
+      return locks.lockForUpdate(request.vm, activitySignal(), (record) => prepareIncoming(ports, request, record));
     },
-    // Takes no turn: the command of a VM is followed while it moves.
-    migrateOut: (order) => migrateOut(ports, order, aborted, activitySignal()),
+    // Takes no lock: runCommand holds it, and follows the VM's command during the migration.
+    migrateOut: (request) => migrateOut(ports, request, aborted, activitySignal()),
     abortMigration: (vmId, generation, targetGeneration) => abortMigration(ports, vmId, generation, targetGeneration, aborted),
     resumeDomain: (vmId, generation) => fenced(ports, vmId, generation, () => resumeDomain(ports, vmId)),
     probeGuest: (vmId, generation) => fenced(ports, vmId, generation, () => probeGuest(ports, vmId, activitySignal())),
-    observeRecovery: (order) =>
-      fenced(ports, order.vmId, order.generation, () => observeRecovery(ports, order, activitySignal())),
+    observeRecovery: (request) =>
+      fenced(ports, request.vmId, request.generation, () => observeRecovery(ports, request, activitySignal())),
     removeDomainUnlessRunning: (vmId, generation) =>
       fenced(ports, vmId, generation, () => removeDomainUnlessRunning(ports, vmId)),
     removeLeftover: (vmId, generation, home) =>
@@ -124,13 +116,14 @@ export function createHostActivities(ports: HostPorts): HostActivities {
       await requireFreeDisk(ports, vm.id, vm.memoryMiB);
       return offerCachedChunks(ports, vm.id);
     },
-    packColdCopy: (order) => packColdCopy(ports, order),
-    unpackColdCopy: (order) => locks.lockForUpdate(order.vm, activitySignal(), (record) => unpackColdCopy(ports, order, record)),
+    packColdCopy: (request) => packColdCopy(ports, request),
+    unpackColdCopy: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (record) => unpackColdCopy(ports, request, record)),
     observeColdCopy: (vmId) => observeColdCopy(ports, vmId),
     resolveRestore: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => resolveRestore(ports, vm, record)),
-    removeColdLeftover: (order) =>
-      locks.lockForRemoval(order.vmId, order.generation, (record) => removeColdLeftover(ports, order, record)),
-    // Nor do these: its disks follow a VM in the background.
+    removeColdLeftover: (request) =>
+      locks.lockForRemoval(request.vmId, request.generation, (record) => removeColdLeftover(ports, request, record)),
+    // Nor do these: a VM's disks are migrated in the background.
     migrateDisks: (vm) => fenced(ports, vm.id, vm.generation, () => migrateDisks(ports, vm, activitySignal())),
     observeDiskMigration: (vmId) => observeDiskMigration(ports, vmId),
     resolveDiskMigration: (vm) => fenced(ports, vm.id, vm.generation, () => resolveDiskMigration(ports, vm)),
@@ -138,10 +131,8 @@ export function createHostActivities(ports: HostPorts): HostActivities {
   };
 }
 
-/** For orders that come while another step of the same VM may be under way: they are refused when they are of the past. */
+/** For requests that may come while another activity holds the VM's lock: only the generation is checked. */
 async function fenced<T>({ store }: HostPorts, vmId: VmId, generation: number, act: () => Promise<T>): Promise<T> {
-  const recorded = (await store.read(vmId))?.generation ?? 0;
-  if (recorded > generation)
-    throw new BerthError('stale-generation', `acting on ${vmId} with generation ${generation}: ${recorded} is recorded`);
+  refuseStale(await store.read(vmId), vmId, generation);
   return act();
 }

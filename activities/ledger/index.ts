@@ -1,82 +1,60 @@
 import type { LedgerActivities } from '../../contracts/ledger.ts';
-import {
-  listDrainsWithoutWorkflow,
-  recordHostNotVerified,
-  requestDrainCancel,
-  stepDrain,
-  verifyHostEmpty,
-} from '../../ledger/drains/step-drain.ts';
+import { listDrainsWithoutWorkflow, requestDrainCancel } from '../../ledger/drains/housekeeping.ts';
+import { stepDrain } from '../../ledger/drains/step-drain.ts';
+import { recordHostNotVerified, verifyHostEmpty } from '../../ledger/drains/verify-empty.ts';
 import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
 import { markHostUnreachable, recordImageCached, registerHost } from '../../ledger/hosts/hosts.ts';
-import { finishBuild, issueBuildStepArgs, loadBuild, recordBuildProgress, reserveBuild } from '../../ledger/images/builds.ts';
+import { listBuildsToCancel, listBuildsWithoutWorkflow } from '../../ledger/images/build-housekeeping.ts';
+import { issueBuildStepArgs, loadBuild, reserveBuild } from '../../ledger/images/builds.ts';
+import { finishBuild, recordBuildProgress } from '../../ledger/images/finish-build.ts';
 import { issueImageRef } from '../../ledger/images/image-refs.ts';
-import {
-  listBuildsToCancel,
-  listBuildsWithoutWorkflow,
-  listImageHosts,
-  listImagesToSweep,
-  recordImageRemoved,
-  removeImageFiles,
-} from '../../ledger/images/retirement.ts';
+import { listImageHosts, listImagesToSweep, recordImageRemoved, removeImageFiles } from '../../ledger/images/retirement.ts';
 import { reserveTemplate } from '../../ledger/images/template-vms.ts';
 import { stepPlan } from '../../ledger/leases/execute-plan.ts';
 import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from '../../ledger/leases/preemption.ts';
-import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end.ts';
+import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end-migration.ts';
+import { listMigrationsWithoutWorkflow, loadMigration } from '../../ledger/migrations/load-migration.ts';
 import { recordLoads, recordRecovery } from '../../ledger/migrations/measurements.ts';
 import {
   fallBackToCold,
-  listMigrationsWithoutWorkflow,
-  loadMigration,
   markMigrationStuck,
   recordMigratedGuest,
   recordMigrationProgress,
-  reserveMigration,
-} from '../../ledger/migrations/reserve.ts';
+} from '../../ledger/migrations/progress.ts';
+import { reserveMigration } from '../../ledger/migrations/reserve-migration.ts';
 import {
   listReservationsWithoutWorkflow,
   requestReservationCancel,
   stepReservation,
 } from '../../ledger/reservations/step-reservation.ts';
+import { sweepExpiredRows } from '../../ledger/sweep-expired.ts';
 import { advanceTask } from '../../ledger/tasks/advance-task.ts';
 import { finishTask } from '../../ledger/tasks/finish-task.ts';
-import {
-  listActiveTasks,
-  listTasksToCancel,
-  listTasksWithoutWorkflow,
-  sweepExpiredRows,
-} from '../../ledger/tasks/housekeeping.ts';
+import { listActiveTasks, listTasksToCancel, listTasksWithoutWorkflow } from '../../ledger/tasks/housekeeping.ts';
 import { loadTask } from '../../ledger/tasks/load-task.ts';
-import { releaseVms, requeueTask } from '../../ledger/tasks/release-vms.ts';
+import { requeueTask } from '../../ledger/tasks/requeue-task.ts';
 import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
 import { issueTaskStepArgs } from '../../ledger/tasks/task-step-args.ts';
 import type { LedgerDeps } from '../../ledger/transaction.ts';
+import { beginOperation, beginStart, endOperation } from '../../ledger/vms/begin-operation.ts';
+import { listVmsToNotify, loadVmDesired } from '../../ledger/vms/desired.ts';
+import { finishVm } from '../../ledger/vms/finish-vm.ts';
+import { recordVmMissing, recordVmStarted } from '../../ledger/vms/record-domain.ts';
+import { releaseVms } from '../../ledger/vms/release-vms.ts';
+import { requeueVm, reserveVm } from '../../ledger/vms/reserve-vm.ts';
 import {
   beginRestoration,
   beginSuspension,
   commitRestoration,
   commitSuspension,
   rollBackSuspension,
-} from '../../ledger/vms/power.ts';
+} from '../../ledger/vms/suspension.ts';
+import { issueVmSetup, recordVmCustomized } from '../../ledger/vms/vm-setup.ts';
 import { loadVmLocation, setVmState } from '../../ledger/vms/vm-state.ts';
-
-import {
-  beginOperation,
-  beginStart,
-  endOperation,
-  finishVm,
-  issueVmSetup,
-  listVmsToNotify,
-  loadVmDesired,
-  recordVmCustomized,
-  recordVmMissing,
-  recordVmStarted,
-  requeueVm,
-  reserveVm,
-} from '../../ledger/vms/vms.ts';
 
 export type { LedgerDeps } from '../../ledger/transaction.ts';
 
-/** The steps on the ledger, over one database. Errors are BerthErrors, or the driver's where the database is away. */
+/** Binds the ledger's functions to the contract of its activities. Throws BerthErrors, or the driver's errors while the database is unreachable. */
 export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
   return {
     loadTask: (id) => loadTask(deps, id),

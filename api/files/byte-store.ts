@@ -5,7 +5,7 @@ import { BerthError } from '../../model/errors.ts';
 
 /**
  * The repository's bytes on disk. Bytes arrive under partial/, are made durable there, and are renamed to
- * files/<2>/<fileId>-<sha256>: a name says what it holds, so replacing a file's content is a change of its row alone.
+ * files/<2>/<fileId>-<sha256>: a name has the content's digest, so replacing a file's content changes its row only.
  */
 export interface ByteStore {
   /** Writes a stream to a partial file. `admit` is called with the total so far before each write, and may throw. */
@@ -16,12 +16,12 @@ export interface ByteStore {
   ): Promise<Received>;
   /** Makes received bytes the content of a file; durable when it returns. */
   commit(received: Received, fileId: string): Promise<void>;
-  /** Removes a partial file, also when it is gone already. */
+  /** Removes a partial file; success also when it does not exist. */
   discard(received: Pick<Received, 'partial'>): Promise<void>;
   path(fileId: string, sha256: string): string;
-  /** Success when the bytes are gone. An open download keeps its bytes until it ends. */
+  /** Success also when the bytes do not exist. An open download keeps its bytes until it ends. */
   remove(fileId: string, sha256: string): Promise<void>;
-  /** Every kept file and every partial one, with its age's origin (ms since 1970 of the last write). */
+  /** Every committed file and every partial one, with the time of the last write (ms since 1970). */
   files(): AsyncIterable<{ fileId: string; sha256: string; path: string; writtenAtMs: number }>;
   partials(): AsyncIterable<{ fileId: string; path: string; writtenAtMs: number }>;
 }
@@ -36,7 +36,7 @@ export function isNoSuchFile(error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'ENOENT';
 }
 
-/** A full disk, or a full disk quota, as `disk-full`; everything else as it is. */
+/** Maps a full disk, or a full disk quota, to `disk-full`; returns every other error unchanged. */
 export function asDiskError(error: unknown): unknown {
   const code = error instanceof Error && 'code' in error ? error.code : null;
   if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
@@ -73,7 +73,7 @@ export async function openByteStore(root: string): Promise<ByteStore> {
   const partial = join(root, 'partial');
   await mkdir(files, { recursive: true, mode: 0o700 });
   await mkdir(partial, { recursive: true, mode: 0o700 });
-  // TypeIDs begin with the time: their last characters are the random ones, and spread over the folders.
+  // TypeIDs begin with the time: their last characters are random, and distribute files evenly over the folders.
   const folderOf = (fileId: string) => join(files, fileId.slice(-2));
   const pathOf = (fileId: string, sha256: string) => join(folderOf(fileId), `${fileId}-${sha256}`);
 

@@ -1,29 +1,21 @@
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Response } from 'express';
+import { BerthError } from '../../model/errors.ts';
 import type { TaskLogs } from './task-logs.ts';
 
-/** How often a followed log is looked at. Other API processes may write it, so there is nothing to be woken by. */
+/** How often a followed log is polled. Other API processes may write it, so this process gets no notification. */
 const pollMs = 200;
-/** How many logs one process follows at a time. */
-const maxFollowers = 500;
+/** How many logs one process sends at a time. */
+const maxSenders = 500;
 
-export interface Followers {
-  /** Null when there are too many. */
-  acquire(): (() => void) | null;
-}
-
-export function openFollowers(): Followers {
-  let count = 0;
-  return {
-    acquire() {
-      if (count >= maxFollowers) return null;
-      count += 1;
-      return () => {
-        count -= 1;
-      };
-    },
-  };
+/** A log as a caller asks for it. */
+interface LogRequest {
+  /** The task, or the VM of a build, whose log it is. */
+  taskId: string;
+  node: number;
+  /** Whether what arrives later is sent too, until `isOver`. */
+  follow: boolean;
 }
 
 async function copy(
@@ -33,29 +25,24 @@ async function copy(
   from: number,
   to: number,
   res: Response,
-  gone: AbortSignal,
+  disconnected: AbortSignal,
 ): Promise<void> {
   if (from >= to) return;
   for await (const chunk of logs.read(taskId, node, from, to)) {
-    if (!res.write(chunk)) await once(res, 'drain', { signal: gone });
+    if (!res.write(chunk)) await once(res, 'drain', { signal: disconnected });
   }
 }
 
-/**
- * Sends a log as it is, or, when it is followed, as it grows, until the task is over and all that had arrived by
- * then is sent; the client may go at any time.
- * @param isOver asked before each look: what arrives after a "yes" is not waited for
- */
-export async function sendLog(
+async function sendLog(
   logs: TaskLogs,
-  { taskId, node, follow }: { taskId: string; node: number; follow: boolean },
+  { taskId, node, follow }: LogRequest,
   isOver: () => Promise<boolean>,
   res: Response,
 ): Promise<void> {
   const disconnected = new AbortController();
   res.once('close', () => disconnected.abort());
   res.set({ 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' });
-  // A quiet command sends nothing for hours; TCP's keep-alive notices a client that is gone.
+  // A command may print nothing for hours; TCP's keep-alive detects a client that has disconnected.
   if (follow) res.set('X-Accel-Buffering', 'no').socket?.setTimeout(0);
   res.flushHeaders();
   try {
@@ -71,4 +58,24 @@ export async function sendLog(
   } catch (error) {
     if (!disconnected.signal.aborted) throw error;
   }
+}
+
+/**
+ * Sends logs, at most `maxSenders` at a time; throws `unavailable` above that. A followed log is sent as it grows, until
+ * its task is over and all that had arrived by then is sent; the client may disconnect at any time.
+ * `isOver` is called before each poll: what arrives after it has returned true is not sent.
+ */
+export function openLogSender(
+  logs: TaskLogs,
+): (request: LogRequest, isOver: () => Promise<boolean>, res: Response) => Promise<void> {
+  let active = 0;
+  return async (request, isOver, res) => {
+    if (active >= maxSenders) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
+    active += 1;
+    try {
+      await sendLog(logs, request, isOver, res);
+    } finally {
+      active -= 1;
+    }
+  };
 }

@@ -1,10 +1,10 @@
 import type { Request, Response } from 'express';
+import type { FileRecord } from '../../ledger/files/file-record.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ByteStore } from './byte-store.ts';
-import type { FileRow } from './repository.ts';
 
-function describe(res: Response, file: FileRow): void {
-  // A name of the caller's making never decides what a browser does with the bytes.
+function describe(res: Response, file: FileRecord): void {
+  // The file's name is the uploader's: it must not determine what a browser does with the bytes.
   res.attachment(file.name);
   res.setHeader('Content-Type', 'application/octet-stream');
   res.setHeader('ETag', `"${file.sha256}"`);
@@ -16,8 +16,8 @@ function statusOf(error: unknown): number | null {
   return typeof status === 'number' ? status : null;
 }
 
-/** Range, If-Range, If-None-Match and HEAD are Express' sendFile; the names for what goes wrong are ours. */
-export async function sendBytes(req: Request, res: Response, bytes: ByteStore, file: FileRow): Promise<void> {
+/** Sends a file by Express' sendFile, which handles Range, If-Range, If-None-Match and HEAD; maps its errors to Berth's. */
+export async function sendBytes(req: Request, res: Response, bytes: ByteStore, file: FileRecord): Promise<void> {
   describe(res, file);
   const sent = Promise.withResolvers<void>();
   const options = { dotfiles: 'allow', lastModified: false, cacheControl: false } as const;
@@ -30,7 +30,7 @@ export async function sendBytes(req: Request, res: Response, bytes: ByteStore, f
       return sent.reject(new BerthError('range-not-satisfiable', found));
     }
     if (status === 412) return sent.reject(new BerthError('precondition-failed', `The file's ETag is "${file.sha256}"`));
-    // Its row was read a moment ago: another call has deleted it since.
+    // The row existed when this request read it: another request has deleted the file since.
     if (status === 404) return sent.reject(new BerthError('not-found', `There is no file ${file.id}`, { cause: error }));
     sent.reject(error);
   });

@@ -4,10 +4,10 @@ import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { asDiskError, isNoSuchFile } from './byte-store.ts';
 
-/** What each node of a task printed, as far as it has arrived. */
+/** What each node of a task has printed, as far as it has arrived. */
 export interface TaskLogs {
   /**
-   * Puts bytes at an offset. What is there already is left as it is: the same offset always carries the same bytes.
+   * Writes bytes at an offset. Bytes that are there already do not change: the same offset always has the same bytes.
    * Returns the size afterwards, and `gap` when the offset lies beyond the end, in which case nothing was written.
    */
   append(
@@ -22,7 +22,7 @@ export interface TaskLogs {
   read(taskId: string, node: number, from: number, to: number): Readable;
   /** The tasks that have logs, in no order. */
   tasks(): AsyncIterable<string>;
-  /** All logs of a task; nothing happens where there are none. */
+  /** Removes all logs of a task; success also when there are none. */
   remove(taskId: string): Promise<void>;
 }
 

@@ -4,7 +4,9 @@ import { expectBody } from '../serve.ts';
 
 /** The body of an upload as the repository takes it. */
 export interface IncomingBytes {
+  /** From Content-Length; null when the body comes in chunks. */
   announcedBytes: number | null;
+  /** The SHA-256 of the bytes according to the sender, in hexadecimal. */
   expectedSha256: string | null;
   body: AsyncIterable<Uint8Array>;
 }
@@ -31,13 +33,13 @@ function refuseEncoded(req: Request): void {
   }
 }
 
-/** @param sha256 from the query, in hexadecimal; goes before the headers. */
+/** @param sha256 from the query, in hexadecimal; takes precedence over the headers. */
 export function readUpload(req: Request, res: Response, sha256: string | undefined): IncomingBytes {
   refuseEncoded(req);
   const length = req.get('content-length');
   async function* body(): AsyncIterable<Uint8Array> {
     expectBody(req, res);
-    // Left open when reading stops early, so that the refusal can still be answered.
+    // Not destroyed when reading stops early, so that the refusal can still be answered.
     yield* req.iterator({ destroyOnReturn: false });
   }
   return {

@@ -1,9 +1,7 @@
-/** What a handler answers; `text` is sent as it is, so that a repeated answer is the same byte for byte. */
-export interface Answer {
-  status: number;
-  text: string | null;
-  location: string | null;
-}
+import type { StoredAnswer } from '../../ledger/idempotency.ts';
+
+/** A handler's answer; `text` is sent unchanged, so that a repeated answer is the same byte for byte. */
+export type Answer = StoredAnswer;
 
 export function json(status: number, body: unknown, location: string | null = null): Answer {
   return { status, text: JSON.stringify(body), location };

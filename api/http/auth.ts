@@ -1,20 +1,21 @@
 import type { Request, RequestHandler } from 'express';
 import type { Ledger } from '../../ledger/client.ts';
+import { findApiKey } from '../../ledger/owners/find-api-key.ts';
 import { hashApiKey } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
 import { verifySignedUrl } from '../../model/signed-url.ts';
 
-/** Who calls. A client sees what its owner has; an operator sees everything. */
+/** The bearer of an API key. A client sees what its owner has; an operator sees everything. */
 export interface Caller {
   keyId: string;
   ownerId: string;
   role: 'client' | 'operator';
 }
 
-/** For routes without a caller: open ones, and those that a signed URL opens. */
+/** Of routes without a caller: open ones, and those that take a signed URL. */
 export const anonymous: Caller = { keyId: '', ownerId: '', role: 'client' };
 
-/** For how long a revoked key may still work in one process. */
+/** How long a revoked key may still work in one process. */
 const cacheMs = 2_000;
 const cacheEntries = 10_000;
 
@@ -26,14 +27,19 @@ export function openKeyring(ledger: Ledger, clock: () => number): (key: string) 
     const cached = known.get(hash);
     if (cached && cached.until > clock()) return cached.caller;
     known.delete(hash);
-    const row = await ledger.apiKey.findUnique({ where: { hash } });
-    if (!row || row.revokedAt !== null) return null;
+    const row = await findApiKey(ledger, hash);
+    if (row === null) return null;
     const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
     const oldest = known.keys().next();
     if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
     known.set(hash, { caller, until: clock() + cacheMs });
     return caller;
   };
+}
+
+/** Whose resources a caller sees; null: every owner's. */
+export function visibleOwner(caller: Caller): string | null {
+  return caller.role === 'operator' ? null : caller.ownerId;
 }
 
 const callers = new WeakMap<Request, Caller>();
@@ -61,7 +67,7 @@ export const requireOperator: RequestHandler = (req, _res, next) => {
   next();
 };
 
-/** The right to one method on one path, for a while; the bearer is a host worker. */
+/** Requires a URL that is signed for this method and path and has not expired; host workers have such URLs. */
 export function requireSignature(signingKey: string, clock: () => number): RequestHandler {
   return (req, _res, next) => {
     const { expires, signature } = req.query;

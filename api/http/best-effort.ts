@@ -1,14 +1,14 @@
 import type { Logger } from 'pino';
 
-/** What is wanted is in the ledger, whatever becomes of this: the housekeeping workflow repeats what was lost. */
-export async function bestEffort(
-  log: Logger,
-  of: { vmId: string } | { taskId: string },
-  notify: () => Promise<void>,
-): Promise<void> {
+/**
+ * Starts or notifies a workflow after the ledger has recorded the request. A failure is logged and not answered: the
+ * housekeeping workflow repeats every start and notification that was lost.
+ * @param subject ids for the log line
+ */
+export async function bestEffort(log: Logger, subject: Record<string, string>, notify: () => Promise<void>): Promise<void> {
   try {
     await notify();
   } catch (error) {
-    log.warn({ err: error, ...of }, 'the workflow could not be told now; housekeeping will');
+    log.warn({ err: error, ...subject }, 'the workflow could not be notified now; housekeeping repeats it');
   }
 }

@@ -6,7 +6,7 @@ import {
   type ZodOpenApiResponsesObject,
 } from 'zod-openapi';
 import { type ErrorCode, errorTable } from '../../model/errors.ts';
-import { Problem } from '../schemas.ts';
+import { Problem } from '../schemas/problem.ts';
 import type { Operation, ResponseSpec } from './operation.ts';
 
 const idempotencyHeader = z.object({
@@ -15,11 +15,11 @@ const idempotencyHeader = z.object({
     .regex(/^[\x21-\x7e]{1,255}$/)
     .optional()
     .meta({
-      description: 'Names this request: repeated with the same body it gives the same answer, with another body 409',
+      description: 'Names this request: repeated with the same body it gets the same answer, with another body 409',
     }),
 });
 
-/** What any route may answer, beyond its own problems. */
+/** What any route may answer besides its own problems. */
 function commonProblems(operation: Operation): ErrorCode[] {
   const codes: ErrorCode[] = ['bad-request', 'internal', 'unavailable'];
   if (operation.access !== 'open') codes.push('unauthenticated', 'rate-limited');
@@ -83,7 +83,7 @@ function operationObject(operation: Operation): ZodOpenApiOperationObject {
   };
 }
 
-/** The OpenAPI document, from the very declarations that validate. */
+/** The OpenAPI document, made from the same declarations that validate requests. */
 export function describeApi(operations: Operation[]): ReturnType<typeof createDocument> {
   const paths: ZodOpenApiPathsObject = {};
   for (const operation of operations)

@@ -8,21 +8,21 @@ import { refuseUnstorable, validate } from './validation.ts';
 
 export interface ResponseSpec {
   description: string;
-  /** Of a JSON body; without it, the body is of `media`, or there is none. */
+  /** Of a JSON body; without it, the body has the media type `media`, or there is none. */
   schema?: z.ZodType;
   media?: string;
   headers?: Record<string, string>;
 }
 
-/** Who may call: `open` everybody; `signed` a bearer of a signed URL; the others a key of that role. */
-export type Access = 'open' | 'client' | 'operator' | 'signed';
+/** Which callers a route takes: `open` any; `signed` one with a signed URL; the others a key of that role. */
+type Access = 'open' | 'client' | 'operator' | 'signed';
 
 export interface Call<P, Q, B> {
   params: P;
   query: Q;
   body: B;
   caller: Caller;
-  /** Of a POST: what the caller named this request, or null. */
+  /** The Idempotency-Key of a POST, or null. */
   idempotencyKey: string | null;
   req: Request;
   res: Response;
@@ -39,11 +39,11 @@ interface RouteDeclaration {
   access: Access;
   answers: Record<number, ResponseSpec>;
   problems: ErrorCode[];
-  /** The route takes bytes as they come; its handler reads them. */
+  /** The body is bytes, which the handler reads as a stream. */
   bytes?: { description: string };
 }
 
-/** One route, declared once: what validates is what documents. */
+/** One route: the same declaration validates requests and documents them. */
 export interface Operation extends RouteDeclaration {
   params: z.ZodObject;
   query: z.ZodObject;

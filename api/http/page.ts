@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { PagePosition, PageRequest } from '../../ledger/page.ts';
 import { BerthError } from '../../model/errors.ts';
 
 /** `?limit=&cursor=` of every list, newest first. */
@@ -20,19 +21,14 @@ export function pageOf<T extends z.ZodType>(item: T): z.ZodObject {
   });
 }
 
-interface Keyed {
-  id: string;
-  createdAt: Date;
-}
-
 const Position = z.tuple([z.string(), z.int(), z.string().max(128)]);
 
 /** @param list the kind of list; a cursor of another one is refused. */
-function encode(list: string, { createdAt, id }: Keyed): string {
+function encode(list: string, { createdAt, id }: PagePosition): string {
   return Buffer.from(JSON.stringify([list, createdAt.getTime(), id])).toString('base64url');
 }
 
-function decode(list: string, cursor: string): Keyed {
+function decode(list: string, cursor: string): PagePosition {
   try {
     const [kind, ms, id] = Position.parse(JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')));
     const createdAt = new Date(ms);
@@ -48,28 +44,14 @@ function decode(list: string, cursor: string): Keyed {
   });
 }
 
-/** The part of a Prisma query that fetches a page and one row more, by (createdAt, id) downwards. */
-export function pageQuery(list: string, query: z.output<typeof PageQuery>) {
-  const after = query.cursor === undefined ? null : decode(list, query.cursor);
-  return {
-    where: after
-      ? {
-          createdAt: { lte: after.createdAt },
-          OR: [{ createdAt: { lt: after.createdAt } }, { createdAt: after.createdAt, id: { lt: after.id } }],
-        }
-      : {},
-    orderBy: [{ createdAt: 'desc' as const }, { id: 'desc' as const }],
-    take: query.limit + 1,
-  };
-}
-
-/** The page from what `pageQuery` fetched. */
-export function page<R extends Keyed, T>(
+/** Answers one page of a list: `read` returns the page's rows and one more when another page follows. */
+export async function readPage<R extends PagePosition, T>(
   list: string,
-  limit: number,
-  rows: R[],
+  { limit, cursor }: z.output<typeof PageQuery>,
+  read: (page: PageRequest) => Promise<R[]>,
   show: (row: R) => T,
-): { items: T[]; next: string | null } {
+): Promise<{ items: T[]; next: string | null }> {
+  const rows = await read({ limit, after: cursor === undefined ? null : decode(list, cursor) });
   const shown = rows.slice(0, limit);
   const last = shown.at(-1);
   return { items: shown.map(show), next: rows.length > limit && last ? encode(list, last) : null };

@@ -2,10 +2,10 @@ import type { ErrorRequestHandler, Request, Response } from 'express';
 import { ledgerError } from '../../ledger/ledger-error.ts';
 import { BerthError, type ErrorCode, errorTable } from '../../model/errors.ts';
 
-/** Seconds after which it is sensible to try again what failed for want of room. */
+/** Seconds after which a request may be retried that failed for lack of capacity. */
 const retryAfterS = 5;
 
-/** What body-parser and Express themselves throw, by `type` or `status`, in our words. */
+/** The errors of body-parser and Express, by their `type`, as Berth's. */
 const parserErrors: Record<string, { code: ErrorCode; message: string }> = {
   'entity.parse.failed': { code: 'bad-request', message: 'The body is not valid JSON' },
   'entity.too.large': { code: 'too-large', message: 'The body is larger than this route accepts' },
@@ -19,7 +19,7 @@ function property(error: unknown, name: string): unknown {
   return typeof error === 'object' && error !== null ? Reflect.get(error, name) : undefined;
 }
 
-/** PostgreSQL, or the way to it, is away: the request may be repeated as it is. */
+/** PostgreSQL, or the connection to it, is unavailable: the request may be repeated unchanged. */
 function isLedgerUnavailable(error: unknown): boolean {
   const text = `${String(property(error, 'code'))} ${String(property(property(error, 'cause'), 'code'))} ${String(property(error, 'message'))}`;
   return /\bP1001\b|\bP1002\b|\bP1008\b|\bP1017\b|\bP2024\b|\bP2028\b|ECONNREFUSED|ECONNRESET|DatabaseNotReachable|ConnectionClosed|Connection terminated/.test(
@@ -27,8 +27,8 @@ function isLedgerUnavailable(error: unknown): boolean {
   );
 }
 
-/** Every error as one of the table; what is not known is `internal`, and says nothing of the inside. */
-export function toBerthError(error: unknown): BerthError {
+/** Maps every error to one of the table; an unknown one is `internal`, without details of the implementation. */
+function toBerthError(error: unknown): BerthError {
   if (error instanceof BerthError) return error;
   const type = property(error, 'type');
   if (typeof type === 'string' && Object.hasOwn(parserErrors, type)) {
@@ -51,7 +51,7 @@ export function toBerthError(error: unknown): BerthError {
 /** An RFC 9457 problem. `extra` are members that belong to one kind of problem, such as `sizeBytes`. */
 export function sendProblem(req: Request, res: Response, error: BerthError, extra: Record<string, unknown> = {}): void {
   const row = errorTable[error.code];
-  // Headers that describe the answer that there is none of.
+  // These headers describe the answer that the problem replaces.
   for (const name of ['Content-Disposition', 'Content-Length', 'ETag', 'Repr-Digest', 'Accept-Ranges', 'Location'])
     res.removeHeader(name);
   if (row.status === 401) res.setHeader('WWW-Authenticate', 'Bearer realm="berth"');
@@ -75,7 +75,7 @@ export function notFound(req: Request): never {
   throw new BerthError('not-found', `There is nothing at ${req.path}`);
 }
 
-/** The last handler: logs what is ours to mend, and answers unless the answer has begun or nobody waits for it. */
+/** The last handler: logs errors of Berth's own, and answers unless an answer has begun or the caller has disconnected. */
 export const answerWithProblem: ErrorRequestHandler = (thrown: unknown, req, res, _next) => {
   if (req.socket.destroyed) {
     req.log.info({ err: thrown }, 'the caller went away');

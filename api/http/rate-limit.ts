@@ -6,8 +6,8 @@ import { callerOf } from './auth.ts';
 const windowMs = 60_000;
 
 /**
- * Requests a minute and API key, with the standard RateLimit headers. Counted in this process: with several API
- * processes the limit is that of each.
+ * Limits requests per minute and API key, with the standard RateLimit headers. Counted in this process: with several
+ * API processes each has this limit.
  * @param perMinute 0: no limit
  */
 export function limitRate(perMinute: number): RequestHandler {

@@ -18,12 +18,12 @@ function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
   return value;
 }
 
-/** Names a field: a JSON pointer (RFC 6901) into the body, or `query.x`, `path.x`, `header.x` for what is outside of it. */
+/** A field's name is a JSON pointer (RFC 6901) into the body, or `query.x`, `path.x`, `header.x` outside of it. */
 export type InputPart = 'body' | 'query' | 'path' | 'header';
 
-function pointer(place: InputPart, path: readonly PropertyKey[]): string {
-  if (place !== 'body') return [place, ...path.map(String)].join('.');
-  return path.map((part) => `/${String(part).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
+function pointer(part: InputPart, path: readonly PropertyKey[]): string {
+  if (part !== 'body') return [part, ...path.map(String)].join('.');
+  return path.map((key) => `/${String(key).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
 }
 
 function expectation(message: string): string {
@@ -31,38 +31,38 @@ function expectation(message: string): string {
   return match ? `expected ${match[1]}` : message;
 }
 
-function describe(place: InputPart, input: unknown, issue: z.core.$ZodIssue): FieldError[] {
+function describe(part: InputPart, input: unknown, issue: z.core.$ZodIssue): FieldError[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => ({
-      pointer: pointer(place, [...issue.path, key]),
+      pointer: pointer(part, [...issue.path, key]),
       detail: `found ${shorten(valueAt(input, [...issue.path, key]))}; expected no field of this name`,
     }));
   }
   const inner = issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message;
   const found = issue.code === 'invalid_key' ? issue.path.at(-1) : valueAt(input, issue.path);
-  return [{ pointer: pointer(place, issue.path), detail: `found ${shorten(found)}; ${expectation(inner)}` }];
+  return [{ pointer: pointer(part, issue.path), detail: `found ${shorten(found)}; ${expectation(inner)}` }];
 }
 
-/** The value as the schema understands it, or `bad-request` naming each field, what was found, what was expected. */
-export function validate<S extends z.ZodType>(schema: S, place: InputPart, input: unknown): z.output<S> {
+/** The parsed value; `bad-request` with each field, what was found and what was expected. */
+export function validate<S extends z.ZodType>(schema: S, part: InputPart, input: unknown): z.output<S> {
   const parsed = schema.safeParse(input);
   if (parsed.success) return parsed.data;
-  throw new BerthError('bad-request', `The ${place} is not as this route expects it; see errors`, {
-    fields: parsed.error.issues.flatMap((issue) => describe(place, input, issue)),
+  throw new BerthError('bad-request', `The ${part} is not as this route expects it; see errors`, {
+    fields: parsed.error.issues.flatMap((issue) => describe(part, input, issue)),
   });
 }
 
 /** PostgreSQL stores neither NUL nor half of a surrogate pair, wherever in the input they are. */
-export function refuseUnstorable(place: InputPart, input: unknown, path: readonly PropertyKey[] = []): void {
+export function refuseUnstorable(part: InputPart, input: unknown, path: readonly PropertyKey[] = []): void {
   if (typeof input === 'string') {
     if (input.isWellFormed() && !input.includes('\u0000')) return;
     throw new BerthError('bad-request', 'A text holds a NUL character or half of a surrogate pair', {
-      fields: [{ pointer: pointer(place, path), detail: `found ${shorten(input)}; expected Unicode text without NUL` }],
+      fields: [{ pointer: pointer(part, path), detail: `found ${shorten(input)}; expected Unicode text without NUL` }],
     });
   }
   if (typeof input !== 'object' || input === null) return;
   for (const [key, value] of Object.entries(input)) {
-    refuseUnstorable(place, key, [...path, key]);
-    refuseUnstorable(place, value, [...path, key]);
+    refuseUnstorable(part, key, [...path, key]);
+    refuseUnstorable(part, value, [...path, key]);
   }
 }

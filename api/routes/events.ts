@@ -1,10 +1,11 @@
 import { CloudEvent } from 'cloudevents';
 import { z } from 'zod';
-import type { Event as EventRow } from '../../generated/prisma/client.ts';
+import { type EventRecord, readEvents } from '../../ledger/events/read.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
+import { visibleOwner } from '../http/auth.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { Event } from '../schemas.ts';
+import { Event } from '../schemas/events.ts';
 
 /** bigint's largest: PostgreSQL has no greater sequence. */
 const lastSequence = 2n ** 63n - 1n;
@@ -19,16 +20,16 @@ const EventsQuery = z.strictObject({
     .meta({ description: 'How many events at most' }),
   after: z
     .string()
-    .regex(/^\d{1,19}$/, { error: 'expected the `next` of an answer before', abort: true })
-    .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the `next` of an answer before' })
+    .regex(/^\d{1,19}$/, { error: 'expected the `next` of a previous answer', abort: true })
+    .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the `next` of a previous answer' })
     .default('0')
-    .meta({ description: 'The `next` of the answer before; without it, from the first event on' }),
+    .meta({ description: 'The `next` of the previous answer; without it, from the first event on' }),
   type: z
     .string()
     .max(128)
     .regex(/^[A-Za-z0-9.]+$/, { error: 'expected a type such as berth.task.succeeded' })
     .optional()
-    .meta({ description: 'Events of this type alone', example: 'berth.task.succeeded' }),
+    .meta({ description: 'Only events of this type', example: 'berth.task.succeeded' }),
 });
 
 const EventPage = z.strictObject({
@@ -36,7 +37,7 @@ const EventPage = z.strictObject({
   next: z.string().meta({ description: 'The cursor for the next call, also when there are no events yet' }),
 });
 
-function show(row: EventRow): unknown {
+function show(row: EventRecord): unknown {
   return new CloudEvent({
     id: row.id,
     source: '/berth',
@@ -58,21 +59,14 @@ export function eventRoutes({ ledger }: ApiDeps): Operation[] {
       id: 'listEvents',
       tag: 'events',
       summary: 'Read events in the order in which they became true',
-      description: 'A reader that goes on from `next` sees each event once and misses none. Events are never changed.',
+      description: 'A reader that continues from `next` reads each event once and misses none. Events never change.',
       access: 'client',
       query: EventsQuery,
       answers: { 200: { description: 'Events, oldest first', schema: EventPage } },
       problems: [],
       handle: async ({ caller, query }) => {
-        const rows = await ledger.event.findMany({
-          where: {
-            seq: { gt: BigInt(query.after) },
-            ...(caller.role === 'client' && { ownerId: caller.ownerId }),
-            ...(query.type !== undefined && { type: query.type }),
-          },
-          orderBy: { seq: 'asc' },
-          take: query.limit,
-        });
+        const filter = { owner: visibleOwner(caller), type: query.type };
+        const rows = await readEvents(ledger, filter, { after: BigInt(query.after), limit: query.limit });
         return json(200, { items: rows.map(show), next: String(rows.at(-1)?.seq ?? query.after) });
       },
     }),

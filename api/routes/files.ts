@@ -1,34 +1,29 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
-import { BerthError } from '../../model/errors.ts';
+import type { FileRecord } from '../../ledger/files/file-record.ts';
+import { findFile, readFiles } from '../../ledger/files/read-files.ts';
 import type { ApiDeps } from '../deps.ts';
-import { type FileRow, requireDigest } from '../files/repository.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
 import { json, noContent, streamed } from '../http/answer.ts';
-import type { Caller } from '../http/auth.ts';
+import { type Caller, visibleOwner } from '../http/auth.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
-import { File } from '../schemas.ts';
-
-const Id = z.strictObject({ id: z.string() });
+import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Id, sha256 } from '../schemas/common.ts';
+import { File } from '../schemas/files.ts';
 
 const UploadQuery = z.strictObject({
   name: z
     .string({ error: 'expected a name' })
     .min(1)
     .max(512)
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: refusing them is the point
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: the expression refuses them
     .regex(/^[^\u0000-\u001f\u007f]*$/, { error: 'expected no control characters' })
     .meta({ description: 'What the file is called when it is downloaded' }),
-  sha256: z
-    .string()
-    .regex(/^[0-9a-f]{64}$/, { error: 'expected 64 lower-case hexadecimal digits' })
-    .optional()
-    .meta({ description: 'Refuse the bytes unless this is their SHA-256' }),
+  sha256: sha256.optional().meta({ description: 'Refuse the bytes unless this is their SHA-256' }),
 });
 
-function show(row: FileRow): z.input<typeof File> {
+function show(row: FileRecord): z.input<typeof File> {
   return {
     id: row.id,
     name: row.name,
@@ -40,14 +35,7 @@ function show(row: FileRow): z.input<typeof File> {
 }
 
 export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
-  /** Files that the caller may see. */
-  const visible = (caller: Caller) => ({ state: 'ready' as const, ...(caller.role === 'client' && { ownerId: caller.ownerId }) });
-
-  async function find(caller: Caller, id: string): Promise<FileRow> {
-    const row = await ledger.file.findFirst({ where: { id, ...visible(caller) } });
-    if (!row) throw new BerthError('not-found', `There is no file ${id}`);
-    return requireDigest(row);
-  }
+  const find = (caller: Caller, id: string) => findFile(ledger, visibleOwner(caller), id);
 
   function upload(
     req: Request,
@@ -69,7 +57,7 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
       id: 'createFile',
       tag: 'files',
       summary: 'Store a file',
-      description: 'The body is the bytes. `Repr-Digest`, `Content-Digest` or `?sha256=` has them checked on arrival.',
+      description: 'The body is the bytes. With `Repr-Digest`, `Content-Digest` or `?sha256=` they are checked on arrival.',
       access: 'client',
       query: UploadQuery,
       bytes: { description: 'The bytes, of any media type but multipart' },
@@ -88,9 +76,8 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
       answers: { 200: { description: 'A page', schema: pageOf(File) } },
       problems: [],
       handle: async ({ caller, query }) => {
-        const { where, ...rest } = pageQuery('files', query);
-        const rows = await ledger.file.findMany({ where: { AND: [visible(caller), where] }, ...rest });
-        return json(200, page('files', query.limit, rows.map(requireDigest), show));
+        const owner = visibleOwner(caller);
+        return json(200, await readPage('files', query, (page) => readFiles(ledger, owner, page), show));
       },
     }),
     operation({
@@ -136,7 +123,8 @@ export function fileRoutes({ ledger, repository, log }: ApiDeps): Operation[] {
       id: 'deleteFile',
       tag: 'files',
       summary: 'Delete a file',
-      description: 'Downloads under way end well. A file that a task which is not over or an image needs is `in-use`.',
+      description:
+        'Downloads under way complete. A file that an image, a task that is not over, or a VM that is not set up yet needs is `in-use`.',
       access: 'client',
       params: Id,
       answers: { 204: { description: 'Deleted' } },

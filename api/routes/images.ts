@@ -1,29 +1,31 @@
 import { z } from 'zod';
-import type { Prisma } from '../../generated/prisma/client.ts';
-import { acceptImage } from '../../ledger/images/accept-image.ts';
-import { usableBy } from '../../ledger/images/find-image.ts';
-import { publishImages } from '../../ledger/images/publish-images.ts';
-import { retireImages } from '../../ledger/images/retire-images.ts';
+import {
+  findImageById,
+  findImageByName,
+  type ImageRecord,
+  type ImageViewer,
+  readImageState,
+  readImages,
+} from '../../ledger/images/read-images.ts';
+import { acceptImageOnce, changeImagePublication, changeImagesRetired } from '../../ledger/images/request-image.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
-import { type ImageState, imageStates } from '../../model/states.ts';
+import { imageStates } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
-import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { openLogSender } from '../files/follow-log.ts';
 import { json, noContent, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
-import { fingerprint, runOnce, transactionLimits } from '../http/idempotency.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
-import { Image } from '../schemas.ts';
-
-const withHosts = { hosts: { select: { hostId: true }, orderBy: { hostId: 'asc' } } } as const;
-type Row = Prisma.ImageGetPayload<{ include: typeof withHosts }>;
+import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Image } from '../schemas/images.ts';
 
 const storedJson = { error: Image.shape.error, timeline: Image.shape.timeline };
 
-function show(row: Row): z.input<typeof Image> {
+function show(row: ImageRecord): z.input<typeof Image> {
   const built = row.buildVmId !== null;
   return {
     id: row.id,
@@ -47,51 +49,18 @@ function show(row: Row): z.input<typeof Image> {
 
 const Name = z.strictObject({ name: z.string() });
 const ImageSelector = z.strictObject({
-  digest: z.string().max(64).optional().meta({ description: 'One digest of that name; the newest that is ready unless said' }),
-  owner: z.string().max(64).optional().meta({ description: "Whose; operators may name another's" }),
+  digest: z.string().max(64).optional().meta({ description: 'One digest of that name; by default the newest that is ready' }),
+  owner: z.string().max(64).optional().meta({ description: "The owner's id; operators may name another's" }),
 });
 const LogQuery = ImageSelector.extend({
-  follow: z.enum(['0', '1']).default('0').meta({ description: '1: go on until the build is over' }),
+  follow: z.enum(['0', '1']).default('0').meta({ description: '1: continue until the build is over' }),
 });
 const Published = z.strictObject({ published: z.boolean() }).meta({ id: 'ImagePublication' });
 
-/** Which images a caller may see. One that is retired is seen no more. */
-function visible(caller: Caller): Prisma.ImageWhereInput {
-  const retired = { state: { not: 'retired' as const } };
-  return caller.role === 'operator' ? retired : { AND: [usableBy(caller.ownerId), retired] };
-}
-
-/** An owner's own before others; of each the one that is ready, then the one that was named last. */
-function preferredImage(caller: Caller, rows: Row[]): Row | undefined {
-  const rank = (row: Row) => [row.ownerId === caller.ownerId ? 0 : 1, row.state === 'ready' ? 0 : 1, -row.namedAt.getTime()];
-  const compare = (a: number[], b: number[]) => a.map((value, index) => value - b[index]!).find((d) => d !== 0) ?? 0;
-  return rows.toSorted((a, b) => compare(rank(a), rank(b)) || (a.id < b.id ? 1 : -1))[0];
-}
+const viewerOf = (caller: Caller): ImageViewer => ({ owner: caller.ownerId, everyOwner: caller.role === 'operator' });
 
 export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDeps): Operation[] {
-  const followers = openFollowers();
-
-  async function find(caller: Caller, name: string, { digest, owner }: z.output<typeof ImageSelector>): Promise<Row> {
-    const which = { name, ...(digest === undefined ? {} : { digest }), ...(owner === undefined ? {} : { ownerId: owner }) };
-    const newest = { orderBy: [{ namedAt: 'desc' as const }, { id: 'desc' as const }], take: 500, include: withHosts };
-    const row = preferredImage(caller, await ledger.image.findMany({ where: { AND: [visible(caller), which] }, ...newest }));
-    if (!row) throw new BerthError('not-found', `There is no image ${name}${digest === undefined ? '' : ` ${digest}`}`);
-    return row;
-  }
-
-  /** The wish is in the ledger already: housekeeping does what this could not. */
-  async function bestEffort(what: string, image: string, act: () => Promise<void>): Promise<void> {
-    try {
-      await act();
-    } catch (error) {
-      log.warn({ err: error, imageId: image }, `the workflow could not be ${what} now; housekeeping will see to it`);
-    }
-  }
-
-  async function stateOf(id: string): Promise<ImageState> {
-    const row = await ledger.image.findUniqueOrThrow({ where: { id }, select: { state: true } });
-    return row.state;
-  }
+  const sendLog = openLogSender(repository.logs);
 
   return [
     operation({
@@ -101,25 +70,26 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       tag: 'images',
       summary: 'Build an image from a recipe',
       description:
-        'The same recipe has the same digest and is not built twice: 200 when it is ready, 202 while it is built. The name stands for it as soon as it is ready; VMs that were made from what the name stood for before keep that.',
+        'The same recipe has the same digest and is not built twice: 200 when it is ready, 202 while it is built. The name stands for it as soon as it is ready; VMs that were created from an earlier digest keep that.',
       access: 'client',
       body: ImageRecipe,
       answers: {
-        200: { description: 'There is one of this digest', schema: Image, headers: { Location: 'The image' } },
+        200: { description: 'An image of this digest is ready', schema: Image, headers: { Location: 'The image' } },
         202: { description: 'It is being built', schema: Image, headers: { Location: 'The image' } },
       },
       problems: ['image-unknown', 'file-unknown', 'quota-exceeded', 'conflict'],
-      handle: async ({ req, caller: { ownerId, keyId }, body, idempotencyKey: key }) => {
-        const claim = { ownerId, key, method: 'POST', path: '/v1/images', fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer } = await runOnce(ledger, claim, async (tx) => {
-          const { id, state } = await acceptImage(tx, { owner: ownerId as OwnerId, recipe: body, nowMs: clock() });
-          const row = await tx.image.findUniqueOrThrow({ where: { id }, include: withHosts });
-          return json(state === 'ready' ? 200 : 202, show(row), `/v1/images/${row.name}?digest=${row.digest}`);
-        });
+      handle: async ({ req, caller, body, idempotencyKey }) => {
+        const { ownerId: owner, keyId } = caller;
+        const request = idempotentPost(caller, idempotencyKey, '/v1/images', req.body);
+        const build = { owner: owner as OwnerId, recipe: body, nowMs: clock() };
+        const { answer } = await acceptImageOnce(ledger, request, build, (row, state) =>
+          json(state === 'ready' ? 200 : 202, show(row), `/v1/images/${row.name}?digest=${row.digest}`),
+        );
+        // The Location has no id, so that it is read from the body, which may be that of an earlier request.
         const { id, name, digest, state } = Image.parse(JSON.parse(answer.text ?? ''));
-        log.info({ imageId: id, owner: ownerId, keyId, state }, 'recipe accepted');
-        // Also on a repeated request: the first one may have died before it came to this.
-        if (state === 'building') await bestEffort('started', id, () => temporal.startBuild(id as ImageId, name, digest));
+        log.info({ imageId: id, owner, keyId, state }, 'recipe accepted');
+        // Also on a repeated request: the first one may have crashed before this.
+        if (state === 'building') await bestEffort(log, { imageId: id }, () => temporal.startBuild(id as ImageId, name, digest));
         return answer;
       },
     }),
@@ -130,18 +100,12 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       tag: 'images',
       summary: 'List images and their digests, newest first',
       access: 'client',
-      query: PageQuery.extend({ state: z.enum(imageStates).optional().meta({ description: 'Images in this state alone' }) }),
+      query: PageQuery.extend({ state: z.enum(imageStates).optional().meta({ description: 'Only images in this state' }) }),
       answers: { 200: { description: 'A page', schema: pageOf(Image) } },
       problems: [],
       handle: async ({ caller, query }) => {
-        const { where, ...rest } = pageQuery('images', query);
-        const state = query.state === undefined ? {} : { state: query.state };
-        const rows = await ledger.image.findMany({
-          where: { AND: [visible(caller), state, where] },
-          ...rest,
-          include: withHosts,
-        });
-        return json(200, page('images', query.limit, rows, show));
+        const [viewer, filter] = [viewerOf(caller), { state: query.state }];
+        return json(200, await readPage('images', query, (page) => readImages(ledger, viewer, filter, page), show));
       },
     }),
     operation({
@@ -155,7 +119,8 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       query: ImageSelector,
       answers: { 200: { description: 'The image', schema: Image } },
       problems: ['not-found'],
-      handle: async ({ caller, params: { name }, query }) => json(200, show(await find(caller, name, query))),
+      handle: async ({ caller, params: { name }, query }) =>
+        json(200, show(await findImageByName(ledger, viewerOf(caller), name, query))),
     }),
     operation({
       method: 'get',
@@ -163,24 +128,18 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       id: 'getImageLog',
       tag: 'images',
       summary: 'Read the log of the build',
-      description: 'As far as it has arrived; with `follow=1` until the build is over. Only its owner and operators may.',
+      description: 'As far as it has arrived; with `follow=1` until the build is over. For its owner and operators only.',
       access: 'client',
       params: Name,
       query: LogQuery,
       answers: { 200: { description: 'The log', media: 'text/plain' } },
       problems: ['not-found', 'unavailable'],
-      handle: async ({ res, caller, params: { name }, query: { follow, ...which } }) => {
-        const row = await find(caller, name, which);
-        const mine = caller.role === 'operator' || row.ownerId === caller.ownerId;
-        if (!mine || row.buildVmId === null) throw new BerthError('not-found', `There is no log of a build of ${name}`);
-        const leave = followers.acquire();
-        if (!leave) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
-        try {
-          const order = { taskId: row.buildVmId, node: 0, follow: follow === '1' };
-          await sendLog(repository.logs, order, async () => (await stateOf(row.id)) !== 'building', res);
-        } finally {
-          leave();
-        }
+      handle: async ({ res, caller, params: { name }, query: { follow, ...selector } }) => {
+        const row = await findImageByName(ledger, viewerOf(caller), name, selector);
+        const isVisible = caller.role === 'operator' || row.ownerId === caller.ownerId;
+        if (!isVisible || row.buildVmId === null) throw new BerthError('not-found', `There is no log of a build of ${name}`);
+        const request = { taskId: row.buildVmId, node: 0, follow: follow === '1' };
+        await sendLog(request, async () => (await readImageState(ledger, row.id)) !== 'building', res);
         return streamed;
       },
     }),
@@ -189,8 +148,8 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       path: '/v1/images/{name}/publication',
       id: 'publishImage',
       tag: 'images',
-      summary: 'Give an image to every owner, or take it back',
-      description: 'All digests that the name of one owner stands for now. Its owner stays who it is.',
+      summary: 'Publish an image to every owner, or withdraw it',
+      description: 'All digests that the name of one owner stands for now. Its owner does not change.',
       access: 'operator',
       params: Name,
       query: ImageSelector.pick({ owner: true }),
@@ -198,11 +157,11 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       answers: { 200: { description: 'The image', schema: Image } },
       problems: ['not-found', 'conflict'],
       handle: async ({ caller, params: { name }, query, body }) => {
-        const { ownerId } = await find(caller, name, query);
+        const { ownerId } = await findImageByName(ledger, viewerOf(caller), name, query);
         if (ownerId === null) throw new BerthError('conflict', `The image ${name} is the site's own: everybody has it`);
-        await ledger.$transaction((tx) => publishImages(tx, { owner: ownerId, name, published: body.published, nowMs: clock() }));
+        await changeImagePublication(ledger, { owner: ownerId, name, published: body.published, nowMs: clock() });
         log.info({ image: name, owner: ownerId, keyId: caller.keyId, published: body.published }, 'publication changed');
-        return json(200, show(await find(caller, name, { owner: ownerId })));
+        return json(200, show(await findImageByName(ledger, viewerOf(caller), name, { owner: ownerId })));
       },
     }),
     operation({
@@ -216,22 +175,26 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
       query: ImageSelector,
       answers: {
         202: { description: 'A build of it is being cancelled; delete it again when that is over', schema: Image },
-        204: { description: 'Deleted: no VM can be made from it any more' },
+        204: { description: 'Deleted: no VM can be created from it any more' },
       },
       problems: ['not-found', 'in-use'],
       handle: async ({ caller, params: { name }, query }) => {
-        const row = await find(caller, name, query);
+        const row = await findImageByName(ledger, viewerOf(caller), name, query);
         if (caller.role !== 'operator' && row.ownerId !== caller.ownerId)
           throw new BerthError('not-found', `This owner has no image ${name}`);
-        const order = { owner: row.ownerId, name, digest: query.digest ?? null, byOperator: caller.role === 'operator' };
-        const found = await ledger.$transaction((tx) => retireImages(tx, { ...order, nowMs: clock() }), transactionLimits);
-        log.info({ image: name, owner: row.ownerId, keyId: caller.keyId, ...found }, 'image deleted');
-        for (const { id, digest } of found.building)
-          await bestEffort('cancelled', id, () => temporal.cancelBuild(id, name, digest));
-        for (const id of found.retired) await bestEffort('started', id, () => temporal.startRetirement(id));
-        const first = found.building[0];
-        if (first === undefined) return noContent;
-        return json(202, show(await ledger.image.findUniqueOrThrow({ where: { id: first.id }, include: withHosts })));
+        const { building, retired } = await changeImagesRetired(ledger, {
+          owner: row.ownerId,
+          name,
+          digest: query.digest ?? null,
+          byOperator: caller.role === 'operator',
+          nowMs: clock(),
+        });
+        log.info({ image: name, owner: row.ownerId, keyId: caller.keyId, building, retired }, 'image deleted');
+        for (const { id, digest } of building)
+          await bestEffort(log, { imageId: id }, () => temporal.cancelBuild(id, name, digest));
+        for (const id of retired) await bestEffort(log, { imageId: id }, () => temporal.startRetirement(id));
+        const first = building[0];
+        return first === undefined ? noContent : json(202, show(await findImageById(ledger, first.id)));
       },
     }),
   ];

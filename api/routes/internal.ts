@@ -1,21 +1,23 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
+import { findFile } from '../../ledger/files/read-files.ts';
+import { findBuild } from '../../ledger/images/read-images.ts';
+import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isTaskPath, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';
-import { requireDigest } from '../files/repository.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
-import type { Answer } from '../http/answer.ts';
-import { json, streamed } from '../http/answer.ts';
+import { type Answer, json, streamed } from '../http/answer.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { sendProblem } from '../http/problem.ts';
+import { Id, sha256 } from '../schemas/common.ts';
 
-/** Most that one call appends to a log, and most that a node's log holds here; the host's own limit is lower. */
+/** How much one call appends to a log at most, and how much a node's log holds here; the host's own limit is lower. */
 const logChunkBytes = 64 * 2 ** 20;
 const logBytes = 2 ** 30;
 
-/** What the signature adds to each URL; it has been checked before validation. */
+/** The query parameters of a signed URL; the signature is verified before validation. */
 const signature = { expires: z.string(), signature: z.string() };
 const Signed = z.strictObject(signature);
 
@@ -31,15 +33,12 @@ const Node = z.strictObject({
 const OutputQuery = z.strictObject({
   ...signature,
   path: z.string().refine(isTaskPath, { error: 'expected a relative path inside /home/task' }),
-  sha256: z
-    .string()
-    .regex(/^[0-9a-f]{64}$/, { error: 'expected 64 lower-case hexadecimal digits' })
-    .optional(),
+  sha256: sha256.optional(),
 });
 
 const PartQuery = z.strictObject({ ...signature, path: z.enum(['disk']) });
 
-const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256: z.string() });
+const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256 });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
 
 function contentRange(req: Request): { from: number; length: number } {
@@ -56,12 +55,12 @@ function contentRange(req: Request): { from: number; length: number } {
   });
 }
 
-/** For host workers, by signed URL (model/signed-url.ts): what they read and write of the repository. */
+/** Routes by which host workers read and write the repository, with signed URLs (model/signed-url.ts). */
 export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
-  /** @param of the task, or the VM of a build, whose log it is */
-  async function append(req: Request, res: Response, of: string, node: number): Promise<Answer | typeof streamed> {
+  /** @param owner the task, or the VM of a build, whose log it is */
+  async function append(req: Request, res: Response, owner: string, node: number): Promise<Answer | typeof streamed> {
     const { from } = contentRange(req);
-    const { sizeBytes, gap } = await repository.logs.append(of, node, from, readUpload(req, res, undefined).body);
+    const { sizeBytes, gap } = await repository.logs.append(owner, node, from, readUpload(req, res, undefined).body);
     if (!gap) return json(200, { sizeBytes });
     const error = new BerthError(
       'conflict',
@@ -79,14 +78,12 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       tag: 'internal',
       summary: 'Read a file',
       access: 'signed',
-      params: z.strictObject({ id: z.string() }),
+      params: Id,
       query: Signed,
       answers: { 200: { description: 'The bytes', media: 'application/octet-stream' } },
       problems: ['not-found', 'range-not-satisfiable'],
       handle: async ({ req, res, params: { id } }) => {
-        const row = await ledger.file.findFirst({ where: { id, state: 'ready' } });
-        if (!row) throw new BerthError('not-found', `There is no file ${id}`);
-        await sendBytes(req, res, repository.bytes, requireDigest(row));
+        await sendBytes(req, res, repository.bytes, await findFile(ledger, null, id));
         return streamed;
       },
     }),
@@ -129,7 +126,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       path: '/internal/images/{imageId}/builds/{vmId}/log',
       id: 'appendBuildLog',
       tag: 'internal',
-      summary: "Append to a build's log; what is there already is left as it is",
+      summary: "Append to a build's log; bytes that are there already do not change",
       access: 'signed',
       params: z.strictObject({ imageId: z.string(), vmId: z.string() }),
       query: Signed,
@@ -137,8 +134,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       answers: { 200: { description: 'Appended', schema: LogSize } },
       problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
       handle: async ({ req, res, params: { imageId, vmId } }) => {
-        const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { id: true } });
-        if (!image) throw new BerthError('not-found', `There is no build of ${imageId} in ${vmId}`);
+        await findBuild(ledger, imageId, vmId);
         return append(req, res, vmId, 0);
       },
     }),
@@ -147,7 +143,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       path: '/internal/tasks/{taskId}/log/{node}',
       id: 'appendLog',
       tag: 'internal',
-      summary: 'Append to a log; what is there already is left as it is',
+      summary: 'Append to a log; bytes that are there already do not change',
       access: 'signed',
       params: Node,
       query: Signed,
@@ -155,8 +151,7 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
       answers: { 200: { description: 'Appended', schema: LogSize } },
       problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
       handle: async ({ req, res, params: { taskId, node } }) => {
-        const task = await ledger.task.findUnique({ where: { id: taskId }, select: { id: true } });
-        if (!task) throw new BerthError('not-found', `There is no task ${taskId}`);
+        await findTaskOwner(ledger, taskId);
         return append(req, res, taskId, node);
       },
     }),

@@ -1,21 +1,23 @@
 import { z } from 'zod';
-import type { Migration as MigrationRow } from '../../generated/prisma/client.ts';
-import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
+import type { MigrationRequest } from '../../ledger/migrations/accept-migration.ts';
+import { findMigration, type MigrationRecord, readMigrations } from '../../ledger/migrations/read-migrations.ts';
+import { acceptMigrationOnce, changeMigrationAbortRequested } from '../../ledger/migrations/request-migration.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { type MigrationId, type MigrationState, migrationModes, migrationStates } from '../../model/migration.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
-import type { Caller } from '../http/auth.ts';
-import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { visibleOwner } from '../http/auth.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
-import { Migration, MigrationOrder } from '../schemas.ts';
+import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Id } from '../schemas/common.ts';
+import { Migration, MigrationOrder } from '../schemas/migrations.ts';
+import type { MigrationName } from '../temporal.ts';
 
-const Id = z.strictObject({ id: z.string() });
-
-/** What the ledger holds as JSON is what this project wrote there; of the progress, what is of use to a caller. */
+/** JSON columns of the ledger, parsed by the schemas of what is shown; of the progress, the members that are shown. */
 const storedJson = {
   phases: Migration.shape.phases,
   guest: Migration.shape.guest,
@@ -31,7 +33,7 @@ const storedJson = {
     .nullable(),
 };
 
-function show(row: MigrationRow): z.input<typeof Migration> {
+function show(row: MigrationRecord): z.input<typeof Migration> {
   return {
     id: row.id,
     vm: row.vmId,
@@ -62,64 +64,50 @@ function show(row: MigrationRow): z.input<typeof Migration> {
 }
 
 const isOver = (state: MigrationState): boolean => state === 'succeeded' || state === 'rolledBack';
-const nameOf = (row: MigrationRow) => ({
+const nameOf = (row: MigrationRecord): MigrationName => ({
   id: row.id as MigrationId,
   vmId: row.vmId as VmId,
   generation: row.generation,
 });
 
 export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
-  const visible = (caller: Caller) => (caller.role === 'operator' ? {} : { ownerId: caller.ownerId });
-
-  async function find(caller: Caller, id: string): Promise<MigrationRow> {
-    const row = await ledger.migration.findFirst({ where: { id, ...visible(caller) } });
-    if (!row) throw new BerthError('not-found', `There is no migration ${id}`);
-    return row;
-  }
-
-  async function accept(tx: Transaction, caller: Caller, vm: string, order: z.output<typeof MigrationOrder>) {
-    // Somebody else's VM is none.
-    const mine = await tx.vm.count({ where: { id: vm, ...visible(caller) } });
-    if (mine === 0) throw new BerthError('not-found', `There is no VM ${vm}`);
-    const { to = null, reason = null, mode, moveDisk, convergeWithinS, ifNotConverging } = order;
-    const orCold = ifNotConverging === 'cold';
-    const asked = { vm, to, reason, mode, moveDisk, orCold, convergeWithinS, requestedBy: caller.ownerId, nowMs: clock() };
-    const id = await acceptMigration(tx, asked);
-    const row = await tx.migration.findUniqueOrThrow({ where: { id } });
-    return json(202, show(row), `/v1/migrations/${id}`);
-  }
-
-  /** It is accepted whatever becomes of this: the housekeeping workflow starts what wasn't. */
-  async function start(row: MigrationRow): Promise<void> {
-    try {
-      await temporal.startMigration(nameOf(row));
-    } catch (error) {
-      log.warn({ err: error, vmId: row.vmId }, 'the migration could not be started now; housekeeping will');
-    }
-  }
-
   return [
     operation({
       method: 'post',
       path: '/v1/vms/{id}/migrations',
       id: 'createMigration',
       tag: 'migrations',
-      summary: 'Move a VM to another host while it runs',
+      summary: 'Migrate a VM to another host',
       description:
-        'It ends in one of two ways: the VM runs at the target, or where it was. The disk stays where it is, unless `moveDisk` lets it follow: no image is copied. With the mode `disks` the VM stays where it runs, and its disks follow it there from another host. Operators move any VM, clients their own.',
+        'It ends in one of two ways: the VM runs at the target, or where it was. Its disks remain at their host, unless `moveDisk` lets them follow: no image is copied. With the mode `disks` the VM does not move, and its disks follow it from another host. Operators migrate any VM, clients their own.',
       access: 'client',
       params: Id,
       body: MigrationOrder,
       answers: { 202: { description: 'Accepted', schema: Migration, headers: { Location: 'The migration' } } },
       problems: ['not-found', 'conflict', 'migration-refused'],
-      handle: async ({ req, caller, params, body, idempotencyKey: key }) => {
-        const path = `/v1/vms/${params.id}/migrations`;
-        const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, caller, params.id, body));
-        const row = await find(caller, answer.location?.split('/').at(-1) ?? '');
-        log.info({ vmId: row.vmId, migrationId: row.id, keyId: caller.keyId, replayed }, 'migration accepted');
-        // Also on a repeated request: the first one may have died before it came to this.
-        await start(row);
+      handle: async ({ req, caller, params, body, idempotencyKey }) => {
+        const owner = visibleOwner(caller);
+        const { to = null, reason = null, mode, moveDisk, convergeWithinS, ifNotConverging } = body;
+        const migration: MigrationRequest & { owner: string | null } = {
+          vm: params.id,
+          owner,
+          to,
+          reason,
+          mode,
+          moveDisk,
+          coldFallback: ifNotConverging === 'cold',
+          convergeWithinS,
+          requestedBy: caller.ownerId,
+          nowMs: clock(),
+        };
+        const request = idempotentPost(caller, idempotencyKey, `/v1/vms/${params.id}/migrations`, req.body);
+        const { answer, id, replayed } = await acceptMigrationOnce(ledger, request, migration, (row) =>
+          json(202, show(row), `/v1/migrations/${row.id}`),
+        );
+        const row = await findMigration(ledger, owner, id);
+        log.info({ vmId: row.vmId, migrationId: id, keyId: caller.keyId, replayed }, 'migration accepted');
+        // Also on a repeated request: the first one may have crashed before this.
+        await bestEffort(log, { vmId: row.vmId, migrationId: id }, () => temporal.startMigration(nameOf(row)));
         return answer;
       },
     }),
@@ -131,17 +119,14 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       summary: 'List migrations, newest first',
       access: 'client',
       query: PageQuery.extend({
-        state: z.enum(migrationStates).optional().meta({ description: 'Migrations in this state alone' }),
-        vm: z.string().max(96).optional().meta({ description: 'Migrations of this VM alone' }),
+        state: z.enum(migrationStates).optional().meta({ description: 'Only migrations in this state' }),
+        vm: z.string().max(96).optional().meta({ description: 'Only migrations of this VM' }),
       }),
       answers: { 200: { description: 'A page', schema: pageOf(Migration) } },
       problems: [],
       handle: async ({ caller, query }) => {
-        const { where, ...rest } = pageQuery('migrations', query);
-        const state = query.state === undefined ? {} : { state: query.state };
-        const vm = query.vm === undefined ? {} : { vmId: query.vm };
-        const rows = await ledger.migration.findMany({ where: { AND: [visible(caller), state, vm, where] }, ...rest });
-        return json(200, page('migrations', query.limit, rows, show));
+        const filter = { owner: visibleOwner(caller), state: query.state, vm: query.vm };
+        return json(200, await readPage('migrations', query, (page) => readMigrations(ledger, filter, page), show));
       },
     }),
     operation({
@@ -154,7 +139,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       params: Id,
       answers: { 200: { description: 'The migration', schema: Migration } },
       problems: ['not-found'],
-      handle: async ({ caller, params: { id } }) => json(200, show(await find(caller, id))),
+      handle: async ({ caller, params: { id } }) => json(200, show(await findMigration(ledger, visibleOwner(caller), id))),
     }),
     operation({
       method: 'delete',
@@ -162,7 +147,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       id: 'abortMigration',
       tag: 'migrations',
       summary: 'Abort a migration',
-      description: 'Heard until the switch: then the VM stays where it was. Later it comes too late, and changes nothing.',
+      description: 'Until the switch, it keeps the VM where it was. After that it has no effect.',
       access: 'client',
       params: Id,
       answers: {
@@ -171,18 +156,17 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       },
       problems: ['not-found', 'unavailable'],
       handle: async ({ caller, params }) => {
-        const row = await find(caller, params.id);
+        const row = await findMigration(ledger, visibleOwner(caller), params.id);
         if (isOver(row.state)) return json(200, show(row));
-        await ledger.migration.updateMany({
-          where: { id: row.id, abortRequestedAt: null },
-          data: { abortRequestedAt: new Date(clock()) },
-        });
+        await changeMigrationAbortRequested(ledger, row.id, clock());
         try {
           await temporal.abortMigration(nameOf(row));
         } catch (error) {
-          throw new BerthError('unavailable', `The migration ${row.id} could not be told to end; repeat this`, { cause: error });
+          throw new BerthError('unavailable', `The migration ${row.id} could not be notified of the abort; repeat this request`, {
+            cause: error,
+          });
         }
-        return json(202, show(await find(caller, row.id)));
+        return json(202, show(await findMigration(ledger, row.ownerId, row.id)));
       },
     }),
   ];

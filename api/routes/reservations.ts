@@ -1,22 +1,19 @@
 import { z } from 'zod';
-import type { HostHold, HostReservation } from '../../generated/prisma/client.ts';
-import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
-import { BerthError } from '../../model/errors.ts';
+import type { ReservationRequest } from '../../ledger/reservations/accept-reservation.ts';
+import { findReservation, type ReservationRecord, readReservations } from '../../ledger/reservations/read-reservations.ts';
+import { acceptReservationOnce, changeReservationCancelRequested } from '../../ledger/reservations/request-reservation.ts';
 import { isReservationOver, type ReservationId, reservationStates } from '../../model/reservation.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
-import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { bestEffort } from '../http/best-effort.ts';
+import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
-import { Reservation, ReservationOrder } from '../schemas.ts';
+import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Id } from '../schemas/common.ts';
+import { Reservation, ReservationOrder } from '../schemas/reservations.ts';
 
-const Id = z.strictObject({ id: z.string() });
-const withHolds = { holds: { orderBy: { hostId: 'asc' } } } as const;
-
-type Row = HostReservation & { holds: HostHold[] };
-
-function show(row: Row): z.input<typeof Reservation> {
+function show(row: ReservationRecord): z.input<typeof Reservation> {
   return {
     id: row.id,
     state: row.state,
@@ -36,36 +33,6 @@ function show(row: Row): z.input<typeof Reservation> {
 }
 
 export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
-  async function find(tx: Transaction, id: string): Promise<Row> {
-    const row = await tx.hostReservation.findUnique({ where: { id }, include: withHolds });
-    if (row === null) throw new BerthError('not-found', `There is no reservation ${id}`);
-    return row;
-  }
-
-  async function accept(tx: Transaction, owner: string, order: z.output<typeof ReservationOrder>) {
-    const { hosts, nodes, startAt, durationS, purpose, returnVms } = order;
-    const startAtMs = Date.parse(startAt);
-    const id = await acceptReservation(tx, {
-      wanted: hosts === undefined ? { nodes: nodes ?? 1 } : { hosts },
-      startAtMs,
-      endAtMs: startAtMs + durationS * 1000,
-      purpose,
-      returnVms: returnVms,
-      owner,
-      nowMs: clock(),
-    });
-    return json(202, show(await find(tx, id)), `/v1/reservations/${id}`);
-  }
-
-  /** It is accepted whatever becomes of this: the housekeeping workflow starts what wasn't, and a saga looks by itself. */
-  async function notify(id: string, act: 'startReservation' | 'notifyReservation'): Promise<void> {
-    try {
-      await temporal[act](id as ReservationId);
-    } catch (error) {
-      log.warn({ err: error, reservationId: id }, 'the reservation could not be told now; it will see for itself');
-    }
-  }
-
   return [
     operation({
       method: 'post',
@@ -74,19 +41,30 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       tag: 'reservations',
       summary: 'Reserve whole hosts for a time',
       description:
-        'The hosts are held, emptied just in time, handed over with berth.reservation.started, and given back at the end.',
+        'The hosts are held, drained just in time, handed over with berth.reservation.started, and take work again at the end.',
       access: 'operator',
       body: ReservationOrder,
       answers: { 202: { description: 'Accepted', schema: Reservation, headers: { Location: 'The reservation' } } },
       problems: ['not-found', 'drain-impossible'],
-      handle: async ({ req, caller, body, idempotencyKey: key }) => {
-        const path = '/v1/reservations';
-        const claim = { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, caller.ownerId, body));
-        const id = answer.location?.split('/').at(-1) ?? '';
+      handle: async ({ req, caller, body, idempotencyKey }) => {
+        const { hosts, nodes, durationS, purpose, returnVms } = body;
+        const startAtMs = Date.parse(body.startAt);
+        const reservation: ReservationRequest = {
+          wanted: hosts === undefined ? { nodes: nodes ?? 1 } : { hosts },
+          startAtMs,
+          endAtMs: startAtMs + durationS * 1000,
+          purpose,
+          returnVms,
+          owner: caller.ownerId,
+          nowMs: clock(),
+        };
+        const request = idempotentPost(caller, idempotencyKey, '/v1/reservations', req.body);
+        const { answer, id, replayed } = await acceptReservationOnce(ledger, request, reservation, (row) =>
+          json(202, show(row), `/v1/reservations/${row.id}`),
+        );
         log.info({ reservationId: id, keyId: caller.keyId, replayed }, 'reservation accepted');
-        // Also on a repeated request: the first one may have died before it came to this.
-        await notify(id, 'startReservation');
+        // Also on a repeated request: the first one may have crashed before this.
+        await bestEffort(log, { reservationId: id }, () => temporal.startReservation(id as ReservationId));
         return answer;
       },
     }),
@@ -98,16 +76,12 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       summary: 'List reservations of hosts, newest first',
       access: 'operator',
       query: PageQuery.extend({
-        state: z.enum(reservationStates).optional().meta({ description: 'Reservations in this state alone' }),
+        state: z.enum(reservationStates).optional().meta({ description: 'Only reservations in this state' }),
       }),
       answers: { 200: { description: 'A page', schema: pageOf(Reservation) } },
       problems: [],
-      handle: async ({ query }) => {
-        const { where, ...rest } = pageQuery('reservations', query);
-        const state = query.state === undefined ? {} : { state: query.state };
-        const rows = await ledger.hostReservation.findMany({ where: { AND: [state, where] }, ...rest, include: withHolds });
-        return json(200, page('reservations', query.limit, rows, show));
-      },
+      handle: async ({ query }) =>
+        json(200, await readPage('reservations', query, (page) => readReservations(ledger, { state: query.state }, page), show)),
     }),
     operation({
       method: 'get',
@@ -119,31 +93,28 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       params: Id,
       answers: { 200: { description: 'The reservation', schema: Reservation } },
       problems: ['not-found'],
-      handle: async ({ params: { id } }) => json(200, show(await find(ledger, id))),
+      handle: async ({ params: { id } }) => json(200, show(await findReservation(ledger, id))),
     }),
     operation({
       method: 'delete',
       path: '/v1/reservations/{id}',
       id: 'endReservation',
       tag: 'reservations',
-      summary: 'Cancel a reservation, or give its hosts back before its end',
+      summary: 'Cancel a reservation, or end it early',
       access: 'operator',
       params: Id,
       answers: {
         200: { description: 'It was over already', schema: Reservation },
-        202: { description: 'Its hosts are being given back', schema: Reservation },
+        202: { description: 'Its hosts will take work again', schema: Reservation },
       },
       problems: ['not-found'],
       handle: async ({ params: { id }, caller }) => {
-        const row = await find(ledger, id);
+        const row = await findReservation(ledger, id);
         if (isReservationOver(row.state)) return json(200, show(row));
-        await ledger.hostReservation.updateMany({
-          where: { id, cancelRequestedAt: null },
-          data: { cancelRequestedAt: new Date(clock()) },
-        });
+        await changeReservationCancelRequested(ledger, id, clock());
         log.info({ reservationId: id, keyId: caller.keyId }, 'reservation cancelled by an operator');
-        await notify(id, 'notifyReservation');
-        return json(202, show(await find(ledger, id)));
+        await bestEffort(log, { reservationId: id }, () => temporal.notifyReservation(id as ReservationId));
+        return json(202, show(await findReservation(ledger, id)));
       },
     }),
   ];

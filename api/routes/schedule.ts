@@ -1,19 +1,16 @@
 import { z } from 'zod';
-import { findImage } from '../../ledger/images/find-image.ts';
-import { quoteLease } from '../../ledger/leases/admission.ts';
+import { readQuote } from '../../ledger/leases/read-quote.ts';
 import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../ledger/leases/read-schedule.ts';
-import { newId } from '../../model/ids.ts';
 import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { Quote, Schedule } from '../schemas.ts';
-
-const timeWithOffset = z.iso.datetime({ offset: true });
+import { timeWithOffset } from '../schemas/common.ts';
+import { Quote, Schedule } from '../schemas/leases.ts';
 
 const Interval = z.strictObject({
-  from: timeWithOffset.optional().meta({ description: 'Leases that end later than this; now unless said' }),
+  from: timeWithOffset.optional().meta({ description: 'Leases that end later than this; now by default' }),
   to: timeWithOffset.optional().meta({ description: 'Leases that start before this' }),
 });
 
@@ -34,13 +31,13 @@ function show({ lease, hosts, startAtS, endAtS, firm }: ScheduledLease) {
   return { lease: id, task: task?.id ?? null, owner, kind, phase, nodes, hosts, ...times, firm };
 }
 
-/** A client sees its own leases; what the others' are is nobody's business. */
+/** A client sees its own leases only. */
 function visible({ leases, suspensions, unplanned }: SiteSchedule, caller: Caller): SiteSchedule {
-  const mine = ({ owner }: { owner: string }) => caller.role === 'operator' || owner === caller.ownerId;
+  const isVisible = ({ owner }: { owner: string }) => caller.role === 'operator' || owner === caller.ownerId;
   return {
-    leases: leases.filter(({ lease }) => mine(lease)),
-    suspensions: suspensions.filter(({ lease }) => mine(lease)),
-    unplanned: unplanned.filter(mine),
+    leases: leases.filter(({ lease }) => isVisible(lease)),
+    suspensions: suspensions.filter(({ lease }) => isVisible(lease)),
+    unplanned: unplanned.filter(isVisible),
   };
 }
 
@@ -52,7 +49,8 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       id: 'getSchedule',
       tag: 'leases',
       summary: 'The plan: when leases start and end, and where',
-      description: 'Promises stand; the rest is what the plan expects now. Of the caller’s own leases; an operator sees all.',
+      description:
+        'Promised times do not change; the others are what the plan expects now. Of the caller’s own leases; an operator sees all.',
       access: 'client',
       query: Interval,
       answers: { 200: { description: 'The plan at this moment', schema: Schedule } },
@@ -79,16 +77,13 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       id: 'createQuote',
       tag: 'leases',
       summary: 'When would this start and end?',
-      description: 'Answers from the plan of this moment; nothing is booked, so a later request may be answered otherwise.',
+      description: 'Answers from the present plan; nothing is booked, so a later request may get another answer.',
       access: 'client',
       body: QuoteOrder,
       answers: { 200: { description: 'What would be promised, expected, or refused', schema: Quote } },
       problems: ['image-unknown'],
       handle: async ({ caller, body }) => {
-        const image = await findImage(ledger, caller.ownerId, body.image, '/image');
-        const each = { ...body.resources, diskMiB: body.resources.diskMiB + image.virtualMiB };
-        const order = { id: newId('lease'), spec: body.lease, nodes: body.nodes, each, image, nowMs: clock() };
-        return json(200, await quoteLease(ledger, order));
+        return json(200, await readQuote(ledger, { owner: caller.ownerId, ...body, nowMs: clock() }));
       },
     }),
   ];

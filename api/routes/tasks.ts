@@ -1,22 +1,21 @@
 import { z } from 'zod';
-import { Prisma } from '../../generated/prisma/client.ts';
-import { acceptTask } from '../../ledger/tasks/accept-task.ts';
+import { findTask, readTaskState, readTasks, type TaskRecord } from '../../ledger/tasks/read-tasks.ts';
+import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/request-task.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { isTerminal, type TaskState, taskStates } from '../../model/states.ts';
+import { isTerminal, taskStates } from '../../model/states.ts';
 import { TaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
-import { openFollowers, sendLog } from '../files/follow-log.ts';
+import { openLogSender } from '../files/follow-log.ts';
 import { json, streamed } from '../http/answer.ts';
-import type { Caller } from '../http/auth.ts';
+import { visibleOwner } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
-import { fingerprint, runOnce, type Transaction } from '../http/idempotency.ts';
+import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
-import { PageQuery, page, pageOf, pageQuery } from '../http/page.ts';
-import { Task } from '../schemas.ts';
-
-const Id = z.strictObject({ id: z.string() });
+import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Id } from '../schemas/common.ts';
+import { Task } from '../schemas/tasks.ts';
 
 const LogQuery = z.strictObject({
   node: z.coerce
@@ -25,17 +24,11 @@ const LogQuery = z.strictObject({
     .min(0)
     .max(taskLimits.nodes - 1)
     .default(0)
-    .meta({ description: 'Whose log, by the index of the node' }),
-  follow: z.enum(['0', '1']).default('0').meta({ description: '1: go on until the task is over' }),
+    .meta({ description: 'The index of the node whose log is read' }),
+  follow: z.enum(['0', '1']).default('0').meta({ description: '1: continue until the task is over' }),
 });
 
-const withVms = {
-  vms: { select: { id: true, hostId: true }, orderBy: { node: 'asc' } },
-  lease: { select: { startAt: true, endAt: true } },
-} as const;
-type TaskRow = Prisma.TaskGetPayload<{ include: typeof withVms }>;
-
-/** What the ledger holds as JSON is what this project wrote there; the schema says so aloud. */
+/** JSON columns of the ledger, parsed by the schemas of what is shown. */
 const storedJson = {
   spec: TaskSpec,
   refusal: Task.shape.waiting,
@@ -44,7 +37,7 @@ const storedJson = {
   timeline: Task.shape.timeline,
 };
 
-function show(row: TaskRow): z.input<typeof Task> {
+function show(row: TaskRecord): z.input<typeof Task> {
   const hosts = row.vms.map(({ hostId }) => hostId).filter((host) => host !== null);
   const { outputs: outputPatterns, ...spec } = storedJson.spec.parse(row.spec);
   const { startAt, endAt } = row.lease;
@@ -70,61 +63,9 @@ function show(row: TaskRow): z.input<typeof Task> {
   };
 }
 
-/**
- * Bounds the queue. The owner's bound is exact: its accepts follow each other (an advisory lock, not its row's, which
- * uploads hold). The site's may be passed by as many as are accepted at the same moment.
- */
-async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
-  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth queue ' || ${ownerId}, 0))`;
-  const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxQueued: true } });
-  const most = owner.maxQueued ?? limits.owner;
-  const mine = await tx.task.count({ where: { ownerId, state: 'queued' } });
-  if (mine >= most)
-    throw new BerthError('quota-exceeded', `This owner has ${mine} tasks in the queue, of at most ${most}; wait for some`);
-  const all = await tx.task.count({ where: { state: 'queued' } });
-  if (all >= limits.site)
-    throw new BerthError('queue-full', `The queue has ${all} tasks, of at most ${limits.site}; try again later`);
-}
-
-/** Inputs can't be deleted between their check and the task's row: a deletion waits for this lock, and then sees the task. */
-async function lockInputs(tx: Transaction, spec: TaskSpec): Promise<void> {
-  const files = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
-  if (files.length === 0) return;
-  await tx.$queryRaw`SELECT "id" FROM "File" WHERE "id" IN (${Prisma.join(files)}) ORDER BY "id" FOR SHARE`;
-}
-
 export function taskRoutes({ ledger, temporal, repository, config, log, clock }: ApiDeps): Operation[] {
   const limits = { site: config.api.BERTH_MAX_QUEUED, owner: config.api.BERTH_MAX_QUEUED_PER_OWNER };
-  const followers = openFollowers();
-  const visible = (caller: Caller) => (caller.role === 'operator' ? {} : { ownerId: caller.ownerId });
-
-  async function find(caller: Caller, id: string): Promise<TaskRow> {
-    const row = await ledger.task.findFirst({ where: { id, ...visible(caller) }, include: withVms });
-    if (!row) throw new BerthError('not-found', `There is no task ${id}`);
-    return row;
-  }
-
-  async function accept(tx: Transaction, ownerId: string, spec: TaskSpec) {
-    await refuseWhenQueueFull(tx, ownerId, limits);
-    await lockInputs(tx, spec);
-    const id = await acceptTask(tx, { owner: ownerId, spec, nowMs: clock() });
-    const row = await tx.task.findUniqueOrThrow({ where: { id }, include: withVms });
-    return json(202, show(row), `/v1/tasks/${id}`);
-  }
-
-  /** The task is accepted whatever becomes of this: the housekeeping workflow starts what wasn't. */
-  async function start(id: TaskId): Promise<void> {
-    try {
-      await temporal.startTask(id);
-    } catch (error) {
-      log.warn({ err: error, taskId: id }, 'the workflow could not be started now; housekeeping will');
-    }
-  }
-
-  async function stateOf(id: string): Promise<TaskState> {
-    const { state } = await ledger.task.findUniqueOrThrow({ where: { id }, select: { state: true } });
-    return state;
-  }
+  const sendLog = openLogSender(repository.logs);
 
   return [
     operation({
@@ -134,7 +75,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       tag: 'tasks',
       summary: 'Run a command in one or more VMs',
       description:
-        'The task is durable when it is answered. Follow it by its Location, its log, or the events. A lease with a fixed start is answered with its promise, or refused with 409 `lease-refused`: the problem then has `reason` and `alternatives`, up to three intervals that could be had.',
+        'The task is durable when the request is answered. Follow it by its Location, its log, or the events. A lease with a fixed start is answered with its promise, or refused with 409 `lease-refused`: the problem then has `reason` and `alternatives`, up to three intervals that are available.',
       access: 'client',
       body: TaskSpec,
       answers: { 202: { description: 'Accepted', schema: Task, headers: { Location: 'The task' } } },
@@ -147,13 +88,16 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         'quota-exceeded',
         'queue-full',
       ],
-      handle: async ({ req, caller: { ownerId, keyId }, body, idempotencyKey: key }) => {
-        const claim = { ownerId, key, method: 'POST', path: '/v1/tasks', fingerprint: fingerprint(JSON.stringify(req.body)) };
-        const { answer, replayed } = await runOnce(ledger, claim, (tx) => accept(tx, ownerId, body));
-        const id = answer.location?.split('/').at(-1) as TaskId;
-        log.info({ taskId: id, owner: ownerId, keyId, replayed }, 'task accepted');
-        // Also on a repeated request: the first one may have died before it came to this.
-        await start(id);
+      handle: async ({ req, caller, body, idempotencyKey }) => {
+        const { ownerId: owner, keyId } = caller;
+        const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', req.body);
+        const task = { owner, spec: body, limits, nowMs: clock() };
+        const { answer, id, replayed } = await acceptTaskOnce(ledger, request, task, (row) =>
+          json(202, show(row), `/v1/tasks/${row.id}`),
+        );
+        log.info({ taskId: id, owner, keyId, replayed }, 'task accepted');
+        // Also on a repeated request: the first one may have crashed before this.
+        await bestEffort(log, { taskId: id }, () => temporal.startTask(id as TaskId));
         return answer;
       },
     }),
@@ -164,14 +108,12 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       tag: 'tasks',
       summary: 'List tasks, newest first',
       access: 'client',
-      query: PageQuery.extend({ state: z.enum(taskStates).optional().meta({ description: 'Tasks in this state alone' }) }),
+      query: PageQuery.extend({ state: z.enum(taskStates).optional().meta({ description: 'Only tasks in this state' }) }),
       answers: { 200: { description: 'A page', schema: pageOf(Task) } },
       problems: [],
       handle: async ({ caller, query }) => {
-        const { where, ...rest } = pageQuery('tasks', query);
-        const state = query.state === undefined ? {} : { state: query.state };
-        const rows = await ledger.task.findMany({ where: { AND: [visible(caller), state, where] }, ...rest, include: withVms });
-        return json(200, page('tasks', query.limit, rows, show));
+        const filter = { owner: visibleOwner(caller), state: query.state };
+        return json(200, await readPage('tasks', query, (page) => readTasks(ledger, filter, page), show));
       },
     }),
     operation({
@@ -184,7 +126,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       params: Id,
       answers: { 200: { description: 'The task', schema: Task } },
       problems: ['not-found'],
-      handle: async ({ caller, params: { id } }) => json(200, show(await find(caller, id))),
+      handle: async ({ caller, params: { id } }) => json(200, show(await findTask(ledger, visibleOwner(caller), id))),
     }),
     operation({
       method: 'delete',
@@ -192,7 +134,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       id: 'cancelTask',
       tag: 'tasks',
       summary: 'Cancel a task',
-      description: 'Its VMs are removed and it ends as `cancelled`. A task that is over stays as it is.',
+      description: 'Its VMs are removed and it ends as `cancelled`. A task that is over does not change.',
       access: 'client',
       params: Id,
       answers: {
@@ -201,13 +143,13 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       },
       problems: ['not-found'],
       handle: async ({ caller, params }) => {
-        const before = await find(caller, params.id);
+        const before = await findTask(ledger, visibleOwner(caller), params.id);
         if (isTerminal(before.state)) return json(200, show(before));
         const id = before.id as TaskId;
-        await ledger.task.updateMany({ where: { id, cancelRequestedAt: null }, data: { cancelRequestedAt: new Date(clock()) } });
+        await changeTaskCancelRequested(ledger, id, clock());
         log.info({ taskId: id, owner: before.ownerId, keyId: caller.keyId }, 'cancel requested');
         await bestEffort(log, { taskId: id }, () => temporal.cancelTask(id));
-        return json(202, show(await find(caller, id)));
+        return json(202, show(await findTask(ledger, before.ownerId, id)));
       },
     }),
     operation({
@@ -216,24 +158,19 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       id: 'getTaskLog',
       tag: 'tasks',
       summary: 'Read what the command printed',
-      description: 'Both standard output and standard error, as far as it has arrived; with `follow=1` until the task is over.',
+      description:
+        'Standard output and standard error together, as far as they have arrived; with `follow=1` until the task is over.',
       access: 'client',
       params: Id,
       query: LogQuery,
       answers: { 200: { description: 'The log', media: 'text/plain' } },
       problems: ['not-found', 'unavailable'],
       handle: async ({ res, caller, params: { id }, query: { node, follow } }) => {
-        const { vms } = await find(caller, id);
+        const { vms } = await findTask(ledger, visibleOwner(caller), id);
         if (node >= vms.length)
           throw new BerthError('not-found', `The task ${id} has ${vms.length} nodes; there is no node ${node}`);
-        const leave = followers.acquire();
-        if (!leave) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
-        try {
-          const order = { taskId: id, node, follow: follow === '1' };
-          await sendLog(repository.logs, order, async () => isTerminal(await stateOf(id)), res);
-        } finally {
-          leave();
-        }
+        const request = { taskId: id, node, follow: follow === '1' };
+        await sendLog(request, async () => isTerminal(await readTaskState(ledger, id)), res);
         return streamed;
       },
     }),

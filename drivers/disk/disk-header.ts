@@ -1,25 +1,26 @@
 import { BerthError } from '../../model/errors.ts';
 
 /** What an uploaded disk is, by its own first bytes. */
-export interface DiskHeader {
+interface DiskHeader {
   format: 'qcow2' | 'raw';
   virtualBytes: number;
 }
 
 /** A part of a file; fewer bytes where it ends. */
-export type ReadAt = (offset: number, length: number) => Promise<Buffer>;
+type ReadAt = (offset: number, length: number) => Promise<Buffer>;
 
 const refused = (why: string): BerthError => new BerthError('image-refused', `Taking an uploaded disk: ${why}`);
 
 const sectorBytes = 512;
-/** More than one header with its extensions has in practice; the first cluster may be larger, and is then not looked at. */
+/** More than a header with its extensions has in practice; the rest of a larger first cluster isn't read. */
 const headerBytes = 64 * 1024;
 const maxL1Bytes = 32 * 2 ** 20;
 const maxRefcountTableBytes = 8 * 2 ** 20;
 
-const qcow2Magic = 0x514649fb;
+/** "QFI\xfb". */
+export const qcow2Magic = 0x514649fb;
 
-/** Formats that QEMU knows and we don't take, by what their files begin with. A raw disk begins with none of them. */
+/** Formats that QEMU knows and Berth refuses, by the first bytes of their files. No raw disk begins with them. */
 const refusedFormats: [string, (head: Buffer) => boolean][] = [
   ['a VMDK disk', (head) => startsWith(head, 'KDMV') || startsWith(head, 'COWD') || startsWith(head, '# Disk DescriptorFile')],
   ['a VDI disk', (head) => head.length >= 68 && head.readUInt32LE(64) === 0xbeda107f],
@@ -36,8 +37,8 @@ const startsWith = (head: Buffer, magic: string): boolean =>
   head.subarray(0, magic.length).equals(Buffer.from(magic, 'latin1')) && head.length >= magic.length;
 
 /**
- * Decides what an uploaded disk is, and refuses (`image-refused`) whatever could lead a program that opens it to another
- * file, or to more than it may have: before any such program sees it. Its name says nothing.
+ * Determines the format of an uploaded disk, and refuses (`image-refused`) whatever could lead a program that opens it to
+ * another file, or to more bytes than allowed: before any such program opens it. The file's name is ignored.
  * @param sizeBytes of the file
  * @param limitBytes the most that a VM may see of it
  */

@@ -5,22 +5,22 @@ import { basename, dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
-import { diskFullOr, exists, isErrno } from '../host/files.ts';
+import { diskFullOr, exists, isErrno, syncFile } from '../host/files.ts';
 import { ProcessError, type RunOptions, run } from '../host/run-process.ts';
 import type { DiskTool, FlattenRequest } from '../ports/disk-tool.ts';
-import { readDiskHeader } from './disk-header.ts';
+import { qcow2Magic, readDiskHeader } from './disk-header.ts';
 import { listExt4, readExt4 } from './ext4.ts';
 
 const overlayDeadlineMs = 30_000;
 /** mkfs.ext4 -d copies the inputs: 40 MB in 0.2 s; a slow disk and 100 GB fit as well. */
 const dataDiskDeadlineMs = 3600_000;
 
-/** Disks as files. Makers write beside the place and rename, so that what is in its place is complete. */
+/** Disks as files. Each is written to a partial file beside its path and renamed, so that a file at its path is complete. */
 export function openDiskTool(): DiskTool {
   return {
     exists,
     async createOverlay(path, backing, virtualMiB) {
-      // qemu-img takes 20 ms to write the same 200 KB every time: made once beside the image, then copied.
+      // qemu-img takes 20 ms for the same 200 KB every time: made once beside the image, then copied.
       const empty = join(dirname(backing), `empty-${virtualMiB}.qcow2`);
       if (!(await exists(empty)))
         await createAtomically(empty, async (partial) => {
@@ -36,8 +36,8 @@ export function openDiskTool(): DiskTool {
           await copyFile(from, partial, constants.COPYFILE_FICLONE);
         } catch (error) {
           if (!isErrno(error, 'ENOENT')) throw error;
-          // Retired by a sibling in this very moment.
-          throw new BerthError('hypervisor', `copying ${from}: the template is gone`, { cause: error });
+          // Another VM's failure has retired the template meanwhile.
+          throw new BerthError('hypervisor', `copying ${from}: the template was removed`, { cause: error });
         }
         await chmod(partial, 0o600);
         if ((await virtualBytes(partial, 'qcow2')) < virtualMiB * 2 ** 20)
@@ -95,7 +95,7 @@ export async function virtualBytes(path: string, format: 'qcow2' | 'raw'): Promi
   const file = await open(path, 'r');
   try {
     const { buffer, bytesRead } = await file.read(Buffer.alloc(32), 0, 32, 0);
-    if (bytesRead < 32 || buffer.readUInt32BE(0) !== 0x514649fb) throw new Error(`BUG: ${path} is no qcow2 file`);
+    if (bytesRead < 32 || buffer.readUInt32BE(0) !== qcow2Magic) throw new Error(`BUG: ${path} is no qcow2 file`);
     return Number(buffer.readBigUInt64BE(24));
   } finally {
     await file.close();
@@ -104,7 +104,7 @@ export async function virtualBytes(path: string, format: 'qcow2' | 'raw'): Promi
 
 const mib = 2 ** 20;
 
-/** Our own reading decides; QEMU's comes after it, without a guess at the format, and has to agree. */
+/** Our own parser decides; QEMU's, which is given the format, has to agree. */
 async function inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2' | 'raw'; virtualMiB: number }> {
   const file = await open(path, 'r');
   try {
@@ -121,7 +121,7 @@ async function inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2
 }
 
 const infoSchema = z.looseObject({ 'virtual-size': z.number() });
-/** What would lead elsewhere, or hides what is there, in the words of `qemu-img info`. */
+/** Keys of `qemu-img info` for references to other files and for hidden content. */
 const refusedInfoKeys = ['backing-filename', 'full-backing-filename', 'backing-image', 'encrypted', 'snapshots'];
 
 async function verifyWithQemu(path: string, format: string, virtualBytes: number): Promise<void> {
@@ -135,23 +135,21 @@ async function verifyWithQemu(path: string, format: string, virtualBytes: number
   const info = infoSchema.parse(JSON.parse(text));
   const found = refusedInfoKeys.find((key) => info[key] !== undefined && info[key] !== false);
   if (found !== undefined || info['virtual-size'] !== virtualBytes)
-    throw new BerthError('image-refused', `Taking an uploaded disk: QEMU reads it otherwise than we do (${found ?? 'size'})`);
+    throw new BerthError(
+      'image-refused',
+      `Taking an uploaded disk: QEMU's reading of it differs from Berth's (${found ?? 'size'})`,
+    );
 }
 
-/** An eighth more than the disk shows is what qcow2's own tables can take at most, many times over. */
-async function convert({ source: from, format, limitMiB }: FlattenRequest, to: string, signal: AbortSignal): Promise<void> {
+/** qcow2's tables take far less than an eighth of the virtual size. */
+async function convert({ source, format, limitMiB }: FlattenRequest, destination: string, signal: AbortSignal): Promise<void> {
   const limits = { memoryMiB: 2048, cpuS: 3600, fileMiB: limitMiB + Math.ceil(limitMiB / 8) + 16 };
-  const argv = ['qemu-img', 'convert', '-q', '-f', format, '-O', 'qcow2', from, to] as const;
+  const argv = ['qemu-img', 'convert', '-q', '-f', format, '-O', 'qcow2', source, destination] as const;
   await runWithLimits(limits, argv, { deadlineMs: convertDeadlineMs(limitMiB), signal });
-  const file = await open(to, 'r+');
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  await syncFile(destination);
 }
 
-/** 4 MiB/s is slower than any disk that a host would have. */
+/** 4 MiB/s is slower than any host's disk. */
 const convertDeadlineMs = (limitMiB: number): number => 60_000 + limitMiB * 250;
 
 interface ResourceLimits {
@@ -160,16 +158,16 @@ interface ResourceLimits {
   fileMiB: number;
 }
 
-/** A program over a stranger's bytes: it may take so much of the host and no more. */
-async function runWithLimits(bounds: ResourceLimits, argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
-  const { memoryMiB, cpuS, fileMiB } = bounds;
-  const limits = [`--as=${memoryMiB * mib}`, `--cpu=${cpuS}`, `--fsize=${fileMiB * mib}`, '--core=0'];
+/** Runs a program that reads untrusted bytes, with limits on what it may use. */
+async function runWithLimits(limits: ResourceLimits, argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
+  const { memoryMiB, cpuS, fileMiB } = limits;
+  const prlimits = [`--as=${memoryMiB * mib}`, `--cpu=${cpuS}`, `--fsize=${fileMiB * mib}`, '--core=0'];
   try {
-    return await run(['prlimit', ...limits, ...argv], options);
+    return await run(['prlimit', ...prlimits, ...argv], options);
   } catch (error) {
     if (!(error instanceof ProcessError) || error.why === 'absent' || /No space left/.test(error.stderr)) throw error;
-    const what = error.why === 'deadline' ? 'it took too long' : error.stderr.trim().split('\n').at(-1);
-    throw new BerthError('image-refused', `Reading the disk of an image: ${what}`, { cause: error });
+    const reason = error.why === 'deadline' ? 'it took too long' : error.stderr.trim().split('\n').at(-1);
+    throw new BerthError('image-refused', `Reading the disk of an image: ${reason}`, { cause: error });
   }
 }
 
@@ -184,12 +182,12 @@ async function createAtomically(path: string, make: (partial: string) => Promise
   }
 }
 
-/** What a killed attempt left may be as large as the whole; the next one must not need the room twice. */
+/** The partial file of a killed attempt may be as large as the disk; the next attempt must not need the space twice. */
 async function removePartials(path: string): Promise<void> {
-  const left = (await readdir(dirname(path))).filter(
+  const partials = (await readdir(dirname(path))).filter(
     (name) => name.startsWith(`${basename(path)}.`) && name.endsWith('.partial'),
   );
-  for (const name of left) await rm(join(dirname(path), name), { force: true });
+  for (const name of partials) await rm(join(dirname(path), name), { force: true });
 }
 
 function mapDiskFull(error: unknown, path: string): unknown {
@@ -198,10 +196,10 @@ function mapDiskFull(error: unknown, path: string): unknown {
   return diskFullOr(error, `making ${path}`);
 }
 
-/** The image is a new sparse file, so that nothing in it need be zeroed, now or by the guest's kernel later. */
+/** The image is a new sparse file: nothing in it needs to be zeroed, neither now nor later by the guest's kernel. */
 const features = 'assume_storage_prezeroed=1,root_owner=0:0';
 
-/** Nothing is held back for root: the command is root. */
+/** `-m 0`: no blocks are reserved for root, because the command runs as root. */
 async function makeFileSystem(image: string, folder: string, sizeMiB: number): Promise<void> {
   try {
     await run(['mkfs.ext4', '-q', '-F', '-m', '0', '-E', features, '-d', folder, image], {
@@ -209,7 +207,7 @@ async function makeFileSystem(image: string, folder: string, sizeMiB: number): P
       env: { PATH: process.env.PATH ?? '', LC_ALL: 'C' },
     });
   } catch (error) {
-    // In mke2fs's words: no block or inode left in the image, as against the host's own ENOSPC.
+    // mke2fs's messages for an image without free blocks or inodes; ENOSPC is the host's own disk.
     if (error instanceof ProcessError && /Could not allocate|too small|not enough space/i.test(error.stderr))
       throw new BerthError(
         'inputs-too-large',

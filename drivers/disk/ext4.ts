@@ -4,13 +4,13 @@ import type { DiskFile } from '../ports/disk-tool.ts';
 
 /**
  * Reads files out of an ext4 image that a guest wrote (https://docs.kernel.org/filesystems/ext4/). Nothing in it is
- * believed: every number is checked against the image's size, every loop is bounded, and what we don't know is refused.
- * It only ever reads the image: the worst that a hostile guest can do is to choose what its own outputs are.
+ * trusted: every number is checked against the image's size, every loop is bounded, and unknown features are refused.
+ * The image is only read: the worst that a hostile guest can do is to choose the content of its own outputs.
  */
 const signature = 0xef53;
 const superblockAt = 1024;
 const rootInode = 2;
-/** What mkfs.ext4 makes, and what kernels turn on by themselves; anything else changes the layout. */
+/** Features that mkfs.ext4 sets or kernels turn on by themselves; others change the layout. */
 const incompatible = {
   filetype: 0x2,
   recover: 0x4,
@@ -26,7 +26,7 @@ const extentSignature = 0xf30a;
 const regular = 0x8000;
 const directory = 0x4000;
 
-/** Depth of folders and of extent trees, and the most that all folders together may have. */
+/** Limits of the depth of folders and of extent trees, and of the bytes of all folders together. */
 const maxDepth = 64;
 const maxTreeDepth = 5;
 const maxDirectoryBytes = 128 * 2 ** 20;
@@ -50,7 +50,7 @@ interface Inode {
   root: Buffer;
 }
 
-/** A run of blocks; `start` null where nothing was written, which reads as zeroes. */
+/** A run of blocks; `start` is null where nothing was written: it reads as zeros. */
 interface Extent {
   logical: number;
   count: number;
@@ -71,8 +71,8 @@ async function readGeometry(image: FileHandle): Promise<Geometry> {
   const block = await readAt(image, superblockAt, 1024);
   if (block.readUInt16LE(0x38) !== signature) throw refused('it has no ext4 file system any more');
   const features = block.readUInt32LE(0x60);
-  if ((features & ~known) !== 0) throw refused(`it has features that we don't read: 0x${(features & ~known).toString(16)}`);
-  if ((features & incompatible.recover) !== 0) throw refused('it was not written to its end');
+  if ((features & ~known) !== 0) throw refused(`it has unknown features: 0x${(features & ~known).toString(16)}`);
+  if ((features & incompatible.recover) !== 0) throw refused('its journal was not written back');
   const blockShift = block.readUInt32LE(0x18);
   if (blockShift > 6) throw refused(`its blocks have 2^${blockShift + 10} bytes`);
   const wide = (features & incompatible.bits64) !== 0;
@@ -159,7 +159,7 @@ function leaf(node: Buffer, at: number, geometry: Geometry): Extent {
   return { logical: node.readUInt32LE(at), count, start: written ? start : null };
 }
 
-/** The bytes of a file in order, holes as zeroes, exactly `sizeBytes` of them. */
+/** The bytes of a file in order, holes as zeros, exactly `sizeBytes` of them. */
 async function* readContent(image: FileHandle, geometry: Geometry, extents: Extent[], sizeBytes: number): AsyncGenerator<Buffer> {
   let position = 0;
   const zeroes = function* (until: number): Generator<Buffer> {
@@ -190,7 +190,7 @@ interface Entry {
   inode: number;
 }
 
-/** Entries of one folder. A hash tree's inner blocks look like entries of inode 0, so that reading in order suffices. */
+/** Entries of one block of a folder. Inner blocks of a hash tree have the form of entries of inode 0, so that a linear read is enough. */
 function parseDirectory(block: Buffer): Entry[] {
   const entries: Entry[] = [];
   for (let at = 0; at + 8 <= block.length; ) {
@@ -206,7 +206,7 @@ function parseDirectory(block: Buffer): Entry[] {
   return entries;
 }
 
-/** Every regular file, with its path. Folders are entered once, so that a loop in the image isn't one for us. */
+/** Every regular file, with its path. A folder that is reached twice is refused, so that a loop in the image ends. */
 export async function listExt4(image: FileHandle, limitFiles: number): Promise<DiskFile[]> {
   const geometry = await readGeometry(image);
   const files: DiskFile[] = [];

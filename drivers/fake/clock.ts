@@ -2,8 +2,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../ports/clock.ts';
 
 /**
- * A clock whose time passes only by being slept through: a sleep takes a millisecond of real time, whatever it asks
- * for, and sleeps that overlap overlap. A job of an hour is over in an instant, in the same order every time.
+ * A clock whose time passes only during sleeps: each takes a millisecond of real time, whatever its length, and concurrent
+ * sleeps overlap. A job of an hour takes an instant, in the same order every time.
  */
 export function createFakeClock(startMs: number = Date.UTC(2026, 0, 1)): Clock {
   let nowMs = startMs;

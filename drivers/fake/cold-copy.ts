@@ -1,6 +1,7 @@
 import type { ColdCopyFile } from '../../contracts/host-migration.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
+import { vmFilePath } from '../host/vm-paths.ts';
 import type { ColdCopy } from '../ports/cold-copy.ts';
 import { shiftTime } from './hypervisor.ts';
 import { bug, type FakeState, pathsOf, refuseLive } from './state.ts';
@@ -9,10 +10,9 @@ const chunks = 1024;
 const packedBytes = 8 * 2 ** 20;
 const passStepMs = 20;
 
-/** Files go from fake host to fake host by way of packs; only those of VMs that don't run. */
+/** Transfers files between fake hosts as packs; only of VMs that don't run. */
 export function createFakeColdCopy(state: FakeState): ColdCopy {
-  const diskPath = (vmId: string, file: Exclude<ColdCopyFile, 'memory'>): string =>
-    file === 'overlay' || file === 'data' ? pathsOf(vmId)[file] : `${pathsOf(vmId).folder}/${file}.raw`;
+  const diskPath = (vmId: string, file: Exclude<ColdCopyFile, 'memory'>): string => vmFilePath(pathsOf(vmId), file);
   const disksOf = (files: readonly ColdCopyFile[]) => files.filter((file) => file !== 'memory');
   const passes = new Map<string, Omit<ColdCopyPass, 'elapsedMs'> & { sinceMs: number }>();
   async function runPass(vmId: string, kind: ColdCopyPass['kind'], from: string | null): Promise<void> {
@@ -34,7 +34,8 @@ export function createFakeColdCopy(state: FakeState): ColdCopy {
       if (offer !== null && offer.chunks > 0 && state.hostsByAddress.get(offer.address)?.previousVersions.has(vmId) !== true)
         throw bug(`packing ${vmId} for what ${offer.address} doesn't have`);
       const memory = state.memories.get(pathsOf(vmId).memory) ?? null;
-      if (files.includes('memory') && memory?.complete !== true) throw bug(`packing the memory of ${vmId}, which is not whole`);
+      if (files.includes('memory') && memory?.complete !== true)
+        throw bug(`packing the memory of ${vmId}, which is not complete`);
       await runPass(vmId, 'pack', null);
       const disks = disksOf(files).map((file) => {
         const path = diskPath(vmId, file);
@@ -54,7 +55,7 @@ export function createFakeColdCopy(state: FakeState): ColdCopy {
       if (!state.records.has(vmId)) throw bug(`unpacking ${vmId} before its record`);
       await runPass(vmId, 'fetch', address);
       await runPass(vmId, 'unpack', address);
-      // Time at the two hosts differs.
+      // The clocks of the two hosts differ.
       const shiftMs = state.clock.nowMs() - from.clock.nowMs();
       if (pack.memory !== null) {
         const memory = structuredClone(pack.memory);
@@ -69,7 +70,7 @@ export function createFakeColdCopy(state: FakeState): ColdCopy {
     },
     async keepPreviousVersion(vmId, files) {
       for (const file of disksOf(files)) {
-        refuseLive(state, diskPath(vmId, file), 'putting aside');
+        refuseLive(state, diskPath(vmId, file), 'keeping');
         state.disks.delete(diskPath(vmId, file));
       }
       if (files.includes('memory')) state.memories.delete(pathsOf(vmId).memory);
@@ -77,10 +78,6 @@ export function createFakeColdCopy(state: FakeState): ColdCopy {
     },
     async removeTransferFiles(vmId) {
       state.packs.delete(vmId);
-    },
-    async removeAll(vmId) {
-      state.packs.delete(vmId);
-      state.previousVersions.delete(vmId);
     },
   };
 }

@@ -6,7 +6,7 @@ import { bug, disksAt, type FakeDomain, type FakeState } from './state.ts';
 const totalBytes = 8 * 2 ** 20;
 const copyMs = 100;
 
-/** Copies that take their time by the clock; what the guest wrote meanwhile is in both. */
+/** Copies take time by the clock; writes of the guest during a copy are in both disks. */
 export function createFakeDiskMover(state: FakeState): DiskMover {
   const jobs = new Map<string, { disk: DomainDisk; startedMs: number; domain: FakeDomain }>();
   const requireDomain = (name: string): FakeDomain => {

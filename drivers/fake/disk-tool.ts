@@ -4,7 +4,7 @@ import type { DiskTool } from '../ports/disk-tool.ts';
 import { bug, type FakeDataDisk, type FakeState, imagePath, liveUserOf, refuseLive } from './state.ts';
 
 export function createFakeDiskTool(state: FakeState): DiskTool {
-  /** A data disk that nobody writes to any more: of a live guest only once it was settled. */
+  /** A data disk that no guest writes to any more: a live guest's only once it is flushed. */
   const flushedDisk = (path: string): FakeDataDisk => {
     const disk = state.disks.get(path);
     if (disk?.kind !== 'data') throw bug(`reading ${path}, which is no data disk`);
@@ -58,14 +58,14 @@ export function createFakeDiskTool(state: FakeState): DiskTool {
       if (virtualMiB > limitMiB) throw new BerthError('image-refused', `${path} has ${virtualMiB} MiB, more than ${limitMiB}`);
       return { format, virtualMiB };
     },
-    async flatten({ source: from, format, destination: to, limitMiB }, signal) {
+    async flatten({ source, format, destination, limitMiB }, signal) {
       signal.throwIfAborted();
-      refuseLive(state, from, 'flattening');
-      const found = inspectDisk(state, from);
-      if (found.format !== format) throw bug(`flattening ${from} as ${format}, which it isn't`);
-      if (found.virtualMiB > limitMiB) throw new BerthError('image-refused', `${from} has more than ${limitMiB} MiB`);
+      refuseLive(state, source, 'flattening');
+      const found = inspectDisk(state, source);
+      if (found.format !== format) throw bug(`flattening ${source} as ${format}, which it isn't`);
+      if (found.virtualMiB > limitMiB) throw new BerthError('image-refused', `${source} has more than ${limitMiB} MiB`);
       const content = Buffer.from(`flat of ${found.content}`);
-      state.disks.set(to, { kind: 'flat', content, virtualMiB: found.virtualMiB });
+      state.disks.set(destination, { kind: 'flat', content, virtualMiB: found.virtualMiB });
     },
     async readDisk(path) {
       const disk = state.disks.get(path);
@@ -81,7 +81,7 @@ interface InspectedDisk {
   content: string;
 }
 
-/** A fake uploaded disk says what it is: `qcow2 <MiB>` or `raw <MiB>`; everything else is malformed. */
+/** The content of a fake uploaded disk is `qcow2 <MiB>` or `raw <MiB>`; everything else is malformed. */
 function inspectDisk(state: FakeState, path: string): InspectedDisk {
   const disk = state.disks.get(path);
   if (disk?.kind === 'overlay') return { format: 'qcow2', virtualMiB: disk.virtualMiB, content: disk.backing };
@@ -89,8 +89,8 @@ function inspectDisk(state: FakeState, path: string): InspectedDisk {
   if (disk?.kind === 'data') return { format: 'raw', virtualMiB: disk.sizeMiB, content: 'a suite' };
   const match = /\/vms\/([^/]+)\/inputs\/(.+)$/.exec(path);
   const content = state.inputs.get(match?.[1] ?? '')?.get(match?.[2] ?? '');
-  if (content === undefined) throw bug(`looking at ${path}, which isn't there`);
-  const said = /^(qcow2|raw) (\d+)/.exec(content.toString());
-  if (said === null) throw new BerthError('image-refused', `${path} is no disk`);
-  return { format: said[1] as InspectedDisk['format'], virtualMiB: Number(said[2]), content: content.toString() };
+  if (content === undefined) throw bug(`inspecting ${path}, which isn't there`);
+  const header = /^(qcow2|raw) (\d+)/.exec(content.toString());
+  if (header === null) throw new BerthError('image-refused', `${path} is no disk`);
+  return { format: header[1] as InspectedDisk['format'], virtualMiB: Number(header[2]), content: content.toString() };
 }

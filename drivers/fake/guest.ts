@@ -10,12 +10,12 @@ export function createFakeGuest(state: FakeState): Guest {
   const requireAgent = (name: string): FakeDomain => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('vm-lost', `asking the agent of ${name}: there is no such domain`);
-    if (domain.status.state !== 'running') throw new BerthError('host-busy', `the agent of ${name} stands still with its guest`);
+    if (domain.status.state !== 'running') throw new BerthError('host-busy', `the agent of ${name} is paused with its guest`);
     if (!isUp(domain)) throw new BerthError('host-busy', `the agent of ${name} doesn't answer yet`);
     advanceJob(state, domain);
     return domain;
   };
-  /** In a guest from a template a process waits for its identity, and ends when it has it. */
+  /** In a guest from a template a process waits for the identity, and ends when it has received it. */
   const awaitIdentityPort = async (name: string): Promise<void> => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('hypervisor', `giving ${name} its identity: there is no such domain`);
@@ -29,8 +29,8 @@ export function createFakeGuest(state: FakeState): Guest {
     },
     async awaitCloudInit(name) {
       const domain = requireAgent(name);
-      const disc = domain.config.cdrom?.iso ?? null;
-      const seed = disc === null ? undefined : state.disks.get(disc);
+      const iso = domain.config.cdrom?.iso ?? null;
+      const seed = iso === null ? undefined : state.disks.get(iso);
       if (seed?.kind === 'seed') domain.seedRead = seed.identity;
     },
     async ping(name) {
@@ -44,8 +44,8 @@ export function createFakeGuest(state: FakeState): Guest {
       if (identity.firstBootKind === 'warm') await awaitIdentityPort(name);
       const domain = requireAgent(name);
       if (domain.bootKind === 'warm' && domain.identity === null && identity.firstBootKind !== 'warm')
-        throw bug(`${name} would keep what its template has`);
-      if (domain.flushed) throw bug(`adopting ${name} after it was settled`);
+        throw bug(`${name} would keep its template's identity`);
+      if (domain.flushed) throw bug(`applying the identity of ${name} after its disk was flushed`);
       domain.identity = structuredClone(identity);
     },
     async setUp(name, identity, setup) {
@@ -86,16 +86,12 @@ export function createFakeGuest(state: FakeState): Guest {
     },
     async flushDataDisk(name) {
       const domain = requireAgent(name);
-      const data = dataOf(state, domain);
-      for (const [path, content] of data.unwritten) data.files.set(path, content);
-      data.unwritten.clear();
+      flush(dataOf(state, domain));
       domain.flushed = true;
     },
     async shutDown(name) {
       const domain = requireAgent(name);
-      const data = dataOf(state, domain);
-      for (const [path, content] of data.unwritten) data.files.set(path, content);
-      data.unwritten.clear();
+      flush(dataOf(state, domain));
       state.domains.delete(name);
     },
   };
@@ -108,7 +104,12 @@ function dataOf(state: FakeState, { config }: FakeDomain): FakeDataDisk {
   return disk;
 }
 
-/** Brings a job to where it is by the clock. */
+function flush({ files, unwritten }: FakeDataDisk): void {
+  for (const [path, content] of unwritten) files.set(path, content);
+  unwritten.clear();
+}
+
+/** Advances a job to its state by the clock. */
 function advanceJob(state: FakeState, domain: FakeDomain): void {
   const entry = domain.job;
   if (typeof entry === 'string' || entry.endedMs !== null) return;

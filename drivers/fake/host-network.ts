@@ -1,5 +1,6 @@
+import { bridgeName } from '../network/addressing.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
-import { bridgeOf, type FakeState } from './state.ts';
+import type { FakeState } from './state.ts';
 
 export function createFakeNetwork(state: FakeState): HostNetwork {
   const tapsOn = (bridge: string): string[] =>
@@ -7,12 +8,12 @@ export function createFakeNetwork(state: FakeState): HostNetwork {
   return {
     async ensure(network) {
       state.networks.set(network.vni, structuredClone(network));
-      return bridgeOf(network.vni);
+      return bridgeName(network.vni);
     },
     async removeIfIdle(vni, needed) {
       if (await needed()) return;
-      if (tapsOn(bridgeOf(vni)).length === 0) state.networks.delete(vni);
+      if (tapsOn(bridgeName(vni)).length === 0) state.networks.delete(vni);
     },
-    list: async () => [...state.networks.keys()].map((vni) => ({ bridge: bridgeOf(vni), vni, taps: tapsOn(bridgeOf(vni)) })),
+    list: async () => [...state.networks.keys()].map((vni) => ({ bridge: bridgeName(vni), vni, taps: tapsOn(bridgeName(vni)) })),
   };
 }

@@ -1,15 +1,16 @@
 import type { HostId } from '../../model/ids.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { HostPorts } from '../ports/host-ports.ts';
-import type { HostProbe } from '../ports/host-probe.ts';
 import { createFakeClock } from './clock.ts';
 import { createFakeColdCopy } from './cold-copy.ts';
 import { createFakeDiskMover } from './disk-mover.ts';
 import { createFakeDiskTool } from './disk-tool.ts';
 import { createFakeGuest } from './guest.ts';
 import { createFakeNetwork } from './host-network.ts';
+import { createFakeHostProbe } from './host-probe.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
-import { createFakeImageCache, createFakeInputFetcher } from './image-cache.ts';
+import { createFakeImageCache } from './image-cache.ts';
+import { createFakeInputFetcher } from './input-fetcher.ts';
 import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 import { bug, type FakeRun, type FakeState } from './state.ts';
@@ -21,22 +22,22 @@ export type { FakeRun } from './state.ts';
 export interface FakeHostOptions {
   id: string;
   repository: FakeRepository;
-  /** On the hosts' network; 10.77.0.1 unless said. */
+  /** On the hosts' network; 10.77.0.1 by default. */
   address?: string;
   clock?: Clock;
   /** By default commands succeed in 50 ms and write out/result. */
   run?: FakeState['run'];
-  /** From a domain's creation to its agent's first answer; 200 ms unless said. */
+  /** From a domain's creation to its agent's first answer; 200 ms by default. */
   bootMs?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
 }
 
-/** A host in memory that enforces what a real one needs, and can be looked into. */
+/** A host in memory that enforces the preconditions of a real one; tests read its state. */
 export interface FakeHost extends FakeState {
   ports: HostPorts;
-  /** The guest or its hypervisor dies. */
+  /** Ends a domain as a crash of its guest or of QEMU would. */
   crashDomain(name: string): void;
-  /** What is left here of any VM: empty when all is undone. */
+  /** What this host has of any VM: empty when all is undone. */
   leftovers(): string[];
 }
 
@@ -89,7 +90,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     diskMover: createFakeDiskMover(state),
     coldCopy: createFakeColdCopy(state),
     guest: createFakeGuest(state),
-    probe: createFakeProbe(state, options),
+    probe: createFakeHostProbe(state.id, options),
   };
   return {
     ...state,
@@ -98,23 +99,6 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
       if (!state.domains.delete(name)) throw bug(`no domain ${name} to crash`);
     },
     leftovers: () => leftovers(state),
-  };
-}
-
-function createFakeProbe({ id }: FakeState, { capacity, address }: FakeHostOptions): HostProbe {
-  return {
-    accelerator: async () => 'qemu',
-    measure: async () => ({
-      hostId: id,
-      address: address ?? '10.77.0.1',
-      provider: 'fake',
-      capacity: capacity ?? { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 },
-      reserve: { vcpus: 0, memoryMiB: 512, diskMiB: 2048 },
-      cpuModel: 'fake',
-      accelerator: 'qemu',
-      hypervisor: 'fake 1.0',
-      bootId: `boot-of-${id}`,
-    }),
   };
 }
 

@@ -1,7 +1,8 @@
 import type { DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
+import { bridgeName } from '../network/addressing.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
-import { bridgeOf, bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, peersOf, refuseLive } from './state.ts';
+import { bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, newDomain, peersOf, refuseLive } from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {
   const setStatus = (name: string, status: DomainStatus): void => {
@@ -22,19 +23,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       refuseMissing(state, config);
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       state.consoles.set(config.consoleLog, `${state.consoles.get(config.consoleLog) ?? ''}Linux boots ${config.name}\n`);
-      state.domains.set(config.name, {
-        config: structuredClone(config),
-        status: { state: 'running', reason: 'booted' },
-        createdMs: state.clock.nowMs(),
-        bootKind: 'cold',
-        quiesced: false,
-        identity: null,
-        setup: null,
-        seedRead: null,
-        flushed: false,
-        bootCount: 1,
-        job: 'none',
-      });
+      state.domains.set(config.name, newDomain(config, 'cold', state.clock.nowMs()));
     },
     async destroy(name) {
       state.domains.delete(name);
@@ -45,10 +34,10 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       setStatus(name, { state: 'running', reason: 'unpaused' });
     },
     async eject(name) {
-      const drive = state.domains.get(name)?.config.cdrom;
-      if (drive == null) throw new BerthError('hypervisor', `${name} has no drive`);
-      if (drive.iso !== null && state.domains.get(name)?.seedRead === null) throw bug(`${name} has not read its seed yet`);
-      drive.iso = null;
+      const cdrom = state.domains.get(name)?.config.cdrom;
+      if (cdrom == null) throw new BerthError('hypervisor', `${name} has no CD-ROM drive`);
+      if (cdrom.iso !== null && state.domains.get(name)?.seedRead === null) throw bug(`${name} has not read its seed yet`);
+      cdrom.iso = null;
     },
     async reset(name) {
       const domain = state.domains.get(name);
@@ -66,7 +55,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       if (memory.domain.config.uuid !== config.uuid) throw bug(`${config.name} from the memory of ${memory.domain.config.name}`);
       const domain = structuredClone(memory.domain);
-      // Its own time stood still.
+      // The guest's clock stood still.
       shiftTime(domain, state.clock.nowMs() - memory.savedMs);
       state.domains.set(config.name, {
         ...domain,
@@ -81,7 +70,7 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
 const savingSteps = 4;
 const savingStepMs = 20;
 
-/** A domain whose memory is being written is paused, and is gone once all of it is there. */
+/** A domain whose memory is being written is paused, and is gone once its memory is complete. */
 async function save(state: FakeState, name: string, file: string): Promise<void> {
   const domain = state.domains.get(name);
   const refused = (why: string) => new BerthError('hypervisor', `virsh save ${name}: ${why}`);
@@ -99,7 +88,7 @@ async function save(state: FakeState, name: string, file: string): Promise<void>
   state.domains.delete(name);
 }
 
-/** What a guest counts from, moved by the time that it did not see. */
+/** Shifts a guest's start times by the time during which it was stopped. */
 export function shiftTime(domain: FakeDomain, ms: number): void {
   domain.createdMs += ms;
   if (typeof domain.job === 'string') return;
@@ -107,17 +96,17 @@ export function shiftTime(domain: FakeDomain, ms: number): void {
   if (domain.job.endedMs !== null) domain.job.endedMs += ms;
 }
 
-/** A guest that boots has forgotten all that was in its memory. */
+/** A reboot discards all that was in a guest's memory. */
 export function rebootDomain(state: FakeState, domain: FakeDomain): void {
   if (domain.config.onReboot !== 'restart') {
     state.domains.delete(domain.config.name);
     return;
   }
-  const anew = { createdMs: state.clock.nowMs(), bootKind: 'cold', identity: null, flushed: false, job: 'none' } as const;
-  Object.assign(domain, { ...anew, bootCount: domain.bootCount + 1 } satisfies Partial<FakeDomain>);
+  const rebooted = { createdMs: state.clock.nowMs(), bootKind: 'cold', identity: null, flushed: false, job: 'none' } as const;
+  Object.assign(domain, { ...rebooted, bootCount: domain.bootCount + 1 } satisfies Partial<FakeDomain>);
 }
 
-/** Also what starting from a template is refused for. */
+/** Also refuses a start from a template. */
 export function refuseInUse(state: FakeState, config: DomainConfig): void {
   for (const { config: other } of state.domains.values())
     for (const [what, mine, theirs] of [
@@ -129,7 +118,7 @@ export function refuseInUse(state: FakeState, config: DomainConfig): void {
       if (mine === theirs) throw new BerthError('not-ours', `creating ${config.name}: its ${what} is in use by ${other.name}`);
 }
 
-/** A VM must never run while another copy of it exists. */
+/** A VM must never run while another host has a domain of it. */
 function refuseSecondCopy(state: FakeState, name: string): void {
   const others = peersOf(state).filter((peer) => peer.domains.has(name));
   if (others.length === 0) return;
@@ -138,18 +127,18 @@ function refuseSecondCopy(state: FakeState, name: string): void {
   throw bug(violation);
 }
 
-/** Also what the hypervisor of a migration's target refuses. */
+/** Also refuses an incoming migration. */
 export function refuseMissing(state: FakeState, config: DomainConfig): void {
   const lacks = (what: string): BerthError => new BerthError('hypervisor', `creating ${config.name}: there is no ${what}`);
   for (const { source } of config.disks) {
     if (disksAt(state, source)?.has(source.path) !== true) throw lacks(`disk ${source.path}`);
   }
-  const disc = config.cdrom?.iso ?? null;
-  if (disc !== null && state.disks.get(disc)?.kind !== 'seed') throw lacks(`disc ${disc}`);
+  const iso = config.cdrom?.iso ?? null;
+  if (iso !== null && state.disks.get(iso)?.kind !== 'seed') throw lacks(`ISO ${iso}`);
   if (config.kernel !== null) {
     const image = /\/images\/([^/]+)\/kernel$/.exec(config.kernel)?.[1];
     if (image === undefined || !state.images.has(image)) throw lacks(`kernel ${config.kernel}`);
   }
-  if (config.nic.bridge !== null && ![...state.networks.keys()].some((vni) => bridgeOf(vni) === config.nic.bridge))
+  if (config.nic.bridge !== null && ![...state.networks.keys()].some((vni) => bridgeName(vni) === config.nic.bridge))
     throw lacks(`bridge ${config.nic.bridge}`);
 }

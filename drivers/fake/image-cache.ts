@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId } from '../../model/ids.ts';
 import type { ImageCache } from '../ports/image-cache.ts';
-import type { InputFetcher } from '../ports/input-fetcher.ts';
 import { bug, type FakeState, imagePath } from './state.ts';
 
 const digest = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
@@ -43,26 +42,6 @@ export function createFakeImageCache(state: FakeState): ImageCache {
       if ([...state.records.values()].some((record) => record.image === id))
         throw new BerthError('in-use', `removing image ${id}: a VM of this host was made from it`);
       state.images.delete(id);
-    },
-  };
-}
-
-export function createFakeInputFetcher(state: FakeState): InputFetcher {
-  return {
-    async fetch(order, signal) {
-      signal.throwIfAborted();
-      const content = state.repository.sources.get(order.url);
-      if (content === undefined) throw new BerthError('input-unavailable', `fetching ${order.url}: it answered 404`);
-      if (content.length > order.limitBytes)
-        throw new BerthError('inputs-too-large', `fetching ${order.url}: ${content.length} bytes, at most ${order.limitBytes}`);
-      const sha256 = digest(content);
-      if (order.sha256 !== null && order.sha256 !== sha256)
-        throw new BerthError('digest-mismatch', `fetching ${order.url}: expected ${order.sha256}, found ${sha256}`);
-      const match = /\/vms\/([^/]+)\/inputs\/(.+)$/.exec(order.destination);
-      const folder = match?.[1] === undefined ? undefined : state.inputs.get(match[1]);
-      if (folder === undefined || match?.[2] === undefined) throw bug(`${order.destination} is in no folder of inputs`);
-      folder.set(match[2], content);
-      return { sizeBytes: content.length, sha256 };
     },
   };
 }

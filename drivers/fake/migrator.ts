@@ -7,27 +7,27 @@ import { bug, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
 const stepMs = 20;
-/** Of a pre-copy that comes to no end. */
+/** For a pre-copy that doesn't converge. */
 const nonConvergingStepMs = 10_000;
 const memoryBytes = 64 * 2 ** 20;
 const defaultBusyCpus = 0.5;
 
-/** Memory that moves between fake hosts in steps of the clock; every moment of a real migration is one here. */
+/** Migrates memory between fake hosts in steps of the clock, with every phase of a real migration. */
 export function createFakeMigrator(state: FakeState): Migrator {
   const { clock } = state;
-  const used = new Map<string, { seconds: number; atMs: number }>();
+  const cpuTimes = new Map<string, { seconds: number; atMs: number }>();
   const jobs = new Map<string, { aborted: boolean; step: number }>();
   const refused = (name: string, why: string) => new BerthError('hypervisor', `virsh migrate ${name}: ${why}`);
 
-  function targetOf(config: DomainConfig, to: string): FakeState {
-    const target = state.hostsByAddress.get(to);
-    if (target === undefined) throw refused(config.name, `unable to connect to ${to}`);
+  function targetOf(config: DomainConfig, address: string): FakeState {
+    const target = state.hostsByAddress.get(address);
+    if (target === undefined) throw refused(config.name, `unable to connect to ${address}`);
     if (target.domains.has(config.name)) throw refused(config.name, 'already exists at the target');
     refuseMissing(target, config);
     return target;
   }
 
-  /** The copy at the target, with its clock: the guest's own work goes on there. */
+  /** The domain at the target, with the target's clock. */
   function copyToTarget(domain: FakeDomain, config: DomainConfig, target: FakeState): FakeDomain {
     const shiftMs = target.clock.nowMs() - clock.nowMs();
     const copy: FakeDomain = { ...domain, config: structuredClone(config), status: { state: 'paused', reason: 'user' } };
@@ -36,12 +36,12 @@ export function createFakeMigrator(state: FakeState): Migrator {
   }
 
   return {
-    async migrate({ config, targetAddress: to }) {
+    async migrate({ config, targetAddress }) {
       const { name } = config;
       const domain = state.domains.get(name);
       if (domain?.status.state !== 'running') throw refused(name, 'the domain is not running');
       if (jobs.has(name)) throw refused(name, 'another job is active');
-      const target = targetOf(config, to);
+      const target = targetOf(config, targetAddress);
       const job = { aborted: false, step: 0 };
       jobs.set(name, job);
       const incoming: FakeDomain = { ...domain, config, status: { state: 'paused', reason: 'migrating' } };
@@ -76,13 +76,12 @@ export function createFakeMigrator(state: FakeState): Migrator {
         remainingBytes: memoryBytes - processedBytes,
         dirtyBytesPerS: 0,
         bytesPerS: memoryBytes,
-        iterations: 1,
       };
     },
     async abort(name) {
       const job = jobs.get(name);
       if (job !== undefined) job.aborted = true;
-      // As the real one: it answers when the job is over.
+      // Like virsh: answers when the job has ended.
       while (jobs.has(name)) await clock.sleep(stepMs);
     },
     async setMaxDowntime(name) {
@@ -95,20 +94,20 @@ export function createFakeMigrator(state: FakeState): Migrator {
     async readCpuSeconds(name) {
       if (!state.domains.has(name)) return null;
       const atMs = clock.nowMs();
-      const last = used.get(name) ?? { seconds: 0, atMs };
+      const last = cpuTimes.get(name) ?? { seconds: 0, atMs };
       const busyCpus = state.loads.get(name)?.busyCpus ?? defaultBusyCpus;
       const seconds = last.seconds + (busyCpus * (atMs - last.atMs)) / 1000;
-      used.set(name, { seconds, atMs });
+      cpuTimes.set(name, { seconds, atMs });
       return seconds;
     },
     async watchProcess(name) {
       const domain = state.domains.get(name);
       if (domain === undefined) return null;
-      const ended = () => state.domains.get(name) !== domain;
+      const hasEnded = () => state.domains.get(name) !== domain;
       return {
-        hasEnded: ended,
+        hasEnded,
         async waitForEnd(signal) {
-          while (!ended()) await clock.sleep(stepMs, signal);
+          while (!hasEnded()) await clock.sleep(stepMs, signal);
         },
       };
     },

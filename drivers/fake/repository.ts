@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto';
 import { BerthError } from '../../model/errors.ts';
 import type { Repository } from '../ports/repository.ts';
 
-/** One repository for all fake hosts of a site: what was stored where, by URL without its query. */
+/** One repository for all fake hosts of a site: what was stored, by URL without its query. */
 export interface FakeRepository extends Repository {
-  /** Bytes that inputs' and images' URLs lead to, by the whole URL; what isn't here can't be fetched. */
+  /** The content of inputs and images, by the complete URL. */
   sources: Map<string, Buffer>;
   outputs: Map<string, { path: string; content: Buffer; file: string; writes: number }>;
   logs: Map<string, Buffer>;

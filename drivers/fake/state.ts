@@ -2,6 +2,7 @@ import type { DiskSource, DomainConfig, DomainStatus } from '../../contracts/dom
 import type { HostId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
+import { vmPathsIn } from '../host/vm-paths.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { GuestIdentity, GuestJob, GuestSetup } from '../ports/guest.ts';
 import type { VmPaths, VmRecord } from '../ports/vm-store.ts';
@@ -21,12 +22,12 @@ export interface FakeDataDisk {
   kind: 'data';
   sizeMiB: number;
   files: Map<string, Buffer>;
-  /** In the guest's memory still. */
+  /** Still in the guest's memory. */
   unwritten: Map<string, Buffer>;
 }
 
 /** `copyOf`: the template's disk whose content it has; else it is as empty as a new one. */
-export type FakeDisk =
+type FakeDisk =
   | { kind: 'overlay'; backing: string; virtualMiB: number; copyOf?: string }
   | { kind: 'seed'; identity: GuestIdentity }
   | { kind: 'flat'; content: Buffer; virtualMiB: number }
@@ -45,13 +46,13 @@ export interface FakeDomain {
   config: DomainConfig;
   status: DomainStatus;
   createdMs: number;
-  /** By a boot, or from a template, whose identity it has until it is given its own. */
+  /** `warm`: from a template, whose identity it has until its own is applied. */
   bootKind: 'cold' | 'warm';
-  /** Nothing in it is being started. */
+  /** No unit is being started in it. */
   quiesced: boolean;
   identity: GuestIdentity | null;
   setup: GuestSetup | null;
-  /** Whom cloud-init found in the seed, once it has looked. */
+  /** The identity that cloud-init has read from the seed. */
   seedRead: GuestIdentity | null;
   flushed: boolean;
   /** Changes with every boot. */
@@ -60,20 +61,21 @@ export interface FakeDomain {
   job: FakeJob | 'none' | 'forbidden';
 }
 
-/** What a save leaves in a file. */
-export interface FakePack {
+/** A pack of a cold copy: the content of a VM's files. */
+interface FakePack {
   memory: FakeMemory | null;
   disks: Map<string, FakeDisk>;
 }
 
+/** The content of a file that a save writes. */
 export interface FakeMemory {
   domain: FakeDomain;
   savedMs: number;
-  /** False while it is being written, and for ever where that was interrupted. */
+  /** False while it is being written, and after an interrupted save. */
   complete: boolean;
 }
 
-/** Everything that a fake host is; the ports of drivers/fake work on it. */
+/** The state of a fake host, on which the ports of drivers/fake work. */
 export interface FakeState {
   id: HostId;
   clock: Clock;
@@ -86,17 +88,17 @@ export interface FakeState {
   disks: Map<string, FakeDisk>;
   records: Map<string, VmRecord>;
   inputs: Map<string, Map<string, Buffer>>;
-  /** Guests' memories in files, by path. */
+  /** Saved memories, by the path of their files. */
   memories: Map<string, FakeMemory>;
   /** What domains wrote to their serial ports, by path. */
   consoles: Map<string, string>;
-  /** What domains do with their memory and processors, where a test says so. */
+  /** The loads of domains, where a test sets them. */
   loads: Map<string, Partial<VmLoad>>;
-  /** Domains whose guest has died, or whose agent has: nothing answers. */
+  /** Domains whose agent doesn't answer. */
   unresponsive: Set<string>;
-  /** Domains that write faster than their memory can be carried over. */
+  /** Domains that write faster than their memory can be migrated. */
   nonConverging: Set<string>;
-  /** VMs whose copy as files stands still half-way through one of its passes, and through which, for as long as they are in here. */
+  /** VMs whose cold copy stops half-way through this kind of pass, for as long as they are in this map. */
   heldPasses: Map<string, ColdCopyPass['kind']>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
@@ -106,7 +108,7 @@ export interface FakeState {
   peersOffered: Map<string, string[]>;
   /** The cache's budget is used up by what is needed. */
   cacheFull: { now: boolean };
-  /** What is free on its disk. */
+  /** The free space of its disk. */
   freeDisk: { freeMiB: number };
   /** Templates by image and key; those that aren't ready were retired. */
   templates: Map<string, { ready: boolean; failures: number }>;
@@ -115,53 +117,53 @@ export interface FakeState {
   networks: Map<number, NetworkRef>;
   /** How many jobs ever ran, by VM: more than one breaks the promise that a command runs once. */
   jobsStarted: Map<string, number>;
-  /** What is packed here of each VM, and of which VMs earlier versions are kept. */
+  /** Packs on this host by VM, and the VMs with a previous version here. */
   packs: Map<string, FakePack>;
   previousVersions: Set<string>;
-  /** The hosts of its site by their address, this one among them: filled by whoever makes several. */
+  /** All hosts of the site by address, including this one; filled by tests with several hosts. */
   hostsByAddress: Map<string, FakeState>;
-  /** It moves memory to its peers, and is never answered by one that it asks at the switch. */
+  /** Peers accept migrations from this host, and don't answer its calls during the hand-over. */
   peersUnresponsive: { now: boolean };
-  /** What must never happen to a VM that moves, and did. */
+  /** Broken guarantees of a migration. */
   violations: string[];
 }
 
-/** A caller broke a precondition that the real thing may not notice: never a BerthError, never retried. */
+/** A caller broke a precondition that a real port may not check: never a BerthError, never retried. */
 export const bug = (message: string): Error => new Error(`BUG: ${message}`);
 
 const root = '/var/lib/berth';
 export const imagePath = (id: string, part: string): string => `${root}/images/${id}/${part}`;
-export const bridgeOf = (vni: number): string => `bg${vni.toString(16)}`;
 
-export function pathsOf(vmId: string): VmPaths {
-  const folder = `${root}/vms/${vmId}`;
+export const pathsOf = (vmId: string): VmPaths => vmPathsIn(`${root}/vms/${vmId}`);
+
+/** A domain that has just been started; `cold` ones boot, `warm` ones run already. */
+export function newDomain(config: DomainConfig, bootKind: FakeDomain['bootKind'], createdMs: number): FakeDomain {
   return {
-    folder,
-    overlay: `${folder}/disk.qcow2`,
-    data: `${folder}/data.raw`,
-    console: `${folder}/console.log`,
-    identitySocket: `${folder}/identity`,
-    inputs: `${folder}/inputs`,
-    memory: `${folder}/memory.save`,
-    memoryPartial: `${folder}/memory.save.partial`,
-    templateMemory: `${folder}/template.memory`,
-    templateState: `${folder}/template.state`,
-    seed: `${folder}/seed.iso`,
-    flat: `${folder}/flat.qcow2`,
+    config: structuredClone(config),
+    status: { state: 'running', reason: bootKind === 'cold' ? 'booted' : 'restored' },
+    createdMs,
+    bootKind,
+    quiesced: bootKind === 'warm',
+    identity: null,
+    setup: null,
+    seedRead: null,
+    flushed: false,
+    bootCount: 1,
+    job: 'none',
   };
 }
 
-/** The disks that a source is among: this host's, or a peer's over NFS. */
+/** The disks of the host that a source is on: this host, or a peer over NFS. */
 export function disksAt(state: FakeState, source: DiskSource): Map<string, FakeDisk> | undefined {
   return source.kind === 'file' ? state.disks : state.hostsByAddress.get(source.host)?.disks;
 }
 
-/** The other hosts of the site; their maps are what they are known by. */
+/** The other hosts of the site; hosts are compared by their maps. */
 export function peersOf(state: FakeState): FakeState[] {
   return [...state.hostsByAddress.values()].filter((peer) => peer.domains !== state.domains);
 }
 
-/** The live domain that has this file open, as a disk or beneath one, here or at a peer. */
+/** The live domain that has this file open, as a disk or in a backing chain, here or at a peer. */
 export function liveUserOf(state: FakeState, path: string): FakeDomain | undefined {
   const opens =
     (host: FakeState) =>

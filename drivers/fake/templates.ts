@@ -1,10 +1,9 @@
 import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { Templates } from '../ports/templates.ts';
+import { failuresToRetire, type Templates } from '../ports/templates.ts';
 import { refuseInUse, refuseMissing } from './hypervisor.ts';
-import { bug, type FakeState, imagePath, refuseLive } from './state.ts';
+import { bug, type FakeState, imagePath, newDomain, refuseLive } from './state.ts';
 
-const failuresToRetire = 3;
 const bytes = 100 * 2 ** 20;
 
 export function createFakeTemplates(state: FakeState): Templates {
@@ -22,8 +21,9 @@ export function createFakeTemplates(state: FakeState): Templates {
         throw new BerthError('hypervisor', `saving ${config.name}: it does not run`);
       if (config.memory.kind !== 'template' || config.memory.file !== parts.memory) throw bug('a template without its memory');
       if (config.nic.bridge !== null) throw bug(`${config.name} becomes a template on the network ${config.nic.bridge}`);
-      if (!domain.quiesced) throw bug(`${config.name} becomes a template before it is calm`);
-      if (domain.identity !== null || domain.job !== 'none') throw bug(`${config.name} becomes a template, and is somebody`);
+      if (!domain.quiesced) throw bug(`${config.name} becomes a template before it is quiesced`);
+      if (domain.identity !== null || domain.job !== 'none')
+        throw bug(`${config.name} becomes a template with an identity or a job`);
       if (keyOf(config) !== key) throw bug(`${config.name} is no machine for the template ${key}`);
       const disk = state.disks.get(parts.disk);
       if (disk?.kind !== 'overlay') throw bug(`no overlay at ${parts.disk}`);
@@ -45,21 +45,9 @@ export function createFakeTemplates(state: FakeState): Templates {
       if (state.templateFault.kind === 'refused')
         throw new BerthError('hypervisor', `virsh restore: ${config.name} did not load`);
       if (!state.consoles.has(config.consoleLog)) state.consoles.set(config.consoleLog, '');
-      const silent = state.templateFault.kind === 'silent';
-      state.domains.set(config.name, {
-        config: structuredClone(config),
-        status: { state: 'running', reason: 'restored' },
-        // It runs already.
-        createdMs: silent ? Number.POSITIVE_INFINITY : state.clock.nowMs() - state.bootMs,
-        bootKind: 'warm',
-        quiesced: true,
-        identity: null,
-        setup: null,
-        seedRead: null,
-        flushed: false,
-        bootCount: 1,
-        job: 'none',
-      });
+      // A guest from a template runs at once; a silent one never answers.
+      const createdMs = state.templateFault.kind === 'silent' ? Number.POSITIVE_INFINITY : state.clock.nowMs() - state.bootMs;
+      state.domains.set(config.name, newDomain(config, 'warm', createdMs));
     },
     async recordOutcome({ image, key }, outcome) {
       const found = state.templates.get(at(image, key));
@@ -69,11 +57,6 @@ export function createFakeTemplates(state: FakeState): Templates {
       found.ready = false;
       return 'retired';
     },
-    list: async () =>
-      [...state.templates].flatMap(([name, { ready }]) => {
-        const [image, key] = name.split('/') as [never, string];
-        return ready ? [{ image, key, bytes }] : [];
-      }),
   };
 }
 

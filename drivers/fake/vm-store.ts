@@ -26,7 +26,7 @@ export function createFakeVmStore(state: FakeState): VmStore {
     },
     async writeNonDurable(record) {
       const known = state.records.get(record.vmId);
-      if (known?.generation !== record.generation) throw bug(`a generation of ${record.vmId} that is only noted`);
+      if (known?.generation !== record.generation) throw bug(`a new generation of ${record.vmId} that is not written durably`);
       state.records.set(record.vmId, structuredClone(record));
     },
     async resetInputs(vmId) {
@@ -41,7 +41,7 @@ export function createFakeVmStore(state: FakeState): VmStore {
       const { memory, memoryPartial } = pathsOf(vmId);
       const saved = state.memories.get(memoryPartial);
       if (saved === undefined) return;
-      if (!saved.complete) throw bug(`sealing ${memoryPartial}, which is not whole`);
+      if (!saved.complete) throw bug(`committing ${memoryPartial}, which is not complete`);
       state.memories.delete(memoryPartial);
       state.memories.set(memory, saved);
     },

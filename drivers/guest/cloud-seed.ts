@@ -1,15 +1,17 @@
+import { withPrefixLength } from '../network/addressing.ts';
 import type { GuestIdentity } from '../ports/guest.ts';
+
 /**
  * What cloud-init's NoCloud source reads at the first boot of a foreign image
- * (https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html): who the guest is and where. All else
- * goes through the agent, as for every guest; an image without one gets it from its own distribution. YAML is a superset
- * of JSON, so nothing needs another way of quoting.
+ * (https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html): the guest's name and its network. The
+ * rest is set through the agent, as in every guest; where the image has none, it is installed from its distribution. YAML
+ * is a superset of JSON, so that JSON's quoting is enough.
  */
 export function cloudSeed(identity: GuestIdentity, nameservers: string[]): Record<string, string> {
   const { hostname, machineId, mac, address, cidr, gateway } = identity;
   const card = {
     match: { macaddress: mac },
-    addresses: [`${address}/${cidr.slice(cidr.indexOf('/') + 1)}`],
+    addresses: [withPrefixLength(address, cidr)],
     routes: [{ to: '0.0.0.0/0', via: gateway }],
     nameservers: { addresses: nameservers },
   };

@@ -8,11 +8,11 @@ import { type Virsh, VirshUnresponsive } from '../libvirt/virsh.ts';
  */
 export interface GuestAgent {
   ping(domain: string): Promise<boolean>;
-  /** Runs a program to its end. `env` replaces the agent's own. Throws AgentRefusal when it can't be started. */
+  /** Runs a program to its end. `env` replaces the agent's own. Throws AgentError when it can't be started. */
   exec(domain: string, argv: string[], options: ExecOptions): Promise<ExecResult>;
-  /** Starts a program and returns its pid, by which this agent, and no later one, knows it. Throws as exec does. */
+  /** Starts a program and returns its pid, which only this process of the agent knows. Throws as exec does. */
   start(domain: string, argv: string[], options: Omit<ExecOptions, 'deadlineMs'>): Promise<number>;
-  /** How a started program ended, told once; null as long as it runs. Throws AgentRefusal for a pid that it doesn't know. */
+  /** How a started program ended, reported once; null as long as it runs. Throws AgentError for an unknown pid. */
   execStatus(domain: string, pid: number): Promise<ExecResult | null>;
   /** Up to `limit` bytes of a file from an offset; null when there is no such file. */
   readFile(domain: string, path: string, from: number, limit: number): Promise<Buffer | null>;
@@ -21,30 +21,30 @@ export interface GuestAgent {
   isFrozen(domain: string): Promise<boolean>;
 }
 
-export interface ExecResult {
+interface ExecResult {
   exitCode: number;
   stdout: string;
   stderr: string;
 }
 
-export interface ExecOptions {
+interface ExecOptions {
   deadlineMs: number;
   input?: Buffer;
   env?: string[];
   capture?: boolean;
 }
 
-/** The agent answered, with a no. */
+/** The agent answered with an error. */
 export class AgentError extends Error {
   constructor(command: string, message: string) {
     super(`guest agent, ${command}: ${message}`);
-    this.name = 'AgentRefusal';
+    this.name = 'AgentError';
   }
 }
 
 /** An overcommitted guest under emulation may need seconds for the simplest answer. */
 const answerDeadlineS = 20;
-/** Asked again anyway. */
+/** Short: pings are repeated. */
 const pingDeadlineS = 5;
 const minPollMs = 3;
 const maxPollMs = 100;
@@ -55,10 +55,10 @@ type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
 
 export function openGuestAgent(virsh: Virsh): GuestAgent {
   async function ask(domain: string, command: string, args?: { [key: string]: Json }, waitS = answerDeadlineS): Promise<Json> {
-    const order = asciiJson({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
+    const request = asciiJson({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
     let answer: Awaited<ReturnType<Virsh['call']>>;
     try {
-      answer = await virsh.call(['qemu-agent-command', domain, order, '--timeout', String(waitS)], (waitS + 5) * 1000);
+      answer = await virsh.call(['qemu-agent-command', domain, request, '--timeout', String(waitS)], (waitS + 5) * 1000);
     } catch (error) {
       if (!(error instanceof VirshUnresponsive)) throw error;
       throw new BerthError('host-busy', `asking the agent of ${domain}: ${error.message}`, { cause: error });
@@ -82,7 +82,7 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
     return number(field(started, 'pid'));
   }
 
-  async function outcome(domain: string, pid: number): Promise<ExecResult | null> {
+  async function execStatus(domain: string, pid: number): Promise<ExecResult | null> {
     const status = await ask(domain, 'guest-exec-status', { pid });
     return field(status, 'exited') === true ? execResult(status) : null;
   }
@@ -98,12 +98,12 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
       }
     },
     start,
-    execStatus: outcome,
+    execStatus,
     async exec(domain, argv, { deadlineMs, ...options }) {
       const pid = await start(domain, argv, options);
       const untilMs = performance.now() + deadlineMs;
       for (let pauseMs = minPollMs; ; pauseMs = Math.min(maxPollMs, pauseMs * 1.5)) {
-        const ended = await outcome(domain, pid);
+        const ended = await execStatus(domain, pid);
         if (ended !== null) return ended;
         if (performance.now() > untilMs)
           throw new BerthError('host-busy', `${argv[0]} in ${domain} didn't end in ${deadlineMs} ms`);
@@ -139,7 +139,7 @@ export function openGuestAgent(virsh: Virsh): GuestAgent {
   }
 }
 
-/** JSON in printable ASCII, as virsh's reader needs it. Half a surrogate pair is no text: libvirt would refuse it. */
+/** JSON in printable ASCII, as virsh's parser needs it. Lone surrogates are replaced: libvirt would refuse them. */
 export function asciiJson(value: Json): string {
   return JSON.stringify(value, (_, item: unknown) => (typeof item === 'string' ? item.toWellFormed() : item)).replaceAll(
     /[^ -~]/g,
@@ -150,7 +150,7 @@ export function asciiJson(value: Json): string {
 function agentError(domain: string, command: string, error: string): Error {
   const agent = /unable to execute QEMU agent command '[^']*': (.*)/s.exec(error)?.[1];
   if (agent !== undefined) return new AgentError(command, agent);
-  // Not connected yet, not responding, or no domain: only the hypervisor can say which, and whether it matters.
+  // Not connected yet, not responding, or no domain: only the hypervisor can tell which.
   return new BerthError('host-busy', `asking the agent of ${domain} for ${command}: ${error}`);
 }
 
@@ -164,15 +164,16 @@ function number(value: Json): number {
   throw new BerthError('hypervisor', `the guest agent answered ${JSON.stringify(value).slice(0, 200)} for a number`);
 }
 
-/** A guest chooses what its agent says: only a string is decoded, and what is missing is empty. */
+/** A guest controls its agent's answers: only a string is decoded; anything else counts as empty. */
 function decodeBase64(value: Json, name: string): Buffer {
   const text = typeof value === 'object' && value !== null && !Array.isArray(value) ? value[name] : undefined;
   return typeof text === 'string' ? Buffer.from(text, 'base64') : Buffer.alloc(0);
 }
 
 function execResult(status: Json): ExecResult {
-  const has = typeof status === 'object' && status !== null && !Array.isArray(status) ? status : {};
-  // A program that a signal ended has no exit code: 128 and the signal, as a shell has it.
-  const exitCode = typeof has.exitcode === 'number' ? has.exitcode : 128 + (typeof has.signal === 'number' ? has.signal : 0);
+  const fields = typeof status === 'object' && status !== null && !Array.isArray(status) ? status : {};
+  // A program that a signal ended has no exit code: 128 plus the signal, as in a shell.
+  const exitCode =
+    typeof fields.exitcode === 'number' ? fields.exitcode : 128 + (typeof fields.signal === 'number' ? fields.signal : 0);
   return { exitCode, stdout: decodeBase64(status, 'out-data').toString(), stderr: decodeBase64(status, 'err-data').toString() };
 }

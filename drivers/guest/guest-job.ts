@@ -1,12 +1,13 @@
 import type { GuestJob, JobResult } from '../ports/guest.ts';
+
 /**
- * How a task's command runs in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX
- * sh script that we send, because a foreign image has a sh and nothing of ours. Under emulation each program started
- * costs 10 ms, and the script's dozen were most of what a short task took longer than its command; so the script, too,
- * uses builtins wherever there is one.
+ * Runs a task's command in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX sh
+ * script that Berth sends, because a foreign image has a sh and no program of ours. Under emulation the start of a program
+ * costs 10 ms, and the script's dozen programs were most of a short task's overhead; so the script uses builtins wherever
+ * there is one.
  *
- * In the folder `job`, from either: `pid` (of the command, which leads its own session), `log` (both outputs, bounded),
- * `status` (one line, when the command is over), `drained` (the log is complete).
+ * Both write the folder `job`: `pid` (of the command, which leads its own session), `log` (both outputs, bounded),
+ * `status` (one line, when the command has ended), `drained` (the log is complete).
  */
 export const jobFolder = '/run/berth/job';
 export const taskFolder = '/home/task';
@@ -24,7 +25,7 @@ const baseEnv = {
 };
 export const scriptEnv: string[] = Object.entries(baseEnv).map(([name, value]) => `${name}=${value}`);
 
-/** Sends a signal to the session of process $2: to its group, to it, and to what made itself another group. */
+/** Sends a signal to the session of process $2: to its group, to it, and to processes of the session in other groups. */
 const endSession = `
 end_session() {
   kill "-$1" "-$2" "$2"
@@ -37,9 +38,9 @@ in_session() { if [ "$7" = "$2" ] && [ "$3" != "$2" ]; then kill "-$1" "$3"; fi;
 
 /**
  * Arguments: folder of the job, working folder, seconds, grace seconds, log limit in blocks of 512 bytes, NAME=value…,
- * an empty word, argv. The folder's mkdir decides who starts: whoever comes later has nothing to do.
+ * an empty word, argv. The mkdir of the folder decides which call starts the job: a later one does nothing.
  */
-export const startScript = `${endSession}
+const startScript = `${endSession}
 job=$1 home=$2 limit_s=$3 grace_s=$4 blocks=$5; shift 5
 [ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
 mkdir "$job" 2>/dev/null || { [ -d "$job" ]; exit; }
@@ -79,8 +80,8 @@ keep_log() {
 { supervise "$@" | keep_log; } </dev/null >/dev/null 2>&1 &
 `;
 
-/** Arguments: folder of the job, grace seconds. A job that nobody started is claimed, so that nobody can. */
-export const stopScript = `${endSession}
+/** Arguments: folder of the job, grace seconds. Where no job was started, creates the folder, so that none can be started. */
+const stopScript = `${endSession}
 job=$1
 [ -d "\${job%/*}" ] || mkdir -m 700 "\${job%/*}"
 if mkdir "$job" 2>/dev/null; then echo stopped >"$job/status"; : >"$job/drained"; exit 0; fi
@@ -108,17 +109,17 @@ const guestJobSettings: JobSettings = { folder: jobFolder, home: taskFolder, gra
 
 /** The two ways to run a job, as argv for the guest's agent. */
 export interface JobRunner {
-  start(job: GuestJob, place?: JobSettings): string[];
-  stop(place?: JobSettings): string[];
+  start(job: GuestJob, settings?: JobSettings): string[];
+  stop(settings?: JobSettings): string[];
 }
 
-/** `limit` is of the log, in the tool's unit. The job's environment is in words, so that it can't disturb the tool. */
+/** `limit` is the log's, in the runner's unit. The job's environment is passed as arguments, so that it doesn't affect the runner. */
 function jobArguments(job: GuestJob, settings: JobSettings, limit: number): string[] {
   const env = Object.entries(job.env).map(([name, value]) => `${name}=${value}`);
   return [settings.folder, settings.home, String(job.timeoutS), String(settings.graceS), String(limit), ...env, '', ...job.argv];
 }
 
-/** Ends when it has started the job, which it leaves behind. */
+/** Ends when it has started the job. */
 export const scriptJobRunner: JobRunner = {
   start: (job, settings = guestJobSettings) => [
     '/bin/sh',
@@ -130,13 +131,13 @@ export const scriptJobRunner: JobRunner = {
   stop: (settings = guestJobSettings) => ['/bin/sh', '-c', stopScript, 'berth-stop', settings.folder, String(settings.graceS)],
 };
 
-/** Ends with the job and says its status, unless somebody else has started it. */
+/** Ends with the job and prints its status, unless another call has started it. */
 export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner => ({
   start: (job, settings = guestJobSettings) => [path, 'run', ...jobArguments(job, settings, job.logLimitBytes)],
   stop: (settings = guestJobSettings) => [path, 'stop', settings.folder, String(settings.graceS)],
 });
 
-/** Reads `status`; null as long as its line isn't complete. Only the program knows how long the log is. */
+/** Reads `status`; null as long as its line isn't complete. Only berth-job writes the length of the log. */
 export function parseJobStatus(text: string, program: string): JobResult | null {
   if (!text.endsWith('\n')) return null;
   const line = text.trim();

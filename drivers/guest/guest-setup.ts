@@ -1,11 +1,11 @@
 import { stagedFiles } from '../../model/vm-request.ts';
 import type { GuestSetup } from '../ports/guest.ts';
 
-/** What is kept in a guest for its later boots, and what says that its first one is over. */
+/** The guest's folder for what later boots need, and for the mark that the first boot is over. */
 const stateFolder = '/var/lib/berth';
 
-/** One word for sh, whatever is in it. */
-export const quoteForSh = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+/** Quotes any text as one word for sh. */
+const quoteForSh = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
 function fileScript(path: string, mode: string, content: string): string {
   const target = quoteForSh(path);
@@ -23,7 +23,7 @@ printf '%s\\n' ${quoteForSh(sshKey)} >"$home/.ssh/authorized_keys" && chmod 600 
 chown -R ${word}: "$home/.ssh"`;
 }
 
-/** They come on the data disk, from where they are copied to their places before the first commands. */
+/** Files come on the data disk, and are copied to their paths before the first boot's commands. */
 const installFileScript = ({ from, path, mode }: GuestSetup['files'][number]): string =>
   `mkdir -p ${quoteForSh(path.slice(0, path.lastIndexOf('/')) || '/')}
 cp ${quoteForSh(from)} ${quoteForSh(path)} && chmod ${mode} ${quoteForSh(path)}`;
@@ -34,14 +34,14 @@ function swapScript(swapMiB: number): string {
 grep -q ${path} /proc/swaps || swapon ${path}`;
 }
 
-/** Without systemd's user sessions nobody else says that the boot is over, and only root could log in. */
+/** Removes /run/nologin: without systemd's user sessions nothing else does, and only root could log in. */
 const startSshd = `if [ -x /usr/sbin/sshd ]; then
 rm -f /run/nologin; mkdir -p /run/sshd
 [ -s /run/sshd.pid ] && kill -0 "$(cat /run/sshd.pid)" 2>/dev/null || /usr/sbin/sshd 9>&-
 fi
 `;
 
-/** What every boot does anew, with nobody on the outside: a guest may be booted again from within. */
+/** What every boot repeats without Berth: a guest may reboot itself. */
 const bootScript = `#!/bin/sh
 if [ -x /usr/local/sbin/berth-identity ]; then /usr/local/sbin/berth-identity <${stateFolder}/identity; fi
 if [ -e ${stateFolder}/swap ]; then grep -q ${stateFolder}/swap /proc/swaps || swapon ${stateFolder}/swap; fi
@@ -59,8 +59,8 @@ WantedBy=multi-user.target
 `;
 
 /**
- * Makes a guest what was ordered, as a script for /bin/sh -s: host key, user, files, swap, a root file system as large as
- * its disk, sshd where there is one; then the first boot's own commands, once. May be sent again: one runs at a time.
+ * The script for /bin/sh -s that sets up a guest as requested: host key, user, files, swap, a root file system as large as
+ * its disk, sshd where there is one; then the first boot's commands, once. Repeatable: a lock serializes runs.
  */
 export function setupScript(setup: GuestSetup, identity: string): string {
   const commands = setup.firstBoot.join('\n');

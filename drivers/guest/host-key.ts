@@ -1,14 +1,15 @@
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 
-/** An SSH host key, as sshd wants its two files. */
-export interface HostKey {
+/** An SSH host key: the contents of sshd's two files. */
+interface HostKey {
   private: string;
   public: string;
 }
 
 /**
- * A new ed25519 key in OpenSSH's format (PROTOCOL.key in its source). Made here, because it takes less than a millisecond,
- * and in an emulated guest seconds; and because what a guest draws right after it came from a template is of its seed alone.
+ * A new ed25519 key in OpenSSH's format (PROTOCOL.key in its source). Made on the host, where it takes less than a
+ * millisecond instead of seconds in an emulated guest; and because a guest that has just started from a template has no
+ * randomness but the seed that Berth sends.
  */
 export function newHostKey(comment: string): HostKey {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
@@ -16,7 +17,7 @@ export function newHostKey(comment: string): HostKey {
   if (x === undefined || d === undefined || publicKey.asymmetricKeyType !== 'ed25519') throw new Error('BUG: no ed25519 key');
   const [open, secret] = [Buffer.from(x, 'base64url'), Buffer.from(d, 'base64url')];
   const blob = Buffer.concat([sshString('ssh-ed25519'), sshString(open)]);
-  // Twice the same number: how a reader of an encrypted one sees that its passphrase was right.
+  // The same number twice: by it a reader of an encrypted key checks the passphrase.
   const check = randomBytes(4);
   const plain = Buffer.concat([check, check, blob, sshString(Buffer.concat([secret, open])), sshString(comment)]);
   const padding = Buffer.from(Array.from({ length: (8 - (plain.length % 8)) % 8 }, (_, index) => index + 1));
@@ -35,7 +36,7 @@ function uint32(value: number): Buffer {
   return bytes;
 }
 
-/** With its length before it. */
+/** A string with its length before it. */
 function sshString(content: string | Buffer): Buffer {
   const bytes = Buffer.from(content as string);
   return Buffer.concat([uint32(bytes.length), bytes]);

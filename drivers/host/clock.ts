@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../ports/clock.ts';
+
 export const systemClock: Clock = {
   nowMs: () => Date.now(),
   async sleep(ms, signal) {

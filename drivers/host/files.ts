@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readFile, rename, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import type { Stats } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { BerthError } from '../../model/errors.ts';
 
 /** Whether a file system call failed with this code. */
@@ -8,30 +9,72 @@ export function isErrno(error: unknown, ...codes: string[]): boolean {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code);
 }
 
-/** The host's own ENOSPC as Berth's error; everything else as it is. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** Maps the host's own ENOSPC to `disk-full`; returns every other error as it is. */
 export function diskFullOr(error: unknown, act: string): unknown {
   return isErrno(error, 'ENOSPC', 'EDQUOT')
     ? new BerthError('disk-full', `${act}: the disk of this host is full; free some or give the cache less`, { cause: error })
     : error;
 }
 
-export async function exists(path: string): Promise<boolean> {
+/** null where there is no such file. */
+export async function statOrNull(path: string): Promise<Stats | null> {
   try {
-    await stat(path);
-    return true;
+    return await stat(path);
   } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return null;
     throw error;
   }
 }
 
-/** Old or new, never half: temporary file, fsync, rename, fsync of the folder. */
+export async function exists(path: string): Promise<boolean> {
+  return (await statOrNull(path)) !== null;
+}
+
+/** What files take of the disk, by blocks: disks and memories are sparse. A file that is removed meanwhile takes nothing. */
+export async function allocatedBytes(...paths: string[]): Promise<number> {
+  let bytes = 0;
+  for (const path of paths) bytes += ((await statOrNull(path))?.blocks ?? 0) * 512;
+  return bytes;
+}
+
+/** The names in a folder; none where there is no such folder. */
+export async function listNames(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return [];
+    throw error;
+  }
+}
+
+/** Ids come from the ledger or from a folder's names; either way they become a part of a path only as a single word. */
+export function requireFolderName(id: string): string {
+  if (!/^[A-Za-z0-9_-]{1,96}$/.test(id)) throw new Error(`BUG: ${JSON.stringify(id)} can't name a folder`);
+  return id;
+}
+
+/** Moves a folder out of use in one step, then removes it: a kill in between leaves it in staging/, which is swept. */
+export async function discard(path: string, staging: string): Promise<void> {
+  await makeFolder(staging);
+  const trash = join(staging, `${basename(path)}.${randomBytes(8).toString('hex')}.discarded`);
+  try {
+    await rename(path, trash);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return;
+    throw error;
+  }
+  await rm(trash, { recursive: true, force: true });
+}
+
+/** Leaves the old or the new content, never a part: temporary file, fsync, rename, fsync of the folder. */
 export async function replaceDurably(path: string, content: string): Promise<void> {
   await replaceAtomically(path, content);
   await syncFolder(dirname(path));
 }
 
-/** Old or new, never half, but a power cut may bring back the old: half the price. */
+/** Leaves the old or the new content, never a part; a power cut may bring back the old. Costs half of replaceDurably. */
 export async function replaceAtomically(path: string, content: string | Buffer): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.partial`;
   const file = await open(temporary, 'wx', 0o600);
@@ -44,7 +87,7 @@ export async function replaceAtomically(path: string, content: string | Buffer):
   await rename(temporary, path);
 }
 
-/** Brings to the disk what another process has written to a file. */
+/** Flushes to the disk what another process has written to a file. */
 export async function syncFile(path: string): Promise<void> {
   const file = await open(path, 'r+');
   try {
@@ -77,12 +120,12 @@ export async function readText(path: string): Promise<string | null> {
   }
 }
 
-/** Large enough that a write's own cost is nothing, small enough to be held twice. */
+/** Large enough that the cost of a call doesn't matter, small enough that two fit into memory. */
 const writeBufferBytes = 2 ** 20;
 
 /**
- * Writes a stream to a file in large pieces, each while the next one is on its way. `look` sees every chunk before it is
- * written, and may throw.
+ * Writes a stream to a file in large pieces, each while the next one is received. `onChunk` is called with every chunk
+ * before it is written, and may throw.
  */
 export async function writeStream(
   file: FileHandle,
@@ -95,7 +138,7 @@ export async function writeStream(
   const flush = async (): Promise<void> => {
     await writing;
     if (bytes > 0) writing = file.writev(buffered);
-    // Its failure is met at the next flush; until then nobody listens.
+    // The next flush throws its error; until then nothing awaits it.
     writing.catch(() => undefined);
     buffered = [];
     bytes = 0;
@@ -109,7 +152,7 @@ export async function writeStream(
     }
     await flush();
   } finally {
-    // The file must not be closed under a write.
+    // The caller must not close the file during a write.
     await writing;
   }
 }

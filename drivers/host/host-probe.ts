@@ -9,7 +9,7 @@ import type { ImageCache } from '../ports/image-cache.ts';
 import type { VmStore } from '../ports/vm-store.ts';
 import { isErrno, readText, replaceDurably } from './files.ts';
 
-export interface HostProbeOptions {
+interface HostProbeOptions {
   hostId: HostId;
   address: string;
   provider: string;
@@ -25,19 +25,19 @@ export interface HostProbeOptions {
 
 const mib = 2 ** 20;
 
-/** What this machine has. Measured at each start, except the accelerator, which is tried once a boot. */
+/** Measures this machine at each start of the worker, except the accelerator, which is probed once a boot. */
 export function openHostProbe(options: HostProbeOptions): HostProbe {
-  let finding: ReturnType<typeof probeAccelerator> | null = null;
+  let probing: ReturnType<typeof probeAccelerator> | null = null;
   const probe: HostProbe = {
     async accelerator() {
-      finding ??= probeAccelerator(options);
-      const mine = finding;
+      probing ??= probeAccelerator(options);
+      const mine = probing;
       try {
         const { kind, final } = await mine;
-        if (!final && finding === mine) finding = null;
+        if (!final && probing === mine) probing = null;
         return kind;
       } catch (error) {
-        if (finding === mine) finding = null;
+        if (probing === mine) probing = null;
         throw error;
       }
     },
@@ -59,7 +59,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         capacity: {
           vcpus: Math.max(1, shared(availableParallelism() * options.vcpuRatio)),
           memoryMiB: shared(memoryBytes / mib),
-          // What is free and what our VMs take: the ledger counts these, what others take is lost to us.
+          // What is free and what our VMs take: the ledger counts these; what other programs take is no capacity.
           diskMiB: Math.floor((disk.bavail * disk.bsize * options.capacityShare + oursBytes) / mib),
         },
         reserve: options.reserve,
@@ -91,7 +91,7 @@ async function anyKernel(images: HostProbeOptions['images']): Promise<string | n
   return null;
 }
 
-/** A finding is good for as long as the machine is up; without one, guests run emulated, which works everywhere. */
+/** A result holds until the machine is booted again; without one guests are emulated, which works on every machine. */
 async function probeAccelerator({ root, images }: HostProbeOptions): Promise<{ kind: 'kvm' | 'qemu'; final: boolean }> {
   const path = join(root, 'accelerator');
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();

@@ -5,7 +5,7 @@ import type { readConfig } from '../../model/config.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { Logger } from '../../model/log.ts';
 import { openDiskTool } from '../disk/disk-tool.ts';
-import { hostNameservers, openGuest } from '../guest/guest.ts';
+import { openGuest } from '../guest/guest.ts';
 import { openGuestAgent } from '../guest/guest-agent.ts';
 import { openDiskMover } from '../libvirt/disk-mover.ts';
 import { openHypervisor } from '../libvirt/hypervisor.ts';
@@ -13,43 +13,44 @@ import { openMigrator } from '../libvirt/migrator.ts';
 import { openTemplates } from '../libvirt/templates.ts';
 import { openVirsh } from '../libvirt/virsh.ts';
 import { openNetwork } from '../network/host-network.ts';
+import { hostNameservers } from '../network/nameservers.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
 import type { HostPorts } from '../ports/host-ports.ts';
 import type { VmStore } from '../ports/vm-store.ts';
 import { openColdCopy } from '../transfer/cold-copy.ts';
 import { openImageCache } from '../transfer/image-cache.ts';
 import { openInputFetcher } from '../transfer/input-fetcher.ts';
-import { openRepositoryClient } from '../transfer/repository-client.ts';
+import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
 import { openHostProbe } from './host-probe.ts';
 import { openVmStore } from './vm-store.ts';
 
 type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
 
-/** The folders of DESIGN.md, "On a host", and what of an earlier worker's unfinished work can only be in the way. */
+/** Makes the folders of docs/design.md, "On a host", and removes what an earlier worker left in staging/. */
 async function prepareFolders(root: string): Promise<void> {
   for (const name of ['images', 'vms', 'staging', 'removed', 'quarantine']) await mkdir(join(root, name), { recursive: true });
   const staging = join(root, 'staging');
   await Promise.all((await readdir(staging)).map((name) => rm(join(staging, name), { recursive: true, force: true })));
 }
 
-/** Networks that a killed worker left: nothing leads to them again once their last VM's record is gone. */
+/** Removes networks that a killed worker left: no request names them any more once their last VM's record is removed. */
 async function removeIdleNetworks(network: HostNetwork, store: VmStore): Promise<void> {
   for (const { vni, taps } of await network.list())
     if (taps.length === 0)
       await network.removeIfIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
 }
 
-/** All ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
+/** Opens all ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
 export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
   const root = config.BERTH_DISK;
   await prepareFolders(root);
   const virsh = openVirsh('qemu:///system', 6);
-  // Apart: a guest chooses how long its agent takes, and must not keep anybody from asking for a state or ending a domain.
+  // Apart: a guest determines how long its agent takes, and must not delay other calls.
   const agentVirsh = openVirsh('qemu:///system', 24);
-  // A migration or a save holds its client for as long as it lasts; questions to the guests must not wait for that.
+  // A migration or a save holds its process for as long as it lasts; calls to guests must not wait for that.
   const longVirsh = openVirsh('qemu:///system', 8);
-  // A restore holds its client too, and is the quickest way to a VM.
+  // A restore holds its process, too, and must not wait for a migration.
   const restoreVirsh = openVirsh('qemu:///system', 4);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
@@ -69,7 +70,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     imageCache: images,
     templates: openTemplates({ root, virsh: restoreVirsh, hypervisor, log }),
     inputFetcher: openInputFetcher(dispatcher),
-    repository: openRepositoryClient(dispatcher),
+    repository: openRepository(dispatcher),
     diskTool: openDiskTool(),
     network,
     hypervisor,

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { isErrno } from './files.ts';
 
-/** How a child is run: always with a deadline and an output limit. */
+/** A child process always has a deadline and an output limit. */
 export interface RunOptions {
   deadlineMs: number;
   /** The most that standard output may have, in bytes; 1 MiB unless said. */
@@ -10,7 +11,7 @@ export interface RunOptions {
   env?: Record<string, string>;
 }
 
-/** Why a child didn't do its work: the command, how it ended and its last words. */
+/** Why a child process failed: the command, how it ended and the last lines of its standard error. */
 export class ProcessError extends Error {
   readonly argv: readonly string[];
   readonly why: 'exit' | 'deadline' | 'output' | 'absent';
@@ -18,8 +19,8 @@ export class ProcessError extends Error {
   readonly stderr: string;
 
   constructor(argv: readonly string[], why: ProcessError['why'], exitCode: number | null, stderr: string, detail: string) {
-    const lastWords = stderr.trim().split('\n').slice(-4).join(' | ');
-    super(`${argv.map(truncateWord).join(' ')}: ${detail}${lastWords === '' ? '' : `: ${lastWords}`}`);
+    const lastLines = stderr.trim().split('\n').slice(-4).join(' | ');
+    super(`${argv.map(truncateWord).join(' ')}: ${detail}${lastLines === '' ? '' : `: ${lastLines}`}`);
     this.name = 'ProcessError';
     this.argv = argv;
     this.why = why;
@@ -32,7 +33,7 @@ const stderrBytes = 16 * 1024;
 const truncateWord = (word: string): string => (word.length > 200 ? `${word.slice(0, 200)}…` : word);
 
 /**
- * Runs a program to its end and returns its standard output. It gets its own process group, which is killed whole at the
+ * Runs a program to its end and returns its standard output. It gets its own process group, all of which is killed at the
  * deadline, at the output limit and when the signal aborts (then the signal's reason is thrown). Throws ProcessError.
  */
 export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<string> {
@@ -59,7 +60,7 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
   child.stderr.on('data', (chunk: Buffer) => {
     stderr = (stderr + chunk.toString()).slice(-stderrBytes);
   });
-  // A child that ends without reading its input isn't an error by itself: its exit code says what it is.
+  // A child that ends without reading its input is no error by itself: the exit code decides.
   child.stdin.on('error', () => undefined);
   child.stdin.end(options.input);
   try {
@@ -83,13 +84,16 @@ function awaitExit(child: ChildProcess): Promise<{ exitCode: number | null; abse
   });
 }
 
-/** The child and everything it started that stayed in its group. */
+/** Kills the child and all processes of its group. */
 export function killProcessGroup(child: ChildProcess): void {
-  if (child.pid === undefined) return;
+  if (child.pid !== undefined) killProcess(-child.pid);
+}
+
+/** Sends SIGKILL to a process, or to the group of a negative pid; succeeds where it has ended already. */
+export function killProcess(pid: number): void {
   try {
-    process.kill(-child.pid, 'SIGKILL');
+    process.kill(pid, 'SIGKILL');
   } catch (error) {
-    // Already gone: that is what was wanted.
-    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+    if (!isErrno(error, 'ESRCH')) throw error;
   }
 }

@@ -1,12 +1,26 @@
-import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
+import { mkdir, open, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { consoleSpan } from '../../model/console.ts';
 import { isId, type VmId } from '../../model/ids.ts';
 import { coldBootReasons } from '../../model/vm.ts';
 import type { VmPaths, VmRecord, VmStore } from '../ports/vm-store.ts';
-import { exists, isErrno, makeFolder, readText, replaceAtomically, replaceDurably, syncFile, syncFolder } from './files.ts';
+import {
+  allocatedBytes,
+  discard,
+  exists,
+  isErrno,
+  listNames,
+  makeFolder,
+  readText,
+  replaceAtomically,
+  replaceDurably,
+  requireFolderName,
+  statOrNull,
+  syncFile,
+  syncFolder,
+} from './files.ts';
+import { vmPathsIn } from './vm-paths.ts';
 
 const millis = z.int().min(0);
 const recordSchema = z.strictObject({
@@ -18,7 +32,7 @@ const recordSchema = z.strictObject({
     .min(1)
     .max(2 ** 24 - 1),
   staged: z.strictObject({ bytes: z.number() }).nullable(),
-  ready: z.strictObject({ createMs: millis, bootMs: millis, sinceMs: millis }).nullable(),
+  ready: z.strictObject({ createMs: millis, bootMs: millis }).nullable(),
   jobStartedMs: millis.nullable(),
   boot: z
     .union([
@@ -27,70 +41,38 @@ const recordSchema = z.strictObject({
     ])
     .nullable()
     .default(null),
-  // A record of before there were templates may have a guest's work on its disk.
+  // Records of versions without templates don't have it; their disks may hold a guest's work.
   identityApplied: z.boolean().default(true),
   flushed: z.boolean(),
   removing: z.boolean(),
-  // Not in records of before there were migrations.
+  // Not in records of versions without migration.
   departureGeneration: z.int().min(0).nullable().default(null),
-  // Nor in those of before VMs could be suspended.
+  // Not in records of versions without suspension.
   suspended: z.strictObject({ sinceMs: millis, complete: z.boolean() }).nullable().default(null),
   pausedSinceMs: millis.nullable().default(null),
   idleMs: millis.default(0),
-  // Not in records of before disks followed their VMs.
+  // Not in records of versions without disk migration.
   disksLocal: z.boolean().default(false),
 });
 
-/** How long a removed VM is remembered: longer than any attempt at it can still be under way. */
+/** How long the record of a removal is retained: longer than any activity for that VM may last. */
 const removedRetentionMs = 24 * 3600 * 1000;
 
-/** Folders of VMs under `root`: vms/<id>/, removed/<id>, quarantine/<id>/, and staging/ for what is on its way out. */
+/** Folders of VMs under `root`: vms/<id>/, removed/<id>, quarantine/<id>/, and staging/ for what is being removed. */
 export function openVmStore(root: string): VmStore {
   const vms = join(root, 'vms');
   const removed = join(root, 'removed');
   const quarantine = join(root, 'quarantine');
   const staging = join(root, 'staging');
 
-  /** Ids come from the ledger or from this folder; either way they become part of a path only when they are one word. */
-  const checkedPath = (folder: string, vmId: string): string => {
-    if (!/^[A-Za-z0-9_-]{1,96}$/.test(vmId)) throw new Error(`BUG: ${JSON.stringify(vmId)} can't name a folder`);
-    return join(folder, vmId);
-  };
-  const paths = (vmId: string): VmPaths => {
-    const folder = checkedPath(vms, vmId);
-    return {
-      folder,
-      overlay: join(folder, 'disk.qcow2'),
-      data: join(folder, 'data.raw'),
-      console: join(folder, 'console.log'),
-      identitySocket: join(folder, 'identity'),
-      inputs: join(folder, 'inputs'),
-      memory: join(folder, 'memory.save'),
-      memoryPartial: join(folder, 'memory.save.partial'),
-      templateMemory: join(folder, 'template.memory'),
-      templateState: join(folder, 'template.state'),
-      seed: join(folder, 'seed.iso'),
-      flat: join(folder, 'flat.qcow2'),
-    };
-  };
+  const checkedPath = (folder: string, vmId: string): string => join(folder, requireFolderName(vmId));
+  const paths = (vmId: string): VmPaths => vmPathsIn(checkedPath(vms, vmId));
   const read = async (vmId: string): Promise<VmRecord | null> => {
     const text = await readText(join(paths(vmId).folder, 'vm.json'));
     return text === null ? null : recordSchema.parse(JSON.parse(text));
   };
-  /** Out of its place in one step, then away: a kill in between leaves it in staging, which is swept. */
-  const discard = async (path: string): Promise<void> => {
-    await makeFolder(staging);
-    const trash = join(staging, `${randomBytes(8).toString('hex')}.discarded`);
-    try {
-      await rename(path, trash);
-    } catch (error) {
-      if (isErrno(error, 'ENOENT')) return;
-      throw error;
-    }
-    await rm(trash, { recursive: true, force: true });
-  };
   const sweepRemoved = async (): Promise<void> => {
-    for (const name of await listNames(removed)) {
+    for (const name of await listComplete(removed)) {
       const { mtimeMs } = await stat(join(removed, name));
       if (Date.now() - mtimeMs > removedRetentionMs) await rm(join(removed, name), { force: true });
     }
@@ -130,10 +112,10 @@ export function openVmStore(root: string): VmStore {
       await rm(memory, { force: true });
       await syncFolder(folder);
     },
-    memoryBytes: (vmId) => bytesOf(paths(vmId).memory),
+    memoryBytes: (vmId) => allocatedBytes(paths(vmId).memory),
     async readConsole(vmId, range) {
       const { console } = paths(vmId);
-      // virtlogd starts another file when one is full, and keeps the one before.
+      // virtlogd starts another file when one is full, and retains the previous one.
       const files = await Promise.all([`${console}.0`, console].map(sizeOf));
       if (files.every(({ bytes }) => bytes === null)) return null;
       const totalBytes = files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
@@ -146,14 +128,18 @@ export function openVmStore(root: string): VmStore {
     },
     async list() {
       return Promise.all(
-        (await listNames(vms)).map(async (vmId) => ({ vmId, record: await read(vmId), bytes: await bytesIn(join(vms, vmId)) })),
+        (await listComplete(vms)).map(async (vmId) => {
+          const folder = join(vms, vmId);
+          const files = (await listComplete(folder)).map((name) => join(folder, name));
+          return { vmId, record: await read(vmId), bytes: await allocatedBytes(...files) };
+        }),
       );
     },
     async remove(vmId, generation) {
       await makeFolder(removed);
-      // A file that is replaced whole: half a generation would be another one.
+      // Replaced atomically: a part of a number would be another generation.
       await replaceDurably(checkedPath(removed, vmId), `${generation}\n`);
-      await discard(paths(vmId).folder);
+      await discard(paths(vmId).folder, staging);
       await sweepRemoved();
     },
     async removedGeneration(vmId) {
@@ -173,27 +159,16 @@ export function openVmStore(root: string): VmStore {
     },
     async listQuarantined() {
       return Promise.all(
-        (await listNames(quarantine)).map(async (vmId) => ({ vmId, sinceMs: (await stat(join(quarantine, vmId))).mtimeMs })),
+        (await listComplete(quarantine)).map(async (vmId) => ({ vmId, sinceMs: (await stat(join(quarantine, vmId))).mtimeMs })),
       );
     },
-    removeQuarantined: (vmId) => discard(checkedPath(quarantine, vmId)),
+    removeQuarantined: (vmId) => discard(checkedPath(quarantine, vmId), staging),
   };
 }
 
-async function listNames(folder: string): Promise<string[]> {
-  try {
-    return (await readdir(folder)).filter((name) => !name.endsWith('.partial'));
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return [];
-    throw error;
-  }
-}
-
-/** What a folder takes of the disk, by blocks: its images are sparse. A file that goes meanwhile counts for nothing. */
-async function bytesIn(folder: string): Promise<number> {
-  let bytes = 0;
-  for (const name of await listNames(folder)) bytes += await bytesOf(join(folder, name));
-  return bytes;
+/** Without files that are being written. */
+async function listComplete(folder: string): Promise<string[]> {
+  return (await listNames(folder)).filter((name) => !name.endsWith('.partial'));
 }
 
 interface FileSize {
@@ -202,16 +177,9 @@ interface FileSize {
   bytes: number | null;
 }
 
-async function sizeOf(path: string): Promise<FileSize> {
-  try {
-    return { path, bytes: (await stat(path)).size };
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return { path, bytes: null };
-    throw error;
-  }
-}
+const sizeOf = async (path: string): Promise<FileSize> => ({ path, bytes: (await statOrNull(path))?.size ?? null });
 
-/** Bytes of files that follow each other; fewer where one of them was replaced meanwhile. */
+/** Bytes of the concatenation of files; fewer where one of them was replaced meanwhile. */
 async function readAcross(files: FileSize[], from: number, to: number): Promise<Buffer> {
   const found: Buffer[] = [];
   let at = 0;
@@ -231,14 +199,5 @@ async function readPart(path: string, from: number, length: number): Promise<Buf
     return buffer.subarray(0, bytesRead);
   } finally {
     await file.close();
-  }
-}
-
-async function bytesOf(path: string): Promise<number> {
-  try {
-    return (await stat(path)).blocks * 512;
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return 0;
-    throw error;
   }
 }

@@ -1,7 +1,7 @@
 import type { DiskSource, DomainConfig, DomainDisk, GuestMemory } from '../../contracts/domain.ts';
 import { identityPortName } from '../guest/identity-port.ts';
 
-/** Text for XML content and for attributes in either quotes. What XML 1.0 has no way to write is refused. */
+/** Escapes text for XML content and for attributes in either quotes. Refuses characters that XML 1.0 can't express. */
 export function escapeXml(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: refusing them is the point
   if (/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/.test(text) || !text.isWellFormed())
@@ -17,7 +17,7 @@ export function escapeXml(text: string): string {
 
 type Child = string | null;
 
-/** One element; attributes and children in the order given. Children are XML already, text goes through escapeXml. */
+/** One element, with attributes and children in the given order. Children are XML; text has to be escaped by escapeXml. */
 function element(name: string, attributes: Record<string, string | number>, ...children: Child[]): string {
   const list = Object.entries(attributes).map(([key, value]) => ` ${key}="${escapeXml(String(value))}"`);
   const content = children.filter((child) => child !== null).join('');
@@ -40,7 +40,7 @@ export function domainXml(config: DomainConfig): string {
     text('vcpu', config.vcpus),
     element('os', {}, element('type', { arch: 'x86_64', machine: 'pc' }, 'hvm'), ...bootFrom(config)),
     element('features', {}, element('acpi', {})),
-    // Under TCG a plain model, the same at every host; under KVM what the machine has.
+    // Under TCG a basic model, the same on every host; under KVM the host's.
     kvm ? element('cpu', { mode: 'host-model' }) : element('cpu', { mode: 'custom' }, text('model', 'qemu64')),
     text('on_poweroff', 'destroy'),
     text('on_reboot', config.onReboot),
@@ -52,35 +52,35 @@ export function domainXml(config: DomainConfig): string {
 }
 
 /**
- * An emulated processor counts the host's cycles. A guest that boots beside busy neighbours measures their rate wrongly
- * now and then, by five times, and all its time with it; that of HPET needs no measuring (docs/decisions/0093).
+ * An emulated processor counts the host's cycles. A guest that boots beside busy neighbours sometimes measures their rate
+ * wrongly, by a factor of five, and all its times with it; HPET's rate isn't measured (docs/decisions/0093).
  */
 const emulatedClock = 'clocksource=hpet';
 
 function bootFrom({ kernel, initrd, cmdline, accelerator }: DomainConfig): string[] {
   if (kernel === null || initrd === null) return [element('boot', { dev: 'hd' })];
-  const words = accelerator === 'kvm' ? cmdline : `${cmdline} ${emulatedClock}`;
-  return [text('kernel', kernel), text('initrd', initrd), text('cmdline', words)];
+  const kernelCmdline = accelerator === 'kvm' ? cmdline : `${cmdline} ${emulatedClock}`;
+  return [text('kernel', kernel), text('initrd', initrd), text('cmdline', kernelCmdline)];
 }
 
 /**
- * Before a guest runs, libvirt asks QEMU for each of some 460 properties of its processor, and QEMU reads the questions byte
- * by byte: 0.2 s of each start, restore and arrival. An emulated processor has what its model says on every host; told that
- * QEMU can't name missing features, libvirt takes two questions for the same (docs/decisions/0085).
+ * Before a guest runs, libvirt queries each of some 460 properties of its processor, and QEMU reads the queries byte by byte:
+ * 0.2 s of each start, restore and incoming migration. An emulated processor has its model's features on every host. Without
+ * the capability to name missing features, libvirt needs two queries for the same (docs/decisions/0085).
  */
 const noCpuFeatureQueries = element('qemu:capabilities', {}, element('qemu:del', { capability: 'cpu-unavailable-features' }));
 
 /**
- * QEMU names a guest's memory in what it saves and sends after the object that holds it. libvirt has no element for a
- * file of one's own choice, so every domain gets its memory by an object of ours, under one name: then a guest on a
- * template's memory can go on, at another host, on memory of its own (docs/decisions/0043). The object that libvirt makes
- * besides is never touched, and takes nothing.
+ * In saves and migrations QEMU names a guest's memory by the id of its memory object. libvirt has no element for a memory
+ * file of our choice, so every domain gets its memory by an object of ours, with the same id: then a guest on a template's
+ * memory can be migrated to a domain with anonymous memory (docs/decisions/0043). The object that libvirt makes besides is
+ * never touched, and takes no memory.
  */
 function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
   const object = { ...memoryBackend(memory), id: 'berth.ram', size: memoryMiB * 2 ** 20 };
   const args = ['-object', JSON.stringify(object), '-machine', 'memory-backend=berth.ram'];
   if (memory.kind !== 'copy') return args;
-  // A monitor that reads from a file: its commands are carried out long before libvirt's own, which come one by one.
+  // A monitor that reads from a file: its commands are executed before libvirt's own.
   const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.qmpScript.replaceAll(',', ',,')}`;
   return [...args, '-chardev', chardev, '-mon', 'chardev=berth.prelude,mode=control'];
 }
@@ -88,7 +88,7 @@ function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
 function memoryBackend(memory: GuestMemory): Record<string, string | boolean> {
   if (memory.kind === 'own') return { 'qom-type': 'memory-backend-ram' };
   const file = { 'qom-type': 'memory-backend-file', 'mem-path': memory.file };
-  // The template's file is opened for reading alone: no guest can write to what its siblings see.
+  // The template's file is opened read-only: no guest can write to what other guests map.
   return memory.kind === 'template' ? { ...file, share: true } : { ...file, share: false, readonly: true, rom: 'off' };
 }
 
@@ -121,19 +121,19 @@ function devices(config: DomainConfig): string[] {
   ];
 }
 
-/** By which the drive for a disc is known. */
+/** The target of the CD-ROM drive. */
 export const cdromTarget = 'sda';
 
 /** On a virtio controller: kernels made for clouds have drivers for no other. */
-function cdromXml({ cdrom: drive }: DomainConfig): string[] {
-  if (drive === null) return [];
+function cdromXml({ cdrom }: DomainConfig): string[] {
+  if (cdrom === null) return [];
   return [
     element('controller', { type: 'scsi', index: 0, model: 'virtio-scsi' }),
     element(
       'disk',
       { type: 'file', device: 'cdrom' },
       element('driver', { name: 'qemu', type: 'raw' }),
-      drive.iso === null ? null : element('source', { file: drive.iso }),
+      cdrom.iso === null ? null : element('source', { file: cdrom.iso }),
       element('target', { dev: cdromTarget, bus: 'scsi' }),
       element('readonly', {}),
     ),
@@ -147,7 +147,7 @@ export function diskXml(config: DomainDisk, driver: Record<string, string>): str
   return element(
     'disk',
     { type: typeOf(config.source), device: 'disk' },
-    // Writeback: the host reads a settled data disk through the same page cache that QEMU writes to.
+    // Writeback: the host reads a flushed data disk through the same page cache that QEMU writes to.
     element('driver', { name: 'qemu', type: config.format, cache: 'writeback', discard: 'unmap', ...driver }),
     sourceElement(config.source),
     backingChain(config.backing),

@@ -1,14 +1,14 @@
 import { access, constants } from 'node:fs/promises';
 import { ProcessError, run } from '../host/run-process.ts';
 
-/** A kernel gets to the end of its boot without a disk in less than a second where KVM works. */
+/** Where KVM works, a kernel without a disk panics after less than a second. */
 const deadlineMs = 8000;
 const machine = ['-accel', 'kvm', '-cpu', 'host', '-machine', 'pc', '-m', '128', '-display', 'none', '-nodefaults', '-no-reboot'];
 
 /**
- * Whether guests run on KVM here: `/dev/kvm` may be there and a guest die on it, on a nested KVM for one. So a kernel is
- * booted with this machine's own processor model until it panics for want of a disk. Without a kernel at hand only a no
- * can be known.
+ * Whether guests run on KVM here. `/dev/kvm` alone proves nothing: guests may crash on it, for example on a nested KVM. So a
+ * kernel is booted with this machine's own processor model until it panics because it has no disk. Without a kernel the
+ * answer is `qemu` or `unknown`.
  */
 export async function probeKvm(kernel: string | null): Promise<'kvm' | 'qemu' | 'unknown'> {
   try {
@@ -25,7 +25,7 @@ export async function probeKvm(kernel: string | null): Promise<'kvm' | 'qemu' | 
   }
 }
 
-/** Whether a machine starts at all: where KVM can't give it the processor, QEMU ends at once. */
+/** Whether a machine starts at all: where KVM doesn't support the processor model, QEMU ends at once. */
 async function startsUnderKvm(): Promise<boolean> {
   try {
     await run(['qemu-system-x86_64', ...machine], { deadlineMs: 1000 });

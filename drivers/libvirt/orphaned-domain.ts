@@ -1,34 +1,35 @@
-import { rename, rm, stat } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { BerthError } from '../../model/errors.ts';
-import { exists, isErrno, readText } from '../host/files.ts';
+import { exists, isErrno, readText, statOrNull } from '../host/files.ts';
+import { killProcess } from '../host/run-process.ts';
 import { qemuPidFile, readPid, statusFolder, watchPid } from './qemu-process.ts';
 
 const statusFile = (name: string): string => `${statusFolder}/${name}.xml`;
-/** The status of one that is being ended, where no libvirtd reads it: whoever is cut short is seen to have been. */
+/** The status file of a domain that is being removed, where libvirtd doesn't read it: an interrupted removal is found by it. */
 const orphanFile = (name: string): string => `${statusFolder}/${name}.lost`;
-/** libvirtd writes it when it begins. */
+/** libvirtd writes it when it starts. */
 const daemonPidFile = '/run/libvirtd.pid';
-/** A guest's memory is given back first. */
+/** The kernel frees the guest's memory before the process ends. */
 const endDeadlineMs = 30_000;
 
 /**
- * Whether libvirtd has a domain whose QEMU it doesn't know. It writes a domain's status down before it has started QEMU;
- * killed before it writes the pid too, it is followed by one that connects to no domain without a pid
- * (qemuProcessReconnectHelper), yet keeps the job that is written there: nobody ends that job, and whoever asks to end
- * the domain waits for it in vain. While this libvirtd is starting a domain itself, its status is younger.
+ * Whether libvirtd has a domain whose QEMU it doesn't know. libvirtd writes a domain's status before it has started QEMU.
+ * Where it is killed before it has written the pid, the next libvirtd doesn't reconnect to the domain, which has no pid
+ * (qemuProcessReconnectHelper), but keeps the job in the status: nothing ends that job, and `destroy` waits for it until its
+ * deadline. The status of a domain that the present libvirtd is starting is younger than libvirtd.
  */
 export async function isOrphaned(name: string): Promise<boolean> {
   if (await exists(orphanFile(name))) return true;
   const status = await readText(statusFile(name));
   if (status === null || !/<domstatus\b[^>]*\bpid='0'/.test(status)) return false;
-  const [written, began] = await Promise.all([modifiedMs(statusFile(name)), modifiedMs(daemonPidFile)]);
-  return written !== null && began !== null && written < began;
+  const [writtenMs, startedMs] = await Promise.all([modifiedMs(statusFile(name)), modifiedMs(daemonPidFile)]);
+  return writtenMs !== null && startedMs !== null && writtenMs < startedMs;
 }
 
 /**
- * Ends a lost domain as libvirtd would: QEMU first, which may have come to life; then what is written of it; then libvirtd,
- * which forgets it only so. Whatever starts libvirtd starts it again, and running domains don't notice. Does it again
- * where it was cut short before. Throws host-busy while QEMU doesn't end.
+ * Removes an orphaned domain: kills QEMU, which may have started after all; removes its status files; then kills libvirtd,
+ * which drops the domain only at a restart. libvirtd's supervisor starts it again, and running domains aren't affected.
+ * Continues a removal that was interrupted. Throws host-busy while QEMU doesn't end.
  */
 export async function removeOrphaned(name: string): Promise<void> {
   const pid = await readPid(qemuPidFile(name));
@@ -48,14 +49,6 @@ export async function removeOrphaned(name: string): Promise<void> {
   await rm(orphanFile(name));
 }
 
-function killProcess(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    if (!isErrno(error, 'ESRCH')) throw error;
-  }
-}
-
 async function argvOf(pid: number): Promise<string[]> {
   try {
     return (await readText(`/proc/${pid}/cmdline`))?.split('\0') ?? [];
@@ -65,11 +58,4 @@ async function argvOf(pid: number): Promise<string[]> {
   }
 }
 
-async function modifiedMs(path: string): Promise<number | null> {
-  try {
-    return (await stat(path)).mtimeMs;
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return null;
-    throw error;
-  }
-}
+const modifiedMs = async (path: string): Promise<number | null> => (await statOrNull(path))?.mtimeMs ?? null;

@@ -2,26 +2,27 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { systemClock } from '../host/clock.ts';
 import { isErrno, readText } from '../host/files.ts';
 import type { ProcessHandle } from '../ports/migrator.ts';
-/** Where libvirt keeps its domains' status and QEMU's pid. */
+
+/** libvirt's folder for the status of its domains and QEMU's pids. */
 export const statusFolder = '/run/libvirt/qemu';
 
 export const qemuPidFile = (domain: string): string => `${statusFolder}/${domain}.pid`;
 
-/** null where there is no such file, or no pid in it. */
+/** null where there is no such file or no pid in it. */
 export async function readPid(path: string): Promise<number | null> {
   const pid = Number((await readText(path))?.trim());
   return Number.isSafeInteger(pid) && pid > 0 ? pid : null;
 }
 
-/** What /proc says of a thread, or of a process by its first one (proc_pid_stat(5)). */
+/** A thread, or a process by its first thread, from /proc (proc_pid_stat(5)). */
 interface Thread {
-  /** On its way out of the kernel: it never executes anything of its program again. */
+  /** It is exiting in the kernel, and never executes its program again. */
   exiting: boolean;
-  /** When it started, so that its number given to another isn't taken for it. */
+  /** Distinguishes it from a later thread with the same number. */
   startTime: string;
 }
 
-/** PF_EXITING of the kernel's include/linux/sched.h: set for good before a thread gives its memory back, which takes a while. */
+/** PF_EXITING of the kernel's include/linux/sched.h: set before a thread's memory is freed, which takes a while. */
 const exitingFlag = 0x4;
 
 function readThread(path: string): Thread | null {
@@ -44,10 +45,10 @@ function threadsOf(pid: number): string[] {
   }
 }
 
-/** The guest of a process that has handed over stands still until its end is seen. A look takes some 20 µs. */
+/** A migrated guest is paused until the end of the source's process is seen. A poll takes some 20 µs. */
 const endPollMs = 2;
 
-/** null where there is no such process. One whose every thread is on its way out runs nothing any more. */
+/** null where there is no such process. A process has ended once all its threads are exiting. */
 export function watchPid(pid: number): ProcessHandle | null {
   const first = readThread(`/proc/${pid}`);
   if (first === null) return null;

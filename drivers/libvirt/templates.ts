@@ -1,26 +1,37 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmod, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { chmod, open, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { z } from 'zod';
 import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { ImageId } from '../../model/ids.ts';
 import type { Logger } from '../../model/log.ts';
 import { virtualBytes } from '../disk/disk-tool.ts';
 import { asciiJson } from '../guest/guest-agent.ts';
-import { diskFullOr, isErrno, makeFolder, readText, replaceDurably, syncFile, syncFolder } from '../host/files.ts';
+import {
+  allocatedBytes,
+  discard,
+  diskFullOr,
+  isErrno,
+  listNames,
+  makeFolder,
+  readText,
+  replaceDurably,
+  requireFolderName,
+  syncFile,
+  syncFolder,
+} from '../host/files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
-import type { TemplateParts, Templates } from '../ports/templates.ts';
+import { failuresToRetire, type TemplateParts, type Templates } from '../ports/templates.ts';
 import { domainXml } from './domain-xml.ts';
-import { callVirsh, virshError } from './hypervisor.ts';
 import { parseSaveHeader, writeSaveHeader } from './save-file.ts';
 import type { Virsh } from './virsh.ts';
+import { createVirshCaller } from './virsh-call.ts';
 
-export interface TemplatesOptions {
+interface TemplatesOptions {
   /** The host's folder, with images/ and staging/ in it. */
   root: string;
-  /** Kept for this: a restore holds one process for as long as it lasts. */
+  /** A pool for this alone: a restore holds one process for as long as it lasts. */
   virsh: Virsh;
   hypervisor: Hypervisor;
   log: Logger;
@@ -28,21 +39,19 @@ export interface TemplatesOptions {
 
 const fileNames = { disk: 'disk.qcow2', memory: 'memory', state: 'state', prelude: 'prelude', about: 'template.json' } as const;
 
-/** In a row. A host may be in trouble once, or twice. */
-const failuresToRetire = 3;
-/** Of one image; the one that was used longest ago makes room. */
+/** Of one image; the least recently used one is evicted. */
 const templatesPerImage = 16;
 /** Without its memory, what QEMU saves of a small machine is 1 MB; it grows with processors and devices. */
 const stateLimitBytes = 64 * 2 ** 20;
-const askDeadlineMs = 10_000;
-/** 0.2 s, several when twelve start at once on two cores. Given up soon: a cold boot is the other way. */
+const callDeadlineMs = 10_000;
+/** 0.2 s, several when twelve start at once on two cores. A short deadline: a cold boot is the fallback. */
 const startDeadlineMs = 30_000;
 /** A few megabytes of state; the memory is in its file already. */
 const saveDeadlineMs = 120_000;
 
 /**
- * What QEMU is told before libvirt has it read the template's state: that memory isn't in there (docs/decisions/0043).
- * The blank end keeps the file from being over before its commands were carried out.
+ * QMP commands that QEMU executes before libvirt has it read the template's state: the state doesn't contain the memory
+ * (docs/decisions/0043). The blanks at the end keep the file from ending before its commands were executed.
  */
 const ignoreShared = (state: boolean) => ({
   execute: 'migrate-set-capabilities',
@@ -55,23 +64,20 @@ const failuresSchema = z.strictObject({ failures: z.int().min(0), why: z.string(
 type TemplateFailures = z.infer<typeof failuresSchema>;
 
 /**
- * Templates under images/<image>/templates/<key>/, each collected beside its place and renamed, then never written again.
- * `<key>.trouble` beside it says how often in a row it failed.
+ * Templates under images/<image>/templates/<key>/, each assembled in a folder beside it and renamed, then never written again.
+ * `<key>.trouble` beside it has the number of its failures in a row.
  */
 export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions): Templates {
   const staging = join(root, 'staging');
-  const templatesOf = (image: string): string => join(root, 'images', folderName(image), 'templates');
-  const folderOf = (image: string, key: string): string => join(templatesOf(image), folderName(key));
+  const templatesOf = (image: string): string => join(root, 'images', requireFolderName(image), 'templates');
+  const folderOf = (image: string, key: string): string => join(templatesOf(image), requireFolderName(key));
   const readFailures = async (image: string, key: string): Promise<TemplateFailures | null> => {
     const text = await readText(`${folderOf(image, key)}.trouble`);
     return text === null ? null : failuresSchema.parse(JSON.parse(text));
   };
-  async function ask(command: [string, ...string[]], deadlineMs = askDeadlineMs): Promise<void> {
-    const answer = await callVirsh(virsh, command, deadlineMs);
-    if (!answer.ok) throw virshError(command, answer.error);
-  }
-  const setIgnoreShared = (name: string, state: boolean): Promise<void> =>
-    ask(['qemu-monitor-command', name, asciiJson(ignoreShared(state))]);
+  const call = createVirshCaller(virsh, callDeadlineMs);
+  const setIgnoreShared = (name: string, state: boolean): Promise<string> =>
+    call(['qemu-monitor-command', name, asciiJson(ignoreShared(state))]);
 
   async function readMetadata(folder: string): Promise<z.infer<typeof metadataSchema> | null> {
     const text = await readText(join(folder, fileNames.about));
@@ -93,53 +99,41 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
     return file;
   }
 
-  /** What it was restored with is undone before its first instruction; then it learns how large its disks are here. */
+  /** Resets the capability of the restore before the first instruction, then sets the sizes of the VM's own disks. */
   async function finishStart(config: DomainConfig, sizes: Record<string, number>): Promise<void> {
-    // Else what is saved or sent of this VM later would be in a form that only this one way of starting understands.
+    // Otherwise a later save or migration of this VM would leave its memory out, too.
     await setIgnoreShared(config.name, false);
-    // QEMU has no right to its disks until its guest runs. A guest that sees the template's size for a moment is none the
-    // worse for it: what it mounts is no larger than its disk.
-    await ask(['resume', config.name]);
+    // QEMU takes the locks of its disks only when its guest runs. That the guest has the template's size for a moment is
+    // harmless: the file system that it mounts is no larger than its disk.
+    await call(['resume', config.name]);
     for (const { target, format, source } of config.disks) {
       const bytes = await virtualBytes(source.path, format);
-      if (bytes !== sizes[target]) await ask(['blockresize', config.name, target, `${bytes}B`]);
+      if (bytes !== sizes[target]) await call(['blockresize', config.name, target, `${bytes}B`]);
     }
   }
 
-  async function assemble(key: string, config: DomainConfig, from: TemplateParts, place: string): Promise<void> {
+  async function assemble(key: string, config: DomainConfig, from: TemplateParts, folder: string): Promise<void> {
     const sizes = config.disks.map(async ({ target, format, source }) => [target, await virtualBytes(source.path, format)]);
     const metadata = { key, sizes: Object.fromEntries(await Promise.all(sizes)) as Record<string, number> };
-    await makeFolder(place, 0o755);
-    for (const part of ['disk', 'memory', 'state'] as const) await rename(from[part], join(place, fileNames[part]));
-    await writeFile(join(place, fileNames.prelude), qmpScript);
-    await writeFile(join(place, fileNames.about), JSON.stringify(metadata));
-    for (const name of Object.values(fileNames)) await sealFile(join(place, name));
-    await syncFolder(place);
+    await makeFolder(folder, 0o755);
+    for (const part of ['disk', 'memory', 'state'] as const) await rename(from[part], join(folder, fileNames[part]));
+    await writeFile(join(folder, fileNames.prelude), qmpScript);
+    await writeFile(join(folder, fileNames.about), JSON.stringify(metadata));
+    for (const name of Object.values(fileNames)) await sealFile(join(folder, name));
+    await syncFolder(folder);
   }
 
-  /** Half-made ones of a killed worker, and the one that was used longest ago where there are too many. */
+  /** Removes partial templates of a killed worker, and the least recently used one where there are too many. */
   async function evictOldest(image: string): Promise<void> {
     const parent = templatesOf(image);
-    const kept: { path: string; usedMs: number }[] = [];
+    const complete: { path: string; usedMs: number }[] = [];
     for (const name of await listNames(parent)) {
       const path = join(parent, name);
       if (name.endsWith('.partial')) await rm(path, { recursive: true, force: true });
-      else if (!name.includes('.')) kept.push({ path, usedMs: (await stat(join(path, fileNames.about))).mtimeMs });
+      else if (!name.includes('.')) complete.push({ path, usedMs: (await stat(join(path, fileNames.about))).mtimeMs });
     }
-    const oldest = kept.sort((a, b) => a.usedMs - b.usedMs).slice(0, Math.max(0, kept.length - templatesPerImage + 1));
-    for (const { path } of oldest) await discard(path);
-  }
-
-  /** Out of sight in one step. Guests that map its memory keep it until they end. */
-  async function discard(folder: string): Promise<void> {
-    const trash = join(staging, `${basename(folder)}.${randomBytes(6).toString('hex')}.discarded`);
-    try {
-      await rename(folder, trash);
-    } catch (error) {
-      if (isErrno(error, 'ENOENT')) return;
-      throw error;
-    }
-    await rm(trash, { recursive: true, force: true });
+    const oldest = complete.sort((a, b) => a.usedMs - b.usedMs).slice(0, Math.max(0, complete.length - templatesPerImage + 1));
+    for (const { path } of oldest) await discard(path, staging);
   }
 
   return {
@@ -162,7 +156,7 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
     async save(image, key, config, parts) {
       await evictOldest(image);
       await setIgnoreShared(config.name, true);
-      await ask(['save', config.name, parts.state, '--running'], saveDeadlineMs);
+      await call(['save', config.name, parts.state, '--running'], saveDeadlineMs);
       parseSaveHeader(await readStateFile(parts.state));
       const folder = folderOf(image, key);
       const partial = `${folder}.${randomBytes(6).toString('hex')}.partial`;
@@ -175,7 +169,7 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
         await rm(partial, { recursive: true, force: true });
         if (!isErrno(error, 'ENOTEMPTY', 'EEXIST')) throw diskFullOr(error, `making a template of ${image}`);
       }
-      return { bytes: await bytesIn(folder) };
+      return { bytes: await allocatedBytes(...(await listNames(folder)).map((name) => join(folder, name))) };
     },
     async startDomain(config, { image, key }) {
       const folder = folderOf(image, key);
@@ -183,7 +177,7 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
       if (metadata === null) throw new BerthError('hypervisor', `starting ${config.name} from ${key}: that template is gone`);
       const file = await writeRestoreState(config, folder);
       try {
-        await ask(['restore', file, '--paused'], startDeadlineMs);
+        await call(['restore', file, '--paused'], startDeadlineMs);
       } finally {
         await rm(file, { force: true });
       }
@@ -205,20 +199,14 @@ export function openTemplates({ root, virsh, hypervisor, log }: TemplatesOptions
       const retired = failures >= failuresToRetire;
       await replaceDurably(`${folder}.trouble`, `${JSON.stringify({ failures, why: outcome.failed, retired })}\n`);
       log.warn({ image, key, failures, retired, why: outcome.failed }, 'a guest did not start from its template');
-      if (retired) await discard(folder);
+      // Guests that map its memory keep it until they end.
+      if (retired) await discard(folder, staging);
       return retired ? 'retired' : 'kept';
-    },
-    async list() {
-      const found: { image: ImageId; key: string; bytes: number }[] = [];
-      for (const image of await listNames(join(root, 'images')))
-        for (const key of await listNames(templatesOf(image)))
-          if (!key.includes('.')) found.push({ image: image as ImageId, key, bytes: await bytesIn(folderOf(image, key)) });
-      return found;
     },
   };
 }
 
-/** A machine without what makes it one VM and not another: what is left has to be the same for both. */
+/** A machine's configuration without its identity: the rest has to be the same for a template and a VM that starts from it. */
 function withoutIdentity(config: DomainConfig): DomainConfig {
   return {
     ...config,
@@ -233,41 +221,16 @@ function withoutIdentity(config: DomainConfig): DomainConfig {
   };
 }
 
-function folderName(name: string): string {
-  if (!/^[A-Za-z0-9_-]{1,96}$/.test(name)) throw new Error(`BUG: ${JSON.stringify(name)} can't name a folder`);
-  return name;
-}
-
-/** A state file, whole: its header is checked before its length is believed. */
+/** Reads a state file completely, after a check of its length. */
 async function readStateFile(path: string): Promise<Buffer> {
   const { size } = await stat(path);
-  if (size > stateLimitBytes) throw new BerthError('hypervisor', `${path} has ${size} bytes: it holds more than devices' state`);
+  if (size > stateLimitBytes)
+    throw new BerthError('hypervisor', `${path} has ${size} bytes: it contains more than the state of devices`);
   return readFile(path);
 }
 
-/** On the disk for good, and not to be written again. */
+/** Flushes a file to the disk and makes it read-only. */
 async function sealFile(path: string): Promise<void> {
   await syncFile(path);
   await chmod(path, 0o444);
-}
-
-async function listNames(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return [];
-    throw error;
-  }
-}
-
-/** By blocks: the memory of an idle guest is mostly a hole. */
-async function bytesIn(folder: string): Promise<number> {
-  let bytes = 0;
-  for (const name of await listNames(folder))
-    try {
-      bytes += (await stat(join(folder, name))).blocks * 512;
-    } catch (error) {
-      if (!isErrno(error, 'ENOENT')) throw error;
-    }
-  return bytes;
 }

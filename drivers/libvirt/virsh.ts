@@ -2,29 +2,29 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { killProcessGroup } from '../host/run-process.ts';
 
-/** What virsh answered to one command: an error is whatever it printed on standard error. */
+/** virsh's answer to one command: an error is whatever it printed on standard error. */
 export type VirshAnswer = { ok: true; output: string } | { ok: false; error: string };
 
-/** virsh died, or didn't answer in time: nothing is known about what the command did. */
+/** virsh ended, or didn't answer in time: the outcome of the command is unknown. */
 export class VirshUnresponsive extends Error {
   constructor(command: readonly string[], why: string) {
     super(`virsh ${command[0]}: ${why}`);
-    this.name = 'VirshSilent';
+    this.name = 'VirshUnresponsive';
   }
 }
 
 export interface Virsh {
-  /** Runs one command; waits for its answer to `deadlineMs`. Throws VirshSilent. */
+  /** Runs one command; waits for its answer to `deadlineMs`. Throws VirshUnresponsive. */
   call(command: readonly [string, ...string[]], deadlineMs: number): Promise<VirshAnswer>;
-  /** Starts a process before it is needed, where none is kept yet. */
+  /** Starts a process before it is needed, where the pool is empty. */
   prestart(): void;
   close(): void;
 }
 
 /**
- * A few virsh processes that are kept, because starting one costs a hundred times what a call costs (20 ms to 0.2 ms).
- * Each does one command at a time, so that a command that blocks doesn't hold up others; one that dies or misses a
- * deadline is replaced by the next call.
+ * A pool of virsh processes: the start of one costs a hundred times as much as a call (20 ms to 0.2 ms). Each runs one
+ * command at a time, so that a command that blocks doesn't delay others; the next call replaces a process that has ended
+ * or missed a deadline.
  */
 export function openVirsh(uri: string, processes: number): Virsh {
   const idle: Session[] = [];
@@ -77,11 +77,11 @@ export function openVirsh(uri: string, processes: number): Virsh {
 }
 
 /**
- * One word for virsh's own parser. It reads lines through readline, which takes control characters as commands and
- * bytes above ASCII as it pleases: they are refused, and JSON is to be escaped before it comes here.
+ * Quotes a word for virsh's own parser. It reads lines through readline, which takes control characters as commands and
+ * bytes above ASCII depending on its settings: both are refused here; callers escape JSON.
  */
 export function quoteForVirsh(word: string): string {
-  if (/[^ -~]/.test(word)) throw new Error(`BUG: virsh can't be told ${JSON.stringify(word.slice(0, 200))}`);
+  if (/[^ -~]/.test(word)) throw new Error(`BUG: virsh can't read the word ${JSON.stringify(word.slice(0, 200))}`);
   return `'${word.replaceAll("'", "'\\''")}'`;
 }
 
@@ -91,11 +91,11 @@ interface Session {
   end(): void;
 }
 
-/** Far above what an agent's answer may have. */
+/** Far above the size of an agent's answer. */
 const maxAnswerBytes = 32 * 2 ** 20;
 
 function startSession(uri: string): Session {
-  // Standard output to a pipe is line-buffered only when stdbuf says so; readline's own settings must not matter.
+  // stdbuf makes standard output to a pipe line-buffered; INPUTRC keeps readline's own settings out.
   const env = { PATH: process.env.PATH ?? '', LC_ALL: 'C.UTF-8', TERM: 'dumb', INPUTRC: '/dev/null' };
   const child: ChildProcessWithoutNullStreams = spawn('stdbuf', ['-oL', 'virsh', '-q', '-c', uri], { env, detached: true });
   let out = '';
@@ -139,13 +139,13 @@ function startSession(uri: string): Session {
       killProcessGroup(child);
     },
     ask(line, command, deadlineMs) {
-      // Nobody can guess the mark, so no output can pretend to be an end.
+      // A random mark: no output can contain it by accident or intent.
       const mark = `end-${randomBytes(12).toString('hex')}`;
       out = '';
       err = '';
       child.stdin.write(`${line}\necho ${mark}\necho --err ${mark}\n`);
       return new Promise((resolve, reject) => {
-        // Set by the first of: the answer, the deadline, the end of virsh.
+        // Called by the first of: the answer, the deadline, the end of virsh.
         const settle = (act: () => void): void => {
           clearTimeout(timer);
           onChange = () => undefined;
@@ -171,11 +171,11 @@ function startSession(uri: string): Session {
   };
 }
 
-/** virsh lost libvirtd: whatever else it says of the command is of no worth, and a new process is sooner connected. */
+/** virsh lost its connection to libvirtd: the rest of its answer is meaningless, and a new process connects sooner. */
 const disconnected =
   /Disconnected from|Failed to reconnect|failed to connect|client socket is closed|Cannot (recv|write) data|End of file while/i;
 
-/** What virsh says, as if it were an error, before it does what it was told: libvirtd had ended while nothing was asked. */
+/** virsh prints this on standard error, and executes the command, when libvirtd was restarted between two commands. */
 const reconnected = /^error: Reconnected to the hypervisor$/gm;
 
 const errorMark = (mark: string): string => `error: ${mark}\n`;

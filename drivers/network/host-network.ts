@@ -4,37 +4,33 @@ import type { NetworkRef } from '../../model/vm.ts';
 import { isErrno } from '../host/files.ts';
 import { run } from '../host/run-process.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
+import { bridgeName, guestMtu, vxlanName, withPrefixLength } from './addressing.ts';
 
-export interface NetworkOptions {
+interface NetworkOptions {
   /** This host's address on the hosts' network, over which the VXLANs run. */
   address: string;
   /** What guests must not reach: the hosts' network. */
   hostsCidr: string;
   /** All owners' networks are inside this one. */
   guestSupernet: string;
-  /** The resolvers that guests are told of: reached for names, wherever they are. */
+  /** The resolvers in guests' resolv.conf: guests reach their DNS ports, whatever their addresses are. */
   nameservers: string[];
 }
 
 const deadlineMs = 15_000;
 /** VXLAN's own port (RFC 7348). */
 const vxlanPort = 4789;
-/** The hosts' network has 1500 bytes at least; VXLAN takes 50 of them. */
-const mtu = 1450;
-/** Locally administered, and the same at every host: a guest that moves finds its gateway under the same address. */
+/** Locally administered, and the same on every host: a migrated guest finds its gateway at the same address. */
 const gatewayMac = '02:62:67:00:00:01';
-
-const bridgeName = (vni: number): string => `bg${vni.toString(16)}`;
-const vxlanName = (vni: number): string => `vx${vni.toString(16)}`;
 
 const linksSchema = z.array(z.looseObject({ ifname: z.string(), master: z.string().optional() }));
 const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().optional() }));
 
-/** Owners' networks on this host (docs/decisions/0002). Acts on one network follow each other; all are repeatable. */
+/** Owners' networks on this host (docs/decisions/0002). Acts on one network are serialized; all are repeatable. */
 export function openNetwork(options: NetworkOptions): HostNetwork {
   const serialize = createKeyedSerializer();
   let firewall: Promise<void> | null = null;
-  // What this process made or found complete; asked of the kernel again before it is relied upon.
+  // What this process has made or found complete; the kernel's links are checked before it is relied upon.
   const ensured = new Map<number, string>();
 
   async function ensure(network: NetworkRef): Promise<string> {
@@ -78,7 +74,7 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
   };
 }
 
-/** Acts with the same key, one after the other. */
+/** Runs acts with the same key one after the other. */
 function createKeyedSerializer() {
   const last = new Map<number, Promise<unknown>>();
   return async <T>(key: number, act: () => Promise<T>): Promise<T> => {
@@ -93,7 +89,7 @@ function createKeyedSerializer() {
   };
 }
 
-/** The names alone, without starting a program. */
+/** Reads the names of the links without starting a program. */
 async function linkNames(): Promise<Set<string>> {
   const text = await readFile('/proc/self/net/dev', 'utf8');
   return new Set([...text.matchAll(/^\s*([^\s:]+):/gm)].map((match) => match[1] ?? ''));
@@ -109,7 +105,7 @@ async function ip(lines: string[]): Promise<void> {
   await run(['ip', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
 }
 
-/** What is missing of the bridge and the VXLAN, then both as they should be. The bridge gets the gateway's address last. */
+/** Adds what is missing of the bridge and the VXLAN, then configures both. The bridge gets the gateway's address last. */
 async function ensureLinks({ vni, cidr, gateway }: NetworkRef, { address }: NetworkOptions, present: Set<string>): Promise<void> {
   const bridge = bridgeName(vni);
   const vxlan = vxlanName(vni);
@@ -117,23 +113,23 @@ async function ensureLinks({ vni, cidr, gateway }: NetworkRef, { address }: Netw
   if (!present.has(bridge)) lines.push(`link add ${bridge} type bridge`);
   if (!present.has(vxlan)) lines.push(`link add ${vxlan} type vxlan id ${vni} local ${address} dstport ${vxlanPort}`);
   lines.push(
-    `link set dev ${bridge} address ${gatewayMac} mtu ${mtu} type bridge stp_state 0 mcast_snooping 0`,
+    `link set dev ${bridge} address ${gatewayMac} mtu ${guestMtu} type bridge stp_state 0 mcast_snooping 0`,
     `link set dev ${bridge} addrgenmode none`,
-    `link set dev ${vxlan} mtu ${mtu} addrgenmode none master ${bridge}`,
+    `link set dev ${vxlan} mtu ${guestMtu} addrgenmode none master ${bridge}`,
     `link set dev ${vxlan} type bridge_slave learning on`,
-    `address replace ${gateway}/${cidr.slice(cidr.indexOf('/') + 1)} dev ${bridge}`,
+    `address replace ${withPrefixLength(gateway, cidr)} dev ${bridge}`,
     `link set dev ${vxlan} up`,
     `link set dev ${bridge} up`,
   );
   await ip(lines);
-  // Strict reverse path: a packet with a source that isn't of this network goes nowhere.
+  // Strict reverse path filter: packets with a source outside this network are dropped.
   await sysctl(`net/ipv4/conf/${bridge}/rp_filter`, '1');
   await sysctl(`net/ipv4/conf/${bridge}/send_redirects`, '0');
   await sysctl(`net/ipv6/conf/${bridge}/disable_ipv6`, '1');
   await sysctl(`net/ipv6/conf/${vxlan}/disable_ipv6`, '1');
 }
 
-/** Frames whose place isn't known yet go to the peers, and to nobody else. */
+/** Frames with an unknown destination are flooded to the peers alone. */
 async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean): Promise<void> {
   const vxlan = vxlanName(vni);
   const text = existed ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
@@ -147,7 +143,7 @@ async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean):
   if (lines.length > 0) await run(['bridge', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
 }
 
-/** A kernel without IPv6 has no such file, and nothing to turn off. */
+/** A kernel without IPv6 doesn't have the file, and needs no setting. */
 async function sysctl(name: string, value: string): Promise<void> {
   const path = `/proc/sys/${name}`;
   try {
@@ -166,7 +162,7 @@ export function firewallRules({ hostsCidr, guestSupernet, nameservers }: Network
   const names = (protocol: string) => (server: string) =>
     `-A BERTH-GUEST -i bg+ ! -o bg+ -s ${guestSupernet} -d ${server} -p ${protocol} --dport 53 -j ACCEPT`;
   const forward = [
-    // First: a site's resolver may have an address among those that are refused below.
+    // First: the rules below may refuse the address of a site's resolver.
     ...nameservers.flatMap((server) => [names('udp')(server), names('tcp')(server)]),
     '-A BERTH-GUEST -i bg+ -o bg+ -j DROP',
     `-A BERTH-GUEST -i bg+ -d ${guestSupernet} -j DROP`,
@@ -192,10 +188,10 @@ export function firewallRules({ hostsCidr, guestSupernet, nameservers }: Network
   ].join('\n');
 }
 
-/** Replaces our chains whole, in one step, then makes sure that the built-in chains begin with them. */
+/** Replaces our chains in one step, then makes sure that the built-in chains begin with them. */
 async function ensureFirewall(options: NetworkOptions): Promise<void> {
   await sysctl('net/ipv4/ip_forward', '1');
-  // Frames between guests of one owner are bridged: they are no business of rules for what is routed.
+  // Frames between guests of one owner are bridged: iptables' rules are for what is routed.
   await sysctl('net/bridge/bridge-nf-call-iptables', '0');
   // `--noflush` leaves other chains alone; a chain that is declared is emptied first.
   await run(['iptables-restore', '-w', '10', '--noflush'], { deadlineMs, input: firewallRules(options) });
@@ -215,8 +211,8 @@ async function ensureFirewall(options: NetworkOptions): Promise<void> {
 }
 
 /**
- * Each host answers for the gateway by itself: its frames don't cross to the peers, whose gateways have the same address,
- * and no guest speaks in its name.
+ * Each host answers for the gateway itself: the gateway's frames aren't sent to the peers, whose gateways have the same
+ * address, and no guest may use its address.
  */
 const gatewayRules = [
   ['OUTPUT', '-s', gatewayMac, '-o', 'vx+', '-j', 'DROP'],

@@ -2,24 +2,22 @@ import type { ColdCopyFile } from '../../contracts/host-migration.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 
-/** A VM that doesn't run, as files that go from host to host. */
+/** Transfers a VM that doesn't run, as files, from host to host. */
 export interface ColdCopy {
-  /** Writes down, for whoever packs for this host, what it still has of an earlier version. */
+  /** Publishes, for the host that packs for this one, the chunks that this host still has of a previous version. */
   offerCachedChunks(vmId: VmId): Promise<{ chunks: number }>;
-  /** Makes the pack: what `offer` names is left out. */
+  /** Makes the pack, without the chunks that the host at `offer` has published. */
   pack(
     vmId: VmId,
     files: readonly ColdCopyFile[],
     offer: { address: string; chunks: number } | null,
   ): Promise<{ bytes: number; totalBytes: number }>;
-  /** How far what is just being packed, fetched or unpacked of a VM is; null where nothing is. */
+  /** The progress of the active pack, fetch or unpack of a VM; null where none is active. */
   observePass(vmId: VmId): Promise<ColdCopyPass | null>;
-  /** Fetches another host's pack and makes its files here, in their places; `disk-full`. */
+  /** Fetches another host's pack and makes the VM's files from it; `disk-full`. */
   unpack(vmId: VmId, pack: { address: string; bytes: number }): Promise<void>;
-  /** Puts files of a VM that went elsewhere aside as an earlier version, within a budget. */
+  /** Keeps files of a VM that was migrated to another host as its previous version here, within a budget. */
   keepPreviousVersion(vmId: VmId, files: readonly ColdCopyFile[]): Promise<void>;
-  /** Removes pack and offer. */
+  /** Removes the pack and the published chunks. */
   removeTransferFiles(vmId: VmId): Promise<void>;
-  /** Removes all of that. */
-  removeAll(vmId: VmId): Promise<void>;
 }

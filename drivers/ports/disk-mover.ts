@@ -3,20 +3,20 @@ import type { DiskSource, DomainDisk } from '../../contracts/domain.ts';
 export interface CopyJob {
   copiedBytes: number;
   totalBytes: number;
-  /** All is copied, and what the guest writes goes to both. */
+  /** All is copied, and the guest's writes are mirrored to both disks. */
   ready: boolean;
 }
 
-/** Copies disks of a live domain to this host, and lets it go on with the copies. */
+/** Copies disks of a live domain to this host by block jobs, and pivots the domain to the copies. */
 export interface DiskMover {
-  /** From where a domain has each of its disks open, by target. */
+  /** The sources of a domain's disks, by target. */
   readSources(name: string): Promise<Map<string, DiskSource>>;
-  /** Begins to copy a disk into the file `disk.source`, which is there. */
+  /** Starts to copy a disk into the file `disk.source`, which has to exist. */
   startCopy(name: string, disk: DomainDisk): Promise<void>;
-  /** null where no copy is at work. */
+  /** null where no copy is active. */
   observeCopy(name: string, target: string): Promise<CopyJob | null>;
-  /** From now on the domain works with the copy alone. */
+  /** From then on the domain uses the copy alone. */
   pivot(name: string, target: string): Promise<void>;
-  /** Ends a copy, which is of no use then; harmless where there is none. */
+  /** Aborts a copy, which is incomplete then; succeeds where there is none. */
   abortCopy(name: string, target: string): Promise<void>;
 }

@@ -1,42 +1,42 @@
 import type { Readable } from 'node:stream';
 
 export interface DiskTool {
-  /** Whether a disk is there, complete: makers rename it to its place when it is done. */
+  /** Whether a disk exists: it is renamed to its path when it is complete. */
   exists(path: string): Promise<boolean>;
   /** A qcow2 overlay of `virtualMiB` on a backing file. */
   createOverlay(path: string, backing: string, virtualMiB: number): Promise<void>;
-  /** The overlay of a template, for a VM that starts from it, with at least `virtualMiB`. Replaces what is there. */
+  /** The overlay of a template, for a VM that starts from it, with at least `virtualMiB`. Replaces an existing one. */
   copyOverlay(path: string, from: string, virtualMiB: number): Promise<void>;
-  /** A file of zeros, or nothing but a hole. */
+  /** A disk of zeros, as one hole. */
   createEmpty(path: string, sizeMiB: number): Promise<void>;
-  /** Success also when it isn't there. */
+  /** Succeeds also where it doesn't exist. */
   remove(path: string): Promise<void>;
   /** An ext4 image of exactly `sizeMiB` with the content of a folder; `inputs-too-large`, `disk-full`. */
   createDataDisk(path: string, folder: string, sizeMiB: number): Promise<void>;
   /**
    * Regular files of an ext4 image that a guest wrote, read in user space, never mounted. Symlinks, devices and
-   * lost+found are left out. Names are as the guest wrote them: check them. `outputs-refused` for what isn't a sound file system.
+   * lost+found are left out. The caller has to check names, which the guest chose. `outputs-refused` for a damaged file system.
    */
   listFiles(image: string, limitFiles: number): Promise<DiskFile[]>;
   /** The content of one listed file, exactly its `sizeBytes`. */
   readFile(image: string, file: DiskFile): Readable;
   /**
-   * What an uploaded disk is, by its own header alone. `image-refused` for one that leads to another file, is encrypted,
-   * has snapshots, is malformed, or has more than `limitMiB`.
+   * The format and size of an uploaded disk, by its header alone. `image-refused` for one that refers to another file, is
+   * encrypted, has snapshots, is malformed, or has more than `limitMiB`.
    */
   inspect(path: string, limitMiB: number): Promise<{ format: 'qcow2' | 'raw'; virtualMiB: number }>;
-  /** Writes all that a disk shows anew, as a qcow2 that needs no other; `image-refused` when that leads beyond its bounds. */
+  /** Converts a disk's content into one qcow2 without a backing file; `image-refused` where that exceeds the limits. */
   flatten(order: FlattenRequest, signal: AbortSignal): Promise<void>;
-  /** A whole disk as bytes. */
+  /** The complete file of a disk. */
   readDisk(path: string): Promise<{ sizeBytes: number; content: Readable }>;
 }
 
 export interface FlattenRequest {
   source: string;
-  /** What it is; nothing is guessed from its content. */
+  /** Given, never probed from the content. */
   format: 'qcow2' | 'raw';
   destination: string;
-  /** The most that the new disk may show. */
+  /** The limit of the new disk's virtual size. */
   limitMiB: number;
 }
 

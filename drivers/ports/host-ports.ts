@@ -14,9 +14,8 @@ import type { Templates } from './templates.ts';
 import type { VmStore } from './vm-store.ts';
 
 /**
- * What Berth needs of a host, as ports: every effect of activities/host goes through one of these. drivers/ has the
- * real ones, drivers/fake the strict fake that enforces the same preconditions; test/contract runs one suite against
- * both. Errors are BerthErrors; sizes are in bytes unless the name says MiB (2^20 bytes); times in ms since 1970.
+ * The ports of a host: every effect of activities/host goes through one of these. drivers/ has the real ones, drivers/fake
+ * the strict fake that enforces the same preconditions; test/contract runs one suite against both. Errors are BerthErrors; sizes are in bytes unless the name says MiB (2^20 bytes); times in ms since 1970.
  */
 export interface HostPorts {
   clock: Clock;

@@ -1,3 +1,4 @@
+import type { ImageSource } from '../../contracts/host.ts';
 import type { ImageId } from '../../model/ids.ts';
 import type { ImageRef } from '../../model/vm.ts';
 
@@ -9,15 +10,15 @@ export interface CachedImage {
 }
 
 export interface ImageCache {
-  /** At once when it is there; one transfer however many ask. `image-damaged`, `input-unavailable`, `disk-full`. */
-  ensure(image: ImageRef, signal: AbortSignal): Promise<{ from: 'cache' | 'peer' | 'repository'; bytes: number }>;
-  /** Paths of an image in the cache, which count as a use of it; null when it isn't there. */
+  /** Returns at once where the cache has it; concurrent callers share a transfer. `image-damaged`, `input-unavailable`, `disk-full`. */
+  ensure(image: ImageRef, signal: AbortSignal): Promise<{ from: ImageSource; bytes: number }>;
+  /** Paths of an image in the cache; counts as a use of it. null where the cache doesn't have it. */
   find(id: ImageId): Promise<CachedImage | null>;
   list(): Promise<ImageId[]>;
-  /** Keeps an image that is there until this moment, whatever the budget says; a later one that was said before holds. */
+  /** Keeps a cached image until this time, whatever the budget is; an earlier pin until a later time holds. */
   pin(id: ImageId, untilMs: number): Promise<void>;
-  /** Drops what was not used for long until this much fits as well; returns whether it does. */
+  /** Evicts the least recently used images until this many bytes fit; returns whether they do. */
   evictToFit(bytes: number): Promise<boolean>;
-  /** Removes an image and all that was made of it; `in-use` while a VM of this host needs it. Success when it isn't there. */
+  /** Removes an image and its templates; `in-use` while a VM of this host needs it. Succeeds also where it isn't cached. */
   remove(id: ImageId): Promise<void>;
 }

@@ -3,9 +3,9 @@ export interface FetchRequest {
   source: 'repository' | 'outside';
   sizeBytes: number | null;
   sha256: string | null;
-  /** An absolute path, whose folder the fetcher makes. */
+  /** An absolute path; the fetcher makes its folder. */
   destination: string;
-  /** The most that this one may have. */
+  /** The limit of this file's size. */
   limitBytes: number;
   limitSeconds: number;
   allowInternal: boolean;
@@ -13,5 +13,5 @@ export interface FetchRequest {
 
 export interface InputFetcher {
   /** `input-unavailable`, `address-refused`, `digest-mismatch`, `inputs-too-large`, `disk-full`. */
-  fetch(order: FetchRequest, signal: AbortSignal): Promise<{ sizeBytes: number; sha256: string }>;
+  fetch(request: FetchRequest, signal: AbortSignal): Promise<{ sizeBytes: number; sha256: string }>;
 }

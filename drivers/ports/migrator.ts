@@ -3,40 +3,40 @@ import type { MigrationJob } from '../../model/migration.ts';
 import type { VmLoad } from '../../model/vm.ts';
 
 export interface MigrationRequest {
-  /** The domain as the target is to have it: the same machine, its disks from where they are. */
+  /** The domain as the target is to run it: the same machine, with its disks where they are. */
   config: DomainConfig;
   /** Address of the target on the hosts' network. */
   targetAddress: string;
-  /** When the hypervisor's client is given up; the migration itself goes on. */
+  /** The deadline of the hypervisor's client; the migration itself continues after it. */
   deadlineMs: number;
 }
 
 /**
- * Live migration, as the source's host works on it. The guest arrives paused, and is resumed only when the source is
- * known to be gone: so no lost contact makes two of it.
+ * Live migration, from the source's side. The guest arrives paused, and is resumed only when the source is known to have
+ * ended: so no lost connection makes two running copies of it.
  */
 export interface Migrator {
   /**
-   * Moves a domain's memory, to its end; returns what the hypervisor said of it. That is no evidence of where the VM
-   * is: ask both hosts. `host-busy` when it said nothing.
+   * Migrates a domain's memory; returns or throws when the hypervisor's client ends. Neither proves where the VM is: the
+   * caller has to observe both hosts. `host-busy` where the client didn't answer.
    */
-  migrate(order: MigrationRequest): Promise<void>;
-  /** The job of a domain that leaves this host; null where there is no domain, `active: false` where it has no job. */
+  migrate(request: MigrationRequest): Promise<void>;
+  /** The migration job of a domain on its source; null where there is no domain, `active: false` where it has no job. */
   observeJob(name: string): Promise<MigrationJob | null>;
-  /** Ends a migration from here; harmless where there is none. */
+  /** Aborts a migration from this host; succeeds where there is none. */
   abort(name: string): Promise<void>;
   setMaxDowntime(name: string, ms: number): Promise<void>;
-  /** What a domain does with its memory and processors, looked at for a second; null where there is no domain that runs. */
+  /** A domain's use of memory and processors, sampled for a second; null where no such domain runs. */
   measureLoad(name: string): Promise<VmLoad | null>;
-  /** Time of processors that a domain has used since it came here; null where there is none, or the hypervisor doesn't say. */
+  /** The processor time that a domain has used on this host; null where there is no such domain, or it isn't known. */
   readCpuSeconds(name: string): Promise<number | null>;
   /** Watches the process of a domain of this host; null where there is none. */
   watchProcess(name: string): Promise<ProcessHandle | null>;
-  /** The other host, asked from here, for the moment of the switch. */
+  /** The target's hypervisor, called from this host during the hand-over. */
   openPeer(address: string): PeerHypervisor;
 }
 
-/** The process that a domain is. Once it has ended, the domain executes nothing, whatever the hypervisor still says of it. */
+/** The process of a domain. Once it has ended, the domain executes nothing, whatever the hypervisor still reports. */
 export interface ProcessHandle {
   hasEnded(): boolean;
   /** Resolves as soon as it has ended; rejects with the signal's reason when that aborts first. */
@@ -44,7 +44,7 @@ export interface ProcessHandle {
 }
 
 export interface PeerHypervisor {
-  /** Begins to connect, for whoever will be in a hurry; how that goes is seen by the first question. */
+  /** Starts to connect, so that the first call is fast; that call reports a failure. */
   connect(): void;
   status(name: string): Promise<DomainStatus | null>;
   resume(name: string): Promise<void>;

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
 
-/** The repository as a host writes to it: by signed URLs alone. */
+/** How a host writes to the repository: by signed URLs alone. */
 export interface Repository {
-  /** Stores one output; repeating replaces. The stream is read once, to `sizeBytes`. */
+  /** Stores one output; a repeat replaces it. The stream is read once, and has `sizeBytes`. */
   storeOutput(
     url: string,
     path: string,
@@ -10,6 +10,6 @@ export interface Repository {
     content: Readable,
     signal: AbortSignal,
   ): Promise<{ file: string; sizeBytes: number; sha256: string }>;
-  /** Appends to a live log at an offset, and returns how many bytes the log has: fewer than `from` when there'd be a gap. */
+  /** Appends to a live log at an offset, and returns the log's length: less than `from` where the append would leave a gap. */
   appendLog(url: string, from: number, bytes: Buffer, signal: AbortSignal): Promise<number>;
 }

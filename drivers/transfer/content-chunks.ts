@@ -2,11 +2,11 @@ import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 
 /**
- * Files cut into chunks where their content says so (Muthitacharoen, Chen, Mazières: LBFS, 2001; with the gear hash of
- * Xia et al.: FastCDC, 2016), so that what moved within a file is recognised again: a guest's saved memory is a stream
- * of pages in which one more or less shifts all that follow.
+ * A chunk of a file, whose bounds depend on the content alone (Muthitacharoen, Chen, Mazières: LBFS, 2001; with the gear
+ * hash of Xia et al.: FastCDC, 2016), so that content is found again at another offset: a guest's saved memory is a stream
+ * of pages, in which an added or removed page shifts all that follow.
  */
-export interface Chunk {
+interface Chunk {
   /** SHA-256, the first 16 bytes, hexadecimal. */
   hash: string;
   offset: number;
@@ -14,19 +14,19 @@ export interface Chunk {
 }
 
 const minChunkBytes = 4 * 1024;
-/** Chunks are 16 KiB in the mean: the mask has this many bits. */
+/** The mean size of a chunk is 16 KiB: 2 to the number of bits in the mask. */
 const maskBits = 14;
 export const maxChunkBytes = 64 * 1024;
 const readBytes = 4 * 2 ** 20;
 
 const mask = ((1 << maskBits) - 1) << (32 - maskBits);
-/** Any fixed numbers do, as long as every host has the same. */
+/** Arbitrary numbers, the same on every host. */
 const gear = Uint32Array.from({ length: 256 }, (_, byte) =>
   createHash('sha256').update(`berth ${byte}`).digest().readUInt32LE(0),
 );
 
 /** Length of the first chunk of `bytes`. */
-export function firstChunkLength(bytes: Uint8Array): number {
+function firstChunkLength(bytes: Uint8Array): number {
   const end = Math.min(bytes.length, maxChunkBytes);
   if (end <= minChunkBytes) return end;
   let hash = 0;
@@ -39,7 +39,7 @@ export function firstChunkLength(bytes: Uint8Array): number {
 
 export const chunkHash = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex').slice(0, 32);
 
-/** A file's chunks in their order, with their content, which is only valid until the next one is asked for. */
+/** A file's chunks in order, with their content, which is valid until the next chunk is requested. */
 export async function* readChunks(file: FileHandle): AsyncGenerator<Chunk & { bytes: Buffer }> {
   const buffer = Buffer.allocUnsafe(readBytes + maxChunkBytes);
   let [buffered, base, ended] = [0, 0, false];
@@ -51,7 +51,7 @@ export async function* readChunks(file: FileHandle): AsyncGenerator<Chunk & { by
     }
     if (buffered === 0) return;
     let position = 0;
-    // The last chunk of what is held may go on in what isn't.
+    // The last chunk in the buffer may continue beyond it.
     while (position < buffered && (ended || buffered - position >= maxChunkBytes)) {
       const bytes = buffer.subarray(
         position,

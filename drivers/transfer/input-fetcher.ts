@@ -6,7 +6,7 @@ import { dirname } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import { Agent, type Dispatcher, request } from 'undici';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
-import { diskFullOr, isErrno, makeFolder, writeStream } from '../host/files.ts';
+import { diskFullOr, isErrno, makeFolder, messageOf, writeStream } from '../host/files.ts';
 import type { FetchRequest, InputFetcher } from '../ports/input-fetcher.ts';
 
 const maxRedirects = 5;
@@ -14,28 +14,30 @@ const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 30_000;
 const connectTimeoutMs = 10_000;
 
-/** Every address that a name has. A test stands in for it. */
+/** Every address of a name. Tests replace it. */
 export type ResolveHost = (hostname: string) => Promise<{ address: string; family: number }[]>;
 const systemResolve: ResolveHost = (hostname) => lookup(hostname, { all: true, verbatim: true });
 
 /**
- * Fetches a task's inputs. A repository's URL is ours. One from the outside may lead anywhere: its name is resolved once,
- * the address is checked, and the connection goes to that very address, so that a name can't answer differently the
- * second time; and so again at each redirect.
+ * Fetches a task's inputs. URLs of the repository are ours. An outside URL may lead anywhere: its name is resolved once, the
+ * address is checked, and the connection uses that address, so that a second resolution can't return another one. The same
+ * at each redirect.
  */
 export function openInputFetcher(repository: Dispatcher, resolve: ResolveHost = systemResolve): InputFetcher {
   return {
-    async fetch(order, signal) {
+    async fetch(fetchRequest, signal) {
       const limited =
-        order.source === 'outside' ? AbortSignal.any([signal, AbortSignal.timeout(order.limitSeconds * 1000)]) : signal;
+        fetchRequest.source === 'outside'
+          ? AbortSignal.any([signal, AbortSignal.timeout(fetchRequest.limitSeconds * 1000)])
+          : signal;
       try {
-        return await (order.source === 'repository'
-          ? fetchFromRepository(order, repository, limited)
-          : fetchExternal(order, resolve, limited));
+        return await (fetchRequest.source === 'repository'
+          ? fetchFromRepository(fetchRequest, repository, limited)
+          : fetchExternal(fetchRequest, resolve, limited));
       } catch (error) {
         signal.throwIfAborted();
-        await rm(order.destination, { force: true });
-        if (limited.aborted) throw unavailable(order, `it took more than ${order.limitSeconds} s`, error);
+        await rm(fetchRequest.destination, { force: true });
+        if (limited.aborted) throw unavailable(fetchRequest, `it took more than ${fetchRequest.limitSeconds} s`, error);
         throw error;
       }
     },
@@ -108,10 +110,10 @@ function redirected(fetchRequest: FetchRequest, location: string, from: URL): UR
   return next;
 }
 
-/** What this host's own disk says, as against the network. */
+/** Errors of this host's own disk, not of the network. */
 const diskErrnos = ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS'];
 
-/** Streams to the destination, hashing and counting on the way; whatever was announced. */
+/** Streams to the destination, and computes the digest and the size, whatever was announced. */
 async function receive(fetchRequest: FetchRequest, body: AsyncIterable<Buffer>): Promise<Fetched> {
   await makeFolder(dirname(fetchRequest.destination), 0o755);
   const hash = createHash('sha256');
@@ -139,7 +141,7 @@ async function receive(fetchRequest: FetchRequest, body: AsyncIterable<Buffer>):
   return { sizeBytes, sha256 };
 }
 
-/** Resolves and checks a URL's host, and returns a lookup that knows nothing but the answer. */
+/** Resolves and checks a URL's host, and returns a lookup that returns that address alone. */
 async function pinnedLookup(fetchRequest: FetchRequest, url: URL, resolve: ResolveHost): Promise<LookupFunction> {
   const hostname = url.hostname.replace(/^\[|\]$/g, '');
   const literal = isIP(hostname);
@@ -165,8 +167,8 @@ async function pinnedLookup(fetchRequest: FetchRequest, url: URL, resolve: Resol
 
 /**
  * Whether an address is one of the public internet's. Everything with a special purpose is not: loopback, private,
- * link-local (clouds' metadata), carrier-grade NAT, multicast, reserved, documentation; nor what carries such an IPv4
- * address inside an IPv6 one.
+ * link-local (clouds' metadata), carrier-grade NAT, multicast, reserved, documentation; nor an IPv6 address that
+ * embeds such an IPv4 one.
  */
 export function isPublicAddress(text: string): boolean {
   if (!ipaddr.isValid(text)) return false;
@@ -176,14 +178,13 @@ export function isPublicAddress(text: string): boolean {
   return address.range() === 'unicast';
 }
 
-/** What IANA has given out of IPv6 so far. */
+/** The part of IPv6 that IANA has allocated so far. */
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3');
 
 const describeInput = (fetchRequest: FetchRequest): string =>
   fetchRequest.source === 'repository' ? 'an input in the repository' : `input ${fetchRequest.url.split('?')[0]}`;
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
-/** Our own repository's failure passes; what a caller named is the caller's. */
+/** A failure of our own repository is temporary; an outside URL is the caller's to correct. */
 function unavailable(fetchRequest: FetchRequest, why: string, cause?: unknown): BerthError {
   const code: ErrorCode = fetchRequest.source === 'repository' ? 'repository-unavailable' : 'input-unavailable';
   return new BerthError(code, `fetching ${describeInput(fetchRequest)}: ${why}`, { cause });

@@ -2,14 +2,15 @@ import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises
 import { join } from 'node:path';
 import type { ColdCopyFile } from '../../contracts/host-migration.ts';
 import { exists, replaceAtomically } from '../host/files.ts';
-import { chunkFile, encodeFileChunks, type FileChunks, type PreviousVersionFile, readFileChunks } from './pack.ts';
+import { chunkFile, encodeFileChunks, type FileChunks, readFileChunks } from './file-chunks.ts';
+import type { PreviousVersionFile } from './pack.ts';
 
-/** Beside the files of an earlier version: what they are made of, as whoever packed them last has found. */
+/** Beside the files of a previous version: the lists of their chunks, from the last pack or from reading them. */
 const indexName = 'index';
 
 /**
- * Puts the files of a VM that went elsewhere into the folder of its earlier version, in place of what was kept of it before.
- * Where they were packed here, the pack says what they are made of, and they aren't read again. Once more changes nothing.
+ * Moves the files of a VM that was migrated to another host into the folder of its previous version, in place of an older
+ * one. Where they were packed here, the pack has the lists of their chunks, and they aren't read again. Repeatable.
  */
 export async function keepPreviousVersion(
   folder: string,
@@ -19,14 +20,14 @@ export async function keepPreviousVersion(
   const existing = [];
   for (const file of files) if (await exists(file.path)) existing.push(file);
   if (existing.length === 0) return;
-  const recipes = (await exists(pack)) ? await readFileChunks(pack, true) : [];
+  const packed = (await exists(pack)) ? await readFileChunks(pack, true) : [];
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true, mode: 0o700 });
   for (const { name, path } of existing) await rename(path, join(folder, name));
-  await writeIndex(folder, recipes);
+  await writeIndex(folder, packed);
 }
 
-/** The files of an earlier version, if there is one, which is in use from now on; those whose recipe is missing are read. */
+/** The files of a previous version; marks it as used. Files that the index doesn't have are read, and added to it. */
 export async function readPreviousVersion(folder: string): Promise<PreviousVersionFile[]> {
   if (!(await exists(folder))) return [];
   const now = new Date();
@@ -35,15 +36,15 @@ export async function readPreviousVersion(folder: string): Promise<PreviousVersi
   const indexed = (await exists(index)) ? await readFileChunks(index, false) : [];
   const files: PreviousVersionFile[] = [];
   for (const name of await readdir(folder)) {
-    // What a write of it that was cut short has left as well.
+    // Also skips what an interrupted write of the index has left.
     if (name.startsWith(indexName)) continue;
     const path = join(folder, name);
     const { size } = await stat(path);
-    const known = indexed.find((recipe) => recipe.name === name && recipe.sizeBytes === size);
+    const known = indexed.find((file) => file.name === name && file.sizeBytes === size);
     files.push({ path, chunks: known ?? (await chunkPath(path, name as ColdCopyFile)) });
   }
-  const recipes = files.map(({ chunks: recipe }) => recipe);
-  if (recipes.some((recipe) => !indexed.includes(recipe))) await writeIndex(folder, recipes);
+  const chunks = files.map((file) => file.chunks);
+  if (chunks.some((list) => !indexed.includes(list))) await writeIndex(folder, chunks);
   return files;
 }
 
@@ -56,6 +57,6 @@ async function chunkPath(path: string, name: ColdCopyFile): Promise<FileChunks> 
   }
 }
 
-/** In one step: half an index would be worse than none. */
-const writeIndex = (folder: string, recipes: readonly FileChunks[]): Promise<void> =>
-  replaceAtomically(join(folder, indexName), encodeFileChunks(recipes));
+/** Atomically: a part of an index would be worse than none. */
+const writeIndex = (folder: string, files: readonly FileChunks[]): Promise<void> =>
+  replaceAtomically(join(folder, indexName), encodeFileChunks(files));

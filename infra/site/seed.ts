@@ -3,11 +3,12 @@ import { readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Ledger } from '../../ledger/client.ts';
-import { hashApiKey, newApiKey } from '../../model/api-key.ts';
-import { newId } from '../../model/ids.ts';
+import { isPublished, publishBuiltImage } from '../../ledger/images/publish-built-image.ts';
+import { ensureKey } from '../../ledger/owners/ensure-key.ts';
+import { newApiKey } from '../../model/api-key.ts';
 import { persistentSecret } from './secrets.ts';
 
-/** What a new site has so that it can be used at once. All of it may be repeated, and is on every start. */
+/** The owners and keys of a new site. Every start repeats the seeding. */
 const seededOwners = [
   { owner: 'operator', role: 'operator', file: 'operator' },
   { owner: 'demo', role: 'client', file: 'client' },
@@ -25,13 +26,7 @@ export async function seedOwners(ledger: Ledger, keysFolder: string): Promise<Ke
   return { operatorKeyFile: join(keysFolder, 'operator'), clientKeyFile: join(keysFolder, 'client') };
 }
 
-async function ensureKey(ledger: Ledger, name: string, role: 'client' | 'operator', key: string): Promise<void> {
-  const hash = hashApiKey(key);
-  const owner = await ledger.owner.upsert({ where: { name }, create: { id: newId('owner'), name }, update: {} });
-  await ledger.apiKey.upsert({ where: { hash }, create: { id: newId('key'), ownerId: owner.id, role, hash }, update: {} });
-}
-
-/** A new key for an owner, who is made where there is none of that name. The ledger keeps its hash alone. */
+/** Returns a new key for an owner, and makes the owner where there is none of that name. */
 export async function addOwner(ledger: Ledger, name: string, role: 'client' | 'operator'): Promise<string> {
   const key = newApiKey();
   await ensureKey(ledger, name, role, key);
@@ -50,16 +45,14 @@ const BuiltImage = z.object({
 const partFiles = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as const;
 
 /**
- * Publishes the built image: its parts through the API like anybody's files, then its row, which makes it visible.
+ * Publishes the built image: uploads its parts through the API, then writes its row, which makes it visible.
  * @param folder of the built image, with image.json
  * @returns what was published; null when it was there already
  */
 export async function publishImage(ledger: Ledger, api: string, operatorKeyFile: string, folder: string): Promise<string | null> {
   const home = await realpath(folder);
   const image = BuiltImage.parse(JSON.parse(await readFile(join(home, 'image.json'), 'utf8')));
-  const where = { ownerId: null, name: image.name, digest: image.digest, state: { not: 'retired' as const } };
-  const found = await ledger.image.findFirst({ where, select: { id: true, state: true } });
-  if (found?.state === 'ready') return null;
+  if (await isPublished(ledger, image.name, image.digest)) return null;
   const key = (await readFile(operatorKeyFile, 'utf8')).trim();
   const upload = async (part: keyof typeof partFiles): Promise<{ file: string; sha256: string; sizeBytes: number }> => {
     const { sha256, sizeBytes } = image.parts[part];
@@ -67,20 +60,11 @@ export async function publishImage(ledger: Ledger, api: string, operatorKeyFile:
     return { file, sha256, sizeBytes };
   };
   const [disk, kernel, initrd] = await Promise.all([upload('disk'), upload('kernel'), upload('initrd')]);
-  const row = {
-    state: 'ready',
-    recipe: { builtBy: 'infra/guest' },
-    virtualMiB: image.virtualMiB,
-    cmdline: image.cmdline,
-    sizeBytes: BigInt(disk.sizeBytes + kernel.sizeBytes + initrd.sizeBytes),
-    parts: { disk, kernel, initrd },
-  } as const;
-  if (found === null) await ledger.image.create({ data: { id: newId('image'), name: image.name, digest: image.digest, ...row } });
-  else await ledger.image.update({ where: { id: found.id }, data: row });
+  await publishBuiltImage(ledger, { ...image, parts: { disk, kernel, initrd } });
   return `${image.name} ${image.digest.slice(0, 12)}`;
 }
 
-/** Uploads one part; after a crash in between, the idempotency key finds the file that is there. */
+/** Uploads one part; after a crash, the idempotency key returns the file that is there. */
 async function uploadPart(
   api: string,
   key: string,

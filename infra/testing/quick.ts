@@ -7,11 +7,12 @@ const deadlineMs = 10 * 60_000;
 
 export interface QuickResult {
   format: StepResult;
+  copies: StepResult;
   types: StepResult;
   tests: ProjectResult;
 }
 
-/** Format and lint, types, and the tests that need no server: at once. `report` is called as each one ends. */
+/** Format and lint, copies, types, and the tests that need no server: at once. `report` is called as each one ends. */
 export async function runQuickChecks(stop: AbortSignal, report: (result: StepResult) => void): Promise<QuickResult> {
   const done = async <T extends StepResult>(running: Promise<T>): Promise<T> => {
     const result = await running;
@@ -19,12 +20,19 @@ export async function runQuickChecks(stop: AbortSignal, report: (result: StepRes
     return result;
   };
   const biome = ['node_modules/@biomejs/biome/bin/biome', 'check', '--colors=off', '--error-on-warnings', '.'];
+  // Imports that two files share are no copy. Six lines of sixty tokens are.
+  const copies = [
+    ['--format', 'typescript', '--min-lines', '6', '--min-tokens', '60', '--threshold', '0'],
+    ['--exit-code', '1', '--no-colors', '--ignore-pattern', 'import (type )?\\{[^}]*\\} from [^;]*;'],
+    ['--ignore', '**/node_modules/**,**/generated/**,**/dist/**,**/test/**', '.'],
+  ].flat();
   const tsc = ['node_modules/typescript/bin/tsc', '-p', '.'];
   const quick = Object.keys(projects).filter((name) => projects[name]?.quick);
-  const [format, types, tests] = await Promise.all([
+  const [format, found, types, tests] = await Promise.all([
     done(runStep({ name: 'format and lint', argv: biome, deadlineMs }, stop)),
+    done(runStep({ name: 'copies', program: 'node_modules/jscpd-linux-x64-gnu/bin/jscpd', argv: copies, deadlineMs }, stop)),
     done(runStep({ name: 'types', argv: tsc, deadlineMs }, stop)),
     done(runProjects(quick, { deadlineMs, live: false }, stop)),
   ]);
-  return { format, types, tests };
+  return { format, copies: found, types, tests };
 }

@@ -4,6 +4,8 @@ import { killProcessGroup } from '../../drivers/host/run-process.ts';
 /** One command of a check: what it is called, and what it came to. */
 export interface Step {
   name: string;
+  /** Node by default. */
+  program?: string;
   argv: readonly string[];
   deadlineMs: number;
   env?: Record<string, string>;
@@ -25,12 +27,12 @@ const graceMs = 60_000;
 const outputMs = 5000;
 
 /**
- * Runs Node with `argv` in a process group of its own. When `stop` aborts it gets SIGINT, as from a terminal, and the
+ * Runs Node, or another program, with `argv` in a process group of its own. When `stop` aborts it gets SIGINT, as from a terminal, and the
  * group is killed when it hasn't ended a minute later; at its deadline likewise.
  */
 export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult> {
   const began = performance.now();
-  const child = spawn(process.execPath, step.argv, {
+  const child = spawn(step.program ?? process.execPath, step.argv, {
     detached: true,
     stdio: ['ignore', step.live ? 'inherit' : 'pipe', step.live ? 'inherit' : 'pipe'],
     env: { ...process.env, ...step.env },

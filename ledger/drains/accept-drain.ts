@@ -1,38 +1,29 @@
 import type { Prisma } from '../../generated/prisma/client.ts';
-import type {
-  Blocker,
-  DrainId,
-  DrainMode,
-  DrainOutline,
-  DrainState,
-  DrainStrategy,
-  Remaining,
-  SuspendInPlace,
-} from '../../model/drain.ts';
+import type { DrainId, DrainMode, DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
-import { DrainData, type DrainEventType, drainEventTypes, eventId } from '../../model/events.ts';
-import { type HostId, newId, type VmId } from '../../model/ids.ts';
+import { drainEventTypes } from '../../model/events.ts';
+import { newId } from '../../model/ids.ts';
 import { type DrainPlan, planDrain } from '../../scheduler/drains/drain-plan.ts';
 import { replanPromises } from '../leases/replan-promises.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
+import { isoOf, type Transaction } from '../transaction.ts';
+import { writeDrainEvent } from './drain-event.ts';
+import { drainOutline, isoCeil, isoCeilOrNull } from './outline.ts';
 import { readDrainInput } from './planner-input.ts';
-import { readSuspendedInPlace } from './suspended-in-place.ts';
-
-type Transaction = Prisma.TransactionClient;
 
 export interface DrainRequest {
   host: string;
   deadlineMs: number;
   strategy: DrainStrategy;
   mode: DrainMode;
-  /** The disks of its VMs leave the host as well. */
+  /** Whether the disks of its VMs leave the host as well. */
   moveDisks: boolean;
-  /** What becomes of VMs that no other host can take. */
+  /** Whether VMs that no other host can take are suspended on the host. */
   suspendInPlace: SuspendInPlace;
-  /** With which the host is to be empty by the deadline. */
+  /** The probability with which the plan has to meet the deadline. */
   confidence: number;
   returnAfterMs: number | null;
-  /** Whether its VMs are brought back then. */
+  /** Whether the drain migrates its VMs back at its end. */
   returnVms: boolean;
   owner: string;
   reason: string | null;
@@ -40,16 +31,16 @@ export interface DrainRequest {
 }
 
 /**
- * Accepts a drain within the caller's transaction: the host is closed to new work and to migrations, and the drain has
- * its row, its number and its plan.
+ * Accepts a drain within the caller's transaction: closes the host to new work and to migrations, and inserts the drain
+ * with its number and its plan.
  *
- * Throws not-found; conflict while another drain of the host is under way; drain-impossible when the host can't be empty
- * by then, with the earliest time that can be promised and what stands in the way, or when a lease was promised what
- * without this host can't be had.
+ * Throws not-found; conflict while another drain of the host is under way; drain-impossible when the host cannot be empty
+ * by the deadline, with the earliest time that can be promised and the blockers, or when a lease was promised capacity
+ * that does not exist without this host.
  */
-export async function acceptDrain(tx: Transaction, order: DrainRequest): Promise<DrainId> {
-  const { host, deadlineMs, nowMs } = order;
-  // Of two drains of one host that are asked for at once, one waits here and then sees the other.
+export async function acceptDrain(tx: Transaction, request: DrainRequest): Promise<DrainId> {
+  const { host, deadlineMs, nowMs } = request;
+  // Of two concurrent requests for one host, the second waits here and then finds the drain of the first.
   await lockPlacement(tx);
   const hosts = await tx.$queryRaw<{ schedulable: boolean; acceptsMigrations: boolean }[]>`
     SELECT schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} FOR UPDATE`;
@@ -58,9 +49,9 @@ export async function acceptDrain(tx: Transaction, order: DrainRequest): Promise
   const last = await tx.drain.findFirst({ where: { hostId: host }, orderBy: { number: 'desc' } });
   if (last !== null && last.finishedAt === null)
     throw new BerthError('conflict', `Host ${host} is being emptied already: see drain ${last.id}`);
-  const input = await readDrainInput(tx, { ...order, drain: '' });
+  const input = await readDrainInput(tx, { ...request, drain: '' });
   const plan = planDrain(input);
-  refuseUnlessInTime(order, plan);
+  refuseUnlessInTime(request, plan);
   await replanPromises(tx, { hosts: [host], moves: plan.moves, during: null, nowMs });
   const id: DrainId = newId('drain');
   const row = await tx.drain.create({
@@ -68,33 +59,33 @@ export async function acceptDrain(tx: Transaction, order: DrainRequest): Promise
       id,
       hostId: host,
       number: (last?.number ?? 0) + 1,
-      ownerId: order.owner,
+      ownerId: request.owner,
       state: 'waiting',
       deadline: new Date(deadlineMs),
-      strategy: order.strategy,
-      mode: order.mode,
-      moveDisks: order.moveDisks,
-      suspendInPlace: order.suspendInPlace,
-      confidence: order.confidence,
-      returnAfter: order.returnAfterMs === null ? null : new Date(order.returnAfterMs),
-      goBack: order.returnVms,
+      strategy: request.strategy,
+      mode: request.mode,
+      moveDisks: request.moveDisks,
+      suspendInPlace: request.suspendInPlace,
+      confidence: request.confidence,
+      returnAfter: request.returnAfterMs === null ? null : new Date(request.returnAfterMs),
+      goBack: request.returnVms,
       wasSchedulable: before.schedulable,
       wasAccepting: before.acceptsMigrations,
-      reason: order.reason,
+      reason: request.reason,
       plan: drainOutline(plan) as unknown as Prisma.InputJsonObject,
       createdAt: new Date(nowMs),
     },
   });
   await tx.host.update({ where: { id: host }, data: { schedulable: false, acceptsMigrations: false } });
-  await writeDrainEvent(tx, { ...row, state: 'waiting' }, drainEventTypes.accepted, new Date(nowMs).toISOString());
+  await writeDrainEvent(tx, { ...row, state: 'waiting' }, drainEventTypes.accepted, isoOf(nowMs));
   return id;
 }
 
-/** Throws drain-impossible unless the plan is in time. */
+/** Throws drain-impossible unless the plan meets the deadline. */
 export function refuseUnlessInTime({ host, deadlineMs }: { host: string; deadlineMs: number }, plan: DrainPlan): void {
-  const deadline = new Date(deadlineMs).toISOString();
+  const deadline = isoOf(deadlineMs);
   if (plan.emptyByMs !== null && plan.emptyByMs <= deadlineMs) return;
-  const earliest = plan.earliestMs === null ? 'No time can be promised' : `The earliest is ${iso(plan.earliestMs)}`;
+  const earliest = plan.earliestMs === null ? 'No time can be promised' : `The earliest is ${isoCeil(plan.earliestMs)}`;
   const slowest = plan.moves.reduce<DrainPlan['moves'][number] | null>(
     (most, move) => (most === null || move.meanS > most.meanS ? move : most),
     null,
@@ -106,59 +97,6 @@ export function refuseUnlessInTime({ host, deadlineMs }: { host: string; deadlin
           slowest === null ? '' : `; the longest is ${slowest.vm} with ${Math.ceil(slowest.meanS)} s`
         }`;
   throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${reasons}`, {
-    extra: { earliest: isoOrNull(plan.earliestMs) },
+    extra: { earliest: isoCeilOrNull(plan.earliestMs) },
   });
-}
-
-const iso = (ms: number): string => new Date(Math.ceil(ms)).toISOString();
-const isoOrNull = (ms: number | null): string | null => (ms === null ? null : iso(ms));
-
-/** The plan as it is kept, and shown. */
-export function drainOutline(plan: DrainPlan): DrainOutline {
-  return {
-    strategy: plan.strategy,
-    moves: plan.moves.map(({ vm, to, mode, meanS, recoveryS }) => ({ vm: vm as VmId, to: to as HostId, mode, meanS, recoveryS })),
-    suspensions: plan.suspensions.map(({ vm, meanS }) => ({ vm: vm as VmId, meanS })),
-    leaving: plan.leaving.map(({ vm, byMs }) => ({ vm: vm as VmId, by: isoOrNull(byMs) })),
-    blockers: plan.blockers as Blocker[],
-    meanS: plan.meanS,
-    boundS: plan.boundS,
-    startAt: iso(plan.startMs),
-    expectedAt: isoOrNull(plan.expectedMs),
-    emptyBy: isoOrNull(plan.emptyByMs),
-  };
-}
-
-interface EventSubject {
-  id: string;
-  hostId: string;
-  ownerId: string;
-  state: DrainState;
-  deadline: Date;
-  reason: string | null;
-}
-
-/** The fact for outsiders, in the transaction that makes it true. */
-export async function writeDrainEvent(
-  tx: Transaction,
-  drain: EventSubject,
-  type: DrainEventType,
-  now: string,
-  remaining: readonly Remaining[] = [],
-): Promise<void> {
-  const inPlace = await readSuspendedInPlace(tx, [drain.id]);
-  const data = DrainData.parse({
-    drain: drain.id,
-    host: drain.hostId,
-    state: drain.state,
-    deadline: drain.deadline.toISOString(),
-    reason: drain.reason,
-    remaining,
-    suspended: inPlace.map(({ vm }) => vm),
-    at: now,
-  });
-  await tx.$executeRaw`
-    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${eventId(drain.id, type)}, ${type}, ${drain.id}, ${drain.ownerId}, ${now}::timestamptz, ${JSON.stringify(data)}::jsonb)
-    ON CONFLICT (id) DO NOTHING`;
 }

@@ -1,28 +1,21 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
 import type { DrainMode, DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
-import type { DrainPlanInput, DrainTarget, DrainVm, PlannedMode } from '../../scheduler/drains/drain-plan.ts';
-import {
-  fitMigrationModel,
-  type MigrationModel,
-  type MigrationSample,
-  moveModes,
-  type OperationKind,
-} from '../../scheduler/drains/migration-model.ts';
+import type { DrainPlanInput, DrainTarget, DrainVm, PlannedMode } from '../../scheduler/drains/drain-input.ts';
+import { fitMigrationModel, type MigrationModel } from '../../scheduler/drains/migration-model.ts';
+import type { MigrationSample, OperationKind } from '../../scheduler/drains/migration-operations.ts';
+import { moveModes } from '../../scheduler/drains/migration-operations.ts';
+import type { Transaction } from '../transaction.ts';
 
-type Transaction = Prisma.TransactionClient;
-
-/** How many of the newest measurements are learned from. */
+/** The model is fitted to this many of the newest measurements. */
 const maxSamples = 400;
-/** How often a drain asks for the suspension of one VM. */
+/** How often a drain requests the suspension of one VM. */
 const maxSuspendTries = 2;
-/** How long past timeoutS a command may run: as runMargin in workflows/durable/timeouts.ts. */
+/** How long past timeoutS a command may run; equals runMargin in workflows/durable/timeouts.ts. */
 const commandMarginMs = 90_000;
 
-/** The model, from what was measured last. */
-export async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
+async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
   const rows = await tx.measurement.findMany({ orderBy: [{ at: 'desc' }, { id: 'asc' }], take: maxSamples });
   return fitMigrationModel(
     rows.map(
@@ -58,7 +51,7 @@ interface VmRow {
   residentMiB: number | null;
   dirtyMiBPerS: number | null;
   taskState: TaskState | null;
-  /** Epoch milliseconds; null where there is no such end. */
+  /** Milliseconds since 1970; null where the VM has no such end. */
   leaseEndMs: number | null;
   commandEndMs: number | null;
   hostId: string | null;
@@ -66,16 +59,16 @@ interface VmRow {
   diskMiB: number;
   image: { id: string; mib: number; at: string[] } | null;
   migration: { state: string; to: string | null; sinceMs: number; mode: PlannedMode } | null;
-  alone: boolean;
+  standalone: boolean;
   promised: boolean;
   operation: VmOperation | null;
   problem: TaskError | null;
-  /** That this drain has asked for, or found. */
+  /** The suspension that this drain has requested or found. */
   suspension: { tries: number; askedMs: number } | null;
   failed: { to: string; why: string; converges: boolean; atMs: number }[];
 }
 
-/** A VM of the host, when it was last sent away in vain, and how often it was to be suspended there. */
+/** A VM of the host, with its last failed move and the attempts to suspend it there. */
 export type DrainVmState = DrainVm & {
   lastFailedMs: number | null;
   template: boolean;
@@ -83,12 +76,12 @@ export type DrainVmState = DrainVm & {
 };
 
 /**
- * Whose VMs: those of a host and those on their way to it; with `moveDisks` also those whose disks it has. Without those
- * that lie suspended there, for this drain or for one before it that the host was not opened after.
+ * Selects the VMs of a host and those that migrate to it; with `moveDisks` also those whose disks it has. Leaves out VMs
+ * that are suspended there, for this drain or for an earlier one after which the host was not opened.
  */
-export interface HostVmsQuery {
+interface HostVmsQuery {
   host: string;
-  /** Whose own attempts are looked at; '' for none. */
+  /** The drain whose attempts count; '' for none. */
   drain: string;
   moveDisks: boolean;
   suspendInPlace: SuspendInPlace;
@@ -110,7 +103,7 @@ export async function readHostVms(
           'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
-      v."order" IS NOT NULL AS alone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
+      v."order" IS NOT NULL AS standalone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
       CASE WHEN s."vmId" IS NOT NULL THEN jsonb_build_object('tries', s.tries, 'askedMs', extract(epoch FROM s."askedAt") * 1000)
         END AS suspension,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
@@ -154,8 +147,8 @@ export async function readHostVms(
 
 function phaseOf({ state, migration, taskState, hostId, suspension, operation }: VmRow, host: string): DrainVm['phase'] {
   if (migration !== null) {
-    if (migration.state === 'stuck') return { kind: 'fixed', why: 'nobody can know yet where its migration has left it' };
-    if (migration.to === host) return { kind: 'settling', why: 'it is on its way here' };
+    if (migration.state === 'stuck') return { kind: 'fixed', why: 'it is not known yet on which host its migration has left it' };
+    if (migration.to === host) return { kind: 'settling', why: 'it is migrating to this host' };
     return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to, mode: migration.mode };
   }
   if (suspension !== null && operation === 'suspend') return { kind: 'suspending', sinceMs: suspension.askedMs };
@@ -163,7 +156,10 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
     case 'running':
     case 'suspended':
       if (state === 'suspended' && hostId !== host)
-        return { kind: 'fixed', why: `it is suspended at ${hostId}: its disks, which are here, follow it only while it runs` };
+        return {
+          kind: 'fixed',
+          why: `it is suspended at ${hostId}: its disks, which are on this host, can follow it only while it runs`,
+        };
       if (taskState === null || taskState === 'running') return { kind: 'movable' };
       return { kind: 'settling', why: `its task is ${taskState}` };
     case 'reserved':
@@ -179,24 +175,25 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
 }
 
 /**
- * Why it can't be suspended where it is. Its own workflow does it, so it has to stand alone; and a promise is to run. What
- * sleeps already can stay so: also a task's, which the plan lets go on where its memory is once that host is open.
+ * Why a VM cannot be suspended where it is. Its own workflow suspends it, so it has to be standalone; and promised time is
+ * not interrupted. A VM that is suspended already can remain so, also a task's: the lease plan resumes it on the host that
+ * has its memory, once that host is open.
  */
-function notSuspendableReason({ asleep, alone, promised, problem, suspension }: VmRow): string | null {
+function notSuspendableReason({ asleep, standalone, promised, problem, suspension }: VmRow): string | null {
   if (asleep) return null;
-  if (!alone) return 'it belongs to a task, whose work is suspended for promises alone';
+  if (!standalone) return 'it belongs to a task, whose work is suspended for promises alone';
   if (promised) return 'its time was promised to it';
   if (suspension === null || suspension.tries < maxSuspendTries) return null;
   return `it was tried ${suspension.tries} times${problem === null ? '' : `: ${problem.message}`}`;
 }
 
-/** The first of the ends that are known; null where it stays until somebody removes it. */
+/** The first known end; null for a VM that remains until it is removed. */
 function earliestEndMs({ leaseEndMs, commandEndMs }: VmRow): number | null {
   const ends = [leaseEndMs, commandEndMs].filter((end) => end !== null);
   return ends.length === 0 ? null : Math.min(...ends);
 }
 
-/** Every host as a target, with what this drain has brought there. */
+/** Every host as a target, with the number of VMs that this drain has moved there. */
 async function readDrainTargets(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
   return tx.$queryRaw<DrainTarget[]>`
     SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
@@ -208,9 +205,9 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
     FROM "Host" h ORDER BY h.id`;
 }
 
-export interface DrainPlanRequest {
+interface DrainPlanRequest {
   host: string;
-  /** Its id; '' before there is one. */
+  /** The drain's id; '' before it has one. */
   drain: string;
   deadlineMs: number;
   strategy: DrainStrategy;
@@ -221,14 +218,14 @@ export interface DrainPlanRequest {
   nowMs: number;
 }
 
-/** All that the plan of a drain depends on. */
+/** Reads everything that the plan of a drain depends on. */
 export async function readDrainInput(
   tx: Transaction,
-  order: DrainPlanRequest,
+  request: DrainPlanRequest,
 ): Promise<Omit<DrainPlanInput, 'vms'> & { vms: DrainVmState[] }> {
-  const { host, drain, deadlineMs, strategy, mode, suspendInPlace, confidence, nowMs } = order;
+  const { host, drain, deadlineMs, strategy, mode, suspendInPlace, confidence, nowMs } = request;
   const modes = mode === 'auto' ? moveModes : [mode];
-  const vms = await readHostVms(tx, order);
+  const vms = await readHostVms(tx, request);
   const hosts = await readDrainTargets(tx, host, drain);
   const model = await readMigrationModel(tx);
   return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, suspendInPlace, modes, model };

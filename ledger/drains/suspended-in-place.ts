@@ -1,24 +1,22 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
 import type { DrainId } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import { isoOf, type Transaction } from '../transaction.ts';
 import { acceptOperation } from '../vms/accept-vm.ts';
 
 /**
- * VMs that lie suspended on a host that was emptied: for its drain, or because they were suspended before and no other
- * host could take them. Until the host is opened the ledger lets nobody restore them there (docs/decisions/0088).
+ * VMs that are suspended on a host that was emptied: by its drain, or before it where no other host could take them. The
+ * ledger refuses to restore them there until the host is opened (docs/decisions/0088).
  */
-
-type Transaction = Prisma.TransactionClient;
 
 export interface InPlaceSuspension {
   drain: string;
   vm: VmId;
-  /** By its owner, before: it stays so. */
+  /** Its owner suspended it before the drain: the drain does not restore it. */
   wasSuspended: boolean;
 }
 
-/** Who lies on the hosts of these drains, for them. */
+/** VMs that are suspended for these drains on their hosts. */
 export async function readSuspendedInPlace(tx: Transaction, drains: readonly string[]): Promise<InPlaceSuspension[]> {
   return tx.$queryRaw<InPlaceSuspension[]>`
     SELECT s."drainId" AS drain, s."vmId" AS vm, s."wasSuspended" FROM "DrainSuspension" s
@@ -27,7 +25,7 @@ export async function readSuspendedInPlace(tx: Transaction, drains: readonly str
     ORDER BY s."vmId"`;
 }
 
-/** Its own workflow is at it: a VM's suspension or restoration for one of these drains, whichever is asked about. */
+/** VMs whose own workflows have to suspend, or restore, them for one of these drains. */
 export async function readInPlaceOperations(
   tx: Transaction,
   drains: readonly string[],
@@ -41,7 +39,7 @@ export async function readInPlaceOperations(
   return rows.map(({ vm }) => vm);
 }
 
-/** Restored in vain, which each says why. */
+/** VMs that could not be restored, each with the reason. */
 export async function readFailedRestores(tx: Transaction, drain: DrainId): Promise<{ what: VmId; why: string }[]> {
   return tx.$queryRaw<{ what: VmId; why: string }[]>`
     SELECT s."vmId" AS what, 'it could not be restored' || COALESCE(': ' || (v.problem->>'message'), '') AS why
@@ -51,27 +49,27 @@ export async function readFailedRestores(tx: Transaction, drain: DrainId): Promi
 }
 
 /**
- * What lies there may run again, and what was suspended for these drains is asked to. Its room is taken here, so that
- * nobody is placed in it while it is read back; where there is none any more, its workflow will say so. Under the
- * placement lock. Returns whose workflows are to be told.
+ * Releases the VMs that are suspended for these drains, and requests the restoration of those that the drains suspended.
+ * Their capacity is allocated here, so that no other VM is placed in it while their memory is read back; where it is used
+ * up already, the VM's workflow fails. The caller holds the placement lock. Returns the VMs whose workflows to notify.
  */
 export async function releaseInPlace(tx: Transaction, drains: readonly string[], nowMs: number): Promise<VmId[]> {
   const released = await tx.$queryRaw<{ vm: VmId; wasSuspended: boolean }[]>`
-    UPDATE "DrainSuspension" SET "releasedAt" = ${new Date(nowMs).toISOString()}::timestamptz
+    UPDATE "DrainSuspension" SET "releasedAt" = ${isoOf(nowMs)}::timestamptz
     WHERE "drainId" = ANY(${drains}) AND "releasedAt" IS NULL RETURNING "vmId" AS vm, "wasSuspended"`;
-  const asked: VmId[] = [];
+  const requested: VmId[] = [];
   for (const { vm } of released.filter(({ wasSuspended }) => !wasSuspended).sort((a, b) => (a.vm < b.vm ? -1 : 1)))
     if (await tryAcceptOperation(tx, vm, 'restore', nowMs)) {
-      asked.push(vm);
+      requested.push(vm);
       await tx.$executeRaw`
         UPDATE "Vm" v SET state = 'restoring', generation = generation + 1 FROM "Host" h
         WHERE v.id = ${vm} AND v.state = 'suspended' AND h.id = v."hostId"
           AND h."usedVcpus" + v.vcpus <= h.vcpus AND h."usedMemoryMiB" + v."memoryMiB" <= h."memoryMiB"`;
     }
-  return asked;
+  return requested;
 }
 
-/** As if its owner had asked. false: it is so already, was removed, or its owner or an operator is busy with it. */
+/** Requests an operation as the VM's owner could. Returns false where it has no effect or conflicts with what is under way. */
 export async function tryAcceptOperation(
   tx: Transaction,
   vm: string,

@@ -12,11 +12,11 @@ interface VmRow {
   homeId: string | null;
 }
 
-/** What the host has of one VM. */
+/** Domain and disk of one VM on the host. */
 interface FoundVm {
   domain: string | null;
   disk: boolean;
-  /** Recorded next to the disk; null where there is no record. */
+  /** As recorded next to the disk; null where there is no record. */
   generation: number | null;
 }
 
@@ -35,60 +35,60 @@ function foundByVm(found: HostInventory): Map<string, FoundVm> {
 type Classification = 'belongs' | 'leftover' | 'foreign';
 
 /**
- * Only what the ledger says is over here is a leftover. What is recorded with a newer generation than the row's is not
- * ours to judge, nor is a VM that moves: its own workflow asks both hosts. The row's own generation, where the row isn't,
- * is what a migration that was rolled back has left.
+ * Only a VM that by the ledger has ended on this host is a leftover. A newer generation than the row's is not: a workflow
+ * may be about to record it. Nor is a VM that migrates, whose own workflow observes both hosts. The row's own generation
+ * on another host than the row's is left from a migration that was rolled back.
  */
 function classify(host: HostId, row: VmRow | undefined, found: FoundVm): Classification {
   if (row === undefined) return 'foreign';
   if (row.state === 'removed') return 'leftover';
   if (row.state === 'migrating') return 'belongs';
   const outdated = found.generation !== null && found.generation <= row.generation;
-  // Waiting in the queue again: what the last placement left here is of its generation.
+  // A VM in the queue again: this host has what its last placement left.
   if (row.state === 'pending') return row.hostId === null ? 'foreign' : 'leftover';
   if (row.hostId === host || row.homeId === host) return 'belongs';
   return outdated ? 'leftover' : 'foreign';
 }
 
-/** States in which a domain must be there; in the others a workflow is just making or removing it. */
+/** States in which the host must have a domain; in others a workflow is making or removing it. */
 const domainStates: readonly VmState[] = ['running', 'paused'];
 
-/** An image that came while the inventory was on its way is not taken for one that left. */
+/** An image that was cached after the inventory was taken does not count as evicted. */
 const inventoryDelayMs = 5 * 60_000;
 
-/** Images that left the host's cache, to make room there: no peer is to ask it for them. */
+/** Deletes images that the host has evicted from its cache, so that no peer requests them from it. */
 async function forgetEvictedImages(deps: LedgerDeps, id: HostId, images: string[]): Promise<void> {
   const before = new Date(deps.clock() - inventoryDelayMs);
   await deps.ledger.hostImage.deleteMany({ where: { hostId: id, imageId: { notIn: images }, usedAt: { lt: before } } });
 }
 
 /**
- * What the host has and the ledger says it should not, and the reverse. An inventory is as old as its journey: what it
- * lacks may have been started since, so `missing` is to be seen twice before it is believed.
+ * The difference between a host's inventory and the ledger. The inventory is not current any more: a VM that it lacks may
+ * have been started since, so the caller acts on `missing` only when a second inventory confirms it.
  */
-export async function compareHost(deps: LedgerDeps, id: HostId, found: HostInventory): Promise<HostDifference> {
-  await forgetEvictedImages(deps, id, found.images);
-  const byVm = foundByVm(found);
+export async function compareHost(deps: LedgerDeps, id: HostId, inventory: HostInventory): Promise<HostDifference> {
+  await forgetEvictedImages(deps, id, inventory.images);
+  const byVm = foundByVm(inventory);
   const rows = await deps.ledger.vm.findMany({
     where: { OR: [{ id: { in: [...byVm.keys()] } }, { hostId: id, state: { in: [...domainStates] } }] },
     select: { id: true, state: true, generation: true, hostId: true, homeId: true },
   });
   const byId = new Map<string, VmRow>(rows.map((row) => [row.id, { ...row, id: row.id as VmId }]));
   const difference: HostDifference = {
-    foreignDomains: found.domains.filter((domain) => domain.vmId === null).map((domain) => domain.name),
+    foreignDomains: inventory.domains.filter((domain) => domain.vmId === null).map((domain) => domain.name),
     foreignDisks: [],
     missing: [],
     leftovers: [],
   };
-  for (const [vmId, thing] of byVm) {
+  for (const [vmId, found] of byVm) {
     const row = byId.get(vmId);
-    const judgement = classify(id, row, thing);
-    if (judgement === 'foreign') {
-      if (thing.domain !== null) difference.foreignDomains.push(thing.domain);
-      if (thing.disk) difference.foreignDisks.push(vmId);
+    const classification = classify(id, row, found);
+    if (classification === 'foreign') {
+      if (found.domain !== null) difference.foreignDomains.push(found.domain);
+      if (found.disk) difference.foreignDisks.push(vmId);
     }
-    if (judgement === 'leftover' && row !== undefined)
-      difference.leftovers.push({ vmId: row.id, generation: thing.generation ?? row.generation });
+    if (classification === 'leftover' && row !== undefined)
+      difference.leftovers.push({ vmId: row.id, generation: found.generation ?? row.generation });
   }
   for (const row of byId.values())
     if (row.hostId === id && domainStates.includes(row.state) && (byVm.get(row.id)?.domain ?? null) === null)

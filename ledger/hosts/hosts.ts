@@ -2,12 +2,13 @@ import type { Notification } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import { lockPlacement, placeWaiting } from '../placement/place-queue.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 
 /**
- * The host's row as its worker measured it: capacity is what there is less the reserve. A capacity below what its VMs
- * hold is written as it is: they keep what they have, and nothing is added until it fits (see the first migration).
+ * Writes the host's row as its worker measured it: its capacity is the total less the reserve. A capacity below the sum of its
+ * VMs is written as it is: they keep theirs, and no VM is added until it fits (see the first migration).
  */
 async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
   const allocatable = (of: 'vcpus' | 'memoryMiB' | 'diskMiB') => Math.max(0, Math.floor(facts.capacity[of] - facts.reserve[of]));
@@ -16,7 +17,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
   if (clash[0] !== undefined)
     throw new BerthError(
       'conflict',
-      `Host ${facts.hostId} came with the address ${facts.address}, which is host ${clash[0].id}'s: set BERTH_HOST_ADDRESS of one of them`,
+      `Host ${facts.hostId} registers with the address ${facts.address}, which is host ${clash[0].id}'s: set BERTH_HOST_ADDRESS of one of them`,
     );
   const measured = {
     address: facts.address,
@@ -39,7 +40,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
   });
 }
 
-/** What is in its cache, and nothing that isn't any more; images that the ledger doesn't know are left out. */
+/** Replaces the images of the host's cache; images that the ledger does not know are left out. */
 async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
   await tx.$executeRaw`
     WITH gone AS (DELETE FROM "HostImage" WHERE "hostId" = ${facts.hostId} AND NOT ("imageId" = ANY(${facts.images})))
@@ -48,7 +49,7 @@ async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Pr
     ON CONFLICT ("hostId", "imageId") DO NOTHING`;
 }
 
-/** A host's worker has started: its row, its images, and what waits is placed. Returns the tasks to be told. */
+/** A host's worker has started: writes its row and its images, and places the queue. Returns the workflows to notify. */
 export async function registerHost(deps: LedgerDeps, facts: HostFacts): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
@@ -59,13 +60,13 @@ export async function registerHost(deps: LedgerDeps, facts: HostFacts): Promise<
   });
 }
 
-/** Its worker is gone: no new work for it. Its VMs may run on and keep what they have. Throws not-found. */
+/** The host's worker does not answer: the host gets no new work. Its VMs may still run, and keep their capacity. Throws not-found. */
 export async function markHostUnreachable(deps: LedgerDeps, id: HostId): Promise<void> {
   const { count } = await deps.ledger.host.updateMany({ where: { id }, data: { state: 'unknown' } });
   if (count === 0) throw new BerthError('not-found', `There is no host ${id} in the ledger`);
 }
 
-/** The image is in the host's cache, and was just used. Throws not-found when there is no such host or image. */
+/** The host has the image in its cache, and has just used it. Throws not-found for an unknown host or image. */
 export async function recordImageCached(deps: LedgerDeps, host: HostId, imageId: string): Promise<void> {
   const written = await deps.ledger.$executeRaw`
     INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")

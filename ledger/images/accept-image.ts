@@ -10,13 +10,15 @@ import {
   type ResolvedRecipe,
   recipeDigest,
 } from '../../model/image.ts';
+import { lockOwner } from '../owners/lock-owner.ts';
+import type { Transaction } from '../transaction.ts';
 import { findImage } from './find-image.ts';
 
-/** The image in which suites are installed, and whose kernel they get. */
+/** The image in whose VM suites are installed, and whose kernel they get. */
 const builderImage = 'debian-12';
-/** Of an image of a suite, or of an uploaded disk at most, where the recipe says nothing. */
+/** Size of an image of a suite, or maximum of an uploaded disk, where the recipe has none. */
 const defaultMiB = { suite: 2048, disk: 8192 } as const;
-/** What the converter of an uploaded disk may take of its host's memory. */
+/** Memory limit of the converter of an uploaded disk. */
 const importMemoryMiB = 512;
 
 export interface BuildRequest {
@@ -25,9 +27,9 @@ export interface BuildRequest {
   nowMs: number;
 }
 
-export interface ImageAcceptance {
+interface ImageAcceptance {
   id: ImageId;
-  /** `ready`: there was one of this digest; `building`: also when another request had begun it. */
+  /** `ready`: there is an image of this digest already. `building`: this request or an earlier one has begun it. */
   state: 'ready' | 'building';
 }
 
@@ -40,7 +42,7 @@ interface FileRow {
 }
 
 /** The recipe's files, locked against deletion until the image's row names them. Throws file-unknown. */
-async function lockRecipeFiles(tx: Prisma.TransactionClient, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
+async function lockRecipeFiles(tx: Transaction, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
   const wanted = recipe.files.map(({ file }, index) => ({ file, pointer: `/files/${index}/file` }));
   if ('file' in recipe.base) wanted.push({ file: recipe.base.file, pointer: '/base/file' });
   if (wanted.length === 0) return new Map();
@@ -59,14 +61,14 @@ async function lockRecipeFiles(tx: Prisma.TransactionClient, owner: string, reci
 
 interface ResolvedBaseImage {
   resolved: ResolvedBase;
-  /** From which the build VM is made; null: there is nothing to run. */
+  /** The image that the build VM boots; null where nothing has to run. */
   image: ImageId | null;
   virtualMiB: number;
   cmdline: string;
 }
 
 async function resolveBase(
-  tx: Prisma.TransactionClient,
+  tx: Transaction,
   owner: string,
   { base }: ImageRecipe,
   files: Map<string, FileRow>,
@@ -78,7 +80,7 @@ async function resolveBase(
   }
   const found = await findImage(tx, owner, 'suite' in base ? builderImage : base.image, '/base');
   if (found.parts.kernel === undefined)
-    throw new BerthError('bad-request', `The image ${found.name} boots by its disk: nothing is known of it to build on`, {
+    throw new BerthError('bad-request', `The image ${found.name} boots by its disk: it has no kernel to build on`, {
       fields: [{ pointer: '/base', detail: 'expected an image with a kernel' }],
     });
   const { id: image, digest, cmdline } = found;
@@ -111,8 +113,8 @@ function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<
   };
 }
 
-/** Exact: an owner's accepts of images follow each other, by the lock that the caller holds. */
-async function refuseTooManyImages(tx: Prisma.TransactionClient, owner: string): Promise<void> {
+/** Exact, because the caller's lock serializes an owner's accepts of images. */
+async function refuseTooManyImages(tx: Transaction, owner: string): Promise<void> {
   const [images, builds] = await Promise.all([
     tx.image.count({ where: { ownerId: owner, state: { not: 'retired' } } }),
     tx.image.count({ where: { ownerId: owner, state: 'building' } }),
@@ -123,7 +125,7 @@ async function refuseTooManyImages(tx: Prisma.TransactionClient, owner: string):
     throw new BerthError('quota-exceeded', `This owner has ${builds} builds under way, of at most ${imageLimits.builds}`);
 }
 
-/** What is put on the data disk, with room for the file system's own needs; of a suite, the image itself. */
+/** Size of the data disk: its files with the file system's overhead, or the image itself where a suite is installed. */
 function dataDiskMiB(recipe: ResolvedRecipe): number {
   if (recipe.base.kind === 'suite') return recipe.sizeMiB;
   if (recipe.base.kind === 'disk') return Math.ceil(recipe.base.sizeBytes / 2 ** 20);
@@ -131,9 +133,9 @@ function dataDiskMiB(recipe: ResolvedRecipe): number {
   return 64 + Math.ceil((bytes / 2 ** 20) * 1.1);
 }
 
-/** The VM in which it is built. Its disk is counted twice: once as the overlay grows, once for the flat copy of it. */
+/** Inserts the VM in which the image is built. Its disk counts twice: for the overlay that grows, and for the flat copy of it. */
 async function insertBuildVm(
-  tx: Prisma.TransactionClient,
+  tx: Transaction,
   owner: string,
   image: string,
   base: ResolvedBaseImage,
@@ -156,15 +158,15 @@ async function insertBuildVm(
 }
 
 /**
- * Accepts a recipe within the caller's transaction. One that was built is found again by its digest, and its name stands
- * for it from now on; one that failed is built anew; a new one gets its row and a VM that waits for a host.
+ * Accepts a recipe within the caller's transaction. An image that was built before is found by its digest, and its name
+ * refers to it from now on; a failed one is built again; a new one gets its row and a VM that waits for a host.
  *
  * Throws image-unknown, file-unknown, bad-request (a size below the base's) and quota-exceeded.
  */
-export async function acceptImage(tx: Prisma.TransactionClient, order: BuildRequest): Promise<ImageAcceptance> {
-  const { owner, recipe } = order;
-  const at = new Date(order.nowMs);
-  await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('berth images ' || ${owner}, 0))`;
+export async function acceptImage(tx: Transaction, request: BuildRequest): Promise<ImageAcceptance> {
+  const { owner, recipe } = request;
+  const at = new Date(request.nowMs);
+  await lockOwner(tx, 'images', owner);
   const files = await lockRecipeFiles(tx, owner, recipe);
   const base = await resolveBase(tx, owner, recipe, files);
   const resolved = resolveRecipe(recipe, base, files);

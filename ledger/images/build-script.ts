@@ -1,6 +1,6 @@
 import type { ResolvedRecipe } from '../../model/image.ts';
 
-/** Where the recipe's files are on the data disk, by their index. */
+/** Path of a recipe's file on the data disk, by its index. */
 export const buildFilePath = (index: number): string => `.berth/files/${index}`;
 
 const scriptPrelude = `
@@ -11,7 +11,7 @@ sources() { [ -s /etc/apt/sources.list ] || [ -n "$(ls /etc/apt/sources.list.d 2
 take() { n=$1; list=; shift; while [ "$n" -gt 0 ]; do list="$list $1"; shift; n=$((n - 1)); done; }
 `;
 
-/** What no two machines may share, and what nobody needs. */
+/** Removes what must differ between machines, and what no image needs. */
 const cleanupScript = `
 say cleaning
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/cache/debconf/*-old
@@ -24,8 +24,8 @@ printf '127.0.0.1 localhost\\n::1 localhost\\n' >"$root"/etc/hosts
 
 /**
  * Arguments: 1 to grow the root file system, number of packages, packages, number of files, mode and path of each,
- * commands. Nothing of a recipe becomes text of this script. Where services may not start (policy-rc.d), an installation
- * leaves nothing running that writes.
+ * commands. No text of a recipe becomes text of this script. policy-rc.d forbids the start of services, so an installation
+ * leaves no process that writes.
  */
 const customizeScript = `${scriptPrelude}
 root=
@@ -61,7 +61,7 @@ sync
 
 /**
  * Arguments: suite, number of packages, packages, number of files, mode and path of each, commands. The data disk's file
- * system becomes the root of the image: mmdebstrap fills it, in this VM. Kernel and modules are this VM's own.
+ * system becomes the root of the image, which mmdebstrap fills in this VM. Kernel and modules are those of this VM.
  */
 const suiteScript = `${scriptPrelude}
 suite=$1 packages=$2; shift 2

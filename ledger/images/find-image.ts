@@ -1,29 +1,29 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId } from '../../model/ids.ts';
+import type { Transaction } from '../transaction.ts';
 
-export interface FoundImage {
+interface FoundImage {
   id: ImageId;
   name: string;
   digest: string;
   virtualMiB: number;
-  /** What has to be sent of it. */
+  /** Size of the parts that a host has to fetch. */
   sizeMiB: number;
   cmdline: string;
   parts: Record<string, unknown>;
 }
 
-/** Images that an owner may use: its own, the site's, and those that an operator has published. */
+/** Images that an owner may use: its own, the site's, and those that an operator has published. findImage has the same condition. */
 export function usableBy(owner: string) {
   return { OR: [{ ownerId: owner }, { ownerId: null }, { publishedAt: { not: null } }] };
 }
 
 /**
- * What a name stands for: the owner's own image before a published one, and of each the one that was named last, locked
- * against being retired until the caller's transaction ends. Throws image-unknown.
- * @param pointer of the field that names it, for the caller
+ * The image that a name refers to: the owner's own before a published one, and of each the one that was named last. It is
+ * locked against retirement to the end of the caller's transaction. Throws image-unknown.
+ * @param pointer of the request's field with the name
  */
-export async function findImage(tx: Prisma.TransactionClient, owner: string, name: string, pointer: string): Promise<FoundImage> {
+export async function findImage(tx: Transaction, owner: string, name: string, pointer: string): Promise<FoundImage> {
   const [found] = await tx.$queryRaw<FoundImage[]>`
     SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
     WHERE name = ${name} AND state = 'ready' AND ("ownerId" = ${owner} OR "ownerId" IS NULL OR "publishedAt" IS NOT NULL)

@@ -1,13 +1,10 @@
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
-import { signUrl } from '../../model/signed-url.ts';
 import type { ContentRef, ImageRef } from '../../model/vm.ts';
+import { fileUrl } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
 
-/** For how long a URL to a file holds, in seconds. */
-export const urlLifetimeS = 3600;
-
-/** A part of an image as the ledger has it: a file of the repository. */
+/** A part of an image: a file of the repository. */
 export interface StoredPart {
   file: string;
   sha256: string;
@@ -24,19 +21,13 @@ export interface ImageRow {
   parts: Record<string, StoredPart>;
 }
 
-/** A host that has an image, or may get it. */
+/** A host, as a peer or a destination of an image. */
 export interface ImageHolder {
   id: HostId;
   address: string;
   provider: string;
-  /** It is up, and the image is in its cache. */
+  /** The host is up, and has the image in its cache. */
   hasImage: boolean;
-}
-
-/** A right to read one file of the repository. */
-export function fileUrl(deps: LedgerDeps, file: string): string {
-  const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
-  return signUrl(key, base, 'GET', `/internal/files/${file}`, deps.clock(), urlLifetimeS);
 }
 
 function blobRef(deps: LedgerDeps, part: StoredPart | undefined): ContentRef | null {
@@ -44,7 +35,7 @@ function blobRef(deps: LedgerDeps, part: StoredPart | undefined): ContentRef | n
   return { sha256: part.sha256, sizeBytes: part.sizeBytes, url: fileUrl(deps, part.file) };
 }
 
-/** An image as a host is to fetch it, with fresh URLs and the peers that have it now. Throws image-unknown. */
+/** An image as a host fetches it, with fresh URLs and the peers that have it now. Throws image-unknown. */
 export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[], here: HostId): ImageRef {
   const { id, name, digest, virtualMiB, cmdline, cloudInit, parts } = image;
   const disk = blobRef(deps, parts.disk);
@@ -54,8 +45,8 @@ export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[]
 }
 
 /**
- * Nearest first: hosts of the same provider before others. Within each group every host begins at another one, the
- * next after itself in the order of ids, so that not all of them ask the same peer.
+ * The nearest first: hosts of the same provider before others. Within each group every host begins at another one, the
+ * next after itself in the order of ids, so that the hosts do not all request from the same peer.
  */
 function peersOf(hosts: ImageHolder[], here: HostId): string[] {
   const provider = hosts.find(({ id }) => id === here)?.provider;
@@ -66,7 +57,7 @@ function peersOf(hosts: ImageHolder[], here: HostId): string[] {
   return [...near, ...far].map(({ address }) => address);
 }
 
-/** An image as one host is to fetch it now. Throws image-unknown unless it is ready. */
+/** The same for one host. Throws image-unknown unless the image is ready. */
 export async function issueImageRef(deps: LedgerDeps, id: ImageId, host: HostId): Promise<ImageRef> {
   const rows = await deps.ledger.$queryRaw<{ image: ImageRow; hosts: ImageHolder[] }[]>`
     SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",

@@ -1,30 +1,8 @@
-import type { BuildKey } from '../../contracts/ledger.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
+import { batch } from '../housekeeping.ts';
 import { inTransaction, isoNow, type LedgerDeps } from '../transaction.ts';
 
-/** So many images are taken care of in one round. */
-const batch = 100;
-
-/** Images to be built that no workflow has asked for yet: the API died before it could start one. */
-export async function listBuildsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<BuildKey[]> {
-  const before = new Date(deps.clock() - olderThanS * 1000);
-  const where = { state: 'building' as const, workflowAt: null, startedAt: { lt: before } };
-  return findBuildNames(deps, where);
-}
-
-/** Builds whose end was asked for that long ago and that still have none: the request was lost on its way. */
-export async function listBuildsToCancel(deps: LedgerDeps, olderThanS: number): Promise<BuildKey[]> {
-  const before = new Date(deps.clock() - olderThanS * 1000);
-  return findBuildNames(deps, { state: 'building' as const, workflowAt: { not: null }, cancelRequestedAt: { lt: before } });
-}
-
-async function findBuildNames(deps: LedgerDeps, where: object): Promise<BuildKey[]> {
-  const select = { id: true, name: true, digest: true } as const;
-  const rows = await deps.ledger.image.findMany({ where, select, orderBy: { id: 'asc' }, take: batch });
-  return rows.map((row) => ({ ...row, id: row.id as ImageId }));
-}
-
-/** Retired images that were never swept, or that a host has brought back since, which was away meanwhile. */
+/** Retired images that were never swept, or that a host that was unreachable meanwhile has reported since. */
 export async function listImagesToSweep(deps: LedgerDeps): Promise<ImageId[]> {
   const rows = await deps.ledger.image.findMany({
     where: { state: 'retired', OR: [{ sweptAt: null }, { hosts: { some: {} } }] },
@@ -45,8 +23,8 @@ export async function recordImageRemoved(deps: LedgerDeps, host: HostId, id: Ima
 }
 
 /**
- * The files of a retired image, but for those that another image names: a kernel is its base's as well. Rows go here, the
- * bytes after them (the API sweeps what no row speaks of).
+ * Deletes the rows of a retired image's files, except for those that another image names: a kernel is the base's as well.
+ * The API sweeps the bytes of files without a row.
  */
 export async function removeImageFiles(deps: LedgerDeps, id: ImageId): Promise<void> {
   await inTransaction(deps.ledger, async (tx) => {

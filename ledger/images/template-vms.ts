@@ -2,14 +2,14 @@ import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { lockPlacement } from '../placement/place-queue.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
 
-/** The site itself: what it makes for all its owners is this one's. */
+/** The site's own owner, which has the VMs that the site makes for all owners. */
 const siteOwner = { id: 'owner_00000000000000000000000001' as OwnerId, name: 'berth' };
-/** A template is on no network. */
+/** A template has no network. */
 const noNetwork = { address: '0.0.0.0', mac: '52:54:00:00:00:00' };
-/** Of the host's disk: its memory in a file, and the state of its devices. */
+/** Disk space for the state of its devices, in addition to the file of its memory. */
 const savedStateMiB = 64;
 
 interface LeftoverTemplate {
@@ -26,13 +26,13 @@ async function readLeftover(tx: Transaction, like: VmSpec): Promise<LeftoverTemp
   return rows[0];
 }
 
-/** Why now is no time for it: nobody's work is to wait for a template. */
+/** Why no template is made now: no task has to wait for one. */
 async function readObstacle(tx: Transaction, like: VmSpec): Promise<string | null> {
   const rows = await tx.$queryRaw<{ open: boolean; waiting: boolean }[]>`
     SELECT EXISTS (SELECT FROM "Host" WHERE id = ${like.host} AND state = 'up' AND schedulable) AS open,
       EXISTS (SELECT FROM "Task" WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL) AS waiting`;
   if (rows[0]?.open !== true) return `${like.host} takes no VMs`;
-  return rows[0].waiting ? 'tasks wait for room' : null;
+  return rows[0].waiting ? 'tasks wait for capacity' : null;
 }
 
 async function insertTemplateVm(tx: Transaction, id: VmId, like: VmSpec): Promise<void> {
@@ -67,16 +67,16 @@ const templateSpec = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
 });
 
 /**
- * A row like any VM's, so that what a template takes while it is made counts against its host. It is held to be nobody's
- * task: while any waits, and where there is no room, it waits.
+ * Reserves a row like any VM's, so that the capacity that a template uses while it is made counts on its host. Templates have
+ * the lowest priority: they wait while any task waits, and where the host has no capacity.
  */
 export async function reserveTemplate({ ledger }: LedgerDeps, like: VmSpec): Promise<TemplatePlacement> {
   try {
     return await inTransaction(ledger, async (tx): Promise<TemplatePlacement> => {
       await lockPlacement(tx);
-      const left = await readLeftover(tx, like);
-      if (left?.same === true) return { kind: 'reserved', vm: templateSpec(left.id, left.generation, like) };
-      if (left !== undefined) return { kind: 'left', vm: left.id, generation: left.generation };
+      const leftover = await readLeftover(tx, like);
+      if (leftover?.same === true) return { kind: 'reserved', vm: templateSpec(leftover.id, leftover.generation, like) };
+      if (leftover !== undefined) return { kind: 'left', vm: leftover.id, generation: leftover.generation };
       const obstacle = await readObstacle(tx, like);
       if (obstacle !== null) return { kind: 'waits', reason: obstacle };
       const id = newId('vm');

@@ -1,35 +1,30 @@
 import type { Notification, PlanStep } from '../../contracts/ledger.ts';
-import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes } from '../../model/events.ts';
 import type { Resources } from '../../model/host.ts';
 import type { TaskId, WaiterId } from '../../model/ids.ts';
-import { decideSite, type SiteDecision } from '../../scheduler/leases/site-plan.ts';
-import { acceptMigration } from '../migrations/accept-migration.ts';
-import {
-  assignAddresses,
-  changedRefusals,
-  lockPlacement,
-  type NetworkRow,
-  type PlacementDecision,
-  placeWaiting,
-  type QueueRow,
-  writePlacements,
-} from '../placement/place-queue.ts';
-import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
+import type { SiteDecision } from '../../scheduler/leases/site/site-plan.ts';
+import { decideSite } from '../../scheduler/leases/site/site-plan.ts';
+import { tryAcceptMigration } from '../migrations/accept-migration.ts';
+import { assignAddresses, type PlacementDecision } from '../placement/assign-addresses.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { readNetworks } from '../placement/owner-networks.ts';
+import { changedRefusals, placeWaiting, plannedRefusal, writePlacements } from '../placement/place-queue.ts';
+import type { QueueRow } from '../placement/read-waiting.ts';
+import { inTransaction, isoNow, isoOf, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { writePromises } from './admission.ts';
 import { writeLeaseEvent } from './lease-event.ts';
 import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';
 
-/** A workflow that was told of a suspend or resume and does not say that it is done is told again after this time. */
+/** A workflow that does not report a suspension or resumption as done is notified again after this time. */
 const renotifyAfterS = 5;
 
 const isWaiter = (one: Notification): one is WaiterId => one !== 'planner';
-const isoFromSeconds = (seconds: number): string => new Date(Math.round(seconds * 1000)).toISOString();
+const isoFromSeconds = (seconds: number): string => isoOf(Math.round(seconds * 1000));
 
 /**
- * Carries out what the plan says is due: starts, suspends, resumes, all as rows, in one transaction under the placement
- * lock. The plan is made from the rows themselves, so a step that was lost is decided again by the next one.
- * Returns whom to tell, and when there is something to decide again.
+ * Executes what is due by the plan: writes starts, suspensions, resumptions and migrations as rows, in one transaction
+ * under the placement lock. The plan is made from the rows themselves, so a lost step is decided again by the next one.
+ * Returns the workflows to notify, and when the next decision is due.
  */
 export async function stepPlan(deps: LedgerDeps): Promise<PlanStep> {
   return inTransaction(deps.ledger, async (tx) => {
@@ -49,7 +44,7 @@ export async function stepPlan(deps: LedgerDeps): Promise<PlanStep> {
   });
 }
 
-/** What is really free. A plan may be wrong about a moment; the ledger's own sums never are. */
+/** The capacity that is free by the ledger's own sums, which are exact where the plan's prediction of this moment may not be. */
 class FreeCapacity {
   readonly #used: Map<string, Resources>;
   readonly #capacity: Map<string, Resources>;
@@ -59,7 +54,7 @@ class FreeCapacity {
     this.#capacity = new Map(site.hosts.map(({ id, capacity }) => [id, capacity]));
   }
 
-  /** Takes a VM's room on each of these hosts, or nothing. */
+  /** Reserves a VM's resources on each of these hosts, or on none. */
   reserve(hosts: readonly string[], each: Resources): boolean {
     const before = new Map(this.#used);
     for (const host of hosts) {
@@ -68,7 +63,7 @@ class FreeCapacity {
       this.#used.set(host, used);
       const fits = used.vcpus <= capacity.vcpus && used.memoryMiB <= capacity.memoryMiB && used.diskMiB <= capacity.diskMiB;
       if (fits) continue;
-      for (const [id, was] of before) this.#used.set(id, was);
+      for (const [id, usedBefore] of before) this.#used.set(id, usedBefore);
       return false;
     }
     return true;
@@ -81,7 +76,7 @@ function addResources(a: Resources, b: Resources): Resources {
 
 const leasesById = (site: LedgerSite): Map<string, LedgerLease> => new Map(site.leases.map((lease) => [lease.id, lease]));
 
-/** Whose workflow waits: a task's, or that of a VM that stands alone. */
+/** The task, or the standalone VM, whose workflow waits for the lease. */
 const waiterOf = ({ task, vms }: LedgerLease): WaiterId => task?.id ?? vms[0]!.id;
 
 function queueRow(lease: LedgerLease): QueueRow {
@@ -89,50 +84,42 @@ function queueRow(lease: LedgerLease): QueueRow {
   return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
 }
 
-async function networksOf(tx: Transaction, owners: readonly string[]): Promise<NetworkRow[]> {
-  if (owners.length === 0) return [];
-  return tx.$queryRaw<NetworkRow[]>`
-    SELECT n."ownerId" AS owner, n.cidr, ARRAY(SELECT v.address FROM "Vm" v
-      WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL) AS taken
-    FROM "Network" n WHERE n."ownerId" = ANY(${owners})`;
-}
-
-/** Places what starts now, and writes down why the others wait. Returns the leases that were placed. */
+/** Places the leases that start now, and records why the others wait. Returns those that were placed. */
 async function startLeases(
   deps: LedgerDeps,
   tx: Transaction,
   site: LedgerSite,
   decision: SiteDecision,
-  room: FreeCapacity,
+  free: FreeCapacity,
 ): Promise<LedgerLease[]> {
   const leases = leasesById(site);
   const starting = new Map<LedgerLease, PlacementDecision>();
   for (const { lease: id, hosts } of decision.starts) {
     const lease = leases.get(id)!;
-    if (!room.reserve(hosts, lease.perVm)) continue;
+    if (!free.reserve(hosts, lease.perVm)) continue;
     starting.set(lease, { row: queueRow(lease), verdict: { kind: 'placed', hosts } });
   }
   const hosts = site.hosts.length;
   const waiting = site.leases.filter((lease) => lease.phase === 'waiting' && lease.startAtS === null && !starting.has(lease));
-  const answers: PlacementDecision[] = [
+  const decisions: PlacementDecision[] = [
     ...starting.values(),
     ...waiting.map(
       (lease): PlacementDecision => ({
         row: queueRow(lease),
-        verdict: { kind: 'waits', refusal: { hosts, failed: { planned: hosts } }, overtaken: 0 },
+        verdict: { kind: 'waits', refusal: plannedRefusal(hosts), overtaken: 0 },
       }),
     ),
   ];
-  const networks = await networksOf(tx, [...new Set([...starting.keys()].map(({ owner }) => owner))]);
-  const placed = await assignAddresses(deps, tx, answers, hosts, networks);
+  const networks = await readNetworks(tx, [...new Set([...starting.keys()].map(({ owner }) => owner))]);
+  const placed = await assignAddresses(deps, tx, decisions, hosts, networks);
   const started = [...starting].flatMap(([lease, { verdict }]) => (verdict.kind === 'placed' ? [lease] : []));
-  const now = new Date(deps.clock()).toISOString();
+  const now = isoNow(deps);
   await writePlacements(
     tx,
     now,
     placed,
     started.flatMap((lease) => lease.task?.id ?? []),
-    changedRefusals(answers),
+    changedRefusals(decisions),
   );
   const times = decision.starts.map(({ lease, workFromS, untilS }) => ({
     lease,
@@ -159,17 +146,17 @@ async function suspendLeases(tx: Transaction, { suspends }: SiteDecision): Promi
     WHERE l.id = s.lease`;
 }
 
-/** The room of those that go on is taken here, so that nobody is placed in it while they are read back. */
+/** Allocates the capacity of leases that resume, so that no other VM is placed in it while their memory is read back. */
 async function resumeLeases(
   tx: Transaction,
   site: LedgerSite,
   decision: SiteDecision,
-  room: FreeCapacity,
+  free: FreeCapacity,
 ): Promise<LedgerLease[]> {
   const leases = leasesById(site);
   const resumes = decision.resumes.filter(({ lease: id }) => {
     const lease = leases.get(id)!;
-    return room.reserve(lease.hosts, { ...lease.perVm, diskMiB: 0 });
+    return free.reserve(lease.hosts, { ...lease.perVm, diskMiB: 0 });
   });
   if (resumes.length === 0) return [];
   await tx.$executeRaw`
@@ -182,7 +169,7 @@ async function resumeLeases(
   return resumes.map(({ lease }) => leases.get(lease)!);
 }
 
-/** Cold, and without its disk: its memory goes to where there is room. Each once in a suspension, whatever becomes of it. */
+/** Migrates suspended work cold, without its disks, to a host that has capacity for it; once in each suspension, also where it fails. */
 async function migrateLeases(
   deps: LedgerDeps,
   tx: Transaction,
@@ -193,16 +180,10 @@ async function migrateLeases(
   const accepted: PlanStep['moves'] = [];
   for (const { lease: id, to, operation } of moves) {
     const vm = leases.get(id)!.vms[0]!.id;
-    const reason = `It was suspended for a promise, and can go on sooner on ${to}`;
-    try {
-      const order = { vm, to, mode: 'cold' as const, requestedBy: 'planner', reason, nowMs: deps.clock() };
-      const migration = await acceptMigration(tx, order);
-      const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
-      accepted.push({ migration, vm, generation });
-    } catch (error) {
-      // Its owner or an operator was quicker; the next plan sees what they want.
-      if (!(error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused'))) throw error;
-    }
+    const reason = `It was suspended for a promise, and can resume sooner on ${to}`;
+    const request = { vm, to, mode: 'cold' as const, requestedBy: 'planner', reason, nowMs: deps.clock() };
+    const migration = await tryAcceptMigration(tx, request);
+    if (migration !== null) accepted.push(migration);
     await tx.$executeRaw`UPDATE "Lease" SET operation = ${JSON.stringify(operation)}::jsonb WHERE id = ${id}`;
   }
   return accepted;

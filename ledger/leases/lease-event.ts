@@ -1,17 +1,12 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
-import { eventId, LeaseData, type LeaseEventType } from '../../model/events.ts';
+import type { LeaseEventType } from '../../model/events.ts';
+import { writeEvent } from '../events/write-event.ts';
+import type { Transaction } from '../transaction.ts';
 
 /**
- * The fact for outsiders, in the transaction that makes it true, and once, however often its step is repeated.
- * @param n which of its kind it is, of what may befall a lease again
+ * Writes the event of a lease's change, in the transaction of that change, once for any number of repeats.
+ * @param n tells apart the suspensions and resumptions of one lease
  */
-export async function writeLeaseEvent(
-  tx: Prisma.TransactionClient,
-  id: string,
-  type: LeaseEventType,
-  now: string,
-  n: number | null = null,
-): Promise<void> {
+export async function writeLeaseEvent(tx: Transaction, id: string, type: LeaseEventType, now: string, n?: number): Promise<void> {
   const row = await tx.lease.findUniqueOrThrow({
     where: { id },
     include: {
@@ -20,7 +15,7 @@ export async function writeLeaseEvent(
     },
   });
   const { startAt, endAt, vms } = row;
-  const data = LeaseData.parse({
+  const data = {
     lease: id,
     owner: row.ownerId,
     task: row.task?.id ?? null,
@@ -28,9 +23,17 @@ export async function writeLeaseEvent(
     promise: startAt === null || endAt === null ? null : { startAt: startAt.toISOString(), endAt: endAt.toISOString() },
     vms: vms.map((vm) => ({ vm: vm.id, host: vm.hostId })),
     at: now,
-  });
-  await tx.$executeRaw`
-    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${eventId(id, type, n)}, ${type}, ${id}, ${row.ownerId}, ${now}::timestamptz, ${JSON.stringify(data)}::jsonb)
-    ON CONFLICT (id) DO NOTHING`;
+  };
+  await writeEvent(tx, { type, subject: id, owner: row.ownerId, time: now, data, ...(n === undefined ? {} : { n }) }, 'ignore');
+}
+
+/** The same for a lease with a promise; a lease without one begins and ends with its task or VM, whose events say so. */
+export async function writePromisedLeaseEvent(
+  tx: Transaction,
+  lease: string | null,
+  type: LeaseEventType,
+  now: string,
+): Promise<void> {
+  if (lease === null || (await tx.lease.count({ where: { id: lease, startAt: { not: null } } })) === 0) return;
+  await writeLeaseEvent(tx, lease, type, now);
 }

@@ -1,9 +1,9 @@
 import type { LeaseOrder, Notification } from '../../contracts/ledger.ts';
-import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { planSite } from '../../scheduler/leases/site-plan.ts';
+import { planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { writeLeaseEvent } from './lease-event.ts';
 import { readSite } from './read-site.ts';
@@ -17,11 +17,10 @@ interface LeaseRow {
 async function readLease(tx: Transaction, task: TaskId): Promise<LeaseRow> {
   const rows = await tx.$queryRaw<LeaseRow[]>`
     SELECT l.id, l.suspension, l.suspensions FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" WHERE t.id = ${task}`;
-  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${task} in the ledger`);
-  return rows[0];
+  return oneOrNotFound(rows, `task ${task}`);
 }
 
-/** What the plan wants of a task's lease now: it was written by the planner, and stays until it is reported done. */
+/** The planner's current order for a task's lease, which holds until it is reported as done. */
 export async function loadLeaseOrder(deps: LedgerDeps, id: TaskId): Promise<LeaseOrder> {
   const { suspension } = await readLease(deps.ledger, id);
   if (suspension === null) return 'run';
@@ -29,8 +28,8 @@ export async function loadLeaseOrder(deps: LedgerDeps, id: TaskId): Promise<Leas
 }
 
 /**
- * A suspend or resume is over: the lease's row says so, and what it took is learned, so that a host that is slower than
- * planned is planned slower from now on. Under the placement lock, like everything that changes the plan.
+ * Records that a suspension or resumption is complete, and updates the slowness of its hosts by its duration: the plan of a
+ * host that is slower than planned adapts. Under the placement lock, like everything that changes the plan.
  */
 async function completeOperation(
   deps: LedgerDeps,
@@ -47,14 +46,14 @@ async function completeOperation(
     const { planner } = planSite(site, site.figures, now);
     planner.observe({ kind: event, lease: id }, now);
     const slowness = planner.state.hosts.map((host) => ({ host: host.spec.id, slowness: host.slowness }));
-    const done = event === 'suspended' ? 'suspended' : null;
+    const state = event === 'suspended' ? 'suspended' : null;
     await tx.$executeRaw`
       WITH host AS (
         UPDATE "Host" h SET slowness = s.slowness FROM jsonb_to_recordset(${JSON.stringify(slowness)}::jsonb) AS s(host text, slowness float8)
         WHERE h.id = s.host AND h.slowness <> s.slowness
       )
-      UPDATE "Lease" SET suspension = ${done}::"Suspension", operation = NULL,
-        "runFrom" = CASE WHEN ${done}::text IS NULL THEN ${isoNow(deps)}::timestamptz END
+      UPDATE "Lease" SET suspension = ${state}::"Suspension", operation = NULL,
+        "runFrom" = CASE WHEN ${state}::text IS NULL THEN ${isoNow(deps)}::timestamptz END
       WHERE id = ${id}`;
     await writeLeaseEvent(tx, id, leaseEventTypes[event], isoNow(deps), suspensions);
     return ['planner'];

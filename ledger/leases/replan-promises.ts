@@ -1,43 +1,43 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { PlannedMove } from '../../scheduler/drains/drain-plan.ts';
-import { changedPromises, planSite } from '../../scheduler/leases/site-plan.ts';
+import type { PlannedMove } from '../../scheduler/drains/drain-input.ts';
+import { changedPromises, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
+import { isoOf, type Transaction } from '../transaction.ts';
 import { writePromises } from './admission.ts';
 import { type LedgerLease, type LedgerSite, readSite } from './read-site.ts';
 
 /**
- * Hosts that are to be empty, against what was promised to leases. A promise that has not begun goes to other hosts; one
- * for which there are none is in the way, and that is said before anything is closed. Work that runs moves as the plan of
- * the drain has it, so its promise is kept by that.
+ * Hosts are withdrawn while leases have promises. A promise that has not begun is assigned other hosts; one for which there
+ * are none refuses the withdrawal, before any host is closed. Work that runs migrates by the plan of the drain, which keeps
+ * its promise.
  */
 
-export interface HostWithdrawal {
+interface HostWithdrawal {
   hosts: readonly string[];
-  /** Of the VMs that are there now. */
+  /** The planned moves of the VMs that are on the hosts now. */
   moves: readonly PlannedMove[];
-  /** null: from now on, and for good as far as anybody knows. */
+  /** null: from now on, without a known end. */
   during: { fromMs: number; untilMs: number } | null;
   nowMs: number;
 }
 
 /**
- * Moves promises away from hosts that are to be vacant, within the caller's transaction and under the placement lock.
- * Throws drain-impossible, with nothing changed, for promises that would be broken.
+ * Reassigns promises from hosts that are withdrawn, within the caller's transaction and under the placement lock. Throws
+ * drain-impossible, with nothing changed, for promises that would be broken.
  */
-export async function replanPromises(tx: Prisma.TransactionClient, vacancy: HostWithdrawal): Promise<void> {
+export async function replanPromises(tx: Transaction, withdrawal: HostWithdrawal): Promise<void> {
   await lockPlacement(tx);
   const site = await readSite(tx);
-  const now = vacancy.nowMs / 1000;
+  const now = withdrawal.nowMs / 1000;
   const unplaceableBefore = new Set(planSite(site, site.figures, now).unassigned);
-  const after = withoutHosts(site, vacancy);
-  const { planner, unassigned: homeless } = planSite(after, site.figures, now);
-  const broken = homeless.filter((lease) => !unplaceableBefore.has(lease));
-  if (broken.length > 0) throw new BerthError('drain-impossible', brokenPromisesText(site, vacancy, broken));
+  const after = withoutHosts(site, withdrawal);
+  const { planner, unassigned } = planSite(after, site.figures, now);
+  const broken = unassigned.filter((lease) => !unplaceableBefore.has(lease));
+  if (broken.length > 0) throw new BerthError('drain-impossible', brokenPromisesText(site, withdrawal, broken));
   await writePromises(tx, changedPromises(site, planner.state));
 }
 
-/** The site as it is going to be: closed now, or vacant for that time; with those that move where they will be. */
+/** The site after the withdrawal: its hosts are closed now, or vacant for that time, and VMs that move count on their targets. */
 function withoutHosts(site: LedgerSite, { hosts, moves, during }: HostWithdrawal): LedgerSite {
   const targets = new Map(moves.map(({ vm, to }) => [vm, to]));
   const vacant = during === null ? null : { fromS: during.fromMs / 1000, untilS: during.untilMs / 1000 };
@@ -50,16 +50,16 @@ function withoutHosts(site: LedgerSite, { hosts, moves, during }: HostWithdrawal
   };
 }
 
-function leaseAfterMoves(lease: LedgerLease, goes: ReadonlyMap<string, string>): LedgerLease {
+function leaseAfterMoves(lease: LedgerLease, targets: ReadonlyMap<string, string>): LedgerLease {
   const isPlaced = lease.phase !== 'waiting' && lease.hosts.length === lease.vms.length;
-  return isPlaced ? { ...lease, hosts: lease.hosts.map((host, i) => goes.get(lease.vms[i]!.id) ?? host) } : lease;
+  return isPlaced ? { ...lease, hosts: lease.hosts.map((host, i) => targets.get(lease.vms[i]!.id) ?? host) } : lease;
 }
 
 function brokenPromisesText({ leases }: LedgerSite, { hosts }: HostWithdrawal, broken: readonly string[]): string {
   const promised = leases.filter(({ id }) => broken.includes(id));
   const each = promised.map(({ id, startAtS, durationS, nodes }) => {
     const from = startAtS ?? 0;
-    const [startAt, endAt] = [from, from + durationS].map((seconds) => new Date(seconds * 1000).toISOString());
+    const [startAt, endAt] = [from, from + durationS].map((seconds) => isoOf(seconds * 1000));
     return `${id} has ${nodes} hosts from ${startAt} to ${endAt}`;
   });
   return `Without ${hosts.join(', ')} what was promised could not be kept: ${each.join('; ')}. End these leases, or choose another time`;

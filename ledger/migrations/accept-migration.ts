@@ -1,19 +1,20 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
+import type { DrainMove } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
-import { newId } from '../../model/ids.ts';
+import { newId, type VmId } from '../../model/ids.ts';
 import { convergenceSeconds, type MigrationId, type MigrationMode } from '../../model/migration.ts';
+import type { Transaction } from '../transaction.ts';
 
 export interface MigrationRequest {
   vm: string;
-  /** null: the site chooses; disks alone go nowhere but to where their VM runs. */
+  /** null: the site chooses. Disks alone can only follow their VM to the host where it runs. */
   to: string | null;
-  /** Without it, `live`. */
+  /** Default: `live`. */
   mode?: MigrationMode;
-  /** Without it, the disks stay where they are. */
+  /** Default: the disks remain on their host. */
   moveDisk?: boolean;
-  /** A live one whose pre-copy doesn't converge goes on as files; without it, it stays where it was. */
+  /** A live migration whose pre-copy does not converge continues as a cold one. Default: it is rolled back. */
   coldFallback?: boolean;
-  /** When a pre-copy that has come to no end is given up. */
+  /** Time limit of the pre-copy. */
   convergeWithinS?: number;
   requestedBy: string;
   reason: string | null;
@@ -21,12 +22,12 @@ export interface MigrationRequest {
 }
 
 /**
- * Accepts a migration within the caller's transaction: its row alone, which waits for its turn. The VM's row is locked
- * until the commit, so that of two that are asked for at once one is refused.
+ * Accepts a migration within the caller's transaction: inserts its row, which waits for admission. The VM's row is locked
+ * until the commit, so that one of two concurrent requests is refused.
  *
- * Throws not-found; conflict for a VM that doesn't run or moves already; migration-refused for a target that is none.
+ * Throws not-found; conflict for a VM that does not run or migrates already; migration-refused for an unknown target.
  */
-export async function acceptMigration(tx: Prisma.TransactionClient, order: MigrationRequest): Promise<MigrationId> {
+export async function acceptMigration(tx: Transaction, request: MigrationRequest): Promise<MigrationId> {
   const rows = await tx.$queryRaw<
     {
       ownerId: string;
@@ -38,58 +39,70 @@ export async function acceptMigration(tx: Prisma.TransactionClient, order: Migra
       vcpus: number;
       memoryMiB: number;
     }[]
-  >`SELECT "ownerId", state, operation, "hostId", "homeId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${order.vm} FOR UPDATE`;
+  >`SELECT "ownerId", state, operation, "hostId", "homeId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${request.vm} FOR UPDATE`;
   const vm = rows[0];
-  if (vm === undefined) throw new BerthError('not-found', `There is no VM ${order.vm}`);
-  if (vm.operation !== null) throw new BerthError('conflict', `VM ${order.vm} has yet to ${vm.operation}: move it afterwards`);
-  const before = await tx.migration.findMany({
-    where: { vmId: order.vm },
+  if (vm === undefined) throw new BerthError('not-found', `There is no VM ${request.vm}`);
+  if (vm.operation !== null) throw new BerthError('conflict', `VM ${request.vm} has yet to ${vm.operation}: move it afterwards`);
+  const newest = await tx.migration.findMany({
+    where: { vmId: request.vm },
     select: { id: true, state: true, generation: true },
     orderBy: { generation: 'desc' },
     take: 1,
   });
-  const last = before[0];
+  const last = newest[0];
   if (last !== undefined && (last.state === 'running' || last.state === 'stuck'))
-    throw new BerthError('conflict', `VM ${order.vm} moves already: see migration ${last.id}`);
-  const mode = order.mode ?? 'live';
+    throw new BerthError('conflict', `VM ${request.vm} moves already: see migration ${last.id}`);
+  const mode = request.mode ?? 'live';
   if (!(vm.state === 'running' || (mode === 'cold' && vm.state === 'suspended')) || vm.hostId === null)
     throw new BerthError(
       'conflict',
-      `VM ${order.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
+      `VM ${request.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
     );
-  if (mode === 'disks') refuseDiskMove(order, vm.hostId, vm.homeId);
-  else if (order.to === vm.hostId) throw new BerthError('migration-refused', `VM ${order.vm} runs on ${order.to} already`);
-  if (order.to !== null && (await tx.host.count({ where: { id: order.to } })) === 0)
-    throw new BerthError('migration-refused', `There is no host ${order.to}; GET /v1/hosts lists those that are`);
+  if (mode === 'disks') refuseDiskMove(request, vm.hostId, vm.homeId);
+  else if (request.to === vm.hostId) throw new BerthError('migration-refused', `VM ${request.vm} runs on ${request.to} already`);
+  if (request.to !== null && (await tx.host.count({ where: { id: request.to } })) === 0)
+    throw new BerthError('migration-refused', `There is no host ${request.to}; GET /v1/hosts lists those that are`);
   const id: MigrationId = newId('migration');
   await tx.migration.create({
     data: {
       id,
-      vmId: order.vm,
+      vmId: request.vm,
       ownerId: vm.ownerId,
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
-      orCold: mode === 'live' && order.coldFallback === true,
-      convergeWithinS: order.convergeWithinS ?? convergenceSeconds.default,
+      orCold: mode === 'live' && request.coldFallback === true,
+      convergeWithinS: request.convergeWithinS ?? convergenceSeconds.default,
       ...(mode === 'disks'
         ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }
         : {
-            moveDisk: order.moveDisk ?? false,
+            moveDisk: request.moveDisk ?? false,
             fromId: vm.hostId,
-            toId: order.to,
+            toId: request.to,
             vcpus: vm.vcpus,
             memoryMiB: vm.memoryMiB,
           }),
-      requestedBy: order.requestedBy,
-      reason: order.reason,
-      createdAt: new Date(order.nowMs),
+      requestedBy: request.requestedBy,
+      reason: request.reason,
+      createdAt: new Date(request.nowMs),
     },
   });
   return id;
 }
 
-/** Disks alone go from their home to where their VM runs, if that is another host. */
+/** Accepts a migration, or returns null where the VM cannot migrate at this moment: its owner or an operator was faster. */
+export async function tryAcceptMigration(tx: Transaction, request: MigrationRequest): Promise<DrainMove | null> {
+  try {
+    const migration = await acceptMigration(tx, request);
+    const { generation } = await tx.migration.findUniqueOrThrow({ where: { id: migration }, select: { generation: true } });
+    return { migration, vm: request.vm as VmId, generation };
+  } catch (error) {
+    if (error instanceof BerthError && (error.code === 'conflict' || error.code === 'migration-refused')) return null;
+    throw error;
+  }
+}
+
+/** Disks alone migrate from their home to the host where their VM runs. */
 function refuseDiskMove({ vm, to }: MigrationRequest, host: string, home: string | null): void {
   if (home === host) throw new BerthError('migration-refused', `The disks of VM ${vm} are on ${host} already, where it runs`);
   if (to !== null && to !== host)

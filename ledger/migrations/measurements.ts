@@ -2,14 +2,11 @@ import type { MigrationResult, Recovery } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationPhase, PhaseEntry } from '../../model/migration.ts';
 import type { VmLoad } from '../../model/vm.ts';
-import type { OperationKind } from '../../scheduler/drains/migration-model.ts';
+import type { OperationKind } from '../../scheduler/drains/migration-operations.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import type { MigrationRow } from './reserve.ts';
+import type { MigrationRow } from './migration-row.ts';
 
-/**
- * One of the operations that a migration is made of, which follow upon each other, so that their seconds add up to its
- * own; or one that stands alone.
- */
+/** One operation of a migration, or one on its own. The operations of a migration are consecutive, so their seconds add up to its duration. */
 interface OperationTiming {
   kind: OperationKind;
   from: HostId;
@@ -20,7 +17,7 @@ interface OperationTiming {
   bytes: number;
 }
 
-/** What a migration took, in the transaction that commits it. */
+/** Records how long a migration took, in the transaction that commits it. */
 export async function recordMigrationTiming(
   tx: Transaction,
   row: MigrationRow,
@@ -43,8 +40,8 @@ function liveTiming(row: MigrationRow, { bytes, phases }: MigrationResult, now: 
 }
 
 /**
- * What comes before the memory is written belongs to the suspension, what comes after it was read to the resumption. How
- * large the file was isn't known: only the copy has bytes. Of a VM that slept there is the copy alone.
+ * The time until the memory is written counts as suspension, the time after it was copied as resumption. The size of the
+ * memory's file is not measured, so only the copy has bytes. A VM that was suspended before has the copy alone.
  */
 function coldTimings(row: MigrationRow, { bytes, phases }: MigrationResult, now: string): OperationTiming[] {
   const [from, to] = [row.fromId, row.toId!];
@@ -53,7 +50,7 @@ function coldTimings(row: MigrationRow, { bytes, phases }: MigrationResult, now:
     return entry === undefined ? null : Date.parse(entry.startedAt) + (entry.seconds ?? 0) * 1000;
   };
   const [suspendedMs, copiedMs] = [endOf('suspend'), endOf('copy')];
-  // One that began live and went on as files: what was tried before is no part of it.
+  // A migration that began live and fell back to cold: its pre-copy is not part of these operations.
   const preCopyEndMs = endOf('preCopy');
   const [startMs, endMs] = [preCopyEndMs ?? startedMs(row), Date.parse(now)];
   const copy = { kind: 'copy' as const, from, to, transferS: phaseSeconds(phases, ['copy']), bytes };
@@ -66,7 +63,7 @@ function coldTimings(row: MigrationRow, { bytes, phases }: MigrationResult, now:
   ];
 }
 
-/** What the disks took that followed their VM, or moved alone, in the transaction that says where they are. */
+/** Records how long the disks of a VM took to follow it, or to move alone, in the transaction that changes their home. */
 export async function recordDiskMoveTiming(tx: Transaction, row: MigrationRow, phases: PhaseEntry[], now: string): Promise<void> {
   const entry = phases.find(({ name }) => name === 'moveDisk');
   if (entry === undefined || row.homeId === null || row.toId === null || row.committedAt === null) return;
@@ -84,14 +81,14 @@ export async function recordDiskMoveTiming(tx: Transaction, row: MigrationRow, p
   await writeMeasurement(tx, row, disks, { downtimeMs: null, phases }, now);
 }
 
-/** What the suspension or restoration of a VM took where it stands, from when it was asked for; in the transaction that ends it. */
+/** Records how long the suspension or restoration of a VM took since its request, in the transaction that ends it. */
 export async function recordPowerTiming(
   tx: Transaction,
   kind: 'suspend' | 'resume',
   { id, generation, hostId, operationAt }: { id: VmId; generation: number; hostId: HostId; operationAt: Date | null },
   now: string,
 ): Promise<void> {
-  // Of a task's VM: its plan knows when that began.
+  // A VM of a task: the lease plan measures its suspensions.
   if (operationAt === null) return;
   const [fromMs, untilMs] = [operationAt.getTime(), Date.parse(now)];
   const measured: OperationTiming = {
@@ -107,7 +104,7 @@ export async function recordPowerTiming(
   await writeMeasurement(tx, row, measured, { downtimeMs: null, phases: [] }, now);
 }
 
-/** Its concurrency is the time that it shared with other migrations at either of its hosts, as a part of its own, and itself. */
+/** Concurrency is 1 plus the time that other migrations overlapped with it on either of its hosts, as a part of its own duration. */
 async function writeMeasurement(
   tx: Transaction,
   row: Pick<MigrationRow, 'vmId' | 'vmDiskMiB'> & { id: string },
@@ -134,7 +131,7 @@ async function writeMeasurement(
     ON CONFLICT (id) DO NOTHING`;
 }
 
-/** What a host saw its VMs do with their memory; of VMs that are gone meanwhile, nothing is kept. */
+/** Records the loads that a host observed; loads of VMs that were removed meanwhile are dropped. */
 export async function recordLoads(deps: LedgerDeps, loads: { vmId: VmId; load: VmLoad }[]): Promise<void> {
   const rows = loads.map(({ vmId, load: { residentMiB, dirtyMiBPerS, busyCpus } }) => ({
     vm: vmId,
@@ -155,10 +152,10 @@ export async function recordLoads(deps: LedgerDeps, loads: { vmId: VmId; load: V
   );
 }
 
-/** So long after its commit a move is new enough for its VM's recovery to be looked at from the beginning. */
+/** A recovery is observed from its beginning, so only for this long after the migration's commit. */
 const recoveryWindowMs = 10_000;
 
-/** VMs that a drain has just moved, and whose use of processors was known before: until they are as busy, they recover. */
+/** VMs that a drain has just moved and whose processor load before the move is known: they recover until the load is as high. */
 export async function readRecoveries(
   tx: Transaction,
   { id, hostId }: { id: string; hostId: string },
@@ -174,7 +171,7 @@ export async function readRecoveries(
     ORDER BY m.id`;
 }
 
-/** It is as busy as before: what that took since the commit of its move, once. */
+/** The VM's load is as high as before: records, once, the time since the commit of its migration. */
 export async function recordRecovery(deps: LedgerDeps, migration: MigrationId): Promise<void> {
   await inTransaction(
     deps.ledger,

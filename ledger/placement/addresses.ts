@@ -6,7 +6,7 @@ interface Range {
   last: number;
 }
 
-/** Prefix length of an owner's network: 1021 guests beside the gateway. */
+/** Prefix length of an owner's network: 1021 guests in addition to the gateway. */
 const networkPrefix = 22;
 
 function toNumber(address: string): number {
@@ -31,7 +31,7 @@ function rangeOf(cidr: string): Range {
 }
 
 /**
- * The first network of the site's guests that overlaps none of those that are taken; null when the supernet is full.
+ * The first network of the site's guests that overlaps none of the allocated ones; null when the supernet is full.
  * Its gateway is the network's first address.
  */
 export function nextNetwork(supernet: string, taken: readonly string[]): { cidr: string; gateway: string } | null {
@@ -48,8 +48,8 @@ export function nextNetwork(supernet: string, taken: readonly string[]): { cidr:
 }
 
 /**
- * A free address for a guest; null when there is none. The search starts at a point that `seed` chooses: an address
- * that was just given back is seldom the next one given out, while the hosts' bridges still remember where it was.
+ * A free address for a guest; null when there is none. The search starts at a point that `seed` chooses, so that an address
+ * that was just released is seldom allocated next, while the hosts' bridges still have its old location.
  */
 export function freeAddress(cidr: string, taken: ReadonlySet<string>, seed: number): string | null {
   const { first, last } = rangeOf(cidr);
@@ -63,7 +63,7 @@ export function freeAddress(cidr: string, taken: ReadonlySet<string>, seed: numb
   return null;
 }
 
-/** Locally administered, and the address itself in the last four bytes: as unique as that, and readable in a trace. */
+/** A locally administered MAC with the address in its last four bytes: as unique as the address, and readable in a packet trace. */
 export function macOf(address: string): string {
   const bytes = [0x52, 0x54, ...bytesOf(toNumber(address))];
   return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');

@@ -1,15 +1,16 @@
 import { newId } from '../../model/ids.ts';
 import type { Transaction } from '../transaction.ts';
 import { nextNetwork } from './addresses.ts';
+import type { NetworkRow } from './read-waiting.ts';
 
-/** What an owner's guests have of the guests' network. */
+/** An owner's part of the guests' network. */
 export interface OwnerNetwork {
   cidr: string;
-  /** Addresses of the owner's VMs that have one of their own. */
+  /** The addresses of the owner's VMs. */
   taken: Set<string>;
 }
 
-/** A VXLAN's number has 24 bits; 0 is left out. */
+/** A VXLAN network identifier has 24 bits; 0 is not used. */
 const maxVni = 2 ** 24 - 1;
 
 async function createNetwork(tx: Transaction, supernet: string, owner: string): Promise<OwnerNetwork | null> {
@@ -27,8 +28,8 @@ async function createNetwork(tx: Transaction, supernet: string, owner: string): 
 }
 
 /**
- * Makes the networks of those owners that have none yet; null where the site's supernet is used up. The caller holds the
- * placement lock, so that no two owners are given the same.
+ * Creates the networks of those owners that have none yet; null where the site's supernet is exhausted. The caller holds
+ * the placement lock, so that no two owners get the same.
  */
 export async function addNetworks(
   tx: Transaction,
@@ -38,3 +39,15 @@ export async function addNetworks(
 ): Promise<void> {
   for (const owner of owners) if (!networks.has(owner)) networks.set(owner, await createNetwork(tx, supernet, owner));
 }
+
+/** The networks that these owners have, with the addresses in use there. */
+export async function readNetworks(tx: Transaction, owners: readonly string[]): Promise<NetworkRow[]> {
+  if (owners.length === 0) return [];
+  return tx.$queryRaw<NetworkRow[]>`
+    SELECT n."ownerId" AS owner, n.cidr, ARRAY(SELECT v.address FROM "Vm" v
+      WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL) AS taken
+    FROM "Network" n WHERE n."ownerId" = ANY(${owners})`;
+}
+
+export const networkMap = (rows: readonly NetworkRow[]): Map<string, OwnerNetwork | null> =>
+  new Map(rows.map(({ owner, cidr, taken }) => [owner, { cidr, taken: new Set(taken) }]));

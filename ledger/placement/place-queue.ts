@@ -1,107 +1,27 @@
-import { createHash } from 'node:crypto';
 import type { Notification } from '../../contracts/ledger.ts';
-import type { Resources } from '../../model/host.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
 import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdict } from '../../scheduler/placement.ts';
-import { isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import { freeAddress, macOf } from './addresses.ts';
-import { addNetworks, type OwnerNetwork } from './owner-networks.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { assignAddresses, type PlacedVm, type PlacementDecision } from './assign-addresses.ts';
+import { lockPlacement } from './lock-placement.ts';
+import { type HostRow, lookahead, type QueueRow, readWaiting } from './read-waiting.ts';
 
-export { lockPlacement } from './lock-placement.ts';
-
-/** How many waiting tasks one pass looks at; the rest wait behind them. */
-const lookahead = 256;
-
-/** A task with its VMs, or a VM that stands alone. */
-export interface QueueRow {
-  id: TaskId | VmId;
-  owner: string;
-  overtaken: number;
-  refusal: Refusal | null;
-  imageId: string | null;
-  each: Resources;
-  vms: { id: string; generation: number }[];
-}
-
-interface HostRow {
-  id: string;
-  state: 'up' | 'unknown';
-  schedulable: boolean;
-  capacity: Resources;
-  used: Resources;
-  images: string[];
-}
-
-export type NetworkRow = { owner: string; cidr: string; taken: string[] };
-
-interface WaitingQueue {
-  /** There are promises to be kept, or work to be resumed: the planner places. */
-  planned: boolean;
-  hosts: HostRow[] | null;
-  queue: QueueRow[] | null;
-  /** Of the owners in the queue that have one, with the addresses that are in use there. */
-  networks: NetworkRow[] | null;
-  /** Placed by an earlier pass and not begun yet. */
-  placed: (TaskId | VmId)[] | null;
-}
-
-interface PlacedVm {
-  vm: string;
-  host: string;
-  address: string;
-  mac: string;
-}
-
-export type PlacementDecision = { row: QueueRow; verdict: QueueVerdict };
-
-/** What a pass found. */
+/** The result of a pass. */
 export interface PlacementPass {
   notify: Notification[];
-  /** It was left to the planner. */
+  /** There is a plan, so the planner places. */
   planned: boolean;
-  /** What became of each task that was looked at, in the queue's order. */
+  /** The verdict on each task or VM that the pass considered, in the queue's order. */
   verdicts: Map<TaskId | VmId, QueueVerdict>;
   hosts: number;
 }
 
-/** A task that waits has all its VMs pending; one whose VMs were released already is on its way to its end. */
-async function readWaiting(tx: Transaction, now: string): Promise<WaitingQueue> {
-  const rows = await tx.$queryRaw<WaitingQueue[]>`
-    WITH waiting AS (
-      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
-      WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
-      UNION ALL
-      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Vm"
-      WHERE "order" IS NOT NULL AND state = 'pending' AND "removalRequestedAt" IS NULL
-      ORDER BY "createdAt", id LIMIT ${lookahead}
-    )
-    SELECT
-      EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
-        OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
-        OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz) AS planned,
-      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'state', h.state, 'schedulable', h.schedulable,
-        'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
-        'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
-        'images', ARRAY(SELECT i."imageId" FROM "HostImage" i WHERE i."hostId" = h.id)))
-      FROM "Host" h) AS hosts,
-      (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
-        'imageId', v.image, 'vms', v.vms,
-        'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
-      FROM waiting t JOIN LATERAL (
-        SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
-          jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
-        FROM "Vm" WHERE "taskId" = t.id OR id = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
-      (SELECT jsonb_agg(jsonb_build_object('owner', n."ownerId", 'cidr', n.cidr, 'taken', ARRAY(
-        SELECT v.address FROM "Vm" v
-        WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL)))
-       FROM "Network" n WHERE n."ownerId" IN (SELECT "ownerId" FROM waiting)) AS networks,
-      (SELECT jsonb_agg(id) FROM (
-        SELECT id FROM "Task" WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL
-        UNION ALL SELECT id FROM "Vm" WHERE "order" IS NOT NULL AND state = 'reserved' AND "removalRequestedAt" IS NULL
-      ) AS waiter) AS placed`;
-  return rows[0]!;
-}
+/** Refusal of a task or VM that is placed by the planner, in its time. */
+export const plannedRefusal = (hosts: number): Refusal => ({ hosts, failed: { planned: hosts } });
+
+/** Refusal of a task or VM that the pass did not consider: it is beyond the lookahead, or being cancelled. */
+export const beyondQueue = ({ hosts }: PlacementPass): Refusal => ({ hosts, failed: { queue: hosts } });
 
 function decidePlacements(queue: QueueRow[], hostRows: HostRow[], maxOvertaken: number): PlacementDecision[] {
   const rows = new Map<string, QueueRow>(queue.map((row) => [row.id, row]));
@@ -119,58 +39,9 @@ function decidePlacements(queue: QueueRow[], hostRows: HostRow[], maxOvertaken: 
   }));
 }
 
-/** A number from an id and a generation, the same every time, spread evenly. */
-export function addressSeed(vm: { id: string; generation: number }): number {
-  return createHash('sha256').update(`${vm.id}/${vm.generation}`).digest().readUInt32BE();
-}
-
-/** Addresses for all VMs of a task; null when its owner's network has not enough. */
-function allocateAddresses(row: QueueRow, hosts: string[], network: OwnerNetwork): PlacedVm[] | null {
-  const placed: PlacedVm[] = [];
-  for (const [node, vm] of row.vms.entries()) {
-    const address = freeAddress(network.cidr, network.taken, addressSeed(vm));
-    if (address === null) {
-      for (const { address: given } of placed) network.taken.delete(given);
-      return null;
-    }
-    network.taken.add(address);
-    placed.push({ vm: vm.id, host: hosts[node]!, address, mac: macOf(address) });
-  }
-  return placed;
-}
-
-/** Gives the placed VMs their addresses; a task for which there are none goes on waiting. */
-export async function assignAddresses(
-  deps: LedgerDeps,
-  tx: Transaction,
-  answers: PlacementDecision[],
-  hosts: number,
-  known: NetworkRow[],
-): Promise<PlacedVm[]> {
-  const owners = [...new Set(answers.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row.owner] : [])))];
-  const networks = new Map<string, OwnerNetwork | null>(
-    known.map(({ owner, cidr, taken }) => [owner, { cidr, taken: new Set(taken) }]),
-  );
-  await addNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners, networks);
-  const placed: PlacedVm[] = [];
-  for (const answer of answers) {
-    if (answer.verdict.kind !== 'placed') continue;
-    const network = networks.get(answer.row.owner) ?? null;
-    const vms = network === null ? null : allocateAddresses(answer.row, answer.verdict.hosts, network);
-    if (vms === null)
-      answer.verdict = {
-        kind: 'waits',
-        refusal: { hosts, failed: { [network === null ? 'network' : 'address']: hosts } },
-        overtaken: answer.row.overtaken,
-      };
-    else placed.push(...vms);
-  }
-  return placed;
-}
-
-/** The tasks whose row does not say yet why they wait, and how often they were overtaken. */
-export function changedRefusals(answers: PlacementDecision[]): { id: string; refusal: Refusal; overtaken: number }[] {
-  return answers.flatMap(({ row, verdict }) => {
+/** Tasks whose row has another reason to wait, or another count of overtakings. */
+export function changedRefusals(decisions: PlacementDecision[]): { id: string; refusal: Refusal; overtaken: number }[] {
+  return decisions.flatMap(({ row, verdict }) => {
     if (verdict.kind === 'placed') return [];
     const overtaken = verdict.kind === 'waits' ? verdict.overtaken : row.overtaken;
     if (overtaken === row.overtaken && sameRefusal(row.refusal, verdict.refusal)) return [];
@@ -184,7 +55,7 @@ function sameRefusal(a: Refusal | null, b: Refusal): boolean {
   return [...filters].every((filter) => a.failed[filter] === b.failed[filter]);
 }
 
-/** All rows of a pass in one statement. The clock of a best-effort lease starts here. */
+/** Writes all rows of a pass in one statement. The time of a best-effort lease starts here. */
 export async function writePlacements(
   tx: Transaction,
   now: string,
@@ -205,39 +76,47 @@ export async function writePlacements(
       UPDATE "Lease" SET "startedAt" = ${now}::timestamptz WHERE id IN (SELECT "leaseId" FROM vm)
     ), waits AS (
       SELECT * FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
-    ), alone AS (
+    ), standalone AS (
       UPDATE "Vm" v SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE v.id = w.id
     )
     UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE t.id = w.id`;
 }
 
-/** As long as there is a plan, only who knows all of it may place: who is placed in a gap must be out of it in time. */
+/** While there is a plan, only the planner places: a VM that is placed in a gap of the plan has to end in time. */
 function deferToPlanner(queue: QueueRow[], hosts: number): PlacementPass {
   const waits = ({ overtaken }: QueueRow): QueueVerdict => ({
     kind: 'waits',
-    refusal: { hosts, failed: { planned: hosts } },
+    refusal: plannedRefusal(hosts),
     overtaken,
   });
   return { notify: ['planner'], planned: true, verdicts: new Map(queue.map((row) => [row.id, waits(row)])), hosts };
 }
 
 /**
- * Places what waits and now fits. The caller holds the placement lock, and ends its transaction next: everybody who
- * places or frees waits for it, so it holds the lock for one read and one write.
+ * Places the waiting tasks and VMs that fit now. The caller holds the placement lock, for which all placements and releases
+ * wait, so it ends its transaction next: the lock is held for one read and one write.
  */
 export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<PlacementPass> {
   const waiting = await readWaiting(tx, isoNow(deps));
-  const hosts = waiting.hosts ?? [];
-  if (waiting.planned) return deferToPlanner(waiting.queue ?? [], hosts.length);
-  const decisions = decidePlacements(waiting.queue ?? [], hosts, deps.control.BERTH_MAX_OVERTAKEN);
-  const placed = await assignAddresses(deps, tx, decisions, hosts.length, waiting.networks ?? []);
+  const { hosts, queue } = waiting;
+  if (waiting.planned) return deferToPlanner(queue, hosts.length);
+  const decisions = decidePlacements(queue, hosts, deps.control.BERTH_MAX_OVERTAKEN);
+  const placed = await assignAddresses(deps, tx, decisions, hosts.length, waiting.networks);
   const ids = (kind: QueueVerdict['kind']) => decisions.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
   await writePlacements(tx, isoNow(deps), placed, ids('placed'), changedRefusals(decisions));
   return {
-    // Also those of earlier passes: whoever was to tell them may have died before doing it.
-    notify: [...(waiting.placed ?? []), ...ids('placed'), ...ids('impossible')],
+    // Those of earlier passes as well: the process that had to notify them may have died first.
+    notify: [...waiting.placed, ...ids('placed'), ...ids('impossible')],
     planned: false,
     verdicts: new Map(decisions.map(({ row, verdict }) => [row.id, verdict])),
     hosts: hosts.length,
   };
+}
+
+/** Runs one pass in a transaction of its own. */
+export async function placeUnderLock(deps: LedgerDeps): Promise<PlacementPass> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    return placeWaiting(deps, tx);
+  });
 }

@@ -1,14 +1,18 @@
 import type { Notification, ReservationStep } from '../../contracts/ledger.ts';
-import { type DrainId, type DrainState, isDrainOver, type Remaining } from '../../model/drain.ts';
+import { type DrainState, isDrainOver, type Remaining } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { type ReservationEventType, reservationEventTypes } from '../../model/events.ts';
 import { type HostDrain, isReservationOver, type ReservationId, type ReservationState } from '../../model/reservation.ts';
 import { planDrain } from '../../scheduler/drains/drain-plan.ts';
 import { acceptDrain } from '../drains/accept-drain.ts';
+import { restoreHostAdmission } from '../drains/drain-row.ts';
 import { readDrainInput } from '../drains/planner-input.ts';
-import { lockPlacement } from '../placement/place-queue.ts';
+import { batch, secondsAgo } from '../housekeeping.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import { defaultConfidence, writeReservationEvent } from './accept-reservation.ts';
+import { reservationDrain } from './accept-reservation.ts';
+import { writeReservationEvent } from './reservation-event.ts';
 
 interface ReservationRow {
   id: ReservationId;
@@ -32,33 +36,33 @@ interface ReservationContext {
   tx: Transaction;
   row: ReservationRow;
   nowMs: number;
-  /** The drains of its hosts, once they were asked for. */
+  /** The drains of its hosts, once they were requested. */
   drains: HostDrainRow[];
-  /** Its state was changed by this look. */
+  /** This step has changed its state. */
   stateChanged: boolean;
 }
 
-/** A host is closed before its drain has to begin, by as much again as that takes and this: its load is to be seen first. */
+/** A host is closed before its drain has to begin, by the drain's own duration and this, so that the loads of its VMs are measured first. */
 const closeAheadMs = 60_000;
 
-/** A host that can't be closed yet is waited for until so long before it is needed. */
+/** A host that cannot be closed yet is retried until this long before it is needed. */
 const retryUntilMs = closeAheadMs / 2;
 
-/** Looks at where a reservation stands, and writes down what is next, in one transaction, as stepDrain does. */
+/** Decides a reservation's next step and writes it down, in one transaction, as stepDrain does. */
 export async function stepReservation(deps: LedgerDeps, id: ReservationId): Promise<ReservationStep> {
   try {
     return await inTransaction(deps.ledger, (tx) => advance(deps, tx, id));
   } catch (error) {
-    // A host that can't be emptied in time after all, or that an operator empties for a purpose of his own.
+    // A host cannot be emptied in time after all, or an operator drains it for another purpose.
     const refusals = ['drain-impossible', 'conflict'];
     if (!(error instanceof BerthError) || !refusals.includes(error.code)) throw error;
     return inTransaction(deps.ledger, async (tx) => {
-      const look = await lockReservation(deps, tx, id);
-      if (isReservationOver(look.row.state)) return stepResult(look, {});
-      // What begins by then runs, and can be moved.
-      if (error.code === 'drain-impossible' && look.row.startAt.getTime() - look.nowMs > retryUntilMs)
-        return stepResult(look, { waitMs: 1000, summary: `**scheduled**, and waits: ${error.message}` });
-      return failReservation(look, [{ what: id, why: error.message }]);
+      const context = await lockReservation(deps, tx, id);
+      if (isReservationOver(context.row.state)) return stepResult(context, {});
+      // VMs that boot now will run by then, and can migrate.
+      if (error.code === 'drain-impossible' && context.row.startAt.getTime() - context.nowMs > retryUntilMs)
+        return stepResult(context, { waitMs: 1000, summary: `**scheduled**, and retries: ${error.message}` });
+      return failReservation(context, [{ what: id, why: error.message }]);
     });
   }
 }
@@ -66,8 +70,7 @@ export async function stepReservation(deps: LedgerDeps, id: ReservationId): Prom
 async function lockReservation(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promise<ReservationContext> {
   await lockPlacement(tx);
   const rows = await tx.$queryRaw<ReservationRow[]>`SELECT * FROM "HostReservation" WHERE id = ${id} FOR UPDATE`;
-  const row = rows[0];
-  if (row === undefined) throw new BerthError('not-found', `There is no reservation ${id} in the ledger`);
+  const row = oneOrNotFound(rows, `reservation ${id}`);
   const drains = await tx.$queryRaw<HostDrainRow[]>`
     SELECT d.id AS drain, d."hostId" AS host, d.number, d.state, d.remaining
     FROM "HostHold" h JOIN "Drain" d ON d.id = h."drainId" WHERE h."reservationId" = ${id} ORDER BY d."hostId"`;
@@ -75,85 +78,76 @@ async function lockReservation(deps: LedgerDeps, tx: Transaction, id: Reservatio
 }
 
 async function advance(deps: LedgerDeps, tx: Transaction, id: ReservationId): Promise<ReservationStep> {
-  const look = await lockReservation(deps, tx, id);
-  const { row, nowMs, drains } = look;
+  const context = await lockReservation(deps, tx, id);
+  const { row, nowMs, drains } = context;
   await tx.$executeRaw`
     UPDATE "HostReservation" SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz) WHERE id = ${id}`;
-  if (isReservationOver(row.state)) return stepResult(look, {});
-  if (row.cancelRequestedAt !== null) return cancel(look);
+  if (isReservationOver(row.state)) return stepResult(context, {});
+  if (row.cancelRequestedAt !== null) return cancel(context);
   switch (row.state) {
     case 'scheduled':
-      return closeWhenDue(look);
+      return closeWhenDue(context);
     case 'vacating': {
-      // One that has given its host back already was empty: its time is over before anybody looked.
-      const had: DrainState[] = ['held', 'returning', 'returned'];
-      const lost = drains.filter(({ state }) => isDrainOver(state) && !had.includes(state));
-      if (lost.length > 0) return failReservation(look, lost.flatMap(drainFailure));
-      const waits = drains.some(({ state }) => !had.includes(state)) || nowMs < row.startAt.getTime();
-      if (!waits) await enterState(look, 'active', reservationEventTypes.started);
-      return stepResult(look, { waitMs: waits ? null : row.endAt.getTime() - nowMs });
+      // A drain that returns its host already, or has returned it, was empty: the reservation's time has ended between two steps.
+      const emptied: DrainState[] = ['held', 'returning', 'returned'];
+      const failed = drains.filter(({ state }) => isDrainOver(state) && !emptied.includes(state));
+      if (failed.length > 0) return failReservation(context, failed.flatMap(drainFailure));
+      const waits = drains.some(({ state }) => !emptied.includes(state)) || nowMs < row.startAt.getTime();
+      if (!waits) await enterState(context, 'active', reservationEventTypes.started);
+      return stepResult(context, { waitMs: waits ? null : row.endAt.getTime() - nowMs });
     }
     default:
-      return holdUntilEnd(look);
+      return holdUntilEnd(context);
   }
 }
 
 const drainFailure = ({ drain, host, state, remaining }: HostDrainRow): Remaining[] =>
   remaining !== null && remaining.length > 0 ? remaining : [{ what: host, why: `its drain ${drain} is ${state}` }];
 
-function stepResult(look: ReservationContext, more: Partial<ReservationStep>): ReservationStep {
-  const { row, drains } = look;
-  const said = drains.map(({ host, state }) => `${host} is ${state}`).join(', ');
-  const says = `**${row.state}** for ${row.purpose}, from ${row.startAt.toISOString()} to ${row.endAt.toISOString()}; ${said}`;
+function stepResult(context: ReservationContext, more: Partial<ReservationStep>): ReservationStep {
+  const { row, drains } = context;
+  const hosts = drains.map(({ host, state }) => `${host} is ${state}`).join(', ');
+  const summary = `**${row.state}** for ${row.purpose}, from ${row.startAt.toISOString()} to ${row.endAt.toISOString()}; ${hosts}`;
   const open = drains.filter(({ state }) => !isDrainOver(state)).map(({ drain, host, number }) => ({ drain, host, number }));
-  // Its acceptance has changed the plan, and so does each of its moves.
-  const wake: Notification[] = row.workflowAt === null || look.stateChanged ? ['planner'] : [];
-  return { state: row.state, drains: open, drainsToNotify: [], notifications: wake, waitMs: null, summary: says, ...more };
+  // The acceptance has changed the plan of leases, and so does each change of state.
+  const notifications: Notification[] = row.workflowAt === null || context.stateChanged ? ['planner'] : [];
+  return { state: row.state, drains: open, drainsToNotify: [], notifications, waitMs: null, summary, ...more };
 }
 
 async function enterState(
-  look: ReservationContext,
+  context: ReservationContext,
   state: ReservationState,
   event?: ReservationEventType,
   problem: Remaining[] = [],
 ) {
-  const { tx, row, deps } = look;
+  const { tx, row, deps } = context;
   const now = isoNow(deps);
-  const why = problem.length === 0 ? null : JSON.stringify(problem);
+  const stored = problem.length === 0 ? null : JSON.stringify(problem);
   await tx.$executeRaw`
-    UPDATE "HostReservation" SET state = ${state}::"ReservationState", problem = ${why}::jsonb,
+    UPDATE "HostReservation" SET state = ${state}::"ReservationState", problem = ${stored}::jsonb,
       "finishedAt" = CASE WHEN ${isReservationOver(state)} THEN ${now}::timestamptz END
     WHERE id = ${row.id}`;
   row.state = state;
-  look.stateChanged = true;
+  context.stateChanged = true;
   if (isReservationOver(state)) await tx.hostHold.updateMany({ where: { reservationId: row.id }, data: { released: true } });
   if (event !== undefined) await writeReservationEvent(tx, row.id, event, now, problem);
 }
 
-/** Until its hosts have to be emptied; then they are closed, all in this transaction or none. */
-async function closeWhenDue(look: ReservationContext): Promise<ReservationStep> {
-  const { tx, row, nowMs } = look;
+/** Waits until the hosts have to be emptied; then closes them, all in this transaction or none. */
+async function closeWhenDue(context: ReservationContext): Promise<ReservationStep> {
+  const { tx, row, nowMs } = context;
   const holds = await tx.hostHold.findMany({ where: { reservationId: row.id }, orderBy: { hostId: 'asc' } });
-  const order = {
-    drain: '',
-    deadlineMs: row.startAt.getTime(),
-    strategy: 'auto' as const,
-    mode: 'auto' as const,
-    moveDisks: false,
-    suspendInPlace: 'never' as const,
-    confidence: defaultConfidence,
-    nowMs,
-  };
-  let leastMs = closeAheadMs;
+  const request = { ...reservationDrain, deadlineMs: row.startAt.getTime(), nowMs };
+  let leadMs = closeAheadMs;
   for (const { hostId } of holds) {
-    const { boundS } = planDrain(await readDrainInput(tx, { ...order, host: hostId }));
-    leastMs = Math.max(leastMs, closeAheadMs + 2 * boundS * 1000);
+    const { boundS } = planDrain(await readDrainInput(tx, { ...request, host: hostId }));
+    leadMs = Math.max(leadMs, closeAheadMs + 2 * boundS * 1000);
   }
-  const leftMs = row.startAt.getTime() - leastMs - nowMs;
-  if (leftMs > 0) return stepResult(look, { waitMs: Math.max(1000, leftMs / 2) });
+  const remainingMs = row.startAt.getTime() - leadMs - nowMs;
+  if (remainingMs > 0) return stepResult(context, { waitMs: Math.max(1000, remainingMs / 2) });
   for (const { hostId } of holds) {
     const drain = await acceptDrain(tx, {
-      ...order,
+      ...request,
       host: hostId,
       returnAfterMs: row.endAt.getTime(),
       returnVms: row.bringBack,
@@ -165,22 +159,16 @@ async function closeWhenDue(look: ReservationContext): Promise<ReservationStep> 
       data: { drainId: drain },
     });
   }
-  await enterState(look, 'vacating');
-  return stepResult({ ...(await lockReservation(look.deps, tx, row.id)), stateChanged: true }, {});
+  await enterState(context, 'vacating');
+  return stepResult({ ...(await lockReservation(context.deps, tx, row.id)), stateChanged: true }, {});
 }
 
-/** It can't be had: the drains of its other hosts are called off, and what was closed is opened. */
-async function failReservation(look: ReservationContext, problem: Remaining[]): Promise<ReservationStep> {
-  const tell = await cancelDrains(look);
-  await enterState(look, 'failed', reservationEventTypes.failed, problem);
-  for (const { drain, state } of look.drains) if (state === 'incomplete') await openHost(look, drain);
-  return stepResult(look, { drainsToNotify: tell });
-}
-
-async function openHost({ tx }: ReservationContext, drain: DrainId): Promise<void> {
-  await tx.$executeRaw`
-    UPDATE "Host" h SET schedulable = d."wasSchedulable", "acceptsMigrations" = d."wasAccepting"
-    FROM "Drain" d WHERE d.id = ${drain} AND h.id = d."hostId"`;
+/** Cancels the drains of the other hosts, and opens hosts whose drain has ended incomplete. */
+async function failReservation(context: ReservationContext, problem: Remaining[]): Promise<ReservationStep> {
+  const drainsToNotify = await cancelDrains(context);
+  await enterState(context, 'failed', reservationEventTypes.failed, problem);
+  for (const { drain, state } of context.drains) if (state === 'incomplete') await restoreHostAdmission(context.tx, drain);
+  return stepResult(context, { drainsToNotify });
 }
 
 async function cancelDrains({ tx, row, drains, deps }: ReservationContext): Promise<HostDrain[]> {
@@ -192,35 +180,35 @@ async function cancelDrains({ tx, row, drains, deps }: ReservationContext): Prom
   return open.map(({ drain, host, number }) => ({ drain, host, number }));
 }
 
-async function cancel(look: ReservationContext): Promise<ReservationStep> {
-  const tell = await cancelDrains(look);
-  if (tell.length === 0) await enterState(look, 'cancelled', reservationEventTypes.cancelled);
-  return stepResult(look, { drainsToNotify: tell });
+async function cancel(context: ReservationContext): Promise<ReservationStep> {
+  const drainsToNotify = await cancelDrains(context);
+  if (drainsToNotify.length === 0) await enterState(context, 'cancelled', reservationEventTypes.cancelled);
+  return stepResult(context, { drainsToNotify });
 }
 
-/** Its drains hold the hosts until then, and give them back by themselves. */
-async function holdUntilEnd(look: ReservationContext): Promise<ReservationStep> {
-  const { row, nowMs, drains } = look;
+/** The drains hold the hosts until then, and open them by themselves. */
+async function holdUntilEnd(context: ReservationContext): Promise<ReservationStep> {
+  const { row, nowMs, drains } = context;
   const open = drains.some(({ state }) => !isDrainOver(state));
-  if (nowMs < row.endAt.getTime()) return stepResult(look, { waitMs: row.endAt.getTime() - nowMs });
-  if (!open) await enterState(look, 'ended', reservationEventTypes.ended);
-  return stepResult(look, {});
+  if (nowMs < row.endAt.getTime()) return stepResult(context, { waitMs: row.endAt.getTime() - nowMs });
+  if (!open) await enterState(context, 'ended', reservationEventTypes.ended);
+  return stepResult(context, {});
 }
 
-/** Its workflow was cancelled by an operator: the same as if the API had been asked. */
+/** An operator has cancelled the reservation's workflow, which has the effect of a cancellation by the API. */
 export async function requestReservationCancel(deps: LedgerDeps, id: ReservationId): Promise<void> {
   await deps.ledger.$executeRaw`
     UPDATE "HostReservation" SET "cancelRequestedAt" = COALESCE("cancelRequestedAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id} AND "finishedAt" IS NULL`;
 }
 
-/** Reservations under way that no workflow has asked for: the API died before it could start one. */
+/** Reservations under way whose workflow was never started, because the API died first. */
 export async function listReservationsWithoutWorkflow(deps: LedgerDeps, olderThanS: number): Promise<ReservationId[]> {
   const rows = await deps.ledger.hostReservation.findMany({
-    where: { finishedAt: null, workflowAt: null, createdAt: { lt: new Date(deps.clock() - olderThanS * 1000) } },
+    where: { finishedAt: null, workflowAt: null, createdAt: { lt: secondsAgo(deps, olderThanS) } },
     orderBy: [{ createdAt: 'asc' }, { id: 'asc' }],
     select: { id: true },
-    take: 100,
+    take: batch,
   });
   return rows.map(({ id }) => id as ReservationId);
 }

@@ -3,27 +3,29 @@ import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskStartedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { type TaskState, terminalTaskStates, type VmState, vmStates, vmTransitions } from '../../model/states.ts';
-import { writeEvent } from '../events/write.ts';
+import { writeEvent } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import { readTaskOrders } from './task-step-args.ts';
+import { recordBoots } from '../vms/boots.ts';
+import { readTaskStepArgs } from './task-step-args.ts';
 
 interface AdvancedTask {
   name: string;
   ownerId: string;
-  /** Whether the task still moves. */
-  live: boolean;
-  begunBefore: boolean;
+  /** The task has not ended. */
+  active: boolean;
+  startedBefore: boolean;
   /** Its lease, where that has a promise. */
-  promised: string | null;
+  promisedLease: string | null;
   vms: TaskStartedData['vms'];
 }
 
-/** States from which a VM may go to this one. A placement or its end is never made here, but with its host's sums. */
+/** States from which a VM may enter this one. A task's step never places or releases VMs: that changes their hosts' sums as well. */
 function statesBefore(state: VmState): VmState[] {
   if (state === 'pending' || state === 'reserved' || state === 'removed')
     throw new BerthError('internal', `BUG: a task's step cannot make its VMs ${state}`);
-  // A VM that moves, is suspended or comes back is its migration's or its suspension's: it alone knows when it runs again.
+  // The migration or the suspension of a VM decides when the VM runs again, not its task.
   const others: readonly VmState[] = ['migrating', 'suspending', 'restoring'];
   return vmStates.filter((from) => !others.includes(from) && (vmTransitions[from] as readonly VmState[]).includes(state));
 }
@@ -34,27 +36,27 @@ async function transitionTask(
   state: TaskState,
   timeline: TaskOutcome['timeline'],
   now: string,
-): Promise<AdvancedTask | undefined> {
+): Promise<AdvancedTask> {
   const readyAt = timeline.findLast(({ step }) => step === 'boot')?.endedAt ?? now;
   const rows = await tx.$queryRaw<AdvancedTask[]>`
-    WITH was AS (
-      SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "begunBefore", NOT (state::text = ANY(${terminalTaskStates})) AS live,
-        (SELECT l.id FROM "Lease" l WHERE l.id = "leaseId" AND l."startAt" IS NOT NULL) AS promised
+    WITH before AS (
+      SELECT id, name, "ownerId", "startedAt" IS NOT NULL AS "startedBefore", NOT (state::text = ANY(${terminalTaskStates})) AS active,
+        (SELECT l.id FROM "Lease" l WHERE l.id = "leaseId" AND l."startAt" IS NOT NULL) AS "promisedLease"
       FROM "Task" WHERE id = ${id} FOR UPDATE
-    ), moved AS (
+    ), changed AS (
       UPDATE "Task" t SET state = ${state}::"TaskState", timeline = ${JSON.stringify(timeline)}::jsonb,
         "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE(t."startedAt", ${now}::timestamptz) ELSE t."startedAt" END
-      FROM was WHERE t.id = was.id AND was.live RETURNING t."leaseId"
+      FROM before WHERE t.id = before.id AND before.active RETURNING t."leaseId"
     ), lease AS (
-      -- Its time counts from here; what came before is what the next ones will take as well.
+      -- The lease's time counts from here; the time before it is what the leads of the next leases are estimated by.
       UPDATE "Lease" SET "runFrom" = ${now}::timestamptz,
         "leadMs" = GREATEST(0, EXTRACT(EPOCH FROM ${readyAt}::timestamptz - "startedAt") * 1000)
-      WHERE ${state} = 'running' AND "leadMs" IS NULL AND id IN (SELECT "leaseId" FROM moved)
+      WHERE ${state} = 'running' AND "leadMs" IS NULL AND id IN (SELECT "leaseId" FROM changed)
     )
-    SELECT was.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
-                   FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = was.id) AS vms
-    FROM was`;
-  return rows[0];
+    SELECT before.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
+                   FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = before.id) AS vms
+    FROM before`;
+  return oneOrNotFound(rows, `task ${id}`);
 }
 
 async function transitionVms(tx: Transaction, id: TaskId, state: VmState, now: string): Promise<void> {
@@ -65,23 +67,14 @@ async function transitionVms(tx: Transaction, id: TaskId, state: VmState, now: s
     WHERE "taskId" = ${id} AND state::text = ANY(${statesBefore(state)})`;
 }
 
-/** Those whose step on the hosts takes orders. */
-const statesWithOrders: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
-
-/** How VMs came to life, for their owners and the metrics. */
-export async function recordBoots(tx: Transaction, boots: VmBoot[]): Promise<void> {
-  const rows = boots.map(({ vm, boot }) => ({ vm, boot: boot.kind, why: boot.kind === 'cold' ? boot.why : null }));
-  await tx.$executeRaw`
-    UPDATE "Vm" v SET boot = b.boot, "bootWhy" = b.why
-    FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS b(vm text, boot text, why text)
-    WHERE v.id = b.vm AND (v.boot, v."bootWhy") IS DISTINCT FROM (b.boot, b.why)`;
-}
+/** States whose step on the hosts takes arguments. */
+const statesWithStepArgs: ReadonlySet<TaskState> = new Set(['stagingIn', 'running', 'stagingOut']);
 
 /**
- * Moves a task to a state (or only its timeline, when it is there already), and its VMs with it. The first time that it
- * runs is an event. A task that has ended is left alone. Returns the orders for the step that begins, taken after the
- * move: so that the saga has them in the same round trip. Throws not-found, conflict for a move that isn't legal, and
- * what ordersOfTask does.
+ * Changes a task's state (or only its timeline, when it is in that state already), and that of its VMs. The first time
+ * that it runs is an event. A task that has ended is not changed. Returns the arguments of the step that begins, so that
+ * the saga has them in the same round trip. Throws not-found, conflict for an illegal transition, and what
+ * readTaskStepArgs does.
  */
 export async function advanceTask(
   deps: LedgerDeps,
@@ -92,17 +85,16 @@ export async function advanceTask(
   boots: VmBoot[] = [],
 ): Promise<TaskStepArgs[]> {
   const now = isoNow(deps);
-  const live = await inTransaction(deps.ledger, async (tx) => {
+  const active = await inTransaction(deps.ledger, async (tx) => {
     const task = await transitionTask(tx, id, state, timeline, now);
-    if (task === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
-    if (!task.live) return false;
+    if (!task.active) return false;
     if (vmState !== undefined) await transitionVms(tx, id, vmState, now);
     if (boots.length > 0) await recordBoots(tx, boots);
-    if (state !== 'running' || task.begunBefore) return true;
+    if (state !== 'running' || task.startedBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };
-    await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data });
-    if (task.promised !== null) await writeLeaseEvent(tx, task.promised, leaseEventTypes.started, now);
+    await writeEvent(tx, { type: taskEventTypes.started, subject: id, owner: task.ownerId, time: now, data }, 'reject');
+    if (task.promisedLease !== null) await writeLeaseEvent(tx, task.promisedLease, leaseEventTypes.started, now);
     return true;
   });
-  return live && statesWithOrders.has(state) ? readTaskOrders(deps, id) : [];
+  return active && statesWithStepArgs.has(state) ? readTaskStepArgs(deps, id) : [];
 }

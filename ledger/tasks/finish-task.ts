@@ -3,11 +3,12 @@ import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
-import { writeEvent } from '../events/write.ts';
+import { writeEvent } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { releaseVms } from '../vms/release-vms.ts';
 import { type Residency, usageByHost, usageTotals } from '../vms/usage.ts';
-import { releaseVms } from './release-vms.ts';
 
 interface TaskRow {
   name: string;
@@ -16,7 +17,7 @@ interface TaskRow {
   createdAt: Date;
   startedAt: Date | null;
   /** Its lease, where that has a promise. */
-  promised: string | null;
+  promisedLease: string | null;
   vms: {
     id: VmId;
     state: string;
@@ -26,26 +27,25 @@ interface TaskRow {
     memoryMiB: number;
     resumedAt: string | null;
     asleep: boolean;
-    stays: Residency[];
+    residencies: Residency[];
   }[];
 }
 
 async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
   const rows = await tx.$queryRaw<TaskRow[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
-      (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS promised,
+      (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS "promisedLease",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'stays',
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
         (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
           ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
         ORDER BY v.node), '[]')
        FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
     FROM "Task" t WHERE t.id = ${id} FOR UPDATE`;
-  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
-  return rows[0];
+  return oneOrNotFound(rows, `task ${id}`);
 }
 
-/** The end of all its rows in one statement. Outputs that it doesn't name are nobody's: their rows go, the bytes after. */
+/** Ends all rows of a task in one statement. Rows of outputs that it does not name are deleted; the API sweeps their bytes. */
 async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
   const times = JSON.stringify(outcome.vms);
   const ranUntil = outcome.timeline.findLast(({ step }) => step === 'run')?.endedAt ?? null;
@@ -75,7 +75,7 @@ function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string):
   const times = new Map(outcome.vms.map((vm) => [vm.id, vm]));
   const usage = row.vms.flatMap((vm) => {
     const { startedAt = null, endedAt = null } = times.get(vm.id) ?? {};
-    return usageByHost({ ...vm, suspended: vm.asleep, startedAt, endedAt }, vm.stays, now);
+    return usageByHost({ ...vm, suspended: vm.asleep, startedAt, endedAt }, vm.residencies, now);
   });
   return {
     task: id,
@@ -95,7 +95,7 @@ function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string):
   };
 }
 
-/** VMs that a pass placed after the workflow stopped waiting; no host has heard of them while the task is queued. */
+/** VMs that a pass placed after the workflow stopped waiting; while the task is queued, no host was asked to make them. */
 function neverCreated(row: TaskRow): VmId[] {
   return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
 }
@@ -112,21 +112,22 @@ async function finishOnce(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): P
     if (reserved.length > 0) return reserved;
     await writeTaskEnd(tx, id, outcome, now);
     const data = endedData(id, row, outcome, now);
-    await writeEvent(tx, { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data });
-    if (row.promised !== null) await writeLeaseEvent(tx, row.promised, leaseEventTypes.ended, now);
+    const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
+    await writeEvent(tx, event, 'reject');
+    if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
     return [];
   });
 }
 
 /**
- * Frees what nothing is left of; then the task's end, its outputs and its completion event with the usage, once: a repeat
- * changes nothing. VMs that were never placed are removed; one that is stuck keeps its resources. Returns the tasks to
- * be told that they were placed. Throws not-found, and conflict when the task ended otherwise or cannot end so from
- * where it is.
+ * Releases the VMs of which nothing is left on a host; then writes the task's end, its outputs and its completion event
+ * with the usage, once: a repeat changes nothing. VMs that were never placed are removed; one that is stuck keeps its
+ * resources. Returns the workflows to notify of what was placed. Throws not-found, and conflict when the task ended
+ * otherwise or cannot end so from its state.
  */
 export async function finishTask(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome, free: VmId[]): Promise<Notification[]> {
-  // Freeing takes the placement lock, which comes before any row's: so it is a transaction of its own, and the first. Once
-  // its VMs are removed, nothing can place the task again.
+  // A release takes the placement lock, which precedes every row's lock, so it is a transaction of its own, and the first.
+  // Once the task's VMs are removed, no pass can place it again.
   let placed = free.length === 0 ? [] : await releaseVms(deps, free);
   for (let reserved = await finishOnce(deps, id, outcome); reserved.length > 0; reserved = await finishOnce(deps, id, outcome))
     placed = await releaseVms(deps, reserved);

@@ -1,11 +1,11 @@
 import type { TaskRecord } from '../../contracts/ledger.ts';
-import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { isoNow, type LedgerDeps } from '../transaction.ts';
 
-interface Row {
+interface TaskRow {
   ownerId: string;
   spec: unknown;
   state: TaskState;
@@ -13,15 +13,14 @@ interface Row {
   cancelRequested: boolean;
 }
 
-/** Reads the task for its workflow, and records that there is one. Throws not-found. */
+/** Reads the task for its workflow, and records that the workflow runs. Throws not-found. */
 export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord> {
-  const rows = await deps.ledger.$queryRaw<Row[]>`
+  const rows = await deps.ledger.$queryRaw<TaskRow[]>`
     UPDATE "Task" t SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id}
     RETURNING "ownerId", spec, state, "cancelRequestedAt" IS NOT NULL AS "cancelRequested",
       ARRAY(SELECT v.id FROM "Vm" v WHERE v."taskId" = t.id ORDER BY v.node) AS "vmIds"`;
-  const row = rows[0];
-  if (row === undefined) throw new BerthError('not-found', `There is no task ${id} in the ledger`);
+  const row = oneOrNotFound(rows, `task ${id}`);
   return {
     id,
     owner: row.ownerId,

@@ -3,8 +3,9 @@ import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
-import { lockPlacement, type PlacementPass, placeWaiting } from '../placement/place-queue.ts';
-import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { refusalText } from '../placement/fit.ts';
+import { beyondQueue, type PlacementPass, placeUnderLock } from '../placement/place-queue.ts';
+import type { LedgerDeps, Transaction } from '../transaction.ts';
 import { type PlacedTask, prefetchFor, readPlacedTask, vmSpecs } from '../vms/vm-specs.ts';
 
 async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
@@ -15,41 +16,30 @@ async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
   return rows[0]?.older ?? 0;
 }
 
-/** Behind all that a pass looks at, or no longer wanted: it waits for the queue. */
-function refusedByQueue(pass: PlacementPass): Refusal {
-  return { hosts: pass.hosts, failed: { queue: pass.hosts } };
-}
-
-async function placementPass(deps: LedgerDeps): Promise<PlacementPass> {
-  return inTransaction(deps.ledger, async (tx) => {
-    await lockPlacement(tx);
-    return placeWaiting(deps, tx);
-  });
-}
-
 /**
- * Places the queue and says what became of this task: where its VMs are (also when that was decided earlier), or why it
- * waits and behind how many older ones. Throws does-not-fit when the site could never hold it, conflict when it ended.
+ * Places the queue, and returns the placement of this task's VMs (also when an earlier pass made it), or why the task waits
+ * and how many older ones precede it. Throws does-not-fit when the site could never hold it, promise-broken, and conflict
+ * when the task has ended.
  */
 export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placement> {
   const before = await readPlacedTask(deps.ledger, id);
   if (isTerminal(before.state)) throw new BerthError('conflict', `Task ${id} is ${before.state}; it cannot be placed`);
   if (before.placed) return { placed: true, vms: vmSpecs(deps, before), term: termOf(before) };
   if (isPromiseOver(deps, before)) throw promiseBroken(before);
-  const pass = await placementPass(deps);
+  const pass = await placeUnderLock(deps);
   const verdict = pass.verdicts.get(id);
   if (verdict?.kind === 'impossible') throw doesNotFit(id, verdict.refusal);
   if (verdict?.kind === 'waits') return { ...(await waitingPlacement(deps, id, pass)), refusal: verdict.refusal };
-  // Placed now, or by another pass while this one waited for the lock; else out of the pass's sight.
+  // The task was placed by this pass, or by another one while this one waited for the lock; or it is beyond the lookahead.
   const task = await readPlacedTask(deps.ledger, id);
   if (task.placed) return { placed: true, vms: vmSpecs(deps, task), term: termOf(task) };
-  return { ...(await waitingPlacement(deps, id, pass)), refusal: refusedByQueue(pass) };
+  return { ...(await waitingPlacement(deps, id, pass)), refusal: beyondQueue(pass) };
 }
 
 const termOf = ({ startAt, endAt }: PlacedTask): LeaseTerm | null =>
   startAt === null || endAt === null ? null : { startAt, endAt };
 
-/** A reservation whose whole time went by while there were no hosts for it. */
+/** Whether the whole promised time has passed without hosts for the task. */
 function isPromiseOver(deps: LedgerDeps, { startAt, durationS }: PlacedTask): boolean {
   return startAt !== null && Date.parse(startAt) + durationS * 1000 <= deps.clock();
 }
@@ -61,7 +51,7 @@ function promiseBroken({ id, startAt, durationS }: PlacedTask): BerthError {
   );
 }
 
-/** What a task that waits has to know: its turn, and where its image should be by then. */
+/** What the workflow of a waiting task needs: its position, and the hosts that need its image. */
 async function waitingPlacement(deps: LedgerDeps, id: TaskId, { planned }: PlacementPass): Promise<WaitingPlacement> {
   const task = await readPlacedTask(deps.ledger, id);
   return {
@@ -76,9 +66,8 @@ async function waitingPlacement(deps: LedgerDeps, id: TaskId, { planned }: Place
 type WaitingPlacement = Omit<Extract<Placement, { placed: false }>, 'refusal'>;
 
 function doesNotFit(id: TaskId, refusal: Refusal): BerthError {
-  const lacking = Object.entries(refusal.failed).map(([filter, count]) => `${count} for ${filter}`);
   return new BerthError(
     'does-not-fit',
-    `Task ${id} is larger than this site's ${refusal.hosts} hosts could hold, even empty: refused by ${lacking.join(', ')}`,
+    `Task ${id} is larger than this site's ${refusal.hosts} hosts could hold, even empty: refused by ${refusalText(refusal)}`,
   );
 }

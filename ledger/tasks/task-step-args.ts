@@ -3,15 +3,14 @@ import type { TaskStepArgs } from '../../contracts/ledger.ts';
 import type { FileState } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
-import { signUrl } from '../../model/signed-url.ts';
 import { TaskSpec } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { fileUrl, urlLifetimeS } from '../images/image-refs.ts';
+import { fileUrl, urlSigner } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
 import { type PlacedTask, readPlacedTask, vmSpecs } from '../vms/vm-specs.ts';
 import { loadVmLocation } from '../vms/vm-state.ts';
 
-/** How many files one VM may leave. Their bytes are bounded by its data disk. */
+/** Maximum number of output files of one VM. Its data disk bounds their bytes. */
 const maxOutputFiles = 10_000;
 
 interface StoredFile {
@@ -49,29 +48,29 @@ async function readInputFiles(deps: LedgerDeps, spec: TaskSpec, owner: string): 
   return spec.inputs.map((wanted) => inputFile(deps, wanted, byId));
 }
 
-/** The orders for one VM's host; see ordersOfTask for what it throws. */
+/** The step arguments for one VM's host; throws what readTaskStepArgs does. */
 export async function issueTaskStepArgs(deps: LedgerDeps, id: TaskId, vmId: VmId): Promise<TaskStepArgs> {
-  const orders = (await readTaskOrders(deps, id)).find(({ run }) => run.vm.id === vmId);
-  if (orders === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
-  return orders;
+  const args = (await readTaskStepArgs(deps, id)).find(({ run }) => run.vm.id === vmId);
+  if (args === undefined) throw new BerthError('not-found', `Task ${id} has no VM ${vmId}`);
+  return args;
 }
 
 /**
- * The orders for the hosts of all its VMs, by node, with fresh URLs. Throws input-unavailable when an input's file was
- * deleted since the task was accepted, conflict when a VM has no place.
+ * The step arguments for the hosts of all VMs of a task, by node, with fresh URLs. Throws input-unavailable when an input's
+ * file was deleted since the task was accepted, conflict when a VM has no host.
  */
-export async function readTaskOrders(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
+export async function readTaskStepArgs(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
   const task = await readPlacedTask(deps.ledger, id);
   const spec = TaskSpec.parse(task.spec);
   const files = await readInputFiles(deps, spec, task.owner);
   const locations = await Promise.all(task.vms.map((vm) => loadVmLocation(deps, vm.id)));
   return vmSpecs(deps, task).map((vm, node) => ({
     migrationWorkflowId: locations[node]?.migrationWorkflowId ?? null,
-    ...buildTaskOrders(deps, task, spec, files, vm, node),
+    ...buildStepArgs(deps, task, spec, files, vm, node),
   }));
 }
 
-function buildTaskOrders(
+function buildStepArgs(
   deps: LedgerDeps,
   { id }: PlacedTask,
   spec: TaskSpec,
@@ -79,10 +78,8 @@ function buildTaskOrders(
   vm: VmSpec,
   node: number,
 ): Omit<TaskStepArgs, 'migrationWorkflowId'> {
-  const { BERTH_SIGNING_KEY: key, BERTH_REPOSITORY_URL: base } = deps.signing;
-  // The log is written while the command runs, the outputs are after it: both rights outlast the longest run.
-  const lifetimeS = spec.timeoutS + urlLifetimeS;
-  const sign = (method: string, path: string) => signUrl(key, base, method, path, deps.clock(), lifetimeS);
+  // The log is written while the command runs, and the outputs after it: both URLs outlast the longest run.
+  const sign = urlSigner(deps, spec.timeoutS);
   return {
     stageIn: {
       vm,

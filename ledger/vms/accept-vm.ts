@@ -1,12 +1,15 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
-import { eventId, leaseEventTypes, VmCreatedData, vmEventTypes } from '../../model/events.ts';
+import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { unboundedDurationS, type VmOperation, type VmRequest, vmOperations } from '../../model/vm-request.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, promiseLease } from '../leases/admission.ts';
+import { insertLease } from '../leases/insert-lease.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
-import { insertLease, refuseUnlessFits } from '../tasks/accept-task.ts';
+import { refuseUnlessFits } from '../placement/fit.ts';
+import type { Transaction } from '../transaction.ts';
 
 export interface VmAcceptance {
   owner: string;
@@ -14,12 +17,13 @@ export interface VmAcceptance {
   nowMs: number;
 }
 
-async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, order: VmRequest): Promise<void> {
-  const files = await tx.file.findMany({
-    where: { id: { in: order.files.map(({ file }) => file) }, ownerId: owner, state: 'ready' },
-    select: { id: true },
-  });
-  const known = new Set(files.map(({ id }) => id));
+/** The files of a VM, locked against deletion until its row names them. Throws file-unknown. */
+async function lockVmFiles(tx: Transaction, owner: string, order: VmRequest): Promise<void> {
+  const known = await lockFiles(
+    tx,
+    owner,
+    order.files.map(({ file }) => file),
+  );
   const fields = order.files.flatMap(({ file }, index) =>
     known.has(file) ? [] : [{ pointer: `/files/${index}/file`, detail: `there is no file ${file}` }],
   );
@@ -27,15 +31,15 @@ async function refuseUnknownFiles(tx: Prisma.TransactionClient, owner: string, o
 }
 
 /**
- * Accepts a VM that stands alone within the caller's transaction: its row, pending, its lease, and `berth.vm.created`.
+ * Accepts a standalone VM within the caller's transaction: inserts its row, pending, its lease, and `berth.vm.created`.
  * A lease with a fixed start is promised here, or refused with lease-refused.
- * Throws image-unknown, file-unknown, does-not-fit, and conflict for a name that another VM of this owner has. Bounds on
- * how many there are, and that this owner's accepts follow each other, are the caller's.
+ * Throws image-unknown, file-unknown, does-not-fit, and conflict for a name that another VM of this owner has. The caller
+ * bounds the number of the owner's VMs, and serializes the owner's accepts.
  */
-export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
+export async function acceptVm(tx: Transaction, { owner, order, nowMs }: VmAcceptance): Promise<VmId> {
   const image = await findImage(tx, owner, order.image, '/image');
-  await refuseUnknownFiles(tx, owner, order);
-  // The swap is a file of the root file system.
+  await lockVmFiles(tx, owner, order);
+  // Swap is a file in the root file system.
   const rootMiB = Math.max(image.virtualMiB, order.rootMiB ?? 0) + order.swapMiB;
   const overlayMiB = order.extraDisksMiB.reduce((sum, size) => sum + size, rootMiB);
   await refuseUnlessFits(tx, { ...order, nodes: 1 }, overlayMiB);
@@ -53,7 +57,7 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
   const { vcpus, memoryMiB, diskMiB } = order.resources;
   const spec = { ...order.lease, durationS: order.lease.durationS ?? unboundedDurationS };
   const each = { vcpus, memoryMiB, diskMiB: diskMiB + overlayMiB };
-  // Last of what may be refused, because the lock is held from here to the end of the transaction.
+  // The last check, because it takes the placement lock, which is held to the end of the transaction.
   const promise = isPromised(spec) ? await promiseLease(tx, { id: lease, spec, nodes: 1, each, image, nowMs }) : null;
   await insertLease(tx, { id: lease, owner, spec, at: createdAt.toISOString(), promise });
   await tx.vm.create({
@@ -74,32 +78,25 @@ export async function acceptVm(tx: Prisma.TransactionClient, { owner, order, now
       createdAt,
     },
   });
-  const data = VmCreatedData.parse({
+  const data = {
     vm: id,
     name: order.name,
     owner,
     image: order.image,
     resources: order.resources,
     createdAt: createdAt.toISOString(),
-  });
-  await tx.$executeRaw`
-    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${eventId(id, vmEventTypes.created)}, ${vmEventTypes.created}, ${id}, ${owner}, ${createdAt.toISOString()}::timestamptz,
-            ${JSON.stringify(data)}::jsonb)`;
+  };
+  await writeEvent(tx, { type: vmEventTypes.created, subject: id, owner, time: data.createdAt, data }, 'reject');
   if (promise !== null) await writeLeaseEvent(tx, lease, leaseEventTypes.accepted, createdAt.toISOString());
   return id;
 }
 
 /**
- * Notes what is wanted of a VM, for its workflow. One thing at a time: throws conflict while another is under way, from a
- * state that doesn't allow it, for a VM that moves, is on its way out or belongs to a task. false: it is so already.
+ * Records an operation on a VM, for its workflow. Throws conflict while another operation is under way, from a state that
+ * does not allow it, and for a VM that migrates, is being removed or belongs to a task. Returns false where the VM is in
+ * the target state already.
  */
-export async function acceptOperation(
-  tx: Prisma.TransactionClient,
-  id: string,
-  operation: VmOperation,
-  nowMs: number,
-): Promise<boolean> {
+export async function acceptOperation(tx: Transaction, id: string, operation: VmOperation, nowMs: number): Promise<boolean> {
   await tx.$queryRaw`SELECT id FROM "Vm" WHERE id = ${id} FOR UPDATE`;
   const vm = await tx.vm.findUniqueOrThrow({ where: { id } });
   const refuse = (why: string) => new BerthError('conflict', `VM ${id} ${why}; it cannot be asked to ${operation}`);
@@ -111,8 +108,11 @@ export async function acceptOperation(
   if (vm.state === to) return false;
   if (!(from as readonly string[]).includes(vm.state))
     throw refuse(`is ${vm.state}, and that needs one that is ${from.join(' or ')}`);
-  const moving = await tx.migration.findFirst({ where: { vmId: id, state: { in: ['running', 'stuck'] } }, select: { id: true } });
-  if (moving !== null) throw refuse(`moves (${moving.id})`);
+  const migration = await tx.migration.findFirst({
+    where: { vmId: id, state: { in: ['running', 'stuck'] } },
+    select: { id: true },
+  });
+  if (migration !== null) throw refuse(`migrates (${migration.id})`);
   if (operation === 'restore') {
     const suspension = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
     if (suspension !== null && suspension.drain.hostId === vm.hostId)

@@ -1,7 +1,7 @@
 import type { Usage } from '../../model/task.ts';
 
-/** A VM of a task, and when its domain existed. */
-export interface MeteredVm {
+/** A VM, and when its domain existed. */
+interface MeteredVm {
   id: string;
   hostId: string | null;
   provider: string | null;
@@ -9,15 +9,15 @@ export interface MeteredVm {
   memoryMiB: number;
   startedAt: string | null;
   endedAt: string | null;
-  /** When it last came back from a suspension. */
+  /** When it was last restored from a suspension, or started again. */
   resumedAt: string | null;
-  /** It is suspended: whatever it used, its stays say. */
+  /** It has no open residency: all its usage is in those that have ended. */
   suspended: boolean;
 }
 
 /**
- * What billing needs of one VM; null when its domain never existed. A domain whose end nobody saw counts to `now`.
- * Both times are one host's clock, so their difference is right also where the hosts' clocks differ.
+ * The usage of one VM for billing; null when its domain never existed. A domain whose end was not observed counts until
+ * `now`. Both times are by one host's clock, so their difference is exact also where the hosts' clocks differ.
  */
 export function usageOf(vm: MeteredVm, now: string): Usage | null {
   if (vm.startedAt === null || vm.hostId === null || vm.provider === null) return null;
@@ -31,24 +31,24 @@ export function usageOf(vm: MeteredVm, now: string): Usage | null {
     memoryMiB: vm.memoryMiB,
     startedAt: vm.startedAt,
     endedAt,
-    // Whole milliseconds times whole units: exact until the division.
+    // Integer milliseconds times integer units are exact until the division.
     vcpuSeconds: (vm.vcpus * ms) / 1000,
     memoryMiBSeconds: (vm.memoryMiB * ms) / 1000,
   };
 }
 
-/** A host where the VM ran before it moved on or was suspended. */
+/** A time on one host, which ended when the VM migrated, was suspended or stopped. */
 export interface Residency {
   hostId: string;
   provider: string;
-  /** null: since the stay before it ended, or since the VM's start. */
+  /** null: since the residency before it ended, or since the VM's start. */
   since: string | null;
   until: string;
 }
 
 /**
- * One entry a host that it was at, in their order: each counts from where the one before ended, so nothing is billed
- * twice and nothing is left out; what it was suspended is between them. A VM that never moved has one.
+ * One entry for each residency, in their order: each counts from the end of the one before, so nothing is billed twice
+ * or left out, except for the time in which the VM was suspended. A VM that never migrated has one.
  * @param residencies in the order in which they ended
  */
 export function usageByHost(vm: MeteredVm, residencies: readonly Residency[], now: string): Usage[] {
@@ -57,7 +57,7 @@ export function usageByHost(vm: MeteredVm, residencies: readonly Residency[], no
   const current = { hostId: vm.hostId, provider: vm.provider, since: vm.resumedAt, until: end };
   const parts = [...residencies, ...(vm.suspended ? [] : [current])].map(({ hostId, provider, since, until }) => {
     const startedAt = from === null || since === null ? from : new Date(latest(from, since)).toISOString();
-    // The moves were timed by another clock than the VM's start and end: none may reach beyond them.
+    // Migrations are timed by another clock than the VM's start and end: no residency may exceed these.
     const endedAt = startedAt === null ? until : new Date(latest(startedAt, earliest(until, end))).toISOString();
     if (startedAt !== null) from = endedAt;
     return usageOf({ ...vm, hostId, provider, startedAt, endedAt }, now);

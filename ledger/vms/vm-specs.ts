@@ -5,9 +5,10 @@ import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
 import { type ImageHolder, type ImageRow, imageRef } from '../images/image-refs.ts';
+import { oneOrNotFound } from '../rows.ts';
 import type { LedgerDeps, Transaction } from '../transaction.ts';
 
-interface VmRow {
+interface PlacedVm {
   id: VmId;
   name: string;
   node: number;
@@ -24,15 +25,15 @@ interface VmRow {
   mac: string | null;
 }
 
-/** VMs that were placed together, with everything that their hosts need to know of them. */
-export interface PlacedVms {
+/** VMs that were placed together, with everything that their hosts need of them. */
+interface PlacedVms {
   task: TaskId | null;
-  /** The VM stands alone: it is no task's, and no build's. */
-  lasts: boolean;
+  /** It belongs neither to a task nor to a build. */
+  standalone: boolean;
   owner: OwnerId;
-  vms: VmRow[];
+  vms: PlacedVm[];
   image: ImageRow;
-  /** Of the owner's VMs that stand alone: names that all its guests can resolve. */
+  /** The owner's standalone VMs: all its guests can resolve their names. */
   siblings: { name: string; address: string }[];
   network: { vni: number; cidr: string; gateway: string } | null;
   hosts: ImageHolder[];
@@ -43,44 +44,42 @@ export interface PlacedTask extends PlacedVms {
   state: TaskState;
   placed: boolean;
   spec: unknown;
-  /** The promise of its lease, and the hosts on which it is planned. */
+  /** The promise of its lease, and the hosts that the plan has for it. */
   startAt: string | null;
   endAt: string | null;
   durationS: number;
   plannedHosts: HostId[];
 }
 
-/** Reads a task, its VMs, their image and network and the site's hosts in one statement. Throws not-found. */
+/** Reads a task with its VMs, their image and network, and the site's hosts in one statement. Throws not-found. */
 export async function readPlacedTask(tx: Transaction, id: TaskId): Promise<PlacedTask> {
   const rows = await tx.$queryRaw<PlacedTask[]>`
     SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
       to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVmColumns}
     FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
     WHERE t.id = ${id}`;
-  if (rows[0] === undefined) throw new BerthError('not-found', `There is no task ${id} with VMs in the ledger`);
-  return rows[0];
+  return oneOrNotFound(rows, `task ${id} with VMs`);
 }
 
-/** Where a promised lease's image should be before its start; null where it has no hosts, or no promise. */
+/** The hosts that need a promised lease's image before its start; null where the lease has no hosts, or no promise. */
 export function prefetchFor({ plannedHosts, image, hosts }: PlacedVms & { plannedHosts: HostId[] }): PrefetchTarget | null {
   const wanted = hosts.filter(({ id }) => plannedHosts.includes(id));
   if (wanted.length === 0) return null;
   return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };
 }
 
-/** The same of a VM and those of its task, or of a VM that stands alone. Throws not-found. */
+/** Reads the same for a VM and those of its task, or for a standalone VM. Throws not-found. */
 export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms> {
   const rows = await tx.$queryRaw<PlacedVms[]>`SELECT ${placedVmColumns} FROM "Vm" one WHERE one.id = ${id}`;
-  if (rows[0] === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
-  return rows[0];
+  return oneOrNotFound(rows, `VM ${id}`);
 }
 
-/** So many names go into a guest's /etc/hosts. */
+/** Limit of the names in a guest's /etc/hosts. */
 const maxSiblingNames = 256;
 
 /** Columns of PlacedVms; `one` is one of the VMs. */
 const placedVmColumns = Prisma.sql`
-      one."taskId" AS task, one."order" IS NOT NULL AS lasts, one."ownerId" AS owner,
+      one."taskId" AS task, one."order" IS NOT NULL AS standalone, one."ownerId" AS owner,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'node', v.node, 'generation', v.generation,
         'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
         'rootMiB', v."rootMiB", 'extraDisksMiB', v."extraDisksMiB",
@@ -102,16 +101,16 @@ function networkFor(placed: PlacedVms, here: ImageHolder): NetworkRef {
   return { ...placed.network, peers: placed.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
 }
 
-/** The VMs of its task first: their names are what the task was promised. */
+/** The VMs of the same task first: their names take precedence. */
 function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
   const own = vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }]));
   return [...own, ...siblings.filter((one) => own.every(({ name }) => name !== one.name))];
 }
 
-function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
+function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
   const host = placed.hosts.find((host) => host.id === vm.hostId);
   if (host === undefined || vm.address === null || vm.mac === null)
-    throw new BerthError('conflict', `VM ${vm.id} is ${vm.state}: it has no place to describe`);
+    throw new BerthError('conflict', `VM ${vm.id} is ${vm.state}: it has no host, so there is nothing to make`);
   return {
     id: vm.id,
     owner: placed.owner,
@@ -128,12 +127,23 @@ function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: VmRow): VmSpec {
     network: networkFor(placed, host),
     address: vm.address,
     mac: vm.mac,
-    onReboot: placed.lasts ? 'restart' : 'destroy',
+    onReboot: placed.standalone ? 'restart' : 'destroy',
     neighbours: neighboursOf(placed),
   };
 }
 
-/** What each VM's host needs to make it, with fresh URLs. Throws conflict when one of them has no place. */
+/** What the host of each VM needs to make it, with fresh URLs. Throws conflict when one of them has no host. */
 export function vmSpecs(deps: LedgerDeps, placed: PlacedVms): VmSpec[] {
   return placed.vms.map((vm) => vmSpec(deps, placed, vm));
+}
+
+/** The same for one of the VMs. */
+export function specOf(deps: LedgerDeps, placed: PlacedVms, id: VmId): VmSpec {
+  const vm = placed.vms.find((one) => one.id === id);
+  if (vm === undefined) throw new BerthError('internal', `BUG: VM ${id} is none of those that were placed with it`);
+  return vmSpec(deps, placed, vm);
+}
+
+export async function readVmSpec(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<VmSpec> {
+  return specOf(deps, await readPlacedVm(tx, id), id);
 }

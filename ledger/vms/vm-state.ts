@@ -3,11 +3,12 @@ import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
+import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 
 /**
- * Moves a VM along its states; the state that it has already is no move. `why` is kept while it is stuck, for the
- * operator. Throws not-found, and conflict for a move that isn't legal.
+ * Changes the state of a VM; a repeat changes nothing. `why` is recorded while the VM is stuck, for the operator. Throws
+ * not-found, and conflict for an illegal transition.
  */
 export async function setVmState(
   deps: LedgerDeps,
@@ -29,16 +30,14 @@ export async function setVmState(
 
 async function readLocation(tx: Transaction, id: VmId): Promise<VmLocation> {
   const rows = await tx.$queryRaw<
-    { state: VmState; host: HostId | null; home: HostId | null; generation: number; moving: number | null }[]
+    { state: VmState; host: HostId | null; home: HostId | null; generation: number; migrating: number | null }[]
   >`
     SELECT state, "hostId" AS host, "homeId" AS home, generation,
       (SELECT m.generation FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')
-        AND (m.reserved OR m."committedAt" IS NOT NULL)) AS moving
+        AND (m.reserved OR m."committedAt" IS NOT NULL)) AS migrating
     FROM "Vm" v WHERE id = ${id}`;
-  const row = rows[0];
-  if (row === undefined) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);
-  const { moving, ...place } = row;
-  return { ...place, migrationWorkflowId: moving === null ? null : workflowId.migration(id, moving) };
+  const { migrating, ...location } = oneOrNotFound(rows, `VM ${id}`);
+  return { ...location, migrationWorkflowId: migrating === null ? null : workflowId.migration(id, migrating) };
 }
 
 export const loadVmLocation = (deps: LedgerDeps, id: VmId): Promise<VmLocation> => readLocation(deps.ledger, id);

@@ -1,6 +1,6 @@
 import { allowedDowntimeMs, type ConvergencePolicy } from '../../model/migration.ts';
 
-/** What a pre-copy is expected to be: rounds of memory until what is left fits into the allowed downtime. */
+/** The expected course of a pre-copy: rounds of memory until the remainder fits into the allowed downtime. */
 export interface PreCopyEstimate {
   converges: boolean;
   seconds: number;
@@ -9,8 +9,8 @@ export interface PreCopyEstimate {
   sentMiB: number;
 }
 
-export interface PreCopyInput {
-  /** What the first round carries: the memory that holds something. */
+interface PreCopyInput {
+  /** What the first round sends: the memory in use. */
   memoryMiB: number;
   /** Distinct memory that the guest writes in a second. */
   dirtyMiBPerS: number;
@@ -18,14 +18,14 @@ export interface PreCopyInput {
   policy: ConvergencePolicy;
 }
 
-/** QEMU's auto-converge: a fifth at first, a tenth more with each further round that gains too little. */
+/** QEMU's auto-converge: throttles the guest by 20 %, then by 10 % more after each further round that gains too little. */
 const autoConverge = { first: 0.2, step: 0.1, last: 0.99 } as const;
-/** Bounds the loop; a round that carries nothing ends it long before. */
+/** Bounds the loop; usually the deadline or the downtime ends it much earlier. */
 const maxRounds = 200;
 
 /**
- * Each round carries what was written during the one before it. Where a round gains less than half, the hypervisor slows
- * the guest down. Clark et al., Live Migration of Virtual Machines (NSDI 2005), section 3.2.
+ * Each round sends what was written during the one before it. After a round that gains less than half, the hypervisor
+ * throttles the guest. Clark et al., Live Migration of Virtual Machines (NSDI 2005), section 3.2.
  */
 export function estimatePreCopy({ memoryMiB, dirtyMiBPerS, bandwidthMiBPerS, policy }: PreCopyInput): PreCopyEstimate {
   const estimate: PreCopyEstimate = { converges: false, seconds: 0, downtimeS: 0, rounds: 0, sentMiB: 0 };

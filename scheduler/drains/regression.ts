@@ -1,34 +1,34 @@
 import jstat from 'jstat';
 import { CholeskyDecomposition, Matrix } from 'ml-matrix';
-import { median } from '../statistics.ts';
+import { madToSigma, median } from '../statistics.ts';
 
 /**
  * Bayesian linear regression with a conjugate prior (normal for the coefficients, inverse gamma for the noise): without
- * data it answers with the prior and a wide interval, with data it becomes the usual regression, and in between it needs
- * no special case. What is to come is Student-t distributed. See Gelman et al., Bayesian Data Analysis, chapter 14, and
+ * data it predicts the prior with a wide interval, with data it becomes the usual regression, without a special case in
+ * between. Predictions are Student-t distributed. See Gelman et al., Bayesian Data Analysis, chapter 14, and
  * O'Hagan, Bayesian Inference, chapter 9.
  */
 
-/** One thing to be predicted, or that was measured: its features, and how large an error of it is expected to be. */
+/** A quantity to predict or a measured one: its features, and the size of its expected error. */
 export interface Term {
   x: readonly number[];
-  /** The noise is proportional to it: what takes a minute is a minute's share off, not a second's. */
+  /** The noise is proportional to it: a minute's prediction errs by a part of a minute, not of a second. */
   scale: number;
 }
 
 export interface DataPoint extends Term {
   y: number;
-  /** 1 for a fresh one; less, the older it is. */
+  /** 1 for the latest; decreases with age. */
   weight: number;
 }
 
 export interface Prior {
-  /** What is believed of each coefficient, and how far off that may be. */
+  /** The expected value and standard deviation of each coefficient. */
   mean: readonly number[];
   sd: readonly number[];
-  /** Noise of an observation, as a part of its scale. */
+  /** Noise of a data point, as a part of its scale. */
   noise: number;
-  /** How many observations what is believed of the noise is worth. */
+  /** The weight of the noise's prior, in data points. */
   strength: number;
 }
 
@@ -40,7 +40,7 @@ export interface Prediction {
 }
 
 export interface Regression {
-  /** The sum of independent things that share their coefficients, whose errors therefore add up. */
+  /** The sum of independent quantities; they share the coefficients, so the errors of these add up. */
   predict(terms: readonly Term[]): Prediction;
 }
 
@@ -66,7 +66,7 @@ export function regress(observations: readonly DataPoint[], prior: Prior): Regre
   const mean = solver.solve(moment);
   const dof = prior.strength + n;
   const explained = mean.transpose().mmul(moment).get(0, 0);
-  // Never below nothing, which rounding could make of a perfect fit.
+  // Rounding could make it negative for a perfect fit.
   const variance = Math.max(0, prior.strength * prior.noise ** 2 + squares - explained) / dof;
   return {
     predict(terms) {
@@ -82,26 +82,29 @@ export function regress(observations: readonly DataPoint[], prior: Prior): Regre
   };
 }
 
-/** From so many on it can be told which of them stand out. */
+/** Fewer data points don't tell outliers. */
 const minForOutliers = 6;
-/** Huber's: an error of so many usual ones counts in full, a larger one only in proportion. */
+/** Huber's: an error up to this many typical ones has full weight, a larger one proportionally less. */
 const huberThreshold = 3;
-/** Of its scale: no fit is so good that less than this stands out. */
+/** As a part of the scale: a smaller error is never an outlier. */
 const minTypicalError = 0.05;
 
 /**
- * The same observations, with those that stand out counting less: a network that hung once is no reason to expect that of
- * every move. They are not left out, so the interval still knows of them. Huber, Robust Statistics, chapter 7.
+ * The same data points with less weight for outliers: one stalled transfer must not change the prediction for every move.
+ * They are not removed, so they still widen the interval. Huber, Robust Statistics, chapter 7.
  */
 export function downweightOutliers(observations: readonly DataPoint[], prior: Prior): DataPoint[] {
   if (observations.length < minForOutliers) return [...observations];
   const fit = regress(observations, prior);
   const errors = observations.map((one) => Math.abs(one.y - fit.predict([one]).mean) / one.scale);
-  const usual = Math.max(minTypicalError, median(errors) * 1.4826);
-  return observations.map((one, i) => ({ ...one, weight: one.weight * Math.min(1, (huberThreshold * usual) / errors[i]!) }));
+  const typicalError = Math.max(minTypicalError, median(errors) * madToSigma);
+  return observations.map((one, i) => ({
+    ...one,
+    weight: one.weight * Math.min(1, (huberThreshold * typicalError) / errors[i]!),
+  }));
 }
 
-/** What the thing stays below with this probability. */
+/** The value that the quantity stays below with this probability. */
 export function upperBound({ mean, spread, dof }: Prediction, confidence: number): number {
   return spread === 0 ? mean : mean + jstat.studentt.inv(confidence, dof) * spread;
 }
@@ -118,7 +121,7 @@ export function sumPredictions(parts: readonly Prediction[]): Prediction {
   return { mean, spread: Math.sqrt(variance), dof: quartic === 0 ? least : Math.max(least, variance ** 2 / quartic) };
 }
 
-/** The mean error, as a part of what was measured, when each observation is predicted from the others. */
+/** The mean relative error when each data point is predicted from the others. */
 export function crossValidate(observations: readonly DataPoint[], prior: Prior): number {
   let error = 0;
   let weights = 0;

@@ -1,6 +1,5 @@
 import { earliestGangFit } from './capacity/timeline.ts';
 import { assignProvisionalHosts } from './host-binding.ts';
-import { transfersFitInTime } from './images/image-transfers.ts';
 import { fitCount, type Lease, type Shape } from './lease.ts';
 import {
   addUpcoming,
@@ -12,7 +11,6 @@ import {
   type PlanState,
   plannedWorkS,
   setAllocations,
-  transferS,
   vmStartAt,
 } from './plan-state.ts';
 import { canPreemptGangsInTime } from './preemption.ts';
@@ -20,18 +18,18 @@ import { canPreemptGangsInTime } from './preemption.ts';
 export type RefusalReason =
   /** Larger than the site, or than any of its hosts, ever has free. */
   | 'too-large'
-  /** The hosts are promised to others in that interval. */
+  /** The hosts are promised to other leases in that interval. */
   | 'no-capacity'
-  /** The start is past, or nearer than it takes to vacate hosts and boot. */
+  /** The start is past, or too soon to vacate hosts and boot. */
   | 'too-soon'
-  /** The repository's link can't bring the image in time. */
+  /** The image can't arrive in time. */
   | 'image-too-late'
-  /** Best effort that can't be promised to end by its deadline. */
+  /** Best-effort work that can't end by its deadline. */
   | 'deadline'
   /** The image is larger than a host's cache. */
   | 'image-too-large';
 
-/** A reservation that could be had. */
+/** A reservation that would be accepted. */
 export interface Alternative {
   change: 'later' | 'fewer' | 'shorter';
   startAtS: number;
@@ -43,7 +41,7 @@ export type AdmissionDecision =
   | { accepted: true; promise: { startAtS: number; endAtS: number } | null }
   | { accepted: false; reason: RefusalReason; detail: string; alternatives: Alternative[] };
 
-/** Decides on a new lease. What is accepted is in the plan; what is refused has left no trace. */
+/** Decides on a new lease. An accepted lease is in the plan; a refused one leaves the state unchanged. */
 export function admit(state: PlanState, lease: Lease, now: number): AdmissionDecision {
   const refused = sizeRefusal(state, lease);
   if (refused !== null) return refused;
@@ -77,23 +75,20 @@ function sizeRefusal(state: PlanState, lease: Lease): AdmissionDecision | null {
   for (const { capacity } of state.hosts) capacityVms += Math.min(lease.nodes, fitCount(capacity, nothing, shape));
   if (capacityVms < lease.nodes)
     return refuse('too-large', `${lease.nodes} VMs of this size are asked for; the empty site holds ${capacityVms}`);
-  const { images } = state.policy;
-  if (images !== null && images.cacheMiB > 0 && lease.imageMiB > images.cacheMiB) {
-    return refuse('image-too-large', `the image has ${lease.imageMiB} MiB, a host's cache ${images.cacheMiB} MiB`);
-  }
-  return null;
+  const imageRefusal = state.images.sizeRefusal(lease);
+  return imageRefusal === null ? null : refuse('image-too-large', imageRefusal);
 }
 
-/** How long it takes until any host can be ready: vacated, with the image, booted. */
+/** Seconds until any host can be ready: vacant, with the image, its VMs booted. */
 function earliestReadyInS(state: PlanState, lease: Lease, now: number): number {
   const record = createRecord(state, lease, null);
-  let vacated = Number.POSITIVE_INFINITY;
+  let vacantAt = Number.POSITIVE_INFINITY;
   for (const [host, profile] of state.timeline.planned.entries()) {
     const free = profile.fits(now, now + lease.durationS, record.shape, 1) > 0;
-    vacated = Math.min(vacated, free ? now : earliestVacantAt(state, host, now));
+    vacantAt = Math.min(vacantAt, free ? now : earliestVacantAt(state, host, now));
   }
-  const sent = state.policy.images === null ? now : Math.max(now, state.transfer?.until ?? now) + transferS(state, record);
-  return Math.max(vacated, sent) + state.policy.marginS + leadTimeS(state, record) - now;
+  const imageArrivesAt = state.images.linkFreeAt(now) + state.images.transferS(record);
+  return Math.max(vacantAt, imageArrivesAt) + state.policy.marginS + leadTimeS(state, record) - now;
 }
 
 function reserve(state: PlanState, lease: Lease, startAt: number, now: number): AdmissionDecision {
@@ -105,7 +100,7 @@ function reserve(state: PlanState, lease: Lease, startAt: number, now: number): 
       alternatives(state, lease, startAt, now),
     );
   }
-  if (!transfersFitInTime(state, record, now)) {
+  if (!state.images.fitInTime(state, record, now)) {
     return refuse('image-too-late', 'the link is taken by images that are due earlier', alternatives(state, lease, startAt, now));
   }
   if (!assignProvisionalHosts(state, record, now)) {
@@ -130,7 +125,7 @@ function reserveByDeadline(state: PlanState, lease: Lease, deadline: number, now
   return reserve(state, { ...lease, durationS }, later, now);
 }
 
-/** Up to three: the next start, fewer VMs, a shorter time. Each can be had as it stands. */
+/** Up to three: the next start, fewer VMs, a shorter time. Each would be accepted as it is. */
 function alternatives(state: PlanState, lease: Lease, startAt: number, now: number): Alternative[] {
   const found: Alternative[] = [];
   const { nodes, durationS } = lease;
@@ -145,7 +140,7 @@ function alternatives(state: PlanState, lease: Lease, startAt: number, now: numb
   return found;
 }
 
-/** The next start at which a reservation could be had, the hosts of the others staying as they are. */
+/** The next start at which a reservation would be accepted, without changes to the hosts of other reservations. */
 function nextAdmissibleStart(state: PlanState, lease: Lease, notBefore: number, now: number): number | null {
   const hosts = state.hosts.flatMap((host, i) => (host.up ? [i] : []));
   const record = createRecord(state, lease, null);
@@ -156,18 +151,22 @@ function nextAdmissibleStart(state: PlanState, lease: Lease, notBefore: number, 
     const fit = earliestGangFit(state.timeline.promised, hosts, lease.nodes, shape, lease.durationS + bootS, from);
     if (fit === null) return null;
     if (isAdmissible(state, lease, fit.from + bootS, now)) return fit.from + bootS;
-    from = fit.from + Math.max(1, transferS(state, record));
+    from = fit.from + Math.max(1, state.images.transferS(record));
   }
   return null;
 }
 
 function isAdmissible(state: PlanState, lease: Lease, startAt: number, now: number): boolean {
   const record = createRecord(state, { ...lease, kind: 'reservation' }, { startAt, endAt: startAt + lease.durationS });
-  if (vmStartAt(state, record) < now || !transfersFitInTime(state, record, now) || !assignProvisionalHosts(state, record, now))
+  if (
+    vmStartAt(state, record) < now ||
+    !state.images.fitInTime(state, record, now) ||
+    !assignProvisionalHosts(state, record, now)
+  )
     return false;
-  const canBeHad = canPreemptGangsInTime(state, record, now);
+  const isAccepted = canPreemptGangsInTime(state, record, now);
   setAllocations(state, record, 'promise', []);
-  return canBeHad;
+  return isAccepted;
 }
 
 /** The largest whole number in [low, high] that passes, when all smaller ones pass too. */

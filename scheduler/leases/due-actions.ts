@@ -1,10 +1,9 @@
-import type { Action } from './actions.ts';
+import type { EmitAction } from './actions.ts';
 import { bind } from './host-binding.ts';
 import { requeue, unregisterPreemptible } from './lease-lifecycle.ts';
 import {
   allocationsOn,
   earliestVacantAt,
-  hasImage,
   type LeaseRecord,
   leadTimeS,
   type PlanState,
@@ -14,9 +13,9 @@ import {
 } from './plan-state.ts';
 import { plannedPreemptions } from './preemption.ts';
 
-/** What the reservations make due: their hosts are made final, whoever is there gives way, they begin. */
+/** What reservations make due: their hosts become final, work on these is preempted, their VMs start. */
 
-/** Hosts are made final early enough to vacate any of them. */
+/** When a reservation's hosts must be final: early enough to vacate any host. */
 function bindAt(state: PlanState, record: LeaseRecord, now: number): number {
   let longest = 0;
   for (let host = 0; host < state.hosts.length; host++) {
@@ -25,7 +24,7 @@ function bindAt(state: PlanState, record: LeaseRecord, now: number): number {
   return vmStartAt(state, record) - state.policy.marginS - longest;
 }
 
-/** When the next reservation's hosts must be made final. */
+/** When the hosts of the next reservation must be final; Infinity: all are. */
 export function nextBindAt(state: PlanState, now: number): number {
   const next = state.upcoming.find((record) => !record.bound);
   return next === undefined ? Number.POSITIVE_INFINITY : bindAt(state, next, now);
@@ -39,7 +38,7 @@ export function bindDue(state: PlanState, now: number): void {
   }
 }
 
-export function preemptDue(state: PlanState, now: number, emit: (action: Action) => void): void {
+export function preemptDue(state: PlanState, now: number, emit: EmitAction): void {
   for (const { record, at, ops } of plannedPreemptions(state)) {
     if (at > now) continue;
     if (!state.policy.suspension) {
@@ -66,14 +65,14 @@ export function preemptDue(state: PlanState, now: number, emit: (action: Action)
   }
 }
 
-/** A reservation that is late, for hosts that were slow to be vacated or lost, begins as soon as it can. */
-export function startDue(state: PlanState, now: number, emit: (action: Action) => void): void {
+/** Starts reservations. One whose hosts were vacated late, or lost, starts as soon as its hosts are ready. */
+export function startDue(state: PlanState, now: number, emit: EmitAction): void {
   for (const record of [...state.upcoming]) {
     if (vmStartAt(state, record) > now) return;
     if (!isReady(state, record, now)) continue;
     removeFrom(state.upcoming, record);
     record.phase = 'running';
-    record.backingImageHosts = record.hosts;
+    state.images.onCreated(record);
     record.runFrom = now + leadTimeS(state, record);
     record.expectedEnd = record.runFrom + record.remainingWorkS;
     state.underway.add(record);
@@ -88,7 +87,7 @@ export function startDue(state: PlanState, now: number, emit: (action: Action) =
   }
 }
 
-/** Whether a late reservation, with all of its time, would take from another's. */
+/** Whether a late reservation with its whole duration would use time that is promised to another. */
 function delaysOtherPromises(state: PlanState, record: LeaseRecord): boolean {
   return record.hosts.some(
     (host) => state.timeline.promised[host]!.freeUntil(record.runFrom, record.shape, 0) < record.expectedEnd,
@@ -97,6 +96,6 @@ function delaysOtherPromises(state: PlanState, record: LeaseRecord): boolean {
 
 function isReady(state: PlanState, record: LeaseRecord, now: number): boolean {
   return record.hosts.every(
-    (host) => hasImage(state, record, host, now) && state.timeline.planned[host]!.freeUntil(now, record.shape, 0) > now,
+    (host) => state.images.isAtHost(record, host, now) && state.timeline.planned[host]!.freeUntil(now, record.shape, 0) > now,
   );
 }

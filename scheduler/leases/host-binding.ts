@@ -2,24 +2,22 @@ import type { Allocation } from './capacity/timeline.ts';
 import {
   allocationsOn,
   earliestVacantAt,
-  hasImage,
   type LeaseRecord,
   memoryOpS,
   type PlanState,
   setAllocations,
-  transferS,
   vmStartAt,
 } from './plan-state.ts';
 
 /**
- * Which hosts a reservation gets is decided as late as possible. Until then it holds claims on some hosts that suit it,
- * the witness that the promise can be kept, and they are exchanged freely when that helps somebody else.
+ * The hosts of a reservation become final as late as possible. Until then it has provisional hosts, which prove that the
+ * promise can be kept and are exchanged when that helps another lease.
  *
- * With VMs of one size this loses nothing: VMs placed in the order of their starts on any host with room never meet a
- * dead end while the sum fits (interval graphs are perfect).
+ * With VMs of one size this costs nothing: VMs placed in the order of their starts, each on any host where it fits, all
+ * find a host as long as the sum fits (interval graphs are perfect).
  */
 
-/** Beyond this many VMs to move times hosts to look at, a full repacking is not tried: on so large a site there is room. */
+/** Beyond this many VMs times hosts a full repacking is not tried: so large a site has capacity on other hosts. */
 const repackLimit = 250_000;
 
 interface Candidate {
@@ -33,7 +31,7 @@ function occupiedInterval(state: PlanState, record: LeaseRecord): { from: number
   return { from: vmStartAt(state, record), to: record.promise!.endAt };
 }
 
-/** One entry for each VM that could go to the host, the cheapest first: room that is free, then room that must be vacated. */
+/** One entry for each VM that fits on the host, the cheapest first: free capacity, then capacity that must be vacated. */
 function candidatesOn(state: PlanState, record: LeaseRecord, host: number, now: number): Candidate[] {
   const { from, to } = occupiedInterval(state, record);
   const { nodes } = record.lease;
@@ -51,11 +49,11 @@ function candidatesOn(state: PlanState, record: LeaseRecord, host: number, now: 
   return list;
 }
 
-/** What is lost when a host's preemptible work is stopped: never nothing. */
+/** Seconds of work that are lost when a host's preemptible work is stopped; at least 1. */
 function lostWorkS(state: PlanState, host: number, at: number): number {
   let least = Number.POSITIVE_INFINITY;
-  for (const resident of state.preemptibleByHost[host]!) {
-    if (resident.expectedEnd > at) least = Math.min(least, Math.max(1, at - resident.runFrom));
+  for (const preemptible of state.preemptibleByHost[host]!) {
+    if (preemptible.expectedEnd > at) least = Math.min(least, Math.max(1, at - preemptible.runFrom));
   }
   return least === Number.POSITIVE_INFINITY ? 1 : least;
 }
@@ -83,7 +81,7 @@ function isCheaper(a: Candidate, b: Candidate): boolean {
   return a.until !== b.until ? a.until < b.until : a.host < b.host;
 }
 
-/** Hosts for a reservation that has none: those with room, where least must be displaced, tightest first. */
+/** Hosts for a reservation that has none: the least preemption first, then the tightest fit. */
 function chooseReservationHosts(
   state: PlanState,
   record: LeaseRecord,
@@ -92,12 +90,12 @@ function chooseReservationHosts(
 ): number[] | null {
   const candidates = state.hosts.flatMap((_, host) => candidatesOn(state, record, host, now));
   const any = cheapest(candidates, record.lease.nodes);
-  if (any === null || !preferCachedImages || state.policy.images === null) return any?.hosts ?? null;
-  const having = cheapest(
-    candidates.filter((c) => hasImage(state, record, c.host, now)),
+  if (any === null || !preferCachedImages || state.images.areInPlace) return any?.hosts ?? null;
+  const withImage = cheapest(
+    candidates.filter((c) => state.images.isAtHost(record, c.host, now)),
     record.lease.nodes,
   );
-  return having !== null && having.cost <= any.cost + transferS(state, record) ? having.hosts : any.hosts;
+  return withImage !== null && withImage.cost <= any.cost + state.images.transferS(record) ? withImage.hosts : any.hosts;
 }
 
 function assignHosts(state: PlanState, record: LeaseRecord, hosts: number[]): void {
@@ -106,28 +104,26 @@ function assignHosts(state: PlanState, record: LeaseRecord, hosts: number[]): vo
   setAllocations(state, record, 'promise', allocationsOn(hosts, from, to));
 }
 
-/**
- * Finds hosts for a new reservation, exchanging those of others if need be. False: it can't be had; nothing changed.
- */
+/** Finds hosts for a new reservation and exchanges those of others if necessary. False: there are none; nothing changed. */
 export function assignProvisionalHosts(state: PlanState, record: LeaseRecord, now: number): boolean {
   const hosts = chooseReservationHosts(state, record, now, false);
   if (hosts !== null) {
     assignHosts(state, record, hosts);
     return true;
   }
-  return repack(state, [record], now, { displacing: true, weighImages: false });
+  return repack(state, [record], now, { mayPreempt: true, preferCachedImages: false });
 }
 
 /**
- * Places all reservations that aren't bound anew, in the order of their starts, and `extra` with them. All or nothing.
- * `displacing: false` refuses an outcome in which a reservation would displace more running work than before; `guest`
- * is the work for which room is made, with its claims in place.
+ * Places all reservations that aren't bound again, and `extra` with them, in the order of their starts. All or nothing.
+ * Without `mayPreempt` the reservations must not preempt more running work than before; `incoming` is the work that needs
+ * the capacity, with its allocations in place.
  */
 export function repack(
   state: PlanState,
   extra: readonly LeaseRecord[],
   now: number,
-  options: { displacing: boolean; weighImages: boolean; guest?: LeaseRecord },
+  options: { mayPreempt: boolean; preferCachedImages: boolean; incoming?: LeaseRecord },
 ): boolean {
   const movable = state.upcoming.filter((record) => !record.bound);
   for (const record of extra) if (!movable.includes(record)) movable.push(record);
@@ -136,31 +132,31 @@ export function repack(
   if (vms * state.hosts.length > repackLimit) return false;
   movable.sort((a, b) => vmStartAt(state, a) - vmStartAt(state, b) || b.promise!.endAt - a.promise!.endAt || a.seq - b.seq);
 
-  const before = movable.map((record) => ({ record, hosts: record.hosts, claims: record.allocations }));
-  const displacedBefore = options.displacing ? 0 : countOvercommitted(state, movable);
+  const before = movable.map((record) => ({ record, hosts: record.hosts, allocations: record.allocations }));
+  const overcommittedBefore = options.mayPreempt ? 0 : countOvercommitted(state, movable);
   for (const record of movable) setAllocations(state, record, 'promise', []);
   const fits =
-    (options.guest === undefined || fitsAsPlanned(state, options.guest)) &&
+    (options.incoming === undefined || fitsAsPlanned(state, options.incoming)) &&
     movable.every((record) => {
-      const hosts = chooseReservationHosts(state, record, now, options.weighImages && extra.includes(record));
+      const hosts = chooseReservationHosts(state, record, now, options.preferCachedImages && extra.includes(record));
       if (hosts !== null) assignHosts(state, record, hosts);
       return hosts !== null;
     });
-  if (fits && (options.displacing || countOvercommitted(state, movable) <= displacedBefore)) return true;
+  if (fits && (options.mayPreempt || countOvercommitted(state, movable) <= overcommittedBefore)) return true;
   for (const { record } of before) setAllocations(state, record, 'promise', []);
-  for (const { record, hosts, claims } of before) {
+  for (const { record, hosts, allocations } of before) {
     record.hosts = hosts;
-    setAllocations(state, record, 'promise', claims);
+    setAllocations(state, record, 'promise', allocations);
   }
   return false;
 }
 
-/** Whether claims that are in place overload no host while nothing else is moved. */
+/** Whether allocations that are in place overload no host. */
 function fitsAsPlanned(state: PlanState, record: LeaseRecord): boolean {
   return record.allocations.every(({ host, from, to }) => state.timeline.booked[host]!.freeUntil(from, record.shape, 0) >= to);
 }
 
-/** How many of the reservations' VMs sit where running work would have to go. */
+/** How many of the reservations' VMs are on hosts where running work would have to be preempted. */
 function countOvercommitted(state: PlanState, records: readonly LeaseRecord[]): number {
   let count = 0;
   for (const record of records) {
@@ -173,22 +169,23 @@ function countOvercommitted(state: PlanState, records: readonly LeaseRecord[]): 
   return count;
 }
 
-/** Makes a reservation's hosts final, the best that can be had now. */
+/** Makes a reservation's hosts final, the best ones available now. */
 export function bind(state: PlanState, record: LeaseRecord, now: number): void {
   if (record.bound) return;
-  const isSettled = state.policy.images === null && countOvercommitted(state, [record]) === 0;
-  if (!isSettled && !repack(state, [record], now, { displacing: true, weighImages: true })) reassignAlone(state, record, now);
+  const isSettled = state.images.areInPlace && countOvercommitted(state, [record]) === 0;
+  if (!isSettled && !repack(state, [record], now, { mayPreempt: true, preferCachedImages: true }))
+    reassignAlone(state, record, now);
   record.bound = true;
 }
 
-/** On a site too large to repack: the best hosts among those with room beside the others' claims. */
+/** On a site too large to repack: the best hosts that are free with the other reservations where they are. */
 function reassignAlone(state: PlanState, record: LeaseRecord, now: number): void {
-  const before: { hosts: number[]; claims: Allocation[] } = { hosts: record.hosts, claims: record.allocations };
+  const before: { hosts: number[]; allocations: Allocation[] } = { hosts: record.hosts, allocations: record.allocations };
   setAllocations(state, record, 'promise', []);
   const hosts = chooseReservationHosts(state, record, now, true);
   if (hosts !== null) assignHosts(state, record, hosts);
   else {
     record.hosts = before.hosts;
-    setAllocations(state, record, 'promise', before.claims);
+    setAllocations(state, record, 'promise', before.allocations);
   }
 }

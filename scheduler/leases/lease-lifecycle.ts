@@ -1,4 +1,4 @@
-import type { Action } from './actions.ts';
+import type { EmitAction } from './actions.ts';
 import {
   allocationsOn,
   enqueue,
@@ -11,11 +11,11 @@ import {
   updateSuspendAllS,
 } from './plan-state.ts';
 
-/** What becomes of a lease's record when something happened to it. */
+/** Changes of a lease's record when something happened to the lease. */
 
-/** How much later the end of an overdue suspend, resume or migration is expected, each time it has not come. */
+/** By how much the expected end of an overdue suspend or resume is postponed, each time. */
 const overdueExtensionS = 5;
-/** A host that was this much slower than planned is not made out to be slower still, and not all at once. */
+/** The largest slowness of a host, and the largest factor by which one operation changes it. */
 const maxSlowness = 16;
 const maxSlownessFactor = 3;
 
@@ -23,7 +23,7 @@ export function unregisterPreemptible(state: PlanState, record: LeaseRecord): vo
   for (const host of record.hosts) if (state.preemptibleByHost[host]!.delete(record)) updateSuspendAllS(state, host);
 }
 
-/** All that was done is lost: it waits to start anew. */
+/** The work done so far is lost; the lease waits to start anew. */
 export function requeue(state: PlanState, record: LeaseRecord): void {
   unregisterPreemptible(state, record);
   removeFrom(state.queue, record);
@@ -34,8 +34,7 @@ export function requeue(state: PlanState, record: LeaseRecord): void {
   record.rank = rankOf(record.lease, record.remainingWorkS, state.policy);
   record.hosts = [];
   record.bound = false;
-  record.imageCopies = [];
-  record.backingImageHosts = [];
+  state.images.onRequeued(record);
   enqueue(state, record);
 }
 
@@ -47,6 +46,7 @@ export function endLease(state: PlanState, record: LeaseRecord): void {
   state.underway.delete(record);
   record.phase = 'ended';
   state.leases.delete(record.lease.id);
+  state.images.onEnded(record);
 }
 
 export function onSuspended(state: PlanState, record: LeaseRecord, now: number): void {
@@ -67,8 +67,8 @@ export function onResumed(state: PlanState, record: LeaseRecord, now: number): v
 }
 
 /**
- * Later plans allow for a host that was slower than planned, and forget it again. Who was to carry the operation out may
- * have been away meanwhile, so one of them says only so much.
+ * Later plans are scaled by the slowness of a host, which decays again. The workflow that executes an operation may have
+ * been delayed for other reasons, so a single operation changes it by a limited factor.
  */
 function updateSlowness(state: PlanState, record: LeaseRecord, now: number): void {
   const { from, planned } = record.operation;
@@ -82,10 +82,8 @@ function updateSlowness(state: PlanState, record: LeaseRecord, now: number): voi
   }
 }
 
-/**
- * What should be over and isn't: a lease's time is up, and its VMs go; an operation is late, and the hosts stay taken.
- */
-export function settleOverdue(state: PlanState, now: number, emit: (action: Action) => void): void {
+/** Leases whose time is over are stopped; the hosts of late operations remain allocated. */
+export function settleOverdue(state: PlanState, now: number, emit: EmitAction): void {
   for (const record of state.underway) {
     if (record.phase === 'running' && record.expectedEnd <= now) {
       endLease(state, record);

@@ -1,12 +1,10 @@
-import { z } from 'zod';
-
 /**
- * What a client asks for. `durationS` is the time that the work inside gets: whatever it costs to bring images,
- * boot, suspend, resume or migrate is planned around it and never taken from it.
+ * What a client requests. `durationS` is the time that the work inside gets: the time to send images, boot, suspend, resume
+ * or migrate is planned in addition and never taken from it.
  *
  * - `reservation`: starts at `startAtS` exactly, for its whole duration, or is refused at once.
- * - `immediate`: a reservation for the earliest moment at which its VMs can be there at all, refused when they can't.
- * - `bestEffort`: queued; backfilled into gaps; suspended for reservations if it may be.
+ * - `immediate`: a reservation for the earliest moment at which its VMs can be ready, refused when they can't.
+ * - `bestEffort`: queued; backfilled into gaps; suspended for reservations if it is preemptible.
  */
 export interface Lease {
   id: string;
@@ -21,13 +19,14 @@ export interface Lease {
   vcpus: number;
   memoryMiB: number;
   diskMiB?: number | undefined;
-  image: string;
-  imageMiB: number;
+  /** For an ImageDelivery. */
+  image?: string | undefined;
+  imageMiB?: number | undefined;
   /** Higher goes first in the queue. Default 0. */
   priority?: number | undefined;
   /** Whether best-effort work may be suspended (or, without suspension, killed) for a reservation. Default true. */
   preemptible?: boolean | undefined;
-  /** Best effort: refuse it unless it surely ends by then; it gets a fixed start that makes it so. */
+  /** Best effort: it gets a fixed start with which it ends by then, or is refused. */
   deadlineAtS?: number | undefined;
   /** From the start of its VMs to the start of its work. Default: the policy's. */
   bootS?: number | undefined;
@@ -38,60 +37,6 @@ export interface HostSpec {
   vcpus: number;
   memoryMiB: number;
   diskMiB?: number | undefined;
-}
-
-const limits = { hosts: 100_000, leases: 1_000_000, nodes: 100_000, seconds: 1e10, amount: 1e9 } as const;
-const seconds = z.number().min(0).max(limits.seconds);
-const positive = z.number().positive().max(limits.amount);
-
-export const TraceLease = z
-  .object({
-    id: z.union([z.string().min(1).max(128), z.number()]).transform(String),
-    kind: z.enum(['reservation', 'bestEffort', 'immediate']),
-    submittedAtS: seconds,
-    startAtS: seconds.optional(),
-    durationS: positive,
-    /** What the work really takes; never told to the scheduler before it ends. */
-    actualDurationS: positive.optional(),
-    nodes: z.int().min(1).max(limits.nodes),
-    vcpus: positive,
-    memoryMiB: positive,
-    diskMiB: z.number().min(0).max(limits.amount).optional(),
-    image: z.string().max(256).default(''),
-    imageMiB: z.number().min(0).max(limits.amount).default(0),
-    priority: z.int().min(-1000).max(1000).optional(),
-    preemptible: z.boolean().optional(),
-    deadlineAtS: seconds.optional(),
-    bootS: seconds.optional(),
-  })
-  .refine((lease) => lease.kind !== 'reservation' || lease.startAtS !== undefined, {
-    path: ['startAtS'],
-    error: 'expected a start for a reservation',
-  })
-  .refine((lease) => lease.startAtS === undefined || lease.kind === 'reservation', {
-    path: ['startAtS'],
-    error: 'expected a start for a reservation only',
-  });
-export type TraceLease = z.infer<typeof TraceLease>;
-
-export const Trace = z.object({
-  name: z.string().max(256),
-  hosts: z.object({
-    count: z.int().min(1).max(limits.hosts),
-    vcpus: positive,
-    memoryMiB: positive,
-    diskMiB: positive.optional(),
-  }),
-  leases: z
-    .array(TraceLease)
-    .max(limits.leases)
-    .refine((leases) => new Set(leases.map((lease) => lease.id)).size === leases.length, { error: 'expected each id once' }),
-});
-export type Trace = z.infer<typeof Trace>;
-
-export function hostsOf(trace: Trace): HostSpec[] {
-  const { count, ...size } = trace.hosts;
-  return Array.from({ length: count }, (_, i) => ({ id: `h${i}`, ...size }));
 }
 
 /** How much of each resource a VM takes or a host has. Whole numbers, so that adding and removing is exact. */
@@ -109,7 +54,7 @@ export function vmShape(lease: Lease): Shape {
   };
 }
 
-/** A host that does not say how large its disk is is taken to have enough of it. */
+/** A host without a disk size is assumed to have enough. */
 export function hostShape(host: HostSpec): Shape {
   return {
     cpuMilli: Math.floor(host.vcpus * 1000),
@@ -118,7 +63,7 @@ export function hostShape(host: HostSpec): Shape {
   };
 }
 
-/** How many of a shape there is room for beside what is taken; below 0 where too much is. */
+/** How many more of a shape fit; below 0 where more is taken than there is. */
 export function fitCount(capacity: Shape, taken: Shape, shape: Shape): number {
   const sizes = (['cpuMilli', 'memoryMiB', 'diskMiB'] as const).filter((size) => shape[size] > 0);
   return Math.min(...sizes.map((size) => Math.floor((capacity[size] - taken[size]) / shape[size])));

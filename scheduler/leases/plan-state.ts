@@ -1,15 +1,16 @@
-import type { Action } from './actions.ts';
 import { type Allocation, type Layer, Timeline } from './capacity/timeline.ts';
 import { type HostSpec, hostShape, type Lease, type Shape, vmShape } from './lease.ts';
 import type { Policy } from './site-policy.ts';
 
+/** The planner's state. Every time without a unit in its name is in seconds. */
+
 /**
- * `waiting`: a reservation before its start, or best-effort work in the queue. `suspended` work waits too.
- * The phases that end in -ing are under way on a host; the planner is told when they are over.
+ * `waiting`: a reservation before its start, or best-effort work in the queue. `suspended` work waits too. The phases that
+ * end in -ing are under way on a host; an observation ends them.
  */
 export type PlannedPhase = 'waiting' | 'running' | 'suspending' | 'suspended' | 'resuming' | 'migrating' | 'ended';
 
-/** What the planner knows of one lease. Plain data: a list of these and of the hosts is all of its state. */
+/** What the planner knows of one lease. Plain data: the list of these and that of the hosts are its whole state. */
 export interface LeaseRecord {
   readonly lease: Lease;
   readonly seq: number;
@@ -17,86 +18,98 @@ export interface LeaseRecord {
   /** Reservations (and best effort with a deadline): the promised interval of the work. null: best effort. */
   readonly promise: { startAt: number; endAt: number } | null;
   readonly preemptible: boolean;
-  /** Where the queue has it: lower goes first. */
+  /** Its position in the queue: lower goes first. */
   rank: number;
   phase: PlannedPhase;
-  /** Seconds of work that are left, runtime overhead included. */
+  /** Seconds of work that remain, runtime overhead included. */
   remainingWorkS: number;
-  /** Index of the host of each VM: where it is, where it is booked, or where it could go. Empty: not known yet. */
+  /** Index of the host of each VM: where it is, is booked or could go. Empty: not known yet. */
   hosts: number[];
-  /** The hosts are final: something was set in motion there. */
+  /** The hosts are final: preemption or a transfer has begun there. */
   bound: boolean;
-  /** Suspended work that is not to be moved. */
+  /** Suspended work that may not migrate. */
   pinned: boolean;
   allocations: Allocation[];
   layer: Layer;
   /** While running or resuming: when the work (re)starts and when it ends at the latest. */
   runFrom: number;
   expectedEnd: number;
-  /** The suspend, resume or migration under way: as it was planned, and when it is expected to be over now. */
+  /** The suspend, resume or migration under way: its start, its planned end, and its end as expected now. */
   operation: { from: number; planned: number; until: number };
-  /** Hosts that hold or are getting this lease's own copy of the image, when hosts keep no cache. */
-  imageCopies: number[];
-  /** Hosts whose image the disks of its VMs are based on; a migrated disk stands alone. */
-  backingImageHosts: number[];
-  /** When the pending transfer for this lease is over; null: none is under way. */
-  transferUntil: number | null;
-}
-
-export interface CachedImage {
-  image: string;
-  sizeMiB: number;
-  lastUsedAt: number;
-  /** Still coming. */
-  readyAt: number;
 }
 
 export interface HostRecord {
   readonly spec: HostSpec;
   readonly capacity: Shape;
   up: boolean;
-  /** Nothing is left on it from then on, until `returnsAt`. */
+  /** The host is empty over this interval: planned maintenance or a reservation of the host. */
   drain: { from: number; until: number } | null;
-  /** Suspends and resumes under way or fixed for later: one at a time. */
+  /** Suspends and resumes under way or scheduled: one at a time. */
   memoryOps: { from: number; until: number }[];
-  /** Its network carries a migration until then. */
+  /** When the migration that uses its network ends. */
   networkBusyUntil: number;
-  cache: CachedImage[];
-  /** The slowest suspend or resume seen, relative to the plan: later plans allow for it. */
+  /** The duration of its suspends and resumes relative to the plan; later plans are scaled by it. */
   slowness: number;
 }
 
-/** What the repository's link is sending. */
-export interface Transfer {
-  image: string;
-  hosts: number[];
-  leases: string[];
-  from: number;
-  until: number;
+/**
+ * How images reach hosts, as far as the plan depends on it. `imagesInPlace` is the site's; the simulator has another in
+ * scheduler/simulation/images.
+ */
+export interface ImageDelivery {
+  /** No plan depends on images; lets the planner skip comparisons that could not differ. */
+  readonly areInPlace: boolean;
+  /** Why the image of a lease can never be delivered; null: it can. */
+  sizeRefusal(lease: Lease): string | null;
+  /** Whether VMs of the lease can start on a host now as far as the image is concerned. */
+  isAtHost(record: LeaseRecord, host: number, now: number): boolean;
+  /** Seconds to send a lease's image. */
+  transferS(record: LeaseRecord): number;
+  /** When the transfer under way is over; `now` if there is none. */
+  linkFreeAt(now: number): number;
+  /** Whether the images of all reservations arrive in time, with one more reservation. */
+  fitInTime(state: PlanState, extra: LeaseRecord, now: number): boolean;
+  /** The latest start of the next transfer for a reservation; Infinity: none is needed. */
+  latestStart(state: PlanState): number;
+  /** Whether a host receives an image, so that its network is in use. */
+  isReceiving(host: number): boolean;
+  /** The lease's image is being sent: its work neither starts nor changes hosts meanwhile. */
+  isAwaited(record: LeaseRecord): boolean;
+  /** Waiting work has its own copy of the image on certain hosts, and starts there. */
+  isStaged(record: LeaseRecord): boolean;
+  /** What a migration of suspended work sends with the disk, beside the memory. */
+  migratedMiB(record: LeaseRecord): number;
+  /** VMs were created on `record.hosts`: their disks are based on the images there. */
+  onCreated(record: LeaseRecord): void;
+  /** Work from the queue was started or resumed. */
+  onUsed(record: LeaseRecord, now: number): void;
+  /** The disks are no longer based on an image of a host. */
+  onMigrated(record: LeaseRecord): void;
+  /** The work starts anew: its copies are lost. */
+  onRequeued(record: LeaseRecord): void;
+  onEnded(record: LeaseRecord): void;
 }
 
 export interface PlanState {
   readonly policy: Policy;
+  readonly images: ImageDelivery;
   readonly hosts: HostRecord[];
   readonly leases: Map<string, LeaseRecord>;
-  /** Reservations that have not started, by when their VMs must be. */
+  /** Reservations that have not started, by the start of their VMs. */
   readonly upcoming: LeaseRecord[];
-  /** Best effort that waits or is suspended, by rank. */
+  /** Best-effort leases that wait or are suspended, by rank. */
   readonly queue: LeaseRecord[];
-  /** Best effort on each host that a reservation may displace. */
+  /** Best-effort leases on each host that a reservation may preempt. */
   readonly preemptibleByHost: Set<LeaseRecord>[];
-  /** What it takes to write all residents of a host, one after the other. */
+  /** Seconds to suspend all preemptible VMs of a host, one after the other. */
   readonly suspendAllS: number[];
-  /** Whatever has VMs on hosts, but for what is suspended. */
+  /** Leases with VMs on hosts that are not suspended. */
   readonly underway: Set<LeaseRecord>;
   readonly timeline: Timeline;
-  transfer: Transfer | null;
-  /** Decided outside of `decide`, to be said by the next one. */
-  pendingActions: Action[];
   seq: number;
 }
 
-export function createState(hosts: readonly HostSpec[], policy: Policy): PlanState {
+export function createState(hosts: readonly HostSpec[], policy: Policy, images: ImageDelivery): PlanState {
   const records = hosts.map((spec) => ({
     spec,
     capacity: hostShape(spec),
@@ -104,11 +117,11 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     drain: null,
     memoryOps: [],
     networkBusyUntil: 0,
-    cache: [],
     slowness: 1,
   }));
   return {
     policy,
+    images,
     hosts: records,
     leases: new Map(),
     upcoming: [],
@@ -117,13 +130,11 @@ export function createState(hosts: readonly HostSpec[], policy: Policy): PlanSta
     suspendAllS: records.map(() => 0),
     underway: new Set(),
     timeline: new Timeline(records.map((host) => host.capacity)),
-    transfer: null,
-    pendingActions: [],
     seq: 0,
   };
 }
 
-/** Whole seconds, never less than what it takes: the plan's resolution. */
+/** Rounds up to whole seconds, the plan's resolution. */
 export function ceilSeconds(seconds: number): number {
   return Math.ceil(seconds - 1e-6);
 }
@@ -134,8 +145,8 @@ export function plannedWorkS(lease: Lease, policy: Policy): number {
 
 /**
  * The queue's order: by priority, then by submission, with a head start for long work. Longest first packs best, so a
- * lease may be overtaken by a longer one that came a little later, at most `headStart` times the difference in length
- * later: nobody is overtaken for ever.
+ * longer lease may overtake one that was submitted earlier by at most `headStart` times the difference in length. That
+ * bound prevents starvation.
  */
 const headStart = 6;
 const priorityS = 1e11;
@@ -163,18 +174,15 @@ export function createRecord(state: PlanState, lease: Lease, promise: LeaseRecor
     runFrom: 0,
     expectedEnd: 0,
     operation: { from: 0, planned: 0, until: 0 },
-    imageCopies: [],
-    backingImageHosts: [],
-    transferUntil: null,
   };
 }
 
-/** Replaces what a lease takes of the hosts. The only place where the timeline changes on behalf of a lease. */
-export function setAllocations(state: PlanState, record: LeaseRecord, layer: Layer, claims: Allocation[]): void {
+/** Replaces a lease's allocations. The timeline changes for a lease nowhere else. */
+export function setAllocations(state: PlanState, record: LeaseRecord, layer: Layer, allocations: Allocation[]): void {
   state.timeline.add(record.layer, record.allocations, record.shape, -1);
   record.layer = layer;
-  record.allocations = claims;
-  state.timeline.add(layer, claims, record.shape, 1);
+  record.allocations = allocations;
+  state.timeline.add(layer, allocations, record.shape, 1);
 }
 
 export function allocationsOn(hosts: readonly number[], from: number, to: number): Allocation[] {
@@ -206,46 +214,33 @@ export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
   if (i >= 0) list.splice(i, 1);
 }
 
-/** Seconds to write one VM's memory, or to read it back, on a host. */
+/** Seconds to write or read one VM's memory on a host. */
 export function memoryOpS(state: PlanState, host: number, shape: Shape): number {
   return ceilSeconds((shape.memoryMiB / state.policy.suspendMiBPerS) * state.hosts[host]!.slowness);
 }
 
-/** When the suspends and resumes of a host that are under way or fixed are over. */
+/** When the suspends and resumes of a host that are under way or scheduled are over. */
 export function memoryOpsEndAt(state: PlanState, host: number, now: number): number {
   let at = now;
   for (const op of state.hosts[host]!.memoryOps) at = Math.max(at, op.until);
   return at;
 }
 
-/** When all best effort on a host can be out of it, written one VM after the other, what is under way first. */
+/** When all best-effort work on a host can be suspended, one VM after the other, after the operations under way. */
 export function earliestVacantAt(state: PlanState, host: number, now: number): number {
   return state.policy.suspension ? memoryOpsEndAt(state, host, now) + state.suspendAllS[host]! : now;
 }
 
-/** To be called when a host's residents or its speed have changed. */
+/** Call it when the preemptible work on a host or its slowness has changed. */
 export function updateSuspendAllS(state: PlanState, host: number): void {
   let seconds = 0;
-  for (const resident of state.preemptibleByHost[host]!) {
-    for (const place of resident.hosts) if (place === host) seconds += memoryOpS(state, host, resident.shape);
+  for (const preemptible of state.preemptibleByHost[host]!) {
+    for (const vmHost of preemptible.hosts) if (vmHost === host) seconds += memoryOpS(state, host, preemptible.shape);
   }
   state.suspendAllS[host] = seconds;
 }
 
-/** A host from which nothing is missing that VMs of an image need: the image itself. */
-export function hasImage(state: PlanState, record: LeaseRecord, host: number, now: number): boolean {
-  const { images } = state.policy;
-  if (images === null || record.lease.imageMiB === 0) return true;
-  if (images.cacheMiB === 0) return record.transferUntil === null && record.imageCopies.includes(host);
-  return state.hosts[host]!.cache.some((cached) => cached.image === record.lease.image && cached.readyAt <= now);
-}
-
-export function transferS(state: PlanState, record: LeaseRecord): number {
-  const { images } = state.policy;
-  return images === null ? 0 : ceilSeconds(record.lease.imageMiB / images.rateMiBPerS);
-}
-
-/** When a reservation's VMs must be started, and all be ready for them. */
+/** When a reservation's VMs start; its hosts are vacant by then. */
 export function vmStartAt(state: PlanState, record: LeaseRecord): number {
   return record.promise!.startAt - leadTimeS(state, record);
 }

@@ -1,18 +1,8 @@
 import { earliestFit, type Fit, hostsWithImage } from './capacity/earliest-fit.ts';
-import { latestTransferStarts } from './images/image-transfers.ts';
-import {
-  allocationsOn,
-  hasImage,
-  type LeaseRecord,
-  leadTimeS,
-  memoryOpS,
-  type PlanState,
-  setAllocations,
-  transferS,
-} from './plan-state.ts';
+import { allocationsOn, type LeaseRecord, leadTimeS, memoryOpS, type PlanState, setAllocations } from './plan-state.ts';
 import { plannedPreemptions } from './preemption.ts';
 
-/** When a lease is expected to begin (or go on) and to end. `firm`: promised; else it may only be better or displaced. */
+/** When a lease is expected to start (or resume) and to end. `firm`: promised; else it may be earlier, or preempted. */
 export interface Quote {
   lease: string;
   phase: LeaseRecord['phase'];
@@ -22,20 +12,18 @@ export interface Quote {
   firm: boolean;
 }
 
-/** The whole plan as it stands: what is known of every lease, and what is going to be done. */
+/** The current plan: a quote for every lease, and the planned suspensions. */
 export interface PlanView {
-  atS: number;
   quotes: Quote[];
-  transfers: { image: string; leases: string[]; fromS: number; untilS: number }[];
   suspensions: { lease: string; atS: number }[];
 }
 
-/** How many times in a row a quote reckons with being cut by reservations. */
+/** How many preemptions in a row a quote takes into account. */
 const maxCuts = 20;
 
 /**
- * Draws up the plan. Decisions don't need it: the places of those who wait are worked out here, in the queue's order,
- * and let go again. Linear in the queue times what one place costs.
+ * Describes the plan. Decisions don't need it: waiting leases are placed here, in the queue's order, and their bookings are
+ * undone again. Costs one search for a fit per waiting lease and preemption.
  */
 export function describePlan(state: PlanState, now: number): PlanView {
   const quotes: Quote[] = [];
@@ -47,18 +35,8 @@ export function describePlan(state: PlanState, now: number): PlanView {
     }
   }
   quotes.push(...quoteWaiting(state, now));
-  const sending = state.transfer;
-  const transfers = latestTransferStarts(state).map(({ record, at }) => ({
-    image: record.lease.image,
-    leases: [record.lease.id],
-    fromS: at,
-    untilS: at + transferS(state, record),
-  }));
-  if (sending !== null) {
-    transfers.unshift({ image: sending.image, leases: sending.leases, fromS: sending.from, untilS: sending.until });
-  }
   const suspensions = plannedPreemptions(state).map(({ record, at }) => ({ lease: record.lease.id, atS: at }));
-  return { atS: now, quotes, transfers, suspensions };
+  return { quotes, suspensions };
 }
 
 function quote(
@@ -75,27 +53,27 @@ function quote(
 
 function quoteWaiting(state: PlanState, now: number): Quote[] {
   const waiting = [...state.queue, ...[...state.underway].filter((record) => record.phase === 'suspending')];
-  const before = waiting.map((record) => ({ record, layer: record.layer, claims: record.allocations }));
+  const before = waiting.map((record) => ({ record, layer: record.layer, allocations: record.allocations }));
   for (const record of waiting) if (record.phase !== 'suspending') setAllocations(state, record, 'booking', []);
-  let linkFreeAt = Math.max(now, state.transfer?.until ?? now);
+  let linkFreeAt = state.images.linkFreeAt(now);
   const quotes: Quote[] = [];
   for (const record of waiting) {
-    const imageAt = isImageOnAnyHost(state, record, now) ? now : linkFreeAt + transferS(state, record);
+    const imageAt = isImageOnAnyHost(state, record, now) ? now : linkFreeAt + state.images.transferS(record);
     if (record.phase === 'waiting' && imageAt > now) linkFreeAt = imageAt;
-    const places = fitsUntilDone(state, record, Math.max(now, imageAt), now);
-    const first = places[0];
+    const fits = fitsUntilDone(state, record, Math.max(now, imageAt), now);
+    const first = fits[0];
     if (first === undefined) continue;
-    quotes.push(quote(state, record, first.hosts, first.from, places.at(-1)!.to, false));
+    quotes.push(quote(state, record, first.hosts, first.from, fits.at(-1)!.to, false));
     if (record.phase !== 'suspending') {
       setAllocations(
         state,
         record,
         'booking',
-        places.flatMap((place) => allocationsOn(place.hosts, place.from, place.to)),
+        fits.flatMap((fit) => allocationsOn(fit.hosts, fit.from, fit.to)),
       );
     }
   }
-  for (const { record, layer, claims } of before) setAllocations(state, record, layer, claims);
+  for (const { record, layer, allocations } of before) setAllocations(state, record, layer, allocations);
   return quotes;
 }
 
@@ -103,28 +81,30 @@ function isImageOnAnyHost(state: PlanState, record: LeaseRecord, now: number): b
   return record.phase !== 'waiting' || hostsWithImage(state, record, now).length >= 1;
 }
 
-/** One place after the other, until all of the work has one; each cut costs a suspend and a resume. */
+/** Consecutive fits until all of the work is done; each preemption costs a suspend and a resume. */
 function fitsUntilDone(state: PlanState, record: LeaseRecord, notBefore: number, now: number): Fit[] {
-  const places: Fit[] = [];
+  const fits: Fit[] = [];
   const probe = { ...record, allocations: [] as LeaseRecord['allocations'] };
   if (probe.phase === 'suspending') probe.phase = 'suspended';
-  const ready = state.hosts.flatMap((host, i) => (host.up && (notBefore > now || hasImage(state, record, i, now)) ? [i] : []));
+  const ready = state.hosts.flatMap((host, i) =>
+    host.up && (notBefore > now || state.images.isAtHost(record, i, now)) ? [i] : [],
+  );
   let from = notBefore;
   for (let cuts = 0; cuts < maxCuts && probe.remainingWorkS > 0; cuts++) {
-    const place = earliestFit(state, probe, from, ready);
-    if (place === null) return places;
-    places.push(place);
-    const op = memoryOpS(state, place.hosts[0]!, record.shape);
+    const fit = earliestFit(state, probe, from, ready);
+    if (fit === null) return fits;
+    fits.push(fit);
+    const op = memoryOpS(state, fit.hosts[0]!, record.shape);
     const startupS = probe.phase === 'suspended' ? op : leadTimeS(state, record);
-    const availableS = place.to - place.from - startupS;
+    const availableS = fit.to - fit.from - startupS;
     if (availableS >= probe.remainingWorkS) {
-      place.to = place.from + startupS + probe.remainingWorkS;
-      return places;
+      fit.to = fit.from + startupS + probe.remainingWorkS;
+      return fits;
     }
     probe.remainingWorkS -= Math.max(1, availableS - op);
     probe.phase = 'suspended';
-    probe.hosts = place.hosts;
-    from = place.to;
+    probe.hosts = fit.hosts;
+    from = fit.to;
   }
-  return places;
+  return fits;
 }

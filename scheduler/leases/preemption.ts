@@ -1,23 +1,24 @@
 import { fitCount, type Shape } from './lease.ts';
 import { type LeaseRecord, memoryOpS, type PlanState, vmStartAt } from './plan-state.ts';
 
-/** Work to be suspended (or, without suspension, stopped) from `at` on, so that its hosts are free in time. */
+/** Work to suspend (or, without suspension, to stop) from `at` on, so that its hosts are free in time. */
 export interface Preemption {
   record: LeaseRecord;
   at: number;
-  /** When each of its VMs is written. */
+  /** When each of its VMs is suspended. */
   ops: { vm: number; host: number; from: number; until: number }[];
 }
 
-/** What takes hosts away from best-effort work at a moment: a bound reservation that has not begun, or a drain. */
+/** What takes hosts from best-effort work at a moment: a bound reservation that has not started, or a drain. */
 interface Preemptor {
   begins: number;
   hosts: readonly number[];
 }
 
 /**
- * Who must give way to what is bound to begin, and when. Computed afresh from what runs now, so that work that ends
- * early spares others. On each host the suspends run one after the other and the last ends when the taker begins.
+ * Which work is preempted for reservations that are bound, and when. Computed anew from what runs now, so that work that
+ * ends early saves others from preemption. On each host the suspends run one after the other, and the last one ends when
+ * the preemptor begins.
  */
 export function plannedPreemptions(state: PlanState): Preemption[] {
   return preemptionsFor(
@@ -27,12 +28,12 @@ export function plannedPreemptions(state: PlanState): Preemption[] {
 }
 
 /**
- * Whether gangs that give way to a new reservation, whose claims are in place, can leave all of their hosts in time: some
- * may have promises that relied on their ending by themselves.
+ * Whether gangs that a new reservation, whose allocations are in place, preempts can be suspended on all of their hosts in
+ * time: reservations on those hosts may rely on the gang's own end.
  */
 export function canPreemptGangsInTime(state: PlanState, record: LeaseRecord, now: number): boolean {
   const begins = vmStartAt(state, record);
-  const isGang = (resident: LeaseRecord) => resident.expectedEnd > begins && new Set(resident.hosts).size > 1;
+  const isGang = (running: LeaseRecord) => running.expectedEnd > begins && new Set(running.hosts).size > 1;
   if (!state.policy.suspension || !record.hosts.some((host) => [...state.preemptibleByHost[host]!].some(isGang))) return true;
   const tooLate = (reservations: readonly LeaseRecord[]) =>
     preemptionsFor(state, reservations).filter(({ at }) => at < now).length;
@@ -41,14 +42,14 @@ export function canPreemptGangsInTime(state: PlanState, record: LeaseRecord, now
 
 function preemptionsFor(state: PlanState, reservations: readonly LeaseRecord[]): Preemption[] {
   const preempted = new Set<LeaseRecord>();
-  const found: { record: LeaseRecord; taker: Preemptor }[] = [];
+  const found: { record: LeaseRecord; preemptor: Preemptor }[] = [];
   const all = preemptorsOf(state, reservations);
-  for (const taker of all) {
-    for (const host of new Set(taker.hosts)) {
-      while (isOverloadedAt(state, host, taker.begins, preempted)) {
-        const victim = chooseVictim(state, host, taker.begins, preempted);
+  for (const preemptor of all) {
+    for (const host of new Set(preemptor.hosts)) {
+      while (isOverloadedAt(state, host, preemptor.begins, preempted)) {
+        const victim = chooseVictim(state, host, preemptor.begins, preempted);
         if (victim === undefined) break;
-        found.push({ record: victim, taker });
+        found.push({ record: victim, preemptor });
         preempted.add(victim);
       }
     }
@@ -68,12 +69,12 @@ function isOverloadedAt(state: PlanState, host: number, at: number, preempted: R
   return taken.cpuMilli > capacity.cpuMilli || taken.memoryMiB > capacity.memoryMiB || taken.diskMiB > capacity.diskMiB;
 }
 
-/** By promises, and by whoever runs there still and isn't among the gone. */
+/** Promised capacity, and that of preemptible work that still runs then and is not preempted yet. */
 function takenAt(state: PlanState, host: number, at: number, preempted: ReadonlySet<LeaseRecord>): Shape {
   const taken = { ...state.timeline.promised[host]!.taken(at) };
-  for (const resident of state.preemptibleByHost[host]!) {
-    if (preempted.has(resident) || resident.expectedEnd <= at) continue;
-    for (const place of resident.hosts) if (place === host) addShape(taken, resident.shape);
+  for (const running of state.preemptibleByHost[host]!) {
+    if (preempted.has(running) || running.expectedEnd <= at) continue;
+    for (const vmHost of running.hosts) if (vmHost === host) addShape(taken, running.shape);
   }
   return taken;
 }
@@ -85,8 +86,8 @@ function addShape(sum: Shape, shape: Shape): void {
 }
 
 /**
- * With suspension, single VMs before gangs (whose siblings would idle), then whoever has most left to do. Without, whoever
- * loses least.
+ * With suspension: single VMs before gangs (whose other VMs would idle), then the lease with the latest end. Without: the
+ * lease that loses the least work.
  */
 function chooseVictim(state: PlanState, host: number, at: number, preempted: ReadonlySet<LeaseRecord>): LeaseRecord | undefined {
   const running = [...state.preemptibleByHost[host]!].filter((r) => !preempted.has(r) && r.expectedEnd > at);
@@ -96,61 +97,61 @@ function chooseVictim(state: PlanState, host: number, at: number, preempted: Rea
 }
 
 /**
- * From the last victim backwards: what a taker needs written is written as late as possible, one VM at a time on each
- * host. Then the siblings of those VMs on other hosts, as soon as their work has stopped.
+ * From the last victim backwards: VMs on a preemptor's hosts are suspended as late as possible, one at a time on each host.
+ * Then the other VMs of the same gangs, as soon as their work has stopped.
  */
 function latestSuspendTimes(
   state: PlanState,
-  found: readonly { record: LeaseRecord; taker: Preemptor }[],
+  found: readonly { record: LeaseRecord; preemptor: Preemptor }[],
   all: readonly Preemptor[],
   preempted: ReadonlySet<LeaseRecord>,
 ): Preemption[] {
-  if (!state.policy.suspension) return found.map(({ record, taker }) => ({ record, at: taker.begins, ops: [] }));
+  if (!state.policy.suspension) return found.map(({ record, preemptor }) => ({ record, at: preemptor.begins, ops: [] }));
   const busy = state.hosts.map((host) => byStart(host.memoryOps));
   const occupy = (host: number, from: number, until: number) => {
     busy[host] = byStart([...busy[host]!, { from, until }]);
   };
   const list: Preemption[] = [];
-  for (const { record, taker } of found.toReversed()) {
-    const displacement: Preemption = { record, at: taker.begins, ops: [] };
+  for (const { record, preemptor } of found.toReversed()) {
+    const preemption: Preemption = { record, at: preemptor.begins, ops: [] };
     for (const [vm, host] of record.hosts.entries()) {
-      if (!taker.hosts.includes(host)) continue;
+      if (!preemptor.hosts.includes(host)) continue;
       const length = memoryOpS(state, host, record.shape);
-      const from = latestGap(busy[host]!, taker.begins - state.policy.marginS, length);
+      const from = latestGap(busy[host]!, preemptor.begins - state.policy.marginS, length);
       occupy(host, from, from + length);
-      displacement.ops.push({ vm, host, from, until: from + length });
-      displacement.at = Math.min(displacement.at, from);
+      preemption.ops.push({ vm, host, from, until: from + length });
+      preemption.at = Math.min(preemption.at, from);
     }
-    list.push(displacement);
+    list.push(preemption);
   }
-  for (const displacement of list) {
-    const { record, ops } = displacement;
+  for (const preemption of list) {
+    const { record, ops } = preemption;
     for (const [host, vms] of unsuspendedVmsByHost(record, ops)) {
       const by = suspendDeadlines(state, all, record, host, preempted, vms.length);
-      const spans = scheduleSuspends(busy[host]!, by, memoryOpS(state, host, record.shape), displacement.at);
+      const spans = scheduleSuspends(busy[host]!, by, memoryOpS(state, host, record.shape), preemption.at);
       for (const [i, { from, until }] of spans.entries()) {
         occupy(host, from, until);
         ops.push({ vm: vms[i]!, host, from, until });
-        displacement.at = Math.min(displacement.at, from);
+        preemption.at = Math.min(preemption.at, from);
       }
     }
   }
   return list;
 }
 
-/** The VMs of a lease that are not written yet, by host. */
+/** The VMs of a lease that have no suspend operation yet, by host. */
 function unsuspendedVmsByHost({ hosts }: LeaseRecord, ops: Preemption['ops']): Map<number, number[]> {
-  const left = new Map<number, number[]>();
+  const byHost = new Map<number, number[]>();
   for (const [vm, host] of hosts.entries()) {
     if (ops.some((op) => op.vm === vm)) continue;
-    left.set(host, [...(left.get(host) ?? []), vm]);
+    byHost.set(host, [...(byHost.get(host) ?? []), vm]);
   }
-  return left;
+  return byHost;
 }
 
 /**
- * By when each of the VMs that a stopped lease has on a host must be written, one after the other, so that whoever is to
- * begin there has room: also those who relied on its ending by itself.
+ * By when each VM of a preempted lease on a host must be suspended, one after the other, so that every preemptor that
+ * begins there fits: also those that relied on the lease's own end.
  */
 function suspendDeadlines(
   state: PlanState,
@@ -177,7 +178,7 @@ type Busy = readonly Span[];
 
 const byStart = (spans: Busy): Busy => spans.toSorted((a, b) => a.from - b.from);
 
-/** One after the other from a moment on; where one isn't over by its time, all that have one as late as they may be. */
+/** One after the other from a moment on; if one would miss its deadline, all those with deadlines as late as possible. */
 function scheduleSuspends(busy: Busy, by: readonly number[], length: number, from: number): Span[] {
   const early: Span[] = [];
   while (early.length < by.length) early.push(next(early));
@@ -207,7 +208,7 @@ function latestGap(busy: Busy, end: number, length: number): number {
 }
 
 /** The first free moment from `from` on; `busy` by start. */
-export function earliestGap(busy: Busy, from: number, length: number): number {
+function earliestGap(busy: Busy, from: number, length: number): number {
   let start = from;
   for (const op of busy) {
     if (op.from >= start + length) break;

@@ -5,7 +5,7 @@ export interface Interval {
   to: number;
 }
 
-/** Keeps count of equal slots over time, for making reservations that fit together. */
+/** Counts equal slots over time, to generate reservations that fit together. */
 export function createCapacityCounter(slots: number): { take: (interval: Interval, count: number) => boolean } {
   const one = { cpuMilli: 1, memoryMiB: 0, diskMiB: 0 };
   const profile = new HostProfile({ cpuMilli: slots, memoryMiB: 0, diskMiB: 0 });

@@ -1,13 +1,13 @@
-import type { Trace, TraceLease } from '../leases/lease.ts';
 import { createCapacityCounter, type Interval } from './capacity-counter.ts';
+import type { Trace, TraceLease } from './trace.ts';
 
 /**
- * Traces made from a seed, of the kinds that the papers used: the same name and seed give the same trace, whatever
- * else was made before. The machine sizes are those of the papers' testbeds.
+ * Traces from a seed, of the kinds that the papers used: the same name and seed give the same trace, independent of other
+ * generated traces. The machine sizes are those of the papers' testbeds.
  */
 
-/** A small, good generator (mulberry32); its state is one 32-bit number. */
-export function randomFrom(seed: number): () => number {
+/** The generator mulberry32; its state is one 32-bit number. */
+function randomFrom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
@@ -30,13 +30,13 @@ class SeededRandom {
     return low + Math.floor(this.next() * (high - low + 1));
   }
 
-  /** Around a mean with a deviation of a fifth of it, cut at half and one and a half of it; whole seconds. */
+  /** Normal around a mean with a deviation of a fifth of it, limited to 0.5 to 1.5 times the mean; whole seconds. */
   normalAround(mean: number): number {
     const normal = Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next());
     return Math.round(Math.min(1.5, Math.max(0.5, 1 + 0.2 * normal)) * mean);
   }
 
-  /** Few images are wanted often, many seldom: the k-th with a weight of 1/k. */
+  /** Few images are frequent, many are rare: the k-th has a weight of 1/k. */
   popularImage(of: number): string {
     let total = 0;
     for (let k = 1; k <= of; k++) total += 1 / k;
@@ -63,9 +63,9 @@ function numberBySubmission(leases: Omit<TraceLease, 'id'>[]): TraceLease[] {
 }
 
 /** The third experiment's parameters: 3 × 4 × 3 = 36 traces. */
-export const experiment3 = {
+const experiment3 = {
   batch: { short: 300, medium: 600, long: 900 },
-  /** Which part of the hosts a reservation takes, at most. */
+  /** The largest part of the hosts that a reservation takes. */
   reservation: { ar025: 0.25, ar050: 0.5, ar075: 0.75, ar100: 1 },
   /** Percent of the requested time that is batch. */
   share: { be25: 0.25, be50: 0.5, be75: 0.75 },
@@ -78,14 +78,14 @@ export function experiment3Names(): string[] {
 }
 
 /** Four hours at full use: reservations known from the start and jointly feasible, batch of one VM all along. */
-export function generateExperiment3(name: string, seed: number): Trace {
+function generateExperiment3(name: string, seed: number): Trace {
   const [, batch, ar, be] = name.split('_') as [
     string,
     keyof typeof experiment3.batch,
     keyof typeof experiment3.reservation,
     keyof typeof experiment3.share,
   ];
-  const dice = new SeededRandom(name, seed);
+  const random = new SeededRandom(name, seed);
   const slots = cluster.count * 2;
   const lastsS = 4 * 3600;
   const reservedS = slots * lastsS * (1 - experiment3.share[be]);
@@ -95,18 +95,18 @@ export function generateExperiment3(name: string, seed: number): Trace {
   const free = createCapacityCounter(slots);
   let reserved = 0;
   for (let tries = 0; tries < 20_000 && reserved < reservedS; tries++) {
-    const nodes = dice.integer(least, most);
-    // Late tries are shorter, to fill what is left between the others.
-    const wanted = tries < 2000 ? dice.normalAround(900) : dice.integer(60, 400);
+    const nodes = random.integer(least, most);
+    // Late tries are shorter, to fill the gaps between the others.
+    const wanted = tries < 2000 ? random.normalAround(900) : random.integer(60, 400);
     const durationS = Math.max(60, Math.min(wanted, Math.round((reservedS - reserved) / nodes)));
-    const from = dice.integer(900, lastsS - durationS);
+    const from = random.integer(900, lastsS - durationS);
     if (!free.take({ from, to: from + durationS }, nodes)) continue;
     reservations.push({ from, to: from + durationS, nodes });
     reserved += durationS * nodes;
   }
   const durations: number[] = [];
   for (let left = slots * lastsS * experiment3.share[be]; left > 0; left -= durations.at(-1)!) {
-    durations.push(dice.normalAround(experiment3.batch[batch]));
+    durations.push(random.normalAround(experiment3.batch[batch]));
   }
   return {
     name,
@@ -119,7 +119,7 @@ export function generateExperiment3(name: string, seed: number): Trace {
         durationS: to - from,
         nodes,
         ...halfHost,
-        image: dice.popularImage(37),
+        image: random.popularImage(37),
       })),
       ...durations.map((durationS, i) => ({
         kind: 'bestEffort' as const,
@@ -127,52 +127,52 @@ export function generateExperiment3(name: string, seed: number): Trace {
         durationS,
         nodes: 1,
         ...halfHost,
-        image: dice.popularImage(37),
+        image: random.popularImage(37),
       })),
     ]),
   };
 }
 
-/** Reservations at random times, asked for 5 to 60 minutes ahead, that don't all fit, over batch of one VM. */
-export function generateAdmission(load: number, seed: number): Trace {
+/** Reservations at random times, submitted 5 to 60 minutes ahead, that don't all fit, and batch of one VM. */
+function generateAdmission(load: number, seed: number): Trace {
   const name = `acc_load${Math.round(load * 100)}`;
-  const dice = new SeededRandom(name, seed);
+  const random = new SeededRandom(name, seed);
   const lastsS = 4 * 3600;
   const leases: Omit<TraceLease, 'id'>[] = [];
   const half = (load * 16 * lastsS) / 2;
   for (let left = half; left > 0; ) {
-    const nodes = dice.integer(1, 12);
-    const durationS = dice.normalAround(800);
-    const startAtS = dice.integer(600, lastsS);
-    const submittedAtS = Math.max(0, startAtS - dice.integer(300, 3600));
-    leases.push({ kind: 'reservation', submittedAtS, startAtS, durationS, nodes, ...halfHost, image: dice.popularImage(37) });
+    const nodes = random.integer(1, 12);
+    const durationS = random.normalAround(800);
+    const startAtS = random.integer(600, lastsS);
+    const submittedAtS = Math.max(0, startAtS - random.integer(300, 3600));
+    leases.push({ kind: 'reservation', submittedAtS, startAtS, durationS, nodes, ...halfHost, image: random.popularImage(37) });
     left -= nodes * durationS;
   }
   const durations: number[] = [];
-  for (let left = half; left > 0; left -= durations.at(-1)!) durations.push(dice.normalAround(600));
+  for (let left = half; left > 0; left -= durations.at(-1)!) durations.push(random.normalAround(600));
   for (const [i, durationS] of durations.entries()) {
     const submittedAtS = Math.floor((i * lastsS) / durations.length);
-    leases.push({ kind: 'bestEffort', submittedAtS, durationS, nodes: 1, ...halfHost, image: dice.popularImage(37) });
+    leases.push({ kind: 'bestEffort', submittedAtS, durationS, nodes: 1, ...halfHost, image: random.popularImage(37) });
   }
   return { name, hosts: cluster, leases: numberBySubmission(leases) };
 }
 
 /** Growth: gangs of up to a quarter of the hosts, or single VMs, a tenth of them reservations, at a load of 0.9. */
-export function generateGrowth(kind: 'par' | 'ser', hosts: number, leases: number, seed: number): Trace {
+function generateGrowth(kind: 'par' | 'ser', hosts: number, leases: number, seed: number): Trace {
   const name = `scale_${kind}_n${hosts}_l${leases}`;
-  const dice = new SeededRandom(name, seed);
+  const random = new SeededRandom(name, seed);
   const slots = hosts * 2;
   const free = createCapacityCounter(slots);
   const widest = kind === 'par' ? Math.max(1, Math.floor(hosts / 4)) : 1;
   const list: Omit<TraceLease, 'id'>[] = [];
   let at = 0;
   for (let i = 0; i < leases; i++) {
-    const nodes = dice.integer(1, widest);
-    const durationS = dice.normalAround(900);
+    const nodes = random.integer(1, widest);
+    const durationS = random.normalAround(900);
     const submittedAtS = Math.floor(at);
-    const common = { submittedAtS, durationS, ...halfHost, image: dice.popularImage(37) };
+    const common = { submittedAtS, durationS, ...halfHost, image: random.popularImage(37) };
     at += (nodes * durationS) / slots / 0.9;
-    const reserved = dice.next() < 0.1 ? tryReserveAhead(dice, free, slots, submittedAtS, durationS, kind) : null;
+    const reserved = random.next() < 0.1 ? tryReserveAhead(random, free, slots, submittedAtS, durationS, kind) : null;
     if (reserved === null) list.push({ kind: 'bestEffort', ...common, nodes });
     else list.push({ kind: 'reservation', ...common, ...reserved });
   }
@@ -180,7 +180,7 @@ export function generateGrowth(kind: 'par' | 'ser', hosts: number, leases: numbe
 }
 
 function tryReserveAhead(
-  dice: SeededRandom,
+  random: SeededRandom,
   free: ReturnType<typeof createCapacityCounter>,
   slots: number,
   now: number,
@@ -188,8 +188,8 @@ function tryReserveAhead(
   kind: 'par' | 'ser',
 ): { startAtS: number; nodes: number } | null {
   for (let tries = 0; tries < 20; tries++) {
-    const nodes = dice.integer(1, kind === 'par' ? Math.max(1, Math.floor(slots / 4)) : 8);
-    const startAtS = now + dice.integer(1800, 10_800);
+    const nodes = random.integer(1, kind === 'par' ? Math.max(1, Math.floor(slots / 4)) : 8);
+    const startAtS = now + random.integer(1800, 10_800);
     if (free.take({ from: startAtS, to: startAtS + durationS }, Math.min(nodes, slots)))
       return { startAtS, nodes: Math.min(nodes, slots) };
   }
@@ -197,36 +197,36 @@ function tryReserveAhead(
 }
 
 /** Accuracy: reservations alone, 30 min each, six images. Trace I starts them anywhere, II in windows of 100 s every 900 s. */
-export function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
-  const dice = new SeededRandom(trace, seed);
+function generateAccuracy(trace: 'I' | 'II', seed: number): Trace {
+  const random = new SeededRandom(trace, seed);
   const free = createCapacityCounter(testbed.count * 2);
   const leases: Omit<TraceLease, 'id'>[] = [];
   const lastsS = 2 * 3600;
   for (let tries = 0; tries < 400 && leases.length < 17; tries++) {
-    const nodes = dice.integer(2, 4);
-    const startAtS = trace === 'I' ? dice.integer(600, lastsS) : 900 * dice.integer(1, lastsS / 900) + dice.integer(0, 100);
+    const nodes = random.integer(2, 4);
+    const startAtS = trace === 'I' ? random.integer(600, lastsS) : 900 * random.integer(1, lastsS / 900) + random.integer(0, 100);
     if (!free.take({ from: startAtS, to: startAtS + 1800 }, nodes)) continue;
-    const vm = { vcpus: 1, memoryMiB: 256, image: image(dice.integer(0, 5)), imageMiB: 600 };
+    const vm = { vcpus: 1, memoryMiB: 256, image: image(random.integer(0, 5)), imageMiB: 600 };
     leases.push({ kind: 'reservation', submittedAtS: 0, startAtS, durationS: 1800, nodes, ...vm });
   }
   return { name: `trace-${trace}`, hosts: testbed, leases: numberBySubmission(leases) };
 }
 
 /**
- * Efficiency: 62 batch submissions in 80 min; III wants six images alike, IV two of them in 82 % of the submissions.
- * The widths and lengths follow what an express queue sees: mostly narrow and short, a few long.
+ * Efficiency: 62 batch submissions in 80 min; III uses six images equally, IV two of them in 82 % of the submissions.
+ * The widths and lengths are those of an express queue: mostly narrow and short, a few long.
  */
-export function generateEfficiency(trace: 'III' | 'IV', seed: number): Trace {
-  const dice = new SeededRandom(trace, seed);
+function generateEfficiency(trace: 'III' | 'IV', seed: number): Trace {
+  const random = new SeededRandom(trace, seed);
   const leases: Omit<TraceLease, 'id'>[] = [];
   for (let i = 0; i < 62; i++) {
-    const favourite = trace === 'IV' && dice.next() < 0.82;
-    const wanted = favourite ? dice.integer(0, 1) : trace === 'IV' ? dice.integer(2, 5) : dice.integer(0, 5);
+    const favourite = trace === 'IV' && random.next() < 0.82;
+    const wanted = favourite ? random.integer(0, 1) : trace === 'IV' ? random.integer(2, 5) : random.integer(0, 5);
     leases.push({
       kind: 'bestEffort',
-      submittedAtS: Math.floor(dice.next() * 80 * 60),
-      durationS: Math.round(60 + 840 * dice.next() ** 2),
-      nodes: 2 ** dice.integer(0, 2),
+      submittedAtS: Math.floor(random.next() * 80 * 60),
+      durationS: Math.round(60 + 840 * random.next() ** 2),
+      nodes: 2 ** random.integer(0, 2),
       vcpus: 1,
       memoryMiB: 256,
       image: image(wanted),
@@ -236,7 +236,7 @@ export function generateEfficiency(trace: 'III' | 'IV', seed: number): Trace {
   return { name: `trace-${trace}`, hosts: testbed, leases: numberBySubmission(leases) };
 }
 
-/** By name: I to IV, one of experiment3Names(), acc_load<percent>, scale_par_n<hosts>_l<leases>, scale_ser_…; null: no such. */
+/** By name: I to IV, one of experiment3Names(), acc_load<percent>, scale_par_n<hosts>_l<leases>, scale_ser_…; null: unknown. */
 export function generateTrace(name: string, seed: number): Trace | null {
   if (name === 'I' || name === 'II') return generateAccuracy(name, seed);
   if (name === 'III' || name === 'IV') return generateEfficiency(name, seed);

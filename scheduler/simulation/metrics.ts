@@ -1,5 +1,5 @@
-import type { Trace, TraceLease } from '../leases/lease.ts';
 import type { Schedule } from './simulator.ts';
+import type { Trace, TraceLease } from './trace.ts';
 
 /** The measures of test/traces/README.md, by their names there, and three more. */
 export interface Metrics {
@@ -18,7 +18,7 @@ export interface Metrics {
   rejections: number;
   /** Suspensions, and runs that were stopped and lost. */
   preemptions: number;
-  /** Sent by the repository, once for each transfer however many hosts receive it, and received by hosts. */
+  /** Sent by the repository, once per transfer whatever the number of hosts, and received by hosts. */
   mb_sent: number;
   mb_deployed: number;
 }

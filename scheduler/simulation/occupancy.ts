@@ -1,7 +1,7 @@
 import type { Schedule } from './simulator.ts';
 
-/** One VM on one host, working or not (booting, being written or read, waiting for its turn). */
-export interface Occupancy {
+/** One VM on one host, working or not (it boots, is suspended or resumed, or waits for its turn to be). */
+interface Occupancy {
   lease: string;
   host: string;
   from: number;
@@ -9,7 +9,7 @@ export interface Occupancy {
   working: boolean;
 }
 
-/** What the VMs of a schedule did on their hosts, from its actions. */
+/** The occupancies of all VMs of a schedule, from its actions. */
 export function occupancy(schedule: Schedule): Occupancy[] {
   const list: Occupancy[] = [];
   const running = new Map<string, { hosts: string[]; workFrom: number }>();

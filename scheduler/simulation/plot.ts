@@ -1,13 +1,13 @@
 import { scaleLinear, scaleOrdinal } from 'd3-scale';
 import { area, curveStepAfter } from 'd3-shape';
-import { hostsOf, type Trace, type TraceLease } from '../leases/lease.ts';
 import { occupancy } from './occupancy.ts';
 import type { Schedule } from './simulator.ts';
+import { hostsOf, type Trace, type TraceLease } from './trace.ts';
 
-/** The picture of a schedule: how much of the site works at each moment, above what each host does, as SVG. */
+/** A schedule as SVG: utilization of the site over time, above a chart of each host. */
 
 const layout = { width: 1200, left: 56, right: 16, top: 64, chart: 170, gap: 44, row: 30, axis: 34 } as const;
-/** Beyond this many hosts, rows get thinner, down to this. */
+/** Rows get thinner, down to `minRowHeight`, so that the chart is not higher than this. */
 const maxHeight = 1400;
 const minRowHeight = 2;
 
@@ -69,7 +69,7 @@ function legend(): string {
     .join('');
 }
 
-/** The share of the vCPUs that work, reservations below best effort; what only overhead takes is on top. */
+/** The share of working vCPUs: reservations, above them best effort, above that overhead. */
 function utilization(trace: Trace, bars: readonly Bar[], x: (t: number) => number, end: number): string {
   const y = scaleLinear([0, 1], [layout.top + layout.chart, layout.top]);
   const vcpus = new Map(trace.leases.map((lease) => [lease.id, lease.vcpus]));
@@ -112,7 +112,7 @@ function leaseOf(bar: Bar): string {
 function gantt(trace: Trace, bars: readonly Bar[], x: (t: number) => number, top: number, rowHeight: number): string {
   const hosts = hostsOf(trace);
   const thin = rowHeight >= 12 ? 3 : 0;
-  const lanes = hosts.map((_, host) => Math.max(1, ...bars.filter((bar) => bar.host === host).map((bar) => bar.row + 1)));
+  const rowCounts = hosts.map((_, host) => Math.max(1, ...bars.filter((bar) => bar.host === host).map((bar) => bar.row + 1)));
   const rows = hosts.map((host, i) => {
     const y = top + i * rowHeight;
     const label =
@@ -126,7 +126,7 @@ function gantt(trace: Trace, bars: readonly Bar[], x: (t: number) => number, top
     const y = top + bar.host * rowHeight;
     const onNetwork = bar.kind === 'image on the link' || bar.kind === 'migration';
     if (onNetwork && thin === 0) return '';
-    const height = onNetwork ? thin : (rowHeight - 1 - thin) / lanes[bar.host]!;
+    const height = onNetwork ? thin : (rowHeight - 1 - thin) / rowCounts[bar.host]!;
     const offset = onNetwork ? rowHeight - 1 - thin : bar.row * height;
     const width = Math.max(0.4, x(bar.to) - x(bar.from));
     return `<rect x="${round(x(bar.from))}" y="${round(y + offset)}" width="${round(width)}" height="${round(Math.max(0.5, height - 0.4))}" fill="${colour(bar.kind)}"><title>${escapeXml(bar.title)}</title></rect>`;
@@ -156,14 +156,14 @@ function round(value: number): number {
 function barsOf(trace: Trace, schedule: Schedule): Bar[] {
   const index = new Map(hostsOf(trace).map((host, i) => [host.id, i]));
   const leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
-  const bars: Bar[] = occupancy(schedule).map((stay) => {
-    const lease = leases.get(stay.lease)!;
-    const kind: Kind = stay.working
+  const bars: Bar[] = occupancy(schedule).map((one) => {
+    const lease = leases.get(one.lease)!;
+    const kind: Kind = one.working
       ? lease.kind === 'bestEffort'
         ? 'best effort'
         : 'reservation'
       : 'suspending, resuming, booting';
-    return { host: index.get(stay.host)!, row: 0, from: stay.from, to: stay.to, kind, title: titleOf(lease, stay) };
+    return { host: index.get(one.host)!, row: 0, from: one.from, to: one.to, kind, title: titleOf(lease, one) };
   });
   assignRows(bars);
   for (const action of schedule.actions) {
@@ -184,19 +184,19 @@ function barsOf(trace: Trace, schedule: Schedule): Bar[] {
   return bars;
 }
 
-function titleOf(lease: TraceLease, stay: { from: number; to: number }): string {
-  return `${lease.id} (${lease.kind}, ${lease.nodes} VMs), ${stay.from}–${stay.to} s`;
+function titleOf(lease: TraceLease, { from, to }: { from: number; to: number }): string {
+  return `${lease.id} (${lease.kind}, ${lease.nodes} VMs), ${from}–${to} s`;
 }
 
-/** The lowest lane of the host that is free when the bar begins. */
+/** The lowest row of the host that is free when the bar begins. */
 function assignRows(bars: Bar[]): void {
   const freeAt = new Map<number, number[]>();
   for (const bar of bars.sort((a, b) => a.from - b.from || a.to - b.to)) {
-    const lanes = freeAt.get(bar.host) ?? [];
-    freeAt.set(bar.host, lanes);
-    let lane = lanes.findIndex((at) => at <= bar.from);
-    if (lane < 0) lane = lanes.length;
-    lanes[lane] = bar.to;
-    bar.row = lane;
+    const rows = freeAt.get(bar.host) ?? [];
+    freeAt.set(bar.host, rows);
+    let row = rows.findIndex((at) => at <= bar.from);
+    if (row < 0) row = rows.length;
+    rows[row] = bar.to;
+    bar.row = row;
   }
 }

@@ -2,16 +2,16 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { Command, CommanderError } from 'commander';
 import { BerthError } from '../../model/errors.ts';
-import type { Trace } from '../leases/lease.ts';
-import { configurations } from '../leases/site-policy.ts';
-import { audit } from './audit.ts';
+import { audit } from './audit/audit.ts';
+import { configurations } from './configurations.ts';
 import { generateTrace } from './generate-trace.ts';
 import { type Metrics, measure } from './metrics.ts';
 import { plot } from './plot.ts';
 import { type Schedule, simulate } from './simulator.ts';
+import type { Trace } from './trace.ts';
 import { readTrace } from './trace-formats.ts';
 
-/** The configuration of who names none. */
+/** Used without --config. */
 const defaultConfiguration = 'predeploy-susp';
 
 /** The command `npm run simulate`: the only file of the scheduler that reads or writes anything. */
@@ -42,7 +42,7 @@ export function main(argv: readonly string[], out: (line: string) => void, err: 
 
 function parse(argv: readonly string[], out: (line: string) => void, err: (line: string) => void): Options {
   return new Command('simulate')
-    .description('Runs the lease scheduler over a trace and prints what came of it')
+    .description('Runs the lease scheduler over a trace and prints the metrics of the schedule')
     .option('--trace <file>', 'a trace: our JSON (also gzipped), the Standard Workload Format or Haizea’s LWF')
     .option(
       '--generate <name>',
@@ -131,7 +131,7 @@ function write(file: string, content: string): void {
   }
 }
 
-/** What the simulation took of this machine's processor, the audit and the output apart. */
+/** Processor time of the simulation, without the audit and the output. */
 interface Speed {
   run_cpu_s: number;
   leases_per_s: number;

@@ -1,15 +1,14 @@
-import type { Action, Observation } from '../leases/actions.ts';
 import type { AdmissionDecision } from '../leases/admission.ts';
-import { hostsOf, type Trace, type TraceLease } from '../leases/lease.ts';
-import { LeasePlanner } from '../leases/lease-planner.ts';
 import { ceilSeconds } from '../leases/plan-state.ts';
-import type { Policy } from '../leases/site-policy.ts';
+import type { SimulatedAction, SimulatedObservation } from './actions.ts';
+import type { SimulationPolicy } from './configurations.ts';
+import { SimulatedPlanner } from './simulated-planner.ts';
+import { hostsOf, type Trace, type TraceLease } from './trace.ts';
 
-/** Everything that was decided and what came of it: what the metrics, the audit and the plot read. */
+/** Everything that was decided and what followed: the input of the metrics, the audit and the plot. */
 export interface Schedule {
-  trace: string;
-  policy: Policy;
-  actions: Action[];
+  policy: SimulationPolicy;
+  actions: SimulatedAction[];
   answers: Map<string, AdmissionDecision>;
   /** When each lease's work was done. */
   endedAtS: Map<string, number>;
@@ -17,10 +16,10 @@ export interface Schedule {
   drained: { host: string; fromS: number; untilS: number }[];
 }
 
-/** What befalls hosts during a simulation. */
+/** A host's loss or drain during a simulation. */
 export type HostDisruption =
   | { lose: string; atS: number; untilS: number }
-  /** Asked for at `atS`; the planner may refuse it. */
+  /** Requested at `atS`; the planner may refuse it. */
   | { drain: string; atS: number; fromS: number; untilS: number };
 
 export interface SimulationOptions {
@@ -35,48 +34,47 @@ interface SimulationEvent {
   seq: number;
   event:
     | { submit: TraceLease }
-    | { see: Observation; valid: () => boolean }
+    | { observed: SimulatedObservation; valid: () => boolean }
     | { drain: Extract<HostDisruption, { drain: string }> }
     | { wake: true };
 }
 
 /**
- * Runs a trace through the planner. The simulator is the world: it knows how long work really takes, carries the
- * planner's actions out and reports what happened. Events of one moment come in a fixed order: what is over, then
- * what is submitted, then the planner's decision.
+ * Runs a trace through the planner. The simulator knows how long work really takes, executes the planner's actions and
+ * reports what happened. Events of one moment have a fixed order: ends, then submissions, then the planner's decision.
  */
-export function simulate(trace: Trace, policy: Policy, disturbance: SimulationOptions = {}): Schedule {
-  return new Simulation(trace, policy, disturbance).run();
+export function simulate(trace: Trace, policy: SimulationPolicy, options: SimulationOptions = {}): Schedule {
+  return new Simulation(trace, policy, options).run();
 }
 
 class Simulation {
   private readonly trace: Trace;
-  private readonly policy: Policy;
+  private readonly policy: SimulationPolicy;
   private readonly options: SimulationOptions;
-  private planner: LeasePlanner;
+  private planner: SimulatedPlanner;
   private readonly events = new EventQueue();
   private readonly leases: Map<string, TraceLease>;
-  /** Work done so far, and since when it runs again; the run's number tells a stale end from a current one. */
+  /** Work done so far, and since when it runs; the run's number tells a stale end from a current one. */
   private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
   private readonly schedule: Schedule;
 
-  constructor(trace: Trace, policy: Policy, disturbance: SimulationOptions) {
+  constructor(trace: Trace, policy: SimulationPolicy, options: SimulationOptions) {
     this.trace = trace;
-    this.options = disturbance;
+    this.options = options;
     this.policy = policy;
-    this.planner = LeasePlanner.create(hostsOf(trace), policy);
+    this.planner = SimulatedPlanner.create(hostsOf(trace), policy);
     this.leases = new Map(trace.leases.map((lease) => [lease.id, lease]));
-    this.schedule = { trace: trace.name, policy, actions: [], answers: new Map(), endedAtS: new Map(), drained: [] };
+    this.schedule = { policy, actions: [], answers: new Map(), endedAtS: new Map(), drained: [] };
   }
 
   run(): Schedule {
     for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
-    for (const outage of this.options.disruptions ?? []) this.scheduleDisruption(outage);
+    for (const disruption of this.options.disruptions ?? []) this.scheduleDisruption(disruption);
     for (;;) {
       const at = this.events.nextAt();
       if (at === null) return this.schedule;
       this.events.takeAll(at, (event) => this.handleEvent(event, at));
-      if (this.options.restarts === true) this.planner = LeasePlanner.restore(this.planner.snapshot());
+      if (this.options.restarts === true) this.planner = SimulatedPlanner.restore(this.planner.snapshot());
       for (const action of this.planner.decide(at)) this.applyAction(action);
       const wake = this.planner.wakeAt(at);
       if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
@@ -85,11 +83,11 @@ class Simulation {
     }
   }
 
-  private scheduleDisruption(outage: HostDisruption): void {
-    if ('drain' in outage) this.events.push(outage.atS, 1, { drain: outage });
+  private scheduleDisruption(disruption: HostDisruption): void {
+    if ('drain' in disruption) this.events.push(disruption.atS, 1, { drain: disruption });
     else {
-      this.report(outage.atS, { kind: 'hostLost', host: outage.lose });
-      this.report(outage.untilS, { kind: 'hostBack', host: outage.lose });
+      this.report(disruption.atS, { kind: 'hostLost', host: disruption.lose });
+      this.report(disruption.untilS, { kind: 'hostBack', host: disruption.lose });
     }
   }
 
@@ -100,13 +98,13 @@ class Simulation {
     } else if ('drain' in event) {
       const { drain: host, fromS, untilS } = event.drain;
       if (this.planner.drain(host, fromS, untilS, at).accepted) this.schedule.drained.push({ host, fromS, untilS });
-    } else if ('see' in event && event.valid()) {
-      if (event.see.kind === 'ended') this.schedule.endedAtS.set(event.see.lease, at);
-      this.planner.observe(event.see, at);
+    } else if ('observed' in event && event.valid()) {
+      if (event.observed.kind === 'ended') this.schedule.endedAtS.set(event.observed.lease, at);
+      this.planner.observe(event.observed, at);
     }
   }
 
-  private applyAction(action: Action): void {
+  private applyAction(action: SimulatedAction): void {
     this.schedule.actions.push(action);
     switch (action.kind) {
       case 'transfer':
@@ -139,15 +137,15 @@ class Simulation {
     }
   }
 
-  /** A report about work that was stopped in the meantime is never made. */
+  /** For reports about work: false once the work was stopped. */
   private unlessStopped(id: string): () => boolean {
     const progress = this.progress.get(id)!;
     const { run } = progress;
     return () => progress.run === run && this.progress.get(id) === progress;
   }
 
-  private report(at: number, see: Observation, valid: () => boolean = () => true): void {
-    this.events.push(at, 0, { see, valid });
+  private report(at: number, observed: SimulatedObservation, valid: () => boolean = () => true): void {
+    this.events.push(at, 0, { observed, valid });
   }
 
   private runWork(id: string, from: number): void {
@@ -164,7 +162,7 @@ class Simulation {
     progress.run++;
   }
 
-  /** What the work takes in truth: never more than what was asked for, which is when the lease is over. */
+  /** What the work really takes: at most the requested time, after which the lease is over. */
   private workS(id: string): number {
     const lease = this.leases.get(id)!;
     const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);

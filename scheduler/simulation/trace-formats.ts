@@ -1,11 +1,11 @@
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import type { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
-import { Trace } from '../leases/lease.ts';
+import { Trace } from './trace.ts';
 
 /**
  * Reads a trace from text: our JSON, the Standard Workload Format of the Parallel Workloads Archive, or Haizea's lease
- * workload format (LWF). The format is told from the text. Errors name the field and say what was found there.
+ * workload format (LWF). The format is recognized from the text. Errors name the field and the value found.
  */
 export function readTrace(text: string, name: string): Trace {
   const start = text.trimStart();
@@ -42,7 +42,7 @@ function fieldError(issue: z.core.$ZodIssue): { pointer: string; detail: string 
   return { pointer, detail: `${issue.message}; found ${found.length > 60 ? `${found.slice(0, 60)}…` : found}` };
 }
 
-/** The 18 fields of a SWF line that we use, by their place. -1 means unknown. */
+/** The positions of the fields of an SWF line that are used. -1 means unknown. */
 const swf = { job: 0, submit: 1, run: 3, procsUsed: 4, memoryUsedKb: 6, procsAsked: 7, timeAsked: 8, memoryAskedKb: 9 } as const;
 const swfDefaultMemoryMiB = 512;
 const swfFields = 18;
@@ -84,7 +84,7 @@ function swfLease(fields: string[], line: number): unknown {
   };
   const nodes = field('procsAsked') > 0 ? field('procsAsked') : field('procsUsed');
   const durationS = field('timeAsked') > 0 ? field('timeAsked') : field('run');
-  if (nodes <= 0 || durationS <= 0) return null; // cancelled before it ran: the archive keeps those, too
+  if (nodes <= 0 || durationS <= 0) return null; // cancelled before it ran
   const memoryKb = field('memoryAskedKb') > 0 ? field('memoryAskedKb') : field('memoryUsedKb');
   return {
     id: String(field('job')),
@@ -160,7 +160,7 @@ function lwfTrue(value: unknown): boolean {
   return String(value).toLowerCase() === 'true';
 }
 
-/** Equal nodes only: all that this scheduler's leases can be, and all that the published workloads have. */
+/** Equal nodes only: other leases are not supported, and the published workloads have none. */
 function nodeSet(parent: Element, path: string): { count: number; vcpus: number; memoryMiB: number } {
   const sets = (child(parent, 'nodes', path)['node-set'] ?? []) as Element[];
   if (sets.length !== 1) throw bad(`${path}/nodes/node-set`, `expected one set of equal nodes; found ${sets.length}`);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Drain } from '../../api/schemas.ts';
+import type { Drain } from '../../api/schemas/drains.ts';
 import { type Page, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type DrainBody = z.output<typeof Drain>;

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Image } from '../../api/schemas.ts';
+import type { Image } from '../../api/schemas/images.ts';
 import type { ImageState } from '../../model/states.ts';
 import { type Page, type Party, type RunningApi, startApi } from './running-api.ts';
 

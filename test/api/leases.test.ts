@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Quote, Schedule, Vm } from '../../api/schemas.ts';
+import type { Quote, Schedule } from '../../api/schemas/leases.ts';
+import type { Vm } from '../../api/schemas/vms.ts';
 import { type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type QuoteBody = z.output<typeof Quote>;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Migration } from '../../api/schemas.ts';
+import type { Migration } from '../../api/schemas/migrations.ts';
 import { type Page, type Party, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type MigrationBody = z.output<typeof Migration>;
@@ -105,6 +105,15 @@ test('an abort is written down and told to the workflow; where Temporal is away,
   expect(api.workflows.asked.aborted).toEqual([id]);
   await api.ledger.migration.update({ where: { id }, data: { state: 'rolledBack' } });
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(200);
+});
+
+test('a live one falls back to cold when the request says so, and not otherwise', async () => {
+  const chosen = await ask(api.alice, { to: 'host-b', ifNotConverging: 'cold' });
+  expect([chosen.status, chosen.body.ifNotConverging]).toEqual([202, 'cold']);
+  await api.ledger.migration.update({ where: { id: chosen.body.id }, data: { state: 'rolledBack' } });
+  const usual = await ask(api.alice, { to: 'host-b' });
+  expect([usual.status, usual.body.ifNotConverging]).toEqual([202, 'rollBack']);
+  await api.ledger.migration.update({ where: { id: usual.body.id }, data: { state: 'rolledBack' } });
 });
 
 test('how long migrations took, how long guests stood still and what went over the network are metrics, by mode and outcome', async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { z } from 'zod';
-import type { Reservation } from '../../api/schemas.ts';
+import type { Reservation } from '../../api/schemas/reservations.ts';
 import { type Page, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 type ReservationBody = z.output<typeof Reservation>;

@@ -1,4 +1,6 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { acceptVm } from '../../ledger/vms/accept-vm.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { type RunningApi, startApi } from './running-api.ts';
 
 interface VmBody {
@@ -182,5 +184,47 @@ describe('GET /v1/vms/{id}/console', () => {
     api.workflows.asked.away = true;
     expect((await read('')).status).toBe(503);
     api.workflows.asked.away = false;
+  });
+});
+
+describe('a file that a VM names', () => {
+  const withFile = async () => {
+    const file = await api.put(api.alice, 'conf', 'x');
+    return { file, json: order({ files: [{ path: '/etc/app.conf', file: file.id }] }) };
+  };
+  const remove = (file: string) =>
+    api.call<{ code: string; detail: string } | null>(api.alice, 'DELETE', `/v1/files/${file}`, {});
+
+  test('cannot be deleted until the VM is set up', async () => {
+    const { file, json } = await withFile();
+    const { id } = (await create(json)).body;
+    const refused = await remove(file.id);
+    expect([refused.status, refused.body?.code]).toEqual([409, 'in-use']);
+    expect(refused.body?.detail).toContain(id);
+    await api.ledger.vm.update({ where: { id }, data: { hostKey: 'ssh-ed25519 AAAA' } });
+    expect((await remove(file.id)).status).toBe(204);
+  });
+
+  test('cannot be deleted while the VM is being accepted', async () => {
+    const { file, json } = await withFile();
+    const limits = { maxWait: 20_000, timeout: 30_000 };
+    const deletion = await api.ledger.$transaction(async (tx) => {
+      await acceptVm(tx, { owner: api.alice.ownerId, order: VmRequest.parse(json), nowMs: Date.now() });
+      let answered = false;
+      const answer = remove(file.id).finally(() => {
+        answered = true;
+      });
+      // Until the deletion waits for this transaction, or, without the lock, has been answered.
+      await vi.waitFor(
+        async () => {
+          const waiting = await api.ledger.$queryRaw<unknown[]>`
+            SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`;
+          expect(answered || waiting.length > 0).toBe(true);
+        },
+        { timeout: 20_000 },
+      );
+      return { answer };
+    }, limits);
+    expect((await deletion.answer).body?.code).toBe('in-use');
   });
 });

@@ -4,11 +4,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { domainName } from '../../activities/host/vm/domain-names.ts';
 import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { vmOf } from './requests.ts';
 import { codeOf } from './suite.ts';
 
-/** The phases of a task on a real host: QEMU, a real guest, and a worker that is killed again and again. */
+/** The phases of a task on a real host: QEMU, a real guest, and a worker that is killed repeatedly. */
 let host: RealHost;
 let stop: () => Promise<void>;
 
@@ -20,7 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => stop?.());
 
-function orders(command: string[], input: Buffer) {
+function requests(command: string[], input: Buffer) {
   const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
   const vm = vmOf(host.image(), { diskMiB: 128, network });
   const { id } = vm;
@@ -43,7 +43,7 @@ function orders(command: string[], input: Buffer) {
   return { vm, stageIn, run, stageOut, sha256 };
 }
 
-/** It dies, and another one answers. */
+/** Kills libvirtd, and waits until another one answers. */
 async function killLibvirtd(): Promise<void> {
   host.host.child('libvirtd').kill('SIGKILL');
   await expect.poll(() => host.on(['virsh', '-q', 'uri']).catch(() => 'not yet'), { timeout: 30_000 }).toContain('qemu');
@@ -67,7 +67,7 @@ describe('a task of 10 MB on a real host', () => {
   it('ends well although its worker is killed at any moment, and leaves nothing', async () => {
     const input = randomBytes(10_000_000);
     const script = 'echo $GREETING; mkdir -p out; sleep 2; sha256sum in/data >>out/sums; cp in/data out/copy; sync; echo bye';
-    const { vm, stageIn, run, stageOut, sha256 } = orders(['sh', '-c', script], input);
+    const { vm, stageIn, run, stageOut, sha256 } = requests(['sh', '-c', script], input);
     expect(await insist(() => host.activities().stageIn(stageIn), [5, 20, 60, 120])).toMatchObject({ bytes: 10_000_000 });
     await insist(() => host.activities().ensureRunning(vm), [30, 100, 200, 400, 800, 1600, 3200]);
     const result = await insist(() => host.activities().runCommand(run), [3, 10, 30, 100, 300, 600, 1000]);
@@ -94,7 +94,7 @@ describe('a task of 10 MB on a real host', () => {
   });
 
   it('is lost when its domain dies, and says when there is no such program', async () => {
-    const { vm, stageIn, run } = orders(['no-such-program'], Buffer.from('x'));
+    const { vm, stageIn, run } = requests(['no-such-program'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
@@ -109,7 +109,7 @@ describe('a task of 10 MB on a real host', () => {
   it('goes on when libvirtd is killed under it, and with a guest that has none of our programs', async () => {
     const script =
       'echo begun; mv /usr/local/sbin/berth-identity /root; sleep 4; mkdir out; cat /sys/devices/system/clocksource/*/current_clocksource >out/a';
-    const { vm, stageIn, run, stageOut } = orders(['sh', '-c', script], Buffer.from('x'));
+    const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
@@ -128,7 +128,7 @@ describe('a task of 10 MB on a real host', () => {
     };
     await host.ports().guest.applyIdentity(vm.id, { ...identity, address: vm.address, neighbours: vm.neighbours });
     expect((await host.activities().stageOut(stageOut)).outputs.map(({ path }) => path)).toEqual(['out/a']);
-    // Never tsc, whose rate a guest measures while it boots.
+    // Never tsc, whose rate a guest measures at its boot.
     expect(host.outputs().get('out/a')?.toString()).toMatch(/^(hpet|kvm-clock)\n$/);
     await host.activities().removeDomain(vm.id, 1);
     await host.activities().removeDisks(vm.id, 1);
@@ -143,13 +143,13 @@ describe('a task of 10 MB on a real host', () => {
   });
 
   it('ends a domain whose QEMU libvirtd has lost, as one does that is killed while it starts it', async () => {
-    const { vm, stageIn } = orders(['true'], Buffer.from('x'));
+    const { vm, stageIn } = requests(['true'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const name = domainName(vm.id);
     const status = `/run/libvirt/qemu/${name}.xml`;
-    // What is written before the pid is known, with the job of that moment.
+    // The status as it is written before the pid is known, with the job of that moment.
     const job = "<job type='none' async='migration in' phase='prepare' flags='0x0'/>";
     await host.on(['sed', '-i', `/<domstatus/{s/ pid='[0-9]*'/ pid='0'/;s|$|${job}|}`, status]);
     await killLibvirtd();
@@ -161,7 +161,7 @@ describe('a task of 10 MB on a real host', () => {
 
   it('goes on after it was suspended and restored by workers that are killed at any moment', async () => {
     const script = 'mkdir out; for i in $(seq 1 200); do echo $i; sleep 0.1; done; date +%s >out/clock; hostname >out/name';
-    const { vm, stageIn, run, stageOut } = orders(['sh', '-c', script], Buffer.from('x'));
+    const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
@@ -198,7 +198,7 @@ describe('a task of 10 MB on a real host', () => {
   });
 
   it('that is stopped ends, and the guest stays', async () => {
-    const { vm, stageIn, run, stageOut } = orders(
+    const { vm, stageIn, run, stageOut } = requests(
       ['sh', '-c', 'mkdir out; echo some >out/part; trap "" TERM; while :; do sleep 1; done'],
       Buffer.from('x'),
     );

@@ -15,7 +15,7 @@ import { newId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
 import { codeOf } from './suite.ts';
 
-/** A host whose disk is full, played by a small file system. */
+/** A host whose disk is full: a small file system. */
 let root: string;
 let server: Server;
 let url: string;
@@ -46,7 +46,7 @@ describe("a host's full disk", () => {
   });
 
   it('ends the transfer of an input', async () => {
-    const order = {
+    const request = {
       url,
       source: 'repository',
       sizeBytes: null,
@@ -55,7 +55,7 @@ describe("a host's full disk", () => {
       limitSeconds: 9,
       allowInternal: false,
     } as const;
-    const fetching = openInputFetcher(new Agent()).fetch({ ...order, destination: join(root, 'in', 'file') }, never);
+    const fetching = openInputFetcher(new Agent()).fetch({ ...request, destination: join(root, 'in', 'file') }, never);
     expect(await codeOf(fetching)).toBe('disk-full');
     expect(readdirSync(join(root, 'in'))).toEqual([]);
   });

@@ -1,6 +1,6 @@
 import { createFakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
-import { imageOf } from './orders.ts';
+import { imageOf } from './requests.ts';
 import { portsContract } from './suite.ts';
 
 portsContract(
@@ -10,7 +10,7 @@ portsContract(
     const host = createFakeHost({
       id: 'host1',
       repository,
-      // Time passes only by sleeping, and a contract doesn't sleep: boots and commands are over at once.
+      // The fake clock advances only during sleeps, and the contract doesn't sleep: boots and commands take no time.
       bootMs: 0,
       run: () => ({ exitCode: 0, durationMs: 0, log: 'done\nnode0\n', files: { 'out/result': 'done\n' } }),
     });

@@ -6,23 +6,23 @@ import { createFakeRepository, type FakeRepository } from '../../drivers/fake/re
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
-import { imageOf, ordersOf, vmOf } from './orders.ts';
+import { imageOf, requestsOf, vmOf } from './requests.ts';
 
 let repository: FakeRepository;
 let host: FakeHost;
 let activities: HostActivities;
 let vm: VmSpec;
-let orders: ReturnType<typeof ordersOf>;
+let requests: ReturnType<typeof requestsOf>;
 
 function open(options: Partial<FakeHostOptions> = {}, outputs?: string[]): void {
   repository = createFakeRepository();
   host = createFakeHost({ id: 'host1', repository, ...options });
   activities = createHostActivities(host.ports);
   vm = vmOf(imageOf(repository));
-  orders = ordersOf(repository, vm, outputs);
+  requests = requestsOf(repository, vm, outputs);
 }
 
-/** As a worker calls it: in the context of an activity. */
+/** Calls an activity as a worker does: in the context of an attempt. */
 function call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R> {
   return newAttempt().run(act, ...args);
 }
@@ -37,7 +37,7 @@ async function code(promise: Promise<unknown>): Promise<ErrorCode | 'fine' | str
 }
 
 async function toRunning(): Promise<void> {
-  await call(activities.stageIn, orders.stageIn);
+  await call(activities.stageIn, requests.stageIn);
   await call(activities.ensureRunning, vm);
 }
 
@@ -46,9 +46,9 @@ beforeEach(() => open());
 describe('a task on a host', () => {
   it('goes from an image to its outputs and leaves nothing', async () => {
     await toRunning();
-    const result = await call(activities.runCommand, orders.run);
+    const result = await call(activities.runCommand, requests.run);
     expect(result).toMatchObject({ exitCode: 0, timedOut: false, signal: null, logBytes: 5 });
-    const out = await call(activities.stageOut, orders.stageOut);
+    const out = await call(activities.stageOut, requests.stageOut);
     expect(out).toMatchObject({ bytes: 5, unmatched: [], outputs: [{ path: 'out/result', node: 0, sizeBytes: 5 }] });
     await call(activities.removeVm, vm.id, 1);
     expect(host.leftovers()).toEqual([]);
@@ -58,11 +58,11 @@ describe('a task on a host', () => {
   it('may repeat every step', async () => {
     for (const step of [
       () => call(activities.ensureImage, vm.image),
-      () => call(activities.stageIn, orders.stageIn),
+      () => call(activities.stageIn, requests.stageIn),
       () => call(activities.ensureDisks, vm),
       () => call(activities.ensureRunning, vm),
-      () => call(activities.runCommand, orders.run),
-      () => call(activities.stageOut, orders.stageOut),
+      () => call(activities.runCommand, requests.run),
+      () => call(activities.stageOut, requests.stageOut),
       () => call(activities.removeDomain, vm.id, 1),
       () => call(activities.removeDisks, vm.id, 1),
       () => call(activities.removeVm, vm.id, 1),
@@ -78,8 +78,8 @@ describe('a task on a host', () => {
 
   it('has its domain ended when its outputs are stored', async () => {
     await toRunning();
-    await call(activities.runCommand, orders.run);
-    const out = await call(activities.stageOut, orders.stageOut);
+    await call(activities.runCommand, requests.run);
+    const out = await call(activities.stageOut, requests.stageOut);
     expect(host.domains.size).toBe(0);
     expect(out.endedAt).toMatch(/^\d{4}-.*Z$/);
     await call(activities.removeVm, vm.id, 1);
@@ -91,7 +91,7 @@ describe('a task on a host', () => {
     await call(activities.removeVm, vm.id, 1);
     expect(host.leftovers()).toEqual([]);
     await call(activities.removeVm, vm.id, 1);
-    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
+    expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
   });
 
   it('may remove what was never made', async () => {
@@ -104,13 +104,13 @@ describe('a task on a host', () => {
 describe('an older generation', () => {
   it('is refused by every step that makes or removes something', async () => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, generation: 2 } });
-    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
+    await call(activities.stageIn, { ...requests.stageIn, vm: { ...vm, generation: 2 } });
+    expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
     expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
     expect(await code(call(activities.ensureRunning, vm))).toBe('stale-generation');
-    expect(await code(call(activities.runCommand, orders.run))).toBe('stale-generation');
+    expect(await code(call(activities.runCommand, requests.run))).toBe('stale-generation');
     expect(await code(call(activities.stopCommand, vm.id, 1))).toBe('stale-generation');
-    expect(await code(call(activities.stageOut, orders.stageOut))).toBe('stale-generation');
+    expect(await code(call(activities.stageOut, requests.stageOut))).toBe('stale-generation');
     expect(await code(call(activities.removeDomain, vm.id, 1))).toBe('stale-generation');
     expect(await code(call(activities.removeDisks, vm.id, 1))).toBe('stale-generation');
     expect(await code(call(activities.removeVm, vm.id, 1))).toBe('stale-generation');
@@ -119,13 +119,13 @@ describe('an older generation', () => {
 
   it('is refused after a removal, and so is the same one; the next may come', async () => {
     await call(activities.ensureImage, vm.image);
-    await call(activities.stageIn, orders.stageIn);
+    await call(activities.stageIn, requests.stageIn);
     await call(activities.removeDomain, vm.id, 1);
     expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
     await call(activities.removeDisks, vm.id, 1);
-    expect(await code(call(activities.stageIn, orders.stageIn))).toBe('stale-generation');
+    expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
     expect(host.leftovers()).toEqual([]);
-    expect(await code(call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, generation: 2 } }))).toBe('fine');
+    expect(await code(call(activities.stageIn, { ...requests.stageIn, vm: { ...vm, generation: 2 } }))).toBe('fine');
   });
 });
 
@@ -140,12 +140,12 @@ describe('a domain', () => {
   it('that vanishes under a command is lost, and is not started again', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 1e9, log: '', files: {} }) });
     await toRunning();
-    const running = code(call(activities.runCommand, { ...orders.run, timeoutS: 1e7 }));
+    const running = code(call(activities.runCommand, { ...requests.run, timeoutS: 1e7 }));
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     host.crashDomain(vm.id);
     expect(await running).toBe('vm-lost');
     expect(await code(call(activities.ensureRunning, vm))).toBe('vm-lost');
-    expect(await code(call(activities.stageOut, orders.stageOut))).toBe('vm-lost');
+    expect(await code(call(activities.stageOut, requests.stageOut))).toBe('vm-lost');
   });
 
   it('that libvirtd left starting up when it was killed is made anew; one that had its command is not', async () => {
@@ -165,7 +165,7 @@ describe('a domain', () => {
   it('that ends while it boots has not come up', async () => {
     open({ bootMs: 1e9 });
     await call(activities.ensureImage, vm.image);
-    await call(activities.stageIn, orders.stageIn);
+    await call(activities.stageIn, requests.stageIn);
     await call(activities.ensureDisks, vm);
     const booting = code(call(activities.ensureRunning, vm));
     await expect.poll(() => host.domains.size).toBe(1);
@@ -176,10 +176,10 @@ describe('a domain', () => {
 
 describe('a guest from a template', () => {
   const template = () => ({ ...vmOf(vm.image), memoryMiB: vm.memoryMiB });
-  /** A VM like the first one, made ready to start. */
+  /** Another VM like the first, prepared for its start. */
   async function another(): Promise<VmSpec> {
     const next = vmOf(vm.image);
-    await call(activities.stageIn, ordersOf(repository, next).stageIn);
+    await call(activities.stageIn, requestsOf(repository, next).stageIn);
     await call(activities.ensureDisks, next);
     return next;
   }
@@ -206,14 +206,14 @@ describe('a guest from a template', () => {
     expect((await call(activities.buildTemplate, made)).outcome).toBe('made');
     expect((await call(activities.buildTemplate, made)).outcome).toBe('already');
     expect((await call(activities.buildTemplate, template())).outcome).toBe('already');
-    expect(await host.ports.templates.list()).toHaveLength(1);
+    expect(host.templates.size).toBe(1);
   });
 
   it('is not made where the cache has no room for it', async () => {
     await call(activities.ensureImage, vm.image);
     host.cacheFull.now = true;
     expect(await call(activities.buildTemplate, template())).toMatchObject({ outcome: 'full', bytes: 0 });
-    expect([host.domains.size, await host.ports.templates.list()]).toEqual([0, []]);
+    expect([host.domains.size, host.templates.size]).toEqual([0, 0]);
   });
 
   it('has to be the same machine: another size boots by itself', async () => {
@@ -280,14 +280,14 @@ describe('a command', () => {
   it('that exits with an error is a result, and its outputs are taken out', async () => {
     open({ run: () => ({ exitCode: 3, durationMs: 10, log: 'no\n', files: { 'out/a': 'a' } }) });
     await toRunning();
-    expect(await call(activities.runCommand, orders.run)).toMatchObject({ exitCode: 3, timedOut: false });
-    expect((await call(activities.stageOut, orders.stageOut)).outputs).toHaveLength(1);
+    expect(await call(activities.runCommand, requests.run)).toMatchObject({ exitCode: 3, timedOut: false });
+    expect((await call(activities.stageOut, requests.stageOut)).outputs).toHaveLength(1);
   });
 
   it('that takes too long is ended by the guest', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 1e6, log: '', files: {} }) });
     await toRunning();
-    const result = await call(activities.runCommand, { ...orders.run, timeoutS: 5 });
+    const result = await call(activities.runCommand, { ...requests.run, timeoutS: 5 });
     expect(result).toMatchObject({ exitCode: null, timedOut: true });
     expect(Date.parse(result.endedAt) - Date.parse(result.startedAt)).toBe(5000);
   });
@@ -295,13 +295,13 @@ describe('a command', () => {
   it('that does not exist says so', async () => {
     open({ run: () => ({ exitCode: 127, durationMs: 0, log: '', files: {}, notStarted: 'no such program' }) });
     await toRunning();
-    expect(await code(call(activities.runCommand, orders.run))).toBe('command-not-started');
+    expect(await code(call(activities.runCommand, requests.run))).toBe('command-not-started');
   });
 
   it('can be stopped before it starts: then it never does', async () => {
     await toRunning();
     await call(activities.stopCommand, vm.id, 1);
-    expect(await code(call(activities.runCommand, orders.run))).toBe('command-not-started');
+    expect(await code(call(activities.runCommand, requests.run))).toBe('command-not-started');
     expect(host.jobsStarted.size).toBe(0);
   });
 
@@ -309,11 +309,11 @@ describe('a command', () => {
     open({ run: () => ({ exitCode: 0, durationMs: 60_000, log: 'x'.repeat(100), files: {} }) });
     await toRunning();
     const first = newAttempt();
-    const cancelled = code(first.run(activities.runCommand, { ...orders.run, timeoutS: 100 }));
+    const cancelled = code(first.run(activities.runCommand, { ...requests.run, timeoutS: 100 }));
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     first.cancel();
     expect(await cancelled).toContain('CANCELLED');
-    expect(await call(activities.runCommand, { ...orders.run, timeoutS: 100 })).toMatchObject({ exitCode: 0, logBytes: 100 });
+    expect(await call(activities.runCommand, { ...requests.run, timeoutS: 100 })).toMatchObject({ exitCode: 0, logBytes: 100 });
     expect(host.jobsStarted.get(vm.id)).toBe(1);
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
   });
@@ -329,16 +329,16 @@ describe('a command', () => {
       if (calls === 3) repository.logs.clear();
       return appendLog(url, from, bytes, signal);
     };
-    expect(await call(activities.runCommand, orders.run)).toMatchObject({ exitCode: 0, logBytes: 1_000_000 });
+    expect(await call(activities.runCommand, requests.run)).toMatchObject({ exitCode: 0, logBytes: 1_000_000 });
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([1_000_000]);
   });
 
   it('is followed by one attempt at a time: the newer takes over', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 20_000, log: '', files: {} }) });
     await toRunning();
-    const late = code(call(activities.runCommand, orders.run));
+    const late = code(call(activities.runCommand, requests.run));
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
-    const next = call(activities.runCommand, orders.run);
+    const next = call(activities.runCommand, requests.run);
     expect(await late).toBe('host-busy');
     expect(await next).toMatchObject({ exitCode: 0 });
     expect(host.jobsStarted.get(vm.id)).toBe(1);
@@ -351,8 +351,8 @@ describe('outputs', () => {
   const taken = async (outputs: string[]) => {
     openWith(outputs);
     await toRunning();
-    await call(activities.runCommand, orders.run);
-    const { outputs: stored, unmatched } = await call(activities.stageOut, orders.stageOut);
+    await call(activities.runCommand, requests.run);
+    const { outputs: stored, unmatched } = await call(activities.stageOut, requests.stageOut);
     return { paths: stored.map(({ path }) => path), unmatched };
   };
 
@@ -369,20 +369,22 @@ describe('outputs', () => {
   it('beyond the limits are refused', async () => {
     openWith(['out/a', 'log.txt']);
     await toRunning();
-    await call(activities.runCommand, orders.run);
-    expect(await code(call(activities.stageOut, { ...orders.stageOut, limits: { files: 1, bytes: 100 } }))).toBe(
+    await call(activities.runCommand, requests.run);
+    expect(await code(call(activities.stageOut, { ...requests.stageOut, limits: { files: 1, bytes: 100 } }))).toBe(
       'outputs-refused',
     );
-    expect(await code(call(activities.stageOut, { ...orders.stageOut, limits: { files: 9, bytes: 1 } }))).toBe('outputs-refused');
+    expect(await code(call(activities.stageOut, { ...requests.stageOut, limits: { files: 9, bytes: 1 } }))).toBe(
+      'outputs-refused',
+    );
     expect(repository.outputs.size).toBe(0);
   });
 
   it('can still be taken out when the domain is gone after its disk was settled', async () => {
     await toRunning();
-    await call(activities.runCommand, orders.run);
-    await call(activities.stageOut, orders.stageOut);
+    await call(activities.runCommand, requests.run);
+    await call(activities.stageOut, requests.stageOut);
     expect(host.domains.size).toBe(0);
-    expect((await call(activities.stageOut, orders.stageOut)).outputs).toHaveLength(1);
+    expect((await call(activities.stageOut, requests.stageOut)).outputs).toHaveLength(1);
   });
 });
 
@@ -390,8 +392,8 @@ describe('inputs', () => {
   it('that cannot be had fail with the reason of the first, and leave nothing but the record', async () => {
     const url = 'http://nowhere.test/x';
     const bad = {
-      ...orders.stageIn,
-      inputs: [...orders.stageIn.inputs, { path: 'x', url, source: 'outside', sizeBytes: null, sha256: null } as const],
+      ...requests.stageIn,
+      inputs: [...requests.stageIn.inputs, { path: 'x', url, source: 'outside', sizeBytes: null, sha256: null } as const],
     };
     expect(await code(call(activities.stageIn, bad))).toBe('input-unavailable');
     await call(activities.removeDomain, vm.id, 1);
@@ -400,17 +402,17 @@ describe('inputs', () => {
   });
 
   it('that climb out of /home/task or do not fit are refused', async () => {
-    const [input] = orders.stageIn.inputs;
-    expect(await code(call(activities.stageIn, { ...orders.stageIn, inputs: [{ ...input!, path: '../x' }] }))).toBe(
+    const [input] = requests.stageIn.inputs;
+    expect(await code(call(activities.stageIn, { ...requests.stageIn, inputs: [{ ...input!, path: '../x' }] }))).toBe(
       'bad-request',
     );
-    expect(await code(call(activities.stageIn, { ...orders.stageIn, vm: { ...vm, diskMiB: 0 } }))).toBe('inputs-too-large');
+    expect(await code(call(activities.stageIn, { ...requests.stageIn, vm: { ...vm, diskMiB: 0 } }))).toBe('inputs-too-large');
   });
 });
 
 describe('what belongs to nobody', () => {
   it('is moved out of use, and removed a day later', async () => {
-    await call(activities.stageIn, orders.stageIn);
+    await call(activities.stageIn, requests.stageIn);
     await call(activities.quarantineVm, vm.id);
     expect(await call(activities.observeInventory)).toMatchObject({ disks: [], quarantined: [vm.id] });
     await call(activities.quarantineVm, vm.id);

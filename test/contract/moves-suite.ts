@@ -2,17 +2,17 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { domainConfig } from '../../activities/host/vm/domain-config.ts';
 import { domainName } from '../../activities/host/vm/domain-names.ts';
-import { newRecord } from '../../activities/host/vm-lock.ts';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import type { DomainConfig, DomainDisk } from '../../contracts/domain.ts';
 import type { ColdCopyFile } from '../../contracts/host-migration.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { vmOf } from './orders.ts';
+import { vmOf } from './requests.ts';
 import { type Bench, codeOf } from './suite.ts';
 
-/** One of two hosts that reach each other. */
+/** One of two connected hosts. */
 export interface MovesBench extends Bench {
   address: string;
 }
@@ -21,8 +21,8 @@ const never = new AbortController().signal;
 const all: ColdCopyFile[] = ['memory', 'overlay', 'data'];
 
 /**
- * What moves VMs between two hosts has to do, said once for the fakes and for the real ones: memory while it runs
- * (Migrator), its disks behind it (DiskMover), and all of it as files (Carrier).
+ * The contract of the ports that move VMs between two hosts, for the fakes and the real ones: memory of a running VM
+ * (Migrator), its disks afterwards (DiskMover), and all of it as files (ColdCopy).
  */
 export function movesContract(
   what: string,
@@ -49,8 +49,8 @@ export function movesContract(
       // First the domains: one of them may have the other host's disks open.
       for (const id of made) for (const { hypervisor } of both) await hypervisor.destroy(domainName(id));
       for (const id of made)
-        for (const { coldCopy: carrier, store } of both) {
-          await carrier.removeAll(id);
+        for (const { coldCopy, store } of both) {
+          await coldCopy.removeTransferFiles(id);
           await store.remove(id, 99);
         }
       made = [];
@@ -64,17 +64,17 @@ export function movesContract(
       return vm;
     }
 
-    /** Over a pipe even what is synchronous takes a while: the paths are asked for beforehand. */
-    async function configAt({ imageCache: images, probe, network, store }: HostPorts, vm: VmSpec, disksAt: string | null) {
+    /** The far side answers synchronous methods with promises: the paths are fetched before. */
+    async function configAt({ imageCache, probe, network, store }: HostPorts, vm: VmSpec, diskHostAddress: string | null) {
       const paths = await store.paths(vm.id);
       return domainConfig(
-        { imageCache: images, probe, network, store: { paths: () => paths } } as unknown as HostPorts,
+        { imageCache, probe, network, store: { paths: () => paths } } as unknown as HostPorts,
         vm,
-        disksAt,
+        diskHostAddress,
       );
     }
 
-    /** A VM that runs here and answers; the other host has a record of it, as prepareIncoming leaves one. */
+    /** A VM that runs here and whose agent answers; the other host has a record of it, as prepareIncoming writes one. */
     async function running(): Promise<{ vm: VmSpec; name: string; config: DomainConfig; to: DomainConfig }> {
       const vm = newVm();
       const name = domainName(vm.id);
@@ -125,9 +125,9 @@ export function movesContract(
           expect(await codeOf(diskMover.pivot(name, 'vda'))).toBe('hypervisor');
           expect((await sourcesOf(name)).get('vda')).toMatchObject({ kind: 'nfs' });
           await diskMover.startCopy(name, disk);
-          // By the host's own clock, which is what the fake's copies go by.
+          // Sleeps by the host's clock: the fake's copies progress by it.
           const isReady = async () => (await diskMover.observeCopy(name, 'vda'))?.ready;
-          for (let looks = 0; (await isReady()) !== true && looks < 1200; looks += 1) await there().clock.sleep(50);
+          for (let polls = 0; (await isReady()) !== true && polls < 1200; polls += 1) await there().clock.sleep(50);
           await diskMover.pivot(name, 'vda');
           expect((await sourcesOf(name)).get('vda')).toEqual({ kind: 'file', path: overlay });
           expect((await sourcesOf(name)).get('vdb')).toMatchObject({ kind: 'nfs' });
@@ -142,17 +142,17 @@ export function movesContract(
         'stays where it is when it is refused or ended, and nothing is left at the target',
         async () => {
           const { name, to } = await running();
-          const order = { targetAddress: b!.address, deadlineMs: 60_000 };
+          const request = { targetAddress: b!.address, deadlineMs: 60_000 };
           const nowhere: DomainConfig = { ...to, nic: { ...to.nic, bridge: 'bgfff' } };
-          expect(await codeOf(here().migrator.migrate({ ...order, config: nowhere }))).toBe('hypervisor');
+          expect(await codeOf(here().migrator.migrate({ ...request, config: nowhere }))).toBe('hypervisor');
           const missing = { ...to.disks[1]!, source: { kind: 'nfs', host: a!.address, path: '/var/lib/berth/not' } } as const;
-          expect(await codeOf(here().migrator.migrate({ ...order, config: { ...to, disks: [to.disks[0]!, missing] } }))).toBe(
+          expect(await codeOf(here().migrator.migrate({ ...request, config: { ...to, disks: [to.disks[0]!, missing] } }))).toBe(
             'hypervisor',
           );
-          const moving = codeOf(here().migrator.migrate({ ...order, config: to }));
+          const moving = codeOf(here().migrator.migrate({ ...request, config: to }));
           const isActive = async () => (await here().migrator.observeJob(name))?.active;
           await expect.poll(isActive, { timeout: 10_000, interval: 1 }).toBe(true);
-          // The source has it, whoever is asked: also while the target has only begun to make room for it.
+          // The source has the job, also while the target is only preparing.
           const arrives = () => there().hypervisor.status(name);
           await expect.poll(arrives, { timeout: 10_000, interval: 1 }).toMatchObject({ state: 'paused' });
           expect((await there().migrator.observeJob(name))?.active).not.toBe(true);
@@ -219,9 +219,6 @@ export function movesContract(
           await save(there(), vm);
           const back = await carry(vm, [b!, a!]);
           expect(back.bytes).toBeLessThan(first.bytes / 2);
-          await here().coldCopy.removeAll(vm.id);
-          await here().coldCopy.removeAll(vm.id);
-          expect(await here().coldCopy.offerCachedChunks(vm.id)).toEqual({ chunks: 0 });
         },
         3 * bootDeadlineMs + 60_000,
       );

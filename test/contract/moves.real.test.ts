@@ -1,15 +1,15 @@
 import { dirname, join } from 'node:path';
 import { expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/vm-lock.ts';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
-import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { vmOf } from './requests.ts';
 import { codeOf } from './suite.ts';
 
 movesContract(
   'two real hosts',
   async () => {
-    // So slow that a migration can be seen, and ended, in its middle.
+    // So slow that a migration can be observed, and aborted, before its end.
     const { hosts, stop } = await openRealHosts(2, { BERTH_MIGRATION_MIB_PER_S: '40' });
     const benches = hosts.map((host): MovesBench => ({ ...host, address: host.host.address }));
     return { hosts: benches as [MovesBench, MovesBench], stop };

@@ -2,7 +2,7 @@ import { createFakeClock } from '../../drivers/fake/clock.ts';
 import { createFakeHost, type FakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
-import { imageOf } from './orders.ts';
+import { imageOf } from './requests.ts';
 
 movesContract(
   'two fake hosts',

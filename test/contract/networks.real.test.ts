@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { HostId } from '../../model/ids.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
-import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { vmOf } from './requests.ts';
 
-/** Who reaches whom: two guests of one owner at two hosts, and one of another owner. */
+/** Which addresses guests reach: two guests of one owner on two hosts, and one of another owner. */
 let hosts: RealHost[];
 let stop: () => Promise<void>;
 let vms: { vm: VmSpec; host: RealHost }[];
@@ -57,7 +57,7 @@ async function inGuest(index: number, script: string): Promise<string> {
   return (await ports.guest.readLog(vm.id, 0, 10_000)).toString();
 }
 
-/** bash's own sockets: connected or refused, an answer came back; else nothing did. */
+/** By bash's own sockets: a connection or a refusal proves an answer; a timeout proves none. */
 const reach = (label: string, address: string, port: number): string =>
   `if out=$(timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}' 2>&1); then echo ${label}=open; else case "$out" in *refused*) echo ${label}=answered;; *) echo ${label}=silent;; esac; fi`;
 
@@ -90,7 +90,7 @@ describe("owners' networks over two hosts", () => {
   });
 
   it('do not let a guest pretend to be somebody else', async () => {
-    // With an address of the other owner on its own card, what comes back (if anything was sent on) comes back elsewhere.
+    // With an address of the other owner on its own card: answers to forwarded packets would go to the other guest.
     const said = await inGuest(2, `ip address add 10.128.16.10/32 dev eth0; ${reach('spoofed', '10.128.16.11', 9)}`);
     expect(said.trim()).toBe('spoofed=silent');
   });

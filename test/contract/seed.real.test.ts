@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { newRecord } from '../../activities/host/vm-lock.ts';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { vmOf } from './requests.ts';
 
 let host: RealHost;
 let stop: () => Promise<void>;
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => stop?.());
 
-/** Stands for cloud-init, of which the image has none: reads the seed as its NoCloud source does, by its label. */
+/** Replaces cloud-init, which the image doesn't have: reads the seed by its label, as the NoCloud source does. */
 const cloudInit = `#!/bin/sh
 modprobe virtio_scsi; modprobe sr_mod; modprobe isofs
 for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e /dev/sr0 ] && break; sleep 1; done
@@ -46,22 +46,22 @@ describe('a guest of an image with cloud-init', () => {
   it('finds at its first boot who it is and where, by the label of a disc, which is gone when it runs', async () => {
     const ports = host.ports();
     await host.activities().stageIn({ vm, inputs: [], limits: { outsideBytes: 0, outsideSeconds: 1, allowInternal: false } });
-    // The program is put into the overlay by a guest: no disk of a guest is ever mounted by this machine.
+    // A guest writes the program into the overlay: this machine never mounts a guest's disk.
     await host.activities().ensureRunning({ ...vm, image: { ...vm.image, cloudInit: false } });
     const path = '/usr/local/bin/cloud-init';
-    const order = {
+    const request = {
       user: null,
       files: [],
       firstBoot: [`cat >${path} <<'END'`, cloudInit, 'END', `chmod 755 ${path}`],
       swapMiB: 0,
     };
-    await host.activities().customizeVm({ vm, ...order });
+    await host.activities().customizeVm({ vm, ...request });
     await host.activities().shutDownGuest(vm);
     await ports.store.writeDurably({ ...newRecord(vm), staged: { bytes: 0 } });
 
     expect((await host.activities().ensureRunning(vm)).boot).toEqual({ kind: 'cold', why: 'cloud-init' });
     expect(await host.on(['ls', `/var/lib/berth/vms/${vm.id}`])).not.toContain('seed.iso');
-    // Opened, not asked of blkid: that one answers from what it saw, for two seconds after it has looked.
+    // The device is opened: blkid would answer from its cache, for two seconds after its last probe.
     const drive = 'if head -c 1 /dev/sr0 >/dev/null; then echo full; else echo empty; fi 2>/dev/null';
     const said = await ask(`cat /var/lib/seen/meta-data /var/lib/seen/network-config; ${drive}; cat /sys/block/vdc/size`);
     expect(said).toContain('"local-hostname":"seeded"');

@@ -6,19 +6,19 @@ import { createFakeRepository } from '../../drivers/fake/repository.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
-import { imageOf, ordersOf, vmOf } from './orders.ts';
+import { imageOf, requestsOf, vmOf } from './requests.ts';
 
 let host: FakeHost;
 let activities: HostActivities;
 let vm: VmSpec;
-let orders: ReturnType<typeof ordersOf>;
+let requests: ReturnType<typeof requestsOf>;
 beforeEach(async () => {
   const repository = createFakeRepository();
   host = createFakeHost({ id: 'host1', repository });
   activities = createHostActivities(host.ports);
   vm = vmOf({ ...imageOf(repository), cloudInit: true });
-  orders = ordersOf(repository, vm);
-  await run(activities.stageIn, orders.stageIn);
+  requests = requestsOf(repository, vm);
+  await run(activities.stageIn, requests.stageIn);
 });
 
 const run = <A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A): Promise<R> => newAttempt().run(act, ...args);
@@ -70,8 +70,8 @@ describe('the seed of an image with cloud-init', () => {
 describe('further disks', () => {
   it('are made empty, opened by the guest, and go with the VM', async () => {
     const more = { ...vmOf(vm.image), extraDisksMiB: [16, 32] };
-    await run(activities.stageIn, { ...orders.stageIn, vm: more });
-    await run(activities.stageIn, { ...orders.stageIn, vm: more });
+    await run(activities.stageIn, { ...requests.stageIn, vm: more });
+    await run(activities.stageIn, { ...requests.stageIn, vm: more });
     await run(activities.ensureRunning, more);
     const { disks } = host.domains.get(more.id)!.config;
     const sizes = disks.map(({ target, source }) => [target, (host.disks.get(source.path) as { sizeMiB?: number }).sizeMiB]);
@@ -87,7 +87,7 @@ describe('further disks', () => {
 
   it('keep a VM from a template, which has none', async () => {
     const more = { ...vmOf({ ...vm.image, cloudInit: false }), extraDisksMiB: [16] };
-    await run(activities.stageIn, { ...orders.stageIn, vm: more });
+    await run(activities.stageIn, { ...requests.stageIn, vm: more });
     expect((await run(activities.ensureRunning, more)).boot).toEqual({ kind: 'cold', why: 'extra-disks' });
   });
 });

@@ -6,7 +6,7 @@ import { createFakeRepository, type FakeRepository } from '../../drivers/fake/re
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
-import { imageOf, ordersOf, vmOf } from './orders.ts';
+import { imageOf, requestsOf, vmOf } from './requests.ts';
 import { codeOf } from './suite.ts';
 
 let repository: FakeRepository;
@@ -30,7 +30,7 @@ function call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: 
 
 async function toRunning(): Promise<void> {
   await call(activities.ensureImage, vm.image);
-  await call(activities.stageIn, ordersOf(repository, vm).stageIn);
+  await call(activities.stageIn, requestsOf(repository, vm).stageIn);
   await call(activities.ensureDisks, vm);
   await call(activities.ensureRunning, vm);
 }
@@ -108,7 +108,7 @@ describe('a VM that is suspended', () => {
     const kept = structuredClone(host.memories.get(memory)!);
     await call(activities.restoreVm, { vm: at(3), diskHostAddress: null });
     host.crashDomain(vm.id);
-    // As if the file's removal had not reached the disk.
+    // As after a power cut before the removal of the file was on the disk.
     host.memories.set(memory, kept);
     expect(await codeOf(call(activities.restoreVm, { vm: at(4), diskHostAddress: null }))).toBe('vm-lost');
     expect(await codeOf(call(activities.suspendVm, at(4)))).toBe('vm-lost');
@@ -120,16 +120,16 @@ describe('a command', () => {
   it('goes on after a suspension, once, and its time is the time that its guest ran', async () => {
     open(long(20_000), 'destroy');
     await toRunning();
-    const { run } = ordersOf(repository, vm);
-    const order = { ...run, timeoutS: 40 };
-    const before = codeOf(call(activities.runCommand, order));
+    const { run } = requestsOf(repository, vm);
+    const request = { ...run, timeoutS: 40 };
+    const before = codeOf(call(activities.runCommand, request));
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     await call(activities.suspendVm, at(2));
     expect(await before).toBe('vm-suspended');
-    expect(await codeOf(call(activities.runCommand, { ...order, vm: at(2) }))).toBe('vm-suspended');
+    expect(await codeOf(call(activities.runCommand, { ...request, vm: at(2) }))).toBe('vm-suspended');
     await host.ports.clock.sleep(hour);
     await call(activities.restoreVm, { vm: at(3), diskHostAddress: null });
-    const result = await call(activities.runCommand, { ...order, vm: at(3) });
+    const result = await call(activities.runCommand, { ...request, vm: at(3) });
     expect(result).toMatchObject({ exitCode: 0, timedOut: false });
     expect(Date.parse(result.endedAt) - Date.parse(result.startedAt)).toBeGreaterThan(hour);
     expect(host.jobsStarted.get(vm.id)).toBe(1);
@@ -138,7 +138,7 @@ describe('a command', () => {
   it('is not taken for silent while its guest is paused, nor is the pause counted', async () => {
     open(long(60_000), 'destroy');
     await toRunning();
-    const { run } = ordersOf(repository, vm);
+    const { run } = requestsOf(repository, vm);
     const running = call(activities.runCommand, { ...run, timeoutS: 70 });
     await expect.poll(() => host.jobsStarted.get(vm.id)).toBe(1);
     host.domains.get(vm.id)!.status = { state: 'paused', reason: 'user' };
@@ -190,7 +190,7 @@ describe('a reboot', () => {
   });
 });
 
-/** Ports whose process dies at its nth call, before or after the call's effect: nothing after it happens. */
+/** Ports whose process is killed at its nth call, before or after the effect of the call. */
 function mortal(ports: HostPorts, dieAt: number, after: boolean): { ports: HostPorts; died: Promise<void> } {
   let calls = 0;
   const { promise: died, resolve: die } = Promise.withResolvers<void>();

@@ -4,10 +4,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { RunCommand, StageIn } from '../../contracts/host.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { vmOf } from './orders.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { vmOf } from './requests.ts';
 
-/** VMs from a template on a real host: what they share, what they don't, and what happens when it doesn't work. */
+/** VMs from a template on a real host: what they share, what differs, and what follows a failure. */
 let host: RealHost;
 let stop: () => Promise<void>;
 const alive: VmId[] = [];
@@ -19,7 +19,7 @@ beforeAll(async () => {
   host = opened.hosts[0]!;
   await host.activities().ensureImage(host.image());
   const template = newVm();
-  // A worker that is killed in the middle begins anew.
+  // An attempt after a kill of the worker begins anew.
   for (const ms of [300, 1500]) {
     await Promise.race([
       host
@@ -66,7 +66,7 @@ async function prepared(diskMiB?: number, more: Partial<VmSpec> = {}): Promise<V
   return vm;
 }
 
-/** What a command in the guest prints. */
+/** The output of a command in the guest. */
 async function ask(vm: VmSpec, script: string): Promise<string[]> {
   const log = { url: host.url(`/log/${vm.id}`), limitBytes: 2 ** 16 };
   const run: RunCommand = { vm, command: ['sh', '-ec', script], env: {}, timeoutS: 60, log };
@@ -147,6 +147,6 @@ describe('a template that is broken', () => {
     }
     expect((await host.activities().ensureRunning(await prepared())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
     expect((await host.activities().buildTemplate(newVm())).outcome).toBe('retired');
-    expect(await host.ports().templates.list()).toEqual([]);
+    expect((await host.on(['sh', '-c', `find ${folder} -mindepth 1 -maxdepth 1 -type d`])).trim()).toBe('');
   });
 });

@@ -53,7 +53,7 @@ describe('capacity', () => {
     await addHost('b');
   });
 
-  it('is counted while a VM takes resources, and given back after', async () => {
+  it('counts while a VM takes resources, and is free afterwards', async () => {
     const vm = await addVm({ state: 'pending' });
     expect(await used('a')).toEqual([0, 0, 0]);
     await fixture.sql(`UPDATE "Vm" SET state = 'reserved', "hostId" = 'a', "homeId" = 'a', generation = 1 WHERE id = $1`, [vm]);
@@ -88,7 +88,7 @@ describe('capacity', () => {
     expect(await used('a')).toEqual([0, 0, 0]);
   });
 
-  it('refuses the VM that is one too many, also where it moves or grows', async () => {
+  it('refuses the VM that exceeds it, also where the VM migrates or grows', async () => {
     await addVm({ host: 'a', memoryMiB: 1000 });
     const other = await addVm({ host: 'b', memoryMiB: 100 });
     const move = fixture.sql(`UPDATE "Vm" SET "hostId" = 'a', generation = 1 WHERE id = $1`, [other]);
@@ -106,7 +106,7 @@ describe('capacity', () => {
     expect((await failure(insert)).code).toBe('BE002');
   });
 
-  it('may shrink under its VMs, and then takes no more until it fits', async () => {
+  it('may shrink below its VMs, and then admits no VM until it fits', async () => {
     const first = await addVm({ host: 'a', memoryMiB: 600 });
     await addVm({ host: 'a', memoryMiB: 300 });
     await fixture.sql(`UPDATE "Host" SET "memoryMiB" = 500 WHERE id = 'a'`);
@@ -175,7 +175,7 @@ describe('files', () => {
   const kept = async (of = owner) =>
     Number((await fixture.sql('SELECT "usedBytes" FROM "Owner" WHERE id = $1', [of]))[0]?.usedBytes);
 
-  it('count for their owner, whatever becomes of them', async () => {
+  it('count for their owner in every state', async () => {
     const file = await addFile(10);
     await addFile(5);
     expect(await kept()).toBe(15);
@@ -188,7 +188,7 @@ describe('files', () => {
     expect([await kept(), await kept(bob)]).toEqual([5, 0]);
   });
 
-  it('are refused beyond the quota, however many arrive at once', async () => {
+  it('are refused beyond the quota, also where many arrive at once', async () => {
     await fixture.sql('UPDATE "Owner" SET "maxBytes" = 100 WHERE id = $1', [owner]);
     const results = await Promise.allSettled(Array.from({ length: 20 }, () => addFile(30)));
     const refused = results.filter((result) => result.status === 'rejected');
@@ -211,7 +211,7 @@ describe('files', () => {
     expect((await failure(fixture.sql(insert, ['f2', owner, 'ready']))).constraint).toBe('File_digest');
   });
 
-  it('tell the caller of Prisma that the quota is exceeded', async () => {
+  it('raise quota-exceeded for the caller of Prisma', async () => {
     await fixture.sql('UPDATE "Owner" SET "maxBytes" = 1 WHERE id = $1', [owner]);
     const data = { id: newId('file'), ownerId: owner, name: 'f', state: 'ready' as const, sizeBytes: 2n, sha256: hex64 };
     const model = ledgerError(await failure(fixture.ledger.file.create({ data })));

@@ -48,14 +48,14 @@ const events = async (task: TaskId) =>
     event.type.replace('berth.task.', ''),
   );
 
-/** All that outsiders can see, to compare before and after a repeat. */
+/** Everything that clients can see, to compare before and after a repeat. */
 async function everything(): Promise<unknown> {
   const tables = ['Task', 'Vm', 'Lease', 'Host', 'HostImage', 'Event', 'File', 'Network'];
   return Promise.all(tables.map((table) => fixture.sql(`SELECT to_jsonb(t) AS row FROM "${table}" t ORDER BY 1`)));
 }
 
 describe('a task that succeeds', () => {
-  it('writes its facts as events, each once, in their order and in their shape', async () => {
+  it('writes its events once each, in their order and shape', async () => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
     await fixture.activities.finishTask(task, outcome(), []);
@@ -66,7 +66,7 @@ describe('a task that succeeds', () => {
     }
   });
 
-  it('is billed for what its VMs took while they existed', async () => {
+  it('is billed for the resources of its VMs while they existed', async () => {
     const { task, vms } = await placed({ nodes: 3, resources: { vcpus: 2, memoryMiB: 512, diskMiB: 100 } });
     await advance(task, 'stagingOut');
     const times = [
@@ -191,7 +191,7 @@ describe('each step', () => {
     for (const step of steps) {
       const first = await step();
       const before = await everything();
-      // The clock went on between an attempt and its repeat: nothing that was written may move with it.
+      // The clock advances between an attempt and its repeat, which must not change what was written.
       fixture.now += 60_000;
       const second = await step();
       expect(await everything()).toEqual(before);
@@ -220,7 +220,7 @@ describe('each step', () => {
     expect((await row(task)).vms[0]).toMatchObject({ state: 'removed', generation: 1 });
   });
 
-  it('refuses what is not there', async () => {
+  it('refuses unknown ids', async () => {
     const none = 'task_none' as TaskId;
     const { activities } = fixture;
     for (const act of [
@@ -239,7 +239,7 @@ describe('each step', () => {
 });
 
 describe('advanceTask', () => {
-  it('refuses a move that is not legal, and leaves all as it was', async () => {
+  it('refuses an illegal transition, and changes nothing', async () => {
     const { task } = await placed();
     const before = await everything();
     expect(await failure(fixture.activities.advanceTask(task, 'running', timeline, 'running'))).toMatchObject({
@@ -248,7 +248,7 @@ describe('advanceTask', () => {
     expect(await everything()).toEqual(before);
   });
 
-  it('moves only the VMs that can go there', async () => {
+  it('changes only the VMs that can enter the state', async () => {
     const { task, vms } = await placed({ nodes: 2 });
     await advance(task, 'starting');
     await fixture.activities.setVmState(vms[1]?.id as VmId, 'stuck', { code: 'boot-failed', message: 'no answer' });
@@ -258,12 +258,12 @@ describe('advanceTask', () => {
       ['removing', null],
       ['stuck', { code: 'ambiguous', message: 'still there' }],
     ]);
-    // Stuck is no state of rest: an operator's repair takes it out again.
+    // A VM leaves `stuck` again by an operator's repair.
     await fixture.activities.setVmState(vms[1]?.id as VmId, 'removing');
     expect((await row(task)).vms[1]?.problem).toBeNull();
   });
 
-  it.each(terminalTaskStates)('leaves a task alone that has %s', async (state) => {
+  it.each(terminalTaskStates)('does not change a task that has %s', async (state) => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
     await fixture.activities.finishTask(task, outcome({ state }), []);
@@ -274,7 +274,7 @@ describe('advanceTask', () => {
 });
 
 describe('requeueTask', () => {
-  it('gives back the place and keeps the age', async () => {
+  it('releases the placement and keeps the age', async () => {
     const { task, vms } = await placed({ resources: { ...roomy } });
     const waiting = await accept(fixture, owner);
     await fixture.activities.advanceTask(task, 'stagingIn', timeline);
@@ -287,7 +287,7 @@ describe('requeueTask', () => {
       vms: [{ state: 'pending' }],
     });
     expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
-    // The oldest still comes first, and a host of yesterday's generation is told apart.
+    // The oldest still comes first, and the earlier placement is distinguished by its generation.
     expect(await fixture.activities.registerHost(hostFacts('b', roomy))).toEqual([task]);
     const again = await fixture.activities.reserveTask(task);
     expect(again).toMatchObject({ placed: true, vms: [{ id: vms[0]?.id, host: 'b', generation: 2 }] });
@@ -303,7 +303,7 @@ describe('requeueTask', () => {
 });
 
 describe('finishTask', () => {
-  it('frees what nothing is left of, and tells whom that helps', async () => {
+  it('releases the VMs of which nothing is left, and returns what was placed there', async () => {
     const { task, vms } = await placed({ resources: { ...roomy } });
     const waiting = await accept(fixture, owner);
     expect((await fixture.activities.reserveTask(waiting)).placed).toBe(false);
@@ -322,14 +322,14 @@ describe('finishTask', () => {
     expect(event.data).toMatchObject({ usage: [], vcpuSeconds: 0, startedAt: null });
   });
 
-  it('frees what a pass gave a task that had stopped waiting', async () => {
+  it('releases the placement of a task whose workflow had stopped waiting', async () => {
     const { task } = await placed();
     await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }), []);
     expect((await row(task)).vms[0]?.state).toBe('removed');
     expect((await usage(fixture))[0]?.said).toEqual([0, 0, 0]);
   });
 
-  it('leaves a stuck VM what it takes', async () => {
+  it('leaves the capacity of a stuck VM allocated', async () => {
     const { task, vms } = await placed();
     await advance(task, 'running');
     await fixture.activities.setVmState(vms[0]?.id as VmId, 'stuck', { code: 'ambiguous', message: 'why' });
@@ -341,7 +341,7 @@ describe('finishTask', () => {
     expect((await usage(fixture))[0]?.said[0]).toBe(0);
   });
 
-  it('knows one end: another one is refused', async () => {
+  it('refuses another end than the first', async () => {
     const { task } = await placed();
     await advance(task, 'stagingOut');
     await fixture.activities.finishTask(task, outcome(), []);

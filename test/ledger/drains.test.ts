@@ -11,7 +11,7 @@ beforeEach(async () => {
   for (const id of ['host-a', 'host-b']) await fixture.activities.registerHost(hostFacts(id, roomy));
 });
 
-test('a template that is being made on a host that is drained is to be ended, and no other is begun there', async () => {
+test('a template that is being made on a host that is drained is cancelled, and no other is begun there', async () => {
   const placement = await fixture.activities.reserveTask(await accept(fixture, owner));
   if (!placement.placed) throw new Error('there is no room for a task');
   const like = placement.vms[0]!;
@@ -41,7 +41,7 @@ test('a template that is being made on a host that is drained is to be ended, an
   expect(await fixture.activities.reserveTemplate(like)).toMatchObject({ kind: 'waits' });
 });
 
-test('a task’s VM that is suspended for a promise, and that nobody can take, lies there and keeps the host empty', async () => {
+test('a task’s VM that is suspended for a promise, and that no host can take, remains on the host, which counts as empty', async () => {
   const task = await accept(fixture, owner);
   const placement = await fixture.activities.reserveTask(task);
   if (!placement.placed) throw new Error('there is no room for a task');
@@ -67,7 +67,7 @@ test('a task’s VM that is suspended for a promise, and that nobody can take, l
         nowMs,
       }),
     );
-  // While it runs, it is the plan's to suspend.
+  // While the VM runs, only the plan suspends it.
   await expect(ask()).rejects.toThrow('it belongs to a task');
   await fixture.activities.beginSuspension(vm);
   await fixture.activities.commitSuspension(vm);
@@ -87,7 +87,7 @@ test('a task’s VM that is suspended for a promise, and that nobody can take, l
   await expect(fixture.activities.beginRestoration(vm)).rejects.toThrow(`it is restored when host ${host} is opened`);
   fixture.now += 60_000;
   expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'returned', vmsToNotify: [] });
-  // It is as it was: suspended, for the plan to let it go on.
+  // The VM is suspended as before, and the plan resumes it.
   expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'suspended', operation: null });
   expect(await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).toMatchObject({ schedulable: true });
   await fixture.activities.beginRestoration(vm);

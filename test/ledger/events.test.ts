@@ -1,6 +1,9 @@
+import { readdir, readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
-import { beforeEach, expect, it } from 'vitest';
-import { addOwner, empty, useLedger } from './ledger-fixture.ts';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { type NewEvent, writeEvent } from '../../ledger/events/write-event.ts';
+import { eventData, taskEventTypes } from '../../model/events.ts';
+import { addOwner, empty, failure, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -12,7 +15,7 @@ beforeEach(async () => {
 
 const insert = `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES ($1, 't', 's', $2, now(), '{}')`;
 
-/** A transaction that writes events, idles for as long as it likes with them uncommitted, and may end in nothing. */
+/** A transaction that writes events, idles for a random time before its end, and commits or rolls back. */
 async function write(name: string, count: number, commit: boolean): Promise<void> {
   const client = await fixture.pool.connect();
   try {
@@ -80,4 +83,59 @@ it('of one transaction follow each other as they were written', async () => {
   );
   const rows = await fixture.sql('SELECT id, seq::int AS seq FROM "Event" ORDER BY seq');
   expect(rows).toEqual([1, 2, 3, 4, 5].map((i) => ({ id: `e${i}`, seq: i })));
+});
+
+describe('the writer', () => {
+  const accepted = (name: string): NewEvent<'berth.task.accepted'> => ({
+    type: taskEventTypes.accepted,
+    subject: 'task_a',
+    owner,
+    time: '2026-11-21T10:00:00.000Z',
+    data: {
+      task: 'task_a',
+      name,
+      owner,
+      image: 'debian-12',
+      nodes: 1,
+      resources: { vcpus: 1, memoryMiB: 1, diskMiB: 1 },
+      acceptedAt: '2026-11-21T10:00:00.000Z',
+    },
+  });
+  const names = async () =>
+    (await fixture.sql<{ name: string }>(`SELECT data->>'name' AS name FROM "Event"`)).map(({ name }) => name);
+
+  it('rejects a second event of a fact that is new, with everything else of its transaction', async () => {
+    await writeEvent(fixture.ledger, accepted('first'), 'reject');
+    const repeat = fixture.ledger.$transaction(async (tx) => {
+      await tx.owner.update({ where: { id: owner }, data: { name: 'changed' } });
+      await writeEvent(tx, accepted('second'), 'reject');
+    });
+    expect((await failure(repeat)).message).toContain('23505');
+    expect(await names()).toEqual(['first']);
+    expect(await fixture.sql('SELECT name FROM "Owner"')).toEqual([{ name: 'alice' }]);
+  });
+
+  it('keeps the first event of a step that is repeated, and tells apart those with a number', async () => {
+    for (const name of ['first', 'second']) await writeEvent(fixture.ledger, accepted(name), 'ignore');
+    await writeEvent(fixture.ledger, { ...accepted('third'), n: 2 }, 'ignore');
+    expect((await names()).sort()).toEqual(['first', 'third']);
+  });
+
+  it.each(Object.keys(eventData) as (keyof typeof eventData)[])('refuses data of another shape: %s', async (type) => {
+    const event = { ...accepted('a'), type, data: { owner, unknown: true } } as unknown as NewEvent<typeof type>;
+    for (const onRepeat of ['reject', 'ignore'] as const)
+      expect((await failure(writeEvent(fixture.ledger, event, onRepeat))).name).toBe('ZodError');
+    expect(await names()).toEqual([]);
+  });
+
+  it('is the only one', async () => {
+    const writers: string[] = [];
+    for (const folder of ['activities', 'api', 'infra', 'ledger', 'workers'])
+      for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+        const path = `${entry.parentPath}/${entry.name}`;
+        if (!entry.name.endsWith('.ts')) continue;
+        if (/INSERT INTO "Event"|\.event\.create|\.event\.upsert/.test(await readFile(path, 'utf8'))) writers.push(path);
+      }
+    expect(writers).toEqual(['ledger/events/write-event.ts']);
+  });
 });

@@ -25,7 +25,7 @@ async function placed(spec: Record<string, unknown> = {}): Promise<{ task: TaskI
 const host = (id: string) => fixture.ledger.host.findUniqueOrThrow({ where: { id }, include: { images: true } });
 
 describe('a host', () => {
-  it('arrives with what it measured, less its reserve', async () => {
+  it('registers the capacity that it measured, less its reserve', async () => {
     const reserve = { vcpus: 1, memoryMiB: 512, diskMiB: 200_000 };
     await fixture.activities.registerHost(hostFacts('a', roomy, { reserve, images: [image, 'image_unknown'] }));
     expect(await host('a')).toMatchObject({
@@ -38,7 +38,7 @@ describe('a host', () => {
     });
   });
 
-  it('comes back as it is now, and as its operator left it', async () => {
+  it('registers again with its new capacity, and the settings of its operator', async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image] }));
     await fixture.ledger.host.update({ where: { id: 'a' }, data: { schedulable: false, acceptsMigrations: false } });
     await fixture.activities.markHostUnreachable('a' as HostId);
@@ -66,7 +66,7 @@ describe('a host', () => {
     expect((await usage(fixture))[0]?.said).toEqual([2, 512, 1024]);
   });
 
-  it('may come, fall silent and tell of an image as often as it likes', async () => {
+  it('may register, become unreachable and report an image repeatedly', async () => {
     const facts = hostFacts('a', roomy, { images: [image] });
     const rows = async () => [await host('a'), await fixture.ledger.event.count()];
     for (const step of [
@@ -83,7 +83,7 @@ describe('a host', () => {
     await Promise.all(Array.from({ length: 10 }, () => fixture.activities.registerHost(facts)));
   });
 
-  it('cannot come with the address of another', async () => {
+  it('cannot register with the address of another', async () => {
     const facts = hostFacts('a', roomy);
     await fixture.activities.registerHost(facts);
     const error = await failure(fixture.activities.registerHost({ ...hostFacts('b', roomy), address: facts.address }));
@@ -91,7 +91,7 @@ describe('a host', () => {
     expect(error.message).toContain("is host a's");
   });
 
-  it('gets no work while it is silent, and its VMs are not placed elsewhere', async () => {
+  it('gets no work while it is unreachable, and its VMs are not placed elsewhere', async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy));
     const { vm } = await placed();
     await fixture.activities.markHostUnreachable('a' as HostId);
@@ -116,7 +116,7 @@ describe('an image in the cache of a host', () => {
   const compare = (images: string[]) => fixture.activities.compareHost('a' as HostId, { ...nothing, images });
   const known = async () => (await host('a')).images.map(({ imageId }) => imageId);
 
-  it('is forgotten when it has left, and not before it can have', async () => {
+  it('is deleted when it was evicted, and not because of an older inventory', async () => {
     const other = await addImage(fixture);
     await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image, other] }));
     fixture.now += 4 * 60_000;
@@ -127,7 +127,7 @@ describe('an image in the cache of a host', () => {
     expect(await known()).toEqual([other]);
   });
 
-  it('that was fetched again while the inventory was on its way stays known', async () => {
+  it('that was fetched again after the inventory was taken remains known', async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy, { images: [image] }));
     fixture.now += 3600_000;
     await fixture.activities.recordImageCached('a' as HostId, image);
@@ -156,13 +156,13 @@ describe('compareHost', () => {
     return vm;
   }
 
-  it('agrees with a host that has what it should', async () => {
+  it('finds no difference where the host has what the ledger says', async () => {
     const vm = await running();
     expect(await compare({ domains: [domain(vm.id)], disks: [disk(vm.id, 1)] })).toEqual(agreed);
     expect(await compare({ disks: [disk((await placed()).vm.id, null)], domains: [domain(vm.id)] })).toEqual(agreed);
   });
 
-  it('finds what belongs to nobody', async () => {
+  it('finds foreign domains and disks', async () => {
     const stranger = newId('vm');
     const found = {
       domains: [domain(null, 'desktop'), domain(stranger, 'berth-x')],
@@ -175,7 +175,7 @@ describe('compareHost', () => {
     });
   });
 
-  it('finds what is missing, and only where a domain must be', async () => {
+  it('finds missing domains, only where the host must have one', async () => {
     const vm = await running();
     await placed();
     expect(await compare({ disks: [disk(vm.id, 1)] })).toEqual({ ...agreed, missing: [vm.id] });
@@ -183,7 +183,7 @@ describe('compareHost', () => {
     expect(await compare({})).toEqual(agreed);
   });
 
-  it('finds what was left behind: removed, queued again, or placed elsewhere since', async () => {
+  it('finds leftovers of VMs that were removed, queued again, or placed elsewhere since', async () => {
     const removed = await running();
     await fixture.activities.releaseVms([removed.id]);
     const { task, vm: requeued } = await placed();
@@ -202,7 +202,7 @@ describe('compareHost', () => {
     expect(await compare({ disks: [disk(requeued.id, 2)] }, 'b')).toEqual(agreed);
   });
 
-  it('touches nothing of a VM that moves, is stuck, or whose record is newer than the ledger', async () => {
+  it('reports no leftover of a VM that migrates, is stuck, or whose record is newer than the ledger', async () => {
     const moving = await running();
     await fixture.activities.setVmState(moving.id, 'migrating');
     const stuck = await running();
@@ -210,13 +210,13 @@ describe('compareHost', () => {
     await fixture.activities.registerHost(hostFacts('b', roomy));
     expect(await compare({ domains: [domain(moving.id)], disks: [disk(moving.id, 1)] }, 'b')).toEqual(agreed);
     expect(await compare({ domains: [domain(stuck.id)] })).toEqual(agreed);
-    // Elsewhere, and not of an older generation: only an operator can know. It is reported, never removed.
+    // On another host, and not of an older generation: this is reported for an operator, and never removed.
     expect(await compare({ disks: [disk(stuck.id, 5)] }, 'b')).toEqual({ ...agreed, foreignDisks: [stuck.id] });
   });
 });
 
 describe('housekeeping', () => {
-  it('finds the tasks that no workflow has asked for', async () => {
+  it('finds the tasks whose workflow was never started', async () => {
     const lost = await accept(fixture, owner);
     const known = await accept(fixture, owner);
     await fixture.activities.loadTask(known);
@@ -228,7 +228,7 @@ describe('housekeeping', () => {
     expect(await fixture.activities.listTasksWithoutWorkflow(30)).toEqual([lost, fresh]);
   });
 
-  it('finds the tasks whose end was asked for and lost', async () => {
+  it('finds the tasks whose cancellation was requested and lost', async () => {
     const [one, two] = [await accept(fixture, owner), await accept(fixture, owner)];
     await fixture.activities.loadTask(one);
     await fixture.ledger.task.updateMany({ data: { cancelRequestedAt: new Date(fixture.now) } });

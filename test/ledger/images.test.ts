@@ -48,7 +48,7 @@ describe('a build', () => {
     for (const { said } of await usage(fixture)) expect(said).toEqual([0, 0, 0]);
   });
 
-  test('waits, with the reason of each host, while there is no room', async () => {
+  test('waits, with the reason of each host, while there is no capacity', async () => {
     await fixture.activities.registerHost(hostFacts('small', { vcpus: 8, memoryMiB: 300, diskMiB: 100_000 }));
     expect(await fixture.activities.reserveBuild(await build(alice))).toEqual({
       placed: false,
@@ -56,7 +56,7 @@ describe('a build', () => {
     });
   });
 
-  test('becomes usable whole, with the kernel of its base, and in one step', async () => {
+  test('becomes usable as a whole, with the kernel of its base, in one step', async () => {
     const id = await build(alice);
     expect((await failure(accept(fixture, alice, { image: 'mine' }))).code).toBe('image-unknown');
     await finish(id, ready);
@@ -66,7 +66,7 @@ describe('a build', () => {
     expect((await failure(accept(fixture, bob, { image: 'mine' }))).code).toBe('image-unknown');
   });
 
-  test('ends once: what comes later, or of an attempt before, changes nothing', async () => {
+  test('ends once: a later end, or that of an earlier attempt, changes nothing', async () => {
     const id = await build(alice);
     const first = await vmOf(id);
     await finish(id, failed);
@@ -78,7 +78,7 @@ describe('a build', () => {
     expect((await failure(fixture.activities.finishBuild(id, await vmOf(id), failed, []))).code).toBe('conflict');
   });
 
-  test('never becomes usable without a disk, or with half a kernel, whoever writes it', async () => {
+  test('never becomes usable without a disk, or with a kernel and no initrd', async () => {
     const id = await build(alice);
     const refused = async (parts: object, sizeBytes: number) =>
       sqlState(await failure(fixture.ledger.image.update({ where: { id }, data: { state: 'ready', parts, sizeBytes } })));
@@ -87,7 +87,7 @@ describe('a build', () => {
     expect(await refused({ disk }, 0)).toBe('23514');
   });
 
-  test('keeps its VM where it is, and awake', async () => {
+  test('prevents migrations and suspensions of its VM', async () => {
     await arrive('host-1');
     const id = await build(alice);
     await fixture.activities.reserveBuild(id);
@@ -97,7 +97,7 @@ describe('a build', () => {
       expect((await failure(fixture.activities.setVmState(vm, state))).code).toBe('conflict');
   });
 
-  test('gets orders for its host in which nothing of the recipe is text of the script', async () => {
+  test('has step arguments in which no text of the recipe is text of the script', async () => {
     await arrive('host-1');
     const evil = '$(touch /owned); "quoted" \'too\'';
     const id = await build(alice, { commands: [evil], packages: ['b-b', 'a-a'], env: { X: evil } });
@@ -112,7 +112,7 @@ describe('a build', () => {
 });
 
 describe('an image', () => {
-  test('is there once for each digest, also when a thousand ask', async () => {
+  test('exists once for each digest, also after a thousand requests', async () => {
     await build(alice);
     const { digest } = await fixture.ledger.image.findFirstOrThrow({ where: { ownerId: alice } });
     const again = {
@@ -128,7 +128,7 @@ describe('an image', () => {
     expect(sqlState(await failure(copy))).toBe('23505');
   });
 
-  test('is not retired while a VM needs it, and no VM is made from it afterwards: whichever comes first', async () => {
+  test('is not retired while a VM needs it, and no VM is made from it afterwards, in either order', async () => {
     for (let round = 0; round < 10; round += 1) {
       const name = `round-${round}`;
       const id = await build(alice, { name });
@@ -150,7 +150,7 @@ describe('an image', () => {
     }
   });
 
-  test('cannot be named by a VM before it is ready, whoever writes it', async () => {
+  test('cannot be the image of a VM before it is ready', async () => {
     const id = await build(alice);
     const vm = {
       id: newId('vm'),
@@ -166,7 +166,7 @@ describe('an image', () => {
     expect(ledgerError(error)?.code).toBe('in-use');
   });
 
-  test('is published of one owner at a time, also when two are at the same moment', async () => {
+  test('is published of one owner at a time, also for concurrent requests', async () => {
     for (const owner of [alice, bob]) await finish(await build(owner), ready);
     const publish = (owner: string, published = true) =>
       fixture.ledger
@@ -196,7 +196,7 @@ describe('an image', () => {
     expect(await peers('host-2')).toEqual([again, address('host-1')]);
   });
 
-  test('that is retired is swept from the ledger, but for files that others need', async () => {
+  test('that is retired is swept from the ledger, except for files that others need', async () => {
     await arrive('host-1');
     const id = await build(alice);
     const file = {
@@ -223,12 +223,12 @@ describe('an image', () => {
     await fixture.activities.removeImageFiles(id);
     expect(await fixture.activities.listImagesToSweep()).toEqual([]);
     expect(await fixture.ledger.file.findMany({ select: { id: true } })).toEqual([{ id: 'file_kernel' }]);
-    // A host that was away still had it.
+    // A host that was unreachable meanwhile still has it.
     await fixture.activities.registerHost(hostFacts('host-2', roomy, { images: [id] }));
     expect(await fixture.activities.listImagesToSweep()).toEqual([id]);
   });
 
-  test('whose build nobody started, or cancelled, is found by the housekeeping', async () => {
+  test('whose build was not started, or not cancelled, is found by the housekeeping', async () => {
     const id = await build(alice);
     const { digest } = await row(id);
     fixture.now += 60_000;

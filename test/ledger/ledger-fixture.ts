@@ -18,10 +18,10 @@ export interface LedgerFixture {
   database: FreshDatabase;
   ledger: Ledger;
   activities: LedgerActivities;
-  /** Raw SQL, past Prisma and past the activities. */
+  /** Raw SQL, without Prisma and the activities. */
   sql: <R extends pg.QueryResultRow = pg.QueryResultRow>(text: string, values?: unknown[]) => Promise<R[]>;
   pool: pg.Pool;
-  /** Milliseconds since 1970; each accepted task is a second younger than the one before. */
+  /** Milliseconds since 1970; accept() advances it by a second. */
   now: number;
   maxOvertaken: number;
   /** The activities of another control worker, with another setting. */
@@ -35,7 +35,7 @@ export function useLedger(): LedgerFixture {
     fixture.database = await startPostgres();
     fixture.ledger = openLedger(fixture.database.url, 40);
     fixture.pool = new pg.Pool({ connectionString: fixture.database.url, max: 60 });
-    // Its connections are cut when the database is dropped.
+    // Dropping the database closes its connections.
     fixture.pool.on('error', () => undefined);
     fixture.sql = async <R extends pg.QueryResultRow>(text: string, values: unknown[] = []) =>
       (await fixture.pool.query<R>(text, values)).rows;
@@ -58,7 +58,7 @@ export function useLedger(): LedgerFixture {
   return fixture;
 }
 
-/** No rows, so that each test starts from nothing. */
+/** Deletes all rows, so that each test starts with none. */
 export async function empty(fixture: LedgerFixture): Promise<void> {
   await fixture.sql(
     'TRUNCATE "Event", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "Network", "Idempotency", "ApiKey", "Owner"',
@@ -116,7 +116,7 @@ export async function accept(fixture: LedgerFixture, owner: string, spec: Record
   return fixture.ledger.$transaction((tx) => acceptTask(tx, { owner, spec: parsed, nowMs }));
 }
 
-/** What VMs take of each host according to their rows, against what the host's row says. */
+/** The resources that VMs take of each host by their rows, and by the host's row. */
 export async function usage(
   fixture: LedgerFixture,
 ): Promise<{ id: string; said: number[]; summed: number[]; capacity: number[] }[]> {
@@ -132,7 +132,7 @@ export async function usage(
     GROUP BY h.id ORDER BY h.id`);
 }
 
-/** Runs the promise and gives the error that it ends with. */
+/** Awaits the promise and returns the error that it rejects with. */
 export async function failure(promise: Promise<unknown>): Promise<Error & { code?: string; constraint?: string }> {
   try {
     await promise;

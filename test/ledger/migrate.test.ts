@@ -26,7 +26,7 @@ it('lets several processes start at once', async () => {
   expect(applied.filter((names) => names.length > 0)).toHaveLength(1);
 });
 
-it('leads to what schema.prisma says', async () => {
+it('leads to schema.prisma', async () => {
   await applyMigrations(url);
   expect(await drift(url)).toBe('');
   await query(
@@ -68,7 +68,7 @@ const recorded = () =>
   sql(`SELECT migration_name AS name, finished_at IS NOT NULL AS finished, rolled_back_at IS NOT NULL AS "rolledBack"
        FROM _prisma_migrations ORDER BY started_at`);
 
-it('applies all of a migration or nothing, and goes on where it failed', async () => {
+it('applies a migration completely or not at all, and continues after a failed one', async () => {
   await sql("CREATE FUNCTION berth_keep_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
   for (let attempt = 0; attempt < 2; attempt += 1) await expect(applyMigrations(url)).rejects.toThrow(/berth_keep_event/);
   expect(await sql(`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`)).toEqual([{ tablename: '_prisma_migrations' }]);
@@ -82,7 +82,7 @@ it('applies all of a migration or nothing, and goes on where it failed', async (
   ]);
 });
 
-/** From now on a process dies, as it were, when it writes down that a script has run; within the script it may. */
+/** From now on, recording that a script has run fails as if the process had died; the script itself may record it. */
 async function dieAfterTheScript(): Promise<void> {
   await sql("CREATE FUNCTION berth_keep_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
   await expect(applyMigrations(url)).rejects.toThrow(/berth_keep_event/);
@@ -92,7 +92,7 @@ async function dieAfterTheScript(): Promise<void> {
   await sql('CREATE TRIGGER die BEFORE UPDATE ON _prisma_migrations FOR EACH ROW EXECUTE FUNCTION die()');
 }
 
-it('goes on after a process that was killed just after its script had run', async () => {
+it('continues after a process that was killed just after its script had run', async () => {
   await dieAfterTheScript();
   await expect(applyMigrations(url)).rejects.toThrow(/killed/);
   await sql('DROP FUNCTION die CASCADE');

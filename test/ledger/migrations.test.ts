@@ -53,7 +53,7 @@ const result = { downtimeMs: 120, bytes: 4096, phases: [] };
 const failed = { ...result, downtimeMs: null, error: { code: 'migration-aborted' as const, message: 'enough' }, lost: false };
 
 describe('a migration that succeeds', () => {
-  it('takes room at both hosts while it is under way, and at one before and after', async () => {
+  it('takes capacity on both hosts while it is under way, and on one before and after', async () => {
     const { vm } = await running();
     await arrive('b');
     expect(await used()).toEqual({ a: [1, 256], b: [0, 0] });
@@ -63,7 +63,7 @@ describe('a migration that succeeds', () => {
     expect(await used()).toEqual({ a: [0, 0], b: [1, 256] });
   });
 
-  it('moves the VM, keeps its home, and says so once, however often its steps are repeated', async () => {
+  it('moves the VM, keeps its home, and writes one event, also when its steps are repeated', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id, place } = await begin(vm, 'b');
@@ -79,7 +79,7 @@ describe('a migration that succeeds', () => {
     expect((await failure(fixture.activities.rollBackMigration(id, failed))).message).toContain('was committed');
   });
 
-  it('says once that its guest is silent, as a fact of its own, and nothing of a guest before it is there', async () => {
+  it('writes one event of a silent guest, and none before the commit', async () => {
     const { vm } = await running();
     await arrive('b', { provider: 'another' });
     const { id } = await begin(vm);
@@ -96,7 +96,7 @@ describe('a migration that succeeds', () => {
     ]);
   });
 
-  it('splits what the VM used between the hosts, to the millisecond, with nothing left out', async () => {
+  it('splits the usage of the VM between the hosts, to the millisecond, without a gap', async () => {
     const { task, vm } = await running({ resources: { vcpus: 2, memoryMiB: 256, diskMiB: 64 } });
     const start = new Date(fixture.now).toISOString();
     await arrive('b', { provider: 'another' });
@@ -124,7 +124,7 @@ describe('a migration that succeeds', () => {
     expect(vcpuSeconds).toBe((2 * (Date.parse(end) - Date.parse(start))) / 1000);
   });
 
-  it('leaves a VM to its removal that has begun meanwhile, at the host where it is', async () => {
+  it('does not stop a removal that has begun meanwhile, on the host where the VM is', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm);
@@ -135,8 +135,8 @@ describe('a migration that succeeds', () => {
   });
 });
 
-describe('a migration that comes to nothing', () => {
-  it('gives the room back, and leaves the VM where it was with a generation of its own', async () => {
+describe('a migration that is rolled back', () => {
+  it('frees the capacity, and leaves the VM where it was with a new generation', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm);
@@ -157,7 +157,7 @@ describe('a migration that comes to nothing', () => {
     expect(await vmRow(vm)).toMatchObject({ hostId: 'a', state: 'stopped' });
   });
 
-  it('keeps its room at both hosts while nobody knows where the VM is, and may end either way', async () => {
+  it('keeps its capacity on both hosts while it is stuck, and may end either way', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm);
@@ -174,7 +174,7 @@ describe('disks that follow', () => {
     Object.fromEntries((await fixture.ledger.host.findMany()).map((host) => [host.id, host.usedDiskMiB]));
   const end = { error: null, bytes: 4096, phases: [] };
 
-  it('have room at both hosts from the beginning, and in the end at their new home alone', async () => {
+  it('have space on both hosts from the beginning, and in the end on their new home alone', async () => {
     const { vm } = await running();
     await arrive('b');
     const { a: taken } = await diskAt();
@@ -201,7 +201,7 @@ describe('disks that follow', () => {
     });
   });
 
-  it('stay at their home when the copy comes to nothing, and the migration says why', async () => {
+  it('remain on their home when the copy fails, and the migration has the error', async () => {
     const { vm } = await running();
     await arrive('b');
     const { a: taken } = await diskAt();
@@ -214,7 +214,7 @@ describe('disks that follow', () => {
     expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.rehomed' } })).toBe(0);
   });
 
-  it('keep their VM from moving on before they have followed', async () => {
+  it('prevent another migration of their VM before they have followed', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { moveDisk: true });
@@ -224,7 +224,7 @@ describe('disks that follow', () => {
     await ask(vm);
   });
 
-  it('are no reason to move to a host without room for them', async () => {
+  it('exclude targets without space for them', async () => {
     const { vm } = await running();
     await arrive('b', {}, { ...roomy, diskMiB: 8 });
     expect((await failure(begin(vm, 'b', { moveDisk: true }))).message).toContain('b: disk');
@@ -245,7 +245,7 @@ describe('disks that move alone', () => {
   };
   const stored = (id: MigrationId) => fixture.ledger.migration.findUniqueOrThrow({ where: { id } });
 
-  it('take room at both hosts while they are under way, and make the host where the VM runs its home', async () => {
+  it('take space on both hosts while they are under way, and make the host where the VM runs its home', async () => {
     const vm = await away();
     const { a: taken } = await diskAt();
     const before = await used();
@@ -268,7 +268,7 @@ describe('disks that move alone', () => {
     expect(await fixture.ledger.event.count({ where: { type: 'berth.vm.rehomed' } })).toBe(1);
   });
 
-  it('that came to nothing are where they were, and the room for them is free again', async () => {
+  it('that failed are where they were, and the space for them is free again', async () => {
     const vm = await away();
     const { a: taken } = await diskAt();
     const { id } = await begin(vm, 'b', { mode: 'disks' });
@@ -281,7 +281,7 @@ describe('disks that move alone', () => {
     await begin(vm, null, { mode: 'disks' });
   });
 
-  it('are refused where there is nothing to move, or another host is asked for, or has no room', async () => {
+  it('are refused where there is nothing to move, or another target is requested, or has no space', async () => {
     const { vm } = await running();
     await arrive('b');
     expect((await failure(ask(vm, null, { mode: 'disks' }))).message).toContain('on a already');
@@ -295,7 +295,7 @@ describe('disks that move alone', () => {
     expect(await stored(asked)).toMatchObject({ state: 'rolledBack' });
   });
 
-  it('count among the migrations of both hosts, so that the network of neither is anybody’s alone', async () => {
+  it('count among the migrations of both hosts, which bounds the load of their networks', async () => {
     const vms: VmId[] = [];
     for (let count = 0; count < 3; count += 1) vms.push((await running()).vm);
     await arrive('b');
@@ -309,7 +309,7 @@ describe('disks that move alone', () => {
   });
 });
 
-describe('a migration as files', () => {
+describe('a cold migration', () => {
   const taken = async () =>
     Object.fromEntries(
       (await fixture.ledger.host.findMany()).map((host) => [host.id, [host.usedVcpus, host.usedMemoryMiB, host.usedDiskMiB]]),
@@ -319,7 +319,7 @@ describe('a migration as files', () => {
     await fixture.activities.commitSuspension(vm);
   };
 
-  it('of a VM that runs takes room for its memory on the target’s disk as well, until it is there', async () => {
+  it('of a VM that runs takes space for its memory on the target’s disk as well, until it has arrived', async () => {
     const { vm } = await running();
     await arrive('b');
     const { a } = await taken();
@@ -345,7 +345,7 @@ describe('a migration as files', () => {
     expect(await vmRow(vm)).toMatchObject({ state: 'suspended', hostId: 'b', homeId: 'b' });
   });
 
-  it('that came to nothing leaves the VM as it was: running or suspended', async () => {
+  it('that is rolled back leaves the VM as it was: running or suspended', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { mode: 'cold' });
@@ -358,8 +358,8 @@ describe('a migration as files', () => {
   });
 });
 
-describe('a live migration that may go on as files', () => {
-  it('holds room for its memory as a file, and is a cold one from the moment at which it turns', async () => {
+describe('a live migration that may fall back to cold', () => {
+  it('has space for its memory as a file, and is cold after the fallback', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { coldFallback: true });
@@ -376,7 +376,7 @@ describe('a live migration that may go on as files', () => {
     });
   });
 
-  it('is given up when whoever asked for it said, or after two minutes', async () => {
+  it('has the requested time limit, or two minutes', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { convergeWithinS: 7 });
@@ -385,7 +385,7 @@ describe('a live migration that may go on as files', () => {
     expect(await fixture.activities.loadMigration(await ask(vm, 'b'))).toMatchObject({ convergeWithinS: 120 });
   });
 
-  it('gives that room back where it converges', async () => {
+  it('frees that space where it converges', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { coldFallback: true });
@@ -394,7 +394,7 @@ describe('a live migration that may go on as files', () => {
     expect((await failure(fixture.activities.fallBackToCold(id))).code).toBe('conflict');
   });
 
-  it('is none where that was not allowed', async () => {
+  it('is refused where that was not requested', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b');
@@ -403,7 +403,7 @@ describe('a live migration that may go on as files', () => {
 });
 
 describe('what a migration needs', () => {
-  it('is told of every host that lacks it', async () => {
+  it('is named for every host that lacks it', async () => {
     const { vm } = await running();
     await arrive('closed');
     await fixture.ledger.host.update({ where: { id: 'closed' }, data: { acceptsMigrations: false } });
@@ -415,14 +415,14 @@ describe('what a migration needs', () => {
     expect(await vmRow(vm)).toMatchObject({ state: 'running', generation: 1 });
   });
 
-  it('is an image only in so far as a host that has it comes before one that has to fetch it', async () => {
+  it('includes no image, but a host that has it is preferred', async () => {
     const { vm } = await running();
     await arrive('b', { images: [] });
     await arrive('c', {}, { ...roomy, memoryMiB: roomy.memoryMiB / 2 });
     expect((await begin(vm)).place.to.id).toBe('c');
   });
 
-  it('is one at a time for a VM, however many ask at once', async () => {
+  it('includes that the VM does not migrate already, also for concurrent requests', async () => {
     const { vm } = await running();
     await arrive('b');
     const asked = await Promise.allSettled(Array.from({ length: 8 }, () => ask(vm)));
@@ -438,7 +438,7 @@ describe('what a migration needs', () => {
     expect((await failure(fixture.activities.reserveMigration(id))).message).toContain('is stagingOut');
   });
 
-  it('is its turn: at most two leave a host at once, and the older goes first', async () => {
+  it('includes its turn: at most two leave a host at once, the oldest first', async () => {
     const vms: VmId[] = [];
     for (let i = 0; i < 4; i += 1) vms.push((await running()).vm);
     await arrive('b');
@@ -451,12 +451,12 @@ describe('what a migration needs', () => {
     await fixture.activities.commitMigration(ids[0]!, result);
     expect(await fixture.activities.reserveMigration(ids[3]!)).toEqual({
       admitted: false,
-      reason: `${ids[2]} was asked for earlier`,
+      reason: `${ids[2]} was requested earlier`,
     });
     expect((await fixture.activities.reserveMigration(ids[2]!)).admitted).toBe(true);
   });
 
-  it('never takes more at a target than there is, whoever asks at once', async () => {
+  it('never takes more of a target than it has, also for concurrent requests', async () => {
     const vms = [(await running()).vm, (await running()).vm];
     await arrive('b', {}, { ...roomy, memoryMiB: 300 });
     const begun = await Promise.allSettled(vms.map((vm) => begin(vm, 'b')));
@@ -465,7 +465,7 @@ describe('what a migration needs', () => {
   });
 });
 
-it('the ledger lets a migration go where the model does, and nowhere else', async () => {
+it('the ledger allows the transitions of a migration that the model allows, and no others', async () => {
   const { vm } = await running();
   await arrive('b');
   const states = Object.keys(migrationTransitions) as (keyof typeof migrationTransitions)[];
@@ -497,7 +497,7 @@ it('the ledger lets a migration go where the model does, and nowhere else', asyn
     }
 });
 
-describe('what a migration took', () => {
+describe('the duration of a migration', () => {
   const phases = [
     { name: 'reserve' as const, startedAt: '2026-11-21T10:00:00.000Z', seconds: 0.1, bytes: 0 },
     { name: 'preCopy' as const, startedAt: '2026-11-21T10:00:00.000Z', seconds: 2, bytes: 4096 },
@@ -505,7 +505,7 @@ describe('what a migration took', () => {
   ];
   const rows = () => fixture.ledger.measurement.findMany({ orderBy: { at: 'asc' } });
 
-  it('is measured once, in the transaction of its commit, with what was known of the VM before', async () => {
+  it('is measured once, in the transaction of its commit, with the last load of the VM', async () => {
     const { vm } = await running();
     await arrive('b');
     await fixture.activities.recordLoads([{ vmId: vm, load: { residentMiB: 170.5, dirtyMiBPerS: 3, busyCpus: 0.4 } }]);
@@ -539,7 +539,7 @@ describe('what a migration took', () => {
     expect(await rows()).toMatchObject([{ recoveryS: 2.5 }]);
   });
 
-  it('says how much of its time it shared with others', async () => {
+  it('includes its concurrency with other migrations', async () => {
     const [one, other] = [await running(), await running()];
     await arrive('b');
     const first = await begin(one.vm, 'b');
@@ -549,14 +549,14 @@ describe('what a migration took', () => {
     await fixture.activities.commitMigration(first.id, { ...result, phases });
     fixture.now += 5000;
     await fixture.activities.commitMigration(second.id, { ...result, phases });
-    // Ten seconds of which five were shared; and again ten, of which five were.
+    // Ten seconds of which five were shared, twice.
     expect((await rows()).map(({ seconds, concurrency }) => [seconds, concurrency])).toEqual([
       [10, 1.5],
       [10, 1.5],
     ]);
   });
 
-  it('is three measurements when the VM went as files, which add up to the whole', async () => {
+  it('is three measurements of a cold migration, which add up to the whole', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm, 'b', { mode: 'cold' });
@@ -579,7 +579,7 @@ describe('what a migration took', () => {
     ]);
   });
 
-  it('is no measurement when it came to nothing', async () => {
+  it('is not measured when it is rolled back', async () => {
     const { vm } = await running();
     await arrive('b');
     const { id } = await begin(vm);

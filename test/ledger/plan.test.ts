@@ -35,7 +35,7 @@ const leaseOf = async (id: TaskId) =>
   (await fixture.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true } })).lease;
 const vmsOf = (id: TaskId) => fixture.ledger.vm.findMany({ where: { taskId: id }, orderBy: { node: 'asc' } });
 
-/** Does what is due, step by step, up to a moment. */
+/** Executes what is due, step by step, up to a moment. */
 async function planUntil(ms: number): Promise<PlanStep[]> {
   const steps: PlanStep[] = [];
   for (;;) {
@@ -48,7 +48,7 @@ async function planUntil(ms: number): Promise<PlanStep[]> {
   return steps;
 }
 
-/** As its workflow does: all VMs, then the lease. */
+/** Does what the workflow does: all VMs first, then the lease. */
 async function suspendNow(id: TaskId): Promise<void> {
   expect(await fixture.activities.loadLeaseOrder(id)).toBe('suspend');
   for (const vm of await vmsOf(id)) {
@@ -64,7 +64,7 @@ async function begun(id: TaskId): Promise<void> {
 }
 
 describe('a reservation', () => {
-  test('is promised its hosts at once, and gets them at its time', async () => {
+  test('is promised its hosts when it is accepted, and gets them at its time', async () => {
     const id = await submit(reservation(600, 300));
     const lease = await leaseOf(id);
     expect(lease.plannedHosts.toSorted()).toEqual(['host-a', 'host-b']);
@@ -82,7 +82,7 @@ describe('a reservation', () => {
     expect((await usage(fixture)).map(({ said }) => said[0])).toEqual([2, 2]);
   });
 
-  test('that cannot be had is refused with alternatives that can be, and has never existed', async () => {
+  test('that is impossible is refused with possible alternatives, and leaves nothing', async () => {
     await submit(reservation(600, 300));
     const error = (await failure(submit(reservation(600, 300)))) as unknown as BerthError;
     expect(error).toMatchObject({ code: 'lease-refused', extra: { reason: 'no-capacity' } });
@@ -94,17 +94,17 @@ describe('a reservation', () => {
       await submit({ ...reservation(0, durationS, nodes), lease: { kind: 'reservation', startAt, durationS } });
   });
 
-  test('too near to boot is refused', async () => {
+  test('that starts before its VMs could boot is refused', async () => {
     expect(await failure(submit(reservation(1, 300)))).toMatchObject({ code: 'lease-refused' });
   });
 
-  test('of two at once on the last hosts, one is promised', async () => {
+  test('of concurrent requests for the last hosts, one is promised', async () => {
     const order = reservation(600, 300);
     const ends = await Promise.allSettled([submit(order), submit(order), submit(order)]);
     expect(ends.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
   });
 
-  test('that could not begin in its time is broken, and its task told so', async () => {
+  test('that could not begin in its time is broken, and its task fails with that', async () => {
     const id = await submit(reservation(100, 50));
     for (const host of ['host-a', 'host-b']) await fixture.activities.markHostUnreachable(host as never);
     const { startAt } = await leaseOf(id);
@@ -113,7 +113,7 @@ describe('a reservation', () => {
     expect(await failure(ask(id))).toMatchObject({ code: 'promise-broken' });
   });
 
-  test('moves to other hosts when its own are lost', async () => {
+  test('is assigned other hosts when its own are lost', async () => {
     const id = await submit(reservation(600, 300, 1));
     const [first] = (await leaseOf(id)).plannedHosts;
     await fixture.activities.markHostUnreachable(first as never);
@@ -129,7 +129,7 @@ describe('best effort', () => {
     expect(await ask(id)).toMatchObject({ placed: true, term: null });
   });
 
-  test('fills the time before a promise, is suspended for it, and goes on after it', async () => {
+  test('fills the time before a promise, is suspended for it, and resumes after it', async () => {
     const running = [await submit(work(3600)), await submit(work(3600))];
     for (const id of running) {
       expect(await ask(id)).toMatchObject({ placed: true });
@@ -182,13 +182,13 @@ describe('best effort', () => {
     expect(await fixture.activities.stepPlan()).toMatchObject({ wakeAt: null });
   });
 
-  test('that may not be preempted is in the way of a promise, which is refused', async () => {
+  test('that may not be preempted prevents a promise, which is refused', async () => {
     for (const id of [await submit(work(3600, { preemptible: false })), await submit(work(3600, { preemptible: false }))])
       expect(await ask(id)).toMatchObject({ placed: true });
     expect(await failure(submit(reservation(300, 120)))).toMatchObject({ code: 'lease-refused' });
   });
 
-  test('waits while a plan leaves it no room, with all passes left to the planner', async () => {
+  test('waits while a plan has no capacity for it, and only the planner places', async () => {
     await submit(reservation(20, 3600));
     const id = await submit(work(3600));
     expect(await ask(id)).toMatchObject({ placed: false, planActive: true });
@@ -221,8 +221,8 @@ test('a host that suspended slower than planned is planned slower from then on',
   expect((await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).slowness).toBeGreaterThan(2);
 });
 
-describe('how soon a reservation can be had', () => {
-  /** Leases of the past, with one VM on each host: as if so many seconds had passed from its placement to its work. */
+describe('the lead time of a reservation', () => {
+  /** Inserts leases that have ended, with one VM on each host and this lead time in seconds. */
   async function past(lasted: number[], boot: 'warm' | 'cold', memoryMiB = 1024): Promise<void> {
     const { id: imageId } = await fixture.ledger.image.findFirstOrThrow();
     for (const seconds of lasted) {
@@ -256,7 +256,7 @@ describe('how soon a reservation can be had', () => {
   }
   const many = (n: number, seconds: number): number[] => Array.from({ length: n }, () => seconds);
 
-  test('is what VMs took that came to life as its own will: from a template on every host, or by a boot', async () => {
+  test('is estimated from VMs that started as its own will: from a template on every host, or by a boot', async () => {
     await past(many(5, 60), 'cold', 2048);
     await past(many(5, 3), 'warm');
     await submit(reservation(10, 60));
@@ -266,14 +266,14 @@ describe('how soon a reservation can be had', () => {
     await submit({ ...wanted, lease: { ...wanted.lease, startAt: at(200) } });
   });
 
-  test('is not moved by a burst of slow starts, and follows what lasts', async () => {
+  test('is not changed by a burst of slow starts, and follows a lasting change', async () => {
     await past([...many(14, 3), ...many(10, 100)], 'warm');
     await submit(reservation(10, 60));
     await past(many(16, 100), 'warm');
     expect(await failure(submit(reservation(60, 60)))).toMatchObject({ extra: { reason: 'too-soon' } });
   });
 
-  test('counts on no template where the last of such VMs had to boot on one of the hosts', async () => {
+  test('assumes no template where the last VM of the kind had to boot on one of the hosts', async () => {
     await past(many(5, 60), 'cold', 2048);
     await past(many(5, 3), 'warm');
     await fixture.ledger.vm.updateMany({ where: { hostId: 'host-b' }, data: { boot: 'cold', bootWhy: 'no-template' } });
@@ -281,14 +281,14 @@ describe('how soon a reservation can be had', () => {
   });
 });
 
-describe('a VM that stands alone', () => {
+describe('a standalone VM', () => {
   const alone = (name: string, more: object): Promise<VmId> => {
     const resources = { vcpus: 2, memoryMiB: 512, diskMiB: 100 };
     const order = VmRequest.parse({ name, image: 'debian-12', resources, ...more });
     return fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order, nowMs: fixture.now }));
   };
 
-  test('is placed by the plan in a gap that is long enough for it, and its workflow is told', async () => {
+  test('is placed by the plan in a gap that is long enough for it, and its workflow is notified', async () => {
     await submit(reservation(600, 300));
     const brief = await alone('brief', { lease: { durationS: 120 } });
     const endless = await alone('endless', {});
@@ -296,11 +296,11 @@ describe('a VM that stands alone', () => {
     expect((await fixture.activities.stepPlan()).placed).toEqual([brief]);
     expect(await fixture.activities.reserveVm(brief)).toMatchObject({ placed: true });
     expect(await fixture.activities.reserveVm(endless)).toMatchObject({ placed: false, refusal: { failed: { planned: 2 } } });
-    // Told again until it has heard.
+    // It is notified again until it answers.
     expect((await fixture.activities.stepPlan()).placed).toEqual([brief]);
   });
 
-  test('is promised a fixed start, or refused; a promise that had no hosts in all of its time is broken', async () => {
+  test('is promised a fixed start, or refused; a promise without hosts in its whole time is broken', async () => {
     const lease = { kind: 'reservation', startAt: at(100), durationS: 50 };
     const id = await alone('promised', { lease });
     await alone('beside', { lease });
@@ -323,7 +323,7 @@ describe('a VM that stands alone', () => {
     expect(await failure(fixture.activities.reserveVm(never))).toMatchObject({ code: 'promise-broken' });
   });
 
-  test('that is not wanted any more is not placed', async () => {
+  test('that is being removed is not placed', async () => {
     await submit(reservation(600, 300));
     const id = await alone('gone', { lease: { durationS: 120 } });
     await fixture.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date(fixture.now) } });

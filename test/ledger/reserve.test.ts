@@ -53,7 +53,7 @@ async function placed(id: TaskId): Promise<VmSpec[]> {
 }
 
 describe('many at once', () => {
-  it.each([50, 100])('%i reservations never take more than there is', async (count) => {
+  it.each([50, 100])('%i concurrent reservations never take more than the capacity', async (count) => {
     for (const [id, times] of [
       ['a', 7],
       ['b', 5],
@@ -65,7 +65,7 @@ describe('many at once', () => {
     const placements = await Promise.all(tasks.map(reserve));
     expect(placements.filter((placement) => placement.placed)).toHaveLength(20);
     await neverExceeded();
-    // The oldest are the ones that have a place.
+    // The oldest tasks are the ones that were placed.
     for (const [i, task] of tasks.entries()) expect((await reserve(task)).placed).toBe(i < 20);
     const first = tasks.slice(0, 20);
     const woken = new Set((await Promise.all(first.map(release))).flat());
@@ -77,7 +77,7 @@ describe('many at once', () => {
     expect((await usage(fixture)).map((host) => host.said)).toEqual(Array(3).fill([0, 0, 0]));
   });
 
-  it('each has an address and a MAC of its own, within its owner’s network', async () => {
+  it('each has a unique address and MAC, within its owner’s network', async () => {
     await arrive('a', 40);
     const bob = await addOwner(fixture, 'bob');
     const tasks: TaskId[] = [];
@@ -96,14 +96,14 @@ describe('many at once', () => {
   });
 });
 
-it('a process that is stopped while it places holds the others up for seconds only', async () => {
+it('a process that is stopped during a placement blocks the others for seconds only', async () => {
   await arrive('a', 1);
   const task = await accept(fixture, owner);
   const stopped = new Worker(new URL('./stopped-process.ts', import.meta.url), { workerData: fixture.database.url });
   try {
     await once(stopped, 'message');
     const deadline = Date.now() + 15_000;
-    // What waits for the lock may time out first; it is tried again, as its workflow does.
+    // A transaction that waits for the lock may time out first; it is retried, as by its workflow.
     const attempt = (): Promise<Placement> =>
       reserve(task).catch((error) => {
         if (Date.now() > deadline) throw error;
@@ -116,7 +116,7 @@ it('a process that is stopped while it places holds the others up for seconds on
 });
 
 describe('a placed task', () => {
-  it('has VMs that are reserved and described in full', async () => {
+  it('has VMs that are reserved, with complete specifications', async () => {
     await arrive('a', 1, { images: [image, 'image_unknown'], address: '192.0.2.251' });
     await arrive('b', 1, { address: '192.0.2.252' });
     const task = await accept(fixture, owner, { nodes: 2 });
@@ -147,7 +147,7 @@ describe('a placed task', () => {
     expect((await fixture.ledger.lease.findFirst())?.startedAt?.getTime()).toBe(fixture.now);
   });
 
-  it('has orders for each of its hosts, with rights that outlast its run', async () => {
+  it('has step arguments for each of its hosts, with URLs that outlast its run', async () => {
     await arrive('a', 2);
     const file = await fixture.ledger.file.create({
       data: { id: 'file_in', ownerId: owner, name: 'words', state: 'ready', sizeBytes: 7n, sha256: hex64 },
@@ -198,7 +198,7 @@ describe('a placed task', () => {
 });
 
 describe('the queue', () => {
-  it('says how many hosts failed which filter, and how many older tasks wait', async () => {
+  it('returns how many hosts failed which filter, and how many older tasks wait', async () => {
     await arrive('a', 1);
     await arrive('b', 4);
     await arrive('c', 4);
@@ -215,7 +215,7 @@ describe('the queue', () => {
     expect(row.refusal).toEqual({ hosts: 3, failed: { vcpus: 1, unknown: 1, unschedulable: 1 } });
   });
 
-  it('keeps a large task from starving: it is overtaken so often and no more', async () => {
+  it('bounds how often a large task is overtaken, so that it does not starve', async () => {
     await arrive('a', 4);
     const running = await accept(fixture, owner);
     await placed(running);
@@ -237,7 +237,7 @@ describe('the queue', () => {
     expect(where(await reserve(large))).toEqual(['a']);
   });
 
-  it('places a gang whole or not at all', async () => {
+  it('places all VMs of a gang or none', async () => {
     await arrive('a', 1);
     await arrive('b', 1);
     const single = await accept(fixture, owner);
@@ -249,31 +249,31 @@ describe('the queue', () => {
     expect(where(await reserve(gang))).toEqual(['a', 'b']);
   });
 
-  it('refuses what the site could never hold, and does not let it hold others up', async () => {
+  it('refuses what the site could never hold, without blocking others', async () => {
     const impossible = await accept(fixture, owner, { resources: { ...one, memoryMiB: 4096 } });
     const ordinary = await accept(fixture, owner);
     expect(await reserve(impossible)).toMatchObject({ placed: false, refusal: { hosts: 0, failed: {} }, position: 0 });
-    // Told together with those that were placed: its workflow is to hear of it.
+    // Its workflow is notified together with those of the placed tasks.
     expect((await arrive('a', 2)).sort()).toEqual([impossible, ordinary].sort());
     expect(where(await reserve(ordinary))).toEqual(['a']);
     expect(await failure(reserve(impossible))).toMatchObject({ code: 'does-not-fit' });
   });
 
-  it('leaves a task alone whose end was asked for', async () => {
+  it('does not place a task whose cancellation was requested', async () => {
     const task = await accept(fixture, owner);
     await fixture.ledger.task.update({ where: { id: task }, data: { cancelRequestedAt: new Date(fixture.now) } });
     expect(await arrive('a', 2)).toEqual([]);
     expect((await reserve(task)).placed).toBe(false);
   });
 
-  it('leaves a task alone whose VMs were released before its end is written', async () => {
+  it('does not place a task whose VMs were released before its end is written', async () => {
     const task = await accept(fixture, owner);
     const next = await accept(fixture, owner);
     await release(task);
     expect(await arrive('a', 2)).toEqual([next]);
   });
 
-  it('says so when an owner’s network is full', async () => {
+  it('returns that an owner’s network is full', async () => {
     const narrow = fixture.activitiesWith({ BERTH_GUEST_SUPERNET: '10.200.0.0/22' });
     await arrive('a', 4);
     await narrow.reserveTask(await accept(fixture, owner));
@@ -286,10 +286,10 @@ describe('the queue', () => {
     await neverExceeded();
   });
 
-  it('tells of a placement again until the task has begun', async () => {
+  it('notifies of a placement again until the task has begun', async () => {
     const task = await accept(fixture, owner);
     expect(await arrive('a', 4)).toEqual([task]);
-    // The one who was to tell it died: the next one does.
+    // The process that had to notify it died, so the next pass does.
     expect(await fixture.activities.releaseVms([])).toEqual([task]);
     await fixture.activities.advanceTask(task, 'stagingIn', []);
     expect(await fixture.activities.releaseVms([])).toEqual([]);
@@ -297,7 +297,7 @@ describe('the queue', () => {
 });
 
 describe('accepting', () => {
-  it('names what is unknown', async () => {
+  it('refuses unknown images and files by name', async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy));
     expect(await failure(accept(fixture, owner, { image: 'none' }))).toMatchObject({
       code: 'image-unknown',

@@ -1,8 +1,8 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { openLedger } from '../../ledger/client.ts';
-import { lockPlacement } from '../../ledger/placement/place-queue.ts';
+import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
 
-/** Takes the placement lock, says so, and stops dead: its timers don't run, and its connection stays open. */
+/** Takes the placement lock, reports it, and blocks: its timers do not run, and its connection remains open. */
 await openLedger(workerData).$transaction(async (tx) => {
   await lockPlacement(tx);
   parentPort?.postMessage('locked');

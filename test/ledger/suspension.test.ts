@@ -43,7 +43,7 @@ async function sumsHold(): Promise<number[]> {
 }
 
 describe('a VM that is suspended', () => {
-  it('frees processors and memory for whoever waits, keeps its disks and its address, and takes room for its memory', async () => {
+  it('frees processors and memory for the queue, keeps its disks and its address, and takes space for its memory', async () => {
     const { vm } = await running();
     const next = await accept(fixture, owner, each);
     expect(await fixture.activities.reserveTask(next)).toMatchObject({ placed: false });
@@ -63,7 +63,7 @@ describe('a VM that is suspended', () => {
     expect(await sumsHold()).toEqual([2, 512, 400 + 512]);
   });
 
-  it('is not restored into room that others have; it is once they have gone', async () => {
+  it('is not restored while others use its capacity, and is once they have ended', async () => {
     const { vm } = await running();
     await suspend(vm);
     const other = await running();
@@ -89,7 +89,7 @@ describe('a VM that is suspended', () => {
     expect(await sumsHold()).toEqual([2, 512, 200]);
   });
 
-  it('is told, with what it used, each time once; the end of its task leaves out what it was suspended', async () => {
+  it('has one event for each suspension, with its usage; the end of its task leaves out the suspended time', async () => {
     const { task, vm } = await running();
     const began = fixture.now;
     fixture.now += 10_000;
@@ -125,7 +125,7 @@ describe('a VM that is suspended', () => {
     expect([data.vcpuSeconds, data.usage.length]).toEqual([30, 2]);
   });
 
-  it('goes back to where it was when it comes to nothing', async () => {
+  it('returns to its state when the operation fails', async () => {
     const { vm } = await running();
     const why = { code: 'disk-full', message: 'no room' } as const;
     await fixture.activities.beginSuspension(vm);
@@ -142,7 +142,7 @@ describe('a VM that is suspended', () => {
     await sumsHold();
   });
 
-  it('has to run first, and must not be moving', async () => {
+  it('has to run first, and must not migrate', async () => {
     const { vm } = await running();
     expect(await failure(fixture.activities.beginRestoration(vm))).toMatchObject({ code: 'conflict' });
     await suspend(vm);
@@ -150,7 +150,7 @@ describe('a VM that is suspended', () => {
     expect(await failure(fixture.activities.beginSuspension('vm_none' as VmId))).toMatchObject({ code: 'not-found' });
   });
 
-  it('needs room on the disk for its memory', async () => {
+  it('needs space on the disk for its memory', async () => {
     const { vm } = await running();
     await fixture.sql(`UPDATE "Host" SET "diskMiB" = 300`);
     expect(await failure(fixture.activities.beginSuspension(vm))).toMatchObject({ code: 'no-capacity' });

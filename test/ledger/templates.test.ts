@@ -27,8 +27,8 @@ beforeEach(async () => {
   like = vm;
 });
 
-describe('room for a template', () => {
-  it("counts against its host like a VM's, on nobody's account, until it is released", async () => {
+describe('the capacity of a template', () => {
+  it("counts on its host like a VM's, for the site's own owner, until it is released", async () => {
     const [before] = await usage(fixture);
     const place = await fixture.activities.reserveTemplate(like);
     expect(place).toMatchObject({ kind: 'reserved', vm: { host: like.host, image: { id: like.image.id }, memoryMiB: 256 } });
@@ -41,7 +41,7 @@ describe('room for a template', () => {
     expect((await usage(fixture))[0]).toEqual(before);
   });
 
-  it('is given once on a host, and again to whoever asks for the same', async () => {
+  it('is reserved once on a host, and returned to a repeated request', async () => {
     const first = await fixture.activities.reserveTemplate(like);
     expect(await fixture.activities.reserveTemplate(like)).toEqual(first);
     if (first.kind !== 'reserved') throw new Error('it was not reserved');
@@ -53,20 +53,20 @@ describe('room for a template', () => {
     ).rejects.toThrow('Vm_template_live');
   });
 
-  it('is not to be had on a full host, nor while a task waits, nor where nothing is placed', async () => {
+  it('is refused on a full host, while a task waits, and where nothing is placed', async () => {
     const second = await place();
     expect(await fixture.activities.reserveTemplate(like)).toMatchObject({ kind: 'waits' });
     await accept(fixture, owner, { resources: one });
     await fixture.activities.releaseVms([second.vm.id]);
     const third = await accept(fixture, owner, { resources: { ...one, vcpus: 2 } });
     expect((await fixture.activities.reserveTask(third)).placed).toBe(false);
-    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', reason: 'tasks wait for room' });
+    expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', reason: 'tasks wait for capacity' });
     await fixture.activities.markHostUnreachable('h1' as HostId);
     expect(await fixture.activities.reserveTemplate(like)).toEqual({ kind: 'waits', reason: 'h1 takes no VMs' });
   });
 });
 
-it('notes how VMs came to life, with the reason of those that had to boot', async () => {
+it('records warm and cold boots, with the reason of the cold ones', async () => {
   const { id, vm } = await place();
   await fixture.activities.advanceTask(id, 'stagingIn', []);
   await fixture.activities.advanceTask(id, 'starting', [], 'creating');

@@ -12,7 +12,7 @@ beforeAll(async () => {
     VALUES ('h', 'h', 'site', 'up', 1000000, 1000000, 1000000, '', 'qemu', '', '', now())`);
 });
 
-/** A row in a state, by table; the trigger guards moves, not beginnings. */
+/** Inserts a row in a state, by table; the trigger checks transitions, not insertions. */
 const insert: Record<string, (id: string, state: string) => Promise<unknown>> = {
   Task: async (id, state) => {
     await fixture.sql(`INSERT INTO "Lease" (id, "ownerId", kind, "durationS") VALUES ($1, $2, 'bestEffort', 1)`, [id, owner]);
@@ -66,7 +66,7 @@ describe.each([
     expect(rows.map((row) => row.label)).toEqual(states);
   });
 
-  it.each(states)('goes from %s exactly where the model lets it', async (from) => {
+  it.each(states)('changes from %s exactly as the model allows', async (from) => {
     const moved: string[] = [];
     for (const to of states) {
       if (to === from) continue;
@@ -97,7 +97,7 @@ describe.each([
   });
 });
 
-it('says what was tried', async () => {
+it('names the refused transition', async () => {
   await insert.Task?.('task-x', 'queued');
   const error = await failure(fixture.sql(`UPDATE "Task" SET state = 'succeeded' WHERE id = 'task-x'`));
   expect(error.message).toBe('Task task-x cannot go from queued to succeeded');

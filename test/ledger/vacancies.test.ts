@@ -17,7 +17,7 @@ beforeEach(async () => {
   for (const id of hosts) await fixture.activities.registerHost(hostFacts(id, { vcpus: 2, memoryMiB: 4096, diskMiB: 10_000 }));
 });
 
-/** A lease that fills so many hosts, from a moment on. */
+/** A lease that fills this number of hosts, from a moment on. */
 const promise = (inS: number, durationS: number, nodes = 1): Promise<TaskId> =>
   accept(fixture, owner, {
     nodes,
@@ -61,14 +61,14 @@ const vacancyOf = async (id: string) => {
   return [vacantFrom, vacantUntil].map((at) => (at === null ? null : (at.getTime() - fixture.now) / 1000));
 };
 
-test('a promise on a host that is to be emptied goes to another one', async () => {
+test('a promise on a host that will be emptied is assigned another one', async () => {
   const id = await promise(600, 300);
   const [first] = await plannedHosts(id);
   await drain(first!, 3600);
   expect(await plannedHosts(id)).toEqual(hosts.filter((host) => host !== first));
 });
 
-test('a drain that would break a promise is refused, says which, and closes nothing', async () => {
+test('a drain that would break a promise is refused, names it, and closes nothing', async () => {
   const id = await promise(600, 300, 2);
   const before = await plannedHosts(id);
   const { leaseId } = await fixture.ledger.task.findUniqueOrThrow({ where: { id } });
@@ -78,7 +78,7 @@ test('a drain that would break a promise is refused, says which, and closes noth
   expect(await plannedHosts(id)).toEqual(before);
 });
 
-test('work that runs on what it was promised moves, and is not in the way of a drain', async () => {
+test('running work with a promise migrates, and does not block a drain', async () => {
   const id = await promise(60, 3600);
   fixture.now += 60_000;
   await fixture.activities.stepPlan();
@@ -88,11 +88,11 @@ test('work that runs on what it was promised moves, and is not in the way of a d
   await drain(hostId!, 300);
   const other = hosts.find((host) => host !== hostId)!;
   expect(await fixture.ledger.drain.findFirstOrThrow()).toMatchObject({ plan: { moves: [{ to: other }] } });
-  // The room that it will have there is its own: nobody else is promised it.
+  // The capacity that it will use there is not promised to others.
   expect(await failure(promise(900, 300))).toMatchObject({ code: 'lease-refused' });
 });
 
-test('the plan knows when a host is held: nothing is promised on it for then, and everything before and after', async () => {
+test('the plan knows when a host is held: it promises the host before and after that time only', async () => {
   const id = await hold('host-a', 600, 600);
   expect(await vacancyOf('host-a')).toEqual([600, 1200]);
   expect(await failure(promise(700, 100, 2))).toMatchObject({ code: 'lease-refused' });
@@ -103,7 +103,7 @@ test('the plan knows when a host is held: nothing is promised on it for then, an
   expect(await vacancyOf('host-a')).toEqual([null, null]);
 });
 
-test('of several holds the plan knows the next, and none whose host is being emptied', async () => {
+test('of several holds the plan knows the next, and none of a host that is being emptied', async () => {
   const later = await hold('host-a', 7200, 600);
   const next = await hold('host-a', 3600, 600);
   expect(await vacancyOf('host-a')).toEqual([3600, 4200]);
@@ -114,7 +114,7 @@ test('of several holds the plan knows the next, and none whose host is being emp
   expect(await vacancyOf('host-a')).toEqual([null, null]);
 });
 
-test('a promise makes way for a host that is reserved, and one that can’t is in its way', async () => {
+test('a promise is reassigned from a reserved host, and one that cannot be refuses the reservation', async () => {
   const one = await promise(600, 300);
   const [first] = await plannedHosts(one);
   await hold(first!, 700, 600);

@@ -42,8 +42,8 @@ const eventsOf = async (id: VmId) =>
 const ask = (id: VmId, operation: Parameters<typeof acceptOperation>[2]) =>
   fixture.ledger.$transaction((tx) => acceptOperation(tx, id, operation, fixture.now));
 
-describe('VMs that stand alone', () => {
-  it('wait in one queue with tasks, oldest first, and are told when there is room', async () => {
+describe('standalone VMs', () => {
+  it('wait in one queue with tasks, oldest first, and are notified of their placement', async () => {
     const first = await running();
     const second = await acceptAlone();
     const task = await accept(fixture, owner, { resources: { vcpus: 2, memoryMiB: 512, diskMiB: 100 } });
@@ -62,7 +62,7 @@ describe('VMs that stand alone', () => {
     expect(await failure(acceptAlone({ rootMiB: 4000 }))).toMatchObject({ code: 'does-not-fit' });
   });
 
-  it('are told of once, with all that they used, whatever happened in between', async () => {
+  it('have one event of their removal, with their whole usage, whatever happened in between', async () => {
     const id = await running();
     const began = fixture.now;
     fixture.now += 1000;
@@ -96,14 +96,14 @@ describe('VMs that stand alone', () => {
     expect(VmRemovedData.parse(removed?.data)).toMatchObject({ host: null, startedAt: null, usage: [], vcpuSeconds: 0 });
   });
 
-  it('are asked for one thing at a time', async () => {
+  it('accept one operation at a time', async () => {
     const id = await running();
     const answers = await Promise.allSettled([ask(id, 'pause'), ask(id, 'suspend'), ask(id, 'reboot')]);
     expect(answers.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'rejected', 'rejected']);
     const { operation } = await rowOf(id);
     await fixture.activities.endOperation(id, operation!, null, null);
     expect((await rowOf(id)).operation).toBeNull();
-    // The step that ended it comes once more, after another thing was asked for.
+    // The step that ended it is repeated after another operation was requested.
     const next = operation === 'reboot' ? 'suspend' : 'reboot';
     await ask(id, next);
     await fixture.activities.endOperation(id, operation!, null, null);
@@ -112,7 +112,7 @@ describe('VMs that stand alone', () => {
     expect(await failure(ask(id, 'pause'))).toMatchObject({ code: 'conflict' });
   });
 
-  it('leave a measurement of each suspension and restoration that was asked for', async () => {
+  it('leave a measurement of each requested suspension and restoration', async () => {
     const id = await running();
     for (const [operation, seconds] of [
       ['suspend', 3],
@@ -133,7 +133,7 @@ describe('VMs that stand alone', () => {
     ]);
   });
 
-  it('are looked after when nobody heard what is wanted of them', async () => {
+  it('are found by housekeeping when their workflow was not notified', async () => {
     const idle = await running({ resources: { vcpus: 1, memoryMiB: 128, diskMiB: 16 } });
     const [unstarted, wanted] = [await acceptAlone(), await acceptAlone()];
     for (const id of [idle, wanted]) await fixture.activities.loadVmDesired(id);
@@ -142,7 +142,7 @@ describe('VMs that stand alone', () => {
     expect((await fixture.activities.listVmsToNotify(20)).map(({ id }) => id).toSorted()).toEqual([unstarted, wanted].toSorted());
   });
 
-  it('are names that all guests of their owner can resolve, and no others', async () => {
+  it('have names that all guests of their owner can resolve, and no others', async () => {
     const first = await running({ name: 'harbour', resources: { vcpus: 1, memoryMiB: 128, diskMiB: 16 } });
     const stranger = await addOwner(fixture, 'bob');
     const resources = { vcpus: 1, memoryMiB: 128, diskMiB: 16 };

@@ -1,14 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drainStrategies } from '../../model/drain.ts';
-import {
-  type DrainPlanInput,
-  type DrainTarget,
-  type DrainVm,
-  planDrain,
-  startMarginS,
-} from '../../scheduler/drains/drain-plan.ts';
-import { fitMigrationModel, type MoveMode, operationsOf } from '../../scheduler/drains/migration-model.ts';
+import type { DrainPlanInput, DrainTarget, DrainVm } from '../../scheduler/drains/drain-input.ts';
+import { planDrain, startMarginS } from '../../scheduler/drains/drain-plan.ts';
+import { fitMigrationModel } from '../../scheduler/drains/migration-model.ts';
+import { type MoveMode, operationsOf } from '../../scheduler/drains/migration-operations.ts';
 import { migrationLimits } from '../../scheduler/migration-target.ts';
 
 const now = 1_000_000;

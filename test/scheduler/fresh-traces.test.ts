@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import type { Trace } from '../../scheduler/leases/lease.ts';
-import { configurations } from '../../scheduler/leases/site-policy.ts';
-import { audit } from '../../scheduler/simulation/audit.ts';
+import { audit } from '../../scheduler/simulation/audit/audit.ts';
 import { createCapacityCounter } from '../../scheduler/simulation/capacity-counter.ts';
+import { configurations } from '../../scheduler/simulation/configurations.ts';
 import { generateTrace } from '../../scheduler/simulation/generate-trace.ts';
 import { type Metrics, measure } from '../../scheduler/simulation/metrics.ts';
 import { simulate } from '../../scheduler/simulation/simulator.ts';
+import type { Trace } from '../../scheduler/simulation/trace.ts';
 
 /** Traces of the kinds in test/traces that nobody has looked at: BERTH_TRACE_SEED tries others. */
 const seed = Number(process.env.BERTH_TRACE_SEED ?? 20_261_125);

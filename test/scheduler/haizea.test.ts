@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { loadHaizea, loadTrace, mean } from '../../bench/haizea.ts';
-import { configurations } from '../../scheduler/leases/site-policy.ts';
-import { audit } from '../../scheduler/simulation/audit.ts';
+import { audit } from '../../scheduler/simulation/audit/audit.ts';
+import { configurations } from '../../scheduler/simulation/configurations.ts';
 import { measure } from '../../scheduler/simulation/metrics.ts';
 import { simulate } from '../../scheduler/simulation/simulator.ts';
 

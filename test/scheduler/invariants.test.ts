@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { hostsOf } from '../../scheduler/leases/lease.ts';
-import { LeasePlanner } from '../../scheduler/leases/lease-planner.ts';
-import { audit } from '../../scheduler/simulation/audit.ts';
+import { audit } from '../../scheduler/simulation/audit/audit.ts';
+import { SimulatedPlanner } from '../../scheduler/simulation/simulated-planner.ts';
 import { simulate } from '../../scheduler/simulation/simulator.ts';
+import { hostsOf } from '../../scheduler/simulation/trace.ts';
 import { workload } from './workloads.ts';
 
 /** How many random workloads; BERTH_PROPERTY_RUNS asks for more. The seed is printed with every failure. */
@@ -85,7 +85,7 @@ describe('every schedule of a random workload', () => {
 
 describe('no best-effort lease starves', () => {
   it('a wide one starts under an endless flood of short ones that came later', () => {
-    const planner = LeasePlanner.create(hostsOf({ name: '', hosts: { count: 2, vcpus: 2, memoryMiB: 1024 }, leases: [] }), {
+    const planner = SimulatedPlanner.create(hostsOf({ name: '', hosts: { count: 2, vcpus: 2, memoryMiB: 1024 }, leases: [] }), {
       backfilling: 'aggressive',
       suspension: false,
       suspendMiBPerS: 32,

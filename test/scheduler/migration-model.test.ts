@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import jstat from 'jstat';
 import { describe, expect, it } from 'vitest';
 import { convergencePolicy } from '../../model/migration.ts';
+import { fitMigrationModel } from '../../scheduler/drains/migration-model.ts';
 import {
-  fitMigrationModel,
   type Load,
   type MigrationOperation,
   type MigrationSample,
@@ -11,7 +11,7 @@ import {
   moveModes,
   operationKinds,
   operationsOf,
-} from '../../scheduler/drains/migration-model.ts';
+} from '../../scheduler/drains/migration-operations.ts';
 import { estimatePreCopy } from '../../scheduler/drains/pre-copy.ts';
 import { regress, upperBound } from '../../scheduler/drains/regression.ts';
 

@@ -1,15 +1,13 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { changedPromises, decideSite, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import {
-  changedPromises,
-  decideSite,
   plannedLease,
-  planSite,
   type SiteFigures,
   type SiteLease,
   type SiteOperation,
   type SiteState,
-} from '../../scheduler/leases/site-plan.ts';
+} from '../../scheduler/leases/site/site-state.ts';
 
 const runs = Number(process.env.BERTH_PROPERTY_RUNS ?? 150);
 const figures: SiteFigures = { teardownS: 5, suspendMiBPerS: 64 };

@@ -62,7 +62,8 @@ describe('the timeline', () => {
       fc.property(fc.array(claim, { maxLength: 20 }), (claims) => {
         const profiles = profilesOf(claims);
         for (const c of claims) profiles[c.host]!.add(c.from, c.from + c.length, { ...shapeOf(c.cpu, c.memory), diskMiB: 0 }, -1);
-        expect(profiles.map((profile) => profile.size)).toEqual([1, 1, 1]);
+        const steps = profiles.map((profile) => [...profile.steps(Number.NEGATIVE_INFINITY, shapeOf(1, 1), 9)]);
+        expect(steps.map((list) => list.length)).toEqual([1, 1, 1]);
       }),
     );
   });

@@ -1,10 +1,10 @@
 import fc from 'fast-check';
-import type { Trace, TraceLease } from '../../scheduler/leases/lease.ts';
-import { configurations, type Policy } from '../../scheduler/leases/site-policy.ts';
+import { configurations, type SimulationPolicy } from '../../scheduler/simulation/configurations.ts';
+import type { Trace, TraceLease } from '../../scheduler/simulation/trace.ts';
 
 /** Random workloads for properties: small sites under heavy and mixed load, where everything collides. */
 
-const policy: fc.Arbitrary<Policy> = fc
+const policy: fc.Arbitrary<SimulationPolicy> = fc
   .record({
     base: fc.constantFrom(...Object.values(configurations)),
     backfilling: fc.constantFrom('none' as const, 'aggressive' as const, 'conservative' as const),
@@ -43,7 +43,7 @@ const lease = fc
     return made;
   });
 
-export const workload: fc.Arbitrary<{ trace: Trace; policy: Policy }> = fc.record({
+export const workload: fc.Arbitrary<{ trace: Trace; policy: SimulationPolicy }> = fc.record({
   policy,
   trace: fc
     .record({

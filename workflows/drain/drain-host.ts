@@ -1,45 +1,63 @@
-import {
-  CancellationScope,
-  condition,
-  continueAsNew,
-  defineSignal,
-  getExternalWorkflowHandle,
-  log,
-  setHandler,
-  startChild,
-  workflowInfo,
-} from '@temporalio/workflow';
+import { CancellationScope, continueAsNew, workflowInfo } from '@temporalio/workflow';
 import type { DrainStep, Recovery } from '../../contracts/ledger.ts';
 import { type DrainId, type DrainMove, type DrainState, isDrainOver } from '../../model/drain.ts';
 import type { HostId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
-import { detachedChild, startIfAbsent } from '../durable/detached-child.ts';
-import { codeOf, taskErrorOf } from '../durable/failure.ts';
-import { notify, notifyWaiters } from '../durable/notify.ts';
+import { taskErrorOf } from '../durable/failure.ts';
+import { cancelIfRunning, notify, notifyWaiters, startDetached } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
-import { RetryForever } from '../durable/retry-forever.ts';
+import { loadOrFail, RetryForever } from '../durable/retry-forever.ts';
+import type { StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
+import { WakeUp } from '../durable/wake-up.ts';
 import { measureRecovery } from '../migration/measure-recovery.ts';
 import { startMigration } from '../migration/start-migration.ts';
 
-const orderChangedSignal = defineSignal(signalName.orderChanged);
+/** What a round does, in this order. */
+export const drainSteps: readonly StepRow[] = [
+  {
+    name: 'decide',
+    does: 'closes the host, decides what is next and writes it in one transaction (stepDrain)',
+    undoneBy: "the drain's end, which opens the host unless it is empty",
+  },
+  {
+    name: 'migrate',
+    does: 'starts a migrateVm workflow for each move',
+    undoneBy: 'each by its own saga; a cancelled drain aborts them, and returns the VMs where requested',
+  },
+  {
+    name: 'suspend',
+    does: 'signals runVm workflows that have to suspend or restore their VM',
+    undoneBy: 'the opening of the host, which restores them first',
+  },
+  {
+    name: 'abort',
+    does: 'cancels migrations that the plan does not need any more',
+    undoneBy: 'nothing: each migration undoes itself',
+  },
+  {
+    name: 'cancelTemplateBuilds',
+    does: "cancels the host's buildTemplates workflow",
+    undoneBy: 'nothing: the next cold boot requests the template again',
+  },
+  {
+    name: 'measureRecovery',
+    does: 'starts a measureRecovery workflow for each VM that has moved',
+    undoneBy: 'nothing: it only observes',
+  },
+  { name: 'prefetch', does: 'brings images to the targets', undoneBy: 'nothing: it changes only caches' },
+  { name: 'sampleLoads', does: "samples the VMs' loads, for the next plan", undoneBy: 'nothing: it only observes' },
+  {
+    name: 'verifyEmpty',
+    does: 'compares the host with the ledger, when that has nothing on it any more',
+    undoneBy: 'nothing: it only observes',
+  },
+];
 
 /**
- * The vacating of one host, from the moment at which it was closed to the proof that it is empty. Each round asks the
- * ledger where the drain stands, which decides and writes down what is next, and does that; then it waits until a
- * migration ends, the order changes, or it is time to look again.
- *
- *   what                                                undone by
- *   host closed                                         the drain's end, unless the host is empty
- *   the making of a template there ended                (the next VM that boots for want of it asks again)
- *   images fetched by the targets                       (a cache)
- *   VMs suspended where they are, each by its own      the opening of the host, which restores them first
- *   workflow (runVm)
- *   migrations, each a saga of its own (migrateVm)      (each ends one way or the other); callOff ends them, and
- *                                                       brings back who has left, if that was asked for
- *
- * Cancelling this workflow calls the drain off.
+ * Drains one host until it is verified to be empty. Each round executes what the ledger decides (see drainSteps), then waits
+ * until a migration ends, the order changes, or the poll interval has passed. Cancelling this workflow cancels the drain.
  */
 export async function drainHost(id: DrainId, pace = 1): Promise<DrainState> {
   const root = CancellationScope.current();
@@ -54,10 +72,10 @@ class DrainRun {
   readonly #ledger;
   readonly #retry: RetryForever;
   readonly #progress = new Progress();
-  /** Workflows of migrations and recoveries that this run has started, and images that are being fetched. */
+  /** Workflows of migrations and recoveries that this run has started, and images whose transfer it has started. */
   readonly #started = new Set<string>();
   readonly #prefetched = new Set<string>();
-  #woken = false;
+  readonly #wakeUp = new WakeUp(signalName.orderChanged);
   #sampling = false;
   #nextSampleMs = 0;
 
@@ -66,115 +84,99 @@ class DrainRun {
     this.#pace = pace;
     this.#ledger = onLedger(pace);
     this.#retry = new RetryForever(pace);
-    setHandler(orderChangedSignal, () => {
-      this.#woken = true;
-    });
   }
 
   async run(): Promise<DrainState> {
     for (;;) {
-      this.#woken = false;
+      this.#wakeUp.reset();
       const step = await this.#step();
       await notifyWaiters(step.notifications);
       if (isDrainOver(step.state)) return step.state;
       for (const move of step.moves) await this.#startMigration(move);
       for (const vm of step.vmsToNotify) await notify(workflowId.vm(vm), signalName.operationRequested);
-      for (const { vm, generation } of step.abort) await this.#cancelWorkflow(workflowId.migration(vm, generation));
-      if (step.cancelTemplateBuilds) await this.#cancelWorkflow(workflowId.templates(step.host));
+      for (const { vm, generation } of step.abort) await cancelIfRunning(workflowId.migration(vm, generation));
+      if (step.cancelTemplateBuilds) await cancelIfRunning(workflowId.templates(step.host));
       for (const recovery of step.recoveries) await this.#startRecovery(recovery);
       this.#prefetch(step);
       this.#sampleLoads(step);
       if (step.verifyEmpty && (await this.#verifyEmpty(step.host))) continue;
-      // The ledger holds all that this run knows; what it follows goes on, and is looked at every round.
+      // The ledger holds all that this run knows; the next run follows the same workflows.
       if (workflowInfo().continueAsNewSuggested && !this.#sampling) await continueAsNew<typeof drainHost>(this.#id, this.#pace);
-      await condition(() => this.#woken, step.waitMs ?? timing(this.#pace).drainPollMs);
+      await this.#wakeUp.wait(step.waitMs ?? timing(this.#pace).drainPollMs);
     }
   }
 
   async cancel(): Promise<void> {
     await CancellationScope.nonCancellable(() => this.#ledger.requestDrainCancel(this.#id));
-    this.#woken = true;
+    this.#wakeUp.wake();
   }
 
   async #step(): Promise<DrainStep> {
-    const step = await this.#retry.run(
-      () => this.#ledger.stepDrain(this.#id),
-      (error) => {
-        if (codeOf(error) === 'not-found') throw error;
-        this.#progress.setDetail('refused', `**the ledger refuses to go on** since ${isoNow()}: ${taskErrorOf(error).message}`);
-      },
-    );
+    const showRefusal = (error: unknown) =>
+      this.#progress.setDetail(
+        'refused',
+        `**the ledger refuses the next round** since ${isoNow()}: ${taskErrorOf(error).message}`,
+      );
+    const step = await loadOrFail(this.#retry, () => this.#ledger.stepDrain(this.#id), showRefusal);
     this.#progress.setDetail('refused', null);
     this.#progress.setDetail('step', step.summary === '' ? null : step.summary);
     this.#progress.setAttributes({ hosts: [step.host], state: step.state, vms: step.moves.map(({ vm }) => vm) });
     return step;
   }
 
-  /** Starts a migration, or finds it started: by the run before this one, or by the housekeeper. */
+  /** Starts a migration, unless it runs already: the run before this one, or housekeeping, may have started it. */
   async #startMigration({ migration, vm, generation }: DrainMove): Promise<void> {
     const workflow = workflowId.migration(vm, generation);
     if (this.#started.has(workflow)) return;
     this.#started.add(workflow);
     const child = await startMigration({ id: migration, vmId: vm, generation }, this.#pace);
-    const ended = () => {
-      this.#woken = true;
-    };
-    // How it ended is in the ledger.
-    void child?.result().then(ended, ended);
+    // Its result is in the ledger.
+    void child?.result().then(this.#wakeUp.wake, this.#wakeUp.wake);
   }
 
-  /** Looked at from its own workflow: a drain that has ended doesn't wait for it. */
+  /** A workflow of its own, because the drain does not wait for it. */
   async #startRecovery(recovery: Recovery): Promise<void> {
     const workflow = workflowId.recovery(recovery.migration);
     if (this.#started.has(workflow)) return;
     this.#started.add(workflow);
-    await startIfAbsent(startChild(measureRecovery, { ...detachedChild, workflowId: workflow, args: [recovery, this.#pace] }));
+    await startDetached(measureRecovery, workflow, [recovery, this.#pace]);
   }
 
-  async #cancelWorkflow(workflow: string): Promise<void> {
-    try {
-      await getExternalWorkflowHandle(workflow).cancel();
-    } catch (error) {
-      // It has ended meanwhile; the next round sees that.
-      log.info('A workflow could not be ended', { workflowId: workflow, error: String(error) });
-    }
-  }
-
-  /** Each once: one that failed is asked for again by the next run, or goes another way when its target was changed. */
+  /** Each image once per host; a failed transfer is repeated in the next round. */
   #prefetch({ images }: DrainStep): void {
     for (const { host, image } of images) {
       const key = `${image} at ${host}`;
       if (this.#prefetched.has(key)) continue;
       this.#prefetched.add(key);
-      const fetched = async (): Promise<void> => {
+      const fetch = async (): Promise<void> => {
         await onHost(host, this.#pace, 'throw').ensureImage(await this.#ledger.issueImageRef(image, host));
         await this.#ledger.recordImageCached(host, image);
-        this.#woken = true;
+        this.#wakeUp.wake();
       };
-      void fetched().catch((error) => {
+      void fetch().catch((error) => {
         this.#prefetched.delete(key);
         this.#progress.setDetail(key, `the image ${key} could not be fetched: ${taskErrorOf(error).message}`);
       });
     }
   }
 
-  /** What the VMs do with their memory, now and then: the plan is made anew with it. */
-  #sampleLoads({ host, sampleLoads: watch }: DrainStep): void {
-    if (watch.length === 0 || this.#sampling || Date.now() < this.#nextSampleMs) return;
+  /** Samples loads at intervals; the ledger makes a new plan with them. */
+  #sampleLoads({ host, sampleLoads: vms }: DrainStep): void {
+    if (vms.length === 0 || this.#sampling || Date.now() < this.#nextSampleMs) return;
     this.#sampling = true;
     this.#nextSampleMs = Date.now() + timing(this.#pace).loadSampleIntervalMs;
-    const looked = async (): Promise<void> => {
+    const sample = async (): Promise<void> => {
       try {
-        await this.#ledger.recordLoads(await onHost(host, this.#pace, 'throw').observeLoads(watch));
+        await this.#ledger.recordLoads(await onHost(host, this.#pace, 'throw').observeLoads(vms));
         this.#progress.setDetail('loads', null);
       } catch (error) {
-        // The plan goes on with what is known.
-        this.#progress.setDetail('loads', `what the VMs write can't be seen: ${taskErrorOf(error).message}`);
+        // The plan uses the last known loads.
+        this.#progress.setDetail('loads', `the loads can't be observed: ${taskErrorOf(error).message}`);
       }
       this.#sampling = false;
-      this.#woken = true;
+      this.#wakeUp.wake();
     };
-    void looked();
+    void sample();
   }
 
   async #verifyEmpty(host: HostId): Promise<boolean> {

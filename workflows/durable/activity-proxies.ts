@@ -1,44 +1,46 @@
 import { CancellationScope, proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostActivities, ImageSource } from '../../contracts/host.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
-import type { HostId } from '../../model/ids.ts';
+import type { HostId, ImageId } from '../../model/ids.ts';
 import { hostQueue } from '../../model/temporal.ts';
 import { neverStarted } from './failure.ts';
 import { hostOptions, ledgerOptions, timing } from './timeouts.ts';
 
-type Step = keyof HostActivities;
+type ActivityName = keyof HostActivities;
 
-/** What to do when nobody takes a step from a host's queue: say so and wait for the host, or throw and go elsewhere. */
-export type WhenUnreachable = { wait: (step: Step) => void } | 'throw';
+/** When no worker takes an activity from a host's queue: report it and wait for the host, or throw and use another host. */
+export type WhenUnreachable = { wait: (activity: ActivityName) => void } | 'throw';
 
 /**
- * The steps on one host. A silent host is no failed step: the saga waits, and whoever called decides for how long
- * (a lease ends, a cancellation comes). One question is asked with a limit, so that the silence is seen; what waits
- * after it waits without one, because each limit that passes would lengthen the history.
+ * The activities on one host. An unreachable host is no failed step: the saga waits, until its caller ends that (a lease
+ * ends, a cancellation arrives). The first attempt has a schedule-to-start timeout, so that the saga notices; the second
+ * one has none, because each timeout lengthens the history.
  */
 export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable): HostActivities {
   const call =
-    (step: Step) =>
+    (activity: ActivityName) =>
     async (...args: unknown[]): Promise<unknown> => {
-      const options = { ...hostOptions(step, pace), taskQueue: hostQueue(host) };
-      const act = (more: { scheduleToStartTimeout?: number }) =>
-        proxyActivities<Record<Step, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[step](...args);
+      const options = { ...hostOptions(activity, pace), taskQueue: hostQueue(host) };
+      const run = (more: { scheduleToStartTimeout?: number }) =>
+        proxyActivities<Record<ActivityName, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[activity](
+          ...args,
+        );
       try {
-        return await act({ scheduleToStartTimeout: timing(pace).unreachableAfterMs });
+        return await run({ scheduleToStartTimeout: timing(pace).unreachableAfterMs });
       } catch (error) {
         if (!neverStarted(error) || unreachable === 'throw') throw error;
-        unreachable.wait(step);
-        return act({});
+        unreachable.wait(activity);
+        return run({});
       }
     };
-  return new Proxy({} as HostActivities, { get: (_, step) => call(step as Step) });
+  return new Proxy({} as HostActivities, { get: (_, activity) => call(activity as ActivityName) });
 }
 
 let lastOnLedger: Promise<unknown> = Promise.resolve();
 
 /**
- * One after the other in a workflow: of two local activities side by side, a replay may see the other one end first, and
- * whoever waits for either would then not do again what it did.
+ * Runs a workflow's local activities one after the other. Of two that run concurrently, a replay may see the other one end
+ * first, and a workflow that waits for either would then issue other commands than before.
  */
 function serialize<T>(act: () => Promise<T>): Promise<T> {
   const mine = lastOnLedger.then(act, act);
@@ -47,14 +49,23 @@ function serialize<T>(act: () => Promise<T>): Promise<T> {
 }
 
 /**
- * The steps on the ledger, in the control worker's own process. They are short and always finish: a cancellation is
- * noticed by the next step on a host, so that what a transaction did is known before it is undone.
+ * The activities on the ledger, in the control worker's own process. They are short and always finish: a cancellation takes
+ * effect at the next activity on a host, so that the result of a transaction is known before it is undone.
  */
 export function onLedger(pace: number): LedgerActivities {
   const proxied = proxyLocalActivities<Record<string, (...args: unknown[]) => Promise<unknown>>>(ledgerOptions(pace));
   const call =
-    (step: string) =>
+    (activity: string) =>
     (...args: unknown[]) =>
-      CancellationScope.nonCancellable(() => serialize(async () => proxied[step]!(...args)));
-  return new Proxy({} as LedgerActivities, { get: (_, step) => call(String(step)) });
+      CancellationScope.nonCancellable(() => serialize(async () => proxied[activity]!(...args)));
+  return new Proxy({} as LedgerActivities, { get: (_, activity) => call(String(activity)) });
+}
+
+/** After a step that needed an image: the ledger learns that the host's cache has it now. It stays there until evicted. */
+export async function recordIfFetched(
+  ledger: LedgerActivities,
+  { host, image }: { host: HostId; image: { id: ImageId } },
+  source: ImageSource,
+): Promise<void> {
+  if (source !== 'cache') await ledger.recordImageCached(host, image.id);
 }

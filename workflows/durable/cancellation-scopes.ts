@@ -1,8 +1,8 @@
 import { CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
 
 /**
- * Runs acts side by side, all or none: when one fails, the others are cancelled, and the first failure is thrown when
- * every one of them has stopped. So whatever undoes them finds nothing at work.
+ * Runs acts concurrently, all or none: when one fails, the others are cancelled. The first failure is thrown when all of
+ * them have stopped, so that their undos run against nothing that is still at work.
  */
 export async function allOrCancel<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
   const scope = new CancellationScope();
@@ -24,36 +24,36 @@ export async function allOrCancel<T>(acts: (() => Promise<T>)[]): Promise<T[]> {
 }
 
 /**
- * Runs an act until `wait` ends: then cancels it, waits until it has stopped and throws `expired()`. An act that ends
- * well all the same has ended well. `wait` is cancelled when the act is over.
+ * Runs an act until `wait` ends: then cancels it, waits until it has stopped and throws `expired()`. An act that succeeds
+ * in spite of that has succeeded. `wait` is cancelled when the act ends.
  */
 export async function raceDeadline<T>(wait: () => Promise<unknown>, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const outer = CancellationScope.current();
-  const scope = new CancellationScope();
-  const clock = new CancellationScope();
+  const acting = new CancellationScope();
+  const waiting = new CancellationScope();
   let late = false;
-  const alarm = clock
+  const deadline = waiting
     .run(async () => {
       await wait();
       late = true;
-      scope.cancel();
+      acting.cancel();
     })
     .catch(rethrowUnlessCancelled);
   try {
-    return await scope.run(act);
+    return await acting.run(act);
   } catch (error) {
     throw late && !outer.consideredCancelled ? expired() : error;
   } finally {
-    clock.cancel();
-    await alarm;
+    waiting.cancel();
+    await deadline;
   }
 }
 
-/** Runs an act for at most `ms`: see before(). */
+/** Runs an act for at most `ms`: see raceDeadline. */
 export const withTimeout = <T>(ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> =>
   raceDeadline(() => sleep(ms), expired, act);
 
-/** For what is ended by being cancelled. */
+/** For a promise that its own scope's cancellation ends. */
 export function rethrowUnlessCancelled(error: unknown): void {
   if (!isCancellation(error)) throw error;
 }

@@ -2,12 +2,12 @@ import { ActivityFailure, ApplicationFailure, TimeoutFailure, TimeoutType } from
 import { type ErrorCode, isErrorCode } from '../../model/errors.ts';
 import type { TaskError } from '../../model/task.ts';
 
-/** What lies below the layers that Temporal put around a failure of an activity. */
+/** The cause of an activity's failure, without Temporal's wrapper. */
 function causeOf(error: unknown): unknown {
   return error instanceof ActivityFailure ? error.cause : error;
 }
 
-/** The code of model/errors.ts in a failure, as activities/failure.ts put it there. */
+/** The code of model/errors.ts in a failure, which activities/failure.ts put there. */
 export function codeOf(error: unknown): ErrorCode {
   const cause = causeOf(error);
   if (cause instanceof ApplicationFailure && cause.type != null && isErrorCode(cause.type)) return cause.type;
@@ -15,22 +15,22 @@ export function codeOf(error: unknown): ErrorCode {
   return 'internal';
 }
 
-/** A failure as its owner reads it. */
+/** A failure in the form in which its owner reads it. */
 export function taskErrorOf(error: unknown): TaskError {
   const cause = causeOf(error);
   const code = codeOf(error);
   if (cause instanceof TimeoutFailure && error instanceof ActivityFailure)
-    return { code, message: `The step ${error.activityType} was not finished in its time, and neither were its retries` };
+    return { code, message: `The step ${error.activityType} exceeded its timeout, and so did its retries` };
   return { code, message: cause instanceof Error ? cause.message : String(cause) };
 }
 
-/** Nobody took the step from the host's queue in time: it has certainly not begun. */
+/** No worker took the activity from the host's queue in time: it has certainly not begun. */
 export function neverStarted(error: unknown): boolean {
   const cause = causeOf(error);
   return cause instanceof TimeoutFailure && cause.timeoutType === TimeoutType.SCHEDULE_TO_START;
 }
 
-/** A workflow's own verdict, in the same form as an activity's. */
+/** A failure that the workflow itself decides, in the same form as an activity's. */
 export function failure(code: ErrorCode, message: string): ApplicationFailure {
   return ApplicationFailure.create({ message, type: code, nonRetryable: true });
 }

@@ -4,7 +4,7 @@ import type { TimelineEntry } from '../../model/task.ts';
 
 export const isoNow = (): string => new Date().toISOString();
 
-/** What operators search for in Temporal's UI; see searchAttributeTypes in model/temporal.ts. */
+/** Search attributes in Temporal's UI; see searchAttributeTypes in model/temporal.ts. */
 export interface ProgressAttributes {
   owner?: string;
   state?: string;
@@ -26,7 +26,7 @@ function pairsOf(attributes: ProgressAttributes): SearchAttributeUpdatePair[] {
   ];
 }
 
-/** Where a saga stands, for outsiders: the timeline that its owner sees, the text and the attributes that operators see. */
+/** A saga's progress: the timeline for its owner, the current details and the search attributes for operators. */
 export class Progress {
   #timeline: TimelineEntry[] = [];
   #attributes = new Map<string, string>();
@@ -37,19 +37,19 @@ export class Progress {
     return this.#timeline.map((entry) => ({ ...entry }));
   }
 
-  /** Starts anew, for work that begins again elsewhere. */
+  /** Empties the timeline and the details, for work that begins again on another host. */
   reset(): void {
     this.#timeline = [];
     this.#details.clear();
     this.#deadline = null;
   }
 
-  /** The moment at which the work ends at the latest: the ETA that can be promised. */
+  /** The latest end of the work, shown in the details. RFC 3339. */
   setDeadline(deadline: string): void {
     this.#deadline = deadline;
   }
 
-  /** Upserts what changed, in one command. */
+  /** Upserts the attributes that changed, in one command. */
   setAttributes(attributes: ProgressAttributes): void {
     const pairs = pairsOf(attributes).filter(({ key, value }) => this.#attributes.get(key.name) !== String(value));
     if (pairs.length === 0) return;
@@ -57,36 +57,36 @@ export class Progress {
     upsertSearchAttributes(pairs);
   }
 
-  /** A line of the current details; null takes it back. Costs nothing: it is in no history. */
+  /** Sets a line of the current details; null removes it. It is in no history. */
   setDetail(topic: string, line: string | null): void {
     if (line === null) this.#details.delete(topic);
     else this.#details.set(topic, line);
-    const due = this.#deadline === null ? [] : [`ends by ${this.#deadline} at the latest`];
-    setCurrentDetails([...this.#details.values(), ...due].join('\n\n'));
+    const deadline = this.#deadline === null ? [] : [`ends by ${this.#deadline} at the latest`];
+    setCurrentDetails([...this.#details.values(), ...deadline].join('\n\n'));
   }
 
-  /** Records a step's time in the timeline, and says how many of its parts are done. */
+  /** Enters a step in the timeline, and shows how many of its parts are done. */
   async trackStep<T>(step: string, parts: string[], act: (done: (part: string) => void) => Promise<T>): Promise<T> {
     const entry: TimelineEntry = { step, startedAt: isoNow(), endedAt: null };
     this.#timeline.push(entry);
     const open = new Set(parts);
-    const tell = () =>
+    const show = () =>
       this.setDetail(
         'step',
         `**${step}** on ${[...open].join(', ') || 'no host'} since ${entry.startedAt}: ${parts.length - open.size} of ${parts.length} done`,
       );
-    tell();
+    show();
     try {
       return await act((part) => {
         open.delete(part);
-        tell();
+        show();
       });
     } finally {
       entry.endedAt = isoNow();
     }
   }
 
-  /** Splits the last step where its actor says that its first part ended. */
+  /** Splits the last step in two, where the host measured how long the first part took. */
   splitStep(first: string, afterMs: number, second: string, detail?: string): void {
     const entry = this.#timeline.at(-1);
     if (entry?.endedAt == null) throw new Error('BUG: only a finished step can be split');

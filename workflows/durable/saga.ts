@@ -6,8 +6,8 @@ export interface UndoFailure {
 }
 
 /**
- * Steps and how they are undone. An undo is registered before its act, because an act that timed out has an unknown
- * outcome; so it must also be right when the act never began.
+ * A stack of undos. An undo is registered before its act, because the outcome of an act that timed out is unknown; so it
+ * must also be right when the act never began.
  */
 export class Saga {
   readonly #undos: { step: string; undo: () => Promise<unknown> }[] = [];
@@ -18,8 +18,8 @@ export class Saga {
   }
 
   /**
-   * Runs the undos, last in first out, shielded from cancellation. One that fails stops the unwinding: what lies below
-   * it may still be in use. It stays on the stack, so that a later call goes on where this one got stuck.
+   * Runs the undos, last in first out, shielded from cancellation. One that fails stops the unwinding, because what the
+   * earlier steps made may still be in use. It remains on the stack, so that a later call continues with it.
    */
   async unwind(): Promise<UndoFailure | null> {
     return CancellationScope.nonCancellable(async () => {

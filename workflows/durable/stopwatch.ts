@@ -1,7 +1,7 @@
 import { condition } from '@temporalio/workflow';
 import { raceDeadline } from './cancellation-scopes.ts';
 
-/** The running time of a lease: it stands still while its VMs are suspended. */
+/** The running time of a lease: it is stopped while its VMs are suspended. */
 export class Stopwatch {
   #since: number | null = null;
   #ms = 0;
@@ -24,7 +24,7 @@ export class Stopwatch {
   }
 }
 
-/** Runs an act for at most `ms` of the stopwatch's time, counted from now: see before(). */
+/** Runs an act for at most `ms` of the stopwatch's time, counted from now: see raceDeadline. */
 export function withRunningTimeout<T>(watch: Stopwatch, ms: number, expired: () => Error, act: () => Promise<T>): Promise<T> {
   const untilMs = watch.ms + ms;
   const passed = async (): Promise<void> => {

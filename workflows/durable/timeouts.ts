@@ -11,45 +11,45 @@ const minute = 60 * second;
 const hour = 60 * minute;
 
 /**
- * Every wait of every workflow, in ms. `pace` scales them all: 1 at a site, less in tests.
+ * Every wait of the workflows, in ms. `pace` scales them all: 1 at a site, less in tests.
  */
 export interface Timing {
-  /** A step that nobody took from a host's queue for this long: the host is silent. Longer than a worker's restart. */
+  /** No worker took an activity from a host's queue for this long: the host is unreachable. Longer than a worker's restart. */
   unreachableAfterMs: number;
-  /** Between two attempts to be placed: signals do the work, this finds a lost one. */
+  /** Between two attempts to be placed: a signal starts one at once; the poll is for a lost signal. */
   queuePollMs: number;
-  /** Between two decisions of the planner, when nothing is due and nobody tells it anything. */
+  /** Between two decisions of the planner, when nothing is due and no signal arrives. */
   planPollMs: number;
-  /** How much longer than its lease's duration the steps before and after its running may take, each. */
+  /** By how much the steps before the command, and those after it, may each exceed the lease's duration. */
   overheadLimitMs: number;
-  /** How long past timeoutS the guest, and after it the host, are trusted to end the command. */
+  /** After timeoutS, in which the guest, or else the host, ends the command. */
   runGraceMs: number;
-  /** How long a task's end waits for the removal of its VMs, before it is told with a VM that is stuck. */
+  /** How long a task's end waits for the removal of its VMs, before the task ends with a stuck VM. */
   removalTimeoutMs: number;
-  /** A removal that was refused: first pause and longest. An operator has to look; a signal `wakeUp` shortens it. */
+  /** Between two attempts of RetryForever. An operator has to act; the signal `wakeUp` ends the pause. */
   refusedBackoff: { initialMs: number; maxMs: number };
-  /** Between a host's reconciliations. Two sightings make a finding, so one is acted on after ten minutes. */
+  /** Between two rounds of a host's reconciliation. A finding needs two rounds, so it takes effect after ten minutes. */
   reconcileIntervalMs: number;
-  /** A template that there was no room for is tried again. It's nobody's task that waits. */
+  /** Between two attempts to find capacity for a template. No task waits for it. */
   templateRetryMs: number;
-  /** A VM that stands alone looks at what is wanted of it: signals do the work, and housekeeping repeats lost ones. */
+  /** Between two reads of a standalone VM's desired state: a signal starts one at once; housekeeping repeats lost signals. */
   vmPollMs: number;
-  /** A migration asks whether it is its turn: soon at first, as who came before it has often only to begin; and later on. */
+  /** Between two attempts of a migration to be admitted: short at first, because the one before it often has only to begin. */
   admissionPoll: { initialMs: number; maxMs: number };
-  /** Between two looks at how a pre-copy goes, or a cold copy. */
+  /** Between two progress reports of a pre-copy, a cold copy or a disk migration. */
   progressIntervalMs: number;
-  /** How long a migration waits for what it left at a host to be removed. */
+  /** How long a migration waits for the clean-up of a host. */
   cleanupTimeoutMs: number;
-  /** Between two looks at both hosts while nothing may be touched: first and longest; and when that is told. */
+  /** Between two observations of both hosts while the outcome of a migration is unknown; and when that is reported. */
   ambiguousBackoff: { initialMs: number; maxMs: number };
   ambiguousAlertAfterMs: number;
-  /** Between two looks at a drain that moves VMs, and between two at what its VMs do with their memory. */
+  /** Between two rounds of a drain that moves VMs, and between two samples of its VMs' loads. */
   drainPollMs: number;
   loadSampleIntervalMs: number;
   housekeepingIntervalMs: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
-  /** An accepted task without workflow, or a wish for its end that it has not heard, for this long: the API has died. */
+  /** After which an accepted task without a workflow, or a cancellation without effect, is one that the API has lost. */
   orphanedAfterS: number;
 }
 
@@ -79,8 +79,8 @@ export function timing(pace: number): Timing {
 }
 
 /**
- * Ledger steps run in the control worker's own process. A task can't go on without the ledger, so they are repeated
- * for ever. Ten seconds are a hundred times what one takes, and not scaled: the ledger's own limits are just below.
+ * Ledger activities run in the control worker's own process. A saga can't continue without the ledger, so they are retried
+ * without limit. Ten seconds are a hundred times what one takes, and not scaled: the ledger's own timeouts are just below.
  */
 export function ledgerOptions(pace: number): LocalActivityOptions {
   return {
@@ -90,9 +90,8 @@ export function ledgerOptions(pace: number): LocalActivityOptions {
 }
 
 /**
- * Ten seconds without a heartbeat: the worker was killed, and its successor takes the step up again. This is what
- * decides how soon after a SIGKILL a task goes on. A cancelled step is waited for, so that nothing that undoes it
- * finds it still at work.
+ * After ten seconds without a heartbeat the worker was killed, and its successor repeats the activity: this decides how
+ * soon after a SIGKILL a task goes on. A cancelled activity is awaited, so that its undo never runs beside it.
  */
 const heartbeatOptions = (pace: number): ActivityOptions => ({
   heartbeatTimeout: 10 * second * pace,
@@ -107,7 +106,7 @@ const shortRetry = (pace: number): RetryPolicy => ({
   maximumAttempts: 6,
 });
 
-/** Twenty attempts over eight minutes: these need the repository as well, and an API process may be away that long. */
+/** Twenty attempts over eight minutes: these need the repository as well, and an API process may be unavailable that long. */
 const longRetry = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
   backoffCoefficient: 2,
@@ -115,16 +114,16 @@ const longRetry = (pace: number): RetryPolicy => ({
   maximumAttempts: 20,
 });
 
-/** For ever, at most 15 s apart: what must be gone stays wanted gone, however long its host is away. */
+/** Without limit, at most 15 s apart: a removal remains due, however long its host is unreachable. */
 const endlessRetry = (pace: number): RetryPolicy => ({
   initialInterval: second * pace,
   backoffCoefficient: 2,
   maximumInterval: 15 * second * pace,
 });
 
-/** A row a class of host activity: how long one attempt may take, and how often it is tried. */
+/** Classes of host activities: how long one attempt may take, and how often it is retried. */
 const activityClasses = {
-  /** qemu-img, a few files, one question: a minute is a disk in trouble. */
+  /** qemu-img, a few files, one query: one that takes a minute has a faulty disk. */
   quick: (pace: number) => ({ startToCloseTimeout: minute * pace, retry: shortRetry(pace) }),
   /** An image, or inputs and outputs, over the network: the largest at 10 MB/s. */
   transfer: (pace: number) => ({ startToCloseTimeout: 2 * hour * pace, retry: longRetry(pace) }),
@@ -134,19 +133,19 @@ const activityClasses = {
   template: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 2 } }),
   /** Bounded by the task's own timeoutS, in the guest and by the saga's timer; an attempt only follows the command. */
   run: (pace: number) => ({ startToCloseTimeout: 8 * 24 * hour * pace, retry: longRetry(pace) }),
-  /** One question to a hypervisor. What isn't known is asked again by the saga, which has both hosts in view. */
+  /** One query to a hypervisor. The saga repeats it, because it observes both hosts. */
   observe: (pace: number) => ({ startToCloseTimeout: 30 * second * pace, retry: { maximumAttempts: 1 } }),
-  /** Bounded by its own minute; a worker that is killed meanwhile asks again. Nothing hangs on it but what is told. */
+  /** Bounded by its own minute; repeated after a worker was killed. Only reports depend on its result. */
   probe: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 3 } }),
-  /** Bounded by its own deadlines, nine minutes of pre-copy at most; a later attempt only takes up what an earlier one began. */
+  /** Bounded by its own deadlines, nine minutes of pre-copy at most; a later attempt only follows what an earlier one began. */
   migrate: (pace: number) => ({ startToCloseTimeout: 10 * minute * pace, retry: { ...shortRetry(pace), maximumAttempts: 3 } }),
-  /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt takes up what an earlier one began. */
+  /** Writes or reads a guest's whole memory: 100 MB/s of the largest; a later attempt continues an earlier one. */
   memory: (pace: number) => ({ startToCloseTimeout: hour * pace, retry: shortRetry(pace) }),
-  /** Disks that follow their VM: the largest at 10 MB/s, in the background; each attempt goes on with what is copied. */
+  /** Disks that follow their VM: the largest at 10 MB/s, in the background; each attempt continues the copy. */
   diskCopy: (pace: number) => ({ startToCloseTimeout: 6 * hour * pace, retry: shortRetry(pace) }),
   /** Ends a domain or removes a folder. */
   remove: (pace: number) => ({ startToCloseTimeout: 2 * minute * pace, retry: endlessRetry(pace) }),
-  /** Lasts as long as its worker; one attempt, because its end is what it is for. Renewed daily, to keep it known. */
+  /** Lasts as long as its worker; one attempt, because its end is the information. Renewed daily. */
   liveness: (pace: number) => ({ startToCloseTimeout: 24 * hour * pace, retry: { maximumAttempts: 1 } }),
 } as const satisfies Record<string, (pace: number) => ActivityOptions>;
 
@@ -200,6 +199,6 @@ const activityClassOf = {
   flushGuestDisks: 'quick',
 } as const satisfies Record<keyof HostActivities, keyof typeof activityClasses>;
 
-export function hostOptions(step: keyof HostActivities, pace: number): ActivityOptions {
-  return { ...heartbeatOptions(pace), ...activityClasses[activityClassOf[step]](pace) };
+export function hostOptions(activity: keyof HostActivities, pace: number): ActivityOptions {
+  return { ...heartbeatOptions(pace), ...activityClasses[activityClassOf[activity]](pace) };
 }

@@ -1,85 +1,147 @@
 import { CancellationScope, condition } from '@temporalio/workflow';
-import type { HostActivities, RunResult, StoredDisk } from '../../contracts/host.ts';
-import type { BuildOutcome, BuildRecord, BuildStepArgs, LedgerActivities } from '../../contracts/ledger.ts';
+import type { HostActivities, StoredDisk } from '../../contracts/host.ts';
+import type { BuildOutcome, BuildRecord, BuildStepArgs } from '../../contracts/ledger.ts';
 import type { ImageId } from '../../model/ids.ts';
-import type { Refusal, TaskError } from '../../model/task.ts';
+import type { VmState } from '../../model/states.ts';
+import type { TaskError } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { onHost, onLedger } from '../durable/activity-proxies.ts';
+import { onHost, onLedger, recordIfFetched } from '../durable/activity-proxies.ts';
 import { withTimeout } from '../durable/cancellation-scopes.ts';
-import { codeOf, failure, taskErrorOf } from '../durable/failure.ts';
-import { notifyWaiters } from '../durable/notify.ts';
-import { isoNow, Progress } from '../durable/progress.ts';
-import { RetryForever } from '../durable/retry-forever.ts';
+import { refusalText, unreachableText } from '../durable/detail-texts.ts';
+import { failure, taskErrorOf } from '../durable/failure.ts';
+import { withFreshUrls } from '../durable/fresh-urls.ts';
+import { notifyWaiters } from '../durable/other-workflows.ts';
+import { Progress } from '../durable/progress.ts';
+import { loadOrFail, type PersistingRun, persistForever, RetryForever, unwindForever } from '../durable/retry-forever.ts';
 import { Saga } from '../durable/saga.ts';
+import { runSteps, type Step, type StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
 
-/** A build at work. */
-interface BuildRun {
+interface BuildRun extends PersistingRun {
   readonly record: BuildRecord;
-  readonly ledger: LedgerActivities;
-  readonly progress: Progress;
-  readonly retry: RetryForever;
   readonly saga: Saga;
   readonly pace: number;
   vm: VmSpec | null;
 }
 
+/** A build whose VM is placed. */
+interface PlacedBuild {
+  readonly run: BuildRun;
+  readonly vm: VmSpec;
+  readonly host: HostActivities;
+  stored: StoredDisk | null;
+}
+
+interface BuildStep extends Step<PlacedBuild> {
+  /** The VM's state in the ledger, written before the step begins. */
+  readonly vmState?: VmState;
+}
+
+const stageInStep: BuildStep = {
+  name: 'stageIn',
+  does: 'data disk, base image and overlay (stageIn); an uploaded disk is fetched and checked (importDisk)',
+  act: stageIn,
+  undo: ({ host, vm }) => host.removeDisks(vm.id, vm.generation),
+  undoneBy: 'removeDisks',
+};
+
+/** The recipe; an uploaded disk has none. What its owner supplies runs in the VM, never on a host. */
+const recipeSteps: readonly BuildStep[] = [
+  {
+    name: 'boot',
+    does: 'domain, agent, identity',
+    act: async ({ host, vm }) => {
+      await host.ensureRunning(vm);
+    },
+    undo: ({ host, vm }) => host.removeDomain(vm.id, vm.generation),
+    undoneBy: 'removeDomain',
+    vmState: 'creating',
+  },
+  {
+    name: 'run',
+    does: 'packages, files and commands of the recipe, once',
+    act: runRecipe,
+    undo: null,
+    undoneBy: 'with boot: it ends with its domain',
+    vmState: 'running',
+  },
+  {
+    name: 'shutDown',
+    does: 'shuts the guest down, so that its writes are on the disk',
+    act: ({ host, vm }) => host.shutDownGuest(vm),
+    undo: null,
+    undoneBy: 'with boot: it ends with its domain',
+    // From here on the domain's absence is intended, and no loss.
+    vmState: 'stopped',
+  },
+];
+
+const storeStep: BuildStep = {
+  name: 'store',
+  does: 'makes one flat disk and stores it in the repository',
+  act: async (build) => {
+    build.stored = await withFreshUrls(issueArgs(build), ({ store }) => build.host.storeImage(store));
+  },
+  undo: null,
+  undoneBy: 'finishBuild, which removes the files of a failed image',
+};
+
+export const buildSteps: readonly StepRow[] = [
+  { name: 'reserve', does: "places the build's VM in the ledger (reserveBuild)", undoneBy: 'releaseVms' },
+  stageInStep,
+  ...recipeSteps,
+  storeStep,
+  {
+    name: 'finish',
+    does: 'writes the end: the image is ready, or failed (finishBuild)',
+    undoneBy: 'nothing: it is retried without limit',
+  },
+  {
+    name: 'remove',
+    does: 'runs the undos above, last one first, then releaseVms: all ends are on the same path',
+    undoneBy: 'nothing: it is retried without limit',
+  },
+];
+
 /**
- * One build of an image, in a VM that is made for it. Whatever its owner supplies runs in there, never on a host.
- *
- *   step      what                                           undone by
- *   (place)   the build's VM is placed by the ledger         releaseVms
- *   stageIn   data disk, base image, overlay                 removeDisks
- *             (an uploaded disk: fetched and looked at)
- *   boot      the domain, agent, identity                    removeDomain
- *   run       packages, files, commands, once                (ends with its domain)
- *   shutDown  what was written is on the disk                (ends with its domain)
- *   store     one flat disk, into the repository             (files that a failed image has are removed with its end)
- *   finish    the image is ready, or failed
- *   remove    the undos above, last one first, for ever: a build's end and its undoing are one path
- *
+ * Builds one image in a VM of its own; see buildSteps. Cancelling this workflow cancels the build.
  * @param pace scales every wait of workflows/durable/timeouts.ts; 1 at a site.
  */
 export async function buildImage(id: ImageId, pace = 1): Promise<BuildOutcome['state']> {
   const root = CancellationScope.current();
   const ledger = onLedger(pace);
   const retry = new RetryForever(pace);
-  const record = await retry.run(
-    () => ledger.loadBuild(id),
-    (error) => {
-      if (codeOf(error) === 'not-found') throw error;
-    },
-  );
+  const record = await loadOrFail(retry, () => ledger.loadBuild(id));
   if (record.state === 'ready' || record.state === 'failed') return record.state;
   if (record.cancelRequested) root.cancel();
-  const build: BuildRun = { record, ledger, progress: new Progress(), retry, saga: new Saga(), pace, vm: null };
-  build.progress.setAttributes({ owner: record.owner, state: 'queued', vms: [record.vmId] });
+  const run: BuildRun = { record, ledger, progress: new Progress(), retry, saga: new Saga(), pace, vm: null };
+  run.progress.setAttributes({ owner: record.owner, state: 'queued', vms: [record.vmId] });
   const cancelled: TaskError = { code: 'build-cancelled', message: `The build of ${record.name} was cancelled by its owner` };
-  const outcome = await execute(build).catch((error): BuildOutcome => {
+  const outcome = await execute(run).catch((error): BuildOutcome => {
     return { state: 'failed', error: root.consideredCancelled ? cancelled : taskErrorOf(error) };
   });
-  return CancellationScope.nonCancellable(() => finishRun(build, outcome));
+  return CancellationScope.nonCancellable(() => finishRun(run, outcome));
 }
 
-/** Everything until the image is stored, in the time that the recipe gives. */
-async function execute(build: BuildRun): Promise<BuildOutcome> {
-  const { timeoutS, name } = build.record;
-  const late = () => failure('build-timeout', `The build of ${name} did not end within its ${timeoutS} s; see its log`);
-  build.progress.setDeadline(new Date(Date.now() + timeoutS * 1000).toISOString());
-  return withTimeout(timeoutS * 1000, late, async () => {
-    const vm = await waitForPlacement(build);
-    build.vm = vm;
-    const wait = (step: string): void =>
-      build.progress.setDetail('silent', `**${vm.host} does not answer** since ${isoNow()}; ${step} waits for its worker`);
-    const host = onHost(vm.host, build.pace, { wait });
-    await stageIn(build, host, vm);
-    if (build.record.base !== 'disk') await runRecipe(build, host, vm);
-    const { file, sha256, sizeBytes, virtualMiB } = await store(build, host, vm);
+/** All steps until the image is stored, within the recipe's timeout. */
+async function execute(run: BuildRun): Promise<BuildOutcome> {
+  const { timeoutS, name, base } = run.record;
+  const expired = () => failure('build-timeout', `The build of ${name} did not end within its ${timeoutS} s; see its log`);
+  run.progress.setDeadline(new Date(Date.now() + timeoutS * 1000).toISOString());
+  return withTimeout(timeoutS * 1000, expired, async () => {
+    const vm = await waitForPlacement(run);
+    run.vm = vm;
+    const wait = (step: string): void => run.progress.setDetail('silent', unreachableText(vm.host, step));
+    const build: PlacedBuild = { run, vm, host: onHost(vm.host, run.pace, { wait }), stored: null };
+    const steps = base === 'disk' ? [stageInStep, storeStep] : [stageInStep, ...recipeSteps, storeStep];
+    await runSteps(run.saga, steps, build, (step, act) => trackStep(build, step, act));
+    if (build.stored === null) throw new Error('BUG: no disk was stored');
+    const { file, sha256, sizeBytes, virtualMiB } = build.stored;
     return { state: 'ready', disk: { file, sha256, sizeBytes }, virtualMiB };
   });
 }
 
-/** Asks for a place until there is one. Undone by the release at the end, whether there ever was one. */
+/** Undone by the release at the end, which is right also for a VM that was never placed. */
 async function waitForPlacement({ ledger, record, progress, pace }: BuildRun): Promise<VmSpec> {
   for (;;) {
     const answer = await ledger.reserveBuild(record.id);
@@ -87,104 +149,56 @@ async function waitForPlacement({ ledger, record, progress, pace }: BuildRun): P
       progress.setAttributes({ hosts: [answer.vm.host], state: 'building' });
       return answer.vm;
     }
-    progress.setDetail('step', waitLine(answer.refusal));
+    progress.setDetail('step', `**waits** for a host; ${refusalText(answer.refusal)}`);
     await condition(() => false, timing(pace).queuePollMs);
   }
 }
 
-function waitLine({ hosts, failed }: Refusal): string {
-  const reasons = Object.entries(failed).map(([filter, count]) => `${count} failed ${filter}`);
-  return `**waits for a host**; of ${hosts}: ${reasons.join(', ') || 'none was asked'}`;
-}
-
-/** A step, in the timeline that the image's owner sees. */
-async function trackStep<T>(build: BuildRun, step: string, vm: VmSpec, act: () => Promise<T>): Promise<T> {
-  const { ledger, progress, record } = build;
-  return progress.trackStep(step, [vm.host], async (done) => {
+async function trackStep({ run, vm }: PlacedBuild, { name, vmState }: BuildStep, act: () => Promise<void>): Promise<void> {
+  const { ledger, progress, record } = run;
+  if (vmState !== undefined) await ledger.setVmState(vm.id, vmState);
+  await progress.trackStep(name, [vm.host], async () => {
     await ledger.recordBuildProgress(record.id, progress.timeline);
-    const result = await act();
+    await act();
     progress.setDetail('silent', null);
-    done(vm.host);
-    return result;
   });
 }
 
-/** The rights in an order run out while its step waits for a silent host; then new ones are asked for. */
-async function withFreshUrls<T>({ ledger, record }: BuildRun, act: (orders: BuildStepArgs) => Promise<T>): Promise<T> {
-  try {
-    return await act(await ledger.issueBuildStepArgs(record.id));
-  } catch (error) {
-    if (codeOf(error) !== 'forbidden') throw error;
-    return act(await ledger.issueBuildStepArgs(record.id));
-  }
+const issueArgs =
+  ({ run }: PlacedBuild) =>
+  (): Promise<BuildStepArgs> =>
+    run.ledger.issueBuildStepArgs(run.record.id);
+
+async function stageIn(build: PlacedBuild): Promise<void> {
+  const { run, host, vm } = build;
+  if (run.record.base === 'disk') return withFreshUrls(issueArgs(build), ({ store }) => host.importDisk(store));
+  const { image } = await withFreshUrls(issueArgs(build), (args) => host.stageIn(args.stageIn));
+  await recordIfFetched(run.ledger, vm, image);
 }
 
-async function stageIn(build: BuildRun, host: HostActivities, vm: VmSpec): Promise<void> {
-  const { saga, record, ledger } = build;
-  const disks = async (): Promise<void> => {
-    if (record.base === 'disk') return withFreshUrls(build, ({ store }) => host.importDisk(store));
-    const { image } = await withFreshUrls(build, (orders) => host.stageIn(orders.stageIn));
-    if (image !== 'cache') await ledger.recordImageCached(vm.host, vm.image.id);
-  };
-  const undo = () => host.removeDisks(vm.id, vm.generation);
-  await trackStep(build, 'stageIn', vm, () => saga.step('stageIn', disks, undo));
-}
-
-/** The recipe, in its VM, until what it wrote is on the disk. */
-async function runRecipe(build: BuildRun, host: HostActivities, vm: VmSpec): Promise<void> {
-  const { ledger, saga } = build;
-  await ledger.setVmState(vm.id, 'creating');
-  const boot = () => host.ensureRunning(vm);
-  const undo = () => host.removeDomain(vm.id, vm.generation);
-  await trackStep(build, 'boot', vm, () => saga.step('boot', boot, undo));
-  await ledger.setVmState(vm.id, 'running');
-  const result = await trackStep(build, 'run', vm, () => withFreshUrls(build, ({ run }) => host.runCommand(run)));
-  throwIfFailed(result);
-  // From here on the domain's absence is what is wanted, and no loss.
-  await ledger.setVmState(vm.id, 'stopped');
-  await trackStep(build, 'shutDown', vm, () => host.shutDownGuest(vm));
-}
-
-function throwIfFailed({ exitCode, timedOut }: RunResult): void {
+async function runRecipe(build: PlacedBuild): Promise<void> {
+  const { exitCode, timedOut } = await withFreshUrls(issueArgs(build), (args) => build.host.runCommand(args.run));
   if (timedOut) throw failure('build-timeout', 'The recipe did not end within timeoutS; its log says how far it came');
   if (exitCode !== 0) throw failure('build-failed', `The recipe ended with ${exitCode}; its log says at which command`);
 }
 
-function store(build: BuildRun, host: HostActivities, vm: VmSpec): Promise<StoredDisk> {
-  return trackStep(build, 'store', vm, () => withFreshUrls(build, (orders) => host.storeImage(orders.store)));
-}
-
-/** Tells the end, then removes what there is, for as long as that takes. */
-async function finishRun(build: BuildRun, outcome: BuildOutcome): Promise<BuildOutcome['state']> {
-  const { record, progress, vm } = build;
-  await persistForever(build, 'the end of the build', (ledger) =>
+/** Writes the build's end, then removes the VM, in every case. */
+async function finishRun(run: BuildRun, outcome: BuildOutcome): Promise<BuildOutcome['state']> {
+  const { record, progress, vm } = run;
+  await persistForever(run, 'the end of the build', (ledger) =>
     ledger.finishBuild(record.id, record.vmId, outcome, progress.timeline),
   );
   progress.setAttributes({ state: outcome.state });
-  if (vm !== null) await removeBuildVm(build, vm);
-  await notifyWaiters(await persistForever(build, 'the release of the VM', (ledger) => ledger.releaseVms([record.vmId])));
+  if (vm !== null) await removeVm(run, vm);
+  await notifyWaiters(await persistForever(run, 'the release of the VM', (ledger) => ledger.releaseVms([record.vmId])));
   return outcome.state;
 }
 
-async function removeBuildVm(build: BuildRun, vm: VmSpec): Promise<void> {
-  const { retry: insistence, progress, saga } = build;
-  await persistForever(build, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
-  const unwind = async (): Promise<void> => {
-    const stuck = await saga.unwind();
-    if (stuck !== null) throw stuck.error;
-  };
-  await insistence.run(unwind, async (error) => {
+async function removeVm(run: BuildRun, vm: VmSpec): Promise<void> {
+  await persistForever(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
+  await unwindForever(run.saga, run.retry, async (error) => {
     const why = taskErrorOf(error);
-    progress.setDetail('stuck', `**${vm.id} is stuck** on ${vm.host} (${why.code}): ${why.message}`);
-    await persistForever(build, 'the stuck VM', (ledger) => ledger.setVmState(vm.id, 'stuck', why));
+    run.progress.setDetail('stuck', `**${vm.id} is stuck** on ${vm.host} (${why.code}): ${why.message}`);
+    await persistForever(run, 'the stuck VM', (ledger) => ledger.setVmState(vm.id, 'stuck', why));
   });
-}
-
-/** An end has to be written down, whatever the ledger thinks of it: a refusal is a mistake of ours, and waits for us. */
-async function persistForever<T>(build: BuildRun, what: string, act: (ledger: LedgerActivities) => Promise<T>): Promise<T> {
-  const refused = (error: unknown) =>
-    build.progress.setDetail('refused', `**the ledger refuses ${what}**: ${taskErrorOf(error).message}`);
-  const result = await build.retry.run(() => act(build.ledger), refused);
-  build.progress.setDetail('refused', null);
-  return result;
 }

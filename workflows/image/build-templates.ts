@@ -1,57 +1,96 @@
 import { CancellationScope, continueAsNew, defineSignal, setHandler, sleep, workflowInfo } from '@temporalio/workflow';
+import type { HostActivities } from '../../contracts/host.ts';
 import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
-import { notifyWaiters } from '../durable/notify.ts';
+import { notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
-import { RetryForever } from '../durable/retry-forever.ts';
+import { RetryForever, unwindForever } from '../durable/retry-forever.ts';
 import { Saga } from '../durable/saga.ts';
+import { runStep, type Step, type StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
+
+/** One template: the VM that becomes it, or, where `spec` is null, what an earlier attempt left of one. */
+interface TemplateBuild {
+  readonly vm: VmId;
+  readonly generation: number;
+  readonly spec: VmSpec | null;
+  readonly host: HostActivities;
+  readonly pace: number;
+  readonly show: (line: string) => void;
+}
+
+const reserveStep: Step<TemplateBuild> = {
+  name: 'reserve',
+  does: 'places a VM without an owner in the ledger (reserveTemplate)',
+  // The placement came first, because it decides which VM this is: the step registers its undo.
+  act: async () => undefined,
+  undo: async ({ vm, pace }) => notifyWaiters(await onLedger(pace).releaseVms([vm])),
+  undoneBy: 'releaseVms',
+};
+
+const buildStep: Step<TemplateBuild> = {
+  name: 'build',
+  does: 'boots the VM, waits until it is idle, saves and seals its memory (buildTemplate)',
+  act: buildTemplate,
+  undo: ({ host, vm, generation }) => host.removeVm(vm, generation),
+  undoneBy: 'removeVm',
+};
+
+export const templateSteps: readonly StepRow[] = [
+  reserveStep,
+  buildStep,
+  {
+    name: 'remove',
+    does: 'runs the undos above, also after success: the template is no part of its VM any more',
+    undoneBy: 'nothing: it is retried without limit',
+  },
+];
 
 const templateRequestedSignal = defineSignal<[VmSpec]>(signalName.templateRequested);
 
-/** What one host may owe at a time. A VM that boots for want of what doesn't fit in here asks again. */
+/** Bound on the requests that wait. A VM that boots without a template requests it again. */
 const maxPending = 32;
 
-/** VMs that start from the same template, as far as the ledger can tell: their host looks closer. */
+/** Groups requests for one template, as far as the ledger knows; the host decides exactly. */
 const templateKind = ({ image, vcpus, memoryMiB }: VmSpec): string => `${image.name} (${image.id}), ${vcpus} × ${memoryMiB} MiB`;
 
 /**
- * The templates that one host owes: what a VM had to boot for want of is made behind its back, one at a time, on room that
- * nobody waits for. Begun by the first VM that wants one (want-template.ts), told by others, and over when nothing is owed.
- *
- *   step       of one template                       undone by
- *   (reserve)  a VM of nobody's, placed by the ledger  releaseVms
- *   make       booted, calmed, saved, sealed           removeVm
- *   remove     the undos above: what becomes a template has left its VM by then
+ * Builds the templates that were requested on one host, one at a time, on capacity that no task waits for. The first VM that
+ * booted without a template starts it (request-template.ts), others signal it; it ends when no request is left.
  */
 export async function buildTemplates(id: HostId, pace = 1, pending: VmSpec[] = []): Promise<void> {
   const progress = new Progress();
   progress.setAttributes({ hosts: [id] });
-  const insistence = new RetryForever(pace);
+  const retry = new RetryForever(pace);
   const pendingByKind = new Map(pending.map((vm) => [templateKind(vm), vm]));
   setHandler(templateRequestedSignal, (vm) => {
-    // The newest, for its URLs.
+    // The newest request replaces an older one, because its URLs are valid for longer.
     if (pendingByKind.has(templateKind(vm)) || pendingByKind.size < maxPending) pendingByKind.set(templateKind(vm), vm);
   });
   for (let next = [...pendingByKind][0]; next !== undefined; next = [...pendingByKind][0]) {
     if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof buildTemplates>(id, pace, [...pendingByKind.values()]);
     const [kind, like] = next;
-    const place = await reserveOne(like, pace);
-    if (place.kind === 'waits') {
-      progress.setDetail('template', `**${kind}** waits since ${isoNow()}: ${place.reason}`);
+    const placement = await reserveOne(like, pace);
+    const show = (line: string): void => progress.setDetail('template', `**${kind}** ${line}`);
+    if (placement.kind === 'waits') {
+      show(`waits since ${isoNow()}: ${placement.reason}`);
       await sleep(timing(pace).templateRetryMs);
       continue;
     }
-    if (place.kind === 'reserved') pendingByKind.delete(kind);
-    await buildOne(id, pace, place, kind, progress, insistence);
+    if (placement.kind === 'reserved') pendingByKind.delete(kind);
+    const spec = placement.kind === 'reserved' ? placement.vm : null;
+    const [vm, generation] =
+      placement.kind === 'left' ? [placement.vm, placement.generation] : [placement.vm.id, placement.vm.generation];
+    const host = onHost(id, pace, { wait: () => show(`waits for ${id}, which does not answer since ${isoNow()}`) });
+    await buildOne(id, { vm, generation, spec, host, pace, show }, progress, retry);
   }
 }
 
-/** Repeated, it finds what a refused attempt may have taken after all. */
+/** Repeatable: it finds what an attempt without an answer has reserved. */
 async function reserveOne(like: VmSpec, pace: number): Promise<TemplatePlacement> {
   try {
     return await onLedger(pace).reserveTemplate(like);
@@ -60,51 +99,26 @@ async function reserveOne(like: VmSpec, pace: number): Promise<TemplatePlacement
   }
 }
 
-/** One template from its room to the end of its VM. What fails is no VM's failure: the next that boots asks again. */
-async function buildOne(
-  id: HostId,
-  pace: number,
-  place: Exclude<TemplatePlacement, { kind: 'waits' }>,
-  kind: string,
-  progress: Progress,
-  insistence: RetryForever,
-): Promise<void> {
+/** Builds one template and removes its VM. A failure is shown only: the next VM that boots requests the template again. */
+async function buildOne(id: HostId, build: TemplateBuild, progress: Progress, retry: RetryForever): Promise<void> {
   const saga = new Saga();
-  const [vm, generation] = place.kind === 'left' ? [place.vm, place.generation] : [place.vm.id, place.vm.generation];
-  const setDetail = (line: string): void => progress.setDetail('template', `**${kind}** ${line}`);
-  const host = onHost(id, pace, { wait: () => setDetail(`waits for ${id}, which does not answer since ${isoNow()}`) });
-  const madeBy = async (spec: VmSpec): Promise<void> => {
-    setDetail(`is being made since ${isoNow()} by ${vm}`);
-    const { key, outcome, bytes } = await onHost(id, pace, 'throw').buildTemplate(spec);
-    setDetail(`${outcome} at ${isoNow()}: ${key}, ${Math.round(bytes / 2 ** 20)} MiB`);
-  };
-  // The room was taken by the ledger before: its step only carries the undo.
-  await saga.step(
-    'reserve',
-    async () => undefined,
-    () => releaseOne(vm, pace),
-  );
+  await runStep(saga, reserveStep, build);
   try {
-    await saga.step(
-      'build',
-      async () => (place.kind === 'reserved' ? madeBy(place.vm) : undefined),
-      () => host.removeVm(vm, generation),
-    );
+    await runStep(saga, buildStep, build);
   } catch (error) {
-    setDetail(`was not made at ${isoNow()}: ${taskErrorOf(error).message}`);
+    build.show(`was not built at ${isoNow()}: ${taskErrorOf(error).message}`);
   }
   await CancellationScope.nonCancellable(() =>
-    insistence.run(
-      async () => {
-        const stuck = await saga.unwind();
-        if (stuck !== null) throw stuck.error;
-      },
-      (error) => progress.setDetail('removal', `**${vm} can't be removed** from ${id}: ${taskErrorOf(error).message}`),
+    unwindForever(saga, retry, (error) =>
+      progress.setDetail('removal', `**${build.vm} can't be removed** from ${id}: ${taskErrorOf(error).message}`),
     ),
   );
   progress.setDetail('removal', null);
 }
 
-async function releaseOne(vm: VmId, pace: number): Promise<void> {
-  await notifyWaiters(await onLedger(pace).releaseVms([vm]));
+async function buildTemplate({ spec, vm, pace, show }: TemplateBuild): Promise<void> {
+  if (spec === null) return;
+  show(`is built since ${isoNow()} by ${vm}`);
+  const { key, outcome, bytes } = await onHost(spec.host, pace, 'throw').buildTemplate(spec);
+  show(`${outcome} at ${isoNow()}: ${key}, ${Math.round(bytes / 2 ** 20)} MiB`);
 }

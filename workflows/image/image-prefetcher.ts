@@ -1,13 +1,12 @@
-import { startChild } from '@temporalio/workflow';
 import type { LeaseTerm, PrefetchTarget } from '../../contracts/ledger-placement.ts';
 import type { WaiterId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { detachedChild, startIfAbsent } from '../durable/detached-child.ts';
+import { startDetached } from '../durable/other-workflows.ts';
 import { prefetchImage } from './prefetch-image.ts';
 
 /**
- * Has a promised lease's image brought to the hosts on which it is planned, and kept there until its end, while it waits
- * for its start. At its start the image is fetched in any case, so nothing but time depends on this.
+ * Brings the image of a lease with a fixed start to the hosts on which it is planned, before that start, and pins it there
+ * until the lease's end. The step `stageIn` fetches a missing image in any case, so this only saves time.
  */
 export class ImagePrefetcher {
   readonly #id: WaiterId;
@@ -19,19 +18,16 @@ export class ImagePrefetcher {
     this.#pace = pace;
   }
 
-  /** Again when the plan has other hosts, or when one of them lacks the image although it was asked for. */
+  /** Repeats a request when the plan has other hosts, or when one of them still lacks the image. */
   async request(target: PrefetchTarget | null, term: LeaseTerm | null): Promise<void> {
     if (target === null || term === null) return;
     const hosts = target.hosts.toSorted();
     const requestedHosts = hosts.join(',');
     if (this.#requestedHosts === requestedHosts && target.complete) return;
     this.#requestedHosts = requestedHosts;
-    const order = { image: target.image, hosts, deadline: term.startAt, pinnedUntil: term.endAt };
+    const request = { image: target.image, hosts, deadline: term.startAt, pinnedUntil: term.endAt };
     const workflow = workflowId.prefetch(target.image, this.#id);
-    const started = await startIfAbsent(
-      startChild(prefetchImage, { ...detachedChild, workflowId: workflow, args: [order, this.#pace] }),
-    );
-    // It is being brought; if to other hosts, the next look finds that it lacks there.
-    if (started === null) this.#requestedHosts = '';
+    // A prefetch runs already, possibly to other hosts: then the next request finds the image missing.
+    if ((await startDetached(prefetchImage, workflow, [request, this.#pace])) === null) this.#requestedHosts = '';
   }
 }

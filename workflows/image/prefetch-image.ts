@@ -6,13 +6,12 @@ import { allOrCancel, withTimeout } from '../durable/cancellation-scopes.ts';
 import { failure, taskErrorOf } from '../durable/failure.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 
-/** Image X on hosts H before T. */
 export interface PrefetchRequest {
   image: ImageId;
   hosts: HostId[];
-  /** RFC 3339. What isn't there by then is given up. */
+  /** RFC 3339. Transfers that have not ended by then are cancelled. */
   deadline: string;
-  /** RFC 3339: the hosts keep it until then, also unused. */
+  /** RFC 3339: until then the hosts' caches don't evict it. */
   pinnedUntil: string;
 }
 
@@ -22,53 +21,56 @@ export interface PrefetchResult {
 }
 
 /**
- * Brings an image to hosts ahead of its use. It spreads like a rumour: as many transfers at a time as there are hosts
- * that have it, and the ledger tells each new one where it is, so the repository gives it away about once. It changes
- * nothing but caches, so there is nothing to undo: what came too late is of use all the same, or leaves by its age.
- *
- * It does not throw for a host that could not get it: whoever asked decides what that means.
+ * Brings an image to hosts before its use. At any time there are as many transfers as hosts that have it, and the ledger
+ * gives each new one its peers, so the repository sends it about once. It changes only caches, so there is nothing to undo.
+ * A host that could not fetch the image is in the result; it is no failure of the workflow.
  */
-export async function prefetchImage(order: PrefetchRequest, pace = 1): Promise<PrefetchResult> {
+export async function prefetchImage(request: PrefetchRequest, pace = 1): Promise<PrefetchResult> {
   const progress = new Progress();
-  progress.setAttributes({ hosts: order.hosts, state: 'running' });
-  progress.setDeadline(order.deadline);
+  progress.setAttributes({ hosts: request.hosts, state: 'running' });
+  progress.setDeadline(request.deadline);
   const outcome: PrefetchResult = { ready: [], missing: [] };
-  const leftMs = Math.max(1, Date.parse(order.deadline) - Date.now());
-  const late = () => failure('host-busy', `The image was not on all hosts before ${order.deadline}`);
-  const report = () =>
-    progress.setDetail('step', `**${outcome.ready.length} of ${order.hosts.length} hosts have it**, at ${isoNow()}`);
+  const leftMs = Math.max(1, Date.parse(request.deadline) - Date.now());
+  const expired = () => failure('host-busy', `The image was not on all hosts before ${request.deadline}`);
+  const showProgress = () =>
+    progress.setDetail('step', `**${outcome.ready.length} of ${request.hosts.length} hosts have it**, at ${isoNow()}`);
   try {
-    await withTimeout(leftMs, late, () => distribute(order, pace, outcome, report));
+    await withTimeout(leftMs, expired, () => distribute(request, pace, outcome, showProgress));
   } catch (error) {
     if (CancellationScope.current().consideredCancelled) throw error;
-    const done = new Set([...outcome.ready, ...outcome.missing.map(({ host }) => host)]);
-    const rest = order.hosts.filter((host) => !done.has(host));
+    const attempted = new Set([...outcome.ready, ...outcome.missing.map(({ host }) => host)]);
+    const rest = request.hosts.filter((host) => !attempted.has(host));
     outcome.missing.push(...rest.map((host) => ({ host, error: taskErrorOf(error) })));
   }
   progress.setAttributes({ state: outcome.missing.length === 0 ? 'succeeded' : 'failed' });
   return outcome;
 }
 
-async function distribute(order: PrefetchRequest, pace: number, outcome: PrefetchResult, report: () => void): Promise<void> {
+async function distribute(
+  request: PrefetchRequest,
+  pace: number,
+  outcome: PrefetchResult,
+  showProgress: () => void,
+): Promise<void> {
   const ledger = onLedger(pace);
   let sources = 1;
   const fetch = async (host: HostId): Promise<void> => {
-    // Looked at again: all who wait are woken by the same one.
+    // Checked again: one change wakes all that wait.
     while (sources === 0) await condition(() => sources > 0);
     sources -= 1;
     try {
-      const image = await ledger.issueImageRef(order.image, host);
-      await onHost(host, pace, 'throw').ensureImage(image, order.pinnedUntil);
-      await ledger.recordImageCached(host, order.image);
+      const image = await ledger.issueImageRef(request.image, host);
+      await onHost(host, pace, 'throw').ensureImage(image, request.pinnedUntil);
+      await ledger.recordImageCached(host, request.image);
       outcome.ready.push(host);
-      // Whoever gave it, and the one that has it now.
+      // The host that sent it, and the one that has it now.
       sources += 2;
     } catch (error) {
       if (isCancellation(error)) throw error;
       outcome.missing.push({ host, error: taskErrorOf(error) });
       sources += 1;
     }
-    report();
+    showProgress();
   };
-  await allOrCancel([...new Set(order.hosts)].map((host) => () => fetch(host)));
+  await allOrCancel([...new Set(request.hosts)].map((host) => () => fetch(host)));
 }

@@ -1,8 +1,9 @@
 import type { HostActivities, PackColdCopy, UnpackColdCopy } from '../../contracts/host.ts';
 import { type ColdCopyPass, coldCopyJob, type MigrationJob } from '../../model/migration.ts';
-import { type MigrationRun, withProgressReports } from './migrate-vm.ts';
+import type { MigrationRun } from './migration-run.ts';
+import { withProgressReports } from './progress-reports.ts';
 
-/** The steps of a cold copy, each with a look at it now and then for whoever asks how long the whole will take. */
+/** The passes of a cold copy, with progress reports over the whole of it. */
 export class ColdCopyProgress {
   readonly #run: MigrationRun;
   readonly #passes: number;
@@ -11,13 +12,13 @@ export class ColdCopyProgress {
   #firstPassMs: number | null = null;
   #packedBytes = 0;
 
-  /** @param packs so many hosts make one: the one that has the memory, and the home of the disks where that is another */
-  constructor(move: MigrationRun, packs: number) {
-    this.#run = move;
+  /** @param packs number of packs: of the host that has the memory, and of the home of the disks where that is another one */
+  constructor(run: MigrationRun, packs: number) {
+    this.#run = run;
     this.#passes = packs * 3;
   }
 
-  /** Made so far, as unpackVm wants to have them. */
+  /** The packs made so far, for unpackColdCopy. */
   get packs(): { address: string; bytes: number }[] {
     return this.#packs;
   }

@@ -5,17 +5,17 @@ import { taskErrorOf } from '../durable/failure.ts';
 import { Progress } from '../durable/progress.ts';
 
 /**
- * How long a VM takes after a move until it is as busy as before, for those who plan the next one. Nothing waits for this,
- * and nothing is undone: what could not be seen isn't noted.
+ * Measures how long a VM takes after a migration until it is as busy as before; the drain's planner predicts with it. No
+ * other workflow waits for this, and there is nothing to undo: a failed observation is not recorded.
  */
 export async function measureRecovery({ migration, host, ...order }: Recovery, pace = 1): Promise<boolean> {
   const progress = new Progress();
   progress.setAttributes({ hosts: [host], vms: [order.vmId] });
-  progress.setDetail('step', `**recovers**: it kept ${order.busyCpus.toFixed(2)} processors busy before it moved`);
+  progress.setDetail('step', `**recovers**: it kept ${order.busyCpus.toFixed(2)} processors busy before its migration`);
   try {
     if (!(await onHost(host, pace, 'throw').observeRecovery(order))) return false;
   } catch (error) {
-    log.info('A recovery could not be seen', { vmId: order.vmId, error: taskErrorOf(error).message });
+    log.info('A recovery could not be observed', { vmId: order.vmId, error: taskErrorOf(error).message });
     return false;
   }
   await onLedger(pace).recordRecovery(migration);

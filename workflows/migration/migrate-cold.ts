@@ -1,78 +1,94 @@
 import type { CancellationScope } from '@temporalio/workflow';
-import type { ColdCopyFile, MigrateOutResult, PortableRecord } from '../../contracts/host.ts';
+import type { ColdCopyFile, MigrateOutResult, PortableRecord, RemoveColdLeftover } from '../../contracts/host.ts';
+import type { HostId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
-import { notifyReconciliation } from '../durable/notify.ts';
+import { cleanUpOrReconcile } from './clean-up.ts';
 import { ColdCopyProgress } from './cold-copy-progress.ts';
 import {
   abortReason,
+  atSource,
+  atTarget,
   type MigrationAttempt,
+  type MigrationOutcome,
   type MigrationRun,
   noTransfer,
-  prepareTarget,
-  runPrepare,
-  setPhaseBytes,
-  trackPhase,
-  withCleanupTimeout,
-} from './migrate-vm.ts';
-import type { MigrationOutcome } from './resolve-migration.ts';
+} from './migration-run.ts';
+import { type PhaseRow, setPhaseBytes, trackPhase } from './phases.ts';
+import { prepareTarget, runPrepare } from './prepare.ts';
+
+export const coldPhases: readonly PhaseRow[] = [
+  {
+    name: 'prepare',
+    does: 'brings the image to the target, and offers the cached chunks of old versions',
+    undoneBy: 'removeColdLeftover at the target',
+  },
+  {
+    name: 'suspend',
+    does: 'saves the memory into a file at the source, unless the VM is suspended',
+    undoneBy: 'restoreVm at the source',
+  },
+  {
+    name: 'copy',
+    does: 'packs the files at the source, unpacks them at the target',
+    undoneBy: 'removeColdLeftover at the target',
+  },
+  {
+    name: 'restore',
+    does: 'runs the VM at the target, unless it was suspended',
+    undoneBy: 'nothing, once its guest has executed anything',
+  },
+  {
+    name: 'verify',
+    does: 'asks the target whether the guest has executed anything',
+    undoneBy: 'nothing: it acts only where the result is certain',
+  },
+];
 
 /**
- * A VM that moves as files: its memory, and its disks where they are to follow. One that runs is suspended for it.
- *
- *   phase    does                                                    undone by
- *   prepare  the image at the target; what it keeps of old versions  leaveCold
- *   suspend  memory into a file, at the source                       restoreVm there
- *   copy     packed at the source, unpacked at the target            leaveCold
- *   restore  it runs at the target                                   nothing, once its guest has executed anything
- *   verify   the target says whether it has                          (changes only what is certain)
- *
- * It is restored at the source only after the target has said that nothing was executed there, and can't be any more.
+ * Migrates a VM as files: its memory, and its disks where they are to follow. It is restored at the source only after the
+ * target has answered that the guest executed nothing there, and no attempt to restore it there can begin any more.
  */
-export async function migrateCold(move: MigrationRun, root: CancellationScope): Promise<MigrationAttempt> {
-  const { source, target, route: place } = move;
-  const { suspended } = place;
-  const moved: MigrateOutResult = { ...noTransfer };
-  const ready = await runPrepare(move, root, () => prepareCold(move));
-  if ('error' in ready) return ready;
-  const { carried, chunks } = ready;
+export async function migrateCold(run: MigrationRun, root: CancellationScope): Promise<MigrationAttempt> {
+  const { source, target, route } = run;
+  const result: MigrateOutResult = { ...noTransfer };
+  const prepared = await runPrepare(run, root, () => prepareCold(run));
+  if ('error' in prepared) return prepared;
   try {
-    const stoodStillFrom = Date.now();
-    if (!suspended) {
-      move.cold.suspended = true;
-      await trackPhase(move, 'suspend', () => source.suspendVm(atSource(move)));
+    const pausedFromMs = Date.now();
+    if (!route.suspended) {
+      run.cold.suspended = true;
+      await trackPhase(run, 'suspend', () => source.suspendVm(atSource(run)));
     }
-    moved.bytes = await trackPhase(move, 'copy', () => copyCold(move, carried, chunks));
-    setPhaseBytes(move, 'copy', moved.bytes);
-    if (!suspended) {
-      move.cold.restoring = true;
-      await trackPhase(move, 'restore', () => target.restoreVm({ vm: atTarget(move), diskHostAddress: diskHostAddress(move) }));
-      moved.downtimeMs = Date.now() - stoodStillFrom;
+    result.bytes = await trackPhase(run, 'copy', () => copyCold(run, prepared.record, prepared.chunks));
+    setPhaseBytes(run, 'copy', result.bytes);
+    if (!route.suspended) {
+      run.cold.restoring = true;
+      await trackPhase(run, 'restore', () => target.restoreVm({ vm: atTarget(run), diskHostAddress: diskHostAddress(run) }));
+      result.downtimeMs = Date.now() - pausedFromMs;
     }
-    return { result: moved, error: null };
+    return { result, error: null };
   } catch (error) {
-    return { result: moved, error: abortReason(root, error) };
+    return { result, error: abortReason(root, error) };
   }
 }
 
-/** What each side has in the end, after whatever happened. For ever, if need be: nobody else may restore it meanwhile. */
-export async function resolveColdMigration(move: MigrationRun, cause: TaskError | null): Promise<MigrationOutcome> {
-  const { target, source, route: place } = move;
-  if (place.suspended) return cause === null ? 'committed' : 'stayed';
-  if (move.cold.restoring) {
-    const there = await retryOnHost(move, place.to.id, () => target.resolveRestore(atTarget(move)));
-    if (there === 'running') return 'committed';
-    if (there === 'lost') return 'lost';
-    // An attempt that is under way still finds nothing to restore from.
-    await retryOnHost(move, place.to.id, () => target.removeColdLeftover(coldLeftover(move, 'to')));
+/** Decides where the VM is after an attempt. Retries without limit, because no other component may restore it meanwhile. */
+export async function resolveColdMigration(run: MigrationRun, cause: TaskError | null): Promise<MigrationOutcome> {
+  const { target, source, route } = run;
+  if (route.suspended) return cause === null ? 'committed' : 'stayed';
+  if (run.cold.restoring) {
+    const atTargetNow = await retryOnHost(run, route.to.id, () => target.resolveRestore(atTarget(run)));
+    if (atTargetNow === 'running') return 'committed';
+    if (atTargetNow === 'lost') return 'lost';
+    // Then an attempt to restore that is still under way finds no file.
+    await retryOnHost(run, route.to.id, () => target.removeColdLeftover(leftoverAtTarget(run)));
   }
-  if (!move.cold.suspended) return 'stayed';
+  if (!run.cold.suspended) return 'stayed';
   try {
-    await retryOnHost(move, place.from.id, () =>
-      source.restoreVm({ vm: atSource(move), diskHostAddress: place.home.id === place.from.id ? null : place.home.address }),
-    );
+    const disksAt = route.home.id === route.from.id ? null : route.home.address;
+    await retryOnHost(run, route.from.id, () => source.restoreVm({ vm: atSource(run), diskHostAddress: disksAt }));
     return 'stayed';
   } catch (error) {
     if (codeOf(error) === 'vm-lost') return 'lost';
@@ -80,94 +96,84 @@ export async function resolveColdMigration(move: MigrationRun, cause: TaskError 
   }
 }
 
-/** What is of the past at either side goes; a host that is silent, or refuses, is cleaned by its own reconciliation. */
-export async function cleanUpColdHosts(move: MigrationRun, committed: boolean): Promise<void> {
-  const { route: place, pace, progress } = move;
-  const homeLeft = committed && move.moveDisk && place.home.id !== place.from.id;
-  const leaves = committed
-    ? [
-        { host: place.from.id, order: coldLeftover(move, 'from') },
-        ...(homeLeft ? [{ host: place.home.id, order: coldLeftover(move, 'home') }] : []),
-      ]
-    : [{ host: place.to.id, order: coldLeftover(move, 'to') }];
-  for (const { host, order } of leaves) {
-    try {
-      await trackPhase(move, 'release', () =>
-        withCleanupTimeout(pace, () => onHost(host, pace, 'throw').removeColdLeftover(order)),
-      );
-    } catch (error) {
-      progress.setDetail('release', `${host} is left to its reconciliation: ${taskErrorOf(error).message}`);
-      await notifyReconciliation(host);
-    }
-  }
+/** Removes the VM's files where they are not used any more, or makes them an old version there. */
+export async function cleanUpColdHosts(run: MigrationRun, committed: boolean): Promise<void> {
+  const { route } = run;
+  const hosts: [HostId, RemoveColdLeftover][] = committed
+    ? [[route.from.id, leftoverAtSource(run)]]
+    : [[route.to.id, leftoverAtTarget(run)]];
+  if (committed && run.moveDisk && route.home.id !== route.from.id) hosts.push([route.home.id, leftoverAtHome(run)]);
+  for (const [host, order] of hosts)
+    await trackPhase(run, 'release', () => cleanUpOrReconcile(run, host, (at) => at.removeColdLeftover(order)));
 }
 
-const atSource = ({ route: place }: MigrationRun): VmSpec => ({
-  ...place.vm,
-  host: place.from.id,
-  generation: place.sourceGeneration,
-});
-const atTarget = ({ route: place, moveDisk }: MigrationRun): VmSpec => ({
-  ...place.vm,
-  home: moveDisk ? place.to.id : place.home.id,
-});
-/** For the target: null when its disks are there, or come along. */
-const diskHostAddress = ({ route: place, moveDisk }: MigrationRun): string | null =>
-  moveDisk || place.home.id === place.to.id ? null : place.home.address;
+/** For the target: null where its disks are there, or are copied with it. */
+const diskHostAddress = ({ route, moveDisk }: MigrationRun): string | null =>
+  moveDisk || route.home.id === route.to.id ? null : route.home.address;
 
-async function prepareCold(move: MigrationRun): Promise<{ carried: PortableRecord; chunks: number }> {
-  const carried = await prepareTarget(move);
-  const { chunks } = await onHost(move.route.to.id, move.pace, 'throw').offerCachedChunks(atTarget(move));
-  return { carried, chunks };
+async function prepareCold(run: MigrationRun): Promise<{ record: PortableRecord; chunks: number }> {
+  const record = await prepareTarget(run);
+  const { chunks } = await onHost(run.route.to.id, run.pace, 'throw').offerCachedChunks(atTarget(run));
+  return { record, chunks };
 }
 
-const disksOf = ({ extraDisksMiB }: VmSpec): ColdCopyFile[] => [
-  'overlay',
-  'data',
-  ...extraDisksMiB.map((_, index): ColdCopyFile => `extra-${index}`),
-];
+/** Files of the disks that are copied; none where the disks remain at their home. */
+const diskFiles = ({ route, moveDisk }: MigrationRun): ColdCopyFile[] =>
+  moveDisk ? ['overlay', 'data', ...route.vm.extraDisksMiB.map((_, index): ColdCopyFile => `extra-${index}`)] : [];
 
-/** @returns bytes that went over the network. */
-async function copyCold(move: MigrationRun, portableRecord: PortableRecord, chunks: number): Promise<number> {
-  const { route: place, vmId, pace, source, target } = move;
-  const cachedChunks = { address: place.to.address, chunks };
-  const disks = move.moveDisk ? disksOf(place.vm) : [];
-  const disksAtSource = place.home.id === place.from.id;
+/** @returns bytes sent over the network. */
+async function copyCold(run: MigrationRun, portableRecord: PortableRecord, chunks: number): Promise<number> {
+  const { route, vmId, pace, source, target } = run;
+  const disks = diskFiles(run);
+  const disksAtSource = route.home.id === route.from.id;
   const disksElsewhere = !disksAtSource && disks.length > 0;
-  const progress = new ColdCopyProgress(move, disksElsewhere ? 2 : 1);
-  const order = { vmId, generation: place.sourceGeneration, cachedChunks };
-  const first = await progress.pack(source, place.from.address, {
-    ...order,
-    files: disksAtSource ? ['memory', ...disks] : ['memory'],
-  });
-  if (disksElsewhere) await progress.pack(onHost(place.home.id, pace, 'throw'), place.home.address, { ...order, files: disks });
-  const sinceMs = first.sinceMs ?? Date.now();
-  await progress.unpack(target, {
-    vm: atTarget(move),
-    diskHostAddress: diskHostAddress(move),
+  const copy = new ColdCopyProgress(run, disksElsewhere ? 2 : 1);
+  const order = { vmId, generation: route.sourceGeneration, cachedChunks: { address: route.to.address, chunks } };
+  const files: ColdCopyFile[] = disksAtSource ? ['memory', ...disks] : ['memory'];
+  const { sinceMs } = await copy.pack(source, route.from.address, { ...order, files });
+  if (disksElsewhere) await copy.pack(onHost(route.home.id, pace, 'throw'), route.home.address, { ...order, files: disks });
+  await copy.unpack(target, {
+    vm: atTarget(run),
+    diskHostAddress: diskHostAddress(run),
     portableRecord,
-    suspendedSinceMs: sinceMs,
+    suspendedSinceMs: sinceMs ?? Date.now(),
   });
-  return progress.packs.reduce((sum, { bytes }) => sum + bytes, 0);
+  return copy.packs.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
-function coldLeftover({ route: place, vmId, moveDisk }: MigrationRun, where: 'from' | 'to' | 'home') {
-  if (where === 'to') return { vmId, generation: place.vm.generation, cacheFiles: [], isHome: place.home.id === place.to.id };
-  const isHome = place.home.id === place.from.id;
-  const disks = moveDisk ? disksOf(place.vm) : [];
-  if (where === 'home') return { vmId, generation: place.vm.generation, cacheFiles: disks, isHome: false };
-  const cacheFiles: ColdCopyFile[] = isHome ? ['memory', ...disks] : ['memory'];
-  return { vmId, generation: place.sourceGeneration, cacheFiles, isHome: isHome && !moveDisk };
+const leftoverAtTarget = ({ route, vmId }: MigrationRun): RemoveColdLeftover => ({
+  vmId,
+  generation: route.vm.generation,
+  cacheFiles: [],
+  isHome: route.home.id === route.to.id,
+});
+
+const leftoverAtHome = (run: MigrationRun): RemoveColdLeftover => ({
+  vmId: run.vmId,
+  generation: run.route.vm.generation,
+  cacheFiles: diskFiles(run),
+  isHome: false,
+});
+
+function leftoverAtSource(run: MigrationRun): RemoveColdLeftover {
+  const { route, vmId, moveDisk } = run;
+  const isHome = route.home.id === route.from.id;
+  return {
+    vmId,
+    generation: route.sourceGeneration,
+    cacheFiles: isHome ? ['memory', ...diskFiles(run)] : ['memory'],
+    isHome: isHome && !moveDisk,
+  };
 }
 
-/** Tries for ever; an operator hears of it after the first refusal. A VM that is lost is no refusal. */
-async function retryOnHost<T>(move: MigrationRun, host: string, act: () => Promise<T>): Promise<T> {
+/** Retries without limit, and marks the migration stuck after the first refusal. Throws `vm-lost`, which is an answer. */
+async function retryOnHost<T>(run: MigrationRun, host: HostId, act: () => Promise<T>): Promise<T> {
   let reported = false;
-  return move.retry.run(act, async (error) => {
+  return run.retry.run(act, async (error) => {
     if (codeOf(error) === 'vm-lost') throw error;
-    const why = `${host} has to say what became of ${move.vmId}: ${taskErrorOf(error).message}. It is asked again for ever`;
-    move.progress.setDetail('stuck', `**${why}**`);
-    if (!reported) await move.ledger.markMigrationStuck(move.id, { code: 'ambiguous', message: why });
+    const why = `${host} has to answer what became of ${run.vmId}: ${taskErrorOf(error).message}. It is retried without limit`;
+    run.progress.setDetail('stuck', `**${why}**`);
+    if (!reported) await run.ledger.markMigrationStuck(run.id, { code: 'ambiguous', message: why });
     reported = true;
   });
 }

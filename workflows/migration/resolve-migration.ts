@@ -1,48 +1,47 @@
 import { sleep } from '@temporalio/workflow';
 import type { MigrateOutResult, MigrationObservation } from '../../contracts/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import { decideMigration, type MigrationAction, sourceView, targetView } from '../../model/migration.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { timing } from '../durable/timeouts.ts';
-import type { MigrationRun } from './migrate-vm.ts';
-
-export type MigrationOutcome = 'committed' | 'stayed' | 'lost';
+import type { MigrationAction } from './decision-table.ts';
+import { decideMigration, sourceView, targetView } from './decision-table.ts';
+import type { MigrationOutcome, MigrationRun } from './migration-run.ts';
 
 /**
- * Asks both hosts what they have until the table says where the VM is, and does on the way what the table is certain
- * of. For ever, if need be: what isn't known is touched by nobody, and after a while an operator hears of it.
- * @param abortSource ends what may have been begun at the source; what is seen counts only once it has succeeded. null: it ended.
- * @param firstObservation what the source's host saw of both already, as the first look; null: both are to be asked
+ * Observes both hosts until the decision table says where the VM is, and performs the actions that the table is certain of.
+ * It retries without limit: where the result is unknown, nothing is changed, and after a while the migration is stuck.
+ * @param abortSource aborts the job at the source; observations count only after it has succeeded. null: the job has ended
+ * @param firstObservation what the source's host observed of both after the switch; null: both have to be observed
  */
 export async function resolveMigration(
-  move: MigrationRun,
+  run: MigrationRun,
   abortSource: (() => Promise<boolean>) | null,
   firstObservation: MigrateOutResult['observed'] = null,
 ): Promise<MigrationOutcome> {
-  const { initialMs: first, maxMs: longest } = timing(move.pace).ambiguousBackoff;
+  const { initialMs, maxMs } = timing(run.pace).ambiguousBackoff;
   const ambiguousSinceMs = Date.now();
   let reported = false;
   let aborted = abortSource === null;
   if (aborted && firstObservation !== null) {
     const from = { domain: firstObservation.from, job: null };
-    const { action } = decide(move, from, { domain: firstObservation.to, job: null });
+    const { action } = decide(run, from, { domain: firstObservation.to, job: null });
     if (action === 'committed') return action;
   }
-  for (let backoffMs = first; ; ) {
+  for (let backoffMs = initialMs; ; ) {
     if (abortSource !== null && !aborted) aborted = await abortSource();
-    const { action, observed: seen }: Observation = aborted
-      ? await observeBoth(move)
-      : { action: 'observe', observed: `${move.route.from.id}: unknown` };
+    const { action, observed }: Observation = aborted
+      ? await observeBoth(run)
+      : { action: 'observe', observed: `${run.route.from.id}: unknown` };
     if (action === 'stayed' || action === 'lost' || action === 'committed') return action;
-    const { done, refusal } = await applyAction(move, action);
+    const { done, refusal } = await applyAction(run, action);
     if (done) continue;
-    if (!reported && (action === 'alarm' || Date.now() - ambiguousSinceMs >= timing(move.pace).ambiguousAlertAfterMs)) {
+    if (!reported && (action === 'alarm' || Date.now() - ambiguousSinceMs >= timing(run.pace).ambiguousAlertAfterMs)) {
       reported = true;
-      await markStuck(move, action, refusal === null ? seen : `${seen}; ${action}: ${refusal}`);
+      await markStuck(run, action, refusal === null ? observed : `${observed}; ${action}: ${refusal}`);
     }
     await sleep(backoffMs);
-    backoffMs = Math.min(backoffMs * 2, longest);
+    backoffMs = Math.min(backoffMs * 2, maxMs);
   }
 }
 
@@ -51,24 +50,24 @@ interface Observation {
   observed: string;
 }
 
-/** Both at once, each with a limit: a host that doesn't answer is `unknown`, whatever the other says. */
-async function observeBoth(move: MigrationRun): Promise<Observation> {
-  const { route: place, vmId, pace, progress } = move;
+/** Observes both hosts concurrently, each with a timeout: a host that doesn't answer is `unknown`. */
+async function observeBoth(run: MigrationRun): Promise<Observation> {
+  const { route, vmId, pace, progress } = run;
   const ask = async (host: HostId): Promise<MigrationObservation | 'unknown'> => {
     try {
       return await onHost(host, pace, 'throw').observeMigration(vmId);
     } catch (error) {
-      progress.setDetail(`seen ${host}`, `${host} can't say: ${taskErrorOf(error).message}`);
+      progress.setDetail(`observed ${host}`, `${host} can't be observed: ${taskErrorOf(error).message}`);
       return 'unknown';
     }
   };
-  const [from, to] = await Promise.all([ask(place.from.id), ask(place.to.id)]);
-  return decide(move, from, to);
+  const [from, to] = await Promise.all([ask(route.from.id), ask(route.to.id)]);
+  return decide(run, from, to);
 }
 
-/** What the table says to what was seen. */
+/** Applies the decision table to what was observed. */
 function decide(
-  { route: place, progress }: MigrationRun,
+  { route, progress }: MigrationRun,
   from: MigrationObservation | 'unknown',
   to: MigrationObservation | 'unknown',
 ): Observation {
@@ -76,28 +75,28 @@ function decide(
   const target = targetView(to === 'unknown' ? to : to.domain);
   const job = from === 'unknown' ? 'unknown' : from.job?.active === true ? 'active' : 'none';
   const action = decideMigration(source, target, job);
-  const seen = `${place.from.id}: ${source}, ${place.to.id}: ${target}, job: ${job}`;
-  progress.setDetail('seen', `${seen}, so: ${action}`);
-  return { action, observed: seen };
+  const observed = `${route.from.id}: ${source}, ${route.to.id}: ${target}, job: ${job}`;
+  progress.setDetail('observed', `${observed}, so: ${action}`);
+  return { action, observed };
 }
 
-/** Whether there was something to do that the table is certain of, and it could be done now; or why it could not. */
+/** `done`: the action was performed. `refusal`: why the host refused it; null where the table names no action. */
 interface ActionResult {
   done: boolean;
   refusal: string | null;
 }
 
 async function applyAction(
-  { source, target, route: place, vmId, progress }: MigrationRun,
+  { source, target, route, vmId, progress }: MigrationRun,
   action: MigrationAction,
 ): Promise<ActionResult> {
-  const here = place.sourceGeneration;
-  const there = place.vm.generation;
+  const atSource = route.sourceGeneration;
+  const atTarget = route.vm.generation;
   const acts: Partial<Record<MigrationAction, () => Promise<unknown>>> = {
-    resumeTarget: () => target.resumeDomain(vmId, there),
-    removeTarget: () => target.removeDomainUnlessRunning(vmId, there),
-    resumeSource: () => source.resumeDomain(vmId, here),
-    removeSource: () => source.removeDomainUnlessRunning(vmId, here),
+    resumeTarget: () => target.resumeDomain(vmId, atTarget),
+    removeTarget: () => target.removeDomainUnlessRunning(vmId, atTarget),
+    resumeSource: () => source.resumeDomain(vmId, atSource),
+    removeSource: () => source.removeDomainUnlessRunning(vmId, atSource),
   };
   const act = acts[action];
   if (act === undefined) return { done: false, refusal: null };
@@ -105,7 +104,7 @@ async function applyAction(
     await act();
     return { done: true, refusal: null };
   } catch (error) {
-    // What it did is seen at the next look.
+    // The next observation shows its effect.
     const refusal = taskErrorOf(error).message;
     progress.setDetail('act', `${action}: ${refusal}`);
     return { done: false, refusal };
@@ -113,15 +112,15 @@ async function applyAction(
 }
 
 async function markStuck(
-  { ledger, id, vmId, route: place, progress }: MigrationRun,
+  { ledger, id, vmId, route, progress }: MigrationRun,
   action: MigrationAction,
-  seen: string,
+  observed: string,
 ): Promise<void> {
   const why =
     action === 'alarm'
-      ? `both hosts have a copy that could run (${seen}). Neither is touched. Find out which one is right, and end the other by hand`
-      : `it can't be known where it runs (${seen}). It is asked again for ever: bring the silent host back, or end what refuses`;
+      ? `both hosts have a domain that could run (${observed}). Neither is changed. Find out which one is right, and end the other by hand`
+      : `it isn't known where it runs (${observed}). Both hosts are observed without limit: bring the unreachable host back, or end what refuses`;
   progress.setAttributes({ state: 'stuck' });
-  progress.setDetail('stuck', `**${vmId} is stuck** between ${place.from.id} and ${place.to.id}: ${why}`);
-  await ledger.markMigrationStuck(id, { code: 'ambiguous', message: `Moving ${vmId}: ${why}` });
+  progress.setDetail('stuck', `**${vmId} is stuck** between ${route.from.id} and ${route.to.id}: ${why}`);
+  await ledger.markMigrationStuck(id, { code: 'ambiguous', message: `Migration of ${vmId}: ${why}` });
 }

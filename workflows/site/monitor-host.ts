@@ -1,20 +1,10 @@
-import {
-  CancellationScope,
-  condition,
-  continueAsNew,
-  defineSignal,
-  setHandler,
-  sleep,
-  startChild,
-  workflowInfo,
-} from '@temporalio/workflow';
+import { CancellationScope, condition, continueAsNew, defineSignal, setHandler, sleep, workflowInfo } from '@temporalio/workflow';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
-import { detachedChild, startIfAbsent } from '../durable/detached-child.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
-import { notify, notifyWaiters } from '../durable/notify.ts';
+import { notifyWaiters, startOrNotify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
 import { reconcileHost } from './reconcile-host.ts';
@@ -22,9 +12,9 @@ import { reconcileHost } from './reconcile-host.ts';
 const hostRegisteredSignal = defineSignal<[HostFacts]>(signalName.hostRegistered);
 
 /**
- * One host, for as long as the site knows it: it arrives (its worker's signal, or its answer after a silence), is
- * present (an activity that lasts as long as its worker), falls silent, and comes back. A silent host gets no new
- * work, and nothing of it is touched.
+ * Follows one host, for as long as the site knows it: it registers (a signal of its worker, or its answer after it was
+ * unreachable), is live (an activity that lasts as long as its worker), becomes unreachable, and registers again. An
+ * unreachable host gets no new work, and its VMs are not changed.
  */
 export async function monitorHost(id: HostId, pace = 1): Promise<never> {
   const progress = new Progress();
@@ -41,7 +31,7 @@ export async function monitorHost(id: HostId, pace = 1): Promise<never> {
       liveness = null;
     });
     await condition(() => registrations.length > 0 || liveness === null);
-    // It has gone, or only its worker was restarted: ask before anybody is told.
+    // The host is unreachable, or only its worker was restarted: probe it first.
     if (registrations.length === 0) await probe(id, pace, registrations, progress);
   }
   return continueAsNew<typeof monitorHost>(id, pace);
@@ -51,32 +41,25 @@ async function register(facts: HostFacts, progress: Progress, pace: number): Pro
   try {
     await notifyWaiters(await onLedger(pace).registerHost(facts));
   } catch (error) {
-    // Such as an address that another host has: for its operator to put right, and to start its worker again.
+    // Such as an address that another host has: its operator has to correct it, and to restart its worker.
     progress.setAttributes({ state: 'refused' });
     return progress.setDetail('host', `**the ledger refuses ${facts.hostId}** since ${isoNow()}: ${taskErrorOf(error).message}`);
   }
   progress.setAttributes({ state: 'up' });
   progress.setDetail('host', `**${facts.hostId}** is up since ${isoNow()}: ${facts.hypervisor}, ${facts.accelerator}`);
-  await startReconciliation(facts.hostId, pace);
+  await startOrNotify(reconcileHost, workflowId.reconcile(facts.hostId), [facts.hostId, pace], signalName.wakeUp);
 }
 
-/** The host's reconciliation runs on its own; here it is started, or told that there is something to see. */
-async function startReconciliation(id: HostId, pace: number): Promise<void> {
-  const workflow = workflowId.reconcile(id);
-  const started = await startIfAbsent(startChild(reconcileHost, { ...detachedChild, workflowId: workflow, args: [id, pace] }));
-  if (started === null) await notify(workflow, signalName.wakeUp);
-}
-
-/** Ends when the worker has gone, however it went: that is all that its failure says. */
+/** Returns when the worker has ended. The activity's failure says nothing more. */
 async function waitForWorkerExit(id: HostId, pace: number, progress: Progress): Promise<void> {
   try {
     await onHost(id, pace, 'throw').reportLiveness();
   } catch (error) {
-    progress.setDetail('presence', `last seen until ${isoNow()}: ${taskErrorOf(error).message}`);
+    progress.setDetail('liveness', `live until ${isoNow()}: ${taskErrorOf(error).message}`);
   }
 }
 
-/** Asks a host for its facts: once with a limit, then, with the host marked silent, until it answers or arrives. */
+/** Requests a host's facts: once with a timeout, then, with the host marked unreachable, until it answers or registers. */
 async function probe(id: HostId, pace: number, registrations: HostFacts[], progress: Progress): Promise<void> {
   const answer = async (host: ReturnType<typeof onHost>): Promise<void> => {
     registrations.push(await host.observeHost());
@@ -88,19 +71,19 @@ async function probe(id: HostId, pace: number, registrations: HostFacts[], progr
   }
   await markUnreachable(id, pace);
   progress.setAttributes({ state: 'unknown' });
-  const asking = new CancellationScope();
-  const asked = asking
+  const probing = new CancellationScope();
+  const answered = probing
     .run(() => answer(onHost(id, pace, { wait: () => undefined })))
-    .catch(() => (asking.consideredCancelled ? undefined : sleep(timing(pace).unreachableAfterMs)));
-  await Promise.race([asked, condition(() => registrations.length > 0)]);
-  asking.cancel();
+    .catch(() => (probing.consideredCancelled ? undefined : sleep(timing(pace).unreachableAfterMs)));
+  await Promise.race([answered, condition(() => registrations.length > 0)]);
+  probing.cancel();
 }
 
 async function markUnreachable(id: HostId, pace: number): Promise<void> {
   try {
     await onLedger(pace).markHostUnreachable(id);
   } catch (error) {
-    // Refused when it came: it has no row that could say so.
+    // Its registration was refused: it has no row.
     if (codeOf(error) !== 'not-found') throw error;
   }
 }

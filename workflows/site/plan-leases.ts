@@ -1,32 +1,27 @@
-import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import { continueAsNew, workflowInfo } from '@temporalio/workflow';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
-import { notify } from '../durable/notify.ts';
+import { notify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
+import { WakeUp } from '../durable/wake-up.ts';
 import { startMigration } from '../migration/start-migration.ts';
 
-const replanSignal = defineSignal(signalName.replan);
-
 /**
- * The planner: it alone carries out the plan. Whoever changes what the plan is made from tells it; signals that come
- * while it decides are one more decision, however many they are. It knows nothing but when to look again: the plan is
- * made from the ledger each time, so it can be killed at any moment, and be away, and nothing is lost but time.
+ * The planner, which alone executes the plan. Components that change the plan's input signal it; signals that arrive during
+ * a decision cause one more decision. It holds no state: each plan is made from the ledger, so that a crash loses only time.
  */
 export async function planLeases(pace = 1): Promise<never> {
   const progress = new Progress();
   const ledger = onLedger(pace);
-  let woken = true;
-  setHandler(replanSignal, () => {
-    woken = true;
-  });
+  const wakeUp = new WakeUp(signalName.replan);
   do {
-    woken = false;
+    wakeUp.reset();
     let waitMs = timing(pace).planPollMs;
     try {
       const step = await ledger.stepPlan();
-      // Not waited for one after the other: who is told late starts late.
+      // Concurrently: a lease starts late when its signal is late.
       await Promise.all([
         ...step.placed.map((waiter) => notify(workflowId.waiter(waiter), signalName.placed)),
         ...step.leaseOrderChanged.map((task) => notify(workflowId.task(task), signalName.leaseOrderChanged)),
@@ -41,7 +36,7 @@ export async function planLeases(pace = 1): Promise<never> {
     } catch (error) {
       progress.setDetail('failed', `**the plan could not be made** at ${isoNow()}: ${taskErrorOf(error).message}`);
     }
-    await condition(() => woken, waitMs);
+    await wakeUp.wait(waitMs);
   } while (!workflowInfo().continueAsNewSuggested);
   return continueAsNew<typeof planLeases>(pace);
 }

@@ -1,4 +1,4 @@
-import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import { continueAsNew, workflowInfo } from '@temporalio/workflow';
 import type { HostDifference } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
@@ -6,32 +6,28 @@ import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
-
-const wakeUpSignal = defineSignal(signalName.wakeUp);
+import { WakeUp } from '../durable/wake-up.ts';
 
 /**
- * Compares a host with the ledger, again and again. The ledger decides: what a host has too much is removed or put
- * aside, what it lacks is reported; a row is never changed to match a host.
- * @param suspects what was already out of place at the last look. A look is no snapshot of both sides at once, so only
- * what is out of place twice is believed.
+ * Compares a host with the ledger at intervals. The ledger decides: what the host has in excess is removed or quarantined,
+ * what it lacks is reported; a row is never changed to match a host.
+ * @param suspects differences of the last round. A round is no snapshot of both sides at one time, so a difference takes
+ * effect only when it is found twice.
  */
 export async function reconcileHost(id: HostId, pace = 1, suspects: string[] = []): Promise<never> {
   const progress = new Progress();
   progress.setAttributes({ hosts: [id] });
-  let woken = false;
-  setHandler(wakeUpSignal, () => {
-    woken = true;
-  });
+  const wakeUp = new WakeUp(signalName.wakeUp);
   let last = suspects;
   do {
-    woken = false;
+    wakeUp.reset();
     try {
       last = await reconcileOnce(id, pace, last, progress);
     } catch (error) {
-      // Its own workflow watches over whether the host is there at all.
-      progress.setDetail('look', `the look at ${isoNow()} was not finished: ${taskErrorOf(error).message}`);
+      // monitorHost handles an unreachable host.
+      progress.setDetail('round', `the round at ${isoNow()} failed: ${taskErrorOf(error).message}`);
     }
-    await condition(() => woken, timing(pace).reconcileIntervalMs);
+    await wakeUp.wait(timing(pace).reconcileIntervalMs);
   } while (!workflowInfo().continueAsNewSuggested);
   return continueAsNew<typeof reconcileHost>(id, pace, last);
 }
@@ -44,11 +40,11 @@ async function reconcileOnce(id: HostId, pace: number, last: string[], progress:
   const confirmed = new Set(suspects.filter((one) => last.includes(one)));
   for (const vmId of difference.foreignDisks) if (confirmed.has(vmId)) await onHost(id, pace, 'throw').quarantineVm(vmId);
   for (const vmId of difference.missing) if (confirmed.has(vmId)) await reportMissing(id, pace, vmId);
-  progress.setDetail('look', summaryLine(id, difference));
+  progress.setDetail('round', summaryLine(id, difference));
   return suspects;
 }
 
-/** The same step by which its saga removes it. A newer generation on the host is somebody at work: not ours to end. */
+/** Removes a VM as its saga does. A newer generation on the host belongs to a saga at work, and is left to it. */
 async function removeLeftover(id: HostId, pace: number, vmId: VmId, generation: number): Promise<void> {
   try {
     await onHost(id, pace, 'throw').removeVm(vmId, generation);
@@ -58,7 +54,7 @@ async function removeLeftover(id: HostId, pace: number, vmId: VmId, generation: 
 }
 
 async function reportMissing(id: HostId, pace: number, vmId: VmId): Promise<void> {
-  const message = `${vmId} should be alive on ${id}, and the hypervisor does not know it. Its disk, where there is one, was not touched`;
+  const message = `${vmId} should run on ${id}, and the hypervisor does not have it. Its disk, where there is one, was not changed`;
   await onLedger(pace).recordVmMissing(vmId, { code: 'vm-lost', message });
 }
 
@@ -67,7 +63,7 @@ function summaryLine(id: HostId, { foreignDomains, foreignDisks, missing, leftov
     `leftovers ${leftovers.map(({ vmId }) => vmId).join(', ') || 'none'}`,
     `missing ${missing.join(', ') || 'none'}`,
     `foreign disks ${foreignDisks.join(', ') || 'none'}`,
-    // A live domain of somebody else is for an operator: it is told here and nowhere touched.
+    // A live domain without a row is only shown, for an operator: it is never changed.
     `foreign domains ${foreignDomains.join(', ') || 'none'}`,
   ];
   return `**${id}** at ${isoNow()}: ${parts.join('; ')}`;

@@ -1,33 +1,25 @@
 import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
-import type { LeaseTerm } from '../../contracts/ledger-placement.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { taskErrorOf } from '../durable/failure.ts';
-import { notifyWaiters } from '../durable/notify.ts';
-import { Stopwatch } from '../durable/stopwatch.ts';
+import { notifyWaiters } from '../durable/other-workflows.ts';
+import type { StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
 import { relocate, updateLocation, waitUntilSettled } from './node-location.ts';
-import type { Node, TaskRun } from './task-steps.ts';
+import type { TaskNode, TaskRun } from './task-run.ts';
 
-/** A task's lease at work: what the plan wants of it, and how much of its time has passed. */
-export interface LeaseRun {
-  /** How often the plan has asked for something. */
-  ordersReceived: number;
-  state: 'running' | 'suspending' | 'suspended' | 'resuming';
-  /** Of a promise; null: its time counts from when it runs. */
-  term: LeaseTerm | null;
-  readonly stopwatch: Stopwatch;
-}
-
-export const newLeaseRun = (): LeaseRun => ({ ordersReceived: 0, state: 'running', term: null, stopwatch: new Stopwatch() });
+export const suspendStep: StepRow = {
+  name: 'suspend',
+  does: 'when the plan preempts the task while its command runs: saves the memory and ends the domain, on all nodes or on none',
+  undoneBy: '`resume`, when the plan orders it, or when one node could not be suspended',
+};
 
 /**
- * A promise is kept by being early: the VMs are there, and the work begins at its time. A lease without one begins now.
- * @returns how long it may run, in ms
+ * Starts the lease's time: at its fixed start, for which the VMs are ready early, or now. @returns how long it lasts, in ms
  */
 export async function startLease({ lease, progress, task }: TaskRun): Promise<number> {
-  const { term, stopwatch: watch } = lease;
+  const { term, stopwatch } = lease;
   if (term === null) {
-    watch.start();
+    stopwatch.start();
     return task.spec.lease.durationS * 1000;
   }
   const earlyMs = Date.parse(term.startAt) - Date.now();
@@ -35,15 +27,15 @@ export async function startLease({ lease, progress, task }: TaskRun): Promise<nu
     progress.setDetail('step', `**ready**; starts at ${term.startAt}`);
     await sleep(earlyMs);
   }
-  watch.start();
+  stopwatch.start();
   return Math.max(1, Date.parse(term.endAt) - Date.now());
 }
 
 /**
- * Runs an act in VMs that the plan may suspend and resume meanwhile. What the plan asked for is finished before this
- * returns, and VMs that were suspended run again by then: so whoever follows finds guests that answer.
+ * Runs an act in VMs that the plan may suspend and resume meanwhile. It returns when all orders are completed and all VMs
+ * run, so that the next step finds guests that answer.
  */
-export async function runUnderLease<T>(run: TaskRun, nodes: Node[], act: () => Promise<T>): Promise<T> {
+export async function runUnderLease<T>(run: TaskRun, nodes: TaskNode[], act: () => Promise<T>): Promise<T> {
   const following = new CancellationScope();
   const working = new CancellationScope();
   let done = false;
@@ -69,10 +61,10 @@ export async function runUnderLease<T>(run: TaskRun, nodes: Node[], act: () => P
   }
 }
 
-async function followLeaseOrders(run: TaskRun, nodes: Node[], done: () => boolean): Promise<void> {
+async function followLeaseOrders(run: TaskRun, nodes: TaskNode[], done: () => boolean): Promise<void> {
   const { lease } = run;
   const isOver = () => done() && lease.state === 'running';
-  // Asked for before the guests answered: it is done first.
+  // An order that arrived before the guests answered is executed first.
   for (let ordersSeen = 0; ; ) {
     if (lease.ordersReceived > ordersSeen) {
       ordersSeen = lease.ordersReceived;
@@ -82,8 +74,8 @@ async function followLeaseOrders(run: TaskRun, nodes: Node[], done: () => boolea
   }
 }
 
-/** The ledger says what is wanted; a repeated question is answered by saying again what is so. */
-async function applyLeaseOrder(run: TaskRun, nodes: Node[]): Promise<void> {
+/** Reads the plan's order from the ledger and executes it; for a repeated order it repeats the confirmation. */
+async function applyLeaseOrder(run: TaskRun, nodes: TaskNode[]): Promise<void> {
   const { lease, ledger, task } = run;
   const order = await ledger.loadLeaseOrder(task.id);
   if (order === 'run') return;
@@ -96,55 +88,56 @@ async function applyLeaseOrder(run: TaskRun, nodes: Node[]): Promise<void> {
   }
 }
 
-const labelsOf = (nodes: readonly Node[]): string[] => nodes.map(({ label }) => label);
+const labelsOf = (nodes: readonly TaskNode[]): string[] => nodes.map(({ label }) => label);
 
-/** Out of memory, on all nodes or on none. */
-async function suspendAll(run: TaskRun, nodes: Node[]): Promise<boolean> {
+/** Suspends all nodes, or none. @returns whether they are suspended */
+async function suspendAll(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
   const { lease, progress } = run;
   lease.state = 'suspending';
   lease.stopwatch.stop();
   try {
-    await progress.trackStep('suspend', labelsOf(nodes), (done) =>
-      allOrCancel(nodes.map((node) => () => suspendOne(run, node).then(() => done(node.label)))),
+    await progress.trackStep(suspendStep.name, labelsOf(nodes), (done) =>
+      allOrCancel(nodes.map((node) => () => suspendNode(node).then(() => done(node.label)))),
     );
   } catch (error) {
     if (isCancellation(error)) throw error;
-    progress.setDetail('suspend', `**it could not be suspended**, and runs on: ${taskErrorOf(error).message}`);
+    progress.setDetail('suspend', `**it could not be suspended**, and continues to run: ${taskErrorOf(error).message}`);
     await resumeAll(run, nodes);
-    // Soon enough for whoever needs the room, and not at once: what refused it is likely to do so again.
+    // Not at once: a repetition would probably be refused as well.
     await sleep(timing(run.pace).refusedBackoff.initialMs);
     await notifyWaiters(await run.ledger.recordLeaseResumed(run.task.id));
     return false;
   }
   lease.state = 'suspended';
-  progress.setDetail('step', '**suspended** for a promise; it goes on as soon as there is room again');
+  progress.setDetail('step', '**suspended** for a lease with a fixed start; it is resumed when there is capacity again');
   progress.setAttributes({ state: 'suspended' });
   return true;
 }
 
-async function suspendOne(run: TaskRun, node: Node): Promise<void> {
+async function suspendNode(node: TaskNode): Promise<void> {
+  const { ledger } = node.run;
   const { id } = node.vm;
-  updateLocation(run, node, await waitUntilSettled(run, node, await run.ledger.loadVmLocation(id), true));
-  const { vm } = await run.ledger.beginSuspension(id);
-  relocate(run, node, vm);
+  updateLocation(node, await waitUntilSettled(node, await ledger.loadVmLocation(id), true));
+  const { vm } = await ledger.beginSuspension(id);
+  relocate(node, vm);
   await node.host.suspendVm(vm);
-  await notifyWaiters(await run.ledger.commitSuspension(id));
+  await notifyWaiters(await ledger.commitSuspension(id));
 }
 
-/** Back where its memory is, on all nodes; also those whose suspension came to nothing. */
-async function resumeAll(run: TaskRun, nodes: Node[]): Promise<void> {
+/** Restores all nodes where their memory is, including those whose suspension failed. */
+async function resumeAll(run: TaskRun, nodes: TaskNode[]): Promise<void> {
   const { lease, progress } = run;
   lease.state = 'resuming';
   await progress.trackStep('resume', labelsOf(nodes), (done) =>
-    allOrCancel(nodes.map((node) => () => resumeOne(run, node).then(() => done(node.label)))),
+    allOrCancel(nodes.map((node) => () => resumeNode(node).then(() => done(node.label)))),
   );
   lease.state = 'running';
   lease.stopwatch.start();
   progress.setAttributes({ state: run.state });
 }
 
-async function resumeOne(run: TaskRun, node: Node): Promise<void> {
-  const { ledger } = run;
+async function resumeNode(node: TaskNode): Promise<void> {
+  const { ledger } = node.run;
   const { id } = node.vm;
   const { state } = await ledger.loadVmLocation(id);
   if (state === 'running') return;
@@ -154,8 +147,8 @@ async function resumeOne(run: TaskRun, node: Node): Promise<void> {
       await ledger.rollBackSuspension(id, { code: 'internal', message: 'another VM of its task could not be suspended' }, false),
     );
   }
-  const { vm, diskHostAddress: disksAt } = await ledger.beginRestoration(id);
-  relocate(run, node, vm);
-  await node.host.restoreVm({ vm, diskHostAddress: disksAt });
+  const { vm, diskHostAddress } = await ledger.beginRestoration(id);
+  relocate(node, vm);
+  await node.host.restoreVm({ vm, diskHostAddress });
   await ledger.commitRestoration(id);
 }

@@ -1,70 +1,79 @@
-import { condition, getExternalWorkflowHandle, log } from '@temporalio/workflow';
+import { condition } from '@temporalio/workflow';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { VmLocation } from '../../contracts/ledger.ts';
-import type { HostId } from '../../model/ids.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { onHost } from '../durable/activity-proxies.ts';
+import { unreachableText } from '../durable/detail-texts.ts';
+import { cancelIfRunning } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
+import { Saga } from '../durable/saga.ts';
 import { timing } from '../durable/timeouts.ts';
-import type { Node, TaskRun } from './task-steps.ts';
+import type { TaskNode, TaskRun } from './task-run.ts';
 
-/** The steps of one node's VM on a host; one that is silent is waited for, and the details say so. */
-export function nodeHost(run: TaskRun, host: HostId, index: number, vmId: string): HostActivities {
-  const wait = (step: string): void =>
-    run.progress.setDetail(
-      `silent ${index}`,
-      `**${host} does not answer** since ${isoNow()}; ${step} of ${vmId} waits for its worker`,
-    );
+export function newNode(run: TaskRun, vm: VmSpec, index: number): TaskNode {
+  return {
+    run,
+    index,
+    label: run.task.vmIds.length === 1 ? vm.host : `${vm.host} (node${index})`,
+    vm,
+    stagingHost: onHost(vm.host, run.pace, 'throw'),
+    host: waitingHost(run, vm.host, index, vm.id),
+    saga: new Saga(),
+    stepArgs: undefined,
+    bytesIn: 0,
+    createMs: 0,
+    result: null,
+    stagedOut: null,
+    startedAt: null,
+    endedAt: null,
+    removing: false,
+    stuck: false,
+  };
+}
+
+function waitingHost(run: TaskRun, host: HostId, index: number, vmId: VmId): HostActivities {
+  const wait = (step: string): void => run.progress.setDetail(`silent ${index}`, unreachableText(host, `${step} of ${vmId}`));
   return onHost(host, run.pace, { wait });
 }
 
-/** From here on the node's steps go to where its VM is now. */
-export function relocate(run: TaskRun, node: Node, at: Pick<VmSpec, 'host' | 'home' | 'generation'>): void {
-  const { host, home, generation } = at;
-  if (host !== node.vm.host) {
-    node.host = nodeHost(run, host, node.index, node.vm.id);
-    run.progress.setDetail(`moved ${node.index}`, `${node.vm.id} moved from ${node.vm.host} to ${host}, seen at ${isoNow()}`);
+/** The activities on the host that has the node's disks. */
+export const homeOf = ({ run, vm, index }: TaskNode): HostActivities => waitingHost(run, vm.home, index, vm.id);
+
+/** Directs the node's next steps to where its VM is now. */
+export function relocate(node: TaskNode, { host, home, generation }: Pick<VmSpec, 'host' | 'home' | 'generation'>): void {
+  const { run, index, vm } = node;
+  if (host !== vm.host) {
+    node.host = waitingHost(run, host, index, vm.id);
+    run.progress.setDetail(`moved ${index}`, `${vm.id} moved from ${vm.host} to ${host}, observed at ${isoNow()}`);
   }
-  node.vm = { ...node.vm, host, home, generation };
+  node.vm = { ...vm, host, home, generation };
+}
+
+/** The same, for a VM that may have no host. */
+export function updateLocation(node: TaskNode, { host, home, generation }: VmLocation): void {
+  if (host !== null && home !== null) relocate(node, { host, home, generation });
 }
 
 /**
- * Waits until nobody moves the VM, and says where it is then.
- * @param abortMigration whether a migration that is under way is to be ended; it ends by itself in any case, one way or the other
+ * Waits until no migration of the VM is under way. @returns where it is then
+ * @param abortMigration cancels one that is under way; otherwise it ends by itself
  */
-export async function waitUntilSettled(
-  run: TaskRun,
-  node: Node,
-  first: VmLocation,
-  abortMigration: boolean,
-): Promise<VmLocation> {
-  const { initialMs: shortest, maxMs: longest } = timing(run.pace).ambiguousBackoff;
+export async function waitUntilSettled(node: TaskNode, first: VmLocation, abortMigration: boolean): Promise<VmLocation> {
+  const { run, index, vm } = node;
+  const { initialMs, maxMs } = timing(run.pace).ambiguousBackoff;
   let location = first;
-  let asked: string | null = null;
-  for (let backoffMs = shortest; location.migrationWorkflowId !== null; backoffMs = Math.min(backoffMs * 2, longest)) {
-    if (abortMigration && asked !== location.migrationWorkflowId) {
-      asked = location.migrationWorkflowId;
-      await cancelMigration(location.migrationWorkflowId);
+  let cancelled: string | null = null;
+  for (let backoffMs = initialMs; location.migrationWorkflowId !== null; backoffMs = Math.min(backoffMs * 2, maxMs)) {
+    if (abortMigration && cancelled !== location.migrationWorkflowId) {
+      cancelled = location.migrationWorkflowId;
+      await cancelIfRunning(location.migrationWorkflowId);
     }
-    run.progress.setDetail(`moving ${node.index}`, `${node.vm.id} moves: see ${location.migrationWorkflowId}`);
+    run.progress.setDetail(`moving ${index}`, `${vm.id} moves: see ${location.migrationWorkflowId}`);
     const changesSeen = run.locationChanges;
     await condition(() => run.locationChanges > changesSeen, backoffMs);
-    location = await run.ledger.loadVmLocation(node.vm.id);
+    location = await run.ledger.loadVmLocation(vm.id);
   }
-  run.progress.setDetail(`moving ${node.index}`, null);
+  run.progress.setDetail(`moving ${index}`, null);
   return location;
-}
-
-async function cancelMigration(id: string): Promise<void> {
-  try {
-    await getExternalWorkflowHandle(id).cancel();
-  } catch (error) {
-    // It has ended meanwhile; the ledger will say so.
-    log.info('A migration could not be cancelled', { workflowId: id, error: String(error) });
-  }
-}
-
-/** Moves the node's steps to a place that is one. */
-export function updateLocation(run: TaskRun, node: Node, { host, home, generation }: VmLocation): void {
-  if (host !== null && home !== null) relocate(run, node, { host, home, generation });
 }

@@ -4,10 +4,7 @@ import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { failure, taskErrorOf } from '../durable/failure.ts';
 import { Progress } from '../durable/progress.ts';
 
-/**
- * One reading of a VM's console, where the VM is now. It changes nothing, so there is nothing to undo, and nobody waits
- * for a silent host: whoever asked asks again.
- */
+/** Reads a part of a VM's console at its current host. It fails when the host is unreachable: the caller retries. */
 export async function readConsole(id: VmId, range: ConsoleRange, pace = 1): Promise<ConsolePage> {
   const { host, state, generation } = await onLedger(pace).loadVmLocation(id);
   if (host === null || state === 'pending' || state === 'removed')

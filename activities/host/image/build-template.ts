@@ -6,33 +6,33 @@ import { domainName } from '../vm/domain-names.ts';
 import { awaitAgent, bootDeadlineMs } from '../vm/guest-identity.ts';
 
 /**
- * The size of the data disk with which a template is saved. No VM's is larger, so that its guest can mount it before it
- * has heard how large it really is (model/task.ts bounds diskMiB to half of this). A hole in a file, never written.
+ * The size of the data disk with which a template is saved. No VM's is larger, so that its guest can mount it before QEMU
+ * has reported the real size (model/task.ts bounds diskMiB to half of this). A hole in a file, never written.
  */
 const templateDataDiskMiB = 2 * 2 ** 20;
 
 /**
- * Boots a VM of its own from an image, brings it to a quiet state and saves it with its memory. It has no identity, is on
- * no network and belongs to nobody; `vm` says what machine it is. Begins anew after a kill at any line.
+ * Boots a VM from an image, quiesces it and saves it with its memory as a template. It has no identity, no network and no
+ * owner; `vm` gives its hardware. Begins anew after a kill at any line.
  */
 export async function buildTemplate(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<BuiltTemplate> {
-  const { diskTool: disks, guest, hypervisor, imageCache: images, store, templates } = ports;
-  await images.ensure(vm.image, signal);
+  const { diskTool, guest, hypervisor, imageCache, store, templates } = ports;
+  await imageCache.ensure(vm.image, signal);
   const config = await templateConfig(ports, vm);
   const key = await templates.computeKey(config);
   const found = await templates.find(vm.image.id, key);
   if (found !== 'none') return { key, outcome: found === 'retired' ? 'retired' : 'already', bytes: 0 };
 
-  // All of its memory may be written to; what images need comes first.
-  if (!(await images.evictToFit(vm.memoryMiB * 2 ** 20))) return { key, outcome: 'full', bytes: 0 };
+  // All of its memory may be written to, and images have precedence in the cache.
+  if (!(await imageCache.evictToFit(vm.memoryMiB * 2 ** 20))) return { key, outcome: 'full', bytes: 0 };
   const name = domainName(vm.id);
   const paths = store.paths(vm.id);
   if ((await hypervisor.status(name)) !== null) await hypervisor.destroy(name);
-  for (const path of [paths.overlay, paths.data, paths.templateMemory, paths.templateState]) await disks.remove(path);
-  const image = await images.find(vm.image.id);
+  for (const path of [paths.overlay, paths.data, paths.templateMemory, paths.templateState]) await diskTool.remove(path);
+  const image = await imageCache.find(vm.image.id);
   if (image === null) throw new Error(`BUG: image ${vm.image.id} left the cache while a VM's record names it`);
-  await disks.createOverlay(paths.overlay, image.disk, vm.image.virtualMiB);
-  await disks.createEmpty(paths.data, templateDataDiskMiB);
+  await diskTool.createOverlay(paths.overlay, image.disk, vm.image.virtualMiB);
+  await diskTool.createEmpty(paths.data, templateDataDiskMiB);
   await hypervisor.create(config);
   await awaitAgent(ports, name, bootDeadlineMs, signal);
   await guest.quiesce(name);

@@ -4,12 +4,12 @@ import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
 import { domainName } from '../vm/domain-names.ts';
 
-/** Where an uploaded disk waits until it was looked at and written anew. */
+/** The file that an uploaded disk is fetched to, in the folder of inputs, until it is inspected and flattened. */
 const uploadedName = 'disk';
 
-/** Fetches an uploaded disk and looks at it: nothing but `inspect` opens it before it has passed. */
+/** Fetches an uploaded disk and inspects it: only `inspect` opens it before it has passed. */
 export async function importDisk(
-  { store, inputFetcher: inputs, diskTool: disks }: HostPorts,
+  { store, inputFetcher, diskTool }: HostPorts,
   { vm, sizeMiB }: StoreImage,
   signal: AbortSignal,
 ): Promise<void> {
@@ -17,13 +17,13 @@ export async function importDisk(
   const { url, sizeBytes, sha256 } = vm.image.parts.disk;
   const destination = `${folder}/${uploadedName}`;
   const limits = { limitBytes: sizeBytes, limitSeconds: 3600, allowInternal: false };
-  await inputs.fetch({ url, source: 'repository', sizeBytes, sha256, destination, ...limits }, signal);
-  await disks.inspect(destination, sizeMiB);
+  await inputFetcher.fetch({ url, source: 'repository', sizeBytes, sha256, destination, ...limits }, signal);
+  await diskTool.inspect(destination, sizeMiB);
 }
 
 /**
- * One flat disk of what a build left, then to the repository. The flat disk stays until the VM's folder goes, so that a
- * repeat only has to send it.
+ * Flattens the disk that a build wrote, and uploads it to the repository. The flat disk remains until the VM's folder is
+ * removed, so that a retry only uploads it.
  */
 export async function storeImage(
   ports: HostPorts,
@@ -31,30 +31,30 @@ export async function storeImage(
   record: VmRecord,
   signal: AbortSignal,
 ): Promise<StoredDisk> {
-  const { store, diskTool: disks, repository } = ports;
+  const { store, diskTool, repository } = ports;
   const { flat } = store.paths(request.vm.id);
-  if (!(await disks.exists(flat))) {
+  if (!(await diskTool.exists(flat))) {
     const { from, format } = await sourceOf(ports, request, record);
-    await disks.flatten({ source: from, format, destination: flat, limitMiB: request.sizeMiB }, signal);
+    await diskTool.flatten({ source: from, format, destination: flat, limitMiB: request.sizeMiB }, signal);
   }
-  const { virtualMiB } = await disks.inspect(flat, request.sizeMiB);
-  const { sizeBytes, content } = await disks.readDisk(flat);
+  const { virtualMiB } = await diskTool.inspect(flat, request.sizeMiB);
+  const { sizeBytes, content } = await diskTool.readDisk(flat);
   const stored = await repository.storeOutput(request.uploadUrl, 'disk', sizeBytes, content, signal);
   return { ...stored, virtualMiB };
 }
 
-/** The disk that the build wrote; a guest's only once it has shut down. */
+/** The disk that the build wrote; for a guest's disk the guest must have shut down. */
 async function sourceOf(
-  { store, hypervisor, diskTool: disks }: HostPorts,
+  { store, hypervisor, diskTool }: HostPorts,
   { vm, from, sizeMiB }: StoreImage,
   record: VmRecord,
 ): Promise<{ from: string; format: 'qcow2' | 'raw' }> {
   const paths = store.paths(vm.id);
   if (from === 'disk') {
     const path = `${paths.inputs}/${uploadedName}`;
-    return { from: path, format: (await disks.inspect(path, sizeMiB)).format };
+    return { from: path, format: (await diskTool.inspect(path, sizeMiB)).format };
   }
   if (!record.flushed || (await hypervisor.status(domainName(vm.id))) !== null)
-    throw new BerthError('conflict', `taking the image out of ${vm.id}: its guest has not shut down`);
+    throw new BerthError('conflict', `storing the image that ${vm.id} built: its guest has not shut down`);
   return from === 'suite' ? { from: paths.data, format: 'raw' } : { from: paths.overlay, format: 'qcow2' };
 }

@@ -7,49 +7,45 @@ import type { ColdCopyPass } from '../../../model/migration.ts';
 import type { VmSpec } from '../../../model/vm.ts';
 import { domainConfig } from '../vm/domain-config.ts';
 import { domainName } from '../vm/domain-names.ts';
+import { requireNoDomain } from '../vm/domain-state.ts';
 import { removeDisks } from '../vm/remove-disks.ts';
-/** What this host still has of an earlier version of a VM that is to come. */
-export const offerCachedChunks = ({ coldCopy: carrier }: HostPorts, vmId: VmId): Promise<{ chunks: number }> =>
-  carrier.offerCachedChunks(vmId);
+import { refuseStale, staleGeneration } from '../vm-record.ts';
 
-/** How far a cold copy is, as this host sees it. */
-export const observeColdCopy = ({ coldCopy: carrier }: HostPorts, vmId: VmId): Promise<ColdCopyPass | null> =>
-  carrier.observePass(vmId);
+/** What this host still has of an earlier version of a VM that is to arrive. */
+export const offerCachedChunks = ({ coldCopy }: HostPorts, vmId: VmId): Promise<{ chunks: number }> =>
+  coldCopy.offerCachedChunks(vmId);
 
-/** Files of a VM that doesn't run, as one that its target fetches: without what it has, compressed. */
-export async function packColdCopy({ coldCopy: carrier, store, hypervisor }: HostPorts, request: PackColdCopy) {
-  const { vmId, generation, files, cachedChunks: offer } = request;
-  const found = await hypervisor.status(domainName(vmId));
-  if (found !== null)
-    throw new BerthError('in-use', `packing ${vmId}: its domain is ${found.state} (${found.reason}); suspend it first`);
+/** How far a cold copy is on this host. */
+export const observeColdCopy = ({ coldCopy }: HostPorts, vmId: VmId): Promise<ColdCopyPass | null> => coldCopy.observePass(vmId);
+
+/** Packs files of a VM that doesn't run into one file for its target: without the chunks that the target has, compressed. */
+export async function packColdCopy(ports: HostPorts, request: PackColdCopy) {
+  const { coldCopy, store } = ports;
+  const { vmId, generation, files, cachedChunks } = request;
+  await requireNoDomain(ports, vmId, 'in-use', 'packing');
   const record = await store.read(vmId);
-  if (record === null || record.generation > generation)
-    throw new BerthError(
-      'stale-generation',
-      `packing ${vmId} with generation ${generation}: ${record?.generation ?? 'no record'} is recorded`,
-    );
+  if (record === null) throw staleGeneration(vmId, generation, 'no record is here', 'packing');
+  refuseStale(record, vmId, generation, 'packing');
   if (files.includes('memory') && record.suspended?.complete !== true)
     throw new BerthError('conflict', `packing ${vmId}: its memory isn't saved here`);
-  return { ...(await carrier.pack(vmId, files, offer)), sinceMs: record.suspended?.sinceMs ?? null };
+  return { ...(await coldCopy.pack(vmId, files, cachedChunks)), sinceMs: record.suspended?.sinceMs ?? null };
 }
 
-/** The VM as files of this host, suspended. Nothing runs here before restoreVm. */
+/** Makes the VM a suspended one of this host, from its packs. Nothing runs here before restoreVm. */
 export async function unpackColdCopy(ports: HostPorts, request: UnpackColdCopy, record: VmRecord): Promise<void> {
-  const { coldCopy: carrier, hypervisor, store } = ports;
-  const { vm, packs, portableRecord: carried, suspendedSinceMs: sinceMs, diskHostAddress: disksAt } = request;
+  const { coldCopy, store } = ports;
+  const { vm, packs, portableRecord, suspendedSinceMs: sinceMs, diskHostAddress } = request;
   if (record.suspended?.complete === true) return;
-  const found = await hypervisor.status(domainName(vm.id));
-  if (found !== null)
-    throw new BerthError('conflict', `unpacking ${vm.id}: a domain of this name is ${found.state} (${found.reason}) here`);
-  await domainConfig(ports, vm, disksAt);
-  for (const pack of packs) await carrier.unpack(vm.id, pack);
-  await store.writeDurably({ ...record, ...carried, flushed: false, suspended: { sinceMs, complete: true } });
-  await carrier.removeTransferFiles(vm.id);
+  await requireNoDomain(ports, vm.id, 'conflict', 'unpacking');
+  await domainConfig(ports, vm, diskHostAddress);
+  for (const pack of packs) await coldCopy.unpack(vm.id, pack);
+  await store.writeDurably({ ...record, ...portableRecord, flushed: false, suspended: { sinceMs, complete: true } });
+  await coldCopy.removeTransferFiles(vm.id);
 }
 
 /**
- * What became of a restoration here. `untouched`: the guest has executed nothing since it was suspended, and nothing of
- * it is in the hypervisor any more. `running`: it goes on here. `lost`: it went on here, and has ended.
+ * Resolves a restoration here whose outcome is unknown. `untouched`: the guest has executed nothing since it was
+ * suspended, and the hypervisor has no domain of it any more. `running`: it runs here. `lost`: it ran here, and has ended.
  */
 export async function resolveRestore(
   { hypervisor }: HostPorts,
@@ -58,7 +54,7 @@ export async function resolveRestore(
 ): Promise<'untouched' | 'running' | 'lost'> {
   const name = domainName(vm.id);
   const found = await hypervisor.status(name);
-  // Cleared before the first instruction: restoreVm.
+  // restoreVm clears `suspended` before the guest's first instruction.
   if (record.suspended !== null || record.ready === null) {
     if (found !== null) await hypervisor.destroy(name);
     return 'untouched';
@@ -68,17 +64,19 @@ export async function resolveRestore(
   return 'running';
 }
 
-/** After the VM went elsewhere as files, or never came: its memory here is of the past, and kept as such where asked. */
+/**
+ * After the VM went to another host as files, or never came: removes its memory here, which is outdated, or keeps it as
+ * a previous version where that is requested.
+ */
 export async function removeColdLeftover(ports: HostPorts, request: RemoveColdLeftover, record: VmRecord | null): Promise<void> {
-  const { coldCopy: carrier, hypervisor, store } = ports;
-  const { vmId, generation, cacheFiles: keep, isHome: home } = request;
-  const found = await hypervisor.status(domainName(vmId));
-  if (found !== null) throw new BerthError('in-use', `leaving ${vmId}: its domain is ${found.state} (${found.reason}) here`);
-  // The record first: from here on nobody restores from what lies here.
+  const { coldCopy, store } = ports;
+  const { vmId, generation, cacheFiles, isHome } = request;
+  await requireNoDomain(ports, vmId, 'in-use', 'removing what is left of');
+  // The record first: from here on no attempt restores from the files on this host.
   if (record !== null)
     await store.writeDurably({ ...record, generation: Math.max(generation, record.generation), suspended: null });
-  if (keep.length > 0) await carrier.keepPreviousVersion(vmId, keep);
-  await carrier.removeTransferFiles(vmId);
+  if (cacheFiles.length > 0) await coldCopy.keepPreviousVersion(vmId, cacheFiles);
+  await coldCopy.removeTransferFiles(vmId);
   await store.removeMemory(vmId);
-  if (!home) await removeDisks(ports, vmId, generation, await store.read(vmId));
+  if (!isHome) await removeDisks(ports, vmId, generation, await store.read(vmId));
 }

@@ -1,25 +1,26 @@
 import type { DiskSource, DomainDisk } from '../../../contracts/domain.ts';
+import { pollUntil } from '../../../drivers/host/poll-until.ts';
 import type { CopyJob } from '../../../drivers/ports/disk-mover.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
-import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
 import type { VmId } from '../../../model/ids.ts';
 import type { VmSpec } from '../../../model/vm.ts';
 import { domainConfig, extraDiskTarget } from '../vm/domain-config.ts';
 import { domainName } from '../vm/domain-names.ts';
+import { requireRecord } from '../vm-record.ts';
 
 const pollMs = 100;
-/** A copy that is ready for a whole minute and can't be gone over to is not worth its writes. */
+/** A copy that is ready and can't be pivoted to for a whole minute is not worth its mirrored writes. */
 const pivotDeadlineMs = 60_000;
 
 /**
- * Copies the disks of a VM that runs here from its home to this host, and lets it go on with the copies. Takes up what
- * an earlier attempt began: copies at work, and disks that are here already. All are copied before the first counts; what
- * fails or is cancelled before that leaves nothing here.
+ * Copies the disks of a VM that runs here from its home to this host, and pivots the domain to the copies. Rejoins what an
+ * earlier attempt began: active copies, and disks that are local already. All are copied before the first pivot; a failure
+ * or cancellation before that leaves nothing here.
  */
 export async function migrateDisks(ports: HostPorts, vm: VmSpec, signal: AbortSignal): Promise<{ bytes: number }> {
   const { store } = ports;
-  const record = await requireRecord(store, vm);
+  const record = await requireRecord(store, vm.id, 'migrating the disks of');
   const remote = await remoteDisks(ports, vm);
   if (remote.length === 0) return { bytes: 0 };
   if (record.disksLocal) return { bytes: await pivotAll(ports, vm, remote) };
@@ -29,12 +30,12 @@ export async function migrateDisks(ports: HostPorts, vm: VmSpec, signal: AbortSi
     await abortCopies(ports, vm, remote);
     throw error;
   }
-  // From here on there is no way back: with the first disk that counts here, all have to.
+  // The point of no return: once one disk is local, all have to be.
   await store.writeDurably({ ...record, disksLocal: true });
   return { bytes: await pivotAll(ports, vm, remote) };
 }
 
-/** How far the copies are, all of them together; null where none is at work. */
+/** The progress of all copies together; null where none is active. */
 export async function observeDiskMigration(
   { diskMover }: HostPorts,
   vmId: VmId,
@@ -46,13 +47,13 @@ export async function observeDiskMigration(
     if (job !== null) jobs.push(job);
   }
   if (jobs.length === 0) return null;
-  const sum = (what: 'copiedBytes' | 'totalBytes') => jobs.reduce((bytes, job) => bytes + job[what], 0);
+  const sum = (field: 'copiedBytes' | 'totalBytes') => jobs.reduce((bytes, job) => bytes + job[field], 0);
   return { copiedBytes: sum('copiedBytes'), totalBytes: sum('totalBytes') };
 }
 
-/** What became of it, and an end to what is neither here nor there. `there`: at its home, as before. */
+/** Resolves a disk migration whose outcome is unknown: completes or aborts it. `there`: the disks are at the home, as before. */
 export async function resolveDiskMigration(ports: HostPorts, vm: VmSpec): Promise<'here' | 'there'> {
-  const record = await requireRecord(ports.store, vm);
+  const record = await requireRecord(ports.store, vm.id, 'resolving the disk migration of');
   if ((await ports.hypervisor.status(domainName(vm.id))) === null) return record.disksLocal ? 'here' : 'there';
   const remote = await remoteDisks(ports, vm);
   if (remote.length === 0) return 'here';
@@ -64,13 +65,7 @@ export async function resolveDiskMigration(ports: HostPorts, vm: VmSpec): Promis
   return 'here';
 }
 
-async function requireRecord(store: HostPorts['store'], vm: VmSpec): Promise<VmRecord> {
-  const record = await store.read(vm.id);
-  if (record === null) throw new BerthError('vm-lost', `bringing the disks of ${vm.id}: this host has no record of it`);
-  return record;
-}
-
-/** The disks that the domain has open over the network, as they are to be here. */
+/** The disks that the domain has open over NFS, as they are to be on this host. */
 async function remoteDisks(ports: HostPorts, vm: VmSpec): Promise<DomainDisk[]> {
   const sources = await ports.diskMover.readSources(domainName(vm.id));
   const { disks } = await domainConfig(ports, vm, null);
@@ -86,34 +81,33 @@ async function copyAll(ports: HostPorts, vm: VmSpec, remote: DomainDisk[], signa
     await createTarget(ports, vm, disk);
     await diskMover.startCopy(name, disk);
   }
-  for (;;) {
-    signal.throwIfAborted();
+  await pollUntil(clock, { pollMs, signal }, async () => {
     const jobs = await Promise.all(remote.map(({ target }) => diskMover.observeCopy(name, target)));
-    if (jobs.every((job) => job?.ready === true)) return;
-    // It says nothing when its place is full: it is no more.
+    if (jobs.every((job) => job?.ready === true)) return true;
+    // libvirt reports no error for a full disk: the job has ended.
     if (jobs.some((job) => job === null))
       throw new BerthError(
         'disk-full',
-        `copying the disks of ${vm.id}: a copy ended before it was complete; look at the room on this host's disk`,
+        `copying the disks of ${vm.id}: a copy ended before it was complete; check the free space of this host's disk`,
       );
-    await clock.sleep(pollMs, signal);
-  }
+    return null;
+  });
 }
 
-/** The file that a disk is copied into. */
+/** Creates the file that a disk is copied into. */
 async function createTarget(
-  { diskTool: disks, imageCache: images }: HostPorts,
+  { diskTool, imageCache }: HostPorts,
   vm: VmSpec,
   { target, format, source }: DomainDisk,
 ): Promise<void> {
   if (source.kind !== 'file') throw new Error(`BUG: ${vm.id} would be copied to ${source.kind}`);
-  if (format === 'raw') return disks.createEmpty(source.path, sizeOf(vm, target));
-  const image = await images.find(vm.image.id);
+  if (format === 'raw') return diskTool.createEmpty(source.path, sizeMiBOf(vm, target));
+  const image = await imageCache.find(vm.image.id);
   if (image === null) throw new BerthError('image-damaged', `copying the disks of ${vm.id}: its image left this host's cache`);
-  await disks.createOverlay(source.path, image.disk, vm.rootMiB);
+  await diskTool.createOverlay(source.path, image.disk, vm.rootMiB);
 }
 
-const sizeOf = (vm: VmSpec, target: string): number =>
+const sizeMiBOf = (vm: VmSpec, target: string): number =>
   target === 'vdb' ? vm.diskMiB : vm.extraDisksMiB[vm.extraDisksMiB.findIndex((_, index) => extraDiskTarget(index) === target)]!;
 
 /** @returns the bytes that were copied. */
@@ -128,7 +122,7 @@ async function pivotAll(ports: HostPorts, vm: VmSpec, remote: DomainDisk[]): Pro
         await diskMover.pivot(name, target);
         break;
       } catch (error) {
-        // Done by an attempt that heard no answer, or not ready again for a moment.
+        // Either an attempt that got no answer has pivoted it, or the copy is behind again for a moment.
         if ((await diskMover.readSources(name)).get(target)?.kind === 'file') break;
         if (clock.nowMs() > untilMs) throw error;
       }
@@ -137,14 +131,10 @@ async function pivotAll(ports: HostPorts, vm: VmSpec, remote: DomainDisk[]): Pro
   return bytes;
 }
 
-async function abortCopies(
-  { diskMover, diskTool: disks, hypervisor }: HostPorts,
-  vm: VmSpec,
-  remote: DomainDisk[],
-): Promise<void> {
+async function abortCopies({ diskMover, diskTool, hypervisor }: HostPorts, vm: VmSpec, remote: DomainDisk[]): Promise<void> {
   const name = domainName(vm.id);
   for (const { target, source } of remote) {
     if ((await hypervisor.status(name)) !== null) await diskMover.abortCopy(name, target);
-    if (source.kind === 'file') await disks.remove(source.path);
+    if (source.kind === 'file') await diskTool.remove(source.path);
   }
 }

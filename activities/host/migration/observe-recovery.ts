@@ -2,15 +2,15 @@ import type { ObserveRecovery } from '../../../contracts/host-migration.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import { domainName } from '../vm/domain-names.ts';
 
-/** For so long it is looked at; what has not come back by then may have something else to do. */
+/** A VM that is not as busy as before by then may have something else to do. */
 const recoveryDeadlineMs = 60_000;
 const sampleMs = 1_000;
-/** As before: so much of it more or less, and what any guest does now and then. */
+/** How far from the load before the migration still counts as recovered: this share of it, or what an idle guest uses now and then. */
 const tolerance = { share: 0.2, minCpus: 0.05 } as const;
 
 /**
- * Waits until a VM that has moved here keeps its processors as busy as before: until then it does more, catching up and
- * being translated anew, or less, waiting for what it had in its caches. false: it was not seen to within a minute.
+ * Waits until a migrated VM keeps its processors as busy as before. Until then it does more, because it catches up and an
+ * emulator translates its code anew, or less, because its caches are cold. false: not within a minute.
  */
 export async function observeRecovery(
   { migrator, clock }: HostPorts,

@@ -2,14 +2,14 @@ import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { HostInventory } from '../../../model/host.ts';
 import { vmIdOfDomain } from '../vm/domain-names.ts';
 
-/** What there is, without a judgement: the ledger compares. */
-export async function observeInventory({ hypervisor, store, network, imageCache: images }: HostPorts): Promise<HostInventory> {
+/** What is on this host, whatever should be: the ledger compares. */
+export async function observeInventory({ hypervisor, store, network, imageCache }: HostPorts): Promise<HostInventory> {
   const [domains, folders, networks, quarantined, cached] = await Promise.all([
     hypervisor.list(),
     store.list(),
     network.list(),
     store.listQuarantined(),
-    images.list(),
+    imageCache.list(),
   ]);
   return {
     domains: domains.map(({ name, uuid, status }) => ({ name, vmId: vmIdOfDomain(name, uuid), state: status.state })),

@@ -10,23 +10,23 @@ import { domainName } from '../vm/domain-names.ts';
 import { vmSuspendedError } from '../vm/suspend.ts';
 
 /**
- * Polls start close together, so that a short command isn't waited for, and thin out, so that a long one isn't disturbed:
- * a question to an emulated guest costs it 25 ms of a processor.
+ * Polls start at a short interval, so that a short command's end is seen at once, and get rarer, so that a long command
+ * isn't slowed down: a poll costs an emulated guest 25 ms of a processor.
  */
 const minPollMs = 10;
 const maxPollMs = 1000;
-/** A command's end is known later by this share of what it took, at most. */
+/** The end of a command is seen late by at most this share of its duration. */
 const pollShare = 0.05;
-/** How often the log is carried over while the command runs. */
+/** How often the log is uploaded while the command runs. */
 const logEveryMs = 500;
 const logChunkBytes = 256 * 1024;
 /** The guest ends the command itself at `timeoutS`; this much later the host no longer waits for it. */
 const timeoutGraceMs = 30_000;
-/** An agent may be silent for this long (its guest is busy, libvirtd restarts) while the domain lives. */
+/** An agent may leave polls unanswered for this long (its guest is busy, libvirtd restarts) while the domain is alive. */
 const unresponsiveDeadlineMs = 120_000;
 const retryMs = 250;
 
-/** Starts the command unless this guest has started it, follows it to its end and carries its log to the repository. */
+/** Starts the command unless this guest has started it, follows it to its end and uploads its log to the repository. */
 export async function runCommand(
   ports: HostPorts,
   request: RunCommand,
@@ -42,7 +42,7 @@ export async function runCommand(
   if (record.jobStartedMs === null) await store.writeNonDurable({ ...record, jobStartedMs: startedMs });
   const job = { argv: request.command, env: request.env, timeoutS: request.timeoutS, logLimitBytes: request.log.limitBytes };
   await retryWhileBusy(ports, request.vm.id, signal, async () => {
-    // To start a program, if only to learn that there is nothing to start, is much for a guest that has just moved.
+    // hasJob reads a file; startJob starts a program even where the job exists, which is slow in a guest just after a migration.
     if (record.jobStartedMs === null || !(await guest.hasJob(name))) await guest.startJob(name, job);
   });
   const log = createLogUploader(ports, request, signal);
@@ -61,7 +61,7 @@ export async function runCommand(
   };
 }
 
-/** A domain that is gone from here: it moved, or it is lost. The record was written before it could leave. */
+/** For a domain that is gone from this host: suspended, migrated or lost. The record was written before it could leave. */
 async function domainGoneError({ store }: HostPorts, vmId: VmId): Promise<BerthError> {
   const record = await store.read(vmId);
   if (record !== null && record.suspended !== null) return vmSuspendedError(vmId);
@@ -93,7 +93,7 @@ async function awaitCommandEnd(
   for (;;) {
     const end = await retryWhileBusy(ports, request.vm.id, signal, () => guest.observeJob(name));
     if (end !== null) return end;
-    // The guest's own clock stands still with it; the host's doesn't.
+    // While the guest is paused its clock stands still; the host's runs on.
     if (clock.nowMs() >= deadlineMs && clock.nowMs() >= deadlineMs + (await idleMs(ports, request.vm.id))) {
       await retryWhileBusy(ports, request.vm.id, signal, () => guest.stopJob(name));
       return {
@@ -114,7 +114,7 @@ async function awaitCommandEnd(
   }
 }
 
-/** Repeats a question to the guest while it is merely slow; a domain that is gone, or silent for too long, is lost. */
+/** Retries a call to the guest's agent while it is busy; a domain that is gone, or doesn't answer for too long, is lost. */
 async function retryWhileBusy<T>(ports: HostPorts, vmId: VmId, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
   const { clock, hypervisor } = ports;
   const name = domainName(vmId);
@@ -127,14 +127,14 @@ async function retryWhileBusy<T>(ports: HostPorts, vmId: VmId, signal: AbortSign
       if (!(error instanceof BerthError)) throw error;
       if (error.code === 'vm-lost') throw await domainGoneError(ports, vmId);
       if (error.code !== 'host-busy') throw error;
-      const seen = await observeDomainState(hypervisor, name);
-      if (seen === 'gone') throw await domainGoneError(ports, vmId);
-      // Whoever stopped its processors can't expect an answer.
-      if (seen === 'paused') deadlineMs = clock.nowMs() + unresponsiveDeadlineMs;
+      const state = await observeDomainState(hypervisor, name);
+      if (state === 'gone') throw await domainGoneError(ports, vmId);
+      // A guest whose processors are stopped can't answer.
+      if (state === 'paused') deadlineMs = clock.nowMs() + unresponsiveDeadlineMs;
       if (clock.nowMs() >= deadlineMs)
         throw new BerthError(
           'vm-lost',
-          `following the command in ${name}: its agent was silent for ${unresponsiveDeadlineMs / 1000} s`,
+          `following the command in ${name}: its agent has not answered for ${unresponsiveDeadlineMs / 1000} s`,
           {
             cause: error,
           },
@@ -144,7 +144,7 @@ async function retryWhileBusy<T>(ports: HostPorts, vmId: VmId, signal: AbortSign
   }
 }
 
-/** Gone is what the hypervisor says is gone; one that doesn't answer, because it restarts for example, says nothing. */
+/** `gone` where the hypervisor says so; `unknown` where it doesn't answer, for example because libvirtd restarts. */
 async function observeDomainState(hypervisor: Hypervisor, name: string): Promise<DomainState | 'gone' | 'unknown'> {
   try {
     return (await hypervisor.status(name))?.state ?? 'gone';
@@ -155,9 +155,9 @@ async function observeDomainState(hypervisor: Hypervisor, name: string): Promise
 }
 
 interface LogUploader {
-  /** Carries over what there is; a repository that doesn't answer is tried again the next time. */
+  /** Uploads what there is; after `repository-unavailable` the next call tries again. */
   upload(): Promise<void>;
-  /** Carries over the rest, to the log's length where it is known; here the repository has to answer. */
+  /** Uploads the rest, to the log's length where it is known; here the repository has to answer. */
   uploadRest(logBytes: number | null): Promise<void>;
   bytes(): number;
 }
@@ -165,7 +165,7 @@ interface LogUploader {
 function createLogUploader(ports: HostPorts, request: RunCommand, signal: AbortSignal): LogUploader {
   const { guest, repository } = ports;
   const name = domainName(request.vm.id);
-  // A later attempt begins at the front again: the repository ignores what it has.
+  // A later attempt begins at 0 again: the repository ignores bytes that it has.
   let uploadedBytes = 0;
   const uploadTo = async (untilBytes: number): Promise<void> => {
     while (uploadedBytes < untilBytes) {
@@ -175,8 +175,8 @@ function createLogUploader(ports: HostPorts, request: RunCommand, signal: AbortS
       if (chunk.length === 0) return;
       const storedBytes = await repository.appendLog(request.log.url, uploadedBytes, chunk, signal);
       if (storedBytes === uploadedBytes)
-        throw new BerthError('repository-unavailable', `carrying the log of ${name}: nothing was taken`);
-      // Fewer than we thought, should the repository have lost some: all of it is still in the guest.
+        throw new BerthError('repository-unavailable', `uploading the log of ${name}: the repository took no byte of it`);
+      // The repository may have lost bytes, and then reports fewer: the guest still has the whole log.
       uploadedBytes = Math.min(storedBytes, uploadedBytes + chunk.length);
     }
   };

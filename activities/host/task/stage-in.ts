@@ -5,37 +5,37 @@ import type { FetchRequest } from '../../../drivers/ports/input-fetcher.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
 import { isTaskPath } from '../../../model/task.ts';
-import { allOrAbort } from '../all-or-abort.ts';
+import { allOrAbort, forEachParallel } from '../all-or-abort.ts';
 import { ensureDisks } from '../vm/ensure-disks.ts';
 
 /** Connections at a time: enough to hide latency, few enough not to starve other tasks of this host. */
 const parallelFetches = 4;
 
-/** All that a VM needs of its host before it starts, side by side: the data disk with the inputs, the overlay, the network. */
+/** Makes all that a VM needs on its host before it starts, in parallel: the data disk with the inputs, the overlay, the network. */
 export async function stageIn(ports: HostPorts, request: StageIn, record: VmRecord, signal: AbortSignal): Promise<StagedIn> {
   const staged: StagedIn = { bytes: 0, image: 'cache' };
   await allOrAbort(signal, [
-    async (either) => {
-      staged.bytes = await ensureDataDisk(ports, request, record, either);
+    async (anySignal) => {
+      staged.bytes = await ensureDataDisk(ports, request, record, anySignal);
     },
-    async (either) => {
-      staged.image = await ensureDisks(ports, request.vm, either);
+    async (anySignal) => {
+      staged.image = await ensureDisks(ports, request.vm, anySignal);
     },
   ]);
   return staged;
 }
 
-/** Collects the inputs in a folder of the VM and makes the data disk of it. Done already: the record says so. */
+/** Fetches the inputs into a folder of the VM and makes the data disk from it, unless the record says that it is made. */
 async function ensureDataDisk(ports: HostPorts, request: StageIn, record: VmRecord, signal: AbortSignal): Promise<number> {
-  const { store, diskTool: disks } = ports;
+  const { store, diskTool } = ports;
   const { vm } = request;
   const paths = store.paths(vm.id);
-  if (record.staged !== null && (await disks.exists(paths.data))) return record.staged.bytes;
+  if (record.staged !== null && (await diskTool.exists(paths.data))) return record.staged.bytes;
 
   const folder = await store.resetInputs(vm.id);
   const bytes = await fetchAll(ports, request, folder, signal);
   signal.throwIfAborted();
-  await disks.createDataDisk(paths.data, folder, vm.diskMiB);
+  await diskTool.createDataDisk(paths.data, folder, vm.diskMiB);
   await store.removeInputs(vm.id);
   await store.writeNonDurable({ ...record, staged: { bytes } });
   return bytes;
@@ -44,20 +44,13 @@ async function ensureDataDisk(ports: HostPorts, request: StageIn, record: VmReco
 /** Returns the bytes of all inputs. */
 async function fetchAll(ports: HostPorts, request: StageIn, folder: string, signal: AbortSignal): Promise<number> {
   const capacityBytes = request.vm.diskMiB * 2 ** 20;
-  const queue = [...request.inputs];
   let bytes = 0;
-  const worker = async (either: AbortSignal): Promise<void> => {
-    for (let input = queue.shift(); input !== undefined; input = queue.shift()) {
-      const fetched = await ports.inputFetcher.fetch(fetchRequest(request, input, folder, capacityBytes - bytes), either);
-      bytes += fetched.sizeBytes;
-      if (bytes > capacityBytes)
-        throw new BerthError('inputs-too-large', `the inputs have more than the ${request.vm.diskMiB} MiB of the data disk`);
-    }
-  };
-  await allOrAbort(
-    signal,
-    Array.from({ length: parallelFetches }, () => worker),
-  );
+  await forEachParallel(request.inputs, parallelFetches, signal, async (input, anySignal) => {
+    const fetched = await ports.inputFetcher.fetch(fetchRequest(request, input, folder, capacityBytes - bytes), anySignal);
+    bytes += fetched.sizeBytes;
+    if (bytes > capacityBytes)
+      throw new BerthError('inputs-too-large', `the inputs have more than the ${request.vm.diskMiB} MiB of the data disk`);
+  });
   return bytes;
 }
 

@@ -5,7 +5,7 @@ import type { VmSpec } from '../../../model/vm.ts';
 import { domainName } from './domain-names.ts';
 import { guestIdentity } from './guest-identity.ts';
 
-/** For the first boot of an image with cloud-init, the disc that it looks for; any other boot has an empty drive. */
+/** Puts the ISO that cloud-init reads into the CD-ROM drive for the first boot; for later boots the drive is empty. */
 export async function attachSeed(ports: HostPorts, vm: VmSpec, record: VmRecord, config: DomainConfig): Promise<DomainConfig> {
   if (config.cdrom === null || record.identityApplied) return config;
   const { seed } = ports.store.paths(vm.id);
@@ -13,10 +13,10 @@ export async function attachSeed(ports: HostPorts, vm: VmSpec, record: VmRecord,
   return { ...config, cdrom: { iso: seed } };
 }
 
-/** cloud-init has read it by then, and no later host has to have it. Repeatable. */
-export async function detachSeed({ guest, hypervisor, diskTool: disks, store }: HostPorts, vm: VmSpec): Promise<void> {
+/** Removes the ISO once cloud-init has read it, so that a migration's target needs no copy of it. Repeatable. */
+export async function detachSeed({ guest, hypervisor, diskTool, store }: HostPorts, vm: VmSpec): Promise<void> {
   const name = domainName(vm.id);
   await guest.awaitCloudInit(name);
   await hypervisor.eject(name);
-  await disks.remove(store.paths(vm.id).seed);
+  await diskTool.remove(store.paths(vm.id).seed);
 }

@@ -6,8 +6,8 @@ import { domainName } from './domain-names.ts';
 import { guestIdentity } from './guest-identity.ts';
 
 /**
- * Makes a running guest what was ordered, and gives it a host key of its own. An attempt after a kill may give it another,
- * which is the one that is told.
+ * Sets up a running guest as requested, with a host key of its own. An attempt after a kill may give it another key; the
+ * returned one is in force.
  */
 export async function customizeVm({ guest, clock }: HostPorts, request: CustomizeVm): Promise<{ hostKey: string }> {
   const { vm } = request;

@@ -1,45 +1,34 @@
 import type { DiskSource, DomainConfig, DomainDisk } from '../../../contracts/domain.ts';
+import { vmFilePath } from '../../../drivers/host/vm-paths.ts';
+import { guestMtu } from '../../../drivers/network/addressing.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import { uuidOf } from '../../../model/ids.ts';
 import type { VmSpec } from '../../../model/vm.ts';
 import { domainName, tapName } from './domain-names.ts';
-
-/** VXLAN takes 50 bytes of the 1500 that every network carries. */
-const guestMtu = 1450;
 
 /**
  * A VM's domain on this host: the same machine on every host, wherever its disks are.
  * @param diskHostAddress address of the host that has its disks; null: this one
  */
 export async function domainConfig(ports: HostPorts, vm: VmSpec, diskHostAddress: string | null): Promise<DomainConfig> {
-  const [machine, bridge] = await Promise.all([
-    configWithoutBridge(ports, vm, diskHostAddress),
-    ports.network.ensure(vm.network),
-  ]);
-  return { ...machine, nic: { ...machine.nic, bridge } };
+  const [config, bridge] = await Promise.all([configWithoutBridge(ports, vm, diskHostAddress), ports.network.ensure(vm.network)]);
+  return { ...config, nic: { ...config.nic, bridge } };
 }
 
-/** The same machine on a network that leads nowhere, with its memory in a file: as it becomes a template. */
+/** The same machine without a bridge, with its memory in a file: as it becomes a template. */
 export async function templateConfig(ports: HostPorts, vm: VmSpec): Promise<DomainConfig> {
-  const machine = await configWithoutBridge(ports, vm, null);
-  return { ...machine, memory: { kind: 'template', file: ports.store.paths(vm.id).templateMemory } };
+  const config = await configWithoutBridge(ports, vm, null);
+  return { ...config, memory: { kind: 'template', file: ports.store.paths(vm.id).templateMemory } };
 }
-
-/** Further disks of a VM, in the order of their sizes, as files of its folder. */
-export const extraDiskFile = (index: number): string => `extra-${index}.raw`;
 
 export const extraDiskTarget = (index: number): string => `vd${String.fromCharCode('c'.charCodeAt(0) + index)}`;
 
-function extraDisk(index: number, diskSource: (file: string) => DiskSource): DomainDisk {
-  return { target: extraDiskTarget(index), format: 'raw', source: diskSource(extraDiskFile(index)), backing: [] };
-}
-
 async function configWithoutBridge(
-  { imageCache: images, probe, store }: HostPorts,
+  { imageCache, probe, store }: HostPorts,
   vm: VmSpec,
   diskHostAddress: string | null,
 ): Promise<DomainConfig> {
-  const [image, accelerator] = await Promise.all([images.find(vm.image.id), probe.accelerator()]);
+  const [image, accelerator] = await Promise.all([imageCache.find(vm.image.id), probe.accelerator()]);
   if (image === null) throw new Error(`BUG: image ${vm.image.id} isn't in the cache, but an overlay needs it`);
   const paths = store.paths(vm.id);
   const diskSource = (path: string): DiskSource =>
@@ -62,9 +51,12 @@ async function configWithoutBridge(
         backing: [{ format: 'qcow2', source: { kind: 'file', path: image.disk } }],
       },
       { target: 'vdb', format: 'raw', source: diskSource(paths.data), backing: [] },
-      ...vm.extraDisksMiB.map((_, index) => extraDisk(index, (file) => diskSource(`${paths.folder}/${file}`))),
+      ...vm.extraDisksMiB.map((_, index): DomainDisk => {
+        const source = diskSource(vmFilePath(paths, `extra-${index}`));
+        return { target: extraDiskTarget(index), format: 'raw', source, backing: [] };
+      }),
     ],
-    // What is in it is for the first boot alone, see seed.ts.
+    // Only the first boot has an ISO in it: cloud-init-seed.ts.
     cdrom: vm.image.cloudInit ? { iso: null } : null,
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,

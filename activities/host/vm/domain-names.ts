@@ -1,9 +1,9 @@
 import { isId, uuidOf, type VmId } from '../../../model/ids.ts';
 
-/** A VM's domain carries its id as its name, and the UUID inside that id as its UUID. */
+/** A VM's domain has the VM's id as its name, and the UUID inside that id as its UUID. */
 export const domainName = (vmId: VmId): string => vmId;
 
-/** The VM that a domain is, or null for a domain that isn't ours: both its name and its UUID have to say so. */
+/** The VM of a domain, or null for a domain that isn't ours: both its name and its UUID have to match. */
 export function vmIdOfDomain(name: string, uuid: string): VmId | null {
   return isId('vm', name) && uuidOf(name) === uuid ? name : null;
 }

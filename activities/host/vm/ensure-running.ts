@@ -1,4 +1,5 @@
 import type { DomainStatus } from '../../../contracts/domain.ts';
+import { pollUntil } from '../../../drivers/host/poll-until.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { Template } from '../../../drivers/ports/templates.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
@@ -8,19 +9,20 @@ import type { Boot, VmSpec } from '../../../model/vm.ts';
 import { attachSeed, detachSeed } from './cloud-init-seed.ts';
 import { domainConfig } from './domain-config.ts';
 import { domainName } from './domain-names.ts';
+import { describeDomain } from './domain-state.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { applyIdentity, awaitAgent, bootDeadlineMs } from './guest-identity.ts';
 
-export interface StartResult {
+interface StartResult {
   createMs: number;
   bootMs: number;
-  /** How the guest that runs came to life. */
+  /** How the running guest was started. */
   boot: Boot;
 }
 
 /**
  * Starts the domain unless it runs, from a template where there is one, and gives the guest its identity. Every part can
- * be repeated after a kill at any line: the record's `ready` is written last, and cleared before a domain is made.
+ * be repeated after a kill at any line: the record's `ready` is written last, and cleared before a domain is created.
  */
 export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<StartResult> {
   const { store, clock } = ports;
@@ -30,7 +32,7 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   const found = await observeStart(ports, name, record, signal);
   if (found === null) {
     if (record.jobStartedMs !== null)
-      throw new BerthError('vm-lost', `starting ${name} again: its command had begun in a domain that is gone`);
+      throw new BerthError('vm-lost', `starting ${name} again: its command had started in a domain that is gone`);
     const templateStart = await startFromTemplate(ports, vm, { ...record, ready: null }, signal);
     if (templateStart.kind === 'warm') return templateStart.result;
     current = { ...record, ready: null, boot: { kind: 'cold', why: templateStart.why } };
@@ -42,7 +44,7 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
 
   const createdMs = clock.nowMs();
   if (vm.image.cloudInit && !record.identityApplied) {
-    // Before it is adopted: what cloud-init sets once isn't set over what we gave the guest.
+    // Before the identity is applied: cloud-init would overwrite it.
     await awaitAgent(ports, name, bootDeadlineMs, signal);
     await detachSeed(ports, vm);
   }
@@ -62,7 +64,7 @@ async function markReady(
   startedMs: number,
   createdMs: number,
 ): Promise<StartResult> {
-  const times = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs, sinceMs: createdMs };
+  const times = { createMs: createdMs - startedMs, bootMs: clock.nowMs() - createdMs };
   await store.writeDurably({ ...record, ready: times, identityApplied: true });
   return startResult(record, times);
 }
@@ -70,11 +72,11 @@ async function markReady(
 type TemplateStart = { kind: 'warm'; result: StartResult } | { kind: 'cold'; why: Exclude<Boot, { kind: 'warm' }>['why'] };
 
 /**
- * From a template's memory, where there is one that fits. What doesn't come up is ended, and leaves a fresh overlay for a
- * boot: no attempt of this kind fails the VM.
+ * Starts the domain from a template's memory, where a template fits. A failed start is undone, with a new overlay for the
+ * cold boot that follows: it never fails the VM.
  */
 async function startFromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<TemplateStart> {
-  const { diskTool: disks, store, templates, clock, hypervisor } = ports;
+  const { diskTool, store, templates, clock, hypervisor } = ports;
   if (record.identityApplied) return { kind: 'cold', why: 'used-disk' };
   if (vm.image.cloudInit) return { kind: 'cold', why: 'cloud-init' };
   if (vm.extraDisksMiB.length > 0) return { kind: 'cold', why: 'extra-disks' };
@@ -86,24 +88,24 @@ async function startFromTemplate(ports: HostPorts, vm: VmSpec, record: VmRecord,
   await store.writeDurably(current);
   const startedMs = clock.nowMs();
   try {
-    await disks.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.rootMiB);
+    await diskTool.copyOverlay(store.paths(vm.id).overlay, template.disk, vm.rootMiB);
     await templates.startDomain(config, template);
     const createdMs = clock.nowMs();
     await applyIdentity(ports, vm, signal, 'warm');
-    const running = await markReady(ports, current, startedMs, createdMs);
+    const result = await markReady(ports, current, startedMs, createdMs);
     await templates.recordOutcome(template, 'started');
-    return { kind: 'warm', result: running };
+    return { kind: 'warm', result };
   } catch (error) {
     signal.throwIfAborted();
     await recordTemplateFailure(ports, template, error);
     await hypervisor.destroy(config.name);
-    await disks.remove(store.paths(vm.id).overlay);
+    await diskTool.remove(store.paths(vm.id).overlay);
     await ensureDisks(ports, vm, signal);
     return { kind: 'cold', why: 'template-failed' };
   }
 }
 
-/** A host that is too slow or full would have failed with any template. Mistakes of ours are not to be hidden by a boot. */
+/** A host that is too slow would fail with any template: not recorded. Rethrows what is not the template's: a cold boot must not hide a bug. */
 async function recordTemplateFailure({ templates }: HostPorts, template: Template, error: unknown): Promise<void> {
   if (!(error instanceof BerthError)) throw error;
   if (error.code === 'hypervisor' || error.code === 'boot-failed' || error.code === 'vm-lost')
@@ -115,9 +117,9 @@ const startingUpDeadlineMs = 5000;
 const startingUpPollMs = 250;
 
 /**
- * The domain's state, once its start is over. A libvirtd that was killed between making QEMU and letting it run leaves it
- * paused (starting up) for ever; an attempt of ours that was killed leaves a guest with its template's identity. Not one
- * instruction of a guest without identity and command was anybody's, so such a domain is ended, to be made anew.
+ * The domain's status, once its start is over. A libvirtd that was killed between starting QEMU and resuming it leaves the
+ * domain paused (starting up) for ever; an attempt that was killed leaves a guest with its template's identity. A guest
+ * without identity and command has executed nothing of its owner's, so such a domain is destroyed and created anew.
  */
 async function observeStart(ports: HostPorts, name: string, record: VmRecord, signal: AbortSignal): Promise<DomainStatus | null> {
   const { hypervisor, clock } = ports;
@@ -128,16 +130,17 @@ async function observeStart(ports: HostPorts, name: string, record: VmRecord, si
     await hypervisor.destroy(name);
     return null;
   }
-  for (const endMs = clock.nowMs() + startingUpDeadlineMs; isStartingUp(found) && clock.nowMs() < endMs; ) {
-    await clock.sleep(startingUpPollMs, signal);
-    found = await hypervisor.status(name);
-  }
+  if (isStartingUp(found))
+    await pollUntil(clock, { pollMs: startingUpPollMs, deadlineMs: startingUpDeadlineMs, signal }, async () => {
+      found = await hypervisor.status(name);
+      return isStartingUp(found) ? null : true;
+    });
   if (!isStartingUp(found) || !unused) return found;
   await hypervisor.destroy(name);
   return null;
 }
 
-/** "In use" may be said of ourselves: an attempt that was killed in the middle of this may have got its domain after all. */
+/** `not-ours` may refer to our own domain: an attempt that was killed during this call may have created it after all. */
 async function createDomain(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
   try {
     await ports.hypervisor.create(await attachSeed(ports, vm, record, await domainConfig(ports, vm, null)));
@@ -148,8 +151,9 @@ async function createDomain(ports: HostPorts, vm: VmSpec, record: VmRecord): Pro
   }
 }
 
-/** A domain that is being made or is on its way out will be something else in a moment; one that somebody paused won't. */
-function throwUnexpectedState(name: string, { state, reason }: DomainStatus): never {
+/** A domain that is starting up or shutting down changes by itself; one that was paused doesn't. */
+function throwUnexpectedState(name: string, found: DomainStatus): never {
+  const { state, reason } = found;
   const permanent = state === 'paused' && reason !== 'starting up';
-  throw new BerthError(permanent ? 'conflict' : 'host-busy', `starting ${name}: its domain is ${state} (${reason})`);
+  throw new BerthError(permanent ? 'conflict' : 'host-busy', `starting ${name}: ${describeDomain(found)}`);
 }

@@ -1,3 +1,4 @@
+import { pollUntil } from '../../../drivers/host/poll-until.ts';
 import type { GuestIdentity } from '../../../drivers/ports/guest.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../../model/errors.ts';
@@ -9,9 +10,9 @@ export const bootDeadlineMs = 180_000;
 const pingPollMs = 10;
 
 /**
- * Waits for the guest and gives it everything that makes it itself, its clock included: after a boot, and
- * after every time that it stood still. Repeatable.
- * @param firstBootKind how it came to be, where it has no identity of its own yet
+ * Waits for the guest and applies its identity, its clock included: after a boot, and after each time that its processors
+ * were stopped. Repeatable.
+ * @param firstBootKind how it was started, where it has no identity of its own yet
  */
 export async function applyIdentity(
   ports: HostPorts,
@@ -21,12 +22,12 @@ export async function applyIdentity(
 ): Promise<void> {
   const { guest, clock } = ports;
   const name = domainName(vm.id);
-  // One from a template has a process for this alone, which waits already, and answers sooner than the agent would.
+  // A guest from a template has a process that waits for the identity, and answers sooner than the agent.
   if (firstBootKind !== 'warm') await awaitAgent(ports, name, bootDeadlineMs, signal);
   await guest.applyIdentity(name, { ...guestIdentity(vm, clock.nowMs()), firstBootKind });
 }
 
-/** What makes a guest this VM, at this moment; of one that has been made it already. */
+/** A VM's identity at this moment, for a guest that has had its first boot. */
 export function guestIdentity(vm: VmSpec, timeMs: number): GuestIdentity {
   return {
     firstBootKind: null,
@@ -47,17 +48,15 @@ export async function awaitAgent(
   deadlineMs: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const untilMs = clock.nowMs() + deadlineMs;
-  for (let polls = 0; !(await guest.ping(name)); polls += 1) {
-    signal.throwIfAborted();
-    // Asked now and then only: while the guest boots, each question costs time that it needs.
-    if (polls % 50 === 49 && (await hypervisor.status(name)) === null)
+  let polls = 0;
+  const answered = await pollUntil(clock, { pollMs: pingPollMs, deadlineMs, signal }, async () => {
+    if (await guest.ping(name)) return true;
+    polls += 1;
+    // At every 50th poll only: each call takes processor time from the booting guest.
+    if (polls % 50 === 0 && (await hypervisor.status(name)) === null)
       throw new BerthError('boot-failed', `waiting for the agent of ${name}: the domain ended; its console.log says why`);
-    if (clock.nowMs() > untilMs)
-      throw new BerthError(
-        'boot-failed',
-        `waiting for the agent of ${name}: no answer in ${deadlineMs / 1000} s; see console.log`,
-      );
-    await clock.sleep(pingPollMs, signal);
-  }
+    return null;
+  });
+  if (answered === null)
+    throw new BerthError('boot-failed', `waiting for the agent of ${name}: no answer in ${deadlineMs / 1000} s; see console.log`);
 }

@@ -4,7 +4,7 @@ import type { VmId } from '../../../model/ids.ts';
 import { removeDisks } from './remove-disks.ts';
 import { removeDomain } from './remove-domain.ts';
 
-/** The one way out of every state, for a VM that has its disks where it runs: the domain first, then its folder. */
+/** Removes a VM that has its disks where it runs, whatever its state: the domain first, then its folder. */
 export async function removeVm(ports: HostPorts, vmId: VmId, generation: number, record: VmRecord | null): Promise<void> {
   await removeDomain(ports, vmId, generation, record);
   await removeDisks(ports, vmId, generation, await ports.store.read(vmId));

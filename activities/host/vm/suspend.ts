@@ -12,33 +12,33 @@ import { resumeCpusAndRecord } from './power.ts';
 
 const savingPollMs = 100;
 
-/** What whoever follows the command of such a VM is told. */
+/** Aborts runCommand for a VM that is being suspended. */
 export const vmSuspendedError = (vmId: VmId): BerthError =>
-  new BerthError('vm-suspended', `following the command in ${vmId}: it is suspended; ask the ledger where it goes on`);
+  new BerthError('vm-suspended', `following the command in ${vmId}: it is suspended; ask the ledger where it is restored`);
 
 /**
  * Suspends a VM. A kill at any line leaves a VM that runs, or a file with all of its memory and no domain: `virsh save`
- * marks the file as whole when it is, and ends the domain afterwards. An attempt that finds a save at work waits for it.
+ * marks the file as complete before it ends the domain. An attempt that finds an active save waits for it.
  */
 export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<{ bytes: number }> {
   const { hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
-  if (record.suspended?.complete === true) return sizeOf(ports, vm.id);
+  if (record.suspended?.complete === true) return memorySize(ports, vm.id);
   const found = await awaitSave(ports, name, signal);
   if (found === null) return commitSavedMemory(ports, vm.id, record);
   if (found.state !== 'running' || record.ready === null || record.flushed)
     throw new BerthError(
       'conflict',
-      `suspending ${name}: it is ${found.state} (${found.reason})${record.flushed ? ' and its disk is settled' : ''}; only a VM that runs can be suspended`,
+      `suspending ${name}: it is ${found.state} (${found.reason})${record.flushed ? ' and its disk is flushed' : ''}; only a running VM can be suspended`,
     );
-  // Of an earlier suspension: whatever it says of a guest that ran since would be of the past.
+  // Memory of an earlier suspension is outdated: the guest has run since.
   await store.removeMemory(vm.id);
   const marked: VmRecord = { ...record, suspended: { sinceMs: clock.nowMs(), complete: false } };
   await store.writeDurably(marked);
   try {
     await hypervisor.save(name, store.paths(vm.id).memoryPartial);
   } catch (error) {
-    // Said by the hypervisor, not by its silence: then it put the guest back to work.
+    // A refusal, not a missing answer: the hypervisor has resumed the guest.
     if (!(error instanceof BerthError) || error.code === 'host-busy') throw error;
     if ((await awaitSave(ports, name, signal)) === null) return commitSavedMemory(ports, vm.id, marked);
     await resumeCpusAndRecord(ports, vm, await clearSuspended(ports, marked));
@@ -48,14 +48,14 @@ export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, 
   return commitSavedMemory(ports, vm.id, marked);
 }
 
-/** The domain's state once no save is at work on it; null when it is gone. */
+/** The domain's status once no save of it is active; null when it is gone. */
 async function awaitSave({ hypervisor, migrator, clock }: HostPorts, name: string, signal: AbortSignal) {
   for (;;) {
     const found = await hypervisor.status(name);
     if (!isSaving(found)) return found;
     const job = await migrator.observeJob(name);
     if (job?.active === false && isSaving(await hypervisor.status(name))) {
-      // A libvirtd that was killed in the middle: nobody goes on with this save.
+      // libvirtd was killed during the save, and doesn't continue it.
       await hypervisor.resumeCpus(name);
       return hypervisor.status(name);
     }
@@ -65,7 +65,7 @@ async function awaitSave({ hypervisor, migrator, clock }: HostPorts, name: strin
 
 const isSaving = (status: DomainStatus | null): boolean => status?.state === 'paused' && /sav/.test(status.reason);
 
-/** The domain is gone: its whole memory is in the file, or it is lost. */
+/** The domain is gone: its whole memory is in the file, or the VM is lost. */
 async function commitSavedMemory(ports: HostPorts, vmId: VmId, record: VmRecord): Promise<{ bytes: number }> {
   const { hypervisor, store } = ports;
   const { memory, memoryPartial } = store.paths(vmId);
@@ -74,16 +74,16 @@ async function commitSavedMemory(ports: HostPorts, vmId: VmId, record: VmRecord)
     throw new BerthError('vm-lost', `suspending ${vmId}: its domain ended before its memory was saved`);
   await store.commitMemory(vmId);
   await store.writeDurably({ ...record, suspended: { ...record.suspended, complete: true } });
-  return sizeOf(ports, vmId);
+  return memorySize(ports, vmId);
 }
 
-async function sizeOf({ store }: HostPorts, vmId: VmId): Promise<{ bytes: number }> {
+async function memorySize({ store }: HostPorts, vmId: VmId): Promise<{ bytes: number }> {
   return { bytes: await store.memoryBytes(vmId) };
 }
 
 /**
- * The record of a guest that runs again in a moment, or still: its saved memory may not be used from here on. Until it
- * runs it counts as paused, for as long as it has stood still.
+ * Writes the record of a guest that is about to be resumed, or was never stopped: its saved memory must not be used from
+ * here on. Until it is resumed it counts as paused, since it was suspended.
  */
 async function clearSuspended({ store }: HostPorts, record: VmRecord): Promise<VmRecord> {
   const resumed: VmRecord = { ...record, suspended: null, pausedSinceMs: record.suspended?.sinceMs ?? record.pausedSinceMs };
@@ -92,8 +92,9 @@ async function clearSuspended({ store }: HostPorts, record: VmRecord): Promise<V
 }
 
 /**
- * Makes a suspended VM run, or one whose suspension failed. The guest comes back paused, the record then forgets the
- * file, and only then is it let go: so no guest is ever started twice from one memory, after it wrote to its disk.
+ * Restores a suspended VM, or resumes one whose suspension failed. The guest is restored paused, then the record's
+ * `suspended` is cleared, and only then is the guest resumed: so no guest is started twice from one memory after it has
+ * written to its disk.
  */
 export async function restoreVm(ports: HostPorts, request: RestoreVm, record: VmRecord, signal: AbortSignal): Promise<void> {
   const { hypervisor, store } = ports;
@@ -102,7 +103,7 @@ export async function restoreVm(ports: HostPorts, request: RestoreVm, record: Vm
   let current = record;
   if (record.suspended !== null) {
     const found = await awaitSave(ports, name, signal);
-    // Paused or not yet complete, beside a record that says suspended: an attempt that was killed. It executed nothing.
+    // A domain that doesn't run beside a record that says suspended is of an attempt that was killed. It executed nothing.
     if (found !== null && found.state !== 'running') await hypervisor.destroy(name);
     if (found?.state !== 'running') {
       if (!record.suspended.complete) await commitSavedMemory(ports, vm.id, record);

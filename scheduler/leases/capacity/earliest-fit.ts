@@ -1,29 +1,21 @@
 import type { Shape } from '../lease.ts';
-import {
-  ceilSeconds,
-  earliestVacantAt,
-  hasImage,
-  type LeaseRecord,
-  leadTimeS,
-  memoryOpS,
-  type PlanState,
-} from '../plan-state.ts';
+import { ceilSeconds, earliestVacantAt, type LeaseRecord, leadTimeS, memoryOpS, type PlanState } from '../plan-state.ts';
 import { earliestGangFit } from './timeline.ts';
 
-/** Work that will be cut runs at least this many suspends long, or it isn't worth the trouble. */
+/** Work that will be preempted must run for at least this many suspends; less is not worth a start. */
 const minRunOps = 1;
 
-/** Seconds that a host is taken before the work goes on there, when `vms` of the lease are on it. */
+/** Seconds that a host is occupied before the work runs there, when `vms` of the lease are on it. */
 export function startupS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
   return record.phase === 'suspended' ? vms * memoryOpS(state, host, record.shape) : leadTimeS(state, record);
 }
 
-/** What the whole rest of the work takes on a host, with what precedes it. */
+/** Seconds that the remaining work takes on a host, its startup included. */
 export function totalS(state: PlanState, record: LeaseRecord, host: number, vms: number): number {
   return startupS(state, record, host, vms) + record.remainingWorkS;
 }
 
-/** The least time on a host that is worth starting for, when a reservation will cut it. */
+/** The least time on a host that is worth a start, when a reservation will preempt the work. */
 export function minWorthwhileS(state: PlanState, record: LeaseRecord, host: number, vms: number, now: number): number {
   const op = memoryOpS(state, host, record.shape);
   const vacating = earliestVacantAt(state, host, now) - now + vms * op;
@@ -36,14 +28,14 @@ export interface Fit {
   to: number;
 }
 
-/** Hosts on which waiting work could start as far as its image is concerned. */
+/** Hosts that are up and have the lease's image. */
 export function hostsWithImage(state: PlanState, record: LeaseRecord, now: number): number[] {
-  return state.hosts.flatMap((host, i) => (host.up && hasImage(state, record, i, now) ? [i] : []));
+  return state.hosts.flatMap((host, i) => (host.up && state.images.isAtHost(record, i, now) ? [i] : []));
 }
 
 /**
- * The earliest place for waiting work: where all of it fits, or, if it may be cut, where enough of it does. Suspended
- * work stays where it is; to look elsewhere, ask `earliestPlaceOn`.
+ * The earliest fit for waiting work: for all of it, or, if it is preemptible, for enough of it. Suspended work is tried on
+ * its own hosts; `earliestFitOn` tries it on others.
  */
 export function earliestFit(state: PlanState, record: LeaseRecord, notBefore: number, hosts: readonly number[]): Fit | null {
   if (record.phase !== 'suspended') return earliestFitOn(state, record, notBefore, hosts);
@@ -65,7 +57,7 @@ export function earliestFitOn(state: PlanState, record: LeaseRecord, notBefore: 
   });
 }
 
-/** A place for a part of the work counts when it is a promise that cuts it, not a booking; else all of it must fit. */
+/** A fit for a part of the work counts if a promise limits it; if a booking does, all of the work must fit. */
 function firstValidFit(
   state: PlanState,
   record: LeaseRecord,
@@ -88,12 +80,12 @@ function isCutByBooking(state: PlanState, hosts: readonly number[], shape: Shape
   return false;
 }
 
-/** How much of the work must fit for its place to count. */
+/** The shortest fit that counts. */
 function minFitS(state: PlanState, record: LeaseRecord, vms: number, whole: number): number {
   return state.policy.suspension && record.preemptible ? Math.min(whole, minWorthwhileOnFullHostS(state, record, vms)) : whole;
 }
 
-/** As leastS, on a host full of VMs of this size. */
+/** As minWorthwhileS, on a host full of VMs of this size. */
 function minWorthwhileOnFullHostS(state: PlanState, record: LeaseRecord, vms: number): number {
   const { suspendMiBPerS, marginS } = state.policy;
   const op = ceilSeconds(record.shape.memoryMiB / suspendMiBPerS);
@@ -120,7 +112,7 @@ function earliestOnHosts(
   }
 }
 
-/** Where a booking ends: at the end of the work or where a promise cuts it. */
+/** Where a booking ends: at the end of the work or where a promise begins. */
 function fitEndsAt(state: PlanState, hosts: readonly number[], shape: Shape, from: number, whole: number): number {
   let to = from + whole;
   for (const [host, vms] of countByHost(hosts)) to = Math.min(to, state.timeline.planned[host]!.freeUntil(from, shape, vms));

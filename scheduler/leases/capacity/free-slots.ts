@@ -1,32 +1,32 @@
 import type { Shape } from '../lease.ts';
 import type { PlanState } from '../plan-state.ts';
 
-/** Room for one more VM on a host, now: until when, with and without what is kept for those who wait. */
+/** Capacity for one more VM on a host now: until when, with and without the bookings of waiting work. */
 export interface Slot {
   booked: number;
   planned: number;
 }
 
-/** The room that there is at one moment, by host and VM size; looked up once and kept while the host doesn't change. */
+/** The free slots at one moment, by host and VM size; cached until `refreshHost`. */
 export class FreeSlots {
   private readonly state: PlanState;
   private readonly now: number;
-  private readonly byShape = new Map<string, { shape: Shape; lanes: Slot[][]; total: number; lasts: number | null }>();
+  private readonly byShape = new Map<string, { shape: Shape; slots: Slot[][]; total: number; availableUntil: number | null }>();
 
   constructor(state: PlanState, now: number) {
     this.state = state;
     this.now = now;
   }
 
-  /** Lane k is the room for one VM more, k others of the size being there already. */
+  /** Slot k is the capacity for one more VM when k others of the size have been added. */
   onHost(host: number, shape: Shape): readonly Slot[] {
-    return this.entryFor(shape).lanes[host]!;
+    return this.entryFor(shape).slots[host]!;
   }
 
-  /** Hosts with any room. */
+  /** Hosts with at least one slot. */
   hostsWithSlots(shape: Shape): number[] {
-    const { lanes } = this.entryFor(shape);
-    return lanes.flatMap((list, host) => (list.length > 0 ? [host] : []));
+    const { slots } = this.entryFor(shape);
+    return slots.flatMap((list, host) => (list.length > 0 ? [host] : []));
   }
 
   total(shape: Shape): number {
@@ -37,19 +37,19 @@ export class FreeSlots {
     return this.entryFor(shape).total === 0;
   }
 
-  /** Until when the sum over all hosts has room for one more. */
+  /** Until when one more VM fits in the sum over all hosts. */
   availableUntil(shape: Shape): number {
     const entry = this.entryFor(shape);
-    entry.lasts ??= this.computeAvailableUntil(shape);
-    return entry.lasts;
+    entry.availableUntil ??= this.computeAvailableUntil(shape);
+    return entry.availableUntil;
   }
 
   refreshHost(host: number): void {
     for (const entry of this.byShape.values()) {
-      entry.total -= entry.lanes[host]!.length;
-      entry.lanes[host] = this.computeSlots(host, entry.shape);
-      entry.total += entry.lanes[host]!.length;
-      entry.lasts = null;
+      entry.total -= entry.slots[host]!.length;
+      entry.slots[host] = this.computeSlots(host, entry.shape);
+      entry.total += entry.slots[host]!.length;
+      entry.availableUntil = null;
     }
   }
 
@@ -61,8 +61,8 @@ export class FreeSlots {
     const key = `${shape.cpuMilli}/${shape.memoryMiB}/${shape.diskMiB}`;
     let entry = this.byShape.get(key);
     if (entry === undefined) {
-      const lanes = this.state.hosts.map((_, host) => this.computeSlots(host, shape));
-      entry = { shape, lanes, total: lanes.reduce((sum, list) => sum + list.length, 0), lasts: null };
+      const slots = this.state.hosts.map((_, host) => this.computeSlots(host, shape));
+      entry = { shape, slots, total: slots.reduce((sum, list) => sum + list.length, 0), availableUntil: null };
       this.byShape.set(key, entry);
     }
     return entry;
@@ -71,11 +71,11 @@ export class FreeSlots {
   private computeSlots(host: number, shape: Shape): Slot[] {
     if (!this.state.hosts[host]!.up) return [];
     const { booked, planned } = this.state.timeline;
-    const lanes: Slot[] = [];
+    const slots: Slot[] = [];
     for (;;) {
-      const until = booked[host]!.freeUntil(this.now, shape, lanes.length + 1);
-      if (until <= this.now) return lanes;
-      lanes.push({ booked: until, planned: planned[host]!.freeUntil(this.now, shape, lanes.length + 1) });
+      const until = booked[host]!.freeUntil(this.now, shape, slots.length + 1);
+      if (until <= this.now) return slots;
+      slots.push({ booked: until, planned: planned[host]!.freeUntil(this.now, shape, slots.length + 1) });
     }
   }
 

@@ -1,9 +1,8 @@
 import type { Shape } from '../lease.ts';
 
 /**
- * What is taken of one host over time: a step function, as breakpoints with the amount taken from each until the next.
- * Before the first breakpoint the first amount holds, after the last one the last. Adding and removing costs the
- * breakpoints inside the interval; asking costs those looked at.
+ * What is taken of one host over time: a step function, stored as breakpoints with the amount taken from each until the
+ * next. The cost of a change or a query is linear in the breakpoints of its interval.
  */
 export class HostProfile {
   readonly capacity: Shape;
@@ -16,12 +15,7 @@ export class HostProfile {
     this.capacity = capacity;
   }
 
-  /** Breakpoints; for the tests of what is kept. */
-  get size(): number {
-    return this.times.length;
-  }
-
-  /** Takes `count` times the shape over [from, to); a negative count gives it back. */
+  /** Takes `count` times the shape over [from, to); a negative count returns it. */
   add(from: number, to: number, shape: Shape, count: number): void {
     if (!(from < to)) return;
     const first = this.split(from);
@@ -35,7 +29,7 @@ export class HostProfile {
     this.mergeWithPrevious(first);
   }
 
-  /** Forgets what lies before: the amounts of the past are no longer known. */
+  /** Drops breakpoints before a time; amounts of the past are unknown then. */
   forgetBefore(time: number): void {
     const i = this.indexAt(time);
     if (i < 8) return;
@@ -54,7 +48,7 @@ export class HostProfile {
     return least;
   }
 
-  /** The first moment from `from` on at which `count` of the shape don't fit; Infinity when they always do. */
+  /** The first moment from `from` on at which `count` of the shape don't fit; Infinity: they always fit. */
   freeUntil(from: number, shape: Shape, count: number): number {
     for (let i = this.indexAt(from); i < this.times.length; i++) {
       if (this.fitCountAt(i, shape) < count) return Math.max(from, this.times[i]!);
@@ -72,7 +66,7 @@ export class HostProfile {
     return start;
   }
 
-  /** Breakpoints after `from` and how many of the shape fit from each on, the one in force at `from` first. */
+  /** How many of the shape fit from `from` on, then the breakpoints after it and how many fit from each on. */
   *steps(from: number, shape: Shape, atMost: number): Generator<{ at: number; fits: number }> {
     for (let i = this.indexAt(from); i < this.times.length; i++) {
       yield { at: Math.max(from, this.times[i]!), fits: Math.max(0, Math.min(atMost, this.fitCountAt(i, shape))) };

@@ -1,7 +1,7 @@
 import type { Shape } from '../lease.ts';
 import { HostProfile } from './host-profile.ts';
 
-/** One VM's place: a host for an interval. */
+/** One VM on a host for an interval. */
 export interface Allocation {
   host: number;
   from: number;
@@ -9,14 +9,14 @@ export interface Allocation {
 }
 
 /**
- * How firm a claim is. `promise`: reservations and work that may not be preempted. `running`: preemptible work that
- * runs, up to its expected end. `booking`: the place that is kept for work that waits.
+ * How firm an allocation is. `promise`: reservations and work that may not be preempted. `running`: preemptible work that
+ * runs, until its expected end. `booking`: capacity that is kept for waiting work.
  */
 export type Layer = 'promise' | 'running' | 'booking';
 
 /**
- * The availability of all hosts over time, three times over, each holding more than the one before: what is promised;
- * with what runs; with what is kept for those who wait. Who may displace what is then a matter of which one is asked.
+ * The allocations of all hosts over time, in three profiles per host, each of which includes the one before: promises; with
+ * running work; with bookings. What work may preempt follows from the profile that is queried for it.
  */
 export class Timeline {
   readonly promised: HostProfile[];
@@ -29,8 +29,8 @@ export class Timeline {
     this.booked = capacities.map((capacity) => new HostProfile(capacity));
   }
 
-  add(layer: Layer, claims: readonly Allocation[], shape: Shape, sign: 1 | -1): void {
-    for (const { host, from, to } of claims) {
+  add(layer: Layer, allocations: readonly Allocation[], shape: Shape, sign: 1 | -1): void {
+    for (const { host, from, to } of allocations) {
       if (layer === 'promise') this.promised[host]!.add(from, to, shape, sign);
       if (layer !== 'booking') this.planned[host]!.add(from, to, shape, sign);
       this.booked[host]!.add(from, to, shape, sign);
@@ -45,12 +45,12 @@ export class Timeline {
 }
 
 /** `count` VMs on one host. */
-export interface HostCount {
+interface HostCount {
   host: number;
   count: number;
 }
 
-export interface GangFit {
+interface GangFit {
   from: number;
   counts: HostCount[];
 }
@@ -77,7 +77,7 @@ export function earliestGangFit(
   for (const [i, host] of hosts.entries()) {
     countChanges(profiles[host]!, nodes, shape, duration, notBefore, initialCounts[i]!, changes);
   }
-  // A rise counts at its moment, a fall only just after: the window that ends exactly where a gap ends still fits.
+  // A rise counts at its moment, a fall just after it: a window that ends exactly where a gap ends still fits.
   changes.sort((a, b) => a.at - b.at || a.after - b.after);
   for (let i = 0; i < changes.length; i++) {
     const change = changes[i]!;

@@ -25,11 +25,11 @@ export interface RealHost extends Bench {
   host: Host;
   far(): FarSide;
   activities(): HostActivities;
-  /** What was stored, by path. */
+  /** Stored outputs, by path. */
   outputs(): Map<string, Buffer>;
-  /** The worker dies by SIGKILL and another one starts. */
+  /** Kills the worker with SIGKILL and starts another. */
   restart(): Promise<void>;
-  /** QEMU dies under libvirt. */
+  /** Kills a domain's QEMU. */
   crash(name: string): Promise<void>;
   /** Runs a program on the host. */
   on(argv: [string, ...string[]]): Promise<string>;
@@ -118,7 +118,7 @@ interface BuiltImage {
   parts: Record<'disk' | 'kernel' | 'initrd', { sha256: string; sizeBytes: number }>;
 }
 
-/** What infra/setup built. */
+/** The image that infra/setup has built. */
 function readImage(): BuiltImage {
   const cache = process.env.BERTH_CACHE ?? join(homedir(), '.cache/berth');
   const folder = realpathSync(join(cache, 'images/debian-12/current'));

@@ -6,11 +6,11 @@ import { nsenterArgv } from '../../../infra/site/host/host.ts';
 import { BerthError, isErrorCode } from '../../../model/errors.ts';
 import { pack, unpack } from './wire.ts';
 
-/** A process on a host that does what it is told: its ports and its activities, as if they were here. */
+/** A process on a host, with proxies of its ports and activities. */
 export interface FarSide {
   ports: HostPorts;
   activities: HostActivities;
-  /** SIGKILL, and the end of every call that is under way. */
+  /** Kills it with SIGKILL; active calls fail. */
   kill(): Promise<void>;
   close(): Promise<void>;
 }
@@ -24,8 +24,8 @@ interface Answer {
 /** @param pid PID 1 of the host. */
 export async function openFarSide(pid: number, env: Record<string, string>): Promise<FarSide> {
   const far = new URL('./far-side.ts', import.meta.url).pathname;
-  const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  const [program, ...args] = nsenterArgv(pid, ['env', ...words, process.execPath, far]);
+  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  const [program, ...args] = nsenterArgv(pid, ['env', ...variables, process.execPath, far]);
   const child: ChildProcessWithoutNullStreams = spawn(program, args, {
     stdio: ['pipe', 'pipe', 'inherit'],
     detached: true,

@@ -1,8 +1,8 @@
 import { Readable } from 'node:stream';
 
 /**
- * What goes between the two sides as JSON: besides plain data, bytes, maps, signals that never abort, and questions whose
- * answer is known before.
+ * The format of calls between the two sides, JSON: besides plain data, bytes, maps, signals that never abort, and callbacks,
+ * which always return false on the far side.
  */
 const bytes = '$bytes';
 const entries = '$map';
@@ -33,8 +33,8 @@ export function unpack(text: string): unknown {
   });
 }
 
-/** A stream as the bytes that come out of it; everything else as it is. */
-export async function settled(value: unknown): Promise<unknown> {
+/** The bytes of a stream; every other value as it is. */
+export async function drainStream(value: unknown): Promise<unknown> {
   if (!(value instanceof Readable)) return value;
   const chunks: Buffer[] = [];
   for await (const chunk of value as AsyncIterable<Buffer>) chunks.push(chunk);

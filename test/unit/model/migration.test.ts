@@ -6,20 +6,20 @@ import {
   convergencePolicy,
   convergencePolicyFor,
   decideConvergence,
-  decideMigration,
-  jobViews,
-  type MigrationAction,
   type MigrationJob,
-  migrationActions,
   migrationEtaS,
   migrationTransitions,
-  type SourceView,
+} from '../../../model/migration.ts';
+import type { MigrationAction, SourceView, TargetView } from '../../../workflows/migration/decision-table.ts';
+import {
+  decideMigration,
+  jobViews,
+  migrationActions,
   sourceView,
   sourceViews,
-  type TargetView,
   targetView,
   targetViews,
-} from '../../../model/migration.ts';
+} from '../../../workflows/migration/decision-table.ts';
 
 const everything = sourceViews.flatMap((source) =>
   targetViews.flatMap((target) => jobViews.map((job) => ({ source, target, job, action: decideMigration(source, target, job) }))),
@@ -142,7 +142,6 @@ const job: MigrationJob = {
   remainingBytes: 50 * 2 ** 20,
   dirtyBytesPerS: 10 * 2 ** 20,
   bytesPerS: 20 * 2 ** 20,
-  iterations: 1,
 };
 
 describe('convergence', () => {
@@ -169,7 +168,7 @@ describe('convergence', () => {
     expect(decideConvergence(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(decideConvergence(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
-      reason: 'the guest writes 10 MiB/s, 20 MiB/s are carried over, 50 MiB are left after 120 s',
+      reason: 'the guest writes 10 MiB/s, 20 MiB/s are transferred, 50 MiB are left after 120 s',
     });
   });
   it('expects an end only where the network is faster than the guest', () => {

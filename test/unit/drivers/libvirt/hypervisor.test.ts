@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { DomainConfig } from '../../../../contracts/domain.ts';
 import { domainXml, escapeXml } from '../../../../drivers/libvirt/domain-xml.ts';
-import { parseState, virshError } from '../../../../drivers/libvirt/hypervisor.ts';
+import { parseState } from '../../../../drivers/libvirt/hypervisor.ts';
+import { virshError } from '../../../../drivers/libvirt/virsh-call.ts';
 
 const config: DomainConfig = {
   name: 'vm_1',

@@ -30,7 +30,6 @@ describe('what virsh says of a migration job', () => {
       remainingBytes: 1_048_576,
       dirtyBytesPerS: 25 * 4096,
       bytesPerS: 110_200_000,
-      iterations: 2,
     });
   });
   it.each(['Job type: 0\n\n', 'Job type: 3\n\noperation: 5\n', 'Job type: 5\n\n', ''])('%j is no active job', (output) => {

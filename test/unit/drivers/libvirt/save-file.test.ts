@@ -42,7 +42,7 @@ describe("a saved machine's header", () => {
     ['is cut off before its end', real.subarray(0, 91), /less than a header/],
     ['is cut off in its data', real.subarray(0, 4000), /of which 4000 are there/],
     ['has another magic', Buffer.concat([Buffer.from('QEVM'), real]), /begins with/],
-    ['was never finished', Buffer.concat([Buffer.from('LibvirtQemudPart'), real.subarray(16)]), /never finished/],
+    ['was interrupted', Buffer.concat([Buffer.from('LibvirtQemudPart'), real.subarray(16)]), /save was interrupted/],
     ['has an unknown version', patched(16, 4), /version 4/],
     ['announces more than it may', patched(20, 2 ** 31), /announces/],
     ['is of a machine in no state', patched(24, 7), /was running/],

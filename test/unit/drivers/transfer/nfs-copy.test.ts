@@ -24,13 +24,10 @@ async function nfsCp(script: string): Promise<void> {
 
 /** @param stallMs longer than a process takes to start on a busy machine, where it is not to be taken for hung */
 const copy = (stallMs = 3000) =>
-  copyOverNfs({
-    address: '10.0.0.1',
-    path: '/a/b',
-    destination: join(folder, 'to'),
-    sizeBytes: 100,
-    stallPolicy: { pollMs: 20, stallMs, attempts: 3 },
-  });
+  copyOverNfs(
+    { address: '10.0.0.1', path: '/a/b', destination: join(folder, 'to'), sizeBytes: 100 },
+    { pollMs: 20, stallMs, attempts: 3 },
+  );
 const calls = async () => (await readFile(join(folder, 'calls'), 'utf8')).trim().split('\n');
 
 test('a copy that hangs is ended and begun again', async () => {

@@ -4,13 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { maxChunkBytes, readChunks } from '../../../../drivers/transfer/content-chunks.ts';
-import {
-  chunkFile,
-  PreviousVersionDamaged,
-  type PreviousVersionFile,
-  readPack,
-  writePack,
-} from '../../../../drivers/transfer/pack.ts';
+import { chunkFile } from '../../../../drivers/transfer/file-chunks.ts';
+import { PreviousVersionDamaged, type PreviousVersionFile, readPack, writePack } from '../../../../drivers/transfer/pack.ts';
 import { keepPreviousVersion, readPreviousVersion } from '../../../../drivers/transfer/previous-version.ts';
 
 let folder: string;

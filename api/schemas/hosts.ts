@@ -1,0 +1,29 @@
+import { z } from 'zod';
+import { hostStates } from '../../model/states.ts';
+import { resources, time } from './common.ts';
+
+export const Host = z
+  .strictObject({
+    id: z.string(),
+    address: z.string(),
+    provider: z.string(),
+    state: z.enum(hostStates),
+    schedulable: z.boolean(),
+    acceptsMigrations: z.boolean(),
+    capacity: resources.meta({ description: 'What VMs may take together' }),
+    used: resources,
+    cpuModel: z.string(),
+    accelerator: z.string(),
+    hypervisor: z.string(),
+    seenAt: time,
+    createdAt: time,
+  })
+  .meta({ id: 'Host' });
+
+export const HostChange = z
+  .strictObject({
+    schedulable: z.boolean().optional().meta({ description: 'Whether new work may be placed on it' }),
+    acceptsMigrations: z.boolean().optional(),
+  })
+  .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
+  .meta({ id: 'HostChange', minProperties: 1 });

@@ -1,0 +1,42 @@
+import { z } from 'zod';
+import { vmStates } from '../../model/states.ts';
+import { coldBootReasons } from '../../model/vm.ts';
+import { vmOperationNames } from '../../model/vm-request.ts';
+import { resources, time, waiting } from './common.ts';
+
+export const Vm = z
+  .strictObject({
+    id: z.string(),
+    owner: z.string(),
+    name: z.string(),
+    state: z.enum(vmStates),
+    resources,
+    host: z.string().nullable().meta({ description: 'Where it runs or ran' }),
+    home: z.string().nullable().meta({ description: 'The host whose disk holds its image' }),
+    address: z.string().nullable(),
+    generation: z.int(),
+    task: z.string().nullable(),
+    node: z.int().nullable(),
+    boot: z
+      .strictObject({ kind: z.enum(['warm', 'cold']), why: z.enum(coldBootReasons).nullable() })
+      .nullable()
+      .meta({ description: "How it booted: warm, from a template's memory, or cold, by a boot of its own, and then why" }),
+    lease: z
+      .strictObject({
+        kind: z.enum(['reservation', 'bestEffort', 'immediate']),
+        startsAt: time.nullable().meta({ description: 'Promised; null: best effort' }),
+        durationS: z.int().nullable(),
+        endsAt: time.nullable(),
+      })
+      .nullable()
+      .meta({ description: 'Its own; null: it has that of its task. Without durationS the VM runs until it is deleted' }),
+    operation: z.enum(vmOperationNames).nullable().meta({ description: 'The requested operation that is not complete' }),
+    waiting: waiting.meta({ description: 'Why it is pending: how many hosts there are, and how many failed which filter' }),
+    hostKey: z.string().nullable().meta({ description: 'The public key of its sshd, as in known_hosts' }),
+    removalRequestedAt: time.nullable(),
+    problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck or stopped, or why its last operation failed' }),
+    startedAt: time.nullable(),
+    endedAt: time.nullable(),
+    createdAt: time,
+  })
+  .meta({ id: 'Vm' });

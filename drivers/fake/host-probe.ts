@@ -1,0 +1,25 @@
+import type { HostId } from '../../model/ids.ts';
+import type { HostProbe } from '../ports/host-probe.ts';
+
+/** Where a test doesn't say otherwise. */
+const defaults = { address: '10.77.0.1', capacity: { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 } };
+
+export function createFakeHostProbe(
+  id: HostId,
+  { address = defaults.address, capacity = defaults.capacity }: Partial<typeof defaults>,
+): HostProbe {
+  return {
+    accelerator: async () => 'qemu',
+    measure: async () => ({
+      hostId: id,
+      address,
+      provider: 'fake',
+      capacity,
+      reserve: { vcpus: 0, memoryMiB: 512, diskMiB: 2048 },
+      cpuModel: 'fake',
+      accelerator: 'qemu',
+      hypervisor: 'fake 1.0',
+      bootId: `boot-of-${id}`,
+    }),
+  };
+}

@@ -1,0 +1,39 @@
+import { type EventData, type EventType, eventData, eventId } from '../../model/events.ts';
+import type { Transaction } from '../transaction.ts';
+
+export interface NewEvent<T extends EventType> {
+  type: T;
+  subject: string;
+  owner: string;
+  /** RFC 3339 */
+  time: string;
+  data: EventData<T>;
+  /** Tells events of one type and subject apart, where the fact may become true again. */
+  n?: number;
+}
+
+/**
+ * What happens when the event exists already. `reject`: the caller has established under a lock that the fact is new, so
+ * a second event of the same id is an error that undoes the transaction. `ignore`: the step may be repeated after its
+ * fact was recorded, and the first event stands.
+ */
+type OnRepeat = 'reject' | 'ignore';
+
+/**
+ * Writes an event in the transaction of its fact, with its data in the published shape; the only writer of "Event". The
+ * event gets its sequence number when the transaction commits. Throws a ZodError for data of another shape.
+ */
+export async function writeEvent<T extends EventType>(tx: Transaction, event: NewEvent<T>, onRepeat: OnRepeat): Promise<void> {
+  const { type, subject, owner, time, n = null } = event;
+  const id = eventId(subject, type, n);
+  const data = JSON.stringify(eventData[type].parse(event.data));
+  if (onRepeat === 'ignore')
+    await tx.$executeRaw`
+      INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+      VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${data}::jsonb)
+      ON CONFLICT (id) DO NOTHING`;
+  else
+    await tx.$executeRaw`
+      INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+      VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${data}::jsonb)`;
+}

@@ -1,0 +1,54 @@
+import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
+import type { Ledger } from '../client.ts';
+import { readInPlaceOperations, releaseInPlace } from '../drains/suspended-in-place.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
+import type { HostRecord } from './read-hosts.ts';
+
+interface HostChangeRequest {
+  /** Whether new work may be placed on it. */
+  schedulable?: boolean | undefined;
+  acceptsMigrations?: boolean | undefined;
+}
+
+/**
+ * Requests the restoration of VMs that drains have suspended on the host, before other VMs are placed in the capacity
+ * that they need. Throws conflict while one of them is still being suspended.
+ */
+async function releaseSuspended(tx: Transaction, host: string, nowMs: number): Promise<VmId[]> {
+  await lockPlacement(tx);
+  const drains = await tx.drain.findMany({
+    where: { hostId: host, finishedAt: { not: null }, suspensions: { some: { releasedAt: null } } },
+    select: { id: true },
+  });
+  const ids = drains.map(({ id }) => id);
+  const ending = await readInPlaceOperations(tx, ids, 'suspend');
+  if (ending.length > 0)
+    throw new BerthError('conflict', `${ending.join(', ')} on ${host} are still being suspended: open it when that is over`);
+  return releaseInPlace(tx, ids, nowMs);
+}
+
+/**
+ * Changes what a host accepts. Throws not-found, and conflict for a host that is being drained: a trigger of the ledger
+ * refuses, and names the drain.
+ * @returns the host after the change, and the VMs whose workflows have to be notified: their restoration was requested
+ */
+export async function changeHost(
+  ledger: Ledger,
+  id: string,
+  { schedulable, acceptsMigrations }: HostChangeRequest,
+  nowMs: number,
+): Promise<{ host: HostRecord; restored: VmId[] }> {
+  const data = {
+    ...(schedulable !== undefined && { schedulable }),
+    ...(acceptsMigrations !== undefined && { acceptsMigrations }),
+  };
+  const work = async (tx: Transaction): Promise<{ host: HostRecord; restored: VmId[] }> => {
+    const restored = schedulable === true ? await releaseSuspended(tx, id, nowMs) : [];
+    const [host] = await tx.host.updateManyAndReturn({ where: { id }, data });
+    if (!host) throw new BerthError('not-found', `There is no host ${id}`);
+    return { host, restored };
+  };
+  return inTransaction(ledger, work, requestLimits);
+}

@@ -1,0 +1,95 @@
+import { z } from 'zod';
+import type { Ledger } from './client.ts';
+
+/** How many rows are in a state. */
+interface StateCount {
+  state: string;
+  rows: number;
+}
+
+export async function readTaskCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.task.groupBy({ by: ['state'], _count: { id: true } });
+  return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+}
+
+export async function readMigrationCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.migration.groupBy({ by: ['state'], _count: { id: true } });
+  return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+}
+
+/** Migrations by what their guest did after them; '' where it was not observed. */
+export async function readMigratedGuestCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.migration.groupBy({ by: ['guest'], _count: { id: true } });
+  return groups.map(({ guest, _count }) => ({ state: guest ?? '', rows: _count.id }));
+}
+
+export async function readHostCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });
+  return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+}
+
+export async function readDrainCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.drain.groupBy({ by: ['state'], _count: { id: true } });
+  return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+}
+
+/** VMs by how they booted, warm or cold, and why cold. */
+export async function readBootCounts(ledger: Ledger): Promise<{ boot: string; why: string; rows: number }[]> {
+  const groups = await ledger.vm.groupBy({ by: ['boot', 'bootWhy'], where: { boot: { not: null } }, _count: { id: true } });
+  return groups.map(({ boot, bootWhy, _count }) => ({ boot: boot ?? '', why: bootWhy ?? '', rows: _count.id }));
+}
+
+/** When the oldest queued task was accepted; null for an empty queue. */
+export async function readOldestQueuedAt(ledger: Ledger): Promise<Date | null> {
+  const oldest = await ledger.task.findFirst({
+    where: { state: 'queued' },
+    orderBy: { createdAt: 'asc' },
+    select: { createdAt: true },
+  });
+  return oldest?.createdAt ?? null;
+}
+
+export interface MigrationTotals {
+  mode: string;
+  outcome: string;
+  migrations: number;
+  seconds: number;
+  downtimeS: number;
+  bytes: number;
+}
+
+/** Sums over all migrations that have ended, by mode and outcome. */
+export async function readMigrationTotals(ledger: Ledger): Promise<MigrationTotals[]> {
+  return ledger.$queryRaw<MigrationTotals[]>`
+    SELECT mode, state::text AS outcome, count(*)::int AS migrations,
+      COALESCE(sum(extract(epoch FROM "finishedAt" - COALESCE("startedAt", "createdAt"))), 0)::float8 AS seconds,
+      COALESCE(sum("downtimeMs"), 0)::float8 / 1000 AS "downtimeS", COALESCE(sum(bytes), 0)::float8 AS bytes
+    FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY mode, state`;
+}
+
+/** The members of a drain's plan (model/drain.ts, DrainOutline) that metrics are made of. */
+const DrainPlan = z.object({
+  moves: z.array(z.object({ recoveryS: z.number().nullish() })),
+  suspensions: z.array(z.unknown()),
+  leaving: z.array(z.unknown()),
+  blockers: z.array(z.unknown()),
+  expectedAt: z.string().nullable(),
+  emptyBy: z.string().nullable(),
+});
+
+export interface PlannedDrain {
+  host: string;
+  deadline: Date;
+  plan: z.output<typeof DrainPlan>;
+}
+
+/** Drains that are under way and have a plan, with the plan of their last step. */
+export async function readDrainPlans(ledger: Ledger): Promise<PlannedDrain[]> {
+  const rows = await ledger.drain.findMany({
+    where: { state: { in: ['waiting', 'moving', 'paused'] } },
+    select: { hostId: true, deadline: true, plan: true },
+  });
+  return rows.flatMap(({ hostId, deadline, plan }) =>
+    plan === null ? [] : [{ host: hostId, deadline, plan: DrainPlan.parse(plan) }],
+  );
+}

@@ -1,0 +1,172 @@
+import type { DiskMoveResult, MigrationFailure, MigrationResult, Notification } from '../../contracts/ledger.ts';
+import { BerthError } from '../../model/errors.ts';
+import { type VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
+import type { MigrationId } from '../../model/migration.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { placeWaiting } from '../placement/place-queue.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { endResidency } from '../vms/residencies.ts';
+import { recordDiskMoveTiming, recordMigrationTiming } from './measurements.ts';
+import { lockMigration, type MigrationRow } from './migration-row.ts';
+
+/** Writes `berth.vm.migrated`, in the transaction that commits the migration. */
+async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
+  const hostFields = await readHostFields(tx, [row.fromId, row.toId!]);
+  const startedAt = (row.startedAt ?? row.createdAt).toISOString();
+  const data: VmMigratedData = {
+    vm: row.vmId,
+    owner: row.ownerId,
+    task: row.taskId,
+    migration: row.id,
+    mode: row.mode,
+    from: hostFields(row.fromId),
+    to: hostFields(row.toId!),
+    // A cold migration copies the disks as well, where that was requested.
+    home: (row.mode === 'cold' && row.moveDisk ? row.toId : row.homeId)!,
+    generation: row.generation,
+    requestedBy: row.requestedBy,
+    reason: row.reason,
+    startedAt,
+    migratedAt: now,
+    seconds: Math.max(0, Date.parse(now) - Date.parse(startedAt)) / 1000,
+    downtimeMs: result.downtimeMs,
+    bytes: result.bytes,
+  };
+  const event = { type: vmMigratedType, subject: row.vmId, owner: row.ownerId, time: now, data, n: row.generation } as const;
+  await writeEvent(tx, event, 'reject');
+}
+
+/** Returns the event fields of each of these hosts. */
+async function readHostFields(tx: Transaction, ids: string[]): Promise<(id: string) => { host: string; provider: string }> {
+  const hosts = await tx.host.findMany({ where: { id: { in: ids } }, select: { id: true, provider: true } });
+  return (id) => ({ host: id, provider: hosts.find((host) => host.id === id)?.provider ?? '' });
+}
+
+/** `berth.vm.migrated` has told where the VM runs, and is billed; this event tells which host's disk it uses from now on. */
+async function writeRehomedEvent(tx: Transaction, row: MigrationRow, end: DiskMoveResult, now: string): Promise<void> {
+  const hostFields = await readHostFields(tx, [row.homeId!, row.toId!]);
+  const { name } = await tx.vm.findUniqueOrThrow({ where: { id: row.vmId }, select: { name: true } });
+  const phase = end.phases.find((one) => one.name === 'moveDisk');
+  const data: VmRehomedData = {
+    vm: row.vmId,
+    name,
+    owner: row.ownerId,
+    task: row.taskId,
+    ...hostFields(row.toId!),
+    generation: row.generation,
+    migration: row.id,
+    from: hostFields(row.homeId!),
+    home: row.toId!,
+    seconds: phase?.seconds ?? 0,
+    bytes: end.bytes,
+    rehomedAt: now,
+  };
+  const event = { type: vmEventTypes.rehomed, subject: row.vmId, owner: row.ownerId, time: now, data, n: row.generation };
+  await writeEvent(tx, event, 'reject');
+}
+
+async function writeMigrationEnd(
+  tx: Transaction,
+  row: MigrationRow,
+  state: 'running' | 'succeeded' | 'rolledBack',
+  end: MigrationResult & { error: MigrationFailure['error'] | null },
+  now: string,
+): Promise<void> {
+  const error = end.error === null ? null : JSON.stringify(end.error);
+  await tx.$executeRaw`
+    UPDATE "Migration" SET state = CASE WHEN ${state} = 'running' THEN state ELSE ${state}::"MigrationState" END, reserved = false,
+      waiting = NULL, error = ${error}::jsonb,
+      phases = ${JSON.stringify(end.phases)}::jsonb, "downtimeMs" = ${end.downtimeMs}::int, bytes = ${end.bytes}::bigint,
+      "diskMiB" = CASE WHEN ${state} = 'running' THEN "diskMiB" ELSE 0 END,
+      "finishedAt" = CASE WHEN ${state} <> 'running' THEN ${now}::timestamptz END,
+      "committedAt" = CASE WHEN ${state} <> 'rolledBack' THEN ${now}::timestamptz END
+    WHERE id = ${row.id}`;
+}
+
+/**
+ * The VM is at the target, and nowhere else: updates its row. A VM whose removal has begun meanwhile is removed from
+ * there. Where its disks have to follow, the migration remains under way until they have. Throws conflict when the
+ * migration was rolled back.
+ */
+export async function commitMigration(deps: LedgerDeps, id: MigrationId, result: MigrationResult): Promise<Notification[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    const isNew = row.committedAt === null;
+    if (isNew && !row.reserved) throw new BerthError('conflict', `Migration ${id} is ${row.state}; it cannot be committed`);
+    if (isNew) {
+      const disksFollow = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
+      await writeMigrationEnd(tx, row, disksFollow ? 'running' : 'succeeded', { ...result, error: null }, now);
+      await recordMigrationTiming(tx, row, result, now);
+      if (row.mode === 'cold' && row.moveDisk)
+        await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+      if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
+      await tx.$executeRaw`
+        UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
+          state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
+        WHERE id = ${row.vmId}`;
+    }
+    const { notify } = await placeWaiting(deps, tx);
+    if (isNew) await writeMigratedEvent(tx, row, result, now);
+    return notify;
+  });
+}
+
+/**
+ * The VM is where it was. It still gets the attempt's generation where the attempt had begun, which fences everything
+ * that the attempt has left under way. Throws conflict when the migration was committed.
+ */
+export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failure: MigrationFailure): Promise<Notification[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.committedAt !== null) throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
+    if (row.state !== 'rolledBack') {
+      await writeMigrationEnd(tx, row, 'rolledBack', failure, now);
+      if (row.reserved)
+        await tx.$executeRaw`
+          UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
+            state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${failure.lost} THEN 'stopped'
+              WHEN asleep THEN 'suspended' ELSE 'running' END
+          WHERE id = ${row.vmId}`;
+    }
+    return (await placeWaiting(deps, tx)).notify;
+  });
+}
+
+/**
+ * Ends a migration after its disks: they have followed the VM, and its home is the target; or they remain where they
+ * were, and the error says why. Throws conflict when the migration was not committed.
+ */
+export async function finishDiskMove(deps: LedgerDeps, id: MigrationId, end: DiskMoveResult): Promise<Notification[]> {
+  const now = isoNow(deps);
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockMigration(tx, id);
+    if (row.committedAt === null && row.state !== 'rolledBack')
+      throw new BerthError('conflict', `Migration ${id} is ${row.state}: its VM has to arrive before its disks do`);
+    if (row.state === 'running' || row.state === 'stuck') {
+      const error = end.error === null ? null : JSON.stringify(end.error);
+      // A migration that has moved the VM itself has succeeded, even where its disks could not follow.
+      const isUndone = row.mode === 'disks' && end.error !== null;
+      // The VM's home accounts for the disks from now on, so the allocation for them ends.
+      await tx.$executeRaw`
+        UPDATE "Migration" SET state = ${isUndone ? 'rolledBack' : 'succeeded'}::"MigrationState", "diskMiB" = 0, error = ${error}::jsonb,
+          phases = ${JSON.stringify(end.phases)}::jsonb, bytes = CASE WHEN mode = 'disks' THEN ${end.bytes}::bigint ELSE bytes END, "finishedAt" = ${now}::timestamptz,
+          "committedAt" = CASE WHEN ${isUndone} THEN NULL ELSE "committedAt" END
+        WHERE id = ${row.id}`;
+      if (end.error === null) {
+        await recordDiskMoveTiming(tx, row, end.phases, now);
+        await writeRehomedEvent(tx, row, end, now);
+        await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+      }
+      // Fences everything that this attempt has left under way.
+      if (row.mode === 'disks')
+        await tx.$executeRaw`UPDATE "Vm" SET generation = GREATEST(generation, ${row.generation}) WHERE id = ${row.vmId}`;
+    }
+    return (await placeWaiting(deps, tx)).notify;
+  });
+}

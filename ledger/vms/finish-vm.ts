@@ -1,0 +1,45 @@
+import type { Notification } from '../../contracts/ledger.ts';
+import type { VmRemoval } from '../../contracts/ledger-vm.ts';
+import { leaseEventTypes, type VmRemovedData, vmEventTypes } from '../../model/events.ts';
+import type { VmId } from '../../model/ids.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
+import { placeWaiting } from '../placement/place-queue.ts';
+import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { readResidencies } from './residencies.ts';
+import { usageByHost, usageTotals } from './usage.ts';
+import { lockVm, type VmRow, vmEventFields } from './vm-row.ts';
+
+/**
+ * Nothing of a standalone VM is left on a host: removes it, with the event of its whole usage, once. Returns the workflows
+ * to notify of what was placed in the capacity that it freed.
+ */
+export async function finishVm(deps: LedgerDeps, id: VmId, removal: VmRemoval): Promise<Notification[]> {
+  return inTransaction(deps.ledger, async (tx) => {
+    await lockPlacement(tx);
+    const row = await lockVm(tx, id);
+    if (row.state !== 'removed') await removeVm(tx, row, removal, isoNow(deps));
+    return (await placeWaiting(deps, tx)).notify;
+  });
+}
+
+async function removeVm(tx: Transaction, row: VmRow, { endedAt, error }: VmRemoval, now: string): Promise<void> {
+  const { id, leaseId } = row;
+  const startedAt = row.startedAt?.toISOString() ?? null;
+  const resumedAt = row.resumedAt?.toISOString() ?? null;
+  const end = endedAt ?? now;
+  // A VM that is suspended or stopped has no residency that is still open.
+  const suspended = row.asleep || row.endedAt !== null;
+  const usage = usageByHost({ ...row, startedAt, endedAt: end, resumedAt, suspended }, await readResidencies(tx, id), now);
+  const data: VmRemovedData = { ...vmEventFields(row), error, startedAt, removedAt: now, usage, ...usageTotals(usage) };
+  await tx.$executeRaw`
+    UPDATE "Vm" SET state = 'removing' WHERE id = ${id} AND state NOT IN ('pending', 'reserved', 'removing')`;
+  await tx.$executeRaw`
+    UPDATE "Vm" SET state = 'removed', operation = NULL, "operationAt" = NULL, refusal = NULL,
+      problem = ${error === null ? null : JSON.stringify(error)}::jsonb,
+      "endedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE COALESCE("endedAt", ${end}::timestamptz) END WHERE id = ${id}`;
+  await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${leaseId}`;
+  await writeEvent(tx, { type: vmEventTypes.removed, subject: id, owner: row.ownerId, time: now, data }, 'reject');
+  await writePromisedLeaseEvent(tx, leaseId, leaseEventTypes.ended, now);
+}

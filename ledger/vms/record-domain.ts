@@ -1,0 +1,57 @@
+import { leaseEventTypes, type VmStartedData, type VmStoppedData, vmEventTypes } from '../../model/events.ts';
+import type { VmId } from '../../model/ids.ts';
+import type { TaskError } from '../../model/task.ts';
+import type { Boot } from '../../model/vm.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
+import { inTransaction, isoNow, type LedgerDeps } from '../transaction.ts';
+import { recordBoots } from './boots.ts';
+import { endResidency, lastUsage } from './residencies.ts';
+import { lockVm, vmEventFields } from './vm-row.ts';
+
+/**
+ * creating → running, with its event, once; `startedAt` is by the host's clock. A VM that was stopped before counts its
+ * usage from now.
+ */
+export async function recordVmStarted(deps: LedgerDeps, id: VmId, startedAt: string, boot: Boot): Promise<void> {
+  const now = isoNow(deps);
+  await inTransaction(deps.ledger, async (tx) => {
+    const row = await lockVm(tx, id);
+    if (row.state !== 'creating') return;
+    await tx.$executeRaw`
+      UPDATE "Vm" SET state = 'running', problem = NULL, "endedAt" = NULL, "startedAt" = COALESCE("startedAt", ${startedAt}::timestamptz),
+        "resumedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE ${now}::timestamptz END WHERE id = ${id}`;
+    await recordBoots(tx, [{ vm: id, boot }]);
+    const data: VmStartedData = {
+      ...vmEventFields(row),
+      address: row.address ?? '',
+      startedAt: row.startedAt === null ? startedAt : now,
+    };
+    const event = { type: vmEventTypes.started, subject: id, owner: row.ownerId, time: now, data, n: row.generation };
+    await writeEvent(tx, event, 'reject');
+    await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.started, now);
+  });
+}
+
+/**
+ * The VM's domain is gone although Berth has not ended it: the guest has powered off or crashed. Its disks remain. A
+ * task's VM is stuck; a standalone one can be booted again.
+ */
+export async function recordVmMissing(deps: LedgerDeps, id: VmId, why: TaskError): Promise<void> {
+  const now = isoNow(deps);
+  await inTransaction(deps.ledger, async (tx) => {
+    const row = await lockVm(tx, id);
+    if (row.state !== 'running' && row.state !== 'paused') return;
+    if (row.taskId !== null) {
+      await tx.$executeRaw`UPDATE "Vm" SET state = 'stuck', problem = ${JSON.stringify(why)}::jsonb WHERE id = ${id}`;
+      return;
+    }
+    const data: VmStoppedData = { ...vmEventFields(row), error: why, stoppedAt: now, usage: await lastUsage(tx, row, now) };
+    await endResidency(tx, row, now);
+    await tx.$executeRaw`
+      UPDATE "Vm" SET state = 'stopped', problem = ${JSON.stringify(why)}::jsonb, "endedAt" = ${now}::timestamptz, "resumedAt" = NULL
+      WHERE id = ${id}`;
+    const event = { type: vmEventTypes.stopped, subject: id, owner: row.ownerId, time: now, data, n: row.generation };
+    await writeEvent(tx, event, 'reject');
+  });
+}

@@ -1,0 +1,55 @@
+import { BerthError } from '../../model/errors.ts';
+import type { VmOperation } from '../../model/vm-request.ts';
+import type { Ledger } from '../client.ts';
+import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
+import { lockOwner } from '../owners/lock-owner.ts';
+import type { Transaction } from '../transaction.ts';
+import { acceptOperation, acceptVm, type VmAcceptance } from './accept-vm.ts';
+import { findVm, type VmRecord } from './read-vms.ts';
+
+/** Exact: an owner's acceptances of VMs are serialized. */
+async function refuseTooManyVms(tx: Transaction, ownerId: string, maxVms: number): Promise<void> {
+  await lockOwner(tx, 'vms', ownerId);
+  const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxVms: true } });
+  const limit = owner.maxVms ?? maxVms;
+  const count = await tx.vm.count({ where: { ownerId, taskId: null, state: { not: 'removed' } } });
+  if (count >= limit) throw new BerthError('quota-exceeded', `This owner has ${count} VMs, of at most ${limit}; delete some`);
+}
+
+/**
+ * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm throws.
+ * @param vm `maxVms`: of an owner whose row says nothing
+ */
+export async function acceptVmOnce(
+  ledger: Ledger,
+  request: IdempotentRequest,
+  vm: VmAcceptance & { maxVms: number },
+  answer: (vm: VmRecord) => StoredAnswer,
+): Promise<Acceptance> {
+  return acceptOnce(ledger, request, async (tx) => {
+    await refuseTooManyVms(tx, vm.owner, vm.maxVms);
+    const id = await acceptVm(tx, vm);
+    return answer(await findVm(tx, vm.owner, id));
+  });
+}
+
+/**
+ * Accepts an operation on a VM once for each idempotency key. Throws what acceptOperation throws.
+ * @param answer `begins`: false when the VM is in the operation's state already
+ */
+export async function acceptOperationOnce(
+  ledger: Ledger,
+  request: IdempotentRequest,
+  { id, operation, nowMs }: { id: string; operation: VmOperation; nowMs: number },
+  answer: (vm: VmRecord, begins: boolean) => StoredAnswer,
+): Promise<Acceptance> {
+  return acceptOnce(ledger, request, async (tx) => {
+    const begins = await acceptOperation(tx, id, operation, nowMs);
+    return answer(await findVm(tx, null, id), begins);
+  });
+}
+
+/** Notes that a VM's removal was requested; a repeat keeps the first time. */
+export async function changeVmRemovalRequested(ledger: Ledger, id: string, nowMs: number): Promise<void> {
+  await ledger.vm.updateMany({ where: { id, removalRequestedAt: null }, data: { removalRequestedAt: new Date(nowMs) } });
+}

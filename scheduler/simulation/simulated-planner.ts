@@ -1,0 +1,132 @@
+import type { AdmissionDecision } from '../leases/admission.ts';
+import { imagesInPlace } from '../leases/image-delivery.ts';
+import type { HostSpec, Lease } from '../leases/lease.ts';
+import { endLease } from '../leases/lease-lifecycle.ts';
+import { decideActions, LeasePlanner } from '../leases/lease-planner.ts';
+import { restoreState, type Snapshot } from '../leases/plan-snapshot.ts';
+import { createState, type PlanState } from '../leases/plan-state.ts';
+import type { SimulatedAction, SimulatedObservation } from './actions.ts';
+import type { SimulationPolicy } from './configurations.ts';
+import { drainHost, type HostDrainDecision, loseHost, restoreHost } from './host-outages.ts';
+import { onTransferred, sendNextImages } from './images/image-prefetch.ts';
+import { ImageStore, type ImageStoreData } from './images/image-store.ts';
+import { latestTransferStarts } from './images/image-transfers.ts';
+import { RepositoryDelivery } from './images/repository-delivery.ts';
+
+/** After this many decisions the past is dropped from the timeline. */
+const forgetEvery = 64;
+
+export interface SimulatedSnapshot extends Snapshot {
+  policy: SimulationPolicy;
+  images: ImageStoreData | null;
+  pending: SimulatedAction[];
+}
+
+/**
+ * A planner that lives through a whole simulation. It extends the site's planner, which is made anew from the ledger's rows
+ * for every decision, by what those rows would say: work that ended, completed migrations, lost and drained hosts,
+ * cancelled leases; and by the transfer of images.
+ */
+export class SimulatedPlanner {
+  readonly state: PlanState;
+  readonly #policy: SimulationPolicy;
+  readonly #planner: LeasePlanner;
+  readonly #images: ImageStore | null;
+  /** Actions that follow from observations; the next decision returns them first. */
+  readonly #pending: SimulatedAction[];
+  #decisions = 0;
+
+  private constructor(state: PlanState, policy: SimulationPolicy, images: ImageStore | null, pending: SimulatedAction[]) {
+    this.state = state;
+    this.#policy = policy;
+    this.#planner = new LeasePlanner(state);
+    this.#images = images;
+    this.#pending = pending;
+  }
+
+  static create(hosts: readonly HostSpec[], policy: SimulationPolicy): SimulatedPlanner {
+    const images = policy.images === null ? null : ImageStore.empty(policy.images, hosts.length);
+    return new SimulatedPlanner(createState(hosts, policy, deliveryOf(images)), policy, images, []);
+  }
+
+  static restore(snapshot: SimulatedSnapshot): SimulatedPlanner {
+    const { policy, images: data, pending } = structuredClone(snapshot);
+    const images = policy.images === null || data === null ? null : new ImageStore(policy.images, data);
+    return new SimulatedPlanner(restoreState(snapshot, deliveryOf(images)), policy, images, pending);
+  }
+
+  /** All that it knows, as plain JSON. */
+  snapshot(): SimulatedSnapshot {
+    const { hosts, leases, seq } = this.state;
+    const images = this.#images?.data() ?? null;
+    return structuredClone({ policy: this.#policy, hosts, leases: [...leases.values()], images, pending: this.#pending, seq });
+  }
+
+  submit(lease: Lease, now: number): AdmissionDecision {
+    return this.#planner.submit(lease, now);
+  }
+
+  /** Records what happened. Unknown leases and repeated reports are ignored. */
+  observe(event: SimulatedObservation, now: number): void {
+    switch (event.kind) {
+      case 'suspended':
+      case 'resumed':
+        this.#planner.observe(event, now);
+        return;
+      case 'transferred':
+        if (this.#images !== null) onTransferred(this.state, this.#images, now);
+        return;
+      case 'ended': {
+        const record = this.state.leases.get(event.lease);
+        if (record !== undefined) endLease(this.state, record);
+        return;
+      }
+      case 'migrated': {
+        const record = this.state.leases.get(event.lease);
+        if (record?.phase !== 'migrating') return;
+        this.state.underway.delete(record);
+        record.phase = 'suspended';
+        return;
+      }
+      case 'hostLost':
+        loseHost(this.state, this.#images, event.host, now, (action) => this.#pending.push(action));
+        return;
+      case 'hostBack':
+        restoreHost(this.state, event.host);
+        return;
+    }
+  }
+
+  /** Ends a lease and frees its hosts. Unknown leases are ignored. */
+  cancel(id: string, now: number): void {
+    const record = this.state.leases.get(id);
+    if (record === undefined) return;
+    if (record.phase !== 'waiting') this.#pending.push({ kind: 'stop', lease: id, atS: now, reason: 'cancelled' });
+    endLease(this.state, record);
+  }
+
+  /** Empties a host over [from, until). */
+  drain(host: string, from: number, until: number, now: number): HostDrainDecision {
+    return drainHost(this.state, host, from, until, now);
+  }
+
+  /** Everything to do now, in the order in which it must begin. */
+  decide(now: number): SimulatedAction[] {
+    const actions = this.#pending.splice(0);
+    const emit = (action: SimulatedAction) => void actions.push(action);
+    if (++this.#decisions % forgetEvery === 0) this.state.timeline.forgetBefore(now);
+    const images = this.#images;
+    decideActions(this.state, now, emit, () => images !== null && sendNextImages(this.state, images, now, emit));
+    return actions;
+  }
+
+  /** When `decide` is needed again if nothing happens; Infinity: not before something happens. */
+  wakeAt(now: number): number {
+    const at = this.#planner.wakeAt(now);
+    if (this.#images === null || this.#images.transfer !== null) return at;
+    const transferAt = latestTransferStarts(this.state, this.#images)[0]?.at;
+    return transferAt !== undefined && transferAt > now ? Math.min(at, transferAt) : at;
+  }
+}
+
+const deliveryOf = (images: ImageStore | null) => (images === null ? imagesInPlace : new RepositoryDelivery(images));

@@ -1,0 +1,81 @@
+import { CancellationScope, condition, continueAsNew, workflowInfo } from '@temporalio/workflow';
+import type { TaskId } from '../../model/ids.ts';
+import { signalName } from '../../model/temporal.ts';
+import { rethrowUnlessCancelled } from '../durable/cancellation-scopes.ts';
+import { refusalText } from '../durable/detail-texts.ts';
+import { neverStarted } from '../durable/failure.ts';
+import { notifyPlanner, notifyReconciliation, notifyWaiters } from '../durable/other-workflows.ts';
+import { timing } from '../durable/timeouts.ts';
+import { WakeUp } from '../durable/wake-up.ts';
+import { ImagePrefetcher } from '../image/image-prefetcher.ts';
+import { newNode } from './node-location.ts';
+import { stageIn } from './start-vms.ts';
+import { newLeaseRun, type TaskNode, type TaskRun } from './task-run.ts';
+
+/** Waits until the ledger has placed the task. A signal starts an attempt at once; the poll is for a lost signal. */
+export async function waitForPlacement(run: TaskRun): Promise<TaskNode[]> {
+  const { task, progress, pace } = run;
+  const wakeUp = new WakeUp(signalName.placed);
+  const prefetcher = new ImagePrefetcher(task.id, pace);
+  for (;;) {
+    wakeUp.reset();
+    const answer = await run.ledger.reserveTask(task.id);
+    if (answer.placed) {
+      run.lease = { ...newLeaseRun(), term: answer.term };
+      progress.setAttributes({ owner: task.owner, hosts: [...new Set(answer.vms.map(({ host }) => host))], vms: task.vmIds });
+      return answer.vms.map((vm, index) => newNode(run, vm, index));
+    }
+    progress.setAttributes({ owner: task.owner, state: 'queued' });
+    progress.setDetail('step', `**queued** at position ${answer.position}; ${refusalText(answer.refusal)}`);
+    if (answer.planActive) await notifyPlanner();
+    await prefetcher.request(answer.prefetch, answer.term);
+    await wakeUp.wait(timing(pace).queuePollMs);
+    // The ledger holds all that this run knows, also about a signal that arrived meanwhile.
+    if (workflowInfo().continueAsNewSuggested) await continueAsNew<(id: TaskId, pace: number) => Promise<unknown>>(task.id, pace);
+  }
+}
+
+/**
+ * Stages the VMs in. Until their domains are started there is nothing to suspend: when the plan preempts the task, or a host
+ * is unreachable, the task goes back to the queue. @returns false: it has to be requeued
+ */
+export async function stageInUnlessPreempted(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
+  const staging = new CancellationScope();
+  const watching = new CancellationScope();
+  let preempted = false;
+  const watched = watching
+    .run(() => waitForPreemption(run))
+    .then(() => {
+      preempted = true;
+      staging.cancel();
+    }, rethrowUnlessCancelled);
+  try {
+    await staging.run(() => stageIn(run, nodes));
+    return !preempted;
+  } catch (error) {
+    if (preempted || neverStarted(error)) return false;
+    throw error;
+  } finally {
+    watching.cancel();
+    await watched;
+  }
+}
+
+/** Returns when the plan orders the suspension. */
+async function waitForPreemption(run: TaskRun): Promise<void> {
+  for (let ordersSeen = 0; ; ordersSeen = run.lease.ordersReceived) {
+    await condition(() => run.lease.ordersReceived > ordersSeen);
+    if ((await run.ledger.loadLeaseOrder(run.task.id)) === 'suspend') return;
+  }
+}
+
+/**
+ * Puts the task back into the queue before any domain was started: it is placed again, with a higher generation. The hosts'
+ * reconciliation removes what was staged, as soon as they answer.
+ */
+export async function requeue(run: TaskRun, nodes: TaskNode[]): Promise<void> {
+  run.progress.reset();
+  await notifyWaiters(await run.ledger.requeueTask(run.task.id));
+  run.state = 'queued';
+  for (const { vm } of nodes) await notifyReconciliation(vm.host);
+}

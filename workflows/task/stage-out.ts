@@ -1,0 +1,54 @@
+import type { StagedOut } from '../../contracts/host.ts';
+import type { TaskStepArgs } from '../../contracts/ledger.ts';
+import { withFreshUrls } from '../durable/fresh-urls.ts';
+import { homeOf, relocate, waitUntilSettled } from './node-location.ts';
+import { enterState, type NodeStep, runOnAllNodes, takeStepArgs } from './node-step.ts';
+import type { TaskNode, TaskRun } from './task-run.ts';
+
+export const stageOutStep: NodeStep = {
+  name: 'stageOut',
+  does: 'stores the outputs in the repository, also those of a command that failed',
+  act: stageOutNode,
+  undo: null,
+  undoneBy: 'the API, which removes files that an ended task does not list',
+};
+
+/** @returns the patterns that matched nothing on any node. From here on the VMs are in state `removing`. */
+export async function stageOut(run: TaskRun, nodes: TaskNode[]): Promise<string[]> {
+  const patterns = run.task.spec.outputs;
+  await enterState(run, nodes, 'stagingOut', 'removing');
+  for (const node of nodes) node.removing = node.stepArgs?.migrationWorkflowId === null;
+  if (patterns.length === 0) return [];
+  await runOnAllNodes(run, stageOutStep, nodes);
+  const parts = nodes.flatMap(({ stagedOut }) => stagedOut ?? []);
+  run.outputs = parts.flatMap(({ outputs }) => outputs);
+  run.bytesOut = parts.reduce((sum, { bytes }) => sum + bytes, 0);
+  return patterns.filter((pattern) => parts.every(({ unmatched }) => unmatched.includes(pattern)));
+}
+
+async function stageOutNode(node: TaskNode): Promise<void> {
+  const part = await withFreshUrls(
+    () => settledStepArgs(node),
+    (args) => collectOutputs(node, args),
+  );
+  node.endedAt = part.endedAt;
+  node.stagedOut = part;
+}
+
+/** Arguments for a VM that does not move: no migration begins any more, and one that is under way is cancelled. */
+async function settledStepArgs(node: TaskNode): Promise<TaskStepArgs> {
+  let args = await takeStepArgs(node);
+  if (args.migrationWorkflowId !== null) {
+    await waitUntilSettled(node, await node.run.ledger.loadVmLocation(node.vm.id), true);
+    args = await takeStepArgs(node);
+  }
+  relocate(node, args.stageOut.vm);
+  return args;
+}
+
+/** The guest's writes are flushed at its host; the disk is read at its home. */
+async function collectOutputs(node: TaskNode, { stageOut: order }: TaskStepArgs): Promise<StagedOut> {
+  if (order.vm.home === order.vm.host) return node.host.stageOut(order);
+  await node.host.flushGuestDisks(order.vm);
+  return homeOf(node).stageOut({ ...order, flushedElsewhere: true });
+}
