@@ -27,7 +27,7 @@ const leaseCalls: Call[] = [
   call('runCommand', 2),
 ];
 /** What is done before the work is suspended; what refuses there is answered by letting it run on. */
-const suspending = new Set(['vmPlace 1', 'beginSuspension 1', 'suspendVm 1', 'commitSuspension 1']);
+const suspending = new Set(['loadVmLocation 1', 'beginSuspension 1', 'suspendVm 1', 'commitSuspension 1']);
 
 interface Case {
   call: Call;
@@ -93,7 +93,7 @@ async function vacate(from: Date | null): Promise<void> {
 test('the matrix covers every call of a task that is suspended once', () => {
   const { id } = ran.get(nameOf(cases[0]!))!;
   const recorded = site.faults.callsOf(workflowId.task(id)).map(({ name, nth }) => `${name} ${nth}`);
-  const of = recorded.slice(recorded.indexOf('leaseOrder 1'), recorded.indexOf('runCommand 2') + 1);
+  const of = recorded.slice(recorded.indexOf('loadLeaseOrder 1'), recorded.indexOf('runCommand 2') + 1);
   // Who is told again asks again, so how often is not the same each time.
   const names = (calls: string[]) => [...new Set(calls.map((one) => one.split(' ')[0]))].toSorted();
   expect(names(of)).toEqual(names(leaseCalls.map(({ name }) => name)));
