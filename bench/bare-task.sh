@@ -1,8 +1,9 @@
 #!/bin/bash
-# The commands of one small task with no orchestration: the baseline of `task.overhead`. Runs inside a host.
-# bare-task.sh DOMAIN_XML IMAGE_DISK ADDRESS/PLEN GATEWAY API KEY_FILE INPUT_FILE_ID
-# The XML's placeholders @NAME@ @UUID@ @MAC@ @TAP@ @OVERLAY@ @DATA@ @CONSOLE@ are filled in here.
-# Prints {"total":ms,"boot":ms,"steps":{…}}; boot is what the task saga calls boot: the agent's first answer and the identity.
+# The commands of one small task without orchestration: the baseline of `task.overhead`. Runs inside a host.
+#   bare-task.sh DOMAIN_XML IMAGE_DISK ADDRESS/PLEN GATEWAY API KEY_FILE INPUT_FILE_ID
+# Fills in the XML's placeholders @NAME@ @UUID@ @MAC@ @TAP@ @OVERLAY@ @DATA@ @CONSOLE@.
+# Prints {"total":ms,"boot":ms,"steps":{…}}; boot is the boot step of the task saga: the agent's first answer and the
+# identity.
 set -eu
 xml=$1 image=$2 address=$3 gateway=$4 api=$5 key=$(<"$6") input=$7
 name=bare$$ uuid=$(</proc/sys/kernel/random/uuid)
@@ -15,7 +16,8 @@ coproc VIRSH { exec stdbuf -oL virsh -q -c qemu:///system 2>&1; }
 calls=0
 trap '{ echo "destroy $name" >&"${VIRSH[1]}"; } 2>/dev/null || true; rm -rf "$work"' EXIT
 
-# One kept virsh: its answer ends at a mark, which `pwd` brings the end of line for. An error is left in `answer`, and returned.
+# Sends a command to one persistent virsh. A mark ends the output, and `pwd` supplies the newline after the mark. On an
+# error, `answer` holds its text and the function returns 1.
 virsh_do() {
   calls=$((calls + 1)) answer= failed=0
   printf '%s\necho @%s@\npwd\n' "$1" "$calls" >&"${VIRSH[1]}"
@@ -31,7 +33,7 @@ virsh_do() {
 }
 agent() { virsh_do "qemu-agent-command $name '$1'"; }
 must() { "$@" || { echo "failed: $answer" >&2; exit 1; }; }
-# guest-exec and its end; the exit code has to be 0.
+# Runs a command through guest-exec and waits for its end; the exit code must be 0.
 guest() {
   must agent "{\"execute\":\"guest-exec\",\"arguments\":{$1}}"
   local pid=${answer#*\"pid\":}; pid=${pid%%[\},]*}

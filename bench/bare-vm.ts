@@ -13,11 +13,11 @@ import { openVirsh } from '../drivers/libvirt/virsh.ts';
 import type { GuestIdentity } from '../drivers/ports/guest.ts';
 
 /**
- * The bare commands of one VM's creation, with no orchestration: the baseline of `create`. Runs inside a host for as long
- * as its input is open: each line, one of the following, is answered with `{"total": ms, "steps": {…}}`.
+ * The bare commands of one VM's creation, without orchestration: the baseline of `create`. Runs inside a host until its
+ * input closes and answers each input line, one of the following, with `{"total": ms, "steps": {…}}`.
  *
- *   plain: overlay, rewritten state over the RAM file, restore through a kept virsh, identity in one call to the agent
- *   best: the same, with all that is known to be quicker: libvirt asks two questions about the processor (docs/decisions/0085),
+ *   plain: overlay, rewritten state over the RAM file, restore through a persistent virsh, identity in one call to the agent
+ *   best: the same with every known optimization: libvirt asks two questions about the processor (docs/decisions/0085),
  *     and the identity goes to the process that waits for it (docs/decisions/0086)
  *   cold: overlay, create, the agent's first answer, identity
  */
@@ -70,7 +70,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
   };
 }
 
-/** As libvirt describes a domain of which it asks all that it can. */
+/** `plain` omits the capabilities from the domain XML, so that libvirt queries QEMU for everything that it can. */
 const xmlOf = (config: DomainConfig, kind: string): string =>
   kind === 'plain' ? domainXml(config).replace(/<qemu:capabilities>.*<\/qemu:capabilities>/, '') : domainXml(config);
 

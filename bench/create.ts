@@ -18,16 +18,17 @@ interface Timing {
 }
 
 /**
- * `create.warm` and `create.cold`: from a POST's acceptance to the guest's agent having answered with its new identity, on
- * a host with the image cached; against bench/bare-vm.ts, the bare commands of the same on the same host. In turn, so that
- * all see the same machine. `best` and `ofBest` are bare commands with everything that is known by now to be quicker.
+ * `create.warm` and `create.cold`: the time from the acceptance of a POST until the guest's agent has answered with its
+ * new identity, on a host that has the image cached; the baseline is bench/bare-vm.ts, the same bare commands on the same
+ * host. The variants alternate, so that all run under the same machine load. `best` and `ofBest` are bare commands with
+ * every known optimization.
  */
 export async function benchCreate({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 15, 3);
   const test = await openSite(1);
   try {
     const host = test.site.hosts[0]!;
-    // Keeps the owner's network on the host, and is the one that boots for want of a template.
+    // Keeps the owner's network on the host, and is the VM that boots cold because no template exists yet.
     const holder = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600 });
     await test.client.until(holder.id, ['running']);
     const template = await waitForTemplate(join(test.home, 'hosts', host.id, 'images'));
@@ -75,7 +76,7 @@ async function waitForTemplate(images: string): Promise<TemplateLocation> {
   throw new Error(`no template was made in ${templateDeadlineMs / 1000} s`);
 }
 
-/** As if it had failed too often: what comes next boots by itself, and asks for no other. */
+/** Marks the template as failed too often: the following VMs boot cold and request no new template. */
 async function retireTemplate({ folder, key }: TemplateLocation): Promise<void> {
   await writeFile(
     join(folder, `${key}.trouble`),

@@ -15,7 +15,7 @@ import { limitNetwork, openSite, type TestSite } from '../test/site/the-site.ts'
 import { logProgress, median, printFigure } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 
-/** What guests do while they move. The server answers the one request a second that its own client sends. */
+/** What guests do while they migrate. The server answers the one request a second that its own client sends. */
 const loads: { name: string; memoryMiB: number; command: string[] }[] = [
   { name: 'idle', memoryMiB: 512, command: ['sleep', '86400'] },
   { name: 'cpu', memoryMiB: 128, command: ['sh', '-c', 'while :; do :; done'] },
@@ -40,7 +40,7 @@ const loads: { name: string; memoryMiB: number; command: string[] }[] = [
   },
 ];
 
-/** How VMs move, and what the network between the hosts carries; null: as it comes. */
+/** Migration modes, and the bandwidth of the network between the hosts; null: unlimited. */
 const modes = {
   'live.full': { mode: 'live', mbit: null },
   'cold.full': { mode: 'cold', mbit: null },
@@ -50,9 +50,9 @@ const modes = {
 type Mode = keyof typeof modes;
 const modeNames = Object.keys(modes) as Mode[];
 
-/** So many moves of a mode are learned from before its predictions count. */
+/** The model learns from this many migrations of a mode before its predictions count. */
 const trainingMoves = 10;
-/** Beyond the earliest time that is promised: long enough for a look at what the guests write before it has to begin. */
+/** Margin beyond the earliest promised time: long enough to sample the guests' writes before the drain must begin. */
 const slackMs = 4000;
 
 interface MoveDuration {
@@ -65,26 +65,26 @@ interface Outcome {
   vms: number;
   predictedS: number;
   boundS: number;
-  /** Without what it waited between moves, being ahead. */
+  /** Time spent migrating; excludes pauses between migrations when the drain is ahead of schedule. */
   tookS: number;
   earlyS: number;
-  /** What starting at once, as others do, would have left idle. */
+  /** How long the host would have been idle if the drain had started at once, as other systems do. */
   earlyAtOnceS: number;
-  /** Moves of this mode before it. */
+  /** Number of earlier migrations in this mode. */
   priorMoves: number;
-  /** What a model without measurements would have said. */
+  /** The prediction of a model without measurements. */
   priorS: number;
-  /** What each of its moves took, and when it was asked for, began and was over, in seconds from the first. */
+  /** How long each migration took; `timeline`: when each was requested, began and ended, in seconds from the first request. */
   moveDurations: MoveDuration[];
   timeline: string[];
 }
 
 /**
- * Drains of four, two and one VMs, one after the other and side by side: what was predicted when the first move began
- * against what all took. `drain.mape.<mode>` is the mean absolute error in per cent, against that of a model without
- * measurements; `drain.boundHeld` the share of drains within their 99 % bound; `drain.earlyS` the time from empty to the
- * deadline, against that of a drain that starts at once. `--modes` picks some of live.full, cold.full, live.100Mbit and
- * cold.100Mbit; each has a site of its own, and `--runs` rounds of six drains.
+ * Drains of four, two and one VMs, sequentially and in parallel: the prediction made when the first migration began
+ * against the duration of all. `drain.mape.<mode>` is the mean absolute error in per cent, against that of a model
+ * without measurements; `drain.boundHeld` is the share of drains within their 99 % bound; `drain.earlyS` is the time from
+ * empty to the deadline, against that of a drain that starts at once. `--modes` selects some of live.full, cold.full,
+ * live.100Mbit and cold.100Mbit; each runs on a site of its own, with `--runs` rounds of six drains.
  */
 export async function benchDrain({ runs, modes: wanted }: BenchOptions): Promise<void> {
   const names = wanted ?? modeNames;
@@ -93,7 +93,7 @@ export async function benchDrain({ runs, modes: wanted }: BenchOptions): Promise
   for (const name of names as Mode[]) report(name, await drainRounds(name, runs ?? 2));
 }
 
-/** The first rounds are learned from; then as many as are asked for count. */
+/** Runs training rounds until predictions count, then as many rounds as requested. */
 async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
   const test = await openSite(3, crowded);
   try {
@@ -103,7 +103,7 @@ async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
       return { ...spec, name: task, command, resources: { vcpus: 1, memoryMiB, diskMiB: 64 } };
     });
     const vms = (await gatherOn(test, hosts[0]!, specs)).flatMap((task) => task.vms);
-    // Nothing new is to come: no host makes templates of what it has booted.
+    // No further VM arrives, so no host makes a template of what it has booted.
     await setSchedulable(test, hosts, false);
     const { mbit } = modes[name];
     if (mbit !== null) await limitNetwork(test.site.hosts, mbit);
@@ -117,7 +117,10 @@ async function drainRounds(name: Mode, rounds: number): Promise<Outcome[]> {
   }
 }
 
-/** All four from one host to both others; the two of one of these to both others; the one of that to where three are. */
+/**
+ * Drains four VMs from one host to both others, then the two on one of these to both others, then its last one to the
+ * host that has three.
+ */
 async function drainRound(
   test: TestSite,
   name: Mode,
@@ -145,7 +148,7 @@ async function countByHost({ operator, site }: TestSite, vms: string[]): Promise
   return site.hosts.map(({ id }) => ({ id, count: at.filter((host) => host === id).length }));
 }
 
-/** In the least time that is promised, and a little more. */
+/** Drains with a deadline slightly beyond the earliest promised time. */
 async function drainOnce(
   test: TestSite,
   { name, host, vms, strategy }: { name: Mode; host: string; vms: number; strategy: Outcome['strategy'] },
@@ -181,7 +184,7 @@ interface MeasuredDrain {
   priorS: number;
 }
 
-/** What it and each of its migrations took, and what a model that has seen none would have said of all. */
+/** The duration of the drain and of each of its migrations, and the total that a model without measurements predicts. */
 async function measureDrain({ site }: TestSite, drain: DrainAnswer): Promise<MeasuredDrain> {
   const ledger = openLedger(site.databaseUrl, 1);
   try {
@@ -245,11 +248,11 @@ function report(name: Mode, outcomes: readonly Outcome[]): void {
   const took = (list: readonly Outcome[]) => mean(list.map(({ tookS }) => tookS));
   const movesIn = (list: readonly Outcome[]) => list.flatMap((one) => one.moveDurations);
   const vmsIn = (list: readonly Outcome[]) => [...new Set(movesIn(list).map(({ vm }) => vm))];
-  /** Each VM counts once, however often it moved: what it does makes more of a difference than anything else. */
+  /** Each VM has the same weight, however often it migrated: the guest's load influences the duration most. */
   const each = (list: readonly Outcome[], vms: readonly string[]) =>
     mean(vms.map((vm) => mean(movesIn(list).flatMap((one) => (one.vm === vm ? one.seconds : [])))));
-  // Zhao and Figueiredo: one after the other each takes as long, however many there are; side by side all is done sooner,
-  // and each is worse off.
+  // Zhao and Figueiredo: a sequential migration takes the same time however many there are; in parallel the total is
+  // shorter and each migration longer.
   const pair = vmsIn(of('sequential', 2));
   const all = vmsIn(of('sequential', 4));
   printFigure('drain.sequence.perVmS', each(of('sequential', 4), pair), 's', each(of('sequential', 2), pair), {

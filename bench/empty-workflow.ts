@@ -6,7 +6,7 @@ interface NoopActivities {
 
 const local = proxyLocalActivities<NoopActivities>({ startToCloseTimeout: '10 seconds' });
 
-/** As many activities as a task's workflow has, none of which does anything. The baseline of `task.rate`. */
+/** A workflow with as many activities as a task's workflow, all of them empty: the baseline of `task.rate`. */
 export async function emptyWorkflow(queue: string, remoteActivities: number, localActivities: number): Promise<void> {
   const remote = proxyActivities<NoopActivities>({
     taskQueue: queue,

@@ -27,7 +27,7 @@ export function printFigure(
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-/** Progress goes to standard error, so that standard output holds JSON lines alone. */
+/** Writes progress to standard error, so that standard output contains only JSON lines. */
 export function logProgress(text: string): void {
   process.stderr.write(`${text}\n`);
 }

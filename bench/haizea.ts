@@ -3,7 +3,7 @@ import { gunzipSync } from 'node:zlib';
 import type { Trace } from '../scheduler/simulation/trace.ts';
 import { readTrace } from '../scheduler/simulation/trace-formats.ts';
 
-/** Haizea's figures for one trace in one configuration, as measured (test/traces/haizea.csv); null where it failed. */
+/** Haizea's measured figures for one trace in one configuration (test/traces/haizea.csv); null where it failed. */
 export interface HaizeaRow {
   trace: string;
   config: string;

@@ -23,7 +23,7 @@ function timed(trace: Trace, policy: SimulationPolicy, checked: boolean): Timed 
   return { metrics: measure(trace, schedule), cpuS: (spent.user + spent.system) / 1e6 };
 }
 
-/** `npm run bench -- leases`: tables for people on standard error, a JSON line a figure on standard output. */
+/** `npm run bench -- leases`: readable tables on standard error, a JSON line a figure on standard output. */
 export async function benchLeases(): Promise<void> {
   benchHaizea();
   benchSpeed();
@@ -31,10 +31,10 @@ export async function benchLeases(): Promise<void> {
   benchPaper();
 }
 
-/** Ours and Haizea's side by side, on every trace in each configuration; every schedule is audited. */
+/** Compares our figures with Haizea's on every trace in each configuration; audits every schedule. */
 function benchHaizea(): void {
   const rows = loadHaizea();
-  // The first runs pay for the compiler: they would count as scheduling.
+  // The first runs include JIT compilation, which would count as scheduling time.
   for (const row of rows.slice(0, 5)) simulate(loadTrace(row.trace), configurations[row.config]!);
   const results = rows.map((row) => ({ row, ...timed(loadTrace(row.trace), configurations[row.config]!, true) }));
   logProgress('                                              complete (s)            mean wait (s)    refused       leases/s');
@@ -89,7 +89,7 @@ function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
 
-/** Leases per second of CPU, on the traces that Haizea was timed on and on ones of 1000 hosts, which it was not. */
+/** Leases per second of CPU, on the traces that Haizea was timed on and on traces of 1000 hosts, on which it was not. */
 function benchSpeed(): void {
   const haizea = loadHaizea();
   for (const name of ['scale_par_n8_l1000', 'scale_par_n100_l1000', 'scale_ser_n100_l1000']) {
@@ -104,14 +104,14 @@ function benchSpeed(): void {
   for (const name of ['scale_ser_n1000_l5000', 'scale_par_n1000_l5000']) {
     const trace = generateTrace(name, 1)!;
     const { cpuS } = timed(trace, configurations['predeploy-susp']!, false);
-    // The baseline is the target: a minute of CPU.
+    // The baseline is the target of one minute of CPU.
     printFigure(`leases.cpu.${name}.predeploy-susp`, cpuS, 's', 60);
   }
 }
 
 const probes = 200;
 
-/** What one more lease costs, by the number of hosts and by the number of leases that wait; baseline: the smallest. */
+/** The cost of one more lease, by the number of hosts and by the number of waiting leases; baseline: the smallest. */
 function benchOneMore(): void {
   const policy = configurations['predeploy-susp']!;
   for (const kind of ['bestEffort', 'reservation'] as const) {
@@ -132,7 +132,7 @@ function benchOneMore(): void {
   }
 }
 
-/** The median time of a submission and the decision after it, on a full site with leases that wait. */
+/** The median time of a submission and the decision after it, on a full site with waiting leases. */
 function oneMoreMs(hosts: number, pending: number, kind: 'bestEffort' | 'reservation', policy: SimulationPolicy): number {
   const size = { name: 'full', hosts: { count: hosts, vcpus: 2, memoryMiB: 1024 }, leases: [] };
   const planner = SimulatedPlanner.create(hostsOf(size), policy);
@@ -158,7 +158,7 @@ function oneMoreMs(hosts: number, pending: number, kind: 'bestEffort' | 'reserva
   return median(times);
 }
 
-/** Sotomayor's findings from generated traces, with the five configurations of the paper. */
+/** Reproduces Sotomayor's findings from generated traces, with the five configurations of the paper. */
 function benchPaper(): void {
   const five = ['noVM_nosuspend', 'VM_nosuspend', 'VM_nosuspend_ov10', 'VM_suspend_ov10', 'VM_suspend_cache_ov10'];
   const figures = new Map<string, { util: number[]; end: number[] }>();
@@ -194,7 +194,7 @@ function benchPaper(): void {
   benchDeployed();
 }
 
-/** Client satisfaction: the time that clients got of the time that they asked for. */
+/** Client satisfaction: the time that clients received divided by the time that they requested. */
 function benchSatisfaction(): void {
   for (const name of ['I', 'II']) {
     const trace = generateTrace(name, 1)!;
@@ -212,7 +212,10 @@ function benchSatisfaction(): void {
   }
 }
 
-/** What clients get when an image is asked for at the start of its reservation and the link serves as they come. */
+/**
+ * Client satisfaction when an image is requested at the start of its reservation and the link serves requests in that
+ * order.
+ */
 function unscheduledSatisfaction(trace: Trace, policy: SimulationPolicy): number[] {
   let linkFreeAt = 0;
   const byStart = trace.leases.toSorted((a, b) => a.startAtS! - b.startAtS!);
@@ -222,7 +225,7 @@ function unscheduledSatisfaction(trace: Trace, policy: SimulationPolicy): number
   });
 }
 
-/** MB that reach hosts, with and without caches. */
+/** MB that hosts receive, with and without caches. */
 function benchDeployed(): void {
   for (const name of ['III', 'IV']) {
     const trace = generateTrace(name, 1)!;

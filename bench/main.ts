@@ -2,8 +2,8 @@ import { parseArgs } from 'node:util';
 import type { BenchOptions } from './options.ts';
 
 /**
- * `npm run bench -- [--runs N] [--modes MODE,…] [name …]`: JSON lines on standard output, each figure against its baseline in the
- * same run. Without names, all of them.
+ * `npm run bench -- [--runs N] [--modes MODE,…] [name …]`: JSON lines on standard output, each figure against its
+ * baseline in the same run. Without names it runs all benchmarks.
  */
 
 const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promise<void>>> = {

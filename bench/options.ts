@@ -1,6 +1,6 @@
 export interface BenchOptions {
-  /** Measured repetitions of each side; each benchmark has its own least number. */
+  /** Measured repetitions of each side; each benchmark defines its own minimum. */
   runs: number | null;
-  /** Of a benchmark that has several: only these; null: all. */
+  /** The selected modes of a benchmark that has several; null: all. */
   modes: string[] | null;
 }

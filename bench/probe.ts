@@ -5,14 +5,14 @@ import { killProcessGroup } from '../drivers/host/run-process.ts';
 import { nsenterArgv } from '../infra/site/host/host.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 
-/** A station of its own on an owner's network, at one host: it pings a guest a hundred times a second. */
+/** A separate station on an owner's network, at one host, that pings a guest a hundred times a second. */
 export interface Probe {
   /** Pings while `act` runs, and returns its result with the longest time between two answers, ms. */
   during<T>(address: string, act: () => Promise<T>): Promise<{ result: T; longestGapMs: number }>;
   close(): Promise<void>;
 }
 
-/** @param bridge the owner's bridge at that host. @param station an address/length that the ledger gives to nobody */
+/** @param bridge the owner's bridge at that host. @param station an address/length that the ledger never allocates */
 export async function openProbe(test: TestSite, host: string, bridge: string, station: string): Promise<Probe> {
   const commands = [
     'ip netns add probe',
@@ -26,13 +26,13 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
   return {
     async during(address, act) {
       const [program, ...argv] = nsenterArgv(pid, ['ip', 'netns', 'exec', 'probe', 'ping', '-n', '-D', '-i', '0.01', address]);
-      // A group of its own: nsenter's end is not the end of the ping that it has started.
+      // A process group of its own: when nsenter ends, the ping that it started does not.
       const child = spawn(program, argv, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
       const answers = collectAnswerTimes(child);
       try {
         await waitForAnswers(answers, 5);
         const result = await act();
-        // The end of a gap is the answer after it.
+        // A gap ends with the next answer.
         await waitForAnswers(answers, answers.length + 20);
         return { result, longestGapMs: longestGap(answers) };
       } finally {
@@ -40,16 +40,16 @@ export async function openProbe(test: TestSite, host: string, bridge: string, st
       }
     },
     async close() {
-      // With its end of the cable.
+      // Deletes the veth pair together with the namespace.
       await onHost(test, host, ['ip', 'netns', 'delete', 'probe']);
     },
   };
 }
 
-/** Whoever is pinged says nothing. */
+/** The pinged address does not answer. */
 export class PingTimeout extends Error {}
 
-/** When each answer came, ms. */
+/** Collects the arrival time of each answer, in ms. */
 function collectAnswerTimes(child: ChildProcessByStdio<null, Readable, null>): number[] {
   const answers: number[] = [];
   let rest = '';

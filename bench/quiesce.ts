@@ -2,8 +2,8 @@ import { until } from '../infra/site/until.ts';
 import { onHost, type TestSite } from '../test/site/the-site.ts';
 
 /**
- * Until there are so many domains on all hosts together: a host makes a template of what has booted there, in a VM of its
- * own, which takes a processor or two for a while, and not while something is measured.
+ * Waits until there are `count` domains on all hosts together. A host makes a template of what has booted there in an
+ * additional VM, which uses a processor or two for a while; no measurement may run meanwhile.
  */
 export async function quiesce(test: TestSite, count: number): Promise<void> {
   const found = async (): Promise<number> => {

@@ -73,7 +73,7 @@ async function rate(once: () => Promise<void>): Promise<number> {
   return tasksPerRun / ((performance.now() - started) / 1000);
 }
 
-/** How many activities a clean run of a task has, read from its history. */
+/** The number of activities in a clean run of a task, read from its history. */
 async function activitiesOf(site: FakeSite, id: string): Promise<{ remote: number; local: number }> {
   const history = await site.client.workflow.getHandle(id).fetchHistory();
   const events = history.events ?? [];

@@ -7,8 +7,8 @@ import type { BenchOptions } from './options.ts';
 const victims = [null, 'control', 'temporal'];
 
 /**
- * `reservations.*`: three reservations that take all of a real site's hosts, over best-effort work that fills it; nobody,
- * the control worker and Temporal are killed while the next of them is pending. Baselines are what was promised.
+ * `reservations.*`: three reservations that use all of a real site's hosts, over best-effort work that fills it; in turn
+ * nothing, the control worker and Temporal are killed while one of them is pending. Baselines are the promises.
  */
 export async function benchReservations({ runs }: BenchOptions): Promise<void> {
   for (let run = 0; run < Math.max(1, runs ?? 1); run += 1) await trial();

@@ -15,14 +15,15 @@ const command = ['sh', '-c', 'mkdir -p out && sha256sum in/data >out/sum'];
 
 /**
  * `task.overhead`: a small task with 10 MB of input on a warm site, against bench/bare-task.sh, which issues the same
- * commands on the same host with no orchestration. In turn, so that both see the same machine; less the boot, in both.
+ * commands on the same host without orchestration. The two alternate, so that both run under the same machine load; the
+ * boot is subtracted from both.
  */
 export async function benchTask({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 9, 3);
   const test = await openSite(1);
   try {
     const file = await test.client.upload('data', randomBytes(inputBytes));
-    // Keeps the owner's network on the host, and shows what a domain of ours looks like.
+    // Keeps the owner's network on the host, and is the source of the domain XML.
     const idle = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600 });
     const holder = await test.client.until(idle.id, ['running']);
     const bare = await prepareBare(test, holder, file);
@@ -49,7 +50,7 @@ export async function benchTask({ runs }: BenchOptions): Promise<void> {
   }
 }
 
-/** Milliseconds. */
+/** Durations in milliseconds. */
 interface Timing {
   total: number;
   boot: number;
@@ -83,7 +84,7 @@ async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Pr
   await writeFile(join(root, 'bare.xml'), asTemplate(xml));
   await writeFile(join(root, 'bare.key'), test.key);
   const script = fileURLToPath(new URL('./bare-task.sh', import.meta.url));
-  // Far from where the ledger gives addresses.
+  // Far from the addresses that the ledger allocates.
   const address = `${gateway[1]!.replace(/\.\d+$/, '.250')}/${gateway[2]!}`;
   const repository = test.site.ready.api.replace('127.0.0.1', test.site.hosts[0]!.address.replace(/\.\d+$/, '.1'));
   const argv = nsenterArgv(host.pid()!, [
@@ -99,7 +100,7 @@ async function prepareBare(test: TestSite, holder: TaskAnswer, file: string): Pr
   return async () => JSON.parse(await run(argv, { deadlineMs: 120_000 })) as Timing;
 }
 
-/** What differs from one VM to the next becomes a placeholder; everything else is as Berth asked for it. */
+/** Replaces what differs between VMs by placeholders; everything else remains as Berth defined it. */
 function asTemplate(xml: string): string {
   return xml
     .replace(/<name>[^<]*<\/name>/, '<name>@NAME@</name>')

@@ -15,8 +15,9 @@ interface VmAnswer {
 }
 
 /**
- * `templates.memory`: what ten idle VMs from one template take of a host's memory, by PSS, against ten that booted.
- * `templates.churn`: VMs created and removed in a row on three hosts; its value counts what they leave, and bytes of disk.
+ * `templates.memory`: host memory that ten idle VMs from one template use, by PSS, against ten that booted cold.
+ * `templates.churn`: VMs created and removed in sequence on three hosts; its value counts what remains of them, and bytes
+ * of disk.
  */
 export async function benchTemplates({ runs }: BenchOptions): Promise<void> {
   await memory();
@@ -48,7 +49,7 @@ async function templatesFolder(test: TestSite, host: string): Promise<string> {
   return join(images, image!, 'templates');
 }
 
-/** A first VM, and then the template that it asks for. */
+/** Starts a first VM and waits for the template that it requests. */
 async function ensureTemplate(test: TestSite, host: string): Promise<void> {
   await test.client.over((await test.client.submit({ ...spec, command: ['true'] })).id);
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(250))
@@ -56,7 +57,7 @@ async function ensureTemplate(test: TestSite, host: string): Promise<void> {
   throw new Error(`no template was made on ${host} in ${deadlineMs / 1000} s`);
 }
 
-/** Of all QEMU processes together, once the guests' own work is over. */
+/** PSS of all QEMU processes together, once the guests are idle. */
 async function pssOf(test: TestSite, kind: string): Promise<number> {
   const { id } = await test.client.submit({ ...spec, command: ['sleep', '3600'], timeoutS: 3600, nodes: siblings });
   const task = await test.client.until(id, ['running'], deadlineMs / 1000);
@@ -76,7 +77,7 @@ async function pssOf(test: TestSite, kind: string): Promise<number> {
   return pssMiB;
 }
 
-/** As many at a time as there are hosts: a gang is spread, so each of them makes and removes its share. */
+/** Starts as many VMs at a time as there are hosts: a gang is spread, so each host makes and removes its share. */
 async function churn(count: number): Promise<void> {
   const test = await openSite(3);
   const hosts = test.site.hosts.length;
@@ -105,7 +106,7 @@ async function churn(count: number): Promise<void> {
       succeeded,
       boots,
       diskBytes: after.used - before.used,
-      // Kept for a day, so that no late attempt makes a VM again that was removed.
+      // Tombstones remain for a day, so that no late attempt recreates a removed VM.
       tombstoneBytes: after.tombstones - before.tombstones,
     });
   } finally {
@@ -113,7 +114,7 @@ async function churn(count: number): Promise<void> {
   }
 }
 
-/** Each host makes one behind the back of its first VM. */
+/** Each host makes a template after its first VM. */
 async function waitForTemplates(test: TestSite): Promise<void> {
   const made = () => Promise.all(test.site.hosts.map(({ id }) => templatesOn(test, id)));
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(500))
@@ -124,7 +125,7 @@ async function waitForTemplates(test: TestSite): Promise<void> {
 const templatesOn = (test: TestSite, host: string): Promise<string> =>
   onHost(test, host, ['sh', '-c', 'ls -d /var/lib/berth/images/*/templates/*x*/ 2>/dev/null || true']);
 
-/** Until nothing is on its way out any more, or for as long as that may take. */
+/** Waits until no removal is in progress, or until the deadline. */
 async function waitForCleanup(test: TestSite): Promise<void> {
   for (const endMs = Date.now() + deadlineMs; Date.now() < endMs; await delay(500))
     if ((await leftovers(test)).length === 0) return;

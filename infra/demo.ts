@@ -3,13 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Site, startSite } from './site/site.ts';
 
 /**
- * `npm run demo`: a site of three hosts, and on it the main job: a text goes in, a VM counts its words while the worker
- * of its host is killed and the VM moves to another host, the count comes out and is compared with one made here. Each step is printed as it happens;
- * the last line is JSON.
+ * `npm run demo`: starts a site of three hosts and runs the main case on it: a text is uploaded, a VM counts its words
+ * while the worker of its host is killed and the VM migrates to another host, the count is downloaded and compared with
+ * one made here. Prints each step as it happens; the last line is JSON.
  */
 const textPath = '/usr/share/common-licenses/GPL-3';
 const passes = 30;
-/** Counts again and again, with a line each time, so that there is a middle in which something can die. */
+/** Counts repeatedly, with a line each time, so that the run is long enough to inject a failure. */
 const script = `mkdir -p out
 for pass in $(seq ${passes}); do echo "pass $pass: $(wc -w < in/words) words"; sleep 1; done
 wc -w < in/words > out/count`;
@@ -48,7 +48,7 @@ const startedMs = performance.now();
 const logProgress = (text: string): void =>
   console.log(`${((performance.now() - startedMs) / 1000).toFixed(1).padStart(6)} s  ${text}`);
 
-/** A client of the site: HTTP and an API key, as any user has them. */
+/** A client of the site, with HTTP and an API key like any user's. */
 function openClient(api: string, key: string) {
   const call = async (method: string, path: string, body?: string | Uint8Array<ArrayBuffer>): Promise<Response> => {
     const type = typeof body === 'string' ? 'application/json' : 'application/octet-stream';
@@ -70,7 +70,7 @@ function openClient(api: string, key: string) {
 }
 type Client = ReturnType<typeof openClient>;
 
-/** Asks every 100 ms until `answer` gives something. */
+/** Polls every 100 ms until `answer` returns a value. */
 async function pollUntil<T>(what: string, seconds: number, answer: () => Promise<T | null>): Promise<T> {
   const deadline = Date.now() + seconds * 1000;
   for (;;) {
@@ -105,7 +105,7 @@ async function submit(client: Client): Promise<Task> {
   return task;
 }
 
-/** Waits until the command has written its second line, and kills the worker of the host on which it runs. */
+/** Waits until the command has written its second line, then kills the worker of the host that runs it. */
 async function killHostWorker(site: Site, client: Client, id: string): Promise<void> {
   const running = await pollUntil(`${id} to run`, 120, async () => {
     const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
@@ -123,7 +123,7 @@ async function killHostWorker(site: Site, client: Client, id: string): Promise<v
   await worker.untilReadyAgain(before, 30_000);
 }
 
-/** Moves the VM to another host while the command runs in it, and says what that took. */
+/** Migrates the VM to another host while the command runs in it, and prints the duration. */
 async function migrateVm(client: Client, id: string): Promise<Migration> {
   const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
   const vm = task.vms[0];
@@ -139,7 +139,7 @@ async function migrateVm(client: Client, id: string): Promise<Migration> {
   return over;
 }
 
-/** Prints each step when it has begun, and each change of the state, until the task is over. */
+/** Prints each step as it begins and each change of the state, until the task ends. */
 async function follow(client: Client, id: string): Promise<Task> {
   let shown = '';
   return pollUntil(`${id} to end`, 300, async () => {

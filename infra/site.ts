@@ -1,6 +1,6 @@
 import { startSite } from './site/site.ts';
 
-/** `npm start`: the site, until it is interrupted. Progress on standard error, the READY line on standard output. */
+/** `npm start`: runs the site until it is interrupted. Progress goes to standard error, the READY line to standard output. */
 const startedMs = performance.now();
 const note = (text: string): void =>
   console.error(`${((performance.now() - startedMs) / 1000).toFixed(1).padStart(6)} s  ${text}`);
@@ -28,7 +28,7 @@ const starting = startSite({
   note,
 });
 const site = await starting.catch((error: unknown) => {
-  // What isn't known to be somebody's doing is shown whole.
+  // Prints the whole error unless an interruption caused it.
   console.error(interruption.signal.aborted ? `${String(error)}: the site was stopped while it started` : error);
   process.exit(1);
 });

@@ -12,18 +12,18 @@ import { sweep } from './testing/sweep.ts';
 import { type ProjectResult, runProjects } from './testing/vitest.ts';
 
 /**
- * `npm test [PROJECT…]` holds every guarantee; `npm run test:full [PROJECT…]`, which is this with --full, is every test
- * there is (docs/testing.md). Ends with the line "N passed, N failed"; format, copies, types, each test, the torture of a full
- * run, and that nothing was left behind, count one each. Everything temporary is in one folder, and everything that is
- * started carries its name, so that what is left can be found, and removed when the run is interrupted.
+ * `npm test [PROJECT…]` verifies every guarantee; `npm run test:full [PROJECT…]`, which is this with --full, runs every
+ * test (docs/testing.md). Ends with the line "N passed, N failed"; format, copies, types, each test, the torture of a
+ * full run, and the check for leaks count one each. All temporary files are in one folder, and all processes are marked
+ * with its name, so that leaks can be found, and removed when the run is interrupted.
  */
 const projectDeadlineMs = 60 * 60_000;
-/** What was stopped may take a moment to be gone. */
+/** Stopped processes may need a moment to end. */
 const settleMs = 15_000;
-/** Files of a run that may have a second try, where a guest may have died of its emulation: docs/decisions/0087. */
+/** Number of files that a run may retry when a guest may have died of its emulation: docs/decisions/0087. */
 const maxSecondTries = 1;
 const slowestFiles = 10;
-/** One fault after the other at random moments on a real site: of a full run. The seed is that of its day. */
+/** Injects one fault after the other at random moments on a real site, in a full run. The seed is derived from the day. */
 const torture = { runs: 24, seed: Math.floor(Date.now() / 86_400_000), deadlineMs: 60 * 60_000 };
 
 const fullFlag = '--full';
@@ -36,7 +36,7 @@ process.env[runMarker] = folder;
 
 let passed = 0;
 const failures: string[] = [];
-/** Tests that passed at the second try of their file, with what they failed of at the first. */
+/** Tests that passed when their file was retried, with the failure of the first run. */
 const secondTries: string[] = [];
 let triesLeft = maxSecondTries;
 const steps: { name: string; seconds: number }[] = [];
@@ -70,7 +70,7 @@ function countTests(result: ProjectResult): void {
   failures.push(...result.failures.map(({ line }) => line), ...result.problems);
 }
 
-/** What failed in it passes when its files are run again, alone: then each counts as passed, and is told. */
+/** Reruns the files with failures alone. A test that passes then counts as passed, and the retry is reported. */
 async function withSecondTry(name: string, first: ProjectResult): Promise<ProjectResult> {
   const files = [...new Set(first.failures.map(({ file }) => file))];
   if (!projects[name]?.emulated || files.length === 0 || first.problems.length > 0 || files.length > triesLeft) return first;

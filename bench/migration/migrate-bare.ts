@@ -12,13 +12,13 @@ import type { Probe } from '../probe.ts';
 import type { DomainDescription, GuestKind, Move } from './migrate-ours.ts';
 import { addressAt, bridgePattern, imagePattern } from './migrate-ours.ts';
 
-/** Numbers the bare machines of a run, so that each has a name of its own. */
+/** Numbers the bare VMs of a run, so that each has a unique name. */
 let bares = 0;
 
 export interface Bare {
   name: string;
   uuid: string;
-  /** Index among the site's hosts of where it is. */
+  /** Index of its current host among the site's hosts. */
   at: number;
   address: string;
   folder: string;
@@ -27,10 +27,10 @@ export interface Bare {
 export const agent = (test: TestSite, host: string, name: string, command: object): Promise<string> =>
   onHost(test, host, ['virsh', '-q', 'qemu-agent-command', name, JSON.stringify(command)]);
 
-/** A domain of the same description as one of ours, on disks of its own, which nobody but libvirt knows. */
+/** Makes a domain with the same description as one of ours, on disks of its own, which only libvirt knows. */
 export async function makeBare(test: TestSite, vm: DomainDescription, kind: GuestKind): Promise<Bare> {
   const home = test.site.hosts.findIndex(({ id }) => id === vm.host);
-  // A name of its own: of a folder that was removed and made anew NFS may still know the old one.
+  // The name is unique because NFS may cache the old folder of that name after it was removed and made anew.
   bares += 1;
   const name = `bare${kind.name}${bares}`;
   const folder = `/var/lib/berth/staging/${name}`;
@@ -58,7 +58,7 @@ export async function makeBare(test: TestSite, vm: DomainDescription, kind: Gues
   return bare;
 }
 
-/** As one of ours, but for its name, its addresses and its disks. */
+/** The configuration of one of ours with another name, addresses and disks. */
 export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: string | null): DomainConfig {
   const { name, folder, uuid } = bare;
   const text = (pattern: RegExp): string => {
@@ -90,12 +90,12 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
   };
 }
 
-/** The command of the manual, to its end. */
+/** Runs the `virsh migrate` command of the manual until it ends. */
 export async function moveBare(test: TestSite, bare: Bare, probe: Probe): Promise<Move> {
   const from = test.site.hosts[bare.at]!;
   const to = test.site.hosts[1 - bare.at]!;
   const flags = ['--live', '--p2p', '--unsafe', '--xml', `${bare.folder}/to.xml`];
-  // The description of the other host, where this one's virsh can read it.
+  // The domain description for the other host, at a path that this host's virsh can read.
   const there = join(test.home, 'hosts', to.id, 'staging', bare.name, 'domain.xml');
   const here = join(test.home, 'hosts', from.id, 'staging', bare.name, 'to.xml');
   await run(['cp', there, here], { deadlineMs: 5000 });

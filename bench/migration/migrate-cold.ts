@@ -10,8 +10,9 @@ import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 
 /**
- * `migrate.cold.bytes`, `migrate.cold.seconds`: a VM that goes as files to a host that keeps an older version of it,
- * against its first journey, which copies everything, and against `rsync -z` of the same files onto the same older ones.
+ * `migrate.cold.bytes`, `migrate.cold.seconds`: a VM that migrates cold to a host that stores an older version of it,
+ * against its first migration, which copies everything, and against `rsync -z` of the same files onto the same older
+ * ones.
  */
 export async function benchMigrateCold({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 3, 1);
@@ -63,10 +64,13 @@ function copyOf({ bytes, phases }: MigrationAnswer): ColdCopy {
   return { bytes, seconds: phases.find(({ name }) => name === 'copy')?.seconds ?? 0 };
 }
 
-/** Both hosts keep what left them: the one that was gone back to has the older version, the other the one that came. */
+/**
+ * Both hosts store the version that left them: the destination of the return has the older version, its source the newer
+ * one.
+ */
 async function rsyncOf(test: TestSite, vm: string, there: MigrationAnswer, back: MigrationAnswer): Promise<ColdCopy> {
   const kept = (host: string): string => join(test.home, 'hosts', host, 'versions', vm);
-  // What was left is put aside behind the end of the migration.
+  // The source stores the version only after the migration has ended.
   await until(`${back.from} keeps what left it`, 30_000, () => exists(join(kept(back.from), 'index')));
   const onto = await mkdtemp(join(tmpdir(), 'berth-rsync-'));
   try {

@@ -4,26 +4,29 @@ import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 import { quiesce } from '../quiesce.ts';
 
-/** Arithmetic that says how long it took, in ms. */
+/** Arithmetic that prints its duration in ms. */
 const arithmetic = (rounds: number): string =>
   `s=$(date +%s%N); perl -e 'my $x = 0; for (my $i = 0; $i < ${rounds}; $i++) { $x += $i % 7 } print "$x\\n"'; e=$(date +%s%N); echo $(( (e - s) / 1000000 ))`;
 
 /**
- * What one task is to take when it is left alone, and what is tried first to know how much that is here: twice, since
- * a short one says little of a long one's rate.
+ * The target duration of an undisturbed task, and the calibration runs that measure this machine's rate: two, since a
+ * short run predicts the rate of a long one poorly.
  */
 const targetMs = 60_000;
 const calibrationRounds = 4_000_000;
 const tries = 2;
 
-/** Now and then a guest dies behind a move under emulation, whoever moves it (docs/migration.md): it is told, and counted. */
+/**
+ * Under emulation a guest sometimes dies after a migration, with either side (docs/migration.md): the death is reported
+ * and counted.
+ */
 class GuestDied extends Error {}
 const maxDeaths = 1;
 
 /**
- * `migrate.cpuTask`: a task that only computes, for about a minute, moved at half of its time, against the same task left
- * alone. By the guest's own clock, which may stand still with it: so the standstill that was measured is told, and not
- * taken off.
+ * `migrate.cpuTask`: a task that only computes, for about a minute, migrated at half of its time, against the same task
+ * undisturbed. Times are by the guest's own clock, which may stop during the downtime: so the measured downtime is
+ * reported and not subtracted.
  */
 export async function benchMigrateCpu({ runs }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 3, 1);

@@ -19,13 +19,13 @@ export interface Move {
   phases: MigrationAnswer['phases'];
 }
 
-/** Writes 8 MiB of its memory anew ten times a second or so, as fast as emulation lets it. */
+/** Rewrites 8 MiB of its memory about ten times a second, as fast as emulation permits. */
 export const dirtying =
   'while :; do dd if=/dev/urandom of=/dev/shm/dirty bs=1M count=8 conv=notrunc 2>/dev/null; sleep 0.2; done';
 
 export const pollMs = 10;
 
-/** Nothing is over sooner. */
+/** No migration ends sooner than this. */
 export const firstPollMs = 300;
 
 export const deadlineMs = 240_000;
@@ -47,7 +47,7 @@ export async function endOurs(test: TestSite, { task }: { task: string }): Promi
   await test.client.over(task);
 }
 
-/** The VM at home on one of the first two hosts, between which everything moves. */
+/** Migrates the VM, if necessary, to one of the first two hosts, between which all measured migrations run. */
 export async function moveToTestHosts(test: TestSite, id: string): Promise<DomainDescription> {
   const vm = await describe(test, id);
   if (vm.host !== test.site.hosts[2]!.id) return vm;
@@ -63,7 +63,7 @@ export interface DomainDescription {
   address: string;
   xml: string;
   bridge: string;
-  /** Gateway with the network's length. */
+  /** Gateway address with the network's prefix length. */
   network: string;
 }
 
@@ -83,14 +83,14 @@ export const bridgePattern = /<source bridge='([^']+)'/;
 
 export const imagePattern = /<backingStore[^>]*>\s*<format[^>]*\/>\s*<source file='([^']+)'/;
 
-/** An address of the owner's network far from where the ledger gives them. */
+/** An address of the owner's network, far from the addresses that the ledger allocates. */
 export const addressAt = (network: string, last: number): string => network.replace(/\.\d+\//, `.${last}/`);
 
-/** From one of the first two hosts to the other. */
+/** Migrates from one of the first two hosts to the other. */
 export async function moveOurs(test: TestSite, ledger: Ledger, vm: DomainDescription, probe: Probe): Promise<Move> {
   const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
-  // At home its guest writes to its disks while it comes.
+  // On its home host the guest writes to its disks during the migration, so they are not counted there.
   const files = to === vm.home ? null : vm.id;
   const before = await diskBytes(test, to, files);
   let totalMs = 0;
@@ -108,7 +108,7 @@ export async function moveOurs(test: TestSite, ledger: Ledger, vm: DomainDescrip
   return { totalMs, downtimeMs: longestGapMs, imageBytes, phases };
 }
 
-/** By the ledger's own word: a request to the API every 10 ms would take much of what is measured on two processors. */
+/** Reads the ledger: a request to the API every 10 ms would use much of the two processors that are being measured. */
 export async function untilOver(ledger: Ledger, id: string): Promise<void> {
   await delay(firstPollMs);
   for (const untilMs = Date.now() + deadlineMs; ; await delay(pollMs)) {
@@ -118,7 +118,10 @@ export async function untilOver(ledger: Ledger, id: string): Promise<void> {
   }
 }
 
-/** What a host has of images, and of a VM's disks, on its own disk. A template is made there, and not moved by anybody. */
+/**
+ * Bytes of images, and of a VM's disks, on a host's own disk. Excludes templates, which are made there and never
+ * transferred.
+ */
 export async function diskBytes(test: TestSite, host: string, vm: string | null): Promise<number> {
   const disks = vm === null ? '' : `/var/lib/berth/vms/${vm}/*.qcow2 /var/lib/berth/vms/${vm}/*.raw`;
   const script = `du -sB1 --exclude=templates /var/lib/berth/images ${disks} 2>/dev/null | awk '{sum += $1} END {print sum + 0}'`;

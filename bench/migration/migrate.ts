@@ -19,24 +19,24 @@ const kinds: GuestKind[] = [
   { name: 'dirty256', memoryMiB: 256, command: dirtying },
 ];
 
-/** A guest goes on starting behind its agent's first answer, and is to be idle. */
+/** A guest continues to boot after its agent's first answer, and must be idle when measured. */
 const idleAfterMs = 20_000;
 
 /**
- * `migrate.total.<MiB>`, `migrate.downtime.<MiB>`, `migrate.imageBytes`: a VM that moves between two hosts and back,
- * against bare `virsh migrate` of a VM made of the same description, in turn. The total is from the request to the
- * answer that it is over; the downtime is the longest gap in a 10 ms ping from the third host. `--modes` picks some of
- * 128, 256, 512 and dirty256.
+ * `migrate.total.<MiB>`, `migrate.downtime.<MiB>`, `migrate.imageBytes`: a VM that migrates between two hosts and back,
+ * alternating with bare `virsh migrate` of a VM made from the same description. The total is the time from the request to
+ * the answer that it has ended; the downtime is the longest gap in a 10 ms ping from the third host. `--modes` selects
+ * some of 128, 256, 512 and dirty256.
  */
 export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void> {
   const count = Math.max(runs ?? 7, 3);
   const unknown = (modes ?? []).filter((name) => kinds.every((kind) => kind.name !== name));
   if (unknown.length > 0) throw new Error(`--modes: there is no ${unknown.join(', ')}`);
   const wanted = kinds.filter(({ name }) => modes?.includes(name) ?? true);
-  // Room for two VMs at each host beside one that is made a template of meanwhile.
+  // Capacity for two VMs on each host, beside one from which a template is made meanwhile.
   const test = await openSite(3, { BERTH_VCPU_RATIO: '8' });
   try {
-    // The image and the owner's network are at every host.
+    // Keeps the image and the owner's network on every host.
     const holder = await test.client.submit({
       image: 'debian-12',
       command: ['sleep', '3600'],
@@ -54,19 +54,22 @@ export async function benchMigrate({ runs, modes }: BenchOptions): Promise<void>
   }
 }
 
-/** One of the two that move in turn. */
+/** One of the two VMs that migrate alternately. */
 interface Side {
   name: 'ours' | 'bare';
   move(): Promise<Move>;
   locate(): Promise<{ host: string; name: string; console: string }>;
-  /** Another guest in its place. */
+  /** Replaces a dead guest with a new one. */
   replaceGuest(): Promise<void>;
 }
 
-/** Of one kind, of both sides together. Now and then a guest dies behind a move under emulation, whoever moves it (docs/migration.md). */
+/**
+ * Limit for one kind and both sides together. Under emulation a guest sometimes dies after a migration, with either side
+ * (docs/migration.md).
+ */
 const maxDeaths = 5;
 
-/** Prints the lines of one kind of guest. @returns what each of our moves brought of images */
+/** Prints the figures of one kind of guest. @returns the image bytes that each of our migrations transferred */
 async function measure(test: TestSite, kind: GuestKind, count: number): Promise<number[]> {
   const hosts = test.site.hosts.map(({ id }) => id);
   await setSchedulable(test, hosts, true);
@@ -124,10 +127,10 @@ async function measure(test: TestSite, kind: GuestKind, count: number): Promise<
   return rounds.map(({ ours }) => ours.imageBytes);
 }
 
-/** The VMs that hold the image, and the two that move. */
+/** The VMs that hold the image, and the two that migrate. */
 const expectedDomains = 3 + 2;
 
-/** In turn, the other's guest stepping aside; null where one's guest died, which is counted, and has a new one in its place. */
+/** Migrates each side in turn, the other's guest at low priority; null when a guest died, which is counted and replaced. */
 async function moveBoth(
   test: TestSite,
   sides: readonly Side[],
@@ -147,14 +150,17 @@ async function moveBoth(
   return { ours: moved.ours!, bare: moved.bare! };
 }
 
-/** All threads of a side's QEMU: on two processors a guest that works takes one of them from the other that is measured. */
+/**
+ * Sets the priority of all threads of a side's QEMU: on two processors a busy guest would take one from the side being
+ * measured.
+ */
 async function setNice(test: TestSite, side: Side, nice: number): Promise<void> {
   const { host, name } = await side.locate();
   const script = `for thread in /proc/$(cat /run/libvirt/qemu/${name}.pid)/task/*; do renice -n ${nice} -p "\${thread##*/}" || test ! -e "$thread"; done`;
   await onHost(test, host, ['sh', '-ec', script]);
 }
 
-/** Its hypervisor says that it runs, and neither its network nor its agent says anything. */
+/** A guest counts as dead when its hypervisor reports it as running and neither its network nor its agent answers. */
 async function hasDied(test: TestSite, side: Side): Promise<boolean> {
   const { host, name, console } = await side.locate();
   const state = (await onHost(test, host, ['virsh', '-q', 'domstate', name])).trim();

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The command `berth` of the package. A Node that is too old must be able to read this file as far as its message, so it
-// is written in the JavaScript of 2009.
+// The command `berth` of the package. A Node that is too old must be able to parse this file and print its message, so it
+// uses ECMAScript 5 (2009) only.
 var major = Number(process.versions.node.split('.')[0]);
 if (major < 20) {
   // biome-ignore lint/style/useTemplate: a template is newer

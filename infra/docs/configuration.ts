@@ -13,7 +13,7 @@ const processes = [
   { name: 'site-admin', file: 'infra/systemd/site-admin.ts' },
 ] as const;
 
-/** Variables of the local site, of the command line client and of the tests. Their programs read them by themselves. */
+/** Variables of the local site, of the command line client and of the tests. Their programs read them directly. */
 const otherVariables = [
   ['BERTH_HOSTS', '`npm start`', '3', 'Number of hosts of the local site'],
   ['BERTH_HOME', '`npm start`', '`.berth`', 'Folder of all that survives a restart of the local site; one running site a folder'],
@@ -34,14 +34,14 @@ const otherVariables = [
   ['BERTH_TRACE_SEED', 'tests', '20261125', 'Seed of the generated traces'],
 ] as const;
 
-/** What a task's command finds in its environment besides the `env` of its task. */
+/** Variables in the environment of a task's command besides the `env` of its task. */
 const commandVariables = [
   ['BERTH_TASK', 'Id of the task'],
   ['BERTH_NODE', 'Number of this VM among those of the task, from 0'],
   ['BERTH_NODES', 'Number of VMs of the task'],
 ] as const;
 
-/** docs/configuration.md. Paths are those of a checkout in the current folder. */
+/** The text of docs/configuration.md. Reads paths of a checkout in the current folder. */
 export function configurationDocument(): string {
   const readers = processes.map(({ name, file }) => ({ name, groups: groupsReadBy(file) }));
   const variables = new Map<string, { readers: Set<string>; schema: z.ZodType }>();
@@ -84,7 +84,7 @@ ${table(
 `;
 }
 
-/** The groups in the one call of readConfig of a program. */
+/** The groups in a program's single call of readConfig. */
 function groupsReadBy(file: string): string[] {
   const call = /readConfig\(\[([^\]]*)\]/.exec(readFileSync(file, 'utf8'));
   if (call === null) throw new Error(`${file} does not call readConfig with a list of groups`);
@@ -107,7 +107,7 @@ function rangeOf({ type, minimum, exclusiveMinimum, maximum }: z.core.JSONSchema
   return `${type} ${lower}${upper}`;
 }
 
-/** What the variable means when it is not set; "required" where the process does not start without it. */
+/** The value of the variable when it is not set; "required" where the process does not start without it. */
 function defaultOf(schema: z.ZodType): string {
   const { success, data } = schema.safeParse(undefined);
   if (!success) return 'required';

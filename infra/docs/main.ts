@@ -2,6 +2,6 @@ import { writeFileSync } from 'node:fs';
 import { renderSagaTables, sagaTables } from '../../workflows/saga-tables.ts';
 import { configurationDocument } from './configuration.ts';
 
-/** Writes the documents that are derived from the code: `npm run docs`. */
+/** `npm run docs`: writes the documents that are derived from the code. */
 writeFileSync('docs/configuration.md', configurationDocument());
 writeFileSync('docs/sagas.md', renderSagaTables(sagaTables));

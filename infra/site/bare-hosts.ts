@@ -3,7 +3,7 @@ import { type Host, hostName, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { acquireSiteBase, type SiteBase } from './site-base.ts';
 
-/** Hosts with nothing above them: no ledger, no Temporal, no workers. For tests of what runs on a host. */
+/** Hosts without a ledger, Temporal or workers. For tests of what runs on a host. */
 export interface BareHosts {
   hosts: Host[];
   stop: () => Promise<void>;

@@ -6,22 +6,22 @@ import { join } from 'node:path';
 /** Folders of a site's home. */
 export interface Home {
   path: string;
-  /** Six hexadecimal digits that tell this site's bridge and rules from another's on the same machine. */
+  /** Six hexadecimal digits that distinguish this site's bridge and rules from another's on the same machine. */
   tag: string;
   logs: string;
   postgres: string;
   temporal: string;
   repository: string;
   keys: string;
-  /** What is true of one run alone: the hosts' configuration files and pids. */
+  /** State of a single run: the hosts' configuration files and pids. */
   run: string;
-  /** One folder a host: its disk. */
+  /** One folder a host: the host's disk. */
   hosts: string;
 }
 
-/** What a site keeps from one run to the next, so that its addresses stay the same where they can. */
+/** What a site records between runs, so that its addresses remain the same where possible. */
 export interface SiteRecord {
-  /** The run that wrote this; shown to whoever tries to start a second one. */
+  /** The run that wrote this; shown when a second run tries to start. */
   supervisorPid: number;
   /** First three octets of the hosts' network, e.g. `10.90.17`. */
   subnet: string | null;
@@ -40,7 +40,7 @@ export function openHome(given: string): Home {
     path,
     tag,
     logs: folder('logs', 0o750),
-    // Made by initdb, whole or not at all.
+    // initdb makes it completely or not at all.
     postgres: join(path, 'postgres'),
     temporal: folder('temporal', 0o700),
     repository: folder('repository', 0o700),
@@ -64,15 +64,15 @@ export function writeRecord(home: Home, record: SiteRecord): void {
   replaceFile(join(home.path, 'site.json'), `${JSON.stringify(record, null, 2)}\n`, 0o644);
 }
 
-/** Readers see the old text or the new one, never a part. */
+/** Replaces a file atomically: readers see the old text or the new one, never a part. */
 export function replaceFile(path: string, text: string, mode: number): void {
   writeFileSync(`${path}.tmp`, text, { mode, flush: true });
   renameSync(`${path}.tmp`, path);
 }
 
 /**
- * The right to run this home: an abstract socket named after it, which the kernel frees with the process, however
- * that ends. Throws with the pid of the run that holds it.
+ * Locks this home: an abstract socket named after it, which the kernel frees with the process, however the process ends.
+ * Throws with the pid of the run that holds the lock.
  */
 export async function lockHome(home: Home): Promise<Server> {
   const socket = createServer((visitor) => visitor.destroy());

@@ -8,16 +8,16 @@ export interface SiteNetwork {
   /** First three octets. */
   subnet: string;
   cidr: string;
-  /** The machine's own address on it: Temporal and the API as the hosts reach them. */
+  /** The machine's own address on it, at which the hosts reach Temporal and the API. */
   gateway: string;
 }
 
-/** Room for VXLAN around the largest frames of guests. */
+/** Leaves space for VXLAN headers around the largest frames of guests. */
 export const hostsMtu = 1600;
 const deadlineMs = 10_000;
 
 const bridgeName = (tag: string): string => `berth-${tag}`;
-/** The machine's end of a host's cable. */
+/** The machine's end of a host's veth pair. */
 export const vethName = (tag: string, index: number): string => `bv-${tag}-${index}`;
 const ruleComment = (tag: string): string => `berth site ${tag}`;
 export const hostAddress = (network: SiteNetwork, index: number): string => `${network.subnet}.${10 + index}`;
@@ -33,9 +33,9 @@ async function links(): Promise<Link[]> {
 }
 
 /**
- * Makes the bridge with a /24 that nothing on this machine has: `wanted`, when that is still free. What an earlier run
- * of the same site left must have been removed. Forwarding is switched on; whether it was off before is written to the
- * bridge's alias, where it lives exactly as long as the bridge, and passes from site to site.
+ * Makes the bridge with a /24 that nothing on this machine uses: `wanted`, if it is still free. An earlier run's network
+ * of the same site must have been removed before. Enables forwarding; the bridge's alias records whether it was disabled
+ * before, exists exactly as long as the bridge, and passes from site to site.
  */
 export async function createNetwork(tag: string, wanted: string | null): Promise<SiteNetwork> {
   const bridge = bridgeName(tag);
@@ -44,7 +44,7 @@ export async function createNetwork(tag: string, wanted: string | null): Promise
   await run(['ip', 'link', 'add', bridge, 'mtu', String(hostsMtu), 'type', 'bridge', 'forward_delay', '0'], { deadlineMs });
   await run(['ip', 'link', 'set', bridge, 'alias', forwardWasOff ? aliasForwardOff : 'berth'], { deadlineMs });
   writeFileSync(`/proc/sys/net/ipv6/conf/${bridge}/disable_ipv6`, '1');
-  // Lets the DNAT rule below lead to 127.0.0.1; whatever else comes for such an address is dropped (INPUT).
+  // Allows the DNAT rule below to lead to 127.0.0.1; all other packets for such an address are dropped (INPUT).
   writeFileSync(`/proc/sys/net/ipv4/conf/${bridge}/route_localnet`, '1');
   const subnet = await claimSubnet(tag, bridge, wanted);
   await run(['ip', 'link', 'set', bridge, 'up'], { deadlineMs });
@@ -59,7 +59,7 @@ const setForwarding = (on: boolean): void => {
   if (isForwarding() !== on) writeFileSync(forwardSwitch, on ? '1' : '0');
 };
 
-/** Takes an address, then looks again: of two sites that took the same /24 at once, both move on from it. */
+/** Takes an address, then checks again: if two sites took the same /24 at once, both try the next. */
 async function claimSubnet(tag: string, bridge: string, wanted: string | null): Promise<string> {
   const first = Number.parseInt(tag.slice(0, 2), 16);
   const candidates = Array.from({ length: 256 }, (_, i) => `10.90.${(first + i) % 256}`);
@@ -74,7 +74,7 @@ async function claimSubnet(tag: string, bridge: string, wanted: string | null): 
   throw new Error('No free /24 in 10.90.0.0/16 for the network of the hosts');
 }
 
-/** Whether the machine has an address in, or a route of its own to, that /24. */
+/** Whether the machine has an address in, or a separate route to, that /24. */
 async function isTaken(subnet: string, butFor: string): Promise<boolean> {
   const routes = JSON.parse(await run(['ip', '-json', 'route', 'show', 'root', `${subnet}.0/24`], { deadlineMs })) as {
     dev?: string;
@@ -88,21 +88,21 @@ async function isTaken(subnet: string, butFor: string): Promise<boolean> {
 
 /** TCP ports of the machine that hosts reach at the gateway's address. */
 export interface OfferedPorts {
-  /** Of a server that listens there. */
+  /** Ports of servers that listen on the gateway's address. */
   gateway: readonly number[];
-  /** Of one that listens on 127.0.0.1 alone, on the same port. */
+  /** Ports of servers that listen on 127.0.0.1 alone, offered under the same number. */
   local: readonly number[];
 }
 
 /**
- * What the machine itself filters for the site: hosts reach the offered ports of the machine and the outside, nothing
- * else reaches the hosts, and the hosts no other service of the machine. Each rule carries the site's comment.
+ * The machine's filter rules for the site: hosts reach the offered ports of the machine and the outside, nothing else
+ * reaches the hosts, and the hosts reach no other service of the machine. Each rule has the site's comment.
  */
 export function machineRules(tag: string, network: SiteNetwork, ports: OfferedPorts): string {
   const comment = `-m comment --comment "${ruleComment(tag)}"`;
   const { bridge, gateway, cidr } = network;
-  // Inserted at 1 one after the other, so the last one here is looked at first. The accepting rules for forwarding are
-  // appended: another site's refusal, which stands at the top, then comes before them.
+  // Rules inserted at 1 one after the other are evaluated in reverse order, the last one first. The accepting rules for
+  // forwarding are appended: another site's DROP at the top then precedes them.
   return [
     '*filter',
     `-I INPUT 1 -i ${bridge} ${comment} -j DROP`,
@@ -135,14 +135,14 @@ export async function applyMachineRules(rules: string): Promise<void> {
   await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: rules });
 }
 
-/** Removes the site's rules, cables and bridge, whichever there are. */
+/** Removes whichever of the site's rules, links and bridge exist. */
 export async function removeNetwork(tag: string): Promise<void> {
   const saved = await run(['iptables-save'], { deadlineMs, limitBytes: 8 * 2 ** 20 });
   const removal = removalOf(saved, ruleComment(tag));
   if (removal !== '') await applyMachineRules(removal);
   const found = await links();
   const cables = found.map((link) => link.ifname).filter((name) => name.startsWith(`bv-${tag}-`));
-  // A cable goes by itself when its host's namespace does, which may be while this runs.
+  // A link disappears with its host's namespace, possibly while this runs.
   for (const cable of cables) await removeLink(cable);
   const own = found.find((link) => link.ifname === bridgeName(tag));
   if (own === undefined) return;
@@ -159,7 +159,7 @@ async function removeLink(name: string): Promise<void> {
   }
 }
 
-/** The same rules with -D for -A, table by table. */
+/** Replaces -A by -D in the same rules, table by table. */
 export function removalOf(saved: string, comment: string): string {
   const lines: string[] = [];
   for (const line of saved.split('\n')) {
@@ -174,8 +174,8 @@ export function removalOf(saved: string, comment: string): string {
 }
 
 /**
- * A TCP port that is free on all the addresses: `wanted` if it is. Others come from below the range from which the
- * kernel gives ports to outgoing connections, so that a server that restarts finds its own still free.
+ * A TCP port that is free on all the addresses: `wanted` if it is. Other ports are below the kernel's range for outgoing
+ * connections, so that a server that restarts finds its port still free.
  */
 export async function freePort(
   addresses: readonly string[],

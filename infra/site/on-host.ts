@@ -4,7 +4,7 @@ import { openHome } from './home.ts';
 import { nsenterArgv, pidFile } from './host/host.ts';
 import { isAlive } from './processes.ts';
 
-/** `node infra/site/on-host.ts HOST COMMAND…`: runs something inside a host of the site at BERTH_HOME; a shell by default. */
+/** `node infra/site/on-host.ts HOST COMMAND…`: runs a command inside a host of the site at BERTH_HOME; a shell by default. */
 const [id, ...given] = process.argv.slice(2);
 if (id === undefined) throw new Error('Usage: node infra/site/on-host.ts HOST [COMMAND…]');
 const file = pidFile(openHome(process.env.BERTH_HOME ?? '.berth'), id);

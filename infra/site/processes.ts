@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 /** The environment variable that marks every process of a site; its value is the real path of the site's home. */
 export const siteMarker = 'BERTH_SITE';
 
-/** null where the process is gone, or was never there: both are read as absent. */
+/** null where the process has ended or never existed: callers treat both as absent. */
 function readProc(path: string): string | null {
   try {
     return readFileSync(path, 'latin1');
@@ -26,7 +26,7 @@ function everyPid(): number[] {
     .map(Number);
 }
 
-/** State letter and parent of a process, from /proc/PID/stat (proc(5)): the name in it may hold anything, even ")". */
+/** State letter and parent of a process, from /proc/PID/stat (proc(5)): the name in it may contain anything, even ")". */
 function stat(pid: number): { state: string; parent: number } | null {
   const text = readProc(`/proc/${pid}/stat`);
   if (text === null) return null;
@@ -34,18 +34,18 @@ function stat(pid: number): { state: string; parent: number } | null {
   return { state: state ?? '', parent: Number(parent) };
 }
 
-/** A zombie counts as gone: it holds nothing any more. */
+/** A zombie counts as ended: it holds no resources. */
 export function isAlive(pid: number): boolean {
   const found = stat(pid);
   return found !== null && found.state !== 'Z' && found.state !== 'X';
 }
 
-/** Direct children. /proc/PID/task/TID/children would be quicker, but not every kernel has it. */
+/** Direct children. /proc/PID/task/TID/children would be faster, but not every kernel has it. */
 export function childrenOf(pid: number): number[] {
   return everyPid().filter((other) => stat(other)?.parent === pid);
 }
 
-/** Processes whose environment carries the site's marker, this one excluded. */
+/** Processes whose environment has the site's marker, except this one. */
 export function processesOfSite(home: string): number[] {
   const mark = `\0${siteMarker}=${home}\0`;
   return everyPid().filter(
@@ -54,8 +54,8 @@ export function processesOfSite(home: string): number[] {
 }
 
 /**
- * Whether something listens on a TCP port in the network namespace of a process. For namespaces that this process isn't
- * in: the kernel walks all of the machine's connections for it, which takes milliseconds.
+ * Whether something listens on a TCP port in the network namespace of a process. Meant for namespaces other than this
+ * process's own: the kernel walks all of the machine's connections for it, which takes milliseconds.
  */
 export async function isListening(pid: number, port: number): Promise<boolean> {
   const hexPort = port.toString(16).toUpperCase().padStart(4, '0');
@@ -68,7 +68,7 @@ export async function isListening(pid: number, port: number): Promise<boolean> {
   return false;
 }
 
-/** Whether somebody takes connections on a TCP port of 127.0.0.1. */
+/** Whether a server accepts connections on a TCP port of 127.0.0.1. */
 export function takesConnections(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host: '127.0.0.1', port });
@@ -77,7 +77,7 @@ export function takesConnections(port: number): Promise<boolean> {
   });
 }
 
-/** Sends a signal; a process that is gone already is no error. Returns whether it was there. */
+/** Sends a signal; a process that has already ended is no error. Returns whether it existed. */
 export function signal(pid: number, name: NodeJS.Signals): boolean {
   try {
     process.kill(pid, name);

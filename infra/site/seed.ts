@@ -19,14 +19,17 @@ export interface KeyFiles {
   clientKeyFile: string;
 }
 
-/** An owner with an API key for the operator, and one for a client; the keys in files that only root can read. */
+/**
+ * Creates an owner with an API key for the operator, and one for a client; writes the keys to files that only root can
+ * read.
+ */
 export async function seedOwners(ledger: Ledger, keysFolder: string): Promise<KeyFiles> {
   for (const { owner, role, file } of seededOwners)
     await ensureKey(ledger, owner, role, persistentSecret(join(keysFolder, file), newApiKey));
   return { operatorKeyFile: join(keysFolder, 'operator'), clientKeyFile: join(keysFolder, 'client') };
 }
 
-/** Returns a new key for an owner, and makes the owner where there is none of that name. */
+/** Returns a new key for an owner, and creates the owner if none has that name. */
 export async function addOwner(ledger: Ledger, name: string, role: 'client' | 'operator'): Promise<string> {
   const key = newApiKey();
   await ensureKey(ledger, name, role, key);
@@ -34,7 +37,7 @@ export async function addOwner(ledger: Ledger, name: string, role: 'client' | 'o
 }
 
 const Part = z.object({ sha256: z.string(), sizeBytes: z.number() });
-/** image.json, next to the parts of an image in the cache: infra/guest writes it. */
+/** image.json, beside the parts of an image in the cache; infra/guest writes it. */
 const BuiltImage = z.object({
   name: z.string(),
   digest: z.string(),
@@ -46,8 +49,8 @@ const partFiles = { disk: 'disk.qcow2', kernel: 'kernel', initrd: 'initrd' } as 
 
 /**
  * Publishes the built image: uploads its parts through the API, then writes its row, which makes it visible.
- * @param folder of the built image, with image.json
- * @returns what was published; null when it was there already
+ * @param folder the folder of the built image, with image.json
+ * @returns what was published; null when it already existed
  */
 export async function publishImage(ledger: Ledger, api: string, operatorKeyFile: string, folder: string): Promise<string | null> {
   const home = await realpath(folder);
@@ -64,7 +67,7 @@ export async function publishImage(ledger: Ledger, api: string, operatorKeyFile:
   return `${image.name} ${image.digest.slice(0, 12)}`;
 }
 
-/** Uploads one part; after a crash, the idempotency key returns the file that is there. */
+/** Uploads one part; after a crash, the idempotency key returns the existing file. */
 async function uploadPart(
   api: string,
   key: string,

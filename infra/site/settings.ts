@@ -5,7 +5,7 @@ import { hostAddress } from './network.ts';
 import { persistentSecret } from './secrets.ts';
 import type { SiteBase } from './site-base.ts';
 
-/** TCP ports of the machine's own part of a site. */
+/** TCP ports of the site's processes on the machine itself. */
 export interface Ports {
   api: number;
   operators: number;
@@ -15,11 +15,11 @@ export interface Ports {
   temporal: { port: number; uiPort: number; metricsPort: number };
 }
 
-/** The same at each host: it has an address of its own. */
+/** The same on each host, since each has an address of its own. */
 export const hostMetricsPort = 9464;
 const usualApiPort = 8080;
 
-/** @param apiPort 0: any free one; null: the usual one where it is free */
+/** @param apiPort 0: any free one; null: the default one where it is free */
 export async function choosePorts(ground: SiteBase, apiPort: number | null): Promise<Ports> {
   const local = ['127.0.0.1'];
   const shared = [...local, ground.network.gateway];
@@ -38,7 +38,7 @@ export async function choosePorts(ground: SiteBase, apiPort: number | null): Pro
 }
 
 export interface Settings {
-  /** For the API and the control worker; the database's URL is added when there is one. */
+  /** For the API and the control worker; the database's URL is added once it is known. */
   control: Record<string, string>;
   /** For each host worker, by its index, from 1. */
   host: (index: number) => Record<string, string>;
@@ -46,12 +46,12 @@ export interface Settings {
 
 /**
  * The environment (model/config.ts) of the site's own processes.
- * @param given what a caller wants otherwise
+ * @param given settings of the caller that override these
  */
 export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given: Record<string, string>): Settings {
   const { network, home, cache } = ground;
   const common = {
-    // Starting Node's own compiler anew for every process would cost each of them half a second.
+    // Without a shared compile cache each process would need half a second more to start.
     NODE_COMPILE_CACHE: join(cache, 'node-compile'),
     BERTH_TEMPORAL_UI: `http://127.0.0.1:${ports.temporal.uiPort}`,
     BERTH_REPOSITORY_URL: `http://${network.gateway}:${ports.api}`,

@@ -5,29 +5,29 @@ import { createNetwork, freePort, isFree, removeNetwork, type SiteNetwork } from
 import { processesOfSite, signal, siteMarker } from './processes.ts';
 import { until } from './until.ts';
 
-/** What a site stands on: the right to its home, and a network of its own on this machine. */
+/** The basis of a site: the lock on its home, and a separate network on this machine. */
 export interface SiteBase {
   home: Home;
   network: SiteNetwork;
-  /** The environment that every process of the site gets: this process's, marked, without secrets of other parts. */
+  /** The environment of every process of the site: this process's with the marker added, without secrets of other parts. */
   env: Record<string, string>;
   /** What all sites on this machine share, because it takes long to make. */
   cache: string;
-  /** A free port on all the addresses; the one of the last run where it is still free. */
+  /** A free port on all the addresses; the last run's if it is still free. */
   port: (name: string, addresses: readonly string[], wish?: PortPreference) => Promise<number>;
   release: () => Promise<void>;
 }
 
 export interface PortPreference {
-  /** This one or none; 0 asks for nothing. */
+  /** Exactly this port; 0: no requirement. */
   required?: number;
-  /** This one at the first start, when it is free. */
+  /** This port at the first start, if it is free. */
   preferred?: number;
 }
 
 /**
- * Takes the home, removes what an earlier run of it left on the machine, and makes its network.
- * @param note told of what was found
+ * Locks the home, removes what an earlier run of it left on the machine, and makes its network.
+ * @param note receives messages about what was found
  */
 export async function acquireSiteBase(homePath: string, note: (text: string) => void): Promise<SiteBase> {
   const home = openHome(homePath);
@@ -77,7 +77,7 @@ async function allocatePort(
   return port;
 }
 
-/** No secrets: each part is given its own by name. No settings of another Temporal, or of a test runner around this. */
+/** Excludes secrets, which each part receives by name, and settings of another Temporal or of an enclosing test runner. */
 function siteEnvironment(home: Home): Record<string, string> {
   const own = Object.entries(process.env).filter(
     (entry): entry is [string, string] =>
@@ -86,7 +86,7 @@ function siteEnvironment(home: Home): Record<string, string> {
   return { ...Object.fromEntries(own), [siteMarker]: home.path };
 }
 
-/** Nearly all of an earlier run died with its supervisor: this is for what didn't, and waits for what still does. */
+/** Nearly all processes of an earlier run died with its supervisor: kills the remaining ones and waits for their end. */
 async function endLeftovers(home: string): Promise<number> {
   const found = processesOfSite(home);
   await until('what an earlier run left to end', 15_000, () => {

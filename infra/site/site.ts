@@ -15,24 +15,24 @@ import { startTemporal } from './temporal.ts';
 import { until } from './until.ts';
 
 export interface SiteOptions {
-  /** The site's folder; it keeps all that must survive a restart. */
+  /** The site's folder, with everything that must survive a restart. */
   home: string;
   hosts: number;
-  /** 0: any free one; null: the usual one where it is free. */
+  /** 0: any free one; null: the default one where it is free. */
   apiPort: number | null;
-  /** Further settings (model/config.ts) for the API, the control worker and the host workers. */
+  /** Additional settings (model/config.ts) for the API, the control worker and the host workers. */
   settings?: Record<string, string>;
-  /** Gives up starting, and stops what runs already. */
+  /** Aborts the start, and stops what already runs. */
   signal?: AbortSignal;
-  /** Told of each step, and of each process that dies and comes back. */
+  /** Receives a message for each step, and for each process that dies and restarts. */
   note: (text: string) => void;
 }
 
-/** What a user needs of a running site: the READY line. */
+/** What a user needs to know of a running site: the READY line. */
 export interface Ready extends KeyFiles {
   api: string;
   temporalUi: string;
-  /** There is no operators' page yet. */
+  /** An operators' page does not exist yet. */
   console: null;
 }
 
@@ -53,8 +53,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entry)];
 
 /**
- * Starts a whole site on this machine and returns once a task can run on it. What can start side by side does. When it
- * throws, nothing is left.
+ * Starts a whole site on this machine and returns once a task can run on it. Starts independent parts in parallel. When
+ * it throws, nothing is left.
  */
 export async function startSite(given: SiteOptions): Promise<Site> {
   const ground = await acquireSiteBase(given.home, given.note);
@@ -71,13 +71,13 @@ export async function startSite(given: SiteOptions): Promise<Site> {
 }
 
 interface RunningParts {
-  /** From here on nothing is started any more. */
+  /** Once true, no further process starts. */
   stopping: boolean;
   children: Map<string, Child>;
   hosts: Host[];
 }
 
-/** What is told is kept as well, next to the logs of those of whom it is told. */
+/** Writes each message to the site's log as well, beside the logs of the processes that it is about. */
 function teeToLog(note: SiteOptions['note'], path: string): SiteOptions['note'] {
   return (text) => {
     appendFileSync(path, `${new Date().toISOString()} ${text}\n`);
@@ -96,7 +96,7 @@ function refuseWhenStopping(running: RunningParts): void {
   if (running.stopping) throw new Error('the site is being stopped');
 }
 
-/** The rest of Site is what runs: see startSite. */
+/** The parts of Site that the start returns: see startSite. */
 type Started = Omit<Site, 'stop' | 'child' | 'hosts'>;
 
 async function startParts(options: SiteOptions, ground: SiteBase, running: RunningParts): Promise<Started> {
@@ -116,7 +116,7 @@ async function startParts(options: SiteOptions, ground: SiteBase, running: Runni
     temporal.ready.then(() => note('Temporal serves')),
     ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
   ]);
-  // Waited for below; until then a failure of theirs is nobody's.
+  // Awaited below; until then a rejection must not be unhandled.
   infrastructure.catch(() => undefined);
   const started = await startBerth({ options, ground, running, ports, settings }, await databaseUrl, sinceMs);
   await infrastructure;
@@ -131,7 +131,7 @@ interface StartContext {
   settings: Settings;
 }
 
-/** The schema, the API and the control worker, what a new site begins with; then all hosts have come. */
+/** Applies the schema, starts the API and the control worker, seeds a new site; then waits until all hosts have registered. */
 async function startBerth(plan: StartContext, databaseUrl: string, sinceMs: number): Promise<Started> {
   const { ground, running, ports, settings } = plan;
   const { note } = plan.options;
@@ -162,7 +162,7 @@ async function startBerth(plan: StartContext, databaseUrl: string, sinceMs: numb
   }
 }
 
-/** DATABASE_URL wins where it is set: then no PostgreSQL is started. */
+/** Uses DATABASE_URL where it is set and starts no PostgreSQL then. */
 async function startDatabase(
   ground: SiteBase,
   port: number,
@@ -182,7 +182,7 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
     const worker = {
       argv: nodeArgv('workers/host.ts'),
       env: { ...env, ...settings.host(index) },
-      // A worker serves its metrics once it takes work.
+      // A worker serves its metrics once it accepts work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
     const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
@@ -209,7 +209,7 @@ async function seedImage(plan: StartContext, ledger: Ledger, api: string, keys: 
   if (published !== null) plan.options.note(`published the image ${published}`);
 }
 
-/** Every host of this run has told the ledger what it has. */
+/** Waits until every host of this run has registered its resources with the ledger. */
 async function hostsRegistered(ledger: Ledger, hosts: readonly Host[], sinceMs: number): Promise<void> {
   const id = { in: hosts.map((host) => host.id) };
   await Promise.all(hosts.map((host) => host.ready));
@@ -226,7 +226,7 @@ function find(running: RunningParts, name: string): Child {
   return child;
 }
 
-/** Work first, then what it stands on; a part that can't be stopped doesn't keep the others from it. */
+/** Stops workers first, then their dependencies; a part that can't be stopped doesn't prevent the others from stopping. */
 async function stopAll(ground: SiteBase, running: RunningParts): Promise<void> {
   running.stopping = true;
   const stage = async (stops: (Promise<unknown> | undefined)[]): Promise<unknown[]> =>

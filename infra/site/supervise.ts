@@ -7,50 +7,51 @@ import { until } from './until.ts';
 
 /** One long-lived process of the site. */
 export interface ChildSpec {
-  /** What tests and operators call it, e.g. `api` or `host1/libvirtd`. */
+  /** The name for tests and operators, e.g. `api` or `host1/libvirtd`. */
   name: string;
   argv: readonly string[];
   env: Record<string, string>;
   cwd?: string;
   logFile: string;
-  /** Whether it serves now. Asked again and again after each start. */
+  /** Whether it serves now. Polled after each start. */
   isReady: (pid: number) => boolean | Promise<boolean>;
   readyDeadlineMs?: number;
-  /** What asks it to end in order, and how long it may take until it is killed. */
+  /** The signal that requests an orderly end, and how long that may take before SIGKILL. */
   stopSignal?: NodeJS.Signals;
   stopMs?: number;
-  /** What was started is only a launcher (nsenter): the process itself is its one child. */
+  /** The started program is only a launcher (nsenter): the process itself is its only child. */
   viaLauncher?: boolean;
-  /** Called when it died without being asked to. */
+  /** Called when it died without a request. */
   onDeath?: () => void;
-  /** Called after it died and serves again. */
+  /** Called when it died and serves again. */
   onRestart?: () => void;
 }
 
 export interface Child {
   readonly name: string;
-  /** Resolves once it served for the first time; rejects when it couldn't. */
+  /** Resolves once it serves for the first time; rejects when it can't. */
   readonly ready: Promise<void>;
-  /** The process itself, as seen from the machine; null between two lives. */
+  /** The process itself, in the machine's PID namespace; null between two lives. */
   pid(): number | null;
-  /** How often it was started again. */
+  /** How often it was restarted. */
   restarts(): number;
-  /** Sends a signal, e.g. SIGKILL, after which it is started again. */
+  /** Sends a signal, e.g. SIGKILL, after which it is restarted. */
   kill(name: NodeJS.Signals): void;
-  /** Resolves when it serves again after the given number of restarts. */
+  /** Resolves when it serves again after more than the given number of restarts. */
   untilReadyAgain(afterRestarts: number, deadlineMs: number): Promise<void>;
   stop(): Promise<void>;
 }
 
 const firstBackoffMs = 100;
 const longestBackoffMs = 5000;
-/** One that lived this long is healthy: its next death starts the backoff anew. */
+/** A process that lived this long is healthy: its next death resets the backoff. */
 const healthyMs = 10_000;
 const rotateBytes = 16 * 2 ** 20;
 
 /**
- * Starts a process and keeps it: when it dies it is started again, after a pause that doubles up to 5 s. It is its
- * own session, so that Ctrl-C at the terminal reaches the supervisor alone, and it dies with the supervisor (PDEATHSIG).
+ * Starts a process and supervises it: when it dies it is restarted, after a backoff that doubles up to 5 s. It has a
+ * session of its own, so that Ctrl-C at the terminal reaches the supervisor alone, and it dies with the supervisor
+ * (PDEATHSIG).
  */
 export function supervise(spec: ChildSpec, note: (text: string) => void): Child {
   let current: ChildProcess | null = null;
@@ -60,13 +61,13 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
   let stopping = false;
   let skipBackoff: () => void = () => undefined;
   const ready = Promise.withResolvers<void>();
-  // Whoever waits for it is told; a site that is stopped before anyone does isn't an unhandled rejection.
+  // Avoids an unhandled rejection when a site is stopped before a caller awaits `ready`; later callers still receive it.
   ready.promise.catch(() => undefined);
 
   const pid = (): number | null => {
     if (current?.pid === undefined || current.exitCode !== null || current.signalCode !== null) return null;
     if (!spec.viaLauncher) return current.pid;
-    // Looked for once a life: it means reading all of /proc.
+    // Cached for each life: the search reads all of /proc.
     innerPid ??= childrenOf(current.pid)[0] ?? null;
     return innerPid;
   };
@@ -148,7 +149,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
   };
 }
 
-/** Starts it with its output appended to its log, and says when and how it ended. */
+/** Starts it with its output appended to its log. @returns the process, and a promise of how it ended */
 function launch(spec: ChildSpec): { child: ChildProcess; ended: Promise<string> } {
   const log = openLogFile(spec.logFile);
   try {

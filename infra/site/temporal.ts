@@ -12,18 +12,18 @@ export interface TemporalPorts {
 }
 
 /**
- * The dev server's one shard reads its queues at most 20 times a second unless told otherwise, which makes every
- * activity cost 100 ms. With these six in a row take 62 to 84 ms instead of 650.
+ * By default the dev server's one shard polls its queues at most 20 times a second, so that every activity costs 100 ms.
+ * With these rates six in a row take 62 to 84 ms instead of 650.
  */
 export const queuePollRates = ['transfer', 'timer', 'outbound', 'visibility'].flatMap((queue) => [
   '--dynamic-config-value',
   `history.${queue}ProcessorMaxPollRPS=5000`,
 ]);
 
-/** WAL with synchronous=NORMAL: a killed server loses nothing, a machine that loses its power the last moments. */
+/** WAL with synchronous=NORMAL: a killed server loses nothing, a machine that loses power loses the last moments. */
 const sqlitePragmas = ['--sqlite-pragma', 'journal_mode=WAL', '--sqlite-pragma', 'synchronous=1'];
 
-/** It listens on 127.0.0.1: given another address, its own parts look for each other at the wrong one. */
+/** It listens on 127.0.0.1: with another address, its own parts search for each other at the wrong one. */
 export function startTemporal(
   home: Home,
   place: TemporalPorts,
@@ -60,14 +60,14 @@ export function startTemporal(
         if (!(await takesConnections(place.port))) return false;
         return isNamespaceReady(`127.0.0.1:${place.port}`);
       },
-      // Its own orderly end takes five seconds, and saves nothing that isn't in the file already.
+      // Its own orderly end takes five seconds, and writes nothing that isn't already in the file.
       stopSignal: 'SIGKILL',
     },
     note,
   );
 }
 
-/** The frontend listens before its namespace and our search attributes are there. */
+/** The frontend listens before its namespace and our search attributes exist. */
 async function isNamespaceReady(address: string): Promise<boolean> {
   const connection = await Connection.connect({ address, connectTimeout: 2000 });
   try {

@@ -3,8 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 const firstPauseMs = 20;
 
 /**
- * Asks again and again, at first soon and then every `everyMs`, until the answer isn't null, undefined or false. Throws
- * after `deadlineMs`, with `what` and the last error that asking itself threw.
+ * Polls, at first at short intervals and then every `everyMs`, until the answer isn't null, undefined or false. Throws
+ * after `deadlineMs`, with `what` and the last error that a poll threw.
  */
 export async function until<T>(
   what: string,

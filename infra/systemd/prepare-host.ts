@@ -12,14 +12,15 @@ import {
   virtlogdConf,
 } from '../site/host/host-config.ts';
 
-/** The files by which a machine becomes a host. They are Berth's whole: what else was in them is replaced. */
+/** The files by which a machine becomes a host. Berth owns them completely and replaces any other content. */
 export function filesOf(host: HostConfig): Record<string, string> {
   return {
     '/etc/libvirt/libvirtd.conf': libvirtdConf(host),
     '/etc/libvirt/qemu.conf': qemuConf(host),
     '/etc/libvirt/virtlogd.conf': virtlogdConf(),
     '/etc/ganesha/ganesha.conf': ganeshaConf(host),
-    // libvirt's profiles for QEMU know what is in a domain's devices; its memory and monitor aren't (drivers/libvirt/domain-xml.ts).
+    // libvirt's AppArmor profiles for QEMU cover a domain's devices, but not its memory and monitor
+    // (drivers/libvirt/domain-xml.ts).
     '/etc/apparmor.d/local/abstractions/libvirt-qemu': [
       '/var/lib/berth/images/*/templates/*/{memory,prelude} r,',
       '/var/lib/berth/vms/*/template.memory rw,',
@@ -48,7 +49,7 @@ async function replaceChanged(path: string, text: string): Promise<boolean> {
   return true;
 }
 
-/** The rules are replaced whole; the jump to them is in INPUT once, before what was there. */
+/** Replaces all of the rules; INPUT jumps to them once, before the rules that were there. */
 async function applyRules(host: HostConfig, uplink: string, open: readonly number[]): Promise<void> {
   const iptables = (...argv: string[]): Promise<string> => run(['iptables', '--wait', '10', ...argv], { deadlineMs: 15_000 });
   await run(['iptables-restore', '--wait', '10', '--noflush'], { deadlineMs: 15_000, input: hostRules(host, uplink, open) });

@@ -4,9 +4,9 @@ import { applyMigrations } from '../../prisma/migrate.ts';
 import { addOwner, publishImage } from '../site/seed.ts';
 
 /**
- * What a site's operator does on the ledger itself, with /etc/berth/site.env in the environment:
+ * Operations of a site's operator on the ledger itself, with /etc/berth/site.env in the environment:
  *   node infra/systemd/site-admin.ts add-owner NAME client|operator     prints a new API key, once
- *   node infra/systemd/site-admin.ts publish-image FOLDER API KEYFILE   for every owner; FOLDER as infra/setup leaves it
+ *   node infra/systemd/site-admin.ts publish-image FOLDER API KEYFILE   for every owner; FOLDER as infra/setup writes it
  */
 const [command, ...args] = process.argv.slice(2);
 const { ledger: config } = readConfig(['ledger'], process.env);

@@ -2,18 +2,18 @@ import { appendFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import type { Reporter, TestModule } from 'vitest/node';
 
-/** The name of the variable with the path of the file that the times are written to, one JSON object a line. */
+/** The environment variable with the path of the file for the times, one JSON object a line. */
 export const fileTimesVariable = 'BERTH_FILE_TIMES';
 
-/** A test file, and for how long it ran. */
+/** A test file and its duration. */
 export interface FileTime {
-  /** From the repository's top. */
+  /** Path relative to the repository's root. */
   file: string;
-  /** Its tests and its hooks; vitest's JSON report leaves out the hooks, in which several files do most of their work. */
+  /** Includes tests and hooks; vitest's JSON report omits the hooks, in which several files do most of their work. */
   seconds: number;
 }
 
-/** A vitest reporter: writes down how long each test file ran. */
+/** A vitest reporter that records the duration of each test file. */
 export default class FileTimes implements Reporter {
   readonly #startedMs = new Map<string, number>();
 

@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import { run } from '../../drivers/host/run-process.ts';
 import { siteMarker } from '../site/processes.ts';
 
-/** In the environment of everything that a test run starts; its value is the run's temporary folder. */
+/** The environment variable of every process that a test run starts; its value is the run's temporary folder. */
 export const runMarker = 'BERTH_TEST_RUN';
 
 const deadlineMs = 10_000;
 
-/** What of this machine a test run could leave behind, each as a line that a person can read. */
+/** What a test run could leave on this machine, each as a readable line. */
 export type Traces = ReadonlySet<string>;
 
-/** null where it is gone, or not ours to read. */
+/** null where the process has ended, or its files aren't readable. */
 async function readProc(path: string): Promise<string | null> {
   try {
     return await readFile(path, 'latin1');
@@ -45,19 +45,19 @@ async function readProcesses(): Promise<Process[]> {
   return found.filter((one) => one !== null);
 }
 
-/** By its marker, or because it is of a site that lives in the run's temporary folder. */
+/** A process belongs to the run by its marker, or because it belongs to a site in the run's temporary folder. */
 const isOfRun = ({ env }: Process, folder: string): boolean =>
   env.get(runMarker) === folder || (env.get(siteMarker) ?? '').startsWith(`${folder}/`);
 
-/** Those of a test run that still live. */
+/** The live processes of a test run. */
 export async function processesOfRun(folder: string): Promise<Process[]> {
   return (await readProcesses()).filter((one) => isOfRun(one, folder));
 }
 
-/** As infra/site/home.ts names a site's bridge and rules. */
+/** The tag from which infra/site/home.ts derives the names of a site's bridge and rules. */
 const tagOf = (home: string): string => createHash('sha256').update(home).digest('hex').slice(0, 6);
 
-/** Whether it belongs to what runs beside this test run: has the tag of another site, or is named by another process. */
+/** Whether a trace belongs to something outside this test run: it has the tag of another site, or another process names it. */
 async function ownedElsewhere(folder: string): Promise<(trace: string) => boolean> {
   const others = (await readProcesses()).filter((one) => !isOfRun(one, folder));
   const homes = others.map(({ env }) => env.get(siteMarker)).filter((home) => home !== undefined);
@@ -65,7 +65,7 @@ async function ownedElsewhere(folder: string): Promise<(trace: string) => boolea
   const words = [...homes, ...others.map(({ command }) => command)];
   return (trace) => {
     if (tags.some((tag) => trace.includes(tag))) return true;
-    // Another site may have switched forwarding on meanwhile.
+    // Another site may have enabled forwarding meanwhile.
     if (trace.startsWith('net.')) return tags.length > 0;
     return trace.startsWith('file ') && words.some((word) => word.includes(trace.slice('file '.length)));
   };
@@ -90,7 +90,7 @@ async function rules(): Promise<string[]> {
   return rulesIn(saved).map((rule) => `firewall rule ${rule}`);
 }
 
-/** Rules, chains and policies of iptables-save, but for a built-in chain that accepts: a table's first use makes that. */
+/** Rules, chains and policies of iptables-save, except built-in chains that accept: a table's first use creates those. */
 export function rulesIn(saved: string): string[] {
   return saved
     .split('\n')
@@ -107,7 +107,7 @@ async function mounts(): Promise<string[]> {
     .map((line) => `mount ${line.split(' ')[4]}`);
 }
 
-/** Whatever of Berth's lies in the temporary folders; other test runs' folders are theirs. */
+/** Berth's files in the temporary folders; the folders of other test runs belong to those runs. */
 async function temporaryFiles(): Promise<string[]> {
   const found = await Promise.all(
     ['/tmp', '/var/tmp', '/dev/shm'].map(async (folder) => {
@@ -122,13 +122,13 @@ async function settings(): Promise<string[]> {
   return [`net.ipv4.ip_forward = ${(await readFile('/proc/sys/net/ipv4/ip_forward', 'utf8')).trim()}`];
 }
 
-/** Everything that is there now. */
+/** Reads all current traces. */
 export async function readTraces(): Promise<Traces> {
   const all = await Promise.all([interfaces(), namespaces(), rules(), mounts(), temporaryFiles(), settings()]);
   return new Set(all.flat());
 }
 
-/** What is there that wasn't, and belongs to nothing else on this machine; then the run's processes and its files. */
+/** Traces that are new and belong to nothing else on this machine; then the run's processes and files. */
 export async function findLeaks(before: Traces, folder: string): Promise<string[]> {
   const isForeign = await ownedElsewhere(folder);
   const added = [...(await readTraces())].filter((trace) => !before.has(trace) && !isForeign(trace));

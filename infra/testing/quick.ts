@@ -2,7 +2,7 @@ import { projects } from '../../test/projects.ts';
 import { runStep, type StepResult } from './step.ts';
 import { type ProjectResult, runProjects } from './vitest.ts';
 
-/** A minute on a quiet machine; ten times that on one that is shared. */
+/** Takes a minute on a quiet machine; the deadline allows for a shared one. */
 const deadlineMs = 10 * 60_000;
 
 export interface QuickResult {
@@ -12,7 +12,7 @@ export interface QuickResult {
   tests: ProjectResult;
 }
 
-/** Format and lint, copies, types, and the tests that need no server: at once. `report` is called as each one ends. */
+/** Runs format and lint, copies, types, and the tests that need no server in parallel. Calls `report` as each one ends. */
 export async function runQuickChecks(stop: AbortSignal, report: (result: StepResult) => void): Promise<QuickResult> {
   const done = async <T extends StepResult>(running: Promise<T>): Promise<T> => {
     const result = await running;
@@ -20,7 +20,7 @@ export async function runQuickChecks(stop: AbortSignal, report: (result: StepRes
     return result;
   };
   const biome = ['node_modules/@biomejs/biome/bin/biome', 'check', '--colors=off', '--error-on-warnings', '.'];
-  // Imports that two files share are no copy. Six lines of sixty tokens are.
+  // Imports that two files have in common are no copy. Six lines of sixty tokens are.
   const copies = [
     ['--format', 'typescript', '--min-lines', '6', '--min-tokens', '60', '--threshold', '0'],
     ['--exit-code', '1', '--no-colors', '--ignore-pattern', 'import (type )?\\{[^}]*\\} from [^;]*;'],

@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process';
 import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
-/** One command of a check: what it is called, and what it came to. */
+/** One command of a check. */
 export interface Step {
   name: string;
-  /** Node by default. */
+  /** Default: Node. */
   program?: string;
   argv: readonly string[];
   deadlineMs: number;
   env?: Record<string, string>;
-  /** Shows its output as it comes; else it is kept, and shown by whoever wants it. */
+  /** Prints its output as it arrives; otherwise the output is kept for the caller. */
   live?: boolean;
 }
 
@@ -23,12 +23,12 @@ export interface StepResult {
 
 const keptBytes = 2 ** 20;
 const graceMs = 60_000;
-/** After its end, for what is left of its output. */
+/** After its end, time to read the remaining output. */
 const outputMs = 5000;
 
 /**
- * Runs Node, or another program, with `argv` in a process group of its own. When `stop` aborts it gets SIGINT, as from a terminal, and the
- * group is killed when it hasn't ended a minute later; at its deadline likewise.
+ * Runs Node, or another program, with `argv` in a process group of its own. When `stop` aborts, the group gets SIGINT, as
+ * from a terminal, and is killed if it hasn't ended a minute later; at its deadline likewise.
  */
 export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult> {
   const began = performance.now();
@@ -58,7 +58,7 @@ export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult
     const exitCode = await new Promise<number | null>((resolve, reject) => {
       child.once('error', reject);
       child.once('close', resolve);
-      // A process that it has left behind may hold its output open for ever.
+      // A process that it started may hold its output open indefinitely.
       child.once('exit', (code) => setTimeout(() => resolve(code), outputMs).unref());
     });
     return { name: step.name, exitCode, seconds: (performance.now() - began) / 1000, output };
@@ -69,7 +69,7 @@ export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult
   }
 }
 
-/** Aborts at the first SIGINT, SIGTERM or SIGHUP; the process itself then ends when its steps have. */
+/** Aborts at the first SIGINT, SIGTERM or SIGHUP; the process itself then ends when its steps have ended. */
 export function untilInterrupted(): AbortSignal {
   const controller = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => controller.abort(new Error(name)));

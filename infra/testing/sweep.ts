@@ -19,7 +19,7 @@ async function endProcesses(folder: string): Promise<void> {
   try {
     await until('the processes of the test run to end', orderlyMs, () => gone('SIGTERM'));
   } catch {
-    // They had their time.
+    // The processes did not end in order within their deadline.
     await until('the processes of the test run to be killed', forcedMs, () => gone('SIGKILL'));
   }
 }
@@ -31,7 +31,7 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** The homes of sites: at any of the two depths at which tests put them. */
+/** The homes of sites, at either of the two depths at which tests put them. */
 async function siteHomes(folder: string): Promise<string[]> {
   const names = await readdir(folder, { withFileTypes: true });
   const folders = names
@@ -41,7 +41,7 @@ async function siteHomes(folder: string): Promise<string[]> {
   return folders.filter((_, index) => found[index]);
 }
 
-/** Removes everything that a test run which was cut short has left: its processes, its sites' networks, its files. */
+/** Removes everything that an interrupted test run left: its processes, its sites' networks, its files. */
 export async function sweep(folder: string): Promise<void> {
   await endProcesses(folder);
   for (const home of await siteHomes(folder)) await removeNetwork(openHome(home).tag);

@@ -6,11 +6,10 @@ import { z } from 'zod';
 import { type FileTime, fileTimesVariable } from './file-times.ts';
 import { runStep, type StepResult } from './step.ts';
 
-/** A test that failed. */
 export interface Failure {
-  /** From the repository's top. */
+  /** Path relative to the repository's root. */
   file: string;
-  /** Its file, its name, and the first line of why. */
+  /** Its file, its name, and the first line of the message. */
   line: string;
 }
 
@@ -18,11 +17,11 @@ export interface ProjectResult extends StepResult {
   passed: number;
   files: FileTime[];
   failures: Failure[];
-  /** What stands for a failure beside the tests: no file, a file that can't be loaded, a test that was skipped. */
+  /** Failures other than tests: no file, a file that can't be loaded, a skipped test. */
   problems: string[];
 }
 
-/** What we read of vitest's JSON report. */
+/** The part of vitest's JSON report that is read here. */
 const reportSchema = z.object({
   numPassedTests: z.number(),
   numPendingTests: z.number(),
@@ -45,14 +44,14 @@ const maxWhyChars = 400;
 export interface ProjectOptions {
   deadlineMs: number;
   live: boolean;
-  /** Only these of their files; all by default. */
+  /** Runs only these of their files; default: all. */
   files?: readonly string[];
 }
 
 const timesReporter = 'infra/testing/file-times.ts';
 const fileTimeSchema = z.object({ file: z.string(), seconds: z.number() });
 
-/** Runs vitest on the named projects of test/projects.ts, and counts. */
+/** Runs vitest on the named projects of test/projects.ts, and counts results. */
 export async function runProjects(
   names: readonly string[],
   { files = [], ...options }: ProjectOptions,
@@ -79,7 +78,7 @@ export async function runProjects(
   }
 }
 
-/** null where there is no such file. */
+/** null where the file doesn't exist. */
 async function readOrNull(path: string): Promise<string | null> {
   try {
     return await readFile(path, 'utf8');
@@ -118,7 +117,7 @@ function judge(result: StepResult, report: Report | null): Pick<ProjectResult, '
       .filter((test) => test.status === 'failed')
       .map((test) => failureOf(relative('', file.name), test.fullName, test.failureMessages?.[0])),
   );
-  // Errors outside of any test: an unhandled rejection, a teardown that failed.
+  // Errors outside any test: an unhandled rejection, a failed teardown.
   if (result.exitCode !== 0 && failures.length === 0 && problems.length === 0)
     problems.push(`${result.name}: vitest ended (${result.exitCode ?? 'killed'}) though no test failed`);
   return { passed: report.numPassedTests, failures, problems };
@@ -129,7 +128,7 @@ const failureOf = (file: string, name: string, message: string | undefined): Fai
   line: `${file}: ${name}: ${why(message)}`,
 });
 
-/** A line, of a message that may be many, and hold a whole stack. */
+/** The first line of a message, which may have many and include a whole stack. */
 function why(message: string | undefined): string {
   const lines = (message ?? 'it does not say why').split('\n');
   const stack = lines.findIndex((line) => line.trimStart().startsWith('at '));

@@ -2,7 +2,10 @@ import { earliestFit, type Fit, hostsWithImage } from './capacity/earliest-fit.t
 import { allocationsOn, type LeaseRecord, leadTimeS, memoryOpS, type PlanState, setAllocations } from './plan-state.ts';
 import { plannedPreemptions } from './preemption.ts';
 
-/** When a lease is expected to start (or resume) and to end. `firm`: promised; else it may be earlier, or preempted. */
+/**
+ * When a lease is expected to start (or resume) and to end. `firm`: promised; otherwise it may start earlier, or be
+ * preempted.
+ */
 export interface Quote {
   lease: string;
   phase: LeaseRecord['phase'];
@@ -18,12 +21,12 @@ export interface PlanView {
   suspensions: { lease: string; atS: number }[];
 }
 
-/** How many preemptions in a row a quote takes into account. */
+/** The maximum number of successive preemptions that a quote includes. */
 const maxCuts = 20;
 
 /**
- * Describes the plan. Decisions don't need it: waiting leases are placed here, in the queue's order, and their bookings are
- * undone again. Costs one search for a fit per waiting lease and preemption.
+ * Describes the plan. Decisions don't need it: it places waiting leases in the queue's order and removes their bookings
+ * afterwards. Costs one search for a fit per waiting lease and preemption.
  */
 export function describePlan(state: PlanState, now: number): PlanView {
   const quotes: Quote[] = [];

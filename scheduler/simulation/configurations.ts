@@ -2,7 +2,7 @@ import type { Policy } from '../leases/site-policy.ts';
 
 /** How the repository sends images to hosts. */
 export interface ImagePolicy {
-  /** Of the repository's one link; it sends one image at a time, to any number of hosts at once. */
+  /** Rate of the repository's one link, which sends one image at a time, to any number of hosts at once. */
   rateMiBPerS: number;
   /** The space on a host for images that it received. 0: each lease needs its own copy. */
   cacheMiB: number;
@@ -11,7 +11,7 @@ export interface ImagePolicy {
 }
 
 export interface SimulationPolicy extends Policy {
-  /** null: images are on all hosts from the beginning. */
+  /** null: all hosts have all images from the beginning. */
   images: ImagePolicy | null;
 }
 

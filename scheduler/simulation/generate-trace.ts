@@ -77,7 +77,7 @@ export function experiment3Names(): string[] {
   );
 }
 
-/** Four hours at full use: reservations known from the start and jointly feasible, batch of one VM all along. */
+/** Four hours at full use: reservations known from the start and jointly feasible, batch of one VM throughout. */
 function generateExperiment3(name: string, seed: number): Trace {
   const [, batch, ar, be] = name.split('_') as [
     string,
@@ -96,7 +96,7 @@ function generateExperiment3(name: string, seed: number): Trace {
   let reserved = 0;
   for (let tries = 0; tries < 20_000 && reserved < reservedS; tries++) {
     const nodes = random.integer(least, most);
-    // Late tries are shorter, to fill the gaps between the others.
+    // Later tries are shorter, to fill the gaps between the others.
     const wanted = tries < 2000 ? random.normalAround(900) : random.integer(60, 400);
     const durationS = Math.max(60, Math.min(wanted, Math.round((reservedS - reserved) / nodes)));
     const from = random.integer(900, lastsS - durationS);

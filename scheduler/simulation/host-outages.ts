@@ -5,8 +5,8 @@ import type { EmitSimulated } from './actions.ts';
 import type { ImageStore } from './images/image-store.ts';
 
 /**
- * Hosts that are lost, return, or are drained for planned maintenance. Promises move to other hosts where possible. On a
- * site the same follows from the ledger's rows, from which each plan is made.
+ * Hosts that are lost, return, or are drained for planned maintenance. Promises move to other hosts where possible. A
+ * site derives the same from the ledger's rows, from which it makes each plan.
  */
 
 function indexOf(state: PlanState, id: string): number {

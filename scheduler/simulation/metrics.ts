@@ -18,7 +18,7 @@ export interface Metrics {
   rejections: number;
   /** Suspensions, and runs that were stopped and lost. */
   preemptions: number;
-  /** Sent by the repository, once per transfer whatever the number of hosts, and received by hosts. */
+  /** MB that the repository sends, counted once per transfer whatever the number of hosts, and MB that hosts receive. */
   mb_sent: number;
   mb_deployed: number;
 }

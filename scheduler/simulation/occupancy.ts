@@ -1,6 +1,6 @@
 import type { Schedule } from './simulator.ts';
 
-/** One VM on one host, working or not (it boots, is suspended or resumed, or waits for its turn to be). */
+/** One VM on one host, working or not (it boots, suspends or resumes, or waits until the host can suspend or resume it). */
 interface Occupancy {
   lease: string;
   host: string;

@@ -7,7 +7,7 @@ import { hostsOf, type Trace, type TraceLease } from './trace.ts';
 /** A schedule as SVG: utilization of the site over time, above a chart of each host. */
 
 const layout = { width: 1200, left: 56, right: 16, top: 64, chart: 170, gap: 44, row: 30, axis: 34 } as const;
-/** Rows get thinner, down to `minRowHeight`, so that the chart is not higher than this. */
+/** Rows become thinner, down to `minRowHeight`, so that the chart is at most this high. */
 const maxHeight = 1400;
 const minRowHeight = 2;
 
@@ -108,7 +108,7 @@ function leaseOf(bar: Bar): string {
   return bar.title.split(' ')[0]!;
 }
 
-/** A row a host: what its VMs do, each in a lane of its own; images and migrations as a thin line along the bottom. */
+/** A row a host: what its VMs do, each in a separate lane; images and migrations as a thin line along the bottom. */
 function gantt(trace: Trace, bars: readonly Bar[], x: (t: number) => number, top: number, rowHeight: number): string {
   const hosts = hostsOf(trace);
   const thin = rowHeight >= 12 ? 3 : 0;

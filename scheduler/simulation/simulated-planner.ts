@@ -13,7 +13,7 @@ import { ImageStore, type ImageStoreData } from './images/image-store.ts';
 import { latestTransferStarts } from './images/image-transfers.ts';
 import { RepositoryDelivery } from './images/repository-delivery.ts';
 
-/** After this many decisions the past is dropped from the timeline. */
+/** Drops the past from the timeline after this many decisions. */
 const forgetEvery = 64;
 
 export interface SimulatedSnapshot extends Snapshot {
@@ -23,9 +23,9 @@ export interface SimulatedSnapshot extends Snapshot {
 }
 
 /**
- * A planner that lives through a whole simulation. It extends the site's planner, which is made anew from the ledger's rows
- * for every decision, by what those rows would say: work that ended, completed migrations, lost and drained hosts,
- * cancelled leases; and by the transfer of images.
+ * A planner for a whole simulation. A site's planner is made anew from the ledger's rows for every decision; this one
+ * adds what those rows would contain: work that ended, completed migrations, lost and drained hosts, cancelled leases;
+ * and the transfer of images.
  */
 export class SimulatedPlanner {
   readonly state: PlanState;
@@ -55,7 +55,7 @@ export class SimulatedPlanner {
     return new SimulatedPlanner(restoreState(snapshot, deliveryOf(images)), policy, images, pending);
   }
 
-  /** All that it knows, as plain JSON. */
+  /** The complete state, as plain JSON. */
   snapshot(): SimulatedSnapshot {
     const { hosts, leases, seq } = this.state;
     const images = this.#images?.data() ?? null;
@@ -66,7 +66,7 @@ export class SimulatedPlanner {
     return this.#planner.submit(lease, now);
   }
 
-  /** Records what happened. Unknown leases and repeated reports are ignored. */
+  /** Records an observation. Ignores unknown leases and repeated reports. */
   observe(event: SimulatedObservation, now: number): void {
     switch (event.kind) {
       case 'suspended':
@@ -97,7 +97,7 @@ export class SimulatedPlanner {
     }
   }
 
-  /** Ends a lease and frees its hosts. Unknown leases are ignored. */
+  /** Ends a lease and frees its hosts. Ignores unknown leases. */
   cancel(id: string, now: number): void {
     const record = this.state.leases.get(id);
     if (record === undefined) return;
@@ -110,7 +110,7 @@ export class SimulatedPlanner {
     return drainHost(this.state, host, from, until, now);
   }
 
-  /** Everything to do now, in the order in which it must begin. */
+  /** Every action that is due now, in the order in which the actions must begin. */
   decide(now: number): SimulatedAction[] {
     const actions = this.#pending.splice(0);
     const emit = (action: SimulatedAction) => void actions.push(action);
@@ -120,7 +120,7 @@ export class SimulatedPlanner {
     return actions;
   }
 
-  /** When `decide` is needed again if nothing happens; Infinity: not before something happens. */
+  /** When the next call of `decide` is due if no event occurs; Infinity: not before an event. */
   wakeAt(now: number): number {
     const at = this.#planner.wakeAt(now);
     if (this.#images === null || this.#images.transfer !== null) return at;

@@ -5,14 +5,14 @@ import type { SimulationPolicy } from './configurations.ts';
 import { SimulatedPlanner } from './simulated-planner.ts';
 import { hostsOf, type Trace, type TraceLease } from './trace.ts';
 
-/** Everything that was decided and what followed: the input of the metrics, the audit and the plot. */
+/** All decisions and their results: the input of the metrics, the audit and the plot. */
 export interface Schedule {
   policy: SimulationPolicy;
   actions: SimulatedAction[];
   answers: Map<string, AdmissionDecision>;
   /** When each lease's work was done. */
   endedAtS: Map<string, number>;
-  /** Drains that were accepted. */
+  /** Accepted drains. */
   drained: { host: string; fromS: number; untilS: number }[];
 }
 
@@ -41,7 +41,7 @@ interface SimulationEvent {
 
 /**
  * Runs a trace through the planner. The simulator knows how long work really takes, executes the planner's actions and
- * reports what happened. Events of one moment have a fixed order: ends, then submissions, then the planner's decision.
+ * reports the results. Events of one moment have a fixed order: ends, then submissions, then the planner's decision.
  */
 export function simulate(trace: Trace, policy: SimulationPolicy, options: SimulationOptions = {}): Schedule {
   return new Simulation(trace, policy, options).run();
@@ -54,7 +54,7 @@ class Simulation {
   private planner: SimulatedPlanner;
   private readonly events = new EventQueue();
   private readonly leases: Map<string, TraceLease>;
-  /** Work done so far, and since when it runs; the run's number tells a stale end from a current one. */
+  /** Work done so far, and when the current run began; the run's number distinguishes a stale end from a current one. */
   private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
   private readonly schedule: Schedule;
 
@@ -137,7 +137,7 @@ class Simulation {
     }
   }
 
-  /** For reports about work: false once the work was stopped. */
+  /** A condition for reports about work: false once the work was stopped. */
   private unlessStopped(id: string): () => boolean {
     const progress = this.progress.get(id)!;
     const { run } = progress;
@@ -162,7 +162,7 @@ class Simulation {
     progress.run++;
   }
 
-  /** What the work really takes: at most the requested time, after which the lease is over. */
+  /** The work's real duration: at most the requested time, after which the lease ends. */
   private workS(id: string): number {
     const lease = this.leases.get(id)!;
     const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);

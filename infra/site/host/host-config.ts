@@ -1,37 +1,40 @@
 /**
  * The configuration files that make a machine a Berth host, as texts: the local site's hosts and real ones
- * (infra/systemd) have the same.
+ * (infra/systemd) use the same.
  */
 export interface HostConfig {
-  /** Address on the hosts' network; the services listen there and nowhere else. */
+  /** Address on the hosts' network; the services listen on no other address. */
   address: string;
   /** Addresses of the other hosts of the site. */
   peers: readonly string[];
-  /** How libvirt tells hosts apart. On a machine of its own: null, the machine's. */
+  /** How libvirt distinguishes hosts. null: the machine's own UUID, on a dedicated machine. */
   uuid: string | null;
-  /** Whether libvirtd may put guests into cgroups and mount namespaces of its own; not where it runs in a namespace itself. */
+  /**
+   * Whether libvirtd may put guests into cgroups and mount namespaces of their own; false where libvirtd itself runs in a
+   * namespace.
+   */
   confine: boolean;
 }
 
-/** Ports that a host offers to the other hosts. */
+/** Ports that a host opens to the other hosts. */
 export const hostPorts = {
   rpcbind: 111,
   nfs: 2049,
   mountd: 20_048,
   libvirt: 16_509,
-  /** libvirt's range for incoming migrations, and disks copied along. */
+  /** libvirt's range for incoming migrations, including copied disks. */
   migration: [49_152, 49_215],
   vxlan: 4789,
 } as const;
 
-/** With a lost peer both ends of a migration clean up after interval × (count + 1): measured 10 to 12 s. */
+/** After a lost peer, both ends of a migration clean up after interval × (count + 1): measured 10 to 12 s. */
 const keepalive = ['keepalive_interval = 2', 'keepalive_count = 5'];
 
 export function libvirtdConf(host: HostConfig): string {
   return [
     'listen_tls = 0',
     'listen_tcp = 1',
-    // Who may connect is the firewall's to say: the site's hosts, see hostRules.
+    // The firewall limits connections to the site's hosts, see hostRules.
     'auth_tcp = "none"',
     'auth_unix_rw = "none"',
     `listen_addr = "${host.address}"`,
@@ -57,15 +60,16 @@ export function qemuConf(host: HostConfig): string {
   ].join('\n');
 }
 
-/** A guest writes to its console at will: virtlogd bounds what is kept of it. */
+/** A guest can write to its console without limit: virtlogd bounds the stored part. */
 export function virtlogdConf(): string {
   return ['max_size = 2097152', 'max_backups = 1', ''].join('\n');
 }
 
 /**
- * NFS-Ganesha serving /var/lib/berth to the peers alone, from privileged ports alone. Attr_Expiration_Time = 0, because
- * QEMU writes to the files behind Ganesha's back, and it would go on telling peers their old sizes. Dir_Chunk = 0, because
- * the host makes and removes folders behind it: a VM whose disks came home a second time had none for its peers.
+ * NFS-Ganesha serves /var/lib/berth to the peers alone, from privileged ports alone. Attr_Expiration_Time = 0, because
+ * QEMU writes to the files without Ganesha's knowledge, and Ganesha would continue to report old sizes to the peers.
+ * Dir_Chunk = 0, because the host makes and removes folders without Ganesha's knowledge: a VM whose disks returned home a
+ * second time had none for its peers.
  */
 export function ganeshaConf(host: HostConfig): string {
   const client =
@@ -100,10 +104,11 @@ EXPORT {
 }
 
 /**
- * iptables-restore's input for a host: its services are open to the site's hosts alone, and everything else that is not
- * an answer is dropped, also what comes from a guest's bridge. What guests may reach is in drivers/network/host-network.ts.
+ * iptables-restore's input for a host: its services are open to the site's hosts alone; everything else that is not an
+ * answer is dropped, including packets from a guest's bridge. drivers/network/host-network.ts defines what guests may
+ * reach.
  * @param uplink the interface on the hosts' network
- * @param open TCP ports that everybody but guests may reach, such as ssh's on a machine of its own
+ * @param open TCP ports that everyone except guests may reach, such as ssh's on a dedicated machine
  */
 export function hostRules(host: HostConfig, uplink: string, open: readonly number[]): string {
   const tcp = [hostPorts.rpcbind, hostPorts.nfs, hostPorts.mountd, hostPorts.libvirt, hostPorts.migration.join(':')].join(',');
@@ -114,7 +119,7 @@ export function hostRules(host: HostConfig, uplink: string, open: readonly numbe
   ]);
   return [
     '*filter',
-    // Declaring a chain empties it: applying the rules again replaces them, with no moment in between.
+    // Declaring a chain empties it: applying the rules again replaces them atomically.
     ':BERTH-HOST - [0:0]',
     '-A BERTH-HOST -i lo -j ACCEPT',
     '-A BERTH-HOST -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',

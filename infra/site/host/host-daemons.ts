@@ -10,9 +10,9 @@ export interface Daemon extends Pick<ChildSpec, 'isReady' | 'stopMs'> {
   name: string;
   argv: readonly string[];
   env: Record<string, string>;
-  /** What must serve before it is started. */
+  /** The daemons that must serve before this one starts. */
   after: readonly string[];
-  /** What must be started again with it. */
+  /** The daemon that must restart with this one. */
   restartsWith?: string;
 }
 
@@ -28,7 +28,7 @@ export const nsenterArgv = (pid: number, argv: readonly string[]): [string, ...s
   ...argv,
 ];
 
-/** libvirt and NFS, as a machine of its own has them from systemd. In an order in which each comes after what it needs. */
+/** libvirt and NFS, which systemd starts on a dedicated machine. The order puts each daemon after its dependencies. */
 export function daemonsOf(address: string, env: Record<string, string>): Daemon[] {
   const exists = (pid: number, path: string): boolean => existsSync(`/proc/${pid}/root${path}`);
   const ganesha = [
@@ -48,7 +48,7 @@ export function daemonsOf(address: string, env: Record<string, string>): Daemon[
       env,
       after: [],
       isReady: (pid) => exists(pid, '/run/rpcbind.sock'),
-      // What was registered with the one that died is lost, and QEMU asks here for the NFS server's port.
+      // Registrations are lost when rpcbind dies, and QEMU asks rpcbind for the NFS server's port.
       restartsWith: 'ganesha',
     },
     {

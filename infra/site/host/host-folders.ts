@@ -12,7 +12,7 @@ export interface HostLayout {
   index: number;
   /** How many hosts the site has. */
   count: number;
-  /** Where libvirt keeps what it found out about QEMU; shared, because finding out takes a second. */
+  /** libvirt's cache of QEMU's capabilities; shared, because probing takes a second. */
   libvirtCache: string;
 }
 
@@ -20,7 +20,7 @@ export const hostName = (index: number): string => `host${index}`;
 export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
 const configFolder = (place: HostLayout): string => join(place.home.run, hostName(place.index));
 
-/** Writes the host's configuration, and says how its first process is started. */
+/** Writes the host's configuration. @returns the argv of the host's first process */
 export function prepareHost(place: HostLayout): string[] {
   const { home, index, libvirtCache } = place;
   const id = hostName(index);
@@ -32,7 +32,8 @@ export function prepareHost(place: HostLayout): string[] {
     mkdirSync(join(config, path, '..'), { recursive: true });
     writeFileSync(join(config, path), text);
   }
-  // unshare gets PDEATHSIG from supervise(), and gives it to tini, PID 1: with that, all of the host dies.
+  // unshare gets PDEATHSIG from supervise() and passes it to tini, PID 1, so that the whole host dies with the
+  // supervisor.
   const namespaces = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc'];
   const init = join(import.meta.dirname, 'host-init.sh');
   return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache];
@@ -42,7 +43,7 @@ export function removeConfig(place: HostLayout): void {
   rmSync(configFolder(place), { recursive: true, force: true });
 }
 
-/** By their places in the folder that host-init.sh gets. */
+/** Configuration texts, by their paths in the folder that host-init.sh receives. */
 function configFiles({ home, network, index, count }: HostLayout): Record<string, string> {
   const all = Array.from({ length: count }, (_, i) => i + 1);
   const host: HostConfig = {
@@ -62,7 +63,7 @@ function configFiles({ home, network, index, count }: HostLayout): Record<string
   };
 }
 
-/** A version 4 UUID made of a digest, so that a host keeps its own from run to run. */
+/** A version 4 UUID derived from a digest, so that a host keeps its UUID between runs. */
 function hostUuid(seed: string): string {
   const hex = createHash('sha256').update(seed).digest('hex');
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20, 32)}`;

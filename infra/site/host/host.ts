@@ -10,7 +10,7 @@ export { nsenterArgv } from './host-daemons.ts';
 export { hostName, pidFile } from './host-folders.ts';
 
 export interface HostOptions extends HostLayout {
-  /** For the host's daemons. */
+  /** Environment of the host's daemons. */
   env: Record<string, string>;
   /** The host worker, which is started last; null for a host without one. */
   worker: Pick<Daemon, 'argv' | 'env' | 'isReady'> | null;
@@ -20,34 +20,34 @@ export interface HostOptions extends HostLayout {
 export interface Host {
   readonly id: string;
   readonly address: string;
-  /** Its daemons serve and its worker runs. */
+  /** Resolves when its daemons serve and its worker runs. */
   readonly ready: Promise<void>;
-  /** PID 1 of the host, as seen from the machine; null while it is down. */
+  /** PID 1 of the host, in the machine's PID namespace; null while the host is down. */
   pid(): number | null;
   /** `rpcbind`, `virtlogd`, `libvirtd`, `ganesha`, `worker`. */
   child(name: string): Child;
-  /** As if its power failed: everything in it dies at once. It starts again by itself. */
+  /** Simulates a power failure: all processes of the host die at once. The host restarts by itself. */
   crash(): void;
-  /** Cuts it off from everything, or from the hosts of the given addresses; returns what mends it. */
+  /** Disconnects it from everything, or from the hosts of the given addresses; returns a function that reconnects it. */
   partition(addresses?: readonly string[]): Promise<() => Promise<void>>;
   stop(): Promise<void>;
 }
 
 const deadlineMs = 10_000;
 
-/** What a host consists of at the moment. */
+/** The current state of a host. */
 interface State {
   children: Map<string, Child>;
   stopping: boolean;
-  /** Its end was wanted, so that of its parts is not worth a word. */
+  /** The host's end was requested, so the ends of its processes are not reported. */
   expectedDown: boolean;
 }
 
-/** A host of the local site: a machine of its own in everything but the kernel. */
+/** A host of the local site: equivalent to a dedicated machine except for the kernel. */
 export function startHost(order: HostOptions): Host {
   const id = hostName(order.index);
   const state: State = { children: new Map(), stopping: false, expectedDown: false };
-  // The namespaces are a child like any other: when they die, the host starts again with everything in it.
+  // The namespaces are a supervised child: when they die, the host restarts with everything in it.
   const body: Child = supervise(
     {
       name: id,
@@ -56,9 +56,9 @@ export function startHost(order: HostOptions): Host {
       logFile: join(order.home.logs, `${id}.log`),
       isReady: (pid) => existsSync(`/proc/${pid}/root/run/berth/made`),
       viaLauncher: true,
-      // Nothing in there needs more than its end: what matters was stopped before.
+      // Nothing in the namespaces needs an orderly end: everything that does was stopped before.
       stopSignal: 'SIGKILL',
-      // At once: a process that is started again must not enter the namespaces of whoever gets this pid next.
+      // At once: a restarting process must not enter the namespaces of another process that reuses this pid.
       onDeath: () => void stopChildren(state),
       onRestart: () => {
         void bringUp(order, body, state).catch((error: unknown) => {
@@ -70,7 +70,7 @@ export function startHost(order: HostOptions): Host {
     order.note,
   );
   const ready = body.ready.then(() => bringUp(order, body, state));
-  // Whoever waits for it is told.
+  // Avoids an unhandled rejection; callers that await `ready` still receive it.
   ready.catch(() => undefined);
   return {
     id,
@@ -85,7 +85,7 @@ export function startHost(order: HostOptions): Host {
     partition: (addresses) => partition(order, body, addresses),
     async stop() {
       state.stopping = true;
-      // The worker first: it gives its work back while it still can.
+      // The worker stops first, so that it can still hand back its work.
       await state.children.get('worker')?.stop();
       state.expectedDown = true;
       await Promise.all([body.stop(), stopChildren(state)]);
@@ -95,7 +95,7 @@ export function startHost(order: HostOptions): Host {
   };
 }
 
-/** Plugs the host in, and starts its daemons and its worker, each as soon as what it needs serves. */
+/** Attaches the host to the network, then starts its daemons and its worker, each as soon as its dependencies serve. */
 async function bringUp(order: HostOptions, body: Child, state: State): Promise<void> {
   const pid = body.pid();
   if (pid === null || state.stopping) return;
@@ -135,7 +135,7 @@ async function startDaemon(order: HostOptions, daemon: Daemon, pid: number, body
       },
     },
     (text) => {
-      // Without its PID 1 nothing of the host can live: not their failure.
+      // Without its PID 1 no process of the host can live, so its failures are not reported.
       if (lives()) order.note(text);
     },
   );
@@ -155,12 +155,12 @@ function find(state: State, id: string, part: string): Child {
   return found;
 }
 
-/** The cable from the host to the site's bridge, its address and its route. Its firewall is up already: host-init.sh. */
+/** Makes the link from the host to the site's bridge, its address and its route. Its firewall is already up: host-init.sh. */
 async function attachNetwork(order: HostOptions, pid: number, address: string): Promise<void> {
   const cable = vethName(order.home.tag, order.index);
   const { bridge, gateway } = order.network;
   const batch = (lines: string[]): { deadlineMs: number; input: string } => ({ deadlineMs, input: `${lines.join('\n')}\n` });
-  // The cable of a host that just died goes with its namespace, but not at once.
+  // The link of a host that just died disappears with its namespace, but not at once.
   if (existsSync(`/sys/class/net/${cable}`)) await run(['ip', 'link', 'delete', cable], { deadlineMs });
   const made = `link add ${cable} mtu ${hostsMtu} type veth peer name eth0 mtu ${hostsMtu} netns ${pid}`;
   await run(['ip', '-batch', '-'], batch([made, `link set ${cable} master ${bridge} up`]));
@@ -179,7 +179,7 @@ async function partition(order: HostOptions, body: Child, addresses?: readonly s
   const pid = body.pid();
   if (pid === null) throw new Error(`${hostName(order.index)} is down`);
   const change = async (how: '-I' | '-D'): Promise<void> => {
-    // A host that went down meanwhile comes back without these rules.
+    // A host that restarted meanwhile returns without these rules.
     if (body.pid() !== pid) return;
     const rules = addresses.flatMap((peer) => [`${how} INPUT -s ${peer} -j DROP`, `${how} OUTPUT -d ${peer} -j DROP`]);
     const input = `${['*filter', ...rules, 'COMMIT'].join('\n')}\n`;

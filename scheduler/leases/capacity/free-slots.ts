@@ -1,7 +1,7 @@
 import type { Shape } from '../lease.ts';
 import type { PlanState } from '../plan-state.ts';
 
-/** Capacity for one more VM on a host now: until when, with and without the bookings of waiting work. */
+/** Capacity for one more VM on a host now: the time until which it lasts, with and without the bookings of waiting work. */
 export interface Slot {
   booked: number;
   planned: number;
@@ -37,7 +37,7 @@ export class FreeSlots {
     return this.entryFor(shape).total === 0;
   }
 
-  /** Until when one more VM fits in the sum over all hosts. */
+  /** The time until which one more VM fits in the sum over all hosts. */
   availableUntil(shape: Shape): number {
     const entry = this.entryFor(shape);
     entry.availableUntil ??= this.computeAvailableUntil(shape);

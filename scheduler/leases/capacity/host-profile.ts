@@ -1,8 +1,8 @@
 import type { Shape } from '../lease.ts';
 
 /**
- * What is taken of one host over time: a step function, stored as breakpoints with the amount taken from each until the
- * next. The cost of a change or a query is linear in the breakpoints of its interval.
+ * The capacity of one host in use over time: a step function, stored as breakpoints with the amount in use from each
+ * until the next. The cost of a change or a query is linear in the breakpoints of its interval.
  */
 export class HostProfile {
   readonly capacity: Shape;
@@ -29,7 +29,7 @@ export class HostProfile {
     this.mergeWithPrevious(first);
   }
 
-  /** Drops breakpoints before a time; amounts of the past are unknown then. */
+  /** Drops breakpoints before a time; amounts before it are unknown afterwards. */
   forgetBefore(time: number): void {
     const i = this.indexAt(time);
     if (i < 8) return;
@@ -56,7 +56,7 @@ export class HostProfile {
     return Number.POSITIVE_INFINITY;
   }
 
-  /** The first start from `from` on such that `count` of the shape fit for `duration`; Infinity when there is none. */
+  /** The first start from `from` on such that `count` of the shape fit for `duration`; Infinity if none exists. */
   earliest(from: number, duration: number, shape: Shape, count: number): number {
     let start = from;
     for (let i = this.indexAt(from); i < this.times.length; i++) {

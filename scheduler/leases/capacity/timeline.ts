@@ -10,7 +10,7 @@ export interface Allocation {
 
 /**
  * How firm an allocation is. `promise`: reservations and work that may not be preempted. `running`: preemptible work that
- * runs, until its expected end. `booking`: capacity that is kept for waiting work.
+ * runs, until its expected end. `booking`: capacity reserved for waiting work.
  */
 export type Layer = 'promise' | 'running' | 'booking';
 

@@ -7,7 +7,7 @@ import { checkLeases } from './check-leases.ts';
 import type { AuditContext } from './context.ts';
 
 /**
- * Checks a schedule against its trace, from nothing but the two: it shares no code with the planner and trusts none of the
+ * Checks a schedule against its trace. Uses nothing else: it shares no code with the planner and trusts none of the
  * planner's own statements. @returns one sentence for each violated guarantee
  */
 export function audit(trace: Trace, schedule: Schedule): string[] {

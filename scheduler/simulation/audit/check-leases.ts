@@ -3,7 +3,10 @@ import type { Schedule } from '../simulator.ts';
 import type { TraceLease } from '../trace.ts';
 import { type AuditContext, toleranceS } from './context.ts';
 
-/** Each lease by itself: all or none of its VMs, its start, its work, nothing lost. Records its VMs' occupancies. */
+/**
+ * Checks each lease alone: all or none of its VMs run, its start, its work, and that nothing is lost. Records its VMs'
+ * occupancies.
+ */
 export function checkLeases(context: AuditContext): void {
   const { trace, schedule, byLease, report } = context;
   for (const lease of trace.leases) {
@@ -35,7 +38,7 @@ function checkPromise(
   }
 }
 
-/** Goes through the actions for an accepted lease in order, adds up its work and records its VMs' occupancies. */
+/** Reads the actions for an accepted lease in order, adds up its work and records its VMs' occupancies. */
 function checkWork(
   { schedule, occupancies, report }: AuditContext,
   lease: TraceLease,
@@ -90,7 +93,7 @@ function checkWork(
       case 'stop':
       case 'breakPromise':
         if (since !== null) closeOccupancies(() => action.atS);
-        // Also of VMs whose suspend has not begun.
+        // Includes VMs whose suspend has not begun.
         for (const one of occupancies) if (one.lease === lease.id) one.to = Math.min(one.to, action.atS);
         readyAt = action.atS;
         break;

@@ -17,7 +17,7 @@ export interface AuditContext {
   schedule: Schedule;
   /** The actions for each lease, in their order. */
   byLease: ReadonlyMap<string, readonly SimulatedAction[]>;
-  /** Of all leases; filled by the check of the leases. */
+  /** Occupancies of all leases; the check of the leases fills it. */
   occupancies: Occupancy[];
   report: Report;
 }

@@ -55,8 +55,8 @@ interface NextTransfer {
 }
 
 /**
- * The first lease of the queue whose image should be sent now. Leases that find it in a cache soon enough are skipped, with
- * a booking while the others are considered.
+ * The first lease of the queue whose image should be sent now. Skips leases that find it in a cache soon enough, and
+ * books capacity for them while the others are considered.
  */
 function nextInQueue(link: LinkPass): NextTransfer | null {
   const { state, store, now } = link;

@@ -5,11 +5,11 @@ interface CachedImage {
   image: string;
   sizeMiB: number;
   lastUsedAt: number;
-  /** When its transfer is over. */
+  /** The time at which its transfer ends. */
   readyAt: number;
 }
 
-/** The transfer under way on the repository's link. */
+/** The current transfer on the repository's link. */
 interface Transfer {
   image: string;
   hosts: number[];
@@ -22,7 +22,7 @@ interface LeaseImages {
   copies: number[];
   /** Hosts on whose image the disks of its VMs are based; a migrated disk is based on none. */
   backingHosts: number[];
-  /** When the transfer for this lease is over; null: none is under way. */
+  /** The time at which the transfer for this lease ends; null: no transfer is running. */
   transferUntil: number | null;
 }
 
@@ -33,7 +33,7 @@ export interface ImageStoreData {
   leases: [string, LeaseImages][];
 }
 
-/** Where images are and are being sent: by host, and by lease. */
+/** Records the hosts that have or receive images: by host, and by lease. */
 export class ImageStore {
   readonly policy: ImagePolicy;
   readonly caches: CachedImage[][];

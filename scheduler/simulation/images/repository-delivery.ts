@@ -3,7 +3,7 @@ import type { ImageDelivery, LeaseRecord, PlanState } from '../../leases/plan-st
 import { type ImageStore, imageMiB } from './image-store.ts';
 import { latestTransferStarts, transfersFitInTime } from './image-transfers.ts';
 
-/** A repository sends images over one link, one at a time; hosts keep them in caches, or each lease needs its own copy. */
+/** A repository that sends images over one link, one at a time; hosts cache them, or each lease needs its own copy. */
 export class RepositoryDelivery implements ImageDelivery {
   readonly areInPlace = false;
   readonly store: ImageStore;
