@@ -46,7 +46,7 @@ interface Moving extends Running {
   id: MigrationId;
 }
 
-type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; orCold?: boolean };
+type Order = Partial<Pick<Parameters<typeof acceptMigration>[1], 'mode' | 'moveDisk' | 'coldFallback'>>;
 
 /** A task whose command runs, with its image at every host. */
 async function running(): Promise<Running> {
@@ -433,7 +433,7 @@ describe('that goes as files', () => {
       [5, null],
     ] as const) {
       await site.until(`${done} sixths of it are done`, async () => (await sixths()) === done);
-      expect(await site.detailsOf(move.workflow)).toMatch(/MiB carried over, \d+ MiB left; about \d+ s left/);
+      expect(await site.detailsOf(move.workflow)).toMatch(/MiB transferred, \d+ MiB left; about \d+ s left/);
       if (next === null) for (const host of site.hosts) host.heldPasses.delete(move.vm);
       else hold(next);
     }
@@ -504,7 +504,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
   });
 
   test('goes as files where that was allowed, with its disks where they are to follow', async () => {
-    const move = await writing({ orCold: true, moveDisk: true });
+    const move = await writing({ coldFallback: true, moveDisk: true });
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
     const there = await expectOneCopy(move, 'succeeded');
@@ -522,7 +522,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
   test.concurrent.each(everyFault(onTheWay))(
     'and may go as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
-      const move = await writing({ orCold: true });
+      const move = await writing({ coldFallback: true });
       const state = await endedUnder(move, at, fault);
       await expectOneCopy(move, state);
       await finish(move);
