@@ -9,7 +9,7 @@ onSharedSite((site) => {
   here = site;
 });
 
-test('a host is empty by its deadline and by all accounts, and no command on it has noticed', async () => {
+test('a host is empty by its deadline, by the ledger and the hypervisors, and no command on it was disturbed', async () => {
   const [host, ...others] = here.site.hosts.map(({ id }) => id) as [string, ...string[]];
   const tasks = await gatherOn(here, host, [counter(100_000, 160), counter(100_000, 160)]);
   const vms = tasks.flatMap((task) => task.vms);
@@ -33,7 +33,7 @@ test('a host is empty by its deadline and by all accounts, and no command on it 
   await openAgain(here, host);
 });
 
-/** The lines that a guest counts to its console. */
+/** The lines that a guest writes to its console as it counts. */
 async function ticksOf(vm: string): Promise<number[]> {
   const { body } = await here.client.insist<string>('GET', `/v1/vms/${vm}/console`);
   return [...body.matchAll(/^tick (\d+)\r?$/gm)].map(([, tick]) => Number(tick));
@@ -58,7 +58,7 @@ fullTest('what no other host takes lies suspended there, by all accounts, and go
   expect(await askDrain(here, host, Date.now() + 60_000)).toBeNull();
   const order = { suspendInPlace: 'ifStuck' as const, returnAfter: new Date(Date.now() + 3600_000).toISOString() };
   const drain = await drainSoon(here, host, 5_000, order);
-  // In the middle of it, as near as can be said.
+  // In the middle of the drain, as nearly as can be arranged.
   const control = site.child('control');
   const restarts = control.restarts();
   await untilDrain(here, drain.id, ({ state }) => state !== 'waiting');
@@ -77,7 +77,7 @@ fullTest('what no other host takes lies suspended there, by all accounts, and go
   expect((await untilDrain(here, drain.id)).state).toBe('cancelled');
   const last = before.at(-1)!;
   await expect.poll(() => ticksOf(id), { timeout: 60_000 }).toContain(last + 3);
-  // Not begun anew: one guest has counted all the time.
+  // Not started again: one guest has counted all the time.
   const ticks = await ticksOf(id);
   expect(ticks).toEqual(ticks.map((_, i) => ticks[0]! + i));
   const types = (await client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));

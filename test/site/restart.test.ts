@@ -12,7 +12,7 @@ import { SiteClient } from './client.ts';
 
 const entry = join(import.meta.dirname, '../../infra/site.ts');
 
-/** `npm start`, as a user sees it: a process that prints a line when the site is ready. */
+/** `npm start`, as a user runs it: a process that prints a line when the site is ready. */
 async function start(home: string): Promise<{ child: ChildProcess; ready: Ready; told: () => string }> {
   const env = { ...process.env, BERTH_HOME: home, BERTH_HOSTS: '1' };
   const child = spawn(process.execPath, [entry], { env, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -69,7 +69,7 @@ describe('a site that starts again with the same home', () => {
     }
   });
 
-  test('runs a task as if nothing had been', async () => {
+  test('runs a task as if the site had never stopped', async () => {
     const client = await clientOf(first.ready);
     const task = await client.submit({ image: 'debian-12', command: ['true'], resources: { diskMiB: 16 } });
     expect(await client.over(task.id)).toMatchObject({ state: 'succeeded', exitCode: 0 });

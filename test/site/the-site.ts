@@ -11,7 +11,7 @@ import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
 import { type HostAnswer, SiteClient, type TaskAnswer } from './client.ts';
 
-/** A site of a test file's own, in a temporary home, with the two parties that use it. */
+/** A site for one test file, in a temporary home, with the two parties that use it. */
 export interface TestSite {
   site: Site;
   client: SiteClient;
@@ -44,10 +44,12 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
   }
 }
 
-/** Settings that no file's tests mind: a log is full after a MiB. */
+/** Settings that suit every file's tests: a log is full after one MiB. */
 const sharedSettings = { BERTH_LOG_LIMIT_BYTES: '1048576' };
 
-/** One site of three hosts for all files of a worker process that don't need one of their own: the first of them starts it. */
+/**
+ * One site of three hosts for all files of a worker process that don't need one of their own: the first of them starts it.
+ */
 class Keeper {
   #site: Promise<TestSite> | undefined;
 
@@ -71,9 +73,8 @@ const test = base.extend('keeper', { scope: 'worker' }, async ({}, { onCleanup }
 });
 
 /**
- * Before a file's tests, and after each that has failed: what that left on the site is not to fail the next ones, so that
- * they get another. The project's files are not isolated from each other, which is what lets them share one.
- * @param prepare takes the site, and makes on it what the file's tests have in common
+ * Runs before a file's tests, and after each that has failed: what that one left on the site must not fail the next ones,
+ * so they get another site. The files of the project are not isolated from each other, so that they can share one.
  */
 export function onSharedSite(prepare: (site: TestSite) => void | Promise<void>): void {
   let keeper: Keeper;
@@ -88,7 +89,7 @@ export function onSharedSite(prepare: (site: TestSite) => void | Promise<void>):
   });
 }
 
-/** What each of these hosts sends to the others, for as long as it isn't mended. */
+/** Limits what each of these hosts sends to the others, until the returned function is called. */
 export async function limitNetwork(hosts: readonly Host[], mbit: number): Promise<() => Promise<void>> {
   const shape = async (...how: string[]): Promise<void> => {
     for (const { id, pid } of hosts) {
@@ -101,7 +102,7 @@ export async function limitNetwork(hosts: readonly Host[], mbit: number): Promis
   return () => shape('del');
 }
 
-/** Another client of the same site, an owner of its own. */
+/** Another client of the same site, with an owner of its own. */
 export async function anotherClient({ site }: TestSite): Promise<SiteClient> {
   const ledger = openLedger(site.databaseUrl, 1);
   try {
@@ -123,7 +124,7 @@ export async function onHost({ site }: TestSite, host: string, argv: readonly st
   return run(nsenterArgv(pid, argv), { deadlineMs: 30_000 });
 }
 
-/** What is on the hosts and what the ledger says is taken, when there should be nothing. */
+/** What is on the hosts and reserved in the ledger, when there should be nothing. */
 export async function leftovers(test: TestSite): Promise<string[]> {
   const found: string[] = [];
   const hosts = await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts');
@@ -140,14 +141,14 @@ export async function leftovers(test: TestSite): Promise<string[]> {
   return found;
 }
 
-/** The last undo may still be on its way when a task's end can be read; nothing else may be. */
+/** The last undo may still be running when a task's end can be read; nothing else may be. */
 export async function expectNothingLeft(test: TestSite): Promise<void> {
   await expect.poll(() => leftovers(test), { timeout: 60_000, interval: 250 }).toEqual([]);
 }
 
 const completions = ['berth.task.succeeded', 'berth.task.failed', 'berth.task.cancelled'];
 
-/** A task that is over has told so exactly once, in the event of its state. */
+/** A task that has ended has reported this exactly once, in the event of its state. */
 export async function expectOneCompletion(client: SiteClient, task: TaskAnswer): Promise<Record<string, unknown>> {
   const ends = (await client.eventsOf(task.id)).filter(({ type }) => completions.includes(type));
   expect(ends.map(({ type }) => type)).toEqual([`berth.task.${task.state}`]);
