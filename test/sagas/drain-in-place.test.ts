@@ -104,8 +104,8 @@ async function expectWhole({ host, vm, drain }: Case): Promise<void> {
   expect(await drainOf(drain)).toMatchObject({ state: 'returned', remaining: null });
   expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({ schedulable: true });
   const events = await site.ledger.event.findMany({ where: { subject: vm }, orderBy: { seq: 'asc' } });
-  const told = events.map(({ type }) => type.replace('berth.vm.', ''));
-  expect(told).toEqual(['created', 'started', 'suspended', 'restored']);
+  const reported = events.map(({ type }) => type.replace('berth.vm.', ''));
+  expect(reported).toEqual(['created', 'started', 'suspended', 'restored']);
   expect(host.violations).toEqual([]);
 }
 

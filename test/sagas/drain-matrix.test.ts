@@ -85,8 +85,8 @@ async function run({ id, workflow }: Draining): Promise<DrainState> {
     args: [id, 0.2],
   });
   const state = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id } })).state;
-  const looked = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
-  await site.until('its VM is looked at', async () => looked() || (await state()) === 'cancelled');
+  const hasObserved = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
+  await site.until('its VM is observed', async () => hasObserved() || (await state()) === 'cancelled');
   await site.ledger.drain.updateMany({ where: { id, finishedAt: null }, data: { deadline: new Date(Date.now() + 500) } });
   if ((await state()) !== 'cancelled') await handle.signal(signalName.orderChanged).catch(() => undefined);
   await site

@@ -376,7 +376,7 @@ test('a VM whose dirty rate rises makes the drain begin earlier', async () => {
   const drain = await ask(3600);
   await begin(drain);
   const startAt = async () => Date.parse(((await drainOf(drain.id)).plan as unknown as DrainOutline).startAt);
-  await site.until('it was looked at', async () => (await site.ledger.vmLoad.count({ where: { vmId: vms[0]! } })) === 1);
+  await site.until('it was observed', async () => (await site.ledger.vmLoad.count({ where: { vmId: vms[0]! } })) === 1);
   const before = await startAt();
   host.loads.set(vms[0]!, { residentMiB: 200, dirtyMiBPerS: 100_000 });
   await site.until('it begins earlier', async () => {
@@ -438,8 +438,8 @@ test('until its host is opened, a VM suspended in place is not restored, by any 
   await expect(operate(vm!, 'restore')).rejects.toThrow(`until host ${host.id} is opened`);
   await expect(site.ledgerSteps().beginRestoration(vm!)).rejects.toThrow(`it is restored when host ${host.id} is opened`);
   // As the opening does: its capacity is reserved at once.
-  const told = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
-  expect([told, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
+  const released = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
+  expect([released, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
   await tellVm(vm!);
   await site.until('it runs', async () => (await rowOf(vm!)).operation === null);
   await expectWhole([vm!]);
@@ -529,7 +529,7 @@ test('the time until a VM is as busy as before is measured after its move, and p
   const drain = await ask(3600);
   await begin(drain);
   await site.until(
-    'it was looked at',
+    'it was observed',
     async () => (await site.ledger.vmLoad.count({ where: { vmId: vm!, busyCpus: 0.8 } })) === 1,
   );
   await change(drain, soon());

@@ -123,7 +123,7 @@ describe('a task that is suspended and resumed ends well, or is undone, whatever
 describe('the plan is executed once, though its step', () => {
   const planner = workflowId.planner();
   /** Injects a fault in the planner's next decision. */
-  const befalls = (fault: Fault): void => {
+  const injectNext = (fault: Fault): void => {
     const nth = site.faults.callsOf(planner).filter(({ name }) => name === 'stepPlan').length + 1;
     site.faults.plan(planner, call('stepPlan', nth), fault);
   };
@@ -135,11 +135,11 @@ describe('the plan is executed once, though its step', () => {
     const row = () => site.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true, vms: true } });
     const jobs = (vm: string) => site.hosts.reduce((sum, host) => sum + (host.jobsStarted.get(vm) ?? 0), 0);
     await site.until('it runs', async () => jobs((await row()).vms[0]!.id) === 1);
-    befalls(fault);
+    injectNext(fault);
     await vacate(new Date());
     await site.until('it is suspended', async () => (await row()).lease.suspension === 'suspended');
     expect(site.faults.fired(planner)).toBe(true);
-    befalls(fault);
+    injectNext(fault);
     await vacate(null);
     await site.until('it runs again', async () => (await row()).lease.suspension === null);
     expect(site.faults.fired(planner)).toBe(true);

@@ -94,15 +94,15 @@ test('each change of a lease is reported in one event', async () => {
   const promised = await reserve(12, 30);
   expect(await site.ended(promised)).toBe('succeeded');
   expect(await site.ended(work)).toBe('succeeded');
-  const told = async (task: TaskId) => {
+  const reportedOf = async (task: TaskId) => {
     const { id } = await leaseOf(task);
     const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
     for (const { data } of events) expect(LeaseData.parse(data)).toMatchObject({ lease: id, task });
     return events.map(({ type }) => type.split('.').at(-1));
   };
-  expect(await told(promised)).toEqual(['accepted', 'started', 'ended']);
+  expect(await reportedOf(promised)).toEqual(['accepted', 'started', 'ended']);
   // For work without a promise, the events of its task report the rest.
-  expect(await told(work)).toEqual(['suspended', 'resumed']);
+  expect(await reportedOf(work)).toEqual(['suspended', 'resumed']);
 });
 
 test('suspended work resumes on another host when that has capacity sooner', async () => {

@@ -254,7 +254,7 @@ describe('whose hosts lose each other at the switch', () => {
 });
 
 describe('a guest that', () => {
-  const told = async ({ id, vm }: Moving) => ({
+  const reportedOf = async ({ id, vm }: Moving) => ({
     guest: (await site.ledger.migration.findUniqueOrThrow({ where: { id } })).guest,
     events: await site.ledger.event.count({ where: { type: 'berth.vm.silent', subject: vm } }),
   });
@@ -263,20 +263,20 @@ describe('a guest that', () => {
     const move = await moving();
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
-    expect(await told(move)).toEqual({ guest: 'answers', events: 0 });
+    expect(await reportedOf(move)).toEqual({ guest: 'answers', events: 0 });
     await finish(move);
   });
 
   test.each([
-    ['is silent since it moved is told, in an event as well', false, { guest: 'silent', events: 1 }],
-    ['was silent before is not said to have died on the way', true, { guest: 'unknown', events: 0 }],
+    ['is silent since it moved is reported, in an event as well', false, { guest: 'silent', events: 1 }],
+    ['was silent before is not reported as dead by the move', true, { guest: 'unknown', events: 0 }],
   ])('%s', async (_, before, expected) => {
     const move = await moving();
     for (const host of site.hosts) if (before || host !== move.from) host.unresponsive.add(move.vm);
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
     await expectOneCopy(move, 'succeeded');
-    expect(await told(move)).toEqual(expected);
+    expect(await reportedOf(move)).toEqual(expected);
     for (const host of site.hosts) host.unresponsive.delete(move.vm);
     await finish(move);
   });

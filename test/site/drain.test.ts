@@ -39,7 +39,7 @@ async function ticksOf(vm: string): Promise<number[]> {
   return [...body.matchAll(/^tick (\d+)\r?$/gm)].map(([, tick]) => Number(tick));
 }
 
-fullTest('what no other host takes lies suspended there, by all accounts, and goes on when the host is given back', async () => {
+fullTest('a VM that no other host can take is suspended there, by the ledger and the hypervisors, and resumes when the host is returned', async () => {
   const { client, operator, site } = here;
   const counting = 'i=0; while :; do i=$((i+1)); echo tick $i >/dev/ttyS0; sleep 0.5; done';
   const asked = await client.insist<{ id: string }>('POST', '/v1/vms', {

@@ -151,13 +151,13 @@ describe('hosts in namespaces', () => {
     ['everything', () => undefined],
   ])('hosts that are cut off from %s don’t reach each other until that is mended', async (_, from) => {
     const peer = site.hosts[1]!.address;
-    const look = (): Promise<string> =>
+    const readPeer = (): Promise<string> =>
       run(nsenterArgv(site.hosts[0]!.pid()!, ['nfs-ls', `nfs://${peer}/var/lib/berth`]), { deadlineMs: 2000 });
-    await look();
+    await readPeer();
     const mend = await site.hosts[0]!.partition(from(peer));
-    await expect(look()).rejects.toThrow(/ended after|exit/);
+    await expect(readPeer()).rejects.toThrow(/ended after|exit/);
     await mend();
-    await until('the peer to be reached again', deadlineMs, () => look().then(() => true));
+    await until('the peer to be reached again', deadlineMs, () => readPeer().then(() => true));
   });
 });
 
@@ -170,12 +170,12 @@ describe('a supervisor', () => {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     processes.push(child);
-    let told = '';
+    let printed = '';
     child.stderr?.on('data', (chunk: Buffer) => {
-      told += chunk.toString();
+      printed += chunk.toString();
     });
-    await until('hosts to be ready', 60_000, () => told.includes('ready;') || child.exitCode !== null);
-    if (child.exitCode !== null) throw new Error(told);
+    await until('hosts to be ready', 60_000, () => printed.includes('ready;') || child.exitCode !== null);
+    if (child.exitCode !== null) throw new Error(printed);
     return child;
   }
   const home = async (): Promise<string> => {

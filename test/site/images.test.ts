@@ -101,7 +101,7 @@ describe('an image that a client makes', () => {
     await expectNothingLeft(here);
   });
 
-  fullTest('is asked for two hundred times at once on all hosts, and comes to each once', async () => {
+  fullTest('gets two hundred concurrent requests on all hosts, and is transferred to each once', async () => {
     const recipe = { name: 'popular', base: { file: await here.client.upload('disk', randomBytes(32 * 2 ** 20)) } };
     const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
     const image = await built('popular', digest);
@@ -134,7 +134,7 @@ describe('an image that a client makes', () => {
     expect(transfers.map((each) => each.length)).toEqual([1, 1, 1]);
   });
 
-  fullTest('fails with its log when a command does, and leaves nothing that anybody could use', async () => {
+  fullTest('fails with its log when a command does, and leaves nothing usable', async () => {
     const recipe = {
       name: 'broken',
       base: { image: 'debian-12' },
@@ -205,7 +205,7 @@ describe('an image that a client makes', () => {
     }
   });
 
-  fullTest('SIGKILL of its builder at a step: it is built after the restart, whole', async () => {
+  fullTest('SIGKILL of its builder at a step: it is built completely after the restart', async () => {
     const cases: { name: string; digest: string }[] = [];
     for (const step of ['boot', 'run', 'store']) {
       const recipe = {

@@ -69,7 +69,7 @@ test('SIGKILL of a process that takes part in a migration, at a random moment, l
   await finish(here, subject);
 });
 
-fullTest('hosts that lose each other at a random moment leave one copy, unharmed', async () => {
+fullTest('a partition of hosts at a random moment leaves one unharmed copy', async () => {
   const subject = await working(here);
   const { host } = await vmOf(here, subject.vm);
   const [from, to] = [host, here.site.hosts.find(({ id }) => id !== host)!.id].map(
@@ -125,7 +125,7 @@ test('a VM is copied to another host as files, and back, and on the way back onl
 });
 
 fullTest(
-  'a guest that writes faster than the network carries goes as files when its time is over, as was allowed, and says how long that takes',
+  'a guest with a dirty rate above the bandwidth is copied as files after its time limit, as permitted, with the predicted time',
   async () => {
     const subject = await working(here);
     const { vm } = subject;
@@ -163,7 +163,7 @@ fullTest(
   },
 );
 
-fullTest('further disks of a VM go with it: behind it while it runs, and as files', async () => {
+fullTest('further disks of a VM move with it: after it while it runs, and as files', async () => {
   const look = 'dd if=/dev/vdc iflag=direct bs=512 count=1 status=none | head -n 1 >/dev/ttyS0';
   const order = {
     name: 'laden',

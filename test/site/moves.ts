@@ -43,8 +43,8 @@ export async function readMove({ client }: TestSite, id: string): Promise<Migrat
 }
 
 /** Waits for the end, whatever the outcome. */
-export async function moveOver(test: TestSite, id: string, seconds = 240, lookMs = 50): Promise<MigrationAnswer> {
-  for (const untilMs = Date.now() + seconds * 1000; ; await delay(lookMs)) {
+export async function moveOver(test: TestSite, id: string, seconds = 240, pollMs = 50): Promise<MigrationAnswer> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(pollMs)) {
     const found = await readMove(test, id);
     if (found.state === 'succeeded' || found.state === 'rolledBack') return found;
     if (Date.now() > untilMs) throw new Error(`${id} is ${found.state} after ${seconds} s: ${JSON.stringify(found)}`);
