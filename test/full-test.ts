@@ -1,7 +1,7 @@
 import { test } from 'vitest';
 import { isFull } from './tier.ts';
 
-/** A test that a full run alone has; npm test has none in its place, which is no skipped one. */
+/** A test that only a full run has; npm test omits it, and does not count it as skipped. */
 export function fullTest(name: string, act: () => Promise<void>): void {
   if (isFull) test(name, act);
 }

@@ -1,5 +1,8 @@
 /** `full` in the environment of `npm run test:full`: every product of the fault matrices, every case on real VMs. */
 export const tierVariable = 'BERTH_TEST_TIER';
 
-/** Else it is `npm test`, or a file by itself: what holds each guarantee, of each product a selection by rule (docs/testing.md). */
+/**
+ * If not, it is `npm test`, or a single file: what holds each guarantee, of each product a selection by rule
+ * (docs/testing.md).
+ */
 export const isFull = process.env[tierVariable] === 'full';

@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => here.stop());
 
-/** So many tasks that count, all on one host. */
+/** The number of tasks that count, all on one host. */
 async function countingOn(host: string, count: number): Promise<TaskAnswer[]> {
   const specs = Array.from({ length: count }, () => counter(100_000, 160));
   const tasks = await gatherOn(here, host, specs);
@@ -18,7 +18,7 @@ async function countingOn(host: string, count: number): Promise<TaskAnswer[]> {
   return tasks;
 }
 
-/** What each host's own hypervisor has. */
+/** The domains of each host, by its own hypervisor. */
 async function domainsOf(host: string): Promise<string[]> {
   const names = await onHost(here, host, ['virsh', '-q', 'list', '--all', '--name']);
   return names.split('\n').filter((name) => name.trim() !== '');
@@ -51,7 +51,7 @@ test('eight VMs leave their host by its deadline, though the control worker is k
   await openAgain(here, host);
 });
 
-test('a drain that is called off in the middle brings back who has left', async () => {
+test('a drain that is cancelled in the middle moves back the VMs that have left', async () => {
   const host = here.site.hosts[1]!.id;
   const tasks = await countingOn(host, 2);
   const asked = await drainSoon(here, host, 5000, { strategy: 'sequential' });

@@ -8,11 +8,11 @@ beforeAll(async () => {
 });
 afterAll(() => here.stop());
 
-test('reservations of all hosts start on time over work that is suspended for them, whoever is killed meanwhile', async () => {
+test('reservations of all hosts start on time over work that is suspended for them, whatever process is killed meanwhile', async () => {
   const outcome = await reservationsOverLoad(here, [null, 'control', 'temporal']);
-  const told = JSON.stringify(outcome);
-  expect(Math.max(...outcome.lateS), told).toBeLessThan(2);
-  expect(outcome.satisfaction, told).toBeGreaterThanOrEqual(0.98);
-  expect(outcome.work, told).toMatchObject({ right: outcome.work.tasks, startedTwice: 0, undisturbed: 0 });
+  const details = JSON.stringify(outcome);
+  expect(Math.max(...outcome.lateS), details).toBeLessThan(2);
+  expect(outcome.satisfaction, details).toBeGreaterThanOrEqual(0.98);
+  expect(outcome.work, details).toMatchObject({ right: outcome.work.tasks, startedTwice: 0, undisturbed: 0 });
   await expectNothingLeft(here);
 }, 540_000);

@@ -10,10 +10,10 @@ beforeAll(async () => {
 });
 afterAll(() => here.stop());
 
-/** Each of ten seconds and more: with one after the other, some are always being made, at work, or on their way out. */
+/** Each takes ten seconds and more: one after the other, so that some are always starting, running, or ending. */
 const numbers = 50;
 
-/** One task after the other, until it is told to stop; returns those that were run. */
+/** Runs one task after the other, until it is stopped; returns the tasks that ran. */
 function stream(): { stop(): Promise<string[]> } {
   let stopping = false;
   const ran: string[] = [];
@@ -26,7 +26,7 @@ function stream(): { stop(): Promise<string[]> } {
     }
     return ran;
   })();
-  // Seen when it is stopped, which may be much later.
+  // Observed when it is stopped, which may be much later.
   running.catch(() => undefined);
   return {
     stop: () => {

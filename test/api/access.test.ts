@@ -44,7 +44,7 @@ test("every operators' route refuses a client", async () => {
   expect((await api.ledger.host.findUniqueOrThrow({ where: { id: 'host-a' } })).schedulable).toBe(true);
 });
 
-describe("somebody else's", () => {
+describe('what belongs to another owner', () => {
   test.each([
     ['GET', () => `/v1/files/${file.id}`],
     ['GET', () => `/v1/files/${file.id}/content`],
@@ -62,7 +62,7 @@ describe("somebody else's", () => {
     expect([foreign.status, absent.status]).toEqual([404, 404]);
   });
 
-  test('nothing happened to it, and it is in no list', async () => {
+  test('nothing happened to it, and no list contains it', async () => {
     expect((await api.call(api.alice, 'GET', `/v1/files/${file.id}`)).status).toBe(200);
     expect((await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${task.id}`)).body.cancelRequestedAt).toBeNull();
     for (const list of ['files', 'tasks', 'vms', 'events']) {
@@ -78,7 +78,7 @@ describe("somebody else's", () => {
 });
 
 describe('images', () => {
-  test("are the operator's for everybody, and an owner's for itself", async () => {
+  test("are the operator'of the operator are for all owners, and an owner's are for itself's for itself", async () => {
     await api.addImage('bobs', api.bob);
     const names = async (party: typeof api.alice) =>
       (await api.call<Page<{ name: string }>>(party, 'GET', '/v1/images')).body.items.map(({ name }) => name).toSorted();
@@ -87,7 +87,7 @@ describe('images', () => {
     expect((await api.call(api.alice, 'GET', '/v1/images/bobs')).status).toBe(404);
   });
 
-  test('a name stands for its newest digest that is ready', async () => {
+  test('a name refers to its newest digest that is ready', async () => {
     const newer = await api.addImage('debian-12');
     await api.ledger.image.update({ where: { id: await api.addImage('debian-12') }, data: { state: 'retired' } });
     const { body } = await api.call<{ id: string; hosts: string[] }>(api.alice, 'GET', '/v1/images/debian-12');
@@ -109,7 +109,7 @@ describe('hosts', () => {
     });
   });
 
-  test('what waits is looked at when a host takes VMs again, whether Temporal answers or not', async () => {
+  test('the queue is processed when a host accepts VMs again, whether Temporal answers or not', async () => {
     const change = (json: unknown) => api.call(api.operator, 'PATCH', '/v1/hosts/host-a', { json });
     const before = api.workflows.asked.looks;
     await change({ schedulable: false });
@@ -146,7 +146,7 @@ test('the key itself is nowhere in the ledger', async () => {
   expect(JSON.stringify(rows)).not.toContain(api.alice.key);
 });
 
-describe('what is not there', () => {
+describe('what does not exist', () => {
   test.each(['/', '/v1', '/v2/tasks', '/v1/tasks/', '/V1/tasks', '/v1/nothing', '/healthz', '/metrics', '/internal/nothing'])(
     '%s is a 404 as a problem',
     async (path) => {
@@ -169,7 +169,7 @@ describe('what is not there', () => {
     expect([status, body.code, headers.get('allow')]).toEqual([405, 'method-not-allowed', allow]);
   });
 
-  test('an id that is none is a 404, whatever it holds', async () => {
+  test('an invalid id is a 404, whatever it contains', async () => {
     for (const id of ['x', '%00', '..%2f..%2fetc', 'file_%F0%9F%92%A3', "'%3B--"]) {
       expect([400, 404]).toContain((await api.call(api.alice, 'GET', `/v1/files/${id}`)).status);
     }
@@ -178,21 +178,21 @@ describe('what is not there', () => {
 });
 
 describe('every answer', () => {
-  test('carries the id of its request, the caller’s where it is one', async () => {
+  test('has the id of its request, the caller’s where that is valid', async () => {
     const given = await api.call(api.alice, 'GET', '/v1/files/x', { headers: { 'X-Request-Id': 'my-request.1' } });
     expect([given.headers.get('x-request-id'), given.body.requestId]).toEqual(['my-request.1', 'my-request.1']);
     const own = await api.fetch(api.alice, 'GET', '/v1/files', { headers: { 'X-Request-Id': 'a b"c' } });
     expect(own.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
   });
 
-  test('says nothing of what it is made with', async () => {
+  test('reveals nothing of its implementation', async () => {
     const answer = await api.fetch(api.alice, 'GET', '/v1/files');
     expect(answer.headers.get('x-powered-by')).toBeNull();
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
   });
 });
 
-test('the log tells requests by their ids, and has no key and no signature in it', async () => {
+test('the log identifies requests by their ids, and contains no key and no signature', async () => {
   const headers = { 'X-Request-Id': 'logged-1' };
   const json = { image: 'debian-12', command: ['true'] };
   const { body } = await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json, headers });
@@ -205,7 +205,7 @@ test('the log tells requests by their ids, and has no key and no signature in it
   expect(text).not.toContain('signature=');
 });
 
-test('requests are limited by key, and a limited caller is told when to come back', async () => {
+test('requests are limited by key, and the refusal names the time of the next permitted one', async () => {
   const limited = await startApi({ BERTH_RATE_PER_MINUTE: '5' });
   try {
     const get = (party: typeof limited.alice) => limited.call(party, 'GET', '/v1/files');

@@ -103,7 +103,7 @@ describe('files', () => {
     expect([gone.code, gone.err]).toEqual([1, `berth: No such resource (not-found): There is no file ${id}\n`]);
   });
 
-  test('of many megabytes arrive whole, and the standard input is a file too', async () => {
+  test('of many megabytes arrive complete, and the standard input is a file too', async () => {
     const bytes = randomBytes(20_000_000);
     const put = await berth(['files', 'put', '-', '--name', 'noise', '--json'], { input: bytes });
     const file = JSON.parse(put.out) as FileBody;
@@ -113,7 +113,7 @@ describe('files', () => {
     expect((await readdir(folder)).filter((name) => name.endsWith('.part'))).toEqual([]);
   });
 
-  test('never choose where on this machine they go', async () => {
+  test('never choose their path on this machine', async () => {
     const { id } = await api.put(api.alice, '../../escaped', 'x');
     expect((await berth(['files', 'get', id])).out).toBe('escaped\n');
   });
@@ -129,7 +129,7 @@ describe('tasks', () => {
   const read = async (id: string) => (await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${id}`)).body;
   const submit = ['tasks', 'submit', '--image', 'debian-12'];
 
-  test('are submitted with everything that they can have', async () => {
+  test('are submitted with every option', async () => {
     const args = [
       '--name',
       'count',
@@ -174,13 +174,13 @@ describe('tasks', () => {
     expect(await content.text()).toBe('one two three\n');
   });
 
-  test('come from a file too, and options change it', async () => {
+  test('can be read from a file, and options override it', async () => {
     await writeFile(join(folder, 'task.json'), JSON.stringify({ image: 'debian-12', command: ['true'], nodes: 2 }));
     const { out } = await berth(['tasks', 'submit', '-f', 'task.json', '--nodes', '1']);
     expect(await read(out.trim())).toMatchObject({ nodes: 1, command: ['true'] });
   });
 
-  test('may reserve; the plan shows it, and a quote says what could be had', async () => {
+  test('may reserve; the plan shows it, and a quote returns what is possible', async () => {
     const reserve = ['--reserve-at', '+3600', '--duration-s', '60', '--priority', '2'];
     const { out } = await berth([...submit, ...reserve, '--', 'true']);
     const task = await read(out.trim());
@@ -195,12 +195,12 @@ describe('tasks', () => {
     await berth(['tasks', 'cancel', task.id]);
   });
 
-  test('what is wrong is named', async () => {
+  test('with an error report which field is wrong', async () => {
     const { code, err } = await berth([...submit, '--memory-mib', '1', '--', 'true']);
     expect([code, err]).toEqual([1, expect.stringContaining('\n  /resources/memoryMiB: found 1; ')]);
   });
 
-  test('are waited for; their exit code is the command’s', async () => {
+  test('are awaited; their exit code is the command’s', async () => {
     const { soFar, end } = start([...submit, '--wait', '--', 'false']);
     const id = await vi.waitFor(() => /task_\w+/.exec(soFar.err)?.[0] ?? Promise.reject(new Error('no id yet')), {
       timeout: 60_000,
@@ -228,7 +228,7 @@ describe('tasks', () => {
   });
 });
 
-test('what a task wrote is fetched, by its name, into a folder of each node', async () => {
+test('have outputs that are fetched, by their names, into a folder of each node', async () => {
   const id = (
     await berth(['tasks', 'submit', '--name', 'made', '--nodes', '2', '--image', 'debian-12', '--', 'true'])
   ).out.trim();
@@ -252,7 +252,7 @@ test('what a task wrote is fetched, by its name, into a folder of each node', as
   });
 });
 
-describe('a name where an id is taken', () => {
+describe('a name in place of an id', () => {
   const made = async (args: string[]) => JSON.parse((await berth([...args, '--json'])).out) as { id: string };
   const shownBy = async (args: string[], options?: Parameters<typeof berth>[1]) => {
     const { code, out, err } = await berth([...args, '--json'], options);
@@ -272,7 +272,7 @@ describe('a name where an id is taken', () => {
     expect(removal.removalRequestedAt).not.toBeNull();
   });
 
-  test('of several is refused with their ids, and nothing is done', async () => {
+  test('of several is refused with their ids, and nothing is changed', async () => {
     const create = ['tasks', 'submit', '--name', 'twin', '--image', 'debian-12'];
     const ids = [(await berth([...create, '--', 'true'])).out.trim(), (await berth([...create, '--', 'true'])).out.trim()];
     const { code, err } = await berth(['tasks', 'cancel', 'twin']);
@@ -283,7 +283,7 @@ describe('a name where an id is taken', () => {
     expect((await berth(['tasks', 'cancel', 'twin'])).out).toBe(`${ids[1]} will be cancelled\n`);
   });
 
-  test('of nothing, or of somebody else’s, is not found', async () => {
+  test('of nothing, or of another owner’s, is not found', async () => {
     await api.put(api.bob, 'of-bob', 'x');
     for (const [what, args] of [
       ['VM', ['vms', 'pause', 'of-bob']],
@@ -303,14 +303,14 @@ describe('a name where an id is taken', () => {
     await berth(['tasks', 'cancel', task.id]);
   });
 
-  test('that looks like an id but is none is a name', async () => {
+  test('that resembles an id but is none is a name', async () => {
     const { id } = await api.put(api.alice, 'file_list', 'listed');
     expect((await berth(['files', 'get', 'file_list', '-o', '-'])).out).toBe('listed');
     await berth(['files', 'rm', 'file_list']);
     expect((await api.call(api.alice, 'GET', `/v1/files/${id}`)).status).toBe(404);
   });
 
-  test('is a drain’s host and a migration’s VM: the one under way before one that is over', async () => {
+  test('is a drain’s host and a migration’s VM: the active one before one that has ended', async () => {
     await api.addHost('host-b');
     const operator = { key: api.operator.key };
     const drain = ['hosts', 'drain', 'host-b', '--by', '1h'];
@@ -334,7 +334,7 @@ describe('a name where an id is taken', () => {
     expect(api.workflows.asked.aborted).toContain(migration);
   });
 
-  test('is looked for among the newest only, and that is said', async () => {
+  test('is searched among the newest only, and the message says so', async () => {
     const old = (await api.put(api.alice, 'the-oldest', 'x')).id;
     const { ownerId } = api.alice;
     const { id: _, name: __, ...row } = await api.ledger.file.findUniqueOrThrow({ where: { id: old } });
@@ -377,7 +377,7 @@ test('events are printed to the last, from a cursor', async () => {
   expect(rest.out.trim().split('\n')).toHaveLength(all.length - 1);
 });
 
-describe('a command that is not right', () => {
+describe('an invalid command', () => {
   test.each([
     [['nothing'], {}],
     [['files', 'get'], {}],
@@ -396,7 +396,7 @@ describe('a command that is not right', () => {
     expect(err).not.toMatch(/\n {4}at /);
   });
 
-  test('a key that is not valid, and an API that is not there, end with 1', async () => {
+  test('a key that is not valid, and an API that does not answer, end with 1', async () => {
     expect(await berth(['files', 'ls'], { key: 'berth_x' })).toMatchObject({
       code: 1,
       err: expect.stringContaining('(unauthenticated)'),

@@ -8,7 +8,7 @@ interface Described {
   content?: Record<string, { schema?: unknown }>;
 }
 
-/** Holds answers against the OpenAPI document, and remembers which operations and statuses were seen. */
+/** Validates answers against the OpenAPI document, and records which operations and statuses occurred. */
 export class Contract {
   readonly document: Document;
   readonly seen = new Set<string>();

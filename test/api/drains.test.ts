@@ -64,7 +64,7 @@ test('a drain closes its host, has a plan, and is described at its Location', as
   expect(list.body.items).toEqual([asked.body]);
 });
 
-test('it is asked for once, and one drain of a host is under way at a time', async () => {
+test('a repeated request is one drain, and a host has one active drain at a time', async () => {
   const headers = { 'idempotency-key': `drain-${host}` };
   const json = { deadline: after(1800) };
   const answers = await Promise.all(Array.from({ length: 4 }, () => ask(json, headers)));
@@ -78,7 +78,7 @@ test('it is asked for once, and one drain of a host is under way at a time', asy
   expect([open.status, open.body.code]).toEqual([409, 'conflict']);
 });
 
-test('what cannot be done by then is refused at once, with the earliest time and what is in the way, and changes nothing', async () => {
+test('an impossible deadline is refused at once, with the earliest time and what blocks, and changes nothing', async () => {
   const hurried = await ask({ deadline: after(1) });
   expect([hurried.status, codeOf(hurried)]).toEqual([409, 'drain-impossible']);
   const { detail } = hurried.body as unknown as ProblemBody;
@@ -92,7 +92,7 @@ test('what cannot be done by then is refused at once, with the earliest time and
   expect((await ask({ deadline: new Date(Date.parse(earliest!) + 2000).toISOString() })).status).toBe(202);
 });
 
-test('it is paused, resumed, given another deadline and called off, each told to its workflow', async () => {
+test('it is paused, resumed, given another deadline and cancelled, with a notification of its workflow each time', async () => {
   const { id } = (await ask()).body;
   expect((await change(id, 'pause')).body.state).toBe('paused');
   expect((await change(id, 'pause')).status).toBe(202);
@@ -111,7 +111,7 @@ test('it is paused, resumed, given another deadline and called off, each told to
   expect((await ask()).body.workflowId).toBe(`drain-${host}-2`);
 });
 
-test('it is accepted while Temporal is away', async () => {
+test('it is accepted while Temporal is unreachable', async () => {
   api.workflows.asked.away = true;
   const asked = await ask();
   const paused = await change(asked.body.id, 'pause');
@@ -157,7 +157,7 @@ test('its ETA, slack and blockers are metrics', async () => {
   expect(text).toMatch(/^berth_drains\{state="waiting"\} [1-9]/m);
 });
 
-test('it tells operators’ readers of events, and no client', async () => {
+test('operators can read its events, and no client can', async () => {
   const { id } = (await ask()).body;
   const read = async (who: typeof api.alice) =>
     (await api.call<Page<{ subject: string; type: string }>>(who, 'GET', '/v1/events?limit=1000')).body.items;
@@ -165,7 +165,7 @@ test('it tells operators’ readers of events, and no client', async () => {
   expect((await read(api.alice)).filter(({ subject }) => subject === id)).toEqual([]);
 });
 
-test('what no other host can take lies suspended on the host, which the answer says, until that is opened', async () => {
+test('a VM that no other host can take is suspended on the host, and the answer shows it until the host is opened', async () => {
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removing' } });
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'removed' } });
   const json = { name: `alone-${hosts}`, image: 'debian-12' };
@@ -184,7 +184,7 @@ test('what no other host can take lies suspended on the host, which the answer s
       progress: { left: 1 },
       suspended: [],
     });
-    // What its saga and the VM's do.
+    // The steps of its saga and of the VM's.
     await api.ledger.drainSuspension.create({ data: { drainId: body.id, vmId: id, wasSuspended: false, askedAt: new Date() } });
     for (const state of ['suspending', 'suspended'] as const) await api.ledger.vm.update({ where: { id }, data: { state } });
     const now = new Date();

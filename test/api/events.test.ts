@@ -52,7 +52,7 @@ test('a client reads its own, an operator all, each in order', async () => {
   expect(sequence).toEqual(sequence.toSorted((a, b) => a - b));
 });
 
-test('a reader that goes on from `next` sees each event once, also the one that comes after it had seen all', async () => {
+test('a reader that continues from `next` sees each event once, also one written after it had seen all', async () => {
   const seen: string[] = [];
   let after = '0';
   for (;;) {
@@ -76,7 +76,7 @@ test('the cursor never passes an event whose transaction is still open', async (
   await Promise.all([slow.connect(), fast.connect()]);
   await slow.query('BEGIN');
   await slow.query(...insert('slow', reader));
-  // It is not held up by the other, and gets the number before.
+  // It does not wait for the other, and gets the number before.
   await fast.query(...insert('fast', reader));
   const { next, items } = await read(reader);
   expect(items.map(({ id }) => id)).toEqual(['fast']);

@@ -40,7 +40,7 @@ beforeAll(async () => {
 });
 afterAll(() => api.end());
 
-/** A call of each route that succeeds, and what it answers. */
+/** A successful call of each route, and its answer. */
 const calls: Record<string, () => Promise<Response>> = {
   'POST /v1/files': () => api.fetch(api.operator, 'POST', '/v1/files?name=x', { body: 'x' }),
   'GET /v1/files': () => api.fetch(api.operator, 'GET', '/v1/files'),
@@ -113,7 +113,7 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
-test('the document describes every route, and every route answers as the document says', async () => {
+test('the document describes every route, and every route answers as described', async () => {
   expect(api.contract.operations().toSorted()).toEqual(Object.keys(calls).toSorted());
   const inOrder = Object.entries(calls).toSorted(([a], [b]) => Number(a.startsWith('DELETE')) - Number(b.startsWith('DELETE')));
   for (const [name, call] of inOrder) expect([name, (await call()).ok]).toEqual([name, true]);
@@ -145,7 +145,7 @@ test('every route refuses a parameter that it does not know', async () => {
   }
 });
 
-test('the document is served to everybody, and is a valid one', async () => {
+test('the document is served without a key, and is valid', async () => {
   const answer = await fetch(new URL('/openapi.json', api.base));
   expect(await answer.json()).toEqual(JSON.parse(JSON.stringify(api.contract.document)));
   const text = JSON.stringify(api.contract.document);

@@ -13,7 +13,7 @@ afterAll(() => api.end());
 
 const sha256 = (bytes: string | Uint8Array) => createHash('sha256').update(bytes).digest('hex');
 
-/** A body that comes in chunks, so that its length is not announced. */
+/** A body that is sent in chunks, so that its length is not announced. */
 function chunked(chunks: Uint8Array[]): RequestInit {
   return { body: ReadableStream.from(chunks) as ReadableStream<Uint8Array>, duplex: 'half' } as RequestInit;
 }
@@ -24,7 +24,7 @@ async function onDisk(): Promise<string[]> {
 }
 
 describe('storing', () => {
-  test('bytes come back as they were sent, described by their digest', async () => {
+  test('bytes are returned as they were sent, described by their digest', async () => {
     const bytes = randomBytes(3_000_000);
     const answer = await api.call<FileBody>(api.alice, 'POST', '/v1/files?name=noise.bin', { body: bytes });
     expect(answer.status).toBe(201);
@@ -45,7 +45,7 @@ describe('storing', () => {
     expect([content.status, await content.text()]).toEqual([200, '']);
   });
 
-  test('bytes without an announced length are stored, and claim no more than they are', async () => {
+  test('bytes without an announced length are stored, and reserve no more than their size', async () => {
     const chunks = Array.from({ length: 40 }, () => randomBytes(500_000));
     const before = await api.ledger.owner.findUniqueOrThrow({ where: { id: api.alice.ownerId } });
     const answer = await api.call<FileBody>(api.alice, 'POST', '/v1/files?name=stream', chunked(chunks));
@@ -103,7 +103,7 @@ describe('storing', () => {
     expect(await onDisk()).toEqual(before);
   });
 
-  test('a file beyond the largest is refused, announced or not, and leaves nothing', async () => {
+  test('a file above the maximum size is refused, announced or not, and leaves nothing', async () => {
     const before = await onDisk();
     const huge = Buffer.alloc(65 * 2 ** 20);
     const announced = await api.call(api.alice, 'POST', '/v1/files?name=huge', { body: huge });
@@ -119,7 +119,7 @@ describe('storing', () => {
     expect(await api.ledger.file.count({ where: { state: 'uploading' } })).toBe(0);
   });
 
-  test('a refusal comes before the body is asked for', async () => {
+  test('a refusal is sent before the body is requested', async () => {
     const answer = await new Promise<{ status: number; continued: boolean }>((resolve, reject) => {
       let continued = false;
       const headers = { expect: '100-continue', 'content-length': 2 ** 40, authorization: `Bearer ${api.alice.key}` };
@@ -137,7 +137,7 @@ describe('storing', () => {
     expect(answer).toEqual({ status: 413, continued: false });
   });
 
-  test('an upload that its sender abandons leaves neither bytes nor a row nor a claim', async () => {
+  test('an upload that its sender abandons leaves neither bytes nor a row nor a reservation', async () => {
     const before = await onDisk();
     const used = await api.ledger.owner.findUniqueOrThrow({ where: { id: api.alice.ownerId } });
     const headers = { 'content-length': 30_000_000, authorization: `Bearer ${api.alice.key}` };
@@ -157,7 +157,7 @@ describe('storing', () => {
     expect(after.usedBytes).toBe(used.usedBytes);
   });
 
-  test('a file is invisible until it is whole', async () => {
+  test('a file is invisible until it is complete', async () => {
     const headers = { 'content-length': 1_000, authorization: `Bearer ${api.alice.key}` };
     const upload = request(new URL('/v1/files?name=slow', api.base), { method: 'POST', headers });
     const ended = new Promise<number | undefined>((resolve) =>
@@ -199,14 +199,14 @@ describe('downloading', () => {
     expect([answer.status, await answer.text(), answer.headers.get('content-range')]).toEqual([status, body, contentRange]);
   });
 
-  test('a range outside of the file is a 416 that says how long the file is', async () => {
+  test('a range outside of the file is a 416 with the length of the file', async () => {
     const answer = await get({ Range: 'bytes=43-' });
     expect([answer.status, answer.headers.get('content-range')]).toEqual([416, 'bytes */43']);
     expect(await answer.json()).toMatchObject({ code: 'range-not-satisfiable' });
     expect(answer.headers.get('etag')).toBeNull();
   });
 
-  test('If-Range sends the range only of the very same bytes', async () => {
+  test('If-Range returns the range only of identical bytes', async () => {
     const same = await get({ Range: 'bytes=0-2', 'If-Range': `"${file.sha256}"` });
     expect([same.status, await same.text()]).toEqual([206, 'The']);
     const other = await get({ Range: 'bytes=0-2', 'If-Range': '"other"' });
@@ -225,14 +225,14 @@ describe('downloading', () => {
     expect([head.status, head.headers.get('content-length'), await head.text()]).toEqual([200, '43', '']);
   });
 
-  test('what a file is called decides nothing in a browser', async () => {
+  test('a file’s name has no effect in a browser', async () => {
     const answer = await get({});
     expect(answer.headers.get('content-type')).toBe('application/octet-stream');
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
     expect(answer.headers.get('content-disposition')).toMatch(/^attachment; /);
   });
 
-  test('a deletion does not break a download that is under way', async () => {
+  test('a deletion does not interrupt a download in progress', async () => {
     const bytes = randomBytes(32 * 2 ** 20);
     const large = await api.put(api.alice, 'large', bytes);
     const path = new URL(`/v1/files/${large.id}/content`, api.base);
@@ -249,7 +249,7 @@ describe('downloading', () => {
 });
 
 describe('listing', () => {
-  test('pages go through everything once, newest first, also while files are added', async () => {
+  test('pages contain everything once, newest first, also while files are added', async () => {
     const lister = await api.addOwner('lister', 'client');
     const names = Array.from({ length: 7 }, (_, i) => `f${i}`);
     for (const name of names) await api.put(lister, name, name);

@@ -29,7 +29,7 @@ describe('tasks', () => {
     expect(await api.ledger.event.count({ where: { subject: answers[0]!.body.id } })).toBe(1);
   });
 
-  test('the answer stays the same byte for byte when the task has moved on', async () => {
+  test('the answer remains the same byte for byte when the task has advanced', async () => {
     const json = { ...task, env: { ZZ: '1', A: '2' }, name: 'b' };
     const first = await submit(api.alice, 'later', json);
     await api.advance(first.body.id, 'failed');
@@ -49,7 +49,7 @@ describe('tasks', () => {
     expect([route.status, route.body.code]).toEqual([409, 'idempotency-mismatch']);
   });
 
-  test("owners' keys do not meet", async () => {
+  test("owners' keys are independent", async () => {
     const [one, two] = [await submit(api.alice, 'shared'), await submit(api.bob, 'shared')];
     expect(one.body.id).not.toBe(two.body.id);
   });
@@ -60,12 +60,12 @@ describe('tasks', () => {
     expect((await submit(api.alice, 'retry')).status).toBe(202);
   });
 
-  test.each(['', 'a b', 'x'.repeat(256), 'é'])('%j is no key', async (key) => {
+  test.each(['', 'a b', 'x'.repeat(256), 'é'])('%j is not a valid key', async (key) => {
     const { status, body } = await api.call(api.alice, 'POST', '/v1/tasks', { json: task, headers: { 'Idempotency-Key': key } });
     expect([status, body.errors[0]?.pointer]).toEqual([400, 'header.Idempotency-Key']);
   });
 
-  test('a process that dies in the middle does not keep the key', async () => {
+  test('a process that dies in the middle does not lock the key', async () => {
     // The state of a process killed between its first statement and its commit: an open transaction, then none.
     const dying = new pg.Client({ connectionString: api.databaseUrl });
     await dying.connect();
@@ -115,14 +115,14 @@ describe('files', () => {
     }
   });
 
-  test('a repetition needs no quota: its first answer may just have been lost', async () => {
+  test('a repetition needs no quota: its first answer may have been lost', async () => {
     const tight = await api.addOwner('tight', 'client', { maxBytes: 1_000n });
     const first = await store(tight, 'full', Buffer.alloc(900));
     expect(first.status).toBe(201);
     expect((await store(tight, 'full', Buffer.alloc(900))).text).toBe(first.text);
   });
 
-  test('an abandoned upload does not keep its key', async () => {
+  test('an abandoned upload does not lock its key', async () => {
     const headers = { 'content-length': 10, authorization: `Bearer ${api.alice.key}`, 'idempotency-key': 'gone' };
     const upload = request(new URL('/v1/files?name=f', api.base), { method: 'POST', headers });
     upload.on('error', () => undefined);

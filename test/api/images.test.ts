@@ -10,7 +10,7 @@ type ImageBody = z.output<typeof Image>;
 let api: RunningApi;
 let number = 0;
 let name: string;
-/** Two owners of their own for each test: one may have a few builds at a time. */
+/** Two new owners for each test: one may have only a few builds at a time. */
 let alice: Party;
 let bob: Party;
 beforeAll(async () => {
@@ -42,7 +42,7 @@ const refusal = async (party: Party, json: object) => {
   return [status, body.code, body.errors.map(({ pointer }) => pointer)];
 };
 
-/** Where its workflow would have brought it. */
+/** The state that its workflow would have set. */
 async function end(id: string, state: ImageState): Promise<void> {
   const { buildVmId } = await api.ledger.image.findUniqueOrThrow({ where: { id } });
   const done = state === 'ready' ? { parts, sizeBytes: 3n } : { error: { code: 'build-failed', message: 'no' } };
@@ -67,7 +67,7 @@ describe('a recipe', () => {
     expect(vm).toMatchObject({ state: 'pending', ownerId: alice.ownerId });
   });
 
-  test('that says the same has the same digest, and is not built twice', async () => {
+  test('that is equal to another has the same digest, and is not built twice', async () => {
     const first = await post(alice, recipeOf({ packages: ['b-two', 'a-one'], env: { X: '1', Y: '2' } }));
     const while_ = await post(alice, recipeOf({ packages: ['a-one', 'b-two', 'a-one'], env: { Y: '2', X: '1' } }));
     expect([while_.status, while_.body.id]).toEqual([202, first.body.id]);
@@ -79,7 +79,7 @@ describe('a recipe', () => {
     expect(await api.ledger.image.count({ where: { name } })).toBe(2);
   });
 
-  test('that failed is built anew, in another VM', async () => {
+  test('that failed is built again, in another VM', async () => {
     const { body } = await post(alice, recipeOf());
     await end(body.id, 'failed');
     const again = await post(alice, recipeOf());
@@ -87,14 +87,14 @@ describe('a recipe', () => {
     expect(again.body.buildVm).not.toBe(body.buildVm);
   });
 
-  test('of many requests at once is built once', async () => {
+  test('of many concurrent requests is built once', async () => {
     const answers = await Promise.all(Array.from({ length: 12 }, () => post(bob, recipeOf())));
     expect(new Set(answers.map(({ body }) => body.id)).size).toBe(1);
     expect(await api.ledger.vm.count({ where: { ownerId: bob.ownerId, state: 'pending' } })).toBe(1);
     await end(answers[0]!.body.id, 'ready');
   });
 
-  test('is refused where it makes no sense, with the field that is wrong', async () => {
+  test('is refused where it is invalid, with the field that is wrong', async () => {
     const carol = await api.addOwner(`carol-${number}`, 'client');
     const { id } = await api.put(carol, 'disk', 'bytes');
     expect(await refusal(carol, recipeOf({ base: { image: 'nothing-1' } }))).toEqual([422, 'image-unknown', ['/base']]);
@@ -122,7 +122,7 @@ describe('a recipe', () => {
     expect((await refusal(carol, recipeOf({ base: { file: theirs.id } })))[1]).toBe('file-unknown');
   });
 
-  test('waits while its owner has as many builds as it may', async () => {
+  test('waits while its owner has as many builds as permitted', async () => {
     const dora = await api.addOwner(`dora-${number}`, 'client');
     for (let i = 0; i < 4; i += 1) expect((await post(dora, recipeOf({ commands: [`${i}`] }))).status).toBe(202);
     expect(await refusal(dora, recipeOf({ commands: ['5'] }))).toEqual([403, 'quota-exceeded', []]);
@@ -130,7 +130,7 @@ describe('a recipe', () => {
 });
 
 describe('a name', () => {
-  test('stands for what it was given to last, as soon as that is ready', async () => {
+  test('refers to the last recipe with that name, as soon as that is ready', async () => {
     const one = await make(alice, { commands: ['one'] });
     const two = (await post(alice, recipeOf({ commands: ['two'] }))).body;
     const now = async () => (await api.call<ImageBody>(alice, 'GET', `/v1/images/${name}`)).body.id;
@@ -147,7 +147,7 @@ describe('a name', () => {
     expect((await api.ledger.vm.findUniqueOrThrow({ where: { id: vm.id } })).imageId).toBe(one.id);
   });
 
-  test("is its owner's: to others there is no such image, until an operator publishes it", async () => {
+  test("is its owner's: other owners have no such image, until an operator publishes it", async () => {
     const image = await make(alice);
     const path = `/v1/images/${name}`;
     const codes = async () => [
@@ -167,7 +167,7 @@ describe('a name', () => {
     expect((await codes())[0]).toBe(404);
   });
 
-  test("of an owner's own goes before a published one, and is published of one owner alone", async () => {
+  test("of an owner's own precedes a published one, and is published of one owner alone", async () => {
     const theirs = await make(alice);
     await api.call(api.operator, 'PUT', `/v1/images/${name}/publication`, { json: { published: true } });
     const own = await make(bob);
@@ -200,7 +200,7 @@ describe('deleting an image', () => {
     expect([again.status, again.body.id === image.id]).toEqual([202, false]);
   });
 
-  test('cancels a build that is under way', async () => {
+  test('cancels a build in progress', async () => {
     const { body } = await post(alice, recipeOf());
     const answer = await api.call<ImageBody>(alice, 'DELETE', `/v1/images/${name}`);
     expect([answer.status, answer.body.state]).toEqual([202, 'building']);
@@ -211,11 +211,11 @@ describe('deleting an image', () => {
   });
 });
 
-describe('what a build stores', () => {
+describe('the files that a build stores', () => {
   const store = (url: string, bytes: string) =>
     fetch(url, { method: 'POST', body: bytes, headers: { 'content-type': 'application/octet-stream' } });
 
-  test('keeps its file when it is stored again, and is refused once the build is over or another one began', async () => {
+  test('remain one file when they are stored again, and are refused once the build has ended or another one began', async () => {
     const { body } = await post(alice, recipeOf());
     const url = `${api.signed('POST', `/internal/images/${body.id}/builds/${body.buildVm}/parts`)}&path=disk`;
     const first = (await (await store(url, 'a disk')).json()) as { file: string; sha256: string };
@@ -228,7 +228,7 @@ describe('what a build stores', () => {
     expect((await store(url, 'late')).status).toBe(409);
   });
 
-  test('and its log can be read while it is built', async () => {
+  test('include a log that can be read during the build', async () => {
     const { body } = await post(alice, recipeOf());
     const url = api.signed('PUT', `/internal/images/${body.id}/builds/${body.buildVm}/log`);
     const headers = { 'content-type': 'application/octet-stream', 'content-range': 'bytes 0-4/*' };

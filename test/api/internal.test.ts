@@ -26,7 +26,7 @@ describe('a signed URL', () => {
     path = `/internal/files/${file.id}`;
   });
 
-  test('opens one file, whole or in ranges, with no key', async () => {
+  test('opens one file, complete or in ranges, without a key', async () => {
     const url = api.signed('GET', path);
     expect(await (await fetch(url)).text()).toBe('some words');
     const range = await fetch(url, { headers: { Range: 'bytes=5-' } });
@@ -52,7 +52,7 @@ describe('a signed URL', () => {
     expect(answer.status).toBe(403);
   });
 
-  test('a file that is not there is a 404', async () => {
+  test('a file that does not exist is a 404', async () => {
     expect((await fetch(api.signed('GET', '/internal/files/file_x'))).status).toBe(404);
   });
 });
@@ -75,7 +75,7 @@ describe('outputs', () => {
     expect((await api.call(api.bob, 'GET', `/v1/files/${output.file}`)).status).toBe(404);
   });
 
-  test('keep their id when they are stored again, with the same bytes or others; the last bytes stay', async () => {
+  test('retain their id when they are stored again, with the same bytes or others; the last bytes remain', async () => {
     const one = await stored(store(0, 'out/a', 'one'));
     expect(await stored(store(0, 'out/a', 'one'))).toEqual(one);
     const two = await stored(store(0, 'out/a', 'two!'));
@@ -86,7 +86,7 @@ describe('outputs', () => {
     expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
   });
 
-  test('of several nodes and paths do not meet', async () => {
+  test('of several nodes and paths are distinct', async () => {
     const all = await Promise.all([stored(store(0, 'o', 'a')), stored(store(1, 'o', 'b')), stored(store(0, 'o/x', 'c'))]);
     expect(new Set(all.map(({ file }) => file)).size).toBe(3);
   });
@@ -101,7 +101,7 @@ describe('outputs', () => {
     expect((await store(0, path, 'x')).status).toBe(400);
   });
 
-  test('bytes other than announced are refused', async () => {
+  test('bytes that differ from their declaration are refused', async () => {
     const answer = await store(0, 'o', 'x', `&sha256=${sha256('y')}`);
     expect([answer.status, await codeOf(answer)]).toEqual([422, 'digest-mismatch']);
   });
@@ -112,7 +112,7 @@ describe('outputs', () => {
     expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(0);
   });
 
-  test('of a task that is over, or is none, are refused and leave nothing', async () => {
+  test('of a task that has ended, or does not exist, are refused and leave nothing', async () => {
     await api.advance(task.id, 'cancelled');
     const late = await store(0, 'late', 'x');
     expect([late.status, await codeOf(late)]).toEqual([409, 'conflict']);
@@ -140,7 +140,7 @@ describe('a log', () => {
     });
   const read = async () => (await api.fetch(api.alice, 'GET', `/v1/tasks/${task.id}/log`)).text();
 
-  test('grows by ranges; what is there already is left as it is', async () => {
+  test('grows by ranges; existing bytes are not changed', async () => {
     expect(await (await append(0, 'abc')).json()).toEqual({ sizeBytes: 3 });
     expect(await (await append(3, 'def')).json()).toEqual({ sizeBytes: 6 });
     expect(await (await append(0, 'XXX')).json()).toEqual({ sizeBytes: 6 });
@@ -154,7 +154,7 @@ describe('a log', () => {
     expect(await read()).toBe(text);
   });
 
-  test('says where it ends when a range would leave a gap', async () => {
+  test('returns its length when a range would leave a gap', async () => {
     await append(0, 'abc');
     const gap = await append(5, 'def');
     expect([gap.status, await gap.json()]).toMatchObject([409, { code: 'conflict', sizeBytes: 3 }]);
@@ -174,7 +174,7 @@ describe('a log', () => {
     expect([answer.status, await codeOf(answer)]).toEqual([413, 'too-large']);
   });
 
-  test('of no task is a 404', async () => {
+  test('of an unknown task is a 404', async () => {
     const url = api.signed('PUT', '/internal/tasks/task_x/log/0');
     expect((await fetch(url, { method: 'PUT', body: 'x', headers: { 'Content-Range': 'bytes 0-0/*' } })).status).toBe(404);
   });

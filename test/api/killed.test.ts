@@ -42,7 +42,7 @@ afterAll(async () => {
   await rm(root, { recursive: true });
 });
 
-/** The API as a process of its own, as in production; Temporal is away. */
+/** The API as a process of its own, as in production; Temporal is unreachable. */
 async function start(): Promise<void> {
   const env = {
     PATH: process.env.PATH,
@@ -74,7 +74,7 @@ async function kill(): Promise<void> {
 const headers = { authorization: `Bearer ${key}` };
 const filesOnDisk = async () => (await readdir(root, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile());
 
-test('killed in the middle of an upload: nothing is ever seen of it, and what it left goes', {
+test('killed in the middle of an upload: nothing of it is ever visible, and its remains are removed', {
   timeout: patienceMs,
 }, async () => {
   const upload = request(new URL('/v1/files?name=half', base), {
@@ -102,7 +102,7 @@ test('killed in the middle of an upload: nothing is ever seen of it, and what it
   );
 });
 
-test('killed among equal POSTs, again and again: one task for each key, and its answer can be had', {
+test('killed among equal POSTs, repeatedly: one task for each key, and its answer is available', {
   timeout: patienceMs,
 }, async () => {
   for (let round = 0; round < 2; round += 1) {

@@ -39,7 +39,7 @@ describe('POST /v1/tasks', () => {
     expect(again.body.promise).toEqual(promised.promise);
   });
 
-  test('refuses what cannot be had, says why, and names intervals that can be had; nothing of it exists', async () => {
+  test('refuses what is impossible, with the reason, and names possible intervals; nothing of it is stored', async () => {
     const before = await api.ledger.lease.count();
     const answer = await reserve(order({ kind: 'reservation', startAt: at(startMs + 60_000), durationS: 600 }));
     expect(answer.status).toBe(409);
@@ -55,7 +55,7 @@ describe('POST /v1/tasks', () => {
     await api.call(api.alice, 'DELETE', `/v1/tasks/${taken.body.id}`);
   });
 
-  test('is one reservation however often it is asked for with one key', async () => {
+  test('is one reservation for any number of requests with one key', async () => {
     const headers = { 'idempotency-key': 'once' };
     const json = order({ kind: 'reservation', startAt: at(startMs + 7200_000), durationS: 60 }, 1);
     const answers = await Promise.all([1, 2, 3, 4].map(() => reserve(json, headers)));
@@ -63,7 +63,7 @@ describe('POST /v1/tasks', () => {
     expect(new Set(answers.map(({ text }) => text)).size).toBe(1);
   });
 
-  test('starts an immediate lease as soon as its VMs can be there', async () => {
+  test('starts an immediate lease as soon as its VMs can be ready', async () => {
     const { status, body } = await reserve(order({ kind: 'immediate', durationS: 60 }, 1));
     expect(status).toBe(202);
     const inMs = Date.parse(body.promise!.startAt) - Date.now();
@@ -108,15 +108,15 @@ describe('POST /v1/vms', () => {
   });
 });
 
-test('a promise is told in an event, whose subject is the lease', async () => {
+test('a promise is reported in an event, whose subject is the lease', async () => {
   const path = '/v1/events?type=berth.lease.accepted&limit=1000';
   const { body } = await api.call<{ items: { subject: string; data: { task: string; promise: object } }[] }>(
     api.alice,
     'GET',
     path,
   );
-  const told = body.items.find(({ data }) => data.task === promised.id);
-  expect(told).toMatchObject({ data: { lease: told!.subject, kind: 'reservation', promise: promised.promise } });
+  const promiseEvent = body.items.find(({ data }) => data.task === promised.id);
+  expect(promiseEvent).toMatchObject({ data: { lease: promiseEvent!.subject, kind: 'reservation', promise: promised.promise } });
 });
 
 describe('POST /v1/quotes', () => {
@@ -125,7 +125,7 @@ describe('POST /v1/quotes', () => {
       json: { image: 'debian-12', resources: size, nodes, lease },
     });
 
-  test('says what would be promised, and books nothing', async () => {
+  test('returns what would be promised, and books nothing', async () => {
     const before = await api.ledger.lease.count();
     const startAt = at(startMs + 20_000_000);
     const { status, body } = await quote({ kind: 'reservation', startAt, durationS: 60 });
@@ -134,13 +134,13 @@ describe('POST /v1/quotes', () => {
     expect(await api.ledger.lease.count()).toBe(before);
   });
 
-  test('says when best effort is expected to start and end', async () => {
+  test('returns the expected start and end of best effort', async () => {
     const { body } = await quote({ kind: 'bestEffort', durationS: 60 }, 1);
     expect(body).toMatchObject({ accepted: true, firm: false });
     expect(Date.parse(body.endAt!)).toBeGreaterThan(Date.parse(body.startAt!));
   });
 
-  test('says why not, and what instead', async () => {
+  test('returns the reason of a refusal, and the alternatives', async () => {
     const { body } = await quote({ kind: 'reservation', startAt: at(startMs), durationS: 60 });
     expect(body).toMatchObject({ accepted: false, startAt: null, refused: { reason: 'no-capacity' } });
     expect(body.refused!.alternatives.length).toBeGreaterThan(0);

@@ -3,7 +3,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RunningApi, startApi } from './running-api.ts';
 
-/** A way to PostgreSQL that can be cut: what an outage looks like from the API. */
+/** A route to PostgreSQL that can be cut, as an outage appears to the API. */
 class Way {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -65,7 +65,7 @@ afterAll(async () => {
   way.close();
 });
 
-test('without its ledger the API says so, keeps nothing, and comes back by itself', async () => {
+test('without its ledger the API reports that, stores nothing, and recovers by itself', async () => {
   expect((await api.call(api.alice, 'GET', '/v1/files')).status).toBe(200);
   way.cut();
   const read = await api.call(api.alice, 'GET', '/v1/files');

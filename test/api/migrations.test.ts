@@ -22,7 +22,7 @@ afterAll(() => api.end());
 const ask = (who: Party, json: object = {}, headers: Record<string, string> = {}) =>
   api.call<MigrationBody>(who, 'POST', `/v1/vms/${vm}/migrations`, { json, headers });
 
-test('a migration that is asked for has its row and its workflow, and is described at its Location', async () => {
+test('a requested migration has its row and its workflow, and is described at its Location', async () => {
   const asked = await ask(api.alice, { to: 'host-b', reason: 'a change of air', convergeWithinS: 30 });
   expect(asked.status).toBe(202);
   expect(asked.headers.get('location')).toBe(`/v1/migrations/${asked.body.id}`);
@@ -45,7 +45,7 @@ test('a migration that is asked for has its row and its workflow, and is describ
   expect(list.body.items.map(({ id }) => id)).toEqual([asked.body.id]);
 });
 
-test('is asked for once, however often the request is sent, and by its Idempotency-Key', async () => {
+test('is created once for any number of requests, and by its Idempotency-Key', async () => {
   const headers = { 'idempotency-key': `move-${vm}` };
   const answers = await Promise.all(Array.from({ length: 4 }, () => ask(api.alice, {}, headers)));
   expect(new Set(answers.map(({ status, body }) => `${status} ${body.id}`)).size).toBe(1);
@@ -65,7 +65,7 @@ test.each([
   expect([answer.status, (answer.body as unknown as { code: string }).code]).toEqual([status, code]);
 });
 
-test('a VM that is suspended moves as files, and in no other way', async () => {
+test('a VM that is suspended is moved as files, and in no other way', async () => {
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspending' } });
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspended' } });
   expect((await ask(api.alice)).status).toBe(409);
@@ -73,7 +73,7 @@ test('a VM that is suspended moves as files, and in no other way', async () => {
   expect([asked.status, asked.body.mode, asked.body.moveDisk]).toEqual([202, 'cold', true]);
 });
 
-test('disks that are at home where their VM runs are not moved; those of one that runs elsewhere go there', async () => {
+test('disks on the host where their VM runs are not moved; those of a VM that runs on another host move there', async () => {
   expect((await ask(api.alice, { mode: 'disks' })).status).toBe(409);
   await api.ledger.vm.update({ where: { id: vm }, data: { homeId: 'host-b' } });
   expect((await ask(api.alice, { mode: 'disks', to: 'host-b' })).status).toBe(409);
@@ -86,7 +86,7 @@ test('a VM that does not run is not moved', async () => {
   expect((await ask(api.alice)).status).toBe(409);
 });
 
-test('somebody else sees neither the VM nor its migration; an operator sees both', async () => {
+test('another owner sees neither the VM nor its migration; an operator sees both', async () => {
   expect((await ask(api.bob)).status).toBe(404);
   const { id } = (await ask(api.operator)).body;
   for (const method of ['GET', 'DELETE']) expect((await api.call(api.bob, method, `/v1/migrations/${id}`)).status).toBe(404);
@@ -94,7 +94,7 @@ test('somebody else sees neither the VM nor its migration; an operator sees both
   expect((await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${id}`)).status).toBe(200);
 });
 
-test('an abort is written down and told to the workflow; where Temporal is away, the caller hears of it', async () => {
+test('an abort is recorded and its workflow notified; where Temporal is unreachable, the caller gets an error', async () => {
   const { id } = (await ask(api.alice)).body;
   api.workflows.asked.away = true;
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(503);
@@ -107,7 +107,7 @@ test('an abort is written down and told to the workflow; where Temporal is away,
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(200);
 });
 
-test('a live one falls back to cold when the request says so, and not otherwise', async () => {
+test('a live one falls back to cold when the request permits it, and not otherwise', async () => {
   const chosen = await ask(api.alice, { to: 'host-b', ifNotConverging: 'cold' });
   expect([chosen.status, chosen.body.ifNotConverging]).toEqual([202, 'cold']);
   await api.ledger.migration.update({ where: { id: chosen.body.id }, data: { state: 'rolledBack' } });
@@ -116,7 +116,7 @@ test('a live one falls back to cold when the request says so, and not otherwise'
   await api.ledger.migration.update({ where: { id: usual.body.id }, data: { state: 'rolledBack' } });
 });
 
-test('how long migrations took, how long guests stood still and what went over the network are metrics, by mode and outcome', async () => {
+test('the durations of migrations, the downtimes of guests and the transferred bytes are metrics, by mode and outcome', async () => {
   const { id } = (await ask(api.alice, { to: 'host-b', ifNotConverging: 'cold' })).body;
   const [startedAt, finishedAt] = [new Date(Date.UTC(2026, 0, 1)), new Date(Date.UTC(2026, 0, 1, 0, 0, 3))];
   const end = {

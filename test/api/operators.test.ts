@@ -11,14 +11,14 @@ afterAll(() => api.end());
 
 const operators = (path: string) => fetch(new URL(path, api.operatorsBase));
 
-/** The value of a series as Prometheus would read it; null when it is not there. */
+/** The value of a series as Prometheus would read it; null when it does not exist. */
 async function metric(series: string): Promise<number | null> {
   const lines = (await (await operators('/metrics')).text()).split('\n');
   const line = lines.find((one) => one.startsWith(`${series} `));
   return line === undefined ? null : Number(line.split(' ').at(-1));
 }
 
-test('health names each part', async () => {
+test('health reports each part', async () => {
   const well = await operators('/healthz');
   expect([well.status, await well.json()]).toEqual([
     200,

@@ -46,7 +46,7 @@ describe('a quota', () => {
     expect(await used(party)).toBe(BigInt(limit));
   });
 
-  test('is not passed by many uploads at once', async () => {
+  test('is not exceeded by many concurrent uploads', async () => {
     const party = await api.addOwner('crowd', 'client', { maxBytes: 1_000_000n });
     const answers = await Promise.all(Array.from({ length: 20 }, () => store(party, 300_000)));
     expect(answers.filter(({ status }) => status === 201)).toHaveLength(3);
@@ -68,7 +68,7 @@ describe('a quota', () => {
     expect(await used(party)).toBe(0n);
   });
 
-  test('refuses an upload that says how long it is before its bytes are sent', async () => {
+  test('refuses an upload with an announced length before its bytes are sent', async () => {
     const party = await api.addOwner('announcer', 'client');
     const headers = { expect: '100-continue', 'content-length': 50_000_001, authorization: `Bearer ${party.key}` };
     const upload = request(new URL('/v1/files?name=f', api.base), { method: 'POST', headers });
@@ -81,7 +81,7 @@ describe('a quota', () => {
     expect([what, response?.statusCode]).toEqual(['response', 403]);
   });
 
-  test('is given back by a deletion', async () => {
+  test('is freed by a deletion', async () => {
     const party = await api.addOwner('tidy', 'client', { maxBytes: 1_000n });
     const file = await api.put(party, 'f', 'x'.repeat(1_000));
     expect((await store(party, 1)).status).toBe(403);
@@ -91,7 +91,7 @@ describe('a quota', () => {
 });
 
 describe('a file in use', () => {
-  test('by a task that is not over cannot be deleted', async () => {
+  test('by a task that has not ended cannot be deleted', async () => {
     const file = await api.put(api.alice, 'in', 'x');
     const json = { image: 'debian-12', command: ['true'], inputs: [{ path: 'in', file: file.id }] };
     const { body } = await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json });
@@ -125,7 +125,7 @@ describe('a file in use', () => {
 });
 
 describe('after a crash', () => {
-  test('an upload that died leaves bytes and a claim, which go when they are an hour old', async () => {
+  test('an upload that died leaves bytes and a reservation, which are removed when they are an hour old', async () => {
     const id = newId('file');
     const before = await used(api.alice);
     await api.ledger.file.create({
@@ -142,7 +142,7 @@ describe('after a crash', () => {
     expect(await collect(api.repository.bytes.partials())).toEqual([]);
   });
 
-  test('an upload that takes hours is left alone as long as it gets on', async () => {
+  test('an upload that takes hours is not removed as long as it progresses', async () => {
     const id = newId('file');
     await api.ledger.file.create({
       data: { id, ownerId: api.alice.ownerId, name: 'slow', state: 'uploading', sizeBytes: 1n, createdAt: hoursAgo(9) },
@@ -154,7 +154,7 @@ describe('after a crash', () => {
     expect(await sweep()).toMatchObject({ uploads: 1 });
   });
 
-  test('bytes that were renamed and never committed go, those of a file stay', async () => {
+  test('bytes that were renamed and never committed are removed, those of a file remain', async () => {
     const file = await api.put(api.alice, 'kept', 'kept');
     const path = api.repository.bytes.path(file.id, file.sha256);
     const replaced = join(dirname(path), `${file.id}-${'0'.repeat(64)}`);
@@ -172,17 +172,17 @@ describe('after a crash', () => {
   });
 });
 
-test("a task's log goes when its retention is over, and not before its task has ended", async () => {
+test("a task's log is removed when its retention has passed, and not before its task has ended", async () => {
   const accept = async () => {
     const json = { image: 'debian-12', command: ['true'] };
     return (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body.id;
   };
   const [runs, young, old] = [await accept(), await accept(), await accept()];
-  const nobodys = newId('task');
+  const unknown = newId('task');
   async function* line() {
     yield Buffer.from('a line\n');
   }
-  for (const id of [runs, young, old, nobodys]) await api.repository.logs.append(id, 0, 0, line());
+  for (const id of [runs, young, old, unknown]) await api.repository.logs.append(id, 0, 0, line());
   await api.ledger.task.update({ where: { id: young }, data: { finishedAt: hoursAgo(47) } });
   await api.ledger.task.update({ where: { id: old }, data: { finishedAt: hoursAgo(49) } });
   expect(await sweep()).toMatchObject({ logs: 2 });
@@ -190,7 +190,7 @@ test("a task's log goes when its retention is over, and not before its task has 
   expect((await api.call(api.alice, 'GET', `/v1/tasks/${old}/log`)).text).toBe('');
 });
 
-test('a full disk is told, and leaves nothing', async () => {
+test('a full disk is reported, and leaves nothing', async () => {
   const run = promisify(execFile);
   const small = await mkdtemp(join(tmpdir(), 'berth-small-'));
   await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small]);

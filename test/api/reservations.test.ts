@@ -18,7 +18,7 @@ const order = (more: object = {}) => ({ nodes: 1, startAt: after(hour), duration
 const ask = (json: object, headers: Record<string, string> = {}) =>
   api.call<ReservationBody>(api.operator, 'POST', '/v1/reservations', { json, headers });
 const end = (id: string) => api.call<ReservationBody>(api.operator, 'DELETE', `/v1/reservations/${id}`);
-/** As its workflow does when it hears of it. */
+/** As its workflow does after its notification. */
 const release = async (id: string) => {
   await api.ledger.hostReservation.update({ where: { id }, data: { state: 'cancelled', finishedAt: new Date() } });
   await api.ledger.hostHold.updateMany({ where: { reservationId: id }, data: { released: true } });
@@ -33,7 +33,7 @@ async function runOn(host: string): Promise<string> {
   return vms[0]!;
 }
 
-test('the hosts that cost least to vacate are held, and stay open until they have to be emptied', async () => {
+test('the hosts that cost least to vacate are held, and remain open until they have to be emptied', async () => {
   await runOn('a');
   await runOn('b');
   await runOn('b');
@@ -56,7 +56,7 @@ test('the hosts that cost least to vacate are held, and stay open until they hav
   await release(body.id);
 });
 
-test('a host is held once for any time, however many ask at once', async () => {
+test('a host is held once for any time, for any number of concurrent requests', async () => {
   const answers = await Promise.all(Array.from({ length: 4 }, () => ask(order({ nodes: undefined, hosts: ['c'] }))));
   expect(answers.map(({ status }) => status).toSorted()).toEqual([202, 409, 409, 409]);
   const refused = answers.find(({ status }) => status === 409)!.body as unknown as ProblemBody;
@@ -68,7 +68,7 @@ test('a host is held once for any time, however many ask at once', async () => {
   await release(later.body.id);
 });
 
-test('it is asked for once by its Idempotency-Key, and ended', async () => {
+test('it is created once by its Idempotency-Key, and ended', async () => {
   const json = order();
   const headers = { 'idempotency-key': 'burn-in-1' };
   const answers = await Promise.all([ask(json, headers), ask(json, headers)]);
@@ -80,7 +80,7 @@ test('it is asked for once by its Idempotency-Key, and ended', async () => {
   expect((await end(id)).status).toBe(200);
 });
 
-test('what cannot be had is refused with each host’s reason', async () => {
+test('what is impossible is refused with each host’s reason', async () => {
   const vm = await runOn('d');
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
   const named = await ask(order({ nodes: undefined, hosts: ['d'] }));

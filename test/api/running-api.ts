@@ -33,7 +33,7 @@ export interface Party {
   key: string;
 }
 
-/** Temporal as the API sees it; what it was asked is recorded, and it can be away. */
+/** Temporal as the API sees it; its calls are recorded, and it can be made unreachable. */
 export function fakeWorkflows() {
   const asked = {
     started: [] as TaskId[],
@@ -50,7 +50,7 @@ export function fakeWorkflows() {
     cancelledBuilds: [] as ImageId[],
     retired: [] as ImageId[],
     away: false,
-    /** What consoles have, by VM; what a reading of another meets. */
+    /** The consoles, by VM; reading any other fails with the error. */
     consoles: new Map<string, string>(),
     consoleTrouble: new BerthError('host-unavailable', 'The host does not answer'),
   };
@@ -128,7 +128,7 @@ type Method =
   | 'runOn'
   | 'end';
 
-/** The API as a process has it: listening, on a PostgreSQL of its own, with two clients and an operator. */
+/** The API as in a process: listening, on a PostgreSQL of its own, with two clients and an operator. */
 export class RunningApi {
   readonly base: string;
   readonly operatorsBase: string;
@@ -166,7 +166,7 @@ export class RunningApi {
     await this.#end();
   }
 
-  /** A request as its sender writes it; its answer is checked against the OpenAPI document. */
+  /** Sends a request unchanged, and validates its answer against the OpenAPI document. */
   async fetch(party: Party | null, method: string, path: string, init: Init = {}): Promise<Response> {
     const { json, ...rest } = init;
     const headers = new Headers(init.headers);
@@ -185,7 +185,7 @@ export class RunningApi {
     return { status: response.status, headers: response.headers, text, body: (text === '' ? null : JSON.parse(text)) as T };
   }
 
-  /** Stores a file and returns what was answered. */
+  /** Stores a file and returns the answer. */
   async put(party: Party, name: string, bytes: string | Uint8Array): Promise<FileBody> {
     const { status, body, text } = await this.call<FileBody>(party, 'POST', `/v1/files?name=${encodeURIComponent(name)}`, {
       body: bytes,
@@ -194,12 +194,12 @@ export class RunningApi {
     return body;
   }
 
-  /** A URL as the control workers mint them for hosts. */
+  /** A URL as the control workers sign them for hosts. */
   signed(method: string, path: string, lifetimeS = 60): string {
     return signUrl(this.signingKey, this.base, method, path, Date.now(), lifetimeS);
   }
 
-  /** Moves a task along to where its workflow would have brought it. */
+  /** Advances a task to the state that its workflow would have reached. */
   async advance(id: string, ...states: TaskState[]): Promise<void> {
     for (const state of states) {
       const finishedAt = isTerminal(state) ? new Date(Date.now() + this.clock.offsetMs) : null;
@@ -246,7 +246,7 @@ function address(server: Server): string {
 
 /**
  * @param env options of the API that differ from their defaults
- * @param route the database's address as the API is to have it
+ * @param route the database's address, as the API's configuration has it
  */
 export async function startApi(
   env: Record<string, string> = {},

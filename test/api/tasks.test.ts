@@ -17,7 +17,7 @@ const submit = (party: Party, json: unknown, headers: Record<string, string> = {
   api.call<TaskBody>(party, 'POST', '/v1/tasks', { json, headers });
 
 describe('submitting', () => {
-  test('a task is durable, told of and started when it is answered', async () => {
+  test('a task is durable, has its event and is started when the request is answered', async () => {
     const spec = {
       name: 'encode-42',
       image: 'debian-12',
@@ -53,7 +53,7 @@ describe('submitting', () => {
     expect(api.workflows.asked.started).toContain(body.id);
   });
 
-  test('what is left out has its default', async () => {
+  test('an omitted field has its default', async () => {
     const { body } = await submit(api.alice, smallest);
     expect(body).toMatchObject({
       env: {},
@@ -65,7 +65,7 @@ describe('submitting', () => {
     });
   });
 
-  test('Temporal being away does not keep a task from being accepted', async () => {
+  test('a task is accepted while Temporal is unreachable', async () => {
     api.workflows.asked.away = true;
     const { status, body } = await submit(api.alice, smallest);
     api.workflows.asked.away = false;
@@ -174,13 +174,13 @@ describe('a body that is not a task', () => {
     expect([answer.status, answer.body.code]).toEqual([status, code]);
   });
 
-  test('several mistakes are named at once', async () => {
+  test('several errors are reported at once', async () => {
     const { body } = await api.call(api.alice, 'POST', '/v1/tasks', { json: { command: [], nodes: 0, x: 1 } });
     expect(body.errors.map(({ pointer }) => pointer).toSorted()).toEqual(['/command', '/image', '/nodes', '/x']);
   });
 });
 
-describe('a task that cannot be', () => {
+describe('an impossible task', () => {
   const refusedWith = async (json: unknown) => {
     const before = await api.ledger.task.count();
     const { status, body } = await api.call(api.alice, 'POST', '/v1/tasks', { json });
@@ -192,13 +192,13 @@ describe('a task that cannot be', () => {
     expect(await refusedWith({ ...smallest, image: 'plan9' })).toEqual([422, 'image-unknown', '/image']);
   });
 
-  test("of somebody else's image", async () => {
+  test("of another owner's image", async () => {
     await api.addImage('private', api.bob);
     expect(await refusedWith({ ...smallest, image: 'private' })).toEqual([422, 'image-unknown', '/image']);
     expect((await submit(api.bob, { ...smallest, image: 'private' })).status).toBe(202);
   });
 
-  test('of a file that is not there, or is somebody else’s: the same answer', async () => {
+  test('of a file that does not exist, or belongs to another owner: the same answer', async () => {
     const foreign = await api.put(api.bob, 'secret', 'x');
     const [absent, others] = await Promise.all(
       ['file_00000000000000000000000000', foreign.id].map(async (id) => {
@@ -212,7 +212,7 @@ describe('a task that cannot be', () => {
     expect(absent).toMatchObject({ status: 422, code: 'file-unknown' });
   });
 
-  test('of a file with another digest than the task says', async () => {
+  test('of a file whose digest differs from that of the task', async () => {
     const json = { ...smallest, inputs: [{ path: 'in', file: file.id, sha256: '0'.repeat(64) }] };
     expect(await refusedWith(json)).toEqual([422, 'digest-mismatch', '/inputs/0/sha256']);
   });
@@ -226,7 +226,7 @@ describe('a task that cannot be', () => {
 });
 
 describe('the queue is bounded', () => {
-  test("by the owner's limit, exactly, however many come at once", async () => {
+  test("by the owner's limit, exactly, for any number of concurrent requests", async () => {
     const few = await api.addOwner('few', 'client', { maxQueued: 3 });
     const answers = await Promise.all(Array.from({ length: 12 }, () => submit(few, smallest)));
     expect(answers.filter(({ status }) => status === 202)).toHaveLength(3);
@@ -234,7 +234,7 @@ describe('the queue is bounded', () => {
     expect(new Set(refused)).toEqual(new Set(['quota-exceeded']));
   });
 
-  test("by the site's limit, with a time to come back", async () => {
+  test("by the site's limit, with the time of the next attempt", async () => {
     const small = await startApi({ BERTH_MAX_QUEUED: '2' });
     try {
       await small.addImage('debian-12');
@@ -264,7 +264,7 @@ describe('reading', () => {
     expect((await api.call(reader, 'GET', '/v1/tasks?state=lost')).body.errors[0]?.pointer).toBe('query.state');
   });
 
-  test('a task says why it waits, and how it ended', async () => {
+  test('a task has the reason why it waits, and of its end', async () => {
     const { body } = await submit(api.alice, smallest);
     await api.ledger.task.update({ where: { id: body.id }, data: { refusal: { hosts: 3, failed: { memory: 3 } } } });
     const read = async () => (await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${body.id}`)).body;
@@ -279,7 +279,7 @@ describe('reading', () => {
 });
 
 describe('cancelling', () => {
-  test('marks the task, tells its workflow, and may be repeated', async () => {
+  test('marks the task, notifies its workflow, and may be repeated', async () => {
     const { body } = await submit(api.alice, smallest);
     const first = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
     expect([first.status, first.body.state]).toEqual([202, 'queued']);
@@ -288,7 +288,7 @@ describe('cancelling', () => {
     expect(api.workflows.asked.cancelled.filter((id) => id === body.id)).toHaveLength(2);
   });
 
-  test('leaves a task that is over as it is', async () => {
+  test('does not change a task that has ended', async () => {
     const { body } = await submit(api.alice, smallest);
     await api.advance(body.id, 'stagingIn', 'failed');
     const answer = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
@@ -296,7 +296,7 @@ describe('cancelling', () => {
     expect(api.workflows.asked.cancelled).not.toContain(body.id);
   });
 
-  test('is remembered while Temporal is away', async () => {
+  test('is recorded while Temporal is unreachable', async () => {
     const { body } = await submit(api.alice, smallest);
     api.workflows.asked.away = true;
     const answer = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
@@ -314,7 +314,7 @@ describe('the log', () => {
       headers: { 'Content-Range': `bytes ${from}-${from + text.length - 1}/*` },
     });
 
-  test('is read by node, and is empty before anything was printed', async () => {
+  test('is read by node, and is empty before the first output', async () => {
     const { body } = await submit(api.alice, { ...smallest, nodes: 2 });
     const log = async (query: string) => {
       const answer = await api.fetch(api.alice, 'GET', `/v1/tasks/${body.id}/log${query}`);
@@ -347,7 +347,7 @@ describe('the log', () => {
     expect(rest).toBe('last\n');
   });
 
-  test('a follower that goes away is forgotten', async () => {
+  test('is no longer sent to a follower that has disconnected', async () => {
     const { body } = await submit(api.alice, smallest);
     const going = new AbortController();
     const url = new URL(`/v1/tasks/${body.id}/log?follow=1`, api.base);

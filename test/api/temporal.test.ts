@@ -31,7 +31,7 @@ test('a task is started as the workflow that control workers run, once', async (
   expect((await describe(workflowId.task(id))).runId).toBe(first.runId);
 });
 
-test('a workflow that is over is not started again', async () => {
+test('a workflow that has ended is not started again', async () => {
   const id = newId('task');
   await workflows.startTask(id);
   await temporal.client.workflow.getHandle(workflowId.task(id)).terminate();
@@ -56,7 +56,7 @@ test('a cancel of a task that was never started starts it: only its workflow may
   expect((await describe(workflowId.task(id))).status.name).toBe('RUNNING');
 });
 
-test('the housekeeping hears of room', async () => {
+test('the housekeeping is notified of free capacity', async () => {
   const id = workflowId.housekeeping();
   await temporal.client.workflow.start(workflowType.housekeeping, { workflowId: id, taskQueue: controlQueue });
   await workflows.notifyHousekeeping();
@@ -65,7 +65,7 @@ test('the housekeeping hears of room', async () => {
   expect(signals).toEqual([signalName.wakeUp]);
 });
 
-test('a cancel of a task that is over does nothing', async () => {
+test('a cancel of a task that has ended does nothing', async () => {
   const id = newId('task');
   await workflows.startTask(id);
   await temporal.client.workflow.getHandle(workflowId.task(id)).terminate();

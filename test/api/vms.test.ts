@@ -31,7 +31,7 @@ const create = (json: object, headers: Record<string, string> = {}, party = api.
   api.call<VmBody & { code: string; errors: { pointer: string }[] }>(party, 'POST', '/v1/vms', { json, headers });
 
 describe('POST /v1/vms', () => {
-  test('accepts a VM, tells its workflow, and gives the same answer for the same key', async () => {
+  test('accepts a VM, notifies its workflow, and gives the same answer for the same key', async () => {
     const file = await api.put(api.alice, 'conf', 'x');
     const json = order({
       user: { name: 'ann', sshKey },
@@ -55,7 +55,7 @@ describe('POST /v1/vms', () => {
     expect(events.map(({ type }) => type)).toEqual(['berth.vm.created']);
   });
 
-  test('is accepted though Temporal is away', async () => {
+  test('is accepted while Temporal is unreachable', async () => {
     api.workflows.asked.away = true;
     expect((await create(order())).status).toBe(202);
     api.workflows.asked.away = false;
@@ -103,7 +103,7 @@ describe('operations', () => {
   const ask = (id: string, operation: string, party = api.operator) =>
     api.call<VmBody & { code: string }>(party, 'POST', `/v1/vms/${id}/${operation}`);
 
-  test('are noted for its workflow, one at a time, and refused where the state does not allow them', async () => {
+  test('are recorded for its workflow, one at a time, and refused where the state does not allow them', async () => {
     const id = await running();
     expect((await ask(id, 'restore')).status).toBe(200);
     const asked = await ask(id, 'suspend');
@@ -116,7 +116,7 @@ describe('operations', () => {
     expect((await ask(id, 'resume')).status).toBe(202);
   });
 
-  test('and the removal are refused for the VM of a task, and to strangers it is not there', async () => {
+  test('and the removal are refused for the VM of a task, and not found by other owners', async () => {
     const json = { image: 'debian-12', command: ['true'] };
     const { body } = await api.call<{ vms: string[] }>(api.operator, 'POST', '/v1/tasks', { json });
     const ofTask = body.vms[0]!;
@@ -127,7 +127,7 @@ describe('operations', () => {
     expect((await api.call(api.bob, 'DELETE', `/v1/vms/${id}`)).status).toBe(404);
   });
 
-  test('end with its removal, which is asked for once and told again', async () => {
+  test('end with its removal, which is recorded once and notified again', async () => {
     const id = await running();
     const first = await api.call<VmBody>(api.operator, 'DELETE', `/v1/vms/${id}`);
     expect([first.status, first.body.removalRequestedAt === null]).toEqual([202, false]);
@@ -150,7 +150,7 @@ describe('GET /v1/vms/{id}/console', () => {
   const read = (query: string, headers: Record<string, string> = {}, party = api.operator) =>
     api.fetch(party, 'GET', `/v1/vms/${id}/console${query}`, { headers });
 
-  test('is its end, as long as was asked for', async () => {
+  test('returns its end, of the requested length', async () => {
     const whole = await read('');
     expect([whole.status, await whole.text()]).toEqual([200, text.slice(-65_536)]);
     expect(await (await read('?tail=100')).text()).toBe(text.slice(-100));
@@ -168,12 +168,12 @@ describe('GET /v1/vms/{id}/console', () => {
     expect(await answer.text()).toBe(text.slice(from, to));
   });
 
-  test('has nothing behind its end, and says how long it is', async () => {
+  test('has nothing after its end, and returns its length', async () => {
     const answer = await read('', { range: `bytes=${text.length}-` });
     expect([answer.status, answer.headers.get('content-range')]).toEqual([416, `bytes */${text.length}`]);
   });
 
-  test('passes over what is no range of one interval, and is not there for strangers', async () => {
+  test('ignores an invalid range of one interval, and is not found by other owners', async () => {
     for (const range of ['lines=0-5', 'bytes=5-1', 'bytes=0-1,4-5'])
       expect((await read('?tail=10', { range })).status).not.toBe(500);
     expect(await (await read('?tail=10', { range: 'bytes=0-1,4-5' })).text()).toBe(text.slice(-10));

@@ -5,7 +5,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { run } from '../../drivers/host/run-process.ts';
 
-/** What a machine has before `npm run setup`, as README asks for it: the distribution's Node and npm. */
+/** The packages before `npm run setup`, as README requires them: the distribution's Node and npm. */
 const packages = ['npm'];
 const buildDeadlineMs = 15 * 60_000;
 
@@ -47,7 +47,7 @@ export async function baseRoot(signal: AbortSignal): Promise<string> {
   try {
     const made = join(partial, 'root');
     const options = ['--variant=minbase', '--mode=root', '--quiet', `--include=${packages.join(',')}`];
-    // In a mount namespace of its own: nothing stays mounted however it ends.
+    // In a mount namespace of its own: no mount remains however it ends.
     const argv = ['unshare', '--mount', '--propagation', 'private', '--', 'mmdebstrap', ...options, codename, made, '-'] as const;
     await run([...argv], { deadlineMs: buildDeadlineMs, input: sources, signal });
     await rename(made, root);

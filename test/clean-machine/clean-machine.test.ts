@@ -4,17 +4,17 @@ import { namedCommands, plan, type SmallRun } from './commands.ts';
 import { always, fetched, installed } from './programs.ts';
 
 /**
- * What README, docs/ and package.json tell a reader to run is run on a machine that has nothing but a minimal Debian with
- * npm, and what `npm run setup` installs. Fails on a command that is missing there, on any other failure of it, and on
- * one of which commands.ts doesn't know how to run it.
+ * Runs each command that README, docs/ and package.json give to a reader, on a machine that has only a minimal Debian with
+ * npm and what `npm run setup` installs. Fails on a program that is missing there, on any other failure of a command, and
+ * on a command that commands.ts has no row for.
  */
 const repository = process.cwd();
-/** Of all of it. A command that is still to be run then fails at once. */
+/** The deadline of the whole. A command that remains then fails at once. */
 const wholeMs = 30 * 60_000;
 const setupMs = 20 * 60_000;
 const began = performance.now();
 
-/** What a shell and Node print of a program that isn't there, where the caller went on without it, and of a crash. */
+/** The messages of a shell, Node and env about a missing program, also where its caller continued without it; and a crash. */
 const missing = /^.*(?:command not found|spawn \S+ ENOENT|: not found$|No such file or directory: '?\/usr|^Node\.js v\d).*$/m;
 
 const { runs, notRun } = plan(namedCommands(repository));
@@ -22,7 +22,7 @@ const alone = runs.filter(({ run }) => !run.site && run.script !== siteScript())
 const withSite = runs.filter(({ run }) => run.site);
 
 let machine: CleanMachine;
-/** Why nothing else is worth running. */
+/** Why no other command is worth running. */
 let broken: string | null = 'setup has not run';
 
 function siteScript(): string {
@@ -35,16 +35,16 @@ const name = ({ run, commands }: (typeof runs)[number]): string =>
     : `${commands.map(short).join(', ')} → ${short(run.script)}`;
 const short = (script: string): string => (script.includes('\n') ? `${script.split('\n')[0]} …` : script);
 
-/** The last of a failed command's output, and where the rest of it is. */
-const told = (ended: Ended): string => `${ended.output.slice(-3000)}\nall of it: ${ended.log}`;
+/** The end of a failed command's output, and the file with the rest. */
+const summaryOf = (ended: Ended): string => `${ended.output.slice(-3000)}\nall of it: ${ended.log}`;
 
 function expectFine(run: SmallRun, ended: Ended, codes: readonly (number | null)[] = [0]): void {
   const found = missing.exec(ended.output);
   expect(found === null ? '' : `${found[0].trim()}; all of it: ${ended.log}`, run.script).toBe('');
   if (!codes.includes(ended.exitCode))
-    expect.fail(`${run.script}: ${ended.exitCode ?? 'killed at its deadline'}: ${told(ended)}`);
+    expect.fail(`${run.script}: ${ended.exitCode ?? 'killed at its deadline'}: ${summaryOf(ended)}`);
   if (run.prints !== undefined && !run.prints.test(ended.output))
-    expect.fail(`${run.script} did not print ${run.prints}: ${told(ended)}`);
+    expect.fail(`${run.script} did not print ${run.prints}: ${summaryOf(ended)}`);
 }
 
 const deadlineOf = (run: SmallRun): number => {
@@ -77,7 +77,7 @@ test('npm run setup installs everything on a machine that has npm', async ({ sig
   broken = null;
 });
 
-test('each program that Berth starts is there then', async ({ signal }) => {
+test('each program that Berth starts exists afterwards', async ({ signal }) => {
   const programs = [...Object.values(installed), ...Object.values(always), fetched].flat();
   const script = `source infra/env.sh; for name in ${programs.join(' ')}; do command -v "$name" > /dev/null || echo "missing: $name"; done`;
   const { output } = await machine.run(script, { deadlineMs: 60_000, signal });

@@ -11,31 +11,31 @@ import { acquireSiteBase, type SiteBase } from '../../infra/site/site-base.ts';
 import { until } from '../../infra/site/until.ts';
 import { baseRoot, cacheFolder } from './base-root.ts';
 
-/** Where the copy of the repository is in the clean machine. */
+/** The folder of the repository's copy in the clean machine. */
 const checkout = '/srv/berth';
 const deadlineMs = 30_000;
-/** After SIGINT, for a command to stop what it has started. */
+/** The time after SIGINT in which a command has to stop what it has started. */
 const stopMs = 90_000;
 const keptChars = 200_000;
 
 /** Each command's output, of the last run. */
 const logFolder = (): string => join(cacheFolder(), 'log', 'clean-machine');
 
-/** How a command ended. */
+/** The outcome of a command. */
 export interface Ended {
-  /** null: at its deadline. */
+  /** null: it reached its deadline. */
   exitCode: number | null;
-  /** Standard output and standard error, as they came; the last part of it. */
+  /** Standard output and standard error, in their order; the last part of it. */
   output: string;
   /** A file with all of it. */
   log: string;
 }
 
-/** A command that keeps running. */
+/** A command that continues to run. */
 export interface Service {
-  /** What it had printed when it was ready. */
+  /** Its output until it was ready. */
   output: string;
-  /** SIGINT, as from a terminal, and how it ended. */
+  /** Sends SIGINT, as from a terminal, and returns the outcome. */
   stop(): Promise<Ended>;
   kill(): Promise<Ended>;
 }
@@ -61,7 +61,7 @@ export class CleanMachine {
     this.#pid = pid;
   }
 
-  /** Makes one from the base root, with a copy of the repository as it is now, uncommitted changes included. */
+  /** Creates one from the base root, with a copy of the repository as it is now, uncommitted changes included. */
   static async start(repository: string, signal: AbortSignal): Promise<CleanMachine> {
     const pristine = await baseRoot(signal);
     await rm(logFolder(), { recursive: true, force: true });
@@ -98,7 +98,7 @@ export class CleanMachine {
     }
   }
 
-  /** Starts a script that goes on until it is stopped, and waits until it has printed `ready`. */
+  /** Starts a script that runs until it is stopped, and waits until it has printed `ready`. */
   async serve(script: string, ready: RegExp, options: { deadlineMs: number; signal: AbortSignal }): Promise<Service> {
     const command = await this.#start(script);
     let over: Ended | null = null;
@@ -156,7 +156,7 @@ export class CleanMachine {
         file.end(() => resolve({ exitCode: name === 'SIGINT' ? 130 : code, output, log }));
       };
       child.once('close', finish);
-      // What it has left running may hold its output open; that is for the machine's end.
+      // A process that it left running may keep its output open; the end of the machine ends that.
       child.once('exit', (code, name) => setTimeout(() => finish(code, name), 5000).unref());
     });
     return {
@@ -176,7 +176,7 @@ function killGroup(child: ChildProcess, name: NodeJS.Signals): void {
   }
 }
 
-/** SIGINT to all of a group but nsenter at its head, which would end at once and not wait for what it has started. */
+/** SIGINT to all of a group except nsenter at its head, which would end at once and not wait for what it has started. */
 async function interruptGroup(group: number): Promise<void> {
   for (const pid of (await readdir('/proc')).filter((name) => /^[0-9]+$/.test(name)).map(Number)) {
     if (pid === group) continue;
@@ -191,10 +191,10 @@ async function equip(root: string, repository: string): Promise<void> {
   await cp('/etc/apt', join(root, 'etc/apt'), {
     recursive: true,
     force: true,
-    // Setup's own: what it adds it is to add there as well.
+    // Setup's own: what it adds it has to add there as well.
     filter: (path) => !/\/berth[^/]*\.sources$/.test(path),
   });
-  // Nobody minds what a loss of power would leave of this machine: dpkg needs not wait for the disk after each file.
+  // A loss of power on this machine costs nothing: dpkg need not wait for the disk after each file.
   await writeFile(join(root, 'etc/dpkg/dpkg.cfg.d/unsafe-io'), 'force-unsafe-io\n');
   await rm(join(root, 'etc/apt/sources.list'), { force: true });
   if (existsSync('/etc/apt/sources.list')) await cp('/etc/apt/sources.list', join(root, 'etc/apt/sources.list'));
@@ -208,7 +208,7 @@ async function equip(root: string, repository: string): Promise<void> {
   if (existsSync(temporal)) await cp(temporal, cache, { recursive: true, filter: (path) => !path.includes('.partial') });
 }
 
-/** Certificates that this machine's administrator has added: without them a proxy that reads TLS is not believed. */
+/** Certificates that this machine's administrator has added: without them a proxy that reads TLS is not trusted. */
 const localCertificates = '/usr/local/share/ca-certificates';
 const certificateBundle = '/usr/local/share/machine-ca.crt';
 
@@ -220,7 +220,7 @@ async function copyCertificates(root: string): Promise<void> {
   await writeFile(join(root, certificateBundle), bundle);
 }
 
-/** A clone, with what differs from its commit in the checkout. */
+/** A clone, with the uncommitted changes of the checkout. */
 async function copyRepository(root: string, repository: string): Promise<void> {
   const into = join(root, checkout);
   const clone = ['git', 'clone', '--quiet', '--no-hardlinks', repository, into] as const;
@@ -234,7 +234,7 @@ async function copyRepository(root: string, repository: string): Promise<void> {
   await run([...rsync], { deadlineMs: 120_000, input });
 }
 
-/** A login's, with what this machine says about proxies, registries and certificates. */
+/** The environment of a login, with this machine's settings for proxies, registries and certificates. */
 async function guestEnvironment(root: string): Promise<string[]> {
   const passed = Object.entries(process.env).filter(([name]) => /^(https?_proxy|no_proxy|npm_config_registry)$/i.test(name));
   const certificates = existsSync(join(root, certificateBundle))
@@ -249,7 +249,7 @@ async function guestEnvironment(root: string): Promise<string[]> {
   return [...passed, ...certificates, ...own].map(([name, value]) => `${name}=${value}`);
 }
 
-/** pivot_root, not chroot: no user namespace can be made in a chroot, and PostgreSQL is started in one. */
+/** pivot_root, not chroot: a chroot permits no user namespace, and PostgreSQL is started in one. */
 const initScript = `set -e
 root=$1
 mount --bind "$root" "$root"
@@ -265,7 +265,7 @@ pivot_root . mnt
 exec chroot . /bin/bash -c 'umount --lazy /mnt; cd /; : > /run/clean-machine; trap : TERM INT HUP; while :; do sleep infinity & wait; done'
 `;
 
-/** bash as PID 1 reaps whatever is orphaned: a process that nobody waits for would look alive to those that wait for its end. */
+/** bash as PID 1 reaps orphans: a zombie would appear alive to the programs that wait for its end. */
 function enterNamespaces(base: SiteBase, root: string): ChildProcess {
   const namespaces = ['--mount', '--propagation', 'private', '--net', '--uts', '--ipc', '--pid', '--fork', '--kill-child=KILL'];
   const argv = ['--pdeathsig', 'KILL', '--', 'unshare', ...namespaces, 'bash', '-c', initScript, 'init', root];
@@ -280,7 +280,7 @@ async function firstProcess(init: ChildProcess): Promise<number> {
   });
 }
 
-/** As a host of the local site gets its cable: an address, a way out, and nothing that reaches in. */
+/** As a host of the local site gets its cable: an address, a route to the outside, and nothing that reaches in. */
 async function attachNetwork({ home, network }: SiteBase, pid: number): Promise<void> {
   await applyMachineRules(machineRules(home.tag, network, { gateway: [], local: [] }));
   const veth = vethName(home.tag, 1);

@@ -1,15 +1,15 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** A command that a document tells its reader to run. */
+/** A command that a document gives to its reader. */
 export interface Named {
   /** File and line. */
   where: string;
-  /** On one line, but for a script whose lines belong together. */
+  /** On one line, except a script whose lines belong together. */
   command: string;
 }
 
-/** The first word of what is a command where it stands in a sentence; anything else there is a name, or a thing that Berth runs. */
+/** The first words of commands in a sentence; any other word there is a name, or a program that Berth runs. */
 const inlineHeads = /^(?:[A-Z_]+=\S+ )*(?:(?:npm|npx|node|berth) |infra\/(?:run|setup|guest\/build)\b)/;
 
 /** Every command in a document: each in a fence marked `sh`, and those in the text's code spans. */
@@ -30,7 +30,7 @@ export function commandsIn(text: string, file: string): Named[] {
   return found;
 }
 
-/** A fence that sets variables or makes functions for its later lines is one script; any other is a list of commands. */
+/** A fence that sets variables or defines functions for its later lines is one script; any other is a list of commands. */
 function fenced(body: string): { command: string; at: number }[] {
   if (/^(?:[A-Z_]+=(?:\S*$|\$\()|\w+\(\) \{)/m.test(body)) return [{ command: body.trim(), at: 0 }];
   const found: { command: string; at: number }[] = [];
@@ -62,7 +62,7 @@ export function namedCommands(repository: string): Named[] {
   return [...inPackage, ...inDocuments];
 }
 
-/** How a command is run at its smallest on a clean machine. */
+/** How a command is run, at its smallest, on a clean machine. */
 export interface SmallRun {
   /** For bash, in the checkout. */
   script: string;
@@ -77,7 +77,7 @@ export interface SmallRun {
   site?: boolean;
 }
 
-/** What is done about the commands that match: how each is run, or why it is not. */
+/** The treatment of the commands that match: how each is run, or why it is not. */
 export type Row = { matches: RegExp } & ({ run: SmallRun | ((match: RegExpExecArray) => SmallRun) } | { notRun: string });
 
 const fine = /^\d+ passed, 0 failed$/m;
@@ -105,9 +105,9 @@ function help(match: RegExpExecArray): SmallRun {
 const realSite = 'needs a real site: its machines, its systemd units, its files in /etc/berth';
 
 /**
- * Each command of README, docs/ and package.json, by the first row that matches it. A command without a row fails the
- * test, and so does a row that no command matches. Where a row runs less than the command says, it starts the same
- * programs: what the clean machine lacks is missed at once, and what the command does is other tests' subject.
+ * Each command of README, docs/ and package.json, by the first row that matches it. A command without a row fails the test,
+ * and so does a row that no command matches. Where a row runs less than the command, it starts the same programs: a program
+ * that the clean machine lacks shows at once, and other tests cover the effect of the command.
  */
 export const rows: readonly Row[] = [
   { matches: /^(?:npm run |infra\/)setup$/, run: { script: 'npm run setup', minutes: 1, prints: /^setup: ready/m } },
@@ -189,7 +189,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run torture -- emulation\b/, run: torture('emulation') },
   { matches: /^npm run torture$/, run: { script: 'npm run torture -- --help', minutes: 1, prints: /^usage: npm run torture/m } },
 
-  // The local site, and what is done while it runs.
+  // The local site, and the commands that are run while it runs.
   {
     matches: /^(?:BERTH_HOSTS=2 BERTH_HOME=\/tmp\/site )?npm start$/,
     run: { script: 'BERTH_HOSTS=2 npm start', minutes: 4, until: /^READY \{/m, service: true },
@@ -225,7 +225,7 @@ export const rows: readonly Row[] = [
   {
     matches: /^npm install --global \.\/dist\/berth-cli-\*\.tgz$/,
     run: {
-      // Meant for another machine, whose Node is new enough: setup's stands for that.
+      // Intended for another machine, whose Node is new enough: setup's Node stands in for that.
       script:
         'source infra/env.sh; npm run pack:cli && npm install --prefix /tmp/cli --global ./dist/berth-cli-*.tgz && /tmp/cli/bin/berth --help',
       minutes: 2,
@@ -235,7 +235,7 @@ export const rows: readonly Row[] = [
   // A client of HTTP: it starts no program. Its help shows that there is such a command.
   { matches: /^berth (.+)$/, run: help },
 
-  // What operations.md says of a site of several machines.
+  // The commands of operations.md for a site of several machines.
   { matches: /^(?:systemctl|temporal operator|set -a; \. \/etc\/berth)/, notRun: realSite },
   { matches: /infra\/systemd\/site-admin\.ts/, notRun: realSite },
   {
@@ -248,7 +248,9 @@ export const rows: readonly Row[] = [
   },
 ];
 
-/** What is to be run, once each, and the commands that are not run. `unknown` have no row; `unused` rows no command. */
+/**
+ * The commands to run, once each, and those that are not run. `unknown` have no row; `unused` are rows without a command.
+ */
 export function plan(named: readonly Named[]): {
   runs: { run: SmallRun; commands: string[] }[];
   notRun: { command: string; why: string }[];

@@ -4,7 +4,7 @@ import { always, elsewhere, fetched, installed, packagesOfSetup, spawnedPrograms
 
 const repository = process.cwd();
 
-test('each command that README, docs/ and package.json name has a row that says how it is run on a clean machine', () => {
+test('each command that README, docs/ and package.json name has a row that describes its run on a clean machine', () => {
   const { unknown, unused } = plan(namedCommands(repository));
   expect(unknown.map(({ where, command }) => `${where}: ${command}`)).toEqual([]);
   expect(unused).toEqual([]);

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 
 /**
  * Every program that Berth, its tests and its benchmarks start on the machine (not in guests), by Debian package:
- * argv[0] of what is spawned, and what scripts call. Packages of `installed` are rows of infra/setup; those of `always`
- * are in each Debian, however small.
+ * argv[0] of spawned processes, and the programs that scripts call. Packages of `installed` are rows of infra/setup; those
+ * of `always` are in each Debian, however small.
  */
 export const installed: Record<string, readonly string[]> = {
   'qemu-system-x86': ['qemu-system-x86_64'],
@@ -73,7 +73,7 @@ export const always: Record<string, readonly string[]> = {
   dpkg: ['dpkg', 'dpkg-deb'],
 };
 
-/** Of a real site's machines: the local site has no systemd, and setup installs none. */
+/** On a real site's machines: the local site has no systemd, and setup installs none. */
 export const elsewhere = ['systemctl'];
 
 /** From package-lock.json and infra/setup's own parts: node, npm and Temporal's server. */

@@ -15,7 +15,7 @@ const home = openHome(process.argv[2]!);
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => undefined);
 process.stdin.resume();
 await once(process.stdin, 'end');
-// PID 1 of the machine carries the site's marker. When it is gone, so are all others of its PID namespace, and all mounts.
+// PID 1 of the machine has the site's marker. When it has ended, so have all others of its PID namespace, and all mounts.
 await until('the processes of the clean machine to end', 30_000, () => {
   const left = processesOfSite(home.path);
   for (const pid of left) signal(pid, 'SIGKILL');

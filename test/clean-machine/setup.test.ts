@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 
-/** A program in front of PATH. */
+/** A program that precedes the rest of PATH. */
 async function fake(folder: string, name: string, body: string): Promise<void> {
   await writeFile(join(folder, name), `#!/bin/sh\n${body}\n`);
   await chmod(join(folder, name), 0o755);
@@ -15,7 +15,7 @@ test('setup refuses a machine that is not x86_64 before it changes anything on i
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
   const cache = join(folder, 'cache');
   await fake(folder, 'uname', 'echo aarch64');
-  // The first thing that setup does on a machine that it takes: it must not do more in a test.
+  // The first program that setup runs on a machine that it accepts: it must not do more in a test.
   await fake(folder, 'flock', 'exit 99');
   const env = { ...process.env, PATH: `${folder}:${process.env.PATH}`, BERTH_CACHE: cache };
   const { status, stderr } = spawnSync('infra/setup', [], { env, encoding: 'utf8', timeout: 30_000 });

@@ -43,13 +43,13 @@ function requests(command: string[], input: Buffer) {
   return { vm, stageIn, run, stageOut, sha256 };
 }
 
-/** Kills libvirtd, and waits until another one answers. */
+/** Kills libvirtd, and waits until its successor answers. */
 async function killLibvirtd(): Promise<void> {
   host.host.child('libvirtd').kill('SIGKILL');
   await expect.poll(() => host.on(['virsh', '-q', 'uri']).catch(() => 'not yet'), { timeout: 30_000 }).toContain('qemu');
 }
 
-/** Calls an activity, and kills its worker after a while, over and over, until one attempt gets through. */
+/** Calls an activity, and kills its worker after a while, repeatedly, until one attempt completes. */
 async function insist<T>(act: () => Promise<T>, killAfterMs: number[]): Promise<T> {
   for (const ms of killAfterMs) {
     const attempt = act().then(
@@ -93,7 +93,7 @@ describe('a task of 10 MB on a real host', () => {
     ).toEqual([]);
   });
 
-  it('is lost when its domain dies, and says when there is no such program', async () => {
+  it('is lost when its domain dies, and reports a program that does not exist', async () => {
     const { vm, stageIn, run } = requests(['no-such-program'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
@@ -106,7 +106,7 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeDisks(vm.id, 1);
   });
 
-  it('goes on when libvirtd is killed under it, and with a guest that has none of our programs', async () => {
+  it('continues when libvirtd is killed under it, and with a guest that has none of our programs', async () => {
     const script =
       'echo begun; mv /usr/local/sbin/berth-identity /root; sleep 4; mkdir out; cat /sys/devices/system/clocksource/*/current_clocksource >out/a';
     const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
@@ -134,7 +134,7 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeDisks(vm.id, 1);
   });
 
-  it('is asked by the same virsh when libvirtd was killed while nobody asked', async () => {
+  it('uses the same virsh when libvirtd was killed between two calls', async () => {
     const lists = () => Promise.all(Array.from({ length: 8 }, () => codeOf(host.ports().hypervisor.list())));
     const fine = Array.from({ length: 8 }, () => 'fine');
     expect(await lists()).toEqual(fine);
@@ -142,7 +142,7 @@ describe('a task of 10 MB on a real host', () => {
     expect(await lists()).toEqual(fine);
   });
 
-  it('ends a domain whose QEMU libvirtd has lost, as one does that is killed while it starts it', async () => {
+  it('ends a domain whose QEMU libvirtd has lost, as when it is killed during the start', async () => {
     const { vm, stageIn } = requests(['true'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
     await host.activities().ensureDisks(vm);
@@ -159,7 +159,7 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeDisks(vm.id, 1);
   });
 
-  it('goes on after it was suspended and restored by workers that are killed at any moment', async () => {
+  it('continues after it was suspended and restored by workers that are killed at any moment', async () => {
     const script = 'mkdir out; for i in $(seq 1 200); do echo $i; sleep 0.1; done; date +%s >out/clock; hostname >out/name';
     const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
@@ -197,7 +197,7 @@ describe('a task of 10 MB on a real host', () => {
     expect(await host.activities().observeInventory()).toMatchObject({ domains: [], disks: [], taps: [], networks: [] });
   });
 
-  it('that is stopped ends, and the guest stays', async () => {
+  it('that is stopped ends, and the guest continues to run', async () => {
     const { vm, stageIn, run, stageOut } = requests(
       ['sh', '-c', 'mkdir out; echo some >out/part; trap "" TERM; while :; do sleep 1; done'],
       Buffer.from('x'),

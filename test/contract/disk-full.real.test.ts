@@ -36,7 +36,7 @@ afterAll(async () => {
 });
 
 describe("a host's full disk", () => {
-  it('is told from inputs that are too large, and leaves no half of a disk', async () => {
+  it('is distinguished from inputs that are too large, and leaves no partial disk', async () => {
     mkdirSync(join(root, 'inputs'));
     writeFileSync(join(root, 'inputs', 'x'), randomBytes(5 * 2 ** 20));
     const disk = join(root, 'data.raw');
@@ -60,7 +60,7 @@ describe("a host's full disk", () => {
     expect(readdirSync(join(root, 'in'))).toEqual([]);
   });
 
-  it('ends the transfer of an image, of which nothing stays', async () => {
+  it('ends the transfer of an image, of which nothing remains', async () => {
     const store = openVmStore(root);
     const cache = openImageCache({ root, budgetMiB: 100, store, repository: new Agent(), log: openLog('test', 'error') });
     const blob = { url, sizeBytes: 12 * 2 ** 20, sha256: '0'.repeat(64) };

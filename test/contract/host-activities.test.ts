@@ -86,7 +86,7 @@ describe('a task on a host', () => {
     expect(host.leftovers()).toEqual([]);
   });
 
-  it('is removed in one step, whatever there is of it', async () => {
+  it('is removed in one step, whatever exists of it', async () => {
     await toRunning();
     await call(activities.removeVm, vm.id, 1);
     expect(host.leftovers()).toEqual([]);
@@ -94,7 +94,7 @@ describe('a task on a host', () => {
     expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
   });
 
-  it('may remove what was never made', async () => {
+  it('may remove what was never created', async () => {
     await call(activities.removeDomain, vm.id, 1);
     await call(activities.removeDisks, vm.id, 1);
     expect(host.leftovers()).toEqual([]);
@@ -102,7 +102,7 @@ describe('a task on a host', () => {
 });
 
 describe('an older generation', () => {
-  it('is refused by every step that makes or removes something', async () => {
+  it('is refused by every step that creates or removes something', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, { ...requests.stageIn, vm: { ...vm, generation: 2 } });
     expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
@@ -117,7 +117,7 @@ describe('an older generation', () => {
     expect(host.records.get(vm.id)?.generation).toBe(2);
   });
 
-  it('is refused after a removal, and so is the same one; the next may come', async () => {
+  it('is refused after a removal, and so is the same one; the next is accepted', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, requests.stageIn);
     await call(activities.removeDomain, vm.id, 1);
@@ -148,7 +148,7 @@ describe('a domain', () => {
     expect(await code(call(activities.stageOut, requests.stageOut))).toBe('vm-lost');
   });
 
-  it('that libvirtd left starting up when it was killed is made anew; one that had its command is not', async () => {
+  it('that libvirtd left starting when it was killed is created again; one that had its command is not', async () => {
     await toRunning();
     const record = (await host.ports.store.read(vm.id))!;
     const left = host.domains.get(vm.id)!;
@@ -162,7 +162,7 @@ describe('a domain', () => {
     expect(host.domains.get(vm.id)?.status.state).toBe('running');
   });
 
-  it('that ends while it boots has not come up', async () => {
+  it('that ends while it boots has not booted', async () => {
     open({ bootMs: 1e9 });
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, requests.stageIn);
@@ -185,7 +185,7 @@ describe('a guest from a template', () => {
   }
   const retries = [1, 2, 3];
 
-  it('comes to life without a boot, with an identity of its own', async () => {
+  it('starts without a boot, with an identity of its own', async () => {
     await call(activities.ensureImage, vm.image);
     const made = template();
     expect(await call(activities.buildTemplate, made)).toMatchObject({ outcome: 'made' });
@@ -199,7 +199,7 @@ describe('a guest from a template', () => {
     }
   });
 
-  it('is made of the first that boots, once, however often it is asked for', async () => {
+  it('is made from the first that boots, once, however often it is requested', async () => {
     await toRunning();
     expect(await call(activities.ensureRunning, vm)).toMatchObject({ boot: { kind: 'cold', why: 'no-template' } });
     const made = template();
@@ -209,14 +209,14 @@ describe('a guest from a template', () => {
     expect(host.templates.size).toBe(1);
   });
 
-  it('is not made where the cache has no room for it', async () => {
+  it('is not made where the cache has no capacity for it', async () => {
     await call(activities.ensureImage, vm.image);
     host.cacheFull.now = true;
     expect(await call(activities.buildTemplate, template())).toMatchObject({ outcome: 'full', bytes: 0 });
     expect([host.domains.size, host.templates.size]).toEqual([0, 0]);
   });
 
-  it('has to be the same machine: another size boots by itself', async () => {
+  it('requires the same machine: another size boots by itself', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.buildTemplate, { ...template(), memoryMiB: 512 });
     await toRunning();
@@ -238,7 +238,7 @@ describe('a guest from a template', () => {
     expect((await call(activities.buildTemplate, template())).outcome).toBe('retired');
   });
 
-  it('that fails now and then keeps its template', async () => {
+  it('that fails occasionally keeps its template', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.buildTemplate, template());
     for (const kind of ['refused', 'none', 'refused', 'silent', 'none', 'refused'] as const) {
@@ -249,7 +249,7 @@ describe('a guest from a template', () => {
     expect((await call(activities.ensureRunning, await another())).boot.kind).toBe('warm');
   });
 
-  it('whose worker was killed before it had its identity is made anew', async () => {
+  it('whose worker was killed before it had its identity is created again', async () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.buildTemplate, template());
     const one = await another();
@@ -277,14 +277,14 @@ describe('a guest from a template', () => {
 });
 
 describe('a command', () => {
-  it('that exits with an error is a result, and its outputs are taken out', async () => {
+  it('that exits with an error is a result, and its outputs are extracted', async () => {
     open({ run: () => ({ exitCode: 3, durationMs: 10, log: 'no\n', files: { 'out/a': 'a' } }) });
     await toRunning();
     expect(await call(activities.runCommand, requests.run)).toMatchObject({ exitCode: 3, timedOut: false });
     expect((await call(activities.stageOut, requests.stageOut)).outputs).toHaveLength(1);
   });
 
-  it('that takes too long is ended by the guest', async () => {
+  it('that exceeds its time limit is ended by the guest', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 1e6, log: '', files: {} }) });
     await toRunning();
     const result = await call(activities.runCommand, { ...requests.run, timeoutS: 5 });
@@ -292,7 +292,7 @@ describe('a command', () => {
     expect(Date.parse(result.endedAt) - Date.parse(result.startedAt)).toBe(5000);
   });
 
-  it('that does not exist says so', async () => {
+  it('that does not exist is reported', async () => {
     open({ run: () => ({ exitCode: 127, durationMs: 0, log: '', files: {}, notStarted: 'no such program' }) });
     await toRunning();
     expect(await code(call(activities.runCommand, requests.run))).toBe('command-not-started');
@@ -318,7 +318,7 @@ describe('a command', () => {
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
   });
 
-  it('has its whole log in the repository, though that forgot some and took nothing once', async () => {
+  it('has its whole log in the repository, although that lost a part and rejected one once', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 5000, log: 'x'.repeat(1_000_000), files: {} }) });
     await toRunning();
     const { appendLog } = host.ports.repository;
@@ -356,7 +356,7 @@ describe('outputs', () => {
     return { paths: stored.map(({ path }) => path), unmatched };
   };
 
-  it('are what the patterns match: * within a folder, ** across, a dot only where it is said', async () => {
+  it('are what the patterns match: * within a folder, ** across, a dot only where the pattern has it', async () => {
     expect(await taken(['out/a'])).toEqual({ paths: ['out/a'], unmatched: [] });
     expect(await taken(['out/*/*', '*.txt'])).toEqual({ paths: ['log.txt', 'out/deep/b'], unmatched: [] });
     expect(await taken(['out/.h*', 'no/*'])).toEqual({ paths: ['out/.hidden'], unmatched: ['no/*'] });
@@ -379,7 +379,7 @@ describe('outputs', () => {
     expect(repository.outputs.size).toBe(0);
   });
 
-  it('can still be taken out when the domain is gone after its disk was settled', async () => {
+  it('can still be extracted when the domain is gone after its disk was settled', async () => {
     await toRunning();
     await call(activities.runCommand, requests.run);
     await call(activities.stageOut, requests.stageOut);
@@ -389,7 +389,7 @@ describe('outputs', () => {
 });
 
 describe('inputs', () => {
-  it('that cannot be had fail with the reason of the first, and leave nothing but the record', async () => {
+  it('that cannot be fetched fail with the reason of the first, and leave nothing but the record', async () => {
     const url = 'http://nowhere.test/x';
     const bad = {
       ...requests.stageIn,
@@ -401,7 +401,7 @@ describe('inputs', () => {
     expect(host.leftovers()).toEqual([]);
   });
 
-  it('that climb out of /home/task or do not fit are refused', async () => {
+  it('that lead out of /home/task or do not fit are refused', async () => {
     const [input] = requests.stageIn.inputs;
     expect(await code(call(activities.stageIn, { ...requests.stageIn, inputs: [{ ...input!, path: '../x' }] }))).toBe(
       'bad-request',
@@ -410,7 +410,7 @@ describe('inputs', () => {
   });
 });
 
-describe('what belongs to nobody', () => {
+describe('what has no owner', () => {
   it('is moved out of use, and removed a day later', async () => {
     await call(activities.stageIn, requests.stageIn);
     await call(activities.quarantineVm, vm.id);
@@ -424,7 +424,7 @@ describe('what belongs to nobody', () => {
 });
 
 describe('networks', () => {
-  it('stay as long as a VM of this host needs them', async () => {
+  it('remain as long as a VM of this host needs them', async () => {
     await toRunning();
     const other = { ...vmOf(vm.image), network: vm.network };
     await call(activities.ensureDisks, other);
@@ -435,7 +435,7 @@ describe('networks', () => {
     expect(host.networks.size).toBe(0);
   });
 
-  it('go when the last two VMs leave together', async () => {
+  it('are removed when the last two VMs leave together', async () => {
     await toRunning();
     const other = { ...vmOf(vm.image), network: vm.network };
     await call(activities.ensureDisks, other);
@@ -458,7 +458,7 @@ describe('a VM that has moved here', () => {
     expect(await see(0.2)).toBe(true);
   });
 
-  it('is looked at for a minute, and not when it has gone on to another host', async () => {
+  it('is observed for a minute, and not when it has moved to another host', async () => {
     await toRunning();
     host.loads.set(vm.id, { busyCpus: 1 });
     const beganMs = host.clock.nowMs();

@@ -17,7 +17,7 @@ describe('an image', () => {
     const [one, two] = hosts as [RealHost, RealHost];
     const image = one.image();
     expect((await one.activities().ensureImage(image)).from).toBe('repository');
-    // Only the peer can be the source: these URLs lead nowhere.
+    // Only the peer can be the source: these URLs have no server.
     const nowhere = two.url('/files/nowhere');
     const parts = {
       disk: { ...image.parts.disk, url: nowhere },
@@ -31,7 +31,7 @@ describe('an image', () => {
     expect(digest).toBe(image.parts.disk.sha256);
   });
 
-  it('that is damaged at the peer is taken from the repository instead', async () => {
+  it('that is damaged at the peer is fetched from the repository instead', async () => {
     const [one, two] = hosts as [RealHost, RealHost];
     const image = { ...two.image(), id: newId('image') };
     await one.activities().ensureImage({ ...one.image(), id: image.id });

@@ -46,7 +46,7 @@ export function movesContract(
     });
     afterEach(async () => {
       const both = [here(), there()];
-      // First the domains: one of them may have the other host's disks open.
+      // The domains first: one of them may have opened the other host's disks.
       for (const id of made) for (const { hypervisor } of both) await hypervisor.destroy(domainName(id));
       for (const id of made)
         for (const { coldCopy, store } of both) {
@@ -64,7 +64,7 @@ export function movesContract(
       return vm;
     }
 
-    /** The far side answers synchronous methods with promises: the paths are fetched before. */
+    /** The far side answers synchronous methods with promises: the paths are fetched beforehand. */
     async function configAt({ imageCache, probe, network, store }: HostPorts, vm: VmSpec, diskHostAddress: string | null) {
       const paths = await store.paths(vm.id);
       return domainConfig(
@@ -139,7 +139,7 @@ export function movesContract(
       const sourcesOf = (name: string) => there().diskMover.readSources(name);
 
       it(
-        'stays where it is when it is refused or ended, and nothing is left at the target',
+        'remains at the source when the move is refused or ended, and nothing is left at the target',
         async () => {
           const { name, to } = await running();
           const request = { targetAddress: b!.address, deadlineMs: 60_000 };
@@ -200,7 +200,7 @@ export function movesContract(
 
     describe('a VM as files', () => {
       it(
-        'goes on at the other host from what was carried there, and coming back carries what changed',
+        'resumes on the other host from the files that were copied, and on its return transfers only what changed',
         async () => {
           const { vm, name } = await running();
           const boot = await here().guest.bootId(name);
@@ -242,7 +242,7 @@ export function movesContract(
         return packed;
       }
 
-      /** What can be seen of a copy while it is under way: each of its passes, which comes nearer to its end. */
+      /** What can be observed of a copy in progress: each of its passes, which comes nearer to its end. */
       async function passesOf(bench: MovesBench, { id }: VmSpec, copying: Promise<unknown>) {
         const over = copying.then(
           () => true,

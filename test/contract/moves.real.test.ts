@@ -17,7 +17,7 @@ movesContract(
   120_000,
 );
 
-it('a version that is damaged is refused and removed, and the next journey carries all', async () => {
+it('a version that is damaged is refused and removed, and the next move transfers all', async () => {
   const { hosts, stop } = await openRealHosts(2);
   try {
     const [a, b] = hosts as [RealHost, RealHost];

@@ -4,7 +4,7 @@ import type { NetworkRef, VmSpec } from '../../model/vm.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { vmOf } from './requests.ts';
 
-/** Which addresses guests reach: two guests of one owner on two hosts, and one of another owner. */
+/** The addresses that guests reach: two guests of one owner on two hosts, and one of another owner. */
 let hosts: RealHost[];
 let stop: () => Promise<void>;
 let vms: { vm: VmSpec; host: RealHost }[];
@@ -57,12 +57,12 @@ async function inGuest(index: number, script: string): Promise<string> {
   return (await ports.guest.readLog(vm.id, 0, 10_000)).toString();
 }
 
-/** By bash's own sockets: a connection or a refusal proves an answer; a timeout proves none. */
+/** With bash's own sockets: a connection or a refusal proves an answer; a timeout proves none. */
 const reach = (label: string, address: string, port: number): string =>
   `if out=$(timeout 3 bash -c 'exec 3<>/dev/tcp/${address}/${port}' 2>&1); then echo ${label}=open; else case "$out" in *refused*) echo ${label}=answered;; *) echo ${label}=silent;; esac; fi`;
 
 describe("owners' networks over two hosts", () => {
-  it('let guests of one owner reach each other by name, and nobody else', async () => {
+  it('let guests of one owner reach each other by name, and no others', async () => {
     const [one, two] = hosts.map(({ host }) => host.address);
     const tests = [
       reach('peer', 'node1', 9),
@@ -89,13 +89,13 @@ describe("owners' networks over two hosts", () => {
     ]);
   });
 
-  it('do not let a guest pretend to be somebody else', async () => {
-    // With an address of the other owner on its own card: answers to forwarded packets would go to the other guest.
+  it('do not let a guest use the address of another', async () => {
+    // With an address of the other owner on its own card: answers to forwarded packets would reach the other guest.
     const said = await inGuest(2, `ip address add 10.128.16.10/32 dev eth0; ${reach('spoofed', '10.128.16.11', 9)}`);
     expect(said.trim()).toBe('spoofed=silent');
   });
 
-  it('go with their last guest', async () => {
+  it('are removed with their last guest', async () => {
     for (const { vm, host } of vms) {
       await host.activities().removeDomain(vm.id, 1);
       await host.activities().removeDisks(vm.id, 1);

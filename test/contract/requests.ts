@@ -34,7 +34,7 @@ let made = 0;
 
 const ownNetwork: NetworkRef = { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] };
 
-/** A VM as the ledger places one, with its own address in its network. */
+/** A VM as the ledger places it, with its own address in its network. */
 export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {
   made += 1;
   const { host = 'host1' as HostId, name = 'node0', network = ownNetwork } = more;

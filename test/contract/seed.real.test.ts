@@ -43,7 +43,7 @@ async function ask(script: string): Promise<string> {
 }
 
 describe('a guest of an image with cloud-init', () => {
-  it('finds at its first boot who it is and where, by the label of a disc, which is gone when it runs', async () => {
+  it('finds its name and address at its first boot, by the label of a disc, which is removed once it runs', async () => {
     const ports = host.ports();
     await host.activities().stageIn({ vm, inputs: [], limits: { outsideBytes: 0, outsideSeconds: 1, allowInternal: false } });
     // A guest writes the program into the overlay: this machine never mounts a guest's disk.

@@ -25,7 +25,7 @@ const run = <A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: A
 const seedOf = () => host.disks.get(host.ports.store.paths(vm.id).seed);
 
 describe('the seed of an image with cloud-init', () => {
-  it('is read at the first boot, and is gone before anybody else has the guest', async () => {
+  it('is read at the first boot, and is removed before any user can reach the guest', async () => {
     expect((await run(activities.ensureRunning, vm)).boot).toEqual({ kind: 'cold', why: 'cloud-init' });
     const domain = host.domains.get(vm.id)!;
     expect(domain.seedRead).toMatchObject({ hostname: vm.name, address: vm.address, mac: vm.mac });
@@ -85,7 +85,7 @@ describe('further disks', () => {
     expect([...host.disks.keys()].filter((path) => path.includes(more.id))).toEqual([]);
   });
 
-  it('keep a VM from a template, which has none', async () => {
+  it('prevent a start from a template, which has none', async () => {
     const more = { ...vmOf({ ...vm.image, cloudInit: false }), extraDisksMiB: [16] };
     await run(activities.stageIn, { ...requests.stageIn, vm: more });
     expect((await run(activities.ensureRunning, more)).boot).toEqual({ kind: 'cold', why: 'extra-disks' });

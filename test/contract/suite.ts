@@ -115,7 +115,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     }
 
     describe('the store of VMs', () => {
-      it('keeps a record as it was written, and replaces it whole', async () => {
+      it('stores a record as it was written, and replaces it as a whole', async () => {
         const vm = newVm();
         expect(await ports.store.read(vm.id)).toBeNull();
         const record = {
@@ -133,7 +133,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await ports.store.freeMiB()).toBeGreaterThan(0);
       });
 
-      it('remembers the generation of what was removed, whether it was there or not', async () => {
+      it('remembers the generation of what was removed, whether it existed or not', async () => {
         const vm = newVm();
         expect(await ports.store.removedGeneration(vm.id)).toBeNull();
         await ports.store.remove(vm.id, 3);
@@ -158,13 +158,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
 
     describe('the cache of images', () => {
-      it('has an image after it was asked for, and then at once', async () => {
+      it('has an image after a request for it, and then at once', async () => {
         expect(await ports.imageCache.ensure(image, never)).toEqual({ from: 'cache', bytes: 0 });
         expect(await ports.imageCache.list()).toContain(image.id);
         expect(await ports.imageCache.find(newId('image'))).toBeNull();
       });
 
-      it('does not keep an image that lacks its digest', async () => {
+      it('does not store an image whose digest differs', async () => {
         const broken = {
           ...image,
           id: newId('image'),
@@ -174,13 +174,13 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await ports.imageCache.find(broken.id)).toBeNull();
       });
 
-      it('says when the repository has it not', async () => {
+      it('reports an image that the repository does not have', async () => {
         const gone = { ...image.parts.disk, url: bench.url('/files/nowhere') };
         const missing = { ...image, id: newId('image'), parts: { ...image.parts, disk: gone } };
         expect(await codeOf(ports.imageCache.ensure(missing, never))).toBe('repository-unavailable');
       });
 
-      it('keeps an image that a VM was made from, and removes one that none needs, again and again', async () => {
+      it('keeps an image from which a VM was made, and removes one that none needs, repeatedly', async () => {
         const vm = newVm();
         const spare = { ...image, id: newId('image') };
         await ports.imageCache.ensure(spare, never);
@@ -206,7 +206,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         url: '',
         ...more,
       });
-      it('are refused when they are not there, too large, or not what was announced', async () => {
+      it('are refused when they do not exist, are too large, or differ from their declaration', async () => {
         const vm = newVm();
         await ports.store.writeDurably(newRecord(vm));
         await ports.store.resetInputs(vm.id);
@@ -226,7 +226,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
 
     describe('disks', () => {
-      it('are there once they are made', async () => {
+      it('exist once they are created', async () => {
         const vm = newVm();
         const paths = await pathsOf(vm.id);
         expect(await ports.diskTool.exists(paths.data)).toBe(false);
@@ -234,7 +234,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect([await ports.diskTool.exists(paths.data), await ports.diskTool.exists(paths.overlay)]).toEqual([true, true]);
       });
 
-      it('give back what was put on them', async () => {
+      it('return what was written to them', async () => {
         const vm = newVm();
         const content = randomBytes(300_000);
         await prepare(vm, content);
@@ -245,7 +245,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         expect(await codeOf(ports.diskTool.listFiles(data, 0))).toBe('outputs-refused');
       });
 
-      it('are too small for what is larger than they are', async () => {
+      it('are too small for content that is larger than they are', async () => {
         const vm = newVm();
         expect(await codeOf(prepare({ ...vm, diskMiB: 8 }, randomBytes(9 * 2 ** 20)))).toBe('inputs-too-large');
         expect(await ports.diskTool.exists((await pathsOf(vm.id)).data)).toBe(false);
@@ -253,7 +253,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
 
     describe("owners' networks", () => {
-      it('come by being ensured, however often, and go when nothing needs them', async () => {
+      it('are created by being ensured, however often, and removed when nothing needs them', async () => {
         const { network } = newVm();
         expect([await ports.network.ensure(network), await ports.network.ensure(network)]).toEqual(['bg7', 'bg7']);
         expect(await ports.network.list()).toContainEqual({ bridge: 'bg7', vni: 7, taps: [] });
@@ -264,7 +264,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
 
     describe('a domain', () => {
-      it('runs with what it was given, is refused a second time, and is gone when it is destroyed', async () => {
+      it('runs with its parameters, is refused a second time, and is gone when it is destroyed', async () => {
         const vm = newVm();
         const name = domainName(vm.id);
         expect(await ports.hypervisor.status(name)).toBeNull();
@@ -379,7 +379,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
       );
 
       it(
-        'goes on from its saved memory, boots again when it is reset, and shuts down with its disk whole',
+        'resumes from its saved memory, boots again when it is reset, and shuts down with its disk consistent',
         async () => {
           const vm = newVm();
           const name = domainName(vm.id);
@@ -442,7 +442,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
 
     describe('a template', () => {
       it(
-        'is made of a calm machine on no network, starts others like it, and is retired when it fails three times',
+        'is made from an idle machine without a network, starts others like it, and is retired when it fails three times',
         async () => {
           const { templates, hypervisor, guest, diskTool: disks } = ports;
           const first = newVm();
@@ -507,7 +507,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
     });
 
     describe('the repository', () => {
-      it('stores a log piece by piece, in any order and again', async () => {
+      it('stores a log in pieces, in any order and repeatedly', async () => {
         const url = bench.url('/log/one');
         expect(await ports.repository.appendLog(url, 0, Buffer.from('abc'), never)).toBe(3);
         expect(await ports.repository.appendLog(url, 5, Buffer.from('xyz'), never)).toBe(3);

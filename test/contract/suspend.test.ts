@@ -41,7 +41,7 @@ const memoryOf = () => [...host.memories.keys()].map((path) => path.split('/').a
 beforeEach(() => open());
 
 describe('a VM that is suspended', () => {
-  it('has no domain and one file with its memory, and goes on from it with the clock of today', async () => {
+  it('has no domain and one file with its memory, and resumes from it with the present time in its clock', async () => {
     await toRunning();
     const booted = host.domains.get(vm.id)!.bootCount;
     expect((await call(activities.suspendVm, at(2))).bytes).toBeGreaterThan(0);
@@ -55,7 +55,7 @@ describe('a VM that is suspended', () => {
     expect(host.ports.clock.nowMs() - domain.identity!.timeMs).toBeLessThan(1000);
   });
 
-  it('may be suspended and restored again and again, each step as often as it likes', async () => {
+  it('may be suspended and restored repeatedly, and each step may be repeated', async () => {
     await toRunning();
     for (let generation = 2; generation < 8; generation += 2) {
       await call(activities.suspendVm, at(generation));
@@ -75,7 +75,7 @@ describe('a VM that is suspended', () => {
     expect(host.leftovers()).toEqual([]);
   });
 
-  it('is lost where its domain died before all of it was written, and is not started from half a memory', async () => {
+  it('is lost where its domain died before all of it was written, and is not started from incomplete memory', async () => {
     await toRunning();
     const { clock } = host.ports;
     const sleep = clock.sleep.bind(clock);
@@ -88,7 +88,7 @@ describe('a VM that is suspended', () => {
     expect(host.domains.size).toBe(0);
   });
 
-  it('runs on where its memory cannot be written', async () => {
+  it('continues to run where its memory cannot be written', async () => {
     await toRunning();
     const { hypervisor } = host.ports;
     const { BerthError } = await import('../../model/errors.ts');
@@ -117,7 +117,7 @@ describe('a VM that is suspended', () => {
 });
 
 describe('a command', () => {
-  it('goes on after a suspension, once, and its time is the time that its guest ran', async () => {
+  it('continues after a suspension, once, and its time is the time that its guest ran', async () => {
     open(long(20_000), 'destroy');
     await toRunning();
     const { run } = requestsOf(repository, vm);
@@ -135,7 +135,7 @@ describe('a command', () => {
     expect(host.jobsStarted.get(vm.id)).toBe(1);
   });
 
-  it('is not taken for silent while its guest is paused, nor is the pause counted', async () => {
+  it('is not treated as silent while its guest is paused, nor is the pause counted', async () => {
     open(long(60_000), 'destroy');
     await toRunning();
     const { run } = requestsOf(repository, vm);
@@ -153,7 +153,7 @@ describe('a command', () => {
 });
 
 describe('a VM that is paused', () => {
-  it('stands still, and goes on with the clock of today', async () => {
+  it('executes nothing, and resumes with the present time in its clock', async () => {
     await toRunning();
     await call(activities.pauseVm, at(2));
     await call(activities.pauseVm, at(2));
@@ -175,7 +175,7 @@ describe('a reboot', () => {
     expect(host.domains.get(vm.id)).toMatchObject({ bootCount: 2, identity: { hostname: vm.name } });
   });
 
-  it('is by the reset button where the guest does not hear', async () => {
+  it('uses the reset button where the guest does not react', async () => {
     await toRunning();
     host.ports.guest.reboot = async () => undefined;
     await call(activities.rebootVm, at(2));

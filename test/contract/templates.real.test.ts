@@ -7,7 +7,7 @@ import type { VmSpec } from '../../model/vm.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { vmOf } from './requests.ts';
 
-/** VMs from a template on a real host: what they share, what differs, and what follows a failure. */
+/** VMs from a template on a real host: what they share, what differs, and the result of a failure. */
 let host: RealHost;
 let stop: () => Promise<void>;
 const alive: VmId[] = [];
@@ -19,7 +19,7 @@ beforeAll(async () => {
   host = opened.hosts[0]!;
   await host.activities().ensureImage(host.image());
   const template = newVm();
-  // An attempt after a kill of the worker begins anew.
+  // An attempt after a kill of the worker begins again.
   for (const ms of [300, 1500]) {
     await Promise.race([
       host
@@ -86,7 +86,7 @@ cat /sys/block/vdb/size; date +%s
 `;
 
 describe('guests from one template', () => {
-  it('share nothing that names them, and nothing secret', async () => {
+  it('share nothing that identifies them, and nothing secret', async () => {
     const vms = await Promise.all([prepared(64), prepared(1000), prepared()]);
     const running = await Promise.all(vms.map((vm) => host.activities().ensureRunning(vm)));
     expect(running.map(({ boot }) => boot.kind)).toEqual(['warm', 'warm', 'warm']);
@@ -101,7 +101,7 @@ describe('guests from one template', () => {
     for (const line of [1, 2, 5, 6]) expect(new Set(said.map((lines) => lines[line])).size).toBe(vms.length);
   });
 
-  it('have as large a root as they were ordered', async () => {
+  it('have a root as large as requested', async () => {
     const rootMiB = host.image().virtualMiB + 256;
     const vm = await prepared(undefined, { rootMiB });
     expect((await host.activities().ensureRunning(vm)).boot.kind).toBe('warm');
@@ -113,7 +113,7 @@ describe('guests from one template', () => {
     expect(Number(grown)).toBeGreaterThan(host.image().virtualMiB);
   });
 
-  it('come to life though their worker is killed at any moment, with their own identity', async () => {
+  it('start although their worker is killed at any moment, with their own identity', async () => {
     const vm = await prepared();
     for (const ms of [5, 30, 80, 150, 250, 400]) {
       const outcome = await Promise.race([
@@ -132,7 +132,7 @@ describe('guests from one template', () => {
 });
 
 describe('a template that is broken', () => {
-  it('does not keep a VM from coming to life, is retired after three failures, and leaves nothing', async () => {
+  it('does not prevent a VM from starting, is retired after three failures, and leaves nothing', async () => {
     const folder = `/var/lib/berth/images/${host.image().id}/templates`;
     await host.on([
       'sh',

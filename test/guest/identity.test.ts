@@ -18,7 +18,7 @@ const identity = (records: string): Promise<Ended> => machine.exec(['/usr/local/
 const applied: Ended = { exitCode: 0, stdout: 'ok\n', stderr: '' };
 
 describe('the image', () => {
-  test('starts to its agent in seconds, and then settles with no unit failed', async () => {
+  test('answers by its agent within seconds, and then settles with no unit failed', async () => {
     console.log(`agent after ${(bootMs / 1000).toFixed(2)} s`);
     expect(bootMs).toBeLessThan(30_000);
     expect(await machine.shell('systemctl is-system-running --wait')).toBe('running');
@@ -28,7 +28,7 @@ describe('the image', () => {
   test('has nothing that two machines must not share', async () => {
     const secrets = 'ls /etc/ssh/ssh_host_* /var/lib/systemd/random-seed 2>/dev/null || true';
     expect(await machine.shell(secrets)).toBe('');
-    // systemd has made an id for this machine: what the image itself has is read from its disk.
+    // systemd has created an id for this machine: the image's own content is read from its disk.
     expect(await machineIdOfImage()).toBe('');
   });
 
@@ -38,7 +38,7 @@ describe('the image', () => {
 });
 
 describe('berth-identity', () => {
-  test('makes a guest itself in one call', async () => {
+  test('gives a guest its identity in one call', async () => {
     const records = [
       `seed ${'5a'.repeat(64)}`,
       'time 1900000000.25',
@@ -68,7 +68,7 @@ describe('berth-identity', () => {
     expect(await machine.shell('findmnt -no SOURCE,FSTYPE /home/task; ls /home/task')).toMatch(/^\/dev\/vdb ext4\nlost\+found$/);
   });
 
-  test('may be repeated, and replaces what was', async () => {
+  test('may be repeated, and replaces the earlier identity', async () => {
     const records = 'host other\naddr eth0 10.131.2.3/16 10.131.0.1\nmount /dev/vdb /home/task ext4\n';
     expect(await identity(records)).toEqual(applied);
     expect(await identity(records)).toEqual(applied);
@@ -96,7 +96,7 @@ describe('berth-identity', () => {
     expect(await machine.shell(script)).toBe('20\nab');
   });
 
-  test('tells a process to read its files again', async () => {
+  test('makes a process read its files again', async () => {
     const script = 'trap "echo told > /tmp/told; exit" HUP; echo $$ > /tmp/pid; while :; do sleep 0.05; done';
     await machine.shell(
       `(${script.replace('$$', "$(exec sh -c 'echo $PPID')")}) >/dev/null 2>&1 & while ! [ -s /tmp/pid ]; do sleep 0.05; done`,
@@ -111,7 +111,7 @@ describe('berth-identity', () => {
   const filled = ['/etc/hosts 0644', '/etc/ssh/key 0600'].map((file) => `file ${file} 0\n`).join('');
   const boot = '01234567-89ab-cdef-0123-456789abcdef';
 
-  test('waits in a machine that becomes a template, until it is told who it is', async () => {
+  test('waits in a machine that becomes a template, until it receives its identity', async () => {
     await machine.shell('umount /home/task');
     expect(await wait(filled)).toEqual(applied);
     expect(await machine.shell('cat /etc/hostname /etc/machine-id /etc/hosts; ls /run/berth/adopting')).toBe(
@@ -120,7 +120,7 @@ describe('berth-identity', () => {
     const records = Buffer.from(
       `seed ${'a5'.repeat(64)}\nhost sibling\nmid ${'f'.repeat(32)}\nboot ${boot}\nfile /etc/hosts 0644 8\n1.2.3.4\n\nfile /etc/ssh/key 0600 2\nk\n`,
     );
-    // What comes second may take a moment, and nothing of a task is started before.
+    // The second part may take a moment, and nothing of a task is started before.
     const start = machine.shell(
       '/usr/local/sbin/berth-job run /run/berth/late /home/task 9 1 99 "" sh -c "pwd; ls"; cat /run/berth/late/log',
     );
@@ -135,12 +135,12 @@ describe('berth-identity', () => {
     expect(await machine.shell('cat /proc/sys/kernel/random/boot_id; ls /run/berth/adopting 2>/dev/null || echo adopted')).toBe(
       `${boot}\nadopted`,
     );
-    // It is repeatable in the usual way afterwards.
+    // Afterwards it can be repeated in the usual way.
     expect(await identity('host again\n')).toEqual(applied);
     expect(await machine.shell('cat /etc/hostname')).toBe('again');
   });
 
-  test('that waits refuses what is not valid as a whole, and says what it could not do', async () => {
+  test('that waits refuses invalid records as a whole, and reports what it could not do', async () => {
     const tell = (records: string) =>
       sendIdentity(machine.identitySocket, Buffer.from(records), Buffer.from('mount /dev/vdb /x\n'), 30_000);
     for (const [records, complaint] of [
@@ -196,14 +196,14 @@ describe('berth-identity', () => {
     ['mount /dev/vdb /mnt btrfs\n', 'record 1 (mount): /dev/vdb:'],
     ['hup /tmp\n', 'record 1 (hup): /tmp holds no pid'],
   ];
-  test.each(impossible)('says what it could not do: %j', async (records, complaint) => {
+  test.each(impossible)('reports what it could not do: %j', async (records, complaint) => {
     const { exitCode, stdout, stderr } = await identity(records);
     expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: '' });
     expect(stderr).toContain(complaint);
   });
 });
 
-test('a machine whose disk is no root file system says so on its console and switches itself off', async () => {
+test('a machine whose disk is no root file system reports this on its console and powers itself off', async () => {
   const lost = await Machine.start('empty');
   try {
     await lost.untilOff(60_000);

@@ -11,7 +11,7 @@ import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
 /** The image that infra/setup has built. */
 const imageFolder = join(process.env.BERTH_CACHE ?? join(homedir(), '.cache', 'berth'), 'images/debian-12/current');
 
-/** How a command in the guest ended. */
+/** The outcome of a command in the guest. */
 export interface Ended {
   exitCode: number;
   stdout: string;
@@ -22,7 +22,7 @@ type Answer = { return?: Record<string, unknown>; error?: { desc: string } };
 
 /**
  * A machine on QEMU alone, emulated, with 256 MiB: the image's disk as an overlay, a data disk with one file, a network
- * card that leads nowhere, and its agent and whatever waits for its identity at the ends of sockets.
+ * card without a connection, and sockets to its agent and to the program that waits for its identity.
  */
 export class Machine {
   readonly #child: ChildProcess;
@@ -36,7 +36,7 @@ export class Machine {
     this.#ended = new Promise((resolve) => child.once('close', resolve));
   }
 
-  /** @param rootDisk the image's, or one with nothing on it */
+  /** @param rootDisk the image's disk, or an empty one */
   static async start(rootDisk: 'image' | 'empty' = 'image'): Promise<Machine> {
     const folder = await mkdtemp(join(tmpdir(), 'berth-guest-'));
     const at = (name: string): string => join(folder, name);
@@ -70,7 +70,7 @@ export class Machine {
       const socket = await this.#reach();
       if (socket !== null) {
         this.#agent = { socket, lines: createInterface({ input: socket })[Symbol.asyncIterator]() };
-        // What is sent before the agent is there waits in its port, and is answered then.
+        // A request sent before the agent runs waits in its port, and is answered then.
         await Promise.race([
           this.#ask('guest-ping'),
           delay(deadline - performance.now(), null, { ref: false }).then(() => this.#lost()),
@@ -118,7 +118,7 @@ export class Machine {
     throw new Error(`${argv.join(' ')}: not done after a minute`);
   }
 
-  /** What a shell prints for a script. */
+  /** The output of a shell script. */
   async shell(script: string): Promise<string> {
     const { exitCode, stdout, stderr } = await this.exec(['/bin/sh', '-c', script]);
     if (exitCode !== 0) throw new Error(`${script}: exit ${exitCode}: ${stderr}`);
@@ -134,7 +134,7 @@ export class Machine {
     return readFile(join(this.#folder, 'console'), 'utf8');
   }
 
-  /** Resolves when the machine has switched itself off. */
+  /** Resolves when the machine has powered itself off. */
   async untilOff(deadlineMs: number): Promise<void> {
     const off = await Promise.race([this.#ended.then(() => true), delay(deadlineMs, false, { ref: false })]);
     if (!off) throw new Error(`Still on after ${deadlineMs} ms; the console says: ${(await this.console()).slice(-2000)}`);
@@ -148,7 +148,7 @@ export class Machine {
   }
 }
 
-/** As it is in the image, before any machine has started from it. */
+/** The content of the image, before any machine has started from it. */
 export async function machineIdOfImage(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-guest-'));
   try {

@@ -100,8 +100,8 @@ describe('a VM that is suspended', () => {
     await fixture.activities.commitRestoration(vm);
     fixture.now += 5_000;
     await suspend(vm);
-    const told = (await eventsOf('berth.vm.suspended')).map(({ data }) => VmSuspendedData.parse(data));
-    expect(told.map(({ usage: [used] }) => [used?.vcpuSeconds, used?.startedAt])).toEqual([
+    const reported = (await eventsOf('berth.vm.suspended')).map(({ data }) => VmSuspendedData.parse(data));
+    expect(reported.map(({ usage: [used] }) => [used?.vcpuSeconds, used?.startedAt])).toEqual([
       [20, new Date(began).toISOString()],
       [10, new Date(began + 3_610_000).toISOString()],
     ]);

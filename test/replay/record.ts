@@ -19,12 +19,12 @@ import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
 
 /**
- * Records the histories that replay.test.ts replays, anew:
+ * Records the histories that replay.test.ts replays, again:
  *
  *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm]
  *
- * When a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
- * any site (a version gate, patched() of the SDK, is for the others).
+ * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
+ * any site (for the others use a version gate, patched() of the SDK).
  */
 const { History } = proto.temporal.api.history.v1;
 const { EventType } = proto.temporal.api.enums.v1;
@@ -33,7 +33,7 @@ const folder = join(import.meta.dirname, 'histories');
 const week = 7 * 24 * 3600;
 const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
 
-/** What differs from machine to machine and no replay looks at. */
+/** Values that differ between machines and that no replay reads. */
 function withoutTraces(key: string, value: unknown): unknown {
   if (key === 'stackTrace') return undefined;
   return key === 'identity' ? 'worker' : value;
@@ -90,7 +90,7 @@ async function recordTasks(site: FakeSite): Promise<void> {
   await recordTask(site, 'expired', expired);
 }
 
-/** A host that was away, with a task that was first placed there. */
+/** A host that was unreachable, with a task that was first placed there. */
 async function recordHosts(site: FakeSite): Promise<void> {
   const [host] = site.hosts;
   await site.stopWorker(host!.id);
@@ -131,7 +131,7 @@ async function recordPrestage(site: FakeSite): Promise<void> {
   await write(site, 'prestage-succeeded', id);
 }
 
-/** A build that ends well, one that fails and one that is cancelled; and an image that is retired. */
+/** A build that succeeds, one that fails and one that is cancelled; and an image that is retired. */
 async function recordImages(site: FakeSite): Promise<void> {
   const built = await startBuild(site);
   await built.ended();
@@ -206,7 +206,7 @@ async function recordTemplates(site: FakeSite): Promise<void> {
   await write(site, 'buildTemplates', workflow);
 }
 
-/** A host that is emptied while a task's command runs on it, and one whose drain is called off. */
+/** A host that is emptied while a task's command runs on it, and one whose drain is cancelled. */
 async function recordDrains(site: FakeSite): Promise<void> {
   for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
   const task = await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
@@ -249,7 +249,7 @@ async function recordDrains(site: FakeSite): Promise<void> {
   await site.ledger.host.update({ where: { id: hostId! }, data: { schedulable: true, acceptsMigrations: true } });
 }
 
-/** A host whose VM nobody else takes: it is suspended there, and restored when the host is given back. */
+/** A host whose VM no other host takes: it is suspended there, and restored when the host is returned. */
 async function recordInPlace(site: FakeSite): Promise<void> {
   const id = await startAlone(site, 'in-place');
   const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id } });
@@ -289,10 +289,10 @@ async function recordReservation(site: FakeSite): Promise<void> {
   await write(site, 'reserveHosts-ended', workflow);
 }
 
-/** Work that is suspended for a reservation of all hosts, and goes on afterwards; a VM that stands alone, for a fixed time. */
+/** Work that is suspended for a reservation of all hosts, and resumes afterwards; a standalone VM, for a fixed time. */
 async function recordLeases(site: FakeSite): Promise<void> {
   await site.startPlanner();
-  // So that the plan knows how soon VMs are there.
+  // So that the plan knows how soon VMs are ready.
   for (let n = 0; n < 3; n += 1) await site.ended(await site.submit());
   const work = await site.submit({ command: ['long'], timeoutS: week });
   await until(site, work, 'running');
@@ -310,7 +310,7 @@ async function recordLeases(site: FakeSite): Promise<void> {
   await write(site, 'runVm-promised', workflowId.vm(vm));
 }
 
-/** Work that is suspended for a reservation, and goes on at another host. */
+/** Work that is suspended for a reservation, and resumes on another host. */
 async function recordMoved(site: FakeSite): Promise<void> {
   await site.startPlanner();
   for (let n = 0; n < 3; n += 1) await site.ended(await site.submit());
@@ -337,7 +337,7 @@ async function acceptAlone(site: FakeSite, name: string): Promise<VmId> {
   return site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
 }
 
-/** A VM that stands alone, and runs as it was ordered. */
+/** A standalone VM, running as requested. */
 async function startAlone(site: FakeSite, name: string): Promise<VmId> {
   const id = await acceptAlone(site, name);
   const options = { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] };
@@ -354,7 +354,7 @@ async function removeAlone(site: FakeSite, id: VmId): Promise<void> {
   await handle.result();
 }
 
-/** A VM that stands alone, through all of its operations. */
+/** A standalone VM, through all of its operations. */
 async function recordVm(site: FakeSite): Promise<void> {
   const id = await startAlone(site, 'recorded');
   const handle = site.client.workflow.getHandle(workflowId.vm(id));

@@ -14,7 +14,7 @@ beforeAll(() => {
   Runtime.install({ logger: new DefaultLogger('ERROR') });
 });
 
-// A workflow that runs at a site is continued by the next version of its code from its history: record.ts says more.
+// A workflow that runs at a site is continued from its history by the next version of its code: see record.ts.
 test.each(names)('%s replays', async (name) => {
   const { workflowId, history } = JSON.parse(await readFile(join(folder, `${name}.json`), 'utf8'));
   await Worker.runReplayHistory(
@@ -28,7 +28,7 @@ test('every type of workflow has a history', () => {
   expect([...new Set(names.map((name) => name.split('-')[0]))].sort()).toEqual(Object.keys(workflows).sort());
 });
 
-test('the bundle holds workflows and the model, and nothing that touches a host, a wire or the ledger', async () => {
+test('the bundle contains workflows and the model, and nothing that uses a host, the network or the ledger', async () => {
   const { code } = await bundle();
   const map = code.slice(code.lastIndexOf('base64,') + 'base64,'.length);
   const { sources } = JSON.parse(Buffer.from(map, 'base64').toString('utf8')) as { sources: string[] };

@@ -22,7 +22,7 @@ afterAll(() => site.stop());
 
 const call = (name: string, nth = 1): Call => ({ name, nth });
 
-/** The calls of a build that nothing befalls, in their order. */
+/** The calls of a build without faults, in their order. */
 const forward: Call[] = [
   call('loadBuild'),
   call('reserveBuild'),
@@ -52,10 +52,10 @@ const backward: Call[] = [
   call('releaseVms'),
 ];
 const cleanRun = [...forward, ...backward];
-/** The last one at which a cancellation is sure to be heard before the verdict. */
+/** The last call at which a cancellation is certain to take effect before the verdict. */
 const lastCancellable = forward.findIndex(({ name }) => name === 'runCommand');
 
-/** In which states a build may end that this befell. */
+/** The states in which a build may end after this fault. */
 function legalEnds({ name, nth }: Call, fault: Fault): string[] {
   const place = forward.findIndex((call) => call.name === name && call.nth === nth);
   const isForward = place >= 0;
@@ -67,7 +67,10 @@ function legalEnds({ name, nth }: Call, fault: Fault): string[] {
   return ['ready'];
 }
 
-/** Whatever befell it: usable whole, or not at all; nothing left of its VM; its recipe ran at most once. */
+/**
+ * After any fault: the image is complete and usable, or not usable at all; nothing of its VM remains; its recipe ran at
+ * most once.
+ */
 async function expectWholeOrNothing(id: ImageId): Promise<void> {
   const image = await imageRow(site, id);
   const vm = await site.ledger.vm.findUniqueOrThrow({ where: { id: image.buildVmId! } });
@@ -100,7 +103,7 @@ test.concurrent.each(everyFault(cleanRun))('$name $nth: $what', async ({ fault, 
 });
 
 describe('a build', () => {
-  test('that fails says so, and is built anew when it is asked for again', async () => {
+  test('that fails reports its error, and is built again when it is requested again', async () => {
     const recipe = { base: { image: await publishBase(site) }, commands: ['fail'] };
     const owner = newId('owner');
     const build = await startBuild(site, recipe, undefined, owner);
@@ -112,14 +115,14 @@ describe('a build', () => {
     expect(await again.ended()).toBe('failed');
   });
 
-  test('that takes longer than its recipe allows ends, and leaves nothing', async () => {
+  test('that exceeds the time limit of its recipe ends, and leaves nothing', async () => {
     const build = await startBuild(site, { commands: ['endless'], timeoutS: 30 });
     expect(await build.ended()).toBe('failed');
     expect((await imageRow(site, build.id)).error).toMatchObject({ code: 'build-timeout' });
     await expectWholeOrNothing(build.id);
   });
 
-  test('of an uploaded disk runs nothing, and is refused when the disk is none', async () => {
+  test('of an uploaded disk runs nothing, and is refused when the file is not a disk image', async () => {
     const disk = await startBuild(site, { base: { disk: 'qcow2 100' } });
     expect(await disk.ended()).toBe('ready');
     expect(await imageRow(site, disk.id)).toMatchObject({ virtualMiB: 100, parts: { disk: {} } });
@@ -131,7 +134,7 @@ describe('a build', () => {
     for (const host of site.hosts) for (const one of [disk, junk, large]) expect(host.jobsStarted.has(one.vmId)).toBe(false);
   });
 
-  test('of a suite becomes what its data disk holds', async () => {
+  test('of a suite produces an image with the contents of its data disk', async () => {
     const build = await startBuild(site, { base: { suite: 'bookworm' } });
     expect(await build.ended()).toBe('ready');
     await expectWholeOrNothing(build.id);

@@ -33,7 +33,9 @@ async function baseOf(site: FakeSite, owner: string, base: Order['base']): Promi
   return 'disk' in base ? { file: await addFile(site, owner, base.disk) } : base;
 }
 
-/** Names of images begin with a letter or a digit, and ids have an underscore: so the base gets another name. */
+/**
+ * Names of images begin with a letter or a digit, and ids contain an underscore: so the base image gets a name of its own.
+ */
 export async function publishBase(site: FakeSite): Promise<string> {
   const id = await site.publishImage();
   const name = id.replace('_', '-');
@@ -44,8 +46,9 @@ export async function publishBase(site: FakeSite): Promise<string> {
 let number = 0;
 
 /**
- * Accepts a recipe as the API does, and starts its build: of an owner of its own, because one may have a few at a time.
- * @param before the workflow starts
+ * Accepts a recipe as the API does, and starts its build, for an owner of its own, because an owner may have only a few
+ * builds at a time.
+ * @param before runs before the workflow starts
  */
 export async function startBuild(
   site: FakeSite,

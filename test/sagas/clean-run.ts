@@ -3,8 +3,8 @@ import type { Call } from './faults.ts';
 const call = (name: string, nth = 1): Call => ({ name, nth });
 
 /**
- * The calls of a task that nothing befalls, in the order in which they are made: what the fault matrix covers. A test
- * holds it against a recorded run, so that a new call can't be forgotten.
+ * The calls of a task without faults, in their order: the fault matrix covers these. A test compares the list with a
+ * recorded run, so that a new call can't be forgotten.
  */
 export const forward: Call[] = [
   call('loadTask'),
@@ -20,10 +20,10 @@ export const forward: Call[] = [
   call('stageOut'),
 ];
 
-/** From here on the verdict stands, and what has to be done is done until it succeeds. */
+/** From this call on the verdict is final, and the remaining steps are retried until they succeed. */
 export const backward: Call[] = [call('removeVm'), call('finishTask')];
 
 export const cleanRun: Call[] = [...forward, ...backward];
 
-/** The last forward call at which a cancellation is sure to be heard before the verdict. */
+/** The last forward call at which a cancellation is certain to take effect before the verdict. */
 export const lastCancellable = forward.findIndex(({ name }) => name === 'runCommand');

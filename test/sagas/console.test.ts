@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => site.stop());
 
-/** The bytes, or the code of what it met. */
+/** The bytes of the console, or the code of the error. */
 async function read(reading: string, range: ConsoleRange = { last: 1000 }): Promise<string> {
   try {
     const page = await site.client.workflow.execute<(...args: [VmId, ConsoleRange, number]) => Promise<ConsolePage>>(
@@ -38,11 +38,11 @@ async function read(reading: string, range: ConsoleRange = { last: 1000 }): Prom
 
 const rowOf = () => site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
 
-test('a VM that was placed nowhere yet has no console', async () => {
+test('a VM that was not placed yet has no console', async () => {
   expect(await read('early')).toBe('conflict');
 });
 
-test('what its guest wrote is read where it runs, and a silent host is not waited for', async () => {
+test('the output of a guest is read on the host where it runs, and the read does not wait for a silent host', async () => {
   await site.client.workflow.start(workflowType.vm, {
     taskQueue: controlQueue,
     workflowId: workflowId.vm(vm),
@@ -59,7 +59,7 @@ test('what its guest wrote is read where it runs, and a silent host is not waite
 
 const calls: Call[] = ['loadVmLocation', 'readConsole'].map((name) => ({ name, nth: 1 }));
 test.concurrent.each(everyFault(calls))(
-  '$name: $fault ends with the bytes or says why not, and changes nothing',
+  '$name: $fault ends with the bytes or the reason of the failure, and changes nothing',
   async ({ fault, ...call }) => {
     const reading = newId('vm');
     const workflow = workflowId.console(vm, reading);

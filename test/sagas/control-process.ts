@@ -8,19 +8,25 @@ import { openLedger } from '../../ledger/client.ts';
 import { controlQueue } from '../../model/temporal.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
-/** A control worker that ends itself with SIGKILL at planned moments, each once: a file remembers that it was. */
+/**
+ * A control worker that kills itself with SIGKILL at planned moments, each once: a file records the deaths that have
+ * happened.
+ */
 export interface ControlOrder {
   address: string;
   namespace: string;
   databaseUrl: string;
   bundle: string;
-  /** Where is remembered which deaths were died. */
+  /** The file that records the deaths that have happened. */
   folder: string;
-  /** By workflow id. */
+  /** The planned deaths, by workflow id. */
   deaths: Record<string, { call: string; when: 'before' | 'after' }>;
 }
 
-/** A call by its name and, where it moves a task, the state: what is the same in every process that repeats it. */
+/**
+ * A call by its name and, where it changes the state of a task, the state: this is the same in every process that repeats
+ * the call.
+ */
 export const callOf = (name: string, args: unknown[]): string => (name === 'advanceTask' ? `${name} ${args[1]}` : name);
 
 function dieAsPlanned(order: ControlOrder, when: 'before' | 'after', call: string): void {
@@ -57,7 +63,7 @@ if (process.argv[1] === import.meta.filename) {
     taskQueue: controlQueue,
     workflowBundle: { codePath: order.bundle },
     activities: mortal(order, guard(createLedgerActivities({ ledger, ...ledgerConfig(), clock: Date.now }))),
-    // What is meant for the dead is given to its successor after this long.
+    // Work addressed to the killed process is given to its successor after this time.
     stickyQueueScheduleToStartTimeout: '1s',
   });
   await worker.run();

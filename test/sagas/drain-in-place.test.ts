@@ -10,17 +10,17 @@ import { expectEmptySite } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, type Fault } from './faults.ts';
 
-/** Steps of a drain that suspends in place, in its own saga and in the VM's, × what can befall them. */
+/** The steps of a drain that suspends in place, in its own saga and in that of the VM, × the faults of each step. */
 const side = 8;
 vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
 
 let site: FakeSite;
-/** Hosts that no test drains at the moment. */
+/** Hosts that no test is draining at the moment. */
 let free: FakeHost[];
 beforeAll(async () => {
   site = await openFakeSite({ hosts: side });
   free = [...site.hosts];
-  // So that nobody can take any VM.
+  // So that no other host can take a VM.
   await site.ledger.host.updateMany({ data: { acceptsMigrations: false } });
 });
 afterAll(() => site.stop());
@@ -29,7 +29,7 @@ interface Case {
   host: FakeHost;
   vm: VmId;
   drain: DrainId;
-  /** Workflows of the drain, and of the VM. */
+  /** The workflows of the drain and of the VM. */
   workflows: { drain: string; vm: string };
 }
 
@@ -51,7 +51,7 @@ const drainOf = (id: DrainId) => site.ledger.drain.findUniqueOrThrow({ where: { 
 
 let made = 0;
 
-/** It stands alone, where its image is. */
+/** The VM belongs to no task, and runs on the host that has its image. */
 async function prepared(host: FakeHost): Promise<Case> {
   const image = await site.publishImage();
   host.images.set(image, { boots: true, pinnedUntilMs: 0 });
@@ -88,7 +88,7 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
       });
   await change({ deadline: new Date(Date.now() + 200) });
   await until('it is held', (state) => state === 'held');
-  // The proof is one: whatever befell it, nothing of it runs, and its memory is whole.
+  // Whatever the fault was, the evidence is the same: nothing of the VM runs, and its saved memory is complete.
   expect([(await rowOf(vm)).state, host.domains.size]).toEqual(['suspended', 0]);
   expect([...host.memories].filter(([path]) => path.includes(vm)).map(([, memory]) => memory.complete)).toEqual([true]);
   whenHeld();
@@ -97,15 +97,15 @@ async function run({ host, vm, drain, workflows }: Case, whenHeld: () => void): 
   expect(await handle.result()).toBe('returned');
 }
 
-/** It runs once again, the host is open, and outsiders heard of one suspension, and of one restoration. */
+/** The VM runs once again, the host is open, and the events report one suspension and one restoration. */
 async function expectWhole({ host, vm, drain }: Case): Promise<void> {
   const row = await rowOf(vm);
   expect([row.state, row.operation, [...host.domains.keys()]]).toEqual(['running', null, [vm]]);
   expect(await drainOf(drain)).toMatchObject({ state: 'returned', remaining: null });
   expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({ schedulable: true });
   const events = await site.ledger.event.findMany({ where: { subject: vm }, orderBy: { seq: 'asc' } });
-  const told = events.map(({ type }) => type.replace('berth.vm.', ''));
-  expect(told).toEqual(['created', 'started', 'suspended', 'restored']);
+  const reported = events.map(({ type }) => type.replace('berth.vm.', ''));
+  expect(reported).toEqual(['created', 'started', 'suspended', 'restored']);
   expect(host.violations).toEqual([]);
 }
 
@@ -118,21 +118,21 @@ async function remove({ vm, workflows }: Case): Promise<void> {
 
 interface Planned extends Call {
   workflow: keyof Case['workflows'];
-  /** Counted from when the host is held: how many looks it takes until then depends on the machine. */
+  /** Counted from when the host is held: the number of polls before that depends on the speed of the machine. */
   held: boolean;
 }
 const of = (workflow: keyof Case['workflows'], name: string, nth = 1, held = false): Planned => ({ workflow, name, nth, held });
 const calls: Planned[] = [
-  // The look that asks for the suspension is among the first two or three, and the one that releases it the first or second
-  // of the last two or three.
+  // The poll that requests the suspension is among the first two or three, and the one that releases the VM is the first or
+  // second of the last two or three.
   ...[2, 3].map((nth) => of('drain', 'stepDrain', nth)),
   ...[1, 2].map((nth) => of('drain', 'stepDrain', nth, true)),
   ...['observeInventory', 'verifyHostEmpty'].map((name) => of('drain', name)),
-  // The rest of the VM's own steps is for vms.test.ts: these are what a drain looks at.
+  // vms.test.ts covers the other steps of the VM: these are the ones that a drain depends on.
   ...['suspendVm', 'commitSuspension', 'restoreVm', 'endOperation'].map((name) => of('vm', name)),
 ];
 const injected: Fault[] = ['failsAfter', 'twice', 'late', 'killedAfter'];
-/** What the VM's steps do when they come late is for that as well, where the VM is gone by then. */
+/** vms.test.ts also covers late attempts of the VM's steps, where the VM no longer exists by then. */
 const cases = everyFault(calls, injected).filter(({ workflow, fault }) => fault !== 'late' || workflow === 'drain');
 
 test.concurrent.each(cases)('$workflow $name $nth, held: $held: $what', ({ held, name, nth, workflow: whose, fault }) =>

@@ -12,7 +12,7 @@ const side = 6;
 vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
 
 let site: FakeSite;
-/** Hosts that no test drains at the moment; there are always some more than that to go to. */
+/** Hosts that no test is draining at the moment; there are always some more than these as targets. */
 let free: FakeHost[];
 beforeAll(async () => {
   site = await openFakeSite({
@@ -21,7 +21,7 @@ beforeAll(async () => {
   });
   for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
   free = site.hosts.slice(0, side);
-  // So that none goes to where another test is about to empty the host.
+  // So that no VM moves to a host that another test is about to empty.
   await site.ledger.host.updateMany({ where: { id: { in: free.map(({ id }) => id) } }, data: { acceptsMigrations: false } });
 });
 afterAll(() => site.stop());
@@ -36,7 +36,9 @@ interface Draining {
   workflow: string;
 }
 
-/** A task that runs on a host of its own, which is to be emptied. It goes where its image is: nowhere else. */
+/**
+ * A task that runs on a host of its own, which a drain will empty. It is placed where its image is, and on no other host.
+ */
 async function draining(): Promise<Draining> {
   const host = free.shift();
   if (host === undefined) throw new Error('BUG: more tests at a time than hosts');
@@ -49,7 +51,7 @@ async function draining(): Promise<Draining> {
 }
 
 async function drainingOf(host: FakeHost): Promise<Draining> {
-  // Before the task is accepted: from then on anybody's pass may place it.
+  // Before the task is accepted: after that, any pass of the planner may place it.
   const image = await site.publishImage();
   host.images.set(image, { boots: true, pinnedUntilMs: 0 });
   await site.ledger.hostImage.create({ data: { hostId: host.id, imageId: image } });
@@ -75,7 +77,7 @@ async function drainingOf(host: FakeHost): Promise<Draining> {
   return { host, task, vm: (await row()).id as VmId, id, workflow: workflowId.drain(host.id, number) };
 }
 
-/** Its deadline comes near once its VM is looked at, so that every call of a drain is made. */
+/** Its deadline is moved close once its VM is being observed, so that every call of a drain is made. */
 async function run({ id, workflow }: Draining): Promise<DrainState> {
   const handle = await site.client.workflow.start(workflowType.drain, {
     taskQueue: controlQueue,
@@ -83,8 +85,8 @@ async function run({ id, workflow }: Draining): Promise<DrainState> {
     args: [id, 0.2],
   });
   const state = async () => (await site.ledger.drain.findUniqueOrThrow({ where: { id } })).state;
-  const looked = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
-  await site.until('its VM is looked at', async () => looked() || (await state()) === 'cancelled');
+  const hasObserved = () => site.faults.callsOf(workflow).some(({ name }) => name === 'observeLoads');
+  await site.until('its VM is observed', async () => hasObserved() || (await state()) === 'cancelled');
   await site.ledger.drain.updateMany({ where: { id, finishedAt: null }, data: { deadline: new Date(Date.now() + 500) } });
   if ((await state()) !== 'cancelled') await handle.signal(signalName.orderChanged).catch(() => undefined);
   await site
@@ -98,7 +100,7 @@ async function run({ id, workflow }: Draining): Promise<DrainState> {
   return handle.result();
 }
 
-/** The VM runs once, where the ledger says; the host is empty or open again; the drain has said so once. */
+/** The VM runs once, where the ledger says; the host is empty or open again; the drain has reported this once. */
 async function expectWhole({ id, vm, host }: Draining, state: DrainState): Promise<void> {
   const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
   const at = site.hosts.filter((one) => one.domains.has(vm)).map((one) => one.id);
@@ -123,7 +125,7 @@ async function finish({ task, host }: Draining): Promise<void> {
 }
 
 const call = (name: string, nth = 1): Call => ({ name, nth });
-/** Its rounds are as many as it takes; each is like these. */
+/** The number of rounds of a drain varies; each round makes these calls. */
 const calls: Call[] = [
   call('stepDrain', 1),
   call('issueImageRef'),

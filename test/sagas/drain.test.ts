@@ -31,9 +31,9 @@ beforeAll(async () => {
   host = site.hosts[0]!;
 });
 afterAll(() => site.stop());
-/** Tasks of the test that is under way. */
+/** Tasks of the current test. */
 let tasks: TaskId[] = [];
-/** VMs that stand alone. */
+/** VMs that belong to no task. */
 let alone: VmId[] = [];
 afterEach(async () => {
   await Promise.all(alone.map(remove));
@@ -42,7 +42,7 @@ afterEach(async () => {
   await Promise.all(tasks.map((id) => site.ended(id)));
   for (const id of tasks) await expectEverythingOrNothing(site, id);
   tasks = [];
-  // What a drain has closed is opened for the next test.
+  // Opens the hosts that a drain has closed, for the next test.
   await site.ledger.host.updateMany({ data: { schedulable: true, acceptsMigrations: true } });
   for (const one of site.hosts) one.loads.clear();
   await expectEmptySite(site);
@@ -50,7 +50,7 @@ afterEach(async () => {
 
 const week = 7 * 24 * 3600;
 
-/** So many tasks whose commands run on the host, with their images there alone. */
+/** Starts this many tasks whose commands run on the host, the only one that has their images. */
 async function runningOn(count: number, order: Record<string, unknown> = {}): Promise<VmId[]> {
   await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false } });
   tasks = await Promise.all(
@@ -69,7 +69,7 @@ async function runningOn(count: number, order: Record<string, unknown> = {}): Pr
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 
-/** So many VMs that stand alone there, which no other host takes any more. */
+/** Starts this many VMs that belong to no task on the host; afterwards no other host accepts VMs. */
 async function stuckOn(count: number): Promise<VmId[]> {
   await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false, acceptsMigrations: false } });
   for (let i = 0; i < count; i++) {
@@ -94,13 +94,13 @@ async function remove(id: VmId): Promise<void> {
   await site.client.workflow.getHandle(workflowId.vm(id)).result();
 }
 
-/** As its owner does it. */
+/** Suspends a VM at the request of its owner. */
 async function operate(id: VmId, operation: 'suspend' | 'restore'): Promise<void> {
   if (await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))) await tellVm(id);
   await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);
 }
 
-/** Nothing of it runs, and all of its memory lies there. */
+/** Nothing of the VM runs, and its complete memory is saved on the host. */
 async function expectInPlace(drain: Asked, vms: VmId[]): Promise<void> {
   for (const id of vms) {
     expect((await rowOf(id)).state).toBe('suspended');
@@ -149,10 +149,10 @@ const change = async (asked: Asked, data: Parameters<typeof site.ledger.drain.up
   await changed(asked);
 };
 
-/** A deadline that has to be met at once, whatever was promised. */
+/** A deadline that requires an immediate start, whatever was promised. */
 const soon = () => ({ deadline: new Date(Date.now() + 500) });
 
-/** Every VM runs once, where the ledger says; `empty`: none of them at the host. */
+/** Every VM runs once, where the ledger says; `empty`: none of them on the host. */
 async function expectWhole(vms: VmId[]): Promise<Map<string, number>> {
   const counts = new Map<string, number>();
   for (const vm of vms) {
@@ -170,7 +170,7 @@ async function eventsOf({ id }: Asked): Promise<string[]> {
   return events.map(({ type }) => type.replace('berth.drain.', ''));
 }
 
-test('a host is emptied, its VMs are spread over the others, and nobody notices', async () => {
+test('a host is emptied, its VMs are spread over the others, and no command is disturbed', async () => {
   const vms = await runningOn(4);
   const drain = await ask(3600);
   await begin(drain);
@@ -186,14 +186,14 @@ test('a host is emptied, its VMs are spread over the others, and nobody notices'
   const row = await drainOf(drain.id);
   expect([row.startedAt, row.emptiedAt, row.predictedS, row.boundS]).not.toContain(null);
   expect(await eventsOf(drain)).toEqual(['accepted', 'started', 'emptied']);
-  // It stays closed: that is what it was emptied for.
+  // The host remains closed: that is the purpose of the drain.
   expect(await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).toMatchObject({
     schedulable: false,
     acceptsMigrations: false,
   });
 });
 
-test('cold, its VMs go as files, go on where they arrive, and what that took is learned', async () => {
+test('in a cold drain VMs are copied as files and resume at their targets, and the measured rates are recorded', async () => {
   const vms = await runningOn(2);
   const drain = await ask(3600, { mode: 'cold' });
   await begin(drain);
@@ -207,7 +207,7 @@ test('cold, its VMs go as files, go on where they arrive, and what that took is 
   expect(learned.map(({ kind }) => kind)).toEqual(['suspend', 'suspend', 'copy', 'copy', 'resume', 'resume'].sort());
 });
 
-test('with the disks of its VMs, of those that run elsewhere as well, it has nothing left of any of them', async () => {
+test('with the disks of its VMs, also of those that run on other hosts, nothing of any of them remains on the host', async () => {
   const vms = await runningOn(2);
   const moving = await site.ledger.$transaction((tx) =>
     acceptMigration(tx, { vm: vms[0]!, to: site.hosts[1]!.id, requestedBy: site.owner, reason: null, nowMs: Date.now() }),
@@ -233,7 +233,7 @@ test('with the disks of its VMs, of those that run elsewhere as well, it has not
   expect(learned.map(({ vmId }) => vmId).toSorted()).toEqual(vms.toSorted());
 });
 
-test('it is not begun before it has to be, and says until when it waits', async () => {
+test('it begins no earlier than necessary, and reports until when it waits', async () => {
   const vms = await runningOn(1);
   const drain = await ask(3600);
   await begin(drain);
@@ -242,12 +242,12 @@ test('it is not begun before it has to be, and says until when it waits', async 
   const { plan, deadline } = await drainOf(drain.id);
   const outline = plan as unknown as DrainOutline;
   expect(deadline.getTime() - Date.parse(outline.startAt)).toBeCloseTo((outline.boundS + startMarginS) * 1000, -2);
-  // The deadline is brought forward: it begins at once.
+  // The deadline is moved forward: the drain begins at once.
   await change(drain, soon());
   expect(await over(drain)).toBe('empty');
 });
 
-test('paused, it begins nothing; resumed, it goes on', async () => {
+test('a paused drain starts no move; a resumed one continues', async () => {
   const vms = await runningOn(2);
   const drain = await ask(3600);
   await begin(drain);
@@ -274,7 +274,7 @@ test.each(['waiting', 'moving'])('cancelled while it is %s, it leaves VMs where 
   });
 });
 
-test('cancelled with going back, it brings back who has left', async () => {
+test('cancelled with return, it moves back the VMs that have left', async () => {
   const vms = await runningOn(3);
   const drain = await ask(3600, { strategy: 'sequential' });
   await begin(drain);
@@ -303,7 +303,7 @@ test.each([
   expect(await site.ledger.host.count({ where: { schedulable: false } })).toBe(0);
 });
 
-test('cancelled while its VMs come back, it brings back no more of them', async () => {
+test('cancelled while its VMs return, it returns no more of them', async () => {
   const vms = await runningOn(3);
   const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });
   await begin(drain);
@@ -316,12 +316,12 @@ test('cancelled while its VMs come back, it brings back no more of them', async 
   expect((await expectWhole(vms)).get(host.id) ?? 0).toBeLessThan(3);
 });
 
-test('paused while it moves, it lets go on what is under way, and no more', async () => {
+test('paused while it moves VMs, it completes the moves in progress, and starts no more', async () => {
   const vms = await runningOn(3);
   const drain = await ask(3600, { strategy: 'sequential' });
   await begin(drain);
   await change(drain, soon());
-  // The image has to be fetched before anything moves.
+  // The image has to be fetched before any VM moves.
   await site.until('one moves', async () => (await site.ledger.migration.count({ where: { requestedBy: drain.id } })) === 1);
   await change(drain, { state: 'paused' });
   await site.until('nothing moves', async () => (await site.ledger.migration.count({ where: { state: 'running' } })) === 0);
@@ -330,7 +330,7 @@ test('paused while it moves, it lets go on what is under way, and no more', asyn
   expect(await over(drain)).toBe('empty');
 });
 
-test('given back after a time, the host gets its VMs again', async () => {
+test('a host with a return time gets its VMs back at that time', async () => {
   const vms = await runningOn(2);
   const drain = await ask(3600, { returnAfterMs: Date.now() + 7200_000 });
   await begin(drain);
@@ -340,7 +340,7 @@ test('given back after a time, the host gets its VMs again', async () => {
   expect(await eventsOf(drain)).toEqual(['accepted', 'started', 'emptied', 'returned']);
 });
 
-test('what nobody can take is in the way: a drain is refused beforehand, or ends saying what remains', async () => {
+test('a VM that no host can take blocks: a drain is refused beforehand, or ends with a list of what remains', async () => {
   const vms = await runningOn(2, { resources: { vcpus: 1, memoryMiB: 128, diskMiB: 64 } });
   const drain = await ask(3600);
   await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { acceptsMigrations: false } });
@@ -355,7 +355,7 @@ test('what nobody can take is in the way: a drain is refused beforehand, or ends
   await expect(ask(3600)).rejects.toMatchObject({ code: 'drain-impossible' });
 });
 
-test('a target whose worker is gone is left for another', async () => {
+test('a drain replaces a target whose worker is gone by another one', async () => {
   const vms = await runningOn(2);
   const lost = site.hosts[1]!;
   await site.stopWorker(lost.id);
@@ -371,12 +371,12 @@ test('a target whose worker is gone is left for another', async () => {
   await site.startHost(lost);
 });
 
-test('a VM that starts to write its memory makes it begin earlier', async () => {
+test('a VM whose dirty rate rises makes the drain begin earlier', async () => {
   const vms = await runningOn(1);
   const drain = await ask(3600);
   await begin(drain);
   const startAt = async () => Date.parse(((await drainOf(drain.id)).plan as unknown as DrainOutline).startAt);
-  await site.until('it was looked at', async () => (await site.ledger.vmLoad.count({ where: { vmId: vms[0]! } })) === 1);
+  await site.until('it was observed', async () => (await site.ledger.vmLoad.count({ where: { vmId: vms[0]! } })) === 1);
   const before = await startAt();
   host.loads.set(vms[0]!, { residentMiB: 200, dirtyMiBPerS: 100_000 });
   await site.until('it begins earlier', async () => {
@@ -387,20 +387,20 @@ test('a VM that starts to write its memory makes it begin earlier', async () => 
   await over(drain);
 });
 
-test('there is one drain of a host at a time, and its host is opened by nobody else', async () => {
+test('a host has one drain at a time, and nothing else opens the host meanwhile', async () => {
   const drain = await ask(3600);
   await expect(ask(3600)).rejects.toMatchObject({ code: 'conflict' });
   await expect(site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } })).rejects.toThrow('being emptied');
   await begin(drain);
-  // A host with nothing on it is empty at once.
+  // A host without VMs is empty at once.
   expect(await over(drain)).toBe('empty');
 });
 
-test('what no other host can take is suspended in place, behind what moves, and runs again before the host is opened', async () => {
+test('a VM that no other host can take is suspended in place, after the moves, and runs again before the host is opened', async () => {
   const [moving] = await runningOn(1);
   const stuck = await stuckOn(2);
   const target = site.hosts[1]!;
-  // Room for one, whose image is there: so that nothing is waited for but the order.
+  // Capacity for one VM, on a host that has its image: so that only the order can delay anything.
   await site.ledger.host.update({ where: { id: target.id }, data: { acceptsMigrations: true, memoryMiB: 300 } });
   const { imageId } = await rowOf(moving!);
   target.images.set(imageId as ImageId, { boots: true, pinnedUntilMs: 0 });
@@ -428,7 +428,7 @@ test('what no other host can take is suspended in place, behind what moves, and 
   await site.ledger.host.update({ where: { id: target.id }, data: { memoryMiB: 65_536 } });
 });
 
-test('until its host is opened, nobody restores what lies there, however he asks', async () => {
+test('until its host is opened, a VM suspended in place is not restored, by any request of its owner', async () => {
   const [vm] = await stuckOn(1);
   const drain = await ask(3600, { suspendInPlace: 'ifStuck' });
   await begin(drain);
@@ -437,15 +437,15 @@ test('until its host is opened, nobody restores what lies there, however he asks
   await expectInPlace(drain, [vm!]);
   await expect(operate(vm!, 'restore')).rejects.toThrow(`until host ${host.id} is opened`);
   await expect(site.ledgerSteps().beginRestoration(vm!)).rejects.toThrow(`it is restored when host ${host.id} is opened`);
-  // As the opening does: its room is taken at once.
-  const told = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
-  expect([told, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
+  // As the opening does: its capacity is reserved at once.
+  const released = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
+  expect([released, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
   await tellVm(vm!);
   await site.until('it runs', async () => (await rowOf(vm!)).operation === null);
   await expectWhole([vm!]);
 });
 
-test('what its owner has suspended lies there too, and stays suspended when the host is opened', async () => {
+test('a VM that its owner has suspended remains on the host, and is still suspended when the host is opened', async () => {
   const [vm] = await stuckOn(1);
   await operate(vm!, 'suspend');
   const drain = await ask(3600, { mode: 'live', suspendInPlace: 'ifStuck', returnAfterMs: Date.now() + 7200_000 });
@@ -462,7 +462,7 @@ test('what its owner has suspended lies there too, and stays suspended when the 
 });
 
 test.each(['moving', 'held'])(
-  'called off while it is %s, it restores what it has suspended, and only then opens the host',
+  'cancelled while it is %s, it restores what it has suspended, and only then opens the host',
   async (state) => {
     const vms = await stuckOn(2);
     const drain = await ask(3600, { suspendInPlace: 'ifStuck', strategy: 'sequential', returnAfterMs: Date.now() + 7200_000 });
@@ -479,7 +479,7 @@ test.each(['moving', 'held'])(
   },
 );
 
-test('what can’t be suspended is in the way, and says why', async () => {
+test('a VM that can’t be suspended blocks the drain, with the reason', async () => {
   const day = 86_400;
   const [promised] = await stuckOn(1);
   const { leaseId } = await rowOf(promised!);
@@ -501,7 +501,7 @@ test('what can’t be suspended is in the way, and says why', async () => {
   );
 });
 
-test('one whose suspension is refused is asked twice, and then it is in the way', async () => {
+test('a VM that refuses its suspension is tried twice, and then blocks the drain', async () => {
   const [vm] = await stuckOn(1);
   const drain = await ask(3600, { suspendInPlace: 'ifStuck' });
   await begin(drain);
@@ -522,14 +522,14 @@ test('one whose suspension is refused is asked twice, and then it is in the way'
   await expectWhole([vm!]);
 });
 
-test('how long a VM takes to be as busy as before is learned behind its move, and said of the next one', async () => {
+test('the time until a VM is as busy as before is measured after its move, and predicted for the next one', async () => {
   const [vm] = await runningOn(1);
   host.loads.set(vm!, { busyCpus: 0.8 });
   for (const one of site.hosts.slice(1)) one.loads.set(vm!, { busyCpus: 0.85 });
   const drain = await ask(3600);
   await begin(drain);
   await site.until(
-    'it was looked at',
+    'it was observed',
     async () => (await site.ledger.vmLoad.count({ where: { vmId: vm!, busyCpus: 0.8 } })) === 1,
   );
   await change(drain, soon());

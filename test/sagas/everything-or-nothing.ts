@@ -6,7 +6,7 @@ import type { FakeSite } from './fake-site.ts';
 
 const completions: string[] = [taskEventTypes.succeeded, taskEventTypes.failed, taskEventTypes.cancelled];
 
-/** What the ledger says of a task, to be compared with what it says later. */
+/** The rows of a task in the ledger, for a comparison with later ones. */
 export async function rowsOf(site: FakeSite, id: TaskId) {
   const task = await site.ledger.task.findUniqueOrThrow({ where: { id } });
   const vms = await site.ledger.vm.findMany({ where: { taskId: id }, orderBy: { node: 'asc' } });
@@ -14,7 +14,7 @@ export async function rowsOf(site: FakeSite, id: TaskId) {
   return { task, vms, events };
 }
 
-/** What the hosts have of a task's VMs. */
+/** What the hosts hold of a task's VMs. */
 export function tracesOf(site: FakeSite, vmIds: string[]): string[] {
   return site.hosts.flatMap((host) =>
     host
@@ -24,7 +24,10 @@ export function tracesOf(site: FakeSite, vmIds: string[]): string[] {
   );
 }
 
-/** A task that has ended, whatever befell it: one end, told once, nothing left of its VMs, and its command ran at most once. */
+/**
+ * A task that has ended, after any fault: one end, reported once, nothing left of its VMs, and its command ran at most
+ * once.
+ */
 export async function expectEverythingOrNothing(site: FakeSite, id: TaskId): Promise<void> {
   const { task, vms, events } = await rowsOf(site, id);
   const vmIds = vms.map((vm) => vm.id);
@@ -40,7 +43,7 @@ export async function expectEverythingOrNothing(site: FakeSite, id: TaskId): Pro
   if (task.state === 'succeeded') expect(task.outputs).toMatchObject(vms.map((_, node) => ({ path: 'out/result', node })));
 }
 
-/** When no task is left: hosts without a trace of any, and a ledger in which nothing is taken. */
+/** When no task is left: no host has a trace of any, and the ledger has no reservation. */
 export async function expectEmptySite(site: FakeSite): Promise<void> {
   for (const host of site.hosts) expect(host.leftovers(), host.id).toEqual([]);
   const rows = await site.ledger.host.findMany();

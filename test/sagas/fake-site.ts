@@ -24,15 +24,15 @@ import { bundlesVariable } from '../services/with-bundles.ts';
 import { Faults } from './faults.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
-/** All waits of the workflows at a fifth, so that a killed worker is noticed after two seconds. */
+/** All waits of the workflows take a fifth of their time, so that a killed worker is noticed after two seconds. */
 const usualPace = 0.2;
 
-/** In the fakes' time, which passes fifty times as fast: longer than any test. */
+/** In the time of the fakes, which runs fifty times as fast: longer than any test. */
 export const endless = 30 * 24 * 3600 * 1000;
 
 /**
- * Time passes by being slept through, a fiftieth of it for real: a host that polls a command for days is not idle, and a
- * dozen of them are still no load.
+ * Time passes in sleeps, at a fiftieth of their length in real time: a host that polls a command for days is not idle, and
+ * a dozen of them are still no load.
  */
 function quickClock(): Clock {
   let nowMs = Date.UTC(2026, 0, 1);
@@ -48,7 +48,7 @@ function quickClock(): Clock {
   };
 }
 
-/** A signed URL differs each time; here it leads to the same bytes by its path. */
+/** A signed URL differs each time; here its path leads to the same bytes. */
 class SourcesByPath extends Map<string, Buffer> {
   override get(url: string): Buffer | undefined {
     return super.get(new URL(url).pathname);
@@ -57,17 +57,17 @@ class SourcesByPath extends Map<string, Buffer> {
 
 export interface FakeSiteOptions {
   hosts?: number;
-  /** What the waits of workflows/durable/timeouts.ts are multiplied by. */
+  /** The factor on the waits of workflows/durable/timeouts.ts. */
   pace?: number;
   capacity?: { vcpus: number; memoryMiB: number; diskMiB: number };
-  /** Whether VMs that boot ask for a template: else all boot, and nothing goes on behind a test's back. */
+  /** Whether VMs that boot request a template: if not, all boot, and no work runs in the background after a test. */
   templates?: boolean;
   run?: (env: Record<string, string>, command: string[]) => FakeRun;
-  /** The activities of a host's worker, where they are not the plain ones. */
+  /** The activities of a host's worker, where they differ from the plain ones. */
   hostActivities?: (host: FakeHost) => HostActivities;
 }
 
-/** A whole site but for its machines: Temporal, PostgreSQL, the control worker and host workers over strict fakes. */
+/** A whole site without its machines: Temporal, PostgreSQL, the control worker, and host workers over strict fakes. */
 export class FakeSite {
   readonly client: Client;
   readonly namespace: string;
@@ -108,7 +108,7 @@ export class FakeSite {
     this.#ends = ends;
   }
 
-  /** The ledger's activities, for a test to do by hand what a workflow does. */
+  /** The ledger's activities, with which a test does by hand what a workflow does. */
   ledgerSteps(): LedgerActivities {
     return createLedgerActivities({ ledger: this.ledger, ...ledgerConfig(), clock: Date.now });
   }
@@ -131,7 +131,7 @@ export class FakeSite {
     });
   }
 
-  /** A host's worker starts, and says so. */
+  /** A host's worker starts, and registers its host. */
   async startHost(host: FakeHost): Promise<void> {
     await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(this.#hostActivities(host)) });
     await this.client.workflow.signalWithStart(workflowType.host, {
@@ -167,7 +167,7 @@ export class FakeSite {
     this.#workers.set(name, { worker, done: worker.run() });
   }
 
-  /** Accepts a task as the API does, with an image of its own unless one is said, so that each has to be fetched. */
+  /** Accepts a task as the API does, with an image of its own unless one is given, so that each image has to be fetched. */
   async accept(order: Record<string, unknown> = {}): Promise<TaskId> {
     const image = order.image ?? (await this.publishImage());
     const spec = TaskSpec.parse({ image, command: ['work'], outputs: ['out/*'], ...order });
@@ -204,17 +204,17 @@ export class FakeSite {
     return metadata.currentDetails ?? '';
   }
 
-  /** The deadline is for what never comes: a machine with other work takes many times as long as a quiet one. */
+  /** The deadline detects what never happens: a machine with other work takes many times as long as a quiet one. */
   async until(what: string, met: () => Promise<boolean>, deadlineMs = 180_000): Promise<void> {
     const endMs = Date.now() + deadlineMs;
-    // Soon at first; a dozen tests that ask the ledger fifty times a second each would be a load.
+    // Polls quickly at first, then slower: a dozen tests that query the ledger fifty times a second each would be a load.
     for (let pauseMs = 20; !(await met()); pauseMs = Math.min(60, pauseMs * 1.2)) {
       if (Date.now() > endMs) throw new Error(`after ${deadlineMs} ms it is still not so that ${what}`);
       await delay(pauseMs);
     }
   }
 
-  /** An image that is ready, with the name of its id, on no host yet. */
+  /** An image that is ready, named by its id, and on no host yet. */
   async publishImage(): Promise<ImageId> {
     const id = newId('image');
     const part = (name: string) => {
@@ -292,7 +292,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   return site;
 }
 
-/** Of a fake host on the hosts' network: whoever asks the host itself for its facts gets the same. */
+/** The address of a fake host on the hosts' network: its own facts name the same. */
 export const addressOf = (id: HostId): string => `10.77.0.${id.split('-')[1]}`;
 
 async function factsOf(host: FakeHost) {
@@ -303,13 +303,13 @@ async function factsOf(host: FakeHost) {
 
 let bundled: Promise<WorkflowBundle> | undefined;
 
-/** The workflows as a control worker runs them; kept for the other files where the project has with-bundles.ts. */
+/** The workflows as a control worker runs them; saved for the other files where the project has with-bundles.ts. */
 export function bundle(): Promise<WorkflowBundle> {
   bundled ??= workflowBundle(process.env[bundlesVariable] ?? null, openLog('test', 'error'));
   return bundled;
 }
 
-/** What these tests do to activities would fill the screen with warnings. */
+/** The faults of these tests would fill the screen with warnings. */
 function installQuietRuntime(): void {
   Runtime.install({ logger: new DefaultLogger('ERROR'), telemetryOptions: { logging: { forward: {}, filter: 'ERROR' } } });
 }

@@ -13,10 +13,10 @@ beforeAll(async () => {
 });
 afterAll(() => site.stop());
 
-/** Its place among the steps that a task goes forward by, or -1. */
+/** The index of a call among the forward steps of a task, or -1. */
 const placeOf = (call: Call): number => forward.findIndex(({ name, nth }) => name === call.name && nth === call.nth);
 
-/** In which states a task may end that this befell. */
+/** The states in which a task may end after this fault. */
 function legalEnds(call: Call, fault: Fault): string[] {
   if (fault.startsWith('refused')) return placeOf(call) >= 0 && call.name !== 'loadTask' ? ['failed'] : ['succeeded'];
   if (fault.startsWith('cancelled')) {

@@ -8,7 +8,7 @@ import { createFakeRepository } from '../../drivers/fake/repository.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { isFull } from '../tier.ts';
 
-/** What can befall one call of an activity. Each happens once: its retry meets none. */
+/** The faults of one call of an activity. Each happens once: the retry meets none. */
 export const faults = {
   failsBefore: 'fails before its effect, and may be tried again',
   refusedBefore: 'is refused before its effect, for good',
@@ -37,24 +37,24 @@ const onHost = new Set(
 );
 
 /**
- * Of each kind of fault the one that finds what the others of its kind would. What can be tried again, or undone, after its
- * effect can be so before it: an undo and a retry find nothing then. A retry after the effect is a second run: `twice`. A
- * killed worker's attempt is retried as one that failed is, and on a host the next attempt has none of the memory of the
- * one before as well. A cancellation before the effect is under way while the effect is made. An attempt that comes late
- * meets what the end has left.
+ * Of each kind of fault, the one that finds what the others of its kind would. What can be retried or undone after its
+ * effect can be so before it: then an undo or a retry finds nothing to do. A retry after the effect is a second run:
+ * `twice`. The attempt of a killed worker is retried like one that failed; on a host, the next attempt also lacks the
+ * memory of the one before. A cancellation before the effect is pending while the effect is made. A late attempt meets what
+ * the end has left.
  */
 const strongestOnHost: Fault[] = ['refusedAfter', 'late', 'killedAfter', 'cancelledBefore'];
 /**
- * A step on the ledger is one transaction and keeps nothing in memory, so that it makes no difference to its saga whether
- * its worker was killed or said that it failed. The process itself is killed in killed-control.test.ts.
+ * A step on the ledger is one transaction and keeps nothing in memory: for its saga, a killed worker and a reported failure
+ * are the same. killed-control.test.ts kills the process itself.
  */
 const strongestOnLedger: Fault[] = ['failsAfter', 'refusedAfter', 'late', 'cancelledBefore'];
 
 type FaultCase<C> = C & { fault: Fault; what: string };
 
 /**
- * These calls under these faults: what `test.concurrent.each` goes through, none waiting for the end of a group. The whole
- * product in a full run; else each call under the strongest fault of each kind.
+ * These calls under these faults, for `test.concurrent.each`, without waiting for the end of a group. A full run has the
+ * whole product; any other run has each call under the strongest fault of each kind.
  */
 export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fault[] = allFaults): FaultCase<C>[] =>
   of.flatMap((fault) =>
@@ -65,13 +65,13 @@ export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fau
 
 const strongest = (name: string): Fault[] => (onHost.has(name) ? strongestOnHost : strongestOnLedger);
 
-/** All faults but those of these kinds. */
+/** All faults except those of these kinds. */
 export const faultsBut = (...kinds: ('refused' | 'cancelled')[]): Fault[] =>
   allFaults.filter((fault) => !kinds.some((kind) => fault.startsWith(kind)));
 
 interface Plan extends Call {
   fault: Fault;
-  /** With which a refusal comes. */
+  /** The error of a refusal. */
   code: ErrorCode;
   fired: boolean;
 }
@@ -81,7 +81,7 @@ type Act = (...args: unknown[]) => Promise<unknown>;
 const refusal = (code: ErrorCode): Error => toFailure(new BerthError(code, 'injected: refused for good'));
 const failure = (): Error => toFailure(new BerthError('internal', 'injected: failed, may be tried again'));
 
-/** A killed worker says nothing more: no result, no heartbeat. Only the end of this process's worker ends the wait. */
+/** A killed worker reports nothing more: no result, no heartbeat. Only the end of this process's worker ends the wait. */
 export function killed(): Promise<never> {
   const { cancellationSignal } = Context.current();
   return new Promise((_, reject) => {
@@ -89,7 +89,7 @@ export function killed(): Promise<never> {
   });
 }
 
-/** Stands around the activities of all workers: writes down every call of every workflow, and injects what was planned. */
+/** Wraps the activities of all workers: records every call of every workflow, and injects the planned faults. */
 export class Faults {
   readonly #calls = new Map<string, Map<string, Call>>();
   readonly #plans = new Map<string, Plan>();
@@ -104,7 +104,7 @@ export class Faults {
     this.#plans.set(workflowId, { ...call, fault, code, fired: false });
   }
 
-  /** Whether the planned call came at all. */
+  /** Whether the planned call was made at all. */
   fired(workflowId: string): boolean {
     return this.#plans.get(workflowId)?.fired ?? false;
   }
@@ -113,7 +113,7 @@ export class Faults {
     return [...(this.#calls.get(workflowId)?.values() ?? [])];
   }
 
-  /** The attempt that was held back, when all is over. Its outcome is its own affair. */
+  /** Runs the attempt that was held back, after the end of the workflow. Its outcome does not matter. */
   async runLate(workflowId: string): Promise<void> {
     const act = this.#late.get(workflowId);
     if (act === undefined) throw new Error(`nothing was held back of ${workflowId}`);
@@ -132,7 +132,7 @@ export class Faults {
     const workflowId = workflowExecution?.workflowId ?? '';
     const calls = this.#calls.get(workflowId) ?? new Map<string, Call>();
     this.#calls.set(workflowId, calls);
-    // Ids of local and of remote activities are counted apart, and their retries keep them.
+    // Local and remote activities have separate counters for their ids, and retries keep the id.
     const key = `${name} ${activityId}`;
     const call = calls.get(key) ?? { name, nth: [...calls.values()].filter((one) => one.name === name).length + 1 };
     calls.set(key, call);

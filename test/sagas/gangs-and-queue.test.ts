@@ -7,7 +7,7 @@ import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 const week = 7 * 24 * 3600;
 const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
 
-/** Two hosts, each with room for two VMs of one vCPU. */
+/** Two hosts, each with capacity for two VMs of one vCPU. */
 let site: FakeSite;
 beforeAll(async () => {
   site = await openFakeSite({
@@ -44,7 +44,7 @@ test('one node that fails stops the others, and all outputs are stored', async (
   expect((await rowsOf(site, id)).task).toMatchObject({ exitCode: 7, error: { code: 'command-failed' } });
 });
 
-test('one node that cannot be made undoes the whole gang', async () => {
+test('one node that cannot be created undoes the whole gang', async () => {
   const id = await site.accept({ nodes: 2 });
   site.faults.plan(workflowId.task(id), { name: 'ensureRunning', nth: 2 }, 'refusedAfter');
   await site.start(id);
@@ -52,7 +52,7 @@ test('one node that cannot be made undoes the whole gang', async () => {
   await expectEverythingOrNothing(site, id);
 });
 
-test('a gang waits until there is room for all of it, and says why; then it is told', async () => {
+test('a gang waits until there is capacity for all of it, and reports why; then it is notified', async () => {
   const first = await site.submit({ command: ['endless'], timeoutS: week });
   await site.until('the first runs', runs(first));
   const gang = await site.submit({ nodes: 4 });
@@ -61,7 +61,7 @@ test('a gang waits until there is room for all of it, and says why; then it is t
   const since = Date.now();
   await site.cancel(first);
   expect(await site.ended(gang)).toBe('succeeded');
-  // By a signal, not by the poll, which is a minute at a site and twelve seconds here.
+  // By a signal, not by the poll, whose interval is a minute at a site and twelve seconds here.
   expect(Date.now() - since).toBeLessThan(10_000);
   await expectEverythingOrNothing(site, first);
   await expectEverythingOrNothing(site, gang);
@@ -79,7 +79,7 @@ test('a task is cancelled while it is queued', async () => {
   await site.ended(first);
 });
 
-test('twelve tasks share the room of four, and capacity is never exceeded', async () => {
+test('twelve tasks share the capacity of four, and capacity is never exceeded', async () => {
   const ids = await Promise.all(Array.from({ length: 12 }, () => site.submit()));
   let most = 0;
   const watching = setInterval(() => {

@@ -11,7 +11,7 @@ import type { ControlOrder } from './control-process.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { bundle, type FakeSite, openFakeSite } from './fake-site.ts';
 
-/** After its effect is the harder moment: nobody has heard of it. */
+/** The moment after the effect is the harder one: no other process has the result yet. */
 const deaths = [
   ...[
     'reserveTask',
@@ -38,7 +38,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-/** Control workers that die as planned, two as at a site: while one starts again, the other works. */
+/** Control workers that are killed as planned, two as at a site: while one restarts, the other works. */
 async function underMortals<T>(deaths: ControlOrder['deaths'], act: () => Promise<T>): Promise<T> {
   const code = join(folder, 'workflows.js');
   await writeFile(code, (await bundle()).code);
@@ -46,7 +46,7 @@ async function underMortals<T>(deaths: ControlOrder['deaths'], act: () => Promis
   const order: ControlOrder = { address, namespace, databaseUrl, bundle: code, folder, deaths };
   const services = new Set<Service>();
   let stopping = false;
-  // What systemd does: a control worker that died is started again.
+  // As systemd does: a control worker that died is restarted.
   const supervise = async (): Promise<void> => {
     while (!stopping) {
       const argv: [string, ...string[]] = [
@@ -90,7 +90,7 @@ test('a control worker that is killed in any step on the ledger costs no task it
   await expectEmptySite(site);
 }, 180_000);
 
-test('a drain whose control worker is killed is taken up after the time of one workflow task, and no later', async () => {
+test('a drain whose control worker is killed continues after the timeout of one workflow task, and no later', async () => {
   const host = site.hosts[0]!.id;
   const nowMs = Date.now();
   const how = { strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'never', confidence: 0.99 } as const;
@@ -110,7 +110,7 @@ test('a drain whose control worker is killed is taken up after the time of one w
   const timedOut = events!.find((event) => event.workflowTaskTimedOutEventAttributes != null)!;
   const startedId = timedOut.workflowTaskTimedOutEventAttributes!.startedEventId;
   const started = events!.find(({ eventId }) => String(eventId) === String(startedId))!;
-  // By the server's clock, how fast this machine starts a worker being no part of it; and ten seconds are Temporal's own.
+  // By the server's clock, which leaves out how fast this machine starts a worker; the ten seconds are Temporal's own.
   const waitedMs = msOf(timedOut) - msOf(started);
   expect(waitedMs).toBeGreaterThanOrEqual(shortWorkflowTaskTimeout.workflowTaskTimeout);
   expect(waitedMs).toBeLessThan(9_000);

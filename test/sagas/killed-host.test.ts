@@ -6,7 +6,7 @@ import { type Moment, MortalHost } from './mortal-host.ts';
 
 const plans = new Map<string, Moment>();
 const mortals: MortalHost[] = [];
-/** So many tasks at a time, on two cores. */
+/** The number of concurrent tasks, on two cores. */
 const atOnce = 24;
 
 let site: FakeSite;
@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => site.stop());
 
-/** Every moment of a clean run, as it was found by one. */
+/** Every moment of a clean run, as a clean run has recorded them. */
 async function moments(): Promise<Moment[]> {
   await site.ended(await site.submit());
   const steps = ['stageIn', 'ensureRunning', 'runCommand', 'stageOut', 'removeVm'];

@@ -26,7 +26,7 @@ const leaseCalls: Call[] = [
   call('issueTaskStepArgs'),
   call('runCommand', 2),
 ];
-/** What is done before the work is suspended; what refuses there is answered by letting it run on. */
+/** The steps before the work is suspended; after a refusal of one of these the work continues to run. */
 const suspending = new Set(['loadVmLocation 1', 'beginSuspension 1', 'suspendVm 1', 'commitSuspension 1']);
 
 interface Case {
@@ -45,7 +45,9 @@ const nameOf = ({ call: { name, nth }, fault }: Omit<Case, 'id'>) => `${name} ${
 let site: FakeSite;
 const ran = new Map<string, Case>();
 
-/** All of them at once: they are suspended for hosts that are to be vacant, and go on when those are not any more. */
+/**
+ * All tasks at once: they are suspended for hosts that have to be vacant, and resume when the hosts no longer have to be.
+ */
 beforeAll(async () => {
   site = await openFakeSite({
     hosts: Math.ceil(cases.length / perHost),
@@ -78,7 +80,7 @@ afterAll(async () => {
   await site.stop();
 });
 
-/** Lets the commands end that run now. */
+/** Lets the commands that run now end. */
 function release(): void {
   for (const { domains } of site.hosts)
     for (const { job } of domains.values()) if (typeof job === 'object') job.run.durationMs = 50;
@@ -94,7 +96,7 @@ test('the matrix covers every call of a task that is suspended once', () => {
   const { id } = ran.get(nameOf(cases[0]!))!;
   const recorded = site.faults.callsOf(workflowId.task(id)).map(({ name, nth }) => `${name} ${nth}`);
   const of = recorded.slice(recorded.indexOf('loadLeaseOrder 1'), recorded.indexOf('runCommand 2') + 1);
-  // Who is told again asks again, so how often is not the same each time.
+  // A workflow that is notified again queries again, so the number of calls varies.
   const names = (calls: string[]) => [...new Set(calls.map((one) => one.split(' ')[0]))].toSorted();
   expect(names(of)).toEqual(names(leaseCalls.map(({ name }) => name)));
 });
@@ -105,7 +107,7 @@ function legalEnds({ call: { name, nth }, fault }: Case): string[] {
   return ['succeeded'];
 }
 
-describe('a task that is suspended and resumed ends well, or is undone, whatever befalls its', () => {
+describe('a task that is suspended and resumed ends well, or is undone, whatever fault is injected: its', () => {
   test.each(cases.map(nameOf))('%s', async (name) => {
     const one = ran.get(name)!;
     if (one.fault !== null) expect(site.faults.fired(workflowId.task(one.id))).toBe(true);
@@ -118,10 +120,10 @@ describe('a task that is suspended and resumed ends well, or is undone, whatever
   });
 });
 
-describe('the plan is carried out once, though its step', () => {
+describe('the plan is executed once, though its step', () => {
   const planner = workflowId.planner();
-  /** Of the planner's next decision. */
-  const befalls = (fault: Fault): void => {
+  /** Injects a fault in the planner's next decision. */
+  const injectNext = (fault: Fault): void => {
     const nth = site.faults.callsOf(planner).filter(({ name }) => name === 'stepPlan').length + 1;
     site.faults.plan(planner, call('stepPlan', nth), fault);
   };
@@ -133,11 +135,11 @@ describe('the plan is carried out once, though its step', () => {
     const row = () => site.ledger.task.findUniqueOrThrow({ where: { id }, include: { lease: true, vms: true } });
     const jobs = (vm: string) => site.hosts.reduce((sum, host) => sum + (host.jobsStarted.get(vm) ?? 0), 0);
     await site.until('it runs', async () => jobs((await row()).vms[0]!.id) === 1);
-    befalls(fault);
+    injectNext(fault);
     await vacate(new Date());
     await site.until('it is suspended', async () => (await row()).lease.suspension === 'suspended');
     expect(site.faults.fired(planner)).toBe(true);
-    befalls(fault);
+    injectNext(fault);
     await vacate(null);
     await site.until('it runs again', async () => (await row()).lease.suspension === null);
     expect(site.faults.fired(planner)).toBe(true);

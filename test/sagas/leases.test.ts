@@ -10,10 +10,10 @@ import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts'
 
 const done: FakeRun = { exitCode: 0, durationMs: 50, log: 'done\n', files: { 'out/result': 'done\n' } };
 const week = 7 * 24 * 3600;
-/** In the fakes' time, a fiftieth of it for real. */
+/** In the time of the fakes, a fiftieth of it in real time. */
 const long = { ...done, durationMs: 600_000 };
 
-/** Two hosts, each with room for one VM. */
+/** Two hosts, each with capacity for one VM. */
 let site: FakeSite;
 beforeAll(async () => {
   site = await openFakeSite({
@@ -25,7 +25,7 @@ beforeAll(async () => {
     },
   });
   await site.startPlanner();
-  // What leases cost here is measured on it, and is less than what is taken to be so before.
+  // The costs of leases are measured with these tasks, and are lower than their initial estimates.
   for (let n = 0; n < 3; n += 1) expect(await site.ended(await site.submit())).toBe('succeeded');
   for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
 });
@@ -44,13 +44,13 @@ const leaseOf = async (id: TaskId) => {
 const isIn = (id: TaskId, state: string) => async () => (await rowsOf(site, id)).task.state === state;
 const until = (id: TaskId, state: string) => site.until(`${id} is ${state}`, isIn(id, state));
 
-/** How long after its promised start the command of a task began. */
+/** The delay between the promised start of a task and the start of its command. */
 async function lateMs(id: TaskId): Promise<number> {
   const { task } = await rowsOf(site, id);
   return task.startedAt!.getTime() - (await leaseOf(id)).startAt!.getTime();
 }
 
-test('a reservation begins at its time, with its VMs booted before', async () => {
+test('a reservation begins at its time, with its VMs booted in advance', async () => {
   const id = await reserve(8, 30);
   expect(await site.ended(id)).toBe('succeeded');
   expect(await lateMs(id)).toBeGreaterThanOrEqual(0);
@@ -58,7 +58,7 @@ test('a reservation begins at its time, with its VMs booted before', async () =>
   await expectEverythingOrNothing(site, id);
 });
 
-test('a promised lease has all of its time, and no more', async () => {
+test('a promised lease gets all of its time, and no more', async () => {
   const id = await reserve(8, 3, { command: ['endless'], timeoutS: week });
   expect(await site.ended(id)).toBe('failed');
   const { task } = await rowsOf(site, id);
@@ -67,7 +67,7 @@ test('a promised lease has all of its time, and no more', async () => {
   expect(Math.abs(task.finishedAt!.getTime() - endAt!.getTime())).toBeLessThan(4000);
 });
 
-test('work in the way is suspended, and goes on afterwards: each command is started once', async () => {
+test('work in the way is suspended, and resumes afterwards: each command is started once', async () => {
   const works = [
     await site.submit({ command: ['long'], timeoutS: week }),
     await site.submit({ command: ['long'], timeoutS: week }),
@@ -88,24 +88,24 @@ test('work in the way is suspended, and goes on afterwards: each command is star
   }
 });
 
-test('what becomes of a lease is told in events, each once', async () => {
+test('each change of a lease is reported in one event', async () => {
   const work = await site.submit({ command: ['long'], timeoutS: week, nodes: 2 });
   await until(work, 'running');
   const promised = await reserve(12, 30);
   expect(await site.ended(promised)).toBe('succeeded');
   expect(await site.ended(work)).toBe('succeeded');
-  const told = async (task: TaskId) => {
+  const reportedOf = async (task: TaskId) => {
     const { id } = await leaseOf(task);
     const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
     for (const { data } of events) expect(LeaseData.parse(data)).toMatchObject({ lease: id, task });
     return events.map(({ type }) => type.split('.').at(-1));
   };
-  expect(await told(promised)).toEqual(['accepted', 'started', 'ended']);
-  // Of work without a promise, its task tells the rest.
-  expect(await told(work)).toEqual(['suspended', 'resumed']);
+  expect(await reportedOf(promised)).toEqual(['accepted', 'started', 'ended']);
+  // For work without a promise, the events of its task report the rest.
+  expect(await reportedOf(work)).toEqual(['suspended', 'resumed']);
 });
 
-test('suspended work goes on at another host when that has room sooner', async () => {
+test('suspended work resumes on another host when that has capacity sooner', async () => {
   const [first, second] = [
     await site.submit({ command: ['long'], timeoutS: week }),
     await site.submit({ command: ['endless'], timeoutS: week, lease: { kind: 'bestEffort', preemptible: false } }),
@@ -132,7 +132,7 @@ test('suspended work goes on at another host when that has room sooner', async (
   for (const id of [second!, promised]) await site.ended(id);
 });
 
-test('a VM that stands alone is there when it was promised, and goes when its time is over', async () => {
+test('a VM without a task exists from its promised start, and is removed when its time is over', async () => {
   const image = await site.publishImage();
   const order = VmRequest.parse({ name: 'promised', image, lease: { kind: 'reservation', startAt: at(10), durationS: 4 } });
   const accepted = { owner: site.owner, order, nowMs: Date.now() };
@@ -149,7 +149,7 @@ test('a VM that stands alone is there when it was promised, and goes when its ti
   expect(events.map(({ type }) => type)).toEqual(['berth.lease.accepted', 'berth.lease.started', 'berth.lease.ended']);
 });
 
-test('a reservation that is cancelled gives its hosts back', async () => {
+test('a reservation that is cancelled releases its hosts', async () => {
   const id = await reserve(3600, 60);
   const waiting = await site.submit({ lease: { kind: 'bestEffort', durationS: 7000, preemptible: false }, nodes: 2 });
   await site.until('it waits for the promise', async () => (await site.detailsOf(workflowId.task(waiting))).includes('queued'));
@@ -172,7 +172,7 @@ test('work that is suspended can be cancelled', async () => {
   await site.ended(promised);
 });
 
-test('control workers that are away while a reservation is pending keep nobody from starting in time', async () => {
+test('no start is late because control workers are down while a reservation is pending', async () => {
   const id = await reserve(10, 30);
   await site.stopWorker('control');
   await site.startControl();

@@ -13,9 +13,9 @@ vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 let site: FakeSite;
 beforeAll(async () => {
   site = await openFakeSite({
-    // Two migrations leave a host at a time: with few hosts most would wait for their turn.
+    // Two migrations may leave a host at a time: with few hosts most would wait for their turn.
     hosts: 8,
-    // In the fakes' time, which passes hundreds of times as fast: long enough to move in between.
+    // In the time of the fakes, which runs hundreds of times as fast: long enough to move in between.
     run: (_, [command]) => ({
       exitCode: 0,
       durationMs: command === 'work' ? endless : 1,
@@ -30,13 +30,13 @@ afterAll(() => site.stop());
 const week = 7 * 24 * 3600;
 const hostOf = (id: string): FakeHost => site.hosts.find((host) => host.id === id)!;
 
-/** A VM, whose task's command runs. */
+/** A VM whose task's command runs. */
 interface Running {
   task: TaskId;
   vm: VmId;
-  /** How many migrations of it succeeded. */
+  /** The number of its migrations that succeeded. */
   moved: number;
-  /** It runs where its disks are. */
+  /** It runs on the host that has its disks. */
   isHome: boolean;
 }
 
@@ -48,7 +48,7 @@ interface Moving extends Running {
 
 type Order = Partial<Pick<Parameters<typeof acceptMigration>[1], 'mode' | 'moveDisk' | 'coldFallback'>>;
 
-/** A task whose command runs, with its image at every host. */
+/** A task whose command runs, with its image on every host. */
 async function running(): Promise<Running> {
   const task = await site.submit({ timeoutS: week, lease: { kind: 'bestEffort', durationS: week } });
   const row = () => site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
@@ -64,7 +64,7 @@ async function running(): Promise<Running> {
   return { task, vm: vm as VmId, moved: 0, isHome: true };
 }
 
-/** A migration of it that was asked for. */
+/** A requested migration of it. */
 async function asked(run: Running, order: Order = {}): Promise<Moving> {
   const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: run.vm } });
   const id = await ask(run.vm, null, order);
@@ -84,7 +84,7 @@ async function begin({ id, workflow }: Pick<Moving, 'id' | 'workflow'>): Promise
 }
 const ended = (workflow: string): Promise<MigrationState> => site.client.workflow.getHandle(workflow).result();
 
-/** Exactly one copy, which runs, where the ledger says; room is taken there alone; never were there two. */
+/** Exactly one copy exists and runs, where the ledger says; capacity is reserved there alone; there were never two. */
 async function expectOneCopy({ vm, id, moved }: Moving, state: MigrationState): Promise<FakeHost> {
   const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
   const migration = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
@@ -99,7 +99,7 @@ async function expectOneCopy({ vm, id, moved }: Moving, state: MigrationState): 
   return copies[0]!;
 }
 
-/** The command goes to its end where the VM is now, once, and nothing is left anywhere. */
+/** The command ends where the VM is now, once, and nothing is left on any host. */
 async function finish({ task, vm }: Pick<Moving, 'task' | 'vm'>): Promise<void> {
   const host = site.hosts.find((one) => one.domains.has(vm))!;
   const { job } = host.domains.get(vm)!;
@@ -108,19 +108,20 @@ async function finish({ task, vm }: Pick<Moving, 'task' | 'vm'>): Promise<void> 
   const state = await site.ended(task);
   const { error } = await site.ledger.task.findUniqueOrThrow({ where: { id: task } });
   expect([state, error]).toEqual(['succeeded', null]);
-  // A migration that was undone waits only so long for what it left at a host to be removed; that ends all the same.
+  // A migration that was undone waits a bounded time for the removal of what it left on a host; then it ends all the same.
   await site.until(`nothing of ${vm} is left`, async () => tracesOf(site, [vm]).length === 0);
   await expectEverythingOrNothing(site, task);
   expect(site.hosts.reduce((sum, one) => sum + (one.jobsStarted.get(vm) ?? 0), 0)).toBe(1);
 }
 
-/** VMs that are at rest: each case of the matrix takes one, or makes it, and leaves it for the next where it came out whole. */
+/** VMs that no case uses: each case of the matrix takes one, or creates it, and returns it if it is unharmed. */
 const atRest: Running[] = [];
 
 /**
- * A migration of a VM that may have been through others before, as one of a site has; its task ends in the end of the file.
- * What failed is not taken again. Where disks are to follow a VM, it is one that is at home: from there they have to.
- * @param act returns what the end of it was
+ * A migration of a VM that may have been through others before, as at a real site; its task ends at the end of the file. A
+ * VM whose case failed is not used again. Where disks have to follow a VM, it is one that runs at its home: they are copied
+ * from there.
+ * @param act returns the outcome
  */
 async function onALane(order: Order, act: (move: Moving) => Promise<MigrationState>): Promise<void> {
   const fit = atRest.findIndex(({ isHome }) => isHome || order.moveDisk !== true);
@@ -130,7 +131,10 @@ async function onALane(order: Order, act: (move: Moving) => Promise<MigrationSta
   atRest.push({ ...run, moved: run.moved + (state === 'succeeded' ? 1 : 0), isHome: hostId === homeId });
 }
 
-/** The host that an undone migration has left, and the one that a VM has left, have nothing of it, but its home its disks. */
+/**
+ * The host that an undone migration has left and the one that a VM has left hold nothing of it, except that its home has
+ * its disks.
+ */
 async function expectLeft({ vm }: Running): Promise<void> {
   await site.until(`only its host and its home have something of ${vm}`, async () => {
     const { hostId, homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
@@ -140,7 +144,7 @@ async function expectLeft({ vm }: Running): Promise<void> {
   });
 }
 
-test('a task’s VM moves while its command runs, there and back, and the task never notices', async () => {
+test('a task’s VM moves while its command runs, there and back, and the task is not disturbed', async () => {
   const move = await moving();
   await begin(move);
   expect(await ended(move.workflow)).toBe('succeeded');
@@ -158,7 +162,7 @@ test('a task’s VM moves while its command runs, there and back, and the task n
   expect(usage.map(({ host }) => host)).toEqual([move.from.id, there.id, move.from.id]);
 });
 
-test('its outputs are read at home when it ends elsewhere', async () => {
+test('its outputs are read at its home when it ends on another host', async () => {
   const move = await moving();
   await begin(move);
   await ended(move.workflow);
@@ -185,7 +189,9 @@ test('the matrix covers every call of a migration', async () => {
   await finish(move);
 });
 
-/** One migration, from its beginning to its end, with this fault at this call of it; what was held back comes when all is over. */
+/**
+ * One migration, from its beginning to its end, with this fault at this call of it; a held-back attempt runs after the end.
+ */
 async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault: Fault): Promise<MigrationState> {
   site.faults.plan(move.workflow, at, fault);
   await begin(move);
@@ -195,7 +201,7 @@ async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault
   return state;
 }
 
-describe('one copy runs, at the target or where it was, whatever befalls', () => {
+describe('one copy runs, at the target or at the source, whatever fault is injected', () => {
   test.concurrent.each(everyFault([...forward, ...backward]))('$name $nth: $what', async ({ fault, ...at }) => {
     await onALane({}, async (move) => {
       const state = await endedUnder(move, at, fault);
@@ -207,13 +213,13 @@ describe('one copy runs, at the target or where it was, whatever befalls', () =>
 });
 
 describe('whose hosts lose each other at the switch', () => {
-  /** The source has ended, the target is paused: both have to be asked, and the saga resumes it. */
+  /** The source has ended, the target is paused: the saga has to query both, and resumes the target. */
   async function parted(): Promise<Moving> {
     const move = await moving();
     silence();
     return move;
   }
-  // Of every host: a VM that is moved again has another source.
+  // For every host: a VM that is moved again has another source.
   const silence = (): void => {
     for (const host of site.hosts) host.peersUnresponsive.now = true;
   };
@@ -223,7 +229,7 @@ describe('whose hosts lose each other at the switch', () => {
     for (const host of site.hosts) host.peersUnresponsive.now = false;
   });
 
-  test('it runs at the target after both were asked, twice', async () => {
+  test('it runs at the target after both were queried, twice', async () => {
     const move = await parted();
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
@@ -234,7 +240,7 @@ describe('whose hosts lose each other at the switch', () => {
   });
 
   test.concurrent.each(everyFault(asked))(
-    'it runs once, at the target or where it was: $name $nth $fault',
+    'it runs once, at the target or at the source: $name $nth $fault',
     async ({ fault, ...at }) => {
       await onALane({}, async (move) => {
         silence();
@@ -248,35 +254,35 @@ describe('whose hosts lose each other at the switch', () => {
 });
 
 describe('a guest that', () => {
-  const told = async ({ id, vm }: Moving) => ({
+  const reportedOf = async ({ id, vm }: Moving) => ({
     guest: (await site.ledger.migration.findUniqueOrThrow({ where: { id } })).guest,
     events: await site.ledger.event.count({ where: { type: 'berth.vm.silent', subject: vm } }),
   });
 
-  test('answers at the target is said to', async () => {
+  test('answers at the target is reported as answering', async () => {
     const move = await moving();
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
-    expect(await told(move)).toEqual({ guest: 'answers', events: 0 });
+    expect(await reportedOf(move)).toEqual({ guest: 'answers', events: 0 });
     await finish(move);
   });
 
   test.each([
-    ['is silent since it moved is told, in an event as well', false, { guest: 'silent', events: 1 }],
-    ['was silent before is not said to have died on the way', true, { guest: 'unknown', events: 0 }],
+    ['is silent since it moved is reported, in an event as well', false, { guest: 'silent', events: 1 }],
+    ['was silent before is not reported as dead by the move', true, { guest: 'unknown', events: 0 }],
   ])('%s', async (_, before, expected) => {
     const move = await moving();
     for (const host of site.hosts) if (before || host !== move.from) host.unresponsive.add(move.vm);
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
     await expectOneCopy(move, 'succeeded');
-    expect(await told(move)).toEqual(expected);
+    expect(await reportedOf(move)).toEqual(expected);
     for (const host of site.hosts) host.unresponsive.delete(move.vm);
     await finish(move);
   });
 });
 
-test('a task that is cancelled while its VM moves ends as if it had stayed', async () => {
+test('a task that is cancelled while its VM moves ends as if the VM had not moved', async () => {
   const move = await moving();
   await begin(move);
   await site.until(
@@ -288,7 +294,7 @@ test('a task that is cancelled while its VM moves ends as if it had stayed', asy
   await expectEverythingOrNothing(site, move.task);
 });
 
-/** Its disks are at one host alone, which is its home; the room for them is taken there and nowhere else. */
+/** Its disks are on one host alone, its home; their disk space is reserved there and nowhere else. */
 async function expectOneHome(vm: VmId, home: string): Promise<void> {
   const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
   expect(row.homeId).toBe(home);
@@ -296,7 +302,7 @@ async function expectOneHome(vm: VmId, home: string): Promise<void> {
   expect(disks).toEqual([home, home]);
 }
 
-describe('whose disks are to follow', () => {
+describe('whose disks have to follow', () => {
   test('it has them at the target in the end, and moves on from there', async () => {
     const move = await moving({ moveDisk: true });
     await begin(move);
@@ -314,7 +320,7 @@ describe('whose disks are to follow', () => {
       await onALane({ moveDisk: true }, async (move) => {
         expect(await endedUnder(move, at, fault)).toBe('succeeded');
         await expectOneCopy(move, 'succeeded');
-        // A home that was silent is cleaned by its own reconciliation, which was told.
+        // A home that was silent is cleaned by its own reconciliation, which was notified.
         await expectLeft(move);
         const { homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
         await expectOneHome(move.vm, homeId!);
@@ -334,7 +340,7 @@ describe('whose disks move alone, later', () => {
     'removeLeftover',
   ].map((name) => call(name));
 
-  /** A VM that runs away from its home, whose disks were asked to follow. */
+  /** A VM that runs away from its home, with a request that its disks follow. */
   async function away(): Promise<{ move: Moving; there: FakeHost; workflow: string }> {
     const move = await moving();
     await begin(move);
@@ -344,7 +350,7 @@ describe('whose disks move alone, later', () => {
     return { move: { ...move, id }, there, workflow: workflowId.migration(move.vm, 3) };
   }
 
-  /** It runs on where it ran, and the disks are at one of the two hosts, whole. */
+  /** It still runs where it ran, and the disks are complete, on one of the two hosts. */
   async function expectWhole(move: Moving, there: FakeHost, state: MigrationState): Promise<void> {
     const row = await site.ledger.vm.findUniqueOrThrow({ where: { id: move.vm } });
     expect(row).toMatchObject({ state: 'running', hostId: there.id, homeId: state === 'succeeded' ? there.id : move.from.id });
@@ -358,7 +364,7 @@ describe('whose disks move alone, later', () => {
     for (const host of site.hosts) expect(host.violations).toEqual([]);
   }
 
-  test('it runs on, its home is where it runs, and it moves on from there', async () => {
+  test('it continues to run, its home is where it runs, and it can move from there', async () => {
     const { move, there, workflow } = await away();
     await begin({ id: move.id, workflow });
     expect(await ended(workflow)).toBe('succeeded');
@@ -370,7 +376,7 @@ describe('whose disks move alone, later', () => {
     await finish(move);
   });
 
-  test('its task ends in the middle, and ends the move first', async () => {
+  test('a task that ends in the middle first ends the move', async () => {
     const { move, there, workflow } = await away();
     await begin({ id: move.id, workflow });
     await site.until('it is under way', async () => {
@@ -384,7 +390,7 @@ describe('whose disks move alone, later', () => {
     await expectEverythingOrNothing(site, move.task);
   });
 
-  // The others are the end of a live one as well, which has them in its matrix.
+  // The other calls are also the end of a live one, whose matrix has them.
   const struck = alone.filter(({ name }) => ['reserveMigration', 'migrateDisks', 'finishDiskMove'].includes(name));
   test.concurrent.each(everyFault(struck))(
     'it has its disks where it runs, or at their old home: $name $fault',
@@ -397,8 +403,8 @@ describe('whose disks move alone, later', () => {
   );
 });
 
-describe('that goes as files', () => {
-  test('goes on at the target where it was suspended, there and back, with and without its disks', async () => {
+describe('that is copied as files', () => {
+  test('resumes at the target where it was suspended, there and back, with and without its disks', async () => {
     const move = await moving({ mode: 'cold', moveDisk: true });
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
@@ -414,7 +420,7 @@ describe('that goes as files', () => {
     await finish(move);
   });
 
-  test('says how far its copy is and how long it will take, for as long as it lasts', async () => {
+  test('reports the progress of its copy and the predicted time, for as long as it lasts', async () => {
     const move = await moving({ mode: 'cold', moveDisk: true });
     const hold = (kind: ColdCopyPass['kind']) => {
       for (const host of site.hosts) host.heldPasses.set(move.vm, kind);
@@ -426,7 +432,7 @@ describe('that goes as files', () => {
     };
     hold('pack');
     await begin(move);
-    // Half-way through each of its three passes: packed at the source, fetched and unpacked at the target.
+    // Half-way through each of the three passes: packed at the source, fetched and unpacked at the target.
     for (const [done, next] of [
       [1, 'fetch'],
       [3, 'unpack'],
@@ -468,32 +474,35 @@ describe('that goes as files', () => {
   );
 });
 
-test.each(['live', 'cold'] as const)('a target whose disk is full refuses a %s one before anything is begun', async (mode) => {
-  const move = await moving({ mode });
-  const others = site.hosts.filter(({ id }) => id !== move.from.id);
-  for (const { freeDisk: room } of others) room.freeMiB = 3;
-  try {
-    await begin(move);
-    expect(await ended(move.workflow)).toBe('rolledBack');
-  } finally {
-    for (const { freeDisk: room } of others) room.freeMiB = 65_536;
-  }
-  await expectOneCopy(move, 'rolledBack');
-  const { error, phases } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
-  expect(error).toMatchObject({ code: 'disk-full' });
-  expect(JSON.stringify(phases)).not.toMatch(/suspend|preCopy/);
-  for (const host of others) expect(host.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
-  await finish(move);
-});
+test.each(['live', 'cold'] as const)(
+  'a target whose disk is full refuses a %s migration before anything is started',
+  async (mode) => {
+    const move = await moving({ mode });
+    const others = site.hosts.filter(({ id }) => id !== move.from.id);
+    for (const { freeDisk } of others) freeDisk.freeMiB = 3;
+    try {
+      await begin(move);
+      expect(await ended(move.workflow)).toBe('rolledBack');
+    } finally {
+      for (const { freeDisk } of others) freeDisk.freeMiB = 65_536;
+    }
+    await expectOneCopy(move, 'rolledBack');
+    const { error, phases } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+    expect(error).toMatchObject({ code: 'disk-full' });
+    expect(JSON.stringify(phases)).not.toMatch(/suspend|preCopy/);
+    for (const host of others) expect(host.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+    await finish(move);
+  },
+);
 
-describe('whose guest writes faster than its memory is carried over', () => {
+describe('whose guest writes faster than its memory is copied', () => {
   async function writing(order: Order): Promise<Moving> {
     const move = await moving(order);
     move.from.nonConverging.add(move.vm);
     return move;
   }
 
-  test('stays where it was, unless it may go as files', async () => {
+  test('remains at the source, unless it may be copied as files', async () => {
     const move = await writing({});
     await begin(move);
     expect(await ended(move.workflow)).toBe('rolledBack');
@@ -503,7 +512,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
     await finish(move);
   });
 
-  test('goes as files where that was allowed, with its disks where they are to follow', async () => {
+  test('is copied as files where that was allowed, with its disks where they have to follow', async () => {
     const move = await writing({ coldFallback: true, moveDisk: true });
     await begin(move);
     expect(await ended(move.workflow)).toBe('succeeded');
@@ -517,10 +526,10 @@ describe('whose guest writes faster than its memory is carried over', () => {
     await finish(move);
   });
 
-  // Behind these it is a cold one, whose calls have a matrix of their own.
+  // After these calls it is a cold one, whose calls have a matrix of their own.
   const onTheWay = [call('abortMigration'), call('fallBackToCold')];
   test.concurrent.each(everyFault(onTheWay))(
-    'and may go as files runs at the target, or at the source as before: $name $fault',
+    'and may be copied as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await writing({ coldFallback: true });
       const state = await endedUnder(move, at, fault);
@@ -530,7 +539,7 @@ describe('whose guest writes faster than its memory is carried over', () => {
   );
 });
 
-test('a VM whose both copies are gone is reported, and its task fails', async () => {
+test('a VM that has lost both copies is reported, and its task fails', async () => {
   const move = await moving();
   move.from.crashDomain(move.vm);
   await begin(move);
@@ -539,7 +548,7 @@ test('a VM whose both copies are gone is reported, and its task fails', async ()
   await expectEverythingOrNothing(site, move.task);
 });
 
-test('the commands of all VMs that went through these end as if they had stayed, and the site is empty', async () => {
+test('the commands of all VMs of these migrations end as if they had not moved, and the site is empty', async () => {
   await Promise.all(atRest.map(finish));
   await expectEmptySite(site);
 });

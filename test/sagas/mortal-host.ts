@@ -5,27 +5,27 @@ import type { HostActivities } from '../../contracts/host.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { killed } from './faults.ts';
 
-/** A moment in an attempt: before or after it first called a method of a port. */
+/** A moment in an attempt: before or after its first call of a method of a port. */
 export interface Moment {
   step: string;
   method: string;
   when: 'before' | 'after';
 }
 
-/** Activities of one host whose process dies at planned moments, once each, and comes back with nothing in memory. */
+/** Activities of one host whose process is killed at planned moments, once each, and restarts with nothing in memory. */
 export class MortalHost {
-  /** What each step calls in a clean run, by step. */
+  /** The calls of each step in a clean run, by step. */
   readonly methods = new Map<string, Set<string>>();
   readonly #plans: Map<string, Moment>;
   readonly #ports: HostPorts;
 
-  /** @param plans by workflow id; shared by the hosts of a site, because nobody knows where a task will be */
+  /** @param plans by workflow id; the hosts of a site share them, because the host of a task is not known in advance */
   constructor(ports: HostPorts, plans: Map<string, Moment>) {
     this.#plans = plans;
     this.#ports = this.#watched(ports);
   }
 
-  /** Every attempt is a process of its own: what the one before held in memory died with it. */
+  /** Every attempt is a process of its own: the memory of the one before died with it. */
   activities(): HostActivities {
     const names = Object.keys(createHostActivities(this.#ports)) as (keyof HostActivities)[];
     const acts = names.map((name) => [
@@ -73,7 +73,7 @@ export class MortalHost {
     const plan = this.#plans.get(workflowId);
     if (plan === undefined || plan.step !== step || plan.method !== method || plan.when !== when) return;
     this.#plans.delete(workflowId);
-    // A dead process beats no more, and nothing of what follows in its code is run: no catch, no finally.
+    // A dead process sends no more heartbeats, and runs none of the code that follows: no catch, no finally.
     Object.assign(context, { heartbeat: () => undefined });
     await killed();
   }

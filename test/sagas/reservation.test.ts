@@ -27,7 +27,7 @@ afterEach(async () => {
 
 const week = 7 * 24 * 3600;
 
-/** A task that runs on a host: it goes where its image is. */
+/** A task that runs on a host: it is placed where its image is. */
 async function runningOn(host: string): Promise<VmId> {
   const there = site.hosts.find(({ id }) => id === host)!;
   const image: ImageId = await site.publishImage();
@@ -54,7 +54,7 @@ async function reserve(more: Partial<ReservationRequest> & Pick<ReservationReque
   return site.ledger.$transaction((tx) => acceptReservation(tx, order));
 }
 
-/** Its workflow begins; its time comes at once, whatever was promised. */
+/** Starts its workflow; its time comes at once, whatever was promised. */
 async function begin(id: ReservationId, lastsMs: number): Promise<() => Promise<ReservationState>> {
   const workflow = workflowId.reservation(id);
   const options = { taskQueue: controlQueue, workflowId: workflow, args: [id, 0.2] };
@@ -63,7 +63,7 @@ async function begin(id: ReservationId, lastsMs: number): Promise<() => Promise<
   await site.ledger.hostReservation.update({ where: { id }, data: { startAt, endAt } });
   await handle.signal(signalName.orderChanged);
   await site.until('its hosts are being emptied', async () => (await rowOf(id)).state === 'vacating');
-  // Earlier than its plan wanted to begin.
+  // Earlier than the start of its plan.
   const soon = { startAt: new Date(), endAt: new Date(Date.now() + lastsMs) };
   await site.ledger.hostReservation.update({ where: { id }, data: soon });
   for (const { drainId, hostId } of (await rowOf(id)).holds) {
@@ -87,7 +87,7 @@ async function expectOpen(): Promise<void> {
   expect(await site.ledger.hostHold.count({ where: { released: false } })).toBe(0);
 }
 
-test('a host is emptied for it, handed over, given back at its end, and its VM comes back', async () => {
+test('a host is emptied for it, handed over, returned at its end, and its VM moves back', async () => {
   const vm = await runningOn('host-1');
   const id = await reserve({ wanted: { hosts: ['host-1'] }, returnVms: true });
   const over = await begin(id, 8000);
@@ -100,7 +100,7 @@ test('a host is emptied for it, handed over, given back at its end, and its VM c
   await expectOpen();
 });
 
-test('of the site’s choice is the host that costs nothing to vacate', async () => {
+test('when the site chooses, it takes the host that costs nothing to vacate', async () => {
   await runningOn('host-1');
   await runningOn('host-2');
   const id = await reserve({ wanted: { nodes: 1 } });
@@ -122,7 +122,7 @@ test('cancelled while its host is being emptied, it opens the host', async () =>
   await expectOpen();
 });
 
-test('one whose host can’t be emptied after all fails, says why, and opens what it had closed', async () => {
+test('one whose host can’t be emptied in the end fails, reports why, and opens what it had closed', async () => {
   const vm = await runningOn('host-1');
   const id = await reserve({ wanted: { hosts: ['host-1'] } });
   await site.ledger.host.updateMany({ where: { id: { not: 'host-1' } }, data: { acceptsMigrations: false } });

@@ -22,7 +22,7 @@ const cleanRun: Call[] = [
   call('removeImageFiles'),
 ];
 
-/** A retired image on every host, with a disk of its own and a kernel that another image has as well. */
+/** A retired image on every host, with a disk of its own and a kernel that another image shares. */
 async function retired(): Promise<{ id: ImageId; disk: string; kernel: string }> {
   const [id, other] = [await site.publishImage(), await site.publishImage()];
   const [disk, kernel, initrd] = [newId('file'), newId('file'), newId('file')];
@@ -66,7 +66,7 @@ test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled', 'refused')))('$
   await expectSwept(image);
 });
 
-test('a host where a VM still needs it holds up nothing but its own copy', async () => {
+test('a host where a VM still needs the image delays only its own copy', async () => {
   const image = await retired();
   const host = site.hosts[0]!;
   site.faults.plan(workflowId.retire(image.id), call('removeImage', 1), 'refusedBefore', 'in-use');

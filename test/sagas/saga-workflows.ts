@@ -2,7 +2,7 @@ import { ApplicationFailure, CancellationScope, sleep } from '@temporalio/workfl
 import { allOrCancel, withTimeout } from '../../workflows/durable/cancellation-scopes.ts';
 import { Saga } from '../../workflows/durable/saga.ts';
 
-/** Which steps fail, and which undos, the first time. */
+/** The steps and the undos that fail the first time. */
 export interface Script {
   acts: string[];
   undos: string[];
@@ -10,7 +10,7 @@ export interface Script {
 
 const failure = (what: string) => ApplicationFailure.nonRetryable(what);
 
-/** Three steps, then the unwinding, twice if it got stuck; returns what happened in order. */
+/** Three steps, then the unwinding, twice if the first one got stuck; returns the order of the calls. */
 export async function threeSteps(script: Script): Promise<string[]> {
   const log: string[] = [];
   const undone = new Set<string>();

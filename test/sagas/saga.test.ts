@@ -40,7 +40,7 @@ test('undos run last in first out', async () => {
   ]);
 });
 
-test('a step that failed is undone as well, because nobody knows how far it came', async () => {
+test('a step that failed is undone as well, because how far it came is not known', async () => {
   expect(await logOf('threeSteps', { acts: ['two'], undos: [] })).toEqual([
     'act one',
     'act two',
@@ -50,7 +50,7 @@ test('a step that failed is undone as well, because nobody knows how far it came
   ]);
 });
 
-test('an undo that fails stops the unwinding, and a later one goes on there', async () => {
+test('an undo that fails stops the unwinding, and a later unwinding continues there', async () => {
   expect(await logOf('threeSteps', { acts: ['three'], undos: ['two'] })).toEqual([
     'act one',
     'act two',
@@ -76,6 +76,6 @@ test('the first failure stops the others, and arrives when they have stopped', a
   expect(log[2]).toBe('the second');
 });
 
-test('an act that takes too long is stopped; one that does not, is not', async () => {
+test('an act that exceeds its time limit is stopped; one within it is not', async () => {
   expect(await logOf('tooLate')).toEqual(['stopped', 'late', 'in time']);
 });

@@ -29,7 +29,7 @@ afterEach(async () => {
 const stateOf = async (host: string) => (await site.ledger.host.findUniqueOrThrow({ where: { id: host } })).state;
 const details = (id: TaskId) => site.detailsOf(workflowId.task(id));
 
-/** The host on which the task's first VM is. */
+/** The host of the task's first VM. */
 async function hostOf(id: TaskId) {
   const { vms } = await rowsOf(site, id);
   return site.hosts.find((host) => host.id === vms[0]?.hostId)!;
@@ -41,12 +41,12 @@ async function running(): Promise<TaskId> {
   return id;
 }
 
-/** The commands that run there come to their end. */
+/** The commands that run there end. */
 function endCommands(host: FakeSite['hosts'][number]): void {
   for (const { job } of host.domains.values()) if (typeof job !== 'string') job.run.durationMs = 0;
 }
 
-test('a task whose host falls silent before its domain is made runs elsewhere', async () => {
+test('a task whose host stops answering before its domain is defined runs on another host', async () => {
   const [dead] = site.hosts;
   await site.stopWorker(dead!.id);
   const ids = await Promise.all(Array.from({ length: 4 }, () => site.submit()));
@@ -54,12 +54,12 @@ test('a task whose host falls silent before its domain is made runs elsewhere', 
   for (const id of ids) await expectEverythingOrNothing(site, id);
   const rows = await Promise.all(ids.map((id) => rowsOf(site, id)));
   expect(rows.map(({ vms }) => vms[0]?.hostId)).not.toContain(dead!.id);
-  // At least one was placed there first, or this shows nothing.
+  // At least one was placed on that host first, or this test shows nothing.
   expect(Math.max(...rows.map(({ vms }) => vms[0]?.generation ?? 0))).toBeGreaterThan(1);
   await site.until('the host is known to be silent', async () => (await stateOf(dead!.id)) === 'unknown');
 });
 
-test('a running task waits for its silent host, says so, and goes on when it is back', async () => {
+test('a running task waits for its silent host, reports this, and continues when the host is back', async () => {
   const id = await running();
   const host = await hostOf(id);
   await site.stopWorker(host.id);

@@ -28,7 +28,7 @@ async function end(order: Record<string, unknown>) {
   return (await rowsOf(site, id)).task;
 }
 
-test.concurrent('a task that succeeds says when each of its steps was', async () => {
+test.concurrent('a task that succeeds reports the time of each of its steps', async () => {
   const task = await end({});
   expect(task).toMatchObject({ state: 'succeeded', exitCode: 0, error: null });
   const timeline = task.timeline as { step: string; startedAt: string; endedAt: string }[];
@@ -43,20 +43,20 @@ test.concurrent('a command that exits with 3 is a failed task with its outputs',
   expect(task.outputs).toMatchObject([{ path: 'out/result' }]);
 });
 
-test.concurrent('a pattern that matches nothing fails the task, and what the others matched is stored', async () => {
+test.concurrent('a pattern that matches nothing fails the task, and the matches of the others are stored', async () => {
   const task = await end({ outputs: ['out/*', 'absent/*'] });
   expect(task).toMatchObject({ state: 'failed', exitCode: 0, error: { code: 'output-missing' } });
   expect((task.error as { message: string }).message).toContain('absent/*');
   expect(task.outputs).toMatchObject([{ path: 'out/result' }]);
 });
 
-test.concurrent('a task may leave nothing', async () => {
+test.concurrent('a task may have no outputs', async () => {
   const id = await site.submit({ command: ['nothing'], outputs: [] });
   expect(await site.ended(id)).toBe('succeeded');
   expect((await rowsOf(site, id)).task.outputs).toEqual([]);
 });
 
-test.concurrent('a program that is not there fails the task with its own error', async () => {
+test.concurrent('a program that does not exist fails the task with its own error', async () => {
   expect(await end({ command: ['absent'] })).toMatchObject({
     state: 'failed',
     exitCode: null,
@@ -64,7 +64,7 @@ test.concurrent('a program that is not there fails the task with its own error',
   });
 });
 
-test.concurrent('a command is ended after timeoutS', async () => {
+test.concurrent('a command is stopped after timeoutS', async () => {
   expect(await end({ command: ['endless'], timeoutS: 5, outputs: [] })).toMatchObject({
     state: 'failed',
     exitCode: null,
@@ -85,7 +85,7 @@ test.concurrent('a running task is cancelled', async () => {
   await expectEverythingOrNothing(site, id);
 });
 
-test.concurrent('operators find a running task by its owner, host and state, and read where it stands', async () => {
+test.concurrent('operators find a running task by its owner, host and state, and read its progress', async () => {
   const id = await site.submit({ command: ['endless'], timeoutS: 7 * 24 * 3600, lease: { kind: 'bestEffort', durationS: 3600 } });
   await site.until('it runs', async () => (await rowsOf(site, id)).task.state === 'running');
   const host = (await rowsOf(site, id)).vms[0]!.hostId;
@@ -112,14 +112,17 @@ test.concurrent('a task that was cancelled before its workflow began ends as can
   await expectEverythingOrNothing(site, id);
 });
 
-test.concurrent.each(['runCommand', 'stageOut'])('when the rights in its order have run out, %s gets new ones', async (name) => {
-  const id = await site.accept();
-  site.faults.plan(workflowId.task(id), { name, nth: 1 }, 'refusedAfter', 'forbidden');
-  await site.start(id);
-  expect(await site.ended(id)).toBe('succeeded');
-  expect(site.faults.callsOf(workflowId.task(id))).toContainEqual({ name, nth: 2 });
-  await expectEverythingOrNothing(site, id);
-});
+test.concurrent.each(['runCommand', 'stageOut'])(
+  'when the signed URLs of its request have expired, %s gets new ones',
+  async (name) => {
+    const id = await site.accept();
+    site.faults.plan(workflowId.task(id), { name, nth: 1 }, 'refusedAfter', 'forbidden');
+    await site.start(id);
+    expect(await site.ended(id)).toBe('succeeded');
+    expect(site.faults.callsOf(workflowId.task(id))).toContainEqual({ name, nth: 2 });
+    await expectEverythingOrNothing(site, id);
+  },
+);
 
 test.concurrent('twelve tasks at once all succeed', async () => {
   const ids = await Promise.all(Array.from({ length: 12 }, () => site.submit()));

@@ -35,7 +35,7 @@ afterEach(async () => {
   await expectEmptySite(site);
 });
 
-/** Another task on the image of one that was accepted before. */
+/** Another task with the image of an earlier one. */
 async function submitLike(id: Awaited<ReturnType<FakeSite['accept']>>, order = {}) {
   const [vm] = (await rowsOf(site, id)).vms;
   return site.submit({ image: vm!.imageId, ...order });
@@ -46,7 +46,7 @@ const bootOf = async (id: Awaited<ReturnType<FakeSite['accept']>>) => {
 };
 
 describe('a template', () => {
-  test('is made behind the back of the first VM that boots, and the next start from it', async () => {
+  test('is made in the background after the first boot of a VM, and the next VMs start from it', async () => {
     const first = await site.submit();
     expect(await site.ended(first)).toBe('succeeded');
     expect(await bootOf(first)).toEqual(['cold', 'no-template']);
@@ -57,11 +57,11 @@ describe('a template', () => {
     for (const id of [first, second]) await expectEverythingOrNothing(site, id);
   });
 
-  test('takes no room that a task waits for', async () => {
+  test('takes no capacity that a task waits for', async () => {
     const first = await site.submit({ command: ['long'], timeoutS: week, resources: { vcpus: 2 } });
     await site.until('it runs', async () => (await rowsOf(site, first)).task.state === 'running');
     const details = () => site.detailsOf(workflowId.templates(host.id));
-    // The host is full, and then somebody waits as well.
+    // The host is full, and then a task waits as well.
     await site.until('it waits', async () => (await details()).includes('waits since'));
     const second = await submitLike(first, { command: ['long'], timeoutS: week, resources: { vcpus: 2 } });
     await site.cancel(first);
@@ -75,7 +75,7 @@ describe('a template', () => {
 });
 
 const calls = ['reserveTemplate', 'buildTemplate', 'removeVm', 'releaseVms'].map((name) => ({ name, nth: 1 }));
-/** A workflow of its own for one template, on a host that has no other to make. */
+/** A workflow of its own for one template, on a host that makes no other. */
 test.each(everyFault(calls))('$name: $what', async ({ name, fault }) => {
   const like = await newKind();
   const id = `templates-of-${like.image.id}`;
@@ -87,7 +87,7 @@ test.each(everyFault(calls))('$name: $what', async ({ name, fault }) => {
   expect(site.faults.fired(id)).toBe(true);
   await nothingIsLeft();
   if (fault === 'late') await site.faults.runLate(id);
-  // What came too late is found by the next that is wanted here.
+  // The next template that this host needs replaces one that came too late.
   if (fault === 'late' && name === 'reserveTemplate') await make(`${id}-next`, await newKind());
   await nothingIsLeft();
   expect([...host.templates.values()].every(({ ready }) => ready)).toBe(true);

@@ -24,15 +24,15 @@ beforeAll(async () => {
 afterAll(() => site.stop());
 beforeEach(() => expectEmptySite(site));
 
-/** The host's reconciliation looks once more, and has seen what there is. */
-async function look(): Promise<void> {
+/** Waits for one more reconciliation of the host, which has observed its present state. */
+async function reconciled(): Promise<void> {
   const id = workflowId.reconcile(host.id);
   const before = await site.detailsOf(id);
   await site.client.workflow.getHandle(id).signal(signalName.wakeUp);
-  await site.until('there was another look', async () => (await site.detailsOf(id)) !== before);
+  await site.until('another reconciliation', async () => (await site.detailsOf(id)) !== before);
 }
 
-test('the housekeeper starts what was accepted and never started, and cancels what did not hear of its end', async () => {
+test('the housekeeper starts what was accepted and never started, and cancels what missed the notification of its end', async () => {
   const lost = await site.accept();
   const unheard = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => (await rowsOf(site, unheard)).task.state === 'running');
@@ -49,7 +49,7 @@ test('the housekeeper starts what was accepted and never started, and cancels wh
   for (const id of [lost, unheard]) await expectEverythingOrNothing(site, id);
 });
 
-test('the housekeeper ends a task whose workflow was terminated, and takes up one that had not begun', async () => {
+test('the housekeeper ends a task whose workflow was terminated, and resumes one that had not begun', async () => {
   const running = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => (await rowsOf(site, running)).task.state === 'running');
   const cancelled = await site.submit({ command: ['long'], timeoutS: week });
@@ -68,7 +68,7 @@ test('the housekeeper ends a task whose workflow was terminated, and takes up on
   await site.until('the one that ran has failed', () => is(running, 'failed'));
   expect((await rowsOf(site, running)).task.error).toMatchObject({ code: 'interrupted' });
   await site.until('the other is cancelled', () => is(cancelled, 'cancelled'));
-  // Nobody tells the queue that its host is back but the housekeeper.
+  // Only the housekeeper notifies the queue that its host is back.
   await site.ledger.host.update({ where: { id: host.id }, data: { schedulable: true } });
   await house.signal(signalName.wakeUp);
   await site.until('what waited has run', () => is(queued, 'succeeded'));
@@ -92,11 +92,11 @@ test('what a removed VM has left on a host is removed', async () => {
       (await rowsOf(site, id)).vms.map((vm) => vm.id),
     ),
   ).not.toEqual([]);
-  await look();
+  await reconciled();
   await expectEverythingOrNothing(site, id);
 });
 
-test('what belongs to nobody is put aside when it was seen twice, and a live domain of a stranger is never touched', async () => {
+test('a leftover without an owner is quarantined when it was seen twice, and a live foreign domain is never touched', async () => {
   const stranger = newId('vm');
   host.records.set(stranger, {
     vmId: stranger,
@@ -123,9 +123,9 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
     ...domain,
     config: { ...domain.config, name: 'somebody-else', uuid: 'another', disks: [] },
   });
-  await look();
+  await reconciled();
   expect([...host.quarantined.keys()]).toEqual([]);
-  await look();
+  await reconciled();
   expect([...host.quarantined.keys()]).toEqual([stranger]);
   expect([...host.domains.keys()].sort()).toEqual([name, 'somebody-else'].sort());
   expect(await site.detailsOf(workflowId.reconcile(host.id))).toContain('somebody-else');
@@ -135,7 +135,7 @@ test('what belongs to nobody is put aside when it was seen twice, and a live dom
   await site.ended(id);
 });
 
-test('a VM that should be there and is not is reported when it was missed twice, and its row is kept', async () => {
+test('a VM that should exist and does not is reported when it was missed twice, and its row is kept', async () => {
   const id = await site.accept();
   const steps = site.ledgerSteps();
   const { vmIds } = await steps.loadTask(id);
@@ -143,19 +143,19 @@ test('a VM that should be there and is not is reported when it was missed twice,
   await steps.advanceTask(id, 'stagingIn', []);
   await steps.advanceTask(id, 'starting', [], 'creating');
   await steps.advanceTask(id, 'running', [], 'running');
-  await look();
+  await reconciled();
   expect((await rowsOf(site, id)).vms[0]?.state).toBe('running');
-  await look();
+  await reconciled();
   expect((await rowsOf(site, id)).vms[0]).toMatchObject({ state: 'stuck', problem: { code: 'vm-lost' }, hostId: host.id });
   await steps.releaseVms(vmIds as VmId[]);
 });
 
-test('a VM whose removal is refused is stuck, says why, keeps its resources, and goes when an operator has put it right', async () => {
+test('a VM whose removal is refused is stuck, reports why, keeps its resources, and is removed once an operator has fixed the cause', async () => {
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('its command runs', async () => (await rowsOf(site, id)).vms.some((vm) => host.jobsStarted.has(vm.id)));
   const [name, domain] = [...host.domains][0]!;
   const record = [...host.records.values()][0]!;
-  // Somebody else's domain under our name, and no record of ours: not ours to end.
+  // A foreign domain under our name, without a record of ours: we must not end it.
   host.records.clear();
   host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
   await site.cancel(id);
@@ -171,7 +171,7 @@ test('a VM whose removal is refused is stuck, says why, keeps its resources, and
   await expectEverythingOrNothing(site, id);
 });
 
-test('a host with the address of another is refused, says so, and is taken when that was put right', async () => {
+test('a host with the address of another is refused, reports why, and is accepted when that was fixed', async () => {
   const facts = { ...(await host.ports.probe.measure()), hostId: 'host-9', images: [] };
   const arrive = (address: string) =>
     site.client.workflow.signalWithStart(workflowType.host, {

@@ -32,7 +32,7 @@ const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).sig
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
 
-/** Running with its guest as ordered, or removed because it could not be made. */
+/** Running, with its guest as requested, or removed because it could not be created. */
 const isMade = async (id: VmId): Promise<boolean> => {
   const { state, hostKey } = await rowOf(id);
   return state === 'removed' || (state === 'running' && hostKey !== null);
@@ -51,7 +51,7 @@ async function remove(id: VmId): Promise<void> {
   await over(id);
 }
 
-/** The ledger and the hosts say the same of a VM with which nobody is busy. */
+/** The ledger and the hosts agree on a VM on which no operation is running. */
 async function expectAgreement(id: VmId): Promise<void> {
   const { state, hostId } = await rowOf(id);
   const host = site.hosts.find((one) => one.id === hostId)!;
@@ -75,7 +75,7 @@ const legal: Record<VmOperation, string> = {
   reboot: 'running',
 };
 
-/** From its acceptance to its removal, with each operation on the way, where the one before let it. */
+/** From its acceptance to its removal, with each operation on the way, as far as the one before permits it. */
 async function life(id: VmId): Promise<void> {
   await site.until(`${id} is made`, () => isMade(id));
   await expectAgreement(id);
@@ -97,12 +97,12 @@ async function expectGone(id: VmId): Promise<void> {
   expect(types.filter((type) => type === 'berth.vm.removed')).toHaveLength(1);
   expect(types.filter((type) => type === 'berth.vm.suspended').length).toBeLessThanOrEqual(1);
   const { usage } = VmRemovedData.parse(events.find(({ type }) => type === 'berth.vm.removed')!.data);
-  // One stretch after the other: none is told twice.
+  // One range after the other: the list names none twice.
   for (const [index, one] of usage.entries())
     if (index > 0) expect(Date.parse(one.startedAt)).toBeGreaterThanOrEqual(Date.parse(usage[index - 1]!.endedAt));
 }
 
-/** What makes it: whatever of these is refused, the VM is undone. */
+/** The steps that create it: after a refusal of any of these, the VM is undone. */
 const making = [
   'reserveVm',
   'issueVmSetup',
@@ -126,7 +126,7 @@ cleanRun.push(
   ...[1, 2].map((nth) => ({ name: 'setVmState', nth })),
 );
 
-test('the matrix covers every call of a VM; only how often it looks is left to chance', async () => {
+test('the matrix covers every call of a VM; only the number of its polls varies', async () => {
   const id = await accept();
   await start(id);
   await life(id);
@@ -137,12 +137,13 @@ test('the matrix covers every call of a VM; only how often it looks is left to c
   expect(known.filter((call) => !calls.includes(call))).toEqual([]);
 });
 
-// Nobody cancels the workflow of a VM: it is told that the VM is to go.
+// No request cancels the workflow of a VM: it is notified that the VM has to be removed.
 test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: $what', async ({ fault, ...call }) => {
   const id = await accept();
   site.faults.plan(workflowId.vm(id), call, fault);
   await start(id);
-  // A VM whose last step of these took effect and was then refused looks made until it is undone: nothing is asked of it.
+  // A VM whose last step of these took effect and was then refused appears created until it is undone: no operation is
+  // requested of it.
   if (fault.startsWith('refused') && isMaking(call)) await over(id);
   else await life(id);
   expect(site.faults.fired(workflowId.vm(id))).toBe(true);
@@ -152,7 +153,7 @@ test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: 
   await expectGone(id);
 });
 
-describe('a VM that stands alone', () => {
+describe('a VM without a task', () => {
   test('is removed when its lease ends', async () => {
     const id = await accept({ lease: { durationS: 2 } });
     await start(id);
@@ -161,7 +162,7 @@ describe('a VM that stands alone', () => {
     expect((await rowOf(id)).problem).toMatchObject({ code: 'lease-expired' });
   });
 
-  test('can be deleted while it is being made, and while it waits for a host', async () => {
+  test('can be deleted while it is being created, and while it waits for a host', async () => {
     const [boots, waits] = [await accept(), await accept({ resources: { vcpus: 64, memoryMiB: 60_000, diskMiB: 64 } })];
     site.faults.plan(workflowId.vm(boots), { name: 'ensureRunning', nth: 1 }, 'killedBefore');
     await Promise.all([start(boots), start(waits)]);
@@ -171,14 +172,14 @@ describe('a VM that stands alone', () => {
     await expectGone(waits);
   });
 
-  test('whose guest switched itself off is stopped, and boots again from its disks', async () => {
+  test('whose guest powered itself off is stopped, and boots again from its disks', async () => {
     const id = await accept();
     await start(id);
     await site.until('it runs', () => isMade(id));
     const host = site.hosts.find((one) => one.domains.has(id))!;
     host.crashDomain(id);
     const reconcile = site.client.workflow.getHandle(workflowId.reconcile(host.id));
-    // Seen twice before it is believed.
+    // Observed twice before it is taken as a fact.
     await site.until('it is stopped', async () => {
       await reconcile.signal(signalName.wakeUp);
       return (await rowOf(id)).state === 'stopped';
@@ -190,7 +191,7 @@ describe('a VM that stands alone', () => {
     await expectGone(id);
   });
 
-  test('is not asked for two things at once, and refuses what its state does not allow', async () => {
+  test('accepts one operation at a time, and refuses what its state does not allow', async () => {
     const id = await accept();
     await start(id);
     await site.until('it runs', () => isMade(id));

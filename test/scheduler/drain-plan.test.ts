@@ -47,7 +47,7 @@ const question = (more: Partial<DrainPlanInput> = {}): DrainPlanInput => ({
   ...more,
 });
 
-/** Of a site where moving side by side costs each half as much again. */
+/** A site where concurrent moves each take half as long again. */
 const measured = fitMigrationModel(
   Array.from({ length: 24 }, (_, i) => {
     const concurrency = 1 + (i % 2);
@@ -59,7 +59,7 @@ const measured = fitMigrationModel(
 );
 
 describe('the plan of a drain', () => {
-  it('begins as late as is safe, and not before', () => {
+  it('begins as late as is safe, and not earlier', () => {
     const plan = planDrain(question());
     expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + startMarginS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
@@ -76,10 +76,10 @@ describe('the plan of a drain', () => {
     expect(beside([vm('vm1'), vm('vm2'), vm('vm3')])).toBeGreaterThan(beside([vm('vm1')]) + 0.3);
   });
 
-  it('begins so early that a target has fetched the image that it lacks', () => {
+  it('begins early enough for a target to fetch the image that it lacks', () => {
     const on = (at: string[]) => planDrain(question({ vms: [vm('vm1', 256, { image: { id: 'i', mib: 6000, at } })] }));
     expect(on(['h', 'a', 'b'])).toMatchObject({ boundS: planDrain(question({ vms: [vm('vm1')] })).boundS });
-    // 60 MiB/s, as long as nothing is known of this network.
+    // 60 MiB/s, as long as this network was not measured.
     expect(on(['h']).meanS - on(['h', 'a', 'b']).meanS).toBeGreaterThan(90);
     expect(on(['h']).earliestMs! - on(['h', 'a', 'b']).earliestMs!).toBeGreaterThan(90_000);
   });
@@ -92,7 +92,7 @@ describe('the plan of a drain', () => {
     expect(hurried.boundS).toBeLessThan(patient.boundS);
   });
 
-  it('counts as sharing a target only those that go to the same one', () => {
+  it('counts as sharing a target only moves to the same one', () => {
     const two = { strategy: 'parallel' as const, modes: ['cold' as const], vms: [vm('vm1'), vm('vm2')] };
     const apart = planDrain(question(two));
     const together = planDrain(question({ ...two, hosts: [host('h'), host('a')] }));
@@ -107,7 +107,7 @@ describe('the plan of a drain', () => {
     expect(cold(2)).toBeGreaterThan(cold(1) + 0.5);
   });
 
-  it('says at once what cannot be, and when it could', () => {
+  it('reports an impossible deadline at once, and the earliest possible one', () => {
     const plan = planDrain(question({ deadlineMs: now + 500 }));
     expect(plan.emptyByMs).toBeGreaterThan(now + 500);
     expect(plan.earliestMs).toBeGreaterThan(now + 500);
@@ -115,7 +115,7 @@ describe('the plan of a drain', () => {
     expect(later.emptyByMs).toBeLessThanOrEqual(plan.earliestMs! + 1);
   });
 
-  it('leaves what ends by itself in time, and moves what does not', () => {
+  it('does not move what ends by itself in time, and moves what does not', () => {
     const vms = [vm('soon', 256, { endsByMs: now + 60_000 }), vm('late', 256, { endsByMs: now + 7200_000 })];
     const plan = planDrain(question({ vms }));
     expect(plan.leaving.map(({ vm: id }) => id)).toEqual(['soon']);
@@ -123,7 +123,7 @@ describe('the plan of a drain', () => {
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
   });
 
-  it('names the VM that is in the way, each host’s reason, and when it is out of it', () => {
+  it('names the VM that blocks, each host’s reason, and when it no longer blocks', () => {
     const big = vm('big', 20_000, { endsByMs: now + 7200_000 });
     const plan = planDrain(question({ vms: [vm('vm1'), big] }));
     expect(plan.blockers).toEqual([{ vm: 'big', why: 'no host can take it (a: memory, b: memory)' }]);
@@ -134,7 +134,7 @@ describe('the plan of a drain', () => {
     expect(planDrain(question({ vms: [fixed] })).blockers).toEqual([{ vm: 'p', why: 'it is paused' }]);
   });
 
-  it('suspends in place what no host can take, where that was asked for, and counts the time of it', () => {
+  it('suspends in place what no host can take, where that was requested, and counts its time', () => {
     const vms = [vm('vm1'), vm('big', 20_000), vm('huge', 30_000)];
     const plan = planDrain(question({ vms, suspendInPlace: 'ifStuck' }));
     expect(plan.moves.map(({ vm: id }) => id)).toEqual(['vm1']);
@@ -146,12 +146,12 @@ describe('the plan of a drain', () => {
     expect(plan.meanS).toBeGreaterThan(without.meanS + seconds);
     expect(plan.startMs).toBeCloseTo(now + 3600_000 - (plan.boundS + startMarginS) * 1000, 0);
     expect(plan.emptyByMs).toBeLessThanOrEqual(now + 3600_000);
-    // The moves go first, and are not waited for when it is time.
+    // The moves go first; at the latest time the suspension no longer waits for them.
     expect(plan.suspendByMs).toBeGreaterThan(plan.startMs);
     expect(plan.suspendByMs).toBeLessThan(now + 3600_000 - seconds * 1000);
   });
 
-  it('leaves in the way what cannot be suspended, or has no room for its memory, and says both reasons', () => {
+  it('reports as blocking what cannot be suspended, or has no disk space for its memory, with both reasons', () => {
     const vms = [vm('promised', 20_000, { cannotSuspendReason: 'its time was promised to it' }), vm('big', 20_000)];
     const hosts = [host('h', { freeDiskMiB: 10_000 }), host('a')];
     const plan = planDrain(question({ vms, hosts, suspendInPlace: 'ifStuck' }));
@@ -165,7 +165,7 @@ describe('the plan of a drain', () => {
     ]);
   });
 
-  it('takes no time for what is suspended already, and counts what is being suspended as under way', () => {
+  it('counts no time for what is already suspended, and counts what is being suspended as in progress', () => {
     const asleep = planDrain(question({ vms: [vm('vm1', 256, { suspended: true })], suspendInPlace: 'ifStuck' }));
     expect(asleep).toMatchObject({ suspensions: [{ vm: 'vm1', meanS: 0 }], blockers: [] });
     expect(asleep.boundS).toBeLessThan(3);
@@ -175,7 +175,7 @@ describe('the plan of a drain', () => {
     expect(going.meanS).toBeGreaterThan(5);
   });
 
-  it('sends what cannot be moved while it runs by suspending it; where that is not possible, it counts on the longest try', () => {
+  it('moves what cannot be moved live by suspending it; where that is not possible, it counts on the longest attempt', () => {
     const wild = vm('wild', 8000, {
       load: { vm: 'wild', memoryMiB: 8000, residentMiB: 8000, dirtyMiBPerS: 50_000 },
     });
@@ -189,7 +189,7 @@ describe('the plan of a drain', () => {
     });
   });
 
-  it('tries another target before the same again, and gives up after two tries at each', () => {
+  it('tries another target before the same again, and gives up after two attempts at each', () => {
     const failed = (...to: string[]) =>
       vm('vm1', 256, { failed: to.map((one) => ({ to: one, why: `${one} died`, converges: true })) });
     expect(planDrain(question({ vms: [failed('a')] })).moves[0]?.to).toBe('b');
@@ -199,14 +199,14 @@ describe('the plan of a drain', () => {
     expect(plan.blockers[0]?.why).toContain('a: a died, b: b died');
   });
 
-  it('sends cold what did not come to an end live, whatever was expected of it', () => {
+  it('moves cold what did not converge live, whatever was predicted', () => {
     const failed = [{ to: 'a', why: 'the guest writes 50 MiB/s', converges: false }];
     const moves = (modes: MoveMode[]) => planDrain(question({ vms: [vm('vm1', 256, { failed })], modes })).moves;
     expect(moves(['live', 'cold'])).toMatchObject([{ to: 'b', mode: 'cold' }]);
     expect(moves(['live'])).toMatchObject([{ to: 'b', mode: 'live' }]);
   });
 
-  it('carries what is suspended as it is: with no room but on disk, no suspension and no resumption', () => {
+  it('moves a suspended VM as it is: it needs only disk capacity, no suspension and no resumption', () => {
     const [runs, sleeps] = [vm('vm1'), vm('vm1', 256, { suspended: true })];
     const full = [host('h'), host('a', { used: { vcpus: 16, memoryMiB: 8192 } })];
     const cold = (one: DrainVm) => planDrain(question({ vms: [one], hosts: full, modes: ['cold'] }));
@@ -217,7 +217,7 @@ describe('the plan of a drain', () => {
     expect(planDrain(question({ vms: [sleeps], modes: ['live'] })).blockers).toHaveLength(1);
   });
 
-  it('takes the disks along where it is asked to, which needs room for them and takes its time', () => {
+  it('moves the disks along where that is requested, which needs disk space for them and takes its time', () => {
     const disks = { diskMiB: 4096, runsAt: 'h' };
     const load = { vm: 'vm1', memoryMiB: 256, residentMiB: null, dirtyMiBPerS: null, diskMiB: 4096 };
     const hosts = [host('h'), host('a', { freeDiskMiB: 4095 }), host('b', { freeDiskMiB: 4096 })];
@@ -226,7 +226,7 @@ describe('the plan of a drain', () => {
     expect(plan.meanS).toBeGreaterThan(planDrain(question({ vms: [vm('vm1')] })).meanS + 1);
   });
 
-  it('sends disks that were left here after their VM, and nowhere else', () => {
+  it('sends disks that remained here after their VM moved to that VM, and nowhere else', () => {
     const left = vm('vm1', 256, { disks: { diskMiB: 512, runsAt: 'a' } });
     const full = { used: { vcpus: 16, memoryMiB: 8192 }, freeDiskMiB: 512 };
     const hosts = [host('h'), host('a', full), host('b', { freeDiskMiB: 512 })];
@@ -237,19 +237,19 @@ describe('the plan of a drain', () => {
     ]);
   });
 
-  it('goes to no host that is silent or closed', () => {
+  it('moves nothing to a host that is silent or closed', () => {
     const hosts = [host('h'), host('a', { state: 'unknown' }), host('b', { acceptsMigrations: false }), host('c')];
     expect(new Set(planDrain(question({ hosts })).moves.map(({ to }) => to))).toEqual(new Set(['c']));
   });
 
-  it('begins earlier when a VM starts to write its memory', () => {
+  it('begins earlier when the dirty rate of a VM rises', () => {
     const calm = planDrain(question());
     const load = { vm: 'vm1', memoryMiB: 256, residentMiB: null, dirtyMiBPerS: 50 };
     const busy = planDrain(question({ vms: [vm('vm1', 256, { load }), vm('vm2'), vm('vm3')] }));
     expect(busy.startMs).toBeLessThan(calm.startMs);
   });
 
-  it('counts what is under way', () => {
+  it('counts moves in progress', () => {
     const moving = vm('vm1', 256, { phase: { kind: 'moving', sinceMs: now - 1000, to: 'a', mode: 'live' } });
     const plan = planDrain(question({ vms: [moving, vm('vm2')] }));
     expect(plan.moves.map(({ vm: id, to }) => [id, to])).toEqual([['vm2', 'b']]);
@@ -262,8 +262,8 @@ const anyVm = fc
   .record({ memoryMiB: fc.constantFrom(128, 256, 512, 1024), vcpus: fc.integer({ min: 1, max: 4 }) })
   .map(({ memoryMiB, vcpus }) => ({ memoryMiB, vcpus }));
 
-describe('whatever is asked', () => {
-  it('no target is given more than it has, nor more than one VM above another that could have taken it', () => {
+describe('for every question', () => {
+  it('no target is given more than its capacity, nor more than one VM above another that could have taken it', () => {
     fc.assert(
       fc.property(
         fc.array(anyVm, { maxLength: 16 }),
@@ -294,7 +294,7 @@ describe('whatever is asked', () => {
     );
   });
 
-  it('a plan that is in time is in time by its own figures, and one that is not says when it would be', () => {
+  it('a plan that is in time is in time by its own figures, and one that is not names the earliest time', () => {
     fc.assert(
       fc.property(fc.array(anyVm, { minLength: 1, maxLength: 8 }), fc.integer({ min: 0, max: 900 }), (sizes, seconds) => {
         const vms = sizes.map((size, i) => vm(`vm${i}`, size.memoryMiB));
@@ -313,7 +313,7 @@ describe('whatever is asked', () => {
     );
   });
 
-  it('the same question has the same answer, in whatever order its parts come', () => {
+  it('the same question has the same answer, in any order of its parts', () => {
     fc.assert(
       fc.property(fc.array(anyVm, { minLength: 1, maxLength: 8 }), fc.integer(), (sizes, seed) => {
         const vms = sizes.map((size, i) => vm(`vm${i}`, size.memoryMiB));

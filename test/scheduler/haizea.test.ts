@@ -14,7 +14,7 @@ const finished = results.filter(({ row }) => row.completionS !== null);
 const ratios = (transfers: boolean) =>
   finished.filter(({ row }) => row.transfers === transfers).map(({ row, ours }) => ours.all_be_completion_s / row.completionS!);
 
-describe('on every trace and configuration that Haizea was measured on', () => {
+describe('on every trace and configuration of the Haizea measurements', () => {
   it('no guarantee is broken and every lease is done or refused', () => {
     for (const { row, ours, broken } of results) {
       expect(broken, `${row.trace} ${row.config}`).toEqual([]);

@@ -6,11 +6,11 @@ import { simulate } from '../../scheduler/simulation/simulator.ts';
 import { hostsOf } from '../../scheduler/simulation/trace.ts';
 import { workload } from './workloads.ts';
 
-/** How many random workloads; BERTH_PROPERTY_RUNS asks for more. The seed is printed with every failure. */
+/** The number of random workloads; BERTH_PROPERTY_RUNS requests more. Every failure prints the seed. */
 const numRuns = Number(process.env.BERTH_PROPERTY_RUNS ?? 2000);
 
 describe('every schedule of a random workload', () => {
-  it('keeps all guarantees: capacity, gangs, promises, images, one operation at a time, no work lost, nobody left behind', () => {
+  it('keeps all guarantees: capacity, gangs, promises, images, one operation at a time, no lost work, no starvation', () => {
     fc.assert(
       fc.property(workload, ({ trace, policy }) => {
         expect(audit(trace, simulate(trace, policy))).toEqual([]);
@@ -51,7 +51,7 @@ describe('every schedule of a random workload', () => {
     );
   }, 120_000);
 
-  it('loses only what a lost host held: no promise but those is broken, and all work ends', () => {
+  it('loses only what a lost host held: no other promise is broken, and all work ends', () => {
     const losses = fc.array(
       fc.record({ host: fc.integer({ min: 1, max: 4 }), atS: fc.nat(3000), forS: fc.integer({ min: 1, max: 2000 }) }),
       {

@@ -40,7 +40,7 @@ function seededNoise(seed: number): () => number {
   };
 }
 
-/** A site on which a migration takes a second and its bytes at so many MiB/s, give or take a tenth. */
+/** A site on which a migration takes a second and transfers its bytes at this rate in MiB/s, within a tenth. */
 function samplesOfSite(mibPerS: number, count: number, more: Partial<MigrationSample> = {}, seed = 1): MigrationSample[] {
   const random = seededNoise(seed);
   return Array.from({ length: count }, (_, i): MigrationSample => {
@@ -52,7 +52,7 @@ function samplesOfSite(mibPerS: number, count: number, more: Partial<MigrationSa
   });
 }
 
-describe('Student’s t, on which the bounds rest', () => {
+describe('Student’s t, the basis of the bounds', () => {
   // NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, upper critical values.
   it.each([
     [0.99, 2, 6.965],
@@ -66,7 +66,7 @@ describe('Student’s t, on which the bounds rest', () => {
 describe('the regression', () => {
   const prior = { mean: [1, 1], sd: [1, 1], noise: 0.5, strength: 2 };
 
-  it('finds the line that the data lie on, and is as sure of it as they are many', () => {
+  it('finds the line of the data, and its confidence grows with their number', () => {
     const random = seededNoise(3);
     const observe = (count: number) =>
       Array.from({ length: count }, (_, i) => ({
@@ -82,7 +82,7 @@ describe('the regression', () => {
     expect(many.dof).toBeGreaterThan(few.dof);
   });
 
-  it('bounds what is to come as often as it says', () => {
+  it('bounds future values as often as its confidence states', () => {
     const random = seededNoise(11);
     const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
     const draw = (x: number) => ({ x: [1, x], y: 2 + x * 1.5 + 0.3 * normal(), scale: 1, weight: 1 });
@@ -93,11 +93,11 @@ describe('the regression', () => {
       const next = draw(10 * random());
       if (next.y <= upperBound(regress(seen, prior).predict([next]), 0.95)) held += 1;
     }
-    // Conservative with few data, never the other way.
+    // Conservative with few data, never optimistic.
     expect(held / rounds).toBeGreaterThan(0.94);
   });
 
-  it('bounds a sum no looser than its parts together', () => {
+  it('bounds a sum no looser than the sum of the bounds of its parts', () => {
     fc.assert(
       fc.property(
         fc.array(fc.double({ min: 0.1, max: 50, noNaN: true }), { minLength: 2, maxLength: 8 }),
@@ -117,16 +117,16 @@ describe('the regression', () => {
 describe('a pre-copy', () => {
   const order = { memoryMiB: 256, dirtyMiBPerS: 0, bandwidthMiBPerS: 50, policy: convergencePolicy };
 
-  it('of a guest at rest carries its memory once', () => {
+  it('of a guest at rest transfers its memory once', () => {
     expect(estimatePreCopy(order)).toMatchObject({ converges: true, rounds: 1, sentMiB: 256, downtimeS: 0 });
   });
 
-  it('of a guest that writes faster than the network carries does not end, unless slowing it down helps', () => {
+  it('of a guest with a dirty rate above the bandwidth does not end, unless throttling it helps', () => {
     expect(estimatePreCopy({ ...order, dirtyMiBPerS: 40, memoryMiB: 2048 }).converges).toBe(true);
     expect(estimatePreCopy({ ...order, dirtyMiBPerS: 5000, memoryMiB: 60_000 }).converges).toBe(false);
   });
 
-  it('takes no less time for more memory, more writing or less bandwidth', () => {
+  it('takes no less time for more memory, a higher dirty rate or less bandwidth', () => {
     const sizes = fc.double({ min: 1, max: 4096, noNaN: true });
     fc.assert(
       fc.property(
@@ -148,7 +148,7 @@ describe('a pre-copy', () => {
 });
 
 describe('the model of migrations', () => {
-  it('answers without data, with a bound that says how little is known', () => {
+  it('answers without data, with a bound that reflects how little is known', () => {
     const model = fitMigrationModel([]);
     for (const mode of moveModes) {
       const one = model.predict(operationsOf(mode, { from: 'a', to: 'b', load: load(256), concurrency: 1 }));
@@ -175,7 +175,7 @@ describe('the model of migrations', () => {
     expect(held / asked).toBeGreaterThanOrEqual(0.99);
   });
 
-  it('knows that one pair of hosts is slower than another', () => {
+  it('distinguishes a slower pair of hosts from the others', () => {
     const samples = [...samplesOfSite(80, 12), ...samplesOfSite(10, 12, { from: 'a', to: 'c' }, 5)];
     const model = fitMigrationModel(samples.map((sample, i) => ({ ...sample, atMs: i })));
     const quick = model.predict([live(256)]).mean;
@@ -184,7 +184,7 @@ describe('the model of migrations', () => {
     expect(model.bandwidth('live', 'a', 'c')).toBeLessThan(13);
   });
 
-  it('does not expect of every move what one of them suffered, and is less sure all the same', () => {
+  it('does not predict for every move the outlier of one, and widens its bound all the same', () => {
     const usual = samplesOfSite(40, 12);
     const hung = usual.map((sample, i) => (i === 8 ? { ...sample, seconds: sample.seconds + 20 } : sample));
     const [before, after] = [usual, hung].map((samples) => fitMigrationModel(samples).predict([live(256)]));
@@ -192,7 +192,7 @@ describe('the model of migrations', () => {
     expect(upperBound(after!, 0.99)).toBeGreaterThan(1.2 * upperBound(before!, 0.99));
   });
 
-  it('knows what a VM carried the last time', () => {
+  it('uses the bytes that a VM transferred the last time', () => {
     const before = samplesOfSite(40, 10);
     const big: MigrationSample = {
       ...before[0]!,
@@ -208,7 +208,7 @@ describe('the model of migrations', () => {
     expect(own).toBeGreaterThan(1.4 * other);
   });
 
-  it('does not count twice what a VM wrote during the move before: it is among what was carried', () => {
+  it('does not count twice what a VM wrote during the move before: the transferred bytes include it', () => {
     const writing = load(256, { vm: 'writing', residentMiB: 180, dirtyMiBPerS: 8 });
     const before: MigrationSample = {
       ...samplesOfSite(12, 1)[0]!,
@@ -221,12 +221,12 @@ describe('the model of migrations', () => {
     const model = fitMigrationModel([...samplesOfSite(12, 10), before]);
     const again = (dirtyMiBPerS: number) => model.predict([live(256, { load: { ...writing, dirtyMiBPerS } })]).mean;
     expect(again(8)).toBeLessThan(12);
-    // Samples of a second differ by so much.
+    // Samples of one second differ by this much.
     expect(again(14)).toBe(again(8));
     expect(again(30)).toBeGreaterThan(again(8) + 3);
   });
 
-  it('learns how much of what a process holds is carried over', () => {
+  it('learns the fraction of a process’s memory that is transferred', () => {
     const held = samplesOfSite(12, 10).map(
       (one): MigrationSample => ({ ...one, load: { ...one.load, residentMiB: one.load.memoryMiB } }),
     );
@@ -235,7 +235,7 @@ describe('the model of migrations', () => {
     expect(sentMiB).toBeCloseTo(100, 0);
   });
 
-  it('expects of a copy to where a VM has been only what changed, and not that its bytes flow as slowly as they are few', () => {
+  it('predicts only the changes for a copy to a former host of a VM, and no lower rate because the bytes are few', () => {
     const copy = (i: number, from: string, to: string, mib: number, seconds: number): MigrationSample => {
       const one = { kind: 'copy' as const, from, to, concurrency: 1, load: load(256, { vm: `vm${i % 4}` }) };
       return { ...one, atMs: i, bytes: mib * 2 ** 20, transferS: seconds, seconds };
@@ -252,18 +252,18 @@ describe('the model of migrations', () => {
     expect(predict('a', 'c', 'vm1')).toBeLessThan(9);
   });
 
-  it('learns how much moving side by side costs each', () => {
+  it('learns the cost of concurrent moves', () => {
     const alone = samplesOfSite(40, 12);
     const pairs = samplesOfSite(20, 12, { concurrency: 2 }, 9).map((sample, i) => ({ ...sample, atMs: 100 + i }));
     const model = fitMigrationModel([...alone, ...pairs]);
     const one = model.predict([live(256)]).mean;
     const beside = model.predict([live(256, { concurrency: 2 })]).mean;
     expect(beside).toBeGreaterThan(1.3 * one);
-    // Sooner done than one after the other, and worse for each: the paper's finding.
+    // Done sooner than one after the other, and worse for each: the paper's finding.
     expect(beside).toBeLessThan(2 * one);
   });
 
-  it('takes the polynomial only where the data bend', () => {
+  it('uses the polynomial only where the data are curved', () => {
     const straight = fitMigrationModel(samplesOfSite(40, 20));
     expect(straight.chosen.live.form).not.toBe('polynomial');
     const bent = samplesOfSite(40, 30).map((sample) => {
@@ -284,7 +284,7 @@ describe('the model of migrations', () => {
     expect(operationsOf('cold', order).map(({ kind }) => kind)).toEqual(['suspend', 'copy', 'resume']);
   });
 
-  it('never promises what is no time, whatever was measured', () => {
+  it('never promises an invalid time, whatever was measured', () => {
     const figures = fc.double({ min: 0, max: 1e4, noNaN: true });
     const sample = fc.record({
       kind: fc.constantFrom(...operationKinds),
@@ -316,14 +316,14 @@ describe('the model of migrations', () => {
   });
 });
 
-describe('how long VMs take to recover', () => {
+describe('the recovery time of VMs', () => {
   const moved = (vm: string, recoveryS: number | null): MigrationSample => ({
     ...samplesOfSite(50, 1)[0]!,
     load: load(256, { vm }),
     recoveryS,
   });
 
-  it('is the median of its own moves, else that of all, and unknown before any was seen', () => {
+  it('is the median of its own moves, else that of all, and unknown before the first', () => {
     expect(fitMigrationModel([moved('a', null)]).recoveryS('a')).toBeNull();
     const model = fitMigrationModel([moved('a', 2), moved('a', 9), moved('a', 3), moved('b', 20), moved('b', null)]);
     expect([model.recoveryS('a'), model.recoveryS('b'), model.recoveryS('c')]).toEqual([3, 20, 6]);

@@ -23,7 +23,7 @@ const actionNames = (actions: SimulatedAction[]) =>
   actions.map((action) => ('lease' in action ? `${action.kind} ${action.lease}` : action.kind));
 
 describe('admission', () => {
-  it('refuses a reservation whose hosts are promised, says why, and each alternative can be had as it stands', () => {
+  it('refuses a reservation whose hosts are promised, with the reason, and accepts each alternative as offered', () => {
     const planner = SimulatedPlanner.create(hosts(2), plain);
     expect(planner.submit(reservation('a', 1000, 600, 3), 0)).toEqual({
       accepted: true,
@@ -43,7 +43,7 @@ describe('admission', () => {
     }
   });
 
-  it('exchanges the hosts of reservations when that lets another in', () => {
+  it('exchanges the hosts of reservations when that makes another one possible', () => {
     const planner = SimulatedPlanner.create(hosts(2), plain);
     // One VM of the whole memory of a host needs both halves of one host free: the two small ones must share.
     planner.submit({ ...reservation('a', 100, 100, 1) }, 0);
@@ -51,7 +51,7 @@ describe('admission', () => {
     expect(planner.submit({ ...reservation('c', 120, 100, 1), memoryMiB: 1024 }, 0).accepted).toBe(true);
   });
 
-  it('says what is too large for the site, too soon, or has an image that can not come in time', () => {
+  it('reports what is too large for the site, too soon, or has an image that can not arrive in time', () => {
     const planner = SimulatedPlanner.create(hosts(2), configurations['transfer-susp']!);
     expect(planner.submit(reservation('a', 1000, 10, 5), 0)).toMatchObject({ accepted: false, reason: 'too-large' });
     expect(planner.submit(reservation('b', 10, 10, 1), 20)).toMatchObject({ accepted: false, reason: 'too-soon' });
@@ -61,7 +61,7 @@ describe('admission', () => {
     expect(planner.submit(reservation('d', 48, 10, 1), 0).accepted).toBe(true);
   });
 
-  it('promises an immediate lease the first moment at which it can be there', () => {
+  it('promises an immediate lease its earliest possible start', () => {
     const planner = SimulatedPlanner.create(hosts(1), suspending);
     planner.submit(batch('a', 1000, 2), 0);
     planner.decide(0);
@@ -80,7 +80,7 @@ describe('admission', () => {
 });
 
 describe('best-effort work', () => {
-  it('is suspended in time for a reservation, one VM at a time, and goes on afterwards with nothing lost', () => {
+  it('is suspended in time for a reservation, one VM at a time, and resumes afterwards with nothing lost', () => {
     const planner = SimulatedPlanner.create(hosts(1), suspending);
     planner.submit(batch('a', 1000), 0);
     planner.submit(batch('b', 1000), 0);
@@ -126,7 +126,7 @@ describe('best-effort work', () => {
   });
 });
 
-describe('when reality differs', () => {
+describe('when execution differs from the plan', () => {
   it('an early end is used at once', () => {
     const planner = SimulatedPlanner.create(hosts(1), plain);
     planner.submit(batch('a', 1000, 2), 0);
@@ -136,7 +136,7 @@ describe('when reality differs', () => {
     expect(actionNames(planner.decide(300))).toEqual(['start b']);
   });
 
-  it('a lease whose time is up is stopped', () => {
+  it('a lease whose time has ended is stopped', () => {
     const planner = SimulatedPlanner.create(hosts(1), plain);
     planner.submit(batch('a', 1000), 0);
     planner.decide(0);
@@ -144,7 +144,7 @@ describe('when reality differs', () => {
     expect(planner.decide(1000)).toEqual([{ kind: 'stop', lease: 'a', atS: 1000, reason: 'lease-over' }]);
   });
 
-  it('a slow suspend keeps its host taken, and the next plan allows for it', () => {
+  it('a slow suspend keeps its host reserved, and the next plan allows for it', () => {
     const planner = SimulatedPlanner.create(hosts(1), suspending);
     planner.submit(batch('a', 5000), 0);
     planner.decide(0);
@@ -156,7 +156,7 @@ describe('when reality differs', () => {
     expect(planner.state.hosts[0]!.slowness).toBe(1.5);
   });
 
-  it('a lost host moves the promises that have not begun, and says which are broken', () => {
+  it('a lost host moves the promises that have not begun, and reports which are broken', () => {
     const planner = SimulatedPlanner.create(hosts(2), plain);
     planner.submit(reservation('running', 0, 1000, 1), 0);
     planner.submit(reservation('movable', 500, 100, 1), 0);
@@ -173,7 +173,7 @@ describe('when reality differs', () => {
     expect(actions.flatMap((action) => (action.kind === 'start' ? action.hosts : []))).not.toContain(host);
   });
 
-  it('a drain empties a host in time without moving a promise, or is refused with what is in the way', () => {
+  it('a drain empties a host in time without moving a promise, or is refused with what blocks it', () => {
     const planner = SimulatedPlanner.create(hosts(2), suspending);
     planner.submit(batch('a', 5000), 0);
     planner.submit(batch('b', 5000), 0);
@@ -192,7 +192,7 @@ describe('when reality differs', () => {
     expect(describePlan(planner.state, 399).quotes.find((quote) => quote.lease === 'r')?.hosts).toEqual(['h1', 'h1']);
   });
 
-  it('a cancelled lease gives everything back', () => {
+  it('a cancelled lease releases everything', () => {
     const planner = SimulatedPlanner.create(hosts(1), plain);
     planner.submit(batch('a', 1000, 2), 0);
     planner.decide(0);
@@ -205,7 +205,7 @@ describe('when reality differs', () => {
 });
 
 describe('images', () => {
-  it('come just in time for reservations, and earlier for the queue while the link is free', () => {
+  it('arrive just in time for reservations, and earlier for the queue while the link is free', () => {
     const planner = SimulatedPlanner.create(hosts(2), configurations['transfer-susp']!);
     planner.submit(reservation('r', 1000, 100, 4), 0);
     expect(planner.decide(0)).toEqual([]);
@@ -218,7 +218,7 @@ describe('images', () => {
     expect(planner.decide(952)).toMatchObject([{ kind: 'transfer', leases: ['r'], hosts: ['h0', 'h1'] }]);
   });
 
-  it('are sent once for all that want them where transfers are shared, and never again to a host that has them', () => {
+  it('are sent once for all leases that need them where transfers are shared, and never again to a host that has them', () => {
     const planner = SimulatedPlanner.create(hosts(2), configurations['reuse-susp']!);
     for (const id of ['a', 'b', 'c', 'd']) planner.submit(batch(id, 100), 0);
     expect(planner.decide(0)).toMatchObject([{ kind: 'transfer', leases: ['a', 'b', 'c', 'd'] }]);

@@ -61,7 +61,7 @@ describe('traces', () => {
     ]);
   });
 
-  it('that are wrong are refused with the field and what was found', () => {
+  it('that are invalid are refused with the field and its value', () => {
     const wrong = (text: string) => () => readTrace(text, 'x');
     expect(wrong('{"name": "x"')).toThrow(/not JSON/);
     expect(wrong('{"name":"x","hosts":{"count":0,"vcpus":1,"memoryMiB":1},"leases":[]}')).toThrow(/\/hosts\/count: .*found 0/);
@@ -71,7 +71,7 @@ describe('traces', () => {
     expect(wrong(lwf.replace('00:10:00', 'soon'))).toThrow(/lease-requests\/0\/duration: .*"soon"/);
   });
 
-  it('are generated from a seed: the same again, and others from another', () => {
+  it('are generated from a seed: the same one again, and others from another', () => {
     expect(experiment3Names()).toHaveLength(36);
     for (const name of ['I', 'II', 'III', 'IV', 'p4h_long_ar100_be25', 'acc_load60', 'scale_par_n8_l100']) {
       expect(generateTrace(name, 7)).toEqual(generateTrace(name, 7));
@@ -102,7 +102,7 @@ describe('npm run simulate', () => {
     }
   });
 
-  it('puts configurations side by side, and draws the first', () => {
+  it('compares configurations side by side, and draws the first', () => {
     const svg = join(folder, 'out.svg');
     const { code, out } = run(
       '--generate',
@@ -118,7 +118,7 @@ describe('npm run simulate', () => {
     expect(readFileSync(svg, 'utf8')).toMatch(/^<svg [\s\S]*<path [\s\S]*h7[\s\S]*<\/svg>\n$/);
   });
 
-  it('names what is wrong with its input and exits with 2', () => {
+  it('reports what is wrong with its input and exits with 2', () => {
     const file = join(folder, 'bad.json');
     writeFileSync(file, '{"name":"x","hosts":{"count":1,"vcpus":1,"memoryMiB":1},"leases":[{"id":1,"kind":"reservation"}]}');
     expect(run('--trace', file)).toMatchObject({ code: 2 });

@@ -21,10 +21,10 @@ interface LeaseScript {
   vcpus: 1 | 2;
   warm: boolean;
   preemptible: boolean;
-  /** How long an operation really takes, as a share of what was planned; and the work, of its duration. */
+  /** The real time of an operation, as a share of the planned one; and of the work, as a share of its duration. */
   operationShare: number;
   workShare: number;
-  /** Whether it arrives where it is moved to while it is suspended. */
+  /** Whether it arrives at the host to which it is moved while it is suspended. */
   migrationSucceeds: boolean;
 }
 
@@ -41,7 +41,7 @@ const leaseScript: fc.Arbitrary<LeaseScript> = fc.record({
   workShare: fc.double({ min: 0.1, max: 1, noNaN: true }),
 });
 
-/** A lease as the ledger's row has it, and what the world knows of it besides. */
+/** A lease as in the ledger's row, and its state in the simulated site. */
 interface Row extends SiteLease {
   order: LeaseScript;
   workLeftS: number;
@@ -49,7 +49,7 @@ interface Row extends SiteLease {
   operationEndsS: number | null;
   startedAtS: number | null;
   suspensions: number;
-  /** Where it was before it began to move. */
+  /** Its host before it began to move. */
   movedFrom: string[] | null;
   moved: number;
   ended: boolean;
@@ -57,7 +57,7 @@ interface Row extends SiteLease {
 
 const phasesWithoutVcpus: ReadonlySet<SiteLease['phase']> = new Set(['waiting', 'suspended', 'migrating']);
 
-/** A site whose ledger is a list, and in which everything takes its time. */
+/** A site whose ledger is a list, and in which every operation takes time. */
 class SimulatedSite {
   now = 0;
   readonly rows: Row[] = [];
@@ -114,7 +114,7 @@ class SimulatedSite {
     return this.rows.find((row) => row.id === id)!;
   }
 
-  /** What happened by now, as the leases' workflows report it. */
+  /** The events until now, as the leases' workflows report them. */
   applyDue(): void {
     for (const row of this.rows) {
       if (row.operationEndsS !== null && row.operationEndsS <= this.now) this.#operated(row);
@@ -190,7 +190,7 @@ class SimulatedSite {
   }
 }
 
-/** Everything that is asked for, each so long after the one before, until nothing is due any more. */
+/** Submits every request, each with its delay after the one before, and runs until nothing is due any more. */
 function runSite(orders: readonly LeaseScript[]): SimulatedSite {
   const world = new SimulatedSite();
   const arrivals = orders.map((one) => ({ ...one }));
@@ -207,12 +207,12 @@ function runSite(orders: readonly LeaseScript[]): SimulatedSite {
     if (next === Number.POSITIVE_INFINITY) break;
     world.now = next;
   }
-  // Nothing waits or sleeps for ever, and nobody got less than its work.
+  // Nothing waits or sleeps for ever, and no lease got less than its work.
   expect(world.rows.filter((row) => !row.ended).map(({ id, phase }) => `${id} ${phase}`)).toEqual([]);
   return world;
 }
 
-test('plans that are made anew from rows keep every promise to the second, exceed nothing and finish all work', () => {
+test('plans that are rebuilt from rows keep every promise to the second, exceed no capacity and finish all work', () => {
   let suspensions = 0;
   let promised = 0;
   const property = fc.property(fc.array(leaseScript, { minLength: 1, maxLength: 14 }), (orders) => {
@@ -221,13 +221,13 @@ test('plans that are made anew from rows keep every promise to the second, excee
     promised += rows.filter((row) => row.startAtS !== null).length;
   });
   fc.assert(property, { numRuns: runs });
-  // Else the workloads would have shown nothing; by chance they have far more.
+  // If not, the workloads would have tested nothing; random ones have far more.
   expect([suspensions > runs / 50, promised > runs / 4]).toEqual([true, true]);
 }, 120_000);
 
-test.each([true, false])('suspended work goes to a host that is free sooner, once: it arrives (%s)', (arrives) => {
+test.each([true, false])('suspended work moves to a host that is free sooner, once: it arrives (%s)', (arrives) => {
   const whole = { afterS: 0, reserveInS: null, durationS: 400, nodes: 1, vcpus: 2, warm: true, operationShare: 1 } as const;
-  // Two of them end long before they would have to: the one that stays makes room for the one that is suspended.
+  // Two of them end long before their limit: the one that remains leaves capacity for the one that is suspended.
   const brief: LeaseScript = { ...whole, preemptible: true, migrationSucceeds: arrives, workShare: 0.3 };
   const { rows } = runSite([
     brief,
@@ -241,7 +241,7 @@ test.each([true, false])('suspended work goes to a host that is free sooner, onc
   expect(suspended).toMatchObject([{ suspensions: 1, moved: 1, hosts: to }]);
 });
 
-test('a promise leaves a host that is to be vacant; where there is no other, its hosts stay written down', () => {
+test('a promise leaves a host that has to be vacant; where there is no other, its hosts remain recorded', () => {
   const world = new SimulatedSite();
   const order = { afterS: 0, reserveInS: 600, durationS: 100, nodes: 2, vcpus: 2, warm: true } as const;
   world.submit({ ...order, preemptible: true, migrationSucceeds: true, operationShare: 1, workShare: 1 });

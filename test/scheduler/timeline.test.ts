@@ -14,7 +14,7 @@ const claim = fc.record({
 type Taken = { host: number; from: number; length: number; cpu: number; memory: number };
 const shapeOf = (cpu: number, memory: number) => ({ cpuMilli: cpu, memoryMiB: memory, diskMiB: 1 });
 
-/** The same answers, second by second: slow and plain. */
+/** The same answers, second by second: slow and simple. */
 function fitsAt(claims: readonly Taken[], host: number, at: number, cpu: number, memory: number): number {
   const here = claims.filter((c) => c.host === host && c.from <= at && at < c.from + c.length);
   const cpuLeft = capacity.cpuMilli - here.reduce((sum, c) => sum + c.cpu, 0);
@@ -57,7 +57,7 @@ describe('the timeline', () => {
     );
   });
 
-  it('is as if never used after everything that was taken is given back', () => {
+  it('is as if never used after everything that was taken is released', () => {
     fc.assert(
       fc.property(fc.array(claim, { maxLength: 20 }), (claims) => {
         const profiles = profilesOf(claims);
@@ -68,7 +68,7 @@ describe('the timeline', () => {
     );
   });
 
-  it('answers the same after it forgot the past', () => {
+  it('answers the same after it discarded the past', () => {
     fc.assert(
       fc.property(fc.array(claim, { maxLength: 20 }), fc.integer({ min: 0, max: 40 }), (claims, now) => {
         const [kept] = profilesOf(claims);

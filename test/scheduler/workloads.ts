@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { configurations, type SimulationPolicy } from '../../scheduler/simulation/configurations.ts';
 import type { Trace, TraceLease } from '../../scheduler/simulation/trace.ts';
 
-/** Random workloads for properties: small sites under heavy and mixed load, where everything collides. */
+/** Random workloads for properties: small sites under heavy and mixed load, where many conflicts occur. */
 
 const policy: fc.Arbitrary<SimulationPolicy> = fc
   .record({

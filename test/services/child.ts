@@ -5,9 +5,9 @@ import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** A server that lives as long as the test run that started it. */
 export interface Service {
-  /** Rejects, with the server's last words, when it ends without having been asked to. */
+  /** Rejects, with the server's last output, when it ends without a request to stop. */
   readonly failed: Promise<never>;
-  /** Ends it in order; after ten seconds by force. */
+  /** Stops it in order; after ten seconds by force. */
   stop(): Promise<void>;
 }
 
@@ -16,7 +16,7 @@ const lastWordsBytes = 4096;
 
 /**
  * Starts a server that dies with this process, however this process ends (PDEATHSIG): a killed test run leaves none.
- * @param launcher what precedes setpriv(1): entering a user namespace forgets what that asks for
+ * @param launcher the command before setpriv(1): entering a user namespace clears the signal that setpriv requests
  */
 export function startService(
   argv: readonly [string, ...string[]],
@@ -25,7 +25,7 @@ export function startService(
 ): Service {
   const [program, ...args] = [...launcher, 'setpriv', '--pdeathsig', 'KILL', '--', ...argv] as [string, ...string[]];
   const child = spawn(program, args, {
-    // A session of its own: Ctrl-C at the terminal is for the test run, which then stops it in order.
+    // A session of its own: Ctrl-C at the terminal is for the test run, which then stops the server in order.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -39,7 +39,7 @@ export function startService(
     child.once('error', reject);
     child.once('close', (code, signal) => reject(new Error(`${argv[0]} ended (${signal ?? code}): ${lastWords.trim()}`)));
   });
-  // Only whoever waits for the server to be ready wants to hear of it.
+  // Only a caller that waits for the server to be ready handles this rejection.
   failed.catch(() => undefined);
   return { failed, stop: () => stop(child, stopSignal) };
 }
@@ -53,7 +53,10 @@ async function stop(child: ChildProcess, stopSignal: NodeJS.Signals): Promise<vo
   clearTimeout(timer);
 }
 
-/** Asks, each question with an end of its own, until it answers without throwing. Rejects when the service ended, or after the deadline with the last reason. */
+/**
+ * Probes the service, each attempt with a deadline of its own, until one resolves. Rejects when the service ended, or after
+ * the deadline with the last reason.
+ */
 export async function untilReady(
   service: Service,
   what: string,
@@ -63,7 +66,7 @@ export async function untilReady(
   const deadline = Date.now() + deadlineMs;
   for (;;) {
     try {
-      // Not in a race with its end: a question that is left behind would fail later, with nobody to hear it.
+      // Not in a race with its end: an abandoned attempt would reject later, with no handler.
       await ask();
       return;
     } catch (error) {
@@ -73,7 +76,9 @@ export async function untilReady(
   }
 }
 
-/** A TCP port of 127.0.0.1 that was free a moment ago. Another process may take it meanwhile: the server then says so. */
+/**
+ * A TCP port of 127.0.0.1 that was free a moment ago. Another process may take it meanwhile: the server then reports it.
+ */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {

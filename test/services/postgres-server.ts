@@ -7,16 +7,16 @@ import { asNobody, postgresPrograms } from '../../infra/site/postgres.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
-/** The database with all migrations and no rows, from which each test file's own is copied. */
+/** The database with all migrations and no rows, from which the database of each test file is copied. */
 export const templateName = 'berth_template';
 
 export interface RunningPostgres {
-  /** Of the maintenance database; tests copy the template from there. */
+  /** The URL of the maintenance database, from which tests copy the template. */
   url: string;
   stop(): Promise<void>;
 }
 
-/** Starts a PostgreSQL of its own under the temporary folder, with the migrated template database. Takes about 2 s. */
+/** Starts a PostgreSQL under the temporary folder, with the migrated template database. Takes about 2 s. */
 export async function startPostgresServer(): Promise<RunningPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-postgres-'));
   try {
@@ -35,7 +35,7 @@ async function serve(folder: string): Promise<RunningPostgres> {
     listen_addresses: '127.0.0.1',
     unix_socket_directories: '',
     max_connections: 300,
-    // Nothing of a test run has to survive a power cut.
+    // No data of a test run has to survive a power cut.
     fsync: 'off',
     synchronous_commit: 'off',
     full_page_writes: 'off',
@@ -67,7 +67,7 @@ export function withDatabase(url: string, database: string): string {
   return other.href;
 }
 
-/** One statement over a connection of its own. */
+/** Runs one statement over a connection of its own. */
 export async function query(url: string, statement: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5000 });
   // The server may end a connection while it is being closed; the statement's own outcome is what counts.

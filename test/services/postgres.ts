@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { query, templateName, withDatabase } from './postgres-server.ts';
 
-/** A database of a test file's own: all migrations, no rows. */
+/** A database for one test file: all migrations, no rows. */
 export interface FreshDatabase {
   url: string;
-  /** Ends what is still connected, then drops it. */
+  /** Ends the remaining connections, then drops it. */
   stop(): Promise<void>;
 }
 

@@ -6,15 +6,15 @@ import { queuePollRates } from '../../infra/site/temporal.ts';
 import { freePort, startService, untilReady } from './child.ts';
 
 export interface RunningTemporal {
-  /** host:port of its gRPC. */
+  /** host:port of its gRPC endpoint. */
   address: string;
   stop(): Promise<void>;
 }
 
 /**
  * Starts a Temporal development server without its UI. Takes about 1 s; `temporal` must be on PATH. Its database is a file:
- * one in memory is gone with its one connection, which a statement that meets its deadline ends, as on a machine with a load
- * of 13, and every namespace is gone with it.
+ * an in-memory database is lost with its one connection, and a statement that exceeds its deadline ends that connection, as
+ * happened on a machine with a load of 13; every namespace is lost with it.
  */
 export async function startTemporalServer(): Promise<RunningTemporal> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-temporal-'));
@@ -27,7 +27,7 @@ export async function startTemporalServer(): Promise<RunningTemporal> {
     '--headless',
     '--db-filename',
     join(folder, 'temporal.db'),
-    // Nothing of a test run has to survive a power cut.
+    // No data of a test run has to survive a power cut.
     '--sqlite-pragma',
     'journal_mode=WAL',
     '--sqlite-pragma',
@@ -39,7 +39,7 @@ export async function startTemporalServer(): Promise<RunningTemporal> {
     '--log-level',
     'error',
   ];
-  // There is nothing that an orderly end would save, and it would take a second.
+  // An orderly end would save nothing, and would take a second.
   const service = startService(['env', ...argv, ...queuePollRates], 'SIGKILL');
   const stop = async (): Promise<void> => {
     await service.stop();

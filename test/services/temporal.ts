@@ -4,7 +4,7 @@ import { msToTs } from '@temporalio/common/lib/time.js';
 import proto from '@temporalio/proto';
 import { searchAttributeTypes } from '../../model/temporal.ts';
 
-/** A namespace of a test file's own: task queues of the same name in other files are other queues. */
+/** A namespace for one test file: task queues of the same name in other files are other queues. */
 export interface FreshTemporal {
   address: string;
   namespace: string;

@@ -24,26 +24,26 @@ async function cancelledWhile(phase: string): Promise<void> {
   const answer = await here.client.call('DELETE', `/v1/tasks/${id}`);
   expect([200, 202]).toContain(answer.status);
   const task = await here.client.over(id);
-  // Only a task that had come to its last phase may have got away.
+  // Only a task that had reached its last phase may have ended otherwise.
   if (seen.state === phase && phase !== 'stagingOut') expect(task.state, phase).toBe('cancelled');
   else expect(['cancelled', 'succeeded']).toContain(task.state);
   if (task.state === 'cancelled') expect(task.outputs).toEqual([]);
   await expectOneCompletion(here.client, task);
 }
 
-test('a task that is cancelled in a phase is undone, or was done', async () => {
+test('a task that is cancelled in a phase is undone, or had finished', async () => {
   await Promise.all(['stagingIn', 'starting', 'running', 'stagingOut'].map(cancelledWhile));
   await expectNothingLeft(here);
 });
 
-test('a task that is cancelled while it waits in the queue never takes anything', async () => {
+test('a task that is cancelled while it waits in the queue never reserves anything', async () => {
   const whole = { ...order, command: ['sleep', '60'], outputs: [], nodes: 1 };
   const { body } = await here.operator.call<{ items: { capacity: { memoryMiB: number } }[] }>('GET', '/v1/hosts');
   const memoryMiB = Math.max(...body.items.map(({ capacity }) => capacity.memoryMiB));
   const held = await here.client.submit({
     ...whole,
     nodes: 3,
-    // More than half of any host: one on each.
+    // More than half of any host: so each host runs one.
     resources: { ...order.resources, memoryMiB: Math.floor(memoryMiB / 2) + 1, vcpus: 1, diskMiB: 64 },
   });
   await here.client.until(held.id, ['running']);

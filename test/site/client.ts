@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 
-/** A client of a running site, as a user would write one: HTTP and nothing else. */
+/** A client of a running site, as a user would write it: HTTP and nothing else. */
 export interface Answer<T> {
   status: number;
   headers: Headers;
@@ -73,7 +73,7 @@ export class SiteClient {
     return { status: response.status, headers: response.headers, body: (json ? JSON.parse(text) : text) as T };
   }
 
-  /** Calls again while the API is away (it is being killed in these tests), as a client with an Idempotency-Key may. */
+  /** Retries while the API is down (these tests kill it), as a client with an Idempotency-Key may. */
   async insist<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer<T>> {
     const deadline = Date.now() + 60_000;
     for (;;) {
@@ -115,7 +115,7 @@ export class SiteClient {
     return (await this.insist<TaskAnswer>('GET', `/v1/tasks/${id}`)).body;
   }
 
-  /** Waits until the task is in one of the states, or over; fails when it is over in another. */
+  /** Waits until the task is in one of the states, or has ended; throws when it has ended in another state. */
   async until(id: string, states: readonly string[], seconds = 180): Promise<TaskAnswer> {
     const deadline = Date.now() + seconds * 1000;
     for (;;) {

@@ -4,7 +4,7 @@ import type { TaskAnswer } from './client.ts';
 import { countsPast, faultOf, numbersOf } from './moves.ts';
 import { expectNothingLeft, type TestSite } from './the-site.ts';
 
-/** Room for eight VMs on each host of a machine with two processors, where there would be two. */
+/** Capacity for eight VMs on each host of a machine with two processors, instead of two. */
 export const crowded = { BERTH_VCPU_RATIO: '16' };
 
 export interface DrainAnswer {
@@ -38,7 +38,7 @@ export const secondsFrom = (from: string, to: string): number => (Date.parse(to)
 
 const path = (host: string): string => `/v1/hosts/${host}/drains`;
 
-/** The earliest deadline that the site promises, which it says with its refusal of one that is past. */
+/** The earliest deadline that the site promises, read from its refusal of one in the past. */
 export async function earliestDrain({ operator }: TestSite, host: string, order: DrainOrder = {}): Promise<number> {
   const deadline = new Date().toISOString();
   const { body } = await operator.insist<{ earliest?: string | null }>('POST', path(host), { deadline, ...order });
@@ -46,7 +46,7 @@ export async function earliestDrain({ operator }: TestSite, host: string, order:
   return Date.parse(body.earliest);
 }
 
-/** null: it is refused, because the host can't be empty by then. */
+/** null: the drain is refused, because the host can't be empty by then. */
 export async function askDrain(
   { operator }: TestSite,
   host: string,
@@ -61,7 +61,7 @@ export async function askDrain(
   return body;
 }
 
-/** By the earliest time that it is promised for, and a little more. */
+/** Requests a drain by the earliest deadline that is promised for it, and a little more. */
 export async function drainSoon(test: TestSite, host: string, moreMs: number, order: DrainOrder = {}): Promise<DrainAnswer> {
   const drain = await askDrain(test, host, (await earliestDrain(test, host, order)) + moreMs, order);
   if (drain === null) throw new Error(`${host} can't be empty by the time that was promised, and ${moreMs} ms`);
@@ -85,19 +85,19 @@ export async function untilDrain(
   }
 }
 
-/** The host is emptied, and takes work again. */
+/** The host is emptied, and accepts work again. */
 export async function openAgain({ operator }: TestSite, host: string): Promise<void> {
   await operator.insist('PATCH', `/v1/hosts/${host}`, { schedulable: true, acceptsMigrations: true });
 }
 
-/** Hosts take new work, or none. */
+/** Opens the hosts to new work, or closes them. */
 export async function setSchedulable({ operator }: TestSite, hosts: readonly string[], schedulable: boolean): Promise<void> {
   await Promise.all(hosts.map((id) => operator.insist('PATCH', `/v1/hosts/${id}`, { schedulable })));
 }
 
 /**
- * Tasks that run, all on one host: the others are closed to new work meanwhile, and it is itself once it has them, so that
- * it doesn't begin to make templates of what it boots.
+ * Starts tasks that run, all on one host: the others are closed to new work meanwhile, and so is the host itself once it
+ * has them, so that it doesn't begin to make templates of what it boots.
  */
 export async function gatherOn(test: TestSite, host: string, specs: readonly Record<string, unknown>[]): Promise<TaskAnswer[]> {
   const { client, site } = test;
@@ -114,7 +114,10 @@ export async function gatherOn(test: TestSite, host: string, specs: readonly Rec
   return running;
 }
 
-/** Every count goes on, by so many at least, with no gap and no repetition; then it is ended, and nothing is left of it. */
+/**
+ * Every count increases, by at least this many, with no gap and no repetition; then the tasks are ended, and nothing is
+ * left of them.
+ */
 export async function expectUnharmed(test: TestSite, tasks: readonly TaskAnswer[], more: number): Promise<void> {
   for (const { id } of tasks) {
     const numbers = await countsPast(test, id, (await numbersOf(test, id)).length + more);

@@ -15,7 +15,7 @@ import { until } from '../../infra/site/until.ts';
 const deadlineMs = 20_000;
 const entry = join(import.meta.dirname, '../../infra/site/bare-hosts.ts');
 
-/** What a site may leave on the machine: its processes, its interfaces, its rules, its mounts. */
+/** What a site could leave on the machine: its processes, its interfaces, its rules, its mounts. */
 async function traces(home: string): Promise<string[]> {
   const { path, tag } = openHome(home);
   const links = await run(['ip', '-oneline', 'link'], { deadlineMs });
@@ -30,7 +30,7 @@ async function traces(home: string): Promise<string[]> {
   ];
 }
 
-/** Somewhere outside that this machine surely knows: where its packages come from. */
+/** An outside host name that this machine certainly resolves: the one its packages come from. */
 const outside = async (): Promise<string> => {
   const archives = await run(['apt-get', 'indextargets', '--format', '$(REPO_URI)'], { deadlineMs });
   const [first] = archives.split('\n');
@@ -38,7 +38,7 @@ const outside = async (): Promise<string> => {
   return first;
 };
 
-/** Whether the outside answers: of a host as much is asked as of the machine on which it is. */
+/** Whether the outside answers: a host has to reach no more than the machine on which it runs. */
 const reaches = async (on: (argv: [string, ...string[]]) => Promise<string>): Promise<boolean> => {
   const argv = ['curl', '--silent', '--max-time', '10', '--output', '/dev/null', await outside()] as const;
   return on([...argv]).then(
@@ -77,7 +77,7 @@ describe('hosts in namespaces', () => {
     expect(new Set(uuids).size).toBe(2);
   });
 
-  test('its peers read what is there, also in a folder that was removed and made again', async () => {
+  test('its peers read its files, also in a folder that was removed and created again', async () => {
     const folder = '/var/lib/berth/vms/anew';
     const write = (text: string) => on(0, ['sh', '-ec', `mkdir -p ${folder}; echo ${text} > ${folder}/disk`]);
     const read = () => on(1, ['timeout', '15', 'nfs-cat', `nfs://${site.hosts[0]!.address}${folder}/disk`]);
@@ -93,7 +93,7 @@ describe('hosts in namespaces', () => {
     await on(0, ['rm', '-r', folder]);
   });
 
-  test('a host sees neither the site’s keys nor another host’s disk', async () => {
+  test('a host can read neither the site’s keys nor another host’s disk', async () => {
     expect(await on(0, ['ls', '-A', await realpath(home)])).toBe('');
   });
 
@@ -102,7 +102,7 @@ describe('hosts in namespaces', () => {
     expect(await on(0, ['nfs-ls', `nfs://${site.hosts[1]!.address}/var/lib/berth`])).toContain('shared');
   });
 
-  test('who is no peer is refused, by the firewall and by the NFS server behind it', async () => {
+  test('a machine that is no peer is refused, by the firewall and by the NFS server after it', async () => {
     const address = site.hosts[1]!.address;
     const asMachine = ['nfs-ls', `nfs://${address}/var/lib/berth`] as const;
     await expect(run([...asMachine], { deadlineMs: 3000 })).rejects.toThrow('ended after 3000 ms');
@@ -115,14 +115,14 @@ describe('hosts in namespaces', () => {
     }
   });
 
-  test.each(['rpcbind', 'virtlogd', 'libvirtd', 'ganesha'])('%s is started again when it is killed', async (name) => {
+  test.each(['rpcbind', 'virtlogd', 'libvirtd', 'ganesha'])('%s is restarted when it is killed', async (name) => {
     const child = site.hosts[0]!.child(name);
     const before = child.restarts();
     const pid = child.pid();
     child.kill('SIGKILL');
     await child.untilReadyAgain(before, deadlineMs);
     expect(child.pid()).not.toBe(pid);
-    // NFS included: who asks a new portmapper must find the server.
+    // NFS included: a client of a new portmapper must find the server.
     await until('host1 to serve all', deadlineMs, async () => {
       await on(1, ['nfs-ls', `nfs://${site.hosts[0]!.address}/var/lib/berth`]);
       await on(0, ['virsh', '-c', 'qemu:///system', 'version']);
@@ -130,7 +130,7 @@ describe('hosts in namespaces', () => {
     });
   });
 
-  test('a host that loses its power dies whole, and comes back with its disk', async () => {
+  test('a host that loses its power stops completely, and comes back with its disk', async () => {
     const host = site.hosts[0]!;
     const boot = await on(0, ['cat', '/proc/sys/kernel/random/boot_id']);
     const pid = host.pid()!;
@@ -151,13 +151,13 @@ describe('hosts in namespaces', () => {
     ['everything', () => undefined],
   ])('hosts that are cut off from %s don’t reach each other until that is mended', async (_, from) => {
     const peer = site.hosts[1]!.address;
-    const look = (): Promise<string> =>
+    const readPeer = (): Promise<string> =>
       run(nsenterArgv(site.hosts[0]!.pid()!, ['nfs-ls', `nfs://${peer}/var/lib/berth`]), { deadlineMs: 2000 });
-    await look();
+    await readPeer();
     const mend = await site.hosts[0]!.partition(from(peer));
-    await expect(look()).rejects.toThrow(/ended after|exit/);
+    await expect(readPeer()).rejects.toThrow(/ended after|exit/);
     await mend();
-    await until('the peer to be reached again', deadlineMs, () => look().then(() => true));
+    await until('the peer to be reached again', deadlineMs, () => readPeer().then(() => true));
   });
 });
 
@@ -170,12 +170,12 @@ describe('a supervisor', () => {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     processes.push(child);
-    let told = '';
+    let printed = '';
     child.stderr?.on('data', (chunk: Buffer) => {
-      told += chunk.toString();
+      printed += chunk.toString();
     });
-    await until('hosts to be ready', 60_000, () => told.includes('ready;') || child.exitCode !== null);
-    if (child.exitCode !== null) throw new Error(told);
+    await until('hosts to be ready', 60_000, () => printed.includes('ready;') || child.exitCode !== null);
+    if (child.exitCode !== null) throw new Error(printed);
     return child;
   }
   const home = async (): Promise<string> => {

@@ -38,7 +38,7 @@ async function built(name: string, digest: string): Promise<ImageAnswer> {
   return now();
 }
 
-/** A whole system: it writes a line to the first serial port, and halts (8086 real mode, loaded at 0x7c00). */
+/** A complete system: it writes a line to the first serial port, and halts (8086 real mode, loaded at 0x7c00). */
 function bootSector(line: string): Buffer {
   const code = [
     [0xfa, 0x31, 0xc0, 0x8e, 0xd8], // cli; ds = 0
@@ -90,7 +90,7 @@ describe('an image that a client makes', () => {
 
     const stranger = await anotherClient(here);
     expect((await stranger.call<Problem>('GET', '/v1/images/greeter')).status).toBe(404);
-    // The task's VM booted, so its host makes a template of the image behind its back: until then it is in use.
+    // The task's VM booted, so its host makes a template of the image in the background: until then it is in use.
     await expect
       .poll(async () => (await here.client.call('DELETE', '/v1/images/greeter')).status, { timeout: 120_000 })
       .toBe(204);
@@ -102,7 +102,7 @@ describe('an image that a client makes', () => {
     await expectNothingLeft(here);
   });
 
-  fullTest('is asked for two hundred times at once on all hosts, and comes to each once', async () => {
+  fullTest('gets two hundred concurrent requests on all hosts, and is transferred to each once', async () => {
     const recipe = { name: 'popular', base: { file: await here.client.upload('disk', randomBytes(32 * 2 ** 20)) } };
     const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
     const image = await built('popular', digest);
@@ -130,12 +130,12 @@ describe('an image that a client makes', () => {
         return lines.map((line) => (JSON.parse(line) as { from: string }).from);
       }),
     );
-    // The repository gave it away once, and each host has it from one transfer.
+    // The repository sent it once, and each host received it by one transfer.
     expect(transfers.flat().toSorted()).toEqual(['peer', 'peer', 'repository']);
     expect(transfers.map((each) => each.length)).toEqual([1, 1, 1]);
   });
 
-  fullTest('fails with its log when a command does, and leaves nothing that anybody could use', async () => {
+  fullTest('fails with its log when a command does, and leaves nothing usable', async () => {
     const recipe = {
       name: 'broken',
       base: { image: 'debian-12' },
@@ -151,7 +151,7 @@ describe('an image that a client makes', () => {
     await expectNothingLeft(here);
   });
 
-  test('of an uploaded disk is written anew; one that leads to a file of the host is refused with its reason', async () => {
+  test('of an uploaded disk is written again; one that refers to a file of the host is refused with the reason', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'berth-disks-'));
     try {
       const make = async (name: string, ...more: string[]) => {
@@ -180,7 +180,7 @@ describe('an image that a client makes', () => {
     }
   });
 
-  test('of an uploaded disk boots by that disk', async () => {
+  test('of an uploaded disk boots from that disk', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'berth-disks-'));
     try {
       const raw = join(folder, 'raw');
@@ -193,7 +193,7 @@ describe('an image that a client makes', () => {
         expect(await built(recipe.name, digest)).toMatchObject({ state: 'ready', error: null });
         const order = { name: format, image: recipe.name, resources: small, lease: { durationS: 600 } };
         const { id } = (await here.client.insist<{ id: string }>('POST', '/v1/vms', order)).body;
-        // It has no agent, so it is never more than created; its console says that the firmware found its code.
+        // It has no agent, so its state never gets past created; its console shows that the firmware found its code.
         const console = async () => (await here.client.call<string>('GET', `/v1/vms/${id}/console`)).body;
         await expect.poll(console, { timeout: 120_000 }).toContain('booted by its own disk');
         await here.client.insist('DELETE', `/v1/vms/${id}`);
@@ -206,7 +206,7 @@ describe('an image that a client makes', () => {
     }
   });
 
-  fullTest('SIGKILL of its builder at a step: it is built after the restart, whole', async () => {
+  fullTest('SIGKILL of its builder at a step: it is built completely after the restart', async () => {
     const cases: { name: string; digest: string }[] = [];
     for (const step of ['boot', 'run', 'store']) {
       const recipe = {

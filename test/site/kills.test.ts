@@ -19,14 +19,14 @@ const phases = ['stagingIn', 'starting', 'running', 'stagingOut'] as const;
 const usualMs = 15_000;
 const order = () => ({
   image: 'debian-12',
-  // The command says how often it was started: at most once, whatever dies.
+  // The command counts its starts: at most one, whatever is killed.
   command: ['sh', '-c', 'echo started; cp in/bytes copy; sleep 3; echo ended'],
   inputs: [{ path: 'in/bytes', file: input }],
   outputs: ['copy'],
   resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
 });
 
-/** A minute, where an undisturbed task of the kind takes its usual time; as much longer as this machine is slower. */
+/** A minute where an undisturbed task of the kind takes its usual time; proportionally longer on a slower machine. */
 async function withinAMinute(): Promise<number> {
   const { id } = await here.client.submit(order());
   const { createdAt, finishedAt } = await here.client.over(id);
@@ -34,7 +34,7 @@ async function withinAMinute(): Promise<number> {
 }
 
 type Phase = (typeof phases)[number];
-/** What is killed, by the host on which the task is. */
+/** The process to kill, by the host of the task. */
 type Victim = (host: string) => string;
 const victims = {
   'the host worker': (host) => `${host}/worker`,
@@ -45,8 +45,8 @@ const victims = {
 } satisfies Record<string, Victim>;
 
 /**
- * One task a kill, under which something is killed when it gets to the phase. The next one is submitted as soon as the
- * victim serves again, so that later kills also meet the tasks of earlier ones.
+ * One task for each kill: a process is killed when the task reaches the phase. The next task is submitted as soon as the
+ * killed process serves again, so that later kills also meet the tasks of earlier ones.
  */
 async function killed(kills: readonly (readonly [Phase, keyof typeof victims])[]): Promise<void> {
   const cases: { id: string; what: string; againMs: number }[] = [];
@@ -71,7 +71,7 @@ async function killed(kills: readonly (readonly [Phase, keyof typeof victims])[]
   await expectNothingLeft(here);
 }
 
-/** Each victim once, each phase once: of the steps in between, sagas/killed-host and killed-control have every one. */
+/** Each victim once, each phase once: sagas/killed-host and killed-control cover every step in between. */
 test('SIGKILL of each part of the site in some phase', () =>
   killed([
     ['stagingIn', 'Temporal'],

@@ -11,19 +11,19 @@ import { expectOneCompletion, limitNetwork, onHost, type TestSite } from './the-
 let here: TestSite;
 onSharedSite(async (site) => {
   here = site;
-  // Every host gets the image by running something: a migration copies none.
+  // Every host gets the image by running a task: a migration copies none.
   const warm = await here.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
   expect(new Set((await here.client.over(warm.id)).hosts).size).toBe(3);
 });
 
-/** One copy, which goes on counting where the ledger says, and nothing elsewhere. */
+/** One copy exists, which continues to count where the ledger says, and nothing on the other hosts. */
 async function expectUnharmed({ vm, numbers }: Subject, migration: MigrationAnswer): Promise<void> {
   await runningAt(here, vm, (migration.state === 'succeeded' ? migration.to : migration.from) ?? '');
   await onlyAt(here, vm);
   await readsPast(numbers, (await numbers()).length);
 }
 
-test('a VM moves while its command runs, no image is copied, and each host is credited with its part', async () => {
+test('a VM moves while its command runs, no image is copied, and each host is credited with its share', async () => {
   const subject = await working(here);
   const migration = await moveOver(here, (await move(here, subject.vm)).id);
   expect(migration, JSON.stringify(migration)).toMatchObject({ state: 'succeeded', error: null });
@@ -39,7 +39,7 @@ test('a VM moves while its command runs, no image is copied, and each host is cr
   expect(moved?.data).toMatchObject({ from: { host: migration.from }, to: { host: migration.to } });
 });
 
-/** A moment in the course of a migration, which takes about two seconds here: said in the log, to be tried again. */
+/** A moment in a migration, which takes about two seconds here; logged, so that it can be repeated. */
 function moment(): Promise<number> {
   const ms = Math.round(Math.random() * 2000);
   return new Promise((resolve) => setTimeout(() => resolve(ms), ms));
@@ -53,7 +53,7 @@ const victims: Victim[] = [
   ['the control worker', () => 'control'],
 ];
 
-test('SIGKILL of what carries a migration on, at a random moment, leaves one copy, unharmed', async () => {
+test('SIGKILL of a process that takes part in a migration, at a random moment, leaves one unharmed copy', async () => {
   const subject = await working(here);
   for (const [what, victim] of isFull ? victims : [sourceWorker]) {
     const { host } = await vmOf(here, subject.vm);
@@ -70,7 +70,7 @@ test('SIGKILL of what carries a migration on, at a random moment, leaves one cop
   await finish(here, subject);
 });
 
-fullTest('hosts that lose each other at a random moment leave one copy, unharmed', async () => {
+fullTest('a partition of hosts at a random moment leaves one unharmed copy', async () => {
   const subject = await working(here);
   const { host } = await vmOf(here, subject.vm);
   const [from, to] = [host, here.site.hosts.find(({ id }) => id !== host)!.id].map(
@@ -107,7 +107,7 @@ fullTest(
   },
 );
 
-test('a VM goes to another host as files, and back, and on the way back only what changed is carried', async () => {
+test('a VM is copied to another host as files, and back, and on the way back only what changed is transferred', async () => {
   const subject = await working(here);
   const { vm } = subject;
   const there = await moveOver(here, (await move(here, vm, { mode: 'cold', moveDisk: true })).id);
@@ -126,12 +126,12 @@ test('a VM goes to another host as files, and back, and on the way back only wha
 });
 
 fullTest(
-  'a guest that writes faster than the network carries goes as files when its time is over, as was allowed, and says how long that takes',
+  'a guest with a dirty rate above the bandwidth is copied as files after its time limit, as permitted, with the predicted time',
   async () => {
     const subject = await working(here);
     const { vm } = subject;
     const { host } = await vmOf(here, vm);
-    // For as long as its memory is carried over in vain, and a little: suspended, it doesn't get older.
+    // The time for which its memory is copied in vain, and a little more: suspended, it doesn't get older.
     const write = 'timeout 10 sh -c "while :; do head -c 8m /dev/urandom >/dev/shm/written; done"';
     const start = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', write] } };
     await onHost(here, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(start)]);
@@ -164,7 +164,7 @@ fullTest(
   },
 );
 
-fullTest('further disks of a VM go with it: behind it while it runs, and as files', async () => {
+fullTest('further disks of a VM move with it: after it while it runs, and as files', async () => {
   const look = 'dd if=/dev/vdc iflag=direct bs=512 count=1 status=none | head -n 1 >/dev/ttyS0';
   const order = {
     name: 'laden',
@@ -183,7 +183,7 @@ fullTest('further disks of a VM go with it: behind it while it runs, and as file
     const moved = await moveOver(here, (await move(here, id, { mode, moveDisk: true })).id);
     expect(moved, JSON.stringify(moved)).toMatchObject({ state: 'succeeded', mode, error: null });
     expect(await vmOf(here, id)).toMatchObject({ home: moved.to, host: moved.to });
-    // What it reads now comes from the disk that went along.
+    // What it reads now comes from the disk that moved with it.
     const console = async () => (await here.client.insist<string>('GET', `/v1/vms/${id}/console`)).body;
     await expect.poll(console, { timeout: 60_000 }).toContain('a load for the journey');
     expect(await onHost(here, moved.to!, ['ls', `/var/lib/berth/vms/${id}`])).toContain('extra-0.raw');

@@ -13,7 +13,7 @@ export interface MigrationAnswer {
   bytes: number;
   phases: { name: string; startedAt: string; seconds: number | null; bytes: number }[];
   progress: { processedBytes: number; remainingBytes: number; etaS: number | null } | null;
-  /** Of a live one, a while behind its end. */
+  /** A live migration, some time after its end. */
   guest: string | null;
   error: { code: string; message: string } | null;
 }
@@ -26,7 +26,7 @@ export interface MoveOrder {
   convergeWithinS?: number;
 }
 
-/** Asks for a migration; anything but 202 is an answer as well. */
+/** Requests a migration; any status other than 202 is an answer as well. */
 export async function askMove({ client }: TestSite, vm: string, order: MoveOrder = {}) {
   const headers = { 'idempotency-key': crypto.randomUUID() };
   return client.insist<MigrationAnswer & { code?: string }>('POST', `/v1/vms/${vm}/migrations`, order, headers);
@@ -42,16 +42,16 @@ export async function readMove({ client }: TestSite, id: string): Promise<Migrat
   return (await client.insist<MigrationAnswer>('GET', `/v1/migrations/${id}`)).body;
 }
 
-/** Waits for the end, one way or the other. */
-export async function moveOver(test: TestSite, id: string, seconds = 240, lookMs = 50): Promise<MigrationAnswer> {
-  for (const untilMs = Date.now() + seconds * 1000; ; await delay(lookMs)) {
+/** Waits for the end, whatever the outcome. */
+export async function moveOver(test: TestSite, id: string, seconds = 240, pollMs = 50): Promise<MigrationAnswer> {
+  for (const untilMs = Date.now() + seconds * 1000; ; await delay(pollMs)) {
     const found = await readMove(test, id);
     if (found.state === 'succeeded' || found.state === 'rolledBack') return found;
     if (Date.now() > untilMs) throw new Error(`${id} is ${found.state} after ${seconds} s: ${JSON.stringify(found)}`);
   }
 }
 
-/** Where a domain of this VM is, by every host's own hypervisor. */
+/** The hosts that have a domain of this VM, by every host's own hypervisor. */
 export async function copiesOf(test: TestSite, vm: string): Promise<{ host: string; state: string }[]> {
   const found: { host: string; state: string }[] = [];
   for (const { id } of test.site.hosts) {
@@ -65,7 +65,7 @@ export async function copiesOf(test: TestSite, vm: string): Promise<{ host: stri
 }
 
 /**
- * Counts, five times a second, and writes each number to its disk before it says it; to the end, or until there is a
+ * Counts, five times a second, and writes each number to its disk before it prints it; until the end, or until there is a
  * file `stop`.
  */
 export const counterScript = (until: number): string =>
@@ -91,7 +91,7 @@ export async function counting(test: TestSite, until: number, memoryMiB?: number
   return test.client.task(id);
 }
 
-/** Waits until the count has gone past a number, and returns all that was counted. */
+/** Waits until the count has passed a number, and returns all that was counted. */
 export const countsPast = (test: TestSite, task: string, past: number, seconds?: number): Promise<string[]> =>
   readsPast(() => numbersOf(test, task), past, seconds);
 
@@ -103,7 +103,7 @@ export async function readsPast(read: () => Promise<string[]>, past: number, sec
   }
 }
 
-/** Where the count has a gap or a repetition; null: nowhere. */
+/** The first gap or repetition in the count; null: none. */
 export function faultOf(numbers: readonly string[]): string | null {
   const at = numbers.findIndex((number, index) => number !== String(index + 1));
   return at < 0

@@ -4,22 +4,22 @@ import { onHost, openSite, type TestSite } from './the-site.ts';
 
 /**
  * Reservations that take every host of a site, one after the other, over best-effort work that fills it. From the
- * submission to the first start, and from one end to the next start, it takes so many seconds at least.
+ * submission to the first start, and from one end to the next start, at least this many seconds pass.
  */
 const firstInS = 35;
 const gapS = 30;
 const durationS = 35;
 /** How long each best-effort command works. */
 const workS = 45;
-/** How long before a start somebody is killed. */
+/** How long before a start a process is killed. */
 const beforeS = 25;
 
 export interface Outcome {
-  /** When the last of each reservation's guests said its first word, after its start. */
+  /** When the last of each reservation's guests printed its first line, after its start. */
   lateS: number[];
-  /** Of what was promised, how much the commands got. */
+  /** The part of the promised time that the commands got. */
   satisfaction: number;
-  /** `undisturbed`: of those that ran when the reservations were made, how many were never suspended. */
+  /** `undisturbed`: of the tasks that ran when the reservations were made, the number that were never suspended. */
   work: { tasks: number; right: number; suspensions: number; undisturbed: number; startedTwice: number };
 }
 
@@ -30,10 +30,12 @@ interface Promised extends TaskAnswer {
 const vms = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 128, diskMiB: 32 } };
 const ticks = (n: number) => `i=0; while [ $i -lt ${n} ]; do echo $i; i=$((i+1)); sleep 1; done >out/ticks`;
 
-/** Each host holds one VM: the trial is about time, and a VM that is emulated takes a processor of its own to be in time. */
+/** Each host holds one VM: the trial measures time, and an emulated VM needs a processor of its own to be in time. */
 export const openTightSite = (): Promise<TestSite> => openSite(3, { BERTH_VCPU_RATIO: '0.01' });
 
-/** @param victims a reservation each: the part of the site that is killed (SIGKILL) while it is pending; null: none */
+/**
+ * @param victims one for each reservation: the part of the site that is killed (SIGKILL) while it is pending; null: none
+ */
 export async function reservationsOverLoad(test: TestSite, victims: readonly (string | null)[]): Promise<Outcome> {
   const { items } = (await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts')).body;
   const hosts = items.length;
@@ -71,7 +73,10 @@ export async function reservationsOverLoad(test: TestSite, victims: readonly (st
   };
 }
 
-/** As on a site that has been in use: every host has a template of these VMs, and the ledger has seen how soon they start. */
+/**
+ * As on a site that has been in use: every host has a template of these VMs, and the ledger has measured how soon they
+ * start.
+ */
 async function warmUp(test: TestSite, hosts: number): Promise<void> {
   const one = { ...vms, nodes: hosts, command: ['true'], timeoutS: 600 };
   const run = async (): Promise<void> => {
@@ -87,7 +92,7 @@ async function warmUp(test: TestSite, hosts: number): Promise<void> {
   for (let n = 0; n < 3; n += 1) await run();
 }
 
-/** One task a host, and one more that waits. */
+/** One task for each host, and one more that waits. */
 async function startWork(test: TestSite, hosts: number): Promise<string[]> {
   const spec = {
     ...vms,
@@ -102,7 +107,10 @@ async function startWork(test: TestSite, hosts: number): Promise<string[]> {
   return ids;
 }
 
-/** How soon VMs on all hosts could be there, as the site has measured it: a slow machine's reservations are further apart. */
+/**
+ * How soon VMs on all hosts could be ready, as the site has measured it: the reservations of a slow machine are further
+ * apart.
+ */
 async function leadOf(test: TestSite, nodes: number): Promise<number> {
   const order = { ...vms, nodes, lease: { kind: 'immediate', durationS: 10 } };
   const { body } = await test.client.insist<{ startAt: string | null }>('POST', '/v1/quotes', order);
@@ -114,7 +122,7 @@ async function reserve(test: TestSite, nodes: number, startMs: number): Promise<
   return (await test.client.submit({
     ...vms,
     nodes,
-    // Says the time of the guest for as long as it is let.
+    // Prints the time of the guest for as long as it runs.
     command: ['sh', '-c', 'while :; do date +%s.%N; sleep 0.2; done'],
     lease: { kind: 'reservation', startAt: new Date(startMs).toISOString(), durationS },
     timeoutS: 3600,

@@ -12,23 +12,23 @@ import { SiteClient } from './client.ts';
 
 const entry = join(import.meta.dirname, '../../infra/site.ts');
 
-/** `npm start`, as a user sees it: a process that prints a line when the site is ready. */
-async function start(home: string): Promise<{ child: ChildProcess; ready: Ready; told: () => string }> {
+/** `npm start`, as a user runs it: a process that prints a line when the site is ready. */
+async function start(home: string): Promise<{ child: ChildProcess; ready: Ready; output: () => string }> {
   const env = { ...process.env, BERTH_HOME: home, BERTH_HOSTS: '1' };
   const child = spawn(process.execPath, [entry], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
-  let told = '';
+  let output = '';
   child.stdout.on('data', (chunk: Buffer) => {
     out += chunk.toString();
   });
   child.stderr.on('data', (chunk: Buffer) => {
-    told += chunk.toString();
+    output += chunk.toString();
   });
   const line = await until('the READY line', 120_000, () => {
-    if (child.exitCode !== null) throw new Error(told);
+    if (child.exitCode !== null) throw new Error(output);
     return out.split('\n').find((text) => text.startsWith('READY '));
   });
-  return { child, ready: JSON.parse(line.slice('READY '.length)) as Ready, told: () => told };
+  return { child, ready: JSON.parse(line.slice('READY '.length)) as Ready, output: () => output };
 }
 
 async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> {
@@ -61,7 +61,7 @@ describe('a site that starts again with the same home', () => {
       expect(await end(first.child, signal)).toBe(signal === 'SIGTERM' ? 0 : null);
       await until('its processes to be gone', 10_000, () => processesOfSite(openHome(home).path).length === 0);
       first = await start(home);
-      expect(first.told()).not.toContain('published the image');
+      expect(first.output()).not.toContain('published the image');
       expect(await Promise.all([readFile(first.ready.clientKeyFile), readFile(first.ready.operatorKeyFile)])).toEqual(keys);
       const client = await clientOf(first.ready);
       expect(client.api).toBe(before.api);
@@ -69,7 +69,7 @@ describe('a site that starts again with the same home', () => {
     }
   });
 
-  test('runs a task as if nothing had been', async () => {
+  test('runs a task as if the site had never stopped', async () => {
     const client = await clientOf(first.ready);
     const task = await client.submit({ image: 'debian-12', command: ['true'], resources: { diskMiB: 16 } });
     expect(await client.over(task.id)).toMatchObject({ state: 'succeeded', exitCode: 0 });

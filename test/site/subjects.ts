@@ -3,10 +3,10 @@ import type { TaskAnswer } from './client.ts';
 import { copiesOf, counterScript, counting, faultOf, numbersOf, readsPast } from './moves.ts';
 import { leftovers, onHost, type TestSite } from './the-site.ts';
 
-/** A VM that counts, each number on its disk before the next: what befalls it is seen in its count. */
+/** A VM that counts, and writes each number to its disk before the next: the count shows any damage. */
 export interface Subject {
   vm: string;
-  /** The task whose command counts; null for a VM that stands alone. */
+  /** The task whose command counts; null for a VM without a task. */
   task: string | null;
   numbers: () => Promise<string[]>;
 }
@@ -31,7 +31,7 @@ export async function vmOf({ client }: TestSite, vm: string): Promise<VmAnswer> 
   return (await client.insist<VmAnswer>('GET', `/v1/vms/${vm}`)).body;
 }
 
-/** One that belongs to no task, and can be suspended by whoever owns it. */
+/** A VM that belongs to no task, and that its owner can suspend. */
 export async function standingAlone(test: TestSite): Promise<Subject> {
   const name = `alone-${crypto.randomUUID().slice(0, 8)}`;
   const order = {
@@ -61,7 +61,7 @@ export async function vmUntil(test: TestSite, id: string, what: string, isSo: (v
 const agent = async (test: TestSite, host: string, vm: string, command: object): Promise<{ return: Record<string, unknown> }> =>
   JSON.parse(await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(command)]));
 
-/** Whether a guest that runs by its hypervisor does so by its own account: one whose kernel has died doesn't answer. */
+/** Whether a guest that runs by its hypervisor also answers itself: one whose kernel has died doesn't. */
 export async function answersAgent(test: TestSite, host: string, domain: string): Promise<boolean> {
   const ping = ['virsh', '-q', 'qemu-agent-command', domain, '{"execute":"guest-ping"}', '--timeout', '10'] as const;
   return onHost(test, host, [...ping]).then(
@@ -70,12 +70,12 @@ export async function answersAgent(test: TestSite, host: string, domain: string)
   );
 }
 
-/** The end of what a guest wrote to its console: a kernel that dies says why there. */
+/** The end of a guest's console output: a kernel that dies writes the reason there. */
 export async function lastWords(test: TestSite, host: string, log: string): Promise<string> {
   return (await onHost(test, host, ['sh', '-c', `tail -c 6000 ${log} 2>&1 || true`])).trim();
 }
 
-/** What a VM that stands alone has counted, read in its guest. */
+/** What a VM without a task has counted, read in its guest. */
 async function numbersIn(test: TestSite, vm: string): Promise<string[]> {
   const { host } = await vmOf(test, vm);
   const path = { path: '/bin/cat', arg: ['/home/task/numbers'], 'capture-output': true };
@@ -88,12 +88,15 @@ async function numbersIn(test: TestSite, vm: string): Promise<string[]> {
       return text.split('\n').filter((line) => line !== '');
     }
   } catch {
-    // It moves, or its guest is only coming up: whoever asks asks again.
+    // It moves, or its guest is still booting: the caller tries again.
   }
   return [];
 }
 
-/** A host that was cut off calls Temporal again, and then does what it was told meanwhile; on a busy machine that takes a while. */
+/**
+ * A host that was cut off reconnects to Temporal, and then does the work that was queued meanwhile; on a busy machine that
+ * takes a while.
+ */
 const tidiedMs = 120_000;
 
 export async function nothingLeft(test: TestSite): Promise<void> {
@@ -105,10 +108,15 @@ export async function nothingLeft(test: TestSite): Promise<void> {
   throw new Error(`left behind: ${found.join('; ')}`);
 }
 
-/** The kernel has ended its process, and its hypervisor, which may wait for a host that it has lost, has yet to forget it. */
+/**
+ * The kernel has ended its process, but its hypervisor, which may wait for a host that it has lost, has not removed it yet.
+ */
 const isEnding = ({ state }: { state: string }): boolean => state === 'in shutdown' || state === 'shut off';
 
-/** One copy, which runs there, by the hypervisors of all hosts and by the ledger; soon the only one of which any of them knows. */
+/**
+ * One copy, which runs there, by the hypervisors of all hosts and by the ledger; soon the only one that any of them knows
+ * of.
+ */
 export async function runningAt(test: TestSite, vm: string, where: string): Promise<void> {
   let copies = await copiesOf(test, vm);
   const isWorthWaiting = () => copies.some(isEnding) && copies.filter((copy) => !isEnding(copy)).length === 1;
@@ -121,7 +129,7 @@ export async function runningAt(test: TestSite, vm: string, where: string): Prom
     throw new Error(`the ledger says ${ledger.state} at ${ledger.host}, not running at ${where}`);
 }
 
-/** What is left of the VM at hosts that are neither its own nor its home. A host that was silent cleans up by itself. */
+/** What is left of the VM on hosts that are neither its own nor its home. A host that was silent cleans up by itself. */
 export async function onlyAt(test: TestSite, vm: string): Promise<void> {
   let found: string[] = [];
   for (const untilMs = Date.now() + tidiedMs; Date.now() < untilMs; await delay(500)) {
@@ -136,7 +144,7 @@ export async function onlyAt(test: TestSite, vm: string): Promise<void> {
   throw new Error(`left behind: ${found.join('; ')}`);
 }
 
-/** Its process was hit: either it goes on counting, or it has failed and says so. */
+/** Its process was hit: either it continues to count, or it has failed and reports it. */
 export async function isLost(test: TestSite, { task, numbers }: Subject): Promise<boolean> {
   const counted = (await numbers()).length;
   for (const untilMs = Date.now() + 180_000; Date.now() < untilMs; await delay(250)) {
@@ -148,7 +156,9 @@ export async function isLost(test: TestSite, { task, numbers }: Subject): Promis
   throw new Error('the VM neither goes on nor is it reported as lost');
 }
 
-/** The disks are sound while the guest holds still; then the count ends, in order, and nothing is left. Returns its task. */
+/**
+ * The disks are consistent while the guest is paused; then the count ends in order, and nothing is left. Returns its task.
+ */
 export async function finish(test: TestSite, subject: Subject): Promise<TaskAnswer | null> {
   const { vm, task } = subject;
   const { host, home } = await vmOf(test, vm);

@@ -9,14 +9,14 @@ onSharedSite((site) => {
   here = site;
 });
 
-// A guest of one processor keeps one busy.
+// A guest of one processor keeps one processor of this machine busy.
 vi.setConfig({ maxConcurrency: 3 });
 
 const small = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 256, diskMiB: 64 } };
 const shell = (script: string) => ({ ...small, command: ['sh', '-c', script] });
 
-describe('a task that comes to a bad end', () => {
-  test.concurrent('that fails says its exit code, and its outputs are kept', async () => {
+describe('a task that ends badly', () => {
+  test.concurrent('that fails reports its exit code, and its outputs are kept', async () => {
     const { id } = await here.client.submit({ ...shell('echo partial > result; exit 3'), outputs: ['result'] });
     const task = await here.client.over(id);
     expect(task).toMatchObject({ state: 'failed', exitCode: 3, error: { code: 'command-failed' } });
@@ -24,7 +24,7 @@ describe('a task that comes to a bad end', () => {
     await expectOneCompletion(here.client, task);
   });
 
-  test.concurrent('that exceeds timeoutS is ended, with everything that it started', async () => {
+  test.concurrent('that exceeds timeoutS is stopped, with everything that it started', async () => {
     const { id } = await here.client.submit({
       ...shell('echo begun > result; sleep 600 & sleep 600'),
       outputs: ['result'],
@@ -35,7 +35,7 @@ describe('a task that comes to a bad end', () => {
     await expectOneCompletion(here.client, task);
   });
 
-  test.concurrent('whose lease ends before it does is ended', async () => {
+  test.concurrent('whose lease ends before its command does is stopped', async () => {
     const { id } = await here.client.submit({
       ...shell('sleep 600'),
       timeoutS: 600,
@@ -74,7 +74,7 @@ describe('a task that comes to a bad end', () => {
 });
 
 describe('a task on real VMs', () => {
-  test('counts the words of an uploaded file, and its output, log and event say so', async () => {
+  test('counts the words of an uploaded file, and its output, log and event report them', async () => {
     const text = await gpl();
     const file = await here.client.upload('words', text);
     const accepted = await here.client.submit({
@@ -188,7 +188,7 @@ describe('a task on real VMs', () => {
     expect(await here.client.over(answers[0]!.body.id)).toMatchObject({ state: 'succeeded' });
   });
 
-  test('twelve at once on three hosts all succeed, and no host is ever promised more than it has', async () => {
+  test('twelve at once on three hosts all succeed, and no host is ever promised more than its capacity', async () => {
     let watching = true;
     const excesses: string[] = [];
     const watch = (async () => {

@@ -84,7 +84,7 @@ fullTest(
   },
 );
 
-fullTest('a VM whose template is broken boots, and says so', async () => {
+fullTest('a VM whose template is broken boots, and reports it', async () => {
   await onHost(here, 'host1', [
     'sh',
     '-c',

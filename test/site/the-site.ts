@@ -11,7 +11,7 @@ import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { newId } from '../../model/ids.ts';
 import { type HostAnswer, SiteClient, type TaskAnswer } from './client.ts';
 
-/** A site of a test file's own, in a temporary home, with the two parties that use it. */
+/** A site for one test file, in a temporary home, with the two parties that use it. */
 export interface TestSite {
   site: Site;
   client: SiteClient;
@@ -44,7 +44,7 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
   }
 }
 
-/** What each of these hosts sends to the others, for as long as it isn't mended. */
+/** Limits what each of these hosts sends to the others, until the returned function is called. */
 export async function limitNetwork(hosts: readonly Host[], mbit: number): Promise<() => Promise<void>> {
   const shape = async (...how: string[]): Promise<void> => {
     for (const { id, pid } of hosts) {
@@ -57,7 +57,7 @@ export async function limitNetwork(hosts: readonly Host[], mbit: number): Promis
   return () => shape('del');
 }
 
-/** Another client of the same site, an owner of its own. */
+/** Another client of the same site, with an owner of its own. */
 export async function anotherClient({ site }: TestSite): Promise<SiteClient> {
   const ledger = openLedger(site.databaseUrl, 1);
   try {
@@ -79,7 +79,7 @@ export async function onHost({ site }: TestSite, host: string, argv: readonly st
   return run(nsenterArgv(pid, argv), { deadlineMs: 30_000 });
 }
 
-/** What is on the hosts and what the ledger says is taken, when there should be nothing. */
+/** What is on the hosts and reserved in the ledger, when there should be nothing. */
 export async function leftovers(test: TestSite): Promise<string[]> {
   const found: string[] = [];
   const hosts = await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts');
@@ -96,14 +96,14 @@ export async function leftovers(test: TestSite): Promise<string[]> {
   return found;
 }
 
-/** The last undo may still be on its way when a task's end can be read; nothing else may be. */
+/** The last undo may still be running when a task's end can be read; nothing else may be. */
 export async function expectNothingLeft(test: TestSite): Promise<void> {
   await expect.poll(() => leftovers(test), { timeout: 60_000, interval: 250 }).toEqual([]);
 }
 
 const completions = ['berth.task.succeeded', 'berth.task.failed', 'berth.task.cancelled'];
 
-/** A task that is over has told so exactly once, in the event of its state. */
+/** A task that has ended has reported this exactly once, in the event of its state. */
 export async function expectOneCompletion(client: SiteClient, task: TaskAnswer): Promise<Record<string, unknown>> {
   const ends = (await client.eventsOf(task.id)).filter(({ type }) => completions.includes(type));
   expect(ends.map(({ type }) => type)).toEqual([`berth.task.${task.state}`]);

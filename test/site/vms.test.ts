@@ -30,7 +30,7 @@ async function until(id: string, what: string, isSo: (vm: VmAnswer) => boolean):
   }
 }
 
-/** Asks for an operation and waits for it; `meanwhile` happens while it is under way. */
+/** Requests an operation and waits for it; `meanwhile` runs while it is in progress. */
 async function operate(id: string, operation: string, meanwhile: () => Promise<void> = async () => undefined): Promise<VmAnswer> {
   const answer = await here.client.insist<VmAnswer>('POST', `/v1/vms/${id}/${operation}`, undefined, {
     'idempotency-key': crypto.randomUUID(),
@@ -42,7 +42,10 @@ async function operate(id: string, operation: string, meanwhile: () => Promise<v
   return vm;
 }
 
-/** Logs in by its name from another guest of this owner, which knows the VM's key beforehand, and returns what the commands printed. */
+/**
+ * Logs in by its name from another guest of this owner, which has the VM's key beforehand, and returns what the commands
+ * printed.
+ */
 async function login({ hostKey }: VmAnswer, commands: string): Promise<string> {
   const [identity, known] = await Promise.all([
     here.client.upload('key', Buffer.from(key.private)),
@@ -74,7 +77,7 @@ const killedWorker = (host: string) => async () => {
   await child.untilReadyAgain(restarts, 30_000);
 };
 
-test('a VM is made as ordered, suspended and restored under a SIGKILL of its host worker, rebooted and deleted', async () => {
+test('a VM is created as requested, suspended and restored under a SIGKILL of its host worker, rebooted and deleted', async () => {
   const file = await here.client.upload('motto', Buffer.from('fair winds\n'));
   const counting = 'i=0; while :; do i=$((i+1)); echo $i >/home/ann/count; sleep 0.2; done';
   const created = await here.client.insist<VmAnswer>('POST', '/v1/vms', {
@@ -109,7 +112,7 @@ test('a VM is made as ordered, suspended and restored under a SIGKILL of its hos
   const awake = await operate(id, 'restore', killedWorker(made.host));
   expect([awake.state, awake.address]).toEqual(['running', made.address]);
   const after = await asked();
-  // The same boot, and the command that ran in it went on.
+  // The same boot, and the command that ran in it continued.
   expect([after[0], after[2], after[6]]).toEqual(['harbour', 'once', boot]);
   expect(Number(after[5])).toBeGreaterThan(Number(count));
 

@@ -1,7 +1,7 @@
 import type { TaskAnswer } from './client.ts';
 import { onHost, type TestSite } from './the-site.ts';
 
-/** Answers `ok`, and `end` once there is a file `stop`; what is asked of it then is the last. */
+/** Answers `ok`, and `end` once there is a file `stop`; the request that gets `end` is the last. */
 const server = `use IO::Socket::INET; $SIG{PIPE} = 'IGNORE';
 my $listener = IO::Socket::INET->new(LocalPort => 8080, Listen => 64, ReuseAddr => 1) or die $!;
 while (my $c = $listener->accept) {
@@ -10,7 +10,10 @@ while (my $c = $listener->accept) {
   print $c "HTTP/1.0 200 OK\\r\\nContent-Length: " . length($body) . "\\r\\n\\r\\n$body"; close $c;
   exit 0 if $body eq 'end';
 }`;
-/** Once the server is there: ten requests a second, each with ten seconds for its answer; says the number of each that was answered. */
+/**
+ * Once the server answers: ten requests a second, each with ten seconds for its answer; prints the number of each that was
+ * answered.
+ */
 const client = `use IO::Socket::INET; use Time::HiRes 'sleep'; $| = 1;
 sub ask {
   local $SIG{ALRM} = sub { die "late\\n" }; alarm 10;
@@ -23,7 +26,10 @@ for (my $n = 1; ; $n++) {
   my $answer = ask(); print "$n\\n"; exit 0 if $answer eq 'end'; sleep 0.1;
 }`;
 
-/** A web server, node 0, and from another VM a constant rate of requests to it, node 1: it has begun to answer. */
+/**
+ * A web server, node 0, and in another VM, node 1, a client with a constant rate of requests to it: the server has begun to
+ * answer.
+ */
 export async function serving({ client: site }: TestSite, more: object = {}): Promise<TaskAnswer> {
   const program = `if [ "$BERTH_NODE" = 0 ]; then exec perl -e "$SERVER"; fi; exec perl -e "$CLIENT"`;
   const { id } = await site.submit({
@@ -38,7 +44,7 @@ export async function serving({ client: site }: TestSite, more: object = {}): Pr
   return site.until(id, ['running']);
 }
 
-/** The numbers of the requests that were answered, as the client has said them. */
+/** The numbers of the requests that were answered, as the client printed them. */
 export async function answered({ client: site }: TestSite, task: string): Promise<string[]> {
   const log = await site.insist<string>('GET', `/v1/tasks/${task}/log?node=1`);
   return log.body.split('\n').filter((line) => line !== '');

@@ -10,7 +10,7 @@ onSharedSite((site) => {
   here = site;
 });
 
-/** Each move is like the one before, but from a host that knows the VM. */
+/** Each move is like the one before, but from a host that has run the VM before. */
 const moves = isFull ? 5 : 1;
 
 test('a web server under a constant rate of requests from another host moves, and answers every one', async () => {

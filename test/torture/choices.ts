@@ -1,4 +1,4 @@
-/** Random choices that a seed repeats: mulberry32, a stream of its own for each run, whatever the runs before it used. */
+/** Random choices that a seed repeats: mulberry32, one stream for each run, independent of what earlier runs used. */
 export interface Choices {
   /** A whole number from 0 to below `limit`. */
   below(limit: number): number;

@@ -21,11 +21,13 @@ import type { TortureOptions } from './options.ts';
 
 const subjects = 3;
 const subject = counter(1_000_000, 128);
-/** Deadlines are from a little before the earliest that is promised, where they have to be refused, to this long after it. */
+/**
+ * Deadlines range from a little before the earliest that is promised, where they have to be refused, to this long after it.
+ */
 const spareMs = { before: 2_000, after: 13_000 } as const;
 /** A drain of three VMs takes about ten seconds here. */
 const momentsMs = 10_000;
-/** What is promised of the time between empty and the deadline: a part of what was predicted, and a little. */
+/** The promised bound on the time between empty and the deadline: a fraction of the prediction, and a little. */
 const idle = { part: 0.25, s: 5 } as const;
 
 interface Struck {
@@ -37,7 +39,7 @@ interface Struck {
   choices: Choices;
 }
 
-/** What befalls a drain at a random moment after its start; returns what puts it right again. */
+/** A fault of a drain at a random moment after its start; returns the function that repairs it. */
 type Fault = (struck: Struck) => Promise<() => Promise<void>>;
 
 const nothing = async (): Promise<void> => undefined;
@@ -51,17 +53,17 @@ const killed = (name: (struck: Struck) => string): Fault => {
   };
 };
 
-/** It is given a moment of its own to begin; then the guest writes as much as it can for as long as a drain takes. */
+/** The guest gets time to begin; then it writes as much as it can for as long as a drain takes. */
 const dirty: Fault = async ({ test, vm }) => {
   const { host } = await place(test, vm);
   const script = 'mount -t tmpfs none /mnt; timeout 20 sh -c "while :; do head -c 24m /dev/urandom >/mnt/x; done"; umount /mnt';
   const start = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', script] } };
-  // It may be on its way at this moment, and then nothing befalls it.
+  // It may be moving at this moment, and then no fault is injected.
   await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(start)]).catch(() => '');
   return () => delay(20_000);
 };
 
-/** The processes of a host that take part in a migration die at once, and come back. */
+/** The processes of a host that take part in a migration are killed at once, and restart. */
 const targetDies: Fault = async (struck) => {
   const mends: (() => Promise<void>)[] = [];
   for (const name of ['libvirtd', 'worker']) mends.push(await killed(({ other }) => `${other.id}/${name}`)(struck));
@@ -72,7 +74,7 @@ const targetDies: Fault = async (struck) => {
 
 const asked = (act: string, body?: object): Fault => {
   return async ({ test, drain }) => {
-    // It may be over already: then it is a conflict, and nothing changes.
+    // It may have ended already: then it is a conflict, and nothing changes.
     await test.operator.insist('POST', `/v1/drains/${drain}/${act}`, body);
     return nothing;
   };
@@ -105,16 +107,17 @@ const faults: Record<string, Fault> = {
 };
 
 /**
- * Drains against random deadlines, each struck by something at a random moment while it waits or moves. After each: every
- * VM runs once, where the ledger says, and counts on without gap or repetition; the host is empty by all accounts, or the
- * drain says what remains, or was called off and the host is open. Where nothing befell it, it was empty by its deadline.
+ * Drains against random deadlines, each with a fault at a random moment while it waits or moves. After each: every VM runs
+ * once, where the ledger says, and continues to count without gap or repetition; the host is empty by the ledger and the
+ * hypervisors, or the drain lists what remains, or it was cancelled and the host is open. Without a fault, the host was
+ * empty by its deadline.
  */
 export async function tortureDrains({ runs, seed, cases }: TortureOptions): Promise<boolean> {
   const names = cases ?? Object.keys(faults);
   for (const name of names) if (!Object.hasOwn(faults, name)) throw new Error(`there is no case ${JSON.stringify(name)}`);
   const test = await openSite(3, crowded);
   const tally: Record<string, number> = {};
-  const calm: { idleS: number; predictedS: number }[] = [];
+  const undisturbed: { idleS: number; predictedS: number }[] = [];
   let wrong = 0;
   try {
     const specs = Array.from({ length: subjects }, () => subject);
@@ -127,7 +130,7 @@ export async function tortureDrains({ runs, seed, cases }: TortureOptions): Prom
         const line = await strike(test, tasks, name, choices);
         tally[line.state] = (tally[line.state] ?? 0) + 1;
         const { idleS, predictedS, harm } = line;
-        if (name === 'none' && idleS != null && predictedS != null) calm.push({ idleS, predictedS });
+        if (name === 'none' && idleS != null && predictedS != null) undisturbed.push({ idleS, predictedS });
         if (harm != null) wrong += 1;
         print({ run, ok: harm == null, case: name, ...line });
         await replaceSilent(test, tasks);
@@ -147,9 +150,9 @@ export async function tortureDrains({ runs, seed, cases }: TortureOptions): Prom
   } finally {
     await test.stop();
   }
-  const idleS = calm.length === 0 ? null : middle(calm.map((one) => one.idleS));
-  const allowedS = calm.length === 0 ? null : middle(calm.map(({ predictedS }) => idle.part * predictedS + idle.s));
-  print({ name: 'torture.drain', seed, runs, wrong, outcomes: tally, calm: calm.length, idleS, allowedS });
+  const idleS = undisturbed.length === 0 ? null : middle(undisturbed.map((one) => one.idleS));
+  const allowedS = undisturbed.length === 0 ? null : middle(undisturbed.map(({ predictedS }) => idle.part * predictedS + idle.s));
+  print({ name: 'torture.drain', seed, runs, wrong, outcomes: tally, calm: undisturbed.length, idleS, allowedS });
   return wrong === 0 && (idleS === null || allowedS === null || idleS <= allowedS);
 }
 
@@ -163,7 +166,7 @@ interface Line {
   state: string;
   idleS?: number | null;
   predictedS?: number | null;
-  /** What became of VMs that no drain may do to them. */
+  /** Damage to VMs that no drain may cause. */
   harm?: string | null;
   [detail: string]: unknown;
 }
@@ -204,7 +207,9 @@ async function strike(test: TestSite, tasks: TaskAnswer[], name: string, choices
   return { state, phase, afterMs, moved: progress.moved, idleS, predictedS, boundS, tookS, remaining, harm };
 }
 
-/** A guest whose kernel has died runs no more, whatever its hypervisor says: the next drain is not to be judged by it. */
+/**
+ * A guest whose kernel has died runs no more, whatever its hypervisor reports: it must not count against the next drain.
+ */
 async function replaceSilent(test: TestSite, tasks: TaskAnswer[]): Promise<void> {
   for (const [i, { id, vms }] of tasks.entries()) {
     const { host } = await place(test, vms[0]!);
@@ -216,7 +221,7 @@ async function replaceSilent(test: TestSite, tasks: TaskAnswer[]): Promise<void>
   }
 }
 
-/** Nothing new is to come: no host makes templates of what it has booted. */
+/** Nothing new is placed: no host makes templates of what it has booted. */
 const closeAll = (test: TestSite): Promise<void> =>
   setSchedulable(
     test,
@@ -247,7 +252,7 @@ async function verify(test: TestSite, host: Host, tasks: TaskAnswer[], drain: Dr
   }
 }
 
-/** One copy, which runs, where the ledger says. What is being cleaned up after a fault may take a moment. */
+/** One copy, which runs, where the ledger says. Clean-up after a fault may take a moment. */
 async function settled(test: TestSite, vm: string): Promise<void> {
   for (const untilMs = Date.now() + 60_000; ; await delay(500)) {
     const { host, state } = await place(test, vm);

@@ -10,10 +10,10 @@ import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
 import type { TortureOptions } from './options.ts';
 
 /**
- * Whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A guest that
- * counts in its memory goes from one QEMU process to another on this machine, `runs` times in each case; `lanes` guests at
- * once are the side load. A guest whose agent is silent for a minute behind a move is dead, and another one is booted.
- * Needs the guest image that setup built.
+ * Measures whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A
+ * guest that counts in its memory moves from one QEMU process to another on this machine, `runs` times in each case;
+ * `lanes` concurrent guests are the side load. A guest whose agent is silent for a minute after a move is dead, and another
+ * one is booted. Needs the guest image that setup built.
  */
 const cases = {
   plain: { throttled: false, downtimeMs: 300 },
@@ -26,8 +26,8 @@ const memoryMiB = 160;
 const bootMs = 240_000;
 const silentMs = 60_000;
 /**
- * Counts in each of 2048 pages of its memory, and says so when a page has another number than was written there last: a
- * migration that carried over an older version of it.
+ * Counts in each of 2048 pages of its memory, and reports a page whose number differs from the last one written there: a
+ * migration that transferred an older version of it.
  */
 const counting = `
 $n = 2048; $b = "\\0" x ($n * 4096); $i = 0;
@@ -42,9 +42,9 @@ while (1) {
 
 interface Tally {
   moves: number;
-  /** Guests whose agent was silent behind a move. */
+  /** Guests whose agent was silent after a move. */
   died: number;
-  /** Moves behind which a guest found an older version of a page. */
+  /** Moves after which a guest found an older version of a page. */
   lost: number;
   /** Rounds of pre-copy. */
   rounds: number;
@@ -55,7 +55,7 @@ interface Image {
   cmdline: string;
 }
 
-/** Those that run. */
+/** The guests that run. */
 const machines = new Set<ChildProcess>();
 
 interface Machine {
@@ -68,7 +68,7 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
   const names = (wanted ?? Object.keys(cases)) as (keyof typeof cases)[];
   const image = await newestImage();
   let wrong = 0;
-  // However this ends: what emulates an endless loop is nobody else's to find.
+  // However this ends: no other component stops a process that emulates an endless loop.
   process.once('exit', () => {
     for (const child of machines) killProcessGroup(child);
   });
@@ -84,7 +84,7 @@ export async function tortureEmulation({ runs, cases: wanted, lanes }: TortureOp
   return wrong === 0;
 }
 
-/** Moves guests, one after the other, until all lanes together have made as many moves as are asked for. */
+/** Moves guests, one after the other, until all lanes together have made the requested number of moves. */
 async function lane(image: Image, how: Case, runs: number, tally: Tally): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-emulation-'));
   let machine: Machine | null = null;
@@ -132,7 +132,7 @@ async function booted(image: Image, folder: string): Promise<Machine> {
   return machine;
 }
 
-/** As libvirt does it: the downtime that is allowed, as fast as it goes, the source ended behind it. */
+/** As libvirt does it: the downtime limit, unlimited bandwidth, the source ended afterwards. */
 async function move(
   image: Image,
   folder: string,
@@ -186,7 +186,7 @@ function end({ child, monitor, agent }: Machine): void {
   killProcessGroup(child);
 }
 
-/** An answer to an earlier question, which nobody waited for any more, is none to this one. */
+/** A late answer to an earlier request is not an answer to this one. */
 async function answers({ agent }: Machine, withinMs: number): Promise<boolean> {
   for (const untilMs = Date.now() + withinMs; Date.now() < untilMs; await delay(100)) {
     const id = Math.floor(Math.random() * 2 ** 31);
@@ -196,7 +196,9 @@ async function answers({ agent }: Machine, withinMs: number): Promise<boolean> {
   return false;
 }
 
-/** One question after the other over a socket that speaks JSON in lines; what isn't an answer to the last one is passed over. */
+/**
+ * One request after the other over a socket with JSON lines; anything that isn't an answer to the last request is skipped.
+ */
 class Channel {
   readonly #socket: Socket;
   #answered: (line: { return?: unknown; error?: { desc: string } }) => void = () => undefined;
@@ -238,7 +240,7 @@ class Channel {
   }
 }
 
-/** The newest that setup has built on this machine. */
+/** The newest image that setup has built on this machine. */
 async function newestImage(): Promise<Image> {
   const cache = process.env.BERTH_CACHE ?? join(homedir(), '.cache', 'berth');
   const images = join(cache, 'images', 'debian-12');

@@ -2,9 +2,9 @@ import { parseArgs } from 'node:util';
 import type { TortureOptions } from './options.ts';
 
 /**
- * `npm run torture -- NAME [--runs N] [--seed S] [--lanes L]`: long runs of faults at random moments on a real site, which no
- * test run has the time for. A seed repeats the choices of a run: what befalls it, and when. One JSON line a run, and a
- * last one that sums up; exit code 1 when any was wrong.
+ * `npm run torture -- NAME [--runs N] [--seed S] [--lanes L]`: long runs of faults at random moments on a real site, too
+ * long for a test run. A seed repeats the choices of a run: the faults and their moments. Prints one JSON line for each
+ * run, and a last one that sums up; exit code 1 when any was wrong.
  */
 
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {

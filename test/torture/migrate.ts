@@ -20,11 +20,11 @@ import { type Choices, choicesOf } from './choices.ts';
 import { type Case, migrationCases, type Struck } from './migration-faults.ts';
 import type { TortureOptions } from './options.ts';
 
-/** A migration takes about a second and a half here: some moments fall behind its end. */
+/** A migration takes about a second and a half here: some moments fall after its end. */
 const momentsMs = 2200;
-/** So many migrations one VM goes through, before its disks are checked and it is ended. */
+/** The number of migrations of one VM before its disks are checked and it is ended. */
 const movesPerVm = 6;
-/** Most move live, which is what the table of faults is about; the others go through the same. */
+/** Most move live, which is the subject of the table of faults; the others meet the same faults. */
 const ways: MoveOrder[] = [
   { mode: 'live' },
   { mode: 'live' },
@@ -53,11 +53,11 @@ interface Run {
 }
 
 /**
- * Migrations under the faults of migration-faults.ts, each case once before any comes again. After each: one copy, where
- * the ledger says, or a VM reported as lost; nothing left elsewhere; a count without gap or repetition, which goes on; and
- * the next migration works. A guest that has died of its emulation behind a move, of which Berth has said so, is counted as
- * `silent` apart from what is wrong, and is not ok either. Runs go side by side on `lanes` sites of three hosts each, which know nothing of each other:
- * what a run chooses depends on the seed and its number alone.
+ * Migrations under the faults of migration-faults.ts, each case once before any is repeated. After each: one copy, where
+ * the ledger says, or a VM reported as lost; nothing left on other hosts; a count without gap or repetition, which
+ * continues; and the next migration works. A guest that its emulation killed after a move, and that Berth has reported, is
+ * counted as `silent` apart from what is wrong, and is not ok either. Runs execute side by side on `lanes` independent
+ * sites of three hosts each: the choices of a run depend on the seed and its number alone.
  */
 export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOptions): Promise<boolean> {
   const names = cases ?? Object.keys(migrationCases);
@@ -66,7 +66,7 @@ export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOpt
     const name = choicesOf(seed, -1 - Math.floor(run / names.length)).shuffled(names)[run % names.length]!;
     return { run, name, act: migrationCases[name]! };
   });
-  // What lasts longest begins first: it is only waited for, and the others go on beside it.
+  // The longest cases begin first: they mostly wait, and the others run meanwhile.
   const queue = all.toSorted((a, b) => Number(b.act.lasts ?? 0) - Number(a.act.lasts ?? 0));
   const tally: Tally = { wrong: 0, silent: 0, outcomes: {} };
   const startedMs = Date.now();
@@ -77,7 +77,7 @@ export async function tortureMigrations({ runs, seed, cases, lanes }: TortureOpt
     const seconds = Math.round((Date.now() - startedMs) / 1000);
     print({ name: 'torture.migrate', seed, runs, done, wrong, silent, outcomes, seconds, ...more });
   };
-  // A site that is left standing is a machine full of namespaces.
+  // A site that isn't stopped is a machine full of namespaces.
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => {
       sum({ endedBy: name });
@@ -99,7 +99,7 @@ interface Tally {
   outcomes: Record<string, number>;
 }
 
-/** A site of its own, which takes one run after the other. */
+/** A site, which executes one run after the other. */
 async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, tally: Tally): Promise<void> {
   const test = await open();
   const fail = (line: Record<string, unknown>, error: unknown, found: Found | null): void => {
@@ -145,14 +145,14 @@ async function lane(open: () => Promise<TestSite>, queue: Run[], seed: number, t
   }
 }
 
-/** What there is to find a cause with. */
+/** The evidence with which to find a cause. */
 interface Found {
-  /** Berth has said that the guest answers no more since it moved, it doesn't, and all else is as it has to be. */
+  /** Berth has reported that the guest is silent since it moved, the guest is, and all else is as required. */
   silent: boolean;
-  /** What isn't, besides; null: nothing. */
+  /** What else is wrong; null: nothing. */
   harm: string | null;
   host: string;
-  /** The VM's latest, newest first. */
+  /** The VM's latest migrations, newest first. */
   migrations: MigrationAnswer[];
   agent: boolean;
   lastWords: string;
@@ -170,13 +170,16 @@ async function lookAround(test: TestSite, subject: Subject): Promise<Found | nul
     const harm = await harmTo(test, subject, host);
     return { silent: said && !agent && harm === null, harm, host, migrations: items, agent, lastWords: words, load: loadavg() };
   } catch (error) {
-    // What failed is told in any case.
+    // A failure is printed in any case.
     print({ note: `what befell ${vm} can't be looked at: ${String(error)}` });
     return null;
   }
 }
 
-/** What can be asked without the guest: one copy, where the ledger says; nothing left elsewhere; and what was counted has no gap. */
+/**
+ * The checks that don't need the guest: one copy, where the ledger says; nothing left on other hosts; and a count without
+ * gaps.
+ */
 async function harmTo(test: TestSite, { vm, numbers }: Subject, host: string): Promise<string | null> {
   try {
     await runningAt(test, vm, host);
@@ -209,7 +212,7 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
       await delay(afterMs);
       mend = await act.fault(struck);
     }
-    // What can't be known while hosts are apart is known when they are together again.
+    // What can't be observed while hosts are partitioned is observed when they are connected again.
     const ended = act.when === 'before' ? await moveOver(test, struck.asked!.id) : null;
     await mend();
     mend = async () => undefined;
@@ -237,7 +240,7 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
   }
 }
 
-/** For whoever looks for the cause: connections of the hosts on which bytes wait to be read or to be acknowledged. */
+/** Evidence for an investigation: connections of the hosts on which bytes wait to be read or to be acknowledged. */
 async function whatWaits(test: TestSite): Promise<string> {
   const found: string[] = [];
   for (const { id } of test.site.hosts)
@@ -248,14 +251,14 @@ async function whatWaits(test: TestSite): Promise<string> {
   return found.length === 0 ? 'nothing waits on the wire' : found.join('; ');
 }
 
-/** Something else is under way with this VM: a refusal is an answer as well. */
+/** Another operation on this VM is in progress: a refusal is an answer as well. */
 async function askUnlessRefused(test: TestSite, vm: string, order: MoveOrder): Promise<MigrationAnswer | null> {
   const { status, body } = await askMove(test, vm, order);
   if (status !== 202 && status !== 409) throw new Error(`a migration: ${status} ${JSON.stringify(body)}`);
   return status === 202 ? body : null;
 }
 
-/** Where the VM is now, and where it is to go; away from its home first, where the case is about that. */
+/** Where the VM is now, and where it has to move; away from its home first, where the case requires it. */
 async function stage(test: TestSite, subject: Subject, act: Case, way: MoveOrder, choices: Choices): Promise<Struck> {
   const { vm } = subject;
   const where = async () => (await test.client.insist<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
@@ -278,8 +281,8 @@ async function mustSucceed(test: TestSite, vm: string): Promise<MigrationAnswer>
 }
 
 /**
- * A guest that Berth says is silent is looked at as long as it is there: in two minutes its task is given up, and all of it
- * is removed.
+ * A guest that Berth reports as silent is observed as long as it exists: after two minutes its task is given up, and all of
+ * it is removed.
  */
 async function refuseSilent(test: TestSite, { id, mode, state }: MigrationAnswer): Promise<void> {
   if (mode !== 'live' || state !== 'succeeded') return;
@@ -290,7 +293,7 @@ async function refuseSilent(test: TestSite, { id, mode, state }: MigrationAnswer
   }
 }
 
-/** @returns what became of the VM. Throws what is wrong. */
+/** @returns the outcome for the VM. Throws what is wrong. */
 async function verify(
   { test, vm, from }: Struck,
   subject: Subject,
@@ -308,7 +311,7 @@ async function verify(
     await nothingLeft(test);
     return 'lost';
   }
-  // A second one that was in its right, and came after the first.
+  // A second migration that was permitted, and came after the first.
   const last = await lastMove(test, vm, migration);
   const where = last === null ? from.id : last.state === 'succeeded' ? last.to : last.from;
   await runningAt(test, vm, where ?? '');

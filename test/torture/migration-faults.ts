@@ -6,38 +6,38 @@ import { askMove, type MigrationAnswer, type MoveOrder } from '../site/moves.ts'
 import { type Subject, vmOf, vmUntil } from '../site/subjects.ts';
 import { onHost, type TestSite } from '../site/the-site.ts';
 
-/** A migration that something befalls. */
+/** A migration under a fault. */
 export interface Struck {
   test: TestSite;
   subject: Subject;
   vm: string;
-  /** Where it runs, where it is to go, and where its disks are. */
+  /** Where it runs, where it has to move, and where its disks are. */
   from: Host;
   to: Host;
   home: Host;
-  /** How it is asked to move. */
+  /** The options of its move. */
   way: MoveOrder;
-  /** The migration, once it was asked for. */
+  /** The migration, once it was requested. */
   asked: MigrationAnswer | null;
 }
 
-/** Returns what puts it right again. */
+/** Injects the fault, and returns the function that repairs it. */
 export type Fault = (struck: Struck) => Promise<() => Promise<void>>;
 
 export interface Case {
   fault: Fault;
   /**
-   * `before`: it is so before the migration is asked for, and until it is over; `during`: it comes at a random moment after;
-   * `first`: the migration, which may be refused, comes at a random moment after it.
+   * `before`: the fault exists before the migration is requested, and until it has ended; `during`: it comes at a random
+   * moment after; `first`: the migration, which may be refused, comes at a random moment after it.
    */
   when: 'before' | 'during' | 'first';
-  /** Seconds that this is waited for. */
+  /** How long the run waits for the fault to take its course, in seconds. */
   lasts?: number;
-  /** It is about a VM that belongs to no task. */
+  /** The case needs a VM that belongs to no task. */
   alone?: boolean;
   /** The VM's own process may be hit: then it may be lost, and has to be reported as that. */
   mayLose?: boolean;
-  /** Its task is ended by this. */
+  /** The fault ends the VM's task. */
   endsTask?: boolean;
   /** The VM has to be away from its home beforehand. */
   away?: boolean;
@@ -45,7 +45,7 @@ export interface Case {
 
 const nothing = async (): Promise<void> => undefined;
 
-/** SIGKILL to a process that its site starts again. */
+/** SIGKILL to a process that its site restarts. */
 const killed = (name: (struck: Struck) => string): Fault => {
   return async (struck) => {
     const child = struck.test.site.child(name(struck));
@@ -55,7 +55,7 @@ const killed = (name: (struck: Struck) => string): Fault => {
   };
 };
 
-/** Every virsh that a host's worker has: the one that migrates is among them. */
+/** Every virsh of a host's worker: the one that migrates is among them. */
 const virshKilled: Fault = async ({ test, from }) => {
   const worker = test.site.child(`${from.id}/worker`).pid();
   for (const pid of worker === null ? [] : childrenOf(worker)) {
@@ -81,10 +81,10 @@ const partedFor = (ms: number, parts: (struck: Struck) => [Host, string]): Fault
     return () => healed;
   };
 };
-/** Where the site's Temporal and repository are, for its hosts. */
+/** The addresses of the site's Temporal and repository, for its hosts. */
 const outside = ({ from }: Struck): string => from.address.replace(/\.\d+$/, '.1');
 
-/** Whatever the target's worker writes goes to a file system without room; what is there can be read. */
+/** All writes of the target's worker go to a full file system; existing files can be read. */
 const diskFull: Fault = async ({ test, to }) => {
   const [root, layer] = ['/var/lib/berth', '/run/berth/full'];
   const fill = [
@@ -92,7 +92,7 @@ const diskFull: Fault = async ({ test, to }) => {
     `mount -t tmpfs -o size=256k berth-full ${layer}`,
     `mkdir ${layer}/upper ${layer}/work`,
     `mount -t overlay -o lowerdir=${root},upperdir=${layer}/upper,workdir=${layer}/work berth-full ${root}`,
-    // A use of a cached image is noted in its file: there is room for that on a full disk.
+    // A use of a cached image is recorded in its file, which has space for that on a full disk.
     `touch ${root}/images/*/image.json`,
     `head -c 1000000 /dev/zero > ${root}/full 2>/dev/null || true`,
   ];
@@ -102,7 +102,7 @@ const diskFull: Fault = async ({ test, to }) => {
   };
 };
 
-/** What libvirtd starts may have no more memory than it has itself, and a little. */
+/** The children of libvirtd may have no more memory than it has itself, and a little. */
 const outOfMemory: Fault = async ({ test, to }) => {
   const daemon = test.site.child(`${to.id}/libvirtd`).pid();
   if (daemon === null) return nothing;
@@ -115,7 +115,7 @@ const outOfMemory: Fault = async ({ test, to }) => {
   return () => limit('unlimited:unlimited');
 };
 
-/** The target's hypervisor can't make what the description asks for. */
+/** The target's hypervisor can't create what the description requires. */
 const refusedThere: Fault = async ({ test, to }) => {
   const emulator = '/usr/bin/qemu-system-x86_64';
   await onHost(test, to.id, ['mount', '--bind', '/bin/false', emulator]);
@@ -141,7 +141,7 @@ const aborted: Fault = async ({ test, asked }) => {
 
 const askedTwice: Fault = async ({ test, vm }) => {
   const { status, body } = await askMove(test, vm);
-  // The first one may be over already, and then this one is in its right.
+  // The first one may have ended already, and then this one is permitted.
   if (status !== 409 && status !== 202) throw new Error(`a second migration: ${status} ${JSON.stringify(body)}`);
   return nothing;
 };
@@ -151,7 +151,7 @@ const cancelled: Fault = async ({ test, subject }) => {
   return nothing;
 };
 
-/** Both are on their way before either is answered: one is accepted. */
+/** Both are sent before either is answered: one is accepted. */
 const askedAtOnce: Fault = async ({ test, vm, way }) => {
   const answers = await Promise.all([askMove(test, vm, way), askMove(test, vm, way)]);
   const statuses = answers.map(({ status }) => status).sort();
@@ -159,7 +159,7 @@ const askedAtOnce: Fault = async ({ test, vm, way }) => {
   return nothing;
 };
 
-/** Its host is emptied; afterwards it takes VMs again. */
+/** Its host is emptied; afterwards it accepts VMs again. */
 const drained: Fault = async ({ test, from }) => {
   const order = { deadline: new Date(Date.now() + 120_000).toISOString(), strategy: 'parallel' };
   const headers = { 'idempotency-key': crypto.randomUUID() };
@@ -175,7 +175,7 @@ const drained: Fault = async ({ test, from }) => {
   };
 };
 
-/** Its owner suspends it; in the end it is restored, where it was suspended. */
+/** Its owner suspends it; in the end it is restored where it was suspended. */
 const suspended: Fault = async ({ test, vm }) => {
   const operate = (operation: string) =>
     test.client.insist('POST', `/v1/vms/${vm}/${operation}`, undefined, { 'idempotency-key': crypto.randomUUID() });
@@ -212,7 +212,7 @@ const partitions = Object.entries(apart).flatMap(([what, parts]) =>
   [10, 120].map((seconds): [string, Case] => [`part ${what}, ${seconds} s`, parted(seconds, parts, what.startsWith('home'))]),
 );
 
-/** The table of what has to be survived. */
+/** The faults that a migration has to survive. */
 export const migrationCases: Record<string, Case> = {
   'kill virsh': { fault: virshKilled, when: 'during' },
   'kill source worker': { fault: killed(({ from }) => `${from.id}/worker`), when: 'during' },

@@ -3,6 +3,6 @@ export interface TortureOptions {
   seed: number;
   /** Only these cases; null: all. */
   cases: string[] | null;
-  /** How many sites take runs side by side, where a torture can do that. */
+  /** The number of sites that execute runs side by side, where a torture supports that. */
   lanes: number;
 }

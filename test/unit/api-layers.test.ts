@@ -6,10 +6,10 @@ import { describe, expect, test } from 'vitest';
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const files = globSync('api/**/*.ts', { cwd: root });
 
-/** What the API may call of the ledger: entries by subject, and the translation of its errors. */
+/** The ledger names that the API may import: entry points by subject, and the translation of its errors. */
 const entry = /^(accept|change|read|find)[A-Z]\w*$|^ledgerError$/;
 
-/** Names that a module imports as values from ledger/. */
+/** The names that a module imports as values from ledger/. */
 function ledgerValues(source: string): string[] {
   return [...source.matchAll(/^import \{([^}]*)\} from '[^']*\/ledger\/[^']*';$/gm)]
     .flatMap(([, names = '']) => names.split(','))

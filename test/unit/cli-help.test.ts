@@ -3,12 +3,12 @@ import type { Command } from 'commander';
 import { describe, expect, test } from 'vitest';
 import { createProgram } from '../../cli/program.ts';
 
-/** What a command does first; reaching it shows that its arguments and options were accepted. */
+/** The first thing that a command does; reaching it shows that its arguments and options were accepted. */
 class Reached extends Error {}
 
 const out = { write: () => true };
 
-/** A program that prints nowhere and makes no call. */
+/** A program that prints nothing and makes no call. */
 function program(): Command {
   const output = { out, err: out, json: false } as never;
   const made = createProgram(() => ({
@@ -48,7 +48,7 @@ function shellWords(line: string): string[] {
   return [...line.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"])+/g)].map(([word]) => word.replaceAll(/'([^']*)'|"([^"]*)"/g, '$1$2'));
 }
 
-/** The calls of berth in lines of sh, one of a pipeline or of a command substitution among them. */
+/** The calls of berth in lines of sh, including those in a pipeline or a command substitution. */
 function callsIn(script: string): string[] {
   return script
     .replaceAll('\\\n', ' ')
@@ -81,14 +81,14 @@ describe('the help', () => {
     );
   });
 
-  test.each(leaves)('of $path shows an example of it, which is accepted as it stands', async ({ path, command }) => {
+  test.each(leaves)('of $path shows an example of it, which is accepted unchanged', async ({ path, command }) => {
     const examples = helpOf(command).split(/\nExamples?:\n/)[1];
     const calls = callsIn(examples ?? '');
     expect(calls.filter((call) => call.startsWith(path))).not.toEqual([]);
     for (const call of calls) expect(await accept(call), call).toBe('accepted');
   });
 
-  test.each(leaves)('of $path says what each argument and option is', ({ command }) => {
+  test.each(leaves)('of $path describes each argument and option', ({ command }) => {
     const silent = [...command.registeredArguments, ...command.options].filter(({ description }) => !description);
     expect(silent.map((one) => ('flags' in one ? one.flags : one.name()))).toEqual([]);
   });
@@ -100,7 +100,7 @@ describe('the help', () => {
   });
 });
 
-test('README’s commands are accepted as they stand', async () => {
+test('README’s commands are accepted unchanged', async () => {
   const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
   const calls = [...readme.matchAll(/```sh\n(.*?)```/gs)].flatMap(([, script]) => callsIn(script ?? ''));
   expect(calls.length).toBeGreaterThan(3);

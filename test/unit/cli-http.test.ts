@@ -26,7 +26,7 @@ async function listen(server: Server): Promise<string> {
 
 const serve = (handle: RequestListener): Promise<string> => listen(createServer(handle));
 
-/** Below the silences that must not end a request; a busy machine connects and answers sooner. */
+/** Shorter than the silences that must not end a request; even a busy machine connects and answers sooner. */
 const shortMs = { connectMs: 1_000, answerMs: 1_000 };
 
 async function* slowly(silenceMs: number): AsyncIterable<Uint8Array> {
@@ -39,7 +39,7 @@ const get = (url: string, timeouts?: Parameters<typeof send>[2]) =>
   send(new URL(url), { method: 'GET', headers: {}, body: null }, timeouts);
 
 describe('a request', () => {
-  test('has no limit on how long the body of its answer is silent', async () => {
+  test('has no time limit for a silent body of its answer', async () => {
     const url = await serve(async (_, res) => {
       res.write('one ');
       await pause(1_500);
@@ -55,7 +55,7 @@ describe('a request', () => {
   });
 
   test('fails when no connection is made in time', async () => {
-    // A server that takes the connection and begins no handshake of TLS: there is no connection before it is done.
+    // A server that accepts the connection and begins no TLS handshake: without the handshake there is no connection.
     const url = await listen(createTcpServer());
     const attempt = get(url.replace('http:', 'https:'), { connectMs: 50, answerMs: 60_000 });
     await expect(attempt).rejects.toThrow('no connection within 0.05 s');
@@ -89,7 +89,7 @@ describe('a request', () => {
     await expect(sending).rejects.toThrow();
   });
 
-  test('that is refused before its body is sent has the refusal', async () => {
+  test('that is refused before its body is sent returns the refusal', async () => {
     const problem = { title: 'Too large', code: 'too-large', detail: 'It has too many bytes', errors: [] };
     const url = await serve((req, res) => {
       res.writeHead(413).end(JSON.stringify(problem));
@@ -111,7 +111,7 @@ describe('a request', () => {
     await expect.poll(() => ended).toBe(true);
   });
 
-  test('whose source breaks says so, not that the API is away', async () => {
+  test('whose source breaks reports that, not that the API is unreachable', async () => {
     async function* broken(): AsyncIterable<Uint8Array> {
       yield Buffer.from('x');
       throw new Error('the disk is gone');
@@ -123,7 +123,7 @@ describe('a request', () => {
   });
 });
 
-test('a JSON answer that breaks off is an API that does not answer, and is asked for again', async () => {
+test('a JSON answer that breaks off is an API that does not answer, and is requested again', async () => {
   let calls = 0;
   const api = await serve((_, res) => {
     calls += 1;
@@ -137,7 +137,7 @@ test('a JSON answer that breaks off is an API that does not answer, and is asked
   expect(await withRetry(() => callJson(connection, '/'))).toEqual({ done: true });
 });
 
-test('a list is read over as many pages as its limit takes', async () => {
+test('a list is read over as many pages as its limit requires', async () => {
   const asked: (string | null)[][] = [];
   const api = await serve((req, res) => {
     const { searchParams } = new URL(req.url ?? '', 'http://x');
@@ -166,7 +166,7 @@ describe('a log', () => {
     return { out, text: () => written };
   }
 
-  test('that breaks off is asked for again, and each byte is written once', async () => {
+  test('that breaks off is requested again, and each byte is written once', async () => {
     const log = 'first line\nsecond line\nthird line\n';
     const ends = [5, 18, 18, log.length];
     let asked = 0;
@@ -186,7 +186,7 @@ describe('a log', () => {
     expect([written(), asked]).toEqual([log, 4]);
   });
 
-  test('that never gets further ends the command', async () => {
+  test('that makes no progress ends the command', async () => {
     const api = await serve((_, res) => {
       res.write('x');
       setTimeout(() => res.destroy(), 10);

@@ -42,7 +42,7 @@ async function berth(node: string, args: string[], nodeOptions: string[] = []): 
   }
 }
 
-/** This run's Node and those that the machine itself has, as far as the package is for them. */
+/** This run's Node and those that the machine itself has, as far as the package supports them. */
 async function findNodes(): Promise<{ version: string; node: string }[]> {
   const found = new Map([[process.version, process.execPath]]);
   for (const directory of new Set([...(process.env.PATH ?? '').split(':'), '/usr/bin', '/usr/local/bin'])) {
@@ -62,7 +62,7 @@ describe.each(await findNodes())('the installed package, on Node $version,', ({ 
     expect(await berth(node, ['--help'])).toMatchObject({ code: 0, out: expect.stringContaining('Usage: berth '), err: '' });
   });
 
-  test('refuses a command that is wrong, in a sentence', async () => {
+  test('refuses an invalid command, in a sentence', async () => {
     expect(await berth(node, ['vms', 'show'])).toEqual({
       code: 2,
       out: '',
@@ -75,7 +75,7 @@ describe.each(await findNodes())('the installed package, on Node $version,', ({ 
     });
   });
 
-  test('says that an API does not answer', async () => {
+  test('reports that an API does not answer', async () => {
     const { code, out, err } = await berth(node, [
       '--api',
       'http://127.0.0.1:1',
@@ -88,15 +88,15 @@ describe.each(await findNodes())('the installed package, on Node $version,', ({ 
 });
 
 describe('on a Node that is too old', () => {
-  test('it says which one it needs', async () => {
+  test('it names the version that it needs', async () => {
     const pretend = `data:text/javascript,${encodeURIComponent("Object.defineProperty(process.versions, 'node', { value: '18.20.4' })")}`;
     const { code, out, err } = await berth(process.execPath, ['--help'], ['--import', pretend]);
     expect([code, out, err]).toEqual([2, '', `berth: needs Node 20 or newer; ${process.execPath} is Node 18.20.4\n`]);
   });
 
-  test('it can be read as far as that: its first file is ECMAScript 5', async () => {
+  test('its first file can be parsed there: it is ECMAScript 5', async () => {
     const text = await readFile(installed, 'utf8');
-    // esbuild refuses what it can not bring down to ES5, and brings down the rest: that shows in the source.
+    // esbuild refuses what it can not convert to ES5, and converts the rest: a difference from the source shows that.
     await transform(text, { target: 'es5', loader: 'js' });
     expect(text.replaceAll(/\/\/.*/g, '')).not.toMatch(/=>|`|\?\.|\?\?|\*\*|\b(const|let|class|async|await|import|export)\b/);
   });
@@ -129,7 +129,7 @@ describe('bin/berth', () => {
   });
 });
 
-test('the package has no dependencies, and says which Node it needs', async () => {
+test('the package has no dependencies, and names the Node version that it needs', async () => {
   const text = await readFile(join(folder, 'prefix/lib/node_modules/@berth/cli/package.json'), 'utf8');
   const installedJson = JSON.parse(text) as Record<string, unknown>;
   expect(installedJson).toMatchObject({ name: '@berth/cli', version: packageJson.version, engines: { node: '>=20' } });

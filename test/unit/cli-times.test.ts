@@ -76,7 +76,7 @@ describe('a time', () => {
     );
   });
 
-  test('with fields in or out of range is accepted when its day and its time exist, and else refused', () => {
+  test('with fields in or out of range is accepted when its day and its time exist, and refused otherwise', () => {
     const two = (n: number) => String(n).padStart(2, '0');
     const field = (max: number) => fc.integer({ min: 0, max });
     fc.assert(
@@ -99,7 +99,7 @@ describe('a time', () => {
     );
   });
 
-  test('is never made of what is no time: whatever is accepted is RFC 3339 afterwards', () => {
+  test('is never made from an invalid text: every accepted value is RFC 3339 afterwards', () => {
     const scraps = fc.array(fc.constantFrom('2026', '-', '02', '30', 'T', ':', '00', 'Z', '+', '9', 'm', ' ', 'tomorrow', '.'), {
       maxLength: 12,
     });

@@ -12,7 +12,7 @@ test('docs/sagas.md shows the steps of all sagas', async () => {
   await expect(renderSagaTables(sagaTables)).toMatchFileSnapshot(fileURLToPath(new URL('../../docs/sagas.md', import.meta.url)));
 });
 
-test('each table is of a workflow, and names each of its steps once', () => {
+test('each table belongs to a workflow, and names each of its steps once', () => {
   for (const { workflow, steps } of sagaTables) {
     expect(Object.keys(workflows)).toContain(workflow);
     expect(new Set(steps.map(({ name }) => name)).size, workflow).toBe(steps.length);

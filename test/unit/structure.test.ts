@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { expect, it } from 'vitest';
 
-/** A file has one subject; one that grows past this has two (STYLE, item 12). */
+/** A file has one subject; a longer one has two (STYLE, item 12). */
 const maxLines = 400;
-/** A reader finds a file by its folder's subject; migrations of the ledger are numbered, not searched. */
+/** A reader finds a file by its folder's subject; migrations of the ledger are numbered, and not searched for by name. */
 const maxFilesInFolder = 18;
 
 const tracked = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.ts'], { encoding: 'utf8' })

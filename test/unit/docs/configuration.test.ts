@@ -2,11 +2,11 @@ import { expect, it } from 'vitest';
 import { configurationDocument } from '../../../infra/docs/configuration.ts';
 import { filesBeneath, productFolders, readText } from './source-files.ts';
 
-it('docs/configuration.md is what model/config.ts says (else: npm run docs)', () => {
+it('docs/configuration.md matches model/config.ts (if not: npm run docs)', () => {
   expect(readText('docs/configuration.md')).toBe(configurationDocument());
 });
 
-it('every variable of model/config.ts says what it means', () => {
+it('every variable of model/config.ts has a description', () => {
   expect(configurationDocument()).not.toMatch(/\| \|$/m);
 });
 

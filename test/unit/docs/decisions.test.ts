@@ -7,7 +7,7 @@ const folder = 'docs/decisions';
 const files = filesBeneath(folder, '.md').filter((path) => basename(path) !== 'README.md');
 const index = readText(`${folder}/README.md`);
 
-/** The row that the index should have of a decision. */
+/** The row that the index should have for a decision. */
 function rowOf(path: string): string {
   const [heading = '', , dated = ''] = readText(path).split('\n');
   const [, number, title] = /^# (\d+)\. (.+)$/.exec(heading) ?? [];
@@ -25,7 +25,7 @@ describe('docs/decisions/README.md', () => {
     expect([...rows].sort()).toEqual(files.map(rowOf).sort());
   });
 
-  it('says which numbers are closed', () => {
+  it('lists the numbers that are closed', () => {
     const listed = /Closed numbers.*?: ([\d, to]+)\./
       .exec(index)![1]!
       .split(', ')
@@ -49,7 +49,7 @@ describe('a decision', () => {
     }
   });
 
-  it('that amends another is named there', () => {
+  it('that amends another is named in that one', () => {
     for (const [number, status] of statuses)
       for (const other of [...(/amends ([\d, ]+)/.exec(status)?.[1] ?? '').matchAll(/\d+/g)].map(Number))
         expect(`${other} ${statuses.get(other)}`).toMatch(new RegExp(`amended by .*\\b${number}\\b`));

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { filesBeneath, productFolders, readText } from './source-files.ts';
 import { readTables } from './tables.ts';
 
-/** Documents that name what is not in the code any more. */
+/** Documents that name identifiers that the code no longer has. */
 const historical = new Set(['glossary.md', 'CHANGELOG.md']);
 const documents = ['README.md', 'CONTRIBUTING.md', ...filesBeneath('docs', '.md')].filter(
   (path) => !historical.has(basename(path)),

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The folders of the product, in the order of docs/architecture.md; test/ and infra/ come besides. */
+/** The folders of the product, in the order of docs/architecture.md; test/ and infra/ are listed separately. */
 export const productFolders = [
   'model',
   'contracts',
@@ -35,7 +35,7 @@ const beforeRegExp = /(?:^|[([{,;=:!&|?+\-*%<>~^]|=>|\b(?:return|typeof|case|in|
 export function stripProse(text: string): string {
   let out = '';
   let at = 0;
-  /** Depth of braces at which each open template goes on. */
+  /** The depths of braces at which open templates continue. */
   const templates: number[] = [];
   let depth = 0;
   const skipTemplate = (): void => {

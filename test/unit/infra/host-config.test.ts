@@ -10,7 +10,7 @@ const host: HostConfig = {
 };
 
 describe('the configuration of a host', () => {
-  test('NFS gives nothing to anybody, and the disk to the peers', () => {
+  test('NFS grants nothing to unknown machines, and the disk to the peers', () => {
     const text = ganeshaConf(host);
     expect(text).toContain('EXPORT_DEFAULTS { Access_Type = None;');
     expect(text.match(/CLIENT/g)).toHaveLength(1);
@@ -19,11 +19,11 @@ describe('the configuration of a host', () => {
     expect(text.match(/Attr_Expiration_Time = 0/g)).toHaveLength(2);
   });
 
-  test('a host alone exports to nobody', () => {
+  test('a host without peers exports to no machine', () => {
     expect(ganeshaConf({ ...host, peers: [] })).not.toContain('CLIENT');
   });
 
-  test('libvirt listens on the hosts network alone, and both ends notice a lost peer', () => {
+  test('libvirt listens on the hosts network alone, and both ends detect a lost peer', () => {
     expect(libvirtdConf(host)).toContain('listen_addr = "10.90.7.11"');
     for (const text of [libvirtdConf(host), qemuConf(host)]) {
       expect(text).toContain('keepalive_interval = 2');
@@ -31,7 +31,7 @@ describe('the configuration of a host', () => {
     }
   });
 
-  test('a machine of its own keeps what confines guests', () => {
+  test('a dedicated machine keeps what confines guests', () => {
     expect(qemuConf({ ...host, confine: true })).not.toContain('security_driver');
     expect(qemuConf(host)).toContain('security_driver = "none"');
   });
@@ -55,7 +55,7 @@ describe('the rules on the machine of a local site', () => {
     for (const rule of rules) expect(rule).toContain('--comment "berth site abc123"');
   });
 
-  test('removal takes away what carries the comment, and nothing else', () => {
+  test('removal deletes what has the comment, and nothing else', () => {
     const saved = [
       '*filter',
       ':INPUT ACCEPT [0:0]',

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { freeAddress, macOf, nextNetwork } from '../../../ledger/placement/addresses.ts';
 
 describe('networks', () => {
-  it('are given out one after the other, and again when they are free', () => {
+  it('are allocated one after the other, and again when they are free', () => {
     const supernet = '10.128.0.0/9';
     expect(nextNetwork(supernet, [])).toEqual({ cidr: '10.128.0.0/22', gateway: '10.128.0.1' });
     expect(nextNetwork(supernet, ['10.128.4.0/22', '10.128.0.0/22'])?.cidr).toBe('10.128.8.0/22');
@@ -11,7 +11,7 @@ describe('networks', () => {
     expect(nextNetwork(supernet, ['10.128.0.0/22', '10.128.8.0/22'])?.cidr).toBe('10.128.4.0/22');
   });
 
-  it('keep clear of those that were given out of another supernet', () => {
+  it('avoid those that were allocated from another supernet', () => {
     expect(nextNetwork('10.128.0.0/20', ['10.128.1.0/24', '10.128.4.128/25'])?.cidr).toBe('10.128.8.0/22');
     expect(nextNetwork('10.128.0.0/20', ['10.0.0.0/8'])).toBeNull();
     expect(nextNetwork('10.128.0.0/20', ['192.168.0.0/16', '9.0.0.0/8'])?.cidr).toBe('10.128.0.0/22');

@@ -17,21 +17,21 @@ const vm = {
 };
 
 describe('usage', () => {
-  it('is what a VM took, times how long it existed', () => {
+  it('is the resources of a VM times its lifetime', () => {
     expect(usageOf(vm, at(9000))).toMatchObject({ vm: 'vm', host: 'a', vcpuSeconds: 4.5, memoryMiBSeconds: 384 });
   });
 
-  it('counts to now when nobody saw the end', () => {
+  it('counts to now when no end was observed', () => {
     expect(usageOf({ ...vm, endedAt: null }, at(9000))).toMatchObject({ endedAt: at(9000), vcpuSeconds: 27 });
   });
 
-  it('is nothing where no domain ever was, and never below zero', () => {
+  it('is nothing where no domain ever existed, and never below zero', () => {
     expect(usageOf({ ...vm, startedAt: null }, at(0))).toBeNull();
     expect(usageOf({ ...vm, hostId: null }, at(0))).toBeNull();
     expect(usageOf({ ...vm, endedAt: at(-5000) }, at(0))).toMatchObject({ vcpuSeconds: 0, memoryMiBSeconds: 0 });
   });
 
-  it('leaves out what a VM was suspended, wherever it went on', () => {
+  it('leaves out the time in which a VM was suspended, wherever it resumed', () => {
     const stays = [
       { hostId: 'a', provider: 'site', since: null, until: at(100) },
       { hostId: 'a', provider: 'site', since: at(600), until: at(700) },
@@ -48,7 +48,7 @@ describe('usage', () => {
     ];
     expect(spans({ resumedAt: null, suspended: true })).toEqual(before);
     expect(spans({ resumedAt: at(1000) as never })).toEqual([...before, ['b', at(1000), at(1500)]]);
-    // It moved on while it ran.
+    // It moved while it ran.
     expect(spans({})).toEqual([...before, ['b', at(700), at(1500)]]);
   });
 

@@ -19,7 +19,7 @@ describe('readConfig', () => {
     expect(control).toMatchObject({ BERTH_ALLOW_INTERNAL_URLS: true, BERTH_MAX_OVERTAKEN: 0 });
   });
 
-  it('gives a process the groups that it asks for and no others', () => {
+  it('gives a process the groups that it requests and no others', () => {
     expect(Object.keys(readConfig(['ledger'], { ...ledger, BERTH_SIGNING_KEY: 'secret' }))).toEqual(['ledger']);
     expect(JSON.stringify(readConfig(['log'], ledger))).not.toContain('db.test');
   });

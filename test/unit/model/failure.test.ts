@@ -18,12 +18,12 @@ test.each(Object.keys(errorTable) as ErrorCode[])('%s crosses Temporal and is re
   expect(taskErrorOf(wrapped(failure))).toEqual({ code, message: 'what was found' });
 });
 
-test('what nobody foresaw is internal and may be tried again', () => {
+test('an unforeseen error is internal and retryable', () => {
   expect(toFailure(new TypeError('undefined is not a function'))).toMatchObject({ type: 'internal', nonRetryable: false });
   expect(codeOf(new Error('a type that is not in the table'))).toBe('internal');
 });
 
-test('only a step that nobody took has certainly not begun', () => {
+test('only a step that no worker accepted has certainly not begun', () => {
   const timeouts = ['SCHEDULE_TO_START', 'START_TO_CLOSE', 'HEARTBEAT'] as const;
   const errors = timeouts.map((type) => wrapped(new TimeoutFailure('timed out', null, type)));
   expect(errors.map(neverStarted)).toEqual([true, false, false]);
@@ -33,7 +33,7 @@ test('only a step that nobody took has certainly not begun', () => {
 describe('guard', () => {
   const waits = { wait: () => Context.current().cancelled };
 
-  test('says errors by the table, and leaves results alone', async () => {
+  test('maps errors by the table, and leaves results unchanged', async () => {
     const guarded = guard({
       works: async (n: number) => n + 1,
       fails: async () => {
@@ -44,7 +44,7 @@ describe('guard', () => {
     await expect(environment().run(guarded.fails)).rejects.toMatchObject({ type: 'disk-full', nonRetryable: true });
   });
 
-  test('says a cancellation as one, whatever the step threw on its way out', async () => {
+  test('reports a cancellation as one, whatever the step threw after it', async () => {
     const asked = environment();
     const guarded = guard({
       ...waits,
@@ -59,7 +59,7 @@ describe('guard', () => {
     await expect(ended).rejects.toBeInstanceOf(CancelledFailure);
   });
 
-  test('heartbeats where somebody listens, and only while the step runs', async () => {
+  test('sends heartbeats where a worker receives them, and only while the step runs', async () => {
     const beating = environment({ heartbeatTimeoutMs: 40 });
     let beats = 0;
     let enough: () => void = () => undefined;

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { isId, newId, uuidOf } from '../../../model/ids.ts';
 
 describe('ids', () => {
-  it('say what they name', () => {
+  it('name the kind of their object', () => {
     const id = newId('vm');
     expect(id).toMatch(/^vm_[0-9a-z]{26}$/);
     expect(isId('vm', id)).toBe(true);
@@ -22,13 +22,13 @@ describe('ids', () => {
     expect(isId('vm', text)).toBe(false);
   });
 
-  it('carry a UUIDv7, the hypervisor’s name for the same VM', () => {
+  it('contain a UUIDv7, the hypervisor’s name for the same VM', () => {
     const id = newId('vm');
     expect(uuidOf(id)).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
     expect(new Set(Array.from({ length: 1000 }, () => uuidOf(newId('vm')))).size).toBe(1000);
   });
 
-  it('sort by the time of their making', () => {
+  it('sort by the time of their creation', () => {
     const ids = Array.from({ length: 100 }, () => newId('task'));
     expect([...ids].sort()).toEqual(ids);
   });

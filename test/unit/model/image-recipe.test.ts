@@ -22,7 +22,7 @@ const plain: ResolvedRecipe = {
 const digest = (more: Partial<ResolvedRecipe> = {}, owner = 'alice') => recipeDigest(owner, { ...plain, ...more });
 
 describe('the digest of a recipe', () => {
-  it('is the same whatever order was written where there is none, and whatever the build VM is given', () => {
+  it('does not depend on the order of unordered parts, nor on the resources of the build VM', () => {
     const { files, env } = plain;
     expect(digest({ packages: ['b', 'a', 'b'] })).toBe(digest());
     expect(digest({ files: files.toReversed() })).toBe(digest());
@@ -32,7 +32,7 @@ describe('the digest of a recipe', () => {
     expect(digest()).toMatch(/^[0-9a-f]{32}$/);
   });
 
-  it('is another for everything that makes another image, and for another owner', () => {
+  it('differs for everything that produces another image, and for another owner', () => {
     const { files, base } = plain;
     const all = [
       digest(),
@@ -51,7 +51,7 @@ describe('the digest of a recipe', () => {
     expect(new Set(all).size).toBe(all.length);
   });
 
-  it('takes no two recipes for the same because their words run into each other', () => {
+  it('differs for two recipes whose concatenated words are the same', () => {
     const words = fc.array(fc.string({ maxLength: 4 }), { maxLength: 4 });
     fc.assert(
       fc.property(words, words, (one, other) => {
@@ -62,7 +62,7 @@ describe('the digest of a recipe', () => {
 });
 
 describe('the script of a build', () => {
-  it('is one that a shell can read, and nothing of a recipe is in it', () => {
+  it('is valid shell, and contains nothing of a recipe', () => {
     const evil = "'; touch /owned; '";
     const recipe = { ...plain, commands: [evil], packages: ['a-a'] };
     for (const base of [plain.base, { kind: 'suite', suite: 'bookworm', image: 'image_a' as ImageId, digest: 'd' }] as const) {
@@ -80,17 +80,17 @@ describe('the script of a build', () => {
   });
 });
 
-describe('what a recipe may say', () => {
+describe('the content of a recipe', () => {
   const valid = (more: object) => ImageRecipe.safeParse({ name: 'x', base: { image: 'debian-12' }, ...more }).success;
 
-  it('of packages is what Debian calls a package, and nothing that apt-get would take for an option', () => {
+  it('of packages has only Debian package names, and nothing that apt-get would take for an option', () => {
     for (const name of ['ffmpeg', 'g++', 'libc6:amd64', 'nano=7.2-1', 'libstdc++6'])
       expect([name, valid({ packages: [name] })]).toEqual([name, true]);
     for (const name of ['-y', '--allow', 'a b', 'A', 'x;y', 'x/../y', '', 'a\n', './x.deb'])
       expect([name, valid({ packages: [name] })]).toEqual([name, false]);
   });
 
-  it('has an end everywhere', () => {
+  it('is bounded everywhere', () => {
     expect(valid({ commands: Array(101).fill('x') })).toBe(false);
     expect(valid({ commands: ['x'.repeat(64 * 1024)] })).toBe(false);
     expect(valid({ packages: Array(501).fill('aa') })).toBe(false);

@@ -26,17 +26,17 @@ const everything = sourceViews.flatMap((source) =>
 );
 
 describe('the decision table', () => {
-  it('has an answer for all that can be seen', () => {
+  it('has an answer for everything that can be observed', () => {
     expect(everything).toHaveLength(6 * 6 * 3);
     for (const { action } of everything) expect(migrationActions).toContain(action);
   });
 
-  it('touches nothing while one side is not known', () => {
+  it('changes nothing while one side is unknown', () => {
     for (const { source, target, action } of everything)
       if (source === 'unknown' || target === 'unknown') expect(action).toBe('observe');
   });
 
-  it('touches nothing while a job may be at work', () => {
+  it('changes nothing while a job may be running', () => {
     for (const { source, target, job, action } of everything) {
       if (job === 'none' || source === 'gone') continue;
       expect(action).toBe(source === 'running' && target === 'running' ? 'alarm' : 'observe');
@@ -49,12 +49,12 @@ describe('the decision table', () => {
     expect(new Set(resumed.map(({ target }) => target))).toEqual(new Set(['arrived']));
   });
 
-  it('lets the source run on only when there is nothing at the target', () => {
+  it('resumes the source only when there is nothing at the target', () => {
     for (const { target, action } of everything)
       if (action === 'resumeSource' || action === 'stayed') expect(target).toBe('absent');
   });
 
-  it('never ends a VM that runs, nor the last copy of one', () => {
+  it('never ends a VM that runs, nor its last copy', () => {
     for (const { source, target, action } of everything) {
       if (action === 'removeSource') {
         expect(['switching', 'dead']).toContain(source);
@@ -67,7 +67,7 @@ describe('the decision table', () => {
     }
   });
 
-  it('commits and gives up only on what was seen on both sides', () => {
+  it('commits and gives up only on what was observed on both sides', () => {
     for (const { source, target, action } of everything) {
       if (action === 'committed') expect([source, target]).toEqual(['gone', 'running']);
       if (action === 'lost') {
@@ -77,7 +77,7 @@ describe('the decision table', () => {
     }
   });
 
-  /** Each was seen on real hypervisors. */
+  /** Each was observed on real hypervisors. */
   const seen: [string, SourceView, TargetView, MigrationAction][] = [
     ['the migration was cancelled', 'running', 'absent', 'stayed'],
     ['it was cancelled, the target keeps its copy', 'running', 'arrived', 'removeTarget'],
@@ -90,14 +90,14 @@ describe('the decision table', () => {
     expect(decideMigration(source, target, 'none')).toBe(action);
   });
 
-  /** What each action leads to, when it does what it says. */
+  /** The result of each action, when it succeeds. */
   const effect: Partial<Record<MigrationAction, (s: SourceView, t: TargetView) => [SourceView, TargetView]>> = {
     resumeTarget: (s) => [s, 'running'],
     removeTarget: (s) => [s, 'absent'],
     resumeSource: (_, t) => ['running', t],
     removeSource: (_, t) => ['gone', t],
   };
-  it('comes to an end in a few steps from wherever nothing is unknown or still moving', () => {
+  it('ends in a few steps from every state in which nothing is unknown or in progress', () => {
     for (const { source, target, action } of everything) {
       let [s, t, next]: [SourceView, TargetView, MigrationAction] = [source, target, action];
       for (let steps = 0; effect[next] !== undefined; steps += 1) {
@@ -110,7 +110,7 @@ describe('the decision table', () => {
   });
 });
 
-describe('what is seen', () => {
+describe('the observed state', () => {
   it('of the source', () => {
     expect(sourceView('unknown')).toBe('unknown');
     expect(sourceView(null)).toBe('gone');
@@ -129,7 +129,7 @@ describe('what is seen', () => {
     expect(targetView({ state: 'paused', reason: 'user' })).toBe('arrived');
     expect(targetView({ state: 'running', reason: 'migrated' })).toBe('running');
     expect(targetView({ state: 'crashed', reason: 'panicked' })).toBe('dead');
-    // Somebody's definition of the same name, which runs nothing.
+    // A foreign definition of the same name, which runs nothing.
     expect(targetView({ state: 'shutoff', reason: 'unknown' })).toBe('absent');
   });
 });
@@ -145,7 +145,7 @@ const job: MigrationJob = {
 };
 
 describe('convergence', () => {
-  it('allows more downtime step by step, never less, within its bounds, until the deadline', () => {
+  it('raises the downtime limit step by step, never lowers it, within its bounds, until the deadline', () => {
     fc.assert(
       fc.property(fc.nat(200_000), fc.nat(10_000), (atMs, moreMs) => {
         const [early, late] = [
@@ -161,7 +161,7 @@ describe('convergence', () => {
       }),
     );
   });
-  it('says why it gives up', () => {
+  it('reports why it gives up', () => {
     expect(decideConvergence(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
     expect(decideConvergence(convergencePolicyFor('kvm', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
     expect(decideConvergence(convergencePolicyFor('qemu', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
@@ -175,7 +175,7 @@ describe('convergence', () => {
     expect(migrationEtaS(job)).toBe(5);
     expect(migrationEtaS({ ...job, dirtyBytesPerS: job.bytesPerS })).toBeNull();
   });
-  it('waits as long as whoever asked for it said', () => {
+  it('waits as long as the request specified', () => {
     expect(decideConvergence(convergencePolicyFor('qemu', 5), 4999, job).kind).toBe('goOn');
     expect(decideConvergence(convergencePolicyFor('qemu', 5), 5000, job).kind).toBe('giveUp');
   });
@@ -185,21 +185,21 @@ describe('a cold copy', () => {
   const course = { totalBytes: 300, passes: 3, endedPasses: 0, firstPassMs: null, elapsedMs: 0 };
   const pass: ColdCopyPass = { kind: 'pack', from: null, doneBytes: 0, totalBytes: 300, elapsedMs: 2000 };
 
-  it('expects of each pass to come what the first one takes, and nothing as long as nothing is done', () => {
+  it('predicts for each remaining pass the time of the first, and nothing before there is progress', () => {
     expect(migrationEtaS(coldCopyJob(course, pass))).toBeNull();
     // Half of 4 s, and 4 s for each of the other two.
     const half = coldCopyJob(course, { ...pass, doneBytes: 150 });
     expect([half.processedBytes, half.remainingBytes, migrationEtaS(half)]).toEqual([50, 250, 10]);
   });
 
-  it('goes by the network as soon as there is something on it', () => {
+  it('uses the rate of the network as soon as bytes were sent', () => {
     const fetching = { ...course, endedPasses: 1, firstPassMs: 4000 };
-    // A pack of 100 of which a quarter came in 5 s; then 4 s to unpack it.
+    // A pack of 100 bytes, a quarter of which arrived in 5 s; then 4 s to unpack it.
     const job = coldCopyJob(fetching, { kind: 'fetch', from: 'a', doneBytes: 25, totalBytes: 100, elapsedMs: 5000 });
     expect([job.processedBytes, job.remainingBytes, migrationEtaS(job)]).toEqual([125, 175, 20]);
   });
 
-  it('is never beyond its end, and comes nearer to it', () => {
+  it('never has progress beyond its end, and only gets nearer to it', () => {
     fc.assert(
       fc.property(fc.nat(2 ** 40), fc.integer({ min: 1, max: 6 }), fc.nat(450), (bytes, passes, doneBytes) => {
         let last = 0;
@@ -217,7 +217,7 @@ describe('a cold copy', () => {
   });
 });
 
-it('a migration ends in exactly two ways, also one that was stuck', () => {
+it('a migration ends in exactly two states, also one that was stuck', () => {
   expect(migrationTransitions.stuck).toEqual(['succeeded', 'rolledBack']);
   expect(migrationTransitions.succeeded).toEqual([]);
   expect(migrationTransitions.rolledBack).toEqual([]);

@@ -17,7 +17,7 @@ function parts(text: string): { path: string; expires: string; signature: string
 const signed = parts(signUrl(key, 'http://api.test:8080/', 'GET', '/internal/files/file_1', now, 60));
 
 describe('a signed URL', () => {
-  it('holds for its method and path until it expires', () => {
+  it('is valid for its method and path until it expires', () => {
     const verify = (ms: number) => verifySignedUrl(key, 'GET', signed.path, signed.expires, signed.signature, ms);
     expect(verify(now)).toBe('valid');
     expect(verify(now + 60_000)).toBe('valid');
@@ -47,7 +47,7 @@ describe('a signed URL', () => {
     );
   });
 
-  it('leaves other parameters to its bearer', () => {
+  it('does not cover other parameters', () => {
     const url = new URL(signUrl(key, 'http://api.test', 'POST', '/internal/tasks/t/outputs/0', now, 60));
     url.searchParams.set('path', 'out/count');
     const one = parts(url.href);

@@ -12,7 +12,7 @@ import {
   vmTransitions,
 } from '../../../model/states.ts';
 
-/** That the ledger enforces the same tables is shown by test/ledger/transitions.test.ts. */
+/** test/ledger/transitions.test.ts shows that the ledger enforces the same tables. */
 const tables = {
   task: taskTransitions,
   vm: vmTransitions,
@@ -43,7 +43,7 @@ describe.each(Object.entries(tables))('the states of a %s', (_, transitions: Rec
   });
 });
 
-it('a task can fail or be cancelled from everywhere, until it has ended', () => {
+it('a task can fail or be cancelled in every state, until it has ended', () => {
   for (const state of taskStates) {
     const next: readonly string[] = taskTransitions[state];
     if (isTerminal(state)) expect(terminalTaskStates).toContain(state);
@@ -51,12 +51,12 @@ it('a task can fail or be cancelled from everywhere, until it has ended', () => 
   }
 });
 
-it('a VM can be removed from everywhere, and what was removed stays so', () => {
+it('a VM can be removed in every state, and remains removed', () => {
   for (const state of vmStates) expect(reachable(vmTransitions, state)).toContain('removed');
   expect(vmTransitions.removed).toEqual([]);
 });
 
-it('a VM begins to take resources when it is reserved, and in no other way', () => {
+it('a VM begins to take resources when it is reserved, and by no other transition', () => {
   const takes = (state: string) => !(vmStatesWithoutResources as readonly string[]).includes(state);
   const begins = vmStates.flatMap((from) => (takes(from) ? [] : vmTransitions[from].filter(takes)));
   expect(begins).toEqual(['reserved']);

@@ -63,7 +63,7 @@ describe('a task', () => {
     expect(accepts(more)).toBe(false);
   });
 
-  it('may have folders and patterns that only look alike', () => {
+  it('may have folders and patterns that only resemble forbidden ones', () => {
     expect(
       accepts({ inputs: ['a', 'ab/c', 'b/a'].map((path) => ({ path, file: 'f' })), outputs: ['out/**/*.txt', '..x', 'a..b'] }),
     ).toBe(true);
@@ -71,7 +71,7 @@ describe('a task', () => {
 });
 
 describe('a path of a task', () => {
-  it('stays inside /home/task, whatever it is', () => {
+  it('remains inside /home/task, whatever it is', () => {
     const part = fc.oneof(fc.constantFrom('..', '.', '', '...', 'a', '~', '-'), fc.string({ maxLength: 5 }));
     fc.assert(
       fc.property(fc.array(part, { maxLength: 6 }), (pieces) => {

@@ -29,7 +29,7 @@ const gang = (asked: PlacementRequest, hosts: PlacementHost[]) =>
   placeGang(asked, hosts, new Map(hosts.map((h) => [h.id, h.used])));
 
 describe('filters', () => {
-  it('count each host once, at the first that it fails', () => {
+  it('count each host once, at the first filter that it fails', () => {
     const hosts = [
       host('a', 8, { state: 'unknown', schedulable: false }),
       host('b', 8, { schedulable: false, capacity: nothing }),
@@ -50,13 +50,13 @@ describe('filters', () => {
 });
 
 describe('ranks', () => {
-  it('prefer a host that has the image, before all else', () => {
+  it('prefer a host that has the image, before every other criterion', () => {
     const hosts = [host('a', 1), host('b', 8, { images: new Set(['debian']) })];
     expect(gang(request('t', 1, { imageId: 'debian' }), hosts)).toEqual({ hosts: ['b'] });
     expect(gang(request('t', 1, { imageId: 'other' }), hosts)).toEqual({ hosts: ['a'] });
   });
 
-  it('take the fullest host that has room', () => {
+  it('take the fullest host that has capacity', () => {
     const hosts = [host('a', 8), host('b', 8, { used: { vcpus: 4, memoryMiB: 400, diskMiB: 4000 } }), host('c', 4)];
     expect(gang(request('t', 1), hosts)).toEqual({ hosts: ['b'] });
     expect(gang(request('t', 6), hosts)).toEqual({ hosts: ['a'] });
@@ -73,7 +73,7 @@ describe('ranks', () => {
 });
 
 describe('what never fits', () => {
-  it('is told from a lack of room', () => {
+  it('is distinguished from a lack of free capacity', () => {
     const busy = host('a', 4, { used: { vcpus: 4, memoryMiB: 0, diskMiB: 0 }, state: 'unknown', schedulable: false });
     expect(permanentRefusal(request('t', 4), [busy])).toBeNull();
     expect(permanentRefusal(request('t', 5), [busy, host('b', 2)])).toEqual({ hosts: 2, failed: { vcpus: 2 } });
@@ -81,7 +81,7 @@ describe('what never fits', () => {
     expect(permanentRefusal(request('t', 1, { nodes: 9 }), [host('a', 8)])).toEqual({ hosts: 1, failed: { nodes: 1 } });
   });
 
-  it('is not known before the first host has come', () => {
+  it('is unknown before the first host has registered', () => {
     expect(permanentRefusal(request('t', 5), [])).toBeNull();
     expect(placeQueue([request('t', 5)], [], limits)[0]?.verdict).toEqual({
       kind: 'waits',
@@ -96,14 +96,14 @@ describe('the queue', () => {
     expect(place([request('old', 2), request('young', 2)], [host('a', 2)])).toEqual([['a'], 'waits']);
   });
 
-  it('lets a younger task pass one that does not fit, and counts it', () => {
+  it('lets a younger task overtake one that does not fit, and counts it', () => {
     const busy = host('a', 4, { used: { vcpus: 2, memoryMiB: 0, diskMiB: 0 } });
     const answers = placeQueue([request('large', 4), request('s1', 1), request('s2', 1)], [busy], limits);
     expect(answers.map(({ verdict }) => hostsOf(verdict))).toEqual(['waits', ['a'], ['a']]);
     expect(answers[0]?.verdict).toMatchObject({ overtaken: 2, refusal: { failed: { vcpus: 1 } } });
   });
 
-  it('lets nobody pass one that was overtaken often enough', () => {
+  it('lets no task overtake one that was overtaken often enough', () => {
     const busy = host('a', 4, { used: { vcpus: 1, memoryMiB: 0, diskMiB: 0 } });
     const queue = [request('large', 4, { overtaken: 1 }), request('s1', 1), request('s2', 1)];
     const answers = placeQueue(queue, [busy], limits);
@@ -111,16 +111,16 @@ describe('the queue', () => {
     expect(answers[2]?.verdict).toMatchObject({ refusal: { hosts: 1, failed: { queue: 1 } }, overtaken: 0 });
   });
 
-  it('is not held up by one that could not be placed if the site were empty', () => {
+  it('is not blocked by a task that could not be placed if the site were empty', () => {
     const hosts = [host('a', 4), host('big', 16, { state: 'unknown' })];
     const queue = [request('huge', 16, { overtaken: 99 }), request('s1', 1), request('never', 17), request('s2', 1)];
     const answers = placeQueue(queue, hosts, limits);
     expect(answers.map(({ verdict }) => hostsOf(verdict))).toEqual(['waits', ['a'], 'impossible', ['a']]);
-    // It waits for its host, not for room: nobody takes from it what it could have.
+    // It waits for its host, not for capacity: no other task takes anything that it could use.
     expect(answers[0]?.verdict).toMatchObject({ overtaken: 99, refusal: { failed: { unknown: 1, vcpus: 1 } } });
   });
 
-  it('is looked at so far and no further', () => {
+  it('is scanned up to a limit', () => {
     const queue = Array.from({ length: 5 }, (_, i) => request(`t${i}`, 1));
     expect(placeQueue(queue, [host('a', 8)], { ...limits, lookahead: 3 })).toHaveLength(3);
   });
@@ -138,7 +138,7 @@ const anyHost = fc
   .map(({ share, images, capacity, ...rest }) => ({
     ...rest,
     capacity,
-    // Above its capacity where a host shrank.
+    // Above its capacity, where a host has shrunk.
     used: {
       vcpus: Math.floor(capacity.vcpus * share),
       memoryMiB: Math.floor(capacity.memoryMiB * share),
@@ -159,7 +159,7 @@ const anyLimits = fc.record({ maxOvertaken: fc.nat(4), lookahead: fc.integer({ m
 const sizes = ['vcpus', 'memoryMiB', 'diskMiB'] as const;
 
 describe('for every queue and every site', () => {
-  it('no host is given more than it has, or anything at all while it takes no work', () => {
+  it('no host is given more than its capacity, or anything at all while it accepts no work', () => {
     fc.assert(
       fc.property(anyQueue, anyHosts, anyLimits, (queue, hosts, someLimits) => {
         const added = new Map(hosts.map((one) => [one.id, { ...nothing }]));
@@ -179,7 +179,7 @@ describe('for every queue and every site', () => {
     );
   });
 
-  it('the answer does not depend on the order in which hosts are listed, nor on when it is asked', () => {
+  it('the answer depends neither on the order in which hosts are listed, nor on the time of the call', () => {
     fc.assert(
       fc.property(anyQueue, anyHosts, anyLimits, (queue, hosts, someLimits) => {
         const before = structuredClone({ queue, hosts });
@@ -190,7 +190,7 @@ describe('for every queue and every site', () => {
     );
   });
 
-  it('whoever waits could not be placed, or must not pass an older one', () => {
+  it('a task that waits could not be placed, or must not overtake an older one', () => {
     fc.assert(
       fc.property(anyQueue, anyHosts, anyLimits, (queue, hosts, someLimits) => {
         const used = new Map(hosts.map((one) => [one.id, one.used]));
@@ -210,7 +210,7 @@ describe('for every queue and every site', () => {
     );
   });
 
-  it('nobody is overtaken more often than the limit, however long the site runs', () => {
+  it('no task is overtaken more often than the limit, however long the site runs', () => {
     const rounds = fc.array(fc.record({ arrives: anyRequest, leaves: fc.nat() }), { minLength: 1, maxLength: 60 });
     fc.assert(
       fc.property(rounds, fc.nat(3), (steps, maxOvertaken) => {

@@ -22,12 +22,12 @@ const create = (name: string, ...more: string[]): Buffer => {
   return readFileSync(at(name));
 };
 
-const look = (bytes: Buffer, limitMiB = 64, sizeBytes = bytes.length) =>
+const inspectBytes = (bytes: Buffer, limitMiB = 64, sizeBytes = bytes.length) =>
   readDiskHeader(async (offset, length) => bytes.subarray(offset, offset + length), sizeBytes, limitMiB * mib);
 
 async function why(bytes: Buffer, limitMiB?: number): Promise<string> {
   try {
-    const { format, virtualBytes } = await look(bytes, limitMiB);
+    const { format, virtualBytes } = await inspectBytes(bytes, limitMiB);
     return `taken: ${format} ${virtualBytes}`;
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'image-refused') throw error;
@@ -44,7 +44,7 @@ function changed(bytes: Buffer, offset: number, value: number | bigint, width: 4
 }
 
 describe('an uploaded disk', () => {
-  it('is taken when it is a whole qcow2, of whatever version and cluster size, or raw sectors', async () => {
+  it('is accepted when it is a complete qcow2, of any version and cluster size, or raw sectors', async () => {
     for (const [index, options] of [
       [],
       ['-o', 'compat=0.10'],
@@ -52,11 +52,11 @@ describe('an uploaded disk', () => {
       ['-o', 'extended_l2=on'],
       ['-o', 'compression_type=zstd'],
     ].entries())
-      expect(await look(create(`fine-${index}`, ...options))).toEqual({ format: 'qcow2', virtualBytes: 8 * mib });
-    expect(await look(Buffer.alloc(4096, 7))).toEqual({ format: 'raw', virtualBytes: 4096 });
+      expect(await inspectBytes(create(`fine-${index}`, ...options))).toEqual({ format: 'qcow2', virtualBytes: 8 * mib });
+    expect(await inspectBytes(Buffer.alloc(4096, 7))).toEqual({ format: 'raw', virtualBytes: 4096 });
   });
 
-  it('is refused when it has a backing file, at the host or anywhere', async () => {
+  it('is refused when it has a backing file, on the host or anywhere', async () => {
     execFileSync('qemu-img', ['create', '-q', '-u', '-f', 'qcow2', '-b', '/etc/shadow', '-F', 'raw', at('backed'), '8M']);
     expect(await why(readFileSync(at('backed')))).toMatch(/backing file/);
     const fine = create('backless');
@@ -73,7 +73,7 @@ describe('an uploaded disk', () => {
     expect(await why(changed(fine, 112, 0x44415441, 4))).toMatch(/external file/);
   });
 
-  it('is refused when it shows more than the recipe allows', async () => {
+  it('is refused when its virtual size exceeds that of the recipe', async () => {
     const fine = create('size');
     expect(await why(fine, 7)).toMatch(/virtual size is 8388608/);
     expect(await why(changed(fine, 24, 8n * 2n ** 60n, 8))).toMatch(/virtual size is 9223372036854775808 bytes/);
@@ -114,7 +114,7 @@ describe('an uploaded disk', () => {
     expect(await why(Buffer.alloc(1000))).toMatch(/whole sectors/);
   });
 
-  it('is refused in a format that QEMU would know and we do not take', async () => {
+  it('is refused in a format that QEMU knows and Berth does not accept', async () => {
     for (const format of ['vmdk', 'vdi', 'vhdx', 'vpc', 'qed', 'parallels', 'qcow']) {
       execFileSync('qemu-img', ['create', '-q', '-f', format, at(`other.${format}`), '8M']);
       const bytes = readFileSync(at(`other.${format}`));
@@ -125,7 +125,7 @@ describe('an uploaded disk', () => {
     expect(await why(readFileSync(at('descriptor')))).toMatch(/VMDK/);
   });
 
-  it('whatever its bytes are is taken within its bounds or refused, and nothing else happens', async () => {
+  it('is accepted within its bounds or refused, whatever its bytes are, and nothing else happens', async () => {
     const fine = create('fuzzed');
     const change = fc.tuple(fc.nat(120), fc.nat(255));
     await fc.assert(
@@ -150,7 +150,7 @@ describe('before it has passed', () => {
   let path: string;
   let marker: string;
   beforeAll(() => {
-    // Whatever QEMU's own programs would do with a disk, they are started by this one.
+    // All programs of QEMU that open a disk are started by this one.
     const bin = at('bin');
     marker = at('started');
     mkdirSync(bin);
@@ -164,7 +164,7 @@ describe('before it has passed', () => {
     process.env.PATH = path;
   });
 
-  it('no program of QEMU sees a disk that leads to a file of the host', async () => {
+  it('no program of QEMU opens a disk that refers to a file of the host', async () => {
     const hostile: Record<string, Buffer> = {
       backed: readFileSync(at('backed')),
       outside: readFileSync(at('outside')),
@@ -180,7 +180,7 @@ describe('before it has passed', () => {
     expect(readFileSync(marker, 'utf8')).toContain('qemu-img info -f qcow2');
   });
 
-  it('nothing is guessed from the content of a raw disk, and what is written anew has all of it and needs no other', async () => {
+  it('no format is guessed from the content of a raw disk, and the converted disk has all of the content and needs no other file', async () => {
     const raw = Buffer.alloc(4 * mib, 0);
     raw.write('not a qcow2 at all', 512);
     writeFileSync(at('raw'), raw);
@@ -193,7 +193,7 @@ describe('before it has passed', () => {
     expect(readFileSync(marker, 'utf8')).toContain('qemu-img convert -q -f raw -O qcow2');
   });
 
-  it('writing anew ends at the bounds that it was given', async () => {
+  it('the conversion ends at the given bounds', async () => {
     writeFileSync(at('noise'), randomBytes(30 * mib));
     const never = new AbortController().signal;
     const order = { source: at('noise'), format: 'raw', destination: at('too-much.qcow2'), limitMiB: 8 } as const;

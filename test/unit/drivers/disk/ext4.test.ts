@@ -93,7 +93,7 @@ describe('the reader of data disks', () => {
     await expect(readAll(image, 100)).rejects.toThrow('more than 100 files');
   });
 
-  it('refuses what is no ext4, what was cut off, and what was not written to its end', async () => {
+  it('refuses what is no ext4, what was truncated, and what was not written completely', async () => {
     const bytes = await readFile(image);
     const refused = async (change: (copy: Buffer) => Buffer): Promise<string> => {
       const path = join(folder, 'changed');
@@ -112,8 +112,8 @@ describe('the reader of data disks', () => {
     expect(await refused(unfinished)).toBe('outputs-refused');
   });
 
-  it('ends, with what is there or a refusal, whatever a guest made of the image', async () => {
-    // Where the metadata is: superblock, descriptors, inode tables and folders come first.
+  it('ends, with the content or a refusal, whatever a guest made of the image', async () => {
+    // The location of the metadata: superblock, descriptors, inode tables and folders come first.
     const metadata = (await readFile(image)).subarray(0, 2 ** 20);
     const path = join(folder, 'hostile');
     await copyFile(image, path);

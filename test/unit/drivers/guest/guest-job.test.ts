@@ -66,7 +66,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     tool = under;
   });
 
-  it('gets its argv and its environment as they are, and both outputs go to the log', async () => {
+  it('gets its argv and its environment unchanged, and both outputs go to the log', async () => {
     const odd = ['', ' ', '$HOME', '`id`', "it's", '"', '\\', '*', 'a\nb', 'ü', '-n', '--'];
     await start(['sh', '-c', 'printf "<%s>" "$@"; printf "%s|%s|%s" "$A" "$PATH" "$job" >&2', 'x', ...odd], {
       env: { A: 'x y\n$z', PATH: '/usr/bin:/bin', IFS: 'x', job: 'mine', home: '/nowhere', n: '7' },
@@ -83,7 +83,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     expect(read('log')).toBe(`${root}\n`);
   });
 
-  it('keeps its exit code, also those that look like signals', async () => {
+  it('reports its exit code, also those that resemble signals', async () => {
     await start(['sh', '-c', 'exit 143']);
     expect(await end()).toMatchObject({ exitCode: 143, timedOut: false });
   });
@@ -115,7 +115,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     for (const left of [one, other]) await expect.poll(() => pids(`sleep ${left}`)).toEqual([]);
   });
 
-  it('is ended by a stop, with KILL where TERM is not heard', async () => {
+  it('is ended by a stop, with KILL where TERM has no effect', async () => {
     const stopped = async (): Promise<void> => {
       await expect.poll(() => read('log'), { timeout: 60_000 }).toBe('ready\n');
       expect(run(tool.stop(place))).toBe(0);
@@ -131,7 +131,7 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     expect(existsSync(join(root, 'ran'))).toBe(false);
   });
 
-  it('is live in the log, which ends at its limit without disturbing it', async () => {
+  it('is readable in the log while it runs; the log ends at its limit without disturbing the command', async () => {
     const [go, ended] = [join(root, 'go'), join(root, 'end')];
     const script = `echo first; until [ -e ${go} ]; do sleep 0.05; done; head -c 200000 /dev/zero; echo end >${ended}`;
     const seen = async (): Promise<void> => {
@@ -145,14 +145,14 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
   });
 });
 
-describe("the program's own answer", () => {
+describe("the program's own output", () => {
   it('is the status line, with the length of the log, once', async () => {
     tool = programJobRunner(program);
     const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
     const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
     expect(said).toBe(read('status'));
     expect(parseJobStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
-    // Whoever comes later has not started it, and reads the folder.
+    // A later call has not started it, and reads the folder.
     expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 })).toMatchObject({ status: 0, stdout: '' });
   });
 });

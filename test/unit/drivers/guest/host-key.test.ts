@@ -5,7 +5,7 @@ import { expect, it } from 'vitest';
 import { newHostKey } from '../../../../drivers/guest/host-key.ts';
 import { run } from '../../../../drivers/host/run-process.ts';
 
-it('makes host keys that OpenSSH takes for its own, a new one each time', async () => {
+it('makes host keys that OpenSSH accepts, a new one each time', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'berth-key-'));
   try {
     const seen = new Set<string>();

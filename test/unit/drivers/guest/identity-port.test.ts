@@ -20,30 +20,33 @@ const id = '0123456789abcdef0123456789abcdef';
 const first = Buffer.from('host node0\nüü\n');
 const second = Buffer.from('mount /dev/vdb /home/task\n');
 
-/** A guest at the other end: does what it likes once it has been told all. Resolves to the path, and what it was told. */
-async function guest(act: (socket: Socket) => void): Promise<{ path: string; told: () => string }> {
+/**
+ * A guest at the other end: it behaves as the test defines once it has received everything. Resolves to the path and the
+ * received bytes.
+ */
+async function guest(act: (socket: Socket) => void): Promise<{ path: string; receivedText: () => string }> {
   const path = join(folder, 'identity');
-  let told = '';
+  let receivedText = '';
   const opened = createServer((socket) => {
     socket.setEncoding('utf8').on('error', () => undefined);
     socket.on('data', (chunk: string) => {
-      told += chunk;
-      if (told.endsWith(second.toString())) act(socket);
+      receivedText += chunk;
+      if (receivedText.endsWith(second.toString())) act(socket);
     });
   });
   server = opened;
   await new Promise<void>((resolve) => opened.listen(path, resolve));
-  return { path, told: () => told };
+  return { path, receivedText: () => receivedText };
 }
 
-describe('introducing a guest to itself', () => {
-  it('sends both parts with their lengths, and returns who the guest says that it is', async () => {
-    const { path, told } = await guest((socket) => {
+describe('sending a guest its identity', () => {
+  it('sends both parts with their lengths, and returns the identity that the guest reports', async () => {
+    const { path, receivedText } = await guest((socket) => {
       socket.write('ok node0 ');
       setTimeout(() => socket.write(`${id}\n`), 5);
     });
     expect(await sendIdentity(path, first, second, 10_000)).toEqual({ hostname: 'node0', machineId: id });
-    expect(told()).toBe(`${first.length} ${second.length}\n${first}${second}`);
+    expect(receivedText()).toBe(`${first.length} ${second.length}\n${first}${second}`);
   });
 
   it.each([
@@ -58,7 +61,7 @@ describe('introducing a guest to itself', () => {
     });
   });
 
-  it('fails when the guest goes, and when there is none', async () => {
+  it('fails when the guest disconnects, and when there is none', async () => {
     const { path } = await guest((socket) => socket.destroy());
     await expect(sendIdentity(path, first, second, 10_000)).rejects.toMatchObject({ code: 'hypervisor' });
     await expect(sendIdentity(`${path}-none`, first, second, 10_000)).rejects.toMatchObject({
@@ -67,7 +70,7 @@ describe('introducing a guest to itself', () => {
     });
   });
 
-  it('fails when the guest says nothing in time', async () => {
+  it('fails when the guest does not answer in time', async () => {
     const { path } = await guest(() => undefined);
     await expect(sendIdentity(path, first, second, 50)).rejects.toMatchObject({ code: 'boot-failed' });
   });

@@ -11,7 +11,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const files = { 'meta-data': 'one', 'user-data': 'x'.repeat(5000), 'network-config': '' };
 
-test('a disc has its files whole, by their names, and a label that blkid finds', async () => {
+test('a disc has its files complete, by their names, and a label that blkid finds', async () => {
   const path = join(folder, 'seed.iso');
   await writeIso(path, 'cidata', { 'meta-data': 'of an attempt before' });
   await writeIso(path, 'cidata', files);
@@ -26,12 +26,12 @@ test('a disc has its files whole, by their names, and a label that blkid finds',
   expect(readdirSync(folder).sort()).toEqual(['out', 'seed.iso']);
 });
 
-test('a disc takes no names that lead anywhere', async () => {
+test('a disc refuses names that lead out of its folder', async () => {
   await expect(writeIso(join(folder, 'no.iso'), 'cidata', { 'a/b': '' })).rejects.toThrow('BUG');
   expect(readdirSync(folder)).not.toContain('no.iso');
 });
 
-test('a seed says who the guest is and where, whatever is in its name', () => {
+test('a seed has the guest’s name and address, whatever characters the name has', () => {
   const identity = {
     firstBootKind: null,
     mac: '52:54:00:00:00:07',

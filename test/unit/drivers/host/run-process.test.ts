@@ -11,18 +11,18 @@ const failure = async (promise: Promise<unknown>): Promise<ProcessError> => {
 };
 
 describe('the runner of programs', () => {
-  it('hands over argv and input as they are', async () => {
+  it('passes argv and input unchanged', async () => {
     expect(await run(['printf', '<%s>', 'a b', '$HOME', ''], { deadlineMs: 5000 })).toBe('<a b><$HOME><>');
     expect(await run(['cat'], { deadlineMs: 5000, input: 'given' })).toBe('given');
   });
 
-  it('says which program failed, how, and its last words', async () => {
+  it('reports which program failed, how, and its last output', async () => {
     const error = await failure(run(['sh', '-c', 'echo first >&2; echo last >&2; exit 3'], { deadlineMs: 5000 }));
     expect([error.why, error.exitCode, error.message]).toEqual(['exit', 3, expect.stringContaining('exit 3: first | last')]);
     expect((await failure(run(['/no/such/program'], { deadlineMs: 5000 }))).why).toBe('absent');
   });
 
-  it('ends it with all it started at the deadline, and at too much output', async () => {
+  it('ends it with all that it started at the deadline, and at too much output', async () => {
     const began = performance.now();
     const late = await failure(run(['sh', '-c', 'sleep 60 & sleep 60'], { deadlineMs: 100 }));
     expect([late.why, performance.now() - began < 5000]).toEqual(['deadline', true]);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { parseCopyJob, parseSources } from '../../../../drivers/libvirt/disk-mover.ts';
 
-describe('what virsh says of a block copy', () => {
+describe('virsh’s output about a block copy', () => {
   it('is nothing where there is no job', () => expect(parseCopyJob('\n')).toBeNull());
 
   it('is ready when all is copied, and not when nothing was counted yet', () => {
@@ -12,7 +12,7 @@ describe('what virsh says of a block copy', () => {
   });
 });
 
-it('a domain’s disks are found where it has them open: a file, or a path of another host', () => {
+it('a domain’s disks are found where it has opened them: a file, or a path of another host', () => {
   const xml = `<domain><devices>
     <disk type='network' device='disk'><source protocol='nfs' name='/var/lib/berth/vms/x/disk.qcow2' index='2'><host name='10.0.0.1'/><identity user='0' group='0'/></source>
       <backingStore type='file'><format type='qcow2'/><source file='/var/lib/berth/images/i/disk.qcow2'/><backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>

@@ -32,8 +32,8 @@ const config: DomainConfig = {
 };
 
 describe("libvirt's description of a domain", () => {
-  // That libvirt accepts it is for test/contract/ports.real.test.ts to show.
-  it('says what was ordered, with the whole chain of images', () => {
+  // test/contract/ports.real.test.ts shows that libvirt accepts it.
+  it('contains what was requested, with the whole chain of images', () => {
     const xml = domainXml(config);
     expect(xml).toContain('<cmdline>a=&quot;b&quot; &lt;c&gt; &amp; d ');
     expect(xml).toContain(
@@ -47,19 +47,19 @@ describe("libvirt's description of a domain", () => {
     expect(domainXml({ ...config, accelerator: 'kvm' })).toMatch(/^<domain type="kvm" .*<cpu mode="host-model"\/>/);
   });
 
-  it('has an emulated guest take its time from a clock that it need not measure', () => {
+  it('gives an emulated guest a clock that it need not calibrate', () => {
     expect(domainXml(config)).toContain(' d clocksource=hpet</cmdline>');
     expect(domainXml({ ...config, accelerator: 'kvm' })).toContain(' d</cmdline>');
     expect(domainXml({ ...config, kernel: null })).not.toContain('cmdline');
   });
 
-  it('has libvirt ask little of an emulated processor, and all of a real one', () => {
+  it('requires few features of an emulated processor, and all of a real one', () => {
     const without = '<qemu:capabilities><qemu:del capability="cpu-unavailable-features"/></qemu:capabilities>';
     expect(domainXml(config)).toContain(without);
     expect(domainXml({ ...config, accelerator: 'kvm' })).not.toContain(without);
   });
 
-  it('has the memory under one name, whatever it is made of', () => {
+  it('has the memory under one name, whatever backs it', () => {
     const memoryOf = (memory: DomainConfig['memory']): Record<string, unknown> => {
       const [, json] = /<qemu:arg value="-object"\/><qemu:arg value="([^"]*)"\/>/.exec(domainXml({ ...config, memory })) ?? [];
       return JSON.parse((json ?? '').replaceAll('&quot;', '"')) as Record<string, unknown>;
@@ -68,7 +68,7 @@ describe("libvirt's description of a domain", () => {
     expect(memoryOf({ kind: 'own' })).toEqual({ ...same, 'qom-type': 'memory-backend-ram' });
     const file = { ...same, 'qom-type': 'memory-backend-file', 'mem-path': '/m' };
     expect(memoryOf({ kind: 'template', file: '/m' })).toEqual({ ...file, share: true });
-    // No guest may write to what its siblings see.
+    // No guest may write to an image that other guests read.
     expect(memoryOf({ kind: 'copy', file: '/m', qmpScript: '/p' })).toEqual({
       ...file,
       share: false,
@@ -77,7 +77,7 @@ describe("libvirt's description of a domain", () => {
     });
   });
 
-  it('cannot be broken out of by any text', () => {
+  it('cannot be escaped from by any text', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme' }), (text) => {
         const escaped = escapeXml(text);
@@ -89,7 +89,7 @@ describe("libvirt's description of a domain", () => {
   });
 });
 
-describe('what virsh says', () => {
+describe('virsh’s output', () => {
   it('of a state', () => {
     expect(parseState('x', 'running (migration canceled)\n')).toEqual({ state: 'running', reason: 'migration canceled' });
     expect(parseState('x', 'shut off (migrated)\n')).toEqual({ state: 'shutoff', reason: 'migrated' });

@@ -5,9 +5,9 @@ import { describe, expect, it } from 'vitest';
 import { parseCpuSeconds, parseDirtyRate, parseJob, parseResidentMiB } from '../../../../drivers/libvirt/migrator.ts';
 import { watchPid } from '../../../../drivers/libvirt/qemu-process.ts';
 
-describe('what virsh says of a migration job', () => {
-  it('is read in bytes and milliseconds while it works', () => {
-    // As virsh 11.3 says it.
+describe('virsh’s output about a migration job', () => {
+  it('is parsed in bytes and milliseconds while the job runs', () => {
+    // The output of virsh 11.3.
     const output = [
       'Job type: 2',
       '',
@@ -37,11 +37,11 @@ describe('what virsh says of a migration job', () => {
   });
 });
 
-it('is refused where it is said in another way: a job that is taken for none is a VM that may be touched', () => {
+it('is refused in any other form: a job that is overlooked is a VM that may be touched', () => {
   expect(() => parseJob('Job type:         Unbounded   \n')).toThrow('no number');
 });
 
-describe('what virsh says of a guest’s memory', () => {
+describe('virsh’s output about a guest’s memory', () => {
   it('is read in MiB, and MiB a second', () => {
     expect(parseResidentMiB('actual 196608\nlast_update 0\nrss 145408\n')).toBe(142);
     const measured = [
@@ -54,13 +54,13 @@ describe('what virsh says of a guest’s memory', () => {
     ];
     expect(parseDirtyRate(measured.join('\n'))).toBe(33);
   });
-  it('keeps its processors busy for so many seconds', () => {
+  it('measures it with the processors busy for the given seconds', () => {
     expect(parseCpuSeconds("Domain: 'vm'\n  cpu.time=12345678901\n  cpu.user=12000000000\n  cpu.system=345678901\n")).toBeCloseTo(
       12.345678901,
     );
     expect(parseCpuSeconds("Domain: 'vm'\n")).toBeNull();
   });
-  it('is not known before it was measured', () => {
+  it('is unknown before it was measured', () => {
     expect(parseResidentMiB('actual 196608\n')).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n  dirtyrate.calc_status=1\n")).toBeNull();
     expect(parseDirtyRate("Domain: 'vm'\n")).toBeNull();
@@ -70,8 +70,8 @@ describe('what virsh says of a guest’s memory', () => {
 describe('the process of a domain', () => {
   const never = new AbortController().signal;
 
-  it('has ended as soon as it executes nothing any more, though nobody has asked for its exit code yet', async () => {
-    // What the shell turns into never asks for its child's: that one is a zombie from its end on.
+  it('has ended as soon as it executes nothing any more, though its parent has not read its exit code yet', async () => {
+    // The program that replaces the shell never waits for its child, which is a zombie from its end on.
     const parent = spawn('sh', ['-c', 'sleep 600 & echo $!; exec sleep 600'], { stdio: ['ignore', 'pipe', 'ignore'] });
     try {
       const [text] = (await once(parent.stdout, 'data')) as [Buffer];
@@ -88,7 +88,7 @@ describe('the process of a domain', () => {
     }
   });
 
-  it('is waited for no longer than somebody wants to know', async () => {
+  it('is waited for no longer than the caller allows', async () => {
     const watched = watchPid(process.pid)!;
     await expect(watched.waitForEnd(AbortSignal.timeout(20))).rejects.toThrow('timeout');
     expect(watched.hasEnded()).toBe(false);

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { parseSaveHeader, writeSaveHeader } from '../../../../drivers/libvirt/save-file.ts';
 import { BerthError } from '../../../../model/errors.ts';
 
-/** The first 70,000 bytes of what libvirt 11.3 saved: its header, padded, and the beginning of QEMU's stream. */
+/** The first 70,000 bytes of a file that libvirt 11.3 saved: its header, padded, and the beginning of QEMU's stream. */
 const real = gunzipSync(readFileSync(new URL('./saved/machine.gz', import.meta.url)));
 const streamMagic = 'QEVM';
 
@@ -16,7 +16,7 @@ const patched = (at: number, value: number): Buffer => {
 };
 
 describe("a saved machine's header", () => {
-  it('is read as libvirt wrote it', () => {
+  it('is parsed as libvirt wrote it', () => {
     const header = parseSaveHeader(real);
     expect(header).toMatchObject({ version: 2, running: true });
     expect(header.xml).toMatch(/^<domain type='qemu'[\s\S]*<name>tpl<\/name>[\s\S]*<\/domain>\n?$/);
@@ -24,7 +24,7 @@ describe("a saved machine's header", () => {
     expect(real.toString('latin1', header.streamOffset, header.streamOffset + 4)).toBe(streamMagic);
   });
 
-  it('carries another machine before the same stream, and is read again', () => {
+  it('holds another description before the same stream, and is parsed again', () => {
     const header = parseSaveHeader(real);
     const xml = '<domain type="qemu"><name>üther</name></domain>';
     const file = Buffer.concat([writeSaveHeader(header, xml), real.subarray(header.streamOffset)]);
@@ -54,7 +54,7 @@ describe("a saved machine's header", () => {
     expect(() => parseSaveHeader(bytes)).toThrow(BerthError);
   });
 
-  it('is read or refused, whatever its bytes are', () => {
+  it('is parsed or refused, whatever its bytes are', () => {
     const spoilt = fc.array(fc.tuple(fc.nat(91), fc.nat(255)), { maxLength: 8 });
     fc.assert(
       fc.property(spoilt, (changes) => {

@@ -3,12 +3,12 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { asciiJson } from '../../../../drivers/guest/guest-agent.ts';
 import { openVirsh, quoteForVirsh, VirshUnresponsive } from '../../../../drivers/libvirt/virsh.ts';
 
-/** libvirt's own test hypervisor needs no daemon: virsh is real here, only the machines aren't. */
+/** libvirt's own test hypervisor needs no daemon: virsh is real here, and the machines are not. */
 const virsh = openVirsh('test:///default', 2);
 afterAll(() => virsh.close());
 const call = (...command: [string, ...string[]]) => virsh.call(command, 10_000);
 
-describe('the kept virsh', () => {
+describe('the persistent virsh', () => {
   it('answers, with an output or an error', async () => {
     expect(await call('domstate', 'test')).toEqual({ ok: true, output: 'running\n' });
     const unknown = await call('domstate', 'no such');
@@ -27,11 +27,11 @@ describe('the kept virsh', () => {
     );
   });
 
-  it('refuses what its reader would take for commands of its own', () => {
+  it('refuses what its reader would take for its own commands', () => {
     for (const word of ['a\nb', 'a\tb', 'a\0b', '\u0003', 'ü', '\u007f']) expect(() => quoteForVirsh(word)).toThrow('BUG');
   });
 
-  it('carries any text as JSON in ASCII', async () => {
+  it('transfers any text as JSON in ASCII', async () => {
     await fc.assert(
       fc.asyncProperty(fc.string({ unit: 'binary', maxLength: 40 }), async (text) => {
         const answer = await call('echo', '--', asciiJson({ text }));
@@ -41,24 +41,24 @@ describe('the kept virsh', () => {
     );
   });
 
-  it('carries words of 100 KB', async () => {
+  it('transfers words of 100 KB', async () => {
     const word = 'x'.repeat(100_000);
     expect(await call('echo', word)).toEqual({ ok: true, output: word });
   });
 
-  it('does not let one output be taken for the end of another', async () => {
+  it('does not take one output for the end of another', async () => {
     const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => call('echo', `virsh # echo end-${index}`)));
     expect(answers).toEqual(Array.from({ length: 20 }, (_, index) => ({ ok: true, output: `virsh # echo end-${index}` })));
   });
 
-  it('gives up at the deadline, and the next call finds a new one', async () => {
+  it('gives up at the deadline, and the next call starts a new one', async () => {
     const slow = openVirsh('test:///default', 1);
     await expect(slow.call(['event', '--all', '--loop'], 300)).rejects.toThrow(VirshUnresponsive);
     expect(await slow.call(['echo', 'again'], 10_000)).toEqual({ ok: true, output: 'again' });
     slow.close();
   });
 
-  it('serves others while one call blocks, and those that wait when it is over', async () => {
+  it('serves other calls while one blocks, and the waiting calls when it is over', async () => {
     const two = openVirsh('test:///default', 2);
     const over: string[] = [];
     const note = async (name: string, call: Promise<unknown>): Promise<unknown> => {
@@ -76,7 +76,7 @@ describe('the kept virsh', () => {
     two.close();
   });
 
-  it('says so when it cannot be started', async () => {
+  it('reports that it cannot be started', async () => {
     const nowhere = openVirsh('qemu+unix:///system?socket=/nowhere', 1);
     await expect(nowhere.call(['list'], 10_000)).rejects.toThrow(VirshUnresponsive);
     nowhere.close();

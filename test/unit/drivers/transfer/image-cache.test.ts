@@ -82,7 +82,7 @@ const record = {
 };
 
 describe('the cache of images', () => {
-  it('transfers an image once, however many ask at once, and then never again', async () => {
+  it('transfers an image once for any number of concurrent requests, and then never again', async () => {
     const cache = open();
     const one = image();
     const answers = await Promise.all(Array.from({ length: 20 }, () => cache.ensure(one, never)));
@@ -93,7 +93,7 @@ describe('the cache of images', () => {
     expect(staged()).toEqual([]);
   });
 
-  it('is asked two hundred times on three hosts, and transferred once to each', async () => {
+  it('gets two hundred requests on three hosts, and transfers once to each', async () => {
     const hosts = ['a', 'b', 'c'].map((name) => {
       const home = join(root, name);
       for (const folder of ['images', 'staging', 'vms']) mkdirSync(join(home, folder), { recursive: true });
@@ -108,7 +108,7 @@ describe('the cache of images', () => {
     for (const cache of hosts) expect(await cache.list()).toEqual([one.id]);
   });
 
-  it('leaves the transfer to the others when one of them is cancelled', async () => {
+  it('continues the transfer for the other callers when one of them is cancelled', async () => {
     const cache = open();
     const one = image(1);
     const abort = new AbortController();
@@ -119,7 +119,7 @@ describe('the cache of images', () => {
     expect((await other).from).toBe('repository');
   });
 
-  it('keeps nothing of what is damaged, too long or cut off', async () => {
+  it('stores nothing that is damaged, too long or truncated', async () => {
     for (const change of [(b: Buffer) => b.fill(1, 5, 6), (b: Buffer) => Buffer.concat([b, b]), (b: Buffer) => b.subarray(1)]) {
       const one = image();
       const path = `/${one.id}/disk`;
@@ -130,7 +130,7 @@ describe('the cache of images', () => {
     }
   });
 
-  it('turns to the repository when no peer answers', async () => {
+  it('falls back to the repository when no peer answers', async () => {
     const one = { ...image(), peers: ['127.0.0.1'] };
     const quiet = openImageCache({
       root,
@@ -142,7 +142,7 @@ describe('the cache of images', () => {
     expect((await quiet.ensure(one, never)).from).toBe('repository');
   });
 
-  it('drops the longest unused for a new one, but none that a VM needs or that was used just now', async () => {
+  it('evicts the least recently used image for a new one, but none that a VM needs or that was used just now', async () => {
     const cache = open(3);
     const [needed, old, fresh, last] = [image(1), image(1), image(1), image(1)];
     for (const one of [needed, old, fresh]) await cache.ensure(one, never);
@@ -154,7 +154,7 @@ describe('the cache of images', () => {
     expect((await cache.list()).sort()).toEqual([needed.id, fresh.id, last.id].sort());
   });
 
-  it('keeps one that is pinned, and counts what was made of an image with it', async () => {
+  it('keeps a pinned one, and counts what was derived from an image with it', async () => {
     const cache = open(3);
     const [pinned, grown, last] = [image(1), image(1), image(1)];
     for (const one of [pinned, grown]) await cache.ensure(one, never);
@@ -169,7 +169,7 @@ describe('the cache of images', () => {
     expect((await cache.list()).sort()).toEqual([pinned.id, last.id].sort());
   });
 
-  it('removes an image with all that was made of it, but none that a VM needs', async () => {
+  it('removes an image with all that was derived from it, but none that a VM needs', async () => {
     const cache = open();
     const [needed, gone] = [image(), image()];
     for (const one of [needed, gone]) await cache.ensure(one, never);

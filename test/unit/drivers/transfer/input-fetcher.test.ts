@@ -73,7 +73,7 @@ describe('an input from the outside', () => {
     expect(await code({ url: `${base}/onward` })).toBe('fine');
   });
 
-  it('that is not what was promised leaves nothing', async () => {
+  it('that differs from its declaration leaves nothing', async () => {
     expect(await code({ sha256: '0'.repeat(64) })).toBe('digest-mismatch');
     expect(await code({ url: `${base}/nowhere` })).toBe('input-unavailable');
     expect(await code({ url: `${base}/cut` })).toBe('input-unavailable');
@@ -84,7 +84,7 @@ describe('an input from the outside', () => {
     expect(existsSync(join(folder, 'in', 'file'))).toBe(false);
   });
 
-  it('is not fetched from an internal address: named, by its number, or behind a redirect', async () => {
+  it('is not fetched from an internal address: by name, by number, or after a redirect', async () => {
     const port = new URL(base).port;
     asked = [];
     expect(await code({ allowInternal: false })).toBe('address-refused');
@@ -92,14 +92,14 @@ describe('an input from the outside', () => {
     expect(await code({ allowInternal: false, url: 'http://0x7f.1/' })).toBe('address-refused');
     const internal: ResolveHost = async () => [{ address: '169.254.169.254', family: 4 }];
     expect(await code({ allowInternal: false, url: 'http://metadata.test/' }, internal)).toBe('address-refused');
-    // One public address among several doesn't help.
+    // One public address among several does not permit the rest.
     const both: ResolveHost = async () => [
       { address: '1.1.1.1', family: 4 },
       { address: '10.0.0.1', family: 4 },
     ];
     expect(await code({ allowInternal: false, url: 'http://both.test/' }, both)).toBe('address-refused');
     expect(asked).toEqual([]);
-    // The first hop may be internal here; what it redirects to is asked about again.
+    // The first hop may be internal here; the target of its redirect is checked again.
     const hops: string[] = [];
     const perHop: ResolveHost = async (name) => {
       hops.push(name);
@@ -109,7 +109,7 @@ describe('an input from the outside', () => {
     expect(hops).toEqual(['outward.test', 'inward.test']);
   });
 
-  it('comes from the address that was checked, whatever the name says the second time', async () => {
+  it('comes from the address that was checked, whatever the name resolves to the second time', async () => {
     let answers = 0;
     const rebinding: ResolveHost = async () => {
       answers += 1;

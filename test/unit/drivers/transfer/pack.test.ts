@@ -39,7 +39,7 @@ async function keptAt(path: string): Promise<PreviousVersionFile> {
   }
 }
 
-/** Packs a file for a host that has `kept`, makes it anew from that, and says how large the pack was. */
+/** Packs a file for a host that has `kept`, rebuilds it from that, and returns the size of the pack. */
 async function carried(content: Buffer, kept: Buffer | null): Promise<number> {
   await writeFile(at('source'), content);
   if (kept !== null) await writeFile(at('kept'), kept);
@@ -61,7 +61,7 @@ describe('a file cut into chunks', () => {
     expect(Math.max(...chunks.map(({ length }) => length))).toBeLessThanOrEqual(maxChunkBytes);
   });
 
-  it('has the same chunks again behind bytes that were put in or taken out', async () => {
+  it('has the same chunks again after bytes that were inserted or removed', async () => {
     const content = randomBytes(4 * 2 ** 20);
     await writeFile(at('source'), content);
     const before = await hashes(at('source'));
@@ -80,28 +80,28 @@ describe('a file cut into chunks', () => {
 });
 
 describe('a packed file', () => {
-  it('is made again, byte by byte, where nothing is kept', async () => {
+  it('is rebuilt, byte by byte, where no older version exists', async () => {
     const content = randomBytes(3 * 2 ** 20);
     expect(await carried(content, null)).toBeGreaterThan(content.length * 0.95);
     await carried(Buffer.alloc(0), null);
     await carried(Buffer.from('short'), null);
   });
 
-  it('carries only what is new to a host that keeps an older version', async () => {
+  it('contains only what is new to a host that keeps an older version', async () => {
     const old = randomBytes(8 * 2 ** 20);
     const content = Buffer.concat([old.subarray(0, 3 * 2 ** 20), randomBytes(100_000), old.subarray(3 * 2 ** 20)]);
     expect(await carried(content, old)).toBeLessThan(300_000);
     expect(await carried(old, old)).toBeLessThan(30_000);
   });
 
-  it('carries what repeats once, and leaves zeros as holes', async () => {
+  it('contains repeated chunks once, and leaves zeros as holes', async () => {
     const part = randomBytes(2 ** 20);
     const size = await carried(Buffer.concat([part, part, Buffer.alloc(64 * 2 ** 20), part]), null);
     expect(size).toBeLessThan(1.3 * 2 ** 20);
     expect((await stat(at('made'))).blocks * 512).toBeLessThan(8 * 2 ** 20);
   });
 
-  it('is made again whatever repeats where, of old and new', async () => {
+  it('is rebuilt wherever old and new chunks repeat', async () => {
     const [a, b, c] = [randomBytes(300_000), randomBytes(70_000), randomBytes(900_000)];
     const gap = Buffer.alloc(200_000);
     const old = Buffer.concat([c, gap, a, b, a]);
@@ -128,11 +128,11 @@ describe('a packed file', () => {
   });
 });
 
-describe('a version that is put aside', () => {
+describe('a version that is kept for later', () => {
   const folder = () => at('versions');
   const put = (name: string) => keepPreviousVersion(folder(), [{ name: 'memory', path: at(name) }], at('pack'));
   const content = randomBytes(3 * 2 ** 20);
-  /** As it is when its VM leaves: packed here, and then moved away. */
+  /** As when its VM leaves: packed here, and then moved away. */
   async function left(): Promise<void> {
     await rm(folder(), { recursive: true, force: true });
     await writeFile(at('source'), content);
@@ -145,7 +145,7 @@ describe('a version that is put aside', () => {
     await handle.close();
   };
 
-  it('is what its pack says, and is not read again', async () => {
+  it('is what its pack describes, and is not read again', async () => {
     await left();
     await damage(join(folder(), 'memory'));
     const [kept] = await readPreviousVersion(folder());
@@ -153,7 +153,7 @@ describe('a version that is put aside', () => {
     expect(kept).toEqual({ path: join(folder(), 'memory'), chunks: (await keptAt(at('source'))).chunks });
   });
 
-  it('is there in whole after it was put aside once more, and replaced by a newer one', async () => {
+  it('is complete after it was kept once more, and replaced by a newer one', async () => {
     await left();
     const before = await readPreviousVersion(folder());
     await put('source');
@@ -186,7 +186,7 @@ describe('a version that is put aside', () => {
     expect(await readPreviousVersion(folder())).toEqual([]);
   });
 
-  it('that is damaged makes nothing, and leaves nothing', async () => {
+  it('that is damaged produces nothing, and leaves nothing', async () => {
     await left();
     await damage(join(folder(), 'memory'));
     await writeFile(at('source'), content);

@@ -17,7 +17,7 @@ beforeEach(async () => {
 const soon = (ms: number) => new Date(Date.now() + ms).toISOString();
 const allHosts = () => site.hosts.map(({ id }) => id);
 
-async function prestage(more: Partial<PrefetchRequest> = {}): Promise<PrefetchResult> {
+async function prefetch(more: Partial<PrefetchRequest> = {}): Promise<PrefetchResult> {
   const order: PrefetchRequest = { image, hosts: allHosts(), deadline: soon(20_000), pinnedUntil: soon(3600_000), ...more };
   const options = { taskQueue: controlQueue, workflowId: workflowId.prefetch(image, 'test'), args: [order, site.pace] };
   return site.client.workflow.execute<(order: PrefetchRequest, pace: number) => Promise<PrefetchResult>>(workflowType.prefetch, {
@@ -29,26 +29,26 @@ async function prestage(more: Partial<PrefetchRequest> = {}): Promise<PrefetchRe
 const holders = async (): Promise<string[]> =>
   (await site.ledger.hostImage.findMany({ where: { imageId: image }, orderBy: { hostId: 'asc' } })).map(({ hostId }) => hostId);
 
-describe('an image that hosts are to have before a moment', () => {
-  test('is on all of them, pinned there, and the ledger knows', async () => {
-    const { ready, missing } = await prestage();
+describe('an image that hosts need before a deadline', () => {
+  test('is on all of them, pinned there, and the ledger has recorded it', async () => {
+    const { ready, missing } = await prefetch();
     expect([...ready].sort()).toEqual(allHosts());
     expect(missing).toEqual([]);
     expect(await holders()).toEqual(allHosts());
     for (const host of site.hosts) expect(host.images.get(image)?.pinnedUntilMs).toBeGreaterThan(Date.now());
   });
 
-  test('comes out of the repository once, and from the other hosts after that', async () => {
-    await prestage();
+  test('is read from the repository once, and from the other hosts after that', async () => {
+    await prefetch();
     const offered = site.hosts.map((host) => host.peersOffered.get(image)?.length ?? -1);
     expect(offered.filter((peers) => peers === 0)).toHaveLength(1);
   });
 
-  test('is said to be missing where its host does not answer, and is on the others', async () => {
+  test('is reported as missing where its host does not answer, and is on the others', async () => {
     const silent = site.hosts[2]!.id as HostId;
     await site.stopWorker(silent);
     try {
-      const { ready, missing } = await prestage();
+      const { ready, missing } = await prefetch();
       expect([...ready].sort()).toEqual(allHosts().filter((id) => id !== silent));
       expect(missing).toMatchObject([{ host: silent, error: { code: 'host-unavailable' } }]);
     } finally {
@@ -56,10 +56,10 @@ describe('an image that hosts are to have before a moment', () => {
     }
   });
 
-  test('is given up where it is not there in time', async () => {
+  test('is reported as missing where it has not arrived in time', async () => {
     for (const host of site.hosts) await site.stopWorker(host.id);
     try {
-      const { ready, missing } = await prestage({ deadline: soon(1000) });
+      const { ready, missing } = await prefetch({ deadline: soon(1000) });
       expect(ready).toEqual([]);
       expect(missing.map(({ error }) => error.code)).toEqual(allHosts().map(() => 'host-busy'));
     } finally {
@@ -67,9 +67,9 @@ describe('an image that hosts are to have before a moment', () => {
     }
   });
 
-  test('is missing everywhere when there is no such image', async () => {
+  test('is reported as missing everywhere when there is no such image', async () => {
     await site.ledger.image.update({ where: { id: image }, data: { state: 'retired' } });
-    const { missing } = await prestage();
+    const { missing } = await prefetch();
     expect(missing.map(({ error }) => error.code)).toEqual(allHosts().map(() => 'image-unknown'));
   });
 });
