@@ -25,12 +25,15 @@ function refusedFirstComeFirstServed(trace: Trace): number {
 }
 
 describe(`traces from the seed ${seed}`, () => {
-  it.each(['acc_load60', 'acc_load100', 'acc_load150'])('%s: refuses no more than a planner that accepts in the order of arrival', (name) => {
-    const trace = generateTrace(name, seed)!;
-    const simple = refusedFirstComeFirstServed(trace);
-    for (const config of ['novm', 'predeploy-nosusp', 'predeploy-susp'])
-      expect(run(trace, config).ar_rejected, config).toBeLessThanOrEqual(simple);
-  });
+  it.each(['acc_load60', 'acc_load100', 'acc_load150'])(
+    '%s: refuses no more than a planner that accepts in the order of arrival',
+    (name) => {
+      const trace = generateTrace(name, seed)!;
+      const simple = refusedFirstComeFirstServed(trace);
+      for (const config of ['novm', 'predeploy-nosusp', 'predeploy-susp'])
+        expect(run(trace, config).ar_rejected, config).toBeLessThanOrEqual(simple);
+    },
+  );
 
   const mixed = ['p4h_short_ar100_be25', 'p4h_medium_ar050_be50', 'p4h_long_ar100_be25', 'p4h_long_ar025_be75'];
   it.each(mixed)('%s: keeps all promises, and ends no later because it can suspend', (name) => {
