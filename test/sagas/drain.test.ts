@@ -69,7 +69,7 @@ async function runningOn(count: number, order: Record<string, unknown> = {}): Pr
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 
-/** Starts this many VMs that belong to no task on the host; afterwards no other host accepts VMs. */
+/** Starts this many VMs that belong to no task on the host; the other hosts no longer accept migrations. */
 async function stuckOn(count: number): Promise<VmId[]> {
   await site.ledger.host.updateMany({ where: { id: { not: host.id } }, data: { schedulable: false, acceptsMigrations: false } });
   for (let i = 0; i < count; i++) {
@@ -94,7 +94,7 @@ async function remove(id: VmId): Promise<void> {
   await site.client.workflow.getHandle(workflowId.vm(id)).result();
 }
 
-/** Suspends a VM at the request of its owner. */
+/** Requests an operation as the owner of the VM does. */
 async function operate(id: VmId, operation: 'suspend' | 'restore'): Promise<void> {
   if (await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))) await tellVm(id);
   await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);

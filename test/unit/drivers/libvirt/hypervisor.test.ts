@@ -53,7 +53,7 @@ describe("libvirt's description of a domain", () => {
     expect(domainXml({ ...config, kernel: null })).not.toContain('cmdline');
   });
 
-  it('requires few features of an emulated processor, and all of a real one', () => {
+  it('keeps libvirt from querying the unavailable features of an emulated processor, not those of a real one', () => {
     const without = '<qemu:capabilities><qemu:del capability="cpu-unavailable-features"/></qemu:capabilities>';
     expect(domainXml(config)).toContain(without);
     expect(domainXml({ ...config, accelerator: 'kvm' })).not.toContain(without);

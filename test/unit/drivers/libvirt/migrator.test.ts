@@ -54,7 +54,7 @@ describe('virsh’s output about a guest’s memory', () => {
     ];
     expect(parseDirtyRate(measured.join('\n'))).toBe(33);
   });
-  it('measures it with the processors busy for the given seconds', () => {
+  it('has its CPU time in seconds', () => {
     expect(parseCpuSeconds("Domain: 'vm'\n  cpu.time=12345678901\n  cpu.user=12000000000\n  cpu.system=345678901\n")).toBeCloseTo(
       12.345678901,
     );

@@ -128,7 +128,7 @@ describe('a packed file', () => {
   });
 });
 
-describe('a version that is kept for later', () => {
+describe('a previous version that is kept', () => {
   const folder = () => at('versions');
   const put = (name: string) => keepPreviousVersion(folder(), [{ name: 'memory', path: at(name) }], at('pack'));
   const content = randomBytes(3 * 2 ** 20);
