@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|hosts|prestage|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm]
+ *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -117,7 +117,7 @@ async function recordHouse(site: FakeSite): Promise<void> {
   await write(site, 'runHousekeeping', id);
 }
 
-async function recordPrestage(site: FakeSite): Promise<void> {
+async function recordPrefetch(site: FakeSite): Promise<void> {
   const image = await site.publishImage();
   const id = workflowId.prefetch(image, 'recorded');
   const order: PrefetchRequest = {
@@ -128,7 +128,7 @@ async function recordPrestage(site: FakeSite): Promise<void> {
   };
   const options = { taskQueue: controlQueue, workflowId: id, args: [order, site.pace] };
   await site.client.workflow.execute(workflowType.prefetch, options);
-  await write(site, 'prestage-succeeded', id);
+  await write(site, 'prefetchImage-succeeded', id);
 }
 
 /** A build that succeeds, one that fails and one that is cancelled; and an image that is retired. */
@@ -399,7 +399,7 @@ try {
   const parts = {
     tasks: recordTasks,
     hosts: recordHosts,
-    prestage: recordPrestage,
+    prefetch: recordPrefetch,
     images: recordImages,
     house: recordHouse,
     migration: recordMigration,
