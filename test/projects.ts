@@ -50,7 +50,7 @@ export const projects: Record<string, Project> = {
     exclude: timed,
     testTimeoutMs: 240_000,
     services: [postgres, temporal, bundles],
-    workers: 3,
+    workers: 2,
   },
   // They wait for moments, and do little in between.
   timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 3 },
