@@ -42,7 +42,9 @@ export async function openRecord(store: VmStore, vm: VmSpec): Promise<VmRecord> 
 }
 
 /** The record of a VM for which this host has done nothing yet. */
-export function newRecord(vm: VmSpec): VmRecord {
+export function newRecord(
+  vm: Pick<VmSpec, 'id' | 'generation'> & { image: Pick<VmSpec['image'], 'id'>; network: Pick<VmSpec['network'], 'vni'> },
+): VmRecord {
   return {
     vmId: vm.id,
     generation: vm.generation,

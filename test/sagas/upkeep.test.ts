@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { newRecord } from '../../activities/host/vm-record.ts';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import { newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
@@ -98,24 +99,7 @@ test('what a removed VM has left on a host is removed', async () => {
 
 test('a leftover without an owner is quarantined when it was seen twice, and a live foreign domain is never touched', async () => {
   const stranger = newId('vm');
-  host.records.set(stranger, {
-    vmId: stranger,
-    generation: 1,
-    image: newId('image'),
-    vni: 1,
-    staged: null,
-    ready: null,
-    jobStartedMs: null,
-    boot: null,
-    identityApplied: false,
-    flushed: false,
-    removing: false,
-    departureGeneration: null,
-    suspended: null,
-    pausedSinceMs: null,
-    idleMs: 0,
-    disksLocal: false,
-  });
+  host.records.set(stranger, newRecord({ id: stranger, generation: 1, image: { id: newId('image') }, network: { vni: 1 } }));
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('it runs', async () => host.domains.size === 1);
   const [name, domain] = [...host.domains][0]!;

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent } from 'undici';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { newRecord } from '../../../../activities/host/vm-record.ts';
 import { openVmStore } from '../../../../drivers/host/vm-store.ts';
 import type { ImageCache } from '../../../../drivers/ports/image-cache.ts';
 import type { VmStore } from '../../../../drivers/ports/vm-store.ts';
@@ -63,23 +64,6 @@ function image(megabytes = 0.001): ImageRef {
 
 const age = (id: string): void => utimesSync(join(root, 'images', id, 'image.json'), 0, 0);
 const staged = (): string[] => readdirSync(join(root, 'staging'));
-
-const record = {
-  generation: 1,
-  vni: 1,
-  staged: null,
-  ready: null,
-  jobStartedMs: null,
-  boot: null,
-  identityApplied: false,
-  flushed: false,
-  removing: false,
-  departureGeneration: null,
-  suspended: null,
-  pausedSinceMs: null,
-  idleMs: 0,
-  disksLocal: false,
-};
 
 describe('the cache of images', () => {
   it('transfers an image once for any number of concurrent requests, and then never again', async () => {
@@ -147,7 +131,7 @@ describe('the cache of images', () => {
     const [needed, old, fresh, last] = [image(1), image(1), image(1), image(1)];
     for (const one of [needed, old, fresh]) await cache.ensure(one, never);
     const vmId = newId('vm');
-    await store.writeDurably({ ...record, vmId, image: needed.id });
+    await store.writeDurably(newRecord({ id: vmId, generation: 1, image: needed, network: { vni: 1 } }));
     age(needed.id);
     age(old.id);
     await cache.ensure(last, never);
@@ -173,7 +157,7 @@ describe('the cache of images', () => {
     const cache = open();
     const [needed, gone] = [image(), image()];
     for (const one of [needed, gone]) await cache.ensure(one, never);
-    await store.writeDurably({ ...record, vmId: newId('vm'), image: needed.id });
+    await store.writeDurably(newRecord({ id: newId('vm'), generation: 1, image: needed, network: { vni: 1 } }));
     await cache.remove(gone.id);
     await cache.remove(gone.id);
     expect(await codeOf(cache.remove(needed.id))).toBe('in-use');
