@@ -1,3 +1,8 @@
+import type { ConsolePage, ConsoleRange } from '../model/console.ts';
+import type { HostFacts, HostInventory } from '../model/host.ts';
+import type { ImageId, VmId } from '../model/ids.ts';
+import type { ColdCopyPass } from '../model/migration.ts';
+import type { Boot, ImageRef, VmLoad, VmSpec } from '../model/vm.ts';
 import type { DomainConfig } from './domain.ts';
 import type {
   MigrateOut,
@@ -10,24 +15,6 @@ import type {
   RemoveColdLeftover,
   UnpackColdCopy,
 } from './host-migration.ts';
-
-export type {
-  ColdCopyFile,
-  MigrateOut,
-  MigrateOutResult,
-  MigrationObservation,
-  PackColdCopy,
-  PortableRecord,
-  PrepareIncoming,
-  RemoveColdLeftover,
-  UnpackColdCopy,
-} from './host-migration.ts';
-
-import type { ConsolePage, ConsoleRange } from '../model/console.ts';
-import type { HostFacts, HostInventory } from '../model/host.ts';
-import type { ImageId, VmId } from '../model/ids.ts';
-import type { ColdCopyPass } from '../model/migration.ts';
-import type { Boot, ImageRef, VmLoad, VmSpec } from '../model/vm.ts';
 
 /** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
 export interface InputFile {

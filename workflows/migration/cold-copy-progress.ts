@@ -1,4 +1,5 @@
-import type { HostActivities, PackColdCopy, UnpackColdCopy } from '../../contracts/host.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { PackColdCopy, UnpackColdCopy } from '../../contracts/host-migration.ts';
 import { type ColdCopyPass, coldCopyJob, type MigrationJob } from '../../model/migration.ts';
 import type { MigrationRun } from './migration-run.ts';
 import { withProgressReports } from './progress-reports.ts';

@@ -1,5 +1,5 @@
 import type { CancellationScope } from '@temporalio/workflow';
-import type { ColdCopyFile, MigrateOutResult, PortableRecord, RemoveColdLeftover } from '../../contracts/host.ts';
+import type { ColdCopyFile, MigrateOutResult, PortableRecord, RemoveColdLeftover } from '../../contracts/host-migration.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import { onHost } from '../durable/activity-proxies.ts';

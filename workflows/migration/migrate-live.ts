@@ -1,5 +1,5 @@
 import { CancellationScope } from '@temporalio/workflow';
-import type { MigrateOut, MigrateOutResult } from '../../contracts/host.ts';
+import type { MigrateOut, MigrateOutResult } from '../../contracts/host-migration.ts';
 import { convergencePolicyFor, type MigrationJob } from '../../model/migration.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';

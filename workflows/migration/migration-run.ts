@@ -1,5 +1,6 @@
 import type { CancellationScope } from '@temporalio/workflow';
-import type { HostActivities, MigrateOutResult } from '../../contracts/host.ts';
+import type { HostActivities } from '../../contracts/host.ts';
+import type { MigrateOutResult } from '../../contracts/host-migration.ts';
 import type { LedgerActivities, MigrationRoute } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { MigrationId, PhaseEntry } from '../../model/migration.ts';

@@ -1,4 +1,4 @@
-import type { MigrateOutResult } from '../../contracts/host.ts';
+import type { MigrateOutResult } from '../../contracts/host-migration.ts';
 import type { MigrationPhase, PhaseEntry } from '../../model/migration.ts';
 import { isoNow } from '../durable/progress.ts';
 import type { StepRow } from '../durable/step.ts';

@@ -1,5 +1,5 @@
 import type { CancellationScope } from '@temporalio/workflow';
-import type { PortableRecord } from '../../contracts/host.ts';
+import type { PortableRecord } from '../../contracts/host-migration.ts';
 import { onHost, recordIfFetched } from '../durable/activity-proxies.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { codeOf, neverStarted } from '../durable/failure.ts';

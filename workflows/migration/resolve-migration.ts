@@ -1,5 +1,5 @@
 import { sleep } from '@temporalio/workflow';
-import type { MigrateOutResult, MigrationObservation } from '../../contracts/host.ts';
+import type { MigrateOutResult, MigrationObservation } from '../../contracts/host-migration.ts';
 import type { HostId } from '../../model/ids.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
