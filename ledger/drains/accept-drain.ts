@@ -1,5 +1,5 @@
 import type { Prisma } from '../../generated/prisma/client.ts';
-import type { DrainId, DrainMode, DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
+import type { DrainId } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { drainEventTypes } from '../../model/events.ts';
 import { newId } from '../../model/ids.ts';
@@ -9,25 +9,14 @@ import { lockPlacement } from '../placement/lock-placement.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import { writeDrainEvent } from './drain-event.ts';
 import { drainOutline, isoCeil, isoCeilOrNull } from './outline.ts';
-import { readDrainInput } from './planner-input.ts';
+import { type DrainPlanRequest, readDrainInput } from './planner-input.ts';
 
-export interface DrainRequest {
-  host: string;
-  deadlineMs: number;
-  strategy: DrainStrategy;
-  mode: DrainMode;
-  /** Whether the disks of its VMs leave the host as well. */
-  moveDisks: boolean;
-  /** Whether VMs that no other host can take are suspended on the host. */
-  suspendInPlace: SuspendInPlace;
-  /** The probability with which the plan has to meet the deadline. */
-  confidence: number;
+export interface DrainRequest extends Omit<DrainPlanRequest, 'drain'> {
   returnAfterMs: number | null;
   /** Whether the drain migrates its VMs back at its end. */
   returnVms: boolean;
   owner: string;
   reason: string | null;
-  nowMs: number;
 }
 
 /**

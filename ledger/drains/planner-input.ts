@@ -205,15 +205,18 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
     FROM "Host" h ORDER BY h.id`;
 }
 
-interface DrainPlanRequest {
+export interface DrainPlanRequest {
   host: string;
   /** The drain's id; '' before it has one. */
   drain: string;
   deadlineMs: number;
   strategy: DrainStrategy;
   mode: DrainMode;
+  /** Whether the disks of its VMs leave the host as well. */
   moveDisks: boolean;
+  /** Whether VMs that no other host can take are suspended on the host. */
   suspendInPlace: SuspendInPlace;
+  /** The probability with which the plan has to meet the deadline. */
   confidence: number;
   nowMs: number;
 }
