@@ -181,7 +181,7 @@ async function migrateLeases(
   for (const { lease: id, to, operation } of moves) {
     const vm = leases.get(id)!.vms[0]!.id;
     const reason = `It was suspended for a promise, and can resume sooner on ${to}`;
-    const request = { vm, to, mode: 'cold' as const, requestedBy: 'planner', reason, nowMs: deps.clock() };
+    const request = { vm, to, mode: 'cold' as const, coldFallback: false, requestedBy: 'planner', reason, nowMs: deps.clock() };
     const migration = await tryAcceptMigration(tx, request);
     if (migration !== null) accepted.push(migration);
     await tx.$executeRaw`UPDATE "Lease" SET operation = ${JSON.stringify(operation)}::jsonb WHERE id = ${id}`;

@@ -12,8 +12,8 @@ export interface MigrationRequest {
   mode?: MigrationMode;
   /** Default: the disks remain on their host. */
   moveDisk?: boolean;
-  /** A live migration whose pre-copy does not converge continues as a cold one. Default: it is rolled back. */
-  coldFallback?: boolean;
+  /** A live migration whose pre-copy does not converge continues as a cold one, or is rolled back. Required, so that no caller loses it. */
+  coldFallback: boolean;
   /** Time limit of the pre-copy. */
   convergeWithinS?: number;
   requestedBy: string;
@@ -71,7 +71,7 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
-      orCold: mode === 'live' && request.coldFallback === true,
+      orCold: mode === 'live' && request.coldFallback,
       convergeWithinS: request.convergeWithinS ?? convergenceSeconds.default,
       ...(mode === 'disks'
         ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }

@@ -35,7 +35,7 @@ type Order = { mode?: 'live' | 'cold' | 'disks'; moveDisk?: boolean; coldFallbac
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   fixture.now += 1000;
-  const order = { ...more, vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
+  const order = { coldFallback: false, ...more, vm, to, requestedBy: 'alice', reason: null, nowMs: fixture.now };
   return fixture.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
 

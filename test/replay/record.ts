@@ -167,7 +167,7 @@ async function recordMigration(site: FakeSite): Promise<void> {
     const key = { hostId: host.id, imageId: vm.imageId! };
     await site.ledger.hostImage.upsert({ where: { hostId_imageId: key }, create: key, update: {} });
   }
-  const order = { vm: vm.id, to: null, requestedBy: site.owner, reason: null, nowMs: Date.now() };
+  const order = { vm: vm.id, to: null, coldFallback: false, requestedBy: site.owner, reason: null, nowMs: Date.now() };
   const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
   const workflow = workflowId.migration(vm.id as VmId, 2);
   const options = { taskQueue: controlQueue, workflowId: workflow, args: [id, site.pace] };
@@ -182,7 +182,7 @@ async function recordMigration(site: FakeSite): Promise<void> {
 
 /** A later move of the same VM. */
 async function recordMove(site: FakeSite, vm: VmId, mode: MigrationMode): Promise<void> {
-  const order = { vm, to: null, mode, requestedBy: site.owner, reason: null, nowMs: Date.now() };
+  const order = { vm, to: null, mode, coldFallback: false, requestedBy: site.owner, reason: null, nowMs: Date.now() };
   const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
   const options = { taskQueue: controlQueue, workflowId: workflowId.migration(vm, generation), args: [id, site.pace] };

@@ -210,7 +210,14 @@ test('in a cold drain VMs are copied as files and resume at their targets, and t
 test('with the disks of its VMs, also of those that run on other hosts, nothing of any of them remains on the host', async () => {
   const vms = await runningOn(2);
   const moving = await site.ledger.$transaction((tx) =>
-    acceptMigration(tx, { vm: vms[0]!, to: site.hosts[1]!.id, requestedBy: site.owner, reason: null, nowMs: Date.now() }),
+    acceptMigration(tx, {
+      vm: vms[0]!,
+      to: site.hosts[1]!.id,
+      coldFallback: false,
+      requestedBy: site.owner,
+      reason: null,
+      nowMs: Date.now(),
+    }),
   );
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id: moving } });
   const workflow = workflowId.migration(vms[0]!, generation);

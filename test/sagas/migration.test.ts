@@ -75,7 +75,7 @@ async function asked(run: Running, order: Order = {}): Promise<Moving> {
 const moving = async (order: Order = {}): Promise<Moving> => asked(await running(), order);
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
-  const order = { ...more, vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
+  const order = { coldFallback: false, ...more, vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
   return site.ledger.$transaction((tx) => acceptMigration(tx, order));
 }
 
