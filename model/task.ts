@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { ErrorCode } from './errors.ts';
+import { patternProblem } from './outputs/pattern-syntax.ts';
 import type { TaskState } from './states.ts';
 
 /** Bounds on everything a caller can ask of a task. */
@@ -32,6 +33,14 @@ const taskPath = z
   .string()
   .refine(isTaskPath, { error: 'expected a relative path inside /home/task without empty, "." or ".." parts, at most 512 bytes' })
   .meta({ description: 'A path relative to /home/task', example: 'in/words' });
+
+const outputPattern = z
+  .string()
+  .superRefine((text, context) => {
+    const problem = patternProblem(text);
+    if (problem !== null) context.addIssue({ code: 'custom', message: problem });
+  })
+  .meta({ description: 'A glob pattern relative to /home/task; docs/outputs.md has its syntax', example: 'out/*' });
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, { error: 'expected 64 lower-case hexadecimal digits' });
 
@@ -138,10 +147,16 @@ export const TaskSpec = z
       })
       .default([]),
     outputs: z
-      .array(taskPath)
+      .array(outputPattern)
       .max(taskLimits.outputs)
+      .refine((patterns) => patterns.length === 0 || patterns.some((pattern) => !pattern.startsWith('!')), {
+        error: 'expected a pattern that selects something: those with "!" only exclude',
+      })
       .default([])
-      .meta({ description: 'Glob patterns relative to /home/task; each must match at least one regular file' }),
+      .meta({
+        description:
+          'What is kept of /home/task: files that a pattern matches and none with "!" excludes. A folder that a pattern names is all in it. Each pattern without "!" must match at least one file',
+      }),
     resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }),
     nodes: z.int().min(1).max(taskLimits.nodes).default(1),
     lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),
@@ -150,6 +165,9 @@ export const TaskSpec = z
   .meta({ id: 'TaskSpec' });
 
 export type TaskSpec = z.infer<typeof TaskSpec>;
+
+/** A spec as the ledger has it: one that an earlier version accepted may have patterns that are none any more. */
+export const StoredTaskSpec = TaskSpec.extend({ outputs: z.array(z.string()).default([]) });
 
 /** Why a task waits: how many hosts failed which filter of the placement. */
 export interface Refusal {

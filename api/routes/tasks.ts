@@ -4,7 +4,7 @@ import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/re
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, taskStates } from '../../model/states.ts';
-import { TaskSpec, taskLimits } from '../../model/task.ts';
+import { StoredTaskSpec, TaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
 import { openLogSender } from '../files/follow-log.ts';
@@ -30,7 +30,7 @@ const LogQuery = z.strictObject({
 
 /** JSON columns of the ledger, parsed by the schemas of what is shown. */
 const storedJson = {
-  spec: TaskSpec,
+  spec: StoredTaskSpec,
   refusal: Task.shape.waiting,
   error: Task.shape.error,
   outputs: Task.shape.outputs,

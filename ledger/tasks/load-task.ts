@@ -1,7 +1,7 @@
 import type { TaskRecord } from '../../contracts/ledger.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState } from '../../model/states.ts';
-import { TaskSpec } from '../../model/task.ts';
+import { StoredTaskSpec } from '../../model/task.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { isoNow, type LedgerDeps } from '../transaction.ts';
 
@@ -24,7 +24,7 @@ export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord
   return {
     id,
     owner: row.ownerId,
-    spec: TaskSpec.parse(row.spec),
+    spec: StoredTaskSpec.parse(row.spec),
     state: row.state,
     vmIds: row.vmIds,
     cancelRequested: row.cancelRequested,

@@ -3,7 +3,7 @@ import type { TaskStepArgs } from '../../contracts/ledger.ts';
 import type { FileState } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
-import { TaskSpec } from '../../model/task.ts';
+import { StoredTaskSpec, type TaskSpec } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { fileUrl, urlSigner } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
@@ -61,7 +61,7 @@ export async function issueTaskStepArgs(deps: LedgerDeps, id: TaskId, vmId: VmId
  */
 export async function readTaskStepArgs(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
   const task = await readPlacedTask(deps.ledger, id);
-  const spec = TaskSpec.parse(task.spec);
+  const spec = StoredTaskSpec.parse(task.spec);
   const files = await readInputFiles(deps, spec, task.owner);
   const locations = await Promise.all(task.vms.map((vm) => loadVmLocation(deps, vm.id)));
   return vmSpecs(deps, task).map((vm, node) => ({

@@ -1,9 +1,9 @@
-import picomatch from 'picomatch';
 import type { StagedOut, StageOut, StoredOutput } from '../../../contracts/host.ts';
 import type { DiskFile } from '../../../drivers/ports/disk-tool.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
+import { Selection } from '../../../model/outputs/patterns.ts';
 import { isTaskPath } from '../../../model/task.ts';
 import { allOrAbort, forEachParallel } from '../all-or-abort.ts';
 import { domainName } from '../vm/domain-names.ts';
@@ -13,10 +13,8 @@ const parallelUploads = 4;
 const maxListedFiles = 200_000;
 
 /**
- * Flushes the data disk and stores the files that match, while the domain is being ended.
- *
- * Patterns are picomatch globs on paths relative to /home/task: `*` matches within a folder, `**` across folders, and neither
- * matches a name that begins with a dot unless the pattern says the dot.
+ * Flushes the data disk and stores the files that match, while the domain is being ended. docs/outputs.md has the syntax of
+ * patterns.
  */
 export async function stageOut(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
   await flushDataDisk(ports, request, record);
@@ -65,22 +63,19 @@ async function flushDataDisk({ guest, hypervisor, store }: HostPorts, request: S
 }
 
 function selectOutputs(files: DiskFile[], { patterns, limits }: StageOut): { selected: DiskFile[]; unmatched: string[] } {
-  const matchers = patterns.map((pattern) => ({ pattern, matches: picomatch(pattern, { dot: false }), matched: false }));
+  const selection = new Selection(patterns);
+  const matched = new Set<string>();
   const selected = files.filter((file) => {
-    let any = false;
-    for (const matcher of matchers)
-      if (matcher.matches(file.path)) {
-        matcher.matched = true;
-        any = true;
-      }
-    return any;
+    const found = selection.match(file.path);
+    for (const pattern of found) matched.add(pattern);
+    return found.length > 0;
   });
   const invalid = selected.find((file) => !isTaskPath(file.path));
   if (invalid !== undefined) throw refused(`${JSON.stringify(invalid.path)} matches, and is not a valid path of an output`);
   if (selected.length > limits.files) throw refused(`${selected.length} files match, at most ${limits.files} are taken`);
   const bytes = selected.reduce((sum, file) => sum + file.sizeBytes, 0);
   if (bytes > limits.bytes) throw refused(`what matches has ${bytes} bytes, at most ${limits.bytes} are taken`);
-  return { selected, unmatched: matchers.filter(({ matched }) => !matched).map(({ pattern }) => pattern) };
+  return { selected, unmatched: patterns.filter((pattern) => !pattern.startsWith('!') && !matched.has(pattern)) };
 }
 
 const refused = (why: string): BerthError => new BerthError('outputs-refused', `taking the outputs out: ${why}`);
