@@ -5,6 +5,7 @@ import { pinoHttp } from 'pino-http';
 import { readHealth } from '../ledger/health.ts';
 import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
+import { signingKeysOf } from '../model/signed-url.ts';
 import type { ApiDeps } from './deps.ts';
 import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
@@ -157,7 +158,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
   mount(app, [...operations, ...internalRoutes(deps)], {
     authenticate: authenticate(openKeyring(ledger, clock)),
     limit: limitRate(config.api.BERTH_RATE_PER_MINUTE),
-    signature: requireSignature(config.signing.BERTH_SIGNING_KEY, clock),
+    signature: requireSignature(signingKeysOf(config.signing), clock),
   });
   app.use(notFound, answerWithProblem);
 

@@ -56,6 +56,11 @@ export const groups = {
       .string()
       .min(32)
       .describe('Signs the URLs by which hosts read and write the repository; the same for API processes and control workers'),
+    BERTH_SIGNING_KEY_OTHER: z
+      .string()
+      .min(32)
+      .optional()
+      .describe('A second key whose URLs are valid as well, while one key replaces the other'),
     BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the hosts reach it'),
   }),
   api: z.object({

@@ -3,7 +3,7 @@ import type { Ledger } from '../../ledger/client.ts';
 import { findApiKey } from '../../ledger/owners/find-api-key.ts';
 import { hashApiKey } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
-import { verifySignedUrl } from '../../model/signed-url.ts';
+import { type SigningKeys, type UrlVerdict, verifySignedUrl } from '../../model/signed-url.ts';
 
 /** The bearer of an API key. A client sees what its owner has; an operator sees everything. */
 export interface Caller {
@@ -67,16 +67,22 @@ export const requireOperator: RequestHandler = (req, _res, next) => {
   next();
 };
 
+const refusals: Record<Exclude<UrlVerdict, 'valid'>, string> = {
+  expired: 'This signed URL has expired; ask for a new one',
+  'unknown-key': 'This URL is signed by a key that is not valid any more, or not yet; ask for a new one',
+  invalid: 'This URL is not signed for this method and path',
+};
+
 /** Requires a URL that is signed for this method and path and has not expired; host workers have such URLs. */
-export function requireSignature(signingKey: string, clock: () => number): RequestHandler {
+export function requireSignature(keys: SigningKeys, clock: () => number): RequestHandler {
   return (req, _res, next) => {
-    const { expires, signature } = req.query;
-    const given = typeof expires === 'string' && typeof signature === 'string' ? { expires, signature } : null;
-    const verdict = given
-      ? verifySignedUrl(signingKey, req.method, req.path, given.expires, given.signature, clock())
+    const { expires, signature, key } = req.query;
+    const wellFormed =
+      typeof expires === 'string' && typeof signature === 'string' && (key === undefined || typeof key === 'string');
+    const verdict = wellFormed
+      ? verifySignedUrl(keys, req.method, req.path, { expires, signature, keyId: key ?? null }, clock())
       : 'invalid';
-    if (verdict === 'expired') throw new BerthError('forbidden', 'This signed URL has expired; ask for a new one');
-    if (verdict === 'invalid') throw new BerthError('forbidden', 'This URL is not signed for this method and path');
+    if (verdict !== 'valid') throw new BerthError('forbidden', refusals[verdict]);
     next();
   };
 }

@@ -18,7 +18,7 @@ const logChunkBytes = 64 * 2 ** 20;
 const logBytes = 2 ** 30;
 
 /** The query parameters of a signed URL; the signature is verified before validation. */
-const signature = { expires: z.string(), signature: z.string() };
+const signature = { expires: z.string(), key: z.string().optional(), signature: z.string() };
 const Signed = z.strictObject(signature);
 
 const Node = z.strictObject({

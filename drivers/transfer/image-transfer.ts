@@ -10,6 +10,7 @@ import type { ContentRef, ImageRef } from '../../model/vm.ts';
 import { isErrno, syncFile, writeStream } from '../host/files.ts';
 import { ProcessError } from '../host/run-process.ts';
 import { copyOverNfs } from './nfs-copy.ts';
+import { isRightRefused, rightRefused } from './repository-right.ts';
 
 export interface ImageTransferOptions {
   /** The host's folder; images/ and staging/ are in it, and in that of the peers, which export theirs over NFS. */
@@ -108,5 +109,6 @@ async function download(dispatcher: Dispatcher, image: ImageRef, blob: ContentRe
   const { statusCode, body } = await request(blob.url, { dispatcher, headersTimeout: bodyTimeoutMs, bodyTimeout: bodyTimeoutMs });
   if (statusCode === 200) return body;
   await body.dump();
+  if (isRightRefused(statusCode)) throw rightRefused(`fetching image ${image.name}`, statusCode);
   throw new BerthError('repository-unavailable', `fetching image ${image.name}: the repository answered ${statusCode}`);
 }

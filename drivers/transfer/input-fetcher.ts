@@ -8,6 +8,7 @@ import { Agent, type Dispatcher, request } from 'undici';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { diskFullOr, isErrno, makeFolder, messageOf, writeStream } from '../host/files.ts';
 import type { FetchRequest, InputFetcher } from '../ports/input-fetcher.ts';
+import { isRightRefused, rightRefused } from './repository-right.ts';
 
 const maxRedirects = 5;
 const headersTimeoutMs = 30_000;
@@ -93,6 +94,7 @@ async function fetchOnce(
     const location = headers.location;
     if (!ours && statusCode >= 300 && statusCode < 400 && typeof location === 'string')
       return redirected(fetchRequest, location, url);
+    if (ours && isRightRefused(statusCode)) throw rightRefused(`fetching ${describeInput(fetchRequest)}`, statusCode);
     if (statusCode === 404) throw new BerthError('input-unavailable', `fetching ${describeInput(fetchRequest)}: it isn't there`);
     if (statusCode !== 200) throw unavailable(fetchRequest, `it answered ${statusCode}`);
     const announced = Number(headers['content-length'] ?? 0);

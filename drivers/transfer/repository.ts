@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { BerthError, type ErrorCode, isErrorCode } from '../../model/errors.ts';
 import { messageOf } from '../host/files.ts';
 import type { Repository } from '../ports/repository.ts';
+import { isRightRefused, rightRefused } from './repository-right.ts';
 
 /** After the last byte of a large file the repository verifies and stores it before it answers. */
 const headersTimeoutMs = 120_000;
@@ -97,11 +98,8 @@ function parseJson(text: string): unknown {
 }
 
 const problemSchema = z.object({ code: z.string(), detail: z.string().optional() });
-/**
- * Refusals of a task's output that only the task's owner can resolve; and `forbidden`, which means that the signed URL has
- * expired: the saga gets another.
- */
-const ownerErrors = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict', 'forbidden']);
+/** Refusals that only the owner of a task or of an image can resolve. */
+const ownerErrors = new Set<ErrorCode>(['quota-exceeded', 'too-large', 'disk-full', 'conflict']);
 
 function repositoryError(act: string, { status, json }: Answer): BerthError {
   const problem = problemSchema.safeParse(json);
@@ -109,6 +107,7 @@ function repositoryError(act: string, { status, json }: Answer): BerthError {
   const message = `${act}: the repository answered ${answer}`;
   if (problem.success && isErrorCode(problem.data.code) && ownerErrors.has(problem.data.code))
     return new BerthError(problem.data.code, message);
+  if (isRightRefused(status)) return rightRefused(act, status);
   if (status >= 500 || status === 429) return new BerthError('repository-unavailable', message);
   return new BerthError('outputs-refused', message);
 }

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { signUrl } from '../../model/signed-url.ts';
+import { signingKeyId, signUrl } from '../../model/signed-url.ts';
 import { collect, type FileBody, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 let api: RunningApi;
@@ -38,6 +38,8 @@ describe('a signed URL', () => {
     ['for another path', () => api.signed('GET', `/internal/files/file_x`).replace('file_x', file.id)],
     ['for another method', () => api.signed('PUT', path)],
     ['by another key', () => signUrl('another key', api.base, 'GET', path, Date.now(), 60)],
+    ['that names another key', () => api.signed('GET', path).replace(/key=\w+/, `key=${signingKeyId('another key')}`)],
+    ['with two ids of keys', () => `${api.signed('GET', path)}&key=x`],
     ['that has expired', () => api.signed('GET', path, -2)],
     ['whose expiry was moved', () => api.signed('GET', path, 1).replace(/expires=\d+/, `expires=${Date.now()}`)],
     ['that is given twice', () => `${api.signed('GET', path)}&signature=x`],
@@ -45,6 +47,23 @@ describe('a signed URL', () => {
   ])('%s opens nothing', async (_name, url) => {
     const answer = await fetch(url());
     expect([answer.status, await codeOf(answer)]).toEqual([403, 'forbidden']);
+  });
+
+  test('without the id of a key, as the version before signed them, opens the file', async () => {
+    expect((await fetch(api.signed('GET', path).replace(/key=\w+&/, ''))).status).toBe(200);
+  });
+
+  test('by either of two keys opens the file, while one replaces the other', async () => {
+    const [before, after] = ['the key of yesterday'.padEnd(32, '.'), 'the key of tomorrow'.padEnd(32, '.')];
+    const rotating = await startApi({ BERTH_SIGNING_KEY: after, BERTH_SIGNING_KEY_OTHER: before });
+    try {
+      const { id } = await rotating.put(rotating.alice, 'in', 'words');
+      const status = async (key: string) =>
+        (await fetch(signUrl(key, rotating.base, 'GET', `/internal/files/${id}`, Date.now(), 60))).status;
+      expect([await status(before), await status(after), await status('a third one'.padEnd(32, '.'))]).toEqual([200, 200, 403]);
+    } finally {
+      await rotating.end();
+    }
   });
 
   test('an API key is no signature', async () => {

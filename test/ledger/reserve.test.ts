@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { Placement } from '../../contracts/ledger-placement.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
-import { verifySignedUrl } from '../../model/signed-url.ts';
+import { type UrlSignature, verifySignedUrl } from '../../model/signed-url.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import {
   accept,
@@ -28,6 +28,15 @@ beforeEach(async () => {
   owner = await addOwner(fixture);
   image = await addImage(fixture);
 });
+
+function signatureOf({ searchParams }: URL): UrlSignature {
+  const [expires, keyId, signature] = ['expires', 'key', 'signature'].map((name) => searchParams.get(name) ?? '') as [
+    string,
+    string,
+    string,
+  ];
+  return { expires, keyId, signature };
+}
 
 const one = { vcpus: 1, memoryMiB: 256, diskMiB: 512 };
 const arrive = (id: string, times: number, more = {}) =>
@@ -137,9 +146,7 @@ describe('a placed task', () => {
     expect(first?.image.peers).toEqual([]);
     const url = new URL(second?.image.parts.disk.url ?? '');
     expect(url.origin + url.pathname).toBe('http://repository.test:8080/internal/files/file_disk');
-    const query = (name: string) => url.searchParams.get(name) ?? '';
-    const verify = (nowMs: number) =>
-      verifySignedUrl(signingKey, 'GET', url.pathname, query('expires'), query('signature'), nowMs);
+    const verify = (nowMs: number) => verifySignedUrl([signingKey], 'GET', url.pathname, signatureOf(url), nowMs);
     expect(verify(fixture.now + 3_599_000)).toBe('valid');
     expect(verify(fixture.now + 3_602_000)).toBe('expired');
     const rows = await fixture.ledger.vm.findMany({ where: { taskId: task } });
@@ -177,9 +184,9 @@ describe('a placed task', () => {
     ] as const) {
       const url = new URL(text);
       expect(url.pathname).toBe(path);
-      const [expires, signature] = ['expires', 'signature'].map((name) => url.searchParams.get(name) ?? '') as [string, string];
-      expect(verifySignedUrl(signingKey, method, path, expires, signature, fixture.now + 8_599_000)).toBe('valid');
-      expect(verifySignedUrl(signingKey, method, path, expires, signature, fixture.now + 8_602_000)).toBe('expired');
+      const verify = (nowMs: number) => verifySignedUrl([signingKey], method, path, signatureOf(url), nowMs);
+      expect(verify(fixture.now + 8_599_000)).toBe('valid');
+      expect(verify(fixture.now + 8_602_000)).toBe('expired');
     }
     await fixture.ledger.file.delete({ where: { id: file.id } });
     expect(await failure(fixture.activities.issueTaskStepArgs(task, vm?.id as VmId))).toMatchObject({

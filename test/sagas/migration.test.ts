@@ -474,6 +474,18 @@ describe('that is copied as files', () => {
   );
 });
 
+test("a target gets new signed URLs when those of the VM's image have expired in the queue of migrations", async () => {
+  await onALane({}, async (move) => {
+    site.faults.plan(move.workflow, { name: 'ensureImage', nth: 1 }, 'refusedAfter', 'forbidden');
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    expect(site.faults.callsOf(move.workflow)).toContainEqual({ name: 'issueImageRef', nth: 1 });
+    await expectOneCopy(move, 'succeeded');
+    await expectLeft(move);
+    return 'succeeded';
+  });
+});
+
 test.each(['live', 'cold'] as const)(
   'a target whose disk is full refuses a %s migration before anything is started',
   async (mode) => {

@@ -112,7 +112,7 @@ test.concurrent('a task that was cancelled before its workflow began ends as can
   await expectEverythingOrNothing(site, id);
 });
 
-test.concurrent.each(['runCommand', 'stageOut'])(
+test.concurrent.each(['stageIn', 'runCommand', 'stageOut'])(
   'when the signed URLs of its request have expired, %s gets new ones',
   async (name) => {
     const id = await site.accept();

@@ -154,6 +154,17 @@ test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: 
 });
 
 describe('a VM without a task', () => {
+  test('gets new signed URLs when those of its files and its image have expired', async () => {
+    const id = await accept();
+    site.faults.plan(workflowId.vm(id), { name: 'stageIn', nth: 1 }, 'refusedAfter', 'forbidden');
+    await start(id);
+    await site.until(`${id} is made`, () => isMade(id));
+    expect((await rowOf(id)).state).toBe('running');
+    expect(site.faults.callsOf(workflowId.vm(id))).toContainEqual({ name: 'issueVmSetup', nth: 2 });
+    await remove(id);
+    await expectGone(id);
+  });
+
   test('is removed when its lease ends', async () => {
     const id = await accept({ lease: { durationS: 2 } });
     await start(id);

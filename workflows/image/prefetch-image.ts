@@ -4,6 +4,7 @@ import type { TaskError } from '../../model/task.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { allOrCancel, withTimeout } from '../durable/cancellation-scopes.ts';
 import { failure, taskErrorOf } from '../durable/failure.ts';
+import { withFreshUrls } from '../durable/fresh-urls.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 
 export interface PrefetchRequest {
@@ -59,8 +60,10 @@ async function distribute(
     while (sources === 0) await condition(() => sources > 0);
     sources -= 1;
     try {
-      const image = await ledger.issueImageRef(request.image, host);
-      await onHost(host, pace, 'throw').ensureImage(image, request.pinnedUntil);
+      await withFreshUrls(
+        () => ledger.issueImageRef(request.image, host),
+        (image) => onHost(host, pace, 'throw').ensureImage(image, request.pinnedUntil),
+      );
       await ledger.recordImageCached(host, request.image);
       outcome.ready.push(host);
       // The host that sent it, and the one that has it now.

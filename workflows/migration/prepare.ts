@@ -1,8 +1,10 @@
 import type { CancellationScope } from '@temporalio/workflow';
 import type { PortableRecord } from '../../contracts/host-migration.ts';
+import type { ImageRef } from '../../model/vm.ts';
 import { onHost, recordIfFetched } from '../durable/activity-proxies.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { codeOf, neverStarted } from '../durable/failure.ts';
+import { withFreshUrls } from '../durable/fresh-urls.ts';
 import { notifyReconciliation } from '../durable/other-workflows.ts';
 import { abortReason, type MigrationAttempt, type MigrationRun, noTransfer } from './migration-run.ts';
 import { trackPhase } from './phases.ts';
@@ -26,9 +28,16 @@ export async function runPrepare<T>(
 
 /** Brings the image to the target, and reads the VM's record at the source. */
 export async function prepareTarget({ source, ledger, route, vmId, pace }: MigrationRun): Promise<PortableRecord> {
+  let stale = false;
+  // The URLs of the route are as old as the migration's wait for its turn.
+  const currentImage = async (): Promise<ImageRef> => {
+    const image = stale ? await ledger.issueImageRef(route.vm.image.id, route.to.id) : route.vm.image;
+    stale = true;
+    return image;
+  };
   const fetchImage = async (): Promise<null> => {
     // A target without the image fetches it; only what the VM wrote is read over the network.
-    const { from } = await onHost(route.to.id, pace, 'throw').ensureImage(route.vm.image);
+    const { from } = await withFreshUrls(currentImage, (image) => onHost(route.to.id, pace, 'throw').ensureImage(image));
     await recordIfFetched(ledger, route.vm, from);
     return null;
   };

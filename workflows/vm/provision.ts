@@ -6,6 +6,7 @@ import type { VmSpec } from '../../model/vm.ts';
 import { onHost, recordIfFetched } from '../durable/activity-proxies.ts';
 import { refusalText } from '../durable/detail-texts.ts';
 import { codeOf, neverStarted, taskErrorOf } from '../durable/failure.ts';
+import { withFreshUrls } from '../durable/fresh-urls.ts';
 import { notifyPlanner, notifyReconciliation, notifyWaiters } from '../durable/other-workflows.ts';
 import { Saga } from '../durable/saga.ts';
 import { runSteps, type Step } from '../durable/step.ts';
@@ -86,13 +87,23 @@ async function provision(run: VmRun, { host }: VmSpec): Promise<void> {
   await runSteps(new Saga(), provisionSteps, vm, (step, act) => progress.trackStep(step.name, [host], act));
 }
 
-async function stageIn({ run, setup: { vm, files } }: Provisioning): Promise<void> {
-  const { image } = await onHost(vm.host, run.pace, 'throw').stageIn({
-    vm,
-    inputs: files.map(({ input }) => input),
-    limits: { outsideBytes: 0, outsideSeconds: 0, allowInternal: false },
-  });
-  await recordIfFetched(run.ledger, vm, image);
+async function stageIn(provisioning: Provisioning): Promise<void> {
+  const { run } = provisioning;
+  let stale = false;
+  // The saga has read its setup just before this step.
+  const currentSetup = async (): Promise<CustomizeVm> => {
+    if (stale) provisioning.setup = await run.ledger.issueVmSetup(run.id);
+    stale = true;
+    return provisioning.setup;
+  };
+  const { image } = await withFreshUrls(currentSetup, ({ vm, files }) =>
+    onHost(vm.host, run.pace, 'throw').stageIn({
+      vm,
+      inputs: files.map(({ input }) => input),
+      limits: { outsideBytes: 0, outsideSeconds: 0, allowInternal: false },
+    }),
+  );
+  await recordIfFetched(run.ledger, provisioning.setup.vm, image);
 }
 
 /** The VM runs already, so a migration may move it meanwhile: then it is customized at its new host, which continues. */
