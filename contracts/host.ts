@@ -136,10 +136,11 @@ export interface HostActivities {
   ensureImage(image: ImageRef, pinnedUntil?: string): Promise<{ from: ImageSource; bytes: number }>;
   /** Removes a retired image from the cache. Throws in-use while a VM of this host needs it. */
   removeImage(id: ImageId): Promise<void>;
-  /** Records the generation, builds data.raw from the inputs, and does what ensureDisks does. */
+  /**
+   * Records the generation; builds data.raw from the inputs, the overlay on the image, which it fetches when missing, and
+   * the owner's network on this host.
+   */
   stageIn(order: StageIn): Promise<StagedIn>;
-  /** Makes the overlay on the image, which it fetches when missing, and the owner's network on this host. */
-  ensureDisks(vm: VmSpec): Promise<ImageSource>;
   /** Starts the domain, from a template where one fits, gives the guest its identity and mounts /home/task. */
   ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
   /** Boots a VM that becomes a template for VMs of its kind, unless there is one. removeVm removes what remains of the VM. */

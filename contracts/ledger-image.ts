@@ -44,7 +44,7 @@ export type TemplatePlacement =
   | { kind: 'waits'; reason: string };
 
 export interface ImageLedger {
-  recordImageCached(host: HostId, imageId: string): Promise<void>;
+  recordImageCached(host: HostId, image: ImageId): Promise<void>;
   /** An image for one host to fetch: fresh URLs, and the peers that have it. Throws image-unknown. */
   issueImageRef(id: ImageId, host: HostId): Promise<ImageRef>;
 

@@ -29,7 +29,6 @@ import { stageIn } from './task/stage-in.ts';
 import { stageOut } from './task/stage-out.ts';
 import { stopCommand } from './task/stop-command.ts';
 import { customizeVm } from './vm/customize.ts';
-import { ensureDisks } from './vm/ensure-disks.ts';
 import { ensureRunning } from './vm/ensure-running.ts';
 import { pauseVm, rebootVm, resumeVm } from './vm/power.ts';
 import { quarantineVm } from './vm/quarantine-vm.ts';
@@ -60,7 +59,6 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     removeImage: (id) => ports.imageCache.remove(id),
     stageIn: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageIn(ports, request, record, signal)),
-    ensureDisks: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => ensureDisks(ports, vm, signal)),
     ensureRunning: (vm) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) => ensureRunning(ports, vm, record, signal)),
     buildTemplate: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => buildTemplate(ports, vm, signal)),

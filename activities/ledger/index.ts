@@ -89,7 +89,7 @@ export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
     finishTask: (id, outcome, free) => finishTask(deps, id, outcome, free),
     registerHost: (facts) => registerHost(deps, facts),
     markHostUnreachable: (id) => markHostUnreachable(deps, id),
-    recordImageCached: (host, imageId) => recordImageCached(deps, host, imageId),
+    recordImageCached: (host, image) => recordImageCached(deps, host, image),
     issueImageRef: (id, host) => issueImageRef(deps, id, host),
     loadBuild: (id) => loadBuild(deps, id),
     reserveBuild: (id) => reserveBuild(deps, id),

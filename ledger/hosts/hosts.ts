@@ -1,7 +1,7 @@
 import type { Notification } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
-import type { HostId } from '../../model/ids.ts';
+import type { HostId, ImageId } from '../../model/ids.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -67,10 +67,10 @@ export async function markHostUnreachable(deps: LedgerDeps, id: HostId): Promise
 }
 
 /** The host has the image in its cache, and has just used it. Throws not-found for an unknown host or image. */
-export async function recordImageCached(deps: LedgerDeps, host: HostId, imageId: string): Promise<void> {
+export async function recordImageCached(deps: LedgerDeps, host: HostId, image: ImageId): Promise<void> {
   const written = await deps.ledger.$executeRaw`
     INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
-    SELECT h.id, i.id, ${isoNow(deps)}::timestamptz FROM "Host" h, "Image" i WHERE h.id = ${host} AND i.id = ${imageId}
+    SELECT h.id, i.id, ${isoNow(deps)}::timestamptz FROM "Host" h, "Image" i WHERE h.id = ${host} AND i.id = ${image}
     ON CONFLICT ("hostId", "imageId") DO UPDATE SET "usedAt" = EXCLUDED."usedAt"`;
-  if (written === 0) throw new BerthError('not-found', `There is no host ${host} or no image ${imageId} in the ledger`);
+  if (written === 0) throw new BerthError('not-found', `There is no host ${host} or no image ${image} in the ledger`);
 }

@@ -96,7 +96,6 @@ describe('a task of 10 MB on a real host', () => {
   it('is lost when its domain dies, and reports a program that does not exist', async () => {
     const { vm, stageIn, run } = requests(['no-such-program'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
-    await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     expect(await codeOf(host.activities().runCommand(run))).toBe('command-not-started');
     await host.crash(vm.id);
@@ -111,7 +110,6 @@ describe('a task of 10 MB on a real host', () => {
       'echo begun; mv /usr/local/sbin/berth-identity /root; sleep 4; mkdir out; cat /sys/devices/system/clocksource/*/current_clocksource >out/a';
     const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
-    await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const running = host.activities().runCommand(run);
     await expect.poll(() => host.log(vm.id).toString(), { timeout: 60_000 }).toContain('begun');
@@ -145,7 +143,6 @@ describe('a task of 10 MB on a real host', () => {
   it('ends a domain whose QEMU libvirtd has lost, as when it is killed during the start', async () => {
     const { vm, stageIn } = requests(['true'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
-    await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const name = domainName(vm.id);
     const status = `/run/libvirt/qemu/${name}.xml`;
@@ -163,7 +160,6 @@ describe('a task of 10 MB on a real host', () => {
     const script = 'mkdir out; for i in $(seq 1 200); do echo $i; sleep 0.1; done; date +%s >out/clock; hostname >out/name';
     const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('x'));
     await host.activities().stageIn(stageIn);
-    await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const at = (generation: number): VmSpec => ({ ...vm, generation });
     let generation = 1;
@@ -203,7 +199,6 @@ describe('a task of 10 MB on a real host', () => {
       Buffer.from('x'),
     );
     await host.activities().stageIn(stageIn);
-    await host.activities().ensureDisks(vm);
     await host.activities().ensureRunning(vm);
     const running = host.activities().runCommand({ ...run, timeoutS: 2 });
     expect(await running).toMatchObject({ timedOut: true, exitCode: null });

@@ -59,7 +59,6 @@ describe('a task on a host', () => {
     for (const step of [
       () => call(activities.ensureImage, vm.image),
       () => call(activities.stageIn, requests.stageIn),
-      () => call(activities.ensureDisks, vm),
       () => call(activities.ensureRunning, vm),
       () => call(activities.runCommand, requests.run),
       () => call(activities.stageOut, requests.stageOut),
@@ -106,7 +105,6 @@ describe('an older generation', () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, { ...requests.stageIn, vm: { ...vm, generation: 2 } });
     expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
-    expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
     expect(await code(call(activities.ensureRunning, vm))).toBe('stale-generation');
     expect(await code(call(activities.runCommand, requests.run))).toBe('stale-generation');
     expect(await code(call(activities.stopCommand, vm.id, 1))).toBe('stale-generation');
@@ -121,7 +119,7 @@ describe('an older generation', () => {
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, requests.stageIn);
     await call(activities.removeDomain, vm.id, 1);
-    expect(await code(call(activities.ensureDisks, vm))).toBe('stale-generation');
+    expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
     await call(activities.removeDisks, vm.id, 1);
     expect(await code(call(activities.stageIn, requests.stageIn))).toBe('stale-generation');
     expect(host.leftovers()).toEqual([]);
@@ -166,7 +164,6 @@ describe('a domain', () => {
     open({ bootMs: 1e9 });
     await call(activities.ensureImage, vm.image);
     await call(activities.stageIn, requests.stageIn);
-    await call(activities.ensureDisks, vm);
     const booting = code(call(activities.ensureRunning, vm));
     await expect.poll(() => host.domains.size).toBe(1);
     host.crashDomain(vm.id);
@@ -180,7 +177,6 @@ describe('a guest from a template', () => {
   async function another(): Promise<VmSpec> {
     const next = vmOf(vm.image);
     await call(activities.stageIn, requestsOf(repository, next).stageIn);
-    await call(activities.ensureDisks, next);
     return next;
   }
   const retries = [1, 2, 3];
@@ -427,7 +423,7 @@ describe('networks', () => {
   it('remain as long as a VM of this host needs them', async () => {
     await toRunning();
     const other = { ...vmOf(vm.image), network: vm.network };
-    await call(activities.ensureDisks, other);
+    await call(activities.stageIn, requestsOf(repository, other).stageIn);
     await call(activities.removeDomain, vm.id, 1);
     await call(activities.removeDisks, vm.id, 1);
     expect(host.networks.size).toBe(1);
@@ -438,7 +434,7 @@ describe('networks', () => {
   it('are removed when the last two VMs leave together', async () => {
     await toRunning();
     const other = { ...vmOf(vm.image), network: vm.network };
-    await call(activities.ensureDisks, other);
+    await call(activities.stageIn, requestsOf(repository, other).stageIn);
     await call(activities.removeDomain, vm.id, 1);
     await Promise.all([call(activities.removeDisks, vm.id, 1), call(activities.removeDisks, other.id, 1)]);
     expect(host.leftovers()).toEqual([]);

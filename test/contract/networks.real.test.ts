@@ -41,7 +41,6 @@ beforeAll(async () => {
       const far = host.activities();
       await far.ensureImage(vm.image);
       await far.stageIn({ vm, inputs: [], limits: { outsideBytes: 1, outsideSeconds: 1, allowInternal: false } });
-      await far.ensureDisks(vm);
       await far.ensureRunning(vm);
     }),
   );

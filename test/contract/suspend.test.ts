@@ -31,7 +31,6 @@ function call<A extends unknown[], R>(act: (...args: A) => Promise<R>, ...args: 
 async function toRunning(): Promise<void> {
   await call(activities.ensureImage, vm.image);
   await call(activities.stageIn, requestsOf(repository, vm).stageIn);
-  await call(activities.ensureDisks, vm);
   await call(activities.ensureRunning, vm);
 }
 

@@ -62,7 +62,6 @@ async function prepared(diskMiB?: number, more: Partial<VmSpec> = {}): Promise<V
     limits: { outsideBytes: 2 ** 20, outsideSeconds: 5, allowInternal: false },
   };
   await host.activities().stageIn(stageIn);
-  await host.activities().ensureDisks(vm);
   return vm;
 }
 

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { TaskEndedData, taskEventData } from '../../model/events.ts';
-import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
@@ -232,7 +232,7 @@ describe('each step', () => {
       () => activities.issueTaskStepArgs(none, 'vm_none' as VmId),
       () => activities.setVmState('vm_none' as VmId, 'running'),
       () => activities.markHostUnreachable('none' as HostId),
-      () => activities.recordImageCached('a' as HostId, 'image_none'),
+      () => activities.recordImageCached('a' as HostId, 'image_none' as ImageId),
     ])
       expect(await failure(act())).toMatchObject({ code: 'not-found' });
   });

@@ -1,13 +1,13 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { HostInventory } from '../../model/host.ts';
-import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { newId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
-let image: string;
+let image: ImageId;
 
 beforeEach(async () => {
   await empty(fixture);

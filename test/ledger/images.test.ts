@@ -182,16 +182,17 @@ describe('an image', () => {
   test('is fetched from the peers that have it, each host beginning with another one', async () => {
     for (const id of ['host-1', 'host-2', 'host-3', 'host-4']) await arrive(id);
     const { id } = await fixture.ledger.image.findFirstOrThrow({ where: { name: 'debian-12' } });
+    const image = id as ImageId;
     const hosts = await fixture.ledger.host.findMany({ orderBy: { id: 'asc' } });
     const address = (host: string) => hosts.find((one) => one.id === host)!.address;
-    const peers = async (host: string) => (await fixture.activities.issueImageRef(id as ImageId, host as HostId)).peers;
+    const peers = async (host: string) => (await fixture.activities.issueImageRef(image, host as HostId)).peers;
     expect(await peers('host-1')).toEqual([]);
-    for (const host of ['host-1', 'host-2', 'host-3']) await fixture.activities.recordImageCached(host as HostId, id);
+    for (const host of ['host-1', 'host-2', 'host-3']) await fixture.activities.recordImageCached(host as HostId, image);
     await fixture.activities.markHostUnreachable('host-3' as HostId);
     expect(await peers('host-4')).toEqual([address('host-1'), address('host-2')]);
     expect(await peers('host-1')).toEqual([address('host-2')]);
     await arrive('host-3');
-    await fixture.activities.recordImageCached('host-3' as HostId, id);
+    await fixture.activities.recordImageCached('host-3' as HostId, image);
     const again = (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'host-3' } })).address;
     expect(await peers('host-2')).toEqual([again, address('host-1')]);
   });

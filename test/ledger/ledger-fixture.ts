@@ -6,7 +6,7 @@ import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { readConfig } from '../../model/config.ts';
 import type { HostFacts, Resources } from '../../model/host.ts';
-import { type HostId, newId, type TaskId } from '../../model/ids.ts';
+import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 
@@ -70,7 +70,7 @@ export async function addOwner(fixture: LedgerFixture, name = 'alice', maxBytes:
   return owner.id;
 }
 
-export async function addImage(fixture: LedgerFixture, name = 'debian-12', virtualMiB = 0): Promise<string> {
+export async function addImage(fixture: LedgerFixture, name = 'debian-12', virtualMiB = 0): Promise<ImageId> {
   const part = (file: string) => ({ file, sha256: hex64, sizeBytes: 10 });
   const image = await fixture.ledger.image.create({
     data: {
@@ -85,7 +85,7 @@ export async function addImage(fixture: LedgerFixture, name = 'debian-12', virtu
       parts: { disk: part('file_disk'), kernel: part('file_kernel'), initrd: part('file_initrd') },
     },
   });
-  return image.id;
+  return image.id as ImageId;
 }
 
 let hosts = 0;

@@ -157,7 +157,6 @@ const activityClassOf = {
   ensureImage: 'transfer',
   removeImage: 'remove',
   stageIn: 'transfer',
-  ensureDisks: 'quick',
   ensureRunning: 'boot',
   buildTemplate: 'template',
   customizeVm: 'boot',
