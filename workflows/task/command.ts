@@ -7,7 +7,7 @@ import { withFreshUrls } from '../durable/fresh-urls.ts';
 import { withRunningTimeout } from '../durable/stopwatch.ts';
 import { timing } from '../durable/timeouts.ts';
 import { runUnderLease, startLease } from './lease-run.ts';
-import { relocate, updateLocation, waitUntilSettled } from './node-location.ts';
+import { relocate, updateLocation, waitUntilNodeSettled } from './node-location.ts';
 import { enterState, type NodeStep, runOnAllNodes, takeStepArgs } from './node-step.ts';
 import type { TaskNode, TaskRun } from './task-run.ts';
 
@@ -94,7 +94,7 @@ async function followCommand(node: TaskNode): Promise<RunResult> {
       // Suspended by the plan, which also resumes it. Otherwise a migration has moved it, live or cold.
       if (run.lease.state !== 'running') continue;
     }
-    const location = await waitUntilSettled(node, await run.ledger.loadVmLocation(node.vm.id), false);
+    const location = await waitUntilNodeSettled(node, false);
     if (run.lease.state !== 'running') continue;
     if (location.state === 'suspended' || location.state === 'restoring') {
       // By its owner, who also restores it.
@@ -113,6 +113,6 @@ async function followCommand(node: TaskNode): Promise<RunResult> {
 }
 
 async function stopCommand(node: TaskNode): Promise<void> {
-  updateLocation(node, await waitUntilSettled(node, await node.run.ledger.loadVmLocation(node.vm.id), true));
+  updateLocation(node, await waitUntilNodeSettled(node, true));
   await node.host.stopCommand(node.vm.id, node.vm.generation);
 }

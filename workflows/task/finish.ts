@@ -7,7 +7,7 @@ import { notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
 import { persistForever, unwindForever } from '../durable/retry-forever.ts';
 import { timing } from '../durable/timeouts.ts';
-import { updateLocation, waitUntilSettled } from './node-location.ts';
+import { updateLocation, waitUntilNodeSettled } from './node-location.ts';
 import type { TaskNode, TaskRun, Verdict } from './task-run.ts';
 
 /** Removes the VMs, frees their resources and writes the task's end, once, for every verdict. */
@@ -41,7 +41,7 @@ async function removeAll(run: TaskRun, nodes: TaskNode[], open: Set<TaskNode>): 
     const removals = nodes.map(async (node, index) => {
       const location = locations[index];
       // A migration that is under way ends first, and the VM is removed from where it is then.
-      if (location != null) updateLocation(node, await waitUntilSettled(node, location, true));
+      if (location != null) updateLocation(node, await waitUntilNodeSettled(node, true, location));
       await removeNode(node);
       open.delete(node);
       done(node.label);

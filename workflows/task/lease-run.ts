@@ -4,7 +4,8 @@ import { taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
 import type { StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
-import { relocate, updateLocation, waitUntilSettled } from './node-location.ts';
+import { restoration, type SuspensionStep, suspension } from '../vm/suspend-restore.ts';
+import { relocate, updateLocation, waitUntilNodeSettled } from './node-location.ts';
 import type { TaskNode, TaskRun } from './task-run.ts';
 
 export const suspendStep: StepRow = {
@@ -115,13 +116,17 @@ async function suspendAll(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
 }
 
 async function suspendNode(node: TaskNode): Promise<void> {
+  updateLocation(node, await waitUntilNodeSettled(node, true));
+  await runOnNode(node, suspension);
+}
+
+/** A failure is not undone here: suspendAll undoes it on all nodes, and one of a restoration ends the task. */
+async function runOnNode(node: TaskNode, { begin, act, commit }: SuspensionStep): Promise<void> {
   const { ledger } = node.run;
-  const { id } = node.vm;
-  updateLocation(node, await waitUntilSettled(node, await ledger.loadVmLocation(id), true));
-  const { vm } = await ledger.beginSuspension(id);
-  relocate(node, vm);
-  await node.host.suspendVm(vm);
-  await notifyWaiters(await ledger.commitSuspension(id));
+  const target = await begin(ledger, node.vm.id);
+  relocate(node, target.vm);
+  await act({ ...target, host: node.host });
+  await notifyWaiters(await commit(ledger, node.vm.id));
 }
 
 /** Restores all nodes where their memory is, including those whose suspension failed. */
@@ -142,13 +147,10 @@ async function resumeNode(node: TaskNode): Promise<void> {
   const { state } = await ledger.loadVmLocation(id);
   if (state === 'running') return;
   if (state === 'suspending') {
-    await node.host.restoreVm({ vm: node.vm, diskHostAddress: null });
+    await suspension.undo({ host: node.host, vm: node.vm, diskHostAddress: null });
     return notifyWaiters(
       await ledger.rollBackSuspension(id, { code: 'internal', message: 'another VM of its task could not be suspended' }, false),
     );
   }
-  const { vm, diskHostAddress } = await ledger.beginRestoration(id);
-  relocate(node, vm);
-  await node.host.restoreVm({ vm, diskHostAddress });
-  await ledger.commitRestoration(id);
+  await runOnNode(node, restoration);
 }

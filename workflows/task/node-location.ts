@@ -1,4 +1,3 @@
-import { condition } from '@temporalio/workflow';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { VmLocation } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
@@ -8,7 +7,7 @@ import { unreachableText } from '../durable/detail-texts.ts';
 import { cancelIfRunning } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
 import { Saga } from '../durable/saga.ts';
-import { timing } from '../durable/timeouts.ts';
+import { waitUntilSettled } from '../vm/wait-until-settled.ts';
 import type { TaskNode, TaskRun } from './task-run.ts';
 
 export function newNode(run: TaskRun, vm: VmSpec, index: number): TaskNode {
@@ -56,24 +55,28 @@ export function updateLocation(node: TaskNode, { host, home, generation }: VmLoc
 }
 
 /**
- * Waits until no migration of the VM is under way. @returns where it is then
+ * Waits until no migration of the node's VM is under way. @returns where it is then
  * @param abortMigration cancels one that is under way; otherwise it ends by itself
+ * @param known the location, where the caller has just read it
  */
-export async function waitUntilSettled(node: TaskNode, first: VmLocation, abortMigration: boolean): Promise<VmLocation> {
+export async function waitUntilNodeSettled(node: TaskNode, abortMigration: boolean, known?: VmLocation): Promise<VmLocation> {
   const { run, index, vm } = node;
-  const { initialMs, maxMs } = timing(run.pace).ambiguousBackoff;
-  let location = first;
+  const migrating = {
+    id: vm.id,
+    ledger: run.ledger,
+    pace: run.pace,
+    get signalsReceived() {
+      return run.locationChanges;
+    },
+  };
   let cancelled: string | null = null;
-  for (let backoffMs = initialMs; location.migrationWorkflowId !== null; backoffMs = Math.min(backoffMs * 2, maxMs)) {
-    if (abortMigration && cancelled !== location.migrationWorkflowId) {
-      cancelled = location.migrationWorkflowId;
-      await cancelIfRunning(location.migrationWorkflowId);
-    }
-    run.progress.setDetail(`moving ${index}`, `${vm.id} moves: see ${location.migrationWorkflowId}`);
-    const changesSeen = run.locationChanges;
-    await condition(() => run.locationChanges > changesSeen, backoffMs);
-    location = await run.ledger.loadVmLocation(vm.id);
-  }
+  const onMigration = async (migration: string): Promise<void> => {
+    run.progress.setDetail(`moving ${index}`, `${vm.id} moves: see ${migration}`);
+    if (!abortMigration || cancelled === migration) return;
+    cancelled = migration;
+    await cancelIfRunning(migration);
+  };
+  const location = await waitUntilSettled(migrating, onMigration, known);
   run.progress.setDetail(`moving ${index}`, null);
   return location;
 }

@@ -1,7 +1,7 @@
 import type { StagedOut } from '../../contracts/host.ts';
 import type { TaskStepArgs } from '../../contracts/ledger.ts';
 import { withFreshUrls } from '../durable/fresh-urls.ts';
-import { homeOf, relocate, waitUntilSettled } from './node-location.ts';
+import { homeOf, relocate, waitUntilNodeSettled } from './node-location.ts';
 import { enterState, type NodeStep, runOnAllNodes, takeStepArgs } from './node-step.ts';
 import type { TaskNode, TaskRun } from './task-run.ts';
 
@@ -39,7 +39,7 @@ async function stageOutNode(node: TaskNode): Promise<void> {
 async function settledStepArgs(node: TaskNode): Promise<TaskStepArgs> {
   let args = await takeStepArgs(node);
   if (args.migrationWorkflowId !== null) {
-    await waitUntilSettled(node, await node.run.ledger.loadVmLocation(node.vm.id), true);
+    await waitUntilNodeSettled(node, true);
     args = await takeStepArgs(node);
   }
   relocate(node, args.stageOut.vm);

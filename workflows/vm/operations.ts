@@ -1,40 +1,48 @@
-import type { HostActivities } from '../../contracts/host.ts';
 import type { VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
 import { notify } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
-import type { StepRow } from '../durable/step.ts';
-import { restore, suspend } from './suspend-restore.ts';
+import type { Step, StepRow } from '../durable/step.ts';
+import { type OperationVm, restoration, runOrRollBack, suspension } from './suspend-restore.ts';
 import { bootDomain, markStuck, retryOnLedger, showRefusal, type VmRun, vmHost } from './vm-run.ts';
 
-/** Each operation is a saga of one step on the host, between two transactions in the ledger. */
-export const operationSteps: readonly (StepRow & { readonly name: VmOperation })[] = [
-  { name: 'pause', does: "stops the guest's processors (pauseVm)", undoneBy: 'resumeVm' },
-  { name: 'resume', does: "starts the guest's processors (resumeVm)", undoneBy: 'pauseVm' },
-  {
+/** An operation that is one step on the host, and leaves the VM in the state `to`. */
+interface HostOperation extends Step<OperationVm> {
+  readonly to: 'running' | 'paused';
+}
+
+const hostOperations = {
+  pause: {
+    name: 'pause',
+    does: "stops the guest's processors (pauseVm)",
+    undoneBy: 'resumeVm',
+    act: ({ host, vm }) => host.pauseVm(vm),
+    undo: ({ host, vm }) => host.resumeVm(vm),
+    to: 'paused',
+  },
+  resume: {
+    name: 'resume',
+    does: "starts the guest's processors (resumeVm)",
+    undoneBy: 'pauseVm',
+    act: ({ host, vm }) => host.resumeVm(vm),
+    undo: ({ host, vm }) => host.pauseVm(vm),
+    to: 'running',
+  },
+  reboot: {
     name: 'reboot',
     does: 'boots the guest again (rebootVm); from `stopped`, starts its domain (ensureRunning)',
     undoneBy: 'nothing: a VM that can not be started is stuck',
+    act: ({ host, vm }) => host.rebootVm(vm),
+    undo: null,
+    to: 'running',
   },
-  { name: 'suspend', does: 'saves the memory, ends the domain (suspendVm)', undoneBy: 'restoreVm, rollBackSuspension' },
-  { name: 'restore', does: 'runs the VM from its saved memory (restoreVm)', undoneBy: 'suspendVm, rollBackSuspension' },
-];
+} as const satisfies Partial<Record<VmOperation, HostOperation>>;
 
-interface HostOperation {
-  act: (host: HostActivities, vm: VmSpec) => Promise<void>;
-  undo: ((host: HostActivities, vm: VmSpec) => Promise<void>) | null;
-  to: 'running' | 'paused';
-}
-
-const hostOperations: Record<'pause' | 'resume' | 'reboot', HostOperation> = {
-  pause: { act: (host, vm) => host.pauseVm(vm), undo: (host, vm) => host.resumeVm(vm), to: 'paused' },
-  resume: { act: (host, vm) => host.resumeVm(vm), undo: (host, vm) => host.pauseVm(vm), to: 'running' },
-  reboot: { act: (host, vm) => host.rebootVm(vm), undo: null, to: 'running' },
-};
+/** Each operation is a saga of one step on the host, between two transactions in the ledger. */
+export const operationSteps: readonly StepRow[] = [...Object.values(hostOperations), suspension, restoration];
 
 /** Runs one operation to its end, and writes its result or its error for the owner. */
 export async function runOperation(run: VmRun, operation: VmOperation, state: VmState): Promise<void> {
@@ -42,13 +50,10 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
   let to: 'running' | 'paused' | null = null;
   let error: TaskError | null = null;
   try {
-    if (operation === 'suspend') error = await suspend(run);
-    else if (operation === 'restore') error = await restore(run);
+    if (operation === 'suspend') error = await runOrRollBack(run, suspension);
+    else if (operation === 'restore') error = await runOrRollBack(run, restoration);
     else if (operation === 'reboot' && state !== 'running') await startStopped(run);
-    else {
-      await runOnHost(run, operation);
-      to = hostOperations[operation].to;
-    }
+    else to = await runOnHost(run, operation);
   } catch (failed) {
     const why = taskErrorOf(failed);
     error = why;
@@ -59,17 +64,21 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
     await notify(workflowId.drain(host, number), signalName.orderChanged);
 }
 
-/** A failed act may have taken effect: its undo brings the guest back to the state that the ledger has. */
-async function runOnHost(run: VmRun, operation: keyof typeof hostOperations): Promise<void> {
-  const { vm } = await run.ledger.beginOperation(run.id, operation);
-  const { act, undo } = hostOperations[operation];
-  const host = vmHost(run, vm.host);
+/**
+ * A failed act may have taken effect: its undo brings the guest back to the state that the ledger has.
+ * @returns the VM's state after it
+ */
+async function runOnHost(run: VmRun, operation: keyof typeof hostOperations): Promise<HostOperation['to']> {
+  const target = await run.ledger.beginOperation(run.id, operation);
+  const { act, undo, to }: HostOperation = hostOperations[operation];
+  const vm: OperationVm = { ...target, host: vmHost(run, target.vm.host) };
   try {
-    await act(host, vm);
+    await act(vm);
+    return to;
   } catch (error) {
     if (undo !== null && codeOf(error) !== 'vm-lost')
       await run.retry.run(
-        () => undo(host, vm),
+        () => undo(vm),
         (undoError) => {
           if (codeOf(undoError) === 'vm-lost') throw undoError;
           showRefusal(run)(undoError);

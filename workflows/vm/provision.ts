@@ -12,7 +12,8 @@ import { Saga } from '../durable/saga.ts';
 import { runSteps, type Step } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
 import { ImagePrefetcher } from '../image/image-prefetcher.ts';
-import { bootDomain, loadDesired, type VmRun, vmHost, waitUntilSettled } from './vm-run.ts';
+import { bootDomain, loadDesired, type VmRun, vmHost } from './vm-run.ts';
+import { waitUntilSettled } from './wait-until-settled.ts';
 
 /** A VM that is being provisioned, with its customization; both are read again when it moves meanwhile. */
 interface Provisioning {

@@ -3,7 +3,8 @@ import type { TaskError } from '../../model/task.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { cancelIfRunning, notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
-import { markStuck, retryOnLedger, type VmRun, vmHost, waitUntilSettled } from './vm-run.ts';
+import { markStuck, retryOnLedger, type VmRun, vmHost } from './vm-run.ts';
+import { waitUntilSettled } from './wait-until-settled.ts';
 
 /** Removes the VM from every state. Retries until it succeeds; no other component removes it. */
 export async function remove(run: VmRun, error: TaskError | null): Promise<void> {

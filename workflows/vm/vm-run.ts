@@ -1,6 +1,5 @@
-import { condition } from '@temporalio/workflow';
 import type { HostActivities } from '../../contracts/host.ts';
-import type { VmDesired, VmLocation } from '../../contracts/ledger.ts';
+import type { VmDesired } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -8,7 +7,6 @@ import { onHost } from '../durable/activity-proxies.ts';
 import { unreachableText } from '../durable/detail-texts.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import type { PersistingRun } from '../durable/retry-forever.ts';
-import { timing } from '../durable/timeouts.ts';
 import { requestTemplate } from '../image/request-template.ts';
 
 /** The state of one standalone VM's saga. */
@@ -49,17 +47,4 @@ export async function markStuck(run: VmRun, why: TaskError): Promise<void> {
   } catch (error) {
     showRefusal(run)(error);
   }
-}
-
-/** Waits until no migration of the VM is under way. @param onMigration is called with its workflow id before each wait */
-export async function waitUntilSettled(run: VmRun, onMigration: (migration: string) => Promise<void>): Promise<VmLocation> {
-  const { initialMs, maxMs } = timing(run.pace).ambiguousBackoff;
-  let location = await run.ledger.loadVmLocation(run.id);
-  for (let backoffMs = initialMs; location.migrationWorkflowId !== null; backoffMs = Math.min(backoffMs * 2, maxMs)) {
-    await onMigration(location.migrationWorkflowId);
-    const signalsSeen = run.signalsReceived;
-    await condition(() => run.signalsReceived > signalsSeen, backoffMs);
-    location = await run.ledger.loadVmLocation(run.id);
-  }
-  return location;
 }
