@@ -21,6 +21,7 @@ import { hostRoutes } from './routes/hosts.ts';
 import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { migrationRoutes } from './routes/migrations.ts';
+import { repositoryRoutes } from './routes/repository.ts';
 import { reservationRoutes } from './routes/reservations.ts';
 import { scheduleRoutes } from './routes/schedule.ts';
 import { taskRoutes } from './routes/tasks.ts';
@@ -145,6 +146,7 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
     hostRoutes,
     drainRoutes,
     reservationRoutes,
+    repositoryRoutes,
     eventRoutes,
     scheduleRoutes,
   ].flatMap((routes) => routes(deps));

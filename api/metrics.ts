@@ -14,9 +14,11 @@ import {
   readOldestQueuedAt,
   readTaskCounts,
 } from '../ledger/metrics.ts';
+import { readSweeps } from '../ledger/repository/change-sweeps.ts';
 import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
+import { sweepHolds } from '../model/repository/sweep.ts';
 import { hostStates, taskStates } from '../model/states.ts';
 
 /** The route of a request: the path as declared, not as sent, which bounds the number of series. */
@@ -74,6 +76,16 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     async collect() {
       this.reset();
       for (const { boot, why, rows } of await readBootCounts(ledger)) this.set({ boot, why }, rows);
+    },
+  });
+  new Gauge({
+    name: 'berth_repository_sweep_held',
+    help: '1 for the reason for which the repository is not swept until an operator decides',
+    labelNames: ['reason'],
+    registers: [registry],
+    async collect() {
+      const { hold } = await readSweeps(ledger);
+      for (const reason of sweepHolds) this.set({ reason }, reason === hold ? 1 : 0);
     },
   });
   new Gauge({

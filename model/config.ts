@@ -83,6 +83,18 @@ export const groups = {
       .max(3650)
       .default(30)
       .describe("Days for which a task's log is kept after its end"),
+    BERTH_QUARANTINE_DAYS: z.coerce
+      .number()
+      .min(0)
+      .max(3650)
+      .default(7)
+      .describe('Days for which bytes and logs without a row lie in quarantine before they are removed'),
+    BERTH_SWEEP_MAX_SHARE: z.coerce
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.1)
+      .describe('Share of the repository without a row above which nothing is swept until an operator decides'),
     BERTH_MAX_QUEUED: count(1000).describe('Tasks and VMs that may wait for a host'),
     BERTH_MAX_QUEUED_PER_OWNER: count(200).describe('Tasks and VMs of one owner that may wait for a host'),
     BERTH_MAX_VMS_PER_OWNER: count(100).describe("Standalone VMs of one owner, unless the owner's row has a limit"),

@@ -38,6 +38,8 @@ const sweep = startRepositorySweep({
   log,
   clock,
   logRetentionDays: config.api.BERTH_LOG_RETENTION_DAYS,
+  quarantineDays: config.api.BERTH_QUARANTINE_DAYS,
+  maxShare: config.api.BERTH_SWEEP_MAX_SHARE,
 });
 const listen = (addresses: string, port: number, handler: typeof app) =>
   addresses.split(',').map((host) => serve(handler, { host: host.trim(), port }));

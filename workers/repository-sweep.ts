@@ -1,47 +1,56 @@
 import { rm } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { ByteStore } from '../api/files/byte-store.ts';
-import type { TaskLogs } from '../api/files/task-logs.ts';
+import type { Repository } from '../api/files/repository.ts';
+import { readSiteMark, writeSiteMark } from '../api/files/site-mark.ts';
 import type { Ledger } from '../ledger/client.ts';
-import { readFileDigests, readTasksKeepingLogs, sweepUploads } from '../ledger/files/sweep.ts';
+import { sweepRemovals, sweepUploads } from '../ledger/files/sweep.ts';
+import { holdSweeps, permitSweep, recordSweep } from '../ledger/repository/sweep-permit.ts';
 import type { Logger } from '../model/log.ts';
+import { type RepositoryMark, type SweepHold, sweepHoldTexts } from '../model/repository/sweep.ts';
+import { findOrphans, type Orphans } from './sweep/orphans.ts';
+import { putBackKnown, removeOldQuarantine } from './sweep/quarantined.ts';
 
 /** The sweep removes nothing younger: an upload in progress writes more often than that, or its connection is ended. */
 const minOrphanAgeMs = 3_600_000;
 const intervalMs = 600_000;
-/** How many files or tasks one query asks about. */
-const batch = 500;
+/** So few things without a row hold no sweep, whatever their share: crashes leave them. */
+const usualOrphans = 10;
+/** For so long after the quarantine the ledger knows which bytes it has given up: many more rounds than their removal needs. */
+const removalMemoryDays = 30;
 const dayMs = 24 * 3_600_000;
 
 interface Deps {
   ledger: Ledger;
-  repository: { bytes: ByteStore; logs: TaskLogs };
+  repository: Pick<Repository, 'root' | 'bytes' | 'logs' | 'quarantine'>;
   log: Logger;
   /** ms since 1970 */
   clock: () => number;
   /** How many days a task's log is kept after its end. */
   logRetentionDays: number;
+  /** How many days bytes without a row lie in quarantine before they are removed. */
+  quarantineDays: number;
+  /** The share of the repository that a sweep may take out. */
+  maxShare: number;
 }
 
-/** How many of each the sweep removed. */
-interface Swept {
-  partials: number;
-  uploads: number;
-  bytes: number;
-  logs: number;
-}
-
-/** Calls `act` for batches of the items. */
-async function inBatches<T>(items: AsyncIterable<T>, act: (items: T[]) => Promise<void>): Promise<void> {
-  let waiting: T[] = [];
-  for await (const item of items) {
-    waiting.push(item);
-    if (waiting.length < batch) continue;
-    await act(waiting);
-    waiting = [];
-  }
-  if (waiting.length > 0) await act(waiting);
-}
+/** What one round did: nothing when it is held, else how many of each it removed, took out or put back. */
+export type Sweep =
+  | { hold: SweepHold }
+  | {
+      hold: null;
+      partials: number;
+      uploads: number;
+      /** Bytes that a row named, and none does any more. */
+      removedBytes: number;
+      /** Taken into quarantine. */
+      bytes: number;
+      unknownLogs: number;
+      /** Of tasks and builds that ended long ago. */
+      logs: number;
+      putBack: number;
+      /** Removed from quarantine for good. */
+      removed: number;
+    };
 
 /** Removes partial files whose upload has ended. `active`: files whose upload may still be in progress. */
 async function sweepPartials({ repository }: Deps, before: number): Promise<{ removed: number; active: Set<string> }> {
@@ -57,51 +66,67 @@ async function sweepPartials({ repository }: Deps, before: number): Promise<{ re
   return { removed, active };
 }
 
+/** Why what was found must not be swept, or null. */
+function holdOf(
+  found: Orphans,
+  permit: { ledgerHasFiles: boolean; acceptedOrphans: number },
+  deps: Deps,
+  mark: RepositoryMark | null,
+): SweepHold | null {
+  const orphans = found.files + found.logs;
+  if (orphans <= permit.acceptedOrphans) return null;
+  // A repository without a mark may be that of any ledger; one with a mark was this one's, and crashes leave some orphans.
+  if (!permit.ledgerHasFiles && found.files > (mark === null ? 0 : usualOrphans)) return 'ledger-empty';
+  if (orphans > Math.max(usualOrphans, deps.maxShare * found.kept)) return 'share';
+  return null;
+}
+
 /**
- * Removes bytes that no row names. Old bytes never get a row: it is written right after them, or never. A row is deleted
- * before its bytes are, so bytes with a row are kept whatever their age.
+ * Makes rows and bytes consistent again after crashes. Takes nothing out where the ledger may be the wrong one: see
+ * docs/repository.md. May run in several processes at once, and at any time.
  */
-async function sweepBytes({ ledger, repository }: Deps, before: number): Promise<number> {
-  let removed = 0;
-  async function* old() {
-    for await (const file of repository.bytes.files()) if (file.writtenAtMs < before) yield file;
+export async function sweepRepository(deps: Deps): Promise<Sweep> {
+  const { ledger, repository, clock } = deps;
+  const mark = await readSiteMark(repository.root);
+  const permit = await permitSweep(ledger, mark, clock());
+  if (permit.hold !== null) return { hold: permit.hold };
+  const before = clock() - minOrphanAgeMs;
+  const found = await findOrphans(deps, before, new Date(clock() - deps.logRetentionDays * dayMs));
+  const hold = holdOf(found, permit, deps, mark);
+  if (hold !== null) {
+    await holdSweeps(ledger, hold, { mark, kept: found.kept, orphans: found.files + found.logs }, clock());
+    return { hold };
   }
-  await inBatches(old(), async (files) => {
-    const digests = await readFileDigests(
-      ledger,
-      files.map(({ fileId }) => fileId),
-    );
-    for (const { fileId, sha256, path } of files) {
-      // A row without a digest is an upload whose commit may be under way.
-      if (digests.get(fileId) === sha256 || digests.get(fileId) === null) continue;
-      await rm(path, { force: true });
-      removed += 1;
-    }
-  });
-  return removed;
-}
-
-/** Removes logs of tasks that ended long ago, or that have no row: a row precedes the first byte, so such a task was deleted. */
-async function sweepLogs({ ledger, repository, clock, logRetentionDays }: Deps): Promise<number> {
-  const endedSince = new Date(clock() - logRetentionDays * dayMs);
-  let removed = 0;
-  await inBatches(repository.logs.tasks(), async (tasks) => {
-    const keeping = await readTasksKeepingLogs(ledger, tasks, endedSince);
-    for (const taskId of tasks.filter((id) => !keeping.has(id))) {
-      await repository.logs.remove(taskId);
-      removed += 1;
-    }
-  });
-  return removed;
-}
-
-/** Makes rows and bytes consistent again after crashes. May run in several processes at once, and at any time. */
-export async function sweepRepository(deps: Deps): Promise<Swept> {
-  const before = deps.clock() - minOrphanAgeMs;
+  await writeSiteMark(repository.root, permit.mark);
+  const putBack = await putBackKnown(deps);
+  let [bytes, unknownLogs] = [0, 0];
+  for (const path of found.filePaths) if (await repository.quarantine.take(path, clock())) bytes += 1;
+  for (const path of found.logPaths) if (await repository.quarantine.take(path, clock())) unknownLogs += 1;
+  for (const path of found.removedPaths) await rm(path, { force: true });
   const partials = await sweepPartials(deps, before);
-  const uploads = await sweepUploads(deps.ledger, new Date(before), partials.active);
-  const bytes = await sweepBytes(deps, before);
-  return { partials: partials.removed, uploads, bytes, logs: await sweepLogs(deps) };
+  const uploads = await sweepUploads(ledger, new Date(before), partials.active);
+  for (const holder of found.expiredLogs) await repository.logs.remove(holder);
+  const removed = await removeOldQuarantine(deps, clock() - deps.quarantineDays * dayMs);
+  await sweepRemovals(ledger, new Date(clock() - (deps.quarantineDays + removalMemoryDays) * dayMs));
+  const removedBytes = found.removedPaths.length;
+  const counts = {
+    partials: partials.removed,
+    uploads,
+    removedBytes,
+    bytes,
+    unknownLogs,
+    logs: found.expiredLogs.length,
+    putBack,
+    removed,
+  };
+  await recordSweep(ledger, counts, clock());
+  return { hold: null, ...counts };
+}
+
+function report({ log }: Deps, sweep: Sweep): void {
+  if (sweep.hold !== null)
+    log.error({ hold: sweep.hold }, `the repository is not swept: ${sweepHoldTexts[sweep.hold]}; see docs/repository.md`);
+  else if (Object.values(sweep).some((count) => count !== null && count > 0)) log.info(sweep, 'the repository was swept');
 }
 
 /** Sweeps every ten minutes until stopped; a failed round is logged, and the next one does its work. */
@@ -110,8 +135,7 @@ export function startRepositorySweep(deps: Deps): { stop(): Promise<void> } {
   const ended = (async () => {
     while (!stopping.signal.aborted) {
       try {
-        const swept = await sweepRepository(deps);
-        if (Object.values(swept).some((count) => count > 0)) deps.log.info(swept, 'the repository was swept');
+        report(deps, await sweepRepository(deps));
       } catch (error) {
         deps.log.error({ err: error }, 'sweeping the repository failed');
       }

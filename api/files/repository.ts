@@ -26,6 +26,7 @@ import { newId } from '../../model/ids.ts';
 import type { Answer } from '../http/answer.ts';
 import { fingerprint } from '../http/idempotency.ts';
 import { type ByteStore, openByteStore, type Received } from './byte-store.ts';
+import { openQuarantine, type Quarantine } from './quarantine.ts';
 import { openTaskLogs, type TaskLogs } from './task-logs.ts';
 import type { IncomingBytes } from './uploads.ts';
 
@@ -42,6 +43,7 @@ export interface Repository {
   readonly root: string;
   readonly bytes: ByteStore;
   readonly logs: TaskLogs;
+  readonly quarantine: Quarantine;
   /** Receives a caller's file, once for each idempotency key, and answers with what `answer` makes of its row. */
   upload(upload: Upload, answer: (file: FileRecord) => Answer): Promise<Answer>;
   /** Receives an output of a task. Repeating it, also with other bytes, keeps the file's id. */
@@ -141,6 +143,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
     root,
     bytes,
     logs,
+    quarantine: openQuarantine(root),
 
     async upload(upload, answer) {
       const { ownerId, name, idempotencyKey: key } = upload;

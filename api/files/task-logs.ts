@@ -20,7 +20,9 @@ export interface TaskLogs {
   size(taskId: string, node: number): Promise<number>;
   /** The bytes from an offset to just before another. */
   read(taskId: string, node: number, from: number, to: number): Readable;
-  /** The tasks that have logs, in no order. */
+  /** The folder of all logs of a task. */
+  folder(taskId: string): string;
+  /** The tasks, and the VMs of builds, that have logs, in no order. */
   tasks(): AsyncIterable<string>;
   /** Removes all logs of a task; success also when there are none. */
   remove(taskId: string): Promise<void>;
@@ -73,6 +75,8 @@ export async function openTaskLogs(root: string): Promise<TaskLogs> {
     async *tasks() {
       for (const group of await readdir(logs)) yield* await readdir(join(logs, group));
     },
+
+    folder: (taskId) => dirname(pathOf(taskId, 0)),
 
     remove: (taskId) => rm(dirname(pathOf(taskId, 0)), { recursive: true, force: true }),
 

@@ -1,4 +1,6 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
+import { terminalTaskStates } from '../../model/states.ts';
 import { batch } from '../housekeeping.ts';
 import { inTransaction, isoNow, type LedgerDeps } from '../transaction.ts';
 
@@ -23,8 +25,9 @@ export async function recordImageRemoved(deps: LedgerDeps, host: HostId, id: Ima
 }
 
 /**
- * Deletes the rows of a retired image's files, except for those that another image names: a kernel is the base's as well.
- * The API sweeps the bytes of files without a row.
+ * Deletes the rows of a retired image's files, except for those that another image names (a kernel is the base's as well),
+ * and those that a task or a VM is still to get: an image may be made of files that its owner uses otherwise. The API sweeps
+ * the bytes of files without a row.
  */
 export async function removeImageFiles(deps: LedgerDeps, id: ImageId): Promise<void> {
   await inTransaction(deps.ledger, async (tx) => {
@@ -34,7 +37,11 @@ export async function removeImageFiles(deps: LedgerDeps, id: ImageId): Promise<v
         AND f.id IN (i.parts->'disk'->>'file', i.parts->'kernel'->>'file', i.parts->'initrd'->>'file')
         AND NOT EXISTS (SELECT FROM "Image" o WHERE o.id <> i.id AND o.state <> 'retired'
           AND (f.id IN (o.parts->'disk'->>'file', o.parts->'kernel'->>'file', o.parts->'initrd'->>'file')
-               OR o.state = 'building' AND o."baseId" = i.id))`;
+               OR o.state = 'building' AND o."baseId" = i.id))
+        AND NOT EXISTS (SELECT FROM "Task" t WHERE t.state::text NOT IN (${Prisma.join(terminalTaskStates)})
+          AND t.spec->'inputs' @> jsonb_build_array(jsonb_build_object('file', f.id)))
+        AND NOT EXISTS (SELECT FROM "Vm" v WHERE v.state <> 'removed' AND v."removalRequestedAt" IS NULL AND v."hostKey" IS NULL
+          AND v."order"->'files' @> jsonb_build_array(jsonb_build_object('file', f.id)))`;
     await tx.image.updateMany({ where: { id, state: 'retired', sweptAt: null }, data: { sweptAt: isoNow(deps) } });
   });
 }

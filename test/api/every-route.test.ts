@@ -110,6 +110,8 @@ const calls: Record<string, () => Promise<Response>> = {
   'DELETE /v1/reservations/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/reservations/${reservation}`),
   'GET /v1/schedule': () => api.fetch(api.operator, 'GET', '/v1/schedule'),
   'POST /v1/quotes': () => api.fetch(api.operator, 'POST', '/v1/quotes', { json: { image: 'debian-12' } }),
+  'GET /v1/repository': () => api.fetch(api.operator, 'GET', '/v1/repository'),
+  'PATCH /v1/repository': () => api.fetch(api.operator, 'PATCH', '/v1/repository', { json: { sweeps: 'on' } }),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
