@@ -146,7 +146,11 @@ function withOverheadLimit<T>(run: TaskRun, act: () => Promise<T>): Promise<T> {
 function verdictOf(run: TaskRun, result: RunResult, unmatched: string[]): Verdict {
   const failed = (code: TaskError['code'], message: string): Verdict => ({ state: 'failed', error: { code, message } });
   if (result.timedOut) return failed('task-timeout', `The command was ended after timeoutS, ${run.task.spec.timeoutS} s`);
-  if (result.signal !== null) return failed('command-failed', `The command was ended by signal ${result.signal}`);
+  if (result.signal !== null)
+    return failed(
+      'command-failed',
+      `The command exited with ${result.exitCode}, as after signal ${result.signal}; its log says more`,
+    );
   if (result.exitCode !== 0) return failed('command-failed', `The command exited with ${result.exitCode}; its log says more`);
   if (unmatched.length > 0)
     return failed('output-missing', `Nothing in /home/task matched ${unmatched.map((one) => JSON.stringify(one)).join(', ')}`);

@@ -8,6 +8,7 @@ import { BerthError } from '../../../model/errors.ts';
 import type { VmId } from '../../../model/ids.ts';
 import { domainName } from '../vm/domain-names.ts';
 import { vmSuspendedError } from '../vm/suspend.ts';
+import { endingSignal } from './ending-signal.ts';
 
 /**
  * Polls start at a short interval, so that a short command's end is seen at once, and get rarer, so that a long command
@@ -52,8 +53,7 @@ export async function runCommand(
     throw new BerthError('command-not-started', `running ${JSON.stringify(request.command[0])}: ${end.why}`);
   return {
     exitCode: end.timedOut ? null : end.exitCode,
-    // A shell's convention: 128 and the number of the signal that ended it.
-    signal: end.exitCode > 128 && end.exitCode <= 128 + 64 ? end.exitCode - 128 : null,
+    signal: endingSignal(end.exitCode),
     timedOut: end.timedOut,
     startedAt: new Date(startedMs).toISOString(),
     endedAt: new Date(startedMs + (await idleMs(ports, request.vm.id)) + Math.round(end.seconds * 1000)).toISOString(),
