@@ -314,6 +314,31 @@ describe('a command', () => {
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
   });
 
+  it.each([
+    [1000, 1000],
+    [5_000_000, 1000],
+    [70_000, 65_536],
+  ])('says at the end of a log of %i bytes that it has its limit of %i', async (bytes, limitBytes) => {
+    open({ run: () => ({ exitCode: 0, durationMs: 10, log: 'x'.repeat(bytes), files: {} }) });
+    await toRunning();
+    const run = { ...requests.run, log: { ...requests.run.log, limitBytes } };
+    const told = () =>
+      [...repository.logs.values()].map((log) => [log.subarray(0, limitBytes).length, String(log.subarray(limitBytes))]);
+    const notice = `\n[berth: this log has its limit of ${limitBytes} bytes; output after it was not kept]\n`;
+    expect(await call(activities.runCommand, run)).toMatchObject({ exitCode: 0, logBytes: limitBytes });
+    expect(told()).toEqual([[limitBytes, notice]]);
+    // A retry after a kill doesn't say it twice.
+    await call(activities.runCommand, run);
+    expect(told()).toEqual([[limitBytes, notice]]);
+  });
+
+  it('says nothing of a limit at the end of a log that is below it', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 10, log: 'x'.repeat(999), files: {} }) });
+    await toRunning();
+    await call(activities.runCommand, { ...requests.run, log: { ...requests.run.log, limitBytes: 1000 } });
+    expect([...repository.logs.values()].map((log) => log.length)).toEqual([999]);
+  });
+
   it('has its whole log in the repository, although that lost a part and rejected one once', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 5000, log: 'x'.repeat(1_000_000), files: {} }) });
     await toRunning();

@@ -154,6 +154,10 @@ async function observeDomainState(hypervisor: Hypervisor, name: string): Promise
   }
 }
 
+/** Ends a log that has reached its limit, so that its end isn't taken for that of the output. */
+const logLimitNotice = (limitBytes: number): Buffer =>
+  Buffer.from(`\n[berth: this log has its limit of ${limitBytes} bytes; output after it was not kept]\n`);
+
 interface LogUploader {
   /** Uploads what there is; after `repository-unavailable` the next call tries again. */
   upload(): Promise<void>;
@@ -188,7 +192,12 @@ function createLogUploader(ports: HostPorts, request: RunCommand, signal: AbortS
         if (!(error instanceof BerthError) || error.code !== 'repository-unavailable') throw error;
       }
     },
-    uploadRest: (logBytes) => uploadTo(Math.min(logBytes ?? request.log.limitBytes, request.log.limitBytes)),
+    async uploadRest(logBytes) {
+      const { url, limitBytes } = request.log;
+      await uploadTo(Math.min(logBytes ?? limitBytes, limitBytes));
+      // After the last byte that the guest has kept. A later attempt finds it there already.
+      if (uploadedBytes >= limitBytes) await repository.appendLog(url, limitBytes, logLimitNotice(limitBytes), signal);
+    },
     bytes: () => uploadedBytes,
   };
 }
