@@ -1,5 +1,6 @@
-import { z } from 'zod';
+import type { DrainOutline } from '../model/drain.ts';
 import type { Ledger } from './client.ts';
+import { StoredPlan } from './drains/outline.ts';
 
 /** How many rows are in a state. */
 interface StateCount {
@@ -67,20 +68,10 @@ export async function readMigrationTotals(ledger: Ledger): Promise<MigrationTota
     FROM "Migration" WHERE state IN ('succeeded', 'rolledBack') GROUP BY mode, state`;
 }
 
-/** The members of a drain's plan (model/drain.ts, DrainOutline) that metrics are made of. */
-const DrainPlan = z.object({
-  moves: z.array(z.object({ recoveryS: z.number().nullish() })),
-  suspensions: z.array(z.unknown()),
-  leaving: z.array(z.unknown()),
-  blockers: z.array(z.unknown()),
-  expectedAt: z.string().nullable(),
-  emptyBy: z.string().nullable(),
-});
-
 export interface PlannedDrain {
   host: string;
   deadline: Date;
-  plan: z.output<typeof DrainPlan>;
+  plan: DrainOutline;
 }
 
 /** Drains that are under way and have a plan, with the plan of their last step. */
@@ -90,6 +81,6 @@ export async function readDrainPlans(ledger: Ledger): Promise<PlannedDrain[]> {
     select: { hostId: true, deadline: true, plan: true },
   });
   return rows.flatMap(({ hostId, deadline, plan }) =>
-    plan === null ? [] : [{ host: hostId, deadline, plan: DrainPlan.parse(plan) }],
+    plan === null ? [] : [{ host: hostId, deadline, plan: StoredPlan.parse(plan) }],
   );
 }

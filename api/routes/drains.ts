@@ -28,13 +28,11 @@ const storedJson = {
   strategy: Drain.shape.strategy,
   mode: Drain.shape.mode,
   suspendInPlace: Drain.shape.suspendInPlace,
-  plan: Drain.shape.plan,
   remaining: Drain.shape.remaining,
 };
 
 function show(row: DrainRecord): z.input<typeof Drain> {
-  const { migrations } = row;
-  const plan = storedJson.plan.parse(row.plan);
+  const { migrations, plan } = row;
   const departures = migrations.filter(({ fromId }) => fromId === row.hostId);
   const over = isDrainOver(row.state) || row.state === 'held';
   return {

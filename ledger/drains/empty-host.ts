@@ -5,8 +5,9 @@ import { type DrainPlan, planDrain } from '../../scheduler/drains/drain-plan.ts'
 import { isoNow } from '../transaction.ts';
 import { describePlan, describeRemaining } from './describe-plan.ts';
 import { backoffMs, type DrainContext, type DrainRow, enterState, graceMs, stepResult } from './drain-row.ts';
+import type { DrainVmState } from './host-vms.ts';
 import { drainOutline } from './outline.ts';
-import { type DrainVmState, readDrainInput } from './planner-input.ts';
+import { readDrainInput } from './planner-input.ts';
 import { imagesFor, requestMove } from './request-move.ts';
 import { claimIfSuspended, isSuspensionDue, requestSuspension } from './request-suspension.ts';
 

@@ -1,14 +1,16 @@
 import type { Drain as DrainRow, Migration as MigrationRow } from '../../generated/prisma/client.ts';
-import type { DrainId, DrainState } from '../../model/drain.ts';
+import type { DrainId, DrainOutline, DrainState } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { Ledger } from '../client.ts';
 import { type PageRequest, pageQuery } from '../page.ts';
 import type { Transaction } from '../transaction.ts';
+import { StoredPlan } from './outline.ts';
 import { type InPlaceSuspension, readSuspendedInPlace } from './suspended-in-place.ts';
 
 /** A drain, the migrations that it has requested, oldest first, and the VMs that it has suspended in place. */
-export interface DrainRecord extends DrainRow {
+export interface DrainRecord extends Omit<DrainRow, 'plan'> {
+  plan: DrainOutline | null;
   migrations: Pick<MigrationRow, 'id' | 'vmId' | 'fromId' | 'toId' | 'state'>[];
   suspendedInPlace: InPlaceSuspension[];
 }
@@ -23,6 +25,7 @@ async function withMigrations(tx: Transaction, rows: DrainRow[]): Promise<DrainR
   const suspended = await readSuspendedInPlace(tx, ids);
   return rows.map((row) => ({
     ...row,
+    plan: StoredPlan.nullable().parse(row.plan),
     migrations: migrations.filter(({ requestedBy }) => requestedBy === row.id),
     suspendedInPlace: suspended.filter(({ drain }) => drain === row.id),
   }));

@@ -1,4 +1,3 @@
-import type { Drain as DrainRow } from '../../generated/prisma/client.ts';
 import type { DrainMode, DrainState, DrainStrategy, SuspendInPlace } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { planDrain } from '../../scheduler/drains/drain-plan.ts';
@@ -23,7 +22,7 @@ export async function acceptDrainOnce(
 async function changeDrain(
   ledger: Ledger,
   id: string,
-  change: (tx: Transaction, row: DrainRow) => Promise<void>,
+  change: (tx: Transaction, row: DrainRecord) => Promise<void>,
 ): Promise<DrainRecord> {
   const work = async (tx: Transaction): Promise<DrainRecord> => {
     await tx.$queryRaw`SELECT id FROM "Drain" WHERE id = ${id} FOR UPDATE`;
@@ -33,7 +32,7 @@ async function changeDrain(
   return inTransaction(ledger, work, requestLimits);
 }
 
-function refuseUnless(row: DrainRow, states: readonly DrainState[], participle: string): void {
+function refuseUnless(row: DrainRecord, states: readonly DrainState[], participle: string): void {
   if (!states.includes(row.state))
     throw new BerthError(
       'conflict',

@@ -1,7 +1,7 @@
 import type { VmId } from '../../model/ids.ts';
 import { isoNow } from '../transaction.ts';
 import { backoffMs, type DrainContext } from './drain-row.ts';
-import type { DrainVmState } from './planner-input.ts';
+import type { DrainVmState } from './host-vms.ts';
 import { tryAcceptOperation } from './suspended-in-place.ts';
 
 /** Asks the VM's own workflow to suspend it, as its owner could. Returns false where that is impossible at this moment. */

@@ -5,7 +5,7 @@ import type { VmId } from '../../model/ids.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, type LedgerDeps } from '../transaction.ts';
 import { type DrainContext, type DrainRow, enterState, graceMs, hasBeenEmptied, lockDrain } from './drain-row.ts';
-import { readHostVms } from './planner-input.ts';
+import { readHostVms } from './host-vms.ts';
 import { readSuspendedInPlace } from './suspended-in-place.ts';
 
 /**

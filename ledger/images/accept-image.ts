@@ -10,6 +10,7 @@ import {
   type ResolvedRecipe,
   recipeDigest,
 } from '../../model/image.ts';
+import { lockFiles, type StoredFile } from '../files/lock-files.ts';
 import { lockOwner } from '../owners/lock-owner.ts';
 import type { Transaction } from '../transaction.ts';
 import { findImage } from './find-image.ts';
@@ -35,22 +36,15 @@ interface ImageAcceptance {
 
 const unknownFile = (pointer: string, file: string): FieldError => ({ pointer, detail: `there is no file ${file}` });
 
-interface FileRow {
-  id: string;
-  sha256: string;
-  sizeBytes: bigint;
-}
-
 /** The recipe's files, locked against deletion until the image's row names them. Throws file-unknown. */
-async function lockRecipeFiles(tx: Transaction, owner: string, recipe: ImageRecipe): Promise<Map<string, FileRow>> {
+async function lockRecipeFiles(tx: Transaction, owner: string, recipe: ImageRecipe): Promise<Map<string, StoredFile>> {
   const wanted = recipe.files.map(({ file }, index) => ({ file, pointer: `/files/${index}/file` }));
   if ('file' in recipe.base) wanted.push({ file: recipe.base.file, pointer: '/base/file' });
-  if (wanted.length === 0) return new Map();
-  const rows = await tx.$queryRaw<FileRow[]>`
-    SELECT id, sha256, "sizeBytes" FROM "File"
-    WHERE id IN (${Prisma.join(wanted.map(({ file }) => file))}) AND "ownerId" = ${owner} AND state = 'ready'
-    ORDER BY id FOR SHARE`;
-  const found = new Map(rows.map((row) => [row.id, row]));
+  const found = await lockFiles(
+    tx,
+    owner,
+    wanted.map(({ file }) => file),
+  );
   const missing = wanted.filter(({ file }) => !found.has(file));
   if (missing.length > 0)
     throw new BerthError('file-unknown', `${missing.length} of the recipe's files do not exist`, {
@@ -71,11 +65,11 @@ async function resolveBase(
   tx: Transaction,
   owner: string,
   { base }: ImageRecipe,
-  files: Map<string, FileRow>,
+  files: Map<string, StoredFile>,
 ): Promise<ResolvedBaseImage> {
   if ('file' in base) {
     const { sha256, sizeBytes } = files.get(base.file)!;
-    const resolved = { kind: 'disk', file: base.file as FileId, sha256, sizeBytes: Number(sizeBytes) } as const;
+    const resolved = { kind: 'disk', file: base.file as FileId, sha256, sizeBytes } as const;
     return { resolved, image: null, virtualMiB: defaultMiB.disk, cmdline: '' };
   }
   const found = await findImage(tx, owner, 'suite' in base ? builderImage : base.image, '/base');
@@ -89,7 +83,7 @@ async function resolveBase(
   return { resolved: { kind: 'image', image, digest }, image, virtualMiB: found.virtualMiB, cmdline };
 }
 
-function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<string, FileRow>): ResolvedRecipe {
+function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<string, StoredFile>): ResolvedRecipe {
   const sizeMiB = recipe.sizeMiB ?? base.virtualMiB;
   if (base.resolved.kind === 'image' && sizeMiB < base.virtualMiB)
     throw new BerthError('bad-request', `A disk does not shrink: the base has ${base.virtualMiB} MiB`, {
@@ -97,7 +91,7 @@ function resolveRecipe(recipe: ImageRecipe, base: ResolvedBaseImage, found: Map<
     });
   const files = recipe.files.map(({ path, mode, file }): ResolvedFile => {
     const { sha256, sizeBytes } = found.get(file)!;
-    return { path, mode, file, sha256, sizeBytes: Number(sizeBytes) };
+    return { path, mode, file, sha256, sizeBytes };
   });
   const { commands, env, cloudInit, resources, timeoutS } = recipe;
   return {

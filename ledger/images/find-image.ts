@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId } from '../../model/ids.ts';
 import type { Transaction } from '../transaction.ts';
@@ -13,10 +14,14 @@ interface FoundImage {
   parts: Record<string, unknown>;
 }
 
-/** Images that an owner may use: its own, the site's, and those that an operator has published. findImage has the same condition. */
-export function usableBy(owner: string) {
-  return { OR: [{ ownerId: owner }, { ownerId: null }, { publishedAt: { not: null } }] };
-}
+/** Images that an owner may use: its own, the site's, and those that an operator has published; for Prisma and in SQL. */
+const usable = (owner: string) => [
+  { where: { ownerId: owner }, sql: Prisma.sql`"ownerId" = ${owner}` },
+  { where: { ownerId: null }, sql: Prisma.sql`"ownerId" IS NULL` },
+  { where: { publishedAt: { not: null } }, sql: Prisma.sql`"publishedAt" IS NOT NULL` },
+];
+
+export const usableBy = (owner: string) => ({ OR: usable(owner).map(({ where }) => where) });
 
 /**
  * The image that a name refers to: the owner's own before a published one, and of each the one that was named last. It is
@@ -24,9 +29,13 @@ export function usableBy(owner: string) {
  * @param pointer of the request's field with the name
  */
 export async function findImage(tx: Transaction, owner: string, name: string, pointer: string): Promise<FoundImage> {
+  const mayUse = Prisma.join(
+    usable(owner).map(({ sql }) => sql),
+    ' OR ',
+  );
   const [found] = await tx.$queryRaw<FoundImage[]>`
     SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
-    WHERE name = ${name} AND state = 'ready' AND ("ownerId" = ${owner} OR "ownerId" IS NULL OR "publishedAt" IS NOT NULL)
+    WHERE name = ${name} AND state = 'ready' AND (${mayUse})
     ORDER BY ("ownerId" IS NOT DISTINCT FROM ${owner}) DESC, "namedAt" DESC, id DESC LIMIT 1 FOR SHARE`;
   if (found === undefined)
     throw new BerthError(

@@ -1,34 +1,38 @@
+import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import type { ContentRef, ImageRef } from '../../model/vm.ts';
 import { fileUrl } from '../files/urls.ts';
+import { idOf } from '../row-schemas.ts';
 import type { LedgerDeps } from '../transaction.ts';
 
 /** A part of an image: a file of the repository. */
-export interface StoredPart {
-  file: string;
-  sha256: string;
-  sizeBytes: number;
-}
+const StoredPart = z.object({ file: z.string().min(1), sha256: z.string().min(1), sizeBytes: z.number().min(0) });
 
-export interface ImageRow {
-  id: ImageId;
-  name: string;
-  digest: string;
-  virtualMiB: number;
-  cmdline: string;
-  cloudInit: boolean;
-  parts: Record<string, StoredPart>;
-}
+export const ImageRow = z.strictObject({
+  id: idOf<ImageId>(),
+  name: z.string(),
+  digest: z.string(),
+  virtualMiB: z.number().min(0),
+  cmdline: z.string(),
+  cloudInit: z.boolean(),
+  parts: z.record(z.string(), StoredPart),
+});
 
 /** A host, as a peer or a destination of an image. */
-export interface ImageHolder {
-  id: HostId;
-  address: string;
-  provider: string;
+export const ImageHolder = z.strictObject({
+  id: idOf<HostId>(),
+  address: z.string(),
+  provider: z.string(),
   /** The host is up, and has the image in its cache. */
-  hasImage: boolean;
-}
+  hasImage: z.boolean(),
+});
+
+const IssuedImage = z.strictObject({ image: ImageRow, hosts: z.array(ImageHolder) });
+
+export type StoredPart = z.infer<typeof StoredPart>;
+export type ImageRow = z.infer<typeof ImageRow>;
+export type ImageHolder = z.infer<typeof ImageHolder>;
 
 function blobRef(deps: LedgerDeps, part: StoredPart | undefined): ContentRef | null {
   if (part === undefined) return null;
@@ -59,14 +63,14 @@ function peersOf(hosts: ImageHolder[], here: HostId): string[] {
 
 /** The same for one host. Throws image-unknown unless the image is ready. */
 export async function issueImageRef(deps: LedgerDeps, id: ImageId, host: HostId): Promise<ImageRef> {
-  const rows = await deps.ledger.$queryRaw<{ image: ImageRow; hosts: ImageHolder[] }[]>`
+  const rows = await deps.ledger.$queryRaw<unknown[]>`
     SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) AS image,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
         'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = i.id))),
         '[]') FROM "Host" h) AS hosts
     FROM "Image" i WHERE i.id = ${id} AND i.state = 'ready'`;
-  const row = rows[0];
-  if (row === undefined) throw new BerthError('image-unknown', `There is no image ${id} that is ready`);
-  return imageRef(deps, row.image, row.hosts, host);
+  if (rows.length === 0) throw new BerthError('image-unknown', `There is no image ${id} that is ready`);
+  const { image, hosts } = IssuedImage.parse(rows[0]);
+  return imageRef(deps, image, hosts, host);
 }

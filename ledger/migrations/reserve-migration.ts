@@ -7,7 +7,8 @@ import type { VmState } from '../../model/states.ts';
 import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import { readPlacedVm, specOf } from '../vms/vm-specs.ts';
+import { readPlacedVm } from '../vms/placed-vms.ts';
+import { specOf } from '../vms/vm-specs.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
 /** A migration of disks alone reserves neither processors nor memory, but it uses the network like the others. */

@@ -31,12 +31,12 @@ async function lockInputs(tx: Transaction, owner: string, spec: TaskSpec): Promi
     throw new BerthError('file-unknown', `${unknown.length} of the inputs name a file that does not exist`, {
       fields: unknown.map((want) => ({ pointer: `/inputs/${want.index}/file`, detail: `there is no file ${want.file}` })),
     });
-  const differs = wanted.filter((want) => want.input.sha256 !== undefined && want.input.sha256 !== found.get(want.file));
+  const differs = wanted.filter((want) => want.input.sha256 !== undefined && want.input.sha256 !== found.get(want.file)?.sha256);
   if (differs.length > 0)
     throw new BerthError('digest-mismatch', `${differs.length} of the inputs do not have the digest that the task names`, {
       fields: differs.map((want) => ({
         pointer: `/inputs/${want.index}/sha256`,
-        detail: `the file has ${found.get(want.file)}`,
+        detail: `the file has ${found.get(want.file)?.sha256}`,
       })),
     });
 }

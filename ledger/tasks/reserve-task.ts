@@ -6,7 +6,8 @@ import type { Refusal } from '../../model/task.ts';
 import { refusalText } from '../placement/fit.ts';
 import { beyondQueue, type PlacementPass, placeUnderLock } from '../placement/place-queue.ts';
 import type { LedgerDeps, Transaction } from '../transaction.ts';
-import { type PlacedTask, prefetchFor, readPlacedTask, vmSpecs } from '../vms/vm-specs.ts';
+import { type PlacedTask, prefetchFor, readPlacedTask } from '../vms/placed-vms.ts';
+import { vmSpecs } from '../vms/vm-specs.ts';
 
 async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
   const rows = await tx.$queryRaw<{ older: number }[]>`

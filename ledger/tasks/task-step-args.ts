@@ -7,7 +7,8 @@ import { StoredTaskSpec, type TaskSpec } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { fileUrl, urlSigner } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
-import { type PlacedTask, readPlacedTask, vmSpecs } from '../vms/vm-specs.ts';
+import { type PlacedTask, readPlacedTask } from '../vms/placed-vms.ts';
+import { vmSpecs } from '../vms/vm-specs.ts';
 import { loadVmLocation } from '../vms/vm-state.ts';
 
 /** Maximum number of output files of one VM. Its data disk bounds their bytes. */

@@ -6,8 +6,9 @@ import type { TaskError } from '../../model/task.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { readPlacedVm } from './placed-vms.ts';
 import { lockVm } from './vm-row.ts';
-import { readPlacedVm, specOf } from './vm-specs.ts';
+import { specOf } from './vm-specs.ts';
 
 async function readOperationTarget(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<OperationTarget> {
   const placed = await readPlacedVm(tx, id);

@@ -6,8 +6,9 @@ import type { Refusal } from '../../model/task.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { beyondQueue, placeUnderLock, placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, type LedgerDeps } from '../transaction.ts';
+import { prefetchFor, readPlacedVm } from './placed-vms.ts';
 import { lockVm } from './vm-row.ts';
-import { prefetchFor, readPlacedVm, readVmSpec } from './vm-specs.ts';
+import { readVmSpec } from './vm-specs.ts';
 
 interface PromisedTerm {
   startAt: Date;

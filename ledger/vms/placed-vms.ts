@@ -1,0 +1,101 @@
+import { z } from 'zod';
+import type { PrefetchTarget } from '../../contracts/ledger-placement.ts';
+import { Prisma } from '../../generated/prisma/client.ts';
+import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
+import { taskStates, vmStates } from '../../model/states.ts';
+import { ImageHolder, ImageRow } from '../images/image-refs.ts';
+import { idOf } from '../row-schemas.ts';
+import { oneOrNotFound } from '../rows.ts';
+import type { Transaction } from '../transaction.ts';
+
+const PlacedVm = z.strictObject({
+  id: idOf<VmId>(),
+  name: z.string(),
+  generation: z.int().min(0),
+  state: z.enum(vmStates),
+  hostId: idOf<HostId>().nullable(),
+  homeId: idOf<HostId>().nullable(),
+  vcpus: z.int().min(0),
+  memoryMiB: z.int().min(0),
+  diskMiB: z.int().min(0),
+  rootMiB: z.int().min(0).nullable(),
+  extraDisksMiB: z.array(z.int().min(0)),
+  address: z.string().nullable(),
+  mac: z.string().nullable(),
+});
+
+/** VMs that were placed together, with everything that their hosts need of them. */
+const PlacedVms = z.strictObject({
+  task: idOf<TaskId>().nullable(),
+  /** It belongs neither to a task nor to a build. */
+  standalone: z.boolean(),
+  owner: idOf<OwnerId>(),
+  vms: z.array(PlacedVm).min(1),
+  image: ImageRow,
+  /** The owner's standalone VMs: all its guests can resolve their names. */
+  siblings: z.array(z.strictObject({ name: z.string(), address: z.string() })),
+  network: z.strictObject({ vni: z.int(), cidr: z.string(), gateway: z.string() }).nullable(),
+  hosts: z.array(ImageHolder),
+});
+
+const PlacedTask = PlacedVms.extend({
+  id: idOf<TaskId>(),
+  state: z.enum(taskStates),
+  placed: z.boolean(),
+  /** As its client sent it. */
+  spec: z.unknown(),
+  /** The promise of its lease, and the hosts that the plan has for it. */
+  startAt: z.string().nullable(),
+  endAt: z.string().nullable(),
+  durationS: z.number().min(0),
+  plannedHosts: z.array(idOf<HostId>()),
+});
+
+export type PlacedVm = z.infer<typeof PlacedVm>;
+export type PlacedVms = z.infer<typeof PlacedVms>;
+export type PlacedTask = z.infer<typeof PlacedTask>;
+
+/** Reads a task with its VMs, their image and network, and the site's hosts in one statement. Throws not-found. */
+export async function readPlacedTask(tx: Transaction, id: TaskId): Promise<PlacedTask> {
+  const rows = await tx.$queryRaw<unknown[]>`
+    SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
+      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVmColumns}
+    FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
+    WHERE t.id = ${id}`;
+  return PlacedTask.parse(oneOrNotFound(rows, `task ${id} with VMs`));
+}
+
+/** The hosts that need a promised lease's image before its start; null where the lease has no hosts, or no promise. */
+export function prefetchFor({ plannedHosts, image, hosts }: PlacedVms & { plannedHosts: HostId[] }): PrefetchTarget | null {
+  const wanted = hosts.filter(({ id }) => plannedHosts.includes(id));
+  if (wanted.length === 0) return null;
+  return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };
+}
+
+/** Reads the same for a VM and those of its task, or for a standalone VM. Throws not-found. */
+export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms> {
+  const rows = await tx.$queryRaw<unknown[]>`SELECT ${placedVmColumns} FROM "Vm" one WHERE one.id = ${id}`;
+  return PlacedVms.parse(oneOrNotFound(rows, `VM ${id}`));
+}
+
+/** Limit of the names in a guest's /etc/hosts. */
+const maxSiblingNames = 256;
+
+/** Columns of PlacedVms; `one` is one of the VMs. */
+const placedVmColumns = Prisma.sql`
+      one."taskId" AS task, one."order" IS NOT NULL AS standalone, one."ownerId" AS owner,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'generation', v.generation,
+        'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
+        'rootMiB', v."rootMiB", 'extraDisksMiB', v."extraDisksMiB",
+        'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]')
+       FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
+      (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
+        'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
+        SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
+          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
+      (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
+       FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
+        'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId"))
+        ORDER BY h.id), '[]') FROM "Host" h) AS hosts`;
