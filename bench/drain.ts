@@ -134,16 +134,16 @@ async function drainRound(
     const host = at.find((one) => one.count === count)?.id;
     if (host === undefined) throw new Error(`no host has ${count} of the VMs: ${JSON.stringify(at)}`);
     const empty = count === 1 ? at.filter((one) => one.count === 0) : [];
-    for (const { id } of empty) await test.operator.insist('PATCH', `/v1/hosts/${id}`, { acceptsMigrations: false });
+    for (const { id } of empty) await test.operator.callWithRetry('PATCH', `/v1/hosts/${id}`, { acceptsMigrations: false });
     round.push(await drainOnce(test, { name, host, vms: count, strategy }, [...before, ...round]));
-    for (const { id } of empty) await test.operator.insist('PATCH', `/v1/hosts/${id}`, { acceptsMigrations: true });
+    for (const { id } of empty) await test.operator.callWithRetry('PATCH', `/v1/hosts/${id}`, { acceptsMigrations: true });
   }
   return round;
 }
 
 async function countByHost({ operator, site }: TestSite, vms: string[]): Promise<{ id: string; count: number }[]> {
   const at = await Promise.all(
-    vms.map(async (vm) => (await operator.insist<{ host: string }>('GET', `/v1/vms/${vm}`)).body.host),
+    vms.map(async (vm) => (await operator.callWithRetry<{ host: string }>('GET', `/v1/vms/${vm}`)).body.host),
   );
   return site.hosts.map(({ id }) => ({ id, count: at.filter((host) => host === id).length }));
 }
@@ -154,8 +154,8 @@ async function drainOnce(
   { name, host, vms, strategy }: { name: Mode; host: string; vms: number; strategy: Outcome['strategy'] },
   earlier: readonly Outcome[],
 ): Promise<Outcome> {
-  const asked = await drainSoon(test, host, slackMs, { strategy, mode: modes[name].mode });
-  const drain = await untilDrain(test, asked.id, undefined, 900);
+  const requested = await drainSoon(test, host, slackMs, { strategy, mode: modes[name].mode });
+  const drain = await untilDrain(test, requested.id, undefined, 900);
   if (drain.state !== 'empty') throw new Error(`the drain of ${host} is ${drain.state}: ${JSON.stringify(drain.remaining)}`);
   await openAgain(test, host);
   await setSchedulable(test, [host], false);

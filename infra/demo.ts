@@ -127,10 +127,10 @@ async function killHostWorker(site: Site, client: Client, id: string): Promise<v
 async function migrateVm(client: Client, id: string): Promise<Migration> {
   const task = await client.json<Task>('GET', `/v1/tasks/${id}`);
   const vm = task.vms[0];
-  const asked = await client.json<Migration>('POST', `/v1/vms/${vm}/migrations`, JSON.stringify({ reason: 'the demo' }));
-  logProgress(`asked for ${vm} to be moved away from ${asked.from} while it runs: ${asked.id}`);
-  const over = await pollUntil(`${asked.id} to end`, 180, async () => {
-    const found = await client.json<Migration>('GET', `/v1/migrations/${asked.id}`);
+  const requested = await client.json<Migration>('POST', `/v1/vms/${vm}/migrations`, JSON.stringify({ reason: 'the demo' }));
+  logProgress(`asked for ${vm} to be moved away from ${requested.from} while it runs: ${requested.id}`);
+  const over = await pollUntil(`${requested.id} to end`, 180, async () => {
+    const found = await client.json<Migration>('GET', `/v1/migrations/${requested.id}`);
     return found.state === 'succeeded' || found.state === 'rolledBack' ? found : null;
   });
   if (over.state !== 'succeeded') throw new Error(`${over.id} is ${over.state}: ${JSON.stringify(over.error)}`);

@@ -110,7 +110,7 @@ async function tortureMigrations(): Promise<void> {
   countStep(result);
 }
 
-function tellTimes(): void {
+function printTimes(): void {
   const line = (name: string, seconds: number): string => `${seconds.toFixed(1).padStart(8)} s  ${name}`;
   console.log('the steps:');
   for (const { name, seconds } of steps) console.log(line(name, seconds));
@@ -121,27 +121,27 @@ function tellTimes(): void {
 }
 
 const full = process.argv.includes(fullFlag);
-const asked = process.argv.slice(2).filter((argument) => argument !== fullFlag);
+const requested = process.argv.slice(2).filter((argument) => argument !== fullFlag);
 if (full) process.env[tierVariable] = 'full';
-const unknown = asked.filter((name) => !(name in projects));
+const unknown = requested.filter((name) => !(name in projects));
 if (unknown.length > 0)
   throw new Error(`There are no test projects ${unknown.join(', ')}; there are ${Object.keys(projects).join(', ')}`);
 try {
-  if (asked.length === 0) await quickChecks();
+  if (requested.length === 0) await quickChecks();
   const whole = Object.entries(projects).flatMap(([name, { quick, fullOnly }]) => (quick || (fullOnly && !full) ? [] : [name]));
-  for (const name of asked.length > 0 ? asked : whole) {
+  for (const name of requested.length > 0 ? requested : whole) {
     if (stop.aborted) break;
     const result = await runProjects([name], { deadlineMs: projectDeadlineMs, live: true }, stop);
     count(result);
     countTests(await withSecondTry(name, result));
   }
-  if (full && asked.length === 0 && !stop.aborted) await tortureMigrations();
+  if (full && requested.length === 0 && !stop.aborted) await tortureMigrations();
   if (!stop.aborted) await checkLeaks();
 } finally {
   await sweep(folder);
 }
 if (stop.aborted) failures.push('all of it: interrupted');
-tellTimes();
+printTimes();
 for (const failure of secondTries) console.log(`passed at the second try: ${failure}`);
 for (const failure of failures) console.log(`failed: ${failure}`);
 console.log(`${passed} passed, ${failures.length} failed`);

@@ -33,7 +33,7 @@ export async function benchMigrateCold({ runs }: BenchOptions): Promise<void> {
       const last = (found: ColdCopy[]) =>
         `${(found.at(-1)!.bytes / 2 ** 20).toFixed(1)} MiB in ${found.at(-1)!.seconds.toFixed(2)} s`;
       logProgress(`run ${round + 1}: whole ${last(full)}, what changed ${last(delta)}, rsync ${last(rsync)}`);
-      await test.client.insist('DELETE', `/v1/tasks/${task.id}`);
+      await test.client.callWithRetry('DELETE', `/v1/tasks/${task.id}`);
       await test.client.over(task.id);
     }
     for (const what of ['bytes', 'seconds'] as const) {

@@ -80,6 +80,6 @@ async function runTask(test: TestSite, rounds: number, moveAfterMs: number | nul
   const over = await test.client.over(id, 900);
   if (moveAfterMs !== null && over.error?.code === 'vm-lost') throw new GuestDied(over.error.message);
   if (over.state !== 'succeeded') throw new Error(`${id} is ${over.state}: ${JSON.stringify(over.error)}`);
-  const log = (await test.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body.trim().split('\n');
+  const log = (await test.client.callWithRetry<string>('GET', `/v1/tasks/${id}/log`)).body.trim().split('\n');
   return { ms: Number(log.at(-1)), downtimeMs };
 }

@@ -43,7 +43,7 @@ export async function makeOurs(test: TestSite, kind: GuestKind): Promise<DomainD
 }
 
 export async function endOurs(test: TestSite, { task }: { task: string }): Promise<void> {
-  await test.client.insist('DELETE', `/v1/tasks/${task}`);
+  await test.client.callWithRetry('DELETE', `/v1/tasks/${task}`);
   await test.client.over(task);
 }
 
@@ -69,7 +69,7 @@ export interface DomainDescription {
 
 export async function describe(test: TestSite, id: string): Promise<DomainDescription> {
   const { host, home, address } = (
-    await test.client.insist<{ host: string; home: string; address: string }>('GET', `/v1/vms/${id}`)
+    await test.client.callWithRetry<{ host: string; home: string; address: string }>('GET', `/v1/vms/${id}`)
   ).body;
   const xml = await onHost(test, host, ['virsh', '-q', 'dumpxml', id, '--migratable']);
   const bridge = bridgePattern.exec(xml)?.[1];
@@ -88,7 +88,7 @@ export const addressAt = (network: string, last: number): string => network.repl
 
 /** Migrates from one of the first two hosts to the other. */
 export async function moveOurs(test: TestSite, ledger: Ledger, vm: DomainDescription, probe: Probe): Promise<Move> {
-  const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
+  const { host } = (await test.client.callWithRetry<{ host: string }>('GET', `/v1/vms/${vm.id}`)).body;
   const to = test.site.hosts.slice(0, 2).find(({ id }) => id !== host)!.id;
   // On its home host the guest writes to its disks during the migration, so they are not counted there.
   const files = to === vm.home ? null : vm.id;

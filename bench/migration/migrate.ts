@@ -109,9 +109,9 @@ async function measure(test: TestSite, kind: GuestKind, count: number): Promise<
       continue;
     }
     const parts = pair.ours.phases.map(({ name, seconds }) => `${name} ${Math.round((seconds ?? 0) * 1000)}`).join(', ');
-    const told = ({ totalMs, downtimeMs }: Move) => `${Math.round(totalMs)} ms, gap ${Math.round(downtimeMs)} ms`;
+    const moveText = ({ totalMs, downtimeMs }: Move) => `${Math.round(totalMs)} ms, gap ${Math.round(downtimeMs)} ms`;
     logProgress(
-      `${kind.name} run ${round + 1}: Berth ${told(pair.ours)}; bare ${told(pair.bare)}${round < 0 ? ' (warm-up)' : ''}; ${parts}`,
+      `${kind.name} run ${round + 1}: Berth ${moveText(pair.ours)}; bare ${moveText(pair.bare)}${round < 0 ? ' (warm-up)' : ''}; ${parts}`,
     );
     if (round >= 0) rounds.push(pair);
     round += 1;
@@ -172,7 +172,7 @@ async function hasDied(test: TestSite, side: Side): Promise<boolean> {
 }
 
 async function whereOurs(test: TestSite, { id }: DomainDescription) {
-  const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${id}`)).body;
+  const { host } = (await test.client.callWithRetry<{ host: string }>('GET', `/v1/vms/${id}`)).body;
   return { host, name: id, console: `/var/lib/berth/vms/${id}/console.log` };
 }
 

@@ -63,15 +63,15 @@ async function allocatePort(
   record: SiteRecord,
   name: string,
   addresses: readonly string[],
-  { required: asked = 0, preferred: usual }: PortPreference,
+  { required: requested = 0, preferred: usual }: PortPreference,
 ): Promise<number> {
   const taken = new Set(Object.entries(record.ports).flatMap(([other, port]) => (other === name ? [] : [port])));
-  if (asked !== 0) {
-    const free = await Promise.all(addresses.map((address) => isFree(address, asked)));
+  if (requested !== 0) {
+    const free = await Promise.all(addresses.map((address) => isFree(address, requested)));
     if (!free.every(Boolean))
-      throw new Error(`Port ${asked}, asked for as the port of ${name}, is in use on ${addresses.join(' or ')}`);
+      throw new Error(`Port ${requested}, asked for as the port of ${name}, is in use on ${addresses.join(' or ')}`);
   }
-  const port = asked !== 0 ? asked : await freePort(addresses, record.ports[name] ?? usual, taken);
+  const port = requested !== 0 ? requested : await freePort(addresses, record.ports[name] ?? usual, taken);
   record.ports[name] = port;
   writeRecord(home, record);
   return port;

@@ -44,7 +44,7 @@ const HostVmRow = z.strictObject({
   operation: z.enum(vmOperationNames).nullable(),
   problem: z.object({ message: z.string() }).nullable(),
   /** The suspension that this drain has requested or found. */
-  suspension: z.strictObject({ tries: z.int().min(0), askedMs: epochMs }).nullable(),
+  suspension: z.strictObject({ tries: z.int().min(0), requestedMs: epochMs }).nullable(),
   failed: z.array(z.strictObject({ to: idOf<HostId>(), why: z.string(), converges: z.boolean(), atMs: epochMs })),
 });
 
@@ -54,7 +54,7 @@ type HostVmRow = z.infer<typeof HostVmRow>;
 export type DrainVmState = DrainVm & {
   lastFailedMs: number | null;
   template: boolean;
-  suspensions: { tries: number; askedMs: number } | null;
+  suspensions: { tries: number; requestedMs: number } | null;
 };
 
 /**
@@ -86,7 +86,7 @@ export async function readHostVms(
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
         FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migration,
       v."order" IS NOT NULL AS standalone, l."startAt" IS NOT NULL AS promised, v.operation, v.problem,
-      CASE WHEN s."vmId" IS NOT NULL THEN jsonb_build_object('tries', s.tries, 'askedMs', extract(epoch FROM s."askedAt") * 1000)
+      CASE WHEN s."vmId" IS NOT NULL THEN jsonb_build_object('tries', s.tries, 'requestedMs', extract(epoch FROM s."askedAt") * 1000)
         END AS suspension,
       COALESCE((SELECT jsonb_agg(jsonb_build_object('to', m."toId", 'why', m.error->>'message',
           'converges', m.error->>'code' IS DISTINCT FROM 'not-converging',
@@ -136,7 +136,7 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
     if (migration.to === host) return { kind: 'settling', why: 'it is migrating to this host' };
     return { kind: 'moving', sinceMs: migration.sinceMs, to: migration.to, mode: migration.mode };
   }
-  if (suspension !== null && operation === 'suspend') return { kind: 'suspending', sinceMs: suspension.askedMs };
+  if (suspension !== null && operation === 'suspend') return { kind: 'suspending', sinceMs: suspension.requestedMs };
   switch (state) {
     case 'running':
     case 'suspended':

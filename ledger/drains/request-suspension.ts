@@ -33,4 +33,4 @@ async function recordSuspension({ tx, drain, deps }: DrainContext, { id, suspend
 }
 
 export const isSuspensionDue = ({ suspensions }: DrainVmState, nowMs: number): boolean =>
-  suspensions === null || nowMs >= suspensions.askedMs + backoffMs * suspensions.tries;
+  suspensions === null || nowMs >= suspensions.requestedMs + backoffMs * suspensions.tries;

@@ -165,8 +165,8 @@ class Simulation {
   /** The work's real duration: at most the requested time, after which the lease ends. */
   private workS(id: string): number {
     const lease = this.leases.get(id)!;
-    const asked = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);
-    return lease.kind === 'bestEffort' ? ceilSeconds(asked * (1 + this.policy.runtimeOverhead)) : asked;
+    const requested = Math.min(lease.actualDurationS ?? lease.durationS, lease.durationS);
+    return lease.kind === 'bestEffort' ? ceilSeconds(requested * (1 + this.policy.runtimeOverhead)) : requested;
   }
 }
 

@@ -43,7 +43,16 @@ function fieldError(issue: z.core.$ZodIssue): { pointer: string; detail: string 
 }
 
 /** The positions of the fields of an SWF line that are used. -1 means unknown. */
-const swf = { job: 0, submit: 1, run: 3, procsUsed: 4, memoryUsedKb: 6, procsAsked: 7, timeAsked: 8, memoryAskedKb: 9 } as const;
+const swf = {
+  job: 0,
+  submit: 1,
+  run: 3,
+  procsUsed: 4,
+  memoryUsedKb: 6,
+  procsRequested: 7,
+  timeRequested: 8,
+  memoryRequestedKb: 9,
+} as const;
 const swfDefaultMemoryMiB = 512;
 const swfFields = 18;
 
@@ -82,10 +91,10 @@ function swfLease(fields: string[], line: number): unknown {
       throw bad(`/line ${line}/${key}`, `expected a number; found ${JSON.stringify(fields[swf[key]])}`);
     return value;
   };
-  const nodes = field('procsAsked') > 0 ? field('procsAsked') : field('procsUsed');
-  const durationS = field('timeAsked') > 0 ? field('timeAsked') : field('run');
+  const nodes = field('procsRequested') > 0 ? field('procsRequested') : field('procsUsed');
+  const durationS = field('timeRequested') > 0 ? field('timeRequested') : field('run');
   if (nodes <= 0 || durationS <= 0) return null; // cancelled before it ran
-  const memoryKb = field('memoryAskedKb') > 0 ? field('memoryAskedKb') : field('memoryUsedKb');
+  const memoryKb = field('memoryRequestedKb') > 0 ? field('memoryRequestedKb') : field('memoryUsedKb');
   return {
     id: String(field('job')),
     kind: 'bestEffort',

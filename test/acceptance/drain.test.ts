@@ -28,14 +28,14 @@ test('eight VMs leave their host by its deadline, though the control worker is k
   const [host, ...others] = here.site.hosts.map(({ id }) => id) as [string, ...string[]];
   const tasks = await countingOn(host, 8);
   const vms = tasks.flatMap((task) => task.vms);
-  const asked = await drainSoon(here, host, 10_000, { strategy: 'parallel' });
-  expect(asked.state).toBe('waiting');
-  await untilDrain(here, asked.id, ({ state }) => state === 'moving');
+  const requested = await drainSoon(here, host, 10_000, { strategy: 'parallel' });
+  expect(requested.state).toBe('waiting');
+  await untilDrain(here, requested.id, ({ state }) => state === 'moving');
   const control = here.site.child('control');
   const restarts = control.restarts();
   control.kill('SIGKILL');
   await control.untilReadyAgain(restarts, 60_000);
-  const drain = await untilDrain(here, asked.id);
+  const drain = await untilDrain(here, requested.id);
   expect(drain, JSON.stringify(drain)).toMatchObject({
     state: 'empty',
     remaining: [],
@@ -54,11 +54,11 @@ test('eight VMs leave their host by its deadline, though the control worker is k
 test('a drain that is cancelled in the middle moves back the VMs that have left', async () => {
   const host = here.site.hosts[1]!.id;
   const tasks = await countingOn(host, 2);
-  const asked = await drainSoon(here, host, 5000, { strategy: 'sequential' });
-  await untilDrain(here, asked.id, ({ progress }) => progress.moved > 0);
-  const cancelled = await here.operator.insist('POST', `/v1/drains/${asked.id}/cancel`, { goBack: true });
+  const requested = await drainSoon(here, host, 5000, { strategy: 'sequential' });
+  await untilDrain(here, requested.id, ({ progress }) => progress.moved > 0);
+  const cancelled = await here.operator.callWithRetry('POST', `/v1/drains/${requested.id}/cancel`, { goBack: true });
   expect(cancelled.status).toBe(202);
-  const ended = await untilDrain(here, asked.id);
+  const ended = await untilDrain(here, requested.id);
   expect(ended.state).toBe('cancelled');
   expect((await domainsOf(host)).toSorted()).toEqual(tasks.flatMap(({ vms }) => vms).toSorted());
   await expectUnharmed(here, tasks, 5);

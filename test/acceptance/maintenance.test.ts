@@ -42,13 +42,13 @@ test('each of three hosts is emptied in turn and gets its VMs back: no task fail
   for (const { id: host } of here.site.hosts) {
     const deadlineMs = (await earliestDrain(here, host)) + 5000;
     const returnAfter = new Date(deadlineMs + 5000).toISOString();
-    const asked = await askDrain(here, host, deadlineMs, { returnAfter });
-    if (asked === null) throw new Error(`${host} can't be empty by the time that was promised, and five seconds`);
-    const held = await untilDrain(here, asked.id, (drain) => isOver(drain) || drain.state === 'held');
+    const requested = await askDrain(here, host, deadlineMs, { returnAfter });
+    if (requested === null) throw new Error(`${host} can't be empty by the time that was promised, and five seconds`);
+    const held = await untilDrain(here, requested.id, (drain) => isOver(drain) || drain.state === 'held');
     expect(held, JSON.stringify(held)).toMatchObject({ remaining: [] });
     const earlyS = secondsFrom(held.emptiedAt!, held.deadline);
     expect(earlyS).toBeGreaterThanOrEqual(0);
-    const back = await untilDrain(here, asked.id);
+    const back = await untilDrain(here, requested.id);
     expect(back, JSON.stringify(back)).toMatchObject({ state: 'returned', remaining: [] });
     console.log(`${host}: ${held.progress.moved} VMs moved, empty ${earlyS.toFixed(1)} s before its deadline`);
   }

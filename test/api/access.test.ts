@@ -111,15 +111,15 @@ describe('hosts', () => {
 
   test('the queue is processed when a host accepts VMs again, whether Temporal answers or not', async () => {
     const change = (json: unknown) => api.call(api.operator, 'PATCH', '/v1/hosts/host-a', { json });
-    const before = api.workflows.asked.looks;
+    const before = api.workflows.requested.looks;
     await change({ schedulable: false });
     await change({ acceptsMigrations: true });
-    expect(api.workflows.asked.looks).toBe(before);
+    expect(api.workflows.requested.looks).toBe(before);
     await change({ schedulable: true });
-    expect(api.workflows.asked.looks).toBe(before + 1);
-    api.workflows.asked.away = true;
+    expect(api.workflows.requested.looks).toBe(before + 1);
+    api.workflows.requested.away = true;
     expect((await change({ schedulable: true })).status).toBe(200);
-    api.workflows.asked.away = false;
+    api.workflows.requested.away = false;
   });
 
   test.each([{}, { schedulable: 'no' }, { state: 'up' }, { vcpus: 100 }])('%j is refused', async (json) => {

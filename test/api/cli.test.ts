@@ -331,7 +331,7 @@ describe('a name in place of an id', () => {
     expect(await shownBy(['migrations', 'show', 'mover'])).toBe(migration);
     expect((await berth(['migrations', 'ls', '--vm', 'mover'])).out).toContain(migration);
     expect(await shownBy(['migrations', 'abort', 'mover'])).toBe(migration);
-    expect(api.workflows.asked.aborted).toContain(migration);
+    expect(api.workflows.requested.aborted).toContain(migration);
   });
 
   test('is searched among the newest only, and the message says so', async () => {

@@ -41,10 +41,10 @@ const change = (id: string, act: string, json?: object) =>
 const codeOf = (answer: { body: unknown }) => (answer.body as ProblemBody).code;
 
 test('a drain closes its host, has a plan, and is described at its Location', async () => {
-  const asked = await ask({ deadline: after(1800), reason: 'new memory' });
-  expect(asked.status).toBe(202);
-  expect(asked.headers.get('location')).toBe(`/v1/drains/${asked.body.id}`);
-  expect(asked.body).toMatchObject({
+  const requested = await ask({ deadline: after(1800), reason: 'new memory' });
+  expect(requested.status).toBe(202);
+  expect(requested.headers.get('location')).toBe(`/v1/drains/${requested.body.id}`);
+  expect(requested.body).toMatchObject({
     host,
     state: 'waiting',
     strategy: 'auto',
@@ -55,13 +55,13 @@ test('a drain closes its host, has a plan, and is described at its Location', as
     blockers: [],
     remaining: [],
   });
-  expect(asked.body.plan).toMatchObject({ strategy: 'sequential', moves: [{ vm, mode: 'live' }] });
-  expect(Date.parse(asked.body.plan!.emptyBy!)).toBeLessThanOrEqual(Date.parse(asked.body.deadline));
-  expect(api.workflows.asked.drained).toContain(asked.body.id);
+  expect(requested.body.plan).toMatchObject({ strategy: 'sequential', moves: [{ vm, mode: 'live' }] });
+  expect(Date.parse(requested.body.plan!.emptyBy!)).toBeLessThanOrEqual(Date.parse(requested.body.deadline));
+  expect(api.workflows.requested.drained).toContain(requested.body.id);
   const { body } = await api.call<{ schedulable: boolean; acceptsMigrations: boolean }>(api.operator, 'GET', `/v1/hosts/${host}`);
   expect(body).toMatchObject({ schedulable: false, acceptsMigrations: false });
   const list = await api.call<Page<DrainBody>>(api.operator, 'GET', `/v1/drains?host=${host}&state=waiting`);
-  expect(list.body.items).toEqual([asked.body]);
+  expect(list.body.items).toEqual([requested.body]);
 });
 
 test('a repeated request is one drain, and a host has one active drain at a time', async () => {
@@ -104,7 +104,7 @@ test('it is paused, resumed, given another deadline and cancelled, with a notifi
   expect([sooner.status, sooner.body.code]).toEqual([409, 'drain-impossible']);
   const cancelled = await change(id, 'cancel', { goBack: true });
   expect(cancelled.body.cancelRequestedAt).not.toBeNull();
-  expect(api.workflows.asked.changed.filter((one) => one === id)).toHaveLength(5);
+  expect(api.workflows.requested.changed.filter((one) => one === id)).toHaveLength(5);
   await api.ledger.drain.update({ where: { id }, data: { state: 'cancelled', finishedAt: new Date() } });
   for (const act of ['pause', 'resume']) expect(codeOf(await change(id, act))).toBe('conflict');
   expect(codeOf(await change(id, 'cancel', {}))).toBe('conflict');
@@ -112,11 +112,11 @@ test('it is paused, resumed, given another deadline and cancelled, with a notifi
 });
 
 test('it is accepted while Temporal is unreachable', async () => {
-  api.workflows.asked.away = true;
-  const asked = await ask();
-  const paused = await change(asked.body.id, 'pause');
-  api.workflows.asked.away = false;
-  expect([asked.status, paused.status]).toEqual([202, 202]);
+  api.workflows.requested.away = true;
+  const requested = await ask();
+  const paused = await change(requested.body.id, 'pause');
+  api.workflows.requested.away = false;
+  expect([requested.status, paused.status]).toEqual([202, 202]);
 });
 
 test.each([
@@ -133,8 +133,8 @@ test.each([
 });
 
 test('drains are for operators, and unknown ones are not found', async () => {
-  const asked = await api.call(api.alice, 'POST', `/v1/hosts/${host}/drains`, { json: { deadline: after(1800) } });
-  expect([asked.status, asked.body.code]).toEqual([403, 'forbidden']);
+  const requested = await api.call(api.alice, 'POST', `/v1/hosts/${host}/drains`, { json: { deadline: after(1800) } });
+  expect([requested.status, requested.body.code]).toEqual([403, 'forbidden']);
   for (const [method, path, json] of [
     ['POST', '/v1/hosts/nowhere/drains', { deadline: after(1800) }],
     ['GET', '/v1/drains/drain_x', undefined],
@@ -199,7 +199,7 @@ test('a VM that no other host can take is suspended on the host, and the answer 
     ]);
     const opened = await api.call(api.operator, 'PATCH', `/v1/hosts/${host}`, { json: { schedulable: true } });
     expect(opened.status).toBe(200);
-    expect(api.workflows.asked.told).toContain(id);
+    expect(api.workflows.requested.notified).toContain(id);
     expect(await api.ledger.vm.findUniqueOrThrow({ where: { id } })).toMatchObject({ state: 'restoring', operation: 'restore' });
     expect((await api.call<DrainBody>(api.operator, 'GET', `/v1/drains/${body.id}`)).body.suspended).toEqual([]);
   } finally {

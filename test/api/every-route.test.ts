@@ -80,7 +80,7 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/vms': () => api.fetch(api.operator, 'GET', '/v1/vms'),
   'GET /v1/vms/{id}': () => api.fetch(api.operator, 'GET', `/v1/vms/${task.vms[0]}`),
   'GET /v1/vms/{id}/console': () => {
-    api.workflows.asked.consoles.set(alone, 'it boots\n');
+    api.workflows.requested.consoles.set(alone, 'it boots\n');
     return api.fetch(api.operator, 'GET', `/v1/vms/${alone}/console`);
   },
   'POST /v1/vms/{id}/migrations': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/migrations`, { json: {} }),

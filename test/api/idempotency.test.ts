@@ -86,12 +86,12 @@ describe('tasks', () => {
   });
 
   test('a repeated POST starts the workflow that the first one could not', async () => {
-    api.workflows.asked.away = true;
+    api.workflows.requested.away = true;
     const first = await submit(api.alice, 'unstarted');
-    api.workflows.asked.away = false;
-    expect(api.workflows.asked.started).not.toContain(first.body.id);
+    api.workflows.requested.away = false;
+    expect(api.workflows.requested.started).not.toContain(first.body.id);
     await submit(api.alice, 'unstarted');
-    expect(api.workflows.asked.started).toContain(first.body.id);
+    expect(api.workflows.requested.started).toContain(first.body.id);
   });
 });
 

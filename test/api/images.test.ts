@@ -62,7 +62,7 @@ describe('a recipe', () => {
     expect(status).toBe(202);
     expect(body).toMatchObject({ name, state: 'building', owner: alice.ownerId, published: false, sizeBytes: 0 });
     expect(headers.get('location')).toBe(`/v1/images/${name}?digest=${body.digest}`);
-    expect(api.workflows.asked.builds).toContain(body.id);
+    expect(api.workflows.requested.builds).toContain(body.id);
     const vm = await api.ledger.vm.findUniqueOrThrow({ where: { id: body.buildVm! } });
     expect(vm).toMatchObject({ state: 'pending', ownerId: alice.ownerId });
   });
@@ -193,7 +193,7 @@ describe('deleting an image', () => {
     ]);
     await api.ledger.vm.update({ where: { id: body.vms[0]! }, data: { state: 'removed' } });
     expect((await api.call(alice, 'DELETE', `/v1/images/${name}`)).status).toBe(204);
-    expect(api.workflows.asked.retired).toContain(image.id);
+    expect(api.workflows.requested.retired).toContain(image.id);
     expect((await api.call(alice, 'GET', `/v1/images/${name}`)).status).toBe(404);
     expect((await api.call(alice, 'POST', '/v1/tasks', { json })).body.code).toBe('image-unknown');
     const again = await post(alice, recipeOf());
@@ -204,7 +204,7 @@ describe('deleting an image', () => {
     const { body } = await post(alice, recipeOf());
     const answer = await api.call<ImageBody>(alice, 'DELETE', `/v1/images/${name}`);
     expect([answer.status, answer.body.state]).toEqual([202, 'building']);
-    expect(api.workflows.asked.cancelledBuilds).toContain(body.id);
+    expect(api.workflows.requested.cancelledBuilds).toContain(body.id);
     expect((await api.call(alice, 'POST', '/v1/images', { json: recipeOf() })).body.code).toBe('conflict');
     await end(body.id, 'failed');
     expect((await api.call(alice, 'DELETE', `/v1/images/${name}`)).status).toBe(204);

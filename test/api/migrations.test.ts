@@ -23,10 +23,10 @@ const ask = (who: Party, json: object = {}, headers: Record<string, string> = {}
   api.call<MigrationBody>(who, 'POST', `/v1/vms/${vm}/migrations`, { json, headers });
 
 test('a requested migration has its row and its workflow, and is described at its Location', async () => {
-  const asked = await ask(api.alice, { to: 'host-b', reason: 'a change of air', convergeWithinS: 30 });
-  expect(asked.status).toBe(202);
-  expect(asked.headers.get('location')).toBe(`/v1/migrations/${asked.body.id}`);
-  expect(asked.body).toMatchObject({
+  const requested = await ask(api.alice, { to: 'host-b', reason: 'a change of air', convergeWithinS: 30 });
+  expect(requested.status).toBe(202);
+  expect(requested.headers.get('location')).toBe(`/v1/migrations/${requested.body.id}`);
+  expect(requested.body).toMatchObject({
     vm,
     state: 'running',
     from: 'host-a',
@@ -38,11 +38,11 @@ test('a requested migration has its row and its workflow, and is described at it
     phases: [],
     error: null,
   });
-  expect(api.workflows.asked.moved).toContain(asked.body.id);
-  const read = await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${asked.body.id}`);
-  expect(read.body).toEqual(asked.body);
+  expect(api.workflows.requested.moved).toContain(requested.body.id);
+  const read = await api.call<MigrationBody>(api.alice, 'GET', `/v1/migrations/${requested.body.id}`);
+  expect(read.body).toEqual(requested.body);
   const list = await api.call<Page<MigrationBody>>(api.alice, 'GET', `/v1/migrations?vm=${vm}&state=running`);
-  expect(list.body.items.map(({ id }) => id)).toEqual([asked.body.id]);
+  expect(list.body.items.map(({ id }) => id)).toEqual([requested.body.id]);
 });
 
 test('is created once for any number of requests, and by its Idempotency-Key', async () => {
@@ -69,16 +69,21 @@ test('a VM that is suspended is moved as files, and in no other way', async () =
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspending' } });
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'suspended' } });
   expect((await ask(api.alice)).status).toBe(409);
-  const asked = await ask(api.alice, { mode: 'cold', moveDisk: true });
-  expect([asked.status, asked.body.mode, asked.body.moveDisk]).toEqual([202, 'cold', true]);
+  const requested = await ask(api.alice, { mode: 'cold', moveDisk: true });
+  expect([requested.status, requested.body.mode, requested.body.moveDisk]).toEqual([202, 'cold', true]);
 });
 
 test('disks on the host where their VM runs are not moved; those of a VM that runs on another host move there', async () => {
   expect((await ask(api.alice, { mode: 'disks' })).status).toBe(409);
   await api.ledger.vm.update({ where: { id: vm }, data: { homeId: 'host-b' } });
   expect((await ask(api.alice, { mode: 'disks', to: 'host-b' })).status).toBe(409);
-  const asked = await ask(api.alice, { mode: 'disks' });
-  expect([asked.status, asked.body.from, asked.body.to, asked.body.moveDisk]).toEqual([202, 'host-b', 'host-a', true]);
+  const requested = await ask(api.alice, { mode: 'disks' });
+  expect([requested.status, requested.body.from, requested.body.to, requested.body.moveDisk]).toEqual([
+    202,
+    'host-b',
+    'host-a',
+    true,
+  ]);
 });
 
 test('a VM that does not run is not moved', async () => {
@@ -96,13 +101,13 @@ test('another owner sees neither the VM nor its migration; an operator sees both
 
 test('an abort is recorded and its workflow notified; where Temporal is unreachable, the caller gets an error', async () => {
   const { id } = (await ask(api.alice)).body;
-  api.workflows.asked.away = true;
+  api.workflows.requested.away = true;
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(503);
-  api.workflows.asked.away = false;
+  api.workflows.requested.away = false;
   const aborted = await api.call<MigrationBody>(api.alice, 'DELETE', `/v1/migrations/${id}`);
   expect(aborted.status).toBe(202);
   expect(aborted.body.abortRequestedAt).not.toBeNull();
-  expect(api.workflows.asked.aborted).toEqual([id]);
+  expect(api.workflows.requested.aborted).toEqual([id]);
   await api.ledger.migration.update({ where: { id }, data: { state: 'rolledBack' } });
   expect((await api.call(api.alice, 'DELETE', `/v1/migrations/${id}`)).status).toBe(200);
 });

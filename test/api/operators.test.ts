@@ -24,9 +24,9 @@ test('health reports each part', async () => {
     200,
     { status: 'ok', parts: { ledger: 'ok', temporal: 'ok', repository: 'ok' } },
   ]);
-  api.workflows.asked.away = true;
+  api.workflows.requested.away = true;
   const ill = await operators('/healthz');
-  api.workflows.asked.away = false;
+  api.workflows.requested.away = false;
   expect([ill.status, await ill.json()]).toEqual([
     503,
     { status: 'failed', parts: { ledger: 'ok', temporal: 'failed', repository: 'ok' } },

@@ -49,7 +49,7 @@ test('the hosts that cost least to vacate are held, and remain open until they h
     problem: [],
   });
   expect(body.workflowId).toBe(`reservation-${body.id}`);
-  expect(api.workflows.asked.reserved).toContain(body.id);
+  expect(api.workflows.requested.reserved).toContain(body.id);
   expect(await api.ledger.host.count({ where: { schedulable: true } })).toBe(4);
   const list = await api.call<Page<ReservationBody>>(api.operator, 'GET', '/v1/reservations?state=scheduled');
   expect(list.body.items).toEqual([body]);

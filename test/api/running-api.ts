@@ -35,11 +35,11 @@ export interface Party {
 
 /** Temporal as the API sees it; its calls are recorded, and it can be made unreachable. */
 export function fakeWorkflows() {
-  const asked = {
+  const requested = {
     started: [] as TaskId[],
     cancelled: [] as TaskId[],
     vms: [] as VmId[],
-    told: [] as VmId[],
+    notified: [] as VmId[],
     moved: [] as MigrationId[],
     aborted: [] as MigrationId[],
     looks: 0,
@@ -55,38 +55,38 @@ export function fakeWorkflows() {
     consoleTrouble: new BerthError('host-unavailable', 'The host does not answer'),
   };
   const answer = async <T>(list: T[], id: T) => {
-    if (asked.away) throw new Error('Temporal does not answer');
+    if (requested.away) throw new Error('Temporal does not answer');
     list.push(id);
   };
   return {
-    asked,
+    requested,
     port: {
-      startTask: (id: TaskId) => answer(asked.started, id),
-      cancelTask: (id: TaskId) => answer(asked.cancelled, id),
-      startVm: (id: VmId) => answer(asked.vms, id),
-      notifyVm: (id: VmId) => answer(asked.told, id),
-      startMigration: ({ id }: MigrationName) => answer(asked.moved, id),
-      abortMigration: ({ id }: MigrationName) => answer(asked.aborted, id),
+      startTask: (id: TaskId) => answer(requested.started, id),
+      cancelTask: (id: TaskId) => answer(requested.cancelled, id),
+      startVm: (id: VmId) => answer(requested.vms, id),
+      notifyVm: (id: VmId) => answer(requested.notified, id),
+      startMigration: ({ id }: MigrationName) => answer(requested.moved, id),
+      abortMigration: ({ id }: MigrationName) => answer(requested.aborted, id),
       notifyHousekeeping: async () => {
-        if (asked.away) throw new Error('Temporal does not answer');
-        asked.looks += 1;
+        if (requested.away) throw new Error('Temporal does not answer');
+        requested.looks += 1;
       },
-      startReservation: (id: ReservationId) => answer(asked.reserved, id),
-      notifyReservation: (id: ReservationId) => answer(asked.reserved, id),
-      startDrain: ({ id }: DrainName) => answer(asked.drained, id),
-      notifyDrain: ({ id }: DrainName) => answer(asked.changed, id),
-      startBuild: (id: ImageId) => answer(asked.builds, id),
-      cancelBuild: (id: ImageId) => answer(asked.cancelledBuilds, id),
-      startRetirement: (id: ImageId) => answer(asked.retired, id),
+      startReservation: (id: ReservationId) => answer(requested.reserved, id),
+      notifyReservation: (id: ReservationId) => answer(requested.reserved, id),
+      startDrain: ({ id }: DrainName) => answer(requested.drained, id),
+      notifyDrain: ({ id }: DrainName) => answer(requested.changed, id),
+      startBuild: (id: ImageId) => answer(requested.builds, id),
+      cancelBuild: (id: ImageId) => answer(requested.cancelledBuilds, id),
+      startRetirement: (id: ImageId) => answer(requested.retired, id),
       readConsole: async (id: VmId, range: ConsoleRange): Promise<ConsolePage> => {
-        const text = asked.consoles.get(id);
-        if (asked.away || text === undefined) throw asked.consoleTrouble;
+        const text = requested.consoles.get(id);
+        if (requested.away || text === undefined) throw requested.consoleTrouble;
         const all = Buffer.from(text);
         const { from, to } = consoleSpan(range, all.length);
         return { from, totalBytes: all.length, base64: all.subarray(from, to).toString('base64') };
       },
       ping: async () => {
-        if (asked.away) throw new Error('Temporal does not answer');
+        if (requested.away) throw new Error('Temporal does not answer');
       },
     },
   };

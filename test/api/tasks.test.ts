@@ -50,7 +50,7 @@ describe('submitting', () => {
     expect(body.vms).toHaveLength(2);
     expect((await api.call(api.alice, 'GET', `/v1/tasks/${body.id}`)).body).toEqual(body);
     expect(await api.ledger.event.findMany({ where: { subject: body.id } })).toMatchObject([{ type: 'berth.task.accepted' }]);
-    expect(api.workflows.asked.started).toContain(body.id);
+    expect(api.workflows.requested.started).toContain(body.id);
   });
 
   test('an omitted field has its default', async () => {
@@ -66,9 +66,9 @@ describe('submitting', () => {
   });
 
   test('a task is accepted while Temporal is unreachable', async () => {
-    api.workflows.asked.away = true;
+    api.workflows.requested.away = true;
     const { status, body } = await submit(api.alice, smallest);
-    api.workflows.asked.away = false;
+    api.workflows.requested.away = false;
     expect([status, body.state]).toEqual([202, 'queued']);
   });
 });
@@ -285,7 +285,7 @@ describe('cancelling', () => {
     expect([first.status, first.body.state]).toEqual([202, 'queued']);
     const again = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
     expect([again.status, again.body.cancelRequestedAt]).toEqual([202, first.body.cancelRequestedAt]);
-    expect(api.workflows.asked.cancelled.filter((id) => id === body.id)).toHaveLength(2);
+    expect(api.workflows.requested.cancelled.filter((id) => id === body.id)).toHaveLength(2);
   });
 
   test('does not change a task that has ended', async () => {
@@ -293,14 +293,14 @@ describe('cancelling', () => {
     await api.advance(body.id, 'stagingIn', 'failed');
     const answer = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
     expect([answer.status, answer.body.state, answer.body.cancelRequestedAt]).toEqual([200, 'failed', null]);
-    expect(api.workflows.asked.cancelled).not.toContain(body.id);
+    expect(api.workflows.requested.cancelled).not.toContain(body.id);
   });
 
   test('is recorded while Temporal is unreachable', async () => {
     const { body } = await submit(api.alice, smallest);
-    api.workflows.asked.away = true;
+    api.workflows.requested.away = true;
     const answer = await api.call<TaskBody>(api.alice, 'DELETE', `/v1/tasks/${body.id}`);
-    api.workflows.asked.away = false;
+    api.workflows.requested.away = false;
     expect(answer.status).toBe(202);
     expect(answer.body.cancelRequestedAt).not.toBeNull();
   });

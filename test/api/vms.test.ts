@@ -50,15 +50,15 @@ describe('POST /v1/vms', () => {
     expect(first.headers.get('location')).toBe(`/v1/vms/${first.body.id}`);
     expect((await create(json, headers)).text).toBe(first.text);
     expect((await create(order(), headers)).body.code).toBe('idempotency-mismatch');
-    expect(api.workflows.asked.vms.filter((id) => id === first.body.id)).toHaveLength(2);
+    expect(api.workflows.requested.vms.filter((id) => id === first.body.id)).toHaveLength(2);
     const events = await api.ledger.event.findMany({ where: { subject: first.body.id } });
     expect(events.map(({ type }) => type)).toEqual(['berth.vm.created']);
   });
 
   test('is accepted while Temporal is unreachable', async () => {
-    api.workflows.asked.away = true;
+    api.workflows.requested.away = true;
     expect((await create(order())).status).toBe(202);
-    api.workflows.asked.away = false;
+    api.workflows.requested.away = false;
   });
 
   test.each([
@@ -106,11 +106,11 @@ describe('operations', () => {
   test('are recorded for its workflow, one at a time, and refused where the state does not allow them', async () => {
     const id = await running();
     expect((await ask(id, 'restore')).status).toBe(200);
-    const asked = await ask(id, 'suspend');
-    expect([asked.status, asked.body.operation]).toEqual([202, 'suspend']);
+    const requested = await ask(id, 'suspend');
+    expect([requested.status, requested.body.operation]).toEqual([202, 'suspend']);
     expect((await ask(id, 'suspend')).status).toBe(202);
     expect([(await ask(id, 'pause')).status, (await ask(id, 'pause')).body.code]).toEqual([409, 'conflict']);
-    expect(api.workflows.asked.told).toContain(id);
+    expect(api.workflows.requested.notified).toContain(id);
     await api.ledger.vm.update({ where: { id }, data: { state: 'paused', operation: null, operationAt: null } });
     expect((await ask(id, 'suspend')).status).toBe(409);
     expect((await ask(id, 'resume')).status).toBe(202);
@@ -145,7 +145,7 @@ describe('GET /v1/vms/{id}/console', () => {
   let id: string;
   beforeAll(async () => {
     id = (await create(order(), {}, api.operator)).body.id;
-    api.workflows.asked.consoles.set(id, text);
+    api.workflows.requested.consoles.set(id, text);
   });
   const read = (query: string, headers: Record<string, string> = {}, party = api.operator) =>
     api.fetch(party, 'GET', `/v1/vms/${id}/console${query}`, { headers });
@@ -181,9 +181,9 @@ describe('GET /v1/vms/{id}/console', () => {
   });
 
   test('is a problem where its host, or Temporal, does not answer', async () => {
-    api.workflows.asked.away = true;
+    api.workflows.requested.away = true;
     expect((await read('')).status).toBe(503);
-    api.workflows.asked.away = false;
+    api.workflows.requested.away = false;
   });
 });
 

@@ -50,7 +50,7 @@ async function killLibvirtd(): Promise<void> {
 }
 
 /** Calls an activity, and kills its worker after a while, repeatedly, until one attempt completes. */
-async function insist<T>(act: () => Promise<T>, killAfterMs: number[]): Promise<T> {
+async function retryWithKills<T>(act: () => Promise<T>, killAfterMs: number[]): Promise<T> {
   for (const ms of killAfterMs) {
     const attempt = act().then(
       (result) => ({ result }),
@@ -68,17 +68,17 @@ describe('a task of 10 MB on a real host', () => {
     const input = randomBytes(10_000_000);
     const script = 'echo $GREETING; mkdir -p out; sleep 2; sha256sum in/data >>out/sums; cp in/data out/copy; sync; echo bye';
     const { vm, stageIn, run, stageOut, sha256 } = requests(['sh', '-c', script], input);
-    expect(await insist(() => host.activities().stageIn(stageIn), [5, 20, 60, 120])).toMatchObject({ bytes: 10_000_000 });
-    await insist(() => host.activities().ensureRunning(vm), [30, 100, 200, 400, 800, 1600, 3200]);
-    const result = await insist(() => host.activities().runCommand(run), [3, 10, 30, 100, 300, 600, 1000]);
+    expect(await retryWithKills(() => host.activities().stageIn(stageIn), [5, 20, 60, 120])).toMatchObject({ bytes: 10_000_000 });
+    await retryWithKills(() => host.activities().ensureRunning(vm), [30, 100, 200, 400, 800, 1600, 3200]);
+    const result = await retryWithKills(() => host.activities().runCommand(run), [3, 10, 30, 100, 300, 600, 1000]);
     expect(result).toMatchObject({ exitCode: 0, timedOut: false, logBytes: 10 });
     expect(host.log(vm.id).toString()).toBe('hello\nbye\n');
-    const staged = await insist(() => host.activities().stageOut(stageOut), [5, 30, 100]);
+    const staged = await retryWithKills(() => host.activities().stageOut(stageOut), [5, 30, 100]);
     expect(staged).toMatchObject({ unmatched: ['none/*'], bytes: 10_000_000 + sha256.length + '  in/data\n'.length });
     // Once: the command appends.
     expect(host.outputs().get('out/sums')?.toString()).toBe(`${sha256}  in/data\n`);
     expect(createHash('sha256').update(host.outputs().get('out/copy')!).digest('hex')).toBe(sha256);
-    await insist(() => host.activities().removeVm(vm.id, 1), [2, 5, 20, 60]);
+    await retryWithKills(() => host.activities().removeVm(vm.id, 1), [2, 5, 20, 60]);
     expect(await host.activities().observeInventory()).toMatchObject({
       domains: [],
       disks: [],
@@ -171,12 +171,12 @@ describe('a task of 10 MB on a real host', () => {
       const running = codeOf(host.activities().runCommand({ ...run, vm: at(generation) }));
       await expect.poll(() => host.log(vm.id).toString(), { timeout: 60_000 }).toContain('1\n');
       generation += 1;
-      const { bytes } = await insist(() => host.activities().suspendVm(at(generation)), killAfterMs);
+      const { bytes } = await retryWithKills(() => host.activities().suspendVm(at(generation)), killAfterMs);
       expect(bytes).toBeGreaterThan(2 ** 20);
       expect(await running).not.toBe('fine');
       expect((await host.activities().observeInventory()).domains).toEqual([]);
       generation += 1;
-      await insist(() => host.activities().restoreVm({ vm: at(generation), diskHostAddress: null }), killAfterMs);
+      await retryWithKills(() => host.activities().restoreVm({ vm: at(generation), diskHostAddress: null }), killAfterMs);
       expect((await host.activities().observeInventory()).domains).toMatchObject([{ vmId: vm.id, state: 'running' }]);
     }
     const restoredS = Date.now() / 1000;

@@ -322,14 +322,14 @@ describe('a command', () => {
     open({ run: () => ({ exitCode: 0, durationMs: 10, log: 'x'.repeat(bytes), files: {} }) });
     await toRunning();
     const run = { ...requests.run, log: { ...requests.run.log, limitBytes } };
-    const told = () =>
+    const notices = () =>
       [...repository.logs.values()].map((log) => [log.subarray(0, limitBytes).length, String(log.subarray(limitBytes))]);
     const notice = `\n[berth: this log has its limit of ${limitBytes} bytes; output after it was not kept]\n`;
     expect(await call(activities.runCommand, run)).toMatchObject({ exitCode: 0, logBytes: limitBytes });
-    expect(told()).toEqual([[limitBytes, notice]]);
+    expect(notices()).toEqual([[limitBytes, notice]]);
     // A retry after a kill doesn't say it twice.
     await call(activities.runCommand, run);
-    expect(told()).toEqual([[limitBytes, notice]]);
+    expect(notices()).toEqual([[limitBytes, notice]]);
   });
 
   it('says nothing of a limit at the end of a log that is below it', async () => {

@@ -141,14 +141,14 @@ describe('berth-identity', () => {
   });
 
   test('that waits refuses invalid records as a whole, and reports what it could not do', async () => {
-    const tell = (records: string) =>
+    const apply = (records: string) =>
       sendIdentity(machine.identitySocket, Buffer.from(records), Buffer.from('mount /dev/vdb /x\n'), 30_000);
     for (const [records, complaint] of [
       ['host other\nhost -a\n', 'record 2 (host): -a is not a host name'],
       ['mac eth7 52:54:00:00:00:01\n', 'record 1 (mac): setting the hardware address: No such device'],
     ] as const) {
       expect(await wait(filled)).toEqual(applied);
-      await expect(tell(records)).rejects.toThrow(complaint);
+      await expect(apply(records)).rejects.toThrow(complaint);
       expect(await machine.shell('cat /etc/hostname; grep -c " /x " /proc/mounts || true; rm /run/berth/adopting')).toBe('0');
     }
   });

@@ -289,10 +289,10 @@ describe('disks that move alone', () => {
     await fixture.activities.commitMigration(id, result);
     expect((await failure(ask(vm, 'a', { mode: 'disks' }))).message).toContain('not to a');
     await fixture.ledger.host.update({ where: { id: 'b' }, data: { diskMiB: 8 } });
-    const asked = await ask(vm, null, { mode: 'disks' });
-    expect((await failure(fixture.activities.reserveMigration(asked))).message).toContain('b: disk');
-    await fixture.activities.rollBackMigration(asked, failed);
-    expect(await stored(asked)).toMatchObject({ state: 'rolledBack' });
+    const requested = await ask(vm, null, { mode: 'disks' });
+    expect((await failure(fixture.activities.reserveMigration(requested))).message).toContain('b: disk');
+    await fixture.activities.rollBackMigration(requested, failed);
+    expect(await stored(requested)).toMatchObject({ state: 'rolledBack' });
   });
 
   it('count among the migrations of both hosts, which bounds the load of their networks', async () => {
@@ -425,9 +425,9 @@ describe('what a migration needs', () => {
   it('includes that the VM does not migrate already, also for concurrent requests', async () => {
     const { vm } = await running();
     await arrive('b');
-    const asked = await Promise.allSettled(Array.from({ length: 8 }, () => ask(vm)));
-    expect(asked.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
-    for (const one of asked) if (one.status === 'rejected') expect(one.reason.code).toBe('conflict');
+    const requested = await Promise.allSettled(Array.from({ length: 8 }, () => ask(vm)));
+    expect(requested.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    for (const one of requested) if (one.status === 'rejected') expect(one.reason.code).toBe('conflict');
   });
 
   it('is a VM that runs, of a task that runs', async () => {

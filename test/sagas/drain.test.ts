@@ -67,7 +67,7 @@ async function runningOn(count: number, order: Record<string, unknown> = {}): Pr
 }
 
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
-const tellVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
+const notifyVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 
 /** Starts this many VMs that belong to no task on the host; the other hosts no longer accept migrations. */
 async function stuckOn(count: number): Promise<VmId[]> {
@@ -90,18 +90,18 @@ async function stuckOn(count: number): Promise<VmId[]> {
 
 async function remove(id: VmId): Promise<void> {
   await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
-  await tellVm(id);
+  await notifyVm(id);
   await site.client.workflow.getHandle(workflowId.vm(id)).result();
 }
 
 /** Requests an operation as the owner of the VM does. */
 async function operate(id: VmId, operation: 'suspend' | 'restore'): Promise<void> {
-  if (await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))) await tellVm(id);
+  if (await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))) await notifyVm(id);
   await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);
 }
 
 /** Nothing of the VM runs, and its complete memory is saved on the host. */
-async function expectInPlace(drain: Asked, vms: VmId[]): Promise<void> {
+async function expectInPlace(drain: RequestedDrain, vms: VmId[]): Promise<void> {
   for (const id of vms) {
     expect((await rowOf(id)).state).toBe('suspended');
     expect(site.hosts.filter((one) => one.domains.has(id))).toEqual([]);
@@ -110,12 +110,12 @@ async function expectInPlace(drain: Asked, vms: VmId[]): Promise<void> {
   expect((await readSuspendedInPlace(site.ledger, [drain.id])).map(({ vm }) => vm)).toEqual(vms);
 }
 
-interface Asked {
+interface RequestedDrain {
   id: DrainId;
   workflow: string;
 }
 
-async function ask(seconds: number, more: Partial<DrainRequest> = {}): Promise<Asked> {
+async function ask(seconds: number, more: Partial<DrainRequest> = {}): Promise<RequestedDrain> {
   const nowMs = Date.now();
   const order: DrainRequest = {
     host: host.id,
@@ -137,16 +137,16 @@ async function ask(seconds: number, more: Partial<DrainRequest> = {}): Promise<A
   return { id, workflow: workflowId.drain(host.id, number) };
 }
 
-async function begin({ id, workflow }: Asked): Promise<void> {
+async function begin({ id, workflow }: RequestedDrain): Promise<void> {
   await site.client.workflow.start(workflowType.drain, { taskQueue: controlQueue, workflowId: workflow, args: [id, 0.2] });
 }
 
 const drainOf = (id: DrainId) => site.ledger.drain.findUniqueOrThrow({ where: { id } });
-const over = ({ workflow }: Asked): Promise<DrainState> => site.client.workflow.getHandle(workflow).result();
-const changed = ({ workflow }: Asked) => site.client.workflow.getHandle(workflow).signal(signalName.orderChanged);
-const change = async (asked: Asked, data: Parameters<typeof site.ledger.drain.update>[0]['data']): Promise<void> => {
-  await site.ledger.drain.update({ where: { id: asked.id }, data });
-  await changed(asked);
+const over = ({ workflow }: RequestedDrain): Promise<DrainState> => site.client.workflow.getHandle(workflow).result();
+const changed = ({ workflow }: RequestedDrain) => site.client.workflow.getHandle(workflow).signal(signalName.orderChanged);
+const change = async (requested: RequestedDrain, data: Parameters<typeof site.ledger.drain.update>[0]['data']): Promise<void> => {
+  await site.ledger.drain.update({ where: { id: requested.id }, data });
+  await changed(requested);
 };
 
 /** A deadline that requires an immediate start, whatever was promised. */
@@ -165,7 +165,7 @@ async function expectWhole(vms: VmId[]): Promise<Map<string, number>> {
   return counts;
 }
 
-async function eventsOf({ id }: Asked): Promise<string[]> {
+async function eventsOf({ id }: RequestedDrain): Promise<string[]> {
   const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
   return events.map(({ type }) => type.replace('berth.drain.', ''));
 }
@@ -449,7 +449,7 @@ test('until its host is opened, a VM suspended in place is not restored, by any 
   // As the opening does: its capacity is reserved at once.
   const released = await site.ledger.$transaction((tx) => releaseInPlace(tx, [drain.id], Date.now()));
   expect([released, (await rowOf(vm!)).state]).toEqual([[vm], 'restoring']);
-  await tellVm(vm!);
+  await notifyVm(vm!);
   await site.until('it runs', async () => (await rowOf(vm!)).operation === null);
   await expectWhole([vm!]);
 });

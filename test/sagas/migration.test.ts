@@ -65,14 +65,14 @@ async function running(): Promise<Running> {
 }
 
 /** A requested migration of it. */
-async function asked(run: Running, order: Order = {}): Promise<Moving> {
+async function requested(run: Running, order: Order = {}): Promise<Moving> {
   const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: run.vm } });
   const id = await ask(run.vm, null, order);
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
   return { ...run, from: hostOf(hostId!), workflow: workflowId.migration(run.vm, generation), id };
 }
 
-const moving = async (order: Order = {}): Promise<Moving> => asked(await running(), order);
+const moving = async (order: Order = {}): Promise<Moving> => requested(await running(), order);
 
 function ask(vm: VmId, to: string | null = null, more: Order = {}): Promise<MigrationId> {
   const order = { coldFallback: false, ...more, vm, to, requestedBy: site.owner, reason: 'a test', nowMs: Date.now() };
@@ -126,7 +126,7 @@ const atRest: Running[] = [];
 async function onALane(order: Order, act: (move: Moving) => Promise<MigrationState>): Promise<void> {
   const fit = atRest.findIndex(({ isHome }) => isHome || order.moveDisk !== true);
   const run = fit < 0 ? await running() : atRest.splice(fit, 1)[0]!;
-  const state = await act(await asked(run, order));
+  const state = await act(await requested(run, order));
   const { hostId, homeId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: run.vm } });
   atRest.push({ ...run, moved: run.moved + (state === 'succeeded' ? 1 : 0), isHome: hostId === homeId });
 }
@@ -224,7 +224,7 @@ describe('whose hosts lose each other at the switch', () => {
     for (const host of site.hosts) host.peersUnresponsive.now = true;
   };
 
-  const asked = [call('observeMigration', 1), call('observeMigration', 2), call('resumeDomain'), call('observeMigration', 3)];
+  const queries = [call('observeMigration', 1), call('observeMigration', 2), call('resumeDomain'), call('observeMigration', 3)];
   afterAll(() => {
     for (const host of site.hosts) host.peersUnresponsive.now = false;
   });
@@ -239,7 +239,7 @@ describe('whose hosts lose each other at the switch', () => {
     await finish(move);
   });
 
-  test.concurrent.each(everyFault(asked))(
+  test.concurrent.each(everyFault(queries))(
     'it runs once, at the target or at the source: $name $nth $fault',
     async ({ fault, ...at }) => {
       await onALane({}, async (move) => {

@@ -28,7 +28,7 @@ async function accept(order: Record<string, unknown> = {}): Promise<VmId> {
 
 const start = (id: VmId) =>
   site.client.workflow.start(workflowType.vm, { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] });
-const tell = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
+const notifyVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
 const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
 
@@ -41,13 +41,13 @@ const isMade = async (id: VmId): Promise<boolean> => {
 async function operate(id: VmId, operation: VmOperation): Promise<void> {
   const begins = await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
   if (!begins) return;
-  await tell(id);
+  await notifyVm(id);
   await site.until(`${id} has had its ${operation}`, async () => (await rowOf(id)).operation === null);
 }
 
 async function remove(id: VmId): Promise<void> {
   await site.ledger.vm.update({ where: { id }, data: { removalRequestedAt: new Date() } });
-  await tell(id);
+  await notifyVm(id);
   await over(id);
 }
 
@@ -211,7 +211,7 @@ describe('a VM without a task', () => {
     await expect(ask('restore')).resolves.toBe(false);
     await ask('suspend');
     await expect(ask('pause')).rejects.toMatchObject({ code: 'conflict' });
-    await tell(id);
+    await notifyVm(id);
     await site.until('it is suspended', async () => (await rowOf(id)).operation === null);
     await expect(ask('reboot')).rejects.toMatchObject({ code: 'conflict' });
     await remove(id);

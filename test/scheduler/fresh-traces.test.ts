@@ -19,8 +19,8 @@ function run(trace: Trace, config: string): Metrics {
 /** Accepts in the order of arrival what fits. With VMs that are all half a host, what fits in sum fits on hosts. */
 function refusedFirstComeFirstServed(trace: Trace): number {
   const slots = createCapacityCounter(trace.hosts.count * 2);
-  const asked = trace.leases.filter(({ kind }) => kind === 'reservation');
-  return asked.filter(({ startAtS, durationS, nodes }) => !slots.take({ from: startAtS!, to: startAtS! + durationS }, nodes))
+  const requested = trace.leases.filter(({ kind }) => kind === 'reservation');
+  return requested.filter(({ startAtS, durationS, nodes }) => !slots.take({ from: startAtS!, to: startAtS! + durationS }, nodes))
     .length;
 }
 

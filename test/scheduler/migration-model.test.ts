@@ -161,18 +161,18 @@ describe('the model of migrations', () => {
   it('after ten measurements is right within 15 %, and its 99 % bound holds', () => {
     const errors: number[] = [];
     let held = 0;
-    let asked = 0;
+    let requested = 0;
     for (let seed = 1; seed <= 40; seed++) {
       const model = fitMigrationModel(samplesOfSite(40, 10, {}, seed));
       for (const next of samplesOfSite(40, 5, {}, seed + 1000)) {
         const prediction = model.predict([next]);
         errors.push(Math.abs(prediction.mean / next.seconds - 1));
-        asked += 1;
+        requested += 1;
         if (next.seconds <= upperBound(prediction, 0.99)) held += 1;
       }
     }
     expect(errors.reduce((sum, error) => sum + error, 0) / errors.length).toBeLessThan(0.15);
-    expect(held / asked).toBeGreaterThanOrEqual(0.99);
+    expect(held / requested).toBeGreaterThanOrEqual(0.99);
   });
 
   it('distinguishes a slower pair of hosts from the others', () => {

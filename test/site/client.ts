@@ -74,7 +74,7 @@ export class SiteClient {
   }
 
   /** Retries while the API is down (these tests kill it), as a client with an Idempotency-Key may. */
-  async insist<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer<T>> {
+  async callWithRetry<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer<T>> {
     const deadline = Date.now() + 60_000;
     for (;;) {
       try {
@@ -90,7 +90,7 @@ export class SiteClient {
   }
 
   async upload(name: string, bytes: Uint8Array): Promise<string> {
-    const answer = await this.insist<{ id: string }>('POST', `/v1/files?name=${encodeURIComponent(name)}`, bytes, {
+    const answer = await this.callWithRetry<{ id: string }>('POST', `/v1/files?name=${encodeURIComponent(name)}`, bytes, {
       'idempotency-key': crypto.randomUUID(),
     });
     if (answer.status !== 201) throw new Error(`upload: ${answer.status} ${JSON.stringify(answer.body)}`);
@@ -106,13 +106,13 @@ export class SiteClient {
   }
 
   async submit(spec: Record<string, unknown>): Promise<TaskAnswer> {
-    const answer = await this.insist<TaskAnswer>('POST', '/v1/tasks', spec, { 'idempotency-key': crypto.randomUUID() });
+    const answer = await this.callWithRetry<TaskAnswer>('POST', '/v1/tasks', spec, { 'idempotency-key': crypto.randomUUID() });
     if (answer.status !== 202) throw new Error(`submit: ${answer.status} ${JSON.stringify(answer.body)}`);
     return answer.body;
   }
 
   async task(id: string): Promise<TaskAnswer> {
-    return (await this.insist<TaskAnswer>('GET', `/v1/tasks/${id}`)).body;
+    return (await this.callWithRetry<TaskAnswer>('GET', `/v1/tasks/${id}`)).body;
   }
 
   /** Waits until the task is in one of the states, or has ended; throws when it has ended in another state. */
@@ -139,7 +139,7 @@ export class SiteClient {
     const found: CloudEvent[] = [];
     let after = '';
     for (;;) {
-      const page = await this.insist<{ items: CloudEvent[]; next: string | null }>('GET', `/v1/events?limit=100${after}`);
+      const page = await this.callWithRetry<{ items: CloudEvent[]; next: string | null }>('GET', `/v1/events?limit=100${after}`);
       found.push(...page.body.items.filter((event) => event.subject === subject));
       if (page.body.next === null || page.body.items.length === 0) return found;
       after = `&after=${encodeURIComponent(page.body.next)}`;

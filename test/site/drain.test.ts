@@ -15,8 +15,8 @@ test('a host is empty by its deadline, by the ledger and the hypervisors, and no
   const tasks = await gatherOn(here, host, [counter(100_000, 160), counter(100_000, 160)]);
   const vms = tasks.flatMap((task) => task.vms);
   for (const { id } of tasks) await countsPast(here, id, 3);
-  const asked = await drainSoon(here, host, 10_000);
-  const drain = await untilDrain(here, asked.id);
+  const requested = await drainSoon(here, host, 10_000);
+  const drain = await untilDrain(here, requested.id);
   expect(drain, JSON.stringify(drain)).toMatchObject({
     state: 'empty',
     remaining: [],
@@ -36,7 +36,7 @@ test('a host is empty by its deadline, by the ledger and the hypervisors, and no
 
 /** The lines that a guest writes to its console as it counts. */
 async function ticksOf(vm: string): Promise<number[]> {
-  const { body } = await here.client.insist<string>('GET', `/v1/vms/${vm}/console`);
+  const { body } = await here.client.callWithRetry<string>('GET', `/v1/vms/${vm}/console`);
   return [...body.matchAll(/^tick (\d+)\r?$/gm)].map(([, tick]) => Number(tick));
 }
 
@@ -45,18 +45,18 @@ fullTest(
   async () => {
     const { client, operator, site } = here;
     const counting = 'i=0; while :; do i=$((i+1)); echo tick $i >/dev/ttyS0; sleep 0.5; done';
-    const asked = await client.insist<{ id: string }>('POST', '/v1/vms', {
+    const requested = await client.callWithRetry<{ id: string }>('POST', '/v1/vms', {
       name: 'lies',
       image: 'debian-12',
       resources: { vcpus: 1, memoryMiB: 128, diskMiB: 16 },
       firstBoot: [`setsid sh -c '${counting}' </dev/null >/dev/null 2>&1 &`],
     });
-    const { id } = asked.body;
+    const { id } = requested.body;
     await expect.poll(() => ticksOf(id), { timeout: 180_000 }).toContain(3);
-    const { host } = (await client.insist<{ host: string }>('GET', `/v1/vms/${id}`)).body;
+    const { host } = (await client.callWithRetry<{ host: string }>('GET', `/v1/vms/${id}`)).body;
     const others = site.hosts.map((one) => one.id).filter((one) => one !== host);
     const accept = (acceptsMigrations: boolean) =>
-      Promise.all(others.map((one) => operator.insist('PATCH', `/v1/hosts/${one}`, { acceptsMigrations })));
+      Promise.all(others.map((one) => operator.callWithRetry('PATCH', `/v1/hosts/${one}`, { acceptsMigrations })));
     await accept(false);
     expect(await askDrain(here, host, Date.now() + 60_000)).toBeNull();
     const order = { suspendInPlace: 'ifStuck' as const, returnAfter: new Date(Date.now() + 3600_000).toISOString() };
@@ -76,7 +76,7 @@ fullTest(
     expect((await onHost(here, host, ['virsh', '-q', 'list', '--all', '--name'])).trim()).toBe('');
     expect((await client.call<{ code: string }>('POST', `/v1/vms/${id}/restore`)).body.code).toBe('conflict');
     const before = await ticksOf(id);
-    await operator.insist('POST', `/v1/drains/${drain.id}/cancel`, { goBack: false });
+    await operator.callWithRetry('POST', `/v1/drains/${drain.id}/cancel`, { goBack: false });
     expect((await untilDrain(here, drain.id)).state).toBe('cancelled');
     const last = before.at(-1)!;
     await expect.poll(() => ticksOf(id), { timeout: 60_000 }).toContain(last + 3);
@@ -85,9 +85,9 @@ fullTest(
     expect(ticks).toEqual(ticks.map((_, i) => ticks[0]! + i));
     const types = (await client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
     expect(types).toEqual(['created', 'started', 'suspended', 'restored']);
-    await client.insist('DELETE', `/v1/vms/${id}`);
+    await client.callWithRetry('DELETE', `/v1/vms/${id}`);
     await expect
-      .poll(async () => (await client.insist<{ state: string }>('GET', `/v1/vms/${id}`)).body.state, { timeout: 60_000 })
+      .poll(async () => (await client.callWithRetry<{ state: string }>('GET', `/v1/vms/${id}`)).body.state, { timeout: 60_000 })
       .toBe('removed');
     await accept(true);
     await expectNothingLeft(here);

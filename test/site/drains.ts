@@ -41,7 +41,7 @@ const path = (host: string): string => `/v1/hosts/${host}/drains`;
 /** The earliest deadline that the site promises, read from its refusal of one in the past. */
 export async function earliestDrain({ operator }: TestSite, host: string, order: DrainOrder = {}): Promise<number> {
   const deadline = new Date().toISOString();
-  const { body } = await operator.insist<{ earliest?: string | null }>('POST', path(host), { deadline, ...order });
+  const { body } = await operator.callWithRetry<{ earliest?: string | null }>('POST', path(host), { deadline, ...order });
   if (body.earliest == null) throw new Error(`no earliest time to empty ${host} by: ${JSON.stringify(body)}`);
   return Date.parse(body.earliest);
 }
@@ -54,8 +54,8 @@ export async function askDrain(
   order: DrainOrder = {},
 ): Promise<DrainAnswer | null> {
   const headers = { 'idempotency-key': crypto.randomUUID() };
-  const asked = { deadline: new Date(deadlineMs).toISOString(), ...order };
-  const { status, body } = await operator.insist<DrainAnswer & { code?: string }>('POST', path(host), asked, headers);
+  const requested = { deadline: new Date(deadlineMs).toISOString(), ...order };
+  const { status, body } = await operator.callWithRetry<DrainAnswer & { code?: string }>('POST', path(host), requested, headers);
   if (body.code === 'drain-impossible') return null;
   if (status !== 202) throw new Error(`drain of ${host}: ${status} ${JSON.stringify(body)}`);
   return body;
@@ -69,7 +69,7 @@ export async function drainSoon(test: TestSite, host: string, moreMs: number, or
 }
 
 export async function readDrain({ operator }: TestSite, id: string): Promise<DrainAnswer> {
-  return (await operator.insist<DrainAnswer>('GET', `/v1/drains/${id}`)).body;
+  return (await operator.callWithRetry<DrainAnswer>('GET', `/v1/drains/${id}`)).body;
 }
 
 export async function untilDrain(
@@ -87,12 +87,12 @@ export async function untilDrain(
 
 /** The host is emptied, and accepts work again. */
 export async function openAgain({ operator }: TestSite, host: string): Promise<void> {
-  await operator.insist('PATCH', `/v1/hosts/${host}`, { schedulable: true, acceptsMigrations: true });
+  await operator.callWithRetry('PATCH', `/v1/hosts/${host}`, { schedulable: true, acceptsMigrations: true });
 }
 
 /** Opens the hosts to new work, or closes them. */
 export async function setSchedulable({ operator }: TestSite, hosts: readonly string[], schedulable: boolean): Promise<void> {
-  await Promise.all(hosts.map((id) => operator.insist('PATCH', `/v1/hosts/${id}`, { schedulable })));
+  await Promise.all(hosts.map((id) => operator.callWithRetry('PATCH', `/v1/hosts/${id}`, { schedulable })));
 }
 
 /**
@@ -122,7 +122,7 @@ export async function expectUnharmed(test: TestSite, tasks: readonly TaskAnswer[
   for (const { id } of tasks) {
     const numbers = await countsPast(test, id, (await numbersOf(test, id)).length + more);
     expect(faultOf(numbers)).toBeNull();
-    await test.client.insist('DELETE', `/v1/tasks/${id}`);
+    await test.client.callWithRetry('DELETE', `/v1/tasks/${id}`);
   }
   for (const { id } of tasks) expect((await test.client.over(id)).state).toBe('cancelled');
   await expectNothingLeft(test);

@@ -33,7 +33,7 @@ interface ImageAnswer {
 }
 
 async function built(name: string, digest: string): Promise<ImageAnswer> {
-  const now = async () => (await here.client.insist<ImageAnswer>('GET', `/v1/images/${name}?digest=${digest}`)).body;
+  const now = async () => (await here.client.callWithRetry<ImageAnswer>('GET', `/v1/images/${name}?digest=${digest}`)).body;
   await expect.poll(async () => (await now()).state, { timeout: 240_000, interval: 500 }).not.toBe('building');
   return now();
 }
@@ -68,7 +68,7 @@ describe('an image that a client makes', () => {
       env: { WHO: 'the recipe' },
       resources: { vcpus: 1, memoryMiB: 256 },
     };
-    const accepted = await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe);
+    const accepted = await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe);
     expect(accepted.status).toBe(202);
     const image = await built('greeter', accepted.body.digest);
     expect(image).toMatchObject({ state: 'ready', error: null });
@@ -76,7 +76,7 @@ describe('an image that a client makes', () => {
     const log = (await here.client.call<string>('GET', '/v1/images/greeter/log')).body;
     expect(log).toContain('building as root\nhello from a file\n');
 
-    const again = await here.client.insist<ImageAnswer>('POST', '/v1/images', { ...recipe, timeoutS: 900 });
+    const again = await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', { ...recipe, timeoutS: 900 });
     expect([again.status, again.body.id]).toEqual([200, image.id]);
 
     const task = await here.client.submit({
@@ -104,7 +104,7 @@ describe('an image that a client makes', () => {
 
   fullTest('gets two hundred concurrent requests on all hosts, and is transferred to each once', async () => {
     const recipe = { name: 'popular', base: { file: await here.client.upload('disk', randomBytes(32 * 2 ** 20)) } };
-    const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+    const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
     const image = await built('popular', digest);
     expect(image.hosts).toEqual([]);
     const hosts = here.site.hosts.map(({ id }) => id as HostId);
@@ -142,7 +142,7 @@ describe('an image that a client makes', () => {
       commands: ['echo before', 'exit 7', 'echo after'],
       resources: { vcpus: 1, memoryMiB: 256 },
     };
-    const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+    const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
     expect(await built('broken', digest)).toMatchObject({ state: 'failed', error: { code: 'build-failed' }, sizeBytes: 0 });
     const log = (await here.client.call<string>('GET', '/v1/images/broken/log')).body;
     expect([log.includes('before\n'), log.includes('after')]).toEqual([true, false]);
@@ -163,7 +163,7 @@ describe('an image that a client makes', () => {
       const outside = await make('outside', '-o', `data_file=${join(folder, 'data')}`);
       const from = async (name: string, file: string) => {
         const recipe = { name, base: { file } };
-        const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+        const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
         return built(name, digest);
       };
       expect(await from('fine', fine)).toMatchObject({ state: 'ready', virtualMiB: 16 });
@@ -189,15 +189,15 @@ describe('an image that a client makes', () => {
       for (const format of isFull ? ['raw', 'qcow2'] : ['qcow2']) {
         const file = await here.client.upload(format, await readFile(join(folder, format)));
         const recipe = { name: `bootable-${format}`, base: { file } };
-        const { digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
+        const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
         expect(await built(recipe.name, digest)).toMatchObject({ state: 'ready', error: null });
         const order = { name: format, image: recipe.name, resources: small, lease: { durationS: 600 } };
-        const { id } = (await here.client.insist<{ id: string }>('POST', '/v1/vms', order)).body;
+        const { id } = (await here.client.callWithRetry<{ id: string }>('POST', '/v1/vms', order)).body;
         // It has no agent, so its state never gets past created; its console shows that the firmware found its code.
         const console = async () => (await here.client.call<string>('GET', `/v1/vms/${id}/console`)).body;
         await expect.poll(console, { timeout: 120_000 }).toContain('booted by its own disk');
-        await here.client.insist('DELETE', `/v1/vms/${id}`);
-        const state = async () => (await here.client.insist<{ state: string }>('GET', `/v1/vms/${id}`)).body.state;
+        await here.client.callWithRetry('DELETE', `/v1/vms/${id}`);
+        const state = async () => (await here.client.callWithRetry<{ state: string }>('GET', `/v1/vms/${id}`)).body.state;
         await expect.poll(state, { timeout: 120_000 }).toBe('removed');
       }
       await expectNothingLeft(here);
@@ -215,10 +215,11 @@ describe('an image that a client makes', () => {
         commands: ['echo started', 'sleep 2; head -c 20000000 /dev/urandom > /opt/noise; sha256sum /opt/noise > /opt/sum'],
         resources: { vcpus: 1, memoryMiB: 256 },
       };
-      const { name, digest } = (await here.client.insist<ImageAnswer>('POST', '/v1/images', recipe)).body;
-      const at = async () => (await here.client.insist<ImageAnswer>('GET', `/v1/images/${name}`)).body.timeline.at(-1)?.step;
+      const { name, digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
+      const at = async () =>
+        (await here.client.callWithRetry<ImageAnswer>('GET', `/v1/images/${name}`)).body.timeline.at(-1)?.step;
       await expect.poll(at, { timeout: 240_000, interval: 50 }).toBe(step);
-      const vm = await here.client.insist<{ items: { name: string; state: string; host: string }[] }>('GET', '/v1/vms');
+      const vm = await here.client.callWithRetry<{ items: { name: string; state: string; host: string }[] }>('GET', '/v1/vms');
       const { host } = vm.body.items.find((one) => one.name === 'build' && one.state !== 'removed')!;
       const child = here.site.child(`${host}/worker`);
       const restarts = child.restarts();

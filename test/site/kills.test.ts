@@ -65,7 +65,7 @@ async function killed(kills: readonly (readonly [Phase, keyof typeof victims])[]
     const laterMs = Date.parse(task.finishedAt!) - againMs;
     expect(laterMs, `ms from the restart to the end, ${what}`).toBeLessThan(limitMs);
     expect(task.outputs).toMatchObject([{ path: 'copy', sizeBytes: bytes.length, sha256: sha256(bytes) }]);
-    expect((await here.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body).toBe('started\nended\n');
+    expect((await here.client.callWithRetry<string>('GET', `/v1/tasks/${id}/log`)).body).toBe('started\nended\n');
     await expectOneCompletion(here.client, task);
   }
   await expectNothingLeft(here);

@@ -57,13 +57,13 @@ test('SIGKILL of a process that takes part in a migration, at a random moment, l
   const subject = await working(here);
   for (const [what, victim] of isFull ? victims : [sourceWorker]) {
     const { host } = await vmOf(here, subject.vm);
-    const asked = await move(here, subject.vm, { to: here.site.hosts.find(({ id }) => id !== host)!.id });
+    const requested = await move(here, subject.vm, { to: here.site.hosts.find(({ id }) => id !== host)!.id });
     const ms = await moment();
-    const child = here.site.child(victim(asked));
+    const child = here.site.child(victim(requested));
     const restarts = child.restarts();
     child.kill('SIGKILL');
     await child.untilReadyAgain(restarts, 60_000);
-    const migration = await moveOver(here, asked.id);
+    const migration = await moveOver(here, requested.id);
     console.log(`killed ${what} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
     await expectUnharmed(subject, migration);
   }
@@ -76,13 +76,13 @@ fullTest('a partition of hosts at a random moment leaves one unharmed copy', asy
   const [from, to] = [host, here.site.hosts.find(({ id }) => id !== host)!.id].map(
     (id) => here.site.hosts.find((one) => one.id === id)!,
   );
-  const asked = await move(here, subject.vm, { to: to!.id });
+  const requested = await move(here, subject.vm, { to: to!.id });
   const ms = await moment();
   const mend = await from!.partition([to!.address]);
   await new Promise((resolve) => setTimeout(resolve, 12_000));
   await mend();
-  const migration = await moveOver(here, asked.id);
-  console.log(`cut ${asked.from} off from ${to!.id} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
+  const migration = await moveOver(here, requested.id);
+  console.log(`cut ${requested.from} off from ${to!.id} after ${ms} ms: ${migration.state}, ${JSON.stringify(migration.error)}`);
   await expectUnharmed(subject, migration);
   await finish(here, subject);
 });
@@ -176,7 +176,7 @@ fullTest('further disks of a VM move with it: after it while it runs, and as fil
       `setsid sh -c 'while sleep 0.5; do ${look}; done' </dev/null >/dev/null 2>&1 &`,
     ],
   };
-  const { id } = (await here.client.insist<{ id: string }>('POST', '/v1/vms', order)).body;
+  const { id } = (await here.client.callWithRetry<{ id: string }>('POST', '/v1/vms', order)).body;
   const state = async () => (await vmOf(here, id)).state;
   await expect.poll(state, { timeout: 180_000 }).toBe('running');
   for (const mode of ['live', 'cold'] as const) {
@@ -184,11 +184,11 @@ fullTest('further disks of a VM move with it: after it while it runs, and as fil
     expect(moved, JSON.stringify(moved)).toMatchObject({ state: 'succeeded', mode, error: null });
     expect(await vmOf(here, id)).toMatchObject({ home: moved.to, host: moved.to });
     // What it reads now comes from the disk that moved with it.
-    const console = async () => (await here.client.insist<string>('GET', `/v1/vms/${id}/console`)).body;
+    const console = async () => (await here.client.callWithRetry<string>('GET', `/v1/vms/${id}/console`)).body;
     await expect.poll(console, { timeout: 60_000 }).toContain('a load for the journey');
     expect(await onHost(here, moved.to!, ['ls', `/var/lib/berth/vms/${id}`])).toContain('extra-0.raw');
     expect(await onHost(here, moved.from, ['sh', '-c', `ls /var/lib/berth/vms/${id} 2>&1 || true`])).not.toContain('extra-0');
   }
-  await here.client.insist('DELETE', `/v1/vms/${id}`);
+  await here.client.callWithRetry('DELETE', `/v1/vms/${id}`);
   await expect.poll(state, { timeout: 60_000 }).toBe('removed');
 });

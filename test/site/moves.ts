@@ -29,7 +29,7 @@ export interface MoveOrder {
 /** Requests a migration; any status other than 202 is an answer as well. */
 export async function askMove({ client }: TestSite, vm: string, order: MoveOrder = {}) {
   const headers = { 'idempotency-key': crypto.randomUUID() };
-  return client.insist<MigrationAnswer & { code?: string }>('POST', `/v1/vms/${vm}/migrations`, order, headers);
+  return client.callWithRetry<MigrationAnswer & { code?: string }>('POST', `/v1/vms/${vm}/migrations`, order, headers);
 }
 
 export async function move(test: TestSite, vm: string, order: MoveOrder = {}): Promise<MigrationAnswer> {
@@ -39,7 +39,7 @@ export async function move(test: TestSite, vm: string, order: MoveOrder = {}): P
 }
 
 export async function readMove({ client }: TestSite, id: string): Promise<MigrationAnswer> {
-  return (await client.insist<MigrationAnswer>('GET', `/v1/migrations/${id}`)).body;
+  return (await client.callWithRetry<MigrationAnswer>('GET', `/v1/migrations/${id}`)).body;
 }
 
 /** Waits for the end, whatever the outcome. */
@@ -81,7 +81,7 @@ export const counter = (until: number, memoryMiB = 192) => ({
 });
 
 export async function numbersOf({ client }: TestSite, task: string): Promise<string[]> {
-  return (await client.insist<string>('GET', `/v1/tasks/${task}/log`)).body.split('\n').filter((line) => line !== '');
+  return (await client.callWithRetry<string>('GET', `/v1/tasks/${task}/log`)).body.split('\n').filter((line) => line !== '');
 }
 
 /** A task that counts, and has begun to. */

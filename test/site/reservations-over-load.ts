@@ -37,7 +37,7 @@ export const openTightSite = (): Promise<TestSite> => openSite(3, { BERTH_VCPU_R
  * @param victims one for each reservation: the part of the site that is killed (SIGKILL) while it is pending; null: none
  */
 export async function reservationsOverLoad(test: TestSite, victims: readonly (string | null)[]): Promise<Outcome> {
-  const { items } = (await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts')).body;
+  const { items } = (await test.operator.callWithRetry<{ items: HostAnswer[] }>('GET', '/v1/hosts')).body;
   const hosts = items.length;
   await warmUp(test, hosts);
   const works = await startWork(test, hosts);
@@ -63,7 +63,7 @@ export async function reservationsOverLoad(test: TestSite, victims: readonly (st
     work.suspensions += suspensions;
     if (n < hosts && suspensions === 0) work.undisturbed += 1;
     if (task.state === 'succeeded' && (await hasItsOutput(test, task))) work.right += 1;
-    const log = (await test.client.insist<string>('GET', `/v1/tasks/${id}/log`)).body;
+    const log = (await test.client.callWithRetry<string>('GET', `/v1/tasks/${id}/log`)).body;
     if (log.split('\n').filter((line) => line === 'started').length !== 1) work.startedTwice += 1;
   }
   return {
@@ -113,7 +113,7 @@ async function startWork(test: TestSite, hosts: number): Promise<string[]> {
  */
 async function leadOf(test: TestSite, nodes: number): Promise<number> {
   const order = { ...vms, nodes, lease: { kind: 'immediate', durationS: 10 } };
-  const { body } = await test.client.insist<{ startAt: string | null }>('POST', '/v1/quotes', order);
+  const { body } = await test.client.callWithRetry<{ startAt: string | null }>('POST', '/v1/quotes', order);
   if (body.startAt === null) throw new Error(`nothing can be reserved: ${JSON.stringify(body)}`);
   return (Date.parse(body.startAt) - Date.now()) / 1000;
 }
@@ -139,7 +139,7 @@ async function kept(test: TestSite, { id, promise }: Promised): Promise<Kept> {
   if (task.error?.code !== 'lease-expired') throw new Error(`${id} ended otherwise than by its lease: ${JSON.stringify(task)}`);
   const first = await Promise.all(
     task.vms.map(async (_, node) => {
-      const { body } = await test.client.insist<string>('GET', `/v1/tasks/${id}/log?node=${node}`);
+      const { body } = await test.client.callWithRetry<string>('GET', `/v1/tasks/${id}/log?node=${node}`);
       return Number(body.toString().split('\n')[0]) * 1000;
     }),
   );

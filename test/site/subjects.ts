@@ -28,7 +28,7 @@ interface VmAnswer {
 }
 
 export async function vmOf({ client }: TestSite, vm: string): Promise<VmAnswer> {
-  return (await client.insist<VmAnswer>('GET', `/v1/vms/${vm}`)).body;
+  return (await client.callWithRetry<VmAnswer>('GET', `/v1/vms/${vm}`)).body;
 }
 
 /** A VM that belongs to no task, and that its owner can suspend. */
@@ -41,7 +41,7 @@ export async function standingAlone(test: TestSite): Promise<Subject> {
     firstBoot: [`cd /home/task; setsid sh -c '${counterScript(endless)}' >/dev/null 2>&1 </dev/null &`],
   };
   const headers = { 'idempotency-key': crypto.randomUUID() };
-  const made = await test.client.insist<VmAnswer>('POST', '/v1/vms', order, headers);
+  const made = await test.client.callWithRetry<VmAnswer>('POST', '/v1/vms', order, headers);
   if (made.status !== 202) throw new Error(`a VM: ${made.status} ${JSON.stringify(made.body)}`);
   const vm = made.body.id;
   await vmUntil(test, vm, 'running', ({ state }) => state === 'running');
@@ -194,10 +194,10 @@ async function countsToItsEnd(test: TestSite, host: string, vm: string, task: st
 
 export async function abandon(test: TestSite, { vm, task }: Subject): Promise<void> {
   if (task === null) {
-    await test.client.insist('DELETE', `/v1/vms/${vm}`);
+    await test.client.callWithRetry('DELETE', `/v1/vms/${vm}`);
     await vmUntil(test, vm, 'removed', ({ state }) => state === 'removed');
     return;
   }
-  await test.client.insist('DELETE', `/v1/tasks/${task}`);
+  await test.client.callWithRetry('DELETE', `/v1/tasks/${task}`);
   await test.client.over(task, 300);
 }

@@ -9,16 +9,16 @@ let here: TestSite;
 beforeAll(async () => {
   here = await openSite(isFull ? 2 : 1, { BERTH_VCPU_RATIO: '8', BERTH_HOST_SHARE: '1' });
   // Nothing is placed there; what runs may move there, in a full run.
-  if (isFull) await here.operator.insist('PATCH', '/v1/hosts/host2', { schedulable: false });
+  if (isFull) await here.operator.callWithRetry('PATCH', '/v1/hosts/host2', { schedulable: false });
 });
 afterAll(() => here.stop());
 
 /** A test that failed leaves the next one an empty site, as one that passed does. */
 afterEach(async ({ task: { result } }) => {
   if (result?.state !== 'fail') return;
-  const { items } = (await here.client.insist<{ items: TaskAnswer[] }>('GET', '/v1/tasks')).body;
+  const { items } = (await here.client.callWithRetry<{ items: TaskAnswer[] }>('GET', '/v1/tasks')).body;
   const open = items.filter(({ finishedAt }) => finishedAt === null);
-  await Promise.all(open.map(({ id }) => here.client.insist('DELETE', `/v1/tasks/${id}`)));
+  await Promise.all(open.map(({ id }) => here.client.callWithRetry('DELETE', `/v1/tasks/${id}`)));
   for (const { id } of open) await here.client.over(id, 240);
   await expectNothingLeft(here);
 }, 300_000);

@@ -82,7 +82,7 @@ export async function onHost({ site }: TestSite, host: string, argv: readonly st
 /** What is on the hosts and reserved in the ledger, when there should be nothing. */
 export async function leftovers(test: TestSite): Promise<string[]> {
   const found: string[] = [];
-  const hosts = await test.operator.insist<{ items: HostAnswer[] }>('GET', '/v1/hosts');
+  const hosts = await test.operator.callWithRetry<{ items: HostAnswer[] }>('GET', '/v1/hosts');
   for (const { id, used } of hosts.body.items)
     if (used.vcpus + used.memoryMiB + used.diskMiB > 0) found.push(`${id}: the ledger counts ${JSON.stringify(used)}`);
   for (const { id } of test.site.hosts) {

@@ -19,7 +19,7 @@ onSharedSite((site) => {
 });
 
 const key = newHostKey('a test');
-const vmOf = async (id: string): Promise<VmAnswer> => (await here.client.insist<VmAnswer>('GET', `/v1/vms/${id}`)).body;
+const vmOf = async (id: string): Promise<VmAnswer> => (await here.client.callWithRetry<VmAnswer>('GET', `/v1/vms/${id}`)).body;
 
 async function until(id: string, what: string, isSo: (vm: VmAnswer) => boolean): Promise<VmAnswer> {
   for (const deadline = Date.now() + 180_000; ; ) {
@@ -32,7 +32,7 @@ async function until(id: string, what: string, isSo: (vm: VmAnswer) => boolean):
 
 /** Requests an operation and waits for it; `meanwhile` runs while it is in progress. */
 async function operate(id: string, operation: string, meanwhile: () => Promise<void> = async () => undefined): Promise<VmAnswer> {
-  const answer = await here.client.insist<VmAnswer>('POST', `/v1/vms/${id}/${operation}`, undefined, {
+  const answer = await here.client.callWithRetry<VmAnswer>('POST', `/v1/vms/${id}/${operation}`, undefined, {
     'idempotency-key': crypto.randomUUID(),
   });
   expect([answer.status, answer.body.problem]).toEqual([202, null]);
@@ -64,7 +64,7 @@ async function login({ hostKey }: VmAnswer, commands: string): Promise<string> {
   });
   const task = await here.client.over(id);
   if (task.state !== 'succeeded') {
-    const log = await here.client.insist<string>('GET', `/v1/tasks/${id}/log`);
+    const log = await here.client.callWithRetry<string>('GET', `/v1/tasks/${id}/log`);
     throw new Error(`the login failed: ${JSON.stringify(task.error)}: ${log.body}`);
   }
   return (await here.client.download(task.outputs[0]!.file)).toString();
@@ -80,7 +80,7 @@ const killedWorker = (host: string) => async () => {
 test('a VM is created as requested, suspended and restored under a SIGKILL of its host worker, rebooted and deleted', async () => {
   const file = await here.client.upload('motto', Buffer.from('fair winds\n'));
   const counting = 'i=0; while :; do i=$((i+1)); echo $i >/home/ann/count; sleep 0.2; done';
-  const created = await here.client.insist<VmAnswer>('POST', '/v1/vms', {
+  const created = await here.client.callWithRetry<VmAnswer>('POST', '/v1/vms', {
     name: 'harbour',
     image: 'debian-12',
     resources: { vcpus: 1, memoryMiB: 192, diskMiB: 32 },
@@ -97,12 +97,12 @@ test('a VM is created as requested, suspended and restored under a SIGKILL of it
 
   const facts =
     'hostname; cat /etc/motto /var/lib/once; df --output=size -m / | tail -1; wc -l </proc/swaps; cat count; cat /proc/sys/kernel/random/boot_id';
-  const asked = async (): Promise<string[]> =>
+  const readGuest = async (): Promise<string[]> =>
     (await login(await vmOf(id), facts))
       .trim()
       .split('\n')
       .map((line) => line.trim());
-  const [name, motto, once, rootMiB, swaps, count, boot] = await asked();
+  const [name, motto, once, rootMiB, swaps, count, boot] = await readGuest();
   expect([name, motto, once, swaps]).toEqual(['harbour', 'fair winds', 'once', '2']);
   expect(Number(rootMiB)).toBeGreaterThan(2600);
 
@@ -111,17 +111,17 @@ test('a VM is created as requested, suspended and restored under a SIGKILL of it
   expect(await onHost(here, made.host, ['virsh', '-q', 'list', '--all', '--name'])).not.toContain(id);
   const awake = await operate(id, 'restore', killedWorker(made.host));
   expect([awake.state, awake.address]).toEqual(['running', made.address]);
-  const after = await asked();
+  const after = await readGuest();
   // The same boot, and the command that ran in it continued.
   expect([after[0], after[2], after[6]]).toEqual(['harbour', 'once', boot]);
   expect(Number(after[5])).toBeGreaterThan(Number(count));
 
   expect((await operate(id, 'reboot')).state).toBe('running');
-  const again = await asked();
+  const again = await readGuest();
   expect([again[0], again[1], again[2], again[4]]).toEqual(['harbour', 'fair winds', 'once', '2']);
   expect(again[6]).not.toBe(boot);
 
-  expect((await here.client.insist('DELETE', `/v1/vms/${id}`)).status).toBe(202);
+  expect((await here.client.callWithRetry('DELETE', `/v1/vms/${id}`)).status).toBe(202);
   await until(id, 'removed', ({ state }) => state === 'removed');
   const types = (await here.client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
   expect(types).toEqual(['created', 'started', 'suspended', 'restored', 'removed']);

@@ -46,13 +46,13 @@ export async function serving({ client: site }: TestSite, more: object = {}): Pr
 
 /** The numbers of the requests that were answered, as the client printed them. */
 export async function answered({ client: site }: TestSite, task: string): Promise<string[]> {
-  const log = await site.insist<string>('GET', `/v1/tasks/${task}/log?node=1`);
+  const log = await site.callWithRetry<string>('GET', `/v1/tasks/${task}/log?node=1`);
   return log.body.split('\n').filter((line) => line !== '');
 }
 
 /** The server answers once more, and both end. Returns all that was answered. */
 export async function stopServing(test: TestSite, { id, vms }: TaskAnswer): Promise<string[]> {
-  const { host } = (await test.client.insist<{ host: string }>('GET', `/v1/vms/${vms[0]}`)).body;
+  const { host } = (await test.client.callWithRetry<{ host: string }>('GET', `/v1/vms/${vms[0]}`)).body;
   const touch = { execute: 'guest-exec', arguments: { path: '/usr/bin/touch', arg: ['/home/task/stop'] } };
   await onHost(test, host, ['virsh', '-q', 'qemu-agent-command', vms[0]!, JSON.stringify(touch)]);
   const ended = await test.client.over(id);

@@ -72,10 +72,10 @@ const targetDies: Fault = async (struck) => {
   };
 };
 
-const asked = (act: string, body?: object): Fault => {
+const requested = (act: string, body?: object): Fault => {
   return async ({ test, drain }) => {
     // It may have ended already: then it is a conflict, and nothing changes.
-    await test.operator.insist('POST', `/v1/drains/${drain}/${act}`, body);
+    await test.operator.callWithRetry('POST', `/v1/drains/${drain}/${act}`, body);
     return nothing;
   };
 };
@@ -96,14 +96,14 @@ const faults: Record<string, Fault> = {
     };
   },
   pauseAndResume: async (struck) => {
-    await asked('pause')(struck);
+    await requested('pause')(struck);
     return async () => {
       await delay(3000);
-      await asked('resume')(struck);
+      await requested('resume')(struck);
     };
   },
-  cancel: asked('cancel', {}),
-  cancelAndGoBack: asked('cancel', { goBack: true }),
+  cancel: requested('cancel', {}),
+  cancelAndGoBack: requested('cancel', { goBack: true }),
 };
 
 /**
@@ -139,7 +139,7 @@ export async function tortureDrains({ runs, seed, cases }: TortureOptions): Prom
         print({ run, ok: false, case: name, error: error instanceof Error ? error.message : String(error) });
       }
     }
-    for (const { id } of tasks) await test.client.insist('DELETE', `/v1/tasks/${id}`);
+    for (const { id } of tasks) await test.client.callWithRetry('DELETE', `/v1/tasks/${id}`);
     for (const { id } of tasks) await test.client.over(id);
     await delay(5000);
     const left = await leftovers(test);
@@ -215,7 +215,7 @@ async function replaceSilent(test: TestSite, tasks: TaskAnswer[]): Promise<void>
     const { host } = await place(test, vms[0]!);
     if (await answersAgent(test, host, vms[0]!)) continue;
     print({ silent: vms[0], host });
-    await test.client.insist('DELETE', `/v1/tasks/${id}`);
+    await test.client.callWithRetry('DELETE', `/v1/tasks/${id}`);
     tasks[i] = (await gatherOn(test, host, [subject]))[0]!;
     await closeAll(test);
   }
@@ -236,7 +236,7 @@ async function fullest(test: TestSite, tasks: TaskAnswer[]): Promise<Host> {
 }
 
 const place = async (test: TestSite, vm: string) =>
-  (await test.operator.insist<{ host: string; state: string }>('GET', `/v1/vms/${vm}`)).body;
+  (await test.operator.callWithRetry<{ host: string; state: string }>('GET', `/v1/vms/${vm}`)).body;
 
 async function verify(test: TestSite, host: Host, tasks: TaskAnswer[], drain: DrainAnswer): Promise<void> {
   for (const { id, vms } of tasks) {

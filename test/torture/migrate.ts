@@ -163,7 +163,8 @@ async function lookAround(test: TestSite, subject: Subject): Promise<Found | nul
   const { vm } = subject;
   try {
     const { host } = await vmOf(test, vm);
-    const { items } = (await test.client.insist<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=5`)).body;
+    const { items } = (await test.client.callWithRetry<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=5`))
+      .body;
     const said = (await test.client.eventsOf(vm)).some(({ type }) => type === 'berth.vm.silent');
     const agent = await answersAgent(test, host, vm);
     const words = await lastWords(test, host, `/var/lib/berth/vms/${vm}/console.log`);
@@ -206,17 +207,17 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
   try {
     if (act.when !== 'during') mend = await act.fault(struck);
     if (act.when === 'first') await delay(afterMs);
-    if (act.when === 'first') struck.asked = await askUnlessRefused(test, struck.vm, order);
-    else struck.asked = await move(test, struck.vm, order);
+    if (act.when === 'first') struck.requested = await askUnlessRefused(test, struck.vm, order);
+    else struck.requested = await move(test, struck.vm, order);
     if (act.when === 'during') {
       await delay(afterMs);
       mend = await act.fault(struck);
     }
     // What can't be observed while hosts are partitioned is observed when they are connected again.
-    const ended = act.when === 'before' ? await moveOver(test, struck.asked!.id) : null;
+    const ended = act.when === 'before' ? await moveOver(test, struck.requested!.id) : null;
     await mend();
     mend = async () => undefined;
-    const migration = ended ?? (struck.asked === null ? null : await moveOver(test, struck.asked.id, 300));
+    const migration = ended ?? (struck.requested === null ? null : await moveOver(test, struck.requested.id, 300));
     const state = await verify(struck, subject, act, migration, before);
     const counted = state === 'lost' || state === 'cancelled' ? 0 : (await subject.numbers()).length;
     const error = migration?.error == null ? null : `${migration.error.code}: ${migration.error.message}`;
@@ -232,9 +233,9 @@ async function strike(test: TestSite, subject: Subject, name: string, act: Case,
       counted,
     };
   } catch (error) {
-    const asked = struck.asked === null ? '' : `, ${JSON.stringify(await readMove(test, struck.asked.id))}`;
+    const requested = struck.requested === null ? '' : `, ${JSON.stringify(await readMove(test, struck.requested.id))}`;
     const why = error instanceof Error ? error.message : error;
-    throw new Error(`${struck.vm}, ${how}, after ${afterMs} ms: ${why}${asked}; ${await whatWaits(test)}`);
+    throw new Error(`${struck.vm}, ${how}, after ${afterMs} ms: ${why}${requested}; ${await whatWaits(test)}`);
   } finally {
     await mend();
   }
@@ -261,7 +262,7 @@ async function askUnlessRefused(test: TestSite, vm: string, order: MoveOrder): P
 /** Where the VM is now, and where it has to move; away from its home first, where the case requires it. */
 async function stage(test: TestSite, subject: Subject, act: Case, way: MoveOrder, choices: Choices): Promise<Struck> {
   const { vm } = subject;
-  const where = async () => (await test.client.insist<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
+  const where = async () => (await test.client.callWithRetry<{ host: string; home: string }>('GET', `/v1/vms/${vm}`)).body;
   let { host, home } = await where();
   if (act.away && host === home) {
     await mustSucceed(test, vm);
@@ -269,7 +270,7 @@ async function stage(test: TestSite, subject: Subject, act: Case, way: MoveOrder
   }
   const others = test.site.hosts.filter(({ id }) => id !== host && !(act.away && id === home));
   const hostOf = (id: string) => test.site.hosts.find((one) => one.id === id)!;
-  return { test, subject, vm, from: hostOf(host), to: choices.one(others), home: hostOf(home), way, asked: null };
+  return { test, subject, vm, from: hostOf(host), to: choices.one(others), home: hostOf(home), way, requested: null };
 }
 
 async function mustSucceed(test: TestSite, vm: string): Promise<MigrationAnswer> {
@@ -325,7 +326,7 @@ async function verify(
 }
 
 async function lastMove(test: TestSite, vm: string, migration: MigrationAnswer | null): Promise<MigrationAnswer | null> {
-  const { body } = await test.client.insist<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=1`);
+  const { body } = await test.client.callWithRetry<{ items: MigrationAnswer[] }>('GET', `/v1/migrations?vm=${vm}&limit=1`);
   const last = body.items[0] ?? migration;
   if (last === null) return null;
   return last.id === migration?.id ? readMove(test, last.id) : moveOver(test, last.id);

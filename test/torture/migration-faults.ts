@@ -18,7 +18,7 @@ export interface Struck {
   /** The options of its move. */
   way: MoveOrder;
   /** The migration, once it was requested. */
-  asked: MigrationAnswer | null;
+  requested: MigrationAnswer | null;
 }
 
 /** Injects the fault, and returns the function that repairs it. */
@@ -134,12 +134,12 @@ const sameName: Fault = async ({ test, to, vm }) => {
   };
 };
 
-const aborted: Fault = async ({ test, asked }) => {
-  await test.client.insist('DELETE', `/v1/migrations/${asked!.id}`);
+const aborted: Fault = async ({ test, requested }) => {
+  await test.client.callWithRetry('DELETE', `/v1/migrations/${requested!.id}`);
   return nothing;
 };
 
-const askedTwice: Fault = async ({ test, vm }) => {
+const requestedTwice: Fault = async ({ test, vm }) => {
   const { status, body } = await askMove(test, vm);
   // The first one may have ended already, and then this one is permitted.
   if (status !== 409 && status !== 202) throw new Error(`a second migration: ${status} ${JSON.stringify(body)}`);
@@ -147,12 +147,12 @@ const askedTwice: Fault = async ({ test, vm }) => {
 };
 
 const cancelled: Fault = async ({ test, subject }) => {
-  await test.client.insist('DELETE', `/v1/tasks/${subject.task}`);
+  await test.client.callWithRetry('DELETE', `/v1/tasks/${subject.task}`);
   return nothing;
 };
 
 /** Both are sent before either is answered: one is accepted. */
-const askedAtOnce: Fault = async ({ test, vm, way }) => {
+const requestedAtOnce: Fault = async ({ test, vm, way }) => {
   const answers = await Promise.all([askMove(test, vm, way), askMove(test, vm, way)]);
   const statuses = answers.map(({ status }) => status).sort();
   if (`${statuses}` !== '202,409') throw new Error(`two migrations at once: ${JSON.stringify(answers)}`);
@@ -163,22 +163,27 @@ const askedAtOnce: Fault = async ({ test, vm, way }) => {
 const drained: Fault = async ({ test, from }) => {
   const order = { deadline: new Date(Date.now() + 120_000).toISOString(), strategy: 'parallel' };
   const headers = { 'idempotency-key': crypto.randomUUID() };
-  const asked = await test.operator.insist<{ id: string; state: string }>('POST', `/v1/hosts/${from.id}/drains`, order, headers);
-  if (asked.status !== 202) throw new Error(`a drain: ${asked.status} ${JSON.stringify(asked.body)}`);
-  const { id } = asked.body;
+  const requested = await test.operator.callWithRetry<{ id: string; state: string }>(
+    'POST',
+    `/v1/hosts/${from.id}/drains`,
+    order,
+    headers,
+  );
+  if (requested.status !== 202) throw new Error(`a drain: ${requested.status} ${JSON.stringify(requested.body)}`);
+  const { id } = requested.body;
   return async () => {
-    const stateOf = async () => (await test.operator.insist<{ state: string }>('GET', `/v1/drains/${id}`)).body.state;
+    const stateOf = async () => (await test.operator.callWithRetry<{ state: string }>('GET', `/v1/drains/${id}`)).body.state;
     let state = await stateOf();
     for (const untilMs = Date.now() + 180_000; state !== 'empty'; state = await stateOf(), await delay(250))
       if (Date.now() > untilMs || state === 'incomplete') throw new Error(`the drain ${id} of ${from.id} is ${state}`);
-    await test.operator.insist('PATCH', `/v1/hosts/${from.id}`, { schedulable: true, acceptsMigrations: true });
+    await test.operator.callWithRetry('PATCH', `/v1/hosts/${from.id}`, { schedulable: true, acceptsMigrations: true });
   };
 };
 
 /** Its owner suspends it; in the end it is restored where it was suspended. */
 const suspended: Fault = async ({ test, vm }) => {
   const operate = (operation: string) =>
-    test.client.insist('POST', `/v1/vms/${vm}/${operation}`, undefined, { 'idempotency-key': crypto.randomUUID() });
+    test.client.callWithRetry('POST', `/v1/vms/${vm}/${operation}`, undefined, { 'idempotency-key': crypto.randomUUID() });
   const { status, body } = await operate('suspend');
   if (status !== 202 && status !== 409) throw new Error(`a suspension: ${status} ${JSON.stringify(body)}`);
   return async () => {
@@ -229,12 +234,12 @@ export const migrationCases: Record<string, Case> = {
   'target refuses': { fault: refusedThere, when: 'before' },
   'same name at target': { fault: sameName, when: 'before' },
   abort: { fault: aborted, when: 'during' },
-  'asked twice': { fault: askedTwice, when: 'during' },
-  'asked twice at once': { fault: askedAtOnce, when: 'first' },
+  'requested twice': { fault: requestedTwice, when: 'during' },
+  'requested twice at once': { fault: requestedAtOnce, when: 'first' },
   'task cancelled': { fault: cancelled, when: 'during', endsTask: true },
-  'asked while its task is cancelled': { fault: cancelled, when: 'first', endsTask: true },
-  'asked while its host is drained': { fault: drained, when: 'first' },
-  'asked while it is suspended': { fault: suspended, when: 'first', alone: true },
+  'requested while its task is cancelled': { fault: cancelled, when: 'first', endsTask: true },
+  'requested while its host is drained': { fault: drained, when: 'first' },
+  'requested while it is suspended': { fault: suspended, when: 'first', alone: true },
   'suspended while it moves': { fault: suspended, when: 'during', alone: true },
   nothing: { fault: async () => nothing, when: 'during' },
 };

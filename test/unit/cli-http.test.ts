@@ -138,16 +138,16 @@ test('a JSON answer that breaks off is an API that does not answer, and is reque
 });
 
 test('a list is read over as many pages as its limit requires', async () => {
-  const asked: (string | null)[][] = [];
+  const requested: (string | null)[][] = [];
   const api = await serve((req, res) => {
     const { searchParams } = new URL(req.url ?? '', 'http://x');
-    asked.push([searchParams.get('limit'), searchParams.get('cursor')]);
+    requested.push([searchParams.get('limit'), searchParams.get('cursor')]);
     const first = Number(searchParams.get('cursor') ?? 0);
     const items = Array.from({ length: 200 }, (_, i) => first + i);
     res.end(JSON.stringify({ items, next: first < 400 ? String(first + 200) : null }));
   });
   expect(await list<number>({ api, key: 'k' }, '/v1/x', {}, 250)).toEqual(Array.from({ length: 250 }, (_, i) => i));
-  expect(asked).toEqual([
+  expect(requested).toEqual([
     ['200', null],
     ['200', '200'],
   ]);
@@ -169,7 +169,7 @@ describe('a log', () => {
   test('that breaks off is requested again, and each byte is written once', async () => {
     const log = 'first line\nsecond line\nthird line\n';
     const ends = [5, 18, 18, log.length];
-    let asked = 0;
+    let requested = 0;
     const send = (res: ServerResponse, end: number) => {
       res.write(log.slice(0, 3));
       setTimeout(() => {
@@ -178,12 +178,12 @@ describe('a log', () => {
       }, 20);
     };
     const api = await serve((_, res) => {
-      send(res, ends[asked] ?? 0);
-      asked += 1;
+      send(res, ends[requested] ?? 0);
+      requested += 1;
     });
     const { out, text: written } = sink();
     await copyLog({ api, key: 'k' }, '/log', out, 10);
-    expect([written(), asked]).toEqual([log, 4]);
+    expect([written(), requested]).toEqual([log, 4]);
   });
 
   test('that makes no progress ends the command', async () => {

@@ -45,7 +45,7 @@ describe('guard', () => {
   });
 
   test('reports a cancellation as one, whatever the step threw after it', async () => {
-    const asked = environment();
+    const requested = environment();
     const guarded = guard({
       ...waits,
       async waitOddly() {
@@ -54,8 +54,8 @@ describe('guard', () => {
         });
       },
     });
-    const ended = asked.run(guarded.waitOddly);
-    asked.cancel('CANCELLED');
+    const ended = requested.run(guarded.waitOddly);
+    requested.cancel('CANCELLED');
     await expect(ended).rejects.toBeInstanceOf(CancelledFailure);
   });
 

@@ -25,8 +25,8 @@ const limits = { maxOvertaken: 2, lookahead: 100 };
 const hostsOf = (verdict: QueueVerdict | undefined) => (verdict?.kind === 'placed' ? verdict.hosts : verdict?.kind);
 const place = (queue: PlacementRequest[], hosts: PlacementHost[], with_ = limits) =>
   placeQueue(queue, hosts, with_).map(({ verdict }) => hostsOf(verdict));
-const gang = (asked: PlacementRequest, hosts: PlacementHost[]) =>
-  placeGang(asked, hosts, new Map(hosts.map((h) => [h.id, h.used])));
+const gang = (requested: PlacementRequest, hosts: PlacementHost[]) =>
+  placeGang(requested, hosts, new Map(hosts.map((h) => [h.id, h.used])));
 
 describe('filters', () => {
   it('count each host once, at the first filter that it fails', () => {
@@ -163,11 +163,11 @@ describe('for every queue and every site', () => {
     fc.assert(
       fc.property(anyQueue, anyHosts, anyLimits, (queue, hosts, someLimits) => {
         const added = new Map(hosts.map((one) => [one.id, { ...nothing }]));
-        for (const { request: asked, verdict } of placeQueue(queue, hosts, someLimits)) {
+        for (const { request: requested, verdict } of placeQueue(queue, hosts, someLimits)) {
           if (verdict.kind !== 'placed') continue;
           // All or none.
-          expect(verdict.hosts).toHaveLength(asked.nodes);
-          for (const id of verdict.hosts) for (const size of sizes) (added.get(id) as Resources)[size] += asked.perVm[size];
+          expect(verdict.hosts).toHaveLength(requested.nodes);
+          for (const id of verdict.hosts) for (const size of sizes) (added.get(id) as Resources)[size] += requested.perVm[size];
         }
         for (const one of hosts) {
           const more = added.get(one.id) as Resources;
@@ -194,17 +194,17 @@ describe('for every queue and every site', () => {
     fc.assert(
       fc.property(anyQueue, anyHosts, anyLimits, (queue, hosts, someLimits) => {
         const used = new Map(hosts.map((one) => [one.id, one.used]));
-        for (const { request: asked, verdict } of placeQueue(queue, hosts, someLimits)) {
+        for (const { request: requested, verdict } of placeQueue(queue, hosts, someLimits)) {
           if (verdict.kind === 'placed')
             for (const id of verdict.hosts) {
               const was = used.get(id) as Resources;
               used.set(id, {
-                vcpus: was.vcpus + asked.perVm.vcpus,
-                memoryMiB: was.memoryMiB + asked.perVm.memoryMiB,
-                diskMiB: was.diskMiB + asked.perVm.diskMiB,
+                vcpus: was.vcpus + requested.perVm.vcpus,
+                memoryMiB: was.memoryMiB + requested.perVm.memoryMiB,
+                diskMiB: was.diskMiB + requested.perVm.diskMiB,
               });
             }
-          else if (!('queue' in verdict.refusal.failed)) expect(placeGang(asked, hosts, used)).toHaveProperty('refusal');
+          else if (!('queue' in verdict.refusal.failed)) expect(placeGang(requested, hosts, used)).toHaveProperty('refusal');
         }
       }),
     );
@@ -216,18 +216,18 @@ describe('for every queue and every site', () => {
       fc.property(rounds, fc.nat(3), (steps, maxOvertaken) => {
         const hosts = [host('a', 5), host('b', 5)];
         let queue: PlacementRequest[] = [];
-        let running: { id: string; asked: PlacementRequest }[][] = [];
+        let running: { id: string; requested: PlacementRequest }[][] = [];
         let born = 0;
         const pass = () => {
           const state = hosts.map((one) => ({ ...one, used: { ...nothing } }));
-          for (const { id, asked } of running.flat())
-            for (const size of sizes) (state.find((one) => one.id === id) as PlacementHost).used[size] += asked.perVm[size];
+          for (const { id, requested } of running.flat())
+            for (const size of sizes) (state.find((one) => one.id === id) as PlacementHost).used[size] += requested.perVm[size];
           const answers = placeQueue(queue, state, { maxOvertaken, lookahead: 1000 });
-          queue = answers.flatMap(({ request: asked, verdict }) =>
-            verdict.kind === 'waits' ? [{ ...asked, overtaken: verdict.overtaken }] : [],
+          queue = answers.flatMap(({ request: requested, verdict }) =>
+            verdict.kind === 'waits' ? [{ ...requested, overtaken: verdict.overtaken }] : [],
           );
-          for (const { request: asked, verdict } of answers)
-            if (verdict.kind === 'placed') running.push(verdict.hosts.map((id) => ({ id, asked })));
+          for (const { request: requested, verdict } of answers)
+            if (verdict.kind === 'placed') running.push(verdict.hosts.map((id) => ({ id, requested })));
           for (const waiting of queue) expect(waiting.overtaken).toBeLessThanOrEqual(maxOvertaken);
         };
         for (const step of steps) {

@@ -19,7 +19,7 @@ import { codeOf } from '../../../contract/suite.ts';
 let root: string;
 let server: Server;
 let base: string;
-let asked: string[];
+let requested: string[];
 let store: VmStore;
 const files = new Map<string, Buffer>();
 const never = new AbortController().signal;
@@ -27,9 +27,9 @@ const never = new AbortController().signal;
 beforeEach(async () => {
   root = mkdtempSync(join(tmpdir(), 'berth-images-'));
   for (const name of ['images', 'staging', 'vms']) mkdirSync(join(root, name));
-  asked = [];
+  requested = [];
   server = createServer((request, response) => {
-    asked.push(request.url ?? '');
+    requested.push(request.url ?? '');
     const content = files.get(request.url ?? '');
     if (content === undefined) response.writeHead(404).end();
     else response.end(content);
@@ -71,7 +71,7 @@ describe('the cache of images', () => {
     const one = image();
     const answers = await Promise.all(Array.from({ length: 20 }, () => cache.ensure(one, never)));
     expect(new Set(answers.map(({ from }) => from))).toEqual(new Set(['repository']));
-    expect(asked).toHaveLength(3);
+    expect(requested).toHaveLength(3);
     expect(await open().ensure(one, never)).toEqual({ from: 'cache', bytes: 0 });
     expect(readFileSync((await cache.find(one.id))!.kernel!, 'utf8')).toBe('k');
     expect(staged()).toEqual([]);
@@ -87,7 +87,7 @@ describe('the cache of images', () => {
     const one = image(2);
     const answers = await Promise.all(Array.from({ length: 200 }, (_, index) => hosts[index % 3]!.ensure(one, never)));
     expect(new Set(answers.map(({ from }) => from))).toEqual(new Set(['repository']));
-    const perPart = Map.groupBy(asked, (url) => url);
+    const perPart = Map.groupBy(requested, (url) => url);
     expect([...perPart.values()].map((times) => times.length)).toEqual([3, 3, 3]);
     for (const cache of hosts) expect(await cache.list()).toEqual([one.id]);
   });

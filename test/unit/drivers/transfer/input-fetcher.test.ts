@@ -13,7 +13,7 @@ import { codeOf } from '../../../contract/suite.ts';
 let folder: string;
 let server: Server;
 let base: string;
-let asked: string[] = [];
+let requested: string[] = [];
 const never = new AbortController().signal;
 
 const routes: Record<string, RequestListener> = {
@@ -36,7 +36,7 @@ const routes: Record<string, RequestListener> = {
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'berth-fetch-'));
   server = createServer((request, response) => {
-    asked.push(`${request.headers.host} ${request.url}`);
+    requested.push(`${request.headers.host} ${request.url}`);
     const route = routes[request.url ?? ''];
     if (route === undefined) response.writeHead(404).end();
     else route(request, response);
@@ -86,7 +86,7 @@ describe('an input from the outside', () => {
 
   it('is not fetched from an internal address: by name, by number, or after a redirect', async () => {
     const port = new URL(base).port;
-    asked = [];
+    requested = [];
     expect(await code({ allowInternal: false })).toBe('address-refused');
     expect(await code({ allowInternal: false, url: 'http://[::ffff:127.0.0.1]/' })).toBe('address-refused');
     expect(await code({ allowInternal: false, url: 'http://0x7f.1/' })).toBe('address-refused');
@@ -98,7 +98,7 @@ describe('an input from the outside', () => {
       { address: '10.0.0.1', family: 4 },
     ];
     expect(await code({ allowInternal: false, url: 'http://both.test/' }, both)).toBe('address-refused');
-    expect(asked).toEqual([]);
+    expect(requested).toEqual([]);
     // The first hop may be internal here; the target of its redirect is checked again.
     const hops: string[] = [];
     const perHop: ResolveHost = async (name) => {
