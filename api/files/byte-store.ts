@@ -19,6 +19,8 @@ export interface ByteStore {
   /** Removes a partial file; success also when it does not exist. */
   discard(received: Pick<Received, 'partial'>): Promise<void>;
   path(fileId: string, sha256: string): string;
+  /** The first bytes; fewer where the file ends, null where it does not exist. */
+  head(fileId: string, sha256: string, length: number): Promise<Buffer | null>;
   /** Success also when the bytes do not exist. An open download keeps its bytes until it ends. */
   remove(fileId: string, sha256: string): Promise<void>;
   /** Every committed file and every partial one, with the time of the last write (ms since 1970). */
@@ -112,6 +114,21 @@ export async function openByteStore(root: string): Promise<ByteStore> {
         await syncFolder(folder);
       } catch (error) {
         throw asDiskError(error);
+      }
+    },
+
+    async head(fileId, sha256, length) {
+      try {
+        const handle = await open(pathOf(fileId, sha256), 'r');
+        try {
+          const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, 0);
+          return buffer.subarray(0, bytesRead);
+        } finally {
+          await handle.close();
+        }
+      } catch (error) {
+        if (isNoSuchFile(error)) return null;
+        throw error;
       }
     },
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Ledger } from '../../ledger/client.ts';
 import { changeFileDeleted } from '../../ledger/files/delete-file.ts';
 import type { FileRecord } from '../../ledger/files/file-record.ts';
+import { findOwnFile } from '../../ledger/files/read-files.ts';
 import {
   acceptImagePart,
   acceptOutput,
@@ -50,6 +51,8 @@ export interface Repository {
   storeOutput(output: TaskOutput & IncomingBytes): Promise<FileRecord>;
   /** Receives a part of an image from its build, in the same way. */
   storePart(part: ImagePart & IncomingBytes): Promise<FileRecord>;
+  /** The first bytes of an owner's file; null when there is no such file. */
+  readHead(ownerId: string, fileId: string, length: number): Promise<Buffer | null>;
   /** Removes a file that nothing uses; `in-use` otherwise. */
   remove(file: FileRecord): Promise<void>;
 }
@@ -174,6 +177,11 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       return receive(owner, part.path, part, async (claim, content) =>
         removeReplaced(await acceptImagePart(ledger, part, claim, content)),
       );
+    },
+
+    async readHead(ownerId, fileId, length) {
+      const { sha256 } = (await findOwnFile(ledger, ownerId, fileId)) ?? {};
+      return sha256 === undefined ? null : bytes.head(fileId, sha256, length);
     },
 
     async remove(file) {

@@ -11,6 +11,7 @@ import { acceptImageOnce, changeImagePublication, changeImagesRetired } from '..
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
+import { diskHeadBytes, knownOtherFormat } from '../../model/input/disk-format.ts';
 import { imageStates } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
@@ -62,6 +63,16 @@ const viewerOf = (caller: Caller): ImageViewer => ({ owner: caller.ownerId, ever
 export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDeps): Operation[] {
   const sendLog = openLogSender(repository.logs);
 
+  /** What is certainly no disk is refused now, and not by the build. A file that is not there is acceptImage's to refuse. */
+  async function refuseOtherFormat(owner: string, { base }: ImageRecipe): Promise<void> {
+    const head = 'file' in base ? await repository.readHead(owner, base.file, diskHeadBytes) : null;
+    const why = head === null ? null : knownOtherFormat(head);
+    if (why === null) return;
+    throw new BerthError('image-refused', `Taking an uploaded disk: ${why}`, {
+      fields: [{ pointer: '/base/file', detail: `${why}; expected a qcow2 or raw disk that boots` }],
+    });
+  }
+
   return [
     operation({
       method: 'post',
@@ -77,10 +88,11 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         200: { description: 'An image of this digest is ready', schema: Image, headers: { Location: 'The image' } },
         202: { description: 'It is being built', schema: Image, headers: { Location: 'The image' } },
       },
-      problems: ['image-unknown', 'file-unknown', 'quota-exceeded', 'conflict'],
-      handle: async ({ req, caller, body, idempotencyKey }) => {
+      problems: ['image-unknown', 'file-unknown', 'image-refused', 'quota-exceeded', 'conflict'],
+      handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
-        const request = idempotentPost(caller, idempotencyKey, '/v1/images', req.body);
+        const request = idempotentPost(caller, idempotencyKey, '/v1/images', body);
+        await refuseOtherFormat(owner, body);
         const build = { owner: owner as OwnerId, recipe: body, nowMs: clock() };
         const { answer } = await acceptImageOnce(ledger, request, build, (row, state) =>
           json(state === 'ready' ? 200 : 202, show(row), `/v1/images/${row.name}?digest=${row.digest}`),

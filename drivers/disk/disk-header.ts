@@ -1,4 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
+import { diskHeadBytes, knownOtherFormat, qcow2Magic } from '../../model/input/disk-format.ts';
 
 /** What an uploaded disk is, by its own first bytes. */
 interface DiskHeader {
@@ -12,29 +13,8 @@ type ReadAt = (offset: number, length: number) => Promise<Buffer>;
 const refused = (why: string): BerthError => new BerthError('image-refused', `Taking an uploaded disk: ${why}`);
 
 const sectorBytes = 512;
-/** More than a header with its extensions has in practice; the rest of a larger first cluster isn't read. */
-const headerBytes = 64 * 1024;
 const maxL1Bytes = 32 * 2 ** 20;
 const maxRefcountTableBytes = 8 * 2 ** 20;
-
-/** "QFI\xfb". */
-export const qcow2Magic = 0x514649fb;
-
-/** Formats that QEMU knows and Berth refuses, by the first bytes of their files. No raw disk begins with them. */
-const refusedFormats: [string, (head: Buffer) => boolean][] = [
-  ['a VMDK disk', (head) => startsWith(head, 'KDMV') || startsWith(head, 'COWD') || startsWith(head, '# Disk DescriptorFile')],
-  ['a VDI disk', (head) => head.length >= 68 && head.readUInt32LE(64) === 0xbeda107f],
-  ['a VHDX disk', (head) => startsWith(head, 'vhdxfile')],
-  ['a VHD disk', (head) => startsWith(head, 'conectix')],
-  ['a QED disk', (head) => startsWith(head, 'QED\0')],
-  ['an encrypted (LUKS) disk', (head) => startsWith(head, 'LUKS\u00ba\u00be')],
-  ['a Parallels disk', (head) => startsWith(head, 'WithoutFreeSpace') || startsWith(head, 'WithouFreSpacExt')],
-  ['a Bochs disk', (head) => startsWith(head, 'Bochs Virtual HD Image')],
-  ['a qcow disk of version 1', (head) => head.length >= 8 && head.readUInt32BE(0) === qcow2Magic && head.readUInt32BE(4) === 1],
-];
-
-const startsWith = (head: Buffer, magic: string): boolean =>
-  head.subarray(0, magic.length).equals(Buffer.from(magic, 'latin1')) && head.length >= magic.length;
 
 /**
  * Determines the format of an uploaded disk, and refuses (`image-refused`) whatever could lead a program that opens it to
@@ -43,9 +23,10 @@ const startsWith = (head: Buffer, magic: string): boolean =>
  * @param limitBytes the most that a VM may see of it
  */
 export async function readDiskHeader(read: ReadAt, sizeBytes: number, limitBytes: number): Promise<DiskHeader> {
-  const head = await read(0, headerBytes);
-  const other = refusedFormats.find(([, is]) => is(head))?.[0];
-  if (other !== undefined) throw refused(`this is ${other}; qcow2 and raw are taken`);
+  // More than a header with its extensions has in practice; the rest of a larger first cluster isn't read.
+  const head = await read(0, diskHeadBytes);
+  const other = knownOtherFormat(head);
+  if (other !== null) throw refused(other);
   const isQcow2 = head.length >= 4 && head.readUInt32BE(0) === qcow2Magic;
   const virtualBytes = isQcow2 ? readQcow2(head, sizeBytes) : sizeBytes;
   if (virtualBytes === 0) throw refused('it has no bytes');

@@ -5,10 +5,11 @@ import { basename, dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
+import { qcow2Magic } from '../../model/input/disk-format.ts';
 import { diskFullOr, exists, isErrno, syncFile } from '../host/files.ts';
 import { ProcessError, type RunOptions, run } from '../host/run-process.ts';
 import type { DiskTool, FlattenRequest } from '../ports/disk-tool.ts';
-import { qcow2Magic, readDiskHeader } from './disk-header.ts';
+import { readDiskHeader } from './disk-header.ts';
 import { listExt4, readExt4 } from './ext4.ts';
 
 const overlayDeadlineMs = 30_000;

@@ -10,6 +10,12 @@ export async function findFile(ledger: Ledger, owner: string | null, id: string)
   return requireDigest(row);
 }
 
+/** A file of an owner; null when there is none, or it is not ready. */
+export async function findOwnFile(ledger: Ledger, owner: string, id: string): Promise<FileRecord | null> {
+  const row = await ledger.file.findFirst({ where: { id, ownerId: owner, state: 'ready' } });
+  return row === null ? null : requireDigest(row);
+}
+
 /** @param owner whose files; null: every owner's */
 export async function readFiles(ledger: Ledger, owner: string | null, page: PageRequest): Promise<FileRecord[]> {
   const rows = await ledger.file.findMany(pageQuery(page, { state: 'ready' as const, ownerId: owner ?? undefined }));

@@ -96,7 +96,7 @@ describe('a recipe', () => {
 
   test('is refused where it is invalid, with the field that is wrong', async () => {
     const carol = await api.addOwner(`carol-${number}`, 'client');
-    const { id } = await api.put(carol, 'disk', 'bytes');
+    const { id } = await api.put(carol, 'disk', 'bytes that are no disk');
     expect(await refusal(carol, recipeOf({ base: { image: 'nothing-1' } }))).toEqual([422, 'image-unknown', ['/base']]);
     expect(await refusal(carol, recipeOf({ files: [{ path: '/etc/x', file: 'file_x' }] }))).toEqual([
       422,

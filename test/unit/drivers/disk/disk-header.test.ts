@@ -43,6 +43,13 @@ function changed(bytes: Buffer, offset: number, value: number | bigint, width: 4
   return copy;
 }
 
+/** Raw, with a boot sector. */
+function rawDisk(bytes: number): Buffer {
+  const disk = Buffer.alloc(bytes, 7);
+  disk.writeUInt16LE(0xaa55, 510);
+  return disk;
+}
+
 describe('an uploaded disk', () => {
   it('is accepted when it is a complete qcow2, of any version and cluster size, or raw sectors', async () => {
     for (const [index, options] of [
@@ -53,7 +60,7 @@ describe('an uploaded disk', () => {
       ['-o', 'compression_type=zstd'],
     ].entries())
       expect(await inspectBytes(create(`fine-${index}`, ...options))).toEqual({ format: 'qcow2', virtualBytes: 8 * mib });
-    expect(await inspectBytes(Buffer.alloc(4096, 7))).toEqual({ format: 'raw', virtualBytes: 4096 });
+    expect(await inspectBytes(rawDisk(4096))).toEqual({ format: 'raw', virtualBytes: 4096 });
   });
 
   it('is refused when it has a backing file, on the host or anywhere', async () => {
@@ -78,7 +85,7 @@ describe('an uploaded disk', () => {
     expect(await why(fine, 7)).toMatch(/virtual size is 8388608/);
     expect(await why(changed(fine, 24, 8n * 2n ** 60n, 8))).toMatch(/virtual size is 9223372036854775808 bytes/);
     expect(await why(changed(fine, 24, 2n ** 50n, 8))).toMatch(/L1 table is too small/);
-    expect(await why(Buffer.alloc(65 * mib))).toMatch(/virtual size/);
+    expect(await why(rawDisk(65 * mib))).toMatch(/virtual size/);
   });
 
   it('is refused when it is encrypted, has snapshots, is dirty or corrupt', async () => {
@@ -111,7 +118,7 @@ describe('an uploaded disk', () => {
       expect([offset, await why(changed(fine, offset, value, width))]).toEqual([offset, expect.not.stringMatching(/^taken/)]);
     expect(await why(fine.subarray(0, 50))).toMatch(/cut off/);
     expect(await why(Buffer.alloc(0))).toMatch(/no bytes/);
-    expect(await why(Buffer.alloc(1000))).toMatch(/whole sectors/);
+    expect(await why(rawDisk(1000))).toMatch(/whole sectors/);
   });
 
   it('is refused in a format that QEMU knows and Berth does not accept', async () => {
