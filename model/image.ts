@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import type { FileId, ImageId } from './ids.ts';
+import { folderAmongFiles, unusableGuestPath } from './input/guest-path.ts';
 import { envName, noNul, taskLimits } from './task.ts';
 
 /** Bounds on everything a caller can ask of an image. */
@@ -119,6 +120,16 @@ export const ImageRecipe = z
   .refine(({ base, packages, files, commands }) => !('file' in base) || packages.length + files.length + commands.length === 0, {
     error: 'expected no packages, files or commands on an uploaded disk: make an image of it first, then another on that one',
     path: ['base'],
+  })
+  .superRefine(({ files }, context) => {
+    for (const [index, { path }] of files.entries()) {
+      const why = unusableGuestPath(path);
+      if (why === null) continue;
+      context.addIssue({ code: 'custom', path: ['files', index, 'path'], message: `expected the path of a file: this one ${why}` });
+    }
+    const folder = folderAmongFiles(files.map(({ path }) => path));
+    if (folder === null) return;
+    context.addIssue({ code: 'custom', path: ['files', folder, 'path'], message: 'expected no path to be a folder of another' });
   })
   .meta({ id: 'ImageRecipe' });
 

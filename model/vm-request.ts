@@ -1,4 +1,8 @@
 import { z } from 'zod';
+import { reservedAccount } from './input/account-name.ts';
+import { folderAmongFiles, unusableGuestPath } from './input/guest-path.ts';
+import { unusableHostName } from './input/host-name.ts';
+import { sshKeyProblem, sshKeyTypes } from './input/ssh-key.ts';
 import { ResourcesSpec, rfc3339Time, taskLimits } from './task.ts';
 
 /** Bounds on what a caller can ask of a VM that stands alone. */
@@ -22,9 +26,8 @@ const vmName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, {
 const sshKey = z
   .string()
   .max(vmLimits.keyBytes)
-  .regex(/^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+=*( [ -~]*)?$/, {
-    error: 'expected one public key, as a line of authorized_keys without options',
-  });
+  .regex(/^[ -~]+$/, { error: 'expected one public key, as a line of authorized_keys without options', abort: true })
+  .meta({ description: `As a line of authorized_keys without options: ${sshKeyTypes.join(', ')}` });
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: refusing them is the point
 const isGuestPath = (path: string): boolean => /^(\/[^/\u0000-\u0020\u007f]{1,255})+$/.test(path) && !/\/\.\.?(\/|$)/.test(path);
@@ -68,7 +71,8 @@ export const VmLease = z
   })
   .meta({ id: 'VmLease' });
 
-export const VmRequest = z
+/** What the ledger keeps of a request. Rows of earlier versions have to remain readable: what is refused is in VmRequest. */
+export const StoredVmRequest = z
   .strictObject({
     name: vmName,
     image: z.string().min(1).max(128).meta({ description: 'Name of an image', example: 'debian-12' }),
@@ -99,9 +103,32 @@ export const VmRequest = z
       .max(vmLimits.commands)
       .default([])
       .meta({ description: 'Lines for /bin/sh, run once as root after the files are there' }),
-  })
-  .meta({ id: 'VmOrder' });
+  });
 
+type StoredVmRequest = z.infer<typeof StoredVmRequest>;
+
+/** What is well-formed, and would not do in a guest what its caller expects. */
+function* unusableFields({ name, user, files }: StoredVmRequest): Iterable<{ path: (string | number)[]; message: string }> {
+  const host = unusableHostName(name);
+  if (host !== null) yield { path: ['name'], message: `expected a host name: this one ${host}` };
+  if (user !== undefined) {
+    const account = reservedAccount(user.name);
+    if (account !== null) yield { path: ['user', 'name'], message: `expected another name: this one ${account}` };
+    const key = sshKeyProblem(user.sshKey);
+    if (key !== null) yield { path: ['user', 'sshKey'], message: key };
+  }
+  for (const [index, { path }] of files.entries()) {
+    const why = unusableGuestPath(path);
+    if (why !== null) yield { path: ['files', index, 'path'], message: `expected the path of a file: this one ${why}` };
+  }
+  const folder = folderAmongFiles(files.map(({ path }) => path));
+  if (folder !== null) yield { path: ['files', folder, 'path'], message: 'expected no path to be a folder of another' };
+}
+
+/** What a caller can ask for. */
+export const VmRequest = StoredVmRequest.superRefine((request, context) => {
+  for (const { path, message } of unusableFields(request)) context.addIssue({ code: 'custom', path, message });
+}).meta({ id: 'VmOrder' });
 export type VmRequest = z.infer<typeof VmRequest>;
 
 /** Where a VM's files are staged on its data disk, by their number; and where the guest finds all of them. */

@@ -1,7 +1,7 @@
 import type { CustomizeVm } from '../../contracts/host.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import { stagedFile, VmRequest } from '../../model/vm-request.ts';
+import { StoredVmRequest, stagedFile } from '../../model/vm-request.ts';
 import { fileUrl } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
 import { readVmSpec } from './vm-specs.ts';
@@ -12,7 +12,7 @@ import { readVmSpec } from './vm-specs.ts';
  */
 export async function issueVmSetup(deps: LedgerDeps, id: VmId): Promise<CustomizeVm> {
   const row = await deps.ledger.vm.findUniqueOrThrow({ where: { id }, select: { order: true } });
-  const request = VmRequest.parse(row.order);
+  const request = StoredVmRequest.parse(row.order);
   const files = await deps.ledger.file.findMany({
     where: { id: { in: request.files.map(({ file }) => file) }, state: 'ready' },
     select: { id: true, sha256: true, sizeBytes: true },

@@ -1,0 +1,46 @@
+import { z } from 'zod';
+import { LeaseSpec, leaseFields, TaskSpec, taskLimits, wrongTimes } from '../task.ts';
+
+/** How long a command may run that says neither timeoutS nor a lease's duration, in seconds. */
+const defaultTimeoutS = 600;
+
+const durationS = leaseFields.shape.durationS
+  .removeDefault()
+  .optional()
+  .meta({
+    description:
+      'How long its VMs may run, from when they answer; `timeoutS` unless said, and no shorter. What it takes to make and remove them is not counted',
+  });
+
+const LeaseOrder = leaseFields
+  .extend({ durationS })
+  .superRefine((lease, context) => {
+    for (const { path, message } of wrongTimes(lease)) context.addIssue({ code: 'custom', path, message });
+  })
+  .meta({ id: 'LeaseOrder' });
+
+/**
+ * A task as a caller asks for it. Its lease lasts as long as its command may run, unless the caller says more: a lease that
+ * ends before takes the VMs away with the outputs.
+ */
+export const TaskOrder = TaskSpec.extend({
+  lease: LeaseOrder.default({ kind: 'bestEffort' }),
+  timeoutS: z
+    .int()
+    .min(1)
+    .max(taskLimits.timeoutS)
+    .optional()
+    .meta({ description: `How long the command may run; ${defaultTimeoutS} s, or as long as a shorter lease, unless said` }),
+})
+  .transform((order, context): TaskSpec => {
+    const { durationS } = order.lease;
+    const timeoutS = order.timeoutS ?? Math.min(defaultTimeoutS, durationS ?? defaultTimeoutS);
+    if (durationS !== undefined && durationS < timeoutS)
+      context.addIssue({
+        code: 'custom',
+        path: ['lease', 'durationS'],
+        message: `expected at least timeoutS, which is ${timeoutS}: a lease that ends before the command takes its outputs away`,
+      });
+    return { ...order, timeoutS, lease: LeaseSpec.parse({ ...order.lease, durationS: durationS ?? timeoutS }) };
+  })
+  .meta({ id: 'TaskOrder' });
