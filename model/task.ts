@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { ErrorCode } from './errors.ts';
+import { folderAmongFiles } from './input/guest-path.ts';
 import { patternProblem } from './outputs/pattern-syntax.ts';
 import type { TaskState } from './states.ts';
 
@@ -74,13 +75,7 @@ export const ResourcesSpec = z
 
 export const rfc3339Time = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
 
-/**
- * The right to resources for a time. A `reservation` starts at `startAt`, on the second, for its whole duration, or is
- * refused at once; an `immediate` one as soon as its VMs can be there at all. `bestEffort` is queued, fills gaps, and is
- * suspended for reservations if it may be; with a `deadline` it gets a fixed start that meets it, or is refused.
- */
-export const LeaseSpec = z
-  .strictObject({
+export const leaseFields = z.strictObject({
     kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
     startAt: rfc3339Time.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
     durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
@@ -92,14 +87,24 @@ export const LeaseSpec = z
       .optional()
       .meta({ description: 'Whether best-effort work may be suspended for a reservation; true unless said' }),
     deadline: rfc3339Time.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
-  })
-  .refine((lease) => (lease.kind === 'reservation') === (lease.startAt !== undefined), {
-    path: ['startAt'],
-    error: 'expected a start for a reservation, and for nothing else',
-  })
-  .refine((lease) => lease.kind === 'bestEffort' || lease.deadline === undefined, {
-    path: ['deadline'],
-    error: 'expected a deadline for best effort only',
+  });
+
+/** Whether a lease of its kind has the times that it needs, and no others. */
+export function* wrongTimes({ kind, startAt, deadline }: { kind: string; startAt?: string | undefined; deadline?: string | undefined }) {
+  if ((kind === 'reservation') !== (startAt !== undefined))
+    yield { path: ['startAt'], message: 'expected a start for a reservation, and for nothing else' };
+  if (kind !== 'bestEffort' && deadline !== undefined)
+    yield { path: ['deadline'], message: 'expected a deadline for best effort only' };
+}
+
+/**
+ * The right to resources for a time. A `reservation` starts at `startAt`, on the second, for its whole duration, or is
+ * refused at once; an `immediate` one as soon as its VMs can be there at all. `bestEffort` is queued, fills gaps, and is
+ * suspended for reservations if it may be; with a `deadline` it gets a fixed start that meets it, or is refused.
+ */
+export const LeaseSpec = leaseFields
+  .superRefine((lease, context) => {
+    for (const { path, message } of wrongTimes(lease)) context.addIssue({ code: 'custom', path, message });
   })
   .meta({ id: 'Lease' });
 export type LeaseSpec = z.infer<typeof LeaseSpec>;
@@ -142,7 +147,7 @@ export const TaskSpec = z
       .array(TaskInput)
       .max(taskLimits.inputs)
       .refine((inputs) => new Set(inputs.map((i) => i.path)).size === inputs.length, { error: 'expected each path once' })
-      .refine((inputs) => !inputs.some((a) => inputs.some((b) => b.path.startsWith(`${a.path}/`))), {
+      .refine((inputs) => folderAmongFiles(inputs.map(({ path }) => path)) === null, {
         error: 'expected no path to be a folder of another',
       })
       .default([]),

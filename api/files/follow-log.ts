@@ -47,7 +47,8 @@ async function sendLog(
   res.flushHeaders();
   try {
     let sent = 0;
-    for (let over = false; !over; ) {
+    // An answer to HEAD has no body to wait for.
+    for (let over = res.req.method === 'HEAD'; !over; ) {
       over = !follow || (await isOver());
       const size = await logs.size(taskId, node);
       await copy(logs, taskId, node, sent, size, res, disconnected.signal);

@@ -25,8 +25,21 @@ export function fingerprint(...parts: string[]): string {
   return hash.digest('hex');
 }
 
-/** A POST as the ledger remembers it. @param content '' for a request without a body */
+/** JSON with the members of each object in the order of their names: one text for one meaning. */
+function canonicalJson(value: unknown): string {
+  return JSON.stringify(value, (_key, member: unknown) =>
+    typeof member === 'object' && member !== null && !Array.isArray(member)
+      ? Object.fromEntries(Object.entries(member).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : member,
+  );
+}
+
+/**
+ * A POST as the ledger remembers it.
+ * @param content the body as it was parsed, so that neither the order of its fields nor a default that is spelled out makes
+ *   it another request; undefined for a request without a body
+ */
 export function idempotentPost(caller: Caller, key: string | null, path: string, content: unknown): IdempotentRequest {
-  const text = content === undefined ? '' : JSON.stringify(content);
+  const text = content === undefined ? '' : canonicalJson(content);
   return { ownerId: caller.ownerId, key, method: 'POST', path, fingerprint: fingerprint(text) };
 }

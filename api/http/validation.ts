@@ -1,11 +1,12 @@
 import type { z } from 'zod';
 import { BerthError, type FieldError } from '../../model/errors.ts';
+import { redactUrls } from '../../model/input/redact-url.ts';
 
 const shownChars = 80;
 
 function shorten(value: unknown): string {
   if (value === undefined) return 'nothing';
-  const text = JSON.stringify(value) ?? typeof value;
+  const text = redactUrls(JSON.stringify(value) ?? typeof value);
   return text.length > shownChars ? `${text.slice(0, shownChars)}…` : text;
 }
 

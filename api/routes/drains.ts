@@ -14,6 +14,7 @@ import type { ApiDeps } from '../deps.ts';
 import { type Answer, json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
+import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
@@ -113,7 +114,8 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       body: DrainOrder,
       answers: { 202: { description: 'Accepted', schema: Drain, headers: { Location: 'The drain' } } },
       problems: ['not-found', 'conflict', 'drain-impossible'],
-      handle: async ({ req, caller, params, body, idempotencyKey }) => {
+      handle: async ({ caller, params, body, idempotencyKey }) => {
+        refuseBeyondHorizon(clock(), { '/deadline': body.deadline, '/returnAfter': body.returnAfter });
         const { deadline, returnAfter, confidence = defaultConfidence, reason = null, ...choices } = body;
         const drain: DrainRequest = {
           ...choices,
@@ -126,7 +128,7 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
           reason,
           nowMs: clock(),
         };
-        const request = idempotentPost(caller, idempotencyKey, `/v1/hosts/${params.id}/drains`, req.body);
+        const request = idempotentPost(caller, idempotencyKey, `/v1/hosts/${params.id}/drains`, body);
         const { answer, id, replayed } = await acceptDrainOnce(ledger, request, drain, (row) =>
           json(202, show(row), `/v1/drains/${row.id}`),
         );
@@ -174,8 +176,10 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       body: DrainChange,
       answers,
       problems: ['not-found', 'conflict', 'drain-impossible'],
-      handle: async ({ params: { id }, body, caller }) =>
-        answerChanged(caller, await changeDrainDeadline(ledger, id, Date.parse(body.deadline), clock())),
+      handle: async ({ params: { id }, body, caller }) => {
+        refuseBeyondHorizon(clock(), { '/deadline': body.deadline });
+        return answerChanged(caller, await changeDrainDeadline(ledger, id, Date.parse(body.deadline), clock()));
+      },
     }),
     stateChange('pause', 'Pause a drain: it begins no more migrations, those under way continue, and the host remains closed'),
     stateChange('resume', 'Resume a drain that was paused'),

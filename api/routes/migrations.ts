@@ -85,7 +85,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       body: MigrationOrder,
       answers: { 202: { description: 'Accepted', schema: Migration, headers: { Location: 'The migration' } } },
       problems: ['not-found', 'conflict', 'migration-refused'],
-      handle: async ({ req, caller, params, body, idempotencyKey }) => {
+      handle: async ({ caller, params, body, idempotencyKey }) => {
         const owner = visibleOwner(caller);
         const { to = null, reason = null, mode, moveDisk, convergeWithinS, ifNotConverging } = body;
         const migration: MigrationRequest & { owner: string | null } = {
@@ -100,7 +100,7 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
           requestedBy: caller.ownerId,
           nowMs: clock(),
         };
-        const request = idempotentPost(caller, idempotencyKey, `/v1/vms/${params.id}/migrations`, req.body);
+        const request = idempotentPost(caller, idempotencyKey, `/v1/vms/${params.id}/migrations`, body);
         const { answer, id, replayed } = await acceptMigrationOnce(ledger, request, migration, (row) =>
           json(202, show(row), `/v1/migrations/${row.id}`),
         );

@@ -7,6 +7,7 @@ import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
 import { bestEffort } from '../http/best-effort.ts';
+import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
@@ -46,7 +47,8 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
       body: ReservationOrder,
       answers: { 202: { description: 'Accepted', schema: Reservation, headers: { Location: 'The reservation' } } },
       problems: ['not-found', 'drain-impossible'],
-      handle: async ({ req, caller, body, idempotencyKey }) => {
+      handle: async ({ caller, body, idempotencyKey }) => {
+        refuseBeyondHorizon(clock(), { '/startAt': body.startAt });
         const { hosts, nodes, durationS, purpose, returnVms } = body;
         const startAtMs = Date.parse(body.startAt);
         const reservation: ReservationRequest = {
@@ -58,7 +60,7 @@ export function reservationRoutes({ ledger, temporal, log, clock }: ApiDeps): Op
           owner: caller.ownerId,
           nowMs: clock(),
         };
-        const request = idempotentPost(caller, idempotencyKey, '/v1/reservations', req.body);
+        const request = idempotentPost(caller, idempotencyKey, '/v1/reservations', body);
         const { answer, id, replayed } = await acceptReservationOnce(ledger, request, reservation, (row) =>
           json(202, show(row), `/v1/reservations/${row.id}`),
         );

@@ -5,6 +5,7 @@ import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
+import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { timeWithOffset } from '../schemas/common.ts';
 import { Quote, Schedule } from '../schemas/leases.ts';
@@ -57,6 +58,7 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       problems: [],
       handle: async ({ caller, query }) => {
         const nowMs = clock();
+        refuseBeyondHorizon(nowMs, { 'query.from': query.from, 'query.to': query.to });
         const fromS = query.from === undefined ? nowMs / 1000 : Date.parse(query.from) / 1000;
         const toS = query.to === undefined ? Number.POSITIVE_INFINITY : Date.parse(query.to) / 1000;
         const plan = visible(await readSchedule(ledger, nowMs), caller);
@@ -83,6 +85,7 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       answers: { 200: { description: 'What would be promised, expected, or refused', schema: Quote } },
       problems: ['image-unknown'],
       handle: async ({ caller, body }) => {
+        refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
         return json(200, await readQuote(ledger, { owner: caller.ownerId, ...body, nowMs: clock() }));
       },
     }),

@@ -4,13 +4,15 @@ import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/re
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { isTerminal, taskStates } from '../../model/states.ts';
-import { StoredTaskSpec, TaskSpec, taskLimits } from '../../model/task.ts';
+import { TaskOrder } from '../../model/input/task-order.ts';
+import { StoredTaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
 import { openLogSender } from '../files/follow-log.ts';
 import { json, streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
+import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
@@ -77,7 +79,7 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       description:
         'The task is durable when the request is answered. Follow it by its Location, its log, or the events. A lease with a fixed start is answered with its promise, or refused with 409 `lease-refused`: the problem then has `reason` and `alternatives`, up to three intervals that are available.',
       access: 'client',
-      body: TaskSpec,
+      body: TaskOrder,
       answers: { 202: { description: 'Accepted', schema: Task, headers: { Location: 'The task' } } },
       problems: [
         'image-unknown',
@@ -88,9 +90,10 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         'quota-exceeded',
         'queue-full',
       ],
-      handle: async ({ req, caller, body, idempotencyKey }) => {
+      handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
-        const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', req.body);
+        refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
+        const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', body);
         const task = { owner, spec: body, limits, nowMs: clock() };
         const { answer, id, replayed } = await acceptTaskOnce(ledger, request, task, (row) =>
           json(202, show(row), `/v1/tasks/${row.id}`),

@@ -10,6 +10,7 @@ import type { ApiDeps } from '../deps.ts';
 import { json, streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
+import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
@@ -102,9 +103,10 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
       body: VmRequest,
       answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
       problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'lease-refused', 'quota-exceeded', 'conflict'],
-      handle: async ({ req, caller, body, idempotencyKey }) => {
+      handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
-        const request = idempotentPost(caller, idempotencyKey, '/v1/vms', req.body);
+        refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt });
+        const request = idempotentPost(caller, idempotencyKey, '/v1/vms', body);
         const vm = { owner, order: body, maxVms: config.api.BERTH_MAX_VMS_PER_OWNER, nowMs: clock() };
         const { answer, id, replayed } = await acceptVmOnce(ledger, request, vm, (row) =>
           json(202, show(row), `/v1/vms/${row.id}`),

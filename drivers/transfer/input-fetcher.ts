@@ -6,6 +6,7 @@ import { dirname } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import { Agent, type Dispatcher, request } from 'undici';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
+import { redactUrls } from '../../model/input/redact-url.ts';
 import { diskFullOr, isErrno, makeFolder, messageOf, writeStream } from '../host/files.ts';
 import type { FetchRequest, InputFetcher } from '../ports/input-fetcher.ts';
 import { isRightRefused, rightRefused } from './repository-right.ts';
@@ -184,12 +185,12 @@ export function isPublicAddress(text: string): boolean {
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3');
 
 const describeInput = (fetchRequest: FetchRequest): string =>
-  fetchRequest.source === 'repository' ? 'an input in the repository' : `input ${fetchRequest.url.split('?')[0]}`;
+  fetchRequest.source === 'repository' ? 'an input in the repository' : `input ${redactUrls(fetchRequest.url.split(/[?#]/)[0] ?? '')}`;
 
 /** A failure of our own repository is temporary; an outside URL is the caller's to correct. */
 function unavailable(fetchRequest: FetchRequest, why: string, cause?: unknown): BerthError {
   const code: ErrorCode = fetchRequest.source === 'repository' ? 'repository-unavailable' : 'input-unavailable';
-  return new BerthError(code, `fetching ${describeInput(fetchRequest)}: ${why}`, { cause });
+  return new BerthError(code, `fetching ${describeInput(fetchRequest)}: ${redactUrls(why)}`, { cause });
 }
 
 function tooLarge(fetchRequest: FetchRequest, bytes: number): BerthError {

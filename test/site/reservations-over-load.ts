@@ -125,7 +125,7 @@ async function reserve(test: TestSite, nodes: number, startMs: number): Promise<
     // Prints the time of the guest for as long as it runs.
     command: ['sh', '-c', 'while :; do date +%s.%N; sleep 0.2; done'],
     lease: { kind: 'reservation', startAt: new Date(startMs).toISOString(), durationS },
-    timeoutS: 3600,
+    timeoutS: durationS,
   })) as Promised;
 }
 

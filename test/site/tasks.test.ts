@@ -35,17 +35,6 @@ describe('a task that ends badly', () => {
     await expectOneCompletion(here.client, task);
   });
 
-  test.concurrent('whose lease ends before its command does is stopped', async () => {
-    const { id } = await here.client.submit({
-      ...shell('sleep 600'),
-      timeoutS: 600,
-      lease: { kind: 'bestEffort', durationS: 12 },
-    });
-    const task = await here.client.over(id);
-    expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' } });
-    await expectOneCompletion(here.client, task);
-  });
-
   test.concurrent.each([
     ['a program that is not in the image', { command: ['no-such-program'] }, 'command-not-started'],
     ['an output pattern that matches nothing', { command: ['true'], outputs: ['out/*'] }, 'output-missing'],

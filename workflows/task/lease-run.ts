@@ -14,14 +14,22 @@ export const suspendStep: StepRow = {
   undoneBy: '`resume`, when the plan orders it, or when one node could not be suspended',
 };
 
+/** A lease that covers the command's time ends after the guest has ended the command, so that the outputs are kept. */
+function queuedLeaseMs({ task, pace }: TaskRun): number {
+  const { lease, timeoutS } = task.spec;
+  const commandMs = timeoutS * 1000 + timing(pace).runGraceMs;
+  return lease.durationS < timeoutS ? lease.durationS * 1000 : Math.max(lease.durationS * 1000, commandMs);
+}
+
 /**
  * Starts the lease's time: at its fixed start, for which the VMs are ready early, or now. @returns how long it lasts, in ms
  */
-export async function startLease({ lease, progress, task }: TaskRun): Promise<number> {
+export async function startLease(run: TaskRun): Promise<number> {
+  const { lease, progress } = run;
   const { term, stopwatch } = lease;
   if (term === null) {
     stopwatch.start();
-    return task.spec.lease.durationS * 1000;
+    return queuedLeaseMs(run);
   }
   const earlyMs = Date.parse(term.startAt) - Date.now();
   if (earlyMs > 0) {

@@ -1,0 +1,49 @@
+import { describe, expect, it } from 'vitest';
+import { TaskOrder } from '../../../../model/input/task-order.ts';
+import { TaskSpec } from '../../../../model/task.ts';
+
+const least = { image: 'debian-12', command: ['true'] };
+const times = (more: object) => {
+  const { timeoutS, lease } = TaskOrder.parse({ ...least, ...more });
+  return [timeoutS, lease.durationS];
+};
+
+describe("the time of a task's lease", () => {
+  it.each([
+    [{}, [600, 600]],
+    [{ timeoutS: 300 }, [300, 300]],
+    [{ timeoutS: 86_400 }, [86_400, 86_400]],
+    [{ lease: { durationS: 60 } }, [60, 60]],
+    [{ lease: { durationS: 7200 } }, [600, 7200]],
+    [{ timeoutS: 60, lease: { durationS: 60 } }, [60, 60]],
+  ])('of %j is %j: it lasts as long as the command may run', (more, expected) => {
+    expect(times(more)).toEqual(expected);
+  });
+
+  it.each([
+    { timeoutS: 300, lease: { durationS: 30 } },
+    { timeoutS: 61, lease: { kind: 'immediate', durationS: 60 } },
+    { timeoutS: 7200, lease: { kind: 'reservation', startAt: '2026-12-01T00:00:00Z', durationS: 3600 } },
+  ])('is refused where it ends before the command may: %j', (more) => {
+    const parsed = TaskOrder.safeParse({ ...least, ...more });
+    expect(parsed.error?.issues.map(({ path }) => path.join('/'))).toEqual(['lease/durationS']);
+  });
+
+  it('leaves nothing for another reading to fill in', () => {
+    const order = TaskOrder.parse(least);
+    expect(TaskOrder.parse(order)).toEqual(order);
+    expect(TaskSpec.parse(order)).toEqual(order);
+  });
+
+  it('may be shorter in what an earlier version has stored', () => {
+    expect(TaskSpec.safeParse({ ...least, timeoutS: 300, lease: { durationS: 30 } }).success).toBe(true);
+  });
+});
+
+it('a thousand inputs and a folder among them are told apart in linear time', () => {
+  const inputs = Array.from({ length: 1000 }, (_, i) => ({ path: `${'d/'.repeat(200)}${i}`, file: 'f' }));
+  const began = performance.now();
+  expect(TaskOrder.safeParse({ ...least, inputs }).success).toBe(true);
+  expect(TaskOrder.safeParse({ ...least, inputs: [...inputs.slice(1), { path: 'd/d', file: 'f' }] }).success).toBe(false);
+  expect(performance.now() - began).toBeLessThan(1000);
+});
