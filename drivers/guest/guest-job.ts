@@ -57,21 +57,34 @@ supervise() {
   kill "$watch"; kill -KILL "-$child"
   timedout=0; if [ -e timedout ]; then timedout=1; fi
   stopped=0; if [ -e stopped ]; then stopped=1; fi
-  if [ -e absent ]; then echo "absent" >status; else echo "exit $code $timedout $stopped $began $ended" >status; fi
+  if [ -s absent ]; then cat absent >status; else echo "exit $code $timedout $stopped $began $ended" >status; fi
   # The watch may have been ended in the middle of its work.
   if [ "$timedout$stopped" != 00 ]; then end_session KILL "$child" >/dev/null; fi
 } 2>/dev/null
 become() {
   exec 2>&1
+  # By its number: the command's environment may replace the variable.
+  exec 8>"$job/absent"
   cd "$home" || exit 126
   unset OLDPWD
   while [ -n "$1" ]; do export "$1"; shift; done
   shift
   case $1 in
-    */*) if ! [ -f "$1" ] || ! [ -x "$1" ]; then : >"$job/absent"; exit 127; fi ;;
-    *) if ! command -v "$1" >/dev/null; then : >"$job/absent"; exit 127; fi ;;
+    */*)
+      if [ -d "$1" ]; then refuse directory; elif ! [ -e "$1" ]; then refuse absent; fi
+      if ! [ -f "$1" ] || ! [ -x "$1" ]; then refuse notexecutable; fi ;;
+    *) ( find_on_path "$1" ) || exit 127 ;;
   esac
+  exec 8>&-
   if [ -x /usr/bin/setsid ]; then exec /usr/bin/setsid "$@"; else exec /bin/setsid "$@"; fi
+}
+refuse() { echo "$1" >&8; exit 127; }
+find_on_path() {
+  IFS=: why=absent
+  for p in $PATH; do
+    if [ -f "$p/$1" ] && [ -x "$p/$1" ]; then exit 0; elif [ -f "$p/$1" ]; then why=notexecutable; fi
+  done
+  refuse "$why"
 }
 keep_log() {
   ( ulimit -f "$blocks"; trap '' XFSZ; exec cat >log ) || cat >/dev/null
@@ -137,12 +150,21 @@ export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner 
   stop: (settings = guestJobSettings) => [path, 'stop', settings.folder, String(settings.graceS)],
 });
 
+/** By the word in `status`. */
+const notStartedReasons: Record<string, (program: string) => string> = {
+  absent: (program) => `there is no program ${program}, neither in the image nor among the inputs; a path is relative to ${taskFolder}`,
+  directory: (program) => `the program ${program} is a directory`,
+  notexecutable: (program) =>
+    `the program ${program} is a file without the right to execute it: chmod it first, or run it by its interpreter (sh, python3)`,
+  stopped: () => 'it was stopped before it started',
+};
+
 /** Reads `status`; null as long as its line isn't complete. Only berth-job writes the length of the log. */
 export function parseJobStatus(text: string, program: string): JobResult | null {
   if (!text.endsWith('\n')) return null;
   const line = text.trim();
-  if (line === 'absent') return { kind: 'notStarted', why: `the image has no executable program ${program}` };
-  if (line === 'stopped') return { kind: 'notStarted', why: 'it was stopped before it started' };
+  const why = notStartedReasons[line]?.(program);
+  if (why !== undefined) return { kind: 'notStarted', why };
   const match = /^exit (\d+) ([01]) ([01]) (\d+\.\d+) (\d+\.\d+)(?: (\d+))?$/.exec(line);
   if (match === null) throw new Error(`the guest's job ended with "${line.slice(0, 200)}"`);
   const [, code, timedOut, stopped, began, ended, logBytes] = match;

@@ -12,7 +12,9 @@
  * FOLDER/status, in one line:
  *
  *   exit CODE TIMEDOUT STOPPED BEGAN ENDED LOGBYTES      CODE is 128 + its number for a signal; times since the boot
- *   absent                                               there is no such program, or it is none
+ *   absent                                               there is no such program
+ *   directory                                            it is a directory
+ *   notexecutable                                        it is a file without the right to execute it
  *   stopped                                              it was stopped before it started
  *
  * A machine from a template isn't all that it is to be as long as there is /run/berth/adopting (see identity.c): `run`
@@ -145,23 +147,33 @@ static void signal_session(pid_t session, int number) {
 
 /* ---- the command ---- */
 
-static bool is_program(const char *path) {
+/* Why nothing is started, by its word in the status; the child tells its first letter. */
+static const char *const refusals[] = {"absent", "directory", "notexecutable"};
+
+/* 0, or the first letter of the refusal. */
+static char refusal_of(const char *path) {
   struct stat found;
-  return stat(path, &found) == 0 && S_ISREG(found.st_mode) && access(path, X_OK) == 0;
+  if (stat(path, &found) != 0) return 'a';
+  if (S_ISDIR(found.st_mode)) return 'd';
+  return S_ISREG(found.st_mode) && access(path, X_OK) == 0 ? 0 : 'n';
 }
 
-static bool exists_on_path(const char *name) {
-  if (*name == '\0') return false;
-  if (strchr(name, '/') != NULL) return is_program(name);
+/* Along PATH the first program counts; without one, a file that is none says more than that there is nothing. */
+static char refusal_on_path(const char *name) {
+  char found = 'a';
+  if (*name == '\0') return found;
+  if (strchr(name, '/') != NULL) return refusal_of(name);
   const char *path = getenv("PATH");
   for (const char *at = path == NULL ? "" : path; *at != '\0';) {
     char candidate[PATH_MAX];
     size_t length = strcspn(at, ":");
     snprintf(candidate, sizeof candidate, "%.*s/%s", (int)length, length == 0 ? "." : at, name);
-    if (is_program(candidate)) return true;
+    char refusal = refusal_of(candidate);
+    if (refusal == 0) return 0;
+    if (refusal == 'n') found = 'n';
     at += length + (at[length] == ':');
   }
-  return false;
+  return found;
 }
 
 static void write_oom_score(const char *score) {
@@ -172,7 +184,7 @@ static void write_oom_score(const char *score) {
   close(file);
 }
 
-/* In the child. `absent` is told when there is nothing to start; it closes by itself when the command begins. */
+/* In the child. `absent` is told why when there is nothing to start; it closes by itself when the command begins. */
 static _Noreturn void become(const char *home, char **env, char **argv, int output, int absent) {
   sigset_t none;
   sigemptyset(&none);
@@ -188,8 +200,9 @@ static _Noreturn void become(const char *home, char **env, char **argv, int outp
     _exit(126);
   }
   for (; **env != '\0'; env++) putenv(*env);
-  if (!exists_on_path(argv[0])) {
-    if (write(absent, "a", 1) == 1) _exit(127);
+  char refusal = refusal_on_path(argv[0]);
+  if (refusal != 0) {
+    if (write(absent, &refusal, 1) == 1) _exit(127);
     _exit(127);
   }
   execvp(argv[0], argv);
@@ -319,9 +332,12 @@ static int run(int count, char **words) {
   else kill(-job.child, SIGKILL);
   while (job.output >= 0 && uptime() < ended + drain_ms / 1e3) wait_for(&job, signals, ended + drain_ms / 1e3);
 
-  char nothing;
-  bool was_absent = read(absent[0], &nothing, 1) == 1;
-  if (was_absent) snprintf(text, sizeof text, "absent\n");
+  char refusal = 0;
+  const char *refused = NULL;
+  if (read(absent[0], &refusal, 1) == 1)
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
+      if (refusals[i][0] == refusal) refused = refusals[i];
+  if (refused != NULL) snprintf(text, sizeof text, "%s\n", refused);
   else snprintf(text, sizeof text, "exit %d %d %d %.2f %.2f %ld\n", code, timed_out, stopped, began, ended, job.logged);
   say_status(text);
   return 0;

@@ -1,6 +1,6 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -96,14 +96,27 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
     expect(readFileSync(join(root, 'runs'), 'utf8')).toBe('x\n');
   });
 
-  it('that is no program never starts', async () => {
-    await start(['/nowhere/at-all']);
-    expect(await end()).toMatchObject({ kind: 'notStarted' });
+  it.each([
+    ['/nowhere/at-all', /there is no program/],
+    ['in/nothing', /there is no program/],
+    ['no-such-program', /there is no program/],
+    ['.', /there is no program/],
+    ['./', /is a directory/],
+    ['in/folder', /is a directory/],
+    ['in/plain', /without the right to execute it/],
+    ['plain', /without the right to execute it/],
+  ])('%s never starts, and why is told', async (program, why) => {
+    mkdirSync(join(root, 'in', 'folder'), { recursive: true });
+    writeFileSync(join(root, 'in', 'plain'), '#!/bin/sh\n', { mode: 0o644 });
+    await start([program], { env: { PATH: `${join(root, 'in')}:/usr/bin:/bin`, job: 'another' } });
+    expect(await end()).toEqual({ kind: 'notStarted', why: expect.stringMatching(why) });
   });
 
-  it('that is not on the PATH never starts', async () => {
-    await start(['no-such-program']);
-    expect(await end()).toMatchObject({ kind: 'notStarted' });
+  it('is found behind a file of its name that is no program', async () => {
+    mkdirSync(join(root, 'in'));
+    writeFileSync(join(root, 'in', 'true'), '', { mode: 0o644 });
+    await start(['true'], { env: { PATH: `${join(root, 'in')}:/usr/bin:/bin` } });
+    expect(await end()).toMatchObject({ kind: 'exited', exitCode: 0 });
   });
 
   it('is ended after its time with everything that it started in its session', async () => {
