@@ -47,6 +47,7 @@ export const errorTable = {
   'outputs-refused': { status: 422, retryable: false, fault: 'caller', title: 'The outputs could not be taken out' },
   'command-failed': { status: 422, retryable: false, fault: 'caller', title: 'The command exited with an error' },
   'command-not-started': { status: 422, retryable: false, fault: 'caller', title: 'The command could not be started' },
+  'setup-failed': { status: 422, retryable: false, fault: 'caller', title: 'The VM could not be set up as it was asked for' },
   'task-timeout': { status: 422, retryable: false, fault: 'caller', title: 'The task exceeded timeoutS' },
   'lease-expired': { status: 422, retryable: false, fault: 'caller', title: 'The lease ended before the task did' },
   'promise-broken': {

@@ -13,7 +13,7 @@ import {
   scriptJobRunner,
   taskFolder,
 } from './guest-job.ts';
-import { setupScript } from './guest-setup.ts';
+import { refusedExitCode, setupScript } from './guest-setup.ts';
 import { sendIdentity } from './identity-port.ts';
 import {
   identityArguments,
@@ -113,7 +113,7 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
         // Without the time and the random seed: at a later boot the guest has its own clock, and the seed would be used twice.
         const records = Buffer.concat([identityRecords(identity, identityFiles(identity, nameservers)), mountRecord]);
         const lasting = records.toString().replace(/^(seed|time) .*\n/gm, '');
-        await exec(domain, ['/bin/sh', '-s'], Buffer.from(setupScript(setup, lasting)), setUpDeadlineMs);
+        await runSetup(agent, domain, setupScript(setup, lasting));
       }),
     startJob: (domain, job) =>
       mapAgentError(() =>
@@ -165,6 +165,17 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
         exec(domain, ['/bin/sh', '-c', '( sleep 0.2; systemctl poweroff || poweroff ) </dev/null >/dev/null 2>&1 &']),
       ),
   };
+}
+
+/** Throws setup-failed, with the guest's own words, for what its owner asked for and its image can't do. */
+async function runSetup(agent: GuestAgent, domain: string, script: string): Promise<void> {
+  const options = { deadlineMs: setUpDeadlineMs, env: scriptEnv, input: Buffer.from(script) };
+  const { exitCode, stdout, stderr } = await agent.exec(domain, ['/bin/sh', '-s'], options);
+  if (exitCode === 0) return;
+  const why = /(?:^|\n)berth: ([\s\S]*)$/.exec(stderr)?.[1];
+  if (exitCode === refusedExitCode && why !== undefined)
+    throw new BerthError('setup-failed', `setting up ${domain}: ${why.trim().slice(-600)}`);
+  throw new BerthError('hypervisor', `setting up ${domain}: exit ${exitCode}: ${`${stderr} ${stdout}`.trim().slice(-500)}`);
 }
 
 /** Runs our own program, or the script that replaces it in a foreign image. */

@@ -57,6 +57,8 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const hypervisor = openHypervisor(virsh, longVirsh, join(root, 'staging'));
   const images = openImageCache({ root, budgetMiB: config.BERTH_IMAGE_CACHE_MIB, store, repository: dispatcher, log });
   const nameservers = await hostNameservers();
+  if (nameservers.length === 0)
+    log.warn('no resolver that guests reach is in /etc/resolv.conf, nor known to systemd-resolved: guests resolve no names');
   const network = openNetwork({
     address: config.BERTH_HOST_ADDRESS,
     hostsCidr: config.BERTH_HOSTS_CIDR,
