@@ -125,7 +125,11 @@ export const ImageRecipe = z
     for (const [index, { path }] of files.entries()) {
       const why = unusableGuestPath(path);
       if (why === null) continue;
-      context.addIssue({ code: 'custom', path: ['files', index, 'path'], message: `expected the path of a file: this one ${why}` });
+      context.addIssue({
+        code: 'custom',
+        path: ['files', index, 'path'],
+        message: `expected the path of a file: this one ${why}`,
+      });
     }
     const folder = folderAmongFiles(files.map(({ path }) => path));
     if (folder === null) return;

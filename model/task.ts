@@ -76,21 +76,29 @@ export const ResourcesSpec = z
 export const rfc3339Time = z.iso.datetime({ offset: true, error: 'expected a time as in RFC 3339' });
 
 export const leaseFields = z.strictObject({
-    kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
-    startAt: rfc3339Time.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
-    durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
-      description: 'How long its VMs may run, from when they answer; what it takes to make and remove them is not counted',
-    }),
-    priority: z.int().min(-100).max(100).optional().meta({ description: 'Higher goes first in the queue; 0 unless said' }),
-    preemptible: z
-      .boolean()
-      .optional()
-      .meta({ description: 'Whether best-effort work may be suspended for a reservation; true unless said' }),
-    deadline: rfc3339Time.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
-  });
+  kind: z.enum(['bestEffort', 'reservation', 'immediate']).default('bestEffort'),
+  startAt: rfc3339Time.optional().meta({ description: 'Of a reservation', example: '2026-11-21T12:00:00Z' }),
+  durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
+    description: 'How long its VMs may run, from when they answer; what it takes to make and remove them is not counted',
+  }),
+  priority: z.int().min(-100).max(100).optional().meta({ description: 'Higher goes first in the queue; 0 unless said' }),
+  preemptible: z
+    .boolean()
+    .optional()
+    .meta({ description: 'Whether best-effort work may be suspended for a reservation; true unless said' }),
+  deadline: rfc3339Time.optional().meta({ description: 'Best effort: by when it must surely have ended' }),
+});
 
 /** Whether a lease of its kind has the times that it needs, and no others. */
-export function* wrongTimes({ kind, startAt, deadline }: { kind: string; startAt?: string | undefined; deadline?: string | undefined }) {
+export function* wrongTimes({
+  kind,
+  startAt,
+  deadline,
+}: {
+  kind: string;
+  startAt?: string | undefined;
+  deadline?: string | undefined;
+}) {
   if ((kind === 'reservation') !== (startAt !== undefined))
     yield { path: ['startAt'], message: 'expected a start for a reservation, and for nothing else' };
   if (kind !== 'bestEffort' && deadline !== undefined)

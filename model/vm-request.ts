@@ -72,38 +72,37 @@ export const VmLease = z
   .meta({ id: 'VmLease' });
 
 /** What the ledger keeps of a request. Rows of earlier versions have to remain readable: what is refused is in VmRequest. */
-export const StoredVmRequest = z
-  .strictObject({
-    name: vmName,
-    image: z.string().min(1).max(128).meta({ description: 'Name of an image', example: 'debian-12' }),
-    resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }).meta({
-      description: 'diskMiB is the data disk, mounted at /home/task',
-    }),
-    rootMiB: z
-      .int()
-      .min(64)
-      .max(vmLimits.rootMiB)
-      .optional()
-      .meta({ description: 'What the root file system is grown to, where the image is smaller' }),
-    swapMiB: z.int().min(0).max(vmLimits.swapMiB).default(0),
-    extraDisksMiB: z
-      .array(z.int().min(1).max(vmLimits.extraDiskMiB))
-      .max(vmLimits.extraDisks)
-      .default([])
-      .meta({ description: 'Sizes of further disks: empty, without a file system, /dev/vdc and so on in the guest' }),
-    lease: VmLease.default({ kind: 'bestEffort' }),
-    user: VmUser.optional(),
-    files: z
-      .array(VmFile)
-      .max(vmLimits.files)
-      .refine((files) => new Set(files.map(({ path }) => path)).size === files.length, { error: 'expected each path once' })
-      .default([]),
-    firstBoot: z
-      .array(z.string().min(1).max(vmLimits.commandBytes))
-      .max(vmLimits.commands)
-      .default([])
-      .meta({ description: 'Lines for /bin/sh, run once as root after the files are there' }),
-  });
+export const StoredVmRequest = z.strictObject({
+  name: vmName,
+  image: z.string().min(1).max(128).meta({ description: 'Name of an image', example: 'debian-12' }),
+  resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }).meta({
+    description: 'diskMiB is the data disk, mounted at /home/task',
+  }),
+  rootMiB: z
+    .int()
+    .min(64)
+    .max(vmLimits.rootMiB)
+    .optional()
+    .meta({ description: 'What the root file system is grown to, where the image is smaller' }),
+  swapMiB: z.int().min(0).max(vmLimits.swapMiB).default(0),
+  extraDisksMiB: z
+    .array(z.int().min(1).max(vmLimits.extraDiskMiB))
+    .max(vmLimits.extraDisks)
+    .default([])
+    .meta({ description: 'Sizes of further disks: empty, without a file system, /dev/vdc and so on in the guest' }),
+  lease: VmLease.default({ kind: 'bestEffort' }),
+  user: VmUser.optional(),
+  files: z
+    .array(VmFile)
+    .max(vmLimits.files)
+    .refine((files) => new Set(files.map(({ path }) => path)).size === files.length, { error: 'expected each path once' })
+    .default([]),
+  firstBoot: z
+    .array(z.string().min(1).max(vmLimits.commandBytes))
+    .max(vmLimits.commands)
+    .default([])
+    .meta({ description: 'Lines for /bin/sh, run once as root after the files are there' }),
+});
 
 type StoredVmRequest = z.infer<typeof StoredVmRequest>;
 

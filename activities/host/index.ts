@@ -62,7 +62,8 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     ensureRunning: (vm) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) => ensureRunning(ports, vm, record, signal)),
     buildTemplate: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => buildTemplate(ports, vm, signal)),
-    customizeVm: (request) => locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => customizeVm(ports, request, signal)),
+    customizeVm: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => customizeVm(ports, request, signal)),
     readConsole: (vmId, generation, range) => fenced(ports, vmId, generation, () => readConsole(ports, vmId, range)),
     runCommand: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => runCommand(ports, request, record, signal)),

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import type { Ledger } from '../../ledger/client.ts';
 import { changeFileDeleted } from '../../ledger/files/delete-file.ts';
 import type { FileRecord } from '../../ledger/files/file-record.ts';
-import { findOwnFile } from '../../ledger/files/read-files.ts';
 import {
   acceptImagePart,
   acceptOutput,
@@ -10,6 +9,7 @@ import {
   type StoredContent,
   type TaskOutput,
 } from '../../ledger/files/outputs.ts';
+import { findOwnFile } from '../../ledger/files/read-files.ts';
 import {
   acceptFileAgain,
   acceptFileOnce,

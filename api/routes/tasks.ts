@@ -3,8 +3,8 @@ import { findTask, readTaskState, readTasks, type TaskRecord } from '../../ledge
 import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/request-task.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { isTerminal, taskStates } from '../../model/states.ts';
 import { TaskOrder } from '../../model/input/task-order.ts';
+import { isTerminal, taskStates } from '../../model/states.ts';
 import { StoredTaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';

@@ -152,7 +152,8 @@ export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner 
 
 /** By the word in `status`. */
 const notStartedReasons: Record<string, (program: string) => string> = {
-  absent: (program) => `there is no program ${program}, neither in the image nor among the inputs; a path is relative to ${taskFolder}`,
+  absent: (program) =>
+    `there is no program ${program}, neither in the image nor among the inputs; a path is relative to ${taskFolder}`,
   directory: (program) => `the program ${program} is a directory`,
   notexecutable: (program) =>
     `the program ${program} is a file without the right to execute it: chmod it first, or run it by its interpreter (sh, python3)`,

@@ -185,7 +185,9 @@ export function isPublicAddress(text: string): boolean {
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3');
 
 const describeInput = (fetchRequest: FetchRequest): string =>
-  fetchRequest.source === 'repository' ? 'an input in the repository' : `input ${redactUrls(fetchRequest.url.split(/[?#]/)[0] ?? '')}`;
+  fetchRequest.source === 'repository'
+    ? 'an input in the repository'
+    : `input ${redactUrls(fetchRequest.url.split(/[?#]/)[0] ?? '')}`;
 
 /** A failure of our own repository is temporary; an outside URL is the caller's to correct. */
 function unavailable(fetchRequest: FetchRequest, why: string, cause?: unknown): BerthError {

@@ -47,7 +47,10 @@ function isWebPage(head: Buffer): boolean {
 
 /** No boot sector is printable throughout: its mark is no UTF-8. The end may be in the middle of a character. */
 function isText(head: Buffer): boolean {
-  const text = head.subarray(0, 512).toString('utf8').replace(/\ufffd$/, '');
+  const text = head
+    .subarray(0, 512)
+    .toString('utf8')
+    .replace(/\ufffd$/, '');
   return !hasBootMark(head) && /^[\t\n\r\x20-\x7e\u00a0-\ufffc]+$/.test(text);
 }
 

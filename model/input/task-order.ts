@@ -4,13 +4,10 @@ import { LeaseSpec, leaseFields, TaskSpec, taskLimits, wrongTimes } from '../tas
 /** How long a command may run that says neither timeoutS nor a lease's duration, in seconds. */
 const defaultTimeoutS = 600;
 
-const durationS = leaseFields.shape.durationS
-  .removeDefault()
-  .optional()
-  .meta({
-    description:
-      'How long its VMs may run, from when they answer; `timeoutS` unless said, and no shorter. What it takes to make and remove them is not counted',
-  });
+const durationS = leaseFields.shape.durationS.removeDefault().optional().meta({
+  description:
+    'How long its VMs may run, from when they answer; `timeoutS` unless said, and no shorter. What it takes to make and remove them is not counted',
+});
 
 const LeaseOrder = leaseFields
   .extend({ durationS })

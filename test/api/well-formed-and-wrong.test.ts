@@ -20,7 +20,11 @@ describe('a time beyond the horizon', () => {
     ['/v1/tasks', { ...task, lease: { kind: 'reservation', startAt: late, durationS: 60 } }, '/lease/startAt'],
     ['/v1/tasks', { ...task, lease: { kind: 'reservation', startAt: justLate, durationS: 60 } }, '/lease/startAt'],
     ['/v1/tasks', { ...task, lease: { deadline: late, durationS: 60 } }, '/lease/deadline'],
-    ['/v1/vms', { name: 'a', image: 'debian-12', lease: { kind: 'reservation', startAt: late, durationS: 60 } }, '/lease/startAt'],
+    [
+      '/v1/vms',
+      { name: 'a', image: 'debian-12', lease: { kind: 'reservation', startAt: late, durationS: 60 } },
+      '/lease/startAt',
+    ],
     ['/v1/quotes', { image: 'debian-12', lease: { kind: 'reservation', startAt: late, durationS: 60 } }, '/lease/startAt'],
     ['/v1/hosts/host-a/drains', { deadline: late }, '/deadline'],
     ['/v1/hosts/host-a/drains', { deadline: new Date(Date.now() + 3600_000).toISOString(), returnAfter: late }, '/returnAfter'],
@@ -49,7 +53,9 @@ describe('a lease and the time of its command', () => {
     [{ timeoutS: 86_400 }, 202],
     [{ timeoutS: 300, lease: { durationS: 300 } }, 202],
   ])('%j is answered with %d', async (more, expected) => {
-    const { status, body } = await api.call<TaskBody & ProblemBody>(api.alice, 'POST', '/v1/tasks', { json: { ...task, ...more } });
+    const { status, body } = await api.call<TaskBody & ProblemBody>(api.alice, 'POST', '/v1/tasks', {
+      json: { ...task, ...more },
+    });
     expect(status).toBe(expected);
     if (status === 400) expect(pointers(body)).toEqual(['/lease/durationS']);
     else expect(body.lease.durationS).toBe(more.timeoutS);

@@ -3,8 +3,8 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, wri
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { GuestAgent } from '../../../../drivers/guest/guest-agent.ts';
 import { openGuest } from '../../../../drivers/guest/guest.ts';
+import type { GuestAgent } from '../../../../drivers/guest/guest-agent.ts';
 import { firstBootScript, refusedExitCode, refuseFunction } from '../../../../drivers/guest/guest-setup.ts';
 import { newHostKey } from '../../../../drivers/guest/host-key.ts';
 import type { GuestSetup } from '../../../../drivers/ports/guest.ts';
@@ -90,6 +90,10 @@ it('what the guest refuses is no failure of the hypervisor, and not tried again'
   const guest = openGuest({ exec } as unknown as GuestAgent, [], () => '');
   const identity = { firstBootKind: null, mac: '', hostname: 'web', machineId: '', address: '192.0.2.2', cidr: '192.0.2.0/24' };
   const setup = { hostKey: newHostKey('x'), user: null, files: [], firstBoot: [], swapMiB: 0 };
-  const asked = guest.setUp('berth-web', { ...identity, gateway: '192.0.2.1', neighbours: [], timeMs: 0 }, setup);
-  await expect(asked).rejects.toMatchObject({ code: 'setup-failed', retryable: false, message: expect.stringMatching(/no such user/) });
+  const refusal = guest.setUp('berth-web', { ...identity, gateway: '192.0.2.1', neighbours: [], timeMs: 0 }, setup);
+  await expect(refusal).rejects.toMatchObject({
+    code: 'setup-failed',
+    retryable: false,
+    message: expect.stringMatching(/no such user/),
+  });
 });
