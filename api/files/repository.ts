@@ -110,8 +110,8 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       const received = await bytes.receive(claim.fileId, incoming.body, async (total) => {
         refuseTooLarge(total);
         if (total <= claim.bytes) return;
-        claim.bytes = Math.min(total + claimStepBytes, maxFileBytes);
-        await changeUploadSize(ledger, claim);
+        const ahead = Math.min(claimStepBytes, maxFileBytes - total);
+        claim.bytes = await changeUploadSize(ledger, { ...claim, bytes: total }, ahead);
       });
       try {
         refuseMismatch(received, incoming);

@@ -47,14 +47,26 @@ export async function acceptUpload(ledger: Ledger, claim: QuotaClaim, name: stri
   await inTransaction(ledger, work, requestLimits);
 }
 
-/** Brings the claim's row to `claim.bytes`. Throws quota-exceeded. */
-export async function changeUploadSize(ledger: Ledger, claim: QuotaClaim): Promise<void> {
-  const { fileId, bytes } = claim;
-  const work = async (tx: Transaction): Promise<void> => {
-    await tx.file.updateMany({ where: { id: fileId, state: 'uploading' }, data: { sizeBytes: BigInt(bytes) } });
+/**
+ * Brings the claim's row to `claim.bytes`, and ahead of them by at most `aheadBytes`, so that not every chunk is a transaction.
+ * At most half of what is free is claimed ahead: an upload that would fit is not refused for what another one may never send.
+ * Throws quota-exceeded. Returns the bytes that are claimed.
+ */
+export async function changeUploadSize(ledger: Ledger, claim: QuotaClaim, aheadBytes: number): Promise<number> {
+  const { fileId, ownerId, bytes, quotaBytes } = claim;
+  const work = async (tx: Transaction): Promise<number> => {
+    const set = (sizeBytes: number) =>
+      tx.file.updateMany({ where: { id: fileId, state: 'uploading' }, data: { sizeBytes: BigInt(sizeBytes) } });
+    await set(bytes);
     await refuseOverQuota(tx, claim);
+    // The owner's row is locked by the update, so that this stays so until the commit.
+    const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { usedBytes: true, maxBytes: true } });
+    const free = Number((owner.maxBytes ?? BigInt(quotaBytes)) - owner.usedBytes);
+    const ahead = Math.min(aheadBytes, Math.floor(free / 2));
+    if (ahead > 0) await set(bytes + ahead);
+    return bytes + ahead;
   };
-  await inTransaction(ledger, work, requestLimits);
+  return inTransaction(ledger, work, requestLimits);
 }
 
 /**
