@@ -39,6 +39,10 @@ interface RouteDeclaration {
   access: Access;
   answers: Record<number, ResponseSpec>;
   problems: ErrorCode[];
+  /** It makes a plan of the whole site, of which an owner has so many a minute. */
+  plans?: boolean;
+  /** The largest JSON body; 64 KiB unless said. */
+  maxBodyBytes?: number;
   /** The body is bytes, which the handler reads as a stream. */
   bytes?: { description: string };
 }

@@ -2,6 +2,8 @@ import type { ErrorRequestHandler, Request, Response } from 'express';
 import { ledgerError } from '../../ledger/ledger-error.ts';
 import { BerthError, type ErrorCode, errorTable } from '../../model/errors.ts';
 
+import { jsonBoundErrors } from './json-bounds.ts';
+
 /** Seconds after which a request may be retried that failed for lack of capacity. */
 const retryAfterS = 5;
 
@@ -12,6 +14,7 @@ const parserErrors: Record<string, { code: ErrorCode; message: string }> = {
   'encoding.unsupported': { code: 'unsupported-media-type', message: 'The body has a Content-Encoding; send it as it is' },
   'charset.unsupported': { code: 'unsupported-media-type', message: 'The body is not in UTF-8' },
   'request.size.invalid': { code: 'bad-request', message: 'The body has not the length that Content-Length says' },
+  ...jsonBoundErrors,
   'request.aborted': { code: 'bad-request', message: 'The request ended before its body was complete' },
 };
 

@@ -3,9 +3,12 @@ import { BerthError, type FieldError } from '../../model/errors.ts';
 import { redactUrls } from '../../model/input/redact-url.ts';
 
 const shownChars = 80;
+/** A caller that has made one mistake a thousand times learns no more from a thousand answers. */
+const shownErrors = 50;
 
 function shorten(value: unknown): string {
   if (value === undefined) return 'nothing';
+  if (Array.isArray(value)) return `a list of ${value.length}`;
   const text = redactUrls(JSON.stringify(value) ?? typeof value);
   return text.length > shownChars ? `${text.slice(0, shownChars)}…` : text;
 }
@@ -34,7 +37,7 @@ function expectation(message: string): string {
 
 function describe(part: InputPart, input: unknown, issue: z.core.$ZodIssue): FieldError[] {
   if (issue.code === 'unrecognized_keys') {
-    return issue.keys.map((key) => ({
+    return issue.keys.slice(0, shownErrors + 1).map((key) => ({
       pointer: pointer(part, [...issue.path, key]),
       detail: `found ${shorten(valueAt(input, [...issue.path, key]))}; expected no field of this name`,
     }));
@@ -44,12 +47,23 @@ function describe(part: InputPart, input: unknown, issue: z.core.$ZodIssue): Fie
   return [{ pointer: pointer(part, issue.path), detail: `found ${shorten(found)}; ${expectation(inner)}` }];
 }
 
+/** The first errors; where there are more, the last one says so. */
+function firstErrors(part: InputPart, input: unknown, issues: readonly z.core.$ZodIssue[]): FieldError[] {
+  const fields: FieldError[] = [];
+  for (const issue of issues) {
+    fields.push(...describe(part, input, issue));
+    if (fields.length > shownErrors)
+      return [...fields.slice(0, shownErrors - 1), { pointer: pointer(part, []), detail: 'there are more errors' }];
+  }
+  return fields;
+}
+
 /** The parsed value; `bad-request` with each field, what was found and what was expected. */
 export function validate<S extends z.ZodType>(schema: S, part: InputPart, input: unknown): z.output<S> {
   const parsed = schema.safeParse(input);
   if (parsed.success) return parsed.data;
   throw new BerthError('bad-request', `The ${part} is not as this route expects it; see errors`, {
-    fields: parsed.error.issues.flatMap((issue) => describe(part, input, issue)),
+    fields: firstErrors(part, input, parsed.error.issues),
   });
 }
 
