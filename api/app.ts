@@ -7,12 +7,16 @@ import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
 import { signingKeysOf } from '../model/signed-url.ts';
 import type { ApiDeps } from './deps.ts';
+import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
+import { refuseUnboundedJson } from './http/json-bounds.ts';
+import { trackOpenRequests } from './http/open-requests.ts';
 import { describeApi } from './http/openapi.ts';
 import type { Operation } from './http/operation.ts';
 import { answerWithProblem, notFound } from './http/problem.ts';
 import { limitRate } from './http/rate-limit.ts';
+import { limitUnknownKeys } from './http/unknown-keys.ts';
 import { checkHealth, labelRoute, openMetrics } from './metrics.ts';
 import { drainRoutes } from './routes/drains.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -20,7 +24,9 @@ import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/hosts.ts';
 import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
+import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
+import { ownerRoutes } from './routes/owners.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { reservationRoutes } from './routes/reservations.ts';
 import { scheduleRoutes } from './routes/schedule.ts';
@@ -28,7 +34,8 @@ import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
 
-const jsonLimit = '4mb';
+/** Of a JSON body, unless its route says otherwise. */
+const defaultBodyBytes = 64 * 1024;
 const healthDeadlineMs = 2_000;
 
 /** Gives each request one id, for the answer, every log line and a problem: the caller's X-Request-Id when it is valid. */
@@ -95,6 +102,8 @@ function toHandler(operation: Operation): RequestHandler {
 interface AccessMiddleware {
   authenticate: RequestHandler;
   limit: RequestHandler;
+  /** Of routes that make a plan of the whole site. */
+  planLimit: RequestHandler;
   signature: RequestHandler;
 }
 
@@ -103,10 +112,20 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
   const before: Record<Operation['access'], RequestHandler[]> = {
     open: [],
     signed: [gates.signature],
-    client: [gates.authenticate, gates.limit],
+    client: [gates.authenticate, gates.limit, ...(operation.plans ? [gates.planLimit] : [])],
     operator: [gates.authenticate, gates.limit, requireOperator],
   };
-  const body = operation.body ? [requireJson, express.json({ limit: jsonLimit, inflate: false, strict: false })] : [];
+  const body = operation.body
+    ? [
+        requireJson,
+        express.json({
+          limit: operation.maxBodyBytes ?? defaultBodyBytes,
+          inflate: false,
+          strict: false,
+          verify: refuseUnboundedJson,
+        }),
+      ]
+    : [];
   return [...before[operation.access], ...body];
 }
 
@@ -134,8 +153,13 @@ function createBaseApp(log: Logger, eachRequest: boolean): Express {
 }
 
 /** The API's application and that of the operators' port. Neither listens: see api/serve.ts. */
-export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express; document: ReturnType<typeof describeApi> } {
-  const { ledger, temporal, repository, config, log, clock } = deps;
+export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
+  app: Express;
+  operatorsApp: Express;
+  document: ReturnType<typeof describeApi>;
+} {
+  const { ledger, temporal, repository, config, log, clock } = given;
+  const deps: ApiDeps = { ...given, sendLog: openLogSender(repository.logs, config.api.BERTH_LOG_READERS_PER_OWNER) };
   const metrics = openMetrics(ledger, clock);
   const operations = [
     taskRoutes,
@@ -149,17 +173,26 @@ export function createApp(deps: ApiDeps): { app: Express; operatorsApp: Express;
     repositoryRoutes,
     eventRoutes,
     scheduleRoutes,
+    ownerRoutes,
+    keyRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
+  // Without authentication: serializing it for each request would be work for anybody.
+  const documentText = JSON.stringify(document);
 
   const app = createBaseApp(log, true);
   app.use(metrics.observe);
   app.get('/openapi.json', labelRoute('/openapi.json'), (_req, res) => {
-    res.json(document);
+    res.type('json').end(documentText);
   });
   mount(app, [...operations, ...internalRoutes(deps)], {
-    authenticate: authenticate(openKeyring(ledger, clock)),
-    limit: limitRate(config.api.BERTH_RATE_PER_MINUTE),
+    authenticate: authenticate({
+      keyring: openKeyring(ledger, clock),
+      unknownKeys: limitUnknownKeys(config.api.BERTH_UNKNOWN_KEYS_PER_MINUTE, clock),
+      openRequests: trackOpenRequests(ledger, log, clock),
+    }),
+    limit: limitRate(config.api.BERTH_RATE_PER_MINUTE, 'requests', (caller) => caller.keyId),
+    planLimit: limitRate(config.api.BERTH_PLANS_PER_MINUTE, 'plans', (caller) => caller.ownerId),
     signature: requireSignature(signingKeysOf(config.signing), clock),
   });
   app.use(notFound, answerWithProblem);

@@ -1,6 +1,7 @@
 import type { Ledger } from '../ledger/client.ts';
 import type { readConfig } from '../model/config.ts';
 import type { Logger } from '../model/log.ts';
+import type { LogSender } from './files/follow-log.ts';
 import type { Repository } from './files/repository.ts';
 import type { WorkflowClient } from './temporal.ts';
 
@@ -9,6 +10,8 @@ export interface ApiDeps {
   temporal: WorkflowClient;
   repository: Repository;
   config: ReturnType<typeof readConfig<'api' | 'signing'>>;
+  /** Of all routes together: an owner's share is counted over tasks and builds. */
+  sendLog: LogSender;
   log: Logger;
   /** ms since 1970 */
   clock: () => number;

@@ -98,6 +98,30 @@ export const groups = {
     BERTH_MAX_QUEUED: count(1000).describe('Tasks and VMs that may wait for a host'),
     BERTH_MAX_QUEUED_PER_OWNER: count(200).describe('Tasks and VMs of one owner that may wait for a host'),
     BERTH_MAX_VMS_PER_OWNER: count(100).describe("Standalone VMs of one owner, unless the owner's row has a limit"),
+    BERTH_MAX_VCPUS_PER_OWNER: count(1024).describe(
+      "vCPUs of an owner's VMs and tasks that are not over, waiting ones included, unless the owner's row has a limit",
+    ),
+    BERTH_MAX_MEMORY_MIB_PER_OWNER: count(4 * 2 ** 20).describe('Memory of them, likewise'),
+    BERTH_MAX_DISK_MIB_PER_OWNER: count(64 * 2 ** 20).describe('Disk of them, images included, likewise'),
+    BERTH_MAX_TASKS_PER_OWNER: count(1000).describe("Tasks of an owner that are not over, unless the owner's row has a limit"),
+    BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER: count(4096).describe(
+      "vCPU-hours that are left of an owner's promised leases, unless the owner's row has a limit",
+    ),
+    BERTH_MAX_HORIZON_DAYS: count(92).describe(
+      "Days from now by which an owner's promised lease has to end, unless the owner's row has a limit",
+    ),
+    BERTH_LOG_READERS_PER_OWNER: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .default(50)
+      .describe('Logs that one owner may read or follow at a time, counted by each API process'),
+    BERTH_PLANS_PER_MINUTE: count(120).describe(
+      'Quotes and readings of the schedule of one owner in a minute, counted by each API process. 0: no limit',
+    ),
+    BERTH_UNKNOWN_KEYS_PER_MINUTE: count(60).describe(
+      'Unknown API keys in a minute from one address, after which others are refused unread; keys that were valid lately are not counted. 0: no limit',
+    ),
     BERTH_RATE_PER_MINUTE: count(6000).describe('Requests a minute of one key, counted by each API process. 0: no limit'),
   }),
   control: z.object({

@@ -81,7 +81,12 @@ export const leaseFields = z.strictObject({
   durationS: z.int().min(1).max(taskLimits.durationS).default(3600).meta({
     description: 'How long its VMs may run, from when they answer; what it takes to make and remove them is not counted',
   }),
-  priority: z.int().min(-100).max(100).optional().meta({ description: 'Higher goes first in the queue; 0 unless said' }),
+  priority: z
+    .int()
+    .min(-100)
+    .max(100)
+    .optional()
+    .meta({ description: 'Higher goes first in the queue; 0 unless said, and at most that for clients' }),
   preemptible: z
     .boolean()
     .optional()

@@ -6,11 +6,15 @@ import type { TaskLogs } from './task-logs.ts';
 
 /** How often a followed log is polled. Other API processes may write it, so this process gets no notification. */
 const pollMs = 200;
-/** How many logs one process sends at a time. */
-const maxSenders = 500;
+/** How many logs one process sends at a time, whoever reads them. */
+const maxSenders = 2000;
+/** How long the answer whether a task is over serves all that follow its log. */
+const overMs = 150;
 
 /** A log as a caller asks for it. */
 interface LogRequest {
+  /** Who reads it. */
+  reader: string;
   /** The task, or the VM of a build, whose log it is. */
   taskId: string;
   node: number;
@@ -61,22 +65,45 @@ async function sendLog(
   }
 }
 
+export type LogSender = (request: LogRequest, isOver: () => Promise<boolean>, res: Response) => Promise<void>;
+
+/** Answers `isOver` of one task for all that follow its log at this moment by one query. */
+function shareAnswers(): (taskId: string, isOver: () => Promise<boolean>) => Promise<boolean> {
+  const answers = new Map<string, Promise<boolean>>();
+  return (taskId, isOver) => {
+    const known = answers.get(taskId);
+    if (known !== undefined) return known;
+    const answer = isOver();
+    answers.set(taskId, answer);
+    setTimeout(() => answers.delete(taskId), overMs).unref();
+    return answer;
+  };
+}
+
 /**
- * Sends logs, at most `maxSenders` at a time; throws `unavailable` above that. A followed log is sent as it grows, until
- * its task is over and all that had arrived by then is sent; the client may disconnect at any time.
- * `isOver` is called before each poll: what arrives after it has returned true is not sent.
+ * Sends logs, at most `perReader` of one reader at a time (`rate-limited` above that) and `maxSenders` of all (`unavailable`). A
+ * followed log is sent as it grows, until its task is over and all that had arrived by then is sent; the client may disconnect
+ * at any time. `isOver` is called before each poll: what arrives after it has returned true is not sent.
  */
-export function openLogSender(
-  logs: TaskLogs,
-): (request: LogRequest, isOver: () => Promise<boolean>, res: Response) => Promise<void> {
-  let active = 0;
+export function openLogSender(logs: TaskLogs, perReader: number): LogSender {
+  const active = new Map<string, number>();
+  let all = 0;
+  const share = shareAnswers();
   return async (request, isOver, res) => {
-    if (active >= maxSenders) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
-    active += 1;
+    const { reader, taskId } = request;
+    const own = active.get(reader) ?? 0;
+    if (own >= perReader)
+      throw new BerthError('rate-limited', `This owner reads ${own} logs at the same time, of at most ${perReader}; end some`);
+    if (all >= maxSenders) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
+    all += 1;
+    active.set(reader, own + 1);
     try {
-      await sendLog(logs, request, isOver, res);
+      await sendLog(logs, request, () => share(taskId, isOver), res);
     } finally {
-      active -= 1;
+      all -= 1;
+      const left = (active.get(reader) ?? 1) - 1;
+      if (left === 0) active.delete(reader);
+      else active.set(reader, left);
     }
   };
 }

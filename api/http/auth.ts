@@ -4,6 +4,8 @@ import { findApiKey } from '../../ledger/owners/find-api-key.ts';
 import { hashApiKey } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
 import { type SigningKeys, type UrlVerdict, verifySignedUrl } from '../../model/signed-url.ts';
+import type { OpenRequests } from './open-requests.ts';
+import type { limitUnknownKeys } from './unknown-keys.ts';
 
 /** The bearer of an API key. A client sees what its owner has; an operator sees everything. */
 export interface Caller {
@@ -15,25 +17,37 @@ export interface Caller {
 /** Of routes without a caller: open ones, and those that take a signed URL. */
 export const anonymous: Caller = { keyId: '', ownerId: '', role: 'client' };
 
-/** How long a revoked key may still work in one process. */
-const cacheMs = 2_000;
+/** How long a revoked key may still be taken by one process: half of what is promised, for the query and a busy machine. */
+const cacheMs = 1_000;
 const cacheEntries = 10_000;
 
+/** The keys of the ledger, as one process knows them. */
+interface Keyring {
+  /** Whether the key was valid when it was last looked up here. */
+  knows(key: string): boolean;
+  /** null: there is no such key, it was revoked, or it has expired. */
+  find(key: string): Promise<Caller | null>;
+}
+
 /** Finds keys by their hash. Only keys that exist are remembered, so a new key works at once. */
-export function openKeyring(ledger: Ledger, clock: () => number): (key: string) => Promise<Caller | null> {
+export function openKeyring(ledger: Ledger, clock: () => number): Keyring {
   const known = new Map<string, { caller: Caller; until: number }>();
-  return async (key) => {
-    const hash = hashApiKey(key);
-    const cached = known.get(hash);
-    if (cached && cached.until > clock()) return cached.caller;
-    known.delete(hash);
-    const row = await findApiKey(ledger, hash);
-    if (row === null) return null;
-    const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
-    const oldest = known.keys().next();
-    if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
-    known.set(hash, { caller, until: clock() + cacheMs });
-    return caller;
+  return {
+    knows: (key) => known.has(hashApiKey(key)),
+    async find(key) {
+      const hash = hashApiKey(key);
+      const cached = known.get(hash);
+      if (cached && cached.until > clock()) return cached.caller;
+      const row = await findApiKey(ledger, hash, clock());
+      known.delete(hash);
+      if (row === null) return null;
+      const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
+      const oldest = known.keys().next();
+      if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
+      const until = Math.min(clock() + cacheMs, row.expiresAt?.getTime() ?? Number.POSITIVE_INFINITY);
+      known.set(hash, { caller, until });
+      return caller;
+    },
   };
 }
 
@@ -48,16 +62,30 @@ export function callerOf(req: Request): Caller {
   return callers.get(req) ?? anonymous;
 }
 
-/** 401 without a valid key. */
-export function authenticate(find: (key: string) => Promise<Caller | null>): RequestHandler {
-  return async (req, _res, next) => {
+interface Authentication {
+  keyring: Keyring;
+  unknownKeys: ReturnType<typeof limitUnknownKeys>;
+  openRequests: OpenRequests;
+}
+
+/** 401 without a valid key, and 429 after many unknown ones from one address. */
+export function authenticate({ keyring, unknownKeys, openRequests }: Authentication): RequestHandler {
+  async function findCaller(key: string, address: string): Promise<Caller | null> {
+    if (keyring.knows(key)) return keyring.find(key);
+    unknownKeys.admit(address);
+    const caller = await keyring.find(key);
+    if (caller !== null) unknownKeys.refund(address);
+    return caller;
+  }
+  return async (req, res, next) => {
     const match = /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '');
-    const caller = match ? await find(match[1]!) : null;
+    const caller = match ? await findCaller(match[1]!, req.socket.remoteAddress ?? '') : null;
     if (!caller) {
       const found = req.headers.authorization === undefined ? 'no Authorization header' : 'a key that is not valid';
       throw new BerthError('unauthenticated', `Found ${found}; expected "Authorization: Bearer <api key>"`);
     }
     callers.set(req, caller);
+    openRequests.track(caller.keyId, res);
     next();
   };
 }

@@ -12,10 +12,10 @@ import { BerthError } from '../../model/errors.ts';
 import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
 import { diskHeadBytes, knownOtherFormat } from '../../model/input/disk-format.ts';
+import { siteQuotas } from '../../model/owners/quota.ts';
 import { imageStates } from '../../model/states.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
-import { openLogSender } from '../files/follow-log.ts';
 import { json, noContent, streamed } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
@@ -60,9 +60,7 @@ const Published = z.strictObject({ published: z.boolean() }).meta({ id: 'ImagePu
 
 const viewerOf = (caller: Caller): ImageViewer => ({ owner: caller.ownerId, everyOwner: caller.role === 'operator' });
 
-export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDeps): Operation[] {
-  const sendLog = openLogSender(repository.logs);
-
+export function imageRoutes({ ledger, temporal, repository, sendLog, config, log, clock }: ApiDeps): Operation[] {
   /** What is certainly no disk is refused now, and not by the build. A file that is not there is acceptImage's to refuse. */
   async function refuseOtherFormat(owner: string, { base }: ImageRecipe): Promise<void> {
     const head = 'file' in base ? await repository.readHead(owner, base.file, diskHeadBytes) : null;
@@ -84,6 +82,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         'The same recipe has the same digest and is not built twice: 200 when it is ready, 202 while it is built. The name stands for it as soon as it is ready; VMs that were created from an earlier digest keep that.',
       access: 'client',
       body: ImageRecipe,
+      maxBodyBytes: 2 ** 20,
       answers: {
         200: { description: 'An image of this digest is ready', schema: Image, headers: { Location: 'The image' } },
         202: { description: 'It is being built', schema: Image, headers: { Location: 'The image' } },
@@ -93,7 +92,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         const { ownerId: owner, keyId } = caller;
         const request = idempotentPost(caller, idempotencyKey, '/v1/images', body);
         await refuseOtherFormat(owner, body);
-        const build = { owner: owner as OwnerId, recipe: body, nowMs: clock() };
+        const build = { owner: owner as OwnerId, recipe: body, quotas: siteQuotas(config.api), nowMs: clock() };
         const { answer } = await acceptImageOnce(ledger, request, build, (row, state) =>
           json(state === 'ready' ? 200 : 202, show(row), `/v1/images/${row.name}?digest=${row.digest}`),
         );
@@ -150,7 +149,7 @@ export function imageRoutes({ ledger, temporal, repository, log, clock }: ApiDep
         const row = await findImageByName(ledger, viewerOf(caller), name, selector);
         const isVisible = caller.role === 'operator' || row.ownerId === caller.ownerId;
         if (!isVisible || row.buildVmId === null) throw new BerthError('not-found', `There is no log of a build of ${name}`);
-        const request = { taskId: row.buildVmId, node: 0, follow: follow === '1' };
+        const request = { reader: caller.ownerId, taskId: row.buildVmId, node: 0, follow: follow === '1' };
         await sendLog(request, async () => (await readImageState(ledger, row.id)) !== 'building', res);
         return streamed;
       },

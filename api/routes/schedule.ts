@@ -7,6 +7,7 @@ import { json } from '../http/answer.ts';
 import type { Caller } from '../http/auth.ts';
 import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { type Operation, operation } from '../http/operation.ts';
+import { refuseHighPriority } from '../http/priority.ts';
 import { timeWithOffset } from '../schemas/common.ts';
 import { Quote, Schedule } from '../schemas/leases.ts';
 
@@ -53,6 +54,7 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       description:
         'Promised times do not change; the others are what the plan expects now. Of the caller’s own leases; an operator sees all.',
       access: 'client',
+      plans: true,
       query: Interval,
       answers: { 200: { description: 'The plan at this moment', schema: Schedule } },
       problems: [],
@@ -81,10 +83,12 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       summary: 'When would this start and end?',
       description: 'Answers from the present plan; nothing is booked, so a later request may get another answer.',
       access: 'client',
+      plans: true,
       body: QuoteOrder,
       answers: { 200: { description: 'What would be promised, expected, or refused', schema: Quote } },
-      problems: ['image-unknown'],
+      problems: ['forbidden', 'image-unknown'],
       handle: async ({ caller, body }) => {
+        refuseHighPriority(caller, body.lease.priority);
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
         return json(200, await readQuote(ledger, { owner: caller.ownerId, ...body, nowMs: clock() }));
       },

@@ -4,11 +4,11 @@ import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/re
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { TaskOrder } from '../../model/input/task-order.ts';
+import { siteQuotas } from '../../model/owners/quota.ts';
 import { isTerminal, taskStates } from '../../model/states.ts';
 import { StoredTaskSpec, taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import type { ApiDeps } from '../deps.ts';
-import { openLogSender } from '../files/follow-log.ts';
 import { json, streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
 import { bestEffort } from '../http/best-effort.ts';
@@ -16,6 +16,7 @@ import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { refuseHighPriority } from '../http/priority.ts';
 import { Id } from '../schemas/common.ts';
 import { Task } from '../schemas/tasks.ts';
 
@@ -65,9 +66,8 @@ function show(row: TaskRecord): z.input<typeof Task> {
   };
 }
 
-export function taskRoutes({ ledger, temporal, repository, config, log, clock }: ApiDeps): Operation[] {
-  const limits = { site: config.api.BERTH_MAX_QUEUED, owner: config.api.BERTH_MAX_QUEUED_PER_OWNER };
-  const sendLog = openLogSender(repository.logs);
+export function taskRoutes({ ledger, temporal, sendLog, config, log, clock }: ApiDeps): Operation[] {
+  const [quotas, maxQueued] = [siteQuotas(config.api), config.api.BERTH_MAX_QUEUED];
 
   return [
     operation({
@@ -80,8 +80,11 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
         'The task is durable when the request is answered. Follow it by its Location, its log, or the events. A lease with a fixed start is answered with its promise, or refused with 409 `lease-refused`: the problem then has `reason` and `alternatives`, up to three intervals that are available.',
       access: 'client',
       body: TaskOrder,
+      // A thousand inputs with the longest paths and URLs.
+      maxBodyBytes: 4 * 2 ** 20,
       answers: { 202: { description: 'Accepted', schema: Task, headers: { Location: 'The task' } } },
       problems: [
+        'forbidden',
         'image-unknown',
         'file-unknown',
         'digest-mismatch',
@@ -92,9 +95,10 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       ],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
+        refuseHighPriority(caller, body.lease.priority);
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
         const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', body);
-        const task = { owner, spec: body, limits, nowMs: clock() };
+        const task = { owner, spec: body, quotas, maxQueued, nowMs: clock() };
         const { answer, id, replayed } = await acceptTaskOnce(ledger, request, task, (row) =>
           json(202, show(row), `/v1/tasks/${row.id}`),
         );
@@ -167,12 +171,12 @@ export function taskRoutes({ ledger, temporal, repository, config, log, clock }:
       params: Id,
       query: LogQuery,
       answers: { 200: { description: 'The log', media: 'text/plain' } },
-      problems: ['not-found', 'unavailable'],
+      problems: ['not-found', 'rate-limited', 'unavailable'],
       handle: async ({ res, caller, params: { id }, query: { node, follow } }) => {
         const { vms } = await findTask(ledger, visibleOwner(caller), id);
         if (node >= vms.length)
           throw new BerthError('not-found', `The task ${id} has ${vms.length} nodes; there is no node ${node}`);
-        const request = { taskId: id, node, follow: follow === '1' };
+        const request = { reader: caller.ownerId, taskId: id, node, follow: follow === '1' };
         await sendLog(request, async () => isTerminal(await readTaskState(ledger, id)), res);
         return streamed;
       },

@@ -4,6 +4,7 @@ import { acceptOperationOnce, acceptVmOnce, changeVmRemovalRequested } from '../
 import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import { siteQuotas } from '../../model/owners/quota.ts';
 import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
 import type { ApiDeps } from '../deps.ts';
@@ -101,13 +102,14 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         'It waits for a host, boots, and runs until it is deleted or its lease ends. A lease with a fixed start is promised, or refused with 409 `lease-refused` and up to three `alternatives`.',
       access: 'client',
       body: VmRequest,
+      maxBodyBytes: 2 ** 20,
       answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
       problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'lease-refused', 'quota-exceeded', 'conflict'],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt });
         const request = idempotentPost(caller, idempotencyKey, '/v1/vms', body);
-        const vm = { owner, order: body, maxVms: config.api.BERTH_MAX_VMS_PER_OWNER, nowMs: clock() };
+        const vm = { owner, order: body, quotas: siteQuotas(config.api), nowMs: clock() };
         const { answer, id, replayed } = await acceptVmOnce(ledger, request, vm, (row) =>
           json(202, show(row), `/v1/vms/${row.id}`),
         );

@@ -1,20 +1,25 @@
+import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
+import { lockOwner } from '../owners/lock-owner.ts';
+import { refuseOverQuotas } from '../owners/quotas.ts';
 import { inTransaction, requestLimits } from '../transaction.ts';
 import { acceptImage, type BuildRequest } from './accept-image.ts';
 import { publishImages } from './publish-images.ts';
 import { findImageById, type ImageRecord } from './read-images.ts';
 import { type RetiredImages, type RetireRequest, retireImages } from './retire-images.ts';
 
-/** Accepts a recipe once for each idempotency key. Throws what acceptImage throws. */
+/** Accepts a recipe once for each idempotency key. Its VM counts against the owner's quotas. Throws quota-exceeded, and what acceptImage throws. */
 export async function acceptImageOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  build: BuildRequest,
+  build: BuildRequest & { quotas: QuotaLimits },
   answer: (image: ImageRecord, state: 'ready' | 'building') => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
+    await lockOwner(tx, 'quotas', build.owner);
     const { id, state } = await acceptImage(tx, build);
+    if (state === 'building') await refuseOverQuotas(tx, build.owner, { limits: build.quotas, nowMs: build.nowMs }, id);
     return answer(await findImageById(tx, id), state);
   });
 }

@@ -1,19 +1,15 @@
 import { BerthError } from '../../model/errors.ts';
+import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { lockOwner } from '../owners/lock-owner.ts';
+import { withinQuotas } from '../owners/quotas.ts';
 import type { Transaction } from '../transaction.ts';
 import { acceptTask, type TaskRequest } from './accept-task.ts';
 import { findTask, type TaskRecord } from './read-tasks.ts';
 
-/** How many tasks the queue holds at most, and how many of one owner whose row says nothing. */
-interface QueueLimits {
-  site: number;
-  owner: number;
-}
-
-/** The owner's bound is exact. The site's may be passed by as many tasks as are accepted at the same moment. */
-async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: QueueLimits): Promise<void> {
+/** The queue's length. The owner's bound is exact; the site's may be passed by as many tasks as are accepted at the same moment. */
+async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
   await lockOwner(tx, 'queue', ownerId);
   const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxQueued: true } });
   const ownerLimit = owner.maxQueued ?? limits.owner;
@@ -28,16 +24,20 @@ async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: Que
     throw new BerthError('queue-full', `The queue has ${queued} tasks, of at most ${limits.site}; try again later`);
 }
 
-/** Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask throws. */
+/**
+ * Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask throws.
+ * @param task `quotas`: the site's limits, for an owner whose row says nothing
+ */
 export async function acceptTaskOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  task: TaskRequest & { limits: QueueLimits },
+  task: TaskRequest & { maxQueued: number; quotas: QuotaLimits },
   answer: (task: TaskRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
-    await refuseWhenQueueFull(tx, task.owner, task.limits);
-    const id = await acceptTask(tx, task);
+    const { owner, quotas, nowMs } = task;
+    await refuseWhenQueueFull(tx, owner, { site: task.maxQueued, owner: quotas.queued });
+    const id = await withinQuotas(tx, owner, { limits: quotas, nowMs }, () => acceptTask(tx, task));
     return answer(await findTask(tx, task.owner, id));
   });
 }

@@ -1,8 +1,10 @@
 import { BerthError } from '../../model/errors.ts';
+import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { lockOwner } from '../owners/lock-owner.ts';
+import { withinQuotas } from '../owners/quotas.ts';
 import type { Transaction } from '../transaction.ts';
 import { acceptOperation, acceptVm, type VmAcceptance } from './accept-vm.ts';
 import { findVm, type VmRecord } from './read-vms.ts';
@@ -18,17 +20,17 @@ async function refuseTooManyVms(tx: Transaction, ownerId: string, maxVms: number
 
 /**
  * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm throws.
- * @param vm `maxVms`: of an owner whose row says nothing
+ * @param vm `quotas`: the site's limits, for an owner whose row says nothing
  */
 export async function acceptVmOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  vm: VmAcceptance & { maxVms: number },
+  vm: VmAcceptance & { quotas: QuotaLimits },
   answer: (vm: VmRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
-    await refuseTooManyVms(tx, vm.owner, vm.maxVms);
-    const id = await acceptVm(tx, vm);
+    await refuseTooManyVms(tx, vm.owner, vm.quotas.vms);
+    const id = await withinQuotas(tx, vm.owner, { limits: vm.quotas, nowMs: vm.nowMs }, () => acceptVm(tx, vm));
     return answer(await findVm(tx, vm.owner, id));
   });
 }

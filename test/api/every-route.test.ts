@@ -112,6 +112,15 @@ const calls: Record<string, () => Promise<Response>> = {
   'POST /v1/quotes': () => api.fetch(api.operator, 'POST', '/v1/quotes', { json: { image: 'debian-12' } }),
   'GET /v1/repository': () => api.fetch(api.operator, 'GET', '/v1/repository'),
   'PATCH /v1/repository': () => api.fetch(api.operator, 'PATCH', '/v1/repository', { json: { sweeps: 'on' } }),
+  'GET /v1/me': () => api.fetch(api.alice, 'GET', '/v1/me'),
+  'GET /v1/owners': () => api.fetch(api.operator, 'GET', '/v1/owners'),
+  'POST /v1/owners': () => api.fetch(api.operator, 'POST', '/v1/owners', { json: { name: 'physics' } }),
+  'GET /v1/owners/{id}': () => api.fetch(api.operator, 'GET', `/v1/owners/${api.alice.ownerId}`),
+  'PATCH /v1/owners/{id}': () =>
+    api.fetch(api.operator, 'PATCH', `/v1/owners/${api.alice.ownerId}`, { json: { quotas: { vcpus: 8 } } }),
+  'GET /v1/keys': () => api.fetch(api.alice, 'GET', '/v1/keys'),
+  'POST /v1/keys': () => api.fetch(api.alice, 'POST', '/v1/keys', { json: {} }),
+  'DELETE /v1/keys/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/keys/${api.bob.keyId}`),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
@@ -132,6 +141,8 @@ const bodies = [
   'POST /v1/hosts/{id}/drains',
   'POST /v1/drains/{id}/cancel',
   'POST /v1/reservations',
+  'POST /v1/owners',
+  'POST /v1/keys',
 ];
 
 test('every route refuses a parameter that it does not know', async () => {

@@ -4,7 +4,7 @@ import { type ProblemBody, type RunningApi, startApi, type TaskBody } from './ru
 
 let api: RunningApi;
 beforeAll(async () => {
-  api = await startApi();
+  api = await startApi({ BERTH_MAX_HORIZON_DAYS: '366' });
   await api.addImage('debian-12');
   await api.addHost('host-a');
 });
