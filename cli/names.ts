@@ -55,6 +55,14 @@ const files: Kind<Named> = {
   path: '/v1/files',
   isOver: () => false,
 };
+const owners: Kind<Named> = {
+  ...byName,
+  singular: 'owner',
+  plural: 'owners',
+  prefix: 'owner',
+  path: '/v1/owners',
+  isOver: () => false,
+};
 const drains: Kind<Item & { finishedAt: string | null }> = {
   singular: 'drain of the host',
   plural: 'drains of the host',
@@ -116,6 +124,7 @@ async function resolve<T extends Item>(connection: Connection, kind: Kind<T>, te
 
 export const resolveVm = (connection: Connection, text: string): Promise<string> => resolve(connection, vms, text);
 export const resolveTask = (connection: Connection, text: string): Promise<string> => resolve(connection, tasks, text);
+export const resolveOwner = (connection: Connection, text: string): Promise<string> => resolve(connection, owners, text);
 export const resolveFile = (connection: Connection, text: string): Promise<string> => resolve(connection, files, text);
 
 /** A drain is also known by its host. */

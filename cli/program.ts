@@ -9,6 +9,7 @@ import { addHostCommands } from './commands/hosts.ts';
 import { addImageCommands } from './commands/images.ts';
 import { addLeaseCommands } from './commands/leases.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
+import { addOwnerCommands } from './commands/owners.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
 import { addReservationCommands } from './commands/reservations.ts';
 import { addTaskCommands } from './commands/tasks.ts';
@@ -59,6 +60,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addDrainCommands(program, hosts, session);
   addReservationCommands(program, session);
   addRepositoryCommands(program, session);
+  addOwnerCommands(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
   return program;

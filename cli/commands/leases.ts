@@ -51,7 +51,7 @@ export function addLeaseOptions(command: Command): Command {
     .addOption(new Option('--reserve-at <time>', 'start then, or refuse: RFC 3339, or 15m, 2h, +900 from now on').argParser(time))
     .option('--immediate', 'start as soon as its VMs can be there, or refuse')
     .addOption(new Option('--deadline <time>', 'best effort that surely ends by then, or refuse').argParser(time))
-    .addOption(new Option('--priority <n>', 'higher goes first in the queue').argParser(integer))
+    .addOption(new Option('--priority <n>', 'higher goes first in the queue; above 0 for operators').argParser(integer))
     .option('--no-preemptible', 'best effort that is never suspended once it runs');
 }
 

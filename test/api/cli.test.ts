@@ -181,10 +181,10 @@ describe('tasks', () => {
   });
 
   test('may reserve; the plan shows it, and a quote returns what is possible', async () => {
-    const reserve = ['--reserve-at', '+3600', '--duration-s', '60', '--priority', '2'];
+    const reserve = ['--reserve-at', '+3600', '--duration-s', '60', '--priority', '-2'];
     const { out } = await berth([...submit, ...reserve, '--', 'true']);
     const task = await read(out.trim());
-    expect(task.lease).toMatchObject({ kind: 'reservation', durationS: 60, priority: 2 });
+    expect(task.lease).toMatchObject({ kind: 'reservation', durationS: 60, priority: -2 });
     expect(Date.parse(task.promise!.startAt) - Date.now()).toBeGreaterThan(3500_000);
     const schedule = await berth(['schedule', '--json']);
     const { leases } = JSON.parse(schedule.out) as { leases: { task: string; firm: boolean }[] };
@@ -375,6 +375,22 @@ test('events are printed to the last, from a cursor', async () => {
   expect(all.length).toBeGreaterThan(2);
   const rest = await berth(['events', '--after', all[0]!.sequence]);
   expect(rest.out.trim().split('\n')).toHaveLength(all.length - 1);
+});
+
+test('who one is, owners with their quotas, and keys', async () => {
+  const operator = { key: api.operator.key };
+  expect((await berth(['me'])).out).toMatch(/^owner .*alice.*\nkey .*\nQUOTA +USED +LIMIT\n(.*\n)*vcpus +\d+ +1024\n/);
+  expect((await berth(['owners', 'create', 'physics', '--quota', 'vcpus=64'], operator)).code).toBe(0);
+  const changed = await berth(['owners', 'set', 'physics', '--quota', 'vcpus=default', '--quota', 'tasks=3', '--json'], operator);
+  expect(JSON.parse(changed.out)).toMatchObject({ name: 'physics', quotas: { vcpus: { limit: 1024 }, tasks: { limit: 3 } } });
+  expect((await berth(['owners'], operator)).out).toMatch(/^ID +NAME +VCPUS .*\n(.*\n)*owner_\w+ +physics +0\/1024 .* 0\/3\n/);
+  expect((await berth(['owners'])).err).toContain('(forbidden)');
+  const create = ['keys', 'create', '--owner', 'physics', '--name', 'laptop', '--expires', '30d', '--json'];
+  const made = JSON.parse((await berth(create, operator)).out) as { id: string; key: string };
+  expect(JSON.parse((await berth(['me', '--json'], { key: made.key })).out)).toMatchObject({ owner: { name: 'physics' } });
+  expect((await berth(['keys'], { key: made.key })).out).toMatch(/^ID +NAME .*\nkey_\w+ +laptop +owner_\w+ +client +20/);
+  expect(JSON.parse((await berth(['keys', 'revoke', made.id, '--json'], operator)).out).revokedAt).not.toBeNull();
+  await vi.waitFor(async () => expect((await berth(['me'], { key: made.key })).err).toContain('(unauthenticated)'), 10_000);
 });
 
 describe('an invalid command', () => {
