@@ -53,7 +53,7 @@ const readBytes = 1024 * 1024;
 
 type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
 
-export function openGuestAgent(virsh: Virsh): GuestAgent {
+export function openGuestAgent(virsh: Pick<Virsh, 'call'>): GuestAgent {
   async function ask(domain: string, command: string, args?: { [key: string]: Json }, waitS = answerDeadlineS): Promise<Json> {
     const request = asciiJson({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
     let answer: Awaited<ReturnType<Virsh['call']>>;

@@ -5,6 +5,7 @@ import type { readConfig } from '../../model/config.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { Logger } from '../../model/log.ts';
 import { openDiskTool } from '../disk/disk-tool.ts';
+import { openAgentCalls } from '../guest/agent-calls.ts';
 import { openGuest } from '../guest/guest.ts';
 import { openGuestAgent } from '../guest/guest-agent.ts';
 import { openDiskMover } from '../libvirt/disk-mover.ts';
@@ -42,12 +43,17 @@ async function removeIdleNetworks(network: HostNetwork, store: VmStore): Promise
 }
 
 /** Opens all ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
+/** Calls of guests' agents at a time: of guests that answer, and of those that were slow or silent lately. */
+const agentPlaces = { quick: 24, slow: 6 };
+
 export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
   const root = config.BERTH_DISK;
   await prepareFolders(root);
   const virsh = openVirsh('qemu:///system', 6);
   // Apart: a guest determines how long its agent takes, and must not delay other calls.
-  const agentVirsh = openVirsh('qemu:///system', 24);
+  const agentVirsh = openVirsh('qemu:///system', agentPlaces.quick);
+  const slowAgentVirsh = openVirsh('qemu:///system', agentPlaces.slow);
+  const agentCalls = openAgentCalls(agentVirsh, slowAgentVirsh, agentPlaces);
   // A migration or a save holds its process for as long as it lasts; calls to guests must not wait for that.
   const longVirsh = openVirsh('qemu:///system', 8);
   // A restore holds its process, too, and must not wait for a migration.
@@ -79,7 +85,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     migrator: openMigrator(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    guest: openGuest(openGuestAgent(agentVirsh), nameservers, (domain) => store.paths(domain).identitySocket),
+    guest: openGuest(openGuestAgent(agentCalls), nameservers, (domain) => store.paths(domain).identitySocket),
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
@@ -99,6 +105,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     async close() {
       virsh.close();
       agentVirsh.close();
+      slowAgentVirsh.close();
       longVirsh.close();
       restoreVirsh.close();
       await dispatcher.close();
