@@ -11,6 +11,12 @@ const codes: Record<string, ErrorCode> = {
   BE007: 'conflict',
 };
 
+/**
+ * Classes of SQLSTATEs that depend on the values alone: 22, data exception, such as a number out of range; 23, a violated
+ * constraint. The same statement with the same values fails again, so a repetition only keeps a worker busy.
+ */
+const permanentClasses: readonly string[] = ['22', '23'];
+
 function property(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
 }
@@ -26,9 +32,10 @@ export function sqlState(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
-/** The BerthError of a violated constraint of the ledger; undefined for any other error. */
+/** The BerthError of a violated constraint or of a value that the ledger can't hold; undefined for any other error. */
 export function ledgerError(error: unknown): BerthError | undefined {
-  const code = codes[sqlState(error) ?? ''];
+  const state = sqlState(error) ?? '';
+  const code = codes[state] ?? (permanentClasses.includes(state.slice(0, 2)) ? 'ledger-refused' : undefined);
   if (code === undefined) return undefined;
   const message = property(driverCause(error), 'originalMessage');
   return new BerthError(code, typeof message === 'string' ? message : String(error), { cause: error });

@@ -57,6 +57,7 @@ export const errorTable = {
     title: 'The hosts of a reservation were not there in its time',
   },
   'vm-lost': { status: 500, retryable: false, fault: 'site', title: 'The VM disappeared while it ran' },
+  'guest-invalid': { status: 422, retryable: false, fault: 'caller', title: 'The guest reported what cannot be' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
   'vm-suspended': { status: 409, retryable: false, fault: 'site', title: 'The VM is suspended' },
@@ -77,6 +78,7 @@ export const errorTable = {
   'boot-failed': { status: 500, retryable: false, fault: 'site', title: 'The VM did not come up' },
   hypervisor: { status: 500, retryable: true, fault: 'site', title: 'The hypervisor refused' },
   ambiguous: { status: 500, retryable: false, fault: 'site', title: 'The outcome cannot be known yet' },
+  'ledger-refused': { status: 500, retryable: false, fault: 'site', title: 'The ledger cannot hold this value' },
   unavailable: { status: 503, retryable: true, fault: 'site', title: 'A part that Berth needs does not answer' },
   internal: { status: 500, retryable: true, fault: 'site', title: 'Berth made a mistake' },
 } as const satisfies Record<string, { status: number; retryable: boolean; fault: 'caller' | 'site'; title: string }>;

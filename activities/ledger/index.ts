@@ -12,6 +12,7 @@ import { listImageHosts, listImagesToSweep, recordImageRemoved, removeImageFiles
 import { reserveTemplate } from '../../ledger/images/template-vms.ts';
 import { stepPlan } from '../../ledger/leases/execute-plan.ts';
 import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from '../../ledger/leases/preemption.ts';
+import { ledgerError } from '../../ledger/ledger-error.ts';
 import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end-migration.ts';
 import { listMigrationsWithoutWorkflow, loadMigration } from '../../ledger/migrations/load-migration.ts';
 import { recordLoads, recordRecovery } from '../../ledger/migrations/measurements.ts';
@@ -54,8 +55,29 @@ import { loadVmLocation, setVmState } from '../../ledger/vms/vm-state.ts';
 
 export type { LedgerDeps } from '../../ledger/transaction.ts';
 
-/** Binds the ledger's functions to the contract of its activities. Throws BerthErrors, or the driver's errors while the database is unreachable. */
+/**
+ * Binds the ledger's functions to the contract of its activities. Throws BerthErrors, or the driver's errors while the
+ * database is unreachable.
+ */
 export function createLedgerActivities(deps: LedgerDeps): LedgerActivities {
+  return throwLedgerErrors(bindActivities(deps));
+}
+
+/** Also the errors of statements outside a transaction become what they stand for. */
+function throwLedgerErrors(activities: LedgerActivities): LedgerActivities {
+  const translated: Record<string, unknown> = {};
+  for (const [name, act] of Object.entries(activities))
+    translated[name] = async (...args: unknown[]) => {
+      try {
+        return await (act as (...args: unknown[]) => Promise<unknown>)(...args);
+      } catch (error) {
+        throw ledgerError(error) ?? error;
+      }
+    };
+  return translated as unknown as LedgerActivities;
+}
+
+function bindActivities(deps: LedgerDeps): LedgerActivities {
   return {
     loadTask: (id) => loadTask(deps, id),
     reserveTask: (id) => reserveTask(deps, id),

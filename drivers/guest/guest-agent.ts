@@ -115,8 +115,9 @@ export function openGuestAgent(virsh: Pick<Virsh, 'call'>): GuestAgent {
       if (handle === null) return null;
       try {
         if (from > 0) await ask(domain, 'guest-file-seek', { handle, offset: from, whence: 0 });
-        const read = await ask(domain, 'guest-file-read', { handle, count: Math.min(limit, readBytes) });
-        return decodeBase64(read, 'buf-b64');
+        const count = Math.min(limit, readBytes);
+        const read = await ask(domain, 'guest-file-read', { handle, count });
+        return decodeBase64(read, 'buf-b64', count);
       } finally {
         await ask(domain, 'guest-file-close', { handle });
       }
@@ -164,16 +165,27 @@ function number(value: Json): number {
   throw new BerthError('hypervisor', `the guest agent answered ${JSON.stringify(value).slice(0, 200)} for a number`);
 }
 
-/** A guest controls its agent's answers: only a string is decoded; anything else counts as empty. */
-function decodeBase64(value: Json, name: string): Buffer {
+/** A guest controls its agent's answers: only a string is decoded, and no more of it than was asked for. */
+function decodeBase64(value: Json, name: string, limitBytes: number): Buffer {
   const text = typeof value === 'object' && value !== null && !Array.isArray(value) ? value[name] : undefined;
-  return typeof text === 'string' ? Buffer.from(text, 'base64') : Buffer.alloc(0);
+  if (typeof text !== 'string') return Buffer.alloc(0);
+  return Buffer.from(text.slice(0, Math.ceil(limitBytes / 3) * 4), 'base64').subarray(0, limitBytes);
 }
+
+/** What a program that Berth starts in a guest prints: a line, or an error whose end is told. */
+const outputBytes = 64 * 1024;
 
 function execResult(status: Json): ExecResult {
   const fields = typeof status === 'object' && status !== null && !Array.isArray(status) ? status : {};
-  // A program that a signal ended has no exit code: 128 plus the signal, as in a shell.
-  const exitCode =
-    typeof fields.exitcode === 'number' ? fields.exitcode : 128 + (typeof fields.signal === 'number' ? fields.signal : 0);
-  return { exitCode, stdout: decodeBase64(status, 'out-data').toString(), stderr: decodeBase64(status, 'err-data').toString() };
+  return {
+    exitCode: exitCodeOf(fields),
+    stdout: decodeBase64(status, 'out-data', outputBytes).toString(),
+    stderr: decodeBase64(status, 'err-data', outputBytes).toString(),
+  };
+}
+
+/** A program that a signal ended has no exit code: 128 plus the signal, as in a shell. What is neither counts as a failure. */
+function exitCodeOf({ exitcode, signal }: { [key: string]: Json }): number {
+  const code = typeof exitcode === 'number' ? exitcode : 128 + (typeof signal === 'number' ? signal : 0);
+  return Number.isInteger(code) && code >= 0 && code <= 255 ? code : 255;
 }

@@ -1,3 +1,4 @@
+import { BerthError } from '../../model/errors.ts';
 import type { GuestJob, JobResult } from '../ports/guest.ts';
 
 /**
@@ -160,21 +161,32 @@ const notStartedReasons: Record<string, (program: string) => string> = {
   stopped: () => 'it was stopped before it started',
 };
 
-/** Reads `status`; null as long as its line isn't complete. Only berth-job writes the length of the log. */
+/** The longest line that berth-job writes is half as long. */
+const statusBytes = 256;
+
+/**
+ * Reads `status`; null as long as its line isn't complete. Only berth-job writes the length of the log. The guest can write
+ * anything there: `guest-invalid` for what berth-job never writes. That the values can be true is for the caller to check.
+ */
 export function parseJobStatus(text: string, program: string): JobResult | null {
-  if (!text.endsWith('\n')) return null;
-  const line = text.trim();
-  const why = notStartedReasons[line]?.(program);
-  if (why !== undefined) return { kind: 'notStarted', why };
-  const match = /^exit (\d+) ([01]) ([01]) (\d+\.\d+) (\d+\.\d+)(?: (\d+))?$/.exec(line);
-  if (match === null) throw new Error(`the guest's job ended with "${line.slice(0, 200)}"`);
+  const line = text.slice(0, statusBytes);
+  if (text.length > statusBytes || /\n./s.test(line)) throw invalidStatus(line);
+  if (!line.endsWith('\n')) return null;
+  const word = line.slice(0, -1);
+  // Own names only: the guest may write `constructor`.
+  if (Object.hasOwn(notStartedReasons, word)) return { kind: 'notStarted', why: notStartedReasons[word]!(program) };
+  const match = /^exit (\d{1,3}) ([01]) ([01]) (\d{1,12}\.\d{1,9}) (\d{1,12}\.\d{1,9})(?: (\d{1,15}))?\n$/.exec(line);
+  if (match === null) throw invalidStatus(line);
   const [, code, timedOut, stopped, began, ended, logBytes] = match;
   return {
     kind: 'exited',
     exitCode: Number(code),
     timedOut: timedOut === '1',
     stopped: stopped === '1',
-    seconds: Math.max(0, Number(ended) - Number(began)),
+    seconds: Number(ended) - Number(began),
     logBytes: logBytes === undefined ? null : Number(logBytes),
   };
 }
+
+const invalidStatus = (found: string): BerthError =>
+  new BerthError('guest-invalid', `reading how the command ended: the guest reports ${JSON.stringify(found.slice(0, 100))}`);

@@ -302,6 +302,24 @@ describe('requeueTask', () => {
   });
 });
 
+describe('a value that no repetition can make fit', () => {
+  // PostgreSQL's class 22, in a transaction, and in a statement of its own.
+  it.each([99_999_999_999, 2 ** 31])('is refused for good: the exit code %d', async (exitCode) => {
+    const { task } = await placed();
+    await advance(task, 'stagingOut');
+    const refused = { code: 'ledger-refused', retryable: false };
+    expect(await failure(fixture.activities.finishTask(task, outcome({ exitCode }), []))).toMatchObject(refused);
+    expect((await row(task)).state).toBe('stagingOut');
+  });
+
+  it('is refused for good where it is no text', async () => {
+    const { vms } = await placed();
+    const why = { code: 'internal' as const, message: 'a NUL in it: \u0000' };
+    const refused = { code: 'ledger-refused', retryable: false };
+    expect(await failure(fixture.activities.setVmState(vms[0]!.id, 'stuck', why))).toMatchObject(refused);
+  });
+});
+
 describe('finishTask', () => {
   it('releases the VMs of which nothing is left, and returns what was placed there', async () => {
     const { task, vms } = await placed({ resources: { ...roomy } });

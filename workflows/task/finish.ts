@@ -1,8 +1,9 @@
 import { condition } from '@temporalio/workflow';
-import type { TaskOutcome } from '../../contracts/ledger.ts';
+import type { Notification, TaskOutcome } from '../../contracts/ledger.ts';
+import type { VmId } from '../../model/ids.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
-import { taskErrorOf } from '../durable/failure.ts';
+import { codeOf, taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
 import { persistForever, unwindForever } from '../durable/retry-forever.ts';
@@ -17,18 +18,39 @@ export async function finishRun(run: TaskRun, nodes: TaskNode[], verdict: Verdic
   const removals = nodes.length === 0 ? [] : await removeAll(run, nodes, open);
   const stuck = new Set([...open].map(({ vm }) => vm.id));
   const free = task.vmIds.filter((id) => !stuck.has(id));
-  const notifications = await persistForever(run, 'the end of the task', (ledger) =>
-    ledger.finishTask(task.id, outcomeOf(run, nodes, verdict), free),
+  const { state, notifications } = await persistForever(run, 'the end of the task', () =>
+    writeEnd(run, outcomeOf(run, nodes, verdict), free),
   );
-  progress.setAttributes({ state: stuck.size > 0 ? 'stuck' : verdict.state });
+  progress.setAttributes({ state: stuck.size > 0 ? 'stuck' : state });
   await notifyWaiters(notifications);
   if (stuck.size > 0) {
     // The task has ended for its owner; the VM keeps its resources until it is certain that nothing of it is left.
     await Promise.all(removals);
     await notifyWaiters(await persistForever(run, 'the release of the VMs', (ledger) => ledger.releaseVms([...stuck])));
-    progress.setAttributes({ state: verdict.state });
+    progress.setAttributes({ state });
   }
-  return verdict.state;
+  return state;
+}
+
+/** Where the ledger can't hold what the task reports of itself, the task ends without that: no report keeps it open. */
+async function writeEnd(
+  { ledger, task }: TaskRun,
+  outcome: TaskOutcome,
+  free: VmId[],
+): Promise<{ state: TerminalTaskState; notifications: Notification[] }> {
+  try {
+    return { state: outcome.state, notifications: await ledger.finishTask(task.id, outcome, free) };
+  } catch (refusal) {
+    if (codeOf(refusal) !== 'ledger-refused') throw refusal;
+    const bare = withoutReport(outcome, taskErrorOf(refusal));
+    return { state: bare.state, notifications: await ledger.finishTask(task.id, bare, free) };
+  }
+}
+
+function withoutReport({ state, vms }: TaskOutcome, refusal: TaskError): TaskOutcome {
+  const verdict = state === 'cancelled' ? { state, error: null } : { state: 'failed' as const, error: refusal };
+  const unknownTimes = vms.map(({ id }) => ({ id, startedAt: null, endedAt: null }));
+  return { ...verdict, exitCode: null, outputs: [], bytesIn: 0, bytesOut: 0, vms: unknownTimes, timeline: [] };
 }
 
 /** Starts the removals, and waits for them with a timeout. A node that is still in `open` then is stuck; its removal goes on. */

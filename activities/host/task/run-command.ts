@@ -9,6 +9,7 @@ import type { VmId } from '../../../model/ids.ts';
 import { domainName } from '../vm/domain-names.ts';
 import { vmSuspendedError } from '../vm/suspend.ts';
 import { endingSignal } from './ending-signal.ts';
+import { boundJobResult } from './job-claims.ts';
 
 /**
  * Polls start at a short interval, so that a short command's end is seen at once, and get rarer, so that a long command
@@ -47,16 +48,21 @@ export async function runCommand(
     if (record.jobStartedMs === null || !(await guest.hasJob(name))) await guest.startJob(name, job);
   });
   const log = createLogUploader(ports, request, signal);
-  const end = await awaitCommandEnd(ports, request, startedMs, signal, log.upload);
-  await log.uploadRest(end.kind === 'exited' ? end.logBytes : null);
-  if (end.kind === 'notStarted')
-    throw new BerthError('command-not-started', `running ${JSON.stringify(request.command[0])}: ${end.why}`);
+  const claimed = await awaitCommandEnd(ports, request, startedMs, signal, log.upload);
+  const stoodStillMs = await idleMs(ports, request.vm.id);
+  const passedMs = clock.nowMs() - startedMs - stoodStillMs;
+  if (claimed.kind === 'notStarted') {
+    await log.uploadRest(null);
+    throw new BerthError('command-not-started', `running ${JSON.stringify(request.command[0])}: ${claimed.why}`);
+  }
+  const end = boundJobResult(claimed, { passedMs, logLimitBytes: request.log.limitBytes });
+  await log.uploadRest(end.logBytes);
   return {
     exitCode: end.timedOut ? null : end.exitCode,
     signal: endingSignal(end.exitCode),
     timedOut: end.timedOut,
     startedAt: new Date(startedMs).toISOString(),
-    endedAt: new Date(startedMs + (await idleMs(ports, request.vm.id)) + Math.round(end.seconds * 1000)).toISOString(),
+    endedAt: new Date(startedMs + stoodStillMs + Math.round(end.seconds * 1000)).toISOString(),
     logBytes: log.bytes(),
   };
 }

@@ -175,7 +175,24 @@ describe('the status line', () => {
     expect(parseJobStatus('', 'x')).toBeNull();
     expect(parseJobStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
     expect(parseJobStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
-    expect(() => parseJobStatus('whatever\n', 'x')).toThrow();
+  });
+
+  it.each([
+    'whatever\n',
+    'constructor\n',
+    // The exit code of the issue, and numbers that no line of berth-job has.
+    'exit 99999999999 0 0 1.0 2.0\n',
+    'exit -1 0 0 1.0 2.0\n',
+    'exit 0 2 0 1.0 2.0\n',
+    `exit 0 0 0 1.0 ${'9'.repeat(400)}.0\n`,
+    'exit 0 0 0 1e300 1e308\n',
+    'exit 0 0 0 NaN Infinity\n',
+    `exit 0 0 0 1.0 2.0 ${'9'.repeat(30)}\n`,
+    'exit 0 0 0 1.0 2.0\nexit 1 0 0 1.0 2.0\n',
+    `${' '.repeat(100_000)}\n`,
+    'x'.repeat(2 ** 20),
+  ])('that no job can have written is refused, and not read again: %j', (text) => {
+    expect(() => parseJobStatus(text, 'x')).toThrow(expect.objectContaining({ code: 'guest-invalid', retryable: false }));
   });
 });
 
