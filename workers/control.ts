@@ -7,6 +7,7 @@ import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { controlLimits } from './control-limits.ts';
 import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
@@ -41,10 +42,7 @@ const worker = await Worker.create({
   taskQueue: controlQueue,
   workflowBundle: bundle,
   activities: guard(createLedgerActivities({ ledger, signing, control, clock: () => Date.now() })),
-  // A little more than the ledger's connections: the rest waits here instead of in the pool, whose timeout is short.
-  maxConcurrentLocalActivityExecutions: 16,
-  maxConcurrentActivityTaskExecutions: 16,
-  maxConcurrentWorkflowTaskExecutions: 40,
+  ...controlLimits,
   shutdownForceTime: '8s',
   // After a worker was killed, the next steps of its workflows, due leases among them, wait this long for it.
   stickyQueueScheduleToStartTimeout: '3s',

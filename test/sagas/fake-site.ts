@@ -17,6 +17,7 @@ import { openLog } from '../../model/log.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { controlLimits } from '../../workers/control-limits.ts';
 import { workflowBundle } from '../../workers/workflow-bundle.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
@@ -116,6 +117,7 @@ export class FakeSite {
   async startControl(): Promise<void> {
     const activities = this.ledgerSteps();
     await this.#start('control', {
+      ...controlLimits,
       taskQueue: controlQueue,
       workflowBundle: await bundle(),
       activities: this.faults.wrap(guard(activities)),

@@ -93,6 +93,7 @@ export function killed(): Promise<never> {
 export class Faults {
   readonly #calls = new Map<string, Map<string, Call>>();
   readonly #plans = new Map<string, Plan>();
+  readonly #broken = new Map<string, string>();
   readonly #late = new Map<string, () => Promise<unknown>>();
   readonly #cancel: (workflowId: string) => Promise<unknown>;
 
@@ -102,6 +103,15 @@ export class Faults {
 
   plan(workflowId: string, call: Call, fault: Fault, code: ErrorCode = 'disk-full'): void {
     this.#plans.set(workflowId, { ...call, fault, code, fired: false });
+  }
+
+  /** Every call of this activity by this workflow fails, and may be tried again. */
+  breakForever(workflowId: string, name: string): void {
+    this.#broken.set(workflowId, name);
+  }
+
+  repair(): void {
+    this.#broken.clear();
   }
 
   /** Whether the planned call was made at all. */
@@ -141,6 +151,7 @@ export class Faults {
 
   async #meet(name: string, act: () => Promise<unknown>): Promise<unknown> {
     const { workflowId, call } = this.#identify(name);
+    if (this.#broken.get(workflowId) === name) throw failure();
     const plan = this.#plans.get(workflowId);
     if (plan === undefined || plan.fired || plan.name !== call.name || plan.nth !== call.nth) return act();
     plan.fired = true;

@@ -1,9 +1,10 @@
-import { CancellationScope, proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
+import { CancellationScope, proxyActivities, proxyLocalActivities, sleep } from '@temporalio/workflow';
 import type { HostActivities, ImageSource } from '../../contracts/host.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { hostQueue } from '../../model/temporal.ts';
-import { neverStarted } from './failure.ts';
+import { Backoff } from './backoff.ts';
+import { isPermanent, neverStarted } from './failure.ts';
 import { hostOptions, ledgerOptions, timing } from './timeouts.ts';
 
 type ActivityName = keyof HostActivities;
@@ -50,14 +51,26 @@ function serialize<T>(act: () => Promise<T>): Promise<T> {
 
 /**
  * The activities on the ledger, in the control worker's own process. They are short and always finish: a cancellation takes
- * effect at the next activity on a host, so that the result of a transaction is known before it is undone.
+ * effect at the next activity on a host, so that the result of a transaction is known before it is undone. A failure that a
+ * repetition can mend is repeated without limit, after a timer: between the series of attempts the step holds no slot of the
+ * control worker, and other branches of the workflow continue.
  */
 export function onLedger(pace: number): LedgerActivities {
-  const proxied = proxyLocalActivities<Record<string, (...args: unknown[]) => Promise<unknown>>>(ledgerOptions(pace));
+  const proxied = proxyLocalActivities<Record<string, (...args: unknown[]) => Promise<unknown>>>(ledgerOptions());
   const call =
     (activity: string) =>
     (...args: unknown[]) =>
-      CancellationScope.nonCancellable(() => serialize(async () => proxied[activity]!(...args)));
+      CancellationScope.nonCancellable(async () => {
+        for (let backoff: Backoff | null = null; ; ) {
+          try {
+            return await serialize(async () => proxied[activity]!(...args));
+          } catch (error) {
+            if (isPermanent(error)) throw error;
+          }
+          backoff ??= new Backoff(timing(pace).ledgerBackoff);
+          await sleep(backoff.next());
+        }
+      });
   return new Proxy({} as LedgerActivities, { get: (_, activity) => call(String(activity)) });
 }
 

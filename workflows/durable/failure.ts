@@ -30,6 +30,12 @@ export function neverStarted(error: unknown): boolean {
   return cause instanceof TimeoutFailure && cause.timeoutType === TimeoutType.SCHEDULE_TO_START;
 }
 
+/** Whether the same activity would fail again with the same arguments. A timeout says nothing about that. */
+export function isPermanent(error: unknown): boolean {
+  const cause = causeOf(error);
+  return !(cause instanceof TimeoutFailure) && !(cause instanceof ApplicationFailure && cause.nonRetryable !== true);
+}
+
 /** A failure that the workflow itself decides, in the same form as an activity's. */
 export function failure(code: ErrorCode, message: string): ApplicationFailure {
   return ApplicationFailure.create({ message, type: code, nonRetryable: true });

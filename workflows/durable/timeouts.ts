@@ -26,6 +26,8 @@ export interface Timing {
   runGraceMs: number;
   /** How long a task's end waits for the removal of its VMs, before the task ends with a stuck VM. */
   removalTimeoutMs: number;
+  /** Between two series of attempts of a step on the ledger, which a saga can't continue without. */
+  ledgerBackoff: { initialMs: number; maxMs: number };
   /** Between two attempts of RetryForever. An operator has to act; the signal `wakeUp` ends the pause. */
   refusedBackoff: { initialMs: number; maxMs: number };
   /** Between two rounds of a host's reconciliation. A finding needs two rounds, so it takes effect after ten minutes. */
@@ -61,6 +63,7 @@ export function timing(pace: number): Timing {
     overheadLimitMs: 10 * minute * pace,
     runGraceMs: 90 * second * pace,
     removalTimeoutMs: 2 * minute * pace,
+    ledgerBackoff: { initialMs: second * pace, maxMs: 30 * second * pace },
     refusedBackoff: { initialMs: 10 * second * pace, maxMs: hour * pace },
     reconcileIntervalMs: 5 * minute * pace,
     templateRetryMs: 15 * second * pace,
@@ -79,14 +82,13 @@ export function timing(pace: number): Timing {
 }
 
 /**
- * Ledger activities run in the control worker's own process. A saga can't continue without the ledger, so they are retried
- * without limit. Ten seconds are a hundred times what one takes, and not scaled: the ledger's own timeouts are just below.
+ * Ledger activities run in the control worker's own process, within a workflow task, whose slot they hold meanwhile: three
+ * attempts, within a fifth of a second where they fail at once. The workflow repeats them after a timer, which holds no slot
+ * (activity-proxies.ts). Ten seconds are a hundred times what one takes, and not scaled: the ledger's own timeouts are just
+ * below.
  */
-export function ledgerOptions(pace: number): LocalActivityOptions {
-  return {
-    startToCloseTimeout: 10 * second,
-    retry: { initialInterval: 50, backoffCoefficient: 2, maximumInterval: 5 * second * pace },
-  };
+export function ledgerOptions(): LocalActivityOptions {
+  return { startToCloseTimeout: 10 * second, retry: { initialInterval: 50, backoffCoefficient: 2, maximumAttempts: 3 } };
 }
 
 /**
