@@ -34,6 +34,17 @@ const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation
 /** Of what starts a site on a development machine. Whatever of it the product needs, each file of `site` needs as well. */
 const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
 
+/** On real VMs what `npm test` holds by the sagas and on single real hosts: of these files every test is for a full run. */
+const rounds = ['site/cancels.test.ts', 'site/templates.test.ts', 'site/web-server.test.ts'];
+
+/** Long trials on a single real host, whose parts the suites of the ports and the files of `site` hold. */
+const hostTrials = [
+  'contract/activities.real.test.ts',
+  'contract/disk-full.real.test.ts',
+  'contract/images.real.test.ts',
+  'contract/seed.real.test.ts',
+];
+
 export const projects: Record<string, Project> = {
   unit: {
     include: ['unit/**/*.test.ts', 'scheduler/**/*.test.ts', 'clean-machine/{documents,setup}.test.ts'],
@@ -57,15 +68,23 @@ export const projects: Record<string, Project> = {
   // From here on on this machine's own hypervisor, as root.
   // A guest of one processor keeps one busy; each file has hosts of its own.
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, emulated: true, workers: 2 },
-  host: { include: ['contract/**/*.real.test.ts'], testTimeoutMs: 360_000, emulated: true, workers: 2 },
+  host: {
+    include: ['contract/**/*.real.test.ts'],
+    exclude: hostTrials,
+    testTimeoutMs: 360_000,
+    emulated: true,
+    workers: 2,
+  },
   site: {
     include: ['site/**/*.test.ts'],
-    exclude: harness,
+    exclude: [...harness, ...rounds],
     testTimeoutMs: 600_000,
     oneByOne: true,
     shared: true,
     emulated: true,
   },
+  'host-trials': { include: hostTrials, testTimeoutMs: 360_000, emulated: true, workers: 2, fullOnly: true },
+  rounds: { include: rounds, testTimeoutMs: 600_000, oneByOne: true, shared: true, emulated: true, fullOnly: true },
   harness: { include: harness, testTimeoutMs: 600_000, oneByOne: true, emulated: true, fullOnly: true },
   acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, fullOnly: true },
   'clean-machine': {

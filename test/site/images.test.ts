@@ -10,7 +10,6 @@ import type { HostId, ImageId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import { fullTest } from '../full-test.ts';
-import { isFull } from '../tier.ts';
 import type { Problem } from './client.ts';
 import { onSharedSite } from './shared-site.ts';
 import { anotherClient, expectNothingLeft, onHost, type TestSite } from './the-site.ts';
@@ -58,7 +57,7 @@ function bootSector(line: string): Buffer {
 const small = { vcpus: 1, memoryMiB: 256, diskMiB: 64 };
 
 describe('an image that a client makes', () => {
-  test('is built in a VM, used by a task, found again by its recipe, and deleted', async () => {
+  fullTest('is built in a VM, used by a task, found again by its recipe, and deleted', async () => {
     const file = await here.client.upload('greeting', Buffer.from('hello from a file\n'));
     const recipe = {
       name: 'greeter',
@@ -180,13 +179,13 @@ describe('an image that a client makes', () => {
     }
   });
 
-  test('of an uploaded disk boots from that disk', async () => {
+  fullTest('of an uploaded disk boots from that disk', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'berth-disks-'));
     try {
       const raw = join(folder, 'raw');
       await writeFile(raw, Buffer.concat([bootSector('booted by its own disk'), Buffer.alloc(2 ** 20 - 512)]));
       await run(['qemu-img', 'convert', '-q', '-f', 'raw', '-O', 'qcow2', raw, join(folder, 'qcow2')], { deadlineMs: 30_000 });
-      for (const format of isFull ? ['raw', 'qcow2'] : ['qcow2']) {
+      for (const format of ['raw', 'qcow2']) {
         const file = await here.client.upload(format, await readFile(join(folder, format)));
         const recipe = { name: `bootable-${format}`, base: { file } };
         const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;

@@ -107,7 +107,7 @@ fullTest(
   },
 );
 
-test('a VM is copied to another host as files, and back, and on the way back only what changed is transferred', async () => {
+fullTest('a VM is copied to another host as files, and back, and on the way back only what changed is transferred', async () => {
   const subject = await working(here);
   const { vm } = subject;
   const there = await moveOver(here, (await move(here, vm, { mode: 'cold', moveDisk: true })).id);

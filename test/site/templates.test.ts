@@ -1,15 +1,13 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { fullTest } from '../full-test.ts';
-import { isFull } from '../tier.ts';
 import type { TaskAnswer } from './client.ts';
 import { move, moveOver } from './moves.ts';
 import { expectNothingLeft, onHost, openSite, type TestSite } from './the-site.ts';
 
 let here: TestSite;
 beforeAll(async () => {
-  here = await openSite(isFull ? 2 : 1, { BERTH_VCPU_RATIO: '8', BERTH_HOST_SHARE: '1' });
-  // Nothing is placed there; what runs may move there, in a full run.
-  if (isFull) await here.operator.callWithRetry('PATCH', '/v1/hosts/host2', { schedulable: false });
+  here = await openSite(2, { BERTH_VCPU_RATIO: '8', BERTH_HOST_SHARE: '1' });
+  // Nothing is placed there; what runs may move there.
+  await here.operator.callWithRetry('PATCH', '/v1/hosts/host2', { schedulable: false });
 });
 afterAll(() => here.stop());
 
@@ -59,32 +57,29 @@ test('ten VMs from one template have ten names, ids, keys, addresses and random 
 
 const kept = 'head -c 200000 /dev/urandom >/run/kept; mkdir out; sha256sum </run/kept >out/before';
 
-fullTest(
-  'a VM from a template moves live and as files, to hosts that have no such template, with all of its memory',
-  async () => {
-    const script = `${kept}; until [ -e /run/go ]; do sleep 0.1; done; sha256sum </run/kept >out/after`;
-    const order = { ...small, command: ['sh', '-c', script], outputs: ['out/*'], timeoutS: 600 };
-    const task = await here.client.until((await here.client.submit(order)).id, ['running'], 240);
-    const vm = task.vms[0]!;
-    expect([task.hosts, await bootsOf(task)]).toEqual([['host1'], [{ kind: 'warm', why: null }]]);
-    expect(await onHost(here, 'host2', ['sh', '-c', 'ls /var/lib/berth/images/*/templates 2>/dev/null || true'])).toBe('');
-    const away = await moveOver(here, (await move(here, vm, { to: 'host2', mode: 'live' })).id);
-    expect(away, JSON.stringify(away)).toMatchObject({ state: 'succeeded', to: 'host2' });
-    const back = await moveOver(here, (await move(here, vm, { to: 'host1', mode: 'cold' })).id);
-    expect(back, JSON.stringify(back)).toMatchObject({ state: 'succeeded', to: 'host1' });
-    const go = { execute: 'guest-exec', arguments: { path: '/bin/touch', arg: ['/run/go'] } };
-    await onHost(here, 'host1', ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(go)]);
-    const ended = await here.client.over(task.id, 240);
-    expect(ended, JSON.stringify(ended.error)).toMatchObject({ state: 'succeeded' });
-    const [after, before] = await Promise.all(
-      ended.outputs.toSorted((a, b) => a.path.localeCompare(b.path)).map(({ file }) => here.client.download(file)),
-    );
-    expect(after!.toString()).toBe(before!.toString());
-    await expectNothingLeft(here);
-  },
-);
+test('a VM from a template moves live and as files, to hosts that have no such template, with all of its memory', async () => {
+  const script = `${kept}; until [ -e /run/go ]; do sleep 0.1; done; sha256sum </run/kept >out/after`;
+  const order = { ...small, command: ['sh', '-c', script], outputs: ['out/*'], timeoutS: 600 };
+  const task = await here.client.until((await here.client.submit(order)).id, ['running'], 240);
+  const vm = task.vms[0]!;
+  expect([task.hosts, await bootsOf(task)]).toEqual([['host1'], [{ kind: 'warm', why: null }]]);
+  expect(await onHost(here, 'host2', ['sh', '-c', 'ls /var/lib/berth/images/*/templates 2>/dev/null || true'])).toBe('');
+  const away = await moveOver(here, (await move(here, vm, { to: 'host2', mode: 'live' })).id);
+  expect(away, JSON.stringify(away)).toMatchObject({ state: 'succeeded', to: 'host2' });
+  const back = await moveOver(here, (await move(here, vm, { to: 'host1', mode: 'cold' })).id);
+  expect(back, JSON.stringify(back)).toMatchObject({ state: 'succeeded', to: 'host1' });
+  const go = { execute: 'guest-exec', arguments: { path: '/bin/touch', arg: ['/run/go'] } };
+  await onHost(here, 'host1', ['virsh', '-q', 'qemu-agent-command', vm, JSON.stringify(go)]);
+  const ended = await here.client.over(task.id, 240);
+  expect(ended, JSON.stringify(ended.error)).toMatchObject({ state: 'succeeded' });
+  const [after, before] = await Promise.all(
+    ended.outputs.toSorted((a, b) => a.path.localeCompare(b.path)).map(({ file }) => here.client.download(file)),
+  );
+  expect(after!.toString()).toBe(before!.toString());
+  await expectNothingLeft(here);
+});
 
-fullTest('a VM whose template is broken boots, and reports it', async () => {
+test('a VM whose template is broken boots, and reports it', async () => {
   await onHost(here, 'host1', [
     'sh',
     '-c',

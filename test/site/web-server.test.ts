@@ -1,5 +1,4 @@
 import { expect, test } from 'vitest';
-import { isFull } from '../tier.ts';
 import { move, moveOver } from './moves.ts';
 import { onSharedSite } from './shared-site.ts';
 import { expectNothingLeft, type TestSite } from './the-site.ts';
@@ -11,7 +10,7 @@ onSharedSite((site) => {
 });
 
 /** Each move is like the one before, but from a host that has run the VM before. */
-const moves = isFull ? 5 : 1;
+const moves = 5;
 
 test('a web server under a constant rate of requests from another host moves, and answers every one', async () => {
   const task = await serving(here);
