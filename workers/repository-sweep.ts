@@ -89,6 +89,8 @@ export async function sweepRepository(deps: Deps): Promise<Sweep> {
   const { ledger, repository, clock } = deps;
   const mark = await readSiteMark(repository.root);
   const permit = await permitSweep(ledger, mark, clock());
+  // Also by a held sweep: the ledger that has returned may be the one that is held, and this takes nothing out.
+  const putBack = await putBackKnown(deps);
   if (permit.hold !== null) return { hold: permit.hold };
   const before = clock() - minOrphanAgeMs;
   const found = await findOrphans(deps, before, new Date(clock() - deps.logRetentionDays * dayMs));
@@ -98,7 +100,6 @@ export async function sweepRepository(deps: Deps): Promise<Sweep> {
     return { hold };
   }
   await writeSiteMark(repository.root, permit.mark);
-  const putBack = await putBackKnown(deps);
   let [bytes, unknownLogs] = [0, 0];
   for (const path of found.filePaths) if (await repository.quarantine.take(path, clock())) bytes += 1;
   for (const path of found.logPaths) if (await repository.quarantine.take(path, clock())) unknownLogs += 1;
