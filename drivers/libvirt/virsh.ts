@@ -182,8 +182,9 @@ const errorMark = (mark: string): string => `error: ${mark}\n`;
 /** Where the prompt's echo of the closing command ends and its output begins. */
 const outputMark = (mark: string): string => `echo ${mark}\n${mark}`;
 
+/** The two outputs are two pipes: the echo of the last command may arrive after what that command prints on the other. */
 function isComplete(out: string, err: string, mark: string): boolean {
-  return err.endsWith(errorMark(mark)) && out.includes(outputMark(mark));
+  return err.endsWith(errorMark(mark)) && out.includes(outputMark(mark)) && out.includes(`echo --err ${mark}\n`);
 }
 
 /** Standard output is: the prompt with the echoed command, a line feed, the output, and the prompt with the closing command. */

@@ -1,5 +1,8 @@
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { asciiJson } from '../../../../drivers/guest/guest-agent.ts';
 import { openVirsh, quoteForVirsh, VirshUnresponsive } from '../../../../drivers/libvirt/virsh.ts';
 
@@ -49,6 +52,37 @@ describe('the persistent virsh', () => {
   it('does not take one output for the end of another', async () => {
     const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => call('echo', `virsh # echo end-${index}`)));
     expect(answers).toEqual(Array.from({ length: 20 }, (_, index) => ({ ok: true, output: `virsh # echo end-${index}` })));
+  });
+
+  it('waits for the echo of its last command, which may come after that command’s output', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'berth-virsh-'));
+    const program = join(folder, 'virsh');
+    // As virsh does it, except that the echo is late.
+    await writeFile(
+      program,
+      `#!/bin/bash
+while IFS= read -r line; do
+  if [[ $line == 'echo --err '* ]]; then
+    echo "error: \${line#echo --err }" >&2
+    sleep 0.1
+    echo "virsh # $line"
+  else
+    printf 'virsh # %s\\n%s' "$line" "$(eval "$line")"
+  fi
+done
+`,
+    );
+    await chmod(program, 0o755);
+    vi.stubEnv('PATH', `${folder}:${process.env.PATH}`);
+    const late = openVirsh('test:///default', 1);
+    try {
+      for (const word of ['first', 'second', 'third'])
+        expect(await late.call(['echo', word], 10_000)).toEqual({ ok: true, output: word });
+    } finally {
+      late.close();
+      vi.unstubAllEnvs();
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('gives up at the deadline, and the next call starts a new one', async () => {
