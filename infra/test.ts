@@ -33,6 +33,8 @@ const before = await readTraces();
 const folder = await realpath(await mkdtemp(join(tmpdir(), 'berth-test-run-')));
 process.env.TMPDIR = folder;
 process.env[runMarker] = folder;
+// npm and tsc keep one in the temporary folder, which would be left behind.
+process.env.NODE_DISABLE_COMPILE_CACHE = '1';
 
 let passed = 0;
 const failures: string[] = [];
