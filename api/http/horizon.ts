@@ -1,7 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
-
-/** How far ahead a caller may plan, in days. Later times are typing errors, and years above 9999 are none to PostgreSQL. */
-export const horizonDays = 366;
+import { horizonDays } from '../../model/input/horizon.ts';
 
 /**
  * Refuses (`bad-request`) times beyond the horizon.

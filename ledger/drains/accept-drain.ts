@@ -3,6 +3,8 @@ import type { DrainId } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { drainEventTypes } from '../../model/events.ts';
 import { newId } from '../../model/ids.ts';
+import { isBeyondHorizon } from '../../model/input/horizon.ts';
+import type { HostState } from '../../model/states.ts';
 import { type DrainPlan, planDrain } from '../../scheduler/drains/drain-plan.ts';
 import { replanPromises } from '../leases/replan-promises.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
@@ -31,8 +33,8 @@ export async function acceptDrain(tx: Transaction, request: DrainRequest): Promi
   const { host, deadlineMs, nowMs } = request;
   // Of two concurrent requests for one host, the second waits here and then finds the drain of the first.
   await lockPlacement(tx);
-  const hosts = await tx.$queryRaw<{ schedulable: boolean; acceptsMigrations: boolean }[]>`
-    SELECT schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} FOR UPDATE`;
+  const hosts = await tx.$queryRaw<{ state: HostState; schedulable: boolean; acceptsMigrations: boolean }[]>`
+    SELECT state, schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} FOR UPDATE`;
   const before = hosts[0];
   if (before === undefined) throw new BerthError('not-found', `There is no host ${host}`);
   const last = await tx.drain.findFirst({ where: { hostId: host }, orderBy: { number: 'desc' } });
@@ -40,7 +42,8 @@ export async function acceptDrain(tx: Transaction, request: DrainRequest): Promi
     throw new BerthError('conflict', `Host ${host} is being emptied already: see drain ${last.id}`);
   const input = await readDrainInput(tx, { ...request, drain: '' });
   const plan = planDrain(input);
-  refuseUnlessInTime(request, plan);
+  // Nothing can be promised of a host that does not answer: its drain waits for it, and its deadline is an intention.
+  if (before.state === 'up') refuseUnlessInTime(request, plan);
   await replanPromises(tx, { hosts: [host], moves: plan.moves, during: null, nowMs });
   const id: DrainId = newId('drain');
   const row = await tx.drain.create({
@@ -70,11 +73,15 @@ export async function acceptDrain(tx: Transaction, request: DrainRequest): Promi
   return id;
 }
 
-/** Throws drain-impossible unless the plan meets the deadline. */
-export function refuseUnlessInTime({ host, deadlineMs }: { host: string; deadlineMs: number }, plan: DrainPlan): void {
+/** Throws drain-impossible unless the plan meets the deadline. A time that no request may name is no time that can be promised. */
+export function refuseUnlessInTime(
+  { host, deadlineMs, nowMs }: { host: string; deadlineMs: number; nowMs: number },
+  plan: DrainPlan,
+): void {
   const deadline = isoOf(deadlineMs);
   if (plan.emptyByMs !== null && plan.emptyByMs <= deadlineMs) return;
-  const earliest = plan.earliestMs === null ? 'No time can be promised' : `The earliest is ${isoCeil(plan.earliestMs)}`;
+  const earliestMs = plan.earliestMs === null || isBeyondHorizon(plan.earliestMs, nowMs) ? null : plan.earliestMs;
+  const earliest = earliestMs === null ? 'No time can be promised' : `The earliest is ${isoCeil(earliestMs)}`;
   const slowest = plan.moves.reduce<DrainPlan['moves'][number] | null>(
     (most, move) => (most === null || move.meanS > most.meanS ? move : most),
     null,
@@ -86,6 +93,6 @@ export function refuseUnlessInTime({ host, deadlineMs }: { host: string; deadlin
           slowest === null ? '' : `; the longest is ${slowest.vm} with ${Math.ceil(slowest.meanS)} s`
         }`;
   throw new BerthError('drain-impossible', `${host} cannot be empty by ${deadline}. ${earliest}. ${reasons}`, {
-    extra: { earliest: isoCeilOrNull(plan.earliestMs) },
+    extra: { earliest: isoCeilOrNull(earliestMs) },
   });
 }

@@ -1,6 +1,7 @@
 import type { DrainStep } from '../../contracts/ledger.ts';
 import { drainEventTypes } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { DrainPlanInput } from '../../scheduler/drains/drain-input.ts';
 import { type DrainPlan, planDrain } from '../../scheduler/drains/drain-plan.ts';
 import { isoNow } from '../transaction.ts';
 import { describePlan, describeRemaining } from './describe-plan.ts';
@@ -37,6 +38,7 @@ export async function emptyHost(context: DrainContext): Promise<DrainStep> {
   });
   const plan = planDrain(input);
   await tx.$executeRaw`UPDATE "Drain" SET plan = ${JSON.stringify(drainOutline(plan))}::jsonb WHERE id = ${drain.id}`;
+  if (isUnreachable(input, drain)) return waitForHost(context);
   if (input.vms.length === 0) return stepResult(context, { verifyEmpty: true, summary: describeRemaining(drain) });
   const inPhase = (kind: DrainVmState['phase']['kind']) => input.vms.filter(({ phase }) => phase.kind === kind);
   const ids = (vms: readonly DrainVmState[]) => vms.map(({ id }) => id as VmId);
@@ -64,6 +66,16 @@ export async function emptyHost(context: DrainContext): Promise<DrainStep> {
     images: await imagesFor(context, plan.moves),
     summary: describePlan(drain, plan),
   });
+}
+
+const isUnreachable = ({ hosts }: DrainPlanInput, { hostId, state }: DrainRow): boolean =>
+  state !== 'paused' && hosts.some((host) => host.id === hostId && host.state === 'unknown');
+
+/** Nothing can be moved from a host that does not answer, nor verified: the drain waits for it, also past its deadline. */
+async function waitForHost(context: DrainContext): Promise<DrainStep> {
+  const { drain } = context;
+  await enterState(context, 'waiting');
+  return stepResult(context, { summary: `**waits for ${drain.hostId}**, which does not answer` });
 }
 
 const waitForStartMs = (remainingMs: number): number =>

@@ -30,6 +30,16 @@ async function releaseSuspended(tx: Transaction, host: string, nowMs: number): P
 }
 
 /**
+ * Whether opening the host opens it to migrations as well: its last drain closed it to both, and found it open to migrations.
+ */
+async function reopensToMigrations(tx: Transaction, host: string): Promise<boolean> {
+  const rows = await tx.$queryRaw<{ reopens: boolean }[]>`
+    SELECT d."wasAccepting" AS reopens FROM "Drain" d JOIN "Host" h ON h.id = d."hostId"
+    WHERE h.id = ${host} AND NOT h.schedulable AND NOT h."acceptsMigrations" ORDER BY d.number DESC LIMIT 1`;
+  return rows[0]?.reopens ?? false;
+}
+
+/**
  * Changes what a host accepts. Throws not-found, and conflict for a host that is being drained: a trigger of the ledger
  * refuses, and names the drain.
  * @returns the host after the change, and the VMs whose workflows have to be notified: their restoration was requested
@@ -40,12 +50,13 @@ export async function changeHost(
   { schedulable, acceptsMigrations }: HostChangeRequest,
   nowMs: number,
 ): Promise<{ host: HostRecord; restored: VmId[] }> {
-  const data = {
-    ...(schedulable !== undefined && { schedulable }),
-    ...(acceptsMigrations !== undefined && { acceptsMigrations }),
-  };
   const work = async (tx: Transaction): Promise<{ host: HostRecord; restored: VmId[] }> => {
     const restored = schedulable === true ? await releaseSuspended(tx, id, nowMs) : [];
+    const accepts = acceptsMigrations ?? (schedulable === true && (await reopensToMigrations(tx, id)) ? true : undefined);
+    const data = {
+      ...(schedulable !== undefined && { schedulable }),
+      ...(accepts !== undefined && { acceptsMigrations: accepts }),
+    };
     const [host] = await tx.host.updateManyAndReturn({ where: { id }, data });
     if (!host) throw new BerthError('not-found', `There is no host ${id}`);
     return { host, restored };

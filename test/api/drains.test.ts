@@ -220,3 +220,32 @@ test('a host is not opened while a VM is still being suspended there for a drain
   expect([opened.status, opened.body.detail]).toEqual([409, expect.stringContaining('still being suspended')]);
   expect(await api.ledger.host.findUnique({ where: { id: host } })).toMatchObject({ schedulable: false });
 });
+
+test('a time beyond what a request may name is none that can be promised', async () => {
+  const [row] = await api.ledger.vm.findMany({ where: { id: vm } });
+  await api.ledger.lease.update({ where: { id: row!.leaseId! }, data: { durationS: 2_000_000_000, startedAt: new Date() } });
+  await api.ledger.task.update({ where: { id: row!.taskId! }, data: { startedAt: null } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
+  const { status, body } = await ask({ deadline: after(60) });
+  const problem = body as unknown as ProblemBody & { earliest: string | null };
+  expect([status, problem.code, problem.earliest]).toEqual([409, 'drain-impossible', null]);
+  expect(problem.detail).toContain('No time can be promised');
+});
+
+test('after an incomplete drain a host that is opened takes migrations again, unless they are refused in the same request', async () => {
+  const end = async () => {
+    const { body } = await ask();
+    await api.ledger.drain.update({ where: { id: body.id }, data: { state: 'incomplete', finishedAt: new Date() } });
+  };
+  const patch = (json: object) =>
+    api.call<{ schedulable: boolean; acceptsMigrations: boolean }>(api.operator, 'PATCH', `/v1/hosts/${host}`, { json });
+  await end();
+  expect((await patch({ schedulable: true })).body).toMatchObject({ schedulable: true, acceptsMigrations: true });
+  await end();
+  expect((await patch({ schedulable: true, acceptsMigrations: false })).body).toMatchObject({
+    schedulable: true,
+    acceptsMigrations: false,
+  });
+  // What an operator has closed while the host was open stays closed.
+  expect((await patch({ schedulable: true })).body.acceptsMigrations).toBe(false);
+});

@@ -92,3 +92,31 @@ test('a task’s VM that is suspended for a promise, and that no host can take, 
   expect(await fixture.ledger.host.findUniqueOrThrow({ where: { id: host } })).toMatchObject({ schedulable: true });
   await fixture.activities.beginRestoration(vm);
 });
+
+test('a drain of a host that does not answer is accepted, waits for it past its deadline, and goes on when it is back', async () => {
+  await fixture.sql(`UPDATE "Host" SET "acceptsMigrations" = true`);
+  const task = await accept(fixture, owner, { timeoutS: 86_400 });
+  const placement = await fixture.activities.reserveTask(task);
+  if (!placement.placed) throw new Error('there is no room for a task');
+  const { id: vm, host } = placement.vms[0]!;
+  for (const state of ['stagingIn', 'starting', 'running'] as const) await fixture.activities.advanceTask(task, state, []);
+  for (const state of ['creating', 'running'] as const) await fixture.activities.setVmState(vm, state);
+  await fixture.activities.markHostUnreachable(host);
+  const nowMs = fixture.now;
+  const id = await fixture.ledger.$transaction((tx) =>
+    acceptDrain(tx, {
+      ...{ strategy: 'auto', mode: 'auto', moveDisks: false, suspendInPlace: 'never', confidence: 0.99 },
+      ...{ host, deadlineMs: nowMs + 1000, returnAfterMs: null, returnVms: false, owner, reason: null, nowMs },
+    }),
+  );
+  fixture.now += 300_000;
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({
+    state: 'waiting',
+    moves: [],
+    verifyEmpty: false,
+    summary: `**waits for ${host}**, which does not answer`,
+  });
+  await fixture.sql(`UPDATE "Host" SET state = 'up' WHERE id = $1`, [host]);
+  const image = { host: host === 'host-a' ? 'host-b' : 'host-a' };
+  expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'moving', images: [image], sampleLoads: [vm] });
+});
