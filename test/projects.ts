@@ -29,7 +29,7 @@ const temporal = 'test/services/with-temporal.ts';
 const bundles = 'test/services/with-bundles.ts';
 
 /** Sagas whose tests say when something has to be done; nothing else runs meanwhile that keeps the processors busy. */
-const timed = ['sagas/leases.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
+const timed = ['sagas/leases.test.ts', 'sagas/preempted-work.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
 
 /** Of what starts a site on a development machine. Whatever of it the product needs, each file of `site` needs as well. */
 const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];
@@ -64,7 +64,7 @@ export const projects: Record<string, Project> = {
     workers: 2,
   },
   // They wait for moments, and do little in between.
-  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 3 },
+  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 4 },
   // From here on on this machine's own hypervisor, as root.
   // A guest of one processor keeps one busy; each file has hosts of its own.
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, emulated: true, workers: 2 },

@@ -1,6 +1,7 @@
 import { dirname, join } from 'node:path';
-import { expect, it } from 'vitest';
+import { expect } from 'vitest';
 import { newRecord } from '../../activities/host/vm-record.ts';
+import { fullTest } from '../full-test.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { vmOf } from './requests.ts';
@@ -17,7 +18,7 @@ movesContract(
   120_000,
 );
 
-it('a version that is damaged is refused and removed, and the next move transfers all', async () => {
+fullTest('a version that is damaged is refused and removed, and the next move transfers all', async () => {
   const { hosts, stop } = await openRealHosts(2);
   try {
     const [a, b] = hosts as [RealHost, RealHost];

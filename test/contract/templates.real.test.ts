@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { RunCommand, StageIn } from '../../contracts/host.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { fullTest } from '../full-test.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { vmOf } from './requests.ts';
 
@@ -100,7 +101,7 @@ describe('guests from one template', () => {
     for (const line of [1, 2, 5, 6]) expect(new Set(said.map((lines) => lines[line])).size).toBe(vms.length);
   });
 
-  it('have a root as large as requested', async () => {
+  fullTest('have a root as large as requested', async () => {
     const rootMiB = host.image().virtualMiB + 256;
     const vm = await prepared(undefined, { rootMiB });
     expect((await host.activities().ensureRunning(vm)).boot.kind).toBe('warm');
@@ -112,7 +113,7 @@ describe('guests from one template', () => {
     expect(Number(grown)).toBeGreaterThan(host.image().virtualMiB);
   });
 
-  it('start although their worker is killed at any moment, with their own identity', async () => {
+  fullTest('start although their worker is killed at any moment, with their own identity', async () => {
     const vm = await prepared();
     for (const ms of [5, 30, 80, 150, 250, 400]) {
       const outcome = await Promise.race([
@@ -130,8 +131,9 @@ describe('guests from one template', () => {
   });
 });
 
-describe('a template that is broken', () => {
-  it('does not prevent a VM from starting, is retired after three failures, and leaves nothing', async () => {
+fullTest(
+  'a template that is broken does not prevent a VM from starting, is retired after three failures, and leaves nothing',
+  async () => {
     const folder = `/var/lib/berth/images/${host.image().id}/templates`;
     await host.on([
       'sh',
@@ -147,5 +149,5 @@ describe('a template that is broken', () => {
     expect((await host.activities().ensureRunning(await prepared())).boot).toEqual({ kind: 'cold', why: 'template-retired' });
     expect((await host.activities().buildTemplate(newVm())).outcome).toBe('retired');
     expect((await host.on(['sh', '-c', `find ${folder} -mindepth 1 -maxdepth 1 -type d`])).trim()).toBe('');
-  });
-});
+  },
+);

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
+import { fullTest } from '../full-test.ts';
 import { expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -31,7 +32,7 @@ async function medianTaskMs(image: string): Promise<number> {
   return times.sort((a, b) => a - b)[Math.floor(healthyTasks / 2)]!;
 }
 
-test('a hundred tasks whose end the ledger refuses slow a healthy one by less than a second', async () => {
+fullTest('a hundred tasks whose end the ledger refuses slow a healthy one by less than a second', async () => {
   const image = await site.publishImage();
   await medianTaskMs(image);
   const aloneMs = await medianTaskMs(image);
@@ -45,7 +46,7 @@ test('a hundred tasks whose end the ledger refuses slow a healthy one by less th
 
   site.faults.repair();
   expect(await Promise.all(failing.map((id) => site.ended(id)))).toEqual(failing.map(() => 'succeeded'));
-}, 240_000);
+});
 
 test.each(['succeeded', 'failed'])('what the ledger can not hold of a task that has %s keeps it from no end', async (would) => {
   const id = await site.accept(would === 'failed' ? { outputs: ['absent'] } : order);
