@@ -16,7 +16,7 @@ interface Project {
   fullOnly?: boolean;
   /** One file after the other: where tests measure time on real guests, which starve each other. */
   oneByOne?: boolean;
-  /** Its files run in one process after the other, and share what a fixture of the process keeps: the site of test/site. */
+  /** The files of a worker process share its modules, and what a fixture of the process keeps: the site of test/site. */
   shared?: boolean;
   /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
   emulated?: boolean;
@@ -51,8 +51,17 @@ export const projects: Record<string, Project> = {
     testTimeoutMs: 90_000,
     setup: ['test/seed.ts'],
     quick: true,
+    shared: true,
+    workers: 4,
   },
-  contract: { include: ['contract/**/*.test.ts'], exclude: ['contract/**/*.real.test.ts'], testTimeoutMs: 90_000, quick: true },
+  contract: {
+    include: ['contract/**/*.test.ts'],
+    exclude: ['contract/**/*.real.test.ts'],
+    testTimeoutMs: 90_000,
+    quick: true,
+    shared: true,
+    workers: 4,
+  },
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
