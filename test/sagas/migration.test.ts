@@ -114,6 +114,12 @@ async function finish({ task, vm }: Pick<Moving, 'task' | 'vm'>): Promise<void> 
   expect(site.hosts.reduce((sum, one) => sum + (one.jobsStarted.get(vm) ?? 0), 0)).toBe(1);
 }
 
+async function whenAdmitted(id: MigrationId): Promise<{ toId: string }> {
+  const row = () => site.ledger.migration.findUniqueOrThrow({ where: { id } });
+  await site.until('it is admitted', async () => (await row()).reserved);
+  return { toId: (await row()).toId! };
+}
+
 /** VMs that no case uses: each case of the matrix takes one, or creates it, and returns it if it is unharmed. */
 const atRest: Running[] = [];
 
@@ -556,6 +562,20 @@ test('a VM that has lost both copies is reported, and its task fails', async () 
   move.from.crashDomain(move.vm);
   await begin(move);
   expect(await ended(move.workflow)).toBe('rolledBack');
+  expect(await site.ended(move.task)).toBe('failed');
+  await expectEverythingOrNothing(site, move.task);
+});
+
+test('a guest that powers off while its memory is copied is reported as that', async () => {
+  const move = await moving();
+  move.from.nonConverging.add(move.vm);
+  await begin(move);
+  const { toId } = await whenAdmitted(move.id);
+  await site.until('its memory is copied', async () => hostOf(toId).domains.get(move.vm)?.status.reason === 'migrating');
+  move.from.crashDomain(move.vm);
+  expect(await ended(move.workflow)).toBe('rolledBack');
+  const { error } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+  expect(error).toMatchObject({ code: 'vm-lost', message: expect.stringContaining(`The guest of ${move.vm} ended`) });
   expect(await site.ended(move.task)).toBe('failed');
   await expectEverythingOrNothing(site, move.task);
 });

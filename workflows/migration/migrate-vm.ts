@@ -2,6 +2,7 @@ import { CancellationScope } from '@temporalio/workflow';
 import type { LedgerActivities, MigrationRoute } from '../../contracts/ledger.ts';
 import type { HostId, TaskId } from '../../model/ids.ts';
 import type { MigrationId, MigrationRecord, MigrationState } from '../../model/migration.ts';
+import type { TaskError } from '../../model/task.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { unreachableText } from '../durable/detail-texts.ts';
@@ -113,6 +114,20 @@ async function runMigration(
   });
 }
 
+const endedWithoutError: TaskError = {
+  code: 'hypervisor',
+  message: 'The hypervisor ended the migration without success, and without an error',
+};
+
+/** Neither host has a live domain: what the hypervisor says of its migration is a consequence. */
+function guestEnded({ vmId, route }: MigrationRun, error: TaskError | null): TaskError {
+  const said = error === null ? '' : `. The hypervisor: ${error.message}`;
+  return {
+    code: 'vm-lost',
+    message: `The guest of ${vmId} ended during its migration from ${route.from.id} to ${route.to.id}: it powered off or crashed, and neither host has a domain of it${said}`,
+  };
+}
+
 /** Finds out where the VM is, writes that to the ledger and cleans up the other host. @returns whether it has moved */
 async function endMigration(
   run: MigrationRun,
@@ -136,11 +151,8 @@ async function endMigration(
     return true;
   }
   if (!nothingBegun) await (isCold ? cleanUpColdHosts(run, false) : cleanUpHost(run, 'to'));
-  const reason = error ?? {
-    code: 'hypervisor',
-    message: 'The hypervisor ended the migration without success, and without an error',
-  };
-  const failure = { ...totals(), error: reason, lost: outcome === 'lost' };
+  const lost = outcome === 'lost';
+  const failure = { ...totals(), error: lost ? guestEnded(run, error) : (error ?? endedWithoutError), lost };
   await notifyWaiters(await persistEnd(run, (ledger) => ledger.rollBackMigration(run.id, failure)));
   await notify(ownerWorkflowId, signalName.locationChanged);
   return false;
