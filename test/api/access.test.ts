@@ -78,7 +78,7 @@ describe('what belongs to another owner', () => {
 });
 
 describe('images', () => {
-  test("are the operator'of the operator are for all owners, and an owner's are for itself's for itself", async () => {
+  test("of the operator are for all owners, and an owner's are for itself", async () => {
     await api.addImage('bobs', api.bob);
     const names = async (party: typeof api.alice) =>
       (await api.call<Page<{ name: string }>>(party, 'GET', '/v1/images')).body.items.map(({ name }) => name).toSorted();

@@ -52,6 +52,12 @@ const strongestOnHost: Fault[] = ['refusedAfter', 'late', 'killedAfter', 'cancel
  */
 const strongestOnLedger: Fault[] = ['failsAfter', 'refusedAfter'];
 
+/**
+ * Faults for the calls of a variant of a saga whose own matrix has every kind: one that is retried and one that is undone.
+ * A full run has all of them.
+ */
+export const faultsOfVariant: readonly Fault[] = isFull ? allFaults : ['failsAfter', 'killedAfter', 'refusedAfter'];
+
 type FaultCase<C> = C & { fault: Fault; what: string };
 
 /**

@@ -6,7 +6,7 @@ import type { ColdCopyPass, MigrationId, MigrationJob, MigrationState } from '..
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, type Fault } from './faults.ts';
+import { type Call, everyFault, type Fault, faultsOfVariant } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -245,7 +245,7 @@ describe('whose hosts lose each other at the switch', () => {
     await finish(move);
   });
 
-  test.concurrent.each(everyFault(queries))(
+  test.concurrent.each(everyFault(queries, faultsOfVariant))(
     'it runs once, at the target or at the source: $name $nth $fault',
     async ({ fault, ...at }) => {
       await onALane({}, async (move) => {
@@ -320,7 +320,7 @@ describe('whose disks have to follow', () => {
   });
 
   const after = [call('migrateDisks'), call('resolveDiskMigration'), call('finishDiskMove'), call('removeLeftover', 2)];
-  test.concurrent.each(everyFault(after))(
+  test.concurrent.each(everyFault(after, faultsOfVariant))(
     'it runs at the target, with its disks there or at its old home: $name $fault',
     async ({ fault, ...at }) => {
       await onALane({ moveDisk: true }, async (move) => {
@@ -398,7 +398,7 @@ describe('whose disks move alone, later', () => {
 
   // The other calls are also the end of a live one, whose matrix has them.
   const struck = alone.filter(({ name }) => ['reserveMigration', 'migrateDisks', 'finishDiskMove'].includes(name));
-  test.concurrent.each(everyFault(struck))(
+  test.concurrent.each(everyFault(struck, faultsOfVariant))(
     'it has its disks where it runs, or at their old home: $name $fault',
     async ({ fault, ...at }) => {
       const { move, there, workflow } = await away();
@@ -465,7 +465,7 @@ describe('that is copied as files', () => {
     'resolveRestore',
   ];
   const cold = [...calls, 'commitMigration', 'removeColdLeftover'].map((name) => call(name));
-  test.concurrent.each(everyFault(cold))(
+  test.concurrent.each(everyFault(cold, faultsOfVariant))(
     'runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       await onALane({ mode: 'cold', moveDisk: true }, async (move) => {
@@ -546,7 +546,7 @@ describe('whose guest writes faster than its memory is copied', () => {
 
   // After these calls it is a cold one, whose calls have a matrix of their own.
   const onTheWay = [call('abortMigration'), call('fallBackToCold')];
-  test.concurrent.each(everyFault(onTheWay))(
+  test.concurrent.each(everyFault(onTheWay, faultsOfVariant))(
     'and may be copied as files runs at the target, or at the source as before: $name $fault',
     async ({ fault, ...at }) => {
       const move = await writing({ coldFallback: true });

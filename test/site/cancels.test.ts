@@ -15,7 +15,7 @@ const order = {
   command: ['sh', '-c', 'cp in/bytes copy; sleep 3'],
   inputs: [] as { path: string; file: string }[],
   outputs: ['copy'],
-  resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
+  resources: { vcpus: 1, memoryMiB: 192, diskMiB: 256 },
 };
 
 async function cancelledWhile(phase: string): Promise<void> {

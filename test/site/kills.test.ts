@@ -23,7 +23,7 @@ const order = () => ({
   command: ['sh', '-c', 'echo started; cp in/bytes copy; sleep 3; echo ended'],
   inputs: [{ path: 'in/bytes', file: input }],
   outputs: ['copy'],
-  resources: { vcpus: 1, memoryMiB: 256, diskMiB: 256 },
+  resources: { vcpus: 1, memoryMiB: 192, diskMiB: 256 },
 });
 
 /** A minute where an undisturbed task of the kind takes its usual time; proportionally longer on a slower machine. */
