@@ -17,6 +17,19 @@ export interface RunningTemporal {
  * happened on a machine with a load of 13; every namespace is lost with it.
  */
 export async function startTemporalServer(): Promise<RunningTemporal> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await startOnce();
+    } catch (error) {
+      if (attempt === attempts || !(error instanceof Error) || !error.message.includes('address already in use')) throw error;
+    }
+  }
+}
+
+/** Its own parts listen on ports that it found free a moment before; a connection of another process may have one since. */
+const attempts = 3;
+
+async function startOnce(): Promise<RunningTemporal> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-temporal-'));
   const port = await freePort();
   const address = `127.0.0.1:${port}`;
