@@ -70,7 +70,7 @@ export const projects: Record<string, Project> = {
     exclude: timed,
     testTimeoutMs: 240_000,
     services: [postgres, temporal, bundles],
-    workers: 2,
+    workers: 3,
   },
   // They wait for moments, and do little in between.
   timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 4 },
@@ -96,6 +96,7 @@ export const projects: Record<string, Project> = {
   rounds: { include: rounds, testTimeoutMs: 600_000, oneByOne: true, shared: true, emulated: true, fullOnly: true },
   harness: { include: harness, testTimeoutMs: 600_000, oneByOne: true, emulated: true, fullOnly: true },
   acceptance: { include: ['acceptance/**/*.test.ts'], testTimeoutMs: 900_000, oneByOne: true, fullOnly: true },
+  mutations: { include: ['mutations/**/*.test.ts'], testTimeoutMs: 10 * 60_000, oneByOne: true, fullOnly: true },
   'clean-machine': {
     include: ['clean-machine/clean-machine.test.ts'],
     testTimeoutMs: 25 * 60_000,
