@@ -14,11 +14,12 @@ interface Timed {
   cpuS: number;
 }
 
-function timed(trace: Trace, policy: SimulationPolicy, checked: boolean): Timed {
+/** Every schedule is audited; the audit is not timed. */
+function timed(trace: Trace, policy: SimulationPolicy): Timed {
   const before = process.cpuUsage();
   const schedule = simulate(trace, policy);
   const spent = process.cpuUsage(before);
-  const broken = checked ? audit(trace, schedule) : [];
+  const broken = audit(trace, schedule);
   if (broken.length > 0) throw new Error(`BUG: ${trace.name}: ${broken[0]}`);
   return { metrics: measure(trace, schedule), cpuS: (spent.user + spent.system) / 1e6 };
 }
@@ -36,7 +37,7 @@ function benchHaizea(): void {
   const rows = loadHaizea();
   // The first runs include JIT compilation, which would count as scheduling time.
   for (const row of rows.slice(0, 5)) simulate(loadTrace(row.trace), configurations[row.config]!);
-  const results = rows.map((row) => ({ row, ...timed(loadTrace(row.trace), configurations[row.config]!, true) }));
+  const results = rows.map((row) => ({ row, ...timed(loadTrace(row.trace), configurations[row.config]!) }));
   logProgress('                                              complete (s)            mean wait (s)    refused       leases/s');
   logProgress('trace                    configuration      Haizea   ours  ratio     Haizea   ours  Haizea ours  Haizea    ours');
   for (const { row, metrics, cpuS } of results) logProgress(haizeaLine(row, metrics, cpuS));
@@ -95,7 +96,7 @@ function benchSpeed(): void {
   for (const name of ['scale_par_n8_l1000', 'scale_par_n100_l1000', 'scale_ser_n100_l1000']) {
     for (const config of ['novm', 'predeploy-susp']) {
       const trace = loadTrace(name);
-      const { cpuS } = timed(trace, configurations[config]!, true);
+      const { cpuS } = timed(trace, configurations[config]!);
       const theirs = haizea.find((row) => row.trace === name && row.config === config)?.leasesPerS ?? null;
       const value = trace.leases.length / cpuS;
       printFigure(`leases.speed.${name}.${config}`, value, 'leases/s', theirs);
@@ -103,7 +104,7 @@ function benchSpeed(): void {
   }
   for (const name of ['scale_ser_n1000_l5000', 'scale_par_n1000_l5000']) {
     const trace = generateTrace(name, 1)!;
-    const { cpuS } = timed(trace, configurations['predeploy-susp']!, false);
+    const { cpuS } = timed(trace, configurations['predeploy-susp']!);
     // The baseline is the target of one minute of CPU.
     printFigure(`leases.cpu.${name}.predeploy-susp`, cpuS, 's', 60);
   }
@@ -165,7 +166,7 @@ function benchPaper(): void {
   for (const name of experiment3Names()) {
     const trace = generateTrace(name, 1)!;
     for (const config of five) {
-      const { metrics } = timed(trace, configurations[config]!, true);
+      const { metrics } = timed(trace, configurations[config]!);
       const batch = name.split('_')[1]!;
       for (const key of [`all ${config}`, `${batch} ${config}`, `${name} ${config}`]) {
         const entry = figures.get(key) ?? { util: [], end: [] };
@@ -230,7 +231,7 @@ function benchDeployed(): void {
   for (const name of ['III', 'IV']) {
     const trace = generateTrace(name, 1)!;
     const [without, cached] = ['VM_suspend_ov10', 'VM_suspend_cache_ov10'].map(
-      (config) => timed(trace, configurations[config]!, true).metrics,
+      (config) => timed(trace, configurations[config]!).metrics,
     );
     logProgress(`trace ${name}: ${cached!.mb_deployed} MB deployed with caches of 3 images, ${without!.mb_deployed} without`);
     printFigure(`leases.paper.deployed.${name}`, cached!.mb_deployed, 'MB', without!.mb_deployed);

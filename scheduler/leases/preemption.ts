@@ -1,4 +1,4 @@
-import { fitCount, type Shape } from './lease.ts';
+import type { Shape } from './lease.ts';
 import { type LeaseRecord, memoryOpS, type PlanState, vmStartAt } from './plan-state.ts';
 
 /** Work to suspend (or, without suspension, to stop) from `at` on, so that its hosts are free in time. */
@@ -40,13 +40,31 @@ export function canPreemptGangsInTime(state: PlanState, record: LeaseRecord, now
   return tooLate([...state.upcoming, record]) <= tooLate(state.upcoming);
 }
 
+/** What is on hosts beside promises. */
+interface PreemptionContext {
+  state: PlanState;
+  preempted: Set<LeaseRecord>;
+  /** VMs whose suspend has begun, by host. */
+  suspending: ReadonlyMap<number, { shape: Shape; until: number }[]>;
+}
+
+function suspendingByHost({ underway }: PlanState): PreemptionContext['suspending'] {
+  const byHost = new Map<number, { shape: Shape; until: number }[]>();
+  for (const { phase, allocations, shape } of underway) {
+    if (phase !== 'suspending') continue;
+    for (const { host, to } of allocations) byHost.set(host, [...(byHost.get(host) ?? []), { shape, until: to }]);
+  }
+  return byHost;
+}
+
 function preemptionsFor(state: PlanState, reservations: readonly LeaseRecord[]): Preemption[] {
-  const preempted = new Set<LeaseRecord>();
+  const context: PreemptionContext = { state, preempted: new Set(), suspending: suspendingByHost(state) };
+  const { preempted } = context;
   const found: { record: LeaseRecord; preemptor: Preemptor }[] = [];
   const all = preemptorsOf(state, reservations);
   for (const preemptor of all) {
     for (const host of new Set(preemptor.hosts)) {
-      while (isOverloadedAt(state, host, preemptor.begins, preempted)) {
+      while (isOverloadedAt(context, host, preemptor.begins)) {
         const victim = chooseVictim(state, host, preemptor.begins, preempted);
         if (victim === undefined) break;
         found.push({ record: victim, preemptor });
@@ -54,7 +72,7 @@ function preemptionsFor(state: PlanState, reservations: readonly LeaseRecord[]):
       }
     }
   }
-  return found.length === 0 ? [] : latestSuspendTimes(state, found, all, preempted);
+  return found.length === 0 ? [] : latestSuspendTimes(context, found, all);
 }
 
 function preemptorsOf(state: PlanState, reservations: readonly LeaseRecord[]): Preemptor[] {
@@ -63,27 +81,32 @@ function preemptorsOf(state: PlanState, reservations: readonly LeaseRecord[]): P
   return list.sort((a, b) => a.begins - b.begins);
 }
 
-function isOverloadedAt(state: PlanState, host: number, at: number, preempted: ReadonlySet<LeaseRecord>): boolean {
-  const taken = takenAt(state, host, at, preempted);
-  const { capacity } = state.hosts[host]!;
-  return taken.cpuMilli > capacity.cpuMilli || taken.memoryMiB > capacity.memoryMiB || taken.diskMiB > capacity.diskMiB;
+function isOverloadedAt(context: PreemptionContext, host: number, at: number): boolean {
+  return isOver(takenAt(context, host, at), context.state.hosts[host]!.capacity);
 }
 
-/** Promised capacity, and that of preemptible work that still runs then and is not preempted yet. */
-function takenAt(state: PlanState, host: number, at: number, preempted: ReadonlySet<LeaseRecord>): Shape {
+/**
+ * Promised capacity, that of preemptible work that still runs then and is not preempted yet, and that of VMs whose suspend
+ * has begun and is not over then: what stays beside them was decided with them.
+ */
+function takenAt({ state, preempted, suspending }: PreemptionContext, host: number, at: number): Shape {
   const taken = { ...state.timeline.promised[host]!.taken(at) };
   for (const running of state.preemptibleByHost[host]!) {
     if (preempted.has(running) || running.expectedEnd <= at) continue;
     for (const vmHost of running.hosts) if (vmHost === host) addShape(taken, running.shape);
   }
+  for (const { shape, until } of suspending.get(host) ?? []) if (until > at) addShape(taken, shape);
   return taken;
 }
 
-function addShape(sum: Shape, shape: Shape): void {
-  sum.cpuMilli += shape.cpuMilli;
-  sum.memoryMiB += shape.memoryMiB;
-  sum.diskMiB += shape.diskMiB;
+function addShape(sum: Shape, shape: Shape, count = 1): void {
+  sum.cpuMilli += count * shape.cpuMilli;
+  sum.memoryMiB += count * shape.memoryMiB;
+  sum.diskMiB += count * shape.diskMiB;
 }
+
+const isOver = (taken: Shape, capacity: Shape): boolean =>
+  taken.cpuMilli > capacity.cpuMilli || taken.memoryMiB > capacity.memoryMiB || taken.diskMiB > capacity.diskMiB;
 
 /**
  * With suspension: single VMs before gangs (whose other VMs would idle), then the lease with the latest end. Without: the
@@ -96,78 +119,71 @@ function chooseVictim(state: PlanState, host: number, at: number, preempted: Rea
   return running.sort((a, b) => harm(a) - harm(b) || b.rank - a.rank || b.seq - a.seq)[0];
 }
 
+/** The suspend of one VM of a preempted lease on its host. */
+interface Suspend {
+  preemption: Preemption;
+  vm: number;
+  lengthS: number;
+  /** When it has to be over, so that every preemptor that begins on the host fits; Infinity: none needs it. */
+  by: number;
+}
+
 /**
- * From the last victim backwards: VMs on a preemptor's hosts are suspended as late as possible, one at a time on each host.
- * Then the other VMs of the same gangs, as soon as their work has stopped.
+ * The suspends that preemptors need are over as late as possible, one at a time on each host; those set when a lease's work
+ * stops. Its other VMs are suspended as soon as it has.
  */
 function latestSuspendTimes(
-  state: PlanState,
+  context: PreemptionContext,
   found: readonly { record: LeaseRecord; preemptor: Preemptor }[],
   all: readonly Preemptor[],
-  preempted: ReadonlySet<LeaseRecord>,
 ): Preemption[] {
+  const { state } = context;
   if (!state.policy.suspension) return found.map(({ record, preemptor }) => ({ record, at: preemptor.begins, ops: [] }));
-  const busy = state.hosts.map((host) => byStart(host.memoryOps));
-  const occupy = (host: number, from: number, until: number) => {
-    busy[host] = byStart([...busy[host]!, { from, until }]);
-  };
-  const list: Preemption[] = [];
-  for (const { record, preemptor } of found.toReversed()) {
-    const preemption: Preemption = { record, at: preemptor.begins, ops: [] };
-    for (const [vm, host] of record.hosts.entries()) {
-      if (!preemptor.hosts.includes(host)) continue;
-      const length = memoryOpS(state, host, record.shape);
-      const from = latestGap(busy[host]!, preemptor.begins - state.policy.marginS, length);
-      occupy(host, from, from + length);
-      preemption.ops.push({ vm, host, from, until: from + length });
+  // Of equals the last victim works longest: it ends next, perhaps before it is suspended.
+  const list = found.toReversed().map(({ record, preemptor }): Preemption => ({ record, at: preemptor.begins, ops: [] }));
+  const hosts = suspendsByHost(state, list);
+  for (const [host, suspends] of hosts) {
+    setDeadlines(context, all, host, suspends);
+    for (const [{ preemption }, { from }] of scheduleLate(byStart(state.hosts[host]!.memoryOps), suspends))
       preemption.at = Math.min(preemption.at, from);
-    }
-    list.push(preemption);
   }
-  for (const preemption of list) {
-    const { record, ops } = preemption;
-    for (const [host, vms] of unsuspendedVmsByHost(record, ops)) {
-      const by = suspendDeadlines(state, all, record, host, preempted, vms.length);
-      const spans = scheduleSuspends(busy[host]!, by, memoryOpS(state, host, record.shape), preemption.at);
-      for (const [i, { from, until }] of spans.entries()) {
-        occupy(host, from, until);
-        ops.push({ vm: vms[i]!, host, from, until });
-        preemption.at = Math.min(preemption.at, from);
-      }
-    }
-  }
+  for (const [host, suspends] of hosts)
+    for (const [{ preemption, vm }, span] of schedule(byStart(state.hosts[host]!.memoryOps), suspends))
+      preemption.ops.push({ vm, host, ...span });
   return list;
 }
 
-/** The VMs of a lease that have no suspend operation yet, by host. */
-function unsuspendedVmsByHost({ hosts }: LeaseRecord, ops: Preemption['ops']): Map<number, number[]> {
-  const byHost = new Map<number, number[]>();
-  for (const [vm, host] of hosts.entries()) {
-    if (ops.some((op) => op.vm === vm)) continue;
-    byHost.set(host, [...(byHost.get(host) ?? []), vm]);
-  }
+function suspendsByHost(state: PlanState, preemptions: readonly Preemption[]): Map<number, Suspend[]> {
+  const byHost = new Map<number, Suspend[]>();
+  for (const preemption of preemptions)
+    for (const [vm, host] of preemption.record.hosts.entries()) {
+      const lengthS = memoryOpS(state, host, preemption.record.shape);
+      const suspends = byHost.get(host) ?? [];
+      byHost.set(host, suspends);
+      suspends.push({ preemption, vm, lengthS, by: Number.POSITIVE_INFINITY });
+    }
   return byHost;
 }
 
 /**
- * By when each VM of a preempted lease on a host must be suspended, one after the other, so that every preemptor that
- * begins there fits: also those that relied on the lease's own end.
+ * Each preemptor in turn gets as many of the VMs out of its way as it needs to fit, also where it relied on a lease's own
+ * end. A VM of a gang that is preempted for another host stays where there is capacity beside the promise: it would need a
+ * suspend of its own before those of others, earlier than anyone reckons with.
  */
-function suspendDeadlines(
-  state: PlanState,
-  all: readonly Preemptor[],
-  { shape }: LeaseRecord,
-  host: number,
-  preempted: ReadonlySet<LeaseRecord>,
-  count: number,
-): number[] {
-  const by = new Array<number>(count).fill(Number.POSITIVE_INFINITY);
+function setDeadlines(context: PreemptionContext, all: readonly Preemptor[], host: number, suspends: readonly Suspend[]): void {
+  const staying = suspends.toSorted((a, b) => a.preemption.at - b.preemption.at);
+  const { capacity } = context.state.hosts[host]!;
   for (const { begins, hosts } of all) {
     if (!hosts.includes(host)) continue;
-    const stillFitting = Math.max(0, fitCount(state.hosts[host]!.capacity, takenAt(state, host, begins, preempted), shape));
-    for (let i = 0; i < count - stillFitting; i++) by[i] = Math.min(by[i]!, begins - state.policy.marginS);
+    const taken = takenAt(context, host, begins);
+    for (const { preemption } of staying) addShape(taken, preemption.record.shape);
+    while (isOver(taken, capacity)) {
+      const leaving = staying.shift();
+      if (leaving === undefined) return;
+      leaving.by = begins - context.state.policy.marginS;
+      addShape(taken, leaving.preemption.record.shape, -1);
+    }
   }
-  return by;
 }
 
 interface Span {
@@ -178,23 +194,33 @@ type Busy = readonly Span[];
 
 const byStart = (spans: Busy): Busy => spans.toSorted((a, b) => a.from - b.from);
 
-/** One after the other from a moment on; if one would miss its deadline, all those with deadlines as late as possible. */
-function scheduleSuspends(busy: Busy, by: readonly number[], length: number, from: number): Span[] {
-  const early: Span[] = [];
-  while (early.length < by.length) early.push(next(early));
-  if (early.every(({ until }, i) => until <= by[i]!)) return early;
-  const late: Span[] = [];
-  for (const end of by.filter(Number.isFinite).toReversed()) {
-    const start = latestGap(byStart([...busy, ...late]), end, length);
-    late.unshift({ from: start, until: start + length });
+/** Those with a deadline, each as late as possible: the latest deadline first, which leaves the most time for the others. */
+function scheduleLate(busy: Busy, suspends: readonly Suspend[]): Map<Suspend, Span> {
+  const spans = new Map<Suspend, Span>();
+  for (const suspend of suspends.toSorted((a, b) => b.by - a.by)) {
+    if (suspend.by === Number.POSITIVE_INFINITY) continue;
+    const from = latestGap(byStart([...busy, ...spans.values()]), suspend.by, suspend.lengthS);
+    spans.set(suspend, { from, until: from + suspend.lengthS });
   }
-  while (late.length < by.length) late.push(next(late));
-  return late;
+  return spans;
+}
 
-  function next(spans: readonly Span[]): Span {
-    const start = earliestGap(byStart([...busy, ...spans]), from, length);
-    return { from: start, until: start + length };
+/** One after the other as soon as the work has stopped; if one would miss its deadline, all those with deadlines late. */
+function schedule(busy: Busy, suspends: readonly Suspend[]): Map<Suspend, Span> {
+  const ordered = suspends.toSorted((a, b) => a.by - b.by || a.preemption.at - b.preemption.at);
+  const early = addEarly(busy, ordered, new Map());
+  if (ordered.every((suspend) => early.get(suspend)!.until <= suspend.by)) return early;
+  return addEarly(busy, ordered, scheduleLate(busy, suspends));
+}
+
+/** Adds those that are not scheduled yet, each at the first free moment after its work has stopped. */
+function addEarly(busy: Busy, suspends: readonly Suspend[], spans: Map<Suspend, Span>): Map<Suspend, Span> {
+  for (const suspend of suspends) {
+    if (spans.has(suspend)) continue;
+    const from = earliestGap(byStart([...busy, ...spans.values()]), suspend.preemption.at, suspend.lengthS);
+    spans.set(suspend, { from, until: from + suspend.lengthS });
   }
+  return spans;
 }
 
 /** The last free moment that ends by `end`; `busy` by start. */

@@ -4,7 +4,7 @@ import { audit } from '../../scheduler/simulation/audit/audit.ts';
 import { SimulatedPlanner } from '../../scheduler/simulation/simulated-planner.ts';
 import { simulate } from '../../scheduler/simulation/simulator.ts';
 import { hostsOf } from '../../scheduler/simulation/trace.ts';
-import { workload } from './workloads.ts';
+import { growingSite, workload } from './workloads.ts';
 
 /** The number of random workloads; BERTH_PROPERTY_RUNS requests more. Every failure prints the seed. */
 const numRuns = Number(process.env.BERTH_PROPERTY_RUNS ?? 2000);
@@ -16,6 +16,15 @@ describe('every schedule of a random workload', () => {
         expect(audit(trace, simulate(trace, policy))).toEqual([]);
       }),
       { numRuns },
+    );
+  }, 120_000);
+
+  it('keeps them on sites of many hosts, where gangs are preempted for several reservations at once', () => {
+    fc.assert(
+      fc.property(growingSite, ({ trace, policy }) => {
+        expect(audit(trace, simulate(trace, policy))).toEqual([]);
+      }),
+      { numRuns: Math.ceil(numRuns / 1000) },
     );
   }, 120_000);
 

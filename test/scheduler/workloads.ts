@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { configurations, type SimulationPolicy } from '../../scheduler/simulation/configurations.ts';
+import { generateTrace } from '../../scheduler/simulation/generate-trace.ts';
 import type { Trace, TraceLease } from '../../scheduler/simulation/trace.ts';
 
 /** Random workloads for properties: small sites under heavy and mixed load, where many conflicts occur. */
@@ -56,3 +57,16 @@ export const workload: fc.Arbitrary<{ trace: Trace; policy: SimulationPolicy }> 
       leases: leases.map((each, i) => ({ id: String(i), ...each })),
     })),
 });
+
+/** Gangs of up to a quarter of the hosts, a tenth of them reservations, under full load, with suspension: 2,500 leases. */
+export const growingSite: fc.Arbitrary<{ trace: Trace; policy: SimulationPolicy }> = fc
+  .record({
+    hosts: fc.constantFrom(8, 12, 20, 30),
+    seed: fc.nat(),
+    marginS: fc.constantFrom(0, 0, 5),
+    suspendMiBPerS: fc.constantFrom(16, 32, 64),
+  })
+  .map(({ hosts, seed, ...changes }) => ({
+    trace: generateTrace(`scale_par_n${hosts}_l2500`, seed)!,
+    policy: { ...configurations['predeploy-susp']!, ...changes },
+  }));
