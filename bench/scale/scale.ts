@@ -1,0 +1,108 @@
+import pg from 'pg';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
+import { readConfig } from '../../model/config.ts';
+import { applyMigrations } from '../../prisma/migrate.ts';
+import { query, startPostgresServer, withDatabase } from '../../test/services/postgres-server.ts';
+import { logProgress, median, printFigure } from '../figures.ts';
+import type { BenchOptions } from '../options.ts';
+import { type FilledLedger, fillLedger } from './fill-ledger.ts';
+import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
+import { questions } from './questions.ts';
+
+const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
+/** The events that precede an ended task's own, for each: 10^6 tasks come with 10^7 events. */
+const olderEventsPerTask = 7;
+const warmUps = 2;
+/** A call that takes longer than this in the first run is measured three times. */
+const slowMs = 2000;
+const runsOfSlow = 3;
+
+/**
+ * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
+ * each question to a ledger of that size; one promise where none is said.
+ */
+export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
+  const server = await startPostgresServer();
+  try {
+    for (const mode of modes ?? defaultModes) await benchMode(server.url, mode, Math.max(3, runs ?? 7));
+  } finally {
+    await server.stop();
+  }
+}
+
+export function parseMode(mode: string): FilledLedger {
+  const found = /^(\d+)x(\d+)(?:\+(\d+))?(?:@(\d+))?$/.exec(mode);
+  if (found === null) throw new Error(`--modes: found ${mode}; expected HOSTSxVMS[+ENDED][@PROMISES], as 1000x20000+100000@1`);
+  const [hosts, vms, ended, promises] = found.slice(1).map((part) => (part === undefined ? null : Number(part)));
+  return {
+    hosts: hosts!,
+    vms: vms!,
+    ended: ended ?? 0,
+    promises: promises ?? 1,
+    events: olderEventsPerTask * (ended ?? 0),
+  };
+}
+
+async function benchMode(serverUrl: string, mode: string, runs: number): Promise<void> {
+  const size = parseMode(mode);
+  const name = `scale_${mode.replaceAll(/[^0-9a-z]/g, '_')}`;
+  await query(serverUrl, `CREATE DATABASE ${name}`);
+  const url = withDatabase(serverUrl, name);
+  await applyMigrations(url);
+  // Processor time is compared: what parallel workers take would be missed.
+  await query(serverUrl, `ALTER DATABASE ${name} SET max_parallel_workers_per_gather = 0`);
+  const nowMs = Date.now();
+  const started = performance.now();
+  await fillLedger(url, size, nowMs);
+  logProgress(`${mode}: filled in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  const ledger = openLedger(url, 2);
+  const pool = new pg.Pool({ connectionString: url, max: 1 });
+  try {
+    await askAll(ledger, pool, { mode, nowMs, runs });
+  } finally {
+    await ledger.$disconnect();
+    await pool.end();
+    await query(serverUrl, `DROP DATABASE ${name} WITH (FORCE)`);
+  }
+}
+
+async function askAll(ledger: Ledger, pool: pg.Pool, { mode, nowMs, runs }: { mode: string; nowMs: number; runs: number }) {
+  const config = readConfig(['signing', 'control'], {
+    BERTH_SIGNING_KEY: 'a key of the benchmark alone, 32 or more',
+    BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
+  });
+  const deps = { ledger, ...config, clock: () => nowMs };
+  for (const [name, ask] of Object.entries(questions(deps, nowMs))) {
+    const measured = await measureQuestion(pool, ask, runs);
+    if ('failed' in measured) {
+      logProgress(`${mode} ${name}: failed: ${measured.failed}`);
+      printFigure(`scale.${mode}.${name}`, Number.NaN, 'ms', null, measured);
+      continue;
+    }
+    const of = (part: keyof CallCost) => Number(median(measured.times.map((time) => time[part])).toPrecision(4));
+    const total = median(measured.times.map(({ node, postgres }) => node + postgres));
+    logProgress(
+      `${mode} ${name.padEnd(20)} ${total.toFixed(1).padStart(9)} ms (node ${of('node')}, postgres ${of('postgres')}, wall ${of('wall')})`,
+    );
+    printFigure(`scale.${mode}.${name}`, total, 'ms', null, { node: of('node'), postgres: of('postgres'), wall: of('wall') });
+  }
+}
+
+/** A call that a limit of the ledger refuses is a finding too. */
+async function measureQuestion(
+  pool: pg.Pool,
+  ask: () => Promise<unknown>,
+  runs: number,
+): Promise<{ times: CallCost[] } | { failed: string }> {
+  const times: CallCost[] = [];
+  try {
+    const started = performance.now();
+    await ask();
+    const slow = performance.now() - started > slowMs;
+    for (let i = 1; i < (slow ? 1 : warmUps); i += 1) await ask();
+    while (times.length < (slow ? runsOfSlow : runs)) times.push(await measureCall(await sessionPids(pool), ask));
+    return { times };
+  } catch (error) {
+    return { failed: error instanceof Error ? error.message.trim().split('\n').at(-1)! : String(error) };
+  }
+}
