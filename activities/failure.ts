@@ -2,7 +2,7 @@ import { asyncLocalStorage, type Context } from '@temporalio/activity';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { BerthError } from '../model/errors.ts';
 
-/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields}]; workflows/durable/failure.ts reads it. */
+/** The one form in which a BerthError crosses Temporal: type = code, details = [{fields, …extra}]; workflows/durable/failure.ts reads it. */
 export function toFailure(error: unknown): Error {
   if (error instanceof ApplicationFailure || error instanceof CancelledFailure) return error;
   const known =
@@ -13,7 +13,7 @@ export function toFailure(error: unknown): Error {
     message: known.message,
     type: known.code,
     nonRetryable: !known.retryable,
-    details: [{ fields: known.fields }],
+    details: [{ fields: known.fields, ...known.extra }],
     ...(error instanceof Error ? { cause: error } : {}),
   });
 }

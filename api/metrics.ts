@@ -13,13 +13,15 @@ import {
   readMigrationTotals,
   readOldestQueuedAt,
   readTaskCounts,
+  readVmCounts,
 } from '../ledger/metrics.ts';
 import { readSweeps } from '../ledger/repository/change-sweeps.ts';
 import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
 import { sweepHolds } from '../model/repository/sweep.ts';
-import { hostStates, taskStates } from '../model/states.ts';
+import { hostStates, taskStates, vmStates } from '../model/states.ts';
+import { pausedByParties } from '../model/vm.ts';
 
 /** The route of a request: the path as declared, not as sent, which bounds the number of series. */
 const routes = new WeakMap<Request, string>();
@@ -54,6 +56,8 @@ function stateGauge(
   });
 }
 
+const vmStateLabels = vmStates.flatMap((state) => (state === 'paused' ? pausedByParties.map((by) => `paused.${by}`) : [state]));
+
 function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
   const gauges = [
     { name: 'berth_tasks', help: 'Tasks by state', states: taskStates, read: readTaskCounts },
@@ -64,6 +68,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
       states: migratedGuests,
       read: readMigratedGuestCounts,
     },
+    { name: 'berth_vms', help: 'VMs by state; paused ones by who paused them', states: vmStateLabels, read: readVmCounts },
     { name: 'berth_hosts', help: 'Hosts by state', states: hostStates, read: readHostCounts },
     { name: 'berth_drains', help: 'Drains by state', states: drainStates, read: readDrainCounts },
   ];

@@ -1,9 +1,28 @@
+import type { VmId } from '../model/ids.ts';
+import type { DomainCondition } from '../model/vm.ts';
+
 export type DomainState = 'running' | 'paused' | 'shutdown' | 'shutoff' | 'crashed' | 'pmsuspended';
 
 export interface DomainStatus {
   state: DomainState;
   /** libvirt's reason, e.g. `booted`, `migrating`, `user`. */
   reason: string;
+}
+
+/**
+ * How the last domain of a name ended, by its hypervisor's own log. `left`: its memory was saved, or it migrated; `unknown`:
+ * it began, and nothing is said of its end, as after a power cut. Times in ms since 1970.
+ */
+export interface DomainEnd {
+  how: 'poweredOff' | 'crashed' | 'destroyed' | 'left' | 'unknown';
+  startedMs: number | null;
+  endedMs: number | null;
+}
+
+/** What a host observes of one VM's domain. */
+export interface DomainReport {
+  vmId: VmId;
+  condition: DomainCondition;
 }
 
 export type DiskSource = { kind: 'file'; path: string } | { kind: 'nfs'; host: string; path: string };

@@ -2,8 +2,9 @@ import type { ConsolePage, ConsoleRange } from '../model/console.ts';
 import type { HostFacts, HostInventory } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
 import type { ColdCopyPass } from '../model/migration.ts';
+import type { TaskError } from '../model/task.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../model/vm.ts';
-import type { DomainConfig } from './domain.ts';
+import type { DomainConfig, DomainReport } from './domain.ts';
 import type {
   MigrateOut,
   MigrateOutResult,
@@ -126,6 +127,8 @@ export interface HostActivities {
   /** Heartbeats for as long as the worker runs; its end shows that the worker has ended. */
   reportLiveness(): Promise<void>;
   observeInventory(): Promise<HostInventory>;
+  /** What the domains of these VMs do. VMs that aren't here, or whose domain is between two states, are left out. */
+  observeDomains(vmIds: VmId[]): Promise<DomainReport[]>;
   /** Quarantines the files of a VM without a row; a second call, a day later, removes them. Never changes a live domain. */
   quarantineVm(vmId: string): Promise<void>;
 
@@ -141,8 +144,11 @@ export interface HostActivities {
    * the owner's network on this host.
    */
   stageIn(order: StageIn): Promise<StagedIn>;
-  /** Starts the domain, from a template where one fits, gives the guest its identity and mounts /home/task. */
-  ensureRunning(vm: VmSpec): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
+  /**
+   * Starts the domain, from a template where one fits, gives the guest its identity and mounts /home/task.
+   * @param diskHostAddress of the host that has its disks; null or absent: this one
+   */
+  ensureRunning(vm: VmSpec, diskHostAddress?: string | null): Promise<{ createMs: number; bootMs: number; boot: Boot }>;
   /** Boots a VM that becomes a template for VMs of its kind, unless there is one. removeVm removes what remains of the VM. */
   buildTemplate(vm: VmSpec): Promise<BuiltTemplate>;
   /** Sets up a running guest: host key, user, files, swap, first commands. Returns its sshd's public key. */
@@ -164,11 +170,12 @@ export interface HostActivities {
    */
   suspendVm(vm: VmSpec): Promise<{ bytes: number }>;
   /** Runs the VM from its saved memory, with the current time; also a VM whose suspension failed. */
-  restoreVm(order: RestoreVm): Promise<void>;
+  restoreVm(order: RestoreVm): Promise<ResumedGuest>;
   /** Stops the guest's processors; it keeps its memory. */
   pauseVm(vm: VmSpec): Promise<void>;
-  resumeVm(vm: VmSpec): Promise<void>;
-  /** Boots the guest again, through its agent or by a reset; returns when it answers with its identity. */
+  /** Lets a guest run on, whoever has paused it. */
+  resumeVm(vm: VmSpec): Promise<ResumedGuest>;
+  /** Boots the guest again, through its agent or by a reset, also a paused one; returns when it answers with its identity. */
   rebootVm(vm: VmSpec): Promise<void>;
   /** At the target of a cold migration: what it still has of an earlier version. Throws `disk-full` without free disk for its memory. */
   offerCachedChunks(vm: VmSpec): Promise<{ chunks: number }>;
@@ -236,6 +243,9 @@ export interface BuiltTemplate {
   outcome: 'made' | 'already' | 'retired' | 'full';
   bytes: number;
 }
+
+/** A guest that runs again. `problem`: why it was not told its name, address and the time; absent or null: it was. */
+export type ResumedGuest = { problem: TaskError | null } | undefined;
 
 export interface RestoreVm {
   vm: VmSpec;

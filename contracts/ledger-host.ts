@@ -1,5 +1,6 @@
 import type { HostFacts, HostInventory } from '../model/host.ts';
 import type { HostId, VmId } from '../model/ids.ts';
+import type { DomainReport } from './domain.ts';
 import type { Notification } from './ledger-placement.ts';
 
 export interface HostDifference {
@@ -12,10 +13,28 @@ export interface HostDifference {
   leftovers: { vmId: VmId; generation: number }[];
 }
 
+/** VMs whose domains may be compared with the ledger, each with its generation, and those on which something is at work. */
+export interface DomainTargets {
+  settled: { vmId: VmId; generation: number }[];
+  busy: VmId[];
+}
+
+/** What a host observed of a domain, and the generation that its VM had before. */
+export interface DomainFinding extends DomainReport {
+  generation: number;
+}
+
 export interface HostLedger {
   /** Writes a host's facts, marks it up, and places what waits. */
   registerHost(facts: HostFacts): Promise<Notification[]>;
   markHostUnreachable(id: HostId): Promise<void>;
+  /** Which of these VMs are at this host and in a state that a domain may change without Berth; others are left out. */
+  loadDomainTargets(id: HostId, vmIds: VmId[]): Promise<DomainTargets>;
+  /**
+   * Writes what their domains do: states `running`, `paused`, `stopped` and `crashed`, with their events. A VM whose
+   * generation has changed since is left as it is. @returns the VMs that have changed, and those to look at again
+   */
+  recordDomains(id: HostId, findings: DomainFinding[]): Promise<{ changed: VmId[]; again: VmId[] }>;
   /** Compares a host's inventory with the ledger, and deletes rows of images that have left its cache. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
 }

@@ -53,7 +53,8 @@ export interface VmLedger {
   issueVmSetup(id: VmId): Promise<CustomizeVm>;
   recordVmStarted(id: VmId, startedAt: string, boot: Boot): Promise<void>;
   recordVmCustomized(id: VmId, hostKey: string): Promise<void>;
-  recordVmMissing(id: VmId, why: TaskError): Promise<void>;
+  /** An operation found the VM's domain gone; `agoMs`: since how long, where that is known. */
+  recordVmMissing(id: VmId, why: TaskError, agoMs?: number | null): Promise<void>;
   beginOperation(id: VmId, operation: VmOperation): Promise<OperationTarget>;
   beginStart(id: VmId): Promise<OperationTarget>;
   /** Writes the operation's result, or its error for the owner. @returns drains that wait for this operation */
@@ -70,8 +71,11 @@ export interface VmLedger {
   commitSuspension(id: VmId): Promise<Notification[]>;
   beginRestoration(id: VmId): Promise<OperationTarget>;
   commitRestoration(id: VmId): Promise<void>;
-  /** Returns the VM to its state before the operation; a `lost` one, which neither runs nor has its memory, to `stuck`. */
-  rollBackSuspension(id: VmId, why: TaskError, lost: boolean): Promise<Notification[]>;
+  /**
+   * Returns the VM to its state before the operation. A `lost` one neither runs nor has its memory: `stopped` or `crashed`,
+   * by the code of `why`, since `agoMs`; one of a task is `stuck`.
+   */
+  rollBackSuspension(id: VmId, why: TaskError, lost: boolean, agoMs?: number | null): Promise<Notification[]>;
 
   /** @returns where the VM is now: it may have moved since its placement */
   setVmState(id: VmId, state: VmState, why?: { code: ErrorCode; message: string }): Promise<VmLocation>;

@@ -13,6 +13,15 @@ export async function readTaskCounts(ledger: Ledger): Promise<StateCount[]> {
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
 }
 
+/** VMs by state; those that are paused by `paused.` and who paused them. */
+export async function readVmCounts(ledger: Ledger): Promise<StateCount[]> {
+  const groups = await ledger.vm.groupBy({ by: ['state', 'pausedBy'], _count: { id: true } });
+  return groups.map(({ state, pausedBy, _count }) => ({
+    state: pausedBy === null ? state : `${state}.${pausedBy}`,
+    rows: _count.id,
+  }));
+}
+
 export async function readMigrationCounts(ledger: Ledger): Promise<StateCount[]> {
   const groups = await ledger.migration.groupBy({ by: ['state'], _count: { id: true } });
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { migrationModes } from './migration.ts';
+import { pausedByParties } from './vm.ts';
 
 /**
  * What outsiders hear of tasks, as the `data` of CloudEvents 1.0. Times are RFC 3339. A field is never taken away or
@@ -183,6 +184,9 @@ export const vmEventTypes = {
   created: 'berth.vm.created',
   started: 'berth.vm.started',
   stopped: 'berth.vm.stopped',
+  crashed: 'berth.vm.crashed',
+  paused: 'berth.vm.paused',
+  resumed: 'berth.vm.resumed',
   removed: 'berth.vm.removed',
   suspended: 'berth.vm.suspended',
   restored: 'berth.vm.restored',
@@ -242,9 +246,19 @@ export const VmStartedData = z
   .strictObject({ ...vmFields, address: z.string(), startedAt: time })
   .meta({ id: 'VmStarted', description: 'Its guest answers with its identity; usage counts from here on' });
 
-export const VmStoppedData = z
-  .strictObject({ ...vmFields, error: errorShape, stoppedAt: time, usage: z.array(UsageData) })
-  .meta({ id: 'VmStopped', description: 'Its domain is gone, and its disks are kept: it can be booted again' });
+export const VmStoppedData = z.strictObject({ ...vmFields, error: errorShape, stoppedAt: time, usage: z.array(UsageData) }).meta({
+  id: 'VmStopped',
+  description:
+    'Its domain ended at stoppedAt, and its disks are kept: it can be booted again. `error.code` says why: `powered-off`, `guest-crashed`, `host-restarted` or `vm-lost`',
+});
+
+export const VmPausedData = z
+  .strictObject({ ...vmFields, by: z.enum(pausedByParties), pausedAt: time })
+  .meta({ id: 'VmPaused', description: 'Its processors are stopped, its memory stays allocated; usage counts on' });
+
+export const VmResumedData = z
+  .strictObject({ ...vmFields, resumedAt: time })
+  .meta({ id: 'VmResumed', description: 'Its processors run again' });
 
 export const VmRemovedData = z
   .strictObject({
@@ -264,6 +278,8 @@ export const VmRemovedData = z
 
 export type VmCreatedData = z.infer<typeof VmCreatedData>;
 export type VmStartedData = z.infer<typeof VmStartedData>;
+export type VmPausedData = z.infer<typeof VmPausedData>;
+export type VmResumedData = z.infer<typeof VmResumedData>;
 export type VmStoppedData = z.infer<typeof VmStoppedData>;
 export type VmRemovedData = z.infer<typeof VmRemovedData>;
 export type VmSuspendedData = z.infer<typeof VmSuspendedData>;
@@ -288,6 +304,9 @@ export const vmEventData = {
   'berth.vm.created': VmCreatedData,
   'berth.vm.started': VmStartedData,
   'berth.vm.stopped': VmStoppedData,
+  'berth.vm.crashed': VmStoppedData,
+  'berth.vm.paused': VmPausedData,
+  'berth.vm.resumed': VmResumedData,
   'berth.vm.removed': VmRemovedData,
   'berth.vm.suspended': VmSuspendedData,
   'berth.vm.restored': VmRestoredData,

@@ -14,6 +14,7 @@ export const workflowId = {
   waiter: (id: WaiterId): string => (id.startsWith('vm_') ? `vm-${id}` : `task-${id}`),
   host: (id: HostId): string => `host-${id}`,
   reconcile: (id: HostId): string => `reconcile-${id}`,
+  domains: (id: HostId): string => `domains-${id}`,
   templates: (id: HostId): string => `templates-${id}`,
   reservation: (id: ReservationId): string => `reservation-${id}`,
   drain: (host: HostId, number: number): string => `drain-${host}-${number}`,
@@ -34,6 +35,7 @@ export const workflowType = {
   vm: 'runVm',
   host: 'monitorHost',
   reconcile: 'reconcileHost',
+  domains: 'recordDomainChanges',
   templates: 'buildTemplates',
   migration: 'migrateVm',
   build: 'buildImage',
@@ -79,6 +81,8 @@ export const signalName = {
   operationRequested: 'operationRequested',
   /** To monitorHost: the host's worker has started. Argument: HostFacts. */
   hostRegistered: 'hostRegistered',
+  /** To recordDomainChanges: domains of VMs have changed without Berth. Argument: up to a hundred VM ids. */
+  domainsChanged: 'domainsChanged',
   /** To buildTemplates: a VM booted without a template. Argument: its VmSpec. */
   templateRequested: 'templateRequested',
   /** To loops and retries: end the current pause. */

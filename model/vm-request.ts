@@ -143,7 +143,7 @@ export const vmOperations = {
   resume: { from: ['paused'], to: 'running' },
   suspend: { from: ['running'], to: 'suspended' },
   restore: { from: ['suspended'], to: 'running' },
-  reboot: { from: ['running', 'stopped'], to: null },
+  reboot: { from: ['running', 'paused', 'stopped', 'crashed'], to: null },
 } as const;
 
 export type VmOperation = keyof typeof vmOperations;

@@ -1,3 +1,4 @@
+import type { ErrorCode } from './errors.ts';
 import type { HostId, ImageId, OwnerId, VmId } from './ids.ts';
 
 /** A file by its content. `url` is short-lived and signed; it is how a host reads it from the repository. */
@@ -88,3 +89,37 @@ export const coldBootReasons = [
 
 /** How a VM was started: from a template's memory (warm), or by a boot of its own (cold). */
 export type Boot = { kind: 'warm' } | { kind: 'cold'; why: (typeof coldBootReasons)[number] };
+
+/**
+ * Who has stopped a guest's processors. `ioError`: its hypervisor, because the host's disk took no more of its writes;
+ * `operator`: somebody at the host, past Berth; `guest`: it has suspended itself to memory.
+ */
+export const pausedByParties = ['owner', 'ioError', 'operator', 'guest'] as const;
+export type PausedBy = (typeof pausedByParties)[number];
+
+/**
+ * Why a domain has ended without Berth's doing. `crashed`: its guest panicked, or its QEMU died; `hostRestarted`: with the
+ * machine that it ran on; `ended`: somebody at the host ended it, or it is not known.
+ */
+export type EndCause = 'poweredOff' | 'crashed' | 'hostRestarted' | 'ended';
+
+/** What its owner reads of an end. */
+export const endings = {
+  poweredOff: { code: 'powered-off', says: 'Its guest powered itself off' },
+  crashed: { code: 'guest-crashed', says: 'Its guest panicked, or its QEMU ended by itself; its console may say why' },
+  hostRestarted: { code: 'host-restarted', says: 'Its host was restarted' },
+  ended: { code: 'vm-lost', says: 'Its domain was ended on its host, and not by Berth' },
+} as const satisfies Record<EndCause, { code: ErrorCode; says: string }>;
+
+/** Whether an error says that the VM's domain has ended: then no repetition of the act can succeed. */
+export const saysDomainEnded = (code: ErrorCode): boolean => Object.values(endings).some((ending) => ending.code === code);
+
+/** The state of a standalone VM whose domain has ended: `crashed` for what neither its owner nor an operator has ordered. */
+export const stateAfterEnd = ({ code }: { code: ErrorCode }): 'stopped' | 'crashed' =>
+  code === endings.crashed.code || code === 'boot-failed' ? 'crashed' : 'stopped';
+
+/** What a VM's domain does, as its host observes it. `agoMs`: how long ago it ended, by the host's clock; null: unknown. */
+export type DomainCondition =
+  | { kind: 'running' }
+  | { kind: 'paused'; by: PausedBy }
+  | { kind: 'gone'; cause: EndCause; agoMs: number | null };

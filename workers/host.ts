@@ -4,6 +4,7 @@ import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
+import { reportDomains } from './report-domains.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { wireHost } from './wire-host.ts';
@@ -46,7 +47,16 @@ void retryForever('registering the host', log, async () => {
   });
   log.info({ facts }, 'registered the host');
 });
+const watch = new AbortController();
+// Without it the site would not learn what domains do: systemd starts the worker again.
+wired
+  .watchDomains((vmIds) => reportDomains(client, hostId, vmIds, log), watch.signal)
+  .catch((error: unknown) => {
+    log.fatal({ err: error }, 'the domains are not watched any more');
+    process.exit(1);
+  });
 await running;
+watch.abort();
 metrics?.close();
 await wired.close();
 await connection.close();

@@ -10,6 +10,7 @@ export { runHousekeeping } from './site/housekeeping.ts';
 export { monitorHost } from './site/monitor-host.ts';
 export { planLeases } from './site/plan-leases.ts';
 export { reconcileHost } from './site/reconcile-host.ts';
+export { recordDomainChanges } from './site/record-domain-changes.ts';
 export { runTask } from './task/run-task.ts';
 export { readConsole } from './vm/read-console.ts';
 export { runVm } from './vm/run-vm.ts';

@@ -21,6 +21,7 @@ import type { AbortedMigrations } from './migration/migration-source.ts';
 import { abortMigration, observeMigration, readPortableRecord } from './migration/migration-source.ts';
 import { prepareIncoming, probeGuest, resumeDomain } from './migration/migration-target.ts';
 import { observeRecovery } from './migration/observe-recovery.ts';
+import { observeDomains } from './site/observe-domains.ts';
 import { observeHost } from './site/observe-host.ts';
 import { observeInventory } from './site/observe-inventory.ts';
 import { observeLoads } from './site/observe-loads.ts';
@@ -54,13 +55,16 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     observeHost: () => observeHost(ports),
     reportLiveness: () => Context.current().cancelled,
     observeInventory: () => observeInventory(ports),
+    observeDomains: (vmIds) => observeDomains(ports, vmIds),
     quarantineVm: (vmId) => quarantineVm(ports, vmId),
     ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, activitySignal()),
     removeImage: (id) => ports.imageCache.remove(id),
     stageIn: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageIn(ports, request, record, signal)),
-    ensureRunning: (vm) =>
-      locks.lockForUpdate(vm, activitySignal(), (record, signal) => ensureRunning(ports, vm, record, signal)),
+    ensureRunning: (vm, diskHostAddress) =>
+      locks.lockForUpdate(vm, activitySignal(), (record, signal) =>
+        ensureRunning(ports, { vm, diskHostAddress: diskHostAddress ?? null }, record, signal),
+      ),
     buildTemplate: (vm) => locks.lockForUpdate(vm, activitySignal(), (_, signal) => buildTemplate(ports, vm, signal)),
     customizeVm: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => customizeVm(ports, request, signal)),

@@ -39,8 +39,9 @@ import { issueTaskStepArgs } from '../../ledger/tasks/task-step-args.ts';
 import type { LedgerDeps } from '../../ledger/transaction.ts';
 import { beginOperation, beginStart, endOperation } from '../../ledger/vms/begin-operation.ts';
 import { listVmsToNotify, loadVmDesired } from '../../ledger/vms/desired.ts';
+import { loadDomainTargets, recordDomains } from '../../ledger/vms/domains/record-conditions.ts';
+import { recordVmMissing, recordVmStarted } from '../../ledger/vms/domains/record-domain.ts';
 import { finishVm } from '../../ledger/vms/finish-vm.ts';
-import { recordVmMissing, recordVmStarted } from '../../ledger/vms/record-domain.ts';
 import { releaseVms } from '../../ledger/vms/release-vms.ts';
 import { requeueVm, reserveVm } from '../../ledger/vms/reserve-vm.ts';
 import {
@@ -92,7 +93,7 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     reserveVm: (id) => reserveVm(deps, id),
     requeueVm: (id) => requeueVm(deps, id),
     recordVmStarted: (id, startedAt, boot) => recordVmStarted(deps, id, startedAt, boot),
-    recordVmMissing: (id, why) => recordVmMissing(deps, id, why),
+    recordVmMissing: (id, why, agoMs) => recordVmMissing(deps, id, why, agoMs),
     issueVmSetup: (id) => issueVmSetup(deps, id),
     recordVmCustomized: (id, hostKey) => recordVmCustomized(deps, id, hostKey),
     beginOperation: (id, operation) => beginOperation(deps, id, operation),
@@ -104,12 +105,14 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     commitSuspension: (id) => commitSuspension(deps, id),
     beginRestoration: (id) => beginRestoration(deps, id),
     commitRestoration: (id) => commitRestoration(deps, id),
-    rollBackSuspension: (id, why, lost) => rollBackSuspension(deps, id, why, lost),
+    rollBackSuspension: (id, why, lost, agoMs) => rollBackSuspension(deps, id, why, lost, agoMs),
     setVmState: (id, state, why) => setVmState(deps, id, state, why),
     loadVmLocation: (id) => loadVmLocation(deps, id),
     releaseVms: (ids) => releaseVms(deps, ids),
     finishTask: (id, outcome, free) => finishTask(deps, id, outcome, free),
     registerHost: (facts) => registerHost(deps, facts),
+    loadDomainTargets: (id, vmIds) => loadDomainTargets(deps, id, vmIds),
+    recordDomains: (id, findings) => recordDomains(deps, id, findings),
     markHostUnreachable: (id) => markHostUnreachable(deps, id),
     recordImageCached: (host, image) => recordImageCached(deps, host, image),
     issueImageRef: (id, host) => issueImageRef(deps, id, host),

@@ -45,6 +45,7 @@ function show(row: VmRecord): z.input<typeof Vm> {
     owner: row.ownerId,
     name: row.name,
     state: row.state,
+    pausedBy: row.pausedBy,
     resources: { vcpus: row.vcpus, memoryMiB: row.memoryMiB, diskMiB: row.diskMiB },
     host: row.hostId,
     home: row.homeId,

@@ -50,7 +50,7 @@ export const Event = z
       ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .rehomed, .silent, .created, .started, .suspended, .restored, .stopped and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others may be added',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .rehomed, .silent, .created, .started, .suspended, .restored, .paused, .resumed, .stopped, .crashed and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others may be added',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { vmStates } from '../../model/states.ts';
-import { coldBootReasons } from '../../model/vm.ts';
+import { coldBootReasons, pausedByParties } from '../../model/vm.ts';
 import { vmOperationNames } from '../../model/vm-request.ts';
 import { resources, time, waiting } from './common.ts';
 
@@ -10,6 +10,10 @@ export const Vm = z
     owner: z.string(),
     name: z.string(),
     state: z.enum(vmStates),
+    pausedBy: z.enum(pausedByParties).nullable().meta({
+      description:
+        'Who stopped the processors of a paused VM: its owner, its hypervisor after an I/O error, somebody at its host, or its guest, which sleeps',
+    }),
     resources,
     host: z.string().nullable().meta({ description: 'Where it runs or ran' }),
     home: z.string().nullable().meta({ description: 'The host whose disk holds its image' }),
@@ -34,7 +38,10 @@ export const Vm = z
     waiting: waiting.meta({ description: 'Why it is pending: how many hosts there are, and how many failed which filter' }),
     hostKey: z.string().nullable().meta({ description: 'The public key of its sshd, as in known_hosts' }),
     removalRequestedAt: time.nullable(),
-    problem: z.looseObject({}).nullable().meta({ description: 'Why it is stuck or stopped, or why its last operation failed' }),
+    problem: z
+      .looseObject({})
+      .nullable()
+      .meta({ description: 'Why it is stuck, stopped or crashed, or why its last operation failed' }),
     startedAt: time.nullable(),
     endedAt: time.nullable(),
     createdAt: time,

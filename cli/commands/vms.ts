@@ -26,6 +26,7 @@ interface Vm {
   id: string;
   name: string;
   state: string;
+  pausedBy: string | null;
   host: string | null;
   address: string | null;
   operation: string | null;
@@ -167,7 +168,7 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
       printRows(output(), await list<Vm>(connect(), '/v1/vms', {}, limit), {
         id: (vm) => vm.id,
         name: (vm) => vm.name,
-        state: (vm) => vm.state,
+        state: (vm) => (vm.pausedBy === null ? vm.state : `${vm.state} (${vm.pausedBy})`),
         host: (vm) => vm.host ?? '-',
         address: (vm) => vm.address ?? '-',
         task: (vm) => vm.task ?? '-',

@@ -1,7 +1,7 @@
 import { BerthError } from '../../model/errors.ts';
 import type { Guest, JobResult } from '../ports/guest.ts';
 import { rebootDomain } from './hypervisor.ts';
-import { bug, disksAt, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
+import { bug, disksAt, endDomain, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
 const identityDeadlineMs = 20_000;
 
@@ -92,7 +92,7 @@ export function createFakeGuest(state: FakeState): Guest {
     async shutDown(name) {
       const domain = requireAgent(name);
       flush(dataOf(state, domain));
-      state.domains.delete(name);
+      endDomain(state, name, 'poweredOff');
     },
   };
 }

@@ -1,14 +1,15 @@
-import type { HostId } from '../../model/ids.ts';
 import type { HostProbe } from '../ports/host-probe.ts';
+import type { FakeState } from './state.ts';
 
 /** Where a test doesn't say otherwise. */
 const defaults = { address: '10.77.0.1', capacity: { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 } };
 
 export function createFakeHostProbe(
-  id: HostId,
+  { id, boot }: Pick<FakeState, 'id' | 'boot'>,
   { address = defaults.address, capacity = defaults.capacity }: Partial<typeof defaults>,
 ): HostProbe {
   return {
+    bootedMs: async () => boot.atMs,
     accelerator: async () => 'qemu',
     measure: async () => ({
       hostId: id,
@@ -19,7 +20,7 @@ export function createFakeHostProbe(
       cpuModel: 'fake',
       accelerator: 'qemu',
       hypervisor: 'fake 1.0',
-      bootId: `boot-of-${id}`,
+      bootId: `boot-${boot.count}-of-${id}`,
     }),
   };
 }

@@ -1,3 +1,4 @@
+import type { DomainStatus } from '../../contracts/domain.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { HostPorts } from '../ports/host-ports.ts';
@@ -13,7 +14,7 @@ import { createFakeImageCache } from './image-cache.ts';
 import { createFakeInputFetcher } from './input-fetcher.ts';
 import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
-import { bug, type FakeRun, type FakeState } from './state.ts';
+import { announce, bug, endDomain, type FakeRun, type FakeState } from './state.ts';
 import { createFakeTemplates } from './templates.ts';
 import { createFakeVmStore } from './vm-store.ts';
 
@@ -37,6 +38,12 @@ export interface FakeHost extends FakeState {
   ports: HostPorts;
   /** Ends a domain as a crash of its guest or of QEMU would. */
   crashDomain(name: string): void;
+  /** Its guest switches itself off. */
+  powerOff(name: string): void;
+  /** A domain's state changes, without Berth. */
+  changeDomain(name: string, status: DomainStatus): void;
+  /** The machine is rebooted: no domain outlives it. */
+  restartMachine(): void;
   /** What this host has of any VM: empty when all is undone. */
   leftovers(): string[];
 }
@@ -51,6 +58,9 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     bootMs: options.bootMs ?? 200,
     run: options.run ?? defaultRun,
     domains: new Map(),
+    ends: new Map(),
+    watchers: new Set(),
+    boot: { atMs: 0, count: 1 },
     disks: new Map(),
     records: new Map(),
     inputs: new Map(),
@@ -90,13 +100,29 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     diskMover: createFakeDiskMover(state),
     coldCopy: createFakeColdCopy(state),
     guest: createFakeGuest(state),
-    probe: createFakeHostProbe(state.id, options),
+    probe: createFakeHostProbe(state, options),
   };
   return {
     ...state,
     ports,
     crashDomain(name) {
-      if (!state.domains.delete(name)) throw bug(`no domain ${name} to crash`);
+      if (!state.domains.has(name)) throw bug(`no domain ${name} to crash`);
+      endDomain(state, name, 'crashed');
+    },
+    powerOff(name) {
+      if (!state.domains.has(name)) throw bug(`no domain ${name} to power off`);
+      endDomain(state, name, 'poweredOff');
+    },
+    changeDomain(name, status) {
+      const domain = state.domains.get(name);
+      if (domain === undefined) throw bug(`no domain ${name} to change`);
+      domain.status = status;
+      announce(state, name);
+    },
+    restartMachine() {
+      state.boot.count += 1;
+      for (const name of [...state.domains.keys()]) endDomain(state, name, 'unknown');
+      state.boot.atMs = state.clock.nowMs() + 1;
     },
     leftovers: () => leftovers(state),
   };

@@ -2,13 +2,25 @@ import type { DomainConfig, DomainStatus } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { bridgeName } from '../network/addressing.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
-import { bug, disksAt, type FakeDomain, type FakeMemory, type FakeState, newDomain, peersOf, refuseLive } from './state.ts';
+import {
+  announce,
+  bug,
+  disksAt,
+  endDomain,
+  type FakeDomain,
+  type FakeMemory,
+  type FakeState,
+  newDomain,
+  peersOf,
+  refuseLive,
+} from './state.ts';
 
 export function createFakeHypervisor(state: FakeState): Hypervisor {
   const setStatus = (name: string, status: DomainStatus): void => {
     const domain = state.domains.get(name);
     if (domain === undefined) throw new BerthError('hypervisor', `there is no domain ${name}`);
     domain.status = status;
+    announce(state, name);
   };
   return {
     status: async (name) => structuredClone(state.domains.get(name)?.status ?? null),
@@ -24,11 +36,23 @@ export function createFakeHypervisor(state: FakeState): Hypervisor {
       for (const { source } of config.disks) refuseLive(state, source.path, 'opening');
       state.consoles.set(config.consoleLog, `${state.consoles.get(config.consoleLog) ?? ''}Linux boots ${config.name}\n`);
       state.domains.set(config.name, newDomain(config, 'cold', state.clock.nowMs()));
+      announce(state, config.name);
     },
     async destroy(name) {
-      state.domains.delete(name);
+      endDomain(state, name, 'destroyed');
     },
-    pauseCpus: async (name) => setStatus(name, { state: 'paused', reason: 'user' }),
+    lastEnd: async (name) => (state.domains.has(name) ? null : structuredClone(state.ends.get(name) ?? null)),
+    async watch(onChange, signal) {
+      state.watchers.add(onChange);
+      onChange(null);
+      await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+      state.watchers.delete(onChange);
+    },
+    async pauseCpus(name) {
+      const found = state.domains.get(name)?.status.state;
+      if (found !== 'running' && found !== 'paused') throw new BerthError('hypervisor', `pausing ${name}: it is ${found}`);
+      setStatus(name, { state: 'paused', reason: 'user' });
+    },
     async resumeCpus(name) {
       refuseSecondCopy(state, name);
       setStatus(name, { state: 'running', reason: 'unpaused' });
@@ -85,7 +109,7 @@ async function save(state: FakeState, name: string, file: string): Promise<void>
   }
   memory.domain = { ...structuredClone(domain), status: { state: 'running', reason: 'restored' } };
   memory.complete = true;
-  state.domains.delete(name);
+  endDomain(state, name, 'left');
 }
 
 /** Shifts a guest's start times by the time during which it was stopped. */
@@ -99,7 +123,7 @@ export function shiftTime(domain: FakeDomain, ms: number): void {
 /** A reboot discards all that was in a guest's memory. */
 export function rebootDomain(state: FakeState, domain: FakeDomain): void {
   if (domain.config.onReboot !== 'restart') {
-    state.domains.delete(domain.config.name);
+    endDomain(state, domain.config.name, 'destroyed');
     return;
   }
   const rebooted = { createdMs: state.clock.nowMs(), bootKind: 'cold', identity: null, flushed: false, job: 'none' } as const;

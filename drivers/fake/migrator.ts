@@ -3,7 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
 import type { Migrator } from '../ports/migrator.ts';
 import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
-import { bug, type FakeDomain, type FakeState } from './state.ts';
+import { bug, endDomain, type FakeDomain, type FakeState } from './state.ts';
 
 const steps = 10;
 const stepMs = 20;
@@ -58,7 +58,7 @@ export function createFakeMigrator(state: FakeState): Migrator {
         await clock.sleep(stepMs);
         target.domains.set(name, copyToTarget(domain, config, target));
         await clock.sleep(stepMs);
-        if (state.domains.get(name) === domain) state.domains.delete(name);
+        if (state.domains.get(name) === domain) endDomain(state, name, 'left');
       } finally {
         jobs.delete(name);
       }

@@ -1,4 +1,4 @@
-import type { DiskSource, DomainConfig, DomainStatus } from '../../contracts/domain.ts';
+import type { DiskSource, DomainConfig, DomainEnd, DomainStatus } from '../../contracts/domain.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
@@ -85,6 +85,12 @@ export interface FakeState {
   /** What commands do. */
   run: (job: GuestJob, inputs: Map<string, Buffer>) => FakeRun;
   domains: Map<string, FakeDomain>;
+  /** How domains ended, as the hypervisor's log says. */
+  ends: Map<string, DomainEnd>;
+  /** Those who watch the domains. */
+  watchers: Set<(name: string | null) => void>;
+  /** When this machine was booted, and how often. */
+  boot: { atMs: number; count: number };
   disks: Map<string, FakeDisk>;
   records: Map<string, VmRecord>;
   inputs: Map<string, Map<string, Buffer>>;
@@ -151,6 +157,20 @@ export function newDomain(config: DomainConfig, bootKind: FakeDomain['bootKind']
     bootCount: 1,
     job: 'none',
   };
+}
+
+/** A domain's state has changed. */
+export function announce(state: FakeState, name: string): void {
+  for (const watcher of state.watchers) watcher(name);
+}
+
+/** A domain ends: the hypervisor's log says how. */
+export function endDomain(state: FakeState, name: string, how: DomainEnd['how']): void {
+  const domain = state.domains.get(name);
+  if (domain === undefined) return;
+  state.domains.delete(name);
+  state.ends.set(name, { how, startedMs: domain.createdMs, endedMs: state.clock.nowMs() });
+  announce(state, name);
 }
 
 /** The disks of the host that a source is on: this host, or a peer over NFS. */

@@ -2,7 +2,7 @@ import type { DomainConfig } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { failuresToRetire, type Templates } from '../ports/templates.ts';
 import { refuseInUse, refuseMissing } from './hypervisor.ts';
-import { bug, type FakeState, imagePath, newDomain, refuseLive } from './state.ts';
+import { bug, endDomain, type FakeState, imagePath, newDomain, refuseLive } from './state.ts';
 
 const bytes = 100 * 2 ** 20;
 
@@ -27,7 +27,7 @@ export function createFakeTemplates(state: FakeState): Templates {
       if (keyOf(config) !== key) throw bug(`${config.name} is no machine for the template ${key}`);
       const disk = state.disks.get(parts.disk);
       if (disk?.kind !== 'overlay') throw bug(`no overlay at ${parts.disk}`);
-      state.domains.delete(config.name);
+      endDomain(state, config.name, 'left');
       state.disks.delete(parts.disk);
       state.templates.set(at(image, key), { ready: true, failures: 0 });
       return { bytes };

@@ -58,6 +58,7 @@ export function createFakeVmStore(state: FakeState): VmStore {
       return { from, totalBytes: all.length, bytes: all.subarray(from, to) };
     },
     freeMiB: async () => state.freeDisk.freeMiB,
+    listIds: async () => [...state.records.values()].map(({ vmId }) => vmId),
     list: async () =>
       [...state.records.values()].map((record) => ({ vmId: record.vmId, record: structuredClone(record), bytes: 0 })),
     async remove(vmId, generation) {

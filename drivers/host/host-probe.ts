@@ -41,6 +41,11 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         throw error;
       }
     },
+    async bootedMs() {
+      const seconds = Number(/^btime (\d+)$/m.exec(await readFile('/proc/stat', 'utf8'))?.[1]);
+      if (!Number.isFinite(seconds)) throw new Error('BUG: /proc/stat has no btime');
+      return seconds * 1000;
+    },
     async measure() {
       const [disk, folders, memoryBytes, bootId, kind, hypervisor] = await Promise.all([
         statfs(options.root),

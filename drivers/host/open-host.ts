@@ -9,7 +9,7 @@ import { openAgentCalls } from '../guest/agent-calls.ts';
 import { openGuest } from '../guest/guest.ts';
 import { openGuestAgent } from '../guest/guest-agent.ts';
 import { openDiskMover } from '../libvirt/disk-mover.ts';
-import { openHypervisor } from '../libvirt/hypervisor.ts';
+import { libvirtUri, openHypervisor } from '../libvirt/hypervisor.ts';
 import { openMigrator } from '../libvirt/migrator.ts';
 import { openTemplates } from '../libvirt/templates.ts';
 import { openVirsh } from '../libvirt/virsh.ts';
@@ -49,15 +49,15 @@ const agentPlaces = { quick: 24, slow: 6 };
 export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
   const root = config.BERTH_DISK;
   await prepareFolders(root);
-  const virsh = openVirsh('qemu:///system', 6);
+  const virsh = openVirsh(libvirtUri, 6);
   // Apart: a guest determines how long its agent takes, and must not delay other calls.
-  const agentVirsh = openVirsh('qemu:///system', agentPlaces.quick);
-  const slowAgentVirsh = openVirsh('qemu:///system', agentPlaces.slow);
+  const agentVirsh = openVirsh(libvirtUri, agentPlaces.quick);
+  const slowAgentVirsh = openVirsh(libvirtUri, agentPlaces.slow);
   const agentCalls = openAgentCalls(agentVirsh, slowAgentVirsh, agentPlaces);
   // A migration or a save holds its process for as long as it lasts; calls to guests must not wait for that.
-  const longVirsh = openVirsh('qemu:///system', 8);
+  const longVirsh = openVirsh(libvirtUri, 8);
   // A restore holds its process, too, and must not wait for a migration.
-  const restoreVirsh = openVirsh('qemu:///system', 4);
+  const restoreVirsh = openVirsh(libvirtUri, 4);
   const dispatcher = new Agent({ connections: 32, keepAliveTimeout: 30_000 });
   const store = openVmStore(root);
   const hypervisor = openHypervisor(virsh, longVirsh, join(root, 'staging'));

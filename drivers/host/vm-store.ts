@@ -126,6 +126,7 @@ export function openVmStore(root: string): VmStore {
       const { bavail, bsize } = await statfs(root);
       return (bavail * bsize) / 2 ** 20;
     },
+    listIds: async () => (await listComplete(vms)).filter((name): name is VmId => isId('vm', name)),
     async list() {
       return Promise.all(
         (await listComplete(vms)).map(async (vmId) => {

@@ -4,11 +4,15 @@ import type { DomainConfig, DomainState, DomainStatus } from '../../contracts/do
 import { BerthError } from '../../model/errors.ts';
 import { isErrno } from '../host/files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
+import { watchDomainEvents } from './domain-events.ts';
+import { domainLogFolder, readDomainEnd } from './domain-log.ts';
 import { cdromTarget, domainXml } from './domain-xml.ts';
 import { isOrphaned, removeOrphaned } from './orphaned-domain.ts';
 import { savedMagic } from './save-file.ts';
 import type { Virsh } from './virsh.ts';
 import { callVirsh, createVirshCaller, virshError, withXmlFile } from './virsh-call.ts';
+
+export const libvirtUri = 'qemu:///system';
 
 /** libvirt answers these from memory; a few seconds already mean that something is wrong. */
 const callDeadlineMs = 10_000;
@@ -67,11 +71,14 @@ export function openHypervisor(virsh: Virsh, longVirsh: Virsh, scratch: string):
       const answer = await callVirsh(virsh, ['destroy', name], destroyDeadlineMs);
       if (!answer.ok && (await status(name)) !== null) throw virshError(['destroy', name], answer.error);
     },
+    lastEnd: (name) => readDomainEnd(domainLogFolder, name),
+    watch: (onChange, signal) => watchDomainEvents(libvirtUri, onChange, signal),
     async pauseCpus(name) {
       await call(['suspend', name]);
     },
     async resumeCpus(name) {
-      await call(['resume', name]);
+      const asleep = (await status(name))?.state === 'pmsuspended';
+      await call([asleep ? 'dompmwakeup' : 'resume', name]);
     },
     async eject(name) {
       const answer = await callVirsh(virsh, ['change-media', name, cdromTarget, '--eject', '--force', '--live'], callDeadlineMs);

@@ -2,5 +2,7 @@ import type { HostFacts } from '../../model/host.ts';
 
 export interface HostProbe {
   measure(): Promise<Omit<HostFacts, 'images'>>;
+  /** When this machine was booted, in ms since 1970 by its clock. */
+  bootedMs(): Promise<number>;
   accelerator(): Promise<'kvm' | 'qemu'>;
 }

@@ -1,4 +1,4 @@
-import type { DomainConfig, DomainStatus } from '../../contracts/domain.ts';
+import type { DomainConfig, DomainEnd, DomainStatus } from '../../contracts/domain.ts';
 
 export interface Hypervisor {
   /** null where there is no such domain. `host-busy` where the hypervisor doesn't answer in time. */
@@ -8,7 +8,15 @@ export interface Hypervisor {
   create(config: DomainConfig): Promise<void>;
   /** Ends a domain at once; succeeds also where it is gone already. */
   destroy(name: string): Promise<void>;
+  /** How the last domain of this name ended; null where the hypervisor's log doesn't have it. Asked when there is none now. */
+  lastEnd(name: string): Promise<DomainEnd | null>;
+  /**
+   * Calls `onChange` with a domain's name after each change of its state, and with null where changes may have been missed:
+   * when it begins, and when it has lost the hypervisor. Returns when it is aborted.
+   */
+  watch(onChange: (name: string | null) => void, signal: AbortSignal): Promise<void>;
   pauseCpus(name: string): Promise<void>;
+  /** Lets a guest run on that is paused, or that has suspended itself to memory. */
   resumeCpus(name: string): Promise<void>;
   /** Removes the ISO from the CD-ROM drive; succeeds also where there is none in it. */
   eject(name: string): Promise<void>;

@@ -68,6 +68,8 @@ export interface VmStore {
   readConsole(vmId: string, range: ConsoleRange): Promise<{ from: number; totalBytes: number; bytes: Buffer } | null>;
   /** The space that is free for this process on the disk of the VMs' folders. */
   freeMiB(): Promise<number>;
+  /** The VMs with a folder here. */
+  listIds(): Promise<VmId[]>;
   list(): Promise<{ vmId: string; record: VmRecord | null; bytes: number }[]>;
   /** Records for a day that this VM was removed with this generation, then removes its folder; repeatable. */
   remove(vmId: string, generation: number): Promise<void>;

@@ -7,7 +7,7 @@ import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 
 /**
- * Changes the state of a VM; a repeat changes nothing. `why` is recorded while the VM is stuck, for the operator. Throws
+ * Changes the state of a VM; a repeat changes nothing. `why` is recorded while the VM is stuck, stopped or crashed. Throws
  * not-found, and conflict for an illegal transition.
  */
 export async function setVmState(
@@ -16,11 +16,11 @@ export async function setVmState(
   state: VmState,
   why?: { code: ErrorCode; message: string },
 ): Promise<VmLocation> {
-  const problem = state === 'stuck' && why !== undefined ? JSON.stringify(why) : null;
+  const problem = why === undefined ? null : JSON.stringify(why);
   return inTransaction(deps.ledger, async (tx) => {
     const changed = await tx.$executeRaw`
       UPDATE "Vm" SET state = ${state}::"VmState",
-        problem = CASE WHEN ${state} = 'stuck' THEN COALESCE(${problem}::jsonb, problem) END,
+        problem = CASE WHEN ${state} IN ('stuck', 'stopped', 'crashed') THEN COALESCE(${problem}::jsonb, problem) END,
         "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${isoNow(deps)}::timestamptz) ELSE "startedAt" END
       WHERE id = ${id}`;
     if (changed === 0) throw new BerthError('not-found', `There is no VM ${id} in the ledger`);

@@ -82,9 +82,13 @@ describe('a VM that is suspended', () => {
       if (host.domains.get(vm.id)?.status.reason === 'saving') host.crashDomain(vm.id);
       return sleep(ms, signal);
     };
-    expect(await codeOf(call(activities.suspendVm, at(2)))).toBe('vm-lost');
-    expect(await codeOf(call(activities.restoreVm, { vm: at(3), diskHostAddress: null }))).toBe('vm-lost');
+    expect(await codeOf(call(activities.suspendVm, at(2)))).toBe('guest-crashed');
+    expect(await codeOf(call(activities.restoreVm, { vm: at(3), diskHostAddress: null }))).toBe('guest-crashed');
     expect(host.domains.size).toBe(0);
+    // It can be booted from its disks, and what was written of its memory is gone then.
+    await call(activities.ensureRunning, at(4));
+    expect([host.domains.size, memoryOf()]).toEqual([1, []]);
+    expect((await host.ports.store.read(vm.id))?.suspended).toBeNull();
   });
 
   it('continues to run where its memory cannot be written', async () => {
@@ -109,8 +113,8 @@ describe('a VM that is suspended', () => {
     host.crashDomain(vm.id);
     // As after a power cut before the removal of the file was on the disk.
     host.memories.set(memory, kept);
-    expect(await codeOf(call(activities.restoreVm, { vm: at(4), diskHostAddress: null }))).toBe('vm-lost');
-    expect(await codeOf(call(activities.suspendVm, at(4)))).toBe('vm-lost');
+    expect(await codeOf(call(activities.restoreVm, { vm: at(4), diskHostAddress: null }))).toBe('guest-crashed');
+    expect(await codeOf(call(activities.suspendVm, at(4)))).toBe('guest-crashed');
     expect(host.domains.size).toBe(0);
   });
 });

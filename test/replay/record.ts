@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm]
+ *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -379,6 +379,21 @@ async function recordVm(site: FakeSite): Promise<void> {
   await write(site, 'runVm-undone', workflowId.vm(unmade));
 }
 
+/** A guest that powers itself off while an operation is under way, which is waited for. */
+async function recordDomains(site: FakeSite): Promise<void> {
+  const id = await startAlone(site, 'watched');
+  const row = () => site.ledger.vm.findUniqueOrThrow({ where: { id } });
+  const host = site.hosts.find((one) => one.domains.has(id))!;
+  await site.ledger.vm.update({ where: { id }, data: { operation: 'pause', operationAt: new Date() } });
+  host.powerOff(id);
+  await site.until('it was looked at', async () => (await site.detailsOf(workflowId.domains(host.id)).catch(() => '')) !== '');
+  await site.ledger.vm.update({ where: { id }, data: { operation: null, operationAt: null } });
+  await site.until('it is stopped', async () => (await row()).state === 'stopped');
+  await site.client.workflow.getHandle(workflowId.domains(host.id)).result();
+  await write(site, 'recordDomainChanges', workflowId.domains(host.id));
+  await removeAlone(site, id);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -410,6 +425,7 @@ try {
     leases: recordLeases,
     moved: recordMoved,
     vm: recordVm,
+    domains: recordDomains,
   };
   for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
 } finally {

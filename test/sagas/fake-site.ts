@@ -4,20 +4,23 @@ import type { Client, WorkflowHandle } from '@temporalio/client';
 import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
+import { watchDomains } from '../../activities/host/site/watch-domains.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
+import { systemClock } from '../../drivers/host/clock.ts';
 import type { Clock } from '../../drivers/ports/clock.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { acceptTask } from '../../ledger/tasks/accept-task.ts';
-import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
+import { type HostId, type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
 import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { controlLimits } from '../../workers/control-limits.ts';
+import { reportDomains } from '../../workers/report-domains.ts';
 import { workflowBundle } from '../../workers/workflow-bundle.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { startTemporal } from '../services/temporal.ts';
@@ -81,6 +84,7 @@ export class FakeSite {
   readonly repository: FakeRepository;
   readonly pace: number;
   readonly #workers = new Map<string, { worker: Worker; done: Promise<void> }>();
+  readonly #watches = new Map<string, AbortController>();
   readonly #connection: NativeConnection;
   readonly #hostActivities: (host: FakeHost) => HostActivities;
   readonly #ends: (() => Promise<unknown>)[];
@@ -147,12 +151,18 @@ export class FakeSite {
       `${host.id} is up`,
       async () => (await this.ledger.host.findUnique({ where: { id: host.id } }))?.state === 'up',
     );
+    const watch = new AbortController();
+    this.#watches.set(host.id, watch);
+    const report = (vmIds: VmId[]) => reportDomains(this.client, host.id, vmIds, openLog('test', 'silent'), this.pace);
+    // Its time is real: what it waits for comes from the fake at once.
+    void watchDomains(host.ports, { report, signal: watch.signal, clock: systemClock });
   }
 
   async stopWorker(name: 'control' | HostId): Promise<void> {
     const entry = this.#workers.get(name);
     if (entry === undefined) throw new Error(`there is no worker ${name}`);
     this.#workers.delete(name);
+    this.#watches.get(name)?.abort();
     entry.worker.shutdown();
     await entry.done;
   }
@@ -243,6 +253,7 @@ export class FakeSite {
   }
 
   async stop(): Promise<void> {
+    for (const watch of this.#watches.values()) watch.abort();
     const workers = [...this.#workers.values()];
     for (const { worker } of workers) worker.shutdown();
     await Promise.allSettled(workers.map(({ done }) => done));

@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { FakeHost } from '../../drivers/fake/host.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
+import { BerthError } from '../../model/errors.ts';
 import { VmRemovedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
@@ -183,23 +185,128 @@ describe('a VM without a task', () => {
     await expectGone(waits);
   });
 
-  test('whose guest powered itself off is stopped, and boots again from its disks', async () => {
-    const id = await accept();
-    await start(id);
-    await site.until('it runs', () => isMade(id));
-    const host = site.hosts.find((one) => one.domains.has(id))!;
-    host.crashDomain(id);
-    const reconcile = site.client.workflow.getHandle(workflowId.reconcile(host.id));
-    // Observed twice before it is taken as a fact.
-    await site.until('it is stopped', async () => {
-      await reconcile.signal(signalName.wakeUp);
-      return (await rowOf(id)).state === 'stopped';
+  describe.concurrent('whose domain changes without Berth', () => {
+    async function running(): Promise<{ id: VmId; host: FakeHost }> {
+      const id = await accept();
+      await start(id);
+      await site.until('it runs', () => isMade(id));
+      return { id, host: site.hosts.find((one) => one.domains.has(id))! };
+    }
+    /** By the host's report alone: reconciliation needs two rounds of five minutes. */
+    const becomes = (id: VmId, state: string) =>
+      site.until(`${id} is ${state}`, async () => (await rowOf(id)).state === state, 10_000);
+
+    const isOver = (id: VmId) => site.until('it is over', async () => (await rowOf(id)).operation === null);
+
+    async function endsWell(id: VmId): Promise<void> {
+      expect((await rowOf(id)).state).toBe('running');
+      await expectAgreement(id);
+      await remove(id);
+      await expectGone(id);
+    }
+
+    test.each([
+      ['stopped', 'powered-off', (host: FakeHost, id: VmId) => host.powerOff(id)],
+      ['crashed', 'guest-crashed', (host: FakeHost, id: VmId) => host.crashDomain(id)],
+    ] as const)('is %s (%s) at once, and boots again from its disks', async (state, code, end) => {
+      const { id, host } = await running();
+      end(host, id);
+      await becomes(id, state);
+      expect((await rowOf(id)).problem).toMatchObject({ code });
+      await operate(id, 'reboot');
+      await endsWell(id);
     });
-    await operate(id, 'reboot');
-    expect((await rowOf(id)).state).toBe('running');
-    await expectAgreement(id);
-    await remove(id);
-    await expectGone(id);
+
+    test.each(['suspend', 'pause', 'reboot'] as const)(
+      'is stopped, not stuck, where it powered off before its %s',
+      async (operation) => {
+        const { id, host } = await running();
+        // Nobody has noticed yet.
+        await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
+        host.powerOff(id);
+        await notifyVm(id);
+        await site.until('it is over', async () => (await rowOf(id)).operation === null);
+        expect(await rowOf(id)).toMatchObject({ state: 'stopped', problem: { code: 'powered-off' } });
+        await operate(id, 'reboot');
+        await endsWell(id);
+      },
+    );
+
+    test.each([
+      ['operator', { state: 'paused', reason: 'user' }],
+      ['ioError', { state: 'paused', reason: 'I/O error' }],
+      ['guest', { state: 'pmsuspended', reason: 'unknown' }],
+    ] as const)('is paused by %s, and its owner resumes it', async (by, status) => {
+      const { id, host } = await running();
+      host.changeDomain(id, status);
+      await becomes(id, 'paused');
+      expect((await rowOf(id)).pausedBy).toBe(by);
+      await operate(id, 'resume');
+      await expectAgreement(id);
+      host.changeDomain(id, status);
+      await becomes(id, 'paused');
+      await operate(id, 'reboot');
+      await endsWell(id);
+    });
+
+    test('runs again when somebody at its host resumes it', async () => {
+      const { id, host } = await running();
+      await operate(id, 'pause');
+      host.changeDomain(id, { state: 'running', reason: 'unpaused' });
+      await becomes(id, 'running');
+      await endsWell(id);
+    });
+
+    test('is paused, suspended and deleted also where its guest sleeps', async () => {
+      const { id, host } = await running();
+      const sleep = () => host.changeDomain(id, { state: 'pmsuspended', reason: 'unknown' });
+      await site.ledger.$transaction((tx) => acceptOperation(tx, id, 'pause', Date.now()));
+      sleep();
+      await notifyVm(id);
+      await becomes(id, 'paused');
+      await isOver(id);
+      await operate(id, 'resume');
+      await site.ledger.$transaction((tx) => acceptOperation(tx, id, 'suspend', Date.now()));
+      sleep();
+      await notifyVm(id);
+      await becomes(id, 'suspended');
+      await isOver(id);
+      await operate(id, 'restore');
+      sleep();
+      await becomes(id, 'paused');
+      await remove(id);
+      await expectGone(id);
+    });
+
+    test('runs again although its guest cannot be told who it is, and its owner is told', async () => {
+      const { id, host } = await running();
+      const { guest } = host.ports;
+      const applyIdentity = guest.applyIdentity;
+      guest.applyIdentity = async (domain, identity) => {
+        if (domain === id) throw new BerthError('hypervisor', 'berth-identity: /etc/hostname: No space left on device');
+        return applyIdentity(domain, identity);
+      };
+      for (const [there, back] of [
+        ['suspend', 'restore'],
+        ['pause', 'resume'],
+      ] as const) {
+        await operate(id, there);
+        await operate(id, back);
+        expect(await rowOf(id)).toMatchObject({ state: 'running', problem: { code: 'hypervisor' } });
+      }
+      guest.applyIdentity = applyIdentity;
+      await endsWell(id);
+    });
+
+    test('that ends while no worker of its host runs is stopped when one is back', async () => {
+      const { id, host } = await running();
+      await site.stopWorker(host.id);
+      host.powerOff(id);
+      await site.startHost(host);
+      await becomes(id, 'stopped');
+      await operate(id, 'reboot');
+      await endsWell(id);
+    });
   });
 
   test('accepts one operation at a time, and refuses what its state does not allow', async () => {

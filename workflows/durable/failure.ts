@@ -1,6 +1,7 @@
 import { ActivityFailure, ApplicationFailure, TimeoutFailure, TimeoutType } from '@temporalio/common';
 import { type ErrorCode, isErrorCode } from '../../model/errors.ts';
 import type { TaskError } from '../../model/task.ts';
+import { saysDomainEnded } from '../../model/vm.ts';
 
 /** The cause of an activity's failure, without Temporal's wrapper. */
 function causeOf(error: unknown): unknown {
@@ -22,6 +23,14 @@ export function taskErrorOf(error: unknown): TaskError {
   if (cause instanceof TimeoutFailure && error instanceof ActivityFailure)
     return { code, message: `The step ${error.activityType} exceeded its timeout, and so did its retries` };
   return { code, message: cause instanceof Error ? cause.message : String(cause) };
+}
+
+/** Whether the VM's domain has ended without Berth, and how long ago by its host; null: unknown. */
+export function domainEndOf(error: unknown): { agoMs: number | null } | null {
+  const cause = causeOf(error);
+  const detail = cause instanceof ApplicationFailure ? (cause.details?.[0] as { endedAgoMs?: unknown } | undefined) : undefined;
+  if (!saysDomainEnded(codeOf(error)) && detail?.endedAgoMs === undefined) return null;
+  return { agoMs: typeof detail?.endedAgoMs === 'number' ? detail.endedAgoMs : null };
 }
 
 /** No worker took the activity from the host's queue in time: it has certainly not begun. */

@@ -32,6 +32,8 @@ export interface Timing {
   refusedBackoff: { initialMs: number; maxMs: number };
   /** Between two rounds of a host's reconciliation. A finding needs two rounds, so it takes effect after ten minutes. */
   reconcileIntervalMs: number;
+  /** Between two looks at a domain that has changed while an operation on its VM is under way. */
+  domainBackoff: { initialMs: number; maxMs: number };
   /** Between two attempts to find capacity for a template. No task waits for it. */
   templateRetryMs: number;
   /** Between two reads of a standalone VM's desired state: a signal starts one at once; housekeeping repeats lost signals. */
@@ -66,6 +68,7 @@ export function timing(pace: number): Timing {
     ledgerBackoff: { initialMs: second * pace, maxMs: 30 * second * pace },
     refusedBackoff: { initialMs: 10 * second * pace, maxMs: hour * pace },
     reconcileIntervalMs: 5 * minute * pace,
+    domainBackoff: { initialMs: second * pace, maxMs: 30 * second * pace },
     templateRetryMs: 15 * second * pace,
     vmPollMs: hour * pace,
     admissionPoll: { initialMs: 0.1 * second * pace, maxMs: 2 * second * pace },
@@ -155,6 +158,7 @@ const activityClassOf = {
   observeHost: 'quick',
   reportLiveness: 'liveness',
   observeInventory: 'quick',
+  observeDomains: 'quick',
   quarantineVm: 'quick',
   ensureImage: 'transfer',
   removeImage: 'remove',

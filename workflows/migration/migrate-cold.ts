@@ -3,7 +3,7 @@ import type { ColdCopyFile, MigrateOutResult, PortableRecord, RemoveColdLeftover
 import type { HostId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import { onHost } from '../durable/activity-proxies.ts';
-import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { domainEndOf, taskErrorOf } from '../durable/failure.ts';
 import { cleanUpOrReconcile } from './clean-up.ts';
 import { ColdCopyProgress } from './cold-copy-progress.ts';
 import {
@@ -91,7 +91,7 @@ export async function resolveColdMigration(run: MigrationRun, cause: TaskError |
     await retryOnHost(run, route.from.id, () => source.restoreVm({ vm: atSource(run), diskHostAddress: disksAt }));
     return 'stayed';
   } catch (error) {
-    if (codeOf(error) === 'vm-lost') return 'lost';
+    if (domainEndOf(error) !== null) return 'lost';
     throw error;
   }
 }
@@ -166,11 +166,11 @@ function leftoverAtSource(run: MigrationRun): RemoveColdLeftover {
   };
 }
 
-/** Retries without limit, and marks the migration stuck after the first refusal. Throws `vm-lost`, which is an answer. */
+/** Retries without limit, and marks the migration stuck after the first refusal. Throws what says that the domain has ended, which is an answer. */
 async function retryOnHost<T>(run: MigrationRun, host: HostId, act: () => Promise<T>): Promise<T> {
   let reported = false;
   return run.retry.run(act, async (error) => {
-    if (codeOf(error) === 'vm-lost') throw error;
+    if (domainEndOf(error) !== null) throw error;
     const why = `${host} has to answer what became of ${run.vmId}: ${taskErrorOf(error).message}. It is retried without limit`;
     run.progress.setDetail('stuck', `**${why}**`);
     if (!reported) await run.ledger.markMigrationStuck(run.id, { code: 'ambiguous', message: why });

@@ -1,8 +1,9 @@
 import type { VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
+import { stateAfterEnd } from '../../model/vm.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
-import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { domainEndOf, taskErrorOf } from '../durable/failure.ts';
 import { notify } from '../durable/other-workflows.ts';
 import { isoNow } from '../durable/progress.ts';
 import type { Step, StepRow } from '../durable/step.ts';
@@ -27,13 +28,15 @@ const hostOperations = {
     name: 'resume',
     does: "starts the guest's processors (resumeVm)",
     undoneBy: 'pauseVm',
-    act: ({ host, vm }) => host.resumeVm(vm),
+    act: async (target) => {
+      target.problem = (await target.host.resumeVm(target.vm))?.problem ?? null;
+    },
     undo: ({ host, vm }) => host.pauseVm(vm),
     to: 'running',
   },
   reboot: {
     name: 'reboot',
-    does: 'boots the guest again (rebootVm); from `stopped`, starts its domain (ensureRunning)',
+    does: 'boots the guest again (rebootVm); from `stopped` and `crashed`, starts its domain (ensureRunning)',
     undoneBy: 'nothing: a VM that can not be started is stuck',
     act: ({ host, vm }) => host.rebootVm(vm),
     undo: null,
@@ -52,35 +55,39 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
   try {
     if (operation === 'suspend') error = await runOrRollBack(run, suspension);
     else if (operation === 'restore') error = await runOrRollBack(run, restoration);
-    else if (operation === 'reboot' && state !== 'running') await startStopped(run);
-    else to = await runOnHost(run, operation);
+    else if (operation === 'reboot' && (state === 'stopped' || state === 'crashed')) await startStopped(run);
+    else ({ to, problem: error } = await runOnHost(run, operation));
   } catch (failed) {
     const why = taskErrorOf(failed);
     error = why;
-    if (why.code === 'vm-lost') await retryOnLedger(run, () => run.ledger.recordVmMissing(run.id, why));
+    const end = domainEndOf(failed);
+    if (end !== null) await retryOnLedger(run, () => run.ledger.recordVmMissing(run.id, why, end.agoMs));
   }
-  const end = () => run.ledger.endOperation(run.id, operation, error === null ? to : null, error);
+  const end = () => run.ledger.endOperation(run.id, operation, to, error);
   for (const { host, number } of await retryOnLedger(run, end))
     await notify(workflowId.drain(host, number), signalName.orderChanged);
 }
 
 /**
  * A failed act may have taken effect: its undo brings the guest back to the state that the ledger has.
- * @returns the VM's state after it
+ * @returns the VM's state after it, and a problem of its guest that did not stop the operation
  */
-async function runOnHost(run: VmRun, operation: keyof typeof hostOperations): Promise<HostOperation['to']> {
+async function runOnHost(
+  run: VmRun,
+  operation: keyof typeof hostOperations,
+): Promise<{ to: HostOperation['to']; problem: TaskError | null }> {
   const target = await run.ledger.beginOperation(run.id, operation);
   const { act, undo, to }: HostOperation = hostOperations[operation];
-  const vm: OperationVm = { ...target, host: vmHost(run, target.vm.host) };
+  const vm: OperationVm = { ...target, host: vmHost(run, target.vm.host), problem: null };
   try {
     await act(vm);
-    return to;
+    return { to, problem: vm.problem };
   } catch (error) {
-    if (undo !== null && codeOf(error) !== 'vm-lost')
+    if (undo !== null && domainEndOf(error) === null)
       await run.retry.run(
         () => undo(vm),
         (undoError) => {
-          if (codeOf(undoError) === 'vm-lost') throw undoError;
+          if (domainEndOf(undoError) !== null) throw undoError;
           showRefusal(run)(undoError);
         },
       );
@@ -88,13 +95,15 @@ async function runOnHost(run: VmRun, operation: keyof typeof hostOperations): Pr
   }
 }
 
-/** Boots a VM without a domain from its disks. */
+/** Boots a VM without a domain from its disks. One that ends while it boots is stopped or crashed again. */
 async function startStopped(run: VmRun): Promise<void> {
   try {
-    const { vm } = await run.ledger.beginStart(run.id);
-    await bootDomain(run, vm);
+    const { vm, diskHostAddress } = await run.ledger.beginStart(run.id);
+    await bootDomain(run, vm, diskHostAddress);
   } catch (error) {
-    await markStuck(run, taskErrorOf(error));
+    const why = taskErrorOf(error);
+    if (domainEndOf(error) === null) await markStuck(run, why);
+    else await retryOnLedger(run, () => run.ledger.setVmState(run.id, stateAfterEnd(why), why));
     throw error;
   }
 }

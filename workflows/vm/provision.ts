@@ -35,7 +35,7 @@ export const provisionSteps: readonly Step<Provisioning>[] = [
     does: 'domain, agent, identity',
     act: async ({ run, setup }) => {
       await run.ledger.setVmState(run.id, 'creating');
-      await bootDomain(run, setup.vm);
+      await bootDomain(run, setup.vm, null);
     },
     undo: null,
     undoneBy: 'remove',

@@ -3,7 +3,7 @@ import type { HostActivities } from '../../contracts/host.ts';
 import type { LedgerActivities, Notification, OperationTarget } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
-import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { domainEndOf, taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
 import type { Step } from '../durable/step.ts';
 import { retryOnLedger, showRefusal, type VmRun, vmHost } from './vm-run.ts';
@@ -11,6 +11,8 @@ import { retryOnLedger, showRefusal, type VmRun, vmHost } from './vm-run.ts';
 /** A VM on which an operation runs, and the activities on its host. */
 export interface OperationVm extends OperationTarget {
   readonly host: HostActivities;
+  /** What its owner has to know although the operation succeeded. */
+  problem: TaskError | null;
 }
 
 /** A step on the host between two transactions in the ledger. Where it failed, rollBackSuspension follows its undo. */
@@ -21,7 +23,10 @@ export interface SuspensionStep extends Step<OperationVm> {
 }
 
 const suspendVm = async ({ host, vm }: OperationVm): Promise<void> => void (await host.suspendVm(vm));
-const restoreVm = ({ host, vm, diskHostAddress }: OperationVm): Promise<void> => host.restoreVm({ vm, diskHostAddress });
+const restoreVm = async (target: OperationVm): Promise<void> => {
+  const { host, vm, diskHostAddress } = target;
+  target.problem = (await host.restoreVm({ vm, diskHostAddress }))?.problem ?? null;
+};
 
 /** Of a standalone VM or of a task's. */
 export const suspension: SuspensionStep = {
@@ -48,37 +53,41 @@ export const restoration: SuspensionStep = {
   },
 };
 
-/** Suspends or restores a standalone VM; a failure is undone. @returns the error; null: it is done */
+/** Suspends or restores a standalone VM; a failure is undone. @returns the error, or a problem of its guest; null: it is done */
 export async function runOrRollBack(run: VmRun, { begin, act, undo, commit }: SuspensionStep): Promise<TaskError | null> {
   return CancellationScope.nonCancellable(async () => {
     // Before an activity was requested on the host, there is nothing to undo there.
     let undoAct = async (): Promise<void> => undefined;
+    let problem: TaskError | null;
     try {
       const target = await begin(run.ledger, run.id);
-      const vm: OperationVm = { ...target, host: vmHost(run, target.vm.host) };
+      const vm: OperationVm = { ...target, host: vmHost(run, target.vm.host), problem: null };
       undoAct = () => undo(vm);
       await act(vm);
+      problem = vm.problem;
     } catch (error) {
       return rollBack(run, error, undoAct);
     }
     await notifyWaiters(await retryOnLedger(run, () => commit(run.ledger, run.id)));
-    return null;
+    return problem;
   });
 }
 
-/** Returns the VM to its state before the operation. One that neither runs nor has its memory is lost, and stuck. */
+/** Returns the VM to its state before the operation. One whose domain has ended meanwhile is stopped, or has crashed. */
 async function rollBack(run: VmRun, error: unknown, undoAct: () => Promise<void>): Promise<TaskError> {
-  const why = taskErrorOf(error);
-  let lost = codeOf(error) === 'vm-lost';
-  const undoUnlessLost = async () => {
+  let why = taskErrorOf(error);
+  let end = domainEndOf(error);
+  const undoUnlessEnded = async () => {
     try {
       await undoAct();
     } catch (undoError) {
-      if (codeOf(undoError) !== 'vm-lost') throw undoError;
-      lost = true;
+      end = domainEndOf(undoError);
+      if (end === null) throw undoError;
+      why = taskErrorOf(undoError);
     }
   };
-  if (!lost) await run.retry.run(undoUnlessLost, showRefusal(run));
-  await notifyWaiters(await retryOnLedger(run, () => run.ledger.rollBackSuspension(run.id, why, lost)));
+  if (end === null) await run.retry.run(undoUnlessEnded, showRefusal(run));
+  const roll = () => run.ledger.rollBackSuspension(run.id, why, end !== null, end?.agoMs ?? null);
+  await notifyWaiters(await retryOnLedger(run, roll));
   return why;
 }

@@ -32,8 +32,9 @@ export const retryOnLedger = <T>(run: VmRun, act: () => Promise<T>): Promise<T> 
 
 export const loadDesired = (run: VmRun): Promise<VmDesired> => retryOnLedger(run, () => run.ledger.loadVmDesired(run.id));
 
-export async function bootDomain(run: VmRun, vm: VmSpec): Promise<void> {
-  const { bootMs, boot } = await vmHost(run, vm.host).ensureRunning(vm);
+/** @param diskHostAddress of the host that has its disks; null: the one where it runs */
+export async function bootDomain(run: VmRun, vm: VmSpec, diskHostAddress: string | null): Promise<void> {
+  const { bootMs, boot } = await vmHost(run, vm.host).ensureRunning(vm, diskHostAddress);
   requestTemplate(vm, boot, run.pace);
   await run.ledger.recordVmStarted(run.id, new Date(Date.now() - bootMs).toISOString(), boot);
   run.progress.setAttributes({ state: 'running' });

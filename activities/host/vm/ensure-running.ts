@@ -13,6 +13,12 @@ import { describeDomain } from './domain-state.ts';
 import { ensureDisks } from './ensure-disks.ts';
 import { applyIdentity, awaitAgent, bootDeadlineMs } from './guest-identity.ts';
 
+interface StartRequest {
+  vm: VmSpec;
+  /** Address of the host that has its disks; null: this one. */
+  diskHostAddress: string | null;
+}
+
 interface StartResult {
   createMs: number;
   bootMs: number;
@@ -24,7 +30,12 @@ interface StartResult {
  * Starts the domain unless it runs, from a template where there is one, and gives the guest its identity. Every part can
  * be repeated after a kill at any line: the record's `ready` is written last, and cleared before a domain is created.
  */
-export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<StartResult> {
+export async function ensureRunning(
+  ports: HostPorts,
+  { vm, diskHostAddress }: StartRequest,
+  record: VmRecord,
+  signal: AbortSignal,
+): Promise<StartResult> {
   const { store, clock } = ports;
   const name = domainName(vm.id);
   const startedMs = clock.nowMs();
@@ -33,11 +44,12 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   if (found === null) {
     if (record.jobStartedMs !== null)
       throw new BerthError('vm-lost', `starting ${name} again: its command had started in a domain that is gone`);
-    const templateStart = await startFromTemplate(ports, vm, { ...record, ready: null }, signal);
+    const fresh = await forgetLastDomain(ports, record);
+    const templateStart = await startFromTemplate(ports, vm, fresh, signal);
     if (templateStart.kind === 'warm') return templateStart.result;
-    current = { ...record, ready: null, boot: { kind: 'cold', why: templateStart.why } };
+    current = { ...fresh, boot: { kind: 'cold', why: templateStart.why } };
     await store.writeDurably(current);
-    await createDomain(ports, vm, current);
+    await createDomain(ports, { vm, diskHostAddress }, current);
   } else if (found.state !== 'running') {
     throwUnexpectedState(name, found);
   } else if (record.ready !== null) return startResult(record, record.ready);
@@ -50,6 +62,12 @@ export async function ensureRunning(ports: HostPorts, vm: VmSpec, record: VmReco
   }
   await applyIdentity(ports, vm, signal, record.identityApplied ? null : 'cold');
   return markReady(ports, current, startedMs, createdMs);
+}
+
+/** What is recorded of a domain that has ended, saved memory included, must not be taken for the next one's. */
+async function forgetLastDomain({ store }: HostPorts, record: VmRecord): Promise<VmRecord> {
+  if (record.suspended !== null) await store.removeMemory(record.vmId);
+  return { ...record, ready: null, suspended: null, pausedSinceMs: null, flushed: false };
 }
 
 const startResult = ({ boot }: VmRecord, { createMs, bootMs }: { createMs: number; bootMs: number }): StartResult => ({
@@ -141,9 +159,9 @@ async function observeStart(ports: HostPorts, name: string, record: VmRecord, si
 }
 
 /** `not-ours` may refer to our own domain: an attempt that was killed during this call may have created it after all. */
-async function createDomain(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+async function createDomain(ports: HostPorts, { vm, diskHostAddress }: StartRequest, record: VmRecord): Promise<void> {
   try {
-    await ports.hypervisor.create(await attachSeed(ports, vm, record, await domainConfig(ports, vm, null)));
+    await ports.hypervisor.create(await attachSeed(ports, vm, record, await domainConfig(ports, vm, diskHostAddress)));
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'not-ours') throw error;
     const ours = (await ports.hypervisor.list()).some(({ name, uuid }) => name === domainName(vm.id) && uuid === uuidOf(vm.id));

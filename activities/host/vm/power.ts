@@ -1,35 +1,45 @@
+import type { DomainStatus } from '../../../contracts/domain.ts';
+import type { ResumedGuest } from '../../../contracts/host.ts';
 import { pollUntil } from '../../../drivers/host/poll-until.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
 import type { VmSpec } from '../../../model/vm.ts';
 import { nullIfUnavailable } from '../unavailable.ts';
+import { domainEndedError } from './domain-end.ts';
 import { domainName } from './domain-names.ts';
 import { describeDomain } from './domain-state.ts';
-import { applyIdentity } from './guest-identity.ts';
+import { applyIdentity, refreshIdentity } from './guest-identity.ts';
 
-/** Stops the guest's processors. The record is written first: a command's time limit excludes the pause from then on. */
-export async function pauseVm({ hypervisor, store, clock }: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+/**
+ * Stops the guest's processors. The record is written first: a command's time limit excludes the pause from then on. A guest
+ * that has suspended itself to memory stands still already.
+ */
+export async function pauseVm(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+  const { hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
   const found = await hypervisor.status(name);
-  if (found === null) throw new BerthError('vm-lost', `pausing ${name}: there is no such domain`);
+  if (found === null) throw await domainEndedError(ports, vm.id, 'pausing');
   if (record.pausedSinceMs === null) await store.writeDurably({ ...record, pausedSinceMs: clock.nowMs() });
   if (found.state === 'running') await hypervisor.pauseCpus(name);
-  else if (found.state !== 'paused') throw new BerthError('host-busy', `pausing ${name}: ${describeDomain(found)}`);
+  else if (!standsStill(found)) throw new BerthError('host-busy', `pausing ${name}: ${describeDomain(found)}`);
 }
 
 /** Resumes a paused guest, and sets its clock. */
-export async function resumeVm(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<void> {
+export async function resumeVm(ports: HostPorts, vm: VmSpec, record: VmRecord, signal: AbortSignal): Promise<ResumedGuest> {
   await resumeCpusAndRecord(ports, vm, record);
-  await applyIdentity(ports, vm, signal);
+  return refreshIdentity(ports, vm, signal);
 }
 
+const standsStill = ({ state }: DomainStatus): boolean => state === 'paused' || state === 'pmsuspended';
+
 /** Resumes the guest's processors and adds the pause to `idleMs`. */
-export async function resumeCpusAndRecord({ hypervisor, store, clock }: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+export async function resumeCpusAndRecord(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {
+  const { hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
   const found = await hypervisor.status(name);
-  if (found === null) throw new BerthError('vm-lost', `resuming ${name}: there is neither a domain nor its memory`);
-  if (found.state === 'paused') await hypervisor.resumeCpus(name);
+  if (found === null) throw await domainEndedError(ports, vm.id, 'resuming');
+  if (standsStill(found)) await hypervisor.resumeCpus(name);
   if (record.pausedSinceMs !== null)
     await store.writeDurably({
       ...record,
@@ -50,18 +60,21 @@ export async function rebootVm(ports: HostPorts, vm: VmSpec, record: VmRecord, s
   const { hypervisor, guest, store, clock } = ports;
   const name = domainName(vm.id);
   const found = await hypervisor.status(name);
-  if (found === null) throw new BerthError('vm-lost', `rebooting ${name}: there is no such domain`);
+  if (found === null) throw await domainEndedError(ports, vm.id, 'rebooting');
   if (vm.onReboot !== 'restart')
     throw new BerthError('conflict', `rebooting ${name}: a guest that runs one command ends with its machine`);
-  if (found.state !== 'running') throw new BerthError('conflict', `rebooting ${name}: ${describeDomain(found)}`);
-  const bootIdBefore = await readBootId(ports, name);
-  await store.writeDurably({ ...record, ready: null });
+  if (found.state !== 'running' && !standsStill(found))
+    throw new BerthError('conflict', `rebooting ${name}: ${describeDomain(found)}`);
+  // One that stands still cannot answer, and may have been paused for a reason that a reset ends.
+  const bootIdBefore = standsStill(found) ? null : await readBootId(ports, name);
+  await store.writeDurably({ ...record, ready: null, pausedSinceMs: null });
   const startedMs = clock.nowMs();
   if (bootIdBefore !== null && (await requestReboot(ports, name)))
     await pollUntil(clock, { pollMs, deadlineMs: rebootDeadlineMs, signal }, async () =>
       (await hasRebooted(ports, name, bootIdBefore)) ? true : null,
     );
   if (bootIdBefore === null || !(await hasRebooted(ports, name, bootIdBefore))) await hypervisor.reset(name);
+  if (standsStill(found)) await hypervisor.resumeCpus(name);
   await applyIdentity(ports, vm, signal);
   if (bootIdBefore !== null && (await guest.bootId(name)) === bootIdBefore)
     throw new BerthError('host-busy', `rebooting ${name}: its agent answers, and the guest has not rebooted`);

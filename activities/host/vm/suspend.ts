@@ -1,13 +1,14 @@
 import type { DomainStatus } from '../../../contracts/domain.ts';
-import type { RestoreVm } from '../../../contracts/host.ts';
+import type { RestoreVm, ResumedGuest } from '../../../contracts/host.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError } from '../../../model/errors.ts';
 import type { VmId } from '../../../model/ids.ts';
 import type { VmSpec } from '../../../model/vm.ts';
 import { domainConfig } from './domain-config.ts';
+import { domainEndedError } from './domain-end.ts';
 import { domainName } from './domain-names.ts';
-import { applyIdentity } from './guest-identity.ts';
+import { refreshIdentity } from './guest-identity.ts';
 import { resumeCpusAndRecord } from './power.ts';
 
 const savingPollMs = 100;
@@ -24,7 +25,12 @@ export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, 
   const { hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
   if (record.suspended?.complete === true) return memorySize(ports, vm.id);
-  const found = await awaitSave(ports, name, signal);
+  let found = await awaitSave(ports, name, signal);
+  // A guest that sleeps is woken: its memory can't be saved otherwise.
+  if (found?.state === 'pmsuspended') {
+    await hypervisor.resumeCpus(name);
+    found = await hypervisor.status(name);
+  }
   if (found === null) return commitSavedMemory(ports, vm.id, record);
   if (found.state !== 'running' || record.ready === null || record.flushed)
     throw new BerthError(
@@ -70,8 +76,7 @@ async function commitSavedMemory(ports: HostPorts, vmId: VmId, record: VmRecord)
   const { hypervisor, store } = ports;
   const { memory, memoryPartial } = store.paths(vmId);
   const complete = (await hypervisor.isSaved(memoryPartial)) || (await hypervisor.isSaved(memory));
-  if (record.suspended === null || !complete)
-    throw new BerthError('vm-lost', `suspending ${vmId}: its domain ended before its memory was saved`);
+  if (record.suspended === null || !complete) throw await domainEndedError(ports, vmId, 'suspending');
   await store.commitMemory(vmId);
   await store.writeDurably({ ...record, suspended: { ...record.suspended, complete: true } });
   return memorySize(ports, vmId);
@@ -96,7 +101,12 @@ async function clearSuspended({ store }: HostPorts, record: VmRecord): Promise<V
  * `suspended` is cleared, and only then is the guest resumed: so no guest is started twice from one memory after it has
  * written to its disk.
  */
-export async function restoreVm(ports: HostPorts, request: RestoreVm, record: VmRecord, signal: AbortSignal): Promise<void> {
+export async function restoreVm(
+  ports: HostPorts,
+  request: RestoreVm,
+  record: VmRecord,
+  signal: AbortSignal,
+): Promise<ResumedGuest> {
   const { hypervisor, store } = ports;
   const { vm } = request;
   const name = domainName(vm.id);
@@ -113,7 +123,7 @@ export async function restoreVm(ports: HostPorts, request: RestoreVm, record: Vm
   }
   await store.removeMemory(vm.id);
   await resumeCpusAndRecord(ports, vm, current);
-  await applyIdentity(ports, vm, signal);
+  return refreshIdentity(ports, vm, signal);
 }
 
 async function restoreFromMemory(ports: HostPorts, { vm, diskHostAddress }: RestoreVm): Promise<void> {

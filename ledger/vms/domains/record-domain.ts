@@ -1,13 +1,13 @@
-import { leaseEventTypes, type VmStartedData, type VmStoppedData, vmEventTypes } from '../../model/events.ts';
-import type { VmId } from '../../model/ids.ts';
-import type { TaskError } from '../../model/task.ts';
-import type { Boot } from '../../model/vm.ts';
-import { writeEvent } from '../events/write-event.ts';
-import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
-import { inTransaction, isoNow, type LedgerDeps } from '../transaction.ts';
-import { recordBoots } from './boots.ts';
-import { endResidency, lastUsage } from './residencies.ts';
-import { lockVm, vmEventFields } from './vm-row.ts';
+import { leaseEventTypes, type VmStartedData, vmEventTypes } from '../../../model/events.ts';
+import type { VmId } from '../../../model/ids.ts';
+import type { TaskError } from '../../../model/task.ts';
+import type { Boot } from '../../../model/vm.ts';
+import { writeEvent } from '../../events/write-event.ts';
+import { writePromisedLeaseEvent } from '../../leases/lease-event.ts';
+import { inTransaction, isoNow, isoOf, type LedgerDeps } from '../../transaction.ts';
+import { recordBoots } from '../boots.ts';
+import { lockVm, vmEventFields } from '../vm-row.ts';
+import { writeDomainEnd } from './end-domain.ts';
 
 /**
  * creating → running, with its event, once; `startedAt` is by the host's clock. A VM that was stopped before counts its
@@ -34,10 +34,11 @@ export async function recordVmStarted(deps: LedgerDeps, id: VmId, startedAt: str
 }
 
 /**
- * The VM's domain is gone although Berth has not ended it: the guest has powered off or crashed. Its disks remain. A
+ * An operation found that the VM's domain is gone although Berth has not ended it: `why` says what is known of its end. A
  * task's VM is stuck; a standalone one can be booted again.
+ * @param agoMs how long ago it ended; null: unknown
  */
-export async function recordVmMissing(deps: LedgerDeps, id: VmId, why: TaskError): Promise<void> {
+export async function recordVmMissing(deps: LedgerDeps, id: VmId, why: TaskError, agoMs: number | null = null): Promise<void> {
   const now = isoNow(deps);
   await inTransaction(deps.ledger, async (tx) => {
     const row = await lockVm(tx, id);
@@ -46,12 +47,7 @@ export async function recordVmMissing(deps: LedgerDeps, id: VmId, why: TaskError
       await tx.$executeRaw`UPDATE "Vm" SET state = 'stuck', problem = ${JSON.stringify(why)}::jsonb WHERE id = ${id}`;
       return;
     }
-    const data: VmStoppedData = { ...vmEventFields(row), error: why, stoppedAt: now, usage: await lastUsage(tx, row, now) };
-    await endResidency(tx, row, now);
-    await tx.$executeRaw`
-      UPDATE "Vm" SET state = 'stopped', problem = ${JSON.stringify(why)}::jsonb, "endedAt" = ${now}::timestamptz, "resumedAt" = NULL
-      WHERE id = ${id}`;
-    const event = { type: vmEventTypes.stopped, subject: id, owner: row.ownerId, time: now, data, n: row.generation };
-    await writeEvent(tx, event, 'reject');
+    const endedAt = agoMs === null ? now : isoOf(deps.clock() - agoMs);
+    await writeDomainEnd(tx, row, { error: why, endedAt, now });
   });
 }

@@ -1,0 +1,38 @@
+import { type VmPausedData, type VmResumedData, vmEventTypes } from '../../../model/events.ts';
+import type { TaskError } from '../../../model/task.ts';
+import type { PausedBy } from '../../../model/vm.ts';
+import { writeEvent } from '../../events/write-event.ts';
+import type { Transaction } from '../../transaction.ts';
+import { type VmRow, vmEventFields } from '../vm-row.ts';
+
+/** The VM's processors stand still; an I/O error is also a problem that its owner reads. */
+export async function writePaused(tx: Transaction, row: VmRow, by: PausedBy, now: string): Promise<void> {
+  const problem = by === 'ioError' ? JSON.stringify(ioError(row)) : null;
+  await tx.$executeRaw`
+    UPDATE "Vm" SET state = 'paused', "pausedBy" = ${by}::"PausedBy", problem = ${problem}::jsonb WHERE id = ${row.id}`;
+  const data: VmPausedData = { ...vmEventFields(row), by, pausedAt: now };
+  await writePowerEvent(tx, row, vmEventTypes.paused, data, now);
+}
+
+const ioError = ({ id, hostId }: VmRow): TaskError => ({
+  code: 'disk-full',
+  message: `${hostId} could not write to the disks of ${id}, probably because its disk is full. Nothing is lost: resume it when that is mended`,
+});
+
+export async function writeResumed(tx: Transaction, row: VmRow, now: string): Promise<void> {
+  await tx.$executeRaw`UPDATE "Vm" SET state = 'running', problem = NULL WHERE id = ${row.id}`;
+  const data: VmResumedData = { ...vmEventFields(row), resumedAt: now };
+  await writePowerEvent(tx, row, vmEventTypes.resumed, data, now);
+}
+
+/** A VM may be paused and resumed without a new generation: its events are counted. The caller has locked its row. */
+async function writePowerEvent<T extends typeof vmEventTypes.paused | typeof vmEventTypes.resumed>(
+  tx: Transaction,
+  { id, ownerId }: VmRow,
+  type: T,
+  data: T extends typeof vmEventTypes.paused ? VmPausedData : VmResumedData,
+  now: string,
+): Promise<void> {
+  const n = await tx.event.count({ where: { subject: id, type } });
+  await writeEvent(tx, { type, subject: id, owner: ownerId, time: now, data: data as never, n }, 'reject');
+}
