@@ -2,6 +2,7 @@ import type { ConsolePage, ConsoleRange } from '../model/console.ts';
 import type { HostFacts, HostInventory } from '../model/host.ts';
 import type { ImageId, VmId } from '../model/ids.ts';
 import type { ColdCopyPass } from '../model/migration.ts';
+import type { SkippedFiles } from '../model/outputs/skipped.ts';
 import type { TaskError } from '../model/task.ts';
 import type { Boot, ImageRef, VmLoad, VmSpec } from '../model/vm.ts';
 import type { DomainConfig, DomainReport } from './domain.ts';
@@ -67,7 +68,8 @@ export interface StageOut {
   patterns: string[];
   /** POST target for one output: the worker adds `?path=…`; answers `{file, sizeBytes, sha256}`. */
   uploadUrl: string;
-  limits: { files: number; bytes: number };
+  /** Of all files together: their number, their data, and their sizes with holes (as much as their data, if not given). */
+  limits: { files: number; bytes: number; sparseBytes?: number };
   /** The guest runs at another host, and its disks were flushed there. */
   flushedElsewhere?: boolean;
 }
@@ -86,6 +88,8 @@ export interface StagedOut {
   outputs: StoredOutput[];
   bytes: number;
   unmatched: string[];
+  /** Absent: the host has a version that took all or nothing. */
+  skipped?: SkippedFiles;
   /** When the domain ended; null: removeVm ends it. */
   endedAt: string | null;
 }

@@ -1,4 +1,5 @@
 import type { TaskId, VmId } from '../model/ids.ts';
+import type { SkippedOutputs } from '../model/outputs/skipped.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../model/states.ts';
 import type { TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../model/task.ts';
 import type { Boot } from '../model/vm.ts';
@@ -35,6 +36,8 @@ export interface TaskOutcome {
   exitCode: number | null;
   error: TaskError | null;
   outputs: TaskOutput[];
+  /** Absent: of a workflow of a version that took all or nothing. */
+  skipped?: SkippedOutputs;
   bytesIn: number;
   bytesOut: number;
   /** When each VM's domain existed, by the host's clock; null when it never did. */

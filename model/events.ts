@@ -69,6 +69,7 @@ export const TaskEndedData = z
     bytesIn: z.int().min(0),
     bytesOut: z.int().min(0),
     outputs: z.int().min(0),
+    skippedOutputs: z.int().min(0).optional().meta({ description: 'Files that match and were not stored' }),
   })
   .meta({ id: 'TaskEnded', description: 'The task has ended; what it used is final' });
 

@@ -173,8 +173,12 @@ export const TaskSpec = z
       .default([])
       .meta({
         description:
-          'What is kept of /home/task: files that a pattern matches and none with "!" excludes. A folder that a pattern names is all in it. Each pattern without "!" must match at least one file',
+          'What is kept of /home/task: files that a pattern matches and none with "!" excludes. A folder that a pattern names is all in it. Each pattern without "!" should match at least one file; see `onMissingOutput`',
       }),
+    onMissingOutput: z.enum(['fail', 'warn']).default('fail').meta({
+      description:
+        'Whether the task fails when a pattern matches nothing, or a file that matches can not be stored: `skippedOutputs` has the reasons',
+    }),
     resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }),
     nodes: z.int().min(1).max(taskLimits.nodes).default(1),
     lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),

@@ -4,7 +4,8 @@ import { findFile } from '../../ledger/files/read-files.ts';
 import { findBuild } from '../../ledger/images/read-images.ts';
 import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
 import { BerthError } from '../../model/errors.ts';
-import { isTaskPath, taskLimits } from '../../model/task.ts';
+import { isOutputPath } from '../../model/outputs/names.ts';
+import { taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
@@ -32,7 +33,7 @@ const Node = z.strictObject({
 
 const OutputQuery = z.strictObject({
   ...signature,
-  path: z.string().refine(isTaskPath, { error: 'expected a relative path inside /home/task' }),
+  path: z.string().refine(isOutputPath, { error: 'expected a path of escaped names inside /home/task' }),
   sha256: sha256.optional(),
 });
 

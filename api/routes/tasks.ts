@@ -37,6 +37,7 @@ const storedJson = {
   refusal: Task.shape.waiting,
   error: Task.shape.error,
   outputs: Task.shape.outputs,
+  skippedOutputs: Task.shape.skippedOutputs,
   timeline: Task.shape.timeline,
 };
 
@@ -58,6 +59,8 @@ function show(row: TaskRecord): z.input<typeof Task> {
     exitCode: row.exitCode,
     error: storedJson.error.parse(row.error),
     outputs: storedJson.outputs.parse(row.outputs),
+    skippedOutputs: storedJson.skippedOutputs.parse(row.skippedOutputs),
+    skippedOutputsCount: row.skippedOutputsCount,
     timeline: storedJson.timeline.parse(row.timeline),
     cancelRequestedAt: row.cancelRequestedAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { skipReasons } from '../../model/outputs/skipped.ts';
 import { taskStates } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { bytes, codes, sha256, time, waiting } from './common.ts';
@@ -19,6 +20,12 @@ export const Task = TaskSpec.extend({
     .meta({ description: 'When its VMs are ready; null: best effort' }),
   outputPatterns: z.array(z.string()).meta({ description: 'The `outputs` of the request' }),
   outputs: z.array(z.strictObject({ path: z.string(), node: z.int(), file: z.string(), sizeBytes: bytes, sha256 })),
+  skippedOutputs: z
+    .array(z.strictObject({ path: z.string(), node: z.int(), reason: z.enum(skipReasons), detail: z.string() }))
+    .meta({
+      description: 'Files that match and were not stored, at most 100; a folder or "" stands for what was not found in it',
+    }),
+  skippedOutputsCount: z.int().min(0).meta({ description: 'The number of all of them' }),
   timeline: z.array(
     z.strictObject({
       step: z.string(),

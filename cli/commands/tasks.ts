@@ -27,6 +27,8 @@ interface Task {
   exitCode: number | null;
   error: { code: string; message: string } | null;
   outputs: TaskOutput[];
+  skippedOutputs: { path: string; node: number; reason: string; detail: string }[];
+  skippedOutputsCount: number;
   createdAt: string;
 }
 
@@ -44,6 +46,7 @@ interface SubmitOptions extends LeaseOptions {
   timeoutS?: number;
   follow?: boolean;
   wait?: boolean;
+  onMissingOutput?: string;
 }
 
 const finishedStates = new Set(['succeeded', 'failed', 'cancelled']);
@@ -69,6 +72,7 @@ async function specOf(connection: Connection, output: Output, command: string[],
     inputs: unlessEmpty(inputs),
     outputs: unlessEmpty(options.output),
     resources: unlessEmpty(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
+    onMissingOutput: options.onMissingOutput,
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
@@ -91,7 +95,13 @@ function exitCodeOf(task: Task): number {
 
 function printEnd(output: Output, task: Task): void {
   if (output.json) printOne(output, task);
-  else print(output, `${task.id} ${task.state}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
+  else {
+    print(output, `${task.id} ${task.state}${task.error ? `: ${task.error.message} (${task.error.code})` : ''}`);
+    const { skippedOutputs, skippedOutputsCount } = task;
+    for (const { path, reason, detail } of skippedOutputs)
+      print(output, `  not stored: ${path === '' ? '/home/task' : path} (${reason}): ${detail}`);
+    if (skippedOutputsCount > skippedOutputs.length) print(output, `  not stored: ${skippedOutputsCount} in all`);
+  }
 }
 
 /** Where in `folder` an output goes. A guest chose its path, which must not lead out of there. */
@@ -112,6 +122,7 @@ export function addTaskCommands(program: Command, { connect, output }: Session):
     .option('--name <name>', 'what it is to be called')
     .option('--input <path=source>', 'source: @local-file, id or name of a stored file, or URL; may be repeated', collect, [])
     .option('--output <pattern>', 'what to keep; may be repeated', collect, [])
+    .option('--on-missing-output <what>', 'fail or warn, when an output is missing or can not be stored')
     .option('--env <name=value>', 'a variable of its environment; may be repeated', collect, [])
     .option('--vcpus <n>', 'processors of each VM', wholeNumber)
     .option('--memory-mib <n>', 'memory of each VM', wholeNumber)

@@ -10,7 +10,9 @@ import { diskFullOr, exists, isErrno, syncFile } from '../host/files.ts';
 import { ProcessError, type RunOptions, run } from '../host/run-process.ts';
 import type { DiskTool, FlattenRequest } from '../ports/disk-tool.ts';
 import { readDiskHeader } from './disk-header.ts';
-import { listExt4, readExt4 } from './ext4.ts';
+import { usualReadBudget } from './ext4/budget.ts';
+import { createLister } from './ext4/lister.ts';
+import { readListedFile } from './ext4/read-file.ts';
 
 const overlayDeadlineMs = 30_000;
 /** mkfs.ext4 -d copies the inputs: 40 MB in 0.2 s; a slow disk and 100 GB fit as well. */
@@ -18,6 +20,7 @@ const dataDiskDeadlineMs = 3600_000;
 
 /** Disks as files. Each is written to a partial file beside its path and renamed, so that a file at its path is complete. */
 export function openDiskTool(): DiskTool {
+  const lister = createLister();
   return {
     exists,
     async createOverlay(path, backing, virtualMiB) {
@@ -52,26 +55,9 @@ export function openDiskTool(): DiskTool {
         await makeEmpty(partial, sizeMiB);
         await makeFileSystem(partial, folder, sizeMiB);
       }),
-    async listFiles(image, limitFiles) {
-      const file = await open(image, 'r');
-      try {
-        return await listExt4(file, limitFiles);
-      } finally {
-        await file.close();
-      }
-    },
-    readFile: (image, file) =>
-      Readable.from(
-        (async function* () {
-          const handle = await open(image, 'r');
-          try {
-            yield* readExt4(handle, file);
-          } finally {
-            await handle.close();
-          }
-        })(),
-        { objectMode: false },
-      ),
+    listFiles: (image, patterns, limitFiles, signal) =>
+      lister.list({ image, patterns, budget: { ...usualReadBudget, files: limitFiles } }, signal),
+    readFile: (image, file) => Readable.from(readListedFile(image, file), { objectMode: false }),
     inspect,
     async flatten(order, signal) {
       await removePartials(order.destination);

@@ -1,6 +1,9 @@
 import { Readable } from 'node:stream';
 import { BerthError } from '../../model/errors.ts';
-import type { DiskTool } from '../ports/disk-tool.ts';
+import { escapeName } from '../../model/outputs/names.ts';
+import { Selection } from '../../model/outputs/patterns.ts';
+import { noneSkipped, skip } from '../../model/outputs/skipped.ts';
+import type { DiskListing, DiskTool } from '../ports/disk-tool.ts';
 import { bug, type FakeDataDisk, type FakeState, imagePath, liveUserOf, refuseLive } from './state.ts';
 
 export function createFakeDiskTool(state: FakeState): DiskTool {
@@ -43,13 +46,12 @@ export function createFakeDiskTool(state: FakeState): DiskTool {
       if (bytes > sizeMiB * 2 ** 20) throw new BerthError('inputs-too-large', `${bytes} bytes do not fit into ${sizeMiB} MiB`);
       state.disks.set(path, { kind: 'data', sizeMiB, files: new Map(files), unwritten: new Map() });
     },
-    async listFiles(image, limitFiles) {
-      const { files } = flushedDisk(image);
-      if (files.size > limitFiles) throw new BerthError('outputs-refused', `${image} has more than ${limitFiles} files`);
-      return [...files].map(([path, content], index) => ({ path, inode: index + 12, sizeBytes: content.length }));
+    async listFiles(image, patterns, limitFiles, signal) {
+      signal.throwIfAborted();
+      return listFakeFiles(flushedDisk(image), patterns, limitFiles);
     },
     readFile(image, file) {
-      const content = flushedDisk(image).files.get(file.path);
+      const content = [...flushedDisk(image).files].find(([path]) => escapePath(path) === file.path)?.[1];
       if (content === undefined) throw bug(`reading ${file.path} of ${image}, which isn't there`);
       return Readable.from([content]);
     },
@@ -73,6 +75,28 @@ export function createFakeDiskTool(state: FakeState): DiskTool {
       return { sizeBytes: disk.content.length, content: Readable.from([disk.content]) };
     },
   };
+}
+
+const escapePath = (path: string): string =>
+  path
+    .split('/')
+    .map((name) => escapeName(Buffer.from(name)))
+    .join('/');
+
+function listFakeFiles({ files }: FakeDataDisk, patterns: readonly string[], limitFiles: number): DiskListing {
+  const selection = new Selection(patterns);
+  const listing: DiskListing = { files: [], matched: [], skipped: noneSkipped() };
+  for (const [name, content] of files) {
+    const path = escapePath(name);
+    const matched = selection.match(path);
+    if (matched.length === 0) continue;
+    listing.matched.push(...matched);
+    const { length: sizeBytes } = content;
+    if (listing.files.length < limitFiles)
+      listing.files.push({ path, sizeBytes, dataBytes: sizeBytes, runs: [], mode: 0o644, modifiedMs: 0 });
+    else skip(listing.skipped, { path: '', reason: 'too-many-files', detail: 'more files match than are taken' });
+  }
+  return listing;
 }
 
 interface InspectedDisk {

@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import type { SkippedFiles } from '../../model/outputs/skipped.ts';
 
 export interface DiskTool {
   /** Whether a disk exists: it is renamed to its path when it is complete. */
@@ -14,11 +15,12 @@ export interface DiskTool {
   /** An ext4 image of exactly `sizeMiB` with the content of a folder; `inputs-too-large`, `disk-full`. */
   createDataDisk(path: string, folder: string, sizeMiB: number): Promise<void>;
   /**
-   * Regular files of an ext4 image that a guest wrote, read in user space, never mounted. Symlinks, devices and
-   * lost+found are left out. The caller has to check names, which the guest chose. `outputs-refused` for a damaged file system.
+   * Regular files of an ext4 image that a guest wrote which patterns select, read in user space, never mounted; at most
+   * `limitFiles`. What can't be taken is in `skipped`. Reading has a budget: it ends whatever the guest made of the disk.
+   * `outputs-refused` where there is no file system.
    */
-  listFiles(image: string, limitFiles: number): Promise<DiskFile[]>;
-  /** The content of one listed file, exactly its `sizeBytes`. */
+  listFiles(image: string, patterns: readonly string[], limitFiles: number, signal: AbortSignal): Promise<DiskListing>;
+  /** The content of one listed file, exactly its `sizeBytes`; its holes are not read. */
   readFile(image: string, file: DiskFile): Readable;
   /**
    * The format and size of an uploaded disk, by its header alone. `image-refused` for one that refers to another file, is
@@ -41,7 +43,21 @@ export interface FlattenRequest {
 }
 
 export interface DiskFile {
+  /** Names as escapeName writes them. */
   path: string;
-  inode: number;
   sizeBytes: number;
+  /** Of these, the bytes that are not holes. */
+  dataBytes: number;
+  /** Where they are, three numbers a run: the place in the file, the length and the place in the image, in bytes, in order. */
+  runs: readonly number[];
+  /** Permission bits. */
+  mode: number;
+  modifiedMs: number;
+}
+
+export interface DiskListing {
+  files: DiskFile[];
+  /** Patterns that select a file, also one that was skipped. */
+  matched: string[];
+  skipped: SkippedFiles;
 }

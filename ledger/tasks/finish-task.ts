@@ -54,7 +54,9 @@ async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, n
     WITH task AS (
       UPDATE "Task" SET state = ${outcome.state}::"TaskState", "exitCode" = ${outcome.exitCode}::int, refusal = NULL,
         error = ${outcome.error === null ? null : JSON.stringify(outcome.error)}::jsonb,
-        outputs = ${JSON.stringify(outcome.outputs)}::jsonb, timeline = ${JSON.stringify(outcome.timeline)}::jsonb,
+        outputs = ${JSON.stringify(outcome.outputs)}::jsonb,
+        "skippedOutputs" = ${JSON.stringify(outcome.skipped?.listed ?? [])}::jsonb,
+        "skippedOutputsCount" = ${outcome.skipped?.count ?? 0}::int, timeline = ${JSON.stringify(outcome.timeline)}::jsonb,
         "finishedAt" = ${now}::timestamptz
       WHERE id = ${id} RETURNING "leaseId"
     ), lease AS (
@@ -92,6 +94,7 @@ function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string):
     bytesIn: outcome.bytesIn,
     bytesOut: outcome.bytesOut,
     outputs: outcome.outputs.length,
+    skippedOutputs: outcome.skipped?.count ?? 0,
   };
 }
 

@@ -14,6 +14,9 @@ import { loadVmLocation } from '../vms/vm-state.ts';
 /** Maximum number of output files of one VM. Its data disk bounds their bytes. */
 const maxOutputFiles = 10_000;
 
+/** How much larger than the disk its outputs may be by their holes, which are sent as zeros. */
+const maxSparseness = 16;
+
 interface StoredFile {
   id: string;
   state: FileState;
@@ -103,7 +106,7 @@ function buildStepArgs(
       node,
       patterns: spec.outputs,
       uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`),
-      limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20 },
+      limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20, sparseBytes: vm.diskMiB * 2 ** 20 * maxSparseness },
     },
   };
 }

@@ -209,7 +209,12 @@ describe('tasks', () => {
     await api.ledger.task.update({ where: { id }, data: { exitCode: 3, error } });
     await api.advance(id, 'failed');
     expect(await end).toMatchObject({ code: 3, out: `${id} failed: The command exited with 3 (command-failed)\n` });
-    expect((await berth(['tasks', 'wait', id])).code).toBe(3);
+    const skippedOutputs = [{ path: 'out/huge', node: 0, reason: 'too-large', detail: 'with its 2 bytes' }];
+    await api.ledger.task.update({ where: { id }, data: { skippedOutputs, skippedOutputsCount: 2 } });
+    expect(await berth(['tasks', 'wait', id])).toMatchObject({
+      code: 3,
+      out: expect.stringContaining('\n  not stored: out/huge (too-large): with its 2 bytes\n  not stored: 2 in all\n'),
+    });
   });
 
   test('are followed, listed, shown and cancelled', async () => {

@@ -116,7 +116,13 @@ describe('outputs', () => {
     expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
   });
 
-  test.each(['../x', '/etc/passwd', 'a//b', ''])('a path like %j is refused', async (path) => {
+  test('have the escaped text of their name', async () => {
+    const [one, two] = await Promise.all([stored(store(0, 'out/a\\xff', 'a')), stored(store(0, 'out/a\\xfe\\x0a', 'b'))]);
+    const { body } = await api.call<FileBody>(api.alice, 'GET', `/v1/files/${one.file}`);
+    expect([body.name, one.file === two.file]).toEqual(['out/a\\xff', false]);
+  });
+
+  test.each(['../x', '/etc/passwd', 'a//b', '', 'a\\b', 'a\nb', 'a\\x41'])('a path like %j is refused', async (path) => {
     expect((await store(0, path, 'x')).status).toBe(400);
   });
 

@@ -59,6 +59,7 @@ describe('submitting', () => {
       env: {},
       inputs: [],
       outputs: [],
+      onMissingOutput: 'fail',
       nodes: 1,
       timeoutS: 600,
       resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 },
@@ -127,6 +128,7 @@ describe('a body that is not a task', () => {
       },
       '/inputs',
     ],
+    ['onMissingOutput', { onMissingOutput: 'ignore' }, '/onMissingOutput'],
     ['outputs', { outputs: 'out/*' }, '/outputs'],
     ['outputs', { outputs: ['../*'] }, '/outputs/0'],
     ['outputs', { outputs: ['/etc/shadow'] }, '/outputs/0'],
@@ -270,11 +272,16 @@ describe('reading', () => {
     const read = async () => (await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${body.id}`)).body;
     expect((await read()).waiting).toEqual({ hosts: 3, failed: { memory: 3 } });
     const outputs = [{ path: 'out/count', node: 0, file: file.id, sizeBytes: 13, sha256: file.sha256 }];
+    const skippedOutputs = [{ path: 'out/huge', node: 0, reason: 'too-large', detail: 'it is' }];
     const timeline = [{ step: 'stageIn', startedAt: new Date().toISOString(), endedAt: null }];
     const error = { code: 'command-failed', message: 'exit code 3' };
-    await api.ledger.task.update({ where: { id: body.id }, data: { exitCode: 3, error, outputs, timeline } });
+    await api.ledger.task.update({
+      where: { id: body.id },
+      data: { exitCode: 3, error, outputs, skippedOutputs, skippedOutputsCount: 7, timeline },
+    });
     await api.advance(body.id, 'failed');
-    expect(await read()).toMatchObject({ state: 'failed', exitCode: 3, error, outputs, timeline, waiting: null });
+    const ended = { state: 'failed', exitCode: 3, error, outputs, skippedOutputs, skippedOutputsCount: 7, timeline };
+    expect(await read()).toMatchObject({ ...ended, waiting: null });
   });
 });
 

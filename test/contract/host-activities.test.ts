@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { createHostActivities } from '../../activities/host/index.ts';
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostActivities, StageOut } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost, type FakeHostOptions } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
@@ -383,21 +383,55 @@ describe('outputs', () => {
     expect(await taken(['out/.h*', 'no/*'])).toEqual({ paths: ['out/.hidden'], unmatched: ['no/*'] });
   });
 
-  it('with names that no output may have are refused', async () => {
-    expect(await code(taken(['out/*']))).toBe('outputs-refused');
+  it('have any name, which is escaped', async () => {
+    expect((await taken(['out/*'])).paths).toEqual(['out/a', 'out/ba\\x0ad']);
   });
 
-  it('beyond the limits are refused', async () => {
+  it('beyond the limits are skipped with the reason, and the others are stored', async () => {
     openWith(['out/a', 'log.txt']);
     await toRunning();
     await call(activities.runCommand, requests.run);
-    expect(await code(call(activities.stageOut, { ...requests.stageOut, limits: { files: 1, bytes: 100 } }))).toBe(
-      'outputs-refused',
-    );
-    expect(await code(call(activities.stageOut, { ...requests.stageOut, limits: { files: 9, bytes: 1 } }))).toBe(
-      'outputs-refused',
-    );
-    expect(repository.outputs.size).toBe(0);
+    const within = async (limits: StageOut['limits']) => {
+      const { outputs, skipped, unmatched } = await call(activities.stageOut, { ...requests.stageOut, limits });
+      expect([outputs.length, skipped?.count, skipped?.lost, unmatched]).toEqual([1, 1, 1, []]);
+      return skipped?.listed;
+    };
+    expect(await within({ files: 1, bytes: 100 })).toMatchObject([{ path: '', reason: 'too-many-files' }]);
+    const large = [{ path: 'out/a', reason: 'too-large', detail: expect.stringContaining('more than 1') }];
+    expect(await within({ files: 9, bytes: 1 })).toMatchObject(large);
+    expect(await within({ files: 9, bytes: 9, sparseBytes: 1 })).toMatchObject(large);
+  });
+
+  it.each([
+    ['quota-exceeded', 'quota-exceeded'],
+    ['too-large', 'too-large'],
+    ['disk-full', 'refused'],
+    ['outputs-refused', 'refused'],
+  ] as const)('of which the repository refuses one as %s are stored without that one', async (refusal, reason) => {
+    openWith(['out/a', 'log.txt', 'out/deep/b']);
+    await toRunning();
+    await call(activities.runCommand, requests.run);
+    const { storeOutput } = host.ports.repository;
+    host.ports.repository.storeOutput = async (url, path, ...rest) => {
+      if (path === 'out/a') throw new BerthError(refusal, 'not this one');
+      return storeOutput(url, path, ...rest);
+    };
+    const { outputs, skipped } = await call(activities.stageOut, requests.stageOut);
+    expect(outputs.map(({ path }) => path)).toEqual(['log.txt', 'out/deep/b']);
+    expect(skipped).toEqual({ listed: [{ path: 'out/a', reason, detail: 'not this one' }], count: 1, lost: 1 });
+  });
+
+  it('are stored by a later attempt where the repository is away or the task is over for it', async () => {
+    openWith(['out/a']);
+    await toRunning();
+    await call(activities.runCommand, requests.run);
+    const { storeOutput } = host.ports.repository;
+    for (const refusal of ['repository-unavailable', 'forbidden', 'conflict'] as const) {
+      host.ports.repository.storeOutput = async () => Promise.reject(new BerthError(refusal, 'not now'));
+      expect(await code(call(activities.stageOut, requests.stageOut))).toBe(refusal);
+    }
+    host.ports.repository.storeOutput = storeOutput;
+    expect((await call(activities.stageOut, requests.stageOut)).outputs).toHaveLength(1);
   });
 
   it('can still be extracted when the domain is gone after its disk was settled', async () => {

@@ -239,10 +239,11 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         const content = randomBytes(300_000);
         await prepare(vm, content);
         const { data } = await pathsOf(vm.id);
-        const files = await ports.diskTool.listFiles(data, 10);
+        const { files } = await ports.diskTool.listFiles(data, ['in/*'], 10, never);
         expect(files.map(({ path, sizeBytes }) => ({ path, sizeBytes }))).toEqual([{ path: 'in/words', sizeBytes: 300_000 }]);
         expect(digest(await contentOf(ports, data, files[0]!))).toBe(digest(content));
-        expect(await codeOf(ports.diskTool.listFiles(data, 0))).toBe('outputs-refused');
+        const { skipped } = await ports.diskTool.listFiles(data, ['in/*'], 0, never);
+        expect(skipped).toMatchObject({ lost: 1, listed: [{ reason: 'too-many-files' }] });
       });
 
       it('are too small for content that is larger than they are', async () => {
@@ -370,7 +371,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.guest.flushDataDisk(name);
           await ports.guest.stopJob(name);
           const { data } = await pathsOf(vm.id);
-          const files = await ports.diskTool.listFiles(data, 100);
+          const { files } = await ports.diskTool.listFiles(data, ['**'], 100, never);
           expect(files.map(({ path }) => path).sort()).toEqual(['in/words', 'out/result']);
           const result = files.find(({ path }) => path === 'out/result')!;
           expect((await contentOf(ports, data, result)).toString()).toBe('done\n');

@@ -12,6 +12,7 @@ const programs: Record<string, FakeRun> = {
   fail: { ...done, exitCode: 3 },
   nothing: { ...done, files: {} },
   absent: { ...done, notStarted: 'no such program' },
+  large: { ...done, files: { 'out/result': 'done\n', 'out/large': 'x'.repeat(17 * 2 ** 20) } },
   endless: { ...done, durationMs: endless },
 };
 
@@ -48,6 +49,27 @@ test.concurrent('a pattern that matches nothing fails the task, and the matches 
   expect(task).toMatchObject({ state: 'failed', exitCode: 0, error: { code: 'output-missing' } });
   expect((task.error as { message: string }).message).toContain('absent/*');
   expect(task.outputs).toMatchObject([{ path: 'out/result' }]);
+});
+
+test.concurrent('an output that can not be stored fails the task, which has the others and the reason', async () => {
+  const resources = { vcpus: 1, memoryMiB: 256, diskMiB: 16 };
+  const task = await end({ command: ['large'], resources });
+  expect(task).toMatchObject({
+    state: 'failed',
+    exitCode: 0,
+    error: { code: 'outputs-refused', message: expect.stringContaining('out/large') },
+    outputs: [{ path: 'out/result' }],
+    skippedOutputs: [{ path: 'out/large', node: 0, reason: 'too-large' }],
+    skippedOutputsCount: 1,
+  });
+});
+
+test.concurrent('a task that does without outputs succeeds, and has the same reasons', async () => {
+  const resources = { vcpus: 1, memoryMiB: 256, diskMiB: 16 };
+  const outputs = ['out/*', 'absent/*'];
+  const task = await end({ command: ['large'], resources, outputs, onMissingOutput: 'warn' });
+  expect(task).toMatchObject({ state: 'succeeded', exitCode: 0, error: null, outputs: [{ path: 'out/result' }] });
+  expect(task.skippedOutputs).toMatchObject([{ path: 'out/large', reason: 'too-large' }]);
 });
 
 test.concurrent('a task may have no outputs', async () => {

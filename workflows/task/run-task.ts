@@ -1,6 +1,7 @@
 import { CancellationScope, ContinueAsNew, defineSignal, setHandler } from '@temporalio/workflow';
 import type { RunResult } from '../../contracts/host.ts';
 import type { TaskId } from '../../model/ids.ts';
+import { describeLost, skippedOfTask } from '../../model/outputs/skipped.ts';
 import { isTerminal, type TaskState, type TerminalTaskState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName } from '../../model/temporal.ts';
@@ -66,6 +67,7 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     state: task.state,
     exitCode: null,
     outputs: [],
+    skipped: skippedOfTask([]),
     bytesIn: 0,
     bytesOut: 0,
     locationChanges: 0,
@@ -152,6 +154,9 @@ function verdictOf(run: TaskRun, result: RunResult, unmatched: string[]): Verdic
       `The command exited with ${result.exitCode}, as after signal ${result.signal}; its log says more`,
     );
   if (result.exitCode !== 0) return failed('command-failed', `The command exited with ${result.exitCode}; its log says more`);
+  const { skipped, task } = run;
+  if (task.spec.onMissingOutput === 'warn') return { state: 'succeeded', error: null };
+  if (skipped.lost > 0) return failed('outputs-refused', describeLost(skipped));
   if (unmatched.length > 0)
     return failed('output-missing', `Nothing in /home/task matched ${unmatched.map((one) => JSON.stringify(one)).join(', ')}`);
   return { state: 'succeeded', error: null };

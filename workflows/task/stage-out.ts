@@ -1,5 +1,6 @@
 import type { StagedOut } from '../../contracts/host.ts';
 import type { TaskStepArgs } from '../../contracts/ledger.ts';
+import { noneSkipped, skippedOfTask } from '../../model/outputs/skipped.ts';
 import { withFreshUrls } from '../durable/fresh-urls.ts';
 import { homeOf, relocate, waitUntilNodeSettled } from './node-location.ts';
 import { enterState, type NodeStep, runOnAllNodes, takeStepArgs } from './node-step.ts';
@@ -22,6 +23,7 @@ export async function stageOut(run: TaskRun, nodes: TaskNode[]): Promise<string[
   await runOnAllNodes(run, stageOutStep, nodes);
   const parts = nodes.flatMap(({ stagedOut }) => stagedOut ?? []);
   run.outputs = parts.flatMap(({ outputs }) => outputs);
+  run.skipped = skippedOfTask(nodes.map(({ stagedOut }) => stagedOut?.skipped ?? noneSkipped()));
   run.bytesOut = parts.reduce((sum, { bytes }) => sum + bytes, 0);
   return patterns.filter((pattern) => parts.every(({ unmatched }) => unmatched.includes(pattern)));
 }

@@ -1,6 +1,7 @@
 import type { HostActivities, RunResult, StagedOut } from '../../contracts/host.ts';
 import type { TaskRecord, TaskStepArgs, VmBoot } from '../../contracts/ledger.ts';
 import type { LeaseTerm } from '../../contracts/ledger-placement.ts';
+import type { SkippedOutputs } from '../../model/outputs/skipped.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { TaskError, TaskOutput } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
@@ -15,6 +16,7 @@ export interface TaskRun extends PersistingRun {
   state: TaskState;
   exitCode: number | null;
   outputs: TaskOutput[];
+  skipped: SkippedOutputs;
   bytesIn: number;
   bytesOut: number;
   /** Number of signals that one of its VMs has moved. */

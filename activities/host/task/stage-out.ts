@@ -2,15 +2,12 @@ import type { StagedOut, StageOut, StoredOutput } from '../../../contracts/host.
 import type { DiskFile } from '../../../drivers/ports/disk-tool.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
-import { BerthError } from '../../../model/errors.ts';
-import { Selection } from '../../../model/outputs/patterns.ts';
-import { isTaskPath } from '../../../model/task.ts';
+import { BerthError, type ErrorCode } from '../../../model/errors.ts';
+import { noneSkipped, type SkippedFiles, type SkipReason, skip } from '../../../model/outputs/skipped.ts';
 import { allOrAbort, forEachParallel } from '../all-or-abort.ts';
 import { domainName } from '../vm/domain-names.ts';
 
 const parallelUploads = 4;
-/** Files on the data disk, matching or not: a disk with more is refused. */
-const maxListedFiles = 200_000;
 
 /**
  * Flushes the data disk and stores the files that match, while the domain is being ended. docs/outputs.md has the syntax of
@@ -19,7 +16,7 @@ const maxListedFiles = 200_000;
 export async function stageOut(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
   await flushDataDisk(ports, request, record);
   signal.throwIfAborted();
-  const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], endedAt: null };
+  const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped(), endedAt: null };
   await allOrAbort(signal, [
     async () => {
       if (request.flushedElsewhere !== true) staged.endedAt = await destroyDomainEarly(ports, request);
@@ -42,14 +39,38 @@ async function destroyDomainEarly({ hypervisor, clock }: HostPorts, request: Sta
   }
 }
 
-type StoredOutputs = Omit<StagedOut, 'endedAt'>;
+type StoredOutputs = Required<Omit<StagedOut, 'endedAt'>>;
 
+/** Stores what can be stored; what can't is skipped with its reason. */
 async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {
-  if (request.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [] };
+  if (request.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped() };
   const { data } = ports.store.paths(request.vm.id);
-  const { selected, unmatched } = selectOutputs(await ports.diskTool.listFiles(data, maxListedFiles), request);
-  const outputs = await storeAll(ports, request, data, selected, signal);
-  return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched };
+  const { files, matched, skipped } = await ports.diskTool.listFiles(data, request.patterns, request.limits.files, signal);
+  const outputs = await storeAll(ports, request, data, withinLimits(files, request.limits, skipped), skipped, signal);
+  const unmatched = request.patterns.filter((pattern) => !pattern.startsWith('!') && !matched.includes(pattern));
+  return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched, skipped };
+}
+
+/** Takes files in the order of their paths, as long as they fit: those that a large one leaves no space for are skipped. */
+function withinLimits(files: DiskFile[], { bytes, sparseBytes = bytes }: StageOut['limits'], skipped: SkippedFiles): DiskFile[] {
+  let [data, size] = [0, 0];
+  return files
+    .sort((a, b) => (a.path < b.path ? -1 : 1))
+    .filter(({ path, dataBytes, sizeBytes }) => {
+      const [nextData, nextSize] = [data + dataBytes, size + sizeBytes];
+      const why =
+        nextData > bytes
+          ? `with its ${dataBytes} bytes of data, the outputs would have more than ${bytes}`
+          : nextSize > sparseBytes
+            ? `with its ${sizeBytes} bytes, the outputs would have more than ${sparseBytes}, holes included`
+            : null;
+      if (why !== null) {
+        skip(skipped, { path, reason: 'too-large', detail: why });
+        return false;
+      }
+      [data, size] = [nextData, nextSize];
+      return true;
+    });
 }
 
 /** Once: afterwards the record has `flushed`, and the domain may be gone. */
@@ -62,36 +83,36 @@ async function flushDataDisk({ guest, hypervisor, store }: HostPorts, request: S
   await store.writeNonDurable({ ...record, flushed: true });
 }
 
-function selectOutputs(files: DiskFile[], { patterns, limits }: StageOut): { selected: DiskFile[]; unmatched: string[] } {
-  const selection = new Selection(patterns);
-  const matched = new Set<string>();
-  const selected = files.filter((file) => {
-    const found = selection.match(file.path);
-    for (const pattern of found) matched.add(pattern);
-    return found.length > 0;
-  });
-  const invalid = selected.find((file) => !isTaskPath(file.path));
-  if (invalid !== undefined) throw refused(`${JSON.stringify(invalid.path)} matches, and is not a valid path of an output`);
-  if (selected.length > limits.files) throw refused(`${selected.length} files match, at most ${limits.files} are taken`);
-  const bytes = selected.reduce((sum, file) => sum + file.sizeBytes, 0);
-  if (bytes > limits.bytes) throw refused(`what matches has ${bytes} bytes, at most ${limits.bytes} are taken`);
-  return { selected, unmatched: patterns.filter((pattern) => !pattern.startsWith('!') && !matched.has(pattern)) };
-}
-
-const refused = (why: string): BerthError => new BerthError('outputs-refused', `taking the outputs out: ${why}`);
-
 async function storeAll(
   ports: HostPorts,
   request: StageOut,
   image: string,
   files: DiskFile[],
+  skipped: SkippedFiles,
   signal: AbortSignal,
 ): Promise<StoredOutput[]> {
   const outputs: StoredOutput[] = [];
   await forEachParallel(files, parallelUploads, signal, async (file, anySignal) => {
     const content = ports.diskTool.readFile(image, file);
-    const stored = await ports.repository.storeOutput(request.uploadUrl, file.path, file.sizeBytes, content, anySignal);
-    outputs.push({ path: file.path, node: request.node, ...stored });
+    try {
+      const stored = await ports.repository.storeOutput(request.uploadUrl, file.path, file.sizeBytes, content, anySignal);
+      outputs.push({ path: file.path, node: request.node, ...stored });
+    } catch (error) {
+      if (!(error instanceof BerthError)) throw error;
+      const reason = reasonsOfRefusal[error.code];
+      if (reason === undefined) throw error;
+      skip(skipped, { path: file.path, reason, detail: error.message });
+    } finally {
+      content.destroy();
+    }
   });
   return outputs.sort((a, b) => (a.path < b.path ? -1 : 1));
 }
+
+/** Refusals of one file, which no retry changes: the others may be taken. */
+const reasonsOfRefusal: Partial<Record<ErrorCode, SkipReason>> = {
+  'too-large': 'too-large',
+  'quota-exceeded': 'quota-exceeded',
+  'disk-full': 'refused',
+  'outputs-refused': 'refused',
+};

@@ -11,6 +11,7 @@ describe('a task', () => {
     expect(TaskSpec.parse(least)).toEqual({
       ...least,
       name: 'task',
+      onMissingOutput: 'fail',
       env: {},
       inputs: [],
       outputs: [],
