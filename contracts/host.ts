@@ -26,6 +26,8 @@ export interface InputFile {
   source: 'repository' | 'outside';
   sizeBytes: number | null;
   sha256: string | null;
+  /** Octal digits; 0644 if it is absent. */
+  mode?: string;
 }
 
 export interface StageIn {

@@ -54,6 +54,11 @@ export const TaskInput = z
       .max(2048)
       .optional(),
     sha256: sha256.optional(),
+    mode: z
+      .string()
+      .regex(/^0[0-7]{3}$/, { error: 'expected four octal digits, such as 0755' })
+      .default('0644')
+      .meta({ description: 'Its permissions in the guest; 0755: it may be executed' }),
   })
   .refine((input) => (input.file === undefined) !== (input.url === undefined), {
     error: 'expected exactly one of file and url',

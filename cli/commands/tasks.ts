@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 import type { Command } from 'commander';
 import { CommandError, type Connection, callJson, list, poll, type Session, withRetry } from '../client.ts';
@@ -56,7 +56,14 @@ const taskPath = (id: string, rest = ''): string => `/v1/tasks/${encodeURICompon
 
 async function inputOf(connection: Connection, output: Output, text: string): Promise<object> {
   const [path, source] = splitPair(text, '--input');
-  return /^https?:/.test(source) ? { path, url: source } : { path, file: await fileIdOf(connection, output, source) };
+  if (/^https?:/.test(source)) return { path, url: source };
+  const file = await fileIdOf(connection, output, source);
+  return (await isLocalProgram(source)) ? { path, file, mode: '0755' } : { path, file };
+}
+
+/** A local file that its owner may execute stays a program in the guest. */
+async function isLocalProgram(source: string): Promise<boolean> {
+  return source.startsWith('@') && source !== '@-' && ((await stat(source.slice(1))).mode & 0o100) !== 0;
 }
 
 async function specOf(connection: Connection, output: Output, command: string[], options: SubmitOptions): Promise<object> {

@@ -5,6 +5,8 @@ export interface FetchRequest {
   sha256: string | null;
   /** An absolute path; the fetcher makes its folder. */
   destination: string;
+  /** Permission bits; 0644 if they are absent. */
+  mode?: number;
   /** The limit of this file's size. */
   limitBytes: number;
   limitSeconds: number;

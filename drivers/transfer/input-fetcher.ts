@@ -128,6 +128,8 @@ async function receive(fetchRequest: FetchRequest, body: AsyncIterable<Buffer>):
       if (sizeBytes > fetchRequest.limitBytes) throw tooLarge(fetchRequest, sizeBytes);
       hash.update(chunk);
     });
+    // The worker's umask applies to open, not to this.
+    if (fetchRequest.mode !== undefined) await file.chmod(fetchRequest.mode);
   } catch (error) {
     if (error instanceof BerthError || isErrno(error, ...diskErrnos))
       throw diskFullOr(error, `writing ${fetchRequest.destination}`);

@@ -26,7 +26,14 @@ interface StoredFile {
 
 function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, StoredFile>): InputFile {
   if (wanted.file === undefined)
-    return { path: wanted.path, url: wanted.url!, source: 'outside', sizeBytes: null, sha256: wanted.sha256 ?? null };
+    return {
+      path: wanted.path,
+      url: wanted.url!,
+      source: 'outside',
+      sizeBytes: null,
+      sha256: wanted.sha256 ?? null,
+      mode: wanted.mode,
+    };
   const file = files.get(wanted.file);
   if (file === undefined || file.state !== 'ready')
     throw new BerthError('input-unavailable', `The input ${wanted.path} names the file ${wanted.file}, which was deleted since`);
@@ -36,6 +43,7 @@ function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: 
     source: 'repository',
     sizeBytes: Number(file.sizeBytes),
     sha256: file.sha256,
+    mode: wanted.mode,
   };
 }
 

@@ -169,7 +169,7 @@ describe('tasks', () => {
       timeoutS: 9,
       lease: { durationS: 99 },
     });
-    expect(task.inputs[1]).toEqual({ path: 'in/more', url: 'https://example.com/x' });
+    expect(task.inputs[1]).toMatchObject({ path: 'in/more', url: 'https://example.com/x' });
     const content = await api.fetch(api.alice, 'GET', `/v1/files/${task.inputs[0]?.file}/content`);
     expect(await content.text()).toBe('one two three\n');
   });
@@ -304,7 +304,7 @@ describe('a name in place of an id', () => {
     expect((await berth(['files', 'get', 'named.txt', '-o', '-'])).out).toBe('named');
     const submitted = await berth(['tasks', 'submit', '--image', 'debian-12', '--input', 'in/x=named.txt', '--', 'true']);
     const task = (await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${submitted.out.trim()}`)).body;
-    expect(task.inputs).toEqual([{ path: 'in/x', file: id }]);
+    expect(task.inputs).toMatchObject([{ path: 'in/x', file: id, mode: '0644' }]);
     await berth(['tasks', 'cancel', task.id]);
   });
 

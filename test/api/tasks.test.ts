@@ -128,6 +128,7 @@ describe('a body that is not a task', () => {
       },
       '/inputs',
     ],
+    ['inputs', { inputs: [{ path: 'a', url: 'https://example.com/a', mode: '4755' }] }, '/inputs/0/mode'],
     ['onMissingOutput', { onMissingOutput: 'ignore' }, '/onMissingOutput'],
     ['outputs', { outputs: 'out/*' }, '/outputs'],
     ['outputs', { outputs: ['../*'] }, '/outputs/0'],

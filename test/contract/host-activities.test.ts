@@ -456,6 +456,19 @@ describe('inputs', () => {
     expect(host.leftovers()).toEqual([]);
   });
 
+  it('have the permissions that the task wants', async () => {
+    const modes: (number | undefined)[] = [];
+    const { fetch } = host.ports.inputFetcher;
+    host.ports.inputFetcher.fetch = (request, signal) => {
+      modes.push(request.mode);
+      return fetch(request, signal);
+    };
+    const [input] = requests.stageIn.inputs;
+    const inputs = [input!, { ...input!, path: 'bin/tool', mode: '0755' }];
+    await call(activities.stageIn, { ...requests.stageIn, inputs });
+    expect(modes).toEqual([undefined, 0o755]);
+  });
+
   it('that lead out of /home/task or do not fit are refused', async () => {
     const [input] = requests.stageIn.inputs;
     expect(await code(call(activities.stageIn, { ...requests.stageIn, inputs: [{ ...input!, path: '../x' }] }))).toBe(

@@ -160,7 +160,7 @@ describe('a placed task', () => {
       data: { id: 'file_in', ownerId: owner, name: 'words', state: 'ready', sizeBytes: 7n, sha256: hex64 },
     });
     const inputs = [
-      { path: 'in/words', file: file.id },
+      { path: 'in/words', file: file.id, mode: '0755' },
       { path: 'in/more', url: 'https://example.test/more', sha256: hex64 },
     ];
     const task = await accept(fixture, owner, {
@@ -173,8 +173,8 @@ describe('a placed task', () => {
     const [, vm] = await placed(task);
     const orders = await fixture.activities.issueTaskStepArgs(task, vm?.id as VmId);
     expect(orders.stageIn.inputs).toMatchObject([
-      { path: 'in/words', source: 'repository', sizeBytes: 7, sha256: hex64 },
-      { path: 'in/more', source: 'outside', url: 'https://example.test/more', sizeBytes: null, sha256: hex64 },
+      { path: 'in/words', source: 'repository', sizeBytes: 7, sha256: hex64, mode: '0755' },
+      { path: 'in/more', source: 'outside', url: 'https://example.test/more', sizeBytes: null, sha256: hex64, mode: '0644' },
     ]);
     expect(orders.run.env).toEqual({ LANG: 'C', BERTH_NODE: '1', BERTH_NODES: '2', BERTH_TASK: task });
     expect(orders.stageOut).toMatchObject({ node: 1, patterns: ['out/*'], limits: { bytes: 512 * 2 ** 20 } });

@@ -64,6 +64,7 @@ function fetchRequest(request: StageIn, input: InputFile, folder: string, freeBy
     sizeBytes: input.sizeBytes,
     sha256: input.sha256,
     destination: join(folder, input.path),
+    ...(input.mode !== undefined && { mode: Number.parseInt(input.mode, 8) }),
     limitBytes: outside ? Math.min(request.limits.outsideBytes, freeBytes) : freeBytes,
     limitSeconds: request.limits.outsideSeconds,
     allowInternal: request.limits.allowInternal,

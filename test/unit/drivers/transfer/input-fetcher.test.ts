@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -71,6 +71,14 @@ describe('an input from the outside', () => {
     expect(await fetcher().fetch(order({ sha256 }), never)).toEqual({ sizeBytes: 7, sha256 });
     expect(readFileSync(join(folder, 'in', 'file'), 'utf8')).toBe('content');
     expect(await code({ url: `${base}/onward` })).toBe('fine');
+  });
+
+  it('has the permissions that are asked for, whatever the umask', async () => {
+    const modeOf = () => statSync(join(folder, 'in', 'file')).mode & 0o7777;
+    await fetcher().fetch(order({ mode: 0o777 }), never);
+    expect(modeOf()).toBe(0o777);
+    await fetcher().fetch(order({ mode: 0o600 }), never);
+    expect(modeOf()).toBe(0o600);
   });
 
   it('that differs from its declaration leaves nothing', async () => {
