@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
@@ -124,6 +125,13 @@ test.concurrent('operators find a running task by its owner, host and state, and
   expect(details).toMatch(/ends by \d{4}-.* at the latest/);
   await site.cancel(id);
   expect(await site.ended(id)).toBe('cancelled');
+});
+
+test.concurrent('a task with as many nodes as it may have ends as others do', async () => {
+  const resources = { vcpus: 1, memoryMiB: 128, diskMiB: 16 };
+  const task = await end({ nodes: taskLimits.nodes, resources });
+  expect(task).toMatchObject({ state: 'succeeded', error: null });
+  expect(task.outputs).toHaveLength(taskLimits.nodes);
 });
 
 test.concurrent('a task that was cancelled before its workflow began ends as cancelled', async () => {

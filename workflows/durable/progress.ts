@@ -21,9 +21,21 @@ function pairsOf(attributes: ProgressAttributes): SearchAttributeUpdatePair[] {
   return [
     ...(attributes.owner === undefined ? [] : [{ key: owner, value: attributes.owner }]),
     ...(attributes.state === undefined ? [] : [{ key: state, value: attributes.state }]),
-    ...(attributes.hosts === undefined ? [] : [{ key: hosts, value: attributes.hosts }]),
-    ...(attributes.vms === undefined ? [] : [{ key: vms, value: attributes.vms }]),
+    ...(attributes.hosts === undefined ? [] : [{ key: hosts, value: boundedList(attributes.hosts) }]),
+    ...(attributes.vms === undefined ? [] : [{ key: vms, value: boundedList(attributes.vms) }]),
   ];
+}
+
+/** Temporal terminates a workflow that sets an attribute of more than 2048 bytes (limit.searchAttributesSizeOfValue). */
+const maxListBytes = 2000;
+
+/** The first values of a list, as many as the server takes in JSON: a search by a later one does not find the workflow. */
+function boundedList(values: string[]): string[] {
+  let bytes = 2;
+  return values.filter((value) => {
+    bytes += value.length + 3;
+    return bytes <= maxListBytes;
+  });
 }
 
 /** A saga's progress: the timeline for its owner, the current details and the search attributes for operators. */
