@@ -184,6 +184,10 @@ export const TaskSpec = z
       description:
         'Whether the task fails when a pattern matches nothing, or a file that matches can not be stored: `skippedOutputs` has the reasons',
     }),
+    keepOutputs: z.boolean().default(false).meta({
+      description:
+        'Whether outputs are stored as well when the task is cancelled, or its time or its lease ends, while its command runs',
+    }),
     resources: ResourcesSpec.default({ vcpus: 1, memoryMiB: 256, diskMiB: 512 }),
     nodes: z.int().min(1).max(taskLimits.nodes).default(1),
     lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),

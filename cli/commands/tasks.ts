@@ -47,6 +47,7 @@ interface SubmitOptions extends LeaseOptions {
   follow?: boolean;
   wait?: boolean;
   onMissingOutput?: string;
+  keepOutputs?: boolean;
 }
 
 const finishedStates = new Set(['succeeded', 'failed', 'cancelled']);
@@ -80,6 +81,7 @@ async function specOf(connection: Connection, output: Output, command: string[],
     outputs: unlessEmpty(options.output),
     resources: unlessEmpty(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
     onMissingOutput: options.onMissingOutput,
+    keepOutputs: options.keepOutputs,
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
@@ -130,6 +132,7 @@ export function addTaskCommands(program: Command, { connect, output }: Session):
     .option('--input <path=source>', 'source: @local-file, id or name of a stored file, or URL; may be repeated', collect, [])
     .option('--output <pattern>', 'what to keep; may be repeated', collect, [])
     .option('--on-missing-output <what>', 'fail or warn, when an output is missing or can not be stored')
+    .option('--keep-outputs', 'store outputs also when it is cancelled or its time is over')
     .option('--env <name=value>', 'a variable of its environment; may be repeated', collect, [])
     .option('--vcpus <n>', 'processors of each VM', wholeNumber)
     .option('--memory-mib <n>', 'memory of each VM', wholeNumber)

@@ -62,7 +62,9 @@ export function createFakeGuest(state: FakeState): Guest {
       const startedMs = state.clock.nowMs();
       const started = run.notStarted === undefined;
       domain.job = { job, startedMs, run, endedMs: started ? null : startedMs, timedOut: false, stopped: false };
-      if (started) state.jobsStarted.set(name, (state.jobsStarted.get(name) ?? 0) + 1);
+      if (!started) return;
+      state.jobsStarted.set(name, (state.jobsStarted.get(name) ?? 0) + 1);
+      writeFiles(dataOf(state, domain), run.early ?? {});
     },
     hasJob: async (name) => requireAgent(name).job !== 'none',
     observeJob: async (name) => jobResult(requireAgent(name).job),
@@ -119,7 +121,11 @@ function advanceJob(state: FakeState, domain: FakeDomain): void {
   entry.timedOut = limitMs < endMs;
   entry.endedMs = Math.min(endMs, limitMs);
   if (entry.timedOut || domain.flushed) return;
-  for (const [path, text] of Object.entries(entry.run.files)) dataOf(state, domain).unwritten.set(path, Buffer.from(text));
+  writeFiles(dataOf(state, domain), entry.run.files);
+}
+
+function writeFiles({ unwritten }: FakeDataDisk, files: Record<string, string>): void {
+  for (const [path, text] of Object.entries(files)) unwritten.set(path, Buffer.from(text));
 }
 
 function jobResult(entry: FakeJob | 'none' | 'forbidden'): JobResult | null {

@@ -14,6 +14,8 @@ export interface FakeRun {
   durationMs: number;
   log: string;
   files: Record<string, string>;
+  /** Files that it writes as soon as it starts. */
+  early?: Record<string, string>;
   /** There is no such program. */
   notStarted?: string;
 }

@@ -15,6 +15,7 @@ const programs: Record<string, FakeRun> = {
   absent: { ...done, notStarted: 'no such program' },
   large: { ...done, files: { 'out/result': 'done\n', 'out/large': 'x'.repeat(17 * 2 ** 20) } },
   endless: { ...done, durationMs: endless },
+  checkpoints: { ...done, durationMs: endless, early: { 'out/checkpoint': 'half of it' } },
 };
 
 let site: FakeSite;
@@ -125,6 +126,36 @@ test.concurrent('operators find a running task by its owner, host and state, and
   expect(details).toMatch(/ends by \d{4}-.* at the latest/);
   await site.cancel(id);
   expect(await site.ended(id)).toBe('cancelled');
+});
+
+/** Two nodes, each with what it had written. */
+const checkpoints = [
+  { path: 'out/checkpoint', node: 0, sizeBytes: 10 },
+  { path: 'out/checkpoint', node: 1, sizeBytes: 10 },
+];
+const kept = { command: ['checkpoints'], nodes: 2, keepOutputs: true };
+
+test.concurrent('a task that is cancelled has the outputs that it wants to keep', async () => {
+  const id = await site.submit(kept);
+  await site.until('both commands run', async () => {
+    const { vms } = await rowsOf(site, id);
+    return vms.length === 2 && vms.every((vm) => site.hosts.some((host) => host.jobsStarted.has(vm.id)));
+  });
+  await site.cancel(id);
+  expect(await site.ended(id)).toBe('cancelled');
+  await expectEverythingOrNothing(site, id);
+  expect((await rowsOf(site, id)).task).toMatchObject({
+    error: null,
+    exitCode: null,
+    outputs: checkpoints,
+    skippedOutputsCount: 0,
+  });
+});
+
+test.concurrent('a task whose lease ends has the outputs that it wants to keep', async () => {
+  const lease = { kind: 'bestEffort', durationS: 2 };
+  const task = await end({ ...kept, timeoutS: 7 * 24 * 3600, lease });
+  expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' }, outputs: checkpoints });
 });
 
 test.concurrent('a task with as many nodes as it may have ends as others do', async () => {

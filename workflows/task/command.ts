@@ -112,7 +112,7 @@ async function followCommand(node: TaskNode): Promise<RunResult> {
   }
 }
 
-async function stopCommand(node: TaskNode): Promise<void> {
+export async function stopCommand(node: TaskNode): Promise<void> {
   updateLocation(node, await waitUntilNodeSettled(node, true));
   await node.host.stopCommand(node.vm.id, node.vm.generation);
 }

@@ -14,6 +14,7 @@ import type { StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
 import { commandStep, runCommands } from './command.ts';
 import { finishRun } from './finish.ts';
+import { keepOutputs } from './keep-outputs.ts';
 import { suspendStep } from './lease-run.ts';
 import { requeue, stageInUnlessPreempted, waitForPlacement } from './placement.ts';
 import { stageOut, stageOutStep } from './stage-out.ts';
@@ -86,7 +87,10 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     if (error instanceof ContinueAsNew) throw error;
     return root.consideredCancelled ? { state: 'cancelled', error: null } : { state: 'failed', error: taskErrorOf(error) };
   });
-  return CancellationScope.nonCancellable(() => finishRun(run, nodes, verdict));
+  return CancellationScope.nonCancellable(async () => {
+    await keepOutputs(run, nodes, verdict);
+    return finishRun(run, nodes, verdict);
+  });
 }
 
 /** Places and runs the task, again after each requeue. `nodes` are those of the current placement. */

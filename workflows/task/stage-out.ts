@@ -21,11 +21,17 @@ export async function stageOut(run: TaskRun, nodes: TaskNode[]): Promise<string[
   for (const node of nodes) node.removing = node.stepArgs?.migrationWorkflowId === null;
   if (patterns.length === 0) return [];
   await runOnAllNodes(run, stageOutStep, nodes);
+  const parts = recordStagedOut(run, nodes);
+  return patterns.filter((pattern) => parts.every(({ unmatched }) => unmatched.includes(pattern)));
+}
+
+/** What the nodes have stored so far is the task's. */
+export function recordStagedOut(run: TaskRun, nodes: readonly TaskNode[]): StagedOut[] {
   const parts = nodes.flatMap(({ stagedOut }) => stagedOut ?? []);
   run.outputs = parts.flatMap(({ outputs }) => outputs);
   run.skipped = skippedOfTask(nodes.map(({ stagedOut }) => stagedOut?.skipped ?? noneSkipped()));
   run.bytesOut = parts.reduce((sum, { bytes }) => sum + bytes, 0);
-  return patterns.filter((pattern) => parts.every(({ unmatched }) => unmatched.includes(pattern)));
+  return parts;
 }
 
 async function stageOutNode(node: TaskNode): Promise<void> {

@@ -12,6 +12,7 @@ describe('a task', () => {
       ...least,
       name: 'task',
       onMissingOutput: 'fail',
+      keepOutputs: false,
       env: {},
       inputs: [],
       outputs: [],
