@@ -133,6 +133,7 @@ async function runOnNode(node: TaskNode, { begin, act, commit }: SuspensionStep)
   const { ledger } = node.run;
   const target = await begin(ledger, node.vm.id);
   relocate(node, target.vm);
+  node.diskHostAddress = target.diskHostAddress;
   await act({ ...target, host: node.host, problem: null });
   await notifyWaiters(await commit(ledger, node.vm.id));
 }
@@ -155,7 +156,7 @@ async function resumeNode(node: TaskNode): Promise<void> {
   const { state } = await ledger.loadVmLocation(id);
   if (state === 'running') return;
   if (state === 'suspending') {
-    await suspension.undo({ host: node.host, vm: node.vm, diskHostAddress: null, problem: null });
+    await suspension.undo({ host: node.host, vm: node.vm, diskHostAddress: node.diskHostAddress, problem: null });
     return notifyWaiters(
       await ledger.rollBackSuspension(id, { code: 'internal', message: 'another VM of its task could not be suspended' }, false),
     );

@@ -24,6 +24,7 @@ export function newNode(run: TaskRun, vm: VmSpec, index: number): TaskNode {
     createMs: 0,
     result: null,
     stagedOut: null,
+    diskHostAddress: null,
     startedAt: null,
     endedAt: null,
     removing: false,

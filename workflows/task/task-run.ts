@@ -55,6 +55,8 @@ export interface TaskNode {
   createMs: number;
   result: RunResult | null;
   stagedOut: StagedOut | null;
+  /** Address of the host that has its disks, as the last suspension or restoration found it; null: the host where it runs. */
+  diskHostAddress: string | null;
   startedAt: string | null;
   endedAt: string | null;
   /** The ledger has it in state `removing`, so that no migration of it begins any more. */
