@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { LeaseSpec, leaseFields, TaskSpec, taskLimits, wrongTimes } from '../task.ts';
+import { maxOrderBytes, orderBytes } from './order-size.ts';
 
 /** How long a command may run that says neither timeoutS nor a lease's duration, in seconds. */
 const defaultTimeoutS = 600;
@@ -37,6 +38,13 @@ export const TaskOrder = TaskSpec.extend({
         code: 'custom',
         path: ['lease', 'durationS'],
         message: `expected at least timeoutS, which is ${timeoutS}: a lease that ends before the command takes its outputs away`,
+      });
+    const bytes = orderBytes(order);
+    if (bytes > maxOrderBytes)
+      context.addIssue({
+        code: 'custom',
+        path: ['nodes'],
+        message: `expected at most ${maxOrderBytes} bytes of command, variables, inputs and patterns in all nodes, and found about ${bytes}: put inputs into an archive, or a long command into an input`,
       });
     return { ...order, timeoutS, lease: LeaseSpec.parse({ ...order.lease, durationS: durationS ?? timeoutS }) };
   })

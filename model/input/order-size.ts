@@ -1,0 +1,16 @@
+import type { TaskSpec } from '../task.ts';
+
+/** What a host is told of each input beside its path: a signed URL, a digest, a size. */
+const inputOverheadBytes = 512;
+/** What it is told of the VM itself: image, network, names. */
+const vmBytes = 4096;
+
+/** How many bytes the hosts are told for all nodes of a task, at most. */
+export const maxOrderBytes = 1024 * 1024;
+
+/** An upper estimate of what the hosts are told for a task: each node gets the whole of it. */
+export function orderBytes({ nodes, command, env, inputs, outputs }: Omit<TaskSpec, 'lease' | 'timeoutS'>): number {
+  const node =
+    Buffer.byteLength(JSON.stringify({ command, env, inputs, outputs })) + inputs.length * inputOverheadBytes + vmBytes;
+  return nodes * node;
+}
