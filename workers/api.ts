@@ -8,6 +8,7 @@ import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { loggedBudget } from './payload-budget.ts';
 import { startRepositorySweep } from './repository-sweep.ts';
 import { retryForever } from './retry-forever.ts';
 
@@ -24,7 +25,7 @@ await retryForever('applying the migrations', log, () => applyMigrations(config.
 const ledger = openLedger(config.ledger.DATABASE_URL);
 // Lazy: requests that need no workflow are answered while Temporal is unavailable.
 const connection = Connection.lazy({ address: config.temporal.TEMPORAL_ADDRESS });
-const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE, dataConverter: loggedBudget(log) });
 const repository = await openRepository({
   root: config.api.BERTH_REPOSITORY,
   ledger,

@@ -8,6 +8,7 @@ import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
 import { controlLimits } from './control-limits.ts';
+import { loggedBudget } from './payload-budget.ts';
 import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
@@ -23,7 +24,8 @@ const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } =
 const sdkAddress = installRuntime(log, metricsPort);
 
 const connection = await connectWorker(config.temporal.TEMPORAL_ADDRESS, log);
-const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+const dataConverter = loggedBudget(log);
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE, dataConverter });
 // Before the database is migrated: 0.1 still needs its own schema then.
 const refusal = await retryForever('counting the workflows of 0.1', log, () => retiredWorkflowsText(client));
 if (refusal !== null) {
@@ -41,6 +43,7 @@ const worker = await Worker.create({
   namespace: config.temporal.TEMPORAL_NAMESPACE,
   taskQueue: controlQueue,
   workflowBundle: bundle,
+  dataConverter,
   activities: guard(createLedgerActivities({ ledger, signing, control, clock: () => Date.now() })),
   ...controlLimits,
   shutdownForceTime: '8s',

@@ -4,6 +4,7 @@ import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
+import { loggedBudget } from './payload-budget.ts';
 import { reportDomains } from './report-domains.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
@@ -20,8 +21,10 @@ const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } =
 const sdkAddress = installRuntime(log, metricsPort);
 
 const [wired, connection] = await Promise.all([wireHost(config.host, log), connectWorker(config.temporal.TEMPORAL_ADDRESS, log)]);
+const dataConverter = loggedBudget(log);
 const worker = await Worker.create({
   connection,
+  dataConverter,
   namespace: config.temporal.TEMPORAL_NAMESPACE,
   taskQueue: hostQueue(hostId),
   activities: wired.activities,
@@ -34,7 +37,7 @@ const worker = await Worker.create({
 });
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
 
-const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE });
+const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE, dataConverter });
 const running = worker.run();
 void retryForever('registering the host', log, async () => {
   const facts = await wired.activities.observeHost();

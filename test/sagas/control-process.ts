@@ -6,6 +6,7 @@ import { guard } from '../../activities/failure.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { openLedger } from '../../ledger/client.ts';
 import { controlQueue } from '../../model/temporal.ts';
+import { strictBudget } from '../../workers/payload-budget.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
 /**
@@ -62,6 +63,7 @@ if (process.argv[1] === import.meta.filename) {
     namespace: order.namespace,
     taskQueue: controlQueue,
     workflowBundle: { codePath: order.bundle },
+    dataConverter: strictBudget(),
     activities: mortal(order, guard(createLedgerActivities({ ledger, ...ledgerConfig(), clock: Date.now }))),
     // Work addressed to the killed process is given to its successor after this time.
     stickyQueueScheduleToStartTimeout: '1s',

@@ -20,6 +20,7 @@ import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { controlLimits } from '../../workers/control-limits.ts';
+import { strictBudget } from '../../workers/payload-budget.ts';
 import { reportDomains } from '../../workers/report-domains.ts';
 import { workflowBundle } from '../../workers/workflow-bundle.ts';
 import { startPostgres } from '../services/postgres.ts';
@@ -170,6 +171,7 @@ export class FakeSite {
   async #start(name: string, options: Partial<Parameters<typeof Worker.create>[0]> & { taskQueue: string }): Promise<void> {
     const worker = await Worker.create({
       connection: this.#connection,
+      dataConverter: strictBudget(),
       namespace: this.namespace,
       maxHeartbeatThrottleInterval: '250ms',
       maxConcurrentActivityTaskExecutions: 300,
