@@ -2,6 +2,6 @@ import { test } from 'vitest';
 import { isFull } from './tier.ts';
 
 /** A test that only a full run has; npm test omits it, and does not count it as skipped. */
-export function fullTest(name: string, act: () => Promise<void>): void {
-  if (isFull) test(name, act);
+export function fullTest(name: string, act: () => Promise<void>, timeoutMs?: number): void {
+  if (isFull) test(name, act, timeoutMs);
 }

@@ -63,6 +63,8 @@ export const projects: Record<string, Project> = {
     workers: 4,
   },
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
+  // In simulated time, without a server.
+  simulated: { include: ['simulated/**/*.test.ts'], testTimeoutMs: 240_000, services: [bundles], workers: 2 },
   ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {

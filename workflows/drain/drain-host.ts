@@ -1,10 +1,11 @@
-import { CancellationScope, continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, continueAsNew, patched } from '@temporalio/workflow';
 import type { DrainStep, Recovery } from '../../contracts/ledger.ts';
 import { type DrainId, type DrainMove, type DrainState, isDrainOver } from '../../model/drain.ts';
 import type { HostId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { cancelIfRunning, notify, notifyWaiters, startDetached } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { loadOrFail, RetryForever } from '../durable/retry-forever.ts';
@@ -100,8 +101,10 @@ class DrainRun {
       this.#prefetch(step);
       this.#sampleLoads(step);
       if (step.verifyEmpty && (await this.#verifyEmpty(step.host))) continue;
-      // The ledger holds all that this run knows; the next run follows the same workflows.
-      if (workflowInfo().continueAsNewSuggested && !this.#sampling) await continueAsNew<typeof drainHost>(this.#id, this.#pace);
+      // The ledger holds all that this run knows; the next run follows the same workflows, and samples again: of a host
+      // that does not answer, one sample follows the other.
+      if (isHistoryLong() && (!this.#sampling || patched('drain-samples')))
+        await continueAsNew<typeof drainHost>(this.#id, this.#pace);
       await this.#wakeUp.wait(step.waitMs ?? timing(this.#pace).drainPollMs);
     }
   }

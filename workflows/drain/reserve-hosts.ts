@@ -1,8 +1,9 @@
-import { CancellationScope, continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, continueAsNew } from '@temporalio/workflow';
 import { type HostDrain, isReservationOver, type ReservationId, type ReservationState } from '../../model/reservation.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { notify, notifyWaiters, startDetached } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { loadOrFail, RetryForever } from '../durable/retry-forever.ts';
@@ -53,7 +54,7 @@ export async function reserveHosts(id: ReservationId, pace = 1): Promise<Reserva
       for (const drain of step.drains) await startDrain(drain, pace, started, wakeUp.wake);
       for (const { host, number } of step.drainsToNotify) await notify(workflowId.drain(host, number), signalName.orderChanged);
       if (isReservationOver(step.state)) return step.state;
-      if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof reserveHosts>(id, pace);
+      if (isHistoryLong()) await continueAsNew<typeof reserveHosts>(id, pace);
       await wakeUp.wait(step.waitMs ?? timing(pace).drainPollMs);
     }
   });

@@ -1,6 +1,7 @@
 import { condition, defineSignal, setHandler } from '@temporalio/workflow';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { signalName } from '../../model/temporal.ts';
+import { Backoff, type BackoffLimits } from './backoff.ts';
 import { codeOf, taskErrorOf } from './failure.ts';
 import type { Progress } from './progress.ts';
 import type { Saga } from './saga.ts';
@@ -11,10 +12,10 @@ const wakeUpSignal = defineSignal(signalName.wakeUp);
 /** Retries without limit, with exponential backoff. The signal `wakeUp` ends the current pause. */
 export class RetryForever {
   #wakeUps = 0;
-  readonly #backoff: { initialMs: number; maxMs: number };
+  readonly #limits: BackoffLimits;
 
   constructor(pace: number) {
-    this.#backoff = timing(pace).refusedBackoff;
+    this.#limits = timing(pace).refusedBackoff;
     setHandler(wakeUpSignal, () => {
       this.#wakeUps += 1;
     });
@@ -22,15 +23,21 @@ export class RetryForever {
 
   /** @param onFailure is called after each failure; it rethrows an error that no retry can mend. */
   async run<T>(act: () => Promise<T>, onFailure: (error: unknown) => void | Promise<void>): Promise<T> {
-    for (let backoffMs = this.#backoff.initialMs; ; backoffMs = Math.min(backoffMs * 2, this.#backoff.maxMs)) {
+    const backoff = new Backoff(this.#limits);
+    for (;;) {
       try {
         return await act();
       } catch (error) {
         await onFailure(error);
       }
-      const seen = this.#wakeUps;
-      await condition(() => this.#wakeUps > seen, backoffMs);
+      await this.pause(backoff.next());
     }
+  }
+
+  /** Returns after so many ms, or at the signal `wakeUp`. */
+  async pause(ms: number): Promise<void> {
+    const seen = this.#wakeUps;
+    await condition(() => this.#wakeUps > seen, ms);
   }
 }
 

@@ -1,4 +1,4 @@
-import { CancellationScope, continueAsNew, defineSignal, setHandler, sleep, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, continueAsNew, defineSignal, setHandler, sleep } from '@temporalio/workflow';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
@@ -6,6 +6,7 @@ import { signalName } from '../../model/temporal.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { RetryForever, unwindForever } from '../durable/retry-forever.ts';
@@ -72,7 +73,7 @@ export async function buildTemplates(id: HostId, pace = 1, pending: VmSpec[] = [
     if (pendingByKind.has(templateKind(vm)) || pendingByKind.size < maxPending) pendingByKind.set(templateKind(vm), vm);
   });
   for (let next = [...pendingByKind][0]; next !== undefined; next = [...pendingByKind][0]) {
-    if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof buildTemplates>(id, pace, [...pendingByKind.values()]);
+    if (isHistoryLong()) await continueAsNew<typeof buildTemplates>(id, pace, [...pendingByKind.values()]);
     const [kind, like] = next;
     const placement = await reserveOne(like, pace);
     const show = (line: string): void => progress.setDetail('template', `**${kind}** ${line}`);

@@ -1,10 +1,14 @@
 import { CancellationScope, isCancellation, sleep } from '@temporalio/workflow';
 import { type MigrationJob, migrationEtaS } from '../../model/migration.ts';
+import { Backoff } from '../durable/backoff.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { timing } from '../durable/timeouts.ts';
 import { type MigrationRun, mib } from './migration-run.ts';
 
-/** Runs an act, and meanwhile records at intervals how much is transferred and how long the rest takes. */
+/**
+ * Runs an act, and meanwhile records how much is transferred and how long the rest takes: at an interval, which grows with the
+ * time that has passed, because a copy of hours can't continue as new.
+ */
 export async function withProgressReports<T>(
   run: MigrationRun,
   observe: () => Promise<MigrationJob | null>,
@@ -24,8 +28,10 @@ async function reportProgress(
   { ledger, progress, id, phases, pace }: MigrationRun,
   observe: () => Promise<MigrationJob | null>,
 ): Promise<never> {
+  const { progressIntervalMs } = timing(pace);
+  const interval = new Backoff({ initialMs: progressIntervalMs, maxMs: progressIntervalMs });
   for (;;) {
-    await sleep(timing(pace).progressIntervalMs);
+    await sleep(interval.next());
     const job = await observe();
     if (job === null) continue;
     const eta = migrationEtaS(job);

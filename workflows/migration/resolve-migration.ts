@@ -1,7 +1,7 @@
-import { sleep } from '@temporalio/workflow';
 import type { MigrateOutResult, MigrationObservation } from '../../contracts/host-migration.ts';
 import type { HostId } from '../../model/ids.ts';
 import { onHost } from '../durable/activity-proxies.ts';
+import { Backoff } from '../durable/backoff.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { timing } from '../durable/timeouts.ts';
 import type { MigrationAction } from './decision-table.ts';
@@ -10,7 +10,8 @@ import type { MigrationOutcome, MigrationRun } from './migration-run.ts';
 
 /**
  * Observes both hosts until the decision table says where the VM is, and performs the actions that the table is certain of.
- * It retries without limit: where the result is unknown, nothing is changed, and after a while the migration is stuck.
+ * It retries without limit: where the result is unknown, nothing is changed, and after a while the migration is stuck. The
+ * signal `wakeUp` begins the next observation at once.
  * @param abortSource aborts the job at the source; observations count only after it has succeeded. null: the job has ended
  * @param firstObservation what the source's host observed of both after the switch; null: both have to be observed
  */
@@ -19,7 +20,7 @@ export async function resolveMigration(
   abortSource: (() => Promise<boolean>) | null,
   firstObservation: MigrateOutResult['observed'] = null,
 ): Promise<MigrationOutcome> {
-  const { initialMs, maxMs } = timing(run.pace).ambiguousBackoff;
+  const backoff = new Backoff(timing(run.pace).ambiguousBackoff);
   const ambiguousSinceMs = Date.now();
   let reported = false;
   let aborted = abortSource === null;
@@ -28,7 +29,7 @@ export async function resolveMigration(
     const { action } = decide(run, from, { domain: firstObservation.to, job: null });
     if (action === 'committed') return action;
   }
-  for (let backoffMs = initialMs; ; ) {
+  for (;;) {
     if (abortSource !== null && !aborted) aborted = await abortSource();
     const { action, observed }: Observation = aborted
       ? await observeBoth(run)
@@ -40,8 +41,7 @@ export async function resolveMigration(
       reported = true;
       await markStuck(run, action, refusal === null ? observed : `${observed}; ${action}: ${refusal}`);
     }
-    await sleep(backoffMs);
-    backoffMs = Math.min(backoffMs * 2, maxMs);
+    await run.retry.pause(backoff.next());
   }
 }
 

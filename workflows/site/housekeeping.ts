@@ -1,10 +1,11 @@
-import { continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { continueAsNew } from '@temporalio/workflow';
 import type { TaskId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { drainHost } from '../drain/drain-host.ts';
 import { reserveHosts } from '../drain/reserve-hosts.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { cancelIfRunning, notifyWaiters, startDetached, startOrNotify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
@@ -24,7 +25,7 @@ export async function runHousekeeping(pace = 1): Promise<never> {
   const { housekeepingIntervalMs, sweepEveryRounds } = timing(pace);
   const cursor: Cursor = { after: null };
   const wakeUp = new WakeUp(signalName.wakeUp);
-  for (let round = 0; !workflowInfo().continueAsNewSuggested; round += 1) {
+  for (let round = 0; !isHistoryLong(); round += 1) {
     wakeUp.reset();
     try {
       await runRound(pace, progress, cursor, round % sweepEveryRounds === 0);

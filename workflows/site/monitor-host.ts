@@ -1,9 +1,10 @@
-import { CancellationScope, condition, continueAsNew, defineSignal, setHandler, sleep, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, condition, continueAsNew, defineSignal, patched, setHandler, sleep } from '@temporalio/workflow';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { notifyWaiters, startOrNotify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
@@ -15,16 +16,18 @@ const hostRegisteredSignal = defineSignal<[HostFacts]>(signalName.hostRegistered
  * Follows one host, for as long as the site knows it: it registers (a signal of its worker, or its answer after it was
  * unreachable), is live (an activity that lasts as long as its worker), becomes unreachable, and registers again. An
  * unreachable host gets no new work, and its VMs are not changed.
+ * @param registration one that the run before this one has received
  */
-export async function monitorHost(id: HostId, pace = 1): Promise<never> {
+export async function monitorHost(id: HostId, pace = 1, registration?: HostFacts): Promise<never> {
   const progress = new Progress();
   progress.setAttributes({ hosts: [id] });
-  const registrations: HostFacts[] = [];
+  const registrations: HostFacts[] = registration === undefined ? [] : [registration];
   setHandler(hostRegisteredSignal, (facts) => {
     registrations.push(facts);
   });
   let liveness: Promise<void> | null = null;
-  while (registrations.length > 0 || !workflowInfo().continueAsNewSuggested) {
+  // A host whose worker is restarted again and again, or that answers each probe, always has registered by here.
+  while (!isHistoryLong() || (registrations.length > 0 && !patched('host-registration'))) {
     const facts = registrations.splice(0).at(-1);
     if (facts !== undefined) await register(facts, progress, pace);
     liveness ??= waitForWorkerExit(id, pace, progress).finally(() => {
@@ -34,7 +37,7 @@ export async function monitorHost(id: HostId, pace = 1): Promise<never> {
     // The host is unreachable, or only its worker was restarted: probe it first.
     if (registrations.length === 0) await probe(id, pace, registrations, progress);
   }
-  return continueAsNew<typeof monitorHost>(id, pace);
+  return continueAsNew<typeof monitorHost>(id, pace, registrations.at(-1));
 }
 
 async function register(facts: HostFacts, progress: Progress, pace: number): Promise<void> {

@@ -1,7 +1,8 @@
-import { continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { continueAsNew } from '@temporalio/workflow';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { notify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
@@ -37,6 +38,6 @@ export async function planLeases(pace = 1): Promise<never> {
       progress.setDetail('failed', `**the plan could not be made** at ${isoNow()}: ${taskErrorOf(error).message}`);
     }
     await wakeUp.wait(waitMs);
-  } while (!workflowInfo().continueAsNewSuggested);
+  } while (!isHistoryLong());
   return continueAsNew<typeof planLeases>(pace);
 }

@@ -1,9 +1,10 @@
-import { continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { continueAsNew } from '@temporalio/workflow';
 import type { HostDifference } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
 import { WakeUp } from '../durable/wake-up.ts';
@@ -28,7 +29,7 @@ export async function reconcileHost(id: HostId, pace = 1, suspects: string[] = [
       progress.setDetail('round', `the round at ${isoNow()} failed: ${taskErrorOf(error).message}`);
     }
     await wakeUp.wait(timing(pace).reconcileIntervalMs);
-  } while (!workflowInfo().continueAsNewSuggested);
+  } while (!isHistoryLong());
   return continueAsNew<typeof reconcileHost>(id, pace, last);
 }
 

@@ -1,6 +1,7 @@
 import { condition } from '@temporalio/workflow';
 import type { RunResult } from '../../contracts/host.ts';
 import type { TaskStepArgs } from '../../contracts/ledger.ts';
+import { Backoff } from '../durable/backoff.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { codeOf, failure } from '../durable/failure.ts';
 import { withFreshUrls } from '../durable/fresh-urls.ts';
@@ -74,6 +75,8 @@ async function currentStepArgs(node: TaskNode): Promise<TaskStepArgs> {
 /** Follows the command of one node at the VM's current host: when the VM moves, its command moves with it. */
 async function followCommand(node: TaskNode): Promise<RunResult> {
   const { run } = node;
+  const { maxMs } = timing(run.pace).admissionPoll;
+  const suspendedPoll = new Backoff({ initialMs: maxMs, maxMs });
   for (;;) {
     // The plan may have ordered the suspension before the command began.
     await condition(() => run.lease.state === 'running');
@@ -98,10 +101,7 @@ async function followCommand(node: TaskNode): Promise<RunResult> {
     if (run.lease.state !== 'running') continue;
     if (location.state === 'suspended' || location.state === 'restoring') {
       // By its owner, who also restores it.
-      await condition(
-        () => run.locationChanges > changesSeen || run.lease.state !== 'running',
-        timing(run.pace).admissionPoll.maxMs,
-      );
+      await condition(() => run.locationChanges > changesSeen || run.lease.state !== 'running', suspendedPoll.next());
       continue;
     }
     if (location.state !== 'running' || location.generation === attempted)

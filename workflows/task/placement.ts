@@ -1,9 +1,10 @@
-import { CancellationScope, condition, continueAsNew, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, condition, continueAsNew } from '@temporalio/workflow';
 import type { TaskId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
 import { rethrowUnlessCancelled } from '../durable/cancellation-scopes.ts';
 import { refusalText } from '../durable/detail-texts.ts';
 import { neverStarted } from '../durable/failure.ts';
+import { isHistoryLong, isHistoryLongSince } from '../durable/history-limit.ts';
 import { notifyPlanner, notifyReconciliation, notifyWaiters } from '../durable/other-workflows.ts';
 import { timing } from '../durable/timeouts.ts';
 import { WakeUp } from '../durable/wake-up.ts';
@@ -30,10 +31,14 @@ export async function waitForPlacement(run: TaskRun): Promise<TaskNode[]> {
     if (answer.planActive) await notifyPlanner();
     await prefetcher.request(answer.prefetch, answer.term);
     await wakeUp.wait(timing(pace).queuePollMs);
-    // The ledger holds all that this run knows, also about a signal that arrived meanwhile.
-    if (workflowInfo().continueAsNewSuggested) await continueAsNew<(id: TaskId, pace: number) => Promise<unknown>>(task.id, pace);
+    // Also where a signal arrived meanwhile.
+    if (isHistoryLong()) await continueTask(run);
   }
 }
+
+/** The ledger holds all that the run of a queued task knows. */
+const continueTask = ({ task, pace }: TaskRun): Promise<never> =>
+  continueAsNew<(id: TaskId, pace: number) => Promise<unknown>>(task.id, pace);
 
 /**
  * Stages the VMs in. Until their domains are started there is nothing to suspend: when the plan preempts the task, or a host
@@ -78,4 +83,6 @@ export async function requeue(run: TaskRun, nodes: TaskNode[]): Promise<void> {
   await notifyWaiters(await run.ledger.requeueTask(run.task.id));
   run.state = 'queued';
   for (const { vm } of nodes) await notifyReconciliation(vm.host);
+  // Where each placement is on a host that takes no steps, no loop above comes to its wait.
+  if (isHistoryLongSince('task-requeue')) await continueTask(run);
 }

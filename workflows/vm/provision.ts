@@ -1,12 +1,14 @@
-import { CancellationScope, condition, isCancellation } from '@temporalio/workflow';
+import { CancellationScope, ContinueAsNew, condition, continueAsNew, isCancellation } from '@temporalio/workflow';
 import type { CustomizeVm } from '../../contracts/host.ts';
 import type { VmDesired } from '../../contracts/ledger.ts';
+import type { VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { onHost, recordIfFetched } from '../durable/activity-proxies.ts';
 import { refusalText } from '../durable/detail-texts.ts';
 import { codeOf, neverStarted, taskErrorOf } from '../durable/failure.ts';
 import { withFreshUrls } from '../durable/fresh-urls.ts';
+import { isHistoryLongSince } from '../durable/history-limit.ts';
 import { notifyPlanner, notifyReconciliation, notifyWaiters } from '../durable/other-workflows.ts';
 import { Saga } from '../durable/saga.ts';
 import { runSteps, type Step } from '../durable/step.ts';
@@ -62,8 +64,13 @@ export async function create(run: VmRun): Promise<void> {
     // No domain was started: the host's reconciliation removes what was staged, when the host answers.
     await notifyWaiters(await run.ledger.requeueVm(run.id));
     await notifyReconciliation(vm.host);
+    // Where each placement is on a host that takes no steps, the loop of waitForPlacement does not come to its wait.
+    if (isHistoryLongSince('vm-requeue')) await continueVm(run);
   }
 }
+
+/** The ledger holds all that the run of a VM knows that waits for its placement. */
+const continueVm = ({ id, pace }: VmRun): Promise<never> => continueAsNew<(id: VmId, pace: number) => Promise<unknown>>(id, pace);
 
 /** Waits until the ledger has placed the VM. A signal starts an attempt at once; the poll is for a lost signal. */
 async function waitForPlacement(run: VmRun): Promise<VmSpec> {
@@ -79,6 +86,8 @@ async function waitForPlacement(run: VmRun): Promise<VmSpec> {
     if (answer.planActive) await notifyPlanner();
     await prefetcher.request(answer.prefetch, answer.term);
     await condition(() => run.signalsReceived > signalsSeen, timing(run.pace).queuePollMs);
+    // Also where a signal arrived meanwhile.
+    if (isHistoryLongSince('vm-placement')) await continueVm(run);
   }
 }
 
@@ -138,6 +147,7 @@ export async function cancelOnRemoval(run: VmRun, desired: VmDesired, act: () =>
     if (!ended) await scope.run(act);
     return null;
   } catch (error) {
+    if (error instanceof ContinueAsNew) throw error;
     if (isCancellation(error)) return null;
     return taskErrorOf(error);
   } finally {

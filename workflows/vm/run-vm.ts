@@ -1,8 +1,9 @@
-import { CancellationScope, condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, condition, continueAsNew, defineSignal, setHandler } from '@temporalio/workflow';
 import type { VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName } from '../../model/temporal.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { loadOrFail, RetryForever } from '../durable/retry-forever.ts';
 import type { StepRow } from '../durable/step.ts';
@@ -66,7 +67,6 @@ async function serveOperations(run: VmRun): Promise<TaskError | null> {
     run.progress.setDetail('step', `**${state}** since ${isoNow()}`);
     const pollMs = timing(run.pace).vmPollMs;
     await condition(() => run.signalsReceived > signalsSeen, leftMs === null ? pollMs : Math.min(pollMs, leftMs));
-    if (workflowInfo().continueAsNewSuggested && run.signalsReceived === signalsSeen)
-      await continueAsNew<typeof runVm>(run.id, run.pace);
+    if (isHistoryLong() && run.signalsReceived === signalsSeen) await continueAsNew<typeof runVm>(run.id, run.pace);
   }
 }

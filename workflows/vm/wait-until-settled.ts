@@ -1,6 +1,7 @@
 import { condition } from '@temporalio/workflow';
 import type { LedgerActivities, VmLocation } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
+import { Backoff } from '../durable/backoff.ts';
 import { timing } from '../durable/timeouts.ts';
 
 /** A VM as the saga that waits for its migrations has it. */
@@ -22,12 +23,12 @@ export async function waitUntilSettled(
   onMigration: (migration: string) => Promise<void>,
   known?: VmLocation,
 ): Promise<VmLocation> {
-  const { initialMs, maxMs } = timing(vm.pace).ambiguousBackoff;
+  const backoff = new Backoff(timing(vm.pace).ambiguousBackoff);
   let location = known ?? (await vm.ledger.loadVmLocation(vm.id));
-  for (let backoffMs = initialMs; location.migrationWorkflowId !== null; backoffMs = Math.min(backoffMs * 2, maxMs)) {
+  while (location.migrationWorkflowId !== null) {
     await onMigration(location.migrationWorkflowId);
     const signalsSeen = vm.signalsReceived;
-    await condition(() => vm.signalsReceived > signalsSeen, backoffMs);
+    await condition(() => vm.signalsReceived > signalsSeen, backoff.next());
     location = await vm.ledger.loadVmLocation(vm.id);
   }
   return location;
