@@ -6,7 +6,7 @@ import { BerthError } from '../model/errors.ts';
  * Which bytes a caller requests: one Range (RFC 9110), else the last `tail`. Several ranges at once, and an invalid one,
  * are ignored, as the standard allows.
  */
-export function consoleRange(req: Request, tail: number): ConsoleRange {
+export function consoleRange(req: Pick<Request, 'get'>, tail: number): ConsoleRange {
   const match = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(req.get('range') ?? '');
   const [first, last] = [match?.[1] ?? '', match?.[2] ?? ''];
   if (first === '') return { last: last === '' ? tail : Number(last) };

@@ -10,13 +10,10 @@ import type { ApiDeps } from '../deps.ts';
 import { sendBytes } from '../files/send-bytes.ts';
 import { readUpload } from '../files/uploads.ts';
 import { type Answer, json, streamed } from '../http/answer.ts';
+import { contentRange } from '../http/content-range.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { sendProblem } from '../http/problem.ts';
 import { Id, sha256 } from '../schemas/common.ts';
-
-/** How much one call appends to a log at most, and how much a node's log holds here; the host's own limit is lower. */
-const logChunkBytes = 64 * 2 ** 20;
-const logBytes = 2 ** 30;
 
 /** The query parameters of a signed URL; the signature is verified before validation. */
 const signature = { expires: z.string(), key: z.string().optional(), signature: z.string() };
@@ -41,20 +38,6 @@ const PartQuery = z.strictObject({ ...signature, path: z.enum(['disk']) });
 
 const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256 });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
-
-function contentRange(req: Request): { from: number; length: number } {
-  const found = req.get('content-range');
-  const match = /^bytes (\d{1,15})-(\d{1,15})\/\*$/.exec(found ?? '');
-  const [from, to] = [Number(match?.[1]), Number(match?.[2])];
-  const length = to - from + 1;
-  if (match && length > 0 && Number(req.get('content-length')) === length) {
-    if (length <= logChunkBytes && to < logBytes) return { from, length };
-    throw new BerthError('too-large', `A call takes at most ${logChunkBytes} bytes, and a log holds at most ${logBytes}`);
-  }
-  throw new BerthError('bad-request', 'The Content-Range is not valid, or not that of a body with a Content-Length', {
-    fields: [{ pointer: 'header.Content-Range', detail: `found ${found ?? 'nothing'}; expected bytes <from>-<to>/*` }],
-  });
-}
 
 /** Routes by which host workers read and write the repository, with signed URLs (model/signed-url.ts). */
 export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {

@@ -64,7 +64,7 @@ export function openGuestAgent(virsh: Pick<Virsh, 'call'>): GuestAgent {
       throw new BerthError('host-busy', `asking the agent of ${domain}: ${error.message}`, { cause: error });
     }
     if (!answer.ok) throw agentError(domain, command, answer.error);
-    return field(JSON.parse(answer.output) as Json, 'return');
+    return field(parseAnswer(command, answer.output), 'return');
   }
 
   async function start(
@@ -150,10 +150,23 @@ export function asciiJson(value: Json): string {
 
 function agentError(domain: string, command: string, error: string): Error {
   const agent = /unable to execute QEMU agent command '[^']*': (.*)/s.exec(error)?.[1];
-  if (agent !== undefined) return new AgentError(command, agent);
+  if (agent !== undefined) return new AgentError(command, agent.slice(0, errorChars));
   // Not connected yet, not responding, or no domain: only the hypervisor can tell which.
-  return new BerthError('host-busy', `asking the agent of ${domain} for ${command}: ${error}`);
+  return new BerthError('host-busy', `asking the agent of ${domain} for ${command}: ${error.slice(0, errorChars)}`);
 }
+
+/** libvirt passes on what the agent wrote. */
+function parseAnswer(command: string, text: string): Json {
+  try {
+    return JSON.parse(text) as Json;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new BerthError('hypervisor', `the guest agent answered ${command} without JSON: ${JSON.stringify(text.slice(0, 200))}`);
+  }
+}
+
+/** What a guest says of an error becomes part of its task's: of a long one the begin. */
+const errorChars = 500;
 
 function field(value: Json, name: string): Json {
   if (typeof value === 'object' && value !== null && !Array.isArray(value) && value[name] !== undefined) return value[name];

@@ -188,6 +188,10 @@ export const rows: readonly Row[] = [
   { matches: /^npm run torture -- migrate\b/, run: torture("migrate --case 'kill virsh'") },
   { matches: /^npm run torture -- emulation\b/, run: torture('emulation') },
   { matches: /^npm run torture$/, run: { script: 'npm run torture -- --help', minutes: 1, prints: /^usage: npm run torture/m } },
+  {
+    matches: /^npm run fuzz\b/,
+    run: { script: 'npm run fuzz -- all --minutes 0.05 --seed 1', minutes: 2, prints: /"target":"range"/ },
+  },
 
   // The local site, and the commands that are run while it runs.
   {
