@@ -14,7 +14,7 @@ import { controlQueue, signalName, workflowId, workflowType } from '../../model/
 import { VmRequest } from '../../model/vm-request.ts';
 import type { PrefetchRequest } from '../../workflows/image/prefetch-image.ts';
 import { startBuild } from '../sagas/build-site.ts';
-import { addressOf, endless, type FakeSite, openFakeSite } from '../sagas/fake-site.ts';
+import { addressOf, endless, type FakeSite, type FakeSiteOptions, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
 
@@ -398,7 +398,7 @@ const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
 process.env.TEMPORAL_ADDRESS = temporal.address;
-const site = await openFakeSite({
+const settings = {
   hosts: 2,
   pace: 0.1,
   capacity: { vcpus: 1, memoryMiB: 65_536, diskMiB: 262_144 },
@@ -408,7 +408,7 @@ const site = await openFakeSite({
     exitCode: argv.at(-1) === 'fail' ? 3 : 0,
     durationMs: argv.at(-1) === 'endless' ? endless : argv.at(-1) === 'long' ? 1_500_000 : 50,
   }),
-});
+} satisfies FakeSiteOptions;
 try {
   const [only] = process.argv.slice(2);
   const parts = {
@@ -427,9 +427,13 @@ try {
     vm: recordVm,
     domains: recordDomains,
   };
-  for (const [name, record] of Object.entries(parts)) if (only === undefined || only === name) await record(site);
+  for (const [name, record] of Object.entries(parts)) {
+    if (only !== undefined && only !== name) continue;
+    // One site a part: two parts start its planner, which lives on.
+    const site = await openFakeSite(settings);
+    await record(site).finally(() => site.stop());
+  }
 } finally {
-  await site.stop();
   await temporal.stop();
   await postgres.stop();
 }
