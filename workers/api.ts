@@ -8,6 +8,7 @@ import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { startRepositorySweep } from './repository-sweep.ts';
 import { retryForever } from './retry-forever.ts';
@@ -19,6 +20,7 @@ import { retryForever } from './retry-forever.ts';
 const graceMs = 5000;
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
 const log = openLog('api', config.log.BERTH_LOG_LEVEL);
+feedWatchdog(log);
 const clock = () => Date.now();
 
 await retryForever('applying the migrations', log, () => applyMigrations(config.ledger.DATABASE_URL));

@@ -8,6 +8,7 @@ import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
 import { controlLimits } from './control-limits.ts';
+import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
@@ -20,6 +21,7 @@ import { workflowBundle } from './workflow-bundle.ts';
  */
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control'], process.env);
 const log = openLog('control', config.log.BERTH_LOG_LEVEL);
+feedWatchdog(log);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.control;
 const sdkAddress = installRuntime(log, metricsPort);
 

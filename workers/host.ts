@@ -4,6 +4,7 @@ import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
+import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { reportDomains } from './report-domains.ts';
 import { retryForever } from './retry-forever.ts';
@@ -17,6 +18,7 @@ import { wireHost } from './wire-host.ts';
 const config = readConfig(['log', 'temporal', 'host'], process.env);
 const hostId = config.host.BERTH_HOST_ID as HostId;
 const log = openLog('host', config.log.BERTH_LOG_LEVEL, { hostId });
+feedWatchdog(log);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.host;
 const sdkAddress = installRuntime(log, metricsPort);
 

@@ -50,6 +50,8 @@ export interface Site {
 }
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
+/** As WatchdogSec in infra/systemd. */
+const watchdogLimitMs = 30_000;
 const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entry)];
 
 /**
@@ -182,6 +184,7 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
     const worker = {
       argv: nodeArgv('workers/host.ts'),
       env: { ...env, ...settings.host(index) },
+      watchdog: { socket: join(home.run, `host${index}-notify`), limitMs: watchdogLimitMs },
       // A worker serves its metrics once it accepts work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
@@ -199,7 +202,9 @@ function startProcess(
   refuseWhenStopping(plan.running);
   const logFile = join(plan.ground.home.logs, `${name}.log`);
   const argv = nodeArgv(`workers/${name}.ts`);
-  plan.running.children.set(name, supervise({ name, argv, env, logFile, isReady, stopMs: 10_000 }, plan.options.note));
+  const watchdog = { socket: join(plan.ground.home.run, `${name}-notify`), limitMs: watchdogLimitMs };
+  const child = supervise({ name, argv, env, logFile, isReady, watchdog, stopMs: 10_000 }, plan.options.note);
+  plan.running.children.set(name, child);
 }
 
 async function seedImage(plan: StartContext, ledger: Ledger, api: string, keys: KeyFiles): Promise<void> {

@@ -4,6 +4,7 @@ import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { childrenOf, isAlive, signal } from './processes.ts';
 import { until } from './until.ts';
+import { openWatchdog, type WatchdogSpec } from './watchdog.ts';
 
 /** One long-lived process of the site. */
 export interface ChildSpec {
@@ -21,6 +22,8 @@ export interface ChildSpec {
   stopMs?: number;
   /** The started program is only a launcher (nsenter): the process itself is its only child. */
   viaLauncher?: boolean;
+  /** It says now and then that it is alive; when it doesn't, it is killed, and started again. */
+  watchdog?: WatchdogSpec;
   /** Called when it died without a request. */
   onDeath?: () => void;
   /** Called when it died and serves again. */
@@ -60,6 +63,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
   let restarts = 0;
   let stopping = false;
   let skipBackoff: () => void = () => undefined;
+  const watchdog = spec.watchdog === undefined ? null : openWatchdog(spec.watchdog);
   const ready = Promise.withResolvers<void>();
   // Avoids an unhandled rejection when a site is stopped before a caller awaits `ready`; later callers still receive it.
   ready.promise.catch(() => undefined);
@@ -76,9 +80,14 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
     let backoffMs = firstBackoffMs;
     for (;;) {
       const startedMs = Date.now();
-      const { child, ended } = launch(spec);
+      const { child, ended } = launch(spec, { ...spec.env, ...watchdog?.env });
       current = child;
       innerPid = null;
+      const unwatch = watchdog?.begin(() => {
+        note(`${spec.name} has not fed its watchdog for ${spec.watchdog!.limitMs / 1000} s; it is killed`);
+        endGroup(child, pid());
+      });
+      void ended.then(unwatch);
       const served = await Promise.race([waitForReadiness(spec, pid).then(() => true), ended.then(() => false)]).catch(
         (error: unknown) => error,
       );
@@ -114,7 +123,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       restarts += 1;
     }
   }
-  const life = live();
+  const life = live().finally(() => watchdog?.close());
 
   return {
     name: spec.name,
@@ -150,13 +159,13 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
 }
 
 /** Starts it with its output appended to its log. @returns the process, and a promise of how it ended */
-function launch(spec: ChildSpec): { child: ChildProcess; ended: Promise<string> } {
+function launch(spec: ChildSpec, env: Record<string, string>): { child: ChildProcess; ended: Promise<string> } {
   const log = openLogFile(spec.logFile);
   try {
     writeSync(log, `--- ${new Date().toISOString()} ${spec.argv.join(' ')}\n`);
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', ...spec.argv], {
       stdio: ['ignore', log, log],
-      env: spec.env,
+      env,
       detached: true,
       ...(spec.cwd === undefined ? {} : { cwd: spec.cwd }),
     });

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -67,6 +68,20 @@ describe('a site that starts again with the same home', () => {
       expect(client.api).toBe(before.api);
       expect((await client.download(file)).toString()).toBe('kept');
     }
+  });
+
+  test('kills a host worker that stands still, as systemd would, and runs tasks there again', async () => {
+    const programOf = (pid: number) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+    const worker = processesOfSite(openHome(home).path).find((pid) => {
+      const [program, entry] = programOf(pid);
+      return program === process.execPath && entry?.endsWith('workers/host.ts');
+    });
+    process.kill(worker!, 'SIGSTOP');
+    await until('its end', 60_000, () => first.output().includes('host1/worker has not fed its watchdog for 30 s; it is killed'));
+    await until('its successor', 60_000, () => first.output().includes('host1/worker serves again'));
+    const client = await clientOf(first.ready);
+    const task = await client.submit({ image: 'debian-12', command: ['true'], resources: { diskMiB: 16 } });
+    expect(await client.over(task.id)).toMatchObject({ state: 'succeeded', exitCode: 0 });
   });
 
   test('runs a task as if the site had never stopped', async () => {

@@ -5,7 +5,7 @@ import type { ChildSpec } from '../supervise.ts';
 import { hostPorts } from './host-config.ts';
 
 /** A process that a host keeps running. */
-export interface Daemon extends Pick<ChildSpec, 'isReady' | 'stopMs'> {
+export interface Daemon extends Pick<ChildSpec, 'isReady' | 'stopMs' | 'watchdog'> {
   /** Its name on the host. */
   name: string;
   argv: readonly string[];

@@ -120,7 +120,7 @@ async function startDaemon(order: HostOptions, daemon: Daemon, pid: number, body
   const id = hostName(order.index);
   const lives = (): boolean => body.pid() === pid && !state.expectedDown;
   if (state.stopping || !lives()) throw new Error(`${id} went down while it started`);
-  const { name: part, argv, env, isReady, stopMs } = daemon;
+  const { name: part, argv, env, isReady, stopMs, watchdog } = daemon;
   const child = supervise(
     {
       name: `${id}/${part}`,
@@ -130,6 +130,7 @@ async function startDaemon(order: HostOptions, daemon: Daemon, pid: number, body
       isReady,
       viaLauncher: true,
       ...(stopMs === undefined ? {} : { stopMs }),
+      ...(watchdog === undefined ? {} : { watchdog }),
       onRestart: () => {
         if (daemon.restartsWith !== undefined) state.children.get(daemon.restartsWith)?.kill('SIGTERM');
       },
