@@ -127,6 +127,11 @@ export class Faults {
     return this.#plans.get(workflowId)?.fired ?? false;
   }
 
+  /** What is known of a workflow that is over: a long run would keep it all. */
+  forget(workflowId: string): void {
+    for (const kept of [this.#calls, this.#plans, this.#late]) kept.delete(workflowId);
+  }
+
   callsOf(workflowId: string): Call[] {
     return [...(this.#calls.get(workflowId)?.values() ?? [])];
   }

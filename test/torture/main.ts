@@ -10,6 +10,8 @@ import type { TortureOptions } from './options.ts';
 const tortures: Record<string, () => Promise<(options: TortureOptions) => Promise<boolean>>> = {
   drain: async () => (await import('./drain.ts')).tortureDrains,
   emulation: async () => (await import('./emulation.ts')).tortureEmulation,
+  soak: async () => (await import('./soak.ts')).soakFakes,
+  'soak-site': async () => (await import('./soak-site.ts')).soakSite,
   migrate: async () => (await import('./migrate.ts')).tortureMigrations,
 };
 
