@@ -2,11 +2,11 @@ import { BerthError } from '../../model/errors.ts';
 import type { Resources } from '../../model/host.ts';
 import type { LeaseSpec } from '../../model/task.ts';
 import type { AdmissionDecision, Alternative, RefusalReason } from '../../scheduler/leases/admission.ts';
-import { changedPromises, planSite } from '../../scheduler/leases/site/site-plan.ts';
+import { changedPromises, hostsToList, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { plannedLease, type SiteLease } from '../../scheduler/leases/site/site-state.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
-import { type LedgerSite, readSite } from './read-site.ts';
+import { type LedgerSite, readSite, type SiteScope } from './read-site.ts';
 
 /** A request of VMs of one size, all or none, for a time. */
 export interface LeaseRequest {
@@ -64,17 +64,36 @@ function toSiteLease(request: LeaseRequest, site: LedgerSite): SiteLease {
   };
 }
 
-/** Submits the request to a plan of this moment. Its changes exist only in the returned planner. */
-function planAdmission(
-  site: LedgerSite,
-  request: LeaseRequest,
-): { decision: AdmissionDecision; plan: ReturnType<typeof planSite> } {
+interface PlannedAdmission {
+  site: LedgerSite;
+  decision: AdmissionDecision;
+  plan: ReturnType<typeof planSite>;
+}
+
+/**
+ * Submits the request to a plan of this moment. Its changes exist only in the returned planner. First to a plan in which work
+ * under way never ends: most requests fit beside it, and the larger the site, the more. One that doesn't is submitted to a
+ * plan with the ends of that work, and where it needs work to make way, or is refused, to one that has all leases.
+ */
+async function planAdmission(tx: Transaction, request: LeaseRequest): Promise<PlannedAdmission> {
+  // The earliest start of best-effort work depends on those ends.
+  const scopes: SiteScope[] = request.spec.kind === 'bestEffort' ? [[]] : ['promises', []];
+  for (const scope of scopes) {
+    const planned = submitTo(await readSite(tx, scope), request);
+    const { site, decision, plan } = planned;
+    if (decision.accepted && hostsToList(site, plan.planner.state, () => true).length === 0) return planned;
+  }
+  // Which work has to make way where is a question to all of it.
+  return submitTo(await readSite(tx, 'all'), request);
+}
+
+function submitTo(site: LedgerSite, request: LeaseRequest): PlannedAdmission {
   const now = request.nowMs / 1000;
   const plan = planSite(site, site.figures, now);
   const lease = plannedLease(toSiteLease(request, site), site.figures);
   const { deadline } = request.spec;
   const deadlineAtS = deadline === undefined ? undefined : Date.parse(deadline) / 1000;
-  return { decision: plan.planner.submit({ ...lease, deadlineAtS }, now), plan };
+  return { site, decision: plan.planner.submit({ ...lease, deadlineAtS }, now), plan };
 }
 
 /** Converts the plan's times to the user's, which exclude the tail that the plan appends. */
@@ -102,8 +121,7 @@ function refusalOf(decision: Extract<AdmissionDecision, { accepted: false }>, si
  */
 export async function promiseLease(tx: Transaction, request: LeaseRequest): Promise<LeasePromise> {
   await lockPlacement(tx);
-  const site = await readSite(tx);
-  const { decision, plan } = planAdmission(site, request);
+  const { site, decision, plan } = await planAdmission(tx, request);
   if (!decision.accepted) {
     const { reason, detail, alternatives } = refusalOf(decision, site);
     throw new BerthError('lease-refused', `This lease cannot be had: ${detail} (${reason})`, { extra: { reason, alternatives } });
@@ -143,8 +161,7 @@ export interface LeaseQuote {
 
 /** When a lease would start and end if it were requested now. Changes nothing. */
 export async function quoteLease(tx: Transaction, request: LeaseRequest): Promise<LeaseQuote> {
-  const site = await readSite(tx);
-  const { decision, plan } = planAdmission(site, request);
+  const { site, decision, plan } = await planAdmission(tx, request);
   if (!decision.accepted) return { accepted: false, startAt: null, endAt: null, firm: false, refused: refusalOf(decision, site) };
   const now = request.nowMs / 1000;
   const quote = plan.planner.plan(now).quotes.find((one) => one.lease === request.id);

@@ -7,7 +7,6 @@ import { decideSite } from '../../scheduler/leases/site/site-plan.ts';
 import { tryAcceptMigration } from '../migrations/accept-migration.ts';
 import { assignAddresses, type PlacementDecision } from '../placement/assign-addresses.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
-import { readNetworks } from '../placement/owner-networks.ts';
 import { changedRefusals, placeWaiting, plannedRefusal, writePlacements } from '../placement/place-queue.ts';
 import type { QueueRow } from '../placement/read-waiting.ts';
 import { inTransaction, isoNow, isoOf, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -32,8 +31,7 @@ export async function stepPlan(deps: LedgerDeps): Promise<PlanStep> {
     const now = deps.clock() / 1000;
     const pass = await placeWaiting(deps, tx);
     if (!pass.planned) return { placed: pass.notify.filter(isWaiter), leaseOrderChanged: [], moves: [], wakeAt: null, leases: 0 };
-    const site = await readSite(tx);
-    const decision = decideSite(site, site.figures, now);
+    const { site, decision } = await decide(tx, now);
     const freeCapacity = new FreeCapacity(site);
     const started = await startLeases(deps, tx, site, decision, freeCapacity);
     await suspendLeases(tx, decision);
@@ -42,6 +40,18 @@ export async function stepPlan(deps: LedgerDeps): Promise<PlanStep> {
     await writePromises(tx, decision.promises);
     return { ...collectNotifications(site, decision, started, resumed, now), moves };
   });
+}
+
+/** Decides with the leases that stand in the way of a promise which is due, and only these. */
+async function decide(tx: Transaction, now: number): Promise<{ site: LedgerSite; decision: SiteDecision }> {
+  const listed = new Set<string>();
+  for (;;) {
+    const site = await readSite(tx, [...listed]);
+    const decision = decideSite(site, site.figures, now);
+    const more = decision.hostsToList.filter((host) => !listed.has(host));
+    if (more.length === 0) return { site, decision };
+    for (const host of more) listed.add(host);
+  }
 }
 
 /** The capacity that is free by the ledger's own sums, which are exact where the plan's prediction of this moment may not be. */
@@ -110,8 +120,7 @@ async function startLeases(
       }),
     ),
   ];
-  const networks = await readNetworks(tx, [...new Set([...starting.keys()].map(({ owner }) => owner))]);
-  const placed = await assignAddresses(deps, tx, decisions, hosts, networks);
+  const placed = await assignAddresses(deps, tx, decisions, hosts);
   const started = [...starting].flatMap(([lease, { verdict }]) => (verdict.kind === 'placed' ? [lease] : []));
   const now = isoNow(deps);
   await writePlacements(
@@ -212,6 +221,6 @@ function collectNotifications(
     ],
     leaseOrderChanged: tasks([...suspended, ...resumed, ...slow]),
     wakeAt: decision.wakeAtS === null ? null : isoFromSeconds(decision.wakeAtS),
-    leases: site.leases.length,
+    leases: site.leases.length + site.running.length,
   };
 }

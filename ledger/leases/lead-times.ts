@@ -1,4 +1,5 @@
 import type { Resources } from '../../model/host.ts';
+import type { SiteHost } from '../../scheduler/leases/site/site-state.ts';
 import { typicalMax } from '../../scheduler/statistics.ts';
 import type { SiteRow } from './site-row.ts';
 
@@ -21,6 +22,8 @@ interface VmKind {
   each: Pick<Resources, 'vcpus' | 'memoryMiB'>;
 }
 
+type Measured = Pick<SiteRow, 'warm' | 'cachedEverywhere' | 'measured'> & { hosts: readonly Pick<SiteHost, 'id' | 'up'>[] };
+
 /** Seconds from hosts that are free until VMs of a kind answer. */
 export type LeadOf = (kind: VmKind) => number;
 
@@ -29,7 +32,7 @@ export type LeadOf = (kind: VmKind) => number;
  * warm one holds for a kind of VM whose last start on every host was warm, because the host is not known yet. The time to
  * transfer an image is added where a host lacks it.
  */
-export function leadEstimator({ hosts, warm, images, measured }: SiteRow): LeadOf {
+export function leadEstimator({ hosts, warm, cachedEverywhere, measured }: Measured): LeadOf {
   const leads = (isWarm: boolean): number => {
     const group = measured.filter((one) => one.warm === isWarm);
     const all = group.map(({ leadMs }) => leadMs);
@@ -45,11 +48,11 @@ export function leadEstimator({ hosts, warm, images, measured }: SiteRow): LeadO
     warmOn.set(kind, (warmOn.get(kind) ?? new Set()).add(host));
   }
   const up = hosts.filter((host) => host.up);
-  const hostsByImage = new Map(images.map(({ image, hosts }) => [image, new Set(hosts)]));
+  const everywhere = new Set(cachedEverywhere);
   return ({ imageId, imageMiB, each }) => {
     const warmHosts = warmOn.get(kindOf(imageId, each.vcpus, each.memoryMiB));
     if (warmHosts !== undefined && up.every(({ id }) => warmHosts.has(id))) return figures.warm;
-    const isCached = up.every(({ id }) => hostsByImage.get(imageId ?? '')?.has(id));
+    const isCached = up.length === 0 || everywhere.has(imageId ?? '');
     return Math.min(leadS.most, figures.cold + (isCached ? 0 : Math.round(imageMiB / imageMiBPerS)));
   };
 }

@@ -42,7 +42,7 @@ async function completeOperation(
     const { id, suspension, suspensions } = await readLease(tx, task);
     if (suspension !== from) return [];
     const now = deps.clock() / 1000;
-    const site = await readSite(tx);
+    const site = await readSite(tx, []);
     const { planner } = planSite(site, site.figures, now);
     planner.observe({ kind: event, lease: id }, now);
     const slowness = planner.state.hosts.map((host) => ({ host: host.spec.id, slowness: host.slowness }));

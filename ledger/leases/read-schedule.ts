@@ -19,7 +19,7 @@ export interface SiteSchedule {
 
 /** The plan of this moment: when every lease is expected to start or resume, and to end. Changes nothing. */
 export async function readSchedule(tx: Transaction, nowMs: number): Promise<SiteSchedule> {
-  const site = await readSite(tx);
+  const site = await readSite(tx, 'all');
   const plan = planSite(site, site.figures, nowMs / 1000).planner.plan(nowMs / 1000);
   const byId = new Map(site.leases.map((lease) => [lease.id, lease]));
   const leases = plan.quotes.map(({ lease: id, hosts, startAtS, endAtS, firm }) => {

@@ -2,9 +2,10 @@ import type { Resources } from '../../model/host.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
-import type { LeasePhase, SiteFigures, SiteLease, SiteState } from '../../scheduler/leases/site/site-state.ts';
+import type { LeasePhase, RunningVm, SiteFigures, SiteLease, SiteState } from '../../scheduler/leases/site/site-state.ts';
 import type { Transaction } from '../transaction.ts';
 import { type LeadOf, leadEstimator, tailEstimateS } from './lead-times.ts';
+import { hostsOf, runningVms, takenForEver } from './site-columns.ts';
 import { type LeaseRow, SiteRow } from './site-row.ts';
 
 /** How many waiting best-effort leases a plan considers; the rest wait for a later plan. */
@@ -28,6 +29,7 @@ export interface LedgerLease extends SiteLease {
 /** The site as the ledger has it, for its plan. */
 export interface LedgerSite extends SiteState {
   leases: LedgerLease[];
+  running: RunningVm[];
   figures: SiteFigures;
   /** What VMs use of each host, by the ledger's own sums. */
   used: Map<string, Resources>;
@@ -35,22 +37,58 @@ export interface LedgerSite extends SiteState {
 }
 
 /**
+ * What a plan is made from besides promises, what waits, and what is on the hosts of either, which are leases always.
+ * `promises`: all else that is on a host is taken without an end. Hosts: all else is VMs with their ends, except that leases on
+ * these hosts are leases too, which can be made to make way. `all`: all of it is leases.
+ */
+export type SiteScope = 'promises' | readonly string[] | 'all';
+
+/**
  * Reads all that a plan is made from in one statement, and so at one moment: leases that are wanted or have VMs, of those
  * of best effort that wait the oldest. A VM that a drain will move counts on its target already: the capacity there must
  * not be promised to others before the VM arrives.
  */
-export async function readSite(tx: Transaction): Promise<LedgerSite> {
+export async function readSite(tx: Transaction, scope: SiteScope): Promise<LedgerSite> {
+  const hosts = typeof scope === 'string' ? [] : [...scope];
   const rows = await tx.$queryRaw<unknown[]>`
-    WITH open AS (
-      SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal,
-        row_number() OVER (PARTITION BY l."startAt" IS NULL AND l."startedAt" IS NULL ORDER BY l."createdAt", l.id) AS position
-      FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
-      WHERE l."endedAt" IS NULL AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
-        SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL)))
-    ), drained AS (
+    WITH drained AS MATERIALIZED (
       SELECT m.vm, m."to" AS host FROM "Drain" d JOIN "Vm" v ON v."hostId" = d."hostId",
         jsonb_to_recordset(d.plan->'moves') AS m(vm text, "to" text)
       WHERE d.state IN ('waiting', 'moving', 'paused') AND v.id = m.vm
+    ), concerned AS MATERIALIZED (
+      SELECT unnest("plannedHosts") AS host FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL
+      UNION SELECT id FROM "Host" WHERE "vacantUntil" IS NOT NULL
+      UNION SELECT unnest(${hosts}::text[])
+    ), waiting AS MATERIALIZED (
+      SELECT l.id FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
+      WHERE l."endedAt" IS NULL AND l."startedAt" IS NULL AND l."startAt" IS NULL AND t."cancelRequestedAt" IS NULL
+        AND NOT EXISTS (SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL AND w.state <> 'removed')
+      ORDER BY l."createdAt", l.id LIMIT ${lookahead}
+    ), listed AS MATERIALIZED (
+      SELECT id FROM waiting
+      UNION SELECT id FROM "Lease" WHERE "startAt" IS NOT NULL AND "endedAt" IS NULL
+      UNION SELECT id FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL
+      -- Just placed: when their time begins is an estimate, or their workflow has not been notified.
+      UNION SELECT id FROM "Lease" WHERE "startedAt" IS NOT NULL AND "runFrom" IS NULL AND "endedAt" IS NULL
+      UNION SELECT "leaseId" FROM "Vm" WHERE state = 'reserved'
+      UNION SELECT "leaseId" FROM "Vm" WHERE node > 0 AND state NOT IN ('pending', 'removed')
+      UNION SELECT "leaseId" FROM "Vm" WHERE "hostId" IN (SELECT host FROM concerned) AND state NOT IN ('pending', 'removed')
+      UNION SELECT v."leaseId" FROM drained g JOIN "Vm" v ON v.id = g.vm
+      UNION SELECT id FROM "Lease" WHERE "startedAt" IS NOT NULL AND "endedAt" IS NULL AND ${scope === 'all'}
+    ), live AS MATERIALIZED (
+      SELECT v.id, v."hostId" AS host, v.vcpus, v."memoryMiB" AS memory, v."diskMiB" + v."overlayMiB" AS disk, v.state, v."taskId" IS NOT NULL AS "ofTask",
+        l.id AS lease, date_part('epoch', l."runFrom") AS "from", COALESCE(l."leftS", l."durationS") AS "left", l.preemptible, l.suspension
+      FROM "Vm" v LEFT JOIN "Lease" l ON l.id = v."leaseId" AND l."endedAt" IS NULL
+      WHERE v.state NOT IN ('pending', 'removed') AND ${scope !== 'promises'}
+    ), running AS (
+      SELECT r.*, r.state IN ('removing', 'stuck') AS leaving FROM live r
+      WHERE r.lease IS NOT NULL AND r.lease NOT IN (SELECT id FROM listed WHERE id IS NOT NULL)
+    ), open AS MATERIALIZED (
+      SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
+      WHERE l.id IN (SELECT id FROM listed) AND l."endedAt" IS NULL
+        AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
+          SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL AND w.state <> 'removed')))
+        AND (l."startedAt" IS NOT NULL OR l."startAt" IS NOT NULL OR l.id IN (SELECT id FROM waiting))
     ), vms AS (
       SELECT o.id AS lease, jsonb_agg(jsonb_build_object('id', v.id, 'generation', v.generation, 'state', v.state,
         'host', COALESCE(g.host, v."hostId"), 'home', v."homeId", 'migration', (SELECT jsonb_build_object('to', m."toId") FROM "Migration" m
@@ -59,15 +97,18 @@ export async function readSite(tx: Transaction): Promise<LedgerSite> {
         'imageMiB', COALESCE((SELECT i."sizeBytes" / 1048576.0 FROM "Image" i WHERE i.id = v."imageId"), 0)) ORDER BY v.node, v.id) AS vms
       FROM open o JOIN "Vm" v ON v."leaseId" = o.id AND v.state <> 'removed'
       LEFT JOIN drained g ON g.vm = v.id AND v.state = 'running'
-      WHERE o.position <= ${lookahead} OR o."startAt" IS NOT NULL OR o."startedAt" IS NOT NULL
       GROUP BY o.id
     )
     SELECT
-      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'answers', h.state = 'up', 'up', h.state = 'up' AND h.schedulable, 'slowness', h.slowness,
-        'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
-        'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
-        'vacant', CASE WHEN h."vacantFrom" IS NOT NULL THEN jsonb_build_object('fromS', EXTRACT(EPOCH FROM h."vacantFrom"),
-          'untilS', EXTRACT(EPOCH FROM h."vacantUntil")) END) ORDER BY h.id) FROM "Host" h) AS hosts,
+      -- Columns, not objects, of what there is a row of for each host or VM.
+      (SELECT jsonb_build_object('id', string_agg(h.id, ' ' ORDER BY h.id), 'vcpus', string_agg(h.vcpus::text, ' ' ORDER BY h.id),
+        'memoryMiB', string_agg(h."memoryMiB"::text, ' ' ORDER BY h.id), 'diskMiB', string_agg(h."diskMiB"::text, ' ' ORDER BY h.id),
+        'usedVcpus', string_agg(h."usedVcpus"::text, ' ' ORDER BY h.id), 'usedMemoryMiB', string_agg(h."usedMemoryMiB"::text, ' ' ORDER BY h.id),
+        'usedDiskMiB', string_agg(h."usedDiskMiB"::text, ' ' ORDER BY h.id), 'up', string_agg((h.state = 'up')::int::text, ' ' ORDER BY h.id),
+        'schedulable', string_agg(h.schedulable::int::text, ' ' ORDER BY h.id), 'slowness', string_agg(h.slowness::text, ' ' ORDER BY h.id))
+       FROM "Host" h HAVING count(*) > 0) AS hosts,
+      (SELECT jsonb_agg(jsonb_build_object('host', h.id, 'fromS', EXTRACT(EPOCH FROM h."vacantFrom"), 'untilS', EXTRACT(EPOCH FROM h."vacantUntil")))
+       FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
       (SELECT jsonb_agg(jsonb_build_object('id', o.id, 'owner', o."ownerId", 'kind', o.kind,
         'submittedAtS', EXTRACT(EPOCH FROM o."createdAt"), 'durationS', o."durationS", 'priority', o.priority,
         'preemptible', o.preemptible, 'startAtS', EXTRACT(EPOCH FROM o."startAt"), 'plannedHosts', o."plannedHosts",
@@ -75,32 +116,46 @@ export async function readSite(tx: Transaction): Promise<LedgerSite> {
         'leftS', o."leftS", 'suspension', o.suspension, 'operation', o.operation, 'taskId', o."taskId",
         'taskState', o."taskState", 'refusal', o.refusal, 'vms', v.vms) ORDER BY o."createdAt", o.id)
        FROM open o JOIN vms v ON v.lease = o.id) AS leases,
+      (SELECT jsonb_build_object('host', string_agg(host, ' '), 'vcpus', string_agg(vcpus::text, ' '), 'memoryMiB', string_agg(memory::text, ' '),
+        'diskMiB', string_agg(disk::text, ' '), 'runFromS', string_agg((CASE WHEN leaving THEN 0 ELSE "from" END)::text, ' '),
+        'leftS', string_agg((CASE WHEN leaving THEN 0 ELSE "left" END)::text, ' '),
+        'preemptible', string_agg((preemptible AND "ofTask" AND NOT leaving)::int::text, ' '))
+       FROM running HAVING count(*) > 0) AS running,
       (SELECT jsonb_agg(jsonb_build_object('host', u.host, 'each', jsonb_build_object('vcpus', u.vcpus, 'memoryMiB', u.memory,
         'diskMiB', u.disk))) FROM (
-        SELECT k.host, k.vcpus, k.memory, k.disk FROM "Vm" v LEFT JOIN "Lease" l ON l.id = v."leaseId", berth_taken(v) k
-        WHERE v.state NOT IN ('pending', 'removed') AND (l.id IS NULL OR l."endedAt" IS NOT NULL OR l.suspension = 'suspended')
-        UNION ALL SELECT m."toId", m.vcpus, m."memoryMiB", 0 FROM "Migration" m WHERE m.reserved
+        SELECT k.host, k.vcpus, k.memory, k.disk FROM "Vm" v, berth_taken(v) k
+        WHERE v.id IN (SELECT id FROM live WHERE lease IS NULL OR suspension = 'suspended')
+        UNION ALL SELECT m."toId", m.vcpus, m."memoryMiB", 0 FROM "Migration" m WHERE m.reserved AND ${scope !== 'promises'}
       ) u) AS taken,
-      (SELECT jsonb_agg(jsonb_build_object('image', i.image, 'hosts', i.hosts)) FROM (
-        SELECT "imageId" AS image, jsonb_agg("hostId") AS hosts FROM "HostImage" GROUP BY "imageId") i) AS images,
+      -- What a scope of promises has as leases, and so does not take from their hosts' sums.
+      (SELECT jsonb_agg(jsonb_build_object('host', k.host, 'each', jsonb_build_object('vcpus', k.vcpus, 'memoryMiB', k.memory, 'diskMiB', k.disk)))
+       FROM open o JOIN "Vm" v ON v."leaseId" = o.id, berth_taken(v) k
+       WHERE o.suspension IS DISTINCT FROM 'suspended' AND ${scope === 'promises'}) AS "listedUse",
+      (SELECT jsonb_agg(i.image) FROM (
+        SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND h.state = 'up' AND h.schedulable GROUP BY c."imageId"
+        HAVING count(*) = (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable)) i) AS "cachedEverywhere",
       (SELECT jsonb_agg(jsonb_build_object('leadMs', m."leadMs", 'tailMs', m."tailMs", 'promised', m."startAt" IS NOT NULL,
         'warm', m.warm) ORDER BY m."startedAt" DESC) FROM (
-        SELECT l.*, (SELECT COALESCE(bool_and(v.boot = 'warm'), false) FROM "Vm" v WHERE v."leaseId" = l.id) AS warm
+        SELECT l."leadMs", l."tailMs", l."startAt", l."startedAt",
+          (SELECT COALESCE(bool_and(v.boot = 'warm'), false) FROM "Vm" v WHERE v."leaseId" = l.id) AS warm
         FROM "Lease" l WHERE l."leadMs" IS NOT NULL ORDER BY l."startedAt" DESC LIMIT ${recentLeases}) m) AS measured,
       (SELECT jsonb_agg(jsonb_build_object('host', b.host, 'image', b.image, 'vcpus', b.vcpus, 'memoryMiB', b.memory)) FROM (
         SELECT DISTINCT ON (n."hostId", n."imageId", n.vcpus, n."memoryMiB") n."hostId" AS host, n."imageId" AS image, n.vcpus,
           n."memoryMiB" AS memory, n.boot
-        FROM (SELECT * FROM "Vm" WHERE boot IS NOT NULL ORDER BY "placedAt" DESC LIMIT ${recentBoots}) n
-        WHERE NOT EXISTS (SELECT FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL)
+        FROM (SELECT id, "hostId", "imageId", vcpus, "memoryMiB", boot, "placedAt" FROM "Vm" WHERE boot IS NOT NULL AND "placedAt" IS NOT NULL
+          ORDER BY "placedAt" DESC LIMIT ${recentBoots}) n
+        -- Not as a join, for which all migrations would be read.
+        WHERE (SELECT m.id FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL LIMIT 1) IS NULL
         ORDER BY n."hostId", n."imageId", n.vcpus, n."memoryMiB", n."placedAt" DESC) b WHERE b.boot = 'warm') AS warm`;
   const row = SiteRow.parse(rows[0]);
-  const leadOf = leadEstimator(row);
+  const siteHosts = hostsOf(row);
+  const leadOf = leadEstimator({ ...row, hosts: siteHosts.hosts });
   return {
-    hosts: row.hosts.map(({ used: _, ...host }) => host),
-    used: new Map(row.hosts.map(({ id, used }) => [id, used])),
+    ...siteHosts,
     leases: row.leases.map((lease) => toLease(lease, leadOf)),
+    running: runningVms(row.running),
     leadOf,
-    taken: row.taken,
+    taken: scope === 'promises' ? takenForEver(siteHosts.used, row.listedUse) : row.taken,
     figures: { teardownS: tailEstimateS(row), suspendMiBPerS },
   };
 }

@@ -27,7 +27,7 @@ interface HostWithdrawal {
  */
 export async function replanPromises(tx: Transaction, withdrawal: HostWithdrawal): Promise<void> {
   await lockPlacement(tx);
-  const site = await readSite(tx);
+  const site = await readSite(tx, withdrawal.hosts);
   const now = withdrawal.nowMs / 1000;
   const unplaceableBefore = new Set(planSite(site, site.figures, now).unassigned);
   const after = withoutHosts(site, withdrawal);

@@ -8,15 +8,8 @@ import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
 const epochS = z.number();
 const hostId = z.string().min(1);
 
-const HostRow = z.strictObject({
-  id: hostId,
-  answers: z.boolean(),
-  up: z.boolean(),
-  slowness: z.number().min(0),
-  capacity: resources,
-  used: resources,
-  vacant: z.strictObject({ fromS: epochS, untilS: epochS }).nullable(),
-});
+/** One element for each row, separated by spaces (site-columns.ts). */
+const column = z.string();
 
 /** A suspension, resumption or migration as the planner wrote it; a JSON column. */
 const Operation = z.object({
@@ -73,10 +66,37 @@ const LeaseTiming = z.strictObject({
 });
 
 export const SiteRow = z.strictObject({
-  hosts: listOf(HostRow),
+  hosts: z
+    .strictObject({
+      id: column,
+      vcpus: column,
+      memoryMiB: column,
+      diskMiB: column,
+      usedVcpus: column,
+      usedMemoryMiB: column,
+      usedDiskMiB: column,
+      up: column,
+      schedulable: column,
+      slowness: column,
+    })
+    .nullable(),
+  vacant: listOf(z.strictObject({ host: hostId, fromS: epochS, untilS: epochS })),
   leases: listOf(LeaseRow),
+  running: z
+    .strictObject({
+      host: column,
+      vcpus: column,
+      memoryMiB: column,
+      diskMiB: column,
+      runFromS: column,
+      leftS: column,
+      preemptible: column,
+    })
+    .nullable(),
   taken: listOf(z.strictObject({ host: hostId, each: resources })),
-  images: listOf(z.strictObject({ image: z.string(), hosts: z.array(hostId) })),
+  listedUse: listOf(z.strictObject({ host: hostId, each: resources })),
+  /** Images that all hosts which take new work have. */
+  cachedEverywhere: listOf(z.string()),
   measured: listOf(LeaseTiming),
   warm: listOf(z.strictObject({ host: hostId, image: z.string(), vcpus: z.int(), memoryMiB: z.int() })),
 });

@@ -18,9 +18,11 @@ export interface Snapshot {
   seq: number;
 }
 
-/** The state that a snapshot describes. The timeline and the queue's order are derived from the records. */
-export function restoreState(snapshot: Snapshot, images: ImageDelivery): PlanState {
-  const { policy, hosts, leases, seq } = structuredClone(snapshot);
+/**
+ * The state that a snapshot describes, whose records become the state's own: the caller keeps none of them. The timeline and
+ * the queue's order are derived from the records.
+ */
+export function restoreState({ policy, hosts, leases, seq }: Snapshot, images: ImageDelivery): PlanState {
   const state = createState(
     hosts.map((host) => host.spec),
     policy,

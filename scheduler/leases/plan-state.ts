@@ -50,6 +50,8 @@ export interface HostRecord {
   networkBusyUntil: number;
   /** The duration of its suspends and resumes relative to the plan; later plans are scaled by it. */
   slowness: number;
+  /** Seconds to suspend its preemptible VMs that are no leases of the plan, only capacity (RunningVm); 0 else. */
+  otherSuspendsS: number;
 }
 
 /**
@@ -118,6 +120,7 @@ export function createState(hosts: readonly HostSpec[], policy: Policy, images: 
     memoryOps: [],
     networkBusyUntil: 0,
     slowness: 1,
+    otherSuspendsS: 0,
   }));
   return {
     policy,
@@ -233,7 +236,7 @@ export function earliestVacantAt(state: PlanState, host: number, now: number): n
 
 /** Call it when the preemptible work on a host or its slowness has changed. */
 export function updateSuspendAllS(state: PlanState, host: number): void {
-  let seconds = 0;
+  let seconds = state.hosts[host]!.otherSuspendsS;
   for (const preemptible of state.preemptibleByHost[host]!) {
     for (const vmHost of preemptible.hosts) if (vmHost === host) seconds += memoryOpS(state, host, preemptible.shape);
   }

@@ -50,9 +50,10 @@ export class SimulatedPlanner {
   }
 
   static restore(snapshot: SimulatedSnapshot): SimulatedPlanner {
-    const { policy, images: data, pending } = structuredClone(snapshot);
+    const own = structuredClone(snapshot);
+    const { policy, images: data, pending } = own;
     const images = policy.images === null || data === null ? null : new ImageStore(policy.images, data);
-    return new SimulatedPlanner(restoreState(snapshot, deliveryOf(images)), policy, images, pending);
+    return new SimulatedPlanner(restoreState(own, deliveryOf(images)), policy, images, pending);
   }
 
   /** The complete state, as plain JSON. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { changedPromises, decideSite, planSite } from '../../scheduler/leases/site/site-plan.ts';
+import { changedPromises, decideSite, planSite, type SiteDecision } from '../../scheduler/leases/site/site-plan.ts';
 import {
   plannedLease,
   type SiteFigures,
@@ -53,6 +53,24 @@ interface Row extends SiteLease {
   movedFrom: string[] | null;
   moved: number;
   ended: boolean;
+}
+
+/** Decides as a site does that reads leases where work may have to make way, and else what is taken by VMs that run. */
+function decideWithFewLeases(site: SiteState, now: number): SiteDecision {
+  const promised = site.leases.filter(({ phase, startAtS }) => phase === 'waiting' && startAtS !== null);
+  const listed = new Set(promised.flatMap(({ hosts }) => hosts));
+  for (;;) {
+    const isRead = (lease: SiteLease) =>
+      lease.phase !== 'running' || lease.startAtS !== null || lease.hosts.length > 1 || listed.has(lease.hosts[0]!);
+    const running = site.leases
+      .filter((lease) => !isRead(lease))
+      .map(({ hosts, perVm, runFromS, leftS, durationS, preemptible }) => {
+        return { host: hosts[0]!, each: perVm, runFromS: runFromS!, leftS: leftS ?? durationS, preemptible };
+      });
+    const decision = decideSite({ ...site, leases: site.leases.filter(isRead), running }, figures, now);
+    if (decision.hostsToList.length === 0) return decision;
+    for (const host of decision.hostsToList) listed.add(host);
+  }
 }
 
 const phasesWithoutVcpus: ReadonlySet<SiteLease['phase']> = new Set(['waiting', 'suspended', 'migrating']);
@@ -136,6 +154,7 @@ class SimulatedSite {
 
   decide(): number | null {
     const decision = decideSite(this.site(), figures, this.now);
+    expect(decideWithFewLeases(this.site(), this.now)).toEqual(decision);
     expect(decision.broken).toEqual([]);
     for (const { lease, hosts, workFromS } of decision.starts) {
       const row = this.#row(lease);
@@ -257,4 +276,35 @@ test('a promise leaves a host that has to be vacant; where there is no other, it
   expect(hostsOf()).toEqual(others);
   vacate(others[0]!);
   expect(hostsOf()).toEqual(others);
+});
+
+test('a promise that needs the capacity of work which is no lease of the plan asks for that work', () => {
+  const host = (id: string) => ({ id, capacity: hostSize, up: true, answers: true, slowness: 1, vacant: null });
+  const running = ['h1', 'h2'].map((id) => {
+    return { host: id, each: { ...hostSize, diskMiB: 10 }, runFromS: 0, leftS: 10_000, preemptible: true };
+  });
+  const promise: SiteLease = {
+    id: 'promise',
+    kind: 'reservation',
+    submittedAtS: 0,
+    durationS: 100,
+    nodes: 1,
+    perVm: { ...hostSize, diskMiB: 10 },
+    priority: 0,
+    preemptible: true,
+    startAtS: 60,
+    phase: 'waiting',
+    hosts: ['h2'],
+    bound: false,
+    runFromS: null,
+    leftS: null,
+    leadS: 4,
+    operation: null,
+  };
+  const site: SiteState = { hosts: [host('h1'), host('h2')], leases: [promise], running, taken: [] };
+  // Its hosts become final: from then on work has to make way.
+  expect(decideSite(site, figures, 38).hostsToList).toEqual(['h1']);
+  // Not yet, and not beside it.
+  expect(decideSite(site, figures, 1).hostsToList).toEqual([]);
+  expect(decideSite({ ...site, running: running.slice(0, 1) }, figures, 38).hostsToList).toEqual([]);
 });

@@ -57,6 +57,24 @@ describe('the timeline', () => {
     );
   });
 
+  it('takes many VMs from one moment on as it takes them one by one', () => {
+    const vms = fc.array(fc.record({ length: fc.integer({ min: -2, max: 15 }), cpu: fc.nat(3), memory: fc.nat(5) }), {
+      maxLength: 8,
+    });
+    fc.assert(
+      fc.property(fc.array(claim, { maxLength: 8 }), vms, fc.nat(25), (claims, taken, from) => {
+        const [together, single] = [profilesOf(claims)[0]!, profilesOf(claims)[0]!];
+        together.addFrom(
+          from,
+          taken.map(({ length, cpu, memory }) => ({ until: from + length, shape: shapeOf(cpu, memory) })),
+        );
+        for (const { length, cpu, memory } of taken) single.add(from, from + length, shapeOf(cpu, memory), 1);
+        for (let at = -1; at <= 50; at++) expect(together.taken(at)).toEqual(single.taken(at));
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
   it('is as if never used after everything that was taken is released', () => {
     fc.assert(
       fc.property(fc.array(claim, { maxLength: 20 }), (claims) => {

@@ -29,6 +29,69 @@ export class HostProfile {
     this.mergeWithPrevious(first);
   }
 
+  /**
+   * As `add` of each, from one time on until each one's own: in one pass over the breakpoints, because a full host has a VM
+   * for each. @param taken in any order
+   */
+  addFrom(from: number, taken: readonly { until: number; shape: Shape }[]): void {
+    const ends = taken.filter(({ until }) => until > from).sort((a, b) => a.until - b.until);
+    if (ends.length === 0) return;
+    const last = ends.at(-1)!.until;
+    const first = this.split(from);
+    const end = this.split(last);
+    const [times, cpu, memory, disk] = [this.times, this.cpu, this.memory, this.disk].map((list) => list.slice(first, end)) as [
+      number[],
+      number[],
+      number[],
+      number[],
+    ];
+    const left = { cpuMilli: 0, memoryMiB: 0, diskMiB: 0 };
+    for (const { shape } of ends) {
+      left.cpuMilli += shape.cpuMilli;
+      left.memoryMiB += shape.memoryMiB;
+      left.diskMiB += shape.diskMiB;
+    }
+    const steps: { at: number; cpu: number; memory: number; disk: number }[] = [];
+    let old = 0;
+    let next = 0;
+    let at = from;
+    while (at < last) {
+      while (old + 1 < times.length && times[old + 1]! <= at) old++;
+      while (next < ends.length && ends[next]!.until <= at) {
+        const { shape } = ends[next++]!;
+        left.cpuMilli -= shape.cpuMilli;
+        left.memoryMiB -= shape.memoryMiB;
+        left.diskMiB -= shape.diskMiB;
+      }
+      steps.push({
+        at,
+        cpu: cpu[old]! + left.cpuMilli,
+        memory: memory[old]! + left.memoryMiB,
+        disk: disk[old]! + left.diskMiB,
+      });
+      at = Math.min(ends[next]!.until, times[old + 1] ?? Number.POSITIVE_INFINITY);
+    }
+    const replace = (list: number[], values: number[]) => list.splice(first, end - first, ...values);
+    replace(
+      this.times,
+      steps.map((step) => step.at),
+    );
+    replace(
+      this.cpu,
+      steps.map((step) => step.cpu),
+    );
+    replace(
+      this.memory,
+      steps.map((step) => step.memory),
+    );
+    replace(
+      this.disk,
+      steps.map((step) => step.disk),
+    );
+    this.mergeWithPrevious(first + steps.length);
+    this.mergeWithPrevious(first);
+  }
+
   /** Drops breakpoints before a time; amounts before it are unknown afterwards. */
   forgetBefore(time: number): void {
     const i = this.indexAt(time);

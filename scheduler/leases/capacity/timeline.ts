@@ -37,6 +37,13 @@ export class Timeline {
     }
   }
 
+  /** As `add` of work on one host that is there from one time on. */
+  addFrom(layer: 'promise' | 'running', host: number, from: number, taken: readonly { until: number; shape: Shape }[]): void {
+    if (layer === 'promise') this.promised[host]!.addFrom(from, taken);
+    this.planned[host]!.addFrom(from, taken);
+    this.booked[host]!.addFrom(from, taken);
+  }
+
   forgetBefore(time: number): void {
     for (const profiles of [this.promised, this.planned, this.booked]) {
       for (const profile of profiles) profile.forgetBefore(time);

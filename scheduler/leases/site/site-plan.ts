@@ -1,9 +1,20 @@
 import { assignProvisionalHosts } from '../host-binding.ts';
 import { imagesInPlace } from '../image-delivery.ts';
-import type { HostSpec } from '../lease.ts';
+import type { HostSpec, Shape } from '../lease.ts';
 import { LeasePlanner } from '../lease-planner.ts';
-import { createState, type PlanState, removeFrom, vmStartAt } from '../plan-state.ts';
-import { bookMigrating, hostIndex, hostRecordOf, isAvailable, leaseRecordOf, type PlanContext, shapeOf } from './site-records.ts';
+import { createState, type LeaseRecord, type PlanState, removeFrom, vmStartAt } from '../plan-state.ts';
+import {
+  addRunning,
+  bookMigrating,
+  hostIndex,
+  hostRecordOf,
+  isAvailable,
+  leaseRecordOf,
+  nextRunningEndS,
+  operationsByHost,
+  type PlanContext,
+  shapeOf,
+} from './site-records.ts';
 import { type SiteFigures, type SiteLease, type SiteOperation, type SiteState, sitePolicy } from './site-state.ts';
 
 /**
@@ -32,9 +43,11 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
     now,
   };
   const leases = site.leases.map((lease) => leaseRecordOf(context, lease));
-  const hosts = site.hosts.map((host, i) => hostRecordOf(host, specs[i]!, site.leases, now));
+  const operations = operationsByHost(site.leases, now);
+  const hosts = site.hosts.map((host, i) => hostRecordOf(host, specs[i]!, operations.get(host.id), now));
   const { seq } = context.state;
   const planner = LeasePlanner.restore({ policy, hosts, leases, seq });
+  addRunning({ ...context, state: planner.state }, site.running ?? []);
   const always = { from: Number.NEGATIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   for (const { host, each } of site.taken)
     planner.state.timeline.add('promise', [{ host: hostIndex(context, host), ...always }], shapeOf(each), 1);
@@ -69,6 +82,8 @@ export interface SiteDecision {
   broken: string[];
   /** When to decide again if nothing happens; null: not before something happens. */
   wakeAtS: number | null;
+  /** Not empty: the decision does not count; it has to be made again with the leases on these hosts. */
+  hostsToList: string[];
 }
 
 export function decideSite(site: SiteState, figures: SiteFigures, now: number): SiteDecision {
@@ -77,7 +92,16 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
   const broken = site.leases.filter(isOver).map((lease) => lease.id);
   const alive = { ...site, leases: site.leases.filter((lease) => !isOver(lease)) };
   const { planner, unassigned } = planSite(alive, figures, now);
-  const decision: SiteDecision = { starts: [], suspends: [], resumes: [], moves: [], promises: [], broken, wakeAtS: null };
+  const decision: SiteDecision = {
+    starts: [],
+    suspends: [],
+    resumes: [],
+    moves: [],
+    promises: [],
+    broken,
+    wakeAtS: null,
+    hostsToList: [],
+  };
   for (const action of planner.decide(now)) {
     switch (action.kind) {
       case 'start':
@@ -108,7 +132,12 @@ export function decideSite(site: SiteState, figures: SiteFigures, now: number): 
     }
   }
   decision.promises = changedPromises(alive, planner.state);
-  const wakeAt = Math.min(planner.wakeAt(now), unassigned.length > 0 ? now + recheckS : Number.POSITIVE_INFINITY);
+  decision.hostsToList = hostsToList(site, planner.state, ({ bound }) => bound);
+  const wakeAt = Math.min(
+    planner.wakeAt(now),
+    nextRunningEndS(site.running ?? [], figures, now),
+    unassigned.length > 0 ? now + recheckS : Number.POSITIVE_INFINITY,
+  );
   // A promise is due and waits for its hosts: their release is reported, and the recheck covers a lost report.
   const isPromiseLate = planner.state.upcoming.some((record) => vmStartAt(planner.state, record) <= now);
   const at = isPromiseLate ? Math.min(wakeAt, now + recheckS) : wakeAt;
@@ -135,3 +164,23 @@ export function changedPromises(site: SiteState, state: PlanState): SiteDecision
     return isRecorded ? [] : [{ lease: lease.id, hosts, bound }];
   });
 }
+
+/**
+ * Hosts on which promises need capacity of work that the plan has not as leases, and so cannot preempt. Their leases have to
+ * be listed, in a plan made again.
+ * @param isConcerned for which promises
+ */
+export function hostsToList(site: SiteState, state: PlanState, isConcerned: (record: LeaseRecord) => boolean): string[] {
+  const unlisted = new Set(site.running?.map(({ host }) => host));
+  if (unlisted.size === 0) return [];
+  const found = state.upcoming.filter(isConcerned).flatMap((record) =>
+    record.hosts.filter((host) => {
+      const { spec, capacity } = state.hosts[host]!;
+      return unlisted.has(spec.id) && !fits(state.timeline.planned[host]!.taken(vmStartAt(state, record)), capacity);
+    }),
+  );
+  return [...new Set(found)].map((host) => state.hosts[host]!.spec.id);
+}
+
+const fits = (taken: Shape, capacity: Shape): boolean =>
+  taken.cpuMilli <= capacity.cpuMilli && taken.memoryMiB <= capacity.memoryMiB && taken.diskMiB <= capacity.diskMiB;

@@ -7,12 +7,21 @@ import {
   createRecord,
   type HostRecord,
   type LeaseRecord,
+  memoryOpS,
   type PlanState,
   rankOf,
   setAllocations,
+  updateSuspendAllS,
   vmStartAt,
 } from '../plan-state.ts';
-import { plannedLease, type SiteFigures, type SiteHost, type SiteLease, type SiteOperation } from './site-state.ts';
+import {
+  plannedLease,
+  type RunningVm,
+  type SiteFigures,
+  type SiteHost,
+  type SiteLease,
+  type SiteOperation,
+} from './site-state.ts';
 
 /** The planner's records of the hosts and leases that the ledger describes. */
 
@@ -43,6 +52,8 @@ export function shapeOf(each: Resources): Shape {
   return { cpuMilli: each.vcpus * 1000, memoryMiB: each.memoryMiB, diskMiB: each.diskMiB };
 }
 
+const plannedLeftS = (leftS: number, { teardownS }: SiteFigures): number => Math.max(1, ceilSeconds(leftS + teardownS));
+
 /** The record that the planner would have of a lease if it had observed all of its events. */
 export function leaseRecordOf(context: PlanContext, lease: SiteLease): LeaseRecord {
   const { state, figures, now } = context;
@@ -59,7 +70,7 @@ export function leaseRecordOf(context: PlanContext, lease: SiteLease): LeaseReco
     preemptible: made.preemptible && !leaving,
     // The disk of suspended work is counted in `taken`: it remains on its host.
     shape: lease.phase === 'suspended' || lease.phase === 'migrating' ? { ...made.shape, diskMiB: 0 } : made.shape,
-    remainingWorkS: Math.max(1, ceilSeconds((lease.leftS ?? lease.durationS) + figures.teardownS)),
+    remainingWorkS: plannedLeftS(lease.leftS ?? lease.durationS, figures),
   };
   record.rank = rankOf(record.lease, record.remainingWorkS, state.policy);
   const hosts = lease.hosts.map((host) => hostIndex(context, host));
@@ -136,31 +147,75 @@ function operationOf(lease: SiteLease): SiteOperation {
   return lease.operation;
 }
 
-/** A host's network transfers one migration at a time: until when the planned one does. */
-function networkBusyUntil(host: SiteHost, leases: readonly SiteLease[], now: number): number {
-  const ends = leases.flatMap((lease) => {
-    const isOn = lease.hosts.includes(host.id) || (lease.operation?.vms.some((vm) => vm.host === host.id) ?? false);
-    return lease.phase === 'migrating' && isOn ? [Math.max(lease.operation?.untilS ?? now, now + overdueS)] : [];
-  });
-  return Math.max(0, ...ends);
+/** Operations under way on a host, and until when a migration uses its network: it transfers one at a time. */
+interface HostOperations {
+  memoryOps: { from: number; until: number }[];
+  networkBusyUntil: number;
 }
 
-export function hostRecordOf(host: SiteHost, spec: HostSpec, leases: readonly SiteLease[], now: number): HostRecord {
-  const ops = leases
-    .flatMap(({ phase, operation }) => (phase === 'suspending' || phase === 'resuming' ? (operation?.vms ?? []) : []))
-    .filter((op) => op.host === host.id && op.untilS > now)
-    .map(({ fromS, untilS }) => ({ from: fromS, until: untilS }))
-    .sort((a, b) => a.from - b.from);
+/** By host; only of leases with an operation, which are few. */
+export function operationsByHost(leases: readonly SiteLease[], now: number): Map<string, HostOperations> {
+  const byHost = new Map<string, HostOperations>();
+  const on = (host: string): HostOperations => {
+    const known = byHost.get(host) ?? { memoryOps: [], networkBusyUntil: 0 };
+    byHost.set(host, known);
+    return known;
+  };
+  for (const { phase, operation, hosts } of leases) {
+    const vms = operation?.vms ?? [];
+    if (phase === 'suspending' || phase === 'resuming') {
+      for (const { host, fromS, untilS } of vms) if (untilS > now) on(host).memoryOps.push({ from: fromS, until: untilS });
+    } else if (phase === 'migrating') {
+      const until = Math.max(operation?.untilS ?? now, now + overdueS);
+      for (const host of new Set([...hosts, ...vms.map((vm) => vm.host)]))
+        on(host).networkBusyUntil = Math.max(on(host).networkBusyUntil, until);
+    }
+  }
+  for (const { memoryOps } of byHost.values()) memoryOps.sort((a, b) => a.from - b.from);
+  return byHost;
+}
+
+export function hostRecordOf(host: SiteHost, spec: HostSpec, operations: HostOperations | undefined, now: number): HostRecord {
   const { vacant } = host;
   return {
     spec,
     capacity: hostShape(spec),
     up: host.up,
     drain: vacant !== null && vacant.untilS > now ? { from: vacant.fromS, until: vacant.untilS } : null,
-    memoryOps: ops,
-    networkBusyUntil: networkBusyUntil(host, leases, now),
+    memoryOps: operations?.memoryOps ?? [],
+    networkBusyUntil: operations?.networkBusyUntil ?? 0,
     slowness: host.slowness,
+    otherSuspendsS: 0,
   };
+}
+
+const expectedEndS = ({ runFromS, leftS }: RunningVm, figures: SiteFigures, now: number): number =>
+  Math.max(runFromS + plannedLeftS(leftS, figures), now + overdueS);
+
+/** Counts the work that is not among the leases, as `leaseRecordOf` counts leases that run. */
+export function addRunning({ state, index, figures, now }: PlanContext, running: readonly RunningVm[]): void {
+  const byHost = new Map<string, RunningVm[]>();
+  for (const vm of running) {
+    const list = byHost.get(vm.host);
+    if (list === undefined) byHost.set(vm.host, [vm]);
+    else list.push(vm);
+  }
+  for (const [id, vms] of byHost) {
+    const host = index.get(id);
+    if (host === undefined) throw new Error(`BUG: work runs on the host ${id}, which the site does not have`);
+    for (const layer of ['promise', 'running'] as const) {
+      const here = vms.filter(({ preemptible }) => preemptible === (layer === 'running'));
+      const taken = here.map((vm) => ({ shape: shapeOf(vm.each), until: expectedEndS(vm, figures, now) }));
+      state.timeline.addFrom(layer, host, now, taken);
+      if (layer === 'running') for (const { shape } of taken) state.hosts[host]!.otherSuspendsS += memoryOpS(state, host, shape);
+    }
+    updateSuspendAllS(state, host);
+  }
+}
+
+/** When the first of them ends; Infinity: there are none. */
+export function nextRunningEndS(running: readonly RunningVm[], figures: SiteFigures, now: number): number {
+  return running.reduce((next, vm) => Math.min(next, expectedEndS(vm, figures, now)), Number.POSITIVE_INFINITY);
 }
 
 /** Books migrating work on its target from its expected arrival on. */

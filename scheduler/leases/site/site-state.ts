@@ -53,11 +53,24 @@ export interface SiteHost {
   vacant: { fromS: number; untilS: number } | null;
 }
 
+/** A VM of work under way that the plan counts without its lease: on a host where nothing has to make way. */
+export interface RunningVm {
+  host: string;
+  each: Resources;
+  /** When the rest of its time began, and how long that is; both 0 of a VM that is being removed. */
+  runFromS: number;
+  leftS: number;
+  /** Whether it could be suspended for a promise. */
+  preemptible: boolean;
+}
+
 /** The input of a plan. */
 export interface SiteState {
   hosts: SiteHost[];
   /** In the order in which they were accepted. */
   leases: SiteLease[];
+  /** Work that is not among the leases. */
+  running?: RunningVm[];
   /** Capacity that no lease can use: of VMs that are stuck or arrive, and the disks of suspended VMs. */
   taken: { host: string; each: Resources }[];
 }
