@@ -1,7 +1,7 @@
 import type { InputFile } from '../../contracts/host.ts';
 import type { BuildPlacement, BuildRecord, BuildStepArgs } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { ImageId, OwnerId } from '../../model/ids.ts';
+import type { ImageId } from '../../model/ids.ts';
 import type { ResolvedRecipe } from '../../model/image.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { placeGang } from '../../scheduler/placement.ts';
@@ -9,7 +9,8 @@ import { fileUrl, urlSigner } from '../files/urls.ts';
 import { freeAddress, macOf } from '../placement/addresses.ts';
 import { addressSeed } from '../placement/assign-addresses.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
-import { addNetworks, networkMap, type OwnerNetwork, readNetworks } from '../placement/owner-networks.ts';
+import { ensureNetwork, readAddresses } from '../placement/owner-networks.ts';
+import { readPlacementHosts } from '../placement/read-hosts.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
 import { vmSpecs } from '../vms/vm-specs.ts';
@@ -25,24 +26,6 @@ export async function loadBuild(deps: LedgerDeps, id: ImageId): Promise<BuildRec
   return { id, name, owner, state, base: base.kind, timeoutS, vmId, cancelRequested };
 }
 
-async function ensureOwnerNetwork(deps: LedgerDeps, tx: Transaction, owner: OwnerId): Promise<OwnerNetwork | null> {
-  const networks = networkMap(await readNetworks(tx, [owner]));
-  await addNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, [owner], networks);
-  return networks.get(owner) ?? null;
-}
-
-async function readPlacementHosts(tx: Transaction) {
-  const hosts = await tx.host.findMany({ include: { images: { select: { imageId: true } } } });
-  return hosts.map((host) => ({
-    id: host.id,
-    state: host.state,
-    schedulable: host.schedulable,
-    capacity: { vcpus: host.vcpus, memoryMiB: host.memoryMiB, diskMiB: host.diskMiB },
-    used: { vcpus: host.usedVcpus, memoryMiB: host.usedMemoryMiB, diskMiB: host.usedDiskMiB },
-    images: new Set(host.images.map(({ imageId }) => imageId)),
-  }));
-}
-
 /**
  * Places the build's VM by the rules of placement, or returns why no host can take it now. A repeat finds it placed. Throws
  * conflict when the build has ended.
@@ -53,13 +36,13 @@ export async function reserveBuild(deps: LedgerDeps, id: ImageId): Promise<Build
     const row = await readBuild(tx, id);
     if (row.state !== 'building') throw new BerthError('conflict', `Image ${id} is ${row.state}; it is not built any more`);
     if (row.vmState !== 'pending') return { placed: true, vm: await readBuildVmSpec(deps, tx, row) };
-    const hosts = await readPlacementHosts(tx);
+    const hosts = await readPlacementHosts(tx, row.baseId === null ? [] : [row.baseId]);
     const request = { id, nodes: 1, perVm: row.each, imageId: row.baseId, overtaken: 0 };
     const found = placeGang(request, hosts, new Map(hosts.map((host) => [host.id, host.used])));
     if ('refusal' in found) return { placed: false, refusal: found.refusal };
-    const network = await ensureOwnerNetwork(deps, tx, row.owner);
-    const address =
-      network === null ? null : freeAddress(network.cidr, network.taken, addressSeed({ id: row.vmId, generation: 0 }));
+    const cidr = await ensureNetwork(tx, deps.control.BERTH_GUEST_SUPERNET, row.owner);
+    const seed = addressSeed({ id: row.vmId, generation: 0 });
+    const address = cidr === null ? null : freeAddress(cidr, await readAddresses(tx, row.owner), seed);
     if (address === null) return { placed: false, refusal: { hosts: hosts.length, failed: { address: hosts.length } } };
     const host = found.hosts[0]!;
     await tx.$executeRaw`

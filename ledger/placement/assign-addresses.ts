@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import type { QueueVerdict } from '../../scheduler/placement.ts';
 import type { LedgerDeps, Transaction } from '../transaction.ts';
 import { freeAddress, macOf } from './addresses.ts';
-import { addNetworks, networkMap, type OwnerNetwork } from './owner-networks.ts';
-import type { NetworkRow, QueueRow } from './read-waiting.ts';
+import { createNetwork, readAddresses } from './owner-networks.ts';
+import type { QueueRow } from './read-waiting.ts';
 
 export interface PlacedVm {
   vm: string;
@@ -19,19 +19,84 @@ export function addressSeed(vm: { id: string; generation: number }): number {
   return createHash('sha256').update(`${vm.id}/${vm.generation}`).digest().readUInt32BE();
 }
 
-/** Addresses for all VMs of a task; null when its owner's network has too few. */
-function allocateAddresses(row: QueueRow, hosts: string[], network: OwnerNetwork): PlacedVm[] | null {
-  const placed: PlacedVm[] = [];
-  for (const [node, vm] of row.vms.entries()) {
-    const address = freeAddress(network.cidr, network.taken, addressSeed(vm));
-    if (address === null) {
-      for (const { address: allocated } of placed) network.taken.delete(allocated);
-      return null;
-    }
-    network.taken.add(address);
-    placed.push({ vm: vm.id, host: hosts[node]!, address, mac: macOf(address) });
+/** How many addresses of a VM are probed; where all are taken, which needs a network that is almost full, it is read whole. */
+const probes = 8;
+
+interface AddressOffer {
+  vm: string;
+  owner: string;
+  cidr: string;
+  /** In the order in which they are preferred. */
+  free: string[];
+}
+
+/**
+ * Free addresses for VMs of owners that have networks, by one probe of an index for each candidate: an owner may have
+ * thousands of addresses in use, and a pass the VMs of a hundred owners.
+ */
+async function readOffers(tx: Transaction, vms: readonly { vm: string; owner: string; seed: number }[]): Promise<AddressOffer[]> {
+  return tx.$queryRaw<AddressOffer[]>`
+    SELECT v.vm, n."ownerId" AS owner, n.cidr, ARRAY(
+      SELECT c.address FROM (
+        SELECT k, host(set_masklen(n.cidr::inet, 32) + 2 + ((v.seed + k) % ((2 ^ (32 - masklen(n.cidr::inet)))::bigint - 3))) AS address
+        FROM generate_series(0, ${probes - 1}) k) c
+      WHERE NOT EXISTS (SELECT FROM "Vm" o WHERE o.address = c.address AND o.state NOT IN ('pending', 'removed'))
+      ORDER BY c.k) AS free
+    FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS v(vm text, owner text, seed bigint) JOIN "Network" n ON n."ownerId" = v.owner`;
+}
+
+/** The addresses that a pass allocates. */
+class AddressBook {
+  readonly #tx: Transaction;
+  readonly #allocated = new Set<string>();
+  readonly #offers: Map<string, AddressOffer>;
+  /** By owner; null: the site's supernet has no network for it. */
+  readonly #cidrs: Map<string, string | null>;
+  readonly #whole = new Map<string, Set<string>>();
+
+  private constructor(tx: Transaction, offers: readonly AddressOffer[], cidrs: Map<string, string | null>) {
+    this.#tx = tx;
+    this.#offers = new Map(offers.map((offer) => [offer.vm, offer]));
+    this.#cidrs = cidrs;
   }
-  return placed;
+
+  static async open(deps: LedgerDeps, tx: Transaction, rows: readonly QueueRow[]): Promise<AddressBook> {
+    const vms = rows.flatMap(({ owner, vms }) => vms.map((vm) => ({ vm: vm.id, owner, seed: addressSeed(vm) })));
+    const offers = vms.length === 0 ? [] : await readOffers(tx, vms);
+    const cidrs = new Map<string, string | null>(offers.map(({ owner, cidr }) => [owner, cidr]));
+    for (const owner of new Set(rows.map((row) => row.owner)))
+      if (!cidrs.has(owner)) cidrs.set(owner, await createNetwork(tx, deps.control.BERTH_GUEST_SUPERNET, owner));
+    return new AddressBook(tx, offers, cidrs);
+  }
+
+  hasNetwork(owner: string): boolean {
+    return this.#cidrs.get(owner) != null;
+  }
+
+  /** Addresses for all VMs of a task; null when its owner's network has too few. */
+  async allocate(row: QueueRow, hosts: readonly string[]): Promise<PlacedVm[] | null> {
+    const placed: PlacedVm[] = [];
+    for (const [node, vm] of row.vms.entries()) {
+      const address = await this.#next(row.owner, vm);
+      if (address === null) {
+        for (const one of placed) this.#allocated.delete(one.address);
+        return null;
+      }
+      this.#allocated.add(address);
+      placed.push({ vm: vm.id, host: hosts[node]!, address, mac: macOf(address) });
+    }
+    return placed;
+  }
+
+  async #next(owner: string, vm: QueueRow['vms'][number]): Promise<string | null> {
+    const offered = this.#offers.get(vm.id)?.free.find((address) => !this.#allocated.has(address));
+    if (offered !== undefined) return offered;
+    const cidr = this.#cidrs.get(owner) ?? null;
+    if (cidr === null) return null;
+    const taken = this.#whole.get(owner) ?? (await readAddresses(this.#tx, owner));
+    this.#whole.set(owner, taken);
+    return freeAddress(cidr, new Set([...taken, ...this.#allocated]), addressSeed(vm));
+  }
 }
 
 /** Assigns addresses to the placed VMs; a task for which there are too few continues to wait. */
@@ -40,20 +105,17 @@ export async function assignAddresses(
   tx: Transaction,
   decisions: PlacementDecision[],
   hosts: number,
-  known: NetworkRow[],
 ): Promise<PlacedVm[]> {
-  const owners = [...new Set(decisions.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row.owner] : [])))];
-  const networks = networkMap(known);
-  await addNetworks(tx, deps.control.BERTH_GUEST_SUPERNET, owners, networks);
+  const rows = decisions.flatMap(({ row, verdict }) => (verdict.kind === 'placed' ? [row] : []));
+  const book = await AddressBook.open(deps, tx, rows);
   const placed: PlacedVm[] = [];
   for (const decision of decisions) {
     if (decision.verdict.kind !== 'placed') continue;
-    const network = networks.get(decision.row.owner) ?? null;
-    const vms = network === null ? null : allocateAddresses(decision.row, decision.verdict.hosts, network);
+    const vms = await book.allocate(decision.row, decision.verdict.hosts);
     if (vms === null)
       decision.verdict = {
         kind: 'waits',
-        refusal: { hosts, failed: { [network === null ? 'network' : 'address']: hosts } },
+        refusal: { hosts, failed: { [book.hasNetwork(decision.row.owner) ? 'address' : 'network']: hosts } },
         overtaken: decision.row.overtaken,
       };
     else placed.push(...vms);

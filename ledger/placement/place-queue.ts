@@ -5,7 +5,8 @@ import { type PlacementHost, type PlacementRequest, placeQueue, type QueueVerdic
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { assignAddresses, type PlacedVm, type PlacementDecision } from './assign-addresses.ts';
 import { lockPlacement } from './lock-placement.ts';
-import { type HostRow, lookahead, type QueueRow, readWaiting } from './read-waiting.ts';
+import { readPlacementHosts } from './read-hosts.ts';
+import { lookahead, type QueueRow, readWaiting } from './read-waiting.ts';
 
 /** The result of a pass. */
 export interface PlacementPass {
@@ -23,7 +24,7 @@ export const plannedRefusal = (hosts: number): Refusal => ({ hosts, failed: { pl
 /** Refusal of a task or VM that the pass did not consider: it is beyond the lookahead, or being cancelled. */
 export const beyondQueue = ({ hosts }: PlacementPass): Refusal => ({ hosts, failed: { queue: hosts } });
 
-function decidePlacements(queue: QueueRow[], hostRows: HostRow[], maxOvertaken: number): PlacementDecision[] {
+function decidePlacements(queue: QueueRow[], hosts: PlacementHost[], maxOvertaken: number): PlacementDecision[] {
   const rows = new Map<string, QueueRow>(queue.map((row) => [row.id, row]));
   const requests: PlacementRequest[] = queue.map((row) => ({
     id: row.id,
@@ -32,7 +33,6 @@ function decidePlacements(queue: QueueRow[], hostRows: HostRow[], maxOvertaken: 
     imageId: row.imageId,
     overtaken: row.overtaken,
   }));
-  const hosts: PlacementHost[] = hostRows.map((host) => ({ ...host, images: new Set(host.images) }));
   return placeQueue(requests, hosts, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
     row: rows.get(request.id)!,
     verdict,
@@ -94,14 +94,16 @@ function deferToPlanner(queue: QueueRow[], hosts: number): PlacementPass {
 
 /**
  * Places the waiting tasks and VMs that fit now. The caller holds the placement lock, for which all placements and releases
- * wait, so it ends its transaction next: the lock is held for one read and one write.
+ * wait, so it ends its transaction next: the lock is held for one read, and where something waits for two more and a write.
  */
 export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<PlacementPass> {
   const waiting = await readWaiting(tx, isoNow(deps));
   const { hosts, queue } = waiting;
-  if (waiting.planned) return deferToPlanner(queue, hosts.length);
-  const decisions = decidePlacements(queue, hosts, deps.control.BERTH_MAX_OVERTAKEN);
-  const placed = await assignAddresses(deps, tx, decisions, hosts.length, waiting.networks);
+  if (waiting.planned) return deferToPlanner(queue, hosts);
+  if (queue.length === 0) return { notify: waiting.placed, planned: false, verdicts: new Map(), hosts };
+  const images = new Set(queue.flatMap(({ imageId }) => imageId ?? []));
+  const decisions = decidePlacements(queue, await readPlacementHosts(tx, [...images]), deps.control.BERTH_MAX_OVERTAKEN);
+  const placed = await assignAddresses(deps, tx, decisions, hosts);
   const ids = (kind: QueueVerdict['kind']) => decisions.filter(({ verdict }) => verdict.kind === kind).map(({ row }) => row.id);
   await writePlacements(tx, isoNow(deps), placed, ids('placed'), changedRefusals(decisions));
   return {
@@ -109,7 +111,7 @@ export async function placeWaiting(deps: LedgerDeps, tx: Transaction): Promise<P
     notify: [...waiting.placed, ...ids('placed'), ...ids('impossible')],
     planned: false,
     verdicts: new Map(decisions.map(({ row, verdict }) => [row.id, verdict])),
-    hosts: hosts.length,
+    hosts,
   };
 }
 

@@ -8,15 +8,6 @@ export const lookahead = 256;
 
 const waiterId = idOf<TaskId | VmId>();
 
-const HostRow = z.strictObject({
-  id: idOf<string>(),
-  state: z.enum(['up', 'unknown']),
-  schedulable: z.boolean(),
-  capacity: resources,
-  used: resources,
-  images: z.array(z.string()),
-});
-
 const QueueRow = z.strictObject({
   id: waiterId,
   owner: idOf<string>(),
@@ -27,28 +18,23 @@ const QueueRow = z.strictObject({
   vms: z.array(z.strictObject({ id: idOf<string>(), generation: z.int().min(0) })).min(1),
 });
 
-const NetworkRow = z.strictObject({ owner: idOf<string>(), cidr: z.string(), taken: z.array(z.string()) });
-
 const WaitingQueue = z.strictObject({
   /** There are promises to keep, or work to resume: the planner places. */
   planned: z.boolean(),
-  hosts: listOf(HostRow),
+  /** How many the site has. */
+  hosts: z.number(),
   queue: listOf(QueueRow, lookahead),
-  /** The networks of the owners in the queue that have one, with the addresses in use there. */
-  networks: listOf(NetworkRow),
   /** Placed by an earlier pass, and not begun yet. */
   placed: listOf(waiterId),
 });
 
 type WaitingQueue = z.infer<typeof WaitingQueue>;
-export type HostRow = z.infer<typeof HostRow>;
 /** A task with its VMs, or a standalone VM. */
 export type QueueRow = z.infer<typeof QueueRow>;
-export type NetworkRow = z.infer<typeof NetworkRow>;
 
 /**
- * Reads all that a placement pass needs in one statement. A task that waits has all its VMs pending; one whose VMs were
- * released already is about to end.
+ * Reads what waits, and what was placed and has not begun, in one statement: all that a pass reads where nothing waits. A
+ * task that waits has all its VMs pending; one whose VMs were released already is about to end.
  */
 export async function readWaiting(tx: Transaction, now: string): Promise<WaitingQueue> {
   const rows = await tx.$queryRaw<unknown[]>`
@@ -64,11 +50,7 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
       EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
         OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
         OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz) AS planned,
-      (SELECT jsonb_agg(jsonb_build_object('id', h.id, 'state', h.state, 'schedulable', h.schedulable,
-        'capacity', jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB", 'diskMiB', h."diskMiB"),
-        'used', jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB", 'diskMiB', h."usedDiskMiB"),
-        'images', ARRAY(SELECT i."imageId" FROM "HostImage" i WHERE i."hostId" = h.id)))
-      FROM "Host" h) AS hosts,
+      (SELECT count(*)::int FROM "Host") AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
         'imageId', v.image, 'vms', v.vms,
         'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
@@ -76,10 +58,6 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,
           jsonb_agg(jsonb_build_object('id', id, 'generation', generation) ORDER BY node) AS vms
         FROM "Vm" WHERE "taskId" = t.id OR id = t.id HAVING bool_and(state = 'pending')) v ON true) AS queue,
-      (SELECT jsonb_agg(jsonb_build_object('owner', n."ownerId", 'cidr', n.cidr, 'taken', ARRAY(
-        SELECT v.address FROM "Vm" v
-        WHERE v."ownerId" = n."ownerId" AND v.state NOT IN ('pending', 'removed') AND v.address IS NOT NULL)))
-       FROM "Network" n WHERE n."ownerId" IN (SELECT "ownerId" FROM waiting)) AS networks,
       (SELECT jsonb_agg(id) FROM (
         SELECT id FROM "Task" WHERE state = 'queued' AND "placedAt" IS NOT NULL AND "cancelRequestedAt" IS NULL
         UNION ALL SELECT id FROM "Vm" WHERE "order" IS NOT NULL AND state = 'reserved' AND "removalRequestedAt" IS NULL
