@@ -118,6 +118,10 @@ function* endedTasks(ended: number, owners: number, hosts: number, at: string): 
   yield `INSERT INTO "Migration" (id, "vmId", "ownerId", state, generation, mode, "fromId", "toId", vcpus, "memoryMiB", guest, "requestedBy", "createdAt", "startedAt", "committedAt", "finishedAt")
     SELECT 'migration_' || n, 'vm_e' || n, ${of}, 'succeeded', 1, 'live', ${hostName(`n % ${hosts}`)}, ${hostName(`(n + 1) % ${hosts}`)}, 1, 1024, 'answers', 'owner_0', ${began}, ${began}, ${began}, ${began}
     FROM ${series} WHERE n % 10 = 0 AND ${hosts} > 1`;
+  yield `INSERT INTO "File" (id, "ownerId", name, state, "sizeBytes", sha256, "createdAt")
+    SELECT 'file_' || n, ${of}, 'file' || n, 'ready', 1000, 'aa', ${began} FROM ${series}`;
+  yield `INSERT INTO "Idempotency" ("ownerId", key, method, path, fingerprint, status, response, "createdAt")
+    SELECT ${of}, 'key' || n, 'POST', '/v1/tasks', 'filled', 202, '""', ${at} - (n % 80000) * interval '1 second' FROM ${series}`;
   yield `INSERT INTO "Event" (seq, id, type, subject, "ownerId", time, data)
     SELECT 3 * n::bigint + k + 1, 'task_e' || n || '/' || k, (ARRAY['berth.task.accepted', 'berth.task.started', 'berth.task.succeeded'])[k + 1], 'task_e' || n, ${of}, ${began} + k * interval '1 minute', '{"filled":true}'
     FROM ${series}, generate_series(0, 2) k`;

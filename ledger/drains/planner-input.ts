@@ -4,7 +4,7 @@ import { fitMigrationModel, type MigrationModel } from '../../scheduler/drains/m
 import type { MigrationSample, OperationKind } from '../../scheduler/drains/migration-operations.ts';
 import { moveModes } from '../../scheduler/drains/migration-operations.ts';
 import type { Transaction } from '../transaction.ts';
-import { type DrainVmState, readHostVms } from './host-vms.ts';
+import { type DrainVmState, readHostVms, readVmsOfHosts } from './host-vms.ts';
 
 /** The model is fitted to this many of the newest measurements. */
 const maxSamples = 400;
@@ -41,9 +41,11 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
-      (SELECT count(*)::int FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = h.id AND v.state <> 'removed'
-        WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."toId" = h.id AND m."fromId" = ${host}) AS given
-    FROM "Host" h ORDER BY h.id`;
+      COALESCE(g.vms, 0) AS given
+    FROM "Host" h LEFT JOIN (
+      SELECT m."toId", count(*)::int AS vms FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = m."toId" AND v.state <> 'removed'
+      WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."fromId" = ${host} GROUP BY m."toId"
+    ) g ON g."toId" = h.id ORDER BY h.id`;
 }
 
 export interface DrainPlanRequest {
@@ -73,4 +75,35 @@ export async function readDrainInput(
   const hosts = await readDrainTargets(tx, host, drain);
   const model = await readMigrationModel(tx);
   return { nowMs, deadlineMs, host, strategy, confidence, vms, hosts, suspendInPlace, modes, model };
+}
+
+type DrainInput = Awaited<ReturnType<typeof readDrainInput>>;
+
+/** Reads inputs for drains of several hosts that have not begun, as if each were the only one: the site and the model once. */
+export async function openDrainInputs(
+  tx: Transaction,
+  request: Omit<DrainPlanRequest, 'host' | 'drain'>,
+): Promise<(hosts: readonly string[]) => Promise<Map<string, DrainInput>>> {
+  const { deadlineMs, strategy, mode, suspendInPlace, confidence, nowMs } = request;
+  const modes = mode === 'auto' ? moveModes : [mode];
+  const targets = await readDrainTargets(tx, '', '');
+  const model = await readMigrationModel(tx);
+  return async (hosts) => {
+    const vms = await readVmsOfHosts(tx, hosts, { ...request, drain: '' });
+    const inputOf = (host: string): DrainInput => {
+      return {
+        nowMs,
+        deadlineMs,
+        host,
+        strategy,
+        confidence,
+        vms: vms.get(host) ?? [],
+        hosts: targets,
+        suspendInPlace,
+        modes,
+        model,
+      };
+    };
+    return new Map(hosts.map((host) => [host, inputOf(host)]));
+  };
 }

@@ -1,6 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
 import { type QuotaLimits, type QuotaName, quotaColumns, quotaNames } from '../../model/owners/quota.ts';
-import { terminalTaskStates } from '../../model/states.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import { lockOwner } from './lock-owner.ts';
@@ -18,7 +17,7 @@ export async function readQuotas(tx: Transaction, owner: string, site: QuotaLimi
       o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, l.*
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued
-        FROM "Task" WHERE "ownerId" = o.id AND NOT (state::text = ANY(${[...terminalTaskStates]}))) t,
+        FROM "Task" WHERE "ownerId" = o.id AND state NOT IN ('succeeded', 'failed', 'cancelled')) t,
       LATERAL (SELECT count(*) FILTER (WHERE "order" IS NOT NULL) AS vms, COALESCE(sum(vcpus), 0) AS vcpus,
           COALESCE(sum("memoryMiB"), 0) AS "memoryMiB", COALESCE(sum("diskMiB" + "overlayMiB"), 0) AS "diskMiB"
         FROM "Vm" WHERE "ownerId" = o.id AND state <> 'removed' AND NOT template) v,

@@ -22,7 +22,8 @@ export async function listVmsToNotify(deps: LedgerDeps, olderThanS: number): Pro
   const before = secondsAgo(deps, olderThanS);
   return deps.ledger.$queryRaw<{ id: VmId }[]>`
     SELECT id FROM "Vm"
-    WHERE "order" IS NOT NULL AND state <> 'removed' AND (
+    WHERE "order" IS NOT NULL AND state <> 'removed'
+      AND ("workflowAt" IS NULL OR "operationAt" IS NOT NULL OR "removalRequestedAt" IS NOT NULL) AND (
       ("workflowAt" IS NULL AND "createdAt" < ${before}) OR "operationAt" < ${before} OR "removalRequestedAt" < ${before})
     ORDER BY "createdAt", id LIMIT ${batch}`;
 }

@@ -1,0 +1,136 @@
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fillLedger, hostOf, ownerOf } from '../../bench/scale/fill-ledger.ts';
+import { questions } from '../../bench/scale/questions.ts';
+import { type Ledger, openLedger } from '../../ledger/client.ts';
+import { listDrainsWithoutWorkflow } from '../../ledger/drains/housekeeping.ts';
+import { readFiles } from '../../ledger/files/read-files.ts';
+import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
+import { listBuildsToCancel, listBuildsWithoutWorkflow } from '../../ledger/images/build-housekeeping.ts';
+import { readImages } from '../../ledger/images/read-images.ts';
+import { listImagesToSweep } from '../../ledger/images/retirement.ts';
+import { listMigrationsWithoutWorkflow } from '../../ledger/migrations/load-migration.ts';
+import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
+import { readQuotas } from '../../ledger/owners/quotas.ts';
+import { listReservationsWithoutWorkflow } from '../../ledger/reservations/step-reservation.ts';
+import { sweepExpiredRows } from '../../ledger/sweep-expired.ts';
+import { readTasks } from '../../ledger/tasks/read-tasks.ts';
+import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
+import type { LedgerDeps } from '../../ledger/transaction.ts';
+import { readVms } from '../../ledger/vms/read-vms.ts';
+import { releaseVms } from '../../ledger/vms/release-vms.ts';
+import { readConfig } from '../../model/config.ts';
+import type { HostId, TaskId } from '../../model/ids.ts';
+import { quotaNames } from '../../model/owners/quota.ts';
+import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
+import { isFull } from '../tier.ts';
+import { signingKey } from './ledger-fixture.ts';
+
+/**
+ * What has ended costs nothing: no question to the ledger reads a table that keeps history whole, nor more rows of it than
+ * what is under way, as PostgreSQL itself counts them.
+ */
+
+const ended = isFull ? 1_000_000 : 20_000;
+const live = 400;
+/** A page of a hundred with what belongs to it, the newest measurements, and what is under way, for each of its indexes. */
+const mostRows = 20 * live;
+
+let database: FreshDatabase;
+let ledger: Ledger;
+let pool: pg.Pool;
+let deps: LedgerDeps;
+const nowMs = Date.parse('2026-11-29T09:00:00Z');
+
+beforeAll(async () => {
+  database = await startPostgres();
+  await fillLedger(database.url, { hosts: 20, vms: live, ended, promises: 1, events: 0 }, nowMs);
+  // One session: its counters are complete once it has reported them.
+  ledger = openLedger(database.url, 1);
+  pool = new pg.Pool({ connectionString: database.url, max: 1 });
+  pool.on('error', () => undefined);
+  const config = readConfig(['signing', 'control'], {
+    BERTH_SIGNING_KEY: signingKey,
+    BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
+  });
+  deps = { ledger, ...config, clock: () => nowMs };
+}, 600_000);
+afterAll(async () => {
+  await ledger.$disconnect();
+  await pool.end();
+  await database.stop();
+});
+
+const tables = ['Event', 'File', 'Idempotency', 'Lease', 'Migration', 'Task', 'Vm'];
+
+interface TableUse {
+  table: string;
+  scans: number;
+  rows: number;
+}
+
+async function tableUse(): Promise<TableUse[]> {
+  await ledger.$executeRaw`SELECT pg_stat_force_next_flush()`;
+  await ledger.$executeRaw`SELECT 1`;
+  const { rows } = await pool.query<TableUse>(
+    `SELECT t.relname AS table, t.seq_scan::int AS scans,
+       (t.seq_tup_read + (SELECT COALESCE(sum(i.idx_tup_read), 0) FROM pg_stat_user_indexes i WHERE i.relid = t.relid))::int AS rows
+     FROM pg_stat_user_tables t WHERE t.relname = ANY($1) ORDER BY 1`,
+    [tables],
+  );
+  return rows;
+}
+
+/** Of each table: how often it was read whole, and how many rows were read. */
+async function readBy(ask: () => Promise<unknown>): Promise<TableUse[]> {
+  // Once before: the first use of a session reads the catalogue.
+  await ask();
+  const before = await tableUse();
+  await ask();
+  return (await tableUse()).map(({ table, scans, rows }, i) => ({
+    table,
+    scans: scans - before[i]!.scans,
+    rows: rows - before[i]!.rows,
+  }));
+}
+
+const page = { limit: 100, after: null };
+const later = { limit: 100, after: { id: 'task_e5', createdAt: new Date(nowMs - 90_000_000) } };
+const limits = Object.fromEntries(quotaNames.map((name) => [name, 1])) as Parameters<typeof readQuotas>[2];
+
+const more: Record<string, () => Promise<unknown>> = {
+  'tasks, the second page': () => readTasks(ledger, { owner: null }, later),
+  'tasks of an owner, the second page': () => readTasks(ledger, { owner: ownerOf(0) }, later),
+  'VMs of an owner': () => readVms(ledger, ownerOf(0), page),
+  'migrations of an owner': () => readMigrations(ledger, { owner: ownerOf(0) }, page),
+  'migrations under way': () => readMigrations(ledger, { owner: null, state: 'running' }, page),
+  'migrations of a VM': () => readMigrations(ledger, { owner: null, vm: 'vm_e10' }, page),
+  files: () => readFiles(ledger, null, page),
+  images: () => readImages(ledger, { owner: ownerOf(0), everyOwner: true }, {}, page),
+  quotas: () => readQuotas(ledger, ownerOf(0), limits, nowMs),
+  'migrations without a workflow': () => listMigrationsWithoutWorkflow(deps, 10),
+  'drains without a workflow': () => listDrainsWithoutWorkflow(deps, 10),
+  'reservations without a workflow': () => listReservationsWithoutWorkflow(deps, 10),
+  'builds without a workflow, to cancel': async () => {
+    await listBuildsWithoutWorkflow(deps, 10);
+    await listBuildsToCancel(deps, 10);
+  },
+  'images to sweep': () => listImagesToSweep(deps),
+  'expired rows': () => sweepExpiredRows(deps),
+  'the release of nothing': () => releaseVms(deps, []),
+  'the placement of a task that waits': () => reserveTask(deps, 'task_p0' as TaskId),
+  'the inventory of a host': () =>
+    compareHost(
+      deps,
+      hostOf(0) as HostId,
+      { domains: [], disks: [], images: [] } as unknown as Parameters<typeof compareHost>[2],
+    ),
+};
+
+describe(`with ${ended} ended tasks`, () => {
+  const names = Object.keys(questions({} as LedgerDeps, 0)).filter((name) => name !== 'metrics');
+  it.each([...names, ...Object.keys(more)])('%s', async (name) => {
+    const used = await readBy(more[name] ?? questions(deps, nowMs)[name]!);
+    expect(used.filter(({ scans, rows }) => scans > 0 || rows > mostRows)).toEqual([]);
+  });
+});
