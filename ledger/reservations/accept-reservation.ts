@@ -2,9 +2,10 @@ import { BerthError } from '../../model/errors.ts';
 import { reservationEventTypes } from '../../model/events.ts';
 import { newId } from '../../model/ids.ts';
 import type { ReservationId } from '../../model/reservation.ts';
+import type { DrainPlanInput } from '../../scheduler/drains/drain-input.ts';
 import { type DrainPlan, planDrain } from '../../scheduler/drains/drain-plan.ts';
 import { chooseHostsToReserve, type ReservableHost } from '../../scheduler/drains/host-reservation.ts';
-import { readDrainInput } from '../drains/planner-input.ts';
+import { openDrainInputs } from '../drains/planner-input.ts';
 import { replanPromises } from '../leases/replan-promises.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
@@ -42,14 +43,17 @@ export async function acceptReservation(tx: Transaction, request: ReservationReq
   await lockPlacement(tx);
   const named = 'hosts' in request.wanted ? request.wanted.hosts : null;
   const count = 'hosts' in request.wanted ? request.wanted.hosts.length : request.wanted.nodes;
-  const offers = await readOffers(tx, request, named);
+  const candidates = await readCandidates(tx, request, named);
+  const { startAtMs: deadlineMs, nowMs } = request;
+  const readInputs = await openDrainInputs(tx, { ...reservationDrain, deadlineMs, nowMs });
+  const { offers, inputs } = await collectOffers({ candidates, count, readInputs }, request);
   const choice = chooseHostsToReserve(offers, count);
   const until = isoOf(request.startAtMs);
   if ('refused' in choice) {
     const reasons = choice.refused.map(({ host, why }) => `${host}: ${why}`).join('; ') || 'there are no more hosts';
     throw new BerthError('drain-impossible', `${count} hosts cannot be empty by ${until}: ${reasons}`);
   }
-  const moves = await refuseUnlessAllInTime(tx, request, choice.hosts);
+  const moves = refuseUnlessAllInTime(request, choice.hosts, inputs);
   const during = { fromMs: request.startAtMs, untilMs: request.endAtMs };
   await replanPromises(tx, { hosts: choice.hosts, moves, during, nowMs: request.nowMs });
   const id: ReservationId = newId('reservation');
@@ -71,35 +75,57 @@ export async function acceptReservation(tx: Transaction, request: ReservationReq
   return id;
 }
 
-async function readOffers(tx: Transaction, request: ReservationRequest, named: string[] | null): Promise<ReservableHost[]> {
-  const hosts = await tx.host.findMany({
-    ...(named === null ? {} : { where: { id: { in: named } } }),
-    orderBy: { id: 'asc' },
-    include: {
-      holds: {
-        where: { released: false, startAt: { lt: new Date(request.endAtMs) }, endAt: { gt: new Date(request.startAtMs) } },
-      },
-      drains: { where: { finishedAt: null } },
-    },
-  });
-  const missing = named?.find((id) => !hosts.some((host) => host.id === id));
-  if (missing !== undefined) throw new BerthError('not-found', `There is no host ${missing}`);
-  const offers: ReservableHost[] = [];
-  for (const host of hosts) {
-    const plan = planDrain(await readPlanInput(tx, request, host.id));
-    const hold = host.holds[0];
-    const drain = host.drains[0];
-    let problem = reasonLate(request, plan);
-    if (host.state !== 'up') problem = 'it does not answer';
-    if (drain !== undefined) problem = `it is being emptied by ${drain.id}`;
-    if (hold !== undefined) problem = `it is held for ${hold.reservationId} at that time`;
-    offers.push({ host: host.id, meanS: plan.meanS, refusal: problem });
-  }
-  return offers;
+type ReadInputs = Awaited<ReturnType<typeof openDrainInputs>>;
+
+/** A host that could be reserved, and why it can't be, as far as its row says. */
+interface Candidate {
+  host: string;
+  problem: string | null;
 }
 
-const readPlanInput = (tx: Transaction, { startAtMs, nowMs }: ReservationRequest, host: string) =>
-  readDrainInput(tx, { ...reservationDrain, host, deadlineMs: startAtMs, nowMs });
+/** The hosts with the least to move away first. Throws not-found for a named host that does not exist. */
+async function readCandidates(tx: Transaction, request: ReservationRequest, named: string[] | null): Promise<Candidate[]> {
+  const rows = await tx.$queryRaw<{ host: string; up: boolean; drain: string | null; reservation: string | null }[]>`
+    SELECT h.id AS host, h.state = 'up' AS up,
+      (SELECT d.id FROM "Drain" d WHERE d."hostId" = h.id AND d.state IN ('waiting', 'moving', 'paused', 'held', 'returning')) AS drain,
+      (SELECT o."reservationId" FROM "HostHold" o WHERE o."hostId" = h.id AND NOT o.released
+        AND o."startAt" < ${isoOf(request.endAtMs)}::timestamptz AND o."endAt" > ${isoOf(request.startAtMs)}::timestamptz LIMIT 1) AS reservation
+    FROM "Host" h WHERE ${named === null} OR h.id = ANY(${named ?? []}) ORDER BY h."usedMemoryMiB", h.id`;
+  const missing = named?.find((id) => !rows.some(({ host }) => host === id));
+  if (missing !== undefined) throw new BerthError('not-found', `There is no host ${missing}`);
+  return rows.map(({ host, up, drain, reservation }) => {
+    if (reservation !== null) return { host, problem: `it is held for ${reservation} at that time` };
+    if (drain !== null) return { host, problem: `it is being emptied by ${drain}` };
+    return { host, problem: up ? null : 'it does not answer' };
+  });
+}
+
+/** More than are wanted are planned, since the host with the least memory in use is not always the quickest to empty. */
+const spareOffers = 6;
+/** Then so many at a time, until enough can be empty by then. */
+const offersAtATime = 32;
+
+/** Plans hosts in that order until enough of them can be reserved. */
+async function collectOffers(
+  { candidates, count, readInputs }: { candidates: readonly Candidate[]; count: number; readInputs: ReadInputs },
+  request: ReservationRequest,
+): Promise<{ offers: ReservableHost[]; inputs: Map<string, DrainPlanInput> }> {
+  const offers = candidates.flatMap(({ host, problem }): ReservableHost[] =>
+    problem === null ? [] : [{ host, meanS: 0, refusal: problem }],
+  );
+  const left = candidates.filter(({ problem }) => problem === null).map(({ host }) => host);
+  const inputs = new Map<string, DrainPlanInput>();
+  let batch = count + spareOffers;
+  while (left.length > 0 && offers.filter(({ refusal }) => refusal === null).length < count) {
+    for (const [host, input] of await readInputs(left.splice(0, batch))) {
+      inputs.set(host, input);
+      const plan = planDrain(input);
+      offers.push({ host, meanS: plan.meanS, refusal: reasonLate(request, plan) });
+    }
+    batch = offersAtATime;
+  }
+  return { offers: offers.sort((a, b) => (a.host < b.host ? -1 : 1)), inputs };
+}
 
 function reasonLate({ startAtMs }: ReservationRequest, plan: DrainPlan): string | null {
   if (plan.emptyByMs !== null && plan.emptyByMs <= startAtMs) return null;
@@ -108,15 +134,15 @@ function reasonLate({ startAtMs }: ReservationRequest, plan: DrainPlan): string 
 }
 
 /** Plans the drains of all chosen hosts together: each target's capacity counts once, and no chosen host is a target. */
-async function refuseUnlessAllInTime(
-  tx: Transaction,
+function refuseUnlessAllInTime(
   request: ReservationRequest,
   chosen: readonly string[],
-): Promise<DrainPlan['moves']> {
+  inputs: ReadonlyMap<string, DrainPlanInput>,
+): DrainPlan['moves'] {
   const moves: DrainPlan['moves'] = [];
   const taken = new Map<string, { vcpus: number; memoryMiB: number }>();
   for (const id of chosen) {
-    const input = await readPlanInput(tx, request, id);
+    const input = inputs.get(id)!;
     const hosts = input.hosts.map((host) => {
       const planned = taken.get(host.id) ?? { vcpus: 0, memoryMiB: 0 };
       const used = { vcpus: host.used.vcpus + planned.vcpus, memoryMiB: host.used.memoryMiB + planned.memoryMiB };

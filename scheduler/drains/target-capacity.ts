@@ -25,20 +25,13 @@ export class TargetCapacity {
     const { host } = this.#input;
     const runsAt = isDiskMoveOnly(vm, host) ? vm.disks?.runsAt : undefined;
     const refused: string[] = [];
-    const fit = this.#hosts.filter((candidate) => {
-      if (candidate.id === host || (runsAt !== undefined && candidate.id !== runsAt)) return false;
+    const best = this.#preferred(vm, runsAt).find((candidate) => {
       const why = this.#refusalOf(vm, candidate);
       if (why !== null) refused.push(`${candidate.id}: ${why}`);
       return why === null;
     });
-    const free = ({ capacity, used }: DrainTarget) => capacity.memoryMiB - used.memoryMiB;
-    const failures = (candidate: DrainTarget) => vm.failed.filter(({ to }) => to === candidate.id).length;
-    // A target at which it failed is tried again only after all others.
-    const [best] = fit.sort(
-      (a, b) => failures(a) - failures(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1),
-    );
     if (best === undefined)
-      return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.join(', ')})` };
+      return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.sort().join(', ')})` };
     const demand = this.#demandOf(vm);
     best.used.vcpus += demand.vcpus;
     best.used.memoryMiB += demand.memoryMiB;
@@ -46,6 +39,19 @@ export class TargetCapacity {
     if (runsAt !== undefined) return { to: runsAt, mode: 'disks' };
     best.given += 1;
     return { to: best.id, mode: this.#chooseMode(vm, best.id) };
+  }
+
+  /** All other hosts, the best first: most VMs find their target among the first, so that only that one is looked at. */
+  #preferred(vm: DrainVm, runsAt: string | undefined): DrainTarget[] {
+    const { host } = this.#input;
+    const failures = new Map<string, number>();
+    for (const { to } of vm.failed) failures.set(to, (failures.get(to) ?? 0) + 1);
+    const failed = ({ id }: DrainTarget) => failures.get(id) ?? 0;
+    const free = ({ capacity, used }: DrainTarget) => capacity.memoryMiB - used.memoryMiB;
+    // A target at which it failed is tried again only after all others.
+    return this.#hosts
+      .filter(({ id }) => id !== host && (runsAt === undefined || id === runsAt))
+      .sort((a, b) => failed(a) - failed(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1));
   }
 
   /** Reserves disk for a VM's memory on the drained host. @returns why it does not fit; null: it is reserved */
