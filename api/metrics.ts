@@ -7,6 +7,7 @@ import {
   readBootCounts,
   readDrainCounts,
   readDrainPlans,
+  readFences,
   readHostCounts,
   readMigratedGuestCounts,
   readMigrationCounts,
@@ -91,6 +92,23 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     async collect() {
       const { hold } = await readSweeps(ledger);
       for (const reason of sweepHolds) this.set({ reason }, reason === hold ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: 'berth_fences',
+    help: 'VMs on hosts that have not confirmed their end, which an operator has forced',
+    registers: [registry],
+    async collect() {
+      this.set((await readFences(ledger)).rows);
+    },
+  });
+  new Gauge({
+    name: 'berth_fence_oldest_seconds',
+    help: 'Age of the oldest of them',
+    registers: [registry],
+    async collect() {
+      const { oldestAt } = await readFences(ledger);
+      this.set(oldestAt === null ? 0 : (clock() - oldestAt.getTime()) / 1000);
     },
   });
   new Gauge({

@@ -43,6 +43,8 @@ export interface WorkflowClient {
   abortMigration(migration: MigrationName): Promise<void>;
   /** Signals housekeeping that capacity was freed: it places what waits now instead of in its next round. */
   notifyHousekeeping(): Promise<void>;
+  /** Starts the next round of a host's reconciliation, which removes what an operator has ended there. */
+  notifyReconciliation(host: HostId): Promise<void>;
   startDrain(drain: DrainName): Promise<void>;
   /** Signals the drain's workflow that its order has changed; starts it when it was never started. */
   notifyDrain(drain: DrainName): Promise<void>;
@@ -137,6 +139,9 @@ export function openWorkflowClient(client: Client): WorkflowClient {
 
     async notifyHousekeeping() {
       await withShortDeadline(() => client.workflow.getHandle(workflowId.housekeeping()).signal(signalName.wakeUp));
+    },
+    async notifyReconciliation(host) {
+      await withShortDeadline(() => client.workflow.getHandle(workflowId.reconcile(host)).signal(signalName.wakeUp));
     },
     startDrain: (drain) => start(workflowType.drain, workflowId.drain(drain.host, drain.number), drain.id),
     notifyDrain: ({ id, host, number }) => signalOrStart(workflowType.drain, workflowId.drain(host, number), id),

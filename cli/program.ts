@@ -8,6 +8,7 @@ import { addFileCommands } from './commands/files.ts';
 import { addHostCommands } from './commands/hosts.ts';
 import { addImageCommands } from './commands/images.ts';
 import { addLeaseCommands } from './commands/leases.ts';
+import { addLeverCommands } from './commands/levers.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
 import { addOwnerCommands } from './commands/owners.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
@@ -58,6 +59,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addImageCommands(program, session);
   const hosts = addHostCommands(program, session);
   addDrainCommands(program, hosts, session);
+  addLeverCommands(program, hosts, session);
   addReservationCommands(program, session);
   addRepositoryCommands(program, session);
   addOwnerCommands(program, session);

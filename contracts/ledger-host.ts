@@ -11,6 +11,11 @@ export interface HostDifference {
   missing: VmId[];
   /** On the host; in the ledger removed, on another host, or with a newer generation: to be removed. */
   leftovers: { vmId: VmId; generation: number }[];
+  /**
+   * VMs that an operator has ended, or that left the host by an operator's word: to be removed, and then confirmed (liftFence).
+   * `keepsDisks`: of its domain alone. Absent in histories of before.
+   */
+  fenced?: { vmId: VmId; generation: number; keepsDisks: boolean }[];
 }
 
 /** VMs whose domains may be compared with the ledger, each with its generation, and those on which something is at work. */
@@ -37,4 +42,6 @@ export interface HostLedger {
   recordDomains(id: HostId, findings: DomainFinding[]): Promise<{ changed: VmId[]; again: VmId[] }>;
   /** Compares a host's inventory with the ledger, and deletes rows of images that have left its cache. */
   compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
+  /** Nothing of a fenced VM is left on the host: frees what it took there. */
+  liftFence(host: HostId, vm: VmId): Promise<Notification[]>;
 }

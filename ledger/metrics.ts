@@ -34,8 +34,14 @@ export async function readMigratedGuestCounts(ledger: Ledger): Promise<StateCoun
 }
 
 export async function readHostCounts(ledger: Ledger): Promise<StateCount[]> {
-  const groups = await ledger.host.groupBy({ by: ['state'], _count: { id: true } });
+  const groups = await ledger.host.groupBy({ by: ['state'], where: { removedAt: null }, _count: { id: true } });
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
+}
+
+/** VMs whose end the hosts have not confirmed, and since when the oldest waits; null where there is none. */
+export async function readFences(ledger: Ledger): Promise<{ rows: number; oldestAt: Date | null }> {
+  const { _count, _min } = await ledger.fence.aggregate({ _count: { vmId: true }, _min: { createdAt: true } });
+  return { rows: _count.vmId, oldestAt: _min.createdAt };
 }
 
 export async function readDrainCounts(ledger: Ledger): Promise<StateCount[]> {

@@ -17,6 +17,7 @@ export const errorTable = {
   },
   conflict: { status: 409, retryable: false, fault: 'caller', title: 'The resource is not in a state for this' },
   'in-use': { status: 409, retryable: false, fault: 'caller', title: 'The resource is in use' },
+  'confirmation-needed': { status: 409, retryable: false, fault: 'caller', title: 'This has to be confirmed' },
   'precondition-failed': { status: 412, retryable: false, fault: 'caller', title: 'The resource has changed since' },
   'too-large': { status: 413, retryable: false, fault: 'caller', title: 'The body is too large' },
   'unsupported-media-type': { status: 415, retryable: false, fault: 'caller', title: 'The body has the wrong media type' },
@@ -62,6 +63,7 @@ export const errorTable = {
   'host-restarted': { status: 503, retryable: false, fault: 'site', title: 'The host was restarted' },
   'guest-invalid': { status: 422, retryable: false, fault: 'caller', title: 'The guest reported what cannot be' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
+  'force-ended': { status: 409, retryable: false, fault: 'site', title: 'An operator has ended it' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },
   'vm-suspended': { status: 409, retryable: false, fault: 'site', title: 'The VM is suspended' },
   // what a migration met

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { migrationModes } from './migration.ts';
+import { migrationHosts, migrationModes } from './migration.ts';
 import { pausedByParties } from './vm.ts';
 
 /**
@@ -23,6 +23,7 @@ export function eventId(subject: string, type: string, n: number | null = null):
 
 const time = z.iso.datetime();
 const resources = z.strictObject({ vcpus: z.int(), memoryMiB: z.int(), diskMiB: z.int() });
+const errorShape = z.strictObject({ code: z.string(), message: z.string() });
 
 /** What billing needs of one VM of a task; the same shape as Usage in model/task.ts. */
 export const UsageData = z
@@ -124,6 +125,40 @@ export const DrainData = z
     at: time,
   })
   .meta({ id: 'DrainEvent', description: 'How the vacating of a host goes' });
+
+/**
+ * What operators hear of their levers, where no other event says it: a task ends as failed, a VM as removed, a drain as
+ * incomplete or cancelled, each with the error `force-ended`. `fenced`: hosts that may still have something of it.
+ */
+export const forceEndedTypes = {
+  migration: 'berth.migration.forceEnded',
+  image: 'berth.image.forceEnded',
+} as const;
+
+const forceEnded = { owner: z.string(), fenced: z.array(z.string()), by: z.string(), at: time };
+
+export const MigrationForceEndedData = z
+  .strictObject({ migration: z.string(), vm: z.string(), vmAt: z.enum(migrationHosts), error: errorShape, ...forceEnded })
+  .meta({ id: 'MigrationForceEnded', description: 'An operator has ended a migration whose outcome was unknown' });
+
+export const ImageForceEndedData = z
+  .strictObject({ image: z.string(), name: z.string(), digest: z.string(), error: errorShape, ...forceEnded })
+  .meta({ id: 'ImageForceEnded', description: 'An operator has ended a build' });
+
+/** What is heard of a host that leaves the site. */
+export const hostRemovedType = 'berth.host.removed';
+
+export const HostRemovedData = z
+  .strictObject({
+    host: z.string(),
+    provider: z.string(),
+    declaredLost: z.boolean(),
+    /** What was there, and has ended with it. */
+    lost: z.strictObject({ tasks: z.array(z.string()), vms: z.array(z.string()), images: z.array(z.string()) }),
+    by: z.string(),
+    at: time,
+  })
+  .meta({ id: 'HostRemoved', description: 'The host is no part of the site any more' });
 
 /** What is heard of reservations of whole hosts; `started` hands them over. */
 export const reservationEventTypes = {
@@ -237,8 +272,6 @@ export const VmSilentData = z
   .strictObject({ ...vmFields, migration: z.string(), movedAt: time, silentAt: time })
   .meta({ id: 'VmSilent', description: 'It moved, and its guest, which answered before, does not since: it may have died' });
 
-const errorShape = z.strictObject({ code: z.string(), message: z.string() });
-
 export const VmCreatedData = z
   .strictObject({ vm: z.string(), name: z.string(), owner: z.string(), image: z.string(), resources, createdAt: time })
   .meta({ id: 'VmCreated', description: 'A VM that stands alone has its row, and waits for a host' });
@@ -275,7 +308,10 @@ export const VmRemovedData = z
     vcpuSeconds: z.number().min(0),
     memoryMiBSeconds: z.number().min(0),
   })
-  .meta({ id: 'VmRemoved', description: 'Nothing of it is left; what it used is final' });
+  .meta({
+    id: 'VmRemoved',
+    description: 'It has ended; what it used is final. Nothing of it is left, unless an operator has forced its end',
+  });
 
 export type VmCreatedData = z.infer<typeof VmCreatedData>;
 export type VmStartedData = z.infer<typeof VmStartedData>;
@@ -326,6 +362,9 @@ export const eventData = {
   ...everyOf(leaseEventTypes, LeaseData),
   ...everyOf(drainEventTypes, DrainData),
   ...everyOf(reservationEventTypes, ReservationData),
+  [forceEndedTypes.migration]: MigrationForceEndedData,
+  [forceEndedTypes.image]: ImageForceEndedData,
+  [hostRemovedType]: HostRemovedData,
 };
 
 export type EventType = keyof typeof eventData;

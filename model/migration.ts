@@ -21,6 +21,10 @@ export const migrationStates = Object.keys(migrationTransitions) as [MigrationSt
  * `live`: the memory is copied while the VM runs. `cold`: the VM is suspended and copied as files. `disks`: the VM remains
  * where it runs, and its disks move there from their old home.
  */
+/** Where an operator has found the VM of a migration whose outcome is unknown. */
+export const migrationHosts = ['source', 'target'] as const;
+export type MigrationHost = (typeof migrationHosts)[number];
+
 export const migrationModes = ['live', 'cold', 'disks'] as const;
 export type MigrationMode = (typeof migrationModes)[number];
 

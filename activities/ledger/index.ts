@@ -13,6 +13,7 @@ import { reserveTemplate } from '../../ledger/images/template-vms.ts';
 import { stepPlan } from '../../ledger/leases/execute-plan.ts';
 import { loadLeaseOrder, recordLeaseResumed, recordLeaseSuspended } from '../../ledger/leases/preemption.ts';
 import { ledgerError } from '../../ledger/ledger-error.ts';
+import { liftFence } from '../../ledger/levers/fences.ts';
 import { commitMigration, finishDiskMove, rollBackMigration } from '../../ledger/migrations/end-migration.ts';
 import { listMigrationsWithoutWorkflow, loadMigration } from '../../ledger/migrations/load-migration.ts';
 import { recordLoads, recordRecovery } from '../../ledger/migrations/measurements.ts';
@@ -128,6 +129,7 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     recordImageRemoved: (host, id) => recordImageRemoved(deps, host, id),
     removeImageFiles: (id) => removeImageFiles(deps, id),
     compareHost: (id, found) => compareHost(deps, id, found),
+    liftFence: (host, vm) => liftFence(deps, host, vm),
     reserveTemplate: (like) => reserveTemplate(deps, like),
     listTasksWithoutWorkflow: (olderThanS) => listTasksWithoutWorkflow(deps, olderThanS),
     listActiveTasks: (after) => listActiveTasks(deps, after),

@@ -7,6 +7,7 @@ import {
   changeDrainDeadline,
   changeDrainPaused,
 } from '../../ledger/drains/request-drain.ts';
+import { changeDrainForceEnded } from '../../ledger/levers/force-end.ts';
 import { drainStates, isDrainOver } from '../../model/drain.ts';
 import type { HostId } from '../../model/ids.ts';
 import { workflowId } from '../../model/temporal.ts';
@@ -18,8 +19,10 @@ import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
 import { Drain, DrainCancel, DrainChange, DrainOrder } from '../schemas/drains.ts';
+import { ForceEndOrder } from '../schemas/levers.ts';
 
 /** The probability that a host is empty by its deadline, where the request names none. */
 const defaultConfidence = 0.99;
@@ -70,7 +73,8 @@ function show(row: DrainRecord): z.input<typeof Drain> {
   };
 }
 
-export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
+export function drainRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, log, clock } = deps;
   async function notify(id: string, act: 'startDrain' | 'notifyDrain'): Promise<void> {
     const name = await findDrainName(ledger, id);
     await bestEffort(log, { drainId: id }, () => temporal[act](name));
@@ -198,6 +202,25 @@ export function drainRoutes({ ledger, temporal, log, clock }: ApiDeps): Operatio
       problems: ['not-found', 'conflict'],
       handle: async ({ params: { id }, body, caller }) =>
         answerChanged(caller, await changeDrainCancelRequested(ledger, id, { returnVms: body.goBack, nowMs: clock() })),
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/drains/{id}/force-end',
+      id: 'forceEndDrain',
+      tag: 'drains',
+      summary: 'End a drain that nothing else ends',
+      description:
+        'It is `incomplete`, or `cancelled` where the host was empty already. The host stays closed until an operator opens it; moves under way go on by themselves.',
+      access: 'operator',
+      params: Id,
+      body: ForceEndOrder,
+      answers: { 200: { description: 'The drain, which is over', schema: Drain } },
+      problems: ['not-found'],
+      handle: async ({ caller, params: { id }, body }) => {
+        const record = await changeDrainForceEnded(ledger, id, forceEndOf(caller, body, clock()));
+        await afterLever(deps, { drainId: id, hostId: record.hostId }, caller, []);
+        return json(200, show(record));
+      },
     }),
   ];
 }

@@ -1,13 +1,16 @@
 import type { z } from 'zod';
 import { changeHost } from '../../ledger/hosts/change-host.ts';
 import { findHost, type HostRecord, readHosts } from '../../ledger/hosts/read-hosts.ts';
+import { changeHostRemoved } from '../../ledger/levers/remove-host.ts';
 import type { ApiDeps } from '../deps.ts';
-import { json } from '../http/answer.ts';
+import { json, noContent } from '../http/answer.ts';
 import { bestEffort } from '../http/best-effort.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { afterLever } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
 import { Host, HostChange } from '../schemas/hosts.ts';
+import { HostRemovalQuery } from '../schemas/levers.ts';
 
 function show(row: HostRecord): z.input<typeof Host> {
   return {
@@ -19,6 +22,7 @@ function show(row: HostRecord): z.input<typeof Host> {
     acceptsMigrations: row.acceptsMigrations,
     capacity: { vcpus: row.vcpus, memoryMiB: row.memoryMiB, diskMiB: row.diskMiB },
     used: { vcpus: row.usedVcpus, memoryMiB: row.usedMemoryMiB, diskMiB: row.usedDiskMiB },
+    fenced: row.fences.map(({ vmId, createdAt }) => ({ vm: vmId, since: createdAt.toISOString() })),
     cpuModel: row.cpuModel,
     accelerator: row.accelerator,
     hypervisor: row.hypervisor,
@@ -27,8 +31,29 @@ function show(row: HostRecord): z.input<typeof Host> {
   };
 }
 
-export function hostRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
+export function hostRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, log, clock } = deps;
   return [
+    operation({
+      method: 'delete',
+      path: '/v1/hosts/{id}',
+      id: 'removeHost',
+      tag: 'hosts',
+      summary: 'Remove a host from the site',
+      description:
+        'One that was drained, disks included. With `declaredLost` one that is `unknown` and will not return: 409 `confirmation-needed` says what ends with it and has a `token`; with `confirm` it is done. A host that registers again is taken up again: closed, where it was declared lost.',
+      access: 'operator',
+      params: Id,
+      query: HostRemovalQuery,
+      answers: { 204: { description: 'Removed' } },
+      problems: ['not-found', 'conflict', 'confirmation-needed'],
+      handle: async ({ caller, params: { id }, query: { declaredLost, confirm } }) => {
+        const removal = { declaredLost: declaredLost === 'true', confirm: confirm ?? null, by: caller.ownerId, nowMs: clock() };
+        const fenced = await changeHostRemoved(ledger, id, removal);
+        await afterLever(deps, { hostId: id, removal: removal.declaredLost ? 'lost' : 'drained' }, caller, fenced);
+        return noContent;
+      },
+    }),
     operation({
       method: 'get',
       path: '/v1/hosts',

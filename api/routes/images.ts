@@ -8,6 +8,7 @@ import {
   readImages,
 } from '../../ledger/images/read-images.ts';
 import { acceptImageOnce, changeImagePublication, changeImagesRetired } from '../../ledger/images/request-image.ts';
+import { changeBuildForceEnded } from '../../ledger/levers/force-end.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { ImageId, OwnerId } from '../../model/ids.ts';
 import { ImageRecipe } from '../../model/image.ts';
@@ -22,7 +23,9 @@ import { bestEffort } from '../http/best-effort.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { afterLever, forceEndOf } from '../levers.ts';
 import { Image } from '../schemas/images.ts';
+import { ForceEndOrder } from '../schemas/levers.ts';
 
 const storedJson = { error: Image.shape.error, timeline: Image.shape.timeline };
 
@@ -60,7 +63,8 @@ const Published = z.strictObject({ published: z.boolean() }).meta({ id: 'ImagePu
 
 const viewerOf = (caller: Caller): ImageViewer => ({ owner: caller.ownerId, everyOwner: caller.role === 'operator' });
 
-export function imageRoutes({ ledger, temporal, repository, sendLog, config, log, clock }: ApiDeps): Operation[] {
+export function imageRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, repository, sendLog, config, log, clock } = deps;
   /** What is certainly no disk is refused now, and not by the build. A file that is not there is acceptImage's to refuse. */
   async function refuseOtherFormat(owner: string, { base }: ImageRecipe): Promise<void> {
     const head = 'file' in base ? await repository.readHead(owner, base.file, diskHeadBytes) : null;
@@ -206,6 +210,27 @@ export function imageRoutes({ ledger, temporal, repository, sendLog, config, log
         for (const id of retired) await bestEffort(log, { imageId: id }, () => temporal.startRetirement(id));
         const first = building[0];
         return first === undefined ? noContent : json(202, show(await findImageById(ledger, first.id)));
+      },
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/images/{name}/force-end',
+      id: 'forceEndImage',
+      tag: 'images',
+      summary: 'End a build that nothing else ends',
+      description:
+        'It is `failed` with the code `force-ended`; what its VM takes of its host stays fenced until the host has confirmed that nothing of it is left. The recipe can be built again.',
+      access: 'operator',
+      params: Name,
+      query: ImageSelector,
+      body: ForceEndOrder,
+      answers: { 200: { description: 'The image', schema: Image } },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params: { name }, query, body }) => {
+        const found = await findImageByName(ledger, viewerOf(caller), name, query);
+        const { record, fenced } = await changeBuildForceEnded(ledger, found, forceEndOf(caller, body, clock()));
+        await afterLever(deps, { imageId: record.id }, caller, fenced);
+        return json(200, show(record));
       },
     }),
   ];

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { changeMigrationForceEnded } from '../../ledger/levers/force-end.ts';
 import type { MigrationRequest } from '../../ledger/migrations/accept-migration.ts';
 import { findMigration, type MigrationRecord, readMigrations } from '../../ledger/migrations/read-migrations.ts';
 import { acceptMigrationOnce, changeMigrationAbortRequested } from '../../ledger/migrations/request-migration.ts';
@@ -13,7 +14,9 @@ import { bestEffort } from '../http/best-effort.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
+import { MigrationForceEndOrder } from '../schemas/levers.ts';
 import { Migration, MigrationOrder } from '../schemas/migrations.ts';
 import type { MigrationName } from '../temporal.ts';
 
@@ -70,7 +73,8 @@ const nameOf = (row: MigrationRecord): MigrationName => ({
   generation: row.generation,
 });
 
-export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Operation[] {
+export function migrationRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, log, clock } = deps;
   return [
     operation({
       method: 'post',
@@ -140,6 +144,27 @@ export function migrationRoutes({ ledger, temporal, log, clock }: ApiDeps): Oper
       answers: { 200: { description: 'The migration', schema: Migration } },
       problems: ['not-found'],
       handle: async ({ caller, params: { id } }) => json(200, show(await findMigration(ledger, visibleOwner(caller), id))),
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/migrations/{id}/force-end',
+      id: 'forceEndMigration',
+      tag: 'migrations',
+      summary: 'End a migration whose outcome nobody can observe',
+      description:
+        'Of one that is stuck, or whose abort was requested without effect. The operator has found out where the VM is (`vmAt`): the ledger takes that as true, and the other host is fenced until it has confirmed that it has no domain of it.',
+      access: 'operator',
+      params: Id,
+      body: MigrationForceEndOrder,
+      answers: { 200: { description: 'The migration, which is over', schema: Migration } },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params: { id }, body }) => {
+        const order = forceEndOf(caller, body, clock());
+        const { record, fenced } = await changeMigrationForceEnded(ledger, id, body.vmAt, order);
+        await afterLever(deps, { migrationId: id, vmId: record.vmId, vmAt: body.vmAt }, caller, fenced);
+        await bestEffort(log, { vmId: record.vmId }, () => temporal.notifyVm(record.vmId as VmId));
+        return json(200, show(record));
+      },
     }),
     operation({
       method: 'delete',

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { changeTaskForceEnded } from '../../ledger/levers/force-end.ts';
 import { findTask, readTaskState, readTasks, type TaskRecord } from '../../ledger/tasks/read-tasks.ts';
 import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/request-task.ts';
 import { BerthError } from '../../model/errors.ts';
@@ -17,7 +18,9 @@ import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
 import { refuseHighPriority } from '../http/priority.ts';
+import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
+import { ForceEndOrder } from '../schemas/levers.ts';
 import { Task } from '../schemas/tasks.ts';
 
 const LogQuery = z.strictObject({
@@ -69,7 +72,8 @@ function show(row: TaskRecord): z.input<typeof Task> {
   };
 }
 
-export function taskRoutes({ ledger, temporal, sendLog, config, log, clock }: ApiDeps): Operation[] {
+export function taskRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, sendLog, config, log, clock } = deps;
   const [quotas, maxQueued] = [siteQuotas(config.api), config.api.BERTH_MAX_QUEUED];
 
   return [
@@ -160,6 +164,25 @@ export function taskRoutes({ ledger, temporal, sendLog, config, log, clock }: Ap
         log.info({ taskId: id, owner: before.ownerId, keyId: caller.keyId }, 'cancel requested');
         await bestEffort(log, { taskId: id }, () => temporal.cancelTask(id));
         return json(202, show(await findTask(ledger, before.ownerId, id)));
+      },
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/tasks/{id}/force-end',
+      id: 'forceEndTask',
+      tag: 'tasks',
+      summary: 'End a task that nothing else ends',
+      description:
+        'It ends as `failed` with the code `force-ended`, its completion event and its usage until now, in one transaction; stored outputs are kept. What its VMs take of their hosts, and their addresses, stay fenced until each host has confirmed that nothing of them is left. A task that is over does not change.',
+      access: 'operator',
+      params: Id,
+      body: ForceEndOrder,
+      answers: { 200: { description: 'The task, which is over', schema: Task } },
+      problems: ['not-found'],
+      handle: async ({ caller, params: { id }, body }) => {
+        const { record, fenced } = await changeTaskForceEnded(ledger, id, forceEndOf(caller, body, clock()));
+        await afterLever(deps, { taskId: id }, caller, fenced);
+        return json(200, show(record));
       },
     }),
     operation({

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { changeVmForceEnded } from '../../ledger/levers/force-end.ts';
 import { findVm, readVms, type VmRecord } from '../../ledger/vms/read-vms.ts';
 import { acceptOperationOnce, acceptVmOnce, changeVmRemovalRequested } from '../../ledger/vms/request-vm.ts';
 import { consolePageBytes } from '../../model/console.ts';
@@ -15,7 +16,9 @@ import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
+import { ForceEndOrder } from '../schemas/levers.ts';
 import { Vm } from '../schemas/vms.ts';
 
 /** JSON and text columns of the ledger, parsed by the schemas of what is shown. */
@@ -66,7 +69,8 @@ function show(row: VmRecord): z.input<typeof Vm> {
   };
 }
 
-export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Operation[] {
+export function vmRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, temporal, config, log, clock } = deps;
   const operate = (name: (typeof vmOperationNames)[number]) =>
     operation({
       method: 'post',
@@ -165,6 +169,25 @@ export function vmRoutes({ ledger, temporal, config, log, clock }: ApiDeps): Ope
         const { id } = await findVm(ledger, visibleOwner(caller), params.id);
         sendConsole(req, res, await temporal.readConsole(id as VmId, consoleRange(req, query.tail)));
         return streamed;
+      },
+    }),
+    operation({
+      method: 'post',
+      path: '/v1/vms/{id}/force-end',
+      id: 'forceEndVm',
+      tag: 'vms',
+      summary: 'End a VM that nothing else ends',
+      description:
+        'A standalone VM, or one that its ended task or build has left behind: it is `removed` with its event and its usage until now, in one transaction, and its name and quotas are free. What it takes of its hosts, and its address, stay fenced until each host has confirmed that nothing of it is left.',
+      access: 'operator',
+      params: Id,
+      body: ForceEndOrder,
+      answers: { 200: { description: 'The VM, which is removed', schema: Vm } },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params: { id }, body }) => {
+        const { record, fenced } = await changeVmForceEnded(ledger, id, forceEndOf(caller, body, clock()));
+        await afterLever(deps, { vmId: id }, caller, fenced);
+        return json(200, show(record));
       },
     }),
     ...vmOperationNames.map(operate),

@@ -12,6 +12,10 @@ export const Host = z
     acceptsMigrations: z.boolean(),
     capacity: resources.meta({ description: 'What VMs may take together' }),
     used: resources,
+    fenced: z.array(z.strictObject({ vm: z.string(), since: time })).meta({
+      description:
+        'VMs whose end was forced, or that left it by force, and that it has not confirmed to be gone: they count in `used`',
+    }),
     cpuModel: z.string(),
     accelerator: z.string(),
     hypervisor: z.string(),

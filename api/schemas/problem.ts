@@ -18,6 +18,11 @@ export const Problem = z
     requestId: z.string(),
     reason: z.string().optional().meta({ description: 'Of `lease-refused`' }),
     alternatives: z.array(LeaseAlternative).optional().meta({ description: 'Of `lease-refused`: intervals that are available' }),
+    lost: z
+      .strictObject({ tasks: z.array(z.string()), vms: z.array(z.string()), images: z.array(z.string()) })
+      .optional()
+      .meta({ description: 'Of `confirmation-needed`: what ends with the host' }),
+    token: z.string().optional().meta({ description: 'Of `confirmation-needed`: confirms just that' }),
     earliest: time.nullable().optional().meta({
       description: 'Of `drain-impossible`: the earliest deadline that can be promised; null: none can be',
     }),

@@ -15,6 +15,7 @@ interface Host {
   capacity: Resources;
   used: Resources;
   accelerator: string;
+  fenced: { vm: string }[];
 }
 
 const yesNo = ['yes', 'no'];
@@ -38,6 +39,7 @@ export function addHostCommands(program: Command, { connect, output }: Session):
         'memory MiB': ({ used, capacity }) => usedOf(used.memoryMiB, capacity.memoryMiB),
         'disk MiB': ({ used, capacity }) => usedOf(used.diskMiB, capacity.diskMiB),
         runs: (host) => host.accelerator,
+        fenced: (host) => host.fenced.length,
       });
     });
 

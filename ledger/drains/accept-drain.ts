@@ -34,7 +34,7 @@ export async function acceptDrain(tx: Transaction, request: DrainRequest): Promi
   // Of two concurrent requests for one host, the second waits here and then finds the drain of the first.
   await lockPlacement(tx);
   const hosts = await tx.$queryRaw<{ state: HostState; schedulable: boolean; acceptsMigrations: boolean }[]>`
-    SELECT state, schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} FOR UPDATE`;
+    SELECT state, schedulable, "acceptsMigrations" FROM "Host" WHERE id = ${host} AND "removedAt" IS NULL FOR UPDATE`;
   const before = hosts[0];
   if (before === undefined) throw new BerthError('not-found', `There is no host ${host}`);
   const last = await tx.drain.findFirst({ where: { hostId: host }, orderBy: { number: 'desc' } });

@@ -45,7 +45,7 @@ async function readDrainTargets(tx: Transaction, host: string, drain: string): P
     FROM "Host" h LEFT JOIN (
       SELECT m."toId", count(*)::int AS vms FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = m."toId" AND v.state <> 'removed'
       WHERE m."requestedBy" = ${drain} AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."fromId" = ${host} GROUP BY m."toId"
-    ) g ON g."toId" = h.id ORDER BY h.id`;
+    ) g ON g."toId" = h.id WHERE h."removedAt" IS NULL ORDER BY h.id`;
 }
 
 export interface DrainPlanRequest {

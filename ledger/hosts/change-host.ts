@@ -4,7 +4,7 @@ import type { Ledger } from '../client.ts';
 import { readInPlaceOperations, releaseInPlace } from '../drains/suspended-in-place.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
-import type { HostRecord } from './read-hosts.ts';
+import { findHost, type HostRecord } from './read-hosts.ts';
 
 interface HostChangeRequest {
   /** Whether new work may be placed on it. */
@@ -57,9 +57,8 @@ export async function changeHost(
       ...(schedulable !== undefined && { schedulable }),
       ...(accepts !== undefined && { acceptsMigrations: accepts }),
     };
-    const [host] = await tx.host.updateManyAndReturn({ where: { id }, data });
-    if (!host) throw new BerthError('not-found', `There is no host ${id}`);
-    return { host, restored };
+    await tx.host.updateMany({ where: { id, removedAt: null }, data });
+    return { host: await findHost(tx, id), restored };
   };
   return inTransaction(ledger, work, requestLimits);
 }

@@ -2,6 +2,7 @@ import type { HostDifference } from '../../contracts/ledger.ts';
 import type { HostInventory } from '../../model/host.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
+import { readFenced } from '../levers/fences.ts';
 import type { LedgerDeps } from '../transaction.ts';
 
 interface VmRow {
@@ -73,14 +74,20 @@ export async function compareHost(deps: LedgerDeps, id: HostId, inventory: HostI
     where: { OR: [{ id: { in: [...byVm.keys()] } }, { hostId: id, state: { in: [...domainStates] } }] },
     select: { id: true, state: true, generation: true, hostId: true, homeId: true },
   });
+  const fences = new Set(
+    (await deps.ledger.fence.findMany({ where: { hostId: id }, select: { vmId: true } })).map((one) => one.vmId),
+  );
   const byId = new Map<string, VmRow>(rows.map((row) => [row.id, { ...row, id: row.id as VmId }]));
   const difference: HostDifference = {
     foreignDomains: inventory.domains.filter((domain) => domain.vmId === null).map((domain) => domain.name),
     foreignDisks: [],
     missing: [],
     leftovers: [],
+    fenced: await readFenced(deps.ledger, id),
   };
   for (const [vmId, found] of byVm) {
+    // It is among the fenced, or waits there for another host.
+    if (fences.has(vmId)) continue;
     const row = byId.get(vmId);
     const classification = classify(id, row, found);
     if (classification === 'foreign') {

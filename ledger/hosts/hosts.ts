@@ -31,6 +31,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
     hypervisor: facts.hypervisor,
     bootId: facts.bootId,
     seenAt: now,
+    removedAt: null,
   };
   await tx.host.upsert({
     where: { id: facts.hostId },

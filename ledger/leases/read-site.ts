@@ -126,6 +126,7 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
         SELECT k.host, k.vcpus, k.memory, k.disk FROM "Vm" v, berth_taken(v) k
         WHERE v.id IN (SELECT id FROM live WHERE lease IS NULL OR suspension = 'suspended')
         UNION ALL SELECT m."toId", m.vcpus, m."memoryMiB", 0 FROM "Migration" m WHERE m.reserved AND ${scope !== 'promises'}
+        UNION ALL SELECT f."hostId", f.vcpus, f."memoryMiB", f."diskMiB" FROM "Fence" f WHERE ${scope !== 'promises'}
       ) u) AS taken,
       -- What a scope of promises has as leases, and so does not take from their hosts' sums.
       (SELECT jsonb_agg(jsonb_build_object('host', k.host, 'each', jsonb_build_object('vcpus', k.vcpus, 'memoryMiB', k.memory, 'diskMiB', k.disk)))

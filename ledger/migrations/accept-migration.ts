@@ -52,6 +52,12 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
   const last = newest[0];
   if (last !== undefined && (last.state === 'running' || last.state === 'stuck'))
     throw new BerthError('conflict', `VM ${request.vm} moves already: see migration ${last.id}`);
+  const fence = await tx.fence.findFirst({ where: { vmId: request.vm }, select: { hostId: true } });
+  if (fence !== null)
+    throw new BerthError(
+      'conflict',
+      `VM ${request.vm} left ${fence.hostId} by force, which has yet to confirm that: move it afterwards`,
+    );
   const mode = request.mode ?? 'live';
   if (!(vm.state === 'running' || (mode === 'cold' && vm.state === 'suspended')) || vm.hostId === null)
     throw new BerthError(
@@ -60,7 +66,7 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
     );
   if (mode === 'disks') refuseDiskMove(request, vm.hostId, vm.homeId);
   else if (request.to === vm.hostId) throw new BerthError('migration-refused', `VM ${request.vm} runs on ${request.to} already`);
-  if (request.to !== null && (await tx.host.count({ where: { id: request.to } })) === 0)
+  if (request.to !== null && (await tx.host.count({ where: { id: request.to, removedAt: null } })) === 0)
     throw new BerthError('migration-refused', `There is no host ${request.to}; GET /v1/hosts lists those that are`);
   const id: MigrationId = newId('migration');
   await tx.migration.create({

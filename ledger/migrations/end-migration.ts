@@ -11,7 +11,12 @@ import { recordDiskMoveTiming, recordMigrationTiming } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
 /** Writes `berth.vm.migrated`, in the transaction that commits the migration. */
-async function writeMigratedEvent(tx: Transaction, row: MigrationRow, result: MigrationResult, now: string): Promise<void> {
+export async function writeMigratedEvent(
+  tx: Transaction,
+  row: MigrationRow,
+  result: MigrationResult,
+  now: string,
+): Promise<void> {
   const hostFields = await readHostFields(tx, [row.fromId, row.toId!]);
   const startedAt = (row.startedAt ?? row.createdAt).toISOString();
   const data: VmMigratedData = {
@@ -66,7 +71,7 @@ async function writeRehomedEvent(tx: Transaction, row: MigrationRow, end: DiskMo
   await writeEvent(tx, event, 'reject');
 }
 
-async function writeMigrationEnd(
+export async function writeMigrationEnd(
   tx: Transaction,
   row: MigrationRow,
   state: 'running' | 'succeeded' | 'rolledBack',
@@ -100,18 +105,31 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
       const disksFollow = row.mode === 'live' && row.moveDisk && row.homeId !== row.toId;
       await writeMigrationEnd(tx, row, disksFollow ? 'running' : 'succeeded', { ...result, error: null }, now);
       await recordMigrationTiming(tx, row, result, now);
-      if (row.mode === 'cold' && row.moveDisk)
-        await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
-      if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
-      await tx.$executeRaw`
-        UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
-          state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
-        WHERE id = ${row.vmId}`;
+      await moveVmToTarget(tx, row, now);
     }
     const { notify } = await placeWaiting(deps, tx);
     if (isNew) await writeMigratedEvent(tx, row, result, now);
     return notify;
   });
+}
+
+/** The VM's row names the target from now on; its usage at the source ends. */
+export async function moveVmToTarget(tx: Transaction, row: MigrationRow, now: string): Promise<void> {
+  if (row.mode === 'cold' && row.moveDisk) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
+  if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
+  await tx.$executeRaw`
+    UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
+      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
+    WHERE id = ${row.vmId}`;
+}
+
+/** The VM's row names the source, as before, with the attempt's generation. A lost one is stopped. */
+export async function keepVmAtSource(tx: Transaction, row: MigrationRow, lost: boolean): Promise<void> {
+  await tx.$executeRaw`
+    UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
+      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${lost} THEN 'stopped'
+        WHEN asleep THEN 'suspended' ELSE 'running' END
+    WHERE id = ${row.vmId}`;
 }
 
 /**
@@ -126,12 +144,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
     if (row.committedAt !== null) throw new BerthError('conflict', `Migration ${id} was committed; it cannot be rolled back`);
     if (row.state !== 'rolledBack') {
       await writeMigrationEnd(tx, row, 'rolledBack', failure, now);
-      if (row.reserved)
-        await tx.$executeRaw`
-          UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
-            state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${failure.lost} THEN 'stopped'
-              WHEN asleep THEN 'suspended' ELSE 'running' END
-          WHERE id = ${row.vmId}`;
+      if (row.reserved) await keepVmAtSource(tx, row, failure.lost);
     }
     return (await placeWaiting(deps, tx)).notify;
   });

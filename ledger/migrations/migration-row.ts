@@ -28,6 +28,7 @@ export interface MigrationRow {
   /** The maximum size of the VM's disks. */
   vmDiskMiB: number;
   committedAt: Date | null;
+  abortRequestedAt: Date | null;
   vmState: VmState;
   asleep: boolean;
   vmGeneration: number;

@@ -23,7 +23,7 @@ async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
       (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."toId" = h.id) AS arriving,
       (SELECT count(*)::int FROM "Migration" m WHERE (m.reserved OR ${diskMoveUnderWay}) AND m."fromId" = h.id) AS leaving
-    FROM "Host" h ORDER BY h.id`;
+    FROM "Host" h WHERE h."removedAt" IS NULL ORDER BY h.id`;
 }
 
 /** An older migration from the same host, or to the same one, that waits for admission: it comes first. */

@@ -41,6 +41,7 @@ async function readOffers(tx: Transaction, vms: readonly { vm: string; owner: st
         SELECT k, host(set_masklen(n.cidr::inet, 32) + 2 + ((v.seed + k) % ((2 ^ (32 - masklen(n.cidr::inet)))::bigint - 3))) AS address
         FROM generate_series(0, ${probes - 1}) k) c
       WHERE NOT EXISTS (SELECT FROM "Vm" o WHERE o.address = c.address AND o.state NOT IN ('pending', 'removed'))
+        AND NOT EXISTS (SELECT FROM "Fence" f WHERE f.address = c.address)
       ORDER BY c.k) AS free
     FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS v(vm text, owner text, seed bigint) JOIN "Network" n ON n."ownerId" = v.owner`;
 }

@@ -15,7 +15,10 @@ export async function refuseUnlessFits(
   spec: Pick<TaskSpec, 'resources' | 'nodes'>,
   overlayMiB: number,
 ): Promise<void> {
-  const hosts = await tx.host.findMany({ select: { id: true, vcpus: true, memoryMiB: true, diskMiB: true } });
+  const hosts = await tx.host.findMany({
+    where: { removedAt: null },
+    select: { id: true, vcpus: true, memoryMiB: true, diskMiB: true },
+  });
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + overlayMiB };
   const none = { vcpus: 0, memoryMiB: 0, diskMiB: 0 };
   const refusal = permanentRefusal(

@@ -32,6 +32,7 @@ export async function ensureNetwork(tx: Transaction, supernet: string, owner: st
 /** The addresses that an owner's VMs have. */
 export async function readAddresses(tx: Transaction, owner: string): Promise<Set<string>> {
   const rows = await tx.$queryRaw<{ address: string }[]>`
-    SELECT address FROM "Vm" WHERE "ownerId" = ${owner} AND state NOT IN ('pending', 'removed') AND address IS NOT NULL`;
+    SELECT address FROM "Vm" WHERE "ownerId" = ${owner} AND state NOT IN ('pending', 'removed') AND address IS NOT NULL
+    UNION ALL SELECT f.address FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL`;
   return new Set(rows.map(({ address }) => address));
 }

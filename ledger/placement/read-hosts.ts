@@ -17,7 +17,7 @@ export async function readPlacementHosts(tx: Transaction, images: readonly strin
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT
       (SELECT json_agg(json_build_array(id, state = 'up', schedulable, vcpus, "memoryMiB", "diskMiB", "usedVcpus", "usedMemoryMiB", "usedDiskMiB"))
-       FROM "Host") AS hosts,
+       FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT json_agg(json_build_object('host', c.host, 'images', c.images)) FROM (
         SELECT "hostId" AS host, array_agg("imageId") AS images FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "hostId"
       ) c) AS cached`;

@@ -50,7 +50,7 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
       EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
         OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
         OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz) AS planned,
-      (SELECT count(*)::int FROM "Host") AS hosts,
+      (SELECT count(*)::int FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
         'imageId', v.image, 'vms', v.vms,
         'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)

@@ -90,7 +90,7 @@ async function readCandidates(tx: Transaction, request: ReservationRequest, name
       (SELECT d.id FROM "Drain" d WHERE d."hostId" = h.id AND d.state IN ('waiting', 'moving', 'paused', 'held', 'returning')) AS drain,
       (SELECT o."reservationId" FROM "HostHold" o WHERE o."hostId" = h.id AND NOT o.released
         AND o."startAt" < ${isoOf(request.endAtMs)}::timestamptz AND o."endAt" > ${isoOf(request.startAtMs)}::timestamptz LIMIT 1) AS reservation
-    FROM "Host" h WHERE ${named === null} OR h.id = ANY(${named ?? []}) ORDER BY h."usedMemoryMiB", h.id`;
+    FROM "Host" h WHERE h."removedAt" IS NULL AND (${named === null} OR h.id = ANY(${named ?? []})) ORDER BY h."usedMemoryMiB", h.id`;
   const missing = named?.find((id) => !rows.some(({ host }) => host === id));
   if (missing !== undefined) throw new BerthError('not-found', `There is no host ${missing}`);
   return rows.map(({ host, up, drain, reservation }) => {

@@ -53,8 +53,8 @@ export async function stepReservation(deps: LedgerDeps, id: ReservationId): Prom
   try {
     return await inTransaction(deps.ledger, (tx) => advance(deps, tx, id));
   } catch (error) {
-    // A host cannot be emptied in time after all, or an operator drains it for another purpose.
-    const refusals = ['drain-impossible', 'conflict'];
+    // A host cannot be emptied in time after all, an operator drains it for another purpose, or it was removed.
+    const refusals = ['drain-impossible', 'conflict', 'not-found'];
     if (!(error instanceof BerthError) || !refusals.includes(error.code)) throw error;
     return inTransaction(deps.ledger, async (tx) => {
       const context = await lockReservation(deps, tx, id);

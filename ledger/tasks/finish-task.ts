@@ -1,5 +1,5 @@
 import type { Notification, TaskOutcome } from '../../contracts/ledger.ts';
-import { BerthError } from '../../model/errors.ts';
+import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
@@ -10,12 +10,14 @@ import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../tra
 import { releaseVms } from '../vms/release-vms.ts';
 import { type Residency, usageByHost, usageTotals } from '../vms/usage.ts';
 
-interface TaskRow {
+export interface TaskRow {
   name: string;
   ownerId: string;
   state: TaskState;
   createdAt: Date;
   startedAt: Date | null;
+  errorCode: ErrorCode | null;
+  timeline: TaskOutcome['timeline'];
   /** Its lease, where that has a promise. */
   promisedLease: string | null;
   vms: {
@@ -25,18 +27,20 @@ interface TaskRow {
     provider: string | null;
     vcpus: number;
     memoryMiB: number;
+    /** As the ledger saw it; the end of a task has the time by its host's clock. */
+    startedAt: string | null;
     resumedAt: string | null;
     asleep: boolean;
     residencies: Residency[];
   }[];
 }
 
-async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
+export async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
   const rows = await tx.$queryRaw<TaskRow[]>`
-    SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt",
+    SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt", t.error->>'code' AS "errorCode", t.timeline,
       (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS "promisedLease",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
         (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
           ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
         ORDER BY v.node), '[]')
@@ -103,21 +107,27 @@ function neverCreated(row: TaskRow): VmId[] {
   return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
 }
 
+/** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
+export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
+  await writeTaskEnd(tx, id, outcome, now);
+  const data = endedData(id, row, outcome, now);
+  const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
+  await writeEvent(tx, event, 'reject');
+  if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
+}
+
 async function finishOnce(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     const row = await lockTask(tx, id);
     if (isTerminal(row.state)) {
-      if (row.state === outcome.state) return [];
+      // An operator has ended it, whatever its workflow has found since.
+      if (row.state === outcome.state || row.errorCode === 'force-ended') return [];
       throw new BerthError('conflict', `Task ${id} is ${row.state} already; it cannot end as ${outcome.state}`);
     }
     const reserved = neverCreated(row);
     if (reserved.length > 0) return reserved;
-    await writeTaskEnd(tx, id, outcome, now);
-    const data = endedData(id, row, outcome, now);
-    const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
-    await writeEvent(tx, event, 'reject');
-    if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
+    await endTask(tx, id, row, outcome, now);
     return [];
   });
 }

@@ -398,6 +398,22 @@ test('who one is, owners with their quotas, and keys', async () => {
   await vi.waitFor(async () => expect((await berth(['me'], { key: made.key })).err).toContain('(unauthenticated)'), 10_000);
 });
 
+test('operators end what nothing else ends, and remove hosts', async () => {
+  const operator = { key: api.operator.key };
+  const { out } = await berth(['tasks', 'submit', '--image', 'debian-12', '--name', 'endless', '--json', '--', 'true']);
+  const { id } = JSON.parse(out) as { id: string };
+  const ended = await berth(['tasks', 'force-end', 'endless', '--reason', 'its host burnt', '--json'], operator);
+  expect(JSON.parse(ended.out)).toMatchObject({ id, state: 'failed', error: { code: 'force-ended' } });
+  await api.addHost('host-lost');
+  await api.ledger.host.update({ where: { id: 'host-lost' }, data: { state: 'unknown' } });
+  const refusal = await berth(['hosts', 'remove', 'host-lost', '--declare-lost'], operator);
+  expect([refusal.code, refusal.err]).toEqual([1, expect.stringContaining('(confirmation-needed)')]);
+  const token = /confirm=(\w+)/.exec(refusal.err)![1]!;
+  expect((await berth(['hosts', 'remove', 'host-lost', '--declare-lost', '--confirm', token], operator)).out).toBe(
+    'host-lost is removed\n',
+  );
+});
+
 describe('an invalid command', () => {
   test.each([
     [['nothing'], {}],

@@ -98,6 +98,22 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/hosts/{id}': () => api.fetch(api.operator, 'GET', '/v1/hosts/host-a'),
   'PATCH /v1/hosts/{id}': () => api.fetch(api.operator, 'PATCH', '/v1/hosts/host-a', { json: { schedulable: true } }),
   'POST /v1/hosts/{id}/drains': () => api.fetch(api.operator, 'POST', '/v1/hosts/host-c/drains', { json: inAnHour() }),
+  'DELETE /v1/hosts/{id}': async () => {
+    await api.addHost('host-z');
+    await api.fetch(api.operator, 'PATCH', '/v1/hosts/host-z', { json: { schedulable: false } });
+    return api.fetch(api.operator, 'DELETE', '/v1/hosts/host-z');
+  },
+  'POST /v1/tasks/{id}/force-end': () => api.fetch(api.operator, 'POST', `/v1/tasks/${task.id}/force-end`, { json: {} }),
+  'POST /v1/vms/{id}/force-end': () => api.fetch(api.operator, 'POST', `/v1/vms/${alone}/force-end`, { json: {} }),
+  'POST /v1/migrations/{id}/force-end': async () => {
+    await api.ledger.migration.update({ where: { id: migration }, data: { abortRequestedAt: new Date() } });
+    return api.fetch(api.operator, 'POST', `/v1/migrations/${migration}/force-end`, { json: { vmAt: 'source' } });
+  },
+  'POST /v1/drains/{id}/force-end': () => api.fetch(api.operator, 'POST', `/v1/drains/${drain}/force-end`, { json: {} }),
+  'POST /v1/images/{name}/force-end': async () => {
+    await api.call(api.operator, 'POST', '/v1/images', { json: { ...recipe, name: 'ended' } });
+    return api.fetch(api.operator, 'POST', '/v1/images/ended/force-end', { json: {} });
+  },
   'GET /v1/drains': () => api.fetch(api.operator, 'GET', '/v1/drains'),
   'GET /v1/drains/{id}': () => api.fetch(api.operator, 'GET', `/v1/drains/${drain}`),
   'PATCH /v1/drains/{id}': () => api.fetch(api.operator, 'PATCH', `/v1/drains/${drain}`, { json: inAnHour() }),
@@ -126,7 +142,8 @@ const calls: Record<string, () => Promise<Response>> = {
 
 test('the document describes every route, and every route answers as described', async () => {
   expect(api.contract.operations().toSorted()).toEqual(Object.keys(calls).toSorted());
-  const inOrder = Object.entries(calls).toSorted(([a], [b]) => Number(a.startsWith('DELETE')) - Number(b.startsWith('DELETE')));
+  const isEnd = (name: string) => Number(name.startsWith('DELETE') || name.endsWith('/force-end'));
+  const inOrder = Object.entries(calls).toSorted(([a], [b]) => isEnd(a) - isEnd(b));
   for (const [name, call] of inOrder) expect([name, (await call()).ok]).toEqual([name, true]);
 });
 
@@ -141,6 +158,11 @@ const bodies = [
   'POST /v1/hosts/{id}/drains',
   'POST /v1/drains/{id}/cancel',
   'POST /v1/reservations',
+  'POST /v1/tasks/{id}/force-end',
+  'POST /v1/vms/{id}/force-end',
+  'POST /v1/migrations/{id}/force-end',
+  'POST /v1/drains/{id}/force-end',
+  'POST /v1/images/{name}/force-end',
   'POST /v1/owners',
   'POST /v1/keys',
 ];

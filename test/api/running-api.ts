@@ -19,7 +19,7 @@ import { readConfig } from '../../model/config.ts';
 import { type ConsolePage, type ConsoleRange, consoleSpan } from '../../model/console.ts';
 import type { DrainId } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
-import { type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
+import { type HostId, type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
@@ -43,6 +43,7 @@ export function fakeWorkflows() {
     moved: [] as MigrationId[],
     aborted: [] as MigrationId[],
     looks: 0,
+    reconciled: [] as HostId[],
     drained: [] as DrainId[],
     changed: [] as DrainId[],
     reserved: [] as ReservationId[],
@@ -71,6 +72,7 @@ export function fakeWorkflows() {
         if (requested.away) throw new Error('Temporal does not answer');
         requested.looks += 1;
       },
+      notifyReconciliation: (id: HostId) => answer(requested.reconciled, id),
       startReservation: (id: ReservationId) => answer(requested.reserved, id),
       notifyReservation: (id: ReservationId) => answer(requested.reserved, id),
       startDrain: ({ id }: DrainName) => answer(requested.drained, id),

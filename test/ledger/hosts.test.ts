@@ -142,7 +142,7 @@ describe('compareHost', () => {
   const disk = (vmId: string, generation: number | null) => ({ vmId, generation, bytes: 1 });
   const compare = (found: Partial<HostInventory>, id = 'a') =>
     fixture.activities.compareHost(id as HostId, { ...nothing, ...found });
-  const agreed = { foreignDomains: [], foreignDisks: [], missing: [], leftovers: [] };
+  const agreed = { foreignDomains: [], foreignDisks: [], missing: [], leftovers: [], fenced: [] };
 
   beforeEach(async () => {
     await fixture.activities.registerHost(hostFacts('a', roomy));

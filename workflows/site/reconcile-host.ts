@@ -3,8 +3,10 @@ import type { HostDifference } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
-import { codeOf, taskErrorOf } from '../durable/failure.ts';
+import { withTimeout } from '../durable/cancellation-scopes.ts';
+import { codeOf, failure, taskErrorOf } from '../durable/failure.ts';
 import { isHistoryLong } from '../durable/history-limit.ts';
+import { notifyWaiters } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
 import { WakeUp } from '../durable/wake-up.ts';
@@ -37,6 +39,7 @@ async function reconcileOnce(id: HostId, pace: number, last: string[], progress:
   const found = await onHost(id, pace, 'throw').observeInventory();
   const difference = await onLedger(pace).compareHost(id, found);
   for (const { vmId, generation } of difference.leftovers) await removeLeftover(id, pace, vmId, generation);
+  for (const fenced of difference.fenced ?? []) await removeFenced(id, pace, fenced, progress);
   const suspects = [...difference.foreignDomains, ...difference.foreignDisks, ...difference.missing];
   const confirmed = new Set(suspects.filter((one) => last.includes(one)));
   for (const vmId of difference.foreignDisks) if (confirmed.has(vmId)) await onHost(id, pace, 'throw').quarantineVm(vmId);
@@ -51,6 +54,32 @@ async function removeLeftover(id: HostId, pace: number, vmId: VmId, generation: 
     await onHost(id, pace, 'throw').removeVm(vmId, generation);
   } catch (error) {
     if (codeOf(error) !== 'stale-generation') throw error;
+  }
+}
+
+/**
+ * Removes what an operator has ended, and confirms that to the ledger, which frees what it took here. What refuses stays fenced
+ * until the next round.
+ */
+async function removeFenced(
+  id: HostId,
+  pace: number,
+  { vmId, generation, keepsDisks }: NonNullable<HostDifference['fenced']>[number],
+  progress: Progress,
+): Promise<void> {
+  const host = onHost(id, pace, 'throw');
+  const ms = timing(pace).cleanupTimeoutMs;
+  const expired = () => failure('host-busy', `it could not be removed within ${ms / 1000} s`);
+  try {
+    // A removal is repeated without limit, and this round has others to do.
+    await withTimeout(ms, expired, () => (keepsDisks ? host.removeDomain(vmId, generation) : host.removeVm(vmId, generation)));
+    await notifyWaiters(await onLedger(pace).liftFence(id, vmId));
+    progress.setDetail(`fenced ${vmId}`, null);
+  } catch (error) {
+    progress.setDetail(
+      `fenced ${vmId}`,
+      `**${vmId} is fenced**, and could not be removed at ${isoNow()}: ${taskErrorOf(error).message}`,
+    );
   }
 }
 

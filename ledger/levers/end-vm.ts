@@ -1,0 +1,67 @@
+import type { VmRemovedData } from '../../model/events.ts';
+import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
+import type { TaskError } from '../../model/task.ts';
+import { workflowId } from '../../model/temporal.ts';
+import { writeEvent } from '../events/write-event.ts';
+import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
+import type { Transaction } from '../transaction.ts';
+import { readResidencies } from '../vms/residencies.ts';
+import { usageByHost, usageTotals } from '../vms/usage.ts';
+import { lockVm, type VmRow, vmEventFields } from '../vms/vm-row.ts';
+import { insertFences, readFencesOf } from './fences.ts';
+import { requestWorkflowEnd } from './workflow-ends.ts';
+
+/** Why records are ended, and when. */
+export interface RecordEnd {
+  error: TaskError;
+  /** RFC 3339 */
+  now: string;
+  /** A host that is declared lost: it will confirm nothing, so nothing is fenced there. */
+  lost: HostId | null;
+}
+
+/**
+ * Ends a VM's record within the caller's transaction, from every state: what it takes of its hosts is fenced, a migration of it
+ * ends, and a standalone one has its event with its whole usage. The caller holds the placement lock.
+ * @returns the hosts on which it is fenced
+ */
+export async function endVm(tx: Transaction, id: VmId, ending: RecordEnd): Promise<HostId[]> {
+  const row = await lockVm(tx, id);
+  if (row.state === 'removed') return [];
+  const fences = (await readFencesOf(tx, id)).filter(({ hostId }) => hostId !== ending.lost);
+  await endMigrationOf(tx, id, ending);
+  const { order } = await tx.vm.findUniqueOrThrow({ where: { id }, select: { order: true } });
+  if (order !== null) {
+    await writeStandaloneEnd(tx, row, ending);
+    await requestWorkflowEnd(tx, workflowId.vm(id), ending.error.message, ending.now);
+  }
+  await tx.$executeRaw`UPDATE "Vm" SET state = 'removing' WHERE id = ${id} AND state NOT IN ('pending', 'reserved', 'removing')`;
+  const generation = fences[0]?.generation ?? row.generation;
+  await tx.$executeRaw`
+    UPDATE "Vm" SET state = 'removed', generation = ${generation}, operation = NULL, "operationAt" = NULL, refusal = NULL,
+      problem = ${JSON.stringify(ending.error)}::jsonb,
+      "endedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE COALESCE("endedAt", ${ending.now}::timestamptz) END WHERE id = ${id}`;
+  await insertFences(tx, fences, ending.now);
+  return fences.map(({ hostId }) => hostId);
+}
+
+/** A migration ends with its VM: as committed where it was, else as rolled back. */
+async function endMigrationOf(tx: Transaction, id: VmId, { error, now }: RecordEnd): Promise<void> {
+  const ended = await tx.$queryRaw<{ generation: number }[]>`
+    UPDATE "Migration" SET state = CASE WHEN "committedAt" IS NULL THEN 'rolledBack' ELSE 'succeeded' END::"MigrationState",
+      reserved = false, "diskMiB" = 0, waiting = NULL, error = ${JSON.stringify(error)}::jsonb, "finishedAt" = ${now}::timestamptz
+    WHERE "vmId" = ${id} AND state IN ('running', 'stuck') RETURNING generation`;
+  for (const { generation } of ended) await requestWorkflowEnd(tx, workflowId.migration(id, generation), error.message, now);
+}
+
+async function writeStandaloneEnd(tx: Transaction, row: VmRow, { error, now }: RecordEnd): Promise<void> {
+  const startedAt = row.startedAt?.toISOString() ?? null;
+  const resumedAt = row.resumedAt?.toISOString() ?? null;
+  const suspended = row.asleep || row.endedAt !== null;
+  const usage = usageByHost({ ...row, startedAt, endedAt: now, resumedAt, suspended }, await readResidencies(tx, row.id), now);
+  const data: VmRemovedData = { ...vmEventFields(row), error, startedAt, removedAt: now, usage, ...usageTotals(usage) };
+  await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
+  await writeEvent(tx, { type: vmEventTypes.removed, subject: row.id, owner: row.ownerId, time: now, data }, 'reject');
+  await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.ended, now);
+}

@@ -1,0 +1,48 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Client, WorkflowNotFoundError } from '@temporalio/client';
+import type { Ledger } from '../ledger/client.ts';
+import { listWorkflowEnds, recordWorkflowEnded, type WorkflowEnd } from '../ledger/levers/workflow-ends.ts';
+import type { Logger } from '../model/log.ts';
+
+/** An operator waits for it, and the query finds nothing nearly always. */
+const intervalMs = 3_000;
+
+/** Clocks of PostgreSQL, Temporal and the API differ by less; nobody starts the workflow of an ended record anew. */
+const clockToleranceMs = 5_000;
+
+/**
+ * Terminates the workflows of records that an operator has ended: they could only go on to steps that the ledger refuses. Their
+ * activities on hosts are cancelled with their next heartbeat. Several control workers may do this at once.
+ * @returns how many rows were done
+ */
+export async function endWorkflows(ledger: Ledger, client: Client): Promise<number> {
+  const ends = await listWorkflowEnds(ledger);
+  for (const end of ends) {
+    await terminate(client, end);
+    await recordWorkflowEnded(ledger, end);
+  }
+  return ends.length;
+}
+
+async function terminate(client: Client, { workflowId, reason, createdAt }: WorkflowEnd): Promise<void> {
+  try {
+    const { runId, startTime, status } = await client.workflow.getHandle(workflowId).describe();
+    if (status.name !== 'RUNNING' || startTime.getTime() > createdAt.getTime() + clockToleranceMs) return;
+    await client.workflow.getHandle(workflowId, runId).terminate(reason);
+  } catch (error) {
+    if (!(error instanceof WorkflowNotFoundError)) throw error;
+  }
+}
+
+/** Repeats endWorkflows until the signal. */
+export async function keepEndingWorkflows(ledger: Ledger, client: Client, log: Logger, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const ended = await endWorkflows(ledger, client);
+      if (ended > 0) log.info({ ended }, 'ended the workflows of records that an operator has ended');
+    } catch (error) {
+      log.warn({ err: error }, 'workflows of ended records could not be terminated; it is retried');
+    }
+    await delay(intervalMs, undefined, { signal }).catch(() => undefined);
+  }
+}
