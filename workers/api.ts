@@ -8,14 +8,15 @@ import { openLedger } from '../ledger/client.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
+import { startEventNumbering } from './event-numbering.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { startRepositorySweep } from './repository-sweep.ts';
 import { retryForever } from './retry-forever.ts';
 
 /**
- * The API: the public listeners, and the operators' with health and metrics; and the sweep of its repository, whose
- * folder only this process has. On SIGTERM it completes the requests under way and ends.
+ * The API: the public listeners, and the operators' with health and metrics; the numbering of events; and the sweep of its
+ * repository, whose folder only this process has. On SIGTERM it completes the requests under way and ends.
  */
 const graceMs = 5000;
 const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
@@ -44,6 +45,7 @@ const sweep = startRepositorySweep({
   quarantineDays: config.api.BERTH_QUARANTINE_DAYS,
   maxShare: config.api.BERTH_SWEEP_MAX_SHARE,
 });
+const numbering = startEventNumbering({ ledger, log });
 const listen = (addresses: string, port: number, handler: typeof app) =>
   addresses.split(',').map((host) => serve(handler, { host: host.trim(), port }));
 const servers = await Promise.all([
@@ -55,6 +57,7 @@ log.info({ addresses: servers.map((server) => server.address()) }, 'the API list
 await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
 await Promise.all(servers.map((server) => close(server, graceMs)));
 await sweep.stop();
+await numbering.stop();
 await connection.close();
 await ledger.$disconnect();
 log.info('the API has ended');

@@ -5,6 +5,7 @@ import { applyMigrations } from '../../prisma/migrate.ts';
 import { query, startPostgresServer, withDatabase } from '../../test/services/postgres-server.ts';
 import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
+import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
@@ -19,12 +20,15 @@ const runsOfSlow = 3;
 
 /**
  * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
- * each question to a ledger of that size; one promise where none is said.
+ * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
+  if (modes?.includes('events')) await benchEvents(runs ?? 3);
+  const sizes = (modes ?? defaultModes).filter((mode) => mode !== 'events');
+  if (sizes.length === 0) return;
   const server = await startPostgresServer();
   try {
-    for (const mode of modes ?? defaultModes) await benchMode(server.url, mode, Math.max(3, runs ?? 7));
+    for (const mode of sizes) await benchMode(server.url, mode, Math.max(3, runs ?? 7));
   } finally {
     await server.stop();
   }

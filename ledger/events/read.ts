@@ -1,10 +1,12 @@
 import type { Event } from '../../generated/prisma/client.ts';
 import type { Ledger } from '../client.ts';
+import { numberEvents } from './number-events.ts';
 
 export type EventRecord = Event;
 
 /**
- * Events after a sequence number, oldest first.
+ * Events after a sequence number, oldest first. Numbers what has committed until now before that: a reader sees what it has
+ * written itself.
  * @param filter `owner`: whose; null: every owner's
  */
 export async function readEvents(
@@ -13,6 +15,7 @@ export async function readEvents(
   { after, limit }: { after: bigint; limit: number },
 ): Promise<EventRecord[]> {
   const { owner, type } = filter;
+  while (await numberEvents(ledger));
   return ledger.event.findMany({
     where: {
       seq: { gt: after },

@@ -21,7 +21,7 @@ type OnRepeat = 'reject' | 'ignore';
 
 /**
  * Writes an event in the transaction of its fact, with its data in the published shape; the only writer of "Event". The
- * event gets its sequence number when the transaction commits. Throws a ZodError for data of another shape.
+ * event gets its sequence number after the transaction has committed. Throws a ZodError for data of another shape.
  */
 export async function writeEvent<T extends EventType>(tx: Transaction, event: NewEvent<T>, onRepeat: OnRepeat): Promise<void> {
   const { type, subject, owner, time, n = null } = event;

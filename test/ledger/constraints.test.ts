@@ -258,6 +258,7 @@ describe('an event', () => {
 
   it('is never changed, deleted or written twice', async () => {
     await add('one');
+    await fixture.sql('SELECT berth_number_events(10)');
     expect((await failure(fixture.sql(`UPDATE "Event" SET type = 'u'`))).code).toBe('BE005');
     expect((await failure(fixture.sql('DELETE FROM "Event"'))).code).toBe('BE005');
     expect((await failure(add('one'))).constraint).toBe('Event_id_key');
@@ -283,6 +284,7 @@ describe('an event', () => {
     await add('one');
     await failure(add('one'));
     await add('two');
+    await fixture.sql('SELECT berth_number_events(10)');
     const rows = await fixture.sql('SELECT id, seq::int AS seq FROM "Event" ORDER BY seq');
     expect(rows).toEqual([
       { id: 'one', seq: 1 },

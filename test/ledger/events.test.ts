@@ -28,11 +28,15 @@ async function write(name: string, count: number, commit: boolean): Promise<void
   }
 }
 
-it('are numbered in the order of their commits: a reader with a cursor never misses one', async () => {
+const number = () => fixture.sql<{ n: number }>('SELECT berth_number_events(7) AS n');
+
+/** Follows the events with a cursor, as a reader does, until it is stopped; returns the ids that it saw. */
+function follow(): { stop: () => Promise<string[]> } {
   const seen: string[] = [];
   let cursor = 0;
   let writing = true;
   const read = async () => {
+    await number();
     const rows = await fixture.sql<{ seq: string; id: string }>(
       'SELECT seq, id FROM "Event" WHERE seq > $1 ORDER BY seq LIMIT 3',
       [cursor],
@@ -45,21 +49,66 @@ it('are numbered in the order of their commits: a reader with a cursor never mis
     }
     return rows.length;
   };
-  const reader = (async () => {
+  const reading = (async () => {
     while (writing) {
       await read();
       await setImmediate();
     }
     while ((await read()) > 0);
   })();
-  const writers = Array.from({ length: 200 }, (_, i) => write(`w${i}`, 1 + (i % 3), i % 7 !== 0));
-  await Promise.all(writers);
-  writing = false;
-  await reader;
+  return {
+    async stop() {
+      writing = false;
+      await reading;
+      return seen;
+    },
+  };
+}
+
+const written = (i: number): number => (i % 7 === 0 ? 0 : 1 + (i % 3));
+
+it('are numbered after their commits: readers with cursors never miss one', async () => {
+  const readers = [follow(), follow(), follow()];
+  await Promise.all(Array.from({ length: 200 }, (_, i) => write(`w${i}`, 1 + (i % 3), i % 7 !== 0)));
+  const seen = await Promise.all(readers.map((reader) => reader.stop()));
   const rows = await fixture.sql<{ id: string }>('SELECT id FROM "Event" ORDER BY seq');
-  const expected = Array.from({ length: 200 }, (_, i) => (i % 7 === 0 ? 0 : 1 + (i % 3))).reduce((sum, n) => sum + n, 0);
-  expect(seen).toEqual(rows.map((row) => row.id));
-  expect(seen).toHaveLength(expected);
+  expect(rows).toHaveLength(Array.from({ length: 200 }, (_, i) => written(i)).reduce((sum, n) => sum + n, 0));
+  for (const ids of seen) expect(ids).toEqual(rows.map((row) => row.id));
+});
+
+it('are all seen, in order, though whoever numbers them is killed at any moment', async () => {
+  const reader = follow();
+  let writing = true;
+  const kills = (async () => {
+    while (writing) {
+      const client = await fixture.pool.connect();
+      client.on('error', () => undefined);
+      try {
+        await client.query('BEGIN');
+        await client.query('SELECT berth_number_events(7)');
+        const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+        await fixture.sql('SELECT pg_terminate_backend($1)', [rows[0]!.pid]);
+      } finally {
+        client.release(true);
+      }
+    }
+  })();
+  await Promise.all(Array.from({ length: 100 }, (_, i) => write(`w${i}`, 1 + (i % 3), i % 7 !== 0)));
+  writing = false;
+  await kills;
+  const seen = await reader.stop();
+  expect(seen).toHaveLength(Array.from({ length: 100 }, (_, i) => written(i)).reduce((sum, n) => sum + n, 0));
+  expect(new Set(seen).size).toBe(seen.length);
+});
+
+it('of a subject are numbered in the order in which they became true', async () => {
+  for (const id of ['first', 'second', 'third']) await fixture.sql(insert, [id, owner]);
+  await number();
+  expect(await fixture.sql('SELECT id, seq::int FROM "Event" ORDER BY seq')).toEqual([
+    { id: 'first', seq: 1 },
+    { id: 'second', seq: 2 },
+    { id: 'third', seq: 3 },
+  ]);
 });
 
 it('are not held up by a transaction that has written one and does not end', async () => {
@@ -68,12 +117,31 @@ it('are not held up by a transaction that has written one and does not end', asy
     await slow.query('BEGIN');
     await slow.query(insert, ['slow', owner]);
     await fixture.sql(insert, ['quick', owner]);
+    await number();
     expect(await fixture.sql('SELECT id, seq::int FROM "Event"')).toEqual([{ id: 'quick', seq: 1 }]);
     await slow.query('COMMIT');
   } finally {
     slow.release();
   }
+  await number();
   expect((await fixture.sql('SELECT id FROM "Event" ORDER BY seq')).map((row) => row.id)).toEqual(['quick', 'slow']);
+});
+
+it('are committed while whoever numbers them has not committed', async () => {
+  await fixture.sql(insert, ['before', owner]);
+  const numbering = await fixture.pool.connect();
+  try {
+    await numbering.query('BEGIN');
+    await numbering.query('SELECT berth_number_events(7)');
+    await fixture.sql(
+      `SET statement_timeout = '2s'; ${insert.replace('$1', "'after'").replace('$2', `'${owner}'`)}; RESET statement_timeout`,
+    );
+    await numbering.query('COMMIT');
+  } finally {
+    numbering.release();
+  }
+  await number();
+  expect((await fixture.sql('SELECT id FROM "Event" ORDER BY seq')).map((row) => row.id)).toEqual(['before', 'after']);
 });
 
 it('of one transaction follow each other as they were written', async () => {
@@ -81,6 +149,7 @@ it('of one transaction follow each other as they were written', async () => {
     `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) SELECT 'e' || i, 't', 's', $1, now(), '{}' FROM generate_series(1, 5) i`,
     [owner],
   );
+  await number();
   const rows = await fixture.sql('SELECT id, seq::int AS seq FROM "Event" ORDER BY seq');
   expect(rows).toEqual([1, 2, 3, 4, 5].map((i) => ({ id: `e${i}`, seq: i })));
 });

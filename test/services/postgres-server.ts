@@ -16,29 +16,30 @@ export interface RunningPostgres {
   stop(): Promise<void>;
 }
 
-/** Starts a PostgreSQL under the temporary folder, with the migrated template database. Takes about 2 s. */
-export async function startPostgresServer(): Promise<RunningPostgres> {
+/**
+ * Starts a PostgreSQL under the temporary folder, with the migrated template database. Takes about 2 s.
+ * @param options `durable`: it flushes to the disk as a site's does; tests don't need that
+ */
+export async function startPostgresServer({ durable = false } = {}): Promise<RunningPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-postgres-'));
   try {
     const options = ['-D', folder, '-U', 'berth', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'];
     await run([...asNobody, join(postgresPrograms(), 'initdb'), ...options], { deadlineMs: 60_000 });
-    return await serve(folder);
+    return await serve(folder, durable);
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
     throw error;
   }
 }
 
-async function serve(folder: string): Promise<RunningPostgres> {
+async function serve(folder: string, durable: boolean): Promise<RunningPostgres> {
   const port = await freePort();
   const settings = {
     listen_addresses: '127.0.0.1',
     unix_socket_directories: '',
     max_connections: 300,
     // No data of a test run has to survive a power cut.
-    fsync: 'off',
-    synchronous_commit: 'off',
-    full_page_writes: 'off',
+    ...(durable ? {} : { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }),
   };
   const options = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const argv = [join(postgresPrograms(), 'postgres'), '-D', folder, '-p', String(port), ...options] as const;
