@@ -2,10 +2,12 @@ import { BerthError } from '../../model/errors.ts';
 import type { Resources } from '../../model/host.ts';
 import type { LeaseSpec } from '../../model/task.ts';
 import type { AdmissionDecision, Alternative, RefusalReason } from '../../scheduler/leases/admission.ts';
+import { vmStartAt } from '../../scheduler/leases/plan-state.ts';
 import { changedPromises, hostsToList, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { plannedLease, type SiteLease } from '../../scheduler/leases/site/site-state.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
+import { type PlannedPromise, stillFits } from './apply-promise.ts';
 import { type LedgerSite, readSite, type SiteScope } from './read-site.ts';
 
 /** A request of VMs of one size, all or none, for a time. */
@@ -116,26 +118,63 @@ function refusalOf(decision: Extract<AdmissionDecision, { accepted: false }>, si
 }
 
 /**
- * Promises a lease within the caller's transaction, under the placement lock, or throws lease-refused with the reason and
- * up to three alternatives. Writes the hosts of other promises that it displaces; the caller inserts the lease's own row.
+ * Promises a lease within the caller's transaction, or throws lease-refused with the reason and up to three alternatives.
+ * Writes the hosts of other promises that it displaces; the caller inserts the lease's own row. Takes the placement lock to
+ * the end of the transaction.
+ *
+ * Most promises fit beside all that runs and is promised. Such a one is planned before the lock is taken, from what is read
+ * then, and only checked under it; where what it relied on has changed meanwhile, or it needs more, it is planned under it.
  */
 export async function promiseLease(tx: Transaction, request: LeaseRequest): Promise<LeasePromise> {
+  const planned = await planBesideAll(tx, request);
   await lockPlacement(tx);
-  const { site, decision, plan } = await planAdmission(tx, request);
+  if (planned !== null && (await stillFits(tx, planned.needs))) return planned.promise;
+  const admission = await planAdmission(tx, request);
+  const { site, decision } = admission;
   if (!decision.accepted) {
     const { reason, detail, alternatives } = refusalOf(decision, site);
     throw new BerthError('lease-refused', `This lease cannot be had: ${detail} (${reason})`, { extra: { reason, alternatives } });
   }
-  if (decision.promise === null) throw new Error('BUG: a lease with a fixed start was accepted without a promise');
+  const { promise, others } = toPromise(admission, request);
+  await writePromises(tx, others);
+  return promise;
+}
+
+/** The promise of an accepted request, and the hosts of other promises that the plan has changed for it. */
+function toPromise({ site, decision, plan }: PlannedAdmission, request: LeaseRequest) {
+  if (!decision.accepted || decision.promise === null)
+    throw new Error('BUG: a lease with a fixed start was accepted without a promise');
   const changed = changedPromises(site, plan.planner.state);
   const own = changed.find(({ lease }) => lease === request.id);
   if (own === undefined) throw new Error('BUG: a lease was promised without hosts');
-  await writePromises(
-    tx,
-    changed.filter((one) => one !== own),
-  );
   const { startAtS } = decision.promise;
-  return { startAtMs: startAtS * 1000, endAtMs: (startAtS + request.spec.durationS) * 1000, hosts: own.hosts };
+  const promise: LeasePromise = {
+    startAtMs: startAtS * 1000,
+    endAtMs: (startAtS + request.spec.durationS) * 1000,
+    hosts: own.hosts,
+  };
+  return { promise, others: changed.filter((one) => one !== own) };
+}
+
+/** A promise that relies on nothing but free capacity of its hosts; null where it has to be planned under the lock. */
+async function planBesideAll(
+  tx: Transaction,
+  request: LeaseRequest,
+): Promise<{ promise: LeasePromise; needs: PlannedPromise } | null> {
+  if (request.spec.kind === 'bestEffort') return null;
+  const admission = submitTo(await readSite(tx, 'promises'), request);
+  if (!admission.decision.accepted) return null;
+  const { promise, others } = toPromise(admission, request);
+  if (others.length > 0) return null;
+  const { state } = admission.plan.planner;
+  const record = state.leases.get(request.id)!;
+  const needs = {
+    hosts: promise.hosts,
+    each: request.each,
+    fromMs: vmStartAt(state, record) * 1000,
+    untilMs: record.promise!.endAt * 1000,
+  };
+  return { promise, needs };
 }
 
 /** Writes the hosts that the plan has now for promises that have not begun. */

@@ -4,9 +4,9 @@ import { typicalMax } from '../../scheduler/statistics.ts';
 import type { SiteRow } from './site-row.ts';
 
 /** Time that a lease costs before its own, while nothing was measured: an emulated boot with a margin. */
-const leadS = { first: 15, least: 4, most: 900 };
+export const leadS = { first: 15, least: 4, most: 900 };
 /** The same after its own time: until its VMs are removed. */
-const tailS = { first: 8, least: 3, most: 300 };
+export const tailS = { first: 8, least: 3, most: 300 };
 /** Half of a gigabit network: the rate at which an image is transferred to hosts that lack it. */
 const imageMiBPerS = 50;
 /** Of each group of measurements the newest count, once there are enough to tell what is usual. */

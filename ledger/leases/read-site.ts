@@ -101,12 +101,12 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
     )
     SELECT
       -- Columns, not objects, of what there is a row of for each host or VM.
-      (SELECT jsonb_build_object('id', string_agg(h.id, ' ' ORDER BY h.id), 'vcpus', string_agg(h.vcpus::text, ' ' ORDER BY h.id),
-        'memoryMiB', string_agg(h."memoryMiB"::text, ' ' ORDER BY h.id), 'diskMiB', string_agg(h."diskMiB"::text, ' ' ORDER BY h.id),
-        'usedVcpus', string_agg(h."usedVcpus"::text, ' ' ORDER BY h.id), 'usedMemoryMiB', string_agg(h."usedMemoryMiB"::text, ' ' ORDER BY h.id),
-        'usedDiskMiB', string_agg(h."usedDiskMiB"::text, ' ' ORDER BY h.id), 'up', string_agg((h.state = 'up')::int::text, ' ' ORDER BY h.id),
-        'schedulable', string_agg(h.schedulable::int::text, ' ' ORDER BY h.id), 'slowness', string_agg(h.slowness::text, ' ' ORDER BY h.id))
-       FROM "Host" h HAVING count(*) > 0) AS hosts,
+      (SELECT jsonb_build_object('id', string_agg(h.id, ' '), 'vcpus', string_agg(h.vcpus::text, ' '),
+        'memoryMiB', string_agg(h."memoryMiB"::text, ' '), 'diskMiB', string_agg(h."diskMiB"::text, ' '),
+        'usedVcpus', string_agg(h."usedVcpus"::text, ' '), 'usedMemoryMiB', string_agg(h."usedMemoryMiB"::text, ' '),
+        'usedDiskMiB', string_agg(h."usedDiskMiB"::text, ' '), 'up', string_agg((h.state = 'up')::int::text, ' '),
+        'schedulable', string_agg(h.schedulable::int::text, ' '), 'slowness', string_agg(h.slowness::text, ' '))
+       FROM (SELECT * FROM "Host" ORDER BY id) h HAVING count(*) > 0) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('host', h.id, 'fromS', EXTRACT(EPOCH FROM h."vacantFrom"), 'untilS', EXTRACT(EPOCH FROM h."vacantUntil")))
        FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
       (SELECT jsonb_agg(jsonb_build_object('id', o.id, 'owner', o."ownerId", 'kind', o.kind,
