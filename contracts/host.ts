@@ -72,6 +72,8 @@ export interface StageOut {
   uploadUrl: string;
   /** Of all files together: their number, their data, and their sizes with holes (as much as their data, if not given). */
   limits: { files: number; bytes: number; sparseBytes?: number };
+  /** Whether modes, times, folders and links are stored beside the files, as an output of their own. */
+  manifest?: boolean;
   /** The guest runs at another host, and its disks were flushed there. */
   flushedElsewhere?: boolean;
 }

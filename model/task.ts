@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ErrorCode } from './errors.ts';
 import { folderAmongFiles } from './input/guest-path.ts';
+import { manifestPath } from './outputs/manifest.ts';
 import { patternProblem } from './outputs/pattern-syntax.ts';
 import type { TaskState } from './states.ts';
 
@@ -184,6 +185,12 @@ export const TaskSpec = z
       description:
         'Whether the task fails when a pattern matches nothing, or a file that matches can not be stored: `skippedOutputs` has the reasons',
     }),
+    outputManifest: z
+      .boolean()
+      .default(false)
+      .meta({
+        description: `Whether each node has a further output, ${manifestPath}: modes and times of files, folders that may be empty, and links`,
+      }),
     keepOutputs: z.boolean().default(false).meta({
       description:
         'Whether outputs are stored as well when the task is cancelled, or its time or its lease ends, while its command runs',

@@ -9,6 +9,7 @@ import { collect, given, readJson, splitPair, unlessEmpty, wholeNumber } from '.
 import { type Output, print, printOne, printRows } from '../output.ts';
 import { download, fileIdOf } from './files.ts';
 import { addLeaseOptions, type LeaseOptions, leaseOf } from './leases.ts';
+import { manifestPath, restoreOutputs } from './restore-outputs.ts';
 
 interface TaskOutput {
   path: string;
@@ -27,6 +28,7 @@ interface Task {
   exitCode: number | null;
   error: { code: string; message: string } | null;
   outputs: TaskOutput[];
+  outputManifest?: boolean;
   skippedOutputs: { path: string; node: number; reason: string; detail: string }[];
   skippedOutputsCount: number;
   createdAt: string;
@@ -48,6 +50,7 @@ interface SubmitOptions extends LeaseOptions {
   wait?: boolean;
   onMissingOutput?: string;
   keepOutputs?: boolean;
+  outputManifest?: boolean;
 }
 
 const finishedStates = new Set(['succeeded', 'failed', 'cancelled']);
@@ -82,6 +85,7 @@ async function specOf(connection: Connection, output: Output, command: string[],
     resources: unlessEmpty(given({ vcpus: options.vcpus, memoryMiB: options.memoryMib, diskMiB: options.diskMib })),
     onMissingOutput: options.onMissingOutput,
     keepOutputs: options.keepOutputs,
+    outputManifest: options.outputManifest,
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
@@ -120,6 +124,14 @@ function placeOf({ nodes }: Task, { path, node }: TaskOutput, folder: string): s
   return nodes > 1 ? join(folder, `node${node}`, inside) : join(folder, inside);
 }
 
+/** Modes, times and empty folders, by the manifest of each node. */
+async function restoreAll(task: Task, to: string): Promise<void> {
+  for (const manifest of task.outputs.filter(({ path }) => path === manifestPath)) {
+    const fetched = task.outputs.filter(({ node }) => node === manifest.node).map(({ path }) => path);
+    await restoreOutputs(placeOf(task, manifest, to), (path) => placeOf(task, { ...manifest, path }, to), new Set(fetched));
+  }
+}
+
 export function addTaskCommands(program: Command, { connect, output }: Session): void {
   const tasks = program.command('tasks').description('run commands in VMs');
 
@@ -132,6 +144,7 @@ export function addTaskCommands(program: Command, { connect, output }: Session):
     .option('--input <path=source>', 'source: @local-file, id or name of a stored file, or URL; may be repeated', collect, [])
     .option('--output <pattern>', 'what to keep; may be repeated', collect, [])
     .option('--on-missing-output <what>', 'fail or warn, when an output is missing or can not be stored')
+    .option('--output-manifest', 'store modes, times, empty folders and links as well; `fetch` restores them')
     .option('--keep-outputs', 'store outputs also when it is cancelled or its time is over')
     .option('--env <name=value>', 'a variable of its environment; may be repeated', collect, [])
     .option('--vcpus <n>', 'processors of each VM', wholeNumber)
@@ -214,6 +227,7 @@ Examples:
         await download(connect(), output(), { ...one, id: one.file, name: one.path }, path);
         print(output(), output().json ? JSON.stringify({ path }) : path);
       }
+      if (task.outputManifest) await restoreAll(task, to);
     });
 
   tasks

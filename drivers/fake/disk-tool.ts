@@ -85,7 +85,7 @@ const escapePath = (path: string): string =>
 
 function listFakeFiles({ files }: FakeDataDisk, patterns: readonly string[], limitFiles: number): DiskListing {
   const selection = new Selection(patterns);
-  const listing: DiskListing = { files: [], matched: [], skipped: noneSkipped() };
+  const listing: DiskListing = { files: [], folders: [], links: [], matched: [], skipped: noneSkipped() };
   for (const [name, content] of files) {
     const path = escapePath(name);
     const matched = selection.match(path);

@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import type { ListedEntry, ManifestLink } from '../../model/outputs/manifest.ts';
 import type { SkippedFiles } from '../../model/outputs/skipped.ts';
 
 export interface DiskTool {
@@ -42,21 +43,19 @@ export interface FlattenRequest {
   limitMiB: number;
 }
 
-export interface DiskFile {
-  /** Names as escapeName writes them. */
-  path: string;
+export interface DiskFile extends ListedEntry {
   sizeBytes: number;
   /** Of these, the bytes that are not holes. */
   dataBytes: number;
   /** Where they are, three numbers a run: the place in the file, the length and the place in the image, in bytes, in order. */
   runs: readonly number[];
-  /** Permission bits. */
-  mode: number;
-  modifiedMs: number;
 }
 
 export interface DiskListing {
   files: DiskFile[];
+  /** Those that patterns select whole, empty ones too, and those with a file that is selected. */
+  folders: ListedEntry[];
+  links: ManifestLink[];
   /** Patterns that select a file, also one that was skipped. */
   matched: string[];
   skipped: SkippedFiles;

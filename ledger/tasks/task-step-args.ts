@@ -113,6 +113,7 @@ function buildStepArgs(
       vm,
       node,
       patterns: spec.outputs,
+      manifest: spec.outputManifest,
       uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`),
       limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20, sparseBytes: vm.diskMiB * 2 ** 20 * maxSparseness },
     },

@@ -66,6 +66,11 @@ export class SelectedFolder {
     this.#excludes = excludes;
   }
 
+  /** All that is in it is selected, but for what patterns exclude and names that begin with a dot. */
+  get whole(): boolean {
+    return this.#includes.some(takesAll);
+  }
+
   /** One name in this folder, as symbolsOf has it. */
   enter(name: readonly number[]): Entered {
     const includes = this.#includes.map((progress) => advance(progress, name));
@@ -76,15 +81,15 @@ export class SelectedFolder {
     const below = excludes.map((one) => one.below).filter(isOpen);
     return {
       patterns: excludes.some(({ matched }) => matched) ? [] : patterns,
-      folder: open.length === 0 || below.some(excludesAll) ? null : new SelectedFolder(open, below),
+      folder: open.length === 0 || below.some(takesAll) ? null : new SelectedFolder(open, below),
     };
   }
 }
 
 const isOpen = ({ next, all }: Progress): boolean => all || next.length > 0;
 
-/** An excluding `**` at the end of a pattern leaves nothing to be found. */
-const excludesAll = ({ pattern: { segments }, next, all }: Progress): boolean =>
+/** Of an excluding pattern: it leaves nothing to be found. */
+const takesAll = ({ pattern: { segments }, next, all }: Progress): boolean =>
   all || (segments.at(-1) === 'deep' && next.includes(segments.length - 1));
 
 /** `matched`: as a file. An excluding pattern's wildcards match a dot at a name's begin, so that nothing hidden escapes it. */

@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -255,6 +255,39 @@ test('have outputs that are fetched, by their names, into a folder of each node'
     code: 1,
     err: 'berth: The output ../escaped would leave the folder\n',
   });
+});
+
+test('have modes, times and empty folders by their manifest', async () => {
+  const id = (
+    await berth(['tasks', 'submit', '--image', 'debian-12', '--output-manifest', '--keep-outputs', '--', 'true'])
+  ).out.trim();
+  const modifiedAt = '2001-02-03T04:05:06.000Z';
+  const entry = (path: string, mode: string) => ({ path, mode, modifiedAt });
+  const manifest = {
+    version: 1,
+    files: [entry('out/tool', '4750'), entry('out/lost', '0600')],
+    folders: [entry('out', '0555'), entry('out/empty', '0700')],
+    links: [{ path: 'out/link', target: '/etc/passwd' }],
+  };
+  const outputs = [];
+  for (const [path, content] of [
+    ['.berth-outputs.json', JSON.stringify(manifest)],
+    ['out/tool', 'tool'],
+  ] as const) {
+    const { id: file, sizeBytes, sha256 } = await api.put(api.alice, path, content);
+    outputs.push({ path, node: 0, file, sizeBytes, sha256 });
+  }
+  await api.ledger.task.update({ where: { id }, data: { outputs } });
+  expect(await berth(['tasks', 'fetch', id, '--to', 'restored'])).toMatchObject({ code: 0, err: '' });
+  const of = async (path: string) => {
+    const { mode, mtime } = await stat(join(folder, 'restored', path));
+    return [mode & 0o7777, mtime.toISOString()];
+  };
+  expect(await of('out/tool')).toEqual([0o750, modifiedAt]);
+  expect(await of('out/empty')).toEqual([0o700, modifiedAt]);
+  expect(await of('out')).toEqual([0o555, modifiedAt]);
+  await chmod(join(folder, 'restored/out'), 0o755);
+  expect((await readdir(join(folder, 'restored/out'))).sort()).toEqual(['empty', 'tool']);
 });
 
 describe('a name in place of an id', () => {

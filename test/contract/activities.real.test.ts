@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { domainName } from '../../activities/host/vm/domain-names.ts';
 import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
+import type { OutputManifest } from '../../model/outputs/manifest.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
 import { vmOf } from './requests.ts';
@@ -91,6 +92,46 @@ describe('a task of 10 MB on a real host', () => {
         .split('\n')
         .filter((line) => line.startsWith('vm_')),
     ).toEqual([]);
+  });
+
+  it('has the outputs that can be stored, whatever else its guest has left', async () => {
+    const left = `set -e; mkdir -p out/empty beside; in/data >out/ran
+      printf first >"$(printf 'out/a\\377')"; printf second >"$(printf 'out/a\\376')"; printf third >"$(printf 'out/n\\nl')"
+      truncate -s 1G out/sparse; ln -s ran out/link; ln -s /etc out/away; chmod 0750 out/ran
+      folder=beside; for n in $(seq 70); do folder=$folder/d; done; mkdir -p $folder
+      n=0; while [ $n -lt 3000 ]; do : >beside/$n; n=$((n + 1)); done`;
+    const { vm, stageIn, run, stageOut } = requests(['sh', '-c', left], Buffer.from('#!/bin/sh\necho ran\n'));
+    const inputs = stageIn.inputs.map((input) => ({ ...input, mode: '0755' }));
+    await host.activities().stageIn({ ...stageIn, inputs });
+    await host.activities().ensureRunning(vm);
+    expect(await host.activities().runCommand(run)).toMatchObject({ exitCode: 0 });
+    const request: StageOut = {
+      ...stageOut,
+      patterns: ['out'],
+      manifest: true,
+      limits: { ...stageOut.limits, sparseBytes: 2 ** 27 },
+    };
+    const { outputs, skipped, unmatched } = await host.activities().stageOut(request);
+    const stored = Object.fromEntries(outputs.map(({ path }) => [path, host.outputs().get(path)?.toString()]));
+    expect(stored).toMatchObject({
+      'out/a\\xff': 'first',
+      'out/a\\xfe': 'second',
+      'out/n\\x0al': 'third',
+      'out/ran': 'ran\n',
+      'out/link': 'ran\n',
+    });
+    expect(Object.keys(stored)).toHaveLength(6);
+    expect([unmatched, skipped?.listed.map(({ path, reason }) => [path, reason]).sort()]).toEqual([
+      [],
+      [
+        ['out/away', 'symbolic-link'],
+        ['out/sparse', 'too-large'],
+      ],
+    ]);
+    const manifest = JSON.parse(stored['.berth-outputs.json']!) as OutputManifest;
+    expect(manifest.files.find(({ path }) => path === 'out/ran')?.mode).toBe('0750');
+    expect(manifest.folders.map(({ path }) => path)).toEqual(['out', 'out/empty']);
+    await host.activities().removeVm(vm.id, 1);
   });
 
   it('is lost when its domain dies, and reports a program that does not exist', async () => {

@@ -421,6 +421,29 @@ describe('outputs', () => {
     expect(skipped).toEqual({ listed: [{ path: 'out/a', reason, detail: 'not this one' }], count: 1, lost: 1 });
   });
 
+  it('have a manifest where the task wants one, in the place of a file of its name', async () => {
+    open({ run: () => ({ exitCode: 0, durationMs: 10, log: '', files: { a: 'a', '.berth-outputs.json': 'mine' } }) }, [
+      '*',
+      '.*',
+    ]);
+    await toRunning();
+    await call(activities.runCommand, requests.run);
+    expect((await call(activities.stageOut, requests.stageOut)).outputs.map(({ path }) => path)).toEqual([
+      '.berth-outputs.json',
+      'a',
+    ]);
+    const { outputs, skipped } = await call(activities.stageOut, { ...requests.stageOut, manifest: true });
+    expect(outputs.map(({ path }) => path)).toEqual(['.berth-outputs.json', 'a']);
+    expect(skipped?.listed).toMatchObject([{ path: '.berth-outputs.json', reason: 'refused' }]);
+    const stored = [...repository.outputs.values()].find(({ path }) => path === '.berth-outputs.json');
+    expect(JSON.parse(stored!.content.toString())).toEqual({
+      version: 1,
+      files: [{ path: 'a', mode: '0644', modifiedAt: '1970-01-01T00:00:00.000Z' }],
+      folders: [],
+      links: [],
+    });
+  });
+
   it('are stored by a later attempt where the repository is away or the task is over for it', async () => {
     openWith(['out/a']);
     await toRunning();

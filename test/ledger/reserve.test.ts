@@ -177,7 +177,7 @@ describe('a placed task', () => {
       { path: 'in/more', source: 'outside', url: 'https://example.test/more', sizeBytes: null, sha256: hex64, mode: '0644' },
     ]);
     expect(orders.run.env).toEqual({ LANG: 'C', BERTH_NODE: '1', BERTH_NODES: '2', BERTH_TASK: task });
-    expect(orders.stageOut).toMatchObject({ node: 1, patterns: ['out/*'], limits: { bytes: 512 * 2 ** 20 } });
+    expect(orders.stageOut).toMatchObject({ node: 1, patterns: ['out/*'], manifest: false, limits: { bytes: 512 * 2 ** 20 } });
     for (const [method, text, path] of [
       ['PUT', orders.run.log.url, `/internal/tasks/${task}/log/1`],
       ['POST', orders.stageOut.uploadUrl, `/internal/tasks/${task}/outputs/1`],

@@ -1,8 +1,10 @@
+import { Readable } from 'node:stream';
 import type { StagedOut, StageOut, StoredOutput } from '../../../contracts/host.ts';
-import type { DiskFile } from '../../../drivers/ports/disk-tool.ts';
+import type { DiskFile, DiskListing } from '../../../drivers/ports/disk-tool.ts';
 import type { HostPorts } from '../../../drivers/ports/host-ports.ts';
 import type { VmRecord } from '../../../drivers/ports/vm-store.ts';
 import { BerthError, type ErrorCode } from '../../../model/errors.ts';
+import { type ListedEntry, manifestEntry, manifestPath, type OutputManifest } from '../../../model/outputs/manifest.ts';
 import { noneSkipped, type SkippedFiles, type SkipReason, skip } from '../../../model/outputs/skipped.ts';
 import { allOrAbort, forEachParallel } from '../all-or-abort.ts';
 import { domainName } from '../vm/domain-names.ts';
@@ -45,8 +47,17 @@ type StoredOutputs = Required<Omit<StagedOut, 'endedAt'>>;
 async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {
   if (request.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped() };
   const { data } = ports.store.paths(request.vm.id);
-  const { files, matched, skipped } = await ports.diskTool.listFiles(data, request.patterns, request.limits.files, signal);
-  const outputs = await storeAll(ports, request, data, withinLimits(files, request.limits, skipped), skipped, signal);
+  const listing = await ports.diskTool.listFiles(data, request.patterns, request.limits.files, signal);
+  const { matched, skipped } = listing;
+  const files = withinLimits(listing.files, request.limits, skipped);
+  const uploads = files.map((file): Upload => ({ ...file, open: () => ports.diskTool.readFile(data, file) }));
+  const outputs = await storeAll(
+    ports,
+    request,
+    request.manifest ? withManifest(uploads, listing, skipped) : uploads,
+    skipped,
+    signal,
+  );
   const unmatched = request.patterns.filter((pattern) => !pattern.startsWith('!') && !matched.includes(pattern));
   return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched, skipped };
 }
@@ -54,23 +65,21 @@ async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortS
 /** Takes files in the order of their paths, as long as they fit: those that a large one leaves no space for are skipped. */
 function withinLimits(files: DiskFile[], { bytes, sparseBytes = bytes }: StageOut['limits'], skipped: SkippedFiles): DiskFile[] {
   let [data, size] = [0, 0];
-  return files
-    .sort((a, b) => (a.path < b.path ? -1 : 1))
-    .filter(({ path, dataBytes, sizeBytes }) => {
-      const [nextData, nextSize] = [data + dataBytes, size + sizeBytes];
-      const why =
-        nextData > bytes
-          ? `with its ${dataBytes} bytes of data, the outputs would have more than ${bytes}`
-          : nextSize > sparseBytes
-            ? `with its ${sizeBytes} bytes, the outputs would have more than ${sparseBytes}, holes included`
-            : null;
-      if (why !== null) {
-        skip(skipped, { path, reason: 'too-large', detail: why });
-        return false;
-      }
-      [data, size] = [nextData, nextSize];
-      return true;
-    });
+  return files.sort(byPath).filter(({ path, dataBytes, sizeBytes }) => {
+    const [nextData, nextSize] = [data + dataBytes, size + sizeBytes];
+    const why =
+      nextData > bytes
+        ? `with its ${dataBytes} bytes of data, the outputs would have more than ${bytes}`
+        : nextSize > sparseBytes
+          ? `with its ${sizeBytes} bytes, the outputs would have more than ${sparseBytes}, holes included`
+          : null;
+    if (why !== null) {
+      skip(skipped, { path, reason: 'too-large', detail: why });
+      return false;
+    }
+    [data, size] = [nextData, nextSize];
+    return true;
+  });
 }
 
 /** Once: afterwards the record has `flushed`, and the domain may be gone. */
@@ -83,30 +92,52 @@ async function flushDataDisk({ guest, hypervisor, store }: HostPorts, request: S
   await store.writeNonDurable({ ...record, flushed: true });
 }
 
+interface Upload extends ListedEntry {
+  sizeBytes: number;
+  open(): Readable;
+}
+
+/** The manifest has what the listing has of those that are stored. It takes the place of a file of its name. */
+function withManifest(uploads: Upload[], { folders, links }: DiskListing, skipped: SkippedFiles): Upload[] {
+  const files = uploads.filter(({ path }) => path !== manifestPath);
+  if (files.length < uploads.length)
+    skip(skipped, { path: manifestPath, reason: 'refused', detail: 'the manifest of the outputs has this name' });
+  const manifest: OutputManifest = {
+    version: 1,
+    files: files.map(manifestEntry),
+    folders: folders.map(manifestEntry).sort(byPath),
+    links: links.sort(byPath),
+  };
+  const content = Buffer.from(JSON.stringify(manifest));
+  const open = (): Readable => Readable.from([content]);
+  return [...files, { path: manifestPath, mode: 0o644, modifiedMs: 0, sizeBytes: content.length, open }];
+}
+
+const byPath = (a: { path: string }, b: { path: string }): number => (a.path < b.path ? -1 : 1);
+
 async function storeAll(
   ports: HostPorts,
   request: StageOut,
-  image: string,
-  files: DiskFile[],
+  uploads: Upload[],
   skipped: SkippedFiles,
   signal: AbortSignal,
 ): Promise<StoredOutput[]> {
   const outputs: StoredOutput[] = [];
-  await forEachParallel(files, parallelUploads, signal, async (file, anySignal) => {
-    const content = ports.diskTool.readFile(image, file);
+  await forEachParallel(uploads, parallelUploads, signal, async ({ path, sizeBytes, open }, anySignal) => {
+    const content = open();
     try {
-      const stored = await ports.repository.storeOutput(request.uploadUrl, file.path, file.sizeBytes, content, anySignal);
-      outputs.push({ path: file.path, node: request.node, ...stored });
+      const stored = await ports.repository.storeOutput(request.uploadUrl, path, sizeBytes, content, anySignal);
+      outputs.push({ path, node: request.node, ...stored });
     } catch (error) {
       if (!(error instanceof BerthError)) throw error;
       const reason = reasonsOfRefusal[error.code];
       if (reason === undefined) throw error;
-      skip(skipped, { path: file.path, reason, detail: error.message });
+      skip(skipped, { path, reason, detail: error.message });
     } finally {
       content.destroy();
     }
   });
-  return outputs.sort((a, b) => (a.path < b.path ? -1 : 1));
+  return outputs.sort(byPath);
 }
 
 /** Refusals of one file, which no retry changes: the others may be taken. */

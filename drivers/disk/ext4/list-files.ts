@@ -1,4 +1,5 @@
 import { closeSync, openSync } from 'node:fs';
+import type { ListedEntry, ManifestLink } from '../../../model/outputs/manifest.ts';
 import { escapeName, outputPathBytes, symbolsOf } from '../../../model/outputs/names.ts';
 import { type SelectedFolder, Selection } from '../../../model/outputs/patterns.ts';
 import { noneSkipped, type SkippedFile, type SkipReason, skip } from '../../../model/outputs/skipped.ts';
@@ -29,6 +30,8 @@ class FileLister {
   readonly #image: Ext4Image;
   readonly #index: FolderIndex;
   readonly #files: DiskFile[] = [];
+  readonly #selectedFolders: ListedEntry[] = [];
+  readonly #links: ManifestLink[] = [];
   readonly #matched = new Set<string>();
   readonly #skipped = noneSkipped();
   /** Folders that were entered: a disk that a guest made may have one in two places, or in itself. */
@@ -59,7 +62,13 @@ class FileLister {
         { path: '', reason: 'too-many-files', detail: `${this.#beyond} more files match than are taken` },
         this.#beyond,
       );
-    return { files: this.#files, matched: [...this.#matched], skipped: this.#skipped };
+    return {
+      files: this.#files,
+      folders: this.#selectedFolders,
+      links: this.#links,
+      matched: [...this.#matched],
+      skipped: this.#skipped,
+    };
   }
 
   #visitFolder(inode: Inode, path: string, selection: SelectedFolder): void {
@@ -68,6 +77,7 @@ class FileLister {
     this.#entered.add(inode.number);
     this.#folders.push(inode);
     this.#reading = path;
+    const before = this.#files.length;
     try {
       for (const entry of readFolder(this.#image, inode, this.#spending)) {
         if (path === '' && entry.name.equals(lostAndFound)) continue;
@@ -77,6 +87,7 @@ class FileLister {
         this.#attempt(entryPath, () => this.#visitEntry(entry, entryPath, selected));
         this.#reading = path;
       }
+      if (path !== '' && (selection.whole || this.#files.length > before)) this.#takeFolder(inode, path);
     } finally {
       this.#folders.pop();
     }
@@ -98,12 +109,17 @@ class FileLister {
   #visitLink(link: Inode, path: string, patterns: string[]): void {
     const target = followLink(this.#image, this.#index, link, this.#folders, this.#spending);
     const kind = target.to === 'inode' ? target.inode.kind : target.to;
-    if (target.to === 'inode' && kind === 'file') {
-      if (patterns.length > 0) this.#takeFile(target.inode, path, patterns);
-    } else if (patterns.length > 0 || kind === 'folder') {
-      const name = escapeTarget(readTarget(this.#image, link, this.#spending));
-      this.#skip(path, 'symbolic-link', `it leads to ${leadsTo[kind]}: ${name}`);
-    }
+    if (patterns.length === 0 && kind !== 'folder') return;
+    const name = escapeTarget(readTarget(this.#image, link, this.#spending));
+    this.#spending.spend('bytes', path.length + name.length);
+    this.#links.push({ path, target: name });
+    if (target.to === 'inode' && kind === 'file') this.#takeFile(target.inode, path, patterns);
+    else this.#skip(path, 'symbolic-link', `it leads to ${leadsTo[kind]}: ${name}`);
+  }
+
+  #takeFolder({ mode, modifiedMs }: Inode, path: string): void {
+    this.#spending.spend('bytes', path.length + 64);
+    this.#selectedFolders.push({ path, mode, modifiedMs });
   }
 
   #takeFile(inode: Inode, path: string, patterns: string[]): void {

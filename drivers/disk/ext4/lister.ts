@@ -73,7 +73,7 @@ function ask(thread: Worker, request: ListRequest, graceMs: number, signal: Abor
   const giveUp = (detail: string): void => {
     const skipped = noneSkipped();
     skip(skipped, { path: '', reason: 'budget-spent', detail });
-    resolve({ files: [], matched: [], skipped });
+    resolve({ files: [], folders: [], links: [], matched: [], skipped });
   };
   const timer = setTimeout(() => giveUp(`reading the disk took more than ${seconds} s`), seconds * 1000 + graceMs);
   const onAbort = (): void => reject(signal.reason);

@@ -13,6 +13,7 @@ describe('a task', () => {
       name: 'task',
       onMissingOutput: 'fail',
       keepOutputs: false,
+      outputManifest: false,
       env: {},
       inputs: [],
       outputs: [],

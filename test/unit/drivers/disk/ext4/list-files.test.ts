@@ -188,6 +188,18 @@ describe('what is no regular file', () => {
     expect(listing.skipped.lost).toBe(0);
   });
 
+  it('is in the lists of folders and links, empty folders too', () => {
+    const { folders, links } = listOf(disk, ['out']);
+    expect(folders.map(({ path }) => path).sort()).toEqual(['out', 'out/data', 'out/nothing']);
+    expect(folders[0]!.mode).toBe(0o755);
+    expect(links).toHaveLength(9);
+    expect(links).toContainEqual({ path: 'out/latest', target: 'run-3.txt' });
+    expect(links).toContainEqual({ path: 'out/outside', target: '/etc/passwd' });
+    // Folders that are only passed through have nothing that is selected.
+    expect(listOf(disk, ['*/*/x']).folders.map(({ path }) => path)).toEqual(['out/data', 'out']);
+    expect(listOf(disk, ['*/none']).folders).toEqual([]);
+  });
+
   it('is not told of where no pattern selects it', () => {
     expect(listOf(disk, ['out/run-*']).skipped.count).toBe(0);
     expect(listOf(disk, ['out/folder/*']).skipped.listed).toMatchObject([{ path: 'out/folder', reason: 'symbolic-link' }]);
