@@ -164,6 +164,12 @@ export const groups = {
       'Bandwidth of one migration away from this host, and of one disk on its way to it. 0: no limit',
     ),
     ...metrics,
+    BERTH_PREVIOUS_END: z
+      .string()
+      .default('')
+      .describe(
+        "How the host worker before this one ended, as its supervisor says: a signal, or systemd's SERVICE_RESULT and EXIT_STATUS",
+      ),
   }),
   hostSetup: z.object({
     BERTH_HOST_PEERS: list

@@ -62,6 +62,7 @@ export const errorTable = {
   'guest-crashed': { status: 409, retryable: false, fault: 'caller', title: 'The guest crashed' },
   'host-restarted': { status: 503, retryable: false, fault: 'site', title: 'The host was restarted' },
   'guest-invalid': { status: 422, retryable: false, fault: 'caller', title: 'The guest reported what cannot be' },
+  'worker-crashed': { status: 500, retryable: false, fault: 'site', title: 'The step has ended the host worker twice' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'force-ended': { status: 409, retryable: false, fault: 'site', title: 'An operator has ended it' },
   'vm-moved': { status: 409, retryable: false, fault: 'site', title: 'The VM has moved to another host' },

@@ -2,6 +2,7 @@ import { Context } from '@temporalio/activity';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import type { VmId } from '../../model/ids.ts';
+import { createCrashGuard } from './crash-guard.ts';
 import { requireFreeDisk } from './free-disk.ts';
 import { buildTemplate } from './image/build-template.ts';
 import { ensureImage } from './image/ensure-image.ts';
@@ -48,7 +49,8 @@ const activitySignal = (): AbortSignal => Context.current().cancellationSignal;
  * The activities of one host, over its ports. A file has one phase's; here each takes the VM's lock. They need the context
  * of an activity; heartbeats and the mapping of errors are in `guard` (activities/failure.ts).
  */
-export function createHostActivities(ports: HostPorts): HostActivities {
+export function createHostActivities(ports: HostPorts, crashed = false): HostActivities {
+  const guarded = createCrashGuard(ports, crashed);
   const locks = createVmLock(ports.store);
   const aborted: AbortedMigrations = new Map();
   return {
@@ -60,7 +62,9 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     ensureImage: (image, pinnedUntil) => ensureImage(ports, image, pinnedUntil ?? null, activitySignal()),
     removeImage: (id) => ports.imageCache.remove(id),
     stageIn: (request) =>
-      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageIn(ports, request, record, signal)),
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) =>
+        guarded.run(request.vm.id, 'stageIn', signal, () => stageIn(ports, request, record, signal)),
+      ),
     ensureRunning: (vm, diskHostAddress) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) =>
         ensureRunning(ports, { vm, diskHostAddress: diskHostAddress ?? null }, record, signal),
@@ -73,7 +77,9 @@ export function createHostActivities(ports: HostPorts): HostActivities {
       locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => runCommand(ports, request, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),
     stageOut: (request) =>
-      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => stageOut(ports, request, record, signal)),
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) =>
+        guarded.run(request.vm.id, 'stageOut', signal, () => stageOut(ports, request, record, signal)),
+      ),
     suspendVm: (vm) =>
       locks.lockForUpdate(
         vm,
@@ -86,11 +92,16 @@ export function createHostActivities(ports: HostPorts): HostActivities {
     pauseVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => pauseVm(ports, vm, record)),
     resumeVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => resumeVm(ports, vm, record, signal)),
     rebootVm: (vm) => locks.lockForUpdate(vm, activitySignal(), (record, signal) => rebootVm(ports, vm, record, signal)),
-    importDisk: (request) => locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => importDisk(ports, request, signal)),
+    importDisk: (request) =>
+      locks.lockForUpdate(request.vm, activitySignal(), (_, signal) =>
+        guarded.run(request.vm.id, 'importDisk', signal, () => importDisk(ports, request, signal)),
+      ),
     shutDownGuest: (vm) =>
       locks.lockForUpdate(vm, activitySignal(), (record, signal) => shutDownGuest(ports, vm, record, signal)),
     storeImage: (request) =>
-      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => storeImage(ports, request, record, signal)),
+      locks.lockForUpdate(request.vm, activitySignal(), (record, signal) =>
+        guarded.run(request.vm.id, 'storeImage', signal, () => storeImage(ports, request, record, signal)),
+      ),
     removeDomain: (vmId, generation) =>
       locks.lockForRemoval(vmId, generation, (record) => removeDomain(ports, vmId, generation, record)),
     removeDisks: (vmId, generation) =>

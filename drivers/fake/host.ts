@@ -15,6 +15,7 @@ import { createFakeInputFetcher } from './input-fetcher.ts';
 import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 import { announce, bug, endDomain, type FakeRun, type FakeState } from './state.ts';
+import { createFakeStepMarks } from './step-marks.ts';
 import { createFakeTemplates } from './templates.ts';
 import { createFakeVmStore } from './vm-store.ts';
 
@@ -72,6 +73,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     heldPasses: new Map(),
     removed: new Map(),
     quarantined: new Map(),
+    stepMarks: [],
     images: new Map(),
     peersOffered: new Map(),
     cacheFull: { now: false },
@@ -101,6 +103,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     coldCopy: createFakeColdCopy(state),
     guest: createFakeGuest(state),
     probe: createFakeHostProbe(state, options),
+    stepMarks: createFakeStepMarks(state),
   };
   return {
     ...state,

@@ -5,6 +5,7 @@ import type { NetworkRef, VmLoad } from '../../model/vm.ts';
 import { vmPathsIn } from '../host/vm-paths.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { GuestIdentity, GuestJob, GuestSetup } from '../ports/guest.ts';
+import type { StepMark } from '../ports/step-marks.ts';
 import type { VmPaths, VmRecord } from '../ports/vm-store.ts';
 import type { FakeRepository } from './repository.ts';
 
@@ -110,6 +111,7 @@ export interface FakeState {
   heldPasses: Map<string, ColdCopyPass['kind']>;
   removed: Map<string, number>;
   quarantined: Map<string, number>;
+  stepMarks: StepMark[];
   /** `boots`: has a kernel to boot from. */
   images: Map<string, { boots: boolean; pinnedUntilMs: number }>;
   /** The peers that each image could have come from when it was fetched. */

@@ -24,6 +24,7 @@ import { openInputFetcher } from '../transfer/input-fetcher.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
 import { openHostProbe } from './host-probe.ts';
+import { openStepMarks } from './step-marks.ts';
 import { openVmStore } from './vm-store.ts';
 
 type HostConfig = ReturnType<typeof readConfig<'host'>>['host'];
@@ -86,6 +87,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     guest: openGuest(openGuestAgent(agentCalls), nameservers, (domain) => store.paths(domain).identitySocket),
+    stepMarks: openStepMarks(root),
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,

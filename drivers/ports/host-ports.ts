@@ -10,6 +10,7 @@ import type { ImageCache } from './image-cache.ts';
 import type { InputFetcher } from './input-fetcher.ts';
 import type { Migrator } from './migrator.ts';
 import type { Repository } from './repository.ts';
+import type { StepMarks } from './step-marks.ts';
 import type { Templates } from './templates.ts';
 import type { VmStore } from './vm-store.ts';
 
@@ -32,4 +33,5 @@ export interface HostPorts {
   coldCopy: ColdCopy;
   guest: Guest;
   probe: HostProbe;
+  stepMarks: StepMarks;
 }

@@ -78,13 +78,18 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
 
   async function live(): Promise<void> {
     let backoffMs = firstBackoffMs;
+    let previousEnd: string | null = null;
     for (;;) {
       const startedMs = Date.now();
-      const { child, ended } = launch(spec, { ...spec.env, ...watchdog?.env });
+      let starved = false;
+      // A host worker counts what its predecessor did when it crashed.
+      const previous = previousEnd === null ? {} : { BERTH_PREVIOUS_END: previousEnd };
+      const { child, ended } = launch(spec, { ...spec.env, ...watchdog?.env, ...previous });
       current = child;
       innerPid = null;
       const unwatch = watchdog?.begin(() => {
         note(`${spec.name} has not fed its watchdog for ${spec.watchdog!.limitMs / 1000} s; it is killed`);
+        starved = true;
         endGroup(child, pid());
       });
       void ended.then(unwatch);
@@ -109,6 +114,7 @@ export function supervise(spec: ChildSpec, note: (text: string) => void): Child 
       }
       if (served !== true && served !== false) endGroup(child, pid());
       const how = await ended;
+      previousEnd = starved ? 'watchdog' : how;
       if (stopping) return;
       spec.onDeath?.();
       if (Date.now() - startedMs > healthyMs) backoffMs = firstBackoffMs;
