@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import { expectNothingLeft, expectOneCompletion, onHost, openSite, type TestSite } from '../site/the-site.ts';
+import { nothingLeft } from '../site/subjects.ts';
+import { expectOneCompletion, onHost, openSite, type TestSite } from '../site/the-site.ts';
 import { type Choices, choicesOf } from './choices.ts';
 import type { TortureOptions } from './options.ts';
 
@@ -59,7 +60,7 @@ export async function soakSite({ runs, seed }: TortureOptions): Promise<boolean>
       }
     };
     await Promise.all(Array.from({ length: lanes }, lane));
-    await expectNothingLeft(test);
+    await nothingLeft(test);
     // Both are compared in the same state: fresh processes after their caches have filled.
     await warmUp(test);
     const after = await measure(test);
@@ -79,7 +80,7 @@ async function warmUp(test: TestSite): Promise<void> {
     const { id } = await test.client.submit({ image: 'debian-12', command: ['true'], nodes: hosts, resources: shape });
     await test.client.over(id);
   }
-  await expectNothingLeft(test);
+  await nothingLeft(test);
 }
 
 async function strike(test: TestSite, choices: Choices, what: string, path: string): Promise<void> {
