@@ -11,7 +11,8 @@
  *   addr DEV IP/PLEN GW      DEV's one IPv4 address and the default route, "-" for none; brings DEV up
  *   mtu DEV N                68 to 65535
  *   mkdir PATH MODE          and the folders above it; MODE is octal, of the last one
- *   file PATH MODE LEN       replaces the file with the LEN bytes that follow the newline
+ *   file PATH MODE LEN       replaces the file with the LEN bytes that follow the newline, unless it has them already; where
+ *                            its file system is full or read-only, another one in memory is laid over it
  *   mount DEV DIR [FSTYPE]   ext4 unless said; waits 10 s for DEV and makes DIR
  *   hup PIDFILE              SIGHUP to the process whose pid the file holds
  *
@@ -152,20 +153,70 @@ static bool fill_empty(const struct record *r, const char *target, const char *b
   return empty;
 }
 
-/* Written beside it and renamed: readers see the old file or the new one. */
-static void write_file(const struct record *r, const char *target, const char *bytes, size_t length, mode_t mode) {
-  char partial[PATH_MAX];
-  if (fill_empty(r, target, bytes, length, mode)) return;
-  snprintf(partial, sizeof partial, "%s.berth", target);
+/* What is so already is not written again: a guest that was stopped for a while runs on with what it had. */
+static bool has_content(const char *target, const char *bytes, size_t length, mode_t mode) {
+  struct stat found;
+  char part[4096];
+  int file = open(target, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return false;
+  bool same = fstat(file, &found) == 0 && found.st_mode == (S_IFREG | mode) && (size_t)found.st_size == length;
+  for (size_t done = 0; same && done < length;) {
+    ssize_t more = read(file, part, sizeof part);
+    same = more > 0 && (size_t)more <= length - done && memcmp(part, bytes + done, (size_t)more) == 0;
+    if (same) done += (size_t)more;
+  }
+  close(file);
+  return same;
+}
+
+/* Written beside it and renamed: readers see the old file or the new one. Returns why not, or 0. */
+static int replace_file(const char *partial, const char *target, const char *bytes, size_t length, mode_t mode) {
   int file = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (file < 0) FAILED(r, partial);
-  for (size_t done = 0; done < length;) {
+  if (file < 0) return errno;
+  int why = 0;
+  for (size_t done = 0; why == 0 && done < length;) {
     ssize_t more = write(file, bytes + done, length - done);
-    if (more < 0 && errno != EINTR) FAILED(r, partial);
+    if (more < 0 && errno != EINTR) why = errno;
     if (more > 0) done += (size_t)more;
   }
-  if (fchmod(file, mode) != 0 || close(file) != 0) FAILED(r, partial);
-  if (rename(partial, target) != 0) FAILED(r, target);
+  if (why == 0 && fchmod(file, mode) != 0) why = errno;
+  if (close(file) != 0 && why == 0) why = errno;
+  /* One that was laid over before is uncovered: a mount can't be renamed onto. */
+  if (why == 0 && rename(partial, target) != 0 && (errno != EBUSY || umount2(target, MNT_DETACH) != 0 || rename(partial, target) != 0))
+    why = errno;
+  if (why != 0) unlink(partial);
+  return why;
+}
+
+static const char *run_folder = "/run/berth";
+
+static void make_run_folder(const struct record *r) {
+  if (mkdir(run_folder, 0700) != 0 && errno != EEXIST) FAILED(r, run_folder);
+}
+
+/* A root file system that is full, or read-only, takes no file: it lies in memory then, over the one that is there. */
+static void lay_over(const struct record *r, const char *target, const char *bytes, size_t length, mode_t mode) {
+  char cover[PATH_MAX], partial[PATH_MAX + 8];
+  make_run_folder(r);
+  snprintf(cover, sizeof cover, "%s/over%s", run_folder, target);
+  for (char *at = cover + strlen(run_folder) + 1; *at != '\0'; at++)
+    if (*at == '/') *at = '_';
+  snprintf(partial, sizeof partial, "%s.part", cover);
+  errno = replace_file(partial, cover, bytes, length, mode);
+  if (errno != 0) FAILED(r, cover);
+  if (umount2(target, MNT_DETACH) != 0 && errno != EINVAL) FAILED(r, target);
+  if (mount(cover, target, NULL, MS_BIND, NULL) != 0) FAILED(r, target);
+}
+
+static void write_file(const struct record *r, const char *target, const char *bytes, size_t length, mode_t mode) {
+  char partial[PATH_MAX];
+  if (fill_empty(r, target, bytes, length, mode) || has_content(target, bytes, length, mode)) return;
+  snprintf(partial, sizeof partial, "%s.berth", target);
+  int why = replace_file(partial, target, bytes, length, mode);
+  if (why == 0) return;
+  if (why == ENOSPC || why == EDQUOT || why == EROFS) return lay_over(r, target, bytes, length, mode);
+  errno = why;
+  FAILED(r, target);
 }
 
 static void write_line(const struct record *r, const char *target, const char *text, mode_t mode) {
@@ -240,11 +291,7 @@ static void set_machine_id(struct record *r, bool apply) {
 }
 
 /* The kernel chooses it once a boot, so all that came of one saved machine have the same: another is laid over it. */
-static const char *run_folder = "/run/berth", *boot_id_file = "/run/berth/boot_id";
-
-static void make_run_folder(const struct record *r) {
-  if (mkdir(run_folder, 0700) != 0 && errno != EEXIST) FAILED(r, run_folder);
-}
+static const char *boot_id_file = "/run/berth/boot_id";
 
 /*
  * One at a time: a guest that boots applies its records by itself, while its host sends the same ones, and each would

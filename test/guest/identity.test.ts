@@ -68,6 +68,24 @@ describe('berth-identity', () => {
     expect(await machine.shell('findmnt -no SOURCE,FSTYPE /home/task; ls /home/task')).toMatch(/^\/dev\/vdb ext4\nlost\+found$/);
   });
 
+  test('is taken also by a guest whose root file system is full: what changes lies in memory', async () => {
+    expect(await identity('host node0\nfile /etc/hosts 0644 6\nbefore')).toEqual(applied);
+    await machine.shell(
+      "fallocate -l $(($(stat -f -c '%a * %S' /))) /fill; cat /dev/zero >/fill2 2>/dev/null; cat /dev/zero >/fill3 2>/dev/null; :",
+    );
+    expect(await machine.shell('echo x >/etc/probe 2>/dev/null && echo room || echo full')).toBe('full');
+    for (const [line, name] of [
+      ['10.0.0.1 one\n', 'node1'],
+      ['10.0.0.2 two\n', 'node2'],
+    ] as const) {
+      expect(await identity(`host ${name}\nfile /etc/hosts 0644 ${line.length}\n${line}\n`)).toEqual(applied);
+      expect(await machine.shell('hostname; cat /etc/hostname /etc/hosts')).toBe(`${name}\n${name}\n${line.trim()}`);
+    }
+    await machine.shell('rm -f /fill /fill2 /fill3 /etc/probe');
+    expect(await identity('host node0\nfile /etc/hosts 0644 6\nafter\n\n')).toEqual(applied);
+    expect(await machine.shell('cat /etc/hosts; grep -c /etc/hosts /proc/mounts || :')).toBe('after\n0');
+  });
+
   test('may be repeated, and replaces the earlier identity', async () => {
     const records = 'host other\naddr eth0 10.131.2.3/16 10.131.0.1\nmount /dev/vdb /home/task ext4\n';
     expect(await identity(records)).toEqual(applied);
