@@ -67,6 +67,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     consoleLog: join(work, 'console.log'),
     identitySocket: join(work, 'identity'),
     onReboot: 'destroy',
+    panicDevice: true,
   };
 }
 

@@ -63,4 +63,6 @@ export interface DomainConfig {
   /** QEMU's end of the port at which a guest from a template waits for its identity. */
   identitySocket: string;
   onReboot: 'restart' | 'destroy';
+  /** By it the hypervisor learns that the guest's kernel has panicked. */
+  panicDevice: boolean;
 }

@@ -36,6 +36,15 @@ export interface NetworkRef {
   peers: string[];
 }
 
+/**
+ * Which devices a domain has. 1: those of the first versions; 2: a panic device as well, by which the hypervisor learns that
+ * the guest's kernel has panicked. A running domain, and saved memory, need the devices that they began with, so the ledger
+ * keeps each VM's version; a boot of a new domain takes the current one.
+ */
+export const machineVersions = [1, 2] as const;
+export type MachineVersion = (typeof machineVersions)[number];
+export const currentMachine: MachineVersion = 2;
+
 /** All that a host needs to create one VM. The generation is that of this placement. */
 export interface VmSpec {
   id: VmId;
@@ -57,6 +66,8 @@ export interface VmSpec {
   network: NetworkRef;
   address: string;
   mac: string;
+  /** Absent in the orders of earlier versions: 1. */
+  machine?: MachineVersion;
   /** `destroy` for a task's VM: after a reboot its command is lost. */
   onReboot: 'restart' | 'destroy';
   /** Names that this guest can resolve: its siblings' (and its own). */

@@ -87,6 +87,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     consoleLog: `${folder}/console.log`,
     identitySocket: `${folder}/identity`,
     onReboot: 'destroy',
+    panicDevice: true,
   };
 }
 

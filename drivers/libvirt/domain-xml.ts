@@ -118,6 +118,7 @@ function devices(config: DomainConfig): string[] {
     element('controller', { type: 'usb', model: 'none' }),
     element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
     element('memballoon', { model: 'virtio' }),
+    ...(config.panicDevice ? [element('panic', { model: 'isa' })] : []),
   ];
 }
 

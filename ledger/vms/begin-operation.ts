@@ -3,7 +3,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
-import { saysDomainEnded } from '../../model/vm.ts';
+import { currentMachine, saysDomainEnded } from '../../model/vm.ts';
 import { type VmOperation, vmOperations } from '../../model/vm-request.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -42,7 +42,8 @@ export async function beginPowerOperation(
       if (row.migrating)
         throw new BerthError('conflict', `VM ${id} migrates: it cannot be ${participle} before its migration has ended`);
       await tx.$executeRaw`
-        UPDATE "Vm" SET state = COALESCE(${state}::"VmState", state), generation = generation + 1 WHERE id = ${id}`;
+        UPDATE "Vm" SET state = COALESCE(${state}::"VmState", state), generation = generation + 1,
+          machine = CASE WHEN ${state} = 'creating' THEN ${currentMachine} ELSE machine END WHERE id = ${id}`;
     }
     return readOperationTarget(deps, tx, id);
   });

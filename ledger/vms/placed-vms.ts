@@ -3,6 +3,7 @@ import type { PrefetchTarget } from '../../contracts/ledger-placement.ts';
 import { Prisma } from '../../generated/prisma/client.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import { taskStates, vmStates } from '../../model/states.ts';
+import { machineVersions } from '../../model/vm.ts';
 import { ImageHolder, ImageRow } from '../images/image-refs.ts';
 import { idOf } from '../row-schemas.ts';
 import { oneOrNotFound } from '../rows.ts';
@@ -22,6 +23,7 @@ const PlacedVm = z.strictObject({
   extraDisksMiB: z.array(z.int().min(0)),
   address: z.string().nullable(),
   mac: z.string().nullable(),
+  machine: z.literal(machineVersions),
 });
 
 /** VMs that were placed together, with everything that their hosts need of them. */
@@ -87,7 +89,7 @@ const placedVmColumns = Prisma.sql`
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'generation', v.generation,
         'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
         'rootMiB', v."rootMiB", 'extraDisksMiB', v."extraDisksMiB",
-        'address', v.address, 'mac', v.mac) ORDER BY v.node), '[]')
+        'address', v.address, 'mac', v.mac, 'machine', v.machine) ORDER BY v.node), '[]')
        FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,

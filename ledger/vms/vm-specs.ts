@@ -36,6 +36,7 @@ function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
     network: networkFor(placed, host),
     address: vm.address,
     mac: vm.mac,
+    machine: vm.machine,
     onReboot: placed.standalone ? 'restart' : 'destroy',
     neighbours: neighboursOf(placed),
   };

@@ -111,6 +111,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         consoleLog: paths.console,
         identitySocket: paths.identitySocket,
         onReboot: 'destroy',
+        panicDevice: true,
       };
     }
 

@@ -62,5 +62,6 @@ async function configWithoutBridge(
     consoleLog: paths.console,
     identitySocket: paths.identitySocket,
     onReboot: vm.onReboot,
+    panicDevice: (vm.machine ?? 1) >= 2,
   };
 }

@@ -19,7 +19,8 @@ packages=(
 virtual_mib=2048
 
 # What the initrd loads, with what they depend on, before the root is mounted. There is no udev to load anything later.
-initrd_modules=(virtio_pci virtio_blk virtio_net virtio_console virtio_rng ext4)
+# pvpanic: the host learns of a panic.
+initrd_modules=(virtio_pci virtio_blk virtio_net virtio_console virtio_rng ext4 pvpanic-mmio)
 
 # What takes time in an emulated machine and gains nothing in one that lives for one task of one owner:
 # security modules and mitigations between its own processes, probing of hardware that a QEMU machine doesn't have,

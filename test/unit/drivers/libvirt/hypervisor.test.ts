@@ -29,6 +29,7 @@ const config: DomainConfig = {
   consoleLog: '/console.log',
   identitySocket: '/identity',
   onReboot: 'destroy',
+  panicDevice: true,
 };
 
 describe("libvirt's description of a domain", () => {
@@ -40,6 +41,13 @@ describe("libvirt's description of a domain", () => {
       '<backingStore type="file"><format type="qcow2"/><source file="/var/lib/berth/images/y/disk.qcow2"/><backingStore/></backingStore>',
     );
     expect(xml).toContain('<source protocol="nfs" name="/var/lib/berth/vms/x/disk.qcow2"><host name="10.0.0.1"/>');
+  });
+
+  // A domain that runs or is saved needs the devices that it has: version 1 is what it was, to the letter.
+  it('has a panic device from machine version 2 on', () => {
+    const panic = '<panic model="isa"/>';
+    expect(domainXml(config)).toContain(panic);
+    expect(domainXml({ ...config, panicDevice: false })).toBe(domainXml(config).replace(panic, ''));
   });
 
   it('uses the processor of the machine only with KVM', () => {
