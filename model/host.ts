@@ -23,6 +23,8 @@ export interface HostFacts {
   /** Ids of the images in this host's cache. */
   images: string[];
   bootId: string;
+  /** How long ago the machine was booted. Absent: the worker is of an earlier version. */
+  bootedAgoMs?: number;
 }
 
 /** What a host has, as against what the ledger says it should have. */

@@ -18,6 +18,8 @@ export const vmLimits = {
   keyBytes: 4096,
 } as const;
 
+export const restartPolicies = ['never', 'always'] as const;
+
 /** A DNS label: it is the guest's host name. */
 const vmName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, {
   error: 'expected a DNS label: lower-case letters, digits and "-", at most 63, no "-" at either end',
@@ -91,6 +93,10 @@ export const StoredVmRequest = z.strictObject({
     .default([])
     .meta({ description: 'Sizes of further disks: empty, without a file system, /dev/vdc and so on in the guest' }),
   lease: VmLease.default({ kind: 'bestEffort' }),
+  restart: z.enum(restartPolicies).default('never').meta({
+    description:
+      'Whether it is booted again after its host was restarted, and after a crash that is not within a minute of its start. A guest that powers itself off stays off',
+  }),
   user: VmUser.optional(),
   files: z
     .array(VmFile)

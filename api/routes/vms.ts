@@ -6,7 +6,7 @@ import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
-import { unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
+import { StoredVmRequest, unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json, streamed } from '../http/answer.ts';
@@ -58,6 +58,7 @@ function show(row: VmRecord): z.input<typeof Vm> {
     node: row.node,
     boot: row.boot === null ? null : storedJson.boot.parse({ kind: row.boot, why: row.bootWhy }),
     lease: leaseOf(row),
+    restart: row.order === null ? null : StoredVmRequest.parse(row.order).restart,
     operation: row.operation,
     waiting: row.state === 'pending' ? storedJson.waiting.parse(row.refusal) : null,
     hostKey: row.hostKey,

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { vmStates } from '../../model/states.ts';
 import { coldBootReasons, pausedByParties } from '../../model/vm.ts';
-import { vmOperationNames } from '../../model/vm-request.ts';
+import { restartPolicies, vmOperationNames } from '../../model/vm-request.ts';
 import { resources, time, waiting } from './common.ts';
 
 export const Vm = z
@@ -34,6 +34,10 @@ export const Vm = z
       })
       .nullable()
       .meta({ description: 'Its own; null: it has that of its task. Without durationS the VM runs until it is deleted' }),
+    restart: z
+      .enum(restartPolicies)
+      .nullable()
+      .meta({ description: 'Whether it is booted again after its host was restarted, or it crashed; null: of a task' }),
     operation: z.enum(vmOperationNames).nullable().meta({ description: 'The requested operation that is not complete' }),
     waiting: waiting.meta({ description: 'Why it is pending: how many hosts there are, and how many failed which filter' }),
     hostKey: z.string().nullable().meta({ description: 'The public key of its sshd, as in known_hosts' }),

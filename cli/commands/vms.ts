@@ -49,6 +49,7 @@ interface CreateOptions {
   sshKey?: string;
   file: string[];
   run: string[];
+  restart?: string;
   wait?: boolean;
 }
 
@@ -72,6 +73,7 @@ async function orderOf(connection: Connection, output: Output, name: string, opt
     swapMiB: options.swapMib,
     extraDisksMiB: options.extraDiskMib.map(wholeNumber),
     lease: leaseOf(options),
+    restart: options.restart,
     user: user && sshKey && { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() },
     files,
     firstBoot: options.run,
@@ -143,6 +145,12 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .option('--ssh-key <path>', 'file with the public key of that user')
     .option('--file <path=source>', 'a file in the guest: @local-file, or id or name of a stored file', collect, [])
     .option('--run <line>', 'a line for sh at the first boot; may be repeated', collect, [])
+    .addOption(
+      new Option('--restart <when>', 'whether it is booted again after its host was restarted, or it crashed').choices([
+        'never',
+        'always',
+      ]),
+    )
     .option('--wait', 'until it runs')
     .addHelpText(
       'after',

@@ -5,7 +5,7 @@ import type { FakeState } from './state.ts';
 const defaults = { address: '10.77.0.1', capacity: { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 } };
 
 export function createFakeHostProbe(
-  { id, boot }: Pick<FakeState, 'id' | 'boot'>,
+  { id, boot, clock }: Pick<FakeState, 'id' | 'boot' | 'clock'>,
   { address = defaults.address, capacity = defaults.capacity }: Partial<typeof defaults>,
 ): HostProbe {
   return {
@@ -21,6 +21,7 @@ export function createFakeHostProbe(
       accelerator: 'qemu',
       hypervisor: 'fake 1.0',
       bootId: `boot-${boot.count}-of-${id}`,
+      bootedAgoMs: Math.max(0, clock.nowMs() - boot.atMs),
     }),
   };
 }

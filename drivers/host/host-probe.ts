@@ -72,6 +72,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         accelerator: kind,
         hypervisor,
         bootId: bootId.trim(),
+        bootedAgoMs: Math.max(0, Date.now() - (await probe.bootedMs())),
       };
     },
   };

@@ -5,12 +5,14 @@ import type { HostId, ImageId } from '../../model/ids.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { endDomainsOfHost } from '../vms/domains/host-restarted.ts';
 
 /**
  * Writes the host's row as its worker measured it: its capacity is the total less the reserve. A capacity below the sum of its
  * VMs is written as it is: they keep theirs, and no VM is added until it fits (see the first migration).
+ * @returns whether the machine was booted since its last registration
  */
-async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promise<void> {
+async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promise<{ restarted: boolean }> {
   const allocatable = (of: 'vcpus' | 'memoryMiB' | 'diskMiB') => Math.max(0, Math.floor(facts.capacity[of] - facts.reserve[of]));
   const clash = await tx.$queryRaw<{ id: string }[]>`
     SELECT id FROM "Host" WHERE address = ${facts.address} AND id <> ${facts.hostId}`;
@@ -33,12 +35,14 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
     seenAt: now,
     removedAt: null,
   };
+  const before = await tx.host.findUnique({ where: { id: facts.hostId }, select: { bootId: true } });
   await tx.host.upsert({
     where: { id: facts.hostId },
     create: { id: facts.hostId, createdAt: now, ...measured },
     update: measured,
     select: { id: true },
   });
+  return { restarted: before !== null && before.bootId !== facts.bootId };
 }
 
 /** Replaces the images of the host's cache; images that the ledger does not know are left out. */
@@ -50,14 +54,18 @@ async function replaceImages(tx: Transaction, facts: HostFacts, now: string): Pr
     ON CONFLICT ("hostId", "imageId") DO NOTHING`;
 }
 
-/** A host's worker has started: writes its row and its images, and places the queue. Returns the workflows to notify. */
+/**
+ * A host's worker has started: writes its row and its images, and places the queue. Where the machine was booted since, its
+ * domains have ended. Returns the workflows to notify.
+ */
 export async function registerHost(deps: LedgerDeps, facts: HostFacts): Promise<Notification[]> {
   const now = isoNow(deps);
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
-    await upsertHost(tx, facts, now);
+    const { restarted } = await upsertHost(tx, facts, now);
     await replaceImages(tx, facts, now);
-    return (await placeWaiting(deps, tx)).notify;
+    const ended = restarted ? await endDomainsOfHost(deps, tx, facts.hostId, facts.bootedAgoMs ?? null) : [];
+    return [...ended, ...(await placeWaiting(deps, tx)).notify];
   });
 }
 

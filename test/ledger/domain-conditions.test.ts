@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmPausedData, VmRemovedData, VmStoppedData } from '../../model/events.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
-import type { DomainCondition } from '../../model/vm.ts';
+import { currentMachine, type DomainCondition } from '../../model/vm.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, useLedger } from './ledger-fixture.ts';
 
@@ -188,4 +188,72 @@ it('the ledger refuses a paused VM of nobody, and a pause of one that runs', asy
   expect((await rowOf(id)).pausedBy).toBe('owner');
   await fixture.sql(`UPDATE "Vm" SET state = 'running', "pausedBy" = 'operator' WHERE id = $1`, [id]);
   expect((await rowOf(id)).pausedBy).toBeNull();
+});
+
+describe('a machine version', () => {
+  const versionOf = async (id: VmId) => (await rowOf(id)).machine;
+
+  it('is the current one of a new VM, and its host is told', async () => {
+    const id = await running();
+    expect(await versionOf(id)).toBe(currentMachine);
+    expect((await fixture.activities.beginOperation(id, 'pause')).vm.machine).toBe(currentMachine);
+  });
+
+  it('of a VM of before stays with what runs and what is saved, and is the current one at its next boot of a new domain', async () => {
+    const id = await running();
+    await fixture.sql(`ALTER TABLE "Vm" DISABLE TRIGGER "Vm_machine_kept"`);
+    await fixture.sql(`UPDATE "Vm" SET machine = 1 WHERE id = $1`, [id]);
+    await fixture.sql(`ALTER TABLE "Vm" ENABLE TRIGGER "Vm_machine_kept"`);
+    await fixture.activities.beginOperation(id, 'reboot');
+    await fixture.activities.beginSuspension(id);
+    await fixture.activities.commitSuspension(id);
+    expect((await fixture.activities.beginRestoration(id)).vm.machine).toBe(1);
+    await fixture.activities.commitRestoration(id);
+    await expect(fixture.sql(`UPDATE "Vm" SET machine = 2 WHERE id = $1`, [id])).rejects.toMatchObject({ code: 'BE001' });
+    await observe(id, gone('poweredOff'));
+    expect((await fixture.activities.beginStart(id)).vm.machine).toBe(currentMachine);
+    expect(await versionOf(id)).toBe(currentMachine);
+  });
+});
+
+describe('a host that was restarted', () => {
+  const register = (bootId: string, bootedAgoMs?: number) =>
+    fixture.activities.registerHost({
+      ...hostFacts('h1', { vcpus: 8, memoryMiB: 4096, diskMiB: 8000 }),
+      bootId,
+      ...(bootedAgoMs === undefined ? {} : { bootedAgoMs }),
+    });
+
+  it('has ended its domains when it was booted, and has those booted again whose owner says always', async () => {
+    await register('first');
+    const [never, always, task] = [await running(), await running({ restart: 'always' }), await running()];
+    await fixture.activities.beginOperation(task, 'pause');
+    await fixture.activities.beginSuspension(task);
+    const began = fixture.now;
+    fixture.now += 600_000;
+    await register('first');
+    expect((await rowOf(never)).state).toBe('running');
+    expect(await register('second', 120_000)).toEqual(expect.arrayContaining([never, always]));
+    const endedAt = new Date(began + 480_000);
+    expect(await rowOf(never)).toMatchObject({ state: 'stopped', problem: { code: 'host-restarted' }, endedAt, operation: null });
+    expect(await rowOf(always)).toMatchObject({ state: 'stopped', endedAt, operation: 'reboot' });
+    // Its saga is at work, and finds out itself.
+    expect((await rowOf(task)).state).toBe('suspending');
+  });
+
+  it('restarts after a crash, not in a circle, and not what powered itself off', async () => {
+    const [young, old, off] = [
+      await running({ restart: 'always' }),
+      await running({ restart: 'always' }),
+      await running({ restart: 'always' }),
+    ];
+    fixture.now += 10_000;
+    await observe(young, gone('crashed', 0));
+    expect(await rowOf(young)).toMatchObject({ state: 'crashed', operation: null });
+    fixture.now += 90_000;
+    await observe(old, gone('crashed', 0));
+    expect(await rowOf(old)).toMatchObject({ state: 'crashed', operation: 'reboot' });
+    await observe(off, gone('poweredOff', 0));
+    expect(await rowOf(off)).toMatchObject({ state: 'stopped', operation: null });
+  });
 });

@@ -185,26 +185,26 @@ describe('a VM without a task', () => {
     await expectGone(waits);
   });
 
+  async function running(): Promise<{ id: VmId; host: FakeHost }> {
+    const id = await accept();
+    await start(id);
+    await site.until('it runs', () => isMade(id));
+    return { id, host: site.hosts.find((one) => one.domains.has(id))! };
+  }
+  /** By the host's report alone: reconciliation needs two rounds of five minutes. */
+  const becomes = (id: VmId, state: string) =>
+    site.until(`${id} is ${state}`, async () => (await rowOf(id)).state === state, 10_000);
+
+  const isOver = (id: VmId) => site.until('it is over', async () => (await rowOf(id)).operation === null);
+
+  async function endsWell(id: VmId): Promise<void> {
+    expect((await rowOf(id)).state).toBe('running');
+    await expectAgreement(id);
+    await remove(id);
+    await expectGone(id);
+  }
+
   describe.concurrent('whose domain changes without Berth', () => {
-    async function running(): Promise<{ id: VmId; host: FakeHost }> {
-      const id = await accept();
-      await start(id);
-      await site.until('it runs', () => isMade(id));
-      return { id, host: site.hosts.find((one) => one.domains.has(id))! };
-    }
-    /** By the host's report alone: reconciliation needs two rounds of five minutes. */
-    const becomes = (id: VmId, state: string) =>
-      site.until(`${id} is ${state}`, async () => (await rowOf(id)).state === state, 10_000);
-
-    const isOver = (id: VmId) => site.until('it is over', async () => (await rowOf(id)).operation === null);
-
-    async function endsWell(id: VmId): Promise<void> {
-      expect((await rowOf(id)).state).toBe('running');
-      await expectAgreement(id);
-      await remove(id);
-      await expectGone(id);
-    }
-
     test.each([
       ['stopped', 'powered-off', (host: FakeHost, id: VmId) => host.powerOff(id)],
       ['crashed', 'guest-crashed', (host: FakeHost, id: VmId) => host.crashDomain(id)],
@@ -296,6 +296,29 @@ describe('a VM without a task', () => {
       }
       guest.applyIdentity = applyIdentity;
       await endsWell(id);
+    });
+  });
+
+  // One after the other: these end the domains, or the worker, of a host.
+  describe('whose host changes', () => {
+    test('has ended with its host, and boots again where its owner wants it always running', async () => {
+      const { id, host } = await running();
+      const always = await accept({ restart: 'always' });
+      await start(always);
+      await site.until('it runs', () => isMade(always));
+      const itsHost = site.hosts.find((one) => one.domains.has(always))!;
+      for (const one of new Set([host, itsHost])) {
+        await site.stopWorker(one.id);
+        one.restartMachine();
+        await site.startHost(one);
+      }
+      await becomes(id, 'stopped');
+      expect((await rowOf(id)).problem).toMatchObject({ code: 'host-restarted' });
+      await site.until('it runs again', async () => (await rowOf(always)).state === 'running' && itsHost.domains.has(always));
+      await isOver(always);
+      await operate(id, 'reboot');
+      await endsWell(id);
+      await endsWell(always);
     });
 
     test('that ends while no worker of its host runs is stopped when one is back', async () => {

@@ -5,6 +5,7 @@ import type { DomainCondition, PausedBy } from '../../../model/vm.ts';
 import { inTransaction, isoNow, isoOf, type LedgerDeps, type Transaction } from '../../transaction.ts';
 import { lockVm, type VmRow } from '../vm-row.ts';
 import { endError, writeDomainEnd } from './end-domain.ts';
+import { requestRestart } from './host-restarted.ts';
 import { writePaused, writeResumed } from './pauses.ts';
 
 /** States in which a domain may change without Berth. In `changing` ones a saga is at work, and writes what it finds. */
@@ -78,7 +79,9 @@ async function writeCondition(deps: LedgerDeps, tx: Transaction, row: ObservedVm
       // The saga of a task, or of a build, follows its own guest.
       if (!row.standalone) return false;
       const endedAt = condition.agoMs === null ? now : isoOf(deps.clock() - condition.agoMs);
+      const begun = row.resumedAt ?? row.startedAt;
       await writeDomainEnd(tx, row, { error: endError(condition.cause, row), endedAt, now });
+      await requestRestart(tx, { id: row.id, cause: condition.cause, begun, now });
       return true;
     }
   }
