@@ -209,7 +209,7 @@ describe('berth-identity', () => {
   const impossible: [records: string, complaint: string][] = [
     ['addr eth7 10.0.0.1/24 -\n', 'record 1 (addr): setting the address: No such device'],
     ['addr eth0 10.131.2.3/16 192.0.2.1\n', 'record 1 (addr): adding the default route: Network is unreachable'],
-    ['file /nowhere/x 0644 1\ny', 'record 1 (file): /nowhere/x.berth: No such file or directory'],
+    ['file /nowhere/x 0644 1\ny', 'record 1 (file): /nowhere/x: No such file or directory'],
     ['mkdir /etc/hostname/x 0755\n', 'record 1 (mkdir): /etc/hostname/x: Not a directory'],
     ['mount /dev/vdb /mnt btrfs\n', 'record 1 (mount): /dev/vdb:'],
     ['hup /tmp\n', 'record 1 (hup): /tmp holds no pid'],

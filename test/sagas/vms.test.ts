@@ -191,9 +191,9 @@ describe('a VM without a task', () => {
     await site.until('it runs', () => isMade(id));
     return { id, host: site.hosts.find((one) => one.domains.has(id))! };
   }
-  /** By the host's report alone: reconciliation needs two rounds of five minutes. */
+  /** By the host's report alone: reconciliation needs two rounds of a minute, at this pace. */
   const becomes = (id: VmId, state: string) =>
-    site.until(`${id} is ${state}`, async () => (await rowOf(id)).state === state, 10_000);
+    site.until(`${id} is ${state}`, async () => (await rowOf(id)).state === state, 30_000);
 
   const isOver = (id: VmId) => site.until('it is over', async () => (await rowOf(id)).operation === null);
 

@@ -18,18 +18,22 @@ export async function observeDomains(ports: HostPorts, vmIds: VmId[]): Promise<D
 }
 
 async function observeDomain(ports: HostPorts, vmId: VmId): Promise<DomainCondition | null> {
-  const condition = await observeWithoutEnd(ports, vmId);
+  const { condition } = await observeWithoutEnd(ports, vmId);
   return condition === 'gone' ? observeEnd(ports, vmId) : condition;
 }
 
 type ConditionWithoutEnd = Exclude<DomainCondition, { kind: 'gone' }> | 'gone' | null;
 
-/** The same, without the reason of an end, which is in a file. */
-export async function observeWithoutEnd({ hypervisor, store }: HostPorts, vmId: VmId): Promise<ConditionWithoutEnd> {
+/** The same, without the reason of an end, which is in a file. `unasked`: it runs, and its owner has paused it. */
+export async function observeWithoutEnd(
+  { hypervisor, store }: HostPorts,
+  vmId: VmId,
+): Promise<{ condition: ConditionWithoutEnd; unasked: boolean }> {
   // The domain first: a record that was written after it explains what was seen of it.
   const status = await hypervisor.status(domainName(vmId));
   const record = await store.read(vmId);
-  return record === null ? null : conditionOf(record, status);
+  const condition = record === null ? null : conditionOf(record, status);
+  return { condition, unasked: status?.state === 'running' && record !== null && record.pausedSinceMs !== null };
 }
 
 /** Pauses that last. All others are parts of a save, a migration, a start or an end, which follow by themselves. */

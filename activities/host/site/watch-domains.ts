@@ -35,16 +35,22 @@ export async function watchDomains(ports: HostPorts, { report, signal, clock }: 
   while (!signal.aborted) {
     const nowMs = clock.nowMs();
     const reportsAll = nowMs >= allDueMs;
-    const polls = changes.take(nowMs >= pollDueMs);
-    if (polls === 'all') pollDueMs = nowMs + pollMs;
+    const changed = changes.take(nowMs >= pollDueMs);
+    if (changed.all) pollDueMs = nowMs + pollMs;
     if (reportsAll) [reported, allDueMs] = [new Map(), nowMs + reportAllMs];
-    const found = await findChanges(ports, polls, reported, reportsAll);
+    const found = await findChanges(ports, changed, reported, reportsAll);
     const lasting = await confirmPauses(ports, found, { clock, signal });
     if (lasting.size > 0) await report([...lasting.keys()]);
     for (const [vmId, text] of lasting) reported.set(vmId, text);
     await changes.wait(Math.max(1, pollDueMs - clock.nowMs()), { clock, signal });
   }
   await watching;
+}
+
+/** The domains that the hypervisor has announced a change of; or all, those among them. */
+interface ChangedDomains {
+  all: boolean;
+  announced: ReadonlySet<VmId>;
 }
 
 /** The domains to look at next. */
@@ -59,8 +65,8 @@ class Changes {
     this.#wake.abort();
   }
 
-  take(all: boolean): VmId[] | 'all' {
-    const taken = this.#all || all ? 'all' : [...this.#ids];
+  take(all: boolean): ChangedDomains {
+    const taken = { all: this.#all || all, announced: this.#ids };
     this.#all = false;
     this.#ids = new Set();
     this.#wake = new AbortController();
@@ -76,33 +82,38 @@ class Changes {
 
 async function findChanges(
   ports: HostPorts,
-  changed: VmId[] | 'all',
+  { all, announced }: ChangedDomains,
   reported: Reported,
   reportsAll: boolean,
 ): Promise<Reported> {
   const here = await ports.store.listIds();
-  if (changed === 'all') for (const id of reported.keys()) if (!here.includes(id)) reported.delete(id);
+  if (all) for (const id of reported.keys()) if (!here.includes(id)) reported.delete(id);
   const found: Reported = new Map();
-  for (const id of changed === 'all' ? here : changed) {
+  for (const id of all ? here : announced) {
     const before = reported.get(id);
-    const text = await describe(ports, id, changed === 'all' ? before : undefined);
-    if (text === 'unavailable' || text === before) continue;
+    const text = await describe(ports, id, announced.has(id) ? undefined : before);
+    if (text === 'unavailable') continue;
     // What an activity is at work on, and a VM that has just started: its saga writes that. One that left has no state here.
     if (text === 'changing') reported.delete(id);
     else if (text === 'left' || (text === 'running' && before === undefined && !reportsAll)) reported.set(id, text);
-    else found.set(id, text);
+    // It may have run meanwhile, by its owner's order: then its saga has written that, and it is news again.
+    else if (text !== before || (announced.has(id) && text !== 'running')) found.set(id, text);
   }
   return found;
 }
 
 /** A condition as text. The reason of an end stands in a file: `before` spares reading it again. */
 async function describe(ports: HostPorts, id: VmId, before: string | undefined): Promise<string> {
-  const condition = await nullIfUnavailable(async () => (await observeWithoutEnd(ports, id)) ?? 'changing');
-  if (condition === null) return 'unavailable';
-  if (condition === 'changing') return condition;
-  if (condition !== 'gone') return condition.kind === 'paused' ? `paused ${condition.by}` : condition.kind;
-  if (before === 'gone' || before === 'left') return before;
-  return (await observeEnd(ports, id)) === null ? 'left' : 'gone';
+  const observed = await nullIfUnavailable(() => observeWithoutEnd(ports, id));
+  if (observed === null) return 'unavailable';
+  const { condition, unasked } = observed;
+  if (condition === null) return 'changing';
+  if (condition === 'gone') {
+    if (before === 'gone' || before === 'left') return before;
+    return (await observeEnd(ports, id)) === null ? 'left' : 'gone';
+  }
+  if (condition.kind === 'paused') return `paused ${condition.by}`;
+  return unasked ? 'running unasked' : 'running';
 }
 
 /** Without those that did not stay paused. */
