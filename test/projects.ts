@@ -41,6 +41,7 @@ const rounds = ['site/cancels.test.ts', 'site/templates.test.ts', 'site/web-serv
 const hostTrials = [
   'contract/activities.real.test.ts',
   'contract/disk-full.real.test.ts',
+  'contract/domains.real.test.ts',
   'contract/images.real.test.ts',
   'contract/seed.real.test.ts',
 ];
