@@ -2,11 +2,14 @@ import type { DiskMoveResult, MigrationFailure, MigrationResult, Notification } 
 import { BerthError } from '../../model/errors.ts';
 import { type VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
 import type { MigrationId } from '../../model/migration.ts';
+import type { TaskError } from '../../model/task.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { writeDomainEnd } from '../vms/domains/end-domain.ts';
 import { endResidency } from '../vms/residencies.ts';
+import { lockVm } from '../vms/vm-row.ts';
 import { recordDiskMoveTiming, recordMigrationTiming } from './measurements.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
@@ -132,6 +135,13 @@ export async function keepVmAtSource(tx: Transaction, row: MigrationRow, lost: b
     WHERE id = ${row.vmId}`;
 }
 
+/** The usage of a standalone VM that ended while it migrated ends with it, and its owner is told. */
+async function writeLostVm(tx: Transaction, { vmId, vmState }: MigrationRow, error: TaskError, now: string): Promise<void> {
+  const vm = await lockVm(tx, vmId);
+  if (vm.taskId !== null || vm.asleep || (vmState !== 'migrating' && vmState !== 'stuck') || vm.state !== 'stopped') return;
+  await writeDomainEnd(tx, vm, { error, endedAt: now, now });
+}
+
 /**
  * The VM is where it was. It still gets the attempt's generation where the attempt had begun, which fences everything
  * that the attempt has left under way. Throws conflict when the migration was committed.
@@ -145,6 +155,7 @@ export async function rollBackMigration(deps: LedgerDeps, id: MigrationId, failu
     if (row.state !== 'rolledBack') {
       await writeMigrationEnd(tx, row, 'rolledBack', failure, now);
       if (row.reserved) await keepVmAtSource(tx, row, failure.lost);
+      if (row.reserved && failure.lost) await writeLostVm(tx, row, failure.error, now);
     }
     return (await placeWaiting(deps, tx)).notify;
   });

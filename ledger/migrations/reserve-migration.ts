@@ -16,7 +16,7 @@ const diskMoveUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT
 
 async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
   return tx.$queryRaw<TargetHost[]>`
-    SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
+    SELECT h.id, h.state, h."acceptsMigrations" AND NOT h."clockOff" AS "acceptsMigrations", h.accelerator, h."cpuModel",
       EXISTS (SELECT FROM "HostImage" i JOIN "Vm" v ON v."imageId" = i."imageId" WHERE i."hostId" = h.id AND v.id = ${vmId}) AS "hasImage",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,

@@ -1,7 +1,8 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmPausedData, VmRemovedData, VmStoppedData } from '../../model/events.ts';
-import type { HostId, VmId } from '../../model/ids.ts';
+import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { currentMachine, type DomainCondition } from '../../model/vm.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, useLedger } from './ledger-fixture.ts';
@@ -153,6 +154,24 @@ describe('a domain that ends without Berth', () => {
     await fixture.activities.endOperation(id, 'suspend', null, why);
     expect(await rowOf(id)).toMatchObject({ state: 'stopped', operation: null, problem: why, endedAt: new Date(began + 10_000) });
     expect(await typesOf(id)).toEqual(['stopped']);
+  });
+
+  it('while it migrates ends its usage as well', async () => {
+    await fixture.activities.registerHost(hostFacts('h2', { vcpus: 8, memoryMiB: 4096, diskMiB: 8000 }));
+    const id = await running();
+    const image = (await rowOf(id)).imageId as ImageId;
+    for (const host of ['h1', 'h2'] as HostId[]) await fixture.activities.recordImageCached(host, image);
+    const order = { vm: id, to: 'h2', coldFallback: false, requestedBy: owner, reason: null, nowMs: fixture.now };
+    const migration = await fixture.ledger.$transaction((tx) => acceptMigration(tx, order));
+    expect(await fixture.activities.reserveMigration(migration)).toMatchObject({ admitted: true });
+    const began = fixture.now;
+    fixture.now += 5000;
+    const error = { code: 'vm-lost', message: 'it ended on its way' } as const;
+    await fixture.activities.rollBackMigration(migration, { error, lost: true, downtimeMs: null, bytes: 0, phases: [] });
+    expect(await rowOf(id)).toMatchObject({ state: 'stopped', hostId: 'h1', problem: error, endedAt: new Date(began + 5000) });
+    fixture.now += 60_000;
+    await fixture.activities.finishVm(id, { endedAt: new Date(fixture.now).toISOString(), error: null });
+    expect(VmRemovedData.parse((await eventsOf(id)).at(-1)!.data).vcpuSeconds).toBe(10);
   });
 
   it('right after it was restored has no usage besides that before its suspension', async () => {
