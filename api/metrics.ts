@@ -5,6 +5,7 @@ import {
   type MigrationTotals,
   type PlannedDrain,
   readBootCounts,
+  readClockOffsets,
   readDrainCounts,
   readDrainPlans,
   readFences,
@@ -82,6 +83,16 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     async collect() {
       this.reset();
       for (const { boot, why, rows } of await readBootCounts(ledger)) this.set({ boot, why }, rows);
+    },
+  });
+  new Gauge({
+    name: 'berth_host_clock_offset_seconds',
+    help: "By how much a host's clock is ahead of the ledger's, at least; beyond two seconds it gets no new work",
+    labelNames: ['host'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const { host, seconds } of await readClockOffsets(ledger)) this.set({ host }, seconds);
     },
   });
   new Gauge({

@@ -40,8 +40,13 @@ export interface HostLedger {
    * generation has changed since is left as it is. @returns the VMs that have changed, and those to look at again
    */
   recordDomains(id: HostId, findings: DomainFinding[]): Promise<{ changed: VmId[]; again: VmId[] }>;
-  /** Compares a host's inventory with the ledger, and deletes rows of images that have left its cache. */
-  compareHost(id: HostId, found: HostInventory): Promise<HostDifference>;
+  /** The time by the ledger's clock, RFC 3339. */
+  readClock(): Promise<string>;
+  /**
+   * Compares a host's inventory with the ledger, and deletes rows of images that have left its cache. With `askedAt`, the
+   * ledger's time before the host was asked, it compares their clocks as well.
+   */
+  compareHost(id: HostId, found: HostInventory, askedAt?: string): Promise<HostDifference>;
   /** Nothing of a fenced VM is left on the host: frees what it took there. */
   liftFence(host: HostId, vm: VmId): Promise<Notification[]>;
 }

@@ -44,6 +44,15 @@ export async function readFences(ledger: Ledger): Promise<{ rows: number; oldest
   return { rows: _count.vmId, oldestAt: _min.createdAt };
 }
 
+/** Hosts whose clocks were compared with the ledger's. */
+export async function readClockOffsets(ledger: Ledger): Promise<{ host: string; seconds: number; off: boolean }[]> {
+  const rows = await ledger.host.findMany({
+    where: { clockOffsetMs: { not: null } },
+    select: { id: true, clockOffsetMs: true, clockOff: true },
+  });
+  return rows.map(({ id, clockOffsetMs, clockOff }) => ({ host: id, seconds: (clockOffsetMs ?? 0) / 1000, off: clockOff }));
+}
+
 export async function readDrainCounts(ledger: Ledger): Promise<StateCount[]> {
   const groups = await ledger.drain.groupBy({ by: ['state'], _count: { id: true } });
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));

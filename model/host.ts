@@ -36,4 +36,12 @@ export interface HostInventory {
   quarantined: string[];
   /** Ids of the images in its cache. */
   images: string[];
+  /** Its clock, in ms since 1970. Absent: the worker is of an earlier version. */
+  clockMs?: number;
 }
+
+/** A host whose clock is off by more than this gets no new work: what it reports of times can't be relied on. */
+export const clockToleranceMs = 2000;
+
+/** Conditions of a host that an operator has to mend. */
+export const hostConditions = ['clockOff'] as const;

@@ -37,7 +37,7 @@ import { loadTask } from '../../ledger/tasks/load-task.ts';
 import { requeueTask } from '../../ledger/tasks/requeue-task.ts';
 import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
 import { issueTaskStepArgs } from '../../ledger/tasks/task-step-args.ts';
-import type { LedgerDeps } from '../../ledger/transaction.ts';
+import { isoNow, type LedgerDeps } from '../../ledger/transaction.ts';
 import { beginOperation, beginStart, endOperation } from '../../ledger/vms/begin-operation.ts';
 import { listVmsToNotify, loadVmDesired } from '../../ledger/vms/desired.ts';
 import { loadDomainTargets, recordDomains } from '../../ledger/vms/domains/record-conditions.ts';
@@ -93,7 +93,7 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     loadVmDesired: (id) => loadVmDesired(deps, id),
     reserveVm: (id) => reserveVm(deps, id),
     requeueVm: (id) => requeueVm(deps, id),
-    recordVmStarted: (id, startedAt, boot) => recordVmStarted(deps, id, startedAt, boot),
+    recordVmStarted: (id, startedAt, boot, reportedAt) => recordVmStarted(deps, id, startedAt, boot, reportedAt),
     recordVmMissing: (id, why, agoMs) => recordVmMissing(deps, id, why, agoMs),
     issueVmSetup: (id) => issueVmSetup(deps, id),
     recordVmCustomized: (id, hostKey) => recordVmCustomized(deps, id, hostKey),
@@ -128,7 +128,8 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     listImageHosts: (id) => listImageHosts(deps, id),
     recordImageRemoved: (host, id) => recordImageRemoved(deps, host, id),
     removeImageFiles: (id) => removeImageFiles(deps, id),
-    compareHost: (id, found) => compareHost(deps, id, found),
+    readClock: async () => isoNow(deps),
+    compareHost: (id, found, askedAt) => compareHost(deps, id, found, askedAt),
     liftFence: (host, vm) => liftFence(deps, host, vm),
     reserveTemplate: (like) => reserveTemplate(deps, like),
     listTasksWithoutWorkflow: (olderThanS) => listTasksWithoutWorkflow(deps, olderThanS),

@@ -20,6 +20,8 @@ function show(row: HostRecord): z.input<typeof Host> {
     state: row.state,
     schedulable: row.schedulable,
     acceptsMigrations: row.acceptsMigrations,
+    conditions: row.clockOff ? ['clockOff'] : [],
+    clockOffsetMs: row.clockOffsetMs,
     capacity: { vcpus: row.vcpus, memoryMiB: row.memoryMiB, diskMiB: row.diskMiB },
     used: { vcpus: row.usedVcpus, memoryMiB: row.usedMemoryMiB, diskMiB: row.usedDiskMiB },
     fenced: row.fences.map(({ vmId, createdAt }) => ({ vm: vmId, since: createdAt.toISOString() })),

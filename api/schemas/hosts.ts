@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { hostConditions } from '../../model/host.ts';
 import { hostStates } from '../../model/states.ts';
 import { resources, time } from './common.ts';
 
@@ -10,6 +11,13 @@ export const Host = z
     state: z.enum(hostStates),
     schedulable: z.boolean(),
     acceptsMigrations: z.boolean(),
+    conditions: z.array(z.enum(hostConditions)).meta({
+      description: '`clockOff`: its clock is off by more than two seconds, and it gets no new work until that is mended',
+    }),
+    clockOffsetMs: z
+      .int()
+      .nullable()
+      .meta({ description: "By how much its clock is ahead of the ledger's, at least; null: not compared yet" }),
     capacity: resources.meta({ description: 'What VMs may take together' }),
     used: resources,
     fenced: z.array(z.strictObject({ vm: z.string(), since: time })).meta({

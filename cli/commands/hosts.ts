@@ -12,6 +12,7 @@ interface Host {
   id: string;
   state: string;
   schedulable: boolean;
+  conditions: string[];
   capacity: Resources;
   used: Resources;
   accelerator: string;
@@ -35,6 +36,7 @@ export function addHostCommands(program: Command, { connect, output }: Session):
         id: (host) => host.id,
         state: (host) => host.state,
         schedulable: (host) => (host.schedulable ? 'yes' : 'no'),
+        conditions: (host) => host.conditions.join(', ') || '-',
         vcpus: ({ used, capacity }) => usedOf(used.vcpus, capacity.vcpus),
         'memory MiB': ({ used, capacity }) => usedOf(used.memoryMiB, capacity.memoryMiB),
         'disk MiB': ({ used, capacity }) => usedOf(used.diskMiB, capacity.diskMiB),

@@ -5,10 +5,12 @@ import type { FakeState } from './state.ts';
 const defaults = { address: '10.77.0.1', capacity: { vcpus: 8, memoryMiB: 8192, diskMiB: 65_536 } };
 
 export function createFakeHostProbe(
-  { id, boot, clock }: Pick<FakeState, 'id' | 'boot' | 'clock'>,
+  { id, boot, clock, skew }: Pick<FakeState, 'id' | 'boot' | 'clock' | 'skew'>,
   { address = defaults.address, capacity = defaults.capacity }: Partial<typeof defaults>,
 ): HostProbe {
   return {
+    // Its other times are the fake's own.
+    clockMs: () => Date.now() + skew.ms,
     bootedMs: async () => boot.atMs,
     accelerator: async () => 'qemu',
     measure: async () => ({

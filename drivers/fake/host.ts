@@ -61,6 +61,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     domains: new Map(),
     ends: new Map(),
     watchers: new Set(),
+    skew: { ms: 0 },
     boot: { atMs: 0, count: 1 },
     disks: new Map(),
     records: new Map(),

@@ -92,6 +92,8 @@ export interface FakeState {
   ends: Map<string, DomainEnd>;
   /** Those who watch the domains. */
   watchers: Set<(name: string | null) => void>;
+  /** By how much its machine's clock is ahead. */
+  skew: { ms: number };
   /** When this machine was booted, and how often. */
   boot: { atMs: number; count: number };
   disks: Map<string, FakeDisk>;

@@ -41,6 +41,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         throw error;
       }
     },
+    clockMs: () => Date.now(),
     async bootedMs() {
       const seconds = Number(/^btime (\d+)$/m.exec(await readFile('/proc/stat', 'utf8'))?.[1]);
       if (!Number.isFinite(seconds)) throw new Error('BUG: /proc/stat has no btime');

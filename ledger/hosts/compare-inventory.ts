@@ -4,6 +4,7 @@ import type { HostId, VmId } from '../../model/ids.ts';
 import type { VmState } from '../../model/states.ts';
 import { readFenced } from '../levers/fences.ts';
 import type { LedgerDeps } from '../transaction.ts';
+import { recordHostClock } from './host-clock.ts';
 
 interface VmRow {
   id: VmId;
@@ -67,7 +68,13 @@ async function forgetEvictedImages(deps: LedgerDeps, id: HostId, images: string[
  * The difference between a host's inventory and the ledger. The inventory is not current any more: a VM that it lacks may
  * have been started since, so the caller acts on `missing` only when a second inventory confirms it.
  */
-export async function compareHost(deps: LedgerDeps, id: HostId, inventory: HostInventory): Promise<HostDifference> {
+export async function compareHost(
+  deps: LedgerDeps,
+  id: HostId,
+  inventory: HostInventory,
+  askedAt?: string,
+): Promise<HostDifference> {
+  if (askedAt !== undefined && inventory.clockMs !== undefined) await recordHostClock(deps, id, inventory.clockMs, askedAt);
   await forgetEvictedImages(deps, id, inventory.images);
   const byVm = foundByVm(inventory);
   const rows = await deps.ledger.vm.findMany({

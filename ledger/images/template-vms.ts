@@ -29,7 +29,7 @@ async function readLeftover(tx: Transaction, like: VmSpec): Promise<LeftoverTemp
 /** Why no template is made now: no task has to wait for one. */
 async function readObstacle(tx: Transaction, like: VmSpec): Promise<string | null> {
   const rows = await tx.$queryRaw<{ open: boolean; waiting: boolean }[]>`
-    SELECT EXISTS (SELECT FROM "Host" WHERE id = ${like.host} AND state = 'up' AND schedulable) AS open,
+    SELECT EXISTS (SELECT FROM "Host" WHERE id = ${like.host} AND state = 'up' AND schedulable AND NOT "clockOff") AS open,
       EXISTS (SELECT FROM "Task" WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL) AS waiting`;
   if (rows[0]?.open !== true) return `${like.host} takes no VMs`;
   return rows[0].waiting ? 'tasks wait for capacity' : null;

@@ -105,7 +105,7 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
         'memoryMiB', string_agg(h."memoryMiB"::text, ' '), 'diskMiB', string_agg(h."diskMiB"::text, ' '),
         'usedVcpus', string_agg(h."usedVcpus"::text, ' '), 'usedMemoryMiB', string_agg(h."usedMemoryMiB"::text, ' '),
         'usedDiskMiB', string_agg(h."usedDiskMiB"::text, ' '), 'up', string_agg((h.state = 'up')::int::text, ' '),
-        'schedulable', string_agg(h.schedulable::int::text, ' '), 'slowness', string_agg(h.slowness::text, ' '))
+        'schedulable', string_agg((h.schedulable AND NOT h."clockOff")::int::text, ' '), 'slowness', string_agg(h.slowness::text, ' '))
        FROM (SELECT * FROM "Host" ORDER BY id) h HAVING count(*) > 0) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('host', h.id, 'fromS', EXTRACT(EPOCH FROM h."vacantFrom"), 'untilS', EXTRACT(EPOCH FROM h."vacantUntil")))
        FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
@@ -133,8 +133,8 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
        FROM open o JOIN "Vm" v ON v."leaseId" = o.id, berth_taken(v) k
        WHERE o.suspension IS DISTINCT FROM 'suspended' AND ${scope === 'promises'}) AS "listedUse",
       (SELECT jsonb_agg(i.image) FROM (
-        SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND h.state = 'up' AND h.schedulable GROUP BY c."imageId"
-        HAVING count(*) = (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable)) i) AS "cachedEverywhere",
+        SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND h.state = 'up' AND h.schedulable AND NOT h."clockOff" GROUP BY c."imageId"
+        HAVING count(*) = (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable AND NOT "clockOff")) i) AS "cachedEverywhere",
       (SELECT jsonb_agg(jsonb_build_object('leadMs', m."leadMs", 'tailMs', m."tailMs", 'promised', m."startAt" IS NOT NULL,
         'warm', m.warm) ORDER BY m."startedAt" DESC) FROM (
         SELECT l."leadMs", l."tailMs", l."startAt", l."startedAt",

@@ -16,7 +16,7 @@ const PlacementRows = z.strictObject({
 export async function readPlacementHosts(tx: Transaction, images: readonly string[]): Promise<PlacementHost[]> {
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT
-      (SELECT json_agg(json_build_array(id, state = 'up', schedulable, vcpus, "memoryMiB", "diskMiB", "usedVcpus", "usedMemoryMiB", "usedDiskMiB"))
+      (SELECT json_agg(json_build_array(id, state = 'up', schedulable AND NOT "clockOff", vcpus, "memoryMiB", "diskMiB", "usedVcpus", "usedMemoryMiB", "usedDiskMiB"))
        FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT json_agg(json_build_object('host', c.host, 'images', c.images)) FROM (
         SELECT "hostId" AS host, array_agg("imageId") AS images FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "hostId"

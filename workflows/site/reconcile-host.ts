@@ -1,4 +1,4 @@
-import { continueAsNew } from '@temporalio/workflow';
+import { continueAsNew, patched } from '@temporalio/workflow';
 import type { HostDifference } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
@@ -36,8 +36,10 @@ export async function reconcileHost(id: HostId, pace = 1, suspects: string[] = [
 }
 
 async function reconcileOnce(id: HostId, pace: number, last: string[], progress: Progress): Promise<string[]> {
+  // Rounds of before did not compare the clocks.
+  const askedAt = patched('host-clock') ? await onLedger(pace).readClock() : undefined;
   const found = await onHost(id, pace, 'throw').observeInventory();
-  const difference = await onLedger(pace).compareHost(id, found);
+  const difference = await onLedger(pace).compareHost(id, found, askedAt);
   for (const { vmId, generation } of difference.leftovers) await removeLeftover(id, pace, vmId, generation);
   for (const fenced of difference.fenced ?? []) await removeFenced(id, pace, fenced, progress);
   const suspects = [...difference.foreignDomains, ...difference.foreignDisks, ...difference.missing];

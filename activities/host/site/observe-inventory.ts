@@ -3,7 +3,7 @@ import type { HostInventory } from '../../../model/host.ts';
 import { vmIdOfDomain } from '../vm/domain-names.ts';
 
 /** What is on this host, whatever should be: the ledger compares. */
-export async function observeInventory({ hypervisor, store, network, imageCache }: HostPorts): Promise<HostInventory> {
+export async function observeInventory({ hypervisor, store, network, imageCache, probe }: HostPorts): Promise<HostInventory> {
   const [domains, folders, networks, quarantined, cached] = await Promise.all([
     hypervisor.list(),
     store.list(),
@@ -18,5 +18,6 @@ export async function observeInventory({ hypervisor, store, network, imageCache 
     networks: networks.map(({ bridge }) => bridge),
     quarantined: quarantined.map(({ vmId }) => vmId),
     images: cached,
+    clockMs: probe.clockMs(),
   };
 }
