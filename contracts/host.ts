@@ -96,6 +96,8 @@ export interface StagedOut {
   skipped?: SkippedFiles;
   /** When the domain ended; null: removeVm ends it. */
   endedAt: string | null;
+  /** How long before the answer that was, by the host's clock. Absent: the worker is of an earlier version. */
+  endedAgoMs?: number;
 }
 
 /** Arguments to make the disk of an image from a build VM's disk. */

@@ -40,9 +40,11 @@ export interface TaskOutcome {
   skipped?: SkippedOutputs;
   bytesIn: number;
   bytesOut: number;
-  /** When each VM's domain existed, by the host's clock; null when it never did. */
+  /** When each VM's domain existed, by the workflow's clock; null when it never did. */
   vms: { id: VmId; startedAt: string | null; endedAt: string | null }[];
   timeline: TimelineEntry[];
+  /** When this was reported, by the workflow's clock. */
+  reportedAt?: string;
 }
 
 export interface TaskLedger {

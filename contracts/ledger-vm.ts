@@ -29,6 +29,8 @@ export interface VmDesired {
 export interface VmRemoval {
   /** When its domain ended, by the workflow's clock; null when it never had one. */
   endedAt: string | null;
+  /** When this was reported, by the same clock. */
+  reportedAt?: string;
   error: TaskError | null;
 }
 
@@ -51,7 +53,8 @@ export interface VmLedger {
   reserveVm(id: VmId): Promise<VmPlacement>;
   requeueVm(id: VmId): Promise<Notification[]>;
   issueVmSetup(id: VmId): Promise<CustomizeVm>;
-  recordVmStarted(id: VmId, startedAt: string, boot: Boot): Promise<void>;
+  /** `startedAt` and `reportedAt`, which is now, are by the workflow's clock. */
+  recordVmStarted(id: VmId, startedAt: string, boot: Boot, reportedAt?: string): Promise<void>;
   recordVmCustomized(id: VmId, hostKey: string): Promise<void>;
   /** An operation found the VM's domain gone; `agoMs`: since how long, where that is known. */
   recordVmMissing(id: VmId, why: TaskError, agoMs?: number | null): Promise<void>;

@@ -3,6 +3,7 @@ import { Worker } from '@temporalio/worker';
 import { guard } from '../activities/failure.ts';
 import { createLedgerActivities } from '../activities/ledger/index.ts';
 import { openLedger } from '../ledger/client.ts';
+import { openLedgerClock } from '../ledger/ledger-clock.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
 import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
@@ -41,13 +42,17 @@ const [bundle] = await Promise.all([
 ]);
 const ledger = openLedger(config.ledger.DATABASE_URL);
 const { signing, control } = config;
+const ledgerClock = await retryForever("reading the ledger's clock", log, () => openLedgerClock(ledger));
+setInterval(() => {
+  ledgerClock.compare().catch((error: unknown) => log.warn({ err: error }, "the ledger's clock could not be read"));
+}, 60_000).unref();
 const worker = await Worker.create({
   connection,
   namespace: config.temporal.TEMPORAL_NAMESPACE,
   taskQueue: controlQueue,
   workflowBundle: bundle,
   dataConverter,
-  activities: guard(createLedgerActivities({ ledger, signing, control, clock: () => Date.now() })),
+  activities: guard(createLedgerActivities({ ledger, signing, control, clock: ledgerClock.nowMs })),
   ...controlLimits,
   shutdownForceTime: '8s',
   // After a worker was killed, the next steps of its workflows, due leases among them, wait this long for it.

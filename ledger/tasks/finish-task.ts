@@ -5,6 +5,7 @@ import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { byLedgerClock } from '../ledger-clock.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { releaseVms } from '../vms/release-vms.ts';
@@ -116,8 +117,16 @@ export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome
   if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
 }
 
-async function finishOnce(deps: LedgerDeps, id: TaskId, outcome: TaskOutcome): Promise<VmId[]> {
+/** When a VM's domain existed, by the clock of all its other usage. */
+const timesByLedgerClock = (vm: TaskOutcome['vms'][number], reportedAt: string | undefined, now: string) => ({
+  id: vm.id,
+  startedAt: byLedgerClock(vm.startedAt, reportedAt, now),
+  endedAt: byLedgerClock(vm.endedAt, reportedAt, now),
+});
+
+async function finishOnce(deps: LedgerDeps, id: TaskId, reported: TaskOutcome): Promise<VmId[]> {
   const now = isoNow(deps);
+  const outcome: TaskOutcome = { ...reported, vms: reported.vms.map((vm) => timesByLedgerClock(vm, reported.reportedAt, now)) };
   return inTransaction(deps.ledger, async (tx) => {
     const row = await lockTask(tx, id);
     if (isTerminal(row.state)) {

@@ -4,6 +4,7 @@ import { leaseEventTypes, type VmRemovedData, vmEventTypes } from '../../model/e
 import type { VmId } from '../../model/ids.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
+import { byLedgerClock } from '../ledger-clock.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -24,11 +25,11 @@ export async function finishVm(deps: LedgerDeps, id: VmId, removal: VmRemoval): 
   });
 }
 
-async function removeVm(tx: Transaction, row: VmRow, { endedAt, error }: VmRemoval, now: string): Promise<void> {
+async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedAt }: VmRemoval, now: string): Promise<void> {
   const { id, leaseId } = row;
   const startedAt = row.startedAt?.toISOString() ?? null;
   const resumedAt = row.resumedAt?.toISOString() ?? null;
-  const end = endedAt ?? now;
+  const end = byLedgerClock(endedAt, reportedAt, now) ?? now;
   // A VM that is suspended or stopped has no residency that is still open.
   const suspended = row.asleep || row.endedAt !== null;
   const usage = usageByHost({ ...row, startedAt, endedAt: end, resumedAt, suspended }, await readResidencies(tx, id), now);

@@ -17,7 +17,7 @@ interface MeteredVm {
 
 /**
  * The usage of one VM for billing; null when its domain never existed. A domain whose end was not observed counts until
- * `now`. Both times are by one host's clock, so their difference is exact also where the hosts' clocks differ.
+ * `now`. All times are by the ledger's clock (ledger/ledger-clock.ts): a host's own may differ.
  */
 export function usageOf(vm: MeteredVm, now: string): Usage | null {
   if (vm.startedAt === null || vm.hostId === null || vm.provider === null) return null;
@@ -57,7 +57,7 @@ export function usageByHost(vm: MeteredVm, residencies: readonly Residency[], no
   const current = { hostId: vm.hostId, provider: vm.provider, since: vm.resumedAt, until: end };
   const parts = [...residencies, ...(vm.suspended ? [] : [current])].map(({ hostId, provider, since, until }) => {
     const startedAt = from === null || since === null ? from : new Date(latest(from, since)).toISOString();
-    // Migrations are timed by another clock than the VM's start and end: no residency may exceed these.
+    // Its end may be known late, or by a host's estimate: no residency may exceed the VM's start and end.
     const endedAt = startedAt === null ? until : new Date(latest(startedAt, earliest(until, end))).toISOString();
     if (startedAt !== null) from = endedAt;
     return usageOf({ ...vm, hostId, provider, startedAt, endedAt }, now);

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { BerthError } from '../../model/errors.ts';
 import { VmRemovedData } from '../../model/events.ts';
@@ -7,7 +8,7 @@ import type { VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
-import { type FakeSite, openFakeSite } from './fake-site.ts';
+import { addressOf, type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault, faultsBut } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
@@ -297,6 +298,38 @@ describe('a VM without a task', () => {
       guest.applyIdentity = applyIdentity;
       await endsWell(id);
     });
+  });
+
+  test('that has moved without its disks boots again with those at its home', async () => {
+    const { id, host } = await running();
+    const target = site.hosts.find((one) => one !== host)!;
+    const owner = (await rowOf(id)).ownerId;
+    for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
+    const migration = await site.ledger.$transaction((tx) =>
+      acceptMigration(tx, {
+        vm: id,
+        to: target.id,
+        mode: 'live',
+        coldFallback: false,
+        requestedBy: owner,
+        reason: null,
+        nowMs: Date.now(),
+      }),
+    );
+    const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id: migration } });
+    await site.client.workflow.execute(workflowType.migration, {
+      taskQueue: controlQueue,
+      workflowId: workflowId.migration(id, generation),
+      args: [migration, site.pace],
+    });
+    expect(await rowOf(id)).toMatchObject({ state: 'running', hostId: target.id, homeId: host.id });
+    target.powerOff(id);
+    await becomes(id, 'stopped');
+    await operate(id, 'reboot');
+    expect(await rowOf(id)).toMatchObject({ state: 'running', hostId: target.id, homeId: host.id });
+    const sources = target.domains.get(id)!.config.disks.map(({ source }) => source.kind);
+    expect(sources).toEqual(['nfs', 'nfs']);
+    await endsWell(id);
   });
 
   // One after the other: these end the domains, or the worker, of a host.

@@ -100,5 +100,5 @@ function outcomeOf(run: TaskRun, nodes: TaskNode[], { state, error }: Verdict): 
   // The owner does not pay for a stuck VM any more: its usage ends now.
   const endOf = (node: TaskNode) => (node.startedAt === null ? null : (node.endedAt ?? isoNow()));
   const vms = nodes.map((node) => ({ id: node.vm.id, startedAt: node.startedAt, endedAt: endOf(node) }));
-  return { state, exitCode, error, outputs, skipped, bytesIn, bytesOut, vms, timeline: progress.timeline };
+  return { state, exitCode, error, outputs, skipped, bytesIn, bytesOut, vms, timeline: progress.timeline, reportedAt: isoNow() };
 }

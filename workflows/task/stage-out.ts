@@ -39,7 +39,8 @@ async function stageOutNode(node: TaskNode): Promise<void> {
     () => settledStepArgs(node),
     (args) => collectOutputs(node, args),
   );
-  node.endedAt = part.endedAt;
+  // By this workflow's clock, like its start: a host's may be another one.
+  node.endedAt = part.endedAt === null ? null : new Date(Date.now() - (part.endedAgoMs ?? 0)).toISOString();
   node.stagedOut = part;
 }
 

@@ -21,7 +21,7 @@ export async function remove(run: VmRun, error: TaskError | null): Promise<void>
     },
     (error) => markStuck(run, taskErrorOf(error)),
   );
-  await notifyWaiters(await retryOnLedger(run, () => ledger.finishVm(id, { endedAt, error })));
+  await notifyWaiters(await retryOnLedger(run, () => ledger.finishVm(id, { endedAt, error, reportedAt: isoNow() })));
   progress.setAttributes({ state: 'removed' });
 }
 

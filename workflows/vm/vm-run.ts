@@ -6,6 +6,7 @@ import type { VmSpec } from '../../model/vm.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { unreachableText } from '../durable/detail-texts.ts';
 import { taskErrorOf } from '../durable/failure.ts';
+import { isoNow } from '../durable/progress.ts';
 import type { PersistingRun } from '../durable/retry-forever.ts';
 import { requestTemplate } from '../image/request-template.ts';
 
@@ -36,7 +37,7 @@ export const loadDesired = (run: VmRun): Promise<VmDesired> => retryOnLedger(run
 export async function bootDomain(run: VmRun, vm: VmSpec, diskHostAddress: string | null): Promise<void> {
   const { bootMs, boot } = await vmHost(run, vm.host).ensureRunning(vm, diskHostAddress);
   requestTemplate(vm, boot, run.pace);
-  await run.ledger.recordVmStarted(run.id, new Date(Date.now() - bootMs).toISOString(), boot);
+  await run.ledger.recordVmStarted(run.id, new Date(Date.now() - bootMs).toISOString(), boot, isoNow());
   run.progress.setAttributes({ state: 'running' });
 }
 

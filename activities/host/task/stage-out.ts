@@ -27,7 +27,9 @@ export async function stageOut(ports: HostPorts, request: StageOut, record: VmRe
       Object.assign(staged, await storeMatching(ports, request, anySignal));
     },
   ]);
-  return staged;
+  return staged.endedAt === null
+    ? staged
+    : { ...staged, endedAgoMs: Math.max(0, ports.clock.nowMs() - Date.parse(staged.endedAt)) };
 }
 
 /** Ends the domain before its removal would, which saves time: a refusal is left to the removal, which ends the domain in any case. */
@@ -41,7 +43,7 @@ async function destroyDomainEarly({ hypervisor, clock }: HostPorts, request: Sta
   }
 }
 
-type StoredOutputs = Required<Omit<StagedOut, 'endedAt'>>;
+type StoredOutputs = Required<Omit<StagedOut, 'endedAt' | 'endedAgoMs'>>;
 
 /** Stores what can be stored; what can't is skipped with its reason. */
 async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {

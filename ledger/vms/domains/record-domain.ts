@@ -4,17 +4,25 @@ import type { TaskError } from '../../../model/task.ts';
 import type { Boot } from '../../../model/vm.ts';
 import { writeEvent } from '../../events/write-event.ts';
 import { writePromisedLeaseEvent } from '../../leases/lease-event.ts';
+import { byLedgerClock } from '../../ledger-clock.ts';
 import { inTransaction, isoNow, isoOf, type LedgerDeps } from '../../transaction.ts';
 import { recordBoots } from '../boots.ts';
 import { lockVm, vmEventFields } from '../vm-row.ts';
 import { writeDomainEnd } from './end-domain.ts';
 
 /**
- * creating → running, with its event, once; `startedAt` is by the host's clock. A VM that was stopped before counts its
+ * creating → running, with its event, once; `begunAt` and `reportedAt`, the moment of this call, are by the workflow's clock. A VM that was stopped before counts its
  * usage from now.
  */
-export async function recordVmStarted(deps: LedgerDeps, id: VmId, startedAt: string, boot: Boot): Promise<void> {
+export async function recordVmStarted(
+  deps: LedgerDeps,
+  id: VmId,
+  begunAt: string,
+  boot: Boot,
+  reportedAt?: string,
+): Promise<void> {
   const now = isoNow(deps);
+  const startedAt = byLedgerClock(begunAt, reportedAt, now) ?? now;
   await inTransaction(deps.ledger, async (tx) => {
     const row = await lockVm(tx, id);
     if (row.state !== 'creating') return;
