@@ -1,11 +1,13 @@
 import { expect, test } from 'vitest';
 import { newHostKey } from '../../drivers/guest/host-key.ts';
+import { fullTest } from '../full-test.ts';
 import { onSharedSite } from './shared-site.ts';
 import { expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
 interface VmAnswer {
   id: string;
   state: string;
+  pausedBy: string | null;
   host: string;
   address: string;
   hostKey: string | null;
@@ -125,5 +127,38 @@ test('a VM is created as requested, suspended and restored under a SIGKILL of it
   await until(id, 'removed', ({ state }) => state === 'removed');
   const types = (await here.client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
   expect(types).toEqual(['created', 'started', 'suspended', 'restored', 'removed']);
+  await expectNothingLeft(here);
+});
+
+fullTest('what a VM does without Berth is said within ten seconds, also when its host worker was killed', async () => {
+  const order = { name: 'drifter', image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 32 } };
+  const created = await here.client.callWithRetry<VmAnswer>('POST', '/v1/vms', order);
+  const { id } = created.body;
+  const { host } = await until(id, 'made', ({ hostKey }) => hostKey !== null);
+  const becomes = async (state: string): Promise<VmAnswer> => {
+    const beganMs = Date.now();
+    const vm = await until(id, state, (one) => one.state === state);
+    expect(Date.now() - beganMs).toBeLessThan(10_000);
+    return vm;
+  };
+  const inGuest = (script: string) => {
+    const command = { execute: 'guest-exec', arguments: { path: '/bin/sh', arg: ['-c', script] } };
+    return onHost(here, host, ['virsh', '-q', 'qemu-agent-command', id, JSON.stringify(command)]);
+  };
+  await onHost(here, host, ['virsh', 'suspend', id]);
+  expect(await becomes('paused')).toMatchObject({ pausedBy: 'operator' });
+  expect((await operate(id, 'resume')).state).toBe('running');
+  await inGuest('poweroff');
+  expect((await becomes('stopped')).problem?.code).toBe('powered-off');
+  const request = { 'idempotency-key': crypto.randomUUID() };
+  await here.client.callWithRetry('POST', `/v1/vms/${id}/reboot`, undefined, request);
+  await until(id, 'booted again', ({ operation, state }) => operation === null && state === 'running');
+  await inGuest('sleep 0.3; echo c >/proc/sysrq-trigger');
+  await killedWorker(host)();
+  expect((await becomes('crashed')).problem?.code).toBe('guest-crashed');
+  await here.client.callWithRetry('DELETE', `/v1/vms/${id}`);
+  await until(id, 'removed', ({ state }) => state === 'removed');
+  const types = (await here.client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
+  expect(types).toEqual(['created', 'started', 'paused', 'resumed', 'stopped', 'started', 'crashed', 'removed']);
   await expectNothingLeft(here);
 });
