@@ -147,7 +147,7 @@ export const unboundedDurationS = 2 ** 31 - 1;
 export const vmOperations = {
   pause: { from: ['running'], to: 'paused' },
   resume: { from: ['paused'], to: 'running' },
-  suspend: { from: ['running'], to: 'suspended' },
+  suspend: { from: ['running', 'paused'], to: 'suspended' },
   restore: { from: ['suspended'], to: 'running' },
   reboot: { from: ['running', 'paused', 'stopped', 'crashed'], to: null },
 } as const;

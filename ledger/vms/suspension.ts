@@ -13,9 +13,9 @@ import { writeDomainEnd } from './domains/end-domain.ts';
 import { endResidency, lastUsage } from './residencies.ts';
 import { lockVm, refuseUnlessState, vmEventFields } from './vm-row.ts';
 
-/** running → suspending. The file for the VM's memory is allocated on its host's disk from here on; throws no-capacity. */
+/** running or paused → suspending. The file for the VM's memory is allocated on its host's disk from here on; throws no-capacity. */
 export const beginSuspension = (deps: LedgerDeps, id: VmId): Promise<OperationTarget> =>
-  beginPowerOperation(deps, id, ['running'], 'suspending', 'suspended');
+  beginPowerOperation(deps, id, ['running', 'paused'], 'suspending', 'suspended');
 
 /**
  * suspended → restoring: allocates processors and memory again, on the host where the VM was suspended. Throws no-capacity

@@ -246,6 +246,12 @@ describe('a VM without a task', () => {
       await expectAgreement(id);
       host.changeDomain(id, status);
       await becomes(id, 'paused');
+      await operate(id, 'suspend');
+      await expectAgreement(id);
+      await operate(id, 'restore');
+      await expectAgreement(id);
+      host.changeDomain(id, status);
+      await becomes(id, 'paused');
       await operate(id, 'reboot');
       await endsWell(id);
     });

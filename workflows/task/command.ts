@@ -104,7 +104,7 @@ async function followCommand(node: TaskNode): Promise<RunResult> {
       await condition(() => run.locationChanges > changesSeen || run.lease.state !== 'running', suspendedPoll.next());
       continue;
     }
-    if (location.state !== 'running' || location.generation === attempted)
+    if ((location.state !== 'running' && location.state !== 'paused') || location.generation === attempted)
       throw failure(
         'vm-lost',
         `${node.vm.id} left ${node.vm.host} and is ${location.state}: its command is lost; submit the task again`,

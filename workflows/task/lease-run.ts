@@ -154,7 +154,8 @@ async function resumeNode(node: TaskNode): Promise<void> {
   const { ledger } = node.run;
   const { id } = node.vm;
   const { state } = await ledger.loadVmLocation(id);
-  if (state === 'running') return;
+  // One that somebody has paused at its host is neither: it is resumed there, and its command goes on.
+  if (state === 'running' || state === 'paused') return;
   if (state === 'suspending') {
     await suspension.undo({ host: node.host, vm: node.vm, diskHostAddress: node.diskHostAddress, problem: null });
     return notifyWaiters(

@@ -31,7 +31,7 @@ export async function resumeVm(ports: HostPorts, vm: VmSpec, record: VmRecord, s
   return refreshIdentity(ports, vm, signal);
 }
 
-const standsStill = ({ state }: DomainStatus): boolean => state === 'paused' || state === 'pmsuspended';
+export const standsStill = ({ state }: DomainStatus): boolean => state === 'paused' || state === 'pmsuspended';
 
 /** Resumes the guest's processors and adds the pause to `idleMs`. */
 export async function resumeCpusAndRecord(ports: HostPorts, vm: VmSpec, record: VmRecord): Promise<void> {

@@ -9,7 +9,7 @@ import { domainConfig } from './domain-config.ts';
 import { domainEndedError } from './domain-end.ts';
 import { domainName } from './domain-names.ts';
 import { refreshIdentity } from './guest-identity.ts';
-import { resumeCpusAndRecord } from './power.ts';
+import { resumeCpusAndRecord, standsStill } from './power.ts';
 
 const savingPollMs = 100;
 
@@ -25,21 +25,24 @@ export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, 
   const { hypervisor, store, clock } = ports;
   const name = domainName(vm.id);
   if (record.suspended?.complete === true) return memorySize(ports, vm.id);
+  let current = record;
   let found = await awaitSave(ports, name, signal);
-  // A guest that sleeps is woken: its memory can't be saved otherwise.
-  if (found?.state === 'pmsuspended') {
-    await hypervisor.resumeCpus(name);
+  // One that stands still runs first: a domain that is paused beside a record that says suspended is taken for a copy that
+  // executed nothing, and is ended. The memory of one that sleeps can't be saved at all.
+  if (found !== null && standsStill(found)) {
+    await resumeCpusAndRecord(ports, vm, record);
+    current = (await store.read(vm.id)) ?? record;
     found = await hypervisor.status(name);
   }
-  if (found === null) return commitSavedMemory(ports, vm.id, record);
-  if (found.state !== 'running' || record.ready === null || record.flushed)
+  if (found === null) return commitSavedMemory(ports, vm.id, current);
+  if (found.state !== 'running' || current.ready === null || current.flushed)
     throw new BerthError(
       'conflict',
       `suspending ${name}: it is ${found.state} (${found.reason})${record.flushed ? ' and its disk is flushed' : ''}; only a running VM can be suspended`,
     );
   // Memory of an earlier suspension is outdated: the guest has run since.
   await store.removeMemory(vm.id);
-  const marked: VmRecord = { ...record, suspended: { sinceMs: clock.nowMs(), complete: false } };
+  const marked: VmRecord = { ...current, suspended: { sinceMs: clock.nowMs(), complete: false } };
   await store.writeDurably(marked);
   try {
     await hypervisor.save(name, store.paths(vm.id).memoryPartial);
@@ -91,7 +94,11 @@ async function memorySize({ store }: HostPorts, vmId: VmId): Promise<{ bytes: nu
  * here on. Until it is resumed it counts as paused, since it was suspended.
  */
 async function clearSuspended({ store }: HostPorts, record: VmRecord): Promise<VmRecord> {
-  const resumed: VmRecord = { ...record, suspended: null, pausedSinceMs: record.suspended?.sinceMs ?? record.pausedSinceMs };
+  const resumed: VmRecord = {
+    ...record,
+    suspended: null,
+    pausedSinceMs: record.pausedSinceMs ?? record.suspended?.sinceMs ?? null,
+  };
   await store.writeDurably(resumed);
   return resumed;
 }
