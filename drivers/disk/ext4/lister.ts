@@ -49,19 +49,18 @@ export function createLister({
     // An error without a listener would end the process.
     return thread.on('error', forget).on('exit', forget);
   };
-  const takeThread = (): Worker => {
-    const thread = ready ?? startThread();
-    ready = startThread();
-    return thread;
-  };
+  ready = startThread();
   return {
     async list(request, signal) {
       signal.throwIfAborted();
-      const thread = takeThread();
+      const thread = ready ?? startThread();
+      ready = null;
       try {
         return await ask(thread, request, graceMs, signal);
       } finally {
         await thread.terminate();
+        // Not before: starting a thread takes a processor from the one that reads.
+        ready ??= startThread();
       }
     },
   };
