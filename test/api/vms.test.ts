@@ -118,7 +118,7 @@ describe('operations', () => {
     expect([(await ask(id, 'pause')).status, (await ask(id, 'pause')).body.code]).toEqual([409, 'conflict']);
     expect(api.workflows.requested.notified).toContain(id);
     await api.ledger.vm.update({ where: { id }, data: { state: 'paused', operation: null, operationAt: null } });
-    expect((await ask(id, 'suspend')).status).toBe(409);
+    expect((await ask(id, 'restore')).status).toBe(409);
     expect((await ask(id, 'resume')).status).toBe(202);
   });
 
