@@ -54,10 +54,6 @@ export async function acceptOnce(
   act: (tx: Transaction) => Promise<StoredAnswer>,
 ): Promise<Acceptance> {
   const { key } = request;
-  if (key !== null) {
-    const known = await findAnswer(ledger, request, key);
-    if (known) return acceptance(known, true);
-  }
   const once = async (tx: Transaction): Promise<Acceptance> => {
     if (key === null) return acceptance(await act(tx), false);
     // Waits here while another transaction has the key and is not committed.

@@ -49,7 +49,7 @@ const undo = (): never => {
 };
 
 const unlimited = Number.MAX_SAFE_INTEGER;
-const quotas = {
+export const unlimitedQuotas = {
   bytes: unlimited,
   queued: unlimited,
   vms: unlimited,
@@ -75,7 +75,7 @@ export function questions(deps: LedgerDeps, nowMs: number): Record<string, () =>
   const acceptTask = (lease: object) => () =>
     undone(() => {
       const spec = TaskSpec.parse({ image: filledImage, command: ['true'], resources, lease });
-      const task = { owner: ownerOf(0), spec, nowMs, maxQueued: unlimited, quotas };
+      const task = { owner: ownerOf(0), spec, nowMs, maxQueued: unlimited, quotas: unlimitedQuotas };
       return acceptTaskOnce(ledger, request('/v1/tasks'), task, undo);
     });
   const inUndone = (work: (tx: Transaction) => Promise<unknown>) => () =>

@@ -9,6 +9,7 @@ import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
+import { countStatements, liveOneTask, statementsSent, taskRate } from './task-life.ts';
 
 const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
 /** The events that precede an ended task's own, for each: 10^6 tasks come with 10^7 events. */
@@ -23,6 +24,7 @@ const runsOfSlow = 3;
  * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
+  countStatements();
   if (modes?.includes('events')) await benchEvents(runs ?? 3);
   const sizes = (modes ?? defaultModes).filter((mode) => mode !== 'events');
   if (sizes.length === 0) return;
@@ -63,6 +65,7 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   try {
     await askAll(ledger, pool, { mode, nowMs, runs });
+    await liveTasks(url, pool, { mode, nowMs, runs });
   } finally {
     await ledger.$disconnect();
     await pool.end();
@@ -70,12 +73,43 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
   }
 }
 
-async function askAll(ledger: Ledger, pool: pg.Pool, { mode, nowMs, runs }: { mode: string; nowMs: number; runs: number }) {
-  const config = readConfig(['signing', 'control'], {
+const configuration = () =>
+  readConfig(['signing', 'control'], {
     BERTH_SIGNING_KEY: 'a key of the benchmark alone, 32 or more',
     BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
   });
-  const deps = { ledger, ...config, clock: () => nowMs };
+
+/** The life of a task on the ledger: its statements, its processor time, and how many the ledger takes at once. */
+async function liveTasks(url: string, pool: pg.Pool, { mode, nowMs, runs }: { mode: string; nowMs: number; runs: number }) {
+  const ledger = openLedger(url, 16);
+  const deps = { ledger, ...configuration(), clock: () => nowMs };
+  try {
+    // With a promise the planner places, which is another process.
+    if ((await ledger.lease.count({ where: { startAt: { not: null }, endedAt: null } })) > 0) return;
+    await liveOneTask(deps, 'first');
+    const before = statementsSent();
+    await liveOneTask(deps, 'counted');
+    const after = statementsSent();
+    const statements = after.statements - before.statements;
+    printFigure(`scale.${mode}.life.statements`, statements, 'statements', null, { frames: after.frames - before.frames });
+    const times: CallCost[] = [];
+    while (times.length < runs)
+      times.push(await measureCall(await sessionPids(pool), () => liveOneTask(deps, `life-${times.length}`)));
+    const cost = median(times.map(({ node, postgres }) => node + postgres));
+    const rates: number[] = [];
+    while (rates.length < 3) rates.push(await taskRate(deps, rates.length));
+    logProgress(
+      `${mode} a task's life        ${cost.toFixed(1)} ms, ${statements} statements; ${median(rates).toFixed(1)} tasks/s by 16 clients`,
+    );
+    printFigure(`scale.${mode}.life`, cost, 'ms', null);
+    printFigure(`scale.${mode}.life.rate`, median(rates), 'tasks/s', null);
+  } finally {
+    await ledger.$disconnect();
+  }
+}
+
+async function askAll(ledger: Ledger, pool: pg.Pool, { mode, nowMs, runs }: { mode: string; nowMs: number; runs: number }) {
+  const deps = { ledger, ...configuration(), clock: () => nowMs };
   for (const [name, ask] of Object.entries(questions(deps, nowMs))) {
     const measured = await measureQuestion(pool, ask, runs);
     if ('failed' in measured) {

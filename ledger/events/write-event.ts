@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { type EventData, type EventType, eventData, eventId } from '../../model/events.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -24,16 +25,14 @@ type OnRepeat = 'reject' | 'ignore';
  * event gets its sequence number after the transaction has committed. Throws a ZodError for data of another shape.
  */
 export async function writeEvent<T extends EventType>(tx: Transaction, event: NewEvent<T>, onRepeat: OnRepeat): Promise<void> {
-  const { type, subject, owner, time, n = null } = event;
-  const id = eventId(subject, type, n);
-  const data = JSON.stringify(eventData[type].parse(event.data));
-  if (onRepeat === 'ignore')
-    await tx.$executeRaw`
-      INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-      VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${data}::jsonb)
-      ON CONFLICT (id) DO NOTHING`;
-  else
-    await tx.$executeRaw`
-      INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-      VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${data}::jsonb)`;
+  if (onRepeat === 'ignore') await tx.$executeRaw`${eventInsert(event)} ON CONFLICT (id) DO NOTHING`;
+  else await tx.$executeRaw(eventInsert(event));
+}
+
+/** The same as a part of the statement that writes the fact; a second event of the same id undoes it. */
+export function eventInsert<T extends EventType>({ type, subject, owner, time, data, n }: NewEvent<T>): Prisma.Sql {
+  const id = eventId(subject, type, n ?? null);
+  return Prisma.sql`
+    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+    VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${JSON.stringify(eventData[type].parse(data))}::jsonb)`;
 }

@@ -70,6 +70,8 @@ export async function refuseOverQuotas(tx: Transaction, owner: string, { limits,
   // Fractions of hours are computed in floating point: what is exactly at the limit is within it.
   const over = countedAfter.find((name) => quotas[name].used > quotas[name].limit + 1e-6);
   if (over !== undefined) throw refusal(over, quotas[over].used, quotas[over].limit);
+  // Its own end is no later than that of all of the owner's leases.
+  if (quotas.horizonS.used <= quotas.horizonS.limit) return;
   const aheadS = await secondsToLeaseEnd(tx, id, nowMs);
   if (aheadS > quotas.horizonS.limit) throw refusal('horizonS', aheadS, quotas.horizonS.limit);
 }
@@ -77,16 +79,16 @@ export async function refuseOverQuotas(tx: Transaction, owner: string, { limits,
 /**
  * Runs what inserts an owner's work, within its quotas. Exact: an owner's acceptances are serialized to the end of their
  * transactions, and nothing else adds to what it has.
- * @param insert returns the id of the task or VM
+ * @param insert returns the task or VM, or its id
  */
-export async function withinQuotas<T extends string>(
+export async function withinQuotas<T extends string | { id: string }>(
   tx: Transaction,
   owner: string,
   site: SiteQuotas,
   insert: () => Promise<T>,
 ): Promise<T> {
   await lockOwner(tx, 'quotas', owner);
-  const id = await insert();
-  await refuseOverQuotas(tx, owner, site, id);
-  return id;
+  const inserted = await insert();
+  await refuseOverQuotas(tx, owner, site, typeof inserted === 'string' ? inserted : inserted.id);
+  return inserted;
 }

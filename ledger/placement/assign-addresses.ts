@@ -21,6 +21,8 @@ export function addressSeed(vm: { id: string; generation: number }): number {
 
 /** How many addresses of a VM are probed; where all are taken, which needs a network that is almost full, it is read whole. */
 const probes = 8;
+/** Between them: VMs that were placed after one another often have addresses after one another. */
+const probeStride = 127;
 
 interface AddressOffer {
   vm: string;
@@ -38,7 +40,7 @@ async function readOffers(tx: Transaction, vms: readonly { vm: string; owner: st
   return tx.$queryRaw<AddressOffer[]>`
     SELECT v.vm, n."ownerId" AS owner, n.cidr, ARRAY(
       SELECT c.address FROM (
-        SELECT k, host(set_masklen(n.cidr::inet, 32) + 2 + ((v.seed + k) % ((2 ^ (32 - masklen(n.cidr::inet)))::bigint - 3))) AS address
+        SELECT k, host(set_masklen(n.cidr::inet, 32) + 2 + ((v.seed + k * ${probeStride}) % ((2 ^ (32 - masklen(n.cidr::inet)))::bigint - 3))) AS address
         FROM generate_series(0, ${probes - 1}) k) c
       WHERE NOT EXISTS (SELECT FROM "Vm" o WHERE o.address = c.address AND o.state NOT IN ('pending', 'removed'))
         AND NOT EXISTS (SELECT FROM "Fence" f WHERE f.address = c.address)

@@ -1,15 +1,17 @@
+import type { Task } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../../model/events.ts';
-import { newId, type TaskId } from '../../model/ids.ts';
+import { newId } from '../../model/ids.ts';
 import type { TaskSpec } from '../../model/task.ts';
-import { writeEvent } from '../events/write-event.ts';
+import { eventInsert } from '../events/write-event.ts';
 import { lockFiles } from '../files/lock-files.ts';
 import { findImage } from '../images/find-image.ts';
 import { isPromised, type LeasePromise, promiseLease } from '../leases/admission.ts';
-import { insertLease } from '../leases/insert-lease.ts';
+import { leaseInsert } from '../leases/insert-lease.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
 import { refuseUnlessFits } from '../placement/fit.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
+import type { TaskRecord } from './read-tasks.ts';
 
 export interface TaskRequest {
   owner: string;
@@ -41,13 +43,13 @@ async function lockInputs(tx: Transaction, owner: string, spec: TaskSpec): Promi
     });
 }
 
-/** Inserts the lease, the task, its VMs (pending, node0…), and the event. */
+/** Inserts the lease, the task, its VMs (pending, node0…) and the event, and returns the task as readers find it. */
 async function insertTask(
   tx: Transaction,
   request: TaskRequest,
   image: { id: string; virtualMiB: number },
   lease: { id: string; promise: LeasePromise | null },
-): Promise<TaskId> {
+): Promise<TaskRecord> {
   const { owner, spec } = request;
   const task = newId('task');
   const at = isoOf(request.nowMs);
@@ -61,19 +63,24 @@ async function insertTask(
     resources: spec.resources,
     acceptedAt: at,
   };
-  await insertLease(tx, { ...lease, owner, spec: spec.lease, at });
-  await tx.$executeRaw`
-    WITH task AS (
+  const [row] = await tx.$queryRaw<Task[]>`
+    WITH lease AS (${leaseInsert({ ...lease, owner, spec: spec.lease, at })}
+    ), task AS (
       INSERT INTO "Task" (id, "ownerId", name, spec, state, "leaseId", "createdAt")
-      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz)
-    )
+      VALUES (${task}, ${owner}, ${spec.name}, ${JSON.stringify(spec)}::jsonb, 'queued', ${lease.id}, ${at}::timestamptz) RETURNING *
+    ), vms AS (
     INSERT INTO "Vm" (id, "ownerId", name, "imageId", vcpus, "memoryMiB", "diskMiB", "overlayMiB", state, "taskId", node, "leaseId", "createdAt")
     SELECT vm.id, ${owner}, vm.name, ${image.id}, ${spec.resources.vcpus}, ${spec.resources.memoryMiB}, ${spec.resources.diskMiB},
            ${image.virtualMiB}, 'pending', ${task}, vm.node, ${lease.id}, ${at}::timestamptz
-    FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS vm(id text, node int, name text)`;
-  await writeEvent(tx, { type: taskEventTypes.accepted, subject: task, owner, time: at, data }, 'reject');
+    FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS vm(id text, node int, name text)
+    ), event AS (${eventInsert({ type: taskEventTypes.accepted, subject: task, owner, time: at, data })}
+    )
+    SELECT * FROM task`;
   if (lease.promise !== null) await writeLeaseEvent(tx, lease.id, leaseEventTypes.accepted, at);
-  return task;
+  const [startAt, endAt] = [lease.promise?.startAtMs, lease.promise?.endAtMs].map((ms) =>
+    ms === undefined ? null : new Date(ms),
+  );
+  return { ...row!, vms: vms.map(({ id }) => ({ id, hostId: null })), lease: { startAt: startAt!, endAt: endAt! } };
 }
 
 /**
@@ -83,7 +90,7 @@ async function insertTask(
  * Throws image-unknown, file-unknown, digest-mismatch (an input's sha256 is not its file's), does-not-fit and
  * lease-refused. The caller bounds the queue's length.
  */
-export async function acceptTask(tx: Transaction, request: TaskRequest): Promise<TaskId> {
+export async function acceptTask(tx: Transaction, request: TaskRequest): Promise<TaskRecord> {
   const image = await findImage(tx, request.owner, request.spec.image, '/image');
   await lockInputs(tx, request.owner, request.spec);
   await refuseUnlessFits(tx, request.spec, image.virtualMiB);

@@ -35,6 +35,7 @@ async function transitionTask(
   id: TaskId,
   state: TaskState,
   timeline: TaskOutcome['timeline'],
+  vmState: VmState | undefined,
   now: string,
 ): Promise<AdvancedTask> {
   const readyAt = timeline.findLast(({ step }) => step === 'boot')?.endedAt ?? now;
@@ -52,19 +53,16 @@ async function transitionTask(
       UPDATE "Lease" SET "runFrom" = ${now}::timestamptz,
         "leadMs" = GREATEST(0, EXTRACT(EPOCH FROM ${readyAt}::timestamptz - "startedAt") * 1000)
       WHERE ${state} = 'running' AND "leadMs" IS NULL AND id IN (SELECT "leaseId" FROM changed)
+    ), vm AS (
+      UPDATE "Vm" SET state = ${vmState ?? null}::"VmState",
+        "startedAt" = CASE WHEN ${vmState ?? null} = 'running' THEN COALESCE("startedAt", ${now}::timestamptz) ELSE "startedAt" END,
+        problem = CASE WHEN ${vmState ?? null} = 'stuck' THEN problem END
+      WHERE "taskId" IN (SELECT id FROM before WHERE active) AND state::text = ANY(${vmState === undefined ? [] : statesBefore(vmState)})
     )
     SELECT before.*, (SELECT jsonb_agg(jsonb_build_object('vm', v.id, 'host', h.id, 'provider', h.provider) ORDER BY v.node)
                    FROM "Vm" v JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = before.id) AS vms
     FROM before`;
   return oneOrNotFound(rows, `task ${id}`);
-}
-
-async function transitionVms(tx: Transaction, id: TaskId, state: VmState, now: string): Promise<void> {
-  await tx.$executeRaw`
-    UPDATE "Vm" SET state = ${state}::"VmState",
-      "startedAt" = CASE WHEN ${state} = 'running' THEN COALESCE("startedAt", ${now}::timestamptz) ELSE "startedAt" END,
-      problem = CASE WHEN ${state} = 'stuck' THEN problem END
-    WHERE "taskId" = ${id} AND state::text = ANY(${statesBefore(state)})`;
 }
 
 /** States whose step on the hosts takes arguments. */
@@ -86,9 +84,8 @@ export async function advanceTask(
 ): Promise<TaskStepArgs[]> {
   const now = isoNow(deps);
   const active = await inTransaction(deps.ledger, async (tx) => {
-    const task = await transitionTask(tx, id, state, timeline, now);
+    const task = await transitionTask(tx, id, state, timeline, vmState, now);
     if (!task.active) return false;
-    if (vmState !== undefined) await transitionVms(tx, id, vmState, now);
     if (boots.length > 0) await recordBoots(tx, boots);
     if (state !== 'running' || task.startedBefore) return true;
     const data: TaskStartedData = { task: id, name: task.name, owner: task.ownerId, vms: task.vms, startedAt: now };

@@ -1,9 +1,10 @@
 import type { Notification, TaskOutcome } from '../../contracts/ledger.ts';
+import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
-import { writeEvent } from '../events/write-event.ts';
+import { eventInsert } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
 import { byLedgerClock } from '../ledger-clock.ts';
 import { oneOrNotFound } from '../rows.ts';
@@ -50,8 +51,8 @@ export async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
   return oneOrNotFound(rows, `task ${id}`);
 }
 
-/** Ends all rows of a task in one statement. Rows of outputs that it does not name are deleted; the API sweeps their bytes. */
-async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, now: string): Promise<void> {
+/** Ends all rows of a task, with its event, in one statement. Rows of outputs that it does not name are deleted; the API sweeps their bytes. */
+async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, event: Prisma.Sql, now: string): Promise<void> {
   const times = JSON.stringify(outcome.vms);
   const ranUntil = outcome.timeline.findLast(({ step }) => step === 'run')?.endedAt ?? null;
   const kept = outcome.outputs.map((output) => output.file);
@@ -70,6 +71,7 @@ async function writeTaskEnd(tx: Transaction, id: TaskId, outcome: TaskOutcome, n
       WHERE id IN (SELECT "leaseId" FROM task)
     ), discarded AS (
       DELETE FROM "File" WHERE "taskId" = ${id} AND NOT (id = ANY(${kept}))
+    ), event AS (${event}
     )
     UPDATE "Vm" v SET "startedAt" = COALESCE(o."startedAt", v."startedAt"), "endedAt" = COALESCE(o."endedAt", v."endedAt"),
       state = CASE WHEN v.state = 'pending' THEN 'removed' ELSE v.state END
@@ -110,10 +112,9 @@ function neverCreated(row: TaskRow): VmId[] {
 
 /** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
 export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
-  await writeTaskEnd(tx, id, outcome, now);
   const data = endedData(id, row, outcome, now);
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
-  await writeEvent(tx, event, 'reject');
+  await writeTaskEnd(tx, id, outcome, eventInsert(event), now);
   if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
 }
 

@@ -2,24 +2,25 @@ import { BerthError } from '../../model/errors.ts';
 import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
-import { lockOwner } from '../owners/lock-owner.ts';
 import { withinQuotas } from '../owners/quotas.ts';
+import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
 import { acceptTask, type TaskRequest } from './accept-task.ts';
-import { findTask, type TaskRecord } from './read-tasks.ts';
+import type { TaskRecord } from './read-tasks.ts';
 
-/** The queue's length. The owner's bound is exact; the site's may be passed by as many tasks as are accepted at the same moment. */
+/** The queue's length. The owner's bound is exact, as its accepts are serialized; the site's may be passed by as many tasks as are accepted at the same moment. */
 async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
-  await lockOwner(tx, 'queue', ownerId);
-  const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { maxQueued: true } });
-  const ownerLimit = owner.maxQueued ?? limits.owner;
-  const ownQueued = await tx.task.count({ where: { ownerId, state: 'queued' } });
+  const rows = await tx.$queryRaw<{ maxQueued: number | null; ownQueued: number; queued: number }[]>`
+    SELECT o."maxQueued", (SELECT count(*)::int FROM "Task" WHERE "ownerId" = o.id AND state = 'queued') AS "ownQueued",
+      (SELECT count(*)::int FROM "Task" WHERE state = 'queued') AS queued
+    FROM "Owner" o WHERE o.id = ${ownerId}`;
+  const { maxQueued, ownQueued, queued } = oneOrNotFound(rows, `owner ${ownerId}`);
+  const ownerLimit = maxQueued ?? limits.owner;
   if (ownQueued >= ownerLimit)
     throw new BerthError(
       'quota-exceeded',
       `This owner has ${ownQueued} tasks in the queue, of at most ${ownerLimit}; wait for some`,
     );
-  const queued = await tx.task.count({ where: { state: 'queued' } });
   if (queued >= limits.site)
     throw new BerthError('queue-full', `The queue has ${queued} tasks, of at most ${limits.site}; try again later`);
 }
@@ -36,9 +37,11 @@ export async function acceptTaskOnce(
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
     const { owner, quotas, nowMs } = task;
-    await refuseWhenQueueFull(tx, owner, { site: task.maxQueued, owner: quotas.queued });
-    const id = await withinQuotas(tx, owner, { limits: quotas, nowMs }, () => acceptTask(tx, task));
-    return answer(await findTask(tx, task.owner, id));
+    const accepted = await withinQuotas(tx, owner, { limits: quotas, nowMs }, async () => {
+      await refuseWhenQueueFull(tx, owner, { site: task.maxQueued, owner: quotas.queued });
+      return acceptTask(tx, task);
+    });
+    return answer(accepted);
   });
 }
 

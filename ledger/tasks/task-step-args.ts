@@ -4,12 +4,12 @@ import type { FileState } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { StoredTaskSpec, type TaskSpec } from '../../model/task.ts';
+import { workflowId } from '../../model/temporal.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { fileUrl, urlSigner } from '../files/urls.ts';
 import type { LedgerDeps } from '../transaction.ts';
-import { type PlacedTask, readPlacedTask } from '../vms/placed-vms.ts';
+import { type PlacedTask, type PlacedVm, readPlacedTask } from '../vms/placed-vms.ts';
 import { vmSpecs } from '../vms/vm-specs.ts';
-import { loadVmLocation } from '../vms/vm-state.ts';
 
 /** Maximum number of output files of one VM. Its data disk bounds their bytes. */
 const maxOutputFiles = 10_000;
@@ -75,12 +75,14 @@ export async function readTaskStepArgs(deps: LedgerDeps, id: TaskId): Promise<Ta
   const task = await readPlacedTask(deps.ledger, id);
   const spec = StoredTaskSpec.parse(task.spec);
   const files = await readInputFiles(deps, spec, task.owner);
-  const locations = await Promise.all(task.vms.map((vm) => loadVmLocation(deps, vm.id)));
   return vmSpecs(deps, task).map((vm, node) => ({
-    migrationWorkflowId: locations[node]?.migrationWorkflowId ?? null,
+    migrationWorkflowId: migrationOf(task.vms[node]!),
     ...buildStepArgs(deps, task, spec, files, vm, node),
   }));
 }
+
+const migrationOf = ({ id, migrating }: PlacedVm): string | null =>
+  migrating === null ? null : workflowId.migration(id, migrating);
 
 function buildStepArgs(
   deps: LedgerDeps,

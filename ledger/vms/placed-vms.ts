@@ -4,7 +4,7 @@ import { Prisma } from '../../generated/prisma/client.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import { taskStates, vmStates } from '../../model/states.ts';
 import { machineVersions } from '../../model/vm.ts';
-import { ImageHolder, ImageRow } from '../images/image-refs.ts';
+import { type ImageHolder, ImageRow } from '../images/image-refs.ts';
 import { idOf } from '../row-schemas.ts';
 import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
@@ -24,7 +24,14 @@ const PlacedVm = z.strictObject({
   address: z.string().nullable(),
   mac: z.string().nullable(),
   machine: z.literal(machineVersions),
+  /** The generation of the migration that has begun and is not over; its workflow is named by it. */
+  migrating: z.int().min(0).nullable(),
 });
+
+/** [id, address, provider, hasImage]: of each host of the site, so without names. */
+const HostTuple = z
+  .tuple([idOf<HostId>(), z.string(), z.string(), z.boolean()])
+  .transform(([id, address, provider, hasImage]): ImageHolder => ({ id, address, provider, hasImage }));
 
 /** VMs that were placed together, with everything that their hosts need of them. */
 const PlacedVms = z.strictObject({
@@ -37,7 +44,7 @@ const PlacedVms = z.strictObject({
   /** The owner's standalone VMs: all its guests can resolve their names. */
   siblings: z.array(z.strictObject({ name: z.string(), address: z.string() })),
   network: z.strictObject({ vni: z.int(), cidr: z.string(), gateway: z.string() }).nullable(),
-  hosts: z.array(ImageHolder),
+  hosts: z.array(HostTuple),
 });
 
 const PlacedTask = PlacedVms.extend({
@@ -89,7 +96,8 @@ const placedVmColumns = Prisma.sql`
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'generation', v.generation,
         'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
         'rootMiB', v."rootMiB", 'extraDisksMiB', v."extraDisksMiB",
-        'address', v.address, 'mac', v.mac, 'machine', v.machine) ORDER BY v.node), '[]')
+        'address', v.address, 'mac', v.mac, 'machine', v.machine, 'migrating', (SELECT m.generation FROM "Migration" m
+          WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND (m.reserved OR m."committedAt" IS NOT NULL))) ORDER BY v.node), '[]')
        FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
@@ -98,6 +106,5 @@ const placedVmColumns = Prisma.sql`
           AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
       (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
        FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
-      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'provider', h.provider,
-        'hasImage', h.state = 'up' AND EXISTS (SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId"))
-        ORDER BY h.id), '[]') FROM "Host" h) AS hosts`;
+      (SELECT COALESCE(json_agg(json_build_array(h.id, h.address, h.provider, h.state = 'up' AND x."hostId" IS NOT NULL) ORDER BY h.id), '[]')
+       FROM "Host" h LEFT JOIN "HostImage" x ON x."hostId" = h.id AND x."imageId" = one."imageId") AS hosts`;

@@ -1,19 +1,20 @@
 import type { Notification } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { VmState } from '../../model/states.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
 
-/** VMs that may have run enter `removing` first, where they keep their capacity, so this needs no placement lock. */
+/** VMs that may have run are removed from `removing` alone. */
 async function markRemoving(tx: Transaction, ids: readonly VmId[]): Promise<void> {
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removing' WHERE id = ANY(${ids}) AND state NOT IN ('pending', 'reserved', 'removing', 'removed')`;
 }
 
 /** The trigger on Vm updates the hosts' sums. */
-async function markRemoved(tx: Transaction, ids: readonly VmId[]): Promise<void> {
-  await tx.$executeRaw`
-    UPDATE "Vm" SET state = 'removed', problem = NULL WHERE id = ANY(${ids}) AND state <> 'removed'`;
+async function markRemoved(tx: Transaction, ids: readonly VmId[], from: readonly VmState[]): Promise<number> {
+  return tx.$executeRaw`
+    UPDATE "Vm" SET state = 'removed', problem = NULL WHERE id = ANY(${ids}) AND state::text = ANY(${[...from]})`;
 }
 
 /**
@@ -22,9 +23,12 @@ async function markRemoved(tx: Transaction, ids: readonly VmId[]): Promise<void>
  */
 export async function releaseVms(deps: LedgerDeps, ids: VmId[]): Promise<Notification[]> {
   return inTransaction(deps.ledger, async (tx) => {
-    await markRemoving(tx, ids);
     await lockPlacement(tx);
-    await markRemoved(tx, ids);
+    // A task's VMs are being removed by its last step already; others have to enter that state first.
+    if ((await markRemoved(tx, ids, ['pending', 'reserved', 'removing'])) < ids.length) {
+      await markRemoving(tx, ids);
+      await markRemoved(tx, ids, ['removing']);
+    }
     return (await placeWaiting(deps, tx)).notify;
   });
 }

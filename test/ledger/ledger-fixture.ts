@@ -113,7 +113,8 @@ export async function accept(fixture: LedgerFixture, owner: string, spec: Record
   fixture.now += 1000;
   const nowMs = fixture.now;
   const parsed = TaskSpec.parse({ image: 'debian-12', command: ['true'], ...spec });
-  return fixture.ledger.$transaction((tx) => acceptTask(tx, { owner, spec: parsed, nowMs }));
+  const accepted = await fixture.ledger.$transaction((tx) => acceptTask(tx, { owner, spec: parsed, nowMs }));
+  return accepted.id as TaskId;
 }
 
 /** The resources that VMs take of each host by their rows, and by the host's row. */

@@ -143,6 +143,7 @@ test('the check refuses each change of what a plan relies on', async () => {
   const iso = (ms: number) => `'${new Date(ms).toISOString()}'`;
   const changes = [
     `schedulable = false`,
+    `"clockOff" = true`,
     `state = 'unknown'`,
     `"usedVcpus" = 1`,
     `"usedMemoryMiB" = 3073`,
@@ -154,7 +155,7 @@ test('the check refuses each change of what a plan relies on', async () => {
     await fixture.sql(`UPDATE "Host" SET ${change} WHERE id = 'host-a'`);
     expect(await fits(), change).toBe(false);
     await fixture.sql(
-      `UPDATE "Host" SET schedulable = true, state = 'up', vcpus = ${size.vcpus}, "usedVcpus" = 0, "usedMemoryMiB" = 0, "usedDiskMiB" = 0,
+      `UPDATE "Host" SET schedulable = true, "clockOff" = false, state = 'up', vcpus = ${size.vcpus}, "usedVcpus" = 0, "usedMemoryMiB" = 0, "usedDiskMiB" = 0,
          "vacantFrom" = NULL, "vacantUntil" = NULL WHERE id = 'host-a'`,
     );
   }

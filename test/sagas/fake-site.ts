@@ -185,7 +185,8 @@ export class FakeSite {
   async accept(order: Record<string, unknown> = {}): Promise<TaskId> {
     const image = order.image ?? (await this.publishImage());
     const spec = TaskSpec.parse({ image, command: ['work'], outputs: ['out/*'], ...order });
-    return this.ledger.$transaction((tx) => acceptTask(tx, { owner: this.owner, spec, nowMs: Date.now() }));
+    const accepted = await this.ledger.$transaction((tx) => acceptTask(tx, { owner: this.owner, spec, nowMs: Date.now() }));
+    return accepted.id as TaskId;
   }
 
   async start(id: TaskId): Promise<WorkflowHandle> {
