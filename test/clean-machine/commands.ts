@@ -129,7 +129,7 @@ export const rows: readonly Row[] = [
     matches: /^npm (?:run test:full|test)(?: NAME…)?$/,
     notRun: 'hours, or more files, of the same runner as npm test, which is run',
   },
-  { matches: /^npm test (?:host|acceptance|timed sagas)$/, notRun: 'many minutes of the same runner with other files' },
+  { matches: /^npm test (?:host|acceptance|mutations|timed sagas)$/, notRun: 'many minutes of the same runner with other files' },
 
   // Single files of the tests.
   { matches: /^npm run vitest$/, run: vitest('test/scheduler/timeline.test.ts', 2) },
@@ -175,6 +175,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- rate$/, run: begin('--runs 3 rate') },
   { matches: /^npm run bench -- (?:--runs \d+ )?migrate$/, run: begin('--runs 3 --modes 128 migrate') },
   { matches: /^npm run bench -- migrate-cpu$/, run: begin('--runs 1 migrate-cpu') },
+  { matches: /^npm run bench -- scale --modes /, run: bench('--runs 1 --modes 10x50 scale', 5) },
   { matches: /^npm run bench -- leases$/, run: bench('leases', 4) },
   {
     matches: /^npm run bench -- drain --modes/,

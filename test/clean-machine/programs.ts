@@ -33,6 +33,7 @@ export const installed: Record<string, readonly string[]> = {
   zstd: ['zstd'],
   lz4: ['lz4'],
   rsync: ['rsync'],
+  socat: ['socat'],
   git: ['git'],
 };
 
@@ -41,6 +42,7 @@ export const always: Record<string, readonly string[]> = {
   dash: ['sh'],
   coreutils: [
     'cat',
+    'chmod',
     'cp',
     'env',
     'ls',
