@@ -23,7 +23,7 @@ export const Task = TaskSpec.extend({
   skippedOutputs: z
     .array(z.strictObject({ path: z.string(), node: z.int(), reason: z.enum(skipReasons), detail: z.string() }))
     .meta({
-      description: 'Files that match and were not stored, at most 100; a folder or "" stands for what was not found in it',
+      description: 'Files that match and were not stored, at most 50; a folder or "" stands for what was not found in it',
     }),
   skippedOutputsCount: z.int().min(0).meta({ description: 'The number of all of them' }),
   timeline: z.array(

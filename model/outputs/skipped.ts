@@ -36,10 +36,13 @@ export interface SkippedFiles {
   lost: number;
 }
 
-/** The bounds of what is told of skipped files, for one VM and for a task: they are part of a workflow's payloads. */
-const maxSkippedListed = 50;
-const maxSkippedOfTask = 100;
-const maxPathChars = 400;
+/**
+ * The bounds of what is told of skipped files, for one VM and for a task: at the most 45 KiB and 75 KiB of the 256 KiB that
+ * a workflow's payload may have.
+ */
+const maxSkippedListed = 30;
+const maxSkippedOfTask = 50;
+const maxPathChars = 300;
 const maxDetailChars = 200;
 
 /** Of a task: rows of what is lost first, as many as there is space for. */

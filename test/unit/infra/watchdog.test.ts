@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -29,6 +29,7 @@ test('a process whose event loop stops is killed and started again, and one that
     const first = !existsSync(${JSON.stringify(join(folder, 'begun'))});
     writeFileSync(${JSON.stringify(join(folder, 'begun'))}, '');
     setInterval(() => undefined, 1000);
+    if (!first) writeFileSync(${JSON.stringify(join(folder, 'previous'))}, String(process.env.BERTH_PREVIOUS_END));
     if (first) setTimeout(() => { for (;;); }, 500);
   `;
   await writeFile(join(folder, 'main.ts'), program);
@@ -48,4 +49,9 @@ test('a process whose event loop stops is killed and started again, and one that
   expect(notes[0]).toBe('loops has not fed its watchdog for 2 s; it is killed');
   await delay(2 * limitMs);
   expect(child.restarts()).toBe(1);
+  // A host worker counts what its predecessor did.
+  expect(await readFile(join(folder, 'previous'), 'utf8')).toBe('watchdog');
+  child.kill('SIGABRT');
+  await child.untilReadyAgain(1, 20_000);
+  await expect.poll(() => readFile(join(folder, 'previous'), 'utf8'), { timeout: 20_000 }).toBe('SIGABRT');
 });
