@@ -129,8 +129,11 @@ export const saysDomainEnded = (code: ErrorCode): boolean => Object.values(endin
 export const stateAfterEnd = ({ code }: { code: ErrorCode }): 'stopped' | 'crashed' =>
   code === endings.crashed.code || code === 'boot-failed' ? 'crashed' : 'stopped';
 
-/** What a VM's domain does, as its host observes it. `agoMs`: how long ago it ended, by the host's clock; null: unknown. */
+/**
+ * What a VM's domain does, as its host observes it. `answers`: whether the guest's agent does; absent: it was not asked.
+ * `agoMs`: how long ago it ended, by the host's clock; null: unknown.
+ */
 export type DomainCondition =
-  | { kind: 'running' }
+  | { kind: 'running'; answers?: boolean }
   | { kind: 'paused'; by: PausedBy }
   | { kind: 'gone'; cause: EndCause; agoMs: number | null };

@@ -49,6 +49,7 @@ function show(row: VmRecord): z.input<typeof Vm> {
     name: row.name,
     state: row.state,
     pausedBy: row.pausedBy,
+    silentSince: row.silentSince?.toISOString() ?? null,
     resources: { vcpus: row.vcpus, memoryMiB: row.memoryMiB, diskMiB: row.diskMiB },
     host: row.hostId,
     home: row.homeId,

@@ -14,6 +14,9 @@ export const Vm = z
       description:
         'Who stopped the processors of a paused VM: its owner, its hypervisor after an I/O error, somebody at its host, or its guest, which sleeps',
     }),
+    silentSince: time
+      .nullable()
+      .meta({ description: 'Since when the agent of its running guest does not answer; null: it does, as far as is known' }),
     resources,
     host: z.string().nullable().meta({ description: 'Where it runs or ran' }),
     home: z.string().nullable().meta({ description: 'The host whose disk holds its image' }),

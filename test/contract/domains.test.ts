@@ -6,6 +6,7 @@ import type { HostActivities } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost } from '../../drivers/fake/host.ts';
 import { createFakeRepository } from '../../drivers/fake/repository.ts';
 import { systemClock } from '../../drivers/host/clock.ts';
+import type { Clock } from '../../drivers/ports/clock.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { DomainCondition } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
@@ -40,13 +41,13 @@ async function conditionOf(id: VmId): Promise<DomainCondition | null> {
 }
 
 /** @returns what was reported, a list a report */
-function watch(): VmId[][] {
+function watch(clock: Clock = systemClock): VmId[][] {
   const reports: VmId[][] = [];
   const aborting = new AbortController();
   const watching = watchDomains(host.ports, {
     report: async (ids) => void reports.push(ids),
     signal: aborting.signal,
-    clock: systemClock,
+    clock,
   });
   stop = async () => {
     aborting.abort();
@@ -62,7 +63,7 @@ describe('a domain', () => {
     ['hostRestarted', () => host.restartMachine()],
   ] as const)('that has ended: %s, and how long ago', async (cause, end) => {
     const { id } = await running();
-    expect(await conditionOf(id)).toEqual({ kind: 'running' });
+    expect(await conditionOf(id)).toEqual({ kind: 'running', answers: true });
     end(id);
     await host.ports.clock.sleep(60_000);
     const condition = await conditionOf(id);
@@ -130,6 +131,24 @@ describe('the watch', () => {
     await call(activities.removeVm, vm.id, vm.generation);
     await delay(1500);
     expect(reports).toEqual([[vm.id]]);
+  });
+
+  it('asks the agents of running guests now and then, and reports one that does not answer, and that it does again', async () => {
+    const [silent, other] = [await running(), await running()];
+    // A minute passes in a moment.
+    let aheadMs = 0;
+    const reports = watch({ ...systemClock, nowMs: () => Date.now() + aheadMs });
+    await expect.poll(() => reports.flat().sort()).toEqual([silent.id, other.id].sort());
+    reports.length = 0;
+    const answersOf = async () => ((await conditionOf(silent.id)) as { answers?: boolean }).answers;
+    for (const answers of [false, true]) {
+      if (answers) host.unresponsive.delete(silent.id);
+      else host.unresponsive.add(silent.id);
+      aheadMs += 61_000;
+      await expect.poll(() => reports, { timeout: 20_000 }).toEqual([[silent.id]]);
+      expect(await answersOf()).toBe(answers);
+      reports.length = 0;
+    }
   });
 
   it('notices without the hypervisor what it did not say', async () => {

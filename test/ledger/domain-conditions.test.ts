@@ -96,6 +96,22 @@ describe('a domain that somebody pauses', () => {
     expect((await rowOf(id)).state).toBe('running');
   });
 
+  it('does not answer, since then, until it answers, ends or is paused', async () => {
+    const id = await running();
+    const silentSince = async () => (await rowOf(id)).silentSince;
+    expect(await observe(id, { kind: 'running', answers: true })).toEqual({ changed: [], again: [] });
+    const since = new Date(fixture.now);
+    expect(await observe(id, { kind: 'running', answers: false })).toEqual({ changed: [id], again: [] });
+    fixture.now += 60_000;
+    expect(await observe(id, { kind: 'running', answers: false })).toEqual({ changed: [], again: [] });
+    expect(await silentSince()).toEqual(since);
+    expect(await observe(id, { kind: 'running', answers: true })).toEqual({ changed: [id], again: [] });
+    expect(await silentSince()).toBeNull();
+    await observe(id, { kind: 'running', answers: false });
+    await observe(id, paused('operator'));
+    expect(await silentSince()).toBeNull();
+  });
+
   it('is not its host, where it was before', async () => {
     const id = await running();
     expect(await fixture.activities.loadDomainTargets('h2' as HostId, [id])).toEqual({ settled: [], busy: [] });

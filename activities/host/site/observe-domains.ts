@@ -5,6 +5,7 @@ import type { VmId } from '../../../model/ids.ts';
 import type { DomainCondition, PausedBy } from '../../../model/vm.ts';
 import { observeEnd } from '../vm/domain-end.ts';
 import { domainName } from '../vm/domain-names.ts';
+import { isAnswering } from './silent-guests.ts';
 
 /** What the domains of these VMs do now. A VM without a record, or whose domain is between two states, is left out. */
 export async function observeDomains(ports: HostPorts, vmIds: VmId[]): Promise<DomainReport[]> {
@@ -19,6 +20,8 @@ export async function observeDomains(ports: HostPorts, vmIds: VmId[]): Promise<D
 
 async function observeDomain(ports: HostPorts, vmId: VmId): Promise<DomainCondition | null> {
   const { condition } = await observeWithoutEnd(ports, vmId);
+  if (condition !== null && condition !== 'gone' && condition.kind === 'running')
+    return { kind: 'running', answers: await isAnswering(ports, vmId) };
   return condition === 'gone' ? observeEnd(ports, vmId) : condition;
 }
 

@@ -4,6 +4,7 @@ import { isId, type VmId } from '../../../model/ids.ts';
 import { nullIfUnavailable } from '../unavailable.ts';
 import { observeEnd } from '../vm/domain-end.ts';
 import { observeWithoutEnd } from './observe-domains.ts';
+import { SilentGuests } from './silent-guests.ts';
 
 export interface DomainWatch {
   /** Tells the site that these VMs' domains have changed: the site asks what they do then. Returns once that is certain. */
@@ -29,6 +30,7 @@ type Reported = Map<VmId, string>;
 export async function watchDomains(ports: HostPorts, { report, signal, clock }: DomainWatch): Promise<void> {
   const changes = new Changes();
   const watching = ports.hypervisor.watch((name) => changes.add(name), signal);
+  const silent = new SilentGuests(ports, { clock, signal, onChange: (id) => changes.add(id) });
   let reported: Reported = new Map();
   let allDueMs = clock.nowMs();
   let pollDueMs = clock.nowMs();
@@ -38,10 +40,11 @@ export async function watchDomains(ports: HostPorts, { report, signal, clock }: 
     const changed = changes.take(nowMs >= pollDueMs);
     if (changed.all) pollDueMs = nowMs + pollMs;
     if (reportsAll) [reported, allDueMs] = [new Map(), nowMs + reportAllMs];
-    const found = await findChanges(ports, changed, reported, reportsAll);
-    const lasting = await confirmPauses(ports, found, { clock, signal });
+    const found = await findChanges({ ports, silent }, changed, reported, reportsAll);
+    const lasting = await confirmPauses({ ports, silent }, found, { clock, signal });
     if (lasting.size > 0) await report([...lasting.keys()]);
     for (const [vmId, text] of lasting) reported.set(vmId, text);
+    silent.follow([...reported].flatMap(([vmId, text]) => (text.startsWith('running') ? [vmId] : [])));
     await changes.wait(Math.max(1, pollDueMs - clock.nowMs()), { clock, signal });
   }
   await watching;
@@ -80,18 +83,24 @@ class Changes {
   }
 }
 
+/** What the watch observes with. */
+interface Observed {
+  ports: HostPorts;
+  silent: SilentGuests;
+}
+
 async function findChanges(
-  ports: HostPorts,
+  observed: Observed,
   { all, announced }: ChangedDomains,
   reported: Reported,
   reportsAll: boolean,
 ): Promise<Reported> {
-  const here = await ports.store.listIds();
+  const here = await observed.ports.store.listIds();
   if (all) for (const id of reported.keys()) if (!here.includes(id)) reported.delete(id);
   const found: Reported = new Map();
   for (const id of all ? here : announced) {
     const before = reported.get(id);
-    const text = await describe(ports, id, announced.has(id) ? undefined : before);
+    const text = await describe(observed, id, announced.has(id) ? undefined : before);
     if (text === 'unavailable') continue;
     // What an activity is at work on, and a VM that has just started: its saga writes that. One that left has no state here.
     if (text === 'changing') reported.delete(id);
@@ -103,26 +112,27 @@ async function findChanges(
 }
 
 /** A condition as text. The reason of an end stands in a file: `before` spares reading it again. */
-async function describe(ports: HostPorts, id: VmId, before: string | undefined): Promise<string> {
-  const observed = await nullIfUnavailable(() => observeWithoutEnd(ports, id));
-  if (observed === null) return 'unavailable';
-  const { condition, unasked } = observed;
+async function describe({ ports, silent }: Observed, id: VmId, before: string | undefined): Promise<string> {
+  const found = await nullIfUnavailable(() => observeWithoutEnd(ports, id));
+  if (found === null) return 'unavailable';
+  const { condition, unasked } = found;
   if (condition === null) return 'changing';
   if (condition === 'gone') {
     if (before === 'gone' || before === 'left') return before;
     return (await observeEnd(ports, id)) === null ? 'left' : 'gone';
   }
   if (condition.kind === 'paused') return `paused ${condition.by}`;
-  return unasked ? 'running unasked' : 'running';
+  return `running${unasked ? ' unasked' : ''}${silent.has(id) ? ' silent' : ''}`;
 }
 
 /** Without those that did not stay paused. */
-async function confirmPauses(ports: HostPorts, found: Reported, watch: Omit<DomainWatch, 'report'>): Promise<Reported> {
+async function confirmPauses(observed: Observed, found: Reported, watch: Omit<DomainWatch, 'report'>): Promise<Reported> {
   const isPaused = (text: string): boolean => text.startsWith('paused');
   if (![...found.values()].some(isPaused)) return found;
   // An abort is noticed by the caller.
   await watch.clock.sleep(confirmMs, watch.signal).catch(() => undefined);
   const lasting: Reported = new Map();
-  for (const [id, text] of found) if (!isPaused(text) || (await describe(ports, id, undefined)) === text) lasting.set(id, text);
+  for (const [id, text] of found)
+    if (!isPaused(text) || (await describe(observed, id, undefined)) === text) lasting.set(id, text);
   return lasting;
 }

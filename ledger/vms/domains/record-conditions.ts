@@ -63,14 +63,22 @@ async function lockObserved(tx: Transaction, id: VmId): Promise<ObservedVm> {
   return { ...row, standalone: order !== null, operation, pausedBy };
 }
 
+/** Since when a guest does not answer. @returns whether that has changed */
+async function writeSilence(tx: Transaction, { id }: ObservedVm, answers: boolean | undefined, now: string): Promise<boolean> {
+  if (answers === undefined) return false;
+  const changed = await tx.$executeRaw`
+    UPDATE "Vm" SET "silentSince" = CASE WHEN ${answers} THEN NULL ELSE ${now}::timestamptz END
+    WHERE id = ${id} AND ("silentSince" IS NULL) <> ${answers}`;
+  return changed > 0;
+}
+
 /** @returns whether the VM has changed */
 async function writeCondition(deps: LedgerDeps, tx: Transaction, row: ObservedVm, condition: DomainCondition): Promise<boolean> {
   const now = isoNow(deps);
   switch (condition.kind) {
     case 'running':
-      if (row.state === 'running') return false;
-      await writeResumed(tx, row, now);
-      return true;
+      if (row.state === 'paused') await writeResumed(tx, row, now);
+      return (await writeSilence(tx, row, condition.answers, now)) || row.state === 'paused';
     case 'paused':
       if (row.pausedBy === condition.by) return false;
       await writePaused(tx, row, condition.by, now);
