@@ -15,6 +15,7 @@ import {
   readMigrationTotals,
   readOldestQueuedAt,
   readTaskCounts,
+  readVmCounts,
 } from '../../ledger/metrics.ts';
 import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
 import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
@@ -133,7 +134,7 @@ export function questions(deps: LedgerDeps, nowMs: number): Record<string, () =>
     },
     'housekeeping.vms': () => listVmsToNotify(deps, 10),
     metrics: async () => {
-      const reads = [readTaskCounts, readMigrationCounts, readMigratedGuestCounts, readHostCounts, readDrainCounts];
+      const reads = [readTaskCounts, readVmCounts, readMigrationCounts, readMigratedGuestCounts, readHostCounts, readDrainCounts];
       for (const read of reads) await read(ledger);
       await readBootCounts(ledger);
       await readOldestQueuedAt(ledger);

@@ -9,6 +9,7 @@ import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
 import { listBuildsToCancel, listBuildsWithoutWorkflow } from '../../ledger/images/build-housekeeping.ts';
 import { readImages } from '../../ledger/images/read-images.ts';
 import { listImagesToSweep } from '../../ledger/images/retirement.ts';
+import { readMigratedGuestCounts, readMigrationCounts, readTaskCounts, readVmCounts } from '../../ledger/metrics.ts';
 import { listMigrationsWithoutWorkflow } from '../../ledger/migrations/load-migration.ts';
 import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
 import { readQuotas } from '../../ledger/owners/quotas.ts';
@@ -128,9 +129,32 @@ const more: Record<string, () => Promise<unknown>> = {
 };
 
 describe(`with ${ended} ended tasks`, () => {
-  const names = Object.keys(questions({} as LedgerDeps, 0)).filter((name) => name !== 'metrics');
+  const names = Object.keys(questions({} as LedgerDeps, 0));
   it.each([...names, ...Object.keys(more)])('%s', async (name) => {
     const used = await readBy(more[name] ?? questions(deps, nowMs)[name]!);
     expect(used.filter(({ scans, rows }) => scans > 0 || rows > mostRows)).toEqual([]);
   });
+});
+
+/** What the metrics count, from all rows. */
+const countedFromRows: Record<string, string> = {
+  tasks: `SELECT state::text, count(*)::int AS rows FROM "Task" GROUP BY 1`,
+  vms: `SELECT state::text, count(*)::int AS rows FROM "Vm" GROUP BY 1`,
+  migrations: `SELECT state::text, count(*)::int AS rows FROM "Migration" GROUP BY 1`,
+  guests: `SELECT COALESCE(guest, '') AS state, count(*)::int AS rows FROM "Migration" GROUP BY 1`,
+};
+const counts = { tasks: readTaskCounts, vms: readVmCounts, migrations: readMigrationCounts, guests: readMigratedGuestCounts };
+const byState = (rows: { state: string; rows: number }[]) => rows.map(({ state, rows: n }) => [state, n]).sort();
+
+it('metrics count what has ended as all rows do, before and after it is kept as a count, by several at once', async () => {
+  for (let round = 0; round < 3; round += 1)
+    for (const [name, read] of Object.entries(counts)) {
+      const expected = byState((await pool.query<{ state: string; rows: number }>(countedFromRows[name]!)).rows);
+      const answers = await Promise.all([read(ledger), read(ledger), read(ledger)]);
+      for (const answer of answers) expect(byState(answer), name).toEqual(expected);
+    }
+  const { rows } = await pool.query<{ kept: number }>(
+    `SELECT COALESCE(sum(rows), 0)::int AS kept FROM "EndedCount" WHERE subject = 'tasks'`,
+  );
+  expect(rows[0]!.kept).toBe(ended);
 });
