@@ -25,6 +25,8 @@ export interface HostFacts {
   bootId: string;
   /** How long ago the machine was booted. Absent: the worker is of an earlier version. */
   bootedAgoMs?: number;
+  /** Which machine this is: its machine-id, and a number that was drawn on its disk. Absent: the worker is older. */
+  machine?: string;
 }
 
 /** What a host has, as against what the ledger says it should have. */

@@ -66,6 +66,12 @@ const shortTimeoutTypes: readonly string[] = [
 export const workflowTaskTimeoutOf = (type: string): { workflowTaskTimeout?: number } =>
   shortTimeoutTypes.includes(type) ? shortWorkflowTaskTimeout : {};
 
+/** To monitorHost: what became of a machine's registration. Argument: HostFacts.machine. Answers RegistrationAnswer. */
+export const registrationQuery = 'registration';
+
+/** `admitted`; why it was refused; null: it has not been looked at. */
+export type RegistrationAnswer = { admitted: true } | { admitted: false; why: string } | null;
+
 export const signalName = {
   /** To a task or a VM: it was placed; the ledger says where. */
   placed: 'placed',

@@ -3,11 +3,12 @@ import { Worker } from '@temporalio/worker';
 import { readConfig } from '../model/config.ts';
 import type { HostId } from '../model/ids.ts';
 import { openLog } from '../model/log.ts';
-import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../model/temporal.ts';
+import { hostQueue } from '../model/temporal.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
+import { hostLimits } from './host-limits.ts';
 import { loggedBudget } from './payload-budget.ts';
+import { registerHost } from './register-host.ts';
 import { reportDomains } from './report-domains.ts';
-import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
 import { wireHost } from './wire-host.ts';
 
@@ -30,8 +31,7 @@ const worker = await Worker.create({
   namespace: config.temporal.TEMPORAL_NAMESPACE,
   taskQueue: hostQueue(hostId),
   activities: wired.activities,
-  // A running command occupies a slot for as long as it runs, and reportLiveness occupies one without end.
-  maxConcurrentActivityTaskExecutions: 256,
+  ...hostLimits,
   // The answer to a heartbeat cancels an activity: with the default of 30 s that would take as long.
   maxHeartbeatThrottleInterval: '2s',
   defaultHeartbeatThrottleInterval: '2s',
@@ -40,18 +40,12 @@ const worker = await Worker.create({
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
 
 const client = new Client({ connection, namespace: config.temporal.TEMPORAL_NAMESPACE, dataConverter });
+const stopBefore = () => process.exit(0);
+process.once('SIGTERM', stopBefore);
+// A second machine with this id must not take the first one's steps.
+await registerHost({ client, hostId, observe: () => wired.activities.observeHost(), log });
+process.off('SIGTERM', stopBefore);
 const running = worker.run();
-void retryForever('registering the host', log, async () => {
-  const facts = await wired.activities.observeHost();
-  await client.workflow.signalWithStart(workflowType.host, {
-    workflowId: workflowId.host(hostId),
-    taskQueue: controlQueue,
-    args: [hostId],
-    signal: signalName.hostRegistered,
-    signalArgs: [facts],
-  });
-  log.info({ facts }, 'registered the host');
-});
 const watch = new AbortController();
 // Without it the site would not learn what domains do: systemd starts the worker again.
 wired

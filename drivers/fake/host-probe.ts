@@ -24,6 +24,7 @@ export function createFakeHostProbe(
       hypervisor: 'fake 1.0',
       bootId: `boot-${boot.count}-of-${id}`,
       bootedAgoMs: Math.max(0, clock.nowMs() - boot.atMs),
+      machine: `machine-of-${id}`,
     }),
   };
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
@@ -48,13 +49,14 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
       return seconds * 1000;
     },
     async measure() {
-      const [disk, folders, memoryBytes, bootId, kind, hypervisor] = await Promise.all([
+      const [disk, folders, memoryBytes, bootId, kind, hypervisor, machine] = await Promise.all([
         statfs(options.root),
         options.store.list(),
         memoryLimitBytes(),
         readFile('/proc/sys/kernel/random/boot_id', 'utf8'),
         probe.accelerator(),
         options.hypervisor.version(),
+        readMachine(options.root),
       ]);
       const oursBytes = folders.reduce((sum, { bytes }) => sum + bytes, 0);
       const shared = (amount: number): number => Math.floor(amount * options.capacityShare);
@@ -74,10 +76,23 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         hypervisor,
         bootId: bootId.trim(),
         bootedAgoMs: Math.max(0, Date.now() - (await probe.bootedMs())),
+        machine,
       };
     },
   };
   return probe;
+}
+
+/** Machines that were cloned share a machine-id, until their disks are: so the disk has a number of its own as well. */
+async function readMachine(root: string): Promise<string> {
+  const path = join(root, 'disk-id');
+  let disk = (await readText(path))?.trim() ?? '';
+  if (disk === '') {
+    disk = randomUUID();
+    await replaceDurably(path, `${disk}\n`);
+  }
+  const machineId = (await readText('/etc/machine-id'))?.trim() ?? '';
+  return `${machineId === '' ? 'no-machine-id' : machineId}/${disk}`;
 }
 
 /** The machine's memory, or less where a control group says so (v2, then v1). */

@@ -21,6 +21,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
       'conflict',
       `Host ${facts.hostId} registers with the address ${facts.address}, which is host ${clash[0].id}'s: set BERTH_HOST_ADDRESS of one of them`,
     );
+  await refuseSecondMachine(tx, facts);
   const measured = {
     address: facts.address,
     provider: facts.provider,
@@ -32,6 +33,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
     accelerator: facts.accelerator,
     hypervisor: facts.hypervisor,
     bootId: facts.bootId,
+    machine: facts.machine ?? null,
     seenAt: now,
     removedAt: null,
   };
@@ -43,6 +45,19 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
     select: { id: true },
   });
   return { restarted: before !== null && before.bootId !== facts.bootId };
+}
+
+/**
+ * Two machines with one BERTH_HOST_ID would each take steps of the same VMs. The second is refused as long as the first is up; once
+ * that is silent, the host is the machine that registers: it was replaced, or its disk was.
+ */
+async function refuseSecondMachine(tx: Transaction, { hostId, machine }: HostFacts): Promise<void> {
+  const first = await tx.host.findFirst({ where: { id: hostId, state: 'up', removedAt: null }, select: { machine: true } });
+  if (machine === undefined || first === null || first.machine === null || first.machine === machine) return;
+  throw new BerthError(
+    'conflict',
+    `Host ${hostId} is the machine ${first.machine}, which answers; ${machine} is another one. Give it a BERTH_HOST_ID of its own, or end the worker of the first and wait until the host is unknown`,
+  );
 }
 
 /** Replaces the images of the host's cache; images that the ledger does not know are left out. */

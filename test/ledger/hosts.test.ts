@@ -136,6 +136,27 @@ describe('an image in the cache of a host', () => {
   });
 });
 
+describe('two machines with one id', () => {
+  const register = (machine: string | undefined) =>
+    fixture.activities.registerHost(hostFacts('twice', roomy, machine === undefined ? {} : { machine }));
+
+  it('refuses the second as long as the first is up, and takes it when that is silent', async () => {
+    await register('first');
+    await register('first');
+    expect((await failure(register('second'))).code).toBe('conflict');
+    expect((await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'twice' } })).machine).toBe('first');
+    await fixture.activities.markHostUnreachable('twice' as HostId);
+    await register('second');
+    expect((await failure(register('first'))).code).toBe('conflict');
+  });
+
+  it('takes a machine whose older worker did not say which it is', async () => {
+    await register(undefined);
+    await register('first');
+    await register('first');
+  });
+});
+
 describe('compareHost', () => {
   const nothing: HostInventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
   const domain = (vmId: string | null, name = vmId ?? 'other') => ({ name, vmId: vmId as VmId | null, state: 'running' });

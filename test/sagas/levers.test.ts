@@ -6,9 +6,11 @@ import { listWorkflowEnds } from '../../ledger/levers/workflow-ends.ts';
 import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { BerthError } from '../../model/errors.ts';
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import type { Logger } from '../../model/log.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmRequest } from '../../model/vm-request.ts';
 import { endWorkflows } from '../../workers/end-workflows.ts';
+import { registerHost } from '../../workers/register-host.ts';
 import { rowsOf, tracesOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 
@@ -139,4 +141,22 @@ test('a host that was declared lost and returns is closed, and loses what ended 
   await site.until('it is part of the site again', async () => (await row()).removedAt === null);
   expect((await row()).schedulable).toBe(false);
   await site.until('what ended meanwhile is removed', async () => tracesOf(site, [vm]).length === 0);
+});
+
+test('a second machine with the id of a host takes no step until the first is silent', async () => {
+  const host = site.hosts.find(({ id }) => id === 'host-2')!;
+  const facts = { ...(await host.ports.probe.measure()), images: [] };
+  const warned: string[] = [];
+  const log = { info: () => undefined, warn: () => undefined, error: (text: string) => warned.push(text) } as unknown as Logger;
+  const observe = async () => ({ ...facts, machine: 'another machine' });
+  let admitted = false;
+  const registered = registerHost({ client: site.client, hostId: host.id, observe, log, pace: 0.05 }).then(() => {
+    admitted = true;
+  });
+  await site.until('it is refused', async () => warned.length > 1);
+  expect([admitted, warned[0]]).toEqual([false, expect.stringContaining('another one')]);
+  await site.stopWorker(host.id);
+  await site.until('the first is silent, and the second is admitted', async () => admitted);
+  await registered;
+  expect((await site.ledger.host.findUniqueOrThrow({ where: { id: host.id } })).machine).toBe('another machine');
 });

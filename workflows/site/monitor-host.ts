@@ -1,7 +1,16 @@
-import { CancellationScope, condition, continueAsNew, defineSignal, patched, setHandler, sleep } from '@temporalio/workflow';
+import {
+  CancellationScope,
+  condition,
+  continueAsNew,
+  defineQuery,
+  defineSignal,
+  patched,
+  setHandler,
+  sleep,
+} from '@temporalio/workflow';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId } from '../../model/ids.ts';
-import { signalName, workflowId } from '../../model/temporal.ts';
+import { type RegistrationAnswer, registrationQuery, signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { codeOf, taskErrorOf } from '../durable/failure.ts';
 import { isHistoryLong } from '../durable/history-limit.ts';
@@ -22,14 +31,19 @@ export async function monitorHost(id: HostId, pace = 1, registration?: HostFacts
   const progress = new Progress();
   progress.setAttributes({ hosts: [id] });
   const registrations: HostFacts[] = registration === undefined ? [] : [registration];
+  // The machines that have registered are few: a host has one, and a second by mistake.
+  const answers = new Map<string, RegistrationAnswer>();
   setHandler(hostRegisteredSignal, (facts) => {
+    // An earlier answer to this machine says nothing of this registration.
+    answers.delete(facts.machine ?? '');
     registrations.push(facts);
   });
+  setHandler(defineQuery<RegistrationAnswer, [string]>(registrationQuery), (machine) => answers.get(machine) ?? null);
   let liveness: Promise<void> | null = null;
   // A host whose worker is restarted again and again, or that answers each probe, always has registered by here.
   while (!isHistoryLong() || (registrations.length > 0 && !patched('host-registration'))) {
     const facts = registrations.splice(0).at(-1);
-    if (facts !== undefined) await register(facts, progress, pace);
+    if (facts !== undefined) answers.set(facts.machine ?? '', await register(facts, progress, pace));
     liveness ??= waitForWorkerExit(id, pace, progress).finally(() => {
       liveness = null;
     });
@@ -40,17 +54,20 @@ export async function monitorHost(id: HostId, pace = 1, registration?: HostFacts
   return continueAsNew<typeof monitorHost>(id, pace, registrations.at(-1));
 }
 
-async function register(facts: HostFacts, progress: Progress, pace: number): Promise<void> {
+async function register(facts: HostFacts, progress: Progress, pace: number): Promise<RegistrationAnswer> {
   try {
     await notifyWaiters(await onLedger(pace).registerHost(facts));
   } catch (error) {
-    // Such as an address that another host has: its operator has to correct it, and to restart its worker.
+    // Such as an address that another host has: its operator has to correct it. Its worker takes no steps, and asks again.
+    const why = taskErrorOf(error).message;
     progress.setAttributes({ state: 'refused' });
-    return progress.setDetail('host', `**the ledger refuses ${facts.hostId}** since ${isoNow()}: ${taskErrorOf(error).message}`);
+    progress.setDetail('host', `**the ledger refuses ${facts.hostId}** since ${isoNow()}: ${why}`);
+    return { admitted: false, why };
   }
   progress.setAttributes({ state: 'up' });
   progress.setDetail('host', `**${facts.hostId}** is up since ${isoNow()}: ${facts.hypervisor}, ${facts.accelerator}`);
   await startOrNotify(reconcileHost, workflowId.reconcile(facts.hostId), [facts.hostId, pace], signalName.wakeUp);
+  return { admitted: true };
 }
 
 /** Returns when the worker has ended. The activity's failure says nothing more. */
