@@ -10,6 +10,7 @@ import type { ApiDeps } from './deps.ts';
 import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
+import { isLargeBody, takeTurns } from './http/body-turns.ts';
 import { refuseUnboundedJson } from './http/json-bounds.ts';
 import { trackOpenRequests } from './http/open-requests.ts';
 import { describeApi } from './http/openapi.ts';
@@ -104,6 +105,9 @@ interface AccessMiddleware {
   limit: RequestHandler;
   /** Of routes that make a plan of the whole site. */
   planLimit: RequestHandler;
+  planTurn: RequestHandler;
+  /** Before a JSON body is read. */
+  bodyTurn: RequestHandler;
   signature: RequestHandler;
 }
 
@@ -112,12 +116,13 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
   const before: Record<Operation['access'], RequestHandler[]> = {
     open: [],
     signed: [gates.signature],
-    client: [gates.authenticate, gates.limit, ...(operation.plans ? [gates.planLimit] : [])],
+    client: [gates.authenticate, gates.limit, ...(operation.plans ? [gates.planLimit, gates.planTurn] : [])],
     operator: [gates.authenticate, gates.limit, requireOperator],
   };
   const body = operation.body
     ? [
         requireJson,
+        gates.bodyTurn,
         express.json({
           limit: operation.maxBodyBytes ?? defaultBodyBytes,
           inflate: false,
@@ -193,6 +198,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
     }),
     limit: limitRate(config.api.BERTH_RATE_PER_MINUTE, 'requests', (caller) => caller.keyId),
     planLimit: limitRate(config.api.BERTH_PLANS_PER_MINUTE, 'plans', (caller) => caller.ownerId),
+    planTurn: takeTurns(() => true),
+    bodyTurn: takeTurns(isLargeBody),
     signature: requireSignature(signingKeysOf(config.signing), clock),
   });
   app.use(notFound, answerWithProblem);

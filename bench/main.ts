@@ -16,6 +16,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   'migrate-cpu': async () => (await import('./migration/migrate-cpu.ts')).benchMigrateCpu,
   drain: async () => (await import('./drain.ts')).benchDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
+  crowd: async () => (await import('./crowd/crowd.ts')).benchCrowd,
   scale: async () => (await import('./scale/scale.ts')).benchScale,
   reservations: async () => (await import('./reservations.ts')).benchReservations,
 };

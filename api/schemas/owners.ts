@@ -6,7 +6,7 @@ const descriptions: Record<QuotaName, string> = {
   bytes: 'Bytes of files',
   queued: 'Tasks that wait for a host',
   vms: 'Standalone VMs',
-  tasks: 'Tasks that are not over',
+  tasks: 'Tasks that are not over, waiting ones included',
   vcpus: 'vCPUs of VMs that are not removed, of tasks and builds as well, waiting and suspended ones included',
   memoryMiB: 'Memory of them',
   diskMiB: 'Disk of them, images included',

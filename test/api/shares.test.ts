@@ -39,6 +39,34 @@ describe('what one owner reads', () => {
   });
 });
 
+describe('a large JSON body', () => {
+  test("keeps neither another owner's nor this owner's small requests waiting, and is taken in its turn", async () => {
+    const large = { ...task, command: ['x'.repeat(30_000)] };
+    const post = (json: object, party = api.alice) => api.call(party, 'POST', '/v1/tasks', { json });
+    const order: string[] = [];
+    const noted = async (name: string, sent: Promise<{ status: number }>) => {
+      expect((await sent).status).toBe(202);
+      order.push(name);
+    };
+    const many = Array.from({ length: 8 }, (_, i) => noted(`large ${i}`, post(large)));
+    await Promise.all([noted('small', post(task)), noted('other', post(large, api.bob))]);
+    expect(order.filter((name) => name.startsWith('large')).length).toBeLessThan(6);
+    await Promise.all(many);
+  });
+
+  test('of a caller that has gone holds no turn', async () => {
+    const headers = { authorization: `Bearer ${api.alice.key}`, 'content-type': 'application/json' };
+    const gone = new AbortController();
+    const stalled = new ReadableStream({ pull: () => new Promise(() => undefined) });
+    const init = { method: 'POST', headers, body: stalled, duplex: 'half', signal: gone.signal } as RequestInit;
+    const sent = fetch(new URL('/v1/tasks', api.base), init).catch(() => null);
+    const waits = api.call(api.alice, 'POST', '/v1/tasks', { json: { ...task, command: ['x'.repeat(30_000)] } });
+    gone.abort();
+    await sent;
+    expect((await waits).status).toBe(202);
+  });
+});
+
 describe('a JSON body', () => {
   const post = (path: string, body: string) =>
     api.call(api.alice, 'POST', path, { body, headers: { 'content-type': 'application/json' } });

@@ -1,0 +1,35 @@
+import { once } from 'node:events';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { RequestHandler } from 'express';
+import { Turns } from '../../model/owners/turns.ts';
+import { callerOf } from './auth.ts';
+
+/** Parsing, checking and comparing a larger body keeps the process from all other requests for tens of milliseconds. */
+const smallBodyBytes = 16 * 1024;
+/** After such a request its owner's next one waits for as long as it took, so that others have half of the process. */
+const longestRestMs = 1000;
+
+/**
+ * Lets one heavy request of an owner in at a time: others' answers are between two of them. The body of one that waits is not
+ * read yet, so it takes no memory.
+ */
+export function takeTurns(isHeavy: (contentLength: number | null) => boolean): RequestHandler {
+  const turns = new Turns({ total: Number.POSITIVE_INFINITY, perOwner: 1 });
+  return (req, res, next) => {
+    const length = req.get('content-length');
+    if (!isHeavy(length === undefined ? null : Number(length))) return next();
+    const gone = new AbortController();
+    const closed = once(res, 'close').then(() => gone.abort());
+    const act = async (): Promise<void> => {
+      const began = performance.now();
+      next();
+      await closed;
+      await pause(Math.min(longestRestMs, performance.now() - began));
+    };
+    // Only a caller that has gone is not admitted.
+    turns.run(callerOf(req).ownerId, gone.signal, act).catch(() => undefined);
+  };
+}
+
+/** A body of unknown length counts as a large one. */
+export const isLargeBody = (contentLength: number | null): boolean => contentLength === null || contentLength > smallBodyBytes;
