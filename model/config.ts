@@ -103,7 +103,9 @@ export const groups = {
     ),
     BERTH_MAX_MEMORY_MIB_PER_OWNER: count(4 * 2 ** 20).describe('Memory of them, likewise'),
     BERTH_MAX_DISK_MIB_PER_OWNER: count(64 * 2 ** 20).describe('Disk of them, images included, likewise'),
-    BERTH_MAX_TASKS_PER_OWNER: count(1000).describe("Tasks of an owner that are not over, unless the owner's row has a limit"),
+    BERTH_MAX_TASKS_PER_OWNER: count(1000).describe(
+      "Tasks of an owner that are not over, waiting ones included, unless the owner's row has a limit",
+    ),
     BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER: count(4096).describe(
       "vCPU-hours that are left of an owner's promised leases, unless the owner's row has a limit",
     ),

@@ -2,6 +2,7 @@ import { guard } from '../activities/failure.ts';
 import { isCrash } from '../activities/host/crash-guard.ts';
 import { createHostActivities } from '../activities/host/index.ts';
 import { watchDomains } from '../activities/host/site/watch-domains.ts';
+import { inLanes } from '../activities/host/step-lanes.ts';
 import type { HostActivities } from '../contracts/host.ts';
 import { openHost } from '../drivers/host/open-host.ts';
 import type { readConfig } from '../model/config.ts';
@@ -20,7 +21,7 @@ export interface WiredHost {
 export async function wireHost(config: ReturnType<typeof readConfig<'host'>>['host'], log: Logger): Promise<WiredHost> {
   const ports = await openHost(config, log);
   return {
-    activities: guard(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))),
+    activities: guard(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END)))),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
     close: async () => ports.close(),
   };

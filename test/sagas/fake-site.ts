@@ -5,6 +5,7 @@ import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkflowBundle }
 import { guard } from '../../activities/failure.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
 import { watchDomains } from '../../activities/host/site/watch-domains.ts';
+import { inLanes } from '../../activities/host/step-lanes.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import type { HostActivities } from '../../contracts/host.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
@@ -20,6 +21,7 @@ import type { TerminalTaskState } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { controlLimits } from '../../workers/control-limits.ts';
+import { hostLimits } from '../../workers/host-limits.ts';
 import { strictBudget } from '../../workers/payload-budget.ts';
 import { reportDomains } from '../../workers/report-domains.ts';
 import { workflowBundle } from '../../workers/workflow-bundle.ts';
@@ -174,7 +176,7 @@ export class FakeSite {
       dataConverter: strictBudget(),
       namespace: this.namespace,
       maxHeartbeatThrottleInterval: '250ms',
-      maxConcurrentActivityTaskExecutions: 300,
+      ...hostLimits,
       shutdownForceTime: '5s',
       ...options,
     });
@@ -300,7 +302,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
       pace: options.pace ?? usualPace,
     },
     connection,
-    options.hostActivities ?? ((host) => guard(createHostActivities(host.ports))),
+    options.hostActivities ?? ((host) => guard(inLanes(createHostActivities(host.ports)))),
     [() => connection.close(), () => ledger.$disconnect(), () => database.stop(), () => temporal.stop()],
   );
   await site.startControl();
