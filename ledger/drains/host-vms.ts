@@ -113,6 +113,8 @@ export async function readVmsOfHosts(
       AND NOT (${suspendInPlace} = 'ifStuck' AND v.state = 'suspended' AND v.operation IS NULL AND v."hostId" = h.host AND EXISTS (
         SELECT FROM "DrainSuspension" r JOIN "Drain" d ON d.id = r."drainId"
         WHERE r."vmId" = v.id AND r."releasedAt" IS NULL AND d."hostId" = h.host))
+      -- One that has no domain leaves nothing on the host but disks, and these only on its home.
+      AND NOT (v.state IN ('stopped', 'crashed') AND (NOT ${moveDisks} OR v."homeId" <> h.host))
     ORDER BY v.id`;
   const byHost = new Map<string, DrainVmState[]>();
   for (const row of z.array(HostVmRow).parse(rows))
@@ -170,6 +172,12 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
     case 'migrating':
     case 'removing':
       return { kind: 'settling', why: `it is ${state}` };
+    case 'stopped':
+    case 'crashed':
+      return {
+        kind: 'fixed',
+        why: `it is ${state}, and its disks can leave only while it runs: start it, delete it, or drain the host without moveDisks, which leaves them there`,
+      };
     default:
       return { kind: 'fixed', why: `it is ${state}: only a VM that runs or is suspended can be moved` };
   }

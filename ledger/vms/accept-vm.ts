@@ -118,6 +118,16 @@ export async function acceptOperation(tx: Transaction, id: string, operation: Vm
     if (suspension !== null && suspension.drain.hostId === vm.hostId)
       throw refuse(`is suspended in place for ${suspension.drainId}, until host ${vm.hostId} is opened`);
   }
+  if (operation === 'reboot' && vm.state !== 'running' && vm.hostId !== null && (await isDrained(tx, vm.hostId)))
+    throw refuse(`is ${vm.state} on host ${vm.hostId}, which is drained, until that is opened`);
   await tx.vm.update({ where: { id }, data: { operation, operationAt: new Date(nowMs) } });
   return true;
+}
+
+/** The host is being emptied, or was, and has not been opened since: nothing is started there. */
+async function isDrained(tx: Transaction, hostId: string): Promise<boolean> {
+  const rows = await tx.$queryRaw<{ drained: boolean }[]>`
+    SELECT d.state IN ('waiting', 'moving', 'paused', 'held') OR (d.state = 'empty' AND NOT h.schedulable) AS drained
+    FROM "Drain" d JOIN "Host" h ON h.id = d."hostId" WHERE h.id = ${hostId} ORDER BY d.number DESC LIMIT 1`;
+  return rows[0]?.drained ?? false;
 }

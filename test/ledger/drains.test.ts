@@ -1,5 +1,9 @@
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, describe, expect, it, test } from 'vitest';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
+import { changeHost } from '../../ledger/hosts/change-host.ts';
+import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
+import type { HostId, VmId } from '../../model/ids.ts';
+import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -119,4 +123,52 @@ test('a drain of a host that does not answer is accepted, waits for it past its 
   await fixture.sql(`UPDATE "Host" SET state = 'up' WHERE id = $1`, [host]);
   const image = { host: host === 'host-a' ? 'host-b' : 'host-a' };
   expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'moving', images: [image], sampleLoads: [vm] });
+});
+
+describe('a stopped VM', () => {
+  async function stoppedVm(): Promise<{ vm: VmId; host: HostId }> {
+    await addImage(fixture, 'rooted', 64);
+    const request = VmRequest.parse({ name: 'alone', image: 'rooted' });
+    const id = await fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order: request, nowMs: fixture.now }));
+    const placement = await fixture.activities.reserveVm(id as VmId);
+    if (!placement.placed) throw new Error('there is no room for a VM');
+    for (const state of ['creating', 'running', 'stopped'] as const) await fixture.activities.setVmState(id as VmId, state);
+    return { vm: id as VmId, host: placement.vm.host };
+  }
+
+  const drain = (host: string, moveDisks: boolean) =>
+    fixture.ledger.$transaction((tx) =>
+      acceptDrain(tx, {
+        ...{ strategy: 'auto', mode: 'auto', moveDisks, suspendInPlace: 'never', confidence: 0.99 },
+        ...{
+          host,
+          deadlineMs: fixture.now + 60_000,
+          returnAfterMs: null,
+          returnVms: false,
+          owner,
+          reason: null,
+          nowMs: fixture.now,
+        },
+      }),
+    );
+  const inventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
+
+  it('is left on a host that is drained without its disks, and is started again when that is open', async () => {
+    const { vm, host } = await stoppedVm();
+    const id = await drain(host, false);
+    const start = () => fixture.ledger.$transaction((tx) => acceptOperation(tx, vm, 'reboot', fixture.now));
+    await expect(start()).rejects.toThrow('which is drained');
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ verifyEmpty: true });
+    const disks = [{ vmId: vm, generation: 1, bytes: 1 }];
+    expect(await fixture.activities.verifyHostEmpty(id, { ...inventory, disks })).toBe(true);
+    expect((await fixture.ledger.drain.findUniqueOrThrow({ where: { id } })).state).toBe('empty');
+    await expect(start()).rejects.toThrow('which is drained');
+    await changeHost(fixture.ledger, host, { schedulable: true }, fixture.now);
+    expect(await start()).toBe(true);
+  });
+
+  it('is in the way where its disks have to leave, and the refusal says what to do', async () => {
+    const { host } = await stoppedVm();
+    await expect(drain(host, true)).rejects.toThrow('its disks can leave only while it runs');
+  });
 });
