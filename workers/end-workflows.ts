@@ -7,8 +7,8 @@ import type { Logger } from '../model/log.ts';
 /** An operator waits for it, and the query finds nothing nearly always. */
 const intervalMs = 3_000;
 
-/** Clocks of PostgreSQL, Temporal and the API differ by less; nobody starts the workflow of an ended record anew. */
-const clockToleranceMs = 5_000;
+/** Ids that a later record has as well: of these only a run from before is ended. */
+const reusedIds = /^(image|host|reconcile|templates)-/;
 
 /**
  * Terminates the workflows of records that an operator has ended: they could only go on to steps that the ledger refuses. Their
@@ -27,7 +27,7 @@ export async function endWorkflows(ledger: Ledger, client: Client): Promise<numb
 async function terminate(client: Client, { workflowId, reason, createdAt }: WorkflowEnd): Promise<void> {
   try {
     const { runId, startTime, status } = await client.workflow.getHandle(workflowId).describe();
-    if (status.name !== 'RUNNING' || startTime.getTime() > createdAt.getTime() + clockToleranceMs) return;
+    if (status.name !== 'RUNNING' || (reusedIds.test(workflowId) && startTime > createdAt)) return;
     await client.workflow.getHandle(workflowId, runId).terminate(reason);
   } catch (error) {
     if (!(error instanceof WorkflowNotFoundError)) throw error;

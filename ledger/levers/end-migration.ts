@@ -8,7 +8,7 @@ import { keepVmAtSource, moveVmToTarget, writeMigratedEvent, writeMigrationEnd }
 import { lockMigration, type MigrationRow } from '../migrations/migration-row.ts';
 import type { Transaction } from '../transaction.ts';
 import type { RecordEnd } from './end-vm.ts';
-import { type Fence, insertFences } from './fences.ts';
+import { type Fence, replaceFences } from './fences.ts';
 import { requestWorkflowEnd } from './workflow-ends.ts';
 
 /**
@@ -38,7 +38,7 @@ export async function endMigration(
     await writeMigrationEnd(tx, row, 'rolledBack', { ...result, error }, now);
     if (row.reserved) await keepVmAtSource(tx, row, false);
   }
-  await insertFences(tx, fences, now);
+  await replaceFences(tx, row.vmId, fences, now);
   const hosts = fences.map(({ hostId }) => hostId);
   const data = { migration: id, vm: row.vmId, owner: row.ownerId, vmAt, fenced: hosts, error, by: ending.by, at: now };
   await writeEvent(tx, { type: forceEndedTypes.migration, subject: id, owner: row.ownerId, time: now, data }, 'reject');

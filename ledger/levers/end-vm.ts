@@ -9,7 +9,7 @@ import type { Transaction } from '../transaction.ts';
 import { readResidencies } from '../vms/residencies.ts';
 import { usageByHost, usageTotals } from '../vms/usage.ts';
 import { lockVm, type VmRow, vmEventFields } from '../vms/vm-row.ts';
-import { insertFences, readFencesOf } from './fences.ts';
+import { readFencesOf, replaceFences } from './fences.ts';
 import { requestWorkflowEnd } from './workflow-ends.ts';
 
 /** Why records are ended, and when. */
@@ -42,7 +42,7 @@ export async function endVm(tx: Transaction, id: VmId, ending: RecordEnd): Promi
     UPDATE "Vm" SET state = 'removed', generation = ${generation}, operation = NULL, "operationAt" = NULL, refusal = NULL,
       problem = ${JSON.stringify(ending.error)}::jsonb,
       "endedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE COALESCE("endedAt", ${ending.now}::timestamptz) END WHERE id = ${id}`;
-  await insertFences(tx, fences, ending.now);
+  await replaceFences(tx, id, fences, ending.now);
   return fences.map(({ hostId }) => hostId);
 }
 

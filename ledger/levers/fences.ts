@@ -19,7 +19,7 @@ export interface Fence {
   address: string | null;
 }
 
-/** What a VM, and a migration of it that is under way, take of each host now; with the generation that fences all earlier steps. */
+/** What a VM, a migration of it that is under way, and its fences take of each host now; with the generation that fences all earlier steps. */
 export async function readFencesOf(tx: Transaction, vm: VmId): Promise<Fence[]> {
   return tx.$queryRaw<Fence[]>`
     SELECT v.id AS "vmId", t.host AS "hostId", GREATEST(v.generation, (
@@ -28,14 +28,16 @@ export async function readFencesOf(tx: Transaction, vm: VmId): Promise<Fence[]> 
     FROM "Vm" v, LATERAL (
       SELECT host, vcpus, memory, disk FROM berth_taken(v)
       UNION ALL SELECT m."toId", CASE WHEN m.reserved THEN m.vcpus ELSE 0 END, CASE WHEN m.reserved THEN m."memoryMiB" ELSE 0 END,
-        m."diskMiB" FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND m.reserved
+        m."diskMiB" FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND (m.reserved OR m."diskMiB" > 0)
+      UNION ALL SELECT f."hostId", f.vcpus, f."memoryMiB", f."diskMiB" FROM "Fence" f WHERE f."vmId" = v.id
       UNION ALL SELECT m."fromId", 0, 0, 0 FROM "Migration" m
         WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck') AND m."committedAt" IS NOT NULL
     ) t WHERE v.id = ${vm} GROUP BY v.id, t.host ORDER BY t.host`;
 }
 
-/** The caller holds the placement lock, and what the fences take over was freed before. */
-export async function insertFences(tx: Transaction, fences: readonly Fence[], now: string): Promise<void> {
+/** In the place of those that the VM has. The caller holds the placement lock, and what they take over was freed before. */
+export async function replaceFences(tx: Transaction, vm: VmId, fences: readonly Fence[], now: string): Promise<void> {
+  await tx.fence.deleteMany({ where: { vmId: vm } });
   for (const fence of fences) await tx.fence.create({ data: { ...fence, createdAt: now } });
 }
 

@@ -193,6 +193,31 @@ describe('a migration that is ended by force', () => {
     expect([next.status, next.body.detail]).toEqual([409, expect.stringContaining(other)]);
   });
 
+  test('a VM that is ended after that is fenced where it is and where it may still be, with its address', async () => {
+    const { id, from, to, migration } = await stuckMigration('ended-later');
+    const { address } = await row(id);
+    await api.ledger.migration.update({ where: { id: migration }, data: { state: 'stuck' } });
+    await force(`/v1/migrations/${migration}`, { vmAt: 'source' });
+    const before = [await used(from), await used(to)];
+    await force(`/v1/vms/${id}`);
+    const fences = await api.ledger.fence.findMany({ where: { vmId: id }, orderBy: { hostId: 'asc' } });
+    expect(fences.map((fence) => [fence.hostId, fence.address])).toEqual([from, to].toSorted().map((host) => [host, address]));
+    expect([await used(from), await used(to)]).toEqual(before);
+  });
+
+  test('a VM whose disks are on their way to it is fenced with the room for them', async () => {
+    const { id, from, to, migration } = await stuckMigration('disks-follow');
+    const moved = { state: 'running' as const, reserved: false, committedAt: new Date(), moveDisk: true, diskMiB: 700 };
+    await api.ledger.migration.update({ where: { id: migration }, data: moved });
+    await api.ledger.vm.update({ where: { id }, data: { state: 'running', hostId: to, generation: { increment: 1 } } });
+    const refused = await force<ProblemBody>(`/v1/migrations/${migration}`, { vmAt: 'target' });
+    expect(refused.body.detail).toContain('has arrived');
+    const before = [await used(from), await used(to)];
+    await force(`/v1/vms/${id}`);
+    expect([await used(from), await used(to)]).toEqual(before);
+    expect((await api.ledger.migration.findUniqueOrThrow({ where: { id: migration } })).state).toBe('succeeded');
+  });
+
   test('a VM that is ended while it moves is fenced at both hosts', async () => {
     const { id, from, to, migration } = await stuckMigration('both');
     await force(`/v1/vms/${id}`);
