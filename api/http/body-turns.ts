@@ -5,7 +5,7 @@ import { Turns } from '../../model/owners/turns.ts';
 import { callerOf } from './auth.ts';
 
 /** Parsing, checking and comparing a larger body keeps the process from all other requests for tens of milliseconds. */
-const smallBodyBytes = 16 * 1024;
+const smallBodyBytes = 4 * 1024;
 /** After such a request its owner's next one waits for as long as it took, so that others have half of the process. */
 const longestRestMs = 1000;
 
