@@ -172,6 +172,8 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
     case 'migrating':
     case 'removing':
       return { kind: 'settling', why: `it is ${state}` };
+    case 'paused':
+      return { kind: 'fixed', why: 'it is paused: only a VM that runs or is suspended can be moved', suspendable: true };
     case 'stopped':
     case 'crashed':
       return {

@@ -44,7 +44,8 @@ export function classifyVms(input: DrainPlanInput): ClassifiedVms {
     if (vm.phase.kind === 'moving' || vm.phase.kind === 'suspending') classified.moving.push(vm);
     else if (vm.endsByMs !== null && vm.endsByMs + maxRemovalMs <= deadlineMs)
       classified.leaving.push({ vm: vm.id, byMs: vm.endsByMs + maxRemovalMs });
-    else if (vm.phase.kind === 'fixed') block(vm, vm.phase.why);
+    else if (vm.phase.kind === 'fixed')
+      vm.phase.suspendable === true ? suspendOrBlock(vm, vm.phase.why) : block(vm, vm.phase.why);
     else if (vm.phase.kind === 'settling') classified.leaving.push({ vm: vm.id, byMs: null });
     else if (vm.suspended === true && !input.modes.includes('cold'))
       suspendOrBlock(vm, 'it is suspended, and this drain moves VMs live alone');

@@ -19,14 +19,15 @@ export interface DrainVm {
   disks?: { diskMiB: number; runsAt: string } | null;
   /**
    * `movable` now; `moving` already, for this drain or at another request; `suspending` for this drain; `settling`: it is
-   * being created, or another operation removes it from the host; `fixed`: it can't move, for the reason in `why`.
+   * being created, or another operation removes it from the host; `fixed`: it can't move, for the reason in `why`, but may
+   * be suspended in place where it is `suspendable`.
    */
   phase:
     | { kind: 'movable' }
     | { kind: 'moving'; sinceMs: number; to: string | null; mode: PlannedMode }
     | { kind: 'suspending'; sinceMs: number }
     | { kind: 'settling'; why: string }
-    | { kind: 'fixed'; why: string };
+    | { kind: 'fixed'; why: string; suspendable?: boolean };
   /** The end of its lease's or command's time; null: it has none. */
   endsByMs: number | null;
   /** Why it can't be suspended on its host; null: it can, or is suspended already. */

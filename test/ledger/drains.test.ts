@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it, test } from 'vitest';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { changeHost } from '../../ledger/hosts/change-host.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
+import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
@@ -125,24 +126,24 @@ test('a drain of a host that does not answer is accepted, waits for it past its 
   expect(await fixture.activities.stepDrain(id)).toMatchObject({ state: 'moving', images: [image], sampleLoads: [vm] });
 });
 
-describe('a stopped VM', () => {
-  async function stoppedVm(): Promise<{ vm: VmId; host: HostId }> {
+describe('a VM that does not run', () => {
+  async function standalone(last: 'stopped' | 'paused'): Promise<{ vm: VmId; host: HostId }> {
     await addImage(fixture, 'rooted', 64);
     const request = VmRequest.parse({ name: 'alone', image: 'rooted' });
     const id = await fixture.ledger.$transaction((tx) => acceptVm(tx, { owner, order: request, nowMs: fixture.now }));
     const placement = await fixture.activities.reserveVm(id as VmId);
     if (!placement.placed) throw new Error('there is no room for a VM');
-    for (const state of ['creating', 'running', 'stopped'] as const) await fixture.activities.setVmState(id as VmId, state);
+    for (const state of ['creating', 'running', last] as const) await fixture.activities.setVmState(id as VmId, state);
     return { vm: id as VmId, host: placement.vm.host };
   }
 
-  const drain = (host: string, moveDisks: boolean) =>
+  const drain = (host: string, moveDisks: boolean, suspendInPlace: SuspendInPlace = 'never') =>
     fixture.ledger.$transaction((tx) =>
       acceptDrain(tx, {
-        ...{ strategy: 'auto', mode: 'auto', moveDisks, suspendInPlace: 'never', confidence: 0.99 },
+        ...{ strategy: 'auto', mode: 'auto', moveDisks, suspendInPlace, confidence: 0.99 },
         ...{
           host,
-          deadlineMs: fixture.now + 60_000,
+          deadlineMs: fixture.now + 600_000,
           returnAfterMs: null,
           returnVms: false,
           owner,
@@ -153,8 +154,21 @@ describe('a stopped VM', () => {
     );
   const inventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
 
-  it('is left on a host that is drained without its disks, and is started again when that is open', async () => {
-    const { vm, host } = await stoppedVm();
+  it('and is paused is suspended in place where that is allowed, and is in the way else', async () => {
+    const { vm, host } = await standalone('paused');
+    await expect(drain(host, false)).rejects.toThrow('it is paused');
+    const id = await drain(host, false, 'ifStuck');
+    fixture.now += 600_000;
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ vmsToNotify: [vm] });
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ operation: 'suspend' });
+    await fixture.activities.beginSuspension(vm);
+    await fixture.activities.commitSuspension(vm);
+    await fixture.activities.endOperation(vm, 'suspend', null, null);
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ verifyEmpty: true });
+  });
+
+  it('and is stopped is left on a host that is drained without its disks, and is started again when that is open', async () => {
+    const { vm, host } = await standalone('stopped');
     const id = await drain(host, false);
     const start = () => fixture.ledger.$transaction((tx) => acceptOperation(tx, vm, 'reboot', fixture.now));
     await expect(start()).rejects.toThrow('which is drained');
@@ -167,8 +181,8 @@ describe('a stopped VM', () => {
     expect(await start()).toBe(true);
   });
 
-  it('is in the way where its disks have to leave, and the refusal says what to do', async () => {
-    const { host } = await stoppedVm();
+  it('and is stopped is in the way where its disks have to leave, and the refusal says what to do', async () => {
+    const { host } = await standalone('stopped');
     await expect(drain(host, true)).rejects.toThrow('its disks can leave only while it runs');
   });
 });
