@@ -124,6 +124,28 @@ test('a standalone VM that is ended by force leaves nothing, and its workflow en
   expect((await row()).state).toBe('removed');
 });
 
+test.each([
+  ['removeVm', 'failsBefore'],
+  ['removeVm', 'killedAfter'],
+  ['removeVm', 'refusedAfter'],
+  ['liftFence', 'failsAfter'],
+  ['liftFence', 'refusedAfter'],
+] as const)('a fence is lifted once its host is clean, whatever befalls the step: %s %s', async (name, fault) => {
+  const { task, vm, host } = await runningTask();
+  const workflow = workflowId.reconcile(host.id);
+  await changeTaskForceEnded(site.ledger, task, order());
+  await endAll();
+  const nth = site.faults.callsOf(workflow).filter((call) => call.name === name).length + 1;
+  site.faults.plan(workflow, { name, nth }, fault);
+  await reconcile(host.id);
+  await site.until('the fault has happened', async () => site.faults.fired(workflow));
+  // What was refused is tried again by the next round.
+  await reconcile(host.id);
+  await site.until('its host has confirmed it', async () => (await fences(vm)) === 0);
+  expect(tracesOf(site, [vm])).toEqual([]);
+  expect([await usedVcpus(host.id), host.violations]).toEqual([0, []]);
+});
+
 test('a host that was declared lost and returns is closed, and loses what ended meanwhile', async () => {
   const { task, vm, host } = await runningTask();
   await site.stopWorker(host.id);
