@@ -14,6 +14,8 @@ export interface BuildRecord {
   base: ResolvedBase['kind'];
   timeoutS: number;
   vmId: VmId;
+  /** Something of its VM may be on a host: a workflow that finds it so is not the build's first. */
+  begun: boolean;
   /** Its owner has requested the cancellation; the request to the workflow may have been lost. */
   cancelRequested: boolean;
 }

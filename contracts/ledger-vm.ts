@@ -24,6 +24,8 @@ export interface VmDesired {
   remove: boolean;
   /** RFC 3339; null: it has no end. */
   leaseEndsAt: string | null;
+  /** It runs, and its guest is set up as requested; false: that was begun, or has yet to begin. */
+  customized: boolean;
 }
 
 export interface VmRemoval {

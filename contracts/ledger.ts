@@ -1,3 +1,4 @@
+import type { ActiveWorkLedger } from './ledger-active.ts';
 import type { DrainLedger } from './ledger-drain.ts';
 import type { HostLedger } from './ledger-host.ts';
 import type { ImageLedger } from './ledger-image.ts';
@@ -6,6 +7,7 @@ import type { MigrationLedger } from './ledger-migration.ts';
 import type { TaskLedger } from './ledger-task.ts';
 import type { VmLedger } from './ledger-vm.ts';
 
+export type * from './ledger-active.ts';
 export type * from './ledger-drain.ts';
 export type * from './ledger-host.ts';
 export type * from './ledger-image.ts';
@@ -20,4 +22,11 @@ export type * from './ledger-vm.ts';
  * changes nothing. A fact that other systems learn of writes its event in the same transaction. Notifications that are
  * returned are of tasks and VMs that the transaction has placed.
  */
-export type LedgerActivities = TaskLedger & LeaseLedger & VmLedger & HostLedger & ImageLedger & MigrationLedger & DrainLedger;
+export type LedgerActivities = TaskLedger &
+  LeaseLedger &
+  VmLedger &
+  HostLedger &
+  ImageLedger &
+  MigrationLedger &
+  DrainLedger &
+  ActiveWorkLedger;

@@ -77,6 +77,10 @@ export interface MigrationRecord {
   coldFallback: boolean;
   convergeWithinS: number;
   abortRequested: boolean;
+  /** It has capacity at its target, or its VM has arrived there: a workflow that finds it so is not its first. */
+  begun: boolean;
+  /** The VM is at the target; its disks follow. */
+  committed: boolean;
   error: TaskError | null;
 }
 

@@ -1,4 +1,5 @@
 import type { LedgerActivities } from '../../contracts/ledger.ts';
+import { listActiveWork } from '../../ledger/active-work.ts';
 import { listDrainsWithoutWorkflow, requestDrainCancel } from '../../ledger/drains/housekeeping.ts';
 import { stepDrain } from '../../ledger/drains/step-drain.ts';
 import { recordHostNotVerified, verifyHostEmpty } from '../../ledger/drains/verify-empty.ts';
@@ -134,6 +135,7 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     reserveTemplate: (like) => reserveTemplate(deps, like),
     listTasksWithoutWorkflow: (olderThanS) => listTasksWithoutWorkflow(deps, olderThanS),
     listActiveTasks: (after) => listActiveTasks(deps, after),
+    listActiveWork: (after) => listActiveWork(deps, after),
     listTasksToCancel: (olderThanS) => listTasksToCancel(deps, olderThanS),
     loadMigration: (id) => loadMigration(deps, id),
     reserveMigration: (id) => reserveMigration(deps, id),

@@ -21,9 +21,10 @@ import type { ImageRow } from './image-refs.ts';
 /** Reads the build for its workflow, and records that the workflow runs. Throws not-found. */
 export async function loadBuild(deps: LedgerDeps, id: ImageId): Promise<BuildRecord> {
   await deps.ledger.image.updateMany({ where: { id, workflowAt: null }, data: { workflowAt: isoNow(deps) } });
-  const { name, owner, state, recipe, vmId, cancelRequested } = await readBuild(deps.ledger, id);
+  const { name, owner, state, recipe, vmId, vmState, cancelRequested } = await readBuild(deps.ledger, id);
+  const begun = !['pending', 'reserved', 'removed'].includes(vmState);
   const { base, timeoutS } = recipe;
-  return { id, name, owner, state, base: base.kind, timeoutS, vmId, cancelRequested };
+  return { id, name, owner, state, base: base.kind, timeoutS, vmId, begun, cancelRequested };
 }
 
 /**

@@ -25,6 +25,8 @@ interface StoredMigration {
   orCold: boolean;
   convergeWithinS: number;
   abortRequestedAt: Date | null;
+  reserved: boolean;
+  committedAt: Date | null;
   error: unknown;
 }
 
@@ -42,6 +44,8 @@ function toRecord(row: StoredMigration): MigrationRecord {
     coldFallback: row.orCold,
     convergeWithinS: row.convergeWithinS,
     abortRequested: row.abortRequestedAt !== null,
+    begun: row.reserved || row.committedAt !== null,
+    committed: row.committedAt !== null,
     error: row.error as TaskError | null,
   };
 }

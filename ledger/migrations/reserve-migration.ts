@@ -65,7 +65,7 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
-    const admitted = row.reserved || (row.mode === 'disks' && row.committedAt !== null && row.state === 'running');
+    const admitted = row.reserved || (row.committedAt !== null && (row.state === 'running' || row.state === 'stuck'));
     if (admitted) return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     refuseUnmovable(row);
     const older = await olderWaiting(tx, row);

@@ -11,6 +11,7 @@ export async function loadVmDesired(deps: LedgerDeps, id: VmId): Promise<VmDesir
     UPDATE "Vm" v SET "workflowAt" = COALESCE("workflowAt", ${isoNow(deps)}::timestamptz)
     WHERE id = ${id} AND "order" IS NOT NULL
     RETURNING "ownerId" AS owner, state, operation, "removalRequestedAt" IS NOT NULL AS remove,
+      state <> 'running' OR "hostKey" IS NOT NULL AS customized,
       (SELECT COALESCE(l."endAt", l."startedAt" + l."durationS" * interval '1 second') FROM "Lease" l
         WHERE l.id = v."leaseId" AND l."durationS" < ${unboundedDurationS}) AS "leaseEndsAt"`;
   const row = oneOrNotFound(rows, `standalone VM ${id}`);

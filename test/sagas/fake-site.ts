@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Client, WorkflowHandle } from '@temporalio/client';
+import { type Client, type WorkflowHandle, WorkflowIdConflictPolicy } from '@temporalio/client';
+import { defaultPayloadConverter } from '@temporalio/common';
 import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
@@ -136,6 +137,8 @@ export class FakeSite {
     await this.client.workflow.start(workflowType.planner, {
       taskQueue: controlQueue,
       workflowId: workflowId.planner(),
+      // The housekeeping of a test may have started it.
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
       args: [this.pace],
     });
   }
@@ -287,7 +290,10 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   if (options.templates !== true) for (const { ports } of hosts) ports.templates.find = async () => 'retired';
   const connection = await NativeConnection.connect({ address: temporal.address });
   const { client, namespace, address } = temporal;
-  const faults = new Faults((id) => client.workflow.getHandle(id).cancel());
+  const faults = new Faults(
+    (id) => client.workflow.getHandle(id).cancel(),
+    (id) => endAndStartAgain(client, id),
+  );
   const site = new FakeSite(
     {
       client,
@@ -308,6 +314,15 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   await site.startControl();
   await Promise.all(hosts.map((host) => site.startHost(host)));
   return site;
+}
+
+/** Ends a workflow from outside, and starts it again as the housekeeping does. */
+async function endAndStartAgain(client: Client, id: string): Promise<void> {
+  const handle = client.workflow.getHandle(id);
+  const start = (await handle.fetchHistory()).events?.[0]?.workflowExecutionStartedEventAttributes;
+  const args = (start?.input?.payloads ?? []).map((payload) => defaultPayloadConverter.fromPayload(payload));
+  await handle.terminate('a test');
+  await client.workflow.start(start?.workflowType?.name ?? '', { taskQueue: controlQueue, workflowId: id, args });
 }
 
 /** The address of a fake host on the hosts' network: its own facts name the same. */

@@ -20,6 +20,8 @@ export const faults = {
   killedAfter: 'its worker is killed after its effect',
   cancelledBefore: 'the task is cancelled just before its effect',
   cancelledAfter: 'the task is cancelled just after its effect',
+  restartedBefore: 'its workflow is ended from outside and started again just before its effect, which comes all the same',
+  restartedAfter: 'its workflow is ended from outside and started again just after its effect',
 } as const;
 export type Fault = keyof typeof faults;
 
@@ -29,7 +31,10 @@ export interface Call {
   nth: number;
 }
 
-const allFaults = Object.keys(faults) as Fault[];
+/** An operator, or the loss of Temporal's data, ends a workflow; the housekeeping starts it again under its id. */
+const restarts: readonly Fault[] = ['restartedBefore', 'restartedAfter'];
+
+const allFaults = (Object.keys(faults) as Fault[]).filter((fault) => !restarts.includes(fault));
 
 /** The activities of host workers; the others are the ledger's. */
 const onHost = new Set(
@@ -73,6 +78,12 @@ export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fau
 
 const strongest = (name: string): Fault[] => (onHost.has(name) ? strongestOnHost : strongestOnLedger);
 
+/** These calls, at each of which the saga is ended from outside; a full run has both moments. */
+export const everyRestart = <C extends Call>(calls: readonly C[]): FaultCase<C>[] =>
+  restarts
+    .filter((fault) => isFull || fault === 'restartedAfter')
+    .flatMap((fault) => calls.map((call) => ({ ...call, fault, what: faults[fault] })));
+
 /** All faults except those of these kinds. */
 export const faultsBut = (...kinds: ('refused' | 'cancelled')[]): Fault[] =>
   allFaults.filter((fault) => !kinds.some((kind) => fault.startsWith(kind)));
@@ -104,9 +115,12 @@ export class Faults {
   readonly #broken = new Map<string, string>();
   readonly #late = new Map<string, () => Promise<unknown>>();
   readonly #cancel: (workflowId: string) => Promise<unknown>;
+  readonly #restart: (workflowId: string) => Promise<unknown>;
+  readonly #restarted = new Set<string>();
 
-  constructor(cancel: (workflowId: string) => Promise<unknown>) {
+  constructor(cancel: (workflowId: string) => Promise<unknown>, restart: (workflowId: string) => Promise<unknown>) {
     this.#cancel = cancel;
+    this.#restart = restart;
   }
 
   plan(workflowId: string, call: Call, fault: Fault, code: ErrorCode = 'disk-full'): void {
@@ -130,6 +144,11 @@ export class Faults {
   /** What is known of a workflow that is over: a long run would keep it all. */
   forget(workflowId: string): void {
     for (const kept of [this.#calls, this.#plans, this.#late]) kept.delete(workflowId);
+  }
+
+  /** Whether the workflow was ended and started again, as planned. */
+  restarted(workflowId: string): boolean {
+    return this.#restarted.has(workflowId);
   }
 
   callsOf(workflowId: string): Call[] {
@@ -194,6 +213,16 @@ export class Faults {
       case 'killedAfter':
         await act();
         return killed();
+      case 'restartedBefore':
+        await this.#restart(workflowId);
+        this.#restarted.add(workflowId);
+        return act();
+      case 'restartedAfter': {
+        const result = await act();
+        await this.#restart(workflowId);
+        this.#restarted.add(workflowId);
+        return result;
+      }
       case 'cancelledBefore':
         await this.#cancel(workflowId);
         return act();

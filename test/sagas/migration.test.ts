@@ -6,7 +6,7 @@ import type { ColdCopyPass, MigrationId, MigrationJob, MigrationState } from '..
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, type Fault, faultsOfVariant } from './faults.ts';
+import { type Call, everyFault, everyRestart, type Fault, faultsOfVariant } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -201,6 +201,7 @@ test('the matrix covers every call of a migration', async () => {
 async function endedUnder(move: Pick<Moving, 'id' | 'workflow'>, at: Call, fault: Fault): Promise<MigrationState> {
   site.faults.plan(move.workflow, at, fault);
   await begin(move);
+  if (fault.startsWith('restarted')) await site.until('it is started again', async () => site.faults.restarted(move.workflow));
   const state = await ended(move.workflow);
   expect(site.faults.fired(move.workflow)).toBe(true);
   if (fault === 'late') await site.faults.runLate(move.workflow);
@@ -216,6 +217,42 @@ describe('one copy runs, at the target or at the source, whatever fault is injec
       return state;
     });
   });
+});
+
+describe('one copy runs, at the target or at the source, whenever its workflow is ended from outside and started again', () => {
+  // What is left after the commit is the hosts' reconciliation's to remove.
+  const live = [...forward, call('commitMigration')].filter(({ name }) => name !== 'loadMigration');
+  const cold = ['suspendVm', 'packColdCopy', 'unpackColdCopy', 'restoreVm', 'resolveRestore'].map((name) => call(name));
+
+  test.concurrent.each(everyRestart(live))('live: $name $nth: $what', async ({ fault, ...at }) => {
+    await onALane({}, async (move) => {
+      const state = await endedUnder(move, at, fault);
+      await expectOneCopy(move, state);
+      await expectLeft(move);
+      return state;
+    });
+  });
+
+  test.concurrent.each(everyRestart(cold))('cold: $name $nth: $what', async ({ fault, ...at }) => {
+    await onALane({ mode: 'cold' }, async (move) => {
+      const state = await endedUnder(move, at, fault);
+      await expectOneCopy(move, state);
+      await expectLeft(move);
+      return state;
+    });
+  });
+
+  test.concurrent.each(everyRestart([call('migrateDisks'), call('resolveDiskMigration')]))(
+    'with its disks there or at its old home: $name $nth: $what',
+    async ({ fault, ...at }) => {
+      await onALane({ moveDisk: true }, async (move) => {
+        expect(await endedUnder(move, at, fault)).toBe('succeeded');
+        await expectOneCopy(move, 'succeeded');
+        await expectLeft(move);
+        return 'succeeded';
+      });
+    },
+  );
 });
 
 describe('whose hosts lose each other at the switch', () => {

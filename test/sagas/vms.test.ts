@@ -1,3 +1,4 @@
+import { WorkflowNotFoundError } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
@@ -9,7 +10,7 @@ import { controlQueue, signalName, workflowId, workflowType } from '../../model/
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, faultsBut } from './faults.ts';
+import { type Call, everyFault, everyRestart, faultsBut } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -31,9 +32,24 @@ async function accept(order: Record<string, unknown> = {}): Promise<VmId> {
 
 const start = (id: VmId) =>
   site.client.workflow.start(workflowType.vm, { taskQueue: controlQueue, workflowId: workflowId.vm(id), args: [id, site.pace] });
-const notifyVm = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).signal(signalName.operationRequested);
+const handleOf = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id));
+/** Also where its workflow has just been ended from outside, and is started again. */
+const notifyVm = (id: VmId) =>
+  site.until(`${id} is notified`, async () => {
+    try {
+      await handleOf(id).signal(signalName.operationRequested);
+      return true;
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) return false;
+      throw error;
+    }
+  });
 const rowOf = (id: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id } });
-const over = (id: VmId) => site.client.workflow.getHandle(workflowId.vm(id)).result();
+const over = (id: VmId) =>
+  site.until(
+    `${id} is over`,
+    async () => (await rowOf(id)).state === 'removed' && (await handleOf(id).describe()).status.name === 'COMPLETED',
+  );
 
 /** Running, with its guest as requested, or removed because it could not be created. */
 const isMade = async (id: VmId): Promise<boolean> => {
@@ -155,6 +171,20 @@ test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: 
   expect(await rowOf(id)).toEqual(before);
   await expectGone(id);
 });
+
+// The first call loads the row: the workflow that is ended there is as one that was never started.
+test.concurrent.each(everyRestart(cleanRun.filter(({ name }) => name !== 'loadVmDesired')))(
+  '$name $nth: $what',
+  async ({ fault, ...call }) => {
+    const id = await accept();
+    const workflow = workflowId.vm(id);
+    site.faults.plan(workflow, call, fault);
+    await start(id);
+    await life(id);
+    expect(site.faults.restarted(workflow)).toBe(true);
+    await expectGone(id);
+  },
+);
 
 describe('a VM without a task', () => {
   test('gets new signed URLs when those of its files and its image have expired', async () => {

@@ -1,3 +1,4 @@
+import type { ActiveWorkCursor } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
 import { After, type Call, forever, type SimulatedWorkflow, untaken } from './simulation.ts';
@@ -91,6 +92,15 @@ export const housekeeping = {
   listActiveTasks: ({ args: [after] }: Call) => (after === null ? Array.from({ length: 20 }, (_, n) => `task_${n}`) : []),
   releaseVms: [],
   sweepExpiredRows: 0,
+  listActiveWork: ({ args: [after] }: Call) => ({
+    vms: (after as ActiveWorkCursor).vm === null ? Array.from({ length: 20 }, (_, n) => `vm_${n}`) : [],
+    migrations: [{ id: 'migration_1', vmId: 'vm_1', generation: 2 }],
+    drains: [{ id: 'drain_1', host: 'host-1', number: 1 }],
+    reservations: ['reservation_1'],
+    builds: [{ id: 'image_1', name: 'image', digest: 'digest' }],
+    hosts: ['host-1', 'host-2', 'host-3'],
+    next: { ...(after as ActiveWorkCursor), vm: (after as ActiveWorkCursor).vm === null ? 'vm_19' : null },
+  }),
 };
 
 /**
@@ -254,7 +264,7 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number }
     }),
   },
   'the housekeeping': {
-    hours: 4,
+    hours: 2,
     type: 'runHousekeeping',
     id: 'housekeeping',
     args: [],

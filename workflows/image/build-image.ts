@@ -21,7 +21,7 @@ interface BuildRun extends PersistingRun {
   readonly record: BuildRecord;
   readonly saga: Saga;
   readonly pace: number;
-  vm: VmSpec | null;
+  vm: Pick<VmSpec, 'id' | 'host'> | null;
 }
 
 /** A build whose VM is placed. */
@@ -104,7 +104,8 @@ export const buildSteps: readonly StepRow[] = [
 ];
 
 /**
- * Builds one image in a VM of its own; see buildSteps. Cancelling this workflow cancels the build.
+ * Builds one image in a VM of its own; see buildSteps. Cancelling this workflow cancels the build. A workflow that finds its
+ * build begun ends it: the one before it was ended from outside.
  * @param pace scales every wait of workflows/durable/timeouts.ts; 1 at a site.
  */
 export async function buildImage(id: ImageId, pace = 1): Promise<BuildOutcome['state']> {
@@ -112,15 +113,35 @@ export async function buildImage(id: ImageId, pace = 1): Promise<BuildOutcome['s
   const ledger = onLedger(pace);
   const retry = new RetryForever(pace);
   const record = await loadOrFail(retry, () => ledger.loadBuild(id));
-  if (record.state === 'ready' || record.state === 'failed') return record.state;
+  const hasEnded = record.state === 'ready' || record.state === 'failed';
+  if (hasEnded && !record.begun) return record.state as BuildOutcome['state'];
   if (record.cancelRequested) root.cancel();
   const run: BuildRun = { record, ledger, progress: new Progress(), retry, saga: new Saga(), pace, vm: null };
+  if (record.begun) return CancellationScope.nonCancellable(() => endInterrupted(run));
   run.progress.setAttributes({ owner: record.owner, state: 'queued', vms: [record.vmId] });
   const cancelled: TaskError = { code: 'build-cancelled', message: `The build of ${record.name} was cancelled by its owner` };
   const outcome = await execute(run).catch((error): BuildOutcome => {
     return { state: 'failed', error: root.consideredCancelled ? cancelled : taskErrorOf(error) };
   });
   return CancellationScope.nonCancellable(() => finishRun(run, outcome));
+}
+
+/** Ends a build, unless it has ended, and removes its VM from wherever it came. */
+async function endInterrupted(run: BuildRun): Promise<BuildOutcome['state']> {
+  const { record, ledger, pace, saga, progress } = run;
+  const location = await persistForever(run, 'the removal', () => ledger.loadVmLocation(record.vmId));
+  if (location.host !== null) {
+    const { host, generation } = location;
+    run.vm = { id: record.vmId, host };
+    const wait = (step: string): void => progress.setDetail('silent', unreachableText(host, step));
+    await saga.step(
+      stageInStep.name,
+      async () => undefined,
+      () => onHost(host, pace, { wait }).removeVm(record.vmId, generation),
+    );
+  }
+  const error: TaskError = { code: 'interrupted', message: 'Its workflow was ended from outside; build the image again' };
+  return finishRun(run, { state: 'failed', error });
 }
 
 /** All steps until the image is stored, within the recipe's timeout. */
@@ -185,16 +206,18 @@ async function runRecipe(build: PlacedBuild): Promise<void> {
 /** Writes the build's end, then removes the VM, in every case. */
 async function finishRun(run: BuildRun, outcome: BuildOutcome): Promise<BuildOutcome['state']> {
   const { record, progress, vm } = run;
-  await persistForever(run, 'the end of the build', (ledger) =>
-    ledger.finishBuild(record.id, record.vmId, outcome, progress.timeline),
-  );
-  progress.setAttributes({ state: outcome.state });
+  const state = record.state === 'ready' || record.state === 'failed' ? record.state : outcome.state;
+  if (state !== record.state)
+    await persistForever(run, 'the end of the build', (ledger) =>
+      ledger.finishBuild(record.id, record.vmId, outcome, progress.timeline),
+    );
+  progress.setAttributes({ state });
   if (vm !== null) await removeVm(run, vm);
   await notifyWaiters(await persistForever(run, 'the release of the VM', (ledger) => ledger.releaseVms([record.vmId])));
-  return outcome.state;
+  return state;
 }
 
-async function removeVm(run: BuildRun, vm: VmSpec): Promise<void> {
+async function removeVm(run: BuildRun, vm: Pick<VmSpec, 'id' | 'host'>): Promise<void> {
   await persistForever(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
   await unwindForever(run.saga, run.retry, async (error) => {
     const why = taskErrorOf(error);

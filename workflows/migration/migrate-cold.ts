@@ -3,7 +3,7 @@ import type { ColdCopyFile, MigrateOutResult, PortableRecord, RemoveColdLeftover
 import type { HostId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import { onHost } from '../durable/activity-proxies.ts';
-import { domainEndOf, taskErrorOf } from '../durable/failure.ts';
+import { codeOf, domainEndOf, taskErrorOf } from '../durable/failure.ts';
 import { cleanUpOrReconcile } from './clean-up.ts';
 import { ColdCopyProgress } from './cold-copy-progress.ts';
 import {
@@ -79,7 +79,7 @@ export async function resolveColdMigration(run: MigrationRun, cause: TaskError |
   const { target, source, route } = run;
   if (route.suspended) return cause === null ? 'committed' : 'stayed';
   if (run.cold.restoring) {
-    const atTargetNow = await retryOnHost(run, route.to.id, () => target.resolveRestore(atTarget(run)));
+    const atTargetNow = await retryOnHost(run, route.to.id, () => resolveRestore(run));
     if (atTargetNow === 'running') return 'committed';
     if (atTargetNow === 'lost') return 'lost';
     // Then an attempt to restore that is still under way finds no file.
@@ -92,6 +92,16 @@ export async function resolveColdMigration(run: MigrationRun, cause: TaskError |
     return 'stayed';
   } catch (error) {
     if (domainEndOf(error) !== null) return 'lost';
+    throw error;
+  }
+}
+
+async function resolveRestore(run: MigrationRun): Promise<'untouched' | 'running' | 'lost'> {
+  try {
+    return await run.target.resolveRestore(atTarget(run));
+  } catch (error) {
+    // The workflow before this one has removed what was there: nothing of this generation can begin there any more.
+    if (run.cold.interrupted && codeOf(error) === 'stale-generation') return 'untouched';
     throw error;
   }
 }

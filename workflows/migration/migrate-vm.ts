@@ -15,7 +15,7 @@ import { checkGuest } from './guest-check.ts';
 import { cleanUpColdHosts, coldPhases, migrateCold, resolveColdMigration } from './migrate-cold.ts';
 import { diskPhase, runDiskMigration } from './migrate-disks.ts';
 import { abortAtSource, fallBackToCold, livePhases, migrateLive } from './migrate-live.ts';
-import { abortReason, type MigrationAttempt, type MigrationRun } from './migration-run.ts';
+import { abortReason, type MigrationAttempt, type MigrationRun, noTransfer } from './migration-run.ts';
 import { closedPhases, type PhaseRow, reservePhase, trackPhase } from './phases.ts';
 import { resolveMigration } from './resolve-migration.ts';
 
@@ -41,7 +41,8 @@ export const coldMigrationSteps: readonly PhaseRow[] = [reserve, ...coldPhases, 
 /**
  * One migration of one VM. It ends with the VM at the target, or as before at the source. A pre-copy that doesn't converge
  * is rolled back, or falls back to a cold migration, where that was allowed. Where the disks move alone, the phase
- * `moveDisk` is the only one. Cancelling this workflow aborts the migration.
+ * `moveDisk` is the only one. Cancelling this workflow aborts the migration. A workflow that finds its migration begun goes
+ * straight to finding out where the VM is: the one before it was ended from outside.
  * @param pace scales every wait of workflows/durable/timeouts.ts; 1 at a site.
  */
 export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationState> {
@@ -82,7 +83,7 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
     moveDisk: record.moveDisk && route.home.id !== route.to.id,
     convergeWithinS: record.convergeWithinS,
     phases: [reservePhase(startedAt)],
-    cold: { suspended: false, restoring: false },
+    cold: { suspended: false, restoring: false, interrupted: false },
   };
   progress.setAttributes({ hosts: [route.from.id, route.to.id] });
   return runMigration(run, record, root);
@@ -90,28 +91,44 @@ export async function migrateVm(id: MigrationId, pace = 1): Promise<MigrationSta
 
 async function runMigration(
   run: MigrationRun,
-  { mode, coldFallback, task }: Pick<MigrationRecord, 'mode' | 'coldFallback'> & { task: TaskId | null },
+  {
+    mode,
+    coldFallback,
+    begun,
+    committed,
+    task,
+  }: Pick<MigrationRecord, 'mode' | 'coldFallback' | 'begun' | 'committed'> & { task: TaskId | null },
   root: CancellationScope,
 ): Promise<MigrationState> {
   const ownerWorkflowId = task === null ? workflowId.vm(run.vmId) : workflowId.task(task);
-  if (mode === 'disks') return CancellationScope.nonCancellable(() => runDiskMode(run, ownerWorkflowId, root));
+  if (mode === 'disks' || committed)
+    return CancellationScope.nonCancellable(() => runDiskMode(run, mode === 'disks', ownerWorkflowId, root));
   let isCold = mode === 'cold';
-  let attempt = isCold ? await migrateCold(run, root) : await migrateLive(run, root);
+  let attempt = begun ? interruptedAttempt(run) : isCold ? await migrateCold(run, root) : await migrateLive(run, root);
   if (coldFallback && attempt.error?.code === 'not-converging' && (await fallBackToCold(run))) {
     isCold = true;
     attempt = await migrateCold(run, root);
   }
   return CancellationScope.nonCancellable(async () => {
-    const committed = await endMigration(run, attempt, isCold, ownerWorkflowId);
-    if (committed && run.moveDisk && !isCold) {
+    const hasMoved = await endMigration(run, attempt, isCold, ownerWorkflowId);
+    if (hasMoved && run.moveDisk && !isCold) {
       // The guest runs at the target meanwhile.
       await runDiskMigration(run, root);
       await notify(ownerWorkflowId, signalName.locationChanged);
     }
-    const state = committed ? 'succeeded' : 'rolledBack';
+    const state = hasMoved ? 'succeeded' : 'rolledBack';
     run.progress.setAttributes({ state });
     return state;
   });
+}
+
+/** Of a migration whose workflow was ended from outside: how far it came, both hosts have to be asked. */
+function interruptedAttempt({ vmId, cold }: MigrationRun): MigrationAttempt {
+  Object.assign(cold, { suspended: true, restoring: true, interrupted: true });
+  return {
+    result: { ...noTransfer },
+    error: { code: 'interrupted', message: `Its workflow was ended from outside; ${vmId} was looked for on both hosts` },
+  };
 }
 
 const endedWithoutError: TaskError = {
@@ -158,9 +175,18 @@ async function endMigration(
   return false;
 }
 
-/** A VM that moved earlier, and whose disks follow now. It runs where it is, whatever the result. */
-async function runDiskMode(run: MigrationRun, ownerWorkflowId: string, root: CancellationScope): Promise<MigrationState> {
-  const state = (await runDiskMigration(run, root)) === 'here' ? 'succeeded' : 'rolledBack';
+/**
+ * A VM that moved earlier, and whose disks follow now. It runs where it is, whatever the result.
+ * @param alone its disks are all that moves: without them nothing has
+ */
+async function runDiskMode(
+  run: MigrationRun,
+  alone: boolean,
+  ownerWorkflowId: string,
+  root: CancellationScope,
+): Promise<MigrationState> {
+  const disksAt = await runDiskMigration(run, root);
+  const state = alone && disksAt === 'there' ? 'rolledBack' : 'succeeded';
   await notify(ownerWorkflowId, signalName.locationChanged);
   run.progress.setAttributes({ state });
   return state;

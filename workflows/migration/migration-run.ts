@@ -25,8 +25,8 @@ export interface MigrationRun {
   readonly moveDisk: boolean;
   readonly convergeWithinS: number;
   readonly phases: PhaseEntry[];
-  /** Of a cold migration: the steps that have begun, so that they have to be undone. */
-  readonly cold: { suspended: boolean; restoring: boolean };
+  /** Of a cold migration: the steps that have begun, so that they have to be undone; `interrupted`: those that may have. */
+  readonly cold: { suspended: boolean; restoring: boolean; interrupted: boolean };
 }
 
 /** Result of a live or a cold attempt, before both hosts were observed. */

@@ -1,4 +1,5 @@
-import { continueAsNew } from '@temporalio/workflow';
+import { continueAsNew, patched } from '@temporalio/workflow';
+import type { ActiveWork, ActiveWorkCursor } from '../../contracts/ledger.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { drainHost } from '../drain/drain-host.ts';
@@ -10,25 +11,29 @@ import { cancelIfRunning, notifyWaiters, startDetached, startOrNotify } from '..
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
 import { WakeUp } from '../durable/wake-up.ts';
+import { buildImage } from '../image/build-image.ts';
 import { runImageHousekeeping } from '../image/image-housekeeping.ts';
 import { startMigration } from '../migration/start-migration.ts';
 import { runTask } from '../task/run-task.ts';
 import { runVm } from '../vm/run-vm.ts';
+import { monitorHost } from './monitor-host.ts';
+import { planLeases } from './plan-leases.ts';
 
 /**
  * Completes what an API process left undone when it died: starts workflows of accepted resources, cancels those whose
- * cancellation was lost. Restarts tasks whose workflow was ended from outside, places what waits, and sweeps expired rows.
- * The signal `wakeUp` starts a round at once.
+ * cancellation was lost. Restarts work of every kind whose workflow was ended from outside, places what waits, and sweeps
+ * expired rows. The signal `wakeUp` starts a round at once.
+ * @param cursor where the run before this one was with its pages
  */
-export async function runHousekeeping(pace = 1): Promise<never> {
+export async function runHousekeeping(pace = 1, cursor: Cursor = firstPages): Promise<never> {
   const progress = new Progress();
   const { housekeepingIntervalMs, sweepEveryRounds } = timing(pace);
-  const cursor: Cursor = { after: null };
+  const pages: Cursor = { ...cursor };
   const wakeUp = new WakeUp(signalName.wakeUp);
   for (let round = 0; !isHistoryLong(); round += 1) {
     wakeUp.reset();
     try {
-      await runRound(pace, progress, cursor, round % sweepEveryRounds === 0);
+      await runRound(pace, progress, pages, round % sweepEveryRounds === 0);
       progress.setDetail('failed', null);
     } catch (error) {
       // The next round repeats all of it.
@@ -36,13 +41,19 @@ export async function runHousekeeping(pace = 1): Promise<never> {
     }
     await wakeUp.wait(housekeepingIntervalMs);
   }
-  return continueAsNew<typeof runHousekeeping>(pace);
+  return continueAsNew<typeof runHousekeeping>(pace, pages);
 }
 
-/** The last active task that was checked: each round checks a page of those after it, then starts over. */
+/** The last active task that was checked, and the last work of each other kind: each round checks a page of what is after. */
 interface Cursor {
   after: TaskId | null;
+  work: ActiveWorkCursor;
 }
+
+const firstPages: Cursor = {
+  after: null,
+  work: { vm: null, migration: null, drain: null, reservation: null, build: null, host: null },
+};
 
 async function runRound(pace: number, progress: Progress, cursor: Cursor, sweeping: boolean): Promise<void> {
   const ledger = onLedger(pace);
@@ -63,6 +74,7 @@ async function runRound(pace: number, progress: Progress, cursor: Cursor, sweepi
   await Promise.all(toCancel.map((id) => cancelIfRunning(workflowId.task(id))));
   await runImageHousekeeping(pace, ledger);
   await restartInterrupted(pace, progress, cursor, await ledger.listActiveTasks(cursor.after));
+  if (patched('active-work')) await restartWork(pace, progress, cursor, await ledger.listActiveWork(cursor.work));
   // Releasing no VM places what fits by now: a host that accepts tasks again causes no placement by itself.
   await notifyWaiters(await ledger.releaseVms([]));
   if (sweeping) progress.setDetail('sweep', `swept ${await ledger.sweepExpiredRows()} rows at ${isoNow()}`);
@@ -74,6 +86,33 @@ async function restartInterrupted(pace: number, progress: Progress, cursor: Curs
   const interrupted = started.flat();
   if (interrupted.length > 0)
     progress.setDetail('interrupted', `restarted at ${isoNow()}, without a workflow before: ${interrupted.join(', ')}`);
+}
+
+/** Temporal refuses to start a workflow that runs; each begins by reading in the ledger how far it has come. */
+async function restartWork(pace: number, progress: Progress, cursor: Cursor, work: ActiveWork): Promise<void> {
+  cursor.work = work.next;
+  const starts: [string, Promise<unknown>][] = [
+    ...work.vms.map((id): [string, Promise<unknown>] => [id, startDetached(runVm, workflowId.vm(id), [id, pace])]),
+    ...work.migrations.map((one): [string, Promise<unknown>] => [one.id, startMigration(one, pace)]),
+    ...work.drains.map(({ id, host, number }): [string, Promise<unknown>] => [
+      id,
+      startDetached(drainHost, workflowId.drain(host, number), [id, pace]),
+    ]),
+    ...work.reservations.map((id): [string, Promise<unknown>] => [
+      id,
+      startDetached(reserveHosts, workflowId.reservation(id), [id, pace]),
+    ]),
+    ...work.builds.map(({ id, name, digest }): [string, Promise<unknown>] => [
+      id,
+      startDetached(buildImage, workflowId.build(name, digest), [id, pace]),
+    ]),
+    ...work.hosts.map((id): [string, Promise<unknown>] => [id, startDetached(monitorHost, workflowId.host(id), [id, pace])]),
+    ['planner', startDetached(planLeases, workflowId.planner(), [pace])],
+  ];
+  const started = await Promise.all(starts.map(async ([id, start]) => ((await start) === null ? [] : [id])));
+  const interrupted = started.flat();
+  if (interrupted.length > 0)
+    progress.setDetail('work', `restarted at ${isoNow()}, without a workflow before: ${interrupted.join(', ')}`);
 }
 
 const startTask = (id: TaskId, pace: number) => startDetached(runTask, workflowId.task(id), [id, pace]);

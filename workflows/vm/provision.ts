@@ -23,6 +23,14 @@ interface Provisioning {
   setup: CustomizeVm;
 }
 
+const customizeStep: Step<Provisioning> = {
+  name: 'customize',
+  does: 'host key, user, files, swap, first commands',
+  act: async (vm) => vm.run.ledger.recordVmCustomized(vm.run.id, await customize(vm)),
+  undo: null,
+  undoneBy: 'remove',
+};
+
 /** None has an undo of its own: the step `remove` of run-vm.ts removes the VM from every state. */
 export const provisionSteps: readonly Step<Provisioning>[] = [
   {
@@ -42,13 +50,7 @@ export const provisionSteps: readonly Step<Provisioning>[] = [
     undo: null,
     undoneBy: 'remove',
   },
-  {
-    name: 'customize',
-    does: 'host key, user, files, swap, first commands',
-    act: async (vm) => vm.run.ledger.recordVmCustomized(vm.run.id, await customize(vm)),
-    undo: null,
-    undoneBy: 'remove',
-  },
+  customizeStep,
 ];
 
 /** Places and provisions the VM, on another host when one is unreachable before the domain is started. */
@@ -71,6 +73,12 @@ export async function create(run: VmRun): Promise<void> {
 
 /** The ledger holds all that the run of a VM knows that waits for its placement. */
 const continueVm = ({ id, pace }: VmRun): Promise<never> => continueAsNew<(id: VmId, pace: number) => Promise<unknown>>(id, pace);
+
+/** Of a VM whose workflow was ended from outside between its boot and its customization. */
+export async function customizeAgain(run: VmRun): Promise<void> {
+  const vm: Provisioning = { run, setup: await run.ledger.issueVmSetup(run.id) };
+  await runSteps(new Saga(), [customizeStep], vm, (step, act) => run.progress.trackStep(step.name, [vm.setup.vm.host], act));
+}
 
 /** Waits until the ledger has placed the VM. A signal starts an attempt at once; the poll is for a lost signal. */
 async function waitForPlacement(run: VmRun): Promise<VmSpec> {

@@ -1,4 +1,5 @@
 import { CancellationScope, condition, continueAsNew, defineSignal, setHandler } from '@temporalio/workflow';
+import type { VmDesired } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName } from '../../model/temporal.ts';
@@ -9,7 +10,7 @@ import { loadOrFail, RetryForever } from '../durable/retry-forever.ts';
 import type { StepRow } from '../durable/step.ts';
 import { timing } from '../durable/timeouts.ts';
 import { runOperation } from './operations.ts';
-import { cancelOnRemoval, create, provisionSteps } from './provision.ts';
+import { cancelOnRemoval, create, customizeAgain, provisionSteps } from './provision.ts';
 import { remove } from './remove.ts';
 import { loadDesired, type VmRun } from './vm-run.ts';
 
@@ -45,10 +46,23 @@ export async function runVm(id: VmId, pace = 1): Promise<void> {
   const desired = await loadOrFail(run.retry, () => ledger.loadVmDesired(id));
   run.progress.setAttributes({ owner: desired.owner, state: desired.state, vms: [id] });
   if (desired.state === 'removed') return;
-  let error: TaskError | null = null;
-  if (['pending', 'reserved', 'creating'].includes(desired.state)) error = await cancelOnRemoval(run, desired, () => create(run));
-  error ??= await serveOperations(run);
+  const error = await reachAndServe(run, desired);
   await CancellationScope.nonCancellable(() => remove(run, error));
+}
+
+/**
+ * Brings the VM to where it serves its owner, from wherever the ledger has it: the workflow before this one may have been
+ * ended from outside. @returns why it has to be removed; null: its owner deletes it
+ */
+async function reachAndServe(run: VmRun, desired: VmDesired): Promise<TaskError | null> {
+  if (desired.state === 'removing')
+    return { code: 'interrupted', message: 'Its workflow was ended from outside while it was removed' };
+  // A reboot from `stopped` is an operation, which is begun again below.
+  const isNew = ['pending', 'reserved', 'creating'].includes(desired.state) && desired.operation === null;
+  let error: TaskError | null = null;
+  if (isNew) error = await cancelOnRemoval(run, desired, () => create(run));
+  else if (desired.customized === false) error = await cancelOnRemoval(run, desired, () => customizeAgain(run));
+  return error ?? serveOperations(run);
 }
 
 /** Executes operations until the VM has to be removed. @returns why; null: its owner deletes it */

@@ -1,0 +1,69 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Agent } from 'undici';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { VmRef } from '../../../../contracts/host-calls.ts';
+import { openStepArgs } from '../../../../drivers/transfer/step-args.ts';
+
+let server: Server;
+let folder: string;
+let answer: { status: number; body: string };
+const requests: { url: string; key: string | undefined }[] = [];
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'berth-step-args-'));
+  await writeFile(join(folder, 'key'), 'bh_first\n');
+  server = createServer((request, response) => {
+    requests.push({ url: request.url ?? '', key: request.headers.authorization });
+    response.writeHead(answer.status, { 'content-type': 'application/json' }).end(answer.body);
+  }).listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+});
+afterAll(async () => {
+  server.close();
+  await rm(folder, { recursive: true });
+});
+
+const vm = { id: 'vm_1', generation: 3 } as VmRef;
+const fetchFrom = (port: number) => {
+  const options = { repositoryUrl: `http://127.0.0.1:${port}`, hostId: 'host-1', keyFile: join(folder, 'key') };
+  return openStepArgs(new Agent(), options)(vm, 'stageIn', AbortSignal.timeout(5000));
+};
+const fetchOne = () => fetchFrom((server.address() as AddressInfo).port);
+
+test('asks for one step of one placement, with the key that the file has now', async () => {
+  answer = { status: 200, body: '{"vm": {"id": "vm_1"}, "stageIn": {"inputs": []}}' };
+  expect(await fetchOne()).toEqual({ vm: { id: 'vm_1' }, stageIn: { inputs: [] } });
+  expect(requests.at(-1)).toEqual({ url: '/internal/hosts/host-1/orders/vm_1/3?step=stageIn', key: 'Bearer bh_first' });
+  await writeFile(join(folder, 'key'), 'bh_second\n');
+  await fetchOne();
+  expect(requests.at(-1)?.key).toBe('Bearer bh_second');
+});
+
+test.each([
+  [500, '{"code": "internal", "detail": "a mistake"}'],
+  [503, 'a proxy says no'],
+  [401, '{"code": "unauthenticated", "detail": "no key of this host"}'],
+  [403, 'a proxy says no'],
+  [429, '{"code": "rate-limited", "detail": "too many"}'],
+  [404, 'a proxy knows no such path'],
+])('an answer %i is no answer: the saga asks again', async (status, body) => {
+  answer = { status, body };
+  await expect(fetchOne()).rejects.toMatchObject({ code: 'orders-unavailable', retryable: false });
+});
+
+test('nor is an API that is away', async () => {
+  await expect(fetchFrom(1)).rejects.toMatchObject({ code: 'orders-unavailable' });
+});
+
+test.each([
+  [409, 'stale-generation'],
+  [404, 'not-found'],
+  [422, 'input-unavailable'],
+])('the ledger says %i: %s', async (status, code) => {
+  answer = { status, body: JSON.stringify({ code, detail: 'why' }) };
+  await expect(fetchOne()).rejects.toMatchObject({ code, message: expect.stringContaining('why') });
+});
