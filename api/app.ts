@@ -9,7 +9,7 @@ import { signingKeysOf } from '../model/signed-url.ts';
 import type { ApiDeps } from './deps.ts';
 import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
-import { authenticate, callerOf, openKeyring, requireOperator, requireSignature } from './http/auth.ts';
+import { authenticate, callerOf, openKeyring, requireHostKey, requireOperator, requireSignature } from './http/auth.ts';
 import { isLargeBody, takeTurns } from './http/body-turns.ts';
 import { refuseUnboundedJson } from './http/json-bounds.ts';
 import { trackOpenRequests } from './http/open-requests.ts';
@@ -109,6 +109,7 @@ interface AccessMiddleware {
   /** Before a JSON body is read. */
   bodyTurn: RequestHandler;
   signature: RequestHandler;
+  hostKey: RequestHandler;
 }
 
 /** The middleware of a route, by its access. */
@@ -116,6 +117,7 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
   const before: Record<Operation['access'], RequestHandler[]> = {
     open: [],
     signed: [gates.signature],
+    host: [gates.hostKey],
     client: [gates.authenticate, gates.limit, ...(operation.plans ? [gates.planLimit, gates.planTurn] : [])],
     operator: [gates.authenticate, gates.limit, requireOperator],
   };
@@ -201,6 +203,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
     planTurn: takeTurns(() => true),
     bodyTurn: takeTurns(isLargeBody),
     signature: requireSignature(signingKeysOf(config.signing), clock),
+    hostKey: requireHostKey(signingKeysOf(config.signing)),
   });
   app.use(notFound, answerWithProblem);
 

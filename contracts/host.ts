@@ -90,6 +90,8 @@ export interface CustomizeVm {
 
 export interface StagedOut {
   outputs: StoredOutput[];
+  /** How many there are, where the list is not handed back: the ledger has a row of each that was stored. */
+  stored?: number;
   bytes: number;
   unmatched: string[];
   /** Absent: the host has a version that took all or nothing. */

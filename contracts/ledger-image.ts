@@ -4,6 +4,7 @@ import type { ImageState } from '../model/states.ts';
 import type { Refusal, TaskError, TimelineEntry } from '../model/task.ts';
 import type { ImageRef, VmSpec } from '../model/vm.ts';
 import type { RunCommand, StageIn, StoreImage } from './host.ts';
+import type { VmRef } from './host-calls.ts';
 
 /** An image's row, for the build saga. */
 export interface BuildRecord {
@@ -80,5 +81,5 @@ export interface ImageLedger {
    * Reserves capacity on a VM's host for a VM without an owner that becomes a template of the same kind, one at a time per
    * host. `left`: an earlier attempt left a VM there, to be removed first; `waits`: there is no capacity that no task waits for.
    */
-  reserveTemplate(like: VmSpec): Promise<TemplatePlacement>;
+  reserveTemplate(like: VmRef): Promise<TemplatePlacement>;
 }

@@ -1,6 +1,7 @@
 import type { HostId, ImageId, WaiterId } from '../model/ids.ts';
 import type { Refusal } from '../model/task.ts';
 import type { VmSpec } from '../model/vm.ts';
+import type { VmRef } from './host-calls.ts';
 
 /** To notify after resources were freed: tasks and VMs that were placed; the planner, which alone places while there is a plan. */
 export type Notification = WaiterId | 'planner';
@@ -28,6 +29,6 @@ interface Waiting {
   prefetch: PrefetchTarget | null;
 }
 
-export type Placement = { placed: true; vms: VmSpec[]; term: LeaseTerm | null } | (Waiting & { position: number });
+export type Placement = { placed: true; vms: VmRef[]; term: LeaseTerm | null } | (Waiting & { position: number });
 
 export type VmPlacement = { placed: true; vm: VmSpec } | Waiting;

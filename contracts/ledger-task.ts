@@ -3,25 +3,26 @@ import type { SkippedOutputs } from '../model/outputs/skipped.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../model/states.ts';
 import type { TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../model/task.ts';
 import type { Boot } from '../model/vm.ts';
-import type { RunCommand, StageIn, StageOut } from './host.ts';
+import type { RunCall, StageInCall, StageOutCall } from './host-calls.ts';
 import type { Notification, Placement } from './ledger-placement.ts';
 
 /** A task's row, for its saga. The VM ids were chosen when the task was accepted. */
 export interface TaskRecord {
   id: TaskId;
   owner: string;
-  spec: TaskSpec;
+  /** What its saga decides by. */
+  spec: Pick<TaskSpec, 'nodes' | 'timeoutS' | 'lease' | 'outputs' | 'onMissingOutput' | 'keepOutputs'>;
   state: TaskState;
   vmIds: VmId[];
   /** Its owner has requested the cancellation; the request to the workflow may have been lost. */
   cancelRequested: boolean;
 }
 
-/** Arguments of the steps on one VM's host, with URLs signed for the time that the step may take. */
+/** Arguments of the steps on one VM's host, which fetches the rest itself. */
 export interface TaskStepArgs {
-  stageIn: StageIn;
-  run: RunCommand;
-  stageOut: StageOut;
+  stageIn: StageInCall;
+  run: RunCall;
+  stageOut: StageOutCall;
   /** The workflow of a migration of this VM that is under way; null: there is none. */
   migrationWorkflowId: string | null;
 }
@@ -36,6 +37,8 @@ export interface TaskOutcome {
   exitCode: number | null;
   error: TaskError | null;
   outputs: TaskOutput[];
+  /** Nodes whose outputs are those that the repository has stored of them: the ledger has a row of each. */
+  storedNodes?: number[];
   /** Absent: of a workflow of a version that took all or nothing. */
   skipped?: SkippedOutputs;
   bytesIn: number;

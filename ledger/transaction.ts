@@ -13,6 +13,9 @@ export interface LedgerDeps {
   clock: () => number;
 }
 
+/** What signed URLs need, of an API process too. */
+export type SigningDeps = Pick<LedgerDeps, 'ledger' | 'signing' | 'clock'>;
+
 export type Transaction = Prisma.TransactionClient;
 
 export interface TransactionLimits {

@@ -150,6 +150,10 @@ export const groups = {
     BERTH_HOSTS_CIDR: z.cidrv4().describe("CIDR of the hosts' network, which guests must not reach"),
     BERTH_GUEST_SUPERNET: guestSupernet,
     BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the hosts reach it'),
+    BERTH_HOST_KEY_FILE: z
+      .string()
+      .default('/etc/berth/host.key')
+      .describe("File with this host's key, by which it fetches the arguments of its steps; `site-admin.ts host-key` prints it"),
     BERTH_RESERVE_VCPUS: count(0).describe('vCPUs kept for the host itself'),
     BERTH_RESERVE_MEMORY_MIB: count(512).describe('Memory kept for the host itself'),
     BERTH_RESERVE_DISK_MIB: count(2048).describe('Disk kept for the host itself'),

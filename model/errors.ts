@@ -75,6 +75,7 @@ export const errorTable = {
   // what a host met
   'no-capacity': { status: 503, retryable: true, fault: 'site', title: 'No host has room at the moment' },
   'repository-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The repository does not answer' },
+  'orders-unavailable': { status: 503, retryable: false, fault: 'site', title: 'The API does not tell the host what to do' },
   'host-unavailable': { status: 503, retryable: true, fault: 'site', title: 'The host does not answer' },
   'host-busy': { status: 503, retryable: true, fault: 'site', title: 'The host answers too slowly' },
   'disk-full': { status: 507, retryable: false, fault: 'site', title: 'The disk of the host is full' },

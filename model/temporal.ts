@@ -89,7 +89,7 @@ export const signalName = {
   hostRegistered: 'hostRegistered',
   /** To recordDomainChanges: domains of VMs have changed without Berth. Argument: up to a hundred VM ids. */
   domainsChanged: 'domainsChanged',
-  /** To buildTemplates: a VM booted without a template. Argument: its VmSpec. */
+  /** To buildTemplates: a VM booted without a template. Argument: its VmRef. */
   templateRequested: 'templateRequested',
   /** To loops and retries: end the current pause. */
   wakeUp: 'wakeUp',

@@ -1,17 +1,20 @@
+import { Agent } from 'undici';
 import { guard } from '../activities/failure.ts';
+import { byReference } from '../activities/host/by-reference.ts';
 import { isCrash } from '../activities/host/crash-guard.ts';
 import { createHostActivities } from '../activities/host/index.ts';
 import { watchDomains } from '../activities/host/site/watch-domains.ts';
 import { inLanes } from '../activities/host/step-lanes.ts';
-import type { HostActivities } from '../contracts/host.ts';
+import type { HostCalls } from '../contracts/host-calls.ts';
 import { openHost } from '../drivers/host/open-host.ts';
+import { openStepArgs } from '../drivers/transfer/step-args.ts';
 import type { readConfig } from '../model/config.ts';
 import type { VmId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
 
 export interface WiredHost {
   /** Wrapped for the Temporal worker: errors and heartbeats in their common form. */
-  activities: HostActivities;
+  activities: HostCalls;
   /** Reports the VMs whose domains have changed without Berth, until it is aborted. */
   watchDomains: (report: (vmIds: VmId[]) => Promise<void>, signal: AbortSignal) => Promise<void>;
   close: () => Promise<void>;
@@ -20,8 +23,13 @@ export interface WiredHost {
 /** A host's activities over libvirt, QEMU, NFS and the kernel of this machine. Only here drivers are chosen. */
 export async function wireHost(config: ReturnType<typeof readConfig<'host'>>['host'], log: Logger): Promise<WiredHost> {
   const ports = await openHost(config, log);
+  const fetchStepArgs = openStepArgs(new Agent(), {
+    repositoryUrl: config.BERTH_REPOSITORY_URL,
+    hostId: config.BERTH_HOST_ID,
+    keyFile: config.BERTH_HOST_KEY_FILE,
+  });
   return {
-    activities: guard(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END)))),
+    activities: guard(byReference(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))), fetchStepArgs)),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
     close: async () => ports.close(),
   };

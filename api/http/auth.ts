@@ -3,6 +3,7 @@ import type { Ledger } from '../../ledger/client.ts';
 import { findApiKey } from '../../ledger/owners/find-api-key.ts';
 import { hashApiKey } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
+import { isHostKey } from '../../model/repository/host-key.ts';
 import { type SigningKeys, type UrlVerdict, verifySignedUrl } from '../../model/signed-url.ts';
 import type { OpenRequests } from './open-requests.ts';
 import type { limitUnknownKeys } from './unknown-keys.ts';
@@ -111,6 +112,17 @@ export function requireSignature(keys: SigningKeys, clock: () => number): Reques
       ? verifySignedUrl(keys, req.method, req.path, { expires, signature, keyId: key ?? null }, clock())
       : 'invalid';
     if (verdict !== 'valid') throw new BerthError('forbidden', refusals[verdict]);
+    next();
+  };
+}
+
+/** Requires the key of the host that the path names. */
+export function requireHostKey(keys: SigningKeys): RequestHandler {
+  return (req, _res, next) => {
+    const match = /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '');
+    const { hostId } = req.params;
+    if (typeof hostId !== 'string' || !match || !isHostKey(keys, hostId, match[1]!))
+      throw new BerthError('unauthenticated', 'Found no key of this host; expected "Authorization: Bearer <host key>"');
     next();
   };
 }

@@ -14,8 +14,11 @@ export interface ResponseSpec {
   headers?: Record<string, string>;
 }
 
-/** Which callers a route takes: `open` any; `signed` one with a signed URL; the others a key of that role. */
-type Access = 'open' | 'client' | 'operator' | 'signed';
+/**
+ * Which callers a route takes: `open` any; `signed` one with a signed URL; `host` the host of its path, with its key; the others
+ * a key of that role.
+ */
+type Access = 'open' | 'client' | 'operator' | 'signed' | 'host';
 
 export interface Call<P, Q, B> {
   params: P;

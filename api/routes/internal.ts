@@ -1,7 +1,9 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
+import { fetchedSteps } from '../../contracts/host-calls.ts';
 import { findFile } from '../../ledger/files/read-files.ts';
 import { findBuild } from '../../ledger/images/read-images.ts';
+import { readFetchedStepArgs } from '../../ledger/tasks/fetched-step-args.ts';
 import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
 import { BerthError } from '../../model/errors.ts';
 import { isOutputPath } from '../../model/outputs/names.ts';
@@ -36,11 +38,21 @@ const OutputQuery = z.strictObject({
 
 const PartQuery = z.strictObject({ ...signature, path: z.enum(['disk']) });
 
+/** Which VM, and of which placement: of another one the host would act on what is not its any more. */
+const OrdersOf = z.strictObject({
+  hostId: z.string().max(63),
+  vmId: z.string().max(64),
+  generation: z.coerce.number().int().min(0),
+});
+const OrdersFor = z.strictObject({ step: z.enum(fetchedSteps) });
+/** As contracts/host-calls.ts has it: of the site's own parts. */
+const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z.int() }) });
+
 const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256 });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
 
 /** Routes by which host workers read and write the repository, with signed URLs (model/signed-url.ts). */
-export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
+export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): Operation[] {
   /** @param owner the task, or the VM of a build, whose log it is */
   async function append(req: Request, res: Response, owner: string, node: number): Promise<Answer | typeof streamed> {
     const { from } = contentRange(req);
@@ -55,6 +67,22 @@ export function internalRoutes({ ledger, repository }: ApiDeps): Operation[] {
   }
 
   return [
+    operation({
+      method: 'get',
+      path: '/internal/hosts/{hostId}/orders/{vmId}/{generation}',
+      id: 'readOrders',
+      tag: 'internal',
+      summary: 'What a host needs for a step on one of its VMs; with its own key',
+      access: 'host',
+      params: OrdersOf,
+      query: OrdersFor,
+      answers: { 200: { description: 'The VM, and what belongs to the step', schema: Orders } },
+      problems: ['not-found', 'stale-generation', 'conflict', 'input-unavailable'],
+      handle: async ({ params: { hostId, vmId, generation }, query: { step } }) => {
+        const { signing } = config;
+        return json(200, await readFetchedStepArgs({ ledger, signing, clock }, { host: hostId, vm: vmId, generation, step }));
+      },
+    }),
     operation({
       method: 'get',
       path: '/internal/files/{id}',

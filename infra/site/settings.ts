@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { hostName } from './host/host-folders.ts';
+import { hostKeyFile, hostName } from './host/host-folders.ts';
 import { hostAddress } from './network.ts';
 import { persistentSecret } from './secrets.ts';
 import type { SiteBase } from './site-base.ts';
@@ -38,6 +38,7 @@ export async function choosePorts(ground: SiteBase, apiPort: number | null): Pro
 }
 
 export interface Settings {
+  signingKey: string;
   /** For the API and the control worker; the database's URL is added once it is known. */
   control: Record<string, string>;
   /** For each host worker, by its index, from 1. */
@@ -50,6 +51,8 @@ export interface Settings {
  */
 export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given: Record<string, string>): Settings {
   const { network, home, cache } = ground;
+  const signingKey =
+    given.BERTH_SIGNING_KEY ?? persistentSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex'));
   const common = {
     // Without a shared compile cache each process would need half a second more to start.
     NODE_COMPILE_CACHE: join(cache, 'node-compile'),
@@ -57,10 +60,11 @@ export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given:
     BERTH_REPOSITORY_URL: `http://${network.gateway}:${ports.api}`,
   };
   return {
+    signingKey,
     control: {
       ...common,
       TEMPORAL_ADDRESS: `127.0.0.1:${ports.temporal.port}`,
-      BERTH_SIGNING_KEY: persistentSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex')),
+      BERTH_SIGNING_KEY: signingKey,
       BERTH_API_PORT: String(ports.api),
       BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
       BERTH_OPERATORS_PORT: String(ports.operators),
@@ -73,6 +77,7 @@ export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given:
       ...common,
       TEMPORAL_ADDRESS: `${network.gateway}:${ports.temporal.port}`,
       BERTH_HOST_ID: hostName(index),
+      BERTH_HOST_KEY_FILE: hostKeyFile,
       BERTH_HOST_ADDRESS: hostAddress(network, index),
       BERTH_HOSTS_CIDR: network.cidr,
       BERTH_HOST_SHARE: (1 / hosts).toFixed(4),

@@ -2,8 +2,9 @@ import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
+import { hostKeyOf } from '../../model/repository/host-key.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
-import { type Host, startHost } from './host/host.ts';
+import { type Host, hostName, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';
@@ -189,7 +190,8 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
     const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
-    running.hosts.push(startHost({ ...place, env, worker, note: options.note }));
+    const key = hostKeyOf(settings.signingKey, hostName(index));
+    running.hosts.push(startHost({ ...place, key, env, worker, note: options.note }));
   }
 }
 

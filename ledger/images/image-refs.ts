@@ -4,7 +4,7 @@ import type { HostId, ImageId } from '../../model/ids.ts';
 import type { ContentRef, ImageRef } from '../../model/vm.ts';
 import { fileUrl } from '../files/urls.ts';
 import { idOf } from '../row-schemas.ts';
-import type { LedgerDeps } from '../transaction.ts';
+import type { LedgerDeps, SigningDeps } from '../transaction.ts';
 
 /** A part of an image: a file of the repository. */
 const StoredPart = z.object({ file: z.string().min(1), sha256: z.string().min(1), sizeBytes: z.number().min(0) });
@@ -34,13 +34,13 @@ export type StoredPart = z.infer<typeof StoredPart>;
 export type ImageRow = z.infer<typeof ImageRow>;
 export type ImageHolder = z.infer<typeof ImageHolder>;
 
-function blobRef(deps: LedgerDeps, part: StoredPart | undefined): ContentRef | null {
+function blobRef(deps: SigningDeps, part: StoredPart | undefined): ContentRef | null {
   if (part === undefined) return null;
   return { sha256: part.sha256, sizeBytes: part.sizeBytes, url: fileUrl(deps, part.file) };
 }
 
 /** An image as a host fetches it, with fresh URLs and the peers that have it now. Throws image-unknown. */
-export function imageRef(deps: LedgerDeps, image: ImageRow, hosts: ImageHolder[], here: HostId): ImageRef {
+export function imageRef(deps: SigningDeps, image: ImageRow, hosts: ImageHolder[], here: HostId): ImageRef {
   const { id, name, digest, virtualMiB, cmdline, cloudInit, parts } = image;
   const disk = blobRef(deps, parts.disk);
   if (disk === null) throw new BerthError('image-unknown', `The image ${name} (${id}) has no disk: publish it again`);

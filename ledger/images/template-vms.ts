@@ -1,9 +1,12 @@
+import type { VmRef } from '../../contracts/host-calls.ts';
 import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { readPlacedVm } from '../vms/placed-vms.ts';
+import { specOf } from '../vms/vm-specs.ts';
 
 /** The site's own owner, which has the VMs that the site makes for all owners. */
 const siteOwner = { id: 'owner_00000000000000000000000001' as OwnerId, name: 'berth' };
@@ -56,6 +59,17 @@ async function insertTemplateVm(tx: Transaction, id: VmId, like: VmSpec): Promis
   });
 }
 
+/** The VM for whose kind a template was requested, on that host. It may have been removed since; its row stays. */
+async function readLike(deps: LedgerDeps, tx: Transaction, ref: VmRef): Promise<VmSpec> {
+  // A request of before has the whole.
+  if ('network' in ref) return ref as VmSpec;
+  const placed = await readPlacedVm(tx, ref.id);
+  const { host: hostId, vcpus, memoryMiB } = ref;
+  const like = { ...noNetwork, hostId, homeId: hostId, vcpus, memoryMiB };
+  const vms = placed.vms.map((vm) => (vm.id === ref.id ? { ...vm, ...like } : vm));
+  return specOf(deps, { ...placed, vms }, ref.id);
+}
+
 const templateSpec = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
   ...like,
   ...noNetwork,
@@ -70,10 +84,11 @@ const templateSpec = (id: VmId, generation: number, like: VmSpec): VmSpec => ({
  * Reserves a row like any VM's, so that the capacity that a template uses while it is made counts on its host. Templates have
  * the lowest priority: they wait while any task waits, and where the host has no capacity.
  */
-export async function reserveTemplate({ ledger }: LedgerDeps, like: VmSpec): Promise<TemplatePlacement> {
+export async function reserveTemplate(deps: LedgerDeps, ref: VmRef): Promise<TemplatePlacement> {
   try {
-    return await inTransaction(ledger, async (tx): Promise<TemplatePlacement> => {
+    return await inTransaction(deps.ledger, async (tx): Promise<TemplatePlacement> => {
       await lockPlacement(tx);
+      const like = await readLike(deps, tx, ref);
       const leftover = await readLeftover(tx, like);
       if (leftover?.same === true) return { kind: 'reserved', vm: templateSpec(leftover.id, leftover.generation, like) };
       if (leftover !== undefined) return { kind: 'left', vm: leftover.id, generation: leftover.generation };

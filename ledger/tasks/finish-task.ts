@@ -4,6 +4,7 @@ import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
+import type { TaskOutput } from '../../model/task.ts';
 import { eventInsert } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
 import { byLedgerClock } from '../ledger-clock.ts';
@@ -110,11 +111,29 @@ function neverCreated(row: TaskRow): VmId[] {
   return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
 }
 
+/** The outputs that the repository has stored of these nodes. */
+async function readStored(tx: Transaction, id: TaskId, nodes: number[]): Promise<TaskOutput[]> {
+  if (nodes.length === 0) return [];
+  const rows = await tx.file.findMany({
+    where: { taskId: id, node: { in: nodes }, state: 'ready' },
+    select: { id: true, node: true, name: true, sizeBytes: true, sha256: true },
+    orderBy: [{ node: 'asc' }, { name: 'asc' }],
+  });
+  return rows.map(({ id: file, node, name, sizeBytes, sha256 }) => ({
+    path: name,
+    node: node ?? 0,
+    file,
+    sizeBytes: Number(sizeBytes),
+    sha256: sha256 ?? '',
+  }));
+}
+
 /** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
 export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
-  const data = endedData(id, row, outcome, now);
+  const outputs = [...outcome.outputs, ...(await readStored(tx, id, outcome.storedNodes ?? []))];
+  const data = endedData(id, row, { ...outcome, outputs }, now);
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
-  await writeTaskEnd(tx, id, outcome, eventInsert(event), now);
+  await writeTaskEnd(tx, id, { ...outcome, outputs }, eventInsert(event), now);
   if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
 }
 

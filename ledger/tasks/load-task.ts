@@ -21,10 +21,12 @@ export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord
     RETURNING "ownerId", spec, state, "cancelRequestedAt" IS NOT NULL AS "cancelRequested",
       ARRAY(SELECT v.id FROM "Vm" v WHERE v."taskId" = t.id ORDER BY v.node) AS "vmIds"`;
   const row = oneOrNotFound(rows, `task ${id}`);
+  // Not its command, variables and inputs: a history holds what its saga decides by.
+  const { nodes, timeoutS, lease, outputs, onMissingOutput, keepOutputs } = StoredTaskSpec.parse(row.spec);
   return {
     id,
     owner: row.ownerId,
-    spec: StoredTaskSpec.parse(row.spec),
+    spec: { nodes, timeoutS, lease, outputs, onMissingOutput, keepOutputs },
     state: row.state,
     vmIds: row.vmIds,
     cancelRequested: row.cancelRequested,

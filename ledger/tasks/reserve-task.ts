@@ -7,7 +7,7 @@ import { refusalText } from '../placement/fit.ts';
 import { beyondQueue, type PlacementPass, placeUnderLock } from '../placement/place-queue.ts';
 import type { LedgerDeps, Transaction } from '../transaction.ts';
 import { type PlacedTask, prefetchFor, readPlacedTask } from '../vms/placed-vms.ts';
-import { vmSpecs } from '../vms/vm-specs.ts';
+import { vmRefs } from '../vms/vm-specs.ts';
 
 async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
   const rows = await tx.$queryRaw<{ older: number }[]>`
@@ -25,7 +25,7 @@ async function queuePosition(tx: Transaction, id: TaskId): Promise<number> {
 export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placement> {
   const before = await readPlacedTask(deps.ledger, id);
   if (isTerminal(before.state)) throw new BerthError('conflict', `Task ${id} is ${before.state}; it cannot be placed`);
-  if (before.placed) return { placed: true, vms: vmSpecs(deps, before), term: termOf(before) };
+  if (before.placed) return { placed: true, vms: vmRefs(before), term: termOf(before) };
   if (isPromiseOver(deps, before)) throw promiseBroken(before);
   const pass = await placeUnderLock(deps);
   const verdict = pass.verdicts.get(id);
@@ -33,7 +33,7 @@ export async function reserveTask(deps: LedgerDeps, id: TaskId): Promise<Placeme
   if (verdict?.kind === 'waits') return { ...(await waitingPlacement(deps, id, pass)), refusal: verdict.refusal };
   // The task was placed by this pass, or by another one while this one waited for the lock; or it is beyond the lookahead.
   const task = await readPlacedTask(deps.ledger, id);
-  if (task.placed) return { placed: true, vms: vmSpecs(deps, task), term: termOf(task) };
+  if (task.placed) return { placed: true, vms: vmRefs(task), term: termOf(task) };
   return { ...(await waitingPlacement(deps, id, pass)), refusal: beyondQueue(pass) };
 }
 

@@ -1,15 +1,15 @@
 import type { InputFile } from '../../contracts/host.ts';
+import type { VmRef } from '../../contracts/host-calls.ts';
 import type { TaskStepArgs } from '../../contracts/ledger.ts';
 import type { FileState } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { StoredTaskSpec, type TaskSpec } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import type { VmSpec } from '../../model/vm.ts';
-import { fileUrl, urlSigner } from '../files/urls.ts';
-import type { LedgerDeps } from '../transaction.ts';
-import { type PlacedTask, type PlacedVm, readPlacedTask } from '../vms/placed-vms.ts';
-import { vmSpecs } from '../vms/vm-specs.ts';
+import { fileUrl } from '../files/urls.ts';
+import type { LedgerDeps, SigningDeps } from '../transaction.ts';
+import { type PlacedVm, readPlacedTask } from '../vms/placed-vms.ts';
+import { vmRefs } from '../vms/vm-specs.ts';
 
 /** Maximum number of output files of one VM. Its data disk bounds their bytes. */
 const maxOutputFiles = 10_000;
@@ -24,7 +24,7 @@ interface StoredFile {
   sha256: string | null;
 }
 
-function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: Map<string, StoredFile>): InputFile {
+function inputFile(deps: SigningDeps, wanted: TaskSpec['inputs'][number], files: Map<string, StoredFile>): InputFile {
   if (wanted.file === undefined)
     return {
       path: wanted.path,
@@ -47,7 +47,8 @@ function inputFile(deps: LedgerDeps, wanted: TaskSpec['inputs'][number], files: 
   };
 }
 
-async function readInputFiles(deps: LedgerDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
+/** The inputs of a task, with fresh URLs. Throws input-unavailable. */
+export async function readInputFiles(deps: SigningDeps, spec: TaskSpec, owner: string): Promise<InputFile[]> {
   const ids = spec.inputs.flatMap(({ file }) => (file === undefined ? [] : [file]));
   const files =
     ids.length === 0
@@ -68,16 +69,15 @@ export async function issueTaskStepArgs(deps: LedgerDeps, id: TaskId, vmId: VmId
 }
 
 /**
- * The step arguments for the hosts of all VMs of a task, by node, with fresh URLs. Throws input-unavailable when an input's
- * file was deleted since the task was accepted, conflict when a VM has no host.
+ * The step arguments for the hosts of all VMs of a task, by node; what is large, or expires, the hosts fetch themselves
+ * (fetched-step-args.ts). Throws conflict when a VM has no host.
  */
 export async function readTaskStepArgs(deps: LedgerDeps, id: TaskId): Promise<TaskStepArgs[]> {
   const task = await readPlacedTask(deps.ledger, id);
   const spec = StoredTaskSpec.parse(task.spec);
-  const files = await readInputFiles(deps, spec, task.owner);
-  return vmSpecs(deps, task).map((vm, node) => ({
+  return vmRefs(task).map((vm, node) => ({
     migrationWorkflowId: migrationOf(task.vms[node]!),
-    ...buildStepArgs(deps, task, spec, files, vm, node),
+    ...buildStepArgs(deps, spec, vm, node, task.vms[node]!.diskMiB * 2 ** 20),
   }));
 }
 
@@ -85,39 +85,27 @@ const migrationOf = ({ id, migrating }: PlacedVm): string | null =>
   migrating === null ? null : workflowId.migration(id, migrating);
 
 function buildStepArgs(
-  deps: LedgerDeps,
-  { id }: PlacedTask,
-  spec: TaskSpec,
-  files: InputFile[],
-  vm: VmSpec,
+  { control }: LedgerDeps,
+  { timeoutS, outputManifest }: TaskSpec,
+  vm: VmRef,
   node: number,
+  diskBytes: number,
 ): Omit<TaskStepArgs, 'migrationWorkflowId'> {
-  // The log is written while the command runs, and the outputs after it: both URLs outlast the longest run.
-  const sign = urlSigner(deps, spec.timeoutS);
   return {
     stageIn: {
       vm,
-      inputs: files,
       limits: {
-        outsideBytes: deps.control.BERTH_INPUT_URL_MAX_BYTES,
-        outsideSeconds: deps.control.BERTH_INPUT_URL_MAX_SECONDS,
-        allowInternal: deps.control.BERTH_ALLOW_INTERNAL_URLS,
+        outsideBytes: control.BERTH_INPUT_URL_MAX_BYTES,
+        outsideSeconds: control.BERTH_INPUT_URL_MAX_SECONDS,
+        allowInternal: control.BERTH_ALLOW_INTERNAL_URLS,
       },
     },
-    run: {
-      vm,
-      command: spec.command,
-      env: { ...spec.env, BERTH_NODE: String(node), BERTH_NODES: String(spec.nodes), BERTH_TASK: id },
-      timeoutS: spec.timeoutS,
-      log: { url: sign('PUT', `/internal/tasks/${id}/log/${node}`), limitBytes: deps.control.BERTH_LOG_LIMIT_BYTES },
-    },
+    run: { vm, timeoutS, log: { limitBytes: control.BERTH_LOG_LIMIT_BYTES } },
     stageOut: {
       vm,
       node,
-      patterns: spec.outputs,
-      manifest: spec.outputManifest,
-      uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`),
-      limits: { files: maxOutputFiles, bytes: vm.diskMiB * 2 ** 20, sparseBytes: vm.diskMiB * 2 ** 20 * maxSparseness },
+      manifest: outputManifest,
+      limits: { files: maxOutputFiles, bytes: diskBytes, sparseBytes: diskBytes * maxSparseness },
     },
   };
 }

@@ -1,8 +1,9 @@
+import type { VmRef } from '../../contracts/host-calls.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
 import { type ImageHolder, imageRef } from '../images/image-refs.ts';
-import type { LedgerDeps, Transaction } from '../transaction.ts';
+import type { SigningDeps, Transaction } from '../transaction.ts';
 import { type PlacedVm, type PlacedVms, readPlacedVm } from './placed-vms.ts';
 
 function networkFor(placed: PlacedVms, here: ImageHolder): NetworkRef {
@@ -16,10 +17,12 @@ function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
   return [...own, ...siblings.filter((one) => own.every(({ name }) => name !== one.name))];
 }
 
-function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
+const withoutHost = ({ id, state }: PlacedVm): BerthError =>
+  new BerthError('conflict', `VM ${id} is ${state}: it has no host, so there is nothing to make`);
+
+function vmSpec(deps: SigningDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
   const host = placed.hosts.find((host) => host.id === vm.hostId);
-  if (host === undefined || vm.address === null || vm.mac === null)
-    throw new BerthError('conflict', `VM ${vm.id} is ${vm.state}: it has no host, so there is nothing to make`);
+  if (host === undefined || vm.address === null || vm.mac === null) throw withoutHost(vm);
   return {
     id: vm.id,
     owner: placed.owner,
@@ -42,18 +45,27 @@ function vmSpec(deps: LedgerDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
   };
 }
 
+/** What the saga of these VMs knows of them. Throws conflict when one of them has no host. */
+export function vmRefs({ vms, image: { id, name } }: PlacedVms): VmRef[] {
+  return vms.map((vm) => {
+    if (vm.hostId === null || vm.address === null) throw withoutHost(vm);
+    const { generation, vcpus, memoryMiB, hostId: host } = vm;
+    return { id: vm.id, host, home: vm.homeId ?? host, generation, vcpus, memoryMiB, image: { id, name } };
+  });
+}
+
 /** What the host of each VM needs to make it, with fresh URLs. Throws conflict when one of them has no host. */
-export function vmSpecs(deps: LedgerDeps, placed: PlacedVms): VmSpec[] {
+export function vmSpecs(deps: SigningDeps, placed: PlacedVms): VmSpec[] {
   return placed.vms.map((vm) => vmSpec(deps, placed, vm));
 }
 
 /** The same for one of the VMs. */
-export function specOf(deps: LedgerDeps, placed: PlacedVms, id: VmId): VmSpec {
+export function specOf(deps: SigningDeps, placed: PlacedVms, id: VmId): VmSpec {
   const vm = placed.vms.find((one) => one.id === id);
   if (vm === undefined) throw new BerthError('internal', `BUG: VM ${id} is none of those that were placed with it`);
   return vmSpec(deps, placed, vm);
 }
 
-export async function readVmSpec(deps: LedgerDeps, tx: Transaction, id: VmId): Promise<VmSpec> {
+export async function readVmSpec(deps: SigningDeps, tx: Transaction, id: VmId): Promise<VmSpec> {
   return specOf(deps, await readPlacedVm(tx, id), id);
 }

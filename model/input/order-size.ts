@@ -5,8 +5,8 @@ const inputOverheadBytes = 512;
 /** What it is told of the VM itself: image, network, names. */
 const vmBytes = 4096;
 
-/** How many bytes the hosts are told for all nodes of a task, at most. */
-export const maxOrderBytes = 1024 * 1024;
+/** How many bytes the hosts fetch for all nodes of a task, at most. */
+export const maxOrderBytes = 8 * 1024 * 1024;
 
 /** An upper estimate of what the hosts are told for a task: each node gets the whole of it. */
 export function orderBytes({ nodes, command, env, inputs, outputs }: Omit<TaskSpec, 'lease' | 'timeoutS'>): number {

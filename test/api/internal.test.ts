@@ -1,5 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { newId } from '../../model/ids.ts';
+import { hostKeyOf } from '../../model/repository/host-key.ts';
 import { signingKeyId, signUrl } from '../../model/signed-url.ts';
 import { collect, type FileBody, type ProblemBody, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
@@ -202,5 +204,68 @@ describe('a log', () => {
   test('of an unknown task is a 404', async () => {
     const url = api.signed('PUT', '/internal/tasks/task_x/log/0');
     expect((await fetch(url, { method: 'PUT', body: 'x', headers: { 'Content-Range': 'bytes 0-0/*' } })).status).toBe(404);
+  });
+});
+
+describe('what a host needs for a step', () => {
+  let vm: string;
+  const host = 'orders-1';
+  const get = (hostId: string, of: string, step: string, key: string) =>
+    fetch(`${api.base}/internal/hosts/${hostId}/orders/${of}?step=${step}`, { headers: { authorization: `Bearer ${key}` } });
+  const key = (hostId: string) => hostKeyOf(api.signingKey, hostId);
+
+  beforeAll(async () => {
+    await api.addHost(host);
+    await api.addHost('orders-2');
+    const file = await api.put(api.alice, 'in', 'some words');
+    const json = {
+      image: await bootable(),
+      command: ['cat', 'in'],
+      env: { A: 'b' },
+      inputs: [{ path: 'in', file: file.id }],
+      outputs: ['out/*'],
+    };
+    const placed = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json })).body;
+    vm = placed.vms[0]!;
+    const network = { id: newId('network'), vni: 7, cidr: '10.128.0.0/22', gateway: '10.128.0.1' };
+    await api.ledger.network.create({ data: { ownerId: api.alice.ownerId, ...network } });
+    await api.ledger.vm.update({ where: { id: vm }, data: { address: '10.128.0.9', mac: '52:54:00:00:00:01' } });
+    await api.runOn(vm, host);
+  });
+
+  /** An image with a disk, which a VM's host has to be told of. */
+  async function bootable(): Promise<string> {
+    const id = await api.addImage('bootable');
+    const disk = { file: 'file_disk', sha256: 'a'.repeat(64), sizeBytes: 1 };
+    await api.ledger.image.update({ where: { id }, data: { parts: { disk } } });
+    return 'bootable';
+  }
+
+  test('is told to the host of a VM alone, by its own key', async () => {
+    const answer = await get(host, `${vm}/1`, 'run', key(host));
+    expect(answer.status).toBe(200);
+    expect(await answer.json()).toMatchObject({
+      vm: { id: vm, host, generation: 1, address: '10.128.0.9' },
+      run: { command: ['cat', 'in'], env: { A: 'b', BERTH_NODE: '0' }, logUrl: expect.stringContaining('/log/0?') },
+    });
+    expect((await get(host, `${vm}/1`, 'run', key('orders-2'))).status).toBe(401);
+    expect((await get(host, `${vm}/1`, 'run', api.operator.key)).status).toBe(401);
+    expect((await get('orders-2', `${vm}/1`, 'run', key('orders-2'))).status).toBe(404);
+    expect((await get(host, 'vm_x/1', 'run', key(host))).status).toBe(404);
+  });
+
+  test('has URLs that open what they name', async () => {
+    const { stageIn } = (await (await get(host, `${vm}/1`, 'stageIn', key(host))).json()) as {
+      stageIn: { inputs: { url: string }[] };
+    };
+    const url = new URL(stageIn.inputs[0]!.url);
+    expect(await (await fetch(`${api.base}${url.pathname}${url.search}`)).text()).toBe('some words');
+    const { stageOut } = (await (await get(host, `${vm}/1`, 'stageOut', key(host))).json()) as { stageOut: unknown };
+    expect(stageOut).toMatchObject({ patterns: ['out/*'], uploadUrl: expect.stringContaining('/outputs/0?') });
+  });
+
+  test('is not told of a placement that is over', async () => {
+    const answer = await get(host, `${vm}/0`, 'vm', key(host));
+    expect([answer.status, await codeOf(answer)]).toEqual([409, 'stale-generation']);
   });
 });

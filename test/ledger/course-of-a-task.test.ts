@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { VmRef } from '../../contracts/host-calls.ts';
 import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { TaskEndedData, taskEventData } from '../../model/events.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -23,7 +23,7 @@ function outcome(more: Partial<TaskOutcome> = {}): TaskOutcome {
   return { state: 'succeeded', exitCode: 0, error: null, outputs: [], bytesIn: 0, bytesOut: 0, vms: [], timeline, ...more };
 }
 
-async function placed(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vms: VmSpec[] }> {
+async function placed(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vms: VmRef[] }> {
   const task = await accept(fixture, owner, spec);
   const placement = await fixture.activities.reserveTask(task);
   if (!placement.placed) throw new Error('not placed');

@@ -1,9 +1,11 @@
 import pg from 'pg';
 import { afterAll, beforeAll } from 'vitest';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
+import type { FetchedStep, FetchedStepArgs, VmRef } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { acceptTask } from '../../ledger/tasks/accept-task.ts';
+import { readFetchedStepArgs } from '../../ledger/tasks/fetched-step-args.ts';
 import { readConfig } from '../../model/config.ts';
 import type { HostFacts, Resources } from '../../model/host.ts';
 import { type HostId, type ImageId, newId, type TaskId } from '../../model/ids.ts';
@@ -56,6 +58,19 @@ export function useLedger(): LedgerFixture {
     await fixture.database?.stop();
   });
   return fixture;
+}
+
+/** What the host of a VM fetches for a step. */
+export async function fetched(
+  { ledger, now }: LedgerFixture,
+  { host, id, generation }: Pick<VmRef, 'host' | 'id' | 'generation'>,
+  step: FetchedStep,
+): Promise<FetchedStepArgs> {
+  const { signing } = readConfig(['signing'], {
+    BERTH_SIGNING_KEY: signingKey,
+    BERTH_REPOSITORY_URL: 'http://repository.test:8080/',
+  });
+  return readFetchedStepArgs({ ledger, signing, clock: () => now }, { host, vm: id, generation, step });
 }
 
 /** Deletes all rows, so that each test starts with none. */

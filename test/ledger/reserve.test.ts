@@ -11,6 +11,7 @@ import {
   addOwner,
   empty,
   failure,
+  fetched,
   hex64,
   hostFacts,
   roomy,
@@ -58,7 +59,7 @@ async function neverExceeded(): Promise<void> {
 async function placed(id: TaskId): Promise<VmSpec[]> {
   const placement = await reserve(id);
   if (!placement.placed) throw new Error(`not placed: ${JSON.stringify(placement)}`);
-  return placement.vms;
+  return Promise.all(placement.vms.map(async (vm) => (await fetched(fixture, vm, 'vm')).vm));
 }
 
 describe('many at once', () => {
@@ -171,16 +172,20 @@ describe('a placed task', () => {
       timeoutS: 5000,
     });
     const [, vm] = await placed(task);
-    const orders = await fixture.activities.issueTaskStepArgs(task, vm?.id as VmId);
-    expect(orders.stageIn.inputs).toMatchObject([
+    const args = await fixture.activities.issueTaskStepArgs(task, vm?.id as VmId);
+    expect(args.stageOut).toMatchObject({ node: 1, limits: { bytes: 512 * 2 ** 20 } });
+    const { stageIn } = await fetched(fixture, vm!, 'stageIn');
+    expect(stageIn?.inputs).toMatchObject([
       { path: 'in/words', source: 'repository', sizeBytes: 7, sha256: hex64, mode: '0755' },
       { path: 'in/more', source: 'outside', url: 'https://example.test/more', sizeBytes: null, sha256: hex64, mode: '0644' },
     ]);
-    expect(orders.run.env).toEqual({ LANG: 'C', BERTH_NODE: '1', BERTH_NODES: '2', BERTH_TASK: task });
-    expect(orders.stageOut).toMatchObject({ node: 1, patterns: ['out/*'], manifest: false, limits: { bytes: 512 * 2 ** 20 } });
+    const { run } = await fetched(fixture, vm!, 'run');
+    expect(run?.env).toEqual({ LANG: 'C', BERTH_NODE: '1', BERTH_NODES: '2', BERTH_TASK: task });
+    const { stageOut } = await fetched(fixture, vm!, 'stageOut');
+    expect(stageOut?.patterns).toEqual(['out/*']);
     for (const [method, text, path] of [
-      ['PUT', orders.run.log.url, `/internal/tasks/${task}/log/1`],
-      ['POST', orders.stageOut.uploadUrl, `/internal/tasks/${task}/outputs/1`],
+      ['PUT', run!.logUrl, `/internal/tasks/${task}/log/1`],
+      ['POST', stageOut!.uploadUrl, `/internal/tasks/${task}/outputs/1`],
     ] as const) {
       const url = new URL(text);
       expect(url.pathname).toBe(path);
@@ -189,9 +194,7 @@ describe('a placed task', () => {
       expect(verify(fixture.now + 8_602_000)).toBe('expired');
     }
     await fixture.ledger.file.delete({ where: { id: file.id } });
-    expect(await failure(fixture.activities.issueTaskStepArgs(task, vm?.id as VmId))).toMatchObject({
-      code: 'input-unavailable',
-    });
+    expect(await failure(fetched(fixture, vm!, 'stageIn'))).toMatchObject({ code: 'input-unavailable' });
   });
 
   it('takes the overlay of its image into account', async () => {

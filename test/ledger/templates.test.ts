@@ -1,17 +1,17 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { VmRef } from '../../contracts/host-calls.ts';
 import type { HostId, TaskId } from '../../model/ids.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { accept, addImage, addOwner, empty, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
-let like: VmSpec;
+let like: VmRef;
 
 const one = { vcpus: 1, memoryMiB: 256, diskMiB: 512 };
 const arrive = (id: string, vcpus: number) =>
   fixture.activities.registerHost(hostFacts(id, { vcpus, memoryMiB: 4096, diskMiB: 65_536 }));
 
-async function place(): Promise<{ id: TaskId; vm: VmSpec }> {
+async function place(): Promise<{ id: TaskId; vm: VmRef }> {
   const id = await accept(fixture, owner, { resources: one });
   const placement = await fixture.activities.reserveTask(id);
   if (!placement.placed) throw new Error('it was not placed');
@@ -36,7 +36,7 @@ describe('the capacity of a template', () => {
     expect(during!.said.slice(0, 2)).toEqual([before!.said[0]! + 1, before!.said[1]! + 256]);
     expect(during!.said).toEqual(during!.summed);
     if (place.kind !== 'reserved') return;
-    expect(place.vm.owner).not.toBe(like.owner);
+    expect(place.vm.owner).not.toBe(owner);
     await fixture.activities.releaseVms([place.vm.id]);
     expect((await usage(fixture))[0]).toEqual(before);
   });

@@ -3,7 +3,7 @@ import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmRemovedData, VmStoppedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
 import { VmRequest } from '../../model/vm-request.ts';
-import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, empty, failure, fetched, hostFacts, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -147,9 +147,10 @@ describe('standalone VMs', () => {
     const stranger = await addOwner(fixture, 'bob');
     const resources = { vcpus: 1, memoryMiB: 128, diskMiB: 16 };
     const mine = await fixture.activities.reserveTask(await accept(fixture, owner, { resources }));
-    const names = (placement: typeof mine) => (placement.placed ? placement.vms[0]!.neighbours.map(({ name }) => name) : []);
-    expect(names(mine)).toEqual(['node0', 'harbour']);
+    const names = async (placement: typeof mine) =>
+      placement.placed ? (await fetched(fixture, placement.vms[0]!, 'vm')).vm.neighbours.map(({ name }) => name) : [];
+    expect(await names(mine)).toEqual(['node0', 'harbour']);
     await fixture.activities.finishVm(first, { endedAt: null, error: null });
-    expect(names(await fixture.activities.reserveTask(await accept(fixture, stranger, { resources })))).toEqual(['node0']);
+    expect(await names(await fixture.activities.reserveTask(await accept(fixture, stranger, { resources })))).toEqual(['node0']);
   });
 });

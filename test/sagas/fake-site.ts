@@ -4,11 +4,13 @@ import { type Client, type WorkflowHandle, WorkflowIdConflictPolicy } from '@tem
 import { defaultPayloadConverter } from '@temporalio/common';
 import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkflowBundle } from '@temporalio/worker';
 import { guard } from '../../activities/failure.ts';
+import { byReference } from '../../activities/host/by-reference.ts';
 import { createHostActivities } from '../../activities/host/index.ts';
 import { watchDomains } from '../../activities/host/site/watch-domains.ts';
 import { inLanes } from '../../activities/host/step-lanes.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import type { HostActivities } from '../../contracts/host.ts';
+import type { HostCalls } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { createFakeHost, type FakeHost, type FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
@@ -16,9 +18,10 @@ import { systemClock } from '../../drivers/host/clock.ts';
 import type { Clock } from '../../drivers/ports/clock.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { acceptTask } from '../../ledger/tasks/accept-task.ts';
+import { readFetchedStepArgs } from '../../ledger/tasks/fetched-step-args.ts';
 import { type HostId, type ImageId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
-import type { TerminalTaskState } from '../../model/states.ts';
+import { type TerminalTaskState, terminalTaskStates } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { controlLimits } from '../../workers/control-limits.ts';
@@ -145,7 +148,7 @@ export class FakeSite {
 
   /** A host's worker starts, and registers its host. */
   async startHost(host: FakeHost): Promise<void> {
-    await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(this.#hostActivities(host)) });
+    await this.#start(host.id, { taskQueue: hostQueue(host.id), activities: this.faults.wrap(this.#callsOf(host)) });
     await this.client.workflow.signalWithStart(workflowType.host, {
       taskQueue: controlQueue,
       workflowId: workflowId.host(host.id),
@@ -162,6 +165,17 @@ export class FakeSite {
     const report = (vmIds: VmId[]) => reportDomains(this.client, host.id, vmIds, openLog('test', 'silent'), this.pace);
     // Its time is real: what it waits for comes from the fake at once.
     void watchDomains(host.ports, { report, signal: watch.signal, clock: systemClock });
+  }
+
+  /** A host that fetches its arguments from the ledger itself, which the API does for it at a site. */
+  #callsOf(host: FakeHost): HostCalls {
+    const { signing } = ledgerConfig();
+    const deps = { ledger: this.ledger, signing, clock: Date.now };
+    return guard(
+      byReference(this.#hostActivities(host), (vm, step) =>
+        readFetchedStepArgs(deps, { host: host.id, vm: vm.id, generation: vm.generation, step }),
+      ),
+    );
   }
 
   async stopWorker(name: 'control' | HostId): Promise<void> {
@@ -275,7 +289,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   const ledger = openLedger(database.url);
   const owner = newId('owner');
   await ledger.owner.create({ data: { id: owner, name: owner } });
-  const repository: FakeRepository = { ...createFakeRepository(), sources: new SourcesByPath() };
+  const repository = withRows(ledger, owner, { ...createFakeRepository(), sources: new SourcesByPath() });
   const capacity = options.capacity ?? { vcpus: 64, memoryMiB: 65_536, diskMiB: 262_144 };
   const hosts = Array.from({ length: options.hosts ?? 3 }, (_, index) =>
     createFakeHost({
@@ -314,6 +328,24 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
   await site.startControl();
   await Promise.all(hosts.map((host) => site.startHost(host)));
   return site;
+}
+
+/** Storing an output of a task that is not over writes its row, as the API does. */
+function withRows(ledger: Ledger, ownerId: string, repository: FakeRepository): FakeRepository {
+  return {
+    ...repository,
+    async storeOutput(url, path, size, content, signal) {
+      const stored = await repository.storeOutput(url, path, size, content, signal);
+      const found = /^\/internal\/tasks\/([^/]+)\/outputs\/(\d+)$/.exec(new URL(url).pathname);
+      const open = { id: found?.[1] ?? '', state: { notIn: [...terminalTaskStates] } };
+      if (found === null || (await ledger.task.count({ where: open })) === 0) return stored;
+      const { file: id, sizeBytes, sha256 } = stored;
+      const bytes = { sizeBytes: BigInt(sizeBytes), sha256 };
+      const row = { ownerId, name: path, state: 'ready' as const, taskId: open.id, node: Number(found[2]) };
+      await ledger.file.upsert({ where: { id }, create: { id, ...row, ...bytes }, update: bytes });
+      return stored;
+    },
+  };
 }
 
 /** Ends a workflow from outside, and starts it again as the housekeeping does. */

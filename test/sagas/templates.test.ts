@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import type { VmRef } from '../../contracts/host-calls.ts';
 import type { FakeHost } from '../../drivers/fake/host.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { endless, type FakeSite, openFakeSite } from './fake-site.ts';
 import { everyFault } from './faults.ts';
@@ -93,14 +93,14 @@ test.each(everyFault(calls))('$name: $what', async ({ name, fault }) => {
   expect([...host.templates.values()].every(({ ready }) => ready)).toBe(true);
 });
 
-const make = (id: string, like: VmSpec) =>
+const make = (id: string, like: VmRef) =>
   site.client.workflow.execute(workflowType.templates, {
     taskQueue: controlQueue,
     workflowId: id,
     args: [like.host, site.pace, [like]],
   });
 
-async function newKind(): Promise<VmSpec> {
+async function newKind(): Promise<VmRef> {
   const id = await site.accept();
   const placement = await site.ledgerSteps().reserveTask(id);
   if (!placement.placed) throw new Error('there is no room for a VM');

@@ -1,13 +1,14 @@
 import { CancellationScope, proxyActivities, proxyLocalActivities, sleep } from '@temporalio/workflow';
-import type { HostActivities, ImageSource } from '../../contracts/host.ts';
+import type { ImageSource } from '../../contracts/host.ts';
+import type { HostCalls } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
 import { hostQueue } from '../../model/temporal.ts';
 import { Backoff } from './backoff.ts';
-import { isPermanent, neverStarted } from './failure.ts';
+import { codeOf, isPermanent, neverStarted } from './failure.ts';
 import { hostOptions, ledgerOptions, timing } from './timeouts.ts';
 
-type ActivityName = keyof HostActivities;
+type ActivityName = keyof HostCalls;
 
 /** When no worker takes an activity from a host's queue: report it and wait for the host, or throw and use another host. */
 export type WhenUnreachable = { wait: (activity: ActivityName) => void } | 'throw';
@@ -15,9 +16,10 @@ export type WhenUnreachable = { wait: (activity: ActivityName) => void } | 'thro
 /**
  * The activities on one host. An unreachable host is no failed step: the saga waits, until its caller ends that (a lease
  * ends, a cancellation arrives). The first attempt has a schedule-to-start timeout, so that the saga notices; the second
- * one has none, because each timeout lengthens the history.
+ * one has none, because each timeout lengthens the history. A host that can't fetch the rest of its arguments, because the API
+ * is away, has not begun either: the step is repeated without limit.
  */
-export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable): HostActivities {
+export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable): HostCalls {
   const call =
     (activity: ActivityName) =>
     async (...args: unknown[]): Promise<unknown> => {
@@ -26,15 +28,26 @@ export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable)
         proxyActivities<Record<ActivityName, (...args: unknown[]) => Promise<unknown>>>({ ...options, ...more })[activity](
           ...args,
         );
-      try {
-        return await run({ scheduleToStartTimeout: timing(pace).unreachableAfterMs });
-      } catch (error) {
-        if (!neverStarted(error) || unreachable === 'throw') throw error;
-        unreachable.wait(activity);
-        return run({});
+      const runOrWait = async (): Promise<unknown> => {
+        try {
+          return await run({ scheduleToStartTimeout: timing(pace).unreachableAfterMs });
+        } catch (error) {
+          if (!neverStarted(error) || unreachable === 'throw') throw error;
+          unreachable.wait(activity);
+          return run({});
+        }
+      };
+      for (let backoff: Backoff | null = null; ; ) {
+        try {
+          return await runOrWait();
+        } catch (error) {
+          if (codeOf(error) !== 'orders-unavailable') throw error;
+        }
+        backoff ??= new Backoff(timing(pace).ordersBackoff);
+        await sleep(backoff.next());
       }
     };
-  return new Proxy({} as HostActivities, { get: (_, activity) => call(activity as ActivityName) });
+  return new Proxy({} as HostCalls, { get: (_, activity) => call(activity as ActivityName) });
 }
 
 let lastOnLedger: Promise<unknown> = Promise.resolve();

@@ -28,6 +28,8 @@ export interface Timing {
   removalTimeoutMs: number;
   /** Between two series of attempts of a step on the ledger, which a saga can't continue without. */
   ledgerBackoff: { initialMs: number; maxMs: number };
+  /** Between two attempts of a step whose host can't fetch its arguments: a gang has 64 at a time, and they are in its history. */
+  ordersBackoff: { initialMs: number; maxMs: number };
   /** Between two attempts of RetryForever. An operator has to act; the signal `wakeUp` ends the pause. */
   refusedBackoff: { initialMs: number; maxMs: number };
   /** Between two rounds of a host's reconciliation. A finding needs two rounds, so it takes effect after ten minutes. */
@@ -66,6 +68,7 @@ export function timing(pace: number): Timing {
     runGraceMs: 90 * second * pace,
     removalTimeoutMs: 2 * minute * pace,
     ledgerBackoff: { initialMs: second * pace, maxMs: 30 * second * pace },
+    ordersBackoff: { initialMs: 2 * second * pace, maxMs: minute * pace },
     refusedBackoff: { initialMs: 10 * second * pace, maxMs: hour * pace },
     reconcileIntervalMs: 5 * minute * pace,
     domainBackoff: { initialMs: second * pace, maxMs: 30 * second * pace },

@@ -1,5 +1,5 @@
 import { CancellationScope, continueAsNew, defineSignal, setHandler, sleep } from '@temporalio/workflow';
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostCalls, VmRef } from '../../contracts/host-calls.ts';
 import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName } from '../../model/temporal.ts';
@@ -19,7 +19,7 @@ interface TemplateBuild {
   readonly vm: VmId;
   readonly generation: number;
   readonly spec: VmSpec | null;
-  readonly host: HostActivities;
+  readonly host: HostCalls;
   readonly pace: number;
   readonly show: (line: string) => void;
 }
@@ -51,25 +51,25 @@ export const templateSteps: readonly StepRow[] = [
   },
 ];
 
-const templateRequestedSignal = defineSignal<[VmSpec]>(signalName.templateRequested);
+const templateRequestedSignal = defineSignal<[VmRef]>(signalName.templateRequested);
 
 /** Bound on the requests that wait. A VM that boots without a template requests it again. */
 const maxPending = 32;
 
 /** Groups requests for one template, as far as the ledger knows; the host decides exactly. */
-const templateKind = ({ image, vcpus, memoryMiB }: VmSpec): string => `${image.name} (${image.id}), ${vcpus} × ${memoryMiB} MiB`;
+const templateKind = ({ image, vcpus, memoryMiB }: VmRef): string => `${image.name} (${image.id}), ${vcpus} × ${memoryMiB} MiB`;
 
 /**
  * Builds the templates that were requested on one host, one at a time, on capacity that no task waits for. The first VM that
  * booted without a template starts it (request-template.ts), others signal it; it ends when no request is left.
  */
-export async function buildTemplates(id: HostId, pace = 1, pending: VmSpec[] = []): Promise<void> {
+export async function buildTemplates(id: HostId, pace = 1, pending: VmRef[] = []): Promise<void> {
   const progress = new Progress();
   progress.setAttributes({ hosts: [id] });
   const retry = new RetryForever(pace);
   const pendingByKind = new Map(pending.map((vm) => [templateKind(vm), vm]));
   setHandler(templateRequestedSignal, (vm) => {
-    // The newest request replaces an older one, because its URLs are valid for longer.
+    // The newest request replaces an older one: its VM is the more likely to be there still.
     if (pendingByKind.has(templateKind(vm)) || pendingByKind.size < maxPending) pendingByKind.set(templateKind(vm), vm);
   });
   for (let next = [...pendingByKind][0]; next !== undefined; next = [...pendingByKind][0]) {
@@ -92,7 +92,7 @@ export async function buildTemplates(id: HostId, pace = 1, pending: VmSpec[] = [
 }
 
 /** Repeatable: it finds what an attempt without an answer has reserved. */
-async function reserveOne(like: VmSpec, pace: number): Promise<TemplatePlacement> {
+async function reserveOne(like: VmRef, pace: number): Promise<TemplatePlacement> {
   try {
     return await onLedger(pace).reserveTemplate(like);
   } catch (error) {

@@ -96,9 +96,22 @@ async function markStuck(node: TaskNode, why: TaskError): Promise<void> {
 }
 
 function outcomeOf(run: TaskRun, nodes: TaskNode[], { state, error }: Verdict): TaskOutcome {
-  const { exitCode, outputs, skipped, bytesIn, bytesOut, progress } = run;
+  const { exitCode, outputs, storedNodes, skipped, bytesIn, bytesOut, progress } = run;
   // The owner does not pay for a stuck VM any more: its usage ends now.
   const endOf = (node: TaskNode) => (node.startedAt === null ? null : (node.endedAt ?? isoNow()));
   const vms = nodes.map((node) => ({ id: node.vm.id, startedAt: node.startedAt, endedAt: endOf(node) }));
-  return { state, exitCode, error, outputs, skipped, bytesIn, bytesOut, vms, timeline: progress.timeline, reportedAt: isoNow() };
+  const reportedAt = isoNow();
+  return {
+    state,
+    exitCode,
+    error,
+    outputs,
+    storedNodes,
+    skipped,
+    bytesIn,
+    bytesOut,
+    vms,
+    timeline: progress.timeline,
+    reportedAt,
+  };
 }

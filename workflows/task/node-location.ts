@@ -1,7 +1,6 @@
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostCalls, VmRef } from '../../contracts/host-calls.ts';
 import type { VmLocation } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { onHost } from '../durable/activity-proxies.ts';
 import { unreachableText } from '../durable/detail-texts.ts';
 import { cancelIfRunning } from '../durable/other-workflows.ts';
@@ -10,7 +9,7 @@ import { Saga } from '../durable/saga.ts';
 import { waitUntilSettled } from '../vm/wait-until-settled.ts';
 import type { TaskNode, TaskRun } from './task-run.ts';
 
-export function newNode(run: TaskRun, vm: VmSpec, index: number): TaskNode {
+export function newNode(run: TaskRun, vm: VmRef, index: number): TaskNode {
   return {
     run,
     index,
@@ -32,16 +31,16 @@ export function newNode(run: TaskRun, vm: VmSpec, index: number): TaskNode {
   };
 }
 
-function waitingHost(run: TaskRun, host: HostId, index: number, vmId: VmId): HostActivities {
+function waitingHost(run: TaskRun, host: HostId, index: number, vmId: VmId): HostCalls {
   const wait = (step: string): void => run.progress.setDetail(`silent ${index}`, unreachableText(host, `${step} of ${vmId}`));
   return onHost(host, run.pace, { wait });
 }
 
 /** The activities on the host that has the node's disks. */
-export const homeOf = ({ run, vm, index }: TaskNode): HostActivities => waitingHost(run, vm.home, index, vm.id);
+export const homeOf = ({ run, vm, index }: TaskNode): HostCalls => waitingHost(run, vm.home, index, vm.id);
 
 /** Directs the node's next steps to where its VM is now. */
-export function relocate(node: TaskNode, { host, home, generation }: Pick<VmSpec, 'host' | 'home' | 'generation'>): void {
+export function relocate(node: TaskNode, { host, home, generation }: Pick<VmRef, 'host' | 'home' | 'generation'>): void {
   const { run, index, vm } = node;
   if (host !== vm.host) {
     node.host = waitingHost(run, host, index, vm.id);

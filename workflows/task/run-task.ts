@@ -68,6 +68,7 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     state: task.state,
     exitCode: null,
     outputs: [],
+    storedNodes: [],
     skipped: skippedOfTask([]),
     bytesIn: 0,
     bytesOut: 0,

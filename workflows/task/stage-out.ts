@@ -29,6 +29,7 @@ export async function stageOut(run: TaskRun, nodes: TaskNode[]): Promise<string[
 export function recordStagedOut(run: TaskRun, nodes: readonly TaskNode[]): StagedOut[] {
   const parts = nodes.flatMap(({ stagedOut }) => stagedOut ?? []);
   run.outputs = parts.flatMap(({ outputs }) => outputs);
+  run.storedNodes = nodes.flatMap(({ index, stagedOut }) => (stagedOut?.stored === undefined ? [] : [index]));
   run.skipped = skippedOfTask(nodes.map(({ stagedOut }) => stagedOut?.skipped ?? noneSkipped()));
   run.bytesOut = parts.reduce((sum, { bytes }) => sum + bytes, 0);
   return parts;

@@ -1,10 +1,10 @@
-import type { HostActivities, RunResult, StagedOut } from '../../contracts/host.ts';
+import type { RunResult, StagedOut } from '../../contracts/host.ts';
+import type { HostCalls, VmRef } from '../../contracts/host-calls.ts';
 import type { TaskRecord, TaskStepArgs, VmBoot } from '../../contracts/ledger.ts';
 import type { LeaseTerm } from '../../contracts/ledger-placement.ts';
 import type { SkippedOutputs } from '../../model/outputs/skipped.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { TaskError, TaskOutput } from '../../model/task.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import type { PersistingRun } from '../durable/retry-forever.ts';
 import type { Saga } from '../durable/saga.ts';
 import { Stopwatch } from '../durable/stopwatch.ts';
@@ -16,6 +16,8 @@ export interface TaskRun extends PersistingRun {
   state: TaskState;
   exitCode: number | null;
   outputs: TaskOutput[];
+  /** Nodes whose outputs the ledger has. */
+  storedNodes: number[];
   skipped: SkippedOutputs;
   bytesIn: number;
   bytesOut: number;
@@ -43,11 +45,11 @@ export interface TaskNode {
   readonly index: number;
   readonly label: string;
   /** Its current placement: host, home and generation change when it moves. */
-  vm: VmSpec;
+  vm: VmRef;
   /** Throws when the host is unreachable: before its domain is started, the task can be placed on another host. */
-  readonly stagingHost: HostActivities;
+  readonly stagingHost: HostCalls;
   /** Waits for an unreachable host. */
-  host: HostActivities;
+  host: HostCalls;
   readonly saga: Saga;
   /** Arguments for the current step, with fresh URLs; undefined after their use. */
   stepArgs: TaskStepArgs | undefined;

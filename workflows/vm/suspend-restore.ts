@@ -1,5 +1,5 @@
 import { CancellationScope } from '@temporalio/workflow';
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostCalls, VmRef } from '../../contracts/host-calls.ts';
 import type { LedgerActivities, Notification, OperationTarget } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
@@ -9,8 +9,9 @@ import type { Step } from '../durable/step.ts';
 import { retryOnLedger, showRefusal, type VmRun, vmHost } from './vm-run.ts';
 
 /** A VM on which an operation runs, and the activities on its host. */
-export interface OperationVm extends OperationTarget {
-  readonly host: HostActivities;
+export interface OperationVm extends Omit<OperationTarget, 'vm'> {
+  readonly vm: VmRef;
+  readonly host: HostCalls;
   /** What its owner has to know although the operation succeeded. */
   problem: TaskError | null;
 }

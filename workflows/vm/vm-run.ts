@@ -1,4 +1,4 @@
-import type { HostActivities } from '../../contracts/host.ts';
+import type { HostCalls } from '../../contracts/host-calls.ts';
 import type { VmDesired } from '../../contracts/ledger.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { TaskError } from '../../model/task.ts';
@@ -19,7 +19,7 @@ export interface VmRun extends PersistingRun {
 }
 
 /** The activities on a host; an unreachable one is waited for, and the details say so. */
-export const vmHost = (run: VmRun, host: HostId): HostActivities =>
+export const vmHost = (run: VmRun, host: HostId): HostCalls =>
   onHost(host, run.pace, { wait: (step) => run.progress.setDetail('silent', unreachableText(host, step)) });
 
 /** For RetryForever. */

@@ -43,7 +43,7 @@ async function destroyDomainEarly({ hypervisor, clock }: HostPorts, request: Sta
   }
 }
 
-type StoredOutputs = Required<Omit<StagedOut, 'endedAt' | 'endedAgoMs'>>;
+type StoredOutputs = Required<Omit<StagedOut, 'endedAt' | 'endedAgoMs' | 'stored'>>;
 
 /** Stores what can be stored; what can't is skipped with its reason. */
 async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {

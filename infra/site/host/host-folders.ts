@@ -14,7 +14,12 @@ export interface HostLayout {
   count: number;
   /** libvirt's cache of QEMU's capabilities; shared, because probing takes a second. */
   libvirtCache: string;
+  /** What its worker shows to the API; absent: it has no worker. */
+  key?: string;
 }
+
+/** Where a host has its key, by which its worker fetches from the API: in its own /run, which no other host sees. */
+export const hostKeyFile = '/run/berth/host.key';
 
 export const hostName = (index: number): string => `host${index}`;
 export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
@@ -32,6 +37,7 @@ export function prepareHost(place: HostLayout): string[] {
     mkdirSync(join(config, path, '..'), { recursive: true });
     writeFileSync(join(config, path), text);
   }
+  writeFileSync(join(config, 'host.key'), `${place.key ?? ''}\n`, { mode: 0o600 });
   // unshare gets PDEATHSIG from supervise() and passes it to tini, PID 1, so that the whole host dies with the
   // supervisor.
   const namespaces = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc'];

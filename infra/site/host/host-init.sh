@@ -40,11 +40,13 @@ umount --lazy /mnt
 mount -t tmpfs -o mode=711 berth-libvirt /var/lib/libvirt
 mkdir /var/lib/libvirt/qemu
 mount -t tmpfs -o mode=755 berth-ganesha /var/lib/nfs/ganesha
+key=$(cat "$config/host.key")
 # Hides other hosts' disks, the ledger and the keys from this host.
 mount -t tmpfs -o size=16k,mode=700 berth-hidden "$home"
 mount -t tmpfs -o mode=755 berth-run /run
 mkdir -p /run/lock /run/libvirt /run/rpcbind /run/ganesha /run/berth "$(dirname "$resolv")"
 [ -e "$resolv" ] || printf '%s\n' "$dns" > "$resolv"
+(umask 077 && printf '%s\n' "$key" > /run/berth/host.key)
 # A restarted host has a new boot id, although the machine has not booted.
 cat /proc/sys/kernel/random/uuid > /run/berth/boot_id
 mount --bind /run/berth/boot_id /proc/sys/kernel/random/boot_id
