@@ -6,7 +6,7 @@ import { vmStartAt } from '../../scheduler/leases/plan-state.ts';
 import { changedPromises, hostsToList, planSite } from '../../scheduler/leases/site/site-plan.ts';
 import { plannedLease, type SiteLease } from '../../scheduler/leases/site/site-state.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
-import { isoOf, type Transaction } from '../transaction.ts';
+import { isoOf, requestLimits, type Transaction } from '../transaction.ts';
 import { type PlannedPromise, stillFits } from './apply-promise.ts';
 import { type LedgerSite, readSite, type SiteScope } from './read-site.ts';
 
@@ -85,7 +85,9 @@ async function planAdmission(tx: Transaction, request: LeaseRequest): Promise<Pl
     const { site, decision, plan } = planned;
     if (decision.accepted && hostsToList(site, plan.planner.state, () => true).length === 0) return planned;
   }
-  // Which work has to make way where is a question to all of it.
+  // Which work has to make way where is a question to all of it. On a large site it is answered in seconds, in which the
+  // server must not take this process for a stopped one (ledger/client.ts).
+  await tx.$executeRaw`SELECT set_config('idle_in_transaction_session_timeout', ${String(requestLimits.timeout)}, true)`;
   return submitTo(await readSite(tx, 'all'), request);
 }
 

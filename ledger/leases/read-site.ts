@@ -144,7 +144,9 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
         SELECT DISTINCT ON (n."hostId", n."imageId", n.vcpus, n."memoryMiB") n."hostId" AS host, n."imageId" AS image, n.vcpus,
           n."memoryMiB" AS memory, n.boot
         FROM (SELECT id, "hostId", "imageId", vcpus, "memoryMiB", boot, "placedAt" FROM "Vm" WHERE boot IS NOT NULL AND "placedAt" IS NOT NULL
-          ORDER BY "placedAt" DESC LIMIT ${recentBoots}) n
+          ORDER BY "placedAt" DESC
+          -- Of a kind that starts from templates everywhere every host has a last start: more hosts than starts have none.
+          LIMIT CASE WHEN (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable) > ${recentBoots} THEN 0 ELSE ${recentBoots} END) n
         -- Not as a join, for which all migrations would be read.
         WHERE (SELECT m.id FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL LIMIT 1) IS NULL
         ORDER BY n."hostId", n."imageId", n.vcpus, n."memoryMiB", n."placedAt" DESC) b WHERE b.boot = 'warm') AS warm`;

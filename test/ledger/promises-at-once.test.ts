@@ -167,3 +167,15 @@ test('the check refuses each change of what a plan relies on', async () => {
   });
   expect(await fits()).toBe(false);
 });
+
+test('what takes long to plan under the lock may take as long as its request', async () => {
+  const tooLarge = { owner, spec: spec({ inS: 600, durationS: 600, nodes: 3, vcpus: 4 }), nowMs: fixture.now };
+  expect(await request({ inS: 600, durationS: 600, nodes: 1, vcpus: 1 })).toBe(true);
+  await fixture.ledger.$transaction(async (tx) => {
+    const idle = async () =>
+      (await tx.$queryRaw<{ limit: string }[]>`SELECT current_setting('idle_in_transaction_session_timeout') AS limit`)[0];
+    expect(await idle()).toEqual({ limit: '5s' });
+    await expect(acceptTask(tx, tooLarge)).rejects.toMatchObject({ code: 'lease-refused' });
+    expect(await idle()).toEqual({ limit: '30s' });
+  }, requestLimits);
+});
