@@ -398,7 +398,9 @@ describe('a name in place of an id', () => {
 
 test('operators list hosts and take them out of scheduling', async () => {
   const operator = { key: api.operator.key };
-  expect((await berth(['hosts'], operator)).out).toMatch(/^ID +STATE +SCHEDULABLE (.*\n)+host-a +up +yes +0\/8 +0\/8192 /);
+  expect((await berth(['hosts'], operator)).out).toMatch(
+    /^ID +STATE +SCHEDULABLE +CONDITIONS (.*\n)+host-a +up +yes +- +0\/8 +0\/8192 /,
+  );
   expect((await berth(['hosts', 'set', 'host-a', '--schedulable', 'no'], operator)).code).toBe(0);
   expect((await api.ledger.host.findUniqueOrThrow({ where: { id: 'host-a' } })).schedulable).toBe(false);
   await berth(['hosts', 'set', 'host-a', '--schedulable', 'yes'], operator);
