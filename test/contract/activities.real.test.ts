@@ -134,6 +134,21 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeVm(vm.id, 1);
   });
 
+  it('is not begun again in a step for which the watchdog has ended its worker twice', async () => {
+    const { vm, stageIn } = requests(['true'], randomBytes(80_000_000));
+    const steps = () => host.on(['cat', '/var/lib/berth/steps.json']).catch(() => '');
+    for (let time = 0; time < 2; time += 1) {
+      const attempt = codeOf(host.activities().stageIn(stageIn));
+      await expect
+        .poll(steps, { timeout: 30_000, interval: 10 })
+        .toContain(`{"vmId":"${vm.id}","step":"stageIn","open":true,"alone":${time > 0},"crashes":${time}`);
+      await host.restart('watchdog');
+      expect(await attempt).not.toBe('fine');
+    }
+    expect(await codeOf(host.activities().stageIn(stageIn))).toBe('worker-crashed');
+    await host.activities().removeVm(vm.id, 1);
+  });
+
   it('is lost when its domain dies, and reports a program that does not exist', async () => {
     const { vm, stageIn, run } = requests(['no-such-program'], Buffer.from('x'));
     await host.activities().stageIn(stageIn);

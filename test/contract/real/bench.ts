@@ -27,8 +27,8 @@ export interface RealHost extends Bench {
   activities(): HostActivities;
   /** Stored outputs, by path. */
   outputs(): Map<string, Buffer>;
-  /** Kills the worker with SIGKILL and starts another. */
-  restart(): Promise<void>;
+  /** Kills the worker with SIGKILL and starts another, which is told how this one ended. */
+  restart(previousEnd?: string): Promise<void>;
   /** Kills a domain's QEMU. */
   crash(name: string): Promise<void>;
   /** Runs a program on the host. */
@@ -95,9 +95,9 @@ async function openRealHost(host: Host, folder: string, image: BuiltImage, setti
       return new Map(names.map((name) => [decodeURIComponent(name), read(join(outputs, name))]));
     },
     log: (name) => read(join(folder, `log-${name}`)),
-    async restart() {
+    async restart(previousEnd = 'SIGKILL') {
       await far.kill();
-      far = await openFarSide(host.pid()!, env);
+      far = await openFarSide(host.pid()!, { ...env, BERTH_PREVIOUS_END: previousEnd });
     },
     async crash(name) {
       const qemu = (await run(nsenterArgv(host.pid()!, ['cat', `/run/libvirt/qemu/${name}.pid`]), { deadlineMs: 5000 })).trim();

@@ -1,4 +1,5 @@
 import { createInterface } from 'node:readline';
+import { isCrash } from '../../../activities/host/crash-guard.ts';
 import { createHostActivities } from '../../../activities/host/index.ts';
 import { openHost } from '../../../drivers/host/open-host.ts';
 import { readConfig } from '../../../model/config.ts';
@@ -13,7 +14,7 @@ import { drainStream, pack, unpack } from './wire.ts';
  */
 const log = openLog('test', 'error');
 const ports = await openHost(readConfig(['host'], process.env).host, log);
-const activities = createHostActivities(ports);
+const activities = createHostActivities(ports, isCrash(process.env.BERTH_PREVIOUS_END ?? ''));
 
 interface CallRequest {
   id: number;
