@@ -20,11 +20,13 @@ export interface CrashGuard {
 export function createCrashGuard({ stepMarks, clock }: Pick<HostPorts, 'stepMarks' | 'clock'>, crashed: boolean): CrashGuard {
   const marks = new Map<string, StepMark>();
   const turns = new StepTurns();
+  const save = (): Promise<void> => stepMarks.save([...marks.values()]);
   const loaded = once(async () => {
     const found = (await stepMarks.load()).filter(({ sinceMs }) => clock.nowMs() - sinceMs < markRetentionMs);
     for (const mark of blame(found, crashed)) marks.set(keyOf(mark), mark);
+    // The next worker must not find them as they were before this one counted.
+    if (marks.size > 0) await save();
   });
-  const save = (): Promise<void> => stepMarks.save([...marks.values()]);
   return {
     async run(vmId, step, signal, act) {
       await loaded();

@@ -16,6 +16,7 @@ describe('a step that ends its worker', () => {
   let harmless: StageIn;
   /** VMs whose inputs never arrive while they are in here: then the worker "crashes" with the attempt under way. */
   let hanging: Set<string>;
+  let arrived: Set<string>;
 
   beforeEach(() => {
     const repository = createFakeRepository();
@@ -23,9 +24,10 @@ describe('a step that ends its worker', () => {
     const image = imageOf(repository);
     [deadly, harmless] = [vmOf(image), vmOf(image)].map((vm) => requestsOf(repository, vm).stageIn) as [StageIn, StageIn];
     hanging = new Set();
+    arrived = new Set();
     const { fetch } = host.ports.inputFetcher;
     host.ports.inputFetcher.fetch = (request, signal) =>
-      [...hanging].some((id) => request.destination.includes(id)) ? forever : fetch(request, signal);
+      [...hanging].some((id) => request.destination.includes(id) && arrived.add(id)) ? forever : fetch(request, signal);
   });
 
   /** A worker that begins these steps, and ends before they do. */
@@ -33,7 +35,9 @@ describe('a step that ends its worker', () => {
     const { stageIn } = createHostActivities(host.ports, crashed);
     for (const step of steps) hanging.add(step.vm.id);
     for (const step of steps) void newAttempt().run(stageIn, step);
-    await expect.poll(() => host.stepMarks.filter(({ open }) => open).length).toBe(steps.length);
+    await expect.poll(() => arrived.size).toBe(steps.length);
+    expect(host.stepMarks.filter(({ open }) => open)).toHaveLength(steps.length);
+    arrived.clear();
     hanging.clear();
   }
   const stageIn = (step: StageIn, crashed: boolean): Promise<string> =>
@@ -46,6 +50,17 @@ describe('a step that ends its worker', () => {
     expect(await codeOf(newAttempt().run(next, deadly))).toBe('worker-crashed');
     expect(await codeOf(newAttempt().run(next, harmless))).toBe('fine');
     expect(host.stepMarks.map(({ vmId, crashes }) => [vmId, crashes])).toEqual([[deadly.vm.id, 2]]);
+  });
+
+  it('is counted once, also where the next worker ends before it begins anything else', async () => {
+    await endWithin([deadly], false);
+    await endWithin([harmless], true);
+    expect(host.stepMarks.map(({ vmId, open, crashes }) => [vmId, open, crashes])).toEqual([
+      [deadly.vm.id, false, 1],
+      [harmless.vm.id, true, 0],
+    ]);
+    await endWithin([harmless], false);
+    expect(await stageIn(deadly, false)).toBe('fine');
   });
 
   it('by a signal from outside, however often, is repeated', async () => {
@@ -63,10 +78,10 @@ describe('a step that ends its worker', () => {
   it('once, runs alone: others wait for it, and it for them', async () => {
     await endWithin([deadly], false);
     const { stageIn: act } = createHostActivities(host.ports, true);
-    const arrived = Promise.withResolvers<void>();
+    const content = Promise.withResolvers<void>();
     const { fetch } = host.ports.inputFetcher;
     host.ports.inputFetcher.fetch = async (request, signal) => {
-      if (request.destination.includes(deadly.vm.id)) await arrived.promise;
+      if (request.destination.includes(deadly.vm.id)) await content.promise;
       return fetch(request, signal);
     };
     const order: string[] = [];
@@ -81,7 +96,7 @@ describe('a step that ends its worker', () => {
     const waiting = codeOf(cancelled.run(act, { ...harmless, vm: { ...harmless.vm, id: vmOf(harmless.vm.image).id } }));
     cancelled.cancel();
     expect(await waiting).not.toBe('fine');
-    arrived.resolve();
+    content.resolve();
     await Promise.all([suspect, other]);
     expect(order).toEqual(['suspect', 'other']);
   });
