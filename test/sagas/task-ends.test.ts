@@ -153,7 +153,8 @@ test.concurrent('a task that is cancelled has the outputs that it wants to keep'
 });
 
 test.concurrent('a task whose lease ends has the outputs that it wants to keep', async () => {
-  const lease = { kind: 'bestEffort', durationS: 2 };
+  // Long enough for both commands to begin on a machine with other work.
+  const lease = { kind: 'bestEffort', durationS: 8 };
   const task = await end({ ...kept, timeoutS: 7 * 24 * 3600, lease });
   expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' }, outputs: checkpoints });
 });

@@ -1,4 +1,5 @@
-import { CancellationScope, condition, isCancellation, sleep } from '@temporalio/workflow';
+import { CancellationScope, condition, isCancellation, patched, sleep } from '@temporalio/workflow';
+import type { OperationTarget } from '../../contracts/ledger.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
@@ -129,13 +130,18 @@ async function suspendNode(node: TaskNode): Promise<void> {
 }
 
 /** A failure is not undone here: suspendAll undoes it on all nodes, and one of a restoration ends the task. */
-async function runOnNode(node: TaskNode, { begin, act, commit }: SuspensionStep): Promise<void> {
-  const { ledger } = node.run;
-  const target = await begin(ledger, node.vm.id);
+async function runOnNode(node: TaskNode, step: SuspensionStep): Promise<void> {
+  const target = await beginOnNode(node, step);
+  await step.act({ ...target, host: node.host, problem: null });
+  await notifyWaiters(await step.commit(node.run.ledger, node.vm.id));
+}
+
+/** May be repeated: what it has begun is not begun again. */
+async function beginOnNode(node: TaskNode, { begin }: SuspensionStep): Promise<OperationTarget> {
+  const target = await begin(node.run.ledger, node.vm.id);
   relocate(node, target.vm);
   node.diskHostAddress = target.diskHostAddress;
-  await act({ ...target, host: node.host, problem: null });
-  await notifyWaiters(await commit(ledger, node.vm.id));
+  return target;
 }
 
 /** Restores all nodes where their memory is, including those whose suspension failed. */
@@ -153,10 +159,12 @@ async function resumeAll(run: TaskRun, nodes: TaskNode[]): Promise<void> {
 async function resumeNode(node: TaskNode): Promise<void> {
   const { ledger } = node.run;
   const { id } = node.vm;
-  const { state } = await ledger.loadVmLocation(id);
+  const { state, generation } = await ledger.loadVmLocation(id);
   // One that somebody has paused at its host is neither: it is resumed there, and its command goes on.
   if (state === 'running' || state === 'paused') return;
   if (state === 'suspending') {
+    // It has begun, and its answer was lost: hosts know the VM by the generation of that.
+    if (generation !== node.vm.generation && patched('begin-suspension-again')) await beginOnNode(node, suspension);
     await suspension.undo({ host: node.host, vm: node.vm, diskHostAddress: node.diskHostAddress, problem: null });
     return notifyWaiters(
       await ledger.rollBackSuspension(id, { code: 'internal', message: 'another VM of its task could not be suspended' }, false),
