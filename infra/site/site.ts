@@ -185,7 +185,8 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
     const worker = {
       argv: nodeArgv('workers/host.ts'),
       env: { ...env, ...settings.host(index) },
-      watchdog: { socket: join(home.run, `host${index}-notify`), limitMs: watchdogLimitMs },
+      // The site's home is hidden from its hosts, but for the folder of their own logs (host-init.sh).
+      watchdog: { socket: join(home.logs, `host${index}`, 'notify'), seenAs: '/var/log/notify', limitMs: watchdogLimitMs },
       // A worker serves its metrics once it accepts work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };

@@ -3,8 +3,10 @@ import { rmSync } from 'node:fs';
 
 /** As WatchdogSec of a systemd unit. */
 export interface WatchdogSpec {
-  /** The path of the socket that the process is told as NOTIFY_SOCKET. */
+  /** The path of the socket. */
   socket: string;
+  /** Its path where the process runs, which is told as NOTIFY_SOCKET: a host has its own mounts. */
+  seenAs?: string;
   /** A process that has not been heard of for this long is killed. */
   limitMs: number;
 }
@@ -23,7 +25,7 @@ const longestSocketPath = 107;
 const looksPerLimit = 8;
 
 /** Receives what a process sends its service manager, as systemd does. Datagrams, which Node can't receive: by socat(1). */
-export function openWatchdog({ socket, limitMs }: WatchdogSpec): Watchdog {
+export function openWatchdog({ socket, seenAs = socket, limitMs }: WatchdogSpec): Watchdog {
   if (Buffer.byteLength(socket) > longestSocketPath)
     throw new Error(`${socket} is too long for a socket, at most ${longestSocketPath} bytes; choose a shorter BERTH_HOME`);
   rmSync(socket, { force: true });
@@ -37,7 +39,7 @@ export function openWatchdog({ socket, limitMs }: WatchdogSpec): Watchdog {
   let receives = true;
   for (const event of ['error', 'exit']) receiver.on(event, () => (receives = false));
   return {
-    env: { NOTIFY_SOCKET: socket, WATCHDOG_USEC: String(limitMs * 1000) },
+    env: { NOTIFY_SOCKET: seenAs, WATCHDOG_USEC: String(limitMs * 1000) },
     begin(expired) {
       heardMs = Date.now();
       let lookedMs = heardMs;

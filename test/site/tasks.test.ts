@@ -1,4 +1,6 @@
 import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
@@ -16,6 +18,13 @@ vi.setConfig({ maxConcurrency: 3 });
 
 const small = { image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 } };
 const shell = (script: string) => ({ ...small, command: ['sh', '-c', script] });
+
+test('host workers feed their watchdogs', async () => {
+  for (const host of ['host1', 'host2', 'host3']) {
+    const log = await readFile(join(here.home, 'logs', host, 'worker.log'), 'utf8');
+    expect(log, host).not.toContain('what feeds the watchdog of the service manager has ended');
+  }
+});
 
 describe('a task that ends badly', () => {
   test.concurrent('that fails reports its exit code, and its outputs are kept', async () => {
