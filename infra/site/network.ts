@@ -29,7 +29,15 @@ interface Link {
 }
 
 async function links(): Promise<Link[]> {
-  return JSON.parse(await run(['ip', '-json', 'address', 'show'], { deadlineMs, limitBytes: 8 * 2 ** 20 })) as Link[];
+  const show = async (what: 'address' | 'link'): Promise<Link[]> =>
+    JSON.parse(await run(['ip', '-json', what, 'show'], { deadlineMs, limitBytes: 8 * 2 ** 20 })) as Link[];
+  const [found, named] = await Promise.all([show('address'), show('link')]);
+  // The list of addresses has no aliases (iproute2 6.1).
+  const aliases = new Map(named.map(({ ifname, ifalias }) => [ifname, ifalias]));
+  return found.map((link) => {
+    const ifalias = aliases.get(link.ifname);
+    return { ...link, ...(ifalias === undefined ? {} : { ifalias }) };
+  });
 }
 
 /**
