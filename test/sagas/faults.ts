@@ -78,11 +78,16 @@ export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fau
 
 const strongest = (name: string): Fault[] => (onHost.has(name) ? strongestOnHost : strongestOnLedger);
 
-/** These calls, at each of which the saga is ended from outside; a full run has both moments. */
+/**
+ * These calls, at each of which the saga is ended from outside. A full run has both moments of all; any other run has that
+ * after each effect on a host. After a step on the ledger and before the host's next call a saga finds the same.
+ */
 export const everyRestart = <C extends Call>(calls: readonly C[]): FaultCase<C>[] =>
-  restarts
-    .filter((fault) => isFull || fault === 'restartedAfter')
-    .flatMap((fault) => calls.map((call) => ({ ...call, fault, what: faults[fault] })));
+  restarts.flatMap((fault) =>
+    calls
+      .filter(({ name }) => isFull || (fault === 'restartedAfter' && onHost.has(name)))
+      .map((call) => ({ ...call, fault, what: faults[fault] })),
+  );
 
 /** All faults except those of these kinds. */
 export const faultsBut = (...kinds: ('refused' | 'cancelled')[]): Fault[] =>

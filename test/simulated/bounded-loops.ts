@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest';
+import { isFull } from '../tier.ts';
+import { waitingLoops } from './loops.ts';
+import { type SimulatedWorkflow, simulate } from './simulation.ts';
+
+const hour = 3_600_000;
+export const day = 24 * hour;
+/** A simulated day of some loops takes a dozen seconds. */
+export const timeoutMs = 3600_000;
+
+export async function expectBounded(loop: SimulatedWorkflow, durationMs: number): Promise<void> {
+  const simulated = await simulate(loop, durationMs);
+  expect(simulated).toMatchObject({ end: 'running', ms: durationMs });
+  expect(simulated.longestHistory).toBeLessThan(10_000);
+  expect(simulated.largestPayload.bytes).toBeLessThan(256 * 1024);
+}
+
+/** Those that somebody asked for; the others are the site's own. Two files have them, for two processors. */
+const isWork = (name: string): boolean => /^a (task|VM|migration)\b/.test(name);
+
+export function testLoops(of: 'work' | 'site'): void {
+  test.each(Object.entries(waitingLoops).filter(([name]) => isWork(name) === (of === 'work')))(
+    '%s has a bounded history',
+    (_, { hours, ...loop }) => expectBounded(loop, isFull || hours === undefined ? 30 * day : hours * hour),
+    timeoutMs,
+  );
+}
