@@ -188,6 +188,8 @@ export const rows: readonly Row[] = [
   // Tortures.
   { matches: /^npm run torture -- drain\b/, run: torture('drain --case none') },
   { matches: /^npm run torture -- migrate\b/, run: torture("migrate --case 'kill virsh'") },
+  { matches: /^npm run torture -- soak\b(?!-)/, run: torture('soak') },
+  { matches: /^npm run torture -- soak-site\b/, run: torture('soak-site') },
   { matches: /^npm run torture -- emulation\b/, run: torture('emulation') },
   { matches: /^npm run torture$/, run: { script: 'npm run torture -- --help', minutes: 1, prints: /^usage: npm run torture/m } },
   {
