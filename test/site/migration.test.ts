@@ -12,8 +12,13 @@ let here: TestSite;
 onSharedSite(async (site) => {
   here = site;
   // Every host gets the image by running a task: a migration copies none.
-  const warm = await here.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
-  expect(new Set((await here.client.over(warm.id)).hosts).size).toBe(3);
+  const hosts = new Set<string>();
+  // A host whose worker a test before has just killed gets none of the first.
+  for (let tries = 0; hosts.size < 3 && tries < 4; tries += 1) {
+    const warm = await here.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
+    for (const host of (await here.client.over(warm.id)).hosts) hosts.add(host);
+  }
+  expect(hosts.size).toBe(3);
 });
 
 /** One copy exists, which continues to count where the ledger says, and nothing on the other hosts. */
