@@ -4,21 +4,14 @@ import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
 import { type MigrationAnswer, move, moveOver, readMove, readsPast } from './moves.ts';
 import { onSharedSite } from './shared-site.ts';
-import { finish, onlyAt, runningAt, type Subject, vmOf, working } from './subjects.ts';
+import { finish, onlyAt, runningAt, type Subject, vmOf, warm, working } from './subjects.ts';
 import { expectOneCompletion, limitNetwork, onHost, type TestSite } from './the-site.ts';
 
 /** A selection of what `npm run torture -- migrate` does at length. */
 let here: TestSite;
 onSharedSite(async (site) => {
   here = site;
-  // Every host gets the image by running a task: a migration copies none.
-  const hosts = new Set<string>();
-  // A host whose worker a test before has just killed gets none of the first.
-  for (let tries = 0; hosts.size < 3 && tries < 4; tries += 1) {
-    const warm = await here.client.submit({ image: 'debian-12', command: ['true'], nodes: 3 });
-    for (const host of (await here.client.over(warm.id)).hosts) hosts.add(host);
-  }
-  expect(hosts.size).toBe(3);
+  await warm(here);
 });
 
 /** One copy exists, which continues to count where the ledger says, and nothing on the other hosts. */

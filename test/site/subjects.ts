@@ -1,5 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { expect } from 'vitest';
 import type { TaskAnswer } from './client.ts';
+import { setSchedulable } from './drains.ts';
 import { copiesOf, counterScript, counting, faultOf, numbersOf, readsPast } from './moves.ts';
 import { leftovers, onHost, type TestSite } from './the-site.ts';
 
@@ -16,6 +18,18 @@ const endless = 1_000_000;
 export async function working(test: TestSite): Promise<Subject> {
   const { id, vms } = await counting(test, endless);
   return { vm: vms[0]!, task: id, numbers: () => numbersOf(test, id) };
+}
+
+/** Each of these hosts gets the image by running a task, alone: placement prefers hosts that have it. */
+export async function warm(test: TestSite, hosts: readonly string[] = test.site.hosts.map(({ id }) => id)): Promise<void> {
+  const all = test.site.hosts.map(({ id }) => id);
+  for (const host of hosts) {
+    const others = all.filter((id) => id !== host);
+    await setSchedulable(test, others, false);
+    const { id } = await test.client.submit({ image: 'debian-12', command: ['true'] });
+    expect((await test.client.over(id)).hosts).toEqual([host]);
+    await setSchedulable(test, others, true);
+  }
 }
 
 interface VmAnswer {

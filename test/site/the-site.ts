@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'vitest';
 import { run } from '../../drivers/host/run-process.ts';
 import { type Host, nsenterArgv } from '../../infra/site/host/host.ts';
@@ -28,10 +29,12 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
   try {
     const site = await startSite({ home, hosts, apiPort: 0, settings, note: (text) => notes.push(text) });
     const { api, clientKeyFile, operatorKeyFile } = site.ready;
+    const operator = await SiteClient.fromKeyFile(api, operatorKeyFile);
+    await untilAllUp(operator, hosts);
     return {
       site,
       client: await SiteClient.fromKeyFile(api, clientKeyFile),
-      operator: await SiteClient.fromKeyFile(api, operatorKeyFile),
+      operator,
       home,
       key: (await readFile(clientKeyFile, 'utf8')).trim(),
       stop: async () => {
@@ -41,6 +44,15 @@ export async function openSite(hosts = 3, settings: Record<string, string> = {})
     };
   } catch (error) {
     throw new Error(`the site did not start; it said: ${notes.join('; ')}`, { cause: error });
+  }
+}
+
+/** A host's worker serves a moment before its host is in the ledger: a task that comes in between gets none of it. */
+async function untilAllUp(operator: SiteClient, count: number): Promise<void> {
+  for (const untilMs = Date.now() + 60_000; ; await delay(100)) {
+    const { body } = await operator.callWithRetry<{ items: HostAnswer[] }>('GET', '/v1/hosts');
+    if (body.items.filter(({ state }) => state === 'up').length >= count) return;
+    if (Date.now() > untilMs) throw new Error(`not ${count} hosts are up, but ${JSON.stringify(body.items)}`);
   }
 }
 
