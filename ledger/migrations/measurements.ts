@@ -17,13 +17,17 @@ interface OperationTiming {
   bytes: number;
 }
 
-/** Records how long a migration took, in the transaction that commits it. */
+/**
+ * Records how long a migration took, in the transaction that commits it. A live one whose switch was not observed is left
+ * out: a worker was away meanwhile, and the time is that of its return.
+ */
 export async function recordMigrationTiming(
   tx: Transaction,
   row: MigrationRow,
   result: MigrationResult,
   now: string,
 ): Promise<void> {
+  if (row.mode === 'live' && result.downtimeMs === null) return;
   for (const one of row.mode === 'live' ? [liveTiming(row, result, now)] : coldTimings(row, result, now))
     await writeMeasurement(tx, row, one, result, now);
 }

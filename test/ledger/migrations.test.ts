@@ -539,6 +539,15 @@ describe('the duration of a migration', () => {
     expect(await rows()).toMatchObject([{ recoveryS: 2.5 }]);
   });
 
+  it('is not measured when a worker was away at its switch: that is how long its return takes', async () => {
+    const { vm } = await running();
+    await arrive('b');
+    const { id } = await begin(vm);
+    fixture.now += 20_000;
+    await fixture.activities.commitMigration(id, { downtimeMs: null, bytes: 0, phases });
+    expect(await rows()).toEqual([]);
+  });
+
   it('includes its concurrency with other migrations', async () => {
     const [one, other] = [await running(), await running()];
     await arrive('b');
