@@ -3,11 +3,14 @@ import { fullTest } from '../full-test.ts';
 import { askDrain, drainSoon, expectUnharmed, gatherOn, openAgain, secondsFrom, untilDrain } from './drains.ts';
 import { copiesOf, counter, countsPast } from './moves.ts';
 import { onSharedSite } from './shared-site.ts';
+import { warm } from './subjects.ts';
 import { expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
 let here: TestSite;
-onSharedSite((site) => {
+onSharedSite(async (site) => {
   here = site;
+  // The deadlines that are promised while targets have to fetch the image first are minutes away.
+  await warm(here);
 });
 
 test('a host is empty by its deadline, by the ledger and the hypervisors, and no command on it was disturbed', async () => {
