@@ -1,8 +1,8 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, WorkflowNotFoundError } from '@temporalio/client';
 import type { Ledger } from '../ledger/client.ts';
 import { listWorkflowEnds, recordWorkflowEnded, type WorkflowEnd } from '../ledger/levers/workflow-ends.ts';
 import type { Logger } from '../model/log.ts';
+import { type Repeating, startRepeating } from './repeat.ts';
 
 /** An operator waits for it, and the query finds nothing nearly always. */
 const intervalMs = 3_000;
@@ -34,15 +34,18 @@ async function terminate(client: Client, { workflowId, reason, createdAt }: Work
   }
 }
 
-/** Repeats endWorkflows until the signal. */
-export async function keepEndingWorkflows(ledger: Ledger, client: Client, log: Logger, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) {
-    try {
+/** Repeats endWorkflows until it is stopped. */
+export function startEndingWorkflows(deps: { ledger: Ledger; client: Client; log: Logger }): Repeating {
+  const { ledger, client, log } = deps;
+  return startRepeating({
+    step: async () => {
       const ended = await endWorkflows(ledger, client);
       if (ended > 0) log.info({ ended }, 'ended the workflows of records that an operator has ended');
-    } catch (error) {
-      log.warn({ err: error }, 'workflows of ended records could not be terminated; it is retried');
-    }
-    await delay(intervalMs, undefined, { signal }).catch(() => undefined);
-  }
+      return 'done';
+    },
+    intervalMs,
+    log,
+    level: 'warn',
+    failure: 'workflows of ended records could not be terminated; it is retried',
+  });
 }

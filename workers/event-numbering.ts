@@ -1,32 +1,15 @@
 import type { Ledger } from '../ledger/client.ts';
 import { numberEvents } from '../ledger/events/number-events.ts';
 import type { Logger } from '../model/log.ts';
-
-const intervalMs = 1000;
+import { type Repeating, startRepeating } from './repeat.ts';
 
 /** Numbers events once a second until it is stopped. Any number of processes may: they take turns. */
-export function startEventNumbering({ ledger, log }: { ledger: Ledger; log: Logger }): { stop: () => Promise<void> } {
-  const stopping = Promise.withResolvers<void>();
-  let stopped = false;
-  const run = async (): Promise<void> => {
-    while (!stopped) {
-      try {
-        if (await numberEvents(ledger)) continue;
-      } catch (error) {
-        log.warn({ err: error }, 'events could not be numbered; readers number them when they read');
-      }
-      const wait = Promise.withResolvers<void>();
-      const timer = setTimeout(wait.resolve, intervalMs);
-      await Promise.race([wait.promise, stopping.promise]);
-      clearTimeout(timer);
-    }
-  };
-  const running = run();
-  return {
-    async stop() {
-      stopped = true;
-      stopping.resolve();
-      await running;
-    },
-  };
+export function startEventNumbering({ ledger, log }: { ledger: Ledger; log: Logger }): Repeating {
+  return startRepeating({
+    step: async () => ((await numberEvents(ledger)) ? 'more' : 'done'),
+    intervalMs: 1000,
+    log,
+    level: 'warn',
+    failure: 'events could not be numbered; readers number them when they read',
+  });
 }

@@ -1,5 +1,4 @@
 import { rm } from 'node:fs/promises';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Repository } from '../api/files/repository.ts';
 import { readSiteMark, writeSiteMark } from '../api/files/site-mark.ts';
 import type { Ledger } from '../ledger/client.ts';
@@ -7,6 +6,7 @@ import { sweepRemovals, sweepUploads } from '../ledger/files/sweep.ts';
 import { holdSweeps, permitSweep, recordSweep } from '../ledger/repository/sweep-permit.ts';
 import type { Logger } from '../model/log.ts';
 import { type RepositoryMark, type SweepHold, sweepHoldTexts } from '../model/repository/sweep.ts';
+import { type Repeating, startRepeating } from './repeat.ts';
 import { findOrphans, type Orphans } from './sweep/orphans.ts';
 import { putBackKnown, removeOldQuarantine } from './sweep/quarantined.ts';
 
@@ -130,25 +130,16 @@ function report({ log }: Deps, sweep: Sweep): void {
   else if (Object.values(sweep).some((count) => count !== null && count > 0)) log.info(sweep, 'the repository was swept');
 }
 
-/** Sweeps every ten minutes until stopped; a failed round is logged, and the next one does its work. */
-export function startRepositorySweep(deps: Deps): { stop(): Promise<void> } {
-  const stopping = new AbortController();
-  const ended = (async () => {
-    while (!stopping.signal.aborted) {
-      try {
-        report(deps, await sweepRepository(deps));
-      } catch (error) {
-        deps.log.error({ err: error }, 'sweeping the repository failed');
-      }
-      await pause(intervalMs, undefined, { signal: stopping.signal }).catch((error: unknown) => {
-        if (!stopping.signal.aborted) throw error;
-      });
-    }
-  })();
-  return {
-    stop: async () => {
-      stopping.abort();
-      await ended;
+/** Sweeps every ten minutes until it is stopped. */
+export function startRepositorySweep(deps: Deps): Repeating {
+  return startRepeating({
+    step: async () => {
+      report(deps, await sweepRepository(deps));
+      return 'done';
     },
-  };
+    intervalMs,
+    log: deps.log,
+    level: 'error',
+    failure: 'sweeping the repository failed; the next round does its work',
+  });
 }

@@ -39,7 +39,7 @@ const ordinary = new Set(
   history holder http id idempotent in incoming input interval key kind layer limit log memory metered metric mode
   model moving name new of offered on option order out outcome outline output page part path persisting ping place
   placed point position prepare process query range read reader reason received ref remaining removal remove removed
-  repeat reported request reservable reserve reserved resolved response result row run scheduled schema session
+  repeat repeating reported request reservable reserve reserved resolved response result row run scheduled schema session
   setting setup shape simulated source sparse staged start started state status stopped store stored string swept
   table target terminal tool total transaction type unpack version view viewer when wired writer`.split(/\s+/),
 );
