@@ -4,18 +4,15 @@ import type { Ledger } from '../ledger/client.ts';
 import {
   type MigrationTotals,
   type PlannedDrain,
-  readBootCounts,
   readClockOffsets,
   readDrainCounts,
   readDrainPlans,
   readFences,
   readHostCounts,
-  readMigratedGuestCounts,
-  readMigrationCounts,
-  readMigrationTotals,
+  readMigrationMetrics,
   readOldestQueuedAt,
   readTaskCounts,
-  readVmCounts,
+  readVmMetrics,
 } from '../ledger/metrics.ts';
 import { readSweeps } from '../ledger/repository/change-sweeps.ts';
 import { drainStates } from '../model/drain.ts';
@@ -40,6 +37,17 @@ export interface Metrics {
   observe: RequestHandler;
 }
 
+/** Reads once for all callers at the same time: the gauges of one scrape collect concurrently, and share the query. */
+function shared<T>(read: () => Promise<T>): () => Promise<T> {
+  let pending: Promise<T> | null = null;
+  return () => {
+    pending ??= read().finally(() => {
+      pending = null;
+    });
+    return pending;
+  };
+}
+
 /** A gauge by state that is read from the ledger at each scrape; states without rows are 0. */
 function stateGauge(
   registry: Registry,
@@ -61,20 +69,34 @@ function stateGauge(
 const vmStateLabels = vmStates.flatMap((state) => (state === 'paused' ? pausedByParties.map((by) => `paused.${by}`) : [state]));
 
 function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): void {
+  const readVms = shared(() => readVmMetrics(ledger));
+  const readMigrations = shared(() => readMigrationMetrics(ledger));
+  const readAllFences = shared(() => readFences(ledger));
   const gauges = [
-    { name: 'berth_tasks', help: 'Tasks by state', states: taskStates, read: readTaskCounts },
-    { name: 'berth_migrations', help: 'Migrations by state', states: migrationStates, read: readMigrationCounts },
+    { name: 'berth_tasks', help: 'Tasks by state', states: taskStates, read: () => readTaskCounts(ledger) },
+    {
+      name: 'berth_migrations',
+      help: 'Migrations by state',
+      states: migrationStates,
+      read: async () => (await readMigrations()).states,
+    },
     {
       name: 'berth_migrated_guests',
       help: 'Migrations by what the guest did after them',
       states: migratedGuests,
-      read: readMigratedGuestCounts,
+      read: async () => (await readMigrations()).guests,
     },
-    { name: 'berth_vms', help: 'VMs by state; paused ones by who paused them', states: vmStateLabels, read: readVmCounts },
-    { name: 'berth_hosts', help: 'Hosts by state', states: hostStates, read: readHostCounts },
-    { name: 'berth_drains', help: 'Drains by state', states: drainStates, read: readDrainCounts },
+    {
+      name: 'berth_vms',
+      help: 'VMs by state; paused ones by who paused them',
+      states: vmStateLabels,
+      read: async () => (await readVms()).states,
+    },
+    { name: 'berth_hosts', help: 'Hosts by state', states: hostStates, read: () => readHostCounts(ledger) },
+    { name: 'berth_drains', help: 'Drains by state', states: drainStates, read: () => readDrainCounts(ledger) },
   ];
-  for (const { read, ...about } of gauges) stateGauge(registry, about, () => read(ledger));
+  for (const { read, ...about } of gauges) stateGauge(registry, about, read);
+  migrationTotals(registry, async () => (await readMigrations()).totals);
   new Gauge({
     name: 'berth_vm_boots',
     help: 'VMs in the ledger by how they booted: warm, from a template, or cold, and then why',
@@ -82,7 +104,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     registers: [registry],
     async collect() {
       this.reset();
-      for (const { boot, why, rows } of await readBootCounts(ledger)) this.set({ boot, why }, rows);
+      for (const { boot, why, rows } of (await readVms()).boots) this.set({ boot, why }, rows);
     },
   });
   new Gauge({
@@ -110,7 +132,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     help: 'VMs on hosts that have not confirmed their end, which an operator has forced',
     registers: [registry],
     async collect() {
-      this.set((await readFences(ledger)).rows);
+      this.set((await readAllFences()).rows);
     },
   });
   new Gauge({
@@ -118,7 +140,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     help: 'Age of the oldest of them',
     registers: [registry],
     async collect() {
-      const { oldestAt } = await readFences(ledger);
+      const { oldestAt } = await readAllFences();
       this.set(oldestAt === null ? 0 : (clock() - oldestAt.getTime()) / 1000);
     },
   });
@@ -133,23 +155,9 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
   });
 }
 
-/**
- * Reads once for all callers at the same time: the gauges of one scrape collect concurrently, and share the query.
- */
-function shared<T>(read: () => Promise<T>): () => Promise<T> {
-  let pending: Promise<T> | null = null;
-  return () => {
-    pending ??= read().finally(() => {
-      pending = null;
-    });
-    return pending;
-  };
-}
-
 /** Sums over all migrations that have ended: the rate of one sum by the rate of another is a mean. */
-function migrationTotals(registry: Registry, ledger: Ledger): void {
+function migrationTotals(registry: Registry, read: () => Promise<MigrationTotals[]>): void {
   const outcomes = ['succeeded', 'rolledBack'];
-  const read = shared(() => readMigrationTotals(ledger));
   const sums: Record<Exclude<keyof MigrationTotals, 'mode' | 'outcome'>, { name: string; help: string }> = {
     migrations: { name: 'berth_migrations_ended_total', help: 'Migrations that have ended' },
     seconds: { name: 'berth_migration_seconds_total', help: 'Time from their admission to their end' },
@@ -219,7 +227,6 @@ export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   ledgerGauges(registry, ledger, clock);
-  migrationTotals(registry, ledger);
   drainGauges(registry, ledger, clock);
   const duration = new Histogram({
     name: 'berth_http_request_duration_seconds',

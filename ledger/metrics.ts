@@ -9,12 +9,25 @@ interface StateCount {
   rows: number;
 }
 
-/** Adds up the rows of each state. */
-function sumByState(groups: readonly StateCount[]): StateCount[] {
-  const sums = new Map<string, number>();
-  for (const { state, rows } of groups) sums.set(state, (sums.get(state) ?? 0) + rows);
-  return [...sums].map(([state, rows]) => ({ state, rows }));
+/** One row for each key: the sum of its rows. */
+function sumByKey<T>(rows: readonly T[], keyOf: (row: T) => string, add: (sum: T, row: T) => T): T[] {
+  const sums = new Map<string, T>();
+  for (const row of rows) {
+    const key = keyOf(row);
+    const sum = sums.get(key);
+    sums.set(key, sum === undefined ? row : add(sum, row));
+  }
+  return [...sums.values()];
 }
+
+const addRows = <T extends { rows: number }>(sum: T, row: T): T => ({ ...sum, rows: sum.rows + row.rows });
+
+const sumByState = (groups: readonly StateCount[]): StateCount[] =>
+  sumByKey(
+    groups.map(({ state, rows }) => ({ state, rows })),
+    ({ state }) => state,
+    addRows,
+  );
 
 export async function readTaskCounts(ledger: Ledger): Promise<StateCount[]> {
   const open = await ledger.$queryRaw<StateCount[]>`
@@ -22,34 +35,83 @@ export async function readTaskCounts(ledger: Ledger): Promise<StateCount[]> {
   return sumByState([...open, ...(await readEnded(ledger, 'tasks')).map(({ label, rows }) => ({ state: label[0]!, rows }))]);
 }
 
-/** VMs by state; those that are paused by `paused.` and who paused them. */
-export async function readVmCounts(ledger: Ledger): Promise<StateCount[]> {
-  const groups = await ledger.$queryRaw<(StateCount & { pausedBy: string | null })[]>`
-    SELECT state::text, "pausedBy"::text, count(*)::int AS rows FROM "Vm" WHERE state <> 'removed' GROUP BY 1, 2
-    UNION ALL SELECT 'removed', NULL, count(*)::int FROM "Vm" WHERE state = 'removed' AND "endedAt" IS NULL`;
-  const removed = (await readEnded(ledger, 'vms')).map(({ rows }) => ({ state: 'removed', rows }));
-  const present = groups.map(({ state, pausedBy, rows }) => ({
-    state: pausedBy === null ? state : `${state}.${pausedBy}`,
+export interface VmMetrics {
+  /** Those that are paused by `paused.` and who paused them. */
+  states: StateCount[];
+  /** How they booted, warm or cold, and why cold: '' where there is no reason. */
+  boots: { boot: string; why: string; rows: number }[];
+}
+
+/** VMs that there are and that there were. */
+export async function readVmMetrics(ledger: Ledger): Promise<VmMetrics> {
+  const open = await ledger.$queryRaw<(StateCount & { boot: string | null; why: string | null })[]>`
+    SELECT CASE WHEN "pausedBy" IS NULL THEN state::text ELSE state::text || '.' || "pausedBy"::text END AS state,
+      boot, "bootWhy" AS why, count(*)::int AS rows FROM "Vm" WHERE state <> 'removed' GROUP BY 1, 2, 3
+    UNION ALL SELECT 'removed', boot, "bootWhy", count(*)::int FROM "Vm"
+      WHERE state = 'removed' AND "endedAt" IS NULL GROUP BY 2, 3`;
+  const ended = (await readEnded(ledger, 'vms')).map(({ label: [boot, why], rows }) => ({
+    state: 'removed',
+    boot: boot ?? null,
+    why: why ?? null,
     rows,
   }));
-  return sumByState([...present, ...removed]).filter(({ rows }) => rows > 0);
+  const groups = [...open, ...ended];
+  const boots = groups.flatMap(({ boot, why, rows }) => (boot === null ? [] : [{ boot, why: why ?? '', rows }]));
+  return {
+    states: sumByState(groups),
+    boots: sumByKey(boots, ({ boot, why }) => `${boot} ${why}`, addRows),
+  };
 }
 
-async function openMigrations(ledger: Ledger): Promise<(StateCount & { guest: string | null })[]> {
-  return ledger.$queryRaw`
+export interface MigrationTotals {
+  mode: string;
+  outcome: string;
+  migrations: number;
+  seconds: number;
+  downtimeS: number;
+  bytes: number;
+}
+
+const addTotals = (sum: MigrationTotals, row: MigrationTotals): MigrationTotals => ({
+  ...sum,
+  migrations: sum.migrations + row.migrations,
+  seconds: sum.seconds + row.seconds,
+  downtimeS: sum.downtimeS + row.downtimeS,
+  bytes: sum.bytes + row.bytes,
+});
+
+export interface MigrationMetrics {
+  states: StateCount[];
+  /** What their guests did after them; '' where it was not observed. */
+  guests: StateCount[];
+  /** Sums over those that have ended, by mode and outcome. */
+  totals: MigrationTotals[];
+}
+
+/** Migrations that are under way, and all that have ended. */
+export async function readMigrationMetrics(ledger: Ledger): Promise<MigrationMetrics> {
+  const open = await ledger.$queryRaw<(StateCount & { guest: string | null })[]>`
     SELECT state::text, guest, count(*)::int AS rows FROM "Migration" WHERE "finishedAt" IS NULL GROUP BY 1, 2`;
-}
-
-export async function readMigrationCounts(ledger: Ledger): Promise<StateCount[]> {
-  const ended = await readEnded(ledger, 'migrations');
-  return sumByState([...(await openMigrations(ledger)), ...ended.map(({ label, rows }) => ({ state: label[1]!, rows }))]);
-}
-
-/** Migrations by what their guest did after them; '' where it was not observed. */
-export async function readMigratedGuestCounts(ledger: Ledger): Promise<StateCount[]> {
-  const open = (await openMigrations(ledger)).map(({ guest, rows }) => ({ state: guest ?? '', rows }));
-  const ended = (await readEnded(ledger, 'migrations')).map(({ label, rows }) => ({ state: label[2] ?? '', rows }));
-  return sumByState([...open, ...ended]);
+  const ended = (await readEnded(ledger, 'migrations')).map(({ label: [mode, state, guest], ...sums }) => ({
+    ...sums,
+    mode: mode!,
+    state: state!,
+    guest: guest ?? null,
+  }));
+  const groups = [...open, ...ended];
+  const totals = ended.map(({ mode, state, rows, seconds, downtimeS, bytes }) => ({
+    mode,
+    outcome: state,
+    migrations: rows,
+    seconds,
+    downtimeS,
+    bytes,
+  }));
+  return {
+    states: sumByState(groups),
+    guests: sumByState(groups.map(({ guest, rows }) => ({ state: guest ?? '', rows }))),
+    totals: sumByKey(totals, ({ mode, outcome }) => `${mode} ${outcome}`, addTotals),
+  };
 }
 
 export async function readHostCounts(ledger: Ledger): Promise<StateCount[]> {
@@ -77,23 +139,6 @@ export async function readDrainCounts(ledger: Ledger): Promise<StateCount[]> {
   return groups.map(({ state, _count }) => ({ state, rows: _count.id }));
 }
 
-/** VMs by how they booted, warm or cold, and why cold. */
-export async function readBootCounts(ledger: Ledger): Promise<{ boot: string; why: string; rows: number }[]> {
-  const present = await ledger.$queryRaw<{ boot: string; why: string | null; rows: number }[]>`
-    SELECT boot, "bootWhy" AS why, count(*)::int AS rows FROM "Vm" WHERE boot IS NOT NULL AND state <> 'removed' GROUP BY 1, 2
-    UNION ALL SELECT boot, "bootWhy", count(*)::int FROM "Vm"
-      WHERE boot IS NOT NULL AND state = 'removed' AND "endedAt" IS NULL GROUP BY 1, 2`;
-  const ended = (await readEnded(ledger, 'vms')).flatMap(({ label: [boot, why], rows }) =>
-    boot == null ? [] : [{ boot, why: why ?? null, rows }],
-  );
-  const sums = new Map<string, { boot: string; why: string; rows: number }>();
-  for (const { boot, why, rows } of [...present, ...ended]) {
-    const sum = sums.get(`${boot} ${why}`) ?? { boot, why: why ?? '', rows: 0 };
-    sums.set(`${boot} ${why}`, { ...sum, rows: sum.rows + rows });
-  }
-  return [...sums.values()];
-}
-
 /** When the oldest queued task was accepted; null for an empty queue. */
 export async function readOldestQueuedAt(ledger: Ledger): Promise<Date | null> {
   const oldest = await ledger.task.findFirst({
@@ -102,32 +147,6 @@ export async function readOldestQueuedAt(ledger: Ledger): Promise<Date | null> {
     select: { createdAt: true },
   });
   return oldest?.createdAt ?? null;
-}
-
-export interface MigrationTotals {
-  mode: string;
-  outcome: string;
-  migrations: number;
-  seconds: number;
-  downtimeS: number;
-  bytes: number;
-}
-
-/** Sums over all migrations that have ended, by mode and outcome. */
-export async function readMigrationTotals(ledger: Ledger): Promise<MigrationTotals[]> {
-  const totals = new Map<string, MigrationTotals>();
-  for (const { label, rows, seconds, downtimeS, bytes } of await readEnded(ledger, 'migrations')) {
-    const [mode, outcome] = [label[0]!, label[1]!];
-    const sum = totals.get(`${mode} ${outcome}`) ?? { mode, outcome, migrations: 0, seconds: 0, downtimeS: 0, bytes: 0 };
-    totals.set(`${mode} ${outcome}`, {
-      ...sum,
-      migrations: sum.migrations + rows,
-      seconds: sum.seconds + seconds,
-      downtimeS: sum.downtimeS + downtimeS,
-      bytes: sum.bytes + bytes,
-    });
-  }
-  return [...totals.values()];
 }
 
 export interface PlannedDrain {

@@ -6,16 +6,13 @@ import { stepPlan } from '../../ledger/leases/execute-plan.ts';
 import { readQuote } from '../../ledger/leases/read-quote.ts';
 import { readSchedule } from '../../ledger/leases/read-schedule.ts';
 import {
-  readBootCounts,
   readDrainCounts,
   readDrainPlans,
   readHostCounts,
-  readMigratedGuestCounts,
-  readMigrationCounts,
-  readMigrationTotals,
+  readMigrationMetrics,
   readOldestQueuedAt,
   readTaskCounts,
-  readVmCounts,
+  readVmMetrics,
 } from '../../ledger/metrics.ts';
 import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
 import { lockPlacement } from '../../ledger/placement/lock-placement.ts';
@@ -134,11 +131,9 @@ export function questions(deps: LedgerDeps, nowMs: number): Record<string, () =>
     },
     'housekeeping.vms': () => listVmsToNotify(deps, 10),
     metrics: async () => {
-      const reads = [readTaskCounts, readVmCounts, readMigrationCounts, readMigratedGuestCounts, readHostCounts, readDrainCounts];
+      const reads = [readTaskCounts, readVmMetrics, readMigrationMetrics, readHostCounts, readDrainCounts];
       for (const read of reads) await read(ledger);
-      await readBootCounts(ledger);
       await readOldestQueuedAt(ledger);
-      await readMigrationTotals(ledger);
       await readDrainPlans(ledger);
     },
   };

@@ -9,7 +9,7 @@ import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
 import { listBuildsToCancel, listBuildsWithoutWorkflow } from '../../ledger/images/build-housekeeping.ts';
 import { readImages } from '../../ledger/images/read-images.ts';
 import { listImagesToSweep } from '../../ledger/images/retirement.ts';
-import { readMigratedGuestCounts, readMigrationCounts, readTaskCounts, readVmCounts } from '../../ledger/metrics.ts';
+import { readMigrationMetrics, readTaskCounts, readVmMetrics } from '../../ledger/metrics.ts';
 import { listMigrationsWithoutWorkflow } from '../../ledger/migrations/load-migration.ts';
 import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
 import { readQuotas } from '../../ledger/owners/quotas.ts';
@@ -140,17 +140,31 @@ describe(`with ${ended} ended tasks`, () => {
 const countedFromRows: Record<string, string> = {
   tasks: `SELECT state::text, count(*)::int AS rows FROM "Task" GROUP BY 1`,
   vms: `SELECT state::text, count(*)::int AS rows FROM "Vm" GROUP BY 1`,
+  boots: `SELECT boot || ' ' || COALESCE("bootWhy", '') AS state, count(*)::int AS rows FROM "Vm" WHERE boot IS NOT NULL GROUP BY 1`,
+  totals: `SELECT mode::text || ' ' || state::text AS state, count(*)::int AS rows FROM "Migration"
+    WHERE "finishedAt" IS NOT NULL GROUP BY 1`,
   migrations: `SELECT state::text, count(*)::int AS rows FROM "Migration" GROUP BY 1`,
   guests: `SELECT COALESCE(guest, '') AS state, count(*)::int AS rows FROM "Migration" GROUP BY 1`,
 };
-const counts = { tasks: readTaskCounts, vms: readVmCounts, migrations: readMigrationCounts, guests: readMigratedGuestCounts };
+const counts: Record<string, () => Promise<{ state: string; rows: number }[]>> = {
+  tasks: () => readTaskCounts(ledger),
+  vms: async () => (await readVmMetrics(ledger)).states,
+  boots: async () => (await readVmMetrics(ledger)).boots.map(({ boot, why, rows }) => ({ state: `${boot} ${why}`, rows })),
+  migrations: async () => (await readMigrationMetrics(ledger)).states,
+  guests: async () => (await readMigrationMetrics(ledger)).guests,
+  totals: async () =>
+    (await readMigrationMetrics(ledger)).totals.map(({ mode, outcome, migrations }) => ({
+      state: `${mode} ${outcome}`,
+      rows: migrations,
+    })),
+};
 const byState = (rows: { state: string; rows: number }[]) => rows.map(({ state, rows: n }) => [state, n]).sort();
 
 it('metrics count what has ended as all rows do, before and after it is kept as a count, by several at once', async () => {
   for (let round = 0; round < 3; round += 1)
     for (const [name, read] of Object.entries(counts)) {
       const expected = byState((await pool.query<{ state: string; rows: number }>(countedFromRows[name]!)).rows);
-      const answers = await Promise.all([read(ledger), read(ledger), read(ledger)]);
+      const answers = await Promise.all([read(), read(), read()]);
       for (const answer of answers) expect(byState(answer), name).toEqual(expected);
     }
   const { rows } = await pool.query<{ kept: number }>(
