@@ -63,6 +63,11 @@ export function callerOf(req: Request): Caller {
   return callers.get(req) ?? anonymous;
 }
 
+/** The key of an Authorization header; null where there is none that could be one. */
+function bearerOf(req: Request): string | null {
+  return /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '')?.[1] ?? null;
+}
+
 interface Authentication {
   keyring: Keyring;
   unknownKeys: ReturnType<typeof limitUnknownKeys>;
@@ -79,8 +84,8 @@ export function authenticate({ keyring, unknownKeys, openRequests }: Authenticat
     return caller;
   }
   return async (req, res, next) => {
-    const match = /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '');
-    const caller = match ? await findCaller(match[1]!, req.socket.remoteAddress ?? '') : null;
+    const key = bearerOf(req);
+    const caller = key === null ? null : await findCaller(key, req.socket.remoteAddress ?? '');
     if (!caller) {
       const found = req.headers.authorization === undefined ? 'no Authorization header' : 'a key that is not valid';
       throw new BerthError('unauthenticated', `Found ${found}; expected "Authorization: Bearer <api key>"`);
@@ -119,9 +124,9 @@ export function requireSignature(keys: SigningKeys, clock: () => number): Reques
 /** Requires the key of the host that the path names. */
 export function requireHostKey(keys: SigningKeys): RequestHandler {
   return (req, _res, next) => {
-    const match = /^Bearer ([\x21-\x7e]{1,256})$/i.exec(req.headers.authorization ?? '');
+    const key = bearerOf(req);
     const { hostId } = req.params;
-    if (typeof hostId !== 'string' || !match || !isHostKey(keys, hostId, match[1]!))
+    if (typeof hostId !== 'string' || key === null || !isHostKey(keys, hostId, key))
       throw new BerthError('unauthenticated', 'Found no key of this host; expected "Authorization: Bearer <host key>"');
     next();
   };

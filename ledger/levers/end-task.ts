@@ -1,9 +1,8 @@
 import type { TaskOutcome } from '../../contracts/ledger.ts';
 import type { HostId, TaskId } from '../../model/ids.ts';
 import { isTerminal } from '../../model/states.ts';
-import type { TaskOutput } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { endTask, lockTask } from '../tasks/finish-task.ts';
+import { endTask, lockTask, readStoredOutputs } from '../tasks/finish-task.ts';
 import type { Transaction } from '../transaction.ts';
 import { endVm, type RecordEnd } from './end-vm.ts';
 import { requestWorkflowEnd } from './workflow-ends.ts';
@@ -16,7 +15,7 @@ import { requestWorkflowEnd } from './workflow-ends.ts';
 export async function endTaskWithVms(tx: Transaction, id: TaskId, ending: RecordEnd): Promise<HostId[] | null> {
   const row = await lockTask(tx, id);
   if (isTerminal(row.state)) return null;
-  const outputs = await readStoredOutputs(tx, id);
+  const outputs = await readStoredOutputs(tx, id, 'all');
   const iso = (at: string | null) => (at === null ? null : new Date(at).toISOString());
   const outcome: TaskOutcome = {
     state: 'failed',
@@ -33,15 +32,4 @@ export async function endTaskWithVms(tx: Transaction, id: TaskId, ending: Record
   const hosts: HostId[] = [];
   for (const vm of row.vms) hosts.push(...(await endVm(tx, vm.id, ending)));
   return [...new Set(hosts)];
-}
-
-async function readStoredOutputs(tx: Transaction, taskId: TaskId): Promise<TaskOutput[]> {
-  const files = await tx.file.findMany({ where: { taskId, state: 'ready' }, orderBy: [{ node: 'asc' }, { name: 'asc' }] });
-  return files.map(({ id, name, node, sizeBytes, sha256 }) => ({
-    path: name,
-    node: node ?? 0,
-    file: id,
-    sizeBytes: Number(sizeBytes),
-    sha256: sha256 ?? '',
-  }));
 }

@@ -112,10 +112,10 @@ function neverCreated(row: TaskRow): VmId[] {
 }
 
 /** The outputs that the repository has stored of these nodes. */
-async function readStored(tx: Transaction, id: TaskId, nodes: number[]): Promise<TaskOutput[]> {
+export async function readStoredOutputs(tx: Transaction, id: TaskId, nodes: readonly number[] | 'all'): Promise<TaskOutput[]> {
   if (nodes.length === 0) return [];
   const rows = await tx.file.findMany({
-    where: { taskId: id, node: { in: nodes }, state: 'ready' },
+    where: { taskId: id, state: 'ready', ...(nodes === 'all' ? {} : { node: { in: [...nodes] } }) },
     select: { id: true, node: true, name: true, sizeBytes: true, sha256: true },
     orderBy: [{ node: 'asc' }, { name: 'asc' }],
   });
@@ -130,7 +130,7 @@ async function readStored(tx: Transaction, id: TaskId, nodes: number[]): Promise
 
 /** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
 export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
-  const outputs = [...outcome.outputs, ...(await readStored(tx, id, outcome.storedNodes ?? []))];
+  const outputs = [...outcome.outputs, ...(await readStoredOutputs(tx, id, outcome.storedNodes ?? []))];
   const data = endedData(id, row, { ...outcome, outputs }, now);
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
   await writeTaskEnd(tx, id, { ...outcome, outputs }, eventInsert(event), now);
