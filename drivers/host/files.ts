@@ -120,6 +120,33 @@ export async function readText(path: string): Promise<string | null> {
   }
 }
 
+/** The first bytes of a file: fewer where it is shorter, none where there is no file. */
+export async function readHead(path: string, bytes: number): Promise<Buffer> {
+  return readSpan(path, () => ({ from: 0, length: bytes }));
+}
+
+/** The last bytes of a file, as long as it was when this began: fewer where it is shorter, none where there is no file. */
+export async function readTail(path: string, bytes: number): Promise<Buffer> {
+  return readSpan(path, (size) => ({ from: Math.max(0, size - bytes), length: Math.min(size, bytes) }));
+}
+
+async function readSpan(path: string, spanOf: (size: number) => { from: number; length: number }): Promise<Buffer> {
+  let file: FileHandle;
+  try {
+    file = await open(path, 'r');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return Buffer.alloc(0);
+    throw error;
+  }
+  try {
+    const { from, length } = spanOf((await file.stat()).size);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, from);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
 /** Large enough that the cost of a call doesn't matter, small enough that two fit into memory. */
 const writeBufferBytes = 2 ** 20;
 

@@ -1,6 +1,5 @@
-import { open } from 'node:fs/promises';
 import type { DomainEnd } from '../../contracts/domain.ts';
-import { isErrno } from '../host/files.ts';
+import { readTail } from '../host/files.ts';
 
 /** A guest can make QEMU print; libvirt's own lines are few. Each of the two files is 2 MiB at the most (virtlogd.conf). */
 const tailBytes = 256 * 1024;
@@ -10,8 +9,9 @@ export const domainLogFolder = '/var/log/libvirt/qemu';
 
 /** The end of the last domain of this name, from the files that libvirt writes; null where they don't have it. */
 export async function readDomainEnd(folder: string, name: string): Promise<DomainEnd | null> {
-  const texts = await Promise.all([`${folder}/${name}.log.0`, `${folder}/${name}.log`].map(readTail));
-  return parseDomainLog(texts.join(''));
+  const files = [`${folder}/${name}.log.0`, `${folder}/${name}.log`];
+  const tails = await Promise.all(files.map((file) => readTail(file, tailBytes)));
+  return parseDomainLog(Buffer.concat(tails).toString('latin1'));
 }
 
 /** libvirt's names of reasons (qemuDomainLogAppendMessage in qemuProcessStop). */
@@ -40,21 +40,4 @@ export function parseDomainLog(text: string): DomainEnd | null {
         : { how: endings[reason] ?? 'destroyed', startedMs, endedMs: atMs };
   }
   return end;
-}
-
-async function readTail(path: string): Promise<string> {
-  try {
-    const file = await open(path, 'r');
-    try {
-      const { size } = await file.stat();
-      const from = Math.max(0, size - tailBytes);
-      const { buffer, bytesRead } = await file.read(Buffer.alloc(size - from), 0, size - from, from);
-      return buffer.toString('latin1', 0, bytesRead);
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return '';
-    throw error;
-  }
 }

@@ -1,8 +1,7 @@
-import { open } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { DomainConfig, DomainState, DomainStatus } from '../../contracts/domain.ts';
 import { BerthError } from '../../model/errors.ts';
-import { isErrno } from '../host/files.ts';
+import { readHead } from '../host/files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
 import { watchDomainEvents } from './domain-events.ts';
 import { domainLogFolder, readDomainEnd } from './domain-log.ts';
@@ -91,7 +90,7 @@ export function openHypervisor(virsh: Virsh, longVirsh: Virsh, scratch: string):
       await callLong(['save', name, file, '--running']);
     },
     async isSaved(file) {
-      return (await firstBytes(file, savedMagic.length)) === savedMagic;
+      return (await readHead(file, savedMagic.length)).toString('latin1') === savedMagic;
     },
     async restore(file, config) {
       await withDomainXml(config, (xml) => callLong(['restore', file, '--xml', xml, '--paused']));
@@ -114,22 +113,6 @@ async function awaitLibvirtd(ask: () => Promise<unknown>): Promise<void> {
     } catch (error) {
       if (!(error instanceof BerthError) || performance.now() > endMs) throw error;
     }
-}
-
-/** The first bytes of a file: fewer where it is shorter, none where there is no file. */
-async function firstBytes(path: string, count: number): Promise<string> {
-  try {
-    const file = await open(path, 'r');
-    try {
-      const { buffer, bytesRead } = await file.read(Buffer.alloc(count), 0, count, 0);
-      return buffer.toString('latin1', 0, bytesRead);
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return '';
-    throw error;
-  }
 }
 
 /** Through any connection, this host's or another's. null: a complete list doesn't have it. */
