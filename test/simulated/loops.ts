@@ -263,6 +263,14 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number }
       markHostUnreachable: undefined,
     }),
   },
+  'the record of a VM that changes while an operation is under way on it': {
+    hours: 5,
+    type: 'recordDomainChanges',
+    id: 'domains-host-1',
+    args: ['host-1', 1, ['vm_1']],
+    answer: answering({ loadDomainTargets: { settled: [], busy: ['vm_1'] } }),
+    signals: [{ name: 'domainsChanged', everyMs: 10_000, args: [['vm_1']] }],
+  },
   'the housekeeping': {
     hours: 2,
     type: 'runHousekeeping',

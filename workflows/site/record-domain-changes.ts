@@ -1,9 +1,10 @@
-import { condition, continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import { condition, continueAsNew, defineSignal, setHandler } from '@temporalio/workflow';
 import type { HostId, VmId } from '../../model/ids.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { onHost, onLedger } from '../durable/activity-proxies.ts';
 import { Backoff } from '../durable/backoff.ts';
 import { neverStarted, taskErrorOf } from '../durable/failure.ts';
+import { isHistoryLong } from '../durable/history-limit.ts';
 import { notify } from '../durable/other-workflows.ts';
 import { isoNow, Progress } from '../durable/progress.ts';
 import { timing } from '../durable/timeouts.ts';
@@ -42,7 +43,7 @@ export async function recordDomainChanges(id: HostId, pace = 1, due: VmId[] = []
       busy.push(...outcome);
     }
     for (const vmId of busy) changed.add(vmId);
-    if (workflowInfo().continueAsNewSuggested) await continueAsNew<typeof recordDomainChanges>(id, pace, [...changed]);
+    if (isHistoryLong()) await continueAsNew<typeof recordDomainChanges>(id, pace, [...changed]);
     if (changed.size > 0) await condition(() => signalsReceived > seen, backoff.next());
   }
 }
