@@ -185,7 +185,7 @@ export interface HostActivities {
   restoreVm(order: RestoreVm): Promise<ResumedGuest>;
   /** Stops the guest's processors; it keeps its memory. */
   pauseVm(vm: VmSpec): Promise<void>;
-  /** Lets a guest run on, whoever has paused it. */
+  /** Lets a paused guest run on, also where another party than its owner has paused it. */
   resumeVm(vm: VmSpec): Promise<ResumedGuest>;
   /** Boots the guest again, through its agent or by a reset, also a paused one; returns when it answers with its identity. */
   rebootVm(vm: VmSpec): Promise<void>;

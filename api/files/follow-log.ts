@@ -6,7 +6,7 @@ import type { TaskLogs } from './task-logs.ts';
 
 /** How often a followed log is polled. Other API processes may write it, so this process gets no notification. */
 const pollMs = 200;
-/** How many logs one process sends at a time, whoever reads them. */
+/** How many logs one process sends at a time, over all readers. */
 const maxSenders = 2000;
 /** How long the answer whether a task is over serves all that follow its log. */
 const overMs = 150;

@@ -8,8 +8,8 @@ const reopenMs = 1000;
 
 /**
  * Follows the lifecycle events of all domains through one `virsh event`. It ends with its connection, and is started again:
- * whoever listens looks at all domains then. Events of the moment before virsh has subscribed are lost, so a listener polls
- * as well.
+ * the listener observes all domains then. Events of the moment before virsh has subscribed are lost, so a listener polls as
+ * well.
  */
 export async function watchDomainEvents(
   uri: string,

@@ -70,7 +70,7 @@ describe('a domain that somebody pauses', () => {
     expect(byWhom).toEqual(['operator', 'ioError', 'guest']);
   });
 
-  it('may be resumed by its owner, whoever has paused it, and an owner has its own pause', async () => {
+  it('may be resumed by its owner, also where another party has paused it, and an owner has its own pause', async () => {
     const id = await running();
     await observe(id, paused('operator'));
     expect(await ask(id, 'resume')).toBe(true);

@@ -76,7 +76,7 @@ it('are numbered after their commits: readers with cursors never miss one', asyn
   for (const ids of seen) expect(ids).toEqual(rows.map((row) => row.id));
 });
 
-it('are all seen, in order, though whoever numbers them is killed at any moment', async () => {
+it('are all seen, in order, though the process that numbers them is killed at any moment', async () => {
   const reader = follow();
   let writing = true;
   const kills = (async () => {
@@ -127,7 +127,7 @@ it('are not held up by a transaction that has written one and does not end', asy
   expect((await fixture.sql('SELECT id FROM "Event" ORDER BY seq')).map((row) => row.id)).toEqual(['quick', 'slow']);
 });
 
-it('are committed while whoever numbers them has not committed', async () => {
+it('are committed while the transaction that numbers them has not committed', async () => {
   await fixture.sql(insert, ['before', owner]);
   const numbering = await fixture.pool.connect();
   try {

@@ -42,6 +42,11 @@ describe('docs/decisions/README.md', () => {
 describe('a decision', () => {
   const statuses = new Map(files.map((path) => [numberOf(path), rowOf(path).split(' | ')[2]!]));
 
+  it('has a number of its own', () => {
+    const numbers = files.map(numberOf);
+    expect(numbers.filter((number, index) => numbers.indexOf(number) !== index)).toEqual([]);
+  });
+
   it('has the number of its file, and a status', () => {
     for (const path of files) {
       expect(rowOf(path)).toMatch(new RegExp(`^${numberOf(path)} \\| `));

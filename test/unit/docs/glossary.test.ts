@@ -102,6 +102,14 @@ describe('no retired name', () => {
   });
 });
 
+describe('prose', () => {
+  it('names parties: an owner, a reader, a process', () => {
+    const files = [...sources, ...filesBeneath('docs', '.md'), 'README.md', 'CONTRIBUTING.md'];
+    const vague = files.filter((file) => !import.meta.filename.endsWith(file) && /\bwhoever\b/i.test(readText(file)));
+    expect(vague).toEqual([]);
+  });
+});
+
 describe('identifiersOf', () => {
   it('reads code and no prose', () => {
     const text = 'const a = /x"y[/]z/.test(`in #{b + `#{c}`} text`); // tell\n/* told */ d("insist", \'it\\\'s\') / e; f = g';
