@@ -3,6 +3,7 @@ import type { DrainPlanInput, DrainTarget } from '../../scheduler/drains/drain-i
 import { fitMigrationModel, type MigrationModel } from '../../scheduler/drains/migration-model.ts';
 import type { MigrationSample, OperationKind } from '../../scheduler/drains/migration-operations.ts';
 import { moveModes } from '../../scheduler/drains/migration-operations.ts';
+import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import type { Transaction } from '../transaction.ts';
 import { type DrainVmState, readHostVms, readVmsOfHosts } from './host-vms.ts';
 
@@ -37,7 +38,7 @@ async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
 /** Every host as a target, with the number of VMs that this drain has moved there. */
 async function readDrainTargets(tx: Transaction, host: string, drain: string): Promise<DrainTarget[]> {
   return tx.$queryRaw<DrainTarget[]>`
-    SELECT h.id, h.state, h."acceptsMigrations", h.accelerator, h."cpuModel",
+    SELECT h.id, h.state, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,
       h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",

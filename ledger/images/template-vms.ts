@@ -3,6 +3,7 @@ import type { TemplatePlacement } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type OwnerId, type VmId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
+import { takesWork } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
@@ -32,7 +33,7 @@ async function readLeftover(tx: Transaction, like: VmSpec): Promise<LeftoverTemp
 /** Why no template is made now: no task has to wait for one. */
 async function readObstacle(tx: Transaction, like: VmSpec): Promise<string | null> {
   const rows = await tx.$queryRaw<{ open: boolean; waiting: boolean }[]>`
-    SELECT EXISTS (SELECT FROM "Host" WHERE id = ${like.host} AND state = 'up' AND schedulable AND NOT "clockOff") AS open,
+    SELECT EXISTS (SELECT FROM "Host" h WHERE h.id = ${like.host} AND ${takesWork}) AS open,
       EXISTS (SELECT FROM "Task" WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL) AS waiting`;
   if (rows[0]?.open !== true) return `${like.host} takes no VMs`;
   return rows[0].waiting ? 'tasks wait for capacity' : null;

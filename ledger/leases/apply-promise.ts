@@ -1,4 +1,5 @@
 import type { Resources } from '../../model/host.ts';
+import { takesWork } from '../hosts/open-hosts.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import { leadS, tailS } from './lead-times.ts';
 
@@ -29,7 +30,7 @@ export async function stillFits(tx: Transaction, { hosts, each, fromMs, untilMs 
         AND p.host IN (SELECT host FROM wanted)
       GROUP BY p.host
     )
-    SELECT count(*) = (SELECT count(*) FROM wanted) AND COALESCE(bool_and(h."removedAt" IS NULL AND h.state = 'up' AND h.schedulable AND NOT h."clockOff"
+    SELECT count(*) = (SELECT count(*) FROM wanted) AND COALESCE(bool_and(${takesWork}
         AND (h."vacantFrom" IS NULL OR h."vacantFrom" >= ${until}::timestamptz OR h."vacantUntil" <= ${from}::timestamptz)
         AND NOT EXISTS (SELECT FROM "Drain" d, jsonb_array_elements(d.plan->'moves') AS move
           WHERE d.state IN ('waiting', 'moving', 'paused') AND move->>'to' = h.id)

@@ -3,6 +3,7 @@ import type { TaskId, VmId } from '../../model/ids.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
 import type { Refusal } from '../../model/task.ts';
 import type { LeasePhase, RunningVm, SiteFigures, SiteLease, SiteState } from '../../scheduler/leases/site/site-state.ts';
+import { isOpen, takesWork } from '../hosts/open-hosts.ts';
 import type { Transaction } from '../transaction.ts';
 import { type LeadOf, leadEstimator, tailEstimateS } from './lead-times.ts';
 import { hostsOf, runningVms, takenForEver } from './site-columns.ts';
@@ -105,8 +106,8 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
         'memoryMiB', string_agg(h."memoryMiB"::text, ' '), 'diskMiB', string_agg(h."diskMiB"::text, ' '),
         'usedVcpus', string_agg(h."usedVcpus"::text, ' '), 'usedMemoryMiB', string_agg(h."usedMemoryMiB"::text, ' '),
         'usedDiskMiB', string_agg(h."usedDiskMiB"::text, ' '), 'up', string_agg((h.state = 'up')::int::text, ' '),
-        'schedulable', string_agg((h.schedulable AND NOT h."clockOff")::int::text, ' '), 'slowness', string_agg(h.slowness::text, ' '))
-       FROM (SELECT * FROM "Host" ORDER BY id) h HAVING count(*) > 0) AS hosts,
+        'schedulable', string_agg(${isOpen}::int::text, ' '), 'slowness', string_agg(h.slowness::text, ' '))
+       FROM (SELECT * FROM "Host" WHERE "removedAt" IS NULL ORDER BY id) h HAVING count(*) > 0) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('host', h.id, 'fromS', EXTRACT(EPOCH FROM h."vacantFrom"), 'untilS', EXTRACT(EPOCH FROM h."vacantUntil")))
        FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
       (SELECT jsonb_agg(jsonb_build_object('id', o.id, 'owner', o."ownerId", 'kind', o.kind,
@@ -133,8 +134,8 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
        FROM open o JOIN "Vm" v ON v."leaseId" = o.id, berth_taken(v) k
        WHERE o.suspension IS DISTINCT FROM 'suspended' AND ${scope === 'promises'}) AS "listedUse",
       (SELECT jsonb_agg(i.image) FROM (
-        SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND h.state = 'up' AND h.schedulable AND NOT h."clockOff" GROUP BY c."imageId"
-        HAVING count(*) = (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable AND NOT "clockOff")) i) AS "cachedEverywhere",
+        SELECT c."imageId" AS image FROM "HostImage" c JOIN "Host" h ON h.id = c."hostId" AND ${takesWork} GROUP BY c."imageId"
+        HAVING count(*) = (SELECT count(*) FROM "Host" h WHERE ${takesWork})) i) AS "cachedEverywhere",
       (SELECT jsonb_agg(jsonb_build_object('leadMs', m."leadMs", 'tailMs', m."tailMs", 'promised', m."startAt" IS NOT NULL,
         'warm', m.warm) ORDER BY m."startedAt" DESC) FROM (
         SELECT l."leadMs", l."tailMs", l."startAt", l."startedAt",
@@ -146,7 +147,7 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
         FROM (SELECT id, "hostId", "imageId", vcpus, "memoryMiB", boot, "placedAt" FROM "Vm" WHERE boot IS NOT NULL AND "placedAt" IS NOT NULL
           ORDER BY "placedAt" DESC
           -- Of a kind that starts from templates everywhere every host has a last start: more hosts than starts have none.
-          LIMIT CASE WHEN (SELECT count(*) FROM "Host" WHERE state = 'up' AND schedulable) > ${recentBoots} THEN 0 ELSE ${recentBoots} END) n
+          LIMIT CASE WHEN (SELECT count(*) FROM "Host" h WHERE ${takesWork}) > ${recentBoots} THEN 0 ELSE ${recentBoots} END) n
         -- Not as a join, for which all migrations would be read.
         WHERE (SELECT m.id FROM "Migration" m WHERE m."vmId" = n.id AND m."committedAt" IS NOT NULL LIMIT 1) IS NULL
         ORDER BY n."hostId", n."imageId", n.vcpus, n."memoryMiB", n."placedAt" DESC) b WHERE b.boot = 'warm') AS warm`;
@@ -155,7 +156,7 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<Ledge
   const leadOf = leadEstimator({ ...row, hosts: siteHosts.hosts });
   return {
     ...siteHosts,
-    leases: row.leases.map((lease) => toLease(lease, leadOf)),
+    leases: row.leases.map((lease) => toLease(lease, leadOf, siteHosts.used)),
     running: runningVms(row.running),
     leadOf,
     taken: scope === 'promises' ? takenForEver(siteHosts.used, row.listedUse) : row.taken,
@@ -177,7 +178,8 @@ function hostsByVm({ suspension, vms }: LeaseRow): string[] {
   return vms.flatMap(({ host, migration }) => (suspension === 'suspended' ? migration?.to : null) ?? host ?? []);
 }
 
-function toLease(row: LeaseRow, leadOf: LeadOf): LedgerLease {
+/** @param hosts the site's, by id */
+function toLease(row: LeaseRow, leadOf: LeadOf, hosts: ReadonlyMap<string, unknown>): LedgerLease {
   const { plannedHosts, startedAtS, suspension: _, taskId, taskState, vms, ...rest } = row;
   const { vcpus, memoryMiB, diskMiB, image: imageId, imageMiB } = vms[0]!;
   const each = { vcpus, memoryMiB, diskMiB };
@@ -192,7 +194,8 @@ function toLease(row: LeaseRow, leadOf: LeadOf): LedgerLease {
     perVm: each,
     leadS: lead,
     phase: leasePhase(row),
-    hosts: hasPlacedVm(row) ? hostsByVm(row) : plannedHosts,
+    // One that was planned on a host which was removed since gets others.
+    hosts: hasPlacedVm(row) ? hostsByVm(row) : plannedHosts.filter((host) => hosts.has(host)),
     imageId,
     task: taskId === null ? null : { id: taskId, state: taskState! },
     vms: vms.map(({ id, generation, state }) => ({ id, generation, state })),

@@ -5,6 +5,7 @@ import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { VmState } from '../../model/states.ts';
 import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
+import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
@@ -16,7 +17,7 @@ const diskMoveUnderWay = Prisma.sql`(m.mode = 'disks' AND m."committedAt" IS NOT
 
 async function readTargets(tx: Transaction, vmId: VmId): Promise<TargetHost[]> {
   return tx.$queryRaw<TargetHost[]>`
-    SELECT h.id, h.state, h."acceptsMigrations" AND NOT h."clockOff" AS "acceptsMigrations", h.accelerator, h."cpuModel",
+    SELECT h.id, h.state, ${isOpenToMigrations} AS "acceptsMigrations", h.accelerator, h."cpuModel",
       EXISTS (SELECT FROM "HostImage" i JOIN "Vm" v ON v."imageId" = i."imageId" WHERE i."hostId" = h.id AND v.id = ${vmId}) AS "hasImage",
       jsonb_build_object('vcpus', h.vcpus, 'memoryMiB', h."memoryMiB") AS capacity,
       jsonb_build_object('vcpus', h."usedVcpus", 'memoryMiB', h."usedMemoryMiB") AS used,

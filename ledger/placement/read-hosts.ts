@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { PlacementHost } from '../../scheduler/placement.ts';
+import { isOpen } from '../hosts/open-hosts.ts';
 import { listOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -16,8 +17,8 @@ const PlacementRows = z.strictObject({
 export async function readPlacementHosts(tx: Transaction, images: readonly string[]): Promise<PlacementHost[]> {
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT
-      (SELECT json_agg(json_build_array(id, state = 'up', schedulable AND NOT "clockOff", vcpus, "memoryMiB", "diskMiB", "usedVcpus", "usedMemoryMiB", "usedDiskMiB"))
-       FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
+      (SELECT json_agg(json_build_array(h.id, h.state = 'up', ${isOpen}, h.vcpus, h."memoryMiB", h."diskMiB", h."usedVcpus", h."usedMemoryMiB", h."usedDiskMiB"))
+       FROM "Host" h WHERE h."removedAt" IS NULL) AS hosts,
       (SELECT json_agg(json_build_object('host', c.host, 'images', c.images)) FROM (
         SELECT "hostId" AS host, array_agg("imageId") AS images FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "hostId"
       ) c) AS cached`;

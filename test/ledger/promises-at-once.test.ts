@@ -144,6 +144,7 @@ test('the check refuses each change of what a plan relies on', async () => {
   const changes = [
     `schedulable = false`,
     `"clockOff" = true`,
+    `"removedAt" = now()`,
     `state = 'unknown'`,
     `"usedVcpus" = 1`,
     `"usedMemoryMiB" = 3073`,
@@ -155,7 +156,7 @@ test('the check refuses each change of what a plan relies on', async () => {
     await fixture.sql(`UPDATE "Host" SET ${change} WHERE id = 'host-a'`);
     expect(await fits(), change).toBe(false);
     await fixture.sql(
-      `UPDATE "Host" SET schedulable = true, "clockOff" = false, state = 'up', vcpus = ${size.vcpus}, "usedVcpus" = 0, "usedMemoryMiB" = 0, "usedDiskMiB" = 0,
+      `UPDATE "Host" SET schedulable = true, "clockOff" = false, "removedAt" = NULL, state = 'up', vcpus = ${size.vcpus}, "usedVcpus" = 0, "usedMemoryMiB" = 0, "usedDiskMiB" = 0,
          "vacantFrom" = NULL, "vacantUntil" = NULL WHERE id = 'host-a'`,
     );
   }
