@@ -58,6 +58,8 @@ export interface RunResult {
   /** null when the command was ended because of its time. */
   exitCode: number | null;
   signal: number | null;
+  /** The guest has told how the command ended. Absent: `signal` is guessed from the exit code. */
+  signalTold?: boolean;
   timedOut: boolean;
   startedAt: string;
   endedAt: string;

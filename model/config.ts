@@ -130,7 +130,9 @@ export const groups = {
     BERTH_ALLOW_INTERNAL_URLS: flag.describe('1: the URL of an input may lead to a private or loopback address'),
     BERTH_INPUT_URL_MAX_BYTES: count(8 * 2 ** 30).describe('Largest input that is fetched from a URL'),
     BERTH_INPUT_URL_MAX_SECONDS: count(600).describe('Longest time for fetching an input from a URL'),
-    BERTH_LOG_LIMIT_BYTES: count(16 * 2 ** 20).describe('Largest log of one node of a task; what exceeds it is dropped'),
+    BERTH_LOG_LIMIT_BYTES: count(16 * 2 ** 20).describe(
+      'Largest log of one node of a task: of a longer output the begin and the end are kept',
+    ),
     BERTH_MAX_OVERTAKEN: count(8).describe('How many younger tasks may be placed before a waiting one'),
     BERTH_GUEST_SUPERNET: guestSupernet,
     BERTH_BUNDLE_FOLDER: z

@@ -192,7 +192,7 @@ export function taskRoutes(deps: ApiDeps): Operation[] {
       tag: 'tasks',
       summary: 'Read what the command printed',
       description:
-        'Standard output and standard error together, as far as they have arrived; with `follow=1` until the task is over.',
+        'Standard output and standard error together, as far as they have arrived; with `follow=1` until the task is over. Of a long output the begin and the end are kept, with a line between them that says how many bytes are left out.',
       access: 'client',
       params: Id,
       query: LogQuery,

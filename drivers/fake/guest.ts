@@ -1,5 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
-import type { Guest, JobResult } from '../ports/guest.ts';
+import type { Guest, JobResult, LogTail } from '../ports/guest.ts';
 import { rebootDomain } from './hypervisor.ts';
 import { bug, disksAt, endDomain, type FakeDataDisk, type FakeDomain, type FakeJob, type FakeState } from './state.ts';
 
@@ -72,8 +72,12 @@ export function createFakeGuest(state: FakeState): Guest {
       const entry = requireAgent(name).job;
       if (typeof entry === 'string') return Buffer.alloc(0);
       return Buffer.from(entry.run.log)
-        .subarray(0, entry.job.logLimitBytes)
+        .subarray(0, headBytes(entry.job))
         .subarray(from, from + limit);
+    },
+    async readLogTail(name, from, limit) {
+      const entry = requireAgent(name).job;
+      return typeof entry === 'string' ? Buffer.alloc(0) : ringOf(entry).ring.subarray(from, from + limit);
     },
     async stopJob(name) {
       const domain = requireAgent(name);
@@ -128,6 +132,19 @@ function writeFiles({ unwritten }: FakeDataDisk, files: Record<string, string>):
   for (const [path, text] of Object.entries(files)) unwritten.set(path, Buffer.from(text));
 }
 
+/** As berth-job divides a log's limit: three quarters for its begin, a quarter for the ring. */
+const headBytes = ({ logLimitBytes }: FakeJob['job']): number => logLimitBytes - Math.floor(logLimitBytes / 4);
+
+/** What the ring has when a job has ended: byte N of what the log has no room for at N % its size. */
+function ringOf({ job, run }: FakeJob): { ring: Buffer; tail: LogTail } {
+  const beyond = Buffer.from(run.log).subarray(headBytes(job));
+  const size = Math.floor(job.logLimitBytes / 4);
+  const kept = beyond.subarray(Math.max(0, beyond.length - size));
+  const from = beyond.length > size && size > 0 ? beyond.length % size : 0;
+  const ring = Buffer.concat([kept.subarray(kept.length - from), kept.subarray(0, kept.length - from)]);
+  return { ring, tail: { leftOutBytes: beyond.length - kept.length, bytes: kept.length, from } };
+}
+
 function jobResult(entry: FakeJob | 'none' | 'forbidden'): JobResult | null {
   if (entry === 'forbidden') return { kind: 'notStarted', why: 'it was stopped before it started' };
   if (entry === 'none' || entry.endedMs === null) return null;
@@ -138,6 +155,8 @@ function jobResult(entry: FakeJob | 'none' | 'forbidden'): JobResult | null {
     timedOut: entry.timedOut,
     stopped: entry.stopped,
     seconds: (entry.endedMs - entry.startedMs) / 1000,
-    logBytes: Math.min(Buffer.byteLength(entry.run.log), entry.job.logLimitBytes),
+    signal: entry.timedOut || entry.stopped ? 15 : (entry.run.signal ?? null),
+    logBytes: Math.min(Buffer.byteLength(entry.run.log), headBytes(entry.job)),
+    tail: ringOf(entry).tail,
   };
 }

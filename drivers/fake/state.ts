@@ -12,6 +12,8 @@ import type { FakeRepository } from './repository.ts';
 /** What a fake command does: the files it leaves at /home/task, its log, and how long it takes. */
 export interface FakeRun {
   exitCode: number;
+  /** The signal that ended it, where one did. */
+  signal?: number;
   durationMs: number;
   log: string;
   files: Record<string, string>;

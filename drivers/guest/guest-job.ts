@@ -8,7 +8,8 @@ import type { GuestJob, JobResult } from '../ports/guest.ts';
  * there is one.
  *
  * Both write the folder `job`: `pid` (of the command, which leads its own session), `log` (both outputs, bounded),
- * `status` (one line, when the command has ended), `drained` (the log is complete).
+ * `status` (one line, when the command has ended), `drained` (the log is complete). berth-job of this version also keeps the
+ * end of a long output in `tail`.
  */
 export const jobFolder = '/run/berth/job';
 export const taskFolder = '/home/task';
@@ -128,9 +129,9 @@ export interface JobRunner {
 }
 
 /** `limit` is the log's, in the runner's unit. The job's environment is passed as arguments, so that it doesn't affect the runner. */
-function jobArguments(job: GuestJob, settings: JobSettings, limit: number): string[] {
+function jobArguments(job: GuestJob, settings: JobSettings, limit: string): string[] {
   const env = Object.entries(job.env).map(([name, value]) => `${name}=${value}`);
-  return [settings.folder, settings.home, String(job.timeoutS), String(settings.graceS), String(limit), ...env, '', ...job.argv];
+  return [settings.folder, settings.home, String(job.timeoutS), String(settings.graceS), limit, ...env, '', ...job.argv];
 }
 
 /** Ends when it has started the job. */
@@ -140,14 +141,15 @@ export const scriptJobRunner: JobRunner = {
     '-c',
     startScript,
     'berth-job',
-    ...jobArguments(job, settings, Math.ceil(job.logLimitBytes / 512)),
+    ...jobArguments(job, settings, String(Math.ceil(job.logLimitBytes / 512))),
   ],
   stop: (settings = guestJobSettings) => ['/bin/sh', '-c', stopScript, 'berth-stop', settings.folder, String(settings.graceS)],
 };
 
 /** Ends with the job and prints its status, unless another call has started it. */
 export const programJobRunner = (path = '/usr/local/sbin/berth-job'): JobRunner => ({
-  start: (job, settings = guestJobSettings) => [path, 'run', ...jobArguments(job, settings, job.logLimitBytes)],
+  // The + asks for the tail; a program that keeps none reads the same number.
+  start: (job, settings = guestJobSettings) => [path, 'run', ...jobArguments(job, settings, `+${job.logLimitBytes}`)],
   stop: (settings = guestJobSettings) => [path, 'stop', settings.folder, String(settings.graceS)],
 });
 
@@ -175,9 +177,11 @@ export function parseJobStatus(text: string, program: string): JobResult | null 
   const word = line.slice(0, -1);
   // Own names only: the guest may write `constructor`.
   if (Object.hasOwn(notStartedReasons, word)) return { kind: 'notStarted', why: notStartedReasons[word]!(program) };
-  const match = /^exit (\d{1,3}) ([01]) ([01]) (\d{1,12}\.\d{1,9}) (\d{1,12}\.\d{1,9})(?: (\d{1,15}))?\n$/.exec(line);
+  const match = exitLine.exec(line);
   if (match === null) throw invalidStatus(line);
-  const [, code, timedOut, stopped, began, ended, logBytes] = match;
+  const [, code, timedOut, stopped, began, ended, logBytes, signal, leftOut, tailBytes, tailFrom] = match;
+  const end = signal === undefined ? untold : endAsTold(Number(code), Number(signal), [leftOut, tailBytes, tailFrom].map(Number));
+  if (end === null) throw invalidStatus(line);
   return {
     kind: 'exited',
     exitCode: Number(code),
@@ -185,7 +189,23 @@ export function parseJobStatus(text: string, program: string): JobResult | null 
     stopped: stopped === '1',
     seconds: Number(ended) - Number(began),
     logBytes: logBytes === undefined ? null : Number(logBytes),
+    ...end,
   };
+}
+
+/** The last four are absent where the program is of an earlier version. */
+const exitLine =
+  /^exit (\d{1,3}) ([01]) ([01]) (\d{1,12}\.\d{1,9}) (\d{1,12}\.\d{1,9})(?: (\d{1,15})(?: (\d{1,2}) (\d{1,15}) (\d{1,15}) (\d{1,15}))?)?\n$/;
+
+type EndAsTold = Pick<Extract<JobResult, { kind: 'exited' }>, 'signal' | 'tail'>;
+const untold: EndAsTold = { signal: 'unknown', tail: null };
+const lastSignal = 64;
+
+/** null: berth-job never writes this. A signal and the exit code for it are written together; a tail begins within itself. */
+function endAsTold(exitCode: number, signal: number, [leftOutBytes = 0, bytes = 0, from = 0]: number[]): EndAsTold | null {
+  if (signal > lastSignal || (signal > 0 && exitCode !== 128 + signal)) return null;
+  if (from > 0 && from >= bytes) return null;
+  return { signal: signal === 0 ? null : signal, tail: { leftOutBytes, bytes, from } };
 }
 
 const invalidStatus = (found: string): BerthError =>

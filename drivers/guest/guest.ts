@@ -138,6 +138,8 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
       }),
     readLog: (domain, from, limit) =>
       mapAgentError(async () => (await agent.readFile(domain, `${jobFolder}/log`, from, limit)) ?? Buffer.alloc(0)),
+    readLogTail: (domain, from, limit) =>
+      mapAgentError(async () => (await agent.readFile(domain, `${jobFolder}/tail`, from, limit)) ?? Buffer.alloc(0)),
     stopJob: (domain) =>
       mapAgentError(async () => {
         // A frozen disk means that the command has ended, and that the agent starts no program any more.

@@ -32,7 +32,17 @@ export interface GuestJob {
   env: Record<string, string>;
   /** After this the guest ends the command itself, first with TERM, then with KILL. */
   timeoutS: number;
+  /** Of its log and the tail together. */
   logLimitBytes: number;
+}
+
+/** The end of an output that its log has no room for, in a ring. */
+export interface LogTail {
+  /** How many bytes between the log and the tail were not kept. */
+  leftOutBytes: number;
+  bytes: number;
+  /** Where in the ring it begins; it goes on at 0. */
+  from: number;
 }
 
 export type JobResult =
@@ -42,8 +52,12 @@ export type JobResult =
       timedOut: boolean;
       stopped: boolean;
       seconds: number;
-      /** The length of the complete log; null where it is only known by reading the log. */
+      /** The signal that ended it, null for none; `unknown` where what runs it does not tell: then `exitCode` may stand for one. */
+      signal: number | null | 'unknown';
+      /** The length of the log, without its tail; null where it is only known by reading the log. */
       logBytes: number | null;
+      /** null: no tail is kept, and how much was dropped is not known. */
+      tail: LogTail | null;
     }
   /** There is no such program, or it cannot be executed. */
   | { kind: 'notStarted'; why: string };
@@ -73,6 +87,8 @@ export interface Guest {
   observeJob(domain: string): Promise<JobResult | null>;
   /** Up to `limit` bytes of the job's log from an offset; empty at its end. */
   readLog(domain: string, from: number, limit: number): Promise<Buffer>;
+  /** The same of the ring that has the log's tail. */
+  readLogTail(domain: string, from: number, limit: number): Promise<Buffer>;
   /** Ends the job and all its processes; where none was started, prevents a later start. */
   stopJob(domain: string): Promise<void>;
   /** Flushes /home/task to the data disk and stops further writes to it; repeatable. */

@@ -7,15 +7,21 @@
  *
  * `run` makes FOLDER, which decides who starts: where it is there already, somebody else has, and it ends at once with
  * nothing said. Else it starts PROGRAM in HOME, as the leader of a session of its own, with its environment and the
- * given values; writes both its outputs to FOLDER/log, at most LIMIT bytes; ends it after SECONDS with TERM, and GRACE
- * seconds later with KILL, and with it whatever is in its session; and says how that went, on standard output and in
- * FOLDER/status, in one line:
+ * given values; keeps at most LIMIT bytes of both its outputs; ends it after SECONDS with TERM, and GRACE seconds later
+ * with KILL, and with it whatever is in its session; and says how that went, on standard output and in FOLDER/status, in
+ * one line:
  *
- *   exit CODE TIMEDOUT STOPPED BEGAN ENDED LOGBYTES      CODE is 128 + its number for a signal; times since the boot
+ *   exit CODE TIMEDOUT STOPPED BEGAN ENDED LOGBYTES [SIGNAL LEFTOUT TAILBYTES TAILFROM]
+ *                                                        CODE is 128 + its number for a signal; times since the boot
  *   absent                                               there is no such program
  *   directory                                            it is a directory
  *   notexecutable                                        it is a file without the right to execute it
  *   stopped                                              it was stopped before it started
+ *
+ * FOLDER/log has the begin of the output, LOGBYTES long. A host that knows the tail writes LIMIT with a + before it, which
+ * programs without one read as the same number: then the last quarter of LIMIT is a ring, FOLDER/tail, for what the log has
+ * no room for. TAILBYTES of it are kept; they begin at TAILFROM and go on at 0; before them LEFTOUT bytes are left out.
+ * SIGNAL is the number of the signal that ended the command, or 0.
  *
  * A machine from a template isn't all that it is to be as long as there is /run/berth/adopting (see identity.c): `run`
  * waits for its end, ten seconds at most, and fails with what is in it.
@@ -217,9 +223,52 @@ struct job {
   int log;
   long room;
   long logged;
+  /* -1 as long as the log has room. */
+  int tail;
+  /* The size of the ring; 0: no tail is kept. */
+  long ring;
+  /* How many bytes the log had no room for; the ring has the last of them, byte N at N % ring. */
+  long beyond;
 };
 
-/* What there is of the output, at most one piece of it; beyond the limit it is read and dropped. */
+/* How many of these bytes a file takes at an offset. */
+static long put(int file, const char *bytes, long length, long at) {
+  long done = 0;
+  while (done < length) {
+    ssize_t more = pwrite(file, bytes + done, (size_t)(length - done), at + done);
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) break;
+    done += more;
+  }
+  return done;
+}
+
+/* All of the ring is there before its first byte, so that a guest without room for it has none, not a part. */
+static bool open_ring(struct job *job) {
+  if (job->tail >= 0) return true;
+  job->tail = open("tail", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  return job->tail >= 0 && posix_fallocate(job->tail, 0, job->ring) == 0;
+}
+
+/* Overwrites the oldest bytes of the ring. */
+static void keep_tail(struct job *job, const char *bytes, long length) {
+  long at = job->beyond;
+  job->beyond += length;
+  if (job->ring == 0) return;
+  if (length > job->ring) {
+    bytes += length - job->ring;
+    at += length - job->ring;
+    length = job->ring;
+  }
+  at %= job->ring;
+  long first = length < job->ring - at ? length : job->ring - at;
+  if (open_ring(job) && put(job->tail, bytes, first, at) == first && put(job->tail, bytes + first, length - first, 0) == length - first)
+    return;
+  job->ring = 0;
+  unlink("tail");
+}
+
+/* What there is of the output, at most one piece of it; what neither the log nor the ring has room for is dropped. */
 static void carry(struct job *job) {
   static char piece[65536];
   ssize_t length = read(job->output, piece, sizeof piece);
@@ -229,19 +278,12 @@ static void carry(struct job *job) {
     job->output = -1;
     return;
   }
-  size_t wanted = (size_t)length < (size_t)job->room ? (size_t)length : (size_t)job->room;
-  for (size_t done = 0; done < wanted;) {
-    ssize_t more = write(job->log, piece + done, wanted - done);
-    if (more < 0 && errno == EINTR) continue;
-    if (more <= 0) {
-      /* The guest has no room for it: a log that ends early disturbs nobody. */
-      job->room = 0;
-      return;
-    }
-    done += (size_t)more;
-    job->logged += more;
-    job->room -= more;
-  }
+  long wanted = length < job->room ? length : job->room;
+  long taken = put(job->log, piece, wanted, job->logged);
+  job->logged += taken;
+  /* Where the guest has no room for more, the log ends early, which disturbs nobody. */
+  job->room = taken < wanted ? 0 : job->room - taken;
+  if (taken < length) keep_tail(job, piece + taken, length - taken);
 }
 
 /* Waits for output, a signal or the moment; carries what there is. */
@@ -257,13 +299,12 @@ static void wait_for(struct job *job, int signals, double until) {
   }
 }
 
-/* Follows the command to its end, ends it when its time is over. Returns its exit code. */
+/* Follows the command to its end, ends it when its time is over. Returns its status, as waitpid has it. */
 static int follow(struct job *job, int signals, double deadline, double grace, bool *timed_out) {
   bool killed = false;
   for (;;) {
     int status;
-    if (waitpid(job->child, &status, WNOHANG) == job->child)
-      return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (waitpid(job->child, &status, WNOHANG) == job->child) return status;
     double now = uptime();
     if (now >= deadline && !*timed_out) {
       *timed_out = true;
@@ -282,6 +323,13 @@ static void say_status(const char *line) {
   write_whole("status", line);
   fputs(line, stdout);
   fflush(stdout);
+}
+
+/* SIGNAL and the tail, for a host that knows them. */
+static void say_end(char *text, size_t size, const struct job *job, int ended_by) {
+  long kept = job->beyond < job->ring ? job->beyond : job->ring;
+  long from = job->beyond > kept && kept > 0 ? job->beyond % job->ring : 0;
+  snprintf(text, size, " %d %ld %ld %ld", ended_by, job->beyond - kept, kept, from);
 }
 
 static int run(int count, char **words) {
@@ -310,8 +358,10 @@ static int run(int count, char **words) {
   int signals = signalfd(-1, &child_ends, SFD_CLOEXEC | SFD_NONBLOCK);
   int output[2], absent[2];
   if (signals < 0 || pipe2(output, O_CLOEXEC) != 0 || pipe2(absent, O_CLOEXEC) != 0) stop_with("starting");
-  struct job job = {.output = output[0], .room = number(words[4])};
-  job.log = open("log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+  bool knows_tail = words[4][0] == '+';
+  long limit = number(words[4]), ring = knows_tail ? limit / 4 : 0;
+  struct job job = {.output = output[0], .room = limit - ring, .tail = -1, .ring = ring};
+  job.log = open("log", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (job.log < 0) stop_with("log");
 
   double began = uptime();
@@ -320,13 +370,15 @@ static int run(int count, char **words) {
   if (job.child == 0) become(home, env, argv, output[1], absent[1]);
   close(output[1]);
   close(absent[1]);
-  char text[160];
+  char text[200], end[80] = "";
   snprintf(text, sizeof text, "%d\n", (int)job.child);
   write_whole("pid", text);
 
   bool timed_out = false;
-  int code = follow(&job, signals, began + seconds, grace, &timed_out);
+  int status = follow(&job, signals, began + seconds, grace, &timed_out);
   double ended = uptime();
+  int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  int code = ended_by == 0 ? WEXITSTATUS(status) : 128 + ended_by;
   bool stopped = is_there("stopped");
   if (timed_out || stopped) signal_session(job.child, SIGKILL);
   else kill(-job.child, SIGKILL);
@@ -337,8 +389,9 @@ static int run(int count, char **words) {
   if (read(absent[0], &refusal, 1) == 1)
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
       if (refusals[i][0] == refusal) refused = refusals[i];
+  if (knows_tail) say_end(end, sizeof end, &job, ended_by);
   if (refused != NULL) snprintf(text, sizeof text, "%s\n", refused);
-  else snprintf(text, sizeof text, "exit %d %d %d %.2f %.2f %ld\n", code, timed_out, stopped, began, ended, job.logged);
+  else snprintf(text, sizeof text, "exit %d %d %d %.2f %.2f %ld%s\n", code, timed_out, stopped, began, ended, job.logged, end);
   say_status(text);
   return 0;
 }

@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { createHostActivities } from '../../activities/host/index.ts';
-import type { HostActivities, StageOut } from '../../contracts/host.ts';
+import type { HostActivities, StagedOut, StageOut } from '../../contracts/host.ts';
 import { createFakeHost, type FakeHost, type FakeHostOptions } from '../../drivers/fake/host.ts';
 import { createFakeRepository, type FakeRepository } from '../../drivers/fake/repository.ts';
+import type { Guest } from '../../drivers/ports/guest.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import type { VmSpec } from '../../model/vm.ts';
 import { newAttempt } from './attempt.ts';
@@ -42,6 +43,16 @@ async function toRunning(): Promise<void> {
 }
 
 beforeEach(() => open());
+
+/** What runs a command in this guest keeps the begin of its output alone, and doesn't tell the signal. */
+function runAsEarlier(guest: Guest, output: string, limitBytes: number): void {
+  const { observeJob } = guest;
+  guest.observeJob = async (name) => {
+    const end = await observeJob(name);
+    return end?.kind === 'exited' ? { ...end, signal: 'unknown', logBytes: null, tail: null } : end;
+  };
+  guest.readLog = async (_, from, limit) => Buffer.from(output.slice(0, limitBytes)).subarray(from, from + limit);
+}
 
 describe('a task on a host', () => {
   it('goes from an image to its outputs and leaves nothing', async () => {
@@ -314,30 +325,67 @@ describe('a command', () => {
     expect([...repository.logs.values()].map((log) => log.length)).toEqual([100]);
   });
 
+  /** What the repository has of a command that prints this much, after a run and a repetition, which adds nothing. */
+  async function storedLog(bytes: number, limitBytes: number, earlier = false): Promise<{ output: string; log: string }> {
+    const output = Array.from({ length: Math.ceil(bytes / 8) }, (_, index) => `${String(index).padStart(7)}\n`)
+      .join('')
+      .slice(0, bytes);
+    open({ run: () => ({ exitCode: 0, durationMs: 10, log: output, files: {} }) });
+    if (earlier) runAsEarlier(host.ports.guest, output, limitBytes);
+    await toRunning();
+    const run = { ...requests.run, log: { ...requests.run.log, limitBytes } };
+    const ran = async () => {
+      expect(await call(activities.runCommand, run)).toMatchObject({ exitCode: 0 });
+      return [...repository.logs.values()].map(String);
+    };
+    const [log = '', ...others] = await ran();
+    expect([await ran(), others]).toEqual([[log], []]);
+    return { output, log };
+  }
+
+  it.each([
+    [5_000_000, 1000, 4_999_000],
+    [1001, 1000, 1],
+    [70_000, 65_536, 4464],
+    [3_000_000, 2_000_000, 1_000_000],
+  ])('that prints %i bytes of at most %i has its begin and its end in the log, and that %i are left out', async (...numbers) => {
+    const [bytes, limitBytes, leftOut] = numbers;
+    const { output, log } = await storedLog(bytes, limitBytes);
+    const [head, tail] = [output.slice(0, (limitBytes / 4) * 3), output.slice(bytes - limitBytes / 4)];
+    expect(log).toBe(`${head}\n[berth: ${leftOut} bytes of output are left out here]\n${tail}`);
+  });
+
+  it.each([
+    [999, 1000],
+    [1000, 1000],
+    [751, 1000],
+  ])('that prints %i bytes of at most %i has all of them in the log', async (bytes, limitBytes) => {
+    const { output, log } = await storedLog(bytes, limitBytes);
+    expect(log).toBe(output);
+  });
+
   it.each([
     [1000, 1000],
     [5_000_000, 1000],
     [70_000, 65_536],
-  ])('says at the end of a log of %i bytes that it has its limit of %i', async (bytes, limitBytes) => {
-    open({ run: () => ({ exitCode: 0, durationMs: 10, log: 'x'.repeat(bytes), files: {} }) });
-    await toRunning();
-    const run = { ...requests.run, log: { ...requests.run.log, limitBytes } };
-    const notices = () =>
-      [...repository.logs.values()].map((log) => [log.subarray(0, limitBytes).length, String(log.subarray(limitBytes))]);
+  ])('in a guest of an earlier image says at the end of a log of %i bytes that it has its limit of %i', async (...numbers) => {
+    const [bytes, limitBytes] = numbers;
+    const { output, log } = await storedLog(bytes, limitBytes, true);
     const notice = `\n[berth: this log has its limit of ${limitBytes} bytes; output after it was not kept]\n`;
-    expect(await call(activities.runCommand, run)).toMatchObject({ exitCode: 0, logBytes: limitBytes });
-    expect(notices()).toEqual([[limitBytes, notice]]);
-    // A retry after a kill doesn't say it twice.
-    await call(activities.runCommand, run);
-    expect(notices()).toEqual([[limitBytes, notice]]);
+    expect(log).toBe(output.slice(0, limitBytes) + notice);
   });
 
-  it('says nothing of a limit at the end of a log that is below it', async () => {
-    open({ run: () => ({ exitCode: 0, durationMs: 10, log: 'x'.repeat(999), files: {} }) });
-    await toRunning();
-    await call(activities.runCommand, { ...requests.run, log: { ...requests.run.log, limitBytes: 1000 } });
-    expect([...repository.logs.values()].map((log) => log.length)).toEqual([999]);
-  });
+  it.each(['quota-exceeded', 'disk-full', 'too-large', 'conflict', 'outputs-refused'] as const)(
+    'that has ended well is not lost where the repository refuses its log as %s',
+    async (refusal) => {
+      open({ run: () => ({ exitCode: 0, durationMs: 5000, log: 'x'.repeat(1000), files: {} }) });
+      await toRunning();
+      host.ports.repository.appendLog = async () => {
+        throw new BerthError(refusal, 'no log');
+      };
+      expect(await call(activities.runCommand, requests.run)).toMatchObject({ exitCode: 0, logBytes: 0 });
+    },
+  );
 
   it('has its whole log in the repository, although that lost a part and rejected one once', async () => {
     open({ run: () => ({ exitCode: 0, durationMs: 5000, log: 'x'.repeat(1_000_000), files: {} }) });

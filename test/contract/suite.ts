@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { domainName, machineId, tapName } from '../../activities/host/vm/domain-names.ts';
 import { newRecord } from '../../activities/host/vm-record.ts';
 import type { DomainConfig } from '../../contracts/domain.ts';
+import type { JobResult } from '../../drivers/ports/guest.ts';
 import type { HostPorts } from '../../drivers/ports/host-ports.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, uuidOf, type VmId } from '../../model/ids.ts';
@@ -352,21 +353,21 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
           await ports.guest.applyIdentity(name, identity);
           expect(await ports.guest.readLog(name, 0, 100)).toHaveLength(0);
           const argv = ['sh', '-c', 'mkdir -p out; echo done; echo done >>out/result; hostname >&2'];
-          const job = { argv, env: {}, timeoutS: 60, logLimitBytes: 5 };
+          const job = { argv, env: {}, timeoutS: 60, logLimitBytes: 8 };
           expect(await ports.guest.hasJob(name)).toBe(false);
           await ports.guest.startJob(name, job);
           // Either may be first: the agent doesn't wait for the program that it starts.
           await ports.guest.startJob(name, job);
           await expect.poll(() => ports.guest.observeJob(name), { timeout: 30_000, interval: 20 }).not.toBeNull();
-          expect(await ports.guest.observeJob(name)).toMatchObject({
-            kind: 'exited',
-            exitCode: 0,
-            timedOut: false,
-            stopped: false,
-          });
+          const end = await ports.guest.observeJob(name);
+          expect(end).toMatchObject({ kind: 'exited', exitCode: 0, signal: null, timedOut: false, stopped: false });
+          const { logBytes, tail } = end as Extract<JobResult, { kind: 'exited' }>;
           expect(await ports.guest.hasJob(name)).toBe(true);
           const log = await ports.guest.readLog(name, 0, 100);
           expect(Buffer.from(log).toString().slice(0, 5)).toBe('done\n');
+          const ring = await ports.guest.readLogTail(name, 0, 100);
+          expect([log.length, ring.length]).toEqual([logBytes, tail?.bytes]);
+          expect(log.length + ring.length).toBeLessThanOrEqual(job.logLimitBytes);
           await ports.guest.stopJob(name);
           await ports.guest.flushDataDisk(name);
           await ports.guest.flushDataDisk(name);

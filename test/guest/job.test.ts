@@ -31,6 +31,22 @@ describe.each(tools)('a command that is run by %s', (name, tool) => {
     expect(parseJobStatus(status, 'sh')).toMatchObject({ kind: 'exited', exitCode: 3, timedOut: false, stopped: false });
   });
 
+  test('that prints more than its log holds has its end in a ring, where the program runs it', async () => {
+    const long = { ...place, folder: `${place.folder}-long` };
+    const job = { argv: ['sh', '-c', 'seq 1 2000; kill -TERM $$'], env: {}, timeoutS: 30, logLimitBytes: 1024 };
+    expect(await exec(tool.start(job, long))).toMatchObject({ exitCode: 0, stderr: '' });
+    await machine.shell(`until [ -e ${long.folder}/drained ]; do sleep 0.05; done`);
+    const end = parseJobStatus(`${await machine.shell(`cat ${long.folder}/status`)}\n`, 'sh');
+    const ofScript = { kind: 'exited', exitCode: 143, signal: 'unknown', logBytes: null, tail: null };
+    if (name === 'the script') return expect(end).toMatchObject(ofScript);
+    const output = Array.from({ length: 2000 }, (_, index) => `${index + 1}\n`).join('');
+    const from = (output.length - 768) % 256;
+    const tail = { leftOutBytes: output.length - 1024, bytes: 256, from };
+    expect(end).toMatchObject({ kind: 'exited', exitCode: 143, signal: 15, logBytes: 768, tail });
+    const ring = `tail -c +${from + 1} ${long.folder}/tail; head -c ${from} ${long.folder}/tail`;
+    expect(`${await machine.shell(`( ${ring} ) | tail -n 2`)}\n`).toBe('1999\n2000\n');
+  });
+
   test('is not started after a stop', async () => {
     const stopped = { ...place, folder: `${place.folder}-stopped` };
     expect(await exec(tool.stop(stopped))).toMatchObject({ exitCode: 0 });

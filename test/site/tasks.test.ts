@@ -102,6 +102,22 @@ describe('a task on real VMs', () => {
     await expectNothingLeft(here);
   });
 
+  test('that prints more than its log holds has the begin and the end of it, while it is followed and afterwards', async () => {
+    const last = 300_000;
+    const { id } = await here.client.submit(shell(`seq 1 ${last}; exit 150`));
+    const followed = here.client.call<string>('GET', `/v1/tasks/${id}/log?follow=1`);
+    const task = await here.client.over(id);
+    expect(task).toMatchObject({ state: 'failed', exitCode: 150, error: { code: 'command-failed' } });
+    expect(task.error!.message).toContain('exited with 150;');
+    const { body } = await here.client.call<string>('GET', `/v1/tasks/${id}/log`);
+    const [head = '', gap, tail = ''] = body.split(/\n\[berth: (\d+) bytes of output are left out here\]\n/);
+    const output = Array.from({ length: last }, (_, index) => `${index + 1}\n`).join('');
+    expect([output.startsWith(head), output.endsWith(tail), head.length + tail.length]).toEqual([true, true, 2 ** 20]);
+    expect(Number(gap)).toBe(output.length - 2 ** 20);
+    expect((await followed).body).toBe(body);
+    await expectNothingLeft(here);
+  });
+
   test.each([
     ['an unknown image', { image: 'nix' }, 422, 'image-unknown', null],
     [

@@ -153,6 +153,8 @@ function withOverheadLimit<T>(run: TaskRun, act: () => Promise<T>): Promise<T> {
 function verdictOf(run: TaskRun, result: RunResult, unmatched: string[]): Verdict {
   const failed = (code: TaskError['code'], message: string): Verdict => ({ state: 'failed', error: { code, message } });
   if (result.timedOut) return failed('task-timeout', `The command was ended after timeoutS, ${run.task.spec.timeoutS} s`);
+  if (result.signal !== null && result.signalTold === true)
+    return failed('command-failed', `The command was ended by signal ${result.signal}; its log says more`);
   if (result.signal !== null)
     return failed(
       'command-failed',

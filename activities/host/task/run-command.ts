@@ -10,6 +10,7 @@ import { domainName } from '../vm/domain-names.ts';
 import { vmSuspendedError } from '../vm/suspend.ts';
 import { endingSignal } from './ending-signal.ts';
 import { boundJobResult } from './job-claims.ts';
+import { createLogUploader } from './log-upload.ts';
 
 /**
  * Polls start at a short interval, so that a short command's end is seen at once, and get rarer, so that a long command
@@ -21,7 +22,6 @@ const maxPollMs = 1000;
 const pollShare = 0.05;
 /** How often the log is uploaded while the command runs. */
 const logEveryMs = 500;
-const logChunkBytes = 256 * 1024;
 /** The guest ends the command itself at `timeoutS`; this much later the host no longer waits for it. */
 const timeoutGraceMs = 30_000;
 /** An agent may leave polls unanswered for this long (its guest is busy, libvirtd restarts) while the domain is alive. */
@@ -47,19 +47,20 @@ export async function runCommand(
     // hasJob reads a file; startJob starts a program even where the job exists, which is slow in a guest just after a migration.
     if (record.jobStartedMs === null || !(await guest.hasJob(name))) await guest.startJob(name, job);
   });
-  const log = createLogUploader(ports, request, signal);
+  const ask = <T>(call: () => Promise<T>) => retryWhileBusy(ports, request.vm.id, signal, call);
+  const log = createLogUploader(ports, request, ask, signal);
   const claimed = await awaitCommandEnd(ports, request, startedMs, signal, log.upload);
   const stoodStillMs = await idleMs(ports, request.vm.id);
   const passedMs = clock.nowMs() - startedMs - stoodStillMs;
   if (claimed.kind === 'notStarted') {
-    await log.uploadRest(null);
+    await log.uploadRest({ logBytes: null, tail: null });
     throw new BerthError('command-not-started', `running ${JSON.stringify(request.command[0])}: ${claimed.why}`);
   }
   const end = boundJobResult(claimed, { passedMs, logLimitBytes: request.log.limitBytes });
-  await log.uploadRest(end.logBytes);
+  await log.uploadRest(end);
   return {
     exitCode: end.timedOut ? null : end.exitCode,
-    signal: endingSignal(end.exitCode),
+    ...endingSignal(end),
     timedOut: end.timedOut,
     startedAt: new Date(startedMs).toISOString(),
     endedAt: new Date(startedMs + stoodStillMs + Math.round(end.seconds * 1000)).toISOString(),
@@ -108,7 +109,9 @@ async function awaitCommandEnd(
         timedOut: true,
         stopped: true,
         seconds: (clock.nowMs() - startedMs) / 1000,
+        signal: 'unknown',
         logBytes: null,
+        tail: null,
       };
     }
     if (clock.nowMs() >= nextLogMs) {

@@ -36,14 +36,27 @@ async function outcomeOf(act: () => unknown, codes: readonly ErrorCode[]): Promi
   }
 }
 
+const statusLines = [
+  'exit 0 0 0 1.0 2.5 100\n',
+  'exit 137 0 0 1.0 2.5 750 9 4000 250 17\n',
+  'exit 143 1 0 1.5 2.25\n',
+  'absent\n',
+  'directory\n',
+  'stopped\n',
+];
+
 export const guestStatusTarget = (): FuzzTarget =>
-  textTarget(['exit 0 0 0 1.0 2.5 100\n', 'exit 143 1 0 1.5 2.25\n', 'absent\n', 'directory\n', 'stopped\n'], (text) =>
+  textTarget(statusLines, (text) =>
     outcomeOf(() => {
       const end = parseJobStatus(text, 'true');
       if (end?.kind !== 'exited') return end?.kind ?? null;
-      const { exitCode, seconds, logBytes } = end;
+      const { exitCode, seconds, logBytes, signal, tail } = end;
       if (!Number.isInteger(exitCode) || exitCode < 0 || exitCode > 999 || !Number.isFinite(seconds))
         throw new Wrong(`a status of ${exitCode} and ${seconds} s`);
+      if (typeof signal === 'number' && (signal < 1 || signal > 64 || exitCode !== 128 + signal))
+        throw new Wrong(`signal ${signal} with ${exitCode}`);
+      if (tail !== null && !(Object.values(tail).every(Number.isSafeInteger) && tail.from < Math.max(1, tail.bytes)))
+        throw new Wrong(`a tail of ${JSON.stringify(tail)}`);
       if (logBytes !== null && !Number.isSafeInteger(logBytes)) throw new Wrong(`a log of ${logBytes} bytes`);
       return end.kind;
     }, ['guest-invalid']),

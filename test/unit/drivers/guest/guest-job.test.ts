@@ -28,6 +28,8 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(built, { recursive: true }));
 
+type ExitedJob = Extract<JobResult, { kind: 'exited' }>;
+
 let tool: JobRunner;
 let root: string;
 let job: string;
@@ -152,8 +154,9 @@ describe.each(tools)("a task's command in its guest, run by %s", (_, under) => {
       execFileSync('touch', [go]);
     };
     await Promise.all([start(['sh', '-c', script], { logLimitBytes: 10_240 }), seen()]);
-    expect(await end()).toMatchObject({ exitCode: 0 });
-    expect(read('log').length).toBe(10_240);
+    const result = await end();
+    expect(result).toMatchObject({ exitCode: 0 });
+    expect(read('log').length + read('tail').length).toBe(10_240);
     expect(existsSync(join(root, 'end'))).toBe(true);
   });
 });
@@ -164,9 +167,97 @@ describe("the program's own output", () => {
     const [path, ...args] = tool.start({ argv: ['echo', 'four'], env: {}, timeoutS: 30, logLimitBytes: 100 }, place);
     const said = spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
     expect(said).toBe(read('status'));
-    expect(parseJobStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, logBytes: 5 });
+    const tail = { leftOutBytes: 0, bytes: 0, from: 0 };
+    expect(parseJobStatus(said, 'echo')).toMatchObject({ kind: 'exited', exitCode: 0, signal: null, logBytes: 5, tail });
     // A later call has not started it, and reads the folder.
     expect(spawnSync(path!, args, { env, encoding: 'utf8', timeout: 60_000 })).toMatchObject({ status: 0, stdout: '' });
+  });
+});
+
+describe('the end of an output that is longer than its log, kept by the program', () => {
+  const numbered = (count: number): string => Array.from({ length: count }, (_, index) => `${index + 1}\n`).join('');
+  beforeEach(() => {
+    tool = programJobRunner(program);
+  });
+
+  // Below the limit, at it, above it by one, around it by a part, twice, and by so much that a write is longer than the ring.
+  it.each([0, 1, 749, 750, 751, 999, 1000, 1001, 1100, 1250, 1251, 1500, 3333, 100_000])(
+    'is the ring, after what is said to be left out: %i bytes',
+    async (bytes) => {
+      const output = numbered(30_000).slice(0, bytes);
+      writeFileSync(join(root, 'output'), output);
+      await start(['cat', 'output'], { logLimitBytes: 1000 });
+      expect(await end()).toMatchObject(expectedEnd(bytes));
+      expect(logOf((await end()) as ExitedJob)).toEqual([
+        output.slice(0, 750),
+        Math.max(0, bytes - 1000),
+        output.slice(Math.max(750, bytes - 250)),
+      ]);
+    },
+  );
+
+  it('is right whatever the pieces are in which it comes', async () => {
+    const output = numbered(900);
+    writeFileSync(join(root, 'output'), output);
+    const script = 'exec 3<output; while dd bs=97 count=1 <&3 2>/dev/null >piece; [ -s piece ]; do cat piece; done';
+    await start(['sh', '-c', script], { logLimitBytes: 1000 });
+    expect(logOf((await end()) as ExitedJob)).toEqual([
+      output.slice(0, 750),
+      output.length - 1000,
+      output.slice(output.length - 250),
+    ]);
+  });
+
+  it('is left out, and told, where the guest can keep no ring', async () => {
+    // In the place of the ring is a folder: as with a full file system, nothing can be written there.
+    const hold = `mkdir ${join(job, 'tail')}; head -c 5000 /dev/zero; echo end >${join(root, 'end')}`;
+    await start(['sh', '-c', hold], { logLimitBytes: 1000 });
+    expect(await end()).toMatchObject({ exitCode: 0, logBytes: 750, tail: { leftOutBytes: 4250, bytes: 0, from: 0 } });
+    expect(existsSync(join(root, 'end'))).toBe(true);
+  });
+
+  it('is not kept for a host that does not ask for it, which reads the line that it knows', async () => {
+    const [path, ...args] = tool.start(
+      { argv: ['sh', '-c', 'head -c 5000 /dev/zero'], env: {}, timeoutS: 30, logLimitBytes: 1000 },
+      place,
+    );
+    const asEarlier = args.map((word) => (word === '+1000' ? '1000' : word));
+    const said = spawnSync(path!, asEarlier, { env, encoding: 'utf8', timeout: 60_000 }).stdout;
+    expect(said).toMatch(/^exit 0 0 0 \d+\.\d\d \d+\.\d\d 1000\n$/);
+    expect([read('log').length, existsSync(join(job, 'tail'))]).toEqual([1000, false]);
+    expect(parseJobStatus(said, 'head')).toMatchObject({ signal: 'unknown', logBytes: 1000, tail: null });
+  });
+
+  const expectedEnd = (bytes: number) => ({
+    exitCode: 0,
+    logBytes: Math.min(bytes, 750),
+    tail: { leftOutBytes: Math.max(0, bytes - 1000), bytes: Math.min(250, Math.max(0, bytes - 750)) },
+  });
+
+  /** The log, how much is left out, and the tail from its begin. */
+  function logOf({ tail }: ExitedJob): [string, number, string] {
+    const { leftOutBytes, bytes, from } = tail!;
+    const ring = read('tail').slice(0, bytes);
+    return [read('log'), leftOutBytes, ring.slice(from) + ring.slice(0, from)];
+  }
+});
+
+describe('how a command ended, as the program tells it', () => {
+  beforeEach(() => {
+    tool = programJobRunner(program);
+  });
+
+  it.each([
+    ['exit 137', 137, null],
+    ['exit 150', 150, null],
+    ['kill -KILL $$', 137, 9],
+    ['kill -TERM $$', 143, 15],
+    ['kill -SEGV $$', 139, 11],
+    // Of a child: the shell exits with a code, and no signal has ended it.
+    ["sh -c 'kill -KILL $$'; exit $?", 137, null],
+  ])('%s is exit code %i and signal %s', async (script, exitCode, signal) => {
+    await start(['sh', '-c', `ulimit -c 0; ${script}`]);
+    expect(await end()).toMatchObject({ exitCode, signal });
   });
 });
 
@@ -175,6 +266,9 @@ describe('the status line', () => {
     expect(parseJobStatus('', 'x')).toBeNull();
     expect(parseJobStatus('exit 1 0 0 1.00 2.0', 'x')).toBeNull();
     expect(parseJobStatus('exit 1 0 0 1.00 2.50\n', 'x')).toMatchObject({ exitCode: 1, seconds: 1.5, logBytes: null });
+    const complete = 'exit 137 0 0 1.00 2.50 750 9 4000 250 17\n';
+    for (let length = 0; length < complete.length; length += 1) expect(parseJobStatus(complete.slice(0, length), 'x')).toBeNull();
+    expect(parseJobStatus(complete, 'x')).toMatchObject({ signal: 9, tail: { leftOutBytes: 4000, bytes: 250, from: 17 } });
   });
 
   it.each([
@@ -189,6 +283,14 @@ describe('the status line', () => {
     'exit 0 0 0 NaN Infinity\n',
     `exit 0 0 0 1.0 2.0 ${'9'.repeat(30)}\n`,
     'exit 0 0 0 1.0 2.0\nexit 1 0 0 1.0 2.0\n',
+    // Half of the fields, a signal that is not that of its code or is none, and a tail that begins outside of itself.
+    'exit 0 0 0 1.0 2.0 5 0\n',
+    'exit 0 0 0 1.0 2.0 5 0 0 0\n',
+    'exit 0 0 0 1.0 2.0 5 9 0 0 0\n',
+    'exit 193 0 0 1.0 2.0 5 65 0 0 0\n',
+    'exit 0 0 0 1.0 2.0 5 0 0 10 10\n',
+    'exit 0 0 0 1.0 2.0 5 0 0 -1 0\n',
+    'exit 0 0 0 1.0 2.0 5 0 0 0 1\n',
     `${' '.repeat(100_000)}\n`,
     'x'.repeat(2 ** 20),
   ])('that no job can have written is refused, and not read again: %j', (text) => {
