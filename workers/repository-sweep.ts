@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import type { Repository } from '../api/files/repository.ts';
 import { readSiteMark, writeSiteMark } from '../api/files/site-mark.ts';
 import type { Ledger } from '../ledger/client.ts';
+import { sweepLogSizes } from '../ledger/files/logs.ts';
 import { sweepRemovals, sweepUploads } from '../ledger/files/sweep.ts';
 import { holdSweeps, permitSweep, recordSweep } from '../ledger/repository/sweep-permit.ts';
 import type { Logger } from '../model/log.ts';
@@ -107,6 +108,7 @@ export async function sweepRepository(deps: Deps): Promise<Sweep> {
   const partials = await sweepPartials(deps, before);
   const uploads = await sweepUploads(ledger, new Date(before), partials.active);
   for (const holder of found.expiredLogs) await repository.logs.remove(holder);
+  await sweepLogSizes(ledger, found.expiredLogs);
   const removed = await removeOldQuarantine(deps, clock() - deps.quarantineDays * dayMs);
   await sweepRemovals(ledger, new Date(clock() - (deps.quarantineDays + removalMemoryDays) * dayMs));
   const removedBytes = found.removedPaths.length;

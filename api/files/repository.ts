@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
+import { Readable } from 'node:stream';
 import type { Ledger } from '../../ledger/client.ts';
 import { changeFileDeleted } from '../../ledger/files/delete-file.ts';
 import type { FileRecord } from '../../ledger/files/file-record.ts';
+import { changeLogSize, readLogCut } from '../../ledger/files/logs.ts';
 import {
   acceptImagePart,
   acceptOutput,
@@ -39,6 +41,17 @@ interface Upload extends IncomingBytes {
   route: string;
 }
 
+/** Bytes of a log of a task's node, or of a build's VM. */
+interface LogPiece {
+  holderId: string;
+  node: number;
+  /** null: the site's own, which has no quota. */
+  ownerId: string | null;
+  from: number;
+  length: number;
+  body: AsyncIterable<Uint8Array>;
+}
+
 /** Files with owners: bytes on disk, rows in the ledger. A file is visible when both are durable, never before. */
 export interface Repository {
   readonly root: string;
@@ -51,6 +64,8 @@ export interface Repository {
   storeOutput(output: TaskOutput & IncomingBytes): Promise<FileRecord>;
   /** Receives a part of an image from its build, in the same way. */
   storePart(part: ImagePart & IncomingBytes): Promise<FileRecord>;
+  /** Appends to a log, within its owner's quota: what is above it is dropped, and the log says so at its end. */
+  appendLog(log: LogPiece): Promise<{ sizeBytes: number; gap: boolean }>;
   /** The first bytes of an owner's file; null when there is no such file. */
   readHead(ownerId: string, fileId: string, length: number): Promise<Buffer | null>;
   /** Removes a file that nothing uses; `in-use` otherwise. */
@@ -65,6 +80,9 @@ interface RepositoryDeps {
   /** Bytes an owner may keep, where its row says nothing. */
   quotaBytes: number;
 }
+
+/** Ends a log above its owner's quota; it is not counted. */
+const quotaNotice = Buffer.from("\n[berth: output after this was not kept: its owner's quota of stored bytes is used up]\n");
 
 /** An upload that does not announce its size claims quota in steps of this size as it grows. */
 const claimStepBytes = 16 * 2 ** 20;
@@ -170,6 +188,21 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
       return receive(owner, output.path, output, async (claim, content) =>
         removeReplaced(await acceptOutput(ledger, output, claim, content)),
       );
+    },
+
+    async appendLog({ holderId, node, ownerId, from, length, body }) {
+      const append = (at: number, source: AsyncIterable<Uint8Array>) => logs.append(holderId, node, at, source);
+      if (ownerId === null) return append(from, body);
+      const sizeBytes = await logs.size(holderId, node);
+      const growth = { holderId, node, ownerId, fromBytes: sizeBytes, toBytes: from + length, quotaBytes };
+      const gap = from > sizeBytes;
+      const cut = gap ? await readLogCut(ledger, growth) : await changeLogSize(ledger, growth);
+      if (cut === null) return gap ? { sizeBytes, gap } : append(from, body);
+      // Each time, because a crash may have come between the ledger and the file. The host goes on as if all were kept: to it, a
+      // log that is refused is one to try again.
+      await append(cut, Readable.from([quotaNotice]));
+      for await (const _ of body);
+      return { sizeBytes: from + length, gap: false };
     },
 
     async storePart(part) {

@@ -53,10 +53,14 @@ const LogSize = z.strictObject({ sizeBytes: z.int() });
 
 /** Routes by which host workers read and write the repository, with signed URLs (model/signed-url.ts). */
 export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): Operation[] {
-  /** @param owner the task, or the VM of a build, whose log it is */
-  async function append(req: Request, res: Response, owner: string, node: number): Promise<Answer | typeof streamed> {
-    const { from } = contentRange(req);
-    const { sizeBytes, gap } = await repository.logs.append(owner, node, from, readUpload(req, res, undefined).body);
+  async function append(
+    req: Request,
+    res: Response,
+    log: { holderId: string; node: number; ownerId: string | null },
+  ): Promise<Answer | typeof streamed> {
+    const { from, length } = contentRange(req);
+    const { body } = readUpload(req, res, undefined);
+    const { sizeBytes, gap } = await repository.appendLog({ ...log, from, length, body });
     if (!gap) return json(200, { sizeBytes });
     const error = new BerthError(
       'conflict',
@@ -146,8 +150,7 @@ export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): 
       answers: { 200: { description: 'Appended', schema: LogSize } },
       problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
       handle: async ({ req, res, params: { imageId, vmId } }) => {
-        await findBuild(ledger, imageId, vmId);
-        return append(req, res, vmId, 0);
+        return append(req, res, { holderId: vmId, node: 0, ownerId: await findBuild(ledger, imageId, vmId) });
       },
     }),
     operation({
@@ -163,8 +166,7 @@ export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): 
       answers: { 200: { description: 'Appended', schema: LogSize } },
       problems: ['not-found', 'conflict', 'too-large', 'disk-full'],
       handle: async ({ req, res, params: { taskId, node } }) => {
-        await findTaskOwner(ledger, taskId);
-        return append(req, res, taskId, node);
+        return append(req, res, { holderId: taskId, node, ownerId: await findTaskOwner(ledger, taskId) });
       },
     }),
   ];

@@ -27,13 +27,16 @@ export interface ReceivedContent {
  * Last in a transaction that changed files of the claim's owner. Each change of a file's row locks the owner's, whose
  * sum a trigger keeps: no two transactions can pass the limit together.
  */
-export async function refuseOverQuota(tx: Transaction, { ownerId, quotaBytes }: QuotaClaim): Promise<void> {
+export async function refuseOverQuota(
+  tx: Transaction,
+  { ownerId, quotaBytes }: Pick<QuotaClaim, 'ownerId' | 'quotaBytes'>,
+): Promise<void> {
   const owner = await tx.owner.findUniqueOrThrow({ where: { id: ownerId }, select: { usedBytes: true, maxBytes: true } });
   const limit = owner.maxBytes ?? BigInt(quotaBytes);
   if (owner.usedBytes <= limit) return;
   throw new BerthError(
     'quota-exceeded',
-    `This owner's quota is used up: its files would have ${owner.usedBytes} bytes together, of at most ${limit}; delete files, or ask the operator for more`,
+    `This owner's quota is used up: its files and logs would have ${owner.usedBytes} bytes together, of at most ${limit}; delete files, or ask the operator for more`,
   );
 }
 
@@ -82,7 +85,7 @@ export async function commitFile(
   tx: Transaction,
   claim: QuotaClaim,
   content: ReceivedContent,
-  parent: { taskId: string; node: number } | { imageId: string } | null,
+  parent: OutputParent | { imageId: string } | null,
 ): Promise<FileRecord> {
   const { fileId } = claim;
   await content.commit(fileId);

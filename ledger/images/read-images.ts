@@ -76,9 +76,11 @@ export async function readImageState(ledger: Ledger, id: string): Promise<ImageS
 }
 
 /** Throws not-found unless this VM builds this image, or did. */
-export async function findBuild(ledger: Ledger, imageId: string, vmId: string): Promise<void> {
-  const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { id: true } });
+/** Whose build it is; null: the site's own. */
+export async function findBuild(ledger: Ledger, imageId: string, vmId: string): Promise<string | null> {
+  const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { ownerId: true } });
   if (!image) throw new BerthError('not-found', `There is no build of ${imageId} in ${vmId}`);
+  return image.ownerId;
 }
 
 /** Throws not-found, also for an image of the site's own: none of them is built from a recipe. */

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { sweepLogSizes } from '../../ledger/files/logs.ts';
 import { newId } from '../../model/ids.ts';
 import { hostKeyOf } from '../../model/repository/host-key.ts';
 import { signingKeyId, signUrl } from '../../model/signed-url.ts';
@@ -204,6 +205,90 @@ describe('a log', () => {
   test('of an unknown task is a 404', async () => {
     const url = api.signed('PUT', '/internal/tasks/task_x/log/0');
     expect((await fetch(url, { method: 'PUT', body: 'x', headers: { 'Content-Range': 'bytes 0-0/*' } })).status).toBe(404);
+  });
+});
+
+describe('a log and the quota of its owner', () => {
+  const put = (from: number, text: string, node = 0) =>
+    fetch(api.signed('PUT', `/internal/tasks/${task.id}/log/${node}`), {
+      method: 'PUT',
+      body: text,
+      headers: { 'Content-Range': `bytes ${from}-${from + text.length - 1}/*` },
+    });
+  const read = async (query = '') => (await api.fetch(api.bob, 'GET', `/v1/tasks/${task.id}/log${query}`)).text();
+  const usedBytes = async () => {
+    const { quotas } = (await api.call<{ quotas: { bytes: { used: number } } }>(api.bob, 'GET', '/v1/me')).body;
+    return quotas.bytes.used;
+  };
+  const notice = "\n[berth: output after this was not kept: its owner's quota of stored bytes is used up]\n";
+  const setQuota = (maxBytes: bigint | null) => api.ledger.owner.update({ where: { id: api.bob.ownerId }, data: { maxBytes } });
+  beforeEach(async () => {
+    const json = { image: 'debian-12', command: ['true'], nodes: 2, outputs: ['out'] };
+    task = (await api.call<TaskBody>(api.bob, 'POST', '/v1/tasks', { json })).body;
+  });
+  afterEach(() => setQuota(null));
+
+  test('counts its bytes, once, above 64 KiB in steps of as much, and no more when it is swept', async () => {
+    const before = await usedBytes();
+    await put(0, 'x'.repeat(1000));
+    await put(0, 'x'.repeat(1000));
+    await put(0, 'y'.repeat(500), 1);
+    expect((await usedBytes()) - before).toBe(1500);
+    await put(1000, 'x'.repeat(99_000));
+    expect((await usedBytes()) - before).toBe(2 * 65_536 + 500);
+    await put(100_000, 'x'.repeat(30_000));
+    expect((await usedBytes()) - before).toBe(2 * 65_536 + 500);
+    await sweepLogSizes(api.ledger, [task.id]);
+    expect(await usedBytes()).toBe(before);
+  });
+
+  test.each([
+    ['its own', async (bytes: number) => void (await setQuota(BigInt(bytes)))],
+    ['that of the site', async (bytes: number) => void (await fill(2_000_000 - bytes))],
+  ])('ends where the quota, %s, is used up, says so, and is not refused', async (which, leave) => {
+    await put(0, 'kept ');
+    const used = await usedBytes();
+    await leave(used + 3);
+    for (const [from, text] of [
+      [5, 'more'],
+      [9, 'and more'],
+      [17, '.'],
+    ] as const) {
+      const answer = await put(from, text);
+      expect([answer.status, await answer.json()]).toEqual([200, { sizeBytes: from + text.length }]);
+    }
+    // A retry of its host from the begin, which finds what is there.
+    expect(await (await put(0, 'kept more')).json()).toEqual({ sizeBytes: 9 });
+    expect(await read()).toBe(`kept ${notice}`);
+    await api.advance(task.id, 'failed');
+    expect(await read('?follow=1')).toBe(`kept ${notice}`);
+    expect(await usedBytes()).toBe(which === 'its own' ? used : 2_000_000 - 3);
+  });
+
+  /** Another file of this owner takes so much. */
+  async function fill(bytes: number): Promise<void> {
+    const used = await usedBytes();
+    const id = newId('file');
+    const row = { id, ownerId: api.bob.ownerId, name: 'large', state: 'ready' as const, sha256: sha256('') };
+    await api.ledger.file.create({ data: { ...row, sizeBytes: BigInt(bytes) } });
+    onTestFinished(async () => void (await api.ledger.file.delete({ where: { id } })));
+    expect((await usedBytes()) - used).toBe(bytes);
+  }
+
+  test('without space for a byte has the notice alone', async () => {
+    await setQuota(BigInt(await usedBytes()));
+    await put(0, 'more');
+    expect(await read()).toBe(notice);
+  });
+
+  test('is never above the quota, however many nodes write at once', async () => {
+    const used = await usedBytes();
+    await setQuota(BigInt(used + 2500));
+    const answers = await Promise.all(Array.from({ length: 2 }, (_, node) => put(0, 'x'.repeat(2000), node)));
+    expect(answers.map(({ status }) => status)).toEqual([200, 200]);
+    expect(await usedBytes()).toBe(used + 2000);
+    const logs = await Promise.all([read('?node=0'), read('?node=1')]);
+    expect(logs.map((log) => log.length).sort((a, b) => a - b)).toEqual([notice.length, 2000]);
   });
 });
 
