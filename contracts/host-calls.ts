@@ -22,7 +22,7 @@ export type FetchedStep = (typeof fetchedSteps)[number];
 export interface FetchedStepArgs {
   vm: VmSpec;
   stageIn?: { inputs: InputFile[] };
-  run?: { command: string[]; env: Record<string, string>; logUrl: string };
+  run?: { command: string[]; env: Record<string, string>; logUrl: string; keepOutputs?: boolean };
   stageOut?: { patterns: string[]; uploadUrl: string };
 }
 

@@ -53,6 +53,8 @@ export interface PortableRecord {
   boot: Boot | null;
   /** Set once a guest was given its identity on this overlay: from then on its content is the guest's own. */
   identityApplied: boolean;
+  /** Its task wants the outputs also of a command that is cut off. Absent: of a host with an earlier version. */
+  keepsOutputs?: boolean;
 }
 
 export interface PrepareIncoming {

@@ -52,6 +52,8 @@ export interface RunCommand {
   timeoutS: number;
   /** Where the live log goes: PUT with `Content-Range: bytes <from>-<to>/*`; repeating a range is harmless. */
   log: { url: string; limitBytes: number };
+  /** Whether the outputs are wanted also when the command is cut off. Absent: no. */
+  keepOutputs?: boolean;
 }
 
 export interface RunResult {

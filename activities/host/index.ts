@@ -141,7 +141,8 @@ export function createHostActivities(ports: HostPorts, crashed = false): HostAct
     migrateDisks: (vm) => fenced(ports, vm.id, vm.generation, () => migrateDisks(ports, vm, activitySignal())),
     observeDiskMigration: (vmId) => observeDiskMigration(ports, vmId),
     resolveDiskMigration: (vm) => fenced(ports, vm.id, vm.generation, () => resolveDiskMigration(ports, vm)),
-    flushGuestDisks: (vm) => locks.lockForUpdate(vm, activitySignal(), (record) => flushGuestDisks(ports, vm.id, record)),
+    flushGuestDisks: (vm) =>
+      locks.lockForUpdate(vm, activitySignal(), (record, signal) => flushGuestDisks(ports, vm.id, record, signal)),
   };
 }
 

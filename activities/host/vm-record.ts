@@ -62,5 +62,6 @@ export function newRecord(
     pausedSinceMs: null,
     idleMs: 0,
     disksLocal: false,
+    keepsOutputs: false,
   };
 }

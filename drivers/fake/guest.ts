@@ -90,6 +90,9 @@ export function createFakeGuest(state: FakeState): Guest {
     async reboot(name) {
       rebootDomain(state, requireAgent(name));
     },
+    async syncDataDisk(name) {
+      flush(dataOf(state, requireAgent(name)));
+    },
     async flushDataDisk(name) {
       const domain = requireAgent(name);
       flush(dataOf(state, domain));

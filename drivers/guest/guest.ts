@@ -36,6 +36,8 @@ const quiesceDeadlineMs = 180_000;
 const cloudInitDeadlineMs = 6 * 60_000;
 /** Includes the owner's commands of the first boot. */
 const setUpDeadlineMs = 8 * 60_000;
+/** A guest has at most a fifth of its memory to write. */
+const syncDeadlineMs = 10_000;
 /** The last bytes of the log are still being written when a command ends; a process that keeps the log open isn't waited for longer. */
 const logDrainDeadlineMs = 2000;
 const logDrainPollMs = 10;
@@ -150,6 +152,9 @@ export function openGuest(agent: GuestAgent, nameservers: string[], identitySock
           () => stop(scriptJobRunner),
         );
       }),
+    // Not by a freeze, which somebody would have to take back in the guest that is restored.
+    syncDataDisk: (domain) =>
+      mapAgentError(() => exec(domain, ['/bin/sh', '-c', `sync -f ${taskFolder} || sync`], undefined, syncDeadlineMs)),
     flushDataDisk: (domain) => mapAgentError(() => flushDataDisk(agent, domain, exec)),
     bootId: (domain) =>
       mapAgentError(async () => {

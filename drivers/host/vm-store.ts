@@ -53,6 +53,7 @@ const recordSchema = z.strictObject({
   idleMs: millis.default(0),
   // Not in records of versions without disk migration.
   disksLocal: z.boolean().default(false),
+  keepsOutputs: z.boolean().default(false),
 });
 
 /** How long the record of a removal is retained: longer than any activity for that VM may last. */

@@ -91,6 +91,8 @@ export interface Guest {
   readLogTail(domain: string, from: number, limit: number): Promise<Buffer>;
   /** Ends the job and all its processes; where none was started, prevents a later start. */
   stopJob(domain: string): Promise<void>;
+  /** Writes what the guest has in memory of /home/task to the data disk; it goes on writing. */
+  syncDataDisk(domain: string): Promise<void>;
   /** Flushes /home/task to the data disk and stops further writes to it; repeatable. */
   flushDataDisk(domain: string): Promise<void>;
   /** The kernel's id of this boot. */

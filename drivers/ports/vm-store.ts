@@ -24,6 +24,7 @@ export interface VmRecord extends PortableRecord {
   pausedSinceMs: number | null;
   /** Its disks were migrated to this host: these are in use, even where the ledger doesn't have it yet. */
   disksLocal: boolean;
+  keepsOutputs: boolean;
 }
 
 export interface VmPaths {

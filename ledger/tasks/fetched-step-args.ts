@@ -50,5 +50,6 @@ async function readOfTask(
   if (step === 'stageOut')
     return { stageOut: { patterns: spec.outputs, uploadUrl: sign('POST', `/internal/tasks/${id}/outputs/${node}`) } };
   const env = { ...spec.env, BERTH_NODE: String(node), BERTH_NODES: String(spec.nodes), BERTH_TASK: id };
-  return { run: { command: spec.command, env, logUrl: sign('PUT', `/internal/tasks/${id}/log/${node}`) } };
+  const logUrl = sign('PUT', `/internal/tasks/${id}/log/${node}`);
+  return { run: { command: spec.command, env, logUrl, keepOutputs: spec.keepOutputs } };
 }

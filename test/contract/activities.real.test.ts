@@ -134,6 +134,39 @@ describe('a task of 10 MB on a real host', () => {
     await host.activities().removeVm(vm.id, 1);
   });
 
+  it('that prints more than its log holds has its begin and its end there, and the signal that ended it is told', async () => {
+    const { vm, stageIn, run } = requests(['sh', '-c', 'seq 1 20000; kill -KILL $$'], Buffer.from(''));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureRunning(vm);
+    expect(await host.activities().runCommand(run)).toMatchObject({ exitCode: 137, signal: 9, signalTold: true });
+    const output = Array.from({ length: 20_000 }, (_, index) => `${index + 1}\n`).join('');
+    const { limitBytes } = run.log;
+    const [head, tail] = [output.slice(0, (limitBytes / 4) * 3), output.slice(output.length - limitBytes / 4)];
+    const gap = `\n[berth: ${output.length - limitBytes} bytes of output are left out here]\n`;
+    expect(host.log(vm.id).toString()).toBe(`${head}${gap}${tail}`);
+    await host.activities().removeVm(vm.id, 1);
+  });
+
+  it('that is suspended has the outputs that it wants to keep read from its disk, without being restored', async () => {
+    const script = `mkdir -p out/deep; head -c 3000000 /dev/urandom >out/b; sha256sum out/b >out/deep/sum; rm -f in/data; echo ready
+      while :; do cut -d' ' -f1 /proc/uptime >out/clock; sleep 0.05; done`;
+    const { vm, stageIn, run, stageOut } = requests(['sh', '-c', script], Buffer.from('input'));
+    await host.activities().stageIn(stageIn);
+    await host.activities().ensureRunning(vm);
+    const running = host
+      .activities()
+      .runCommand({ ...run, keepOutputs: true })
+      .catch(() => 'suspended');
+    await expect.poll(() => host.log(vm.id).toString(), { timeout: 60_000, interval: 50 }).toBe('ready\n');
+    await host.activities().suspendVm(vm);
+    expect(await running).toBe('suspended');
+    const { outputs, skipped } = await host.activities().stageOut({ ...stageOut, patterns: ['out', 'in'] });
+    expect([outputs.map(({ path }) => path).sort(), skipped?.count]).toEqual([['out/b', 'out/clock', 'out/deep/sum'], 0]);
+    const sha256 = createHash('sha256').update(host.outputs().get('out/b')!).digest('hex');
+    expect(host.outputs().get('out/deep/sum')?.toString()).toBe(`${sha256}  out/b\n`);
+    await host.activities().removeVm(vm.id, 1);
+  });
+
   it('is not begun again in a step for which the watchdog has ended its worker twice', async () => {
     const { vm, stageIn } = requests(['true'], randomBytes(80_000_000));
     const steps = () => host.on(['cat', '/var/lib/berth/steps.json']).catch(() => '');

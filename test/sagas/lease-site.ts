@@ -16,6 +16,7 @@ export async function openLeaseSite(): Promise<FakeSite> {
     capacity: { vcpus: 1, memoryMiB: 65_536, diskMiB: 262_144 },
     run: (_, [program]) => {
       if (program === 'endless') return { ...done, durationMs: endless };
+      if (program === 'checkpoints') return { ...done, durationMs: endless, early: { 'out/checkpoint': 'half of it' } };
       return program === 'long' ? long : done;
     },
   });

@@ -76,6 +76,24 @@ test('suspended work resumes on another host when that has capacity sooner', asy
   for (const id of [second!, promised]) await site.ended(id);
 });
 
+test('work that is cancelled while it is suspended has the outputs that it wants to keep', async () => {
+  const work = await site.submit({ command: ['checkpoints'], timeoutS: week, nodes: 2, keepOutputs: true });
+  await untilTask(site, work, 'running');
+  const promised = await reserve(site, 12, 30, { command: ['endless'], timeoutS: week });
+  await site.until('it is suspended', async () => (await leaseOf(site, work)).suspension === 'suspended');
+  await site.cancel(work);
+  expect(await site.ended(work)).toBe('cancelled');
+  const { task } = await rowsOf(site, work);
+  expect(task).toMatchObject({ error: null, exitCode: null, skippedOutputsCount: 0 });
+  expect(task.outputs).toMatchObject([0, 1].map((node) => ({ path: 'out/checkpoint', node, sizeBytes: 10 })));
+  await expectEverythingOrNothing(site, work);
+  // It was never restored for that: what has its place begins in time.
+  await untilTask(site, promised, 'running');
+  expect(await lateMs(site, promised)).toBeLessThan(2000);
+  await site.cancel(promised);
+  await site.ended(promised);
+});
+
 test('work that is suspended can be cancelled', async () => {
   const work = await site.submit({ command: ['endless'], timeoutS: week, nodes: 2 });
   await untilTask(site, work, 'running');

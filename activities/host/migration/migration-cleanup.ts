@@ -5,6 +5,7 @@ import type { VmId } from '../../../model/ids.ts';
 import { domainName } from '../vm/domain-names.ts';
 import { describeDomain, destroyDomain } from '../vm/domain-state.ts';
 import { removeDisks } from '../vm/remove-disks.ts';
+import { staysSuspended } from '../vm/suspend.ts';
 
 /** Ends a domain that doesn't run, after both hosts were observed. Never ends one that runs. */
 export async function removeDomainUnlessRunning(ports: HostPorts, vmId: VmId): Promise<void> {
@@ -29,8 +30,9 @@ export async function removeLeftover(
 }
 
 /** Before another host reads the VM's outputs: the guest's writes are on the disk, and no more can follow. */
-export async function flushGuestDisks({ hypervisor, guest, store }: HostPorts, vmId: VmId, record: VmRecord): Promise<void> {
-  if (record.flushed) return;
+export async function flushGuestDisks(ports: HostPorts, vmId: VmId, record: VmRecord, signal: AbortSignal): Promise<void> {
+  if (record.flushed || (await staysSuspended(ports, record, signal))) return;
+  const { hypervisor, guest, store } = ports;
   const name = domainName(vmId);
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `flushing the disks of ${name}: its domain ended before its disk was complete`);

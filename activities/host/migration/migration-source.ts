@@ -19,11 +19,12 @@ export async function readPortableRecord(
   generation: number,
   runsCommand: boolean,
 ): Promise<PortableRecord> {
-  const { staged, ready, jobStartedMs, idleMs, boot, identityApplied } = await requireSourceRecord(store, vmId, generation);
+  const record = await requireSourceRecord(store, vmId, generation);
+  const { staged, ready, jobStartedMs, idleMs, boot, identityApplied, keepsOutputs } = record;
   // Until then runCommand is about to write this record, and would undo what the migration writes there.
   if (runsCommand && jobStartedMs === null)
     throw new BerthError('host-busy', `migrating ${vmId}: its command is being started; try again in a moment`);
-  return { staged, ready, jobStartedMs, idleMs, boot, identityApplied };
+  return { staged, ready, jobStartedMs, idleMs, boot, identityApplied, keepsOutputs };
 }
 
 /** The record of a VM that may leave this host. */

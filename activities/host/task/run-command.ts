@@ -41,7 +41,8 @@ export async function runCommand(
   if ((await observeDomainState(hypervisor, name)) === 'gone') throw await domainGoneError(ports, request.vm.id);
   const startedMs = record.jobStartedMs ?? clock.nowMs();
   // Before the start: an attempt after a kill has to know that a command may have begun.
-  if (record.jobStartedMs === null) await store.writeNonDurable({ ...record, jobStartedMs: startedMs });
+  if (record.jobStartedMs === null)
+    await store.writeNonDurable({ ...record, jobStartedMs: startedMs, keepsOutputs: request.keepOutputs === true });
   const job = { argv: request.command, env: request.env, timeoutS: request.timeoutS, logLimitBytes: request.log.limitBytes };
   await retryWhileBusy(ports, request.vm.id, signal, async () => {
     // hasJob reads a file; startJob starts a program even where the job exists, which is slow in a guest just after a migration.

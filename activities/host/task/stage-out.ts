@@ -8,6 +8,7 @@ import { type ListedEntry, manifestEntry, manifestPath, type OutputManifest } fr
 import { noneSkipped, type SkippedFiles, type SkipReason, skip } from '../../../model/outputs/skipped.ts';
 import { allOrAbort, forEachParallel } from '../all-or-abort.ts';
 import { domainName } from '../vm/domain-names.ts';
+import { staysSuspended } from '../vm/suspend.ts';
 
 const parallelUploads = 4;
 
@@ -16,7 +17,7 @@ const parallelUploads = 4;
  * patterns.
  */
 export async function stageOut(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
-  await flushDataDisk(ports, request, record);
+  await flushDataDisk(ports, request, record, signal);
   signal.throwIfAborted();
   const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped(), endedAt: null };
   await allOrAbort(signal, [
@@ -84,9 +85,11 @@ function withinLimits(files: DiskFile[], { bytes, sparseBytes = bytes }: StageOu
   });
 }
 
-/** Once: afterwards the record has `flushed`, and the domain may be gone. */
-async function flushDataDisk({ guest, hypervisor, store }: HostPorts, request: StageOut, record: VmRecord): Promise<void> {
+/** Once: afterwards the record has `flushed`, and the domain may be gone. A VM that is suspended has no guest to ask. */
+async function flushDataDisk(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<void> {
   if (record.flushed || request.flushedElsewhere === true) return;
+  if (await staysSuspended(ports, record, signal)) return;
+  const { guest, hypervisor, store } = ports;
   const name = domainName(request.vm.id);
   if ((await hypervisor.status(name)) === null)
     throw new BerthError('vm-lost', `storing the outputs of ${name}: its domain ended before its disk was complete`);

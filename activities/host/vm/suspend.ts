@@ -44,6 +44,7 @@ export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, 
   await store.removeMemory(vm.id);
   const marked: VmRecord = { ...current, suspended: { sinceMs: clock.nowMs(), complete: false } };
   await store.writeDurably(marked);
+  if (record.keepsOutputs) await syncDataDisk(ports, name);
   try {
     await hypervisor.save(name, store.paths(vm.id).memoryPartial);
   } catch (error) {
@@ -55,6 +56,18 @@ export async function suspendVm(ports: HostPorts, vm: VmSpec, record: VmRecord, 
     throw error;
   }
   return commitSavedMemory(ports, vm.id, marked);
+}
+
+/**
+ * So that the disk of a VM that is never restored has what its command had written. A guest that can't, or takes long, is
+ * suspended all the same: restored, it loses nothing.
+ */
+async function syncDataDisk({ guest }: HostPorts, name: string): Promise<void> {
+  try {
+    await guest.syncDataDisk(name);
+  } catch (error) {
+    if (!(error instanceof BerthError)) throw error;
+  }
 }
 
 /** The domain's status once no save of it is active; null when it is gone. */
@@ -70,6 +83,19 @@ async function awaitSave({ hypervisor, migrator, clock }: HostPorts, name: strin
     }
     await clock.sleep(savingPollMs, signal);
   }
+}
+
+/**
+ * Whether a VM that was suspended is so still, for what reads its disk in place of its guest: then nothing writes to it any more.
+ * A domain that doesn't run beside a record that says suspended has executed nothing, and is ended.
+ */
+export async function staysSuspended(ports: HostPorts, record: VmRecord, signal: AbortSignal): Promise<boolean> {
+  if (record.suspended === null) return false;
+  const name = domainName(record.vmId);
+  const found = await awaitSave(ports, name, signal);
+  if (found?.state === 'running') return false;
+  if (found !== null) await ports.hypervisor.destroy(name);
+  return true;
 }
 
 const isSaving = (status: DomainStatus | null): boolean => status?.state === 'paused' && /sav/.test(status.reason);

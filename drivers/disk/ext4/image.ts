@@ -39,15 +39,28 @@ export interface Inode {
   root: Buffer;
 }
 
+/** The first four bytes of each block that describes the journal itself. */
+export const journalSignature = 0xc03b3998;
+
+/** A block as the journal has it. */
+export interface JournalCopy {
+  /** The block of the image with the copy. */
+  at: number;
+  /** Its first four bytes are the journal's signature, and are left out in the copy. */
+  escaped: boolean;
+}
+
 /** A part of the image is not as ext4 has it: what it belongs to is skipped. */
 export class Damage extends Error {}
 
 /** Nothing can be read of the image. */
-const refused = (why: string): BerthError => new BerthError('outputs-refused', `reading the data disk: ${why}`);
+export const refused = (why: string): BerthError => new BerthError('outputs-refused', `reading the data disk: ${why}`);
 
 export class Ext4Image {
   readonly blockBytes: number;
   readonly blocks: number;
+  /** The inode of the journal, where that was not written back; null: the blocks are as they should be. */
+  readonly journalInode: number | null;
   readonly #fd: number;
   readonly #spending: Spending;
   readonly #inodes: number;
@@ -57,6 +70,7 @@ export class Ext4Image {
   readonly #descriptorsAt: number;
   /** The block of an inode table that was read last: inodes of one folder are neighbours. */
   #cached: { block: number; bytes: Buffer } | null = null;
+  #newer: ReadonlyMap<number, JournalCopy> = new Map();
 
   /** Throws `outputs-refused` for what is no ext4 file system that can be read. */
   constructor(fd: number, spending: Spending) {
@@ -68,7 +82,7 @@ export class Ext4Image {
     if (block.readUInt16LE(0x38) !== signature) throw refused('it has no ext4 file system any more');
     const features = block.readUInt32LE(0x60);
     if ((features & ~known) !== 0) throw refused(`it has unknown features: 0x${((features & ~known) >>> 0).toString(16)}`);
-    if ((features & incompatible.recover) !== 0) throw refused('its journal was not written back');
+    this.journalInode = (features & incompatible.recover) === 0 ? null : block.readUInt32LE(0xe0);
     const blockShift = block.readUInt32LE(0x18);
     if (blockShift > 6) throw refused(`its blocks have 2^${blockShift + 10} bytes`);
     const wide = (features & incompatible.bits64) !== 0;
@@ -92,10 +106,19 @@ export class Ext4Image {
       throw refused('its superblock makes no sense');
   }
 
+  /** From here on these copies are read in the place of their blocks. */
+  readCopies(newer: ReadonlyMap<number, JournalCopy>): void {
+    this.#newer = newer;
+    this.#cached = null;
+  }
+
   /** One block. */
   readBlock(block: number): Buffer {
     if (block >= this.blocks) throw new Damage(`it leads to block ${block}, out of the disk`);
-    return this.#readAt(block * this.blockBytes, this.blockBytes);
+    const copy = this.#newer.get(block);
+    const bytes = this.#readAt((copy?.at ?? block) * this.blockBytes, this.blockBytes);
+    if (copy?.escaped === true) bytes.writeUInt32BE(journalSignature, 0);
+    return bytes;
   }
 
   readInode(number: number): Inode {

@@ -7,7 +7,8 @@ import type { DiskFile, DiskListing } from '../../ports/disk-tool.ts';
 import { BudgetSpent, type ReadBudget, Spending } from './budget.ts';
 import { readExtents } from './extents.ts';
 import { type Entry, FolderIndex, readFolder } from './folders.ts';
-import { Damage, Ext4Image, type Inode } from './image.ts';
+import { Damage, Ext4Image, type Inode, refused } from './image.ts';
+import { readJournal } from './journal.ts';
 import { followLink, readTarget } from './links.ts';
 
 const rootInode = 2;
@@ -51,6 +52,7 @@ class FileLister {
 
   list(selection: SelectedFolder): DiskListing {
     try {
+      this.#readJournal();
       this.#attempt('', () => this.#visitFolder(this.#image.readInode(rootInode), '', selection));
     } catch (error) {
       if (!(error instanceof BudgetSpent)) throw error;
@@ -69,6 +71,18 @@ class FileLister {
       matched: [...this.#matched],
       skipped: this.#skipped,
     };
+  }
+
+  /** Of a guest that ended, or was suspended, before it wrote its journal back. */
+  #readJournal(): void {
+    const { journalInode } = this.#image;
+    if (journalInode === null) return;
+    try {
+      this.#image.readCopies(readJournal(this.#image, journalInode, this.#spending));
+    } catch (error) {
+      if (!(error instanceof Damage)) throw error;
+      throw refused(`its journal was not written back, and can not be read: ${error.message}`);
+    }
   }
 
   #visitFolder(inode: Inode, path: string, selection: SelectedFolder): void {
