@@ -96,6 +96,8 @@ export interface StagedOut {
   outputs: StoredOutput[];
   /** How many there are, where the list is not handed back: the ledger has a row of each that was stored. */
   stored?: number;
+  /** The attempt by which the repository knows what this one has stored. Absent: of an earlier version. */
+  attempt?: string;
   bytes: number;
   unmatched: string[];
   /** Absent: the host has a version that took all or nothing. */

@@ -39,6 +39,8 @@ export interface TaskOutcome {
   outputs: TaskOutput[];
   /** Nodes whose outputs are those that the repository has stored of them: the ledger has a row of each. */
   storedNodes?: number[];
+  /** The last attempts to store outputs: what another one has stored is none. */
+  attempts?: string[];
   /** Absent: of a workflow of a version that took all or nothing. */
   skipped?: SkippedOutputs;
   bytesIn: number;

@@ -51,6 +51,15 @@ const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z
 const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256 });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
 
+/** Which attempt of its host stores an output. */
+function attemptOf(req: Pick<Request, 'get'>): string | null {
+  const found = req.get('berth-attempt');
+  if (found === undefined) return null;
+  if (attemptPattern.test(found)) return found;
+  throw new BerthError('bad-request', 'Berth-Attempt is not valid: expected at most 64 letters, digits and hyphens');
+}
+const attemptPattern = /^[0-9A-Za-z-]{1,64}$/;
+
 /** Routes by which host workers read and write the repository, with signed URLs (model/signed-url.ts). */
 export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): Operation[] {
   async function append(
@@ -116,7 +125,8 @@ export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): 
       answers: { 201: { description: 'Stored', schema: StoredFile } },
       problems: ['not-found', 'conflict', 'too-large', 'quota-exceeded', 'digest-mismatch', 'disk-full'],
       handle: async ({ req, res, params: { taskId, node }, query: { path, sha256 } }) => {
-        const file = await repository.storeOutput({ ...readUpload(req, res, sha256), taskId, node, path });
+        const attempt = attemptOf(req);
+        const file = await repository.storeOutput({ ...readUpload(req, res, sha256), taskId, node, path, attempt });
         return json(201, { file: file.id, sizeBytes: Number(file.sizeBytes), sha256: file.sha256 });
       },
     }),

@@ -6,7 +6,7 @@ import type { Repository } from '../ports/repository.ts';
 export interface FakeRepository extends Repository {
   /** The content of inputs and images, by the complete URL. */
   sources: Map<string, Buffer>;
-  outputs: Map<string, { path: string; content: Buffer; file: string; writes: number }>;
+  outputs: Map<string, { path: string; content: Buffer; file: string; writes: number; attempt: string | null }>;
   logs: Map<string, Buffer>;
 }
 
@@ -20,7 +20,7 @@ export function createFakeRepository(): FakeRepository {
     sources,
     outputs,
     logs,
-    async storeOutput(url, path, sizeBytes, content, signal) {
+    async storeOutput(url, path, sizeBytes, content, signal, attempt) {
       const chunks: Buffer[] = [];
       for await (const chunk of content) chunks.push(Buffer.from(chunk as Uint8Array));
       signal.throwIfAborted();
@@ -30,7 +30,7 @@ export function createFakeRepository(): FakeRepository {
       const key = `${withoutQuery(url)}?path=${path}`;
       const sha256 = createHash('sha256').update(bytes).digest('hex');
       const file = `file_${createHash('sha256').update(key).digest('hex').slice(0, 26)}`;
-      outputs.set(key, { path, content: bytes, file, writes: (outputs.get(key)?.writes ?? 0) + 1 });
+      outputs.set(key, { path, content: bytes, file, writes: (outputs.get(key)?.writes ?? 0) + 1, attempt: attempt ?? null });
       return { file, sizeBytes, sha256 };
     },
     async appendLog(url, from, bytes, signal) {

@@ -17,13 +17,18 @@ const sizeSchema = z.object({ sizeBytes: z.number().int().min(0) });
 /** The repository over HTTP, by signed URLs. Network errors and its own 5xx are `repository-unavailable`. */
 export function openRepository(dispatcher: Dispatcher): Repository {
   return {
-    async storeOutput(url, path, sizeBytes, content, signal) {
+    async storeOutput(url, path, sizeBytes, content, signal, attempt) {
       const target = new URL(url);
       target.searchParams.set('path', path);
       const act = `storing output ${path}`;
       const answer = await sendRequest(act, dispatcher, target, {
         method: 'POST',
-        headers: { 'content-type': 'application/octet-stream', 'content-length': String(sizeBytes) },
+        headers: {
+          'content-type': 'application/octet-stream',
+          'content-length': String(sizeBytes),
+          // No query parameter, which an API of an earlier version refuses.
+          ...(attempt === undefined ? {} : { 'berth-attempt': attempt }),
+        },
         body: content,
         signal,
       });

@@ -4,12 +4,21 @@ import { terminalTaskStates } from '../../model/states.ts';
 import type { Ledger } from '../client.ts';
 import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
 import { type FileRecord, requireDigest } from './file-record.ts';
-import { changeUploadCancelled, commitFile, type QuotaClaim, type ReceivedContent, refuseOverQuota } from './uploads.ts';
+import {
+  changeUploadCancelled,
+  commitFile,
+  type OutputParent,
+  type QuotaClaim,
+  type ReceivedContent,
+  refuseOverQuota,
+} from './uploads.ts';
 
 export interface TaskOutput {
   taskId: string;
   node: number;
   path: string;
+  /** Of stageOut; null: its host has a version without. */
+  attempt: string | null;
 }
 
 export interface ImagePart {
@@ -44,17 +53,21 @@ async function requireOpenBuild(tx: Transaction, { imageId, vmId }: ImagePart): 
 async function replaceOrCommit(
   tx: Transaction,
   previous: FileRecord | null,
-  parent: { taskId: string; node: number } | { imageId: string },
+  parent: OutputParent | { imageId: string },
   claim: QuotaClaim,
   content: ReceivedContent,
 ): Promise<StoredContent> {
   if (previous === null) return { file: await commitFile(tx, claim, content, parent), replaced: null };
   const { sizeBytes, sha256 } = content;
-  if (previous.sha256 === sha256) return { file: previous, replaced: null };
+  const attempt = 'attempt' in parent ? parent.attempt : null;
+  if (previous.sha256 === sha256) {
+    if (attempt !== null) await tx.file.update({ where: { id: previous.id }, data: { attempt } });
+    return { file: previous, replaced: null };
+  }
   await content.commit(previous.id);
   // The claim's bytes go and the new ones come in one transaction: the quota counts them once.
   await changeUploadCancelled(tx, claim);
-  const file = await tx.file.update({ where: { id: previous.id }, data: { sizeBytes: BigInt(sizeBytes), sha256 } });
+  const file = await tx.file.update({ where: { id: previous.id }, data: { sizeBytes: BigInt(sizeBytes), sha256, attempt } });
   await refuseOverQuota(tx, claim);
   return { file: requireDigest(file), replaced: previous.sha256 };
 }
@@ -62,14 +75,14 @@ async function replaceOrCommit(
 /** Makes received bytes an output of a task. Repeated, also with other bytes, it keeps the file's id. */
 export async function acceptOutput(
   ledger: Ledger,
-  { taskId, node, path }: TaskOutput,
+  { taskId, node, path, attempt }: TaskOutput,
   claim: QuotaClaim,
   content: ReceivedContent,
 ): Promise<StoredContent> {
   const work = async (tx: Transaction): Promise<StoredContent> => {
     await requireOpenTask(tx, taskId);
     const row = await tx.file.findUnique({ where: { taskId_node_name: { taskId, node, name: path } } });
-    return replaceOrCommit(tx, row === null ? null : requireDigest(row), { taskId, node }, claim, content);
+    return replaceOrCommit(tx, row === null ? null : requireDigest(row), { taskId, node, attempt }, claim, content);
   };
   return inTransaction(ledger, work, requestLimits);
 }

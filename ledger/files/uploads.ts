@@ -13,6 +13,13 @@ export interface QuotaClaim {
   quotaBytes: number;
 }
 
+/** The task of which a file is an output. */
+export interface OutputParent {
+  taskId: string;
+  node: number;
+  attempt: string | null;
+}
+
 /** Bytes that have arrived and are not yet the content of a file. */
 export interface ReceivedContent {
   sizeBytes: number;

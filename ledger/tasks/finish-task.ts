@@ -111,11 +111,22 @@ function neverCreated(row: TaskRow): VmId[] {
   return row.state === 'queued' ? row.vms.filter((vm) => vm.state === 'reserved').map((vm) => vm.id) : [];
 }
 
-/** The outputs that the repository has stored of these nodes. */
-export async function readStoredOutputs(tx: Transaction, id: TaskId, nodes: readonly number[] | 'all'): Promise<TaskOutput[]> {
-  if (nodes.length === 0) return [];
+/** Which of a task's stored outputs: of these nodes, by these attempts or by hosts that tell none. */
+interface StoredBy {
+  nodes: readonly number[];
+  attempts: readonly string[];
+}
+
+const storedBy = ({ nodes, attempts }: StoredBy) => ({
+  node: { in: [...nodes] },
+  OR: [{ attempt: null }, { attempt: { in: [...attempts] } }],
+});
+
+/** The outputs that the repository has stored of a task. */
+export async function readStoredOutputs(tx: Transaction, id: TaskId, by: StoredBy | 'all'): Promise<TaskOutput[]> {
+  if (by !== 'all' && by.nodes.length === 0) return [];
   const rows = await tx.file.findMany({
-    where: { taskId: id, state: 'ready', ...(nodes === 'all' ? {} : { node: { in: [...nodes] } }) },
+    where: { taskId: id, state: 'ready', ...(by === 'all' ? {} : storedBy(by)) },
     select: { id: true, node: true, name: true, sizeBytes: true, sha256: true },
     orderBy: [{ node: 'asc' }, { name: 'asc' }],
   });
@@ -130,7 +141,8 @@ export async function readStoredOutputs(tx: Transaction, id: TaskId, nodes: read
 
 /** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
 export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
-  const outputs = [...outcome.outputs, ...(await readStoredOutputs(tx, id, outcome.storedNodes ?? []))];
+  const { storedNodes: nodes = [], attempts = [] } = outcome;
+  const outputs = [...outcome.outputs, ...(await readStoredOutputs(tx, id, { nodes, attempts }))];
   const data = endedData(id, row, { ...outcome, outputs }, now);
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
   await writeTaskEnd(tx, id, { ...outcome, outputs }, eventInsert(event), now);

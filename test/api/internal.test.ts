@@ -108,6 +108,25 @@ describe('outputs', () => {
     expect(await api.ledger.file.count({ where: { taskId: task.id } })).toBe(1);
   });
 
+  test('are of the attempt that stored them last, with the same bytes or others', async () => {
+    const url = `${api.signed('POST', `/internal/tasks/${task.id}/outputs/0`)}&path=`;
+    const storeBy = (attempt: string, path: string, body: string) =>
+      fetch(`${url}${path}`, { method: 'POST', body, headers: { 'Berth-Attempt': attempt } });
+    for (const path of ['same', 'other', 'gone']) expect((await storeBy('first', path, 'x')).status).toBe(201);
+    await storeBy('second', 'same', 'x');
+    await storeBy('second', 'other', 'y');
+    const rows = await api.ledger.file.findMany({ where: { taskId: task.id }, orderBy: { name: 'asc' } });
+    expect(rows.map(({ name, attempt }) => [name, attempt])).toEqual([
+      ['gone', 'first'],
+      ['other', 'second'],
+      ['same', 'second'],
+    ]);
+    expect((await storeBy('no attempt!', 'same', 'x')).status).toBe(400);
+    // A host of an earlier version says none.
+    await fetch(`${url}gone`, { method: 'POST', body: 'y' });
+    expect(await api.ledger.file.findFirst({ where: { taskId: task.id, name: 'gone' } })).toMatchObject({ attempt: null });
+  });
+
   test('of several nodes and paths are distinct', async () => {
     const all = await Promise.all([stored(store(0, 'o', 'a')), stored(store(1, 'o', 'b')), stored(store(0, 'o/x', 'c'))]);
     expect(new Set(all.map(({ file }) => file)).size).toBe(3);

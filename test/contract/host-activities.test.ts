@@ -80,6 +80,8 @@ describe('a task on a host', () => {
       const first: unknown = await step();
       const second: unknown = await step();
       if (step.toString().includes('ensureImage')) expect(second).toEqual({ from: 'cache', bytes: 0 });
+      else if (step.toString().includes('stageOut'))
+        expect(second).toEqual({ ...(first as StagedOut), attempt: expect.any(String) });
       else expect(second).toEqual(first);
     }
     expect(host.jobsStarted.get(vm.id)).toBe(1);
@@ -433,6 +435,17 @@ describe('outputs', () => {
 
   it('have any name, which is escaped', async () => {
     expect((await taken(['out/*'])).paths).toEqual(['out/a', 'out/ba\\x0ad']);
+  });
+
+  it('are stored by an attempt with an id of its own, each time', async () => {
+    openWith(['out/a', 'log.txt']);
+    await toRunning();
+    await call(activities.runCommand, requests.run);
+    const attempts = () => [...repository.outputs.values()].map(({ attempt }) => attempt);
+    const first = await call(activities.stageOut, requests.stageOut);
+    expect(attempts()).toEqual([first.attempt, first.attempt]);
+    const second = await call(activities.stageOut, requests.stageOut);
+    expect([attempts(), second.attempt === first.attempt]).toEqual([[second.attempt, second.attempt], false]);
   });
 
   it('beyond the limits are skipped with the reason, and the others are stored', async () => {

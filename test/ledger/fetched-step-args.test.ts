@@ -77,3 +77,26 @@ it('ends a task with the outputs that were stored of its nodes, and of no others
   expect((outputs as unknown[])[0]).toEqual({ path: stored[1]!.name, node: 1, file: 'file_out1', sizeBytes: 1, sha256: hex64 });
   expect(await fixture.ledger.file.count({ where: { taskId: task } })).toBe(4500);
 });
+
+it('ends a task with what its last attempts have stored, not with what was gone when they looked', async () => {
+  const task = await accept(fixture, owner, { nodes: 2, outputs: ['out/*'] });
+  const stored = (['first', 'last', 'other', null] as const).map((attempt, n) => ({
+    id: `file_attempt${n}`,
+    ownerId: owner,
+    name: `out/${attempt}`,
+    state: 'ready' as const,
+    sizeBytes: 1n,
+    sha256: hex64,
+    taskId: task,
+    node: attempt === 'other' ? 1 : 0,
+    attempt,
+  }));
+  await fixture.ledger.file.createMany({ data: stored });
+  const verdict = { state: 'failed', exitCode: 1, error: { code: 'command-failed', message: 'it failed' } } as const;
+  const report = { ...verdict, outputs: [], storedNodes: [0, 1], attempts: ['last', 'other'], bytesIn: 0, bytesOut: 3 };
+  await fixture.activities.finishTask(task, { ...report, vms: [], timeline: [] }, []);
+  const { outputs } = await fixture.ledger.task.findUniqueOrThrow({ where: { id: task } });
+  // One without an attempt is of a host that tells none.
+  expect((outputs as { path: string }[]).map(({ path }) => path)).toEqual(['out/last', 'out/null', 'out/other']);
+  expect(await fixture.ledger.file.count({ where: { taskId: task } })).toBe(3);
+});

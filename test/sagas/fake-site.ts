@@ -334,13 +334,13 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
 function withRows(ledger: Ledger, ownerId: string, repository: FakeRepository): FakeRepository {
   return {
     ...repository,
-    async storeOutput(url, path, size, content, signal) {
-      const stored = await repository.storeOutput(url, path, size, content, signal);
+    async storeOutput(url, path, size, content, signal, attempt) {
+      const stored = await repository.storeOutput(url, path, size, content, signal, attempt);
       const found = /^\/internal\/tasks\/([^/]+)\/outputs\/(\d+)$/.exec(new URL(url).pathname);
       const open = { id: found?.[1] ?? '', state: { notIn: [...terminalTaskStates] } };
       if (found === null || (await ledger.task.count({ where: open })) === 0) return stored;
       const { file: id, sizeBytes, sha256 } = stored;
-      const bytes = { sizeBytes: BigInt(sizeBytes), sha256 };
+      const bytes = { sizeBytes: BigInt(sizeBytes), sha256, attempt: attempt ?? null };
       const row = { ownerId, name: path, state: 'ready' as const, taskId: open.id, node: Number(found[2]) };
       await ledger.file.upsert({ where: { id }, create: { id, ...row, ...bytes }, update: bytes });
       return stored;

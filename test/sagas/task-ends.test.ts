@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { FakeRun } from '../../drivers/fake/host.ts';
+import { BerthError } from '../../model/errors.ts';
 import { taskLimits } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
@@ -14,6 +15,7 @@ const programs: Record<string, FakeRun> = {
   nothing: { ...done, files: {} },
   absent: { ...done, notStarted: 'no such program' },
   large: { ...done, files: { 'out/result': 'done\n', 'out/large': 'x'.repeat(17 * 2 ** 20) } },
+  two: { ...done, files: { 'out/a': 'a', 'out/result': 'b' } },
   endless: { ...done, durationMs: endless },
   checkpoints: { ...done, durationMs: endless, early: { 'out/checkpoint': 'half of it' } },
 };
@@ -157,6 +159,26 @@ test.concurrent('a task whose lease ends has the outputs that it wants to keep',
   const lease = { kind: 'bestEffort', durationS: 8 };
   const task = await end({ ...kept, timeoutS: 7 * 24 * 3600, lease });
   expect(task).toMatchObject({ state: 'failed', error: { code: 'lease-expired' }, outputs: checkpoints });
+});
+
+test.concurrent('a file that its guest removes between two attempts to store the outputs is none', async () => {
+  const id = await site.submit({ command: ['two'] });
+  let removed = false;
+  for (const { ports, disks } of site.hosts) {
+    const { storeOutput } = ports.repository;
+    ports.repository.storeOutput = async (url, path, ...rest) => {
+      const stored = await storeOutput(url, path, ...rest);
+      if (removed || path !== 'out/result' || !url.includes(id)) return stored;
+      const known = { taskId: id, name: 'out/a' };
+      await site.until('the other is stored', async () => (await site.ledger.file.count({ where: known })) === 1);
+      const disk = disks.get(ports.store.paths((await rowsOf(site, id)).vms[0]!.id).data);
+      removed = disk?.kind === 'data' && disk.files.delete('out/a');
+      throw new BerthError('repository-unavailable', 'the answer was lost');
+    };
+  }
+  expect(await site.ended(id)).toBe('succeeded');
+  expect([removed, (await rowsOf(site, id)).task.outputs]).toMatchObject([true, [{ path: 'out/result' }]]);
+  await expectEverythingOrNothing(site, id);
 });
 
 test.concurrent('a task with as many nodes as it may have ends as others do', async () => {

@@ -96,7 +96,7 @@ async function markStuck(node: TaskNode, why: TaskError): Promise<void> {
 }
 
 function outcomeOf(run: TaskRun, nodes: TaskNode[], { state, error }: Verdict): TaskOutcome {
-  const { exitCode, outputs, storedNodes, skipped, bytesIn, bytesOut, progress } = run;
+  const { exitCode, outputs, storedNodes, attempts, skipped, bytesIn, bytesOut, progress } = run;
   // The owner does not pay for a stuck VM any more: its usage ends now.
   const endOf = (node: TaskNode) => (node.startedAt === null ? null : (node.endedAt ?? isoNow()));
   const vms = nodes.map((node) => ({ id: node.vm.id, startedAt: node.startedAt, endedAt: endOf(node) }));
@@ -107,6 +107,7 @@ function outcomeOf(run: TaskRun, nodes: TaskNode[], { state, error }: Verdict): 
     error,
     outputs,
     storedNodes,
+    attempts,
     skipped,
     bytesIn,
     bytesOut,

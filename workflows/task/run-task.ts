@@ -69,6 +69,7 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     exitCode: null,
     outputs: [],
     storedNodes: [],
+    attempts: [],
     skipped: skippedOfTask([]),
     bytesIn: 0,
     bytesOut: 0,

@@ -30,6 +30,7 @@ export function recordStagedOut(run: TaskRun, nodes: readonly TaskNode[]): Stage
   const parts = nodes.flatMap(({ stagedOut }) => stagedOut ?? []);
   run.outputs = parts.flatMap(({ outputs }) => outputs);
   run.storedNodes = nodes.flatMap(({ index, stagedOut }) => (stagedOut?.stored === undefined ? [] : [index]));
+  run.attempts = parts.flatMap(({ attempt }) => attempt ?? []);
   run.skipped = skippedOfTask(nodes.map(({ stagedOut }) => stagedOut?.skipped ?? noneSkipped()));
   run.bytesOut = parts.reduce((sum, { bytes }) => sum + bytes, 0);
   return parts;

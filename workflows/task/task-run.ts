@@ -18,6 +18,8 @@ export interface TaskRun extends PersistingRun {
   outputs: TaskOutput[];
   /** Nodes whose outputs the ledger has. */
   storedNodes: number[];
+  /** By which attempts of stageOut. */
+  attempts: string[];
   skipped: SkippedOutputs;
   bytesIn: number;
   bytesOut: number;

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { StagedOut, StageOut, StoredOutput } from '../../../contracts/host.ts';
 import type { DiskFile, DiskListing } from '../../../drivers/ports/disk-tool.ts';
@@ -19,13 +20,15 @@ const parallelUploads = 4;
 export async function stageOut(ports: HostPorts, request: StageOut, record: VmRecord, signal: AbortSignal): Promise<StagedOut> {
   await flushDataDisk(ports, request, record, signal);
   signal.throwIfAborted();
-  const staged: StagedOut = { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped(), endedAt: null };
+  // What an earlier attempt has stored and this one does not find is no output: the guest has removed it in between.
+  const attempt = randomUUID();
+  const staged: StagedOut = { outputs: [], attempt, bytes: 0, unmatched: [], skipped: noneSkipped(), endedAt: null };
   await allOrAbort(signal, [
     async () => {
       if (request.flushedElsewhere !== true) staged.endedAt = await destroyDomainEarly(ports, request);
     },
     async (anySignal) => {
-      Object.assign(staged, await storeMatching(ports, request, anySignal));
+      Object.assign(staged, await storeMatching(ports, request, attempt, anySignal));
     },
   ]);
   return staged.endedAt === null
@@ -44,23 +47,18 @@ async function destroyDomainEarly({ hypervisor, clock }: HostPorts, request: Sta
   }
 }
 
-type StoredOutputs = Required<Omit<StagedOut, 'endedAt' | 'endedAgoMs' | 'stored'>>;
+type StoredOutputs = Required<Omit<StagedOut, 'endedAt' | 'endedAgoMs' | 'stored' | 'attempt'>>;
 
 /** Stores what can be stored; what can't is skipped with its reason. */
-async function storeMatching(ports: HostPorts, request: StageOut, signal: AbortSignal): Promise<StoredOutputs> {
+async function storeMatching(ports: HostPorts, request: StageOut, attempt: string, signal: AbortSignal): Promise<StoredOutputs> {
   if (request.patterns.length === 0) return { outputs: [], bytes: 0, unmatched: [], skipped: noneSkipped() };
   const { data } = ports.store.paths(request.vm.id);
   const listing = await ports.diskTool.listFiles(data, request.patterns, request.limits.files, signal);
   const { matched, skipped } = listing;
   const files = withinLimits(listing.files, request.limits, skipped);
   const uploads = files.map((file): Upload => ({ ...file, open: () => ports.diskTool.readFile(data, file) }));
-  const outputs = await storeAll(
-    ports,
-    request,
-    request.manifest ? withManifest(uploads, listing, skipped) : uploads,
-    skipped,
-    signal,
-  );
+  const wanted = request.manifest ? withManifest(uploads, listing, skipped) : uploads;
+  const outputs = await storeAll(ports, { ...request, attempt }, wanted, skipped, signal);
   const unmatched = request.patterns.filter((pattern) => !pattern.startsWith('!') && !matched.includes(pattern));
   return { outputs, bytes: outputs.reduce((sum, output) => sum + output.sizeBytes, 0), unmatched, skipped };
 }
@@ -121,8 +119,8 @@ function withManifest(uploads: Upload[], { folders, links }: DiskListing, skippe
 const byPath = (a: { path: string }, b: { path: string }): number => (a.path < b.path ? -1 : 1);
 
 async function storeAll(
-  ports: HostPorts,
-  request: StageOut,
+  { repository }: HostPorts,
+  { uploadUrl, node, attempt }: StageOut & { attempt: string },
   uploads: Upload[],
   skipped: SkippedFiles,
   signal: AbortSignal,
@@ -131,8 +129,8 @@ async function storeAll(
   await forEachParallel(uploads, parallelUploads, signal, async ({ path, sizeBytes, open }, anySignal) => {
     const content = open();
     try {
-      const stored = await ports.repository.storeOutput(request.uploadUrl, path, sizeBytes, content, anySignal);
-      outputs.push({ path, node: request.node, ...stored });
+      const stored = await repository.storeOutput(uploadUrl, path, sizeBytes, content, anySignal, attempt);
+      outputs.push({ path, node, ...stored });
     } catch (error) {
       if (!(error instanceof BerthError)) throw error;
       const reason = reasonsOfRefusal[error.code];
