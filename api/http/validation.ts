@@ -1,16 +1,24 @@
 import type { z } from 'zod';
 import { BerthError, type FieldError } from '../../model/errors.ts';
-import { redactUrls } from '../../model/input/redact-url.ts';
+import { redactBegin } from '../../model/input/redact-url.ts';
 
 const shownChars = 80;
+/** Of a value that is shown; a caller may send one of megabytes, or many. */
+const readChars = 1024;
 /** A caller that has made one mistake a thousand times learns no more from a thousand answers. */
 const shownErrors = 50;
 
 function shorten(value: unknown): string {
   if (value === undefined) return 'nothing';
   if (Array.isArray(value)) return `a list of ${value.length}`;
-  const text = redactUrls(JSON.stringify(value) ?? typeof value);
+  const text = redactBegin(textOf(value), readChars);
   return text.length > shownChars ? `${text.slice(0, shownChars)}…` : text;
+}
+
+/** The begin of its JSON, where it is a long text. */
+function textOf(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, readChars + 1));
+  return JSON.stringify(value) ?? typeof value;
 }
 
 function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {

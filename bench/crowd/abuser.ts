@@ -18,6 +18,7 @@ const bodies: [string, string, string][] = [
   ['too many fields', '/v1/tasks', JSON.stringify(fields(200_000))],
   ['deep', '/v1/tasks', '['.repeat(500_000)],
   ['large', '/v1/tasks', JSON.stringify({ ...order, command: ['x'.repeat(4_000_000)] })],
+  ['long name', '/v1/tasks', JSON.stringify({ ...order, name: 'x'.repeat(4_000_000) })],
   ['wrong inputs', '/v1/tasks', JSON.stringify({ ...order, inputs: Array.from({ length: 1000 }, () => ({ path: '..' })) })],
   ['globs', '/v1/tasks', JSON.stringify({ ...order, outputs: Array.from({ length: 100 }, (_, index) => `${star}/**/${index}`) })],
   ['quotes', '/v1/quotes', JSON.stringify({ image: 'debian-12', nodes: 64 })],
