@@ -49,6 +49,8 @@ export interface PortableRecord {
   jobStartedMs: number | null;
   /** How long it has been suspended or paused so far: a command's time excludes it. */
   idleMs: number;
+  /** Since when its owner has paused it; null: the owner has not. Absent from what 0.2.0 wrote. */
+  pausedSinceMs?: number | null;
   /** How its domain was last started. Written before the start is requested. */
   boot: Boot | null;
   /** Set once a guest was given its identity on this overlay: from then on its content is the guest's own. */
@@ -63,6 +65,8 @@ export interface PrepareIncoming {
   /** Address of the host that has its disks; null: this one. */
   diskHostAddress: string | null;
   portableRecord: PortableRecord;
+  /** Its guest is paused, and comes paused. */
+  paused?: boolean;
 }
 
 export interface MigrateOut {
@@ -73,6 +77,8 @@ export interface MigrateOut {
   config: DomainConfig;
   targetAddress: string;
   policy: ConvergencePolicy;
+  /** The guest is paused, and is left paused at the target. */
+  paused?: boolean;
 }
 
 export interface MigrateOutResult {

@@ -13,6 +13,8 @@ export interface MigrationRoute {
   vm: VmSpec;
   /** The VM is suspended, and remains suspended. */
   suspended: boolean;
+  /** The VM is paused, and remains paused. Absent from histories of 0.2.0. */
+  paused?: boolean;
   /** Its generation at the source. */
   sourceGeneration: number;
 }

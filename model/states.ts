@@ -19,7 +19,7 @@ export const vmTransitions = {
   reserved: ['pending', 'creating', 'removing', 'removed', 'stuck'],
   creating: ['running', 'stopped', 'crashed', 'removing', 'stuck'],
   running: ['paused', 'suspending', 'migrating', 'stopped', 'crashed', 'removing', 'stuck'],
-  paused: ['running', 'suspending', 'stopped', 'crashed', 'removing', 'stuck'],
+  paused: ['running', 'suspending', 'migrating', 'stopped', 'crashed', 'removing', 'stuck'],
   suspending: ['suspended', 'running', 'stopped', 'crashed', 'stuck', 'removing'],
   suspended: ['restoring', 'migrating', 'removing', 'stuck'],
   restoring: ['running', 'suspended', 'stopped', 'crashed', 'stuck', 'removing'],

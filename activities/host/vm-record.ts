@@ -60,6 +60,7 @@ export function newRecord(
     departureGeneration: null,
     suspended: null,
     pausedSinceMs: null,
+    arrivedPaused: false,
     idleMs: 0,
     disksLocal: false,
     keepsOutputs: false,

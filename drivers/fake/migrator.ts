@@ -39,7 +39,9 @@ export function createFakeMigrator(state: FakeState): Migrator {
     async migrate({ config, targetAddress }) {
       const { name } = config;
       const domain = state.domains.get(name);
-      if (domain?.status.state !== 'running') throw refused(name, 'the domain is not running');
+      const before = domain?.status;
+      if (domain === undefined || (before?.state !== 'running' && before?.state !== 'paused'))
+        throw refused(name, 'the domain is not running');
       if (jobs.has(name)) throw refused(name, 'another job is active');
       const target = targetOf(config, targetAddress);
       const job = { aborted: false, step: 0 };
@@ -54,7 +56,8 @@ export function createFakeMigrator(state: FakeState): Migrator {
             throw refused(name, 'operation aborted');
           }
         }
-        domain.status = { state: 'paused', reason: 'migrating' };
+        // One that was paused before keeps its reason.
+        if (domain.status.state === 'running') domain.status = { state: 'paused', reason: 'migrating' };
         await clock.sleep(stepMs);
         target.domains.set(name, copyToTarget(domain, config, target));
         await clock.sleep(stepMs);

@@ -50,6 +50,7 @@ const recordSchema = z.strictObject({
   // Not in records of versions without suspension.
   suspended: z.strictObject({ sinceMs: millis, complete: z.boolean() }).nullable().default(null),
   pausedSinceMs: millis.nullable().default(null),
+  arrivedPaused: z.boolean().default(false),
   idleMs: millis.default(0),
   // Not in records of versions without disk migration.
   disksLocal: z.boolean().default(false),

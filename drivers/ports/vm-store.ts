@@ -22,6 +22,8 @@ export interface VmRecord extends PortableRecord {
   suspended: { sinceMs: number; complete: boolean } | null;
   /** Since when its processors are stopped on request; null while they aren't. */
   pausedSinceMs: number | null;
+  /** It came to this host paused, and has not been resumed by Berth since: where it runs, somebody else has resumed it. */
+  arrivedPaused: boolean;
   /** Its disks were migrated to this host: these are in use, even where the ledger doesn't have it yet. */
   disksLocal: boolean;
   keepsOutputs: boolean;

@@ -3,6 +3,7 @@ import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { taskStates, vmStates } from '../../model/states.ts';
 import { vmOperationNames } from '../../model/vm-request.ts';
+import { pausedByParties } from '../../model/vm.ts';
 import type { DrainVm } from '../../scheduler/drains/drain-input.ts';
 import { idOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
@@ -19,6 +20,7 @@ const HostVmRow = z.strictObject({
   ofHost: z.string().min(1),
   id: idOf<VmId>(),
   state: z.enum(vmStates),
+  pausedBy: z.enum(pausedByParties).nullable(),
   asleep: z.boolean(),
   template: z.boolean(),
   vcpus: z.int().min(0),
@@ -82,7 +84,7 @@ export async function readVmsOfHosts(
   { drain, moveDisks, suspendInPlace }: Omit<HostVmsQuery, 'host'>,
 ): Promise<Map<string, DrainVmState[]>> {
   const rows = await tx.$queryRaw<unknown[]>`
-    SELECT h.host AS "ofHost", v.id, v.state, v.asleep, v.template, v."hostId", v."homeId", v.vcpus, v."memoryMiB",
+    SELECT h.host AS "ofHost", v.id, v.state, v."pausedBy", v.asleep, v.template, v."hostId", v."homeId", v.vcpus, v."memoryMiB",
       v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
@@ -132,11 +134,12 @@ function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
       vm: row.id,
       memoryMiB: row.memoryMiB,
       residentMiB: row.residentMiB,
-      dirtyMiBPerS: row.dirtyMiBPerS,
+      dirtyMiBPerS: row.state === 'paused' ? 0 : row.dirtyMiBPerS,
       diskMiB: row.diskMiB,
     },
     disks: moveDisks && row.homeId === host ? { diskMiB: row.diskMiB, runsAt: row.hostId ?? host } : null,
     suspended: row.asleep,
+    paused: row.state === 'paused',
     image: row.image,
     template: row.template,
     phase: phaseOf(row, host),
@@ -148,7 +151,7 @@ function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
   };
 }
 
-function phaseOf({ state, migration, taskState, hostId, suspension, operation }: HostVmRow, host: string): DrainVm['phase'] {
+function phaseOf({ state, pausedBy, migration, taskState, hostId, suspension, operation }: HostVmRow, host: string): DrainVm['phase'] {
   if (migration !== null) {
     if (migration.state === 'stuck') return { kind: 'fixed', why: 'it is not known yet on which host its migration has left it' };
     if (migration.to === host) return { kind: 'settling', why: 'it is migrating to this host' };
@@ -157,7 +160,10 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
   if (suspension !== null && operation === 'suspend') return { kind: 'suspending', sinceMs: suspension.requestedMs };
   switch (state) {
     case 'running':
+    case 'paused':
     case 'suspended':
+      if (pausedBy === 'guest' && hostId === host)
+        return { kind: 'fixed', why: 'its guest sleeps: it can be moved when it is resumed', suspendable: true };
       if (state === 'suspended' && hostId !== host)
         return {
           kind: 'fixed',
@@ -172,8 +178,6 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
     case 'migrating':
     case 'removing':
       return { kind: 'settling', why: `it is ${state}` };
-    case 'paused':
-      return { kind: 'fixed', why: 'it is paused: only a VM that runs or is suspended can be moved', suspendable: true };
     case 'stopped':
     case 'crashed':
       return {
@@ -181,7 +185,7 @@ function phaseOf({ state, migration, taskState, hostId, suspension, operation }:
         why: `it is ${state}, and its disks can leave only while it runs: start it, delete it, or drain the host without moveDisks, which leaves them there`,
       };
     default:
-      return { kind: 'fixed', why: `it is ${state}: only a VM that runs or is suspended can be moved` };
+      return { kind: 'fixed', why: `it is ${state}: only a VM that runs, is paused or is suspended can be moved` };
   }
 }
 

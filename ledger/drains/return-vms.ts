@@ -65,19 +65,27 @@ export async function returnVms(context: DrainContext): Promise<DrainStep> {
   if (drain.cancelRequestedAt !== null && !drain.goBack) return finishReturn(context);
   const away = await readMovedVms(context);
   const move = { to: drain.hostId, moveDisk: drain.moveDisks, reason: `${drain.hostId} is open again` };
-  for (const { vm, asleep, tries } of away) {
-    const mode = asleep || drain.mode === 'cold' ? 'cold' : 'live';
+  for (const { vm, asleep, paused, tries } of away) {
+    const mode = asleep || (drain.mode === 'cold' && !paused) ? 'cold' : 'live';
     if (tries < maxReturns && (await requestMove(context, { ...move, vm, mode }))) break;
   }
   if (migrations.length === 0) return finishReturn(context);
   return stepResult(context, { summary: `${returning()}; ${away.length} are away` });
 }
 
-async function readMovedVms({ tx, drain }: DrainContext): Promise<{ vm: VmId; asleep: boolean; tries: number }[]> {
-  return tx.$queryRaw<{ vm: VmId; asleep: boolean; tries: number }[]>`
-    SELECT v.id AS vm, v.asleep, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
+interface MovedVm {
+  vm: VmId;
+  asleep: boolean;
+  paused: boolean;
+  /** Migrations back so far. */
+  tries: number;
+}
+
+async function readMovedVms({ tx, drain }: DrainContext): Promise<MovedVm[]> {
+  return tx.$queryRaw<MovedVm[]>`
+    SELECT v.id AS vm, v.asleep, v.state = 'paused' AS paused, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
       AND b."toId" = ${drain.hostId}) AS tries
-    FROM "Vm" v WHERE v.state IN ('running', 'suspended') AND v."hostId" <> ${drain.hostId} AND EXISTS (
+    FROM "Vm" v WHERE v.state IN ('running', 'paused', 'suspended') AND v."hostId" <> ${drain.hostId} AND EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."requestedBy" = ${drain.id} AND m."fromId" = ${drain.hostId}
         AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."toId" = v."hostId")
     ORDER BY v.id`;

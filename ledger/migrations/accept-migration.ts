@@ -2,6 +2,8 @@ import type { DrainMove } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { convergenceSeconds, type MigrationId, type MigrationMode } from '../../model/migration.ts';
+import type { VmState } from '../../model/states.ts';
+import type { PausedBy } from '../../model/vm.ts';
 import type { Transaction } from '../transaction.ts';
 
 export interface MigrationRequest {
@@ -21,17 +23,30 @@ export interface MigrationRequest {
   nowMs: number;
 }
 
+/** The states from which a VM, or its disks alone, can move. */
+const movableStates: Record<MigrationMode, readonly VmState[]> = {
+  live: ['running', 'paused'],
+  cold: ['running', 'suspended'],
+  disks: ['running', 'paused'],
+};
+
+export const isMovable = (mode: MigrationMode, state: VmState): boolean => movableStates[mode].includes(state);
+
+/** QEMU has no migration of a machine that has put itself to sleep. */
+export const sleepingGuest = 'sleeps: its guest suspended itself to memory. Resume it, and move it then';
+
 /**
  * Accepts a migration within the caller's transaction: inserts its row, which waits for admission. The VM's row is locked
  * until the commit, so that one of two concurrent requests is refused.
  *
- * Throws not-found; conflict for a VM that does not run or migrates already; migration-refused for an unknown target.
+ * Throws not-found; conflict for a VM whose state does not allow it, or that migrates already; migration-refused for an unknown target.
  */
 export async function acceptMigration(tx: Transaction, request: MigrationRequest): Promise<MigrationId> {
   const rows = await tx.$queryRaw<
     {
       ownerId: string;
-      state: string;
+      state: VmState;
+      pausedBy: PausedBy | null;
       operation: string | null;
       hostId: string | null;
       homeId: string | null;
@@ -39,7 +54,7 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
       vcpus: number;
       memoryMiB: number;
     }[]
-  >`SELECT "ownerId", state, operation, "hostId", "homeId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${request.vm} FOR UPDATE`;
+  >`SELECT "ownerId", state, "pausedBy", operation, "hostId", "homeId", generation, vcpus, "memoryMiB" FROM "Vm" WHERE id = ${request.vm} FOR UPDATE`;
   const vm = rows[0];
   if (vm === undefined) throw new BerthError('not-found', `There is no VM ${request.vm}`);
   if (vm.operation !== null) throw new BerthError('conflict', `VM ${request.vm} has yet to ${vm.operation}: move it afterwards`);
@@ -59,11 +74,13 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
       `VM ${request.vm} left ${fence.hostId} by force, which has yet to confirm that: move it afterwards`,
     );
   const mode = request.mode ?? 'live';
-  if (!(vm.state === 'running' || (mode === 'cold' && vm.state === 'suspended')) || vm.hostId === null)
+  const movable = isMovable(mode, vm.state);
+  if (!movable || vm.hostId === null)
     throw new BerthError(
       'conflict',
-      `VM ${request.vm} is ${vm.state}: only one that runs can be moved live, and only that or one that is suspended cold`,
+      `VM ${request.vm} is ${vm.state}: one that runs or is paused can be moved live, one that runs or is suspended cold`,
     );
+  if (mode === 'live' && vm.pausedBy === 'guest') throw new BerthError('conflict', `VM ${request.vm} ${sleepingGuest}`);
   if (mode === 'disks') refuseDiskMove(request, vm.hostId, vm.homeId);
   else if (request.to === vm.hostId) throw new BerthError('migration-refused', `VM ${request.vm} runs on ${request.to} already`);
   if (request.to !== null && (await tx.host.count({ where: { id: request.to, removedAt: null } })) === 0)
@@ -77,7 +94,8 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
       state: 'running',
       generation: Math.max(vm.generation, last?.generation ?? 0) + 1,
       mode,
-      orCold: mode === 'live' && request.coldFallback,
+      // A paused guest writes nothing: its pre-copy converges.
+      orCold: mode === 'live' && vm.state === 'running' && request.coldFallback,
       convergeWithinS: request.convergeWithinS ?? convergenceSeconds.default,
       ...(mode === 'disks'
         ? { moveDisk: true, fromId: vm.homeId ?? vm.hostId, toId: vm.hostId, vcpus: 0, memoryMiB: 0 }

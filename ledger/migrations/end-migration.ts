@@ -1,4 +1,5 @@
 import type { DiskMoveResult, MigrationFailure, MigrationResult, Notification } from '../../contracts/ledger.ts';
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { type VmMigratedData, type VmRehomedData, vmEventTypes, vmMigratedType } from '../../model/events.ts';
 import type { MigrationId } from '../../model/migration.ts';
@@ -116,22 +117,31 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
   });
 }
 
+/** What a VM is after its migration: as it was before it. Of a row that is in no such state a trigger drops `pausedBy`. */
+const stateAfter = ({ pausedBy }: MigrationRow): Prisma.Sql =>
+  Prisma.sql`CASE WHEN asleep THEN 'suspended'::"VmState" WHEN ${pausedBy !== null} THEN 'paused' ELSE 'running' END`;
+
+/** An I/O error that paused it is still one. */
+const problemAfter = ({ pausedBy }: MigrationRow): Prisma.Sql =>
+  Prisma.sql`CASE WHEN state = 'migrating' AND ${pausedBy === 'ioError'} THEN problem END`;
+
 /** The VM's row names the target from now on; its usage at the source ends. */
 export async function moveVmToTarget(tx: Transaction, row: MigrationRow, now: string): Promise<void> {
   if (row.mode === 'cold' && row.moveDisk) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
   if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
   await tx.$executeRaw`
-    UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = NULL, "resumedAt" = NULL,
-      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN asleep THEN 'suspended' ELSE 'running' END
+    UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = ${problemAfter(row)}, "resumedAt" = NULL,
+      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state ELSE ${stateAfter(row)} END,
+      "pausedBy" = ${row.pausedBy}::"PausedBy"
     WHERE id = ${row.vmId}`;
 }
 
 /** The VM's row names the source, as before, with the attempt's generation. A lost one is stopped. */
 export async function keepVmAtSource(tx: Transaction, row: MigrationRow, lost: boolean): Promise<void> {
   await tx.$executeRaw`
-    UPDATE "Vm" SET generation = ${row.generation}, problem = NULL,
-      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${lost} THEN 'stopped'
-        WHEN asleep THEN 'suspended' ELSE 'running' END
+    UPDATE "Vm" SET generation = ${row.generation}, problem = ${problemAfter(row)},
+      state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state WHEN ${lost} THEN 'stopped' ELSE ${stateAfter(row)} END,
+      "pausedBy" = ${row.pausedBy}::"PausedBy"
     WHERE id = ${row.vmId}`;
 }
 

@@ -1,6 +1,7 @@
 import type { HostId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationMode, MigrationState } from '../../model/migration.ts';
 import type { TaskState, VmState } from '../../model/states.ts';
+import type { PausedBy } from '../../model/vm.ts';
 import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -29,7 +30,10 @@ export interface MigrationRow {
   vmDiskMiB: number;
   committedAt: Date | null;
   abortRequestedAt: Date | null;
+  /** Who had paused the VM when the migration began. */
+  pausedBy: PausedBy | null;
   vmState: VmState;
+  vmPausedBy: PausedBy | null;
   asleep: boolean;
   vmGeneration: number;
   hostId: HostId | null;
@@ -41,7 +45,7 @@ export interface MigrationRow {
 /** Reads a migration and its VM, both locked. Throws not-found. */
 export async function lockMigration(tx: Transaction, id: MigrationId): Promise<MigrationRow> {
   const rows = await tx.$queryRaw<MigrationRow[]>`
-    SELECT m.*, v.state AS "vmState", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId", v.asleep,
+    SELECT m.*, v.state AS "vmState", v."pausedBy" AS "vmPausedBy", v.generation AS "vmGeneration", v."hostId", v."homeId", v."taskId", v.asleep,
       v."diskMiB" + v."overlayMiB" AS "vmDiskMiB",
       (SELECT t.state FROM "Task" t WHERE t.id = v."taskId") AS "taskState"
     FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" WHERE m.id = ${id} FOR UPDATE OF m, v`;

@@ -12,10 +12,13 @@ import { writeEvent } from '../events/write-event.ts';
 import { inTransaction, isoNow, type LedgerDeps } from '../transaction.ts';
 import { lockMigration } from './migration-row.ts';
 
-/** Continues a live migration as a cold one, where its request allows that; disk space for its memory is allocated since its admission. */
+/**
+ * Continues a live migration as a cold one, where its request allows that; disk space for its memory is allocated since its
+ * admission. A guest that has not converged runs, and so it does afterwards.
+ */
 export async function fallBackToCold(deps: LedgerDeps, id: MigrationId): Promise<void> {
   const changed = await deps.ledger.$executeRaw`
-    UPDATE "Migration" SET mode = 'cold' WHERE id = ${id} AND reserved AND (mode = 'cold' OR "orCold")`;
+    UPDATE "Migration" SET mode = 'cold', "pausedBy" = NULL WHERE id = ${id} AND reserved AND (mode = 'cold' OR "orCold")`;
   if (changed === 0) throw new BerthError('conflict', `Migration ${id} is not under way, or may not continue as a cold one`);
 }
 

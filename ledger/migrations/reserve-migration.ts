@@ -3,13 +3,13 @@ import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
-import type { VmState } from '../../model/states.ts';
 import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
 import { specOf } from '../vms/vm-specs.ts';
+import { isMovable, sleepingGuest } from './accept-migration.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
 /** A migration of disks alone reserves neither processors nor memory, but it uses the network like the others. */
@@ -38,13 +38,10 @@ async function olderWaiting(tx: Transaction, row: MigrationRow): Promise<string 
 
 function refuseUnmovable(row: MigrationRow): void {
   if (row.state !== 'running') throw new BerthError('conflict', `Migration ${row.id} is ${row.state} already; it cannot begin`);
-  const states: VmState[] = row.mode === 'cold' ? ['running', 'suspended'] : ['running'];
   const isAtSource = row.mode === 'disks' ? row.homeId === row.fromId && row.hostId === row.toId : row.hostId === row.fromId;
-  if (!states.includes(row.vmState) || !isAtSource)
-    throw new BerthError(
-      'conflict',
-      `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: only one that is ${states.join(' or ')} can move`,
-    );
+  if (!isMovable(row.mode, row.vmState) || !isAtSource)
+    throw new BerthError('conflict', `VM ${row.vmId} is ${row.vmState} at ${row.hostId ?? 'no host'}: it cannot move from there`);
+  if (row.mode === 'live' && row.vmPausedBy === 'guest') throw new BerthError('conflict', `VM ${row.vmId} ${sleepingGuest}`);
   if (row.taskState !== null && row.taskState !== 'running')
     throw new BerthError('conflict', `Task ${row.taskId} is ${row.taskState}: its VMs move only while its command runs`);
 }
@@ -96,12 +93,12 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
       return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     }
     await tx.$executeRaw`
-      UPDATE "Migration" SET reserved = true, "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
+      UPDATE "Migration" SET reserved = true, "pausedBy" = ${row.vmPausedBy}::"PausedBy", "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
         "diskMiB" = ${diskNeededMiB(diskNeed, choice.to)}::int,
         vcpus = CASE WHEN ${row.asleep} THEN 0 ELSE vcpus END, "memoryMiB" = CASE WHEN ${row.asleep} THEN 0 ELSE "memoryMiB" END
       WHERE id = ${id}`;
     await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
-    return { admitted: true, route: await readMigrationRoute(deps, tx, { ...row, toId: choice.to as HostId }) };
+    return { admitted: true, route: await readMigrationRoute(deps, tx, { ...row, pausedBy: row.vmPausedBy, toId: choice.to as HostId }) };
   });
 }
 
@@ -119,6 +116,7 @@ async function readMigrationRoute(deps: LedgerDeps, tx: Transaction, row: Migrat
     home: hostOf(row.homeId),
     vm: specOf(deps, { ...placed, vms }, row.vmId),
     suspended: row.asleep,
+    paused: row.pausedBy !== null,
     sourceGeneration: row.vmGeneration,
   };
 }

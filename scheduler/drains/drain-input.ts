@@ -13,6 +13,8 @@ export interface DrainVm {
   load: Load;
   /** It is suspended: it uses neither vCPUs nor memory, and only a cold migration can move it. */
   suspended?: boolean;
+  /** It is paused: only a live migration moves it paused, and that converges. */
+  paused?: boolean;
   /** The backing image of its disk and the hosts that have it; null: none. */
   image?: { id: string; mib: number; at: readonly string[] } | null;
   /** Disks on the drained host that must move; null: none. */

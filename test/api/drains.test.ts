@@ -84,9 +84,9 @@ test('an impossible deadline is refused at once, with the earliest time and what
   const { detail } = hurried.body as unknown as ProblemBody;
   expect(detail).toContain(vm);
   const earliest = /The earliest is (\S+Z)\./.exec(detail)?.[1];
-  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused', pausedBy: 'guest' } });
   const blocked = await ask({ deadline: after(60) });
-  expect((blocked.body as unknown as ProblemBody).detail).toContain(`${vm}: it is paused`);
+  expect((blocked.body as unknown as ProblemBody).detail).toContain(`${vm}: its guest sleeps`);
   await api.ledger.vm.update({ where: { id: vm }, data: { state: 'running' } });
   expect(await api.ledger.host.findUnique({ where: { id: host } })).toMatchObject({ schedulable: true, acceptsMigrations: true });
   expect((await ask({ deadline: new Date(Date.parse(earliest!) + 2000).toISOString() })).status).toBe(202);
@@ -225,7 +225,7 @@ test('a time beyond what a request may name is none that can be promised', async
   const [row] = await api.ledger.vm.findMany({ where: { id: vm } });
   await api.ledger.lease.update({ where: { id: row!.leaseId! }, data: { durationS: 2_000_000_000, startedAt: new Date() } });
   await api.ledger.task.update({ where: { id: row!.taskId! }, data: { startedAt: null } });
-  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused', pausedBy: 'guest' } });
   const { status, body } = await ask({ deadline: after(60) });
   const problem = body as unknown as ProblemBody & { earliest: string | null };
   expect([status, problem.code, problem.earliest]).toEqual([409, 'drain-impossible', null]);

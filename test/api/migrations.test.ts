@@ -73,6 +73,15 @@ test('a VM that is suspended is moved as files, and in no other way', async () =
   expect([requested.status, requested.body.mode, requested.body.moveDisk]).toEqual([202, 'cold', true]);
 });
 
+test('a VM that is paused is moved live, unless its guest sleeps, and never as files', async () => {
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused', pausedBy: 'guest' } });
+  expect((await ask(api.alice)).status).toBe(409);
+  await api.ledger.vm.update({ where: { id: vm }, data: { pausedBy: 'owner' } });
+  expect((await ask(api.alice, { mode: 'cold' })).status).toBe(409);
+  const requested = await ask(api.alice, { coldFallback: true });
+  expect([requested.status, requested.body.mode, requested.body.coldFallback]).toEqual([202, 'live', false]);
+});
+
 test('disks on the host where their VM runs are not moved; those of a VM that runs on another host move there', async () => {
   expect((await ask(api.alice, { mode: 'disks' })).status).toBe(409);
   await api.ledger.vm.update({ where: { id: vm }, data: { homeId: 'host-b' } });

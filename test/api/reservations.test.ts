@@ -82,9 +82,9 @@ test('it is created once by its Idempotency-Key, and ended', async () => {
 
 test('what is impossible is refused with each host’s reason', async () => {
   const vm = await runOn('d');
-  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused' } });
+  await api.ledger.vm.update({ where: { id: vm }, data: { state: 'paused', pausedBy: 'guest' } });
   const named = await ask(order({ nodes: undefined, hosts: ['d'] }));
-  expect((named.body as unknown as ProblemBody).detail).toContain(`d: ${vm}: it is paused`);
+  expect((named.body as unknown as ProblemBody).detail).toContain(`d: ${vm}: its guest sleeps`);
   // Four hosts of which none could take the VMs of the others.
   const all = await ask(order({ nodes: 4 }));
   expect([all.status, (all.body as unknown as ProblemBody).code]).toEqual([409, 'drain-impossible']);

@@ -136,6 +136,36 @@ export function movesContract(
         2 * bootDeadlineMs + 60_000,
       );
 
+      it(
+        'arrives paused where it was paused before, which it stays at its source until then',
+        async () => {
+          const { name, to } = await running();
+          const boot = await here().guest.bootId(name);
+          await here().hypervisor.pauseCpus(name);
+          await here().migrator.setMaxDowntime(name, 100);
+          const seen: string[] = [];
+          let moving = true;
+          const watching = (async () => {
+            for (; moving; await delay(5)) {
+              const status = await here().hypervisor.status(name);
+              if (status !== null) seen.push(`${status.state} ${status.reason}`);
+            }
+          })();
+          await here().migrator.migrate({ config: to, targetAddress: b!.address, deadlineMs: 60_000 });
+          moving = false;
+          await watching;
+          expect(seen).toContain('paused user');
+          // As it ends, libvirt has it shut off for a moment.
+          expect(seen.filter((status) => /^running|^paused (?!user$)/.test(status))).toEqual([]);
+          await expect.poll(() => here().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
+          expect(await there().hypervisor.status(name)).toEqual({ state: 'paused', reason: 'user' });
+          await there().hypervisor.resumeCpus(name);
+          await answers(there(), name);
+          expect(await there().guest.bootId(name)).toBe(boot);
+        },
+        2 * bootDeadlineMs + 60_000,
+      );
+
       const sourcesOf = (name: string) => there().diskMover.readSources(name);
 
       it(

@@ -4,6 +4,7 @@ import { changeHost } from '../../ledger/hosts/change-host.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
+import type { MigrationId } from '../../model/migration.ts';
 import { VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
 
@@ -154,9 +155,27 @@ describe('a VM that does not run', () => {
     );
   const inventory = { domains: [], disks: [], taps: [], networks: [], quarantined: [], images: [] };
 
-  it('and is paused is suspended in place where that is allowed, and is in the way else', async () => {
+  it('and is paused moves live, whatever is known of its load', async () => {
     const { vm, host } = await standalone('paused');
-    await expect(drain(host, false)).rejects.toThrow('it is paused');
+    const id = await drain(host, false);
+    fixture.now += 590_000;
+    const target = host === 'host-a' ? 'host-b' : 'host-a';
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ images: [{ host: target }], vmsToNotify: [] });
+    await fixture.sql(`INSERT INTO "HostImage" ("hostId", "imageId", "usedAt") SELECT $1, "imageId", now() FROM "Vm" WHERE id = $2`, [target, vm]);
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ moves: [{ vm }] });
+    const migration = await fixture.ledger.migration.findFirstOrThrow({ where: { vmId: vm } });
+    expect(migration).toMatchObject({ mode: 'live', orCold: false, toId: target });
+    await fixture.activities.reserveMigration(migration.id as MigrationId);
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'migrating', pausedBy: null });
+    await fixture.activities.commitMigration(migration.id as MigrationId, { downtimeMs: null, bytes: 1, phases: [] });
+    const after = { state: 'paused', pausedBy: 'owner', hostId: target };
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject(after);
+  });
+
+  it('and sleeps is suspended in place where that is allowed, and is in the way else', async () => {
+    const { vm, host } = await standalone('paused');
+    await fixture.sql(`UPDATE "Vm" SET "pausedBy" = 'guest'`);
+    await expect(drain(host, false)).rejects.toThrow('its guest sleeps');
     const id = await drain(host, false, 'ifStuck');
     fixture.now += 600_000;
     expect(await fixture.activities.stepDrain(id)).toMatchObject({ vmsToNotify: [vm] });

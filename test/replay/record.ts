@@ -175,19 +175,33 @@ async function recordMigration(site: FakeSite): Promise<void> {
   await site.client.workflow.getHandle(workflow).result();
   await write(site, 'migrateVm', workflow);
   await recordMove(site, vm.id as VmId, 'disks');
+  await recordPausedMove(site, vm.id as VmId);
   await recordMove(site, vm.id as VmId, 'cold');
   await site.cancel(task);
   await recordTask(site, 'moved', task);
 }
 
+/** A move of the same VM while it is paused. */
+async function recordPausedMove(site: FakeSite, vm: VmId): Promise<void> {
+  const power = async (state: 'paused' | 'running', reason: string): Promise<void> => {
+    const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+    site.hosts.find(({ id }) => id === hostId)!.changeDomain(vm, { state, reason });
+    const isSo = async () => (await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).state === state;
+    await site.until(`it is ${state}`, isSo);
+  };
+  await power('paused', 'user');
+  await recordMove(site, vm, 'live', 'paused');
+  await power('running', 'unpaused');
+}
+
 /** A later move of the same VM. */
-async function recordMove(site: FakeSite, vm: VmId, mode: MigrationMode): Promise<void> {
+async function recordMove(site: FakeSite, vm: VmId, mode: MigrationMode, variant: string = mode): Promise<void> {
   const order = { vm, to: null, mode, coldFallback: false, requestedBy: site.owner, reason: null, nowMs: Date.now() };
   const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
   const options = { taskQueue: controlQueue, workflowId: workflowId.migration(vm, generation), args: [id, site.pace] };
   await site.client.workflow.execute(workflowType.migration, options);
-  await write(site, `migrateVm-${mode}`, options.workflowId);
+  await write(site, `migrateVm-${variant}`, options.workflowId);
 }
 
 /** One template, for a VM that was placed and is gone. */

@@ -260,6 +260,80 @@ describe('one copy runs, at the target or at the source, whenever its workflow i
   );
 });
 
+describe('of a VM that is paused', () => {
+  const rowOf = (vm: VmId) => site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+
+  /** Somebody pauses or resumes it at its host, and the ledger has noticed. */
+  async function power(vm: VmId, state: 'paused' | 'running'): Promise<void> {
+    const { hostId } = await rowOf(vm);
+    hostOf(hostId!).changeDomain(vm, { state, reason: state === 'paused' ? 'user' : 'unpaused' });
+    await site.until(`the ledger has it ${state}`, async () => (await rowOf(vm)).state === state);
+  }
+
+  /** It is paused where the ledger says, and nowhere else; it runs on once it is resumed there. */
+  async function expectPausedCopy(move: Moving, state: MigrationState): Promise<void> {
+    const row = await rowOf(move.vm);
+    const migration = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
+    expect(migration).toMatchObject({ state, reserved: false });
+    expect(row).toMatchObject({
+      state: 'paused',
+      pausedBy: 'operator',
+      hostId: state === 'succeeded' ? migration.toId : migration.fromId,
+    });
+    const copies = site.hosts.filter((host) => host.domains.has(move.vm));
+    expect(copies.map((host) => [host.id, host.domains.get(move.vm)!.status.state])).toEqual([[row.hostId, 'paused']]);
+    await power(move.vm, 'running');
+    await expectOneCopy(move, state);
+  }
+
+  test('it is paused at the target, and its command goes on when it is resumed', async () => {
+    const run = await running();
+    await power(run.vm, 'paused');
+    const move = await requested(run, { coldFallback: true });
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    const calls = site.faults.callsOf(move.workflow).map(({ name }) => name);
+    expect([calls.includes('resumeDomain'), calls.includes('probeGuest')]).toEqual([false, false]);
+    await expectPausedCopy(move, 'succeeded');
+    await finish(move);
+  });
+
+  test('whose guest sleeps is refused', async () => {
+    const run = await running();
+    const { hostId } = await rowOf(run.vm);
+    hostOf(hostId!).changeDomain(run.vm, { state: 'pmsuspended', reason: 'unknown' });
+    await site.until('the ledger has it paused', async () => (await rowOf(run.vm)).pausedBy === 'guest');
+    await expect(ask(run.vm)).rejects.toThrow('sleeps');
+    await power(run.vm, 'running');
+    await finish(run);
+  });
+
+  test.concurrent.each(everyFault([...forward, call('commitMigration'), call('removeLeftover')], faultsOfVariant))(
+    'one paused copy is at the target or at the source: $name $nth: $what',
+    async ({ fault, ...at }) => {
+      const run = await running();
+      await power(run.vm, 'paused');
+      const move = await requested(run);
+      const state = await endedUnder(move, at, fault);
+      await expectPausedCopy(move, state);
+      await expectLeft(move);
+      await finish(move);
+    },
+  );
+
+  test('it is paused at the target, where its hosts lose each other at the switch', async () => {
+    const run = await running();
+    await power(run.vm, 'paused');
+    const move = await requested(run);
+    for (const host of site.hosts) host.peersUnresponsive.now = true;
+    await begin(move);
+    expect(await ended(move.workflow)).toBe('succeeded');
+    for (const host of site.hosts) host.peersUnresponsive.now = false;
+    await expectPausedCopy(move, 'succeeded');
+    await finish(move);
+  });
+});
+
 describe('whose hosts lose each other at the switch', () => {
   /** The source has ended, the target is paused: the saga has to query both, and resumes the target. */
   async function parted(): Promise<Moving> {

@@ -92,13 +92,25 @@ const decisionTable: Record<SourceView, Row> = {
   },
 };
 
-/** The action for what both hosts observe. While a job is active or unknown, it decides the result itself. */
-export function decideMigration(source: SourceView, target: TargetView, job: JobView): MigrationAction {
+/**
+ * What differs for a guest that was paused before its migration: its source is `paused` until the hand-over and after it, and
+ * neither domain is to be resumed. A target is complete, or runs, only after the source has handed over.
+ */
+const ofPaused: Partial<Record<SourceView, Partial<Row>>> = {
+  paused: { absent: 'stayed', arrived: 'removeSource', running: 'removeSource' },
+  gone: { arrived: 'committed' },
+};
+
+/**
+ * The action for what both hosts observe. While a job is active or unknown, it decides the result itself.
+ * @param paused the guest was paused before its migration, and remains paused
+ */
+export function decideMigration(source: SourceView, target: TargetView, job: JobView, paused = false): MigrationAction {
   // Two running domains are an alarm in every state of the job.
   if (source === 'running' && target === 'running') return 'alarm';
   // The job is at the source: it ends with its domain.
   if (job !== 'none' && source !== 'gone') return 'observe';
-  return decisionTable[source][target];
+  return (paused ? ofPaused[source]?.[target] : undefined) ?? decisionTable[source][target];
 }
 
 /** A domain as its host observes it, as DomainStatus in contracts/domain.ts. */

@@ -19,7 +19,7 @@ export const livePhases: readonly PhaseRow[] = [
   { name: 'preCopy', does: 'copies the memory while the guest runs', undoneBy: 'abortMigration at the source, then verify' },
   {
     name: 'switch',
-    does: 'pauses the guest, hands over, resumes it at the target',
+    does: 'pauses the guest, hands over, resumes it at the target; one that was paused before stays paused',
     undoneBy: 'nothing: from here on an abort is ignored',
   },
   {
@@ -46,7 +46,7 @@ async function prepareLive(run: MigrationRun) {
   const target = onHost(route.to.id, pace, 'throw');
   const portableRecord = await prepareTarget(run);
   const diskHostAddress = route.home.id === route.to.id ? null : route.home.address;
-  return target.prepareIncoming({ vm: route.vm, diskHostAddress, portableRecord });
+  return target.prepareIncoming({ vm: route.vm, diskHostAddress, portableRecord, paused: route.paused === true });
 }
 
 /** Copies the memory and hands over, with progress reports. */
@@ -65,6 +65,7 @@ function preCopy(run: MigrationRun, config: MigrateOut['config']): Promise<Migra
     config,
     targetAddress: route.to.address,
     policy: convergencePolicyFor(config.accelerator, run.convergeWithinS),
+    paused: route.paused === true,
   };
   return withProgressReports(run, observe, () => source.migrateOut(order));
 }

@@ -164,7 +164,10 @@ async function endMigration(
     );
     await notifyWaiters(notifications);
     await notify(ownerWorkflowId, signalName.locationChanged);
-    await (isCold ? cleanUpColdHosts(run, true) : Promise.all([cleanUpHost(run, 'from'), checkGuest(run, result.agentAnswered)]));
+    if (isCold) await cleanUpColdHosts(run, true);
+    // A paused guest cannot answer.
+    else if (run.route.paused === true) await cleanUpHost(run, 'from');
+    else await Promise.all([cleanUpHost(run, 'from'), checkGuest(run, result.agentAnswered)]);
     return true;
   }
   if (!nothingBegun) await (isCold ? cleanUpColdHosts(run, false) : cleanUpHost(run, 'to'));

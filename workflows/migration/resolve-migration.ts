@@ -74,7 +74,7 @@ function decide(
   const source = sourceView(from === 'unknown' ? from : from.domain);
   const target = targetView(to === 'unknown' ? to : to.domain);
   const job = from === 'unknown' ? 'unknown' : from.job?.active === true ? 'active' : 'none';
-  const action = decideMigration(source, target, job);
+  const action = decideMigration(source, target, job, route.paused === true);
   const observed = `${route.from.id}: ${source}, ${route.to.id}: ${target}, job: ${job}`;
   progress.setDetail('observed', `${observed}, so: ${action}`);
   return { action, observed };

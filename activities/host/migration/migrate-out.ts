@@ -36,11 +36,13 @@ export async function migrateOut(
   const peer = migrator.openPeer(request.targetAddress);
   try {
     peer.connect();
-    const pinged = pingInBackground(ports, name);
+    const pinged = request.paused === true ? { agentAnswered: false } : pingInBackground(ports, name);
     const client = await startOrRejoin(migrator, name, request, aborted);
     const outcome = await watchMigration(ports, request, process, client, signal);
-    const { resumedMs, targetStatus } = process.hasEnded() ? await resumeAtTarget(ports, peer, name) : notResumed;
-    if (client.refusal !== null && resumedMs === null) throw client.refusal;
+    const handOver = request.paused === true ? awaitAtTarget : resumeAtTarget;
+    const { resumedMs, targetStatus } = process.hasEnded() ? await handOver(ports, peer, name) : notResumed;
+    const hasArrived = resumedMs !== null || (request.paused === true && targetStatus !== null);
+    if (client.refusal !== null && !hasArrived) throw client.refusal;
     const downtimeMs = resumedMs === null || outcome.pausedMs === null ? null : Math.round(resumedMs - outcome.pausedMs);
     return {
       downtimeMs,
@@ -185,4 +187,15 @@ async function resumeAtTarget({ clock }: HostPorts, peer: PeerHypervisor, name: 
     } else await clock.sleep(switchPollMs);
   }
   return { resumedMs, targetStatus: null };
+}
+
+/** The same for a guest that is left paused: waits until its domain at the target is complete. */
+async function awaitAtTarget({ clock }: HostPorts, peer: PeerHypervisor, name: string): Promise<TargetResume> {
+  for (const untilMs = clock.nowMs() + handoverDeadlineMs; clock.nowMs() < untilMs; await clock.sleep(switchPollMs)) {
+    const found = await nullIfUnavailable(() => peer.status(name));
+    if (found === null) break;
+    if (found.state === 'running' || (found.state === 'paused' && found.reason === 'user'))
+      return { resumedMs: null, targetStatus: found };
+  }
+  return notResumed;
 }

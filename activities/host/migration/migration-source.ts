@@ -20,11 +20,11 @@ export async function readPortableRecord(
   runsCommand: boolean,
 ): Promise<PortableRecord> {
   const record = await requireSourceRecord(store, vmId, generation);
-  const { staged, ready, jobStartedMs, idleMs, boot, identityApplied, keepsOutputs } = record;
+  const { staged, ready, jobStartedMs, idleMs, pausedSinceMs, boot, identityApplied, keepsOutputs } = record;
   // Until then runCommand is about to write this record, and would undo what the migration writes there.
   if (runsCommand && jobStartedMs === null)
     throw new BerthError('host-busy', `migrating ${vmId}: its command is being started; try again in a moment`);
-  return { staged, ready, jobStartedMs, idleMs, boot, identityApplied, keepsOutputs };
+  return { staged, ready, jobStartedMs, idleMs, pausedSinceMs, boot, identityApplied, keepsOutputs };
 }
 
 /** The record of a VM that may leave this host. */

@@ -20,7 +20,7 @@ export async function prepareIncoming(ports: HostPorts, request: PrepareIncoming
       `preparing the migration of ${vm.id}: its image ${vm.image.name} left this host's cache`,
     );
   const config = await domainConfig(ports, vm, diskHostAddress);
-  await store.writeDurably({ ...record, ...portableRecord, flushed: false });
+  await store.writeDurably({ ...record, ...portableRecord, flushed: false, arrivedPaused: request.paused === true });
   return config;
 }
 

@@ -27,7 +27,7 @@ async function observeDomain(ports: HostPorts, vmId: VmId): Promise<DomainCondit
 
 type ConditionWithoutEnd = Exclude<DomainCondition, { kind: 'gone' }> | 'gone' | null;
 
-/** The same, without the reason of an end, which is in a file. `unasked`: it runs, and its owner has paused it. */
+/** The same, without the reason of an end, which is in a file. `unasked`: it runs, though it was paused, and not by Berth's doing. */
 export async function observeWithoutEnd(
   { hypervisor, store }: HostPorts,
   vmId: VmId,
@@ -36,7 +36,8 @@ export async function observeWithoutEnd(
   const status = await hypervisor.status(domainName(vmId));
   const record = await store.read(vmId);
   const condition = record === null ? null : conditionOf(record, status);
-  return { condition, unasked: status?.state === 'running' && record !== null && record.pausedSinceMs !== null };
+  const wasPaused = record !== null && (record.pausedSinceMs !== null || record.arrivedPaused);
+  return { condition, unasked: status?.state === 'running' && wasPaused };
 }
 
 /** Pauses that last. All others are parts of a save, a migration, a start or an end, which follow by themselves. */

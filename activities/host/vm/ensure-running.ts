@@ -67,7 +67,7 @@ export async function ensureRunning(
 /** What is recorded of a domain that has ended, saved memory included, must not be taken for the next one's. */
 async function forgetLastDomain({ store }: HostPorts, record: VmRecord): Promise<VmRecord> {
   if (record.suspended !== null) await store.removeMemory(record.vmId);
-  return { ...record, ready: null, suspended: null, pausedSinceMs: null, flushed: false };
+  return { ...record, ready: null, suspended: null, pausedSinceMs: null, arrivedPaused: false, flushed: false };
 }
 
 const startResult = ({ boot }: VmRecord, { createMs, bootMs }: { createMs: number; bootMs: number }): StartResult => ({

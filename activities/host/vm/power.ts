@@ -40,12 +40,10 @@ export async function resumeCpusAndRecord(ports: HostPorts, vm: VmSpec, record: 
   const found = await hypervisor.status(name);
   if (found === null) throw await domainEndedError(ports, vm.id, 'resuming');
   if (standsStill(found)) await hypervisor.resumeCpus(name);
-  if (record.pausedSinceMs !== null)
-    await store.writeDurably({
-      ...record,
-      pausedSinceMs: null,
-      idleMs: record.idleMs + Math.max(0, clock.nowMs() - record.pausedSinceMs),
-    });
+  const { pausedSinceMs, arrivedPaused } = record;
+  if (pausedSinceMs === null && !arrivedPaused) return;
+  const idleMs = record.idleMs + (pausedSinceMs === null ? 0 : Math.max(0, clock.nowMs() - pausedSinceMs));
+  await store.writeDurably({ ...record, pausedSinceMs: null, arrivedPaused: false, idleMs });
 }
 
 /** How long a guest may take to shut down before it is reset. */
@@ -67,7 +65,7 @@ export async function rebootVm(ports: HostPorts, vm: VmSpec, record: VmRecord, s
     throw new BerthError('conflict', `rebooting ${name}: ${describeDomain(found)}`);
   // One that stands still cannot answer, and may have been paused for a reason that a reset ends.
   const bootIdBefore = standsStill(found) ? null : await readBootId(ports, name);
-  await store.writeDurably({ ...record, ready: null, pausedSinceMs: null });
+  await store.writeDurably({ ...record, ready: null, pausedSinceMs: null, arrivedPaused: false });
   const startedMs = clock.nowMs();
   if (bootIdBefore !== null && (await requestReboot(ports, name)))
     await pollUntil(clock, { pollMs, deadlineMs: rebootDeadlineMs, signal }, async () =>

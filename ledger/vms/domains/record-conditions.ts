@@ -80,7 +80,8 @@ async function writeCondition(deps: LedgerDeps, tx: Transaction, row: ObservedVm
       if (row.state === 'paused') await writeResumed(tx, row, now);
       return (await writeSilence(tx, row, condition.answers, now)) || row.state === 'paused';
     case 'paused':
-      if (row.pausedBy === condition.by) return false;
+      // One that an I/O error has paused is told as paused by a user once it has moved; only one that runs can be paused anew.
+      if (row.pausedBy === condition.by || (row.pausedBy === 'ioError' && condition.by === 'operator')) return false;
       await writePaused(tx, row, condition.by, now);
       return true;
     case 'gone': {

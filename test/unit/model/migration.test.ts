@@ -77,6 +77,22 @@ describe('the decision table', () => {
     }
   });
 
+  it('of a guest that was paused resumes neither domain, and ends a paused copy once the other is complete', () => {
+    for (const source of sourceViews)
+      for (const target of targetViews) {
+        const action = decideMigration(source, target, 'none', true);
+        if (source === 'paused' || target === 'arrived') expect(action).not.toBe('resumeTarget');
+        if (source === 'paused') expect(action).not.toBe('resumeSource');
+        if (action === 'removeSource') expect(['arrived', 'running']).toContain(target);
+        if (action === 'removeSource') expect(source).not.toBe('running');
+        if (action === 'committed') expect([source, ['arrived', 'running'].includes(target)]).toEqual(['gone', true]);
+        if (action === 'stayed') expect(target).toBe('absent');
+      }
+    const decided = ([source, target]: [SourceView, TargetView]) => decideMigration(source, target, 'none', true);
+    expect([decided(['paused', 'absent']), decided(['gone', 'arrived'])]).toEqual(['stayed', 'committed']);
+    expect([decided(['paused', 'arrived']), decided(['paused', 'incoming'])]).toEqual(['removeSource', 'removeTarget']);
+  });
+
   /** Each was observed on real hypervisors. */
   const seen: [string, SourceView, TargetView, MigrationAction][] = [
     ['the migration was cancelled', 'running', 'absent', 'stayed'],
