@@ -145,8 +145,9 @@ export const unboundedDurationS = 2 ** 31 - 1;
 
 /** What can be asked of a VM that stands alone, from which state, and where it leads. */
 export const vmOperations = {
-  pause: { from: ['running'], to: 'paused' },
-  resume: { from: ['paused'], to: 'running' },
+  // Also from the state that they lead to: a host's change of it takes a second to reach the ledger.
+  pause: { from: ['running', 'paused'], to: 'paused' },
+  resume: { from: ['paused', 'running'], to: 'running' },
   suspend: { from: ['running', 'paused'], to: 'suspended' },
   restore: { from: ['suspended'], to: 'running' },
   reboot: { from: ['running', 'paused', 'stopped', 'crashed'], to: null },

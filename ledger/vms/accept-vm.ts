@@ -94,7 +94,7 @@ export async function acceptVm(tx: Transaction, { owner, order, nowMs }: VmAccep
 /**
  * Records an operation on a VM, for its workflow. Throws conflict while another operation is under way, from a state that
  * does not allow it, and for a VM that migrates, is being removed or belongs to a task. Returns false where the VM is in
- * the target state already.
+ * the target state already; not of a pause or a resume, since somebody else may just have paused or resumed the guest.
  */
 export async function acceptOperation(tx: Transaction, id: string, operation: VmOperation, nowMs: number): Promise<boolean> {
   await tx.$queryRaw`SELECT id FROM "Vm" WHERE id = ${id} FOR UPDATE`;
@@ -105,9 +105,10 @@ export async function acceptOperation(tx: Transaction, id: string, operation: Vm
   if (vm.operation === operation) return true;
   if (vm.operation !== null) throw refuse(`has yet to ${vm.operation}`);
   const { from, to } = vmOperations[operation];
-  if (vm.state === to) return false;
-  if (!(from as readonly string[]).includes(vm.state))
+  if (!(from as readonly string[]).includes(vm.state)) {
+    if (vm.state === to) return false;
     throw refuse(`is ${vm.state}, and that needs one that is ${from.join(' or ')}`);
+  }
   const migration = await tx.migration.findFirst({
     where: { vmId: id, state: { in: ['running', 'stuck'] } },
     select: { id: true },

@@ -286,6 +286,38 @@ describe('a VM without a task', () => {
       await endsWell(id);
     });
 
+    test.each([
+      ['resume', { state: 'paused', reason: 'user' }, 'running'],
+      ['pause', { state: 'running', reason: 'unpaused' }, 'paused'],
+    ] as const)('is asked to %s before the opposite was noticed, and is so', async (operation, status, state) => {
+      const { id, host } = await running();
+      if (operation === 'pause') await operate(id, 'pause');
+      // The request is there when the ledger is told.
+      await expect(site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()))).resolves.toBe(true);
+      host.changeDomain(id, status);
+      await notifyVm(id);
+      await isOver(id);
+      expect([(await rowOf(id)).state, host.domains.get(id)!.status.state]).toEqual([state, state]);
+      if (operation === 'pause') await operate(id, 'resume');
+      await endsWell(id);
+    });
+
+    test('stays as it was where a repeated pause or resume is refused', async () => {
+      const { id, host } = await running();
+      for (const [operation, state] of [
+        ['resume', 'running'],
+        ['pause', 'paused'],
+      ] as const) {
+        if (state === 'paused') await operate(id, 'pause');
+        site.faults.plan(workflowId.vm(id), { name: `${operation}Vm`, nth: state === 'paused' ? 2 : 1 }, 'refusedBefore');
+        await operate(id, operation);
+        expect(await rowOf(id)).toMatchObject({ state, problem: { code: 'disk-full' } });
+        expect(host.domains.get(id)!.status.state).toBe(state);
+      }
+      await operate(id, 'resume');
+      await endsWell(id);
+    });
+
     test('runs again when somebody at its host resumes it', async () => {
       const { id, host } = await running();
       await operate(id, 'pause');
@@ -406,7 +438,6 @@ describe('a VM without a task', () => {
     await start(id);
     await site.until('it runs', () => isMade(id));
     const ask = (operation: VmOperation) => site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
-    await expect(ask('resume')).resolves.toBe(false);
     await expect(ask('restore')).resolves.toBe(false);
     await ask('suspend');
     await expect(ask('pause')).rejects.toMatchObject({ code: 'conflict' });

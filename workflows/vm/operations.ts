@@ -56,7 +56,7 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
     if (operation === 'suspend') error = await runOrRollBack(run, suspension);
     else if (operation === 'restore') error = await runOrRollBack(run, restoration);
     else if (operation === 'reboot' && (state === 'stopped' || state === 'crashed')) await startStopped(run);
-    else ({ to, problem: error } = await runOnHost(run, operation));
+    else ({ to, problem: error } = await runOnHost(run, operation, state));
   } catch (failed) {
     const why = taskErrorOf(failed);
     error = why;
@@ -75,6 +75,7 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
 async function runOnHost(
   run: VmRun,
   operation: keyof typeof hostOperations,
+  before: VmState,
 ): Promise<{ to: HostOperation['to']; problem: TaskError | null }> {
   const target = await run.ledger.beginOperation(run.id, operation);
   const { act, undo, to }: HostOperation = hostOperations[operation];
@@ -83,7 +84,8 @@ async function runOnHost(
     await act(vm);
     return { to, problem: vm.problem };
   } catch (error) {
-    if (undo !== null && domainEndOf(error) === null)
+    // Where the ledger had the VM in that state before, there is nothing to go back to.
+    if (undo !== null && before !== to && domainEndOf(error) === null)
       await run.retry.run(
         () => undo(vm),
         (undoError) => {
