@@ -7,6 +7,7 @@ import { currentMachine, saysDomainEnded } from '../../model/vm.ts';
 import { type VmOperation, vmOperations } from '../../model/vm-request.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
+import { requestRestartAfterOperation } from './domains/host-restarted.ts';
 import { writePaused, writeResumed } from './domains/pauses.ts';
 import { readPlacedVm } from './placed-vms.ts';
 import { lockVm, type VmRow } from './vm-row.ts';
@@ -61,7 +62,8 @@ export const beginStart = (deps: LedgerDeps, id: VmId): Promise<OperationTarget>
 
 /**
  * The requested operation has succeeded, or failed with an error for the owner. A repeat does not touch an operation that
- * was requested since. Returns the drains that wait for it.
+ * was requested since. Where it has found the domain ended, a VM that is always to run is started again. Returns the drains
+ * that wait for it.
  */
 export async function endOperation(
   deps: LedgerDeps,
@@ -82,6 +84,8 @@ export async function endOperation(
         UPDATE "Vm" SET operation = NULL, "operationAt" = NULL,
           problem = CASE WHEN state = 'stuck' OR (state IN ('stopped', 'crashed') AND ${ended}) THEN problem ELSE ${problem}::jsonb END
         WHERE id = ${id}`;
+      if (error !== null && (row.state === 'stopped' || row.state === 'crashed'))
+        await requestRestartAfterOperation(tx, { id, code: error.code, now: isoNow(deps) });
     }
     return tx.$queryRaw<DrainKey[]>`
       SELECT d."hostId" AS host, d.number FROM "DrainSuspension" s JOIN "Drain" d ON d.id = s."drainId"

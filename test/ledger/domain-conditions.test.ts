@@ -3,7 +3,7 @@ import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { VmPausedData, VmRemovedData, VmStoppedData } from '../../model/events.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
-import { currentMachine, type DomainCondition } from '../../model/vm.ts';
+import { currentMachine, type DomainCondition, type EndCause, endings } from '../../model/vm.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { accept, addImage, addOwner, empty, hostFacts, useLedger } from './ledger-fixture.ts';
 
@@ -290,5 +290,47 @@ describe('a host that was restarted', () => {
     expect(await rowOf(old)).toMatchObject({ state: 'crashed', operation: 'reboot' });
     await observe(off, gone('poweredOff', 0));
     expect(await rowOf(off)).toMatchObject({ state: 'stopped', operation: null });
+  });
+
+  describe('restarts also what ended while an operation was under way', () => {
+    /** As its workflow does: the step on the host finds no domain. */
+    async function failedOperation(id: VmId, operation: VmOperation, cause: EndCause): Promise<string | null> {
+      const { code, says: message } = endings[cause];
+      await ask(id, operation);
+      if (operation === 'suspend') {
+        await fixture.activities.beginSuspension(id);
+        await fixture.activities.rollBackSuspension(id, { code, message }, true, 0);
+      } else {
+        await fixture.activities.beginOperation(id, operation);
+        await fixture.activities.recordVmMissing(id, { code, message }, 0);
+      }
+      await fixture.activities.endOperation(id, operation, null, { code, message });
+      return (await rowOf(id)).operation;
+    }
+    const operations = ['pause', 'resume', 'suspend', 'reboot'] as const;
+
+    it.each(operations)('%s', async (operation) => {
+      const resources = { vcpus: 1, memoryMiB: 256, diskMiB: 100 };
+      const make = () => running({ restart: 'always', resources });
+      const [young, crashed, restarted, off] = [await make(), await make(), await make(), await make()];
+      const never = await running({ resources });
+      expect(await failedOperation(young, operation, 'crashed')).toBeNull();
+      fixture.now += 90_000;
+      expect(await failedOperation(crashed, operation, 'crashed')).toBe('reboot');
+      expect(await failedOperation(restarted, operation, 'hostRestarted')).toBe('reboot');
+      expect(await failedOperation(off, operation, 'poweredOff')).toBeNull();
+      expect(await failedOperation(never, operation, 'crashed')).toBeNull();
+    });
+
+    it('but not what crashes while it starts again', async () => {
+      const id = await running({ restart: 'always' });
+      fixture.now += 90_000;
+      expect(await failedOperation(id, 'reboot', 'crashed')).toBe('reboot');
+      await fixture.activities.beginStart(id);
+      const { code, says: message } = endings.crashed;
+      await fixture.activities.setVmState(id, 'crashed', { code, message });
+      await fixture.activities.endOperation(id, 'reboot', null, { code, message });
+      expect(await rowOf(id)).toMatchObject({ state: 'crashed', operation: null });
+    });
   });
 });

@@ -422,6 +422,23 @@ describe('a VM without a task', () => {
       await endsWell(always);
     });
 
+    test('boots again where its host was restarted before an operation on it was done, and its owner wants it running', async () => {
+      const id = await accept({ restart: 'always' });
+      await start(id);
+      await site.until('it runs', () => isMade(id));
+      const host = site.hosts.find((one) => one.domains.has(id))!;
+      await site.stopWorker(host.id);
+      await site.ledger.$transaction((tx) => acceptOperation(tx, id, 'pause', Date.now()));
+      await notifyVm(id);
+      host.restartMachine();
+      await site.startHost(host);
+      await site.until('it runs again', async () => {
+        const { state, operation } = await rowOf(id);
+        return state === 'running' && operation === null && host.domains.has(id);
+      });
+      await endsWell(id);
+    });
+
     test('that ends while no worker of its host runs is stopped when one is back', async () => {
       const { id, host } = await running();
       await site.stopWorker(host.id);

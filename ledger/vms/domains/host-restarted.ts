@@ -1,5 +1,6 @@
+import type { ErrorCode } from '../../../model/errors.ts';
 import type { HostId, VmId } from '../../../model/ids.ts';
-import type { EndCause } from '../../../model/vm.ts';
+import { type EndCause, endings } from '../../../model/vm.ts';
 import { StoredVmRequest } from '../../../model/vm-request.ts';
 import { isoNow, isoOf, type LedgerDeps, type Transaction } from '../../transaction.ts';
 import { lockVm } from '../vm-row.ts';
@@ -24,6 +25,23 @@ export async function requestRestart(
   if (cause === 'crashed' && lived < shortLifeMs) return false;
   await tx.$executeRaw`UPDATE "Vm" SET operation = 'reboot', "operationAt" = ${now}::timestamptz WHERE id = ${id} AND operation IS NULL`;
   return true;
+}
+
+/**
+ * The same, once an operation that has found its VM's domain ended is over. A life that began before the operation, and was
+ * ended by it, is told by its residency; after a start that failed, or a restoration, there is none.
+ * @param code the error of the operation
+ */
+export async function requestRestartAfterOperation(
+  tx: Transaction,
+  { id, code, now }: { id: VmId; code: ErrorCode; now: string },
+): Promise<void> {
+  const cause = (Object.keys(endings) as EndCause[]).find((one) => endings[one].code === code);
+  if (cause === undefined) return;
+  const lives = await tx.$queryRaw<{ begun: Date | null }[]>`
+    SELECT COALESCE(s.since, v."startedAt") AS begun FROM "Vm" v JOIN "VmStay" s ON s."vmId" = v.id AND s.generation = v.generation
+    WHERE v.id = ${id}`;
+  await requestRestart(tx, { id, cause, begun: lives[0]?.begun ?? null, now });
 }
 
 /**
