@@ -3,7 +3,7 @@ import type { SkippedOutputs } from '../model/outputs/skipped.ts';
 import type { TaskState, TerminalTaskState, VmState } from '../model/states.ts';
 import type { TaskError, TaskOutput, TaskSpec, TimelineEntry } from '../model/task.ts';
 import type { Boot } from '../model/vm.ts';
-import type { RunCall, StageInCall, StageOutCall } from './host-calls.ts';
+import type { RunCall, StageInCall, StageOutCall, VmRef } from './host-calls.ts';
 import type { Notification, Placement } from './ledger-placement.ts';
 
 /** A task's row, for its saga. The VM ids were chosen when the task was accepted. */
@@ -16,6 +16,8 @@ export interface TaskRecord {
   vmIds: VmId[];
   /** Its owner has requested the cancellation; the request to the workflow may have been lost. */
   cancelRequested: boolean;
+  /** Of a task that has ended: its VMs that hosts may still have. Absent from histories of 0.2.0. */
+  remaining?: VmRef[];
 }
 
 /** Arguments of the steps on one VM's host, which fetches the rest itself. */

@@ -21,10 +21,12 @@ const notEnded = Prisma.sql`state NOT IN (${Prisma.raw(terminalTaskStates.map((s
 /** Small, because Temporal has to refuse a second workflow for each task of a page. */
 const activePage = 20;
 
-/** Tasks with a workflow that have not ended, a page at a time, in the order of their ids. */
+/** Tasks with a workflow that have not ended, or have VMs to remove yet, a page at a time, in the order of their ids. */
 export async function listActiveTasks(deps: LedgerDeps, after: TaskId | null): Promise<TaskId[]> {
   const tasks = await deps.ledger.$queryRaw<{ id: TaskId }[]>`
-    SELECT id FROM "Task" WHERE ${notEnded} AND "workflowAt" IS NOT NULL AND id > ${after ?? ''} ORDER BY id LIMIT ${activePage}`;
+    (SELECT id FROM "Task" WHERE ${notEnded} AND "workflowAt" IS NOT NULL AND id > ${after ?? ''} ORDER BY id LIMIT ${activePage})
+    UNION (SELECT "taskId" FROM "Vm" WHERE state IN ('removing', 'stuck') AND "taskId" > ${after ?? ''} ORDER BY "taskId" LIMIT ${activePage})
+    ORDER BY id LIMIT ${activePage}`;
   return tasks.map(({ id }) => id);
 }
 

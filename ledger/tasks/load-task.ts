@@ -1,9 +1,11 @@
 import type { TaskRecord } from '../../contracts/ledger.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
-import type { TaskState } from '../../model/states.ts';
+import { isTerminal, type TaskState, vmStatesWithoutResources } from '../../model/states.ts';
 import { StoredTaskSpec } from '../../model/task.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { isoNow, type LedgerDeps } from '../transaction.ts';
+import { type PlacedVm, readPlacedTask } from '../vms/placed-vms.ts';
+import { vmRefs } from '../vms/vm-specs.ts';
 
 interface TaskRow {
   ownerId: string;
@@ -12,6 +14,8 @@ interface TaskRow {
   vmIds: VmId[];
   cancelRequested: boolean;
 }
+
+const isOnHost = ({ state }: PlacedVm): boolean => !vmStatesWithoutResources.some((without) => without === state);
 
 /** Reads the task for its workflow, and records that the workflow runs. Throws not-found. */
 export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord> {
@@ -23,7 +27,9 @@ export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord
   const row = oneOrNotFound(rows, `task ${id}`);
   // Not its command, variables and inputs: a history holds what its saga decides by.
   const { nodes, timeoutS, lease, outputs, onMissingOutput, keepOutputs } = StoredTaskSpec.parse(row.spec);
+  const placed = isTerminal(row.state) ? await readPlacedTask(deps.ledger, id) : null;
   return {
+    ...(placed === null ? {} : { remaining: vmRefs({ ...placed, vms: placed.vms.filter(isOnHost) }) }),
     id,
     owner: row.ownerId,
     spec: { nodes, timeoutS, lease, outputs, onMissingOutput, keepOutputs },

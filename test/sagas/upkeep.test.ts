@@ -155,6 +155,35 @@ test('a VM whose removal is refused is stuck, reports why, keeps its resources, 
   await expectEverythingOrNothing(site, id);
 });
 
+test('a VM whose removal is refused is removed by the next workflow of its task, where the one before was ended from outside', async () => {
+  const id = await site.submit({ command: ['long'], timeoutS: week });
+  await site.until('its command runs', async () => (await rowsOf(site, id)).vms.some((vm) => host.jobsStarted.has(vm.id)));
+  const [name, domain] = [...host.domains][0]!;
+  const record = [...host.records.values()][0]!;
+  host.records.clear();
+  host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  await site.cancel(id);
+  await site.until('the owner has an answer', async () => (await rowsOf(site, id)).task.state === 'cancelled');
+  await site.client.workflow.getHandle(workflowId.task(id)).terminate('a test');
+  expect(await site.ledgerSteps().listActiveTasks(null)).toContain(id);
+  const house = await site.client.workflow.start(workflowType.housekeeping, {
+    taskQueue: controlQueue,
+    workflowId: workflowId.housekeeping(),
+    args: [site.pace],
+  });
+  const statusOf = async () => (await site.client.workflow.getHandle(workflowId.task(id)).describe()).status.name;
+  await site.until('its workflow runs again', async () => (await statusOf()) === 'RUNNING');
+  await house.terminate();
+  await site.until('the VM is stuck', async () => (await rowsOf(site, id)).vms[0]?.state === 'stuck');
+  expect(host.domains.has(name)).toBe(true);
+  host.domains.set(name, domain);
+  host.records.set(record.vmId, record);
+  await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.wakeUp);
+  expect(await site.ended(id)).toBe('cancelled');
+  await expectEverythingOrNothing(site, id);
+  expect(await site.ledgerSteps().listActiveTasks(null)).not.toContain(id);
+});
+
 test('a host with the address of another is refused, reports why, and is accepted when that was fixed', async () => {
   const facts = { ...(await host.ports.probe.measure()), hostId: 'host-9', images: [] };
   const arrive = (address: string) =>

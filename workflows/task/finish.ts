@@ -54,7 +54,7 @@ function withoutReport({ state, vms }: TaskOutcome, refusal: TaskError): TaskOut
 }
 
 /** Starts the removals, and waits for them with a timeout. A node that is still in `open` then is stuck; its removal goes on. */
-async function removeAll(run: TaskRun, nodes: TaskNode[], open: Set<TaskNode>): Promise<Promise<void>[]> {
+export async function removeAll(run: TaskRun, nodes: TaskNode[], open: Set<TaskNode>): Promise<Promise<void>[]> {
   // From here on no migration of it begins.
   const setRemoving = ({ vm }: TaskNode) => persistForever(run, 'the removal', (ledger) => ledger.setVmState(vm.id, 'removing'));
   const locations = await Promise.all(nodes.map(async (node) => (node.removing ? null : setRemoving(node))));

@@ -17,6 +17,7 @@ import { finishRun } from './finish.ts';
 import { keepOutputs } from './keep-outputs.ts';
 import { suspendStep } from './lease-run.ts';
 import { requeue, stageInUnlessPreempted, waitForPlacement } from './placement.ts';
+import { removeRemaining } from './remove-remaining.ts';
 import { stageOut, stageOutStep } from './stage-out.ts';
 import { boot, bootStep, removeVm, stageInStep } from './start-vms.ts';
 import { newLeaseRun, type TaskNode, type TaskRun, type Verdict } from './task-run.ts';
@@ -56,7 +57,8 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
   const ledger = onLedger(pace);
   const retry = new RetryForever(pace);
   const task = await loadOrFail(retry, () => ledger.loadTask(id));
-  if (isTerminal(task.state)) return task.state;
+  const { state, remaining = [] } = task;
+  if (isTerminal(state) && remaining.length === 0) return state;
   // The cancellation may have been requested before this workflow existed.
   if (task.cancelRequested) root.cancel();
   const run: TaskRun = {
@@ -84,6 +86,10 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
     run.locationChanges += 1;
   });
 
+  if (isTerminal(state)) {
+    await CancellationScope.nonCancellable(() => removeRemaining(run, remaining));
+    return state;
+  }
   const nodes: TaskNode[] = [];
   const verdict = await runToVerdict(run, nodes).catch((error): Verdict => {
     if (error instanceof ContinueAsNew) throw error;
