@@ -20,8 +20,8 @@ export interface UnpackColdCopy {
   diskHostAddress: string | null;
   packs: { address: string; bytes: number }[];
   portableRecord: PortableRecord;
-  /** When it was suspended. */
-  suspendedSinceMs: number;
+  /** When it was suspended; null: it has no memory, because its domain had ended. */
+  suspendedSinceMs: number | null;
 }
 
 export interface RemoveColdLeftover {

@@ -15,6 +15,8 @@ export interface MigrationRoute {
   suspended: boolean;
   /** The VM is paused, and remains paused. Absent from histories of 0.2.0. */
   paused?: boolean;
+  /** The VM has no domain: its disks move alone, and it is stopped or crashed at the target as well. */
+  ended?: boolean;
   /** Its generation at the source. */
   sourceGeneration: number;
 }

@@ -7,7 +7,7 @@ export const MigrationOrder = z
     to: z.string().max(63).optional().meta({ description: 'The target host; without it, the site chooses' }),
     mode: z.enum(migrationModes).default('live').meta({
       description:
-        'live: the memory is copied while the VM runs; cold: the VM is suspended first, unless it is already; disks: only its disks move, from their home to the host where it runs',
+        'live: the memory is copied while the VM runs; cold: the VM is suspended first, unless it is already, or has ended and moves with its disks (moveDisk); disks: only its disks move, from their home to the host where it runs',
     }),
     moveDisk: z
       .boolean()

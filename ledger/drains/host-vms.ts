@@ -2,9 +2,10 @@ import { z } from 'zod';
 import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { taskStates, vmStates } from '../../model/states.ts';
-import { vmOperationNames } from '../../model/vm-request.ts';
 import { pausedByParties } from '../../model/vm.ts';
+import { vmOperationNames } from '../../model/vm-request.ts';
 import type { DrainVm } from '../../scheduler/drains/drain-input.ts';
+import { hasEnded } from '../migrations/accept-migration.ts';
 import { idOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -132,14 +133,15 @@ function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
     memoryMiB: row.memoryMiB,
     load: {
       vm: row.id,
-      memoryMiB: row.memoryMiB,
-      residentMiB: row.residentMiB,
+      memoryMiB: hasEnded(row.state) ? 0 : row.memoryMiB,
+      residentMiB: hasEnded(row.state) ? null : row.residentMiB,
       dirtyMiBPerS: row.state === 'paused' ? 0 : row.dirtyMiBPerS,
       diskMiB: row.diskMiB,
     },
     disks: moveDisks && row.homeId === host ? { diskMiB: row.diskMiB, runsAt: row.hostId ?? host } : null,
     suspended: row.asleep,
     paused: row.state === 'paused',
+    ended: hasEnded(row.state),
     image: row.image,
     template: row.template,
     phase: phaseOf(row, host),
@@ -151,7 +153,10 @@ function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
   };
 }
 
-function phaseOf({ state, pausedBy, migration, taskState, hostId, suspension, operation }: HostVmRow, host: string): DrainVm['phase'] {
+function phaseOf(
+  { state, pausedBy, migration, taskState, hostId, suspension, operation }: HostVmRow,
+  host: string,
+): DrainVm['phase'] {
   if (migration !== null) {
     if (migration.state === 'stuck') return { kind: 'fixed', why: 'it is not known yet on which host its migration has left it' };
     if (migration.to === host) return { kind: 'settling', why: 'it is migrating to this host' };
@@ -180,9 +185,10 @@ function phaseOf({ state, pausedBy, migration, taskState, hostId, suspension, op
       return { kind: 'settling', why: `it is ${state}` };
     case 'stopped':
     case 'crashed':
+      if (hostId === host) return { kind: 'movable' };
       return {
         kind: 'fixed',
-        why: `it is ${state}, and its disks can leave only while it runs: start it, delete it, or drain the host without moveDisks, which leaves them there`,
+        why: `it is ${state} at ${hostId}: its disks, which are on this host, can follow it only while it runs`,
       };
     default:
       return { kind: 'fixed', why: `it is ${state}: only a VM that runs, is paused or is suspended can be moved` };
@@ -194,8 +200,9 @@ function phaseOf({ state, pausedBy, migration, taskState, hostId, suspension, op
  * not interrupted. A VM that is suspended already can remain so, also a task's: the lease plan resumes it on the host that
  * has its memory, once that host is open.
  */
-function notSuspendableReason({ asleep, standalone, promised, problem, suspension }: HostVmRow): string | null {
+function notSuspendableReason({ state, asleep, standalone, promised, problem, suspension }: HostVmRow): string | null {
   if (asleep) return null;
+  if (hasEnded(state)) return 'it does not run';
   if (!standalone) return 'it belongs to a task, whose work is suspended for promises alone';
   if (promised) return 'its time was promised to it';
   if (suspension === null || suspension.tries < maxSuspendTries) return null;

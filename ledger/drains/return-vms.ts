@@ -65,8 +65,8 @@ export async function returnVms(context: DrainContext): Promise<DrainStep> {
   if (drain.cancelRequestedAt !== null && !drain.goBack) return finishReturn(context);
   const away = await readMovedVms(context);
   const move = { to: drain.hostId, moveDisk: drain.moveDisks, reason: `${drain.hostId} is open again` };
-  for (const { vm, asleep, paused, tries } of away) {
-    const mode = asleep || (drain.mode === 'cold' && !paused) ? 'cold' : 'live';
+  for (const { vm, isAtRest, paused, tries } of away) {
+    const mode = isAtRest || (drain.mode === 'cold' && !paused) ? 'cold' : 'live';
     if (tries < maxReturns && (await requestMove(context, { ...move, vm, mode }))) break;
   }
   if (migrations.length === 0) return finishReturn(context);
@@ -75,7 +75,8 @@ export async function returnVms(context: DrainContext): Promise<DrainStep> {
 
 interface MovedVm {
   vm: VmId;
-  asleep: boolean;
+  /** It has no domain. */
+  isAtRest: boolean;
   paused: boolean;
   /** Migrations back so far. */
   tries: number;
@@ -83,9 +84,9 @@ interface MovedVm {
 
 async function readMovedVms({ tx, drain }: DrainContext): Promise<MovedVm[]> {
   return tx.$queryRaw<MovedVm[]>`
-    SELECT v.id AS vm, v.asleep, v.state = 'paused' AS paused, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
+    SELECT v.id AS vm, v.asleep OR v.state IN ('stopped', 'crashed') AS "isAtRest", v.state = 'paused' AS paused, (SELECT count(*)::int FROM "Migration" b WHERE b."vmId" = v.id AND b."requestedBy" = ${drain.id}
       AND b."toId" = ${drain.hostId}) AS tries
-    FROM "Vm" v WHERE v.state IN ('running', 'paused', 'suspended') AND v."hostId" <> ${drain.hostId} AND EXISTS (
+    FROM "Vm" v WHERE v.state IN ('running', 'paused', 'suspended', 'stopped', 'crashed') AND v."hostId" <> ${drain.hostId} AND EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m."requestedBy" = ${drain.id} AND m."fromId" = ${drain.hostId}
         AND m.state = 'succeeded' AND m.mode <> 'disks' AND m."toId" = v."hostId")
     ORDER BY v.id`;

@@ -26,11 +26,14 @@ export interface MigrationRequest {
 /** The states from which a VM, or its disks alone, can move. */
 const movableStates: Record<MigrationMode, readonly VmState[]> = {
   live: ['running', 'paused'],
-  cold: ['running', 'suspended'],
+  cold: ['running', 'suspended', 'stopped', 'crashed'],
   disks: ['running', 'paused'],
 };
 
 export const isMovable = (mode: MigrationMode, state: VmState): boolean => movableStates[mode].includes(state);
+
+/** It has no domain and no memory. */
+export const hasEnded = (state: VmState): state is 'stopped' | 'crashed' => state === 'stopped' || state === 'crashed';
 
 /** QEMU has no migration of a machine that has put itself to sleep. */
 export const sleepingGuest = 'sleeps: its guest suspended itself to memory. Resume it, and move it then';
@@ -78,9 +81,14 @@ export async function acceptMigration(tx: Transaction, request: MigrationRequest
   if (!movable || vm.hostId === null)
     throw new BerthError(
       'conflict',
-      `VM ${request.vm} is ${vm.state}: one that runs or is paused can be moved live, one that runs or is suspended cold`,
+      `VM ${request.vm} is ${vm.state}: one that runs or is paused can be moved live, one that runs, is suspended or has ended cold`,
     );
   if (mode === 'live' && vm.pausedBy === 'guest') throw new BerthError('conflict', `VM ${request.vm} ${sleepingGuest}`);
+  if (hasEnded(vm.state) && request.moveDisk !== true)
+    throw new BerthError(
+      'migration-refused',
+      `VM ${request.vm} is ${vm.state}, and has nothing but its disks: move it with moveDisk`,
+    );
   if (mode === 'disks') refuseDiskMove(request, vm.hostId, vm.homeId);
   else if (request.to === vm.hostId) throw new BerthError('migration-refused', `VM ${request.vm} runs on ${request.to} already`);
   if (request.to !== null && (await tx.host.count({ where: { id: request.to, removedAt: null } })) === 0)

@@ -118,17 +118,19 @@ export async function commitMigration(deps: LedgerDeps, id: MigrationId, result:
 }
 
 /** What a VM is after its migration: as it was before it. Of a row that is in no such state a trigger drops `pausedBy`. */
-const stateAfter = ({ pausedBy }: MigrationRow): Prisma.Sql =>
-  Prisma.sql`CASE WHEN asleep THEN 'suspended'::"VmState" WHEN ${pausedBy !== null} THEN 'paused' ELSE 'running' END`;
+const stateAfter = ({ pausedBy, endedAs }: MigrationRow): Prisma.Sql =>
+  Prisma.sql`COALESCE(${endedAs}::"VmState",
+    CASE WHEN asleep THEN 'suspended'::"VmState" WHEN ${pausedBy !== null} THEN 'paused' ELSE 'running' END)`;
 
-/** An I/O error that paused it is still one. */
-const problemAfter = ({ pausedBy }: MigrationRow): Prisma.Sql =>
-  Prisma.sql`CASE WHEN state = 'migrating' AND ${pausedBy === 'ioError'} THEN problem END`;
+/** An I/O error that paused it is still one, and so is what ended it. */
+const problemAfter = ({ pausedBy, endedAs }: MigrationRow): Prisma.Sql =>
+  Prisma.sql`CASE WHEN state = 'migrating' AND ${pausedBy === 'ioError' || endedAs !== null} THEN problem END`;
 
 /** The VM's row names the target from now on; its usage at the source ends. */
 export async function moveVmToTarget(tx: Transaction, row: MigrationRow, now: string): Promise<void> {
   if (row.mode === 'cold' && row.moveDisk) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
-  if (!row.asleep) await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
+  if (!row.asleep && row.endedAs === null)
+    await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
   await tx.$executeRaw`
     UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = ${problemAfter(row)}, "resumedAt" = NULL,
       state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state ELSE ${stateAfter(row)} END,

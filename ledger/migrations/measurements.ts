@@ -28,6 +28,8 @@ export async function recordMigrationTiming(
   now: string,
 ): Promise<void> {
   if (row.mode === 'live' && result.downtimeMs === null) return;
+  // The model predicts VMs that run, or are suspended.
+  if (row.pausedBy !== null || row.endedAs !== null) return;
   for (const one of row.mode === 'live' ? [liveTiming(row, result, now)] : coldTimings(row, result, now))
     await writeMeasurement(tx, row, one, result, now);
 }
@@ -170,7 +172,7 @@ export async function readRecoveries(
     FROM "Migration" m JOIN "Vm" v ON v.id = m."vmId" AND v."hostId" = m."toId" AND v.state = 'running'
       JOIN "VmLoad" l ON l."vmId" = v.id AND l."busyCpus" IS NOT NULL
       AND l.at BETWEEN m."committedAt" - interval '15 minutes' AND m."committedAt"
-    WHERE m."requestedBy" = ${id} AND m."fromId" = ${hostId} AND m.mode <> 'disks'
+    WHERE m."requestedBy" = ${id} AND m."fromId" = ${hostId} AND m.mode <> 'disks' AND m."pausedBy" IS NULL
       AND m."committedAt" > ${new Date(nowMs - recoveryWindowMs).toISOString()}::timestamptz
     ORDER BY m.id`;
 }

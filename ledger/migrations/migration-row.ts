@@ -32,6 +32,8 @@ export interface MigrationRow {
   abortRequestedAt: Date | null;
   /** Who had paused the VM when the migration began. */
   pausedBy: PausedBy | null;
+  /** Of a VM without a domain: what it was when the migration began. */
+  endedAs: 'stopped' | 'crashed' | null;
   vmState: VmState;
   vmPausedBy: PausedBy | null;
   asleep: boolean;

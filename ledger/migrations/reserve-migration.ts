@@ -9,7 +9,7 @@ import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
 import { specOf } from '../vms/vm-specs.ts';
-import { isMovable, sleepingGuest } from './accept-migration.ts';
+import { hasEnded, isMovable, sleepingGuest } from './accept-migration.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
 /** A migration of disks alone reserves neither processors nor memory, but it uses the network like the others. */
@@ -50,7 +50,7 @@ function refuseUnmovable(row: MigrationRow): void {
 const diskRequired = (row: MigrationRow) => ({
   homeHost: row.homeId,
   diskMiB: row.moveDisk ? row.vmDiskMiB : 0,
-  memoryMiB: row.mode === 'cold' || row.orCold ? row.memoryMiB : 0,
+  memoryMiB: (row.mode === 'cold' || row.orCold) && !hasEnded(row.vmState) ? row.memoryMiB : 0,
 });
 
 async function deferMigration(tx: Transaction, id: MigrationId, why: string): Promise<MigrationAdmission> {
@@ -92,13 +92,18 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
         WHERE id = ${id}`;
       return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     }
+    const endedAs = hasEnded(row.vmState) ? row.vmState : null;
     await tx.$executeRaw`
-      UPDATE "Migration" SET reserved = true, "pausedBy" = ${row.vmPausedBy}::"PausedBy", "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
+      UPDATE "Migration" SET reserved = true, "pausedBy" = ${row.vmPausedBy}::"PausedBy",
+        "endedAs" = ${endedAs}::"VmState", "toId" = ${choice.to}, waiting = NULL, "startedAt" = ${isoNow(deps)}::timestamptz,
         "diskMiB" = ${diskNeededMiB(diskNeed, choice.to)}::int,
         vcpus = CASE WHEN ${row.asleep} THEN 0 ELSE vcpus END, "memoryMiB" = CASE WHEN ${row.asleep} THEN 0 ELSE "memoryMiB" END
       WHERE id = ${id}`;
     await tx.$executeRaw`UPDATE "Vm" SET state = 'migrating' WHERE id = ${row.vmId}`;
-    return { admitted: true, route: await readMigrationRoute(deps, tx, { ...row, pausedBy: row.vmPausedBy, toId: choice.to as HostId }) };
+    return {
+      admitted: true,
+      route: await readMigrationRoute(deps, tx, { ...row, pausedBy: row.vmPausedBy, endedAs, toId: choice.to as HostId }),
+    };
   });
 }
 
@@ -117,6 +122,7 @@ async function readMigrationRoute(deps: LedgerDeps, tx: Transaction, row: Migrat
     vm: specOf(deps, { ...placed, vms }, row.vmId),
     suspended: row.asleep,
     paused: row.pausedBy !== null,
+    ended: row.endedAs !== null,
     sourceGeneration: row.vmGeneration,
   };
 }

@@ -49,6 +49,8 @@ export function classifyVms(input: DrainPlanInput): ClassifiedVms {
     else if (vm.phase.kind === 'settling') classified.leaving.push({ vm: vm.id, byMs: null });
     else if (vm.suspended === true && !input.modes.includes('cold'))
       suspendOrBlock(vm, 'it is suspended, and this drain moves VMs live alone');
+    else if (vm.ended === true && !input.modes.includes('cold'))
+      block(vm, 'it does not run, and this drain moves VMs live alone');
     else if (vm.paused === true && !input.modes.includes('live'))
       suspendOrBlock(vm, 'it is paused, and this drain moves VMs cold alone');
     else {

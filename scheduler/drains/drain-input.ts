@@ -15,6 +15,8 @@ export interface DrainVm {
   suspended?: boolean;
   /** It is paused: only a live migration moves it paused, and that converges. */
   paused?: boolean;
+  /** It has no domain: it keeps its vCPUs and memory reserved, and only a cold migration moves its disks. */
+  ended?: boolean;
   /** The backing image of its disk and the hosts that have it; null: none. */
   image?: { id: string; mib: number; at: readonly string[] } | null;
   /** Disks on the drained host that must move; null: none. */

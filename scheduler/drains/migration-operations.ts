@@ -40,10 +40,10 @@ export interface MigrationSample extends MigrationOperation {
   recoveryS?: number | null;
 }
 
-/** The operations that make up one move. @param suspended the VM is suspended and remains so: only its files are copied */
-export function operationsOf(mode: MoveMode, move: Omit<MigrationOperation, 'kind'>, suspended = false): MigrationOperation[] {
+/** The operations that make up one move. @param filesOnly the VM does not run, and will not: its files are copied */
+export function operationsOf(mode: MoveMode, move: Omit<MigrationOperation, 'kind'>, filesOnly = false): MigrationOperation[] {
   if (mode === 'live') return [{ ...move, kind: 'live' }];
-  if (suspended) return [{ ...move, kind: 'copy' }];
+  if (filesOnly) return [{ ...move, kind: 'copy' }];
   const { from, to } = move;
   return [
     { ...move, kind: 'suspend', to: from },

@@ -46,7 +46,7 @@ export function scheduleMoves(input: DrainPlanInput, classified: ClassifiedVms, 
     const move = { from: host, to, load: vm.load, concurrency: streamCount };
     // A cold migration copies the disks with the memory.
     const disks: MigrationOperation[] = vm.disks == null || mode === 'cold' ? [] : [{ ...move, kind: 'disks' }];
-    const all = [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.suspended)), ...disks];
+    const all = [...(mode === 'disks' ? [] : operationsOf(mode, move, vm.suspended === true || vm.ended === true)), ...disks];
     return all.map((one) => (one.from === host ? one : { ...one, concurrency: arrivingAt(to) }));
   };
   const suspend = ({ load, suspended }: DrainVm): MigrationOperation[] =>
@@ -79,7 +79,7 @@ export function scheduleMoves(input: DrainPlanInput, classified: ClassifiedVms, 
   };
   const moves = classified.moves.map(({ vm, to, mode }) => {
     const meanS = append(operations(vm, to, mode));
-    const recoveryS = mode === 'disks' || vm.suspended === true ? null : model.recoveryS(vm.id);
+    const recoveryS = mode === 'disks' || vm.suspended === true || vm.ended === true ? null : model.recoveryS(vm.id);
     return { vm: vm.id, to, mode, withDisks: vm.disks != null, meanS, recoveryS };
   });
   const suspensions = classified.suspensions.map((vm) => ({ vm: vm.id, meanS: append(suspend(vm)) }));

@@ -84,7 +84,8 @@ export class TargetCapacity {
   #demandOf(vm: DrainVm): { vcpus: number; memoryMiB: number; disk: DiskDemand } {
     const { host, modes } = this.#input;
     const runsElsewhere = isDiskMoveOnly(vm, host);
-    const asFile = modes.includes('cold') && !runsElsewhere && vm.paused !== true ? vm.memoryMiB : 0;
+    const savesMemory = modes.includes('cold') && !runsElsewhere && vm.paused !== true && vm.ended !== true;
+    const asFile = savesMemory ? vm.memoryMiB : 0;
     const disk = { homeHost: vm.disks == null ? null : host, diskMiB: vm.disks?.diskMiB ?? 0, memoryMiB: asFile };
     return vm.suspended === true || runsElsewhere
       ? { vcpus: 0, memoryMiB: 0, disk }
@@ -98,7 +99,7 @@ export class TargetCapacity {
   #chooseMode(vm: DrainVm, to: string): MoveMode {
     const { host, modes, model } = this.#input;
     if (vm.paused === true) return 'live';
-    if (vm.suspended === true || !modes.includes('live')) return 'cold';
+    if (vm.suspended === true || vm.ended === true || !modes.includes('live')) return 'cold';
     if (!modes.includes('cold')) return 'live';
     const live: MigrationOperation = { kind: 'live', from: host, to, load: vm.load, concurrency: 1 };
     return vm.failed.every(({ converges }) => converges) && model.preCopy(live).converges ? 'live' : 'cold';

@@ -78,8 +78,8 @@ test('a VM that is paused is moved live, unless its guest sleeps, and never as f
   expect((await ask(api.alice)).status).toBe(409);
   await api.ledger.vm.update({ where: { id: vm }, data: { pausedBy: 'owner' } });
   expect((await ask(api.alice, { mode: 'cold' })).status).toBe(409);
-  const requested = await ask(api.alice, { coldFallback: true });
-  expect([requested.status, requested.body.mode, requested.body.coldFallback]).toEqual([202, 'live', false]);
+  const requested = await ask(api.alice, { ifNotConverging: 'cold' });
+  expect([requested.status, requested.body.mode, requested.body.ifNotConverging]).toEqual([202, 'live', 'rollBack']);
 });
 
 test('disks on the host where their VM runs are not moved; those of a VM that runs on another host move there', async () => {

@@ -1,12 +1,13 @@
 import { beforeEach, describe, expect, it, test } from 'vitest';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { changeHost } from '../../ledger/hosts/change-host.ts';
+import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import { VmRequest } from '../../model/vm-request.ts';
-import { accept, addImage, addOwner, empty, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, empty, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -161,12 +162,18 @@ describe('a VM that does not run', () => {
     fixture.now += 590_000;
     const target = host === 'host-a' ? 'host-b' : 'host-a';
     expect(await fixture.activities.stepDrain(id)).toMatchObject({ images: [{ host: target }], vmsToNotify: [] });
-    await fixture.sql(`INSERT INTO "HostImage" ("hostId", "imageId", "usedAt") SELECT $1, "imageId", now() FROM "Vm" WHERE id = $2`, [target, vm]);
+    await fixture.sql(
+      `INSERT INTO "HostImage" ("hostId", "imageId", "usedAt") SELECT $1, "imageId", now() FROM "Vm" WHERE id = $2`,
+      [target, vm],
+    );
     expect(await fixture.activities.stepDrain(id)).toMatchObject({ moves: [{ vm }] });
     const migration = await fixture.ledger.migration.findFirstOrThrow({ where: { vmId: vm } });
     expect(migration).toMatchObject({ mode: 'live', orCold: false, toId: target });
     await fixture.activities.reserveMigration(migration.id as MigrationId);
-    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'migrating', pausedBy: null });
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({
+      state: 'migrating',
+      pausedBy: null,
+    });
     await fixture.activities.commitMigration(migration.id as MigrationId, { downtimeMs: null, bytes: 1, phases: [] });
     const after = { state: 'paused', pausedBy: 'owner', hostId: target };
     expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject(after);
@@ -200,8 +207,50 @@ describe('a VM that does not run', () => {
     expect(await start()).toBe(true);
   });
 
-  it('and is stopped is in the way where its disks have to leave, and the refusal says what to do', async () => {
-    const { host } = await standalone('stopped');
-    await expect(drain(host, true)).rejects.toThrow('its disks can leave only while it runs');
+  it('and is stopped moves with its disks where these have to leave, and is billed for nothing meanwhile', async () => {
+    const { vm, host } = await standalone('stopped');
+    await fixture.sql(`UPDATE "Vm" SET problem = '{"code": "powered-off", "message": "off"}' WHERE id = $1`, [vm]);
+    const target = host === 'host-a' ? 'host-b' : 'host-a';
+    await fixture.sql(`INSERT INTO "HostImage" ("hostId", "imageId") SELECT $1, "imageId" FROM "Vm" WHERE id = $2`, [target, vm]);
+    const id = await drain(host, true);
+    fixture.now += 600_000;
+    expect(await fixture.activities.stepDrain(id)).toMatchObject({ moves: [{ vm }] });
+    const row = await fixture.ledger.migration.findFirstOrThrow({ where: { vmId: vm } });
+    expect(row).toMatchObject({ mode: 'cold', moveDisk: true, toId: target });
+    const migration = row.id as MigrationId;
+    const before = await usage(fixture);
+    expect(await fixture.activities.reserveMigration(migration)).toMatchObject({ admitted: true, route: { ended: true } });
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'migrating' });
+    await fixture.activities.commitMigration(migration, { downtimeMs: null, bytes: 1, phases: [] });
+    const after = { state: 'stopped', hostId: target, homeId: target, problem: { code: 'powered-off' } };
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject(after);
+    expect(await fixture.ledger.vmStay.count()).toBe(0);
+    const takenOf = (rows: typeof before, at: string) => rows.find(({ id: one }) => one === at)!.said;
+    expect([takenOf(await usage(fixture), host), takenOf(await usage(fixture), target)]).toEqual([
+      [0, 0, 0],
+      takenOf(before, host),
+    ]);
+  });
+
+  it('and is stopped stays where no host can take it, and is in the way of a drain that moves live alone', async () => {
+    const { vm, host } = await standalone('stopped');
+    const request = {
+      vm,
+      to: null,
+      mode: 'cold',
+      coldFallback: false,
+      requestedBy: owner,
+      reason: null,
+      nowMs: fixture.now,
+    } as const;
+    const move = (moveDisk: boolean) => fixture.ledger.$transaction((tx) => acceptMigration(tx, { ...request, moveDisk }));
+    await expect(move(false)).rejects.toThrow('move it with moveDisk');
+    const migration = await move(true);
+    await fixture.activities.reserveMigration(migration);
+    const error = { code: 'disk-full', message: 'full' } as const;
+    await fixture.activities.rollBackMigration(migration, { error, lost: false, downtimeMs: null, bytes: 0, phases: [] });
+    expect(await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).toMatchObject({ state: 'stopped', hostId: host });
+    await fixture.sql(`UPDATE "Host" SET "acceptsMigrations" = false WHERE id <> $1`, [host]);
+    await expect(drain(host, true, 'ifStuck')).rejects.toThrow('it does not run');
   });
 });

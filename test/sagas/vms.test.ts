@@ -6,11 +6,12 @@ import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import { BerthError } from '../../model/errors.ts';
 import { VmRemovedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { MigrationState } from '../../model/migration.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, everyRestart, faultsBut } from './faults.ts';
+import { type Call, everyFault, everyRestart, type Fault, faultsBut, faultsOfVariant } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -368,28 +369,58 @@ describe('a VM without a task', () => {
     });
   });
 
+  /** A migration to another host. @param plan injects faults */
+  async function move(
+    id: VmId,
+    to: FakeHost,
+    how: { mode: 'live' } | { mode: 'cold'; moveDisk: true },
+    plan: (workflow: string) => void = () => undefined,
+  ): Promise<MigrationState> {
+    const owner = (await rowOf(id)).ownerId;
+    for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
+    const order = { ...how, vm: id, to: to.id, coldFallback: false, requestedBy: owner, reason: null, nowMs: Date.now() };
+    const migration = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
+    const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id: migration } });
+    const workflow = workflowId.migration(id, generation);
+    plan(workflow);
+    const options = { taskQueue: controlQueue, workflowId: workflow, args: [migration, site.pace] };
+    await site.client.workflow.start(workflowType.migration, options);
+    return site.client.workflow.getHandle(workflow).result();
+  }
+
+  describe.concurrent('that is stopped moves with its disks, and boots from them where it is then', () => {
+    const calls = ['packColdCopy', 'unpackColdCopy', 'commitMigration', 'removeColdLeftover'].map((name) => ({ name, nth: 1 }));
+
+    async function movedAfterEnd(at: Call | null, fault: Fault | null): Promise<void> {
+      const { id, host } = await running();
+      host.powerOff(id);
+      await becomes(id, 'stopped');
+      const target = site.hosts.find((one) => one !== host)!;
+      let workflow = '';
+      const state = await move(id, target, { mode: 'cold', moveDisk: true }, (planned) => {
+        workflow = planned;
+        if (at !== null && fault !== null) site.faults.plan(planned, at, fault);
+      });
+      if (at !== null) expect(site.faults.fired(workflow)).toBe(true);
+      else expect(state).toBe('succeeded');
+      const now = state === 'succeeded' ? target : host;
+      const row = { state: 'stopped', hostId: now.id, homeId: now.id, problem: { code: 'powered-off' } };
+      expect(await rowOf(id)).toMatchObject(row);
+      const other = now === host ? target : host;
+      await site.until('the other host has nothing of it', async () => !other.leftovers().some((trace) => trace.includes(id)));
+      await operate(id, 'reboot');
+      expect(now.domains.get(id)!.config.disks.map(({ source }) => source.kind)).toEqual(['file', 'file']);
+      await endsWell(id);
+    }
+
+    test('without a fault', () => movedAfterEnd(null, null));
+    test.each(everyFault(calls, faultsOfVariant))('$name: $what', ({ fault, ...call }) => movedAfterEnd(call, fault));
+  });
+
   test('that has moved without its disks boots again with those at its home', async () => {
     const { id, host } = await running();
     const target = site.hosts.find((one) => one !== host)!;
-    const owner = (await rowOf(id)).ownerId;
-    for (const one of site.hosts) for (const other of site.hosts) one.hostsByAddress.set(addressOf(other.id), other);
-    const migration = await site.ledger.$transaction((tx) =>
-      acceptMigration(tx, {
-        vm: id,
-        to: target.id,
-        mode: 'live',
-        coldFallback: false,
-        requestedBy: owner,
-        reason: null,
-        nowMs: Date.now(),
-      }),
-    );
-    const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id: migration } });
-    await site.client.workflow.execute(workflowType.migration, {
-      taskQueue: controlQueue,
-      workflowId: workflowId.migration(id, generation),
-      args: [migration, site.pace],
-    });
+    await move(id, target, { mode: 'live' });
     expect(await rowOf(id)).toMatchObject({ state: 'running', hostId: target.id, homeId: host.id });
     target.powerOff(id);
     await becomes(id, 'stopped');

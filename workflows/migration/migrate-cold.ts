@@ -26,7 +26,7 @@ export const coldPhases: readonly PhaseRow[] = [
   },
   {
     name: 'suspend',
-    does: 'saves the memory into a file at the source, unless the VM is suspended',
+    does: 'saves the memory into a file at the source, unless the VM is suspended or has ended',
     undoneBy: 'restoreVm at the source',
   },
   {
@@ -36,7 +36,7 @@ export const coldPhases: readonly PhaseRow[] = [
   },
   {
     name: 'restore',
-    does: 'runs the VM at the target, unless it was suspended',
+    does: 'runs the VM at the target, unless it was suspended or had ended',
     undoneBy: 'nothing, once its guest has executed anything',
   },
   {
@@ -51,19 +51,19 @@ export const coldPhases: readonly PhaseRow[] = [
  * target has answered that the guest executed nothing there, and no attempt to restore it there can begin any more.
  */
 export async function migrateCold(run: MigrationRun, root: CancellationScope): Promise<MigrationAttempt> {
-  const { source, target, route } = run;
+  const { source, target } = run;
   const result: MigrateOutResult = { ...noTransfer };
   const prepared = await runPrepare(run, root, () => prepareCold(run));
   if ('error' in prepared) return prepared;
   try {
     const pausedFromMs = Date.now();
-    if (!route.suspended) {
+    if (hasDomain(run)) {
       run.cold.suspended = true;
       await trackPhase(run, 'suspend', () => source.suspendVm(atSource(run)));
     }
     result.bytes = await trackPhase(run, 'copy', () => copyCold(run, prepared.record, prepared.chunks));
     setPhaseBytes(run, 'copy', result.bytes);
-    if (!route.suspended) {
+    if (hasDomain(run)) {
       run.cold.restoring = true;
       await trackPhase(run, 'restore', () => target.restoreVm({ vm: atTarget(run), diskHostAddress: diskHostAddress(run) }));
       result.downtimeMs = Date.now() - pausedFromMs;
@@ -74,10 +74,13 @@ export async function migrateCold(run: MigrationRun, root: CancellationScope): P
   }
 }
 
+/** One that is suspended, or has ended, is only copied. */
+const hasDomain = ({ route }: MigrationRun): boolean => !route.suspended && route.ended !== true;
+
 /** Decides where the VM is after an attempt. Retries without limit, because no other component may restore it meanwhile. */
 export async function resolveColdMigration(run: MigrationRun, cause: TaskError | null): Promise<MigrationOutcome> {
   const { target, source, route } = run;
-  if (route.suspended) return cause === null ? 'committed' : 'stayed';
+  if (!hasDomain(run)) return cause === null ? 'committed' : 'stayed';
   if (run.cold.restoring) {
     const atTargetNow = await retryOnHost(run, route.to.id, () => resolveRestore(run));
     if (atTargetNow === 'running') return 'committed';
@@ -131,22 +134,26 @@ async function prepareCold(run: MigrationRun): Promise<{ record: PortableRecord;
 const diskFiles = ({ route, moveDisk }: MigrationRun): ColdCopyFile[] =>
   moveDisk ? ['overlay', 'data', ...route.vm.extraDisksMiB.map((_, index): ColdCopyFile => `extra-${index}`)] : [];
 
+/** Files that the source has: of a VM that has ended no memory. */
+const sourceFiles = (run: MigrationRun): ColdCopyFile[] => [
+  ...(run.route.ended === true ? [] : ['memory' as const]),
+  ...(run.route.home.id === run.route.from.id ? diskFiles(run) : []),
+];
+
 /** @returns bytes sent over the network. */
 async function copyCold(run: MigrationRun, portableRecord: PortableRecord, chunks: number): Promise<number> {
   const { route, vmId, pace, source, target } = run;
-  const disks = diskFiles(run);
-  const disksAtSource = route.home.id === route.from.id;
-  const disksElsewhere = !disksAtSource && disks.length > 0;
-  const copy = new ColdCopyProgress(run, disksElsewhere ? 2 : 1);
+  const files = sourceFiles(run);
+  const disks = route.home.id === route.from.id ? [] : diskFiles(run);
+  const copy = new ColdCopyProgress(run, (files.length > 0 ? 1 : 0) + (disks.length > 0 ? 1 : 0));
   const order = { vmId, generation: route.sourceGeneration, cachedChunks: { address: route.to.address, chunks } };
-  const files: ColdCopyFile[] = disksAtSource ? ['memory', ...disks] : ['memory'];
-  const { sinceMs } = await copy.pack(source, route.from.address, { ...order, files });
-  if (disksElsewhere) await copy.pack(onHost(route.home.id, pace, 'throw'), route.home.address, { ...order, files: disks });
+  const packed = files.length === 0 ? null : await copy.pack(source, route.from.address, { ...order, files });
+  if (disks.length > 0) await copy.pack(onHost(route.home.id, pace, 'throw'), route.home.address, { ...order, files: disks });
   await copy.unpack(target, {
     vm: atTarget(run),
     diskHostAddress: diskHostAddress(run),
     portableRecord,
-    suspendedSinceMs: sinceMs ?? Date.now(),
+    suspendedSinceMs: route.ended === true ? null : (packed?.sinceMs ?? Date.now()),
   });
   return copy.packs.reduce((sum, { bytes }) => sum + bytes, 0);
 }
@@ -171,7 +178,7 @@ function leftoverAtSource(run: MigrationRun): RemoveColdLeftover {
   return {
     vmId,
     generation: route.sourceGeneration,
-    cacheFiles: isHome ? ['memory', ...diskFiles(run)] : ['memory'],
+    cacheFiles: sourceFiles(run),
     isHome: isHome && !moveDisk,
   };
 }

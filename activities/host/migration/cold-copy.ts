@@ -31,7 +31,7 @@ export async function packColdCopy(ports: HostPorts, request: PackColdCopy) {
   return { ...(await coldCopy.pack(vmId, files, cachedChunks)), sinceMs: record.suspended?.sinceMs ?? null };
 }
 
-/** Makes the VM a suspended one of this host, from its packs. Nothing runs here before restoreVm. */
+/** Makes the VM a suspended one of this host, or one without a domain, from its packs. Nothing runs here before its next step. */
 export async function unpackColdCopy(ports: HostPorts, request: UnpackColdCopy, record: VmRecord): Promise<void> {
   const { coldCopy, store } = ports;
   const { vm, packs, portableRecord, suspendedSinceMs: sinceMs, diskHostAddress } = request;
@@ -39,7 +39,8 @@ export async function unpackColdCopy(ports: HostPorts, request: UnpackColdCopy, 
   await requireNoDomain(ports, vm.id, 'conflict', 'unpacking');
   await domainConfig(ports, vm, diskHostAddress);
   for (const pack of packs) await coldCopy.unpack(vm.id, pack);
-  await store.writeDurably({ ...record, ...portableRecord, flushed: false, suspended: { sinceMs, complete: true } });
+  const suspended = sinceMs === null ? null : { sinceMs, complete: true };
+  await store.writeDurably({ ...record, ...portableRecord, flushed: false, suspended });
   await coldCopy.removeTransferFiles(vm.id);
 }
 
