@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains]
+ *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -196,12 +196,49 @@ async function recordPausedMove(site: FakeSite, vm: VmId): Promise<void> {
 
 /** A later move of the same VM. */
 async function recordMove(site: FakeSite, vm: VmId, mode: MigrationMode, variant: string = mode): Promise<void> {
-  const order = { vm, to: null, mode, coldFallback: false, requestedBy: site.owner, reason: null, nowMs: Date.now() };
+  const moveDisk = variant === 'stopped';
+  const order = { vm, to: null, mode, moveDisk, coldFallback: false, requestedBy: site.owner, reason: null, nowMs: Date.now() };
   const id = await site.ledger.$transaction((tx) => acceptMigration(tx, order));
   const { generation } = await site.ledger.migration.findUniqueOrThrow({ where: { id } });
   const options = { taskQueue: controlQueue, workflowId: workflowId.migration(vm, generation), args: [id, site.pace] };
   await site.client.workflow.execute(workflowType.migration, options);
   await write(site, `migrateVm-${variant}`, options.workflowId);
+}
+
+/** The disks of a standalone VM whose guest has powered itself off. */
+async function recordStoppedMove(site: FakeSite): Promise<void> {
+  for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
+  const vm = await startAlone(site, 'stopped');
+  const row = () => site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+  const { hostId } = await row();
+  site.hosts.find(({ id }) => id === hostId)!.powerOff(vm);
+  await site.until('it is stopped', async () => (await row()).state === 'stopped');
+  await recordMove(site, vm, 'cold', 'stopped');
+  await removeAlone(site, vm);
+}
+
+/** A task that has ended while its VM could not be removed, and whose first workflow was ended from outside. */
+async function recordRemaining(site: FakeSite): Promise<void> {
+  const task = await site.submit({ command: ['endless'], timeoutS: week });
+  await until(site, task, 'running');
+  const { id: vm, hostId } = await site.ledger.vm.findFirstOrThrow({ where: { taskId: task } });
+  const host = site.hosts.find(({ id }) => id === hostId)!;
+  const [domain, record] = [host.domains.get(vm)!, host.records.get(vm)!];
+  // Somebody else's domain under its name: nothing of it may be removed.
+  host.records.delete(vm);
+  host.domains.set(vm, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  await site.cancel(task);
+  await until(site, task, 'cancelled');
+  const handle = site.client.workflow.getHandle(workflowId.task(task));
+  await handle.terminate('a recording');
+  const options = { taskQueue: controlQueue, workflowId: workflowId.task(task), args: [task, site.pace] };
+  await site.client.workflow.start(workflowType.task, options);
+  const isStuck = async () => (await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } })).state === 'stuck';
+  await site.until('it is stuck', isStuck);
+  host.domains.set(vm, domain);
+  host.records.set(vm as VmId, record);
+  await handle.signal(signalName.wakeUp);
+  await recordTask(site, 'remaining', task);
 }
 
 /** One template, for a VM that was placed and is gone. */
@@ -432,6 +469,8 @@ try {
     images: recordImages,
     house: recordHouse,
     migration: recordMigration,
+    stopped: recordStoppedMove,
+    remaining: recordRemaining,
     templates: recordTemplates,
     drains: recordDrains,
     inPlace: recordInPlace,
