@@ -144,9 +144,9 @@ try {
   if (requested.length > 0) await runInTurn(requested);
   else {
     const inBackground = whole.filter((name) => projects[name]?.background);
-    const others = whole.filter((name) => !inBackground.includes(name));
-    await runInTurn(others.slice(0, -1));
-    await Promise.all([runInTurn(others.slice(-1)), runInTurn(inBackground, true)]);
+    const onGuests = whole.filter((name) => projects[name]?.emulated);
+    await runInTurn(whole.filter((name) => !inBackground.includes(name) && !onGuests.includes(name)));
+    await Promise.all([runInTurn(onGuests), runInTurn(inBackground, true)]);
   }
   if (full && requested.length === 0 && !stop.aborted) await tortureMigrations();
   if (!stop.aborted) await checkLeaks();

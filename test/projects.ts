@@ -18,11 +18,11 @@ interface Project {
   oneByOne?: boolean;
   /** The files of a worker process share its modules, and what a fixture of the process keeps: the site of test/site. */
   shared?: boolean;
-  /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
+  /** On guests of an emulated processor, after all others: a file in which a test failed has a second try (docs/decisions/0087). */
   emulated?: boolean;
   /**
-   * In simulated time, or without any: in a run of all projects these get, beside the last of them, the time in which guests
-   * leave a processor idle.
+   * In simulated time, or without any: in a run of all projects these come beside those with guests, at the lowest priority,
+   * in the time in which guests leave a processor idle.
    */
   background?: boolean;
   /** Files side by side, where they wait more than they work; else as many as there are processors. */

@@ -29,6 +29,12 @@ export async function startTemporalServer(): Promise<RunningTemporal> {
 /** Its own parts listen on ports that it found free a moment before; a connection of another process may have one since. */
 const attempts = 3;
 
+/**
+ * Half of a saga's processor time is this server's. One thread for its Go code, and a garbage collection only when it has
+ * taken this much memory, leave a quarter less: 3.0 s instead of 4.2 s for 400 workflows that are started and terminated.
+ */
+const goRuntime = ['GOMAXPROCS=1', 'GOGC=off', 'GOMEMLIMIT=1GiB'];
+
 async function startOnce(): Promise<RunningTemporal> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-temporal-'));
   const port = await freePort();
@@ -53,7 +59,7 @@ async function startOnce(): Promise<RunningTemporal> {
     'error',
   ];
   // An orderly end would save nothing, and would take a second.
-  const service = startService(['env', ...argv, ...queuePollRates], 'SIGKILL');
+  const service = startService(['env', ...goRuntime, ...argv, ...queuePollRates], 'SIGKILL');
   const stop = async (): Promise<void> => {
     await service.stop();
     await rm(folder, { recursive: true, force: true });
