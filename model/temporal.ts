@@ -51,7 +51,7 @@ export const workflowType = {
 
 /**
  * When a control worker is killed, its workflow tasks, with their local activities, are repeated after their timeout. For
- * workflows in which seconds matter (the deadline of a drain, the switch of a migration) that is half of Temporal's default
+ * workflows in which seconds matter (the deadline of a drain, the switch of a migration, the start of a promise) that is half of Temporal's default
  * of ten seconds. The worker extends a task whose local activities take longer; after a stall of the machine they are
  * repeated.
  */
@@ -61,6 +61,7 @@ const shortTimeoutTypes: readonly string[] = [
   workflowType.migration,
   workflowType.drain,
   workflowType.reservation,
+  workflowType.planner,
 ];
 /** How workflows of a type are started. */
 export const workflowTaskTimeoutOf = (type: string): { workflowTaskTimeout?: number } =>

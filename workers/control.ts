@@ -6,7 +6,7 @@ import { openLedger } from '../ledger/client.ts';
 import { openLedgerClock } from '../ledger/ledger-clock.ts';
 import { readConfig } from '../model/config.ts';
 import { openLog } from '../model/log.ts';
-import { controlQueue, workflowId, workflowType } from '../model/temporal.ts';
+import { controlQueue, workflowId, workflowTaskTimeoutOf, workflowType } from '../model/temporal.ts';
 import { applyMigrations } from '../prisma/migrate.ts';
 import { controlLimits } from './control-limits.ts';
 import { startEndingWorkflows } from './end-workflows.ts';
@@ -67,6 +67,7 @@ const startSingleton = (what: string, type: string, id: string) =>
       workflowId: id,
       taskQueue: controlQueue,
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      ...workflowTaskTimeoutOf(type),
     }),
   );
 void startSingleton('the housekeeping', workflowType.housekeeping, workflowId.housekeeping());

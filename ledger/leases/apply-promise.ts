@@ -1,15 +1,7 @@
-import type { Resources } from '../../model/host.ts';
 import { takesWork } from '../hosts/open-hosts.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
-import { leadS, tailS } from './lead-times.ts';
-
-/** Hosts that a plan has chosen for a promise; the interval begins with its VMs and ends when they are removed. */
-export interface PlannedPromise {
-  hosts: readonly string[];
-  each: Resources;
-  fromMs: number;
-  untilMs: number;
-}
+import type { PlannedPromise } from './plan/admission.ts';
+import { leadS, tailS } from './plan/lead-times.ts';
 
 /**
  * Whether a promise that was planned from what was read a moment ago can be written now. It was planned beside all that ran

@@ -1,7 +1,7 @@
 import { Prisma } from '../../generated/prisma/client.ts';
 import type { LeaseSpec } from '../../model/task.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
-import type { LeasePromise } from './admission.ts';
+import type { LeasePromise } from './plan/admission.ts';
 
 interface AcceptedLease {
   id: string;

@@ -1,12 +1,11 @@
 import type { LeaseOrder, Notification } from '../../contracts/ledger.ts';
 import { leaseEventTypes } from '../../model/events.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { planSite } from '../../scheduler/leases/site/site-plan.ts';
+import { nextSlowness } from '../../scheduler/leases/lease-lifecycle.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { writeLeaseEvent } from './lease-event.ts';
-import { readSite } from './read-site.ts';
 
 interface LeaseRow {
   id: string;
@@ -27,6 +26,16 @@ export async function loadLeaseOrder(deps: LedgerDeps, id: TaskId): Promise<Leas
   return suspension === 'resuming' ? 'resume' : 'suspend';
 }
 
+/** Of each host of a lease, after its operation has ended now. None where its VMs are on their way out. */
+async function measuredSlowness(tx: Transaction, lease: string, now: number): Promise<{ host: string; slowness: number }[]> {
+  const rows = await tx.$queryRaw<{ host: string; slowness: number; fromS: number; untilS: number }[]>`
+    SELECT h.id AS host, h.slowness, (l.operation->>'fromS')::float8 AS "fromS", (l.operation->>'untilS')::float8 AS "untilS"
+    FROM "Lease" l JOIN "Vm" v ON v."leaseId" = l.id AND v.state NOT IN ('pending', 'removed') JOIN "Host" h ON h.id = v."hostId"
+    WHERE l.id = ${lease} AND l.operation IS NOT NULL
+    GROUP BY h.id, l.id HAVING NOT bool_and(v.state IN ('removing', 'stuck'))`;
+  return rows.map(({ host, slowness, fromS, untilS }) => ({ host, slowness: nextSlowness(slowness, { fromS, untilS }, now) }));
+}
+
 /**
  * Records that a suspension or resumption is complete, and updates the slowness of its hosts by its duration: the plan of a
  * host that is slower than planned adapts. Under the placement lock, like everything that changes the plan.
@@ -41,11 +50,7 @@ async function completeOperation(
     await lockPlacement(tx);
     const { id, suspension, suspensions } = await readLease(tx, task);
     if (suspension !== from) return [];
-    const now = deps.clock() / 1000;
-    const site = await readSite(tx, []);
-    const { planner } = planSite(site, site.figures, now);
-    planner.observe({ kind: event, lease: id }, now);
-    const slowness = planner.state.hosts.map((host) => ({ host: host.spec.id, slowness: host.slowness }));
+    const slowness = await measuredSlowness(tx, id, deps.clock() / 1000);
     const state = event === 'suspended' ? 'suspended' : null;
     await tx.$executeRaw`
       WITH host AS (

@@ -1,36 +1,11 @@
-import { planSite } from '../../scheduler/leases/site/site-plan.ts';
 import type { Transaction } from '../transaction.ts';
-import { type LedgerLease, readSite } from './read-site.ts';
+import { inPlan } from './plan/plan-thread.ts';
+import { readSite } from './plan/read-site.ts';
+import type { SiteSchedule } from './plan/schedule.ts';
 
-export interface ScheduledLease {
-  lease: LedgerLease;
-  hosts: string[];
-  startAtS: number;
-  endAtS: number;
-  firm: boolean;
-}
-
-export interface SiteSchedule {
-  leases: ScheduledLease[];
-  suspensions: { lease: LedgerLease; atS: number }[];
-  /** Waiting leases for which the plan has no time. */
-  unplanned: LedgerLease[];
-}
+export type { ScheduledLease, SiteSchedule } from './plan/schedule.ts';
 
 /** The plan of this moment: when every lease is expected to start or resume, and to end. Changes nothing. */
 export async function readSchedule(tx: Transaction, nowMs: number): Promise<SiteSchedule> {
-  const site = await readSite(tx, 'all');
-  const plan = planSite(site, site.figures, nowMs / 1000).planner.plan(nowMs / 1000);
-  const byId = new Map(site.leases.map((lease) => [lease.id, lease]));
-  const leases = plan.quotes.map(({ lease: id, hosts, startAtS, endAtS, firm }) => {
-    const lease = byId.get(id)!;
-    // The plan appends the time in which the hosts are freed, which is not the lease's own.
-    return { lease, hosts, startAtS, endAtS: endAtS - site.figures.teardownS, firm };
-  });
-  const planned = new Set(leases.map(({ lease }) => lease.id));
-  return {
-    leases,
-    suspensions: plan.suspensions.map(({ lease, atS }) => ({ lease: byId.get(lease)!, atS })),
-    unplanned: site.leases.filter(({ id }) => !planned.has(id)),
-  };
+  return inPlan('schedule', await readSite(tx, { hosts: [], others: 'leases' }), nowMs);
 }

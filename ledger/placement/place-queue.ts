@@ -77,9 +77,9 @@ export async function writePlacements(
     ), waits AS (
       SELECT * FROM jsonb_to_recordset(${JSON.stringify(waits)}::jsonb) AS w(id text, refusal jsonb, overtaken int)
     ), standalone AS (
-      UPDATE "Vm" v SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE v.id = w.id
+      UPDATE "Vm" v SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE v.id = w.id AND v.state = 'pending'
     )
-    UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE t.id = w.id`;
+    UPDATE "Task" t SET refusal = w.refusal, overtaken = w.overtaken FROM waits w WHERE t.id = w.id AND t."placedAt" IS NULL`;
 }
 
 /** While there is a plan, only the planner places: a VM that is placed in a gap of the plan has to end in time. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { Prisma } from '../../generated/prisma/client.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
@@ -32,6 +33,17 @@ type WaitingQueue = z.infer<typeof WaitingQueue>;
 /** A task with its VMs, or a standalone VM. */
 export type QueueRow = z.infer<typeof QueueRow>;
 
+const planExists = (now: string): Prisma.Sql => Prisma.sql`(
+  EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
+  OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
+  OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz))`;
+
+/** Whether there are promises to keep, or work to resume: then the planner places. */
+export async function isPlanned(tx: Transaction, now: string): Promise<boolean> {
+  const rows = await tx.$queryRaw<{ planned: boolean }[]>`SELECT ${planExists(now)} AS planned`;
+  return rows[0]!.planned;
+}
+
 /**
  * Reads what waits, and what was placed and has not begun, in one statement: all that a pass reads where nothing waits. A
  * task that waits has all its VMs pending; one whose VMs were released already is about to end.
@@ -47,9 +59,7 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
       ORDER BY "createdAt", id LIMIT ${lookahead}
     )
     SELECT
-      EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
-        OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
-        OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz) AS planned,
+      ${planExists(now)} AS planned,
       (SELECT count(*)::int FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
         'imageId', v.image, 'vms', v.vms,

@@ -66,20 +66,25 @@ export function onResumed(state: PlanState, record: LeaseRecord, now: number): v
   setAllocations(state, record, record.layer, allocationsOn(record.hosts, now, record.expectedEnd));
 }
 
-/**
- * Later plans are scaled by the slowness of a host, which decays again. The workflow that executes an operation may have
- * been delayed for other reasons, so a single operation changes it by a limited factor.
- */
 function updateSlowness(state: PlanState, record: LeaseRecord, now: number): void {
   const { from, planned } = record.operation;
-  const ratio = (now - from) / Math.max(1, planned - from);
   for (const index of new Set(record.hosts)) {
     const host = state.hosts[index]!;
-    const step = ratio > 1 ? Math.min(maxSlownessFactor, ratio) : 0.75 + 0.25 * ratio;
-    host.slowness = Math.min(maxSlowness, Math.max(1, host.slowness * step));
+    host.slowness = nextSlowness(host.slowness, { fromS: from, untilS: planned }, now);
     host.memoryOps = host.memoryOps.filter((op) => op.until > now);
     updateSuspendAllS(state, index);
   }
+}
+
+/**
+ * The slowness of a host after an operation that was planned for this time has ended now. Later plans are scaled by it, and it
+ * decays again. The workflow that executes an operation may have been delayed for other reasons, so a single operation
+ * changes it by a limited factor.
+ */
+export function nextSlowness(slowness: number, { fromS, untilS }: { fromS: number; untilS: number }, now: number): number {
+  const ratio = (now - fromS) / Math.max(1, untilS - fromS);
+  const step = ratio > 1 ? Math.min(maxSlownessFactor, ratio) : 0.75 + 0.25 * ratio;
+  return Math.min(maxSlowness, Math.max(1, slowness * step));
 }
 
 /** Leases whose time is over are stopped; the hosts of late operations remain allocated. */

@@ -1,6 +1,7 @@
 import { beforeEach, expect, it } from 'vitest';
 import { readDrainInput } from '../../ledger/drains/planner-input.ts';
-import { readSite } from '../../ledger/leases/read-site.ts';
+import { siteOf } from '../../ledger/leases/plan/ledger-site.ts';
+import { readSite } from '../../ledger/leases/plan/read-site.ts';
 import { changeHostRemoved } from '../../ledger/levers/remove-host.ts';
 import { reservationDrain } from '../../ledger/reservations/accept-reservation.ts';
 import { acceptVm } from '../../ledger/vms/accept-vm.ts';
@@ -27,7 +28,8 @@ async function removeAsLost(id: HostId): Promise<void> {
   await changeHostRemoved(fixture.ledger, id, { ...removal, confirm: String(refusal.extra.token) });
 }
 
-const siteHosts = () => fixture.ledger.$transaction(async (tx) => (await readSite(tx, 'all')).hosts.map(({ id }) => id));
+const site = async () => siteOf(await readSite(fixture.ledger, { hosts: [], others: 'leases' }));
+const siteHosts = async () => (await site()).hosts.map(({ id }) => id);
 
 it('a removed host is no host of the plan, and a promise that was planned on it gets another', async () => {
   const lease = { kind: 'reservation', startAt: new Date(fixture.now + 3_600_000).toISOString(), durationS: 600 };
@@ -64,7 +66,7 @@ it('hosts whose clocks are off have no say in whether VMs start from templates e
   await fixture.activities.recordVmStarted(vm, now, { kind: 'warm' }, now);
   const { imageId } = await fixture.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
   const kind = { imageId, imageMiB: 5120, each: { vcpus: 1, memoryMiB: 256 } };
-  const leadS = () => fixture.ledger.$transaction(async (tx) => (await readSite(tx, 'all')).leadOf(kind));
+  const leadS = async () => (await site()).leadOf(kind);
   const warmS = await leadS();
   // More hosts than recent starts are looked at; none of them takes work.
   await fixture.sql(`

@@ -48,6 +48,15 @@ export const mutations: readonly Mutation[] = [
     test: 'ledger/constraints.test.ts',
   },
   {
+    guarantee: 'a plan that is stale when it is applied breaks no promise',
+    file: 'scheduler/leases/site/plan-acts.ts',
+    find: 'if (planned.hosts.get(id) !== now.hosts.get(id)) hosts.add(id);',
+    replace: 'if (planned.hosts.size < 0) hosts.add(id);',
+    project: 'unit',
+    test: 'scheduler/stale-plans.test.ts',
+    only: 'applied late',
+  },
+  {
     guarantee: 'a disk is never removed under a domain that may be alive',
     file: 'activities/host/vm/remove-disks.ts',
     find: "if (status !== null && status.state !== 'shutoff')",

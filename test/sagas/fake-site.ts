@@ -23,7 +23,7 @@ import { type HostId, type ImageId, newId, type TaskId, type VmId } from '../../
 import { openLog } from '../../model/log.ts';
 import { type TerminalTaskState, terminalTaskStates } from '../../model/states.ts';
 import { TaskSpec } from '../../model/task.ts';
-import { controlQueue, hostQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { controlQueue, hostQueue, signalName, workflowId, workflowTaskTimeoutOf, workflowType } from '../../model/temporal.ts';
 import { controlLimits } from '../../workers/control-limits.ts';
 import { hostLimits } from '../../workers/host-limits.ts';
 import { strictBudget } from '../../workers/payload-budget.ts';
@@ -140,6 +140,7 @@ export class FakeSite {
     await this.client.workflow.start(workflowType.planner, {
       taskQueue: controlQueue,
       workflowId: workflowId.planner(),
+      ...workflowTaskTimeoutOf(workflowType.planner),
       // The housekeeping of a test may have started it.
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
       args: [this.pace],

@@ -106,15 +106,50 @@ test('a drain whose control worker is killed continues after the timeout of one 
     }),
   );
   expect([end, died(workflow)]).toEqual(['empty', true]);
+  await expectTakenOverSoon(workflow);
+}, 120_000);
+
+test.each(['before', 'after'] as const)(
+  'a planner that is killed %s its step is taken over, and starts a promise once',
+  async (when) => {
+    const planner = workflowId.planner();
+    await rm(join(folder, planner), { force: true });
+    const startAt = new Date(Date.now() + 25_000).toISOString();
+    const id = await site.accept({ lease: { kind: 'reservation', startAt, durationS: 600 } });
+    const vm = () => site.ledger.vm.findFirstOrThrow({ where: { taskId: id } });
+    await underMortals({ [planner]: { call: 'stepPlan', when } }, async () => {
+      await site.start(id);
+      // Its VM is due by then, however long its start is expected to take.
+      await expect.poll(() => Date.now(), { timeout: 30_000, interval: 200 }).toBeGreaterThan(Date.parse(startAt) - 2_000);
+      expect((await vm()).state).toBe('pending');
+      await site.startPlanner();
+      expect(await site.ended(id)).toBe('succeeded');
+      // The task may have found its placement by itself.
+      await expect.poll(() => timeoutOf(planner), { timeout: 30_000 }).not.toBeNull();
+      await site.client.workflow.getHandle(planner).terminate();
+    });
+    expect([died(planner), (await vm()).generation]).toEqual([true, 1]);
+    await expectEverythingOrNothing(site, id);
+    await expectTakenOverSoon(planner);
+  },
+  120_000,
+);
+
+/** How long the server waited for a workflow task before it gave it to another worker; null: it has not. */
+async function timeoutOf(workflow: string): Promise<number | null> {
   const { events } = await site.client.workflow.getHandle(workflow).fetchHistory();
-  const timedOut = events!.find((event) => event.workflowTaskTimedOutEventAttributes != null)!;
+  const timedOut = events!.find((event) => event.workflowTaskTimedOutEventAttributes != null);
+  if (timedOut === undefined) return null;
   const startedId = timedOut.workflowTaskTimedOutEventAttributes!.startedEventId;
-  const started = events!.find(({ eventId }) => String(eventId) === String(startedId))!;
-  // By the server's clock, which leaves out how fast this machine starts a worker; the ten seconds are Temporal's own.
-  const waitedMs = msOf(timedOut) - msOf(started);
+  return msOf(timedOut) - msOf(events!.find(({ eventId }) => String(eventId) === String(startedId))!);
+}
+
+/** By the server's clock, which leaves out how fast this machine starts a worker; Temporal's own ten seconds are longer. */
+async function expectTakenOverSoon(workflow: string): Promise<void> {
+  const waitedMs = await timeoutOf(workflow);
   expect(waitedMs).toBeGreaterThanOrEqual(shortWorkflowTaskTimeout.workflowTaskTimeout);
   expect(waitedMs).toBeLessThan(9_000);
-}, 120_000);
+}
 
 function msOf({ eventTime }: { eventTime?: { seconds?: unknown; nanos?: number | null } | null }): number {
   return Number(eventTime?.seconds) * 1000 + (eventTime?.nanos ?? 0) / 1e6;

@@ -1,5 +1,5 @@
-import { continueAsNew } from '@temporalio/workflow';
-import { signalName, workflowId } from '../../model/temporal.ts';
+import { makeContinueAsNewFunc } from '@temporalio/workflow';
+import { shortWorkflowTaskTimeout, signalName, workflowId } from '../../model/temporal.ts';
 import { onLedger } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { isHistoryLong } from '../durable/history-limit.ts';
@@ -39,5 +39,6 @@ export async function planLeases(pace = 1): Promise<never> {
     }
     await wakeUp.wait(waitMs);
   } while (!isHistoryLong());
-  return continueAsNew<typeof planLeases>(pace);
+  // One that was started by 0.2.0 has Temporal's own timeout.
+  return makeContinueAsNewFunc<typeof planLeases>(shortWorkflowTaskTimeout)(pace);
 }

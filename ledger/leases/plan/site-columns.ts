@@ -1,6 +1,6 @@
-import { BerthError } from '../../model/errors.ts';
-import type { Resources } from '../../model/host.ts';
-import type { RunningVm, SiteHost, SiteState } from '../../scheduler/leases/site/site-state.ts';
+import { BerthError } from '../../../model/errors.ts';
+import type { Resources } from '../../../model/host.ts';
+import type { RunningVm, SiteHost, SiteState } from '../../../scheduler/leases/site/site-state.ts';
 import type { SiteRow } from './site-row.ts';
 
 /**
@@ -10,13 +10,13 @@ import type { SiteRow } from './site-row.ts';
 
 const elements = (column: string): string[] => column.split(' ');
 
-function numbers(name: string, column: string): number[] {
-  return elements(column).map((text) => {
-    const value = Number(text);
-    if (text === '' || !Number.isFinite(value)) throw new BerthError('internal', `BUG: ${name} is ${JSON.stringify(text)}`);
-    return value;
-  });
+function numberOf(name: string, text: string): number {
+  const value = Number(text);
+  if (text === '' || !Number.isFinite(value)) throw new BerthError('internal', `BUG: ${name} has ${JSON.stringify(text)}`);
+  return value;
 }
+
+const numbers = (name: string, column: string): number[] => elements(column).map((text) => numberOf(name, text));
 
 /** The columns of one table as numbers, which have to be equally long. */
 function numbersOf<C extends Record<string, string>>(columns: C, rows: number): Record<keyof C, number[]> {
@@ -26,28 +26,39 @@ function numbersOf<C extends Record<string, string>>(columns: C, rows: number): 
   return Object.fromEntries(entries) as Record<keyof C, number[]>;
 }
 
-/** The hosts by id, and what VMs use of each, by the ledger's own sums. */
-export function hostsOf({ hosts: columns, vacant }: SiteRow): { hosts: SiteHost[]; used: Map<string, Resources> } {
-  if (columns === null) return { hosts: [], used: new Map() };
-  const { id, ...rest } = columns;
-  const ids = elements(id);
-  const of = numbersOf(rest, ids.length);
+interface SiteHosts {
+  hosts: SiteHost[];
+  used: Map<string, Resources>;
+  allocations: Map<string, number>;
+}
+
+/** Of each host, in this order, after its id. */
+const hostValues = 10;
+
+/** The hosts by id; what VMs use of each, by the ledger's own sums; and how often something has begun to. */
+export function hostsOf({ hosts: text, vacant }: SiteRow): SiteHosts {
+  const found: SiteHosts = { hosts: [], used: new Map(), allocations: new Map() };
+  if (text === null) return found;
+  const all = elements(text);
+  const stride = 1 + hostValues;
+  if (all.length % stride !== 0) throw new BerthError('internal', `BUG: the hosts have ${all.length} values, ${stride} each`);
   const vacancies = new Map(vacant.map(({ host, ...interval }) => [host, interval]));
-  const hosts = ids.map((host, i): SiteHost => {
-    return {
-      id: host,
-      capacity: { vcpus: of.vcpus[i]!, memoryMiB: of.memoryMiB[i]!, diskMiB: of.diskMiB[i]! },
-      answers: of.up[i] === 1,
-      up: of.up[i] === 1 && of.schedulable[i] === 1,
-      slowness: of.slowness[i]!,
-      vacant: vacancies.get(host) ?? null,
-    };
-  });
-  const used = ids.map((host, i): [string, Resources] => [
-    host,
-    { vcpus: of.usedVcpus[i]!, memoryMiB: of.usedMemoryMiB[i]!, diskMiB: of.usedDiskMiB[i]! },
-  ]);
-  return { hosts, used: new Map(used) };
+  for (let at = 0; at < all.length; at += stride) {
+    const id = all[at]!;
+    const value = (n: number): number => numberOf(id, all[at + n]!);
+    const [answers, schedulable] = [value(7) === 1, value(8) === 1];
+    found.hosts.push({
+      id,
+      capacity: { vcpus: value(1), memoryMiB: value(2), diskMiB: value(3) },
+      answers,
+      up: answers && schedulable,
+      slowness: value(9),
+      vacant: vacancies.get(id) ?? null,
+    });
+    found.used.set(id, { vcpus: value(4), memoryMiB: value(5), diskMiB: value(6) });
+    found.allocations.set(id, value(10));
+  }
+  return found;
 }
 
 export function runningVms(columns: SiteRow['running']): RunningVm[] {

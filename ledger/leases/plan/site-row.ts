@@ -1,7 +1,7 @@
 import { z } from 'zod';
-import type { TaskId, VmId } from '../../model/ids.ts';
-import { taskStates, vmStates } from '../../model/states.ts';
-import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
+import type { TaskId, VmId } from '../../../model/ids.ts';
+import { taskStates, vmStates } from '../../../model/states.ts';
+import { idOf, listOf, refusal, resources } from '../../row-schemas.ts';
 
 /** The row of readSite: everything that a plan of leases is made from. */
 
@@ -33,7 +33,7 @@ const LeaseVmRow = z.strictObject({
   imageMiB: z.number().min(0),
 });
 
-const LeaseRow = z.strictObject({
+export const LeaseRow = z.strictObject({
   id: idOf<string>(),
   owner: idOf<string>(),
   kind: z.enum(['reservation', 'bestEffort', 'immediate']),
@@ -66,21 +66,10 @@ const LeaseTiming = z.strictObject({
 });
 
 export const SiteRow = z.strictObject({
-  hosts: z
-    .strictObject({
-      id: column,
-      vcpus: column,
-      memoryMiB: column,
-      diskMiB: column,
-      usedVcpus: column,
-      usedMemoryMiB: column,
-      usedDiskMiB: column,
-      up: column,
-      schedulable: column,
-      slowness: column,
-    })
-    .nullable(),
+  /** Of each host its values (site-columns.ts). */
+  hosts: column.nullable(),
   vacant: listOf(z.strictObject({ host: hostId, fromS: epochS, untilS: epochS })),
+  arriving: listOf(z.strictObject({ vm: idOf<VmId>(), host: hostId })),
   leases: listOf(LeaseRow),
   running: z
     .strictObject({

@@ -1,6 +1,6 @@
-import type { Resources } from '../../model/host.ts';
-import type { SiteHost } from '../../scheduler/leases/site/site-state.ts';
-import { typicalMax } from '../../scheduler/statistics.ts';
+import type { Resources } from '../../../model/host.ts';
+import type { SiteHost } from '../../../scheduler/leases/site/site-state.ts';
+import { typicalMax } from '../../../scheduler/statistics.ts';
 import type { SiteRow } from './site-row.ts';
 
 /** Time that a lease costs before its own, while nothing was measured: an emulated boot with a margin. */
