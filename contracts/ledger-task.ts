@@ -18,6 +18,11 @@ export interface TaskRecord {
   cancelRequested: boolean;
   /** Of a task that has ended: its VMs that hosts may still have. Absent from histories of 0.2.0. */
   remaining?: VmRef[];
+  /**
+   * Its search attributes show the states in which it lasts: queued, stagingIn until its command runs, running until its end.
+   * Absent: of a workflow that began when they showed each.
+   */
+  fewUpserts?: true;
 }
 
 /** Arguments of the steps on one VM's host, which fetches the rest itself. */

@@ -36,5 +36,6 @@ export async function loadTask(deps: LedgerDeps, id: TaskId): Promise<TaskRecord
     state: row.state,
     vmIds: row.vmIds,
     cancelRequested: row.cancelRequested,
+    fewUpserts: true,
   };
 }

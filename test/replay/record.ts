@@ -21,7 +21,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining]
+ *   node test/replay/record.ts [tasks|upserts|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -464,6 +464,7 @@ try {
   const [only] = process.argv.slice(2);
   const parts = {
     tasks: recordTasks,
+    upserts: async (site: FakeSite) => recordTask(site, 'fewUpserts', await site.submit()),
     hosts: recordHosts,
     prefetch: recordPrefetch,
     images: recordImages,

@@ -24,6 +24,14 @@ test.each(names)('%s replays', async (name) => {
   );
 });
 
+test('a task that succeeds upserts its search attributes three times', async () => {
+  const { history } = JSON.parse(await readFile(join(folder, 'runTask-fewUpserts.json'), 'utf8'));
+  const upserts = proto.temporal.api.history.v1.History.fromObject(history).events.filter(
+    ({ upsertWorkflowSearchAttributesEventAttributes: one }) => one != null,
+  );
+  expect(upserts).toHaveLength(3);
+});
+
 test('every type of workflow has a history', () => {
   expect([...new Set(names.map((name) => name.split('-')[0]))].sort()).toEqual(Object.keys(workflows).sort());
 });

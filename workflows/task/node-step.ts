@@ -20,6 +20,9 @@ export async function runOnAllNodes(run: TaskRun, step: NodeStep, nodes: TaskNod
   );
 }
 
+/** An upsert costs Temporal as much as a step: the states between these last a second, and are in the details. */
+const searchedStates: ReadonlySet<TaskState> = new Set(['stagingIn', 'running']);
+
 /**
  * Writes the task's next state. The same transaction returns the arguments of the step on each node, right before their
  * use: their URLs are short-lived, and a second round trip to the ledger would cost as much as its work.
@@ -33,7 +36,7 @@ export async function enterState(
   const args = await run.ledger.advanceTask(run.task.id, state, run.progress.timeline, vmState, run.boots);
   for (const node of nodes) node.stepArgs = args[node.index];
   run.state = state;
-  run.progress.setAttributes({ state });
+  if (!run.task.fewUpserts || searchedStates.has(state)) run.progress.setAttributes({ state });
 }
 
 /** The arguments that were returned with the state; for each repetition, fresh ones. */

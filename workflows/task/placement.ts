@@ -23,7 +23,8 @@ export async function waitForPlacement(run: TaskRun): Promise<TaskNode[]> {
     const answer = await run.ledger.reserveTask(task.id);
     if (answer.placed) {
       run.lease = { ...newLeaseRun(), term: answer.term };
-      progress.setAttributes({ owner: task.owner, hosts: [...new Set(answer.vms.map(({ host }) => host))], vms: task.vmIds });
+      const hosts = [...new Set(answer.vms.map(({ host }) => host))];
+      progress.setAttributes({ owner: task.owner, hosts, vms: task.vmIds, ...(task.fewUpserts ? { state: 'stagingIn' } : {}) });
       return answer.vms.map((vm, index) => newNode(run, vm, index));
     }
     progress.setAttributes({ owner: task.owner, state: 'queued' });
