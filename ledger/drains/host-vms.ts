@@ -35,7 +35,7 @@ const HostVmRow = z.strictObject({
   hostId: idOf<HostId>().nullable(),
   homeId: idOf<HostId>().nullable(),
   diskMiB: z.int().min(0),
-  image: z.strictObject({ id: idOf<ImageId>(), mib: z.number().min(0), at: z.array(idOf<HostId>()) }).nullable(),
+  image: z.strictObject({ id: idOf<ImageId>(), mib: z.number().min(0) }).nullable(),
   migration: z
     .strictObject({
       state: z.enum(['running', 'stuck']),
@@ -89,9 +89,7 @@ export async function readVmsOfHosts(
       v."diskMiB" + v."overlayMiB" AS "diskMiB", w."residentMiB", w."dirtyMiBPerS", t.state AS "taskState",
       (extract(epoch FROM l."startedAt") + l."durationS")::float8 * 1000 AS "leaseEndMs",
       (extract(epoch FROM t."startedAt") + (t.spec->>'timeoutS')::float8)::float8 * 1000 + ${commandMarginMs}::float8 AS "commandEndMs",
-      (SELECT jsonb_build_object('id', i.id, 'mib', i."sizeBytes"::float8 / 1048576,
-          'at', COALESCE((SELECT jsonb_agg(c."hostId") FROM "HostImage" c WHERE c."imageId" = i.id), '[]'))
-        FROM "Image" i WHERE i.id = v."imageId") AS image,
+      (SELECT jsonb_build_object('id', i.id, 'mib', i."sizeBytes"::float8 / 1048576) FROM "Image" i WHERE i.id = v."imageId") AS image,
       (SELECT jsonb_build_object('state', m.state, 'to', m."toId",
           'mode', CASE WHEN m."committedAt" IS NULL THEN m.mode ELSE 'disks' END,
           'sinceMs', extract(epoch FROM COALESCE(m."committedAt", m."startedAt", m."createdAt")) * 1000)
@@ -119,13 +117,27 @@ export async function readVmsOfHosts(
       -- One that has no domain leaves nothing on the host but disks, and these only on its home.
       AND NOT (v.state IN ('stopped', 'crashed') AND (NOT ${moveDisks} OR v."homeId" <> h.host))
     ORDER BY v.id`;
+  const vms = z.array(HostVmRow).parse(rows);
+  const holders = await readImageHolders(tx, new Set(vms.flatMap(({ image }) => image?.id ?? [])));
   const byHost = new Map<string, DrainVmState[]>();
-  for (const row of z.array(HostVmRow).parse(rows))
-    byHost.set(row.ofHost, [...(byHost.get(row.ofHost) ?? []), vmOn(row, moveDisks)]);
+  for (const row of vms) {
+    const list = byHost.get(row.ofHost);
+    const vm = vmOn(row, moveDisks, holders);
+    if (list === undefined) byHost.set(row.ofHost, [vm]);
+    else list.push(vm);
+  }
   return byHost;
 }
 
-function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
+/** The hosts that have each image: a thousand of them for each VM would be most of what a drain reads. */
+async function readImageHolders(tx: Transaction, images: ReadonlySet<ImageId>): Promise<Map<ImageId, HostId[]>> {
+  if (images.size === 0) return new Map();
+  const rows = await tx.$queryRaw<{ image: ImageId; hosts: HostId[] }[]>`
+    SELECT "imageId" AS image, array_agg("hostId") AS hosts FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "imageId"`;
+  return new Map(rows.map(({ image, hosts }) => [image, hosts]));
+}
+
+function vmOn(row: HostVmRow, moveDisks: boolean, holders: ReadonlyMap<ImageId, HostId[]>): DrainVmState {
   const host = row.ofHost;
   return {
     id: row.id,
@@ -142,7 +154,7 @@ function vmOn(row: HostVmRow, moveDisks: boolean): DrainVmState {
     suspended: row.asleep,
     paused: row.state === 'paused',
     ended: hasEnded(row.state),
-    image: row.image,
+    image: row.image && { ...row.image, at: holders.get(row.image.id) ?? [] },
     template: row.template,
     phase: phaseOf(row, host),
     endsByMs: earliestEndMs(row),

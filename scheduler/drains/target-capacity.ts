@@ -5,6 +5,9 @@ import type { MigrationOperation, MoveMode } from './migration-operations.ts';
 /** How often a VM is sent to the same target at most. */
 const maxTriesPerTarget = 2;
 
+/** Targets that are chosen from all that are left; the rest are sorted at once. */
+const chosenOneByOne = 4;
+
 /** The targets' capacity as the plan assigns VMs to them. */
 export class TargetCapacity {
   readonly #input: DrainPlanInput;
@@ -25,11 +28,15 @@ export class TargetCapacity {
     const { host } = this.#input;
     const runsAt = isDiskMoveOnly(vm, host) ? vm.disks?.runsAt : undefined;
     const refused: string[] = [];
-    const best = this.#preferred(vm, runsAt).find((candidate) => {
+    let best: DrainTarget | undefined;
+    for (const candidate of this.#preferred(vm, runsAt)) {
       const why = this.#refusalOf(vm, candidate);
-      if (why !== null) refused.push(`${candidate.id}: ${why}`);
-      return why === null;
-    });
+      if (why === null) {
+        best = candidate;
+        break;
+      }
+      refused.push(`${candidate.id}: ${why}`);
+    }
     if (best === undefined)
       return { why: refused.length === 0 ? 'there is no other host' : `no host can take it (${refused.sort().join(', ')})` };
     const demand = this.#demandOf(vm);
@@ -41,17 +48,24 @@ export class TargetCapacity {
     return { to: best.id, mode: this.#chooseMode(vm, best.id) };
   }
 
-  /** All other hosts, the best first: most VMs find their target among the first, so that only that one is looked at. */
-  #preferred(vm: DrainVm, runsAt: string | undefined): DrainTarget[] {
+  /** All other hosts, the best first. Most VMs find their target among the first few, so only these are chosen one by one. */
+  *#preferred(vm: DrainVm, runsAt: string | undefined): Generator<DrainTarget> {
     const { host } = this.#input;
     const failures = new Map<string, number>();
     for (const { to } of vm.failed) failures.set(to, (failures.get(to) ?? 0) + 1);
     const failed = ({ id }: DrainTarget) => failures.get(id) ?? 0;
     const free = ({ capacity, used }: DrainTarget) => capacity.memoryMiB - used.memoryMiB;
     // A target at which it failed is tried again only after all others.
-    return this.#hosts
-      .filter(({ id }) => id !== host && (runsAt === undefined || id === runsAt))
-      .sort((a, b) => failed(a) - failed(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1));
+    const order = (a: DrainTarget, b: DrainTarget) =>
+      failed(a) - failed(b) || a.given - b.given || free(b) - free(a) || (a.id < b.id ? -1 : 1);
+    const left = this.#hosts.filter(({ id }) => id !== host && (runsAt === undefined || id === runsAt));
+    for (let i = 0; i < chosenOneByOne && left.length > 0; i += 1) {
+      let best = 0;
+      for (let k = 1; k < left.length; k += 1) if (order(left[k]!, left[best]!) < 0) best = k;
+      yield left[best]!;
+      left.splice(best, 1);
+    }
+    yield* left.sort(order);
   }
 
   /** Reserves disk for a VM's memory on the drained host. @returns why it does not fit; null: it is reserved */
