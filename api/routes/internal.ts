@@ -44,7 +44,10 @@ const OrdersOf = z.strictObject({
   vmId: z.string().max(64),
   generation: z.coerce.number().int().min(0),
 });
-const OrdersFor = z.strictObject({ step: z.enum(fetchedSteps) });
+const OrdersFor = z.strictObject({
+  step: z.enum(fetchedSteps),
+  hosts: z.string().max(64).optional().describe('The version of the list of hosts that this host has'),
+});
 /** As contracts/host-calls.ts has it: of the site's own parts. */
 const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z.int() }) });
 
@@ -91,9 +94,10 @@ export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): 
       query: OrdersFor,
       answers: { 200: { description: 'The VM, and what belongs to the step', schema: Orders } },
       problems: ['not-found', 'stale-generation', 'conflict', 'input-unavailable'],
-      handle: async ({ params: { hostId, vmId, generation }, query: { step } }) => {
+      handle: async ({ params: { hostId, vmId, generation }, query: { step, hosts } }) => {
         const { signing } = config;
-        return json(200, await readFetchedStepArgs({ ledger, signing, clock }, { host: hostId, vm: vmId, generation, step }));
+        const query = { host: hostId, vm: vmId, generation, step, hosts };
+        return json(200, await readFetchedStepArgs({ ledger, signing, clock }, query));
       },
     }),
     operation({

@@ -24,11 +24,27 @@ export interface StepArgsOptions {
  * `orders-unavailable`: the saga repeats the step without limit. A refusal by the ledger has its own code.
  */
 export function openStepArgs(dispatcher: Dispatcher, { repositoryUrl, hostId, keyFile }: StepArgsOptions) {
+  /** The list of hosts as it was answered last. */
+  let known: { version: string; addresses: string[] } = { version: 'none', addresses: [] };
   return async (vm: VmRef, step: FetchedStep, signal: AbortSignal): Promise<FetchedStepArgs> => {
     const act = `fetching the arguments of ${step} for ${vm.id}`;
-    const url = new URL(`/internal/hosts/${hostId}/orders/${vm.id}/${vm.generation}?step=${step}`, repositoryUrl);
+    const sent = known;
+    const url = new URL(
+      `/internal/hosts/${hostId}/orders/${vm.id}/${vm.generation}?step=${step}&hosts=${sent.version}`,
+      repositoryUrl,
+    );
     const { status, text } = await ask(act, dispatcher, url, keyFile, signal);
-    if (status === 200) return JSON.parse(text) as FetchedStepArgs;
+    if (status === 200) {
+      const { hosts, ...args } = JSON.parse(text) as FetchedStepArgs;
+      // An API of before sends them with the VM.
+      if (hosts === undefined) return args;
+      const addresses = hosts.addresses ?? (hosts.version === sent.version ? sent.addresses : null);
+      if (addresses === null)
+        throw unavailable(`${act}: ${url.host} left out the list of hosts ${hosts.version}, to a request with ${sent.version}`);
+      known = { version: hosts.version, addresses };
+      const peers = addresses.filter((address) => address !== hosts.here);
+      return { ...args, vm: { ...args.vm, network: { ...args.vm.network, peers } } };
+    }
     const problem = problemSchema.safeParse(parseJson(text));
     if (status >= 500 || status === 401 || status === 403 || status === 429 || !problem.success)
       throw unavailable(`${act}: ${url.host} answered ${status}${status === 401 ? '; see BERTH_HOST_KEY_FILE' : ''}`);

@@ -13,7 +13,7 @@ import { ensureNetwork, readAddresses } from '../placement/owner-networks.ts';
 import { readPlacementHosts } from '../placement/read-hosts.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
-import { vmSpecs } from '../vms/vm-specs.ts';
+import { specOf } from '../vms/vm-specs.ts';
 import { type BuildRow, readBuild } from './build-row.ts';
 import { buildCommand, buildFilePath } from './build-script.ts';
 import type { ImageRow } from './image-refs.ts';
@@ -66,8 +66,7 @@ function bootImage(row: BuildRow, base: ImageRow): ImageRow {
 
 async function readBuildVmSpec(deps: LedgerDeps, tx: Transaction, row: BuildRow): Promise<VmSpec> {
   const placed = await readPlacedVm(tx, row.vmId);
-  const [vm] = vmSpecs(deps, { ...placed, image: bootImage(row, placed.image) });
-  return vm!;
+  return specOf(deps, { ...placed, image: bootImage(row, placed.image) }, row.vmId);
 }
 
 function recipeInputs(deps: LedgerDeps, { files }: ResolvedRecipe): InputFile[] {

@@ -64,7 +64,7 @@ async function insertTemplateVm(tx: Transaction, id: VmId, like: VmSpec): Promis
 async function readLike(deps: LedgerDeps, tx: Transaction, ref: VmRef): Promise<VmSpec> {
   // A request of before has the whole.
   if ('network' in ref) return ref as VmSpec;
-  const placed = await readPlacedVm(tx, ref.id);
+  const placed = await readPlacedVm(tx, ref.id, { at: ref.host });
   const { host: hostId, vcpus, memoryMiB } = ref;
   const like = { ...noNetwork, hostId, homeId: hostId, vcpus, memoryMiB };
   const vms = placed.vms.map((vm) => (vm.id === ref.id ? { ...vm, ...like } : vm));

@@ -108,7 +108,7 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
 }
 
 async function readMigrationRoute(deps: LedgerDeps, tx: Transaction, row: MigrationRow): Promise<MigrationRoute> {
-  const placed = await readPlacedVm(tx, row.vmId);
+  const placed = await readPlacedVm(tx, row.vmId, { at: row.toId, hosts: [row.fromId, row.homeId] });
   const vms = placed.vms.map((vm) => (vm.id === row.vmId ? { ...vm, hostId: row.toId, generation: row.generation } : vm));
   const hostOf = (id: HostId | null) => {
     const host = placed.hosts.find((one) => one.id === id);

@@ -4,7 +4,7 @@ import { Prisma } from '../../generated/prisma/client.ts';
 import type { HostId, OwnerId, TaskId, VmId } from '../../model/ids.ts';
 import { taskStates, vmStates } from '../../model/states.ts';
 import { machineVersions } from '../../model/vm.ts';
-import { type ImageHolder, ImageRow } from '../images/image-refs.ts';
+import { ImageRow, imagePeers } from '../images/image-refs.ts';
 import { idOf } from '../row-schemas.ts';
 import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
@@ -28,10 +28,12 @@ const PlacedVm = z.strictObject({
   migrating: z.int().min(0).nullable(),
 });
 
-/** [id, address, provider, hasImage]: of each host of the site, so without names. */
-const HostTuple = z
-  .tuple([idOf<HostId>(), z.string(), z.string(), z.boolean()])
-  .transform(([id, address, provider, hasImage]): ImageHolder => ({ id, address, provider, hasImage }));
+const PlacedHost = z.strictObject({
+  id: idOf<HostId>(),
+  address: z.string(),
+  /** The host is up, and has the image in its cache. */
+  hasImage: z.boolean(),
+});
 
 /** VMs that were placed together, with everything that their hosts need of them. */
 const PlacedVms = z.strictObject({
@@ -44,7 +46,19 @@ const PlacedVms = z.strictObject({
   /** The owner's standalone VMs: all its guests can resolve their names. */
   siblings: z.array(z.strictObject({ name: z.string(), address: z.string() })),
   network: z.strictObject({ vni: z.int(), cidr: z.string(), gateway: z.string() }).nullable(),
-  hosts: z.array(HostTuple),
+  /** Where the VMs are and have their homes, and those that were asked for. */
+  hosts: z.array(PlacedHost),
+});
+
+/** VMs, with what the host of one of them needs besides. */
+const PlacedOnHost = PlacedVms.extend({
+  /** Of all hosts of the site, separated by spaces: an element for each would be most of what is read. */
+  addresses: z
+    .string()
+    .nullable()
+    .transform((text) => text?.split(' ') ?? null),
+  addressesVersion: z.string(),
+  imagePeers: z.array(z.string()),
 });
 
 const PlacedTask = PlacedVms.extend({
@@ -62,13 +76,14 @@ const PlacedTask = PlacedVms.extend({
 
 export type PlacedVm = z.infer<typeof PlacedVm>;
 export type PlacedVms = z.infer<typeof PlacedVms>;
+export type PlacedOnHost = z.infer<typeof PlacedOnHost>;
 export type PlacedTask = z.infer<typeof PlacedTask>;
 
-/** Reads a task with its VMs, their image and network, and the site's hosts in one statement. Throws not-found. */
+/** Reads a task with its VMs, their image and network, and the hosts of both and of its promise. Throws not-found. */
 export async function readPlacedTask(tx: Transaction, id: TaskId): Promise<PlacedTask> {
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT t.id, t.state, t."placedAt" IS NOT NULL AS placed, t.spec,
-      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVmColumns}
+      to_json(l."startAt") #>> '{}' AS "startAt", to_json(l."endAt") #>> '{}' AS "endAt", l."durationS", l."plannedHosts", ${placedVmColumns(Prisma.sql`l."plannedHosts"`)}
     FROM "Task" t JOIN "Lease" l ON l.id = t."leaseId" JOIN "Vm" one ON one."taskId" = t.id AND one.node = 0
     WHERE t.id = ${id}`;
   return PlacedTask.parse(oneOrNotFound(rows, `task ${id} with VMs`));
@@ -81,17 +96,30 @@ export function prefetchFor({ plannedHosts, image, hosts }: PlacedVms & { planne
   return { image: image.id, hosts: wanted.map(({ id }) => id), complete: wanted.every(({ hasImage }) => hasImage) };
 }
 
-/** Reads the same for a VM and those of its task, or for a standalone VM. Throws not-found. */
-export async function readPlacedVm(tx: Transaction, id: VmId): Promise<PlacedVms> {
-  const rows = await tx.$queryRaw<unknown[]>`SELECT ${placedVmColumns} FROM "Vm" one WHERE one.id = ${id}`;
-  return PlacedVms.parse(oneOrNotFound(rows, `VM ${id}`));
+/**
+ * Reads the same for a VM and those of its task, or for a standalone VM, with what its host needs. Throws not-found.
+ * @param at another host than its own, for which it is read. @param hosts further hosts to read
+ * @param known the version of the list of addresses that is not needed again
+ */
+export async function readPlacedVm(
+  tx: Transaction,
+  id: VmId,
+  { at = null, hosts = [], known }: { at?: HostId | null; hosts?: readonly (HostId | null)[]; known?: string | undefined } = {},
+): Promise<PlacedOnHost> {
+  const rows = await tx.$queryRaw<unknown[]>`
+    SELECT ${placedVmColumns(Prisma.sql`${[...hosts, at].filter((host) => host !== null)}::text[]`)},
+      site.version AS "addressesVersion", CASE WHEN site.version IS DISTINCT FROM ${known ?? null}::text THEN site.addresses END AS addresses,
+      ${imagePeers(Prisma.sql`one."imageId"`, Prisma.sql`COALESCE(${at}::text, one."hostId")`)} AS "imagePeers"
+    FROM "Vm" one, (SELECT md5(a) AS version, a AS addresses FROM (SELECT string_agg(address, ' ' ORDER BY id) AS a FROM "Host") h) site
+    WHERE one.id = ${id}`;
+  return PlacedOnHost.parse(oneOrNotFound(rows, `VM ${id}`));
 }
 
 /** Limit of the names in a guest's /etc/hosts. */
 const maxSiblingNames = 256;
 
-/** Columns of PlacedVms; `one` is one of the VMs. */
-const placedVmColumns = Prisma.sql`
+/** Columns of PlacedVms; `one` is one of the VMs. @param more ids of further hosts */
+const placedVmColumns = (more: Prisma.Sql): Prisma.Sql => Prisma.sql`
       one."taskId" AS task, one."order" IS NOT NULL AS standalone, one."ownerId" AS owner,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'name', v.name, 'generation', v.generation,
         'state', v.state, 'hostId', v."hostId", 'homeId', v."homeId", 'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'diskMiB', v."diskMiB",
@@ -106,5 +134,7 @@ const placedVmColumns = Prisma.sql`
           AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
       (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
        FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
-      (SELECT COALESCE(json_agg(json_build_array(h.id, h.address, h.provider, h.state = 'up' AND x."hostId" IS NOT NULL) ORDER BY h.id), '[]')
-       FROM "Host" h LEFT JOIN "HostImage" x ON x."hostId" = h.id AND x."imageId" = one."imageId") AS hosts`;
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'hasImage', h.state = 'up' AND EXISTS (
+          SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId")) ORDER BY h.id), '[]')
+       FROM "Host" h WHERE h.id IN (SELECT unnest(${more}) UNION
+         SELECT unnest(ARRAY[v."hostId", v."homeId"]) FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId")) AS hosts`;

@@ -1,5 +1,5 @@
 import type { Notification } from '../../contracts/ledger.ts';
-import type { VmPlacement } from '../../contracts/ledger-placement.ts';
+import type { PrefetchTarget, VmPlacement } from '../../contracts/ledger-placement.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { Refusal } from '../../model/task.ts';
@@ -32,6 +32,10 @@ async function readPromise(deps: LedgerDeps, id: VmId): Promise<PromisedTerm | n
   return promise;
 }
 
+async function readPrefetch(deps: LedgerDeps, id: VmId, plannedHosts: HostId[]): Promise<PrefetchTarget | null> {
+  return prefetchFor({ ...(await readPlacedVm(deps.ledger, id, { hosts: plannedHosts })), plannedHosts });
+}
+
 /**
  * Places the queue, and returns this VM's placement or why it waits. Throws does-not-fit when the site could never hold
  * it, and promise-broken.
@@ -46,7 +50,7 @@ export async function reserveVm(deps: LedgerDeps, id: VmId): Promise<VmPlacement
   const pass = await placeUnderLock(deps);
   const waiting = async (refusal: Refusal): Promise<VmPlacement> => {
     const term = promise && { startAt: promise.startAt.toISOString(), endAt: promise.endAt.toISOString() };
-    const prefetch = promise && prefetchFor({ ...(await readPlacedVm(deps.ledger, id)), plannedHosts: promise.plannedHosts });
+    const prefetch = promise && (await readPrefetch(deps, id, promise.plannedHosts));
     return { placed: false, refusal, term, planActive: pass.planned, prefetch };
   };
   const verdict = pass.verdicts.get(id);

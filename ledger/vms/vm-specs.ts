@@ -2,13 +2,13 @@ import type { VmRef } from '../../contracts/host-calls.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { NetworkRef, VmSpec } from '../../model/vm.ts';
-import { type ImageHolder, imageRef } from '../images/image-refs.ts';
+import { imageRef } from '../images/image-refs.ts';
 import type { SigningDeps, Transaction } from '../transaction.ts';
-import { type PlacedVm, type PlacedVms, readPlacedVm } from './placed-vms.ts';
+import { type PlacedOnHost, type PlacedVm, type PlacedVms, readPlacedVm } from './placed-vms.ts';
 
-function networkFor(placed: PlacedVms, here: ImageHolder): NetworkRef {
+function networkFor(placed: PlacedOnHost, here: string): NetworkRef {
   if (placed.network === null) throw new BerthError('internal', `BUG: VMs of ${placed.owner} were placed without a network`);
-  return { ...placed.network, peers: placed.hosts.filter((host) => host.id !== here.id).map((host) => host.address) };
+  return { ...placed.network, peers: (placed.addresses ?? []).filter((address) => address !== here) };
 }
 
 /** The VMs of the same task first: their names take precedence. */
@@ -20,7 +20,7 @@ function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
 const withoutHost = ({ id, state }: PlacedVm): BerthError =>
   new BerthError('conflict', `VM ${id} is ${state}: it has no host, so there is nothing to make`);
 
-function vmSpec(deps: SigningDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
+function vmSpec(deps: SigningDeps, placed: PlacedOnHost, vm: PlacedVm): VmSpec {
   const host = placed.hosts.find((host) => host.id === vm.hostId);
   if (host === undefined || vm.address === null || vm.mac === null) throw withoutHost(vm);
   return {
@@ -30,13 +30,13 @@ function vmSpec(deps: SigningDeps, placed: PlacedVms, vm: PlacedVm): VmSpec {
     generation: vm.generation,
     host: host.id,
     home: vm.homeId ?? host.id,
-    image: imageRef(deps, placed.image, placed.hosts, host.id),
+    image: imageRef(deps, placed.image, placed.imagePeers),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
     diskMiB: vm.diskMiB,
     rootMiB: vm.rootMiB ?? placed.image.virtualMiB,
     extraDisksMiB: vm.extraDisksMiB,
-    network: networkFor(placed, host),
+    network: networkFor(placed, host.address),
     address: vm.address,
     mac: vm.mac,
     machine: vm.machine,
@@ -54,13 +54,8 @@ export function vmRefs({ vms, image: { id, name } }: PlacedVms): VmRef[] {
   });
 }
 
-/** What the host of each VM needs to make it, with fresh URLs. Throws conflict when one of them has no host. */
-export function vmSpecs(deps: SigningDeps, placed: PlacedVms): VmSpec[] {
-  return placed.vms.map((vm) => vmSpec(deps, placed, vm));
-}
-
-/** The same for one of the VMs. */
-export function specOf(deps: SigningDeps, placed: PlacedVms, id: VmId): VmSpec {
+/** What the host of the VM for which they were read needs to make it, with fresh URLs. Throws conflict when it has no host. */
+export function specOf(deps: SigningDeps, placed: PlacedOnHost, id: VmId): VmSpec {
   const vm = placed.vms.find((one) => one.id === id);
   if (vm === undefined) throw new BerthError('internal', `BUG: VM ${id} is none of those that were placed with it`);
   return vmSpec(deps, placed, vm);

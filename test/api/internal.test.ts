@@ -358,6 +358,27 @@ describe('what a host needs for a step', () => {
     expect((await get(host, 'vm_x/1', 'run', key(host))).status).toBe(404);
   });
 
+  test('has the list of hosts when it has changed, where the host keeps it', async () => {
+    const ask = async (query: string) =>
+      (await (await get(host, `${vm}/1`, `vm${query}`, key(host))).json()) as {
+        vm: { network: { peers: string[] } };
+        hosts?: { version: string; addresses: string[] | null; here: string };
+      };
+    const hosts = await api.ledger.host.findMany({ orderBy: { id: 'asc' } });
+    const here = hosts.find(({ id }) => id === host)!.address;
+    const all = hosts.map(({ address }) => address);
+    const others = all.filter((address) => address !== here);
+    // A host of before gets them with each VM.
+    expect(await ask('')).toMatchObject({ vm: { network: { peers: others } } });
+    const first = await ask('&hosts=none');
+    expect(first).toMatchObject({ vm: { network: { peers: [] } }, hosts: { addresses: all, here } });
+    const { version } = first.hosts!;
+    expect((await ask(`&hosts=${version}`)).hosts).toEqual({ version, addresses: null, here });
+    await api.addHost('orders-3');
+    const changed = (await ask(`&hosts=${version}`)).hosts!;
+    expect([changed.addresses?.length, changed.version === version]).toEqual([all.length + 1, false]);
+  });
+
   test('has URLs that open what they name', async () => {
     const { stageIn } = (await (await get(host, `${vm}/1`, 'stageIn', key(host))).json()) as {
       stageIn: { inputs: { url: string }[] };

@@ -195,6 +195,13 @@ describe('an image', () => {
     await fixture.activities.recordImageCached('host-3' as HostId, image);
     const again = (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'host-3' } })).address;
     expect(await peers('host-2')).toEqual([again, address('host-1')]);
+    // Of many the next few.
+    for (let n = 10; n < 30; n += 1) {
+      await arrive(`host-${n}`);
+      await fixture.activities.recordImageCached(`host-${n}` as HostId, image);
+    }
+    const first = (await fixture.ledger.host.findUniqueOrThrow({ where: { id: 'host-10' } })).address;
+    expect([(await peers('host-1')).length, (await peers('host-1'))[0]]).toEqual([8, first]);
   });
 
   test('that is retired is swept from the ledger, except for files that others need', async () => {

@@ -37,10 +37,32 @@ const fetchOne = () => fetchFrom((server.address() as AddressInfo).port);
 test('asks for one step of one placement, with the key that the file has now', async () => {
   answer = { status: 200, body: '{"vm": {"id": "vm_1"}, "stageIn": {"inputs": []}}' };
   expect(await fetchOne()).toEqual({ vm: { id: 'vm_1' }, stageIn: { inputs: [] } });
-  expect(requests.at(-1)).toEqual({ url: '/internal/hosts/host-1/orders/vm_1/3?step=stageIn', key: 'Bearer bh_first' });
+  expect(requests.at(-1)).toEqual({
+    url: '/internal/hosts/host-1/orders/vm_1/3?step=stageIn&hosts=none',
+    key: 'Bearer bh_first',
+  });
   await writeFile(join(folder, 'key'), 'bh_second\n');
   await fetchOne();
   expect(requests.at(-1)?.key).toBe('Bearer bh_second');
+});
+
+test('is sent the list of hosts once a version, and has it as peers of each VM', async () => {
+  const { port } = server.address() as AddressInfo;
+  const options = { repositoryUrl: `http://127.0.0.1:${port}`, hostId: 'host-1', keyFile: join(folder, 'key') };
+  const fetchNext = openStepArgs(new Agent(), options);
+  const peersOf = async (hosts: object) => {
+    answer = { status: 200, body: JSON.stringify({ vm: { id: 'vm_1', network: { vni: 7, peers: [] } }, hosts }) };
+    return (await fetchNext(vm, 'vm', AbortSignal.timeout(5000))).vm.network.peers;
+  };
+  const all = ['192.0.2.1', '192.0.2.2', '192.0.2.3'];
+  expect(await peersOf({ version: 'v1', addresses: all, here: '192.0.2.2' })).toEqual(['192.0.2.1', '192.0.2.3']);
+  expect(await peersOf({ version: 'v1', addresses: null, here: '192.0.2.2' })).toEqual(['192.0.2.1', '192.0.2.3']);
+  expect(requests.at(-1)?.url).toContain('&hosts=v1');
+  expect(await peersOf({ version: 'v2', addresses: all.slice(0, 2), here: '192.0.2.2' })).toEqual(['192.0.2.1']);
+  await expect(peersOf({ version: 'v3', addresses: null, here: '192.0.2.2' })).rejects.toMatchObject({
+    code: 'orders-unavailable',
+  });
+  expect(await peersOf({ version: 'v2', addresses: null, here: '192.0.2.2' })).toEqual(['192.0.2.1']);
 });
 
 test.each([
