@@ -6,8 +6,17 @@ interface Range {
   last: number;
 }
 
-/** Prefix length of an owner's network: 1021 guests in addition to the gateway. */
-const networkPrefix = 22;
+/** Prefix lengths of owners' networks: 1,021 guests in addition to the gateway, and 65,533. */
+const prefixes = { longest: 22, shortest: 16 };
+
+/** Of the network of an owner whose quota allows that many vCPUs, of which each VM has one at least; null: the site's quota. */
+export function networkPrefix(maxVcpus: number | null): number {
+  let prefix = prefixes.longest;
+  while (prefix > prefixes.shortest && 2 ** (32 - prefix) - 3 < (maxVcpus ?? 0)) prefix -= 1;
+  return prefix;
+}
+
+export const prefixOf = (cidr: string): number => ipaddr.IPv4.parseCIDR(cidr)[1];
 
 function toNumber(address: string): number {
   return ipaddr.IPv4.parse(address)
@@ -34,17 +43,21 @@ function rangeOf(cidr: string): Range {
  * The first network of the site's guests that overlaps none of the allocated ones; null when the supernet is full.
  * Its gateway is the network's first address.
  */
-export function nextNetwork(supernet: string, taken: readonly string[]): { cidr: string; gateway: string } | null {
+export function nextNetwork(
+  supernet: string,
+  taken: readonly string[],
+  prefix: number = prefixes.longest,
+): { cidr: string; gateway: string } | null {
   const site = rangeOf(supernet);
-  const size = 2 ** (32 - networkPrefix);
-  let first = site.first;
+  const size = 2 ** (32 - prefix);
+  let first = Math.ceil(site.first / size) * size;
   for (const used of taken.map(rangeOf).sort((a, b) => a.first - b.first)) {
     if (used.last < first) continue;
     if (used.first > first + size - 1) break;
     first = Math.ceil((used.last + 1) / size) * size;
   }
   if (first + size - 1 > site.last) return null;
-  return { cidr: `${toText(first)}/${networkPrefix}`, gateway: toText(first + 1) };
+  return { cidr: `${toText(first)}/${prefix}`, gateway: toText(first + 1) };
 }
 
 /**

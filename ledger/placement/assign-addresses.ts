@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { QueueVerdict } from '../../scheduler/placement.ts';
 import type { LedgerDeps, Transaction } from '../transaction.ts';
-import { freeAddress, macOf } from './addresses.ts';
-import { createNetwork, readAddresses } from './owner-networks.ts';
+import { freeAddress, macOf, networkPrefix, prefixOf } from './addresses.ts';
+import { createNetwork, growNetwork, readAddresses } from './owner-networks.ts';
 import type { QueueRow } from './read-waiting.ts';
 
 export interface PlacedVm {
@@ -28,6 +28,8 @@ interface AddressOffer {
   vm: string;
   owner: string;
   cidr: string;
+  /** The owner's own quota. */
+  maxVcpus: number | null;
   /** In the order in which they are preferred. */
   free: string[];
 }
@@ -38,15 +40,18 @@ interface AddressOffer {
  */
 async function readOffers(tx: Transaction, vms: readonly { vm: string; owner: string; seed: number }[]): Promise<AddressOffer[]> {
   return tx.$queryRaw<AddressOffer[]>`
-    SELECT v.vm, n."ownerId" AS owner, n.cidr, ARRAY(
+    SELECT v.vm, n."ownerId" AS owner, n.cidr, o."maxVcpus", ARRAY(
       SELECT c.address FROM (
         SELECT k, host(set_masklen(n.cidr::inet, 32) + 2 + ((v.seed + k * ${probeStride}) % ((2 ^ (32 - masklen(n.cidr::inet)))::bigint - 3))) AS address
         FROM generate_series(0, ${probes - 1}) k) c
       WHERE NOT EXISTS (SELECT FROM "Vm" o WHERE o.address = c.address AND o.state NOT IN ('pending', 'removed'))
         AND NOT EXISTS (SELECT FROM "Fence" f WHERE f.address = c.address)
       ORDER BY c.k) AS free
-    FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS v(vm text, owner text, seed bigint) JOIN "Network" n ON n."ownerId" = v.owner`;
+    FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS v(vm text, owner text, seed bigint) JOIN "Network" n ON n."ownerId" = v.owner
+      JOIN "Owner" o ON o.id = v.owner`;
 }
+
+const isOutgrown = ({ cidr, maxVcpus }: AddressOffer): boolean => maxVcpus !== null && networkPrefix(maxVcpus) < prefixOf(cidr);
 
 /** The addresses that a pass allocates. */
 class AddressBook {
@@ -65,8 +70,16 @@ class AddressBook {
 
   static async open(deps: LedgerDeps, tx: Transaction, rows: readonly QueueRow[]): Promise<AddressBook> {
     const vms = rows.flatMap(({ owner, vms }) => vms.map((vm) => ({ vm: vm.id, owner, seed: addressSeed(vm) })));
-    const offers = vms.length === 0 ? [] : await readOffers(tx, vms);
-    const cidrs = new Map<string, string | null>(offers.map(({ owner, cidr }) => [owner, cidr]));
+    const found = vms.length === 0 ? [] : await readOffers(tx, vms);
+    const cidrs = new Map<string, string | null>(found.map(({ owner, cidr }) => [owner, cidr]));
+    const grown = new Set<string>();
+    for (const owner of new Set(found.filter(isOutgrown).map((offer) => offer.owner))) {
+      const larger = await growNetwork(tx, deps.control.BERTH_GUEST_SUPERNET, owner);
+      if (larger === null) continue;
+      cidrs.set(owner, larger);
+      grown.add(owner);
+    }
+    const offers = found.filter(({ owner }) => !grown.has(owner));
     for (const owner of new Set(rows.map((row) => row.owner)))
       if (!cidrs.has(owner)) cidrs.set(owner, await createNetwork(tx, deps.control.BERTH_GUEST_SUPERNET, owner));
     return new AddressBook(tx, offers, cidrs);

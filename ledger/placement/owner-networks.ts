@@ -1,25 +1,49 @@
 import { newId } from '../../model/ids.ts';
 import type { Transaction } from '../transaction.ts';
-import { nextNetwork } from './addresses.ts';
+import { networkPrefix, nextNetwork } from './addresses.ts';
 
 /** A VXLAN network identifier has 24 bits; 0 is not used. */
 const maxVni = 2 ** 24 - 1;
+
+/** A free VXLAN and CIDR, as large as the owner's own quota; null where there is none. */
+async function chooseNetwork(tx: Transaction, supernet: string, owner: string) {
+  const networks = await tx.network.findMany({ select: { vni: true, cidr: true } });
+  const { maxVcpus } = await tx.owner.findUniqueOrThrow({ where: { id: owner }, select: { maxVcpus: true } });
+  const free = nextNetwork(
+    supernet,
+    networks.map((network) => network.cidr),
+    networkPrefix(maxVcpus),
+  );
+  const vnis = new Set(networks.map((network) => network.vni));
+  let vni = 1;
+  while (vnis.has(vni)) vni += 1;
+  return free === null || vni > maxVni ? null : { vni, ...free };
+}
 
 /**
  * Creates the network of an owner that has none, and returns its CIDR; null where the site's supernet is exhausted. The
  * caller holds the placement lock, so that no two owners get the same.
  */
 export async function createNetwork(tx: Transaction, supernet: string, owner: string): Promise<string | null> {
-  const networks = await tx.network.findMany({ select: { vni: true, cidr: true } });
-  const free = nextNetwork(
-    supernet,
-    networks.map((network) => network.cidr),
-  );
-  const vnis = new Set(networks.map((network) => network.vni));
-  let vni = 1;
-  while (vnis.has(vni)) vni += 1;
-  if (free === null || vni > maxVni) return null;
-  await tx.network.create({ data: { id: newId('network'), ownerId: owner, vni, ...free } });
+  const free = await chooseNetwork(tx, supernet, owner);
+  if (free === null) return null;
+  await tx.network.create({ data: { id: newId('network'), ownerId: owner, ...free } });
+  return free.cidr;
+}
+
+/**
+ * Gives an owner whose quota has outgrown its network a larger one, and returns the new CIDR. Guests keep the network with
+ * which they were made, so this waits until the owner has none; null until then, and where the supernet has no larger one.
+ * The VXLAN is another one too: hosts may still have a bridge of the old one.
+ */
+export async function growNetwork(tx: Transaction, supernet: string, owner: string): Promise<string | null> {
+  const used = await tx.$queryRaw<{ used: boolean }[]>`
+    SELECT EXISTS (SELECT FROM "Vm" WHERE "ownerId" = ${owner} AND state NOT IN ('pending', 'removed') AND address IS NOT NULL)
+      OR EXISTS (SELECT FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL) AS used`;
+  if (used[0]!.used) return null;
+  const free = await chooseNetwork(tx, supernet, owner);
+  if (free === null) return null;
+  await tx.network.update({ where: { ownerId: owner }, data: free });
   return free.cidr;
 }
 

@@ -296,6 +296,27 @@ describe('the queue', () => {
     await neverExceeded();
   });
 
+  it('gives an owner whose quota has outgrown its network a larger one when it has no guests, and then more of them', async () => {
+    const networkOf = async () =>
+      fixture.ledger.network.findFirstOrThrow({ where: { ownerId: owner }, select: { cidr: true, vni: true } });
+    await arrive('a', 4);
+    const first = await accept(fixture, owner);
+    await fixture.activities.reserveTask(first);
+    const before = await networkOf();
+    await fixture.sql(`UPDATE "Owner" SET "maxVcpus" = 3000`);
+    const second = await accept(fixture, owner);
+    await fixture.activities.reserveTask(second);
+    expect([before.cidr, await networkOf()]).toEqual(['10.128.0.0/22', before]);
+    for (const task of [first, second]) await release(task);
+    const third = await accept(fixture, owner);
+    expect(await fixture.activities.reserveTask(third)).toMatchObject({ placed: true });
+    const grown = await networkOf();
+    expect([grown.cidr, grown.vni === before.vni]).toEqual(['10.128.16.0/20', false]);
+    expect(await fixture.sql(`SELECT address::inet << '10.128.16.0/20' AS within FROM "Vm" WHERE state = 'reserved'`)).toEqual([
+      { within: true },
+    ]);
+  });
+
   it('notifies of a placement again until the task has begun', async () => {
     const task = await accept(fixture, owner);
     expect(await arrive('a', 4)).toEqual([task]);

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { freeAddress, macOf, nextNetwork } from '../../../ledger/placement/addresses.ts';
+import { freeAddress, macOf, networkPrefix, nextNetwork } from '../../../ledger/placement/addresses.ts';
 
 describe('networks', () => {
   it('are allocated one after the other, and again when they are free', () => {
@@ -23,6 +23,22 @@ describe('networks', () => {
       taken.push(next.cidr);
     expect(taken).toEqual(['10.200.0.0/22', '10.200.4.0/22', '10.200.8.0/22', '10.200.12.0/22']);
     expect(nextNetwork('10.200.0.0/23', [])).toBeNull();
+  });
+});
+
+describe('a network', () => {
+  it('holds as many guests as its owner may have vCPUs', () => {
+    expect([null, 0, 1021].map(networkPrefix)).toEqual([22, 22, 22]);
+    expect([1022, 2045, 2046, 60_000].map(networkPrefix)).toEqual([21, 21, 20, 16]);
+    // The largest there is.
+    expect(networkPrefix(1_000_000)).toBe(16);
+  });
+
+  it('that is larger begins where networks of its size do', () => {
+    expect(nextNetwork('10.128.0.0/9', ['10.128.0.0/22'], 20)).toEqual({ cidr: '10.128.16.0/20', gateway: '10.128.16.1' });
+    expect(nextNetwork('10.128.0.0/9', ['10.128.16.0/20'], 20)?.cidr).toBe('10.128.0.0/20');
+    expect(nextNetwork('10.128.4.0/22', [], 20)).toBeNull();
+    expect(nextNetwork('10.128.4.0/22', [], 22)?.cidr).toBe('10.128.4.0/22');
   });
 });
 
