@@ -65,6 +65,9 @@ export function hostShape(host: HostSpec): Shape {
 
 /** How many more of a shape fit; below 0 where more is taken than there is. */
 export function fitCount(capacity: Shape, taken: Shape, shape: Shape): number {
-  const sizes = (['cpuMilli', 'memoryMiB', 'diskMiB'] as const).filter((size) => shape[size] > 0);
-  return Math.min(...sizes.map((size) => Math.floor((capacity[size] - taken[size]) / shape[size])));
+  let count = Number.POSITIVE_INFINITY;
+  if (shape.cpuMilli > 0) count = Math.floor((capacity.cpuMilli - taken.cpuMilli) / shape.cpuMilli);
+  if (shape.memoryMiB > 0) count = Math.min(count, Math.floor((capacity.memoryMiB - taken.memoryMiB) / shape.memoryMiB));
+  if (shape.diskMiB > 0) count = Math.min(count, Math.floor((capacity.diskMiB - taken.diskMiB) / shape.diskMiB));
+  return count;
 }

@@ -29,7 +29,7 @@ export function restoreState({ policy, hosts, leases, seq }: Snapshot, images: I
     images,
   );
   for (const [i, host] of hosts.entries()) {
-    Object.assign(state.hosts[i]!, host);
+    state.hosts[i] = host;
     if (host.drain === null) continue;
     state.timeline.add('promise', [{ host: i, from: host.drain.from, to: host.drain.until }], host.capacity, 1);
   }

@@ -35,7 +35,8 @@ export function planSite(site: SiteState, figures: SiteFigures, now: number): Si
   const policy = sitePolicy(figures);
   const specs: HostSpec[] = site.hosts.map(({ id, capacity }) => ({ id, ...capacity }));
   const context: PlanContext = {
-    state: createState(specs, policy, imagesInPlace),
+    // Of the policy and a sequence alone: what records are made of needs no hosts.
+    state: createState([], policy, imagesInPlace),
     index: new Map(site.hosts.map(({ id }, i) => [id, i])),
     isAvailable: (host, from, until) => isAvailable(site.hosts[host]!, from, until),
     isReachable: (host) => site.hosts[host]!.answers,
