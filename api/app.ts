@@ -10,7 +10,7 @@ import type { ApiDeps } from './deps.ts';
 import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireHostKey, requireOperator, requireSignature } from './http/auth.ts';
-import { isLargeBody, takeTurns } from './http/body-turns.ts';
+import { isLargeBody, takeRequestTurns, takeTurns } from './http/body-turns.ts';
 import { refuseUnboundedJson } from './http/json-bounds.ts';
 import { trackOpenRequests } from './http/open-requests.ts';
 import { describeApi } from './http/openapi.ts';
@@ -103,6 +103,8 @@ function toHandler(operation: Operation): RequestHandler {
 interface AccessMiddleware {
   authenticate: RequestHandler;
   limit: RequestHandler;
+  /** Of all that is admitted. */
+  requestTurn: RequestHandler;
   /** Of routes that make a plan of the whole site. */
   planLimit: RequestHandler;
   planTurn: RequestHandler;
@@ -133,7 +135,8 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
         }),
       ]
     : [];
-  return [...before[operation.access], ...body];
+  // Last, so that what waits for its body's turn keeps none of its owner's small requests waiting.
+  return [...before[operation.access], ...body, ...(operation.access === 'client' ? [gates.requestTurn] : [])];
 }
 
 function mount(app: Express, operations: Operation[], gates: AccessMiddleware): void {
@@ -199,6 +202,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
       openRequests: trackOpenRequests(ledger, log, clock),
     }),
     limit: limitRate(config.api.BERTH_RATE_PER_MINUTE, 'requests', (caller) => caller.keyId),
+    requestTurn: takeRequestTurns(),
     planLimit: limitRate(config.api.BERTH_PLANS_PER_MINUTE, 'plans', (caller) => caller.ownerId),
     planTurn: takeTurns(() => true),
     bodyTurn: takeTurns(isLargeBody),

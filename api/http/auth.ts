@@ -24,7 +24,7 @@ const cacheEntries = 10_000;
 
 /** The keys of the ledger, as one process knows them. */
 interface Keyring {
-  /** Whether the key was valid when it was last looked up here. */
+  /** Whether the key was valid when it was last looked up here, or is being looked up: another request costs no further query. */
   knows(key: string): boolean;
   /** null: there is no such key, it was revoked, or it has expired. */
   find(key: string): Promise<Caller | null>;
@@ -33,21 +33,35 @@ interface Keyring {
 /** Finds keys by their hash. Only keys that exist are remembered, so a new key works at once. */
 export function openKeyring(ledger: Ledger, clock: () => number): Keyring {
   const known = new Map<string, { caller: Caller; until: number }>();
+  /** Many requests of a key at once are one query. */
+  const lookups = new Map<string, Promise<Caller | null>>();
+
+  async function lookUp(hash: string): Promise<Caller | null> {
+    const row = await findApiKey(ledger, hash, clock());
+    known.delete(hash);
+    if (row === null) return null;
+    const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
+    const oldest = known.keys().next();
+    if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
+    const until = Math.min(clock() + cacheMs, row.expiresAt?.getTime() ?? Number.POSITIVE_INFINITY);
+    known.set(hash, { caller, until });
+    return caller;
+  }
+
   return {
-    knows: (key) => known.has(hashApiKey(key)),
+    knows(key) {
+      const hash = hashApiKey(key);
+      return known.has(hash) || lookups.has(hash);
+    },
     async find(key) {
       const hash = hashApiKey(key);
       const cached = known.get(hash);
       if (cached && cached.until > clock()) return cached.caller;
-      const row = await findApiKey(ledger, hash, clock());
-      known.delete(hash);
-      if (row === null) return null;
-      const caller: Caller = { keyId: row.id, ownerId: row.ownerId, role: row.role };
-      const oldest = known.keys().next();
-      if (known.size >= cacheEntries && !oldest.done) known.delete(oldest.value);
-      const until = Math.min(clock() + cacheMs, row.expiresAt?.getTime() ?? Number.POSITIVE_INFINITY);
-      known.set(hash, { caller, until });
-      return caller;
+      const underWay = lookups.get(hash);
+      if (underWay !== undefined) return underWay;
+      const lookup = lookUp(hash).finally(() => lookups.delete(hash));
+      lookups.set(hash, lookup);
+      return lookup;
     },
   };
 }

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { RequestHandler } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import { Turns } from '../../model/owners/turns.ts';
 import { callerOf } from './auth.ts';
 
@@ -29,6 +29,39 @@ export function takeTurns(isHeavy: (contentLength: number | null) => boolean): R
     // Only a caller that has gone is not admitted.
     turns.run(callerOf(req).ownerId, gone.signal, act).catch(() => undefined);
   };
+}
+
+/** How many requests of one owner are worked on at a time, and for how long one counts that does not answer: it waits itself. */
+const requestsAtATime = 8;
+const longestTurnMs = 1000;
+
+/**
+ * Lets some requests of an owner in at a time, until each begins to answer: another's is not behind a hundred that came at once.
+ */
+export function takeRequestTurns(ownerOf = (req: Request): string => callerOf(req).ownerId): RequestHandler {
+  const turns = new Turns({ total: Number.POSITIVE_INFINITY, perOwner: requestsAtATime });
+  return (req, res, next) => {
+    const gone = new AbortController();
+    const closed = once(res, 'close').then(() => gone.abort());
+    const act = async (): Promise<void> => {
+      const answering = Promise.withResolvers<void>();
+      onHeaders(res, () => answering.resolve());
+      const timer = setTimeout(answering.resolve, longestTurnMs);
+      next();
+      await Promise.race([closed, answering.promise]);
+      clearTimeout(timer);
+    };
+    turns.run(ownerOf(req), gone.signal, act).catch(() => undefined);
+  };
+}
+
+/** Calls back when the answer's headers are written. */
+function onHeaders(res: Response, listener: () => void): void {
+  const { writeHead } = res;
+  res.writeHead = ((...args: Parameters<typeof writeHead>) => {
+    listener();
+    return writeHead.apply(res, args);
+  }) as typeof writeHead;
 }
 
 /** A body of unknown length counts as a large one. */

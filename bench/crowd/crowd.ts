@@ -18,7 +18,7 @@ export async function benchCrowd({ modes }: BenchOptions): Promise<void> {
   process.env.DATABASE_URL = postgres.url;
   try {
     // The limits of a site: the tests' API has none on requests a minute.
-    const api = await startApi({ BERTH_RATE_PER_MINUTE: '1200' });
+    const api = await startApi({ BERTH_RATE_PER_MINUTE: '6000' });
     try {
       await api.addImage('debian-12');
       for (let host = 0; host < 8; host += 1) await api.addHost(`host-${host}`);

@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
@@ -52,6 +55,33 @@ describe('a large JSON body', () => {
     await Promise.all([noted('small', post(task)), noted('other', post(large, api.bob))]);
     expect(order.filter((name) => name.startsWith('large')).length).toBeLessThan(6);
     await Promise.all(many);
+  });
+
+  test('that is refused unread is dropped at a bounded pace, and its connection is used again or ends', async () => {
+    const { port, hostname } = new URL(api.base);
+    const bytes = 3 * 2 ** 20;
+    const head = `POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${bytes}\r\n\r\n`;
+    const socket = connect(Number(port), hostname);
+    let received = '';
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      received += text;
+    });
+    socket.write(head);
+    await vi.waitFor(() => expect(received).toContain('401 Unauthorized'));
+    const began = performance.now();
+    // Written when the kernel has it.
+    await new Promise((resolve) => socket.write(Buffer.alloc(bytes, 'x'), resolve));
+    await pause(50);
+    socket.write('GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n');
+    await vi.waitFor(() => expect(received).toContain('200 OK'), { timeout: 6000 });
+    expect(performance.now() - began).toBeGreaterThan(1500);
+    socket.destroy();
+    // One that ends in between leaves nothing that runs on: the process of these tests would not end.
+    const gone = connect(Number(port), hostname);
+    gone.write(head);
+    gone.write(Buffer.alloc(2 ** 20, 'x'));
+    await once(gone, 'data');
+    gone.resetAndDestroy();
   });
 
   test('of a caller that has gone holds no turn', async () => {

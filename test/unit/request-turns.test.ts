@@ -1,0 +1,45 @@
+import { EventEmitter } from 'node:events';
+import { setImmediate as tick } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { takeRequestTurns } from '../../api/http/body-turns.ts';
+
+let admitted: string[];
+let handler: ReturnType<typeof takeRequestTurns>;
+beforeEach(() => {
+  admitted = [];
+  handler = takeRequestTurns((req) => (req as unknown as { owner: string }).owner);
+});
+afterEach(() => void vi.useRealTimers());
+
+/** A request of an owner, whose answer the test writes. */
+function send(owner: string) {
+  const res = Object.assign(new EventEmitter(), { writeHead: () => res });
+  handler({ owner } as never, res as never, () => void admitted.push(owner));
+  return res as unknown as EventEmitter & { writeHead(): void };
+}
+const of = (owner: string) => admitted.filter((one) => one === owner).length;
+
+it("eight requests of an owner are worked on at a time, and another's does not wait for them", async () => {
+  const answers = Array.from({ length: 100 }, () => send('alice'));
+  await tick();
+  send('bob');
+  await tick();
+  expect([of('alice'), of('bob')]).toEqual([8, 1]);
+  answers[0]!.writeHead();
+  answers[1]!.emit('close');
+  await tick();
+  expect(of('alice')).toBe(10);
+});
+
+it('a caller that goes while it waits is not admitted, and one that is not answered within a second gives its turn away', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  for (let n = 0; n < 8; n += 1) send('alice');
+  const waiting = [send('alice'), send('alice')];
+  await tick();
+  waiting[0]!.emit('close');
+  await tick();
+  expect(of('alice')).toBe(8);
+  vi.advanceTimersByTime(1000);
+  await tick();
+  expect(of('alice')).toBe(9);
+});
