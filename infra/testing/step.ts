@@ -1,5 +1,4 @@
 import { spawn } from 'node:child_process';
-import { constants, setPriority } from 'node:os';
 import { killProcessGroup } from '../../drivers/host/run-process.ts';
 
 /** One command of a check. */
@@ -12,8 +11,6 @@ export interface Step {
   env?: Record<string, string>;
   /** Prints its output as it arrives; otherwise the output is kept for the caller. */
   live?: boolean;
-  /** Gets the processors' time that nothing else wants, with all that it starts. */
-  background?: boolean;
 }
 
 export interface StepResult {
@@ -40,7 +37,6 @@ export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult
     stdio: ['ignore', step.live ? 'inherit' : 'pipe', step.live ? 'inherit' : 'pipe'],
     env: { ...process.env, ...step.env },
   });
-  if (step.background && child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_LOW);
   let output = '';
   const keep = (chunk: Buffer): void => {
     output = (output + chunk.toString()).slice(-keptBytes);
