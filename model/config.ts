@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { parseCidr, parseReachException } from './network/reach-exception.ts';
 
 /**
  * Every option of every process, read once at start from the environment. Sizes and times have their unit in the name. A
@@ -17,6 +18,24 @@ const list = z.string().transform((text) =>
     .map((word) => word.trim())
     .filter((word) => word !== ''),
 );
+
+/** A comma-separated list of what `parse` takes; its Error's message is the problem. */
+const listOf = <T>(parse: (text: string) => T) =>
+  list.pipe(
+    z
+      .array(
+        z.string().transform((text, context) => {
+          try {
+            return parse(text);
+          } catch (error) {
+            context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+            return z.NEVER;
+          }
+        }),
+      )
+      // Each is a rule of the kernel's, which are compared with a packet one after the other.
+      .max(256),
+  );
 
 const metrics = {
   BERTH_METRICS_PORT: z.coerce
@@ -151,6 +170,16 @@ export const groups = {
     BERTH_DISK: z.string().default('/var/lib/berth').describe('Folder of images, VMs and templates; one file system of its own'),
     BERTH_HOSTS_CIDR: z.cidrv4().describe("CIDR of the hosts' network, which guests must not reach"),
     BERTH_GUEST_SUPERNET: guestSupernet,
+    BERTH_GUEST_REACHES: listOf(parseReachException)
+      .default([])
+      .describe(
+        'What guests reach of the private, shared and link-local addresses, comma-separated: an address or CIDR each, with `:port` or `:port-port` and `/tcp` or `/udp` behind it for ports alone; networks.md',
+      ),
+    BERTH_SITE_CIDRS: listOf(parseCidr)
+      .default([])
+      .describe(
+        "Addresses and CIDRs, comma-separated, that guests must not reach besides the hosts' network, Temporal and the API: where else the site listens",
+      ),
     BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the hosts reach it'),
     BERTH_HOST_KEY_FILE: z
       .string()

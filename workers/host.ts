@@ -23,7 +23,7 @@ feedWatchdog(log);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.host;
 const sdkAddress = installRuntime(log, metricsPort);
 
-const [wired, connection] = await Promise.all([wireHost(config.host, log), connectWorker(config.temporal.TEMPORAL_ADDRESS, log)]);
+const [wired, connection] = await Promise.all([wireHost(config, log), connectWorker(config.temporal.TEMPORAL_ADDRESS, log)]);
 const dataConverter = loggedBudget(log);
 const worker = await Worker.create({
   connection,

@@ -7,10 +7,12 @@ import { watchDomains } from '../activities/host/site/watch-domains.ts';
 import { inLanes } from '../activities/host/step-lanes.ts';
 import type { HostCalls } from '../contracts/host-calls.ts';
 import { openHost } from '../drivers/host/open-host.ts';
+import { siteHosts } from '../drivers/network/site-hosts.ts';
 import { openStepArgs } from '../drivers/transfer/step-args.ts';
 import type { readConfig } from '../model/config.ts';
 import type { VmId } from '../model/ids.ts';
 import type { Logger } from '../model/log.ts';
+import { startRepeating } from './repeat.ts';
 
 export interface WiredHost {
   /** Wrapped for the Temporal worker: errors and heartbeats in their common form. */
@@ -20,9 +22,22 @@ export interface WiredHost {
   close: () => Promise<void>;
 }
 
+type Config = ReturnType<typeof readConfig<'host' | 'temporal'>>;
+
+/** How old the addresses of the site's names may be in the rules for guests' packets. */
+const firewallIntervalMs = 60_000;
+
 /** A host's activities over libvirt, QEMU, NFS and the kernel of this machine. Only here drivers are chosen. */
-export async function wireHost(config: ReturnType<typeof readConfig<'host'>>['host'], log: Logger): Promise<WiredHost> {
-  const ports = await openHost(config, log);
+export async function wireHost({ host: config, temporal }: Pick<Config, 'host' | 'temporal'>, log: Logger): Promise<WiredHost> {
+  const ports = await openHost(config, siteHosts(temporal.TEMPORAL_ADDRESS, config.BERTH_REPOSITORY_URL), log);
+  // At once as well: the guests of an earlier worker run on, under that worker's rules.
+  const firewall = startRepeating({
+    step: () => ports.guestFirewall.refresh().then(() => 'done'),
+    intervalMs: firewallIntervalMs,
+    log,
+    failure: "the rules for guests' packets are not up to date",
+    level: 'error',
+  });
   const fetchStepArgs = openStepArgs(new Agent(), {
     repositoryUrl: config.BERTH_REPOSITORY_URL,
     hostId: config.BERTH_HOST_ID,
@@ -31,6 +46,9 @@ export async function wireHost(config: ReturnType<typeof readConfig<'host'>>['ho
   return {
     activities: guard(byReference(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))), fetchStepArgs)),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
-    close: async () => ports.close(),
+    close: async () => {
+      await firewall.stop();
+      await ports.close();
+    },
   };
 }

@@ -13,6 +13,7 @@ import { libvirtUri, openHypervisor } from '../libvirt/hypervisor.ts';
 import { openMigrator } from '../libvirt/migrator.ts';
 import { openTemplates } from '../libvirt/templates.ts';
 import { openVirsh } from '../libvirt/virsh.ts';
+import { type GuestFirewall, openGuestFirewall } from '../network/guest-firewall.ts';
 import { openNetwork } from '../network/host-network.ts';
 import { hostNameservers } from '../network/nameservers.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
@@ -43,11 +44,18 @@ async function removeIdleNetworks(network: HostNetwork, store: VmStore): Promise
       await network.removeIfIdle(vni, async () => (await store.list()).some(({ record }) => record?.vni === vni));
 }
 
-/** Opens all ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/. */
 /** Calls of guests' agents at a time: of guests that answer, and of those that were slow or silent lately. */
 const agentPlaces = { quick: 24, slow: 6 };
 
-export async function openHost(config: HostConfig, log: Logger): Promise<HostPorts & { close(): Promise<void> }> {
+/**
+ * Opens all ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/.
+ * @param siteHosts names or addresses of the services that the host uses, which its guests must not reach
+ */
+export async function openHost(
+  config: HostConfig,
+  siteHosts: readonly string[],
+  log: Logger,
+): Promise<HostPorts & { guestFirewall: GuestFirewall; close(): Promise<void> }> {
   const root = config.BERTH_DISK;
   await prepareFolders(root);
   const virsh = openVirsh(libvirtUri, 6);
@@ -66,12 +74,15 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
   const nameservers = await hostNameservers();
   if (nameservers.length === 0)
     log.warn('no resolver that guests reach is in /etc/resolv.conf, nor known to systemd-resolved: guests resolve no names');
-  const network = openNetwork({
-    address: config.BERTH_HOST_ADDRESS,
+  const guestFirewall = openGuestFirewall({
     hostsCidr: config.BERTH_HOSTS_CIDR,
     guestSupernet: config.BERTH_GUEST_SUPERNET,
     nameservers,
+    siteHosts,
+    siteCidrs: config.BERTH_SITE_CIDRS,
+    exceptions: config.BERTH_GUEST_REACHES,
   });
+  const network = openNetwork({ address: config.BERTH_HOST_ADDRESS, firewall: guestFirewall });
   await removeIdleNetworks(network, store);
   return {
     clock: systemClock,
@@ -82,6 +93,7 @@ export async function openHost(config: HostConfig, log: Logger): Promise<HostPor
     repository: openRepository(dispatcher),
     diskTool: openDiskTool(),
     network,
+    guestFirewall,
     hypervisor,
     migrator: openMigrator(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),

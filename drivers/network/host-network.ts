@@ -1,27 +1,22 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import type { NetworkRef } from '../../model/vm.ts';
-import { isErrno } from '../host/files.ts';
 import { run } from '../host/run-process.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
-import { bridgeName, guestMtu, vxlanName, withPrefixLength } from './addressing.ts';
+import { bridgeName, gatewayMac, guestMtu, vxlanName, withPrefixLength } from './addressing.ts';
+import type { GuestFirewall } from './guest-firewall.ts';
+import { sysctl } from './sysctl.ts';
 
 interface NetworkOptions {
   /** This host's address on the hosts' network, over which the VXLANs run. */
   address: string;
-  /** What guests must not reach: the hosts' network. */
-  hostsCidr: string;
-  /** All owners' networks are inside this one. */
-  guestSupernet: string;
-  /** The resolvers in guests' resolv.conf: guests reach their DNS ports, whatever their addresses are. */
-  nameservers: string[];
+  /** Has its rules in the kernel before an owner's bridge is there. */
+  firewall: Pick<GuestFirewall, 'ensure'>;
 }
 
 const deadlineMs = 15_000;
 /** VXLAN's own port (RFC 7348). */
 const vxlanPort = 4789;
-/** Locally administered, and the same on every host: a migrated guest finds its gateway at the same address. */
-const gatewayMac = '02:62:67:00:00:01';
 
 const linksSchema = z.array(z.looseObject({ ifname: z.string(), master: z.string().optional() }));
 const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().optional() }));
@@ -29,16 +24,11 @@ const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().o
 /** Owners' networks on this host (docs/decisions/0002). Acts on one network are serialized; all are repeatable. */
 export function openNetwork(options: NetworkOptions): HostNetwork {
   const serialize = createKeyedSerializer();
-  let firewall: Promise<void> | null = null;
   // What this process has made or found complete; the kernel's links are checked before it is relied upon.
   const ensured = new Map<number, string>();
 
   async function ensure(network: NetworkRef): Promise<string> {
-    firewall ??= ensureFirewall(options).catch((error: unknown) => {
-      firewall = null;
-      throw error;
-    });
-    await firewall;
+    await options.firewall.ensure();
     const present = await linkNames();
     const bridge = bridgeName(network.vni);
     const desired = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
@@ -142,79 +132,3 @@ async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean):
   ];
   if (lines.length > 0) await run(['bridge', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
 }
-
-/** A kernel without IPv6 doesn't have the file, and needs no setting. */
-async function sysctl(name: string, value: string): Promise<void> {
-  const path = `/proc/sys/${name}`;
-  try {
-    if ((await readFile(path, 'utf8')).trim() !== value) await writeFile(path, value);
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error;
-  }
-}
-
-/**
- * The same rules for every owner's bridge, by their common prefix, so that a network comes and goes without touching
- * them. A guest reaches its own segment (bridged, never routed) and the outside (by NAT, since each host has the same
- * gateway address); not this host, the hosts' network, another owner, or link-local addresses, where clouds keep metadata.
- */
-export function firewallRules({ hostsCidr, guestSupernet, nameservers }: NetworkOptions): string {
-  const names = (protocol: string) => (server: string) =>
-    `-A BERTH-GUEST -i bg+ ! -o bg+ -s ${guestSupernet} -d ${server} -p ${protocol} --dport 53 -j ACCEPT`;
-  const forward = [
-    // First: the rules below may refuse the address of a site's resolver.
-    ...nameservers.flatMap((server) => [names('udp')(server), names('tcp')(server)]),
-    '-A BERTH-GUEST -i bg+ -o bg+ -j DROP',
-    `-A BERTH-GUEST -i bg+ -d ${guestSupernet} -j DROP`,
-    `-A BERTH-GUEST -i bg+ -d ${hostsCidr} -j DROP`,
-    '-A BERTH-GUEST -i bg+ -d 169.254.0.0/16 -j DROP',
-    `-A BERTH-GUEST -i bg+ ! -s ${guestSupernet} -j DROP`,
-    '-A BERTH-GUEST -i bg+ -j ACCEPT',
-    '-A BERTH-GUEST -o bg+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
-    '-A BERTH-GUEST -o bg+ -j DROP',
-  ];
-  return [
-    '*filter',
-    ':BERTH-GUEST - [0:0]',
-    ':BERTH-GUEST-IN - [0:0]',
-    ...forward,
-    '-A BERTH-GUEST-IN -i bg+ -j DROP',
-    'COMMIT',
-    '*nat',
-    ':BERTH-GUEST - [0:0]',
-    `-A BERTH-GUEST -s ${guestSupernet} ! -o bg+ -j MASQUERADE`,
-    'COMMIT',
-    '',
-  ].join('\n');
-}
-
-/** Replaces our chains in one step, then makes sure that the built-in chains begin with them. */
-async function ensureFirewall(options: NetworkOptions): Promise<void> {
-  await sysctl('net/ipv4/ip_forward', '1');
-  // Frames between guests of one owner are bridged: iptables' rules are for what is routed.
-  await sysctl('net/bridge/bridge-nf-call-iptables', '0');
-  // `--noflush` leaves other chains alone; a chain that is declared is emptied first.
-  await run(['iptables-restore', '-w', '10', '--noflush'], { deadlineMs, input: firewallRules(options) });
-  for (const [table, chain, target] of [
-    ['filter', 'FORWARD', 'BERTH-GUEST'],
-    ['filter', 'INPUT', 'BERTH-GUEST-IN'],
-    ['nat', 'POSTROUTING', 'BERTH-GUEST'],
-  ] as const) {
-    const rules = await run(['iptables', '-w', '10', '-t', table, '-S', chain], { deadlineMs });
-    if (!rules.includes(`-A ${chain} -j ${target}\n`))
-      await run(['iptables', '-w', '10', '-t', table, '-I', chain, '1', '-j', target], { deadlineMs });
-  }
-  for (const [chain, ...rule] of gatewayRules) {
-    const rules = await run(['ebtables', '-t', 'filter', '-L', chain], { deadlineMs });
-    if (!rules.includes(rule.join(' '))) await run(['ebtables', '-t', 'filter', '-A', chain, ...rule], { deadlineMs });
-  }
-}
-
-/**
- * Each host answers for the gateway itself: the gateway's frames aren't sent to the peers, whose gateways have the same
- * address, and no guest may use its address.
- */
-const gatewayRules = [
-  ['OUTPUT', '-s', gatewayMac, '-o', 'vx+', '-j', 'DROP'],
-  ['FORWARD', '-s', gatewayMac, '-j', 'DROP'],
-] as const;

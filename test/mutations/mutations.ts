@@ -89,6 +89,14 @@ export const mutations: readonly Mutation[] = [
     test: 'api/access.test.ts',
   },
   {
+    guarantee: 'a guest reaches no private address without an exception',
+    file: 'drivers/network/guest-firewall.ts',
+    find: '...deniedRanges.map(',
+    replace: '...deniedRanges.slice(1).map(',
+    project: 'host',
+    test: 'contract/guest-reach.real.test.ts',
+  },
+  {
     guarantee: 'the same POST is one task',
     file: 'ledger/idempotency.ts',
     find: 'if (key === null) return acceptance(await act(tx), false);',

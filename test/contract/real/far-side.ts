@@ -13,7 +13,7 @@ import { drainStream, pack, unpack } from './wire.ts';
  * port, or of an activity where the port is null.
  */
 const log = openLog('test', 'error');
-const ports = await openHost(readConfig(['host'], process.env).host, log);
+const ports = await openHost(readConfig(['host'], process.env).host, [], log);
 const activities = createHostActivities(ports, isCrash(process.env.BERTH_PREVIOUS_END ?? ''));
 
 interface CallRequest {
