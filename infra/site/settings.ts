@@ -47,9 +47,16 @@ export interface Settings {
 
 /**
  * The environment (model/config.ts) of the site's own processes.
+ * @param reaches what guests have to reach besides what BERTH_GUEST_REACHES of this process has
  * @param given settings of the caller that override these
  */
-export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given: Record<string, string>): Settings {
+export function settingsOf(
+  ground: SiteBase,
+  ports: Ports,
+  hosts: number,
+  reaches: readonly string[],
+  given: Record<string, string>,
+): Settings {
   const { network, home, cache } = ground;
   const signingKey =
     given.BERTH_SIGNING_KEY ?? persistentSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex'));
@@ -80,6 +87,7 @@ export function settingsOf(ground: SiteBase, ports: Ports, hosts: number, given:
       BERTH_HOST_KEY_FILE: hostKeyFile,
       BERTH_HOST_ADDRESS: hostAddress(network, index),
       BERTH_HOSTS_CIDR: network.cidr,
+      BERTH_GUEST_REACHES: [ground.env.BERTH_GUEST_REACHES ?? '', ...reaches].join(','),
       BERTH_HOST_SHARE: (1 / hosts).toFixed(4),
       BERTH_METRICS_PORT: String(hostMetricsPort),
       ...given,

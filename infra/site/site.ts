@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hostKeyOf } from '../../model/repository/host-key.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
+import { archiveExceptions, debianArchives } from './archive-exceptions.ts';
 import { type Host, hostName, startHost } from './host/host.ts';
 import { applyMachineRules, machineRules } from './network.ts';
 import { startPostgres } from './postgres.ts';
@@ -105,21 +106,28 @@ type Started = Omit<Site, 'stop' | 'child' | 'hosts'>;
 async function startParts(options: SiteOptions, ground: SiteBase, running: RunningParts): Promise<Started> {
   const { note } = options;
   const sinceMs = Date.now();
+  // What is awaited below is caught at once as well: until then a rejection must not be unhandled.
+  // This takes a second, in which other parts start.
+  const exceptions = debianArchives().then((urls) => archiveExceptions(urls));
+  exceptions.catch(() => undefined);
   const ports = await choosePorts(ground, options.apiPort);
   const offered = { gateway: [ports.api], local: [ports.temporal.port] };
   await applyMachineRules(machineRules(ground.home.tag, ground.network, offered));
   note(`the hosts' network is ${ground.network.cidr}`);
-  const settings = settingsOf(ground, ports, options.hosts, options.settings ?? {});
   refuseWhenStopping(running);
   const temporal = startTemporal(ground.home, ports.temporal, ground.env, note);
   running.children.set('temporal', temporal);
   const databaseUrl = startDatabase(ground, ports.postgres, running, note);
+  databaseUrl.catch(() => undefined);
+  const reaches = await exceptions;
+  if (reaches.length > 0) note(`guests reach the package archives at ${reaches.join(', ')}`);
+  const settings = settingsOf(ground, ports, options.hosts, reaches, options.settings ?? {});
+  refuseWhenStopping(running);
   startHosts(options, ground, running, settings);
   const infrastructure = Promise.all([
     temporal.ready.then(() => note('Temporal serves')),
     ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
   ]);
-  // Awaited below; until then a rejection must not be unhandled.
   infrastructure.catch(() => undefined);
   const started = await startBerth({ options, ground, running, ports, settings }, await databaseUrl, sinceMs);
   await infrastructure;

@@ -2,6 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
+import { run } from '../../drivers/host/run-process.ts';
+import { debianArchives } from '../../infra/site/archive-exceptions.ts';
 import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
 import type { HostAnswer, Problem, TaskAnswer } from './client.ts';
@@ -164,7 +166,7 @@ describe('a task on real VMs', () => {
     await expectNothingLeft(here);
   });
 
-  test('reaches no service of a host and no guest of another owner', async () => {
+  test('reaches no service of the site and no guest of another owner, but what is public', async () => {
     const stranger = await anotherClient(here);
     const other = await stranger.submit({ ...shell('ip -4 -o addr show dev eth0; sleep 60'), timeoutS: 100 });
     await stranger.until(other.id, ['running']);
@@ -176,7 +178,25 @@ describe('a task on real VMs', () => {
       .not.toBeNull()
       .then(async () => /inet ([0-9.]+)/.exec((await stranger.call<string>('GET', `/v1/tasks/${other.id}/log`)).body)![1]!);
     const targets = here.site.hosts.map((host) => host.address);
+    // Temporal and the API, as the hosts reach them.
+    const site = targets[0]!.replace(/\d+$/, '1');
+    const services = [here.site.temporalAddress, new URL(here.site.ready.api).host].map((address) => address.split(':')[1]);
+    const [archive] = (await debianArchives()).map((url) => URL.parse(url)).filter((url) => url?.protocol === 'http:');
+    const archiveProbe = [
+      'bash',
+      '-c',
+      `timeout 20 bash -c 'exec 3<>/dev/tcp/${archive?.hostname}/${archive?.port || 80}'`,
+    ] as const;
+    const isOnline = await run([...archiveProbe], { deadlineMs: 30_000 }).then(
+      () => true,
+      () => false,
+    );
     const probes = [
+      ...services.map(
+        (port) => `timeout 2 bash -c 'exec 3<>/dev/tcp/${site}/${port}' 2>/dev/null && echo "reached ${site}:${port}"`,
+      ),
+      // By its name: a resolver, and public addresses.
+      `${archiveProbe[2]} 2>/dev/null && echo "reached the archive"`,
       `ping -c 2 -W 1 ${address} > /dev/null && echo "reached the guest"`,
       ...targets.flatMap((host) => [`ping -c 1 -W 1 ${host} > /dev/null && echo "reached ${host}"`]),
       ...targets.flatMap((host) =>
@@ -190,7 +210,8 @@ describe('a task on real VMs', () => {
     const { id } = await here.client.submit({ ...small, command: ['bash', '-c', script], outputs: ['seen'], timeoutS: 120 });
     const task = await here.client.over(id);
     expect(task.state).toBe('succeeded');
-    expect((await here.client.call<string>('GET', `/v1/tasks/${id}/log`)).body).toBe('');
+    const { body: log } = await here.client.call<string>('GET', `/v1/tasks/${id}/log`);
+    expect(log).toBe(isOnline ? 'reached the archive\n' : '');
     await stranger.call('DELETE', `/v1/tasks/${other.id}`);
     await stranger.over(other.id);
     await expectNothingLeft(here);
