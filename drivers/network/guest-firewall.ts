@@ -1,8 +1,8 @@
-import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { deniedRanges, type ReachException } from '../../model/network/reach-exception.ts';
 import { run } from '../host/run-process.ts';
 import { gatewayMac } from './addressing.ts';
+import { type Resolve, resolveIpv4 } from './resolve-ipv4.ts';
 import { sysctl } from './sysctl.ts';
 
 /** What the rules for guests' packets are made from. */
@@ -35,19 +35,15 @@ export interface GuestFirewall {
   refresh(): Promise<void>;
 }
 
-/** IPv4 addresses of a name. */
-type Resolve = (name: string) => Promise<string[]>;
-
 const deadlineMs = 15_000;
 /** Of one name. Services whose addresses change keep those of before; the oldest are forgotten. */
 const maxAddresses = 64;
-
-const resolveIpv4: Resolve = async (name) => (await lookup(name, { all: true, family: 4 })).map(({ address }) => address);
 
 /** The firewall for the guests of this host: docs/networks.md. */
 export function openGuestFirewall(options: FirewallOptions, resolve: Resolve = resolveIpv4): GuestFirewall {
   const known = new Map<string, string[]>();
   let last: Promise<void> = Promise.resolve();
+  /** The one that has put the rules into the kernel, or is about to. */
   let first: Promise<void> | null = null;
 
   /** Replaces the rules also where a name is not resolved: those of an earlier version may allow more. */
@@ -72,20 +68,16 @@ export function openGuestFirewall(options: FirewallOptions, resolve: Resolve = r
 
   /** One after the other. */
   const refresh = (): Promise<void> => {
-    last = last.then(replace, replace);
-    return last;
+    const mine = last.then(replace, replace);
+    last = mine;
+    first ??= mine;
+    mine.catch(() => {
+      if (first === mine) first = null;
+    });
+    return mine;
   };
 
-  return {
-    refresh,
-    async ensure() {
-      first ??= refresh().catch((error: unknown) => {
-        first = null;
-        throw error;
-      });
-      await first;
-    },
-  };
+  return { refresh, ensure: () => first ?? refresh() };
 }
 
 async function addressesOf(host: string, resolve: Resolve): Promise<string[]> {

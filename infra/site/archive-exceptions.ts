@@ -1,6 +1,6 @@
-import { lookup } from 'node:dns/promises';
 import ipaddr from 'ipaddr.js';
 import { run } from '../../drivers/host/run-process.ts';
+import { type Resolve, resolveIpv4 } from '../../drivers/network/resolve-ipv4.ts';
 import { deniedRanges } from '../../model/network/reach-exception.ts';
 
 const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 };
@@ -9,10 +9,7 @@ const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 };
  * What image builds of a local site need of the addresses that guests are denied: the guest image has this machine's package
  * archives (infra/guest/build), which a private mirror may serve. As BERTH_GUEST_REACHES has them.
  */
-export async function archiveExceptions(
-  urls: readonly string[],
-  resolve: (name: string) => Promise<string[]> = resolveIpv4,
-): Promise<string[]> {
+export async function archiveExceptions(urls: readonly string[], resolve: Resolve = resolveIfKnown): Promise<string[]> {
   const ranges = deniedRanges.map((range) => ipaddr.IPv4.parseCIDR(range));
   const found = urls.map(async (text) => {
     const url = URL.parse(text);
@@ -28,13 +25,11 @@ export async function archiveExceptions(
 }
 
 /** A name that this machine does not resolve is none that its guests reach. */
-async function resolveIpv4(name: string): Promise<string[]> {
-  const found = await lookup(name, { all: true, family: 4 }).catch((error: NodeJS.ErrnoException) => {
+const resolveIfKnown: Resolve = (name) =>
+  resolveIpv4(name).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOTFOUND' || error.code === 'EAI_AGAIN') return [];
     throw error;
   });
-  return found.map(({ address }) => address);
-}
 
 /** URLs of the Debian archives from which this machine installs packages. */
 export async function debianArchives(): Promise<string[]> {
