@@ -63,3 +63,6 @@ export type TerminalTaskState = (typeof terminalTaskStates)[number];
 export function isTerminal(state: TaskState): state is TerminalTaskState {
   return taskTransitions[state].length === 0;
 }
+
+/** A VM that has no domain and no memory, and starts again from its disks. */
+export const hasEnded = (state: VmState): state is 'stopped' | 'crashed' => state === 'stopped' || state === 'crashed';

@@ -1,11 +1,10 @@
 import { z } from 'zod';
 import type { SuspendInPlace } from '../../model/drain.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
-import { taskStates, vmStates } from '../../model/states.ts';
+import { hasEnded, taskStates, vmStates } from '../../model/states.ts';
 import { pausedByParties } from '../../model/vm.ts';
 import { vmOperationNames } from '../../model/vm-request.ts';
 import type { DrainVm } from '../../scheduler/drains/drain-input.ts';
-import { hasEnded } from '../migrations/accept-migration.ts';
 import { idOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -119,14 +118,8 @@ export async function readVmsOfHosts(
     ORDER BY v.id`;
   const vms = z.array(HostVmRow).parse(rows);
   const holders = await readImageHolders(tx, new Set(vms.flatMap(({ image }) => image?.id ?? [])));
-  const byHost = new Map<string, DrainVmState[]>();
-  for (const row of vms) {
-    const list = byHost.get(row.ofHost);
-    const vm = vmOn(row, moveDisks, holders);
-    if (list === undefined) byHost.set(row.ofHost, [vm]);
-    else list.push(vm);
-  }
-  return byHost;
+  const byHost = Map.groupBy(vms, ({ ofHost }) => ofHost);
+  return new Map([...byHost].map(([host, rows]) => [host, rows.map((row) => vmOn(row, moveDisks, holders))]));
 }
 
 /** The hosts that have each image: a thousand of them for each VM would be most of what a drain reads. */

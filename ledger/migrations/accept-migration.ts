@@ -2,7 +2,7 @@ import type { DrainMove } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { convergenceSeconds, type MigrationId, type MigrationMode } from '../../model/migration.ts';
-import type { VmState } from '../../model/states.ts';
+import { hasEnded, type VmState } from '../../model/states.ts';
 import type { PausedBy } from '../../model/vm.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -31,9 +31,6 @@ const movableStates: Record<MigrationMode, readonly VmState[]> = {
 };
 
 export const isMovable = (mode: MigrationMode, state: VmState): boolean => movableStates[mode].includes(state);
-
-/** It has no domain and no memory. */
-export const hasEnded = (state: VmState): state is 'stopped' | 'crashed' => state === 'stopped' || state === 'crashed';
 
 /** QEMU has no migration of a machine that has put itself to sleep. */
 export const sleepingGuest = 'sleeps: its guest suspended itself to memory. Resume it, and move it then';

@@ -3,13 +3,14 @@ import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
+import { hasEnded } from '../../model/states.ts';
 import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { readPlacedVm } from '../vms/placed-vms.ts';
 import { specOf } from '../vms/vm-specs.ts';
-import { hasEnded, isMovable, sleepingGuest } from './accept-migration.ts';
+import { isMovable, sleepingGuest } from './accept-migration.ts';
 import { lockMigration, type MigrationRow } from './migration-row.ts';
 
 /** A migration of disks alone reserves neither processors nor memory, but it uses the network like the others. */

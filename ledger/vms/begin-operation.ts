@@ -1,7 +1,7 @@
 import type { DrainKey, OperationTarget } from '../../contracts/ledger-vm.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
-import type { VmState } from '../../model/states.ts';
+import { hasEnded, type VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import { currentMachine, saysDomainEnded } from '../../model/vm.ts';
 import { type VmOperation, vmOperations } from '../../model/vm-request.ts';
@@ -84,7 +84,7 @@ export async function endOperation(
         UPDATE "Vm" SET operation = NULL, "operationAt" = NULL,
           problem = CASE WHEN state = 'stuck' OR (state IN ('stopped', 'crashed') AND ${ended}) THEN problem ELSE ${problem}::jsonb END
         WHERE id = ${id}`;
-      if (error !== null && (row.state === 'stopped' || row.state === 'crashed'))
+      if (error !== null && hasEnded(row.state))
         await requestRestartAfterOperation(tx, { id, code: error.code, now: isoNow(deps) });
     }
     return tx.$queryRaw<DrainKey[]>`

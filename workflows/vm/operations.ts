@@ -1,4 +1,4 @@
-import type { VmState } from '../../model/states.ts';
+import { hasEnded, type VmState } from '../../model/states.ts';
 import type { TaskError } from '../../model/task.ts';
 import { signalName, workflowId } from '../../model/temporal.ts';
 import { stateAfterEnd } from '../../model/vm.ts';
@@ -55,7 +55,7 @@ export async function runOperation(run: VmRun, operation: VmOperation, state: Vm
   try {
     if (operation === 'suspend') error = await runOrRollBack(run, suspension);
     else if (operation === 'restore') error = await runOrRollBack(run, restoration);
-    else if (operation === 'reboot' && (state === 'stopped' || state === 'crashed')) await startStopped(run);
+    else if (operation === 'reboot' && hasEnded(state)) await startStopped(run);
     else ({ to, problem: error } = await runOnHost(run, operation, state));
   } catch (failed) {
     const why = taskErrorOf(failed);
