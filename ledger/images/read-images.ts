@@ -75,8 +75,7 @@ export async function readImageState(ledger: Ledger, id: string): Promise<ImageS
   return state;
 }
 
-/** Throws not-found unless this VM builds this image, or did. */
-/** Whose build it is; null: the site's own. */
+/** Whose build it is; null: the site's own. Throws not-found unless this VM builds this image, or did. */
 export async function findBuild(ledger: Ledger, imageId: string, vmId: string): Promise<string | null> {
   const image = await ledger.image.findFirst({ where: { id: imageId, buildVmId: vmId }, select: { ownerId: true } });
   if (!image) throw new BerthError('not-found', `There is no build of ${imageId} in ${vmId}`);

@@ -26,8 +26,8 @@ export function leaseFact(row: LeaseRow): { version: string; promisedHosts: stri
 
 /** What acts rely on, as it was read for the plan. */
 export function plannedFacts(site: LedgerSite, { hosts, leases }: ActGroups): PlanFacts {
-  const arriving = new Map<string, string[]>();
-  for (const { vm, host } of site.arriving) arriving.set(host, [...(arriving.get(host) ?? []), vm]);
+  const arriving = Map.groupBy(site.arriving, ({ host }) => host);
+  const arrivingAt = (host: string): string[] => (arriving.get(host) ?? []).map(({ vm }) => vm);
   const reliedOn = [...site.rows.values()].filter(
     (row) => leases.has(row.id) || (isUnbegunPromise(row) && row.plannedHosts.some((host) => hosts.has(host))),
   );
@@ -35,7 +35,7 @@ export function plannedFacts(site: LedgerSite, { hosts, leases }: ActGroups): Pl
     hosts: new Map(
       site.hosts
         .filter(({ id }) => hosts.has(id))
-        .map((host) => [host.id, hostVersion(host, site.allocations.get(host.id)!, arriving.get(host.id) ?? [])]),
+        .map((host) => [host.id, hostVersion(host, site.allocations.get(host.id)!, arrivingAt(host.id))]),
     ),
     leases: new Map(reliedOn.map((row) => [row.id, leaseFact(row)])),
   };
