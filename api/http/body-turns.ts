@@ -18,17 +18,20 @@ export function takeTurns(isHeavy: (contentLength: number | null) => boolean): R
   return (req, res, next) => {
     const length = req.get('content-length');
     if (!isHeavy(length === undefined ? null : Number(length))) return next();
-    const gone = new AbortController();
-    const closed = once(res, 'close').then(() => gone.abort());
-    const act = async (): Promise<void> => {
+    admit(turns, callerOf(req).ownerId, res, async (closed) => {
       const began = performance.now();
       next();
       await closed;
       await pause(Math.min(longestRestMs, performance.now() - began));
-    };
-    // Only a caller that has gone is not admitted.
-    turns.run(callerOf(req).ownerId, gone.signal, act).catch(() => undefined);
+    });
   };
+}
+
+/** Acts when it is the owner's turn, which lasts until the act has ended. Only a caller that has gone is not admitted. */
+function admit(turns: Turns, owner: string, res: Response, act: (closed: Promise<void>) => Promise<void>): void {
+  const gone = new AbortController();
+  const closed = once(res, 'close').then(() => gone.abort());
+  turns.run(owner, gone.signal, () => act(closed)).catch(() => undefined);
 }
 
 /** How many requests of one owner are worked on at a time, and for how long one counts that does not answer: it waits itself. */
@@ -40,19 +43,15 @@ const longestTurnMs = 1000;
  */
 export function takeRequestTurns(ownerOf = (req: Request): string => callerOf(req).ownerId): RequestHandler {
   const turns = new Turns({ total: Number.POSITIVE_INFINITY, perOwner: requestsAtATime });
-  return (req, res, next) => {
-    const gone = new AbortController();
-    const closed = once(res, 'close').then(() => gone.abort());
-    const act = async (): Promise<void> => {
+  return (req, res, next) =>
+    admit(turns, ownerOf(req), res, async (closed) => {
       const answering = Promise.withResolvers<void>();
       onHeaders(res, () => answering.resolve());
       const timer = setTimeout(answering.resolve, longestTurnMs);
       next();
       await Promise.race([closed, answering.promise]);
       clearTimeout(timer);
-    };
-    turns.run(ownerOf(req), gone.signal, act).catch(() => undefined);
-  };
+    });
 }
 
 /** Calls back when the answer's headers are written. */
