@@ -1,5 +1,5 @@
 import { BerthError } from '../../model/errors.ts';
-import type { GuestJob, JobResult } from '../ports/guest.ts';
+import { type GuestJob, type JobResult, lastSignal } from '../ports/guest.ts';
 
 /**
  * Runs a task's command in a guest: by the program berth-job of our own images (infra/guest/job.c), else by a POSIX sh
@@ -199,7 +199,6 @@ const exitLine =
 
 type EndAsTold = Pick<Extract<JobResult, { kind: 'exited' }>, 'signal' | 'tail'>;
 const untold: EndAsTold = { signal: 'unknown', tail: null };
-const lastSignal = 64;
 
 /** null: berth-job never writes this. A signal and the exit code for it are written together; a tail begins within itself. */
 function endAsTold(exitCode: number, signal: number, [leftOutBytes = 0, bytes = 0, from = 0]: number[]): EndAsTold | null {

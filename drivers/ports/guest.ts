@@ -45,6 +45,9 @@ export interface LogTail {
   from: number;
 }
 
+/** Linux numbers signals from 1 to this one. */
+export const lastSignal = 64;
+
 export type JobResult =
   | {
       kind: 'exited';

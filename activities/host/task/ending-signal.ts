@@ -1,9 +1,8 @@
 import type { RunResult } from '../../../contracts/host.ts';
-import type { JobResult } from '../../../drivers/ports/guest.ts';
+import { type JobResult, lastSignal } from '../../../drivers/ports/guest.ts';
 
 /** Signals whose default is to stop a process, to continue it, or nothing (signal(7), x86): no process ends by them. */
 const endsNothing = new Set([17, 18, 19, 20, 21, 22, 23, 28]);
-const lastSignal = 64;
 
 /** The signal that ended a command: as its guest tells it, or guessed where what runs it there is too old to. */
 export function endingSignal({

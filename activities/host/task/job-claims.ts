@@ -18,11 +18,12 @@ export function boundJobResult(claimed: ExitedJob, { passedMs, logLimitBytes }: 
   const { exitCode, seconds, logBytes, tail } = claimed;
   if (!Number.isInteger(exitCode) || exitCode < 0 || exitCode > 255)
     throw new BerthError('guest-invalid', `reading how the command ended: ${exitCode} is no exit code; expected 0 to 255`);
+  const bytes = (claim: number): number => Math.floor(within(claim, logLimitBytes));
   return {
     ...claimed,
     seconds: within(seconds, Math.max(0, passedMs) / 1000),
-    logBytes: logBytes === null ? null : Math.floor(within(logBytes, logLimitBytes)),
-    tail: tail === null ? null : boundTail(tail, logLimitBytes - Math.floor(within(logBytes ?? logLimitBytes, logLimitBytes))),
+    logBytes: logBytes === null ? null : bytes(logBytes),
+    tail: tail === null ? null : boundTail(tail, logLimitBytes - bytes(logBytes ?? logLimitBytes)),
   };
 }
 
