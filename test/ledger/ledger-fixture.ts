@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { afterAll, beforeAll } from 'vitest';
+import { afterAll, beforeAll, expect } from 'vitest';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import type { FetchedStep, FetchedStepArgs, VmRef } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
@@ -157,4 +157,22 @@ export async function failure(promise: Promise<unknown>): Promise<Error & { code
     throw error;
   }
   throw new Error('expected an error, and there was none');
+}
+
+/** Holds the placement lock until `act` waits for it, changes the ledger meanwhile, and answers what `act` does then. */
+export async function changedMeanwhile<T>(fixture: LedgerFixture, change: string, act: () => Promise<T>): Promise<T> {
+  const client = await fixture.pool.connect();
+  try {
+    await client.query('BEGIN');
+    await client.query('SELECT pg_advisory_xact_lock(7305, 2)');
+    const answer = act();
+    await expect
+      .poll(async () => (await fixture.sql(`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`)).length)
+      .toBeGreaterThan(0);
+    await client.query(change);
+    await client.query('COMMIT');
+    return await answer;
+  } finally {
+    client.release();
+  }
 }

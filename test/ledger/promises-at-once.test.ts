@@ -5,7 +5,7 @@ import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { requestLimits } from '../../ledger/transaction.ts';
 import { TaskSpec } from '../../model/task.ts';
 import { isFull } from '../tier.ts';
-import { accept, addImage, addOwner, empty, hostFacts, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, changedMeanwhile, empty, hostFacts, useLedger } from './ledger-fixture.ts';
 
 /**
  * Promises are planned before the placement lock is taken, and checked under it. What is planned from a state that has
@@ -85,34 +85,19 @@ test('at once never promise a host twice', async () => {
 });
 
 describe('a plan that is stale when it is applied', () => {
-  /** Requests a promise, which is planned and then waits for the lock; changes the ledger under that lock; lets go. */
-  async function changedMeanwhile(change: string, wanted: Wish): Promise<boolean> {
-    const client = await fixture.pool.connect();
-    try {
-      await client.query('BEGIN');
-      await client.query('SELECT pg_advisory_xact_lock(7305, 2)');
-      const answer = request(wanted);
-      await expect
-        .poll(async () => (await fixture.sql(`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`)).length)
-        .toBeGreaterThan(0);
-      await client.query(change);
-      await client.query('COMMIT');
-      return await answer;
-    } finally {
-      client.release();
-    }
-  }
   const whole: Wish = { inS: 600, durationS: 600, nodes: 1, vcpus: 4 };
   const planned = async () =>
     (await fixture.ledger.lease.findMany({ select: { plannedHosts: true } })).map((row) => row.plannedHosts);
 
   test('goes to another host where its own was closed', async () => {
-    expect(await changedMeanwhile(`UPDATE "Host" SET schedulable = false WHERE id = 'host-a'`, whole)).toBe(true);
+    expect(
+      await changedMeanwhile(fixture, `UPDATE "Host" SET schedulable = false WHERE id = 'host-a'`, () => request(whole)),
+    ).toBe(true);
     expect(await planned()).toEqual([['host-b']]);
   });
 
   test('is refused where no host is left', async () => {
-    expect(await changedMeanwhile(`UPDATE "Host" SET schedulable = false`, whole)).toBe(false);
+    expect(await changedMeanwhile(fixture, `UPDATE "Host" SET schedulable = false`, () => request(whole))).toBe(false);
     expect(await planned()).toEqual([]);
   });
 
@@ -125,7 +110,7 @@ describe('a plan that is stale when it is applied', () => {
       INSERT INTO "Task" (id, "ownerId", name, spec, state, "leaseId") SELECT 'other', "ownerId", name, spec, state, 'other' FROM "Task";
       INSERT INTO "Vm" (id, "ownerId", name, vcpus, "memoryMiB", "diskMiB", state, "taskId", node, "leaseId")
       SELECT 'other', "ownerId", name, vcpus, "memoryMiB", "diskMiB", state, 'other', 0, 'other' FROM "Vm"`;
-    expect(await changedMeanwhile(copy, whole)).toBe(true);
+    expect(await changedMeanwhile(fixture, copy, () => request(whole))).toBe(true);
     expect((await planned()).flat().sort()).toEqual(hosts);
     expect(await overpromised()).toEqual([]);
   });

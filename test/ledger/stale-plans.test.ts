@@ -6,7 +6,17 @@ import type { LedgerDeps } from '../../ledger/transaction.ts';
 import { readConfig } from '../../model/config.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { isFull } from '../tier.ts';
-import { accept, addImage, addOwner, empty, hostFacts, signingKey, usage, useLedger } from './ledger-fixture.ts';
+import {
+  accept,
+  addImage,
+  addOwner,
+  changedMeanwhile,
+  empty,
+  hostFacts,
+  signingKey,
+  usage,
+  useLedger,
+} from './ledger-fixture.ts';
 
 /** The planner plans before it takes the placement lock. What has changed until then is left out of what it applies. */
 
@@ -111,20 +121,8 @@ describe('a start that was planned', () => {
 
   test('is planned again in the same step', async () => {
     const { id } = await startPlanned();
-    const client = await fixture.pool.connect();
-    try {
-      await client.query('BEGIN');
-      await client.query('SELECT pg_advisory_xact_lock(7305, 2)');
-      const step = stepPlan(deps);
-      await expect
-        .poll(async () => (await fixture.sql(`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`)).length)
-        .toBeGreaterThan(0);
-      await client.query(`UPDATE "Host" SET schedulable = false WHERE id = 'host-a'`);
-      await client.query('COMMIT');
-      expect((await step).placed).toContain(id);
-    } finally {
-      client.release();
-    }
+    const close = `UPDATE "Host" SET schedulable = false WHERE id = 'host-a'`;
+    expect((await changedMeanwhile(fixture, close, () => stepPlan(deps))).placed).toContain(id);
     expect(await vmOf(id)).toMatchObject({ state: 'reserved', hostId: 'host-b' });
   });
 });

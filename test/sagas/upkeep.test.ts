@@ -134,22 +134,30 @@ test('a VM that should exist and does not is reported when it was missed twice, 
   await steps.releaseVms(vmIds as VmId[]);
 });
 
+/** A foreign domain is under the VM's name, without a record of ours: we must not end it. */
+function disown(): { name: string; reclaim: () => void } {
+  const [name, domain] = [...host.domains][0]!;
+  const record = [...host.records.values()][0]!;
+  host.records.clear();
+  host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  const reclaim = (): void => {
+    host.domains.set(name, domain);
+    host.records.set(record.vmId, record);
+  };
+  return { name, reclaim };
+}
+
 test('a VM whose removal is refused is stuck, reports why, keeps its resources, and is removed once an operator has fixed the cause', async () => {
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('its command runs', async () => (await rowsOf(site, id)).vms.some((vm) => host.jobsStarted.has(vm.id)));
-  const [name, domain] = [...host.domains][0]!;
-  const record = [...host.records.values()][0]!;
-  // A foreign domain under our name, without a record of ours: we must not end it.
-  host.records.clear();
-  host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  const { name, reclaim } = disown();
   await site.cancel(id);
   await site.until('the owner has an answer', async () => (await rowsOf(site, id)).task.state === 'cancelled');
   expect((await rowsOf(site, id)).vms[0]).toMatchObject({ state: 'stuck', problem: { code: 'not-ours' } });
   expect(host.domains.has(name)).toBe(true);
   expect(host.disks.size).toBe(2);
   expect(await site.detailsOf(workflowId.task(id))).toContain('wakeUp');
-  host.domains.set(name, domain);
-  host.records.set(record.vmId, record);
+  reclaim();
   await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.wakeUp);
   expect(await site.ended(id)).toBe('cancelled');
   await expectEverythingOrNothing(site, id);
@@ -158,10 +166,7 @@ test('a VM whose removal is refused is stuck, reports why, keeps its resources, 
 test('a VM whose removal is refused is removed by the next workflow of its task, where the one before was ended from outside', async () => {
   const id = await site.submit({ command: ['long'], timeoutS: week });
   await site.until('its command runs', async () => (await rowsOf(site, id)).vms.some((vm) => host.jobsStarted.has(vm.id)));
-  const [name, domain] = [...host.domains][0]!;
-  const record = [...host.records.values()][0]!;
-  host.records.clear();
-  host.domains.set(name, { ...domain, config: { ...domain.config, uuid: '00000000-0000-0000-0000-000000000000' } });
+  const { name, reclaim } = disown();
   await site.cancel(id);
   await site.until('the owner has an answer', async () => (await rowsOf(site, id)).task.state === 'cancelled');
   await site.client.workflow.getHandle(workflowId.task(id)).terminate('a test');
@@ -176,8 +181,7 @@ test('a VM whose removal is refused is removed by the next workflow of its task,
   await house.terminate();
   await site.until('the VM is stuck', async () => (await rowsOf(site, id)).vms[0]?.state === 'stuck');
   expect(host.domains.has(name)).toBe(true);
-  host.domains.set(name, domain);
-  host.records.set(record.vmId, record);
+  reclaim();
   await site.client.workflow.getHandle(workflowId.task(id)).signal(signalName.wakeUp);
   expect(await site.ended(id)).toBe('cancelled');
   await expectEverythingOrNothing(site, id);
