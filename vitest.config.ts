@@ -1,6 +1,8 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
-import { projects } from './test/projects.ts';
+import { bundles, projects } from './test/projects.ts';
+
+const lightThreads = new URL('test/services/light-workflow-threads.ts', import.meta.url).href;
 
 function configure([name, project]: [string, (typeof projects)[string]]): TestProjectConfiguration {
   return {
@@ -12,6 +14,7 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
       pool: 'forks',
       globalSetup: project.services ?? [],
       setupFiles: project.setup ?? [],
+      execArgv: project.services?.includes(bundles) ? ['--import', lightThreads] : [],
       testTimeout: project.testTimeoutMs,
       // The condition decides; a second, vitest's own, is what a busy machine takes to start a process.
       expect: { poll: { timeout: 60_000 } },

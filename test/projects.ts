@@ -26,7 +26,8 @@ interface Project {
 
 const postgres = 'test/services/with-postgres.ts';
 const temporal = 'test/services/with-temporal.ts';
-const bundles = 'test/services/with-bundles.ts';
+/** Of projects that run workflows. */
+export const bundles = 'test/services/with-bundles.ts';
 
 /** Sagas whose tests say when something has to be done; nothing else runs meanwhile that keeps the processors busy. */
 const timed = ['sagas/leases.test.ts', 'sagas/preempted-work.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];

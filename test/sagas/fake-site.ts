@@ -66,6 +66,8 @@ class SourcesByPath extends Map<string, Buffer> {
   }
 }
 
+const pollMs = 30;
+
 export interface FakeSiteOptions {
   hosts?: number;
   /** The factor on the waits of workflows/durable/timeouts.ts. */
@@ -90,6 +92,7 @@ export class FakeSite {
   readonly owner: string;
   readonly repository: FakeRepository;
   readonly pace: number;
+  #poll: Promise<void> | undefined;
   readonly #workers = new Map<string, { worker: Worker; done: Promise<void> }>();
   readonly #watches = new Map<string, AbortController>();
   readonly #connection: NativeConnection;
@@ -242,11 +245,18 @@ export class FakeSite {
   /** The deadline detects what never happens: a machine with other work takes many times as long as a quiet one. */
   async until(what: string, met: () => Promise<boolean>, deadlineMs = 180_000): Promise<void> {
     const endMs = Date.now() + deadlineMs;
-    // Polls quickly at first, then slower: a dozen tests that query the ledger fifty times a second each would be a load.
-    for (let pauseMs = 20; !(await met()); pauseMs = Math.min(60, pauseMs * 1.2)) {
+    while (!(await met())) {
       if (Date.now() > endMs) throw new Error(`after ${deadlineMs} ms it is still not so that ${what}`);
-      await delay(pauseMs);
+      await this.#nextPoll();
     }
+  }
+
+  /** All who wait poll in the same turn: Prisma makes one statement of their reads, where each alone would load the ledger. */
+  #nextPoll(): Promise<void> {
+    this.#poll ??= delay(pollMs).then(() => {
+      this.#poll = undefined;
+    });
+    return this.#poll;
   }
 
   /** An image that is ready, named by its id, and on no host yet. */
