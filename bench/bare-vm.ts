@@ -66,6 +66,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
     consoleLog: join(work, 'console.log'),
     identitySocket: join(work, 'identity'),
+    streamSocket: join(work, 'stream'),
     onReboot: 'destroy',
     panicDevice: true,
   };

@@ -62,6 +62,8 @@ export interface DomainConfig {
   consoleLog: string;
   /** QEMU's end of the port at which a guest from a template waits for its identity. */
   identitySocket: string;
+  /** QEMU's end of the port of the program that runs clients' sessions; null: devices of an earlier version. */
+  streamSocket: string | null;
   onReboot: 'restart' | 'destroy';
   /** By it the hypervisor learns that the guest's kernel has panicked. */
   panicDevice: boolean;

@@ -9,6 +9,7 @@ export function vmPathsIn(folder: string): VmPaths {
     data: `${folder}/data.raw`,
     console: `${folder}/console.log`,
     identitySocket: `${folder}/identity`,
+    streamSocket: `${folder}/stream`,
     inputs: `${folder}/inputs`,
     memory: `${folder}/memory.save`,
     memoryPartial: `${folder}/memory.save.partial`,

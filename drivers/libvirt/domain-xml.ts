@@ -1,5 +1,6 @@
 import type { DiskSource, DomainConfig, DomainDisk, GuestMemory } from '../../contracts/domain.ts';
 import { identityPortName } from '../guest/identity-port.ts';
+import { streamPortName } from '../guest/streams/guest-port.ts';
 
 /** Escapes text for XML content and for attributes in either quotes. Refuses characters that XML 1.0 can't express. */
 export function escapeXml(text: string): string {
@@ -115,11 +116,18 @@ function devices(config: DomainConfig): string[] {
       element('source', { mode: 'bind', path: config.identitySocket }),
       element('target', { type: 'virtio', name: identityPortName }),
     ),
+    ...streamChannel(config),
     element('controller', { type: 'usb', model: 'none' }),
     element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
     element('memballoon', { model: 'virtio' }),
     ...(config.panicDevice ? [element('panic', { model: 'isa' })] : []),
   ];
+}
+
+function streamChannel({ streamSocket }: DomainConfig): string[] {
+  if (streamSocket === null) return [];
+  const source = element('source', { mode: 'bind', path: streamSocket });
+  return [element('channel', { type: 'unix' }, source, element('target', { type: 'virtio', name: streamPortName }))];
 }
 
 /** The target of the CD-ROM drive. */

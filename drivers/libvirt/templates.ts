@@ -217,6 +217,7 @@ function withoutIdentity(config: DomainConfig): DomainConfig {
     nic: { mac: '52:54:00:00:00:00', tap: 'tap', bridge: null, mtu: config.nic.mtu },
     consoleLog: '/',
     identitySocket: '/',
+    streamSocket: config.streamSocket === null ? null : '/',
     onReboot: 'destroy',
   };
 }

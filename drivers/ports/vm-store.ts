@@ -35,6 +35,7 @@ export interface VmPaths {
   data: string;
   console: string;
   identitySocket: string;
+  streamSocket: string;
   /** Where inputs are fetched to before data.raw is made of them. */
   inputs: string;
   /** The memory of a suspended VM, and the file that it is written to until it is complete. */

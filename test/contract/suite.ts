@@ -111,6 +111,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         nic: { mac: vm.mac, tap: tapName(vm.id), bridge: 'bg7', mtu: 1450 },
         consoleLog: paths.console,
         identitySocket: paths.identitySocket,
+        streamSocket: paths.streamSocket,
         onReboot: 'destroy',
         panicDevice: true,
       };

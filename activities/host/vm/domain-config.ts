@@ -61,6 +61,7 @@ async function configWithoutBridge(
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,
     identitySocket: paths.identitySocket,
+    streamSocket: (vm.machine ?? 1) >= 3 ? paths.streamSocket : null,
     onReboot: vm.onReboot,
     panicDevice: (vm.machine ?? 1) >= 2,
   };

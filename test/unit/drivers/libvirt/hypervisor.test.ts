@@ -28,6 +28,7 @@ const config: DomainConfig = {
   nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
   consoleLog: '/console.log',
   identitySocket: '/identity',
+  streamSocket: '/stream',
   onReboot: 'destroy',
   panicDevice: true,
 };
@@ -48,6 +49,13 @@ describe("libvirt's description of a domain", () => {
     const panic = '<panic model="isa"/>';
     expect(domainXml(config)).toContain(panic);
     expect(domainXml({ ...config, panicDevice: false })).toBe(domainXml(config).replace(panic, ''));
+  });
+
+  it('has the port of the sessions program from machine version 3 on', () => {
+    const port =
+      '<channel type="unix"><source mode="bind" path="/stream"/><target type="virtio" name="org.berth.stream.0"/></channel>';
+    expect(domainXml(config)).toContain(port);
+    expect(domainXml({ ...config, streamSocket: null })).toBe(domainXml(config).replace(port, ''));
   });
 
   it('uses the processor of the machine only with KVM', () => {
