@@ -17,6 +17,7 @@ import type {
   RemoveColdLeftover,
   UnpackColdCopy,
 } from './host-migration.ts';
+import type { StreamOrder } from './stream.ts';
 
 /** One input of a task, ready to be fetched: from the repository by a signed URL, or from the outside. */
 export interface InputFile {
@@ -173,6 +174,11 @@ export interface HostActivities {
   customizeVm(order: CustomizeVm): Promise<{ hostKey: string }>;
   /** Some bytes of what the guest wrote to its serial port on this host; `conflict` when it was not started here yet. */
   readConsole(vmId: VmId, generation: number, range: ConsoleRange): Promise<ConsolePage>;
+  /**
+   * Connects a client with a session in the guest: finds the guest's program, and connects to the API process that holds the
+   * client. The connection lasts beyond this call, and ends with the worker.
+   */
+  openStream(vmId: VmId, generation: number, order: StreamOrder): Promise<void>;
   /** Runs the command once, also when it is repeated, and follows it to its end. */
   runCommand(order: RunCommand): Promise<RunResult>;
   /** Ends the command of a task that is cancelled; the guest stays. */

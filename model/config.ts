@@ -88,6 +88,12 @@ export const groups = {
       .string()
       .default('127.0.0.1')
       .describe("Addresses to listen on, comma-separated: the public one, and the one on the hosts' network"),
+    BERTH_API_STREAM_URL: z
+      .url()
+      .optional()
+      .describe(
+        'Base URL at which hosts reach this very process, for sessions of its clients; not set: the one that hosts use anyway, which is right for a single API process',
+      ),
     BERTH_OPERATORS_PORT: port.default(0).describe('Port of health and metrics. 0: any free one'),
     BERTH_OPERATORS_LISTEN: z
       .string()

@@ -20,6 +20,7 @@ export const errorTable = {
   'confirmation-needed': { status: 409, retryable: false, fault: 'caller', title: 'This has to be confirmed' },
   'precondition-failed': { status: 412, retryable: false, fault: 'caller', title: 'The resource has changed since' },
   'too-large': { status: 413, retryable: false, fault: 'caller', title: 'The body is too large' },
+  'upgrade-required': { status: 426, retryable: false, fault: 'caller', title: 'The route is a WebSocket' },
   'unsupported-media-type': { status: 415, retryable: false, fault: 'caller', title: 'The body has the wrong media type' },
   'range-not-satisfiable': { status: 416, retryable: false, fault: 'caller', title: 'The range lies outside the file' },
   'digest-mismatch': {
@@ -62,6 +63,7 @@ export const errorTable = {
   'guest-crashed': { status: 409, retryable: false, fault: 'caller', title: 'The guest crashed' },
   'host-restarted': { status: 503, retryable: false, fault: 'site', title: 'The host was restarted' },
   'guest-invalid': { status: 422, retryable: false, fault: 'caller', title: 'The guest reported what cannot be' },
+  'guest-program-missing': { status: 409, retryable: false, fault: 'caller', title: 'The guest has no program of Berth' },
   'worker-crashed': { status: 500, retryable: false, fault: 'site', title: 'The step has ended the host worker twice' },
   interrupted: { status: 500, retryable: false, fault: 'site', title: 'The workflow of the task was ended from outside' },
   'force-ended': { status: 409, retryable: false, fault: 'site', title: 'An operator has ended it' },

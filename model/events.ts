@@ -228,6 +228,7 @@ export const vmEventTypes = {
   restored: 'berth.vm.restored',
   silent: 'berth.vm.silent',
   rehomed: 'berth.vm.rehomed',
+  sessionOpened: 'berth.vm.sessionOpened',
 } as const;
 
 export type VmEventType = (typeof vmEventTypes)[keyof typeof vmEventTypes];
@@ -267,6 +268,17 @@ export const VmRehomedData = z
     rehomedAt: time,
   })
   .meta({ id: 'VmRehomed', description: 'Its disks have followed it to the host where it runs' });
+
+export const VmSessionOpenedData = z
+  .strictObject({
+    ...vmFields,
+    key: z.string(),
+    session: z.string(),
+    /** A command with pipes or with a terminal, or a connection to a port. */
+    kind: z.enum(['pipes', 'terminal', 'connection']),
+    openedAt: time,
+  })
+  .meta({ id: 'VmSessionOpened', description: 'Somebody with this key was let into the guest' });
 
 export const VmSilentData = z
   .strictObject({ ...vmFields, migration: z.string(), movedAt: time, silentAt: time })
@@ -349,6 +361,7 @@ export const vmEventData = {
   'berth.vm.restored': VmRestoredData,
   'berth.vm.silent': VmSilentData,
   'berth.vm.rehomed': VmRehomedData,
+  'berth.vm.sessionOpened': VmSessionOpenedData,
 } as const satisfies Record<VmEventType, z.ZodType>;
 
 const everyOf = <T extends string, D>(types: Record<string, T>, data: D): Record<T, D> =>

@@ -26,6 +26,8 @@ export const workflowId = {
   prefetch: (image: ImageId, purpose: string): string => `prefetch-${image}-${purpose}`,
   /** `readId` distinguishes concurrent reads. */
   console: (id: VmId, readId: string): string => `console-${id}-${readId}`,
+  /** `linkId` distinguishes the connections of one VM's clients. */
+  stream: (id: VmId, linkId: string): string => `stream-${id}-${linkId}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
 } as const;
@@ -42,6 +44,7 @@ export const workflowType = {
   retire: 'retireImage',
   prefetch: 'prefetchImage',
   console: 'readConsole',
+  stream: 'openStream',
   drain: 'drainHost',
   recovery: 'measureRecovery',
   reservation: 'reserveHosts',

@@ -12,5 +12,6 @@ export { planLeases } from './site/plan-leases.ts';
 export { reconcileHost } from './site/reconcile-host.ts';
 export { recordDomainChanges } from './site/record-domain-changes.ts';
 export { runTask } from './task/run-task.ts';
+export { openStream } from './vm/open-stream.ts';
 export { readConsole } from './vm/read-console.ts';
 export { runVm } from './vm/run-vm.ts';

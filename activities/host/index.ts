@@ -32,6 +32,7 @@ import { stageOut } from './task/stage-out.ts';
 import { stopCommand } from './task/stop-command.ts';
 import { customizeVm } from './vm/customize.ts';
 import { ensureRunning } from './vm/ensure-running.ts';
+import { openStream } from './vm/open-stream.ts';
 import { pauseVm, rebootVm, resumeVm } from './vm/power.ts';
 import { quarantineVm } from './vm/quarantine-vm.ts';
 import { readConsole } from './vm/read-console.ts';
@@ -73,6 +74,7 @@ export function createHostActivities(ports: HostPorts, crashed = false): HostAct
     customizeVm: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (_, signal) => customizeVm(ports, request, signal)),
     readConsole: (vmId, generation, range) => fenced(ports, vmId, generation, () => readConsole(ports, vmId, range)),
+    openStream: (vmId, generation, order) => fenced(ports, vmId, generation, () => openStream(ports, vmId, order)),
     runCommand: (request) =>
       locks.lockForUpdate(request.vm, activitySignal(), (record, signal) => runCommand(ports, request, record, signal)),
     stopCommand: (vmId, generation) => stopCommand(ports, vmId, generation),

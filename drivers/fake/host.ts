@@ -16,6 +16,7 @@ import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 import { announce, bug, endDomain, type FakeRun, type FakeState } from './state.ts';
 import { createFakeStepMarks } from './step-marks.ts';
+import { createFakeStreams } from './streams.ts';
 import { createFakeTemplates } from './templates.ts';
 import { createFakeVmStore } from './vm-store.ts';
 
@@ -75,6 +76,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     removed: new Map(),
     quarantined: new Map(),
     stepMarks: [],
+    streams: [],
     images: new Map(),
     peersOffered: new Map(),
     cacheFull: { now: false },
@@ -105,6 +107,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     guest: createFakeGuest(state),
     probe: createFakeHostProbe(state, options),
     stepMarks: createFakeStepMarks(state),
+    streams: createFakeStreams(state),
   };
   return {
     ...state,

@@ -1,4 +1,5 @@
 import type { DiskSource, DomainConfig, DomainEnd, DomainStatus } from '../../contracts/domain.ts';
+import type { StreamOrder } from '../../contracts/stream.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
 import type { NetworkRef, VmLoad } from '../../model/vm.ts';
@@ -116,6 +117,8 @@ export interface FakeState {
   removed: Map<string, number>;
   quarantined: Map<string, number>;
   stepMarks: StepMark[];
+  /** What clients were connected with, in this order. */
+  streams: { domain: string; order: StreamOrder }[];
   /** `boots`: has a kernel to boot from. */
   images: Map<string, { boots: boolean; pinnedUntilMs: number }>;
   /** The peers that each image could have come from when it was fetched. */

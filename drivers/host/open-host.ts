@@ -8,6 +8,9 @@ import { openDiskTool } from '../disk/disk-tool.ts';
 import { openAgentCalls } from '../guest/agent-calls.ts';
 import { openGuest } from '../guest/guest.ts';
 import { openGuestAgent } from '../guest/guest-agent.ts';
+import { streamPortName } from '../guest/streams/guest-port.ts';
+import { openStreams } from '../guest/streams/streams.ts';
+import { readChannelState } from '../libvirt/channel-state.ts';
 import { openDiskMover } from '../libvirt/disk-mover.ts';
 import { libvirtUri, openHypervisor } from '../libvirt/hypervisor.ts';
 import { openMigrator } from '../libvirt/migrator.ts';
@@ -84,6 +87,14 @@ export async function openHost(
   });
   const network = openNetwork({ address: config.BERTH_HOST_ADDRESS, firewall: guestFirewall });
   await removeIdleNetworks(network, store);
+  const agent = openGuestAgent(agentCalls);
+  const streams = openStreams({
+    agent,
+    socketOf: (domain) => store.paths(domain).streamSocket,
+    channelState: (domain) => readChannelState(virsh, domain, streamPortName),
+    apiUrl: config.BERTH_REPOSITORY_URL,
+    log,
+  });
   return {
     clock: systemClock,
     store,
@@ -98,8 +109,9 @@ export async function openHost(
     migrator: openMigrator(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
     coldCopy: openColdCopy(root, store, config.BERTH_KEPT_VERSIONS_MIB),
     diskMover: openDiskMover(longVirsh, join(root, 'staging'), config.BERTH_MIGRATION_MIB_PER_S || null),
-    guest: openGuest(openGuestAgent(agentCalls), nameservers, (domain) => store.paths(domain).identitySocket),
+    guest: openGuest(agent, nameservers, (domain) => store.paths(domain).identitySocket),
     stepMarks: openStepMarks(root),
+    streams,
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
@@ -117,6 +129,7 @@ export async function openHost(
       store,
     }),
     async close() {
+      streams.close();
       virsh.close();
       agentVirsh.close();
       slowAgentVirsh.close();

@@ -420,6 +420,11 @@ async function recordVm(site: FakeSite): Promise<void> {
   const readings = { taskQueue: controlQueue, workflowId: reading, args: [id, range, site.pace] };
   await site.client.workflow.execute(workflowType.console, readings);
   await write(site, 'readConsole', reading);
+  const order = { id: 'recorded', url: null, token: 'taken', owner: site.owner, needsProgram: true };
+  const stream = workflowId.stream(id, order.id);
+  const streams = { taskQueue: controlQueue, workflowId: stream, args: [id, order, site.pace] };
+  await site.client.workflow.execute(workflowType.stream, streams);
+  await write(site, 'openStream', stream);
   await removeAlone(site, id);
   await write(site, 'runVm-operated', workflowId.vm(id));
 

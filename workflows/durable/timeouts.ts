@@ -170,6 +170,7 @@ const activityClassOf = {
   buildTemplate: 'template',
   customizeVm: 'boot',
   readConsole: 'observe',
+  openStream: 'observe',
   runCommand: 'run',
   stopCommand: 'quick',
   stageOut: 'transfer',
