@@ -18,7 +18,7 @@ import type { Operation } from './http/operation.ts';
 import { answerWithProblem, notFound } from './http/problem.ts';
 import { limitRate } from './http/rate-limit.ts';
 import { limitUnknownKeys } from './http/unknown-keys.ts';
-import { checkHealth, labelRoute, openMetrics } from './metrics.ts';
+import { checkHealth, countSessions, labelRoute, openMetrics } from './metrics.ts';
 import { drainRoutes } from './routes/drains.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
@@ -31,9 +31,11 @@ import { ownerRoutes } from './routes/owners.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { reservationRoutes } from './routes/reservations.ts';
 import { scheduleRoutes } from './routes/schedule.ts';
+import { hostStreamRoutes, streamRoutes } from './routes/streams.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { expectBody } from './serve.ts';
+import { Sessions } from './streams/sessions.ts';
 
 /** Of a JSON body, unless its route says otherwise. */
 const defaultBodyBytes = 64 * 1024;
@@ -163,18 +165,23 @@ function createBaseApp(log: Logger, eachRequest: boolean): Express {
 }
 
 /** The API's application and that of the operators' port. Neither listens: see api/serve.ts. */
-export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
+export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
   app: Express;
   operatorsApp: Express;
   document: ReturnType<typeof describeApi>;
+  sessions: Sessions;
 } {
   const { ledger, temporal, repository, config, log, clock } = given;
-  const deps: ApiDeps = { ...given, sendLog: openLogSender(repository.logs, config.api.BERTH_LOG_READERS_PER_OWNER) };
+  const sessions = new Sessions({ temporal, url: config.api.BERTH_API_STREAM_URL ?? null, log });
+  const sendLog = openLogSender(repository.logs, config.api.BERTH_LOG_READERS_PER_OWNER);
+  const deps: ApiDeps = { ...given, sendLog, sessions };
   const metrics = openMetrics(ledger, clock);
+  countSessions(metrics.registry, sessions);
   const operations = [
     taskRoutes,
     fileRoutes,
     vmRoutes,
+    streamRoutes,
     migrationRoutes,
     imageRoutes,
     hostRoutes,
@@ -195,7 +202,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
   app.get('/openapi.json', labelRoute('/openapi.json'), (_req, res) => {
     res.type('json').end(documentText);
   });
-  mount(app, [...operations, ...internalRoutes(deps)], {
+  mount(app, [...operations, ...internalRoutes(deps), ...hostStreamRoutes(deps)], {
     authenticate: authenticate({
       keyring: openKeyring(ledger, clock),
       unknownKeys: limitUnknownKeys(config.api.BERTH_UNKNOWN_KEYS_PER_MINUTE, clock),
@@ -228,5 +235,5 @@ export function createApp(given: Omit<ApiDeps, 'sendLog'>): {
     res.set('Content-Type', metrics.registry.contentType).end(await metrics.registry.metrics());
   });
   operatorsApp.use(notFound, answerWithProblem);
-  return { app, operatorsApp, document };
+  return { app, operatorsApp, document, sessions };
 }

@@ -3,6 +3,7 @@ import type { readConfig } from '../model/config.ts';
 import type { Logger } from '../model/log.ts';
 import type { LogSender } from './files/follow-log.ts';
 import type { Repository } from './files/repository.ts';
+import type { Sessions } from './streams/sessions.ts';
 import type { WorkflowClient } from './temporal.ts';
 
 export interface ApiDeps {
@@ -12,6 +13,8 @@ export interface ApiDeps {
   config: ReturnType<typeof readConfig<'api' | 'signing'>>;
   /** Of all routes together: an owner's share is counted over tasks and builds. */
   sendLog: LogSender;
+  /** Clients that are connected to sessions of guests. */
+  sessions: Sessions;
   log: Logger;
   /** ms since 1970 */
   clock: () => number;

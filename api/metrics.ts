@@ -223,6 +223,27 @@ function drainGauges(registry: Registry, ledger: Ledger, clock: () => number): v
     });
 }
 
+/** What this process has now. */
+export function countSessions(registry: Registry, sessions: { size: number; links: { size: number } }): void {
+  const figures = [
+    {
+      name: 'berth_sessions',
+      help: 'Clients that are connected to sessions of guests, or are being connected',
+      read: () => sessions.size,
+    },
+    { name: 'berth_session_links', help: 'Connections of hosts for them', read: () => sessions.links.size },
+  ];
+  for (const { name, help, read } of figures)
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(read());
+      },
+    });
+}
+
 export function openMetrics(ledger: Ledger, clock: () => number): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

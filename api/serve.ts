@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import type { Request, Response } from 'express';
+import { isWebSocketRequest, takeUpgrades } from './http/upgrade.ts';
 
 /** A connection that transfers nothing for this long is closed, which ends an abandoned upload. */
 const idleMs = 120_000;
@@ -70,12 +71,14 @@ export async function serve(app: RequestListener, address: { port: number; host:
     connectionsCheckingInterval: 5_000,
     keepAlive: true,
     maxHeaderSize: 16 * 1024,
+    shouldUpgradeCallback: isWebSocketRequest,
   });
   server.setTimeout(idleMs);
   server.on('request', (req, res) => {
     res.once('finish', () => linger(req));
     app(req, res);
   });
+  takeUpgrades(server, app);
   server.on('checkContinue', (req: IncomingMessage, res) => {
     awaitingContinue.add(req);
     server.emit('request', req, res);

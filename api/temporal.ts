@@ -8,6 +8,7 @@ import {
   WorkflowNotFoundError,
 } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
+import type { StreamOrder } from '../contracts/stream.ts';
 import type { ConsolePage, ConsoleRange } from '../model/console.ts';
 import type { DrainId } from '../model/drain.ts';
 import { BerthError, isErrorCode } from '../model/errors.ts';
@@ -59,13 +60,15 @@ export interface WorkflowClient {
   startRetirement(id: ImageId): Promise<void>;
   /** The console's content at the VM's host; throws the reading's error, `unavailable` when no worker answers. */
   readConsole(id: VmId, range: ConsoleRange): Promise<ConsolePage>;
+  /** Has the VM's host connect for a client; throws the host's error, `unavailable` when no worker answers. */
+  openStream(id: VmId, order: StreamOrder): Promise<void>;
   ping(): Promise<void>;
 }
 
 /** Longer than a healthy server takes; the housekeeping workflow repeats a call that failed. */
 const deadlineMs = 3_000;
 /** Longer than a host may be silent before its step is given up (workflows/durable/timeouts.ts). */
-const consoleDeadlineMs = 45_000;
+const onHostDeadlineMs = 45_000;
 
 export function openWorkflowClient(client: Client): WorkflowClient {
   const withShortDeadline = <T>(act: () => Promise<T>): Promise<T> => client.withDeadline(Date.now() + deadlineMs, act);
@@ -120,6 +123,24 @@ export function openWorkflowClient(client: Client): WorkflowClient {
     );
   }
 
+  /** Runs a short workflow to its end, and throws its error. */
+  async function executeOnHost<T>(what: string, type: string, workflow: string, args: unknown[]): Promise<T> {
+    const execute = () =>
+      client.workflow.execute<(...args: unknown[]) => Promise<T>>(type, {
+        taskQueue: controlQueue,
+        workflowId: workflow,
+        args,
+      });
+    try {
+      return await client.withDeadline(Date.now() + onHostDeadlineMs, execute);
+    } catch (error) {
+      const failure = error instanceof WorkflowFailedError ? error.cause : undefined;
+      if (failure instanceof ApplicationFailure && failure.type != null && isErrorCode(failure.type))
+        throw new BerthError(failure.type, failure.message, { cause: error });
+      throw new BerthError('unavailable', `${what}: no worker answered`, { cause: error });
+    }
+  }
+
   const nameOf = ({ vmId, generation }: MigrationName) => workflowId.migration(vmId, generation);
   return {
     startTask: (id) => start(workflowType.task, workflowId.task(id), id),
@@ -148,22 +169,13 @@ export function openWorkflowClient(client: Client): WorkflowClient {
     startReservation: (id) => start(workflowType.reservation, workflowId.reservation(id), id),
     notifyReservation: (id) => signalOrStart(workflowType.reservation, workflowId.reservation(id), id),
 
-    async readConsole(id, range) {
-      const read = () =>
-        client.workflow.execute<(id: VmId, range: ConsoleRange) => Promise<ConsolePage>>(workflowType.console, {
-          taskQueue: controlQueue,
-          workflowId: workflowId.console(id, randomUUID()),
-          args: [id, range],
-        });
-      try {
-        return await client.withDeadline(Date.now() + consoleDeadlineMs, read);
-      } catch (error) {
-        const failure = error instanceof WorkflowFailedError ? error.cause : undefined;
-        if (failure instanceof ApplicationFailure && failure.type != null && isErrorCode(failure.type))
-          throw new BerthError(failure.type, failure.message, { cause: error });
-        throw new BerthError('unavailable', `Reading the console of ${id}: no worker answered`, { cause: error });
-      }
-    },
+    readConsole: (id, range) =>
+      executeOnHost<ConsolePage>(`Reading the console of ${id}`, workflowType.console, workflowId.console(id, randomUUID()), [
+        id,
+        range,
+      ]),
+    openStream: (id, order) =>
+      executeOnHost<void>(`Connecting to ${id}`, workflowType.stream, workflowId.stream(id, order.id), [id, order]),
 
     async ping() {
       await withShortDeadline(() => client.workflowService.getSystemInfo({}));

@@ -35,7 +35,14 @@ const repository = await openRepository({
   maxFileBytes: config.api.BERTH_MAX_FILE_BYTES,
   quotaBytes: config.api.BERTH_QUOTA_BYTES,
 });
-const { app, operatorsApp } = createApp({ ledger, temporal: openWorkflowClient(client), repository, config, log, clock });
+const { app, operatorsApp, sessions } = createApp({
+  ledger,
+  temporal: openWorkflowClient(client),
+  repository,
+  config,
+  log,
+  clock,
+});
 const sweep = startRepositorySweep({
   ledger,
   repository,
@@ -55,6 +62,7 @@ const servers = await Promise.all([
 log.info({ addresses: servers.map((server) => server.address()) }, 'the API listens');
 
 await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+sessions.close();
 await Promise.all(servers.map((server) => close(server, graceMs)));
 await sweep.stop();
 await numbering.stop();

@@ -21,7 +21,11 @@ export function trackOpenRequests(ledger: Ledger, log: Logger, clock: () => numb
   async function endRevoked(): Promise<void> {
     for (const keyId of await findEndedKeys(ledger, [...open.keys()], clock())) {
       const ended = [...(open.get(keyId) ?? [])];
-      for (const res of ended) res.destroy();
+      for (const res of ended) {
+        // A session of a guest ends with its key; of other requests nothing is left anyway.
+        res.emit('revoked');
+        res.destroy();
+      }
       log.info({ keyId, requests: ended.length }, 'requests of a key that is no longer valid were ended');
     }
   }

@@ -16,6 +16,17 @@ export async function findVm(tx: Transaction, owner: string | null, id: string):
   return row;
 }
 
+/** The VM of one of a task's nodes. @param owner whose task; null: any owner's. Throws not-found. */
+export async function findTaskVm(tx: Transaction, owner: string | null, taskId: string, node: number): Promise<VmRecord> {
+  const row = await tx.vm.findFirst({
+    where: { taskId, node, ...(owner !== null && { ownerId: owner }) },
+    orderBy: { createdAt: 'desc' },
+    include: withLease,
+  });
+  if (!row) throw new BerthError('not-found', `There is no VM of node ${node} of a task ${taskId}`);
+  return row;
+}
+
 /** @param owner whose VMs; null: every owner's */
 export async function readVms(ledger: Ledger, owner: string | null, page: PageRequest): Promise<VmRecord[]> {
   return ledger.vm.findMany({ ...pageQuery(page, { ownerId: owner ?? undefined }), include: withLease });

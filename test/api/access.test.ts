@@ -57,6 +57,9 @@ describe('what belongs to another owner', () => {
     ['DELETE', () => `/v1/tasks/${task.id}`],
     ['GET', () => `/v1/vms/${task.vms[0]}`],
     ['GET', () => `/v1/vms/${task.vms[0]}/console`],
+    ['GET', () => `/v1/vms/${task.vms[0]}/exec?command=true`],
+    ['GET', () => `/v1/tasks/${task.id}/exec?command=true`],
+    ['GET', () => `/v1/vms/${task.vms[0]}/forward?port=80`],
   ])('%s %s is a 404, the same as for what is not there', async (method, path) => {
     const foreign = await api.fetch(api.bob, method, path());
     const absent = await api.fetch(api.bob, method, path().replace(/[a-z]+_[0-9a-z]{26}/, 'x'));

@@ -13,6 +13,7 @@ import type { Problem } from '../../api/schemas/problem.ts';
 import type { Task } from '../../api/schemas/tasks.ts';
 import { close, serve } from '../../api/serve.ts';
 import type { DrainName, MigrationName } from '../../api/temporal.ts';
+import type { StreamOrder } from '../../contracts/stream.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { hashApiKey, newApiKey } from '../../model/api-key.ts';
 import { readConfig } from '../../model/config.ts';
@@ -53,6 +54,10 @@ export function fakeWorkflows() {
     away: false,
     /** The consoles, by VM; reading any other fails with the error. */
     consoles: new Map<string, string>(),
+    /** What the VM's host does for a session. */
+    openStream: async (_order: StreamOrder): Promise<void> => {
+      throw new BerthError('host-unavailable', 'The host does not answer');
+    },
     consoleTrouble: new BerthError('host-unavailable', 'The host does not answer'),
   };
   const answer = async <T>(list: T[], id: T) => {
@@ -87,6 +92,7 @@ export function fakeWorkflows() {
         const { from, to } = consoleSpan(range, all.length);
         return { from, totalBytes: all.length, base64: all.subarray(from, to).toString('base64') };
       },
+      openStream: async (_id: VmId, order: StreamOrder): Promise<void> => requested.openStream(order),
       ping: async () => {
         if (requested.away) throw new Error('Temporal does not answer');
       },

@@ -1,0 +1,123 @@
+import { randomBytes } from 'node:crypto';
+import type { Request, Response } from 'express';
+import type { WebSocket } from 'ws';
+import { BerthError } from '../../model/errors.ts';
+import type { VmId } from '../../model/ids.ts';
+import type { Logger } from '../../model/log.ts';
+import { clientProtocols, messageBytes } from '../../model/streams/channels.ts';
+import type { StreamRequest } from '../../model/streams/frames.ts';
+import type { Caller } from '../http/auth.ts';
+import { acceptWebSocket, requireWebSocket } from '../http/upgrade.ts';
+import type { WorkflowClient } from '../temporal.ts';
+import { serveClient } from './client-socket.ts';
+import { ExpectedLinks } from './links.ts';
+import { Relay } from './relay.ts';
+
+/** One client's connection to a session of a guest. */
+export interface SessionOrder {
+  vm: { id: VmId; ownerId: string };
+  /** What begins; null: a session goes on, whose output the client has up to `after`. */
+  request: StreamRequest | null;
+  session: string;
+  after: number;
+  /** Whether the client sends an input. */
+  hasInput: boolean;
+  /** Before anything begins in the guest. */
+  accept(): Promise<void>;
+}
+
+interface SessionsOptions {
+  temporal: Pick<WorkflowClient, 'openStream'>;
+  /** The base URL at which hosts reach this process; null: they know. */
+  url: string | null;
+  log: Logger;
+}
+
+/** Of all clients of one process, and of one owner's. */
+const sessionsOfProcess = 2000;
+const sessionsOfOwner = 200;
+/** RFC 6455's registry: the server is being restarted. */
+const serviceRestart = 1012;
+
+export const newSession = (): string => randomBytes(16).toString('hex');
+
+/** The clients of one API process that are connected to sessions of guests. */
+export class Sessions {
+  readonly links: ExpectedLinks;
+  readonly #options: SessionsOptions;
+  readonly #owners = new Map<string, number>();
+  readonly #sockets = new Set<WebSocket>();
+  #size = 0;
+
+  constructor(options: SessionsOptions) {
+    this.#options = options;
+    this.links = new ExpectedLinks(options.url);
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Answers the request to upgrade when the guest has begun or found the session; throws why it can't. */
+  async open(req: Request, res: Response, caller: Caller, order: SessionOrder): Promise<void> {
+    const protocol = requireWebSocket(req, clientProtocols);
+    this.#enter(caller.ownerId);
+    res.once('close', () => this.#leave(caller.ownerId));
+    const { vm, request, session, after } = order;
+    const relay = this.#relay(order);
+    const abandon = () => relay.close(true);
+    res.once('close', abandon);
+    // The command ends with the right to run it.
+    res.once('revoked', abandon);
+    await order.accept();
+    await relay.connect();
+    const socket = await acceptWebSocket(req, res, protocol, messageBytes);
+    res.off('close', abandon);
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    const { keyId } = caller;
+    const about = { vmId: vm.id, session, keyId, kind: request?.kind ?? 'resumed', after };
+    this.#options.log.info(about, 'a client is connected to a session of a guest');
+    serveClient(socket, relay, session);
+    if (!order.hasInput) relay.endInput();
+  }
+
+  /** Has every client come again, at another process or at the next one here. */
+  close(): void {
+    for (const socket of this.#sockets) socket.close(serviceRestart, 'the API is being restarted');
+    this.links.close();
+  }
+
+  #relay({ vm, request, session, after, hasInput }: SessionOrder): Relay {
+    let needsProgram = request === null || request.kind !== 'pipes' || hasInput;
+    return new Relay({
+      request,
+      after,
+      reach: (events) => {
+        const order = { owner: vm.ownerId, needsProgram };
+        // Only the program keeps a session for another connection.
+        needsProgram = true;
+        return this.links.reach(session, (link) => this.#options.temporal.openStream(vm.id, { ...link, ...order }), events);
+      },
+    });
+  }
+
+  #enter(owner: string): void {
+    const own = this.#owners.get(owner) ?? 0;
+    if (own >= sessionsOfOwner)
+      throw new BerthError(
+        'rate-limited',
+        `This owner has ${own} sessions at the same time, of at most ${sessionsOfOwner}; end some`,
+      );
+    if (this.#size >= sessionsOfProcess) throw new BerthError('unavailable', 'Too many sessions are open; try again soon');
+    this.#size += 1;
+    this.#owners.set(owner, own + 1);
+  }
+
+  #leave(owner: string): void {
+    this.#size -= 1;
+    const left = (this.#owners.get(owner) ?? 1) - 1;
+    if (left === 0) this.#owners.delete(owner);
+    else this.#owners.set(owner, left);
+  }
+}

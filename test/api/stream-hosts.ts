@@ -1,0 +1,78 @@
+import { once } from 'node:events';
+import { expect } from 'vitest';
+import { WebSocket } from 'ws';
+import type { StreamOrder } from '../../contracts/stream.ts';
+import {
+  encodeGuestFrame,
+  type GuestFrame,
+  type HostFrame,
+  parseHostFrame,
+  type StreamRequest,
+  sessionOf,
+} from '../../model/streams/frames.ts';
+
+/** A host and its guest, as an API process sees them: it connects when it is asked to, and answers as the test says. */
+export function hostOf(base: string) {
+  const orders: StreamOrder[] = [];
+  const requests: StreamRequest[] = [];
+  let socket: WebSocket | null = null;
+  let session = '';
+  let at = 0;
+  const state = { attached: 0, last: null as HostFrame['type'] | null };
+  const send = (frame: GuestFrame): void => socket?.send(encodeGuestFrame(session, frame));
+
+  function take(body: Buffer): void {
+    const frame = parseHostFrame(body);
+    if (frame === null) throw new Error(`The API sent ${body.toString('hex')}`);
+    session = sessionOf(body) ?? '';
+    state.last = frame.type;
+    if (frame.type === 'open') {
+      requests.push(frame.request);
+      at = 0;
+    }
+    if (frame.type !== 'open' && frame.type !== 'attach') return;
+    state.attached += 1;
+    send({ type: 'attached', input: 0, signals: 0, first: 0, last: at });
+  }
+
+  return {
+    orders,
+    requests,
+    get attached() {
+      return state.attached;
+    },
+    get last() {
+      return state.last;
+    },
+    /** @param again how many bytes of before are sent once more */
+    output(text: string, { channel = 1 as 1 | 2, again = 0 } = {}) {
+      send({ type: 'output', at: at - again, channel, bytes: Buffer.from(`${'.'.repeat(again)}${text}`) });
+      at += text.length;
+    },
+    end(code: number) {
+      send({ type: 'ended', at, how: 'exited', code });
+    },
+    lose() {
+      socket?.close(4001);
+    },
+    open: async (order: StreamOrder): Promise<void> => {
+      orders.push(order);
+      const url = new URL(`/internal/streams/${order.id}`, base.replace('http', 'ws'));
+      const opening = new WebSocket(url, 'v1.host-stream.berth', { headers: { 'berth-stream-token': order.token } });
+      opening.on('message', (data: Buffer) => take(data));
+      socket = opening;
+      await once(opening, 'open');
+    },
+  };
+}
+
+/** A command that has run to its end. */
+export async function runCommand(
+  host: ReturnType<typeof hostOf>,
+  { output, error, code }: { output: string; error: string; code: number },
+): Promise<void> {
+  await expect.poll(() => host.attached).toBeGreaterThan(0);
+  if (output !== '') host.output(output);
+  if (error !== '') host.output(error, { channel: 2 });
+  host.end(code);
+}

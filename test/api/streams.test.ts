@@ -1,0 +1,148 @@
+import { once } from 'node:events';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { WebSocket } from 'ws';
+import { type Party, type RunningApi, startApi } from './running-api.ts';
+import { hostOf, runCommand } from './stream-hosts.ts';
+
+let api: RunningApi;
+let vm: string;
+let hosts: ReturnType<typeof hostOf>;
+beforeAll(async () => {
+  api = await startApi();
+  await api.addImage('debian-12');
+  await api.addHost('host-a');
+  const order = { name: 'web', image: 'debian-12' };
+  vm = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json: order })).body.id;
+  await api.runOn(vm, 'host-a');
+});
+afterAll(() => api.end());
+beforeEach(() => {
+  hosts = hostOf(api.base);
+  api.workflows.requested.openStream = hosts.open;
+});
+
+interface Connected {
+  socket: WebSocket;
+  /** By channel. */
+  received: Map<number, string>;
+  /** The close code. */
+  closed: Promise<number>;
+}
+
+async function connect(
+  party: Party | null,
+  path: string,
+  { protocol = 'v1.stream.berth', headers = {} }: { protocol?: string; headers?: Record<string, string> } = {},
+): Promise<Connected> {
+  const url = new URL(path, api.base.replace('http', 'ws'));
+  const authorization = party === null ? {} : { authorization: `Bearer ${party.key}` };
+  const socket = new WebSocket(url, protocol, { headers: { ...authorization, ...headers } });
+  const received = new Map<number, string>();
+  socket.on('message', (data: Buffer) => {
+    const channel = data[0] ?? -1;
+    received.set(channel, `${received.get(channel) ?? ''}${data.subarray(1)}`);
+  });
+  const closed = once(socket, 'close').then(([code]) => code as number);
+  await new Promise<void>((resolve, reject) => {
+    socket.once('open', resolve);
+    socket.once('unexpected-response', (_, response) => reject(new Error(String(response.statusCode))));
+    socket.once('error', reject);
+  });
+  return { socket, received, closed };
+}
+
+const exec = (query = '?command=id'): string => `/v1/vms/${vm}/exec${query}`;
+const refused = (party: Party | null, path: string, options = {}) =>
+  connect(party, path, options).then(
+    () => 'connected',
+    (error: Error) => error.message,
+  );
+
+describe('a command in a VM', () => {
+  test.each(['v1.stream.berth', 'v5.channel.k8s.io'])('has its output, its status and its end over %s', async (protocol) => {
+    const { received, closed, socket } = await connect(api.alice, exec(), { protocol });
+    await runCommand(hosts, { output: 'out\n', error: 'err\n', code: 3 });
+    expect(await closed).toBe(1000);
+    expect(socket.protocol).toBe(protocol);
+    expect([received.get(1), received.get(2)]).toEqual(['out\n', 'err\n']);
+    const status = JSON.parse(received.get(3)!);
+    expect(status).toMatchObject({ status: 'Failure', details: { causes: [{ reason: 'ExitCode', message: '3' }] } });
+    expect(received.has(5)).toBe(protocol === 'v1.stream.berth');
+  });
+
+  test('is in no event and in no log; its key and its session are', async () => {
+    const { closed } = await connect(api.alice, exec('?command=echo&command=hunter2'));
+    expect(hosts.requests.at(-1)).toMatchObject({ argv: ['echo', 'hunter2'] });
+    await runCommand(hosts, { output: 'hunter2', error: '', code: 0 });
+    await closed;
+    const events = await api.ledger.event.findMany({ where: { type: 'berth.vm.sessionOpened', subject: vm } });
+    expect(events.at(-1)).toMatchObject({ data: { key: api.alice.keyId, kind: 'pipes', vm } });
+    expect(JSON.stringify(events.map(({ data }) => data))).not.toContain('hunter2');
+    expect(api.logged.join('\n')).toContain('a client is connected to a session of a guest');
+    expect(api.logged.join('\n')).not.toContain('hunter2');
+  });
+
+  test('goes on after its connection was lost, with no byte twice', async () => {
+    const { received, closed } = await connect(api.alice, exec());
+    hosts.output('one ');
+    await expect.poll(() => received.get(1)).toBe('one ');
+    hosts.lose();
+    await expect.poll(() => hosts.attached).toBe(2);
+    hosts.output('two', { again: 2 });
+    await runCommand(hosts, { output: '', error: '', code: 0 });
+    expect(await closed).toBe(1000);
+    expect(received.get(1)).toBe('one two');
+  });
+});
+
+describe('a request is refused', () => {
+  test('without a key, for another owner, for a VM that does not run, without a command', async () => {
+    expect(await refused(null, exec())).toBe('401');
+    expect(await refused(api.bob, exec())).toBe('404');
+    const order = { name: 'waits', image: 'debian-12' };
+    const { id } = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json: order })).body;
+    expect(await refused(api.alice, `/v1/vms/${id}/exec?command=id`)).toBe('409');
+    expect(await refused(api.alice, exec(''))).toBe('400');
+    expect(await refused(api.alice, exec(`?command=${'x'.repeat(13_000)}`))).toBe('400');
+    expect(await refused(api.alice, exec(), { protocol: 'v4.channel.k8s.io' })).toBe('400');
+    expect(hosts.orders).toEqual([]);
+  });
+
+  test('of a page of another origin', async () => {
+    expect(await refused(api.alice, exec(), { headers: { origin: 'https://elsewhere.example' } })).toBe('403');
+    const own = await connect(api.alice, exec(), { headers: { origin: api.base } });
+    own.socket.close(1000);
+    await own.closed;
+  });
+
+  test('of a host without the token of an order, or with one that was taken', async () => {
+    const at = (id: string, token: string) =>
+      refused(null, `/internal/streams/${id}`, { protocol: 'v1.host-stream.berth', headers: { 'berth-stream-token': token } });
+    expect(await at('none', 'none')).toBe('403');
+    const { socket, closed } = await connect(api.alice, exec());
+    const { id, token } = hosts.orders.at(-1)!;
+    expect(await at(id, token)).toBe('403');
+    socket.close(1000);
+    await closed;
+  });
+});
+
+test('a session ends within two seconds of the revocation of its key, in the guest as well', async () => {
+  const key = (await api.call<{ id: string; key: string }>(api.alice, 'POST', '/v1/keys', { json: {} })).body;
+  const { closed } = await connect({ ...api.alice, keyId: key.id, key: key.key }, exec());
+  const since = performance.now();
+  expect((await api.call(api.alice, 'DELETE', `/v1/keys/${key.id}`)).status).toBeLessThan(300);
+  await closed;
+  expect(performance.now() - since).toBeLessThan(2000);
+  await expect.poll(() => hosts.last).toBe('close');
+});
+
+test('a client that leaves for another time detaches its session, and one that closes ends it', async () => {
+  const left = await connect(api.alice, exec());
+  left.socket.terminate();
+  await expect.poll(() => hosts.last).toBe('detach');
+  const ended = await connect(api.alice, exec());
+  ended.socket.close(1000);
+  await ended.closed;
+  await expect.poll(() => hosts.last).toBe('close');
+});
