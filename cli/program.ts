@@ -4,6 +4,7 @@ import type { Session } from './client.ts';
 import { addCalibrateCommand } from './commands/calibrate.ts';
 import { addDrainCommands } from './commands/drains.ts';
 import { addEventCommand } from './commands/events.ts';
+import { addExecCommands } from './commands/exec.ts';
 import { addFileCommands } from './commands/files.ts';
 import { addHostCommands } from './commands/hosts.ts';
 import { addImageCommands } from './commands/images.ts';
@@ -55,6 +56,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addTaskCommands(program, session);
   addLeaseCommands(program, session);
   const vms = addVmCommands(program, session);
+  addExecCommands(program, session);
   addMigrationCommands(program, vms, session);
   addImageCommands(program, session);
   const hosts = addHostCommands(program, session);

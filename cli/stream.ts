@@ -1,0 +1,215 @@
+import type { Readable } from 'node:stream';
+import { setTimeout as pause } from 'node:timers/promises';
+import { WebSocket } from 'ws';
+import { berthProtocol, channels, InputRead, SessionState, StreamStatus } from '../model/streams/channels.ts';
+import { inputWindowBytes, payloadBytes } from '../model/streams/frames.ts';
+import { InputBuffer } from '../model/streams/input-buffer.ts';
+import { CallError, CommandError, type Connection } from './client.ts';
+
+export interface StreamOptions {
+  /** Route and parameters of a session that begins. */
+  path: string;
+  query: [string, string][];
+  input: Readable | null;
+  /** Resolves when there is room for more. */
+  onOutput(channel: 1 | 2, bytes: Uint8Array): Promise<void>;
+  /** Told when the connection is lost, and when it is there again. */
+  onConnected?: (connected: boolean) => void;
+}
+
+const connectMs = 90_000;
+/** Less than the ten minutes for which a guest keeps a session that nobody is connected to. */
+const resumableMs = 9 * 60_000;
+const minPauseMs = 100;
+const maxPauseMs = 2000;
+/** A connection that is silent is asked whether it is there. */
+const keepAliveMs = 15_000;
+/** RFC 6455: a normal end. */
+const normalClose = 1000;
+
+/**
+ * One session in a guest, over as many connections as it takes: after a lost one it goes on at the byte where it was, in both
+ * directions, as the API and the guest count them.
+ */
+export class Stream {
+  readonly #connection: Connection;
+  readonly #options: StreamOptions;
+  readonly #ended = Promise.withResolvers<StreamStatus>();
+  #socket: WebSocket | null = null;
+  #session: string | null = null;
+  #received = 0;
+  #input = new InputBuffer(0);
+  #sent = 0;
+  #inputEnded = false;
+  #lastWords: StreamStatus | null = null;
+
+  constructor(connection: Connection, options: StreamOptions) {
+    this.#connection = connection;
+    this.#options = options;
+  }
+
+  /** Runs the session to its end. Throws CallError where it can't begin, CommandError where it was lost. */
+  async run(): Promise<StreamStatus> {
+    await this.#connect();
+    this.#readInput();
+    return this.#ended.promise;
+  }
+
+  resize(rows: number, cols: number): void {
+    this.#send(channels.resize, Buffer.from(JSON.stringify({ Width: cols, Height: rows })));
+  }
+
+  signal(signal: number): void {
+    this.#send(channels.control, Buffer.from(JSON.stringify({ signal })));
+  }
+
+  /** Ends the session in the guest. */
+  close(): void {
+    this.#ended.resolve({ status: 'Failure', reason: 'Closed' });
+    this.#socket?.close(normalClose);
+  }
+
+  #url(): URL {
+    const url = new URL(this.#options.path, this.#connection.api);
+    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+    for (const [name, value] of this.#options.query) url.searchParams.append(name, value);
+    if (this.#session === null) return url;
+    url.search = '';
+    if (this.#options.input !== null) url.searchParams.set('stdin', 'true');
+    url.searchParams.set('session', this.#session);
+    url.searchParams.set('after', String(this.#received));
+    return url;
+  }
+
+  async #connect(): Promise<void> {
+    const headers = { authorization: `Bearer ${this.#connection.key}` };
+    const options = { headers, handshakeTimeout: connectMs, perMessageDeflate: false };
+    const socket = new WebSocket(this.#url(), berthProtocol, options);
+    await new Promise<void>((resolve, reject) => {
+      socket.once('open', resolve);
+      socket.once('unexpected-response', (_request, response) => {
+        let text = '';
+        response.setEncoding('utf8').on('data', (chunk: string) => {
+          text += chunk;
+        });
+        response.once('end', () => reject(refusalOf(response.statusCode ?? 0, text)));
+        response.once('error', reject);
+      });
+      socket.on('error', (error) =>
+        reject(new CallError(`${this.#connection.api} does not answer: ${error.message}`, null, error)),
+      );
+      // In the order of their coming: the next one is taken when the one before was.
+      let turn = Promise.resolve();
+      socket.on('message', (data) => {
+        socket.pause();
+        turn = turn
+          .then(() => this.#take(socket, data as Buffer))
+          .then(() => socket.resume())
+          .catch((error: unknown) => this.#ended.reject(error));
+      });
+      socket.once('close', (code) => {
+        turn.then(() => this.#lose(socket, code)).catch((error: unknown) => this.#ended.reject(error));
+      });
+    });
+    this.#socket = socket;
+    keepAlive(socket);
+  }
+
+  async #take(socket: WebSocket, data: Buffer): Promise<void> {
+    const rest = data.subarray(1);
+    if (data[0] === channels.stdout || data[0] === channels.stderr) {
+      // Before it is printed: a connection that is lost meanwhile must not bring it again.
+      this.#received += rest.length;
+      await this.#options.onOutput(data[0], rest);
+    } else if (data[0] === channels.control) this.#takeControl(socket, JSON.parse(rest.toString()));
+    else if (data[0] === channels.status) this.#lastWords = StreamStatus.parse(JSON.parse(rest.toString()));
+  }
+
+  #takeControl(socket: WebSocket, value: unknown): void {
+    const state = SessionState.safeParse(value);
+    if (!state.success) {
+      this.#input.confirm(InputRead.parse(value).input);
+    } else {
+      const { session, input, output } = state.data;
+      if (output !== this.#received || !this.#input.confirm(input))
+        throw new CommandError(`The session goes on at another byte than here: ${output} for ${this.#received}`);
+      this.#session = session;
+      this.#socket = socket;
+      this.#sent = this.#input.from;
+      this.#options.onConnected?.(true);
+    }
+    this.#sendInput();
+    if (this.#input.sizeBytes < inputWindowBytes && !this.#inputEnded) this.#options.input?.resume();
+  }
+
+  #send(channel: number, bytes: Uint8Array): void {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(Buffer.concat([Buffer.from([channel]), bytes]));
+  }
+
+  /** As much as the guest has room for. */
+  #sendInput(): void {
+    if (this.#session === null || this.#socket?.readyState !== WebSocket.OPEN) return;
+    for (const { at, bytes } of this.#input.read(this.#sent, this.#input.from + inputWindowBytes, payloadBytes)) {
+      this.#send(channels.stdin, bytes);
+      this.#sent = at + bytes.length;
+    }
+    if (this.#inputEnded && this.#sent === this.#input.end) this.#send(channels.close, Buffer.from([channels.stdin]));
+  }
+
+  #readInput(): void {
+    const { input } = this.#options;
+    if (input === null) return;
+    input.on('data', (chunk: Buffer) => {
+      this.#input.push(chunk);
+      this.#sendInput();
+      if (this.#input.sizeBytes >= inputWindowBytes) input.pause();
+    });
+    input.once('end', () => {
+      this.#inputEnded = true;
+      this.#sendInput();
+    });
+  }
+
+  async #lose(socket: WebSocket, code: number): Promise<void> {
+    if (this.#lastWords !== null) return this.#ended.resolve(this.#lastWords);
+    if (this.#session === null || code === normalClose)
+      throw new CommandError(`The connection ended before the session did (WebSocket code ${code})`);
+    if (this.#socket !== socket) return;
+    this.#options.onConnected?.(false);
+    const untilMs = performance.now() + resumableMs;
+    for (let waitMs = minPauseMs; ; waitMs = Math.min(maxPauseMs, waitMs * 2)) {
+      try {
+        return await this.#connect();
+      } catch (error) {
+        const passes = error instanceof CallError && (error.status === null || error.status === 409 || error.status >= 429);
+        if (!passes || performance.now() > untilMs) throw error;
+      }
+      await pause(waitMs);
+    }
+  }
+}
+
+function refusalOf(status: number, text: string): CallError {
+  try {
+    const { title, code, detail } = JSON.parse(text) as { title: string; code: string; detail: string };
+    return new CallError(`${title} (${code}): ${detail}`, status);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return new CallError(`The answer was ${status}; is this the address of Berth's API?`, status);
+  }
+}
+
+function keepAlive(socket: WebSocket): void {
+  let answered = true;
+  const timer = setInterval(() => {
+    // While the output has no room, nothing of the connection is read.
+    if (socket.isPaused) return;
+    if (!answered) return socket.terminate();
+    answered = false;
+    socket.ping();
+  }, keepAliveMs);
+  socket.on('pong', () => {
+    answered = true;
+  });
+  socket.once('close', () => clearInterval(timer));
+}
