@@ -1,0 +1,84 @@
+import { readFile } from 'node:fs/promises';
+import { Readable } from 'node:stream';
+import { expect, test } from 'vitest';
+import { Stream } from '../../cli/stream.ts';
+import { exitCodeOf } from '../../model/streams/channels.ts';
+import { move, moveOver } from './moves.ts';
+import { onSharedSite } from './shared-site.ts';
+import type { TestSite } from './the-site.ts';
+
+interface VmAnswer {
+  id: string;
+  state: string;
+  host: string;
+}
+
+let here: TestSite;
+onSharedSite((site) => {
+  here = site;
+});
+
+const vmOf = async (id: string): Promise<VmAnswer> => (await here.client.callWithRetry<VmAnswer>('GET', `/v1/vms/${id}`)).body;
+
+/** Runs a command as `berth exec` does. @param onOutput called with the standard output so far */
+async function exec(
+  vm: string,
+  command: string[],
+  input: Buffer | null = null,
+  onOutput: (output: string) => void = () => undefined,
+) {
+  const { api, clientKeyFile } = here.site.ready;
+  const key = (await readFile(clientKeyFile, 'utf8')).trim();
+  const parts: Record<1 | 2, string> = { 1: '', 2: '' };
+  const stream = new Stream(
+    { api, key },
+    {
+      path: `/v1/vms/${vm}/exec`,
+      query: [...command.map((word): [string, string] => ['command', word]), ['stdin', String(input !== null)]],
+      input: input === null ? null : Readable.from([input]),
+      onOutput: async (channel, bytes) => {
+        parts[channel] += Buffer.from(bytes).toString('latin1');
+        if (channel === 1) onOutput(parts[1]);
+      },
+    },
+  );
+  const status = await stream.run();
+  return { output: parts[1], error: parts[2], exitCode: exitCodeOf(status), status };
+}
+
+async function kill(name: string): Promise<void> {
+  const child = here.site.child(name);
+  const restarts = child.restarts();
+  child.kill('SIGKILL');
+  await child.untilReadyAgain(restarts, 60_000);
+}
+
+test('a command has its outputs and its exit code; its transcript is whole after a live move and SIGKILL of each worker', async () => {
+  const order = { name: 'counts', image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 } };
+  const { id } = (await here.client.call<VmAnswer>('POST', '/v1/vms', order)).body;
+  await expect.poll(async () => (await vmOf(id)).state, { timeout: 120_000 }).toBe('running');
+
+  const ends = await exec(id, ['sh', '-c', 'echo out; echo err >&2; exit 7']);
+  expect(ends).toMatchObject({ output: 'out\n', error: 'err\n', exitCode: 7 });
+  const input = Buffer.alloc(500_000, 'seventeen letters');
+  expect((await exec(id, ['cat'], input)).output.length).toBe(input.length);
+
+  const lines = 3000;
+  const counter = `i=0; while [ $i -lt ${lines} ]; do echo $i; i=$((i+1)); [ $((i%20)) = 0 ] && sleep 0.2; done`;
+  let printed = '';
+  const counting = exec(id, ['sh', '-c', counter], null, (output) => {
+    printed = output;
+  });
+  await expect.poll(() => printed.length, { timeout: 20_000 }).toBeGreaterThan(50);
+  const from = (await vmOf(id)).host;
+  const moved = await moveOver(here, (await move(here, id)).id);
+  expect(moved, JSON.stringify(moved)).toMatchObject({ state: 'succeeded', from });
+  await kill('api');
+  await kill('control');
+  await kill(`${(await vmOf(id)).host}/worker`);
+  const { output, exitCode } = await counting;
+  expect(exitCode).toBe(0);
+  expect(output).toBe(Array.from({ length: lines }, (_, line) => `${line}\n`).join(''));
+  await here.client.call('DELETE', `/v1/vms/${id}`);
+  await expect.poll(async () => (await vmOf(id)).state, { timeout: 60_000 }).toBe('removed');
+});
