@@ -35,7 +35,13 @@ const temporal = 'test/services/with-temporal.ts';
 export const bundles = 'test/services/with-bundles.ts';
 
 /** Sagas whose tests say when something has to be done; nothing else runs meanwhile that keeps the processors busy. */
-const timed = ['sagas/leases.test.ts', 'sagas/preempted-work.test.ts', 'sagas/drain.test.ts', 'sagas/reservation.test.ts'];
+const timed = [
+  'sagas/leases.test.ts',
+  'sagas/preempted-work.test.ts',
+  'sagas/suspended-gangs.test.ts',
+  'sagas/drain.test.ts',
+  'sagas/reservation.test.ts',
+];
 
 /** Of what starts a site on a development machine. Whatever of it the product needs, each file of `site` needs as well. */
 const harness = ['site/hosts.test.ts', 'site/restart.test.ts'];

@@ -1,6 +1,4 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { LeaseData } from '../../model/events.ts';
-import type { TaskId } from '../../model/ids.ts';
 import { expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import type { FakeSite } from './fake-site.ts';
 import { at, closeLeaseSite, lateMs, leaseOf, openLeaseSite, reserve, untilTask, week } from './lease-site.ts';
@@ -30,23 +28,6 @@ test('work in the way is suspended, and resumes afterwards: each command is star
     expect(await leaseOf(site, id)).toMatchObject({ suspensions: 1, suspension: null });
     expect(site.hosts.map((host) => host.jobsStarted.get(vms[0]!.id) ?? 0).reduce((a, b) => a + b)).toBe(1);
   }
-});
-
-test('each change of a lease is reported in one event', async () => {
-  const work = await site.submit({ command: ['long'], timeoutS: week, nodes: 2 });
-  await untilTask(site, work, 'running');
-  const promised = await reserve(site, 12, 30);
-  expect(await site.ended(promised)).toBe('succeeded');
-  expect(await site.ended(work)).toBe('succeeded');
-  const reportedOf = async (task: TaskId) => {
-    const { id } = await leaseOf(site, task);
-    const events = await site.ledger.event.findMany({ where: { subject: id }, orderBy: { seq: 'asc' } });
-    for (const { data } of events) expect(LeaseData.parse(data)).toMatchObject({ lease: id, task });
-    return events.map(({ type }) => type.split('.').at(-1));
-  };
-  expect(await reportedOf(promised)).toEqual(['accepted', 'started', 'ended']);
-  // For work without a promise, the events of its task report the rest.
-  expect(await reportedOf(work)).toEqual(['suspended', 'resumed']);
 });
 
 test('suspended work resumes on another host when that has capacity sooner', async () => {
@@ -88,20 +69,6 @@ test('work that is cancelled while it is suspended has the outputs that it wants
   expect(task.outputs).toMatchObject([0, 1].map((node) => ({ path: 'out/checkpoint', node, sizeBytes: 10 })));
   await expectEverythingOrNothing(site, work);
   // It was never restored for that: what has its place begins in time.
-  await untilTask(site, promised, 'running');
-  expect(await lateMs(site, promised)).toBeLessThan(2000);
-  await site.cancel(promised);
-  await site.ended(promised);
-});
-
-test('work that is suspended can be cancelled', async () => {
-  const work = await site.submit({ command: ['endless'], timeoutS: week, nodes: 2 });
-  await untilTask(site, work, 'running');
-  const promised = await reserve(site, 12, 30, { command: ['endless'], timeoutS: week });
-  await site.until('it is suspended', async () => (await leaseOf(site, work)).suspension === 'suspended');
-  await site.cancel(work);
-  expect(await site.ended(work)).toBe('cancelled');
-  await expectEverythingOrNothing(site, work);
   await untilTask(site, promised, 'running');
   expect(await lateMs(site, promised)).toBeLessThan(2000);
   await site.cancel(promised);
