@@ -11,8 +11,8 @@ import { applyMigrations } from '../prisma/migrate.ts';
 import { startEventNumbering } from './event-numbering.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
 import { loggedBudget } from './payload-budget.ts';
-import { startRepositorySweep } from './repository-sweep.ts';
 import { retryForever } from './retry-forever.ts';
+import { startRepositorySweep } from './sweep/repository-sweep.ts';
 
 /**
  * The API: the public listeners, and the operators' with health and metrics; the numbering of events; and the sweep of its

@@ -113,7 +113,7 @@ export async function openRepository({ root, ledger, maxFileBytes, quotaBytes }:
 
   /**
    * Claims quota, receives the bytes, and passes them to `commit`, which makes them a file. Whatever fails, neither the
-   * row nor partial bytes remain; after a crash of this process the sweep removes them (workers/repository-sweep.ts).
+   * row nor partial bytes remain; after a crash of this process the sweep removes them (workers/sweep/repository-sweep.ts).
    */
   async function receive<T>(
     ownerId: string,

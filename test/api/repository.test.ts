@@ -9,7 +9,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { newId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
-import { sweepRepository } from '../../workers/repository-sweep.ts';
+import { sweepRepository } from '../../workers/sweep/repository-sweep.ts';
 import { collect, type RunningApi, startApi, type TaskBody } from './running-api.ts';
 
 let api: RunningApi;

@@ -10,7 +10,7 @@ import { removeImageFiles } from '../../ledger/images/retirement.ts';
 import type { LedgerDeps } from '../../ledger/transaction.ts';
 import { newId } from '../../model/ids.ts';
 import { openLog } from '../../model/log.ts';
-import { type Sweep, sweepRepository } from '../../workers/repository-sweep.ts';
+import { type Sweep, sweepRepository } from '../../workers/sweep/repository-sweep.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 import { collect, type FileBody, type RunningApi, startApi } from './running-api.ts';
 

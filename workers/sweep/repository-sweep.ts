@@ -1,15 +1,15 @@
 import { rm } from 'node:fs/promises';
-import type { Repository } from '../api/files/repository.ts';
-import { readSiteMark, writeSiteMark } from '../api/files/site-mark.ts';
-import type { Ledger } from '../ledger/client.ts';
-import { sweepLogSizes } from '../ledger/files/logs.ts';
-import { sweepRemovals, sweepUploads } from '../ledger/files/sweep.ts';
-import { holdSweeps, permitSweep, recordSweep } from '../ledger/repository/sweep-permit.ts';
-import type { Logger } from '../model/log.ts';
-import { type RepositoryMark, type SweepHold, sweepHoldTexts } from '../model/repository/sweep.ts';
-import { type Repeating, startRepeating } from './repeat.ts';
-import { findOrphans, type Orphans } from './sweep/orphans.ts';
-import { putBackKnown, removeOldQuarantine } from './sweep/quarantined.ts';
+import type { Repository } from '../../api/files/repository.ts';
+import { readSiteMark, writeSiteMark } from '../../api/files/site-mark.ts';
+import type { Ledger } from '../../ledger/client.ts';
+import { sweepLogSizes } from '../../ledger/files/logs.ts';
+import { sweepRemovals, sweepUploads } from '../../ledger/files/sweep.ts';
+import { holdSweeps, permitSweep, recordSweep } from '../../ledger/repository/sweep-permit.ts';
+import type { Logger } from '../../model/log.ts';
+import { type RepositoryMark, type SweepHold, sweepHoldTexts } from '../../model/repository/sweep.ts';
+import { type Repeating, startRepeating } from '../repeat.ts';
+import { findOrphans, type Orphans } from './orphans.ts';
+import { putBackKnown, removeOldQuarantine } from './quarantined.ts';
 
 /** The sweep removes nothing younger: an upload in progress writes more often than that, or its connection is ended. */
 const minOrphanAgeMs = 3_600_000;
