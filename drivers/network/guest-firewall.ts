@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import { deniedRanges, type ReachException } from '../../model/network/reach-exception.ts';
 import { run } from '../host/run-process.ts';
 import { gatewayMac } from './addressing.ts';
+import { jumpTo, restoreChains } from './kernel-chains.ts';
 import { type Resolve, resolveIpv4 } from './resolve-ipv4.ts';
 import { sysctl } from './sysctl.ts';
 
@@ -147,22 +148,11 @@ async function applyRules(reach: GuestReach): Promise<void> {
     filter: [...(await jumpTo('filter', 'FORWARD', 'BERTH-GUEST')), ...(await jumpTo('filter', 'INPUT', 'BERTH-GUEST-IN'))],
     nat: await jumpTo('nat', 'POSTROUTING', 'BERTH-GUEST'),
   };
-  // `--noflush` leaves other chains alone.
-  await run(['iptables-restore', '-w', '10', '--noflush'], { deadlineMs, input: firewallRules(reach, jumps) });
+  await restoreChains(firewallRules(reach, jumps));
   for (const [chain, ...rule] of gatewayRules) {
     const rules = await run(['ebtables', '-t', 'filter', '-L', chain], { deadlineMs });
     if (!rules.includes(rule.join(' '))) await run(['ebtables', '-t', 'filter', '-A', chain, ...rule], { deadlineMs });
   }
-}
-
-/** What makes `chain` begin with a jump to ours, whatever another program has put before it; [] where it does. */
-async function jumpTo(table: string, chain: string, target: string): Promise<string[]> {
-  const listed = await run(['iptables', '-w', '10', '-t', table, '-S', chain], { deadlineMs });
-  const rules = listed.split('\n').filter((line) => line.startsWith('-A '));
-  const jump = `${chain} -j ${target}`;
-  const ours = rules.filter((rule) => rule === `-A ${jump}`);
-  if (ours.length === 1 && rules[0] === ours[0]) return [];
-  return [...ours.map(() => `-D ${jump}`), `-I ${chain} 1 -j ${target}`];
 }
 
 /**

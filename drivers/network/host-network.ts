@@ -12,6 +12,8 @@ interface NetworkOptions {
   address: string;
   /** Has its rules in the kernel before an owner's bridge is there. */
   firewall: Pick<GuestFirewall, 'ensure'>;
+  /** Of the bridge, whose address is the network's `gateway`; without it, that of the gateway, as on every host. */
+  macOf?: (address: string) => string;
 }
 
 const deadlineMs = 15_000;
@@ -96,14 +98,19 @@ async function ip(lines: string[]): Promise<void> {
 }
 
 /** Adds what is missing of the bridge and the VXLAN, then configures both. The bridge gets the gateway's address last. */
-async function ensureLinks({ vni, cidr, gateway }: NetworkRef, { address }: NetworkOptions, present: Set<string>): Promise<void> {
+async function ensureLinks(
+  { vni, cidr, gateway }: NetworkRef,
+  { address, macOf }: NetworkOptions,
+  present: Set<string>,
+): Promise<void> {
+  const mac = macOf?.(gateway) ?? gatewayMac;
   const bridge = bridgeName(vni);
   const vxlan = vxlanName(vni);
   const lines: string[] = [];
   if (!present.has(bridge)) lines.push(`link add ${bridge} type bridge`);
   if (!present.has(vxlan)) lines.push(`link add ${vxlan} type vxlan id ${vni} local ${address} dstport ${vxlanPort}`);
   lines.push(
-    `link set dev ${bridge} address ${gatewayMac} mtu ${guestMtu} type bridge stp_state 0 mcast_snooping 0`,
+    `link set dev ${bridge} address ${mac} mtu ${guestMtu} type bridge stp_state 0 mcast_snooping 0`,
     `link set dev ${bridge} addrgenmode none`,
     `link set dev ${vxlan} mtu ${guestMtu} addrgenmode none master ${bridge}`,
     `link set dev ${vxlan} type bridge_slave learning on`,

@@ -17,6 +17,8 @@ export const installed: Record<string, readonly string[]> = {
   'libnfs-utils': ['nfs-cp'],
   iproute2: ['ip', 'bridge', 'ss', 'tc'],
   'iputils-ping': ['ping'],
+  'iputils-arping': ['arping'],
+  conntrack: ['conntrack'],
   iptables: ['iptables', 'iptables-restore', 'iptables-save'],
   ebtables: ['ebtables'],
   tini: ['tini'],

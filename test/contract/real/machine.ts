@@ -2,8 +2,11 @@ import { createSocket } from 'node:dgram';
 import { connect, createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { EdgeOrders } from '../../../contracts/edge.ts';
+import { type EdgeKernel, openEdge } from '../../../drivers/network/edge.ts';
 import { type GuestFirewall, openGuestFirewall } from '../../../drivers/network/guest-firewall.ts';
 import { openNetwork } from '../../../drivers/network/host-network.ts';
+import { openPublicAddresses, type PublicAddressTable } from '../../../drivers/network/public-addresses.ts';
 import { sysctl } from '../../../drivers/network/sysctl.ts';
 import { parseReachException } from '../../../model/network/reach-exception.ts';
 import type { NetworkRef } from '../../../model/vm.ts';
@@ -17,6 +20,8 @@ export interface Probe {
   protocol: 'tcp' | 'udp';
   address: string;
   port: number;
+  /** The sender's address; absent: as the kernel chooses. */
+  from?: string;
 }
 
 /** A host's configuration, as far as it is about guests' packets. */
@@ -30,6 +35,8 @@ export interface Reach {
 }
 
 let firewall: GuestFirewall | null = null;
+let edge: EdgeKernel | null = null;
+let held: PublicAddressTable | null = null;
 /** What the host's resolver says. */
 let names: Record<string, string[]> = {};
 const kept: Socket[] = [];
@@ -41,10 +48,10 @@ async function resolve(name: string): Promise<string[]> {
 }
 
 /** Resolves once there is any answer from there; never where there is none. */
-function answerOf({ protocol, address, port }: Probe, signal: AbortSignal): Promise<void> {
+function answerOf({ protocol, address, port, from }: Probe, signal: AbortSignal): Promise<void> {
   return new Promise((answered) => {
     if (protocol === 'tcp') {
-      const socket = connect({ host: address, port });
+      const socket = connect({ host: address, port, ...(from === undefined ? {} : { localAddress: from }) });
       socket.once('connect', () => answered());
       // A refusal comes from there; that nothing comes, or that there is no way, does not.
       socket.on('error', (error: NodeJS.ErrnoException) => error.code === 'ECONNREFUSED' && answered());
@@ -54,7 +61,7 @@ function answerOf({ protocol, address, port }: Probe, signal: AbortSignal): Prom
     const socket = createSocket('udp4');
     socket.once('message', () => answered());
     socket.on('error', (error: NodeJS.ErrnoException) => error.code === 'ECONNREFUSED' && answered());
-    socket.connect(port, address, () => socket.send('probe'));
+    socket.bind({ address: from ?? '0.0.0.0' }, () => socket.connect(port, address, () => socket.send('probe')));
     signal.addEventListener('abort', () => socket.close());
   });
 }
@@ -72,6 +79,23 @@ const methods = {
   },
   async ensureNetwork(address: string, network: NetworkRef): Promise<string> {
     return openNetwork({ address, firewall: firewall! }).ensure(network);
+  },
+  /** An edge worker starts, with what its kernel has. */
+  async startEdge(address: string, device: string, openPorts: number[]): Promise<void> {
+    edge = openEdge({ address, openPorts });
+    held = openPublicAddresses(device, (error) => console.error(error));
+  },
+  async applyOrders(orders: EdgeOrders): Promise<void> {
+    await edge!.apply(orders);
+  },
+  async holdAddresses(addresses: string[]): Promise<void> {
+    await held!.hold(addresses);
+  },
+  async releaseAddresses(addresses: string[]): Promise<void> {
+    await held!.release(addresses);
+  },
+  async areTaken(addresses: string[]): Promise<boolean> {
+    return held!.areTaken(addresses);
   },
   async set(name: string, value: string): Promise<void> {
     await sysctl(name, value);
@@ -98,6 +122,29 @@ const methods = {
     await delay(300);
     end.abort();
     return [...answered].sort((a, b) => a - b);
+  },
+  /** Takes whatever is sent there, and answers each connection with one byte at its end. */
+  async sink(port: number): Promise<void> {
+    const server = createServer({ allowHalfOpen: true }, (socket) =>
+      socket
+        .on('error', () => undefined)
+        .on('end', () => socket.end('x'))
+        .resume(),
+    );
+    await new Promise<void>((listening) => server.listen(port, '0.0.0.0', listening));
+  },
+  /** @returns the seconds from the first byte that is sent there to the answer of the sink */
+  async pour(address: string, port: number, bytes: number): Promise<number> {
+    const socket = connect({ host: address, port });
+    await new Promise((connected, failed) => socket.once('connect', connected).once('error', failed));
+    const answered = new Promise((resolve, reject) => socket.once('data', resolve).once('error', reject));
+    const chunk = Buffer.alloc(2 ** 20, 'x');
+    const since = performance.now();
+    for (let sent = 0; sent < bytes; sent += chunk.length)
+      if (!socket.write(chunk)) await new Promise((drained) => socket.once('drain', drained));
+    socket.end();
+    await answered;
+    return (performance.now() - since) / 1000;
   },
   /** Opens a connection that lasts. @returns its number */
   async open(address: string, port: number): Promise<number> {

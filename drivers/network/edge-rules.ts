@@ -1,0 +1,97 @@
+import type { EdgeOrders, PortOrder } from '../../contracts/edge.ts';
+import { bridgeName } from './addressing.ts';
+
+interface EdgeRulesInput extends Pick<EdgeOrders, 'publicAddresses' | 'peers' | 'segments' | 'ports'> {
+  /** TCP ports of the edge itself that everybody but guests may reach, at addresses that are not public. */
+  openPorts: readonly number[];
+  /** Chains in the kernel now, of which those that have no use are removed. */
+  chains: readonly string[];
+}
+
+/** Rules that make the kernel's own chains begin with ours. */
+interface EdgeJumps {
+  filter: readonly string[];
+  nat: readonly string[];
+}
+
+/** VXLAN's own port (RFC 7348). */
+const vxlanPort = 4789;
+
+/** Without an allow-list, one match of every client. */
+const clientsOf = ({ allow }: PortOrder): (string | null)[] => (allow.length === 0 ? [null] : allow);
+
+/** The chain of a segment's packets: a packet is compared with the ports of its owner alone. */
+const chainOf = (vni: number): string => `BERTH-EDGE-${vni.toString(16)}`;
+
+/**
+ * A flow's packets, and the errors about it, by what its connection was before and after translation: one that was
+ * translated by an earlier rule to another VM is not this port's.
+ */
+function flowMatches(order: PortOrder): string[] {
+  const { protocol, publicAddress, publicPort, address, port } = order;
+  const flow = `-m conntrack --ctproto ${protocol} --ctorigdst ${publicAddress} --ctorigdstport ${publicPort} --ctreplsrc ${address} --ctreplsrcport ${port}`;
+  return clientsOf(order).map((cidr) => (cidr === null ? flow : `${flow} --ctorigsrc ${cidr}`));
+}
+
+/**
+ * All rules of an edge, as iptables-restore's input. New connections are for addresses that the edge has now (`LOCAL`): one
+ * whose lease has ended takes none.
+ */
+export function edgeRules(
+  { publicAddresses, peers, segments, ports, openPorts, chains }: EdgeRulesInput,
+  jumps: EdgeJumps,
+): string {
+  const bySegment = Map.groupBy(ports, ({ vni }) => vni);
+  const joined = segments.filter(({ vni }) => bySegment.has(vni));
+  const used = new Set(joined.map(({ vni }) => chainOf(vni)));
+  const unused = chains.filter((chain) => /^BERTH-EDGE-[0-9a-f]+$/.test(chain) && !used.has(chain));
+  return [
+    '*filter',
+    // Declaring a chain empties it, in the same transaction.
+    ':BERTH-EDGE - [0:0]',
+    ':BERTH-EDGE-IN - [0:0]',
+    ...[...used, ...unused].map((chain) => `:${chain} - [0:0]`),
+    ...joined.flatMap(({ vni }) =>
+      (bySegment.get(vni) ?? []).flatMap(flowMatches).map((flow) => `-A ${chainOf(vni)} ${flow} -j ACCEPT`),
+    ),
+    // Between two segments there is no flow: each has one side that is the outside.
+    '-A BERTH-EDGE -i bg+ -o bg+ -j DROP',
+    ...joined.flatMap(({ vni }) => [
+      `-A BERTH-EDGE -o ${bridgeName(vni)} -m conntrack --ctdir ORIGINAL -j ${chainOf(vni)}`,
+      `-A BERTH-EDGE -i ${bridgeName(vni)} -m conntrack --ctdir REPLY -j ${chainOf(vni)}`,
+      // Errors have the direction of the packet that they are about.
+      ...['-i', '-o'].map(
+        (way) => `-A BERTH-EDGE ${way} ${bridgeName(vni)} -p icmp -m conntrack --ctstate RELATED -j ${chainOf(vni)}`,
+      ),
+    ]),
+    // An edge is no router: nothing else passes between any two interfaces.
+    '-A BERTH-EDGE -j DROP',
+    '-A BERTH-EDGE-IN -i lo -j ACCEPT',
+    '-A BERTH-EDGE-IN -i bg+ -j DROP',
+    ...publicAddresses.map((address) => `-A BERTH-EDGE-IN -d ${address} -j DROP`),
+    '-A BERTH-EDGE-IN -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
+    ...peers.map((peer) => `-A BERTH-EDGE-IN -s ${peer} -p udp --dport ${vxlanPort} -j ACCEPT`),
+    ...openPorts.map((port) => `-A BERTH-EDGE-IN -p tcp --dport ${port} -j ACCEPT`),
+    '-A BERTH-EDGE-IN -j DROP',
+    ...unused.map((chain) => `-X ${chain}`),
+    ...jumps.filter,
+    'COMMIT',
+    '*nat',
+    ':BERTH-EDGE - [0:0]',
+    ':BERTH-EDGE-OUT - [0:0]',
+    ...joined
+      .flatMap(({ vni }) => bySegment.get(vni) ?? [])
+      .flatMap((order) => clientsOf(order).map((cidr) => translation(order, cidr))),
+    ...joined.map(
+      ({ vni, address }) => `-A BERTH-EDGE-OUT -o ${bridgeName(vni)} -m conntrack --ctstate DNAT -j SNAT --to-source ${address}`,
+    ),
+    ...jumps.nat,
+    'COMMIT',
+    '',
+  ].join('\n');
+}
+
+function translation({ protocol, publicAddress, publicPort, address, port }: PortOrder, cidr: string | null): string {
+  const clients = cidr === null ? '' : `-s ${cidr} `;
+  return `-A BERTH-EDGE ! -i bg+ ${clients}-d ${publicAddress} -m addrtype --dst-type LOCAL -p ${protocol} --dport ${publicPort} -j DNAT --to-destination ${address}:${port}`;
+}

@@ -1,0 +1,74 @@
+import { z } from 'zod';
+import { parseCidr } from './reach-exception.ts';
+
+export const portProtocols = ['tcp', 'udp'] as const;
+export type PortProtocol = (typeof portProtocols)[number];
+
+/** `removing` ends with the row. */
+export const portStates = ['pending', 'active', 'removing'] as const;
+export type PortState = (typeof portStates)[number];
+
+/** Of an order; a quota of the owner bounds the sum. */
+export const portLimits = { perVm: 32, allow: 16 } as const;
+
+const portNumber = z.int().min(1).max(65_535);
+
+const clients = z
+  .string()
+  .superRefine((text, context) => {
+    try {
+      parseCidr(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+    }
+  })
+  .overwrite((text) => (text.includes('/') ? text : `${text}/32`));
+
+/** A port of a VM that is to be reached from outside. */
+export const PortRequest = z
+  .strictObject({
+    port: portNumber.meta({ description: 'In the guest' }),
+    protocol: z.enum(portProtocols).default('tcp'),
+    publicPort: portNumber.optional().meta({ description: 'Without it a free one is chosen' }),
+    allow: z
+      .array(clients)
+      .max(portLimits.allow)
+      .default([])
+      .meta({ description: 'Addresses and CIDRs of the clients; none: everybody' }),
+  })
+  .meta({ id: 'PortRequest' });
+export type PortRequest = z.infer<typeof PortRequest>;
+
+/** Ports of a new VM: each once. */
+export const PortRequests = z
+  .array(PortRequest)
+  .max(portLimits.perVm)
+  .default([])
+  .superRefine((ports, context) => {
+    const seen = new Set<string>();
+    for (const [index, { port, protocol }] of ports.entries()) {
+      const key = `${port}/${protocol}`;
+      if (seen.has(key)) context.addIssue({ code: 'custom', path: [index, 'port'], message: `${key} is there twice` });
+      seen.add(key);
+    }
+  });
+
+/** Where a site publishes ports. */
+export interface PublicPorts {
+  addresses: readonly string[];
+  first: number;
+  last: number;
+}
+
+export const publicPortsOf = (api: {
+  BERTH_PUBLIC_ADDRESSES: readonly string[];
+  BERTH_PUBLIC_PORTS: { first: number; last: number };
+}): PublicPorts => ({ addresses: api.BERTH_PUBLIC_ADDRESSES, ...api.BERTH_PUBLIC_PORTS });
+
+/** `20000-29999`, or a single port. Throws an Error that says what is wrong. */
+export function parsePortRange(text: string): { first: number; last: number } {
+  const [, from = '', to = from] = /^([1-9]\d{0,4})(?:-([1-9]\d{0,4}))?$/.exec(text) ?? [];
+  const [first, last] = [Number(from), Number(to)];
+  if (!(first >= 1 && first <= last && last <= 65_535)) throw new Error(`${text}: expected a range of ports such as 20000-29999`);
+  return { first, last };
+}
