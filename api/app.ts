@@ -9,7 +9,7 @@ import { signingKeysOf } from '../model/signed-url.ts';
 import type { ApiDeps } from './deps.ts';
 import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
-import { authenticate, callerOf, openKeyring, requireHostKey, requireOperator, requireSignature } from './http/auth.ts';
+import { authenticate, callerOf, openKeyring, requireMachineKey, requireOperator, requireSignature } from './http/auth.ts';
 import { isLargeBody, takeRequestTurns, takeTurns } from './http/body-turns.ts';
 import { refuseUnboundedJson } from './http/json-bounds.ts';
 import { trackOpenRequests } from './http/open-requests.ts';
@@ -20,6 +20,7 @@ import { limitRate } from './http/rate-limit.ts';
 import { limitUnknownKeys } from './http/unknown-keys.ts';
 import { checkHealth, countSessions, labelRoute, openMetrics } from './metrics.ts';
 import { drainRoutes } from './routes/drains.ts';
+import { edgeExchangeRoutes, edgeRoutes } from './routes/edges.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/hosts.ts';
@@ -28,6 +29,7 @@ import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { ownerRoutes } from './routes/owners.ts';
+import { portRoutes } from './routes/ports.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { reservationRoutes } from './routes/reservations.ts';
 import { scheduleRoutes } from './routes/schedule.ts';
@@ -114,6 +116,7 @@ interface AccessMiddleware {
   bodyTurn: RequestHandler;
   signature: RequestHandler;
   hostKey: RequestHandler;
+  edgeKey: RequestHandler;
 }
 
 /** The middleware of a route, by its access. */
@@ -122,6 +125,7 @@ function middlewareOf(operation: Operation, gates: AccessMiddleware): RequestHan
     open: [],
     signed: [gates.signature],
     host: [gates.hostKey],
+    edge: [gates.edgeKey],
     client: [gates.authenticate, gates.limit, ...(operation.plans ? [gates.planLimit, gates.planTurn] : [])],
     operator: [gates.authenticate, gates.limit, requireOperator],
   };
@@ -185,6 +189,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
     migrationRoutes,
     imageRoutes,
     hostRoutes,
+    edgeRoutes,
+    portRoutes,
     drainRoutes,
     reservationRoutes,
     repositoryRoutes,
@@ -202,7 +208,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
   app.get('/openapi.json', labelRoute('/openapi.json'), (_req, res) => {
     res.type('json').end(documentText);
   });
-  mount(app, [...operations, ...internalRoutes(deps), ...hostStreamRoutes(deps)], {
+  const internal = [...internalRoutes(deps), ...hostStreamRoutes(deps), ...edgeExchangeRoutes(deps)];
+  mount(app, [...operations, ...internal], {
     authenticate: authenticate({
       keyring: openKeyring(ledger, clock),
       unknownKeys: limitUnknownKeys(config.api.BERTH_UNKNOWN_KEYS_PER_MINUTE, clock),
@@ -214,7 +221,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
     planTurn: takeTurns(() => true),
     bodyTurn: takeTurns(isLargeBody),
     signature: requireSignature(signingKeysOf(config.signing), clock),
-    hostKey: requireHostKey(signingKeysOf(config.signing)),
+    hostKey: requireMachineKey(signingKeysOf(config.signing), 'host'),
+    edgeKey: requireMachineKey(signingKeysOf(config.signing), 'edge'),
   });
   app.use(notFound, answerWithProblem);
 

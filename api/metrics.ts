@@ -1,6 +1,7 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Ledger } from '../ledger/client.ts';
+import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
 import {
   type MigrationTotals,
   type PlannedDrain,
@@ -18,6 +19,7 @@ import { readSweeps } from '../ledger/repository/change-sweeps.ts';
 import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
+import { portStates } from '../model/network/published-port.ts';
 import { sweepHolds } from '../model/repository/sweep.ts';
 import { hostStates, taskStates, vmStates } from '../model/states.ts';
 import { pausedByParties } from '../model/vm.ts';
@@ -93,6 +95,8 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
       read: async () => (await readVms()).states,
     },
     { name: 'berth_hosts', help: 'Hosts by state', states: hostStates, read: () => readHostCounts(ledger) },
+    { name: 'berth_edges', help: 'Edges by state', states: hostStates, read: () => readEdgeCounts(ledger, clock()) },
+    { name: 'berth_published_ports', help: 'Published ports by state', states: portStates, read: () => readPortCounts(ledger) },
     { name: 'berth_drains', help: 'Drains by state', states: drainStates, read: () => readDrainCounts(ledger) },
   ];
   for (const { read, ...about } of gauges) stateGauge(registry, about, read);

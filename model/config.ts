@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { parsePortRange } from './network/published-port.ts';
 import { parseCidr, parseReachException } from './network/reach-exception.ts';
 
 /**
@@ -19,20 +20,22 @@ const list = z.string().transform((text) =>
     .filter((word) => word !== ''),
 );
 
+/** What `parse` takes; its Error's message is the problem. */
+const textOf = <T>(parse: (text: string) => T) =>
+  z.string().transform((text, context) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+      return z.NEVER;
+    }
+  });
+
 /** A comma-separated list of what `parse` takes; its Error's message is the problem. */
 const listOf = <T>(parse: (text: string) => T) =>
   list.pipe(
     z
-      .array(
-        z.string().transform((text, context) => {
-          try {
-            return parse(text);
-          } catch (error) {
-            context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
-            return z.NEVER;
-          }
-        }),
-      )
+      .array(textOf(parse))
       // Each is a rule of the kernel's, which are compared with a packet one after the other.
       .max(256),
   );
@@ -131,6 +134,16 @@ export const groups = {
     BERTH_MAX_TASKS_PER_OWNER: count(1000).describe(
       "Tasks of an owner that are not over, waiting ones included, unless the owner's row has a limit",
     ),
+    BERTH_MAX_PORTS_PER_OWNER: count(64).describe("Published ports of an owner, unless the owner's row has a limit"),
+    BERTH_PUBLIC_ADDRESSES: list
+      .pipe(z.array(z.ipv4()).max(64))
+      .default([])
+      .describe(
+        'Public addresses of the edges, comma-separated, at which ports are published; none: ports are not published. edges.md',
+      ),
+    BERTH_PUBLIC_PORTS: textOf(parsePortRange)
+      .default({ first: 20_000, last: 29_999 })
+      .describe('Public ports that are published at them, as FIRST-LAST'),
     BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER: count(4096).describe(
       "vCPU-hours that are left of an owner's promised leases, unless the owner's row has a limit",
     ),
@@ -214,10 +227,35 @@ export const groups = {
         "How the host worker before this one ended, as its supervisor says: a signal, or systemd's SERVICE_RESULT and EXIT_STATUS",
       ),
   }),
+  edge: z.object({
+    BERTH_EDGE_ID: z
+      .string()
+      .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, { error: 'expected a DNS label' })
+      .describe('Name of the edge: a DNS label'),
+    BERTH_EDGE_ADDRESS: z.ipv4().describe("Address on the hosts' network, over which it joins owners' segments"),
+    BERTH_EDGE_PUBLIC_INTERFACE: z
+      .string()
+      .regex(/^[A-Za-z0-9._-]{1,15}$/, { error: 'expected the name of a network interface' })
+      .describe('The interface on which clients come: it gets the public addresses while the edge is active'),
+    BERTH_EDGE_OPEN_PORTS: list
+      .pipe(z.array(z.coerce.number<string>().int().min(1).max(65535)).max(64))
+      .default([22])
+      .describe('TCP ports of the edge itself, at addresses that are not public, comma-separated'),
+    BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the edge reaches it'),
+    BERTH_EDGE_KEY_FILE: z
+      .string()
+      .default('/etc/berth/edge.key')
+      .describe("File with this edge's key, by which it asks for its ports; `site-admin.ts edge-key` prints it"),
+    ...metrics,
+  }),
   hostSetup: z.object({
     BERTH_HOST_PEERS: list
       .pipe(z.array(z.ipv4()))
       .describe("Addresses of the site's other hosts, comma-separated; only they reach this host's services"),
+    BERTH_HOST_EDGES: list
+      .pipe(z.array(z.ipv4()))
+      .default([])
+      .describe("Addresses of the site's edges, comma-separated: they reach this host's VXLAN and nothing else"),
     BERTH_HOST_OPEN_PORTS: list
       .pipe(z.array(z.coerce.number<string>().int().min(1).max(65535)))
       .default([22])

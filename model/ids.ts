@@ -18,6 +18,7 @@ const prefixes = {
   migration: 'migration',
   drain: 'drain',
   reservation: 'reservation',
+  port: 'port',
 } as const;
 
 export type IdKind = keyof typeof prefixes;

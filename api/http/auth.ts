@@ -3,7 +3,7 @@ import type { Ledger } from '../../ledger/client.ts';
 import { findApiKey } from '../../ledger/owners/find-api-key.ts';
 import { hashApiKey } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
-import { isHostKey } from '../../model/repository/host-key.ts';
+import { isEdgeKey, isHostKey } from '../../model/repository/host-key.ts';
 import { type SigningKeys, type UrlVerdict, verifySignedUrl } from '../../model/signed-url.ts';
 import type { OpenRequests } from './open-requests.ts';
 import type { limitUnknownKeys } from './unknown-keys.ts';
@@ -135,13 +135,14 @@ export function requireSignature(keys: SigningKeys, clock: () => number): Reques
   };
 }
 
-/** Requires the key of the host that the path names. */
-export function requireHostKey(keys: SigningKeys): RequestHandler {
+/** Requires the key of the host, or of the edge, that the path names. */
+export function requireMachineKey(keys: SigningKeys, kind: 'host' | 'edge'): RequestHandler {
+  const [param, isKey] = kind === 'host' ? (['hostId', isHostKey] as const) : (['edgeId', isEdgeKey] as const);
   return (req, _res, next) => {
     const key = bearerOf(req);
-    const { hostId } = req.params;
-    if (typeof hostId !== 'string' || key === null || !isHostKey(keys, hostId, key))
-      throw new BerthError('unauthenticated', 'Found no key of this host; expected "Authorization: Bearer <host key>"');
+    const id = req.params[param];
+    if (typeof id !== 'string' || key === null || !isKey(keys, id, key))
+      throw new BerthError('unauthenticated', `Found no key of this ${kind}; expected "Authorization: Bearer <${kind} key>"`);
     next();
   };
 }

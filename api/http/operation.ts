@@ -15,10 +15,10 @@ export interface ResponseSpec {
 }
 
 /**
- * Which callers a route takes: `open` any; `signed` one with a signed URL; `host` the host of its path, with its key; the others
- * a key of that role.
+ * Which callers a route takes: `open` any; `signed` one with a signed URL; `host` and `edge` the machine of its path, with its
+ * key; the others a key of that role.
  */
-type Access = 'open' | 'client' | 'operator' | 'signed' | 'host';
+type Access = 'open' | 'client' | 'operator' | 'signed' | 'host' | 'edge';
 
 export interface Call<P, Q, B> {
   params: P;

@@ -5,6 +5,7 @@ import { acceptTaskOnce, changeTaskCancelRequested } from '../../ledger/tasks/re
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { TaskOrder } from '../../model/input/task-order.ts';
+import { publicPortsOf } from '../../model/network/published-port.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
 import { isTerminal, taskStates } from '../../model/states.ts';
 import { StoredTaskSpec, taskLimits } from '../../model/task.ts';
@@ -105,7 +106,7 @@ export function taskRoutes(deps: ApiDeps): Operation[] {
         refuseHighPriority(caller, body.lease.priority);
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
         const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', body);
-        const task = { owner, spec: body, quotas, maxQueued, nowMs: clock() };
+        const task = { owner, spec: body, quotas, maxQueued, publicPorts: publicPortsOf(config.api), nowMs: clock() };
         const { answer, id, replayed } = await acceptTaskOnce(ledger, request, task, (row) =>
           json(202, show(row), `/v1/tasks/${row.id}`),
         );

@@ -5,6 +5,7 @@ import { acceptOperationOnce, acceptVmOnce, changeVmRemovalRequested } from '../
 import { consolePageBytes } from '../../model/console.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
+import { publicPortsOf } from '../../model/network/published-port.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
 import { StoredVmRequest, unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
@@ -116,7 +117,8 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
         const { ownerId: owner, keyId } = caller;
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt });
         const request = idempotentPost(caller, idempotencyKey, '/v1/vms', body);
-        const vm = { owner, order: body, quotas: siteQuotas(config.api), nowMs: clock() };
+        const publicPorts = publicPortsOf(config.api);
+        const vm = { owner, order: body, quotas: siteQuotas(config.api), publicPorts, nowMs: clock() };
         const { answer, id, replayed } = await acceptVmOnce(ledger, request, vm, (row) =>
           json(202, show(row), `/v1/vms/${row.id}`),
         );

@@ -10,6 +10,7 @@ const descriptions: Record<QuotaName, string> = {
   vcpus: 'vCPUs of VMs that are not removed, of tasks and builds as well, waiting and suspended ones included',
   memoryMiB: 'Memory of them',
   diskMiB: 'Disk of them, images included',
+  ports: 'Published ports, those that are being withdrawn included',
   reservedVcpuHours: 'What is left of leases with a promise, in vCPU-hours',
   horizonS: 'Seconds from now by which a lease with a promise has to end; used: the latest end',
 };

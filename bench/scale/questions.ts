@@ -55,6 +55,7 @@ export const unlimitedQuotas = {
   vcpus: unlimited,
   memoryMiB: unlimited,
   diskMiB: unlimited,
+  ports: unlimited,
   reservedVcpuHours: unlimited,
   horizonS: unlimited,
 };
@@ -73,7 +74,14 @@ export function questions(deps: LedgerDeps, nowMs: number): Record<string, () =>
   const acceptTask = (lease: object) => () =>
     undone(() => {
       const spec = TaskSpec.parse({ image: filledImage, command: ['true'], resources, lease });
-      const task = { owner: ownerOf(0), spec, nowMs, maxQueued: unlimited, quotas: unlimitedQuotas };
+      const task = {
+        owner: ownerOf(0),
+        spec,
+        nowMs,
+        maxQueued: unlimited,
+        quotas: unlimitedQuotas,
+        publicPorts: { addresses: [], first: 1, last: 1 },
+      };
       return acceptTaskOnce(ledger, request('/v1/tasks'), task, undo);
     });
   const inUndone = (work: (tx: Transaction) => Promise<unknown>) => () =>

@@ -43,7 +43,14 @@ export async function liveOneTask(deps: LedgerDeps, key: string): Promise<void> 
     lease: { kind: 'bestEffort', durationS: 600 },
   });
   const request = { ownerId: ownerOf(0), key, method: 'POST', path: '/v1/tasks', fingerprint: 'bench' };
-  const task = { owner: ownerOf(0), spec, nowMs: deps.clock(), maxQueued: Number.MAX_SAFE_INTEGER, quotas: unlimitedQuotas };
+  const task = {
+    owner: ownerOf(0),
+    spec,
+    nowMs: deps.clock(),
+    maxQueued: Number.MAX_SAFE_INTEGER,
+    quotas: unlimitedQuotas,
+    publicPorts: { addresses: [], first: 1, last: 1 },
+  };
   const accepted = await acceptTaskOnce(deps.ledger, request, task, ({ id }) => ({
     status: 202,
     text: '',

@@ -14,13 +14,14 @@ export async function readQuotas(tx: Transaction, owner: string, site: QuotaLimi
   const now = isoOf(nowMs);
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
-      o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, l.*
+      o."maxPorts", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, l.*
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued
         FROM "Task" WHERE "ownerId" = o.id AND state NOT IN ('succeeded', 'failed', 'cancelled')) t,
       LATERAL (SELECT count(*) FILTER (WHERE "order" IS NOT NULL) AS vms, COALESCE(sum(vcpus), 0) AS vcpus,
           COALESCE(sum("memoryMiB"), 0) AS "memoryMiB", COALESCE(sum("diskMiB" + "overlayMiB"), 0) AS "diskMiB"
         FROM "Vm" WHERE "ownerId" = o.id AND state <> 'removed' AND NOT template) v,
+      LATERAL (SELECT count(*) AS ports FROM "PublishedPort" WHERE "ownerId" = o.id) p,
       LATERAL (SELECT COALESCE(sum(p.vcpus * EXTRACT(EPOCH FROM p."endAt" - GREATEST(p."startAt", ${now}::timestamptz)) / 3600)
             FILTER (WHERE p."endAt" > ${now}::timestamptz), 0)::float8 AS "reservedVcpuHours",
           COALESCE(max(GREATEST(0, EXTRACT(EPOCH FROM p."endAt" - ${now}::timestamptz))), 0)::float8 AS "horizonS"
@@ -36,7 +37,7 @@ export async function readQuotas(tx: Transaction, owner: string, site: QuotaLimi
 }
 
 /** What an accepted request adds to. Bytes are claimed by uploads; the queue's length and the VMs are counted before. */
-const countedAfter = ['tasks', 'vcpus', 'memoryMiB', 'diskMiB', 'reservedVcpuHours'] as const;
+const countedAfter = ['tasks', 'vcpus', 'memoryMiB', 'diskMiB', 'ports', 'reservedVcpuHours'] as const;
 
 function refusal(quota: QuotaName, wanted: number, limit: number): BerthError {
   const most = Math.ceil(wanted * 100) / 100;
@@ -74,6 +75,23 @@ export async function refuseOverQuotas(tx: Transaction, owner: string, { limits,
   if (quotas.horizonS.used <= quotas.horizonS.limit) return;
   const aheadS = await secondsToLeaseEnd(tx, id, nowMs);
   if (aheadS > quotas.horizonS.limit) throw refusal('horizonS', aheadS, quotas.horizonS.limit);
+}
+
+/**
+ * Runs what publishes ports of an owner, within its quota of them. Exact: the owner's acceptances are serialized to the end
+ * of their transactions.
+ */
+export async function withinPortQuota<T>(
+  tx: Transaction,
+  owner: string,
+  { limits, nowMs }: SiteQuotas,
+  insert: () => Promise<T>,
+): Promise<T> {
+  await lockOwner(tx, 'quotas', owner);
+  const inserted = await insert();
+  const { ports } = await readQuotas(tx, owner, limits, nowMs);
+  if (ports.used > ports.limit) throw refusal('ports', ports.used, ports.limit);
+  return inserted;
 }
 
 /**

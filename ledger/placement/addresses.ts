@@ -76,6 +76,13 @@ export function freeAddress(cidr: string, taken: ReadonlySet<string>, seed: numb
   return null;
 }
 
+/** The last free address of a network, for what is no guest; null when there is none. */
+export function lastFreeAddress(cidr: string, taken: ReadonlySet<string>): string | null {
+  const { first, last } = rangeOf(cidr);
+  for (let number = last - 1; number > first + 1; number -= 1) if (!taken.has(toText(number))) return toText(number);
+  return null;
+}
+
 /** A locally administered MAC with the address in its last four bytes: as unique as the address, and readable in a packet trace. */
 export function macOf(address: string): string {
   const bytes = [0x52, 0x54, ...bytesOf(toNumber(address))];

@@ -46,6 +46,8 @@ async function readOffers(tx: Transaction, vms: readonly { vm: string; owner: st
         FROM generate_series(0, ${probes - 1}) k) c
       WHERE NOT EXISTS (SELECT FROM "Vm" o WHERE o.address = c.address AND o.state NOT IN ('pending', 'removed'))
         AND NOT EXISTS (SELECT FROM "Fence" f WHERE f.address = c.address)
+        AND NOT EXISTS (SELECT FROM "PublishedPort" p WHERE p.address = c.address AND p.state = 'removing')
+        AND NOT EXISTS (SELECT FROM "EdgeSegment" e WHERE e.address = c.address)
       ORDER BY c.k) AS free
     FROM jsonb_to_recordset(${JSON.stringify(vms)}::jsonb) AS v(vm text, owner text, seed bigint) JOIN "Network" n ON n."ownerId" = v.owner
       JOIN "Owner" o ON o.id = v.owner`;

@@ -39,10 +39,13 @@ export async function createNetwork(tx: Transaction, supernet: string, owner: st
 export async function growNetwork(tx: Transaction, supernet: string, owner: string): Promise<string | null> {
   const used = await tx.$queryRaw<{ used: boolean }[]>`
     SELECT EXISTS (SELECT FROM "Vm" WHERE "ownerId" = ${owner} AND state NOT IN ('pending', 'removed') AND address IS NOT NULL)
-      OR EXISTS (SELECT FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL) AS used`;
+      OR EXISTS (SELECT FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL)
+      OR EXISTS (SELECT FROM "PublishedPort" WHERE "ownerId" = ${owner} AND address IS NOT NULL) AS used`;
   if (used[0]!.used) return null;
   const free = await chooseNetwork(tx, supernet, owner);
   if (free === null) return null;
+  // Edges join the new one with other addresses.
+  await tx.edgeSegment.deleteMany({ where: { network: { ownerId: owner } } });
   await tx.network.update({ where: { ownerId: owner }, data: free });
   return free.cidr;
 }
@@ -53,10 +56,12 @@ export async function ensureNetwork(tx: Transaction, supernet: string, owner: st
   return found?.cidr ?? createNetwork(tx, supernet, owner);
 }
 
-/** The addresses that an owner's VMs have. */
+/** The addresses that an owner's VMs have, that edges have in its network, and to which edges may still lead. */
 export async function readAddresses(tx: Transaction, owner: string): Promise<Set<string>> {
   const rows = await tx.$queryRaw<{ address: string }[]>`
     SELECT address FROM "Vm" WHERE "ownerId" = ${owner} AND state NOT IN ('pending', 'removed') AND address IS NOT NULL
-    UNION ALL SELECT f.address FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL`;
+    UNION ALL SELECT f.address FROM "Fence" f JOIN "Vm" v ON v.id = f."vmId" AND v."ownerId" = ${owner} WHERE f.address IS NOT NULL
+    UNION ALL SELECT address FROM "PublishedPort" WHERE "ownerId" = ${owner} AND state = 'removing' AND address IS NOT NULL
+    UNION ALL SELECT e.address FROM "EdgeSegment" e JOIN "Network" n ON n.id = e."networkId" AND n."ownerId" = ${owner}`;
   return new Set(rows.map(({ address }) => address));
 }

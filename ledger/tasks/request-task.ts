@@ -1,12 +1,16 @@
 import { BerthError } from '../../model/errors.ts';
+import type { PublicPorts } from '../../model/network/published-port.ts';
 import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { withinQuotas } from '../owners/quotas.ts';
+import { insertPorts } from '../ports/insert-ports.ts';
 import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
 import { acceptTask, type TaskRequest } from './accept-task.ts';
 import type { TaskRecord } from './read-tasks.ts';
+
+const ofSpec = (index: number): string => `/ports/${index}/publicPort`;
 
 /** The queue's length. The owner's bound is exact, as its accepts are serialized; the site's may be passed by as many tasks as are accepted at the same moment. */
 async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { site: number; owner: number }): Promise<void> {
@@ -26,20 +30,24 @@ async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { s
 }
 
 /**
- * Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask throws.
- * @param task `quotas`: the site's limits, for an owner whose row says nothing
+ * Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask and insertPorts
+ * throw.
+ * @param task `quotas`: the site's limits, for an owner whose row says nothing; `publicPorts`: where its ports are published
  */
 export async function acceptTaskOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  task: TaskRequest & { maxQueued: number; quotas: QuotaLimits },
+  task: TaskRequest & { maxQueued: number; quotas: QuotaLimits; publicPorts: PublicPorts },
   answer: (task: TaskRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
-    const { owner, quotas, nowMs } = task;
+    const { owner, spec, quotas, publicPorts, nowMs } = task;
     const accepted = await withinQuotas(tx, owner, { limits: quotas, nowMs }, async () => {
       await refuseWhenQueueFull(tx, owner, { site: task.maxQueued, owner: quotas.queued });
-      return acceptTask(tx, task);
+      const row = await acceptTask(tx, task);
+      const vms = row.vms.map(({ id }) => id);
+      await insertPorts(tx, { owner, vms, ports: spec.ports, site: publicPorts, nowMs, pointer: ofSpec });
+      return row;
     });
     return answer(accepted);
   });

@@ -52,7 +52,7 @@ const PlacedVms = z.strictObject({
 
 /** VMs, with what the host of one of them needs besides. */
 const PlacedOnHost = PlacedVms.extend({
-  /** Of all hosts of the site, separated by spaces: an element for each would be most of what is read. */
+  /** Of all hosts and edges of the site, separated by spaces: an element for each would be most of what is read. */
   addresses: z
     .string()
     .nullable()
@@ -110,7 +110,8 @@ export async function readPlacedVm(
     SELECT ${placedVmColumns(Prisma.sql`${[...hosts, at].filter((host) => host !== null)}::text[]`)},
       site.version AS "addressesVersion", CASE WHEN site.version IS DISTINCT FROM ${known ?? null}::text THEN site.addresses END AS addresses,
       ${imagePeers(Prisma.sql`one."imageId"`, Prisma.sql`COALESCE(${at}::text, one."hostId")`)} AS "imagePeers"
-    FROM "Vm" one, (SELECT md5(a) AS version, a AS addresses FROM (SELECT string_agg(address, ' ' ORDER BY id) AS a FROM "Host") h) site
+    FROM "Vm" one, (SELECT md5(a) AS version, a AS addresses FROM (SELECT string_agg(address, ' ' ORDER BY id) AS a FROM (
+      SELECT id, address FROM "Host" UNION ALL SELECT id, address FROM "Edge") machines) h) site
     WHERE one.id = ${id}`;
   return PlacedOnHost.parse(oneOrNotFound(rows, `VM ${id}`));
 }

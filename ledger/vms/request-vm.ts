@@ -1,13 +1,17 @@
 import { BerthError } from '../../model/errors.ts';
+import type { PublicPorts } from '../../model/network/published-port.ts';
 import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { lockOwner } from '../owners/lock-owner.ts';
 import { withinQuotas } from '../owners/quotas.ts';
+import { insertPorts } from '../ports/insert-ports.ts';
 import type { Transaction } from '../transaction.ts';
 import { acceptOperation, acceptVm, type VmAcceptance } from './accept-vm.ts';
 import { findVm, type VmRecord } from './read-vms.ts';
+
+const ofOrder = (index: number): string => `/ports/${index}/publicPort`;
 
 /** Exact: an owner's acceptances of VMs are serialized. */
 async function refuseTooManyVms(tx: Transaction, ownerId: string, maxVms: number): Promise<void> {
@@ -19,18 +23,23 @@ async function refuseTooManyVms(tx: Transaction, ownerId: string, maxVms: number
 }
 
 /**
- * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm throws.
- * @param vm `quotas`: the site's limits, for an owner whose row says nothing
+ * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm and insertPorts throw.
+ * @param vm `quotas`: the site's limits, for an owner whose row says nothing; `publicPorts`: where its ports are published
  */
 export async function acceptVmOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  vm: VmAcceptance & { quotas: QuotaLimits },
+  vm: VmAcceptance & { quotas: QuotaLimits; publicPorts: PublicPorts },
   answer: (vm: VmRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
     await refuseTooManyVms(tx, vm.owner, vm.quotas.vms);
-    const id = await withinQuotas(tx, vm.owner, { limits: vm.quotas, nowMs: vm.nowMs }, () => acceptVm(tx, vm));
+    const { owner, order, publicPorts, nowMs } = vm;
+    const id = await withinQuotas(tx, owner, { limits: vm.quotas, nowMs }, async () => {
+      const accepted = await acceptVm(tx, vm);
+      await insertPorts(tx, { owner, vms: [accepted], ports: order.ports, site: publicPorts, nowMs, pointer: ofOrder });
+      return accepted;
+    });
     return answer(await findVm(tx, vm.owner, id));
   });
 }

@@ -9,6 +9,7 @@ export const quotaColumns = {
   vcpus: 'maxVcpus',
   memoryMiB: 'maxMemoryMiB',
   diskMiB: 'maxDiskMiB',
+  ports: 'maxPorts',
   reservedVcpuHours: 'maxReservedVcpuHours',
   horizonS: 'maxHorizonS',
 } as const;
@@ -27,6 +28,7 @@ export function siteQuotas(api: ReturnType<typeof readConfig<'api'>>['api']): Qu
     vcpus: api.BERTH_MAX_VCPUS_PER_OWNER,
     memoryMiB: api.BERTH_MAX_MEMORY_MIB_PER_OWNER,
     diskMiB: api.BERTH_MAX_DISK_MIB_PER_OWNER,
+    ports: api.BERTH_MAX_PORTS_PER_OWNER,
     reservedVcpuHours: api.BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER,
     horizonS: api.BERTH_MAX_HORIZON_DAYS * 86_400,
   };

@@ -11,13 +11,14 @@ let inTask: string;
 let migration: string;
 let drain: string;
 let reservation: string;
+let published: string;
 const reserve = (host: string) => ({ hosts: [host], startAt: inAnHour().deadline, durationS: 60, purpose: 'a test' });
 const inAnHour = () => ({ deadline: new Date(Date.now() + 3600_000).toISOString() });
 const json = { image: 'debian-12', command: ['true'] };
 const order = { name: 'alone', image: 'debian-12' };
 let alone: string;
 beforeAll(async () => {
-  api = await startApi();
+  api = await startApi({ BERTH_PUBLIC_ADDRESSES: '203.0.113.7' });
   await api.addImage('debian-12');
   await api.addHost('host-a');
   await api.addHost('host-b');
@@ -32,6 +33,7 @@ beforeAll(async () => {
   runs = second;
   inTask = moving.id;
   alone = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/vms', { json: order })).body.id;
+  published = (await api.call<{ id: string }>(api.operator, 'POST', `/v1/vms/${runs}/ports`, { json: { port: 22 } })).body.id;
   migration = (await api.call<{ id: string }>(api.operator, 'POST', `/v1/vms/${first}/migrations`, { json: {} })).body.id;
   await api.addHost('host-c');
   await api.addHost('host-d');
@@ -88,6 +90,12 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/vms/{id}/exec': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/exec?command=true`),
   'GET /v1/tasks/{id}/exec': () => api.fetch(api.operator, 'GET', `/v1/tasks/${inTask}/exec?command=true`),
   'GET /v1/vms/{id}/forward': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/forward?port=80`),
+  'POST /v1/vms/{id}/ports': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/ports`, { json: { port: 80 } }),
+  'GET /v1/vms/{id}/ports': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/ports`),
+  'GET /v1/vms/{id}/ports/{portId}': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/ports/${published}`),
+  'DELETE /v1/vms/{id}/ports/{portId}': () => api.fetch(api.operator, 'DELETE', `/v1/vms/${runs}/ports/${published}`),
+  'GET /v1/ports': () => api.fetch(api.operator, 'GET', '/v1/ports'),
+  'GET /v1/edges': () => api.fetch(api.operator, 'GET', '/v1/edges'),
   'POST /v1/vms/{id}/migrations': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/migrations`, { json: {} }),
   'GET /v1/migrations': () => api.fetch(api.operator, 'GET', '/v1/migrations'),
   'GET /v1/migrations/{id}': () => api.fetch(api.operator, 'GET', `/v1/migrations/${migration}`),
@@ -165,6 +173,7 @@ const bodies = [
   'PUT /v1/images/{name}/publication',
   'POST /v1/vms',
   'POST /v1/vms/{id}/migrations',
+  'POST /v1/vms/{id}/ports',
   'POST /v1/hosts/{id}/drains',
   'POST /v1/drains/{id}/cancel',
   'POST /v1/reservations',

@@ -17,6 +17,7 @@ describe('a task', () => {
       env: {},
       inputs: [],
       outputs: [],
+      ports: [],
       resources: { vcpus: 1, memoryMiB: 256, diskMiB: 512 },
       nodes: 1,
       lease: { kind: 'bestEffort', durationS: 3600 },
