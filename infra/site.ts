@@ -23,6 +23,7 @@ const interrupted = new Promise<string>((resolve) => {
 const starting = startSite({
   home: process.env.BERTH_HOME ?? '.berth',
   hosts: number('BERTH_HOSTS', 3, 1, 200),
+  edges: number('BERTH_EDGES', 1, 0, 9),
   apiPort: process.env.BERTH_API_PORT === undefined ? null : number('BERTH_API_PORT', 0, 0, 65_535),
   signal: interruption.signal,
   note,

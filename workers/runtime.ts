@@ -30,15 +30,25 @@ export function installRuntime(log: Logger, metricsPort: number): string | null 
   return address;
 }
 
-/** GET /metrics: this process's metrics, then the SDK's (temporal_…). */
-export function serveMetrics(listen: string, port: number, sdkAddress: string, log: Logger): { close: () => void } {
-  const registry = new Registry();
+/**
+ * GET /metrics: this process's metrics, then the SDK's (temporal_…).
+ * @param sdkAddress null: of a process without the SDK
+ * @param registry of the process's own metrics
+ */
+export function serveMetrics(
+  listen: string,
+  port: number,
+  sdkAddress: string | null,
+  log: Logger,
+  registry = new Registry(),
+): { close: () => void } {
   collectDefaultMetrics({ register: registry });
   const server = createServer(async (request, response) => {
     if (request.url !== '/metrics') return response.writeHead(404).end();
     try {
-      const sdk = await fetch(`http://${sdkAddress}/metrics`, { signal: AbortSignal.timeout(2000) });
-      const text = `${await registry.metrics()}${await sdk.text()}`;
+      const ofSdk =
+        sdkAddress === null ? null : await fetch(`http://${sdkAddress}/metrics`, { signal: AbortSignal.timeout(2000) });
+      const text = `${await registry.metrics()}${(await ofSdk?.text()) ?? ''}`;
       response.writeHead(200, { 'content-type': registry.contentType }).end(text);
     } catch (error) {
       log.warn({ err: error }, 'the metrics could not be collected');

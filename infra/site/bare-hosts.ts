@@ -34,7 +34,8 @@ function hostOptions(
   note: (text: string) => void,
 ): Parameters<typeof startHost>[0] {
   const { home, network, cache, env } = ground;
-  return { home, network, libvirtCache: join(cache, 'libvirt'), env, index, count, worker: null, note };
+  const place = { role: 'host' as const, home, network, index, count, edges: 0, libvirtCache: join(cache, 'libvirt') };
+  return { ...place, env, worker: null, note };
 }
 
 if (import.meta.main) {

@@ -21,6 +21,10 @@ const bridgeName = (tag: string): string => `berth-${tag}`;
 export const vethName = (tag: string, index: number): string => `bv-${tag}-${index}`;
 const ruleComment = (tag: string): string => `berth site ${tag}`;
 export const hostAddress = (network: SiteNetwork, index: number): string => `${network.subnet}.${10 + index}`;
+/** Beyond those of the hosts, of which there are 200 at the most. */
+export const edgeAddress = (network: SiteNetwork, index: number): string => `${network.subnet}.${220 + index}`;
+/** At which ports of guests are published: on this machine alone, which is what is outside of a local site. */
+export const publicAddress = (network: SiteNetwork): string => `${network.subnet}.250`;
 
 interface Link {
   ifname: string;

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { hostKeyFile, hostName } from './host/host-folders.ts';
-import { hostAddress } from './network.ts';
+import { edgeKeyFile, edgeName, hostKeyFile, hostName } from './host/host-folders.ts';
+import { edgeAddress, hostAddress, publicAddress } from './network.ts';
 import { persistentSecret } from './secrets.ts';
 import type { SiteBase } from './site-base.ts';
 
@@ -43,6 +43,8 @@ export interface Settings {
   control: Record<string, string>;
   /** For each host worker, by its index, from 1. */
   host: (index: number) => Record<string, string>;
+  /** The same of the edge workers. */
+  edge: (index: number) => Record<string, string>;
 }
 
 /**
@@ -54,6 +56,7 @@ export function settingsOf(
   ground: SiteBase,
   ports: Ports,
   hosts: number,
+  edges: number,
   reaches: readonly string[],
   given: Record<string, string>,
 ): Settings {
@@ -78,6 +81,7 @@ export function settingsOf(
       BERTH_REPOSITORY: home.repository,
       BERTH_BUNDLE_FOLDER: join(cache, 'workflows'),
       BERTH_METRICS_PORT: String(ports.control),
+      BERTH_PUBLIC_ADDRESSES: edges === 0 ? '' : publicAddress(network),
       ...given,
     },
     host: (index) => ({
@@ -89,6 +93,16 @@ export function settingsOf(
       BERTH_HOSTS_CIDR: network.cidr,
       BERTH_GUEST_REACHES: [ground.env.BERTH_GUEST_REACHES ?? '', ...reaches].join(','),
       BERTH_HOST_SHARE: (1 / hosts).toFixed(4),
+      BERTH_METRICS_PORT: String(hostMetricsPort),
+      ...given,
+    }),
+    edge: (index) => ({
+      ...common,
+      BERTH_EDGE_ID: edgeName(index),
+      BERTH_EDGE_KEY_FILE: edgeKeyFile,
+      BERTH_EDGE_ADDRESS: edgeAddress(network, index),
+      BERTH_EDGE_PUBLIC_INTERFACE: 'eth0',
+      BERTH_EDGE_OPEN_PORTS: '',
       BERTH_METRICS_PORT: String(hostMetricsPort),
       ...given,
     }),

@@ -2,11 +2,11 @@ import { appendFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
-import { hostKeyOf } from '../../model/repository/host-key.ts';
+import { edgeKeyOf, hostKeyOf } from '../../model/repository/host-key.ts';
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { archiveExceptions, debianArchives } from './archive-exceptions.ts';
-import { type Host, hostName, startHost } from './host/host.ts';
-import { applyMachineRules, machineRules } from './network.ts';
+import { edgeName, type Host, hostName, startHost } from './host/host.ts';
+import { applyMachineRules, machineRules, publicAddress } from './network.ts';
 import { startPostgres } from './postgres.ts';
 import { isListening, takesConnections } from './processes.ts';
 import { type KeyFiles, publishImage, seedOwners } from './seed.ts';
@@ -20,6 +20,8 @@ export interface SiteOptions {
   /** The site's folder, with everything that must survive a restart. */
   home: string;
   hosts: number;
+  /** 1 unless said; 0: no ports are published. */
+  edges?: number;
   /** 0: any free one; null: the default one where it is free. */
   apiPort: number | null;
   /** Additional settings (model/config.ts) for the API, the control worker and the host workers. */
@@ -36,6 +38,8 @@ export interface Ready extends KeyFiles {
   temporalUi: string;
   /** An operators' page does not exist yet. */
   console: null;
+  /** The public address at which ports are published; null: without edges. */
+  edge: string | null;
 }
 
 export interface Site {
@@ -46,7 +50,8 @@ export interface Site {
   /** Health and metrics of the API. */
   operatorsUrl: string;
   hosts: readonly Host[];
-  /** `postgres`, `temporal`, `api`, `control`, or a host's: `host1/worker`, `host1/libvirtd`, … */
+  edges: readonly Host[];
+  /** `postgres`, `temporal`, `api`, `control`, or a machine's: `host1/worker`, `host1/libvirtd`, `edge1/worker`, … */
   child: (name: string) => Child;
   stop: () => Promise<void>;
 }
@@ -63,11 +68,11 @@ const nodeArgv = (entry: string): string[] => [process.execPath, join(root, entr
 export async function startSite(given: SiteOptions): Promise<Site> {
   const ground = await acquireSiteBase(given.home, given.note);
   const options = { ...given, note: teeToLog(given.note, join(ground.home.logs, 'site.log')) };
-  const running: RunningParts = { children: new Map(), hosts: [], stopping: false };
+  const running: RunningParts = { children: new Map(), hosts: [], edges: [], stopping: false };
   const stop = (): Promise<void> => stopAll(ground, running);
   try {
     const started = await Promise.race([startParts(options, ground, running), rejectOnAbort(options.signal)]);
-    return { ...started, hosts: running.hosts, child: (name) => find(running, name), stop };
+    return { ...started, hosts: running.hosts, edges: running.edges, child: (name) => find(running, name), stop };
   } catch (error) {
     await stop().catch((failure: unknown) => options.note(String(failure)));
     throw error;
@@ -79,6 +84,7 @@ interface RunningParts {
   stopping: boolean;
   children: Map<string, Child>;
   hosts: Host[];
+  edges: Host[];
 }
 
 /** Writes each message to the site's log as well, beside the logs of the processes that it is about. */
@@ -101,7 +107,7 @@ function refuseWhenStopping(running: RunningParts): void {
 }
 
 /** The parts of Site that the start returns: see startSite. */
-type Started = Omit<Site, 'stop' | 'child' | 'hosts'>;
+type Started = Omit<Site, 'stop' | 'child' | 'hosts' | 'edges'>;
 
 async function startParts(options: SiteOptions, ground: SiteBase, running: RunningParts): Promise<Started> {
   const { note } = options;
@@ -121,12 +127,13 @@ async function startParts(options: SiteOptions, ground: SiteBase, running: Runni
   databaseUrl.catch(() => undefined);
   const reaches = await exceptions;
   if (reaches.length > 0) note(`guests reach the package archives at ${reaches.join(', ')}`);
-  const settings = settingsOf(ground, ports, options.hosts, reaches, options.settings ?? {});
+  const settings = settingsOf(ground, ports, options.hosts, edgesOf(options), reaches, options.settings ?? {});
   refuseWhenStopping(running);
   startHosts(options, ground, running, settings);
+  startEdges(options, ground, running, settings);
   const infrastructure = Promise.all([
     temporal.ready.then(() => note('Temporal serves')),
-    ...running.hosts.map((host) => host.ready.then(() => note(`${host.id} at ${host.address} is up`))),
+    ...[...running.hosts, ...running.edges].map((one) => one.ready.then(() => note(`${one.id} at ${one.address} is up`))),
   ]);
   infrastructure.catch(() => undefined);
   const started = await startBerth({ options, ground, running, ports, settings }, await databaseUrl, sinceMs);
@@ -162,8 +169,9 @@ async function startBerth(plan: StartContext, databaseUrl: string, sinceMs: numb
       find(running, 'control').ready.then(() => note('the control worker runs')),
       hostsRegistered(ledger, running.hosts, sinceMs).then(() => note('all hosts have registered')),
     ]);
+    const edge = edgesOf(plan.options) === 0 ? null : publicAddress(ground.network);
     return {
-      ready: { api, temporalUi: `http://127.0.0.1:${ports.temporal.uiPort}`, console: null, ...keys },
+      ready: { api, temporalUi: `http://127.0.0.1:${ports.temporal.uiPort}`, console: null, edge, ...keys },
       temporalAddress: `127.0.0.1:${ports.temporal.port}`,
       databaseUrl,
       operatorsUrl: `http://127.0.0.1:${ports.operators}`,
@@ -198,9 +206,44 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
       // A worker serves its metrics once it accepts work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
-    const place = { home, network, index, count: options.hosts, libvirtCache: join(cache, 'libvirt') };
+    const count = options.hosts;
+    const place = {
+      role: 'host' as const,
+      home,
+      network,
+      index,
+      count,
+      edges: edgesOf(options),
+      libvirtCache: join(cache, 'libvirt'),
+    };
     const key = hostKeyOf(settings.signingKey, hostName(index));
     running.hosts.push(startHost({ ...place, key, env, worker, note: options.note }));
+  }
+}
+
+const edgesOf = ({ edges = 1 }: SiteOptions): number => edges;
+
+function startEdges(options: SiteOptions, ground: SiteBase, running: RunningParts, settings: Settings): void {
+  const { home, network, cache, env } = ground;
+  const edges = edgesOf(options);
+  for (let index = 1; index <= edges; index += 1) {
+    const worker = {
+      argv: nodeArgv('workers/edge.ts'),
+      env: { ...env, ...settings.edge(index) },
+      watchdog: { socket: join(home.logs, edgeName(index), 'notify'), seenAs: '/var/log/notify', limitMs: watchdogLimitMs },
+      isReady: (pid: number) => isListening(pid, hostMetricsPort),
+    };
+    const place = {
+      role: 'edge' as const,
+      home,
+      network,
+      index,
+      count: options.hosts,
+      edges,
+      libvirtCache: join(cache, 'libvirt'),
+    };
+    const key = edgeKeyOf(settings.signingKey, edgeName(index));
+    running.edges.push(startHost({ ...place, key, env, worker, note: options.note }));
   }
 }
 
@@ -237,7 +280,10 @@ async function hostsRegistered(ledger: Ledger, hosts: readonly Host[], sinceMs: 
 
 function find(running: RunningParts, name: string): Child {
   const [host, part] = name.split('/');
-  const child = part === undefined ? running.children.get(name) : running.hosts.find(({ id }) => id === host)?.child(part);
+  const child =
+    part === undefined
+      ? running.children.get(name)
+      : [...running.hosts, ...running.edges].find(({ id }) => id === host)?.child(part);
   if (child === undefined) throw new Error(`The site has no process ${name}`);
   return child;
 }
@@ -251,7 +297,7 @@ async function stopAll(ground: SiteBase, running: RunningParts): Promise<void> {
     ...(await stage([
       running.children.get('api')?.stop(),
       running.children.get('control')?.stop(),
-      ...running.hosts.map((host) => host.stop()),
+      ...[...running.hosts, ...running.edges].map((machine) => machine.stop()),
     ])),
     ...(await stage([running.children.get('temporal')?.stop(), running.children.get('postgres')?.stop()])),
     ...(await stage([ground.release()])),

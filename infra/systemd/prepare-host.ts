@@ -59,7 +59,13 @@ async function applyRules(host: HostConfig, uplink: string, open: readonly numbe
 
 if (import.meta.main) {
   const { host, hostSetup } = readConfig(['host', 'hostSetup'], process.env);
-  const config: HostConfig = { address: host.BERTH_HOST_ADDRESS, peers: hostSetup.BERTH_HOST_PEERS, uuid: null, confine: true };
+  const config: HostConfig = {
+    address: host.BERTH_HOST_ADDRESS,
+    peers: hostSetup.BERTH_HOST_PEERS,
+    edges: hostSetup.BERTH_HOST_EDGES,
+    uuid: null,
+    confine: true,
+  };
   await applyRules(config, hostSetup.BERTH_HOST_UPLINK, hostSetup.BERTH_HOST_OPEN_PORTS);
   const changed: string[] = [];
   for (const [path, text] of Object.entries(filesOf(config))) if (await replaceChanged(path, text)) changed.push(path);

@@ -23,11 +23,11 @@ export interface TestSite {
   stop(): Promise<void>;
 }
 
-export async function openSite(hosts = 3, settings: Record<string, string> = {}): Promise<TestSite> {
+export async function openSite(hosts = 3, settings: Record<string, string> = {}, edges = 1): Promise<TestSite> {
   const home = await mkdtemp(join(tmpdir(), 'berth-site-'));
   const notes: string[] = [];
   try {
-    const site = await startSite({ home, hosts, apiPort: 0, settings, note: (text) => notes.push(text) });
+    const site = await startSite({ home, hosts, edges, apiPort: 0, settings, note: (text) => notes.push(text) });
     const { api, clientKeyFile, operatorKeyFile } = site.ready;
     const operator = await SiteClient.fromKeyFile(api, operatorKeyFile);
     await untilAllUp(operator, hosts);
@@ -84,10 +84,14 @@ export async function anotherClient({ site }: TestSite): Promise<SiteClient> {
   }
 }
 
-export async function onHost({ site }: TestSite, host: string, argv: readonly string[]): Promise<string> {
-  const found = site.hosts.find(({ id }) => id === host);
-  const pid = found?.pid() ?? null;
-  if (pid === null) throw new Error(`${host} does not run`);
+export const onHost = ({ site }: TestSite, host: string, argv: readonly string[]): Promise<string> =>
+  onMachine(site.hosts, host, argv);
+export const onEdge = ({ site }: TestSite, edge: string, argv: readonly string[]): Promise<string> =>
+  onMachine(site.edges, edge, argv);
+
+async function onMachine(machines: readonly Host[], id: string, argv: readonly string[]): Promise<string> {
+  const pid = machines.find((machine) => machine.id === id)?.pid() ?? null;
+  if (pid === null) throw new Error(`${id} does not run`);
   return run(nsenterArgv(pid, argv), { deadlineMs: 30_000 });
 }
 

@@ -7,6 +7,8 @@ export interface HostConfig {
   address: string;
   /** Addresses of the other hosts of the site. */
   peers: readonly string[];
+  /** Addresses of the edges, which join owners' segments and reach nothing else. */
+  edges: readonly string[];
   /** How libvirt distinguishes hosts. null: the machine's own UUID, on a dedicated machine. */
   uuid: string | null;
   /**
@@ -117,6 +119,9 @@ export function hostRules(host: HostConfig, uplink: string, open: readonly numbe
     `-A BERTH-HOST -i ${uplink} -s ${peer} -p udp -m multiport --dports ${hostPorts.rpcbind},${hostPorts.vxlan} -j ACCEPT`,
     `-A BERTH-HOST -i ${uplink} -s ${peer} -p icmp -j ACCEPT`,
   ]);
+  const fromEdges = host.edges.map(
+    (edge) => `-A BERTH-HOST -i ${uplink} -s ${edge} -p udp -m multiport --dports ${hostPorts.vxlan} -j ACCEPT`,
+  );
   return [
     '*filter',
     // Declaring a chain empties it: applying the rules again replaces them atomically.
@@ -124,6 +129,7 @@ export function hostRules(host: HostConfig, uplink: string, open: readonly numbe
     '-A BERTH-HOST -i lo -j ACCEPT',
     '-A BERTH-HOST -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
     ...from,
+    ...fromEdges,
     ...open.map((port) => `-A BERTH-HOST -p tcp --dport ${port} ! -i bg+ -j ACCEPT`),
     '-A BERTH-HOST -j DROP',
     'COMMIT',

@@ -2,16 +2,19 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Home } from '../home.ts';
-import { hostAddress, type SiteNetwork } from '../network.ts';
+import { edgeAddress, hostAddress, type SiteNetwork, vethName } from '../network.ts';
 import { ganeshaConf, type HostConfig, hostRules, libvirtdConf, qemuConf, virtlogdConf } from './host-config.ts';
 
 export interface HostLayout {
+  /** An edge is made like a host, without what runs VMs. */
+  role: 'host' | 'edge';
   home: Home;
   network: SiteNetwork;
-  /** 1 for the first host. */
+  /** 1 for the first of its role. */
   index: number;
-  /** How many hosts the site has. */
+  /** How many hosts the site has, and how many edges. */
   count: number;
+  edges: number;
   /** libvirt's cache of QEMU's capabilities; shared, because probing takes a second. */
   libvirtCache: string;
   /** What its worker shows to the API; absent: it has no worker. */
@@ -21,14 +24,23 @@ export interface HostLayout {
 /** Where a host has its key, by which its worker fetches from the API: in its own /run, which no other host sees. */
 export const hostKeyFile = '/run/berth/host.key';
 
+/** The same of an edge. */
+export const edgeKeyFile = '/run/berth/edge.key';
+
 export const hostName = (index: number): string => `host${index}`;
+export const edgeName = (index: number): string => `edge${index}`;
+export const machineName = ({ role, index }: HostLayout): string => `${role}${index}`;
+export const machineAddress = ({ role, network, index }: HostLayout): string =>
+  role === 'host' ? hostAddress(network, index) : edgeAddress(network, index);
+/** The machine's end of its cable. */
+export const cableName = ({ role, home, index }: HostLayout): string => vethName(home.tag, role === 'host' ? index : 200 + index);
 export const pidFile = (home: Home, id: string): string => join(home.hosts, `${id}.pid`);
-const configFolder = (place: HostLayout): string => join(place.home.run, hostName(place.index));
+const configFolder = (place: HostLayout): string => join(place.home.run, machineName(place));
 
 /** Writes the host's configuration. @returns the argv of the host's first process */
 export function prepareHost(place: HostLayout): string[] {
-  const { home, index, libvirtCache } = place;
-  const id = hostName(index);
+  const { home, role, libvirtCache } = place;
+  const id = machineName(place);
   const config = configFolder(place);
   const [disk, logs] = [join(home.hosts, id), join(home.logs, id)];
   removeConfig(place);
@@ -37,11 +49,11 @@ export function prepareHost(place: HostLayout): string[] {
     mkdirSync(join(config, path, '..'), { recursive: true });
     writeFileSync(join(config, path), text);
   }
-  writeFileSync(join(config, 'host.key'), `${place.key ?? ''}\n`, { mode: 0o600 });
+  writeFileSync(join(config, `${role}.key`), `${place.key ?? ''}\n`, { mode: 0o600 });
   // unshare gets PDEATHSIG from supervise() and passes it to tini, PID 1, so that the whole host dies with the
   // supervisor.
   const namespaces = ['--net', '--mount', '--uts', '--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc'];
-  const init = join(import.meta.dirname, 'host-init.sh');
+  const init = join(import.meta.dirname, `${role}-init.sh`);
   return ['unshare', ...namespaces, 'tini', '--', init, id, home.path, config, disk, logs, libvirtCache];
 }
 
@@ -50,11 +62,14 @@ export function removeConfig(place: HostLayout): void {
 }
 
 /** Configuration texts, by their paths in the folder that host-init.sh receives. */
-function configFiles({ home, network, index, count }: HostLayout): Record<string, string> {
+function configFiles({ role, home, network, index, count, edges }: HostLayout): Record<string, string> {
+  // Its worker makes its rules.
+  if (role === 'edge') return {};
   const all = Array.from({ length: count }, (_, i) => i + 1);
   const host: HostConfig = {
     address: hostAddress(network, index),
     peers: all.filter((other) => other !== index).map((other) => hostAddress(network, other)),
+    edges: Array.from({ length: edges }, (_, i) => edgeAddress(network, i + 1)),
     uuid: hostUuid(`${home.path}/${hostName(index)}`),
     confine: false,
   };

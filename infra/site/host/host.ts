@@ -1,18 +1,18 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../../drivers/host/run-process.ts';
-import { hostAddress, hostsMtu, vethName } from '../network.ts';
+import { hostsMtu } from '../network.ts';
 import { type Child, supervise } from '../supervise.ts';
 import { type Daemon, daemonsOf, nsenterArgv } from './host-daemons.ts';
-import { type HostLayout, hostName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
+import { cableName, type HostLayout, machineAddress, machineName, pidFile, prepareHost, removeConfig } from './host-folders.ts';
 
 export { nsenterArgv } from './host-daemons.ts';
-export { hostName, pidFile } from './host-folders.ts';
+export { edgeName, hostName, pidFile } from './host-folders.ts';
 
 export interface HostOptions extends HostLayout {
   /** Environment of the host's daemons. */
   env: Record<string, string>;
-  /** The host worker, which is started last; null for a host without one. */
+  /** Its worker, which is started last; null for a host without one. */
   worker: Pick<Daemon, 'argv' | 'env' | 'isReady'> | null;
   note: (text: string) => void;
 }
@@ -43,9 +43,9 @@ interface State {
   expectedDown: boolean;
 }
 
-/** A host of the local site: equivalent to a dedicated machine except for the kernel. */
+/** A host or an edge of the local site: equivalent to a dedicated machine except for the kernel. */
 export function startHost(order: HostOptions): Host {
-  const id = hostName(order.index);
+  const id = machineName(order);
   const state: State = { children: new Map(), stopping: false, expectedDown: false };
   // The namespaces are a supervised child: when they die, the host restarts with everything in it.
   const body: Child = supervise(
@@ -74,7 +74,7 @@ export function startHost(order: HostOptions): Host {
   ready.catch(() => undefined);
   return {
     id,
-    address: hostAddress(order.network, order.index),
+    address: machineAddress(order),
     ready,
     pid: () => body.pid(),
     child: (part) => find(state, id, part),
@@ -100,13 +100,14 @@ async function bringUp(order: HostOptions, body: Child, state: State): Promise<v
   const pid = body.pid();
   if (pid === null || state.stopping) return;
   state.expectedDown = false;
-  const address = hostAddress(order.network, order.index);
+  const address = machineAddress(order);
   await attachNetwork(order, pid, address);
-  writeFileSync(pidFile(order.home, hostName(order.index)), `${pid}\n`);
-  const worker: Daemon[] =
-    order.worker === null ? [] : [{ ...order.worker, name: 'worker', after: ['ganesha', 'libvirtd'], stopMs: 10_000 }];
+  writeFileSync(pidFile(order.home, machineName(order)), `${pid}\n`);
+  const daemons = order.role === 'host' ? daemonsOf(address, order.env) : [];
+  const after = order.role === 'host' ? ['ganesha', 'libvirtd'] : [];
+  const worker: Daemon[] = order.worker === null ? [] : [{ ...order.worker, name: 'worker', after, stopMs: 10_000 }];
   const serving = new Map<string, Promise<unknown>>();
-  for (const daemon of [...daemonsOf(address, order.env), ...worker]) {
+  for (const daemon of [...daemons, ...worker]) {
     const before = Promise.all(daemon.after.map((part) => serving.get(part)));
     serving.set(
       daemon.name,
@@ -117,7 +118,7 @@ async function bringUp(order: HostOptions, body: Child, state: State): Promise<v
 }
 
 async function startDaemon(order: HostOptions, daemon: Daemon, pid: number, body: Child, state: State): Promise<void> {
-  const id = hostName(order.index);
+  const id = machineName(order);
   const lives = (): boolean => body.pid() === pid && !state.expectedDown;
   if (state.stopping || !lives()) throw new Error(`${id} went down while it started`);
   const { name: part, argv, env, isReady, stopMs, watchdog } = daemon;
@@ -158,7 +159,7 @@ function find(state: State, id: string, part: string): Child {
 
 /** Makes the link from the host to the site's bridge, its address and its route. Its firewall is already up: host-init.sh. */
 async function attachNetwork(order: HostOptions, pid: number, address: string): Promise<void> {
-  const cable = vethName(order.home.tag, order.index);
+  const cable = cableName(order);
   const { bridge, gateway } = order.network;
   const batch = (lines: string[]): { deadlineMs: number; input: string } => ({ deadlineMs, input: `${lines.join('\n')}\n` });
   // The link of a host that just died disappears with its namespace, but not at once.
@@ -171,14 +172,14 @@ async function attachNetwork(order: HostOptions, pid: number, address: string): 
 
 async function partition(order: HostOptions, body: Child, addresses?: readonly string[]): Promise<() => Promise<void>> {
   if (addresses === undefined) {
-    const cable = vethName(order.home.tag, order.index);
+    const cable = cableName(order);
     await run(['ip', 'link', 'set', cable, 'down'], { deadlineMs });
     return async () => {
       await run(['ip', 'link', 'set', cable, 'up'], { deadlineMs });
     };
   }
   const pid = body.pid();
-  if (pid === null) throw new Error(`${hostName(order.index)} is down`);
+  if (pid === null) throw new Error(`${machineName(order)} is down`);
   const change = async (how: '-I' | '-D'): Promise<void> => {
     // A host that restarted meanwhile returns without these rules.
     if (body.pid() !== pid) return;

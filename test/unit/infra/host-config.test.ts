@@ -5,6 +5,7 @@ import { machineRules, removalOf } from '../../../infra/site/network.ts';
 const host: HostConfig = {
   address: '10.90.7.11',
   peers: ['10.90.7.12', '10.90.7.13'],
+  edges: ['10.90.7.221'],
   uuid: '0a1b2c3d-0000-4000-8000-000000000001',
   confine: false,
 };
@@ -41,7 +42,10 @@ describe('the configuration of a host', () => {
       .split('\n')
       .filter((line) => line.startsWith('-A'));
     expect(rules.at(-1)).toBe('-A BERTH-HOST -j DROP');
-    for (const rule of rules.slice(0, -1)) expect(rule).toMatch(/-i lo|--ctstate ESTABLISHED,RELATED|-s 10\.90\.7\.1[23] /);
+    const ofEdges = rules.filter((rule) => rule.includes('10.90.7.221'));
+    expect(ofEdges).toEqual(['-A BERTH-HOST -i eth0 -s 10.90.7.221 -p udp -m multiport --dports 4789 -j ACCEPT']);
+    const others = rules.slice(0, -1).filter((rule) => !ofEdges.includes(rule));
+    for (const rule of others) expect(rule).toMatch(/-i lo|--ctstate ESTABLISHED,RELATED|-s 10\.90\.7\.1[23] /);
   });
 });
 

@@ -3,7 +3,7 @@ import { filesOf } from '../../../infra/systemd/prepare-host.ts';
 import { readConfig } from '../../../model/config.ts';
 
 test('a machine that becomes a host keeps its own uuid and its confinement, and listens for libvirt on one address', () => {
-  const files = filesOf({ address: '10.20.0.107', peers: ['10.20.0.106'], uuid: null, confine: true });
+  const files = filesOf({ address: '10.20.0.107', peers: ['10.20.0.106'], edges: [], uuid: null, confine: true });
   expect(files['/etc/libvirt/libvirtd.conf']).not.toContain('host_uuid');
   expect(files['/etc/libvirt/qemu.conf']).not.toContain('namespaces');
   // The empty line clears systemd's own value, which listens on every address.
