@@ -12,6 +12,7 @@ import { addLeaseCommands } from './commands/leases.ts';
 import { addLeverCommands } from './commands/levers.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
 import { addOwnerCommands } from './commands/owners.ts';
+import { addPortCommands } from './commands/ports.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
 import { addReservationCommands } from './commands/reservations.ts';
 import { addTaskCommands } from './commands/tasks.ts';
@@ -58,6 +59,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   const vms = addVmCommands(program, session);
   addExecCommands(program, session);
   addMigrationCommands(program, vms, session);
+  addPortCommands(program, session);
   addImageCommands(program, session);
   const hosts = addHostCommands(program, session);
   addDrainCommands(program, hosts, session);

@@ -50,6 +50,7 @@ interface CreateOptions {
   file: string[];
   run: string[];
   restart?: string;
+  publish: string[];
   wait?: boolean;
 }
 
@@ -77,6 +78,7 @@ async function orderOf(connection: Connection, output: Output, name: string, opt
     user: user && sshKey && { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() },
     files,
     firstBoot: options.run,
+    ports: options.publish.map((port) => ({ port: wholeNumber(port) })),
   });
 }
 
@@ -151,6 +153,7 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
         'always',
       ]),
     )
+    .option('--publish <port>', 'a TCP port that clients outside reach; may be repeated', collect, [])
     .option('--wait', 'until it runs')
     .addHelpText(
       'after',
