@@ -14,6 +14,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   migrate: async () => (await import('./migration/migrate.ts')).benchMigrate,
   'migrate-cold': async () => (await import('./migration/migrate-cold.ts')).benchMigrateCold,
   'migrate-cpu': async () => (await import('./migration/migrate-cpu.ts')).benchMigrateCpu,
+  edge: async () => (await import('./edge.ts')).benchEdge,
   drain: async () => (await import('./drain.ts')).benchDrain,
   leases: async () => (await import('./leases.ts')).benchLeases,
   crowd: async () => (await import('./crowd/crowd.ts')).benchCrowd,

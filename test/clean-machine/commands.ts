@@ -174,6 +174,7 @@ export const rows: readonly Row[] = [
   { matches: /^npm run bench -- templates$/, run: begin('--runs 3 templates') },
   { matches: /^npm run bench -- rate$/, run: begin('--runs 3 rate') },
   { matches: /^npm run bench -- (?:--runs \d+ )?migrate$/, run: begin('--runs 3 --modes 128 migrate') },
+  { matches: /^npm run bench -- edge( --runs \d+)?$/, run: bench('--runs 1 edge', 3) },
   { matches: /^npm run bench -- migrate-cpu$/, run: begin('--runs 1 migrate-cpu') },
   { matches: /^npm run bench -- scale --modes /, run: bench('--runs 1 --modes 10x50 scale', 5) },
   { matches: /^npm run bench -- crowd( --modes \d+)?$/, run: bench('--modes 10 crowd', 5) },
