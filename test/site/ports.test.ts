@@ -54,8 +54,10 @@ test('a published web server moves under its clients, and no connection breaks',
   await here.client.callWithRetry('DELETE', `/v1/tasks/${task.id}`);
   await here.client.over(task.id);
   await expect.poll(() => ownersOn(here, 'edge1'), { timeout: 30_000 }).toEqual([]);
-  const ports = await here.client.callWithRetry<{ items: unknown[] }>('GET', '/v1/ports');
-  expect(ports.body.items).toEqual([]);
+  // The row ends when the edge has confirmed that.
+  const ports = async (): Promise<unknown[]> =>
+    (await here.client.callWithRetry<{ items: unknown[] }>('GET', '/v1/ports')).body.items;
+  await expect.poll(ports, { timeout: 10_000 }).toEqual([]);
   expect(await answers(port.publicAddress, port.publicPort)).toBe(false);
   await expectNothingLeft(here);
 });
