@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { migrationHosts, migrationModes } from './migration.ts';
-import { portProtocols } from './network/published-port.ts';
+import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
 
 /**
@@ -145,27 +145,6 @@ export const MigrationForceEndedData = z
 export const ImageForceEndedData = z
   .strictObject({ image: z.string(), name: z.string(), digest: z.string(), error: errorShape, ...forceEnded })
   .meta({ id: 'ImageForceEnded', description: 'An operator has ended a build' });
-
-/** What is heard of published ports: that an edge leads there, and that none does any more. */
-export const portEventTypes = {
-  published: 'berth.port.published',
-  withdrawn: 'berth.port.withdrawn',
-} as const;
-
-export type PortEventType = (typeof portEventTypes)[keyof typeof portEventTypes];
-
-export const PortData = z
-  .strictObject({
-    port: z.string(),
-    vm: z.string(),
-    owner: z.string(),
-    protocol: z.enum(portProtocols),
-    vmPort: z.int(),
-    publicAddress: z.string(),
-    publicPort: z.int(),
-    at: time,
-  })
-  .meta({ id: 'PortEvent', description: 'Whether a port of a VM is reached from outside' });
 
 /** What is heard of a host that leaves the site. */
 export const hostRemovedType = 'berth.host.removed';

@@ -1,6 +1,6 @@
 import type { EdgeAnswer, EdgeOrders, EdgeReport } from '../../contracts/edge.ts';
 import { BerthError } from '../../model/errors.ts';
-import { portEventTypes } from '../../model/events.ts';
+import { portEventTypes } from '../../model/network/port-events.ts';
 import type { Ledger } from '../client.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
