@@ -18,8 +18,8 @@ export type StageOutCall = Omit<StageOut, 'vm' | 'patterns' | 'uploadUrl'> & { v
 export const fetchedSteps = ['vm', 'stageIn', 'run', 'stageOut'] as const;
 export type FetchedStep = (typeof fetchedSteps)[number];
 
-/** Addresses of all hosts of the site: the same for each VM, and a thousand of them. */
-export interface HostList {
+/** Addresses of all hosts and edges of the site: the same for each VM, and a thousand of them. */
+export interface MachineListAnswer {
   version: string;
   /** null: the host has this version. */
   addresses: string[] | null;
@@ -30,8 +30,6 @@ export interface HostList {
 /** What a host fetches: the VM, and what belongs to the step. */
 export interface FetchedStepArgs {
   vm: VmSpec;
-  /** In the API's answer to a host that keeps the list; it is the peers of the VM's network, which are absent there. */
-  hosts?: HostList;
   stageIn?: { inputs: InputFile[] };
   run?: { command: string[]; env: Record<string, string>; logUrl: string; keepOutputs?: boolean };
   stageOut?: { patterns: string[]; uploadUrl: string };

@@ -32,8 +32,6 @@ export interface NetworkRef {
   /** CIDR of the owner's guests, e.g. 10.128.4.0/22. */
   cidr: string;
   gateway: string;
-  /** Addresses of the other hosts of the site, to which broadcast frames are flooded. */
-  peers: string[];
 }
 
 /**

@@ -8,6 +8,7 @@ import { inLanes } from '../activities/host/step-lanes.ts';
 import type { HostCalls } from '../contracts/host-calls.ts';
 import { openHost } from '../drivers/host/open-host.ts';
 import { siteHosts } from '../drivers/network/site-hosts.ts';
+import { createMachineList } from '../drivers/transfer/machine-list.ts';
 import { openStepArgs } from '../drivers/transfer/step-args.ts';
 import type { readConfig } from '../model/config.ts';
 import type { VmId } from '../model/ids.ts';
@@ -26,10 +27,14 @@ type Config = ReturnType<typeof readConfig<'host' | 'temporal'>>;
 
 /** How old the addresses of the site's names may be in the rules for guests' packets. */
 const firewallIntervalMs = 60_000;
+/** How long a new host or edge may be unknown to guests on other hosts. */
+const machinesIntervalMs = 10_000;
+const machinesDeadlineMs = 30_000;
 
 /** A host's activities over libvirt, QEMU, NFS and the kernel of this machine. Only here drivers are chosen. */
 export async function wireHost({ host: config, temporal }: Pick<Config, 'host' | 'temporal'>, log: Logger): Promise<WiredHost> {
-  const ports = await openHost(config, siteHosts(temporal.TEMPORAL_ADDRESS, config.BERTH_REPOSITORY_URL), log);
+  const machines = createMachineList();
+  const ports = await openHost(config, siteHosts(temporal.TEMPORAL_ADDRESS, config.BERTH_REPOSITORY_URL), machines, log);
   // At once as well: the guests of an earlier worker run on, under that worker's rules.
   const firewall = startRepeating({
     step: () => ports.guestFirewall.refresh().then(() => 'done'),
@@ -38,16 +43,28 @@ export async function wireHost({ host: config, temporal }: Pick<Config, 'host' |
     failure: "the rules for guests' packets are not up to date",
     level: 'error',
   });
-  const fetchStepArgs = openStepArgs(new Agent(), {
+  const options = {
     repositoryUrl: config.BERTH_REPOSITORY_URL,
     hostId: config.BERTH_HOST_ID,
     keyFile: config.BERTH_HOST_KEY_FILE,
+  };
+  const { fetchStepArgs, updateMachines } = openStepArgs(new Agent(), options, machines);
+  const networks = startRepeating({
+    step: async () => {
+      await updateMachines(AbortSignal.timeout(machinesDeadlineMs));
+      await ports.network.updatePeers();
+      return 'done';
+    },
+    intervalMs: machinesIntervalMs,
+    log,
+    failure: "guests' networks don't know which machines the site has now",
+    level: 'warn',
   });
   return {
     activities: guard(byReference(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))), fetchStepArgs)),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
     close: async () => {
-      await firewall.stop();
+      await Promise.all([firewall.stop(), networks.stop()]);
       await ports.close();
     },
   };

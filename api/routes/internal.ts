@@ -2,6 +2,7 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { fetchedSteps } from '../../contracts/host-calls.ts';
 import { findFile } from '../../ledger/files/read-files.ts';
+import { readMachines } from '../../ledger/hosts/read-machines.ts';
 import { findBuild } from '../../ledger/images/read-images.ts';
 import { readFetchedStepArgs } from '../../ledger/tasks/fetched-step-args.ts';
 import { findTaskOwner } from '../../ledger/tasks/read-tasks.ts';
@@ -44,12 +45,20 @@ const OrdersOf = z.strictObject({
   vmId: z.string().max(64),
   generation: z.coerce.number().int().min(0),
 });
+const version = z.string().max(64);
 const OrdersFor = z.strictObject({
   step: z.enum(fetchedSteps),
-  hosts: z.string().max(64).optional().describe('The version of the list of hosts that this host has'),
+  hosts: version.describe('The version of the list of machines that this host has'),
 });
 /** As contracts/host-calls.ts has it: of the site's own parts. */
-const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z.int() }) });
+const Machines = z.strictObject({
+  version,
+  addresses: z.array(z.string()).nullable().describe('Of all hosts and edges; null: the host has this version'),
+  here: z.string().describe("The host's own address"),
+});
+const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z.int() }), hosts: Machines });
+const MachinesOf = z.strictObject({ hostId: z.string().max(63) });
+const MachinesSince = z.strictObject({ known: version.describe('The version that this host has; `none` at first') });
 
 const StoredFile = z.strictObject({ file: z.string(), sizeBytes: z.int(), sha256 });
 const LogSize = z.strictObject({ sizeBytes: z.int() });
@@ -96,9 +105,23 @@ export function internalRoutes({ ledger, repository, config, clock }: ApiDeps): 
       problems: ['not-found', 'stale-generation', 'conflict', 'input-unavailable'],
       handle: async ({ params: { hostId, vmId, generation }, query: { step, hosts } }) => {
         const { signing } = config;
-        const query = { host: hostId, vm: vmId, generation, step, hosts };
-        return json(200, await readFetchedStepArgs({ ledger, signing, clock }, query));
+        const query = { host: hostId, vm: vmId, generation, step };
+        const args = await readFetchedStepArgs({ ledger, signing, clock }, query);
+        return json(200, { ...args, hosts: await readMachines(ledger, hostId, hosts) });
       },
+    }),
+    operation({
+      method: 'get',
+      path: '/internal/hosts/{hostId}/machines',
+      id: 'readMachines',
+      tag: 'internal',
+      summary: "The addresses to which owners' networks on a host flood; with its own key",
+      access: 'host',
+      params: MachinesOf,
+      query: MachinesSince,
+      answers: { 200: { description: 'The list, where it has changed', schema: Machines } },
+      problems: ['not-found'],
+      handle: async ({ params: { hostId }, query: { known } }) => json(200, await readMachines(ledger, hostId, known)),
     }),
     operation({
       method: 'get',

@@ -10,6 +10,8 @@ export function createFakeNetwork(state: FakeState): HostNetwork {
       state.networks.set(network.vni, structuredClone(network));
       return bridgeName(network.vni);
     },
+    // Frames between fakes need no list.
+    updatePeers: async () => undefined,
     async removeIfIdle(vni, needed) {
       if (await needed()) return;
       if (tapsOn(bridgeName(vni)).length === 0) state.networks.delete(vni);

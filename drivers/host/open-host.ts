@@ -25,6 +25,7 @@ import type { VmStore } from '../ports/vm-store.ts';
 import { openColdCopy } from '../transfer/cold-copy.ts';
 import { openImageCache } from '../transfer/image-cache.ts';
 import { openInputFetcher } from '../transfer/input-fetcher.ts';
+import type { MachineList } from '../transfer/machine-list.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
 import { openHostProbe } from './host-probe.ts';
@@ -53,10 +54,12 @@ const agentPlaces = { quick: 24, slow: 6 };
 /**
  * Opens all ports of the machine, or of the namespaces, in which this process runs. One worker a host: it owns staging/.
  * @param siteHosts names or addresses of the services that the host uses, which its guests must not reach
+ * @param machines to which the owners' networks flood
  */
 export async function openHost(
   config: HostConfig,
   siteHosts: readonly string[],
+  machines: Pick<MachineList, 'others'>,
   log: Logger,
 ): Promise<HostPorts & { guestFirewall: GuestFirewall; close(): Promise<void> }> {
   const root = config.BERTH_DISK;
@@ -85,7 +88,7 @@ export async function openHost(
     siteCidrs: config.BERTH_SITE_CIDRS,
     exceptions: config.BERTH_GUEST_REACHES,
   });
-  const network = openNetwork({ address: config.BERTH_HOST_ADDRESS, firewall: guestFirewall });
+  const network = openNetwork({ address: config.BERTH_HOST_ADDRESS, firewall: guestFirewall, peers: machines.others });
   await removeIdleNetworks(network, store);
   const agent = openGuestAgent(agentCalls);
   const streams = openStreams({

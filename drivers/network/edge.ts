@@ -25,7 +25,8 @@ const macOf = (address: string): string =>
 
 export function openEdge({ address, openPorts }: EdgeOptions): EdgeKernel {
   // The rules are there first, by the order of apply.
-  const network = openNetwork({ address, firewall: { ensure: async () => undefined }, macOf });
+  let peers: readonly string[] | null = null;
+  const network = openNetwork({ address, firewall: { ensure: async () => undefined }, peers: () => peers, macOf });
 
   /** Rules before segments: an owner's bridge comes up with all of its rules. */
   async function apply(orders: EdgeOrders): Promise<void> {
@@ -36,8 +37,9 @@ export function openEdge({ address, openPorts }: EdgeOptions): EdgeKernel {
       nat: [...(await jumpTo('nat', 'PREROUTING', 'BERTH-EDGE')), ...(await jumpTo('nat', 'POSTROUTING', 'BERTH-EDGE-OUT'))],
     };
     await restoreChains(edgeRules({ ...orders, openPorts, chains: await chainsOf('filter') }, jumps));
+    peers = orders.peers;
     for (const { vni, cidr, address: gateway } of orders.segments) {
-      await network.ensure({ vni, cidr, gateway, peers: orders.peers });
+      await network.ensure({ vni, cidr, gateway });
       // It has other addresses, at which no guest is to find it, and which none is to see.
       await sysctl(`net/ipv4/conf/${bridgeName(vni)}/arp_ignore`, '1');
       await sysctl(`net/ipv4/conf/${bridgeName(vni)}/arp_announce`, '2');

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { BerthError } from '../../model/errors.ts';
 import type { NetworkRef } from '../../model/vm.ts';
 import { run } from '../host/run-process.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
@@ -12,6 +13,8 @@ interface NetworkOptions {
   address: string;
   /** Has its rules in the kernel before an owner's bridge is there. */
   firewall: Pick<GuestFirewall, 'ensure'>;
+  /** Addresses of the site's other machines now, to which broadcast frames are flooded; null: they are not known yet. */
+  peers: () => readonly string[] | null;
   /** Of the bridge, whose address is the network's `gateway`; without it, that of the gateway, as on every host. */
   macOf?: (address: string) => string;
 }
@@ -33,16 +36,33 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     await options.firewall.ensure();
     const present = await linkNames();
     const bridge = bridgeName(network.vni);
-    const desired = JSON.stringify([network.gateway, network.cidr, [...network.peers].sort()]);
-    if (present.has(bridge) && present.has(vxlanName(network.vni)) && ensured.get(network.vni) === desired) return bridge;
+    const peers = options.peers();
+    const isPresent = present.has(bridge) && present.has(vxlanName(network.vni));
+    // One that an earlier worker has made goes on with the peers that it has.
+    if (peers === null && !isPresent)
+      throw new BerthError('orders-unavailable', "the addresses of the site's other machines are not known yet");
+    const desired = JSON.stringify([network.gateway, network.cidr, peers]);
+    if (isPresent && ensured.get(network.vni) === desired) return bridge;
     await ensureLinks(network, options, present);
-    await updateFloodEntries(network, present.has(vxlanName(network.vni)));
+    if (peers !== null) await updateFloodEntries(network.vni, peers, present.has(vxlanName(network.vni)));
     ensured.set(network.vni, desired);
     return bridge;
   }
 
+  /** Networks that are there learn of machines that were added to the site, or left it. */
+  async function updatePeers(): Promise<void> {
+    const peers = options.peers();
+    if (peers === null) return;
+    const vnis = [...(await linkNames())].flatMap((name) => vniOf(name) ?? []);
+    for (const vni of vnis)
+      await serialize(vni, async () => {
+        if ((await linkNames()).has(vxlanName(vni))) await updateFloodEntries(vni, peers, true);
+      });
+  }
+
   return {
     ensure: (network) => serialize(network.vni, () => ensure(network)),
+    updatePeers,
     removeIfIdle: (vni, needed) =>
       serialize(vni, async () => {
         const present = await linkNames();
@@ -56,9 +76,9 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     async list() {
       const links = await readLinks();
       return links
-        .filter(({ ifname }) => /^bg[0-9a-f]{1,6}$/.test(ifname))
+        .filter(({ ifname }) => vniOf(ifname) !== null)
         .map(({ ifname: bridge }) => {
-          const vni = Number.parseInt(bridge.slice(2), 16);
+          const vni = vniOf(bridge)!;
           const ports = links.filter(({ master }) => master === bridge).map(({ ifname }) => ifname);
           return { bridge, vni, taps: ports.filter((port) => port !== vxlanName(vni)) };
         });
@@ -79,6 +99,12 @@ function createKeyedSerializer() {
       if (last.get(key) === mine) last.delete(key);
     }
   };
+}
+
+/** Of the network whose bridge has this name; null: it is no network's bridge. */
+function vniOf(name: string): number | null {
+  const [, digits] = /^bg([0-9a-f]{1,6})$/.exec(name) ?? [];
+  return digits === undefined ? null : Number.parseInt(digits, 16);
 }
 
 /** Reads the names of the links without starting a program. */
@@ -127,7 +153,7 @@ async function ensureLinks(
 }
 
 /** Frames with an unknown destination are flooded to the peers alone. */
-async function updateFloodEntries({ vni, peers }: NetworkRef, existed: boolean): Promise<void> {
+async function updateFloodEntries(vni: number, peers: readonly string[], existed: boolean): Promise<void> {
   const vxlan = vxlanName(vni);
   const text = existed ? await run(['bridge', '-json', 'fdb', 'show', 'dev', vxlan], { deadlineMs }) : '';
   const entries = entriesSchema.parse(JSON.parse(text === '' ? '[]' : text));

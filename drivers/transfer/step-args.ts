@@ -1,9 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { type Dispatcher, request } from 'undici';
 import { z } from 'zod';
-import type { FetchedStep, FetchedStepArgs, VmRef } from '../../contracts/host-calls.ts';
+import type { FetchedStep, FetchedStepArgs, MachineListAnswer, VmRef } from '../../contracts/host-calls.ts';
 import { BerthError, isErrorCode } from '../../model/errors.ts';
 import { messageOf } from '../host/files.ts';
+import type { MachineList } from './machine-list.ts';
 
 const timeoutMs = 10_000;
 /** Of what a task's step needs at most: model/input/order-size.ts bounds it over all nodes. */
@@ -19,36 +20,47 @@ export interface StepArgsOptions {
   keyFile: string;
 }
 
-/**
- * Fetches from the API what a step on this host needs. Where the API does not answer, or does not accept the key,
- * `orders-unavailable`: the saga repeats the step without limit. A refusal by the ledger has its own code.
- */
-export function openStepArgs(dispatcher: Dispatcher, { repositoryUrl, hostId, keyFile }: StepArgsOptions) {
-  /** The list of hosts as it was answered last. */
-  let known: { version: string; addresses: string[] } = { version: 'none', addresses: [] };
-  return async (vm: VmRef, step: FetchedStep, signal: AbortSignal): Promise<FetchedStepArgs> => {
-    const act = `fetching the arguments of ${step} for ${vm.id}`;
-    const sent = known;
-    const url = new URL(
-      `/internal/hosts/${hostId}/orders/${vm.id}/${vm.generation}?step=${step}&hosts=${sent.version}`,
-      repositoryUrl,
-    );
+/** What a host asks the API with its own key. */
+export interface StepArgsFetcher {
+  /**
+   * What a step on this host needs. Where the API does not answer, or does not accept the key, `orders-unavailable`: the saga
+   * repeats the step without limit. A refusal by the ledger has its own code.
+   */
+  fetchStepArgs(vm: VmRef, step: FetchedStep, signal: AbortSignal): Promise<FetchedStepArgs>;
+  /** Brings the list of machines up to date. Throws orders-unavailable. */
+  updateMachines(signal: AbortSignal): Promise<void>;
+}
+
+/** @param machines is kept up to date by every answer */
+export function openStepArgs(dispatcher: Dispatcher, options: StepArgsOptions, machines: MachineList): StepArgsFetcher {
+  const { repositoryUrl, hostId, keyFile } = options;
+  const get = async <T>(act: string, path: string, signal: AbortSignal): Promise<T> => {
+    const url = new URL(`/internal/hosts/${hostId}/${path}`, repositoryUrl);
     const { status, text } = await ask(act, dispatcher, url, keyFile, signal);
-    if (status === 200) {
-      const { hosts, ...args } = JSON.parse(text) as FetchedStepArgs;
-      // An API of before sends them with the VM.
-      if (hosts === undefined) return args;
-      const addresses = hosts.addresses ?? (hosts.version === sent.version ? sent.addresses : null);
-      if (addresses === null)
-        throw unavailable(`${act}: ${url.host} left out the list of hosts ${hosts.version}, to a request with ${sent.version}`);
-      known = { version: hosts.version, addresses };
-      const peers = addresses.filter((address) => address !== hosts.here);
-      return { ...args, vm: { ...args.vm, network: { ...args.vm.network, peers } } };
-    }
+    if (status === 200) return JSON.parse(text) as T;
     const problem = problemSchema.safeParse(parseJson(text));
     if (status >= 500 || status === 401 || status === 403 || status === 429 || !problem.success)
       throw unavailable(`${act}: ${url.host} answered ${status}${status === 401 ? '; see BERTH_HOST_KEY_FILE' : ''}`);
     throw new BerthError(problem.data.code, `${act}: ${problem.data.detail}`);
+  };
+  const take = (act: string, answer: MachineListAnswer, known: string): void => {
+    if (!machines.take(answer))
+      throw unavailable(`${act}: the list of machines ${answer.version} was left out, to a request with ${known}`);
+  };
+  return {
+    async fetchStepArgs(vm, step, signal) {
+      const act = `fetching the arguments of ${step} for ${vm.id}`;
+      const { version } = machines;
+      const path = `orders/${vm.id}/${vm.generation}?step=${step}&hosts=${version}`;
+      const { hosts, ...args } = await get<FetchedStepArgs & { hosts: MachineListAnswer }>(act, path, signal);
+      take(act, hosts, version);
+      return args;
+    },
+    async updateMachines(signal) {
+      const act = 'fetching the list of machines';
+      const { version } = machines;
+      take(act, await get<MachineListAnswer>(act, `machines?known=${version}`, signal), version);
+    },
   };
 }
 

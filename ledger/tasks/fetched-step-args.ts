@@ -2,10 +2,9 @@ import type { FetchedStep, FetchedStepArgs } from '../../contracts/host-calls.ts
 import { BerthError } from '../../model/errors.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { StoredTaskSpec } from '../../model/task.ts';
-import type { VmSpec } from '../../model/vm.ts';
 import { urlSigner } from '../files/urls.ts';
 import type { SigningDeps } from '../transaction.ts';
-import { type PlacedOnHost, readPlacedVm } from '../vms/placed-vms.ts';
+import { readPlacedVm } from '../vms/placed-vms.ts';
 import { specOf } from '../vms/vm-specs.ts';
 import { readInputFiles } from './task-step-args.ts';
 
@@ -14,8 +13,6 @@ export interface StepArgsQuery {
   vm: string;
   generation: number;
   step: FetchedStep;
-  /** The version of the list of hosts that the host has; absent: it keeps none. */
-  hosts?: string | undefined;
 }
 
 /**
@@ -24,27 +21,19 @@ export interface StepArgsQuery {
  */
 export async function readFetchedStepArgs(
   deps: SigningDeps,
-  { host, vm: id, generation, step, hosts: known }: StepArgsQuery,
+  { host, vm: id, generation, step }: StepArgsQuery,
 ): Promise<FetchedStepArgs> {
-  const placed = await readPlacedVm(deps.ledger, id as VmId, { known });
+  const placed = await readPlacedVm(deps.ledger, id as VmId);
   const row = placed.vms.find((one) => one.id === id);
   if (row === undefined) throw new BerthError('not-found', `There is no VM ${id}`);
   // First, because a VM that has moved is at another host by now, and its saga has to learn that.
   if (row.generation !== generation)
     throw new BerthError('stale-generation', `VM ${id} has generation ${row.generation} by now, not ${generation}`);
   if (row.hostId !== host && row.homeId !== host) throw new BerthError('not-found', `Host ${host} has no VM ${id}`);
-  const ofVm = withHostList(specOf(deps, placed, id as VmId), placed, known);
+  const ofVm = { vm: specOf(deps, placed, id as VmId) };
   if (step === 'vm') return ofVm;
   if (placed.task === null) throw new BerthError('conflict', `VM ${id} belongs to no task: it has no step ${step}`);
   return { ...ofVm, ...(await readOfTask(deps, placed.task, placed.vms.indexOf(row), step)) };
-}
-
-/** A host that keeps the list of hosts is sent it when it has changed, and not as peers with each VM. */
-function withHostList(vm: VmSpec, placed: PlacedOnHost, known: string | undefined): Pick<FetchedStepArgs, 'vm' | 'hosts'> {
-  if (known === undefined) return { vm };
-  const here = placed.hosts.find(({ id }) => id === vm.host)!.address;
-  const hosts = { version: placed.addressesVersion, addresses: placed.addresses, here };
-  return { vm: { ...vm, network: { ...vm.network, peers: [] } }, hosts };
 }
 
 async function readOfTask(

@@ -52,12 +52,6 @@ const PlacedVms = z.strictObject({
 
 /** VMs, with what the host of one of them needs besides. */
 const PlacedOnHost = PlacedVms.extend({
-  /** Of all hosts and edges of the site, separated by spaces: an element for each would be most of what is read. */
-  addresses: z
-    .string()
-    .nullable()
-    .transform((text) => text?.split(' ') ?? null),
-  addressesVersion: z.string(),
   imagePeers: z.array(z.string()),
 });
 
@@ -99,20 +93,16 @@ export function prefetchFor({ plannedHosts, image, hosts }: PlacedVms & { planne
 /**
  * Reads the same for a VM and those of its task, or for a standalone VM, with what its host needs. Throws not-found.
  * @param at another host than its own, for which it is read. @param hosts further hosts to read
- * @param known the version of the list of addresses that is not needed again
  */
 export async function readPlacedVm(
   tx: Transaction,
   id: VmId,
-  { at = null, hosts = [], known }: { at?: HostId | null; hosts?: readonly (HostId | null)[]; known?: string | undefined } = {},
+  { at = null, hosts = [] }: { at?: HostId | null; hosts?: readonly (HostId | null)[] } = {},
 ): Promise<PlacedOnHost> {
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT ${placedVmColumns(Prisma.sql`${[...hosts, at].filter((host) => host !== null)}::text[]`)},
-      site.version AS "addressesVersion", CASE WHEN site.version IS DISTINCT FROM ${known ?? null}::text THEN site.addresses END AS addresses,
       ${imagePeers(Prisma.sql`one."imageId"`, Prisma.sql`COALESCE(${at}::text, one."hostId")`)} AS "imagePeers"
-    FROM "Vm" one, (SELECT md5(a) AS version, a AS addresses FROM (SELECT string_agg(address, ' ' ORDER BY id) AS a FROM (
-      SELECT id, address FROM "Host" UNION ALL SELECT id, address FROM "Edge") machines) h) site
-    WHERE one.id = ${id}`;
+    FROM "Vm" one WHERE one.id = ${id}`;
   return PlacedOnHost.parse(oneOrNotFound(rows, `VM ${id}`));
 }
 

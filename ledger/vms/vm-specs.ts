@@ -6,9 +6,9 @@ import { imageRef } from '../images/image-refs.ts';
 import type { SigningDeps, Transaction } from '../transaction.ts';
 import { type PlacedOnHost, type PlacedVm, type PlacedVms, readPlacedVm } from './placed-vms.ts';
 
-function networkFor(placed: PlacedOnHost, here: string): NetworkRef {
-  if (placed.network === null) throw new BerthError('internal', `BUG: VMs of ${placed.owner} were placed without a network`);
-  return { ...placed.network, peers: (placed.addresses ?? []).filter((address) => address !== here) };
+function networkOf({ network, owner }: PlacedOnHost): NetworkRef {
+  if (network === null) throw new BerthError('internal', `BUG: VMs of ${owner} were placed without a network`);
+  return network;
 }
 
 /** The VMs of the same task first: their names take precedence. */
@@ -36,7 +36,7 @@ function vmSpec(deps: SigningDeps, placed: PlacedOnHost, vm: PlacedVm): VmSpec {
     diskMiB: vm.diskMiB,
     rootMiB: vm.rootMiB ?? placed.image.virtualMiB,
     extraDisksMiB: vm.extraDisksMiB,
-    network: networkFor(placed, host.address),
+    network: networkOf(placed),
     address: vm.address,
     mac: vm.mac,
     machine: vm.machine,

@@ -314,8 +314,10 @@ describe('a log and the quota of its owner', () => {
 describe('what a host needs for a step', () => {
   let vm: string;
   const host = 'orders-1';
-  const get = (hostId: string, of: string, step: string, key: string) =>
-    fetch(`${api.base}/internal/hosts/${hostId}/orders/${of}?step=${step}`, { headers: { authorization: `Bearer ${key}` } });
+  const get = (hostId: string, of: string, step: string, key: string, known = 'none') =>
+    fetch(`${api.base}/internal/hosts/${hostId}/orders/${of}?step=${step}&hosts=${known}`, {
+      headers: { authorization: `Bearer ${key}` },
+    });
   const key = (hostId: string) => hostKeyOf(api.signingKey, hostId);
 
   beforeAll(async () => {
@@ -358,25 +360,25 @@ describe('what a host needs for a step', () => {
     expect((await get(host, 'vm_x/1', 'run', key(host))).status).toBe(404);
   });
 
-  test('has the list of hosts when it has changed, where the host keeps it', async () => {
-    const ask = async (query: string) =>
-      (await (await get(host, `${vm}/1`, `vm${query}`, key(host))).json()) as {
-        vm: { network: { peers: string[] } };
-        hosts?: { version: string; addresses: string[] | null; here: string };
-      };
+  test('has the list of machines when it has changed; so has the question for it alone', async () => {
+    type Machines = { version: string; addresses: string[] | null; here: string };
+    const withStep = async (known: string) =>
+      ((await (await get(host, `${vm}/1`, 'vm', key(host), known)).json()) as { hosts: Machines }).hosts;
+    const alone = async (known: string, of = host, by = key(host)) =>
+      fetch(`${api.base}/internal/hosts/${of}/machines?known=${known}`, { headers: { authorization: `Bearer ${by}` } });
     const hosts = await api.ledger.host.findMany({ orderBy: { id: 'asc' } });
     const here = hosts.find(({ id }) => id === host)!.address;
-    const all = hosts.map(({ address }) => address);
-    const others = all.filter((address) => address !== here);
-    // A host of before gets them with each VM.
-    expect(await ask('')).toMatchObject({ vm: { network: { peers: others } } });
-    const first = await ask('&hosts=none');
-    expect(first).toMatchObject({ vm: { network: { peers: [] } }, hosts: { addresses: all, here } });
-    const { version } = first.hosts!;
-    expect((await ask(`&hosts=${version}`)).hosts).toEqual({ version, addresses: null, here });
+    const first = await withStep('none');
+    expect(first).toMatchObject({ addresses: hosts.map(({ address }) => address), here });
+    const { version } = first;
+    expect(await withStep(version)).toEqual({ version, addresses: null, here });
+    expect(await (await alone('none')).json()).toEqual(first);
+    expect(await (await alone(version)).json()).toEqual({ version, addresses: null, here });
     await api.addHost('orders-3');
-    const changed = (await ask(`&hosts=${version}`)).hosts!;
-    expect([changed.addresses?.length, changed.version === version]).toEqual([all.length + 1, false]);
+    const changed = (await (await alone(version)).json()) as Machines;
+    expect([changed.addresses?.length, changed.version === version]).toEqual([hosts.length + 1, false]);
+    expect((await alone('none', host, key('orders-2'))).status).toBe(401);
+    expect((await alone('none', host, api.operator.key)).status).toBe(401);
   });
 
   test('has URLs that open what they name', async () => {

@@ -22,7 +22,7 @@ beforeAll(async () => {
 afterAll(() => stop?.());
 
 function requests(command: string[], input: Buffer) {
-  const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
+  const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1' };
   const vm = vmOf(host.image(), { diskMiB: 128, network });
   const { id } = vm;
   const url = host.serve(`input-${id}`, input);

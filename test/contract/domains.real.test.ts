@@ -16,7 +16,7 @@ beforeAll(async () => {
 afterAll(() => stop?.());
 
 async function running(): Promise<VmSpec> {
-  const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
+  const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1' };
   const vm: VmSpec = { ...vmOf(host.image(), { diskMiB: 64, network }), onReboot: 'restart', machine: 2 };
   await host.activities().stageIn({ vm, inputs: [], limits: { outsideBytes: 0, outsideSeconds: 0, allowInternal: false } });
   await host.activities().ensureRunning(vm);

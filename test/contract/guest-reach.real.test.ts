@@ -365,3 +365,25 @@ describe('what reaches a guest', () => {
     expect(await guests[1]!.call('probe', guest, 2)).toEqual([0, 1]);
   });
 });
+
+it("has networks that are there flood to the site's machines of now, and makes none before it knows them", async () => {
+  const [host] = hosts;
+  const address = hostAddresses[0]!;
+  const flooded = async (): Promise<string[]> => {
+    const text = await host!.on(['bridge', '-json', 'fdb', 'show', 'dev', 'vx21'], '');
+    const entries = JSON.parse(text) as { mac: string; dst?: string }[];
+    return entries.flatMap(({ mac, dst }) => (mac === '00:00:00:00:00:00' && dst !== undefined ? [dst] : [])).toSorted();
+  };
+  const before = hostAddresses.slice(1);
+  await host!.call('ensureNetwork', address, { ...network, peers: before });
+  expect(await flooded()).toEqual(before);
+  const grown = [...before, '10.90.0.250', '10.90.0.251'].toSorted();
+  await host!.call('updatePeers', address, grown);
+  expect(await flooded()).toEqual(grown);
+  await host!.call('updatePeers', address, before);
+  expect(await flooded()).toEqual(before);
+  // A worker that has not heard from the API leaves what is there, and makes nothing.
+  expect(await host!.call('ensureNetwork', address, { ...network, peers: null })).toBe('bg21');
+  expect(await flooded()).toEqual(before);
+  await expect(host!.call('ensureNetwork', address, { ...network, vni: 0x99, peers: null })).rejects.toThrow('are not known yet');
+});

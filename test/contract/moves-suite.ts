@@ -57,7 +57,7 @@ export function movesContract(
     });
     afterAll(() => stop());
 
-    const network = { vni: 9, cidr: '10.128.8.0/24', gateway: '10.128.8.1', peers: [] };
+    const network = { vni: 9, cidr: '10.128.8.0/24', gateway: '10.128.8.1' };
     function newVm(): VmSpec {
       const vm = vmOf(a!.image(), { memoryMiB: 192, diskMiB: 32, network });
       made.push(vm.id);

@@ -12,9 +12,8 @@ let vms: { vm: VmSpec; host: RealHost }[];
 const mine = { vni: 0x11, cidr: '10.128.16.0/24', gateway: '10.128.16.1' };
 const theirs = { vni: 0x12, cidr: '10.128.17.0/24', gateway: '10.128.17.1' };
 
-function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string, name: string): { vm: VmSpec; host: RealHost } {
+function vmAt(index: number, network: NetworkRef, address: string, name: string): { vm: VmSpec; host: RealHost } {
   const host = hosts[index]!;
-  const peers = hosts.filter((other) => other !== host).map((other) => other.host.address);
   const names = [
     { name: 'node0', address: '10.128.16.10' },
     { name: 'node1', address: '10.128.16.11' },
@@ -24,7 +23,7 @@ function vmAt(index: number, network: Omit<NetworkRef, 'peers'>, address: string
     .slice(2)
     .map((part) => Number(part).toString(16).padStart(2, '0'));
   const more = { name, host: host.host.id as HostId, diskMiB: 32, address, neighbours: names };
-  return { host, vm: vmOf(host.image(), { ...more, network: { ...network, peers }, mac: `52:54:00:11:${mac.join(':')}` }) };
+  return { host, vm: vmOf(host.image(), { ...more, network, mac: `52:54:00:11:${mac.join(':')}` }) };
 }
 
 beforeAll(async () => {

@@ -32,7 +32,7 @@ export function imageOf(repository: FakeRepository): ImageRef {
 
 let made = 0;
 
-const ownNetwork: NetworkRef = { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1', peers: [] };
+const ownNetwork: NetworkRef = { vni: 0x101, cidr: '10.128.0.0/22', gateway: '10.128.0.1' };
 
 /** A VM as the ledger places it, with its own address in its network. */
 export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {

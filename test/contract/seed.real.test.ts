@@ -17,7 +17,7 @@ beforeAll(async () => {
     {
       name: 'seeded',
       extraDisksMiB: [24],
-      network: { vni: 11, cidr: '10.128.16.0/24', gateway: '10.128.16.1', peers: [] },
+      network: { vni: 11, cidr: '10.128.16.0/24', gateway: '10.128.16.1' },
       onReboot: 'restart',
     },
   );

@@ -39,7 +39,7 @@ afterEach(async () => {
 });
 afterAll(() => stop?.());
 
-const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1', peers: [] };
+const network = { vni: 9, cidr: '10.128.12.0/24', gateway: '10.128.12.1' };
 
 function newVm(diskMiB = 128): VmSpec {
   made += 1;

@@ -138,7 +138,7 @@ describe('a placed task', () => {
       generation: 1,
       ...one,
       image: { id: image, name: 'debian-12', cmdline: 'root=/dev/vda', peers: ['192.0.2.251'] },
-      network: { cidr: '10.128.0.0/22', gateway: '10.128.0.1', vni: 1, peers: ['192.0.2.251'] },
+      network: { cidr: '10.128.0.0/22', gateway: '10.128.0.1', vni: 1 },
       neighbours: [
         { name: 'node0', address: first?.address },
         { name: 'node1', address: second?.address },

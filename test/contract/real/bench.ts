@@ -50,7 +50,11 @@ export async function openRealHosts(
     rmSync(folder, { recursive: true, force: true });
   };
   try {
-    for (const host of bare.hosts) hosts.push(await openRealHost(host, join(folder, host.id), image, settings));
+    for (const host of bare.hosts) {
+      const others = bare.hosts.filter((other) => other !== host).map(({ address }) => address);
+      const env = { TEST_MACHINES: others.join(' '), ...settings };
+      hosts.push(await openRealHost(host, join(folder, host.id), image, env));
+    }
   } catch (error) {
     await stop();
     throw error;

@@ -13,7 +13,8 @@ import { drainStream, pack, unpack } from './wire.ts';
  * port, or of an activity where the port is null.
  */
 const log = openLog('test', 'error');
-const ports = await openHost(readConfig(['host'], process.env).host, [], log);
+const machines = (process.env.TEST_MACHINES ?? '').split(' ').filter((address) => address !== '');
+const ports = await openHost(readConfig(['host'], process.env).host, [], { others: () => machines }, log);
 const activities = createHostActivities(ports, isCrash(process.env.BERTH_PREVIOUS_END ?? ''));
 
 interface CallRequest {

@@ -77,8 +77,12 @@ const methods = {
     names = resolver;
     await firewall!.refresh();
   },
-  async ensureNetwork(address: string, network: NetworkRef): Promise<string> {
-    return openNetwork({ address, firewall: firewall! }).ensure(network);
+  async ensureNetwork(address: string, { peers, ...network }: NetworkRef & { peers: string[] | null }): Promise<string> {
+    return openNetwork({ address, firewall: firewall!, peers: () => peers }).ensure(network);
+  },
+  /** A host worker that has just started learns of the site's machines; its networks are in the kernel. */
+  async updatePeers(address: string, peers: string[]): Promise<void> {
+    await openNetwork({ address, firewall: firewall!, peers: () => peers }).updatePeers();
   },
   /** An edge worker starts, with what its kernel has. */
   async startEdge(address: string, device: string, openPorts: number[]): Promise<void> {

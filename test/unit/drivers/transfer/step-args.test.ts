@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { Agent } from 'undici';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { VmRef } from '../../../../contracts/host-calls.ts';
+import { createMachineList } from '../../../../drivers/transfer/machine-list.ts';
 import { openStepArgs } from '../../../../drivers/transfer/step-args.ts';
 
 let server: Server;
@@ -30,12 +31,14 @@ afterAll(async () => {
 const vm = { id: 'vm_1', generation: 3 } as VmRef;
 const fetchFrom = (port: number) => {
   const options = { repositoryUrl: `http://127.0.0.1:${port}`, hostId: 'host-1', keyFile: join(folder, 'key') };
-  return openStepArgs(new Agent(), options)(vm, 'stageIn', AbortSignal.timeout(5000));
+  const { fetchStepArgs } = openStepArgs(new Agent(), options, createMachineList());
+  return fetchStepArgs(vm, 'stageIn', AbortSignal.timeout(5000));
 };
 const fetchOne = () => fetchFrom((server.address() as AddressInfo).port);
 
 test('asks for one step of one placement, with the key that the file has now', async () => {
-  answer = { status: 200, body: '{"vm": {"id": "vm_1"}, "stageIn": {"inputs": []}}' };
+  const hosts = { version: 'v1', addresses: [], here: '192.0.2.2' };
+  answer = { status: 200, body: JSON.stringify({ vm: { id: 'vm_1' }, stageIn: { inputs: [] }, hosts }) };
   expect(await fetchOne()).toEqual({ vm: { id: 'vm_1' }, stageIn: { inputs: [] } });
   expect(requests.at(-1)).toEqual({
     url: '/internal/hosts/host-1/orders/vm_1/3?step=stageIn&hosts=none',
@@ -46,23 +49,34 @@ test('asks for one step of one placement, with the key that the file has now', a
   expect(requests.at(-1)?.key).toBe('Bearer bh_second');
 });
 
-test('is sent the list of hosts once a version, and has it as peers of each VM', async () => {
+test('is sent the list of machines once a version, with a step or when it asks', async () => {
   const { port } = server.address() as AddressInfo;
   const options = { repositoryUrl: `http://127.0.0.1:${port}`, hostId: 'host-1', keyFile: join(folder, 'key') };
-  const fetchNext = openStepArgs(new Agent(), options);
-  const peersOf = async (hosts: object) => {
-    answer = { status: 200, body: JSON.stringify({ vm: { id: 'vm_1', network: { vni: 7, peers: [] } }, hosts }) };
-    return (await fetchNext(vm, 'vm', AbortSignal.timeout(5000))).vm.network.peers;
+  const machines = createMachineList();
+  const { fetchStepArgs, updateMachines } = openStepArgs(new Agent(), options, machines);
+  const signal = AbortSignal.timeout(5000);
+  const withStep = async (hosts: object) => {
+    answer = { status: 200, body: JSON.stringify({ vm: { id: 'vm_1' }, hosts }) };
+    await fetchStepArgs(vm, 'vm', signal);
+    return machines.others();
   };
-  const all = ['192.0.2.1', '192.0.2.2', '192.0.2.3'];
-  expect(await peersOf({ version: 'v1', addresses: all, here: '192.0.2.2' })).toEqual(['192.0.2.1', '192.0.2.3']);
-  expect(await peersOf({ version: 'v1', addresses: null, here: '192.0.2.2' })).toEqual(['192.0.2.1', '192.0.2.3']);
+  const alone = async (hosts: object) => {
+    answer = { status: 200, body: JSON.stringify(hosts) };
+    await updateMachines(signal);
+    return machines.others();
+  };
+  const [here, all] = ['192.0.2.2', ['192.0.2.1', '192.0.2.2', '192.0.2.3']];
+  expect(machines.others()).toBe(null);
+  expect(await withStep({ version: 'v1', addresses: all, here })).toEqual(['192.0.2.1', '192.0.2.3']);
+  expect(await withStep({ version: 'v1', addresses: null, here })).toEqual(['192.0.2.1', '192.0.2.3']);
   expect(requests.at(-1)?.url).toContain('&hosts=v1');
-  expect(await peersOf({ version: 'v2', addresses: all.slice(0, 2), here: '192.0.2.2' })).toEqual(['192.0.2.1']);
-  await expect(peersOf({ version: 'v3', addresses: null, here: '192.0.2.2' })).rejects.toMatchObject({
-    code: 'orders-unavailable',
-  });
-  expect(await peersOf({ version: 'v2', addresses: null, here: '192.0.2.2' })).toEqual(['192.0.2.1']);
+  expect(await alone({ version: 'v2', addresses: all.slice(0, 2), here })).toEqual(['192.0.2.1']);
+  expect(requests.at(-1)?.url).toBe('/internal/hosts/host-1/machines?known=v1');
+  for (const ask of [withStep, alone])
+    await expect(ask({ version: 'v3', addresses: null, here })).rejects.toMatchObject({ code: 'orders-unavailable' });
+  answer = { status: 503, body: 'a proxy says no' };
+  await expect(updateMachines(signal)).rejects.toMatchObject({ code: 'orders-unavailable' });
+  expect(machines.others()).toEqual(['192.0.2.1']);
 });
 
 test.each([
