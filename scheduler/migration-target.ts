@@ -17,7 +17,7 @@ export interface TargetHost {
   leaving: number;
 }
 
-interface MovingVm {
+export interface MovingVm {
   host: string;
   vcpus: number;
   memoryMiB: number;
@@ -59,7 +59,12 @@ type TargetChoice =
   | { kind: 'wait'; why: string }
   | { kind: 'none'; refused: { host: string; filter: TargetFilter }[] };
 
-function failedFilter(vm: MovingVm, source: TargetHost, host: TargetHost): TargetFilter | null {
+/** The first test that a host fails as the target of a VM, wherever the move was decided; null: it can take the VM. */
+export function failedTargetFilter(
+  vm: Omit<MovingVm, 'to'>,
+  source: Omit<TargetHost, 'hasImage'>,
+  host: Omit<TargetHost, 'hasImage'>,
+): TargetFilter | null {
   if (host.id === vm.host) return 'here';
   if (host.state !== 'up') return 'unknown';
   if (!host.acceptsMigrations) return 'closed';
@@ -85,7 +90,7 @@ export function chooseTarget(vm: MovingVm, hosts: readonly TargetHost[]): Target
   const source = hosts.find((host) => host.id === vm.host);
   if (source === undefined) throw new Error(`BUG: there is no host ${vm.host}, and a VM is to leave it`);
   const candidates = hosts.filter((host) => vm.to === null || host.id === vm.to);
-  const answers = candidates.map((host) => ({ host, filter: failedFilter(vm, source, host) }));
+  const answers = candidates.map((host) => ({ host, filter: failedTargetFilter(vm, source, host) }));
   const fit = answers.flatMap(({ host, filter }) => (filter === null ? [host] : []));
   const best = fit.sort(
     (a, b) => Number(b.hasImage) - Number(a.hasImage) || freeMemory(b) - freeMemory(a) || (a.id < b.id ? -1 : 1),

@@ -1,0 +1,87 @@
+import type { GroupMembers } from './constraints.ts';
+import type { BalanceInput } from './decision.ts';
+import type { OfferContext } from './offers.ts';
+import type { BalanceHost, BalanceVm } from './site.ts';
+import { addLoad, removeLoad } from './starvation.ts';
+
+/** The site with the moves that a decision has chosen so far. Its input is not changed. */
+export class PlannedSite {
+  readonly #hosts: Map<string, BalanceHost>;
+  readonly #vms = new Map<string, BalanceVm[]>();
+  readonly #members: Map<string, Map<string, number>>;
+  readonly #input: BalanceInput;
+  #order: BalanceHost[];
+
+  constructor(input: BalanceInput) {
+    this.#input = input;
+    this.#hosts = new Map(input.hosts.map((host) => [host.id, host]));
+    this.#members = new Map([...input.members].map(([group, counts]) => [group, new Map(counts)]));
+    for (const vm of input.vms) {
+      const here = this.#vms.get(vm.host);
+      if (here === undefined) this.#vms.set(vm.host, [vm]);
+      else here.push(vm);
+    }
+    this.#order = [...input.hosts].sort(compareFree);
+  }
+
+  get context(): OfferContext {
+    const { nowMs, policy, model } = this.#input;
+    return { nowMs, policy, model, members: this.#members as GroupMembers };
+  }
+
+  find(id: string): BalanceHost | undefined {
+    return this.#hosts.get(id);
+  }
+
+  host(id: string): BalanceHost {
+    const host = this.#hosts.get(id);
+    if (host === undefined) throw new Error(`BUG: there is no host ${id}, and the balancer is to decide about it`);
+    return host;
+  }
+
+  hosts(): BalanceHost[] {
+    return [...this.#hosts.values()];
+  }
+
+  vmsOf(host: string): readonly BalanceVm[] {
+    return this.#vms.get(host) ?? [];
+  }
+
+  /** Those with the most free processors first; by id among equals. */
+  byFreeProcessors(): readonly BalanceHost[] {
+    return this.#order;
+  }
+
+  /** Counts the VM at its target, and its memory and vCPUs still at its source as well, as the ledger does while it moves. */
+  apply(vm: BalanceVm, to: string): void {
+    const source = this.host(vm.host);
+    const target = this.host(to);
+    this.#replace({ ...source, load: removeLoad(source.load, vm.load), leaving: source.leaving + 1, vms: source.vms - 1 });
+    this.#replace({
+      ...target,
+      load: addLoad(target.load, vm.load),
+      used: { vcpus: target.used.vcpus + vm.vcpus, memoryMiB: target.used.memoryMiB + vm.memoryMiB },
+      arriving: target.arriving + 1,
+      vms: target.vms + 1,
+    });
+    for (const { group } of vm.groupRules) {
+      const counts = this.#members.get(group) ?? new Map<string, number>();
+      counts.set(vm.host, (counts.get(vm.host) ?? 1) - 1);
+      counts.set(to, (counts.get(to) ?? 0) + 1);
+      this.#members.set(group, counts);
+    }
+  }
+
+  #replace(host: BalanceHost): void {
+    this.#hosts.set(host.id, host);
+    this.#order = this.#order.filter((other) => other.id !== host.id);
+    const at = this.#order.findIndex((other) => compareFree(host, other) < 0);
+    this.#order.splice(at === -1 ? this.#order.length : at, 0, host);
+  }
+}
+
+const freeProcessors = ({ processors, load }: BalanceHost): number => processors - Math.max(load.cpus, load.meanCpus);
+
+function compareFree(a: BalanceHost, b: BalanceHost): number {
+  return freeProcessors(b) - freeProcessors(a) || (a.id < b.id ? -1 : 1);
+}
