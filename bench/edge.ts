@@ -14,7 +14,7 @@ const at = { client: '10.77.0.3', host: '10.77.0.11', edge: '10.77.0.221', besid
 const segment = { vni: 0x21, cidr: '10.128.16.0/22', address: '10.128.19.254' };
 const guestAddress = '10.128.16.10';
 
-/** Of which the edge has as many as an owner may have: each packet is compared with those before its own. */
+/** The edge has as many as an owner may have: each packet is compared with those before its own. */
 const otherPorts = 63;
 
 async function plug(wire: Machine, machine: Machine, name: keyof typeof at): Promise<void> {
@@ -41,7 +41,12 @@ async function makeNetwork([wire, client, host, edge, beside, guest]: Machine[])
   await guest!.ip('link set eth0 up', `address add ${guestAddress}/22 dev eth0`, 'route add default via 10.128.16.1');
   await edge!.call('startEdge', at.edge, 'eth0', []);
   const order = { vni, protocol: 'tcp' as const, publicAddress, address: guestAddress, port, allow: [], digest: '' };
-  const others = Array.from({ length: otherPorts }, (_, index) => ({ ...order, id: `a${index}`, publicPort: 20_001 + index }));
+  const others = Array.from({ length: otherPorts }, (_, index) => ({
+    ...order,
+    id: `a${index}`,
+    publicPort: 20_001 + index,
+    port: 8000 + index,
+  }));
   await edge!.call('applyOrders', {
     publicAddresses: [publicAddress],
     peers: [at.host],

@@ -18,19 +18,32 @@ interface EdgeJumps {
 const vxlanPort = 4789;
 
 /** Without an allow-list, one match of every client. */
-const clientsOf = ({ allow }: PortOrder): (string | null)[] => (allow.length === 0 ? [null] : allow);
-
-/** The chain of a segment's packets: a packet is compared with the ports of its owner alone. */
-const chainOf = (vni: number): string => `BERTH-EDGE-${vni.toString(16)}`;
+const clientsOf = (allow: readonly string[]): readonly (string | null)[] => (allow.length === 0 ? [null] : allow);
 
 /**
- * A flow's packets, and the errors about it, by what its connection was before and after translation: one that was
- * translated by an earlier rule to another VM is not this port's.
+ * The chains of a segment: of packets to its guests, from them, and of errors about either. A packet is compared with the ports of
+ * its owner alone.
  */
-function flowMatches(order: PortOrder): string[] {
-  const { protocol, publicAddress, publicPort, address, port } = order;
+const chainsOf = (vni: number) => {
+  const chain = `BERTH-EDGE-${vni.toString(16)}`;
+  return { to: `${chain}-TO`, from: `${chain}-FROM`, errors: chain };
+};
+const ownChain = /^BERTH-EDGE-[0-9a-f]+(-TO|-FROM)?$/;
+
+/**
+ * A flow is matched by what its connection was before and after translation: one that was translated by an earlier rule to
+ * another VM is not this port's. The VM's address and port come first, which the kernel compares sooner.
+ */
+function portRules({ vni, allow, protocol, publicAddress, publicPort, address, port }: PortOrder): string[] {
   const flow = `-m conntrack --ctproto ${protocol} --ctorigdst ${publicAddress} --ctorigdstport ${publicPort} --ctreplsrc ${address} --ctreplsrcport ${port}`;
-  return clientsOf(order).map((cidr) => (cidr === null ? flow : `${flow} --ctorigsrc ${cidr}`));
+  const { to, from, errors } = chainsOf(vni);
+  return clientsOf(allow)
+    .map((cidr) => (cidr === null ? flow : `${flow} --ctorigsrc ${cidr}`))
+    .flatMap((match) => [
+      `-A ${to} -d ${address} -p ${protocol} --dport ${port} ${match} -j ACCEPT`,
+      `-A ${from} -s ${address} -p ${protocol} --sport ${port} ${match} -j ACCEPT`,
+      `-A ${errors} ${match} -j ACCEPT`,
+    ]);
 }
 
 /**
@@ -43,27 +56,25 @@ export function edgeRules(
 ): string {
   const bySegment = Map.groupBy(ports, ({ vni }) => vni);
   const joined = segments.filter(({ vni }) => bySegment.has(vni));
-  const used = new Set(joined.map(({ vni }) => chainOf(vni)));
-  const unused = chains.filter((chain) => /^BERTH-EDGE-[0-9a-f]+$/.test(chain) && !used.has(chain));
+  const used = new Set(joined.flatMap(({ vni }) => Object.values(chainsOf(vni))));
+  const unused = chains.filter((chain) => ownChain.test(chain) && !used.has(chain));
   return [
     '*filter',
     // Declaring a chain empties it, in the same transaction.
     ':BERTH-EDGE - [0:0]',
     ':BERTH-EDGE-IN - [0:0]',
     ...[...used, ...unused].map((chain) => `:${chain} - [0:0]`),
-    ...joined.flatMap(({ vni }) =>
-      (bySegment.get(vni) ?? []).flatMap(flowMatches).map((flow) => `-A ${chainOf(vni)} ${flow} -j ACCEPT`),
-    ),
+    ...joined.flatMap(({ vni }) => (bySegment.get(vni) ?? []).flatMap(portRules)),
     // Between two segments there is no flow: each has one side that is the outside.
     '-A BERTH-EDGE -i bg+ -o bg+ -j DROP',
-    ...joined.flatMap(({ vni }) => [
-      `-A BERTH-EDGE -o ${bridgeName(vni)} -m conntrack --ctdir ORIGINAL -j ${chainOf(vni)}`,
-      `-A BERTH-EDGE -i ${bridgeName(vni)} -m conntrack --ctdir REPLY -j ${chainOf(vni)}`,
-      // Errors have the direction of the packet that they are about.
-      ...['-i', '-o'].map(
-        (way) => `-A BERTH-EDGE ${way} ${bridgeName(vni)} -p icmp -m conntrack --ctstate RELATED -j ${chainOf(vni)}`,
-      ),
-    ]),
+    ...joined.flatMap(({ vni }) => {
+      const [bridge, { to, from, errors }] = [bridgeName(vni), chainsOf(vni)];
+      return [
+        `-A BERTH-EDGE -o ${bridge} -m conntrack --ctdir ORIGINAL -j ${to}`,
+        `-A BERTH-EDGE -i ${bridge} -m conntrack --ctdir REPLY -j ${from}`,
+        ...['-i', '-o'].map((way) => `-A BERTH-EDGE ${way} ${bridge} -p icmp -m conntrack --ctstate RELATED -j ${errors}`),
+      ];
+    }),
     // An edge is no router: nothing else passes between any two interfaces.
     '-A BERTH-EDGE -j DROP',
     '-A BERTH-EDGE-IN -i lo -j ACCEPT',
@@ -81,7 +92,7 @@ export function edgeRules(
     ':BERTH-EDGE-OUT - [0:0]',
     ...joined
       .flatMap(({ vni }) => bySegment.get(vni) ?? [])
-      .flatMap((order) => clientsOf(order).map((cidr) => translation(order, cidr))),
+      .flatMap((order) => clientsOf(order.allow).map((cidr) => translation(order, cidr))),
     ...joined.map(
       ({ vni, address }) => `-A BERTH-EDGE-OUT -o ${bridgeName(vni)} -m conntrack --ctstate DNAT -j SNAT --to-source ${address}`,
     ),

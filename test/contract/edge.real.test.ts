@@ -317,18 +317,19 @@ describe("an edge's public addresses", () => {
 });
 
 describe('what an edge leaves', () => {
+  const chainsOf = (vni: string): string[] => ['', '-FROM', '-TO'].map((which) => `BERTH-EDGE-${vni}${which}`);
   it('is neither a segment nor a chain of an owner without ports', async () => {
     const left = async (): Promise<string[]> => {
       const links = await edges[0]!.on(['ip', '-o', 'link', 'show']);
       const rules = await edges[0]!.on(['iptables-save']);
-      return [...links.matchAll(/ ((?:bg|vx)[0-9a-f]+)[:@]/g), ...rules.matchAll(/^:(BERTH-EDGE-[0-9a-f]+) /gm)].map(
+      return [...links.matchAll(/ ((?:bg|vx)[0-9a-f]+)[:@]/g), ...rules.matchAll(/^:(BERTH-EDGE-[0-9a-f]+\S*) /gm)].map(
         (match) => match[1]!,
       );
     };
     await apply([portOf(0, 20_000), portOf(1, 20_001)]);
-    expect((await left()).toSorted()).toEqual(['BERTH-EDGE-21', 'BERTH-EDGE-22', 'bg21', 'bg22', 'vx21', 'vx22']);
+    expect((await left()).toSorted()).toEqual([...chainsOf('21'), ...chainsOf('22'), 'bg21', 'bg22', 'vx21', 'vx22']);
     await apply([portOf(1, 20_001)]);
-    expect((await left()).toSorted()).toEqual(['BERTH-EDGE-22', 'bg22', 'vx22']);
+    expect((await left()).toSorted()).toEqual([...chainsOf('22'), 'bg22', 'vx22']);
     await apply([]);
     expect(await left()).toEqual([]);
     expect(await edges[0]!.on(['conntrack', '-L', '--dst-nat'])).toBe('');

@@ -225,8 +225,8 @@ export const mutations: readonly Mutation[] = [
   {
     guarantee: 'a withdrawn port ends what is open through it',
     file: 'drivers/network/edge-rules.ts',
-    find: 'flatMap(flowMatches)',
-    replace: "map(() => '-m conntrack --ctstate ESTABLISHED,DNAT')",
+    find: 'const flow = `-m conntrack --ctproto',
+    replace: "const flow = '-m conntrack --ctstate DNAT' || `--ctproto",
     project: 'host',
     test: 'contract/edge.real.test.ts',
     only: 'ends what is open',
@@ -234,8 +234,8 @@ export const mutations: readonly Mutation[] = [
   {
     guarantee: 'clients of a published port are those that it names',
     file: 'drivers/network/edge-rules.ts',
-    find: 'const clients = cidr === null',
-    replace: 'const clients = cidr !== undefined',
+    find: 'allow.length === 0 ? [null] : allow',
+    replace: 'allow.length < 0 ? allow : [null]',
     project: 'host',
     test: 'contract/edge.real.test.ts',
     only: 'is what is published',

@@ -15,7 +15,7 @@ onSharedSite((site) => {
 /** What an edge has of owners: their segments, and the chains of their ports. */
 async function ownersOn(site: TestSite, edge: string): Promise<string[]> {
   const [links, rules] = [await onEdge(site, edge, ['ip', '-o', 'link', 'show']), await onEdge(site, edge, ['iptables-save'])];
-  return [...links.matchAll(/ ((?:bg|vx)[0-9a-f]+)[:@]/g), ...rules.matchAll(/^:(BERTH-EDGE-[0-9a-f]+) /gm)].map(
+  return [...links.matchAll(/ ((?:bg|vx)[0-9a-f]+)[:@]/g), ...rules.matchAll(/^:(BERTH-EDGE-[0-9a-f]+\S*) /gm)].map(
     (match) => match[1]!,
   );
 }
