@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import { acceptEdgeReport } from '../../ledger/edges/accept-edge-report.ts';
-import { type EdgeRecord, readEdges } from '../../ledger/edges/read-edges.ts';
+import { changeEdgeRemoved, type EdgeRecord, readEdges } from '../../ledger/edges/read-edges.ts';
 import type { ApiDeps } from '../deps.ts';
-import { json } from '../http/answer.ts';
+import { json, noContent } from '../http/answer.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { Id } from '../schemas/common.ts';
 import { Edge, EdgeAnswer, EdgeReport } from '../schemas/ports.ts';
 
 const show = ({ id, address, state, active, problem, seenAt, createdAt }: EdgeRecord): z.input<typeof Edge> => ({
@@ -17,8 +18,25 @@ const show = ({ id, address, state, active, problem, seenAt, createdAt }: EdgeRe
   createdAt: createdAt.toISOString(),
 });
 
-export function edgeRoutes({ ledger, clock }: ApiDeps): Operation[] {
+export function edgeRoutes({ ledger, clock, log }: ApiDeps): Operation[] {
   return [
+    operation({
+      method: 'delete',
+      path: '/v1/edges/{id}',
+      id: 'removeEdge',
+      tag: 'edges',
+      summary: 'Remove an edge that does not return',
+      description: 'One that was not heard for five seconds. When it asks again, it is there again.',
+      access: 'operator',
+      params: Id,
+      answers: { 204: { description: 'Removed' } },
+      problems: ['not-found', 'conflict'],
+      handle: async ({ caller, params: { id } }) => {
+        await changeEdgeRemoved(ledger, id, clock());
+        log.info({ edgeId: id, keyId: caller.keyId }, 'edge removed by an operator');
+        return noContent;
+      },
+    }),
     operation({
       method: 'get',
       path: '/v1/edges',

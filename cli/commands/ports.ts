@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { type Command, Option } from 'commander';
-import { CommandError, type Connection, callJson, list, listItems, poll, type Session, withRetry } from '../client.ts';
+import { CommandError, type Connection, callEmpty, callJson, list, listItems, poll, type Session, withRetry } from '../client.ts';
 import { resolveVm } from '../names.ts';
 import { collect, given, wholeNumber } from '../options.ts';
 import { print, printOne, printRows } from '../output.ts';
@@ -96,13 +96,25 @@ export function addPortCommands(program: Command, { connect, output }: Session):
     .addHelpText('after', '\nExample:\n  berth ports withdraw 203.0.113.7:20017/tcp')
     .action(async (which: string) => {
       const port = await findPort(connect(), which);
-      await callJson<PublishedPort | null>(connect(), portPath(port), { method: 'DELETE' });
+      await callEmpty(connect(), portPath(port), { method: 'DELETE' });
       print(output(), port.id);
     });
 
-  program
+  const edges = program
     .command('edges')
-    .description('list edges, through which published ports are reached (operators)')
+    .description('list edges, through which published ports are reached, and remove them (operators)');
+
+  edges
+    .command('remove')
+    .description('remove an edge that does not return')
+    .argument('<edge>', 'its id')
+    .addHelpText('after', '\nExample:\n  berth edges remove edge-2')
+    .action(async (id: string) => {
+      await callEmpty(connect(), `/v1/edges/${encodeURIComponent(id)}`, { method: 'DELETE' });
+      print(output(), id);
+    });
+
+  edges
     .command('list', { isDefault: true })
     .alias('ls')
     .description('list edges')

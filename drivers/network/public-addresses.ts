@@ -10,7 +10,7 @@ export const addressLifetimeS = 2;
 
 /** The public addresses on an edge's interface: each is there for a short time, and is extended. */
 export interface PublicAddressTable {
-  /** Adds or extends them, and announces those that were not there. */
+  /** Adds or extends them, and announces those that were not there, the others now and then. */
   hold(addresses: readonly string[]): Promise<void>;
   release(addresses: readonly string[]): Promise<void>;
   /** Whether another machine answers for one of them. Takes a second where none does. */
@@ -19,8 +19,11 @@ export interface PublicAddressTable {
 
 const shown = z.array(z.looseObject({ addr_info: z.array(z.looseObject({ local: z.string().optional() })).default([]) }));
 
-/** How often a new address is announced, a second apart: a switch or a client may miss the first. */
-const announcements = 6;
+/**
+ * An address is announced as long as it is held: a client or a switch may have missed the first time, or have heard another edge
+ * since, which had been cut off from the API and gave the address up a moment after its return.
+ */
+const announceEveryMs = 2000;
 
 /**
  * @param device the interface on which clients come
@@ -35,7 +38,8 @@ export function openPublicAddresses(device: string, onFailure: (error: unknown) 
   const change = (lines: string[]): Promise<string> => run(['ip', '-batch', '-'], { deadlineMs, input: `${lines.join('\n')}\n` });
   /** Gratuitous ARP: clients and switches learn that the address is here now. */
   const announce = (address: string): Promise<string> =>
-    run(['arping', '-q', '-U', '-c', String(announcements), '-I', device, '-s', address, address], { deadlineMs: 15_000 });
+    run(['arping', '-q', '-U', '-c', '1', '-I', device, '-s', address, address], { deadlineMs });
+  const announcedAtMs = new Map<string, number>();
 
   return {
     async hold(addresses) {
@@ -43,12 +47,26 @@ export function openPublicAddresses(device: string, onFailure: (error: unknown) 
       const before = await present();
       const lifetime = `valid_lft ${addressLifetimeS} preferred_lft ${addressLifetimeS}`;
       await change(addresses.map((address) => `address replace ${address}/32 dev ${device} ${lifetime}`));
-      for (const address of addresses) if (!before.has(address)) announce(address).catch(onFailure);
+      const nowMs = performance.now();
+      for (const address of addresses) {
+        const dueMs = (announcedAtMs.get(address) ?? Number.NEGATIVE_INFINITY) + announceEveryMs;
+        if (before.has(address) && nowMs < dueMs) continue;
+        announcedAtMs.set(address, nowMs);
+        announce(address).catch(onFailure);
+      }
     },
     async release(addresses) {
       const found = await present();
       const here = addresses.filter((address) => found.has(address));
-      if (here.length > 0) await change(here.map((address) => `address delete ${address}/32 dev ${device}`));
+      if (here.length === 0) return;
+      const input = here.map((address) => `address delete ${address}/32 dev ${device}\n`).join('');
+      try {
+        await run(['ip', '-force', '-batch', '-'], { deadlineMs, input });
+      } catch (error) {
+        // The kernel may have removed one meanwhile, whose lifetime had ended.
+        const left = await present();
+        if (here.some((address) => left.has(address))) throw error;
+      }
     },
     async areTaken(addresses) {
       const taken = await Promise.all(addresses.map((address) => isTaken(device, address)));

@@ -16,6 +16,7 @@ const processes = [
 /** Variables of the local site, of the command line client and of the tests. Their programs read them directly. */
 const otherVariables = [
   ['BERTH_HOSTS', '`npm start`', '3', 'Number of hosts of the local site'],
+  ['BERTH_EDGES', '`npm start`', '1', 'Number of its edges; 0: it publishes no ports'],
   ['BERTH_HOME', '`npm start`', '`.berth`', 'Folder of all that survives a restart of the local site; one running site a folder'],
   ['BERTH_API_PORT', '`npm start`', '8080 where it is free', 'Port of the API. 0: any free one'],
   ['DATABASE_URL', '`npm start`', 'none', 'A PostgreSQL database to use instead of the embedded one'],

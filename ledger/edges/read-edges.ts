@@ -1,4 +1,5 @@
 import type { Edge } from '../../generated/prisma/client.ts';
+import { BerthError } from '../../model/errors.ts';
 import type { Ledger } from '../client.ts';
 import { type PageRequest, pageQuery } from '../page.ts';
 
@@ -19,6 +20,17 @@ export async function readEdges(ledger: Ledger, page: PageRequest, nowMs: number
     state: nowMs - row.seenAt.getTime() < silentAfterMs ? 'up' : 'unknown',
     active: holders.some(({ edgeId }) => edgeId === row.id),
   }));
+}
+
+/**
+ * Removes an edge that does not return: hosts and other edges forget its addresses. One that asks again is there again. Throws
+ * not-found; conflict for one that answers.
+ */
+export async function changeEdgeRemoved(ledger: Ledger, id: string, nowMs: number): Promise<void> {
+  const { count } = await ledger.edge.deleteMany({ where: { id, seenAt: { lt: new Date(nowMs - silentAfterMs) } } });
+  if (count > 0) return;
+  if ((await ledger.edge.count({ where: { id } })) === 0) throw new BerthError('not-found', `There is no edge ${id}`);
+  throw new BerthError('conflict', `Edge ${id} answers: stop its berth-edge first`);
 }
 
 interface StateCount {

@@ -17,7 +17,7 @@ let folder: string;
 /** The bundled command: it starts in a fraction of the time of its sources, and is what users have. */
 let program: string;
 beforeAll(async () => {
-  api = await startApi();
+  api = await startApi({ BERTH_PUBLIC_ADDRESSES: '203.0.113.7' });
   await api.addImage('debian-12');
   await api.addHost('host-a');
   folder = await mkdtemp(join(tmpdir(), 'berth-cli-'));
@@ -52,6 +52,40 @@ function start(args: string[], options: { key?: string; input?: string | Buffer;
 }
 
 const berth = (args: string[], options?: Parameters<typeof start>[1]) => start(args, options).end;
+
+describe('ports', () => {
+  test('are published, listed and withdrawn by their id or their public address', async () => {
+    const vm = await berth(['vms', 'create', 'shop', '--image', 'debian-12', '--publish', '443', '--json']);
+    expect([vm.code, vm.err]).toEqual([0, '']);
+    const published = await berth([
+      'ports',
+      'publish',
+      'shop',
+      '80',
+      '--public',
+      '20007',
+      '--allow',
+      '198.51.100.0/24',
+      '--json',
+    ]);
+    expect(JSON.parse(published.out)).toMatchObject({
+      port: 80,
+      publicPort: 20_007,
+      allow: ['198.51.100.0/24'],
+      state: 'pending',
+    });
+    const listed = await berth(['ports', 'list', '--vm', 'shop']);
+    expect(listed.out).toMatch(/80 .*203\.0\.113\.7:20007\/tcp .*198\.51\.100\.0\/24 .*pending \(vm\)/);
+    expect(listed.out).toMatch(/443 .*all .*pending \(vm\)/);
+    expect((await berth(['ports', 'withdraw', '203.0.113.7:20007/tcp'])).code).toBe(0);
+    expect((await berth(['ports', 'withdraw', '203.0.113.7:20007/tcp'])).err).toContain('There is no published port');
+    const rest = JSON.parse((await berth(['ports', 'list', '--json'])).out) as { id: string; port: number }[];
+    expect(rest.map(({ port }) => port)).toEqual([443]);
+    const refused = await berth(['edges', 'list']);
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('operator')]);
+    expect((await berth(['edges', 'list'], { key: api.operator.key })).code).toBe(0);
+  });
+});
 
 describe('images', () => {
   test('are built, listed, shown, published and deleted', async () => {

@@ -95,6 +95,11 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/vms/{id}/ports/{portId}': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/ports/${published}`),
   'DELETE /v1/vms/{id}/ports/{portId}': () => api.fetch(api.operator, 'DELETE', `/v1/vms/${runs}/ports/${published}`),
   'GET /v1/ports': () => api.fetch(api.operator, 'GET', '/v1/ports'),
+  'DELETE /v1/edges/{id}': async () => {
+    const seenAt = new Date(Date.now() - 60_000);
+    await api.ledger.edge.create({ data: { id: 'edge-1', address: '192.0.2.221', seenAt } });
+    return api.fetch(api.operator, 'DELETE', '/v1/edges/edge-1');
+  },
   'GET /v1/edges': () => api.fetch(api.operator, 'GET', '/v1/edges'),
   'POST /v1/vms/{id}/migrations': () => api.fetch(api.operator, 'POST', `/v1/vms/${runs}/migrations`, { json: {} }),
   'GET /v1/migrations': () => api.fetch(api.operator, 'GET', '/v1/migrations'),

@@ -181,6 +181,16 @@ describe('the exchange of an edge', () => {
   });
 });
 
+test('an edge that does not return is removed, and one that answers is not', async () => {
+  await exchange(before);
+  const remove = (id: string) => api.fetch(api.operator, 'DELETE', `/v1/edges/${id}`);
+  expect([(await remove('edge1')).status, (await remove('nothing')).status]).toEqual([409, 404]);
+  await api.ledger.edge.update({ where: { id: 'edge1' }, data: { seenAt: new Date(Date.now() - 6000) } });
+  expect((await remove('edge1')).status).toBe(204);
+  expect((await api.call<Page<object>>(api.operator, 'GET', '/v1/edges')).body.items).toEqual([]);
+  expect((await exchange(before)).body.epoch).toBe(1);
+});
+
 test('a site without public addresses publishes nothing', async () => {
   const other = await startApi();
   try {

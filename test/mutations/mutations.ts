@@ -250,6 +250,15 @@ export const mutations: readonly Mutation[] = [
     only: 'are taken from it by its kernel',
   },
   {
+    guarantee: 'clients find the edge that has the addresses after another one had answered for them',
+    file: 'drivers/network/public-addresses.ts',
+    find: 'const announceEveryMs = 2000;',
+    replace: 'const announceEveryMs = 200_000;',
+    project: 'host',
+    test: 'contract/edge.real.test.ts',
+    only: 'are taken from it by its kernel',
+  },
+  {
     guarantee: 'one edge has the public addresses',
     file: 'ledger/edges/edge-lease.ts',
     find: 'OR "EdgeLease".until < clock_timestamp()',

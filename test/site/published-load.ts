@@ -146,3 +146,24 @@ export async function download(port: PublishedAnswer, parts: number): Promise<nu
   if (wrong > 0 || bytes % 200_000 !== 0) throw new Error(`${wrong} parts of ${bytes} bytes were not the next ones`);
   return bytes / 200_000;
 }
+
+/** How long (ms) it takes until an attempt of which one begins each tenth of a second is answered. */
+export async function untilAnswered(port: PublishedAnswer, withinMs: number): Promise<number> {
+  const sinceMs = Date.now();
+  let answeredMs: number | null = null;
+  const agents: Agent[] = [];
+  while (answeredMs === null) {
+    if (Date.now() - sinceMs > withinMs) throw new Error(`nothing answers at ${JSON.stringify(port)} after ${withinMs} ms`);
+    const agent = new Agent();
+    agents.push(agent);
+    void request(port, '/', agent).then(
+      () => {
+        answeredMs ??= Date.now() - sinceMs;
+      },
+      () => undefined,
+    );
+    await delay(100);
+  }
+  for (const agent of agents) agent.destroy();
+  return answeredMs;
+}
