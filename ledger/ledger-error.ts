@@ -1,6 +1,6 @@
 import { BerthError, type ErrorCode } from '../model/errors.ts';
 
-/** SQLSTATEs that the ledger's own triggers raise; see the first migration. */
+/** SQLSTATEs that the ledger's own triggers raise; see the first migration, and that of the books. */
 const codes: Record<string, ErrorCode> = {
   BE001: 'conflict',
   BE002: 'no-capacity',
@@ -9,6 +9,9 @@ const codes: Record<string, ErrorCode> = {
   BE005: 'internal',
   BE006: 'in-use',
   BE007: 'conflict',
+  BE008: 'insufficient-funds',
+  BE009: 'amount-out-of-bounds',
+  BE010: 'not-found',
 };
 
 /**

@@ -35,6 +35,8 @@ export const errorTable = {
   'does-not-fit': { status: 422, retryable: false, fault: 'caller', title: 'No host of this site is large enough' },
   'rate-limited': { status: 429, retryable: true, fault: 'caller', title: 'Too many requests' },
   'quota-exceeded': { status: 403, retryable: false, fault: 'caller', title: 'The quota of this owner is used up' },
+  'insufficient-funds': { status: 402, retryable: false, fault: 'caller', title: 'The account would be below its limit' },
+  'amount-out-of-bounds': { status: 422, retryable: false, fault: 'caller', title: 'The books cannot hold this amount' },
   'queue-full': { status: 503, retryable: true, fault: 'site', title: 'The queue of tasks is full' },
   // what an image met
   'image-refused': { status: 422, retryable: false, fault: 'caller', title: 'The disk is not one that can be taken' },

@@ -19,6 +19,8 @@ const prefixes = {
   drain: 'drain',
   reservation: 'reservation',
   port: 'port',
+  account: 'account',
+  transfer: 'transfer',
 } as const;
 
 export type IdKind = keyof typeof prefixes;
@@ -28,6 +30,8 @@ export type FileId = Id<'file'>;
 export type ImageId = Id<'image'>;
 export type VmId = Id<'vm'>;
 export type TaskId = Id<'task'>;
+export type AccountId = Id<'account'>;
+export type TransferId = Id<'transfer'>;
 
 /** A task or a standalone VM, which waits for a placement and is notified of it. */
 export type WaiterId = TaskId | VmId;

@@ -45,7 +45,9 @@ const ordinary = new Set(
 );
 
 /** Verb forms of terms that the glossary has as nouns. */
-const inflections = new Set('aborted migrate migrated observe observed planned restore restored retired suspend term'.split(' '));
+const inflections = new Set(
+  'aborted migrate migrated observe observed planned posted restore restored retired suspend term'.split(' '),
+);
 
 const exportedTypes = /^export (?:declare )?(?:abstract )?(?:interface|type|class|enum) ([A-Za-z]\w*)/gm;
 
