@@ -65,6 +65,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     cdrom: null,
     nic: { mac: `52:54:00:fe:${randomBytes(2).toString('hex').replace(/^(..)/, '$1:')}`, tap: name, bridge: null, mtu: 1450 },
     consoleLog: join(work, 'console.log'),
+    consoleSocket: join(work, 'tty'),
     identitySocket: join(work, 'identity'),
     streamSocket: join(work, 'stream'),
     onReboot: 'destroy',

@@ -60,6 +60,8 @@ export interface DomainConfig {
   /** `bridge` null: the network device is not connected. */
   nic: { mac: string; tap: string; bridge: string | null; mtu: number };
   consoleLog: string;
+  /** QEMU's end of the serial port, for what is typed. */
+  consoleSocket: string;
   /** QEMU's end of the port at which a guest from a template waits for its identity. */
   identitySocket: string;
   /** QEMU's end of the port of the program that runs clients' sessions; null: devices of an earlier version. */

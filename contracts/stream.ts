@@ -9,4 +9,6 @@ export interface StreamOrder {
   owner: string;
   /** It needs the program of Berth in the guest: a terminal, an input, a session that goes on, a connection. */
   needsProgram: boolean;
+  /** Its serial console, instead of a session of that program. */
+  console?: boolean;
 }

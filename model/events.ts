@@ -275,8 +275,8 @@ export const VmSessionOpenedData = z
     ...vmFields,
     key: z.string(),
     session: z.string(),
-    /** A command with pipes or with a terminal, or a connection to a port. */
-    kind: z.enum(['pipes', 'terminal', 'connection']),
+    /** A command with pipes or with a terminal, a connection to a port, or the console. */
+    kind: z.enum(['pipes', 'terminal', 'connection', 'console']),
     openedAt: time,
   })
   .meta({ id: 'VmSessionOpened', description: 'Somebody with this key was let into the guest' });

@@ -27,6 +27,9 @@ export function takeUpgrades(server: Server, app: (req: IncomingMessage, res: Se
   });
 }
 
+/** Whether the connection of a request would become a WebSocket. */
+export const asksWebSocket = (req: IncomingMessage): boolean => upgrading.has(req);
+
 const keyPattern = /^[+/0-9A-Za-z]{22}==$/;
 
 /**

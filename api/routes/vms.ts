@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { changeVmForceEnded } from '../../ledger/levers/force-end.ts';
+import { acceptSession } from '../../ledger/vms/accept-session.ts';
 import { findVm, readVms, type VmRecord } from '../../ledger/vms/read-vms.ts';
 import { acceptOperationOnce, acceptVmOnce, changeVmRemovalRequested } from '../../ledger/vms/request-vm.ts';
 import { consolePageBytes } from '../../model/console.ts';
@@ -7,6 +8,7 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { publicPortsOf } from '../../model/network/published-port.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
+import { parsePlace } from '../../model/streams/console.ts';
 import { StoredVmRequest, unboundedDurationS, VmRequest, vmOperationNames, vmOperations } from '../../model/vm-request.ts';
 import { consoleRange, sendConsole } from '../console.ts';
 import type { ApiDeps } from '../deps.ts';
@@ -17,10 +19,12 @@ import { refuseBeyondHorizon } from '../http/horizon.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
+import { asksWebSocket } from '../http/upgrade.ts';
 import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
 import { ForceEndOrder } from '../schemas/levers.ts';
 import { Vm } from '../schemas/vms.ts';
+import { newSession } from '../streams/sessions.ts';
 
 /** JSON and text columns of the ledger, parsed by the schemas of what is shown. */
 const storedJson = { boot: Vm.shape.boot, waiting: Vm.shape.waiting, problem: Vm.shape.problem };
@@ -33,7 +37,24 @@ const ConsoleQuery = z.strictObject({
     .max(consolePageBytes)
     .default(64 * 1024)
     .meta({ description: 'How many bytes from the end; a Range takes precedence' }),
+  place: z
+    .string()
+    .max(200)
+    .transform((text) => parsePlace(text))
+    .refine((place) => place !== null, { error: 'expected a place that the console has told' })
+    .optional()
+    .meta({ description: 'With an upgrade: what the client has already, as channel 5 has told it' }),
+  write: z
+    .enum(['true', 'false'])
+    .default('false')
+    .meta({ description: 'With an upgrade: take the keyboard over from another client' }),
 });
+
+/** Before its first start there is none; of one that has stopped what it has written can be read, without an upgrade. */
+function requireConsole({ id, state }: VmRecord): void {
+  if (['running', 'paused', 'migrating', 'creating'].includes(state)) return;
+  throw new BerthError('conflict', `VM ${id} is ${state}: its console can only be read`);
+}
 
 function leaseOf({ order, lease }: VmRecord): z.input<typeof Vm>['lease'] {
   if (order === null || lease === null) return null;
@@ -73,7 +94,7 @@ function show(row: VmRecord): z.input<typeof Vm> {
 }
 
 export function vmRoutes(deps: ApiDeps): Operation[] {
-  const { ledger, temporal, config, log, clock } = deps;
+  const { ledger, temporal, sessions, config, log, clock } = deps;
   const operate = (name: (typeof vmOperationNames)[number]) =>
     operation({
       method: 'post',
@@ -165,12 +186,32 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
       params: Id,
       query: ConsoleQuery,
       answers: {
+        101: { description: 'With an upgrade: the console both ways, as it is written (docs/exec.md)' },
         200: { description: 'Its end', media: 'text/plain' },
         206: { description: 'The range', media: 'text/plain', headers: { 'Content-Range': 'Which bytes, and of how many' } },
       },
-      problems: ['not-found', 'conflict', 'range-not-satisfiable', 'host-unavailable', 'host-busy', 'unavailable'],
+      problems: ['not-found', 'conflict', 'forbidden', 'range-not-satisfiable', 'host-unavailable', 'host-busy', 'unavailable'],
       handle: async ({ req, res, caller, params, query }) => {
-        const { id } = await findVm(ledger, visibleOwner(caller), params.id);
+        const vm = await findVm(ledger, visibleOwner(caller), params.id);
+        const { id } = vm;
+        if (asksWebSocket(req)) {
+          requireConsole(vm);
+          await sessions.openConsole(req, res, caller, {
+            vm: { id: id as VmId, ownerId: vm.ownerId },
+            place: query.place ?? null,
+            tailBytes: query.tail,
+            write: query.write === 'true',
+            accept: () =>
+              acceptSession(ledger, {
+                vm: id as VmId,
+                key: caller.keyId,
+                session: newSession(),
+                kind: 'console',
+                nowMs: clock(),
+              }),
+          });
+          return streamed;
+        }
         sendConsole(req, res, await temporal.readConsole(id as VmId, consoleRange(req, query.tail)));
         return streamed;
       },

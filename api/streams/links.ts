@@ -36,11 +36,16 @@ export class ExpectedLinks {
     return this.#open.size;
   }
 
+  /** Has a host connect for a session. */
+  async reach(session: string, order: (link: LinkOrder) => Promise<void>, events: LinkEvents): Promise<HostLink> {
+    return this.#bind(await this.connect(order), session, events);
+  }
+
   /**
-   * Has a host connect.
+   * Has a host connect; nothing of the connection is read yet.
    * @param order gives the order to the host; it rejects where the host can't
    */
-  async reach(session: string, order: (link: LinkOrder) => Promise<void>, events: LinkEvents): Promise<HostLink> {
+  async connect(order: (link: LinkOrder) => Promise<void>): Promise<WebSocket> {
     const [id, token] = [randomBytes(12).toString('hex'), randomBytes(24).toString('base64url')];
     const arrival = Promise.withResolvers<WebSocket>();
     this.#expected.set(id, { digest: digestOf(token), take: arrival.resolve });
@@ -50,7 +55,10 @@ export class ExpectedLinks {
     );
     order({ id, url: this.#url, token }).catch(arrival.reject);
     try {
-      return this.#bind(await arrival.promise, session, events);
+      const socket = await arrival.promise;
+      this.#open.add(socket);
+      socket.once('close', () => this.#open.delete(socket));
+      return socket;
     } finally {
       clearTimeout(timer);
       this.#expected.delete(id);
@@ -72,7 +80,6 @@ export class ExpectedLinks {
   }
 
   #bind(socket: WebSocket, session: string, events: LinkEvents): HostLink {
-    this.#open.add(socket);
     socket.on('message', (data) => {
       const body = data as Buffer;
       const frame = sessionOf(body) === session ? parseGuestFrame(body) : null;
@@ -81,7 +88,6 @@ export class ExpectedLinks {
     });
     socket.on('error', () => undefined);
     socket.once('close', (code) => {
-      this.#open.delete(socket);
       if (code === hostCloseCodes.replaced) events.onClose('replaced');
       else events.onClose(code === hostCloseCodes.invalid ? 'invalid' : 'lost');
     });

@@ -5,11 +5,13 @@ import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { Logger } from '../../model/log.ts';
 import { clientProtocols, messageBytes } from '../../model/streams/channels.ts';
+import type { ConsolePlace } from '../../model/streams/console.ts';
 import type { StreamRequest } from '../../model/streams/frames.ts';
 import type { Caller } from '../http/auth.ts';
 import { acceptWebSocket, requireWebSocket } from '../http/upgrade.ts';
 import type { WorkflowClient } from '../temporal.ts';
 import { serveClient } from './client-socket.ts';
+import { ConsoleRelay } from './console-relay.ts';
 import { ExpectedLinks } from './links.ts';
 import { Relay } from './relay.ts';
 
@@ -23,6 +25,17 @@ export interface SessionOrder {
   /** Whether the client sends an input. */
   hasInput: boolean;
   /** Before anything begins in the guest. */
+  accept(): Promise<void>;
+}
+
+/** One client's connection to the console of a VM. */
+export interface ConsoleRequest {
+  vm: { id: VmId; ownerId: string };
+  /** What the client has already; null: it begins with the last `tailBytes`. */
+  place: ConsolePlace | null;
+  tailBytes: number;
+  /** It takes the keyboard over. */
+  write: boolean;
   accept(): Promise<void>;
 }
 
@@ -60,26 +73,48 @@ export class Sessions {
 
   /** Answers the request to upgrade when the guest has begun or found the session; throws why it can't. */
   async open(req: Request, res: Response, caller: Caller, order: SessionOrder): Promise<void> {
+    const { vm, request, session, after, hasInput } = order;
+    const relay = this.#relay(order);
+    const about = { vmId: vm.id, session, kind: request?.kind ?? 'resumed', after };
+    const socket = await this.#admit(req, res, caller, relay, order.accept, about);
+    serveClient(socket, relay, session);
+    if (!hasInput) relay.endInput();
+  }
+
+  /** The same with the console of a VM. */
+  async openConsole(req: Request, res: Response, caller: Caller, order: ConsoleRequest): Promise<void> {
+    const { vm, place, tailBytes, write } = order;
+    const needs = { owner: vm.ownerId, needsProgram: false, console: true };
+    const reach = () => this.links.connect((link) => this.#options.temporal.openStream(vm.id, { ...link, ...needs }));
+    const relay = new ConsoleRelay({ place, tailBytes, write, reach });
+    const about = { vmId: vm.id, kind: 'console', write };
+    relay.serve(await this.#admit(req, res, caller, relay, order.accept, about));
+  }
+
+  /** Upgrades the request once the VM's host has connected for it. */
+  async #admit(
+    req: Request,
+    res: Response,
+    caller: Caller,
+    relay: { connect(): Promise<void>; close(ends: boolean): void },
+    accept: () => Promise<void>,
+    about: object,
+  ): Promise<WebSocket> {
     const protocol = requireWebSocket(req, clientProtocols);
     this.#enter(caller.ownerId);
     res.once('close', () => this.#leave(caller.ownerId));
-    const { vm, request, session, after } = order;
-    const relay = this.#relay(order);
     const abandon = () => relay.close(true);
     res.once('close', abandon);
-    // The command ends with the right to run it.
+    // A command ends with the right to run it.
     res.once('revoked', abandon);
-    await order.accept();
+    await accept();
     await relay.connect();
     const socket = await acceptWebSocket(req, res, protocol, messageBytes);
     res.off('close', abandon);
     this.#sockets.add(socket);
     socket.once('close', () => this.#sockets.delete(socket));
-    const { keyId } = caller;
-    const about = { vmId: vm.id, session, keyId, kind: request?.kind ?? 'resumed', after };
-    this.#options.log.info(about, 'a client is connected to a session of a guest');
-    serveClient(socket, relay, session);
-    if (!order.hasInput) relay.endInput();
+    this.#options.log.info({ ...about, keyId: caller.keyId }, 'a client is connected to a guest');
+    return socket;
   }
 
   /** Has every client come again, at another process or at the next one here. */

@@ -85,6 +85,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     cdrom: null,
     nic: { mac: '52:54:00:fe:00:01', tap: `t${name}`, bridge: text(bridgePattern), mtu: 1450 },
     consoleLog: `${folder}/console.log`,
+    consoleSocket: `${folder}/tty`,
     identitySocket: `${folder}/identity`,
     streamSocket: `${folder}/stream`,
     onReboot: 'destroy',

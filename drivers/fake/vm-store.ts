@@ -50,6 +50,10 @@ export function createFakeVmStore(state: FakeState): VmStore {
       state.memories.delete(pathsOf(vmId).memoryPartial);
     },
     memoryBytes: async (vmId) => (state.memories.has(pathsOf(vmId).memory) ? fakeMemoryBytes : 0),
+    async removeConsole(vmId) {
+      if (state.domains.has(vmId)) throw bug(`removing the console of ${vmId}, which runs`);
+      state.consoles.delete(pathsOf(vmId).console);
+    },
     async readConsole(vmId, range) {
       const text = state.consoles.get(pathsOf(vmId).console);
       if (text === undefined) return null;

@@ -93,7 +93,8 @@ export async function openHost(
   const agent = openGuestAgent(agentCalls);
   const streams = openStreams({
     agent,
-    socketOf: (domain) => store.paths(domain).streamSocket,
+    host: config.BERTH_HOST_ID,
+    pathsOf: (domain) => store.paths(domain),
     channelState: (domain) => readChannelState(virsh, domain, streamPortName),
     apiUrl: config.BERTH_REPOSITORY_URL,
     log,

@@ -10,6 +10,7 @@ export function vmPathsIn(folder: string): VmPaths {
     console: `${folder}/console.log`,
     identitySocket: `${folder}/identity`,
     streamSocket: `${folder}/stream`,
+    consoleSocket: `${folder}/console`,
     inputs: `${folder}/inputs`,
     memory: `${folder}/memory.save`,
     memoryPartial: `${folder}/memory.save.partial`,

@@ -115,6 +115,10 @@ export function openVmStore(root: string): VmStore {
       await syncFolder(folder);
     },
     memoryBytes: (vmId) => allocatedBytes(paths(vmId).memory),
+    async removeConsole(vmId) {
+      const { console } = paths(vmId);
+      for (const path of [`${console}.0`, console]) await rm(path, { force: true });
+    },
     async readConsole(vmId, range) {
       const { console } = paths(vmId);
       // virtlogd starts another file when one is full, and retains the previous one.

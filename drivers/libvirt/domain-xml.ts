@@ -108,7 +108,7 @@ function devices(config: DomainConfig): string[] {
       element('model', { type: 'virtio' }),
       element('mtu', { size: nic.mtu }),
     ),
-    element('serial', { type: 'file' }, element('source', { path: config.consoleLog }), element('target', { port: 0 })),
+    serialPort(config),
     element('channel', { type: 'unix' }, element('target', { type: 'virtio', name: 'org.qemu.guest_agent.0' })),
     element(
       'channel',
@@ -122,6 +122,13 @@ function devices(config: DomainConfig): string[] {
     element('memballoon', { model: 'virtio' }),
     ...(config.panicDevice ? [element('panic', { model: 'isa' })] : []),
   ];
+}
+
+/** The log has what the guest writes, also while nobody is connected. It goes on when the domain is started again. */
+function serialPort({ consoleLog, consoleSocket }: DomainConfig): string {
+  const source = element('source', { mode: 'bind', path: consoleSocket });
+  const log = element('log', { file: consoleLog, append: 'on' });
+  return element('serial', { type: 'unix' }, source, log, element('target', { port: 0 }));
 }
 
 function streamChannel({ streamSocket }: DomainConfig): string[] {

@@ -216,6 +216,7 @@ function withoutIdentity(config: DomainConfig): DomainConfig {
     disks: config.disks.map(({ target, format }) => ({ target, format, source: { kind: 'file', path: '/' }, backing: [] })),
     nic: { mac: '52:54:00:00:00:00', tap: 'tap', bridge: null, mtu: config.nic.mtu },
     consoleLog: '/',
+    consoleSocket: '/',
     identitySocket: '/',
     streamSocket: config.streamSocket === null ? null : '/',
     onReboot: 'destroy',

@@ -10,7 +10,7 @@ interface AcceptedSession {
   key: string;
   /** 32 hexadecimal digits. */
   session: string;
-  kind: StreamRequest['kind'];
+  kind: StreamRequest['kind'] | 'console';
   nowMs: number;
 }
 

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { expect } from 'vitest';
 import { WebSocket } from 'ws';
 import type { StreamOrder } from '../../contracts/stream.ts';
+import type { ConsolePlace } from '../../model/streams/console.ts';
 import {
   encodeGuestFrame,
   type GuestFrame,
@@ -18,6 +19,7 @@ export function hostOf(base: string) {
   let socket: WebSocket | null = null;
   let session = '';
   let at = 0;
+  const console = { orders: [] as object[], typed: '' };
   const state = { attached: 0, last: null as HostFrame['type'] | null };
   const send = (frame: GuestFrame): void => socket?.send(encodeGuestFrame(session, frame));
 
@@ -36,6 +38,19 @@ export function hostOf(base: string) {
   }
 
   return {
+    console: {
+      get orders() {
+        return console.orders;
+      },
+      get typed() {
+        return console.typed;
+      },
+      report: (report: object) => socket?.send(JSON.stringify(report)),
+      write(text: string, place: ConsolePlace) {
+        socket?.send(JSON.stringify({ place }));
+        socket?.send(Buffer.from(text));
+      },
+    },
     orders,
     requests,
     get attached() {
@@ -59,7 +74,11 @@ export function hostOf(base: string) {
       orders.push(order);
       const url = new URL(`/internal/streams/${order.id}`, base.replace('http', 'ws'));
       const opening = new WebSocket(url, 'v1.host-stream.berth', { headers: { 'berth-stream-token': order.token } });
-      opening.on('message', (data: Buffer) => take(data));
+      opening.on('message', (data: Buffer, isBinary) => {
+        if (!order.console) take(data);
+        else if (isBinary) console.typed += String(data);
+        else console.orders.push(JSON.parse(String(data)) as object);
+      });
       socket = opening;
       await once(opening, 'open');
     },

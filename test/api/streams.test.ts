@@ -78,7 +78,7 @@ describe('a command in a VM', () => {
     const events = await api.ledger.event.findMany({ where: { type: 'berth.vm.sessionOpened', subject: vm } });
     expect(events.at(-1)).toMatchObject({ data: { key: api.alice.keyId, kind: 'pipes', vm } });
     expect(JSON.stringify(events.map(({ data }) => data))).not.toContain('hunter2');
-    expect(api.logged.join('\n')).toContain('a client is connected to a session of a guest');
+    expect(api.logged.join('\n')).toContain('a client is connected to a guest');
     expect(api.logged.join('\n')).not.toContain('hunter2');
   });
 
@@ -145,4 +145,42 @@ test('a client that leaves for another time detaches its session, and one that c
   ended.socket.close(1000);
   await ended.closed;
   await expect.poll(() => hosts.last).toBe('close');
+});
+
+describe('the console of a VM', () => {
+  const console = (query = ''): string => `/v1/vms/${vm}/console${query}`;
+
+  test('is passed on both ways, with places by which a client goes on, and is an event', async () => {
+    const { socket, received, closed } = await connect(api.alice, console('?tail=10&write=true'));
+    await expect.poll(() => hosts.console.orders).toEqual([{ place: null, tailBytes: 10, write: true }]);
+    hosts.console.write('login: ', { file: 'host-a.1.1', at: 5 });
+    await expect.poll(() => received.get(1)).toBe('login: ');
+    expect(received.get(5)).toContain('"place":"host-a.1.1:12"');
+    socket.send(Buffer.from('\0root\r'));
+    await expect.poll(() => hosts.console.typed).toBe('root\r');
+    const events = await api.ledger.event.findMany({ where: { type: 'berth.vm.sessionOpened', subject: vm } });
+    expect(events.map(({ data }) => data)).toContainEqual(expect.objectContaining({ kind: 'console', key: api.alice.keyId }));
+    hosts.lose();
+    await expect
+      .poll(() => hosts.console.orders.at(-1))
+      .toEqual({ place: { file: 'host-a.1.1', at: 12 }, tailBytes: 10, write: true });
+    socket.close(1000);
+    await closed;
+  });
+
+  test('is not taken back by a client that another one has taken it from', async () => {
+    const { socket, received, closed } = await connect(api.alice, console('?write=true&place=host-a.1.1:7'));
+    await expect.poll(() => hosts.console.orders.length).toBe(1);
+    hosts.console.report({ writing: false });
+    await expect.poll(() => received.get(5)).toBe('{"writing":false}');
+    hosts.lose();
+    await expect.poll(() => hosts.console.orders.at(-1)).toMatchObject({ place: { file: 'host-a.1.1', at: 7 }, write: false });
+    socket.close(1000);
+    await closed;
+  });
+
+  test('refuses a place that it has not given', async () => {
+    expect(await refused(api.alice, console('?place=nowhere'))).toBe('400');
+    expect(await refused(api.bob, console())).toBe('404');
+  });
 });

@@ -110,6 +110,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         cdrom: null,
         nic: { mac: vm.mac, tap: tapName(vm.id), bridge: 'bg7', mtu: 1450 },
         consoleLog: paths.console,
+        consoleSocket: paths.consoleSocket,
         identitySocket: paths.identitySocket,
         streamSocket: paths.streamSocket,
         onReboot: 'destroy',

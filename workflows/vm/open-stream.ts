@@ -10,8 +10,9 @@ import { Progress } from '../durable/progress.ts';
  */
 export async function openStream(id: VmId, order: StreamOrder, pace = 1): Promise<void> {
   const { host, state, generation } = await onLedger(pace).loadVmLocation(id);
-  if (host === null || state === 'pending' || state === 'removed')
-    throw failure('conflict', `VM ${id} is ${state}: it does not run`);
+  // The client need not wait for one that is gone.
+  if (state === 'removed') throw failure('not-found', `VM ${id} is removed`);
+  if (host === null || state === 'pending') throw failure('conflict', `VM ${id} is ${state}: it does not run`);
   new Progress().setAttributes({ hosts: [host], vms: [id] });
   try {
     await onHost(host, pace, 'throw').openStream(id, generation, order);

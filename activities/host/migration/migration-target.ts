@@ -20,6 +20,8 @@ export async function prepareIncoming(ports: HostPorts, request: PrepareIncoming
       `preparing the migration of ${vm.id}: its image ${vm.image.name} left this host's cache`,
     );
   const config = await domainConfig(ports, vm, diskHostAddress);
+  // What it wrote here before it left is older than what clients have of it by now.
+  await store.removeConsole(vm.id);
   await store.writeDurably({ ...record, ...portableRecord, flushed: false, arrivedPaused: request.paused === true });
   return config;
 }

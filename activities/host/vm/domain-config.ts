@@ -60,6 +60,7 @@ async function configWithoutBridge(
     cdrom: vm.image.cloudInit ? { iso: null } : null,
     nic: { mac: vm.mac, tap: tapName(vm.id), bridge: null, mtu: guestMtu },
     consoleLog: paths.console,
+    consoleSocket: paths.consoleSocket,
     identitySocket: paths.identitySocket,
     streamSocket: (vm.machine ?? 1) >= 3 ? paths.streamSocket : null,
     onReboot: vm.onReboot,

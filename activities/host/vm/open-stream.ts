@@ -7,7 +7,9 @@ import { domainName } from './domain-names.ts';
 /** Connects a client with a session of a guest that runs here. `conflict` where it does not run. */
 export async function openStream({ hypervisor, streams }: HostPorts, vmId: VmId, order: StreamOrder): Promise<void> {
   const found = await hypervisor.status(domainName(vmId));
-  if (found?.state !== 'running')
+  // A paused guest answers no program, and its console is there.
+  const states = order.console ? ['running', 'paused'] : ['running'];
+  if (found === null || !states.includes(found.state))
     throw new BerthError(
       'conflict',
       `connecting to ${vmId}: it does not run on this host now, it is ${found?.state ?? 'not here'}`,

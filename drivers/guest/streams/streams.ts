@@ -9,11 +9,13 @@ import type { ChannelState } from '../../libvirt/channel-state.ts';
 import type { Streams } from '../../ports/streams.ts';
 import type { GuestAgent } from '../guest-agent.ts';
 import { runByAgent } from './agent-session.ts';
+import { Consoles } from './consoles.ts';
 import { type GuestPort, openGuestPort } from './guest-port.ts';
 
 interface StreamsOptions {
   agent: Pick<GuestAgent, 'exec'>;
-  socketOf: (domain: string) => string;
+  host: string;
+  pathsOf: (domain: string) => { streamSocket: string; console: string; consoleSocket: string };
   channelState: (domain: string) => Promise<ChannelState>;
   /** Where the API is, for orders that don't say. */
   apiUrl: string;
@@ -36,9 +38,11 @@ const unsentBytes = 2 * 2 ** 20;
 
 /** Connects sessions of guests with the API, to which this host connects: nothing connects into it. */
 export function openStreams(options: StreamsOptions): Streams & { close(): void } {
-  const { socketOf, channelState, log } = options;
+  const { host, pathsOf, channelState, log } = options;
   const ports = new Map<string, Promise<GuestPort>>();
   const open = new Map<WebSocket, string>();
+  const note = (about: { domain: string; why: string }) => log.info(about, "a client's connection to a guest has ended");
+  const consoles = new Consoles({ host, pathsOf, note });
 
   /** The one connection to a guest that all its clients share. */
   async function portOf(domain: string): Promise<GuestPort> {
@@ -48,7 +52,7 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
       if (port !== null && !port.lost) return port;
       if (ports.get(domain) !== known) return portOf(domain);
     }
-    const opening = openGuestPort(socketOf(domain), {
+    const opening = openGuestPort(pathsOf(domain).streamSocket, {
       deadlineMs: greetingDeadlineMs,
       isOpen: async () => (await channelState(domain)) === 'connected',
     });
@@ -89,7 +93,7 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
   return {
     async open(domain, order) {
       requirePlace(order.owner);
-      const port = await findProgram(domain, order.needsProgram);
+      const port = order.console ? null : await findProgram(domain, order.needsProgram);
       requirePlace(order.owner);
       const socket = await dial(new URL(`/internal/streams/${order.id}`, order.url ?? options.apiUrl), order);
       open.set(socket, order.owner);
@@ -98,8 +102,9 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
         if (port !== null) closeIfIdle(domain, port);
       });
       keepAlive(socket);
-      if (port === null) serveByAgent(options.agent, domain, socket);
-      else serveByPort(port, socket, (why) => log.info({ domain, why }, "a client's connection to a guest has ended"));
+      if (order.console) consoles.serve(domain, socket);
+      else if (port === null) serveByAgent(options.agent, domain, socket);
+      else serveByPort(port, socket, (why) => note({ domain, why }));
       socket.resume();
     },
     close() {

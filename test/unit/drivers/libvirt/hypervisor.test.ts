@@ -27,6 +27,7 @@ const config: DomainConfig = {
   cdrom: null,
   nic: { mac: '52:54:00:00:00:01', tap: 'bt1', bridge: 'bg1', mtu: 1450 },
   consoleLog: '/console.log',
+  consoleSocket: '/tty',
   identitySocket: '/identity',
   streamSocket: '/stream',
   onReboot: 'destroy',
@@ -49,6 +50,12 @@ describe("libvirt's description of a domain", () => {
     const panic = '<panic model="isa"/>';
     expect(domainXml(config)).toContain(panic);
     expect(domainXml({ ...config, panicDevice: false })).toBe(domainXml(config).replace(panic, ''));
+  });
+
+  it('has a serial port that is logged, and that can be typed into', () => {
+    expect(domainXml(config)).toContain(
+      '<serial type="unix"><source mode="bind" path="/tty"/><log file="/console.log" append="on"/><target port="0"/></serial>',
+    );
   });
 
   it('has the port of the sessions program from machine version 3 on', () => {

@@ -1,0 +1,137 @@
+import { once } from 'node:events';
+import { appendFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { WebSocket, WebSocketServer } from 'ws';
+import { ConsoleLog } from '../../../../drivers/guest/streams/console-log.ts';
+import { Consoles } from '../../../../drivers/guest/streams/consoles.ts';
+import type { ConsolePlace } from '../../../../model/streams/console.ts';
+
+let folder: string;
+let path: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'berth-console-'));
+  path = join(folder, 'console.log');
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+/** All that comes after a place, and where it goes on. */
+async function readAll(log: ConsoleLog, place: ConsolePlace | null, tailBytes = 1000) {
+  let text = '';
+  let next = place;
+  for (let part = await log.read(next, tailBytes); part !== null; part = await log.read(next, tailBytes)) {
+    text += part.bytes.toString();
+    next = part.next;
+  }
+  return { text, next };
+}
+
+describe('a console log', () => {
+  test('goes on at its place when virtlogd begins another file, and is read once', async () => {
+    const log = new ConsoleLog(path, 'host1');
+    writeFileSync(path, 'one ');
+    const first = await readAll(log, null);
+    expect(first.text).toBe('one ');
+    appendFileSync(path, 'two ');
+    renameSync(path, `${path}.0`);
+    writeFileSync(path, 'three ');
+    const second = await readAll(log, first.next);
+    expect(second.text).toBe('two three ');
+    expect((await readAll(log, second.next)).text).toBe('');
+  });
+
+  test('of another host, or one that is not kept any more, is read from its beginning', async () => {
+    writeFileSync(path, 'here');
+    const elsewhere = { file: 'host2.1.1', at: 17 };
+    expect((await readAll(new ConsoleLog(path, 'host1'), elsewhere)).text).toBe('here');
+  });
+
+  test('begins with its last bytes for a client that has nothing, over both files', async () => {
+    writeFileSync(`${path}.0`, 'abcdef');
+    writeFileSync(path, 'ghi');
+    expect((await readAll(new ConsoleLog(path, 'host1'), null, 5)).text).toBe('efghi');
+  });
+});
+
+describe('the console of a guest', () => {
+  const domain = 'vm';
+  let qemu: Server;
+  let typed: string;
+  let guest: Socket | null;
+  let api: WebSocketServer;
+  const clients: WebSocket[] = [];
+
+  beforeEach(async () => {
+    typed = '';
+    guest = null;
+    qemu = createServer((socket) => {
+      guest = socket;
+      socket.on('data', (bytes) => {
+        typed += String(bytes);
+      });
+    }).listen(join(folder, 'tty'));
+    writeFileSync(path, '');
+    const consoles = new Consoles({
+      host: 'host1',
+      pathsOf: () => ({ console: path, consoleSocket: join(folder, 'tty') }),
+      note: () => undefined,
+    });
+    api = new WebSocketServer({ port: 0 });
+    api.on('connection', (socket) => consoles.serve(domain, socket));
+    await once(api, 'listening');
+  });
+  afterEach(async () => {
+    for (const client of clients.splice(0)) client.terminate();
+    api.close();
+    guest?.destroy();
+    qemu.close();
+  });
+
+  async function connect(write: boolean) {
+    const { port } = api.address() as { port: number };
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    clients.push(socket);
+    const seen = { text: '', writing: null as boolean | null, closed: null as number | null };
+    socket.on('message', (data: Buffer, isBinary) => {
+      if (isBinary) seen.text += String(data);
+      else {
+        const report = JSON.parse(String(data)) as { writing?: boolean };
+        if (report.writing !== undefined) seen.writing = report.writing;
+      }
+    });
+    socket.once('close', (code) => {
+      seen.closed = code;
+    });
+    await once(socket, 'open');
+    socket.send(JSON.stringify({ place: null, tailBytes: 100, write }));
+    return { socket, seen };
+  }
+
+  test('has any number of viewers, and one writer, which another one takes over from', async () => {
+    const first = await connect(true);
+    await expect.poll(() => first.seen.writing).toBe(true);
+    first.socket.send(Buffer.from('a'));
+    await expect.poll(() => typed).toBe('a');
+    const viewer = await connect(false);
+    viewer.socket.send(Buffer.from('not typed'));
+    const second = await connect(true);
+    await expect.poll(() => [first.seen.writing, second.seen.writing]).toEqual([false, true]);
+    first.socket.send(Buffer.from('not typed'));
+    second.socket.send(Buffer.from('b'));
+    await expect.poll(() => typed).toBe('ab');
+    appendFileSync(path, 'login: ');
+    const all = [first, viewer, second];
+    await expect.poll(() => all.map(({ seen }) => seen.text)).toEqual(['login: ', 'login: ', 'login: ']);
+  });
+
+  test('is sent to its end when the domain ends, and then the connection is closed', async () => {
+    const { seen } = await connect(true);
+    await expect.poll(() => seen.writing).toBe(true);
+    appendFileSync(path, 'the last line');
+    guest?.end();
+    await expect.poll(() => seen.closed).toBe(4001);
+    expect(seen.text).toBe('the last line');
+  });
+});
