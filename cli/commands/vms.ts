@@ -18,6 +18,8 @@ import {
 import { resolveVm } from '../names.ts';
 import { collect, given, splitPair, wholeNumber } from '../options.ts';
 import { type Output, printOne, printRows, writeBytes } from '../output.ts';
+import { ConsoleStream } from '../streams/console-stream.ts';
+import { withRawTerminal } from '../streams/terminal.ts';
 import { time } from '../times.ts';
 import { fileIdOf } from './files.ts';
 import { leaseOf } from './leases.ts';
@@ -119,6 +121,26 @@ async function copyConsole(
   }
 }
 
+const leaveKey = 0x1d;
+
+async function useConsole(connection: Connection, { out, err }: Output, vm: string, { tail }: { tail: number }): Promise<void> {
+  const stream = new ConsoleStream(connection, {
+    vm,
+    tailBytes: tail,
+    write: true,
+    onOutput: (bytes) => writeBytes(out, bytes),
+    onWriting: (writing) => err.write(writing ? '' : '\r\nberth: another client has the keyboard, or the VM has none yet\r\n'),
+  });
+  process.stdin.on('data', (bytes: Buffer) => {
+    const end = bytes.indexOf(leaveKey);
+    stream.type(end === -1 ? bytes : bytes.subarray(0, end));
+    if (end !== -1) stream.close();
+  });
+  process.stdin.once('end', () => stream.close());
+  await withRawTerminal(() => stream.run());
+  process.stdin.destroy();
+}
+
 /** Ends the command with the problem of a VM that is not as it was asked to be. */
 function refuseProblem(vm: Vm): void {
   if (vm.problem !== null) throw new CommandError(`${vm.id} is ${vm.state}: ${vm.problem.message} (${vm.problem.code})`);
@@ -212,10 +234,12 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .argument('<vm>', 'its id or name')
     .option('--tail <bytes>', 'the last so many', wholeNumber, 64 * 1024)
     .option('-f, --follow', 'go on until interrupted')
-    .addHelpText('after', '\nExample:\n  berth vms console web --follow')
-    .action(async (which: string, options: { tail: number; follow?: boolean }) =>
-      copyConsole(connect(), output(), await resolveVm(connect(), which), options),
-    );
+    .option('-i, --interactive', 'type into it as well, taking the keyboard over from another client; Ctrl-] leaves')
+    .addHelpText('after', '\nExamples:\n  berth vms console web --follow\n  berth vms console -i web')
+    .action(async (which: string, options: { tail: number; follow?: boolean; interactive?: boolean }) => {
+      const id = await resolveVm(connect(), which);
+      await (options.interactive ? useConsole(connect(), output(), id, options) : copyConsole(connect(), output(), id, options));
+    });
 
   for (const name of ['pause', 'resume', 'suspend', 'restore', 'reboot'])
     vms

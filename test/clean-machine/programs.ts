@@ -27,7 +27,7 @@ export const installed: Record<string, readonly string[]> = {
   'util-linux': ['nsenter', 'setpriv', 'unshare', 'prlimit', 'chrt', 'blkid', 'flock', 'setsid', 'pivot_root'],
   procps: ['sysctl', 'ps', 'kill'],
   curl: ['curl'],
-  'openssh-client': ['ssh-keygen'],
+  'openssh-client': ['ssh-keygen', 'ssh'],
   mmdebstrap: ['mmdebstrap'],
   gcc: ['gcc'],
   cpio: ['cpio'],

@@ -1,10 +1,10 @@
 import type { Readable } from 'node:stream';
-import { setTimeout as pause } from 'node:timers/promises';
 import { WebSocket } from 'ws';
-import { berthProtocol, channels, InputRead, SessionState, StreamStatus } from '../model/streams/channels.ts';
-import { inputWindowBytes, payloadBytes } from '../model/streams/frames.ts';
-import { InputBuffer } from '../model/streams/input-buffer.ts';
-import { CallError, CommandError, type Connection } from './client.ts';
+import { channels, InputRead, SessionState, StreamStatus } from '../../model/streams/channels.ts';
+import { inputWindowBytes, payloadBytes } from '../../model/streams/frames.ts';
+import { InputBuffer } from '../../model/streams/input-buffer.ts';
+import { CommandError, type Connection } from '../client.ts';
+import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
 
 export interface StreamOptions {
   /** Route and parameters of a session that begins. */
@@ -16,16 +16,6 @@ export interface StreamOptions {
   /** Told when the connection is lost, and when it is there again. */
   onConnected?: (connected: boolean) => void;
 }
-
-const connectMs = 90_000;
-/** Less than the ten minutes for which a guest keeps a session that nobody is connected to. */
-const resumableMs = 9 * 60_000;
-const minPauseMs = 100;
-const maxPauseMs = 2000;
-/** A connection that is silent is asked whether it is there. */
-const keepAliveMs = 15_000;
-/** RFC 6455: a normal end. */
-const normalClose = 1000;
 
 /**
  * One session in a guest, over as many connections as it takes: after a lost one it goes on at the byte where it was, in both
@@ -46,6 +36,8 @@ export class Stream {
   constructor(connection: Connection, options: StreamOptions) {
     this.#connection = connection;
     this.#options = options;
+    // Of a session that can't begin, `run` throws the reason.
+    this.#ended.promise.catch(() => undefined);
   }
 
   /** Runs the session to its end. Throws CallError where it can't begin, CommandError where it was lost. */
@@ -70,8 +62,7 @@ export class Stream {
   }
 
   #url(): URL {
-    const url = new URL(this.#options.path, this.#connection.api);
-    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+    const url = socketUrl(this.#connection, this.#options.path);
     for (const [name, value] of this.#options.query) url.searchParams.append(name, value);
     if (this.#session === null) return url;
     url.search = '';
@@ -82,37 +73,11 @@ export class Stream {
   }
 
   async #connect(): Promise<void> {
-    const headers = { authorization: `Bearer ${this.#connection.key}` };
-    const options = { headers, handshakeTimeout: connectMs, perMessageDeflate: false };
-    const socket = new WebSocket(this.#url(), berthProtocol, options);
-    await new Promise<void>((resolve, reject) => {
-      socket.once('open', resolve);
-      socket.once('unexpected-response', (_request, response) => {
-        let text = '';
-        response.setEncoding('utf8').on('data', (chunk: string) => {
-          text += chunk;
-        });
-        response.once('end', () => reject(refusalOf(response.statusCode ?? 0, text)));
-        response.once('error', reject);
-      });
-      socket.on('error', (error) =>
-        reject(new CallError(`${this.#connection.api} does not answer: ${error.message}`, null, error)),
-      );
-      // In the order of their coming: the next one is taken when the one before was.
-      let turn = Promise.resolve();
-      socket.on('message', (data) => {
-        socket.pause();
-        turn = turn
-          .then(() => this.#take(socket, data as Buffer))
-          .then(() => socket.resume())
-          .catch((error: unknown) => this.#ended.reject(error));
-      });
-      socket.once('close', (code) => {
-        turn.then(() => this.#lose(socket, code)).catch((error: unknown) => this.#ended.reject(error));
-      });
+    this.#socket = await openSocket(this.#connection, this.#url(), {
+      onMessage: (socket, data) => this.#take(socket, data),
+      onClose: (socket, code) => this.#lose(socket, code),
+      onError: (error) => this.#ended.reject(error),
     });
-    this.#socket = socket;
-    keepAlive(socket);
   }
 
   async #take(socket: WebSocket, data: Buffer): Promise<void> {
@@ -176,40 +141,6 @@ export class Stream {
       throw new CommandError(`The connection ended before the session did (WebSocket code ${code})`);
     if (this.#socket !== socket) return;
     this.#options.onConnected?.(false);
-    const untilMs = performance.now() + resumableMs;
-    for (let waitMs = minPauseMs; ; waitMs = Math.min(maxPauseMs, waitMs * 2)) {
-      try {
-        return await this.#connect();
-      } catch (error) {
-        const passes = error instanceof CallError && (error.status === null || error.status === 409 || error.status >= 429);
-        if (!passes || performance.now() > untilMs) throw error;
-      }
-      await pause(waitMs);
-    }
+    await connectAgain(() => this.#connect());
   }
-}
-
-function refusalOf(status: number, text: string): CallError {
-  try {
-    const { title, code, detail } = JSON.parse(text) as { title: string; code: string; detail: string };
-    return new CallError(`${title} (${code}): ${detail}`, status);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return new CallError(`The answer was ${status}; is this the address of Berth's API?`, status);
-  }
-}
-
-function keepAlive(socket: WebSocket): void {
-  let answered = true;
-  const timer = setInterval(() => {
-    // While the output has no room, nothing of the connection is read.
-    if (socket.isPaused) return;
-    if (!answered) return socket.terminate();
-    answered = false;
-    socket.ping();
-  }, keepAliveMs);
-  socket.on('pong', () => {
-    answered = true;
-  });
-  socket.once('close', () => clearInterval(timer));
 }

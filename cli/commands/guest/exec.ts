@@ -1,13 +1,13 @@
 import { once } from 'node:events';
 import { constants } from 'node:os';
-import type { ReadStream } from 'node:tty';
 import type { Command } from 'commander';
-import { exitCodeOf, type StreamStatus } from '../../model/streams/channels.ts';
-import { CommandError, type Session, UsageError } from '../client.ts';
-import { resolveTask, resolveVm } from '../names.ts';
-import { collect, wholeNumber } from '../options.ts';
-import { writeBytes } from '../output.ts';
-import { Stream } from '../stream.ts';
+import { exitCodeOf, type StreamStatus } from '../../../model/streams/channels.ts';
+import { CommandError, type Session, UsageError } from '../../client.ts';
+import { resolveTask, resolveVm } from '../../names.ts';
+import { collect, wholeNumber } from '../../options.ts';
+import { writeBytes } from '../../output.ts';
+import { Stream } from '../../streams/stream.ts';
+import { withRawTerminal, withTerminalSize } from '../../streams/terminal.ts';
 
 interface ExecOptions {
   stdin?: boolean;
@@ -44,19 +44,8 @@ export function exitOf(status: StreamStatus): number {
   return code;
 }
 
-/** Passes keys on as they are pressed, and the terminal's size, until `act` has ended. */
-async function withTerminal<T>(stream: Stream, act: () => Promise<T>): Promise<T> {
-  const input = process.stdin as ReadStream;
-  const resize = () => stream.resize(process.stdout.rows, process.stdout.columns);
-  input.setRawMode?.(true);
-  process.stdout.on('resize', resize);
-  try {
-    return await act();
-  } finally {
-    process.stdout.off('resize', resize);
-    input.setRawMode?.(false);
-  }
-}
+const withTerminal = <T>(stream: Stream, act: () => Promise<T>): Promise<T> =>
+  withRawTerminal(() => withTerminalSize((rows, cols) => stream.resize(rows, cols), act));
 
 /** Passes signals on, so that the command ends as it would here. */
 async function withSignals<T>(stream: Stream, act: () => Promise<T>): Promise<T> {

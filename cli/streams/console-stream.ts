@@ -1,0 +1,85 @@
+import type { WebSocket } from 'ws';
+import { channels } from '../../model/streams/channels.ts';
+import { ConsoleState } from '../../model/streams/console.ts';
+import { CommandError, type Connection } from '../client.ts';
+import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
+
+interface ConsoleStreamOptions {
+  vm: string;
+  tailBytes: number;
+  /** Takes the keyboard over. */
+  write: boolean;
+  onOutput(bytes: Uint8Array): Promise<void>;
+  /** Whether this client writes. */
+  onWriting(writing: boolean): void;
+}
+
+/** A VM's console, both ways, over as many connections as it takes. */
+export class ConsoleStream {
+  readonly #connection: Connection;
+  readonly #options: ConsoleStreamOptions;
+  readonly #ended = Promise.withResolvers<void>();
+  #socket: WebSocket | null = null;
+  #place: string | null = null;
+  #write: boolean;
+
+  constructor(connection: Connection, options: ConsoleStreamOptions) {
+    this.#connection = connection;
+    this.#options = options;
+    this.#write = options.write;
+    // Where it can't begin, `run` throws the reason.
+    this.#ended.promise.catch(() => undefined);
+  }
+
+  async run(): Promise<void> {
+    await this.#connect();
+    await this.#ended.promise;
+  }
+
+  type(bytes: Uint8Array): void {
+    this.#send(channels.stdin, bytes);
+  }
+
+  takeOver(): void {
+    this.#send(channels.control, Buffer.from('{"write":true}'));
+  }
+
+  close(): void {
+    this.#ended.resolve();
+    this.#socket?.close(normalClose);
+  }
+
+  #send(channel: number, bytes: Uint8Array): void {
+    if (this.#socket?.readyState === this.#socket?.OPEN) this.#socket?.send(Buffer.concat([Buffer.from([channel]), bytes]));
+  }
+
+  async #connect(): Promise<void> {
+    const url = socketUrl(this.#connection, `/v1/vms/${encodeURIComponent(this.#options.vm)}/console`);
+    url.searchParams.set('tail', String(this.#options.tailBytes));
+    url.searchParams.set('write', String(this.#write));
+    if (this.#place !== null) url.searchParams.set('place', this.#place);
+    this.#socket = await openSocket(this.#connection, url, {
+      onMessage: (_, data) => this.#take(data),
+      onClose: (socket, code) => this.#lose(socket, code),
+      onError: (error) => this.#ended.reject(error),
+    });
+  }
+
+  async #take(data: Buffer): Promise<void> {
+    const rest = data.subarray(1);
+    if (data[0] === channels.stdout) return this.#options.onOutput(rest);
+    if (data[0] !== channels.control) return;
+    const { place, writing } = ConsoleState.parse(JSON.parse(rest.toString()));
+    if (place !== undefined) this.#place = place;
+    if (writing === undefined) return;
+    // Once another client has it, a new connection must not take it back.
+    this.#write = writing;
+    this.#options.onWriting(writing);
+  }
+
+  async #lose(socket: WebSocket, code: number): Promise<void> {
+    if (this.#socket !== socket || code === normalClose) return this.#ended.resolve();
+    if (this.#place === null) throw new CommandError(`The connection to the console ended (WebSocket code ${code})`);
+    await connectAgain(() => this.#connect());
+  }
+}

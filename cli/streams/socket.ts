@@ -1,0 +1,101 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { WebSocket } from 'ws';
+import { berthProtocol } from '../../model/streams/channels.ts';
+import { CallError, type Connection } from '../client.ts';
+
+const connectMs = 90_000;
+/** Less than the ten minutes for which a guest keeps a session that nobody is connected to. */
+const resumableMs = 9 * 60_000;
+const minPauseMs = 100;
+const maxPauseMs = 2000;
+/** A connection that is silent is asked whether it is there. */
+const keepAliveMs = 15_000;
+/** RFC 6455: a normal end. */
+export const normalClose = 1000;
+
+export interface ConnectionEvents {
+  /** The next message is taken when it has returned. */
+  onMessage(socket: WebSocket, data: Buffer): Promise<void>;
+  /** After the last message. */
+  onClose(socket: WebSocket, code: number): Promise<void>;
+  /** What either has thrown. */
+  onError(error: unknown): void;
+}
+
+/** A route's address as that of a WebSocket. */
+export function socketUrl({ api }: Connection, path: string): URL {
+  const url = new URL(path, api);
+  url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+  return url;
+}
+
+/** Connects to a route of the API; throws CallError with the API's reason where it refuses. */
+export async function openSocket({ api, key }: Connection, url: URL, events: ConnectionEvents): Promise<WebSocket> {
+  const headers = { authorization: `Bearer ${key}` };
+  const socket = new WebSocket(url, berthProtocol, { headers, handshakeTimeout: connectMs, perMessageDeflate: false });
+  await new Promise<void>((resolve, reject) => {
+    socket.once('open', resolve);
+    socket.once('unexpected-response', (_request, response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (chunk: string) => {
+        text += chunk;
+      });
+      response.once('end', () => reject(refusalOf(response.statusCode ?? 0, text)));
+      response.once('error', reject);
+    });
+    socket.on('error', (error) => reject(new CallError(`${api} does not answer: ${error.message}`, null, error)));
+    // In the order of their coming: the next one is taken when the one before was.
+    let turn = Promise.resolve();
+    socket.on('message', (data) => {
+      socket.pause();
+      turn = turn
+        .then(() => events.onMessage(socket, data as Buffer))
+        .then(() => socket.resume())
+        .catch(events.onError);
+    });
+    socket.once('close', (code) => {
+      turn.then(() => events.onClose(socket, code)).catch(events.onError);
+    });
+  });
+  keepAlive(socket);
+  return socket;
+}
+
+/** Connects again after a loss, for as long as what is connected to is kept. */
+export async function connectAgain(connect: () => Promise<void>): Promise<void> {
+  const untilMs = performance.now() + resumableMs;
+  for (let waitMs = minPauseMs; ; waitMs = Math.min(maxPauseMs, waitMs * 2)) {
+    try {
+      return await connect();
+    } catch (error) {
+      const passes = error instanceof CallError && (error.status === null || error.status === 409 || error.status >= 429);
+      if (!passes || performance.now() > untilMs) throw error;
+    }
+    await pause(waitMs);
+  }
+}
+
+function refusalOf(status: number, text: string): CallError {
+  try {
+    const { title, code, detail } = JSON.parse(text) as { title: string; code: string; detail: string };
+    return new CallError(`${title} (${code}): ${detail}`, status);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return new CallError(`The answer was ${status}; is this the address of Berth's API?`, status);
+  }
+}
+
+function keepAlive(socket: WebSocket): void {
+  let answered = true;
+  const timer = setInterval(() => {
+    // While the output has no room, nothing of the connection is read.
+    if (socket.isPaused) return;
+    if (!answered) return socket.terminate();
+    answered = false;
+    socket.ping();
+  }, keepAliveMs);
+  socket.on('pong', () => {
+    answered = true;
+  });
+  socket.once('close', () => clearInterval(timer));
+}
