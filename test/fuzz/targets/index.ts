@@ -1,6 +1,7 @@
 import type { FuzzTarget } from '../target.ts';
 import { createExt4Target } from './ext4.ts';
 import { agentReplyTarget, createQcow2Target, guestStatusTarget, jsonBodyTarget, patternTarget, rangeTarget } from './parsers.ts';
+import { streamFramesTarget } from './stream-frames.ts';
 
 /** Parsers of what clients and guests send. */
 export const fuzzTargets: Record<string, () => FuzzTarget> = {
@@ -11,4 +12,5 @@ export const fuzzTargets: Record<string, () => FuzzTarget> = {
   'json-body': jsonBodyTarget,
   pattern: patternTarget,
   range: rangeTarget,
+  'stream-frames': streamFramesTarget,
 };
