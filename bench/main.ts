@@ -19,6 +19,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   leases: async () => (await import('./leases.ts')).benchLeases,
   crowd: async () => (await import('./crowd/crowd.ts')).benchCrowd,
   scale: async () => (await import('./scale/scale.ts')).benchScale,
+  exec: async () => (await import('./exec.ts')).benchExec,
   reservations: async () => (await import('./reservations.ts')).benchReservations,
 };
 

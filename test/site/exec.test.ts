@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { expect, test } from 'vitest';
-import { Stream } from '../../cli/stream.ts';
+import { Stream } from '../../cli/streams/stream.ts';
 import { exitCodeOf } from '../../model/streams/channels.ts';
 import { move, moveOver } from './moves.ts';
 import { onSharedSite } from './shared-site.ts';
