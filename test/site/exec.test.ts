@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { expect, test } from 'vitest';
+import { ConsoleStream } from '../../cli/streams/console-stream.ts';
 import { Stream } from '../../cli/streams/stream.ts';
 import { exitCodeOf } from '../../model/streams/channels.ts';
 import { move, moveOver } from './moves.ts';
@@ -11,6 +12,7 @@ interface VmAnswer {
   id: string;
   state: string;
   host: string;
+  hostKey: string | null;
 }
 
 let here: TestSite;
@@ -46,6 +48,35 @@ async function exec(
   return { output: parts[1], error: parts[2], exitCode: exitCodeOf(status), status };
 }
 
+/** Follows a console until `onText`, which is called with all that it has written, closes it. */
+async function watchConsole(vm: string, onText: (stream: ConsoleStream, text: string) => void): Promise<void> {
+  const { api, clientKeyFile } = here.site.ready;
+  const key = (await readFile(clientKeyFile, 'utf8')).trim();
+  let text = '';
+  const stream = new ConsoleStream(
+    { api, key },
+    {
+      vm,
+      tailBytes: 200,
+      write: true,
+      onOutput: async (bytes) => {
+        text += Buffer.from(bytes).toString();
+        onText(stream, text);
+      },
+      onWriting: () => undefined,
+    },
+  );
+  await stream.run();
+}
+
+/** One whose guest is set up: a VM that moves before that is set up there once more. */
+async function startVm(name: string): Promise<string> {
+  const order = { name, image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 } };
+  const { id } = (await here.client.call<VmAnswer>('POST', '/v1/vms', order)).body;
+  await expect.poll(async () => (await vmOf(id)).hostKey, { timeout: 150_000 }).not.toBeNull();
+  return id;
+}
+
 async function kill(name: string): Promise<void> {
   const child = here.site.child(name);
   const restarts = child.restarts();
@@ -54,10 +85,7 @@ async function kill(name: string): Promise<void> {
 }
 
 test('a command has its outputs and its exit code; its transcript is whole after a live move and SIGKILL of each worker', async () => {
-  const order = { name: 'counts', image: 'debian-12', resources: { vcpus: 1, memoryMiB: 192, diskMiB: 64 } };
-  const { id } = (await here.client.call<VmAnswer>('POST', '/v1/vms', order)).body;
-  await expect.poll(async () => (await vmOf(id)).state, { timeout: 120_000 }).toBe('running');
-
+  const id = await startVm('counts');
   const ends = await exec(id, ['sh', '-c', 'echo out; echo err >&2; exit 7']);
   expect(ends).toMatchObject({ output: 'out\n', error: 'err\n', exitCode: 7 });
   const input = Buffer.alloc(500_000, 'seventeen letters');
@@ -79,6 +107,36 @@ test('a command has its outputs and its exit code; its transcript is whole after
   const { output, exitCode } = await counting;
   expect(exitCode).toBe(0);
   expect(output).toBe(Array.from({ length: lines }, (_, line) => `${line}\n`).join(''));
+  await here.client.call('DELETE', `/v1/vms/${id}`);
+  await expect.poll(async () => (await vmOf(id)).state, { timeout: 60_000 }).toBe('removed');
+});
+
+test('a console reads what a client types, and each line is seen once over two live moves and SIGKILL of workers', async () => {
+  const id = await startVm('talks');
+  const lines = 300;
+  const counter = `i=0; while [ $i -lt ${lines} ]; do echo line-$i; i=$((i+1)); sleep 0.1; done; echo over`;
+  const counts = exec(id, ['sh', '-c', `exec > /dev/ttyS0 3< /dev/ttyS0; echo ready; read -r x <&3; echo "got $x"; ${counter}`]);
+  let text = '';
+  const watched = watchConsole(id, (stream, seen) => {
+    // Before its port is open in the guest, nothing that is typed is kept.
+    if (text === '' && seen.includes('ready')) stream.type(Buffer.from('typed by a client\r'));
+    if (seen.includes('ready')) text = seen;
+    if (/over\r?\n/.test(seen)) stream.close();
+  });
+  // A console is read where the VM is: the viewer has to have arrived before the VM goes on.
+  const seesMore = async () => {
+    const before = text.length;
+    await expect.poll(() => text.length, { timeout: 30_000 }).toBeGreaterThan(before + 20);
+  };
+  for (let times = 0; times < 2; times += 1) {
+    await seesMore();
+    expect(await moveOver(here, (await move(here, id)).id)).toMatchObject({ state: 'succeeded' });
+    await kill(`${(await vmOf(id)).host}/worker`);
+  }
+  await watched;
+  await counts;
+  expect(text).toContain('got typed by a client');
+  expect(text.match(/line-\d+/g)).toEqual(Array.from({ length: lines }, (_, line) => `line-${line}`));
   await here.client.call('DELETE', `/v1/vms/${id}`);
   await expect.poll(async () => (await vmOf(id)).state, { timeout: 60_000 }).toBe('removed');
 });
