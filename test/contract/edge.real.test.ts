@@ -312,17 +312,20 @@ describe("an edge's public addresses", () => {
       .toHaveLength(1);
     // One that was cut off comes back with the addresses, is heard, and gives them up.
     await edges[0]!.call('holdAddresses', publicAddresses);
-    await outside.on(['ip', 'neigh', 'flush', 'dev', 'wire']);
-    await edges[0]!.on(['arping', '-q', '-U', '-c', '1', '-I', 'eth0', '-s', publicAddresses[0]!, publicAddresses[0]!]);
+    const [card] = JSON.parse(await edges[0]!.on(['ip', '-json', 'link', 'show', 'dev', 'eth0'])) as { address: string }[];
+    await outside.ip(`neigh replace ${publicAddresses[0]} lladdr ${card!.address} nud reachable dev wire`);
     await edges[0]!.call('releaseAddresses', publicAddresses);
     const extending = setInterval(() => void edges[1]!.call('holdAddresses', publicAddresses), 500);
-    await expect
-      .poll(() => answering([{ protocol: 'tcp', address: publicAddresses[0]!, port: 20_000 }], 0), {
-        timeout: 3500,
-        interval: 50,
-      })
-      .toHaveLength(1);
-    clearInterval(extending);
+    try {
+      await expect
+        .poll(() => answering([{ protocol: 'tcp', address: publicAddresses[0]!, port: 20_000 }], 0), {
+          timeout: 3500,
+          interval: 50,
+        })
+        .toHaveLength(1);
+    } finally {
+      clearInterval(extending);
+    }
     await edges[1]!.call('releaseAddresses', publicAddresses);
     await look();
     expect(await here(1)).toEqual([]);
