@@ -64,27 +64,9 @@ export async function postTransfers(tx: Transaction, transfers: readonly NewTran
     refuseOutOfBounds(transfer);
   }
   const wanted = transfers.map((transfer, n) => ({ id: newId('transfer'), n, transfer }));
-  const accounts = transfers.flatMap(({ postings }) => postings.map(({ account }) => account));
-  // One statement, and so one round trip in which locks are held. Accounts first, then keys, each in their order: a transaction
-  // that waits for another's key has its accounts already.
+  // One function of the database, and so one round trip in which locks are held.
   const posted = await tx.$queryRaw<{ id: TransferId }[]>`
-    WITH wanted AS (
-      SELECT * FROM jsonb_to_recordset(${JSON.stringify(wanted.map(toRow))}::jsonb) AS a(id text, n int, kind "TransferKind",
-        reason text, subject text, "apiKeyId" text, "idempotencyKey" text, at timestamptz, postings jsonb)
-    ), locked AS MATERIALIZED (
-      SELECT id FROM "Account" WHERE id = ANY(${accounts}) AND "lowerLimit" IS NOT NULL ORDER BY id FOR NO KEY UPDATE
-    ), posted AS (
-      INSERT INTO "Transfer" (id, kind, reason, subject, "apiKeyId", "idempotencyKey", postings, "createdAt")
-      SELECT id, kind, reason, subject, "apiKeyId", "idempotencyKey", jsonb_array_length(postings), at
-      FROM wanted WHERE (SELECT count(*) FROM locked) >= 0 ORDER BY "idempotencyKey"
-      ON CONFLICT ("idempotencyKey") DO NOTHING RETURNING id
-    ), entered AS (
-      INSERT INTO "Entry" ("transferId", "accountId", currency, amount)
-      SELECT a.id, p.account, '', p.amount
-      FROM wanted a JOIN posted USING (id), jsonb_to_recordset(a.postings) AS p(account text, amount bigint)
-      ORDER BY p.account, a.n
-    )
-    SELECT id FROM posted`;
+    SELECT id FROM berth_post_transfers(${JSON.stringify(wanted.map(toRow))}::jsonb) AS id`;
   const fresh = new Set(posted.map(({ id }) => id));
   const known = wanted.filter(({ id }) => !fresh.has(id));
   const earlier = known.length === 0 ? new Map<string, TransferId>() : await findEarlier(tx, known);
