@@ -28,6 +28,7 @@ import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
+import { accountRoutes } from './routes/money/accounts.ts';
 import { ownerRoutes } from './routes/owners.ts';
 import { portRoutes } from './routes/ports.ts';
 import { repositoryRoutes } from './routes/repository.ts';
@@ -198,6 +199,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
     scheduleRoutes,
     ownerRoutes,
     keyRoutes,
+    accountRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
   // Without authentication: serializing it for each request would be work for anybody.

@@ -1,5 +1,6 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { readLastProof } from '../ledger/books/proof.ts';
 import type { Ledger } from '../ledger/client.ts';
 import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
 import {
@@ -129,6 +130,32 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     async collect() {
       const { hold } = await readSweeps(ledger);
       for (const reason of sweepHolds) this.set({ reason }, reason === hold ? 1 : 0);
+    },
+  });
+  const readProof = shared(() => readLastProof(ledger));
+  new Gauge({
+    name: 'berth_books_problems',
+    help: 'What the last proof has found wrong with the books',
+    registers: [registry],
+    async collect() {
+      this.set((await readProof())?.problems ?? 0);
+    },
+  });
+  new Gauge({
+    name: 'berth_books_proof_age_seconds',
+    help: 'Since the last proof of the books; NaN before the first one',
+    registers: [registry],
+    async collect() {
+      const proof = await readProof();
+      this.set(proof === null ? Number.NaN : (clock() - proof.at.getTime()) / 1000);
+    },
+  });
+  new Gauge({
+    name: 'berth_books_entries',
+    help: 'Entries of the books, as of the last proof',
+    registers: [registry],
+    async collect() {
+      this.set((await readProof())?.entries ?? 0);
     },
   });
   new Gauge({

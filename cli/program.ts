@@ -13,6 +13,7 @@ import { addImageCommands } from './commands/images.ts';
 import { addLeaseCommands } from './commands/leases.ts';
 import { addLeverCommands } from './commands/levers.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
+import { addAccountCommands } from './commands/money/accounts.ts';
 import { addOwnerCommands } from './commands/owners.ts';
 import { addPortCommands } from './commands/ports.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
@@ -71,6 +72,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addReservationCommands(program, session);
   addRepositoryCommands(program, session);
   addOwnerCommands(program, session);
+  addAccountCommands(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
   return program;

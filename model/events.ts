@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
@@ -379,6 +380,7 @@ export const eventData = {
   [forceEndedTypes.migration]: MigrationForceEndedData,
   [forceEndedTypes.image]: ImageForceEndedData,
   [hostRemovedType]: HostRemovedData,
+  [accountAdjustedType]: AccountAdjustedData,
   ...everyOf(portEventTypes, PortData),
 };
 

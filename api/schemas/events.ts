@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { AccountAdjustedData } from '../../model/books/account-event.ts';
 import {
   DrainData,
   LeaseData,
@@ -46,11 +47,12 @@ export const Event = z
         VmRehomedData,
         VmStoppedData,
         VmRemovedData,
+        AccountAdjustedData,
         z.looseObject({}),
       ])
       .meta({
         description:
-          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .rehomed, .silent, .created, .started, .suspended, .restored, .paused, .resumed, .stopped, .crashed and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; others may be added',
+          'By type: of berth.task.accepted, of .started, of .succeeded, .failed and .cancelled; of berth.vm.migrated, .rehomed, .silent, .created, .started, .suspended, .restored, .paused, .resumed, .stopped, .crashed and .removed; of berth.drain.…, berth.reservation.… and berth.lease.…; of berth.account.adjusted; others may be added',
       }),
   })
   .meta({ id: 'CloudEvent', description: 'CloudEvents 1.0, structured' });

@@ -4,12 +4,15 @@ import { type FileBody, type Page, type RunningApi, startApi, type TaskBody } fr
 let api: RunningApi;
 let file: FileBody;
 let task: TaskBody;
+let account: string;
 beforeAll(async () => {
   // Every route is tried with unknown keys, all from one address.
   api = await startApi({ BERTH_UNKNOWN_KEYS_PER_MINUTE: '10000' });
   await api.addImage('debian-12');
   await api.addHost('host-a');
   file = await api.put(api.alice, 'mine', 'mine');
+  const opened = { owner: api.alice.ownerId, currency: 'EUR' };
+  account = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/accounts', { json: opened })).body.id;
   task = (await api.call<TaskBody>(api.alice, 'POST', '/v1/tasks', { json: { image: 'debian-12', command: ['true'] } })).body;
 });
 afterAll(() => api.end());
@@ -38,6 +41,9 @@ test("every operators' route refuses a client", async () => {
     ['GET', '/v1/hosts'],
     ['GET', '/v1/hosts/host-a'],
     ['PATCH', '/v1/hosts/host-a'],
+    ['POST', '/v1/accounts'],
+    ['POST', '/v1/accounts/x/adjustments'],
+    ['GET', '/v1/books'],
   ] as const) {
     const { status, body } = await api.call(api.alice, method, path, method === 'PATCH' ? { json: { schedulable: false } } : {});
     expect([method, path, status, body.code]).toEqual([method, path, 403, 'forbidden']);
@@ -60,6 +66,7 @@ describe('what belongs to another owner', () => {
     ['GET', () => `/v1/vms/${task.vms[0]}/exec?command=true`],
     ['GET', () => `/v1/tasks/${task.id}/exec?command=true`],
     ['GET', () => `/v1/vms/${task.vms[0]}/forward?port=80`],
+    ['GET', () => `/v1/accounts/${account}/entries`],
   ])('%s %s is a 404, the same as for what is not there', async (method, path) => {
     const foreign = await api.fetch(api.bob, method, path());
     const absent = await api.fetch(api.bob, method, path().replace(/[a-z]+_[0-9a-z]{26}/, 'x'));
@@ -69,7 +76,7 @@ describe('what belongs to another owner', () => {
   test('nothing happened to it, and no list contains it', async () => {
     expect((await api.call(api.alice, 'GET', `/v1/files/${file.id}`)).status).toBe(200);
     expect((await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${task.id}`)).body.cancelRequestedAt).toBeNull();
-    for (const list of ['files', 'tasks', 'vms', 'events']) {
+    for (const list of ['files', 'tasks', 'vms', 'events', 'accounts']) {
       expect((await api.call<Page<unknown>>(api.bob, 'GET', `/v1/${list}`)).body.items).toEqual([]);
     }
   });

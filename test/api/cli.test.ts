@@ -87,6 +87,29 @@ describe('ports', () => {
   });
 });
 
+describe('accounts', () => {
+  test('are opened, adjusted once a key, listed in units, and verified with an exit code', async () => {
+    const key = api.operator.key;
+    const opened = await berth(['accounts', 'open', 'alice', 'EUR', '--credit', '2.5', '--json'], { key });
+    const { id } = JSON.parse(opened.out) as { id: string };
+    const adjust = ['accounts', 'adjust', id, '--amount', '12.5', '--reason', 'paid', '--key', 'invoice-17'];
+    expect((await berth(adjust, { key })).code).toBe(0);
+    expect((await berth(adjust, { key })).code).toBe(0);
+    expect((await berth(['accounts', 'adjust', id, '--amount=-16', '--reason', 'too much'], { key })).err).toContain(
+      'insufficient-funds',
+    );
+    expect((await berth(['accounts', 'list'])).out).toMatch(new RegExp(`${id} +owner .* 12\\.5 +EUR +-2\\.5`));
+    expect((await berth(['accounts', 'entries', id])).out).toMatch(/ 12\.5 +12\.5 +adjustment .* paid /);
+    expect((await berth(['admin', 'verify-books'], { key })).code).toBe(0);
+    await api.ledger.$transaction([
+      api.ledger.$executeRaw`SET LOCAL session_replication_role = replica`,
+      api.ledger.$executeRaw`UPDATE "Account" SET balance = 7 WHERE id = ${id}`,
+    ]);
+    const wrong = await berth(['admin', 'verify-books'], { key });
+    expect([wrong.code, wrong.out]).toEqual([1, expect.stringMatching(new RegExp(`^balance +${id} `, 'm'))]);
+  });
+});
+
 describe('images', () => {
   test('are built, listed, shown, published and deleted', async () => {
     const parts = { disk: { file: 'd' }, kernel: { file: 'k' }, initrd: { file: 'i' } };

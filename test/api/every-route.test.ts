@@ -17,6 +17,7 @@ const inAnHour = () => ({ deadline: new Date(Date.now() + 3600_000).toISOString(
 const json = { image: 'debian-12', command: ['true'] };
 const order = { name: 'alone', image: 'debian-12' };
 let alone: string;
+let account: string;
 beforeAll(async () => {
   api = await startApi({ BERTH_PUBLIC_ADDRESSES: '203.0.113.7' });
   await api.addImage('debian-12');
@@ -38,6 +39,8 @@ beforeAll(async () => {
   await api.addHost('host-c');
   await api.addHost('host-d');
   drain = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/hosts/host-d/drains', { json: inAnHour() })).body.id;
+  const opened = { owner: api.alice.ownerId, currency: 'EUR' };
+  account = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/accounts', { json: opened })).body.id;
   await api.addHost('host-e');
   await api.addHost('host-f');
   reservation = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/reservations', { json: reserve('host-e') })).body.id;
@@ -155,6 +158,16 @@ const calls: Record<string, () => Promise<Response>> = {
   'GET /v1/keys': () => api.fetch(api.alice, 'GET', '/v1/keys'),
   'POST /v1/keys': () => api.fetch(api.alice, 'POST', '/v1/keys', { json: {} }),
   'DELETE /v1/keys/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/keys/${api.bob.keyId}`),
+  'GET /v1/accounts': () => api.fetch(api.alice, 'GET', '/v1/accounts'),
+  'POST /v1/accounts': () =>
+    api.fetch(api.operator, 'POST', '/v1/accounts', { json: { owner: api.bob.ownerId, currency: 'EUR' } }),
+  'GET /v1/accounts/{id}/entries': () => api.fetch(api.alice, 'GET', `/v1/accounts/${account}/entries`),
+  'POST /v1/accounts/{id}/adjustments': () =>
+    api.fetch(api.operator, 'POST', `/v1/accounts/${account}/adjustments`, {
+      json: { amountMicros: '5', reason: 'a test' },
+      headers: { 'Idempotency-Key': 'every-route' },
+    }),
+  'GET /v1/books': () => api.fetch(api.operator, 'GET', '/v1/books'),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
@@ -189,6 +202,8 @@ const bodies = [
   'POST /v1/images/{name}/force-end',
   'POST /v1/owners',
   'POST /v1/keys',
+  'POST /v1/accounts',
+  'POST /v1/accounts/{id}/adjustments',
 ];
 
 test('every route refuses a parameter that it does not know', async () => {
