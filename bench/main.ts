@@ -20,6 +20,7 @@ const benchmarks: Record<string, () => Promise<(options: BenchOptions) => Promis
   crowd: async () => (await import('./crowd/crowd.ts')).benchCrowd,
   scale: async () => (await import('./scale/scale.ts')).benchScale,
   exec: async () => (await import('./exec.ts')).benchExec,
+  books: async () => (await import('./money/books.ts')).benchBooks,
   reservations: async () => (await import('./reservations.ts')).benchReservations,
 };
 
