@@ -1,5 +1,6 @@
 import type { MigrationModel } from '../drains/migration-model.ts';
 import { operationsOf } from '../drains/migration-operations.ts';
+import type { PreCopyEstimate } from '../drains/pre-copy.ts';
 import { type BalanceHost, type BalancePolicy, type BalanceVm, remainingS } from './site.ts';
 
 /** What a move is predicted to take, and what all of it costs in processor-seconds, the unit of the gain. */
@@ -22,18 +23,34 @@ const downtimeFactor = 10;
 /** Processor-seconds for a MiB over the network: disks that are opened over NFS. */
 const networkCpuSPerMiB = 0.002;
 
-export function moveCost(
-  vm: BalanceVm,
-  source: BalanceHost,
-  target: BalanceHost,
-  { model, policy, nowMs }: { model: MigrationModel; policy: BalancePolicy; nowMs: number },
-): MoveCost {
+/** Predicted migrations of a decision: between hosts of one bandwidth a VM's are the same. */
+export type MigrationPredictions = Map<string, { seconds: number; preCopy: PreCopyEstimate }>;
+
+interface CostContext {
+  nowMs: number;
+  policy: BalancePolicy;
+  model: MigrationModel;
+  predictions: MigrationPredictions;
+}
+
+function predictMigration(vm: BalanceVm, to: string, concurrency: number, { model, predictions }: CostContext) {
+  const key = `${vm.id} ${concurrency} ${model.bandwidth('live', vm.host, to)}`;
+  const known = predictions.get(key);
+  if (known !== undefined) return known;
+  const operations = operationsOf('live', { from: vm.host, to, load: vm.migration, concurrency });
+  const predicted = { seconds: Math.max(0, model.predict(operations).mean), preCopy: model.preCopy(operations[0]!) };
+  predictions.set(key, predicted);
+  return predicted;
+}
+
+export function moveCost(vm: BalanceVm, source: BalanceHost, target: BalanceHost, context: CostContext): MoveCost {
+  const { model, policy, nowMs } = context;
   const concurrency = 1 + Math.max(source.leaving, target.arriving);
-  const operations = operationsOf('live', { from: vm.host, to: target.id, load: vm.migration, concurrency });
-  const preCopy = model.preCopy(operations[0]!);
+  const predicted = predictMigration(vm, target.id, concurrency, context);
+  const { preCopy } = predicted;
   const imageMiB = vm.image === null || target.images.has(vm.image.id) ? 0 : vm.image.mib;
   const imageS = imageMiB / model.bandwidth('copy', vm.host, target.id);
-  const seconds = Math.max(0, model.predict(operations).mean) + imageS;
+  const seconds = predicted.seconds + imageS;
   const moving = seconds * (perSecond.slowDown * vm.load.cpus + perSecond.hostCpus);
   const stopped = preCopy.downtimeS * downtimeFactor * Math.max(0.1, vm.load.cpus);
   const stays = Math.min(policy.horizonS, remainingS(vm, nowMs));

@@ -3,7 +3,9 @@ import { roughCostCpuS } from './cost.ts';
 import type { BalanceDecision, BalanceInput, HelpRequest, StayReason } from './decision.ts';
 import {
   compareOffers,
+  freeProcessors,
   type MoveOffer,
+  mayWant,
   type OfferFilter,
   offerFilterOf,
   offerMove,
@@ -110,8 +112,15 @@ function targetsFor(
   const targets: BalanceHost[] = [];
   const home = vm.home === null ? undefined : site.find(vm.home);
   if (home !== undefined && offerFilterOf(vm, source, home, site.context) === null) targets.push(home);
-  for (const target of site.byFreeProcessors()) {
+  const order = site.byFreeProcessors();
+  const wanted = mayWant(vm.load);
+  for (const [index, target] of order.entries()) {
     if (targets.length >= offersPerVm) break;
+    if (freeProcessors(target, site.context.policy.targetUse) < wanted) {
+      // Nor do those after it have as many.
+      refused.processors = (refused.processors ?? 0) + order.length - index;
+      break;
+    }
     if (target === targets[0]) continue;
     const filter = offerFilterOf(vm, source, target, site.context);
     if (filter === null) targets.push(target);

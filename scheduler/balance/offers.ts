@@ -1,9 +1,9 @@
 import type { MigrationModel } from '../drains/migration-model.ts';
 import { failedTargetFilter, type TargetFilter } from '../migration-target.ts';
 import { type ConstraintFilter, checkConstraints, type GroupMembers } from './constraints.ts';
-import { type MoveCost, moveCost } from './cost.ts';
-import { type BalanceHost, type BalancePolicy, type BalanceVm, coolingUntilMs, remainingS } from './site.ts';
-import { addLoad, type MoveGain, predictGain } from './starvation.ts';
+import { type MigrationPredictions, type MoveCost, moveCost } from './cost.ts';
+import { type BalanceHost, type BalancePolicy, type BalanceVm, coolingUntilMs, type ProcessorLoad, remainingS } from './site.ts';
+import { addLoad, type MoveGain, predictGain, removeLoad } from './starvation.ts';
 
 /** Why a VM is not moved, whatever the target. */
 export type StayFilter = 'pinned' | 'promisedHost' | 'unmovable' | 'coolingDown' | 'ending';
@@ -17,6 +17,7 @@ export interface OfferContext {
   policy: BalancePolicy;
   model: MigrationModel;
   members: GroupMembers;
+  predictions: MigrationPredictions;
 }
 
 /** A host's offer to take a VM, with what is predicted of the move. */
@@ -38,8 +39,8 @@ export interface MoveOffer {
   useAfter: { from: number; to: number };
 }
 
-/** A VM that leaves within this time gains nothing by a move. */
-const leastStayS = 60;
+/** A VM that leaves within this time takes its load away by itself. */
+const leastStayS = 300;
 
 export function stayFilterOf(vm: BalanceVm, { nowMs, policy }: Pick<OfferContext, 'nowMs' | 'policy'>): StayFilter | null {
   if (vm.pinned) return 'pinned';
@@ -61,8 +62,17 @@ function breaksPromise(vm: BalanceVm, { promises, used, capacity }: BalanceHost)
   );
 }
 
-const useOf = (load: { cpus: number; meanCpus: number }, processors: number): number =>
-  Math.max(load.cpus, load.meanCpus) / processors;
+/** The part of the processors that is wanted: now or over hours, whichever is more. */
+const useOf = ({ cpus, meanCpus }: ProcessorLoad, processors: number): number => Math.max(cpus, meanCpus) / processors;
+
+/** The processors that the host's VMs leave free of the part that may be used, now or over hours. */
+export function freeProcessors({ processors, load }: BalanceHost, targetUse: number): number {
+  return targetUse * processors - Math.max(load.cpus, load.meanCpus);
+}
+
+/** Processors that a VM may want: what it wants now, or over hours and a deviation. */
+export const mayWant = ({ cpus, meanCpus, varianceCpus }: ProcessorLoad): number =>
+  Math.max(cpus, meanCpus + Math.sqrt(varianceCpus));
 
 /** Whether the host may take the VM at all, without what it costs: null, or the first test that it fails. */
 export function offerFilterOf(
@@ -76,7 +86,7 @@ export function offerFilterOf(
   if (!target.balance) return 'leftOut';
   if (target.draining) return 'draining';
   if (breaksPromise(vm, target)) return 'promise';
-  if (useOf(addLoad(target.load, vm.load), target.processors) > policy.targetUse) return 'processors';
+  if (freeProcessors(target, policy.targetUse) < mayWant(vm.load)) return 'processors';
   const constraint = checkConstraints(vm, target, members);
   return constraint.kind === 'refused' ? constraint.filter : null;
 }
@@ -115,10 +125,7 @@ export function offerMove(
     worthwhile: cost.converges && gainCpuS >= Math.max(policy.leastGainCpuS, policy.margin * cost.cpuS),
     staysS,
     useAfter: {
-      from: useOf(
-        { cpus: source.load.cpus - vm.load.cpus, meanCpus: source.load.meanCpus - vm.load.meanCpus },
-        source.processors,
-      ),
+      from: useOf(removeLoad(source.load, vm.load), source.processors),
       to: useOf(addLoad(target.load, vm.load), target.processors),
     },
   };

@@ -1,6 +1,7 @@
 import type { GroupMembers } from './constraints.ts';
+import type { MigrationPredictions } from './cost.ts';
 import type { BalanceInput } from './decision.ts';
-import type { OfferContext } from './offers.ts';
+import { freeProcessors, type OfferContext } from './offers.ts';
 import type { BalanceHost, BalanceVm } from './site.ts';
 import { addLoad, removeLoad } from './starvation.ts';
 
@@ -10,6 +11,7 @@ export class PlannedSite {
   readonly #vms = new Map<string, BalanceVm[]>();
   readonly #members: Map<string, Map<string, number>>;
   readonly #input: BalanceInput;
+  readonly #predictions: MigrationPredictions = new Map();
   #order: BalanceHost[];
 
   constructor(input: BalanceInput) {
@@ -21,12 +23,12 @@ export class PlannedSite {
       if (here === undefined) this.#vms.set(vm.host, [vm]);
       else here.push(vm);
     }
-    this.#order = [...input.hosts].sort(compareFree);
+    this.#order = [...input.hosts].sort((a, b) => this.#compareFree(a, b));
   }
 
   get context(): OfferContext {
     const { nowMs, policy, model } = this.#input;
-    return { nowMs, policy, model, members: this.#members as GroupMembers };
+    return { nowMs, policy, model, members: this.#members as GroupMembers, predictions: this.#predictions };
   }
 
   find(id: string): BalanceHost | undefined {
@@ -72,16 +74,15 @@ export class PlannedSite {
     }
   }
 
+  #compareFree(a: BalanceHost, b: BalanceHost): number {
+    const { targetUse } = this.#input.policy;
+    return freeProcessors(b, targetUse) - freeProcessors(a, targetUse) || (a.id < b.id ? -1 : 1);
+  }
+
   #replace(host: BalanceHost): void {
     this.#hosts.set(host.id, host);
     this.#order = this.#order.filter((other) => other.id !== host.id);
-    const at = this.#order.findIndex((other) => compareFree(host, other) < 0);
+    const at = this.#order.findIndex((other) => this.#compareFree(host, other) < 0);
     this.#order.splice(at === -1 ? this.#order.length : at, 0, host);
   }
-}
-
-const freeProcessors = ({ processors, load }: BalanceHost): number => processors - Math.max(load.cpus, load.meanCpus);
-
-function compareFree(a: BalanceHost, b: BalanceHost): number {
-  return freeProcessors(b) - freeProcessors(a) || (a.id < b.id ? -1 : 1);
 }

@@ -71,7 +71,7 @@ export interface BalancePolicy {
   leastGainCpuS: number;
   /** A target is not filled beyond this part of its processors, by what its VMs want now or over hours. */
   targetUse: number;
-  /** The longest time that a gain is counted for: nobody knows what a VM does tomorrow. */
+  /** The longest time that a gain is predicted for. Longer ones make more moves and more overload: docs/balancing.md. */
   horizonS: number;
   coolDown: { firstS: number; factor: number; mostS: number };
   /** Times the cost, for a VM that its owner asked to keep. */
@@ -83,10 +83,10 @@ export interface BalancePolicy {
 }
 
 export const balancePolicy: BalancePolicy = {
-  margin: 2,
-  leastGainCpuS: 10,
-  targetUse: 0.85,
-  horizonS: 6 * 3600,
+  margin: 5,
+  leastGainCpuS: 100,
+  targetUse: 0.75,
+  horizonS: 900,
   coolDown: { firstS: 600, factor: 2, mostS: 24 * 3600 },
   keepFactor: 4,
   unmetCpuSPerH: 60,

@@ -3,6 +3,7 @@ import { gunzipSync } from 'node:zlib';
 import { Command, CommanderError } from 'commander';
 import { BerthError } from '../../model/errors.ts';
 import { audit } from './audit/audit.ts';
+import { balanceCommand } from './balance/balance-command.ts';
 import { configurations } from './configurations.ts';
 import { generateTrace } from './generate-trace.ts';
 import { type Metrics, measure } from './metrics.ts';
@@ -30,6 +31,10 @@ interface Options {
 /** Runs the command line and returns its exit code: 0, 1 when a guarantee is broken, 2 when the input is wrong. */
 export function main(argv: readonly string[], out: (line: string) => void, err: (line: string) => void): number {
   try {
+    if (argv[0] === 'balance') {
+      printing(balanceCommand(out), out, err).parse(argv.slice(1), { from: 'user' });
+      return 0;
+    }
     return run(parse(argv, out, err), out, err);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
@@ -40,8 +45,14 @@ export function main(argv: readonly string[], out: (line: string) => void, err: 
   }
 }
 
+function printing(command: Command, out: (line: string) => void, err: (line: string) => void): Command {
+  return command
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => out(text.trimEnd()), writeErr: (text) => err(text.trimEnd()) });
+}
+
 function parse(argv: readonly string[], out: (line: string) => void, err: (line: string) => void): Options {
-  return new Command('simulate')
+  const command = new Command('simulate')
     .description('Runs the lease scheduler over a trace and prints the metrics of the schedule')
     .option('--trace <file>', 'a trace: our JSON (also gzipped), the Standard Workload Format or Haizea’s LWF')
     .option(
@@ -56,11 +67,8 @@ function parse(argv: readonly string[], out: (line: string) => void, err: (line:
     .option('--compare', 'several configurations side by side: those of --config, or all')
     .option('--json', 'one JSON object (with --compare, one a configuration)')
     .option('--plot <file>', 'draws utilization over time and what each host does, as SVG')
-    .option('--save <file>', 'writes the trace as JSON')
-    .exitOverride()
-    .configureOutput({ writeOut: (text) => out(text.trimEnd()), writeErr: (text) => err(text.trimEnd()) })
-    .parse(argv, { from: 'user' })
-    .opts<Options>();
+    .option('--save <file>', 'writes the trace as JSON');
+  return printing(command, out, err).parse(argv, { from: 'user' }).opts<Options>();
 }
 
 function run(options: Options, out: (line: string) => void, err: (line: string) => void): number {

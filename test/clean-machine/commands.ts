@@ -116,6 +116,14 @@ export const rows: readonly Row[] = [
   { matches: /^npm run docs$/, run: { script: 'npm run docs && git diff --exit-code docs', minutes: 1 } },
   { matches: /^npm run format$/, run: { script: 'npm run format', minutes: 2, prints: /Checked \d+ files/ } },
   {
+    matches: /^npm run simulate -- balance\b/,
+    run: {
+      script: 'npm run simulate -- balance --hosts 8 --hours 2 --seed 1 && npm run simulate -- balance --hosts 20 --decision',
+      minutes: 2,
+      prints: /decision_ms/,
+    },
+  },
+  {
     matches: /^npm run simulate\b/,
     run: {
       script:

@@ -372,4 +372,22 @@ export const mutations: readonly Mutation[] = [
     project: 'ledger',
     test: 'ledger/books-at-once.test.ts',
   },
+  {
+    guarantee: 'the balancer moves no VM against a promise',
+    file: 'scheduler/balance/offers.ts',
+    find: "if (breaksPromise(vm, target)) return 'promise';",
+    replace: '',
+    project: 'unit',
+    test: 'scheduler/balance.test.ts',
+    only: 'never moves against a promise',
+  },
+  {
+    guarantee: 'a spike of 8 s asks for no help',
+    file: 'scheduler/balance/watchdog.ts',
+    find: 'isFirst ? 0 : seconds * weights[kind]',
+    replace: 'seconds * weights[kind]',
+    project: 'unit',
+    test: 'scheduler/balance-watchdog.test.ts',
+    only: 'after a spike of 8 s',
+  },
 ];
