@@ -16,6 +16,8 @@ export class LossyPort {
   #guestArrived = Promise.withResolvers<void>();
   /** How many more bytes pass before the host is cut off; null: all. */
   #left: number | null = null;
+  /** A text of which a bit is turned on its way to the program, once, before the host is cut off. */
+  #damaged: string | null = null;
   /** Called after each cut. */
   onCut: () => void = () => undefined;
 
@@ -48,6 +50,10 @@ export class LossyPort {
     this.#left = bytes;
   }
 
+  damage(text: string): void {
+    this.#damaged = text;
+  }
+
   async close(): Promise<void> {
     this.#guest?.destroy();
     this.#host?.destroy();
@@ -66,7 +72,14 @@ export class LossyPort {
     this.#host = socket;
     socket.on('error', () => undefined);
     socket.on('data', (chunk: Buffer) => {
-      if (this.#host === socket) this.#pass(chunk, this.#guest);
+      if (this.#host !== socket) return;
+      const at = this.#damaged === null ? -1 : chunk.indexOf(this.#damaged);
+      if (at >= 0) {
+        chunk[at] = chunk[at]! ^ 1;
+        this.#damaged = null;
+        this.#left = chunk.length;
+      }
+      this.#pass(chunk, this.#guest);
     });
     socket.once('close', () => {
       if (this.#host === socket) this.#host = null;

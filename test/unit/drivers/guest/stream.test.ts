@@ -133,6 +133,12 @@ describe('a session of a guest', () => {
     expect([output.toString(), error.toString(), exitCodeOf(status)]).toEqual(['out\n', 'err\n', 3]);
   });
 
+  test('reads no frame of which a bit has turned', async () => {
+    port.damage('intact');
+    const { output } = await run(pipes('cat'), Buffer.from('this is intact'));
+    expect(output.toString()).toBe('this is intact');
+  });
+
   test('reads its input to the end', async () => {
     const input = Buffer.alloc(300_000, 'abc\0def\n');
     const { output, status } = await run(pipes('cat'), input);
