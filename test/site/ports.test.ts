@@ -1,5 +1,6 @@
 import { createConnection } from 'node:net';
 import { expect, test } from 'vitest';
+import { fullTest } from '../full-test.ts';
 import { isFull } from '../tier.ts';
 import { move, moveOver } from './moves.ts';
 import { download, publishedServer, startLoad, untilAnswered } from './published-load.ts';
@@ -76,7 +77,8 @@ function answers(host: string, port: number): Promise<boolean> {
   });
 }
 
-test('of two edges the other one takes over within five seconds', async () => {
+// On a site of its own, so for a full run: contract/edge and follow-orders hold the parts of it.
+fullTest('of two edges the other one takes over within five seconds', async () => {
   const site = await openSite(1, {}, 2);
   try {
     const { task, port } = await publishedServer(site);
