@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { berthProtocol } from '../../model/streams/channels.ts';
+import { keepAlive } from '../../model/streams/keep-alive.ts';
 import { CallError, type Connection } from '../client.ts';
 
 const connectMs = 90_000;
@@ -57,7 +58,7 @@ export async function openSocket({ api, key }: Connection, url: URL, events: Con
       turn.then(() => events.onClose(socket, code)).catch(events.onError);
     });
   });
-  keepAlive(socket);
+  keepAlive(socket, keepAliveMs);
   return socket;
 }
 
@@ -83,19 +84,4 @@ function refusalOf(status: number, text: string): CallError {
     if (!(error instanceof SyntaxError)) throw error;
     return new CallError(`The answer was ${status}; is this the address of Berth's API?`, status);
   }
-}
-
-function keepAlive(socket: WebSocket): void {
-  let answered = true;
-  const timer = setInterval(() => {
-    // While the output has no room, nothing of the connection is read.
-    if (socket.isPaused) return;
-    if (!answered) return socket.terminate();
-    answered = false;
-    socket.ping();
-  }, keepAliveMs);
-  socket.on('pong', () => {
-    answered = true;
-  });
-  socket.once('close', () => clearInterval(timer));
 }

@@ -4,6 +4,7 @@ import { BerthError } from '../../../model/errors.ts';
 import type { Logger } from '../../../model/log.ts';
 import { hostCloseCodes, hostProtocol } from '../../../model/streams/channels.ts';
 import { bodyBytes, isSession, sessionOf } from '../../../model/streams/frames.ts';
+import { keepAlive } from '../../../model/streams/keep-alive.ts';
 import { messageOf } from '../../host/files.ts';
 import type { ChannelState } from '../../libvirt/channel-state.ts';
 import type { Streams } from '../../ports/streams.ts';
@@ -101,7 +102,7 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
         open.delete(socket);
         if (port !== null) closeIfIdle(domain, port);
       });
-      keepAlive(socket);
+      keepAlive(socket, keepAliveMs);
       if (order.console) consoles.serve(domain, socket);
       else if (port === null) serveByAgent(options.agent, domain, socket);
       else serveByPort(port, socket, (why) => note({ domain, why }));
@@ -131,20 +132,6 @@ function dial(url: URL, { token }: StreamOrder): Promise<WebSocket> {
     });
     socket.on('error', (error) => reject(new BerthError('unavailable', `connecting to ${url.host}: ${messageOf(error)}`)));
   });
-}
-
-/** Ends a connection whose other end is gone without a word. */
-function keepAlive(socket: WebSocket): void {
-  let answered = true;
-  const timer = setInterval(() => {
-    if (!answered) return socket.terminate();
-    answered = false;
-    socket.ping();
-  }, keepAliveMs);
-  socket.on('pong', () => {
-    answered = true;
-  });
-  socket.once('close', () => clearInterval(timer));
 }
 
 function serveByPort(port: GuestPort, socket: WebSocket, note: (why: string) => void): void {
