@@ -80,9 +80,20 @@ export class PlannedSite {
   }
 
   #replace(host: BalanceHost): void {
+    this.#order.splice(this.#placeOf(this.host(host.id)), 1);
     this.#hosts.set(host.id, host);
-    this.#order = this.#order.filter((other) => other.id !== host.id);
-    const at = this.#order.findIndex((other) => this.#compareFree(host, other) < 0);
-    this.#order.splice(at === -1 ? this.#order.length : at, 0, host);
+    this.#order.splice(this.#placeOf(host), 0, host);
+  }
+
+  /** Where the host is in the order, or belongs. */
+  #placeOf(host: BalanceHost): number {
+    let low = 0;
+    let high = this.#order.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#order[middle]!.id !== host.id && this.#compareFree(this.#order[middle]!, host) < 0) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 }

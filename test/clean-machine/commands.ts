@@ -120,7 +120,7 @@ export const rows: readonly Row[] = [
     run: {
       script: 'npm run simulate -- balance --hosts 8 --hours 2 --seed 1 && npm run simulate -- balance --hosts 20 --decision',
       minutes: 2,
-      prints: /decision_ms/,
+      prints: /decision_cpu_ms/,
     },
   },
   {

@@ -67,6 +67,15 @@ describe('a move is planned', () => {
     expect(movesOf(decideSpread(site(hosts, vms, ['a'])))[0]!.to).toBe('b');
   });
 
+  it('to the first by id of many equal hosts, whatever their order', () => {
+    const ids = ['b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j'];
+    const vms = ['1', '2', '3', '4', '5'].map((id) => vm(id, 'a', 2));
+    for (const order of [ids, ids.toReversed()]) {
+      const hosts = ['a', ...order].map((id) => host(id));
+      expect(movesOf(decideSpread(site(hosts, vms, ['a'])))[0]!.to).toBe('b');
+    }
+  });
+
   it('rather of a VM that its owner did not ask to keep', () => {
     const vms = ['1', '2', '3', '4'].map((id) => vm(id, 'a', 2, { keep: true }));
     expect(movesOf(decideSpread(site([host('a'), host('b')], [...vms, vm('5', 'a', 2)], ['a'])))[0]!.vm).toBe('5');
