@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { openAccount, ownerAccount, siteAccount } from '../../ledger/books/accounts.ts';
-import { type NewTransfer, postTransfer } from '../../ledger/books/post-transfers.ts';
+import { type NewTransfer, postTransfer, postTransfers } from '../../ledger/books/post-transfers.ts';
 import { verifyBooks } from '../../ledger/books/verify-books.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { inTransaction, requestLimits } from '../../ledger/transaction.ts';
@@ -26,7 +26,8 @@ interface Site {
 /**
  * `books.transfers.*`: transfers a second of 24 clients on a server that flushes to the disk, of three postings each: over 200
  * owners' accounts with a lower limit (`many`), and on one of them (`hot`), each a statement and transaction of its own; and over
- * many in a transaction of Prisma's with nothing else (`inTransaction`). The baseline is a bare INSERT of one row a transaction
+ * many in a transaction of Prisma's with nothing else (`inTransaction`), and on one account with ten a call (`hotByTen`). `oneRow` is
+ * what bounds one account: bare UPDATEs of one row a second, each of which is flushed before the next begins. The baseline is a bare INSERT of one row a transaction
  * through the driver, by as many clients in the same run.
  */
 export async function benchBooks({ runs }: BenchOptions): Promise<void> {
@@ -50,6 +51,7 @@ export async function benchBooks({ runs }: BenchOptions): Promise<void> {
 
 async function openSite(ledger: Ledger, pool: pg.Pool): Promise<Site> {
   await pool.query('CREATE TABLE plain (id text PRIMARY KEY, data jsonb NOT NULL)');
+  await pool.query('CREATE TABLE one (n bigint NOT NULL); INSERT INTO one VALUES (0)');
   const open = (ref: ReturnType<typeof siteAccount>, lowerLimitMicros: bigint | null) =>
     inTransaction(ledger, (tx) => openAccount(tx, ref, { lowerLimitMicros, nowMs }));
   const fees = (await open(siteAccount('fees', 'EUR'), null)).id;
@@ -61,34 +63,41 @@ async function openSite(ledger: Ledger, pool: pg.Pool): Promise<Site> {
   return { ledger, pool, accounts, fees };
 }
 
+type Measured = 'many' | 'hot' | 'hotByTen' | 'inTransaction' | 'bare' | 'oneRow';
+
 async function compare(site: Site, runs: number): Promise<void> {
-  const rates: Record<'many' | 'hot' | 'inTransaction' | 'bare', number[]> = { many: [], hot: [], inTransaction: [], bare: [] };
+  const rates: Record<Measured, number[]> = { many: [], hot: [], hotByTen: [], inTransaction: [], bare: [], oneRow: [] };
   let posted = 0;
   for (let run = -1; run < runs; run += 1) {
     const bare = await repeat((n) => site.pool.query(`INSERT INTO plain VALUES ($1, '{"a":1}')`, [`${run}/${n}`]));
+    const oneRow = await repeat(() => site.pool.query('UPDATE one SET n = n + 1'));
     const many = await repeat((n) => postTransfer(site.ledger, transfer(site, `m${run}/${n}`, n, n * 7 + 1)));
     const hot = await repeat((n) => postTransfer(site.ledger, transfer(site, `h${run}/${n}`, 0, 1 + (n % (owners - 1)))));
+    const calls = await repeat((n) =>
+      postTransfers(
+        site.ledger,
+        Array.from({ length: 10 }, (_, i) => transfer(site, `b${run}/${n}/${i}`, 0, 1 + ((n + i) % (owners - 1)))),
+      ),
+    );
+    const hotByTen = 10 * calls;
     const within = await repeat((n) =>
       inTransaction(site.ledger, (tx) => postTransfer(tx, transfer(site, `t${run}/${n}`, n, n * 7 + 1)), requestLimits),
     );
-    posted += many + hot + within;
-    const shown = [many, hot, within, bare].map((count) => (count / secondsPerRun).toFixed(0));
+    posted += many + hot + hotByTen + within;
+    const shown = [many, hot, hotByTen, within, bare, oneRow].map((count) => (count / secondsPerRun).toFixed(0));
     logProgress(
-      `run ${run + 1}: ${shown[0]} transfers/s, ${shown[1]} on one account, ${shown[2]} in transactions, ${shown[3]} bare inserts/s${run < 0 ? ' (warm-up)' : ''}`,
+      `run ${run + 1}: ${shown[0]} transfers/s, ${shown[1]} on one account, ${shown[2]} by ten, ${shown[3]} in transactions; ${shown[4]} bare inserts/s, ${shown[5]} updates of one row${run < 0 ? ' (warm-up)' : ''}`,
     );
     if (run < 0) continue;
-    for (const [name, count] of Object.entries({ many, hot, inTransaction: within, bare }))
-      rates[name as keyof typeof rates].push(count / secondsPerRun);
+    for (const [name, count] of Object.entries({ many, hot, hotByTen, inTransaction: within, bare, oneRow }))
+      rates[name as Measured].push(count / secondsPerRun);
   }
   const { problems, transfers } = await verifyBooks(site.ledger);
   if (problems > 0 || transfers !== posted)
     throw new Error(`BUG: ${posted} transfers were posted, ${transfers} are there, and the books have ${problems} problems`);
-  for (const name of ['many', 'hot', 'inTransaction'] as const)
-    printFigure(`books.transfers.${name}`, median(rates[name]), 'transfers/s', median(rates.bare), {
-      runs,
-      clients,
-      postings: 3,
-    });
+  const detail = { runs, clients, postings: 3, oneRow: Math.round(median(rates.oneRow)) };
+  for (const name of ['many', 'hot', 'hotByTen', 'inTransaction'] as const)
+    printFigure(`books.transfers.${name}`, median(rates[name]), 'transfers/s', median(rates.bare), detail);
 }
 
 function transfer({ accounts, fees }: Site, idempotencyKey: string, from: number, to: number): NewTransfer {
