@@ -179,6 +179,7 @@ class Simulation {
     let written = 1;
     let jobs = this.#jobs;
     this.#jobs = [];
+    const run = this.#run;
     while (jobs.length > 0 && this.#run !== null) {
       const commands = await this.#activate(jobs);
       jobs = [];
@@ -189,6 +190,8 @@ class Simulation {
       }
     }
     this.#events += written;
+    // The SDK keeps each run until then: a month of a loop is thousands.
+    if (this.#run === null) await run?.dispose();
     if (this.#run === null && this.#outcome.end === 'running') {
       this.#close();
       await this.#begin();
