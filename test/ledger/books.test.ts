@@ -245,6 +245,24 @@ describe('a transfer', () => {
     ).toBe('not-found');
   });
 
+  it('waits for its accounts before it takes its key: a transaction that has them can post under the same key', async () => {
+    const [from, to] = [await funded(10n), await funded(0n)];
+    const same = transfer([
+      [from.id, -1n],
+      [to.id, 1n],
+    ]);
+    const waiting = async () => (await fixture.sql('SELECT FROM pg_locks WHERE NOT granted')).length;
+    const posted = await within(async (tx) => {
+      await tx.$queryRaw`SELECT id FROM "Account" WHERE id = ${from.id} FOR NO KEY UPDATE`;
+      const other = within((another) => postTransfer(another, same));
+      await expect.poll(waiting).toBeGreaterThan(0);
+      const own = await postTransfer(tx, same);
+      return { own, other };
+    });
+    expect([posted.own.replayed, (await posted.other).replayed]).toEqual([false, true]);
+    expect(await balance(to.id)).toBe(1n);
+  });
+
   it('of a connection that dies before its commit leaves nothing', async () => {
     const [from, to] = [await funded(10n), await funded(0n)];
     const died = within(async (tx) => {

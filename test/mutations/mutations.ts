@@ -370,7 +370,8 @@ export const mutations: readonly Mutation[] = [
     find: 'ORDER BY id FOR NO KEY UPDATE;',
     replace: 'AND false;',
     project: 'ledger',
-    test: 'ledger/books-at-once.test.ts',
+    test: 'ledger/books.test.ts',
+    only: 'before it takes its key',
   },
   {
     guarantee: 'the balancer moves no VM against a promise',
