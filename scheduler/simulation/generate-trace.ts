@@ -1,4 +1,5 @@
 import { createCapacityCounter, type Interval } from './capacity-counter.ts';
+import { fractionOf, nextState } from './mulberry32.ts';
 import type { Trace, TraceLease } from './trace.ts';
 
 /**
@@ -6,14 +7,11 @@ import type { Trace, TraceLease } from './trace.ts';
  * generated traces. The machine sizes are those of the papers' testbeds.
  */
 
-/** The generator mulberry32; its state is one 32-bit number. */
 function randomFrom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    state = nextState(state);
+    return fractionOf(state);
   };
 }
 

@@ -1,3 +1,5 @@
+import { fractionOf, nextState } from '../mulberry32.ts';
+
 /** One generator mulberry32 for each of many VMs, so that what one does does not depend on the others. */
 export class RandomStreams {
   readonly #states: Uint32Array;
@@ -9,11 +11,9 @@ export class RandomStreams {
 
   /** From 0 to below 1. */
   next(stream: number): number {
-    const state = (this.#states[stream]! + 0x6d2b79f5) >>> 0;
+    const state = nextState(this.#states[stream]!);
     this.#states[stream] = state;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    return fractionOf(state);
   }
 
   normal(stream: number): number {
