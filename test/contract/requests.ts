@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { RunCommand, StageIn, StageOut } from '../../contracts/host.ts';
 import type { FakeRepository } from '../../drivers/fake/repository.ts';
 import { type HostId, newId } from '../../model/ids.ts';
-import type { ContentRef, ImageRef, NetworkRef, VmSpec } from '../../model/vm.ts';
+import { type ContentRef, currentMachine, type ImageRef, type NetworkRef, type VmSpec } from '../../model/vm.ts';
 
 /** Requests as the ledger makes them. */
 const base = 'http://repository.test';
@@ -55,6 +55,7 @@ export function vmOf(image: ImageRef, more: Partial<VmSpec> = {}): VmSpec {
     network,
     address,
     mac: `52:54:00:00:00:${(made % 256).toString(16).padStart(2, '0')}`,
+    machine: currentMachine,
     onReboot: 'destroy',
     neighbours: [{ name, address }],
     ...more,
