@@ -73,14 +73,14 @@ export const projects: Record<string, Project> = {
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   // In simulated time, without a server.
   simulated: { include: ['simulated/**/*.test.ts'], testTimeoutMs: 240_000, services: [bundles], workers: 2 },
-  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres], workers: 3 },
-  api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres], workers: 3 },
+  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
+  api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {
     include: ['sagas/**/*.test.ts'],
     exclude: timed,
     testTimeoutMs: 240_000,
     services: [postgres, temporal, bundles],
-    workers: 4,
+    workers: 3,
   },
   // They wait for moments, and do little in between.
   timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 4 },
