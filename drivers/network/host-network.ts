@@ -31,6 +31,13 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
   const serialize = createKeyedSerializer();
   // What this process has made or found complete; the kernel's links are checked before it is relied upon.
   const ensured = new Map<number, string>();
+  /** The list that each network floods to, as this process has written it. */
+  const flooding = new Map<number, readonly string[]>();
+
+  async function flood(vni: number, peers: readonly string[], existed: boolean): Promise<void> {
+    await updateFloodEntries(vni, peers, existed);
+    flooding.set(vni, peers);
+  }
 
   async function ensure(network: NetworkRef): Promise<string> {
     await options.firewall.ensure();
@@ -44,7 +51,7 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     const desired = JSON.stringify([network.gateway, network.cidr, peers]);
     if (isPresent && ensured.get(network.vni) === desired) return bridge;
     await ensureLinks(network, options, present);
-    if (peers !== null) await updateFloodEntries(network.vni, peers, present.has(vxlanName(network.vni)));
+    if (peers !== null) await flood(network.vni, peers, present.has(vxlanName(network.vni)));
     ensured.set(network.vni, desired);
     return bridge;
   }
@@ -54,9 +61,9 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
     const peers = options.peers();
     if (peers === null) return;
     const vnis = [...(await linkNames())].flatMap((name) => vniOf(name) ?? []);
-    for (const vni of vnis)
+    for (const vni of vnis.filter((vni) => flooding.get(vni) !== peers))
       await serialize(vni, async () => {
-        if ((await linkNames()).has(vxlanName(vni))) await updateFloodEntries(vni, peers, true);
+        if ((await linkNames()).has(vxlanName(vni))) await flood(vni, peers, true);
       });
   }
 
@@ -71,6 +78,7 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
         const taps = (await readLinks()).filter(({ ifname, master }) => master === bridgeName(vni) && ifname !== vxlanName(vni));
         if (taps.length > 0) return;
         ensured.delete(vni);
+        flooding.delete(vni);
         await ip(mine.map((name) => `link delete dev ${name}`));
       }),
     async list() {
