@@ -1,4 +1,4 @@
-import type { PortProtocol } from '../model/network/published-port.ts';
+import type { PortProtocol } from '../model/network/port-range.ts';
 
 /** An owner's segment as an edge joins it. */
 export interface EdgeSegment {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { portProtocols, portStates } from '../../model/network/published-port.ts';
+import { portProtocols } from '../../model/network/port-range.ts';
+import { portStates } from '../../model/network/published-port.ts';
 import { time } from './common.ts';
 
 export const PublishedPort = z

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { type Dispatcher, request } from 'undici';
 import { z } from 'zod';
 import type { EdgeAnswer, EdgeReport } from '../../contracts/edge.ts';
-import { portProtocols } from '../../model/network/published-port.ts';
+import { portProtocols } from '../../model/network/port-range.ts';
 
 const maxAnswerBytes = 64 * 2 ** 20;
 

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { portProtocols } from './published-port.ts';
+import { portProtocols } from './port-range.ts';
 
 /** What is heard of published ports: that an edge leads there, and that none does any more. */
 export const portEventTypes = {

@@ -1,8 +1,6 @@
 import { z } from 'zod';
+import { type PortRange, portProtocols, portRange } from './port-range.ts';
 import { parseCidr } from './reach-exception.ts';
-
-export const portProtocols = ['tcp', 'udp'] as const;
-export type PortProtocol = (typeof portProtocols)[number];
 
 /** `removing` ends with the row. */
 export const portStates = ['pending', 'active', 'removing'] as const;
@@ -54,21 +52,19 @@ export const PortRequests = z
   });
 
 /** Where a site publishes ports. */
-export interface PublicPorts {
+export interface PublicPorts extends PortRange {
   addresses: readonly string[];
-  first: number;
-  last: number;
 }
 
 export const publicPortsOf = (api: {
   BERTH_PUBLIC_ADDRESSES: readonly string[];
-  BERTH_PUBLIC_PORTS: { first: number; last: number };
+  BERTH_PUBLIC_PORTS: PortRange;
 }): PublicPorts => ({ addresses: api.BERTH_PUBLIC_ADDRESSES, ...api.BERTH_PUBLIC_PORTS });
 
 /** `20000-29999`, or a single port. Throws an Error that says what is wrong. */
-export function parsePortRange(text: string): { first: number; last: number } {
+export function parsePortRange(text: string): PortRange {
   const [, from = '', to = from] = /^([1-9]\d{0,4})(?:-([1-9]\d{0,4}))?$/.exec(text) ?? [];
-  const [first, last] = [Number(from), Number(to)];
-  if (!(first >= 1 && first <= last && last <= 65_535)) throw new Error(`${text}: expected a range of ports such as 20000-29999`);
-  return { first, last };
+  const range = portRange(from, to);
+  if (range === null) throw new Error(`${text}: expected a range of ports such as 20000-29999`);
+  return range;
 }

@@ -1,4 +1,5 @@
 import ipaddr from 'ipaddr.js';
+import { type PortProtocol, type PortRange, portProtocols, portRange } from './port-range.ts';
 
 /**
  * What guests do not reach unless an exception says so: private networks (RFC 1918), carriers' shared addresses (RFC 6598),
@@ -12,14 +13,12 @@ export const deniedRanges: readonly string[] = [
   '169.254.0.0/16',
 ];
 
-type PortProtocol = 'tcp' | 'udp';
-
 /** Addresses of the denied ranges that guests reach all the same. */
 export interface ReachException {
   /** Always with its prefix length: `192.168.7.4/32`. */
   cidr: string;
   /** null: every port, and every protocol. */
-  ports: { first: number; last: number; protocols: readonly PortProtocol[] } | null;
+  ports: (PortRange & { protocols: readonly PortProtocol[] }) | null;
 }
 
 /**
@@ -46,8 +45,7 @@ export function parseCidr(text: string): string {
 
 function parsePorts(text: string): NonNullable<ReachException['ports']> {
   const [, from = '', to = from, protocol] = /^([1-9]\d{0,4})(?:-([1-9]\d{0,4}))?(?:\/(tcp|udp))?$/.exec(text) ?? [];
-  const [first, last] = [Number(from), Number(to)];
-  if (!(first >= 1 && first <= last && last <= 65_535))
-    throw new Error(`:${text}: expected a port or a range of ports from 1 to 65535, and perhaps /tcp or /udp`);
-  return { first, last, protocols: protocol === undefined ? ['tcp', 'udp'] : [protocol as PortProtocol] };
+  const range = portRange(from, to);
+  if (range === null) throw new Error(`:${text}: expected a port or a range of ports from 1 to 65535, and perhaps /tcp or /udp`);
+  return { ...range, protocols: protocol === undefined ? portProtocols : [protocol as PortProtocol] };
 }
