@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
-import { type Dispatcher, request } from 'undici';
+import type { Dispatcher } from 'undici';
 import { z } from 'zod';
 import type { EdgeAnswer, EdgeReport } from '../../contracts/edge.ts';
 import { portProtocols } from '../../model/network/port-range.ts';
+import { askApi } from './ask-api.ts';
 
 const maxAnswerBytes = 64 * 2 ** 20;
 
@@ -52,22 +52,11 @@ interface EdgeOrdersOptions {
 
 /** One exchange of an edge with the API. Rejects where that does not answer within the time, or refuses. */
 export function openEdgeOrders(dispatcher: Dispatcher, { apiUrl, edgeId, keyFile, timeoutMs }: EdgeOrdersOptions) {
+  const access = { dispatcher, keyFile, maxAnswerBytes };
   const url = new URL(`/internal/edges/${edgeId}/orders`, apiUrl);
   return async (report: EdgeReport): Promise<EdgeAnswer> => {
-    const key = (await readFile(keyFile, 'utf8')).trim();
-    const { statusCode, body } = await request(url, {
-      dispatcher,
-      method: 'POST',
-      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-      body: JSON.stringify(report),
-      signal: AbortSignal.timeout(timeoutMs),
-    });
-    let text = '';
-    for await (const chunk of body.setEncoding('utf8')) {
-      text += String(chunk);
-      if (text.length > maxAnswerBytes) throw new Error(`${url.host} answered more than ${maxAnswerBytes} bytes`);
-    }
-    if (statusCode !== 200) throw new Error(`${url.host} answered ${statusCode}: ${text.slice(0, 500)}`);
+    const { status, text } = await askApi(access, url, { signal: AbortSignal.timeout(timeoutMs), report });
+    if (status !== 200) throw new Error(`${url.host} answered ${status}: ${text.slice(0, 500)}`);
     return answerSchema.parse(JSON.parse(text));
   };
 }

@@ -1,9 +1,9 @@
-import { readFile } from 'node:fs/promises';
-import { type Dispatcher, request } from 'undici';
+import type { Dispatcher } from 'undici';
 import { z } from 'zod';
 import type { FetchedStep, FetchedStepArgs, MachineListAnswer, VmRef } from '../../contracts/host-calls.ts';
 import { BerthError, isErrorCode } from '../../model/errors.ts';
 import { messageOf } from '../host/files.ts';
+import { askApi } from './ask-api.ts';
 import type { MachineList } from './machine-list.ts';
 
 const timeoutMs = 10_000;
@@ -34,9 +34,13 @@ export interface StepArgsFetcher {
 /** @param machines is kept up to date by every answer */
 export function openStepArgs(dispatcher: Dispatcher, options: StepArgsOptions, machines: MachineList): StepArgsFetcher {
   const { repositoryUrl, hostId, keyFile } = options;
+  const access = { dispatcher, keyFile, maxAnswerBytes };
   const get = async <T>(act: string, path: string, signal: AbortSignal): Promise<T> => {
     const url = new URL(`/internal/hosts/${hostId}/${path}`, repositoryUrl);
-    const { status, text } = await ask(act, dispatcher, url, keyFile, signal);
+    const { status, text } = await askApi(access, url, { signal, timeoutMs }).catch((error: unknown) => {
+      signal.throwIfAborted();
+      throw unavailable(`${act} at ${url.host}: ${messageOf(error)}`, error);
+    });
     if (status === 200) return JSON.parse(text) as T;
     const problem = problemSchema.safeParse(parseJson(text));
     if (status >= 500 || status === 401 || status === 403 || status === 429 || !problem.success)
@@ -62,29 +66,6 @@ export function openStepArgs(dispatcher: Dispatcher, options: StepArgsOptions, m
       take(act, await get<MachineListAnswer>(act, `machines?known=${version}`, signal), version);
     },
   };
-}
-
-async function ask(act: string, dispatcher: Dispatcher, url: URL, keyFile: string, signal: AbortSignal) {
-  try {
-    const key = (await readFile(keyFile, 'utf8')).trim();
-    const { statusCode, body } = await request(url, {
-      dispatcher,
-      signal,
-      headers: { authorization: `Bearer ${key}` },
-      headersTimeout: timeoutMs,
-      bodyTimeout: timeoutMs,
-    });
-    let text = '';
-    for await (const chunk of body.setEncoding('utf8')) {
-      text += String(chunk);
-      if (text.length > maxAnswerBytes) throw unavailable(`${act}: ${url.host} answered more than ${maxAnswerBytes} bytes`);
-    }
-    return { status: statusCode, text };
-  } catch (error) {
-    signal.throwIfAborted();
-    if (error instanceof BerthError) throw error;
-    throw unavailable(`${act} at ${url.host}: ${messageOf(error)}`, error);
-  }
 }
 
 const unavailable = (message: string, cause?: unknown): BerthError => new BerthError('orders-unavailable', message, { cause });
