@@ -1,6 +1,7 @@
 import type { WebSocket } from 'ws';
-import { berthProtocol, ClientControl, channels, Resize } from '../../model/streams/channels.ts';
+import { berthProtocol, ClientControl, channelMessage, channels, Resize } from '../../model/streams/channels.ts';
 import { inputWindowBytes, outputWindowBytes } from '../../model/streams/frames.ts';
+import { closeCodes, jsonMessage, parseMessage } from './messages.ts';
 import type { ClientEnd, Relay } from './relay.ts';
 
 /** A client of Berth keeps to the window of its input; of another one so much is taken before it is made to wait. */
@@ -8,21 +9,7 @@ const inputSlackBytes = 2 * inputWindowBytes;
 const otherInputBytes = 2 ** 20;
 /** Of what the client was sent and has not taken: its window, and what the guest sends again after a loss. */
 const unsentBytes = 2 ** 20 + 2 * outputWindowBytes;
-/** Close codes of RFC 6455. */
-const closed = { normal: 1000, protocolError: 1002, tooBig: 1009 } as const;
 const lastWordMs = 10_000;
-
-function parse<T>(schema: { safeParse(value: unknown): { success: boolean; data?: T } }, bytes: Buffer): T | null {
-  try {
-    return schema.safeParse(JSON.parse(bytes.toString())).data ?? null;
-  } catch (error) {
-    if (error instanceof SyntaxError) return null;
-    throw error;
-  }
-}
-
-const message = (channel: number, bytes: Uint8Array): Buffer => Buffer.concat([Buffer.from([channel]), bytes]);
-const jsonMessage = (channel: number, value: object): Buffer => message(channel, Buffer.from(JSON.stringify(value)));
 
 /**
  * Connects a client's WebSocket with a relay. A client of Berth confirms output by the pongs that every WebSocket sends: in the
@@ -51,8 +38,8 @@ export function serveClient(socket: WebSocket, relay: Relay, session: string): v
       else if (relay.unreadBytes < otherInputBytes) socket.resume();
     },
     output(channel, bytes, end) {
-      if (socket.bufferedAmount > unsentBytes) return socket.close(closed.tooBig, 'the output was not read');
-      socket.send(message(channel, bytes), () => {
+      if (socket.bufferedAmount > unsentBytes) return socket.close(closeCodes.tooBig, 'the output was not read');
+      socket.send(channelMessage(channel, bytes), () => {
         if (!resumes) relay.confirm(end);
       });
       if (!resumes) return;
@@ -67,40 +54,40 @@ export function serveClient(socket: WebSocket, relay: Relay, session: string): v
       if (!resumes) return;
       onLastWord = () => finish(confirmed);
       socket.ping('end');
-      setTimeout(() => socket.close(closed.normal), lastWordMs).unref();
+      setTimeout(() => socket.close(closeCodes.normal), lastWordMs).unref();
     },
   };
 
   function finish(confirmed: () => void): void {
     confirmed();
-    socket.close(closed.normal);
+    socket.close(closeCodes.normal);
   }
 
   function takeControl(bytes: Buffer): void {
-    const control = parse(ClientControl, bytes);
-    if (control === null) socket.close(closed.protocolError, 'not a control message');
+    const control = parseMessage(ClientControl, bytes);
+    if (control === null) socket.close(closeCodes.protocolError, 'not a control message');
     else relay.signal(control.signal);
   }
 
   function takeInput(bytes: Buffer): void {
     relay.input(bytes);
-    if (resumes && relay.unreadBytes > inputSlackBytes) socket.close(closed.tooBig, 'more input than its window');
+    if (resumes && relay.unreadBytes > inputSlackBytes) socket.close(closeCodes.tooBig, 'more input than its window');
     if (!resumes && relay.unreadBytes >= otherInputBytes) socket.pause();
   }
 
   socket.on('message', (data, isBinary) => {
     const bytes = data as Buffer;
     const channel = bytes[0];
-    if (!isBinary) return socket.close(closed.protocolError, 'messages are binary');
+    if (!isBinary) return socket.close(closeCodes.protocolError, 'messages are binary');
     if (channel === undefined || over) return;
     const rest = bytes.subarray(1);
     if (channel === channels.stdin) takeInput(rest);
     else if (channel === channels.resize) {
-      const size = parse(Resize, rest);
+      const size = parseMessage(Resize, rest);
       if (size !== null) relay.resize({ rows: size.Height, cols: size.Width });
     } else if (channel === channels.close && rest[0] === channels.stdin) relay.endInput();
     else if (channel === channels.control && resumes) takeControl(rest);
-    else if (channel !== channels.close) socket.close(closed.protocolError, 'no such channel');
+    else if (channel !== channels.close) socket.close(closeCodes.protocolError, 'no such channel');
   });
   socket.on('pong', (data) => {
     const text = data.toString();
@@ -111,7 +98,7 @@ export function serveClient(socket: WebSocket, relay: Relay, session: string): v
     if (at !== wanted) ask();
   });
   socket.on('error', () => undefined);
-  socket.once('close', (code) => relay.close(code === closed.normal && !over));
+  socket.once('close', (code) => relay.close(code === closeCodes.normal && !over));
   relay.serve(client);
   socket.resume();
 }

@@ -1,9 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { WebSocket } from 'ws';
-import { BerthError, type ErrorCode } from '../../model/errors.ts';
-import { berthProtocol, channels } from '../../model/streams/channels.ts';
+import type { ErrorCode } from '../../model/errors.ts';
+import { berthProtocol, channelMessage, channels } from '../../model/streams/channels.ts';
 import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../../model/streams/console.ts';
-import { forgottenMs, inputWindowBytes } from '../../model/streams/frames.ts';
+import { inputWindowBytes } from '../../model/streams/frames.ts';
+import { keepReaching } from './keep-reaching.ts';
+import { closeCodes, jsonMessage, parseMessage } from './messages.ts';
 
 interface ConsoleRelayOptions {
   place: ConsolePlace | null;
@@ -16,8 +17,6 @@ interface ConsoleRelayOptions {
 /** What the client has not taken: the host sends nothing more meanwhile. */
 const unsentBytes = 256 * 1024;
 const drainPollMs = 20;
-const backoff = { initialMs: 50, maxMs: 1000 };
-const closed = { normal: 1000, protocolError: 1002, serverError: 1011 } as const;
 /** The VM may be back in a moment: it moves, is rebooted or suspended. */
 const final: ReadonlySet<ErrorCode> = new Set(['not-found', 'forbidden', 'bad-request']);
 
@@ -53,7 +52,7 @@ export class ConsoleRelay {
 
   close(): void {
     this.#closed = true;
-    this.#link?.close(closed.normal);
+    this.#link?.close(closeCodes.normal);
   }
 
   #use(link: WebSocket, client: WebSocket): void {
@@ -73,7 +72,7 @@ export class ConsoleRelay {
 
   #pass(link: WebSocket, client: WebSocket, bytes: Buffer): void {
     if (this.#place !== null) this.#place = { ...this.#place, at: this.#place.at + bytes.length };
-    client.send(Buffer.concat([Buffer.from([channels.stdout]), bytes]));
+    client.send(channelMessage(channels.stdout, bytes));
     if (this.#place !== null) this.#report(client, { place: placeText(this.#place) });
     if (client.bufferedAmount <= unsentBytes) return;
     link.pause();
@@ -96,46 +95,30 @@ export class ConsoleRelay {
 
   #report(client: WebSocket, state: object): void {
     if (client.protocol !== berthProtocol) return;
-    client.send(Buffer.concat([Buffer.from([channels.control]), Buffer.from(JSON.stringify(state))]));
+    client.send(jsonMessage(channels.control, state));
   }
 
   #takeFromClient(client: WebSocket, bytes: Buffer, isBinary: boolean): void {
     const [channel, rest] = [bytes[0], bytes.subarray(1)];
-    if (!isBinary) client.close(closed.protocolError, 'messages are binary');
+    if (!isBinary) client.close(closeCodes.protocolError, 'messages are binary');
     else if (channel === channels.stdin) {
       if (this.#link !== null && this.#link.bufferedAmount < inputWindowBytes) this.#link.send(rest);
-    } else if (channel === channels.control && ConsoleControl.safeParse(parseJson(rest)).success) {
+    } else if (channel === channels.control && parseMessage(ConsoleControl, rest) !== null) {
       this.#writes = true;
       this.#link?.send(JSON.stringify({ place: this.#place, tailBytes: 0, write: true }));
-    } else if (channel !== channels.resize && channel !== channels.close) client.close(closed.protocolError, 'no such channel');
+    } else if (channel !== channels.resize && channel !== channels.close)
+      client.close(closeCodes.protocolError, 'no such channel');
   }
 
   #reconnect(client: WebSocket): void {
-    this.#keepReaching(client).catch((error: unknown) => {
-      client.close(closed.serverError, (error instanceof Error ? error.message : String(error)).slice(0, 100));
+    const attempt = async (): Promise<void> => {
+      const link = await this.#options.reach();
+      if (this.#closed) link.close(closeCodes.normal);
+      else this.#use(link, client);
+    };
+    const passes = (code: ErrorCode): boolean => !final.has(code);
+    keepReaching(attempt, { isOver: () => this.#closed, passes }).catch((error: unknown) => {
+      client.close(closeCodes.serverError, (error instanceof Error ? error.message : String(error)).slice(0, 100));
     });
-  }
-
-  async #keepReaching(client: WebSocket): Promise<void> {
-    const untilMs = performance.now() + forgottenMs;
-    for (let pauseMs = backoff.initialMs; !this.#closed; pauseMs = Math.min(backoff.maxMs, pauseMs * 2)) {
-      try {
-        const link = await this.#options.reach();
-        if (!this.#closed) return this.#use(link, client);
-        link.close(closed.normal);
-      } catch (error) {
-        if (!(error instanceof BerthError) || final.has(error.code) || performance.now() > untilMs) throw error;
-      }
-      await delay(pauseMs);
-    }
-  }
-}
-
-function parseJson(bytes: Buffer): unknown {
-  try {
-    return JSON.parse(bytes.toString());
-  } catch (error) {
-    if (error instanceof SyntaxError) return null;
-    throw error;
   }
 }

@@ -1,8 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { exitStatus, type StreamStatus } from '../../model/streams/channels.ts';
 import {
-  forgottenMs,
   type GuestFrame,
   type HostFrame,
   inputWindowBytes,
@@ -12,6 +10,7 @@ import {
   type TerminalSize,
 } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
+import { keepReaching } from './keep-reaching.ts';
 
 /** A connection that a host worker has opened, to one session of a guest. */
 export interface HostLink {
@@ -282,22 +281,13 @@ export class Relay {
 
   #reconnect(): void {
     if (this.#closed || this.#ended !== null || this.#client === null) return;
-    this.#keepReaching().catch((error: unknown) => {
+    keepReaching(() => this.#attach({ type: 'attach', after: this.#passed }), {
+      isOver: () => this.#closed,
+      passes: (code) => passing.has(code),
+      backoff: this.#options.backoff,
+    }).catch((error: unknown) => {
       const message = error instanceof Error ? error.message : String(error);
       this.#finish({ status: 'Failure', reason: 'SessionLost', message });
     });
-  }
-
-  async #keepReaching(): Promise<void> {
-    const { initialMs, maxMs } = this.#options.backoff ?? { initialMs: 50, maxMs: 1000 };
-    const untilMs = performance.now() + forgottenMs;
-    for (let pauseMs = initialMs; !this.#closed; pauseMs = Math.min(maxMs, pauseMs * 2)) {
-      try {
-        return await this.#attach({ type: 'attach', after: this.#passed });
-      } catch (error) {
-        if (!(error instanceof BerthError) || !passing.has(error.code) || performance.now() > untilMs) throw error;
-      }
-      await delay(pauseMs);
-    }
   }
 }

@@ -1,5 +1,5 @@
 import type { WebSocket } from 'ws';
-import { channels } from '../../model/streams/channels.ts';
+import { channelMessage, channels } from '../../model/streams/channels.ts';
 import { ConsoleState } from '../../model/streams/console.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
@@ -50,7 +50,7 @@ export class ConsoleStream {
   }
 
   #send(channel: number, bytes: Uint8Array): void {
-    if (this.#socket?.readyState === this.#socket?.OPEN) this.#socket?.send(Buffer.concat([Buffer.from([channel]), bytes]));
+    if (this.#socket?.readyState === this.#socket?.OPEN) this.#socket?.send(channelMessage(channel, bytes));
   }
 
   async #connect(): Promise<void> {

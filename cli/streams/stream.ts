@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { WebSocket } from 'ws';
-import { channels, InputRead, SessionState, StreamStatus } from '../../model/streams/channels.ts';
+import { channelMessage, channels, InputRead, SessionState, StreamStatus } from '../../model/streams/channels.ts';
 import { inputWindowBytes, payloadBytes } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
 import { CommandError, type Connection } from '../client.ts';
@@ -108,7 +108,7 @@ export class Stream {
   }
 
   #send(channel: number, bytes: Uint8Array): void {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(Buffer.concat([Buffer.from([channel]), bytes]));
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(channelMessage(channel, bytes));
   }
 
   /** As much as the guest has room for. */

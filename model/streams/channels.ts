@@ -6,6 +6,9 @@ import { z } from 'zod';
  */
 export const channels = { stdin: 0, stdout: 1, stderr: 2, status: 3, resize: 4, control: 5, close: 255 } as const;
 
+/** A message to either end: its channel, then its bytes. */
+export const channelMessage = (channel: number, bytes: Uint8Array): Buffer => Buffer.concat([Buffer.from([channel]), bytes]);
+
 export const kubernetesProtocol = 'v5.channel.k8s.io';
 export const berthProtocol = 'v1.stream.berth';
 export const clientProtocols = [berthProtocol, kubernetesProtocol] as const;
