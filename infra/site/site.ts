@@ -196,7 +196,7 @@ async function startDatabase(
 }
 
 function startHosts(options: SiteOptions, ground: SiteBase, running: RunningParts, settings: Settings): void {
-  const { home, network, cache, env } = ground;
+  const { home, env } = ground;
   for (let index = 1; index <= options.hosts; index += 1) {
     const worker = {
       argv: nodeArgv('workers/host.ts'),
@@ -206,16 +206,7 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
       // A worker serves its metrics once it accepts work.
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
-    const count = options.hosts;
-    const place = {
-      role: 'host' as const,
-      home,
-      network,
-      index,
-      count,
-      edges: edgesOf(options),
-      libvirtCache: join(cache, 'libvirt'),
-    };
+    const place = placeOf('host', index, options, ground);
     const key = hostKeyOf(settings.signingKey, hostName(index));
     running.hosts.push(startHost({ ...place, key, env, worker, note: options.note }));
   }
@@ -223,8 +214,12 @@ function startHosts(options: SiteOptions, ground: SiteBase, running: RunningPart
 
 const edgesOf = ({ edges = 1 }: SiteOptions): number => edges;
 
+function placeOf(role: 'host' | 'edge', index: number, options: SiteOptions, { home, network, cache }: SiteBase) {
+  return { role, home, network, index, count: options.hosts, edges: edgesOf(options), libvirtCache: join(cache, 'libvirt') };
+}
+
 function startEdges(options: SiteOptions, ground: SiteBase, running: RunningParts, settings: Settings): void {
-  const { home, network, cache, env } = ground;
+  const { home, env } = ground;
   const edges = edgesOf(options);
   for (let index = 1; index <= edges; index += 1) {
     const worker = {
@@ -233,15 +228,7 @@ function startEdges(options: SiteOptions, ground: SiteBase, running: RunningPart
       watchdog: { socket: join(home.logs, edgeName(index), 'notify'), seenAs: '/var/log/notify', limitMs: watchdogLimitMs },
       isReady: (pid: number) => isListening(pid, hostMetricsPort),
     };
-    const place = {
-      role: 'edge' as const,
-      home,
-      network,
-      index,
-      count: options.hosts,
-      edges,
-      libvirtCache: join(cache, 'libvirt'),
-    };
+    const place = placeOf('edge', index, options, ground);
     const key = edgeKeyOf(settings.signingKey, edgeName(index));
     running.edges.push(startHost({ ...place, key, env, worker, note: options.note }));
   }
