@@ -1,14 +1,10 @@
-import { WorkflowFailedError } from '@temporalio/client';
-import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { StreamOrder } from '../../contracts/stream.ts';
-import { acceptVm } from '../../ledger/vms/accept-vm.ts';
-import { isErrorCode } from '../../model/errors.ts';
 import { newId, type VmId } from '../../model/ids.ts';
 import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts';
-import { VmRequest } from '../../model/vm-request.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
 import { type Call, everyFault } from './faults.ts';
+import { acceptTalkingVm, resultOrCancelled, resultOrCode, rowOf, runTalkingVm } from './talking-vm.ts';
 
 vi.setConfig({ maxConcurrency: 16, testTimeout: 120_000 });
 
@@ -16,29 +12,21 @@ let site: FakeSite;
 let vm: VmId;
 beforeAll(async () => {
   site = await openFakeSite();
-  const order = VmRequest.parse({ name: 'talks', image: await site.publishImage() });
-  vm = await site.ledger.$transaction((tx) => acceptVm(tx, { owner: site.owner, order, nowMs: Date.now() }));
+  vm = await acceptTalkingVm(site);
 });
 afterAll(() => site.stop());
 
 /** `opened`, or the code of the error. */
 async function open(id: string): Promise<string> {
   const order: StreamOrder = { id, url: null, token: 'once', owner: site.owner, needsProgram: true };
-  try {
-    await site.client.workflow.execute<(...args: [VmId, StreamOrder, number]) => Promise<void>>(workflowType.stream, {
-      taskQueue: controlQueue,
-      workflowId: workflowId.stream(vm, id),
-      args: [vm, order, site.pace],
-    });
-    return 'opened';
-  } catch (error) {
-    const met = error instanceof WorkflowFailedError ? error.cause : undefined;
-    if (met instanceof ApplicationFailure && isErrorCode(met.type ?? '')) return met.type!;
-    throw error;
-  }
+  const workflow = site.client.workflow.execute<(...args: [VmId, StreamOrder, number]) => Promise<void>>(workflowType.stream, {
+    taskQueue: controlQueue,
+    workflowId: workflowId.stream(vm, id),
+    args: [vm, order, site.pace],
+  });
+  return resultOrCode(workflow.then(() => 'opened'));
 }
 
-const rowOf = () => site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
 const opened = (id: string) => site.hosts.flatMap(({ streams }) => streams).filter(({ order }) => order.id === id);
 
 test('a VM that was not placed yet has no sessions', async () => {
@@ -46,12 +34,7 @@ test('a VM that was not placed yet has no sessions', async () => {
 });
 
 test('the host where the VM runs connects, and a silent one is not waited for', async () => {
-  await site.client.workflow.start(workflowType.vm, {
-    taskQueue: controlQueue,
-    workflowId: workflowId.vm(vm),
-    args: [vm, site.pace],
-  });
-  await site.until('it runs', async () => (await rowOf()).hostKey !== null);
+  await runTalkingVm(site, vm);
   expect(await open('first')).toBe('opened');
   expect(opened('first')).toMatchObject([{ domain: vm, order: { token: 'once', needsProgram: true } }]);
   const host = site.hosts.find((one) => one.domains.has(vm))!;
@@ -75,15 +58,13 @@ test.concurrent.each(everyFault(calls))(
   async ({ fault, ...call }) => {
     const id = newId('vm');
     const workflow = workflowId.stream(vm, id);
-    const before = await rowOf();
+    const before = await rowOf(site, vm);
     site.faults.plan(workflow, call, fault);
-    const result = await open(id).catch((error: unknown) =>
-      error instanceof WorkflowFailedError ? 'cancelled' : Promise.reject(error),
-    );
+    const result = await resultOrCancelled(open(id));
     expect(site.faults.fired(workflow)).toBe(true);
     expect(['opened', 'disk-full', 'internal', 'host-unavailable', 'unavailable', 'cancelled']).toContain(result);
     expect(opened(id).length).toBeLessThanOrEqual(1);
     if (result === 'opened') expect(opened(id)).toHaveLength(1);
-    expect(await rowOf()).toEqual(before);
+    expect(await rowOf(site, vm)).toEqual(before);
   },
 );
