@@ -3,6 +3,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import { readLastProof } from '../ledger/books/proof.ts';
 import type { Ledger } from '../ledger/client.ts';
 import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
+import { readEventLog } from '../ledger/events/event-log.ts';
 import {
   type MigrationTotals,
   type PlannedDrain,
@@ -10,6 +11,7 @@ import {
   readDrainCounts,
   readDrainPlans,
   readFences,
+  readFirstEnd,
   readHostCounts,
   readMigrationMetrics,
   readOldestQueuedAt,
@@ -130,6 +132,33 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     async collect() {
       const { hold } = await readSweeps(ledger);
       for (const reason of sweepHolds) this.set({ reason }, reason === hold ? 1 : 0);
+    },
+  });
+  const readLog = shared(() => readEventLog(ledger));
+  new Gauge({
+    name: 'berth_events_kept',
+    help: 'Events that are kept',
+    registers: [registry],
+    async collect() {
+      const { floor, last } = await readLog();
+      this.set(Number(last - floor));
+    },
+  });
+  new Gauge({
+    name: 'berth_events_last',
+    help: 'Number of the newest event',
+    registers: [registry],
+    async collect() {
+      this.set(Number((await readLog()).last));
+    },
+  });
+  new Gauge({
+    name: 'berth_ended_oldest_seconds',
+    help: 'Since the end of the task that ended first of those that are kept; 0 where there is none',
+    registers: [registry],
+    async collect() {
+      const endedAt = await readFirstEnd(ledger);
+      this.set(endedAt === null ? 0 : (clock() - endedAt.getTime()) / 1000);
     },
   });
   const readProof = shared(() => readLastProof(ledger));

@@ -102,4 +102,12 @@ export interface TaskLedger {
   listTasksToCancel(olderThanS: number): Promise<TaskId[]>;
   /** Removes expired idempotency keys, abandoned uploads and claims on events. @returns the number of rows */
   sweepExpiredRows(): Promise<number>;
+  /** Removes events, and ended tasks and VMs, that are kept no more; for some seconds at most. */
+  removeExpired(): Promise<RemovedRows>;
+}
+
+export interface RemovedRows {
+  rows: number;
+  /** The time was up: there is more to remove. */
+  more: boolean;
 }

@@ -75,6 +75,18 @@ export async function readEnded(ledger: Ledger, subject: CountedSubject): Promis
   return groups;
 }
 
+/**
+ * The last moment, not after this one, until which all that has ended is kept as a count: rows with an end before it may be
+ * removed, and are counted all the same.
+ */
+export async function endedUntil(ledger: Ledger, before: Date): Promise<Date> {
+  const read = () => ledger.endedMark.findMany();
+  const behind = (await read()).filter(({ until }) => until < before);
+  for (const { subject } of behind) await inTransaction(ledger, (tx) => fold(tx, subject as CountedSubject));
+  const marks = behind.length === 0 ? [] : await read();
+  return new Date(Math.min(before.getTime(), ...marks.map(({ until }) => until.getTime())));
+}
+
 /** Adds what has ended until a while ago to the kept counts, and moves the mark. One at a time; another one does nothing. */
 async function fold(tx: Transaction, subject: CountedSubject): Promise<void> {
   const marks = await tx.$queryRaw<{ until: Date; next: Date }[]>`

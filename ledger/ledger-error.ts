@@ -35,6 +35,9 @@ export function sqlState(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** A statement has waited for a lock as long as it may. */
+export const isLockTimeout = (error: unknown): boolean => sqlState(error) === '55P03';
+
 /** The BerthError of a violated constraint or of a value that the ledger can't hold; undefined for any other error. */
 export function ledgerError(error: unknown): BerthError | undefined {
   const state = sqlState(error) ?? '';

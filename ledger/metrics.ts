@@ -149,6 +149,16 @@ export async function readOldestQueuedAt(ledger: Ledger): Promise<Date | null> {
   return oldest?.createdAt ?? null;
 }
 
+/** When the task ended that ended first of those that are kept; null where none has. */
+export async function readFirstEnd(ledger: Ledger): Promise<Date | null> {
+  const first = await ledger.task.findFirst({
+    where: { finishedAt: { not: null } },
+    orderBy: { finishedAt: 'asc' },
+    select: { finishedAt: true },
+  });
+  return first?.finishedAt ?? null;
+}
+
 export interface PlannedDrain {
   host: string;
   deadline: Date;

@@ -1,3 +1,4 @@
+import { Prisma } from '../generated/prisma/client.ts';
 import { secondsAgo } from './housekeeping.ts';
 import type { LedgerDeps } from './transaction.ts';
 
@@ -7,11 +8,27 @@ const idempotencyS = 24 * hourS;
 /** Longer than any upload lasts; the API removes its own sooner, with their bytes. */
 const uploadS = 48 * hourS;
 
-/** Removes expired idempotency keys and abandoned uploads; returns the number of rows. */
+/** Rows that one statement removes, and how many of them a sweep: the next one takes the rest. */
+const batch = 5000;
+const mostBatches = 20;
+
+/** Removes expired idempotency keys and abandoned uploads, the oldest first; returns the number of rows. */
 export async function sweepExpiredRows(deps: LedgerDeps): Promise<number> {
-  const keys = await deps.ledger.idempotency.deleteMany({ where: { createdAt: { lt: secondsAgo(deps, idempotencyS) } } });
-  const uploads = await deps.ledger.file.deleteMany({
-    where: { state: 'uploading', createdAt: { lt: secondsAgo(deps, uploadS) } },
-  });
-  return keys.count + uploads.count;
+  const uploading = Prisma.sql`state = 'uploading' AND`;
+  return (
+    (await removeBefore(deps, Prisma.sql`"Idempotency"`, Prisma.empty, secondsAgo(deps, idempotencyS))) +
+    (await removeBefore(deps, Prisma.sql`"File"`, uploading, secondsAgo(deps, uploadS)))
+  );
+}
+
+async function removeBefore({ ledger }: LedgerDeps, table: Prisma.Sql, filter: Prisma.Sql, before: Date): Promise<number> {
+  let rows = 0;
+  for (let done = 0; done < mostBatches; done += 1) {
+    const removed = await ledger.$executeRaw`
+      DELETE FROM ${table} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM ${table} WHERE ${filter} "createdAt" < ${before} ORDER BY "createdAt" LIMIT ${batch} FOR UPDATE SKIP LOCKED))`;
+    rows += removed;
+    if (removed < batch) break;
+  }
+  return rows;
 }

@@ -171,6 +171,22 @@ export const groups = {
     BERTH_LOG_LIMIT_BYTES: count(16 * 2 ** 20).describe(
       'Largest log of one node of a task: of a longer output the begin and the end are kept',
     ),
+    BERTH_EVENT_RETENTION_DAYS: z.coerce
+      .number()
+      .min(0)
+      .max(36_500)
+      .default(90)
+      .describe(
+        'Days for which events are kept after they were published, at least; the same for all control workers. 0: for ever',
+      ),
+    BERTH_ENDED_RETENTION_DAYS: z.coerce
+      .number()
+      .min(0)
+      .max(36_500)
+      .default(90)
+      .describe(
+        'Days for which tasks and VMs are kept after their end, at least; the same for all control workers. 0: for ever. Events, files and the books are kept whatever this is',
+      ),
     BERTH_MAX_OVERTAKEN: count(8).describe('How many younger tasks may be placed before a waiting one'),
     BERTH_GUEST_SUPERNET: guestSupernet,
     BERTH_BUNDLE_FOLDER: z

@@ -18,6 +18,7 @@ export const errorTable = {
   conflict: { status: 409, retryable: false, fault: 'caller', title: 'The resource is not in a state for this' },
   'in-use': { status: 409, retryable: false, fault: 'caller', title: 'The resource is in use' },
   'confirmation-needed': { status: 409, retryable: false, fault: 'caller', title: 'This has to be confirmed' },
+  'cursor-expired': { status: 410, retryable: false, fault: 'caller', title: 'The events after the cursor are kept no more' },
   'precondition-failed': { status: 412, retryable: false, fault: 'caller', title: 'The resource has changed since' },
   'too-large': { status: 413, retryable: false, fault: 'caller', title: 'The body is too large' },
   'upgrade-required': { status: 426, retryable: false, fault: 'caller', title: 'The route is a WebSocket' },

@@ -30,6 +30,7 @@ import {
   requestReservationCancel,
   stepReservation,
 } from '../../ledger/reservations/step-reservation.ts';
+import { removeExpired } from '../../ledger/retention/remove-expired.ts';
 import { sweepExpiredRows } from '../../ledger/sweep-expired.ts';
 import { advanceTask } from '../../ledger/tasks/advance-task.ts';
 import { finishTask } from '../../ledger/tasks/finish-task.ts';
@@ -158,5 +159,6 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     recordLoads: (loads) => recordLoads(deps, loads),
     recordRecovery: (migration) => recordRecovery(deps, migration),
     sweepExpiredRows: () => sweepExpiredRows(deps),
+    removeExpired: () => removeExpired(deps),
   };
 }

@@ -22,8 +22,8 @@ const EventsQuery = z.strictObject({
     .string()
     .regex(/^\d{1,19}$/, { error: 'expected the `next` of a previous answer', abort: true })
     .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the `next` of a previous answer' })
-    .default('0')
-    .meta({ description: 'The `next` of the previous answer; without it, from the first event on' }),
+    .optional()
+    .meta({ description: 'The `next` of the previous answer; without it, from the first event on that is kept' }),
   type: z
     .string()
     .max(128)
@@ -35,6 +35,11 @@ const EventsQuery = z.strictObject({
 const EventPage = z.strictObject({
   items: z.array(Event),
   next: z.string().meta({ description: 'The cursor for the next call, also when there are no events yet' }),
+  oldest: z.string().meta({ description: 'All events after this cursor are kept; an older one is refused (410 cursor-expired)' }),
+  retentionDays: z.number().nullable().meta({
+    description:
+      'How long an event is kept after it was published, at least. A reader that calls more often misses none. null: for ever',
+  }),
 });
 
 function show(row: EventRecord): unknown {
@@ -59,15 +64,17 @@ export function eventRoutes({ ledger }: ApiDeps): Operation[] {
       id: 'listEvents',
       tag: 'events',
       summary: 'Read events in the order in which they became true',
-      description: 'A reader that continues from `next` reads each event once and misses none. Events never change.',
+      description:
+        'A reader that continues from `next` reads each event once and misses none. Events never change. They are kept for `retentionDays`: a reader that was away for longer is told so (410 `cursor-expired`), reads the resources as they are, and goes on without `after`.',
       access: 'client',
       query: EventsQuery,
       answers: { 200: { description: 'Events, oldest first', schema: EventPage } },
-      problems: [],
+      problems: ['cursor-expired'],
       handle: async ({ caller, query }) => {
         const filter = { owner: visibleOwner(caller), type: query.type };
-        const rows = await readEvents(ledger, filter, { after: BigInt(query.after), limit: query.limit });
-        return json(200, { items: rows.map(show), next: String(rows.at(-1)?.seq ?? query.after) });
+        const after = query.after === undefined ? null : BigInt(query.after);
+        const { events, next, floor, retentionDays } = await readEvents(ledger, filter, { after, limit: query.limit });
+        return json(200, { items: events.map(show), next: String(next), oldest: String(floor), retentionDays });
       },
     }),
   ];

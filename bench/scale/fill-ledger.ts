@@ -69,6 +69,8 @@ function* statements({ hosts, vms, ended, promises, events }: FilledLedger, now:
     FROM generate_series(0, ${hosts - 1}) n, LATERAL (SELECT (${vms} - n + ${hosts - 1}) / ${hosts} AS k) used`;
   yield `INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
     SELECT ${hostName('h')}, 'image_' || i, ${at} FROM generate_series(0, ${hosts - 1}) h, generate_series(0, ${images - 1}) i`;
+  // Events are written with their numbers, so their partitions are there before.
+  yield `DO $$ BEGIN WHILE (SELECT max(until) FROM "EventPartition") <= ${3 * ended + events} LOOP PERFORM berth_open_event_partition(); END LOOP; END $$`;
   yield* running(vms, hosts, at);
   yield* endedTasks(ended, owners, hosts, at);
   yield* promised(promises, owners, hosts, at);
@@ -76,6 +78,7 @@ function* statements({ hosts, vms, ended, promises, events }: FilledLedger, now:
     SELECT 3 * ${ended}::bigint + n + 1, 'filled/' || n, CASE n % 3 WHEN 0 THEN 'berth.task.accepted' WHEN 1 THEN 'berth.task.started' ELSE 'berth.task.succeeded' END,
       'task_f' || n, 'owner_' || (n % ${owners}), ${at} - interval '20 days' + n * interval '1 millisecond', '{"filled":true}'
     FROM generate_series(0, ${events - 1}) n`;
+  yield `INSERT INTO "EventId" (id) SELECT id FROM "Event"`;
   yield `INSERT INTO "Measurement" (id, kind, "vmId", "fromId", "toId", "memoryMiB", "residentMiB", "dirtyMiBPerS", concurrency, seconds, "transferS", bytes, at)
     SELECT 'measurement_' || n, 'live', 'vm_' || n, ${hostName(`n % ${hosts}`)}, ${hostName(`(n + 1) % ${hosts}`)}, 1024, 500, 5, 1, 5 + n % 7, 4 + n % 7, 500000000, ${at} - n * interval '1 minute'
     FROM generate_series(0, 999) n`;

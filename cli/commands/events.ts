@@ -17,17 +17,21 @@ export function addEventCommand(program: Command, { connect, output }: Session):
   program
     .command('events')
     .description('print events, oldest first')
-    .option('--after <cursor>', 'go on after this one', '0')
+    .option('--after <cursor>', 'go on after this one; without it, from the first event on that is kept')
     .option('--type <type>', 'only of this type, e.g. berth.task.succeeded')
     .option('--follow', 'wait for more')
     .addHelpText(
       'after',
       '\nWith --json each event is a CloudEvent on a line of its own.\n\nExample:\n  berth events --follow --type berth.task.succeeded --json',
     )
-    .action(async ({ after, type, follow }: { after: string; type?: string; follow?: boolean }) => {
+    .action(async ({ after, type, follow }: { after?: string; type?: string; follow?: boolean }) => {
       let cursor = after;
       for (;;) {
-        const query = new URLSearchParams({ after: cursor, limit: '1000', ...(type !== undefined && { type }) });
+        const query = new URLSearchParams({
+          limit: '1000',
+          ...(cursor !== undefined && { after: cursor }),
+          ...(type !== undefined && { type }),
+        });
         const page = await withRetry(() => callJson<{ items: Event[]; next: string }>(connect(), `/v1/events?${query}`));
         for (const event of page.items) {
           const { sequence, time, type, subject } = event;

@@ -25,14 +25,15 @@ type OnRepeat = 'reject' | 'ignore';
  * event gets its sequence number after the transaction has committed. Throws a ZodError for data of another shape.
  */
 export async function writeEvent<T extends EventType>(tx: Transaction, event: NewEvent<T>, onRepeat: OnRepeat): Promise<void> {
-  if (onRepeat === 'ignore') await tx.$executeRaw`${eventInsert(event)} ON CONFLICT (id) DO NOTHING`;
+  if (onRepeat === 'ignore') await tx.$queryRaw`SELECT berth_write_event_once(${eventValues(event)})`;
   else await tx.$executeRaw(eventInsert(event));
 }
 
-/** The same as a part of the statement that writes the fact; a second event of the same id undoes it. */
-export function eventInsert<T extends EventType>({ type, subject, owner, time, data, n }: NewEvent<T>): Prisma.Sql {
+function eventValues<T extends EventType>({ type, subject, owner, time, data, n }: NewEvent<T>): Prisma.Sql {
   const id = eventId(subject, type, n ?? null);
-  return Prisma.sql`
-    INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
-    VALUES (${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${JSON.stringify(eventData[type].parse(data))}::jsonb)`;
+  return Prisma.sql`${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${JSON.stringify(eventData[type].parse(data))}::jsonb`;
 }
+
+/** The same as a part of the statement that writes the fact; a second event of the same id undoes it. */
+export const eventInsert = <T extends EventType>(event: NewEvent<T>): Prisma.Sql =>
+  Prisma.sql`INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES (${eventValues(event)})`;

@@ -22,7 +22,11 @@ afterAll(() => api.end());
 
 const submit = (party: Party) => api.call(party, 'POST', '/v1/tasks', { json: { image: 'debian-12', command: ['true'] } });
 const read = async (party: Party, query = '') => {
-  const { status, body } = await api.call<Page<EventBody> & { next: string }>(party, 'GET', `/v1/events${query}`);
+  const { status, body } = await api.call<Page<EventBody> & { next: string; oldest: string; retentionDays: number | null }>(
+    party,
+    'GET',
+    `/v1/events${query}`,
+  );
   expect(status).toBe(200);
   return body;
 };
@@ -106,6 +110,28 @@ test('many writers and a reader: nothing is skipped, nothing is seen twice', asy
   await reading;
   await pool.end();
   expect(seen.toSorted()).toEqual(ids.toSorted());
+});
+
+test('a cursor whose events are kept no more is refused, and the answer says what is kept', async () => {
+  const reader = await api.addOwner('late', 'client');
+  const client = new pg.Client({ connectionString: api.databaseUrl });
+  await client.connect();
+  await client.query(...insert('kept', reader));
+  const { next, oldest, retentionDays } = await read(reader);
+  expect({ oldest, retentionDays }).toEqual({ oldest: '0', retentionDays: null });
+  // As the housekeeping states it.
+  await client.query('UPDATE "EventLog" SET floor = $1, "retentionDays" = 90', [Number(next) - 1]);
+  await client.end();
+  const refused = await api.call<{ code: string; detail: string }>(reader, 'GET', '/v1/events?after=0');
+  expect(refused).toMatchObject({ status: 410, body: { code: 'cursor-expired' } });
+  expect(refused.body.detail).toContain(`go on after ${Number(next) - 1}`);
+  for (const query of ['', `?after=${Number(next) - 1}`])
+    expect(await read(reader, query)).toMatchObject({
+      items: [{ id: 'kept' }],
+      next,
+      oldest: String(Number(next) - 1),
+      retentionDays: 90,
+    });
 });
 
 test('a type filters', async () => {

@@ -251,17 +251,17 @@ describe('networks and leases', () => {
 
 describe('an event', () => {
   const add = (id: string) =>
-    fixture.sql(
-      `INSERT INTO "Event" (seq, id, type, subject, "ownerId", time, data) VALUES (99, $1, 't', 's', $2, now(), '{}')`,
-      [id, owner],
-    );
+    fixture.sql(`INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES ($1, 't', 's', $2, now(), '{}')`, [
+      id,
+      owner,
+    ]);
 
   it('is never changed, deleted or written twice', async () => {
     await add('one');
     await fixture.sql('SELECT berth_number_events(10)');
     expect((await failure(fixture.sql(`UPDATE "Event" SET type = 'u'`))).code).toBe('BE005');
     expect((await failure(fixture.sql('DELETE FROM "Event"'))).code).toBe('BE005');
-    expect((await failure(add('one'))).constraint).toBe('Event_id_key');
+    expect((await failure(add('one'))).constraint).toBe('EventId_pkey');
     expect((await failure(fixture.sql('UPDATE "Event" SET seq = seq + 1'))).code).toBe('BE005');
   });
 
@@ -283,6 +283,11 @@ describe('an event', () => {
   it('gets its number from the ledger alone, without gaps', async () => {
     await add('one');
     await failure(add('one'));
+    const numbered = fixture.sql(
+      `INSERT INTO "Event" (seq, id, type, subject, "ownerId", time, data) VALUES (99, 'two', 't', 's', $1, now(), '{}')`,
+      [owner],
+    );
+    expect((await failure(numbered)).code).toBe('BE005');
     await add('two');
     await fixture.sql('SELECT berth_number_events(10)');
     const rows = await fixture.sql('SELECT id, seq::int AS seq FROM "Event" ORDER BY seq');

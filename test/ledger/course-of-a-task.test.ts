@@ -79,7 +79,7 @@ describe('a task that succeeds', () => {
       outcome({ bytesIn: 123, bytesOut: 45, vms: vms.map((vm, i) => ({ id: vm.id, ...(times[i] as (typeof times)[number]) })) }),
       [],
     );
-    const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.succeeded` } });
+    const event = await fixture.ledger.event.findFirstOrThrow({ where: { id: `${task}/berth.task.succeeded` } });
     const data = TaskEndedData.parse(event.data);
     expect(data).toMatchObject({
       task,
@@ -336,7 +336,7 @@ describe('finishTask', () => {
     const task = await accept(fixture, owner, { resources: { ...roomy, vcpus: 8 } });
     await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }), []);
     expect(await row(task)).toMatchObject({ state: 'cancelled', vms: [{ state: 'removed', hostId: null }] });
-    const event = await fixture.ledger.event.findUniqueOrThrow({ where: { id: `${task}/berth.task.cancelled` } });
+    const event = await fixture.ledger.event.findFirstOrThrow({ where: { id: `${task}/berth.task.cancelled` } });
     expect(event.data).toMatchObject({ usage: [], vcpuSeconds: 0, startedAt: null });
   });
 

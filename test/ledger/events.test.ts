@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { type NewEvent, writeEvent } from '../../ledger/events/write-event.ts';
 import { eventData, taskEventTypes } from '../../model/events.ts';
-import { addOwner, empty, failure, useLedger } from './ledger-fixture.ts';
+import { addOwner, empty, failure, narrowEvents, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -11,6 +11,8 @@ let owner: string;
 beforeEach(async () => {
   await empty(fixture);
   owner = await addOwner(fixture);
+  // A partition has fewer events than are numbered at once.
+  await narrowEvents(fixture, 5);
 });
 
 const insert = `INSERT INTO "Event" (id, type, subject, "ownerId", time, data) VALUES ($1, 't', 's', $2, now(), '{}')`;

@@ -76,8 +76,20 @@ export async function fetched(
 /** Deletes all rows, so that each test starts with none. */
 export async function empty(fixture: LedgerFixture): Promise<void> {
   await fixture.sql(
-    'TRUNCATE "PublishedPort", "EdgeLease", "EdgeSegment", "Edge", "Event", "Fence", "WorkflowEnd", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "StoredLog", "Network", "Idempotency", "ApiKey", "Entry", "Transfer", "Account", "Owner"',
+    'TRUNCATE "PublishedPort", "EdgeLease", "EdgeSegment", "Edge", "Event", "EventId", "Fence", "WorkflowEnd", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "StoredLog", "Network", "Idempotency", "ApiKey", "Entry", "Transfer", "Account", "Owner"',
   );
+}
+
+/** Begins the log anew, in partitions of so many events: what happens at their borders happens all the time. */
+export async function narrowEvents(fixture: LedgerFixture, width: number): Promise<void> {
+  const partitions = await fixture.sql<{ from: string }>('SELECT "from" FROM "EventPartition"');
+  await fixture.sql('TRUNCATE "Event", "EventId", "EventPartition"');
+  for (const { from } of partitions) await fixture.sql(`DROP TABLE "Event_${from}"`);
+  await fixture.sql('UPDATE "EventLog" SET floor = 0, "retentionDays" = NULL, "leastWidth" = $1, "mostWidth" = $1', [width]);
+  // What is before the first event, so that a partition is opened after it.
+  await fixture.sql('INSERT INTO "EventPartition" ("from", until) VALUES (0, 1)');
+  await fixture.sql('SELECT berth_open_event_partition()');
+  await fixture.sql('DELETE FROM "EventPartition" WHERE "from" = 0');
 }
 
 export async function addOwner(fixture: LedgerFixture, name = 'alice', maxBytes: bigint | null = null): Promise<string> {

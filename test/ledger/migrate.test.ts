@@ -101,3 +101,29 @@ it('continues after a process that was killed just after its script had run', as
   expect(await drift(url)).toBe('');
   expect((await recorded()).filter(({ name, finished }) => name === '20261121000000_init' && finished)).toHaveLength(1);
 });
+
+it('brings the events of a filled ledger into partitions: each keeps its number, and those without one get theirs', async () => {
+  // The migration fails on it, and those before have been applied.
+  await sql("CREATE FUNCTION berth_name_event() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+  await expect(applyMigrations(url)).rejects.toThrow(/berth_name_event/);
+  const write = (from: number, to: number) =>
+    sql(`INSERT INTO "Event" (id, type, subject, "ownerId", time, data)
+      SELECT 'e' || i, 't', 's', 'o', '2026-01-01T00:00:00Z'::timestamptz + i * interval '1 second', '{}' FROM generate_series(${from}, ${to}) i`);
+  await write(1, 2000);
+  await sql('SELECT berth_number_events(100000)');
+  await write(2001, 2500);
+  await sql('DROP FUNCTION berth_name_event');
+  expect(await applyMigrations(url)).toContain('20261130070000_event_partitions');
+  expect(await drift(url)).toBe('');
+  await write(2501, 2600);
+  await sql('SELECT berth_number_events(100000)');
+  expect(await sql(`SELECT count(*)::int AS events, max(seq)::int AS last FROM "Event" WHERE id = 'e' || seq`)).toEqual([
+    { events: 2600, last: 2600 },
+  ]);
+  expect(await sql('SELECT count(*)::int AS ids FROM "EventId"')).toEqual([{ ids: 2600 }]);
+  // As old as the first event that is there.
+  expect(await sql('SELECT "from"::int, until::int, "openedAt" FROM "EventPartition"')).toEqual([
+    { from: 1, until: 102_501, openedAt: new Date('2026-01-01T00:00:01Z') },
+  ]);
+  await expect(write(1, 1)).rejects.toThrow(/EventId_pkey/);
+});

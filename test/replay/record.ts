@@ -114,7 +114,7 @@ async function recordHouse(site: FakeSite): Promise<void> {
   const id = workflowId.housekeeping();
   await site.client.workflow.start(workflowType.housekeeping, { taskQueue: controlQueue, workflowId: id, args: [site.pace] });
   await until(site, lost, 'succeeded');
-  await write(site, 'runHousekeeping', id);
+  await write(site, 'runHousekeeping-retention', id);
 }
 
 async function recordPrefetch(site: FakeSite): Promise<void> {

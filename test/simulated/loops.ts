@@ -92,6 +92,7 @@ export const housekeeping = {
   listActiveTasks: ({ args: [after] }: Call) => (after === null ? Array.from({ length: 20 }, (_, n) => `task_${n}`) : []),
   releaseVms: [],
   sweepExpiredRows: 0,
+  removeExpired: { rows: 0, more: false },
   listActiveWork: ({ args: [after] }: Call) => ({
     vms: (after as ActiveWorkCursor).vm === null ? Array.from({ length: 20 }, (_, n) => `vm_${n}`) : [],
     migrations: [{ id: 'migration_1', vmId: 'vm_1', generation: 2 }],

@@ -21,8 +21,8 @@ import { planLeases } from './plan-leases.ts';
 
 /**
  * Completes what an API process left undone when it died: starts workflows of accepted resources, cancels those whose
- * cancellation was lost. Restarts work of every kind whose workflow was ended from outside, places what waits, and sweeps
- * expired rows. The signal `wakeUp` starts a round at once.
+ * cancellation was lost. Restarts work of every kind whose workflow was ended from outside, places what waits, sweeps
+ * expired rows, and removes what is kept no more. The signal `wakeUp` starts a round at once.
  * @param cursor where the run before this one was with its pages
  */
 export async function runHousekeeping(pace = 1, cursor: Cursor = firstPages): Promise<never> {
@@ -30,10 +30,14 @@ export async function runHousekeeping(pace = 1, cursor: Cursor = firstPages): Pr
   const { housekeepingIntervalMs, sweepEveryRounds } = timing(pace);
   const pages: Cursor = { ...cursor };
   const wakeUp = new WakeUp(signalName.wakeUp);
+  // Whether the last round has left something to remove.
+  let more = false;
   for (let round = 0; !isHistoryLong(); round += 1) {
     wakeUp.reset();
     try {
-      await runRound(pace, progress, pages, round % sweepEveryRounds === 0);
+      const sweeping = round % sweepEveryRounds === 0;
+      await runRound(pace, progress, pages, sweeping);
+      if (patched('retention') && (sweeping || more)) more = await removeExpired(pace, progress);
       progress.setDetail('failed', null);
     } catch (error) {
       // The next round repeats all of it.
@@ -78,6 +82,12 @@ async function runRound(pace: number, progress: Progress, cursor: Cursor, sweepi
   // Releasing no VM places what fits by now: a host that accepts tasks again causes no placement by itself.
   await notifyWaiters(await ledger.releaseVms([]));
   if (sweeping) progress.setDetail('sweep', `swept ${await ledger.sweepExpiredRows()} rows at ${isoNow()}`);
+}
+
+async function removeExpired(pace: number, progress: Progress): Promise<boolean> {
+  const { rows, more } = await onLedger(pace).removeExpired();
+  progress.setDetail('retention', `removed ${rows} rows at ${isoNow()} that are kept no more${more ? '; there are more' : ''}`);
+  return more;
 }
 
 async function restartInterrupted(pace: number, progress: Progress, cursor: Cursor, page: TaskId[]): Promise<void> {

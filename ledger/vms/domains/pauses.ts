@@ -25,7 +25,10 @@ export async function writeResumed(tx: Transaction, row: VmRow, now: string): Pr
   await writePowerEvent(tx, row, vmEventTypes.resumed, data, now);
 }
 
-/** A VM may be paused and resumed without a new generation: its events are counted. The caller has locked its row. */
+/**
+ * A VM may be paused and resumed without a new generation: each of its events has a number of its own, one of the sequence of
+ * events, since those of before may be kept no more. The caller has locked its row.
+ */
 async function writePowerEvent<T extends typeof vmEventTypes.paused | typeof vmEventTypes.resumed>(
   tx: Transaction,
   { id, ownerId }: VmRow,
@@ -33,6 +36,7 @@ async function writePowerEvent<T extends typeof vmEventTypes.paused | typeof vmE
   data: T extends typeof vmEventTypes.paused ? VmPausedData : VmResumedData,
   now: string,
 ): Promise<void> {
-  const n = await tx.event.count({ where: { subject: id, type } });
+  const next = await tx.$queryRaw<{ n: bigint }[]>`SELECT nextval('"Event_seq_seq"') AS n`;
+  const n = Number(next[0]!.n);
   await writeEvent(tx, { type, subject: id, owner: ownerId, time: now, data: data as never, n }, 'reject');
 }

@@ -1,0 +1,17 @@
+import type { Ledger } from '../client.ts';
+
+/** What is kept of the events. */
+export interface EventLog {
+  /** Events after this number are kept. */
+  floor: bigint;
+  /** The newest number; the floor where there is none after it. */
+  last: bigint;
+  /** How long an event is kept after it was published; null: for ever. */
+  retentionDays: number | null;
+}
+
+export async function readEventLog(ledger: Ledger): Promise<EventLog> {
+  const rows = await ledger.$queryRaw<EventLog[]>`
+    SELECT floor, GREATEST(floor, (SELECT max(seq) FROM "Event" WHERE seq > 0)) AS last, "retentionDays" FROM "EventLog"`;
+  return rows[0]!;
+}
