@@ -70,6 +70,7 @@ function configOf(work: string, name: string, kind: string): DomainConfig {
     streamSocket: join(work, 'stream'),
     onReboot: 'destroy',
     panicDevice: true,
+    unalignedMemory: true,
   };
 }
 

@@ -48,6 +48,8 @@ export interface DomainConfig {
   uuid: string;
   vcpus: number;
   memoryMiB: number;
+  /** The guest has 8 KiB less than `memoryMiB`: under emulation its written pages are logged rightly then (docs/decisions/0112). */
+  unalignedMemory: boolean;
   memory: GuestMemory;
   accelerator: 'kvm' | 'qemu';
   /** null: the firmware boots the first disk, and there is no command line. */

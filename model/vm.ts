@@ -36,12 +36,13 @@ export interface NetworkRef {
 
 /**
  * Which devices a domain has. 1: those of the first versions; 2: a panic device as well, by which the hypervisor learns that
- * the guest's kernel has panicked; 3: the port of the program that runs clients' sessions. A running domain, and saved memory, need the devices that they began with, so the ledger
- * keeps each VM's version; a boot of a new domain takes the current one.
+ * the guest's kernel has panicked; 3: the port of the program that runs clients' sessions; 4: under emulation, a memory whose
+ * size QEMU's log of written pages is right for. A running domain, and saved memory, need the devices that they began with, so
+ * the ledger keeps each VM's version; a boot of a new domain takes the current one.
  */
-export const machineVersions = [1, 2, 3] as const;
+export const machineVersions = [1, 2, 3, 4] as const;
 export type MachineVersion = (typeof machineVersions)[number];
-export const currentMachine: MachineVersion = 3;
+export const currentMachine: MachineVersion = 4;
 
 /** All that a host needs to create one VM. The generation is that of this placement. */
 export interface VmSpec {

@@ -90,6 +90,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     streamSocket: `${folder}/stream`,
     onReboot: 'destroy',
     panicDevice: true,
+    unalignedMemory: text(/<domain type='([a-z]+)'/) !== 'kvm',
   };
 }
 

@@ -38,6 +38,8 @@ export function domainXml(config: DomainConfig): string {
     text('name', config.name),
     text('uuid', config.uuid),
     element('memory', { unit: 'MiB' }, escapeXml(String(config.memoryMiB))),
+    // What QEMU tells of it, which libvirt compares with the description of a restored guest.
+    config.unalignedMemory ? element('currentMemory', { unit: 'KiB' }, String(memoryKiB(config))) : null,
     text('vcpu', config.vcpus),
     element('os', {}, element('type', { arch: 'x86_64', machine: 'pc' }, 'hvm'), ...bootFrom(config)),
     element('features', {}, element('acpi', {})),
@@ -71,15 +73,31 @@ function bootFrom({ kernel, initrd, cmdline, accelerator }: DomainConfig): strin
  */
 const noCpuFeatureQueries = element('qemu:capabilities', {}, element('qemu:del', { capability: 'cpu-unavailable-features' }));
 
+/** QEMU rounds the size of a machine's memory to 8 KiB. */
+const unalignedKiB = 8;
+
+const memoryKiB = ({ memoryMiB, unalignedMemory }: Pick<DomainConfig, 'memoryMiB' | 'unalignedMemory'>): number =>
+  memoryMiB * 1024 - (unalignedMemory ? unalignedKiB : 0);
+
 /**
  * In saves and migrations QEMU names a guest's memory by the id of its memory object. libvirt has no element for a memory
  * file of our choice, so every domain gets its memory by an object of ours, with the same id: then a guest on a template's
  * memory can be migrated to a domain with anonymous memory (docs/decisions/0043). The object that libvirt makes besides is
  * never touched, and takes no memory.
+ *
+ * But it comes first in QEMU's addresses of memory, and when QEMU 10 scans a whole memory for written pages, it makes the emulated
+ * processors report further writes to the first memory, whichever it scans. Sizes that are no multiple of 256 KiB are scanned
+ * page by page, without that mistake (docs/decisions/0112).
  */
-function memoryArguments({ memory, memoryMiB }: DomainConfig): string[] {
-  const object = { ...memoryBackend(memory), id: 'berth.ram', size: memoryMiB * 2 ** 20 };
+export function memoryArguments({
+  memory,
+  memoryMiB,
+  unalignedMemory,
+}: Pick<DomainConfig, 'memory' | 'memoryMiB' | 'unalignedMemory'>): string[] {
+  const sizeKiB = memoryKiB({ memoryMiB, unalignedMemory });
+  const object = { ...memoryBackend(memory), id: 'berth.ram', size: sizeKiB * 1024 };
   const args = ['-object', JSON.stringify(object), '-machine', 'memory-backend=berth.ram'];
+  if (unalignedMemory) args.push('-m', `size=${sizeKiB}k`);
   if (memory.kind !== 'copy') return args;
   // A monitor that reads from a file: its commands are executed before libvirt's own.
   const chardev = `file,id=berth.prelude,path=/dev/null,input-path=${memory.qmpScript.replaceAll(',', ',,')}`;

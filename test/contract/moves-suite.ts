@@ -15,6 +15,8 @@ import { type Bench, codeOf } from './suite.ts';
 /** One of two connected hosts. */
 export interface MovesBench extends Bench {
   address: string;
+  /** Where guests are real: starts what writes to many pages of a guest's memory, and tells of those that it finds older. */
+  pageWriter: { start(domain: string): Promise<void>; lostPages(vm: VmId): Promise<string[]> } | null;
 }
 
 const never = new AbortController().signal;
@@ -100,6 +102,7 @@ export function movesContract(
         async () => {
           const { vm, name, to } = await running();
           const boot = await here().guest.bootId(name);
+          await a!.pageWriter?.start(name);
           expect(await here().migrator.observeJob(name)).toMatchObject({ active: false });
           await here().migrator.setMaxDowntime(name, 100);
           await here().migrator.migrate({ config: to, targetAddress: b!.address, deadlineMs: 60_000 });
@@ -109,6 +112,7 @@ export function movesContract(
           await there().hypervisor.resumeCpus(name);
           await answers(there(), name);
           expect(await there().guest.bootId(name)).toBe(boot);
+          expect((await b!.pageWriter?.lostPages(vm.id)) ?? []).toEqual([]);
 
           const { diskMover, diskTool: disks, imageCache: images, store } = there();
           expect([...(await sourcesOf(name)).values()].map(({ kind }) => kind)).toEqual(['nfs', 'nfs']);

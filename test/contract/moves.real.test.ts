@@ -4,15 +4,30 @@ import { newRecord } from '../../activities/host/vm-record.ts';
 import { fullTest } from '../full-test.ts';
 import { type MovesBench, movesContract } from './moves-suite.ts';
 import { openRealHosts, type RealHost } from './real/bench.ts';
+import { lostPagesIn, pageWriter } from './real/page-writer.ts';
 import { vmOf } from './requests.ts';
 import { codeOf } from './suite.ts';
+
+/** More than the allowed downtime has time for, so that several scans for written pages are needed. */
+const writtenPages = 1536;
+
+const pageWriterAt = (host: RealHost): MovesBench['pageWriter'] => ({
+  async start(domain) {
+    const command = { execute: 'guest-exec', arguments: { path: '/usr/bin/perl', arg: ['-e', pageWriter(writtenPages)] } };
+    await host.on(['virsh', '-q', 'qemu-agent-command', domain, JSON.stringify(command)]);
+  },
+  async lostPages(vm) {
+    const { console } = await host.ports().store.paths(vm);
+    return lostPagesIn(await host.on(['cat', console]));
+  },
+});
 
 movesContract(
   'two real hosts',
   async () => {
     // So slow that a migration can be observed, and aborted, before its end.
     const { hosts, stop } = await openRealHosts(2, { BERTH_MIGRATION_MIB_PER_S: '40' });
-    const benches = hosts.map((host): MovesBench => ({ ...host, address: host.host.address }));
+    const benches = hosts.map((host): MovesBench => ({ ...host, address: host.host.address, pageWriter: pageWriterAt(host) }));
     return { hosts: benches as [MovesBench, MovesBench], stop };
   },
   120_000,

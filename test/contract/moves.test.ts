@@ -16,6 +16,7 @@ movesContract(
     const benches = fakes.map(
       (fake): MovesBench => ({
         address: addressOf(fake),
+        pageWriter: null,
         ports: () => fake.ports,
         serve: () => '',
         url: (path) => path,

@@ -115,6 +115,7 @@ export function portsContract(what: string, open: () => Promise<Bench>, bootDead
         streamSocket: paths.streamSocket,
         onReboot: 'destroy',
         panicDevice: true,
+        unalignedMemory: true,
       };
     }
 

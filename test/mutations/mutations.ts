@@ -14,6 +14,15 @@ export interface Mutation {
 
 export const mutations: readonly Mutation[] = [
   {
+    guarantee: 'a VM that moves has its memory as it was written last',
+    file: 'activities/host/vm/domain-config.ts',
+    find: "accelerator === 'qemu' && (vm.machine ?? 1) >= 4",
+    replace: 'false',
+    project: 'host',
+    test: 'contract/moves.real.test.ts',
+    only: 'arrives paused and complete',
+  },
+  {
     guarantee: 'a task ends with one completion event',
     file: 'ledger/tasks/finish-task.ts',
     find: "await writeEvent(tx, event, 'reject');",

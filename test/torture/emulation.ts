@@ -7,38 +7,30 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { killProcessGroup, run } from '../../drivers/host/run-process.ts';
+import { memoryArguments } from '../../drivers/libvirt/domain-xml.ts';
+import { lostPagesIn, pageWriter } from '../contract/real/page-writer.ts';
 import type { TortureOptions } from './options.ts';
 
 /**
- * Measures whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, no Berth. A
- * guest that counts in its memory moves from one QEMU process to another on this machine, `runs` times in each case;
- * `lanes` concurrent guests are the side load. A guest whose agent is silent for a minute after a move is dead, and another
+ * Measures whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, and of Berth only
+ * how the guest's memory is made. A guest that counts in its memory moves from one QEMU process to another on this machine,
+ * `runs` times in each case; `lanes` concurrent guests are the side load. A guest whose agent is silent for a minute after a move is dead, and another
  * one is booted. Needs the guest image that setup built.
  */
+const unlimited = 2 ** 40;
 const cases = {
-  plain: { throttled: false, downtimeMs: 300 },
-  'auto-converge': { throttled: true, downtimeMs: 300 },
-  'short downtime': { throttled: false, downtimeMs: 30 },
+  plain: { throttled: false, downtimeMs: 300, bandwidth: unlimited },
+  'auto-converge': { throttled: true, downtimeMs: 300, bandwidth: unlimited },
+  'short downtime': { throttled: false, downtimeMs: 30, bandwidth: unlimited },
+  // Each pass sends pages that were not written since the one before, and scans once.
+  'many scans': { throttled: true, downtimeMs: 100, bandwidth: 40 * 2 ** 20 },
 } as const;
 type Case = (typeof cases)[keyof typeof cases];
 
 const memoryMiB = 160;
 const bootMs = 240_000;
 const silentMs = 60_000;
-/**
- * Counts in each of 2048 pages of its memory, and reports a page whose number differs from the last one written there: a
- * migration that transferred an older version of it.
- */
-const counting = `
-$n = 2048; $b = "\\0" x ($n * 4096); $i = 0;
-while (1) {
-  for $p (0 .. $n - 1) {
-    $v = unpack("L", substr($b, $p * 4096, 4));
-    if ($v != $i) { open(F, ">>", "/dev/console"); print F "LOST page $p: $v, not $i\\n"; close(F) }
-    substr($b, $p * 4096, 4) = pack("L", $i + 1);
-  }
-  $i++; select(undef, undef, undef, 0.02);
-}`;
+const pages = 2048;
 
 interface Tally {
   moves: number;
@@ -100,7 +92,7 @@ async function lane(image: Image, how: Case, runs: number, tally: Tally): Promis
       const alive = await answers(moved, silentMs);
       const said = (await readFile(join(folder, 'console.log'), 'utf8')).slice(seen);
       seen += said.length;
-      const lost = said.split('\n').filter((line) => line.startsWith('LOST'));
+      const lost = lostPagesIn(said);
       if (lost.length > 0) {
         tally.lost += 1;
         console.log(JSON.stringify({ move: number, pages: lost.length, first: lost.slice(0, 3) }));
@@ -123,7 +115,11 @@ async function booted(image: Image, folder: string): Promise<Machine> {
   await run(['qemu-img', ...make], { deadlineMs: 20_000 });
   const machine = await start(image, folder, 0, null);
   if (!(await answers(machine, bootMs))) throw new Error(`the guest does not boot: see ${folder}/console.log`);
-  const { pid } = (await machine.agent.ask('guest-exec', { path: '/usr/bin/perl', arg: ['-e', counting] }, silentMs)) as {
+  const { pid } = (await machine.agent.ask(
+    'guest-exec',
+    { path: '/usr/bin/perl', arg: ['-e', pageWriter(pages)] },
+    silentMs,
+  )) as {
     pid: number;
   };
   await delay(2000);
@@ -138,14 +134,14 @@ async function move(
   folder: string,
   from: Machine,
   number: number,
-  { throttled, downtimeMs }: Case,
+  { throttled, downtimeMs, bandwidth }: Case,
   tally: Tally,
 ): Promise<Machine> {
   const door = join(folder, `incoming-${number}`);
   const to = await start(image, folder, number, door);
   const { monitor } = from;
   await monitor.ask('migrate-set-capabilities', { capabilities: [{ capability: 'auto-converge', state: throttled }] });
-  await monitor.ask('migrate-set-parameters', { 'downtime-limit': downtimeMs, 'max-bandwidth': 2 ** 40 });
+  await monitor.ask('migrate-set-parameters', { 'downtime-limit': downtimeMs, 'max-bandwidth': bandwidth });
   await monitor.ask('migrate', { uri: `unix:${door}` });
   for (const untilMs = Date.now() + 300_000; ; await delay(50)) {
     const job = (await monitor.ask('query-migrate')) as { status: string; ram?: { 'dirty-sync-count': number } };
@@ -164,6 +160,9 @@ async function start(image: Image, folder: string, number: number, incoming: str
   const [monitor, agent] = ['monitor', 'agent'].map((name) => join(folder, `${name}-${number}`));
   const argv = [
     ...['-nodefaults', '-display', 'none', '-machine', 'pc', '-accel', 'tcg', '-cpu', 'qemu64', '-m', String(memoryMiB)],
+    // The first is libvirt's, which no guest uses.
+    ...['-object', JSON.stringify({ 'qom-type': 'memory-backend-ram', id: 'pc.ram', size: memoryMiB * 2 ** 20 })],
+    ...memoryArguments({ memory: { kind: 'own' }, memoryMiB, unalignedMemory: true }),
     ...['-kernel', join(image.folder, 'kernel'), '-initrd', join(image.folder, 'initrd'), '-append', image.cmdline],
     ...['-drive', `file=${join(folder, 'disk.qcow2')},format=qcow2,if=virtio`, '-device', 'virtio-rng-pci'],
     ...['-chardev', `file,id=console,path=${join(folder, 'console.log')},append=on`, '-serial', 'chardev:console'],

@@ -38,6 +38,7 @@ async function configWithoutBridge(
     uuid: uuidOf(vm.id),
     vcpus: vm.vcpus,
     memoryMiB: vm.memoryMiB,
+    unalignedMemory: accelerator === 'qemu' && (vm.machine ?? 1) >= 4,
     memory: { kind: 'own' },
     accelerator,
     kernel: image.kernel,
