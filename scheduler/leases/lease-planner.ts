@@ -75,7 +75,7 @@ function wakeForRecord({ phase, expectedEnd, operation }: LeaseRecord): number {
  */
 export function decideActions(state: PlanState, now: number, emit: EmitAction, sendImages: () => boolean = () => false): void {
   for (const host of state.hosts) {
-    host.memoryOps = host.memoryOps.filter((op) => op.until > now);
+    if (host.memoryOps.length > 0) host.memoryOps = host.memoryOps.filter((op) => op.until > now);
     if (host.drain !== null && host.drain.until <= now) host.drain = null;
   }
   settleOverdue(state, now, emit);

@@ -28,10 +28,25 @@ export interface DispatchPass {
   futile: number;
 }
 
+/** The host on which suspended work last found no slot, which often is so again: it is looked at first. */
+const lastFull = new WeakMap<LeaseRecord, number>();
+
+function isOnFullHost({ freeSlots }: DispatchPass, record: LeaseRecord): boolean {
+  const slots = freeSlots.byHost(record.shape);
+  const last = lastFull.get(record);
+  if (last !== undefined && slots[last]!.length === 0 && record.hosts.includes(last)) return true;
+  for (const host of record.hosts) {
+    if (slots[host]!.length > 0) continue;
+    lastFull.set(record, host);
+    return true;
+  }
+  return false;
+}
+
 /** Suspended work resumes on the hosts that have its memory. */
 export function placeResumed(pass: DispatchPass, record: LeaseRecord): number[] | null {
   const { state, now, freeSlots } = pass;
-  if (record.hosts.some((host) => freeSlots.onHost(host, record.shape).length === 0)) return null;
+  if (isOnFullHost(pass, record)) return null;
   const counts = countByHost(record.hosts);
   const need = Math.max(...[...counts].map(([host, vms]) => startupS(state, record, host, vms))) + record.remainingWorkS;
   for (const [host, vms] of counts) {

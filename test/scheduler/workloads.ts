@@ -61,7 +61,7 @@ export const workload: fc.Arbitrary<{ trace: Trace; policy: SimulationPolicy }> 
 /** Gangs of up to a quarter of the hosts, a tenth of them reservations, under full load, with suspension: 2,500 leases. */
 export const growingSite: fc.Arbitrary<{ trace: Trace; policy: SimulationPolicy }> = fc
   .record({
-    hosts: fc.constantFrom(8, 12, 20, 30),
+    hosts: fc.constantFrom(8, 12, 20, 30, 100),
     seed: fc.nat(),
     marginS: fc.constantFrom(0, 0, 5),
     suspendMiBPerS: fc.constantFrom(16, 32, 64),

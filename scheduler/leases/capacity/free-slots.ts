@@ -7,11 +7,26 @@ export interface Slot {
   planned: number;
 }
 
+interface ShapeSlots {
+  shape: Shape;
+  slots: Slot[][];
+  total: number;
+  availableUntil: number | null;
+}
+
+const isEqual = (a: Shape, b: Shape): boolean =>
+  a.cpuMilli === b.cpuMilli && a.memoryMiB === b.memoryMiB && a.diskMiB === b.diskMiB;
+
+/** Of a full host, as most are on a site with a queue. */
+const none: Slot[] = [];
+
 /** The free slots at one moment, by host and VM size; cached until `refreshHost`. */
 export class FreeSlots {
   private readonly state: PlanState;
   private readonly now: number;
-  private readonly byShape = new Map<string, { shape: Shape; slots: Slot[][]; total: number; availableUntil: number | null }>();
+  private readonly byShape = new Map<string, ShapeSlots>();
+  /** What was asked for last: the next question is often of the same size. */
+  private last: ShapeSlots | null = null;
 
   constructor(state: PlanState, now: number) {
     this.state = state;
@@ -21,6 +36,11 @@ export class FreeSlots {
   /** Slot k is the capacity for one more VM when k others of the size have been added. */
   onHost(host: number, shape: Shape): readonly Slot[] {
     return this.entryFor(shape).slots[host]!;
+  }
+
+  /** Of each host; for a loop, until the next `refreshHost`. */
+  byHost(shape: Shape): readonly (readonly Slot[])[] {
+    return this.entryFor(shape).slots;
   }
 
   /** Hosts with at least one slot. */
@@ -55,9 +75,11 @@ export class FreeSlots {
 
   invalidate(): void {
     this.byShape.clear();
+    this.last = null;
   }
 
-  private entryFor(shape: Shape) {
+  private entryFor(shape: Shape): ShapeSlots {
+    if (this.last !== null && isEqual(this.last.shape, shape)) return this.last;
     const key = `${shape.cpuMilli}/${shape.memoryMiB}/${shape.diskMiB}`;
     let entry = this.byShape.get(key);
     if (entry === undefined) {
@@ -65,16 +87,18 @@ export class FreeSlots {
       entry = { shape, slots, total: slots.reduce((sum, list) => sum + list.length, 0), availableUntil: null };
       this.byShape.set(key, entry);
     }
+    this.last = entry;
     return entry;
   }
 
   private computeSlots(host: number, shape: Shape): Slot[] {
     if (!this.state.hosts[host]!.up) return [];
     const { booked, planned } = this.state.timeline;
-    const slots: Slot[] = [];
+    let slots = none;
     for (;;) {
       const until = booked[host]!.freeUntil(this.now, shape, slots.length + 1);
       if (until <= this.now) return slots;
+      if (slots === none) slots = [];
       slots.push({ booked: until, planned: planned[host]!.freeUntil(this.now, shape, slots.length + 1) });
     }
   }

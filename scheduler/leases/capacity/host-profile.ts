@@ -165,16 +165,30 @@ export class HostProfile {
     if (time === Number.POSITIVE_INFINITY) return this.times.length;
     const i = this.indexAt(time);
     if (this.times[i] === time) return i;
-    this.times.splice(i + 1, 0, time);
-    this.cpu.splice(i + 1, 0, this.cpu[i]!);
-    this.memory.splice(i + 1, 0, this.memory[i]!);
-    this.disk.splice(i + 1, 0, this.disk[i]!);
+    insertAt(this.times, i + 1, time);
+    insertAt(this.cpu, i + 1, this.cpu[i]!);
+    insertAt(this.memory, i + 1, this.memory[i]!);
+    insertAt(this.disk, i + 1, this.disk[i]!);
     return i + 1;
   }
 
   private mergeWithPrevious(i: number): void {
     if (i <= 0 || i >= this.times.length) return;
     if (this.cpu[i] !== this.cpu[i - 1] || this.memory[i] !== this.memory[i - 1] || this.disk[i] !== this.disk[i - 1]) return;
-    for (const list of [this.times, this.cpu, this.memory, this.disk]) list.splice(i, 1);
+    removeAt(this.times, i);
+    removeAt(this.cpu, i);
+    removeAt(this.memory, i);
+    removeAt(this.disk, i);
   }
+}
+
+/** As splice, which makes an array of what it removes: half of the time of a plan's changes. */
+function insertAt(list: number[], index: number, value: number): void {
+  for (let i = list.length; i > index; i--) list[i] = list[i - 1]!;
+  list[index] = value;
+}
+
+function removeAt(list: number[], index: number): void {
+  for (let i = index + 1; i < list.length; i++) list[i - 1] = list[i]!;
+  list.pop();
 }
