@@ -5,7 +5,7 @@ export interface FilledLedger {
   hosts: number;
   /** Running, half of them standalone and half in tasks of one VM; the owners have a network of 1,000 VMs each. */
   vms: number;
-  /** Tasks that have ended, each with a VM, a lease and three events. */
+  /** Tasks that have ended, each with a VM, a lease and three events, and money that was held and captured for it. */
   ended: number;
   /** Reservations that have not begun, of two VMs each; one makes the planner place. */
   promises: number;
@@ -67,12 +67,14 @@ function* statements({ hosts, vms, ended, promises, events }: FilledLedger, now:
       ${slots * each.vcpus}, ${slots * each.memoryMiB}, ${slots * (each.diskMiB + each.overlayMiB)},
       k * ${each.vcpus}, k * ${each.memoryMiB}, k * ${each.diskMiB + each.overlayMiB}, 'EPYC', 'kvm', 'QEMU 9', 'boot', ${at}, ${at} - interval '90 days' + n * interval '1 second'
     FROM generate_series(0, ${hosts - 1}) n, LATERAL (SELECT (${vms} - n + ${hosts - 1}) / ${hosts} AS k) used`;
+  yield 'SELECT berth_list_machines()';
   yield `INSERT INTO "HostImage" ("hostId", "imageId", "usedAt")
     SELECT ${hostName('h')}, 'image_' || i, ${at} FROM generate_series(0, ${hosts - 1}) h, generate_series(0, ${images - 1}) i`;
   // Events are written with their numbers, so their partitions are there before.
   yield `DO $$ BEGIN WHILE (SELECT max(until) FROM "EventPartition") <= ${3 * ended + events} LOOP PERFORM berth_open_event_partition(); END LOOP; END $$`;
   yield* running(vms, hosts, at);
   yield* endedTasks(ended, owners, hosts, at);
+  yield* money(ended, owners, at);
   yield* promised(promises, owners, hosts, at);
   yield `INSERT INTO "Event" (seq, id, type, subject, "ownerId", time, data)
     SELECT 3 * ${ended}::bigint + n + 1, 'filled/' || n, CASE n % 3 WHEN 0 THEN 'berth.task.accepted' WHEN 1 THEN 'berth.task.started' ELSE 'berth.task.succeeded' END,
@@ -128,6 +130,34 @@ function* endedTasks(ended: number, owners: number, hosts: number, at: string): 
   yield `INSERT INTO "Event" (seq, id, type, subject, "ownerId", time, data)
     SELECT 3 * n::bigint + k + 1, 'task_e' || n || '/' || k, (ARRAY['berth.task.accepted', 'berth.task.started', 'berth.task.succeeded'])[k + 1], 'task_e' || n, ${of}, ${began} + k * interval '1 minute', '{"filled":true}'
     FROM ${series}, generate_series(0, 2) k`;
+}
+
+/** Each ended task had its price held and captured; a fiftieth came by a key that is revoked. Its books are in order. */
+function* money(ended: number, owners: number, at: string): Generator<string> {
+  if (ended === 0) return;
+  const series = `generate_series(0, ${ended - 1}) n`;
+  const [of, account] = [`'owner_' || (n % ${owners})`, `'account_' || (n % ${owners})`];
+  const [began, price] = [`${at} - interval '1 day' - (${ended} - n) * interval '1 second'`, 1000];
+  const columns = 'id, kind, "ownerId", holder, name, currency, "lowerLimit", balance, "summedTo", "createdAt"';
+  // The last entry of an owner is that of its last hold: task n has the entries 4 n + 1 to 4 n + 4.
+  yield `INSERT INTO "Account" (${columns})
+    SELECT 'account_' || o, 'owner'::"AccountKind", 'owner_' || o, 'owner_' || o, '', 'EUR', -1000000000000000,
+      -${price} * k, 4 * (o + (k - 1) * ${owners}) + 1, ${at} - interval '30 days'
+    FROM generate_series(0, ${Math.min(owners, ended) - 1}) o, LATERAL (SELECT (${ended} - o + ${owners - 1}) / ${owners} AS k) tasks
+    UNION ALL SELECT 'account_revenue', 'site'::"AccountKind", NULL, '', 'revenue', 'EUR', NULL, ${price * ended}, ${4 * ended}, ${at} - interval '30 days'`;
+  yield `INSERT INTO "Account" (${columns}, "closedAt")
+    SELECT 'account_e' || n, 'hold', ${of}, ${of}, 'task_e' || n, 'EUR', 0, 0, 4 * n::bigint + 3, ${began}, ${began} + interval '5 minutes' FROM ${series}`;
+  yield `INSERT INTO "Transfer" (id, kind, reason, subject, "idempotencyKey", postings, "createdAt")
+    SELECT 'transfer_e' || n || '_' || k, (ARRAY['hold', 'capture'])[k]::"TransferKind", 'filled', 'task_e' || n, 'task_e' || n || '/' || k, 2,
+      ${began} + k * interval '2 minutes' FROM ${series}, generate_series(1, 2) k`;
+  yield `INSERT INTO "Entry" ("transferId", "accountId", currency, amount, balance, seq)
+    SELECT 'transfer_e' || n || '_' || transfer, account, 'EUR', amount, balance, 4 * n::bigint + place
+    FROM ${series}, LATERAL (VALUES
+      (1, ${account}, -${price}, -${price}::bigint * (n / ${owners} + 1), 1), (1, 'account_e' || n, ${price}, ${price}, 2),
+      (2, 'account_e' || n, -${price}, 0, 3), (2, 'account_revenue', ${price}, NULL, 4)) e (transfer, account, amount, balance, place)`;
+  yield `SELECT setval('"Entry_seq_seq"', ${4 * ended})`;
+  yield `INSERT INTO "ApiKey" (id, "ownerId", role, name, hash, "createdAt", "revokedAt")
+    SELECT 'key_e' || n, ${of}, 'client', 'filled', 'hash' || n, ${began}, ${began} FROM ${series} WHERE n % 50 = 0`;
 }
 
 /** Two VMs each, for an hour, from tomorrow on: far from due. */

@@ -10,6 +10,7 @@ import { type FilledLedger, fillLedger } from './fill-ledger.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
 import { countStatements, liveOneTask, statementsSent, taskRate } from './task-life.ts';
+import { benchUpkeep } from './upkeep.ts';
 
 const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
 /** The events that precede an ended task's own, for each: 10^6 tasks come with 10^7 events. */
@@ -22,12 +23,13 @@ const runsOfSlow = 3;
 
 /**
  * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
- * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second.
+ * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second; `upkeep`: what a host costs when nothing is asked.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   countStatements();
   if (modes?.includes('events')) await benchEvents(runs ?? 3);
-  const sizes = (modes ?? defaultModes).filter((mode) => mode !== 'events');
+  if (modes?.includes('upkeep')) await benchUpkeep();
+  const sizes = (modes ?? defaultModes).filter((mode) => !['events', 'upkeep'].includes(mode));
   if (sizes.length === 0) return;
   const server = await startPostgresServer();
   try {
@@ -61,7 +63,10 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
   const nowMs = Date.now();
   const started = performance.now();
   await fillLedger(url, size, nowMs);
-  logProgress(`${mode}: filled in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  const filledS = (performance.now() - started) / 1000;
+  const gigabytes = await sizeOf(url, name);
+  logProgress(`${mode}: filled in ${filledS.toFixed(1)} s, ${gigabytes.toFixed(1)} GB`);
+  printFigure(`scale.${mode}.fill`, filledS, 's', null, { gigabytes });
   const ledger = openLedger(url, 2);
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   try {
@@ -71,6 +76,17 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
     await ledger.$disconnect();
     await pool.end();
     await query(serverUrl, `DROP DATABASE ${name} WITH (FORCE)`);
+  }
+}
+
+async function sizeOf(url: string, name: string): Promise<number> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ bytes: string }>('SELECT pg_database_size($1) AS bytes', [name]);
+    return Number(rows[0]!.bytes) / 1e9;
+  } finally {
+    await client.end();
   }
 }
 

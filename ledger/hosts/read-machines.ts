@@ -13,9 +13,7 @@ export async function readMachines(tx: Transaction, host: string, known: string)
   // As one text: an element for each machine would be most of what is read.
   const rows = await tx.$queryRaw<unknown[]>`
     SELECT site.version, CASE WHEN site.version IS DISTINCT FROM ${known}::text THEN site.addresses END AS addresses, one.address AS here
-    FROM "Host" one, (SELECT md5(a) AS version, a AS addresses FROM (SELECT string_agg(address, ' ' ORDER BY id) AS a FROM (
-      SELECT id, address FROM "Host" UNION ALL SELECT id, address FROM "Edge") machines) h) site
-    WHERE one.id = ${host}`;
+    FROM "Host" one, "MachineList" site WHERE one.id = ${host}`;
   const { version, addresses, here } = Row.parse(oneOrNotFound(rows, `host ${host}`));
   return { version, addresses: addresses?.split(' ') ?? null, here };
 }

@@ -2,26 +2,42 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fillLedger, hostOf, ownerOf } from '../../bench/scale/fill-ledger.ts';
 import { questions } from '../../bench/scale/questions.ts';
+import { findAccount, readAccounts } from '../../ledger/books/accounts.ts';
+import { captureHold, placeHold, releaseHold } from '../../ledger/books/holds.ts';
+import { readBooksProof, readLastProof } from '../../ledger/books/proof.ts';
+import { readEntries } from '../../ledger/books/read-entries.ts';
+import { sumAccounts } from '../../ledger/books/sum-accounts.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { listDrainsWithoutWorkflow } from '../../ledger/drains/housekeeping.ts';
+import { acceptEdgeReport } from '../../ledger/edges/accept-edge-report.ts';
+import { readEdgeCounts, readEdges, readPortCounts } from '../../ledger/edges/read-edges.ts';
+import { readEventLog } from '../../ledger/events/event-log.ts';
 import { readFiles } from '../../ledger/files/read-files.ts';
 import { compareHost } from '../../ledger/hosts/compare-inventory.ts';
+import { readMachines } from '../../ledger/hosts/read-machines.ts';
 import { listBuildsToCancel, listBuildsWithoutWorkflow } from '../../ledger/images/build-housekeeping.ts';
 import { readImages } from '../../ledger/images/read-images.ts';
 import { listImagesToSweep } from '../../ledger/images/retirement.ts';
-import { readMigrationMetrics, readTaskCounts, readVmMetrics } from '../../ledger/metrics.ts';
+import { readFirstEnd, readMigrationMetrics, readTaskCounts, readVmMetrics } from '../../ledger/metrics.ts';
 import { listMigrationsWithoutWorkflow } from '../../ledger/migrations/load-migration.ts';
 import { readMigrations } from '../../ledger/migrations/read-migrations.ts';
+import { findApiKey } from '../../ledger/owners/find-api-key.ts';
+import { readKeys } from '../../ledger/owners/keys.ts';
+import { readOwners } from '../../ledger/owners/owners.ts';
 import { readQuotas } from '../../ledger/owners/quotas.ts';
+import { readPorts } from '../../ledger/ports/read-ports.ts';
 import { listReservationsWithoutWorkflow } from '../../ledger/reservations/step-reservation.ts';
+import { endedBefore, removeEndedTasks } from '../../ledger/retention/remove-ended.ts';
+import { removeExpired } from '../../ledger/retention/remove-expired.ts';
 import { sweepExpiredRows } from '../../ledger/sweep-expired.ts';
 import { readTasks } from '../../ledger/tasks/read-tasks.ts';
 import { reserveTask } from '../../ledger/tasks/reserve-task.ts';
-import type { LedgerDeps } from '../../ledger/transaction.ts';
+import type { LedgerDeps, Transaction } from '../../ledger/transaction.ts';
+import { acceptSession } from '../../ledger/vms/accept-session.ts';
 import { readVms } from '../../ledger/vms/read-vms.ts';
 import { releaseVms } from '../../ledger/vms/release-vms.ts';
 import { readConfig } from '../../model/config.ts';
-import type { HostId, TaskId } from '../../model/ids.ts';
+import type { AccountId, HostId, TaskId, VmId } from '../../model/ids.ts';
 import { quotaNames } from '../../model/owners/quota.ts';
 import { type FreshDatabase, startPostgres } from '../services/postgres.ts';
 import { isFull } from '../tier.ts';
@@ -62,7 +78,20 @@ afterAll(async () => {
   await database.stop();
 });
 
-const tables = ['Event', 'EventId', 'File', 'Idempotency', 'Lease', 'Migration', 'Task', 'Vm'];
+const tables = [
+  'Account',
+  'ApiKey',
+  'Entry',
+  'Event',
+  'EventId',
+  'File',
+  'Idempotency',
+  'Lease',
+  'Migration',
+  'Task',
+  'Transfer',
+  'Vm',
+];
 
 interface TableUse {
   table: string;
@@ -100,7 +129,76 @@ const page = { limit: 100, after: null };
 const later = { limit: 100, after: { id: 'task_e5', createdAt: new Date(nowMs - 90_000_000) } };
 const limits = Object.fromEntries(quotaNames.map((name) => [name, 1])) as Parameters<typeof readQuotas>[2];
 
+/** Of work that goes on: a port of one of its VMs is published, and another is withdrawn. */
+const edgeReport = { address: '192.0.2.9', problem: null, turn: 0, epoch: null, version: null, ports: {} };
+const vm = 'vm_0' as VmId;
+let session = 0;
+
+const rooms: Record<string, () => Promise<unknown>> = {
+  'accounts of every owner': () => ledger.$transaction((tx) => readAccounts(tx, { owner: null }, page)),
+  'accounts of every owner, of a kind': () => ledger.$transaction((tx) => readAccounts(tx, { owner: null, kind: 'owner' }, page)),
+  'accounts of an owner': () => ledger.$transaction((tx) => readAccounts(tx, { owner: ownerOf(0) }, page)),
+  'accounts of an owner, of a kind': () =>
+    ledger.$transaction((tx) => readAccounts(tx, { owner: ownerOf(0), kind: 'owner' }, page)),
+  'an account': () => ledger.$transaction((tx) => findAccount(tx, ownerOf(0), 'account_0')),
+  'entries of an account, and the second page': () =>
+    ledger.$transaction(async (tx) => {
+      await readEntries(tx, 'account_0', { limit: 100, before: null });
+      await readEntries(tx, 'account_revenue', { limit: 100, before: BigInt(ended) });
+    }),
+  'the summing of accounts': () => sumAccounts(ledger),
+  'the last proof of the books': () => readLastProof(ledger),
+  'a hold, its capture and its end': () => undone((tx) => holdAndCapture(tx)),
+  'keys of every owner': () => readKeys(ledger, null, page),
+  'keys of an owner': () => readKeys(ledger, ownerOf(0), page),
+  'an API key': () => findApiKey(ledger, 'a hash of nobody', nowMs),
+  owners: () => readOwners(ledger, { limit: 5, after: null }, { limits, nowMs }),
+  edges: () => readEdges(ledger, page, nowMs),
+  ports: () => readPorts(ledger, null, null, page),
+  'ports of an owner, of a VM': async () => {
+    await readPorts(ledger, ownerOf(0), null, page);
+    await readPorts(ledger, ownerOf(0), vm, page);
+  },
+  'counts of edges and ports': async () => {
+    await readEdgeCounts(ledger, nowMs);
+    await readPortCounts(ledger);
+  },
+  'an exchange with an edge': () =>
+    acceptEdgeReport(ledger, { edge: 'edge1', report: edgeReport, publicAddresses: ['192.0.2.1'], nowMs }),
+  'a session in a VM': () => {
+    session += 1;
+    return acceptSession(ledger, { vm, key: 'key', session: session.toString(16).padStart(32, '0'), kind: 'console', nowMs });
+  },
+  'machines of the site': () => readMachines(ledger, hostOf(0), ''),
+  'what is kept of events and of ended work': async () => {
+    await readEventLog(ledger);
+    await readFirstEnd(ledger);
+  },
+  'the removal of what is kept no more, when there is none': () => removeExpired(deps),
+};
+
+class Undo extends Error {}
+
+async function undone(work: (tx: Transaction) => Promise<unknown>): Promise<void> {
+  const undo = () => Promise.reject(new Undo());
+  await ledger
+    .$transaction((tx) => work(tx).then(undo))
+    .catch((error: unknown) => {
+      if (!(error instanceof Undo)) throw error;
+    });
+}
+
+async function holdAndCapture(tx: Transaction): Promise<void> {
+  const hold = { ownerId: ownerOf(0), subject: 'task_0', currency: 'EUR' };
+  const act = (idempotencyKey: string) => ({ reason: 'test', keyId: null, idempotencyKey, atMs: nowMs });
+  const [from, to] = ['account_0' as AccountId, 'account_revenue' as AccountId];
+  await placeHold(tx, hold, { ...act('hold'), from, amountMicros: 10n });
+  await captureHold(tx, hold, { ...act('capture'), to: [{ account: to, amountMicros: 4n }] });
+  await releaseHold(tx, hold, { ...act('release'), rest: from });
+}
+
 const more: Record<string, () => Promise<unknown>> = {
+  ...rooms,
   'tasks, the second page': () => readTasks(ledger, { owner: null }, later),
   'tasks of an owner, the second page': () => readTasks(ledger, { owner: ownerOf(0) }, later),
   'VMs of an owner': () => readVms(ledger, ownerOf(0), page),
@@ -172,4 +270,16 @@ it('metrics count what has ended as all rows do, before and after it is kept as 
     `SELECT COALESCE(sum(rows), 0)::int AS kept FROM "EndedCount" WHERE subject = 'tasks'`,
   );
   expect(rows[0]!.kept).toBe(ended);
+});
+
+it('the removal of ended work reads what it removes, and what hangs on that', async () => {
+  const strict = { ...deps, control: { ...deps.control, BERTH_ENDED_RETENTION_DAYS: 1 } };
+  const before = (await endedBefore(strict))!;
+  const used = await readBy(async () => expect(await removeEndedTasks(strict, before)).toBe(200));
+  // Two thousand are looked at: their VMs, leases and accounts; by several indexes.
+  expect(used.filter(({ scans, rows }) => scans > 0 || rows > 4 * 2000)).toEqual([]);
+});
+
+it('the filled books are in order', async () => {
+  expect(await readBooksProof(ledger, nowMs)).toMatchObject({ problems: 0, transfers: 2 * ended, entries: 4 * ended });
 });

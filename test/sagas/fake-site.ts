@@ -76,6 +76,8 @@ export interface FakeSiteOptions {
   /** Whether VMs that boot request a template: if not, all boot, and no work runs in the background after a test. */
   templates?: boolean;
   run?: (env: Record<string, string>, command: string[]) => FakeRun;
+  /** How often a worker tells the server of an activity's heartbeats at most. */
+  maxHeartbeatThrottleInterval?: '250ms' | '60s';
   /** The activities of a host's worker, where they differ from the plain ones. */
   hostActivities?: (host: FakeHost) => HostActivities;
 }
@@ -98,6 +100,7 @@ export class FakeSite {
   readonly #connection: NativeConnection;
   readonly #hostActivities: (host: FakeHost) => HostActivities;
   readonly #ends: (() => Promise<unknown>)[];
+  readonly #heartbeatThrottle: '250ms' | '60s';
 
   constructor(
     parts: Pick<
@@ -107,6 +110,7 @@ export class FakeSite {
     connection: NativeConnection,
     hostActivities: (host: FakeHost) => HostActivities,
     ends: (() => Promise<unknown>)[],
+    heartbeatThrottle: '250ms' | '60s',
   ) {
     this.client = parts.client;
     this.namespace = parts.namespace;
@@ -121,6 +125,7 @@ export class FakeSite {
     this.#connection = connection;
     this.#hostActivities = hostActivities;
     this.#ends = ends;
+    this.#heartbeatThrottle = heartbeatThrottle;
   }
 
   /** The ledger's activities, with which a test does by hand what a workflow does. */
@@ -196,7 +201,7 @@ export class FakeSite {
       connection: this.#connection,
       dataConverter: strictBudget(),
       namespace: this.namespace,
-      maxHeartbeatThrottleInterval: '250ms',
+      maxHeartbeatThrottleInterval: this.#heartbeatThrottle,
       ...hostLimits,
       shutdownForceTime: '5s',
       ...options,
@@ -335,6 +340,7 @@ export async function openFakeSite(options: FakeSiteOptions = {}): Promise<FakeS
     connection,
     options.hostActivities ?? ((host) => guard(inLanes(createHostActivities(host.ports)))),
     [() => connection.close(), () => ledger.$disconnect(), () => database.stop(), () => temporal.stop()],
+    options.maxHeartbeatThrottleInterval ?? '250ms',
   );
   await site.startControl();
   await Promise.all(hosts.map((host) => site.startHost(host)));

@@ -15,11 +15,12 @@ export interface RunningTemporal {
  * Starts a Temporal development server without its UI. Takes about 1 s; `temporal` must be on PATH. Its database is a file:
  * an in-memory database is lost with its one connection, and a statement that exceeds its deadline ends that connection, as
  * happened on a machine with a load of 13; every namespace is lost with it.
+ * @param options further ones of `temporal server start-dev`
  */
-export async function startTemporalServer(): Promise<RunningTemporal> {
+export async function startTemporalServer(options: readonly string[] = []): Promise<RunningTemporal> {
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await startOnce();
+      return await startOnce(options);
     } catch (error) {
       if (attempt === attempts || !(error instanceof Error) || !error.message.includes('address already in use')) throw error;
     }
@@ -44,7 +45,7 @@ const queueAcknowledgements = ['transfer', 'timer', 'outbound', 'visibility'].fl
   `history.${queue}ProcessorUpdateAckInterval="1s"`,
 ]);
 
-async function startOnce(): Promise<RunningTemporal> {
+async function startOnce(options: readonly string[]): Promise<RunningTemporal> {
   const folder = await mkdtemp(join(tmpdir(), 'berth-test-temporal-'));
   const port = await freePort();
   const address = `127.0.0.1:${port}`;
@@ -68,7 +69,10 @@ async function startOnce(): Promise<RunningTemporal> {
     'error',
   ];
   // An orderly end would save nothing, and would take a second.
-  const service = startService(['env', ...goRuntime, ...argv, ...queuePollRates, ...queueAcknowledgements], 'SIGKILL');
+  const service = startService(
+    ['env', ...goRuntime, ...argv, ...options, ...queuePollRates, ...queueAcknowledgements],
+    'SIGKILL',
+  );
   const stop = async (): Promise<void> => {
     await service.stop();
     await rm(folder, { recursive: true, force: true });
