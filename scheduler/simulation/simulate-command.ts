@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { BerthError } from '../../model/errors.ts';
 import { audit } from './audit/audit.ts';
 import { balanceCommand } from './balance/balance-command.ts';
+import { cellsCommand } from './cells/cells-command.ts';
 import { configurations } from './configurations.ts';
 import { generateTrace } from './generate-trace.ts';
 import { type Metrics, measure } from './metrics.ts';
@@ -34,6 +35,15 @@ export function main(argv: readonly string[], out: (line: string) => void, err: 
     if (argv[0] === 'balance') {
       printing(balanceCommand(out), out, err).parse(argv.slice(1), { from: 'user' });
       return 0;
+    }
+    if (argv[0] === 'cells') {
+      let wrong = 0;
+      const broken = (sentence: string) => {
+        wrong += 1;
+        err(sentence);
+      };
+      printing(cellsCommand(out, broken), out, err).parse(argv.slice(1), { from: 'user' });
+      return wrong === 0 ? 0 : 1;
     }
     return run(parse(argv, out, err), out, err);
   } catch (error) {

@@ -47,7 +47,8 @@ export function simulate(trace: Trace, policy: SimulationPolicy, options: Simula
   return new Simulation(trace, policy, options).run();
 }
 
-class Simulation {
+/** One site, event by event: of several at once, each is advanced to the time of the earliest. */
+export class Simulation {
   private readonly trace: Trace;
   private readonly policy: SimulationPolicy;
   private readonly options: SimulationOptions;
@@ -56,7 +57,7 @@ class Simulation {
   private readonly leases: Map<string, TraceLease>;
   /** Work done so far, and when the current run began; the run's number distinguishes a stale end from a current one. */
   private readonly progress = new Map<string, { doneS: number; runFrom: number | null; run: number }>();
-  private readonly schedule: Schedule;
+  readonly schedule: Schedule;
 
   constructor(trace: Trace, policy: SimulationPolicy, options: SimulationOptions) {
     this.trace = trace;
@@ -70,17 +71,44 @@ class Simulation {
   run(): Schedule {
     for (const lease of this.trace.leases) this.events.push(lease.submittedAtS, 1, { submit: lease });
     for (const disruption of this.options.disruptions ?? []) this.scheduleDisruption(disruption);
-    for (;;) {
-      const at = this.events.nextAt();
-      if (at === null) return this.schedule;
-      this.events.takeAll(at, (event) => this.handleEvent(event, at));
-      if (this.options.restarts === true) this.planner = SimulatedPlanner.restore(this.planner.snapshot());
-      for (const action of this.planner.decide(at)) this.applyAction(action);
-      const wake = this.planner.wakeAt(at);
-      if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
-        this.events.push(wake, 2, { wake: true });
-      }
+    while (this.nextAt() !== null) this.step();
+    return this.schedule;
+  }
+
+  /** When something happens next; null: never again. */
+  nextAt(): number | null {
+    return this.events.nextAt();
+  }
+
+  /** What happens at that time, and the planner's decision after it. */
+  step(): void {
+    const at = this.events.nextAt();
+    if (at === null) return;
+    this.events.takeAll(at, (event) => this.handleEvent(event, at));
+    if (this.options.restarts === true) this.planner = SimulatedPlanner.restore(this.planner.snapshot());
+    for (const action of this.planner.decide(at)) this.applyAction(action);
+    const wake = this.planner.wakeAt(at);
+    if (wake !== Number.POSITIVE_INFINITY && wake > at && wake < (this.events.nextAt() ?? Number.POSITIVE_INFINITY)) {
+      this.events.push(wake, 2, { wake: true });
     }
+  }
+
+  /** A lease that is not in the trace, at a time that is not over; whether it was accepted. */
+  submit(lease: TraceLease, at: number): boolean {
+    this.leases.set(lease.id, lease);
+    this.events.push(at, 1, { submit: lease });
+    while ((this.nextAt() ?? Number.POSITIVE_INFINITY) <= at) this.step();
+    return this.schedule.answers.get(lease.id)!.accepted;
+  }
+
+  /** VM seconds that are left of what waits and runs, by the planner's knowledge. */
+  loadS(now: number): number {
+    let sum = 0;
+    for (const { phase, lease, remainingWorkS, expectedEnd } of this.planner.state.leases.values()) {
+      if (phase === 'ended') continue;
+      sum += lease.nodes * (phase === 'running' ? Math.max(0, expectedEnd - now) : remainingWorkS);
+    }
+    return sum;
   }
 
   private scheduleDisruption(disruption: HostDisruption): void {

@@ -124,6 +124,14 @@ export const rows: readonly Row[] = [
     },
   },
   {
+    matches: /^npm run simulate -- cells\b/,
+    run: {
+      script: 'npm run simulate -- cells --generate scale_par_n100_l1000 --cells 1,2',
+      minutes: 2,
+      prints: /cpu_s_of_a_cell/,
+    },
+  },
+  {
     matches: /^npm run simulate\b/,
     run: {
       script:
