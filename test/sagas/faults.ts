@@ -63,6 +63,9 @@ const strongestOnLedger: Fault[] = ['failsAfter', 'refusedAfter'];
  */
 export const faultsOfVariant: readonly Fault[] = isFull ? allFaults : ['failsAfter', 'killedAfter', 'refusedAfter'];
 
+/** For a variant with the same calls as its saga: what is undone differs in it, a retry does not. A full run has all of them. */
+export const undosOfVariant: readonly Fault[] = isFull ? allFaults : ['refusedAfter'];
+
 type FaultCase<C> = C & { fault: Fault; what: string };
 
 /**

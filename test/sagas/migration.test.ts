@@ -7,7 +7,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import { isFull } from '../tier.ts';
 import { expectEmptySite, expectEverythingOrNothing, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, everyRestart, type Fault, faultsOfVariant } from './faults.ts';
+import { type Call, everyFault, everyRestart, type Fault, faultsOfVariant, undosOfVariant } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -308,7 +308,7 @@ describe('of a VM that is paused', () => {
     await finish(run);
   });
 
-  test.concurrent.each(everyFault([...forward, call('commitMigration'), call('removeLeftover')], faultsOfVariant))(
+  test.concurrent.each(everyFault([...forward, call('commitMigration'), call('removeLeftover')], undosOfVariant))(
     'one paused copy is at the target or at the source: $name $nth: $what',
     async ({ fault, ...at }) => {
       const run = await running();
