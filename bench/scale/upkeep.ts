@@ -15,16 +15,16 @@ import { statementsSent } from './task-life.ts';
 
 /**
  * `npm run bench -- scale --modes upkeep`: what a site does when nothing is asked of it, as requests to Temporal and statements
- * to PostgreSQL a second. Fake hosts under the real workflows and ledger, at a tenth of every interval, so that a reconciliation
- * of five minutes comes every thirty seconds; each of four small sites differs from one before in one number, and the difference
+ * to PostgreSQL a second. Fake hosts under the real workflows and ledger, at a fifth of every interval, so that a reconciliation
+ * of five minutes comes every minute; each of four small sites differs from one before in one number, and the difference
  * of their counts is what a host, a task that runs, and a VM that runs cost. docs/scale.md multiplies them.
  */
 
-const pace = 0.1;
-/** Twenty minutes of a site: four reconciliations, and two sweeps. */
+const pace = 0.2;
+/** Ten minutes of a site: two reconciliations, and a sweep. */
 const measuredS = 120;
 /** What begins with the site is over. */
-const settleS = 30;
+const settleS = 15;
 
 interface Size {
   hosts: number;

@@ -1,12 +1,12 @@
 import type { Event } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Ledger } from '../client.ts';
-import { type EventLog, readEventLog } from './event-log.ts';
+import { type EventLog, readEventFloor, readEventLog } from './event-log.ts';
 import { numberEvents } from './number-events.ts';
 
 export type EventRecord = Event;
 
-export interface EventPage extends EventLog {
+export interface EventPage extends Omit<EventLog, 'last'> {
   events: EventRecord[];
   /** The cursor of the next call: of the last event, or where there is none left, of the last that the filter leaves out. */
   next: bigint;
@@ -40,14 +40,14 @@ export async function readEvents(
       take: limit,
     });
     // After the events: a partition that was not read because it was removed has raised the floor before.
-    const log = await readEventLog(ledger);
+    const log = await readEventFloor(ledger);
     const seen = events.at(-1)?.seq ?? start;
     if (log.floor <= start) return { ...log, events, next: events.length < limit && last > seen ? last : seen };
     if (after !== null) throw cursorExpired(after, log);
   }
 }
 
-const cursorExpired = (after: bigint, { floor, retentionDays }: EventLog): BerthError =>
+const cursorExpired = (after: bigint, { floor, retentionDays }: Omit<EventLog, 'last'>): BerthError =>
   new BerthError(
     'cursor-expired',
     `Events after ${after} were asked for; those up to ${floor} are kept no more${retentionDays === null ? '' : `: events are kept for ${retentionDays} days`}. Read the resources as they are now, and go on after ${floor}`,

@@ -31,11 +31,11 @@ it('leads to schema.prisma', async () => {
   expect(await drift(url)).toBe('');
   await query(
     url,
-    'ALTER TABLE "Owner" DROP COLUMN "maxQueued"; ALTER TYPE "FileState" ADD VALUE \'lost\'; DROP INDEX "Task_state_createdAt_idx"',
+    'ALTER TABLE "Owner" DROP COLUMN "maxQueued"; ALTER TYPE "FileState" ADD VALUE \'lost\'; DROP INDEX "Task_state_createdAt_id_idx"',
   );
   const script = await drift(url);
   expect(script).toContain('ADD COLUMN     "maxQueued"');
-  expect(script).toContain('"Task_state_createdAt_idx"');
+  expect(script).toContain('"Task_state_createdAt_id_idx"');
   expect(script).toContain('"FileState"');
 });
 
