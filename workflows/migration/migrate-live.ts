@@ -64,7 +64,7 @@ function preCopy(run: MigrationRun, config: MigrateOut['config']): Promise<Migra
     targetGeneration: route.vm.generation,
     config,
     targetAddress: route.to.address,
-    policy: convergencePolicyFor(config.accelerator, run.convergeWithinS),
+    policy: convergencePolicyFor(config, run.convergeWithinS),
     paused: route.paused === true,
   };
   return withProgressReports(run, observe, () => source.migrateOut(order));

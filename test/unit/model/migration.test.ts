@@ -179,8 +179,18 @@ describe('convergence', () => {
   });
   it('reports why it gives up', () => {
     expect(decideConvergence(convergencePolicy, 1000, job)).toEqual({ kind: 'goOn', downtimeMs: 165 });
-    expect(decideConvergence(convergencePolicyFor('kvm', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 30 });
-    expect(decideConvergence(convergencePolicyFor('qemu', 120), 0, job)).toEqual({ kind: 'goOn', downtimeMs: 300 });
+    expect(decideConvergence(convergencePolicyFor({ accelerator: 'kvm', unalignedMemory: false }, 120), 0, job)).toEqual({
+      kind: 'goOn',
+      downtimeMs: 30,
+    });
+    expect(decideConvergence(convergencePolicyFor({ accelerator: 'qemu', unalignedMemory: true }, 120), 0, job)).toEqual({
+      kind: 'goOn',
+      downtimeMs: 30,
+    });
+    expect(decideConvergence(convergencePolicyFor({ accelerator: 'qemu', unalignedMemory: false }, 120), 0, job)).toEqual({
+      kind: 'goOn',
+      downtimeMs: 300,
+    });
     expect(decideConvergence(convergencePolicy, 7000, job)).toEqual({ kind: 'goOn', downtimeMs: 600 });
     expect(decideConvergence(convergencePolicy, 120_000, job)).toEqual({
       kind: 'giveUp',
@@ -192,8 +202,12 @@ describe('convergence', () => {
     expect(migrationEtaS({ ...job, dirtyBytesPerS: job.bytesPerS })).toBeNull();
   });
   it('waits as long as the request specified', () => {
-    expect(decideConvergence(convergencePolicyFor('qemu', 5), 4999, job).kind).toBe('goOn');
-    expect(decideConvergence(convergencePolicyFor('qemu', 5), 5000, job).kind).toBe('giveUp');
+    expect(decideConvergence(convergencePolicyFor({ accelerator: 'qemu', unalignedMemory: true }, 5), 4999, job).kind).toBe(
+      'goOn',
+    );
+    expect(decideConvergence(convergencePolicyFor({ accelerator: 'qemu', unalignedMemory: true }, 5), 5000, job).kind).toBe(
+      'giveUp',
+    );
   });
 });
 
