@@ -74,6 +74,8 @@ export function acceptWebSocket(req: Request, res: Response, protocol: string, m
     req.socket.once('close', () => reject(new BerthError('bad-request', 'The client is gone')));
     server.handleUpgrade(req, upgrade.socket, upgrade.head, (webSocket) => {
       webSocket.pause();
+      // What comes before anything listens, and is no frame, would end the process when the connection closes.
+      webSocket.on('error', () => undefined);
       resolve(webSocket);
     });
   });

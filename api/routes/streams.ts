@@ -4,7 +4,7 @@ import { findTaskVm, findVm, type VmRecord } from '../../ledger/vms/read-vms.ts'
 import { BerthError } from '../../model/errors.ts';
 import type { VmId } from '../../model/ids.ts';
 import { hostProtocol } from '../../model/streams/channels.ts';
-import { bodyBytes, type StreamRequest, textsOf } from '../../model/streams/frames.ts';
+import { bodyBytes, type StreamRequest, textsProblem } from '../../model/streams/frames.ts';
 import type { ApiDeps } from '../deps.ts';
 import { streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
@@ -40,10 +40,11 @@ const baseEnv = [
 ];
 const terminalEnv = ['TERM=xterm-256color'];
 
-function commandOf(query: z.output<typeof ExecQuery>, folder: string): StreamRequest {
+/** What a request begins; `bad-request` where its parameters can't be a frame. */
+export function commandOf(query: z.output<typeof ExecQuery>, folder: string): StreamRequest {
   const { command, tty, env, rows, cols, timeoutS } = query;
   if (command === undefined) throw new BerthError('bad-request', 'Expected the parameter command, or session');
-  if (env.some((entry) => !/^[A-Za-z_]\w*=/.test(entry))) throw new BerthError('bad-request', 'Expected env as NAME=VALUE');
+  if (env.some((entry) => !/^[A-Za-z_]\w*=/.test(entry))) throw invalid('env', 'an entry that is not NAME=VALUE');
   const request: StreamRequest = {
     kind: tty ? 'terminal' : 'pipes',
     size: { rows, cols },
@@ -52,17 +53,15 @@ function commandOf(query: z.output<typeof ExecQuery>, folder: string): StreamReq
     env: [...baseEnv, ...(tty ? terminalEnv : []), ...env],
     argv: command,
   };
-  return requireBounds(request);
-}
-
-function requireBounds(request: StreamRequest): StreamRequest {
-  if (textsOf(request) === null || request.argv[0] === '')
-    throw new BerthError(
-      'bad-request',
-      'The command and its environment are too long, or have characters that no argument can have',
-    );
+  const problem = textsProblem(request);
+  if (problem !== null) throw invalid(problem.of, problem.why);
   return request;
 }
+
+const invalid = (parameter: string, found: string): BerthError =>
+  new BerthError('bad-request', `The parameter ${parameter} can't be used: found ${found}`, {
+    fields: [{ pointer: `query.${parameter}`, detail: `found ${found}` }],
+  });
 
 /** A VM that has no guest, or will have none soon, is not waited for. */
 const reachable: ReadonlySet<string> = new Set(['running', 'migrating']);

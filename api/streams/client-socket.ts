@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws';
-import { berthProtocol, ClientControl, channelMessage, channels, Resize } from '../../model/streams/channels.ts';
+import { berthProtocol, ClientControl, channelMessage, channels, jsonMessage, Resize } from '../../model/streams/channels.ts';
 import { inputWindowBytes, outputWindowBytes } from '../../model/streams/frames.ts';
-import { closeCodes, jsonMessage, parseMessage } from './messages.ts';
+import { closeCodes, endSocket, PeerFault, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import type { ClientEnd, Relay } from './relay.ts';
 
 /** A client of Berth keeps to the window of its input; of another one so much is taken before it is made to wait. */
@@ -9,6 +9,8 @@ const inputSlackBytes = 2 * inputWindowBytes;
 const otherInputBytes = 2 ** 20;
 /** Of what the client was sent and has not taken: its window, and what the guest sends again after a loss. */
 const unsentBytes = 2 ** 20 + 2 * outputWindowBytes;
+/** Of sizes and signals that the host has not taken: its connection is slower than a client that sends nothing else. */
+const unsentOrdersBytes = 2 ** 20;
 const lastWordMs = 10_000;
 
 /**
@@ -16,7 +18,11 @@ const lastWordMs = 10_000;
  * order of the messages, so that a pong says what has arrived. One that speaks Kubernetes' protocol alone can't resume: what
  * was handed to its connection counts as confirmed, and it is made to wait by its connection, which holds back its pongs.
  */
-export function serveClient(socket: WebSocket, relay: Relay, session: string): void {
+export function serveClient(
+  socket: WebSocket,
+  relay: Relay,
+  { session, onBug }: { session: string; onBug: (error: unknown) => void },
+): void {
   const resumes = socket.protocol === berthProtocol;
   let marked: number | null = null;
   let wanted = 0;
@@ -38,7 +44,7 @@ export function serveClient(socket: WebSocket, relay: Relay, session: string): v
       else if (relay.unreadBytes < otherInputBytes) socket.resume();
     },
     output(channel, bytes, end) {
-      if (socket.bufferedAmount > unsentBytes) return socket.close(closeCodes.tooBig, 'the output was not read');
+      if (socket.bufferedAmount > unsentBytes) return endSocket(socket, closeCodes.tooBig, 'the output was not read');
       socket.send(channelMessage(channel, bytes), () => {
         if (!resumes) relay.confirm(end);
       });
@@ -63,41 +69,40 @@ export function serveClient(socket: WebSocket, relay: Relay, session: string): v
     socket.close(closeCodes.normal);
   }
 
-  function takeControl(bytes: Buffer): void {
-    const control = parseMessage(ClientControl, bytes);
-    if (control === null) socket.close(closeCodes.protocolError, 'not a control message');
-    else relay.signal(control.signal);
-  }
-
   function takeInput(bytes: Buffer): void {
     relay.input(bytes);
-    if (resumes && relay.unreadBytes > inputSlackBytes) socket.close(closeCodes.tooBig, 'more input than its window');
+    if (resumes && relay.unreadBytes > inputSlackBytes) throw new PeerFault('more input than its window', closeCodes.tooBig);
     if (!resumes && relay.unreadBytes >= otherInputBytes) socket.pause();
   }
 
-  socket.on('message', (data, isBinary) => {
-    const bytes = data as Buffer;
-    const channel = bytes[0];
-    if (!isBinary) return socket.close(closeCodes.protocolError, 'messages are binary');
-    if (channel === undefined || over) return;
-    const rest = bytes.subarray(1);
-    if (channel === channels.stdin) takeInput(rest);
-    else if (channel === channels.resize) {
-      const size = parseMessage(Resize, rest);
-      if (size !== null) relay.resize({ rows: size.Height, cols: size.Width });
-    } else if (channel === channels.close && rest[0] === channels.stdin) relay.endInput();
-    else if (channel === channels.control && resumes) takeControl(rest);
-    else if (channel !== channels.close) socket.close(closeCodes.protocolError, 'no such channel');
+  function takeOrder(channel: number | undefined, bytes: Buffer): void {
+    if (channel === channels.resize) {
+      const { Height: rows, Width: cols } = parseMessage(Resize, bytes, "a terminal's size");
+      if (rows > 0 && cols > 0) relay.resize({ rows, cols });
+    } else if (channel === channels.control && resumes)
+      relay.signal(parseMessage(ClientControl, bytes, 'a control message').signal);
+    else if (channel === channels.close) {
+      if (bytes[0] === channels.stdin) relay.endInput();
+    } else throw new PeerFault('no such channel');
+    if (relay.unsentBytes > unsentOrdersBytes) throw new PeerFault('more messages than the guest takes', closeCodes.policy);
+  }
+
+  takeMessages(socket, {
+    binary(bytes) {
+      if (bytes.length === 0 || over) return;
+      if (bytes[0] === channels.stdin) takeInput(bytes.subarray(1));
+      else takeOrder(bytes[0], bytes.subarray(1));
+    },
+    pong(bytes) {
+      const text = bytes.toString();
+      if (text === 'end') return onLastWord?.();
+      const at = Number(text);
+      marked = null;
+      if (Number.isSafeInteger(at)) relay.confirm(at);
+      if (at !== wanted) ask();
+    },
+    onBug,
   });
-  socket.on('pong', (data) => {
-    const text = data.toString();
-    if (text === 'end') return onLastWord?.();
-    const at = Number(text);
-    marked = null;
-    if (Number.isSafeInteger(at)) relay.confirm(at);
-    if (at !== wanted) ask();
-  });
-  socket.on('error', () => undefined);
   socket.once('close', (code) => relay.close(code === closeCodes.normal && !over));
   relay.serve(client);
   socket.resume();

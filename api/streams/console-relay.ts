@@ -1,10 +1,10 @@
 import type { WebSocket } from 'ws';
 import type { ErrorCode } from '../../model/errors.ts';
-import { berthProtocol, channelMessage, channels } from '../../model/streams/channels.ts';
+import { berthProtocol, channelMessage, channels, hostCloseCodes, jsonMessage } from '../../model/streams/channels.ts';
 import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../../model/streams/console.ts';
 import { inputWindowBytes } from '../../model/streams/frames.ts';
+import { closeCodes, endSocket, PeerFault, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import { keepReaching } from './keep-reaching.ts';
-import { closeCodes, jsonMessage, parseMessage } from './messages.ts';
 
 interface ConsoleRelayOptions {
   place: ConsolePlace | null;
@@ -12,6 +12,8 @@ interface ConsoleRelayOptions {
   write: boolean;
   /** Has the VM's host connect, wherever it is by now. Nothing of the connection is read yet. */
   reach(): Promise<WebSocket>;
+  /** Told of what a listener throws. */
+  onBug(error: unknown): void;
 }
 
 /** What the client has not taken: the host sends nothing more meanwhile. */
@@ -43,8 +45,7 @@ export class ConsoleRelay {
   }
 
   serve(client: WebSocket): void {
-    client.on('message', (data, isBinary) => this.#takeFromClient(client, data as Buffer, isBinary));
-    client.on('error', () => undefined);
+    takeMessages(client, { binary: (bytes) => this.#takeFromClient(bytes), onBug: this.#options.onBug });
     client.once('close', () => this.close());
     if (this.#link !== null) this.#use(this.#link, client);
     client.resume();
@@ -57,14 +58,25 @@ export class ConsoleRelay {
 
   #use(link: WebSocket, client: WebSocket): void {
     this.#link = link;
-    link.on('message', (data, isBinary) => {
-      if (isBinary) this.#pass(link, client, data as Buffer);
-      else this.#takeReport(client, data as Buffer);
+    let isInvalid = false;
+    takeMessages(link, {
+      binary: (bytes) => this.#pass(link, client, bytes),
+      text: (bytes) => {
+        try {
+          this.#takeReport(link, client, bytes);
+        } catch (error) {
+          // Connected again it would say the same.
+          isInvalid = true;
+          throw error;
+        }
+      },
+      invalid: hostCloseCodes.invalid,
+      onBug: this.#options.onBug,
     });
-    link.on('error', () => undefined);
     link.once('close', () => {
       if (this.#link === link) this.#link = null;
-      if (!this.#closed) this.#reconnect(client);
+      if (isInvalid) endSocket(client, closeCodes.serverError, "the VM's host sends what is no console");
+      else if (!this.#closed) this.#reconnect(client);
     });
     link.send(JSON.stringify({ place: this.#place, tailBytes: this.#options.tailBytes, write: this.#writes }));
     link.resume();
@@ -74,7 +86,12 @@ export class ConsoleRelay {
     if (this.#place !== null) this.#place = { ...this.#place, at: this.#place.at + bytes.length };
     client.send(channelMessage(channels.stdout, bytes));
     if (this.#place !== null) this.#report(client, { place: placeText(this.#place) });
-    if (client.bufferedAmount <= unsentBytes) return;
+    this.#holdBack(link, client);
+  }
+
+  /** Reads nothing more of the host while the client reads nothing. */
+  #holdBack(link: WebSocket, client: WebSocket): void {
+    if (client.bufferedAmount <= unsentBytes || link.isPaused) return;
     link.pause();
     const timer = setInterval(() => {
       if (client.bufferedAmount > unsentBytes && client.readyState === client.OPEN) return;
@@ -83,13 +100,14 @@ export class ConsoleRelay {
     }, drainPollMs);
   }
 
-  #takeReport(client: WebSocket, bytes: Buffer): void {
-    const report = ConsoleReport.parse(JSON.parse(bytes.toString()));
+  #takeReport(link: WebSocket, client: WebSocket, bytes: Buffer): void {
+    const report = parseMessage(ConsoleReport, bytes, 'a report of a console');
     if ('place' in report) this.#place = report.place;
     else {
       // One that was taken over does not take the keyboard back when its connection is made again.
       this.#writes = report.writing;
       this.#report(client, report);
+      this.#holdBack(link, client);
     }
   }
 
@@ -98,16 +116,20 @@ export class ConsoleRelay {
     client.send(jsonMessage(channels.control, state));
   }
 
-  #takeFromClient(client: WebSocket, bytes: Buffer, isBinary: boolean): void {
+  #takeFromClient(bytes: Buffer): void {
     const [channel, rest] = [bytes[0], bytes.subarray(1)];
-    if (!isBinary) client.close(closeCodes.protocolError, 'messages are binary');
-    else if (channel === channels.stdin) {
-      if (this.#link !== null && this.#link.bufferedAmount < inputWindowBytes) this.#link.send(rest);
-    } else if (channel === channels.control && parseMessage(ConsoleControl, rest) !== null) {
+    if (channel === channels.control) {
+      parseMessage(ConsoleControl, rest, 'a control message of a console');
       this.#writes = true;
-      this.#link?.send(JSON.stringify({ place: this.#place, tailBytes: 0, write: true }));
-    } else if (channel !== channels.resize && channel !== channels.close)
-      client.close(closeCodes.protocolError, 'no such channel');
+      this.#send(JSON.stringify({ place: this.#place, tailBytes: 0, write: true }));
+    } else if (channel === channels.stdin) this.#send(rest);
+    else if (channel !== channels.resize && channel !== channels.close && channel !== undefined)
+      throw new PeerFault('no such channel');
+  }
+
+  /** What comes faster than the host takes it is dropped, as a serial port does. */
+  #send(message: Buffer | string): void {
+    if (this.#link !== null && this.#link.bufferedAmount < inputWindowBytes) this.#link.send(message);
   }
 
   #reconnect(client: WebSocket): void {
@@ -118,7 +140,7 @@ export class ConsoleRelay {
     };
     const passes = (code: ErrorCode): boolean => !final.has(code);
     keepReaching(attempt, { isOver: () => this.#closed, passes }).catch((error: unknown) => {
-      client.close(closeCodes.serverError, (error instanceof Error ? error.message : String(error)).slice(0, 100));
+      endSocket(client, closeCodes.serverError, error instanceof Error ? error.message : String(error));
     });
   }
 }

@@ -3,6 +3,7 @@ import type { WebSocket } from 'ws';
 import { BerthError } from '../../model/errors.ts';
 import { hostCloseCodes } from '../../model/streams/channels.ts';
 import { encodeHostFrame, parseGuestFrame, sessionOf } from '../../model/streams/frames.ts';
+import { closeCodes, endSocket, PeerFault, takeMessages } from '../../model/streams/messages.ts';
 import type { HostLink, LinkEvents } from './relay.ts';
 
 /** What a host worker is told, so that it connects to this process. */
@@ -25,10 +26,12 @@ export class ExpectedLinks {
   readonly #url: string | null;
   readonly #expected = new Map<string, { digest: Buffer; take: (socket: WebSocket) => void }>();
   readonly #open = new Set<WebSocket>();
+  readonly #onBug: (error: unknown) => void;
 
   /** @param url the base URL at which hosts reach this process; null: they know */
-  constructor(url: string | null) {
+  constructor(url: string | null, onBug: (error: unknown) => void) {
     this.#url = url;
+    this.#onBug = onBug;
   }
 
   /** Connections of hosts that are open now. */
@@ -76,22 +79,30 @@ export class ExpectedLinks {
 
   /** Ends all: their hosts detach the sessions, and clients come again at another process. */
   close(): void {
-    for (const socket of this.#open) socket.close(1001);
+    for (const socket of this.#open) endSocket(socket, closeCodes.goingAway, 'the API is being restarted');
   }
 
   #bind(socket: WebSocket, session: string, events: LinkEvents): HostLink {
-    socket.on('message', (data) => {
-      const body = data as Buffer;
-      const frame = sessionOf(body) === session ? parseGuestFrame(body) : null;
-      if (frame === null) socket.close(hostCloseCodes.invalid);
-      else events.onFrame(frame);
+    takeMessages(socket, {
+      binary(body) {
+        const frame = sessionOf(body) === session ? parseGuestFrame(body) : null;
+        if (frame === null) throw new PeerFault('expected a frame of the session');
+        events.onFrame(frame);
+      },
+      invalid: hostCloseCodes.invalid,
+      onBug: this.#onBug,
     });
-    socket.on('error', () => undefined);
     socket.once('close', (code) => {
       if (code === hostCloseCodes.replaced) events.onClose('replaced');
       else events.onClose(code === hostCloseCodes.invalid ? 'invalid' : 'lost');
     });
     socket.resume();
-    return { send: (frame) => socket.send(encodeHostFrame(session, frame)), close: () => socket.close() };
+    return {
+      send: (frame) => socket.send(encodeHostFrame(session, frame)),
+      close: () => socket.close(),
+      get unsentBytes() {
+        return socket.bufferedAmount;
+      },
+    };
   }
 }

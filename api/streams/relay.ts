@@ -16,6 +16,8 @@ import { keepReaching } from './keep-reaching.ts';
 export interface HostLink {
   send(frame: HostFrame): void;
   close(): void;
+  /** What was sent and is still here. */
+  readonly unsentBytes: number;
 }
 
 export interface LinkEvents {
@@ -119,6 +121,11 @@ export class Relay {
   /** Bytes of the input that the guest has not read yet. */
   get unreadBytes(): number {
     return this.#input?.sizeBytes ?? 0;
+  }
+
+  /** Bytes for the guest that its host has not taken. */
+  get unsentBytes(): number {
+    return this.#link?.unsentBytes ?? 0;
   }
 
   input(bytes: Uint8Array): void {

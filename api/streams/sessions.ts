@@ -7,6 +7,7 @@ import type { Logger } from '../../model/log.ts';
 import { clientProtocols, messageBytes } from '../../model/streams/channels.ts';
 import type { ConsolePlace } from '../../model/streams/console.ts';
 import type { StreamRequest } from '../../model/streams/frames.ts';
+import { closeCodes, endSocket } from '../../model/streams/messages.ts';
 import type { Caller } from '../http/auth.ts';
 import { acceptWebSocket, requireWebSocket } from '../http/upgrade.ts';
 import type { WorkflowClient } from '../temporal.ts';
@@ -49,8 +50,6 @@ interface SessionsOptions {
 /** Of all clients of one process, and of one owner's. */
 const sessionsOfProcess = 2000;
 const sessionsOfOwner = 200;
-/** RFC 6455's registry: the server is being restarted. */
-const serviceRestart = 1012;
 
 export const newSession = (): string => randomBytes(16).toString('hex');
 
@@ -58,13 +57,16 @@ export const newSession = (): string => randomBytes(16).toString('hex');
 export class Sessions {
   readonly links: ExpectedLinks;
   readonly #options: SessionsOptions;
+  /** A mistake of Berth in a listener ends its connection alone. */
+  readonly #onBug = (error: unknown): void =>
+    this.#options.log.error({ err: error }, 'a message of a connection was not handled');
   readonly #owners = new Map<string, number>();
   readonly #sockets = new Set<WebSocket>();
   #size = 0;
 
   constructor(options: SessionsOptions) {
     this.#options = options;
-    this.links = new ExpectedLinks(options.url);
+    this.links = new ExpectedLinks(options.url, this.#onBug);
   }
 
   get size(): number {
@@ -77,7 +79,7 @@ export class Sessions {
     const relay = this.#relay(order);
     const about = { vmId: vm.id, session, kind: request?.kind ?? 'resumed', after };
     const socket = await this.#admit(req, res, caller, relay, order.accept, about);
-    serveClient(socket, relay, session);
+    serveClient(socket, relay, { session, onBug: this.#onBug });
     if (!hasInput) relay.endInput();
   }
 
@@ -86,7 +88,7 @@ export class Sessions {
     const { vm, place, tailBytes, write } = order;
     const needs = { owner: vm.ownerId, needsProgram: false, console: true };
     const reach = () => this.links.connect((link) => this.#options.temporal.openStream(vm.id, { ...link, ...needs }));
-    const relay = new ConsoleRelay({ place, tailBytes, write, reach });
+    const relay = new ConsoleRelay({ place, tailBytes, write, reach, onBug: this.#onBug });
     const about = { vmId: vm.id, kind: 'console', write };
     relay.serve(await this.#admit(req, res, caller, relay, order.accept, about));
   }
@@ -119,7 +121,7 @@ export class Sessions {
 
   /** Has every client come again, at another process or at the next one here. */
   close(): void {
-    for (const socket of this.#sockets) socket.close(serviceRestart, 'the API is being restarted');
+    for (const socket of this.#sockets) endSocket(socket, closeCodes.serviceRestart, 'the API is being restarted');
     this.links.close();
   }
 

@@ -1,6 +1,7 @@
 import type { WebSocket } from 'ws';
 import { channelMessage, channels } from '../../model/streams/channels.ts';
 import { ConsoleState } from '../../model/streams/console.ts';
+import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
 
@@ -69,7 +70,7 @@ export class ConsoleStream {
     const rest = data.subarray(1);
     if (data[0] === channels.stdout) return this.#options.onOutput(rest);
     if (data[0] !== channels.control) return;
-    const { place, writing } = ConsoleState.parse(JSON.parse(rest.toString()));
+    const { place, writing } = parseMessage(ConsoleState, rest, 'the state of a console');
     if (place !== undefined) this.#place = place;
     if (writing === undefined) return;
     // Once another client has it, a new connection must not take it back.

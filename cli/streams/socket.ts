@@ -1,7 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { WebSocket } from 'ws';
+import { z } from 'zod';
 import { berthProtocol } from '../../model/streams/channels.ts';
 import { keepAlive } from '../../model/streams/keep-alive.ts';
+import { closeCodes, PeerFault, takeMessages } from '../../model/streams/messages.ts';
 import { CallError, type Connection } from '../client.ts';
 
 const connectMs = 90_000;
@@ -11,8 +13,11 @@ const minPauseMs = 100;
 const maxPauseMs = 2000;
 /** A connection that is silent is asked whether it is there. */
 const keepAliveMs = 15_000;
-/** RFC 6455: a normal end. */
-export const normalClose = 1000;
+export const normalClose = closeCodes.normal;
+/** Of an answer that refuses the connection. */
+const refusalChars = 64 * 1024;
+/** The API's largest message is a frame's bytes. */
+const messageBytes = 2 ** 20;
 
 export interface ConnectionEvents {
   /** The next message is taken when it has returned. */
@@ -33,13 +38,22 @@ export function socketUrl({ api }: Connection, path: string): URL {
 /** Connects to a route of the API; throws CallError with the API's reason where it refuses. */
 export async function openSocket({ api, key }: Connection, url: URL, events: ConnectionEvents): Promise<WebSocket> {
   const headers = { authorization: `Bearer ${key}` };
-  const socket = new WebSocket(url, berthProtocol, { headers, handshakeTimeout: connectMs, perMessageDeflate: false });
+  const socket = new WebSocket(url, berthProtocol, {
+    headers,
+    handshakeTimeout: connectMs,
+    perMessageDeflate: false,
+    maxPayload: messageBytes,
+  });
+  const fail = (error: unknown): void =>
+    events.onError(
+      error instanceof PeerFault ? new CallError(`${api} sent what is no message of a session: ${error.message}`, null) : error,
+    );
   await new Promise<void>((resolve, reject) => {
     socket.once('open', resolve);
     socket.once('unexpected-response', (_request, response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (chunk: string) => {
-        text += chunk;
+        text = (text + chunk).slice(0, refusalChars);
       });
       response.once('end', () => reject(refusalOf(response.statusCode ?? 0, text)));
       response.once('error', reject);
@@ -47,15 +61,18 @@ export async function openSocket({ api, key }: Connection, url: URL, events: Con
     socket.on('error', (error) => reject(new CallError(`${api} does not answer: ${error.message}`, null, error)));
     // In the order of their coming: the next one is taken when the one before was.
     let turn = Promise.resolve();
-    socket.on('message', (data) => {
-      socket.pause();
-      turn = turn
-        .then(() => events.onMessage(socket, data as Buffer))
-        .then(() => socket.resume())
-        .catch(events.onError);
+    takeMessages(socket, {
+      binary(data) {
+        socket.pause();
+        turn = turn
+          .then(() => events.onMessage(socket, data))
+          .then(() => socket.resume())
+          .catch(fail);
+      },
+      onBug: fail,
     });
     socket.once('close', (code) => {
-      turn.then(() => events.onClose(socket, code)).catch(events.onError);
+      turn.then(() => events.onClose(socket, code)).catch(fail);
     });
   });
   keepAlive(socket, keepAliveMs);
@@ -76,12 +93,14 @@ export async function connectAgain(connect: () => Promise<void>): Promise<void> 
   }
 }
 
+const Refusal = z.object({ title: z.string(), code: z.string(), detail: z.string() });
+
 function refusalOf(status: number, text: string): CallError {
   try {
-    const { title, code, detail } = JSON.parse(text) as { title: string; code: string; detail: string };
+    const { title, code, detail } = Refusal.parse(JSON.parse(text));
     return new CallError(`${title} (${code}): ${detail}`, status);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    if (!(error instanceof SyntaxError || error instanceof z.ZodError)) throw error;
     return new CallError(`The answer was ${status}; is this the address of Berth's API?`, status);
   }
 }

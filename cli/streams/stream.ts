@@ -1,10 +1,14 @@
 import type { Readable } from 'node:stream';
 import { WebSocket } from 'ws';
+import { z } from 'zod';
 import { channelMessage, channels, InputRead, SessionState, StreamStatus } from '../../model/streams/channels.ts';
 import { inputWindowBytes, payloadBytes } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
+import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
+
+const Told = z.union([SessionState, InputRead]);
 
 export interface StreamOptions {
   /** Route and parameters of a session that begins. */
@@ -86,16 +90,15 @@ export class Stream {
       // Before it is printed: a connection that is lost meanwhile must not bring it again.
       this.#received += rest.length;
       await this.#options.onOutput(data[0], rest);
-    } else if (data[0] === channels.control) this.#takeControl(socket, JSON.parse(rest.toString()));
-    else if (data[0] === channels.status) this.#lastWords = StreamStatus.parse(JSON.parse(rest.toString()));
+    } else if (data[0] === channels.control) this.#takeControl(socket, parseMessage(Told, rest, 'the state of a session'));
+    else if (data[0] === channels.status) this.#lastWords = parseMessage(StreamStatus, rest, 'the status of a session');
   }
 
-  #takeControl(socket: WebSocket, value: unknown): void {
-    const state = SessionState.safeParse(value);
-    if (!state.success) {
-      this.#input.confirm(InputRead.parse(value).input);
+  #takeControl(socket: WebSocket, told: z.infer<typeof Told>): void {
+    if (!('session' in told)) {
+      this.#input.confirm(told.input);
     } else {
-      const { session, input, output } = state.data;
+      const { session, input, output } = told;
       if (output !== this.#received || !this.#input.confirm(input))
         throw new CommandError(`The session goes on at another byte than here: ${output} for ${this.#received}`);
       this.#session = session;

@@ -18,6 +18,10 @@ export const hostProtocol = 'v1.host-stream.berth';
 /** Why a host worker ends its connection; the WebSocket codes of applications begin at 4000. */
 export const hostCloseCodes = { lost: 4001, invalid: 4002, replaced: 4003 } as const;
 
+/** The same with a value as JSON. */
+export const jsonMessage = (channel: number, value: object): Buffer =>
+  channelMessage(channel, Buffer.from(JSON.stringify(value)));
+
 /** The largest message of a client. */
 export const messageBytes = 32 * 1024;
 
@@ -28,7 +32,9 @@ export const InputRead = z.object({ input: z.int().min(0) });
 /** From the client. */
 export const ClientControl = z.strictObject({ signal: z.int().min(1).max(64) });
 
-export const Resize = z.object({ Width: z.int().min(1).max(65535), Height: z.int().min(1).max(65535) });
+/** A terminal of no size is one that has none yet, as Kubernetes' clients tell it. */
+const side = z.int().min(0).max(65_535);
+export const Resize = z.object({ Width: side, Height: side });
 
 /** How a session ended, on the channel `status`: a Kubernetes Status. */
 export const StreamStatus = z.object({

@@ -17,8 +17,15 @@ export function parsePlace(text: string): ConsolePlace | null {
   return ConsolePlace.safeParse({ file, at: Number(at) }).data ?? null;
 }
 
+/** What a client is shown of what was written before it came, at most. */
+export const maxTailBytes = 2 ** 20;
+
 /** To the host first, and each time the client wants to write. Binary messages are what the client types. */
-export const ConsoleOrder = z.object({ place: ConsolePlace.nullable(), tailBytes: z.int().min(0), write: z.boolean() });
+export const ConsoleOrder = z.object({
+  place: ConsolePlace.nullable(),
+  tailBytes: z.int().min(0).max(maxTailBytes),
+  write: z.boolean(),
+});
 /** From the host: where the binary messages after this one are from, and whether this client writes. */
 export const ConsoleReport = z.union([z.strictObject({ place: ConsolePlace }), z.strictObject({ writing: z.boolean() })]);
 

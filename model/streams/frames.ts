@@ -81,21 +81,33 @@ function numbers(...list: [value: number, size: 1 | 2 | 4 | 8][]): Buffer {
   return bytes;
 }
 
-/** The texts of a request, as one frame has them; null where they are too many or too long. */
-export function textsOf({ folder, env, argv }: StreamRequest): Buffer | null {
-  const texts = [folder, String(env.length), ...env, ...argv];
-  if (texts.length > textsCount || argv.length === 0 || texts.some((text) => text.includes('\0'))) return null;
-  const bytes = Buffer.from(texts.map((text) => `${text}\0`).join(''));
-  return bytes.length > textsBytes ? null : bytes;
+/** Which of a request's texts can't be in its frame, and why; null: they fit. */
+export function textsProblem({ folder, env, argv }: StreamRequest): { of: 'command' | 'env'; why: string } | null {
+  const hasNul = (text: string): boolean => text.includes('\0');
+  const nul = 'a NUL character, which ends a text';
+  if (argv.some(hasNul) || hasNul(folder)) return { of: 'command', why: nul };
+  if (env.some(hasNul)) return { of: 'env', why: nul };
+  if ((argv[0] ?? '') === '') return { of: 'command', why: 'no program' };
+  const count = 2 + env.length + argv.length;
+  const charsOf = (texts: string[]): number => texts.join().length;
+  const of = charsOf(env) > charsOf(argv) ? 'env' : 'command';
+  if (count > textsCount)
+    return { of, why: `${argv.length} arguments and ${env.length} variables, of at most ${textsCount - 2} together` };
+  const bytes = encodeTexts({ folder, env, argv }).length;
+  return bytes > textsBytes ? { of, why: `${bytes} bytes with the environment, of at most ${textsBytes}` } : null;
 }
+
+const encodeTexts = ({ folder, env, argv }: Pick<StreamRequest, 'folder' | 'env' | 'argv'>): Buffer =>
+  Buffer.from([folder, String(env.length), ...env, ...argv].map((text) => `${text}\0`).join(''));
 
 export function encodeHostFrame(session: string, frame: HostFrame): Buffer {
   switch (frame.type) {
     case 'open': {
       const { kind, size, timeoutS } = frame.request;
-      const texts = textsOf(frame.request);
-      if (texts === null) throw new Error('BUG: a request without bounds');
-      return body('O', session, Buffer.from(kinds[kind]), numbers([size.rows, 2], [size.cols, 2], [timeoutS, 4]), texts);
+      const problem = textsProblem(frame.request);
+      if (problem !== null) throw new Error(`BUG: a request without bounds: ${problem.why}`);
+      const fields = numbers([size.rows, 2], [size.cols, 2], [timeoutS, 4]);
+      return body('O', session, Buffer.from(kinds[kind]), fields, encodeTexts(frame.request));
     }
     case 'attach':
       return body('A', session, numbers([frame.after, 8]));
@@ -184,18 +196,24 @@ export function encodeGuestFrame(session: string, frame: GuestFrame): Buffer {
   }
 }
 
+/** The numbers of a frame of the API, which it has at least. */
+const numbersBytes: Record<string, number> = { O: 9, A: 8, I: 8, E: 8, R: 4, S: 5, K: 8 };
+
 /** A frame of the API, as far as what takes a guest's place needs it; null for any other. */
 export function parseHostFrame(bytes: Uint8Array): HostFrame | null {
-  if (bytes.length < headerBytes) return null;
+  if (bytes.length < headerBytes || bytes.length > bodyBytes) return null;
   const rest = Buffer.from(bytes.buffer, bytes.byteOffset + headerBytes, bytes.length - headerBytes);
-  switch (String.fromCharCode(bytes[0] ?? 0)) {
+  const type = String.fromCharCode(bytes[0] ?? 0);
+  if (rest.length < (numbersBytes[type] ?? 0)) return null;
+  switch (type) {
     case 'O': {
       const [folder = '', count = '0', ...texts] = rest.subarray(9).toString().split('\0').slice(0, -1);
       const kind = (Object.keys(kinds) as (keyof typeof kinds)[]).find((one) => kinds[one] === String.fromCharCode(rest[0] ?? 0));
       if (kind === undefined) return null;
       const size = { rows: rest.readUInt16LE(1), cols: rest.readUInt16LE(3) };
       const [env, argv] = [texts.slice(0, Number(count)), texts.slice(Number(count))];
-      return { type: 'open', request: { kind, size, timeoutS: rest.readUInt32LE(5), folder, env, argv } };
+      const request = { kind, size, timeoutS: rest.readUInt32LE(5), folder, env, argv };
+      return textsProblem(request) === null ? { type: 'open', request } : null;
     }
     case 'A':
       return { type: 'attach', after: offset(rest, 0) ?? 0 };

@@ -1,6 +1,11 @@
+/** Small pieces, as somebody types them, are kept together: a window of single bytes is as many objects, and each is walked over. */
+const chunkBytes = 16 * 1024;
+
 /** The bytes of an input, from the first one that its reader has not confirmed on, to be sent again from there. */
 export class InputBuffer {
   #chunks: Uint8Array[] = [];
+  /** What is free behind the last chunk. */
+  #free: Uint8Array = new Uint8Array(0);
   #from: number;
   #end: number;
 
@@ -24,9 +29,16 @@ export class InputBuffer {
   }
 
   push(bytes: Uint8Array): void {
-    if (bytes.length === 0) return;
-    this.#chunks.push(bytes);
     this.#end += bytes.length;
+    for (let rest = bytes; rest.length > 0; ) {
+      const last = this.#free.length > 0 ? this.#chunks.pop() : undefined;
+      const memory = last === undefined ? new Uint8Array(chunkBytes) : this.#free;
+      const taken = Math.min(memory.length, rest.length);
+      memory.set(rest.subarray(0, taken));
+      this.#chunks.push(new Uint8Array(memory.buffer, (last ?? memory).byteOffset, (last?.length ?? 0) + taken));
+      this.#free = memory.subarray(taken);
+      rest = rest.subarray(taken);
+    }
   }
 
   /** Drops what was confirmed. false: nothing of that was ever here. */

@@ -70,6 +70,10 @@ export function hostOf(base: string) {
     lose() {
       socket?.close(4001);
     },
+    /** Takes nothing more of what the API sends. */
+    stall() {
+      socket?.pause();
+    },
     open: async (order: StreamOrder): Promise<void> => {
       orders.push(order);
       const url = new URL(`/internal/streams/${order.id}`, base.replace('http', 'ws'));

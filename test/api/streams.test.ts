@@ -1,7 +1,8 @@
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
-import { type Party, type RunningApi, startApi } from './running-api.ts';
+import { type Party, type ProblemBody, type RunningApi, startApi } from './running-api.ts';
 import { hostOf, runCommand } from './stream-hosts.ts';
 
 let api: RunningApi;
@@ -95,6 +96,15 @@ describe('a command in a VM', () => {
   });
 });
 
+/** The answer to a request that does not become a WebSocket. */
+async function refusal(path: string): Promise<{ status: number; text: string }> {
+  const headers = { authorization: `Bearer ${api.alice.key}` };
+  const socket = new WebSocket(new URL(path, api.base.replace('http', 'ws')), 'v1.stream.berth', { headers });
+  socket.on('error', () => undefined);
+  const [, response] = (await once(socket, 'unexpected-response')) as [unknown, IncomingMessage];
+  return { status: response.statusCode ?? 0, text: (await response.setEncoding('utf8').toArray()).join('') };
+}
+
 describe('a request is refused', () => {
   test('without a key, for another owner, for a VM that does not run, without a command', async () => {
     expect(await refused(null, exec())).toBe('401');
@@ -105,6 +115,33 @@ describe('a request is refused', () => {
     expect(await refused(api.alice, exec(''))).toBe('400');
     expect(await refused(api.alice, exec(`?command=${'x'.repeat(13_000)}`))).toBe('400');
     expect(await refused(api.alice, exec(), { protocol: 'v4.channel.k8s.io' })).toBe('400');
+    expect(hosts.orders).toEqual([]);
+  });
+
+  const words = (name: string, count: number, text = 'a'): string => `&${name}=${text}`.repeat(count);
+  test.each<[string, string, string, string]>([
+    ['an argument of 13 KB', `?command=${'x'.repeat(13_000)}`, 'command', 'bytes with the environment, of at most 12288'],
+    ['251 arguments', `?command=a${words('command', 250)}`, 'command', 'of at most 248 together'],
+    ['300 variables', `?command=a${words('env', 300, 'A=b')}`, 'env', 'of at most 248 together'],
+    ['variables of 13 KB', `?command=a&env=A=${'x'.repeat(13_000)}`, 'env', 'bytes with the environment'],
+    ['a NUL in an argument', '?command=a%00b', 'command', 'without NUL'],
+    ['a NUL in a variable', '?command=a&env=A=%00', 'env', 'without NUL'],
+    ['no program', '?command=', 'command', 'no program'],
+    ['a variable without a name', '?command=a&env==b', 'env', 'not NAME=VALUE'],
+    ['a variable with a line feed in its name', '?command=a&env=A%0AB=b', 'env', 'not NAME=VALUE'],
+    ['a terminal of no rows', '?command=a&tty=true&rows=0', 'rows', ''],
+    ['a terminal of 70,000 columns', '?command=a&tty=true&cols=70000', 'cols', ''],
+    ['a terminal of half a row', '?command=a&tty=true&rows=1.5', 'rows', ''],
+    ['a time-out of a year', '?command=a&timeoutS=31536000', 'timeoutS', ''],
+    ['a folder, or a user', '?command=a&cwd=/etc', 'cwd', ''],
+    ['a session that is none', '?session=00', 'session', ''],
+    ['output before the begin', `?session=${'0'.repeat(32)}&after=-1`, 'after', ''],
+  ])('with the parameter and the reason: %s', async (_what, query, parameter, why) => {
+    const { status, text } = await refusal(exec(query));
+    expect(status).toBe(400);
+    const { errors } = JSON.parse(text) as ProblemBody;
+    expect(errors[0]).toMatchObject({ pointer: `query.${parameter}`, detail: expect.stringContaining(why) });
+    expect(text.length).toBeLessThan(1000);
     expect(hosts.orders).toEqual([]);
   });
 

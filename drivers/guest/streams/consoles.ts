@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { WebSocket } from 'ws';
 import { hostCloseCodes } from '../../../model/streams/channels.ts';
 import { ConsoleOrder, type ConsolePlace } from '../../../model/streams/console.ts';
+import { endSocket, parseMessage, takeMessages } from '../../../model/streams/messages.ts';
 import { messageOf } from '../../host/files.ts';
 import { ConsoleLog } from './console-log.ts';
 
@@ -14,6 +15,8 @@ const quickForMs = 500;
 const settledMs = 300;
 /** What a client has not taken yet: nothing more is read for it. */
 const unsentBytes = 256 * 1024;
+/** Reports that the API does not read, while its client takes the keyboard over again and again. */
+const unreadReportsBytes = 2 ** 20;
 /** Typed faster than the guest reads. */
 const untypedBytes = 64 * 1024;
 const connectMs = 2000;
@@ -37,7 +40,7 @@ class Port {
         resolve(socket);
       });
       // A domain that was started before it had a socket can only be looked at.
-      socket.once('error', () => resolve(null));
+      socket.on('error', () => resolve(null));
       // The log has it as well; a socket that is not read would hold up the guest.
       socket.on('data', () => {
         this.changedMs = performance.now();
@@ -85,6 +88,8 @@ class Viewer {
 
   report(writing: boolean): void {
     this.#socket.send(JSON.stringify({ writing }));
+    // A reason would not be read either.
+    if (this.#socket.bufferedAmount > unreadReportsBytes) this.#socket.terminate();
   }
 
   /** Sends the log as it grows, to its end when the domain has ended. */
@@ -96,7 +101,7 @@ class Viewer {
       if (part === null) {
         const isSettled = performance.now() - this.#port.changedMs > settledMs;
         if (ended && isSettled && this.#socket.bufferedAmount === 0)
-          return this.#socket.close(hostCloseCodes.lost, 'the domain has ended');
+          return endSocket(this.#socket, hostCloseCodes.lost, 'the domain has ended');
         const quick = ended || performance.now() - this.#port.changedMs < quickForMs;
         await delay(quick ? quickPollMs : slowPollMs);
         continue;
@@ -117,6 +122,8 @@ interface ConsolesOptions {
   host: string;
   pathsOf: (domain: string) => { console: string; consoleSocket: string };
   note: (about: { domain: string; why: string }) => void;
+  /** Told of what a listener throws. */
+  onBug: (error: unknown) => void;
 }
 
 /** The consoles of this host's guests, each with any number of viewers, and one that writes. */
@@ -130,25 +137,25 @@ export class Consoles {
 
   /** Serves a connection of the API, of which nothing was read yet. */
   serve(domain: string, socket: WebSocket): void {
-    const { host, pathsOf, note } = this.#options;
+    const { host, pathsOf, note, onBug } = this.#options;
     const port = this.#portOf(domain);
     const viewer = new Viewer(socket, new ConsoleLog(pathsOf(domain).console, host), port);
     port.viewers.add(viewer);
     let follows = false;
-    socket.on('message', (data, isBinary) => {
-      const bytes = data as Buffer;
-      if (isBinary) {
-        void port.type(viewer, bytes);
-        return;
-      }
-      const order = ConsoleOrder.parse(JSON.parse(bytes.toString()));
-      if (order.write) void port.take(viewer);
-      if (follows) return;
-      follows = true;
-      viewer.follow(order).catch((error: unknown) => {
-        note({ domain, why: messageOf(error) });
-        socket.close(hostCloseCodes.lost);
-      });
+    takeMessages(socket, {
+      binary: (bytes) => void port.type(viewer, bytes),
+      text(bytes) {
+        const order = parseMessage(ConsoleOrder, bytes, 'an order of a console');
+        if (order.write) void port.take(viewer);
+        if (follows) return;
+        follows = true;
+        viewer.follow(order).catch((error: unknown) => {
+          note({ domain, why: messageOf(error) });
+          endSocket(socket, hostCloseCodes.lost, messageOf(error));
+        });
+      },
+      invalid: hostCloseCodes.invalid,
+      onBug,
     });
     socket.once('close', () => {
       port.leave(viewer);

@@ -5,6 +5,7 @@ import type { Logger } from '../../../model/log.ts';
 import { hostCloseCodes, hostProtocol } from '../../../model/streams/channels.ts';
 import { bodyBytes, isSession, sessionOf } from '../../../model/streams/frames.ts';
 import { keepAlive } from '../../../model/streams/keep-alive.ts';
+import { endSocket, PeerFault, takeMessages } from '../../../model/streams/messages.ts';
 import { messageOf } from '../../host/files.ts';
 import type { ChannelState } from '../../libvirt/channel-state.ts';
 import type { Streams } from '../../ports/streams.ts';
@@ -43,7 +44,8 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
   const ports = new Map<string, Promise<GuestPort>>();
   const open = new Map<WebSocket, string>();
   const note = (about: { domain: string; why: string }) => log.info(about, "a client's connection to a guest has ended");
-  const consoles = new Consoles({ host, pathsOf, note });
+  const onBug = (error: unknown): void => log.error({ err: error }, 'a message of the API was not handled');
+  const consoles = new Consoles({ host, pathsOf, note, onBug });
 
   /** The one connection to a guest that all its clients share. */
   async function portOf(domain: string): Promise<GuestPort> {
@@ -104,8 +106,8 @@ export function openStreams(options: StreamsOptions): Streams & { close(): void 
       });
       keepAlive(socket, keepAliveMs);
       if (order.console) consoles.serve(domain, socket);
-      else if (port === null) serveByAgent(options.agent, domain, socket);
-      else serveByPort(port, socket, (why) => note({ domain, why }));
+      else if (port === null) serveByAgent(options.agent, domain, { socket, onBug });
+      else serveByPort(port, { socket, onBug }, (why) => note({ domain, why }));
       socket.resume();
     },
     close() {
@@ -134,7 +136,14 @@ function dial(url: URL, { token }: StreamOrder): Promise<WebSocket> {
   });
 }
 
-function serveByPort(port: GuestPort, socket: WebSocket, note: (why: string) => void): void {
+/** The API's connection for one client. */
+interface ApiEnd {
+  socket: WebSocket;
+  /** Told of what a listener throws. */
+  onBug: (error: unknown) => void;
+}
+
+function serveByPort(port: GuestPort, { socket, onBug }: ApiEnd, note: (why: string) => void): void {
   let session: string | null = null;
   const user = {
     onBody(body: Buffer) {
@@ -145,35 +154,45 @@ function serveByPort(port: GuestPort, socket: WebSocket, note: (why: string) => 
     },
     onLost(why: string) {
       note(why);
-      socket.close(hostCloseCodes.lost, why.slice(0, 100));
+      endSocket(socket, hostCloseCodes.lost, why);
     },
     onReplaced() {
-      socket.close(hostCloseCodes.replaced, 'another connection has the session');
+      endSocket(socket, hostCloseCodes.replaced, 'another connection has the session');
     },
   };
   endUnlessUsed(socket);
-  socket.on('message', (data) => {
-    const body = data as Buffer;
-    const named = sessionOf(body);
-    session ??= named !== null && isSession(named) ? named : null;
-    if (session === null || named !== session) return socket.close(hostCloseCodes.invalid, 'not of one session');
-    port.use(session, user);
-    port.send(body);
+  takeMessages(socket, {
+    binary(body) {
+      const named = sessionOf(body);
+      session ??= named !== null && isSession(named) ? named : null;
+      if (session === null || named !== session) throw new PeerFault('not of one session');
+      port.use(session, user);
+      port.send(body);
+    },
+    invalid: hostCloseCodes.invalid,
+    onBug,
   });
   socket.once('close', () => {
     if (session !== null) port.detach(session, user);
   });
 }
 
-function serveByAgent(agent: Pick<GuestAgent, 'exec'>, domain: string, socket: WebSocket): void {
+/** What comes after the first message is for a command without an input: nothing is made of it. */
+function serveByAgent(agent: Pick<GuestAgent, 'exec'>, domain: string, { socket, onBug }: ApiEnd): void {
+  let isBegun = false;
   endUnlessUsed(socket);
-  socket.once('message', (data) => {
-    const body = data as Buffer;
-    const session = sessionOf(body);
-    if (session === null) return socket.close(hostCloseCodes.invalid, 'no session');
-    runByAgent(agent, domain, session, body, (answer) => socket.send(answer)).catch((error: unknown) =>
-      socket.close(hostCloseCodes.lost, messageOf(error).slice(0, 100)),
-    );
+  takeMessages(socket, {
+    binary(body) {
+      const session = sessionOf(body);
+      if (session === null) throw new PeerFault('not of a session');
+      if (isBegun) return;
+      isBegun = true;
+      runByAgent(agent, domain, session, body, (answer) => socket.send(answer)).catch((error: unknown) =>
+        endSocket(socket, hostCloseCodes.lost, messageOf(error)),
+      );
+    },
+    invalid: hostCloseCodes.invalid,
+    onBug,
   });
 }
 

@@ -77,6 +77,9 @@ describe('the console of a guest', () => {
       host: 'host1',
       pathsOf: () => ({ console: path, consoleSocket: join(folder, 'tty') }),
       note: () => undefined,
+      onBug: (error) => {
+        throw error;
+      },
     });
     api = new WebSocketServer({ port: 0 });
     api.on('connection', (socket) => consoles.serve(domain, socket));

@@ -63,6 +63,7 @@ async function reach(session: string, events: LinkEvents): Promise<HostLink> {
       used.send(encodeHostFrame(session, frame));
     },
     close: () => used.detach(session, user),
+    unsentBytes: 0,
   };
 }
 
