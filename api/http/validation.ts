@@ -38,7 +38,12 @@ function pointer(part: InputPart, path: readonly PropertyKey[]): string {
   return path.map((key) => `/${String(key).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
 }
 
-function expectation(message: string): string {
+/** A message may repeat what the caller has sent. */
+const messageChars = 500;
+
+function expectation(whole: string): string {
+  // The pattern takes the square of its text's length.
+  const message = whole.slice(0, messageChars);
   const match = /expected (.*?)(?:, received .*)?$/.exec(message);
   return match ? `expected ${match[1]}` : message;
 }

@@ -11,8 +11,12 @@ export const portLimits = { perVm: 32, allow: 16 } as const;
 
 const portNumber = z.int().min(1).max(65_535);
 
+/** `255.255.255.255/32` */
+const cidrChars = 18;
+
 const clients = z
   .string()
+  .max(cidrChars, { abort: true, error: 'expected an IPv4 address, or a CIDR such as 192.168.7.0/24' })
   .superRefine((text, context) => {
     try {
       parseCidr(text);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { EdgeAnswer, EdgeReport } from '../../contracts/edge.ts';
 import { newId } from '../../model/ids.ts';
 import { edgeKeyOf, hostKeyOf } from '../../model/repository/host-key.ts';
-import { type Page, type RunningApi, startApi } from './running-api.ts';
+import { type Page, type ProblemBody, type RunningApi, startApi } from './running-api.ts';
 
 interface PortBody {
   id: string;
@@ -102,11 +102,17 @@ describe('a published port', () => {
     ['another protocol', { port: 80, protocol: 'sctp' }, '/protocol'],
     ['a public port outside of the range', { port: 80, publicPort: 443 }, '/publicPort'],
     ['clients with bits behind their prefix', { port: 80, allow: ['198.51.100.7/24'] }, '/allow/0'],
+    ['clients of 17 networks', { port: 80, allow: Array.from({ length: 17 }, (_, n) => `10.0.${n}.0/24`) }, '/allow'],
+    ['clients that are a text of 50 KB', { port: 80, allow: [`expected ${', received '.repeat(4500)}\n`] }, '/allow/0'],
+    ['clients with a zero before a number', { port: 80, allow: ['010.0.0.1'] }, '/allow/0'],
+    ['clients that are no text', { port: 80, allow: [{ toString: '10.0.0.1' }] }, '/allow/0'],
+    ['half a port', { port: 80.5 }, '/port'],
     ['clients with IPv6', { port: 80, allow: ['2001:db8::/32'] }, '/allow/0'],
     ['a PROXY protocol', { port: 80, proxyProtocol: 'v2' }, '/'],
   ])('is refused with %s', async (_, json, pointer) => {
     const { status, body } = await publish(json);
     expect([status, body.code]).toEqual([400, 'bad-request']);
+    expect(JSON.stringify(body.errors).length).toBeLessThan(2000);
     expect(body.errors.map((error) => error.pointer).join()).toContain(pointer);
   });
 
@@ -146,6 +152,18 @@ describe('a published port', () => {
     const fixed = { ...task, ports: [{ port: 8080, publicPort: 20_001 }] };
     const refused = await api.call<{ errors: { pointer: string }[] }>(api.alice, 'POST', '/v1/tasks', { json: fixed });
     expect([refused.status, refused.body.errors[0]?.pointer]).toEqual([400, '/ports/0/publicPort']);
+  });
+
+  test('with a text of a megabyte is refused in no time, where bodies may be that long', async () => {
+    const ports = [{ port: 80, allow: [`expected ${', received '.repeat(90_000)}\n`] }];
+    const beganMs = performance.now();
+    const answer = await api.call<ProblemBody>(api.alice, 'POST', '/v1/vms', {
+      json: { name: 'web', image: 'debian-12', ports },
+    });
+    expect([answer.status, answer.body.errors.map(({ pointer }) => pointer)]).toEqual([400, ['/ports/0/allow/0']]);
+    expect(answer.text.length).toBeLessThan(2000);
+    // It took minutes, in which the process answered nobody.
+    expect(performance.now() - beganMs).toBeLessThan(10_000);
   });
 
   test('is refused of a VM that ends', async () => {
