@@ -41,6 +41,14 @@ const answerSchema = z.object({
     .nullable(),
 });
 
+/** Throws an Error with a short reason for what is no answer. */
+export function parseEdgeAnswer(text: string): EdgeAnswer {
+  const { success, data, error } = answerSchema.safeParse(JSON.parse(text));
+  if (success) return data;
+  const [first] = error.issues;
+  throw new Error(`the API's answer is none: ${first?.path.join('.')}: ${first?.message.slice(0, 200)}`);
+}
+
 interface EdgeOrdersOptions {
   /** Base URL of the API. */
   apiUrl: string;
@@ -57,6 +65,6 @@ export function openEdgeOrders(dispatcher: Dispatcher, { apiUrl, edgeId, keyFile
   return async (report: EdgeReport): Promise<EdgeAnswer> => {
     const { status, text } = await askApi(access, url, { signal: AbortSignal.timeout(timeoutMs), report });
     if (status !== 200) throw new Error(`${url.host} answered ${status}: ${text.slice(0, 500)}`);
-    return answerSchema.parse(JSON.parse(text));
+    return parseEdgeAnswer(text);
   };
 }

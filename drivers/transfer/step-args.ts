@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici';
 import { z } from 'zod';
-import type { FetchedStep, FetchedStepArgs, MachineListAnswer, VmRef } from '../../contracts/host-calls.ts';
+import type { FetchedStep, FetchedStepArgs, VmRef } from '../../contracts/host-calls.ts';
 import { BerthError, isErrorCode } from '../../model/errors.ts';
 import { messageOf } from '../host/files.ts';
 import { askApi } from './ask-api.ts';
@@ -41,29 +41,33 @@ export function openStepArgs(dispatcher: Dispatcher, options: StepArgsOptions, m
       signal.throwIfAborted();
       throw unavailable(`${act} at ${url.host}: ${messageOf(error)}`, error);
     });
-    if (status === 200) return JSON.parse(text) as T;
-    const problem = problemSchema.safeParse(parseJson(text));
+    const answer = parseJson(text);
+    if (status === 200) {
+      if (typeof answer === 'object' && answer !== null) return answer as T;
+      throw unavailable(`${act}: ${url.host} answered what is no JSON object`);
+    }
+    const problem = problemSchema.safeParse(answer);
     if (status >= 500 || status === 401 || status === 403 || status === 429 || !problem.success)
       throw unavailable(`${act}: ${url.host} answered ${status}${status === 401 ? '; see BERTH_HOST_KEY_FILE' : ''}`);
     throw new BerthError(problem.data.code, `${act}: ${problem.data.detail}`);
   };
-  const take = (act: string, answer: MachineListAnswer, known: string): void => {
+  const take = (act: string, answer: unknown, known: string): void => {
     if (!machines.take(answer))
-      throw unavailable(`${act}: the list of machines ${answer.version} was left out, to a request with ${known}`);
+      throw unavailable(`${act}: the list of machines was left out, or is none, to a request with ${known}`);
   };
   return {
     async fetchStepArgs(vm, step, signal) {
       const act = `fetching the arguments of ${step} for ${vm.id}`;
       const { version } = machines;
       const path = `orders/${vm.id}/${vm.generation}?step=${step}&hosts=${version}`;
-      const { hosts, ...args } = await get<FetchedStepArgs & { hosts: MachineListAnswer }>(act, path, signal);
+      const { hosts, ...args } = await get<FetchedStepArgs & { hosts: unknown }>(act, path, signal);
       take(act, hosts, version);
       return args;
     },
     async updateMachines(signal) {
       const act = 'fetching the list of machines';
       const { version } = machines;
-      take(act, await get<MachineListAnswer>(act, `machines?known=${version}`, signal), version);
+      take(act, await get<object>(act, `machines?known=${version}`, signal), version);
     },
   };
 }

@@ -91,6 +91,18 @@ test.each([
   await expect(fetchOne()).rejects.toMatchObject({ code: 'orders-unavailable', retryable: false });
 });
 
+test.each([
+  ['<html>', 'no JSON object'],
+  ['null', 'no JSON object'],
+  ['{"vm":{}}', 'is none'],
+  ['{"vm":{},"hosts":{"version":"v1","addresses":["10.0.0.0/8"],"here":"192.0.2.2"}}', 'is none'],
+  ['{"vm":{},"hosts":{"version":"v1","addresses":"192.0.2.1","here":"192.0.2.2"}}', 'is none'],
+  ['{"vm":{},"hosts":{"version":1,"addresses":[],"here":"192.0.2.2"}}', 'is none'],
+])('nor is %s', async (body, why) => {
+  answer = { status: 200, body };
+  await expect(fetchOne()).rejects.toMatchObject({ code: 'orders-unavailable', message: expect.stringContaining(why) });
+});
+
 test('nor is an API that is away', async () => {
   await expect(fetchFrom(1)).rejects.toMatchObject({ code: 'orders-unavailable' });
 });
