@@ -9,20 +9,9 @@ import { PatternError, parsePattern } from '../../../model/outputs/pattern-synta
 import { Selection } from '../../../model/outputs/patterns.ts';
 import { TaskSpec } from '../../../model/task.ts';
 import { VmRequest } from '../../../model/vm-request.ts';
-import { changeBytes, changeText } from '../random.ts';
+import { changeBytes } from '../random.ts';
 import { type FuzzTarget, requireShortMessage, signatureOf, Wrong } from '../target.ts';
-
-/** A parser of text: `run` returns what came of it, and throws only what is wrong. */
-const textTarget = (seeds: string[], run: (text: string) => Promise<string>): FuzzTarget => ({
-  corpus: async () => seeds.map((seed) => Buffer.from(seed)),
-  change(random, input, corpus) {
-    let text = input.toString();
-    for (let changes = 1 + random.below(4); changes > 0; changes -= 1)
-      text = changeText(random, text, [random.of(corpus).toString()]);
-    return Buffer.from(text.slice(0, 200_000));
-  },
-  run: (input) => run(input.toString()),
-});
+import { textTarget } from './text-target.ts';
 
 /** The outcome of an act that may fail with these codes alone, each with a short message. */
 async function outcomeOf(act: () => unknown, codes: readonly ErrorCode[]): Promise<string> {
