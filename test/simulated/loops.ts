@@ -3,6 +3,8 @@ import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
 import { After, type Call, forever, type SimulatedWorkflow, untaken } from './simulation.ts';
 
+const hour = 3_600_000;
+
 /** The answers of a ledger and of hosts, by the activity's name; an activity without one is not expected. */
 type Answers = Record<string, unknown | ((call: Call) => unknown)>;
 
@@ -32,6 +34,16 @@ const task = {
   vmIds: ['vm_1'],
   cancelRequested: false,
   spec: { nodes: 1, timeoutS: 600, outputs: [], lease: { kind: 'bestEffort', durationS: 600 } },
+};
+/** A task whose command may take months. */
+const longS = 100 * 24 * 3600;
+const commandRuns = {
+  loadTask: { ...task, spec: { ...task.spec, timeoutS: longS, lease: { kind: 'bestEffort', durationS: longS } } },
+  reserveTask: { placed: true, vms: [{ ...vm, host: 'host-1', generation: 1 }], term: null },
+  advanceTask: [],
+  issueTaskStepArgs: { stageIn: { vm }, run: { vm }, stageOut: { vm }, migrationWorkflowId: null },
+  stageIn: { bytes: 0, image: 'cache' },
+  ensureRunning: { createMs: 1, bootMs: 1, boot: { kind: 'warm' } },
 };
 const route = { from, to, home: from, vm, suspended: false, sourceGeneration: 1 };
 const migration = {
@@ -141,6 +153,24 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number }
       removeVm: refused('the domain is not ours'),
       finishTask: [],
     }),
+  },
+  'a task that can not be suspended, as the plan orders again and again': {
+    hours: 100,
+    type: 'runTask',
+    id: 'task-task_1',
+    args: ['task_1'],
+    answer: answering({
+      ...commandRuns,
+      runCommand: forever,
+      loadLeaseOrder: 'suspend',
+      loadVmLocation: settled,
+      beginSuspension: { vm, diskHostAddress: '10.77.0.1' },
+      suspendVm: refused('there is no space for its memory'),
+      restoreVm: undefined,
+      rollBackSuspension: [],
+      recordLeaseResumed: [],
+    }),
+    signals: [{ name: 'leaseOrderChanged', everyMs: hour }],
   },
   'a VM that waits for a host': {
     hours: 24,

@@ -1,5 +1,6 @@
 import { CancellationScope, condition, isCancellation, patched, sleep } from '@temporalio/workflow';
 import type { OperationTarget } from '../../contracts/ledger.ts';
+import { Backoff } from '../durable/backoff.ts';
 import { allOrCancel } from '../durable/cancellation-scopes.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { notifyWaiters } from '../durable/other-workflows.ts';
@@ -113,12 +114,14 @@ async function suspendAll(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
     if (isCancellation(error)) throw error;
     progress.setDetail('suspend', `**it could not be suspended**, and continues to run: ${taskErrorOf(error).message}`);
     await resumeAll(run, nodes);
-    // Not at once: a repetition would probably be refused as well.
-    await sleep(timing(run.pace).refusedBackoff.initialMs);
+    // Not at once: a repetition would probably be refused as well. The plan orders no other before this one is reported.
+    lease.refusedBackoff ??= new Backoff(timing(run.pace).refusedBackoff);
+    await sleep(lease.refusedBackoff.next());
     await notifyWaiters(await run.ledger.recordLeaseResumed(run.task.id));
     return false;
   }
   lease.state = 'suspended';
+  lease.refusedBackoff = null;
   progress.setDetail('step', '**suspended** for a lease with a fixed start; it is resumed when there is capacity again');
   progress.setAttributes({ state: 'suspended' });
   return true;

@@ -5,6 +5,7 @@ import type { LeaseTerm } from '../../contracts/ledger-placement.ts';
 import type { SkippedOutputs } from '../../model/outputs/skipped.ts';
 import type { TaskState } from '../../model/states.ts';
 import type { TaskError, TaskOutput } from '../../model/task.ts';
+import type { Backoff } from '../durable/backoff.ts';
 import type { PersistingRun } from '../durable/retry-forever.ts';
 import type { Saga } from '../durable/saga.ts';
 import { Stopwatch } from '../durable/stopwatch.ts';
@@ -37,9 +38,17 @@ export interface LeaseRun {
   /** Of a lease with a fixed start; null: its time begins when it runs. */
   term: LeaseTerm | null;
   readonly stopwatch: Stopwatch;
+  /** Since suspensions have failed; null: the last one has succeeded. */
+  refusedBackoff: Backoff | null;
 }
 
-export const newLeaseRun = (): LeaseRun => ({ ordersReceived: 0, state: 'running', term: null, stopwatch: new Stopwatch() });
+export const newLeaseRun = (): LeaseRun => ({
+  ordersReceived: 0,
+  state: 'running',
+  term: null,
+  stopwatch: new Stopwatch(),
+  refusedBackoff: null,
+});
 
 /** One VM of the task. It has a saga of its own: a VM that can't be removed doesn't block the removal of the others. */
 export interface TaskNode {
