@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws';
 import { berthProtocol, ClientControl, channelMessage, channels, jsonMessage, Resize } from '../../model/streams/channels.ts';
 import { inputWindowBytes, outputWindowBytes } from '../../model/streams/frames.ts';
-import { closeCodes, endSocket, PeerFault, parseMessage, takeMessages } from '../../model/streams/messages.ts';
+import { closeCodes, endSocket, InvalidMessage, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import type { ClientEnd, Relay } from './relay.ts';
 
 /** A client of Berth keeps to the window of its input; of another one so much is taken before it is made to wait. */
@@ -71,7 +71,7 @@ export function serveClient(
 
   function takeInput(bytes: Buffer): void {
     relay.input(bytes);
-    if (resumes && relay.unreadBytes > inputSlackBytes) throw new PeerFault('more input than its window', closeCodes.tooBig);
+    if (resumes && relay.unreadBytes > inputSlackBytes) throw new InvalidMessage('more input than its window', closeCodes.tooBig);
     if (!resumes && relay.unreadBytes >= otherInputBytes) socket.pause();
   }
 
@@ -83,8 +83,8 @@ export function serveClient(
       relay.signal(parseMessage(ClientControl, bytes, 'a control message').signal);
     else if (channel === channels.close) {
       if (bytes[0] === channels.stdin) relay.endInput();
-    } else throw new PeerFault('no such channel');
-    if (relay.unsentBytes > unsentOrdersBytes) throw new PeerFault('more messages than the guest takes', closeCodes.policy);
+    } else throw new InvalidMessage('no such channel');
+    if (relay.unsentBytes > unsentOrdersBytes) throw new InvalidMessage('more messages than the guest takes', closeCodes.policy);
   }
 
   takeMessages(socket, {

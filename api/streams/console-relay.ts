@@ -3,7 +3,7 @@ import type { ErrorCode } from '../../model/errors.ts';
 import { berthProtocol, channelMessage, channels, hostCloseCodes, jsonMessage } from '../../model/streams/channels.ts';
 import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../../model/streams/console.ts';
 import { inputWindowBytes } from '../../model/streams/frames.ts';
-import { closeCodes, endSocket, PeerFault, parseMessage, takeMessages } from '../../model/streams/messages.ts';
+import { closeCodes, endSocket, InvalidMessage, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import { keepReaching } from './keep-reaching.ts';
 
 interface ConsoleRelayOptions {
@@ -124,7 +124,7 @@ export class ConsoleRelay {
       this.#send(JSON.stringify({ place: this.#place, tailBytes: 0, write: true }));
     } else if (channel === channels.stdin) this.#send(rest);
     else if (channel !== channels.resize && channel !== channels.close && channel !== undefined)
-      throw new PeerFault('no such channel');
+      throw new InvalidMessage('no such channel');
   }
 
   /** What comes faster than the host takes it is dropped, as a serial port does. */

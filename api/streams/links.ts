@@ -3,7 +3,7 @@ import type { WebSocket } from 'ws';
 import { BerthError } from '../../model/errors.ts';
 import { hostCloseCodes } from '../../model/streams/channels.ts';
 import { encodeHostFrame, parseGuestFrame, sessionOf } from '../../model/streams/frames.ts';
-import { closeCodes, endSocket, PeerFault, takeMessages } from '../../model/streams/messages.ts';
+import { closeCodes, endSocket, InvalidMessage, takeMessages } from '../../model/streams/messages.ts';
 import type { HostLink, LinkEvents } from './relay.ts';
 
 /** What a host worker is told, so that it connects to this process. */
@@ -86,7 +86,7 @@ export class ExpectedLinks {
     takeMessages(socket, {
       binary(body) {
         const frame = sessionOf(body) === session ? parseGuestFrame(body) : null;
-        if (frame === null) throw new PeerFault('expected a frame of the session');
+        if (frame === null) throw new InvalidMessage('expected a frame of the session');
         events.onFrame(frame);
       },
       invalid: hostCloseCodes.invalid,

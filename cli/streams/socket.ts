@@ -3,7 +3,7 @@ import { WebSocket } from 'ws';
 import { z } from 'zod';
 import { berthProtocol } from '../../model/streams/channels.ts';
 import { keepAlive } from '../../model/streams/keep-alive.ts';
-import { closeCodes, PeerFault, takeMessages } from '../../model/streams/messages.ts';
+import { closeCodes, InvalidMessage, takeMessages } from '../../model/streams/messages.ts';
 import { CallError, type Connection } from '../client.ts';
 
 const connectMs = 90_000;
@@ -46,7 +46,9 @@ export async function openSocket({ api, key }: Connection, url: URL, events: Con
   });
   const fail = (error: unknown): void =>
     events.onError(
-      error instanceof PeerFault ? new CallError(`${api} sent what is no message of a session: ${error.message}`, null) : error,
+      error instanceof InvalidMessage
+        ? new CallError(`${api} sent what is no message of a session: ${error.message}`, null)
+        : error,
     );
   await new Promise<void>((resolve, reject) => {
     socket.once('open', resolve);

@@ -8,7 +8,7 @@ import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
 
-const Told = z.union([SessionState, InputRead]);
+const ControlState = z.union([SessionState, InputRead]);
 
 export interface StreamOptions {
   /** Route and parameters of a session that begins. */
@@ -17,7 +17,7 @@ export interface StreamOptions {
   input: Readable | null;
   /** Resolves when there is room for more. */
   onOutput(channel: 1 | 2, bytes: Uint8Array): Promise<void>;
-  /** Told when the connection is lost, and when it is there again. */
+  /** Called when the connection is lost, and when it is there again. */
   onConnected?: (connected: boolean) => void;
 }
 
@@ -90,15 +90,16 @@ export class Stream {
       // Before it is printed: a connection that is lost meanwhile must not bring it again.
       this.#received += rest.length;
       await this.#options.onOutput(data[0], rest);
-    } else if (data[0] === channels.control) this.#takeControl(socket, parseMessage(Told, rest, 'the state of a session'));
+    } else if (data[0] === channels.control)
+      this.#takeControl(socket, parseMessage(ControlState, rest, 'the state of a session'));
     else if (data[0] === channels.status) this.#lastWords = parseMessage(StreamStatus, rest, 'the status of a session');
   }
 
-  #takeControl(socket: WebSocket, told: z.infer<typeof Told>): void {
-    if (!('session' in told)) {
-      this.#input.confirm(told.input);
+  #takeControl(socket: WebSocket, state: z.infer<typeof ControlState>): void {
+    if (!('session' in state)) {
+      this.#input.confirm(state.input);
     } else {
-      const { session, input, output } = told;
+      const { session, input, output } = state;
       if (output !== this.#received || !this.#input.confirm(input))
         throw new CommandError(`The session goes on at another byte than here: ${output} for ${this.#received}`);
       this.#session = session;

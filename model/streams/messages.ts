@@ -14,8 +14,8 @@ export const closeCodes = {
 /** A close frame has 125 bytes, two of which are its code: RFC 6455, 5.5. */
 const reasonBytes = 123;
 
-/** What a peer sent is no message of its protocol. Its connection ends with the reason, and nothing else does. */
-export class PeerFault extends Error {
+/** What the other end sent is no message of its protocol. Its connection ends with the reason, and nothing else does. */
+export class InvalidMessage extends Error {
   /** null: the one of the connection for what is not of its protocol. */
   readonly code: number | null;
 
@@ -25,17 +25,17 @@ export class PeerFault extends Error {
   }
 }
 
-/** What takes the messages of one connection. What it throws never leaves the listener: that would end the process. */
-export interface MessageTaker {
-  /** Without it, text is the peer's fault. */
+/** What takes the messages of one connection. What they throw never leaves the listener: that would end the process. */
+export interface MessageHandlers {
+  /** Without it, text is invalid. */
   text?: (bytes: Buffer) => void;
-  /** Without it, a binary message is the peer's fault. */
+  /** Without it, a binary message is invalid. */
   binary?: (bytes: Buffer) => void;
   /** The answer to a ping. */
   pong?: (bytes: Buffer) => void;
-  /** The close code for a fault of the peer. */
+  /** The close code for an invalid message. */
   invalid?: number;
-  /** Told of what is thrown that is no fault of the peer; the connection ends as well. */
+  /** Told of whatever else is thrown; the connection ends as well. */
   onBug: (error: unknown) => void;
 }
 
@@ -43,14 +43,14 @@ export interface MessageTaker {
  * The one place where Berth takes messages of WebSockets: those of clients, of hosts and of the API. A message that comes after
  * this end has closed the connection is dropped.
  */
-export function takeMessages(socket: WebSocket, taker: MessageTaker): void {
-  const { text, binary, pong, onBug, invalid = closeCodes.protocolError } = taker;
+export function takeMessages(socket: WebSocket, handlers: MessageHandlers): void {
+  const { text, binary, pong, onBug, invalid = closeCodes.protocolError } = handlers;
   const guard = (act: () => void): void => {
     if (socket.readyState !== socket.OPEN) return;
     try {
       act();
     } catch (error) {
-      if (error instanceof PeerFault) endSocket(socket, error.code ?? invalid, error.message);
+      if (error instanceof InvalidMessage) endSocket(socket, error.code ?? invalid, error.message);
       else {
         onBug(error);
         endSocket(socket, closeCodes.serverError, 'an error of Berth');
@@ -60,7 +60,7 @@ export function takeMessages(socket: WebSocket, taker: MessageTaker): void {
   socket.on('message', (data, isBinary) =>
     guard(() => {
       const take = isBinary ? binary : text;
-      if (take === undefined) throw new PeerFault(isBinary ? 'messages are text' : 'messages are binary');
+      if (take === undefined) throw new InvalidMessage(isBinary ? 'messages are text' : 'messages are binary');
       // `binaryType` is what it is by default: one Buffer.
       take(data as Buffer);
     }),
@@ -81,15 +81,15 @@ interface Schema<T> {
   safeParse(value: unknown): { success: boolean; data?: T };
 }
 
-/** What a message in JSON says. PeerFault where it is none, or of another form. @param what of the reason, such as `a control message` */
+/** What a message in JSON says. InvalidMessage where it is none, or of another form. @param what of the reason, such as `a control message` */
 export function parseMessage<T>(schema: Schema<T>, bytes: Uint8Array, what: string): T {
   let value: unknown;
   try {
     value = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString());
   } catch {
-    throw new PeerFault(`expected ${what}, found no JSON`);
+    throw new InvalidMessage(`expected ${what}, found no JSON`);
   }
   const { success, data } = schema.safeParse(value);
-  if (!success) throw new PeerFault(`expected ${what}, found other JSON`);
+  if (!success) throw new InvalidMessage(`expected ${what}, found other JSON`);
   return data as T;
 }

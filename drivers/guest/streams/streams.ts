@@ -5,7 +5,7 @@ import type { Logger } from '../../../model/log.ts';
 import { hostCloseCodes, hostProtocol } from '../../../model/streams/channels.ts';
 import { bodyBytes, isSession, sessionOf } from '../../../model/streams/frames.ts';
 import { keepAlive } from '../../../model/streams/keep-alive.ts';
-import { endSocket, PeerFault, takeMessages } from '../../../model/streams/messages.ts';
+import { endSocket, InvalidMessage, takeMessages } from '../../../model/streams/messages.ts';
 import { messageOf } from '../../host/files.ts';
 import type { ChannelState } from '../../libvirt/channel-state.ts';
 import type { Streams } from '../../ports/streams.ts';
@@ -165,7 +165,7 @@ function serveByPort(port: GuestPort, { socket, onBug }: ApiEnd, note: (why: str
     binary(body) {
       const named = sessionOf(body);
       session ??= named !== null && isSession(named) ? named : null;
-      if (session === null || named !== session) throw new PeerFault('not of one session');
+      if (session === null || named !== session) throw new InvalidMessage('not of one session');
       port.use(session, user);
       port.send(body);
     },
@@ -184,7 +184,7 @@ function serveByAgent(agent: Pick<GuestAgent, 'exec'>, domain: string, { socket,
   takeMessages(socket, {
     binary(body) {
       const session = sessionOf(body);
-      if (session === null) throw new PeerFault('not of a session');
+      if (session === null) throw new InvalidMessage('not of a session');
       if (isBegun) return;
       isBegun = true;
       runByAgent(agent, domain, session, body, (answer) => socket.send(answer)).catch((error: unknown) =>

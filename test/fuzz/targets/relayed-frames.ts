@@ -15,7 +15,7 @@ import {
   parseHostFrame,
   sessionOf,
 } from '../../../model/streams/frames.ts';
-import { PeerFault, parseMessage } from '../../../model/streams/messages.ts';
+import { InvalidMessage, parseMessage } from '../../../model/streams/messages.ts';
 import { changeBytes } from '../random.ts';
 import { type FuzzTarget, requireShortMessage, signatureOf, Wrong } from '../target.ts';
 
@@ -59,6 +59,7 @@ class FakeSocket extends EventEmitter {
   isPaused = false;
   readonly protocol: string;
   readonly sent: Buffer[] = [];
+  readonly texts: string[] = [];
   closed: { code: number; reason: string } | null = null;
 
   constructor(protocol = '') {
@@ -67,6 +68,7 @@ class FakeSocket extends EventEmitter {
   }
   send(message: Buffer | string, done?: () => void): void {
     this.sent.push(Buffer.from(message as string));
+    if (typeof message === 'string') this.texts.push(message);
     done?.();
   }
   ping(): void {}
@@ -132,16 +134,16 @@ export const clientFramesTarget = (): FuzzTarget => ({
       const client = new FakeSocket(protocol);
       const toGuest = new Set<string>();
       let events: LinkEvents | null = null;
-      const reach = async (told: LinkEvents): Promise<HostLink> => {
+      const reach = async (given: LinkEvents): Promise<HostLink> => {
         if (events !== null) throw new Error('no host any more');
-        events = told;
+        events = given;
         return {
           send(frame) {
             const body = encodeHostFrame(session, frame);
             if (body.length > bodyBytes) throw new Wrong(`a frame of ${body.length} bytes`);
             if (parseHostFrame(body)?.type !== frame.type) throw new Wrong(`a frame ${frame.type} that is none`);
             toGuest.add(frame.type);
-            if (frame.type === 'open') told.onFrame({ type: 'attached', input: 0, signals: 0, first: 0, last: 0 });
+            if (frame.type === 'open') given.onFrame({ type: 'attached', input: 0, signals: 0, first: 0, last: 0 });
           },
           close: () => undefined,
           unsentBytes: 0,
@@ -204,9 +206,7 @@ export const consoleFramesTarget = (): FuzzTarget => ({
         },
       });
       for (const [from, bytes] of messagesOf(input)) if (from === 'client text') requireOrder(bytes);
-      for (const link of links)
-        for (const message of link.sent)
-          if (message[0] === '{'.charCodeAt(0) && message.includes('tailBytes')) parseMessage(ConsoleOrder, message, 'an order');
+      for (const { texts } of links) for (const text of texts) parseMessage(ConsoleOrder, Buffer.from(text), 'an order');
       const state = client.closed === null ? 'open' : `${client.closed.code} ${client.closed.reason}`;
       outcomes.push(
         `${state} ${links[0]?.closed?.code} ${reached} ${[...new Set(client.sent.map(([first]) => first))].sort().join()}`,
@@ -225,7 +225,7 @@ function requireOrder(bytes: Buffer): void {
     if (!Number.isSafeInteger(tailBytes) || tailBytes < 0 || (place !== null && !/^[\w.-]{1,128}$/.test(place.file)))
       throw new Wrong('an order out of its bounds');
   } catch (error) {
-    if (!(error instanceof PeerFault)) throw error;
+    if (!(error instanceof InvalidMessage)) throw error;
     requireShortMessage(error.message);
   }
 }
@@ -243,12 +243,12 @@ export const hostFramesTarget = (): FuzzTarget => ({
   change: changed,
   async run(input) {
     const frame = parseHostFrame(input);
-    const asked: string[] = [];
+    const commands: string[] = [];
     const agent = {
       exec: async (_domain: string, argv: string[], { env = [] }: { env?: string[] }) => {
         const texts = [...argv, ...env];
         if (texts.length > 300 || texts.some((text) => text.includes('\0'))) throw new Wrong(`${texts.length} arguments`);
-        asked.push(argv.length > 6 ? 'arguments' : 'a program');
+        commands.push(argv.length > 6 ? 'arguments' : 'a program');
         return { exitCode: 0, stdout: 'x', stderr: '' };
       },
     };
@@ -257,6 +257,6 @@ export const hostFramesTarget = (): FuzzTarget => ({
       if (parseGuestFrame(answer) === null) throw new Wrong('an answer that is no frame');
       answers += 1;
     });
-    return `${frame?.type ?? 'none'} ${asked.join()} ${answers}`;
+    return `${frame?.type ?? 'none'} ${commands.join()} ${answers}`;
   },
 });

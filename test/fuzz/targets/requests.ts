@@ -22,8 +22,8 @@ function outcome(act: () => string): string {
   } catch (error) {
     if (!(error instanceof BerthError) || error.code !== 'bad-request') throw error;
     requireShortMessage(error.message);
-    const told = JSON.stringify(error.fields);
-    if (told.length > answerChars) throw new Wrong(`an answer of ${told.length} characters`);
+    const answer = JSON.stringify(error.fields);
+    if (answer.length > answerChars) throw new Wrong(`an answer of ${answer.length} characters`);
     // Without the caller's own names and texts, which would each be a new outcome.
     const kinds = error.fields.map(({ pointer, detail }) => `${pointer.split(/[./]/)[1]?.slice(0, 5)} ${detail.slice(-12)}`);
     return signatureOf([...new Set(kinds)].sort().slice(0, 2).join());

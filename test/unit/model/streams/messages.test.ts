@@ -4,10 +4,16 @@ import { describe, expect, test } from 'vitest';
 import type { WebSocket } from 'ws';
 import { z } from 'zod';
 import { InputBuffer } from '../../../../model/streams/input-buffer.ts';
-import { endSocket, type MessageTaker, PeerFault, parseMessage, takeMessages } from '../../../../model/streams/messages.ts';
+import {
+  endSocket,
+  InvalidMessage,
+  type MessageHandlers,
+  parseMessage,
+  takeMessages,
+} from '../../../../model/streams/messages.ts';
 
 /** A connection whose messages come as the test says. */
-function connection(taker: Partial<MessageTaker> = {}) {
+function connection(handlers: Partial<MessageHandlers> = {}) {
   const bugs: unknown[] = [];
   const closed: { code: number; reason: string }[] = [];
   const socket = Object.assign(new EventEmitter(), {
@@ -18,12 +24,12 @@ function connection(taker: Partial<MessageTaker> = {}) {
       closed.push({ code, reason: String(reason) });
     },
   });
-  takeMessages(socket as unknown as WebSocket, { onBug: (error) => bugs.push(error), ...taker });
+  takeMessages(socket as unknown as WebSocket, { onBug: (error) => bugs.push(error), ...handlers });
   return { socket, bugs, closed };
 }
 
 describe('a message', () => {
-  test('of the other kind is the fault of the peer', () => {
+  test('of the other kind is invalid', () => {
     const text = connection({ binary: () => undefined });
     text.socket.emit('message', Buffer.from('x'), false);
     expect(text.closed).toEqual([{ code: 1002, reason: 'messages are binary' }]);
@@ -49,7 +55,7 @@ describe('a message', () => {
     const { socket, closed } = connection({
       binary(bytes) {
         seen.push(String(bytes));
-        throw new PeerFault('once');
+        throw new InvalidMessage('once');
       },
     });
     for (const text of ['a', 'b']) socket.emit('message', Buffer.from(text), true);
@@ -73,7 +79,7 @@ test('a reason of any length and script is as much of it as a close frame holds'
   );
 });
 
-test('a message in JSON is its value, or the fault of the peer, whatever its bytes are', () => {
+test('a message in JSON is its value, or invalid, whatever its bytes are', () => {
   const schema = z.strictObject({ n: z.int() });
   expect(parseMessage(schema, Buffer.from('{"n":1}'), 'a number')).toEqual({ n: 1 });
   const any = fc.oneof(
@@ -85,7 +91,7 @@ test('a message in JSON is its value, or the fault of the peer, whatever its byt
       try {
         parseMessage(schema, bytes, 'a number');
       } catch (error) {
-        expect(error).toBeInstanceOf(PeerFault);
+        expect(error).toBeInstanceOf(InvalidMessage);
       }
     }),
   );
