@@ -133,6 +133,17 @@ describe('the watch', () => {
     expect(reports).toEqual([[vm.id]]);
   });
 
+  // The round of another VM's change, or of an operation's end, may ask in between.
+  it('reports the end of a pause of a moment that the site was answered', async () => {
+    const vm = await running();
+    const reports = watch();
+    await expect.poll(() => reports).toEqual([[vm.id]]);
+    host.changeDomain(vm.id, { state: 'pmsuspended', reason: 'unknown' });
+    expect(await conditionOf(vm.id)).toEqual({ kind: 'paused', by: 'guest' });
+    host.changeDomain(vm.id, { state: 'running', reason: 'unpaused' });
+    await expect.poll(() => reports, { timeout: 10_000 }).toEqual([[vm.id], [vm.id]]);
+  });
+
   it('asks the agents of running guests now and then, and reports one that does not answer, and that it does again', async () => {
     const [silent, other] = [await running(), await running()];
     // A minute passes in a moment.

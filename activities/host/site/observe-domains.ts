@@ -5,6 +5,7 @@ import type { VmId } from '../../../model/ids.ts';
 import type { DomainCondition, PausedBy } from '../../../model/vm.ts';
 import { observeEnd } from '../vm/domain-end.ts';
 import { domainName } from '../vm/domain-names.ts';
+import { observedPauses } from './observed-pauses.ts';
 import { isAnswering } from './silent-guests.ts';
 
 /** What the domains of these VMs do now. A VM without a record, or whose domain is between two states, is left out. */
@@ -12,6 +13,7 @@ export async function observeDomains(ports: HostPorts, vmIds: VmId[]): Promise<D
   const reports = await Promise.all(
     vmIds.map(async (vmId) => {
       const condition = await observeDomain(ports, vmId);
+      if (condition?.kind === 'paused') observedPauses(ports).add(vmId);
       return condition === null ? null : { vmId, condition };
     }),
   );

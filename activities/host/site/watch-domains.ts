@@ -4,6 +4,7 @@ import { isId, type VmId } from '../../../model/ids.ts';
 import { nullIfUnavailable } from '../unavailable.ts';
 import { observeEnd } from '../vm/domain-end.ts';
 import { observeWithoutEnd } from './observe-domains.ts';
+import { observedPauses } from './observed-pauses.ts';
 import { SilentGuests } from './silent-guests.ts';
 
 export interface DomainWatch {
@@ -31,6 +32,7 @@ export async function watchDomains(ports: HostPorts, { report, signal, clock }: 
   const changes = new Changes();
   const watching = ports.hypervisor.watch((name) => changes.add(name), signal);
   const silent = new SilentGuests(ports, { clock, signal, onChange: (id) => changes.add(id) });
+  const observed = { ports, silent, paused: observedPauses(ports) };
   let reported: Reported = new Map();
   let allDueMs = clock.nowMs();
   let pollDueMs = clock.nowMs();
@@ -40,8 +42,8 @@ export async function watchDomains(ports: HostPorts, { report, signal, clock }: 
     const changed = changes.take(nowMs >= pollDueMs);
     if (changed.all) pollDueMs = nowMs + pollMs;
     if (reportsAll) [reported, allDueMs] = [new Map(), nowMs + reportAllMs];
-    const found = await findChanges({ ports, silent }, changed, reported, reportsAll);
-    const lasting = await confirmPauses({ ports, silent }, found, { clock, signal });
+    const found = await findChanges(observed, changed, reported, reportsAll);
+    const lasting = await confirmPauses(observed, found, { clock, signal });
     if (lasting.size > 0) await report([...lasting.keys()]);
     for (const [vmId, text] of lasting) reported.set(vmId, text);
     silent.follow([...reported].flatMap(([vmId, text]) => (text.startsWith('running') ? [vmId] : [])));
@@ -87,6 +89,8 @@ class Changes {
 interface Observed {
   ports: HostPorts;
   silent: SilentGuests;
+  /** What the site was answered of pauses since it was looked at last. */
+  paused: Set<VmId>;
 }
 
 async function findChanges(
@@ -96,7 +100,8 @@ async function findChanges(
   reportsAll: boolean,
 ): Promise<Reported> {
   const here = await observed.ports.store.listIds();
-  if (all) for (const id of reported.keys()) if (!here.includes(id)) reported.delete(id);
+  for (const known of all ? [reported, observed.paused] : [])
+    for (const id of known.keys()) if (!here.includes(id)) known.delete(id);
   const found: Reported = new Map();
   for (const id of all ? here : announced) {
     const before = reported.get(id);
@@ -104,6 +109,7 @@ async function findChanges(
     if (text === 'unavailable') continue;
     // What an activity is at work on, and a VM that has just started: its saga writes that. One that left has no state here.
     if (text === 'changing') reported.delete(id);
+    else if (text.startsWith('running') && observed.paused.delete(id)) found.set(id, text);
     else if (text === 'left' || (text === 'running' && before === undefined && !reportsAll)) reported.set(id, text);
     // It may have run meanwhile, by its owner's order: then its saga has written that, and it is news again.
     else if (text !== before || (announced.has(id) && text !== 'running')) found.set(id, text);
@@ -112,7 +118,7 @@ async function findChanges(
 }
 
 /** A condition as text. The reason of an end stands in a file: `before` spares reading it again. */
-async function describe({ ports, silent }: Observed, id: VmId, before: string | undefined): Promise<string> {
+async function describe({ ports, silent }: Omit<Observed, 'paused'>, id: VmId, before: string | undefined): Promise<string> {
   const found = await nullIfUnavailable(() => observeWithoutEnd(ports, id));
   if (found === null) return 'unavailable';
   const { condition, unasked } = found;
