@@ -29,6 +29,7 @@ import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { accountRoutes } from './routes/money/accounts.ts';
+import { priceRoutes } from './routes/money/prices.ts';
 import { ownerRoutes } from './routes/owners.ts';
 import { portRoutes } from './routes/ports.ts';
 import { repositoryRoutes } from './routes/repository.ts';
@@ -200,6 +201,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
     ownerRoutes,
     keyRoutes,
     accountRoutes,
+    priceRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
   // Without authentication: serializing it for each request would be work for anybody.

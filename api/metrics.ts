@@ -4,6 +4,7 @@ import { readLastProof } from '../ledger/books/proof.ts';
 import type { Ledger } from '../ledger/client.ts';
 import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
 import { readEventLog } from '../ledger/events/event-log.ts';
+import { readMoneyTotals } from '../ledger/market/money-totals.ts';
 import {
   type MigrationTotals,
   type PlannedDrain,
@@ -26,6 +27,7 @@ import { portStates } from '../model/network/published-port.ts';
 import { sweepHolds } from '../model/repository/sweep.ts';
 import { hostStates, taskStates, vmStates } from '../model/states.ts';
 import { pausedByParties } from '../model/vm.ts';
+import { openMoneyMetrics } from './money-metrics.ts';
 
 /** The route of a request: the path as declared, not as sent, which bounds the number of series. */
 const routes = new WeakMap<Request, string>();
@@ -161,6 +163,10 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
       this.set(endedAt === null ? 0 : (clock() - endedAt.getTime()) / 1000);
     },
   });
+  openMoneyMetrics(
+    registry,
+    shared(() => readMoneyTotals(ledger)),
+  );
   const readProof = shared(() => readLastProof(ledger));
   new Gauge({
     name: 'berth_books_problems',

@@ -14,6 +14,7 @@ import { addLeaseCommands } from './commands/leases.ts';
 import { addLeverCommands } from './commands/levers.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
 import { addAccountCommands } from './commands/money/accounts.ts';
+import { addPriceCommands } from './commands/money/prices.ts';
 import { addOwnerCommands } from './commands/owners.ts';
 import { addPortCommands } from './commands/ports.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
@@ -73,6 +74,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addRepositoryCommands(program, session);
   addOwnerCommands(program, session);
   addAccountCommands(program, session);
+  addPriceCommands(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
   return program;

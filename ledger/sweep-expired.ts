@@ -12,12 +12,13 @@ const uploadS = 48 * hourS;
 const batch = 5000;
 const mostBatches = 20;
 
-/** Removes expired idempotency keys and abandoned uploads, the oldest first; returns the number of rows. */
+/** Removes expired idempotency keys, abandoned uploads and quotes that nobody has used, the oldest first; returns the number of rows. */
 export async function sweepExpiredRows(deps: LedgerDeps): Promise<number> {
   const uploading = Prisma.sql`state = 'uploading' AND`;
   return (
     (await removeBefore(deps, Prisma.sql`"Idempotency"`, Prisma.empty, secondsAgo(deps, idempotencyS))) +
-    (await removeBefore(deps, Prisma.sql`"File"`, uploading, secondsAgo(deps, uploadS)))
+    (await removeBefore(deps, Prisma.sql`"File"`, uploading, secondsAgo(deps, uploadS))) +
+    (await removeQuotes(deps))
   );
 }
 
@@ -31,4 +32,12 @@ async function removeBefore({ ledger }: LedgerDeps, table: Prisma.Sql, filter: P
     if (removed < batch) break;
   }
   return rows;
+}
+
+/** Quotes that have expired, but for those by which something was accepted. */
+async function removeQuotes(deps: LedgerDeps): Promise<number> {
+  return deps.ledger.$executeRaw`
+    DELETE FROM "Quote" q WHERE q.id IN (
+      SELECT o.id FROM "Quote" o WHERE o."expiresAt" < ${secondsAgo(deps, hourS)}
+        AND NOT EXISTS (SELECT FROM "Bill" b WHERE b."quoteId" = o.id) ORDER BY o."expiresAt" LIMIT ${batch})`;
 }

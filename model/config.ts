@@ -159,6 +159,7 @@ export const groups = {
     BERTH_PLANS_PER_MINUTE: count(120).describe(
       'Quotes and readings of the schedule of one owner in a minute, counted by each API process. 0: no limit',
     ),
+    BERTH_QUOTE_S: count(600).describe('Seconds for which the prices of a quote hold'),
     BERTH_UNKNOWN_KEYS_PER_MINUTE: count(60).describe(
       'Unknown API keys in a minute from one address, after which others are refused unread; keys that were valid lately are not counted. 0: no limit',
     ),
@@ -188,6 +189,10 @@ export const groups = {
         'Days for which tasks and VMs are kept after their end, at least; the same for all control workers. 0: for ever. Events, files and the books are kept whatever this is',
       ),
     BERTH_MAX_OVERTAKEN: count(8).describe('How many younger tasks may be placed before a waiting one'),
+    BERTH_MONEY_GRACE_S: count(1800).describe(
+      'Seconds from the warning that an account cannot fill the hold of a lease to the suspension of its VM, or the cancellation of its task',
+    ),
+    BERTH_MONEY_KEEP_S: count(7 * 24 * 3600).describe('Seconds from that suspension to the removal of the VM'),
     BERTH_GUEST_SUPERNET: guestSupernet,
     BERTH_BUNDLE_FOLDER: z
       .string()

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
+import { BillData, billEventTypes } from './books/bill-events.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
@@ -382,6 +383,7 @@ export const eventData = {
   [hostRemovedType]: HostRemovedData,
   [accountAdjustedType]: AccountAdjustedData,
   ...everyOf(portEventTypes, PortData),
+  ...everyOf(billEventTypes, BillData),
 };
 
 export type EventType = keyof typeof eventData;

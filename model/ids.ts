@@ -21,6 +21,8 @@ const prefixes = {
   port: 'port',
   account: 'account',
   transfer: 'transfer',
+  price: 'price',
+  quote: 'quote',
 } as const;
 
 export type IdKind = keyof typeof prefixes;
@@ -32,6 +34,8 @@ export type VmId = Id<'vm'>;
 export type TaskId = Id<'task'>;
 export type AccountId = Id<'account'>;
 export type TransferId = Id<'transfer'>;
+export type PriceBookId = Id<'price'>;
+export type QuoteId = Id<'quote'>;
 
 /** A task or a standalone VM, which waits for a placement and is notified of it. */
 export type WaiterId = TaskId | VmId;

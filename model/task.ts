@@ -133,6 +133,10 @@ export const envName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, { erro
 // biome-ignore lint/suspicious/noControlCharactersInRegex: a NUL ends a C string
 export const noNul = (text: string) => !/\u0000/.test(text);
 
+export const quoteName = z.string().min(1).max(64).optional().meta({
+  description: 'Id of a quote: the order is billed at its prices, and never above its total, or refused',
+});
+
 export const TaskSpec = z
   .strictObject({
     name: z
@@ -200,6 +204,7 @@ export const TaskSpec = z
     nodes: z.int().min(1).max(taskLimits.nodes).default(1),
     lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),
     timeoutS: z.int().min(1).max(taskLimits.timeoutS).default(600),
+    quote: quoteName,
     ports: PortRequests.meta({ description: 'Published of each of its VMs, from when it is placed to its end' }),
   })
   .meta({ id: 'TaskSpec' });

@@ -4,7 +4,7 @@ import { folderAmongFiles, unusableGuestPath } from './input/guest-path.ts';
 import { unusableHostName } from './input/host-name.ts';
 import { sshKeyProblem, sshKeyTypes } from './input/ssh-key.ts';
 import { PortRequests } from './network/published-port.ts';
-import { ResourcesSpec, rfc3339Time, taskLimits } from './task.ts';
+import { quoteName, ResourcesSpec, rfc3339Time, taskLimits } from './task.ts';
 
 /** Bounds on what a caller can ask of a VM that stands alone. */
 export const vmLimits = {
@@ -109,6 +109,7 @@ export const StoredVmRequest = z.strictObject({
     .max(vmLimits.commands)
     .default([])
     .meta({ description: 'Lines for /bin/sh, run once as root after the files are there' }),
+  quote: quoteName,
   ports: PortRequests.meta({ description: 'Published from its start on, as POST /v1/vms/{id}/ports does' }),
 });
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { readQuote } from '../../ledger/leases/read-quote.ts';
 import { readSchedule, type ScheduledLease, type SiteSchedule } from '../../ledger/leases/read-schedule.ts';
+import type { PriceQuote } from '../../ledger/market/quotes.ts';
 import { LeaseSpec, ResourcesSpec, taskLimits } from '../../model/task.ts';
 import type { ApiDeps } from '../deps.ts';
 import { json } from '../http/answer.ts';
@@ -10,6 +11,7 @@ import { type Operation, operation } from '../http/operation.ts';
 import { refuseHighPriority } from '../http/priority.ts';
 import { timeWithOffset } from '../schemas/common.ts';
 import { Quote, Schedule } from '../schemas/leases.ts';
+import type { QuotedPrice } from '../schemas/money/prices.ts';
 
 const Interval = z.strictObject({
   from: timeWithOffset.optional().meta({ description: 'Leases that end later than this; now by default' }),
@@ -33,6 +35,14 @@ function show({ lease, hosts, startAtS, endAtS, firm }: ScheduledLease) {
   return { lease: id, task: task?.id ?? null, owner, kind, phase, nodes, hosts, ...times, firm };
 }
 
+const showPrice = ({ id, totalMicros, holdMicros, expiresAt, ...price }: PriceQuote): z.input<typeof QuotedPrice> => ({
+  quote: id,
+  ...price,
+  totalMicros: String(totalMicros),
+  holdMicros: String(holdMicros),
+  expiresAt: expiresAt.toISOString(),
+});
+
 /** A client sees its own leases only. */
 function visible({ leases, suspensions, unplanned }: SiteSchedule, caller: Caller): SiteSchedule {
   const isVisible = ({ owner }: { owner: string }) => caller.role === 'operator' || owner === caller.ownerId;
@@ -43,7 +53,7 @@ function visible({ leases, suspensions, unplanned }: SiteSchedule, caller: Calle
   };
 }
 
-export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
+export function scheduleRoutes({ ledger, clock, config }: ApiDeps): Operation[] {
   return [
     operation({
       method: 'get',
@@ -80,17 +90,20 @@ export function scheduleRoutes({ ledger, clock }: ApiDeps): Operation[] {
       path: '/v1/quotes',
       id: 'createQuote',
       tag: 'leases',
-      summary: 'When would this start and end?',
-      description: 'Answers from the present plan; nothing is booked, so a later request may get another answer.',
+      summary: 'When would this start and end, and what would it cost?',
+      description:
+        'Answers from the present plan; nothing is booked, so a later request may get another start. Where there are prices, they hold until `expiresAt` for one order of the same that names the quote. A standalone VM of best effort has `preemptible: false`.',
       access: 'client',
       plans: true,
       body: QuoteOrder,
       answers: { 200: { description: 'What would be promised, expected, or refused', schema: Quote } },
-      problems: ['forbidden', 'image-unknown'],
+      problems: ['forbidden', 'image-unknown', 'amount-out-of-bounds'],
       handle: async ({ caller, body }) => {
         refuseHighPriority(caller, body.lease.priority);
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
-        return json(200, await readQuote(ledger, { owner: caller.ownerId, ...body, nowMs: clock() }));
+        const validS = config.api.BERTH_QUOTE_S;
+        const { price, ...quote } = await readQuote(ledger, { owner: caller.ownerId, ...body, validS, nowMs: clock() });
+        return json(200, { ...quote, price: price === null ? null : showPrice(price) });
       },
     }),
   ];

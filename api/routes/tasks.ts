@@ -100,13 +100,16 @@ export function taskRoutes(deps: ApiDeps): Operation[] {
         'lease-refused',
         'quota-exceeded',
         'queue-full',
+        'insufficient-funds',
+        'amount-out-of-bounds',
+        'quote-refused',
       ],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
         refuseHighPriority(caller, body.lease.priority);
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt, '/lease/deadline': body.lease.deadline });
         const request = idempotentPost(caller, idempotencyKey, '/v1/tasks', body);
-        const task = { owner, spec: body, quotas, maxQueued, publicPorts: publicPortsOf(config.api), nowMs: clock() };
+        const task = { owner, spec: body, keyId, quotas, maxQueued, publicPorts: publicPortsOf(config.api), nowMs: clock() };
         const { answer, id, replayed } = await acceptTaskOnce(ledger, request, task, (row) =>
           json(202, show(row), `/v1/tasks/${row.id}`),
         );

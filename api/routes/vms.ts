@@ -133,13 +133,23 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
       body: VmRequest,
       maxBodyBytes: 2 ** 20,
       answers: { 202: { description: 'Accepted', schema: Vm, headers: { Location: 'The VM' } } },
-      problems: ['image-unknown', 'file-unknown', 'does-not-fit', 'lease-refused', 'quota-exceeded', 'conflict'],
+      problems: [
+        'image-unknown',
+        'file-unknown',
+        'does-not-fit',
+        'lease-refused',
+        'quota-exceeded',
+        'conflict',
+        'insufficient-funds',
+        'amount-out-of-bounds',
+        'quote-refused',
+      ],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;
         refuseBeyondHorizon(clock(), { '/lease/startAt': body.lease.startAt });
         const request = idempotentPost(caller, idempotencyKey, '/v1/vms', body);
         const publicPorts = publicPortsOf(config.api);
-        const vm = { owner, order: body, quotas: siteQuotas(config.api), publicPorts, nowMs: clock() };
+        const vm = { owner, order: body, keyId, quotas: siteQuotas(config.api), publicPorts, nowMs: clock() };
         const { answer, id, replayed } = await acceptVmOnce(ledger, request, vm, (row) =>
           json(202, show(row), `/v1/vms/${row.id}`),
         );

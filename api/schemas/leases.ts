@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { time } from './common.ts';
+import { QuotedPrice } from './money/prices.ts';
 
 export const LeaseAlternative = z
   .strictObject({
@@ -16,6 +17,7 @@ export const Quote = z
     startAt: time.nullable().meta({ description: 'When its VMs would be ready' }),
     endAt: time.nullable(),
     firm: z.boolean().meta({ description: 'true: the times would be promised; false: they may still change' }),
+    price: QuotedPrice.nullable().meta({ description: 'What it costs; null: nothing has a price, or it is refused' }),
     refused: z.strictObject({ reason: z.string(), detail: z.string(), alternatives: z.array(LeaseAlternative) }).nullable(),
   })
   .meta({ id: 'Quote' });

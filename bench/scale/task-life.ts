@@ -47,6 +47,7 @@ export async function liveOneTask(deps: LedgerDeps, key: string): Promise<void> 
     owner: ownerOf(0),
     spec,
     nowMs: deps.clock(),
+    keyId: 'key_bench',
     maxQueued: Number.MAX_SAFE_INTEGER,
     quotas: unlimitedQuotas,
     publicPorts: { addresses: [], first: 1, last: 1 },

@@ -89,7 +89,7 @@ export function addLeaseCommands(program: Command, { connect, output }: Session)
   addLeaseOptions(
     program
       .command('quote')
-      .description('when would this start and end? Nothing is booked')
+      .description('when would this start and end, and what would it cost? Nothing is booked')
       .requiredOption('--image <name>', 'what its VMs are made from')
       .option('--vcpus <n>', 'processors of each VM', wholeNumber)
       .option('--memory-mib <n>', 'memory of each VM', wholeNumber)

@@ -35,6 +35,7 @@ interface Task {
 }
 
 interface SubmitOptions extends LeaseOptions {
+  quote?: string;
   spec?: string;
   image?: string;
   name?: string;
@@ -89,6 +90,7 @@ async function specOf(connection: Connection, output: Output, command: string[],
     nodes: options.nodes,
     timeoutS: options.timeoutS,
     lease: leaseOf(options),
+    quote: options.quote,
   });
   return { ...fromFile, ...fields };
 }
@@ -152,6 +154,7 @@ export function addTaskCommands(program: Command, { connect, output }: Session):
     .option('--disk-mib <n>', 'size of the data disk', wholeNumber)
     .option('--nodes <n>', 'how many VMs', wholeNumber)
     .option('--timeout-s <n>', 'how long the command may run', wholeNumber)
+    .option('--quote <id>', 'a quote of `berth quote`: it is billed at its prices, or refused')
     .option('--follow', 'print what the first node prints, and wait for the end')
     .option('--wait', 'wait for the end')
     .addHelpText(

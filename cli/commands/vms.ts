@@ -37,6 +37,7 @@ interface Vm {
 }
 
 interface CreateOptions {
+  quote?: string;
   image: string;
   vcpus?: number;
   memoryMib?: number;
@@ -76,6 +77,7 @@ async function orderOf(connection: Connection, output: Output, name: string, opt
     swapMiB: options.swapMib,
     extraDisksMiB: options.extraDiskMib.map(wholeNumber),
     lease: leaseOf(options),
+    quote: options.quote,
     restart: options.restart,
     user: user && sshKey && { name: user, sshKey: (await readFile(sshKey, 'utf8')).trim() },
     files,
@@ -161,6 +163,7 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .option('--swap-mib <n>', 'swap', wholeNumber)
     .option('--extra-disk-mib <n>', 'a further disk, empty; may be repeated', collect, [])
     .option('--duration-s <n>', 'its lease; without it, until it is deleted', wholeNumber)
+    .option('--quote <id>', 'a quote of `berth quote`: it is billed at its prices, or refused')
     .addOption(
       new Option('--reserve-at <time>', 'be there then, or refuse: RFC 3339, or 15m, 2h, +900 from now on').argParser(time),
     )

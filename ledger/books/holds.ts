@@ -18,7 +18,7 @@ interface HoldRef {
 
 type Act = Pick<NewTransfer, 'reason' | 'keyId' | 'idempotencyKey' | 'atMs'>;
 
-const holdAccount = ({ ownerId, subject, currency }: HoldRef): AccountRef => ({
+export const holdAccount = ({ ownerId, subject, currency }: HoldRef): AccountRef => ({
   kind: 'hold',
   ownerId,
   holder: ownerId,

@@ -5,6 +5,7 @@ import type { TaskError } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
+import { settleLease } from '../market/settle-lease.ts';
 import type { Transaction } from '../transaction.ts';
 import { readResidencies } from '../vms/residencies.ts';
 import { usageByHost, usageTotals } from '../vms/usage.ts';
@@ -64,4 +65,5 @@ async function writeStandaloneEnd(tx: Transaction, row: VmRow, { error, now }: R
   await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
   await writeEvent(tx, { type: vmEventTypes.removed, subject: row.id, owner: row.ownerId, time: now, data }, 'reject');
   await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.ended, now);
+  await settleLease(tx, row.leaseId, { usage, disks: [row], error, now });
 }

@@ -68,6 +68,14 @@ export async function changeHostRemoved(ledger: Ledger, id: string, removal: Hos
   return inTransaction(ledger, work, requestLimits);
 }
 
+/** Before any account: a charge of one of them locks its bill first. */
+async function lockBillsOf(tx: Transaction, { tasks, vms }: OnHost): Promise<void> {
+  await tx.$queryRaw`
+    SELECT b."leaseId" FROM "Bill" b WHERE b."leaseId" IN (
+      SELECT "leaseId" FROM "Task" WHERE id = ANY(${tasks}) UNION ALL SELECT "leaseId" FROM "Vm" WHERE id = ANY(${vms}))
+    ORDER BY 1 FOR NO KEY UPDATE`;
+}
+
 async function readOnHost(tx: Transaction, id: HostId): Promise<OnHost> {
   const rows = await tx.$queryRaw<OnHost[]>`
     WITH here AS (
@@ -136,6 +144,7 @@ async function endAll(tx: Transaction, host: HostId, found: OnHost, by: string, 
   const error = { code: 'vm-lost' as const, message: `Host ${host} was declared lost, and with it what was there` };
   const ending: RecordEnd & { by: string } = { error, now, lost: host, by };
   const fenced: HostId[] = [];
+  await lockBillsOf(tx, found);
   for (const task of found.tasks) fenced.push(...((await endTaskWithVms(tx, task, ending)) ?? []));
   for (const image of found.images) fenced.push(...((await endBuild(tx, image, ending)) ?? []));
   for (const vm of found.vms) fenced.push(...(await endVm(tx, vm, ending)));

@@ -7,14 +7,27 @@ import { lockOwner } from './lock-owner.ts';
 /** What an owner may have and has. */
 export type Quotas = Record<QuotaName, { limit: number; used: number }>;
 
-type QuotaRow = Record<(typeof quotaColumns)[QuotaName], bigint | number | null> & Record<QuotaName, bigint | number>;
+type QuotaRow = Record<(typeof quotaColumns)[QuotaName], bigint | number | null> &
+  Record<QuotaName, bigint | number> & { hasPrices: boolean };
 
 /** The limits of an owner's row, or else the site's, and what counts against them now. Throws not-found. */
 export async function readQuotas(tx: Transaction, owner: string, site: QuotaLimits, nowMs: number): Promise<Quotas> {
+  return (await readQuotasAndPrices(tx, owner, site, nowMs)).quotas;
+}
+
+/** In one statement with whether anything has a price now: an acceptance costs no more than without a market. */
+async function readQuotasAndPrices(
+  tx: Transaction,
+  owner: string,
+  site: QuotaLimits,
+  nowMs: number,
+): Promise<{ quotas: Quotas; hasPrices: boolean }> {
   const now = isoOf(nowMs);
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
-      o."maxPorts", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, l.*
+      o."maxPorts", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, l.*,
+      EXISTS (SELECT FROM "PriceBook" b WHERE b."validFrom" <= ${now}::timestamptz
+        AND (b."validUntil" IS NULL OR b."validUntil" > ${now}::timestamptz)) AS "hasPrices"
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued
         FROM "Task" WHERE "ownerId" = o.id AND state NOT IN ('succeeded', 'failed', 'cancelled')) t,
@@ -33,7 +46,7 @@ export async function readQuotas(tx: Transaction, owner: string, site: QuotaLimi
     const limit = Number(row[quotaColumns[name]] ?? site[name]);
     return [name, { limit, used: Number(row[name]) }] as const;
   });
-  return Object.fromEntries(entries) as Quotas;
+  return { quotas: Object.fromEntries(entries) as Quotas, hasPrices: row.hasPrices };
 }
 
 /** What an accepted request adds to. Bytes are claimed by uploads; the queue's length and the VMs are counted before. */
@@ -65,16 +78,23 @@ interface SiteQuotas {
 /**
  * Throws quota-exceeded where an owner has more than its quotas: the transaction then leaves nothing of what it inserted.
  * @param id of the task, VM or image that was inserted
+ * @returns whether anything has a price now
  */
-export async function refuseOverQuotas(tx: Transaction, owner: string, { limits, nowMs }: SiteQuotas, id: string): Promise<void> {
-  const quotas = await readQuotas(tx, owner, limits, nowMs);
+export async function refuseOverQuotas(
+  tx: Transaction,
+  owner: string,
+  { limits, nowMs }: SiteQuotas,
+  id: string,
+): Promise<{ hasPrices: boolean }> {
+  const { quotas, hasPrices } = await readQuotasAndPrices(tx, owner, limits, nowMs);
   // Fractions of hours are computed in floating point: what is exactly at the limit is within it.
   const over = countedAfter.find((name) => quotas[name].used > quotas[name].limit + 1e-6);
   if (over !== undefined) throw refusal(over, quotas[over].used, quotas[over].limit);
   // Its own end is no later than that of all of the owner's leases.
-  if (quotas.horizonS.used <= quotas.horizonS.limit) return;
+  if (quotas.horizonS.used <= quotas.horizonS.limit) return { hasPrices };
   const aheadS = await secondsToLeaseEnd(tx, id, nowMs);
   if (aheadS > quotas.horizonS.limit) throw refusal('horizonS', aheadS, quotas.horizonS.limit);
+  return { hasPrices };
 }
 
 /**
@@ -104,9 +124,9 @@ export async function withinQuotas<T extends string | { id: string }>(
   owner: string,
   site: SiteQuotas,
   insert: () => Promise<T>,
-): Promise<T> {
+): Promise<{ inserted: T; hasPrices: boolean }> {
   await lockOwner(tx, 'quotas', owner);
   const inserted = await insert();
-  await refuseOverQuotas(tx, owner, site, typeof inserted === 'string' ? inserted : inserted.id);
-  return inserted;
+  const { hasPrices } = await refuseOverQuotas(tx, owner, site, typeof inserted === 'string' ? inserted : inserted.id);
+  return { inserted, hasPrices };
 }

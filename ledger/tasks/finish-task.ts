@@ -8,6 +8,7 @@ import type { TaskOutput } from '../../model/task.ts';
 import { eventInsert } from '../events/write-event.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
 import { byLedgerClock } from '../ledger-clock.ts';
+import { settleLease } from '../market/settle-lease.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { releaseVms } from '../vms/release-vms.ts';
@@ -23,6 +24,8 @@ export interface TaskRow {
   timeline: TaskOutcome['timeline'];
   /** Its lease, where that has a promise. */
   promisedLease: string | null;
+  /** Its lease, where that has a bill. */
+  billedLease: string | null;
   vms: {
     id: VmId;
     state: string;
@@ -30,6 +33,7 @@ export interface TaskRow {
     provider: string | null;
     vcpus: number;
     memoryMiB: number;
+    keptMiB: number;
     /** As the ledger saw it; the end of a task has the time by its host's clock. */
     startedAt: string | null;
     resumedAt: string | null;
@@ -42,8 +46,9 @@ export async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
   const rows = await tx.$queryRaw<TaskRow[]>`
     SELECT t.name, t."ownerId", t.state, t."createdAt", t."startedAt", t.error->>'code' AS "errorCode", t.timeline,
       (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS "promisedLease",
+      (SELECT b."leaseId" FROM "Bill" b WHERE b."leaseId" = t."leaseId") AS "billedLease",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'keptMiB', v."diskMiB" + v."overlayMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
         (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
           ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
         ORDER BY v.node), '[]')
@@ -139,7 +144,7 @@ export async function readStoredOutputs(tx: Transaction, id: TaskId, by: StoredB
   }));
 }
 
-/** Writes a task's end, its outputs and its completion event, within the caller's transaction, which has locked its row. */
+/** Writes a task's end, its outputs and its completion event, and settles its lease, within the caller's transaction, which has locked its row. */
 export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string): Promise<void> {
   const { storedNodes: nodes = [], attempts = [] } = outcome;
   const outputs = [...outcome.outputs, ...(await readStoredOutputs(tx, id, { nodes, attempts }))];
@@ -147,6 +152,7 @@ export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
   await writeTaskEnd(tx, id, { ...outcome, outputs }, eventInsert(event), now);
   if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
+  await settleLease(tx, row.billedLease, { usage: data.usage, disks: row.vms, error: outcome.error, now });
 }
 
 /** When a VM's domain existed, by the clock of all its other usage. */

@@ -3,6 +3,7 @@ import type { PublicPorts } from '../../model/network/published-port.ts';
 import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
+import { openBill } from '../market/open-bill.ts';
 import { withinQuotas } from '../owners/quotas.ts';
 import { insertPorts } from '../ports/insert-ports.ts';
 import { oneOrNotFound } from '../rows.ts';
@@ -30,26 +31,28 @@ async function refuseWhenQueueFull(tx: Transaction, ownerId: string, limits: { s
 }
 
 /**
- * Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask and insertPorts
+ * Accepts a task once for each idempotency key. Throws quota-exceeded, queue-full, and what acceptTask, insertPorts and openBill
  * throw.
  * @param task `quotas`: the site's limits, for an owner whose row says nothing; `publicPorts`: where its ports are published
  */
 export async function acceptTaskOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  task: TaskRequest & { maxQueued: number; quotas: QuotaLimits; publicPorts: PublicPorts },
+  task: TaskRequest & { keyId: string; maxQueued: number; quotas: QuotaLimits; publicPorts: PublicPorts },
   answer: (task: TaskRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
-    const { owner, spec, quotas, publicPorts, nowMs } = task;
-    const accepted = await withinQuotas(tx, owner, { limits: quotas, nowMs }, async () => {
+    const { owner, spec, keyId, quotas, publicPorts, nowMs } = task;
+    const { inserted, hasPrices } = await withinQuotas(tx, owner, { limits: quotas, nowMs }, async () => {
       await refuseWhenQueueFull(tx, owner, { site: task.maxQueued, owner: quotas.queued });
       const row = await acceptTask(tx, task);
       const vms = row.vms.map(({ id }) => id);
       await insertPorts(tx, { owner, vms, ports: spec.ports, site: publicPorts, nowMs, pointer: ofSpec });
       return row;
     });
-    return answer(accepted);
+    if (hasPrices || spec.quote !== undefined)
+      await openBill(tx, { owner, lease: inserted.leaseId, subject: inserted.id, quote: spec.quote, keyId, nowMs });
+    return answer(inserted);
   });
 }
 

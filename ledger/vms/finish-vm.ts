@@ -2,9 +2,11 @@ import type { Notification } from '../../contracts/ledger.ts';
 import type { VmRemoval } from '../../contracts/ledger-vm.ts';
 import { leaseEventTypes, type VmRemovedData, vmEventTypes } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { Usage } from '../../model/task.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
 import { byLedgerClock } from '../ledger-clock.ts';
+import { settleLease } from '../market/settle-lease.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -20,12 +22,17 @@ export async function finishVm(deps: LedgerDeps, id: VmId, removal: VmRemoval): 
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockVm(tx, id);
-    if (row.state !== 'removed') await removeVm(tx, row, removal, isoNow(deps));
-    return (await placeWaiting(deps, tx)).notify;
+    const now = isoNow(deps);
+    const usage = row.state === 'removed' ? null : await removeVm(tx, row, removal, now);
+    const { notify } = await placeWaiting(deps, tx);
+    // After the rows of what waits, which others lock before they wait for an account.
+    if (usage !== null) await settleLease(tx, row.leaseId, { usage, disks: [row], error: removal.error, now });
+    return notify;
   });
 }
 
-async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedAt }: VmRemoval, now: string): Promise<void> {
+/** @returns all of its usage */
+async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedAt }: VmRemoval, now: string): Promise<Usage[]> {
   const { id, leaseId } = row;
   const startedAt = row.startedAt?.toISOString() ?? null;
   const resumedAt = row.resumedAt?.toISOString() ?? null;
@@ -43,4 +50,5 @@ async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedA
   await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${leaseId}`;
   await writeEvent(tx, { type: vmEventTypes.removed, subject: id, owner: row.ownerId, time: now, data }, 'reject');
   await writePromisedLeaseEvent(tx, leaseId, leaseEventTypes.ended, now);
+  return usage;
 }

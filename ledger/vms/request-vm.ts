@@ -4,6 +4,7 @@ import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { VmOperation } from '../../model/vm-request.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
+import { openBill } from '../market/open-bill.ts';
 import { lockOwner } from '../owners/lock-owner.ts';
 import { withinQuotas } from '../owners/quotas.ts';
 import { insertPorts } from '../ports/insert-ports.ts';
@@ -23,23 +24,28 @@ async function refuseTooManyVms(tx: Transaction, ownerId: string, maxVms: number
 }
 
 /**
- * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm and insertPorts throw.
+ * Accepts a standalone VM once for each idempotency key. Throws quota-exceeded, and what acceptVm, insertPorts and openBill
+ * throw.
  * @param vm `quotas`: the site's limits, for an owner whose row says nothing; `publicPorts`: where its ports are published
  */
 export async function acceptVmOnce(
   ledger: Ledger,
   request: IdempotentRequest,
-  vm: VmAcceptance & { quotas: QuotaLimits; publicPorts: PublicPorts },
+  vm: VmAcceptance & { keyId: string; quotas: QuotaLimits; publicPorts: PublicPorts },
   answer: (vm: VmRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
     await refuseTooManyVms(tx, vm.owner, vm.quotas.vms);
-    const { owner, order, publicPorts, nowMs } = vm;
-    const id = await withinQuotas(tx, owner, { limits: vm.quotas, nowMs }, async () => {
+    const { owner, order, keyId, publicPorts, nowMs } = vm;
+    const { inserted: id, hasPrices } = await withinQuotas(tx, owner, { limits: vm.quotas, nowMs }, async () => {
       const accepted = await acceptVm(tx, vm);
       await insertPorts(tx, { owner, vms: [accepted], ports: order.ports, site: publicPorts, nowMs, pointer: ofOrder });
       return accepted;
     });
+    if (hasPrices || order.quote !== undefined) {
+      const { leaseId } = await tx.vm.findUniqueOrThrow({ where: { id }, select: { leaseId: true } });
+      await openBill(tx, { owner, lease: leaseId!, subject: id, quote: order.quote, keyId, nowMs });
+    }
     return answer(await findVm(tx, vm.owner, id));
   });
 }

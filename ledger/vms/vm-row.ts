@@ -18,6 +18,8 @@ export interface VmRow {
   provider: string;
   vcpus: number;
   memoryMiB: number;
+  /** What its disks take on its home. */
+  keptMiB: number;
   startedAt: Date | null;
   endedAt: Date | null;
   resumedAt: Date | null;
@@ -30,7 +32,7 @@ export interface VmRow {
 /** Locks a VM's row to the end of the transaction. Throws not-found. */
 export async function lockVm(tx: Transaction, id: VmId): Promise<VmRow> {
   const rows = await tx.$queryRaw<VmRow[]>`
-    SELECT v.*, h.provider, EXISTS (
+    SELECT v.*, v."diskMiB" + v."overlayMiB" AS "keptMiB", h.provider, EXISTS (
       SELECT FROM "Migration" m WHERE m."vmId" = v.id AND m.state IN ('running', 'stuck')) AS migrating
     FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v.id = ${id} FOR UPDATE OF v`;
   return oneOrNotFound(rows, `VM ${id}`);

@@ -17,6 +17,8 @@ const inAnHour = () => ({ deadline: new Date(Date.now() + 3600_000).toISOString(
 const json = { image: 'debian-12', command: ['true'] };
 const order = { name: 'alone', image: 'debian-12' };
 let alone: string;
+const hourly = { vcpuHourMicros: '20000', memoryGiBHourMicros: '5000', diskGiBHourMicros: '10' };
+const book = { currency: 'EUR', terms: { rules: [hourly] } };
 let account: string;
 beforeAll(async () => {
   api = await startApi({ BERTH_PUBLIC_ADDRESSES: '203.0.113.7' });
@@ -135,6 +137,22 @@ const calls: Record<string, () => Promise<Response>> = {
     await api.call(api.operator, 'POST', '/v1/images', { json: { ...recipe, name: 'ended' } });
     return api.fetch(api.operator, 'POST', '/v1/images/ended/force-end', { json: {} });
   },
+  'GET /v1/prices': () => api.fetch(api.operator, 'GET', '/v1/prices'),
+  'POST /v1/prices': () => api.fetch(api.operator, 'POST', '/v1/prices', { json: { ...book, validFrom: inAnHour().deadline } }),
+  'DELETE /v1/prices/{id}': async () => {
+    const { body } = await api.call<{ id: string }>(api.operator, 'POST', '/v1/prices', {
+      json: { ...book, validFrom: inAnHour().deadline },
+    });
+    return api.fetch(api.operator, 'DELETE', `/v1/prices/${body.id}`);
+  },
+  'GET /v1/bills': () => api.fetch(api.operator, 'GET', '/v1/bills'),
+  'GET /v1/bills/{id}': async () => {
+    const { leaseId } = await api.ledger.task.findUniqueOrThrow({ where: { id: task.id }, select: { leaseId: true } });
+    const { currency, terms } = book;
+    const data = { leaseId, subjectId: task.id, ownerId: api.alice.ownerId, accountId: account, currency, terms, holdMicros: 0n };
+    await api.ledger.bill.create({ data });
+    return api.fetch(api.operator, 'GET', `/v1/bills/${task.id}`);
+  },
   'GET /v1/drains': () => api.fetch(api.operator, 'GET', '/v1/drains'),
   'GET /v1/drains/{id}': () => api.fetch(api.operator, 'GET', `/v1/drains/${drain}`),
   'PATCH /v1/drains/{id}': () => api.fetch(api.operator, 'PATCH', `/v1/drains/${drain}`, { json: inAnHour() }),
@@ -204,6 +222,7 @@ const bodies = [
   'POST /v1/keys',
   'POST /v1/accounts',
   'POST /v1/accounts/{id}/adjustments',
+  'POST /v1/prices',
 ];
 
 test('every route refuses a parameter that it does not know', async () => {

@@ -76,7 +76,7 @@ export async function fetched(
 /** Deletes all rows, so that each test starts with none. */
 export async function empty(fixture: LedgerFixture): Promise<void> {
   await fixture.sql(
-    'TRUNCATE "PublishedPort", "EdgeLease", "EdgeSegment", "Edge", "Event", "EventId", "Fence", "WorkflowEnd", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "StoredLog", "Network", "Idempotency", "ApiKey", "Entry", "Transfer", "Account", "Owner"',
+    'TRUNCATE "PublishedPort", "EdgeLease", "EdgeSegment", "Edge", "Event", "EventId", "Fence", "WorkflowEnd", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Bill", "Quote", "PriceBook", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "StoredLog", "Network", "Idempotency", "ApiKey", "Entry", "Transfer", "Account", "Owner"',
   );
 }
 

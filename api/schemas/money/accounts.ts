@@ -11,7 +11,7 @@ const micros = (description: string, most: bigint) =>
     .meta({ description, example: '12500000' });
 
 /** What the books have, beyond any bound of what is asked for. */
-const shownMicros = z.string().meta({ description: "Millionths of the currency's unit", example: '12500000' });
+export const shownMicros = z.string().meta({ description: "Millionths of the currency's unit", example: '12500000' });
 
 export const currency = z.string().regex(/^[A-Z]{3}$/, { error: 'expected three capital letters, such as EUR' });
 

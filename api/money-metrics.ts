@@ -1,0 +1,46 @@
+import { Gauge, type Registry } from 'prom-client';
+import type { MoneyTotals } from '../ledger/market/money-totals.ts';
+
+const units = (micros: number): number => micros / 1e6;
+
+/** Gauges of the money of leases that are not over. */
+export function openMoneyMetrics(registry: Registry, read: () => Promise<MoneyTotals[]>): void {
+  new Gauge({
+    name: 'berth_bills',
+    help: 'Leases with a bill that are not over, by whether their owner was warned or they were suspended for want of money',
+    labelNames: ['currency', 'state'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const { currency, state, bills } of await read()) this.set({ currency, state }, bills);
+    },
+  });
+  new Gauge({
+    name: 'berth_money_held',
+    help: 'What is held for them, in units of the currency',
+    labelNames: ['currency', 'state'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const { currency, state, held } of await read()) this.set({ currency, state }, units(held));
+    },
+  });
+  new Gauge({
+    name: 'berth_money_uncollected',
+    help: 'What of their charges no account had, in units of the currency',
+    labelNames: ['currency', 'state'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const { currency, state, uncollected } of await read()) this.set({ currency, state }, units(uncollected));
+    },
+  });
+  new Gauge({
+    name: 'berth_bill_overdue_seconds',
+    help: 'For how long the lease that waits longest has waited for its charge; 0: none waits',
+    registers: [registry],
+    async collect() {
+      this.set((await read()).reduce((most, { overdueS }) => Math.max(most, overdueS), 0));
+    },
+  });
+}

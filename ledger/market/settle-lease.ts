@@ -1,0 +1,40 @@
+import { billEventTypes } from '../../model/books/bill-events.ts';
+import { type ErrorCode, errorTable } from '../../model/errors.ts';
+import { meteredIntervals } from '../../model/money/metered.ts';
+import type { Usage } from '../../model/task.ts';
+import type { Transaction } from '../transaction.ts';
+import { writeBillEvent } from './bill-event.ts';
+import { lockBill } from './bill-row.ts';
+import { chargeBill } from './charge-bill.ts';
+
+interface LeaseEnd {
+  /** All of it, as the event of the end has it. */
+  usage: readonly Usage[];
+  /** Of each VM, what its disks take. */
+  disks: readonly { id: string; keptMiB: number }[];
+  /** Why it has ended; null: it did what it was to do, or its owner has ended it. */
+  error: { code: ErrorCode } | null;
+  /** RFC 3339 */
+  now: string;
+}
+
+/**
+ * Settles a lease in the transaction that ends it: charges the usage of its last event, gives the rest of the hold back, and writes
+ * `berth.bill.settled`. As late in that transaction as can be: it locks the owner's account. A lease without a bill, or one that
+ * was settled, costs one read.
+ */
+export async function settleLease(tx: Transaction, lease: string | null, { usage, disks, error, now }: LeaseEnd): Promise<void> {
+  const bill = lease === null ? null : await lockBill(tx, lease);
+  if (bill === null) return;
+  const nowMs = Date.parse(now);
+  const intervals = disks.flatMap(({ id, keptMiB }) =>
+    meteredIntervals(
+      usage.filter(({ vm }) => vm === id),
+      keptMiB,
+      nowMs,
+    ),
+  );
+  const broken = bill.promised && error !== null && errorTable[error.code].fault === 'site';
+  const charged = await chargeBill(tx, bill, { intervals, end: { broken }, nowMs });
+  await writeBillEvent(tx, billEventTypes.settled, bill, { charged, now });
+}

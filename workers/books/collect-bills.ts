@@ -1,0 +1,30 @@
+import type { Ledger } from '../../ledger/client.ts';
+import { collectDueBills } from '../../ledger/market/collect-bills.ts';
+import type { Logger } from '../../model/log.ts';
+import { type Repeating, startRepeating } from '../repeat.ts';
+
+interface Deps {
+  ledger: Ledger;
+  log: Logger;
+  /** ms since 1970, by the ledger's clock */
+  clock: () => number;
+  config: { BERTH_MONEY_GRACE_S: number; BERTH_MONEY_KEEP_S: number };
+}
+
+const intervalMs = 30_000;
+
+/** Charges due leases every half minute until it is stopped; several control workers may do so at once. */
+export function startCollectingBills({ ledger, log, clock, config }: Deps): Repeating {
+  const end = { graceS: config.BERTH_MONEY_GRACE_S, keepS: config.BERTH_MONEY_KEEP_S };
+  return startRepeating({
+    step: async () => {
+      const due = await collectDueBills(ledger, end, clock);
+      if (due > 0) log.info({ due }, 'leases were charged');
+      return 'done';
+    },
+    intervalMs,
+    log,
+    level: 'error',
+    failure: 'leases could not be charged; the next round does it',
+  });
+}
