@@ -131,20 +131,22 @@ describe.each(endpoints)('a hostile client of %s', (name, path) => {
     expect(reason).toMatch(/^expected a control message.*, found (no|other) JSON$/);
   });
 
-  test.skipIf(name === 'console')("that sends a terminal's size of another form is told so", async () => {
-    for (const size of [
-      '',
-      '{}',
-      '{"Width":-1,"Height":1}',
-      '{"Width":70000,"Height":1}',
-      '{"Width":1.5,"Height":1}',
-      deep(30_000),
-    ]) {
-      const { socket, closed } = await connect(path);
-      socket.send(Buffer.concat([Buffer.from([4]), Buffer.from(size)]));
-      expect(await closed).toEqual({ code: 1002, reason: expect.stringMatching(/^expected a terminal's size, found/) });
-    }
-  });
+  // A console has no size.
+  if (name !== 'console')
+    test("that sends a terminal's size of another form is told so", async () => {
+      for (const size of [
+        '',
+        '{}',
+        '{"Width":-1,"Height":1}',
+        '{"Width":70000,"Height":1}',
+        '{"Width":1.5,"Height":1}',
+        deep(30_000),
+      ]) {
+        const { socket, closed } = await connect(path);
+        socket.send(Buffer.concat([Buffer.from([4]), Buffer.from(size)]));
+        expect(await closed).toEqual({ code: 1002, reason: expect.stringMatching(/^expected a terminal's size, found/) });
+      }
+    });
 
   test('that asks for pongs without reading them is cut off', async () => {
     const { socket, closed } = await connect(path);
