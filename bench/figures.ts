@@ -32,6 +32,13 @@ export function logProgress(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
+/** A figure above its limit: the other benchmarks go on, and the status at the end is not 0. */
+export function requireAtMost(name: string, value: number, limit: number, unit: string): void {
+  if (value <= limit) return;
+  logProgress(`${name} is ${round(value)} ${unit}: above its limit of ${limit} ${unit}`);
+  process.exitCode = 1;
+}
+
 export function median(values: readonly number[]): number {
   if (values.length === 0) throw new Error('BUG: the median of nothing was asked for');
   const sorted = values.toSorted((a, b) => a - b);

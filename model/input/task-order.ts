@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { LeaseSpec, leaseFields, TaskSpec, taskLimits, wrongTimes } from '../task.ts';
-import { maxOrderBytes, orderBytes } from './order-size.ts';
+import { maxOrderBytes, maxPatternsJsonBytes, orderBytes } from './order-size.ts';
 
 /** How long a command may run that says neither timeoutS nor a lease's duration, in seconds. */
 const defaultTimeoutS = 600;
@@ -45,6 +45,13 @@ export const TaskOrder = TaskSpec.extend({
         code: 'custom',
         path: ['nodes'],
         message: `expected at most ${maxOrderBytes} bytes of command, variables, inputs and patterns in all nodes, and found about ${bytes}: put inputs into an archive, or a long command into an input`,
+      });
+    const patternsBytes = Buffer.byteLength(JSON.stringify(order.outputs));
+    if (patternsBytes > maxPatternsJsonBytes)
+      context.addIssue({
+        code: 'custom',
+        path: ['outputs'],
+        message: `expected at most ${maxPatternsJsonBytes} bytes of patterns as JSON, and found ${patternsBytes}: a control character takes six`,
       });
     return { ...order, timeoutS, lease: LeaseSpec.parse({ ...order.lease, durationS: durationS ?? timeoutS }) };
   })

@@ -65,9 +65,12 @@ describe('a lease and the time of its command', () => {
 describe('an uploaded file that is no disk', () => {
   const tar = Buffer.alloc(10_240);
   tar.write('ustar', 257);
+  const iso = Buffer.alloc(65_536);
+  iso.write('\x01CD001\x01', 32_768);
   test.each([
     ['gzip', gzipSync(Buffer.alloc(100_000, 7)), /gzip/],
     ['tar', tar, /tar archive/],
+    ['ISO', iso, /ISO image/],
     ['HTML', Buffer.from('<!DOCTYPE html>'.padEnd(512)), /web page/],
     ['zeroes', Buffer.alloc(2 ** 20), /empty/],
   ])('is refused before anything is built: %s', async (name, bytes, why) => {

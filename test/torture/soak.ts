@@ -12,31 +12,21 @@ import { type Call, type Fault, faults } from '../sagas/faults.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
 import { startTemporalServer } from '../services/temporal-server.ts';
 import { type Choices, choicesOf } from './choices.ts';
+import { grown, type Sample } from './flat.ts';
 import type { TortureOptions } from './options.ts';
 
 /** Lives side by side; two processors are busy with them. */
 const lanes = 12;
 const samples = 20;
-/** What the heap may grow by from the second quarter of a soak to its last: garbage that is due, not a leak per life. */
-const heapGrowth = 1.1;
-const descriptorGrowth = 5;
-
 const vmCalls: Call[] = [
   ...['reserveVm', 'issueVmSetup', 'stageIn', 'recordImageCached', 'ensureRunning', 'recordVmStarted', 'customizeVm'],
   ...['recordVmCustomized', 'removeVm', 'finishVm'],
 ].map((name) => ({ name, nth: 1 }));
 
-interface Sample {
-  run: number;
-  heapMiB: number;
-  rssMiB: number;
-  descriptors: number;
-}
-
 /**
  * Creations and deletions of tasks and VMs on strict fakes, with PostgreSQL and Temporal as they are, each life with a
  * random fault at a random call. After each life nothing of it is left; at the end the ledger and the hosts agree that the
- * site is empty, and neither the heap nor the number of open descriptors has grown.
+ * site is empty, and neither the heap, nor all memory of the process, nor the number of open descriptors has grown.
  */
 export async function soakFakes({ runs, seed }: TortureOptions): Promise<boolean> {
   const postgres = await startPostgresServer();
@@ -66,7 +56,9 @@ export async function soakFakes({ runs, seed }: TortureOptions): Promise<boolean
     await expectEmptySite(site);
     measured.push(await sample(runs));
     for (const one of measured) console.log(JSON.stringify(one));
-    const flat = isFlat(measured);
+    const growing = grown(measured);
+    const flat = growing.length === 0;
+    if (!flat) console.log(`from the second quarter to the last there was more than may be of ${growing.join(', ')}`);
     const seconds = Math.round((Date.now() - startedMs) / 1000);
     console.log(JSON.stringify({ name: 'torture.soak', seed, runs, wrong: wrong.length, ...tally, flat, seconds }));
     return wrong.length === 0 && flat;
@@ -137,19 +129,4 @@ async function sample(run: number): Promise<Sample> {
   const mib = (bytes: number): number => Math.round(bytes / 2 ** 20);
   // The listing's own descriptor is one of them, each time.
   return { run, heapMiB: mib(heapUsed), rssMiB: mib(rss), descriptors: (await readdir('/proc/self/fd')).length };
-}
-
-const median = (values: number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
-
-/** The last quarter against the second: in the first, caches fill. */
-function isFlat(measured: Sample[]): boolean {
-  const quarter = Math.floor(measured.length / 4);
-  if (quarter === 0) return true;
-  const of = (from: number, what: 'heapMiB' | 'descriptors'): number =>
-    median(measured.slice(from, from + quarter).map((one) => one[what]));
-  const last = measured.length - quarter;
-  return (
-    of(last, 'heapMiB') <= of(quarter, 'heapMiB') * heapGrowth &&
-    of(last, 'descriptors') <= of(quarter, 'descriptors') + descriptorGrowth
-  );
 }

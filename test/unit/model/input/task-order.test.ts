@@ -33,6 +33,15 @@ describe("the size of a task's orders", () => {
   });
 });
 
+it.each([
+  ['\u0001', ['outputs']],
+  ['"', undefined],
+])('patterns of %j have their budget in its history', (unit, expected) => {
+  const outputs = Array.from({ length: 100 }, (_, n) => `${n}/${unit.repeat(240)}/${unit.repeat(240)}`);
+  const parsed = TaskOrder.safeParse({ ...least, outputs });
+  expect(parsed.error?.issues.map(({ path }) => path.join('/'))).toEqual(expected);
+});
+
 describe("the time of a task's lease", () => {
   it.each([
     [{}, [600, 600]],

@@ -54,6 +54,26 @@ describe('the reader of data disks', () => {
     expect(file!.dataBytes).toBeLessThanOrEqual(16 * 1024);
   });
 
+  it('takes what is beside a file of 1 GiB that is all hole, which costs a block of none', async () => {
+    const other = newDataDisk();
+    try {
+      other.put('out/a', 'wanted');
+      await run(['truncate', '-s', '1G', join(other.tree, 'out/hole')], { deadlineMs: 5000 });
+      await other.make();
+      const listing = listOf(other, ['out']);
+      expect(listing.files).toMatchObject([
+        { path: 'out/a', sizeBytes: 6 },
+        { path: 'out/hole', sizeBytes: 2 ** 30, dataBytes: 0 },
+      ]);
+      expect(listing.skipped).toEqual({ listed: [], count: 0, lost: 0 });
+      expect((await contentOf(other, listing, 'out/a')).toString()).toBe('wanted');
+      // Beside it, no pattern wants it: it is not told of.
+      expect(pathsOf(listOf(other, ['out/a']))).toEqual(['out/a']);
+    } finally {
+      other.remove();
+    }
+  });
+
   it('returns as many files as it may, and the number of the others', () => {
     const { files, skipped, matched } = listOf(disk, ['many/*'], { files: 100 });
     expect(files).toHaveLength(100);
