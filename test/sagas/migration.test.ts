@@ -682,13 +682,16 @@ test('a VM that has lost both copies is reported, and its task fails', async () 
   await expectEverythingOrNothing(site, move.task);
 });
 
-test('a guest that powers off while its memory is copied is reported as that', async () => {
+test.each([
+  ['powers off', (host: FakeHost, vm: VmId) => host.powerOff(vm)],
+  ['crashes', (host: FakeHost, vm: VmId) => host.crashDomain(vm)],
+])('a guest that %s while its memory is copied is reported as that', async (_, end) => {
   const move = await moving();
   move.from.nonConverging.add(move.vm);
   await begin(move);
   const { toId } = await whenAdmitted(move.id);
   await site.until('its memory is copied', async () => hostOf(toId).domains.get(move.vm)?.status.reason === 'migrating');
-  move.from.crashDomain(move.vm);
+  end(move.from, move.vm);
   expect(await ended(move.workflow)).toBe('rolledBack');
   const { error } = await site.ledger.migration.findUniqueOrThrow({ where: { id: move.id } });
   expect(error).toMatchObject({ code: 'vm-lost', message: expect.stringContaining(`The guest of ${move.vm} ended`) });

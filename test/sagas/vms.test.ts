@@ -249,20 +249,22 @@ describe('a VM without a task', () => {
       await endsWell(id);
     });
 
-    test.each(['suspend', 'pause', 'reboot'] as const)(
-      'is stopped, not stuck, where it powered off before its %s',
-      async (operation) => {
-        const { id, host } = await running();
-        // Nobody has noticed yet.
-        await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
-        host.powerOff(id);
-        await notifyVm(id);
-        await site.until('it is over', async () => (await rowOf(id)).operation === null);
-        expect(await rowOf(id)).toMatchObject({ state: 'stopped', problem: { code: 'powered-off' } });
-        await operate(id, 'reboot');
-        await endsWell(id);
-      },
-    );
+    test.each(
+      (['suspend', 'pause', 'reboot'] as const).flatMap((operation) => [
+        { state: 'stopped', code: 'powered-off', operation, end: (host: FakeHost, id: VmId) => host.powerOff(id) },
+        { state: 'crashed', code: 'guest-crashed', operation, end: (host: FakeHost, id: VmId) => host.crashDomain(id) },
+      ]),
+    )('is $state, not stuck, where it ended so before its $operation', async ({ state, code, operation, end }) => {
+      const { id, host } = await running();
+      // Nobody has noticed yet.
+      await site.ledger.$transaction((tx) => acceptOperation(tx, id, operation, Date.now()));
+      end(host, id);
+      await notifyVm(id);
+      await site.until('it is over', async () => (await rowOf(id)).operation === null);
+      expect(await rowOf(id)).toMatchObject({ state, problem: { code } });
+      await operate(id, 'reboot');
+      await endsWell(id);
+    });
 
     test.each([
       ['operator', { state: 'paused', reason: 'user' }],

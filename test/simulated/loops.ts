@@ -116,11 +116,29 @@ export const housekeeping = {
   }),
 };
 
+/** The longest that a recipe may ask for. */
+const build = {
+  id: 'image_1',
+  name: 'image',
+  owner: 'owner_1',
+  state: 'pending',
+  base: 'image',
+  timeoutS: 6 * 3600,
+  vmId: 'vm_1',
+};
+const buildAnswers = {
+  loadBuild: { ...build, begun: false, cancelRequested: false },
+  setVmState: undefined,
+  recordBuildProgress: undefined,
+  finishBuild: undefined,
+  releaseVms: [],
+};
+
 /**
  * Every loop in which a workflow can wait for as long as somebody else takes. `hours`: what npm test simulates, where a month
- * takes minutes; each loop would exceed the bound within them.
+ * takes minutes; each loop would exceed the bound within them. `endsAfter`: the hours after which its own deadline ends it.
  */
-export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number }> = {
+export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number; endsAfter?: number }> = {
   'a task that waits for a host': {
     hours: 24,
     type: 'runTask',
@@ -236,6 +254,26 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number }
     id: 'migrate-vm_1-2',
     args: ['migration_1'],
     answer: answering({ ...prepared, packColdCopy: refused('the disk is full'), restoreVm: refused('libvirtd does not answer') }),
+  },
+  'a build that waits for a host': {
+    endsAfter: 6,
+    type: 'buildImage',
+    id: 'build-image_1',
+    args: ['image_1'],
+    answer: answering({ ...buildAnswers, reserveBuild: waiting }),
+  },
+  'a build on a host that takes no steps': {
+    endsAfter: 6,
+    type: 'buildImage',
+    id: 'build-image_1',
+    args: ['image_1'],
+    answer: answering({
+      ...buildAnswers,
+      reserveBuild: { placed: true, vm: { ...vm, host: 'host-1', generation: 1 } },
+      issueBuildStepArgs: { stageIn: { vm }, run: { vm }, store: { vm } },
+      stageIn: untaken,
+      removeDisks: undefined,
+    }),
   },
   'templates that wait for free capacity': {
     hours: 16,
