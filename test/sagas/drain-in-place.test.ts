@@ -149,4 +149,33 @@ test.concurrent.each(cases)('$workflow $name $nth, held: $held: $what', ({ held,
   }),
 );
 
+test.concurrent.each([
+  ['powered itself off', 'stopped', 'powered-off', (host: FakeHost, vm: VmId) => host.powerOff(vm)],
+  ['crashed', 'crashed', 'guest-crashed', (host: FakeHost, vm: VmId) => host.crashDomain(vm)],
+] as const)('a VM that has %s, unnoticed, is %s and not stuck, and the drain goes on', (_, state, code, end) =>
+  onHostOfItsOwn(async (one) => {
+    const { host, vm, drain, workflows } = one;
+    // Nobody tells the ledger: the suspension that the drain asks for is the first to find out.
+    const watchers = [...host.watchers];
+    host.watchers.clear();
+    end(host, vm);
+    for (const watcher of watchers) host.watchers.add(watcher);
+    expect((await rowOf(vm)).state).toBe('running');
+    const options = { taskQueue: controlQueue, workflowId: workflows.drain, args: [drain, 0.2] };
+    const handle = await site.client.workflow.start(workflowType.drain, options);
+    const change = async (data: { deadline: Date } | { returnAfter: Date }) => {
+      await site.ledger.drain.update({ where: { id: drain }, data });
+      await handle.signal(signalName.orderChanged);
+    };
+    await change({ deadline: new Date(Date.now() + 200) });
+    await site.until('it is held', async () => (await drainOf(drain)).state === 'held');
+    expect(await rowOf(vm)).toMatchObject({ state, operation: null, problem: { code } });
+    await change({ returnAfter: new Date(Date.now() + 200) });
+    expect(await handle.result()).toBe('returned');
+    expect(await rowOf(vm)).toMatchObject({ state, operation: null });
+    expect(site.faults.callsOf(workflows.vm).map(({ name }) => name)).toContain('suspendVm');
+    expect(host.violations).toEqual([]);
+  }),
+);
+
 test('afterwards the site is empty', () => expectEmptySite(site));
