@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
 import { BillData, billEventTypes } from './books/bill-events.ts';
+import { UsageRecordedData, usageRecordedType } from './books/usage-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
@@ -43,6 +44,9 @@ export const UsageData = z
   })
   .meta({ id: 'Usage' });
 
+/** Of all disks from the start to the end, also of a VM that was suspended or stopped; events of earlier versions have it not. */
+const diskMiBSeconds = z.number().min(0).optional();
+
 const taskFields = { task: z.string(), name: z.string(), owner: z.string() };
 
 export const TaskAcceptedData = z
@@ -70,6 +74,7 @@ export const TaskEndedData = z
     usage: z.array(UsageData),
     vcpuSeconds: z.number().min(0),
     memoryMiBSeconds: z.number().min(0),
+    diskMiBSeconds,
     bytesIn: z.int().min(0),
     bytesOut: z.int().min(0),
     outputs: z.int().min(0),
@@ -322,6 +327,7 @@ export const VmRemovedData = z
     usage: z.array(UsageData),
     vcpuSeconds: z.number().min(0),
     memoryMiBSeconds: z.number().min(0),
+    diskMiBSeconds,
   })
   .meta({
     id: 'VmRemoved',
@@ -384,6 +390,7 @@ export const eventData = {
   [accountAdjustedType]: AccountAdjustedData,
   ...everyOf(portEventTypes, PortData),
   ...everyOf(billEventTypes, BillData),
+  [usageRecordedType]: UsageRecordedData,
 };
 
 export type EventType = keyof typeof eventData;

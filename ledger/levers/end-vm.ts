@@ -1,6 +1,7 @@
 import type { VmRemovedData } from '../../model/events.ts';
 import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
+import { diskMiBSeconds } from '../../model/money/metered.ts';
 import type { TaskError } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { writeEvent } from '../events/write-event.ts';
@@ -61,7 +62,15 @@ async function writeStandaloneEnd(tx: Transaction, row: VmRow, { error, now }: R
   const resumedAt = row.resumedAt?.toISOString() ?? null;
   const suspended = row.asleep || row.endedAt !== null;
   const usage = usageByHost({ ...row, startedAt, endedAt: now, resumedAt, suspended }, await readResidencies(tx, row.id), now);
-  const data: VmRemovedData = { ...vmEventFields(row), error, startedAt, removedAt: now, usage, ...usageTotals(usage) };
+  const data: VmRemovedData = {
+    ...vmEventFields(row),
+    error,
+    startedAt,
+    removedAt: now,
+    usage,
+    ...usageTotals(usage),
+    diskMiBSeconds: diskMiBSeconds(usage, [row], Date.parse(now)),
+  };
   await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
   await writeEvent(tx, { type: vmEventTypes.removed, subject: row.id, owner: row.ownerId, time: now, data }, 'reject');
   await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.ended, now);

@@ -1,6 +1,6 @@
 import { billEventTypes } from '../../model/books/bill-events.ts';
 import { type ErrorCode, errorTable } from '../../model/errors.ts';
-import { meteredIntervals } from '../../model/money/metered.ts';
+import { intervalsOf } from '../../model/money/metered.ts';
 import type { Usage } from '../../model/task.ts';
 import type { Transaction } from '../transaction.ts';
 import { writeBillEvent } from './bill-event.ts';
@@ -27,13 +27,7 @@ export async function settleLease(tx: Transaction, lease: string | null, { usage
   const bill = lease === null ? null : await lockBill(tx, lease);
   if (bill === null) return;
   const nowMs = Date.parse(now);
-  const intervals = disks.flatMap(({ id, keptMiB }) =>
-    meteredIntervals(
-      usage.filter(({ vm }) => vm === id),
-      keptMiB,
-      nowMs,
-    ),
-  );
+  const intervals = intervalsOf(usage, disks, nowMs);
   const broken = bill.promised && error !== null && errorTable[error.code].fault === 'site';
   const charged = await chargeBill(tx, bill, { intervals, end: { broken }, nowMs });
   await writeBillEvent(tx, billEventTypes.settled, bill, { charged, now });

@@ -3,6 +3,7 @@ import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskEndedData, taskEventTypes } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
+import { diskMiBSeconds } from '../../model/money/metered.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
 import type { TaskOutput } from '../../model/task.ts';
 import { eventInsert } from '../events/write-event.ts';
@@ -104,6 +105,7 @@ function endedData(id: TaskId, row: TaskRow, outcome: TaskOutcome, now: string):
     finishedAt: now,
     usage,
     ...usageTotals(usage),
+    diskMiBSeconds: diskMiBSeconds(usage, row.vms, Date.parse(now)),
     bytesIn: outcome.bytesIn,
     bytesOut: outcome.bytesOut,
     outputs: outcome.outputs.length,

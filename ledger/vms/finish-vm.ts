@@ -2,6 +2,7 @@ import type { Notification } from '../../contracts/ledger.ts';
 import type { VmRemoval } from '../../contracts/ledger-vm.ts';
 import { leaseEventTypes, type VmRemovedData, vmEventTypes } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
+import { diskMiBSeconds } from '../../model/money/metered.ts';
 import type { Usage } from '../../model/task.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
@@ -40,7 +41,15 @@ async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedA
   // A VM that is suspended or stopped has no residency that is still open.
   const suspended = row.asleep || row.endedAt !== null;
   const usage = usageByHost({ ...row, startedAt, endedAt: end, resumedAt, suspended }, await readResidencies(tx, id), now);
-  const data: VmRemovedData = { ...vmEventFields(row), error, startedAt, removedAt: now, usage, ...usageTotals(usage) };
+  const data: VmRemovedData = {
+    ...vmEventFields(row),
+    error,
+    startedAt,
+    removedAt: now,
+    usage,
+    ...usageTotals(usage),
+    diskMiBSeconds: diskMiBSeconds(usage, [row], Date.parse(now)),
+  };
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removing' WHERE id = ${id} AND state NOT IN ('pending', 'reserved', 'removing')`;
   await tx.$executeRaw`

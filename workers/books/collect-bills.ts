@@ -1,5 +1,6 @@
 import type { Ledger } from '../../ledger/client.ts';
 import { collectDueBills } from '../../ledger/market/collect-bills.ts';
+import { recordDueUsage } from '../../ledger/market/record-usage.ts';
 import type { Logger } from '../../model/log.ts';
 import { type Repeating, startRepeating } from '../repeat.ts';
 
@@ -13,18 +14,22 @@ interface Deps {
 
 const intervalMs = 30_000;
 
-/** Charges due leases every half minute until it is stopped; several control workers may do so at once. */
+/**
+ * Charges due leases, and tells the usage of VMs that go on, every half minute until it is stopped; several control workers may do so
+ * at once.
+ */
 export function startCollectingBills({ ledger, log, clock, config }: Deps): Repeating {
   const end = { graceS: config.BERTH_MONEY_GRACE_S, keepS: config.BERTH_MONEY_KEEP_S };
   return startRepeating({
     step: async () => {
       const due = await collectDueBills(ledger, end, clock);
       if (due > 0) log.info({ due }, 'leases were charged');
-      return 'done';
+      const recorded = await recordDueUsage(ledger, clock);
+      return due + recorded > 0 ? 'more' : 'done';
     },
     intervalMs,
     log,
     level: 'error',
-    failure: 'leases could not be charged; the next round does it',
+    failure: 'leases could not be charged, or usage not told; the next round does it',
   });
 }
