@@ -235,6 +235,8 @@ export const vmEventTypes = {
   suspended: 'berth.vm.suspended',
   restored: 'berth.vm.restored',
   silent: 'berth.vm.silent',
+  unresponsive: 'berth.vm.unresponsive',
+  responsive: 'berth.vm.responsive',
   rehomed: 'berth.vm.rehomed',
   sessionOpened: 'berth.vm.sessionOpened',
 } as const;
@@ -291,6 +293,11 @@ export const VmSessionOpenedData = z
 export const VmSilentData = z
   .strictObject({ ...vmFields, migration: z.string(), movedAt: time, silentAt: time })
   .meta({ id: 'VmSilent', description: 'It moved, and its guest, which answered before, does not since: it may have died' });
+
+export const VmResponsivenessData = z.strictObject({ ...vmFields, since: time }).meta({
+  id: 'VmResponsiveness',
+  description: 'Since when its guest does not answer, or does again. Usage counts on',
+});
 
 export const VmCreatedData = z
   .strictObject({ vm: z.string(), name: z.string(), owner: z.string(), image: z.string(), resources, createdAt: time })
@@ -369,6 +376,8 @@ export const vmEventData = {
   'berth.vm.suspended': VmSuspendedData,
   'berth.vm.restored': VmRestoredData,
   'berth.vm.silent': VmSilentData,
+  'berth.vm.unresponsive': VmResponsivenessData,
+  'berth.vm.responsive': VmResponsivenessData,
   'berth.vm.rehomed': VmRehomedData,
   'berth.vm.sessionOpened': VmSessionOpenedData,
 } as const satisfies Record<VmEventType, z.ZodType>;

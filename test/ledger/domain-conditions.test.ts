@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
-import { VmPausedData, VmRemovedData, VmStoppedData } from '../../model/events.ts';
+import { VmPausedData, VmRemovedData, VmResponsivenessData, VmStoppedData } from '../../model/events.ts';
 import type { HostId, ImageId, VmId } from '../../model/ids.ts';
 import { currentMachine, type DomainCondition, type EndCause, endings } from '../../model/vm.ts';
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
@@ -110,6 +110,10 @@ describe('a domain that somebody pauses', () => {
     await observe(id, { kind: 'running', answers: false });
     await observe(id, paused('operator'));
     expect(await silentSince()).toBeNull();
+    expect(await typesOf(id)).toEqual(['unresponsive', 'responsive', 'unresponsive', 'paused']);
+    const [hangs, answers] = (await eventsOf(id)).filter(({ type }) => type.endsWith('esponsive'));
+    expect(VmResponsivenessData.parse(hangs!.data).since).toBe(since.toISOString());
+    expect(VmResponsivenessData.parse(answers!.data).since).toBe(new Date(since.getTime() + 60_000).toISOString());
   });
 
   it('is not its host, where it was before', async () => {

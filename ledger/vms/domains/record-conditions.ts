@@ -6,7 +6,7 @@ import { inTransaction, isoNow, isoOf, type LedgerDeps, type Transaction } from 
 import { lockVm, type VmRow } from '../vm-row.ts';
 import { endError, writeDomainEnd } from './end-domain.ts';
 import { requestRestart } from './host-restarted.ts';
-import { writePaused, writeResumed } from './pauses.ts';
+import { writeAnswers, writePaused, writeResumed } from './pauses.ts';
 
 /** States in which a domain may change without Berth. In `changing` ones a saga is at work, and writes what it finds. */
 const settledStates: readonly VmState[] = ['running', 'paused'];
@@ -63,22 +63,14 @@ async function lockObserved(tx: Transaction, id: VmId): Promise<ObservedVm> {
   return { ...row, standalone: order !== null, operation, pausedBy };
 }
 
-/** Since when a guest does not answer. @returns whether that has changed */
-async function writeSilence(tx: Transaction, { id }: ObservedVm, answers: boolean | undefined, now: string): Promise<boolean> {
-  if (answers === undefined) return false;
-  const changed = await tx.$executeRaw`
-    UPDATE "Vm" SET "silentSince" = CASE WHEN ${answers} THEN NULL ELSE ${now}::timestamptz END
-    WHERE id = ${id} AND ("silentSince" IS NULL) <> ${answers}`;
-  return changed > 0;
-}
-
 /** @returns whether the VM has changed */
 async function writeCondition(deps: LedgerDeps, tx: Transaction, row: ObservedVm, condition: DomainCondition): Promise<boolean> {
   const now = isoNow(deps);
   switch (condition.kind) {
     case 'running':
       if (row.state === 'paused') await writeResumed(tx, row, now);
-      return (await writeSilence(tx, row, condition.answers, now)) || row.state === 'paused';
+      if (condition.answers === undefined) return row.state === 'paused';
+      return (await writeAnswers(tx, row, condition.answers, now)) || row.state === 'paused';
     case 'paused':
       // One that an I/O error has paused is told as paused by a user once it has moved; only one that runs can be paused anew.
       if (row.pausedBy === condition.by || (row.pausedBy === 'ioError' && condition.by === 'operator')) return false;
