@@ -129,6 +129,21 @@ describe('the console of a guest', () => {
     await expect.poll(() => all.map(({ seen }) => seen.text)).toEqual(['login: ', 'login: ', 'login: ']);
   });
 
+  test('is cut off from a client that takes the keyboard again and again and reads nothing', async () => {
+    const { socket } = await connect(true);
+    const raw = Reflect.get(socket, '_socket') as Socket;
+    raw.pause();
+    raw.on('error', () => undefined);
+    const closed = new Promise((resolve) => raw.once('close', resolve));
+    const order = JSON.stringify({ place: null, tailBytes: 0, write: true });
+    // It can be sent as long as the other end takes it; without a bound that is for ever.
+    while (raw.writable) {
+      for (let n = 0; n < 500; n += 1) socket.send(order);
+      await Promise.race([new Promise((resolve) => socket.send(order, resolve)), closed]);
+    }
+    await closed;
+  });
+
   test('is sent to its end when the domain ends, and then the connection is closed', async () => {
     const { seen } = await connect(true);
     await expect.poll(() => seen.writing).toBe(true);

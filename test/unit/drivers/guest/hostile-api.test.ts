@@ -172,21 +172,6 @@ describe('a host worker ends the connection of an API that sends', () => {
   });
 });
 
-test('an API that takes the keyboard again and again, and reads nothing, loses its connection', async () => {
-  const tty = createServer((socket) => socket.on('error', () => undefined)).listen(paths().consoleSocket);
-  const { socket, closed } = await order('vm', { console: true });
-  rawOf(socket).pause();
-  const text = JSON.stringify({ place: null, tailBytes: 0, write: true });
-  while (socket.readyState === socket.OPEN && rawOf(socket).writable) {
-    for (let n = 0; n < 500; n += 1) socket.send(text);
-    await Promise.race([new Promise((resolve) => socket.send(text, resolve)), closed]);
-    rawOf(socket).pause();
-  }
-  rawOf(socket).resume();
-  expect((await closed).code).toBe(1006);
-  tty.close();
-});
-
 test('a guest whose answers fail with a long reason in another script ends its connection alone', async () => {
   const why = '失'.repeat(100);
   streams.close();
