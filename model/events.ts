@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
 import { BillData, billEventTypes } from './books/bill-events.ts';
 import { UsageRecordedData, usageRecordedType } from './books/usage-event.ts';
+import { HostRemovedData, hostRemovedType } from './hosts/removed-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
@@ -152,21 +153,6 @@ export const MigrationForceEndedData = z
 export const ImageForceEndedData = z
   .strictObject({ image: z.string(), name: z.string(), digest: z.string(), error: errorShape, ...forceEnded })
   .meta({ id: 'ImageForceEnded', description: 'An operator has ended a build' });
-
-/** What is heard of a host that leaves the site. */
-export const hostRemovedType = 'berth.host.removed';
-
-export const HostRemovedData = z
-  .strictObject({
-    host: z.string(),
-    provider: z.string(),
-    declaredLost: z.boolean(),
-    /** What was there, and has ended with it. */
-    lost: z.strictObject({ tasks: z.array(z.string()), vms: z.array(z.string()), images: z.array(z.string()) }),
-    by: z.string(),
-    at: time,
-  })
-  .meta({ id: 'HostRemoved', description: 'The host is no part of the site any more' });
 
 /** What is heard of reservations of whole hosts; `started` hands them over. */
 export const reservationEventTypes = {

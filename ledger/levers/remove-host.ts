@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { DrainId } from '../../model/drain.ts';
 import { BerthError } from '../../model/errors.ts';
-import { hostRemovedType } from '../../model/events.ts';
+import { hostRemovedType } from '../../model/hosts/removed-event.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import type { HostState } from '../../model/states.ts';
