@@ -88,16 +88,6 @@ async function withSecondTry(name: string, first: ProjectResult): Promise<Projec
   return { ...first, passed: first.passed + mended.length, failures: left, problems };
 }
 
-async function runInTurn(names: readonly string[], background = false): Promise<void> {
-  for (const name of names) {
-    if (stop.aborted) return;
-    const result = await runProjects([name], { deadlineMs: projectDeadlineMs, live: !background, background }, stop);
-    count(result);
-    if (background && result.exitCode !== 0) console.log(result.output.trimEnd());
-    countTests(await withSecondTry(name, result));
-  }
-}
-
 async function checkLeaks(): Promise<void> {
   let leaks: string[] = [];
   const clean = async (): Promise<boolean> => {
@@ -141,12 +131,11 @@ if (unknown.length > 0)
 try {
   if (requested.length === 0) await quickChecks();
   const whole = Object.entries(projects).flatMap(([name, { quick, fullOnly }]) => (quick || (fullOnly && !full) ? [] : [name]));
-  if (requested.length > 0) await runInTurn(requested);
-  else {
-    const inBackground = whole.filter((name) => projects[name]?.background);
-    const onGuests = whole.filter((name) => projects[name]?.emulated);
-    await runInTurn(whole.filter((name) => !inBackground.includes(name) && !onGuests.includes(name)));
-    await Promise.all([runInTurn(onGuests), runInTurn(inBackground, true)]);
+  for (const name of requested.length > 0 ? requested : whole) {
+    if (stop.aborted) break;
+    const result = await runProjects([name], { deadlineMs: projectDeadlineMs, live: true }, stop);
+    count(result);
+    countTests(await withSecondTry(name, result));
   }
   if (full && requested.length === 0 && !stop.aborted) await tortureMigrations();
   if (!stop.aborted) await checkLeaks();

@@ -18,13 +18,8 @@ interface Project {
   oneByOne?: boolean;
   /** The files of a worker process share its modules, and what a fixture of the process keeps: the site of test/site. */
   shared?: boolean;
-  /** On guests of an emulated processor, after all others: a file in which a test failed has a second try (docs/decisions/0087). */
+  /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
   emulated?: boolean;
-  /**
-   * In simulated time, or without any: in a run of all projects these come beside those with guests, in the
-   * processors' time that guests leave.
-   */
-  background?: boolean;
   /** Files side by side, where they wait more than they work; else as many as there are processors. */
   workers?: number;
 }
@@ -75,15 +70,10 @@ export const projects: Record<string, Project> = {
     shared: true,
     workers: 4,
   },
-  replay: {
-    include: ['replay/**/*.test.ts'],
-    testTimeoutMs: 240_000,
-    services: [postgres, temporal, bundles],
-    background: true,
-  },
+  replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   // In simulated time, without a server.
-  simulated: { include: ['simulated/**/*.test.ts'], testTimeoutMs: 240_000, services: [bundles], workers: 2, background: true },
-  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 240_000, services: [postgres], background: true },
+  simulated: { include: ['simulated/**/*.test.ts'], testTimeoutMs: 240_000, services: [bundles], workers: 2 },
+  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {
     include: ['sagas/**/*.test.ts'],

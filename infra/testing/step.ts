@@ -11,8 +11,6 @@ export interface Step {
   env?: Record<string, string>;
   /** Prints its output as it arrives; otherwise the output is kept for the caller. */
   live?: boolean;
-  /** Gets the processors' time that nothing else wants (SCHED_IDLE), with all that it starts. */
-  background?: boolean;
 }
 
 export interface StepResult {
@@ -34,9 +32,7 @@ const outputMs = 5000;
  */
 export async function runStep(step: Step, stop: AbortSignal): Promise<StepResult> {
   const began = performance.now();
-  const command = [step.program ?? process.execPath, ...step.argv];
-  const [program, ...argv] = step.background ? ['chrt', '--idle', '0', ...command] : command;
-  const child = spawn(program!, argv, {
+  const child = spawn(step.program ?? process.execPath, step.argv, {
     detached: true,
     stdio: ['ignore', step.live ? 'inherit' : 'pipe', step.live ? 'inherit' : 'pipe'],
     env: { ...process.env, ...step.env },

@@ -44,7 +44,6 @@ const maxWhyChars = 400;
 export interface ProjectOptions {
   deadlineMs: number;
   live: boolean;
-  background?: boolean;
   /** Runs only these of their files; default: all. */
   files?: readonly string[];
 }

@@ -24,7 +24,7 @@ export const installed: Record<string, readonly string[]> = {
   tini: ['tini'],
   e2fsprogs: ['mkfs.ext4', 'e2fsck', 'debugfs'],
   xorriso: ['xorrisofs', 'xorriso'],
-  'util-linux': ['nsenter', 'setpriv', 'unshare', 'prlimit', 'chrt', 'blkid', 'flock', 'setsid', 'pivot_root'],
+  'util-linux': ['nsenter', 'setpriv', 'unshare', 'prlimit', 'blkid', 'flock', 'setsid', 'pivot_root'],
   procps: ['sysctl', 'ps', 'kill'],
   curl: ['curl'],
   'openssh-client': ['ssh-keygen', 'ssh'],

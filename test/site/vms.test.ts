@@ -53,7 +53,7 @@ async function login({ hostKey }: VmAnswer, commands: string): Promise<string> {
     here.client.upload('key', Buffer.from(key.private)),
     here.client.upload('known', Buffer.from(`harbour ${hostKey}\n`)),
   ]);
-  const ssh = `ssh -i in/key -o BatchMode=yes -o ConnectTimeout=60 -o UserKnownHostsFile=in/known ann@harbour`;
+  const ssh = `ssh -i in/key -o BatchMode=yes -o ConnectTimeout=60 -o ConnectionAttempts=60 -o UserKnownHostsFile=in/known ann@harbour`;
   const { id } = await here.client.submit({
     image: 'debian-12',
     command: ['sh', '-c', `chmod 600 in/key; ${ssh} '${commands}' >said`],
@@ -126,7 +126,8 @@ test('a VM is created as requested, suspended and restored under a SIGKILL of it
   expect((await here.client.callWithRetry('DELETE', `/v1/vms/${id}`)).status).toBe(202);
   await until(id, 'removed', ({ state }) => state === 'removed');
   const types = (await here.client.eventsOf(id)).map(({ type }) => type.replace('berth.vm.', ''));
-  expect(types).toEqual(['created', 'started', 'suspended', 'restored', 'removed']);
+  // On a busy machine an emulated guest may not answer for a while.
+  expect(types.filter((type) => !type.endsWith('responsive'))).toEqual(['created', 'started', 'suspended', 'restored', 'removed']);
   await expectNothingLeft(here);
 });
 
