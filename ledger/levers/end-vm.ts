@@ -1,16 +1,11 @@
-import type { VmRemovedData } from '../../model/events.ts';
-import { leaseEventTypes, vmEventTypes } from '../../model/events.ts';
 import type { HostId, VmId } from '../../model/ids.ts';
-import { diskMiBSeconds } from '../../model/money/metered.ts';
 import type { TaskError } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
-import { writeEvent } from '../events/write-event.ts';
-import { writePromisedLeaseEvent } from '../leases/lease-event.ts';
 import { settleLease } from '../market/settle-lease.ts';
 import type { Transaction } from '../transaction.ts';
-import { readResidencies } from '../vms/residencies.ts';
-import { usageByHost, usageTotals } from '../vms/usage.ts';
-import { lockVm, type VmRow, vmEventFields } from '../vms/vm-row.ts';
+import { writeVmRemoved } from '../vms/finish-vm.ts';
+import { usageUntil } from '../vms/residencies.ts';
+import { lockVm, type VmRow } from '../vms/vm-row.ts';
 import { readFencesOf, replaceFences } from './fences.ts';
 import { requestWorkflowEnd } from './workflow-ends.ts';
 
@@ -58,21 +53,7 @@ async function endMigrationOf(tx: Transaction, id: VmId, { error, now }: RecordE
 }
 
 async function writeStandaloneEnd(tx: Transaction, row: VmRow, { error, now }: RecordEnd): Promise<void> {
-  const startedAt = row.startedAt?.toISOString() ?? null;
-  const resumedAt = row.resumedAt?.toISOString() ?? null;
-  const suspended = row.asleep || row.endedAt !== null;
-  const usage = usageByHost({ ...row, startedAt, endedAt: now, resumedAt, suspended }, await readResidencies(tx, row.id), now);
-  const data: VmRemovedData = {
-    ...vmEventFields(row),
-    error,
-    startedAt,
-    removedAt: now,
-    usage,
-    ...usageTotals(usage),
-    diskMiBSeconds: diskMiBSeconds(usage, [row], Date.parse(now)),
-  };
-  await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
-  await writeEvent(tx, { type: vmEventTypes.removed, subject: row.id, owner: row.ownerId, time: now, data }, 'reject');
-  await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.ended, now);
+  const usage = await usageUntil(tx, row, now, now);
+  await writeVmRemoved(tx, row, { error, usage }, now);
   await settleLease(tx, row.leaseId, { usage, disks: [row], error, now });
 }

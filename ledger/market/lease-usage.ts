@@ -2,6 +2,7 @@ import { Prisma } from '../../generated/prisma/client.ts';
 import type { MeteredInterval } from '../../model/money/cost.ts';
 import { meteredIntervals } from '../../model/money/metered.ts';
 import type { Transaction } from '../transaction.ts';
+import { residenciesOfRow } from '../vms/residencies.ts';
 import { type Residency, usageByHost } from '../vms/usage.ts';
 
 interface LeasedVm {
@@ -31,8 +32,7 @@ async function readUsage(tx: Transaction, which: Prisma.Sql, now: string): Promi
     SELECT v.id, v."hostId", h.provider, v.vcpus, v."memoryMiB", v."diskMiB" + v."overlayMiB" AS "keptMiB",
       to_json(v."startedAt")#>>'{}' AS "startedAt", to_json(v."endedAt")#>>'{}' AS "endedAt",
       to_json(v."resumedAt")#>>'{}' AS "resumedAt", v.asleep,
-      (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
-        ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id) AS residencies
+      ${residenciesOfRow} AS residencies
     FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE ${which} AND v."startedAt" IS NOT NULL`;
   return rows.flatMap(({ keptMiB, residencies, ...vm }) => {
     const usage = usageByHost({ ...vm, suspended: vm.asleep || vm.endedAt !== null }, residencies, now);

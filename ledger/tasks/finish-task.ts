@@ -13,6 +13,7 @@ import { settleLease } from '../market/settle-lease.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { releaseVms } from '../vms/release-vms.ts';
+import { residenciesOfRow } from '../vms/residencies.ts';
 import { type Residency, usageByHost, usageTotals } from '../vms/usage.ts';
 
 export interface TaskRow {
@@ -50,8 +51,7 @@ export async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
       (SELECT b."leaseId" FROM "Bill" b WHERE b."leaseId" = t."leaseId") AS "billedLease",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
         'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'keptMiB', v."diskMiB" + v."overlayMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
-        (SELECT COALESCE(jsonb_agg(jsonb_build_object('hostId', s."hostId", 'provider', g.provider, 'since', s.since, 'until', s.until)
-          ORDER BY s.generation), '[]') FROM "VmStay" s JOIN "Host" g ON g.id = s."hostId" WHERE s."vmId" = v.id))
+        ${residenciesOfRow})
         ORDER BY v.node), '[]')
        FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
     FROM "Task" t WHERE t.id = ${id} FOR UPDATE`;

@@ -11,8 +11,8 @@ import { settleLease } from '../market/settle-lease.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
-import { readResidencies } from './residencies.ts';
-import { usageByHost, usageTotals } from './usage.ts';
+import { usageUntil } from './residencies.ts';
+import { usageTotals } from './usage.ts';
 import { lockVm, type VmRow, vmEventFields } from './vm-row.ts';
 
 /**
@@ -34,30 +34,36 @@ export async function finishVm(deps: LedgerDeps, id: VmId, removal: VmRemoval): 
 
 /** @returns all of its usage */
 async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedAt }: VmRemoval, now: string): Promise<Usage[]> {
-  const { id, leaseId } = row;
-  const startedAt = row.startedAt?.toISOString() ?? null;
-  const resumedAt = row.resumedAt?.toISOString() ?? null;
+  const { id } = row;
   const end = byLedgerClock(endedAt, reportedAt, now) ?? now;
-  // A VM that is suspended or stopped has no residency that is still open.
-  const suspended = row.asleep || row.endedAt !== null;
-  const usage = usageByHost({ ...row, startedAt, endedAt: end, resumedAt, suspended }, await readResidencies(tx, id), now);
-  const data: VmRemovedData = {
-    ...vmEventFields(row),
-    error,
-    startedAt,
-    removedAt: now,
-    usage,
-    ...usageTotals(usage),
-    diskMiBSeconds: diskMiBSeconds(usage, [row], Date.parse(now)),
-  };
+  const usage = await usageUntil(tx, row, end, now);
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removing' WHERE id = ${id} AND state NOT IN ('pending', 'reserved', 'removing')`;
   await tx.$executeRaw`
     UPDATE "Vm" SET state = 'removed', operation = NULL, "operationAt" = NULL, refusal = NULL,
       problem = ${error === null ? null : JSON.stringify(error)}::jsonb,
       "endedAt" = CASE WHEN "startedAt" IS NULL THEN NULL ELSE COALESCE("endedAt", ${end}::timestamptz) END WHERE id = ${id}`;
-  await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${leaseId}`;
-  await writeEvent(tx, { type: vmEventTypes.removed, subject: id, owner: row.ownerId, time: now, data }, 'reject');
-  await writePromisedLeaseEvent(tx, leaseId, leaseEventTypes.ended, now);
+  await writeVmRemoved(tx, row, { error, usage }, now);
   return usage;
+}
+
+/** Ends the lease of a standalone VM with it, and writes the events of both. */
+export async function writeVmRemoved(
+  tx: Transaction,
+  row: VmRow,
+  { error, usage }: Pick<VmRemovedData, 'error' | 'usage'>,
+  now: string,
+): Promise<void> {
+  const data: VmRemovedData = {
+    ...vmEventFields(row),
+    error,
+    startedAt: row.startedAt?.toISOString() ?? null,
+    removedAt: now,
+    usage,
+    ...usageTotals(usage),
+    diskMiBSeconds: diskMiBSeconds(usage, [row], Date.parse(now)),
+  };
+  await tx.$executeRaw`UPDATE "Lease" SET "endedAt" = ${now}::timestamptz WHERE id = ${row.leaseId}`;
+  await writeEvent(tx, { type: vmEventTypes.removed, subject: row.id, owner: row.ownerId, time: now, data }, 'reject');
+  await writePromisedLeaseEvent(tx, row.leaseId, leaseEventTypes.ended, now);
 }
