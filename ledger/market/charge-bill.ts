@@ -37,8 +37,10 @@ async function lockPayers(tx: Transaction, bill: BillRow, nowMs: number): Promis
   const { id: hold } = await openAccount(tx, ref, { lowerLimitMicros: 0n, nowMs });
   const rows = await tx.$queryRaw<{ id: string; balance: bigint; lowerLimit: bigint }[]>`
     SELECT id, balance, "lowerLimit" FROM "Account" WHERE id IN (${hold}, ${bill.accountId}) ORDER BY id FOR NO KEY UPDATE`;
-  const above = (id: string) =>
-    rows.filter((row) => row.id === id).reduce((_, { balance, lowerLimit }) => balance - lowerLimit, 0n);
+  const above = (id: string): bigint => {
+    const row = rows.find((one) => one.id === id);
+    return row === undefined ? 0n : row.balance - row.lowerLimit;
+  };
   const funds = {
     heldMicros: above(hold),
     availableMicros: above(bill.accountId),

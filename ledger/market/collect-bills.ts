@@ -9,6 +9,7 @@ import { type BillRow, lockBill } from './bill-row.ts';
 import { type ChargedBill, chargeBill } from './charge-bill.ts';
 import { billing } from './intervals.ts';
 import { readLeaseUsage } from './lease-usage.ts';
+import { findBill } from './read-bills.ts';
 
 /** What follows when money ends. */
 export interface MoneyEnd {
@@ -79,12 +80,7 @@ async function followUp(ledger: Ledger, lease: string, next: FollowUp, { keepS }
     else await requestSuspension(tx, lease, nowMs);
     const bill = await lockBill(tx, lease);
     if (bill === null) return;
-    const held = await tx.account.findFirst({
-      where: { kind: 'hold', holder: bill.ownerId, name: lease },
-      select: { balance: true },
-    });
-    const { uncollectedMicros, paid } = bill;
-    const charged = { chargedMicros: paid.buyerMicros, heldMicros: held?.balance ?? 0n, uncollectedMicros };
+    const charged = await findBill(tx, null, lease);
     const now = isoOf(nowMs);
     if (next === 'suspend') {
       await tx.bill.update({ where: { leaseId: lease }, data: { suspendedAt: now } });

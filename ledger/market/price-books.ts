@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId, type PriceBookId } from '../../model/ids.ts';
 import { PriceTerms } from '../../model/money/price-terms.ts';
@@ -76,6 +77,10 @@ export async function changePriceBookEnded(ledger: Ledger, id: string, nowMs: nu
   );
 }
 
+/** Whether the row `b` of "PriceBook" is valid at a time, RFC 3339. */
+export const isValidAt = (time: string): Prisma.Sql =>
+  Prisma.sql`b."validFrom" <= ${time}::timestamptz AND (b."validUntil" IS NULL OR b."validUntil" > ${time}::timestamptz)`;
+
 /** The prices that are valid for an owner now, and the account that pays them. */
 export interface ValidPrices {
   book: string;
@@ -87,11 +92,10 @@ export interface ValidPrices {
 
 /** Of several currencies the one of the owner's oldest account; null: nothing has a price. */
 export async function findValidPrices(tx: Transaction, owner: string, nowMs: number): Promise<ValidPrices | null> {
-  const now = isoOf(nowMs);
   const rows = await tx.$queryRaw<(Omit<ValidPrices, 'terms'> & { terms: unknown })[]>`
     SELECT b.id AS book, b.currency, b.terms, a.id AS account FROM "PriceBook" b
     LEFT JOIN "Account" a ON a.kind = 'owner' AND a.holder = ${owner} AND a.name = '' AND a.currency = b.currency
-    WHERE b."validFrom" <= ${now}::timestamptz AND (b."validUntil" IS NULL OR b."validUntil" > ${now}::timestamptz)
+    WHERE ${isValidAt(isoOf(nowMs))}
     ORDER BY a."createdAt" NULLS LAST, a.id, b."validFrom" DESC, b.id DESC LIMIT 1`;
   const [row] = rows;
   return row === undefined ? null : { ...row, terms: PriceTerms.parse(row.terms) };

@@ -26,11 +26,15 @@ export interface BillRecord {
   endedAt: Date | null;
 }
 
+/** Joins the row `b` of "Bill" with the account of its hold, as `h`. */
+export const joinHold = Prisma.sql`
+  LEFT JOIN "Account" h ON h.kind = 'hold' AND h.holder = b."ownerId" AND h.name = b."leaseId" AND h.currency = b.currency`;
+
 const selectBills = Prisma.sql`
   SELECT b."leaseId" AS id, b."subjectId", b."ownerId", b."accountId", b.currency,
     b."quoteId", b.terms, b."totalMicros", b."chargedMicros", b."uncollectedMicros", b."chargedAt", b."warnedAt", b."suspendedAt",
     b."createdAt", b."endedAt", COALESCE(h.balance, 0) AS "heldMicros"
-  FROM "Bill" b LEFT JOIN "Account" h ON h.kind = 'hold' AND h.holder = b."ownerId" AND h.name = b."leaseId" AND h.currency = b.currency`;
+  FROM "Bill" b ${joinHold}`;
 
 const recordOf = (row: BillRecord): BillRecord => ({ ...row, terms: PriceTerms.parse(row.terms) });
 const visibleTo = (owner: string | null) => (owner === null ? Prisma.sql`TRUE` : Prisma.sql`b."ownerId" = ${owner}`);

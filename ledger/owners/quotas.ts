@@ -1,5 +1,6 @@
 import { BerthError } from '../../model/errors.ts';
 import { type QuotaLimits, type QuotaName, quotaColumns, quotaNames } from '../../model/owners/quota.ts';
+import { isValidAt } from '../market/price-books.ts';
 import { oneOrNotFound } from '../rows.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import { lockOwner } from './lock-owner.ts';
@@ -26,8 +27,7 @@ async function readQuotasAndPrices(
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
       o."maxPorts", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, l.*,
-      EXISTS (SELECT FROM "PriceBook" b WHERE b."validFrom" <= ${now}::timestamptz
-        AND (b."validUntil" IS NULL OR b."validUntil" > ${now}::timestamptz)) AS "hasPrices"
+      EXISTS (SELECT FROM "PriceBook" b WHERE ${isValidAt(now)}) AS "hasPrices"
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued
         FROM "Task" WHERE "ownerId" = o.id AND state NOT IN ('succeeded', 'failed', 'cancelled')) t,

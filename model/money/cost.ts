@@ -51,13 +51,11 @@ const ratePerMs = (rule: PriceRule, { vcpus, memoryMiB, diskMiB }: MeteredSize):
   BigInt(memoryMiB) * BigInt(rule.memoryGiBHourMicros) +
   BigInt(diskMiB) * BigInt(rule.diskGiBHourMicros);
 
-/** The cost of an interval in cost parts, exact: each millisecond at the first rule that applies to it. */
-function costOf(terms: PriceTerms, interval: MeteredInterval): bigint {
-  return daySpans(terms).reduce((sum, span) => {
+/** The cost of an interval in cost parts, exact: each millisecond at the first rule that applies to it. @param spans of the terms */
+function costOf({ rules }: PriceTerms, spans: readonly DaySpan[], interval: MeteredInterval): bigint {
+  return spans.reduce((sum, span) => {
     const ms = msBefore(interval.untilMs, span) - msBefore(interval.fromMs, span);
-    const rule = terms.rules.find(
-      (one) => (one.provider === undefined || one.provider === interval.provider) && isInForce(one, span),
-    )!;
+    const rule = rules.find((one) => (one.provider === undefined || one.provider === interval.provider) && isInForce(one, span))!;
     return sum + BigInt(ms) * ratePerMs(rule, interval);
   }, 0n);
 }
@@ -65,7 +63,9 @@ function costOf(terms: PriceTerms, interval: MeteredInterval): bigint {
 /** What usage costs, by provider, in cost parts. */
 export function costByProvider(terms: PriceTerms, intervals: readonly MeteredInterval[]): Map<string, bigint> {
   const costs = new Map<string, bigint>();
-  for (const interval of intervals) costs.set(interval.provider, (costs.get(interval.provider) ?? 0n) + costOf(terms, interval));
+  const spans = daySpans(terms);
+  for (const interval of intervals)
+    costs.set(interval.provider, (costs.get(interval.provider) ?? 0n) + costOf(terms, spans, interval));
   return costs;
 }
 
