@@ -3,20 +3,15 @@ import type { Socket } from 'node:net';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 import type { StreamOrder } from '../../contracts/stream.ts';
-import { type RunningApi, startApi } from './running-api.ts';
-import { hostOf } from './stream-hosts.ts';
+import type { RunningApi } from './running-api.ts';
+import { hostOf, startApiWithVm } from './stream-hosts.ts';
 
 /** What is thrown in a listener ends a process: here it fails the run, as the API is in it. */
 let api: RunningApi;
 let vm: string;
 let hosts: ReturnType<typeof hostOf>;
 beforeAll(async () => {
-  api = await startApi();
-  await api.addImage('debian-12');
-  await api.addHost('host-a');
-  const order = { name: 'web', image: 'debian-12' };
-  vm = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json: order })).body.id;
-  await api.runOn(vm, 'host-a');
+  ({ api, vm } = await startApiWithVm());
 });
 afterAll(() => api.end());
 beforeEach(() => {

@@ -11,6 +11,18 @@ import {
   type StreamRequest,
   sessionOf,
 } from '../../model/streams/frames.ts';
+import { type RunningApi, startApi } from './running-api.ts';
+
+/** An API with a VM that runs, whose host tests play. */
+export async function startApiWithVm(): Promise<{ api: RunningApi; vm: string }> {
+  const api = await startApi();
+  await api.addImage('debian-12');
+  await api.addHost('host-a');
+  const order = { name: 'web', image: 'debian-12' };
+  const vm = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json: order })).body.id;
+  await api.runOn(vm, 'host-a');
+  return { api, vm };
+}
 
 /** A host and its guest, as an API process sees them: it connects when it is asked to, and answers as the test says. */
 export function hostOf(base: string) {

@@ -2,19 +2,14 @@ import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
-import { type Party, type ProblemBody, type RunningApi, startApi } from './running-api.ts';
-import { hostOf, runCommand } from './stream-hosts.ts';
+import type { Party, ProblemBody, RunningApi } from './running-api.ts';
+import { hostOf, runCommand, startApiWithVm } from './stream-hosts.ts';
 
 let api: RunningApi;
 let vm: string;
 let hosts: ReturnType<typeof hostOf>;
 beforeAll(async () => {
-  api = await startApi();
-  await api.addImage('debian-12');
-  await api.addHost('host-a');
-  const order = { name: 'web', image: 'debian-12' };
-  vm = (await api.call<{ id: string }>(api.alice, 'POST', '/v1/vms', { json: order })).body.id;
-  await api.runOn(vm, 'host-a');
+  ({ api, vm } = await startApiWithVm());
 });
 afterAll(() => api.end());
 beforeEach(() => {

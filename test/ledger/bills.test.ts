@@ -1,12 +1,11 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { verifyBooks } from '../../ledger/books/verify-books.ts';
 import { changeTaskForceEnded } from '../../ledger/levers/force-end.ts';
 import { changePriceBookEnded } from '../../ledger/market/price-books.ts';
 import { acceptOperation } from '../../ledger/vms/accept-vm.ts';
 import type { VmId } from '../../model/ids.ts';
 import { BilledSite, hourly, virtualMiB } from './billed-site.ts';
-import { addImage, addOwner, failure, hostFacts, useLedger } from './ledger-fixture.ts';
+import { addImage, addOwner, failure, hostFacts, outcomeOf, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 const site = new BilledSite(fixture);
@@ -34,17 +33,6 @@ const balanceOf = async (kind: 'provider' | 'site' | 'tax', name = '', holder = 
   const row = await fixture.ledger.account.findFirst({ where: { kind, name, holder } });
   return row === null ? 0 : site.balance(row.id);
 };
-const outcome = (more: Partial<TaskOutcome> = {}): TaskOutcome => ({
-  state: 'succeeded',
-  exitCode: 0,
-  error: null,
-  outputs: [],
-  bytesIn: 0,
-  bytesOut: 0,
-  vms: [],
-  timeline: [],
-  ...more,
-});
 
 describe('without a price book', () => {
   it('nothing is quoted, held or billed, and nobody needs an account', async () => {
@@ -55,7 +43,7 @@ describe('without a price book', () => {
     hours(30);
     expect(await site.collect()).toBe(0);
     await fixture.activities.advanceTask(task, 'stagingOut', []);
-    await fixture.activities.finishTask(task, outcome(), []);
+    await fixture.activities.finishTask(task, outcomeOf(), []);
     await removed(vm);
     for (const table of ['Bill', 'Quote', 'Account', 'Transfer'])
       expect(await fixture.sql(`SELECT 1 FROM "${table}"`)).toEqual([]);
@@ -95,7 +83,7 @@ describe('a price book', () => {
     expect(await codeOf(site.task(owner, { lease: { kind: 'reservation', startAt, durationS: 7200 } }))).toBe(
       'insufficient-funds',
     );
-    await fixture.activities.finishTask(task, outcome({ state: 'cancelled', exitCode: null }), []);
+    await fixture.activities.finishTask(task, outcomeOf({ state: 'cancelled', exitCode: null }), []);
     expect(await site.balance(account)).toBe(0);
   });
 });
@@ -158,7 +146,7 @@ describe('the end of a lease', () => {
     const [vm] = await fixture.ledger.vm.findMany({ where: { taskId: task } });
     const startedAt = iso(fixture.now);
     hours(1);
-    const end = outcome({ vms: [{ id: vm!.id as VmId, startedAt, endedAt: iso(fixture.now) }] });
+    const end = outcomeOf({ vms: [{ id: vm!.id as VmId, startedAt, endedAt: iso(fixture.now) }] });
     await fixture.activities.advanceTask(task, 'stagingOut', []);
     await fixture.activities.finishTask(task, end, []);
     await fixture.activities.finishTask(task, end, []);
@@ -176,7 +164,7 @@ describe('the end of a lease', () => {
     const lease = { kind: 'reservation', startAt: iso(fixture.now + 24 * hour), durationS: 7200 };
     const task = await site.task(owner, { lease });
     const error = { code: 'promise-broken' as const, message: 'no hosts' };
-    await fixture.activities.finishTask(task, outcome({ state: 'failed', exitCode: null, error }), []);
+    await fixture.activities.finishTask(task, outcomeOf({ state: 'failed', exitCode: null, error }), []);
     expect(await site.balance(account)).toBe(1000);
     // Best effort was promised nothing: what it has used is paid.
     const other = await site.runningVm(owner, { lease: { durationS: 7200 } });

@@ -4,7 +4,19 @@ import type { TaskOutcome } from '../../contracts/ledger.ts';
 import { TaskEndedData, taskEventData } from '../../model/events.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { type TaskState, taskStates, terminalTaskStates } from '../../model/states.ts';
-import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
+import {
+  accept,
+  addImage,
+  addOwner,
+  empty,
+  failure,
+  hex64,
+  hostFacts,
+  outcomeOf,
+  roomy,
+  usage,
+  useLedger,
+} from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -19,9 +31,7 @@ beforeEach(async () => {
 const at = (second: number) => new Date(Date.parse('2026-11-21T12:00:00Z') + second * 1000).toISOString();
 const timeline = [{ step: 'stageIn', startedAt: at(0), endedAt: at(1) }];
 
-function outcome(more: Partial<TaskOutcome> = {}): TaskOutcome {
-  return { state: 'succeeded', exitCode: 0, error: null, outputs: [], bytesIn: 0, bytesOut: 0, vms: [], timeline, ...more };
-}
+const outcome = (more: Partial<TaskOutcome> = {}): TaskOutcome => outcomeOf({ timeline, ...more });
 
 async function placed(spec: Record<string, unknown> = {}): Promise<{ task: TaskId; vms: VmRef[] }> {
   const task = await accept(fixture, owner, spec);

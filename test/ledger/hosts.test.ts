@@ -3,7 +3,19 @@ import type { HostInventory } from '../../model/host.ts';
 import type { HostId, ImageId, TaskId, VmId } from '../../model/ids.ts';
 import { newId } from '../../model/ids.ts';
 import type { VmSpec } from '../../model/vm.ts';
-import { accept, addImage, addOwner, empty, failure, hex64, hostFacts, roomy, usage, useLedger } from './ledger-fixture.ts';
+import {
+  accept,
+  addImage,
+  addOwner,
+  empty,
+  failure,
+  hex64,
+  hostFacts,
+  outcomeOf,
+  roomy,
+  usage,
+  useLedger,
+} from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -259,17 +271,7 @@ describe('housekeeping', () => {
     expect(await fixture.activities.listTasksToCancel(30)).toEqual([one]);
     await fixture.activities.loadTask(two);
     expect(await fixture.activities.listTasksToCancel(30)).toEqual([one, two]);
-    const end = {
-      state: 'cancelled' as const,
-      exitCode: null,
-      error: null,
-      outputs: [],
-      bytesIn: 0,
-      bytesOut: 0,
-      vms: [],
-      timeline: [],
-    };
-    await fixture.activities.finishTask(one, end, []);
+    await fixture.activities.finishTask(one, outcomeOf({ state: 'cancelled', exitCode: null }), []);
     expect(await fixture.activities.listTasksToCancel(30)).toEqual([two]);
   });
 

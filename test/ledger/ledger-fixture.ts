@@ -2,7 +2,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect } from 'vitest';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import type { FetchedStep, FetchedStepArgs, VmRef } from '../../contracts/host-calls.ts';
-import type { LedgerActivities } from '../../contracts/ledger.ts';
+import type { LedgerActivities, TaskOutcome } from '../../contracts/ledger.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { acceptTask } from '../../ledger/tasks/accept-task.ts';
 import { readFetchedStepArgs } from '../../ledger/tasks/fetched-step-args.ts';
@@ -188,3 +188,16 @@ export async function changedMeanwhile<T>(fixture: LedgerFixture, change: string
     client.release();
   }
 }
+
+/** What a task's workflow reports at its end: that it has succeeded without a trace, unless said otherwise. */
+export const outcomeOf = (more: Partial<TaskOutcome> = {}): TaskOutcome => ({
+  state: 'succeeded',
+  exitCode: 0,
+  error: null,
+  outputs: [],
+  bytesIn: 0,
+  bytesOut: 0,
+  vms: [],
+  timeline: [],
+  ...more,
+});

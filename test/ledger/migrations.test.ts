@@ -4,7 +4,7 @@ import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { VmMigratedData, VmRehomedData, VmSilentData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { type MigrationId, migrationTransitions } from '../../model/migration.ts';
-import { accept, addImage, addOwner, empty, failure, hostFacts, roomy, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, empty, failure, hostFacts, outcomeOf, roomy, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -105,16 +105,8 @@ describe('a migration that succeeds', () => {
     await fixture.activities.commitMigration(id, result);
     fixture.now += 4_250;
     const end = new Date(fixture.now).toISOString();
-    const outcome = {
-      state: 'cancelled' as const,
-      exitCode: null,
-      error: null,
-      outputs: [],
-      bytesIn: 0,
-      bytesOut: 0,
-      timeline: [],
-    };
-    await fixture.activities.finishTask(task, { ...outcome, vms: [{ id: vm, startedAt: start, endedAt: end }] }, []);
+    const outcome = outcomeOf({ state: 'cancelled', exitCode: null, vms: [{ id: vm, startedAt: start, endedAt: end }] });
+    await fixture.activities.finishTask(task, outcome, []);
     const event = await fixture.ledger.event.findFirstOrThrow({ where: { type: 'berth.task.cancelled' } });
     const { usage, vcpuSeconds } = event.data as unknown as { usage: Record<string, unknown>[]; vcpuSeconds: number };
     expect(usage.map((part) => [part.host, part.provider, part.vcpuSeconds])).toEqual([

@@ -5,7 +5,7 @@ import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { BerthError } from '../../model/errors.ts';
 import { newId, type TaskId, type VmId } from '../../model/ids.ts';
 import { VmRequest } from '../../model/vm-request.ts';
-import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, empty, failure, hostFacts, outcomeOf, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -151,19 +151,7 @@ describe('best effort', () => {
     const vms = (await vmsOf(promised)).map(({ id }) => id as never);
     for (const [state, vmState] of [['stagingOut', 'removing']] as const)
       await fixture.activities.advanceTask(promised, state, [], vmState);
-    const outcome = {
-      state: 'succeeded',
-      exitCode: 0,
-      error: null,
-      outputs: [],
-      bytesIn: 0,
-      bytesOut: 0,
-      vms: [],
-      timeline: [],
-    } as const;
-    expect(await fixture.activities.finishTask(promised, { ...outcome, outputs: [], vms: [], timeline: [] }, vms)).toEqual([
-      'planner',
-    ]);
+    expect(await fixture.activities.finishTask(promised, outcomeOf(), vms)).toEqual(['planner']);
     const step = await fixture.activities.stepPlan();
     expect(step.leaseOrderChanged.toSorted()).toEqual(running.toSorted());
     for (const id of running) {

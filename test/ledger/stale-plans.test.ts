@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { PlanStep, TaskOutcome } from '../../contracts/ledger.ts';
+import type { PlanStep } from '../../contracts/ledger.ts';
 import { applyPlan, planNow, stepPlan } from '../../ledger/leases/execute-plan.ts';
 import type { LedgerDeps } from '../../ledger/transaction.ts';
 import { readConfig } from '../../model/config.ts';
@@ -13,6 +13,7 @@ import {
   changedMeanwhile,
   empty,
   hostFacts,
+  outcomeOf,
   signingKey,
   usage,
   useLedger,
@@ -159,17 +160,7 @@ test('a suspension is refused where the work has ended, and where it moves', asy
 /** What a task's workflow reports at its end. */
 async function finish(id: TaskId): Promise<void> {
   const vms = (await fixture.ledger.vm.findMany({ where: { taskId: id } })).map((vm) => vm.id as VmId);
-  const outcome: TaskOutcome = {
-    state: 'cancelled',
-    exitCode: null,
-    error: null,
-    outputs: [],
-    timeline: [],
-    bytesIn: 0,
-    bytesOut: 0,
-    vms: [],
-  };
-  await fixture.activities.finishTask(id, outcome, vms);
+  await fixture.activities.finishTask(id, outcomeOf({ state: 'cancelled', exitCode: null }), vms);
 }
 
 test('planners, requests and cancellations at once break no promise and place nothing twice', async () => {

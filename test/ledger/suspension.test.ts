@@ -3,7 +3,7 @@ import type { Notification } from '../../contracts/ledger.ts';
 import { VmRestoredData, VmSuspendedData } from '../../model/events.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { Usage } from '../../model/task.ts';
-import { accept, addImage, addOwner, empty, failure, hostFacts, usage, useLedger } from './ledger-fixture.ts';
+import { accept, addImage, addOwner, empty, failure, hostFacts, outcomeOf, usage, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
 let owner: string;
@@ -109,17 +109,7 @@ describe('a VM that is suspended', () => {
     fixture.now += 1_000_000;
     const end = new Date(fixture.now).toISOString();
     const vms = [{ id: vm, startedAt: new Date(began).toISOString(), endedAt: end }];
-    const outcome = {
-      state: 'failed',
-      exitCode: null,
-      error: null,
-      outputs: [],
-      bytesIn: 0,
-      bytesOut: 0,
-      vms,
-      timeline: [],
-    } as const;
-    await fixture.activities.finishTask(task, { ...outcome, outputs: [], vms, timeline: [] }, []);
+    await fixture.activities.finishTask(task, outcomeOf({ state: 'failed', exitCode: null, vms }), []);
     const [ended] = await eventsOf('berth.task.failed');
     const data = ended!.data as unknown as { usage: Usage[]; vcpuSeconds: number };
     expect([data.vcpuSeconds, data.usage.length]).toEqual([30, 2]);

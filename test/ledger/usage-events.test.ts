@@ -5,7 +5,7 @@ import { UsageRecordedData, usageRecordedType } from '../../model/books/usage-ev
 import { TaskEndedData, VmRemovedData } from '../../model/events.ts';
 import type { VmId } from '../../model/ids.ts';
 import { BilledSite, virtualMiB } from './billed-site.ts';
-import { addImage, addOwner, hostFacts, useLedger } from './ledger-fixture.ts';
+import { addImage, addOwner, hostFacts, outcomeOf, useLedger } from './ledger-fixture.ts';
 
 /** Usage of what lives long, told while it goes on. Nothing has a price here. */
 
@@ -96,17 +96,7 @@ it('has the disks of stopped VMs and of tasks, and ends with them', async () => 
     endedAt: new Date(fixture.now).toISOString(),
   }));
   await fixture.activities.advanceTask(task, 'stagingOut', [], 'removing');
-  const outcome = {
-    state: 'succeeded' as const,
-    exitCode: 0,
-    error: null,
-    outputs: [],
-    bytesIn: 0,
-    bytesOut: 0,
-    vms,
-    timeline: [],
-  };
-  await fixture.activities.finishTask(task, outcome, []);
+  await fixture.activities.finishTask(task, outcomeOf({ vms }), []);
   expect(TaskEndedData.parse(await ended(task, 'berth.task.succeeded'))).toMatchObject({ diskMiBSeconds: 2 * 7200 * 1024 });
   fixture.now += 3 * hour;
   expect(await record()).toBe(1);
