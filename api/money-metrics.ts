@@ -7,7 +7,7 @@ const units = (micros: number): number => micros / 1e6;
 export function openMoneyMetrics(registry: Registry, read: () => Promise<MoneyTotals[]>): void {
   new Gauge({
     name: 'berth_bills',
-    help: 'Leases with a bill that are not over, by whether their owner was warned or they were suspended for want of money',
+    help: 'Leases with a bill that are not over, by whether their owner was warned or they were suspended when money ended',
     labelNames: ['currency', 'state'],
     registers: [registry],
     async collect() {

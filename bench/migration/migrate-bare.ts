@@ -67,6 +67,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     return found;
   };
   const at = (path: string): DiskSource => (disksAt === null ? { kind: 'file', path } : { kind: 'nfs', host: disksAt, path });
+  const accelerator = text(/<domain type='([a-z]+)'/) === 'kvm' ? 'kvm' : 'qemu';
   const backing = { format: 'qcow2', source: { kind: 'file', path: text(imagePattern) } } as const;
   return {
     name,
@@ -74,7 +75,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     vcpus: 1,
     memory: { kind: 'own' },
     memoryMiB: kind.memoryMiB,
-    accelerator: text(/<domain type='([a-z]+)'/) === 'kvm' ? 'kvm' : 'qemu',
+    accelerator,
     kernel: text(/<kernel>([^<]+)</),
     initrd: text(/<initrd>([^<]+)</),
     cmdline: text(/<cmdline>([^<]+)</),
@@ -90,7 +91,7 @@ export function bareConfig(xml: string, bare: Bare, kind: GuestKind, disksAt: st
     streamSocket: `${folder}/stream`,
     onReboot: 'destroy',
     panicDevice: true,
-    unalignedMemory: text(/<domain type='([a-z]+)'/) !== 'kvm',
+    unalignedMemory: accelerator === 'qemu',
   };
 }
 

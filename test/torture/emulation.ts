@@ -11,13 +11,15 @@ import { memoryArguments } from '../../drivers/libvirt/domain-xml.ts';
 import { lostPagesIn, pageWriter } from '../contract/real/page-writer.ts';
 import type { TortureOptions } from './options.ts';
 
+/** Bytes a second. */
+const unlimited = 2 ** 40;
+
 /**
  * Measures whether an emulated guest survives its live migrations, with QEMU alone: no libvirt, no network, and of Berth only
  * how the guest's memory is made. A guest that counts in its memory moves from one QEMU process to another on this machine,
- * `runs` times in each case; `lanes` concurrent guests are the side load. A guest whose agent is silent for a minute after a move is dead, and another
- * one is booted. Needs the guest image that setup built.
+ * `runs` times in each case; `lanes` concurrent guests are the side load. A guest whose agent is silent for a minute after a
+ * move is dead, and another one is booted. Needs the guest image that setup built.
  */
-const unlimited = 2 ** 40;
 const cases = {
   plain: { throttled: false, downtimeMs: 300, bandwidth: unlimited },
   'auto-converge': { throttled: true, downtimeMs: 300, bandwidth: unlimited },

@@ -118,7 +118,7 @@ async function findChanges(
 }
 
 /** A condition as text. The reason of an end stands in a file: `before` spares reading it again. */
-async function describe({ ports, silent }: Omit<Observed, 'paused'>, id: VmId, before: string | undefined): Promise<string> {
+async function describe({ ports, silent }: Observed, id: VmId, before: string | undefined): Promise<string> {
   const found = await nullIfUnavailable(() => observeWithoutEnd(ports, id));
   if (found === null) return 'unavailable';
   const { condition, unasked } = found;
