@@ -35,7 +35,7 @@ function admit(turns: Turns, owner: string, res: Response, act: (closed: Promise
 }
 
 /** How many requests of one owner are worked on at a time, and for how long one counts that does not answer: it waits itself. */
-const requestsAtATime = 8;
+const requestsAtATime = 4;
 const longestTurnMs = 1000;
 
 /**
