@@ -1,5 +1,8 @@
 import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { until } from '../../infra/site/until.ts';
 import { fullTest } from '../full-test.ts';
 import { onSharedSite } from './shared-site.ts';
 import { expectNothingLeft, expectOneCompletion, sha256, type TestSite } from './the-site.ts';
@@ -81,3 +84,27 @@ test('SIGKILL of each part that holds the state of a task', () =>
 
 for (const victim of Object.keys(victims) as (keyof typeof victims)[])
   fullTest(`SIGKILL of ${victim} in each phase`, () => killed(phases.map((phase) => [phase, victim])));
+
+/** A SIGABRT ends a process as a fault of V8 does, and its supervisor tells the next one. */
+fullTest('a step under which its worker aborts twice fails its task, and the host goes on', async () => {
+  const { id } = await here.client.submit(order());
+  const { hosts, vms } = await here.client.until(id, ['stagingOut', 'succeeded']);
+  const host = hosts[0]!;
+  const worker = here.site.child(victims['the host worker'](host));
+  const marks = join(here.home, 'hosts', host, 'steps.json');
+  for (const alone of [false, true]) {
+    const restarts = worker.restarts();
+    await until(`stageOut to run, alone: ${alone}`, 60_000, async () => {
+      const open = JSON.parse(await readFile(marks, 'utf8')) as { vmId: string; step: string; open: boolean; alone: boolean }[];
+      return open.some((mark) => mark.vmId === vms[0] && mark.step === 'stageOut' && mark.open && mark.alone === alone);
+    });
+    worker.kill('SIGABRT');
+    await worker.untilReadyAgain(restarts, 30_000);
+  }
+  const task = await here.client.over(id);
+  expect(task).toMatchObject({ state: 'failed', error: { code: 'worker-crashed' } });
+  await expectOneCompletion(here.client, task);
+  const next = await here.client.submit({ ...order(), command: ['true'], inputs: [], outputs: [] });
+  expect(await here.client.over(next.id)).toMatchObject({ state: 'succeeded', exitCode: 0 });
+  await expectNothingLeft(here);
+});
