@@ -23,6 +23,15 @@ export const mutations: readonly Mutation[] = [
     only: 'arrives paused and complete',
   },
   {
+    guarantee: 'a VM that has ended unnoticed before its suspension is stopped, and its drain goes on',
+    file: 'workflows/durable/failure.ts',
+    find: 'if (!saysDomainEnded(codeOf(error)) && detail?.endedAgoMs === undefined) return null;',
+    replace: 'if (detail?.endedAgoMs !== -1) return null;',
+    project: 'sagas',
+    test: 'sagas/drain-in-place.test.ts',
+    only: 'unnoticed, is',
+  },
+  {
     guarantee: 'a task ends with one completion event',
     file: 'ledger/tasks/finish-task.ts',
     find: "await writeEvent(tx, event, 'reject');",
