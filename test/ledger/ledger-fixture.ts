@@ -73,11 +73,52 @@ export async function fetched(
   return readFetchedStepArgs({ ledger, signing, clock: () => now }, { host, vm: id, generation, step });
 }
 
-/** Deletes all rows, so that each test starts with none. */
-export async function empty(fixture: LedgerFixture): Promise<void> {
-  await fixture.sql(
-    'TRUNCATE "PublishedPort", "EdgeLease", "EdgeSegment", "Edge", "Event", "EventId", "Fence", "WorkflowEnd", "Measurement", "VmLoad", "DrainSuspension", "Drain", "HostReservation", "HostHold", "Migration", "VmStay", "Bill", "Quote", "PriceBook", "Vm", "Task", "Lease", "HostImage", "Image", "Host", "File", "StoredLog", "Network", "Idempotency", "ApiKey", "Entry", "Transfer", "Account", "Owner"',
-  );
+const emptied = [
+  'PublishedPort',
+  'EdgeLease',
+  'EdgeSegment',
+  'Edge',
+  'Event',
+  'EventId',
+  'Fence',
+  'WorkflowEnd',
+  'Measurement',
+  'VmLoad',
+  'DrainSuspension',
+  'Drain',
+  'HostReservation',
+  'HostHold',
+  'Migration',
+  'VmStay',
+  'Bill',
+  'Quote',
+  'PriceBook',
+  'Vm',
+  'Task',
+  'Lease',
+  'HostImage',
+  'Image',
+  'Host',
+  'File',
+  'StoredLog',
+  'Network',
+  'Idempotency',
+  'ApiKey',
+  'Entry',
+  'Transfer',
+  'Account',
+  'Owner',
+];
+
+/**
+ * Deletes all rows, so that each test starts with none. With triggers and foreign keys off this takes a tenth of the time of
+ * a TRUNCATE, which makes new files for each table and each of its indexes.
+ */
+export async function empty({ pool }: LedgerFixture): Promise<void> {
+  await pool.query(`
+    SET LOCAL session_replication_role = replica;
+    ${emptied.map((table) => `DELETE FROM "${table}";`).join('')}
+    SELECT berth_list_machines()`);
 }
 
 /** Begins the log anew, in partitions of so many events: what happens at their borders happens all the time. */
