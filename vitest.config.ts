@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
+import LongestFirst from './infra/testing/longest-first.ts';
 import { bundles, projects } from './test/projects.ts';
 
 const lightThreads = new URL('test/services/light-workflow-threads.ts', import.meta.url).href;
@@ -26,4 +27,10 @@ function configure([name, project]: [string, (typeof projects)[string]]): TestPr
   };
 }
 
-export default defineConfig({ test: { teardownTimeout: 30_000, projects: Object.entries(projects).map(configure) } });
+export default defineConfig({
+  test: {
+    teardownTimeout: 30_000,
+    sequence: { sequencer: LongestFirst },
+    projects: Object.entries(projects).map(configure),
+  },
+});

@@ -20,6 +20,8 @@ interface Project {
   shared?: boolean;
   /** On guests of an emulated processor: a file in which a test failed has a second try (docs/decisions/0087). */
   emulated?: boolean;
+  /** Its longest files, which start first, in this order. */
+  longest?: string[];
   /** Files side by side, where they wait more than they work; else as many as there are processors. */
   workers?: number;
 }
@@ -73,7 +75,12 @@ export const projects: Record<string, Project> = {
   replay: { include: ['replay/**/*.test.ts'], testTimeoutMs: 120_000, services: [postgres, temporal, bundles] },
   // In simulated time, without a server.
   simulated: { include: ['simulated/**/*.test.ts'], testTimeoutMs: 240_000, services: [bundles], workers: 2 },
-  ledger: { include: ['ledger/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
+  ledger: {
+    include: ['ledger/**/*.test.ts'],
+    testTimeoutMs: 90_000,
+    services: [postgres],
+    longest: ['bill-lives', 'retention', 'history', 'migrate', 'events'].map((name) => `ledger/${name}.test.ts`),
+  },
   api: { include: ['api/**/*.test.ts'], testTimeoutMs: 90_000, services: [postgres] },
   sagas: {
     include: ['sagas/**/*.test.ts'],
@@ -81,9 +88,22 @@ export const projects: Record<string, Project> = {
     testTimeoutMs: 240_000,
     services: [postgres, temporal, bundles],
     workers: 3,
+    longest: [
+      'sagas/migration.test.ts',
+      'sagas/lease-matrix.test.ts',
+      'sagas/killed-control.test.ts',
+      'sagas/vms.test.ts',
+      'sagas/fault-matrix.test.ts',
+    ],
   },
   // They wait for moments, and do little in between.
-  timed: { include: timed, testTimeoutMs: 240_000, services: [postgres, temporal, bundles], workers: 4 },
+  timed: {
+    include: timed,
+    testTimeoutMs: 240_000,
+    services: [postgres, temporal, bundles],
+    workers: 4,
+    longest: ['sagas/leases.test.ts', 'sagas/preempted-work.test.ts'],
+  },
   // From here on on this machine's own hypervisor, as root.
   // A guest of one processor keeps one busy; each file has hosts of its own.
   guest: { include: ['guest/**/*.test.ts'], testTimeoutMs: 240_000, emulated: true, workers: 2 },
@@ -93,6 +113,7 @@ export const projects: Record<string, Project> = {
     testTimeoutMs: 360_000,
     emulated: true,
     workers: 2,
+    longest: ['contract/moves.real.test.ts'],
   },
   site: {
     include: ['site/**/*.test.ts'],
