@@ -1,5 +1,6 @@
 import { PrismaPg } from '@prisma/adapter-pg';
 import { PrismaClient } from '../generated/prisma/client.ts';
+import { statementNames } from './statement-names.ts';
 
 export type Ledger = PrismaClient;
 
@@ -9,5 +10,5 @@ const idleInTransactionMs = 5000;
 /** @param connections size of the pool; the processes of a site share the server's 100 connections. */
 export function openLedger(databaseUrl: string, connections = 10): Ledger {
   const pool = { connectionString: databaseUrl, max: connections, idle_in_transaction_session_timeout: idleInTransactionMs };
-  return new PrismaClient({ adapter: new PrismaPg(pool) });
+  return new PrismaClient({ adapter: new PrismaPg(pool, { statementNameGenerator: statementNames() }) });
 }
