@@ -27,14 +27,21 @@ export const usableBy = (owner: string) => ({ OR: usable(owner).map(({ where }) 
  * The image that a name refers to: the owner's own before a published one, and of each the one that was named last. It is
  * locked against retirement to the end of the caller's transaction. Throws image-unknown.
  * @param pointer of the request's field with the name
+ * @param more further columns to read with the row "Image" i
  */
-export async function findImage(tx: Transaction, owner: string, name: string, pointer: string): Promise<FoundImage> {
+export async function findImage<M extends object>(
+  tx: Transaction,
+  owner: string,
+  name: string,
+  pointer: string,
+  more: Prisma.Sql = Prisma.empty,
+): Promise<FoundImage & M> {
   const mayUse = Prisma.join(
     usable(owner).map(({ sql }) => sql),
     ' OR ',
   );
-  const [found] = await tx.$queryRaw<FoundImage[]>`
-    SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts FROM "Image"
+  const [found] = await tx.$queryRaw<(FoundImage & M)[]>`
+    SELECT id, name, digest, "virtualMiB", "sizeBytes"::float8 / 1048576 AS "sizeMiB", cmdline, parts ${more} FROM "Image" i
     WHERE name = ${name} AND state = 'ready' AND (${mayUse})
     ORDER BY ("ownerId" IS NOT DISTINCT FROM ${owner}) DESC, "namedAt" DESC, id DESC LIMIT 1 FOR SHARE`;
   if (found === undefined)

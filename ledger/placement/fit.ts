@@ -1,3 +1,4 @@
+import { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Resources } from '../../model/host.ts';
 import type { Refusal, TaskSpec } from '../../model/task.ts';
@@ -10,22 +11,30 @@ export const refusalText = ({ failed }: Refusal): string =>
     .map(([filter, count]) => `${count} for ${filter}`)
     .join(', ');
 
-/** Whether that many VMs fit on the empty hosts, as permanentRefusal counts them; also where there are no hosts yet. */
-async function fitsEmptyHosts(tx: Transaction, each: Resources, nodes: number): Promise<boolean> {
-  const rows = await tx.$queryRaw<{ fits: boolean }[]>`
-    SELECT COALESCE(sum(LEAST(vcpus / ${each.vcpus}::int, "memoryMiB" / ${each.memoryMiB}::int,
-      "diskMiB" / NULLIF(${each.diskMiB}::int, 0))) >= ${nodes}::int, true) AS fits FROM "Host" WHERE "removedAt" IS NULL`;
-  return rows[0]!.fits;
+/**
+ * Whether that many VMs fit on the empty hosts, as permanentRefusal counts them; also where there are no hosts yet. Mostly one
+ * host has place for all of them, so that not every one is read.
+ * @param diskMiB of each VM, with its image's
+ */
+export function fitsEmptyHosts({ vcpus, memoryMiB }: Resources, diskMiB: Prisma.Sql, nodes: number): Prisma.Sql {
+  const count = Prisma.sql`LEAST(h.vcpus / ${vcpus}::int, h."memoryMiB" / ${memoryMiB}::int, h."diskMiB" / NULLIF(${diskMiB}, 0))`;
+  return Prisma.sql`(EXISTS (SELECT FROM "Host" h WHERE h."removedAt" IS NULL AND ${count} >= ${nodes}::int)
+    OR (SELECT COALESCE(sum(${count}) >= ${nodes}::int, true) FROM "Host" h WHERE h."removedAt" IS NULL))`;
 }
 
-/** Throws does-not-fit for VMs that the site could not hold even when it is empty. @param overlayMiB disk of the image, for each */
+/**
+ * Throws does-not-fit for VMs that the site could not hold even when it is empty.
+ * @param overlayMiB disk of the image, for each
+ * @param fits where it was read before
+ */
 export async function refuseUnlessFits(
   tx: Transaction,
   spec: Pick<TaskSpec, 'resources' | 'nodes'>,
   overlayMiB: number,
+  fits?: boolean,
 ): Promise<void> {
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + overlayMiB };
-  if (await fitsEmptyHosts(tx, each, spec.nodes)) return;
+  if (fits ?? (await readFits(tx, each, spec.nodes))) return;
   // Only a refusal says why each host refuses.
   const hosts = await tx.host.findMany({
     where: { removedAt: null },
@@ -50,4 +59,11 @@ export async function refuseUnlessFits(
     `${spec.nodes} VM(s) of ${each.vcpus} vCPUs, ${each.memoryMiB} MiB of memory and ${each.diskMiB} MiB of disk (the image's ${overlayMiB} included) do not fit on this site's ${refusal.hosts} hosts, even when they are empty: ${reasons}`,
     { fields: [{ pointer: '/resources', detail: `refused by ${reasons} of ${refusal.hosts} hosts` }] },
   );
+}
+
+async function readFits(tx: Transaction, each: Resources, nodes: number): Promise<boolean> {
+  const rows = await tx.$queryRaw<
+    { fits: boolean }[]
+  >`SELECT ${fitsEmptyHosts(each, Prisma.sql`${each.diskMiB}::int`, nodes)} AS fits`;
+  return rows[0]!.fits;
 }

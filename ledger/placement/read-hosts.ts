@@ -1,36 +1,40 @@
 import { z } from 'zod';
 import type { PlacementHost } from '../../scheduler/placement.ts';
-import { isOpen } from '../hosts/open-hosts.ts';
+import { hostsColumn } from '../leases/plan/lease-rows.ts';
+import { hostsOf } from '../leases/plan/site-columns.ts';
 import { listOf } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
-const amount = z.int().min(0);
-/** [id, up, schedulable, capacity of three, used of three]: an object for each host takes four times as long. */
-const HostTuple = z.tuple([z.string().min(1), z.boolean(), z.boolean(), amount, amount, amount, amount, amount, amount]);
-
 const PlacementRows = z.strictObject({
-  hosts: listOf(HostTuple),
-  cached: listOf(z.strictObject({ host: z.string(), images: z.array(z.string()) })),
+  hosts: z.string().nullable(),
+  /** Of each image the hosts that have it, separated by spaces. */
+  cached: listOf(z.strictObject({ image: z.string(), hosts: z.string() })),
 });
 
 /** Every host as an input of placement. @param images those of the queue: which others a host has doesn't matter */
 export async function readPlacementHosts(tx: Transaction, images: readonly string[]): Promise<PlacementHost[]> {
   const rows = await tx.$queryRaw<unknown[]>`
-    SELECT
-      (SELECT json_agg(json_build_array(h.id, h.state = 'up', ${isOpen}, h.vcpus, h."memoryMiB", h."diskMiB", h."usedVcpus", h."usedMemoryMiB", h."usedDiskMiB"))
-       FROM "Host" h WHERE h."removedAt" IS NULL) AS hosts,
-      (SELECT json_agg(json_build_object('host', c.host, 'images', c.images)) FROM (
-        SELECT "hostId" AS host, array_agg("imageId") AS images FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "hostId"
+    SELECT ${hostsColumn} AS hosts,
+      (SELECT json_agg(json_build_object('image', c.image, 'hosts', c.hosts)) FROM (
+        SELECT "imageId" AS image, string_agg("hostId", ' ') AS hosts FROM "HostImage" WHERE "imageId" = ANY(${[...images]}) GROUP BY "imageId"
       ) c) AS cached`;
-  const { hosts, cached } = PlacementRows.parse(rows[0]);
-  const imagesOf = new Map(cached.map(({ host, images: here }) => [host, new Set(here)]));
+  const { hosts: text, cached } = PlacementRows.parse(rows[0]);
+  const imagesOf = new Map<string, Set<string>>();
+  for (const { image, hosts } of cached)
+    for (const host of hosts.split(' ')) {
+      const here = imagesOf.get(host);
+      if (here === undefined) imagesOf.set(host, new Set([image]));
+      else here.add(image);
+    }
   const none = new Set<string>();
-  return hosts.map(([id, up, schedulable, vcpus, memoryMiB, diskMiB, usedVcpus, usedMemoryMiB, usedDiskMiB]) => ({
+  const { hosts, used } = hostsOf({ hosts: text, vacant: [] });
+  return hosts.map(({ id, answers, up, capacity }) => ({
     id,
-    state: up ? 'up' : 'unknown',
-    schedulable,
-    capacity: { vcpus, memoryMiB, diskMiB },
-    used: { vcpus: usedVcpus, memoryMiB: usedMemoryMiB, diskMiB: usedDiskMiB },
+    state: answers ? 'up' : 'unknown',
+    // Of one that does not answer nothing else counts.
+    schedulable: up,
+    capacity,
+    used: used.get(id)!,
     images: imagesOf.get(id) ?? none,
   }));
 }

@@ -1,4 +1,4 @@
-import type { Task } from '../../generated/prisma/client.ts';
+import { Prisma, type Task } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import { leaseEventTypes, type TaskAcceptedData, taskEventTypes } from '../../model/events.ts';
 import { newId } from '../../model/ids.ts';
@@ -10,7 +10,7 @@ import { isPromised, promiseLease } from '../leases/admission.ts';
 import { leaseInsert } from '../leases/insert-lease.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
 import type { LeasePromise } from '../leases/plan/admission.ts';
-import { refuseUnlessFits } from '../placement/fit.ts';
+import { fitsEmptyHosts, refuseUnlessFits } from '../placement/fit.ts';
 import { isoOf, type Transaction } from '../transaction.ts';
 import type { TaskRecord } from './read-tasks.ts';
 
@@ -92,10 +92,12 @@ async function insertTask(
  * lease-refused. The caller bounds the queue's length.
  */
 export async function acceptTask(tx: Transaction, request: TaskRequest): Promise<TaskRecord> {
-  const image = await findImage(tx, request.owner, request.spec.image, '/image');
-  await lockInputs(tx, request.owner, request.spec);
-  await refuseUnlessFits(tx, request.spec, image.virtualMiB);
-  const { spec, nowMs } = request;
+  const { owner, spec, nowMs } = request;
+  const disk = Prisma.sql`(${spec.resources.diskMiB}::int + i."virtualMiB")`;
+  const fits = Prisma.sql`, ${fitsEmptyHosts(spec.resources, disk, spec.nodes)} AS fits`;
+  const image = await findImage<{ fits: boolean }>(tx, owner, spec.image, '/image', fits);
+  await lockInputs(tx, owner, spec);
+  await refuseUnlessFits(tx, spec, image.virtualMiB, image.fits);
   const id = newId('lease');
   const each = { ...spec.resources, diskMiB: spec.resources.diskMiB + image.virtualMiB };
   // The last check, because it takes the placement lock, which is held to the end of the transaction.

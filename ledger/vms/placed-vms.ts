@@ -35,7 +35,7 @@ const PlacedHost = z.strictObject({
   hasImage: z.boolean(),
 });
 
-/** VMs that were placed together, with everything that their hosts need of them. */
+/** VMs that were placed together, as far as their saga decides by it. */
 const PlacedVms = z.strictObject({
   task: idOf<TaskId>().nullable(),
   /** It belongs neither to a task nor to a build. */
@@ -43,9 +43,6 @@ const PlacedVms = z.strictObject({
   owner: idOf<OwnerId>(),
   vms: z.array(PlacedVm).min(1),
   image: ImageRow,
-  /** The owner's standalone VMs: all its guests can resolve their names. */
-  siblings: z.array(z.strictObject({ name: z.string(), address: z.string() })),
-  network: z.strictObject({ vni: z.int(), cidr: z.string(), gateway: z.string() }).nullable(),
   /** Where the VMs are and have their homes, and those that were asked for. */
   hosts: z.array(PlacedHost),
 });
@@ -53,6 +50,9 @@ const PlacedVms = z.strictObject({
 /** VMs, with what the host of one of them needs besides. */
 const PlacedOnHost = PlacedVms.extend({
   imagePeers: z.array(z.string()),
+  /** The owner's standalone VMs: all its guests can resolve their names. */
+  siblings: z.array(z.strictObject({ name: z.string(), address: z.string() })),
+  network: z.strictObject({ vni: z.int(), cidr: z.string(), gateway: z.string() }).nullable(),
 });
 
 const PlacedTask = PlacedVms.extend({
@@ -100,7 +100,7 @@ export async function readPlacedVm(
   { at = null, hosts = [] }: { at?: HostId | null; hosts?: readonly (HostId | null)[] } = {},
 ): Promise<PlacedOnHost> {
   const rows = await tx.$queryRaw<unknown[]>`
-    SELECT ${placedVmColumns(Prisma.sql`${[...hosts, at].filter((host) => host !== null)}::text[]`)},
+    SELECT ${placedVmColumns(Prisma.sql`${[...hosts, at].filter((host) => host !== null)}::text[]`)}, ${networkColumns},
       ${imagePeers(Prisma.sql`one."imageId"`, Prisma.sql`COALESCE(${at}::text, one."hostId")`)} AS "imagePeers"
     FROM "Vm" one WHERE one.id = ${id}`;
   return PlacedOnHost.parse(oneOrNotFound(rows, `VM ${id}`));
@@ -108,6 +108,14 @@ export async function readPlacedVm(
 
 /** Limit of the names in a guest's /etc/hosts. */
 const maxSiblingNames = 256;
+
+/** Columns of PlacedOnHost besides: hundreds of an owner's VMs, which no step but the making of a VM needs. */
+const networkColumns = Prisma.sql`
+      (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
+        SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
+          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
+      (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
+       FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network`;
 
 /** Columns of PlacedVms; `one` is one of the VMs. @param more ids of further hosts */
 const placedVmColumns = (more: Prisma.Sql): Prisma.Sql => Prisma.sql`
@@ -120,11 +128,6 @@ const placedVmColumns = (more: Prisma.Sql): Prisma.Sql => Prisma.sql`
        FROM "Vm" v WHERE v.id = one.id OR v."taskId" = one."taskId") AS vms,
       (SELECT jsonb_build_object('id', i.id, 'name', i.name, 'digest', i.digest, 'virtualMiB', i."virtualMiB",
         'cmdline', i.cmdline, 'cloudInit', i."cloudInit", 'parts', i.parts) FROM "Image" i WHERE i.id = one."imageId") AS image,
-      (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', s.name, 'address', s.address) ORDER BY s.name), '[]') FROM (
-        SELECT name, address FROM "Vm" WHERE "ownerId" = one."ownerId" AND "order" IS NOT NULL
-          AND state NOT IN ('pending', 'removed') AND address IS NOT NULL ORDER BY name LIMIT ${maxSiblingNames}) s) AS siblings,
-      (SELECT jsonb_build_object('vni', n.vni, 'cidr', n.cidr, 'gateway', n.gateway)
-       FROM "Network" n WHERE n."ownerId" = one."ownerId") AS network,
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', h.id, 'address', h.address, 'hasImage', h.state = 'up' AND EXISTS (
           SELECT FROM "HostImage" x WHERE x."hostId" = h.id AND x."imageId" = one."imageId")) ORDER BY h.id), '[]')
        FROM "Host" h WHERE h.id IN (SELECT unnest(${more}) UNION

@@ -12,7 +12,7 @@ function networkOf({ network, owner }: PlacedOnHost): NetworkRef {
 }
 
 /** The VMs of the same task first: their names take precedence. */
-function neighboursOf({ vms, siblings }: PlacedVms): VmSpec['neighbours'] {
+function neighboursOf({ vms, siblings }: PlacedOnHost): VmSpec['neighbours'] {
   const own = vms.flatMap(({ name, address }) => (address === null ? [] : [{ name, address }]));
   return [...own, ...siblings.filter((one) => own.every(({ name }) => name !== one.name))];
 }

@@ -1,7 +1,7 @@
 import { Prisma } from '../../../generated/prisma/client.ts';
-import { isOpen, takesWork } from '../../hosts/open-hosts.ts';
+import { takesWork } from '../../hosts/open-hosts.ts';
 import type { Transaction } from '../../transaction.ts';
-import { drainedPart, leaseObjects, openPart } from './lease-rows.ts';
+import { drainedPart, hostsColumn, leaseObjects, openPart } from './lease-rows.ts';
 import type { SiteRead, SiteScope } from './ledger-site.ts';
 
 /** How many waiting best-effort leases a plan considers; the rest wait for a later plan. */
@@ -85,9 +85,7 @@ export async function readSite(tx: Transaction, scope: SiteScope): Promise<SiteR
       UNION SELECT id FROM "Lease" WHERE "startedAt" IS NOT NULL AND "endedAt" IS NULL AND ${others === 'leases'}
     ), ${underWay.parts} ${openPart}
     SELECT
-      -- Texts, not objects, of what there is a row of for each host or VM.
-      (SELECT string_agg(concat_ws(' ', h.id, h.vcpus, h."memoryMiB", h."diskMiB", h."usedVcpus", h."usedMemoryMiB", h."usedDiskMiB",
-        (h.state = 'up')::int, ${isOpen}::int, h.slowness, h.allocations), ' ' ORDER BY h.id) FROM "Host" h WHERE h."removedAt" IS NULL) AS hosts,
+      ${hostsColumn} AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('host', h.id, 'fromS', EXTRACT(EPOCH FROM h."vacantFrom"), 'untilS', EXTRACT(EPOCH FROM h."vacantUntil")))
        FROM "Host" h WHERE h."vacantUntil" IS NOT NULL) AS vacant,
       (SELECT jsonb_agg(jsonb_build_object('vm', vm, 'host', host)) FROM drained) AS arriving,

@@ -36,7 +36,7 @@ interface SiteHosts {
 const hostValues = 10;
 
 /** The hosts by id; what VMs use of each, by the ledger's own sums; and how often something has begun to. */
-export function hostsOf({ hosts: text, vacant }: SiteRow): SiteHosts {
+export function hostsOf({ hosts: text, vacant }: Pick<SiteRow, 'hosts' | 'vacant'>): SiteHosts {
   const found: SiteHosts = { hosts: [], used: new Map(), allocations: new Map() };
   if (text === null) return found;
   const all = elements(text);
