@@ -54,11 +54,11 @@ export const workflowType = {
 
 /**
  * When a control worker is killed, its workflow tasks, with their local activities, are repeated after their timeout. For
- * workflows in which seconds matter (the deadline of a drain, the switch of a migration, the start of a promise) that is half of Temporal's default
- * of ten seconds. The worker extends a task whose local activities take longer; after a stall of the machine they are
- * repeated.
+ * workflows in which seconds matter (the deadline of a drain, the switch of a migration, the start of a promise) that is a third of Temporal's default
+ * of ten seconds, so that they are taken over within five. The worker extends a task whose local activities take longer; after a
+ * stall of the machine they are repeated.
  */
-export const shortWorkflowTaskTimeout = { workflowTaskTimeout: 5_000 } as const;
+export const shortWorkflowTaskTimeout = { workflowTaskTimeout: 3_000 } as const;
 const shortTimeoutTypes: readonly string[] = [
   workflowType.vm,
   workflowType.migration,

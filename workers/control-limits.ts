@@ -6,4 +6,6 @@ export const controlLimits = {
   maxConcurrentLocalActivityExecutions: 16,
   maxConcurrentActivityTaskExecutions: 16,
   maxConcurrentWorkflowTaskExecutions: 40,
+  // After a worker was killed, the next steps of its workflows, due leases among them, wait this long for it.
+  stickyQueueScheduleToStartTimeout: '3s',
 } as const satisfies Partial<WorkerOptions>;

@@ -57,8 +57,6 @@ const worker = await Worker.create({
   activities: guard(createLedgerActivities({ ledger, signing, control, clock: ledgerClock.nowMs })),
   ...controlLimits,
   shutdownForceTime: '8s',
-  // After a worker was killed, the next steps of its workflows, due leases among them, wait this long for it.
-  stickyQueueScheduleToStartTimeout: '3s',
 });
 const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
 

@@ -6,6 +6,7 @@ import { guard } from '../../activities/failure.ts';
 import { createLedgerActivities } from '../../activities/ledger/index.ts';
 import { openLedger } from '../../ledger/client.ts';
 import { controlQueue } from '../../model/temporal.ts';
+import { controlLimits } from '../../workers/control-limits.ts';
 import { strictBudget } from '../../workers/payload-budget.ts';
 import { ledgerConfig } from './ledger-config.ts';
 
@@ -65,8 +66,7 @@ if (process.argv[1] === import.meta.filename) {
     workflowBundle: { codePath: order.bundle },
     dataConverter: strictBudget(),
     activities: mortal(order, guard(createLedgerActivities({ ledger, ...ledgerConfig(), clock: Date.now }))),
-    // Work addressed to the killed process is given to its successor after this time.
-    stickyQueueScheduleToStartTimeout: '1s',
+    ...controlLimits,
   });
   await worker.run();
   await ledger.$disconnect();

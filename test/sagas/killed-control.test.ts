@@ -5,7 +5,14 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import type { TaskId } from '../../model/ids.ts';
-import { controlQueue, shortWorkflowTaskTimeout, workflowId, workflowTaskTimeoutOf, workflowType } from '../../model/temporal.ts';
+import {
+  controlQueue,
+  shortWorkflowTaskTimeout,
+  signalName,
+  workflowId,
+  workflowTaskTimeoutOf,
+  workflowType,
+} from '../../model/temporal.ts';
 import { type Service, startService } from '../services/child.ts';
 import type { ControlOrder } from './control-process.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
@@ -39,7 +46,7 @@ afterAll(async () => {
 });
 
 /** Control workers that are killed as planned, two as at a site: while one restarts, the other works. */
-async function underMortals<T>(deaths: ControlOrder['deaths'], act: () => Promise<T>): Promise<T> {
+async function underMortals<T>(deaths: ControlOrder['deaths'], act: (killAll: () => void) => Promise<T>): Promise<T> {
   const code = join(folder, 'workflows.js');
   await writeFile(code, (await bundle()).code);
   const { address, namespace, databaseUrl } = site;
@@ -62,7 +69,9 @@ async function underMortals<T>(deaths: ControlOrder['deaths'], act: () => Promis
   };
   const supervising = [supervise(), supervise()];
   try {
-    return await act();
+    return await act(() => {
+      for (const service of services) service.kill();
+    });
   } finally {
     stopping = true;
     await Promise.all([...services].map((service) => service.stop()));
@@ -137,20 +146,47 @@ test.each(['before', 'after'] as const)(
   120_000,
 );
 
+/** Control workers load the workflows' code first, which takes a busy machine long. */
+const startOfWorkers = { timeout: 90_000, interval: 200 };
+
+test('a planner that waits when its control worker is killed is taken over as soon', async () => {
+  const planner = workflowId.planner();
+  const handle = site.client.workflow.getHandle(planner);
+  const steps = async () =>
+    (await handle.fetchHistory()).events!.filter((event) => event.markerRecordedEventAttributes != null).length;
+  await underMortals({}, async (killAll) => {
+    await site.startPlanner();
+    await expect.poll(async () => (await steps()) > 0, startOfWorkers).toBe(true);
+    killAll();
+    const before = await steps();
+    await handle.signal(signalName.replan);
+    await expect.poll(async () => (await steps()) > before, startOfWorkers).toBe(true);
+    await handle.terminate();
+  });
+  // It was kept for the killed worker, which had its history.
+  const waitedMs = await timeoutOf(planner);
+  expect(waitedMs).toBeGreaterThan(0);
+  expect(waitedMs).toBeLessThan(takeoverLimitMs);
+}, 240_000);
+
 /** How long the server waited for a workflow task before it gave it to another worker; null: it has not. */
 async function timeoutOf(workflow: string): Promise<number | null> {
   const { events } = await site.client.workflow.getHandle(workflow).fetchHistory();
   const timedOut = events!.find((event) => event.workflowTaskTimedOutEventAttributes != null);
   if (timedOut === undefined) return null;
-  const startedId = timedOut.workflowTaskTimedOutEventAttributes!.startedEventId;
-  return msOf(timedOut) - msOf(events!.find(({ eventId }) => String(eventId) === String(startedId))!);
+  const { startedEventId, scheduledEventId } = timedOut.workflowTaskTimedOutEventAttributes!;
+  const since = Number(startedEventId) > 0 ? startedEventId : scheduledEventId;
+  return msOf(timedOut) - msOf(events!.find(({ eventId }) => String(eventId) === String(since))!);
 }
+
+/** A killed planner is to be taken over within this time. */
+const takeoverLimitMs = 5_000;
 
 /** By the server's clock, which leaves out how fast this machine starts a worker; Temporal's own ten seconds are longer. */
 async function expectTakenOverSoon(workflow: string): Promise<void> {
   const waitedMs = await timeoutOf(workflow);
   expect(waitedMs).toBeGreaterThanOrEqual(shortWorkflowTaskTimeout.workflowTaskTimeout);
-  expect(waitedMs).toBeLessThan(9_000);
+  expect(waitedMs).toBeLessThan(takeoverLimitMs);
 }
 
 function msOf({ eventTime }: { eventTime?: { seconds?: unknown; nanos?: number | null } | null }): number {

@@ -9,6 +9,8 @@ export interface Service {
   readonly failed: Promise<never>;
   /** Stops it in order; after ten seconds by force. */
   stop(): Promise<void>;
+  /** Ends it as a crash does. */
+  kill(): void;
 }
 
 const stopMs = 10_000;
@@ -41,7 +43,7 @@ export function startService(
   });
   // Only a caller that waits for the server to be ready handles this rejection.
   failed.catch(() => undefined);
-  return { failed, stop: () => stop(child, stopSignal) };
+  return { failed, stop: () => stop(child, stopSignal), kill: () => void child.kill('SIGKILL') };
 }
 
 async function stop(child: ChildProcess, stopSignal: NodeJS.Signals): Promise<void> {
