@@ -7,6 +7,7 @@ import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
+import { benchHistory } from './history.ts';
 import { type CallCost, measureCall, sessionPids } from './processor-time.ts';
 import { questions } from './questions.ts';
 import { countStatements, liveOneTask, statementsSent, taskRate } from './task-life.ts';
@@ -15,6 +16,7 @@ import { benchUpkeep } from './upkeep.ts';
 const defaultModes = ['10x200', '100x2000', '1000x20000', '1000x100000'];
 /** The events that precede an ended task's own, for each: 10^6 tasks come with 10^7 events. */
 const olderEventsPerTask = 7;
+const historyPrefix = 'history-';
 /** Until the code is compiled, and each session has the catalog at hand. */
 const warmUps = 8;
 /** A call that takes longer than this in the first run is measured three times. */
@@ -23,7 +25,8 @@ const runsOfSlow = 3;
 
 /**
  * `npm run bench -- scale --modes HOSTSxVMS[+ENDED][@PROMISES],…`: the processor time (ms, of Node and PostgreSQL together) of
- * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second; `upkeep`: what a host costs when nothing is asked.
+ * each question to a ledger of that size; one promise where none is said. The mode `events`: commits a second; `upkeep`: what a host
+ * costs when nothing is asked; `history-MODE`: what the ended tasks of that mode cost, beside a ledger without most of them.
  */
 export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   countStatements();
@@ -33,7 +36,13 @@ export async function benchScale({ runs, modes }: BenchOptions): Promise<void> {
   if (sizes.length === 0) return;
   const server = await startPostgresServer();
   try {
-    for (const mode of sizes) await benchMode(server.url, mode, Math.max(3, runs ?? 7));
+    for (const mode of sizes)
+      if (mode.startsWith(historyPrefix))
+        await benchHistory(server.url, parseMode(mode.slice(historyPrefix.length)), {
+          runs: Math.max(3, runs ?? 21),
+          deps: configuration(),
+        });
+      else await benchMode(server.url, mode, Math.max(3, runs ?? 7));
   } finally {
     await server.stop();
   }
