@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { open, rm } from 'node:fs/promises';
-import { isIP, type LookupFunction } from 'node:net';
+import type { LookupFunction } from 'node:net';
 import { dirname } from 'node:path';
-import ipaddr from 'ipaddr.js';
 import { Agent, type Dispatcher, request } from 'undici';
 import { BerthError, type ErrorCode } from '../../model/errors.ts';
 import { redactUrls } from '../../model/input/redact-url.ts';
 import { diskFullOr, isErrno, makeFolder, messageOf, writeStream } from '../host/files.ts';
 import type { FetchRequest, InputFetcher } from '../ports/input-fetcher.ts';
+import { pinLookup, type ResolveHost } from './pinned-lookup.ts';
 import { isRightRefused, rightRefused } from './repository-right.ts';
 
 const maxRedirects = 5;
@@ -16,8 +16,6 @@ const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 30_000;
 const connectTimeoutMs = 10_000;
 
-/** Every address of a name. Tests replace it. */
-export type ResolveHost = (hostname: string) => Promise<{ address: string; family: number }[]>;
 const systemResolve: ResolveHost = (hostname) => lookup(hostname, { all: true, verbatim: true });
 
 /**
@@ -146,45 +144,19 @@ async function receive(fetchRequest: FetchRequest, body: AsyncIterable<Buffer>):
   return { sizeBytes, sha256 };
 }
 
-/** Resolves and checks a URL's host, and returns a lookup that returns that address alone. */
+/** A lookup that returns the one address of the URL's host that was checked. */
 async function pinnedLookup(fetchRequest: FetchRequest, url: URL, resolve: ResolveHost): Promise<LookupFunction> {
-  const hostname = url.hostname.replace(/^\[|\]$/g, '');
-  const literal = isIP(hostname);
-  const addresses =
-    literal !== 0
-      ? [{ address: hostname, family: literal }]
-      : await resolve(hostname).catch((error: unknown) => {
-          throw unavailable(fetchRequest, messageOf(error), error);
-        });
-  const [first] = addresses;
-  if (first === undefined) throw unavailable(fetchRequest, `${hostname} has no address`);
-  const internal = addresses.find(({ address }) => !isPublicAddress(address));
-  if (internal !== undefined && !fetchRequest.allowInternal)
+  const pinned = await pinLookup(url, fetchRequest.allowInternal, resolve).catch((error: unknown) => {
+    throw unavailable(fetchRequest, messageOf(error), error);
+  });
+  if ('noAddress' in pinned) throw unavailable(fetchRequest, `${url.hostname} has no address`);
+  if ('refused' in pinned)
     throw new BerthError(
       'address-refused',
-      `${describeInput(fetchRequest)} leads to ${internal.address}, which is not a public address`,
+      `${describeInput(fetchRequest)} leads to ${pinned.refused}, which is not a public address`,
     );
-  return (_hostname, options, callback) => {
-    if (options.all === true) callback(null, [first]);
-    else callback(null, first.address, first.family);
-  };
+  return pinned.lookup;
 }
-
-/**
- * Whether an address is one of the public internet's. Everything with a special purpose is not: loopback, private,
- * link-local (clouds' metadata), carrier-grade NAT, multicast, reserved, documentation; nor an IPv6 address that
- * embeds such an IPv4 one.
- */
-export function isPublicAddress(text: string): boolean {
-  if (!ipaddr.isValid(text)) return false;
-  // `process` turns IPv4-mapped addresses into the IPv4 ones that they are; what else embeds one isn't `unicast`, or not global.
-  const address = ipaddr.process(text);
-  if (address instanceof ipaddr.IPv6 && !address.match(globalUnicast)) return false;
-  return address.range() === 'unicast';
-}
-
-/** The part of IPv6 that IANA has allocated so far. */
-const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3');
 
 const describeInput = (fetchRequest: FetchRequest): string =>
   fetchRequest.source === 'repository'

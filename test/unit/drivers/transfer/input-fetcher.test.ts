@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { Agent } from 'undici';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { FetchRequest } from '../../../../drivers/ports/input-fetcher.ts';
-import { isPublicAddress, openInputFetcher, type ResolveHost } from '../../../../drivers/transfer/input-fetcher.ts';
+import { openInputFetcher } from '../../../../drivers/transfer/input-fetcher.ts';
+import type { ResolveHost } from '../../../../drivers/transfer/pinned-lookup.ts';
+import { isPublicAddress } from '../../../../model/network/public-address.ts';
 import { codeOf } from '../../../contract/suite.ts';
 
 let folder: string;
