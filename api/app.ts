@@ -7,6 +7,8 @@ import { BerthError } from '../model/errors.ts';
 import type { Logger } from '../model/log.ts';
 import { signingKeysOf } from '../model/signed-url.ts';
 import type { ApiDeps } from './deps.ts';
+import { openEventFollowers } from './events/follow-events.ts';
+import { FollowerShares } from './events/follower-shares.ts';
 import { openLogSender } from './files/follow-log.ts';
 import { type Answer, streamed } from './http/answer.ts';
 import { authenticate, callerOf, openKeyring, requireMachineKey, requireOperator, requireSignature } from './http/auth.ts';
@@ -38,6 +40,7 @@ import { scheduleRoutes } from './routes/schedule.ts';
 import { hostStreamRoutes, streamRoutes } from './routes/streams.ts';
 import { taskRoutes } from './routes/tasks.ts';
 import { vmRoutes } from './routes/vms.ts';
+import { webhookRoutes } from './routes/webhooks.ts';
 import { expectBody } from './serve.ts';
 import { Sessions } from './streams/sessions.ts';
 
@@ -171,7 +174,7 @@ function createBaseApp(log: Logger, eachRequest: boolean): Express {
 }
 
 /** The API's application and that of the operators' port. Neither listens: see api/serve.ts. */
-export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
+export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'>): {
   app: Express;
   operatorsApp: Express;
   document: ReturnType<typeof describeApi>;
@@ -179,8 +182,9 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
 } {
   const { ledger, temporal, repository, config, log, clock } = given;
   const sessions = new Sessions({ temporal, url: config.api.BERTH_API_STREAM_URL ?? null, log });
-  const sendLog = openLogSender(repository.logs, config.api.BERTH_LOG_READERS_PER_OWNER);
-  const deps: ApiDeps = { ...given, sendLog, sessions };
+  const shares = new FollowerShares(config.api.BERTH_LOG_READERS_PER_OWNER);
+  const sendLog = openLogSender(repository.logs, shares);
+  const deps: ApiDeps = { ...given, sendLog, events: openEventFollowers(ledger, shares, log), sessions };
   const metrics = openMetrics(ledger, clock);
   countSessions(metrics.registry, sessions);
   const operations = [
@@ -202,6 +206,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'sessions'>): {
     keyRoutes,
     accountRoutes,
     priceRoutes,
+    webhookRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
   // Without authentication: serializing it for each request would be work for anybody.

@@ -20,6 +20,7 @@ import {
   readVmMetrics,
 } from '../ledger/metrics.ts';
 import { readSweeps } from '../ledger/repository/change-sweeps.ts';
+import { readWebhookCounts } from '../ledger/webhooks/read-webhooks.ts';
 import { drainStates } from '../model/drain.ts';
 import type { Logger } from '../model/log.ts';
 import { migratedGuests, migrationModes, migrationStates } from '../model/migration.ts';
@@ -28,6 +29,7 @@ import { sweepHolds } from '../model/repository/sweep.ts';
 import { hostStates, taskStates, vmStates } from '../model/states.ts';
 import { pausedByParties } from '../model/vm.ts';
 import { openMoneyMetrics } from './money-metrics.ts';
+import { openWebhookMetrics } from './webhook-metrics.ts';
 
 /** The route of a request: the path as declared, not as sent, which bounds the number of series. */
 const routes = new WeakMap<Request, string>();
@@ -166,6 +168,10 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
   openMoneyMetrics(
     registry,
     shared(() => readMoneyTotals(ledger)),
+  );
+  openWebhookMetrics(
+    registry,
+    shared(() => readWebhookCounts(ledger, clock())),
   );
   const readProof = shared(() => readLastProof(ledger));
   new Gauge({

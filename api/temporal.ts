@@ -16,6 +16,7 @@ import type { HostId, ImageId, TaskId, VmId } from '../model/ids.ts';
 import type { MigrationId } from '../model/migration.ts';
 import type { ReservationId } from '../model/reservation.ts';
 import { controlQueue, signalName, workflowId, workflowTaskTimeoutOf, workflowType } from '../model/temporal.ts';
+import type { WebhookId } from '../model/webhooks/webhook.ts';
 
 /** A migration, and the parts of its workflow's id. */
 export interface MigrationName {
@@ -62,6 +63,8 @@ export interface WorkflowClient {
   readConsole(id: VmId, range: ConsoleRange): Promise<ConsolePage>;
   /** Has the VM's host connect for a client; throws the host's error, `unavailable` when no worker answers. */
   openStream(id: VmId, order: StreamOrder): Promise<void>;
+  /** Has a webhook's workflow begin deliveries; starts it when it does not run. */
+  wakeWebhook(id: WebhookId): Promise<void>;
   ping(): Promise<void>;
 }
 
@@ -176,6 +179,11 @@ export function openWorkflowClient(client: Client): WorkflowClient {
       ]),
     openStream: (id, order) =>
       executeOnHost<void>(`Connecting to ${id}`, workflowType.stream, workflowId.stream(id, order.id), [id, order]),
+
+    async wakeWebhook(id) {
+      const start = { taskQueue: controlQueue, workflowId: workflowId.webhook(id), args: [id], signal: signalName.wakeUp };
+      await withShortDeadline(() => client.workflow.signalWithStart(workflowType.webhook, start));
+    },
 
     async ping() {
       await withShortDeadline(() => client.workflowService.getSystemInfo({}));

@@ -21,6 +21,7 @@ import { addRepositoryCommands } from './commands/repository.ts';
 import { addReservationCommands } from './commands/reservations.ts';
 import { addTaskCommands } from './commands/tasks.ts';
 import { addVmCommands } from './commands/vms.ts';
+import { addWebhookCommands } from './commands/webhooks.ts';
 
 /** The options of `berth` itself. */
 export interface GlobalOptions {
@@ -77,5 +78,6 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addPriceCommands(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
+  addWebhookCommands(program, session);
   return program;
 }

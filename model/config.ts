@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { parsePortRange } from './network/published-port.ts';
 import { parseCidr, parseReachException } from './network/reach-exception.ts';
+import { parseSealingKeys } from './webhooks/sealing.ts';
 
 /**
  * Every option of every process, read once at start from the environment. Sizes and times have their unit in the name. A
@@ -56,6 +57,10 @@ const guestSupernet = z
   .default('10.128.0.0/9')
   .describe("CIDR from which each owner's network is taken; the same for control workers and hosts");
 
+const allowInternalUrls = flag.describe(
+  '1: the URL of an input, or of a webhook, may lead to a private or loopback address; the same for API processes and control workers',
+);
+
 /** The description of each variable is its row in docs/configuration.md, which `npm run docs` writes. */
 export const groups = {
   log: z.object({
@@ -84,6 +89,20 @@ export const groups = {
       .optional()
       .describe('A second key whose URLs are valid as well, while one key replaces the other'),
     BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the hosts reach it'),
+  }),
+  webhooks: z.object({
+    BERTH_WEBHOOK_KEYS: textOf(parseSealingKeys)
+      .default([])
+      .describe(
+        'Keys that encrypt the secrets of webhooks, comma-separated, as ID:BASE64 of 32 bytes each; the first encrypts, and each decrypts what it has encrypted. The same for API processes and control workers; none: webhooks are refused. webhooks.md',
+      ),
+    BERTH_WEBHOOK_TIMEOUT_S: z.coerce
+      .number()
+      .min(1)
+      .max(60)
+      .default(15)
+      .describe("Seconds within which a webhook's receiver has to answer"),
+    BERTH_ALLOW_INTERNAL_URLS: allowInternalUrls,
   }),
   api: z.object({
     BERTH_API_PORT: port.default(8080).describe('Port of the API. 0: any free one'),
@@ -135,6 +154,7 @@ export const groups = {
       "Tasks of an owner that are not over, waiting ones included, unless the owner's row has a limit",
     ),
     BERTH_MAX_PORTS_PER_OWNER: count(64).describe("Published ports of an owner, unless the owner's row has a limit"),
+    BERTH_MAX_WEBHOOKS_PER_OWNER: count(20).describe("Webhooks of an owner, unless the owner's row has a limit"),
     BERTH_PUBLIC_ADDRESSES: list
       .pipe(z.array(z.ipv4()).max(64))
       .default([])
@@ -155,7 +175,9 @@ export const groups = {
       .int()
       .min(1)
       .default(50)
-      .describe('Logs that one owner may read or follow at a time, counted by each API process'),
+      .describe(
+        'Logs that one owner may read or follow at a time, and waits for events and streams of them, together; counted by each API process',
+      ),
     BERTH_PLANS_PER_MINUTE: count(120).describe(
       'Quotes and readings of the schedule of one owner in a minute, counted by each API process. 0: no limit',
     ),
@@ -166,7 +188,7 @@ export const groups = {
     BERTH_RATE_PER_MINUTE: count(6000).describe('Requests a minute of one key, counted by each API process. 0: no limit'),
   }),
   control: z.object({
-    BERTH_ALLOW_INTERNAL_URLS: flag.describe('1: the URL of an input may lead to a private or loopback address'),
+    BERTH_ALLOW_INTERNAL_URLS: allowInternalUrls,
     BERTH_INPUT_URL_MAX_BYTES: count(8 * 2 ** 30).describe('Largest input that is fetched from a URL'),
     BERTH_INPUT_URL_MAX_SECONDS: count(600).describe('Longest time for fetching an input from a URL'),
     BERTH_LOG_LIMIT_BYTES: count(16 * 2 ** 20).describe(

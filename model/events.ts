@@ -6,6 +6,7 @@ import { HostRemovedData, hostRemovedType } from './hosts/removed-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
+import { webhookEventData } from './webhooks/webhook-events.ts';
 
 /**
  * What outsiders hear of tasks, as the `data` of CloudEvents 1.0. Times are RFC 3339. A field is never taken away or
@@ -386,6 +387,7 @@ export const eventData = {
   ...everyOf(portEventTypes, PortData),
   ...everyOf(billEventTypes, BillData),
   [usageRecordedType]: UsageRecordedData,
+  ...webhookEventData,
 };
 
 export type EventType = keyof typeof eventData;

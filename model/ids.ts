@@ -23,6 +23,8 @@ const prefixes = {
   transfer: 'transfer',
   price: 'price',
   quote: 'quote',
+  webhook: 'webhook',
+  secret: 'secret',
 } as const;
 
 export type IdKind = keyof typeof prefixes;

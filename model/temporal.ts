@@ -2,9 +2,11 @@ import type { HostId, ImageId, TaskId, VmId, WaiterId } from './ids.ts';
 
 import type { MigrationId } from './migration.ts';
 import type { ReservationId } from './reservation.ts';
+import type { WebhookId } from './webhooks/webhook.ts';
 
 /** Names of queues, workflows and signals. */
 export const controlQueue = 'control';
+export const webhooksQueue = 'webhooks';
 export const hostQueue = (id: HostId): string => `host.${id}`;
 
 export const workflowId = {
@@ -28,6 +30,7 @@ export const workflowId = {
   console: (id: VmId, readId: string): string => `console-${id}-${readId}`,
   /** `linkId` distinguishes the connections of one VM's clients. */
   stream: (id: VmId, linkId: string): string => `stream-${id}-${linkId}`,
+  webhook: (id: WebhookId): string => `webhook-${id}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
 } as const;
@@ -48,6 +51,7 @@ export const workflowType = {
   drain: 'drainHost',
   recovery: 'measureRecovery',
   reservation: 'reserveHosts',
+  webhook: 'deliverWebhook',
   housekeeping: 'runHousekeeping',
   planner: 'planLeases',
 } as const;

@@ -19,7 +19,7 @@ import { startRepositorySweep } from './sweep/repository-sweep.ts';
  * repository, whose folder only this process has. On SIGTERM it completes the requests under way and ends.
  */
 const graceMs = 5000;
-const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api'], process.env);
+const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'api', 'webhooks'], process.env);
 const log = openLog('api', config.log.BERTH_LOG_LEVEL);
 feedWatchdog(log);
 const clock = () => Date.now();

@@ -1,5 +1,6 @@
 import { Client, WorkflowIdConflictPolicy } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
+import { Registry } from 'prom-client';
 import { guard } from '../activities/failure.ts';
 import { createLedgerActivities } from '../activities/ledger/index.ts';
 import { openLedger } from '../ledger/client.ts';
@@ -17,13 +18,15 @@ import { loggedBudget } from './payload-budget.ts';
 import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
 import { connectWorker, installRuntime, serveMetrics } from './runtime.ts';
+import { startWebhooks } from './webhooks/start-webhooks.ts';
 import { workflowBundle } from './workflow-bundle.ts';
 
 /**
- * The control worker: all workflows, and the activities on the ledger. Several of them can share the queue `control`.
+ * The control worker: all workflows, the activities on the ledger, and deliveries to webhooks. Several of them can share the queues
+ * `control` and `webhooks`.
  * SIGTERM: accepts no new work, finishes its workflow tasks, ends.
  */
-const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control'], process.env);
+const config = readConfig(['log', 'temporal', 'ledger', 'signing', 'control', 'webhooks'], process.env);
 const log = openLog('control', config.log.BERTH_LOG_LEVEL);
 feedWatchdog(log);
 const { BERTH_METRICS_PORT: metricsPort, BERTH_METRICS_LISTEN: metricsListen } = config.control;
@@ -58,7 +61,8 @@ const worker = await Worker.create({
   ...controlLimits,
   shutdownForceTime: '8s',
 });
-const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log);
+const registry = new Registry();
+const metrics = sdkAddress === null ? null : serveMetrics(metricsListen, metricsPort, sdkAddress, log, registry);
 
 const running = worker.run();
 const startSingleton = (what: string, type: string, id: string) =>
@@ -74,9 +78,20 @@ void startSingleton('the housekeeping', workflowType.housekeeping, workflowId.ho
 void startSingleton('the planner', workflowType.planner, workflowId.planner());
 const books = startKeepingBooks({ ledger, log, clock: ledgerClock.nowMs });
 const bills = startCollectingBills({ ledger, log, clock: ledgerClock.nowMs, config: control });
+const webhooks = await startWebhooks({
+  connection,
+  namespace: config.temporal.TEMPORAL_NAMESPACE,
+  client,
+  ledger,
+  config: config.webhooks,
+  log,
+  clock: ledgerClock.nowMs,
+  registry,
+});
 const endings = startEndingWorkflows({ ledger, client, log });
 log.info('the control worker runs');
 await running;
+await webhooks.stop();
 await endings.stop();
 await bills.stop();
 await books.stop();

@@ -15,3 +15,4 @@ export { runTask } from './task/run-task.ts';
 export { openStream } from './vm/open-stream.ts';
 export { readConsole } from './vm/read-console.ts';
 export { runVm } from './vm/run-vm.ts';
+export { deliverWebhook } from './webhooks/deliver-webhook.ts';

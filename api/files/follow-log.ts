@@ -1,13 +1,11 @@
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Response } from 'express';
-import { BerthError } from '../../model/errors.ts';
+import type { FollowerShares } from '../events/follower-shares.ts';
 import type { TaskLogs } from './task-logs.ts';
 
 /** How often a followed log is polled. Other API processes may write it, so this process gets no notification. */
 const pollMs = 200;
-/** How many logs one process sends at a time, over all readers. */
-const maxSenders = 2000;
 /** How long the answer whether a task is over serves all that follow its log. */
 const overMs = 150;
 
@@ -81,29 +79,18 @@ function shareAnswers(): (taskId: string, isOver: () => Promise<boolean>) => Pro
 }
 
 /**
- * Sends logs, at most `perReader` of one reader at a time (`rate-limited` above that) and `maxSenders` of all (`unavailable`). A
- * followed log is sent as it grows, until its task is over and all that had arrived by then is sent; the client may disconnect
- * at any time. `isOver` is called before each poll: what arrives after it has returned true is not sent.
+ * Sends logs, as many of one reader at a time as its share is (`rate-limited` above that). A followed log is sent as it grows, until its
+ * task is over and all that had arrived by then is sent; the client may disconnect at any time. `isOver` is called before each
+ * poll: what arrives after it has returned true is not sent.
  */
-export function openLogSender(logs: TaskLogs, perReader: number): LogSender {
-  const active = new Map<string, number>();
-  let all = 0;
+export function openLogSender(logs: TaskLogs, shares: FollowerShares): LogSender {
   const share = shareAnswers();
   return async (request, isOver, res) => {
-    const { reader, taskId } = request;
-    const own = active.get(reader) ?? 0;
-    if (own >= perReader)
-      throw new BerthError('rate-limited', `This owner reads ${own} logs at the same time, of at most ${perReader}; end some`);
-    if (all >= maxSenders) throw new BerthError('unavailable', 'Too many logs are being read; try again soon');
-    all += 1;
-    active.set(reader, own + 1);
+    const leave = shares.enter(request.reader);
     try {
-      await sendLog(logs, request, () => share(taskId, isOver), res);
+      await sendLog(logs, request, () => share(request.taskId, isOver), res);
     } finally {
-      all -= 1;
-      const left = (active.get(reader) ?? 1) - 1;
-      if (left === 0) active.delete(reader);
-      else active.set(reader, left);
+      leave();
     }
   };
 }

@@ -46,8 +46,12 @@ function answerResponse(answered: ResponseSpec): ZodOpenApiResponsesObject[`2${s
   const { description, schema, media, headers } = answered;
   return {
     description,
-    ...(schema && { content: { 'application/json': { schema } } }),
-    ...(media && { content: { [media]: { schema: z.string() } } }),
+    ...((schema || media) && {
+      content: {
+        ...(schema && { 'application/json': { schema } }),
+        ...(media && { [media]: { schema: z.string() } }),
+      },
+    }),
     ...(headers && {
       headers: Object.fromEntries(
         Object.entries(headers).map(([name, text]) => [name, { description: text, schema: { type: 'string' as const } }]),

@@ -8,7 +8,7 @@ import { refuseUnstorable, validate } from './validation.ts';
 
 export interface ResponseSpec {
   description: string;
-  /** Of a JSON body; without it, the body has the media type `media`, or there is none. */
+  /** Of a JSON body. A body may have the media type `media` as well, or instead. */
   schema?: z.ZodType;
   media?: string;
   headers?: Record<string, string>;

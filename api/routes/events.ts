@@ -1,14 +1,14 @@
 import { CloudEvent } from 'cloudevents';
 import { z } from 'zod';
-import { type EventRecord, readEvents } from '../../ledger/events/read.ts';
+import type { EventRecord } from '../../ledger/events/read.ts';
+import { cloudEventOf } from '../../model/webhooks/message.ts';
 import type { ApiDeps } from '../deps.ts';
-import { json } from '../http/answer.ts';
+import { json, streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
 import { type Operation, operation } from '../http/operation.ts';
+import { validate } from '../http/validation.ts';
 import { Event } from '../schemas/events.ts';
-
-/** bigint's largest: PostgreSQL has no greater sequence. */
-const lastSequence = 2n ** 63n - 1n;
+import { sequence } from '../schemas/webhooks.ts';
 
 const EventsQuery = z.strictObject({
   limit: z.coerce
@@ -18,12 +18,15 @@ const EventsQuery = z.strictObject({
     .max(1000)
     .default(100)
     .meta({ description: 'How many events at most' }),
-  after: z
-    .string()
-    .regex(/^\d{1,19}$/, { error: 'expected the `next` of a previous answer', abort: true })
-    .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the `next` of a previous answer' })
+  after: sequence
     .optional()
     .meta({ description: 'The `next` of the previous answer; without it, from the first event on that is kept' }),
+  wait: z.coerce
+    .number({ error: 'expected a number of seconds from 0 to 60' })
+    .min(0)
+    .max(60)
+    .default(0)
+    .meta({ description: 'Seconds to wait for an event where there is none yet' }),
   type: z
     .string()
     .max(128)
@@ -42,21 +45,13 @@ const EventPage = z.strictObject({
   }),
 });
 
-function show(row: EventRecord): unknown {
-  return new CloudEvent({
-    id: row.id,
-    source: '/berth',
-    type: row.type,
-    subject: row.subject,
-    time: row.time.toISOString(),
-    datacontenttype: 'application/json',
-    owner: row.ownerId,
-    sequence: String(row.seq),
-    data: row.data,
-  }).toJSON();
-}
+const show = (row: EventRecord): unknown => new CloudEvent(cloudEventOf(row)).toJSON();
 
-export function eventRoutes({ ledger }: ApiDeps): Operation[] {
+/** Whether the caller asks for a stream; a browser's EventSource does so by this header alone. */
+const wantsStream = (accept: string | undefined): boolean =>
+  (accept ?? '').split(',').some((one) => one.trim().split(';')[0]!.toLowerCase() === 'text/event-stream');
+
+export function eventRoutes({ events: followers }: ApiDeps): Operation[] {
   return [
     operation({
       method: 'get',
@@ -65,15 +60,22 @@ export function eventRoutes({ ledger }: ApiDeps): Operation[] {
       tag: 'events',
       summary: 'Read events in the order in which they became true',
       description:
-        'A reader that continues from `next` reads each event once and misses none. Events never change. They are kept for `retentionDays`: a reader that was away for longer is told so (410 `cursor-expired`), reads the resources as they are, and goes on without `after`.',
+        'A reader that continues from `next` reads each event once and misses none. Events never change. They are kept for `retentionDays`: a reader that was away for longer is told so (410 `cursor-expired`), reads the resources as they are, and goes on without `after`. With `Accept: text/event-stream` they are sent as they come, each with its `sequence` as its id, after `Last-Event-ID` or else `after`; what is waited for or streamed counts for the owner’s share of followers.',
       access: 'client',
       query: EventsQuery,
-      answers: { 200: { description: 'Events, oldest first', schema: EventPage } },
+      answers: { 200: { description: 'Events, oldest first', schema: EventPage, media: 'text/event-stream' } },
       problems: ['cursor-expired'],
-      handle: async ({ caller, query }) => {
-        const filter = { owner: visibleOwner(caller), type: query.type };
+      handle: async ({ caller, query, req, res }) => {
+        const filter = { owner: visibleOwner(caller), type: query.type, follower: caller.ownerId, limit: query.limit };
+        if (wantsStream(req.get('accept'))) {
+          const last = req.get('last-event-id');
+          const after = last === undefined || last === '' ? query.after : validate(sequence, 'header', last);
+          await followers.stream({ ...filter, after: after === undefined ? null : BigInt(after) }, show, res);
+          return streamed;
+        }
         const after = query.after === undefined ? null : BigInt(query.after);
-        const { events, next, floor, retentionDays } = await readEvents(ledger, filter, { after, limit: query.limit });
+        const page = await followers.waitForEvents({ ...filter, after }, query.wait * 1000, res);
+        const { events, next, floor, retentionDays } = page;
         return json(200, { items: events.map(show), next: String(next), oldest: String(floor), retentionDays });
       },
     }),

@@ -56,6 +56,7 @@ export const unlimitedQuotas = {
   memoryMiB: unlimited,
   diskMiB: unlimited,
   ports: unlimited,
+  webhooks: unlimited,
   reservedVcpuHours: unlimited,
   horizonS: unlimited,
 };

@@ -63,6 +63,7 @@ export function settingsOf(
   const { network, home, cache } = ground;
   const signingKey =
     given.BERTH_SIGNING_KEY ?? persistentSecret(join(home.keys, 'signing'), () => randomBytes(32).toString('hex'));
+  const sealingKey = `1:${persistentSecret(join(home.keys, 'webhooks'), () => randomBytes(32).toString('base64'))}`;
   const common = {
     // Without a shared compile cache each process would need half a second more to start.
     NODE_COMPILE_CACHE: join(cache, 'node-compile'),
@@ -75,6 +76,7 @@ export function settingsOf(
       ...common,
       TEMPORAL_ADDRESS: `127.0.0.1:${ports.temporal.port}`,
       BERTH_SIGNING_KEY: signingKey,
+      BERTH_WEBHOOK_KEYS: sealingKey,
       BERTH_API_PORT: String(ports.api),
       BERTH_API_LISTEN: `127.0.0.1,${network.gateway}`,
       BERTH_OPERATORS_PORT: String(ports.operators),

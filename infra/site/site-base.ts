@@ -81,7 +81,8 @@ async function allocatePort(
 function siteEnvironment(home: Home): Record<string, string> {
   const own = Object.entries(process.env).filter(
     (entry): entry is [string, string] =>
-      entry[1] !== undefined && !/^(DATABASE_URL|TEMPORAL_.*|BERTH_SIGNING_KEY.*|NODE_OPTIONS|VITEST.*)$/.test(entry[0]),
+      entry[1] !== undefined &&
+      !/^(DATABASE_URL|TEMPORAL_.*|BERTH_SIGNING_KEY.*|BERTH_WEBHOOK_KEYS|NODE_OPTIONS|VITEST.*)$/.test(entry[0]),
   );
   return { ...Object.fromEntries(own), [siteMarker]: home.path };
 }

@@ -47,7 +47,7 @@ export async function readEvents(
   }
 }
 
-const cursorExpired = (after: bigint, { floor, retentionDays }: Omit<EventLog, 'last'>): BerthError =>
+export const cursorExpired = (after: bigint, { floor, retentionDays }: Omit<EventLog, 'last'>): BerthError =>
   new BerthError(
     'cursor-expired',
     `Events after ${after} were asked for; those up to ${floor} are kept no more${retentionDays === null ? '' : `: events are kept for ${retentionDays} days`}. Read the resources as they are now, and go on after ${floor}`,

@@ -26,7 +26,7 @@ async function readQuotasAndPrices(
   const now = isoOf(nowMs);
   const rows = await tx.$queryRaw<QuotaRow[]>`
     SELECT o."maxBytes", o."maxQueued", o."maxVms", o."maxVcpus", o."maxMemoryMiB", o."maxDiskMiB", o."maxTasks",
-      o."maxPorts", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, l.*,
+      o."maxPorts", o."maxWebhooks", o."maxReservedVcpuHours", o."maxHorizonS", o."usedBytes" AS bytes, t.*, v.*, p.*, w.*, l.*,
       EXISTS (SELECT FROM "PriceBook" b WHERE ${isValidAt(now)}) AS "hasPrices"
     FROM "Owner" o,
       LATERAL (SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'queued') AS queued
@@ -35,6 +35,7 @@ async function readQuotasAndPrices(
           COALESCE(sum("memoryMiB"), 0) AS "memoryMiB", COALESCE(sum("diskMiB" + "overlayMiB"), 0) AS "diskMiB"
         FROM "Vm" WHERE "ownerId" = o.id AND state <> 'removed' AND NOT template) v,
       LATERAL (SELECT count(*) AS ports FROM "PublishedPort" WHERE "ownerId" = o.id) p,
+      LATERAL (SELECT count(*) AS webhooks FROM "Webhook" WHERE "ownerId" = o.id) w,
       LATERAL (SELECT COALESCE(sum(p.vcpus * EXTRACT(EPOCH FROM p."endAt" - GREATEST(p."startAt", ${now}::timestamptz)) / 3600)
             FILTER (WHERE p."endAt" > ${now}::timestamptz), 0)::float8 AS "reservedVcpuHours",
           COALESCE(max(GREATEST(0, EXTRACT(EPOCH FROM p."endAt" - ${now}::timestamptz))), 0)::float8 AS "horizonS"
@@ -98,19 +99,20 @@ export async function refuseOverQuotas(
 }
 
 /**
- * Runs what publishes ports of an owner, within its quota of them. Exact: the owner's acceptances are serialized to the end
- * of their transactions.
+ * Runs what adds to what an owner has of one kind, within its quota. Exact: the owner's acceptances are serialized to the end of
+ * their transactions.
  */
-export async function withinPortQuota<T>(
+export async function withinQuota<T>(
   tx: Transaction,
   owner: string,
+  quota: 'ports' | 'webhooks',
   { limits, nowMs }: SiteQuotas,
   insert: () => Promise<T>,
 ): Promise<T> {
   await lockOwner(tx, 'quotas', owner);
   const inserted = await insert();
-  const { ports } = await readQuotas(tx, owner, limits, nowMs);
-  if (ports.used > ports.limit) throw refusal('ports', ports.used, ports.limit);
+  const { limit, used } = (await readQuotas(tx, owner, limits, nowMs))[quota];
+  if (used > limit) throw refusal(quota, used, limit);
   return inserted;
 }
 

@@ -3,7 +3,7 @@ import type { PortRequest, PublicPorts } from '../../model/network/published-por
 import type { QuotaLimits } from '../../model/owners/quota.ts';
 import type { Ledger } from '../client.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
-import { withinPortQuota } from '../owners/quotas.ts';
+import { withinQuota } from '../owners/quotas.ts';
 import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
 import { insertPorts } from './insert-ports.ts';
 import { findPort, type PortRecord } from './read-ports.ts';
@@ -41,7 +41,7 @@ export async function acceptPortOnce(
 ): Promise<Acceptance> {
   return acceptOnce(ledger, idempotent, async (tx) => {
     // The owner's lock first: placement waits for VMs' rows, and what an owner's acceptances wait for is placement.
-    const [id] = await withinPortQuota(tx, owner, { limits: quotas, nowMs }, async () => {
+    const [id] = await withinQuota(tx, owner, 'ports', { limits: quotas, nowMs }, async () => {
       await lockLivingVm(tx, vm);
       return insertPorts(tx, { owner, vms: [vm], ports: [request], site, nowMs, pointer: () => '/publicPort' });
     });

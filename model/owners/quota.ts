@@ -10,6 +10,7 @@ export const quotaColumns = {
   memoryMiB: 'maxMemoryMiB',
   diskMiB: 'maxDiskMiB',
   ports: 'maxPorts',
+  webhooks: 'maxWebhooks',
   reservedVcpuHours: 'maxReservedVcpuHours',
   horizonS: 'maxHorizonS',
 } as const;
@@ -29,6 +30,7 @@ export function siteQuotas(api: ReturnType<typeof readConfig<'api'>>['api']): Qu
     memoryMiB: api.BERTH_MAX_MEMORY_MIB_PER_OWNER,
     diskMiB: api.BERTH_MAX_DISK_MIB_PER_OWNER,
     ports: api.BERTH_MAX_PORTS_PER_OWNER,
+    webhooks: api.BERTH_MAX_WEBHOOKS_PER_OWNER,
     reservedVcpuHours: api.BERTH_MAX_RESERVED_VCPU_HOURS_PER_OWNER,
     horizonS: api.BERTH_MAX_HORIZON_DAYS * 86_400,
   };

@@ -76,7 +76,7 @@ describe('what belongs to another owner', () => {
   test('nothing happened to it, and no list contains it', async () => {
     expect((await api.call(api.alice, 'GET', `/v1/files/${file.id}`)).status).toBe(200);
     expect((await api.call<TaskBody>(api.alice, 'GET', `/v1/tasks/${task.id}`)).body.cancelRequestedAt).toBeNull();
-    for (const list of ['files', 'tasks', 'vms', 'events', 'accounts']) {
+    for (const list of ['files', 'tasks', 'vms', 'events', 'accounts', 'webhooks']) {
       expect((await api.call<Page<unknown>>(api.bob, 'GET', `/v1/${list}`)).body.items).toEqual([]);
     }
   });

@@ -20,6 +20,8 @@ let alone: string;
 const hourly = { vcpuHourMicros: '20000', memoryGiBHourMicros: '5000', diskGiBHourMicros: '10' };
 const book = { currency: 'EUR', terms: { rules: [hourly] } };
 let account: string;
+let webhook: string;
+const hook = { url: 'https://example.net/hook' };
 beforeAll(async () => {
   api = await startApi({ BERTH_PUBLIC_ADDRESSES: '203.0.113.7' });
   await api.addImage('debian-12');
@@ -43,6 +45,7 @@ beforeAll(async () => {
   drain = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/hosts/host-d/drains', { json: inAnHour() })).body.id;
   const opened = { owner: api.alice.ownerId, currency: 'EUR' };
   account = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/accounts', { json: opened })).body.id;
+  webhook = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/webhooks', { json: hook })).body.id;
   await api.addHost('host-e');
   await api.addHost('host-f');
   reservation = (await api.call<{ id: string }>(api.operator, 'POST', '/v1/reservations', { json: reserve('host-e') })).body.id;
@@ -186,6 +189,23 @@ const calls: Record<string, () => Promise<Response>> = {
       headers: { 'Idempotency-Key': 'every-route' },
     }),
   'GET /v1/books': () => api.fetch(api.operator, 'GET', '/v1/books'),
+  'GET /v1/webhooks': () => api.fetch(api.operator, 'GET', '/v1/webhooks'),
+  'POST /v1/webhooks': () => api.fetch(api.operator, 'POST', '/v1/webhooks', { json: { ...hook, scope: 'site' } }),
+  'GET /v1/webhooks/{id}': () => api.fetch(api.operator, 'GET', `/v1/webhooks/${webhook}`),
+  'PATCH /v1/webhooks/{id}': () =>
+    api.fetch(api.operator, 'PATCH', `/v1/webhooks/${webhook}`, { json: { types: ['berth.vm.*'] } }),
+  'DELETE /v1/webhooks/{id}': () => api.fetch(api.operator, 'DELETE', `/v1/webhooks/${webhook}`),
+  'POST /v1/webhooks/{id}/secrets': () => api.fetch(api.operator, 'POST', `/v1/webhooks/${webhook}/secrets`, { json: {} }),
+  'DELETE /v1/webhooks/{id}/secrets/{secretId}': async () => {
+    const { body } = await api.call<{ id: string }>(api.operator, 'POST', '/v1/webhooks', { json: hook });
+    const [made] = (await api.call<{ secrets: { id: string }[] }>(api.operator, 'GET', `/v1/webhooks/${body.id}`)).body.secrets;
+    await api.call(api.operator, 'POST', `/v1/webhooks/${body.id}/secrets`, { json: {} });
+    return api.fetch(api.operator, 'DELETE', `/v1/webhooks/${body.id}/secrets/${made!.id}`);
+  },
+  'GET /v1/webhooks/{id}/deliveries': () => api.fetch(api.operator, 'GET', `/v1/webhooks/${webhook}/deliveries`),
+  'POST /v1/webhooks/{id}/replay': () =>
+    api.fetch(api.operator, 'POST', `/v1/webhooks/${webhook}/replay`, { json: { after: '0' } }),
+  'POST /v1/webhooks/{id}/test': () => api.fetch(api.operator, 'POST', `/v1/webhooks/${webhook}/test`),
   'GET /v1/events': () => api.fetch(api.operator, 'GET', '/v1/events'),
 };
 
@@ -223,6 +243,9 @@ const bodies = [
   'POST /v1/accounts',
   'POST /v1/accounts/{id}/adjustments',
   'POST /v1/prices',
+  'POST /v1/webhooks',
+  'POST /v1/webhooks/{id}/secrets',
+  'POST /v1/webhooks/{id}/replay',
 ];
 
 test('every route refuses a parameter that it does not know', async () => {

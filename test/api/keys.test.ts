@@ -25,7 +25,7 @@ beforeAll(async () => {
   api = await startApi();
   await api.addImage('debian-12');
   const ledger = openLedger(api.databaseUrl);
-  const config = readConfig(['api', 'signing'], {
+  const config = readConfig(['api', 'signing', 'webhooks'], {
     BERTH_REPOSITORY: api.root,
     BERTH_SIGNING_KEY: 'x'.repeat(32),
     BERTH_REPOSITORY_URL: 'http://127.0.0.1',

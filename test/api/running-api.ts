@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -25,6 +25,7 @@ import type { MigrationId } from '../../model/migration.ts';
 import type { ReservationId } from '../../model/reservation.ts';
 import { signUrl } from '../../model/signed-url.ts';
 import { isTerminal, type TaskState } from '../../model/states.ts';
+import type { WebhookId } from '../../model/webhooks/webhook.ts';
 import { startPostgres } from '../services/postgres.ts';
 import { Contract } from './contract.ts';
 
@@ -51,6 +52,7 @@ export function fakeWorkflows() {
     builds: [] as ImageId[],
     cancelledBuilds: [] as ImageId[],
     retired: [] as ImageId[],
+    webhooks: [] as WebhookId[],
     away: false,
     /** The consoles, by VM; reading any other fails with the error. */
     consoles: new Map<string, string>(),
@@ -93,6 +95,7 @@ export function fakeWorkflows() {
         return { from, totalBytes: all.length, base64: all.subarray(from, to).toString('base64') };
       },
       openStream: async (_id: VmId, order: StreamOrder): Promise<void> => requested.openStream(order),
+      wakeWebhook: (id: WebhookId) => answer(requested.webhooks, id),
       ping: async () => {
         if (requested.away) throw new Error('Temporal does not answer');
       },
@@ -263,7 +266,8 @@ export async function startApi(
   const root = await mkdtemp(join(tmpdir(), 'berth-api-'));
   const database = await startPostgres();
   const signingKey = randomUUID();
-  const config = readConfig(['api', 'signing'], {
+  const config = readConfig(['api', 'signing', 'webhooks'], {
+    BERTH_WEBHOOK_KEYS: `1:${randomBytes(32).toString('base64')}`,
     BERTH_REPOSITORY: root,
     BERTH_SIGNING_KEY: signingKey,
     BERTH_REPOSITORY_URL: 'http://127.0.0.1',

@@ -74,6 +74,9 @@ export async function fetched(
 }
 
 const emptied = [
+  'WebhookDelivery',
+  'WebhookSecret',
+  'Webhook',
   'PublishedPort',
   'EdgeLease',
   'EdgeSegment',

@@ -1,6 +1,9 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ApplicationFailure } from '@temporalio/common';
 import proto from '@temporalio/proto';
+import { NativeConnection, Worker } from '@temporalio/worker';
+import type { DeliveryStep } from '../../contracts/webhooks.ts';
 import type { FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
@@ -8,9 +11,9 @@ import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import { acceptReservation } from '../../ledger/reservations/accept-reservation.ts';
 import { acceptOperation, acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { ConsoleRange } from '../../model/console.ts';
-import type { HostId, TaskId, VmId } from '../../model/ids.ts';
+import { type HostId, newId, type TaskId, type VmId } from '../../model/ids.ts';
 import type { MigrationId, MigrationMode } from '../../model/migration.ts';
-import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
+import { controlQueue, signalName, webhooksQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmRequest } from '../../model/vm-request.ts';
 import type { PrefetchRequest } from '../../workflows/image/prefetch-image.ts';
 import { startBuild } from '../sagas/build-site.ts';
@@ -21,7 +24,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|upserts|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining]
+ *   node test/replay/record.ts [tasks|upserts|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining|webhooks]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -450,6 +453,38 @@ async function recordDomains(site: FakeSite): Promise<void> {
   await removeAlone(site, id);
 }
 
+/** Deliveries of each outcome: a failed attempt, nothing more, more, an activity that is refused, and the end. */
+async function recordWebhooks(site: FakeSite): Promise<void> {
+  const owner = site.owner;
+  const outcomes: (() => DeliveryStep | null)[] = [
+    () => ({ owner, next: 'retry', waitMs: 50, failures: 1, error: 'it answered 500' }),
+    () => ({ owner, next: 'idle' }),
+    () => ({ owner, next: 'again' }),
+    () => {
+      throw ApplicationFailure.create({ message: 'There is no key 1 to decrypt with', type: 'internal', nonRetryable: true });
+    },
+    () => null,
+  ];
+  const connection = await NativeConnection.connect({ address: site.address });
+  const worker = await Worker.create({
+    connection,
+    namespace: site.namespace,
+    taskQueue: webhooksQueue,
+    activities: { deliverEvents: async () => outcomes.shift()!() },
+  });
+  const webhook = newId('webhook');
+  const id = workflowId.webhook(webhook);
+  await worker.runUntil(async () => {
+    const options = { taskQueue: controlQueue, workflowId: id, args: [webhook, site.pace] };
+    const handle = await site.client.workflow.start(workflowType.webhook, options);
+    await site.until('it waits', async () => (await site.detailsOf(id)).includes('all events were delivered'));
+    await handle.signal(signalName.wakeUp);
+    await handle.result();
+  });
+  await connection.close();
+  await write(site, 'deliverWebhook', id);
+}
+
 const postgres = await startPostgresServer();
 const temporal = await startTemporalServer();
 process.env.DATABASE_URL = postgres.url;
@@ -485,6 +520,7 @@ try {
     moved: recordMoved,
     vm: recordVm,
     domains: recordDomains,
+    webhooks: recordWebhooks,
   };
   for (const [name, record] of Object.entries(parts)) {
     if (only !== undefined && only !== name) continue;

@@ -340,6 +340,36 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number; 
     answer: answering({ loadDomainTargets: { settled: [], busy: ['vm_1'] } }),
     signals: [{ name: 'domainsChanged', everyMs: 10_000, args: [['vm_1']] }],
   },
+  'a webhook whose deliveries go on without a pause': {
+    hours: 160,
+    type: 'deliverWebhook',
+    id: 'webhook-webhook_1',
+    args: ['webhook_1'],
+    answer: answering({ deliverEvents: new After(120_000, { owner: 'owner_1', next: 'again' }) }),
+  },
+  'a webhook with an event each half a minute': {
+    hours: 24,
+    type: 'deliverWebhook',
+    id: 'webhook-webhook_1',
+    args: ['webhook_1'],
+    answer: answering({ deliverEvents: { owner: 'owner_1', next: 'idle' } }),
+    signals: [{ name: 'wakeUp', everyMs: 30_000 }],
+  },
+  'a webhook whose receiver fails': {
+    hours: 24,
+    type: 'deliverWebhook',
+    id: 'webhook-webhook_1',
+    args: ['webhook_1'],
+    answer: answering({
+      deliverEvents: { owner: 'owner_1', next: 'retry', waitMs: 60_000, failures: 3, error: 'it answered 500' },
+    }),
+  },
+  'a webhook whose deliveries can not begin': {
+    type: 'deliverWebhook',
+    id: 'webhook-webhook_1',
+    args: ['webhook_1'],
+    answer: answering({ deliverEvents: refused('there is no key 1 to decrypt with') }),
+  },
   'the housekeeping': {
     hours: 2,
     type: 'runHousekeeping',

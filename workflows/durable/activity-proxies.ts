@@ -2,11 +2,12 @@ import { CancellationScope, proxyActivities, proxyLocalActivities, sleep } from 
 import type { ImageSource } from '../../contracts/host.ts';
 import type { HostCalls } from '../../contracts/host-calls.ts';
 import type { LedgerActivities } from '../../contracts/ledger.ts';
+import type { WebhookActivities } from '../../contracts/webhooks.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
-import { hostQueue } from '../../model/temporal.ts';
+import { hostQueue, webhooksQueue } from '../../model/temporal.ts';
 import { Backoff } from './backoff.ts';
 import { codeOf, isPermanent, neverStarted } from './failure.ts';
-import { hostOptions, ledgerOptions, timing } from './timeouts.ts';
+import { hostOptions, ledgerOptions, timing, webhookOptions } from './timeouts.ts';
 
 type ActivityName = keyof HostCalls;
 
@@ -49,6 +50,10 @@ export function onHost(host: HostId, pace: number, unreachable: WhenUnreachable)
     };
   return new Proxy({} as HostCalls, { get: (_, activity) => call(activity as ActivityName) });
 }
+
+/** The activities of the queue of deliveries: a queue of its own, so that no ledger step waits for a receiver. */
+export const onWebhooks = (pace: number): WebhookActivities =>
+  proxyActivities<WebhookActivities>({ ...webhookOptions(pace), taskQueue: webhooksQueue });
 
 let lastOnLedger: Promise<unknown> = Promise.resolve();
 

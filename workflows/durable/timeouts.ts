@@ -52,6 +52,8 @@ export interface Timing {
   /** Between two rounds of a drain that moves VMs, and between two samples of its VMs' loads. */
   drainPollMs: number;
   loadSampleIntervalMs: number;
+  /** Between two looks at a webhook with nothing to deliver: a signal starts one at once, and a lost one is repeated. */
+  webhookPollMs: number;
   housekeepingIntervalMs: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
@@ -81,6 +83,7 @@ export function timing(pace: number): Timing {
     ambiguousAlertAfterMs: minute * pace,
     drainPollMs: 5 * second * pace,
     loadSampleIntervalMs: 20 * second * pace,
+    webhookPollMs: 6 * hour * pace,
     housekeepingIntervalMs: 15 * second * pace,
     sweepEveryRounds: 40,
     orphanedAfterS: Math.ceil(20 * pace),
@@ -211,3 +214,13 @@ const activityClassOf = {
 export function hostOptions(activity: keyof HostActivities, pace: number): ActivityOptions {
   return { ...heartbeatOptions(pace), ...activityClasses[activityClassOf[activity]](pace) };
 }
+
+/**
+ * Deliveries to one endpoint go on for minutes, until there is nothing to deliver or an attempt fails; they stop by themselves. Repeated
+ * without limit: the ledger says where they go on.
+ */
+export const webhookOptions = (pace: number): ActivityOptions => ({
+  ...heartbeatOptions(pace),
+  startToCloseTimeout: 10 * minute,
+  retry: endlessRetry(pace),
+});

@@ -17,6 +17,10 @@ export class WakeUp {
     this.#woken = false;
   }
 
+  get isWoken(): boolean {
+    return this.#woken;
+  }
+
   /** Returns at the next signal, or after the interval. */
   async wait(ms: number): Promise<void> {
     await condition(() => this.#woken, ms);
