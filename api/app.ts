@@ -32,6 +32,7 @@ import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { accountRoutes } from './routes/money/accounts.ts';
 import { priceRoutes } from './routes/money/prices.ts';
+import { statementRoutes } from './routes/money/statements.ts';
 import { ownerRoutes } from './routes/owners.ts';
 import { portRoutes } from './routes/ports.ts';
 import { repositoryRoutes } from './routes/repository.ts';
@@ -206,6 +207,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
     keyRoutes,
     accountRoutes,
     priceRoutes,
+    statementRoutes,
     webhookRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);

@@ -4,7 +4,7 @@ import { readLastProof } from '../ledger/books/proof.ts';
 import type { Ledger } from '../ledger/client.ts';
 import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
 import { readEventLog } from '../ledger/events/event-log.ts';
-import { readMoneyTotals } from '../ledger/market/money-totals.ts';
+import { readMoneyAtRisk, readMoneyTotals } from '../ledger/market/money-totals.ts';
 import {
   type MigrationTotals,
   type PlannedDrain,
@@ -168,6 +168,7 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
   openMoneyMetrics(
     registry,
     shared(() => readMoneyTotals(ledger)),
+    () => readMoneyAtRisk(ledger),
   );
   openWebhookMetrics(
     registry,

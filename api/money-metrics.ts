@@ -1,10 +1,25 @@
 import { Gauge, type Registry } from 'prom-client';
-import type { MoneyTotals } from '../ledger/market/money-totals.ts';
+import type { MoneyAtRisk, MoneyTotals } from '../ledger/market/money-totals.ts';
 
 const units = (micros: number): number => micros / 1e6;
 
 /** Gauges of the money of leases that are not over. */
-export function openMoneyMetrics(registry: Registry, read: () => Promise<MoneyTotals[]>): void {
+export function openMoneyMetrics(
+  registry: Registry,
+  read: () => Promise<MoneyTotals[]>,
+  readAtRisk: () => Promise<MoneyAtRisk[]>,
+): void {
+  new Gauge({
+    name: 'berth_money_at_risk',
+    help: 'What the site may not get, in units of the currency: accounts below zero (credit), what holds of leases lack (unheld), and what no account had of their charges (uncollected)',
+    labelNames: ['currency', 'of'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const { currency, ...parts } of await readAtRisk())
+        for (const of of ['credit', 'unheld', 'uncollected'] as const) this.set({ currency, of }, units(parts[of]));
+    },
+  });
   new Gauge({
     name: 'berth_bills',
     help: 'Leases with a bill that are not over, by whether their owner was warned or they were suspended when money ended',

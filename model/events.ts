@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
 import { BillData, billEventTypes } from './books/bill-events.ts';
+import { BudgetReachedData, budgetReachedType } from './books/budget-event.ts';
 import { UsageRecordedData, usageRecordedType } from './books/usage-event.ts';
 import { HostRemovedData, hostRemovedType } from './hosts/removed-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
@@ -386,6 +387,7 @@ export const eventData = {
   [accountAdjustedType]: AccountAdjustedData,
   ...everyOf(portEventTypes, PortData),
   ...everyOf(billEventTypes, BillData),
+  [budgetReachedType]: BudgetReachedData,
   [usageRecordedType]: UsageRecordedData,
   ...webhookEventData,
 };

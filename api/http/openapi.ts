@@ -49,7 +49,7 @@ function answerResponse(answered: ResponseSpec): ZodOpenApiResponsesObject[`2${s
     ...((schema || media) && {
       content: {
         ...(schema && { 'application/json': { schema } }),
-        ...(media && { [media]: { schema: z.string() } }),
+        ...Object.fromEntries([media ?? []].flat().map((one) => [one, { schema: z.string() }])),
       },
     }),
     ...(headers && {

@@ -10,7 +10,7 @@ export interface ResponseSpec {
   description: string;
   /** Of a JSON body. A body may have the media type `media` as well, or instead. */
   schema?: z.ZodType;
-  media?: string;
+  media?: string | string[];
   headers?: Record<string, string>;
 }
 

@@ -9,6 +9,7 @@ import { holdAccount } from '../books/holds.ts';
 import { type NewTransfer, type Posting, postTransfers } from '../books/post-transfers.ts';
 import type { Transaction } from '../transaction.ts';
 import { type BillRow, storedPaid } from './bill-row.ts';
+import { noteSpending } from './budgets.ts';
 
 interface ChargeRequest {
   /** All usage of the lease until now. */
@@ -153,6 +154,7 @@ export async function chargeBill(tx: Transaction, bill: BillRow, { intervals, en
       : move('release', 'release', 'the lease has ended', [owner(heldMicros)].filter(isSome))),
   ]);
   if (end !== null) await tx.account.update({ where: { id: hold }, data: { closedAt: new Date(nowMs) } });
+  await noteSpending(tx, bill, -(charge.holdMicros + charge.accountMicros), nowMs);
   const uncollectedMicros = bill.uncollectedMicros - charge.uncollectedMicros;
   const paid = addTo(bill.paid, charge);
   await tx.bill.update({

@@ -21,3 +21,23 @@ export async function readMoneyTotals(ledger: Ledger): Promise<MoneyTotals[]> {
     FROM "Bill" b ${joinHold}
     WHERE b."endedAt" IS NULL GROUP BY 1, 2 ORDER BY 1, 2`;
 }
+
+/** What the site may not get, of one currency; in micro-units, as floating point. */
+export interface MoneyAtRisk {
+  currency: string;
+  /** By how much accounts of owners are below zero. */
+  credit: number;
+  /** What the holds of leases that go on lack of what they should have. */
+  unheld: number;
+  /** What no account had of their charges. */
+  uncollected: number;
+}
+
+export async function readMoneyAtRisk(ledger: Ledger): Promise<MoneyAtRisk[]> {
+  return ledger.$queryRaw<MoneyAtRisk[]>`
+    SELECT currency, sum(credit)::float8 AS credit, sum(unheld)::float8 AS unheld, sum(uncollected)::float8 AS uncollected
+    FROM (SELECT currency, -balance AS credit, 0 AS unheld, 0 AS uncollected FROM "Account" WHERE kind = 'owner' AND balance < 0
+      UNION ALL SELECT b.currency, 0, CASE WHEN b."dueAt" IS NULL THEN 0 ELSE GREATEST(0, b."holdMicros" - COALESCE(h.balance, 0)) END,
+        b."uncollectedMicros" FROM "Bill" b ${joinHold} WHERE b."endedAt" IS NULL) m
+    GROUP BY currency ORDER BY currency`;
+}

@@ -189,6 +189,13 @@ const calls: Record<string, () => Promise<Response>> = {
       headers: { 'Idempotency-Key': 'every-route' },
     }),
   'GET /v1/books': () => api.fetch(api.operator, 'GET', '/v1/books'),
+  'GET /v1/statements/{month}': () => api.fetch(api.alice, 'GET', '/v1/statements/2026-11'),
+  'GET /v1/budgets': () => api.fetch(api.alice, 'GET', '/v1/budgets'),
+  'PUT /v1/budgets/{currency}': () => api.fetch(api.alice, 'PUT', '/v1/budgets/EUR', { json: { monthlyMicros: '5' } }),
+  'DELETE /v1/budgets/{currency}': async () => {
+    await api.fetch(api.alice, 'PUT', '/v1/budgets/EUR', { json: { monthlyMicros: '5' } });
+    return api.fetch(api.alice, 'DELETE', '/v1/budgets/EUR');
+  },
   'GET /v1/webhooks': () => api.fetch(api.operator, 'GET', '/v1/webhooks'),
   'POST /v1/webhooks': () => api.fetch(api.operator, 'POST', '/v1/webhooks', { json: { ...hook, scope: 'site' } }),
   'GET /v1/webhooks/{id}': () => api.fetch(api.operator, 'GET', `/v1/webhooks/${webhook}`),
@@ -243,6 +250,7 @@ const bodies = [
   'POST /v1/accounts',
   'POST /v1/accounts/{id}/adjustments',
   'POST /v1/prices',
+  'PUT /v1/budgets/{currency}',
   'POST /v1/webhooks',
   'POST /v1/webhooks/{id}/secrets',
   'POST /v1/webhooks/{id}/replay',

@@ -74,6 +74,7 @@ export async function fetched(
 }
 
 const emptied = [
+  'Budget',
   'WebhookDelivery',
   'WebhookSecret',
   'Webhook',

@@ -1,0 +1,106 @@
+import { Prisma } from '../../generated/prisma/client.ts';
+import type { Statement, StatementLine, StatementPart } from '../../model/money/statement.ts';
+import type { Ledger } from '../client.ts';
+import { oneOrNotFound } from '../rows.ts';
+import { requestLimits, type Transaction } from '../transaction.ts';
+
+/** Beyond so many lines the smallest are one: a page or a file is for people. */
+const mostLines = 5000;
+/** A transfer has the time at which its transaction began: it may be seen so much later. */
+const settledAfterMs = 60_000;
+
+interface TotalRow {
+  currency: string;
+  opening: string;
+  closing: string;
+  held: string;
+}
+
+interface LineRow {
+  currency: string;
+  subject: string;
+  reason: string;
+  transfers: number;
+  from: Date;
+  until: Date;
+  amount: string;
+  /** Transfers of all lines, also of those beyond the limit. */
+  all: number;
+}
+
+interface StatementRequest {
+  owner: string;
+  month: string;
+  fromMs: number;
+  untilMs: number;
+  nowMs: number;
+}
+
+/**
+ * An owner's money over a month: of its accounts and holds together, so that what is only set aside is no line. Both queries see one
+ * snapshot. Throws not-found for an owner.
+ */
+export async function readStatement(ledger: Ledger, request: StatementRequest): Promise<Statement> {
+  const { owner: id, month, fromMs, untilMs, nowMs } = request;
+  const read = async (tx: Transaction): Promise<Statement> => {
+    const owners = await tx.owner.findMany({ where: { id }, select: { id: true, name: true } });
+    const owner = oneOrNotFound(owners, `owner ${id}`);
+    const [from, until] = [new Date(fromMs), new Date(untilMs)];
+    const totals = await tx.$queryRaw<TotalRow[]>`${moved(id, from, until)}
+      SELECT currency, COALESCE(sum(amount) FILTER (WHERE at < ${from}::timestamptz), 0)::text AS opening, sum(amount)::text AS closing,
+        COALESCE(sum(amount) FILTER (WHERE kind = 'hold'), 0)::text AS held
+      FROM moved GROUP BY currency ORDER BY currency`;
+    const lines = await tx.$queryRaw<LineRow[]>`${moved(id, from, until)}
+      SELECT currency, subject, reason, count(DISTINCT transfer)::int AS transfers, min(at) AS "from", max(at) AS until,
+        sum(amount)::text AS amount, (sum(count(DISTINCT transfer)) OVER ())::int AS "all"
+      FROM moved WHERE at >= ${from}::timestamptz GROUP BY currency, subject, reason HAVING sum(amount) <> 0
+      ORDER BY abs(sum(amount)) DESC, subject, reason LIMIT ${mostLines}`;
+    const parts = totals.map((total) => partOf(total, lines, { from, until }));
+    return { owner, month, final: nowMs >= untilMs + settledAfterMs, parts };
+  };
+  return ledger.$transaction(read, { ...requestLimits, isolationLevel: 'RepeatableRead' });
+}
+
+/** Entries of the owner's accounts and of its holds; a hold that was closed before has none left. */
+const moved = (owner: string, from: Date, until: Date): Prisma.Sql => Prisma.sql`
+  WITH moved AS (SELECT a.currency, a.kind, t.id AS transfer, t.subject, t.reason, t."createdAt" AS at, e.amount
+    FROM "Account" a JOIN "Entry" e ON e."accountId" = a.id JOIN "Transfer" t ON t.id = e."transferId"
+    WHERE a."ownerId" = ${owner} AND a.kind IN ('owner', 'hold') AND (a."closedAt" IS NULL OR a."closedAt" >= ${from}::timestamptz)
+      AND t."createdAt" < ${until}::timestamptz)`;
+
+function partOf(total: TotalRow, rows: readonly LineRow[], { from, until }: { from: Date; until: Date }): StatementPart {
+  const lines = rows
+    .filter(({ currency }) => currency === total.currency)
+    .map(
+      ({ amount, all, from: first, until: last, ...same }): StatementLine => ({
+        ...same,
+        from: first.toISOString(),
+        until: last.toISOString(),
+        amountMicros: BigInt(amount),
+      }),
+    )
+    .toSorted((a, b) => (a.from === b.from ? (a.subject < b.subject ? -1 : 1) : a.from < b.from ? -1 : 1));
+  const [openingMicros, closingMicros] = [BigInt(total.opening), BigInt(total.closing)];
+  const rest = closingMicros - openingMicros - lines.reduce((sum, { amountMicros }) => sum + amountMicros, 0n);
+  const further: StatementLine[] =
+    rows.length < mostLines || rest === 0n
+      ? []
+      : [
+          {
+            currency: total.currency,
+            subject: '',
+            reason: 'further, smaller ones',
+            transfers: rows[0]!.all - rows.reduce((sum, { transfers }) => sum + transfers, 0),
+            from: from.toISOString(),
+            until: until.toISOString(),
+            amountMicros: rest,
+          },
+        ];
+  return {
+    currency: total.currency,
+    openingMicros,
+    closingMicros,
+    heldMicros: BigInt(total.held),
+    lines: [...lines, ...further],
+  };
+}
