@@ -58,6 +58,15 @@ export const mutations: readonly Mutation[] = [
     only: 'stageIn 1',
   },
   {
+    guarantee: 'a task whose steps fail for a moment succeeds',
+    file: 'model/errors.ts',
+    find: 'internal: { status: 500, retryable: true,',
+    replace: 'internal: { status: 500, retryable: false,',
+    project: 'sagas',
+    test: 'sagas/fault-matrix.test.ts',
+    only: 'takes effect, then fails',
+  },
+  {
     guarantee: 'no host is promised more than it has',
     file: 'prisma/migrations/20261121000000_init/migration.sql',
     find: '(NEW."usedVcpus" > NEW.vcpus AND NEW."usedVcpus" > COALESCE(before."usedVcpus", 0))',

@@ -6,7 +6,7 @@ import type { TaskId, VmId } from '../../model/ids.ts';
 import { controlQueue, signalName, workflowId, workflowType } from '../../model/temporal.ts';
 import { expectEmptySite, expectEverythingOrNothing } from './everything-or-nothing.ts';
 import { addressOf, endless, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault } from './faults.ts';
+import { type Call, everyRun } from './faults.ts';
 
 const side = 6;
 vi.setConfig({ maxConcurrency: side, testTimeout: 240_000 });
@@ -146,9 +146,9 @@ test('the matrix covers every call of a drain', async () => {
   await finish(drain);
 });
 
-test.concurrent.each(everyFault(calls))('$name $nth: $what', async ({ fault, ...at }) => {
+test.concurrent.each(everyRun(calls))('$at: $what', async ({ calls: struck, fault }) => {
   const drain = await draining();
-  site.faults.plan(drain.workflow, at, fault);
+  site.faults.plan(drain.workflow, struck, fault);
   try {
     const state = await run(drain);
     expect(site.faults.fired(drain.workflow)).toBe(true);

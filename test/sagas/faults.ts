@@ -68,6 +68,21 @@ export const undosOfVariant: readonly Fault[] = isFull ? allFaults : ['refusedAf
 
 type FaultCase<C> = C & { fault: Fault; what: string };
 
+/** After these a saga goes on, and ends as if there had been none. */
+const survived: readonly Fault[] = ['failsBefore', 'failsAfter', 'twice', 'late', 'killedBefore', 'killedAfter'];
+
+/** Each is noticed after a heartbeat's timeout, and a test has a time limit also on a busy machine. */
+const mostKillsOfRun = 3;
+
+/** One run of a saga: these of its calls meet the fault. */
+interface FaultRun<C> {
+  calls: C[];
+  fault: Fault;
+  /** The calls, for the name of the test. */
+  at: string;
+  what: string;
+}
+
 /**
  * These calls under these faults, for `test.concurrent.each`, without waiting for the end of a group. A full run has the
  * whole product; any other run has each call under the strongest fault of each kind.
@@ -78,6 +93,29 @@ export const everyFault = <C extends Call>(calls: readonly C[], of: readonly Fau
       .filter(({ name }) => isFull || strongest(name).includes(fault))
       .map((call) => ({ ...call, fault, what: faults[fault] })),
   );
+
+/**
+ * The runs of a saga in which these calls meet these faults, by everyFault. A fault that ends the saga, or turns it back, has a
+ * run for each call. One that it survives leaves it as if there had been none: in `npm test` all calls meet it in one run,
+ * one after the other, and in a full run each has a run of its own.
+ */
+export function everyRun<C extends Call>(calls: readonly C[], of: readonly Fault[] = allFaults): FaultRun<C>[] {
+  const cases = everyFault(calls, of);
+  const isShared = ({ fault }: FaultCase<C>): boolean => !isFull && survived.includes(fault);
+  const alone = cases.filter((one) => !isShared(one)).map((one) => [one]);
+  const together = survived.flatMap((fault) => {
+    const shared = cases.filter((one) => isShared(one) && one.fault === fault);
+    const most = fault.startsWith('killed') ? mostKillsOfRun : shared.length;
+    return Array.from({ length: Math.ceil(shared.length / most) || 0 }, (_, nth) => shared.slice(nth * most, (nth + 1) * most));
+  });
+  // The longest first: they run side by side.
+  return [...together, ...alone].map((run) => ({
+    calls: run,
+    fault: run[0]!.fault,
+    at: run.map(({ name, nth }) => `${name} ${nth}`).join(', '),
+    what: run[0]!.what,
+  }));
+}
 
 const strongest = (name: string): Fault[] => (onHost.has(name) ? strongestOnHost : strongestOnLedger);
 
@@ -119,9 +157,9 @@ export function killed(): Promise<never> {
 /** Wraps the activities of all workers: records every call of every workflow, and injects the planned faults. */
 export class Faults {
   readonly #calls = new Map<string, Map<string, Call>>();
-  readonly #plans = new Map<string, Plan>();
+  readonly #plans = new Map<string, Plan[]>();
   readonly #broken = new Map<string, string>();
-  readonly #late = new Map<string, () => Promise<unknown>>();
+  readonly #late = new Map<string, (() => Promise<unknown>)[]>();
   readonly #cancel: (workflowId: string) => Promise<unknown>;
   readonly #restart: (workflowId: string) => Promise<unknown>;
   readonly #restarted = new Set<string>();
@@ -131,8 +169,13 @@ export class Faults {
     this.#restart = restart;
   }
 
-  plan(workflowId: string, call: Call, fault: Fault, code: ErrorCode = 'disk-full'): void {
-    this.#plans.set(workflowId, { ...call, fault, code, fired: false });
+  /** @param at one call, or several, each of which meets the fault; in place of what was planned before */
+  plan(workflowId: string, at: Call | readonly Call[], fault: Fault, code: ErrorCode = 'disk-full'): void {
+    const calls = [at].flat() as Call[];
+    this.#plans.set(
+      workflowId,
+      calls.map(({ name, nth }) => ({ name, nth, fault, code, fired: false })),
+    );
   }
 
   /** Every call of this activity by this workflow fails, and may be tried again. */
@@ -144,9 +187,9 @@ export class Faults {
     this.#broken.clear();
   }
 
-  /** Whether the planned call was made at all. */
+  /** Whether each of the planned calls was made at all. */
   fired(workflowId: string): boolean {
-    return this.#plans.get(workflowId)?.fired ?? false;
+    return this.#plans.get(workflowId)?.every(({ fired }) => fired) ?? false;
   }
 
   /** What is known of a workflow that is over: a long run would keep it all. */
@@ -163,11 +206,12 @@ export class Faults {
     return [...(this.#calls.get(workflowId)?.values() ?? [])];
   }
 
-  /** Runs the attempt that was held back, after the end of the workflow. Its outcome does not matter. */
+  /** Runs the attempts that were held back, after the end of the workflow. Their outcome does not matter. */
   async runLate(workflowId: string): Promise<void> {
-    const act = this.#late.get(workflowId);
-    if (act === undefined) throw new Error(`nothing was held back of ${workflowId}`);
-    await new MockActivityEnvironment(undefined, { logger: new DefaultLogger('ERROR') }).run(act).catch(() => undefined);
+    const acts = this.#late.get(workflowId);
+    if (acts === undefined) throw new Error(`nothing was held back of ${workflowId}`);
+    for (const act of acts)
+      await new MockActivityEnvironment(undefined, { logger: new DefaultLogger('ERROR') }).run(act).catch(() => undefined);
   }
 
   wrap<T extends object>(activities: T): T {
@@ -192,8 +236,8 @@ export class Faults {
   async #meet(name: string, act: () => Promise<unknown>): Promise<unknown> {
     const { workflowId, call } = this.#identify(name);
     if (this.#broken.get(workflowId) === name) throw failure();
-    const plan = this.#plans.get(workflowId);
-    if (plan === undefined || plan.fired || plan.name !== call.name || plan.nth !== call.nth) return act();
+    const plan = this.#plans.get(workflowId)?.find(({ name, nth }) => name === call.name && nth === call.nth);
+    if (plan === undefined || plan.fired) return act();
     plan.fired = true;
     return this.#befall(plan, workflowId, act);
   }
@@ -214,7 +258,7 @@ export class Faults {
         await act();
         return act();
       case 'late':
-        this.#late.set(workflowId, act);
+        this.#late.set(workflowId, [...(this.#late.get(workflowId) ?? []), act]);
         return act();
       case 'killedBefore':
         return killed();

@@ -11,7 +11,7 @@ import { controlQueue, signalName, workflowId, workflowType } from '../../model/
 import { type VmOperation, VmRequest } from '../../model/vm-request.ts';
 import { expectEmptySite, tracesOf } from './everything-or-nothing.ts';
 import { addressOf, type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyFault, everyRestart, type Fault, faultsBut, faultsOfVariant } from './faults.ts';
+import { type Call, everyRestart, everyRun, type Fault, faultsBut, faultsOfVariant } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 10, testTimeout: 240_000 });
 
@@ -158,13 +158,13 @@ test('the matrix covers every call of a VM; only the number of its polls varies'
 });
 
 // No request cancels the workflow of a VM: it is notified that the VM has to be removed.
-test.concurrent.each(everyFault(cleanRun, faultsBut('cancelled')))('$name $nth: $what', async ({ fault, ...call }) => {
+test.concurrent.each(everyRun(cleanRun, faultsBut('cancelled')))('$at: $what', async ({ calls, fault }) => {
   const id = await accept();
-  site.faults.plan(workflowId.vm(id), call, fault);
+  site.faults.plan(workflowId.vm(id), calls, fault);
   await start(id);
   // A VM whose last step of these took effect and was then refused appears created until it is undone: no operation is
   // requested of it.
-  if (fault.startsWith('refused') && isMaking(call)) await over(id);
+  if (fault.startsWith('refused') && calls.some(isMaking)) await over(id);
   else await life(id);
   expect(site.faults.fired(workflowId.vm(id))).toBe(true);
   const before = await rowOf(id);
@@ -393,7 +393,7 @@ describe('a VM without a task', () => {
   describe.concurrent('that is stopped moves with its disks, and boots from them where it is then', () => {
     const calls = ['packColdCopy', 'unpackColdCopy', 'commitMigration', 'removeColdLeftover'].map((name) => ({ name, nth: 1 }));
 
-    async function movedAfterEnd(at: Call | null, fault: Fault | null): Promise<void> {
+    async function movedAfterEnd(at: readonly Call[] | null, fault: Fault | null): Promise<void> {
       const { id, host } = await running();
       host.powerOff(id);
       await becomes(id, 'stopped');
@@ -416,7 +416,7 @@ describe('a VM without a task', () => {
     }
 
     test('without a fault', () => movedAfterEnd(null, null));
-    test.each(everyFault(calls, faultsOfVariant))('$name: $what', ({ fault, ...call }) => movedAfterEnd(call, fault));
+    test.each(everyRun(calls, faultsOfVariant))('$at: $what', ({ calls: struck, fault }) => movedAfterEnd(struck, fault));
   });
 
   test('that has moved without its disks boots again with those at its home', async () => {
