@@ -182,7 +182,12 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
   sessions: Sessions;
 } {
   const { ledger, temporal, repository, config, log, clock } = given;
-  const sessions = new Sessions({ temporal, url: config.api.BERTH_API_STREAM_URL ?? null, log });
+  const sessions = new Sessions({
+    temporal,
+    url: config.api.BERTH_API_STREAM_URL ?? null,
+    idleMs: config.api.BERTH_SESSION_IDLE_S * 1000,
+    log,
+  });
   const shares = new FollowerShares(config.api.BERTH_LOG_READERS_PER_OWNER);
   const sendLog = openLogSender(repository.logs, shares);
   const deps: ApiDeps = { ...given, sendLog, events: openEventFollowers(ledger, shares, log), sessions };

@@ -116,6 +116,15 @@ export const groups = {
       .describe(
         'Base URL at which hosts reach this very process, for sessions of its clients; not set: the one that hosts use anyway, which is right for a single API process',
       ),
+    BERTH_SESSION_IDLE_S: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .max(7 * 24 * 3600)
+      .default(4 * 3600)
+      .describe(
+        'Seconds after which a session in a guest, or a connection to a console, is ended in which nothing was sent either way. 0: never',
+      ),
     BERTH_OPERATORS_PORT: port.default(0).describe('Port of health and metrics. 0: any free one'),
     BERTH_OPERATORS_LISTEN: z
       .string()

@@ -4,12 +4,15 @@ import { berthProtocol, channelMessage, channels, hostCloseCodes, jsonMessage } 
 import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../../model/streams/console.ts';
 import { inputWindowBytes } from '../../model/streams/frames.ts';
 import { closeCodes, endSocket, InvalidMessage, parseMessage, takeMessages } from '../../model/streams/messages.ts';
+import { IdleTimer } from './idle-timer.ts';
 import { keepReaching } from './keep-reaching.ts';
 
 interface ConsoleRelayOptions {
   place: ConsolePlace | null;
   tailBytes: number;
   write: boolean;
+  /** After so long without a byte from either end the connection is ended. 0: never. */
+  idleMs: number;
   /** Has the VM's host connect, wherever it is by now. Nothing of the connection is read yet. */
   reach(): Promise<WebSocket>;
   /** Told of what a listener throws. */
@@ -32,11 +35,13 @@ export class ConsoleRelay {
   #writes: boolean;
   #link: WebSocket | null = null;
   #closed = false;
+  readonly #idle: IdleTimer;
 
   constructor(options: ConsoleRelayOptions) {
     this.#options = options;
     this.#place = options.place;
     this.#writes = options.write;
+    this.#idle = new IdleTimer(options.idleMs);
   }
 
   /** Throws why the console can't be had. */
@@ -47,12 +52,14 @@ export class ConsoleRelay {
   serve(client: WebSocket): void {
     takeMessages(client, { binary: (bytes) => this.#takeFromClient(bytes), onBug: this.#options.onBug });
     client.once('close', () => this.close());
+    this.#idle.start(() => endSocket(client, closeCodes.normal, this.#idle.reason));
     if (this.#link !== null) this.#use(this.#link, client);
     client.resume();
   }
 
   close(): void {
     this.#closed = true;
+    this.#idle.stop();
     this.#link?.close(closeCodes.normal);
   }
 
@@ -83,6 +90,7 @@ export class ConsoleRelay {
   }
 
   #pass(link: WebSocket, client: WebSocket, bytes: Buffer): void {
+    this.#idle.touch();
     if (this.#place !== null) this.#place = { ...this.#place, at: this.#place.at + bytes.length };
     client.send(channelMessage(channels.stdout, bytes));
     if (this.#place !== null) this.#report(client, { place: placeText(this.#place) });
@@ -118,6 +126,7 @@ export class ConsoleRelay {
 
   #takeFromClient(bytes: Buffer): void {
     const [channel, rest] = [bytes[0], bytes.subarray(1)];
+    this.#idle.touch();
     if (channel === channels.control) {
       parseMessage(ConsoleControl, rest, 'a control message of a console');
       this.#writes = true;

@@ -10,6 +10,7 @@ import {
   type TerminalSize,
 } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
+import { IdleTimer } from './idle-timer.ts';
 import { keepReaching } from './keep-reaching.ts';
 
 /** A connection that a host worker has opened, to one session of a guest. */
@@ -44,6 +45,8 @@ interface RelayOptions {
   after: number;
   /** Has the VM's host connect, wherever it is by now. */
   reach(events: LinkEvents): Promise<HostLink>;
+  /** After so long without a byte, a size or a signal the session is ended. 0: never. */
+  idleMs: number;
   /** Of the attempts after a connection was lost. */
   backoff?: { initialMs: number; maxMs: number };
 }
@@ -98,11 +101,13 @@ export class Relay {
   #lastSignal = 0;
   #ended: StreamStatus | null = null;
   #closed = false;
+  readonly #idle: IdleTimer;
 
   constructor(options: RelayOptions) {
     this.#options = options;
     this.#passed = options.after;
     this.#confirmed = options.after;
+    this.#idle = new IdleTimer(options.idleMs);
   }
 
   /** Begins the session, or finds it again. Throws why that can't be. */
@@ -113,6 +118,7 @@ export class Relay {
 
   serve(client: ClientEnd): void {
     this.#client = client;
+    this.#idle.start(() => this.#endIdle());
     client.begin({ input: this.#input?.from ?? 0, output: this.#passed });
     for (const frame of this.#early.splice(0)) this.#take(frame);
     if (this.#link === null && this.#ended === null) this.#reconnect();
@@ -130,22 +136,26 @@ export class Relay {
 
   input(bytes: Uint8Array): void {
     if (this.#input === null || this.#inputEnd !== null) return;
+    this.#idle.touch();
     this.#input.push(bytes);
     this.#sendInput();
   }
 
   endInput(): void {
     if (this.#input === null || this.#inputEnd !== null) return;
+    this.#idle.touch();
     this.#inputEnd = this.#input.end;
     this.#link?.send({ type: 'inputEnd', at: this.#inputEnd });
   }
 
   resize(size: TerminalSize): void {
+    this.#idle.touch();
     this.#size = size;
     this.#link?.send({ type: 'resize', size });
   }
 
   signal(signal: number): void {
+    this.#idle.touch();
     this.#lastSignal += 1;
     this.#signals = [...this.#signals.slice(1 - signalsKept), { number: this.#lastSignal, signal }];
     this.#link?.send({ type: 'signal', number: this.#lastSignal, signal });
@@ -162,6 +172,7 @@ export class Relay {
   close(ends: boolean): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#idle.stop();
     this.#link?.send({ type: ends ? 'close' : 'detach' });
     this.#link?.close();
     this.#link = null;
@@ -264,6 +275,7 @@ export class Relay {
     }
     const fresh = bytes.subarray(Math.min(bytes.length, this.#passed - at));
     if (fresh.length === 0) return;
+    this.#idle.touch();
     this.#passed += fresh.length;
     client.output(channel, fresh, this.#passed);
   }
@@ -282,8 +294,15 @@ export class Relay {
   #finish(status: StreamStatus): void {
     if (this.#ended !== null || this.#closed) return;
     this.#ended = status;
+    this.#idle.stop();
     if (this.#client === null) return;
     this.#client.end(status, () => this.close(status.reason !== 'Replaced'));
+  }
+
+  /** In the guest at once: a client that is gone without a word does not confirm its end. */
+  #endIdle(): void {
+    this.#link?.send({ type: 'close' });
+    this.#finish({ status: 'Failure', reason: 'IdleTimeout', message: this.#idle.reason });
   }
 
   #reconnect(): void {

@@ -44,6 +44,8 @@ interface SessionsOptions {
   temporal: Pick<WorkflowClient, 'openStream'>;
   /** The base URL at which hosts reach this process; null: they know. */
   url: string | null;
+  /** After so long without a byte a session, or a connection to a console, is ended. 0: never. */
+  idleMs: number;
   log: Logger;
 }
 
@@ -88,7 +90,7 @@ export class Sessions {
     const { vm, place, tailBytes, write } = order;
     const needs = { owner: vm.ownerId, needsProgram: false, console: true };
     const reach = () => this.links.connect((link) => this.#options.temporal.openStream(vm.id, { ...link, ...needs }));
-    const relay = new ConsoleRelay({ place, tailBytes, write, reach, onBug: this.#onBug });
+    const relay = new ConsoleRelay({ place, tailBytes, write, idleMs: this.#options.idleMs, reach, onBug: this.#onBug });
     const about = { vmId: vm.id, kind: 'console', write };
     relay.serve(await this.#admit(req, res, caller, relay, order.accept, about));
   }
@@ -130,6 +132,7 @@ export class Sessions {
     return new Relay({
       request,
       after,
+      idleMs: this.#options.idleMs,
       reach: (events) => {
         const order = { owner: vm.ownerId, needsProgram };
         // Only the program keeps a session for another connection.

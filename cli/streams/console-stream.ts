@@ -61,7 +61,7 @@ export class ConsoleStream {
     if (this.#place !== null) url.searchParams.set('place', this.#place);
     this.#socket = await openSocket(this.#connection, url, {
       onMessage: (_, data) => this.#take(data),
-      onClose: (socket, code) => this.#lose(socket, code),
+      onClose: (socket, code, reason) => this.#lose(socket, code, reason),
       onError: (error) => this.#ended.reject(error),
     });
   }
@@ -78,8 +78,10 @@ export class ConsoleStream {
     this.#options.onWriting(writing);
   }
 
-  async #lose(socket: WebSocket, code: number): Promise<void> {
-    if (this.#socket !== socket || code === normalClose) return this.#ended.resolve();
+  async #lose(socket: WebSocket, code: number, reason: string): Promise<void> {
+    if (this.#socket !== socket) return this.#ended.resolve();
+    if (code === normalClose && reason !== '') throw new CommandError(`The API has ended the connection: ${reason}`);
+    if (code === normalClose) return this.#ended.resolve();
     if (this.#place === null) throw new CommandError(`The connection to the console ended (WebSocket code ${code})`);
     await connectAgain(() => this.#connect());
   }

@@ -23,7 +23,7 @@ export interface ConnectionEvents {
   /** The next message is taken when it has returned. */
   onMessage(socket: WebSocket, data: Buffer): Promise<void>;
   /** After the last message. */
-  onClose(socket: WebSocket, code: number): Promise<void>;
+  onClose(socket: WebSocket, code: number, reason: string): Promise<void>;
   /** What either has thrown. */
   onError(error: unknown): void;
 }
@@ -73,8 +73,8 @@ export async function openSocket({ api, key }: Connection, url: URL, events: Con
       },
       onBug: fail,
     });
-    socket.once('close', (code) => {
-      turn.then(() => events.onClose(socket, code)).catch(fail);
+    socket.once('close', (code, reason) => {
+      turn.then(() => events.onClose(socket, code, String(reason))).catch(fail);
     });
   });
   keepAlive(socket, keepAliveMs);

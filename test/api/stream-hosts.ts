@@ -14,8 +14,8 @@ import {
 import { type RunningApi, startApi } from './running-api.ts';
 
 /** An API with a VM that runs, whose host tests play. */
-export async function startApiWithVm(): Promise<{ api: RunningApi; vm: string }> {
-  const api = await startApi();
+export async function startApiWithVm(settings: Record<string, string> = {}): Promise<{ api: RunningApi; vm: string }> {
+  const api = await startApi(settings);
   await api.addImage('debian-12');
   await api.addHost('host-a');
   const order = { name: 'web', image: 'debian-12' };
@@ -75,6 +75,9 @@ export function hostOf(base: string) {
     output(text: string, { channel = 1 as 1 | 2, again = 0 } = {}) {
       send({ type: 'output', at: at - again, channel, bytes: Buffer.from(`${'.'.repeat(again)}${text}`) });
       at += text.length;
+    },
+    read(input: number) {
+      send({ type: 'read', at: input });
     },
     end(code: number) {
       send({ type: 'ended', at, how: 'exited', code });

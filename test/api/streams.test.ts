@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
+import { isFull } from '../tier.ts';
 import type { Party, ProblemBody, RunningApi } from './running-api.ts';
 import { hostOf, runCommand, startApiWithVm } from './stream-hosts.ts';
 
@@ -214,5 +215,75 @@ describe('the console of a VM', () => {
   test('refuses a place that it has not given', async () => {
     expect(await refused(api.alice, console('?place=nowhere'))).toBe('400');
     expect(await refused(api.bob, console())).toBe('404');
+  });
+});
+
+describe('the idle limit', () => {
+  let idle: RunningApi;
+  let silent: string;
+  let host: ReturnType<typeof hostOf>;
+  beforeAll(async () => {
+    ({ api: idle, vm: silent } = await startApiWithVm({ BERTH_SESSION_IDLE_S: '1' }));
+    host = hostOf(idle.base);
+    idle.workflows.requested.openStream = host.open;
+  });
+  afterAll(() => idle.end());
+
+  async function open(path: string, protocol: string) {
+    const url = new URL(`/v1/vms/${silent}/${path}`, idle.base.replace('http', 'ws'));
+    const socket = new WebSocket(url, protocol, { headers: { authorization: `Bearer ${idle.alice.key}` } });
+    const sinceMs = performance.now();
+    let status = '';
+    socket.on('message', (data: Buffer) => {
+      if (data[0] === 3) status += String(data.subarray(1));
+    });
+    const closed = once(socket, 'close').then(([code, reason]) => ({
+      code: code as number,
+      reason: String(reason),
+      afterMs: performance.now() - sinceMs,
+      status,
+    }));
+    await once(socket, 'open');
+    return { socket, closed };
+  }
+
+  test.each(['v1.stream.berth', 'v5.channel.k8s.io'])(
+    'ends a session over %s in the guest as well, with its reason',
+    async (protocol) => {
+      const { closed } = await open('exec?command=cat&stdin=true', protocol);
+      const { code, status, afterMs } = await closed;
+      expect([code, JSON.parse(status)]).toEqual([1000, expect.objectContaining({ status: 'Failure', reason: 'IdleTimeout' })]);
+      expect(afterMs).toBeGreaterThan(900);
+      await expect.poll(() => host.last).toBe('close');
+    },
+  );
+
+  const signs: [string, (socket: WebSocket) => void][] = [
+    ['output', () => host.output('x')],
+    ['input', (socket) => socket.send(Buffer.from('\0x'))],
+    ['a size', (socket) => socket.send(Buffer.from('\u0004{"Width": 80, "Height": 24}'))],
+  ];
+  // Each takes its seconds.
+  test.each(isFull ? signs : signs.slice(0, 1))('does not end one that has %s now and then', async (_, act) => {
+    const { socket, closed } = await open('exec?command=cat&stdin=true', 'v1.stream.berth');
+    for (let times = 0; times < 5; times += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      act(socket);
+    }
+    expect(socket.readyState).toBe(WebSocket.OPEN);
+    expect((await closed).afterMs).toBeGreaterThan(2900);
+  });
+
+  test('ends a session in the guest of a client that is gone without a word', async () => {
+    const { socket, closed } = await open('exec?command=cat&stdin=true', 'v1.stream.berth');
+    socket.pause();
+    await expect.poll(() => host.last, { timeout: 4000 }).toBe('close');
+    socket.terminate();
+    await closed;
+  });
+
+  test('ends a connection to a console, and leaves the console', async () => {
+    const { closed } = await open('console', 'v1.stream.berth');
+    expect(await closed).toMatchObject({ code: 1000, reason: 'nothing came from either end for 1 s' });
   });
 });

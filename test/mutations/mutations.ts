@@ -233,6 +233,15 @@ export const mutations: readonly Mutation[] = [
     only: 'every byte arrives once',
   },
   {
+    guarantee: 'a session that nobody uses ends in its guest',
+    file: 'api/streams/relay.ts',
+    find: "    this.#link?.send({ type: 'close' });\n    this.#finish",
+    replace: '    this.#finish',
+    project: 'api',
+    test: 'api/streams.test.ts',
+    only: 'gone without a word',
+  },
+  {
     guarantee: 'a session ends with its key',
     file: 'api/http/open-requests.ts',
     find: "res.emit('revoked');",

@@ -149,7 +149,12 @@ export const clientFramesTarget = (): FuzzTarget => ({
           unsentBytes: 0,
         };
       };
-      const relay = new Relay({ request: { ...request, env: [...request.env], argv: [...request.argv] }, after: 0, reach });
+      const relay = new Relay({
+        request: { ...request, env: [...request.env], argv: [...request.argv] },
+        after: 0,
+        idleMs: 0,
+        reach,
+      });
       // Its host is attached in the moment in which it is reached: what is attached before is ignored, so that it comes later.
       const connecting = relay.connect();
       await Promise.resolve();
@@ -194,7 +199,7 @@ export const consoleFramesTarget = (): FuzzTarget => ({
         if (link === undefined) throw new Error('x'.repeat(500));
         return link.asSocket;
       };
-      const relay = new ConsoleRelay({ place: null, tailBytes: 100, write: true, reach, onBug });
+      const relay = new ConsoleRelay({ place: null, tailBytes: 100, write: true, idleMs: 0, reach, onBug });
       await relay.connect();
       relay.serve(client.asSocket);
       play(input, {

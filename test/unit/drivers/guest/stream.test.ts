@@ -94,7 +94,13 @@ async function run(
   use: (relay: Relay) => void = () => undefined,
 ): Promise<Transcript> {
   const session = newSession();
-  const relay = new Relay({ request, after: 0, reach: (events) => reach(session, events), backoff: { initialMs: 1, maxMs: 5 } });
+  const relay = new Relay({
+    request,
+    after: 0,
+    idleMs: 0,
+    reach: (events) => reach(session, events),
+    backoff: { initialMs: 1, maxMs: 5 },
+  });
   relays.add(relay);
   const parts: Record<1 | 2, Buffer[]> = { 1: [], 2: [] };
   const ended = Promise.withResolvers<StreamStatus>();
@@ -183,7 +189,7 @@ describe('a session of a guest', () => {
     host = openGuestPort(port.hostPath, greeting);
     for (let count = 0; count < guestSessions; count += 1) {
       const session = newSession();
-      const relay = new Relay({ request: pipes('cat'), after: 0, reach: (events) => reach(session, events) });
+      const relay = new Relay({ request: pipes('cat'), after: 0, idleMs: 0, reach: (events) => reach(session, events) });
       relays.add(relay);
       await relay.connect();
     }
