@@ -36,6 +36,9 @@ export class ConsoleRelay {
   #link: WebSocket | null = null;
   #closed = false;
   readonly #idle: IdleTimer;
+  /** Typed while there is no connection to the host. */
+  #typed: Buffer[] = [];
+  #typedBytes = 0;
 
   constructor(options: ConsoleRelayOptions) {
     this.#options = options;
@@ -86,6 +89,8 @@ export class ConsoleRelay {
       else if (!this.#closed) this.#reconnect(client);
     });
     link.send(JSON.stringify({ place: this.#place, tailBytes: this.#options.tailBytes, write: this.#writes }));
+    for (const bytes of this.#typed) link.send(bytes);
+    this.#forgetTyped();
     link.resume();
   }
 
@@ -131,9 +136,26 @@ export class ConsoleRelay {
       parseMessage(ConsoleControl, rest, 'a control message of a console');
       this.#writes = true;
       this.#send(JSON.stringify({ place: this.#place, tailBytes: 0, write: true }));
-    } else if (channel === channels.stdin) this.#send(rest);
+    } else if (channel === channels.stdin) this.#type(rest);
     else if (channel !== channels.resize && channel !== channels.close && channel !== undefined)
       throw new InvalidMessage('no such channel');
+  }
+
+  /**
+   * What is typed while the VM moves, or its host's worker is restarted, is sent when there is a connection again, up to as much as
+   * a host keeps for its guest. What was on its way when the connection was lost may be lost with it: sent again, it might be
+   * typed twice.
+   */
+  #type(bytes: Buffer): void {
+    if (this.#link !== null) this.#send(bytes);
+    if (this.#link !== null || !this.#writes || this.#typedBytes + bytes.length > inputWindowBytes) return;
+    this.#typed.push(bytes);
+    this.#typedBytes += bytes.length;
+  }
+
+  #forgetTyped(): void {
+    this.#typed = [];
+    this.#typedBytes = 0;
   }
 
   /** What comes faster than the host takes it is dropped, as a serial port does. */

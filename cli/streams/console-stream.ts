@@ -1,6 +1,7 @@
-import type { WebSocket } from 'ws';
+import { WebSocket } from 'ws';
 import { channelMessage, channels } from '../../model/streams/channels.ts';
 import { ConsoleState } from '../../model/streams/console.ts';
+import { inputWindowBytes } from '../../model/streams/frames.ts';
 import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
@@ -23,6 +24,9 @@ export class ConsoleStream {
   #socket: WebSocket | null = null;
   #place: string | null = null;
   #write: boolean;
+  /** Typed while the connection is lost. */
+  #typed: Uint8Array[] = [];
+  #typedBytes = 0;
 
   constructor(connection: Connection, options: ConsoleStreamOptions) {
     this.#connection = connection;
@@ -37,8 +41,12 @@ export class ConsoleStream {
     await this.#ended.promise;
   }
 
+  /** What is typed while the connection is lost is sent over the next one. */
   type(bytes: Uint8Array): void {
-    this.#send(channels.stdin, bytes);
+    if (this.#isOpen) this.#send(channels.stdin, bytes);
+    if (this.#isOpen || !this.#write || this.#typedBytes + bytes.length > inputWindowBytes) return;
+    this.#typed.push(bytes);
+    this.#typedBytes += bytes.length;
   }
 
   takeOver(): void {
@@ -51,7 +59,11 @@ export class ConsoleStream {
   }
 
   #send(channel: number, bytes: Uint8Array): void {
-    if (this.#socket?.readyState === this.#socket?.OPEN) this.#socket?.send(channelMessage(channel, bytes));
+    if (this.#isOpen) this.#socket?.send(channelMessage(channel, bytes));
+  }
+
+  get #isOpen(): boolean {
+    return this.#socket?.readyState === WebSocket.OPEN;
   }
 
   async #connect(): Promise<void> {
@@ -64,6 +76,8 @@ export class ConsoleStream {
       onClose: (socket, code, reason) => this.#lose(socket, code, reason),
       onError: (error) => this.#ended.reject(error),
     });
+    for (const bytes of this.#typed.splice(0)) this.#send(channels.stdin, bytes);
+    this.#typedBytes = 0;
   }
 
   async #take(data: Buffer): Promise<void> {

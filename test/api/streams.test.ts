@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
+import { BerthError } from '../../model/errors.ts';
 import { isFull } from '../tier.ts';
 import type { Party, ProblemBody, RunningApi } from './running-api.ts';
 import { hostOf, runCommand, startApiWithVm } from './stream-hosts.ts';
@@ -208,6 +209,36 @@ describe('the console of a VM', () => {
     await expect.poll(() => received.get(5)).toBe('{"writing":false}');
     hosts.lose();
     await expect.poll(() => hosts.console.orders.at(-1)).toMatchObject({ place: { file: 'host-a.1.1', at: 7 }, write: false });
+    socket.close(1000);
+    await closed;
+  });
+
+  test('has what was typed while the connection behind the API was lost, once, and no more than a host would keep', async () => {
+    const { socket, closed } = await connect(api.alice, console('?write=true'));
+    await expect.poll(() => hosts.console.orders.length).toBe(1);
+    let isAway = true;
+    let attempts = 0;
+    api.workflows.requested.openStream = async (order) => {
+      attempts += 1;
+      if (isAway) throw new BerthError('conflict', 'it moves');
+      await hosts.open(order);
+    };
+    hosts.lose();
+    await expect.poll(() => attempts).toBeGreaterThan(0);
+    const typed = ['ro', 'ot\r', 'x'.repeat(30_000), 'y'.repeat(30_000)];
+    for (const text of [...typed, 'z'.repeat(30_000)]) socket.send(Buffer.from(`\0${text}`));
+    socket.ping();
+    await once(socket, 'pong');
+    isAway = false;
+    await expect.poll(() => hosts.console.typed.length).toBe(typed.join('').length);
+    expect(hosts.console.typed).toBe(typed.join(''));
+    socket.send(Buffer.from('\0!'));
+    await expect.poll(() => hosts.console.typed).toBe(`${typed.join('')}!`);
+    const { length } = hosts.console.orders;
+    hosts.lose();
+    await expect.poll(() => hosts.console.orders.length).toBe(length + 1);
+    socket.send(Buffer.from('\0?'));
+    await expect.poll(() => hosts.console.typed).toBe(`${typed.join('')}!?`);
     socket.close(1000);
     await closed;
   });

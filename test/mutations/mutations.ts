@@ -233,6 +233,15 @@ export const mutations: readonly Mutation[] = [
     only: 'every byte arrives once',
   },
   {
+    guarantee: 'what is typed into a console while its VM moves is typed once',
+    file: 'api/streams/console-relay.ts',
+    find: '    this.#forgetTyped();\n',
+    replace: '',
+    project: 'api',
+    test: 'api/streams.test.ts',
+    only: 'has what was typed',
+  },
+  {
     guarantee: 'a session that nobody uses ends in its guest',
     file: 'api/streams/relay.ts',
     find: "    this.#link?.send({ type: 'close' });\n    this.#finish",
