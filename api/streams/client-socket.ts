@@ -40,6 +40,8 @@ export function serveClient(
       if (resumes) socket.send(jsonMessage(channels.control, { session, input, output }));
     },
     inputRead(input) {
+      if (socket.bufferedAmount > unsentBytes)
+        return endSocket(socket, closeCodes.tooBig, 'what was read of the input was not taken');
       if (resumes) socket.send(jsonMessage(channels.control, { input }));
       else if (relay.unreadBytes < otherInputBytes) socket.resume();
     },

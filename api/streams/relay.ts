@@ -259,10 +259,13 @@ export class Relay {
   }
 
   #takeRead(client: ClientEnd, at: number): void {
+    const before = this.#input?.from;
     if (this.#input?.confirm(at) !== true) {
       this.#refuseGuest('it has read what it was never sent');
       return;
     }
+    // A guest that says it again and again is no news.
+    if (this.#input.from === before) return;
     client.inputRead(at);
     this.#sendInput();
   }

@@ -171,6 +171,44 @@ test('a client that types single bytes into a command that does not read is held
   expect(process.cpuUsage().user / 1000 - beganMs).toBeLessThan(20_000);
 });
 
+describe('a guest that tells of its input', () => {
+  test('again and again is not repeated to its client', async () => {
+    const { socket, received, closed } = await connect('exec?command=cat&stdin=true');
+    socket.send(Buffer.from('\0abc'));
+    for (let times = 0; times < 1000; times += 1) hosts.read(0);
+    hosts.read(3);
+    for (let times = 0; times < 1000; times += 1) hosts.read(3);
+    hosts.output('over');
+    await expect.poll(() => received.output).toBe('over');
+    expect(received.control.match(/"input"/g)).toHaveLength(2);
+    socket.close(1000);
+    await closed;
+  });
+
+  test('byte by byte, to a client that reads nothing, has it cut off', async () => {
+    const { socket, closed } = await connect('exec?command=cat&stdin=true');
+    const raw = rawOf(socket);
+    raw.pause();
+    raw.on('error', () => undefined);
+    const gone = new Promise<boolean>((resolve) => raw.once('close', () => resolve(true)));
+    let isGone = false;
+    void gone.then(() => {
+      isGone = true;
+    });
+    for (let read = 0; !isGone && socket.readyState === socket.OPEN && read < 20_000_000; ) {
+      for (let n = 0; n < 1000; n += 1) {
+        socket.send(Buffer.from([0, 1]));
+        read += 1;
+        hosts.read(read);
+      }
+      await Promise.race([new Promise((resolve) => socket.send(Buffer.from([255, 1]), resolve)), gone]);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    raw.resume();
+    expect([1006, 1009]).toContain((await closed).code);
+  });
+});
+
 describe('a hostile host', () => {
   /** Takes the order as a host does, and sends what it likes once the API has sent its first message. */
   function host(send: (socket: WebSocket) => void): { closed: Promise<Closed> } {
