@@ -32,6 +32,12 @@ export const asksWebSocket = (req: IncomingMessage): boolean => upgrading.has(re
 
 const keyPattern = /^[+/0-9A-Za-z]{22}==$/;
 
+/** Whether a browser would send this for a page of that host: a scheme, a host and perhaps a port, and nothing else. */
+function isOrigin(text: string, host: string | undefined): boolean {
+  const url = URL.parse(text);
+  return url !== null && /^https?:$/.test(url.protocol) && url.origin === text && url.host === host;
+}
+
 /**
  * Checks a request for a WebSocket before anything is begun for it: `upgrade-required` where it asks for none, `forbidden` where a
  * page of another origin asks. Returns the first of our protocols that it offers.
@@ -43,7 +49,7 @@ export function requireWebSocket(req: Request, protocols: readonly string[]): st
       `This route is a WebSocket: expected Upgrade: websocket and one of ${protocols.join(', ')}`,
     );
   const { origin, host } = req.headers;
-  if (origin !== undefined && (!URL.canParse(origin) || new URL(origin).host !== host))
+  if (origin !== undefined && !isOrigin(origin, host))
     throw new BerthError('forbidden', `Found the Origin ${origin}; a page of another origin must not connect`);
   if (req.headers['sec-websocket-version'] !== '13' || !keyPattern.test(req.headers['sec-websocket-key'] ?? ''))
     throw new BerthError('bad-request', 'Expected Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of 16 bytes');

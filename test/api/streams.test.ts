@@ -143,7 +143,34 @@ describe('a request is refused', () => {
   });
 
   test('of a page of another origin', async () => {
-    expect(await refused(api.alice, exec(), { headers: { origin: 'https://elsewhere.example' } })).toBe('403');
+    const { host, port } = new URL(api.base);
+    const odd = [
+      'null',
+      '',
+      '*',
+      host,
+      `//${host}`,
+      `${api.base}/`,
+      `${api.base}/page`,
+      `${api.base}.evil.example`,
+      `${api.base}, ${api.base}`,
+    ];
+    const others = [
+      'https://elsewhere.example',
+      `http://localhost:${port}`,
+      `ftp://${host}`,
+      `file://${host}`,
+      `http://user@${host}`,
+    ];
+    const tricks = [
+      `${api.base}#@evil.example`,
+      `http://evil.example#${host}`,
+      `http://evil.example\\@${host}`,
+      `http://${host}@evil.example`,
+    ];
+    for (const origin of [...odd, ...others, ...tricks])
+      expect([origin, await refused(api.alice, exec(), { headers: { origin } })]).toEqual([origin, '403']);
+    expect(hosts.orders).toEqual([]);
     const own = await connect(api.alice, exec(), { headers: { origin: api.base } });
     own.socket.close(1000);
     await own.closed;
