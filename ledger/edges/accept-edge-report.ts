@@ -2,7 +2,7 @@ import type { EdgeAnswer, EdgeOrders, EdgeReport } from '../../contracts/edge.ts
 import { BerthError } from '../../model/errors.ts';
 import { portEventTypes } from '../../model/network/port-events.ts';
 import type { Ledger } from '../client.ts';
-import { writeEvent } from '../events/write-event.ts';
+import { writeEventsOnce } from '../events/write-event.ts';
 import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
 import { renewEdgeLease } from './edge-lease.ts';
 import { readEdgeOrders } from './edge-orders.ts';
@@ -13,6 +13,9 @@ export interface EdgeExchange {
   publicAddresses: readonly string[];
   nowMs: number;
 }
+
+/** Of one exchange: it is to end before its edge gives it up, whatever number of ports is new. The rest is for the next ones. */
+const changesAtOnce = 200;
 
 /** Two machines with one BERTH_EDGE_ID would take the lease from each other without either knowing. */
 const silentAfterMs = 10_000;
@@ -80,23 +83,34 @@ async function recordPorts(
   if (current.length === 0) return;
   const wanted = new Map(ports.map(({ id, digest }) => [id, digest]));
   const at = isoOf(nowMs);
+  /** null: it has ended. */
+  const stateOf = ({ id, state }: Pick<OpenPort, 'id' | 'state'>): OpenPort['state'] | null => {
+    // Also one that is in the answer to this exchange: it was withdrawn after that was read.
+    if (state === 'removing') return had[id] !== undefined || wanted.has(id) ? state : null;
+    return wanted.has(id) && had[id] === wanted.get(id) ? 'active' : 'pending';
+  };
+  const all = await tx.$queryRaw<Pick<OpenPort, 'id' | 'state'>[]>`SELECT id, state FROM "PublishedPort" ORDER BY id`;
+  const changed = all.filter((row) => stateOf(row) !== row.state).slice(0, changesAtOnce);
+  if (changed.length === 0) return;
   // Locked in one order, and before their states are judged.
-  const rows = await tx.$queryRaw<OpenPort[]>`SELECT * FROM "PublishedPort" ORDER BY id FOR NO KEY UPDATE`;
-  for (const row of rows) {
-    const subject = { subject: row.id, owner: row.ownerId, time: at, data: dataOf(row, at) };
-    if (row.state === 'removing') {
-      // Also one that is in the answer to this exchange: it was withdrawn after that was read.
-      if (had[row.id] !== undefined || wanted.has(row.id)) continue;
-      await tx.publishedPort.delete({ where: { id: row.id }, select: { id: true } });
-      if (row.publishedAt !== null) await writeEvent(tx, { type: portEventTypes.withdrawn, ...subject }, 'ignore');
-      continue;
-    }
-    const state = wanted.has(row.id) && had[row.id] === wanted.get(row.id) ? 'active' : 'pending';
-    if (state === row.state) continue;
-    const publishedAt = row.publishedAt ?? (state === 'active' ? at : null);
-    await tx.publishedPort.update({ where: { id: row.id }, data: { state, publishedAt }, select: { id: true } });
-    if (state === 'active') await writeEvent(tx, { type: portEventTypes.published, ...subject }, 'ignore');
-  }
+  const rows = await tx.$queryRaw<OpenPort[]>`
+    SELECT * FROM "PublishedPort" WHERE id = ANY(${changed.map(({ id }) => id)}) ORDER BY id FOR NO KEY UPDATE`;
+  // A statement for all of a kind: one for each row would take longer than the edge waits.
+  const become = (state: OpenPort['state'] | null): OpenPort[] =>
+    rows.filter((row) => row.state !== state && stateOf(row) === state);
+  const idsOf = (list: readonly OpenPort[]): string[] => list.map(({ id }) => id);
+  const [active, pending, ended] = [become('active'), become('pending'), become(null)];
+  if (active.length > 0)
+    await tx.$executeRaw`
+      UPDATE "PublishedPort" SET state = 'active', "publishedAt" = COALESCE("publishedAt", ${at}::timestamptz) WHERE id = ANY(${idsOf(active)})`;
+  if (pending.length > 0) await tx.$executeRaw`UPDATE "PublishedPort" SET state = 'pending' WHERE id = ANY(${idsOf(pending)})`;
+  if (ended.length > 0) await tx.$executeRaw`DELETE FROM "PublishedPort" WHERE id = ANY(${idsOf(ended)})`;
+  const event = (type: (typeof portEventTypes)[keyof typeof portEventTypes]) => (row: OpenPort) => ({
+    ...{ type, subject: row.id, owner: row.ownerId, time: at },
+    data: dataOf(row, at),
+  });
+  const withdrawn = ended.filter(({ publishedAt }) => publishedAt !== null);
+  await writeEventsOnce(tx, [...active.map(event(portEventTypes.published)), ...withdrawn.map(event(portEventTypes.withdrawn))]);
 }
 
 /**

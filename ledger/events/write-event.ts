@@ -29,6 +29,15 @@ export async function writeEvent<T extends EventType>(tx: Transaction, event: Ne
   else await tx.$executeRaw(eventInsert(event));
 }
 
+/** Several at once, each of which may have been written before: one statement, whatever their number. */
+export async function writeEventsOnce(tx: Transaction, events: readonly NewEvent<EventType>[]): Promise<void> {
+  if (events.length === 0) return;
+  const rows = Prisma.join(events.map((event) => Prisma.sql`(${eventValues(event)})`));
+  await tx.$queryRaw`
+    SELECT berth_write_event_once(v.id, v.type, v.subject, v.owner, v.at, v.data)
+    FROM (VALUES ${rows}) AS v(id, type, subject, owner, at, data)`;
+}
+
 function eventValues<T extends EventType>({ type, subject, owner, time, data, n }: NewEvent<T>): Prisma.Sql {
   const id = eventId(subject, type, n ?? null);
   return Prisma.sql`${id}, ${type}, ${subject}, ${owner}, ${time}::timestamptz, ${JSON.stringify(eventData[type].parse(data))}::jsonb`;

@@ -8,6 +8,7 @@ import { acceptVm } from '../../ledger/vms/accept-vm.ts';
 import type { VmId } from '../../model/ids.ts';
 import { PortRequest } from '../../model/network/published-port.ts';
 import { VmRequest } from '../../model/vm-request.ts';
+import { isFull } from '../tier.ts';
 import { addImage, addOwner, empty, failure, hostFacts, useLedger } from './ledger-fixture.ts';
 
 const fixture = useLedger();
@@ -168,6 +169,39 @@ describe('a published port', () => {
     expect(await stateOf(id)).toBe('active');
   });
 
+  it('is one of so many of an exchange, so that an edge is answered in time whatever number of them is new', async () => {
+    const count = isFull ? 10_000 : 500;
+    await publish(80);
+    await fixture.ledger.publishedPort.createMany({
+      data: Array.from({ length: count - 1 }, (_, n) => ({
+        ...{ id: `port_${n}`, ownerId: owner, vmId: vm, protocol: n % 2 === 0 ? 'tcp' : 'udp', port: (n % 60_000) + 1 },
+        ...{ publicAddress: publicAddresses[0]!, publicPort: 30_000 + Math.floor(n / 2), address: '10.128.0.9' },
+      })),
+    });
+    const active = () => fixture.ledger.publishedPort.count({ where: { state: 'active' } });
+    const edge = new Edge('e1');
+    await edge.ask();
+    edge.apply();
+    const tookMs: number[] = [];
+    for (let before = 0; before < count; before = await active()) {
+      const sinceMs = performance.now();
+      const { wantsPorts } = await edge.ask();
+      tookMs.push(performance.now() - sinceMs);
+      expect(await active()).toBe(Math.min(count, before + 200));
+      expect(wantsPorts).toBe((await active()) < count);
+    }
+    await fixture.sql(`UPDATE "PublishedPort" SET state = 'removing'`);
+    for (let exchanges = 0; (await fixture.ledger.publishedPort.count()) > 0; exchanges += 1) {
+      expect(exchanges).toBeLessThan(count / 200 + 2);
+      await edge.pass();
+    }
+    const sinceMs = performance.now();
+    await edge.ask();
+    console.log(
+      `${count} ports in ${tookMs.length} exchanges of ${Math.round(Math.max(...tookMs))} ms at the most; then ${Math.round(performance.now() - sinceMs)} ms`,
+    );
+  });
+
   it('that is withdrawn stays until no edge can lead there any more', async () => {
     const id = await publish(80);
     const edge = new Edge('e1');
@@ -193,7 +227,7 @@ describe('a published port', () => {
     const id = await publish(80);
     const edge = new Edge('e1');
     await edge.ask();
-    edge.report.ports = {};
+    edge.apply();
     const client = await fixture.pool.connect();
     try {
       await client.query(`BEGIN; UPDATE "PublishedPort" SET state = 'removing'`);

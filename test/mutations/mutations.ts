@@ -324,8 +324,8 @@ export const mutations: readonly Mutation[] = [
   {
     guarantee: 'a withdrawn port is there until no edge leads there',
     file: 'ledger/edges/accept-edge-report.ts',
-    find: 'if (had[row.id] !== undefined || wanted.has(row.id)) continue;',
-    replace: '',
+    find: 'return had[id] !== undefined || wanted.has(id) ? state : null;',
+    replace: 'return null;',
     project: 'ledger',
     test: 'ledger/edges.test.ts',
     only: 'stays until no edge can lead there',
