@@ -3,6 +3,7 @@ import ipaddr from 'ipaddr.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import '../seed.ts';
 import type { EdgeOrders, PortOrder } from '../../contracts/edge.ts';
+import { fullTest } from '../full-test.ts';
 import type { Probe } from './real/machine.ts';
 import { type Machine, startMachine } from './real/machines.ts';
 
@@ -229,6 +230,32 @@ describe('what an edge lets through', () => {
       expect(await answering([{ protocol: 'udp', address: publicAddresses[0]!, port: 20_000, from }], 1)).toHaveLength(1);
     });
   });
+
+  fullTest(
+    'is ten thousand ports where there are so many, while the edge keeps its addresses',
+    async () => {
+      const many = Array.from({ length: 10_000 }, (_, n) => portOf(n % 2, 20_000 + n));
+      await withAddresses(async () => {
+        const sinceMs = performance.now();
+        await apply(many);
+        const tookMs = Math.round(performance.now() - sinceMs);
+        const last = [many.at(-2)!, many.at(-1)!].map(
+          ({ publicPort: port }): Probe => ({ protocol: 'tcp', address: publicAddresses[0]!, port }),
+        );
+        expect(await answering(last, 2)).toHaveLength(2);
+        const connectedMs = performance.now();
+        const connection = await outside.call('open', publicAddresses[0]!, 29_999);
+        expect(await outside.call('isAlive', connection, 10_000)).toBe(true);
+        console.log(
+          `10,000 ports were there after ${tookMs} ms; a connection to the last took ${Math.round(performance.now() - connectedMs)} ms`,
+        );
+        await apply(many.slice(0, -1));
+        expect(await outside.call('isAlive', connection, 2000)).toBe(false);
+        await apply([]);
+      });
+    },
+    300_000,
+  );
 
   it('is replaced without a moment in which a packet is lost or anything else passes', async () => {
     await withAddresses(async () => {
