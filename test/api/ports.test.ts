@@ -107,6 +107,21 @@ describe('a published port', () => {
     ['clients with a zero before a number', { port: 80, allow: ['010.0.0.1'] }, '/allow/0'],
     ['clients that are no text', { port: 80, allow: [{ toString: '10.0.0.1' }] }, '/allow/0'],
     ['half a port', { port: 80.5 }, '/port'],
+    ['port 65536', { port: 65_536 }, '/port'],
+    ['a port before the first', { port: -1 }, '/port'],
+    ['a port that is a text', { port: '80' }, '/port'],
+    ['a public port 65536', { port: 80, publicPort: 65_536 }, '/publicPort'],
+    ['a public port 0', { port: 80, publicPort: 0 }, '/publicPort'],
+    ['a protocol in capitals', { port: 80, protocol: 'TCP' }, '/protocol'],
+    ['all addresses of IPv6', { port: 80, allow: ['::/0'] }, '/allow/0'],
+    ['an IPv4 address in IPv6', { port: 80, allow: ['::ffff:10.0.0.1'] }, '/allow/0'],
+    ['a prefix of 33 bits', { port: 80, allow: ['10.0.0.0/33'] }, '/allow/0'],
+    ['a prefix that is a mask', { port: 80, allow: ['10.0.0.0/255.0.0.0'] }, '/allow/0'],
+    ['all addresses with bits behind the prefix', { port: 80, allow: ['0.0.0.1/0'] }, '/allow/0'],
+    ['a prefix below zero', { port: 80, allow: ['10.0.0.0/-1'] }, '/allow/0'],
+    ['a list in one text', { port: 80, allow: ['10.0.0.1,10.0.0.2'] }, '/allow/0'],
+    ['another line of rules', { port: 80, allow: ['10.0.0.1\n-A X'] }, '/allow/0'],
+    ['a space', { port: 80, allow: [' 10.0.0.1'] }, '/allow/0'],
     ['clients with IPv6', { port: 80, allow: ['2001:db8::/32'] }, '/allow/0'],
     ['a PROXY protocol', { port: 80, proxyProtocol: 'v2' }, '/'],
   ])('is refused with %s', async (_, json, pointer) => {
@@ -164,6 +179,42 @@ describe('a published port', () => {
     expect(answer.text.length).toBeLessThan(2000);
     // It took minutes, in which the process answered nobody.
     expect(performance.now() - beganMs).toBeLessThan(10_000);
+  });
+
+  test('with everybody as its clients, said so, is one that everybody reaches', async () => {
+    const { status, body } = await publish({ port: 80, allow: ['0.0.0.0/0', '255.255.255.255'] });
+    expect([status, body.allow]).toEqual([202, ['0.0.0.0/0', '255.255.255.255/32']]);
+    expect((await exchange(before)).body.orders!.ports).toMatchObject([{ id: body.id, allow: body.allow }]);
+    await withdraw(body.id);
+    await passOfEdge();
+  });
+
+  test('at one public port asked for by many at once is of one of them at each address', async () => {
+    const answers = await Promise.all(Array.from({ length: 8 }, (_, n) => publish({ port: 100 + n, publicPort: 20_007 })));
+    const taken = answers.filter(({ status }) => status === 202);
+    expect(taken.map(({ body }) => body.publicAddress).toSorted()).toEqual(['203.0.113.7', '203.0.113.8']);
+    expect(answers.filter(({ status }) => status === 409)).toHaveLength(6);
+    for (const { body } of taken) await withdraw(body.id);
+    await passOfEdge();
+  });
+
+  test('of a VM that is removed meanwhile is refused, or goes with it', async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const leaving = await createVm(`leaving-${round}`, `10.128.0.${100 + round}`);
+      const [removal, ...answers] = await Promise.all([
+        api.fetch(api.alice, 'DELETE', `/v1/vms/${leaving}`),
+        ...Array.from({ length: 6 }, (_, n) => publish({ port: 200 + n }, {}, api.alice, leaving)),
+      ]);
+      expect(removal.status).toBe(202);
+      for (const { status } of answers) expect([202, 409]).toContain(status);
+      const accepted = answers.filter(({ status }) => status === 202).length;
+      expect((await portsOf()).filter(({ vm: of }) => of === leaving)).toHaveLength(accepted);
+      // Its workflow ends it: in the ledger alone, whose trigger withdraws what there is.
+      await api.ledger.vm.update({ where: { id: leaving }, data: { state: 'removing' } });
+      expect((await portsOf()).filter(({ vm: of, state }) => of === leaving && state !== 'removing')).toEqual([]);
+      await passOfEdge();
+      expect((await portsOf()).filter(({ vm: of }) => of === leaving)).toEqual([]);
+    }
   });
 
   test('is refused of a VM that ends', async () => {
