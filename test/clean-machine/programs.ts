@@ -27,7 +27,7 @@ export const installed: Record<string, readonly string[]> = {
   'util-linux': ['nsenter', 'setpriv', 'unshare', 'prlimit', 'blkid', 'flock', 'setsid', 'pivot_root'],
   procps: ['sysctl', 'ps', 'kill'],
   curl: ['curl'],
-  'openssh-client': ['ssh-keygen', 'ssh'],
+  'openssh-client': ['ssh-keygen', 'ssh', 'sftp'],
   mmdebstrap: ['mmdebstrap'],
   gcc: ['gcc'],
   cpio: ['cpio'],
@@ -37,6 +37,7 @@ export const installed: Record<string, readonly string[]> = {
   rsync: ['rsync'],
   socat: ['socat'],
   git: ['git'],
+  tmux: ['tmux'],
 };
 
 export const always: Record<string, readonly string[]> = {
