@@ -17,7 +17,7 @@ export function openMoneyMetrics(
     async collect() {
       this.reset();
       for (const { currency, ...parts } of await readAtRisk())
-        for (const of of ['credit', 'unheld', 'uncollected'] as const) this.set({ currency, of }, units(parts[of]));
+        for (const part of ['credit', 'unheld', 'uncollected'] as const) this.set({ currency, of: part }, units(parts[part]));
     },
   });
   new Gauge({

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { stripTypeScriptTypes } from 'node:module';
 import { dirname } from 'node:path';
 import { expect, it } from 'vitest';
 
@@ -21,4 +22,16 @@ it(`no folder of the product holds more than ${maxFilesInFolder} files`, () => {
   const counts = new Map<string, number>();
   for (const path of tracked) counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
   expect([...counts].filter(([, count]) => count > maxFilesInFolder)).toEqual([]);
+});
+
+it('Node removes the types of every file of the product, which is how its processes run', () => {
+  const refused = tracked.flatMap((path) => {
+    try {
+      stripTypeScriptTypes(readFileSync(path, 'utf8'));
+      return [];
+    } catch (error) {
+      return [`${path}: ${error instanceof Error ? error.message.split('\n')[0] : error}`];
+    }
+  });
+  expect(refused).toEqual([]);
 });
