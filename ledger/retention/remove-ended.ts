@@ -49,7 +49,8 @@ interface EndedRow {
  * Some hundred rows of tables that may have millions: counts of rows that are out of date must not make a plan that reads one whole, which
  * is quicker where there are few.
  */
-const readByIndex = (tx: Transaction): Promise<unknown> => tx.$executeRaw`SELECT set_config('enable_seqscan', 'off', true)`;
+const readByIndex = (tx: Transaction): Promise<unknown> =>
+  tx.$executeRaw`SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)`;
 
 /** Removes the tasks that ended first; returns how many. */
 export async function removeEndedTasks({ ledger }: LedgerDeps, before: Date): Promise<number> {
