@@ -72,9 +72,11 @@ async function kill(): Promise<void> {
 }
 
 const headers = { authorization: `Bearer ${key}` };
-/** Of uploads: not the mark of the site that owns the folder. */
+/** Of uploads: not the mark of the site that owns the folder, nor one whose writer was killed. */
 const filesOnDisk = async () =>
-  (await readdir(root, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile() && entry.name !== 'site.json');
+  (await readdir(root, { recursive: true, withFileTypes: true })).filter(
+    (entry) => entry.isFile() && !entry.name.startsWith('site.json'),
+  );
 
 test('killed in the middle of an upload: nothing of it is ever visible, and its remains are removed', {
   timeout: patienceMs,
