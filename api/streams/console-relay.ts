@@ -5,7 +5,7 @@ import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../
 import { inputWindowBytes } from '../../model/streams/frames.ts';
 import { closeCodes, endSocket, InvalidMessage, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import { IdleTimer } from './idle-timer.ts';
-import { keepReaching } from './keep-reaching.ts';
+import { keepReaching, moving, movingMs } from './keep-reaching.ts';
 
 interface ConsoleRelayOptions {
   place: ConsolePlace | null;
@@ -49,7 +49,10 @@ export class ConsoleRelay {
 
   /** Throws why the console can't be had. */
   async connect(): Promise<void> {
-    this.#link = await this.#options.reach();
+    const attempt = async (): Promise<void> => {
+      this.#link = await this.#options.reach();
+    };
+    await keepReaching(attempt, { isOver: () => this.#closed, passes: (code) => moving.has(code), forMs: movingMs });
   }
 
   serve(client: WebSocket): void {

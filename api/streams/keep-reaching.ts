@@ -8,12 +8,22 @@ interface Reaching {
   /** Whether another attempt may succeed after this error; any other is thrown. */
   passes: (code: ErrorCode) => boolean;
   backoff?: { initialMs: number; maxMs: number } | undefined;
+  /** As long as a guest keeps what is connected to, unless said. */
+  forMs?: number;
 }
 
-/** Repeats an attempt to connect until one succeeds, for as long as a guest keeps what is connected to. */
-export async function keepReaching(attempt: () => Promise<void>, { isOver, passes, backoff }: Reaching): Promise<void> {
+/** A VM whose migration is in its last phase is at neither host, or at another one than the ledger has, for a moment. */
+export const moving: ReadonlySet<ErrorCode> = new Set(['conflict', 'stale-generation', 'vm-moved']);
+/** Longer than that, and less than a client waits for an answer. */
+export const movingMs = 15_000;
+
+/** Repeats an attempt to connect until one succeeds. */
+export async function keepReaching(
+  attempt: () => Promise<void>,
+  { isOver, passes, backoff, forMs = forgottenMs }: Reaching,
+): Promise<void> {
   const { initialMs, maxMs } = backoff ?? { initialMs: 50, maxMs: 1000 };
-  const untilMs = performance.now() + forgottenMs;
+  const untilMs = performance.now() + forMs;
   for (let pauseMs = initialMs; !isOver(); pauseMs = Math.min(maxMs, pauseMs * 2)) {
     try {
       return await attempt();

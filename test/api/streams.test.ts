@@ -80,6 +80,31 @@ describe('a command in a VM', () => {
     expect(api.logged.join('\n')).not.toContain('hunter2');
   });
 
+  test.each([
+    ['exec?command=id', 'conflict'],
+    ['console', 'vm-moved'],
+  ] as const)('or its console, %s, begins once the VM has arrived, where it is between two hosts: %s', async (path, code) => {
+    let attempts = 0;
+    api.workflows.requested.openStream = async (order) => {
+      attempts += 1;
+      if (attempts < 4) throw new BerthError(code, 'it does not run on this host now');
+      await hosts.open(order);
+    };
+    const { socket, closed } = await connect(api.alice, `/v1/vms/${vm}/${path}`);
+    expect([attempts, hosts.orders.length]).toEqual([4, 1]);
+    socket.close(1000);
+    await closed;
+  });
+
+  test('is refused at once where no other attempt can do better', async () => {
+    let attempts = 0;
+    api.workflows.requested.openStream = async () => {
+      attempts += 1;
+      throw new BerthError('guest-program-missing', 'no program');
+    };
+    expect([await refused(api.alice, exec()), attempts]).toEqual(['409', 1]);
+  });
+
   test('goes on after its connection was lost, with no byte twice', async () => {
     const { received, closed } = await connect(api.alice, exec());
     hosts.output('one ');
