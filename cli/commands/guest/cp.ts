@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -55,13 +55,28 @@ partial=$(mktemp -d "$folder/.berth-XXXXXX"); trap 'rm -rf "$partial"' EXIT
 tar -x -f - -C "$partial"
 rm -rf "$target"; mv "$partial/$2" "$target"`;
 
+/** Runs tar beside what moves its bytes. Where that fails, tar waits for bytes that never come, or are never taken, and is ended. */
+async function withTar(
+  words: string[],
+  [stdin, stdout]: [stdin: 'pipe' | 'ignore', stdout: 'pipe' | 'ignore'],
+  move: (tar: ChildProcess) => Promise<void>,
+): Promise<void> {
+  const tar = spawn('tar', words, { stdio: [stdin, stdout, 'inherit'] });
+  const exited = once(tar, 'exit');
+  try {
+    await move(tar);
+    const [code] = await exited;
+    if (code !== 0) throw new CommandError(`tar ended with the exit code ${code}`);
+  } finally {
+    tar.kill();
+  }
+}
+
 async function upload(connection: Connection, from: string, vm: string, to: string): Promise<void> {
   const path = resolve(from);
-  const tar = spawn('tar', ['-c', '-f', '-', '-C', dirname(path), basename(path)], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const exited = once(tar, 'exit');
-  await runIn(connection, vm, receive, [to, basename(path)], { input: tar.stdout, onOutput: async () => undefined });
-  const [code] = await exited;
-  if (code !== 0) throw new CommandError(`tar ended with the exit code ${code}`);
+  await withTar(['-c', '-f', '-', '-C', dirname(path), basename(path)], ['ignore', 'pipe'], ({ stdout }) =>
+    runIn(connection, vm, receive, [to, basename(path)], { input: stdout, onOutput: async () => undefined }),
+  );
 }
 
 async function download(connection: Connection, vm: string, from: string, to: string): Promise<void> {
@@ -70,14 +85,14 @@ async function download(connection: Connection, vm: string, from: string, to: st
   const partial = await mkdtemp(join(dirname(target), '.berth-'));
   try {
     // A guest decides what it sends: nothing of it leads out of this folder, and nothing of it is another user's.
-    const tar = spawn('tar', ['-x', '-f', '-', '-C', partial, '--no-same-owner'], { stdio: ['pipe', 'ignore', 'inherit'] });
-    const exited = once(tar, 'exit');
-    const onOutput = (_: 1 | 2, bytes: Uint8Array) => writeBytes(tar.stdin, bytes);
-    tar.stdin.on('error', () => undefined);
-    await runIn(connection, vm, 'tar -c -f - -C "$(dirname "$1")" "$(basename "$1")"', [from], { input: null, onOutput });
-    tar.stdin.end();
-    const [code] = await exited;
-    if (code !== 0) throw new CommandError(`tar ended with the exit code ${code}`);
+    const words = ['-x', '-f', '-', '-C', partial, '--no-same-owner'];
+    await withTar(words, ['pipe', 'ignore'], async ({ stdin }) => {
+      if (stdin === null) throw new Error('BUG: tar without an input');
+      stdin.on('error', () => undefined);
+      const onOutput = (_: 1 | 2, bytes: Uint8Array) => writeBytes(stdin, bytes);
+      await runIn(connection, vm, 'tar -c -f - -C "$(dirname "$1")" "$(basename "$1")"', [from], { input: null, onOutput });
+      stdin.end();
+    });
     await rm(target, { recursive: true, force: true });
     await rename(join(partial, basename(from)), target);
   } finally {
