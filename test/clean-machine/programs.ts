@@ -76,6 +76,7 @@ export const always: Record<string, readonly string[]> = {
   gzip: ['gzip'],
   apt: ['apt-get', 'apt-cache'],
   dpkg: ['dpkg', 'dpkg-deb'],
+  'libc-bin': ['ldd'],
 };
 
 /** On a real site's machines: the local site has no systemd, and setup installs none. */

@@ -11,6 +11,7 @@ import { controlQueue, workflowId, workflowType } from '../../model/temporal.ts'
 import type { PrefetchRequest, PrefetchResult } from '../../workflows/image/prefetch-image.ts';
 import { fullTest } from '../full-test.ts';
 import type { Problem } from './client.ts';
+import { berth, removeVm, startVm } from './reach/berth.ts';
 import { onSharedSite } from './shared-site.ts';
 import { anotherClient, expectNothingLeft, onHost, type TestSite } from './the-site.ts';
 
@@ -31,9 +32,9 @@ interface ImageAnswer {
   timeline: { step: string; startedAt: string; endedAt: string | null }[];
 }
 
-async function built(name: string, digest: string): Promise<ImageAnswer> {
+async function built(name: string, digest: string, timeout = 240_000): Promise<ImageAnswer> {
   const now = async () => (await here.client.callWithRetry<ImageAnswer>('GET', `/v1/images/${name}?digest=${digest}`)).body;
-  await expect.poll(async () => (await now()).state, { timeout: 240_000, interval: 500 }).not.toBe('building');
+  await expect.poll(async () => (await now()).state, { timeout, interval: 500 }).not.toBe('building');
   return now();
 }
 
@@ -100,6 +101,48 @@ describe('an image that a client makes', () => {
     }
     await expectNothingLeft(here);
   });
+
+  fullTest(
+    'installs packages under the rules for guests, and without the program for sessions leaves its VMs the agent',
+    async () => {
+      const recipe = {
+        name: 'packages',
+        base: { image: 'debian-12' },
+        commands: [
+          'apt-get -q update',
+          'DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install rsync',
+          // A foreign image has none either.
+          'rm /usr/local/sbin/berth-stream',
+        ],
+        resources: { vcpus: 1, memoryMiB: 256 },
+        timeoutS: 900,
+      };
+      const sinceMs = Date.now();
+      const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
+      const image = await built('packages', digest, 900_000);
+      const log = (await here.client.call<string>('GET', '/v1/images/packages/log')).body;
+      expect(image, log).toMatchObject({ state: 'ready', error: null });
+      expect(log).toMatch(/Setting up rsync/);
+      console.log(`built in ${Math.round((Date.now() - sinceMs) / 1000)} s`);
+
+      const vm = await startVm(here, 'foreign', { image: 'packages' });
+      const said = await berth(here, ['exec', vm, '--', 'sh', '-c', 'rsync --version | head -n 1; pwd; echo err >&2; exit 7']);
+      expect(said).toMatchObject({ code: 7, error: 'err\n' });
+      expect(said.output.toString()).toMatch(/^rsync +version .*\n\/root\n$/);
+      for (const words of [
+        ['exec', '-it', vm],
+        ['exec', '-i', vm, '--', 'cat'],
+        ['forward', vm, '--stdio', '22'],
+      ]) {
+        const { error, code } = await berth(here, words, 'input');
+        expect([words, code, error]).toEqual([words, expect.any(Number), expect.stringContaining('(guest-program-missing)')]);
+        expect(code).not.toBe(0);
+      }
+      await removeVm(here, vm);
+      await expectNothingLeft(here);
+    },
+    20 * 60_000,
+  );
 
   fullTest('gets two hundred concurrent requests on all hosts, and is transferred to each once', async () => {
     const recipe = { name: 'popular', base: { file: await here.client.upload('disk', randomBytes(32 * 2 ** 20)) } };
