@@ -1,7 +1,7 @@
 import type { Event } from '../../generated/prisma/client.ts';
 import type { Ledger } from '../client.ts';
 import { readEventLog } from './event-log.ts';
-import { numberEvents } from './number-events.ts';
+import { numberAllEvents } from './number-events.ts';
 import { readEvents } from './read.ts';
 
 /** What is kept in memory: readers that follow closely cost no query of their own. */
@@ -60,7 +60,7 @@ export class EventFeed {
   }
 
   async #read(): Promise<void> {
-    while (await numberEvents(this.#ledger));
+    await numberAllEvents(this.#ledger);
     const { last } = await readEventLog(this.#ledger);
     // A feed that nobody has followed for a while begins anew: what is in between is read by those who ask for it.
     if (this.#from === null || last - this.#last > BigInt(keptEvents)) this.#begin(last);

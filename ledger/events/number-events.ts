@@ -12,3 +12,8 @@ export async function numberEvents(ledger: Ledger): Promise<boolean> {
   const rows = await ledger.$queryRaw<{ numbered: number }[]>`SELECT berth_number_events(${batch}::int) AS numbered`;
   return rows[0]?.numbered === batch;
 }
+
+/** Numbers all that had committed when it was called. */
+export async function numberAllEvents(ledger: Ledger): Promise<void> {
+  while (await numberEvents(ledger));
+}

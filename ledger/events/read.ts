@@ -2,7 +2,7 @@ import type { Event } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Ledger } from '../client.ts';
 import { type EventLog, readEventFloor, readEventLog } from './event-log.ts';
-import { numberEvents } from './number-events.ts';
+import { numberAllEvents } from './number-events.ts';
 
 export type EventRecord = Event;
 
@@ -26,7 +26,7 @@ export async function readEvents(
   { after, limit }: { after: bigint | null; limit: number },
 ): Promise<EventPage> {
   const { owner, type } = filter;
-  while (await numberEvents(ledger));
+  await numberAllEvents(ledger);
   for (;;) {
     const { last, floor } = await readEventLog(ledger);
     const start = after ?? floor;

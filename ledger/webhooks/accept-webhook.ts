@@ -4,7 +4,7 @@ import type { QuotaLimits } from '../../model/owners/quota.ts';
 import { type SealingKey, sealSecret } from '../../model/webhooks/sealing.ts';
 import type { Ledger } from '../client.ts';
 import { type EventLog, readEventLog } from '../events/event-log.ts';
-import { numberEvents } from '../events/number-events.ts';
+import { numberAllEvents } from '../events/number-events.ts';
 import { cursorExpired } from '../events/read.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { withinQuota } from '../owners/quotas.ts';
@@ -43,7 +43,7 @@ export async function acceptWebhookOnce(
   answer: (webhook: WebhookRecord) => StoredAnswer,
 ): Promise<Acceptance> {
   // What has happened before is not delivered.
-  while (await numberEvents(ledger));
+  await numberAllEvents(ledger);
   return acceptOnce(ledger, request, async (tx) => {
     const { owner, quotas, nowMs, url, description, types, site, after } = order;
     const id = newId('webhook');

@@ -3,7 +3,7 @@ import { originOf, type WebhookState } from '../../model/webhooks/webhook.ts';
 import { webhookEventTypes } from '../../model/webhooks/webhook-events.ts';
 import type { Ledger } from '../client.ts';
 import { readEventLog } from '../events/event-log.ts';
-import { numberEvents } from '../events/number-events.ts';
+import { numberAllEvents } from '../events/number-events.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { inTransaction, isoOf, requestLimits, type Transaction } from '../transaction.ts';
@@ -116,7 +116,7 @@ export async function acceptReplayOnce(
   { owner, webhook, after, nowMs }: ReplayOrder,
   answer: (webhook: WebhookRecord) => StoredAnswer,
 ): Promise<Acceptance> {
-  while (await numberEvents(ledger));
+  await numberAllEvents(ledger);
   return acceptOnce(ledger, request, async (tx) => {
     const found = await lockWebhook(tx, owner, webhook);
     refuseDisabled(found);

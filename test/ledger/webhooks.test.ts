@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { EventFeed } from '../../ledger/events/feed.ts';
-import { numberEvents } from '../../ledger/events/number-events.ts';
+import { numberAllEvents } from '../../ledger/events/number-events.ts';
 import { writeEvent } from '../../ledger/events/write-event.ts';
 import { acceptSecretOnce, acceptWebhookOnce } from '../../ledger/webhooks/accept-webhook.ts';
 import { beginDelivery } from '../../ledger/webhooks/begin-delivery.ts';
@@ -70,7 +70,7 @@ async function happen(count: number, whose = owner): Promise<void> {
     const event = { subject: data.port, owner: whose, time: at, data: { ...data, vmPort: 1, publicAddress: '', publicPort: 1 } };
     await writeEvent(fixture.ledger, { type: 'berth.port.published', ...event }, 'reject');
   }
-  while (await numberEvents(fixture.ledger));
+  await numberAllEvents(fixture.ledger);
 }
 
 const made = (seq: bigint): DeliveryAttempt => ({
@@ -276,7 +276,7 @@ describe('waking', () => {
             event.ownerId,
             {},
           ]);
-          while (await numberEvents(fixture.ledger));
+          await numberAllEvents(fixture.ledger);
           const woken = await wakeWebhooks(fixture.ledger, [event.ownerId], fixture.now);
           if (isForWebhook({ id, ownerId: owner, site, types: filter }, event)) expect(woken).toEqual([id]);
         },

@@ -10,7 +10,7 @@ import { type DeliveryTiming, openDeliverer, type WebhookDeps } from '../../acti
 import { webhookEndpoints } from '../../drivers/webhooks/endpoint.ts';
 import { type Ledger, openLedger } from '../../ledger/client.ts';
 import { EventFeed } from '../../ledger/events/feed.ts';
-import { numberEvents } from '../../ledger/events/number-events.ts';
+import { numberAllEvents } from '../../ledger/events/number-events.ts';
 import { writeEvent } from '../../ledger/events/write-event.ts';
 import { acceptWebhookOnce } from '../../ledger/webhooks/accept-webhook.ts';
 import { readConfig } from '../../model/config.ts';
@@ -242,7 +242,7 @@ export class WebhookSite {
 
   /** The sequences of an owner's events that have happened by now. */
   async sequences(owner: string): Promise<number[]> {
-    while (await numberEvents(this.ledger));
+    await numberAllEvents(this.ledger);
     const rows = await this.ledger.event.findMany({
       where: { ownerId: owner, seq: { gt: 0 } },
       orderBy: { seq: 'asc' },
