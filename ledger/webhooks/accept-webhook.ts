@@ -9,8 +9,7 @@ import { cursorExpired } from '../events/read.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
 import { withinQuota } from '../owners/quotas.ts';
 import type { Transaction } from '../transaction.ts';
-import { sealHolderOf } from './begin-delivery.ts';
-import { findWebhook, lockWebhook, type WebhookRecord } from './webhook-row.ts';
+import { dueAgain, findWebhook, lockWebhook, sealHolderOf, type WebhookRecord } from './webhook-row.ts';
 
 export interface WebhookRequest {
   owner: string;
@@ -89,7 +88,8 @@ export async function acceptSecretOnce(
   answer: (webhook: WebhookRecord, secret: string) => StoredAnswer,
 ): Promise<Acceptance> {
   return acceptOnce(ledger, request, async (tx) => {
-    const { id, ownerId } = await lockWebhook(tx, owner, webhook);
+    const locked = await lockWebhook(tx, owner, webhook);
+    const { id, ownerId } = locked;
     const now = new Date(order.nowMs);
     await tx.webhookSecret.deleteMany({ where: { webhookId: id, expiresAt: { lte: now } } });
     if ((await tx.webhookSecret.count({ where: { webhookId: id } })) >= maxSecrets)
@@ -100,13 +100,7 @@ export async function acceptSecretOnce(
       data: { expiresAt: until },
     });
     const secret = await addSecret(tx, id, order);
-    await tx.webhook.update({ where: { id }, data: { epoch: { increment: 1 }, ...(await dueIfActive(tx, id, now)) } });
+    await tx.webhook.update({ where: { id }, data: { epoch: { increment: 1 }, ...dueAgain(locked, now) } });
     return answer(await findWebhook(tx, ownerId, id), secret);
   });
-}
-
-/** Of an endpoint that was changed: its deliveries begin again, with what it is now. */
-export async function dueIfActive(tx: Transaction, id: string, now: Date): Promise<{ dueAt?: Date }> {
-  const { state, retryAt } = await tx.webhook.findUniqueOrThrow({ where: { id }, select: { state: true, retryAt: true } });
-  return state === 'active' && retryAt === null ? { dueAt: now } : {};
 }

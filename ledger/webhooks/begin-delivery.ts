@@ -1,11 +1,12 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
+import type { Webhook } from '../../generated/prisma/client.ts';
 import { openSealed, type SealingKey } from '../../model/webhooks/sealing.ts';
-import { originOf, type WebhookFilter, type WebhookId } from '../../model/webhooks/webhook.ts';
+import type { WebhookFilter, WebhookId } from '../../model/webhooks/webhook.ts';
 import { webhookEventTypes } from '../../model/webhooks/webhook-events.ts';
 import type { Ledger } from '../client.ts';
 import { readEventFloor } from '../events/event-log.ts';
 import { writeEvent } from '../events/write-event.ts';
-import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
+import { inTransaction, type Transaction } from '../transaction.ts';
+import { aboutWebhook, sealHolderOf } from './webhook-row.ts';
 
 /** An endpoint whose deliveries have begun in this process. */
 export interface StartedDelivery extends WebhookFilter {
@@ -19,11 +20,6 @@ export interface StartedDelivery extends WebhookFilter {
 
 /** How long deliveries that have begun may record nothing before another process begins them. Renewed with each record. */
 export const deliveryLeaseMs = 90_000;
-
-const holderOf = (webhook: string, secret: string): string => `${webhook}/${secret}`;
-
-/** What a secret of an endpoint is encrypted for: a row that is copied to another endpoint is not decrypted. */
-export { holderOf as sealHolderOf };
 
 /**
  * Begins the deliveries of an endpoint here; those that another process has begun end with what they record next. Where events
@@ -58,33 +54,14 @@ export async function beginDelivery(
       // The newest first: a receiver compares signatures in their order.
       keys: valid
         .toSorted((a, b) => b.createdAt.getTime() - a.createdAt.getTime())
-        .map((secret) => openSealed(keys, secret, holderOf(id, secret.id))),
+        .map((secret) => openSealed(keys, secret, sealHolderOf(id, secret.id))),
     };
   });
 }
 
-type WebhookRow = Prisma.WebhookGetPayload<object>;
-
-async function tellMissed(tx: Transaction, row: WebhookRow, floor: bigint, nowMs: number): Promise<void> {
-  const at = isoOf(nowMs);
-  await writeEvent(
-    tx,
-    {
-      type: webhookEventTypes.missed,
-      subject: row.id,
-      owner: row.ownerId,
-      time: at,
-      data: {
-        webhook: row.id,
-        owner: row.ownerId,
-        origin: originOf(row.url),
-        at,
-        after: String(row.cursor),
-        through: String(floor),
-      },
-      // A replay leads below no floor, so each floor is missed once.
-      n: Number(floor),
-    },
-    'reject',
-  );
+async function tellMissed(tx: Transaction, row: Webhook, floor: bigint, nowMs: number): Promise<void> {
+  const about = aboutWebhook(row, nowMs);
+  const data = { ...about.data, after: String(row.cursor), through: String(floor) };
+  // A replay leads below no floor, so each floor is missed once.
+  await writeEvent(tx, { type: webhookEventTypes.missed, ...about, n: Number(floor), data }, 'reject');
 }

@@ -1,15 +1,15 @@
 import { BerthError } from '../../model/errors.ts';
-import { originOf, type WebhookState } from '../../model/webhooks/webhook.ts';
+import type { WebhookState } from '../../model/webhooks/webhook.ts';
 import { webhookEventTypes } from '../../model/webhooks/webhook-events.ts';
 import type { Ledger } from '../client.ts';
 import { readEventLog } from '../events/event-log.ts';
 import { numberAllEvents } from '../events/number-events.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { type Acceptance, acceptOnce, type IdempotentRequest, type StoredAnswer } from '../idempotency.ts';
-import { inTransaction, isoOf, requestLimits, type Transaction } from '../transaction.ts';
+import { inTransaction, requestLimits, type Transaction } from '../transaction.ts';
 import { refuseCursor } from './accept-webhook.ts';
 import { disable } from './record-failure.ts';
-import { findWebhook, lockWebhook, type WebhookRecord } from './webhook-row.ts';
+import { aboutWebhook, dueAgain, findWebhook, lockWebhook, type WebhookRecord } from './webhook-row.ts';
 
 export interface WebhookChange {
   url?: string | undefined;
@@ -44,14 +44,13 @@ export async function changeWebhook(
     const activated = state === 'active' && before.state === 'disabled';
     const given = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
     // Another URL may work: it is tried at once.
-    const isTried = before.state === 'active' || activated;
+    const triesAnew = activated || (before.state === 'active' && change.url !== undefined);
     const row = await tx.webhook.update({
       where: { id },
       data: {
         ...given,
         ...(activated && { state, disabledReason: null, disabledAt: null }),
-        ...(isTried &&
-          (activated || change.url !== undefined ? anew(nowMs) : before.retryAt === null && { dueAt: new Date(nowMs) })),
+        ...(triesAnew ? anew(nowMs) : dueAgain(before, new Date(nowMs))),
         epoch: { increment: 1 },
       },
     });
@@ -89,8 +88,7 @@ export async function changeSecretRemoved(
         `${secret} is the last secret of webhook ${id} that does not expire; add another one first`,
       );
     await tx.webhookSecret.delete({ where: { id: secret } });
-    const beginsAnew = webhook.state === 'active' && webhook.retryAt === null;
-    await tx.webhook.update({ where: { id }, data: { epoch: { increment: 1 }, ...(beginsAnew && { dueAt: new Date(nowMs) }) } });
+    await tx.webhook.update({ where: { id }, data: { epoch: { increment: 1 }, ...dueAgain(webhook, new Date(nowMs)) } });
   };
   await inTransaction(ledger, work, requestLimits);
 }
@@ -142,10 +140,8 @@ export async function acceptTestOnce(
     // One that fails is tried now; all others see the event.
     const isTried = found.retryAt !== null && { dueAt: new Date(nowMs) };
     const { tests } = await tx.webhook.update({ where: { id: webhook }, data: { tests: { increment: 1 }, ...isTried } });
-    const at = isoOf(nowMs);
-    const data = { webhook, owner: found.ownerId, origin: originOf(found.url), at, by: keyId };
-    const event = { subject: webhook, owner: found.ownerId, time: at, n: tests };
-    await writeEvent(tx, { type: webhookEventTypes.test, ...event, data }, 'reject');
+    const about = aboutWebhook(found, nowMs);
+    await writeEvent(tx, { type: webhookEventTypes.test, ...about, n: tests, data: { ...about.data, by: keyId } }, 'reject');
     return answer(await findWebhook(tx, null, webhook));
   });
 }

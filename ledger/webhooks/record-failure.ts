@@ -1,11 +1,12 @@
-import type { Prisma } from '../../generated/prisma/client.ts';
+import type { Webhook } from '../../generated/prisma/client.ts';
 import { disabledAfterMs, retryDelayMs, warnedAfterMs } from '../../model/webhooks/retry.ts';
-import { originOf, type WebhookDisabledReason, type WebhookId } from '../../model/webhooks/webhook.ts';
+import type { WebhookDisabledReason, WebhookId } from '../../model/webhooks/webhook.ts';
 import { webhookEventTypes } from '../../model/webhooks/webhook-events.ts';
 import type { Ledger } from '../client.ts';
 import { writeEvent } from '../events/write-event.ts';
-import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
+import { inTransaction, type Transaction } from '../transaction.ts';
 import { type DeliveryAttempt, keptDeliveries } from './record-progress.ts';
+import { aboutWebhook } from './webhook-row.ts';
 
 /** An attempt that was not taken. */
 export interface AttemptFailure {
@@ -64,26 +65,18 @@ export async function recordFailure(
   });
 }
 
-type WebhookRow = Prisma.WebhookGetPayload<object>;
+const progressOf = ({ cursor, failures }: Webhook) => ({ cursor: String(cursor), failures });
 
-const about = (row: WebhookRow, nowMs: number) => ({
-  webhook: row.id,
-  owner: row.ownerId,
-  origin: originOf(row.url),
-  at: isoOf(nowMs),
-  cursor: String(row.cursor),
-  failures: row.failures,
-});
-
-async function warn(tx: Transaction, row: WebhookRow, nowMs: number): Promise<void> {
+async function warn(tx: Transaction, row: Webhook, nowMs: number): Promise<void> {
   await tx.webhook.update({ where: { id: row.id }, data: { warnedAt: new Date(nowMs) } });
-  const data = { ...about(row, nowMs), since: row.failingSince!.toISOString(), error: row.lastError ?? '' };
-  const event = { subject: row.id, owner: row.ownerId, time: data.at, n: row.troubles };
-  await writeEvent(tx, { type: webhookEventTypes.failing, ...event, data }, 'reject');
+  const about = aboutWebhook(row, nowMs);
+  const since = row.failingSince!.toISOString();
+  const data = { ...about.data, ...progressOf(row), since, error: row.lastError ?? '' };
+  await writeEvent(tx, { type: webhookEventTypes.failing, ...about, n: row.troubles, data }, 'reject');
 }
 
 /** Ends the deliveries of a locked endpoint, and tells it. Its cursor stays, so that they can go on. */
-export async function disable(tx: Transaction, row: WebhookRow, reason: WebhookDisabledReason, nowMs: number): Promise<void> {
+export async function disable(tx: Transaction, row: Webhook, reason: WebhookDisabledReason, nowMs: number): Promise<void> {
   await tx.webhook.update({
     where: { id: row.id },
     data: {
@@ -97,7 +90,7 @@ export async function disable(tx: Transaction, row: WebhookRow, reason: WebhookD
     },
   });
   const since = row.failingSince?.toISOString() ?? null;
-  const data = { ...about(row, nowMs), reason, since, error: row.lastError };
-  const event = { subject: row.id, owner: row.ownerId, time: data.at, n: row.disablings + 1 };
-  await writeEvent(tx, { type: webhookEventTypes.disabled, ...event, data }, 'reject');
+  const about = aboutWebhook(row, nowMs);
+  const data = { ...about.data, ...progressOf(row), reason, since, error: row.lastError };
+  await writeEvent(tx, { type: webhookEventTypes.disabled, ...about, n: row.disablings + 1, data }, 'reject');
 }

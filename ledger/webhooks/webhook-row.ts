@@ -1,7 +1,7 @@
 import type { Prisma } from '../../generated/prisma/client.ts';
 import { BerthError } from '../../model/errors.ts';
-import type { WebhookDisabledReason, WebhookId, WebhookState } from '../../model/webhooks/webhook.ts';
-import type { Transaction } from '../transaction.ts';
+import { originOf, type WebhookDisabledReason, type WebhookId, type WebhookState } from '../../model/webhooks/webhook.ts';
+import { isoOf, type Transaction } from '../transaction.ts';
 
 export interface WebhookSecretRecord {
   id: string;
@@ -72,3 +72,16 @@ export async function lockWebhook(tx: Transaction, owner: string | null, id: str
   await tx.$executeRaw`SELECT 1 FROM "Webhook" WHERE id = ${id} FOR UPDATE`;
   return findWebhook(tx, owner, id);
 }
+
+/** What a secret of an endpoint is encrypted for: a row that is copied to another endpoint is not decrypted. */
+export const sealHolderOf = (webhook: string, secret: string): string => `${webhook}/${secret}`;
+
+/** What has every event about an endpoint. */
+export function aboutWebhook({ id, ownerId, url }: Pick<WebhookRecord, 'ownerId' | 'url'> & { id: string }, nowMs: number) {
+  const at = isoOf(nowMs);
+  return { subject: id, owner: ownerId, time: at, data: { webhook: id, owner: ownerId, origin: originOf(url), at } };
+}
+
+/** Of an endpoint that was changed: its deliveries begin again, with what it is now, unless the next attempt waits for its time. */
+export const dueAgain = ({ state, retryAt }: Pick<WebhookRecord, 'state' | 'retryAt'>, now: Date): { dueAt?: Date } =>
+  state === 'active' && retryAt === null ? { dueAt: now } : {};
