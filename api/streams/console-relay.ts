@@ -3,9 +3,10 @@ import type { ErrorCode } from '../../model/errors.ts';
 import { berthProtocol, channelMessage, channels, hostCloseCodes, jsonMessage } from '../../model/streams/channels.ts';
 import { ConsoleControl, type ConsolePlace, ConsoleReport, placeText } from '../../model/streams/console.ts';
 import { inputWindowBytes } from '../../model/streams/frames.ts';
+import { InputQueue } from '../../model/streams/input-queue.ts';
 import { closeCodes, endSocket, InvalidMessage, parseMessage, takeMessages } from '../../model/streams/messages.ts';
 import { IdleTimer } from './idle-timer.ts';
-import { keepReaching, moving, movingMs } from './keep-reaching.ts';
+import { keepReaching, reachDespiteMove } from './keep-reaching.ts';
 
 interface ConsoleRelayOptions {
   place: ConsolePlace | null;
@@ -37,8 +38,7 @@ export class ConsoleRelay {
   #closed = false;
   readonly #idle: IdleTimer;
   /** Typed while there is no connection to the host. */
-  #typed: Buffer[] = [];
-  #typedBytes = 0;
+  readonly #queue = new InputQueue();
 
   constructor(options: ConsoleRelayOptions) {
     this.#options = options;
@@ -52,7 +52,7 @@ export class ConsoleRelay {
     const attempt = async (): Promise<void> => {
       this.#link = await this.#options.reach();
     };
-    await keepReaching(attempt, { isOver: () => this.#closed, passes: (code) => moving.has(code), forMs: movingMs });
+    await reachDespiteMove(attempt, { isOver: () => this.#closed });
   }
 
   serve(client: WebSocket): void {
@@ -92,8 +92,7 @@ export class ConsoleRelay {
       else if (!this.#closed) this.#reconnect(client);
     });
     link.send(JSON.stringify({ place: this.#place, tailBytes: this.#options.tailBytes, write: this.#writes }));
-    for (const bytes of this.#typed) link.send(bytes);
-    this.#forgetTyped();
+    for (const bytes of this.#queue.take()) link.send(bytes);
     link.resume();
   }
 
@@ -151,14 +150,7 @@ export class ConsoleRelay {
    */
   #type(bytes: Buffer): void {
     if (this.#link !== null) this.#send(bytes);
-    if (this.#link !== null || !this.#writes || this.#typedBytes + bytes.length > inputWindowBytes) return;
-    this.#typed.push(bytes);
-    this.#typedBytes += bytes.length;
-  }
-
-  #forgetTyped(): void {
-    this.#typed = [];
-    this.#typedBytes = 0;
+    else if (this.#writes) this.#queue.put(bytes);
   }
 
   /** What comes faster than the host takes it is dropped, as a serial port does. */

@@ -13,9 +13,9 @@ interface Reaching {
 }
 
 /** A VM whose migration is in its last phase is at neither host, or at another one than the ledger has, for a moment. */
-export const moving: ReadonlySet<ErrorCode> = new Set(['conflict', 'stale-generation', 'vm-moved']);
+const moving: ReadonlySet<ErrorCode> = new Set(['conflict', 'stale-generation', 'vm-moved']);
 /** Longer than that, and less than a client waits for an answer. */
-export const movingMs = 15_000;
+const movingMs = 15_000;
 
 /** Repeats an attempt to connect until one succeeds. */
 export async function keepReaching(
@@ -33,3 +33,7 @@ export async function keepReaching(
     await delay(pauseMs);
   }
 }
+
+/** Connects for the first time. Throws what is not a move, at once. */
+export const reachDespiteMove = (attempt: () => Promise<void>, given: Pick<Reaching, 'isOver' | 'backoff'>): Promise<void> =>
+  keepReaching(attempt, { ...given, passes: (code) => moving.has(code), forMs: movingMs });

@@ -11,7 +11,7 @@ import {
 } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
 import { IdleTimer } from './idle-timer.ts';
-import { keepReaching, moving, movingMs } from './keep-reaching.ts';
+import { keepReaching, reachDespiteMove } from './keep-reaching.ts';
 
 /** A connection that a host worker has opened, to one session of a guest. */
 export interface HostLink {
@@ -115,7 +115,7 @@ export class Relay {
     const { request, after, backoff } = this.#options;
     // A session that is there already is attached to, so that it may be opened again.
     const attach = () => this.#attach(request === null ? { type: 'attach', after } : { type: 'open', request });
-    await keepReaching(attach, { isOver: () => this.#closed, passes: (code) => moving.has(code), backoff, forMs: movingMs });
+    await reachDespiteMove(attach, { isOver: () => this.#closed, backoff });
   }
 
   serve(client: ClientEnd): void {

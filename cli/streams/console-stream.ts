@@ -1,7 +1,7 @@
 import { WebSocket } from 'ws';
 import { channelMessage, channels } from '../../model/streams/channels.ts';
 import { ConsoleState } from '../../model/streams/console.ts';
-import { inputWindowBytes } from '../../model/streams/frames.ts';
+import { InputQueue } from '../../model/streams/input-queue.ts';
 import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
 import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
@@ -25,8 +25,7 @@ export class ConsoleStream {
   #place: string | null = null;
   #write: boolean;
   /** Typed while the connection is lost. */
-  #typed: Uint8Array[] = [];
-  #typedBytes = 0;
+  readonly #queue = new InputQueue();
 
   constructor(connection: Connection, options: ConsoleStreamOptions) {
     this.#connection = connection;
@@ -44,9 +43,7 @@ export class ConsoleStream {
   /** What is typed while the connection is lost is sent over the next one. */
   type(bytes: Uint8Array): void {
     if (this.#isOpen) this.#send(channels.stdin, bytes);
-    if (this.#isOpen || !this.#write || this.#typedBytes + bytes.length > inputWindowBytes) return;
-    this.#typed.push(bytes);
-    this.#typedBytes += bytes.length;
+    else if (this.#write) this.#queue.put(bytes);
   }
 
   takeOver(): void {
@@ -76,8 +73,7 @@ export class ConsoleStream {
       onClose: (socket, code, reason) => this.#lose(socket, code, reason),
       onError: (error) => this.#ended.reject(error),
     });
-    for (const bytes of this.#typed.splice(0)) this.#send(channels.stdin, bytes);
-    this.#typedBytes = 0;
+    for (const bytes of this.#queue.take()) this.#send(channels.stdin, bytes);
   }
 
   async #take(data: Buffer): Promise<void> {
