@@ -5,6 +5,7 @@ import { readNewEvents } from '../../ledger/events/feed.ts';
 import { type EventRecord, readEvents } from '../../ledger/events/read.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Logger } from '../../model/log.ts';
+import { repeatWhile } from '../repeat-while.ts';
 import type { FollowerShares } from './follower-shares.ts';
 
 /** What a follower waits for at most once an event is committed. */
@@ -36,21 +37,13 @@ export interface EventFollowers {
 export function openEventFollowers(ledger: Ledger, shares: FollowerShares, log: Logger): EventFollowers {
   const feed = readNewEvents(ledger);
   let followers = 0;
-  let timer: NodeJS.Timeout | null = null;
-
-  function schedule(): void {
-    if (timer !== null || followers === 0) return;
-    timer = setTimeout(async () => {
-      try {
-        await feed.tick();
-      } catch (error) {
-        log.warn({ err: error }, 'events could not be read for their followers; they are read again soon');
-      }
-      timer = null;
-      schedule();
-    }, tickMs);
-    timer.unref();
-  }
+  const schedule = repeatWhile({
+    isNeeded: () => followers > 0,
+    act: () => feed.tick(),
+    everyMs: tickMs,
+    log,
+    failure: 'events could not be read for their followers; they are read again soon',
+  });
 
   async function following<T>(request: EventsRequest, res: Response, act: (gone: AbortSignal) => Promise<T>): Promise<T> {
     const leave = shares.enter(request.follower);

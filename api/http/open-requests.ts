@@ -2,6 +2,7 @@ import type { Response } from 'express';
 import type { Ledger } from '../../ledger/client.ts';
 import { findEndedKeys } from '../../ledger/owners/find-api-key.ts';
 import type { Logger } from '../../model/log.ts';
+import { repeatWhile } from '../repeat-while.ts';
 
 /** How often the keys of requests that are under way are checked. */
 const checkMs = 500;
@@ -16,7 +17,6 @@ export interface OpenRequests {
 
 export function trackOpenRequests(ledger: Ledger, log: Logger, clock: () => number): OpenRequests {
   const open = new Map<string, Set<Response>>();
-  let timer: NodeJS.Timeout | null = null;
 
   async function endRevoked(): Promise<void> {
     for (const keyId of await findEndedKeys(ledger, [...open.keys()], clock())) {
@@ -30,20 +30,13 @@ export function trackOpenRequests(ledger: Ledger, log: Logger, clock: () => numb
     }
   }
 
-  /** One check at a time; none while nothing is open. */
-  function schedule(): void {
-    if (timer !== null || open.size === 0) return;
-    timer = setTimeout(async () => {
-      try {
-        if (open.size > 0) await endRevoked();
-      } catch (error) {
-        log.warn({ err: error }, 'the keys of open requests could not be checked; checked again soon');
-      }
-      timer = null;
-      schedule();
-    }, checkMs);
-    timer.unref();
-  }
+  const schedule = repeatWhile({
+    isNeeded: () => open.size > 0,
+    act: endRevoked,
+    everyMs: checkMs,
+    log,
+    failure: 'the keys of open requests could not be checked; checked again soon',
+  });
 
   return {
     track(keyId, res) {

@@ -7,8 +7,8 @@ import { json, streamed } from '../http/answer.ts';
 import { visibleOwner } from '../http/auth.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { validate } from '../http/validation.ts';
+import { sequence } from '../schemas/common.ts';
 import { Event } from '../schemas/events.ts';
-import { sequence } from '../schemas/webhooks.ts';
 
 const EventsQuery = z.strictObject({
   limit: z.coerce

@@ -20,20 +20,17 @@ import { type Caller, visibleOwner } from '../http/auth.ts';
 import { idempotentPost } from '../http/idempotency.ts';
 import { type Operation, operation } from '../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../http/page.ts';
-import { Id } from '../schemas/common.ts';
+import { Id, iso, sequence } from '../schemas/common.ts';
 import {
   Delivery,
   NewSecret,
   NewWebhook,
   ReplayOrder,
   SecretOrder,
-  sequence,
   Webhook,
   WebhookChange,
   WebhookOrder,
 } from '../schemas/webhooks.ts';
-
-const iso = (at: Date | null): string | null => at?.toISOString() ?? null;
 
 function show(row: WebhookRecord): z.input<typeof Webhook> {
   const { ownerId, site, cursor, disabledAt, failingSince, retryAt, deliveredAt, createdAt, secrets, ...same } = row;

@@ -1,15 +1,7 @@
 import { z } from 'zod';
 import { webhookKeyOf } from '../../model/webhooks/signature.ts';
 import { maxWebhookTypes, WebhookType, WebhookUrl, webhookDisabledReasons, webhookStates } from '../../model/webhooks/webhook.ts';
-import { time } from './common.ts';
-
-/** bigint's largest: PostgreSQL has no greater sequence. */
-const lastSequence = 2n ** 63n - 1n;
-
-export const sequence = z
-  .string()
-  .regex(/^\d{1,19}$/, { error: 'expected the sequence of an event', abort: true })
-  .refine((text) => BigInt(text) <= lastSequence, { error: 'expected the sequence of an event' });
+import { sequence, time } from './common.ts';
 
 const secret = z
   .string()

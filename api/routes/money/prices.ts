@@ -12,10 +12,8 @@ import { visibleOwner } from '../../http/auth.ts';
 import { idempotentPost } from '../../http/idempotency.ts';
 import { type Operation, operation } from '../../http/operation.ts';
 import { PageQuery, pageOf, readPage } from '../../http/page.ts';
-import { Id } from '../../schemas/common.ts';
+import { Id, iso } from '../../schemas/common.ts';
 import { Bill, PriceBook, PriceBookOrder } from '../../schemas/money/prices.ts';
-
-const iso = (at: Date | null): string | null => at?.toISOString() ?? null;
 
 const showBook = (row: PriceBookRecord): z.input<typeof PriceBook> => ({
   ...row,
