@@ -10,7 +10,7 @@ import {
 import { type DeliveryRecord, readDeliveries, readWebhooks } from '../../ledger/webhooks/read-webhooks.ts';
 import { findWebhook, type WebhookRecord } from '../../ledger/webhooks/webhook-row.ts';
 import { BerthError } from '../../model/errors.ts';
-import { isPublicAddress } from '../../model/network/public-address.ts';
+import { hostOf, isPublicAddress } from '../../model/network/public-address.ts';
 import { siteQuotas } from '../../model/owners/quota.ts';
 import { newWebhookSecret, webhookKeyOf } from '../../model/webhooks/signature.ts';
 import { originOf, type WebhookId } from '../../model/webhooks/webhook.ts';
@@ -69,11 +69,10 @@ const OfSecret = z.strictObject({ id: z.string().max(64), secretId: z.string().m
 
 /** An address in the URL itself; a name is resolved when deliveries are made. */
 function refuseInternal(url: string, allowed: boolean): void {
-  const hostname = new URL(url).hostname.replace(/^\[|\]$/g, '');
-  const isLiteral = /^[\d.]+$|:/.test(hostname);
-  if (allowed || !isLiteral || isPublicAddress(hostname)) return;
-  throw new BerthError('address-refused', `The URL leads to ${hostname}, which is not a public address`, {
-    fields: [{ pointer: '/url', detail: `found ${hostname}; expected a name, or a public address` }],
+  const { host, family } = hostOf(new URL(url));
+  if (allowed || family === 0 || isPublicAddress(host)) return;
+  throw new BerthError('address-refused', `The URL leads to ${host}, which is not a public address`, {
+    fields: [{ pointer: '/url', detail: `found ${host}; expected a name, or a public address` }],
   });
 }
 

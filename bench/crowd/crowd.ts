@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { startApi, type TaskBody } from '../../test/api/running-api.ts';
 import { startPostgresServer } from '../../test/services/postgres-server.ts';
-import { logProgress, printFigure, requireAtMost } from '../figures.ts';
+import { logProgress, percentile, printFigure, requireAtMost } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 
 const perSecond = 20;
@@ -54,5 +54,3 @@ export async function benchCrowd({ modes }: BenchOptions): Promise<void> {
 }
 
 const start = (file: string, workerData: object): Worker => new Worker(new URL(file, import.meta.url), { workerData });
-
-const percentile = (sorted: readonly number[], share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;

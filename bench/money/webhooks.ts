@@ -17,7 +17,7 @@ import { newWebhookSecret, webhookKeyOf } from '../../model/webhooks/signature.t
 import { applyMigrations } from '../../prisma/migrate.ts';
 import { query, startPostgresServer, withDatabase } from '../../test/services/postgres-server.ts';
 import { startTemporalServer } from '../../test/services/temporal-server.ts';
-import { logProgress, printFigure, requireAtMost } from '../figures.ts';
+import { logProgress, percentile, printFigure, requireAtMost } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
 import { type Load, processorSeconds } from './webhook-load.ts';
 
@@ -94,7 +94,7 @@ async function measure(server: string, temporal: string, folder: string, name: s
     const missing = taken.check.length === 0 ? written.living - taken.events : taken.check.join('; ');
     if (missing !== 0) throw new Error(`BUG: of ${written.living} events ${missing} are missing or out of order`);
     const lags = taken.lagsMs.toSorted((a, b) => a - b);
-    const at = (share: number) => lags[Math.min(lags.length - 1, Math.ceil(share * lags.length) - 1)]! / 1000;
+    const at = (share: number) => percentile(lags, share) / 1000;
     const perS = lags.length / ((toMs - fromMs) / 1000);
     return { p50: at(0.5), p99: at(0.99), detail: { perS, most: at(1), endpoints, dead, cpu: cores } };
   } finally {

@@ -16,6 +16,7 @@ import {
   requireFolderName,
   syncFolder,
 } from '../host/files.ts';
+import { raceAbort } from '../host/race-abort.ts';
 import type { CachedImage, ImageCache } from '../ports/image-cache.ts';
 import { evictUnused, type ImageEvictionOptions, isUsed, pinImage } from './image-eviction.ts';
 import { fetchParts, type ImageTransferOptions, partNames, partsOf } from './image-transfer.ts';
@@ -106,13 +107,4 @@ async function publish(partial: string, folder: string): Promise<void> {
   } catch (error) {
     if (!isErrno(error, 'ENOTEMPTY', 'EEXIST')) throw error;
   }
-}
-
-function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal.reason);
-    if (signal.aborted) abort();
-    signal.addEventListener('abort', abort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
 }

@@ -1,5 +1,5 @@
-import { isIP, type LookupFunction } from 'node:net';
-import { isPublicAddress } from '../../model/network/public-address.ts';
+import type { LookupFunction } from 'node:net';
+import { hostOf, isPublicAddress } from '../../model/network/public-address.ts';
 
 /** Every address of a name. Tests replace it. */
 export type ResolveHost = (hostname: string) => Promise<{ address: string; family: number }[]>;
@@ -16,9 +16,8 @@ type Pinned =
  * resolution can't return another one. Throws what the resolution throws.
  */
 export async function pinLookup(url: URL, allowInternal: boolean, resolve: ResolveHost): Promise<Pinned> {
-  const hostname = url.hostname.replace(/^\[|\]$/g, '');
-  const literal = isIP(hostname);
-  const addresses = literal !== 0 ? [{ address: hostname, family: literal }] : await resolve(hostname);
+  const { host, family } = hostOf(url);
+  const addresses = family !== 0 ? [{ address: host, family }] : await resolve(host);
   const [first] = addresses;
   if (first === undefined) return { noAddress: true };
   const internal = addresses.find(({ address }) => !isPublicAddress(address));

@@ -4,6 +4,7 @@ import { redactUrls } from '../../model/input/redact-url.ts';
 import { retryAfterOf } from '../../model/webhooks/retry.ts';
 import { type WebhookMessage, webhookHeaders } from '../../model/webhooks/signature.ts';
 import { messageOf } from '../host/files.ts';
+import { raceAbort } from '../host/race-abort.ts';
 import type { OpenWebhookEndpoint, WebhookAttempt } from '../ports/webhook-endpoint.ts';
 import { pinLookup, type ResolveHost } from '../transfer/pinned-lookup.ts';
 
@@ -82,7 +83,7 @@ export function webhookEndpoints(options: EndpointOptions): OpenWebhookEndpoint 
       keys: readonly Buffer[],
       signal: AbortSignal,
     ): Promise<Omit<WebhookAttempt, 'ms'>> {
-      dispatcher ??= await abortable(connect(), signal);
+      dispatcher ??= await raceAbort(connect(), signal);
       const interim = new AbortController();
       let interimAnswers = 0;
       const { statusCode, headers, body } = await request(url, {
@@ -137,17 +138,4 @@ function refusalOf(status: number): string | null {
   if (status >= 200 && status < 300) return null;
   if (status >= 300 && status < 400) return `it answered ${status}; redirects are not followed`;
   return `it answered ${status}`;
-}
-
-/** What a promise resolves with, unless the signal is aborted before: the promise has no other end by it. */
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    signal.throwIfAborted();
-    return await Promise.race([promise, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }

@@ -1,4 +1,11 @@
+import { isIP } from 'node:net';
 import ipaddr from 'ipaddr.js';
+
+/** A URL's host: without the brackets of an IPv6 address; family 4 or 6, and 0 for a name. */
+export function hostOf({ hostname }: URL): { host: string; family: number } {
+  const host = hostname.replace(/^\[|\]$/g, '');
+  return { host, family: isIP(host) };
+}
 
 /**
  * Whether an address is one of the public internet's. Everything with a special purpose is not: loopback, private,
