@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -146,6 +147,12 @@ export async function withRetry<T>(act: () => Promise<T>): Promise<T> {
       await pause(backoffMs * attempt);
     }
   }
+}
+
+/** POST with one Idempotency-Key for all its attempts. */
+export function postOnce<T>(connection: Connection, path: string, json?: object, key: string = randomUUID()): Promise<T> {
+  const headers = { 'Idempotency-Key': key };
+  return withRetry(() => callJson<T>(connection, path, { method: 'POST', headers, ...(json !== undefined && { json }) }));
 }
 
 /** Reads again and again until `isDone`. An API that is away for some seconds does not end it. */

@@ -3,7 +3,8 @@ import type { Command } from 'commander';
 import { callJson, type Session, withRetry } from '../client.ts';
 import { print } from '../output.ts';
 
-interface Event {
+/** As far as it is printed. */
+export interface Event {
   id: string;
   time: string;
   type: string;

@@ -5,14 +5,7 @@ import { newWebhookSecret, webhookHeaders, webhookKeyOf } from '../../model/webh
 import { callJson, type Session, withRetry } from '../client.ts';
 import { send } from '../http.ts';
 import { print } from '../output.ts';
-
-interface Event {
-  id: string;
-  time: string;
-  type: string;
-  subject: string;
-  sequence: string;
-}
+import type { Event } from './events.ts';
 
 /** How long the API waits for events before it answers without any. */
 const waitS = 30;

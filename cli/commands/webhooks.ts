@@ -1,7 +1,6 @@
-import { randomUUID } from 'node:crypto';
 import { type Command, Option } from 'commander';
 import { webhookKeyOf } from '../../model/webhooks/signature.ts';
-import { callEmpty, callJson, list, type Session, UsageError, withRetry } from '../client.ts';
+import { callEmpty, callJson, list, postOnce, type Session, UsageError } from '../client.ts';
 import { given, positiveNumber } from '../options.ts';
 import { print, printOne, printRows } from '../output.ts';
 import { addListenCommand } from './webhooks-listen.ts';
@@ -30,19 +29,14 @@ interface Delivery {
 }
 
 const path = (id: string): string => `/v1/webhooks/${encodeURIComponent(id)}`;
-const list_ = (text: string): string[] => text.split(',').filter((one) => one !== '');
+const typesOf = (text: string): string[] => text.split(',').filter((one) => one !== '');
 
 /** `berth webhooks …`. */
 export function addWebhookCommands(program: Command, session: Session): void {
   const { connect, output } = session;
   const webhooks = program.command('webhooks').description('endpoints that events are sent to');
 
-  /** One key for all attempts. */
-  const post = <T>(to: string, json?: object): Promise<T> => {
-    const connection = connect();
-    const headers = { 'Idempotency-Key': randomUUID() };
-    return withRetry(() => callJson<T>(connection, to, { method: 'POST', headers, ...(json !== undefined && { json }) }));
-  };
+  const post = <T>(to: string, json?: object): Promise<T> => postOnce<T>(connect(), to, json);
 
   webhooks
     .command('list', { isDefault: true })
@@ -64,7 +58,7 @@ export function addWebhookCommands(program: Command, session: Session): void {
     .command('add')
     .description('send events to a URL; prints the secret, once')
     .argument('<url>', 'http or https')
-    .option('--types <types>', 'only of these types, comma-separated, such as berth.task.*,berth.bill.settled', list_)
+    .option('--types <types>', 'only of these types, comma-separated, such as berth.task.*,berth.bill.settled', typesOf)
     .option('--description <text>', 'what it is for')
     .option('--after <sequence>', 'events after this one, instead of those from now on')
     .option('--secret <secret>', 'a secret of your own: whsec_ and the base64 of 24 to 64 bytes')
@@ -88,7 +82,7 @@ export function addWebhookCommands(program: Command, session: Session): void {
     .description('change, disable or activate a webhook')
     .argument('<webhook>', 'its id')
     .option('--url <url>', 'another URL')
-    .option('--types <types>', 'other types, comma-separated; empty: all', list_)
+    .option('--types <types>', 'other types, comma-separated; empty: all', typesOf)
     .option('--description <text>', 'what it is for')
     .addOption(new Option('--state <state>', 'active: deliveries go on where they ended').choices(['active', 'disabled']))
     .addHelpText('after', '\nExample:\n  berth webhooks change webhook_01jd7x3v8ve5hb1f5wwfb2x5r1 --state active')

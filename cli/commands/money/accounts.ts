@@ -1,10 +1,10 @@
-import { randomUUID } from 'node:crypto';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { accountKinds, formatMicros, parseUnits } from '../../../model/books/money.ts';
-import { CommandError, type Connection, callJson, list, type Session, withRetry } from '../../client.ts';
+import { accountKinds, parseUnits } from '../../../model/books/money.ts';
+import { CommandError, callJson, list, postOnce, type Session } from '../../client.ts';
 import { resolveOwner } from '../../names.ts';
 import { given, positiveNumber } from '../../options.ts';
 import { printOne, printRows } from '../../output.ts';
+import { units } from './units.ts';
 
 interface Account {
   id: string;
@@ -37,18 +37,12 @@ interface BooksProof {
 }
 
 const path = (id: string): string => `/v1/accounts/${encodeURIComponent(id)}`;
-const units = (micros: string | null): string | null => (micros === null ? null : formatMicros(BigInt(micros)));
 
 /** Argument parser: units of a currency, as 12.50; returns micro-units. */
 function money(text: string): string {
   const micros = parseUnits(text);
   if (micros === null) throw new InvalidArgumentError('expected an amount such as 12.50, with at most six decimals');
   return String(micros);
-}
-
-/** POST with one key for all its attempts, which is printed where it is not known whether it took effect. */
-async function post<T>(connection: Connection, to: string, json: object, key: string): Promise<T> {
-  return withRetry(() => callJson<T>(connection, to, { method: 'POST', json, headers: { 'Idempotency-Key': key } }));
 }
 
 /** `berth accounts …` and `berth admin verify-books`. */
@@ -88,7 +82,7 @@ export function addAccountCommands(program: Command, { connect, output }: Sessio
       const connection = connect();
       const owner = await resolveOwner(connection, name);
       const json = { owner, currency, lowerLimitMicros: String(-BigInt(credit)) };
-      printOne(output(), await post<Account>(connection, '/v1/accounts', json, randomUUID()));
+      printOne(output(), await postOnce<Account>(connection, '/v1/accounts', json));
     });
 
   accounts
@@ -122,7 +116,7 @@ export function addAccountCommands(program: Command, { connect, output }: Sessio
     )
     .action(async (id: string, options: { amount: string; reason: string; key?: string }) => {
       const json = { amountMicros: options.amount, reason: options.reason };
-      printOne(output(), await post<object>(connect(), `${path(id)}/adjustments`, json, options.key ?? randomUUID()));
+      printOne(output(), await postOnce<object>(connect(), `${path(id)}/adjustments`, json, options.key));
     });
 
   program

@@ -1,10 +1,9 @@
-import { randomUUID } from 'node:crypto';
 import { type Command, Option } from 'commander';
-import { formatMicros } from '../../../model/books/money.ts';
-import { callJson, list, type Session, withRetry } from '../../client.ts';
+import { callJson, list, postOnce, type Session } from '../../client.ts';
 import { given, readJson } from '../../options.ts';
 import { printOne, printRows } from '../../output.ts';
 import { time } from '../../times.ts';
+import { units } from './units.ts';
 
 interface PriceBook {
   id: string;
@@ -24,8 +23,6 @@ interface Bill {
   warnedAt: string | null;
   endedAt: string | null;
 }
-
-const units = (micros: string | null): string | null => (micros === null ? null : formatMicros(BigInt(micros)));
 
 function addPrices(program: Command, { connect, output }: Session): void {
   const prices = program.command('prices').description('price books: what leases cost that are accepted while they are valid');
@@ -56,8 +53,7 @@ function addPrices(program: Command, { connect, output }: Session): void {
       const connection = connect();
       const terms = await readJson(options.terms);
       const json = given({ currency, terms, validFrom: options.from, validUntil: options.until });
-      const headers = { 'Idempotency-Key': randomUUID() };
-      printOne(output(), await withRetry(() => callJson<object>(connection, '/v1/prices', { method: 'POST', json, headers })));
+      printOne(output(), await postOnce<object>(connection, '/v1/prices', json));
     });
 
   prices

@@ -1,11 +1,12 @@
 import { text } from 'node:stream/consumers';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { formatMicros, parseUnits } from '../../../model/books/money.ts';
+import { parseUnits } from '../../../model/books/money.ts';
 import { monthOf, monthPattern } from '../../../model/money/statement.ts';
 import { call, callEmpty, callJson, type Session } from '../../client.ts';
 import { resolveOwner } from '../../names.ts';
 import { given } from '../../options.ts';
 import { print, printOne, printRows } from '../../output.ts';
+import { units } from './units.ts';
 
 interface Statement {
   owner: string;
@@ -28,8 +29,6 @@ interface Budget {
   month: string;
   spentMicros: string;
 }
-
-const units = (micros: string): string => formatMicros(BigInt(micros));
 
 function month(argument: string): string {
   if (!monthPattern.test(argument)) throw new InvalidArgumentError('expected a month such as 2026-11');
