@@ -11,13 +11,9 @@ export default class LongestFirst extends BaseSequencer {
     const sorted = await super.sort(files);
     // Projects are apart in what is sorted, and stay so.
     const names = [...new Set(sorted.map(({ project }) => project.name))];
-    return names.flatMap((name) => {
-      const own = sorted.filter(({ project }) => project.name === name);
-      return own
-        .map((file) => ({ file, rank: rankOf(file) }))
-        .sort((a, b) => a.rank - b.rank)
-        .map(({ file }) => file);
-    });
+    return names.flatMap((name) =>
+      sorted.filter(({ project }) => project.name === name).toSorted((a, b) => rankOf(a) - rankOf(b)),
+    );
   }
 }
 
