@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -263,8 +263,7 @@ export async function startApi(
   env: Record<string, string> = {},
   route: (databaseUrl: string) => Promise<string> = async (url) => url,
 ): Promise<RunningApi> {
-  const root = await mkdtemp(join(tmpdir(), 'berth-api-'));
-  const database = await startPostgres();
+  const root = join(tmpdir(), `berth-api-${randomUUID()}`);
   const signingKey = randomUUID();
   const config = readConfig(['api', 'signing', 'webhooks'], {
     BERTH_WEBHOOK_KEYS: `1:${randomBytes(32).toString('base64')}`,
@@ -274,6 +273,9 @@ export async function startApi(
     BERTH_RATE_PER_MINUTE: '0',
     ...env,
   });
+  // A configuration that is refused leaves nothing.
+  await mkdir(root);
+  const database = await startPostgres();
   const ledger = openLedger(await route(database.url));
   const repositoryRoot = config.api.BERTH_REPOSITORY;
   const repository = await openRepository({
