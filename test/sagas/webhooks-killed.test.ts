@@ -149,11 +149,10 @@ test(
       }
     producing = false;
     await producer;
-    const rows = await ledger.event.findMany({
-      where: { subject: id, seq: { gt: 0 } },
-      orderBy: { seq: 'asc' },
-      select: { seq: true },
-    });
+    // An event is numbered after its commit, by what comes next.
+    const numbered = { subject: id, seq: { gt: 0 } };
+    await until('all are numbered', async () => (await ledger.event.count({ where: numbered })) >= produced);
+    const rows = await ledger.event.findMany({ where: numbered, orderBy: { seq: 'asc' }, select: { seq: true } });
     const expected = rows.map(({ seq }) => Number(seq));
     expect(expected).toHaveLength(produced);
     await until('all were taken', async () => new Set(await taken()).size >= expected.length).catch(() => undefined);
