@@ -5,6 +5,7 @@ import { applyMigrations } from '../../prisma/migrate.ts';
 import { query, startPostgresServer, withDatabase } from '../../test/services/postgres-server.ts';
 import { logProgress, median, printFigure } from '../figures.ts';
 import type { BenchOptions } from '../options.ts';
+import { placeBatches } from './batches.ts';
 import { benchEvents } from './events.ts';
 import { type FilledLedger, fillLedger } from './fill-ledger.ts';
 import { benchHistory } from './history.ts';
@@ -80,6 +81,7 @@ async function benchMode(serverUrl: string, mode: string, runs: number): Promise
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   try {
     await askAll(ledger, pool, { mode, nowMs, runs });
+    await placeBatches({ ledger, ...configuration(), clock: () => nowMs }, pool, mode);
     await liveTasks(url, pool, { mode, nowMs, runs });
   } finally {
     await ledger.$disconnect();

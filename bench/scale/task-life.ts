@@ -35,16 +35,17 @@ export const statementsSent = (): SentCost => ({ ...sent });
 
 const resources = { vcpus: 1, memoryMiB: 256, diskMiB: 64 };
 
-export async function liveOneTask(deps: LedgerDeps, key: string): Promise<void> {
+/** A task of one VM, as the API accepts it. */
+export async function acceptOneTask(deps: LedgerDeps, key: string, owner = 0): Promise<TaskId> {
   const spec = TaskSpec.parse({
     image: filledImage,
     command: ['true'],
     resources,
     lease: { kind: 'bestEffort', durationS: 600 },
   });
-  const request = { ownerId: ownerOf(0), key, method: 'POST', path: '/v1/tasks', fingerprint: 'bench' };
+  const request = { ownerId: ownerOf(owner), key, method: 'POST', path: '/v1/tasks', fingerprint: 'bench' };
   const task = {
-    owner: ownerOf(0),
+    owner: ownerOf(owner),
     spec,
     nowMs: deps.clock(),
     keyId: 'key_bench',
@@ -57,7 +58,11 @@ export async function liveOneTask(deps: LedgerDeps, key: string): Promise<void> 
     text: '',
     location: `/v1/tasks/${id}`,
   }));
-  const id = accepted.id as TaskId;
+  return accepted.id as TaskId;
+}
+
+export async function liveOneTask(deps: LedgerDeps, key: string): Promise<void> {
+  const id = await acceptOneTask(deps, key);
   const ledger = createLedgerActivities(deps);
   const { vmIds } = await ledger.loadTask(id);
   // As its workflow: it waits for the signal of the pass that places it, or asks again.

@@ -1,0 +1,38 @@
+import type pg from 'pg';
+import { stepPlan } from '../../ledger/leases/execute-plan.ts';
+import type { LedgerDeps } from '../../ledger/transaction.ts';
+import { logProgress, median, printFigure } from '../figures.ts';
+import { measureCall, sessionPids } from './processor-time.ts';
+import { acceptOneTask } from './task-life.ts';
+
+/** As many as the planner takes at a time. */
+const tasksPerBatch = 256;
+const batches = 3;
+
+/**
+ * What a placement costs where many wait: tasks of many owners are accepted, and then placed by the planner's steps. Processor
+ * milliseconds a placement, and placements a second of that time. The first batch compiles its code.
+ */
+export async function placeBatches(deps: LedgerDeps, pool: pg.Pool, mode: string): Promise<void> {
+  const owners = await deps.ledger.owner.count();
+  const each: { processorMs: number; wallMs: number }[] = [];
+  for (let batch = 0; batch <= batches; batch += 1) {
+    for (let n = 0; n < tasksPerBatch; n += 1) await acceptOneTask(deps, `batch-${batch}-${n}`, n % owners);
+    const placed = new Set<string>();
+    const cost = await measureCall(await sessionPids(pool), async () => {
+      while (placed.size < tasksPerBatch) {
+        const before = placed.size;
+        for (const id of (await stepPlan(deps)).placed) placed.add(id);
+        if (placed.size === before) throw new Error(`${before} of ${tasksPerBatch} waiting tasks were placed, and no more`);
+      }
+    });
+    // As their workflows do: no later step notifies them.
+    await deps.ledger.task.updateMany({ where: { id: { in: [...placed] } }, data: { state: 'stagingIn' } });
+    if (batch > 0) each.push({ processorMs: (cost.node + cost.postgres) / placed.size, wallMs: cost.wall / placed.size });
+  }
+  const ms = median(each.map(({ processorMs }) => processorMs));
+  const perSecond = 1000 / median(each.map(({ wallMs }) => wallMs));
+  logProgress(`${mode} a placement in batches ${ms.toFixed(2)} ms; ${perSecond.toFixed(0)} placements/s`);
+  printFigure(`scale.${mode}.place`, ms, 'ms', null);
+  printFigure(`scale.${mode}.place.rate`, perSecond, 'placements/s', null);
+}
