@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Request, RequestHandler, Response } from 'express';
+import { RecentUse } from '../../model/owners/recent-use.ts';
 import { Turns } from '../../model/owners/turns.ts';
 import { callerOf } from './auth.ts';
 
@@ -38,20 +39,34 @@ function admit(turns: Turns, owner: string, res: Response, act: (closed: Promise
 const requestsAtATime = 4;
 const longestTurnMs = 1000;
 
+/** Of the time of a turn, the part in which the process had no rest itself: above it, others' requests have waited. */
+const busy = 0.5;
+/** So many times as long as its request took rests the turn of an owner that uses more of a busy process than the others. */
+const restsOfTurn = 3;
+
 /**
  * Lets some requests of an owner in at a time, until each begins to answer: another's is not behind a hundred that came at once.
+ * The turns of an owner that uses more than its share of a busy process rest in between.
  */
 export function takeRequestTurns(ownerOf = (req: Request): string => callerOf(req).ownerId): RequestHandler {
   const turns = new Turns({ total: Number.POSITIVE_INFINITY, perOwner: requestsAtATime });
-  return (req, res, next) =>
-    admit(turns, ownerOf(req), res, async (closed) => {
+  const use = new RecentUse();
+  return (req, res, next) => {
+    const owner = ownerOf(req);
+    admit(turns, owner, res, async (closed) => {
+      const [began, loop] = [performance.now(), performance.eventLoopUtilization()];
       const answering = Promise.withResolvers<void>();
       onHeaders(res, () => answering.resolve());
       const timer = setTimeout(answering.resolve, longestTurnMs);
       next();
       await Promise.race([closed, answering.promise]);
       clearTimeout(timer);
+      const now = performance.now();
+      use.add(owner, now - began, now);
+      if (performance.eventLoopUtilization(loop).utilization < busy || !use.isAboveShare(owner, now)) return;
+      await pause(Math.min(longestRestMs, restsOfTurn * (now - began)));
     });
+  };
 }
 
 /** Calls back when the answer's headers are written. */
