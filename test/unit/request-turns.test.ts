@@ -43,3 +43,21 @@ it('a caller that goes while it waits is not admitted, and one that is not answe
   await tick();
   expect(of('alice')).toBe(5);
 });
+
+it('an owner that has used more of a busy process than another rests between its turns', async () => {
+  const work = async (owners: string[]): Promise<void> => {
+    const answers = owners.map(send);
+    await tick();
+    const untilMs = performance.now() + 40;
+    while (performance.now() < untilMs);
+    for (const answer of answers) answer.writeHead();
+    await tick();
+  };
+  await work(['alice']);
+  await work(['bob']);
+  await work(['alice', 'alice', 'alice', 'alice']);
+  for (const owner of ['alice', 'bob', 'bob']) send(owner);
+  await tick();
+  expect([of('alice'), of('bob')]).toEqual([5, 3]);
+  await vi.waitFor(() => expect(of('alice')).toBe(6));
+});
