@@ -36,16 +36,16 @@ export const statementsSent = (): SentCost => ({ ...sent });
 const resources = { vcpus: 1, memoryMiB: 256, diskMiB: 64 };
 
 /** A task of one VM, as the API accepts it. */
-export async function acceptOneTask(deps: LedgerDeps, key: string, owner = 0): Promise<TaskId> {
+export async function acceptOneTask(deps: LedgerDeps, key: string, owner = ownerOf(0)): Promise<TaskId> {
   const spec = TaskSpec.parse({
     image: filledImage,
     command: ['true'],
     resources,
     lease: { kind: 'bestEffort', durationS: 600 },
   });
-  const request = { ownerId: ownerOf(owner), key, method: 'POST', path: '/v1/tasks', fingerprint: 'bench' };
+  const request = { ownerId: owner, key, method: 'POST', path: '/v1/tasks', fingerprint: 'bench' };
   const task = {
-    owner: ownerOf(owner),
+    owner,
     spec,
     nowMs: deps.clock(),
     keyId: 'key_bench',
