@@ -1,6 +1,7 @@
 import { budgetReachedType } from '../../model/books/budget-event.ts';
 import { BerthError } from '../../model/errors.ts';
 import { monthInterval, monthOf } from '../../model/money/statement.ts';
+import { findPlaces } from '../books/entry-marks.ts';
 import type { Ledger } from '../client.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { inTransaction, isoOf, requestLimits, type Transaction } from '../transaction.ts';
@@ -58,9 +59,10 @@ export async function changeBudget(ledger: Ledger, order: BudgetOrder): Promise<
 
 async function chargedIn(tx: Transaction, owner: string, currency: string, month: string): Promise<bigint> {
   const { fromMs, untilMs } = monthInterval(month)!;
+  const { after } = await findPlaces(tx, { fromMs, untilMs });
   const rows = await tx.$queryRaw<{ spent: string }[]>`
     SELECT COALESCE(-sum(e.amount), 0)::text AS spent
-    FROM "Account" a JOIN "Entry" e ON e."accountId" = a.id JOIN "Transfer" t ON t.id = e."transferId"
+    FROM "Account" a JOIN "Entry" e ON e."accountId" = a.id AND e.seq > ${after} JOIN "Transfer" t ON t.id = e."transferId"
     WHERE a."ownerId" = ${owner} AND a.currency = ${currency} AND a.kind IN ('owner', 'hold') AND t.kind <> 'adjustment'
       AND (a."closedAt" IS NULL OR a."closedAt" >= ${new Date(fromMs)}::timestamptz)
       AND t."createdAt" >= ${new Date(fromMs)}::timestamptz AND t."createdAt" < ${new Date(untilMs)}::timestamptz`;

@@ -74,6 +74,7 @@ export async function fetched(
 }
 
 const emptied = [
+  'EntryMark',
   'Budget',
   'WebhookDelivery',
   'WebhookSecret',

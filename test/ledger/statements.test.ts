@@ -1,9 +1,12 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { findPlaces, markEntries } from '../../ledger/books/entry-marks.ts';
 import { changeBudget, changeBudgetRemoved, readBudgets } from '../../ledger/market/budgets.ts';
 import { readMoneyAtRisk } from '../../ledger/market/money-totals.ts';
+import { readFocusCharges } from '../../ledger/market/read-focus.ts';
 import { readStatement } from '../../ledger/market/read-statement.ts';
 import type { VmId } from '../../model/ids.ts';
+import type { FocusCharge } from '../../model/money/focus.ts';
 import { monthInterval, monthOf } from '../../model/money/statement.ts';
 import { BilledSite, hourly, virtualMiB } from './billed-site.ts';
 import { addImage, addOwner, failure, hostFacts, useLedger } from './ledger-fixture.ts';
@@ -211,4 +214,89 @@ it('money at risk is credit, what holds lack, and what was not collected', async
   expect(after.credit - before.credit).toBeCloseTo(200, 3);
   expect(after.unheld - before.unheld).toBeGreaterThan(40);
   expect(after.uncollected).toBe(before.uncollected);
+});
+
+describe('with marks of places', () => {
+  /** An hour of a site: charges, the books' round, and what is marked in it. */
+  async function pass(hours: number): Promise<void> {
+    for (let n = 0; n < hours; n += 1) {
+      fixture.now += hour;
+      await site.collect();
+      await markEntries(fixture.ledger, fixture.now);
+    }
+  }
+
+  it('a statement is the same, and needs no entry of other months but the last before it of each account', async () => {
+    fixture.now = Date.parse('2028-01-30T22:30:00Z');
+    const { owner, account } = await site.addBuyer(100_000);
+    const vms = [await site.runningVm(owner, {}), await site.runningVm(owner, {})];
+    await pass(50);
+    await removed(vms[0]!);
+    await site.deposit(account, 5);
+    await pass(29 * 24);
+    await removed(vms[1]!);
+    await pass(30);
+    const without = async () => {
+      await fixture.sql('CREATE TABLE "Marks" AS SELECT * FROM "EntryMark"');
+      await fixture.sql('DELETE FROM "EntryMark"');
+      const read = await statement(owner, '2028-02');
+      await fixture.sql('INSERT INTO "EntryMark" SELECT * FROM "Marks"');
+      return read;
+    };
+    const whole = await without();
+    expect(await statement(owner, '2028-02')).toEqual(whole);
+    const { after, upTo } = await findPlaces(fixture.ledger, monthInterval('2028-02')!);
+    const left = await fixture.sql<{ before: number; behind: number }>(
+      `SELECT count(*) FILTER (WHERE seq <= $1)::int AS before, count(*) FILTER (WHERE seq > $2)::int AS behind FROM "Entry"`,
+      [after, upTo],
+    );
+    expect([left[0]!.before > 10, left[0]!.behind > 10]).toEqual([true, true]);
+    const client = await fixture.pool.connect();
+    await client.query('BEGIN; SET LOCAL session_replication_role = replica');
+    await client.query(
+      `DELETE FROM "Entry" e WHERE seq > $2 OR (seq <= $1 AND EXISTS (
+         SELECT FROM "Entry" o WHERE o."accountId" = e."accountId" AND o.seq > e.seq AND o.seq <= $1))`,
+      [after, upTo],
+    );
+    await client.query('COMMIT');
+    client.release();
+    expect(await statement(owner, '2028-02')).toEqual(whole);
+  });
+
+  it('are of one place an hour, and none of a time that is not yet', async () => {
+    fixture.now += 10 * hour;
+    await fixture.sql('DELETE FROM "EntryMark"');
+    for (let n = 0; n < 12; n += 1) {
+      await markEntries(fixture.ledger, fixture.now);
+      fixture.now += hour / 6;
+    }
+    expect(await fixture.ledger.entryMark.count()).toBe(2);
+    // The clock is set back: what was marked ahead of it holds for nothing.
+    fixture.now -= 3 * hour;
+    await markEntries(fixture.ledger, fixture.now);
+    expect((await fixture.ledger.entryMark.findMany()).map(({ at }) => at.getTime())).toEqual([fixture.now]);
+  });
+});
+
+describe('as FOCUS has it', () => {
+  it('charges of a month add up to the lines of the statement, with taxes and what the site bears', async () => {
+    fixture.now = Date.parse('2029-03-30T22:00:00Z');
+    await site.addBook(hourly({ taxMillionths: 190_000, feeMillionths: 50_000 }));
+    const { owner } = await site.addBuyer(3000);
+    const vms = [await site.runningVm(owner, {}), await site.runningVm(owner, {})];
+    for (let n = 0; n < 40; n += 1) {
+      fixture.now += hour;
+      // The last charge is of more than the hold and the account have.
+      if (n < 20) await site.collect();
+    }
+    for (const vm of vms) await removed(vm);
+    for (const month of ['2029-03', '2029-04']) {
+      const charges: FocusCharge[] = [];
+      for await (const day of readFocusCharges(fixture.ledger, { owner, ...monthInterval(month)! })) charges.push(...day);
+      const lines = (await statement(owner, month)).parts[0]!.lines.filter(({ reason }) => reason !== 'paid');
+      expect(charges.length).toBeGreaterThan(0);
+      expect(sum(charges.map(({ amountMicros }) => amountMicros))).toBe(-sum(lines.map(({ amountMicros }) => amountMicros)));
+      expect(charges.every(({ dayMs }) => monthOf(dayMs) === month)).toBe(true);
+    }
+  });
 });

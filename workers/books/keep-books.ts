@@ -1,3 +1,4 @@
+import { markEntries } from '../../ledger/books/entry-marks.ts';
 import { readBooksProof, readLastProof } from '../../ledger/books/proof.ts';
 import { sumAccounts } from '../../ledger/books/sum-accounts.ts';
 import type { Ledger } from '../../ledger/client.ts';
@@ -15,11 +16,12 @@ interface Deps {
 }
 
 /**
- * Sums the accounts without a lower limit, and proves the books where the last proof is a day old. Several control workers may do
+ * Sums the accounts without a lower limit, marks the place of the last entry, and proves the books where the last proof is a day old. Several control workers may do
  * so at once: a proof only reads.
  */
 export async function keepBooks({ ledger, log, clock }: Deps): Promise<void> {
   await sumAccounts(ledger);
+  await markEntries(ledger, clock());
   const last = await readLastProof(ledger);
   if (last !== null && clock() - last.at.getTime() < dayMs) return;
   const { found, ...proof } = await readBooksProof(ledger, clock());

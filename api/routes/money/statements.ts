@@ -1,6 +1,9 @@
+import type { Response } from 'express';
 import { z } from 'zod';
 import { type BudgetRecord, changeBudget, changeBudgetRemoved, readBudgets } from '../../../ledger/market/budgets.ts';
+import { readFocusCharges, readFocusOwner } from '../../../ledger/market/read-focus.ts';
 import { readStatement } from '../../../ledger/market/read-statement.ts';
+import { focusHeader, focusLine } from '../../../model/money/focus.ts';
 import { monthInterval, type Statement as StatementRecord, statementCsv, statementHtml } from '../../../model/money/statement.ts';
 import type { ApiDeps } from '../../deps.ts';
 import { json, noContent, streamed } from '../../http/answer.ts';
@@ -37,7 +40,25 @@ const showBudget = ({
   spentMicros: String(spentMicros),
 });
 
-export function statementRoutes({ ledger, log, clock }: ApiDeps): Operation[] {
+interface FocusRequest {
+  whose: string;
+  month: string;
+  interval: { fromMs: number; untilMs: number };
+}
+
+/** Day by day, so that no month is in memory whole. Throws not-found for an owner. */
+async function sendFocus({ ledger }: ApiDeps, res: Response, { whose, month, interval }: FocusRequest): Promise<typeof streamed> {
+  const account = { owner: await readFocusOwner(ledger, whose), month: interval };
+  res.set('Content-Disposition', `attachment; filename="focus-${month}.csv"`);
+  res.type('text/csv; charset=utf-8').write(focusHeader);
+  for await (const charges of readFocusCharges(ledger, { owner: whose, ...interval }))
+    res.write(charges.map((charge) => focusLine(charge, account)).join(''));
+  res.end();
+  return streamed;
+}
+
+export function statementRoutes(deps: ApiDeps): Operation[] {
+  const { ledger, log, clock } = deps;
   return [
     operation({
       method: 'get',
@@ -45,18 +66,20 @@ export function statementRoutes({ ledger, log, clock }: ApiDeps): Operation[] {
       id: 'getStatement',
       tag: 'statements',
       summary: "An owner's money over a month, with lines that add up",
-      description: "The key's owner's; operators may name any. `format=csv` and `html` have the same lines.",
+      description:
+        "The key's owner's; operators may name any. `format=csv` and `html` have the same lines; `focus` has the charges by day as CSV in the columns of FOCUS 1.0, which add up to them.",
       access: 'client',
       params: OfMonth,
       query: z.strictObject({
         owner: z.string().max(64).optional().meta({ description: 'Whose; operators may name any' }),
-        format: z.enum(['json', 'csv', 'html']).default('json'),
+        format: z.enum(['json', 'csv', 'html', 'focus']).default('json'),
       }),
       answers: { 200: { description: 'The statement', schema: Statement, media: ['text/csv', 'text/html'] } },
       problems: ['not-found'],
       handle: async ({ caller, params: { month }, query: { owner, format }, res }) => {
         const whose = (visibleOwner(caller) === null ? owner : undefined) ?? caller.ownerId;
         const { fromMs, untilMs } = monthInterval(month)!;
+        if (format === 'focus') return sendFocus(deps, res, { whose, month, interval: { fromMs, untilMs } });
         const statement = await readStatement(ledger, { owner: whose, month, fromMs, untilMs, nowMs: clock() });
         if (format === 'json') return json(200, show(statement));
         if (format === 'csv') {

@@ -54,7 +54,7 @@ export function addStatementCommands(program: Command, { connect, output }: Sess
     .description("a month's statement: opening balance, what has changed it, closing balance")
     .argument('[month]', 'in UTC, such as 2026-11; default: this month', month)
     .option('--owner <owner>', 'of this owner (operators)')
-    .addOption(new Option('--format <format>', 'a file as it is kept or printed').choices(['csv', 'html']))
+    .addOption(new Option('--format <format>', 'a file as it is kept, printed or analysed').choices(['csv', 'html', 'focus']))
     .addHelpText('after', '\nExamples:\n  berth bill\n  berth bill 2026-11 --format html')
     .action(async (of: string | undefined, options: { owner?: string; format?: string }) => {
       const connection = connect();
