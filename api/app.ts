@@ -33,6 +33,7 @@ import { migrationRoutes } from './routes/migrations.ts';
 import { accountRoutes } from './routes/money/accounts.ts';
 import { priceRoutes } from './routes/money/prices.ts';
 import { statementRoutes } from './routes/money/statements.ts';
+import { usageRoutes } from './routes/money/usage.ts';
 import { ownerRoutes } from './routes/owners.ts';
 import { portRoutes } from './routes/ports.ts';
 import { repositoryRoutes } from './routes/repository.ts';
@@ -213,6 +214,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
     accountRoutes,
     priceRoutes,
     statementRoutes,
+    usageRoutes,
     webhookRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);

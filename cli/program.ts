@@ -16,6 +16,7 @@ import { addMigrationCommands } from './commands/migrations.ts';
 import { addAccountCommands } from './commands/money/accounts.ts';
 import { addPriceCommands } from './commands/money/prices.ts';
 import { addStatementCommands } from './commands/money/statements.ts';
+import { addUsageCommand } from './commands/money/usage.ts';
 import { addOwnerCommands } from './commands/owners.ts';
 import { addPortCommands } from './commands/ports.ts';
 import { addRepositoryCommands } from './commands/repository.ts';
@@ -78,6 +79,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addAccountCommands(program, session);
   addPriceCommands(program, session);
   addStatementCommands(program, session);
+  addUsageCommand(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
   addWebhookCommands(program, session);

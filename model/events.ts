@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { AccountAdjustedData, accountAdjustedType } from './books/account-event.ts';
 import { BillData, billEventTypes } from './books/bill-events.ts';
 import { BudgetReachedData, budgetReachedType } from './books/budget-event.ts';
-import { UsageRecordedData, usageRecordedType } from './books/usage-event.ts';
+import { OwnerUsageData, ownerUsageTypes, UsageRecordedData, UsageUnpaidData, usageRecordedType } from './books/usage-event.ts';
 import { HostRemovedData, hostRemovedType } from './hosts/removed-event.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
@@ -389,6 +389,8 @@ export const eventData = {
   ...everyOf(billEventTypes, BillData),
   [budgetReachedType]: BudgetReachedData,
   [usageRecordedType]: UsageRecordedData,
+  [ownerUsageTypes.recorded]: OwnerUsageData,
+  [ownerUsageTypes.unpaid]: UsageUnpaidData,
   ...webhookEventData,
 };
 

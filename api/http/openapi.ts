@@ -43,13 +43,14 @@ function problemResponses(codes: ErrorCode[]): ZodOpenApiResponsesObject {
 }
 
 function answerResponse(answered: ResponseSpec): ZodOpenApiResponsesObject[`2${string}`] {
-  const { description, schema, media, headers } = answered;
+  const { description, schema, media, formats, headers } = answered;
   return {
     description,
     ...((schema || media) && {
       content: {
         ...(schema && { 'application/json': { schema } }),
         ...Object.fromEntries([media ?? []].flat().map((one) => [one, { schema: z.string() }])),
+        ...Object.fromEntries(Object.entries(formats ?? {}).map(([one, of]) => [one, { schema: of }])),
       },
     }),
     ...(headers && {

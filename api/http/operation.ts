@@ -11,6 +11,8 @@ export interface ResponseSpec {
   /** Of a JSON body. A body may have the media type `media` as well, or instead. */
   schema?: z.ZodType;
   media?: string | string[];
+  /** Bodies of JSON of another media type, with their schemas. */
+  formats?: Record<string, z.ZodType>;
   headers?: Record<string, string>;
 }
 

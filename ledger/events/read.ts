@@ -22,10 +22,10 @@ export interface EventPage extends Omit<EventLog, 'last'> {
  */
 export async function readEvents(
   ledger: Ledger,
-  filter: { owner: string | null; type?: string | undefined },
+  filter: { owner: string | null; type?: string | undefined; types?: readonly string[] },
   { after, limit }: { after: bigint | null; limit: number },
 ): Promise<EventPage> {
-  const { owner, type } = filter;
+  const { owner, type, types } = filter;
   await numberAllEvents(ledger);
   for (;;) {
     const { last, floor } = await readEventLog(ledger);
@@ -35,6 +35,7 @@ export async function readEvents(
         seq: { gt: start },
         ...(owner !== null && { ownerId: owner }),
         ...(type !== undefined && { type }),
+        ...(types !== undefined && { type: { in: [...types] } }),
       },
       orderBy: { seq: 'asc' },
       take: limit,

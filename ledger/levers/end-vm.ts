@@ -3,7 +3,7 @@ import type { TaskError } from '../../model/task.ts';
 import { workflowId } from '../../model/temporal.ts';
 import { settleLease } from '../market/settle-lease.ts';
 import type { Transaction } from '../transaction.ts';
-import { writeVmRemoved } from '../vms/finish-vm.ts';
+import { endedVms, writeVmRemoved } from '../vms/finish-vm.ts';
 import { usageUntil } from '../vms/residencies.ts';
 import { lockVm, type VmRow } from '../vms/vm-row.ts';
 import { readFencesOf, replaceFences } from './fences.ts';
@@ -55,5 +55,5 @@ async function endMigrationOf(tx: Transaction, id: VmId, { error, now }: RecordE
 async function writeStandaloneEnd(tx: Transaction, row: VmRow, { error, now }: RecordEnd): Promise<void> {
   const usage = await usageUntil(tx, row, now, now);
   await writeVmRemoved(tx, row, { error, usage }, now);
-  await settleLease(tx, row.leaseId, { usage, disks: [row], error, now });
+  await settleLease(tx, row.leaseId, { ...endedVms(row, usage), error, now });
 }

@@ -1,3 +1,4 @@
+import { servicePartsPerMicro } from '../../model/money/services.ts';
 import type { Ledger } from '../client.ts';
 import { joinHold } from './read-bills.ts';
 
@@ -29,7 +30,7 @@ export interface MoneyAtRisk {
   credit: number;
   /** What the holds of leases that go on lack of what they should have. */
   unheld: number;
-  /** What no account had of their charges. */
+  /** What no account had of their charges, and of those for files and ports. */
   uncollected: number;
 }
 
@@ -38,6 +39,7 @@ export async function readMoneyAtRisk(ledger: Ledger): Promise<MoneyAtRisk[]> {
     SELECT currency, sum(credit)::float8 AS credit, sum(unheld)::float8 AS unheld, sum(uncollected)::float8 AS uncollected
     FROM (SELECT currency, -balance AS credit, 0 AS unheld, 0 AS uncollected FROM "Account" WHERE kind = 'owner' AND balance < 0
       UNION ALL SELECT b.currency, 0, CASE WHEN b."dueAt" IS NULL THEN 0 ELSE GREATEST(0, b."holdMicros" - COALESCE(h.balance, 0)) END,
-        b."uncollectedMicros" FROM "Bill" b ${joinHold} WHERE b."endedAt" IS NULL) m
+        b."uncollectedMicros" FROM "Bill" b ${joinHold} WHERE b."endedAt" IS NULL
+      UNION ALL SELECT currency, 0, 0, "dueParts" / ${String(servicePartsPerMicro)}::numeric FROM "OwnerCharge" WHERE "unpaidSince" IS NOT NULL) m
     GROUP BY currency ORDER BY currency`;
 }

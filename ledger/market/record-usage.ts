@@ -1,5 +1,7 @@
 import { usageRecordedType } from '../../model/books/usage-event.ts';
-import { meteredSums, within } from '../../model/money/metered.ts';
+import type { MeteredInterval } from '../../model/money/cost.ts';
+import { meteredIntervals, meteredSums, within } from '../../model/money/metered.ts';
+import type { Usage } from '../../model/task.ts';
 import type { Ledger } from '../client.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { batch } from '../housekeeping.ts';
@@ -39,13 +41,51 @@ async function recordUsage(tx: Transaction, id: string, nowMs: number): Promise<
   // Another control worker has told it, or it has ended.
   if (vm === undefined || vm.over || vm.toldMs > nowMs - intervalMs) return;
   const until = isoOf(nowMs);
-  const intervals = within(await readVmUsage(tx, id, until), vm.toldMs, nowMs);
-  const providers = [...new Set(intervals.map(({ provider }) => provider))];
-  const usage = providers.map((provider) => ({
-    provider,
-    ...meteredSums(intervals.filter((one) => one.provider === provider)),
-  }));
-  const data = { vm: id, owner: vm.ownerId, task: vm.taskId, from: isoOf(vm.toldMs), until, usage };
-  await writeEvent(tx, { type: usageRecordedType, subject: id, owner: vm.ownerId, time: until, data, n: nowMs }, 'reject');
+  const { ownerId: owner, taskId: task, toldMs } = vm;
+  await writeUsage(tx, { vm: id, owner, task, fromMs: toldMs, untilMs: nowMs }, await readVmUsage(tx, id, until));
   await tx.$executeRaw`UPDATE "Vm" SET "usageAt" = ${until}::timestamptz WHERE id = ${id}`;
+}
+
+interface ToldInterval {
+  vm: string;
+  owner: string;
+  task: string | null;
+  fromMs: number;
+  untilMs: number;
+}
+
+async function writeUsage(
+  tx: Transaction,
+  { vm, owner, task, fromMs, untilMs }: ToldInterval,
+  all: readonly MeteredInterval[],
+): Promise<void> {
+  const byProvider = Map.groupBy(within(all, fromMs, untilMs), ({ provider }) => provider);
+  const usage = [...byProvider].map(([provider, intervals]) => ({ provider, ...meteredSums(intervals) }));
+  const until = isoOf(untilMs);
+  const data = { vm, owner, task, from: isoOf(fromMs), until, usage };
+  await writeEvent(tx, { type: usageRecordedType, subject: vm, owner, time: until, data, n: untilMs }, 'reject');
+}
+
+/** VMs that end together, with what their disks take, and until when their usage was told. */
+export interface EndedVms {
+  owner: string;
+  task: string | null;
+  /** All of it. */
+  usage: readonly Usage[];
+  disks: readonly { id: string; keptMiB: number; usageAt: Date | string | null }[];
+}
+
+/**
+ * Tells the rest of the usage of VMs that were told hourly, in the transaction that ends them: so hourly events have all of it. Where
+ * none was told, the event of the end has it alone.
+ */
+export async function recordLastUsage(tx: Transaction, { owner, task, usage, disks }: EndedVms, nowMs: number): Promise<void> {
+  if (disks.every(({ usageAt }) => usageAt === null)) return;
+  for (const { id: vm, keptMiB, usageAt } of disks) {
+    const own = usage.filter((one) => one.vm === vm);
+    if (own[0] === undefined) continue;
+    const fromMs = usageAt === null ? Date.parse(own[0].startedAt) : new Date(usageAt).getTime();
+    if (fromMs >= nowMs) continue;
+    await writeUsage(tx, { vm, owner, task, fromMs, untilMs: nowMs }, meteredIntervals(own, keptMiB, nowMs));
+  }
 }

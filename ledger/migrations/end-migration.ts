@@ -126,11 +126,19 @@ const stateAfter = ({ pausedBy, endedAs }: MigrationRow): Prisma.Sql =>
 const problemAfter = ({ pausedBy, endedAs }: MigrationRow): Prisma.Sql =>
   Prisma.sql`CASE WHEN state = 'migrating' AND ${pausedBy === 'ioError' || endedAs !== null} THEN problem END`;
 
+/** Without a domain it takes no processors; its disks are at the target's provider from now on. */
+async function writeEmptyResidency(tx: Transaction, { vmId, generation, toId }: MigrationRow, now: string): Promise<void> {
+  await tx.$executeRaw`
+    INSERT INTO "VmStay" ("vmId", generation, "hostId", since, until)
+    SELECT id, ${generation}, ${toId}, ${now}::timestamptz, ${now}::timestamptz FROM "Vm" WHERE id = ${vmId} AND "startedAt" IS NOT NULL`;
+}
+
 /** The VM's row names the target from now on; its usage at the source ends. */
 export async function moveVmToTarget(tx: Transaction, row: MigrationRow, now: string): Promise<void> {
   if (row.mode === 'cold' && row.moveDisk) await tx.$executeRaw`UPDATE "Vm" SET "homeId" = ${row.toId} WHERE id = ${row.vmId}`;
   if (!row.asleep && row.endedAs === null)
     await endResidency(tx, { id: row.vmId, generation: row.vmGeneration, hostId: row.fromId }, now);
+  else await writeEmptyResidency(tx, row, now);
   await tx.$executeRaw`
     UPDATE "Vm" SET "hostId" = ${row.toId}, generation = ${row.generation}, problem = ${problemAfter(row)}, "resumedAt" = NULL,
       state = CASE WHEN state NOT IN ('migrating', 'stuck') THEN state ELSE ${stateAfter(row)} END,

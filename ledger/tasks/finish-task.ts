@@ -40,6 +40,7 @@ export interface TaskRow {
     startedAt: string | null;
     resumedAt: string | null;
     asleep: boolean;
+    usageAt: string | null;
     residencies: Residency[];
   }[];
 }
@@ -50,7 +51,7 @@ export async function lockTask(tx: Transaction, id: TaskId): Promise<TaskRow> {
       (SELECT l.id FROM "Lease" l WHERE l.id = t."leaseId" AND l."startAt" IS NOT NULL) AS "promisedLease",
       (SELECT b."leaseId" FROM "Bill" b WHERE b."leaseId" = t."leaseId") AS "billedLease",
       (SELECT COALESCE(jsonb_agg(jsonb_build_object('id', v.id, 'state', v.state, 'hostId', v."hostId", 'provider', h.provider,
-        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'keptMiB', v."diskMiB" + v."overlayMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'residencies',
+        'vcpus', v.vcpus, 'memoryMiB', v."memoryMiB", 'keptMiB', v."diskMiB" + v."overlayMiB", 'startedAt', v."startedAt", 'resumedAt', v."resumedAt", 'asleep', v.asleep, 'usageAt', v."usageAt", 'residencies',
         ${residenciesOfRow})
         ORDER BY v.node), '[]')
        FROM "Vm" v LEFT JOIN "Host" h ON h.id = v."hostId" WHERE v."taskId" = t.id) AS vms
@@ -154,7 +155,8 @@ export async function endTask(tx: Transaction, id: TaskId, row: TaskRow, outcome
   const event = { type: taskEventTypes[outcome.state], subject: id, owner: row.ownerId, time: now, data };
   await writeTaskEnd(tx, id, { ...outcome, outputs }, eventInsert(event), now);
   if (row.promisedLease !== null) await writeLeaseEvent(tx, row.promisedLease, leaseEventTypes.ended, now);
-  await settleLease(tx, row.billedLease, { usage: data.usage, disks: row.vms, error: outcome.error, now });
+  const ended = { owner: row.ownerId, task: id, usage: data.usage, disks: row.vms };
+  await settleLease(tx, row.billedLease, { ...ended, error: outcome.error, now });
 }
 
 /** When a VM's domain existed, by the clock of all its other usage. */

@@ -27,10 +27,13 @@ export async function finishVm(deps: LedgerDeps, id: VmId, removal: VmRemoval): 
     const usage = row.state === 'removed' ? null : await removeVm(tx, row, removal, now);
     const { notify } = await placeWaiting(deps, tx);
     // After the rows of what waits, which others lock before they wait for an account.
-    if (usage !== null) await settleLease(tx, row.leaseId, { usage, disks: [row], error: removal.error, now });
+    if (usage !== null) await settleLease(tx, row.leaseId, { ...endedVms(row, usage), error: removal.error, now });
     return notify;
   });
 }
+
+/** A standalone VM, for its lease's end. */
+export const endedVms = (row: VmRow, usage: readonly Usage[]) => ({ owner: row.ownerId, task: null, usage, disks: [row] });
 
 /** @returns all of its usage */
 async function removeVm(tx: Transaction, row: VmRow, { endedAt, error, reportedAt }: VmRemoval, now: string): Promise<Usage[]> {

@@ -24,6 +24,8 @@ export interface VmRow {
   endedAt: Date | null;
   resumedAt: Date | null;
   asleep: boolean;
+  /** Until when events have told its usage. */
+  usageAt: Date | null;
   /** When its owner or a drain requested the operation under way; null where there is none, or the VM belongs to a task. */
   operationAt: Date | null;
   migrating: boolean;

@@ -6,7 +6,7 @@
 export const accountKinds = ['owner', 'provider', 'site', 'hold', 'tax'] as const;
 export type AccountKind = (typeof accountKinds)[number];
 
-export const transferKinds = ['adjustment', 'hold', 'capture', 'release'] as const;
+export const transferKinds = ['adjustment', 'hold', 'capture', 'release', 'usage'] as const;
 export type TransferKind = (typeof transferKinds)[number];
 
 /** The largest amount of one posting: a thousand million units. The same bounds are constraints of the ledger. */

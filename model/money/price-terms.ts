@@ -10,7 +10,8 @@ export const maxPriceRules = 200;
 /** The highest price of an hour: a million units. With it no cost of what a task may have overflows a posting unnoticed. */
 const maxRateMicros = 10n ** 12n;
 
-const rate = (of: string) =>
+/** A price of an hour, as a text. */
+export const rateMicros = (of: string) =>
   z
     .string()
     .regex(/^(0|[1-9]\d{0,12})$/, { error: 'expected a whole number of micro-units as a text', abort: true })
@@ -34,9 +35,9 @@ export const PriceRule = z
     }),
     dayFrom: minute.optional(),
     dayUntil: minute.optional(),
-    vcpuHourMicros: rate('a vCPU for an hour'),
-    memoryGiBHourMicros: rate('a GiB of memory for an hour'),
-    diskGiBHourMicros: rate('a GiB of disk for an hour, also of a VM that is suspended or stopped'),
+    vcpuHourMicros: rateMicros('a vCPU for an hour'),
+    memoryGiBHourMicros: rateMicros('a GiB of memory for an hour'),
+    diskGiBHourMicros: rateMicros('a GiB of disk for an hour, also of a VM that is suspended or stopped'),
   })
   .refine(
     (rule) => (rule.dayFrom === undefined) === (rule.dayUntil === undefined) && (rule.dayFrom ?? 0) !== (rule.dayUntil ?? 1),
@@ -47,6 +48,14 @@ export const PriceRule = z
   )
   .meta({ id: 'PriceRule' });
 export type PriceRule = z.infer<typeof PriceRule>;
+
+/** Prices of what an owner uses besides leases: at any time of the day, and of the site alone. */
+export const ServicePrices = z
+  .strictObject({
+    repositoryGiBHourMicros: rateMicros('a GiB of files and logs in the repository for an hour').default('0'),
+    portHourMicros: rateMicros('a published port for an hour').default('0'),
+  })
+  .meta({ id: 'ServicePrices' });
 
 const hasNoCondition = (rule: PriceRule | undefined): boolean =>
   rule !== undefined && [rule.image, rule.provider, rule.kind, rule.dayFrom].every((condition) => condition === undefined);
@@ -62,6 +71,7 @@ export const PriceTerms = z
         error: 'expected a last rule without conditions, which is for the rest',
       })
       .meta({ description: 'The first rule that applies has the price' }),
+    services: ServicePrices.optional().meta({ description: 'Of files and published ports; without it they cost nothing' }),
     feeMillionths: share.default(0).meta({ description: "The site's share of each net price; the rest is the provider's" }),
     taxMillionths: share.default(0).meta({ description: 'Tax on net prices; the prices of rules include it' }),
     refundMillionths: share.default(1_000_000).meta({
@@ -78,5 +88,6 @@ export function termsOf(terms: PriceTerms, lease: { image: string; kind: PriceCl
     ({ image, kind }) => (image === undefined || image === lease.image) && (kind === undefined || kind === lease.kind),
   );
   const certain = possible.findIndex(({ provider, dayFrom }) => provider === undefined && dayFrom === undefined);
-  return { ...terms, rules: possible.slice(0, certain + 1).map(({ image: _, kind: __, ...rule }) => rule) };
+  const { services: _, ...rest } = terms;
+  return { ...rest, rules: possible.slice(0, certain + 1).map(({ image: __, kind: ___, ...rule }) => rule) };
 }

@@ -190,6 +190,7 @@ const calls: Record<string, () => Promise<Response>> = {
     }),
   'GET /v1/books': () => api.fetch(api.operator, 'GET', '/v1/books'),
   'GET /v1/statements/{month}': () => api.fetch(api.alice, 'GET', '/v1/statements/2026-11'),
+  'GET /v1/usage': () => api.fetch(api.alice, 'GET', '/v1/usage'),
   'GET /v1/budgets': () => api.fetch(api.alice, 'GET', '/v1/budgets'),
   'PUT /v1/budgets/{currency}': () => api.fetch(api.alice, 'PUT', '/v1/budgets/EUR', { json: { monthlyMicros: '5' } }),
   'DELETE /v1/budgets/{currency}': async () => {

@@ -55,6 +55,11 @@ test('a statement adds up, as JSON, CSV and HTML, and is of its owner', async ()
   const text = await page.text();
   expect(text).toContain('<td>248.499999</td>');
   expect(text).not.toContain('<script');
+  const focus = await api.fetch(api.alice, 'GET', `/v1/statements/${month}?format=focus`);
+  expect(focus.headers.get('content-type')).toBe('text/csv; charset=utf-8');
+  // Payments are no charges.
+  expect((await focus.text()).split('\r\n')).toEqual([expect.stringMatching(/^AvailabilityZone,BilledCost,.*,Tags$/), '']);
+  expect((await of(api.operator, '?owner=nobody&format=focus')).status).toBe(404);
   for (const wrong of ['2026-13', '2026-1', 'now', '1999-01', '2026-11-01'])
     expect((await api.call(api.alice, 'GET', `/v1/statements/${wrong}`)).status).toBe(400);
   expect((await api.call<StatementBody>(api.alice, 'GET', '/v1/statements/2020-01')).body).toMatchObject({
@@ -82,4 +87,49 @@ test('a budget is set, seen and removed by its owner', async () => {
   expect((await set({ monthlyMicros: '5' }, 'euro')).status).toBe(400);
   expect((await api.call(api.bob, 'DELETE', '/v1/budgets/EUR')).status).toBe(404);
   expect((await api.call(api.alice, 'DELETE', '/v1/budgets/EUR')).status).toBe(204);
+});
+
+test('usage is read from a cursor, as lines and as a batch of CloudEvents, by its owner', async () => {
+  const data = {
+    vm: 'vm_1',
+    owner: api.alice.ownerId,
+    task: null,
+    from: '2026-11-01T00:00:00.000Z',
+    until: '2026-11-01T01:00:00.000Z',
+    usage: ['north', 'south'].map((provider) => ({ provider, vcpuSeconds: 1800, memoryMiBSeconds: 5, diskMiBSeconds: 7 })),
+  };
+  const type = 'berth.vm.usageRecorded';
+  const row = { id: 'vm_1/recorded', type, subject: 'vm_1', ownerId: api.alice.ownerId, time: new Date(data.until), data };
+  await api.ledger.event.create({ data: row });
+  const read = async (party: typeof api.alice, query = '') =>
+    (
+      await api.call<{ items: { id: string; provider: string }[]; next: string; more: boolean }>(
+        party,
+        'GET',
+        `/v1/usage${query}`,
+      )
+    ).body;
+  const page = await read(api.alice, '?limit=1');
+  expect(page.items.map(({ id, provider }) => [id, provider])).toEqual([
+    ['vm_1/recorded/north', 'north'],
+    ['vm_1/recorded/south', 'south'],
+  ]);
+  expect(page.more).toBe(true);
+  expect((await read(api.alice, `?after=${page.next}`)).items).toEqual([]);
+  expect((await read(api.bob)).items).toEqual([]);
+  expect((await read(api.operator)).items).toEqual(page.items);
+  const batch = await api.fetch(api.alice, 'GET', '/v1/usage?format=cloudevents');
+  expect(batch.headers.get('content-type')).toBe('application/cloudevents-batch+json');
+  expect(batch.headers.get('link')).toMatch(/^<\/v1\/usage\?after=\d+&limit=500&format=cloudevents>; rel="next"$/);
+  expect(await batch.json()).toMatchObject(
+    ['north', 'south'].map((provider) => ({
+      specversion: '1.0',
+      type: 'berth.usage.vm',
+      subject: api.alice.ownerId,
+      time: data.until,
+      data: { vm: 'vm_1', provider, vcpuSeconds: 1800, memoryMiBSeconds: 5, diskMiBSeconds: 7 },
+    })),
+  );
+  for (const wrong of ['?limit=0', '?limit=1001', '?after=x', '?format=csv'])
+    expect((await api.call(api.alice, 'GET', `/v1/usage${wrong}`)).status).toBe(400);
 });

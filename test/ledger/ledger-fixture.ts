@@ -75,6 +75,9 @@ export async function fetched(
 
 const emptied = [
   'EntryMark',
+  'OwnerMeter',
+  'OwnerCharge',
+  'PortStay',
   'Budget',
   'WebhookDelivery',
   'WebhookSecret',
@@ -136,6 +139,16 @@ export async function narrowEvents(fixture: LedgerFixture, width: number): Promi
   await fixture.sql('INSERT INTO "EventPartition" ("from", until) VALUES (0, 1)');
   await fixture.sql('SELECT berth_open_event_partition()');
   await fixture.sql('DELETE FROM "EventPartition" WHERE "from" = 0');
+}
+
+/** Lets the test move the clock by which triggers meter: milliseconds since 1970, from the fixture's time on. */
+export async function useMeterClock(fixture: LedgerFixture): Promise<(ms: number) => Promise<unknown>> {
+  await fixture.sql('CREATE TABLE "MeterClock" (ms bigint NOT NULL)');
+  await fixture.sql('INSERT INTO "MeterClock" VALUES ($1)', [fixture.now]);
+  await fixture.sql(
+    `CREATE OR REPLACE FUNCTION berth_now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT ms FROM "MeterClock"'`,
+  );
+  return (ms) => fixture.sql('UPDATE "MeterClock" SET ms = $1', [ms]);
 }
 
 export async function addOwner(fixture: LedgerFixture, name = 'alice', maxBytes: bigint | null = null): Promise<string> {

@@ -1,6 +1,7 @@
 import type { Ledger } from '../../ledger/client.ts';
 import { collectDueBills } from '../../ledger/market/collect-bills.ts';
 import { recordDueUsage } from '../../ledger/market/record-usage.ts';
+import { recordDueOwnerUsage } from '../../ledger/usage/record-owner-usage.ts';
 import type { Logger } from '../../model/log.ts';
 import { type Repeating, startRepeating } from '../repeat.ts';
 
@@ -15,7 +16,7 @@ interface Deps {
 const intervalMs = 30_000;
 
 /**
- * Charges due leases, and tells the usage of VMs that go on, every half minute until it is stopped; several control workers may do so
+ * Charges due leases, and tells the usage of VMs that go on and of owners, every half minute until it is stopped; several control workers may do so
  * at once.
  */
 export function startCollectingBills({ ledger, log, clock, config }: Deps): Repeating {
@@ -25,7 +26,8 @@ export function startCollectingBills({ ledger, log, clock, config }: Deps): Repe
       const due = await collectDueBills(ledger, end, clock);
       if (due > 0) log.info({ due }, 'leases were charged');
       const recorded = await recordDueUsage(ledger, clock);
-      return due + recorded > 0 ? 'more' : 'done';
+      const owners = await recordDueOwnerUsage(ledger);
+      return due + recorded + owners > 0 ? 'more' : 'done';
     },
     intervalMs,
     log,
