@@ -2,6 +2,8 @@ import { billEventTypes } from '../../model/books/bill-events.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { Ledger } from '../client.ts';
 import { batch } from '../housekeeping.ts';
+import { suspendUnpaidWork } from '../leases/suspend-unpaid.ts';
+import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
 import { acceptOperation } from '../vms/accept-vm.ts';
 import { writeBillEvent } from './bill-event.ts';
@@ -13,16 +15,17 @@ import { findBill } from './read-bills.ts';
 
 /** What follows when money ends. */
 export interface MoneyEnd {
-  /** How long after the warning a VM is suspended, or a task cancelled. */
+  /** How long after the warning a VM, or the work of a task, is suspended. */
   graceS: number;
-  /** How long after that a VM is removed. */
+  /** How long after that a VM is removed, and a task cancelled. */
   keepS: number;
 }
 
 /**
  * Charges the leases that are due, each in a transaction of its own: best effort that goes on. Where the owner's account cannot
- * fill the hold of an hour, the owner is warned; after the grace, of which the hold pays, the VM is suspended, or the task
- * cancelled; and a VM is removed at last. All of that is written for the workflows, which the housekeeping notifies.
+ * fill the hold of an hour, the owner is warned; after the grace, of which the hold pays, the VM, or the work of the task, is
+ * suspended; at last a VM is removed, and a task cancelled. All of that is written for the workflows, which the housekeeping and
+ * the planner notify.
  * @returns how many leases were due; at most a hundred, and the caller asks again
  */
 export async function collectDueBills(ledger: Ledger, end: MoneyEnd, clock: () => number): Promise<number> {
@@ -73,9 +76,10 @@ async function noteShort(
   return bill.warnedAt !== null && nowMs >= suspendMs ? 'suspend' : null;
 }
 
-/** In a transaction of its own, because the rows of VMs and tasks are locked before bills. */
+/** In a transaction of its own, because the placement lock and the rows of VMs and tasks come before bills. */
 async function followUp(ledger: Ledger, lease: string, next: FollowUp, { keepS }: MoneyEnd, nowMs: number): Promise<void> {
   const work = async (tx: Transaction): Promise<void> => {
+    await lockPlacement(tx);
     if (next === 'remove') await requestRemoval(tx, lease, nowMs);
     else await requestSuspension(tx, lease, nowMs);
     const bill = await lockBill(tx, lease);
@@ -94,7 +98,7 @@ async function followUp(ledger: Ledger, lease: string, next: FollowUp, { keepS }
   try {
     await inTransaction(ledger, work);
   } catch (error) {
-    // The VM migrates, or another operation of it is under way: it is tried again when the bill is due again.
+    // The task's work has not begun or is over, or the VM migrates, or another operation of it is under way: it is tried again when the bill is due again.
     if (!(error instanceof BerthError) || error.code !== 'conflict') throw error;
   }
 }
@@ -103,18 +107,17 @@ async function followUp(ledger: Ledger, lease: string, next: FollowUp, { keepS }
 const asleepStates = ['pending', 'suspended', 'stopped', 'crashed'];
 
 async function requestSuspension(tx: Transaction, lease: string, nowMs: number): Promise<void> {
-  const cancelled = await tx.task.updateMany({
-    where: { leaseId: lease, cancelRequestedAt: null },
-    data: { cancelRequestedAt: new Date(nowMs) },
-  });
-  if (cancelled.count > 0) return;
+  const task = await tx.task.findUnique({ where: { leaseId: lease }, select: { id: true } });
+  if (task !== null) return suspendUnpaidWork(tx, lease, nowMs);
   const vms = await tx.vm.findMany({ where: { leaseId: lease, taskId: null }, select: { id: true, state: true } });
   for (const { id, state } of vms) if (!asleepStates.includes(state)) await acceptOperation(tx, id, 'suspend', nowMs);
 }
 
 async function requestRemoval(tx: Transaction, lease: string, nowMs: number): Promise<void> {
+  const requestedAt = new Date(nowMs);
+  await tx.task.updateMany({ where: { leaseId: lease, cancelRequestedAt: null }, data: { cancelRequestedAt: requestedAt } });
   await tx.vm.updateMany({
     where: { leaseId: lease, taskId: null, removalRequestedAt: null },
-    data: { removalRequestedAt: new Date(nowMs) },
+    data: { removalRequestedAt: requestedAt },
   });
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { Prisma } from '../../generated/prisma/client.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
+import { liesUnpaid } from '../market/unpaid.ts';
 import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -35,7 +36,7 @@ export type QueueRow = z.infer<typeof QueueRow>;
 
 const planExists = (now: string): Prisma.Sql => Prisma.sql`(
   EXISTS (SELECT FROM "Lease" WHERE "startAt" IS NOT NULL AND "startedAt" IS NULL AND "endedAt" IS NULL)
-  OR EXISTS (SELECT FROM "Lease" WHERE suspension IS NOT NULL AND "endedAt" IS NULL)
+  OR EXISTS (SELECT FROM "Lease" l WHERE l.suspension IS NOT NULL AND l."endedAt" IS NULL AND NOT ${liesUnpaid})
   OR EXISTS (SELECT FROM "Host" WHERE "vacantUntil" > ${now}::timestamptz))`;
 
 /** Whether there are promises to keep, or work to resume: then the planner places. */

@@ -8,6 +8,7 @@ import { findImage } from '../images/find-image.ts';
 import { isPromised, promiseLease } from '../leases/admission.ts';
 import { insertLease } from '../leases/insert-lease.ts';
 import { writeLeaseEvent } from '../leases/lease-event.ts';
+import { isUnpaid } from '../market/unpaid.ts';
 import { refuseUnlessFits } from '../placement/fit.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -114,7 +115,8 @@ export async function acceptOperation(tx: Transaction, id: string, operation: Vm
     select: { id: true },
   });
   if (migration !== null) throw refuse(`migrates (${migration.id})`);
-  if (operation !== 'suspend' && operation !== 'pause') await refuseWithoutMoney(tx, vm.leaseId, refuse);
+  if (operation !== 'suspend' && operation !== 'pause' && (await isUnpaid(tx, vm.leaseId)))
+    throw new BerthError('insufficient-funds', refuse('was suspended because its money has ended').message);
   if (operation === 'restore') {
     const suspension = await tx.drainSuspension.findFirst({ where: { vmId: id, releasedAt: null }, include: { drain: true } });
     if (suspension !== null && suspension.drain.hostId === vm.hostId)
@@ -124,13 +126,6 @@ export async function acceptOperation(tx: Transaction, id: string, operation: Vm
     throw refuse(`is ${vm.state} on host ${vm.hostId}, which is drained, until that is opened`);
   await tx.vm.update({ where: { id }, data: { operation, operationAt: new Date(nowMs) } });
   return true;
-}
-
-/** It was suspended because its money had ended: it runs again when its account has filled the hold. */
-async function refuseWithoutMoney(tx: Transaction, lease: string | null, refuse: (why: string) => BerthError): Promise<void> {
-  if (lease === null) return;
-  const unpaid = await tx.bill.count({ where: { leaseId: lease, suspendedAt: { not: null }, endedAt: null } });
-  if (unpaid > 0) throw new BerthError('insufficient-funds', refuse('was suspended because its money has ended').message);
 }
 
 /** The host is being emptied, or was, and has not been opened since: nothing is started there. */

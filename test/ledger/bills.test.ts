@@ -2,8 +2,10 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { verifyBooks } from '../../ledger/books/verify-books.ts';
 import { changeTaskForceEnded } from '../../ledger/levers/force-end.ts';
 import { changePriceBookEnded } from '../../ledger/market/price-books.ts';
+import { inTransaction } from '../../ledger/transaction.ts';
 import { acceptOperation } from '../../ledger/vms/accept-vm.ts';
-import type { VmId } from '../../model/ids.ts';
+import { requestRestart } from '../../ledger/vms/domains/host-restarted.ts';
+import type { TaskId, VmId } from '../../model/ids.ts';
 import { BilledSite, hourly, virtualMiB } from './billed-site.ts';
 import { addImage, addOwner, failure, hostFacts, outcomeOf, useLedger } from './ledger-fixture.ts';
 
@@ -232,6 +234,7 @@ describe('when money ends', () => {
     fixture.now += minutes * 60_000;
     await site.collect();
   };
+  const cancelled = (task: TaskId) => fixture.activities.finishTask(task, outcomeOf({ state: 'cancelled', exitCode: null }), []);
   const vmRow = (id: VmId) => fixture.ledger.vm.findUniqueOrThrow({ where: { id } });
 
   it('its owner is warned; after the grace the VM is suspended, and at last removed, and nothing stays behind', async () => {
@@ -288,13 +291,68 @@ describe('when money ends', () => {
     expect(await eventsOf(vm)).toEqual(['warned', 'suspended']);
   });
 
-  it('a task is cancelled after the grace', async () => {
+  it("a task's work is suspended after the grace, when it runs, and the task cancelled at last", async () => {
     const { owner } = await site.addBuyer(111);
+    const task = await site.runningTask(owner, { lease: { durationS: 36_000 } });
+    const row = () => fixture.ledger.task.findUniqueOrThrow({ where: { id: task }, include: { lease: true } });
+    await round(15);
+    await round(30);
+    expect(await row()).toMatchObject({ cancelRequestedAt: null, lease: { suspension: 'suspending', suspensions: 1 } });
+    expect((await row()).lease.leftS).toBeCloseTo(36_000 - 45 * 60, -1);
+    expect(await eventsOf(task)).toEqual(['warned', 'suspended']);
+    const pass = await fixture.activities.stepPlan();
+    expect(pass.leaseOrderChanged).toEqual([]);
+    fixture.now += 6000;
+    expect((await fixture.activities.stepPlan()).leaseOrderChanged).toEqual([task]);
+    const [vm] = await fixture.ledger.vm.findMany({ where: { taskId: task } });
+    await fixture.activities.beginSuspension(vm!.id as VmId);
+    await fixture.activities.commitSuspension(vm!.id as VmId);
+    await fixture.activities.recordLeaseSuspended(task);
+    // It is no work of the plan: nothing resumes it, and the site places as one without a plan.
+    for (let n = 0; n < 3; n += 1) {
+      fixture.now += 60_000;
+      await fixture.activities.stepPlan();
+      expect((await row()).lease.suspension).toBe('suspended');
+    }
+    await round(120);
+    expect((await row()).cancelRequestedAt).not.toBeNull();
+    expect(await eventsOf(task)).toEqual(['warned', 'suspended', 'removed']);
+    await cancelled(task);
+  });
+
+  it('work that lies suspended for want of money is resumed when there is money', async () => {
+    const { owner, account } = await site.addBuyer(111);
     const task = await site.runningTask(owner, { lease: { durationS: 36_000 } });
     await round(15);
     await round(30);
-    expect((await fixture.ledger.task.findUniqueOrThrow({ where: { id: task } })).cancelRequestedAt).not.toBeNull();
-    expect(await eventsOf(task)).toEqual(['warned', 'suspended']);
+    const [vm] = await fixture.ledger.vm.findMany({ where: { taskId: task } });
+    await fixture.activities.beginSuspension(vm!.id as VmId);
+    await fixture.activities.commitSuspension(vm!.id as VmId);
+    await fixture.activities.recordLeaseSuspended(task);
+    await site.deposit(account, 500);
+    await round(1);
+    expect(await eventsOf(task)).toEqual(['warned', 'suspended', 'cleared']);
+    expect((await fixture.activities.stepPlan()).leaseOrderChanged).toEqual([task]);
+    await cancelled(task);
+  });
+
+  it('a VM that is always to run is not started while its money has ended', async () => {
+    const { owner } = await site.addBuyer(111);
+    const vm = await site.runningVm(owner, { restart: 'always' });
+    const restarted = () =>
+      inTransaction(fixture.ledger, (tx) =>
+        requestRestart(tx, { id: vm, cause: 'hostRestarted', begun: null, now: new Date(fixture.now).toISOString() }),
+      );
+    await round(15);
+    await round(30);
+    expect((await vmRow(vm)).operation).toBe('suspend');
+    // Its host was restarted before it was suspended.
+    await fixture.activities.recordVmMissing(vm, { code: 'host-restarted', message: 'restarted' });
+    await fixture.activities.endOperation(vm, 'suspend', null, null);
+    expect(await restarted()).toBe(false);
+    expect((await vmRow(vm)).operation).toBeNull();
+    await fixture.sql(`UPDATE "Bill" SET "suspendedAt" = NULL WHERE "subjectId" = $1`, [vm]);
+    expect(await restarted()).toBe(true);
   });
 
   it('providers are paid also for what the account has not, which the site bears', async () => {

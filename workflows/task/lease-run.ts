@@ -122,7 +122,10 @@ async function suspendAll(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
   }
   lease.state = 'suspended';
   lease.refusedBackoff = null;
-  progress.setDetail('step', '**suspended** for a lease with a fixed start; it is resumed when there is capacity again');
+  progress.setDetail(
+    'step',
+    '**suspended**, for a lease with a fixed start or for want of money; it is resumed when there is room and money again',
+  );
   progress.setAttributes({ state: 'suspended' });
   return true;
 }

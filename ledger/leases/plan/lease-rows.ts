@@ -1,5 +1,6 @@
 import { Prisma } from '../../../generated/prisma/client.ts';
 import { isOpen } from '../../hosts/open-hosts.ts';
+import { liesUnpaid } from '../../market/unpaid.ts';
 
 /** Parts of the statements that read leases for a plan, and read some of them again when it is applied. */
 
@@ -17,11 +18,11 @@ export const drainedPart = Prisma.sql`drained AS MATERIALIZED (
 
 /**
  * `open` and `vms`: the leases of the part `listed` that have VMs on hosts, or are wanted; of best effort that waits those of
- * the part `waiting`.
+ * the part `waiting`. Without work that lies suspended because its money has ended: what it takes is `taken`.
  */
 export const openPart = Prisma.sql`open AS MATERIALIZED (
   SELECT l.*, t.id AS "taskId", t.state AS "taskState", t.refusal FROM "Lease" l LEFT JOIN "Task" t ON t."leaseId" = l.id
-  WHERE l.id IN (SELECT id FROM listed) AND l."endedAt" IS NULL
+  WHERE l.id IN (SELECT id FROM listed) AND l."endedAt" IS NULL AND NOT ${liesUnpaid}
     AND (l."startedAt" IS NOT NULL OR (t."cancelRequestedAt" IS NULL AND NOT EXISTS (
       SELECT FROM "Vm" w WHERE w."leaseId" = l.id AND w."removalRequestedAt" IS NOT NULL AND w.state <> 'removed')))
     AND (l."startedAt" IS NOT NULL OR l."startAt" IS NOT NULL OR l.id IN (SELECT id FROM waiting))

@@ -10,7 +10,7 @@ import { type LeaseRow, SiteRow } from './site-row.ts';
 /** The site as a plan has it, made from what was read of the ledger. Pure, so that it runs in another thread too. */
 
 /** Of a slow disk; the plan of a slower host adapts from its first suspension on. */
-const suspendMiBPerS = 64;
+export const suspendMiBPerS = 64;
 
 export interface LedgerLease extends SiteLease {
   owner: string;

@@ -2,6 +2,7 @@ import type { ErrorCode } from '../../../model/errors.ts';
 import type { HostId, VmId } from '../../../model/ids.ts';
 import { type EndCause, endings } from '../../../model/vm.ts';
 import { StoredVmRequest } from '../../../model/vm-request.ts';
+import { isUnpaid } from '../../market/unpaid.ts';
 import { isoNow, isoOf, type LedgerDeps, type Transaction } from '../../transaction.ts';
 import { lockVm } from '../vm-row.ts';
 import { endError, writeDomainEnd } from './end-domain.ts';
@@ -11,16 +12,17 @@ const shortLifeMs = 60_000;
 
 /**
  * Requests the start of a standalone VM whose domain has ended, where its owner wants it always running: after a restart of
- * its host, and after a crash. A guest that has powered itself off stays off.
+ * its host, and after a crash. A guest that has powered itself off stays off, and
+ * so does a VM whose money has ended.
  * @param begun when its domain began
  */
 export async function requestRestart(
   tx: Transaction,
   { id, cause, begun, now }: { id: VmId; cause: EndCause; begun: Date | null; now: string },
 ): Promise<boolean> {
-  const { order, endedAt, removalRequestedAt } = await tx.vm.findUniqueOrThrow({ where: { id } });
+  const { order, endedAt, removalRequestedAt, leaseId } = await tx.vm.findUniqueOrThrow({ where: { id } });
   if (order === null || removalRequestedAt !== null || StoredVmRequest.parse(order).restart === 'never') return false;
-  if (cause === 'poweredOff' || cause === 'ended') return false;
+  if (cause === 'poweredOff' || cause === 'ended' || (await isUnpaid(tx, leaseId))) return false;
   const lived = begun === null || endedAt === null ? 0 : endedAt.getTime() - begun.getTime();
   if (cause === 'crashed' && lived < shortLifeMs) return false;
   await tx.$executeRaw`UPDATE "Vm" SET operation = 'reboot', "operationAt" = ${now}::timestamptz WHERE id = ${id} AND operation IS NULL`;
