@@ -31,6 +31,7 @@ import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { accountRoutes } from './routes/money/accounts.ts';
+import { marketRoutes } from './routes/money/market.ts';
 import { priceRoutes } from './routes/money/prices.ts';
 import { statementRoutes } from './routes/money/statements.ts';
 import { usageRoutes } from './routes/money/usage.ts';
@@ -215,6 +216,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
     priceRoutes,
     statementRoutes,
     usageRoutes,
+    marketRoutes,
     webhookRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);

@@ -14,6 +14,7 @@ import { addLeaseCommands } from './commands/leases.ts';
 import { addLeverCommands } from './commands/levers.ts';
 import { addMigrationCommands } from './commands/migrations.ts';
 import { addAccountCommands } from './commands/money/accounts.ts';
+import { addMarketCommands } from './commands/money/market.ts';
 import { addPriceCommands } from './commands/money/prices.ts';
 import { addStatementCommands } from './commands/money/statements.ts';
 import { addUsageCommand } from './commands/money/usage.ts';
@@ -80,6 +81,7 @@ Exit codes: 0 done; 1 refused, or a task that failed (its own exit code, where i
   addPriceCommands(program, session);
   addStatementCommands(program, session);
   addUsageCommand(program, session);
+  addMarketCommands(program, session);
   addCalibrateCommand(program, session);
   addEventCommand(program, session);
   addWebhookCommands(program, session);

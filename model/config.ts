@@ -238,6 +238,10 @@ export const groups = {
       .describe('Name of the host: a DNS label'),
     BERTH_HOST_ADDRESS: z.ipv4().describe("Address on the hosts' network"),
     BERTH_PROVIDER: z.string().default('site').describe('Who provides the host; part of its facts'),
+    BERTH_JOIN_TOKEN: z
+      .string()
+      .optional()
+      .describe('Token with which the host joins a provider that an owner has, instead of `BERTH_PROVIDER`; market.md'),
     BERTH_DISK: z.string().default('/var/lib/berth').describe('Folder of images, VMs and templates; one file system of its own'),
     BERTH_HOSTS_CIDR: z.cidrv4().describe("CIDR of the hosts' network, which guests must not reach"),
     BERTH_GUEST_SUPERNET: guestSupernet,

@@ -39,6 +39,7 @@ export const errorTable = {
   'insufficient-funds': { status: 402, retryable: false, fault: 'caller', title: 'The account would be below its limit' },
   'amount-out-of-bounds': { status: 422, retryable: false, fault: 'caller', title: 'The books cannot hold this amount' },
   'quote-refused': { status: 409, retryable: false, fault: 'caller', title: 'The quote does not hold for this order' },
+  'offer-refused': { status: 409, retryable: true, fault: 'caller', title: 'No offer meets the constraints and the limit' },
   'queue-full': { status: 503, retryable: true, fault: 'site', title: 'The queue of tasks is full' },
   // what an image met
   'image-refused': { status: 422, retryable: false, fault: 'caller', title: 'The disk is not one that can be taken' },

@@ -23,6 +23,8 @@ export interface HostFacts {
   /** Ids of the images in this host's cache. */
   images: string[];
   bootId: string;
+  /** With which it joins a provider that somebody owns. */
+  joinToken?: string | undefined;
   /** How long ago the machine was booted. Absent: the worker is of an earlier version. */
   bootedAgoMs?: number;
   /** Which machine this is: its machine-id, and a number that was drawn on its disk. Absent: the worker is older. */

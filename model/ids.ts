@@ -23,6 +23,8 @@ const prefixes = {
   transfer: 'transfer',
   price: 'price',
   quote: 'quote',
+  offer: 'offer',
+  join: 'join',
   webhook: 'webhook',
   secret: 'secret',
 } as const;
@@ -38,6 +40,7 @@ export type AccountId = Id<'account'>;
 export type TransferId = Id<'transfer'>;
 export type PriceBookId = Id<'price'>;
 export type QuoteId = Id<'quote'>;
+export type OfferId = Id<'offer'>;
 
 /** A task or a standalone VM, which waits for a placement and is notified of it. */
 export type WaiterId = TaskId | VmId;

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ErrorCode } from './errors.ts';
 import { folderAmongFiles } from './input/guest-path.ts';
+import { MarketTerms } from './market/offer.ts';
 import { PortRequests } from './network/published-port.ts';
 import { manifestPath } from './outputs/manifest.ts';
 import { patternProblem } from './outputs/pattern-syntax.ts';
@@ -205,6 +206,7 @@ export const TaskSpec = z
     lease: LeaseSpec.default({ kind: 'bestEffort', durationS: 3600 }),
     timeoutS: z.int().min(1).max(taskLimits.timeoutS).default(600),
     quote: quoteName,
+    market: MarketTerms.optional(),
     ports: PortRequests.meta({ description: 'Published of each of its VMs, from when it is placed to its end' }),
   })
   .meta({ id: 'TaskSpec' });

@@ -3,6 +3,7 @@ import { reservedAccount } from './input/account-name.ts';
 import { folderAmongFiles, unusableGuestPath } from './input/guest-path.ts';
 import { unusableHostName } from './input/host-name.ts';
 import { sshKeyProblem, sshKeyTypes } from './input/ssh-key.ts';
+import { MarketTerms } from './market/offer.ts';
 import { PortRequests } from './network/published-port.ts';
 import { quoteName, ResourcesSpec, rfc3339Time, taskLimits } from './task.ts';
 
@@ -110,13 +111,18 @@ export const StoredVmRequest = z.strictObject({
     .default([])
     .meta({ description: 'Lines for /bin/sh, run once as root after the files are there' }),
   quote: quoteName,
+  market: MarketTerms.optional(),
   ports: PortRequests.meta({ description: 'Published from its start on, as POST /v1/vms/{id}/ports does' }),
 });
 
 type StoredVmRequest = z.infer<typeof StoredVmRequest>;
 
 /** What is well-formed, and would not do in a guest what its caller expects. */
-function* unusableFields({ name, user, files }: StoredVmRequest): Iterable<{ path: (string | number)[]; message: string }> {
+function* unusableFields(request: StoredVmRequest): Iterable<{ path: (string | number)[]; message: string }> {
+  const { name, user, files, lease, quote, market } = request;
+  if (market !== undefined && lease.kind !== 'bestEffort')
+    yield { path: ['market'], message: 'expected none for a lease with a fixed start' };
+  if (market !== undefined && quote !== undefined) yield { path: ['market'], message: 'expected a quote or offers, not both' };
   const host = unusableHostName(name);
   if (host !== null) yield { path: ['name'], message: `expected a host name: this one ${host}` };
   if (user !== undefined) {

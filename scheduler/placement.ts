@@ -21,7 +21,12 @@ export interface PlacementRequest {
   imageId: string | null;
   /** How many younger tasks were placed while it waited for capacity. */
   overtaken: number;
+  /** What it costs on each host that it may use, in any unit: the cheapest is taken. Absent: on every host the same. */
+  hostCosts?: HostCosts;
 }
+
+/** By the id of a host; one that is missing is not used. null: all are, at the same cost. */
+export type HostCosts = ReadonlyMap<string, number> | null;
 
 export interface PlacementLimits {
   /** A task that was overtaken this often is not overtaken again. */
@@ -31,7 +36,7 @@ export interface PlacementLimits {
 }
 
 /** Why a host was refused, in the order of the checks; each host is counted at its first failure. */
-export type PlacementFilter = 'unknown' | 'unschedulable' | 'vcpus' | 'memory' | 'disk';
+export type PlacementFilter = 'unknown' | 'unschedulable' | 'offer' | 'vcpus' | 'memory' | 'disk';
 
 export type QueueVerdict =
   /** The host of each node. */
@@ -42,11 +47,14 @@ export type QueueVerdict =
   | { kind: 'impossible'; refusal: Refusal };
 
 /** The cheap checks of the host first, then its sizes. null: the VM fits. */
-function failedFilter(host: PlacementHost, each: Resources, used: Resources): PlacementFilter | null {
+function failedFilter(host: PlacementHost, { perVm, hostCosts }: PlacementRequest, used: Resources): PlacementFilter | null {
   if (host.state !== 'up') return 'unknown';
   if (!host.schedulable) return 'unschedulable';
-  return missingResource(host.capacity, used, each);
+  if (!mayUse(hostCosts, host)) return 'offer';
+  return missingResource(host.capacity, used, perVm);
 }
+
+const mayUse = (costs: HostCosts | undefined, { id }: PlacementHost): boolean => costs == null || costs.has(id);
 
 function missingResource(capacity: Resources, used: Resources, each: Resources): PlacementFilter | null {
   if (used.vcpus + each.vcpus > capacity.vcpus) return 'vcpus';
@@ -71,6 +79,8 @@ function freeShare(capacity: Resources, used: Resources): number {
 
 interface Candidate {
   host: PlacementHost;
+  /** Before all else: who pays by offers takes the cheapest that is there. */
+  cost: number;
   /** 0 if the image is cached: a fetch costs more than any other difference. */
   missingImage: 0 | 1;
   /** VMs of the same gang on the host: a gang is spread, so that the loss of one host is not the loss of the whole gang. */
@@ -81,7 +91,11 @@ interface Candidate {
 
 function compareCandidates(a: Candidate, b: Candidate): number {
   return (
-    a.missingImage - b.missingImage || a.siblings - b.siblings || a.freeShare - b.freeShare || (a.host.id < b.host.id ? -1 : 1)
+    a.cost - b.cost ||
+    a.missingImage - b.missingImage ||
+    a.siblings - b.siblings ||
+    a.freeShare - b.freeShare ||
+    (a.host.id < b.host.id ? -1 : 1)
   );
 }
 
@@ -102,13 +116,14 @@ export function placeGang(
     let best: Candidate | null = null;
     for (const host of hosts) {
       const usedHere = taken.get(host.id) ?? nothing;
-      const filter = failedFilter(host, request.perVm, usedHere);
+      const filter = failedFilter(host, request, usedHere);
       if (filter !== null) {
         failed[filter] = (failed[filter] ?? 0) + 1;
         continue;
       }
       const candidate: Candidate = {
         host,
+        cost: request.hostCosts?.get(host.id) ?? 0,
         missingImage: request.imageId !== null && host.images.has(request.imageId) ? 0 : 1,
         siblings: chosen.filter((id) => id === host.id).length,
         freeShare: freeShare(host.capacity, addResources(usedHere, request.perVm)),
@@ -132,8 +147,9 @@ function emptyHostFitCount(host: PlacementHost, each: Resources): number {
   );
 }
 
-function fitsEmptySite(request: PlacementRequest, hosts: readonly PlacementHost[]): boolean {
-  return hosts.reduce((sum, host) => sum + emptyHostFitCount(host, request.perVm), 0) >= request.nodes;
+function fitsEmptySite({ nodes, perVm, hostCosts }: PlacementRequest, hosts: readonly PlacementHost[]): boolean {
+  const usable = hosts.filter((host) => mayUse(hostCosts, host));
+  return usable.reduce((sum, host) => sum + emptyHostFitCount(host, perVm), 0) >= nodes;
 }
 
 /**
@@ -141,7 +157,8 @@ function fitsEmptySite(request: PlacementRequest, hosts: readonly PlacementHost[
  * permanent refusal, unlike a lack of capacity.
  */
 export function permanentRefusal(request: PlacementRequest, hosts: readonly PlacementHost[]): Refusal | null {
-  if (hosts.length === 0 || fitsEmptySite(request, hosts)) return null;
+  // What offers give may come with the next host that joins.
+  if (hosts.length === 0 || fitsEmptySite({ ...request, hostCosts: null }, hosts)) return null;
   const failed: Record<string, number> = {};
   for (const host of hosts) {
     const filter = missingResource(host.capacity, nothing, request.perVm);

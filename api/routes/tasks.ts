@@ -103,6 +103,7 @@ export function taskRoutes(deps: ApiDeps): Operation[] {
         'insufficient-funds',
         'amount-out-of-bounds',
         'quote-refused',
+        'offer-refused',
       ],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;

@@ -143,6 +143,7 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
         'insufficient-funds',
         'amount-out-of-bounds',
         'quote-refused',
+        'offer-refused',
       ],
       handle: async ({ caller, body, idempotencyKey }) => {
         const { ownerId: owner, keyId } = caller;

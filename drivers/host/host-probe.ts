@@ -14,6 +14,7 @@ interface HostProbeOptions {
   hostId: HostId;
   address: string;
   provider: string;
+  joinToken: string | undefined;
   root: string;
   reserve: { vcpus: number; memoryMiB: number; diskMiB: number };
   /** The share of this machine that this host may count: below 1 where a machine plays several. */
@@ -64,6 +65,7 @@ export function openHostProbe(options: HostProbeOptions): HostProbe {
         hostId: options.hostId,
         address: options.address,
         provider: options.provider,
+        joinToken: options.joinToken,
         capacity: {
           vcpus: Math.max(1, shared(availableParallelism() * options.vcpuRatio)),
           memoryMiB: shared(memoryBytes / mib),

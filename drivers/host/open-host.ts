@@ -120,6 +120,7 @@ export async function openHost(
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
       provider: config.BERTH_PROVIDER,
+      joinToken: config.BERTH_JOIN_TOKEN,
       root,
       reserve: {
         vcpus: config.BERTH_RESERVE_VCPUS,

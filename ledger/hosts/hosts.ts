@@ -2,6 +2,7 @@ import type { Notification } from '../../contracts/ledger.ts';
 import { BerthError } from '../../model/errors.ts';
 import type { HostFacts } from '../../model/host.ts';
 import type { HostId, ImageId } from '../../model/ids.ts';
+import { providerOfHost } from '../offers/providers.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { placeWaiting } from '../placement/place-queue.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -24,7 +25,7 @@ async function upsertHost(tx: Transaction, facts: HostFacts, now: string): Promi
   await refuseSecondMachine(tx, facts);
   const measured = {
     address: facts.address,
-    provider: facts.provider,
+    provider: await providerOfHost(tx, facts, now),
     state: 'up' as const,
     vcpus: allocatable('vcpus'),
     memoryMiB: allocatable('memoryMiB'),

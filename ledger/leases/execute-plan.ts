@@ -152,7 +152,7 @@ const waiterOf = ({ task, vms }: LedgerLease): WaiterId => task?.id ?? vms[0]!.i
 
 function queueRow(lease: LedgerLease): QueueRow {
   const { owner, imageId, perVm: each, vms } = lease;
-  return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms };
+  return { id: waiterOf(lease), owner, overtaken: 0, refusal: lease.refusal, imageId, each, vms, hostCosts: null };
 }
 
 /** Places the leases that start now, and records why the others wait. Returns those that were placed. */

@@ -1,9 +1,11 @@
 import { BerthError } from '../../model/errors.ts';
 import type { AccountId } from '../../model/ids.ts';
+import type { MarketTerms } from '../../model/market/offer.ts';
 import { termsOf } from '../../model/money/price-terms.ts';
 import { hasFixedStart, limitsOf, type PricedOrder, priceClassOf, pricedOrder } from '../../model/money/priced-order.ts';
 import { unboundedDurationS } from '../../model/vm-request.ts';
 import { placeHold } from '../books/holds.ts';
+import { takeOffers } from '../offers/take-offers.ts';
 import { oneOrNotFound } from '../rows.ts';
 import type { Transaction } from '../transaction.ts';
 import { boundedAmount } from './bounded-amount.ts';
@@ -50,13 +52,19 @@ interface BillRequest {
   subject: string;
   /** The quote that the order names. */
   quote: string | undefined;
+  /** Of an order that pays by offers. */
+  market?: MarketTerms | undefined;
   /** Of the API key. */
   keyId: string;
   nowMs: number;
 }
 
-/** By a quote at its prices and never above its total, else at the prices of now. Throws quote-refused; null: nothing has a price. */
-async function findPrices(tx: Transaction, { owner, quote, nowMs }: BillRequest, order: PricedOrder) {
+/** By offers, by a quote at its prices and never above its total, else at the prices of now. Throws quote-refused; null: nothing has a price. */
+async function findPrices(tx: Transaction, { owner, lease, quote, market, nowMs }: BillRequest, order: PricedOrder) {
+  if (market !== undefined) {
+    const prices = await takeOffers(tx, { owner, lease, terms: market, nowMs });
+    return { ...prices, limits: limitsOf(prices.terms, order), quoteId: null };
+  }
   if (quote === undefined) {
     const prices = await findValidPrices(tx, owner, nowMs);
     if (prices === null) return null;
@@ -73,7 +81,7 @@ async function findPrices(tx: Transaction, { owner, quote, nowMs }: BillRequest,
 /**
  * Opens the bill of a lease that was just accepted, and holds its money: of a fixed start all of it, of best effort an hour. The
  * last statement of the acceptance's transaction, since the owner's account is locked to its end. Does nothing where nothing has
- * a price. Throws insufficient-funds, quote-refused and amount-out-of-bounds.
+ * a price. Throws insufficient-funds, quote-refused, offer-refused and amount-out-of-bounds.
  */
 export async function openBill(tx: Transaction, request: BillRequest): Promise<void> {
   const { owner, lease, subject, keyId, nowMs } = request;

@@ -32,6 +32,7 @@ function decidePlacements(queue: QueueRow[], hosts: PlacementHost[], maxOvertake
     perVm: row.each,
     imageId: row.imageId,
     overtaken: row.overtaken,
+    hostCosts: row.hostCosts === null ? null : new Map(Object.entries(row.hostCosts)),
   }));
   return placeQueue(requests, hosts, { maxOvertaken, lookahead }).map(({ request, verdict }) => ({
     row: rows.get(request.id)!,

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { Prisma } from '../../generated/prisma/client.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import { liesUnpaid } from '../market/unpaid.ts';
+import { hostCostsOf } from '../offers/host-costs.ts';
 import { idOf, listOf, refusal, resources } from '../row-schemas.ts';
 import type { Transaction } from '../transaction.ts';
 
@@ -18,6 +19,8 @@ const QueueRow = z.strictObject({
   imageId: z.string().nullable(),
   each: resources,
   vms: z.array(z.strictObject({ id: idOf<string>(), generation: z.int().min(0) })).min(1),
+  /** By host, of what pays by offers: hosts that are missing are not for it. null: any host is. */
+  hostCosts: z.record(z.string(), z.number()).nullable(),
 });
 
 const WaitingQueue = z.strictObject({
@@ -52,10 +55,10 @@ export async function isPlanned(tx: Transaction, now: string): Promise<boolean> 
 export async function readWaiting(tx: Transaction, now: string): Promise<WaitingQueue> {
   const rows = await tx.$queryRaw<unknown[]>`
     WITH waiting AS (
-      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Task"
+      SELECT id, "ownerId", overtaken, refusal, "createdAt", "leaseId" FROM "Task"
       WHERE state = 'queued' AND "placedAt" IS NULL AND "cancelRequestedAt" IS NULL
       UNION ALL
-      SELECT id, "ownerId", overtaken, refusal, "createdAt" FROM "Vm"
+      SELECT id, "ownerId", overtaken, refusal, "createdAt", "leaseId" FROM "Vm"
       WHERE "order" IS NOT NULL AND state = 'pending' AND "removalRequestedAt" IS NULL
       ORDER BY "createdAt", id LIMIT ${lookahead}
     )
@@ -63,7 +66,7 @@ export async function readWaiting(tx: Transaction, now: string): Promise<Waiting
       ${planExists(now)} AS planned,
       (SELECT count(*)::int FROM "Host" WHERE "removedAt" IS NULL) AS hosts,
       (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'owner', t."ownerId", 'overtaken', t.overtaken, 'refusal', t.refusal,
-        'imageId', v.image, 'vms', v.vms,
+        'imageId', v.image, 'vms', v.vms, 'hostCosts', (SELECT ${hostCostsOf(Prisma.sql`l`)} FROM "Lease" l WHERE l.id = t."leaseId"),
         'each', jsonb_build_object('vcpus', v.vcpus, 'memoryMiB', v.memory, 'diskMiB', v.disk)) ORDER BY t."createdAt", t.id)
       FROM waiting t JOIN LATERAL (
         SELECT max("imageId") AS image, max(vcpus) AS vcpus, max("memoryMiB") AS memory, max("diskMiB" + "overlayMiB") AS disk,

@@ -50,8 +50,16 @@ export async function acceptTaskOnce(
       await insertPorts(tx, { owner, vms, ports: spec.ports, site: publicPorts, nowMs, pointer: ofSpec });
       return row;
     });
-    if (hasPrices || spec.quote !== undefined)
-      await openBill(tx, { owner, lease: inserted.leaseId, subject: inserted.id, quote: spec.quote, keyId, nowMs });
+    if (hasPrices || spec.quote !== undefined || spec.market !== undefined)
+      await openBill(tx, {
+        owner,
+        lease: inserted.leaseId,
+        subject: inserted.id,
+        quote: spec.quote,
+        market: spec.market,
+        keyId,
+        nowMs,
+      });
     return answer(inserted);
   });
 }

@@ -42,9 +42,9 @@ export async function acceptVmOnce(
       await insertPorts(tx, { owner, vms: [accepted], ports: order.ports, site: publicPorts, nowMs, pointer: ofOrder });
       return accepted;
     });
-    if (hasPrices || order.quote !== undefined) {
+    if (hasPrices || order.quote !== undefined || order.market !== undefined) {
       const { leaseId } = await tx.vm.findUniqueOrThrow({ where: { id }, select: { leaseId: true } });
-      await openBill(tx, { owner, lease: leaseId!, subject: id, quote: order.quote, keyId, nowMs });
+      await openBill(tx, { owner, lease: leaseId!, subject: id, quote: order.quote, market: order.market, keyId, nowMs });
     }
     return answer(await findVm(tx, vm.owner, id));
   });

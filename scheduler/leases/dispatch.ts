@@ -57,7 +57,10 @@ export function dispatch(state: PlanState, now: number, emit: EmitAction): void 
  */
 function startExactFits(pass: DispatchPass): void {
   const { state, freeSlots } = pass;
-  const tried = state.queue.slice(0, exactFitDepth).filter((record) => isSingleVm(state, record));
+  // What pays by offers is placed by its costs.
+  const tried = state.queue
+    .slice(0, exactFitDepth)
+    .filter((record) => record.lease.hostCosts == null && isSingleVm(state, record));
   for (const record of tried) {
     if (record.allocations.length === 0 && freeSlots.isEmpty(record.shape)) continue;
     const booking = record.allocations;

@@ -30,6 +30,8 @@ export interface Lease {
   deadlineAtS?: number | undefined;
   /** From the start of its VMs to the start of its work. Default: the policy's. */
   bootS?: number | undefined;
+  /** Best effort: what it costs on each host that it may use. Default: on every host the same. */
+  hostCosts?: ReadonlyMap<string, number> | null | undefined;
 }
 
 export interface HostSpec {

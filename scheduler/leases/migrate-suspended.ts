@@ -1,7 +1,7 @@
 import type { EmitAction } from './actions.ts';
 import { earliestFit, earliestFitOn } from './capacity/earliest-fit.ts';
 import type { FreeSlots } from './capacity/free-slots.ts';
-import { allocationsOn, ceilSeconds, type LeaseRecord, type PlanState, setAllocations } from './plan-state.ts';
+import { allocationsOn, ceilSeconds, type LeaseRecord, mayUse, type PlanState, setAllocations } from './plan-state.ts';
 
 /** Seconds to send the memory of a suspended VM to another host, and its disk where the policy says so. */
 function migrationS(state: PlanState, record: LeaseRecord): number {
@@ -26,7 +26,9 @@ export function migrateSuspended(
   const isIdle = (host: number) => state.hosts[host]!.networkBusyUntil <= now && !state.images.isReceiving(host);
   const until = now + migrationS(state, record);
   if (!isIdle(from) || state.images.latestStart(state) < until) return false;
-  const candidates = freeSlots.hostsWithSlots(record.shape).filter((host) => host !== from && isIdle(host));
+  const candidates = freeSlots
+    .hostsWithSlots(record.shape)
+    .filter((host) => host !== from && mayUse(state, record, host) && isIdle(host));
   const booked = record.allocations;
   // Its own booking must not count as occupied capacity on its host.
   setAllocations(state, record, 'booking', []);

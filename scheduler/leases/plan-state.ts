@@ -217,6 +217,14 @@ export function removeFrom(list: LeaseRecord[], record: LeaseRecord): void {
   if (i >= 0) list.splice(i, 1);
 }
 
+/** Whether a lease may use a host: one that pays by offers uses theirs alone. */
+export const mayUse = (state: PlanState, { lease }: LeaseRecord, host: number): boolean =>
+  lease.hostCosts == null || lease.hostCosts.has(state.hosts[host]!.spec.id);
+
+/** What a lease costs on a host that it may use: the same on each, unless it pays by offers. */
+export const hostCost = (state: PlanState, { lease }: LeaseRecord, host: number): number =>
+  lease.hostCosts?.get(state.hosts[host]!.spec.id) ?? 0;
+
 /** Seconds to write or read one VM's memory on a host. */
 export function memoryOpS(state: PlanState, host: number, shape: Shape): number {
   return ceilSeconds((shape.memoryMiB / state.policy.suspendMiBPerS) * state.hosts[host]!.slowness);

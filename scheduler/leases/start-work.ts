@@ -5,8 +5,10 @@ import { repack } from './host-binding.ts';
 import {
   allocationsOn,
   earliestVacantAt,
+  hostCost,
   type LeaseRecord,
   leadTimeS,
+  mayUse,
   memoryOpS,
   memoryOpsEndAt,
   type PlanState,
@@ -79,34 +81,47 @@ export function placeNew(pass: DispatchPass, record: LeaseRecord): number[] | nu
   const { state, now, freeSlots } = pass;
   const { nodes } = record.lease;
   if (freeSlots.total(record.shape) < nodes) return null;
-  const ready = freeSlots.hostsWithSlots(record.shape).filter((host) => state.images.isAtHost(record, host, now));
-  const uncut: { host: number; vms: number; until: number }[] = [];
-  const preemptible: { host: number; until: number }[] = [];
+  const ready = freeSlots
+    .hostsWithSlots(record.shape)
+    .filter((host) => mayUse(state, record, host) && state.images.isAtHost(record, host, now));
+  const uncut: Uncut[] = [];
+  const preemptible: { host: number; cost: number; until: number }[] = [];
   for (const host of ready) {
     const slots = freeSlots.onHost(host, record.shape);
+    const cost = hostCost(state, record, host);
     const end = now + totalS(state, record, host, 1);
     let vms = 0;
     while (vms < slots.length && slots[vms]!.booked >= end) vms++;
-    if (vms > 0) uncut.push({ host, vms, until: slots[vms - 1]!.booked });
+    if (vms > 0) uncut.push({ host, cost, vms, until: slots[vms - 1]!.booked });
     for (const [i, slot] of slots.entries()) {
-      if (i < vms || isPreemptible(pass, record, host, i + 1, slot)) preemptible.push({ host, until: slot.planned });
+      if (i < vms || isPreemptible(pass, record, host, i + 1, slot)) preemptible.push({ host, cost, until: slot.planned });
     }
   }
   const fit = tightestFit(uncut, nodes);
   if (fit !== null) return fit;
   if (!state.policy.suspension || !record.preemptible) return repackForStart(pass, record, ready);
   if (preemptible.length < nodes) return null;
-  preemptible.sort((a, b) => b.until - a.until || a.host - b.host);
+  preemptible.sort((a, b) => a.cost - b.cost || b.until - a.until || a.host - b.host);
   return preemptible.slice(0, nodes).map(({ host }) => host);
 }
 
-function tightestFit(uncut: { host: number; vms: number; until: number }[], nodes: number): number[] | null {
+/** Room for VMs of a lease until its end, and longer. */
+interface Uncut {
+  host: number;
+  cost: number;
+  vms: number;
+  until: number;
+}
+
+/** Where it costs the least; among equals the tightest. */
+function tightestFit(uncut: Uncut[], nodes: number): number[] | null {
   if (nodes === 1) {
     let best = uncut[0];
-    for (const option of uncut) if (option.until < best!.until) best = option;
+    for (const option of uncut)
+      if (option.cost < best!.cost || (option.cost === best!.cost && option.until < best!.until)) best = option;
     return best === undefined ? null : [best.host];
   }
-  uncut.sort((a, b) => a.until - b.until || a.host - b.host);
+  uncut.sort((a, b) => a.cost - b.cost || a.until - b.until || a.host - b.host);
   const hosts: number[] = [];
   for (const { host, vms } of uncut) {
     for (let i = 0; i < vms && hosts.length < nodes; i++) hosts.push(host);

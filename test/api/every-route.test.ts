@@ -19,6 +19,7 @@ const order = { name: 'alone', image: 'debian-12' };
 let alone: string;
 const hourly = { vcpuHourMicros: '20000', memoryGiBHourMicros: '5000', diskGiBHourMicros: '10' };
 const book = { currency: 'EUR', terms: { rules: [hourly] } };
+const offered = { currency: 'EUR', rates: hourly };
 let account: string;
 let webhook: string;
 const hook = { url: 'https://example.net/hook' };
@@ -190,6 +191,23 @@ const calls: Record<string, () => Promise<Response>> = {
     }),
   'GET /v1/books': () => api.fetch(api.operator, 'GET', '/v1/books'),
   'GET /v1/statements/{month}': () => api.fetch(api.alice, 'GET', '/v1/statements/2026-11'),
+  'GET /v1/providers': () => api.fetch(api.operator, 'GET', '/v1/providers'),
+  'POST /v1/providers': () =>
+    api.fetch(api.operator, 'POST', '/v1/providers', { json: { name: 'north', owner: api.alice.ownerId } }),
+  'POST /v1/providers/{provider}/tokens': async () => {
+    await api.call(api.operator, 'POST', '/v1/providers', { json: { name: 'south', owner: api.alice.ownerId } });
+    return api.fetch(api.alice, 'POST', '/v1/providers/south/tokens', { json: {} });
+  },
+  'GET /v1/offers': () => api.fetch(api.alice, 'GET', '/v1/offers'),
+  'POST /v1/offers': async () => {
+    await api.call(api.operator, 'POST', '/v1/providers', { json: { name: 'east', owner: api.alice.ownerId } });
+    return api.fetch(api.alice, 'POST', '/v1/offers', { json: { ...offered, provider: 'east' } });
+  },
+  'DELETE /v1/offers/{id}': async () => {
+    await api.call(api.operator, 'POST', '/v1/providers', { json: { name: 'west', owner: api.alice.ownerId } });
+    const { body } = await api.call<{ id: string }>(api.alice, 'POST', '/v1/offers', { json: { ...offered, provider: 'west' } });
+    return api.fetch(api.alice, 'DELETE', `/v1/offers/${body.id}`);
+  },
   'GET /v1/usage': () => api.fetch(api.alice, 'GET', '/v1/usage'),
   'GET /v1/budgets': () => api.fetch(api.alice, 'GET', '/v1/budgets'),
   'PUT /v1/budgets/{currency}': () => api.fetch(api.alice, 'PUT', '/v1/budgets/EUR', { json: { monthlyMicros: '5' } }),
@@ -251,6 +269,9 @@ const bodies = [
   'POST /v1/accounts',
   'POST /v1/accounts/{id}/adjustments',
   'POST /v1/prices',
+  'POST /v1/providers',
+  'POST /v1/providers/{provider}/tokens',
+  'POST /v1/offers',
   'PUT /v1/budgets/{currency}',
   'POST /v1/webhooks',
   'POST /v1/webhooks/{id}/secrets',

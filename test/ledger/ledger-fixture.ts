@@ -74,6 +74,9 @@ export async function fetched(
 }
 
 const emptied = [
+  'Offer',
+  'JoinToken',
+  'Provider',
   'EntryMark',
   'OwnerMeter',
   'OwnerCharge',

@@ -1,6 +1,7 @@
 import type { Ledger } from '../../ledger/client.ts';
 import { collectDueBills } from '../../ledger/market/collect-bills.ts';
 import { recordDueUsage } from '../../ledger/market/record-usage.ts';
+import { moveToBetterOffers } from '../../ledger/offers/move-to-better.ts';
 import { recordDueOwnerUsage } from '../../ledger/usage/record-owner-usage.ts';
 import type { Logger } from '../../model/log.ts';
 import { type Repeating, startRepeating } from '../repeat.ts';
@@ -16,7 +17,7 @@ interface Deps {
 const intervalMs = 30_000;
 
 /**
- * Charges due leases, and tells the usage of VMs that go on and of owners, every half minute until it is stopped; several control workers may do so
+ * Charges due leases, moves VMs to better offers, and tells the usage of VMs that go on and of owners, every half minute until it is stopped; several control workers may do so
  * at once.
  */
 export function startCollectingBills({ ledger, log, clock, config }: Deps): Repeating {
@@ -27,6 +28,8 @@ export function startCollectingBills({ ledger, log, clock, config }: Deps): Repe
       if (due > 0) log.info({ due }, 'leases were charged');
       const recorded = await recordDueUsage(ledger, clock);
       const owners = await recordDueOwnerUsage(ledger);
+      const moves = await moveToBetterOffers(ledger, clock);
+      if (moves > 0) log.info({ moves }, 'VMs move to better offers');
       return due + recorded + owners > 0 ? 'more' : 'done';
     },
     intervalMs,

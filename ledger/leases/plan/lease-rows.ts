@@ -1,6 +1,7 @@
 import { Prisma } from '../../../generated/prisma/client.ts';
 import { isOpen } from '../../hosts/open-hosts.ts';
 import { liesUnpaid } from '../../market/unpaid.ts';
+import { hostCostsOf } from '../../offers/host-costs.ts';
 
 /** Parts of the statements that read leases for a plan, and read some of them again when it is applied. */
 
@@ -43,5 +44,5 @@ export const leaseObjects = Prisma.sql`(SELECT jsonb_agg(jsonb_build_object('id'
     'preemptible', o.preemptible, 'startAtS', EXTRACT(EPOCH FROM o."startAt"), 'plannedHosts', o."plannedHosts",
     'bound', o.bound, 'startedAtS', EXTRACT(EPOCH FROM o."startedAt"), 'runFromS', EXTRACT(EPOCH FROM o."runFrom"),
     'leftS', o."leftS", 'suspension', o.suspension, 'operation', o.operation, 'taskId', o."taskId",
-    'taskState', o."taskState", 'refusal', o.refusal, 'vms', v.vms) ORDER BY o."createdAt", o.id)
+    'taskState', o."taskState", 'refusal', o.refusal, 'hostCosts', ${hostCostsOf(Prisma.sql`o`)}, 'vms', v.vms) ORDER BY o."createdAt", o.id)
   FROM open o JOIN vms v ON v.lease = o.id)`;

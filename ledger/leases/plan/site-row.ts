@@ -52,6 +52,7 @@ export const LeaseRow = z.strictObject({
   taskId: idOf<TaskId>().nullable(),
   taskState: z.enum(taskStates).nullable(),
   refusal: refusal.nullable(),
+  hostCosts: z.record(z.string(), z.number()).nullable(),
   vms: z.array(LeaseVmRow).min(1),
 });
 

@@ -1,5 +1,5 @@
 import type { Shape } from '../lease.ts';
-import { ceilSeconds, earliestVacantAt, type LeaseRecord, leadTimeS, memoryOpS, type PlanState } from '../plan-state.ts';
+import { ceilSeconds, earliestVacantAt, type LeaseRecord, leadTimeS, mayUse, memoryOpS, type PlanState } from '../plan-state.ts';
 import { earliestGangFit } from './timeline.ts';
 
 /** Work that will be preempted must run for at least this many suspends; less is not worth a start. */
@@ -28,9 +28,11 @@ export interface Fit {
   to: number;
 }
 
-/** Hosts that are up and have the lease's image. */
+/** Hosts that are up, have the lease's image, and may be used by it. */
 export function hostsWithImage(state: PlanState, record: LeaseRecord, now: number): number[] {
-  return state.hosts.flatMap((host, i) => (host.up && state.images.isAtHost(record, i, now) ? [i] : []));
+  return state.hosts.flatMap((host, i) =>
+    host.up && mayUse(state, record, i) && state.images.isAtHost(record, i, now) ? [i] : [],
+  );
 }
 
 /**

@@ -38,6 +38,8 @@ export interface SiteLease {
   /** From free hosts to VMs that answer: image, disks, boot or template. */
   leadS: number;
   operation: SiteOperation | null;
+  /** Of best effort that pays by offers: what it costs on each host that it may use. */
+  hostCosts?: Readonly<Record<string, number>> | null;
 }
 
 export interface SiteHost {
@@ -113,5 +115,6 @@ export function plannedLease(lease: SiteLease, figures: SiteFigures): Lease {
     priority: lease.priority,
     preemptible: lease.preemptible,
     bootS: lease.leadS,
+    hostCosts: lease.hostCosts == null ? null : new Map(Object.entries(lease.hostCosts)),
   };
 }
