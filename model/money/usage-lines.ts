@@ -6,7 +6,7 @@ import { meteredIntervals, meteredSums } from './metered.ts';
 
 /** Usage of one VM at one provider, or of an owner's files and ports, within an interval that no other line of it overlaps. */
 export interface UsageLine {
-  /** Names it for good: whoever reads it twice knows it. */
+  /** Names it for good: a line that is read twice is known by it. */
   id: string;
   owner: string;
   /** null: of files and ports. */
