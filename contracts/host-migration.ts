@@ -5,12 +5,22 @@ import type { DomainConfig, DomainStatus } from './domain.ts';
 
 export type ColdCopyFile = 'memory' | 'overlay' | 'data' | `extra-${number}`;
 
+/** Where a VM's new host finds what its guest wrote to its console before. */
+export interface EarlierConsole {
+  /** Of the host that the VM leaves. */
+  address: string;
+  /** Of the VM's new placement, under which that host keeps it. */
+  generation: number;
+}
+
 export interface PackColdCopy {
   vmId: VmId;
   generation: number;
   files: ColdCopyFile[];
   /** Chunks that the target has of an earlier version, and the address to read their list from. */
   cachedChunks: { address: string; chunks: number } | null;
+  /** The generation at the target, where this host is the one that the VM leaves: its console is kept for that. */
+  targetGeneration?: number;
 }
 
 export interface UnpackColdCopy {
@@ -22,6 +32,8 @@ export interface UnpackColdCopy {
   portableRecord: PortableRecord;
   /** When it was suspended; null: it has no memory, because its domain had ended. */
   suspendedSinceMs: number | null;
+  /** Absent: of a migration that an earlier version began. */
+  earlierConsole?: EarlierConsole;
 }
 
 export interface RemoveColdLeftover {
@@ -31,6 +43,8 @@ export interface RemoveColdLeftover {
   cacheFiles: ColdCopyFile[];
   /** Its disks remain here: this is its home. */
   isHome: boolean;
+  /** As in PackColdCopy. */
+  targetGeneration?: number;
 }
 
 /** What a host has of a VM that migrates. `unknown` is never a value here: a host that can't tell throws. */
@@ -67,6 +81,8 @@ export interface PrepareIncoming {
   portableRecord: PortableRecord;
   /** Its guest is paused, and comes paused. */
   paused?: boolean;
+  /** Absent: of a migration that an earlier version began. */
+  earlierConsole?: EarlierConsole;
 }
 
 export interface MigrateOut {

@@ -172,7 +172,7 @@ export interface HostActivities {
   buildTemplate(vm: VmSpec): Promise<BuiltTemplate>;
   /** Sets up a running guest: host key, user, files, swap, first commands. Returns its sshd's public key. */
   customizeVm(order: CustomizeVm): Promise<{ hostKey: string }>;
-  /** Some bytes of what the guest wrote to its serial port on this host; `conflict` when it was not started here yet. */
+  /** Some bytes of what the guest wrote to its serial port, here and before it came; `conflict` when it was not started here yet. */
   readConsole(vmId: VmId, generation: number, range: ConsoleRange): Promise<ConsolePage>;
   /**
    * Connects a client with a session in the guest: finds the guest's program, and connects to the API process that holds the

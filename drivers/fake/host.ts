@@ -16,7 +16,7 @@ import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 import { announce, bug, endDomain, type FakeRun, type FakeState } from './state.ts';
 import { createFakeStepMarks } from './step-marks.ts';
-import { createFakeStreams } from './streams.ts';
+import { createFakeConsoleHistory, createFakeStreams } from './streams.ts';
 import { createFakeTemplates } from './templates.ts';
 import { createFakeVmStore } from './vm-store.ts';
 
@@ -69,6 +69,9 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     inputs: new Map(),
     memories: new Map(),
     consoles: new Map(),
+    histories: new Map(),
+    expectedHistories: new Map(),
+    keptHistories: new Map(),
     loads: new Map(),
     unresponsive: new Set(),
     nonConverging: new Set(),
@@ -108,6 +111,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     probe: createFakeHostProbe(state, options),
     stepMarks: createFakeStepMarks(state),
     streams: createFakeStreams(state),
+    consoleHistory: createFakeConsoleHistory(state),
   };
   return {
     ...state,

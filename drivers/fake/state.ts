@@ -1,4 +1,5 @@
 import type { DiskSource, DomainConfig, DomainEnd, DomainStatus } from '../../contracts/domain.ts';
+import type { EarlierConsole } from '../../contracts/host-migration.ts';
 import type { StreamOrder } from '../../contracts/stream.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { ColdCopyPass } from '../../model/migration.ts';
@@ -106,6 +107,10 @@ export interface FakeState {
   memories: Map<string, FakeMemory>;
   /** What domains wrote to their serial ports, by path. */
   consoles: Map<string, string>;
+  /** Histories of consoles: what is here, what is expected, and what is kept for the new hosts of VMs that have left. */
+  histories: Map<string, string>;
+  expectedHistories: Map<string, EarlierConsole>;
+  keptHistories: Map<string, string>;
   /** The loads of domains, where a test sets them. */
   loads: Map<string, Partial<VmLoad>>;
   /** Domains whose agent doesn't answer. */

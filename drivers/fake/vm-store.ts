@@ -16,6 +16,8 @@ export function createFakeVmStore(state: FakeState): VmStore {
     state.memories.delete(pathsOf(vmId).memory);
     state.memories.delete(pathsOf(vmId).memoryPartial);
     state.consoles.delete(pathsOf(vmId).console);
+    state.histories.delete(vmId);
+    state.expectedHistories.delete(vmId);
     state.records.delete(vmId);
   };
   return {
@@ -50,14 +52,10 @@ export function createFakeVmStore(state: FakeState): VmStore {
       state.memories.delete(pathsOf(vmId).memoryPartial);
     },
     memoryBytes: async (vmId) => (state.memories.has(pathsOf(vmId).memory) ? fakeMemoryBytes : 0),
-    async removeConsole(vmId) {
-      if (state.domains.has(vmId)) throw bug(`removing the console of ${vmId}, which runs`);
-      state.consoles.delete(pathsOf(vmId).console);
-    },
     async readConsole(vmId, range) {
-      const text = state.consoles.get(pathsOf(vmId).console);
-      if (text === undefined) return null;
-      const all = Buffer.from(text);
+      const texts = [state.histories.get(vmId), state.consoles.get(pathsOf(vmId).console)];
+      if (texts.every((text) => text === undefined)) return null;
+      const all = Buffer.from(texts.join(''));
       const { from, to } = consoleSpan(range, all.length);
       return { from, totalBytes: all.length, bytes: all.subarray(from, to) };
     },

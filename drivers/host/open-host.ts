@@ -4,10 +4,12 @@ import { Agent } from 'undici';
 import type { readConfig } from '../../model/config.ts';
 import type { HostId } from '../../model/ids.ts';
 import type { Logger } from '../../model/log.ts';
+import { maxTailBytes } from '../../model/streams/console.ts';
 import { openDiskTool } from '../disk/disk-tool.ts';
 import { openAgentCalls } from '../guest/agent-calls.ts';
 import { openGuest } from '../guest/guest.ts';
 import { openGuestAgent } from '../guest/guest-agent.ts';
+import { openConsoleHistory } from '../guest/streams/console-history.ts';
 import { streamPortName } from '../guest/streams/guest-port.ts';
 import { openStreams } from '../guest/streams/streams.ts';
 import { readChannelState } from '../libvirt/channel-state.ts';
@@ -26,6 +28,7 @@ import { openColdCopy } from '../transfer/cold-copy.ts';
 import { openImageCache } from '../transfer/image-cache.ts';
 import { openInputFetcher } from '../transfer/input-fetcher.ts';
 import type { MachineList } from '../transfer/machine-list.ts';
+import { copyOverNfs, quickStallPolicy } from '../transfer/nfs-copy.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
 import { openHostProbe } from './host-probe.ts';
@@ -91,11 +94,20 @@ export async function openHost(
   const network = openNetwork({ address: config.BERTH_HOST_ADDRESS, firewall: guestFirewall, peers: machines.others });
   await removeIdleNetworks(network, store);
   const agent = openGuestAgent(agentCalls);
+  const consoleHistory = await openConsoleHistory({
+    root,
+    host: config.BERTH_HOST_ID,
+    pathOf: (vmId) => store.paths(vmId).console,
+    listIds: () => store.listIds(),
+    copy: (from, destination) => copyOverNfs({ ...from, destination, sizeBytes: maxTailBytes }, quickStallPolicy),
+    log,
+  });
   const streams = openStreams({
     agent,
     host: config.BERTH_HOST_ID,
     pathsOf: (domain) => store.paths(domain),
     channelState: (domain) => readChannelState(virsh, domain, streamPortName),
+    consoleHistory,
     apiUrl: config.BERTH_REPOSITORY_URL,
     log,
   });
@@ -116,6 +128,7 @@ export async function openHost(
     guest: openGuest(agent, nameservers, (domain) => store.paths(domain).identitySocket),
     stepMarks: openStepMarks(root),
     streams,
+    consoleHistory,
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,
@@ -135,6 +148,7 @@ export async function openHost(
     }),
     async close() {
       streams.close();
+      consoleHistory.close();
       virsh.close();
       agentVirsh.close();
       slowAgentVirsh.close();

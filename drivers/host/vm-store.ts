@@ -1,9 +1,9 @@
-import { mkdir, open, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
+import { mkdir, rename, rm, stat, statfs, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { consoleSpan } from '../../model/console.ts';
 import { isId, type VmId } from '../../model/ids.ts';
 import { coldBootReasons } from '../../model/vm.ts';
+import { ConsoleLog } from '../guest/streams/console-log.ts';
 import type { VmPaths, VmRecord, VmStore } from '../ports/vm-store.ts';
 import {
   allocatedBytes,
@@ -16,7 +16,6 @@ import {
   replaceAtomically,
   replaceDurably,
   requireFolderName,
-  statOrNull,
   syncFile,
   syncFolder,
 } from './files.ts';
@@ -115,19 +114,7 @@ export function openVmStore(root: string): VmStore {
       await syncFolder(folder);
     },
     memoryBytes: (vmId) => allocatedBytes(paths(vmId).memory),
-    async removeConsole(vmId) {
-      const { console } = paths(vmId);
-      for (const path of [`${console}.0`, console]) await rm(path, { force: true });
-    },
-    async readConsole(vmId, range) {
-      const { console } = paths(vmId);
-      // virtlogd starts another file when one is full, and retains the previous one.
-      const files = await Promise.all([`${console}.0`, console].map(sizeOf));
-      if (files.every(({ bytes }) => bytes === null)) return null;
-      const totalBytes = files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
-      const { from, to } = consoleSpan(range, totalBytes);
-      return { from, totalBytes, bytes: await readAcross(files, from, to) };
-    },
+    readConsole: (vmId, range) => new ConsoleLog(paths(vmId).console, '').readPage(range),
     async freeMiB() {
       const { bavail, bsize } = await statfs(root);
       return (bavail * bsize) / 2 ** 20;
@@ -176,35 +163,4 @@ export function openVmStore(root: string): VmStore {
 /** Without files that are being written. */
 async function listComplete(folder: string): Promise<string[]> {
   return (await listNames(folder)).filter((name) => !name.endsWith('.partial'));
-}
-
-interface FileSize {
-  path: string;
-  /** null where there is no such file. */
-  bytes: number | null;
-}
-
-const sizeOf = async (path: string): Promise<FileSize> => ({ path, bytes: (await statOrNull(path))?.size ?? null });
-
-/** Bytes of the concatenation of files; fewer where one of them was replaced meanwhile. */
-async function readAcross(files: FileSize[], from: number, to: number): Promise<Buffer> {
-  const found: Buffer[] = [];
-  let at = 0;
-  for (const { path, bytes } of files) {
-    const end = at + (bytes ?? 0);
-    const [first, last] = [Math.max(from, at), Math.min(to, end)];
-    if (first < last) found.push(await readPart(path, first - at, last - first));
-    at = end;
-  }
-  return Buffer.concat(found);
-}
-
-async function readPart(path: string, from: number, length: number): Promise<Buffer> {
-  const file = await open(path, 'r');
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, from);
-    return buffer.subarray(0, bytesRead);
-  } finally {
-    await file.close();
-  }
 }

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { BerthError } from '../../model/errors.ts';
 import type { NetworkRef } from '../../model/vm.ts';
+import { createKeyedSerializer } from '../host/keyed-serializer.ts';
 import { run } from '../host/run-process.ts';
 import type { HostNetwork } from '../ports/host-network.ts';
 import { bridgeName, gatewayMac, guestMtu, vxlanName, withPrefixLength } from './addressing.ts';
@@ -28,7 +29,7 @@ const entriesSchema = z.array(z.looseObject({ mac: z.string(), dst: z.string().o
 
 /** Owners' networks on this host (docs/decisions/0002). Acts on one network are serialized; all are repeatable. */
 export function openNetwork(options: NetworkOptions): HostNetwork {
-  const serialize = createKeyedSerializer();
+  const serialize = createKeyedSerializer<number>();
   // What this process has made or found complete; the kernel's links are checked before it is relied upon.
   const ensured = new Map<number, string>();
   /** The list that each network floods to, as this process has written it. */
@@ -91,21 +92,6 @@ export function openNetwork(options: NetworkOptions): HostNetwork {
           return { bridge, vni, taps: ports.filter((port) => port !== vxlanName(vni)) };
         });
     },
-  };
-}
-
-/** Runs acts with the same key one after the other. */
-function createKeyedSerializer() {
-  const last = new Map<number, Promise<unknown>>();
-  return async <T>(key: number, act: () => Promise<T>): Promise<T> => {
-    const before = last.get(key) ?? Promise.resolve();
-    const mine = before.then(act, act);
-    last.set(key, mine);
-    try {
-      return await mine;
-    } finally {
-      if (last.get(key) === mine) last.delete(key);
-    }
   };
 }
 

@@ -11,7 +11,7 @@ import type { InputFetcher } from './input-fetcher.ts';
 import type { Migrator } from './migrator.ts';
 import type { Repository } from './repository.ts';
 import type { StepMarks } from './step-marks.ts';
-import type { Streams } from './streams.ts';
+import type { ConsoleHistory, Streams } from './streams.ts';
 import type { Templates } from './templates.ts';
 import type { VmStore } from './vm-store.ts';
 
@@ -36,4 +36,5 @@ export interface HostPorts {
   probe: HostProbe;
   stepMarks: StepMarks;
   streams: Streams;
+  consoleHistory: ConsoleHistory;
 }

@@ -69,9 +69,7 @@ export interface VmStore {
   removeMemory(vmId: string): Promise<void>;
   /** The bytes that the saved memory takes on the disk; 0 where there is none. */
   memoryBytes(vmId: string): Promise<number>;
-  /** Has the console begin anew, of a VM that comes to this host again; it must not run here. */
-  removeConsole(vmId: string): Promise<void>;
-  /** Some bytes of its console's log, which is the previous file and then the current one; null where it has none. */
+  /** Some bytes of its console, which is its history, the previous file of its log and the current one; null where it has none. */
   readConsole(vmId: string, range: ConsoleRange): Promise<{ from: number; totalBytes: number; bytes: Buffer } | null>;
   /** The space that is free for this process on the disk of the VMs' folders. */
   freeMiB(): Promise<number>;

@@ -24,6 +24,9 @@ const defaultStallPolicy: StallPolicy = { pollMs: 500, stallMs: 10_000, attempts
 /** Below 1 MiB/s a network is of no use. */
 const deadlineMs = (sizeBytes: number): number => 30_000 + (sizeBytes / 2 ** 20) * 1000;
 
+/** For a file of a MiB that somebody may wait for. */
+export const quickStallPolicy: StallPolicy = { pollMs: 200, stallMs: 1500, attempts: 1 };
+
 class StalledError extends Error {}
 
 /**

@@ -105,6 +105,7 @@ export function movesContract(
           await a!.pageWriter?.start(name);
           expect(await here().migrator.observeJob(name)).toMatchObject({ active: false });
           await here().migrator.setMaxDowntime(name, 100);
+          await there().consoleHistory.expect(vm.id, { address: a!.address, generation: 2 });
           await here().migrator.migrate({ config: to, targetAddress: b!.address, deadlineMs: 60_000 });
           await expect.poll(() => here().hypervisor.status(name), { timeout: 10_000, interval: 20 }).toBeNull();
           expect(await here().migrator.observeJob(name)).toBeNull();
@@ -113,6 +114,12 @@ export function movesContract(
           await answers(there(), name);
           expect(await there().guest.bootId(name)).toBe(boot);
           expect((await b!.pageWriter?.lostPages(vm.id)) ?? []).toEqual([]);
+          const before = (await here().store.readConsole(vm.id, { last: 4096 }))!.bytes.toString();
+          expect(before).not.toBe('');
+          expect((await there().store.readConsole(vm.id, { last: 8192 }))?.bytes.toString() ?? '').not.toContain(before);
+          await here().consoleHistory.leave(vm.id, 2);
+          await there().consoleHistory.arrived(vm.id);
+          expect((await there().store.readConsole(vm.id, { last: 2 ** 17 }))!.bytes.toString()).toContain(before);
 
           const { diskMover, diskTool: disks, imageCache: images, store } = there();
           expect([...(await sourcesOf(name)).values()].map(({ kind }) => kind)).toEqual(['nfs', 'nfs']);

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { FakeHost } from '../../drivers/fake/host.ts';
+import { pathsOf } from '../../drivers/fake/state.ts';
 import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
 import type { TaskId, VmId } from '../../model/ids.ts';
 import type { ColdCopyPass, MigrationId, MigrationJob, MigrationState } from '../../model/migration.ts';
@@ -31,6 +32,9 @@ afterAll(() => site.stop());
 const week = 7 * 24 * 3600;
 const hostOf = (id: string): FakeHost => site.hosts.find((host) => host.id === id)!;
 
+/** What the guest of each VM writes to its console before it moves. */
+const firstWords = 'written before any move\n';
+
 /** A VM whose task's command runs. */
 interface Running {
   task: TaskId;
@@ -58,6 +62,7 @@ async function running(): Promise<Running> {
     return state === 'running' && (hostOf(hostId!)?.jobsStarted.get(id) ?? 0) === 1;
   });
   const { id: vm, hostId, imageId } = await row();
+  hostOf(hostId!).consoles.set(pathsOf(vm).console, firstWords);
   const cached = hostOf(hostId!).images.get(imageId!)!;
   for (const host of site.hosts) host.images.set(imageId!, { ...cached });
   const everywhere = site.hosts.map(({ id }) => ({ hostId: id, imageId: imageId! }));
@@ -140,9 +145,18 @@ async function onALane(order: Order, act: (move: Moving) => Promise<MigrationSta
   atRest.push({ ...run, moved: run.moved + (state === 'succeeded' ? 1 : 0), isHome: hostId === homeId });
 }
 
+async function expectWholeConsole(vm: VmId): Promise<void> {
+  const { hostId } = await site.ledger.vm.findUniqueOrThrow({ where: { id: vm } });
+  const { consoleHistory, store } = hostOf(hostId!).ports;
+  await site.until(`the console of ${vm} is whole`, async () => {
+    await consoleHistory.arrived(vm);
+    return (await store.readConsole(vm, { last: 1000 }))?.bytes.toString() === firstWords;
+  });
+}
+
 /**
  * The host that an undone migration has left and the one that a VM has left hold nothing of it, except that its home has
- * its disks.
+ * its disks; its console is whole where it is.
  */
 async function expectLeft({ vm }: Running): Promise<void> {
   await site.until(`only its host and its home have something of ${vm}`, async () => {
@@ -151,6 +165,7 @@ async function expectLeft({ vm }: Running): Promise<void> {
       (host) => [hostId, homeId].includes(host.id) || !host.leftovers().some((trace) => trace.includes(vm)),
     );
   });
+  await expectWholeConsole(vm);
 }
 
 test('a task’s VM moves while its command runs, there and back, and the task is not disturbed', async () => {
@@ -165,6 +180,7 @@ test('a task’s VM moves while its command runs, there and back, and the task i
   expect(await ended(workflow)).toBe('succeeded');
   expect([...move.from.domains.keys()]).toContain(move.vm);
   expect(there.leftovers().filter((trace) => trace.includes(move.vm))).toEqual([]);
+  await expectWholeConsole(move.vm);
   await finish(move);
   const event = await site.ledger.event.findFirstOrThrow({ where: { subject: move.task, type: 'berth.task.succeeded' } });
   const { usage } = event.data as unknown as { usage: { host: string }[] };

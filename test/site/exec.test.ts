@@ -58,7 +58,7 @@ async function exec(
 }
 
 /** Follows a console until `onText`, which is called with all that it has written, closes it. */
-async function watchConsole(vm: string, onText: (stream: ConsoleStream, text: string) => void): Promise<void> {
+async function watchConsole(vm: string, onText: (stream: ConsoleStream, text: string) => void, tailBytes = 200): Promise<void> {
   const { api, clientKeyFile } = here.site.ready;
   const key = (await readFile(clientKeyFile, 'utf8')).trim();
   let text = '';
@@ -66,7 +66,7 @@ async function watchConsole(vm: string, onText: (stream: ConsoleStream, text: st
     { api, key },
     {
       vm,
-      tailBytes: 200,
+      tailBytes,
       write: true,
       onOutput: async (bytes) => {
         text += Buffer.from(bytes).toString();
@@ -142,5 +142,21 @@ test('a console reads what a client types, and each line is seen once over live 
   await watched;
   await counts;
   expect(text).toContain('got typed by a client');
-  expect(text.match(/line-\d+/g)).toEqual(Array.from({ length: lines }, (_, line) => `line-${line}`));
+  const counted = Array.from({ length: lines }, (_, line) => `line-${line}`);
+  expect(text.match(/line-\d+/g)).toEqual(counted);
+
+  // Another client comes after all of that.
+  let late = '';
+  await watchConsole(
+    id,
+    (stream, seen) => {
+      late = seen;
+      if (/over\r?\n/.test(seen)) stream.close();
+    },
+    65_536,
+  );
+  expect(late).toContain('got typed by a client');
+  expect(late.match(/line-\d+/g)).toEqual(counted);
+  const page = await here.client.call<string>('GET', `/v1/vms/${id}/console?tail=65536`);
+  expect(String(page.body).match(/line-\d+/g)).toEqual(counted);
 });

@@ -10,6 +10,7 @@ import {
   abortReason,
   atSource,
   atTarget,
+  earlierConsoleOf,
   type MigrationAttempt,
   type MigrationOutcome,
   type MigrationRun,
@@ -147,13 +148,15 @@ async function copyCold(run: MigrationRun, portableRecord: PortableRecord, chunk
   const disks = route.home.id === route.from.id ? [] : diskFiles(run);
   const copy = new ColdCopyProgress(run, (files.length > 0 ? 1 : 0) + (disks.length > 0 ? 1 : 0));
   const order = { vmId, generation: route.sourceGeneration, cachedChunks: { address: route.to.address, chunks } };
-  const packed = files.length === 0 ? null : await copy.pack(source, route.from.address, { ...order, files });
+  const targetGeneration = route.vm.generation;
+  const packed = files.length === 0 ? null : await copy.pack(source, route.from.address, { ...order, files, targetGeneration });
   if (disks.length > 0) await copy.pack(onHost(route.home.id, pace, 'throw'), route.home.address, { ...order, files: disks });
   await copy.unpack(target, {
     vm: atTarget(run),
     diskHostAddress: diskHostAddress(run),
     portableRecord,
     suspendedSinceMs: route.ended === true ? null : (packed?.sinceMs ?? Date.now()),
+    earlierConsole: earlierConsoleOf(run),
   });
   return copy.packs.reduce((sum, { bytes }) => sum + bytes, 0);
 }
@@ -180,6 +183,7 @@ function leftoverAtSource(run: MigrationRun): RemoveColdLeftover {
     generation: route.sourceGeneration,
     cacheFiles: sourceFiles(run),
     isHome: isHome && !moveDisk,
+    targetGeneration: route.vm.generation,
   };
 }
 

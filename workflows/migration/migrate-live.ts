@@ -4,7 +4,7 @@ import { convergencePolicyFor, type MigrationJob } from '../../model/migration.t
 import { onHost } from '../durable/activity-proxies.ts';
 import { taskErrorOf } from '../durable/failure.ts';
 import { persistForever } from '../durable/retry-forever.ts';
-import { abortReason, type MigrationAttempt, type MigrationRun, mib, noTransfer } from './migration-run.ts';
+import { abortReason, earlierConsoleOf, type MigrationAttempt, type MigrationRun, mib, noTransfer } from './migration-run.ts';
 import { type PhaseRow, splitSwitch, trackPhase } from './phases.ts';
 import { prepareTarget, runPrepare } from './prepare.ts';
 import { withProgressReports } from './progress-reports.ts';
@@ -46,7 +46,8 @@ async function prepareLive(run: MigrationRun) {
   const target = onHost(route.to.id, pace, 'throw');
   const portableRecord = await prepareTarget(run);
   const diskHostAddress = route.home.id === route.to.id ? null : route.home.address;
-  return target.prepareIncoming({ vm: route.vm, diskHostAddress, portableRecord, paused: route.paused === true });
+  const earlierConsole = earlierConsoleOf(run);
+  return target.prepareIncoming({ vm: route.vm, diskHostAddress, portableRecord, paused: route.paused === true, earlierConsole });
 }
 
 /** Copies the memory and hands over, with progress reports. */

@@ -1,6 +1,6 @@
 import type { CancellationScope } from '@temporalio/workflow';
 import type { HostActivities } from '../../contracts/host.ts';
-import type { MigrateOutResult } from '../../contracts/host-migration.ts';
+import type { EarlierConsole, MigrateOutResult } from '../../contracts/host-migration.ts';
 import type { LedgerActivities, MigrationRoute } from '../../contracts/ledger.ts';
 import type { VmId } from '../../model/ids.ts';
 import type { MigrationId, PhaseEntry } from '../../model/migration.ts';
@@ -54,6 +54,12 @@ export const atSource = ({ route }: MigrationRun): VmSpec => ({
 export const atTarget = ({ route, moveDisk }: MigrationRun): VmSpec => ({
   ...route.vm,
   home: moveDisk ? route.to.id : route.home.id,
+});
+
+/** Where the target finds what the guest has written to its console so far. */
+export const earlierConsoleOf = ({ route }: MigrationRun): EarlierConsole => ({
+  address: route.from.address,
+  generation: route.vm.generation,
 });
 
 export function abortReason(root: CancellationScope, error: unknown): TaskError {

@@ -20,24 +20,26 @@ export const observeColdCopy = ({ coldCopy }: HostPorts, vmId: VmId): Promise<Co
 
 /** Packs files of a VM that doesn't run into one file for its target: without the chunks that the target has, compressed. */
 export async function packColdCopy(ports: HostPorts, request: PackColdCopy) {
-  const { coldCopy, store } = ports;
-  const { vmId, generation, files, cachedChunks } = request;
+  const { coldCopy, store, consoleHistory } = ports;
+  const { vmId, generation, files, cachedChunks, targetGeneration } = request;
   await requireNoDomain(ports, vmId, 'in-use', 'packing');
   const record = await store.read(vmId);
   if (record === null) throw staleGeneration(vmId, generation, 'no record is here', 'packing');
   refuseStale(record, vmId, generation, 'packing');
   if (files.includes('memory') && record.suspended?.complete !== true)
     throw new BerthError('conflict', `packing ${vmId}: its memory isn't saved here`);
+  if (targetGeneration !== undefined) await consoleHistory.leave(vmId, targetGeneration);
   return { ...(await coldCopy.pack(vmId, files, cachedChunks)), sinceMs: record.suspended?.sinceMs ?? null };
 }
 
 /** Makes the VM a suspended one of this host, or one without a domain, from its packs. Nothing runs here before its next step. */
 export async function unpackColdCopy(ports: HostPorts, request: UnpackColdCopy, record: VmRecord): Promise<void> {
-  const { coldCopy, store } = ports;
-  const { vm, packs, portableRecord, suspendedSinceMs: sinceMs, diskHostAddress } = request;
+  const { coldCopy, store, consoleHistory } = ports;
+  const { vm, packs, portableRecord, suspendedSinceMs: sinceMs, diskHostAddress, earlierConsole = null } = request;
   if (record.suspended?.complete === true) return;
   await requireNoDomain(ports, vm.id, 'conflict', 'unpacking');
   await domainConfig(ports, vm, diskHostAddress);
+  await consoleHistory.expect(vm.id, earlierConsole);
   for (const pack of packs) await coldCopy.unpack(vm.id, pack);
   const suspended = sinceMs === null ? null : { sinceMs, complete: true };
   await store.writeDurably({ ...record, ...portableRecord, flushed: false, suspended });
@@ -70,9 +72,10 @@ export async function resolveRestore(
  * a previous version where that is requested.
  */
 export async function removeColdLeftover(ports: HostPorts, request: RemoveColdLeftover, record: VmRecord | null): Promise<void> {
-  const { coldCopy, store } = ports;
-  const { vmId, generation, cacheFiles, isHome } = request;
+  const { coldCopy, store, consoleHistory } = ports;
+  const { vmId, generation, cacheFiles, isHome, targetGeneration = null } = request;
   await requireNoDomain(ports, vmId, 'in-use', 'removing what is left of');
+  if (record !== null) await consoleHistory.leave(vmId, targetGeneration);
   // The record first: from here on no attempt restores from the files on this host.
   if (record !== null)
     await store.writeDurably({ ...record, generation: Math.max(generation, record.generation), suspended: null });

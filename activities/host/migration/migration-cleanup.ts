@@ -25,6 +25,7 @@ export async function removeLeftover(
   isHome: boolean,
   record: VmRecord | null,
 ): Promise<void> {
+  if (record !== null) await ports.consoleHistory.leave(vmId, record.departureGeneration);
   if (!isHome) return removeDisks(ports, vmId, generation, record);
   if (record !== null && record.generation < generation) await ports.store.writeDurably({ ...record, generation });
 }

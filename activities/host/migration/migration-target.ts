@@ -11,8 +11,8 @@ import { describeDomain, requireNoDomain } from '../vm/domain-state.ts';
 
 /** The record, the network and the console's folder at the target; returns the domain as this host is to run it. */
 export async function prepareIncoming(ports: HostPorts, request: PrepareIncoming, record: VmRecord): Promise<DomainConfig> {
-  const { store, imageCache } = ports;
-  const { vm, diskHostAddress, portableRecord } = request;
+  const { store, imageCache, consoleHistory } = ports;
+  const { vm, diskHostAddress, portableRecord, earlierConsole = null } = request;
   await requireNoDomain(ports, vm.id, 'conflict', 'preparing the migration of');
   if ((await imageCache.find(vm.image.id)) === null)
     throw new BerthError(
@@ -20,8 +20,7 @@ export async function prepareIncoming(ports: HostPorts, request: PrepareIncoming
       `preparing the migration of ${vm.id}: its image ${vm.image.name} left this host's cache`,
     );
   const config = await domainConfig(ports, vm, diskHostAddress);
-  // What it wrote here before it left is older than what clients have of it by now.
-  await store.removeConsole(vm.id);
+  await consoleHistory.expect(vm.id, earlierConsole);
   await store.writeDurably({ ...record, ...portableRecord, flushed: false, arrivedPaused: request.paused === true });
   return config;
 }

@@ -79,11 +79,13 @@ class Viewer {
   readonly #socket: WebSocket;
   readonly #log: ConsoleLog;
   readonly #port: Port;
+  readonly #arrived: () => Promise<void>;
 
-  constructor(socket: WebSocket, log: ConsoleLog, port: Port) {
+  constructor(socket: WebSocket, log: ConsoleLog, port: Port, arrived: () => Promise<void>) {
     this.#socket = socket;
     this.#log = log;
     this.#port = port;
+    this.#arrived = arrived;
   }
 
   report(writing: boolean): void {
@@ -95,6 +97,7 @@ class Viewer {
   /** Sends the log as it grows, to its end when the domain has ended. */
   async follow({ place, tailBytes }: FollowOrder): Promise<void> {
     let reported: ConsolePlace | null = null;
+    if (place === null || !(await this.#log.has(place))) await this.#arrived();
     for (let next = place; this.#socket.readyState === this.#socket.OPEN; ) {
       const ended = this.#port.ended;
       const part = this.#socket.bufferedAmount > unsentBytes ? null : await this.#log.read(next, tailBytes);
@@ -122,6 +125,8 @@ interface ConsolesOptions {
   host: string;
   pathsOf: (domain: string) => { console: string; consoleSocket: string };
   note: (about: { domain: string; why: string }) => void;
+  /** Resolves when the history of a console is here, or is not to be had in a moment. */
+  arrived: (domain: string) => Promise<void>;
   /** Told of what a listener throws. */
   onBug: (error: unknown) => void;
 }
@@ -137,9 +142,9 @@ export class Consoles {
 
   /** Serves a connection of the API, of which nothing was read yet. */
   serve(domain: string, socket: WebSocket): void {
-    const { host, pathsOf, note, onBug } = this.#options;
+    const { host, pathsOf, note, arrived, onBug } = this.#options;
     const port = this.#portOf(domain);
-    const viewer = new Viewer(socket, new ConsoleLog(pathsOf(domain).console, host), port);
+    const viewer = new Viewer(socket, new ConsoleLog(pathsOf(domain).console, host), port, () => arrived(domain));
     port.viewers.add(viewer);
     let follows = false;
     takeMessages(socket, {

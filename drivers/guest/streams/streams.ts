@@ -8,7 +8,7 @@ import { keepAlive } from '../../../model/streams/keep-alive.ts';
 import { endSocket, InvalidMessage, takeMessages } from '../../../model/streams/messages.ts';
 import { messageOf } from '../../host/files.ts';
 import type { ChannelState } from '../../libvirt/channel-state.ts';
-import type { Streams } from '../../ports/streams.ts';
+import type { ConsoleHistory, Streams } from '../../ports/streams.ts';
 import type { GuestAgent } from '../guest-agent.ts';
 import { runByAgent } from './agent-session.ts';
 import { Consoles } from './consoles.ts';
@@ -19,6 +19,7 @@ interface StreamsOptions {
   host: string;
   pathsOf: (domain: string) => { streamSocket: string; console: string; consoleSocket: string };
   channelState: (domain: string) => Promise<ChannelState>;
+  consoleHistory: Pick<ConsoleHistory, 'arrived'>;
   /** Where the API is, for orders that don't say. */
   apiUrl: string;
   log: Logger;
@@ -40,12 +41,12 @@ const unsentBytes = 2 * 2 ** 20;
 
 /** Connects sessions of guests with the API, to which this host connects: nothing connects into it. */
 export function openStreams(options: StreamsOptions): Streams & { close(): void } {
-  const { host, pathsOf, channelState, log } = options;
+  const { host, pathsOf, channelState, consoleHistory, log } = options;
   const ports = new Map<string, Promise<GuestPort>>();
   const open = new Map<WebSocket, string>();
   const note = (about: { domain: string; why: string }) => log.info(about, "a client's connection to a guest has ended");
   const onBug = (error: unknown): void => log.error({ err: error }, 'a message of the API was not handled');
-  const consoles = new Consoles({ host, pathsOf, note, onBug });
+  const consoles = new Consoles({ host, pathsOf, note, arrived: (domain) => consoleHistory.arrived(domain), onBug });
 
   /** The one connection to a guest that all its clients share. */
   async function portOf(domain: string): Promise<GuestPort> {

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { ConsoleLog } from '../../../../drivers/guest/streams/console-log.ts';
 import { Consoles } from '../../../../drivers/guest/streams/consoles.ts';
+import { encodeSegments } from '../../../../drivers/guest/streams/earlier-console.ts';
 import type { ConsolePlace } from '../../../../model/streams/console.ts';
 
 let folder: string;
@@ -55,17 +56,81 @@ describe('a console log', () => {
   });
 });
 
+describe('a console log with a history', () => {
+  const segments = [
+    { file: 'host2.5.5', at: 100, bytes: Buffer.from('one ') },
+    { file: 'host3.6.6', at: 0, bytes: Buffer.from('two ') },
+  ];
+  const log = () => new ConsoleLog(path, 'host1');
+  beforeEach(() => {
+    writeFileSync(`${path}.earlier`, encodeSegments(segments));
+    writeFileSync(path, 'three');
+  });
+
+  test.each([
+    [null, 7, 'o three'],
+    [null, 1000, 'one two three'],
+    [{ file: 'host2.5.5', at: 102 }, 0, 'e two three'],
+    [{ file: 'host2.5.5', at: 104 }, 0, 'two three'],
+    [{ file: 'host2.5.5', at: 7 }, 0, 'one two three'],
+    [{ file: 'host3.6.6', at: 4 }, 0, 'three'],
+    [{ file: 'host4.7.7', at: 4 }, 0, 'one two three'],
+  ])('goes on at %j, or with the last %i bytes, with %s', async (place, tail, text) => {
+    expect((await readAll(log(), place, tail)).text).toBe(text);
+  });
+
+  test.each([
+    [{ last: 7 }, 6, 'o three'],
+    [{ from: 2, bytes: 4 }, 2, 'e tw'],
+    [{ from: 20, bytes: 4 }, 13, ''],
+  ])('has the page %j', async (range, from, text) => {
+    const page = (await log().readPage(range))!;
+    expect([page.from, page.totalBytes, page.bytes.toString()]).toEqual([from, 13, text]);
+  });
+
+  test('becomes a history itself, of a MiB and 64 parts at most', async () => {
+    const packed = await log().pack();
+    writeFileSync(`${path}.earlier`, packed);
+    rmSync(path);
+    expect((await readAll(log(), { file: 'host2.5.5', at: 103 })).text).toBe(' two three');
+    writeFileSync(path, 'x'.repeat(3 * 2 ** 20));
+    expect((await log().pack()).length).toBeLessThan(2 ** 20 + 200);
+    const many = Array.from({ length: 100 }, (_, n) => ({ file: `${'h'.repeat(60)}${n}`, at: n, bytes: Buffer.from(`${n} `) }));
+    writeFileSync(`${path}.earlier`, encodeSegments(many));
+    rmSync(path);
+    const all = await readAll(log(), null);
+    expect(all.text).toBe(
+      many
+        .slice(36)
+        .map(({ bytes }) => bytes.toString())
+        .join(''),
+    );
+    expect(await log().has({ file: many[36]!.file, at: 0 })).toBe(true);
+  });
+
+  test.each(['', 'no header', '{}\n', '{"segments":[{"file":"../x","at":0,"bytes":1}]}\na', '{"segments":[]}\nmore', '[\n'])(
+    'that is damaged (%j) is as good as none',
+    async (content) => {
+      writeFileSync(`${path}.earlier`, content);
+      expect((await readAll(log(), null)).text).toBe('three');
+    },
+  );
+});
+
 describe('the console of a guest', () => {
   const domain = 'vm';
   let qemu: Server;
   let typed: string;
   let guest: Socket | null;
   let api: WebSocketServer;
+  /** What came before is here. */
+  let arriving: Promise<void>;
   const clients: WebSocket[] = [];
 
   beforeEach(async () => {
     typed = '';
     guest = null;
+    arriving = Promise.resolve();
     qemu = createServer((socket) => {
       guest = socket;
       socket.on('data', (bytes) => {
@@ -77,6 +142,7 @@ describe('the console of a guest', () => {
       host: 'host1',
       pathsOf: () => ({ console: path, consoleSocket: join(folder, 'tty') }),
       note: () => undefined,
+      arrived: () => arriving,
       onBug: (error) => {
         throw error;
       },
@@ -92,7 +158,7 @@ describe('the console of a guest', () => {
     qemu.close();
   });
 
-  async function connect(write: boolean) {
+  async function connect(write: boolean, place: ConsolePlace | null = null) {
     const { port } = api.address() as { port: number };
     const socket = new WebSocket(`ws://127.0.0.1:${port}`);
     clients.push(socket);
@@ -108,7 +174,7 @@ describe('the console of a guest', () => {
       seen.closed = code;
     });
     await once(socket, 'open');
-    socket.send(JSON.stringify({ place: null, tailBytes: 100, write }));
+    socket.send(JSON.stringify({ place, tailBytes: 100, write }));
     return { socket, seen };
   }
 
@@ -127,6 +193,22 @@ describe('the console of a guest', () => {
     appendFileSync(path, 'login: ');
     const all = [first, viewer, second];
     await expect.poll(() => all.map(({ seen }) => seen.text)).toEqual(['login: ', 'login: ', 'login: ']);
+  });
+
+  test('is shown with its history, for which a client waits that does not have it', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    arriving = promise;
+    writeFileSync(path, 'written here');
+    const [fresh, moved] = [await connect(false), await connect(false, { file: 'host2.5.5', at: 9 })];
+    const place = (await new ConsoleLog(path, 'host1').read(null, 100))!.from;
+    const known = await connect(false, { ...place, at: 8 });
+    await expect.poll(() => known.seen.text).toBe('here');
+    expect([fresh.seen.text, moved.seen.text]).toEqual(['', '']);
+    writeFileSync(`${path}.earlier`, encodeSegments([{ file: 'host2.5.5', at: 2, bytes: Buffer.from('at home, and then ') }]));
+    resolve();
+    await expect
+      .poll(() => [fresh.seen.text, moved.seen.text])
+      .toEqual(['at home, and then written here', ', and then written here']);
   });
 
   test('is cut off from a client that takes the keyboard again and again and reads nothing', async () => {
