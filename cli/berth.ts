@@ -1,5 +1,6 @@
 import { CommanderError } from 'commander';
 import { CommandError, readConnection, UsageError } from './client.ts';
+import { printableLines } from './output.ts';
 import { createProgram } from './program.ts';
 
 /** The command `berth`. infra/cli-package bundles it; its exit codes are in `berth --help`. */
@@ -24,7 +25,7 @@ async function main(): Promise<void> {
       process.exitCode = error.exitCode === 0 ? 0 : 2;
       return;
     }
-    process.stderr.write(`berth: ${error.message}\n`);
+    process.stderr.write(`berth: ${printableLines(error.message)}\n`);
     // Errors of the operating system have a code, and say what they need to; the rest is a bug.
     if (!(error instanceof CommandError || 'code' in error)) process.stderr.write(`${error.stack}\n`);
     process.exitCode = error instanceof UsageError ? 2 : 1;

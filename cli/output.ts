@@ -12,21 +12,52 @@ export function print(output: Output, text: string): void {
   output.out.write(`${text}\n`);
 }
 
+/** What bytes are written to has ended. */
+export class ReaderEndedError extends Error {}
+
 /** Bytes as they are; returns when the reader has taken enough of them, so that a slow one does not fill the memory. */
 export async function writeBytes(out: Writable, bytes: Uint8Array): Promise<void> {
-  if (!out.write(bytes)) await once(out, 'drain');
+  if (out.write(bytes)) return;
+  const over = new AbortController();
+  const { signal } = over;
+  const ended = async (): Promise<never> => {
+    if (!out.destroyed) await once(out, 'close', { signal }).catch(() => undefined);
+    throw new ReaderEndedError('what reads it has ended');
+  };
+  try {
+    // One that has ended takes nothing any more, and does not always say so again.
+    await Promise.race([once(out, 'drain', { signal }).catch(ended), ended()]);
+  } finally {
+    over.abort();
+  }
 }
 
-/** Replaces control characters: one that somebody put into a name must not reach the terminal. */
+/** Replaces control characters, and those that change a text's direction: what somebody put into a name must not reach the terminal. */
 function printable(value: unknown): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is replaced
-  return String(value ?? '-').replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+  return String(value ?? '-').replaceAll(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '?');
+}
+
+/** A message of several lines, of which a guest or another client may have written a part. */
+export const printableLines = (text: string): string => text.split('\n').map(printable).join('\n');
+
+/** For people, beside what is printed. */
+export function printNote({ err }: Output, text: string): void {
+  err.write(`berth: ${printableLines(text)}\n`);
+}
+
+/** As JSON.stringify, without the control characters that it leaves. */
+function jsonOf(value: unknown): string {
+  return JSON.stringify(value, null, 2).replaceAll(
+    /[\u007f-\u009f]/g,
+    (character) => `\\u00${character.charCodeAt(0).toString(16)}`,
+  );
 }
 
 /** Rows as a table, or as a JSON array. */
 export function printRows<T>(output: Output, rows: T[], columns: Record<string, (row: T) => unknown>): void {
   if (output.json) {
-    print(output, JSON.stringify(rows, null, 2));
+    print(output, jsonOf(rows));
     return;
   }
   const table = [
@@ -47,7 +78,7 @@ export function printRows<T>(output: Output, rows: T[], columns: Record<string, 
 /** One resource: a line for each field, or JSON. */
 export function printOne(output: Output, value: object): void {
   if (output.json) {
-    print(output, JSON.stringify(value, null, 2));
+    print(output, jsonOf(value));
     return;
   }
   const fields = Object.entries(value).filter(([, field]) => field !== null && field !== undefined);

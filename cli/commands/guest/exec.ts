@@ -5,7 +5,7 @@ import { exitCodeOf, type StreamStatus } from '../../../model/streams/channels.t
 import { CommandError, type Session, UsageError } from '../../client.ts';
 import { resolveTask, resolveVm } from '../../names.ts';
 import { collect, wholeNumber } from '../../options.ts';
-import { writeBytes } from '../../output.ts';
+import { printNote, writeBytes } from '../../output.ts';
 import { Stream } from '../../streams/stream.ts';
 import { withRawTerminal, withTerminalSize } from '../../streams/terminal.ts';
 
@@ -103,7 +103,7 @@ Examples:
         process.exitCode = exitOf(status);
       } catch (error) {
         if (!(error instanceof CommandError)) throw error;
-        err.write(`berth: ${error.message}\n`);
+        printNote(output(), error.message);
         process.exitCode = lostExitCode;
       } finally {
         // What waits for more input would keep the process.
