@@ -8,7 +8,7 @@ import type { Command } from 'commander';
 import { CommandError, type Connection, callJson, type Session, UsageError } from '../../client.ts';
 import { resolveVm } from '../../names.ts';
 import { wholeNumber } from '../../options.ts';
-import { type Output, print, writeBytes } from '../../output.ts';
+import { type Output, print, printNote, writeBytes } from '../../output.ts';
 import { Stream, type StreamOptions } from '../../streams/stream.ts';
 
 const sshPort = 22;
@@ -36,7 +36,7 @@ const forwardOf = (
 ): Stream =>
   new Stream(connection, { path: `/v1/vms/${encodeURIComponent(vm)}/forward`, query: [['port', String(port)]], input, onOutput });
 
-/** One connection to a local port: it ends when either end does. */
+/** One connection to a local port. One half of it may end before the other: a client that has sent all gets the rest of its answer. */
 async function serve(connection: Connection, output: Output, vm: string, port: number, socket: Socket): Promise<void> {
   const stream = forwardOf(connection, vm, port, socket, (_, bytes) => writeBytes(socket, bytes));
   socket.once('close', () => stream.close());
@@ -46,13 +46,16 @@ async function serve(connection: Connection, output: Output, vm: string, port: n
     socket.end();
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    output.err.write(`berth: port ${port}: ${error.message}\n`);
+    printNote(output, `port ${port}: ${error.message}`);
     socket.destroy();
   }
 }
 
 async function listen(connection: Connection, output: Output, vm: string, { local, remote }: Ports): Promise<void> {
-  const server = createServer({ pauseOnConnect: true }, (socket) => void serve(connection, output, vm, remote, socket));
+  const server = createServer(
+    { pauseOnConnect: true, allowHalfOpen: true },
+    (socket) => void serve(connection, output, vm, remote, socket),
+  );
   server.listen(local, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as { port: number };
