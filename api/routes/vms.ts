@@ -192,7 +192,7 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
       id: 'readConsole',
       tag: 'vms',
       summary: "Read a VM's console",
-      description: `What its guest wrote to its serial port on its present host, of which the last 2 to 4 MiB are kept. One answer has at most ${consolePageBytes} bytes; a \`Range\` of one interval reads any other part.`,
+      description: `What its guest wrote to its serial port: the last 2 to 4 MiB on its present host, and before them the last MiB of what it wrote elsewhere. One answer has at most ${consolePageBytes} bytes; a \`Range\` of one interval reads any other part.`,
       access: 'client',
       params: Id,
       query: ConsoleQuery,

@@ -27,8 +27,8 @@ const drainPollMs = 20;
 const final: ReadonlySet<ErrorCode> = new Set(['not-found', 'forbidden', 'bad-request']);
 
 /**
- * Passes a VM's console on between a client and the VM's host. It knows which bytes the client has by their place in the host's log, so
- * that after a lost connection they go on there; at another host, with what the guest has written there.
+ * Passes a VM's console on between a client and the VM's host. It knows which bytes the client has by their place in a host's log, so
+ * that after a lost connection they go on there, also at another host, where that log is a part of the console's history.
  */
 export class ConsoleRelay {
   readonly #options: ConsoleRelayOptions;

@@ -1,7 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { buffer } from 'node:stream/consumers';
-import { setTimeout as pause } from 'node:timers/promises';
 import { type Command, Option } from 'commander';
 import {
   CallError,
@@ -91,35 +89,27 @@ const getVm = (connection: Connection, id: string): Promise<Vm> => callJson<Vm>(
 const waitUntil = (connection: Connection, id: string, isDone: (vm: Vm) => boolean): Promise<Vm> =>
   poll(() => getVm(connection, id), isDone, pollMs);
 
-/** One range of the console: its bytes, and where the next ones will be. Null: there are none of that range yet. */
-async function readConsole(connection: Connection, id: string, range: string): Promise<{ bytes: Buffer; next: number } | null> {
+/** The end of the console, also of a VM that does not run. */
+async function copyConsole(connection: Connection, output: Output, id: string, tail: number): Promise<void> {
   try {
-    const headers = { range: `bytes=${range}` };
+    const headers = { range: `bytes=-${tail}` };
     const response = await withRetry(() => call(connection, vmPath(id, '/console'), { headers }));
-    const bytes = await buffer(response.body);
-    const first = /^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1];
-    return { bytes, next: Number(first) + bytes.length };
+    for await (const bytes of response.body as AsyncIterable<Uint8Array>) await writeBytes(output.out, bytes);
   } catch (error) {
-    if (error instanceof CallError && error.status === 416) return null;
-    throw error;
+    // There is nothing of it yet.
+    if (!(error instanceof CallError && error.status === 416)) throw error;
   }
 }
 
-async function copyConsole(
-  connection: Connection,
-  output: Output,
-  id: string,
-  { tail, follow }: { tail: number; follow?: boolean },
-): Promise<void> {
-  let range = `-${tail}`;
-  for (;;) {
-    const part = await readConsole(connection, id, range);
-    if (part !== null) {
-      await writeBytes(output.out, part.bytes);
-      range = `${part.next}-`;
-    }
-    if (!follow) return;
-    if (part === null) await pause(pollMs);
+/** As it is written, wherever the VM moves. @returns false: it does not run */
+async function followConsole(connection: Connection, { out }: Output, vm: string, tail: number): Promise<boolean> {
+  const onOutput = (bytes: Uint8Array) => writeBytes(out, bytes);
+  try {
+    await new ConsoleStream(connection, { vm, tailBytes: tail, write: false, onOutput, onWriting: () => undefined }).run();
+    return true;
+  } catch (error) {
+    if (error instanceof CallError && error.status === 409) return false;
+    throw error;
   }
 }
 
@@ -241,7 +231,9 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .addHelpText('after', '\nExamples:\n  berth vms console web --follow\n  berth vms console -i web')
     .action(async (which: string, options: { tail: number; follow?: boolean; interactive?: boolean }) => {
       const id = await resolveVm(connect(), which);
-      await (options.interactive ? useConsole(connect(), output(), id, options) : copyConsole(connect(), output(), id, options));
+      if (options.interactive) return useConsole(connect(), output(), id, options);
+      if (options.follow && (await followConsole(connect(), output(), id, options.tail))) return;
+      await copyConsole(connect(), output(), id, options.tail);
     });
 
   for (const name of ['pause', 'resume', 'suspend', 'restore', 'reboot'])
