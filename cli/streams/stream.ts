@@ -46,8 +46,8 @@ export class Stream {
 
   /** Runs the session to its end. Throws CallError where it can't begin, CommandError where it was lost. */
   async run(): Promise<StreamStatus> {
-    await this.#connect();
     this.#readInput();
+    await this.#connect();
     return this.#ended.promise;
   }
 
@@ -125,9 +125,11 @@ export class Stream {
     if (this.#inputEnded && this.#sent === this.#input.end) this.#send(channels.close, Buffer.from([channels.stdin]));
   }
 
+  /** From the session's beginning on, which may come with the answer that opens the connection. */
   #readInput(): void {
     const { input } = this.#options;
     if (input === null) return;
+    input.pause();
     input.on('data', (chunk: Buffer) => {
       this.#input.push(chunk);
       this.#sendInput();
