@@ -4,7 +4,7 @@ import { ConsoleState } from '../../model/streams/console.ts';
 import { InputQueue } from '../../model/streams/input-queue.ts';
 import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
-import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
+import { connectAgain, endConnection, normalClose, openSocket, socketUrl } from './socket.ts';
 
 interface ConsoleStreamOptions {
   vm: string;
@@ -36,8 +36,13 @@ export class ConsoleStream {
   }
 
   async run(): Promise<void> {
-    await this.#connect();
-    await this.#ended.promise;
+    try {
+      await this.#connect();
+      await this.#ended.promise;
+    } catch (error) {
+      endConnection(this.#socket);
+      throw error;
+    }
   }
 
   /** What is typed while the connection is lost is sent over the next one. */

@@ -81,6 +81,12 @@ export async function openSocket({ api, key }: Connection, url: URL, events: Con
   return socket;
 }
 
+/** After an error here: the session ends in the guest as well, and what still comes is dropped. */
+export function endConnection(socket: WebSocket | null): void {
+  socket?.close(normalClose);
+  socket?.resume();
+}
+
 /** Connects again after a loss, for as long as what is connected to is kept. */
 export async function connectAgain(connect: () => Promise<void>): Promise<void> {
   const untilMs = performance.now() + resumableMs;

@@ -6,7 +6,7 @@ import { inputWindowBytes, payloadBytes } from '../../model/streams/frames.ts';
 import { InputBuffer } from '../../model/streams/input-buffer.ts';
 import { parseMessage } from '../../model/streams/messages.ts';
 import { CommandError, type Connection } from '../client.ts';
-import { connectAgain, normalClose, openSocket, socketUrl } from './socket.ts';
+import { connectAgain, endConnection, normalClose, openSocket, socketUrl } from './socket.ts';
 
 const ControlState = z.union([SessionState, InputRead]);
 
@@ -47,8 +47,13 @@ export class Stream {
   /** Runs the session to its end. Throws CallError where it can't begin, CommandError where it was lost. */
   async run(): Promise<StreamStatus> {
     this.#readInput();
-    await this.#connect();
-    return this.#ended.promise;
+    try {
+      await this.#connect();
+      return await this.#ended.promise;
+    } catch (error) {
+      endConnection(this.#socket);
+      throw error;
+    }
   }
 
   resize(rows: number, cols: number): void {
