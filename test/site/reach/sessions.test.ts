@@ -13,6 +13,7 @@ const sessions = 100;
 const rounds = 8;
 /** After which a process has made what it keeps, and V8 the heap that it works in. */
 const settledRounds = 4;
+const portClosedMs = 10_000;
 /** That begin in the same moment. */
 const atOnce = 20;
 
@@ -92,17 +93,19 @@ test(`${sessions} sessions at once on one host each have their own input, output
     await expect(open(vms[0]!, sessions).begun).rejects.toThrow(/rate-limited/);
     const answers = await Promise.all(all.map((one) => one.answer()));
     expect(answers).toEqual(all.map((_, n) => `ready, got line ${n}, 7`));
-    // A guest's port is closed some seconds after its last session.
-    await expect
-      .poll(async () => (await useOf('host1/worker')).descriptors, { timeout: 30_000 })
-      .toBeLessThanOrEqual(before[0]!.descriptors + 2);
+    // A guest's port is closed some seconds after its last session. The first round starts what is kept, such as virsh processes.
+    if (after.length === 0) await delay(portClosedMs);
+    else
+      await expect
+        .poll(async () => (await useOf('host1/worker')).descriptors, { timeout: 30_000 })
+        .toBeLessThanOrEqual(after[0]![0]!.descriptors + 2);
     await delay(1000);
     after.push(await Promise.all(workers.map(useOf)));
   }
   for (const [index, worker] of workers.entries()) {
     const uses = [before[index]!, ...after.map((each) => each[index]!)];
     console.log(`${worker}: ${uses.map(({ descriptors, rssMiB }) => `${descriptors} descriptors, ${rssMiB} MiB`).join('; ')}`);
-    expect(uses.at(-1)!.descriptors).toBeLessThanOrEqual(uses[0]!.descriptors + 2);
+    expect(uses.at(-1)!.descriptors).toBeLessThanOrEqual(uses[1]!.descriptors + 2);
     // What one round has left would be there again after each.
     expect(uses.at(-1)!.rssMiB).toBeLessThan(Math.max(...uses.slice(0, settledRounds + 1).map(({ rssMiB }) => rssMiB)) + 25);
   }
