@@ -50,12 +50,20 @@ export const mutations: readonly Mutation[] = [
   {
     guarantee: 'nothing is left behind: an undo is registered before its act',
     file: 'workflows/durable/saga.ts',
-    find: 'if (undo !== undefined) this.#undos.push({ step: name, undo });\n    return act();',
-    replace:
-      'const result = await act();\n    if (undo !== undefined) this.#undos.push({ step: name, undo });\n    return result;',
+    find: 'if (undo !== undefined) this.register(name, undo);\n    return act();',
+    replace: 'const result = await act();\n    if (undo !== undefined) this.register(name, undo);\n    return result;',
     project: 'sagas',
     test: 'sagas/fault-matrix.test.ts',
     only: 'stageIn 1',
+  },
+  {
+    guarantee: 'nothing is left behind by an earlier workflow of a task either',
+    file: 'workflows/task/run-task.ts',
+    find: "if (task.state !== 'queued' && patched('earlier-workflow-removal')) removeWhatWasStaged(nodes);",
+    replace: '',
+    project: 'sagas',
+    test: 'sagas/fault-matrix.test.ts',
+    only: 'recordImageCached 1, started again',
   },
   {
     guarantee: 'a task whose steps fail for a moment succeeds',

@@ -3,7 +3,7 @@ import { workflowId } from '../../model/temporal.ts';
 import { cleanRun, forward, lastCancellable } from './clean-run.ts';
 import { expectEmptySite, expectEverythingOrNothing, rowsOf } from './everything-or-nothing.ts';
 import { type FakeSite, openFakeSite } from './fake-site.ts';
-import { type Call, everyRun, type Fault } from './faults.ts';
+import { type Call, everyRestart, everyRun, type Fault } from './faults.ts';
 
 vi.setConfig({ maxConcurrency: 12, testTimeout: 240_000 });
 
@@ -45,6 +45,20 @@ test.concurrent.each(everyRun(cleanRun))('$at: $what', async ({ calls, fault }) 
   expect(before.task.state).toBe(state);
   for (const call of calls) expect(legalEnds(call, fault)).toContain(state);
   if (state === 'failed') expect(before.task.error).toMatchObject({ code: 'disk-full' });
+  await expectEverythingOrNothing(site, id);
+});
+
+/** Its effect, and what follows it in the ledger, come after the next workflow has read the task. */
+const overtaken = { name: 'recordImageCached', nth: 1, fault: 'restartedBefore' as const };
+const restarted = everyRestart(cleanRun).filter(({ name, fault }) => name !== overtaken.name || fault !== overtaken.fault);
+
+test.concurrent.each([overtaken, ...restarted])('$name $nth, started again: $fault', async ({ fault, ...call }) => {
+  const id = await site.accept();
+  const workflow = workflowId.task(id);
+  site.faults.plan(workflow, call, fault);
+  await site.start(id);
+  await site.until('its workflow is started again', async () => site.faults.restarted(workflow));
+  expect(['succeeded', 'failed']).toContain(await site.ended(id));
   await expectEverythingOrNothing(site, id);
 });
 

@@ -13,8 +13,18 @@ export class Saga {
   readonly #undos: { step: string; undo: () => Promise<unknown> }[] = [];
 
   async step<T>(name: string, act: () => Promise<T>, undo?: () => Promise<unknown>): Promise<T> {
-    if (undo !== undefined) this.#undos.push({ step: name, undo });
+    if (undo !== undefined) this.register(name, undo);
     return act();
+  }
+
+  /** The undo of what another workflow may have done. */
+  register(step: string, undo: () => Promise<unknown>): void {
+    this.#undos.push({ step, undo });
+  }
+
+  /** No step with an undo has begun, or all are undone. */
+  get isUndone(): boolean {
+    return this.#undos.length === 0;
   }
 
   /**

@@ -1,4 +1,4 @@
-import { CancellationScope, ContinueAsNew, defineSignal, setHandler } from '@temporalio/workflow';
+import { CancellationScope, ContinueAsNew, defineSignal, patched, setHandler } from '@temporalio/workflow';
 import type { RunResult } from '../../contracts/host.ts';
 import type { TaskId } from '../../model/ids.ts';
 import { describeLost, skippedOfTask } from '../../model/outputs/skipped.ts';
@@ -97,8 +97,17 @@ export async function runTask(id: TaskId, pace = 1): Promise<TerminalTaskState> 
   });
   return CancellationScope.nonCancellable(async () => {
     await keepOutputs(run, nodes, verdict);
+    if (task.state !== 'queued' && patched('earlier-workflow-removal')) removeWhatWasStaged(nodes);
     return finishRun(run, nodes, verdict);
   });
+}
+
+/**
+ * An earlier workflow of this task, which was ended from outside, may have staged in on hosts where this one has not begun yet: a last
+ * effect of the earlier one can make the ledger refuse this one's first step.
+ */
+function removeWhatWasStaged(nodes: TaskNode[]): void {
+  for (const node of nodes) if (node.saga.isUndone) node.saga.register(stageInStep.name, () => removeVm(node));
 }
 
 /** Places and runs the task, again after each requeue. `nodes` are those of the current placement. */
@@ -123,12 +132,7 @@ const activeStates: ReadonlySet<TaskState> = new Set(['starting', 'running', 'st
  */
 async function failInterrupted(run: TaskRun, nodes: TaskNode[]): Promise<never> {
   nodes.push(...(await waitForPlacement(run)));
-  for (const node of nodes)
-    await node.saga.step(
-      stageInStep.name,
-      async () => undefined,
-      () => removeVm(node),
-    );
+  for (const node of nodes) node.saga.register(stageInStep.name, () => removeVm(node));
   throw failure('interrupted', `Its workflow was ended from outside while it was ${run.state}; submit the task again`);
 }
 
