@@ -12,6 +12,7 @@ import { createFakeHostProbe } from './host-probe.ts';
 import { createFakeHypervisor } from './hypervisor.ts';
 import { createFakeImageCache } from './image-cache.ts';
 import { createFakeInputFetcher } from './input-fetcher.ts';
+import { createFakeLoadMeter } from './load/load-meter.ts';
 import { createFakeMigrator } from './migrator.ts';
 import type { FakeRepository } from './repository.ts';
 import { announce, bug, endDomain, type FakeRun, type FakeState } from './state.ts';
@@ -112,6 +113,7 @@ export function createFakeHost(options: FakeHostOptions): FakeHost {
     stepMarks: createFakeStepMarks(state),
     streams: createFakeStreams(state),
     consoleHistory: createFakeConsoleHistory(state),
+    loadMeter: createFakeLoadMeter(state, options.capacity),
   };
   return {
     ...state,

@@ -3,14 +3,13 @@ import { BerthError } from '../../model/errors.ts';
 import type { MigrationJob } from '../../model/migration.ts';
 import type { Migrator } from '../ports/migrator.ts';
 import { createFakeHypervisor, refuseMissing, shiftTime } from './hypervisor.ts';
-import { bug, endDomain, type FakeDomain, type FakeState } from './state.ts';
+import { bug, endDomain, type FakeDomain, type FakeState, fakeBusyCpus } from './state.ts';
 
 const steps = 10;
 const stepMs = 20;
 /** For a pre-copy that doesn't converge. */
 const nonConvergingStepMs = 10_000;
 const memoryBytes = 64 * 2 ** 20;
-const defaultBusyCpus = 0.5;
 
 /** Migrates memory between fake hosts in steps of the clock, with every phase of a real migration. */
 export function createFakeMigrator(state: FakeState): Migrator {
@@ -92,14 +91,18 @@ export function createFakeMigrator(state: FakeState): Migrator {
     },
     async measureLoad(name) {
       if (state.domains.get(name)?.status.state !== 'running') return null;
-      return { residentMiB: memoryBytes / 2 ** 20, dirtyMiBPerS: 0, busyCpus: defaultBusyCpus, ...state.loads.get(name) };
+      return {
+        residentMiB: memoryBytes / 2 ** 20,
+        dirtyMiBPerS: 0,
+        busyCpus: fakeBusyCpus(state, name),
+        ...state.loads.get(name),
+      };
     },
     async readCpuSeconds(name) {
       if (!state.domains.has(name)) return null;
       const atMs = clock.nowMs();
       const last = cpuTimes.get(name) ?? { seconds: 0, atMs };
-      const busyCpus = state.loads.get(name)?.busyCpus ?? defaultBusyCpus;
-      const seconds = last.seconds + (busyCpus * (atMs - last.atMs)) / 1000;
+      const seconds = last.seconds + (fakeBusyCpus(state, name) * (atMs - last.atMs)) / 1000;
       cpuTimes.set(name, { seconds, atMs });
       return seconds;
     },

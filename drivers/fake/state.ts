@@ -175,6 +175,12 @@ export function newDomain(config: DomainConfig, bootKind: FakeDomain['bootKind']
   };
 }
 
+const defaultBusyCpus = 0.5;
+
+/** The processors that a domain keeps busy. */
+export const fakeBusyCpus = ({ loads }: Pick<FakeState, 'loads'>, name: string): number =>
+  loads.get(name)?.busyCpus ?? defaultBusyCpus;
+
 /** A domain's state has changed. */
 export function announce(state: FakeState, name: string): void {
   for (const watcher of state.watchers) watcher(name);

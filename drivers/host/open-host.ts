@@ -14,6 +14,7 @@ import { streamPortName } from '../guest/streams/guest-port.ts';
 import { openStreams } from '../guest/streams/streams.ts';
 import { readChannelState } from '../libvirt/channel-state.ts';
 import { openDiskMover } from '../libvirt/disk-mover.ts';
+import { readDomainStats } from '../libvirt/domain-stats.ts';
 import { libvirtUri, openHypervisor } from '../libvirt/hypervisor.ts';
 import { openMigrator } from '../libvirt/migrator.ts';
 import { openTemplates } from '../libvirt/templates.ts';
@@ -32,6 +33,7 @@ import { copyOverNfs, quickStallPolicy } from '../transfer/nfs-copy.ts';
 import { openRepository } from '../transfer/repository.ts';
 import { systemClock } from './clock.ts';
 import { openHostProbe } from './host-probe.ts';
+import { readMachineCounters } from './machine-counters.ts';
 import { openStepMarks } from './step-marks.ts';
 import { openVmStore } from './vm-store.ts';
 
@@ -129,6 +131,11 @@ export async function openHost(
     stepMarks: openStepMarks(root),
     streams,
     consoleHistory,
+    loadMeter: {
+      nowMs: () => performance.now(),
+      readMachine: () => readMachineCounters(root),
+      readDomains: () => readDomainStats(virsh),
+    },
     probe: openHostProbe({
       hostId: config.BERTH_HOST_ID as HostId,
       address: config.BERTH_HOST_ADDRESS,

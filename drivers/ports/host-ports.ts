@@ -8,6 +8,7 @@ import type { HostProbe } from './host-probe.ts';
 import type { Hypervisor } from './hypervisor.ts';
 import type { ImageCache } from './image-cache.ts';
 import type { InputFetcher } from './input-fetcher.ts';
+import type { LoadMeter } from './load/load-meter.ts';
 import type { Migrator } from './migrator.ts';
 import type { Repository } from './repository.ts';
 import type { StepMarks } from './step-marks.ts';
@@ -37,4 +38,5 @@ export interface HostPorts {
   stepMarks: StepMarks;
   streams: Streams;
   consoleHistory: ConsoleHistory;
+  loadMeter: LoadMeter;
 }

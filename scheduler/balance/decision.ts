@@ -1,8 +1,8 @@
+import type { WatchVerdict } from '../../model/load/watch-verdict.ts';
 import type { MigrationModel } from '../drains/migration-model.ts';
 import type { GroupMembers } from './constraints.ts';
 import type { MoveOffer, OfferFilter, StayFilter } from './offers.ts';
 import type { BalanceHost, BalancePolicy, BalanceVm } from './site.ts';
-import type { WatchVerdict } from './watchdog.ts';
 
 /** A host's request for help, as its watchdog made it. */
 export interface HelpRequest {

@@ -1,3 +1,4 @@
+import type { StressKind, WatchVerdict } from '../../model/load/watch-verdict.ts';
 import { median } from '../statistics.ts';
 
 /**
@@ -19,9 +20,6 @@ export interface LoadSample {
   psi: { cpu: number; memory: number; io: number } | null;
 }
 
-/** In the order in which they are looked for. `unusual`: no VM waits, but the use is above what this host is used to. */
-export type StressKind = 'processors' | 'memory' | 'io' | 'unusual';
-
 export interface WatchState {
   /** Seconds of stress, weighted by its kind, less the calm ones. */
   points: number;
@@ -34,25 +32,6 @@ export interface WatchState {
   learnedS: number;
   /** How long each of the latest stresses lasted that ended without help, oldest first. */
   pastStressS: readonly number[];
-}
-
-export interface WatchVerdict {
-  /** Whether to ask for help. */
-  asks: boolean;
-  kind: StressKind | null;
-  /** 0 to 1: how likely the stress lasts as long again, by what this host's stresses did. */
-  confidence: number;
-  /** How much longer it is expected to last. */
-  expectedS: number;
-  seen: {
-    points: number;
-    /** The points above which help is asked for, and the use above which a sample counts as unusual. */
-    spikeS: number;
-    useLimit: number;
-    stressedS: number;
-    use: number;
-    steal: number;
-  };
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { FuzzTarget } from '../target.ts';
+import { domainStatsTarget, machineCountersTarget } from './counters.ts';
 import { createExt4Target } from './ext4.ts';
 import { agentReplyTarget, createQcow2Target, guestStatusTarget, jsonBodyTarget, patternTarget, rangeTarget } from './parsers.ts';
 import { clientFramesTarget, consoleFramesTarget, hostFramesTarget } from './relayed-frames.ts';
@@ -21,4 +22,6 @@ export const fuzzTargets: Record<string, () => FuzzTarget> = {
   'exec-query': execQueryTarget,
   'port-request': portRequestTarget,
   'edge-orders': edgeOrdersTarget,
+  'domain-stats': domainStatsTarget,
+  'machine-counters': machineCountersTarget,
 };

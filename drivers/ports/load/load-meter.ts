@@ -1,0 +1,39 @@
+/** What a machine has counted until now. Counters only grow, until the machine is booted again. */
+export interface MachineCounters {
+  /** By the meter's clock. */
+  atMs: number;
+  /** Of each processor, in any unit. */
+  processors: { busy: number; total: number }[];
+  /** Microseconds in which tasks waited (`some` of pressure stall information); null: the kernel has none. */
+  pressureUs: { cpu: number; memory: number; io: number } | null;
+  memory: { totalMiB: number; usedMiB: number };
+  /** The file system of Berth's folder. */
+  disk: { totalMiB: number; usedMiB: number };
+  /** Of all disks, and of all interfaces that are not guests'. */
+  readBytes: number;
+  writtenBytes: number;
+  receivedBytes: number;
+  sentBytes: number;
+}
+
+/** What a running domain has counted since it was started here. */
+export interface DomainCounters {
+  name: string;
+  /** Processor time of its vCPUs, and the time that they waited for a processor, in nanoseconds. */
+  cpuNs: number;
+  delayNs: number;
+  /** What its guest uses, where that says so, else what its process takes; null: not known. */
+  memoryMiB: number | null;
+  readBytes: number;
+  writtenBytes: number;
+  receivedBytes: number;
+  sentBytes: number;
+}
+
+export interface LoadMeter {
+  /** The clock of the counters, in ms: it is never set. */
+  nowMs(): number;
+  readMachine(): Promise<MachineCounters>;
+  /** Of all running domains, with one question to the hypervisor. One that can't be asked now is left out. */
+  readDomains(): Promise<DomainCounters[]>;
+}

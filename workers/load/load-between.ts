@@ -1,0 +1,120 @@
+import type { DomainCounters, MachineCounters } from '../../drivers/ports/load/load-meter.ts';
+import {
+  type HostLoad,
+  hostLoadFields,
+  type LoadValue,
+  loadLimits,
+  rowOf,
+  type VmLoadPoint,
+  vmLoadFields,
+} from '../../model/load/load.ts';
+
+const mib = 2 ** 20;
+
+/** What was counted until a moment. */
+export interface Reading {
+  machine: MachineCounters;
+  domains: readonly DomainCounters[];
+}
+
+/** Seconds between two readings of the machine; 0 where no time has passed. */
+export const secondsBetween = (before: MachineCounters, after: MachineCounters): number =>
+  Math.max(0, (after.atMs - before.atMs) / 1000);
+
+const share = (part: number, whole: number): number => (whole > 0 ? Math.min(1, Math.max(0, part / whole)) : 0);
+/** Five decimals: less than any of the counters is exact to. */
+const rounded = (value: number): number => Math.round(value * 1e5) / 1e5;
+
+/** The share of each processor's time in which it was busy. A processor that came or went between the readings is left out. */
+export function processorUse(before: MachineCounters, after: MachineCounters): number[] {
+  return after.processors.slice(0, before.processors.length).map(({ busy, total }, at) => {
+    const first = before.processors[at]!;
+    return share(busy - first.busy, total - first.total);
+  });
+}
+
+export function useBetween(before: MachineCounters, after: MachineCounters): number {
+  const each = processorUse(before, after);
+  return each.length === 0 ? 0 : each.reduce((sum, one) => sum + one, 0) / each.length;
+}
+
+/** Pressure stall information of the time between; null: the kernel has none. */
+export function pressureBetween(before: MachineCounters, after: MachineCounters) {
+  const us = secondsBetween(before, after) * 1e6;
+  if (before.pressureUs === null || after.pressureUs === null) return null;
+  const of = (kind: 'cpu' | 'memory' | 'io') => share(after.pressureUs![kind] - before.pressureUs![kind], us);
+  return { cpu: of('cpu'), memory: of('memory'), io: of('io') };
+}
+
+/** The domains of both readings; one whose counters fell was started again meanwhile. */
+function pairsOf(before: readonly DomainCounters[], after: readonly DomainCounters[]): [DomainCounters, DomainCounters][] {
+  const first = new Map(before.map((domain) => [domain.name, domain]));
+  return after.flatMap((domain) => {
+    const earlier = first.get(domain.name);
+    return earlier === undefined || earlier.cpuNs > domain.cpuNs ? [] : [[earlier, domain]];
+  });
+}
+
+/** What all domains waited for a processor, as a part of what they wanted. */
+export function stealBetween(before: readonly DomainCounters[], after: readonly DomainCounters[]): number {
+  const pairs = pairsOf(before, after);
+  const waited = pairs.reduce((sum, [a, b]) => sum + Math.max(0, b.delayNs - a.delayNs), 0);
+  const used = pairs.reduce((sum, [a, b]) => sum + (b.cpuNs - a.cpuNs), 0);
+  return share(waited, waited + used);
+}
+
+type Moved = Pick<DomainCounters, 'readBytes' | 'writtenBytes' | 'receivedBytes' | 'sentBytes'>;
+
+function ratesBetween(before: Moved, after: Moved, seconds: number) {
+  const of = (field: keyof Moved): number => rounded(Math.max(0, after[field] - before[field]) / mib / seconds);
+  return {
+    readMiBPerS: of('readBytes'),
+    writtenMiBPerS: of('writtenBytes'),
+    receivedMiBPerS: of('receivedBytes'),
+    sentMiBPerS: of('sentBytes'),
+  };
+}
+
+/** The load of a host and of each domain by its name, of the time between two readings; null where no time has passed. */
+export function loadBetween(
+  before: Reading,
+  after: Reading,
+  mostUse: number,
+): { durationS: number; host: LoadValue[]; vms: Record<string, LoadValue[]> } | null {
+  const seconds = secondsBetween(before.machine, after.machine);
+  if (seconds <= 0) return null;
+  const use = useBetween(before.machine, after.machine);
+  const pressure = pressureBetween(before.machine, after.machine);
+  const host: HostLoad = {
+    use: rounded(use),
+    mostUse: rounded(Math.max(use, mostUse)),
+    steal: rounded(stealBetween(before.domains, after.domains)),
+    cpuPressure: pressure === null ? null : rounded(pressure.cpu),
+    memoryPressure: pressure === null ? null : rounded(pressure.memory),
+    ioPressure: pressure === null ? null : rounded(pressure.io),
+    memoryMiB: Math.round(after.machine.memory.usedMiB),
+    diskMiB: Math.round(after.machine.disk.usedMiB),
+    ...ratesBetween(before.machine, after.machine, seconds),
+  };
+  const vms: Record<string, LoadValue[]> = {};
+  for (const [first, last] of pairsOf(before.domains, after.domains).slice(0, loadLimits.vmsPerSample)) {
+    const cpus = rounded((last.cpuNs - first.cpuNs) / 1e9 / seconds);
+    const waited = Math.max(0, last.delayNs - first.delayNs);
+    const load: VmLoadPoint = {
+      cpus,
+      mostCpus: cpus,
+      steal: rounded(share(waited, waited + last.cpuNs - first.cpuNs)),
+      memoryMiB: last.memoryMiB === null ? null : Math.round(last.memoryMiB),
+      ...ratesBetween(first, last, seconds),
+    };
+    vms[last.name] = rowOf(vmLoadFields, load);
+  }
+  return { durationS: rounded(seconds), host: rowOf(hostLoadFields, host), vms };
+}
+
+/** Processors that a VM wants: what it got, and what it waited for. */
+export function wantedCpus(row: readonly LoadValue[]): number {
+  const cpus = row[vmLoadFields.indexOf('cpus')] ?? 0;
+  const steal = row[vmLoadFields.indexOf('steal')] ?? 0;
+  return cpus / Math.max(0.01, 1 - steal);
+}
