@@ -29,6 +29,9 @@ import { hostRoutes } from './routes/hosts.ts';
 import { imageRoutes } from './routes/images.ts';
 import { internalRoutes } from './routes/internal.ts';
 import { keyRoutes } from './routes/keys.ts';
+import { balancerRoutes } from './routes/load/balancer.ts';
+import { hostLoadRoutes } from './routes/load/host-batches.ts';
+import { loadRoutes } from './routes/load/loads.ts';
 import { migrationRoutes } from './routes/migrations.ts';
 import { accountRoutes } from './routes/money/accounts.ts';
 import { marketRoutes } from './routes/money/market.ts';
@@ -218,6 +221,8 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
     usageRoutes,
     marketRoutes,
     webhookRoutes,
+    loadRoutes,
+    balancerRoutes,
   ].flatMap((routes) => routes(deps));
   const document = describeApi(operations);
   // Without authentication: serializing it for each request would be work for anybody.
@@ -228,7 +233,7 @@ export function createApp(given: Omit<ApiDeps, 'sendLog' | 'events' | 'sessions'
   app.get('/openapi.json', labelRoute('/openapi.json'), (_req, res) => {
     res.type('json').end(documentText);
   });
-  const internal = [...internalRoutes(deps), ...hostStreamRoutes(deps), ...edgeExchangeRoutes(deps)];
+  const internal = [...internalRoutes(deps), ...hostStreamRoutes(deps), ...edgeExchangeRoutes(deps), ...hostLoadRoutes(deps)];
   mount(app, [...operations, ...internal], {
     authenticate: authenticate({
       keyring: openKeyring(ledger, clock),

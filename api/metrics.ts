@@ -1,9 +1,11 @@
 import type { Request, RequestHandler, Response } from 'express';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { readBalanceCounts } from '../ledger/balance/read-decisions.ts';
 import { readLastProof } from '../ledger/books/proof.ts';
 import type { Ledger } from '../ledger/client.ts';
 import { readEdgeCounts, readPortCounts } from '../ledger/edges/read-edges.ts';
 import { readEventLog } from '../ledger/events/event-log.ts';
+import { readLoadCounts } from '../ledger/load/balancer.ts';
 import { readMoneyAtRisk, readMoneyTotals } from '../ledger/market/money-totals.ts';
 import {
   type MigrationTotals,
@@ -28,6 +30,7 @@ import { portStates } from '../model/network/published-port.ts';
 import { sweepHolds } from '../model/repository/sweep.ts';
 import { hostStates, taskStates, vmStates } from '../model/states.ts';
 import { pausedByParties } from '../model/vm.ts';
+import { openLoadMetrics } from './load-metrics.ts';
 import { openMoneyMetrics } from './money-metrics.ts';
 import { openWebhookMetrics } from './webhook-metrics.ts';
 
@@ -169,6 +172,11 @@ function ledgerGauges(registry: Registry, ledger: Ledger, clock: () => number): 
     registry,
     shared(() => readMoneyTotals(ledger)),
     () => readMoneyAtRisk(ledger),
+  );
+  openLoadMetrics(
+    registry,
+    () => readLoadCounts(ledger, clock()),
+    shared(() => readBalanceCounts(ledger)),
   );
   openWebhookMetrics(
     registry,

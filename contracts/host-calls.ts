@@ -1,3 +1,4 @@
+import type { LoadSettings } from '../model/load/load.ts';
 import type { ImageRef, VmSpec } from '../model/vm.ts';
 import type { HostActivities, InputFile, RunCommand, StageIn, StageOut } from './host.ts';
 
@@ -25,6 +26,8 @@ export interface MachineListAnswer {
   addresses: string[] | null;
   /** Its own one. */
   here: string;
+  /** What its worker does about its load; an API process of before says nothing. */
+  load?: LoadSettings | undefined;
 }
 
 /** What a host fetches: the VM, and what belongs to the step. */

@@ -1,4 +1,5 @@
 import type { ActiveWorkLedger } from './ledger-active.ts';
+import type { BalanceLedger } from './ledger-balance.ts';
 import type { DrainLedger } from './ledger-drain.ts';
 import type { HostLedger } from './ledger-host.ts';
 import type { ImageLedger } from './ledger-image.ts';
@@ -8,6 +9,7 @@ import type { TaskLedger } from './ledger-task.ts';
 import type { VmLedger } from './ledger-vm.ts';
 
 export type * from './ledger-active.ts';
+export type * from './ledger-balance.ts';
 export type * from './ledger-drain.ts';
 export type * from './ledger-host.ts';
 export type * from './ledger-image.ts';
@@ -29,4 +31,5 @@ export type LedgerActivities = TaskLedger &
   ImageLedger &
   MigrationLedger &
   DrainLedger &
+  BalanceLedger &
   ActiveWorkLedger;

@@ -4,6 +4,7 @@ import { BillData, billEventTypes } from './books/bill-events.ts';
 import { BudgetReachedData, budgetReachedType } from './books/budget-event.ts';
 import { OwnerUsageData, ownerUsageTypes, UsageRecordedData, UsageUnpaidData, usageRecordedType } from './books/usage-event.ts';
 import { HostRemovedData, hostRemovedType } from './hosts/removed-event.ts';
+import { BalancerData, balancerEventTypes } from './load/balancer-events.ts';
 import { migrationHosts, migrationModes } from './migration.ts';
 import { PortData, portEventTypes } from './network/port-events.ts';
 import { pausedByParties } from './vm.ts';
@@ -391,6 +392,7 @@ export const eventData = {
   [usageRecordedType]: UsageRecordedData,
   [ownerUsageTypes.recorded]: OwnerUsageData,
   [ownerUsageTypes.unpaid]: UsageUnpaidData,
+  ...everyOf(balancerEventTypes, BalancerData),
   ...webhookEventData,
 };
 

@@ -31,6 +31,7 @@ export const workflowId = {
   /** `linkId` distinguishes the connections of one VM's clients. */
   stream: (id: VmId, linkId: string): string => `stream-${id}-${linkId}`,
   webhook: (id: WebhookId): string => `webhook-${id}`,
+  help: (id: HostId): string => `help-${id}`,
   housekeeping: (): string => 'housekeeping',
   planner: (): string => 'planner',
 } as const;
@@ -52,6 +53,7 @@ export const workflowType = {
   recovery: 'measureRecovery',
   reservation: 'reserveHosts',
   webhook: 'deliverWebhook',
+  help: 'helpHost',
   housekeeping: 'runHousekeeping',
   planner: 'planLeases',
 } as const;
@@ -97,6 +99,8 @@ export const signalName = {
   hostRegistered: 'hostRegistered',
   /** To recordDomainChanges: domains of VMs have changed without Berth. Argument: up to a hundred VM ids. */
   domainsChanged: 'domainsChanged',
+  /** To helpHost: the host's watchdog asks for help. Argument: WatchVerdict. */
+  helpRequested: 'helpRequested',
   /** To buildTemplates: a VM booted without a template. Argument: its VmRef. */
   templateRequested: 'templateRequested',
   /** To loops and retries: end the current pause. */

@@ -14,6 +14,7 @@ import { startKeepingBooks } from './books/keep-books.ts';
 import { controlLimits } from './control-limits.ts';
 import { startEndingWorkflows } from './end-workflows.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
+import { startKeepingLoads } from './load/keep-loads.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { retiredWorkflowsText } from './retired-workflows.ts';
 import { retryForever } from './retry-forever.ts';
@@ -78,6 +79,7 @@ void startSingleton('the housekeeping', workflowType.housekeeping, workflowId.ho
 void startSingleton('the planner', workflowType.planner, workflowId.planner());
 const books = startKeepingBooks({ ledger, log, clock: ledgerClock.nowMs });
 const bills = startCollectingBills({ ledger, log, clock: ledgerClock.nowMs, config: control });
+const loads = startKeepingLoads({ ledger, log, clock: ledgerClock.nowMs });
 const webhooks = await startWebhooks({
   connection,
   namespace: config.temporal.TEMPORAL_NAMESPACE,
@@ -93,6 +95,7 @@ log.info('the control worker runs');
 await running;
 await webhooks.stop();
 await endings.stop();
+await loads.stop();
 await bills.stop();
 await books.stop();
 metrics?.close();

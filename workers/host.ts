@@ -6,6 +6,7 @@ import { openLog } from '../model/log.ts';
 import { hostQueue } from '../model/temporal.ts';
 import { feedWatchdog } from './feed-watchdog.ts';
 import { hostLimits } from './host-limits.ts';
+import { reportHelp } from './load/report-help.ts';
 import { loggedBudget } from './payload-budget.ts';
 import { registerHost } from './register-host.ts';
 import { reportDomains } from './report-domains.ts';
@@ -54,8 +55,10 @@ wired
     log.fatal({ err: error }, 'the domains are not watched any more');
     process.exit(1);
   });
+const loads = wired.watchLoad((verdict) => void reportHelp(client, hostId, verdict, log), watch.signal);
 await running;
 watch.abort();
+await loads;
 metrics?.close();
 await wired.close();
 await connection.close();

@@ -8,11 +8,15 @@ import { inLanes } from '../activities/host/step-lanes.ts';
 import type { HostCalls } from '../contracts/host-calls.ts';
 import { openHost } from '../drivers/host/open-host.ts';
 import { siteHosts } from '../drivers/network/site-hosts.ts';
+import { reportLoad } from '../drivers/transfer/load/report-load.ts';
 import { createMachineList } from '../drivers/transfer/machine-list.ts';
 import { openStepArgs } from '../drivers/transfer/step-args.ts';
 import type { readConfig } from '../model/config.ts';
 import type { VmId } from '../model/ids.ts';
+import type { WatchVerdict } from '../model/load/watch-verdict.ts';
 import type { Logger } from '../model/log.ts';
+import { HostWatchdog } from './load/host-watchdog.ts';
+import { watchLoad } from './load/watch-load.ts';
 import { startRepeating } from './repeat.ts';
 
 export interface WiredHost {
@@ -20,6 +24,8 @@ export interface WiredHost {
   activities: HostCalls;
   /** Reports the VMs whose domains have changed without Berth, until it is aborted. */
   watchDomains: (report: (vmIds: VmId[]) => Promise<void>, signal: AbortSignal) => Promise<void>;
+  /** Samples the load of the host and its VMs, reports it, and asks for help where it calls for that, until it is aborted. */
+  watchLoad: (ask: (verdict: WatchVerdict) => void, signal: AbortSignal) => Promise<void>;
   close: () => Promise<void>;
 }
 
@@ -48,7 +54,8 @@ export async function wireHost({ host: config, temporal }: Pick<Config, 'host' |
     hostId: config.BERTH_HOST_ID,
     keyFile: config.BERTH_HOST_KEY_FILE,
   };
-  const { fetchStepArgs, updateMachines } = openStepArgs(new Agent(), options, machines);
+  const dispatcher = new Agent();
+  const { fetchStepArgs, updateMachines } = openStepArgs(dispatcher, options, machines);
   const networks = startRepeating({
     step: async () => {
       await updateMachines(AbortSignal.timeout(machinesDeadlineMs));
@@ -63,6 +70,19 @@ export async function wireHost({ host: config, temporal }: Pick<Config, 'host' |
   return {
     activities: guard(byReference(inLanes(createHostActivities(ports, isCrash(config.BERTH_PREVIOUS_END))), fetchStepArgs)),
     watchDomains: (report, signal) => watchDomains(ports, { report, signal, clock: ports.clock }),
+    watchLoad: (ask, signal) => {
+      const watchdog = new HostWatchdog(() => machines.load(), ask);
+      return watchLoad({
+        meter: ports.loadMeter,
+        clock: ports.clock,
+        settings: () => machines.load(),
+        send: (batch) => reportLoad(dispatcher, options, batch),
+        onSample: (sample) => watchdog.observe(sample),
+        onVmLeft: () => watchdog.vmLeft(),
+        log,
+        signal,
+      });
+    },
     close: async () => {
       await Promise.all([firewall.stop(), networks.stop()]);
       await ports.close();

@@ -1,3 +1,4 @@
+export { helpHost } from './balance/help-host.ts';
 export { drainHost } from './drain/drain-host.ts';
 export { reserveHosts } from './drain/reserve-hosts.ts';
 export { buildImage } from './image/build-image.ts';

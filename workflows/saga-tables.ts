@@ -1,3 +1,4 @@
+import { helpSteps } from './balance/help-host.ts';
 import { drainSteps } from './drain/drain-host.ts';
 import { reservationSteps } from './drain/reserve-hosts.ts';
 import type { StepRow } from './durable/step.ts';
@@ -25,6 +26,7 @@ export const sagaTables: readonly SagaTable[] = [
   { workflow: 'drainHost', subject: 'one round of the drain of a host', steps: drainSteps },
   { workflow: 'reserveHosts', subject: 'a reservation of whole hosts', steps: reservationSteps },
   { workflow: 'buildImage', subject: 'an image', steps: buildSteps },
+  { workflow: 'helpHost', subject: 'a host that asks for help', steps: helpSteps },
   { workflow: 'buildTemplates', subject: 'one template on a host', steps: templateSteps },
 ];
 

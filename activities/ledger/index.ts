@@ -1,5 +1,8 @@
 import type { LedgerActivities } from '../../contracts/ledger.ts';
 import { listActiveWork } from '../../ledger/active-work.ts';
+import { closeHelp, hasSettled } from '../../ledger/balance/close-help.ts';
+import { openHelp } from '../../ledger/balance/open-help.ts';
+import { takeOffers } from '../../ledger/balance/take-offers.ts';
 import { listDrainsWithoutWorkflow, requestDrainCancel } from '../../ledger/drains/housekeeping.ts';
 import { stepDrain } from '../../ledger/drains/step-drain.ts';
 import { recordHostNotVerified, verifyHostEmpty } from '../../ledger/drains/verify-empty.ts';
@@ -156,6 +159,10 @@ function bindActivities(deps: LedgerDeps): LedgerActivities {
     stepReservation: (id) => stepReservation(deps, id),
     requestReservationCancel: (id) => requestReservationCancel(deps, id),
     listReservationsWithoutWorkflow: (olderThanS) => listReservationsWithoutWorkflow(deps, olderThanS),
+    openHelp: (id, host, verdict) => openHelp(deps, id, host, verdict),
+    takeOffers: (id) => takeOffers(deps, id),
+    hasSettled: (id) => hasSettled(deps, id),
+    closeHelp: (id, problem) => closeHelp(deps, id, problem),
     recordLoads: (loads) => recordLoads(deps, loads),
     recordRecovery: (migration) => recordRecovery(deps, migration),
     sweepExpiredRows: () => sweepExpiredRows(deps),

@@ -28,6 +28,8 @@ function show(row: HostRecord): z.input<typeof Host> {
     cpuModel: row.cpuModel,
     accelerator: row.accelerator,
     hypervisor: row.hypervisor,
+    heartbeatS: row.heartbeatS,
+    balance: row.balance,
     seenAt: row.seenAt.toISOString(),
     createdAt: row.createdAt.toISOString(),
   };

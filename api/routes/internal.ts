@@ -55,6 +55,10 @@ const Machines = z.strictObject({
   version,
   addresses: z.array(z.string()).nullable().describe('Of all hosts and edges; null: the host has this version'),
   here: z.string().describe("The host's own address"),
+  load: z
+    .strictObject({ heartbeatS: z.int(), asksForHelp: z.boolean() })
+    .optional()
+    .describe('What the host does about its load'),
 });
 const Orders = z.looseObject({ vm: z.looseObject({ id: z.string(), generation: z.int() }), hosts: Machines });
 const MachinesOf = z.strictObject({ hostId: z.string().max(63) });

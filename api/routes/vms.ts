@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { changeVm } from '../../ledger/balance/change-vm.ts';
 import { changeVmForceEnded } from '../../ledger/levers/force-end.ts';
 import { acceptSession } from '../../ledger/vms/accept-session.ts';
 import { findVm, readVms, type VmRecord } from '../../ledger/vms/read-vms.ts';
@@ -23,7 +24,7 @@ import { asksWebSocket } from '../http/upgrade.ts';
 import { afterLever, forceEndOf } from '../levers.ts';
 import { Id } from '../schemas/common.ts';
 import { ForceEndOrder } from '../schemas/levers.ts';
-import { Vm } from '../schemas/vms.ts';
+import { Vm, VmChange } from '../schemas/vms.ts';
 import { newSession } from '../streams/sessions.ts';
 
 /** JSON and text columns of the ledger, parsed by the schemas of what is shown. */
@@ -87,6 +88,8 @@ function show(row: VmRecord): z.input<typeof Vm> {
     hostKey: row.hostKey,
     removalRequestedAt: row.removalRequestedAt?.toISOString() ?? null,
     problem: storedJson.problem.parse(row.problem),
+    pinned: row.pinned,
+    keep: row.keep,
     startedAt: row.startedAt?.toISOString() ?? null,
     endedAt: row.endedAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),
@@ -247,6 +250,20 @@ export function vmRoutes(deps: ApiDeps): Operation[] {
       },
     }),
     ...vmOperationNames.map(operate),
+    operation({
+      method: 'patch',
+      path: '/v1/vms/{id}',
+      id: 'changeVm',
+      tag: 'vms',
+      summary: 'Change how the balancer treats a VM',
+      description: 'An operator drains its host all the same, and a migration that is asked for is made.',
+      access: 'client',
+      params: Id,
+      body: VmChange,
+      answers: { 200: { description: 'The VM after the change', schema: Vm } },
+      problems: ['not-found'],
+      handle: async ({ caller, params: { id }, body }) => json(200, show(await changeVm(ledger, visibleOwner(caller), id, body))),
+    }),
     operation({
       method: 'get',
       path: '/v1/vms',

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { hostConditions } from '../../model/host.ts';
+import { loadLimits } from '../../model/load/load.ts';
 import { hostStates } from '../../model/states.ts';
 import { resources, time } from './common.ts';
 
@@ -27,6 +28,8 @@ export const Host = z
     cpuModel: z.string(),
     accelerator: z.string(),
     hypervisor: z.string(),
+    heartbeatS: z.int().nullable().meta({ description: "Seconds between the samples of its load; null: as the site's" }),
+    balance: z.boolean().meta({ description: 'False: the balancer moves no VM to it and none away' }),
     seenAt: time,
     createdAt: time,
   })
@@ -36,6 +39,14 @@ export const HostChange = z
   .strictObject({
     schedulable: z.boolean().optional().meta({ description: 'Whether new work may be placed on it' }),
     acceptsMigrations: z.boolean().optional(),
+    balance: z.boolean().optional().meta({ description: 'Whether the balancer may move VMs to it, and away' }),
+    heartbeatS: z
+      .int()
+      .min(loadLimits.heartbeatS.least)
+      .max(loadLimits.heartbeatS.most)
+      .nullable()
+      .optional()
+      .meta({ description: "Seconds between the samples of its load, from within ten seconds on; null: as the site's" }),
   })
   .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
   .meta({ id: 'HostChange', minProperties: 1 });

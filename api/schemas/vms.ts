@@ -49,8 +49,15 @@ export const Vm = z
       .looseObject({})
       .nullable()
       .meta({ description: 'Why it is stuck, stopped or crashed, or why its last operation failed' }),
+    pinned: z.boolean().meta({ description: 'The balancer never moves it' }),
+    keep: z.boolean().meta({ description: 'The balancer moves it only where much more is gained than it costs' }),
     startedAt: time.nullable(),
     endedAt: time.nullable(),
     createdAt: time,
   })
   .meta({ id: 'Vm' });
+
+export const VmChange = z
+  .strictObject({ pinned: z.boolean().optional(), keep: z.boolean().optional() })
+  .refine((change) => Object.keys(change).length > 0, { error: 'expected at least one field' })
+  .meta({ id: 'VmChange', minProperties: 1 });

@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import { callJson, list, type Session } from '../client.ts';
+import { positiveNumber } from '../options.ts';
 import { printOne, printRows } from '../output.ts';
 
 interface Resources {
@@ -19,7 +20,15 @@ interface Host {
   fenced: { vm: string }[];
 }
 
+interface HostOptions {
+  schedulable?: string;
+  acceptsMigrations?: string;
+  balance?: string;
+  heartbeatS?: number | null;
+}
+
 const yesNo = ['yes', 'no'];
+const heartbeat = (text: string): number | null => (text === 'site' ? null : positiveNumber(text));
 
 const hostPath = (id: string): string => `/v1/hosts/${encodeURIComponent(id)}`;
 
@@ -58,9 +67,15 @@ export function addHostCommands(program: Command, { connect, output }: Session):
     .argument('<host>', 'the host')
     .addOption(new Option('--schedulable <answer>', 'whether new work may be placed on it').choices(yesNo))
     .addOption(new Option('--accepts-migrations <answer>', 'whether VMs may be moved to it').choices(yesNo))
+    .addOption(new Option('--balance <answer>', 'whether the balancer may move VMs to it, and away').choices(yesNo))
+    .option('--heartbeat-s <seconds>', "seconds between the samples of its load; site: as the site's", heartbeat)
     .addHelpText('after', '\nExample:\n  berth hosts set host-b --schedulable no')
-    .action(async (id: string, options: { schedulable?: string; acceptsMigrations?: string }) => {
-      const json = Object.fromEntries(Object.entries(options).map(([name, answer]) => [name, answer === 'yes']));
+    .action(async (id: string, options: HostOptions) => {
+      const { heartbeatS, ...answers } = options;
+      const json = {
+        ...Object.fromEntries(Object.entries(answers).map(([name, answer]) => [name, answer === 'yes'])),
+        ...(heartbeatS !== undefined && { heartbeatS }),
+      };
       printOne(output(), await callJson<Host>(connect(), hostPath(id), { method: 'PATCH', json }));
     });
   return hosts;

@@ -209,6 +209,19 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .action(async (which: string) => printOne(output(), await getVm(connect(), await resolveVm(connect(), which))));
 
   vms
+    .command('set')
+    .description('change how the balancer treats a VM')
+    .argument('<vm>', 'its id or name')
+    .addOption(new Option('--pinned <answer>', 'never move it').choices(['yes', 'no']))
+    .addOption(new Option('--keep <answer>', 'move it only where much more is gained than it costs').choices(['yes', 'no']))
+    .addHelpText('after', '\nExample:\n  berth vms set web --pinned yes')
+    .action(async (which: string, options: { pinned?: string; keep?: string }) => {
+      const id = await resolveVm(connect(), which);
+      const json = Object.fromEntries(Object.entries(options).map(([name, answer]) => [name, answer === 'yes']));
+      printOne(output(), await callJson<Vm>(connect(), vmPath(id), { method: 'PATCH', json }));
+    });
+
+  vms
     .command('delete')
     .alias('rm')
     .description('delete a VM and all that is on it')

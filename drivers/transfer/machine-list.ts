@@ -1,14 +1,24 @@
 import { z } from 'zod';
 import type { MachineListAnswer } from '../../contracts/host-calls.ts';
+import { defaultLoadSettings, type LoadSettings, loadLimits } from '../../model/load/load.ts';
 
 /** What becomes rules of a firewall is of the form that it has to have, whatever process answers. */
 const answerSchema = z.object({
   version: z.string().min(1).max(128),
   addresses: z.array(z.ipv4()).nullable(),
   here: z.ipv4(),
+  load: z
+    .object({
+      heartbeatS: z.number().min(loadLimits.heartbeatS.least).max(loadLimits.heartbeatS.most),
+      asksForHelp: z.boolean(),
+    })
+    .optional(),
 });
 
-/** The addresses of the site's machines as the API said them last: a list of thousands, sent when it has changed. */
+/**
+ * The addresses of the site's machines as the API said them last: a list of thousands, sent when it has changed. With them comes
+ * what this host does about its load.
+ */
 export interface MachineList {
   /** Of the list that is kept, for the API to compare; `none` at first. */
   readonly version: string;
@@ -16,11 +26,14 @@ export interface MachineList {
   take(answer: unknown): boolean;
   /** Without this host; null: none was taken yet. */
   others(): readonly string[] | null;
+  /** As said last; defaults at first. */
+  load(): LoadSettings;
 }
 
 export function createMachineList(): MachineList {
   let version = 'none';
   let others: readonly string[] | null = null;
+  let load = defaultLoadSettings;
   return {
     get version() {
       return version;
@@ -28,11 +41,13 @@ export function createMachineList(): MachineList {
     take(value) {
       const answer: MachineListAnswer | undefined = answerSchema.safeParse(value).data;
       if (answer === undefined) return false;
+      load = answer.load ?? load;
       if (answer.addresses === null) return answer.version === version;
       version = answer.version;
       others = answer.addresses.filter((address) => address !== answer.here);
       return true;
     },
     others: () => others,
+    load: () => load,
   };
 }

@@ -9,7 +9,8 @@ import { type DrainVmState, readHostVms, readVmsOfHosts } from './host-vms.ts';
 
 /** The model is fitted to this many of the newest measurements. */
 const maxSamples = 400;
-async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
+/** As fitted to the newest measurements. */
+export async function readMigrationModel(tx: Transaction): Promise<MigrationModel> {
   const rows = await tx.measurement.findMany({ orderBy: [{ at: 'desc' }, { id: 'asc' }], take: maxSamples });
   return fitMigrationModel(
     rows.map(

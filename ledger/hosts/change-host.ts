@@ -10,6 +10,10 @@ interface HostChangeRequest {
   /** Whether new work may be placed on it. */
   schedulable?: boolean | undefined;
   acceptsMigrations?: boolean | undefined;
+  /** null: as the site's. */
+  heartbeatS?: number | null | undefined;
+  /** Whether the balancer may move VMs to it, and away. */
+  balance?: boolean | undefined;
 }
 
 /**
@@ -47,7 +51,7 @@ async function reopensToMigrations(tx: Transaction, host: string): Promise<boole
 export async function changeHost(
   ledger: Ledger,
   id: string,
-  { schedulable, acceptsMigrations }: HostChangeRequest,
+  { schedulable, acceptsMigrations, heartbeatS, balance }: HostChangeRequest,
   nowMs: number,
 ): Promise<{ host: HostRecord; restored: VmId[] }> {
   const work = async (tx: Transaction): Promise<{ host: HostRecord; restored: VmId[] }> => {
@@ -56,6 +60,8 @@ export async function changeHost(
     const data = {
       ...(schedulable !== undefined && { schedulable }),
       ...(accepts !== undefined && { acceptsMigrations: accepts }),
+      ...(heartbeatS !== undefined && { heartbeatS }),
+      ...(balance !== undefined && { balance }),
     };
     await tx.host.updateMany({ where: { id, removedAt: null }, data });
     return { host: await findHost(tx, id), restored };

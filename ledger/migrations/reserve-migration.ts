@@ -5,6 +5,7 @@ import type { HostId, VmId } from '../../model/ids.ts';
 import type { MigrationId } from '../../model/migration.ts';
 import { hasEnded } from '../../model/states.ts';
 import { chooseTarget, diskNeededMiB, type TargetHost } from '../../scheduler/migration-target.ts';
+import { releaseHoldOf } from '../balance/holds.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoNow, type LedgerDeps, type Transaction } from '../transaction.ts';
@@ -64,6 +65,7 @@ export async function reserveMigration(deps: LedgerDeps, id: MigrationId): Promi
   return inTransaction(deps.ledger, async (tx) => {
     await lockPlacement(tx);
     const row = await lockMigration(tx, id);
+    await releaseHoldOf(tx, id);
     const admitted = row.reserved || (row.committedAt !== null && (row.state === 'running' || row.state === 'stuck'));
     if (admitted) return { admitted: true, route: await readMigrationRoute(deps, tx, row) };
     refuseUnmovable(row);

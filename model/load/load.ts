@@ -81,6 +81,11 @@ export const loadLimits = {
   batchBytes: 512 * 1024,
 } as const;
 
+const hourMs = 3_600_000;
+
+/** How long each detail of a series is kept after its hour. Samples become minutes and hours when their time is over. */
+export const keptMs = { sample: hourMs, minute: 24 * hourMs, hour: 90 * 24 * hourMs } as const;
+
 /** How many heartbeats a host sends together, and after how long it sends what it has. */
 export const batching = { heartbeats: 3, longestS: 60 } as const;
 

@@ -215,6 +215,25 @@ const calls: Record<string, () => Promise<Response>> = {
     await api.fetch(api.alice, 'PUT', '/v1/budgets/EUR', { json: { monthlyMicros: '5' } });
     return api.fetch(api.alice, 'DELETE', '/v1/budgets/EUR');
   },
+  'GET /v1/hosts/{id}/metrics': () => api.fetch(api.operator, 'GET', '/v1/hosts/host-a/metrics'),
+  'PATCH /v1/vms/{id}': () => api.fetch(api.operator, 'PATCH', `/v1/vms/${runs}`, { json: { pinned: false } }),
+  'GET /v1/vms/{id}/metrics': () => api.fetch(api.operator, 'GET', `/v1/vms/${runs}/metrics?step=60`),
+  'GET /v1/top/hosts': () => api.fetch(api.operator, 'GET', '/v1/top/hosts'),
+  'GET /v1/top/vms': () => api.fetch(api.operator, 'GET', '/v1/top/vms'),
+  'GET /v1/metrics': () => api.fetch(api.operator, 'GET', '/v1/metrics'),
+  'GET /v1/balancer': () => api.fetch(api.operator, 'GET', '/v1/balancer'),
+  'GET /v1/balancer/decisions': () => api.fetch(api.operator, 'GET', '/v1/balancer/decisions'),
+  'GET /v1/balancer/decisions/{id}': async () => {
+    const seen = { points: 9, spikeS: 8, useLimit: 1, stressedS: 9, use: 1, steal: 0.2 };
+    const verdict = { asks: true, kind: 'processors', confidence: 0.5, expectedS: 9, seen };
+    const outcome = { kind: 'stay', why: 'noTarget' };
+    const decision = { host: 'host-a', atMs: 0, seen: verdict, considered: [], stayed: { pinned: 1 }, refused: {}, outcome };
+    const row = { id: 'decided', hostId: 'host-a', mode: 'auto' as const, state: 'stayed' as const, decision };
+    await api.ledger.balanceDecision.create({ data: row });
+    return api.fetch(api.operator, 'GET', '/v1/balancer/decisions/decided');
+  },
+  'POST /v1/balancer/plan': () => api.fetch(api.operator, 'POST', '/v1/balancer/plan', { json: {} }),
+  'PATCH /v1/balancer': () => api.fetch(api.operator, 'PATCH', '/v1/balancer', { json: { heartbeatS: 10 } }),
   'GET /v1/webhooks': () => api.fetch(api.operator, 'GET', '/v1/webhooks'),
   'POST /v1/webhooks': () => api.fetch(api.operator, 'POST', '/v1/webhooks', { json: { ...hook, scope: 'site' } }),
   'GET /v1/webhooks/{id}': () => api.fetch(api.operator, 'GET', `/v1/webhooks/${webhook}`),
@@ -276,6 +295,7 @@ const bodies = [
   'POST /v1/webhooks',
   'POST /v1/webhooks/{id}/secrets',
   'POST /v1/webhooks/{id}/replay',
+  'POST /v1/balancer/plan',
 ];
 
 /** Of parameters of a path that have a form: any other is refused before the query is read. */

@@ -371,9 +371,9 @@ describe('what a host needs for a step', () => {
     const first = await withStep('none');
     expect(first).toMatchObject({ addresses: hosts.map(({ address }) => address), here });
     const { version } = first;
-    expect(await withStep(version)).toEqual({ version, addresses: null, here });
+    expect(await withStep(version)).toMatchObject({ version, addresses: null, here });
     expect(await (await alone('none')).json()).toEqual(first);
-    expect(await (await alone(version)).json()).toEqual({ version, addresses: null, here });
+    expect(await (await alone(version)).json()).toMatchObject({ version, addresses: null, here });
     await api.addHost('orders-3');
     const changed = (await (await alone(version)).json()) as Machines;
     expect([changed.addresses?.length, changed.version === version]).toEqual([hosts.length + 1, false]);

@@ -4,7 +4,7 @@ import { ApplicationFailure } from '@temporalio/common';
 import proto from '@temporalio/proto';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import type { DeliveryStep } from '../../contracts/webhooks.ts';
-import type { FakeRun } from '../../drivers/fake/host.ts';
+import type { FakeHost, FakeRun } from '../../drivers/fake/host.ts';
 import { createFakeTemplates } from '../../drivers/fake/templates.ts';
 import { acceptDrain } from '../../ledger/drains/accept-drain.ts';
 import { acceptMigration } from '../../ledger/migrations/accept-migration.ts';
@@ -16,6 +16,7 @@ import type { MigrationId, MigrationMode } from '../../model/migration.ts';
 import { controlQueue, signalName, webhooksQueue, workflowId, workflowType } from '../../model/temporal.ts';
 import { VmRequest } from '../../model/vm-request.ts';
 import type { PrefetchRequest } from '../../workflows/image/prefetch-image.ts';
+import { askForHelp, openBalance, overload } from '../sagas/balance-site.ts';
 import { startBuild } from '../sagas/build-site.ts';
 import { addressOf, endless, type FakeSite, type FakeSiteOptions, openFakeSite } from '../sagas/fake-site.ts';
 import { startPostgresServer } from '../services/postgres-server.ts';
@@ -24,7 +25,7 @@ import { startTemporalServer } from '../services/temporal-server.ts';
 /**
  * Records the histories that replay.test.ts replays, again:
  *
- *   node test/replay/record.ts [tasks|upserts|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining|webhooks]
+ *   node test/replay/record.ts [tasks|upserts|hosts|prefetch|images|house|migration|templates|drains|inPlace|reservation|leases|moved|vm|domains|stopped|remaining|webhooks|help]
  *
  * Needed when a workflow was changed on purpose in a way that old histories don't replay, and none of them runs any more at
  * any site (for the others use a version gate, patched() of the SDK).
@@ -453,6 +454,16 @@ async function recordDomains(site: FakeSite): Promise<void> {
   await removeAlone(site, id);
 }
 
+/** A host that is relieved of a VM. */
+async function recordHelp(site: FakeSite): Promise<void> {
+  for (const host of site.hosts) for (const other of site.hosts) host.hostsByAddress.set(addressOf(other.id), other);
+  const [first, ...others] = site.hosts as [FakeHost, ...FakeHost[]];
+  await openBalance(site, others);
+  const { host } = await overload(site, first);
+  await askForHelp(site, host.id);
+  await write(site, 'helpHost', workflowId.help(host.id));
+}
+
 /** Deliveries of each outcome: a failed attempt, nothing more, more, an activity that is refused, and the end. */
 async function recordWebhooks(site: FakeSite): Promise<void> {
   const owner = site.owner;
@@ -521,11 +532,12 @@ try {
     vm: recordVm,
     domains: recordDomains,
     webhooks: recordWebhooks,
+    help: recordHelp,
   };
   for (const [name, record] of Object.entries(parts)) {
     if (only !== undefined && only !== name) continue;
     // One site a part: two parts start its planner, which lives on.
-    const site = await openFakeSite(settings);
+    const site = await openFakeSite(name === 'help' ? { ...settings, capacity: { ...settings.capacity, vcpus: 16 } } : settings);
     await record(site).finally(() => site.stop());
   }
 } finally {

@@ -77,6 +77,13 @@ const drainStep = {
   recoveries: [],
   summary: 'waits for the host',
 };
+const verdict = {
+  asks: true,
+  kind: 'processors',
+  confidence: 0.5,
+  expectedS: 600,
+  seen: { points: 20, spikeS: 8, useLimit: 1, stressedS: 20, use: 1, steal: 0.4 },
+};
 const facts = { hostId: 'host-1', hypervisor: 'QEMU', accelerator: 'kvm' } as unknown as HostFacts;
 
 const prepared = {
@@ -339,6 +346,31 @@ export const waitingLoops: Record<string, SimulatedWorkflow & { hours?: number; 
     args: ['host-1', 1, ['vm_1']],
     answer: answering({ loadDomainTargets: { settled: [], busy: ['vm_1'] } }),
     signals: [{ name: 'domainsChanged', everyMs: 10_000, args: [['vm_1']] }],
+  },
+  'a host that asks for help again and again': {
+    hours: 24,
+    type: 'helpHost',
+    id: 'help-host-1',
+    args: ['host-1'],
+    answer: answering({
+      openHelp: { offered: true, summary: 'vm_1 to host-2' },
+      takeOffers: [{ migration: 'migration_1', vm: 'vm_1', generation: 2 }],
+      hasSettled: true,
+      closeHelp: undefined,
+    }),
+    isRunning: () => true,
+    signals: [{ name: 'helpRequested', everyMs: 10_000, args: [verdict] }],
+  },
+  'a host that asked for help, and a move that does not end': {
+    type: 'helpHost',
+    id: 'help-host-1',
+    args: ['host-1', 1, verdict],
+    answer: answering({
+      openHelp: { offered: true, summary: 'vm_1 to host-2' },
+      takeOffers: [{ migration: 'migration_1', vm: 'vm_1', generation: 2 }],
+      hasSettled: false,
+    }),
+    isRunning: () => true,
   },
   'a webhook whose deliveries go on without a pause': {
     hours: 160,

@@ -54,6 +54,10 @@ export interface Timing {
   loadSampleIntervalMs: number;
   /** Between two looks at a webhook with nothing to deliver: a signal starts one at once, and a lost one is repeated. */
   webhookPollMs: number;
+  /** Between two looks at whether the moves for a host that asked for help have ended. */
+  helpBackoff: { initialMs: number; maxMs: number };
+  /** From the end of these moves until their effect is measured: three heartbeats of ten seconds are a batch. */
+  helpMeasureMs: number;
   housekeepingIntervalMs: number;
   /** Rounds of housekeeping between two sweeps. */
   sweepEveryRounds: number;
@@ -84,6 +88,8 @@ export function timing(pace: number): Timing {
     drainPollMs: 5 * second * pace,
     loadSampleIntervalMs: 20 * second * pace,
     webhookPollMs: 6 * hour * pace,
+    helpBackoff: { initialMs: second * pace, maxMs: 10 * second * pace },
+    helpMeasureMs: 60 * second * pace,
     housekeepingIntervalMs: 15 * second * pace,
     sweepEveryRounds: 40,
     orphanedAfterS: Math.ceil(20 * pace),

@@ -1,0 +1,32 @@
+import { hostLoadFields } from '../../model/load/load.ts';
+import type { WatchVerdict } from '../../model/load/watch-verdict.ts';
+import { decideSpread } from '../../scheduler/balance/decide.ts';
+import type { BalanceDecision, HelpRequest } from '../../scheduler/balance/decision.ts';
+import { watchLimits } from '../../scheduler/balance/watchdog.ts';
+import type { Ledger } from '../client.ts';
+import { type LatestLoad, readLatestLoads } from '../load/read-loads.ts';
+import { readBalanceSite } from './read-balance.ts';
+
+/**
+ * What the balancer would do if all hosts that are overloaded now asked for help at once, and their stress lasted as long as is
+ * said. Changes nothing.
+ */
+export async function readBalancePlan(ledger: Ledger, stressS: number, nowMs: number): Promise<BalanceDecision[]> {
+  const requests = (await readLatestLoads(ledger, null, nowMs)).flatMap((latest): HelpRequest[] => {
+    const verdict = overloadOf(latest, stressS);
+    return verdict === null ? [] : [{ host: latest.hostId, verdict }];
+  });
+  if (requests.length === 0) return [];
+  const { input } = await readBalanceSite(ledger, requests, nowMs);
+  return decideSpread(input);
+}
+
+/** By one sample, what a watchdog says after many. */
+function overloadOf({ host }: LatestLoad, stressS: number): WatchVerdict | null {
+  const at = (field: (typeof hostLoadFields)[number]): number => host[hostLoadFields.indexOf(field)] ?? 0;
+  const [use, steal] = [at('use'), at('steal')];
+  const starved = steal >= watchLimits.starved || at('cpuPressure') >= watchLimits.cpuPressure;
+  if (use < watchLimits.busy || !starved) return null;
+  const seen = { points: 0, spikeS: watchLimits.spikeS.least, useLimit: 1, stressedS: 0, use, steal };
+  return { asks: true, kind: 'processors', confidence: 0.5, expectedS: stressS, seen };
+}
