@@ -14,6 +14,9 @@ const flag = z
   .default(false);
 const count = (fallback: number) => z.coerce.number().int().min(0).default(fallback);
 
+/** At an edge: a kernel tracks some hundred thousand of them. */
+const connections = z.coerce.number().int().min(1).max(1_000_000);
+
 const list = z.string().transform((text) =>
   text
     .split(',')
@@ -297,6 +300,14 @@ export const groups = {
       .pipe(z.array(z.coerce.number<string>().int().min(1).max(65535)).max(64))
       .default([22])
       .describe('TCP ports of the edge itself, at addresses that are not public, comma-separated'),
+    BERTH_EDGE_CONNECTIONS_PER_CLIENT: connections
+      .default(4096)
+      .describe("Connections that one client's address may have to the published ports of one owner; more are dropped"),
+    BERTH_EDGE_CONNECTIONS_PER_OWNER: connections
+      .default(32_768)
+      .describe(
+        "Connections that all clients may have to the published ports of one owner; the kernel's own limit is for all owners",
+      ),
     BERTH_REPOSITORY_URL: z.url().describe('Base URL of the API as the edge reaches it'),
     BERTH_EDGE_KEY_FILE: z
       .string()

@@ -24,7 +24,11 @@ feedWatchdog(log);
 const dispatcher = new Agent({ connections: 4, keepAliveTimeout: 30_000 });
 const follower = followOrders({
   address: edge.BERTH_EDGE_ADDRESS,
-  kernel: openEdge({ address: edge.BERTH_EDGE_ADDRESS, openPorts: edge.BERTH_EDGE_OPEN_PORTS }),
+  kernel: openEdge({
+    address: edge.BERTH_EDGE_ADDRESS,
+    openPorts: edge.BERTH_EDGE_OPEN_PORTS,
+    connections: { perClient: edge.BERTH_EDGE_CONNECTIONS_PER_CLIENT, perOwner: edge.BERTH_EDGE_CONNECTIONS_PER_OWNER },
+  }),
   publicAddresses: openPublicAddresses(edge.BERTH_EDGE_PUBLIC_INTERFACE, (error) =>
     log.warn({ err: error }, 'a public address could not be announced'),
   ),

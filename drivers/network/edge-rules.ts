@@ -1,9 +1,18 @@
 import type { EdgeOrders, PortOrder } from '../../contracts/edge.ts';
 import { bridgeName } from './addressing.ts';
 
+/** How many tracked connections clients may have to the ports of one owner. */
+export interface ConnectionLimits {
+  /** Of one client's address. */
+  perClient: number;
+  /** Of all clients. */
+  perOwner: number;
+}
+
 interface EdgeRulesInput extends Pick<EdgeOrders, 'publicAddresses' | 'peers' | 'segments' | 'ports'> {
   /** TCP ports of the edge itself that everybody but guests may reach, at addresses that are not public. */
   openPorts: readonly number[];
+  connections: ConnectionLimits;
   /** Chains in the kernel now, of which those that have no use are removed. */
   chains: readonly string[];
 }
@@ -28,7 +37,19 @@ const chainsOf = (vni: number) => {
   const chain = `BERTH-EDGE-${vni.toString(16)}`;
   return { to: `${chain}-TO`, from: `${chain}-FROM`, errors: chain };
 };
-const ownChain = /^BERTH-EDGE-[0-9a-f]+(-TO|-FROM)?$/;
+const ownChain = /^BERTH-EDGE-[0-9a-f]+(-TO|-FROM|-[0-9a-z]+-[0-9a-z]+)?$/;
+
+/**
+ * The chain that bounds a segment's new connections. The kernel counts in the rule itself, so it is made once and left alone: a rule that
+ * is made anew counts from zero. Its name has the limits, in base 36 for the kernel's 28 characters: other limits are another chain.
+ */
+const limitChainOf = (vni: number, { perClient, perOwner }: ConnectionLimits): string =>
+  `BERTH-EDGE-${vni.toString(16)}-${perClient.toString(36)}-${perOwner.toString(36)}`;
+
+const limitRules = (chain: string, { perClient, perOwner }: ConnectionLimits): string[] => [
+  `-A ${chain} -m connlimit --connlimit-above ${perClient} --connlimit-mask 32 --connlimit-saddr -j DROP`,
+  `-A ${chain} -m connlimit --connlimit-above ${perOwner} --connlimit-mask 0 --connlimit-saddr -j DROP`,
+];
 
 /**
  * A flow is matched by what its connection was before and after translation: one that was translated by an earlier rule to
@@ -51,25 +72,29 @@ function portRules({ vni, allow, protocol, publicAddress, publicPort, address, p
  * whose lease has ended takes none.
  */
 export function edgeRules(
-  { publicAddresses, peers, segments, ports, openPorts, chains }: EdgeRulesInput,
+  { publicAddresses, peers, segments, ports, openPorts, connections, chains }: EdgeRulesInput,
   jumps: EdgeJumps,
 ): string {
   const bySegment = Map.groupBy(ports, ({ vni }) => vni);
   const joined = segments.filter(({ vni }) => bySegment.has(vni));
   const used = new Set(joined.flatMap(({ vni }) => Object.values(chainsOf(vni))));
-  const unused = chains.filter((chain) => ownChain.test(chain) && !used.has(chain));
+  const limits = joined.map(({ vni }) => limitChainOf(vni, connections));
+  const newLimits = limits.filter((chain) => !chains.includes(chain));
+  const unused = chains.filter((chain) => ownChain.test(chain) && !used.has(chain) && !limits.includes(chain));
   return [
     '*filter',
     // Declaring a chain empties it, in the same transaction.
     ':BERTH-EDGE - [0:0]',
     ':BERTH-EDGE-IN - [0:0]',
-    ...[...used, ...unused].map((chain) => `:${chain} - [0:0]`),
+    ...[...used, ...newLimits, ...unused].map((chain) => `:${chain} - [0:0]`),
+    ...newLimits.flatMap((chain) => limitRules(chain, connections)),
     ...joined.flatMap(({ vni }) => (bySegment.get(vni) ?? []).flatMap(portRules)),
     // Between two segments there is no flow: each has one side that is the outside.
     '-A BERTH-EDGE -i bg+ -o bg+ -j DROP',
     ...joined.flatMap(({ vni }) => {
       const [bridge, { to, from, errors }] = [bridgeName(vni), chainsOf(vni)];
       return [
+        `-A BERTH-EDGE -o ${bridge} -m conntrack --ctstate NEW -j ${limitChainOf(vni, connections)}`,
         `-A BERTH-EDGE -o ${bridge} -m conntrack --ctdir ORIGINAL -j ${to}`,
         `-A BERTH-EDGE -i ${bridge} -m conntrack --ctdir REPLY -j ${from}`,
         ...['-i', '-o'].map((way) => `-A BERTH-EDGE ${way} ${bridge} -p icmp -m conntrack --ctstate RELATED -j ${errors}`),

@@ -1,7 +1,7 @@
 import type { EdgeOrders } from '../../contracts/edge.ts';
 import { bridgeName } from './addressing.ts';
 import { deleteStaleFlows } from './edge-flows.ts';
-import { edgeRules } from './edge-rules.ts';
+import { type ConnectionLimits, edgeRules } from './edge-rules.ts';
 import { openNetwork } from './host-network.ts';
 import { chainsOf, jumpTo, restoreChains } from './kernel-chains.ts';
 import { sysctl } from './sysctl.ts';
@@ -11,6 +11,7 @@ export interface EdgeOptions {
   address: string;
   /** TCP ports of the edge itself, at addresses that are not public. */
   openPorts: readonly number[];
+  connections: ConnectionLimits;
 }
 
 /** The rules and segments of an edge in this machine's kernel: docs/edges.md. */
@@ -23,7 +24,7 @@ export interface EdgeKernel {
 const macOf = (address: string): string =>
   ['02', '62', ...address.split('.').map((part) => Number(part).toString(16).padStart(2, '0'))].join(':');
 
-export function openEdge({ address, openPorts }: EdgeOptions): EdgeKernel {
+export function openEdge({ address, openPorts, connections }: EdgeOptions): EdgeKernel {
   // The rules are there first, by the order of apply.
   let peers: readonly string[] | null = null;
   const network = openNetwork({ address, firewall: { ensure: async () => undefined }, peers: () => peers, macOf });
@@ -36,7 +37,7 @@ export function openEdge({ address, openPorts }: EdgeOptions): EdgeKernel {
       filter: [...(await jumpTo('filter', 'FORWARD', 'BERTH-EDGE')), ...(await jumpTo('filter', 'INPUT', 'BERTH-EDGE-IN'))],
       nat: [...(await jumpTo('nat', 'PREROUTING', 'BERTH-EDGE')), ...(await jumpTo('nat', 'POSTROUTING', 'BERTH-EDGE-OUT'))],
     };
-    await restoreChains(edgeRules({ ...orders, openPorts, chains: await chainsOf('filter') }, jumps));
+    await restoreChains(edgeRules({ ...orders, openPorts, connections, chains: await chainsOf('filter') }, jumps));
     peers = orders.peers;
     for (const { vni, cidr, address: gateway } of orders.segments) {
       await network.ensure({ vni, cidr, gateway });

@@ -217,6 +217,36 @@ describe('what an edge lets through', () => {
     });
   });
 
+  it('is so many connections of a client, and of all clients of an owner, however often the rules change', async () => {
+    const [first, other] = clients as [string, string];
+    const startEdge = (perClient: number, perOwner: number): Promise<void> =>
+      edges[0]!.call('startEdge', edgeAddresses[0]!, 'eth0', [openPort], { perClient, perOwner });
+    const reached = (from: string, publicPort: number): Promise<string[]> =>
+      answering([{ protocol: 'tcp', address: publicAddresses[0]!, port: publicPort, from }], from === first ? 0 : 1);
+    const ports = [portOf(0, 20_000), portOf(1, 20_001)];
+    await withAddresses(async () => {
+      for (const [perClient, perOwner] of [
+        [5, 100],
+        [100, 5],
+      ] as const) {
+        await startEdge(perClient, perOwner);
+        await apply(ports);
+        const held = [];
+        for (let n = 0; n < 5; n += 1) held.push(await outside.call('open', publicAddresses[0]!, 20_000));
+        expect(await reached(first, 20_000)).toEqual([]);
+        await apply([...ports, portOf(0, 20_002)]);
+        expect(await reached(first, 20_000)).toEqual([]);
+        expect(await Promise.all(held.map((one) => outside.call('isAlive', one, 5000)))).not.toContain(false);
+        // Another client, unless all of them are too many; and another owner's port.
+        const others = await answering([{ protocol: 'tcp', address: publicAddresses[0]!, port: 20_000, from: other }], 0);
+        expect(others).toHaveLength(perOwner === 5 ? 0 : 1);
+        expect(await reached(other, 20_001)).toHaveLength(1);
+        await apply([]);
+      }
+      await startEdge(4096, 32_768);
+    });
+  });
+
   it('leads a sender that goes on to what is published there now', async () => {
     const from = clients[1]!;
     await withAddresses(async () => {
@@ -360,7 +390,7 @@ describe("an edge's public addresses", () => {
 });
 
 describe('what an edge leaves', () => {
-  const chainsOf = (vni: string): string[] => ['', '-FROM', '-TO'].map((which) => `BERTH-EDGE-${vni}${which}`);
+  const chainsOf = (vni: string): string[] => ['', '-35s-pa8', '-FROM', '-TO'].map((which) => `BERTH-EDGE-${vni}${which}`);
   it('is neither a segment nor a chain of an owner without ports', async () => {
     const left = async (): Promise<string[]> => {
       const links = await edges[0]!.on(['ip', '-o', 'link', 'show']);

@@ -85,8 +85,13 @@ const methods = {
     await openNetwork({ address, firewall: firewall!, peers: () => peers }).updatePeers();
   },
   /** An edge worker starts, with what its kernel has. */
-  async startEdge(address: string, device: string, openPorts: number[]): Promise<void> {
-    edge = openEdge({ address, openPorts });
+  async startEdge(
+    address: string,
+    device: string,
+    openPorts: number[],
+    connections = { perClient: 4096, perOwner: 32_768 },
+  ): Promise<void> {
+    edge = openEdge({ address, openPorts, connections });
     held = openPublicAddresses(device, (error) => console.error(error));
   },
   async applyOrders(orders: EdgeOrders): Promise<void> {
