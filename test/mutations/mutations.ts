@@ -32,6 +32,15 @@ export const mutations: readonly Mutation[] = [
     only: 'unnoticed, is',
   },
   {
+    guarantee: 'no client fills the connection tracking of an edge, whatever changes meanwhile',
+    file: 'drivers/network/edge-rules.ts',
+    find: 'const newLimits = limits.filter((chain) => !chains.includes(chain));',
+    replace: 'const newLimits = limits;',
+    project: 'host',
+    test: 'contract/edge.real.test.ts',
+    only: 'so many connections',
+  },
+  {
     guarantee: 'a task ends with one completion event',
     file: 'ledger/tasks/finish-task.ts',
     find: 'taskEventTypes[outcome.state], subject: id,',
