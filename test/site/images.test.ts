@@ -66,7 +66,7 @@ describe('an image that a client makes', () => {
       files: [{ path: '/opt/greeting', file, mode: '0640' }],
       commands: ['echo building as $(id -un); cat /opt/greeting', 'echo "$WHO" > /opt/who'],
       env: { WHO: 'the recipe' },
-      resources: { vcpus: 1, memoryMiB: 192 },
+      resources: { vcpus: 1, memoryMiB: 256 },
     };
     const accepted = await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe);
     expect(accepted.status).toBe(202);
@@ -182,7 +182,7 @@ describe('an image that a client makes', () => {
       name: 'broken',
       base: { image: 'debian-12' },
       commands: ['echo before', 'exit 7', 'echo after'],
-      resources: { vcpus: 1, memoryMiB: 192 },
+      resources: { vcpus: 1, memoryMiB: 256 },
     };
     const { digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
     expect(await built('broken', digest)).toMatchObject({ state: 'failed', error: { code: 'build-failed' }, sizeBytes: 0 });
@@ -255,7 +255,7 @@ describe('an image that a client makes', () => {
         name: `killed-while-${step}`,
         base: { image: 'debian-12' },
         commands: ['echo started', 'sleep 2; head -c 20000000 /dev/urandom > /opt/noise; sha256sum /opt/noise > /opt/sum'],
-        resources: { vcpus: 1, memoryMiB: 192 },
+        resources: { vcpus: 1, memoryMiB: 256 },
       };
       const { name, digest } = (await here.client.callWithRetry<ImageAnswer>('POST', '/v1/images', recipe)).body;
       const at = async () =>
