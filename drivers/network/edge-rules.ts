@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { EdgeOrders, PortOrder } from '../../contracts/edge.ts';
 import { bridgeName } from './addressing.ts';
 
@@ -35,9 +36,9 @@ const clientsOf = (allow: readonly string[]): readonly (string | null)[] => (all
  */
 const chainsOf = (vni: number) => {
   const chain = `BERTH-EDGE-${vni.toString(16)}`;
-  return { to: `${chain}-TO`, from: `${chain}-FROM`, errors: chain };
+  return { to: `${chain}-TO`, from: `${chain}-FROM`, allow: `${chain}-OK`, errors: chain };
 };
-const ownChain = /^BERTH-EDGE-[0-9a-f]+(-TO|-FROM|-[0-9a-z]+-[0-9a-z]+)?$/;
+const ownChain = /^BERTH-EDGE-[0-9a-f]+(-TO|-FROM|-OK|-[0-9a-z]+-[0-9a-z]+)?$/;
 
 /**
  * The chain that bounds a segment's new connections. The kernel counts in the rule itself, so it is made once and left alone: a rule that
@@ -52,17 +53,41 @@ const limitRules = (chain: string, { perClient, perOwner }: ConnectionLimits): s
 ];
 
 /**
+ * The mark of connections that a segment's ports let through: a packet of one is compared with no port again, until a port of that segment
+ * changes. The same ports have the same mark, and no two segments have one, so that a guest of one can't send what is another's.
+ */
+function markOf(ports: readonly PortOrder[]): string {
+  const content = ports.map(({ vni, protocol, publicAddress, publicPort, address, port, allow }) =>
+    [vni, protocol, publicAddress, publicPort, address, port, ...allow].join(' '),
+  );
+  const digest = createHash('sha256').update(content.toSorted().join('\n')).digest();
+  // Never 0, which is that of a connection without one.
+  return `0x${((digest.readUInt32BE(0) | 1) >>> 0).toString(16)}`;
+}
+
+/** Before a segment's ports. */
+function markRules(vni: number, ports: readonly PortOrder[]): string[] {
+  const { to, from, allow } = chainsOf(vni);
+  const mark = markOf(ports);
+  return [
+    `-A ${allow} -j CONNMARK --set-mark ${mark}`,
+    `-A ${allow} -j ACCEPT`,
+    ...[to, from].map((chain) => `-A ${chain} -m connmark --mark ${mark} -j ACCEPT`),
+  ];
+}
+
+/**
  * A flow is matched by what its connection was before and after translation: one that was translated by an earlier rule to
  * another VM is not this port's. The VM's address and port come first, which the kernel compares sooner.
  */
 function portRules({ vni, allow, protocol, publicAddress, publicPort, address, port }: PortOrder): string[] {
   const flow = `-m conntrack --ctproto ${protocol} --ctorigdst ${publicAddress} --ctorigdstport ${publicPort} --ctreplsrc ${address} --ctreplsrcport ${port}`;
-  const { to, from, errors } = chainsOf(vni);
+  const { to, from, allow: accept, errors } = chainsOf(vni);
   return clientsOf(allow)
     .map((cidr) => (cidr === null ? flow : `${flow} --ctorigsrc ${cidr}`))
     .flatMap((match) => [
-      `-A ${to} -d ${address} -p ${protocol} --dport ${port} ${match} -j ACCEPT`,
-      `-A ${from} -s ${address} -p ${protocol} --sport ${port} ${match} -j ACCEPT`,
+      `-A ${to} -d ${address} -p ${protocol} --dport ${port} ${match} -j ${accept}`,
+      `-A ${from} -s ${address} -p ${protocol} --sport ${port} ${match} -j ${accept}`,
       `-A ${errors} ${match} -j ACCEPT`,
     ]);
 }
@@ -88,7 +113,10 @@ export function edgeRules(
     ':BERTH-EDGE-IN - [0:0]',
     ...[...used, ...newLimits, ...unused].map((chain) => `:${chain} - [0:0]`),
     ...newLimits.flatMap((chain) => limitRules(chain, connections)),
-    ...joined.flatMap(({ vni }) => (bySegment.get(vni) ?? []).flatMap(portRules)),
+    ...joined.flatMap(({ vni }) => {
+      const own = bySegment.get(vni) ?? [];
+      return [...markRules(vni, own), ...own.flatMap(portRules)];
+    }),
     // Between two segments there is no flow: each has one side that is the outside.
     '-A BERTH-EDGE -i bg+ -o bg+ -j DROP',
     ...joined.flatMap(({ vni }) => {

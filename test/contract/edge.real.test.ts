@@ -390,7 +390,7 @@ describe("an edge's public addresses", () => {
 });
 
 describe('what an edge leaves', () => {
-  const chainsOf = (vni: string): string[] => ['', '-35s-pa8', '-FROM', '-TO'].map((which) => `BERTH-EDGE-${vni}${which}`);
+  const chainsOf = (vni: string): string[] => ['', '-35s-pa8', '-FROM', '-OK', '-TO'].map((which) => `BERTH-EDGE-${vni}${which}`);
   it('is neither a segment nor a chain of an owner without ports', async () => {
     const left = async (): Promise<string[]> => {
       const links = await edges[0]!.on(['ip', '-o', 'link', 'show']);
