@@ -5,7 +5,7 @@ import { logProgress, median, printFigure } from '../figures.ts';
 import { measureCall, sessionPids } from './processor-time.ts';
 import { acceptOneTask } from './task-life.ts';
 
-/** As many as the planner takes at a time; fewer where there is no room for all batches. */
+/** As many as the planner takes at a time; fewer where there is not twice the room for all batches: what is measured next needs some. */
 const largestBatch = 256;
 const batches = 3;
 /** Without VMs: the networks of those that are filled have no address left for so many. */
@@ -19,7 +19,7 @@ const ownerOfBatch = (n: number): string => `owner_batch_${n}`;
 export async function placeBatches(deps: LedgerDeps, pool: pg.Pool, mode: string): Promise<void> {
   await addOwners(pool);
   const { rows } = await pool.query<{ free: number }>('SELECT sum(vcpus - "usedVcpus")::int AS free FROM "Host"');
-  const tasksPerBatch = Math.min(largestBatch, Math.floor(rows[0]!.free / (batches + 1)));
+  const tasksPerBatch = Math.min(largestBatch, Math.floor(rows[0]!.free / (2 * (batches + 1))));
   const each: { processorMs: number; wallMs: number }[] = [];
   for (let batch = 0; batch <= batches; batch += 1) {
     for (let n = 0; n < tasksPerBatch; n += 1) await acceptOneTask(deps, `batch-${batch}-${n}`, ownerOfBatch(n % owners));
