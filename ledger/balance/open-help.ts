@@ -9,6 +9,7 @@ import type { BalanceDecision } from '../../scheduler/balance/decision.ts';
 import type { MoveOffer } from '../../scheduler/balance/offers.ts';
 import { writeEvent } from '../events/write-event.ts';
 import { readBalancer } from '../load/balancer.ts';
+import { readLatestLoads } from '../load/read-loads.ts';
 import { lockPlacement } from '../placement/lock-placement.ts';
 import { inTransaction, isoOf, type LedgerDeps, type Transaction } from '../transaction.ts';
 import { releaseExpiredHolds } from './holds.ts';
@@ -33,7 +34,7 @@ export async function openHelp(deps: LedgerDeps, id: string, host: HostId, verdi
   const { mode } = await readBalancer(ledger);
   if (mode === 'off') return { offered: false, summary: 'the balancer is off' };
   const nowMs = deps.clock();
-  const { input, loads } = await readBalanceSite(ledger, [{ host, verdict }], nowMs);
+  const { input, loads } = await readBalanceSite(ledger, [{ host, verdict }], await readLatestLoads(ledger, null, nowMs), nowMs);
   if (!input.hosts.some((one) => one.id === host)) return { offered: false, summary: `there is no host ${host}` };
   const decision = decideSpread(input)[0]!;
   const latest = loads.get(host);

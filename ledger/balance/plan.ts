@@ -12,12 +12,13 @@ import { readBalanceSite } from './read-balance.ts';
  * said. Changes nothing.
  */
 export async function readBalancePlan(ledger: Ledger, stressS: number, nowMs: number): Promise<BalanceDecision[]> {
-  const requests = (await readLatestLoads(ledger, null, nowMs)).flatMap((latest): HelpRequest[] => {
-    const verdict = overloadOf(latest, stressS);
-    return verdict === null ? [] : [{ host: latest.hostId, verdict }];
+  const latest = await readLatestLoads(ledger, null, nowMs);
+  const requests = latest.flatMap((one): HelpRequest[] => {
+    const verdict = overloadOf(one, stressS);
+    return verdict === null ? [] : [{ host: one.hostId, verdict }];
   });
   if (requests.length === 0) return [];
-  const { input } = await readBalanceSite(ledger, requests, nowMs);
+  const { input } = await readBalanceSite(ledger, requests, latest, nowMs);
   return decideSpread(input);
 }
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { HostId, VmId } from '../../model/ids.ts';
-import { vmLoadFields } from '../../model/load/load.ts';
+import { starvedCpus, vmLoadFields, wantedCpus } from '../../model/load/load.ts';
 import type { BalanceInput, HelpRequest } from '../../scheduler/balance/decision.ts';
 import {
   type BalanceHost,
@@ -13,7 +13,7 @@ import type { Ledger } from '../client.ts';
 import { type DrainVmState, readVmsOfHosts } from '../drains/host-vms.ts';
 import { readMigrationModel } from '../drains/planner-input.ts';
 import { isOpenToMigrations } from '../hosts/open-hosts.ts';
-import { type LatestLoad, readLatestLoads } from '../load/read-loads.ts';
+import type { LatestLoad } from '../load/read-loads.ts';
 import { idOf } from '../row-schemas.ts';
 
 /** Moves of the balancer that count for the cool-down of a VM. */
@@ -57,8 +57,7 @@ function loadOf(latest: LatestLoad | undefined, vm: string, vcpus: number): Proc
   const row = latest?.vms.get(vm);
   // One that has just been started: half of what it may use.
   if (latest === undefined || row === undefined) return { cpus: vcpus / 2, meanCpus: vcpus / 2, varianceCpus: (vcpus / 4) ** 2 };
-  const [cpus, steal] = [row[vmLoadFields.indexOf('cpus')] ?? 0, row[vmLoadFields.indexOf('steal')] ?? 0];
-  const wanted = Math.min(vcpus, cpus / Math.max(0.01, 1 - steal));
+  const wanted = Math.min(vcpus, wantedCpus(row));
   const [mean, variance, learnedS] = latest.learned[vm] ?? [0, 0, 0];
   if (learnedS < leastLearnedS) return { cpus: wanted, meanCpus: wanted, varianceCpus: (wanted / 4) ** 2 };
   return { cpus: wanted, meanCpus: Math.min(vcpus, mean), varianceCpus: variance };
@@ -73,10 +72,7 @@ const sum = (a: ProcessorLoad, b: ProcessorLoad, sign = 1): ProcessorLoad => ({
 
 /** Processors that VMs of a host wanted in its last sample, and did not get. */
 export function starvedCpusOf({ vms }: Pick<LatestLoad, 'vms'>): number {
-  return [...vms.values()].reduce((all, row) => {
-    const [cpus, steal] = [row[vmLoadFields.indexOf('cpus')] ?? 0, row[vmLoadFields.indexOf('steal')] ?? 0];
-    return all + (cpus * steal) / Math.max(0.01, 1 - steal);
-  }, 0);
+  return [...vms.values()].reduce((all, row) => all + starvedCpus(row), 0);
 }
 
 /** What a decision knows: the input, and what each host has said last. */
@@ -85,9 +81,16 @@ export interface BalanceSite {
   loads: ReadonlyMap<string, LatestLoad>;
 }
 
-/** Reads all hosts, and of those that ask for help the VMs. A host whose load is not known takes none and gives none. */
-export async function readBalanceSite(ledger: Ledger, requests: readonly HelpRequest[], nowMs: number): Promise<BalanceSite> {
-  const latest = await readLatestLoads(ledger, null, nowMs);
+/**
+ * Reads all hosts, and of those that ask for help the VMs. A host whose load is not known takes none and gives none.
+ * @param latest of all hosts
+ */
+export async function readBalanceSite(
+  ledger: Ledger,
+  requests: readonly HelpRequest[],
+  latest: readonly LatestLoad[],
+  nowMs: number,
+): Promise<BalanceSite> {
   const loads = new Map(latest.map((one) => [one.hostId, one]));
   const vms = await readBalanceVms(
     ledger,

@@ -1,4 +1,6 @@
-import { hostLoadFields, type LoadValue, vmLoadFields } from '../../model/load/load.ts';
+import { hostLoadFields, type LoadValue, roundLoad, vmLoadFields } from '../../model/load/load.ts';
+
+export const [minuteMs, hourMs] = [60_000, 3_600_000];
 
 /** Values of an interval: seconds after the begin of its chunk, its length, and the values. */
 export type LoadRow = [offsetS: number, durationS: number, ...LoadValue[]];
@@ -10,14 +12,17 @@ export interface ChunkRows {
   vms: Record<string, LoadRow[]>;
 }
 
+/** The rows as they were written. */
+export function parseChunk(host: string, vms: string): Omit<ChunkRows, 'fromMs'> {
+  return { host: JSON.parse(host) as ChunkRows['host'], vms: JSON.parse(vms) as ChunkRows['vms'] };
+}
+
 /** Of each field how rows become one: the mean over their time, or the highest. */
 const highest = { host: fieldsAt(hostLoadFields), vm: fieldsAt(vmLoadFields) } as const;
 
 function fieldsAt(fields: readonly string[]): ReadonlySet<number> {
   return new Set(fields.flatMap((field, at) => (field.startsWith('most') ? [at] : [])));
 }
-
-const rounded = (value: number): number => Math.round(value * 1e5) / 1e5;
 
 /** Rows of several chunks as one row each `stepMs` from `fromMs` on; steps without a row are left out. */
 export class LoadSeries {
@@ -54,10 +59,10 @@ export class LoadSeries {
       .sort(([a], [b]) => a - b)
       .map(([step, { seconds, sums, weights }]) => [
         (step * this.#stepMs) / 1000,
-        rounded(seconds),
+        roundLoad(seconds),
         ...sums.map((sum, at) => {
           if (weights[at] === 0) return null;
-          return rounded(highest[this.#kind].has(at) ? sum : sum / weights[at]!);
+          return roundLoad(highest[this.#kind].has(at) ? sum : sum / weights[at]!);
         }),
       ]);
   }

@@ -4,8 +4,7 @@ import type { Ledger } from '../client.ts';
 import { findHost } from '../hosts/read-hosts.ts';
 import { isoOf } from '../transaction.ts';
 import { findVm } from '../vms/read-vms.ts';
-import { type LoadRow, LoadSeries } from './load-rows.ts';
-import { parseChunk } from './roll-up.ts';
+import { hourMs, type LoadRow, LoadSeries, minuteMs, parseChunk } from './load-rows.ts';
 
 /** Which part of a series: `untilMs` is not in it. */
 export interface LoadRange {
@@ -27,9 +26,7 @@ const ChunkRow = z.strictObject({
 });
 
 /** The longest chunk, by which one that begins earlier may reach into a range. */
-const longestChunkMs = 2 * 3_600_000;
-
-const [minuteMs, hourMs] = [60_000, 3_600_000];
+const longestChunkMs = 2 * hourMs;
 
 /** The details that a step of this length is made of. What is older than the finest of them is there in the coarser ones. */
 function detailsOf(stepMs: number): string[] {

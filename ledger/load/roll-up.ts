@@ -2,9 +2,7 @@ import { z } from 'zod';
 import { keptMs } from '../../model/load/load.ts';
 import type { Ledger } from '../client.ts';
 import { inTransaction, isoOf, type Transaction } from '../transaction.ts';
-import { type ChunkRows, mergeChunks } from './load-rows.ts';
-
-const [minuteMs, hourMs] = [60_000, 3_600_000];
+import { hourMs, mergeChunks, minuteMs, parseChunk } from './load-rows.ts';
 
 /** Hours of hosts in one call, and rows in one removal. */
 const batch = { hours: 50, removed: 500 } as const;
@@ -60,11 +58,6 @@ async function rollUpHour(tx: Transaction, hostId: string, hourFromMs: number): 
         ${JSON.stringify(host)}, ${JSON.stringify(vms)}
       FROM "LoadChunk" WHERE "hostId" = ${hostId} AND detail = ${detail}::"LoadDetail" AND "fromAt" = ${from}::timestamptz`;
   }
-}
-
-/** The rows as they were written. */
-export function parseChunk(host: string, vms: string): Omit<ChunkRows, 'fromMs'> {
-  return { host: JSON.parse(host) as ChunkRows['host'], vms: JSON.parse(vms) as ChunkRows['vms'] };
 }
 
 async function removeOld(ledger: Ledger, nowMs: number): Promise<number> {

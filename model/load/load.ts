@@ -44,6 +44,29 @@ export const rowOf = <F extends string>(fields: readonly F[], values: Readonly<R
 export const valuesOf = <F extends string>(fields: readonly F[], row: readonly LoadValue[]): Record<F, LoadValue> =>
   Object.fromEntries(fields.map((field, at) => [field, row[at] ?? null])) as Record<F, LoadValue>;
 
+/** Five decimals: less than any of the counters is exact to. */
+export const roundLoad = (value: number): number => Math.round(value * 1e5) / 1e5;
+
+const [cpusAt, stealAt] = [vmLoadFields.indexOf('cpus'), vmLoadFields.indexOf('steal')];
+
+/** What a VM got of processors, what part of what it wanted it waited for, and the rest of that: never nothing. */
+function sharesOf(row: readonly LoadValue[]): { cpus: number; steal: number; given: number } {
+  const [cpus, steal] = [row[cpusAt] ?? 0, row[stealAt] ?? 0];
+  return { cpus, steal, given: Math.max(0.01, 1 - steal) };
+}
+
+/** Processors that a VM wants: what it got, and what it waited for. */
+export function wantedCpus(row: readonly LoadValue[]): number {
+  const { cpus, given } = sharesOf(row);
+  return cpus / given;
+}
+
+/** Processors that a VM wanted and did not get. */
+export function starvedCpus(row: readonly LoadValue[]): number {
+  const { cpus, steal, given } = sharesOf(row);
+  return (cpus * steal) / given;
+}
+
 /** Of the processors that a VM wants over hours: mean, variance, and the seconds that they are learned from. */
 export type LearnedRow = [mean: number, variance: number, learnedS: number];
 

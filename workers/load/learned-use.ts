@@ -1,5 +1,4 @@
-import type { LearnedRow, LoadValue } from '../../model/load/load.ts';
-import { wantedCpus } from './load-between.ts';
+import { type LearnedRow, type LoadValue, wantedCpus } from '../../model/load/load.ts';
 
 /** The time constant over which a VM's use is learned, as in the simulation of the balancer. */
 const learningS = 2 * 3600;

@@ -4,6 +4,7 @@ import {
   hostLoadFields,
   type LoadValue,
   loadLimits,
+  roundLoad,
   rowOf,
   type VmLoadPoint,
   vmLoadFields,
@@ -22,8 +23,6 @@ export const secondsBetween = (before: MachineCounters, after: MachineCounters):
   Math.max(0, (after.atMs - before.atMs) / 1000);
 
 const share = (part: number, whole: number): number => (whole > 0 ? Math.min(1, Math.max(0, part / whole)) : 0);
-/** Five decimals: less than any of the counters is exact to. */
-const rounded = (value: number): number => Math.round(value * 1e5) / 1e5;
 
 /** The share of each processor's time in which it was busy. A processor that came or went between the readings is left out. */
 export function processorUse(before: MachineCounters, after: MachineCounters): number[] {
@@ -66,7 +65,7 @@ export function stealBetween(before: readonly DomainCounters[], after: readonly 
 type Moved = Pick<DomainCounters, 'readBytes' | 'writtenBytes' | 'receivedBytes' | 'sentBytes'>;
 
 function ratesBetween(before: Moved, after: Moved, seconds: number) {
-  const of = (field: keyof Moved): number => rounded(Math.max(0, after[field] - before[field]) / mib / seconds);
+  const of = (field: keyof Moved): number => roundLoad(Math.max(0, after[field] - before[field]) / mib / seconds);
   return {
     readMiBPerS: of('readBytes'),
     writtenMiBPerS: of('writtenBytes'),
@@ -86,35 +85,28 @@ export function loadBetween(
   const use = useBetween(before.machine, after.machine);
   const pressure = pressureBetween(before.machine, after.machine);
   const host: HostLoad = {
-    use: rounded(use),
-    mostUse: rounded(Math.max(use, mostUse)),
-    steal: rounded(stealBetween(before.domains, after.domains)),
-    cpuPressure: pressure === null ? null : rounded(pressure.cpu),
-    memoryPressure: pressure === null ? null : rounded(pressure.memory),
-    ioPressure: pressure === null ? null : rounded(pressure.io),
+    use: roundLoad(use),
+    mostUse: roundLoad(Math.max(use, mostUse)),
+    steal: roundLoad(stealBetween(before.domains, after.domains)),
+    cpuPressure: pressure === null ? null : roundLoad(pressure.cpu),
+    memoryPressure: pressure === null ? null : roundLoad(pressure.memory),
+    ioPressure: pressure === null ? null : roundLoad(pressure.io),
     memoryMiB: Math.round(after.machine.memory.usedMiB),
     diskMiB: Math.round(after.machine.disk.usedMiB),
     ...ratesBetween(before.machine, after.machine, seconds),
   };
   const vms: Record<string, LoadValue[]> = {};
   for (const [first, last] of pairsOf(before.domains, after.domains).slice(0, loadLimits.vmsPerSample)) {
-    const cpus = rounded((last.cpuNs - first.cpuNs) / 1e9 / seconds);
+    const cpus = roundLoad((last.cpuNs - first.cpuNs) / 1e9 / seconds);
     const waited = Math.max(0, last.delayNs - first.delayNs);
     const load: VmLoadPoint = {
       cpus,
       mostCpus: cpus,
-      steal: rounded(share(waited, waited + last.cpuNs - first.cpuNs)),
+      steal: roundLoad(share(waited, waited + last.cpuNs - first.cpuNs)),
       memoryMiB: last.memoryMiB === null ? null : Math.round(last.memoryMiB),
       ...ratesBetween(first, last, seconds),
     };
     vms[last.name] = rowOf(vmLoadFields, load);
   }
-  return { durationS: rounded(seconds), host: rowOf(hostLoadFields, host), vms };
-}
-
-/** Processors that a VM wants: what it got, and what it waited for. */
-export function wantedCpus(row: readonly LoadValue[]): number {
-  const cpus = row[vmLoadFields.indexOf('cpus')] ?? 0;
-  const steal = row[vmLoadFields.indexOf('steal')] ?? 0;
-  return cpus / Math.max(0.01, 1 - steal);
+  return { durationS: roundLoad(seconds), host: rowOf(hostLoadFields, host), vms };
 }
