@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { hashSecret, newSecret } from '../../model/api-key.ts';
 import { BerthError } from '../../model/errors.ts';
 import { newId } from '../../model/ids.ts';
 import type { Ledger } from '../client.ts';
@@ -56,8 +56,6 @@ export async function acceptProviderOnce(
   });
 }
 
-const hashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
-
 export interface NewJoinToken {
   id: string;
   provider: string;
@@ -72,10 +70,10 @@ export async function acceptJoinToken(
   provider: string,
   { nowMs, validS }: { nowMs: number; validS: number },
 ): Promise<NewJoinToken> {
-  const token = `join_${randomBytes(32).toString('base64url')}`;
+  const token = newSecret('join');
   const expiresAt = new Date(nowMs + validS * 1000);
   const id = newId('join');
-  await ledger.joinToken.create({ data: { id, provider, hash: hashOf(token), expiresAt, createdAt: new Date(nowMs) } });
+  await ledger.joinToken.create({ data: { id, provider, hash: hashSecret(token), expiresAt, createdAt: new Date(nowMs) } });
   return { id, provider, token, expiresAt };
 }
 
@@ -108,7 +106,7 @@ export async function providerOfHost(tx: Transaction, { hostId, provider, joinTo
 /** @returns the token's provider; null: it names none that counts any more, and was this host's before */
 async function takeToken(tx: Transaction, hostId: string, token: string, now: string): Promise<string | null> {
   const rows = await tx.$queryRaw<{ id: string; provider: string; usedBy: string | null; expired: boolean }[]>`
-    SELECT id, provider, "usedBy", "expiresAt" <= ${now}::timestamptz AS expired FROM "JoinToken" WHERE hash = ${hashOf(token)} FOR UPDATE`;
+    SELECT id, provider, "usedBy", "expiresAt" <= ${now}::timestamptz AS expired FROM "JoinToken" WHERE hash = ${hashSecret(token)} FOR UPDATE`;
   const [row] = rows;
   const refuse = (why: string) =>
     new BerthError('conflict', `Host ${hostId} registers with a token that ${why}; make another one`);
