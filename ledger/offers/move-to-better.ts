@@ -4,6 +4,7 @@ import { PriceTerms } from '../../model/money/price-terms.ts';
 import { betterHost, type PricedHost } from '../../scheduler/market/better-offer.ts';
 import { type MatchedOffer, matchOffers } from '../../scheduler/market/match.ts';
 import type { Ledger } from '../client.ts';
+import { isOpenToMigrations } from '../hosts/open-hosts.ts';
 import { batch } from '../housekeeping.ts';
 import { lockBill } from '../market/bill-row.ts';
 import { acceptMigration } from '../migrations/accept-migration.ts';
@@ -128,7 +129,7 @@ async function readPricedHosts(tx: Transaction, costs: ReadonlyMap<string, numbe
       usedMemoryMiB: number;
     })[]
   >`
-    SELECT h.id, h.state::text AS state, h."acceptsMigrations" AND h.schedulable AND NOT h."clockOff" AS "acceptsMigrations", h.accelerator, h."cpuModel",
+    SELECT h.id, h.state::text AS state, ${isOpenToMigrations} AND h.schedulable AS "acceptsMigrations", h.accelerator, h."cpuModel",
       h.provider, h.vcpus, h."memoryMiB", h."usedVcpus", h."usedMemoryMiB", h."diskMiB" - h."usedDiskMiB" AS "freeDiskMiB",
       (SELECT count(*)::int FROM "Migration" m WHERE m."toId" = h.id AND m.reserved) AS arriving,
       (SELECT count(*)::int FROM "Migration" m WHERE m."fromId" = h.id AND m.reserved) AS leaving
