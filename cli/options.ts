@@ -20,6 +20,14 @@ export function positiveNumber(value: string): number {
   return number;
 }
 
+/** Choices of an option that is a boolean field of the API. */
+export const yesNo = ['yes', 'no'];
+
+/** Answers of such options as the API's fields. */
+export function booleans(answers: Record<string, string | undefined>): Record<string, boolean> {
+  return Object.fromEntries(Object.entries(answers).map(([name, answer]) => [name, answer === 'yes']));
+}
+
 /** `name=value`; a value may have further equals signs. */
 export function splitPair(text: string, option: string): [string, string] {
   const at = text.indexOf('=');

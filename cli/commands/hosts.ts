@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { callJson, list, type Session } from '../client.ts';
-import { positiveNumber } from '../options.ts';
+import { booleans, positiveNumber, yesNo } from '../options.ts';
 import { printOne, printRows } from '../output.ts';
 
 interface Resources {
@@ -27,7 +27,6 @@ interface HostOptions {
   heartbeatS?: number | null;
 }
 
-const yesNo = ['yes', 'no'];
 const heartbeat = (text: string): number | null => (text === 'site' ? null : positiveNumber(text));
 
 const hostPath = (id: string): string => `/v1/hosts/${encodeURIComponent(id)}`;
@@ -73,7 +72,7 @@ export function addHostCommands(program: Command, { connect, output }: Session):
     .action(async (id: string, options: HostOptions) => {
       const { heartbeatS, ...answers } = options;
       const json = {
-        ...Object.fromEntries(Object.entries(answers).map(([name, answer]) => [name, answer === 'yes'])),
+        ...booleans(answers),
         ...(heartbeatS !== undefined && { heartbeatS }),
       };
       printOne(output(), await callJson<Host>(connect(), hostPath(id), { method: 'PATCH', json }));

@@ -14,7 +14,7 @@ import {
   withRetry,
 } from '../client.ts';
 import { resolveVm } from '../names.ts';
-import { collect, given, splitPair, wholeNumber } from '../options.ts';
+import { booleans, collect, given, splitPair, wholeNumber, yesNo } from '../options.ts';
 import { type Output, printOne, printRows, writeBytes } from '../output.ts';
 import { ConsoleStream } from '../streams/console-stream.ts';
 import { withRawTerminal } from '../streams/terminal.ts';
@@ -212,13 +212,12 @@ export function addVmCommands(program: Command, { connect, output }: Session): C
     .command('set')
     .description('change how the balancer treats a VM')
     .argument('<vm>', 'its id or name')
-    .addOption(new Option('--pinned <answer>', 'never move it').choices(['yes', 'no']))
-    .addOption(new Option('--keep <answer>', 'move it only where much more is gained than it costs').choices(['yes', 'no']))
+    .addOption(new Option('--pinned <answer>', 'never move it').choices(yesNo))
+    .addOption(new Option('--keep <answer>', 'move it only where much more is gained than it costs').choices(yesNo))
     .addHelpText('after', '\nExample:\n  berth vms set web --pinned yes')
     .action(async (which: string, options: { pinned?: string; keep?: string }) => {
       const id = await resolveVm(connect(), which);
-      const json = Object.fromEntries(Object.entries(options).map(([name, answer]) => [name, answer === 'yes']));
-      printOne(output(), await callJson<Vm>(connect(), vmPath(id), { method: 'PATCH', json }));
+      printOne(output(), await callJson<Vm>(connect(), vmPath(id), { method: 'PATCH', json: booleans(options) }));
     });
 
   vms
