@@ -320,7 +320,7 @@ describe('when money ends', () => {
     await cancelled(task);
   });
 
-  it('work that lies suspended for want of money is resumed when there is money', async () => {
+  it('work that lies suspended because its money has ended is resumed when there is money', async () => {
     const { owner, account } = await site.addBuyer(111);
     const task = await site.runningTask(owner, { lease: { durationS: 36_000 } });
     await round(15);

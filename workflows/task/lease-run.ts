@@ -124,7 +124,7 @@ async function suspendAll(run: TaskRun, nodes: TaskNode[]): Promise<boolean> {
   lease.refusedBackoff = null;
   progress.setDetail(
     'step',
-    '**suspended**, for a lease with a fixed start or for want of money; it is resumed when there is room and money again',
+    '**suspended**, for a lease with a fixed start or because its money has ended; it is resumed when there is room and money again',
   );
   progress.setAttributes({ state: 'suspended' });
   return true;

@@ -12,8 +12,7 @@ const shortLifeMs = 60_000;
 
 /**
  * Requests the start of a standalone VM whose domain has ended, where its owner wants it always running: after a restart of
- * its host, and after a crash. A guest that has powered itself off stays off, and
- * so does a VM whose money has ended.
+ * its host, and after a crash. A guest that has powered itself off stays off, and so does a VM whose money has ended.
  * @param begun when its domain began
  */
 export async function requestRestart(
